@@ -1,0 +1,62 @@
+"""Mean-field theory of the representations learned by wide, non-lazy Bayesian networks.
+
+The package solves the theory of A. van Meegen and H. Sompolinsky, "Coding schemes in neural networks learning
+classification tasks", Nature Communications 16:3354 (2025). Start with
+
+>>> import meanfield as mf
+>>> post = mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.2))
+>>> post.scheme
+'redundant'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from meanfield.activation import Activation, activation
+    from meanfield.network import Network
+    from meanfield.phase import PhaseDiagram, sweep
+    from meanfield.posterior import SingleNeuronPosterior
+    from meanfield.result import Certificate, ConvergenceError
+    from meanfield.solve import CertificateWarning, solve
+    from meanfield.symbolic.equations import equations
+    from meanfield.task import ClassTask, class_task
+
+# Public name -> module that defines it; imported on first use (PEP 562), so that `import meanfield` is instantaneous.
+_HOME = {
+    "Activation": "meanfield.activation",
+    "activation": "meanfield.activation",
+    "Network": "meanfield.network",
+    "ClassTask": "meanfield.task",
+    "class_task": "meanfield.task",
+    "Certificate": "meanfield.result",
+    "ConvergenceError": "meanfield.result",
+    "CertificateWarning": "meanfield.solve",
+    "SingleNeuronPosterior": "meanfield.posterior",
+    "solve": "meanfield.solve",
+    "equations": "meanfield.symbolic.equations",
+    "PhaseDiagram": "meanfield.phase",
+    "sweep": "meanfield.phase",
+}
+_MODULES = ("geometry", "plot")
+
+__all__ = [*_HOME, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"meanfield.{name}")
+    else:
+        raise AttributeError(f"module 'meanfield' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,9 @@
+"""Error function: phi(z) = erf(gain z)."""
+
+import sympy as sp
+
+PARAMETERS: dict[str, float] = {"gain": 1.0}
+
+
+def expression(z: sp.Symbol, gain: sp.Expr) -> sp.Expr:
+    return sp.erf(gain * z)

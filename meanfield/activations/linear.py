@@ -1,0 +1,9 @@
+"""Linear: phi(z) = gain z."""
+
+import sympy as sp
+
+PARAMETERS: dict[str, float] = {"gain": 1.0}
+
+
+def expression(z: sp.Symbol, gain: sp.Expr) -> sp.Expr:
+    return gain * z

@@ -1,0 +1,219 @@
+"""Moments of the anchor points over probes, and the jackknife errors of everything computed from them.
+
+Formulas in `descriptors`. The mean anchors are estimated from the same probes, so a jackknife would have to recompute
+every probe for every block; instead their change enters through its exact first derivative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield.geometry.problem import Solved
+
+__all__ = ["Estimates", "center_cosines", "estimate", "stack_anchors"]
+
+Array = NDArray[np.float64]
+
+BLOCKS = 20  # of the delete-block jackknife
+EIGENVALUE_CUT = 1e-9  # relative, of Gram matrices with unit diagonal
+VANISHING = 1e-9  # fluctuation of an anchor relative to its length that counts as none (single points)
+CHUNK = 250_000  # numbers in one block of anchors; about the size of a cache
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Scalars with jackknife errors, mean anchors in span coordinates (P, r), share of each manifold in P D (P,)."""
+
+    values: dict[str, Any]
+    errors: dict[str, float]
+    mean: Array
+    manifold_dimension: Array
+
+
+def stack_anchors(weights: Array, solved: Solved, points: Array) -> Array:
+    """Anchor points (T, P, columns of `points`) from convex weights (T, n)."""
+    clouds = solved.problem.clouds
+    anchors = np.empty((len(weights), clouds.number, points.shape[1]))
+    for manifold in range(clouds.number):
+        block = clouds.block(manifold)
+        anchors[:, manifold] = weights[:, block] @ points[block]
+    return anchors
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Per-probe statistics (T,) by name, and the derivatives (P, r) of their means by the mean anchors."""
+
+    samples: dict[str, Array]
+    responses: dict[str, Array]
+    manifold_dimension: Array
+
+
+def _pseudo_solve(gram: Array, right: Array) -> Array:
+    """``gram^+ right`` for a batch of Gram matrices, scaled to unit diagonal; rows without length drop out."""
+    diagonal = np.sqrt(np.einsum("tii->ti", gram))
+    scale = np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0.0)
+    values, vectors = np.linalg.eigh(gram * scale[:, :, None] * scale[:, None, :])
+    inverse = np.where(values > EIGENVALUE_CUT * np.maximum(values[:, -1:], 0.0), values, np.inf)
+    projected = (vectors.transpose(0, 2, 1) @ (scale * right)[..., None]) / inverse[..., None]
+    return scale * (vectors @ projected)[..., 0]
+
+
+def _alignment(first: Array, second: Array, cosine: bool) -> tuple[Array, Array, Array]:
+    """Mean over mu != nu of ``|first_mu . second_nu|`` (T,) and its derivatives by both stacks (T or 1, P, r).
+
+    Rows without length take no part; NaN where no pair is left.
+    """
+    length, other = np.linalg.norm(first, axis=2)[..., None], np.linalg.norm(second, axis=2)[..., None]
+    present = (length > 0.0) & (other.transpose(0, 2, 1) > 0.0) & ~np.eye(first.shape[1], dtype=bool)
+    if cosine:
+        first = np.divide(first, length, out=np.zeros_like(first), where=length > 0.0)
+        second = np.divide(second, other, out=np.zeros_like(second), where=other > 0.0)
+    products = first @ second.transpose(0, 2, 1)
+    count = present.sum(axis=(1, 2))
+    weight = np.sign(products) * present / np.maximum(count, 1)[:, None, None]
+    value = np.where(count > 0, np.sum(weight * products, axis=(1, 2)), np.nan)
+    by_first, by_second = weight @ second, weight.transpose(0, 2, 1) @ first
+    if cosine:
+        by_first -= np.sum(weight * products, axis=2)[..., None] * first
+        by_second -= np.sum(weight * products, axis=1)[..., None] * second
+        by_first = np.divide(by_first, length, out=np.zeros_like(by_first), where=length > 0.0)
+        by_second = np.divide(by_second, other, out=np.zeros_like(by_second), where=other > 0.0)
+    return value, by_first, by_second
+
+
+def _moments(
+    solved: Solved, weights: Array, active: NDArray[np.bool_], mean: Array, options: dict[str, Any]
+) -> _Moments:
+    coordinates = solved.problem.coordinates
+    probes, manifolds = active.shape
+    step = max(1, CHUNK // (manifolds * coordinates.shape[1]))
+    parts: dict[str, list[Array]] = {"b": [], "c": [], "axis": [], "center_axis": []}
+    responses = {name: np.zeros_like(mean) for name in parts}
+    share = np.zeros(manifolds)
+    cosine = options["alignment"] == "cosine"
+    for first in range(0, probes, step):
+        chosen = slice(first, first + step)
+        t = solved.probes[chosen]
+        present = active[chosen, :, None] if options["inactive"] == "exclude" else np.ones((1, manifolds, 1))
+        centers = np.broadcast_to(mean * present, (len(t), *mean.shape))
+        anchors = stack_anchors(weights[chosen], solved, coordinates)
+        axes = (anchors - centers) * present
+        length = np.maximum(np.linalg.norm(anchors, axis=2), np.linalg.norm(centers, axis=2))
+        axes *= (np.linalg.norm(axes, axis=2) > VANISHING * length)[..., None]
+        tau = np.einsum("tpr,tr->tp", axes, t)
+        gram_axes = axes @ axes.transpose(0, 2, 1)
+        u = _pseudo_solve(gram_axes, tau)
+        w = _pseudo_solve(gram_axes + centers @ centers.transpose(0, 2, 1), tau)
+        parts["b"].append(np.sum(tau * u, axis=1))
+        parts["c"].append(np.sum(tau * w, axis=1))
+        share += np.sum(tau * u, axis=0)
+        # Envelope theorem: b = max_u 2 u.tau - u.G1 u, so only the explicit dependence on the mean anchors counts.
+        responses["b"] -= 2.0 * np.einsum("tp,tr->pr", u, t - np.einsum("tpr,tp->tr", axes, u))
+        responses["c"] -= 2.0 * np.einsum("tp,tr->pr", w, t - np.einsum("tpr,tp->tr", axes - centers, w))
+
+        value, by_axes, by_others = _alignment(axes, axes, cosine)
+        parts["axis"].append(value)
+        responses["axis"] -= np.sum(by_axes + by_others, axis=0)
+        value, by_centers, by_axes = _alignment(mean[None], axes, cosine)
+        parts["center_axis"].append(value)
+        responses["center_axis"] += np.sum(by_centers - by_axes, axis=0)
+    return _Moments(
+        samples={name: np.concatenate(part) for name, part in parts.items()},
+        responses={name: response / probes for name, response in responses.items()},
+        manifold_dimension=share / probes,
+    )
+
+
+def center_cosines(mean: Array) -> Array:
+    norms = np.linalg.norm(mean, axis=1)
+    unit = np.divide(mean, norms[:, None], out=np.zeros_like(mean), where=norms[:, None] > 0.0)
+    return unit @ unit.T
+
+
+def _center_alignment(mean: Array, alignment: str) -> float:
+    matrix = np.abs(center_cosines(mean) if alignment == "cosine" else mean @ mean.T)
+    return float(matrix[~np.eye(len(mean), dtype=bool)].mean())
+
+
+def _finite_mean(values: Array) -> float:
+    """Mean without the entries that do not exist (no two manifolds with extent)."""
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else float("nan")
+
+
+def _scalars(P: int, a: float, k: float, b: float, c: float, ratio: float) -> dict[str, float]:
+    if b <= 0.0:
+        dimension = radius = utility = approximate = older = float("nan")
+    else:
+        dimension = b / P
+        radius = float(np.sqrt(c / (b - c))) if b > c else float("inf")
+        utility = c / a
+        approximate = b / c / dimension if c > 0.0 else float("inf")
+        older = float(np.sqrt(ratio))
+    return {
+        "capacity": P / a,
+        "capacity_faces": P / k,
+        "capacity_approximate": approximate,
+        "dimension": dimension,
+        "radius": radius,
+        "utility": utility,
+        "radius_mean_ratio": older,
+    }
+
+
+def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options: dict[str, Any]) -> Estimates:
+    """Descriptors from convex weights (T, n) and activity (T, P), with errors of a delete-block jackknife."""
+    P = solved.problem.clouds.number
+    probes = len(solved.distance)
+    blocks = np.array_split(np.arange(probes), min(BLOCKS, probes))
+    sums = np.array([weights[block].sum(axis=0) for block in blocks])
+    per_block = stack_anchors(sums, solved, solved.problem.coordinates)
+    if options["inactive"] == "exclude":
+        counts = np.array([active[block].sum(axis=0) for block in blocks], dtype=float)
+    else:
+        counts = np.repeat([[float(len(block))] for block in blocks], P, axis=1)
+    total, count = per_block.sum(axis=0), counts.sum(axis=0)
+    mean = total / np.maximum(count, 1.0)[:, None]
+    moments = _moments(solved, weights, active, mean, options)
+
+    samples = moments.samples
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(samples["b"] > 0.0, samples["c"] / (samples["b"] - samples["c"]), 0.0)
+
+    def scalars(kept: NDArray[np.int64], centers: Array) -> dict[str, float]:
+        shift = centers - mean
+        means = {
+            name: _finite_mean(values[kept]) + float(np.sum(moments.responses[name] * shift))
+            for name, values in samples.items()
+        }
+        values = _scalars(
+            P,
+            float(solved.distance[kept].mean()),
+            float(solved.faces[kept].mean()),
+            means["b"],
+            means["c"],
+            float(ratio[kept].mean()),
+        )
+        values["center_alignment"] = _center_alignment(centers, options["alignment"])
+        values["axis_alignment"] = means["axis"]
+        values["center_axis_alignment"] = means["center_axis"]
+        return values
+
+    everything = np.arange(probes)
+    full = scalars(everything, mean)
+    left_out = []
+    for block, part, number in zip(blocks, per_block, counts):
+        centers = (total - part) / np.maximum(count - number, 1.0)[:, None]
+        left_out.append(scalars(np.setdiff1d(everything, block), centers))
+    factor = (len(blocks) - 1) / len(blocks)
+    errors = {}
+    for name in full:
+        values = np.array([item[name] for item in left_out])
+        with np.errstate(invalid="ignore"):
+            errors[name] = float(np.sqrt(factor * np.sum((values - values.mean()) ** 2)))
+    return Estimates(full, errors, mean, moments.manifold_dimension)

@@ -1,0 +1,292 @@
+"""Figures of the geometry package: functions that take ``ax=None`` and return the Axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from meanfield.geometry.clouds import as_clouds
+from meanfield.geometry.descriptors import AnchorPoints, Glue
+from meanfield.geometry.simulation import SimulatedCapacity
+from meanfield.geometry.trajectories import Trajectory
+
+__all__ = [
+    "plot_alignment",
+    "plot_anchors",
+    "plot_factors",
+    "plot_radius_dimension",
+    "plot_separability",
+    "plot_summary",
+    "plot_trajectory",
+]
+
+LABELS = {
+    "capacity": "capacity $\\alpha$",
+    "dimension": "effective dimension $D$",
+    "radius": "effective radius $R$",
+    "utility": "utility $\\Psi$",
+    "center_alignment": "centre alignment",
+    "axis_alignment": "axis alignment",
+    "center_axis_alignment": "centre-axis alignment",
+}
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
+def _positions(path: Trajectory, ax: Any) -> NDArray[Any]:
+    """Horizontal positions; names become ticks."""
+    if path.parameter.dtype.kind == "U":
+        positions = np.arange(len(path))
+        ax.set_xticks(positions, path.parameter)
+    else:
+        positions = path.parameter
+    ax.set_xlabel(path.parameter_name)
+    return positions
+
+
+def plot_radius_dimension(
+    results: Any, ax: Any = None, *, utility: float | None = None, label: str | None = None
+) -> Any:
+    """Plane of effective radius and dimension with contours of constant capacity.
+
+    Parameters
+    ----------
+    results : Trajectory, Glue, or sequence or mapping of Glue
+        A trajectory or sequence is joined by a line, a mapping is annotated by its keys.
+    ax : matplotlib Axes, optional
+    utility : float, optional
+        Of the contours ``utility (1 + R^-2)/D``; the mean over the results by default.
+    label : str, optional
+        For the legend.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    notes: list[str] = []
+    joined = True
+    if isinstance(results, Trajectory):
+        radius, dimension, factor = (results[name] for name in ("radius", "dimension", "utility"))
+        errors = [results[f"{name}_error"] for name in ("radius", "dimension")]
+        notes = [str(results.parameter[0]), str(results.parameter[-1])]
+        marks = [0, len(results) - 1]
+    else:
+        if isinstance(results, Mapping):
+            notes, joined = [str(key) for key in results], False
+            results = list(results.values())
+        items = [results] if isinstance(results, Glue) else list(results)
+        radius, dimension, factor = (
+            np.array([getattr(r, name) for r in items]) for name in ("radius", "dimension", "utility")
+        )
+        errors = [np.array([r.standard_errors[name] for r in items]) for name in ("radius", "dimension")]
+        marks = list(range(len(items)))
+    level = float(np.mean(factor)) if utility is None else float(utility)
+    ax.errorbar(
+        radius, dimension, yerr=errors[1], xerr=errors[0], marker="o", ms=4, ls="-" if joined else "", label=label
+    )
+    for mark, note in zip(marks, notes):
+        ax.annotate(note, (radius[mark], dimension[mark]), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    ax.margins(0.2)
+    ax.autoscale_view()
+    # Contours tell something over a range of a factor of two at least, however close the points are.
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    x0, x1 = np.clip(left, 0.2 * radius.min(), 0.7 * radius.min()), max(right, 1.4 * radius.max())
+    y0, y1 = np.clip(bottom, 0.2 * dimension.min(), 0.7 * dimension.min()), max(top, 1.4 * dimension.max())
+    grid_x, grid_y = np.meshgrid(np.linspace(x0, x1, 200), np.linspace(y0, y1, 200))
+    surface = level * (1.0 + grid_x**-2.0) / grid_y
+    low, high = np.quantile(surface, [0.04, 0.96])
+    contours = ax.contour(
+        grid_x, grid_y, surface, levels=np.geomspace(low, high, 6), colors="0.7", linewidths=0.8, zorder=0
+    )
+    ax.clabel(contours, fmt="%.3g", fontsize=7)
+    ax.locator_params(nbins=6)
+    ax.set(
+        xlim=(x0, x1),
+        ylim=(y0, y1),
+        xlabel=LABELS["radius"],
+        ylabel=LABELS["dimension"],
+        title=f"contours: capacity at utility {level:.2g}",
+    )
+    if label:
+        ax.legend()
+    return ax
+
+
+def plot_trajectory(
+    path: Trajectory, columns: str | Sequence[str] = "capacity", ax: Any = None, *, relative: bool = False
+) -> Any:
+    """Columns of a trajectory over its parameter, with error bars of two standard errors where they are known.
+
+    Parameters
+    ----------
+    path : Trajectory
+    columns : str or sequence of str
+    ax : matplotlib Axes, optional
+    relative : bool
+        Divide each column by its first value.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    names = [columns] if isinstance(columns, str) else list(columns)
+    positions = _positions(path, ax)
+    for name in names:
+        values = path[name]
+        scale = values[0] if relative else 1.0
+        error = path[f"{name}_error"] if f"{name}_error" in path.columns else np.zeros(len(path))
+        ax.errorbar(
+            positions,
+            values / scale,
+            yerr=2.0 * error / abs(scale),
+            marker="o",
+            ms=3,
+            capsize=2,
+            label=LABELS.get(name, name),
+        )
+    if len(names) == 1 and not relative:
+        ax.set_ylabel(LABELS.get(names[0], names[0]))
+    else:
+        ax.legend()
+        ax.set_ylabel("relative to the first value" if relative else "value")
+    return ax
+
+
+def plot_factors(path: Trajectory, ax: Any = None) -> Any:
+    """Capacity and its three factors over the parameter, relative to the first value, on a logarithmic axis.
+
+    ``capacity = utility (1 + R^-2)/D`` exactly, so the three curves add up to that of the capacity.
+    """
+    ax = _axes(ax)
+    positions = _positions(path, ax)
+    factors = {
+        LABELS["capacity"]: path["capacity"],
+        LABELS["utility"]: path["utility"],
+        "$1 + R^{-2}$": 1.0 + path["radius"] ** -2.0,
+        "$1/D$": 1.0 / path["dimension"],
+    }
+    for index, (name, values) in enumerate(factors.items()):
+        style = {"color": "black", "lw": 2.0} if index == 0 else {"lw": 1.2, "marker": "o", "ms": 3}
+        ax.plot(positions, values / values[0], label=name, **style)
+    ax.axhline(1.0, color="0.8", lw=0.8, zorder=0)
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.set_ylabel("relative to the first value")
+    ax.legend()
+    return ax
+
+
+def plot_anchors(
+    anchors: AnchorPoints, manifolds: Any = None, ax: Any = None, *, directions: ArrayLike | None = None
+) -> Any:
+    """Anchor points in two dimensions, over the points of their manifolds.
+
+    Parameters
+    ----------
+    anchors : AnchorPoints
+    manifolds : as in `glue`, optional
+        Drawn faintly behind the anchors.
+    ax : matplotlib Axes, optional
+    directions : (2, N) array, optional
+        Orthonormal rows to project on; by default the leading directions in which anchor centres differ and anchors
+        fluctuate.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    centers = anchors.anchors.mean(axis=0)
+    neurons = centers.shape[1]
+    if neurons < 2:
+        raise ValueError("a plot in two dimensions needs at least two neurons")
+    if directions is None:
+        # What the manifolds share is left out; centres weigh as much as the fluctuations of all probes together.
+        between = (centers - centers.mean(axis=0)) * np.sqrt(len(anchors.anchors))
+        everything = np.concatenate((between, (anchors.anchors - centers).reshape(-1, neurons)))
+        plane = np.linalg.svd(everything, full_matrices=False)[2][:2]
+        if len(plane) < 2:
+            raise ValueError("all anchors coincide: pass the two directions of the plot")
+    else:
+        plane = np.asarray(directions, dtype=float)
+        if plane.shape != (2, neurons):
+            raise ValueError(f"directions must have shape (2, {neurons}), got {plane.shape}")
+    clouds = None if manifolds is None else as_clouds(manifolds)
+    for index, name in enumerate(anchors.names):
+        color = f"C{index % 10}"
+        if clouds is not None:
+            points = clouds.points[clouds.block(index)] @ plane.T
+            ax.scatter(*points.T, s=4, color=color, alpha=0.2, linewidths=0)
+        flat = anchors.anchors[:, index] @ plane.T
+        ax.scatter(*flat.T, s=10, color=color, alpha=0.7, linewidths=0, label=name)
+        ax.plot(*(centers[index] @ plane.T), marker="X", ms=9, color=color, mec="black", ls="")
+    ax.plot(0.0, 0.0, "+", color="black", ms=12)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set(xlabel="first direction of the anchors", ylabel="second direction")
+    ax.legend(fontsize=7, ncols=2 if len(anchors.names) > 6 else 1)
+    return ax
+
+
+def plot_alignment(result: Glue | ArrayLike, ax: Any = None, *, names: Sequence[str] | None = None) -> Any:
+    """Matrix of the cosines between anchor centres (or of any cosines), from -1 to 1."""
+    ax = _axes(ax)
+    if isinstance(result, Glue):
+        matrix, names = result.center_cosines, result.names if names is None else names
+    else:
+        matrix = np.asarray(result, dtype=float)
+        if matrix.ndim != 2:
+            raise ValueError(f"expected a Glue result or a matrix, got shape {matrix.shape}")
+    image = ax.imshow(matrix, vmin=-1.0, vmax=1.0, cmap="RdBu_r")
+    ax.figure.colorbar(image, ax=ax, label="cosine of anchor centres")
+    if names is not None and len(names) <= 30:
+        ax.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+        ax.set_yticks(range(len(names)), names)
+    return ax
+
+
+def plot_separability(result: SimulatedCapacity, ax: Any = None, *, label: str | None = None) -> Any:
+    """Probability that n random projections separate a dichotomy; critical dimension with two standard errors."""
+    ax = _axes(ax)
+    finite = result.n_crit[np.isfinite(result.n_crit)]
+    grid = np.arange(max(0, int(finite.min()) - 2), int(finite.max()) + 3)
+    (line,) = ax.step(grid, result.separability(grid), where="post", label=label)
+    error = 2.0 * result.standard_errors["critical_dimension"]
+    ax.axvspan(
+        result.critical_dimension - error, result.critical_dimension + error, color=line.get_color(), alpha=0.2, lw=0
+    )
+    ax.axvline(result.critical_dimension, color=line.get_color(), ls="--", lw=0.8)
+    ax.set(xlabel="number of random projections $n$", ylabel="probability of separability", ylim=(-0.02, 1.02))
+    if label:
+        ax.legend()
+    return ax
+
+
+def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: Any = None) -> tuple[Any, Any, Any]:
+    """A figure of one analysis: radius and dimension, alignments of the centres, anchor points.
+
+    Returns
+    -------
+    tuple of three matplotlib Axes
+        Of a figure of their own, ``axes[0].figure``, which needs no display.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    plot_radius_dimension(result, ax=left)
+    plot_alignment(result, ax=middle)
+    plot_anchors(anchors, manifolds, ax=right)
+    figure.suptitle(f"capacity {result.capacity:.3g} ± {result.standard_error:.1g}")
+    return left, middle, right

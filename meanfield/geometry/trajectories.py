@@ -1,0 +1,251 @@
+"""Geometry along a sequence of representations: layers, epochs, or values of a control parameter."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from meanfield.geometry.clouds import Clouds, Seed, as_clouds, describe_seed, group_by_label
+from meanfield.geometry.results import Result
+
+__all__ = ["MEASURES", "Trajectory", "measure", "trajectory"]
+
+Array = NDArray[np.float64]
+Measure = str | Callable[[list[Array]], Any]
+
+MEASURES = ("glue", "replica", "simulated", "neural_collapse", "participation_ratio", "center_correlation")
+PENDING = 32  # representations handed to an executor ahead of the results
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Trajectory(Result):
+    """Table of measures over a parameter; see `trajectory`.
+
+    Attributes
+    ----------
+    parameter : (T,) array
+        Numbers or names.
+    parameter_name : str
+    columns : tuple of str
+    values : (len(columns), T) array
+        NaN where a measure does not exist.
+    """
+
+    parameter: NDArray[Any]
+    parameter_name: str
+    columns: tuple[str, ...]
+    values: Array
+
+    title: ClassVar[str] = "trajectory"
+
+    def __len__(self) -> int:
+        return len(self.parameter)
+
+    def __getitem__(self, column: str) -> Array:
+        if column not in self.columns:
+            raise KeyError(f"no column {column!r}; there are {', '.join(self.columns)}")
+        return self.values[self.columns.index(column)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Columns by name, the parameter first: what a data frame is made from."""
+        return {self.parameter_name: self.parameter, **{name: self[name] for name in self.columns}}
+
+    def table(self, columns: Sequence[str] | None = None) -> str:
+        """Text table; without `columns`, the measures without their errors, eight at most."""
+        shown = list(columns) if columns is not None else [c for c in self.columns if not c.endswith("_error")][:8]
+        rows = [[self.parameter_name, *shown]]
+        for i, value in enumerate(self.parameter):
+            rows.append([str(value), *(f"{self[name][i]:.4g}" for name in shown)])
+        widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
+
+    def __repr__(self) -> str:
+        return f"Trajectory({len(self)} values of {self.parameter_name}, columns: {', '.join(self.columns)})"
+
+
+def measure(
+    manifolds: Any,
+    measures: Sequence[Measure] = ("glue",),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    seed: Seed = None,
+) -> dict[str, float]:
+    """One row of a trajectory: all measures of one representation as a flat dict.
+
+    Columns of GLUE keep their names, those of other measures begin with the name of the measure.
+    """
+    from meanfield.geometry.centers import center_correlation
+    from meanfield.geometry.comparators import neural_collapse, participation_ratio
+    from meanfield.geometry.descriptors import glue
+    from meanfield.geometry.replica import replica_capacity
+    from meanfield.geometry.simulation import simulated_capacity
+
+    clouds = as_clouds(manifolds)
+    known: dict[str, Callable[..., Any]] = {
+        "glue": partial(glue, seed=seed),
+        "replica": partial(replica_capacity, seed=seed),
+        "simulated": partial(simulated_capacity, seed=seed),
+        "neural_collapse": neural_collapse,
+        "participation_ratio": lambda clouds: participation_ratio(clouds.points),
+        "center_correlation": center_correlation,
+    }
+    row: dict[str, float] = {}
+    for item in measures:
+        if callable(item):
+            name, found = getattr(item, "__name__", "measure"), item(clouds.separate())
+        else:
+            name, found = item, known[item](clouds, **(options or {}).get(item, {}))
+        if isinstance(found, Result):
+            prefix = "" if name == "glue" else f"{name}_"
+            row.update({prefix + key: value for key, value in found.to_dict().items()})
+        elif isinstance(found, Mapping):
+            row.update({key: float(value) for key, value in found.items()})
+        else:
+            row[name] = float(found)
+    return row
+
+
+def _check_measures(measures: Any, options: Mapping[str, Mapping[str, Any]] | None) -> tuple[Measure, ...]:
+    chosen = (measures,) if isinstance(measures, str) or callable(measures) else tuple(measures)
+    for item in chosen:
+        if not callable(item) and item not in MEASURES:
+            raise ValueError(f"measure {item!r} is not known: one of {', '.join(MEASURES)}, or a function of manifolds")
+    stray = set(options or {}) - {item for item in chosen if isinstance(item, str)}
+    if not chosen or stray:
+        raise ValueError(f"options are given for {sorted(stray)}, which are not measured" if stray else "no measures")
+    return chosen
+
+
+def _with_progress(
+    rows: Iterator[dict[str, float]], total: int | None, progress: bool | None
+) -> Iterable[dict[str, float]]:
+    if progress is False:
+        return rows
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return rows
+    return tqdm(rows, total=total, desc="geometry", disable=None if progress is None else not progress)
+
+
+def _rows(
+    work: Callable[[Any], dict[str, float]], items: Iterable[Any], executor: Executor | None
+) -> Iterator[dict[str, float]]:
+    if executor is None:
+        yield from map(work, items)
+        return
+    pending: deque[Future[dict[str, float]]] = deque()
+    for item in items:
+        pending.append(executor.submit(work, item))
+        if len(pending) >= PENDING:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def trajectory(
+    representations: Any,
+    *,
+    parameter: ArrayLike | None = None,
+    parameter_name: str = "step",
+    y: ArrayLike | None = None,
+    n_points: int | None = None,
+    measures: Measure | Sequence[Measure] = ("glue",),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    seed: Seed = None,
+) -> Trajectory:
+    """Measure every representation of a sequence: layers of a network, epochs of training, values of a parameter.
+
+    Parameters
+    ----------
+    representations : iterable, or mapping of parameter value to representation
+        Each one manifolds as in `glue`, or with `y` an (n, N) array. Read one at a time, so a generator keeps memory
+        small.
+    parameter : (T,) array of numbers or names, optional
+        Values at which the representations were taken; keys of the mapping or 0, 1, 2, ... by default.
+    parameter_name : str
+    y : (n,) labels, optional
+        Common class labels of (n, N) representations.
+    n_points : int, optional
+        Points drawn from every class, the same for all representations; needs `y`.
+    measures : name or function, or a sequence of them
+        "glue", "replica", "simulated", "neural_collapse", "participation_ratio", "center_correlation", or a function
+        of a list of manifolds that returns a number, a dict of numbers or a result.
+    options : mapping of measure name to options, optional
+        For example ``{"glue": {"n_probes": 500, "labels": "one_vs_rest"}}``.
+    executor : concurrent.futures.Executor, optional
+        Shares the representations; functions among `measures` must then be picklable for processes.
+    progress : bool, optional
+        Progress bar where tqdm is installed; by default on a terminal only.
+    seed : int or SeedSequence, optional
+        The same for every representation, so that probes are common and differences along the trajectory are sharp.
+
+    Returns
+    -------
+    Trajectory
+
+    Raises
+    ------
+    ValueError
+        Unknown measures, lengths that do not match, and what the measures refuse.
+
+    Examples
+    --------
+    >>> from meanfield.geometry import spherical_manifolds
+    >>> spheres = {R: spherical_manifolds(4, 60, 20, 3, R, seed=1) for R in (0.5, 1.0)}
+    >>> path = trajectory(spheres, parameter_name="radius", options={"glue": {"n_probes": 100}}, seed=0)
+    >>> bool(path["capacity"][0] > path["capacity"][1])
+    True
+    """
+    chosen = _check_measures(measures, options)
+    if isinstance(seed, np.random.Generator):  # each call would advance it: common probes need one fixed stream
+        seed = int(seed.integers(0, 2**63))
+    elif seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    if n_points is not None and y is None:
+        raise ValueError("n_points needs the labels y of (n, N) representations; or subsample with group_by_label")
+    if isinstance(representations, Mapping):
+        if parameter is None:
+            parameter = list(representations)
+        representations = representations.values()
+    total = len(representations) if hasattr(representations, "__len__") else None
+    names = () if y is None else tuple(str(value) for value in np.unique(np.asarray(y)))
+
+    def clouds() -> Iterator[Any]:
+        for item in representations:
+            if y is None:
+                yield item
+            else:
+                parts = group_by_label(item, y, n_points, seed)
+                yield Clouds(np.concatenate(parts), np.cumsum([0, *map(len, parts)]), names)
+
+    work = partial(measure, measures=chosen, options=options, seed=seed)
+    rows = list(_with_progress(_rows(work, clouds(), executor), total, progress))
+    if not rows:
+        raise ValueError("there are no representations")
+    values = np.arange(len(rows)) if parameter is None else np.asarray(parameter)
+    if values.dtype.kind not in "iufU":
+        values = values.astype(str)
+    if values.shape != (len(rows),):
+        raise ValueError(f"parameter has shape {values.shape} for {len(rows)} representations")
+    columns = tuple(dict.fromkeys(key for row in rows for key in row))
+    return Trajectory(
+        parameter=values,
+        parameter_name=parameter_name,
+        columns=columns,
+        values=np.array([[row.get(column, np.nan) for row in rows] for column in columns]),
+        options={
+            "measures": [item if isinstance(item, str) else getattr(item, "__name__", "measure") for item in chosen],
+            "n_points": n_points,
+            "seed": describe_seed(seed),
+        },
+        names=names,
+    )

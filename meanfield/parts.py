@@ -1,0 +1,104 @@
+"""What a single-neuron posterior is made of: codes, outliers, and the kernel they add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.validation import FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A readout a_gamma shared by a fraction P_gamma of the neurons.
+
+    Attributes
+    ----------
+    pattern : str
+        One character per class, "1" where the neuron is active: the mean activation lies above the midpoint of the
+        range of phi (for unbounded phi: above its value under the prior).
+    weight : float
+        P_gamma.
+    readout : (m,) array
+        a_gamma.
+    activation, activation_variance : (C,) arrays
+        Mean G'(a_gamma.t_c) and variance G''(a_gamma.t_c) of the activation on a sample of class c; at finite P with
+        the spread of the readout around a_gamma included, taken as Gaussian.
+    covariance : (m, m) array or None
+        Covariance of the readout around a_gamma; None for P = infinity, where it vanishes.
+    """
+
+    pattern: str
+    weight: float
+    readout: FloatArray
+    activation: FloatArray
+    activation_variance: FloatArray
+    covariance: FloatArray | None = None
+
+    @property
+    def label(self) -> str:
+        """The pattern as it is written in text, "1-1-0"."""
+        return "-".join(self.pattern)
+
+    def __repr__(self) -> str:
+        return f"Code({self.label}, weight={self.weight:.6g}, readout={_row(self.readout)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Outlier:
+    """One neuron (or a few sharing it) with readout sqrt(N) abar and preactivations sqrt(N) zbar.
+
+    Attributes
+    ----------
+    pattern : str
+        "1" for the classes that drive it, phi(zbar_c) > 0.
+    weight : float
+        w_o = |abar_o|^2, all that is fixed if several neurons share the outlier.
+    readout : (m,) array
+        abar_o.
+    preactivation, activation : (C,) arrays
+        zbar_oc and phi(zbar_oc), both in units of sqrt(N).
+    """
+
+    pattern: str
+    weight: float
+    readout: FloatArray
+    preactivation: FloatArray
+    activation: FloatArray
+
+    @property
+    def label(self) -> str:
+        """The pattern as it is written in text, "1-1-0"."""
+        return "-".join(self.pattern)
+
+    def __repr__(self) -> str:
+        return f"Outlier({self.label}, weight={self.weight:.6g}, readout={_row(self.readout)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Posterior kernel K_mu,nu = <phi(z_mu) phi(z_nu)> over neurons; it depends on the classes of mu and nu only.
+
+    Attributes
+    ----------
+    block : (C, C) array
+        K_mu,nu for two different samples of classes c and c'.
+    diagonal : (C,) array
+        K_mu,mu for a sample of class c.
+    """
+
+    block: FloatArray
+    diagonal: FloatArray
+
+    def matrix(self, labels: Any) -> FloatArray:
+        """The (n, n) kernel of n different samples with class indices `labels` (n,)."""
+        index = np.asarray(labels, dtype=np.intp)
+        full = self.block[np.ix_(index, index)]
+        np.fill_diagonal(full, self.diagonal[index])
+        return full
+
+
+def _row(array: FloatArray) -> str:
+    return "(" + ", ".join(f"{x:.4f}" for x in array) + ")"

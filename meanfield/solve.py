@@ -1,0 +1,195 @@
+"""`solve`: from a network and a task to the certified single-neuron posterior."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Literal
+
+import numpy as np
+
+from meanfield.cumulant import cumulant
+from meanfield.network import Network
+from meanfield.posterior import SingleNeuronPosterior
+from meanfield.result import Certificate, ConvergenceError, Solution
+from meanfield.solvers.codes import MAX_BOXES, solve_limit
+from meanfield.solvers.finite import FiniteSolution, finite_solve
+from meanfield.solvers.linear import LinearSolution, linear_solve
+from meanfield.task import ClassTask
+from meanfield.validation import real_number
+
+__all__ = ["CertificateWarning", "solve"]
+
+
+class CertificateWarning(UserWarning):
+    """A result is returned although its certificate is incomplete."""
+
+
+def solve(
+    network: Network,
+    task: ClassTask,
+    tau: float = 0.0,
+    *,
+    warm_start: SingleNeuronPosterior | None = None,
+    on_failure: Literal["raise", "warn", "return"] = "raise",
+    max_boxes: int = MAX_BOXES,
+) -> SingleNeuronPosterior:
+    """Single-neuron posterior of a wide network with one hidden layer on a class task.
+
+    Minimises the convex dual (A. van Meegen and H. Sompolinsky, Nature Communications 16:3354, 2025)
+
+        J(t) = -sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2 + (1/P) ln int da (P/2 pi sigma_a^2)^{m/2} exp(P h(a; t)),
+        h(a; t) = -|a|^2 / 2 sigma_a^2 + sum_c p_c G(a.t_c),
+
+    over the order parameters t (C, m); at ``task.n_samples = inf`` the last term is max_a h(a; t).
+
+    Parameters
+    ----------
+    network : Network
+        One hidden layer, non-lazy scaling.
+    task : ClassTask
+        Fractions p_c, targets y_c and the number of samples P (may be infinite).
+    tau : float
+        tau = N T >= 0, the rescaled temperature; the training residual of class c is tau t_c.
+    warm_start : SingleNeuronPosterior, optional
+        Solution of a neighbouring problem with equally many classes and outputs; a hint, never a constraint.
+    on_failure : {"raise", "warn", "return"}
+        What to do with a result whose certificate is incomplete. "return" leaves it to the caller to read
+        ``certificate`` and ``status``.
+    max_boxes : int
+        Budget of the global check (P -> infinity).
+
+    Returns
+    -------
+    SingleNeuronPosterior
+
+    Raises
+    ------
+    ValueError
+        For bad input, and for networks this solver does not cover.
+    ConvergenceError
+        If stationarity residual (1e-10), duality gap (1e-8) or global check fail; carries the partial result.
+
+    Examples
+    --------
+    >>> import meanfield as mf
+    >>> post = mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5))
+    >>> [code.pattern for code in post.codes]
+    ['011', '110', '101', '111']
+    >>> round(post.objective, 8)
+    -3.75433206
+    """
+    tau = real_number("tau", tau, at_least=0.0)
+    _check(network, task, warm_start, on_failure)
+    infinite = math.isinf(task.n_samples)
+    failure: ConvergenceError | None = None
+    if network.activation.parts == "gaussian":
+        solution = _linear(network, task, tau)
+    elif infinite:
+        warm = None if warm_start is None else warm_start.solution
+        solution = solve_limit(network, task, tau, warm, max_boxes)
+    else:
+        solution, failure = _finite(network, task, tau, warm_start)
+    posterior = SingleNeuronPosterior(network, task, tau, solution)
+    if solution.status != "optimal" and on_failure != "return":
+        text = f"no certified solution ({solution.status}): {solution.message}."
+        if on_failure == "raise":
+            raise ConvergenceError(text, posterior) from failure
+        warnings.warn(text, CertificateWarning, stacklevel=2)
+    return posterior
+
+
+def _check(network: Network, task: ClassTask, warm_start: SingleNeuronPosterior | None, on_failure: str) -> None:
+    if not isinstance(network, Network):
+        raise ValueError(f"network must be a Network, got {type(network).__name__}; build one with Network('sigmoid').")
+    if not isinstance(task, ClassTask):
+        raise ValueError(f"task must be a ClassTask, got {type(task).__name__}; build one with class_task(...).")
+    if on_failure not in ("raise", "warn", "return"):
+        raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {on_failure!r}.")
+    if network.depth != 1:
+        raise ValueError(f"networks of depth {network.depth} are not available yet; solve covers one hidden layer.")
+    if network.scaling != "non-lazy":
+        raise ValueError("lazy networks are not available yet; solve covers scaling='non-lazy'.")
+    if warm_start is not None and warm_start.task.targets.shape != task.targets.shape:
+        raise ValueError(
+            f"warm_start has {warm_start.task.targets.shape[0]} classes and {warm_start.task.targets.shape[1]} outputs, "
+            f"the task {task.targets.shape[0]} and {task.targets.shape[1]}; they must agree."
+        )
+
+
+def _linear(network: Network, task: ClassTask, tau: float) -> Solution:
+    sigma_a = network.sigma_a
+    slope = network.activation.slopes[1]
+    found: LinearSolution = linear_solve(
+        np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, task.n_samples, network.k * slope**2
+    )
+    # The dual variable of phi = slope * z is that of z divided by the slope, absorbed in k: t is unchanged.
+    residual = found.residual * max(1.0, sigma_a)
+    certified = residual <= 1e-10 and found.duality_gap <= 1e-8 * max(1.0, abs(found.objective))
+    m = task.targets.shape[1]
+    return Solution(
+        t=found.t / sigma_a,
+        objective=found.objective,
+        level=0.0,
+        readout=np.empty((0, m)),
+        weight=np.empty(0),
+        outlier_direction=np.empty((0, m)),
+        outlier_weight=np.empty(0),
+        gaussian_covariance=found.readout_covariance * sigma_a**2,
+        certificate=Certificate(residual, found.duality_gap, 0.0, certified, True),
+        status="optimal" if certified else "residual too large",
+        message="closed form; stationarity and duality gap are certified" if certified else "rounding errors",
+        n_samples=task.n_samples,
+        tau=tau,
+    )
+
+
+def _finite(
+    network: Network, task: ClassTask, tau: float, warm_start: SingleNeuronPosterior | None
+) -> tuple[Solution, ConvergenceError | None]:
+    sigma_a = network.sigma_a
+    single_site = cumulant(network.activation, network.k)
+    start = None if warm_start is None else warm_start.solution.t * sigma_a
+    failure = None
+    try:
+        found: FiniteSolution = finite_solve(
+            single_site,
+            np.array(task.fractions),
+            task.targets / sigma_a,
+            tau / sigma_a**2,
+            task.n_samples,
+            start,
+        )
+    except ConvergenceError as error:
+        if not isinstance(error.result, FiniteSolution):
+            raise
+        found, failure = error.result, error
+    certificate = Certificate(
+        kkt_residual=found.residual * max(1.0, sigma_a),
+        duality_gap=found.decrement,
+        bound_gap=found.integration_error,
+        global_check=failure is None,
+        unique=True,
+    )
+    how = "lattice" if found.method == "lattice" else "Laplace's method"
+    return (
+        Solution(
+            t=found.t / sigma_a,
+            objective=found.objective,
+            level=found.level,
+            readout=found.mean * sigma_a,
+            weight=found.weight,
+            outlier_direction=found.outlier_direction,
+            outlier_weight=found.outlier_weight * sigma_a**2,
+            covariance=found.covariance * sigma_a**2,
+            certificate=certificate,
+            status="optimal" if failure is None else "residual too large",
+            message=f"readout integrated by {how}, relative error {found.integration_error:.0e}; J is convex, so its "
+            "stationary point is the minimum"
+            if failure is None
+            else str(failure),
+            n_samples=task.n_samples,
+            tau=tau,
+        ),
+        failure,
+    )

@@ -1,0 +1,195 @@
+"""NumPy source of a SymPy expression, in forms that do not overflow where the function itself is finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import mpmath
+import numpy as np
+import sympy as sp
+from sympy.printing.codeprinter import PrintMethodNotImplementedError
+from sympy.printing.numpy import SciPyPrinter
+
+__all__ = ["derivative", "high_precision", "numpy_function", "numpy_source", "remainder", "stable"]
+
+
+class expit(sp.Function):
+    """1 / (1 + exp(-x)), named as in SciPy."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return expit(self.args[0]) * expit(-self.args[0])
+
+
+class softplus(sp.Function):
+    """ln(1 + exp(x))."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return expit(self.args[0])
+
+
+class upper_tail(sp.Function):
+    """erfc(x), which SymPy's own class would turn back into 2 - erfc(-x)."""
+
+    nargs = 1
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return -2 / sp.sqrt(sp.pi) * sp.exp(-(self.args[0] ** 2))
+
+
+class _Printer(SciPyPrinter):
+    def _print_Pi(self, e: sp.Expr) -> str:
+        return self._module_format("numpy.pi")
+
+    def _print_expit(self, e: sp.Expr) -> str:
+        return f"{self._module_format('scipy.special.expit')}({self._print(e.args[0])})"
+
+    def _print_upper_tail(self, e: sp.Expr) -> str:
+        return f"{self._module_format('scipy.special.erfc')}({self._print(e.args[0])})"
+
+    def _print_softplus(self, e: sp.Expr) -> str:
+        return f"{self._module_format('numpy.logaddexp')}(0.0, {self._print(e.args[0])})"
+
+    def _fold(self, name: str, args: tuple[sp.Expr, ...]) -> str:
+        text = self._print(args[0])
+        for a in args[1:]:
+            text = f"{self._module_format(name)}({text}, {self._print(a)})"
+        return text
+
+    def _print_Max(self, e: sp.Expr) -> str:
+        return self._fold("numpy.maximum", e.args)
+
+    def _print_Min(self, e: sp.Expr) -> str:
+        return self._fold("numpy.minimum", e.args)
+
+    def _print_Heaviside(self, e: sp.Expr) -> str:
+        return f"{self._module_format('numpy.heaviside')}({self._print(e.args[0])}, 0.5)"
+
+    def _print_Piecewise(self, e: sp.Expr) -> str:
+        text = self._module_format("numpy.nan")
+        for value, condition in reversed(e.args):
+            if condition == True:  # noqa: E712
+                text = self._print(value)
+            else:
+                text = f"{self._module_format('numpy.where')}({self._print(condition)}, {self._print(value)}, {text})"
+        return text
+
+
+def stable(expression: sp.Expr) -> sp.Expr:
+    """Write logistic functions, softplus and Gaussian tails as such: no overflow, no cancellation, nor in phi'."""
+    x = sp.Wild("x")
+
+    def logistic(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
+        match = base.match(1 + sp.exp(x))
+        if match and exponent.is_Integer and exponent < 0:
+            return expit(-match[x]) ** -exponent
+        return sp.Pow(base, exponent)
+
+    def log(argument: sp.Expr) -> sp.Expr:
+        match = argument.match(1 + sp.exp(x))
+        return softplus(match[x]) if match else sp.log(argument)
+
+    def tail(*terms: sp.Expr) -> sp.Expr:
+        # c + c erf(x) = c erfc(-x), which keeps its digits where it is small
+        if len(terms) == 2 and terms[0].is_Number:
+            ratio = terms[1] / terms[0]
+            if isinstance(ratio, sp.erf):
+                return terms[0] * upper_tail(-ratio.args[0])
+            if isinstance(-ratio, sp.erf):
+                return terms[0] * upper_tail((-ratio).args[0])
+        return sp.Add(*terms)
+
+    expression = expression.replace(sp.Pow, logistic).replace(sp.log, log).replace(sp.Add, tail)
+
+    def product(*args: sp.Expr) -> sp.Expr:
+        # exp(x) expit(-x) = expit(x)
+        terms = list(args)
+        for term in args:
+            if isinstance(term, expit) and sp.exp(-term.args[0]) in terms:
+                terms.remove(sp.exp(-term.args[0]))
+                terms[terms.index(term)] = expit(-term.args[0])
+        return sp.Mul(*terms)
+
+    return expression.replace(sp.Mul, product)
+
+
+def derivative(expression: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    """phi'(z) wherever it exists; the delta functions of jumps are left out."""
+    return _without_deltas(sp.diff(stable(expression), z))
+
+
+def plain_derivative(expression: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    """As `derivative`, in the functions of the expression itself (which mpmath knows)."""
+    return _without_deltas(sp.diff(expression, z))
+
+
+def remainder(expression: sp.Expr, z: sp.Symbol, slope: sp.Expr, direction: int) -> sp.Expr:
+    """phi(z) - slope z for z of the sign of `direction`, with the linear part cancelled in symbols where it can be."""
+
+    def outward(u: sp.Expr) -> int:
+        return 0 if not u.is_polynomial(z) else int(sp.sign(sp.Poly(u, z).LC()) * direction ** sp.degree(u, z))
+
+    def flip(function: Any, identity: Callable[[sp.Expr], sp.Expr], side: int) -> None:
+        nonlocal expression
+        expression = expression.replace(function, lambda u: identity(u) if outward(u) == side else function(u))
+
+    expression = stable(expression)
+    flip(softplus, lambda u: u + softplus(-u), 1)
+    flip(expit, lambda u: 1 - expit(-u), 1)
+    flip(upper_tail, lambda u: 2 - upper_tail(-u), -1)
+    flip(sp.erf, lambda u: 1 - upper_tail(u), 1)
+    flip(sp.erf, lambda u: upper_tail(-u) - 1, -1)
+    flip(sp.tanh, lambda u: 1 - 2 * expit(-2 * u), 1)
+    flip(sp.tanh, lambda u: 2 * expit(2 * u) - 1, -1)
+    return sp.expand(expression - slope * z)
+
+
+def _without_deltas(expression: sp.Expr) -> sp.Expr:
+    expression = expression.replace(sp.DiracDelta, lambda *args: sp.Integer(0)).doit()
+    # SymPy has no derivative of floor and ceiling; it is 0 between their jumps.
+    return expression.replace(lambda e: isinstance(e, (sp.Subs, sp.Derivative)), lambda e: sp.Integer(0))
+
+
+def numpy_source(expression: sp.Expr) -> str:
+    """Python expression with fully qualified `numpy` and `scipy.special` names.
+
+    Raises
+    ------
+    ValueError
+        If it contains a function that NumPy and SciPy do not have.
+    """
+    try:
+        return str(_Printer({"fully_qualified_modules": True}).doprint(stable(expression)))
+    except PrintMethodNotImplementedError as error:
+        raise ValueError(f"no NumPy code for {expression}: {str(error).splitlines()[0]}") from error
+
+
+def numpy_function(expression: sp.Expr, z: sp.Symbol) -> Callable[[Any], Any]:
+    """Vectorised NumPy function of z."""
+    import scipy.special
+
+    source = numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)}))
+    return cast("Callable[[Any], Any]", eval(f"lambda z: {source}", {"numpy": np, "scipy": scipy}))
+
+
+def high_precision(expression: sp.Expr, z: sp.Symbol, points: np.ndarray) -> np.ndarray:
+    """Values at the given points by mpmath; a removable singularity is stepped over."""
+    function = sp.lambdify(z, expression, "mpmath")
+    result = np.empty(points.shape)
+    with mpmath.workdps(40):
+        for i, x in enumerate(points):
+            result[i] = math.nan
+            for step in ("0", "1e-25"):
+                try:
+                    value = function(mpmath.mpf(float(x)) + mpmath.mpf(step))
+                except (ZeroDivisionError, OverflowError, ValueError):
+                    continue
+                if mpmath.isfinite(value):
+                    result[i] = float(mpmath.re(value))
+                    break
+    return result

@@ -1,0 +1,60 @@
+"""The one door from what a user gives to checked float64 arrays and numbers; every refusal is a ValueError in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def real_array(name: str, value: Any) -> FloatArray:
+    """Finite float64 copy of `value`; ValueError if it is not real, ragged, empty, or holds NaN or infinities."""
+    try:
+        raw = np.asarray(value)
+        if raw.dtype.kind not in "biuf":
+            raise TypeError
+        array = np.array(raw, dtype=np.float64, order="C")
+    except (TypeError, ValueError):
+        wanted = "an array of real numbers with equally long rows"
+        raise ValueError(f"{name} must be {wanted}, got {_short(value)}.") from None
+    if array.size == 0:
+        raise ValueError(f"{name} is empty; give at least one number.")
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        position = f" at index {where[0] if len(where) == 1 else where}" if where else ""
+        raise ValueError(f"{name} must be finite, got {array[where]}{position}; remove NaN and infinite entries.")
+    return array + 0.0  # no negative zeros: they would make equal arrays compare unequal byte by byte
+
+
+def real_number(
+    name: str, value: Any, *, above: float | None = None, at_least: float | None = None, infinite: bool = False
+) -> float:
+    """Python float of `value`, above or at least a bound; +inf only if `infinite`. ValueError otherwise."""
+    bound = f" > {above:g}" if above is not None else f" >= {at_least:g}" if at_least is not None else ""
+    wanted = f"{name} must be a real number{bound}" + (" or math.inf" if infinite else "")
+    try:
+        if isinstance(value, (str, bytes, bool, np.bool_)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{wanted}, got {_short(value)}.") from None
+    in_range = (above is None or number > above) and (at_least is None or number >= at_least)
+    if math.isnan(number) or not in_range or (math.isinf(number) and not infinite):
+        raise ValueError(f"{wanted}, got {number:g}.")
+    return number
+
+
+def read_only(array: Any) -> FloatArray:
+    """C-contiguous float64 copy that refuses to be written to, for frozen dataclasses."""
+    frozen = np.array(array, dtype=np.float64, order="C")
+    frozen.setflags(write=False)
+    return frozen
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,19 @@
+"""Representations drawn from a solved theory go straight into the geometry."""
+
+import numpy as np
+
+import meanfield as mf
+
+
+def test_learning_raises_the_capacity_of_drawn_neurons():
+    posterior = mf.solve(mf.Network("linear"), mf.class_task(fractions=[0.5, 0.25, 0.25]))
+    neurons = posterior.sample_neurons(300, rng=0, samples_per_class=20)
+    learned = mf.geometry.glue((neurons.activations.T, neurons.labels), seed=1)
+    prior = np.random.default_rng(2).standard_normal(neurons.activations.T.shape)
+    random = mf.geometry.glue((prior, neurons.labels), seed=1)
+    assert learned.n_manifolds == 3
+    assert learned.capacity > 3 * random.capacity
+    assert learned.radius < 0.6 * random.radius
+    collapse = mf.geometry.neural_collapse((neurons.activations.T, neurons.labels))
+    assert collapse.nearest_center_error == 0.0
+    assert collapse.nc1 < 0.05

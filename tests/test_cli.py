@@ -1,0 +1,185 @@
+"""The command `meanfield`: what it prints and writes, and how it fails."""
+
+import csv
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield import cli
+from meanfield.result import ConvergenceError
+
+matplotlib.use("Agg")
+
+
+def run(*words):
+    return cli.main([str(word) for word in words])
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("solve", "phase-diagram", "equations", "examples", "exit status"):
+        assert word in text
+    for command in ("solve", "phase-diagram", "equations"):
+        with pytest.raises(SystemExit) as stop:
+            run(command, "--help")
+        assert stop.value.code == 0
+        assert "--activation" in capsys.readouterr().out
+
+
+def test_solve_prints_the_reference_solution(capsys):
+    assert run("solve", "--off", 0.5) == 0
+    text = capsys.readouterr().out
+    assert "min J = -3.754332057" in text
+    assert re.search(r"0-1-1 +0\.3316", text)
+    assert "no better readout exists" in text
+
+
+def test_flags_describe_any_task(capsys):
+    assert run("solve", "--activation", "relu", "--fractions", "1/2", "0.5", "--targets", "1", "-1") == 0
+    assert "min J = -1.414213562" in capsys.readouterr().out
+    assert run("solve", "--fractions", "1/2", "1/2", "--targets", "1,-1", "-1,1", "--sigma-a", 2, "--tau", 0.1) == 0
+    assert "sigma_a = 2" in capsys.readouterr().out
+
+
+def test_a_formula_is_an_activation(capsys):
+    arguments = ("--fractions", "1/2", "1/2", "--targets", "1", "-1")
+    assert run("solve", "--activation", "(1 + erf(sqrt(pi)*g*z/2))/2", "--parameter", "g=1", *arguments) == 0
+    assert "min J = -3.95223" in capsys.readouterr().out
+
+
+def test_a_task_file_does_what_the_flags_do_and_flags_win(tmp_path, capsys):
+    path = tmp_path / "task.toml"
+    path.write_text(
+        'tau = 0.0\n[task]\nfractions = ["1/2", 0.25, 0.25]\noff = 0.5\nn_samples = inf\n'
+        '[network]\nactivation = "sigmoid"\nsigma_a = 1.0\n[network.parameters]\ngain = 1.0\n'
+    )
+    assert run("solve", "--config", path) == 0
+    assert "min J = -3.754332057" in capsys.readouterr().out
+    assert run("solve", "--config", path, "--off", 0.2) == 0
+    objective = re.search(r"min J = (\S+)", capsys.readouterr().out)
+    assert float(objective.group(1)) == pytest.approx(-4.58869594, abs=5e-9)
+    assert run("solve", "--config", path, "--targets", "1", "0", "0", "--parameter", "gain=2") == 0
+    assert "1 outputs" in capsys.readouterr().out
+
+
+def test_posterior_and_pictures_are_written(tmp_path, capsys):
+    assert run("solve", "--off", 0.2, "--output", tmp_path / "p.npz", "--plot", tmp_path / "p") == 0
+    written = sorted(path.name for path in tmp_path.iterdir())
+    kinds = ("activation_map", "kernel", "readout_posterior")
+    assert written == sorted(["p.npz", *(f"p-{kind}.{end}" for kind in kinds for end in ("pdf", "png"))])
+    text = capsys.readouterr().out
+    assert all(name in text for name in written)
+    assert mf.SingleNeuronPosterior.load(tmp_path / "p.npz").task.off == 0.2
+
+
+def test_equations_are_latex(capsys):
+    assert run("equations", "--activation", "relu") == 0
+    text = capsys.readouterr().out
+    assert "\\kappa" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("solve", "--fractions", "1/2", "1/3"), "fractions must sum to 1"),
+        (("solve", "--fractions", "half", "1/2"), "'half' is not a number"),
+        (("solve", "--fractions", "1/0", "1/2"), "'1/0' is not a number"),
+        (("solve", "--off", "1"), "on and off are both 1"),
+        (("solve", "--targets", "1,0", "0"), "equally long rows"),
+        (("solve", "--n-samples", "2"), "smaller than the number of classes"),
+        (("solve", "--sigma-a", "-1"), "sigma_a must be a real number > 0"),
+        (("solve", "--tau", "-1"), "tau"),
+        (("solve", "--activation", "sigmoyd"), "no activation 'sigmoyd'"),
+        (("solve", "--activation", "z.foo"), "cannot hold 'z.foo'"),
+        (("solve", "--activation", "z**2"), "faster than linear|grows"),
+        (("solve", "--parameter", "gain"), "does not read NAME=VALUE"),
+        (("solve", "--parameter", "gian=2"), "'gian'"),
+        (("solve", "--config", "no-such-file.toml"), "no-such-file.toml"),
+        (("phase-diagram", "--sweep", "off"), "does not read NAME=START:STOP:COUNT"),
+        (("phase-diagram", "--sweep", "off=0:1:1"), "COUNT >= 2"),
+        (("phase-diagram", "--sweep", "off=1:0:5"), "START must be smaller"),
+        (("phase-diagram", "--sweep", "off=0:x:5"), "'x' is not a number"),
+        (("phase-diagram", "--sweep", "off=0:1:5", "--sweep", "off=0:1:5"), "different parameters"),
+        (("phase-diagram", "--sweep", "of=0:1:5"), "'of'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err)
+    assert captured.err.startswith(f"meanfield {words[0]}: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[task\n", "is not TOML"),
+        ("[tusk]\noff = 1\n", "unknown entries tusk"),
+        ("[task]\nof = 1\n", r"\[task\] of .* has unknown entries of"),
+        ("[network]\nsigma = 1\n", "unknown entries sigma"),
+    ],
+)
+def test_wrong_task_files_are_refused(text, message, tmp_path, capsys):
+    path = tmp_path / "task.toml"
+    path.write_text(text)
+    assert run("solve", "--config", path) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_no_certified_solution_is_status_3(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ConvergenceError("duality gap 0.1: start from an easier task.")
+
+    monkeypatch.setattr("meanfield.solve.solve", fail)
+    assert run("solve") == 3
+    assert capsys.readouterr().err == "meanfield solve: duality gap 0.1: start from an easier task.\n"
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("meanfield.solve.solve", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run("solve")
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_line_finds_the_known_transitions(tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert run("phase-diagram", "--sweep", "off=-0.2:0.7:46", "--maps", 0.2, 0.6, "--output", folder) == 0
+    text = capsys.readouterr().out
+    assert "off = 0.0320902460" in text
+    assert "off = 0.4772742956" in text
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"weights-off.pdf", "weights-off.png", "weights-off.npz", "weights-off.csv", "transitions-off.csv"}
+    for name in names:
+        assert name in text
+    rows = read_csv(folder / "weights-off.csv")
+    assert [float(row["off"]) for row in rows] == pytest.approx(np.linspace(-0.2, 0.7, 46))
+    total = [sum(float(value) for key, value in row.items() if key.startswith("weight_")) for row in rows]
+    assert total == pytest.approx(np.ones(46), abs=1e-9)
+    assert [float(row["value"]) for row in read_csv(folder / "transitions-off.csv") if row["kind"] != "crossover"] == (
+        pytest.approx([0.032090245991, 0.477274295593], abs=1e-8)
+    )
+
+
+def test_two_sweeps_make_a_plane(tmp_path):
+    arguments = ("--sweep", "off=0:0.6:7", "--sweep", "sigma_a=0.8:1.2:3")
+    assert run("phase-diagram", *arguments, "--output", tmp_path) == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".npz", ".csv"}
+    rows = read_csv(tmp_path / "phases-off-sigma_a.csv")
+    assert len(rows) == 21
+    assert {row["off"] for row in rows if row["sigma_a"] == "1.0"} >= {"0.0", "0.6"}
