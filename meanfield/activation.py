@@ -420,6 +420,9 @@ def _compile(code: str) -> Callable[[Any], Any]:
 
     def quiet(z: NDArray[np.float64]) -> Any:
         with np.errstate(all="ignore"):
-            return np.broadcast_to(np.asarray(function(z), dtype=float), z.shape)
+            values = np.asarray(function(z))
+            if np.iscomplexobj(values):  # some functions of SciPy return complex numbers of imaginary part 0
+                values = np.where(np.abs(values.imag) <= 1e-12 * np.abs(values), values.real, np.nan)
+            return np.broadcast_to(values, z.shape)
 
     return quiet

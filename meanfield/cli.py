@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meanfield.network import Network
+    from meanfield.phase import PhaseDiagram
     from meanfield.posterior import SingleNeuronPosterior
     from meanfield.task import ClassTask
 
@@ -57,8 +58,8 @@ A task file (TOML) holds the same things as the flags, and flags given besides i
 _TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
 _NETWORK_FLAGS = ("activation", "sigma_a", "sigma_w")
 _DEFAULT_FRACTIONS = ["1/2", "1/4", "1/4"]
-_DEFAULT_LINE = ["off=-1:0.95:196"]
-_DEFAULT_PLANE = ["off=-1:0.95:118", "sigma_a=0.5:2:91"]
+_DEFAULT_LINE = "off=-1:0.95:196"
+_DEFAULT_PLANE = ("off=-1:0.95:117", "sigma_a=0.5:2:91")
 _DEFAULT_MAPS = (-0.75, 0.25, 0.55, 0.8)
 
 
@@ -307,60 +308,70 @@ def _equations(options: argparse.Namespace) -> None:
 
 def _phase_diagram(options: argparse.Namespace) -> None:
     config = _read_config(options)
-    network, task, tau = _network(options, config), _class_task(options, config), _tau(options, config)
-    axes = [_axis(item) for item in options.sweep or _DEFAULT_LINE]
+    problem = _network(options, config), _class_task(options, config), _tau(options, config)
+    axes = [_axis(item) for item in options.sweep or [_DEFAULT_LINE]]
     if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
+    from meanfield.phase import sweep
+
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    diagram = sweep(*problem, **dict(axes))
+    print(diagram)
     if len(axes) == 1:
-        written += _line(network, task, tau, axes[0], options.maps, folder)
+        maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
+        written = _line(diagram, maps, folder / f"weights-{axes[0][0]}")
+    else:
+        written = _plane(diagram, folder / f"phases-{axes[0][0]}-{axes[1][0]}")
     if not options.sweep:
-        axes = [_axis(item) for item in _DEFAULT_PLANE]
-    if len(axes) == 2:
-        written += _plane(network, task, tau, axes, folder)
+        diagram = sweep(*problem, **dict(_axis(item) for item in _DEFAULT_PLANE))
+        print(f"\n{diagram}")
+        written += _plane(diagram, folder / "phases-off-sigma_a")
     _report(written)
 
 
-def _line(network: Network, task: ClassTask, tau: float, axis: tuple[str, Any], maps: Any, folder: Path) -> list[Path]:
+def _line(diagram: PhaseDiagram, maps: Sequence[float] | None, stem: Path) -> list[Path]:
     """One parameter: weights and transitions, activation maps at a few values."""
-    from meanfield.phase import sweep
+    from meanfield.curves import line_quantities
 
-    name, values = axis
-    diagram = sweep(network, task, tau=tau, **{name: values})
+    name, values = next(iter(diagram.axes.items()))
     transitions = diagram.transitions()
-    _print_transitions(name, transitions)
-    if maps is None:
-        maps = _between(values, transitions)
-    posteriors = {float(value): diagram.solve(**{name: float(value)}) for value in maps}
+    print(f"{len(transitions)} transitions and crossovers along {name}")
+    for transition in transitions:
+        print(f"  {name} = {transition.value:.10f}   {transition.label}")
+    posteriors = {value: diagram.solve(**{name: value}) for value in maps or _between(values, transitions)}
     figure = _plot_module().figure_phase_diagram(diagram, posteriors)
-    header = [name, "objective", "codes", *(f"weight_{pattern}" for pattern in diagram.codes)]
-    columns = [values, diagram.objective, _phase_names(diagram), *(diagram.weights(p) for p in diagram.codes)]
-    located = [(t.parameter, f"{t.value:.12f}", t.kind, " ".join(t.codes)) for t in transitions]
+    quantities = line_quantities(diagram)
+    columns = [values, diagram.objective, _phase_names(diagram), *quantities.values()]
+    located = [(t.parameter, f"{t.value:.12f}", t.kind, t.label) for t in transitions]
     return [
-        *_plot_module().save_figure(figure, folder / f"weights-{name}"),
-        diagram.save(folder / f"weights-{name}.npz"),
-        _write_csv(folder / f"weights-{name}.csv", header, zip(*columns, strict=True)),
-        _write_csv(folder / f"transitions-{name}.csv", ["parameter", "value", "kind", "codes"], located),
+        *_plot_module().save_figure(figure, stem),
+        diagram.save(stem.with_suffix(".npz")),
+        _write_csv(stem.with_suffix(".csv"), [name, "objective", "phase", *quantities], zip(*columns, strict=True)),
+        _write_csv(stem.with_name(f"transitions-{name}.csv"), ["parameter", "value", "kind", "label"], located),
     ]
 
 
-def _plane(network: Network, task: ClassTask, tau: float, axes: Sequence[tuple[str, Any]], folder: Path) -> list[Path]:
-    """Two parameters: the phases."""
+def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:
+    """Two parameters: the phases and their boundaries."""
     import numpy as np
-    from meanfield.phase import sweep
 
-    diagram = sweep(network, task, tau=tau, **dict(axes))
-    (x_name, x), (y_name, y) = axes
-    stem = folder / f"phases-{x_name}-{y_name}"
-    grids = np.meshgrid(x, y, indexing="ij")
-    columns = [*grids, diagram.objective, _phase_names(diagram)]
-    rows = zip(*(np.ravel(column) for column in columns), strict=True)
+    from meanfield.curves import boundaries
+
+    (x_name, x), (y_name, y) = diagram.axes.items()
+    curves = boundaries(diagram)
+    print(f"{len(diagram.phase_labels)} phases, {len(curves)} boundaries and crossovers traced")
+    figure = _plot_module().plot_phases(diagram, boundaries=curves).figure
+    points = [*np.meshgrid(x, y, indexing="ij"), diagram.objective, _phase_names(diagram)]
+    rows = zip(*(np.ravel(column) for column in points), strict=True)
+    traced = [
+        (i, t.label, *(t.parameters[n] for n in (x_name, y_name))) for i, c in enumerate(curves) for t in c.points
+    ]
     return [
-        *_plot_module().save_figure(_plot_module().plot_phases(diagram).figure, stem),
-        diagram.save(stem.with_name(stem.name + ".npz")),
-        _write_csv(stem.with_name(stem.name + ".csv"), [x_name, y_name, "objective", "codes"], rows),
+        *_plot_module().save_figure(figure, stem),
+        diagram.save(stem.with_suffix(".npz")),
+        _write_csv(stem.with_suffix(".csv"), [x_name, y_name, "objective", "phase"], rows),
+        _write_csv(stem.with_name(f"{stem.name}-boundaries.csv"), ["curve", "label", x_name, y_name], traced),
     ]
 
 
@@ -375,12 +386,6 @@ def _between(values: Any, transitions: Sequence[Any]) -> list[float]:
     edges = [values[0], *sorted(t.value for t in transitions if not t.crossover), values[-1]]
     middles = [round(0.5 * (left + right), 2) for left, right in pairwise(edges)]
     return sorted(set(middles))[:5]
-
-
-def _print_transitions(name: str, transitions: Sequence[Any]) -> None:
-    print(f"{len(transitions)} transitions and crossovers along {name}")
-    for transition in transitions:
-        print(f"  {name} = {transition.value:.10f}   {transition.label}   ({transition.kind})")
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

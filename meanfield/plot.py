@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito, told apart by all common kinds of colour vis
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Ellipse, Patch
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
 
+from meanfield.curves import line_quantities, orbits
 from meanfield.neurons import Neurons
 from meanfield.posterior import SingleNeuronPosterior
 from meanfield.validation import FloatArray
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
+
+    from meanfield.phase import PhaseDiagram
+    from meanfield.solvers.acceptance import Transition
+    from meanfield.solvers.boundary import Boundary
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 _MAP = "cividis"
@@ -45,6 +51,7 @@ _STYLE: Any = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # text stays text
 }
+_BOLD: Any = {"ha": "center", "fontweight": "bold", "path_effects": [withStroke(linewidth=2, foreground="white")]}
 _SYMBOLS = {
     "off": "$y_{-}$",
     "on": "$y_{+}$",
@@ -159,67 +166,70 @@ def plot_kernel(posterior: SingleNeuronPosterior, ax: Axes | None = None, *, n_s
 
 
 @_styled
-def plot_weights(diagram: Any, ax: Axes | None = None) -> Axes:
-    """Code weights over one control parameter; transitions as solid, label crossovers as dotted vertical lines."""
-    (name, values), *others = diagram.axes.items()
-    if others:
-        raise ValueError(
-            f"weights are drawn over one parameter, but the diagram has {list(diagram.axes)}; use plot_phases."
-        )
+def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
+    """Code weights over one control parameter; transitions as solid, label crossovers as dotted vertical lines.
+
+    With outliers: the overlap M_cc' = sum_o phi(zbar_oc) phi(zbar_oc') of the classes in them, which is unique where
+    the single outliers are not. At isolated points with non-unique weights (dashed) curves are drawn through.
+    """
+    if len(diagram.axes) != 1:
+        raise ValueError(f"weights are drawn over one parameter, not over {list(diagram.axes)}; use plot_phases.")
     ax = _axes(ax, (5.0, 2.6))
-    transitions = list(diagram.transitions())
-    for style, patterns, weight in _curves(diagram):
-        x, y = _with_end_points(values, weight, patterns, transitions)
-        ax.plot(x, y, label=", ".join("-".join(p) for p in patterns), **style)
+    (name, values), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
+    regular = ~_isolated(~diagram.unique)
+    quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
+    quantities = {key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0}
+    for style, (labels, quantity) in zip(_styles(), orbits(quantities), strict=False):
+        ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
     ax.set_xlim(values.min(), values.max())
     ax.set_ylim(0, None)
     ax.set_xlabel(symbol(name))
-    ax.set_ylabel(r"code weight $P_\gamma$")
-    _mark_transitions(ax, transitions)
+    sparse = diagram.network.activation.parts == "outliers"
+    ax.set_ylabel("outlier overlap $M_{cc'}$" if sparse else r"code weight $P_\gamma$")
+    lines = [(t.value, t.label, "0.45" if t.crossover else "0.2", ":" if t.crossover else "-") for t in transitions]
+    _mark(ax, lines + [(value, "not unique", "0.45", "--") for value in values[~regular]])
     ax.spines[["top", "right"]].set_visible(False)
-    _side_legend(ax, "code")
+    _side_legend(ax, "$(c, c')$" if sparse else "code")
     return ax
 
 
 @_styled
-def plot_phases(diagram: Any, ax: Axes | None = None) -> Axes:
-    """Phases in the plane of two control parameters: one tint and letter per phase, its codes in the legend."""
+def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: Iterable[Boundary] = ()) -> Axes:
+    """Phases in the plane of two control parameters: one tint and letter per phase, its codes in the legend.
+
+    `boundaries` (see `meanfield.curves.boundaries`) are drawn as they are, label crossovers dotted; without them the
+    borders of the raster are outlined.
+    """
     if len(diagram.axes) != 2:
         raise ValueError(
-            f"phases are drawn in a plane, but the diagram has the axes {list(diagram.axes)}; use plot_weights."
+            f"phases are drawn in a plane, the diagram has the axes {list(diagram.axes)}; use plot_weights."
         )
     ax = _axes(ax, (5.2, 2.9))
     (x_name, x), (y_name, y) = diagram.axes.items()
-    phase = np.asarray(diagram.phase).T
+    phase, curves = np.asarray(diagram.phase).T, list(boundaries)
     shown = [i for i in range(len(diagram.phase_labels)) if (phase == i).any()]
-    tints = ListedColormap(
-        [_tint(PALETTE[j % len(PALETTE)], 0.35 + 0.25 * (j // len(PALETTE))) for j in range(len(shown))]
-    )
-    index = np.full(phase.shape, -1)
+    tints = [_tint(PALETTE[j % len(PALETTE)], 0.35 + 0.25 * (j // len(PALETTE))) for j in range(len(shown))]
+    image = np.ones((*phase.shape, 4))
+    image[phase < 0, 3] = 0.0  # the hatching shows through
+    handles = []
     for j, i in enumerate(shown):
-        index[phase == i] = j
-    ax.pcolormesh(
-        x,
-        y,
-        np.ma.masked_less(index, 0),
-        cmap=tints,
-        vmin=-0.5,
-        vmax=len(shown) - 0.5,
-        shading="nearest",
-        rasterized=True,
-    )
-    for j in range(len(shown)):
-        if 0 < np.count_nonzero(index == j) < index.size:
-            ax.contour(x, y, index == j, levels=[0.5], colors="0.15", linewidths=0.5)
-        row, column = _middle(index == j)
-        ax.text(x[column], y[row], _letter(j), ha="center", va="center", fontsize="large", fontweight="bold")
-    handles = [
-        Patch(facecolor=tints(j), edgecolor="0.3", linewidth=0.5, label=f"{_letter(j)}: {diagram.phase_labels[i]}")
-        for j, i in enumerate(shown)
-    ]
-    if (index < 0).any():
+        region = phase == i
+        image[region, :3] = tints[j]
+        if not curves and not region.all():
+            ax.contour(x, y, region, levels=[0.5], colors="0.15", linewidths=0.5)
+        row, column, roomy = _middle(region)
+        ax.text(x[column], y[row], _letter(j), fontsize="large" if roomy else "x-small", **_BOLD, va="center")
+        label = f"{_letter(j)}: {diagram.phase_labels[i]}"
+        handles.append(Patch(facecolor=tints[j], edgecolor="0.3", linewidth=0.5, label=label))
+    ax.pcolormesh(x, y, image, shading="nearest", rasterized=True)
+    for curve in curves:
+        dash = ":" if curve.points[0].crossover else "-"
+        ax.plot(*curve.curve.T, color="0.15", linewidth=0.8, linestyle=dash)
+    if (phase < 0).any():
         ax.patch.set(hatch="////", edgecolor="0.6")
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////", label="not certified"))
+    ax.set_xlim(x.min(), x.max())
+    ax.set_ylim(y.min(), y.max())
     _side_legend(ax, "codes", handles=handles)
     ax.set_xlabel(symbol(x_name))
     ax.set_ylabel(symbol(y_name))
@@ -227,7 +237,9 @@ def plot_phases(diagram: Any, ax: Axes | None = None) -> Axes:
 
 
 @_styled
-def figure_phase_diagram(diagram: Any, posteriors: Mapping[float, SingleNeuronPosterior], *, seed: int = 0) -> Figure:
+def figure_phase_diagram(
+    diagram: PhaseDiagram, posteriors: Mapping[float, SingleNeuronPosterior], *, seed: int = 0
+) -> Figure:
     """Code weights over one parameter, and below it activation maps of drawn neurons at some of its values.
 
     Parameters
@@ -244,7 +256,8 @@ def figure_phase_diagram(diagram: Any, posteriors: Mapping[float, SingleNeuronPo
     upper, lower = halves
     top = plot_weights(diagram, upper.subplots())
     maps = np.atleast_1d(lower.subplots(1, len(posteriors)))
-    colors = {"-".join(pattern): style["color"] for style, patterns, _ in _curves(diagram) for pattern in patterns}
+    curves = zip(_styles(), orbits(line_quantities(diagram)), strict=False)
+    colors = {name: style["color"] for style, (names, _) in curves for name in names}
     for i, (ax, (value, posterior)) in enumerate(zip(maps, sorted(posteriors.items()), strict=True)):
         neurons = posterior.sample_neurons(100, rng=np.random.default_rng([seed, i]))
         plot_activation_map(neurons, ax, colorbar=i == len(posteriors) - 1, colors=colors)
@@ -254,8 +267,7 @@ def figure_phase_diagram(diagram: Any, posteriors: Mapping[float, SingleNeuronPo
         ax.set_ylabel("")
         top.plot(value, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
         top.annotate(
-            _letter(i), (value, 0), (0, 4), textcoords="offset points", ha="center", fontweight="bold", zorder=6,
-            path_effects=[withStroke(linewidth=2, foreground="white")],
+            _letter(i), (value, 0), (0, 4), textcoords="offset points", zorder=6, **_BOLD,
         )  # fmt: skip
     lower.supylabel("neurons by code", fontsize="medium")
     return figure
@@ -265,14 +277,23 @@ def figure_phase_diagram(diagram: Any, posteriors: Mapping[float, SingleNeuronPo
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.pdf and `stem`.png, close the figure, and return the two paths."""
     written = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png")]
-    for path in written:
-        figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+    fonts = logging.getLogger("fontTools")  # chatters about time stamps in fonts that matplotlib ships
+    level = fonts.level
+    fonts.setLevel(logging.ERROR)
+    try:
+        for path in written:
+            figure.savefig(path, bbox_inches="tight")
+    finally:
+        fonts.setLevel(level)
+        plt.close(figure)
     return written
 
 
 def symbol(name: str) -> str:
     """The symbol of a control parameter, or its name."""
+    kind, _, index = name.partition("_")
+    if kind in ("fraction", "target") and index:
+        return rf"${'p' if kind == 'fraction' else 'y'}_{{{index}}}$"
     return _SYMBOLS.get(name, name)
 
 
@@ -282,24 +303,25 @@ def symbol(name: str) -> str:
 def _readout_line(posterior: SingleNeuronPosterior, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
     if posterior.scheme == "analog" or math.isfinite(posterior.task.n_samples):
-        spread = math.sqrt(float(posterior.readout_covariance[0, 0]))
-        middle = sum(c.weight * float(c.readout[0]) for c in posterior.codes)
-        a = middle + spread * np.linspace(-5, 5, 2001)
-        ax.plot(a, posterior.readout_density(a[:, None]), color=PALETTE[0])
+        u = posterior.solution.gaussian_covariance
+        humps = [(0.0, u)] if u is not None else [(code.readout[0], code.covariance) for code in posterior.codes]
+        reach = [(float(a), 6 * math.sqrt(float(variance[0, 0]))) for a, variance in humps if variance is not None]
+        a = np.linspace(min(a - r for a, r in reach), max(a + r for a, r in reach), 2001)
+        ax.plot(a, posterior.readout_density(a[:, None]), color=PALETTE[0], label="bulk" if posterior.outliers else "")
         ax.set_ylabel("density $P(a)$")
-        ax.set_ylim(0, None)
-        return
-    for style, code in zip(_styles(), posterior.codes, strict=False):
-        ax.plot([code.readout[0]] * 2, [0, code.weight], **style)
-        ax.plot(code.readout[0], code.weight, "o", color=style["color"], label=code.label)
-    for style, outlier in zip(_styles(len(posterior.codes)), posterior.outliers, strict=False):
-        ax.plot(
-            outlier.readout[0], 0, "D", color=style["color"], label=rf"outlier {outlier.label}, $\bar a$", clip_on=False
-        )
-    ax.set_ylabel(r"weight $P_\gamma$")
+    else:
+        ax.set_ylabel(r"weight $P_\gamma$")
+        for style, code in zip(_styles(), posterior.codes, strict=False):
+            name = "bulk" if posterior.scheme == "sparse" else code.label
+            ax.plot([code.readout[0]] * 2, [0, code.weight], **style)
+            ax.plot(code.readout[0], code.weight, "o", color=style["color"], label=name)
+        ax.margins(x=0.15)
+    for style, outlier in zip(_styles(max(1, len(posterior.codes))), posterior.outliers, strict=False):
+        name = rf"outlier {outlier.label}, $\bar a$"
+        ax.plot(outlier.readout[0], 0, "D", color=style["color"], label=name, clip_on=False)
     ax.set_ylim(0, None)
-    ax.margins(x=0.15)
-    ax.legend(frameon=False)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(frameon=False)
 
 
 def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
@@ -371,28 +393,20 @@ def _ellipses(ax: Axes, centre: FloatArray, covariance: FloatArray, color: str) 
 # ---- phases --------------------------------------------------------------------------------------------------------
 
 
-def _curves(diagram: Any) -> list[tuple[dict[str, Any], list[str], FloatArray]]:
-    """Style, patterns and weight; codes with the same weight everywhere (an orbit under exchange) share one curve."""
-    merged: list[tuple[list[str], FloatArray]] = []
-    for pattern in diagram.codes:
-        weight = np.asarray(diagram.weights(pattern))
-        for patterns, other in merged:
-            if np.allclose(weight, other, rtol=0, atol=1e-6, equal_nan=True):
-                patterns.append(pattern)
-                break
-        else:
-            merged.append(([pattern], weight))
-    return [(style, *curve) for style, curve in zip(_styles(), merged, strict=False)]
+def _isolated(flags: Any) -> Any:
+    """Where a flag is set, but at neither neighbour."""
+    padded = np.pad(flags, 1)
+    return flags & ~padded[:-2] & ~padded[2:]
 
 
 def _with_end_points(
-    x: FloatArray, weight: FloatArray, patterns: Sequence[str], transitions: Iterable[Any]
+    x: FloatArray, weight: FloatArray, labels: Sequence[str], transitions: Iterable[Transition]
 ) -> tuple[FloatArray, FloatArray]:
     """The curve where the code is present, ending at zero exactly at the transitions where it enters or leaves."""
     gone = ~(weight > 0)
     y = np.where(gone, np.nan, weight)
     for transition in transitions:
-        if transition.crossover or not set(patterns) & set(transition.codes):
+        if transition.crossover or not set(labels) & {"-".join(pattern) for pattern in transition.codes}:
             continue
         i = int(np.searchsorted(x, transition.value))
         if 0 < i < x.size and gone[i - 1] != gone[i]:
@@ -401,31 +415,30 @@ def _with_end_points(
     return x, y
 
 
-def _mark_transitions(ax: Axes, transitions: Sequence[Any]) -> None:
-    """A vertical line and a label above the axes for every transition; labels step up where they would collide."""
+def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
+    """Vertical lines (position, label, colour, dashes), labelled above the axes; labels step up where they collide."""
     low, high = ax.get_xlim()
     width = 0.8 * ax.get_window_extent().width / ax.figure.dpi * 72  # points, after room is made for the legend
     last: list[float] = []  # right end of the last label on every level, in axis fractions
-    for transition in sorted(transitions, key=lambda item: float(item.value)):
-        color, dash = ("0.45", ":") if transition.crossover else ("0.2", "-")
-        ax.axvline(transition.value, linewidth=0.8, zorder=0, color=color, linestyle=dash)
-        centre = (transition.value - low) / (high - low)
-        half = 2.2 * len(transition.label) / width
+    for value, text, color, dash in sorted(lines):
+        ax.axvline(value, linewidth=0.8, zorder=0, color=color, linestyle=dash)
+        centre = (value - low) / (high - low)
+        half = 2.2 * len(text) / width
         level = next((i for i, end in enumerate(last) if end < centre - half), len(last))
         last[level : level + 1] = [centre + half]
         ax.annotate(
-            transition.label, (centre, 1), (0, 2 + 9 * level), xycoords="axes fraction", textcoords="offset points",
+            text, (centre, 1), (0, 2 + 9 * level), xycoords="axes fraction", textcoords="offset points",
             ha="center", va="bottom", fontsize="small", color=color,
         )  # fmt: skip
 
 
-def _middle(region: Any) -> tuple[int, int]:
-    """Grid point deepest inside the largest connected part of a region."""
+def _middle(region: Any) -> tuple[int, int, bool]:
+    """Grid point deepest inside the largest connected part of a region, and whether there is room for a letter."""
     parts, _ = label(region)
     largest = parts == 1 + int(np.argmax(np.bincount(parts[parts > 0])[1:]))
     depth = distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
-    return int(row), int(column)
+    return int(row), int(column), depth[row, column] > 0.03 * max(depth.shape)
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------
@@ -483,5 +496,6 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
-def _tint(color: str, amount: float) -> tuple[float, ...]:
-    return tuple(1 - amount * (1 - x) for x in to_rgb(color))
+def _tint(color: str, amount: float) -> tuple[float, float, float]:
+    red, green, blue = (1 - amount * (1 - x) for x in to_rgb(color))
+    return red, green, blue

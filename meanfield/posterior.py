@@ -215,6 +215,8 @@ class SingleNeuronPosterior:
     def readout_density(self, a: Any) -> FloatArray:
         """Density of the readout at `a`, shape (..., m): (P / 2 pi sigma_a^2)^(m/2) exp(P [h(a; t) - S]) at finite P.
 
+        For unbounded phi this is the density of the bulk; outliers lie beyond, at a = sqrt(N) abar.
+
         Raises
         ------
         ValueError

@@ -10,9 +10,9 @@ from scipy.optimize import minimize
 class SingleSite:
     """G, G', G'' of a vectorised phi by composite Gauss-Legendre quadrature, panels split at the kinks."""
 
-    def __init__(self, phi, k=1.0, kinks=(), reach=40.0):
+    def __init__(self, phi, k=1.0, kinks=(), reach=40.0, panels_per_unit=2):
         x, w = leggauss(24)
-        edges = np.unique(np.concatenate([np.linspace(-reach, reach, int(4 * reach) + 1), np.asarray(kinks, float)]))
+        edges = np.unique(np.concatenate([np.linspace(-reach, reach, int(2 * panels_per_unit * reach) + 1), np.asarray(kinks, float)]))
         centre, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
         z = (centre[:, None] + half[:, None] * x).ravel()
         self.log_weight = np.log((half[:, None] * w).ravel()) - z * z / (2 * k) - 0.5 * np.log(2 * np.pi * k)

@@ -159,6 +159,8 @@ def test_what_is_solved_for_which_growth():
     assert sp.expand(linear.cumulant.rhs - theory.k * (gain * kappa) ** 2 / 2) == 0
     task = SimpleNamespace(n_samples=200.0)
     assert len(equations(activation("sigmoid"), task).stationarity) == 1
+    with pytest.raises(ValueError, match="not available yet: equations for depth 2"):
+        equations(SimpleNamespace(activation=activation("relu"), depth=2))
     network = SimpleNamespace(activation=activation("step"))
     assert equations(network).cumulant.rhs.subs(sp.Symbol("kappa", real=True), 0) == 0
 

@@ -85,7 +85,7 @@ def facts_of_values(
     """Complete the facts with the range of phi, searched on a grid that zooms in on its extremes."""
     high = max([_largest(value, kinks), *(x for x in limits if not math.isnan(x))])
     low = min([-_largest(lambda z: -value(z), kinks), *(x for x in limits if not math.isnan(x))])
-    return Facts(kinks, limits, slopes, intercepts, low, high, complement, even, None)
+    return Facts(kinks, limits, slopes, intercepts, low + 0.0, high + 0.0, complement, even, None)
 
 
 def _largest(value: Function, kinks: tuple[float, ...]) -> float:

@@ -6,6 +6,7 @@ import numpy as np
 
 from meanfield.compiled import jit
 from meanfield.compiled.cumulant import cumulant2
+from meanfield.compiled.generated.action import action_hessian
 from meanfield.compiled.linalg import cholesky, cholesky_solve
 
 __all__ = [
@@ -26,27 +27,10 @@ NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slo
 @jit
 def action(table, p, t, a, grad, hess):
     """h(a; t) = -|a|^2 / 2 + sum_c p_c G(a.t_c); fills its gradient (m,) and minus its Hessian (m, m)."""
-    n_classes, m = t.shape
-    h = 0.0
-    for r in range(m):
-        h -= 0.5 * a[r] * a[r]
-        grad[r] = -a[r]
-        for s in range(m):
-            hess[r, s] = 1.0 if r == s else 0.0
-    for c in range(n_classes):
-        kappa = 0.0
-        for r in range(m):
-            kappa += a[r] * t[c, r]
-        g0, g1, g2 = cumulant2(table, kappa)
-        h += p[c] * g0
-        for r in range(m):
-            grad[r] += p[c] * g1 * t[c, r]
-            weight = p[c] * g2 * t[c, r]
-            for s in range(r + 1):
-                hess[r, s] -= weight * t[c, s]
-    for r in range(m):
-        for s in range(r):
-            hess[s, r] = hess[r, s]
+    h = action_hessian(table, p, t, a, grad, hess)
+    for r in range(a.shape[0]):
+        for s in range(a.shape[0]):
+            hess[r, s] = -hess[r, s]
     return h
 
 

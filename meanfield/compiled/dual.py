@@ -176,8 +176,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         readouts = readouts[keep]
         weights = weights[keep]
         keep = np.nonzero(direction_weights > 1e-13)[0]
-        directions = directions[keep]
-        direction_weights = direction_weights[keep]
+        directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
         nullity = weight_nullity(table, p, t, readouts, directions)
         return True, t, readouts, weights, directions, direction_weights, s, nullity, t_nullity
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0

@@ -20,7 +20,7 @@ from meanfield.compiled import jit
 from meanfield.compiled.cumulant import cumulant2, interval_index
 from meanfield.compiled.linalg import cholesky
 
-__all__ = ["Bounds", "asymptotic_lines", "global_bound", "interval_bounds"]
+__all__ = ["Bounds", "asymptotic_lines", "exchangeable", "global_bound", "interval_bounds"]
 
 _FAR = 1e9  # stands for infinity in kappa
 _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
@@ -147,6 +147,28 @@ def _range_maximum(levels, first, last):
     while (2 << level) <= last - first + 1:
         level += 1
     return max(levels[level, first], levels[level, last - (1 << level) + 1])
+
+
+@jit
+def exchangeable(p, t):
+    """For each class the next one equivalent to it (equal p, and t t^T unchanged by swapping the two), or -1.
+
+    h depends on t through t t^T alone, so swapping equivalent classes maps maxima onto maxima.
+    """
+    n_classes = p.shape[0]
+    gram = t @ t.T
+    tolerance = 1e-10 * (1e-300 + np.max(np.abs(gram)))
+    follower = np.full(n_classes, -1)
+    for c in range(n_classes):
+        for d in range(c + 1, n_classes):
+            same = abs(p[c] - p[d]) <= 1e-12 and abs(gram[c, c] - gram[d, d]) <= tolerance
+            for e in range(n_classes):
+                if e not in (c, d) and abs(gram[c, e] - gram[d, e]) > tolerance:
+                    same = False
+            if same:
+                follower[c] = d
+                break
+    return follower
 
 
 @jit
@@ -321,6 +343,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     for k in range(known.shape[0]):
         for c in range(n_classes):
             known_x[k, c] = np.sum(known[k] * t[c])
+    follower = exchangeable(p, t)
     lows = np.empty((_MAX_STACK, d))
     highs = np.empty((_MAX_STACK, d))
     for i in range(d):
@@ -401,6 +424,17 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             if bound <= level + tolerance:
                 done = True
                 break
+            # Of boxes that differ by an exchange of equivalent classes, look at the one with falling kappa.
+            if over_kappa:
+                for c in range(n_classes):
+                    after = follower[c]
+                    if after >= 0:
+                        low_x[c] = max(low_x[c], low_x[after])
+                        high_x[after] = min(high_x[after], high_x[c])
+                        if low_x[c] > high_x[c] or low_x[after] > high_x[after]:
+                            empty = True
+                if empty:
+                    break
             # Contract with the stationarity equation.
             shrink = 1.0
             for i in range(d):

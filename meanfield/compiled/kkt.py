@@ -305,6 +305,7 @@ def select_weights(table, p, t, readouts, weights):
     gradient = np.empty(n)
     trial_weights = np.empty(n_codes)
     violation = np.inf
+    last = np.inf
     damping = 1e-12
     value = np.inf
     step = np.zeros(n)
@@ -336,8 +337,9 @@ def select_weights(table, p, t, readouts, weights):
             for k in range(n_codes):
                 gradient[i] += trial_weights[k] * columns[i, k]
             violation = max(violation, abs(gradient[i]))
-        if violation < 1e-15:
+        if violation < 1e-15 or (violation < 1e-12 and violation > 0.5 * last):
             break
+        last = violation
         for k in range(n_codes):
             for i in range(n):
                 di = columns[i, k] - target[i]

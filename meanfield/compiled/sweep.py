@@ -110,7 +110,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     break
                 state = (origin, none, no_weights, none, no_weights, 1.0)
                 used = 0
-                chunk = 6
+                chunk = int(6.0)  # not a literal: Numba would compile bundle_rounds twice
                 while used < _MAX_ROUNDS:
                     state, best, predicted, more = bundle_rounds(
                         table, p, y, tau_now, low, high, state, 1e-12, chunk

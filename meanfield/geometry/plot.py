@@ -98,10 +98,10 @@ def plot_radius_dimension(
         ax.annotate(note, (radius[mark], dimension[mark]), xytext=(6, 6), textcoords="offset points", fontsize=8)
     ax.margins(0.2)
     ax.autoscale_view()
-    # Contours tell something over a range of a factor of two at least, however close the points are.
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    x0, x1 = np.clip(left, 0.2 * radius.min(), 0.7 * radius.min()), max(right, 1.4 * radius.max())
-    y0, y1 = np.clip(bottom, 0.2 * dimension.min(), 0.7 * dimension.min()), max(top, 1.4 * dimension.max())
+    (left, x1), (bottom, y1) = ax.get_xlim(), ax.get_ylim()
+    x0, y0 = max(left, 0.2 * radius.min()), max(bottom, 0.2 * dimension.min())
+    if len(radius) == 1:  # error bars alone would span too little for contours
+        (x0, x1), (y0, y1) = np.outer((radius[0], dimension[0]), (0.7, 1.4))
     grid_x, grid_y = np.meshgrid(np.linspace(x0, x1, 200), np.linspace(y0, y1, 200))
     surface = level * (1.0 + grid_x**-2.0) / grid_y
     low, high = np.quantile(surface, [0.04, 0.96])

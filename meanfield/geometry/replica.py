@@ -190,7 +190,8 @@ def replica_capacity(
     probes : sequence of P arrays (T, min(N, M) + 1), optional
         Explicit probes, the centre component last.
     remove_correlations : bool
-        Remove the directions that the centres share first (`remove_center_components`; none for P <= 4).
+        Remove the directions that the centres share first (`remove_center_components`; none for P <= 4, slow for
+        several hundred manifolds).
     threads : int
     seed : int, SeedSequence, Generator or None
 

@@ -165,7 +165,7 @@ def _unchecked(
     )
     activation = state.derivatives(problem)[1]
     patterns = tuple(dict.fromkeys(code_pattern(network, activation[j]) for j in marginal))
-    shown = " and ".join("-".join(pattern) for pattern in patterns)
+    shown = _listed(["-".join(pattern) for pattern in patterns])
     label = {"merge": f"codes merge into {shown}", "cusp": f"codes merge into {shown} (cusp)"}.get(kind, "")
     if kind == "label":
         flipped = [_flip(root, state, j, c) for j, c in zip(marginal, (c for _, c in pairs))]
@@ -190,6 +190,10 @@ def _unchecked(
         marginal=marginal,
         pairs=tuple((j, c) for j, (_, c) in zip(marginal, pairs)),
     )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _slope(root: Root, state: CodeState) -> FloatArray:
@@ -273,11 +277,11 @@ def accept_outliers(
     patterns = tuple("".join("1" if x > 1e-9 * np.abs(kappa).max() else "0" for x in kappa[o]) for o in marginal)
     names = task.labels
     if kind == "cone":
-        label = "cone of outliers: " + ", ".join(f"classes {names[c]} and {names[d]}" for c, d in pairs)
+        label = "cone of outliers: classes " + ", ".join(f"{names[min(pair)]}+{names[max(pair)]}" for pair in pairs)
     elif kind == "driven":
         label = ", ".join(f"class {names[c]} drives outlier {'-'.join(p)}" for (_, c), p in zip(pairs, patterns))
     else:
-        label = "outlier " + " and ".join("-".join(pattern) for pattern in patterns) + " vanishes"
+        label = f"outlier {_listed(['-'.join(pattern) for pattern in patterns])} vanishes"
     found = Transition(
         kind=kind,
         parameters=dict(zip(root.control.names, map(float, root.values))),

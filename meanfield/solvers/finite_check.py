@@ -49,7 +49,7 @@ def lattice_codes(
     mass *= weight[region] / np.bincount(region, mass, minlength=weight.size)[region]
     label = code[basin]
     a = nodes.index[inside] * spacing
-    total = np.bincount(label, mass, minlength=len(modes))
+    total = np.asarray(np.bincount(label, mass, minlength=len(modes)), dtype=np.float64)
     mean = np.stack([np.bincount(label, mass * x, minlength=len(modes)) for x in a.T], axis=1) / total[:, None]
     away = a - mean[label]
     covariance = np.empty((len(modes), m, m))

@@ -26,11 +26,11 @@ from meanfield.solvers.extended_outliers import ConeSystem, OutlierSystem
 from meanfield.task import ClassTask
 from meanfield.validation import FloatArray
 
-__all__ = ["KINDS", "Setup", "Transition", "locate", "set_up", "solve_system"]
+__all__ = ["KINDS", "RESIDUAL", "Setup", "Transition", "locate", "set_up", "solve_system"]
 
 KINDS = ("weight", "merge", "cusp", "label", "outlier", "driven", "cone")
 
-_RESIDUAL = 1e-11
+RESIDUAL = 1e-11
 _ORTHOGONAL = 1e-7  # relative: pairs of order parameters that span a cone of outliers
 
 
@@ -108,11 +108,9 @@ def set_up(
 def solve_system(kind: str, system: Any, start: FloatArray) -> tuple[Root, FloatArray]:
     """Root of an extended system and the unknowns there."""
     unknowns, residual = newton(system, start)
-    control = system.control
-    values = unknowns[unknowns.size - len(control.names) :]
-    if not residual <= _RESIDUAL:
+    if not residual <= RESIDUAL:
         raise ConvergenceError(
-            f"Newton's method for the {kind!r} transition along {', '.join(control.names)} stopped at a residual of "
+            f"Newton's method for the {kind!r} transition along {', '.join(system.control.names)} stopped at residual "
             f"{residual:.1e}; start nearer to the transition, from the side with more codes."
         )
     return make_root(system, unknowns, residual), unknowns

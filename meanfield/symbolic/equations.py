@@ -122,7 +122,15 @@ def equations(network: Any, task: Any = None) -> Equations:
     -------
     Equations
         The symbols keep their names (sigma_a, k = sigma_w**2, tau, p_c, y_cr); only the nonlinearity is special.
+
+    Raises
+    ------
+    ValueError
+        For a deep or lazy network, whose equations these are not.
     """
+    depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
+    if depth != 1 or scaling != "non-lazy":
+        raise ValueError(f"not available yet: equations for depth {depth}, {scaling} scaling; only depth 1, non-lazy")
     activation = getattr(network, "activation", network)
     formula, z = activation.formula, activation.symbol
     sample = {s: sp.Rational(repr(activation.parameters[s.name])) for s in formula.free_symbols - {z}}

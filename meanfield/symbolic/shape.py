@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import mpmath
 import numpy as np
 import sympy as sp
+from mpmath.libmp import NoConvergence
 from sympy.core.relational import Relational
 
 from meanfield.symbolic.source import numpy_function
@@ -22,6 +23,8 @@ from meanfield.symbolic.source import numpy_function
 __all__ = ["Shape", "shape_of"]
 
 _SWITCHES = (sp.Abs, sp.Max, sp.Min, sp.Heaviside, sp.sign, sp.Piecewise, sp.floor, sp.ceiling)
+_DECADES = (2, 3, 4, 5, 6, 8, 12, 16, 20)  # how far out limits are looked at
+_MAX_OPERATIONS = 25
 _PERIODIC = {sp.tan: sp.cos, sp.sec: sp.cos, sp.cot: sp.sin, sp.csc: sp.sin}
 _PROBES = [mpmath.mpf(x) for x in ("0.0371", "0.413", "0.927", "1.731", "3.19", "7.77")]
 
@@ -41,10 +44,10 @@ class Shape(NamedTuple):
         """(intercept, slope) of each branch, or None unless all are linear in z."""
         pieces = []
         for branch in self.branches:
-            slope = sp.simplify(sp.diff(branch, z))
-            if slope.has(z):
+            plain = sp.expand(branch)
+            if not plain.is_polynomial(z) or sp.degree(plain, z) > 1:
                 return None
-            pieces.append((sp.simplify(branch.subs(z, 0)), slope))
+            pieces.append((sp.simplify(plain.subs(z, 0)), sp.simplify(plain.coeff(z, 1))))
         return tuple(pieces)
 
 
@@ -79,7 +82,7 @@ def shape_of(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float] | Non
         _checked_limit(left - slopes[0] * z, z, -1, sample),
         _checked_limit(right - slopes[1] * z, z, 1, sample),
     )
-    if len(branches) == 1 and sp.simplify(sp.diff(branches[0], z)) == 0:
+    if len(branches) == 1 and not sp.expand(branches[0]).has(z):
         raise ValueError(f"phi({z}) = {phi} is constant: no neuron could respond to anything")
     complement, even = _symmetry(concrete, z)
     exact = None
@@ -89,17 +92,35 @@ def shape_of(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float] | Non
     return Shape(tuple(kinks), tuple(branches), limits, slopes, intercepts, exact, even)
 
 
+def _no_overflow(name: str) -> Any:
+    """mpmath's exp, sinh, cosh or tanh, which would hang on arguments that are exponentials themselves."""
+
+    def function(x: Any) -> Any:
+        if abs(mpmath.re(x)) < mpmath.mpf(10) ** 30:
+            return getattr(mpmath, name)(x)
+        if name == "tanh":
+            return mpmath.sign(mpmath.re(x))
+        if name == "exp" and mpmath.re(x) < 0:
+            return mpmath.mpf(0)
+        raise OverflowError(f"{name} of {mpmath.nstr(x, 3)}")
+
+    return function
+
+
+_FUNCTIONS = {name: _no_overflow(name) for name in ("exp", "sinh", "cosh", "tanh")}
+
+
 @lru_cache(maxsize=256)
 def _evaluator(expression: sp.Expr, z: sp.Symbol) -> Any:
-    return sp.lambdify(z, expression, "mpmath")
+    return sp.lambdify(z, expression, [_FUNCTIONS, "mpmath"])
 
 
-def _at(expression: sp.Expr, z: sp.Symbol, point: Any) -> Any:
+def _at(expression: sp.Expr, z: sp.Symbol, point: Any, digits: int = 40) -> Any:
     """A value in high precision; None where mpmath cannot say."""
     try:
-        with mpmath.workdps(40):
+        with mpmath.workdps(digits):
             return mpmath.mpmathify(_evaluator(expression, z)(point))
-    except (OverflowError, ZeroDivisionError, ValueError, TypeError, NameError, KeyError, AttributeError):
+    except (ArithmeticError, ValueError, TypeError, NameError, KeyError, AttributeError, NoConvergence):
         return None
 
 
@@ -290,14 +311,18 @@ def _limit(branch: sp.Expr, z: sp.Symbol, direction: int, slope: sp.Expr, sample
 
 
 def _checked_limit(f: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.Symbol, float]) -> sp.Expr:
-    """SymPy's limit where it agrees with numbers far out, else what the numbers say; nan if f oscillates."""
+    """Limit of f for z -> direction * oo; nan if f oscillates.
+
+    Numbers far out decide where they have settled. SymPy's limit is asked where they have not, or where the result has
+    to be a formula in parameters; it is believed if it agrees with the numbers.
+    """
     concrete = f.subs(sample)
-    far = [_at(concrete, z, direction * mpmath.mpf(10) ** e * mpmath.mpf("1.237")) for e in (2, 3, 4, 5, 6, 8)]
+    far = [_at(concrete, z, direction * mpmath.mpf("1.237") * mpmath.mpf(10) ** e, 80) for e in _DECADES]
     y = [mpmath.re(v) for v in far if v is not None and mpmath.isfinite(v)]
-    try:
-        limit = sp.limit(f, z, sp.oo * direction)
-    except Exception:  # SymPy's limits fail in many ways; the numbers below decide
-        limit = None
+    if not sample and len(y) > 3 and max(y[-3:]) - min(y[-3:]) <= mpmath.mpf(10) ** -13 * max(1, abs(y[-1])):
+        return _rounded(y[-1])
+    # SymPy's limits can run for hours on long expressions.
+    limit = _sympy_limit(f, z, direction) if sample or sp.count_ops(f) <= _MAX_OPERATIONS else None
     if limit is not None and limit.has(sp.AccumBounds):
         return sp.nan
     if limit is not None and limit.is_number and not y:
@@ -310,14 +335,25 @@ def _checked_limit(f: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.
             return limit
     if len(y) < 3:
         return sp.nan
-    if abs(y[-1] - y[-2]) <= 1e-5 * max(1, abs(y[-1])):
-        # Neville extrapolation in 1/z of the last values; far out it only polishes.
-        a, b = 10**6, 10**8
-        return sp.Float(float((b * y[-1] - a * y[-2]) / (b - a)), 17)
-    growing = [abs(b) > 2 * abs(a) and a * b > 0 for a, b in pairwise(y[1:])]
-    if all(growing):
+    if abs(y[-1] - y[-2]) <= mpmath.mpf(10) ** -8 * max(1, abs(y[-1])):
+        return _rounded(y[-1])
+    steps = [b - a for a, b in pairwise(y[-4:])]
+    if all(abs(step) > 0.1 and step * y[-1] > 0 for step in steps):
         return sp.oo if y[-1] > 0 else -sp.oo
     return sp.nan
+
+
+def _sympy_limit(f: sp.Expr, z: sp.Symbol, direction: int) -> sp.Expr | None:
+    try:
+        return sp.limit(f, z, sp.oo * direction)
+    except Exception:  # they fail in many ways; the numbers decide
+        return None
+
+
+def _rounded(value: Any) -> sp.Expr:
+    """A simple fraction where the value is one, else the number."""
+    simple = mpmath.nint(24 * value)
+    return sp.Rational(int(simple), 24) if abs(24 * value - simple) < 1e-10 else sp.Float(float(value), 17)
 
 
 def _symmetry(phi: sp.Expr, z: sp.Symbol) -> tuple[float | None, bool]:

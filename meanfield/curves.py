@@ -1,0 +1,89 @@
+"""Curves of a phase diagram: code weights along a line, exact phase boundaries in a plane."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from meanfield.phase import PhaseDiagram
+from meanfield.result import ConvergenceError
+from meanfield.solvers.acceptance import Transition
+from meanfield.solvers.boundary import Boundary, trace_boundary
+from meanfield.solvers.raster import PointArrays
+from meanfield.validation import FloatArray
+
+__all__ = ["boundaries", "line_quantities", "orbits"]
+
+_SAME_PLACE = 1e-6
+
+
+def line_quantities(diagram: PhaseDiagram) -> dict[str, FloatArray]:
+    """Weights over one parameter by code ("1-1-0"), or with outliers the overlap M_cc' of classes in them ("(1, 2)").
+
+    M_cc' = sum_o phi(zbar_oc) phi(zbar_oc') is unique, single outliers need not be (transitions.md, "ReLU").
+    """
+    if diagram.network.activation.parts != "outliers":
+        return {"-".join(pattern): diagram.weights(pattern) for pattern in diagram.codes}
+    overlap = np.full((*diagram.shape, diagram.task.n_classes, diagram.task.n_classes), np.nan)
+    for i in np.flatnonzero(diagram.certified):
+        active = np.array([outlier.activation for outlier in diagram.posterior(int(i)).outliers])
+        overlap[i] = active.T @ active if active.size else 0.0
+    labels = diagram.task.labels
+    pairs = [(c, d) for c in range(len(labels)) for d in range(c, len(labels))]
+    pairs.sort(key=lambda pair: pair[0] != pair[1])
+    return {f"({labels[c]}, {labels[d]})": overlap[:, c, d] for c, d in pairs}
+
+
+def orbits(quantities: Mapping[str, FloatArray]) -> list[tuple[list[str], FloatArray]]:
+    """Names and values, joined where the values are the same everywhere (an orbit under exchange of classes)."""
+    joined: list[tuple[list[str], FloatArray]] = []
+    for name, values in quantities.items():
+        for names, other in joined:
+            if np.allclose(values, other, rtol=0, atol=1e-6, equal_nan=True):
+                names.append(name)
+                break
+        else:
+            joined.append(([name], values))
+    return joined
+
+
+def boundaries(diagram: PhaseDiagram, n_rows: int = 8) -> tuple[Boundary, ...]:
+    """Boundaries that cross one of `n_rows` rows, evenly spaced in the second parameter.
+
+    A boundary that lies between two rows entirely (an island) is missed; the raster still shows it.
+
+    Raises
+    ------
+    ValueError
+        Unless the diagram has two axes.
+    """
+    if len(diagram.axes) != 2:
+        raise ValueError(f"boundaries are curves in a plane, but the diagram has the axes {list(diagram.axes)}.")
+    second, values = list(diagram.axes.items())[1]
+    limits = {name: (float(axis.min()), float(axis.max())) for name, axis in diagram.axes.items()}
+    found: list[Boundary] = []
+    for j in np.unique(np.floor((np.arange(n_rows) + 0.5) / n_rows * len(values)).astype(int)):
+        for transition in _row(diagram, int(j)).transitions():
+            if not any(_crosses(boundary, transition, second, float(values[j])) for boundary in found):
+                try:
+                    found.append(trace_boundary(transition, second, limits, longest=0.05))
+                except ConvergenceError:
+                    continue  # a picture with one curve less, not a wrong one
+    return tuple(found)
+
+
+def _row(diagram: PhaseDiagram, j: int) -> PhaseDiagram:
+    """The points with the j-th value of the second parameter, as a diagram over the first."""
+    first, values = next(iter(diagram.axes.items()))
+    network, task, tau = diagram.problem((0, j))
+    index = np.ravel_multi_index((np.arange(len(values)), j), diagram.shape)
+    points = PointArrays(**{name: array[index] for name, array in diagram.points.arrays().items()})
+    return PhaseDiagram(network, task, tau, {first: values}, points)
+
+
+def _crosses(boundary: Boundary, transition: Transition, second: str, value: float) -> bool:
+    return any(
+        other.kind == transition.kind and abs(other.value - transition.value) < _SAME_PLACE
+        for other in boundary.at(second, value)
+    )
