@@ -52,7 +52,9 @@ def test_three_classes_against_generic_exchange(benchmark):
         stop = time.perf_counter()
         assert ours.numbers["objective"] == pytest.approx(j, abs=1e-6)
         ratios.append((middle - start) / ((stop - middle) / 200))
-    print(f"\nfrom scratch, certified: {np.median(ratios):.0f} times the generic exchange method ({middle - start:.1f} s)")
+    print(
+        f"\nfrom scratch, certified: {np.median(ratios):.0f} times the generic exchange method ({middle - start:.1f} s)"
+    )
     benchmark.extra_info["ratio"] = float(np.median(ratios))
     benchmark(limit_point, phi, k, FRACTIONS, y, 0.0)
 
@@ -72,7 +74,9 @@ def test_warm_started_sweep_against_generic_exchange(benchmark):
         stop = time.perf_counter()
         assert diagram.objective[500] == pytest.approx(j, abs=1e-6)
         ratios.append((middle - start) / ((stop - middle) / off.size))
-    print(f"\nwarm-started, certified: {np.median(ratios):.0f} times; {1e3 * (stop - middle) / off.size:.3f} ms a point")
+    print(
+        f"\nwarm-started, certified: {np.median(ratios):.0f} times; {1e3 * (stop - middle) / off.size:.3f} ms a point"
+    )
     benchmark.extra_info["ratio"] = float(np.median(ratios))
     benchmark(mf.sweep, NETWORK, task, off=off)
 

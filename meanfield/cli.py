@@ -125,6 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_network(equations)
     equations.set_defaults(run=_equations)
+
+    from meanfield.geometry.cli import add_parser
+
+    add_parser(commands)
     return parser
 
 
@@ -364,9 +368,7 @@ def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:
     figure = _plot_module().plot_phases(diagram, boundaries=curves).figure
     points = [*np.meshgrid(x, y, indexing="ij"), diagram.objective, _phase_names(diagram)]
     rows = zip(*(np.ravel(column) for column in points), strict=True)
-    traced = [
-        (i, t.label, *(t.parameters[n] for n in (x_name, y_name))) for i, c in enumerate(curves) for t in c.points
-    ]
+    traced = [(i, t.label, *t.parameters.values()) for i, curve in enumerate(curves) for t in curve.points]
     return [
         *_plot_module().save_figure(figure, stem),
         diagram.save(stem.with_suffix(".npz")),

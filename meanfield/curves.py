@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from meanfield.phase import PhaseDiagram
+from meanfield.raster import PointArrays
 from meanfield.result import ConvergenceError
 from meanfield.solvers.acceptance import Transition
 from meanfield.solvers.boundary import Boundary, trace_boundary
-from meanfield.solvers.raster import PointArrays
 from meanfield.validation import FloatArray
 
 __all__ = ["boundaries", "line_quantities", "orbits"]
@@ -49,7 +49,7 @@ def orbits(quantities: Mapping[str, FloatArray]) -> list[tuple[list[str], FloatA
 
 
 def boundaries(diagram: PhaseDiagram, n_rows: int = 8) -> tuple[Boundary, ...]:
-    """Boundaries that cross one of `n_rows` rows, evenly spaced in the second parameter.
+    """Boundaries that cross one of `n_rows` rows, evenly spaced in the second parameter (at least two values).
 
     A boundary that lies between two rows entirely (an island) is missed; the raster still shows it.
 
@@ -63,7 +63,9 @@ def boundaries(diagram: PhaseDiagram, n_rows: int = 8) -> tuple[Boundary, ...]:
     second, values = list(diagram.axes.items())[1]
     limits = {name: (float(axis.min()), float(axis.max())) for name, axis in diagram.axes.items()}
     found: list[Boundary] = []
-    for j in np.unique(np.floor((np.arange(n_rows) + 0.5) / n_rows * len(values)).astype(int)):
+    rows = np.floor((np.arange(n_rows) + 0.5) / n_rows * len(values)).astype(int)
+    # Boundaries end just inside the limits, where the first and the last row are.
+    for j in np.unique(np.clip(rows, 1, max(1, len(values) - 2))):
         for transition in _row(diagram, int(j)).transitions():
             if not any(_crosses(boundary, transition, second, float(values[j])) for boundary in found):
                 try:

@@ -18,11 +18,11 @@ import numpy as np
 from meanfield.compiled.sweep import CONVERGED, NUMBERS
 from meanfield.network import Network
 from meanfield.posterior import SingleNeuronPosterior, code_pattern
+from meanfield.raster import PointArrays, Problem, solve_chunk
 from meanfield.result import Certificate, ConvergenceError, Solution, read_archive, write_archive
 from meanfield.solve import solve
 from meanfield.solvers.codes import MESSAGES
 from meanfield.solvers.extended import Control
-from meanfield.solvers.raster import PointArrays, Problem, solve_chunk
 from meanfield.task import ClassTask
 from meanfield.validation import FloatArray, real_array, real_number
 
@@ -75,7 +75,9 @@ class PhaseDiagram:
     @property
     def objective(self) -> FloatArray:
         """min J; NaN where the solver failed."""
-        return self._grid(np.where(np.isfinite(self.points.column("objective")), self.points.column("objective"), np.nan))
+        return self._grid(
+            np.where(np.isfinite(self.points.column("objective")), self.points.column("objective"), np.nan)
+        )
 
     @property
     def kkt_residual(self) -> FloatArray:
@@ -190,9 +192,12 @@ class PhaseDiagram:
         """Int array: index into `phase_labels`; -1 where the point is not certified."""
         return self._phases[1]
 
+    def _position(self, flat: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.unravel_index(flat, self.shape))
+
     def problem(self, index: int | tuple[int, ...]) -> Problem:
         """Network, task and tau of one grid point."""
-        at = np.unravel_index(index, self.shape) if isinstance(index, (int, np.integer)) else index
+        at = self._position(int(index)) if isinstance(index, (int, np.integer)) else index
         changes = {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
         return _problem(self.network, self.task, self.tau, changes)
 
@@ -265,7 +270,7 @@ class PhaseDiagram:
             distance = distance + away.reshape([-1 if j == i else 1 for j in range(len(self.shape))])
         distance[~self.certified] = np.inf
         nearest = int(np.argmin(distance))
-        start = self.posterior(np.unravel_index(nearest, self.shape)) if np.isfinite(distance).any() else None
+        start = self.posterior(self._position(nearest)) if np.isfinite(distance).any() else None
         return solve(*_problem(self.network, self.task, self.tau, values), warm_start=start)
 
     def transitions(self) -> tuple[Transition, ...]:
@@ -316,7 +321,9 @@ class PhaseDiagram:
         """Write to one npz file, without pickle; returns the path."""
         header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "tau": self.tau}
         axes = {f"axis_{name}": values for name, values in self.axes.items()}
-        return write_archive(path, "phase diagram", {**header, "axes": list(self.axes)}, {**axes, **self.points.arrays()})
+        return write_archive(
+            path, "phase diagram", {**header, "axes": list(self.axes)}, {**axes, **self.points.arrays()}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PhaseDiagram:
@@ -392,7 +399,9 @@ def sweep(
         axes, tau = {"tau": tau, **axes}, 0.0
     tau = real_number("tau", tau, at_least=0.0)
     if not isinstance(network, Network) or not isinstance(task, ClassTask):
-        raise ValueError("sweep needs a Network and a ClassTask; build them with Network('sigmoid') and class_task(...).")
+        raise ValueError(
+            "sweep needs a Network and a ClassTask; build them with Network('sigmoid') and class_task(...)."
+        )
     grid = _checked_axes(axes)
     shape = tuple(len(values) for values in grid.values())
     diagram_problem: Callable[[tuple[int, ...]], Problem] = lambda at: _problem(  # noqa: E731
@@ -443,7 +452,9 @@ def _checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
             array = real_array(name, values)
         wanted = 2 if name == "fractions" else 1
         if array.ndim != wanted:
-            raise ValueError(f"{name} must hold {'rows of fractions' if wanted == 2 else 'a list of values'}, one per point.")
+            raise ValueError(
+                f"{name} must hold {'rows of fractions' if wanted == 2 else 'a list of values'}, one per point."
+            )
         grid[name] = array
     return grid
 
@@ -462,7 +473,7 @@ def _problem(network: Network, task: ClassTask, tau: float, changes: dict[str, A
 def _chunks(shape: tuple[int, ...]) -> Iterator[list[tuple[int, ...]]]:
     """Whole rows (points with the same first index), as many as fit in a chunk; a single axis in pieces."""
     if len(shape) == 1:
-        indices = [(i,) for i in range(shape[0])]
+        indices: list[tuple[int, ...]] = [(i,) for i in range(shape[0])]
         yield from (indices[i : i + _CHUNK] for i in range(0, shape[0], _CHUNK))
         return
     rows = max(1, _CHUNK // shape[1])

@@ -280,12 +280,10 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     fonts = logging.getLogger("fontTools")  # chatters about time stamps in fonts that matplotlib ships
     level = fonts.level
     fonts.setLevel(logging.ERROR)
-    try:
-        for path in written:
-            figure.savefig(path, bbox_inches="tight")
-    finally:
-        fonts.setLevel(level)
-        plt.close(figure)
+    for path in written:
+        figure.savefig(path, bbox_inches="tight")
+    fonts.setLevel(level)
+    plt.close(figure)
     return written
 
 

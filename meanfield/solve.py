@@ -110,15 +110,16 @@ def _check(network: Network, task: ClassTask, warm_start: SingleNeuronPosterior 
         raise ValueError(f"networks of depth {network.depth} are not available yet; solve covers one hidden layer.")
     if network.scaling != "non-lazy":
         raise ValueError("lazy networks are not available yet; solve covers scaling='non-lazy'.")
-    if network.activation.parts == "gaussian" and float(network.activation(0.0)) != 0.0:
+    offset = float(network.activation(0.0))
+    if network.activation.parts == "gaussian" and offset != 0.0:
         raise ValueError(
-            f"{network.activation!r} is affine with an offset, phi(0) = {float(network.activation(0.0)):g}; the closed form "
-            "covers phi(z) = gain * z. Subtract the offset from the activation, or its contribution from the targets."
+            f"{network.activation!r} is affine with an offset, phi(0) = {offset:g}; the closed form covers "
+            "phi(z) = gain * z. Subtract the offset from the activation, or its contribution from the targets."
         )
     if warm_start is not None and warm_start.task.targets.shape != task.targets.shape:
         raise ValueError(
-            f"warm_start has {warm_start.task.targets.shape[0]} classes and {warm_start.task.targets.shape[1]} outputs, "
-            f"the task {task.targets.shape[0]} and {task.targets.shape[1]}; they must agree."
+            f"warm_start has targets of shape {warm_start.task.targets.shape}, the task of shape {task.targets.shape}; "
+            "classes and outputs must agree."
         )
 
 

@@ -12,7 +12,9 @@ class SingleSite:
 
     def __init__(self, phi, k=1.0, kinks=(), reach=40.0, panels_per_unit=2):
         x, w = leggauss(24)
-        edges = np.unique(np.concatenate([np.linspace(-reach, reach, int(2 * panels_per_unit * reach) + 1), np.asarray(kinks, float)]))
+        edges = np.unique(
+            np.concatenate([np.linspace(-reach, reach, int(2 * panels_per_unit * reach) + 1), np.asarray(kinks, float)])
+        )
         centre, half = (edges[1:] + edges[:-1]) / 2, np.diff(edges) / 2
         z = (centre[:, None] + half[:, None] * x).ravel()
         self.log_weight = np.log((half[:, None] * w).ravel()) - z * z / (2 * k) - 0.5 * np.log(2 * np.pi * k)
@@ -104,6 +106,8 @@ def exchange(site, p, y, tau, growth=(0.0, 0.0), rounds=60, seed=0, tolerance=1e
 
     best_j, best_t = np.inf, t
     for _ in range(rounds):
+        a = np.array(cuts)
+        u = np.array(directions).reshape(-1, m)
 
         def value(x):
             t = x[:-1].reshape(n_classes, m)
@@ -113,17 +117,14 @@ def exchange(site, p, y, tau, growth=(0.0, 0.0), rounds=60, seed=0, tolerance=1e
             t = x[:-1].reshape(n_classes, m)
             return np.append((p[:, None] * (tau * t - y)).ravel(), 1.0)
 
-        a = np.array(cuts)
-        u = np.array(directions).reshape(-1, m)
-
-        def slack(x):
+        def slack(x, a=a, u=u):
             t = x[:-1].reshape(n_classes, m)
             kappa = u @ t.T
             return np.append(
                 x[-1] - h(site, p, t, a), 0.5 - 0.5 * (np.where(kappa > 0, growth[1], growth[0]) * kappa**2) @ p
             )
 
-        def slack_slope(x):
+        def slack_slope(x, a=a, u=u):
             t = x[:-1].reshape(n_classes, m)
             mean = site(a @ t.T)[1]
             rows = -np.einsum("c,kc,kr->kcr", p, mean, a).reshape(len(a), n_classes * m)

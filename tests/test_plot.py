@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import combinations
+from types import SimpleNamespace
 
 import matplotlib
 
@@ -12,6 +13,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
+import meanfield as mf
 from meanfield import plot
 from meanfield.network import Network
 from meanfield.posterior import SingleNeuronPosterior
@@ -72,15 +74,19 @@ class Transition:
 
 
 class Line:
-    """Three codes over y_-; two of them with equal weights, one that enters at 0.4771."""
+    """Codes over y_-: two with equal weights, one that enters at 0.4771, one at an isolated non-unique point only."""
 
-    codes = ("110", "101", "111")
+    codes = ("110", "101", "111", "001")
+    network = Network("sigmoid")
+    unique = np.arange(57) != 16
 
     def __init__(self):
-        self.axes = {"off": np.linspace(-0.5, 0.9, 57)}
+        self.axes = {"off": np.linspace(-0.4, 1.0, 57)}
 
     def weights(self, pattern):
         present = np.maximum(self.axes["off"] - 0.4771, 0.0)
+        if pattern == "001":
+            return np.where(self.unique, 0.0, 0.3)
         return present if pattern == "111" else 0.5 * (1 - present)
 
     def transitions(self):
@@ -250,9 +256,11 @@ def test_codes_of_one_orbit_share_a_curve_that_ends_on_the_transition():
 
 def test_transitions_are_solid_and_crossovers_dotted_and_labels_do_not_collide():
     ax = plot.plot_weights(Line())
-    vertical = {line.get_xdata()[0]: line.get_linestyle() for line in ax.lines if len(set(line.get_xdata())) == 1}
-    assert vertical == {0.4771: "-", 0.48: ":", 0.5: "-"}
-    assert [t.get_text() for t in ax.texts] == ["1-1-1 enters", "0-1-1 -> 1-1-1", "1-0-0 leaves"]
+    vertical = {
+        round(line.get_xdata()[0], 12): line.get_linestyle() for line in ax.lines if len(set(line.get_xdata())) == 1
+    }
+    assert vertical == {0.0: "--", 0.4771: "-", 0.48: ":", 0.5: "-"}
+    assert [t.get_text() for t in ax.texts] == ["not unique", "1-1-1 enters", "0-1-1 -> 1-1-1", "1-0-0 leaves"]
     assert_legible(ax)
 
 
@@ -266,6 +274,27 @@ def test_phases_have_letters_inside_and_codes_beside():
         i, j = (int(np.argmin(np.abs(axis - v))) for axis, v in zip(diagram.axes.values(), (x, y), strict=True))
         assert diagram.phase[i, j] == phase
     assert_legible(ax)
+
+
+def test_traced_boundaries_replace_the_outline_of_the_raster():
+    curve = SimpleNamespace(points=(SimpleNamespace(crossover=False),), curve=np.array([[0.15, 0.5], [0.6, 2.0]]))
+    crossover = SimpleNamespace(points=(SimpleNamespace(crossover=True),), curve=np.array([[-0.5, 0.5], [-0.5, 2.0]]))
+    ax = plot.plot_phases(Plane(), boundaries=[curve, crossover])
+    assert [line.get_linestyle() for line in ax.lines] == ["-", ":"]
+    assert np.array_equal(ax.lines[0].get_xydata(), curve.curve)
+    assert len(ax.collections) == 1  # the raster itself
+    assert len(plot.plot_phases(Plane()).collections) == 4
+
+
+def test_a_diagram_with_outliers_shows_their_overlaps():
+    task = class_task([0.5, 0.25, 0.25])
+    diagram = mf.sweep(Network("relu"), task, off=[0.1, 0.2, 0.3, 0.36])
+    ax = plot.plot_weights(diagram)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["(1, 1)", "(2, 2), (3, 3)", "(2, 3)"]
+    curve = next(line for line in ax.lines if line.get_label() == "(2, 3)")
+    zbar = np.array([outlier.preactivation for outlier in diagram.posterior(2).outliers])
+    assert curve.get_ydata()[2] == pytest.approx((zbar[:, 1] * zbar[:, 2]).sum(), abs=1e-12)
+    assert ax.get_ylabel() == "outlier overlap $M_{cc'}$"
 
 
 def test_the_wrong_number_of_parameters_is_refused():

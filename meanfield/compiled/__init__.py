@@ -1,7 +1,7 @@
 """Numba-compiled kernels: arrays and NamedTuples in and out, no Python objects.
 
 Every function here is decorated with :func:`jit`, which caches machine code on disk. Numba does not notice an edit
-in a callee that lives in another file, so the cache directory is keyed by a hash of all sources of this package.
+in a callee that lives in another file, so the cache directory is keyed by a hash of all compiled sources.
 Set ``MEANFIELD_CACHE_DIR`` to choose where it lives; a directory that cannot be written means compiling in memory.
 """
 
@@ -25,7 +25,8 @@ _FLAGS = {"reassoc", "contract", "arcp"}
 
 def _source_hash() -> str:
     digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    package = Path(__file__).parents[1]
+    for path in sorted([*(package / "compiled").rglob("*.py"), *package.glob("*/compiled.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 _MAX_STEPS = 200
+_FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
 
 
@@ -132,7 +133,7 @@ def climb_direction(table, p, t, u):
 
 @jit
 def linear_push(table, p, t, u):
-    """Slope of sum_c p_c R(r t_c.u) in r far out along u: where it is positive, codes sit far out but not at infinity."""
+    """Slope in r of sum_c p_c R(r t_c.u) far out: where it is positive, codes sit far out but not at infinity."""
     push = 0.0
     for c in range(t.shape[0]):
         kappa = np.sum(t[c] * u)
@@ -145,7 +146,7 @@ def linear_push(table, p, t, u):
 
 @jit
 def merge_maximum(maxima, heights, count, a, h, distance):
-    """Insert maximum `a` unless one within `distance` is known; returns the new count (full arrays drop the lowest)."""
+    """Insert maximum `a` unless one within `distance` is known; returns the count (full arrays drop the lowest)."""
     m = a.shape[0]
     for i in range(count):
         d = 0.0
@@ -166,6 +167,15 @@ def merge_maximum(maxima, heights, count, a, h, distance):
 
 
 @jit
+def _climb_and_merge(table, p, t, a, maxima, heights, count):
+    """Climb from `a` and insert the maximum, unless it runs away along an unconfined direction: that is an outlier."""
+    h, _ = ascend(table, p, t, a)
+    if not np.max(np.abs(a)) < _FAR_OUT:
+        return count
+    return merge_maximum(maxima, heights, count, a, h, 1e-6)
+
+
+@jit
 def find_maxima(table, p, t, low, high, starts, maxima, heights):
     """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number."""
     n_classes, m = t.shape
@@ -173,13 +183,11 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
     a = np.empty(m)
     for i in range(starts.shape[0]):
         a[:] = starts[i]
-        h, _ = ascend(table, p, t, a)
-        count = merge_maximum(maxima, heights, count, a, h, 1e-6)
+        count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     words = 1 << min(n_classes, 12)
     for word in range(words):
         code_word_start(p, t, word, low, high, a)
-        h, _ = ascend(table, p, t, a)
-        count = merge_maximum(maxima, heights, count, a, h, 1e-6)
+        count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     if table.growth_plus > 0.0 or table.growth_minus > 0.0:
         for c in range(2 * n_classes):
             norm = np.sqrt(np.sum(t[c // 2] * t[c // 2]))
@@ -190,8 +198,6 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
             push = linear_push(table, p, t, u)
             if push > NO_PUSH and confinement > 0.0:
                 a[:] = u * min(push / confinement, 1e6)
-                h, _ = ascend(table, p, t, a)
-                count = merge_maximum(maxima, heights, count, a, h, 1e-6)
+                count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     code_word_start(p, t, 0, 0.5 * (low + high), high, a)
-    h, _ = ascend(table, p, t, a)
-    return merge_maximum(maxima, heights, count, a, h, 1e-6)
+    return _climb_and_merge(table, p, t, a, maxima, heights, count)

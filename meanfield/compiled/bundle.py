@@ -33,14 +33,12 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
     Returns (state, J at the best feasible t, predicted decrease, rounds used). The best t is feasible: Q(t) <= 1.
     """
     t_best, cuts, cut_weights, directions, direction_weights, rho = state
-    n_classes, m = t_best.shape
+    m = t_best.shape[1]
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
     maxima = np.empty((256, m))
     heights = np.empty(256)
     worst = np.empty((64, m))
     worst_values = np.empty(64)
-    first = np.empty(n_classes)
-    second = np.empty(n_classes)
     best = np.inf
     if cuts.shape[0] > 0:
         level = -np.inf

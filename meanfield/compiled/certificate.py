@@ -84,7 +84,7 @@ def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, 
 
 @jit
 def weight_nullity(table, p, t, readouts, directions):
-    """Dimension of the family of optimal weights: number of codes and outliers minus the rank of their contributions."""
+    """Dimension of the family of optimal weights: codes and outliers minus the rank of their contributions."""
     n_classes, m = t.shape
     total = readouts.shape[0] + directions.shape[0]
     columns = np.empty((n_classes * m + 1, total))

@@ -112,6 +112,11 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         )
         if not converged:
             break
+        # Codes may have merged on the way (next to a pitchfork): solve again with one of them.
+        before = readouts.shape[0]
+        readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7)
+        if readouts.shape[0] < before:
+            continue
         lowest = np.min(weights)
         lowest_direction = np.min(direction_weights) if direction_weights.shape[0] > 0 else 0.0
         if min(lowest, lowest_direction) < -1e-13:
@@ -136,7 +141,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
                 continue
         added = False
         if unbounded:
-            n_worst, q_max, _exact = worst_directions(table, p, t, 1.0 + _VIOLATION, worst, worst_values)
+            n_worst, _q_max, _exact = worst_directions(table, p, t, 1.0 + _VIOLATION, worst, worst_values)
             if n_worst > 0 and linear_push(table, p, t, worst[0]) > NO_PUSH:
                 break  # J is infinite here, and no outlier can hold t back
             for i in range(min(n_worst, 8)):
@@ -153,7 +158,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
                     readouts, weights = _with(readouts, weights, maxima[i], 0.0)
             continue
         t_nullity = max(nullity - weight_nullity(table, p, t, readouts, directions), 0) if nullity > 0 else 0
-        # Codes that touch the level without carrying weight make the weights non-unique: bring them all in, then select.
+        # Codes that touch the level without carrying weight make the weights non-unique: bring all in, then select.
         touching = readouts.copy()
         touching_weights = weights.copy()
         for i in range(count):

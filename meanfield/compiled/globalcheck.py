@@ -5,8 +5,8 @@ Every maximiser is stationary, a = sum_c p_c q_c t_c with q_c = G'(kappa_c), and
 in which a quadratic growth of G cancels, so boxes may reach to infinity. G' increases, so the stationarity equation
 maps a box of kappa to a box: boxes shrink or vanish. Around a known maximum a box on which h is concave is done.
 Where J is finite, growth terms and prior add up to something negative, so h <= sum_c p_c R(kappa_c) as well, with
-R = G - growth kappa^2 / 2. For a supremum approached at infinity the equation holds along a sequence with |a| |grad h| -> 0 (Ekeland), so the
-same bound covers it.
+R = G - growth kappa^2 / 2. For a supremum approached at infinity the equation holds along a sequence with
+|a| |grad h| -> 0 (Ekeland), so the same bounds cover it.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ _FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (de
 def _follow_direction(table, p, t, u, mixed, response):
     """Move the unit vector u (in place) to its stationary point along stiff directions.
 
-    With `mixed` (m, n) = d^2 q / du dt given, also fills response (m, n) = (lambda - A)^+ mixed on the stiff tangent space.
+    With `mixed` (m, n) = d^2 q / du dt given, also fills response (m, n) = (lambda - A)^+ mixed on the stiff tangent
+    space.
     """
     n_classes, m = t.shape
     first = np.empty(n_classes)
@@ -277,7 +278,7 @@ def select_weights(table, p, t, readouts, weights):
     """Among all optimal code weights, those of the P -> infinity limit of the finite-P theory (in place).
 
     They maximise -sum_gamma P_gamma ln(P_gamma / D_gamma), D_gamma = det(-d^2 h(a_gamma))^(-1/2), at fixed sum_gamma
-    P_gamma v_gamma, v_gamma the contribution of code gamma to y; solved in the dual, P_gamma ~ D_gamma exp(lambda.v_gamma).
+    P_gamma v_gamma, v_gamma the contribution of code gamma to y; the dual has P_gamma ~ D_gamma exp(lambda.v_gamma).
     `weights` must satisfy the constraints on entry. Returns the largest remaining violation.
     """
     n_classes, m = t.shape

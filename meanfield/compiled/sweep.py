@@ -76,8 +76,15 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             n = int(numbers[j, 1])
             o = int(numbers[j, 2])
             solution = (
-                True, t_out[j].copy(), readouts_out[j, :n].copy(), weights_out[j, :n].copy(),
-                directions_out[j, :o].copy(), direction_weights_out[j, :o].copy(), 0.0, 0, 0,
+                True,
+                t_out[j].copy(),
+                readouts_out[j, :n].copy(),
+                weights_out[j, :n].copy(),
+                directions_out[j, :o].copy(),
+                direction_weights_out[j, :o].copy(),
+                0.0,
+                0,
+                0,
             )
         rounds = 0
         status = NOT_CONVERGED
@@ -100,8 +107,17 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 origin = solution[1].copy()
                 if solution[0]:
                     solution = active_set(
-                        table, p, y, tau_now, low, high, origin.copy(), solution[2].copy(), solution[3].copy(),
-                        solution[4].copy(), solution[5].copy(),
+                        table,
+                        p,
+                        y,
+                        tau_now,
+                        low,
+                        high,
+                        origin.copy(),
+                        solution[2].copy(),
+                        solution[3].copy(),
+                        solution[4].copy(),
+                        solution[5].copy(),
                     )
                 if solution[0] or stage == 0:
                     continue
@@ -112,9 +128,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 used = 0
                 chunk = int(6.0)  # not a literal: Numba would compile bundle_rounds twice
                 while used < _MAX_ROUNDS:
-                    state, best, predicted, more = bundle_rounds(
-                        table, p, y, tau_now, low, high, state, 1e-12, chunk
-                    )
+                    state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
                     used += more
                     chunk = 3 if used < 60 else 12
                     if not predicted < 0.1 * (1.0 + abs(best)):
@@ -123,7 +137,16 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         table, p, state, 0.1 if used < 60 else 0.02
                     )
                     solution = active_set(
-                        table, p, y, tau_now, low, high, state[0].copy(), readouts, weights, directions,
+                        table,
+                        p,
+                        y,
+                        tau_now,
+                        low,
+                        high,
+                        state[0].copy(),
+                        readouts,
+                        weights,
+                        directions,
                         direction_weights,
                     )
                     if solution[0] or (more < chunk and used > 100):
@@ -132,7 +155,16 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             if solution[0] and (solution[8] == 0 or stage == 2):
                 _, t, readouts, weights, directions, direction_weights, s, _, _ = solution
                 residual, gap, objective, level = certify(
-                    direct, table.growth_plus, table.growth_minus, p, y, tau, t, readouts, weights, directions,
+                    direct,
+                    table.growth_plus,
+                    table.growth_minus,
+                    p,
+                    y,
+                    tau,
+                    t,
+                    readouts,
+                    weights,
+                    directions,
                     direction_weights,
                 )
                 if not residual <= _RESIDUAL_LIMIT:

@@ -166,7 +166,10 @@ def _unchecked(
     activation = state.derivatives(problem)[1]
     patterns = tuple(dict.fromkeys(code_pattern(network, activation[j]) for j in marginal))
     shown = _listed(["-".join(pattern) for pattern in patterns])
-    label = {"merge": f"codes merge into {shown}", "cusp": f"codes merge into {shown} (cusp)"}.get(kind, "")
+    label = ""
+    if kind in ("merge", "cusp"):
+        vanishes = np.abs(state.a[marginal[0]]).max() < 1e-7
+        label = "codes merge into " + ("a readout of zero" if vanishes else shown) + " (cusp)" * (kind == "cusp")
     if kind == "label":
         flipped = [_flip(root, state, j, c) for j, c in zip(marginal, (c for _, c in pairs))]
         label = ", ".join(f"{before} becomes {after}" for before, after in flipped)

@@ -152,19 +152,18 @@ def _tangent(setup: Setup, unknowns: FloatArray, along: FloatArray | None) -> Fl
     """Unit null vector of the Jacobian, in scaled unknowns, pointing along the last one."""
     matrix = setup.system.linearised(unknowns)[1] / _scale(unknowns)
     _, spectrum, vectors = np.linalg.svd(matrix)
-    null = vectors[spectrum.size :] if vectors.shape[0] > spectrum.size else vectors[-1:]
-    extra = vectors[: spectrum.size][spectrum < 1e-9 * spectrum[0]]
-    if len(extra):  # non-unique weights: keep the combination that moves the parameters
-        null = np.vstack([extra, null])
+    rank = min(int(np.sum(spectrum > 1e-9 * spectrum[0])), len(vectors) - 1)
+    null = vectors[rank:]
+    if len(null) > 1:  # non-unique weights: keep the combination that moves the parameters
         null = np.linalg.svd(null[:, -2:])[0][:, :1].T @ null
-    tangent = null[-1] / np.linalg.norm(null[-1])
+    tangent = null[0] / np.linalg.norm(null[0])
     return tangent if along is None or tangent @ along > 0 else -tangent
 
 
 def _point(setup: Setup, unknowns: FloatArray, residual: float, along: FloatArray | None) -> _Point:
     if not residual <= RESIDUAL:
         raise ConvergenceError(f"the corrector stopped at a residual of {residual:.1e}.")
-    transition = setup.accept(make_root(setup.system, unknowns, residual), unknowns)
+    transition = setup.accept(make_root(setup.system, unknowns, residual, free=1), unknowns)
     return _Point(unknowns, _tangent(setup, unknowns, along), transition)
 
 
@@ -213,7 +212,8 @@ class _Tracer:
             try:
                 unknowns, residual = self.advance(last, length)
                 if leaving := self._outside(unknowns):
-                    return points, self._to_limit(points, leaving, length)
+                    points += self._at_limit(last, leaving, unknowns)
+                    return points, f"limit of {leaving}"
                 point = _point(self.setup, unknowns, residual, last.tangent)
                 if point.tangent @ last.tangent < _ALIGNED:
                     raise ConvergenceError("the curve bends too sharply for this step.")
@@ -239,19 +239,14 @@ class _Tracer:
                 return name
         return ""
 
-    def _to_limit(self, points: list[_Point], name: str, length: float) -> str:
-        """Add the point where the curve meets the limit of a parameter."""
-        last = points[-1]
+    def _at_limit(self, last: _Point, name: str, beyond: FloatArray) -> list[_Point]:
+        """The point where the curve meets the limit of a parameter, unless it is there already."""
         i = self.names.index(name) - 2
         low, high = self.limits[name]
-        beyond = self.advance(last, length)[0]
         edge = high if beyond[i] > high else low
-        if abs(last.unknowns[i] - edge) > 1e-9:
-            try:
-                points.append(self.meet(last, _Point(beyond, last.tangent, last.transition), i, edge))
-            except ConvergenceError as error:
-                return f"limit of {name}: {error}"
-        return f"limit of {name}"
+        if abs(last.unknowns[i] - edge) <= 1e-9:
+            return []
+        return [self.meet(last, _Point(beyond, last.tangent, last.transition), i, edge)]
 
     def meet(self, here: _Point, there: _Point, i: int, value: float) -> _Point:
         """The point between two where parameter `i` (-2 or -1) has a given value."""

@@ -17,7 +17,16 @@ from meanfield.result import Certificate, Solution
 from meanfield.task import ClassTask
 from meanfield.validation import FloatArray
 
-__all__ = ["MAX_BOXES", "MESSAGES", "Point", "compiled_tables", "limit_point", "phi_range", "point_to_solution", "solve_limit"]
+__all__ = [
+    "MAX_BOXES",
+    "MESSAGES",
+    "Point",
+    "compiled_tables",
+    "limit_point",
+    "phi_range",
+    "point_to_solution",
+    "solve_limit",
+]
 
 PhiRange = tuple[float, float, float, float]
 MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
@@ -38,7 +47,8 @@ MESSAGES = (
 def compiled_tables(activation: Activation, k: float) -> tuple[Any, Any, Any]:
     """(Table, Bounds, Direct) for the compiled solvers."""
     single_site = cumulant(activation, k)
-    return single_site.table, interval_bounds(single_site.table, activation.infimum, activation.supremum), single_site.direct_data
+    table = single_site.table
+    return table, interval_bounds(table, activation.infimum, activation.supremum), single_site.direct_data
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,6 @@ For an unbounded phi the integral is that of the bulk, and outliers are the mult
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls

@@ -116,12 +116,14 @@ def solve_system(kind: str, system: Any, start: FloatArray) -> tuple[Root, Float
     return make_root(system, unknowns, residual), unknowns
 
 
-def make_root(system: Any, unknowns: FloatArray, residual: float) -> Root:
-    """What is known about the unknowns before they are tested."""
+def make_root(system: Any, unknowns: FloatArray, residual: float, free: int = 0) -> Root:
+    """What is known about the unknowns before they are tested; `free` parameters are left over (1 along a boundary)."""
     control = system.control
     values = unknowns[unknowns.size - len(control.names) :]
-    spectrum = np.linalg.svd(system.linearised(unknowns)[1], compute_uv=False)
-    return Root(control, values, control.at(values), residual, float(spectrum[-1] / spectrum[0]))
+    spectrum = np.zeros(unknowns.size)
+    found = np.linalg.svd(system.linearised(unknowns)[1], compute_uv=False)
+    spectrum[: found.size] = found
+    return Root(control, values, control.at(values), residual, float(spectrum[-1 - free] / spectrum[0]))
 
 
 # ---- codes -----------------------------------------------------------------------------------------------------------

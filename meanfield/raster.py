@@ -153,8 +153,14 @@ def _one_by_one(problems: Sequence[Problem], parent: Sequence[int]) -> PointArra
         gauss = np.full((m, m), np.nan) if s.gaussian_covariance is None else s.gaussian_covariance
         parts.append(
             PointArrays(
-                s.t[None], s.readout[None], s.weight[None], s.outlier_direction[None], s.outlier_weight[None],
-                width[None], gauss[None], numbers,
-            )  # fmt: skip
+                s.t[None],
+                s.readout[None],
+                s.weight[None],
+                s.outlier_direction[None],
+                s.outlier_weight[None],
+                width[None],
+                gauss[None],
+                numbers,
+            )
         )
     return PointArrays.concatenate(parts)
