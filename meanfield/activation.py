@@ -91,8 +91,9 @@ class Activation:
                 f"an Activation needs a SymPy expression and its symbol, got {expression!r} and {symbol!r}"
             )
         items = tuple(sorted((str(key), _number(str(key), value)) for key, value in (parameters or {}).items()))
-        facts, code = _derive(sp.srepr(expression), symbol.name, items)
-        self._set(name or str(expression), items, (sp.srepr(expression), symbol.name), facts, code)
+        source = _canonical((sp.srepr(expression), symbol.name), items)
+        facts, code = _derive(*source, items)
+        self._set(name or str(expression), items, source, facts, code)
 
     def _set(
         self,
@@ -146,9 +147,10 @@ class Activation:
         if not self._source[0]:
             return activation(self.name, **new)
         items = tuple(sorted(new.items()))
-        facts, code = _derive(*self._source, items)
+        source = _canonical(self._source, items)
+        facts, code = _derive(*source, items)
         changed = object.__new__(Activation)
-        changed._set(self.name, items, self._source, facts, code)
+        changed._set(self.name, items, source, facts, code)
         return changed
 
     @property
@@ -338,6 +340,13 @@ def _builtin_facts(name: str, items: tuple[tuple[str, float], ...]) -> Facts:
     if facts.infimum == facts.supremum:
         raise ValueError(f"{name} with {parameters} is constant: no neuron could respond to anything")
     return facts
+
+
+def _canonical(source: tuple[str, str], items: tuple[tuple[str, float], ...]) -> tuple[str, str]:
+    """The source with the symbols of `_expression`, so that it does not depend on how the user declared his."""
+    import sympy as sp
+
+    return sp.srepr(_expression("", source, items)[0]), source[1]
 
 
 def _expression(

@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args([f" {word}" if re.match(r"-[\d.]", word) else word for word in given])
     try:
         options.run(options)
+    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError) as error:
         return _fail(options, error, 2)
     except RuntimeError as error:
@@ -312,7 +315,8 @@ def _equations(options: argparse.Namespace) -> None:
 
 def _phase_diagram(options: argparse.Namespace) -> None:
     config = _read_config(options)
-    problem = _network(options, config), _class_task(options, config), _tau(options, config)
+    problem = _network(options, config), _class_task(options, config)
+    tau = _tau(options, config)
     axes = [_axis(item) for item in options.sweep or [_DEFAULT_LINE]]
     if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
@@ -320,15 +324,15 @@ def _phase_diagram(options: argparse.Namespace) -> None:
 
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    diagram = sweep(*problem, **dict(axes))
+    diagram = sweep(*problem, **{"tau": tau, **dict(axes)})
     print(diagram)
     if len(axes) == 1:
         maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
-        written = _line(diagram, maps, folder / f"weights-{axes[0][0]}")
+        written = _line(diagram, maps, folder / "-".join(["weights", *diagram.axes]))
     else:
-        written = _plane(diagram, folder / f"phases-{axes[0][0]}-{axes[1][0]}")
+        written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
     if not options.sweep:
-        diagram = sweep(*problem, **dict(_axis(item) for item in _DEFAULT_PLANE))
+        diagram = sweep(*problem, tau, **dict(_axis(item) for item in _DEFAULT_PLANE))
         print(f"\n{diagram}")
         written += _plane(diagram, folder / "phases-off-sigma_a")
     _report(written)

@@ -13,17 +13,28 @@ from meanfield.solvers.acceptance import Transition
 from meanfield.solvers.boundary import Boundary, trace_boundary
 from meanfield.validation import FloatArray
 
-__all__ = ["boundaries", "line_quantities", "orbits"]
+__all__ = ["LINE_QUANTITIES", "boundaries", "line_quantities", "orbits"]
 
+# By what the posterior can have: name of the quantity in `line_quantities`, and of its keys.
+LINE_QUANTITIES = {
+    "codes": (r"code weight $P_\gamma$", "code"),
+    "outliers": ("outlier overlap $M_{cc'}$", "$(c, c')$"),
+    "gaussian": ("readout variance $U_{rr}$", ""),
+}
 _SAME_PLACE = 1e-6
 
 
 def line_quantities(diagram: PhaseDiagram) -> dict[str, FloatArray]:
-    """Weights over one parameter by code ("1-1-0"), or with outliers the overlap M_cc' of classes in them ("(1, 2)").
+    """What characterises the phases over one parameter: the weight of each code ("1-1-0").
+
+    With outliers the overlap M_cc' of the classes in them ("(1, 2)"), for the analog scheme the readout variances U_rr.
 
     M_cc' = sum_o phi(zbar_oc) phi(zbar_oc') is unique, single outliers need not be (transitions.md, "ReLU").
     """
-    if diagram.network.activation.parts != "outliers":
+    if diagram.network.activation.parts == "gaussian":
+        covariance = [diagram.posterior(i).readout_covariance for i in range(*diagram.shape)]
+        return {f"output {r + 1}": np.array([u[r, r] for u in covariance]) for r in range(diagram.task.n_outputs)}
+    if diagram.network.activation.parts == "codes":
         return {"-".join(pattern): diagram.weights(pattern) for pattern in diagram.codes}
     overlap = np.full((*diagram.shape, diagram.task.n_classes, diagram.task.n_classes), np.nan)
     for i in np.flatnonzero(diagram.certified):

@@ -19,7 +19,7 @@ from matplotlib.patches import Ellipse, Patch
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
 
-from meanfield.curves import line_quantities, orbits
+from meanfield.curves import LINE_QUANTITIES, line_quantities, orbits
 from meanfield.neurons import Neurons
 from meanfield.posterior import SingleNeuronPosterior
 from meanfield.validation import FloatArray
@@ -184,12 +184,12 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax.set_xlim(values.min(), values.max())
     ax.set_ylim(0, None)
     ax.set_xlabel(symbol(name))
-    sparse = diagram.network.activation.parts == "outliers"
-    ax.set_ylabel("outlier overlap $M_{cc'}$" if sparse else r"code weight $P_\gamma$")
+    quantity_name, legend_title = LINE_QUANTITIES[diagram.network.activation.parts]
+    ax.set_ylabel(quantity_name)
     lines = [(t.value, t.label, "0.45" if t.crossover else "0.2", ":" if t.crossover else "-") for t in transitions]
     _mark(ax, lines + [(value, "not unique", "0.45", "--") for value in values[~regular]])
     ax.spines[["top", "right"]].set_visible(False)
-    _side_legend(ax, "$(c, c')$" if sparse else "code")
+    _side_legend(ax, legend_title)
     return ax
 
 

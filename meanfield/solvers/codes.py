@@ -156,20 +156,27 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
         nullity=nullity + t_nullity,
         boxes=int(number["boxes"]),
     )
+    codes = _heaviest_first(point.weights, point.readouts)
+    outliers = _heaviest_first(point.direction_weights, point.directions)
     return Solution(
         t=point.t / sigma_a,
         objective=number["objective"],
         level=number["level"],
-        readout=point.readouts * sigma_a,
-        weight=point.weights,
-        outlier_direction=point.directions,
-        outlier_weight=point.direction_weights * sigma_a**2,
+        readout=point.readouts[codes] * sigma_a,
+        weight=point.weights[codes],
+        outlier_direction=point.directions[outliers],
+        outlier_weight=point.direction_weights[outliers] * sigma_a**2,
         certificate=certificate,
         status=_STATUS[point.status],
         message=MESSAGES[point.status],
         notes=tuple(notes),
         tau=tau,
     )
+
+
+def _heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:
+    """Order by falling weight; ties, up to rounding, by falling components, so that it does not depend on the machine."""
+    return sorted(range(len(weights)), key=lambda i: (-round(weights[i], 9), *(-np.round(vectors[i], 6))))
 
 
 def solve_limit(

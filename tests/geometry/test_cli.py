@@ -33,7 +33,8 @@ def test_table_result_and_figure(file, tmp_path, capsys):
     for word in ("capacity", "replica theory", "simulated", "neural collapse", "written to"):
         assert word in text
     result = load(output)
-    data = np.load(file)
+    with np.load(file) as archive:
+        data = dict(archive)
     assert result.capacity == glue((data["X"].reshape(30, -1), data["y"]), n_probes=60, seed=3).capacity
     assert result.names == ("a", "b", "c")
     assert figure.stat().st_size > 10_000

@@ -1,0 +1,80 @@
+"""Random tasks over all built-in activations: how many are certified, how fast, and whether a generic method agrees.
+
+    python benchmarks/random_tasks.py --tasks 1000 --check 100
+
+C <= 5 classes, m <= 5 outputs, targets in [-2, 2], fractions >= 0.05, sigma_a in [0.3, 3], tau in {0, 0.05}. A task
+that is not certified raises in `meanfield.solve`; here it is counted. `--check` compares the objective of certified
+tasks with the exchange method of tests/independent.py (SciPy's SLSQP and L-BFGS-B: seconds to minutes a task).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import meanfield as mf
+from meanfield.activations import names
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from independent import SingleSite, exchange
+
+
+def random_problem(rng, name, largest=5):
+    n_classes, m = rng.integers(2, largest + 1), rng.integers(1, largest + 1)
+    fractions = 0.05 + (1 - 0.05 * n_classes) * rng.dirichlet(np.ones(n_classes))
+    task = mf.class_task(fractions=fractions / fractions.sum(), targets=rng.uniform(-2, 2, (n_classes, m)))
+    network = mf.Network(name, sigma_a=rng.uniform(0.3, 3.0))
+    return network, task, float(rng.choice([0.0, 0.05]))
+
+
+def generic_objective(network, task, tau):
+    phi, sigma_a = network.activation, network.sigma_a
+    reach = 12.0 if phi.bounded else 40.0
+    site = SingleSite(phi, network.k, phi.kinks, reach=reach, panels_per_unit=1)
+    return exchange(site, task.fractions, task.targets / sigma_a, tau / sigma_a**2, phi.growth)[0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=1000)
+    parser.add_argument("--check", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    kinds = names()
+    rows = {name: [] for name in kinds}
+    for i in range(options.tasks):
+        name = kinds[i % len(kinds)]
+        problem = random_problem(rng, name)
+        start = time.perf_counter()
+        post = mf.solve(*problem, on_failure="return")
+        rows[name].append((post.status == "optimal", time.perf_counter() - start, post.certificate))
+    print(f"{'activation':13s} tasks certified  median ms   max ms  residual      gap")
+    for name, found in rows.items():
+        seconds = np.array([row[1] for row in found[1:]])
+        good = [row[2] for row in found if row[0]]
+        print(
+            f"{name:13s} {len(found):5d} {len(good):9d} {1e3 * np.median(seconds):10.2f} {1e3 * seconds.max():8.1f} "
+            f"{max(c.kkt_residual for c in good):9.1e} {max(c.duality_gap for c in good):8.1e}"
+        )
+    worst = 0.0
+    for i in range(options.check):
+        name = kinds[i % len(kinds)]
+        problem = random_problem(rng, name, largest=3)
+        post = mf.solve(*problem, on_failure="return")
+        if post.status != "optimal" or name == "linear":
+            continue
+        start = time.perf_counter()
+        difference = generic_objective(*problem) - post.objective
+        worst = max(worst, abs(difference))
+        print(f"{name:13s} generic J - J = {difference:+.1e}   ({time.perf_counter() - start:.1f} s)", flush=True)
+    if options.check:
+        print(f"largest difference {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main()
