@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args([f" {word}" if re.match(r"-[\d.]", word) else word for word in given])
     try:
         options.run(options)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -388,10 +389,11 @@ def _phase_names(diagram: Any) -> Any:
 
 
 def _between(values: Any, transitions: Sequence[Any]) -> list[float]:
-    """The middle of every phase, to two digits (at most five of them)."""
+    """Where to draw maps: the middle of each of the first five phases; three even spaced values if there are fewer."""
     edges = [values[0], *sorted(t.value for t in transitions if not t.crossover), values[-1]]
-    middles = [round(0.5 * (left + right), 2) for left, right in pairwise(edges)]
-    return sorted(set(middles))[:5]
+    if len(edges) < 4:
+        return [float(values[int(share * (len(values) - 1))]) for share in (1 / 6, 1 / 2, 5 / 6)]
+    return sorted({float(f"{0.5 * (left + right):.3g}") for left, right in pairwise(edges)})[:5]
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:

@@ -404,7 +404,7 @@ def _with_end_points(
     gone = ~(weight > 0)
     y = np.where(gone, np.nan, weight)
     for transition in transitions:
-        if transition.crossover or not set(labels) & {"-".join(pattern) for pattern in transition.codes}:
+        if transition.kind != "weight" or not set(labels) & {"-".join(pattern) for pattern in transition.codes}:
             continue
         i = int(np.searchsorted(x, transition.value))
         if 0 < i < x.size and gone[i - 1] != gone[i]:

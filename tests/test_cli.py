@@ -1,7 +1,10 @@
 """The command `meanfield`: what it prints and writes, and how it fails."""
 
 import csv
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 
 import matplotlib
@@ -174,6 +177,32 @@ def test_a_line_finds_the_known_transitions(tmp_path, capsys):
     assert total == pytest.approx(np.ones(46), abs=1e-9)
     located = [float(row["value"]) for row in read_csv(folder / "transitions-off.csv")]
     assert located == pytest.approx([0.032090245991, 0.477274295593], abs=1e-11)
+
+
+def test_temperature_can_be_swept_and_maps_are_chosen(tmp_path, capsys):
+    """The pitchfork of transitions.md, "Finite temperature"."""
+    assert run("phase-diagram", "--off", 0.2, "--sweep", "tau=0.1:0.15:11", "--output", tmp_path) == 0
+    assert "tau = 0.1293256863" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} >= {"weights-tau.pdf", "transitions-tau.csv"}
+
+
+def command(*words, **options):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return subprocess.Popen([sys.executable, "-m", "meanfield", *words], env=environment, text=True, **options)
+
+
+def test_the_module_is_the_command():
+    output, _ = command("--version", stdout=subprocess.PIPE).communicate()
+    assert re.fullmatch(r"meanfield (\d+\.\d+.*|\(not installed\))\n", output)
+
+
+def test_a_reader_that_stops_reading_is_not_answered_with_a_traceback():
+    process = command("solve", "--off", "0.5", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    message = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1
+    assert message == ""
 
 
 def test_two_sweeps_make_a_plane(tmp_path):

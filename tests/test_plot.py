@@ -91,9 +91,9 @@ class Line:
 
     def transitions(self):
         return [
-            Transition("off", 0.4771, "enter", ("111",), False, "1-1-1 enters"),
-            Transition("off", 0.48, "crossover", ("110",), True, "0-1-1 -> 1-1-1"),
-            Transition("off", 0.5, "leave", ("100",), False, "1-0-0 leaves"),
+            Transition("off", 0.4771, "weight", ("111",), False, "1-1-1 enters"),
+            Transition("off", 0.48, "label", ("110",), True, "0-1-1 -> 1-1-1"),
+            Transition("off", 0.5, "weight", ("100",), False, "1-0-0 leaves"),
         ]
 
 

@@ -476,7 +476,7 @@ def test_jacobian_of_outliers_and_cones():
     unknowns = isolated.pack(t, a, u, w)
     unknowns[:-2] += 0.02 * rng.normal(size=unknowns.size - 2)
     assert_jacobian(isolated, unknowns)
-    cone = ConeSystem(control, ((2, 1),), ((1, 0),))
+    cone = ConeSystem(control, ((0, 0), (2, 1), (2, 2)), ((1, 0), (1, 1)))
     unknowns = cone.pack(t, a)
     unknowns[:-2] += 0.02 * rng.normal(size=unknowns.size - 2)
     assert_jacobian(cone, unknowns)

@@ -48,7 +48,8 @@ class Transition:
     residual : float
         Largest violation of the extended system.
     singular_value : float
-        Smallest singular value of its Jacobian over the largest: not zero where the root is isolated.
+        Smallest singular value of its Jacobian over the largest, those of free weights left out; 0 where the root is
+        not isolated.
     quartic : float or None
         For "merge": negative where the codes merge continuously.
     network, task, tau
@@ -136,7 +137,7 @@ def accept_codes(
         refuse(f"recomputed without tables, the residual is {found.solution.certificate.kkt_residual:.1e}")
     if found.solution.certificate.bound_gap > 2.0 * _HEIGHT * (1.0 + abs(state.level)):
         refuse(f"another readout lies above the level by {found.solution.certificate.bound_gap:.1e}")
-    if root.singular_value < _SINGULAR and kind != "weight":
+    if root.singular_value < _SINGULAR:
         refuse("it is not isolated (singular Jacobian)")
     if found.quartic is not None and found.quartic > 0 and kind == "merge":
         refuse("the quartic coefficient is positive, so that the codes have jumped before")
@@ -280,11 +281,14 @@ def accept_outliers(
     patterns = tuple("".join("1" if x > 1e-9 * np.abs(kappa).max() else "0" for x in kappa[o]) for o in marginal)
     names = task.labels
     if kind == "cone":
-        label = "cone of outliers: classes " + ", ".join(f"{names[min(pair)]}+{names[max(pair)]}" for pair in pairs)
+        cones = [f"{names[min(pair)]}+{names[max(pair)]}" for pair in pairs if pair[0] != pair[1]]
+        single = [f"outlier of class {names[c]}" for c, d in pairs if c == d]
+        label = ", ".join(single + ["cone of outliers: classes " + ", ".join(cones)] * bool(cones))
     elif kind == "driven":
         label = ", ".join(f"class {names[c]} drives outlier {'-'.join(p)}" for (_, c), p in zip(pairs, patterns))
     else:
-        label = f"outlier {_listed(['-'.join(pattern) for pattern in patterns])} vanishes"
+        shown = _listed(["-".join(pattern) for pattern in patterns])
+        label = f"outliers {shown} vanish" if len(patterns) > 1 else f"outlier {shown} vanishes"
     found = Transition(
         kind=kind,
         parameters=dict(zip(root.control.names, map(float, root.values))),

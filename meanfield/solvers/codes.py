@@ -175,8 +175,9 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
 
 
 def _heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:
-    """Order by falling weight; ties, up to rounding, by falling components, so that it does not depend on the machine."""
-    return sorted(range(len(weights)), key=lambda i: (-round(weights[i], 9), *(-np.round(vectors[i], 6))))
+    """Order by falling weight; ties, up to rounding, by falling components: the same on every machine."""
+    keys = np.column_stack([-np.round(weights, 9), -np.round(vectors, 6)])
+    return sorted(range(len(weights)), key=lambda i: tuple(keys[i].tolist()))
 
 
 def solve_limit(

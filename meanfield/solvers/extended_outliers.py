@@ -4,7 +4,8 @@ Isolated outliers, x = (t, a_0, {u_o}, {w_o}):
     grad h(a_0; t) = 0,   sum_c p_c g'(t_c.u_o) t_c / 2 = u_o,   |u_o| = 1,
     a_0 G'(a_0.t_c) + sum_o w_o u_o g'(t_c.u_o) / 2 + tau t_c = y_c.
 Cones of outliers (ReLU, one-hot, t_c.t_c' <= 0 and k p_c |t_c|^2 <= 1), x = (t, a_0, {w_c}, {mu_cc'}):
-    p_c (y_c - a_0 G'(a_0.t_c) - tau t_c) = w_c t_c + sum_c' mu_cc' t_c',   k p_c |t_c|^2 = 1,   t_c.t_c' = 0.
+    p_c (y_c - a_0 G'(a_0.t_c) - tau t_c) = w_c t_c + sum_c' mu_cc' t_c',   k p_c |t_c|^2 = 1,   t_c.t_c' = 0,
+each constraint only where it is active.
 """
 
 from __future__ import annotations
@@ -134,14 +135,14 @@ class ConeSystem:
     Parameters
     ----------
     control : Control
-    pairs : tuple of (int, int)
-        Pairs of classes with t_c.t_c' = 0 and a multiplier mu_cc'.
+    active : tuple of (int, int)
+        Constraints with a multiplier: (c, c) for k p_c |t_c|^2 = 1, (c, d) for t_c.t_d = 0.
     touching : tuple of (int, int)
-        Further pairs with t_c.t_c' = 0 and mu_cc' = 0: the transition.
+        Further constraints that hold with multiplier zero: the transition.
     """
 
     control: Control
-    pairs: tuple[tuple[int, int], ...] = ()
+    active: tuple[tuple[int, int], ...]
     touching: tuple[tuple[int, int], ...] = ()
 
     def pack(self, t: FloatArray, a: FloatArray) -> FloatArray:
@@ -154,9 +155,9 @@ class ConeSystem:
         return np.concatenate([t.ravel(), a, multipliers, self.control.values])
 
     def unpack(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """t, a_0, multipliers (of the norms, then of the pairs), control values."""
+        """t, a_0, multipliers in the order of `active`, control values."""
         n_classes, m = self.control.task.targets.shape
-        t, a, multipliers, values = np.split(unknowns, np.cumsum([n_classes * m, m, n_classes + len(self.pairs)]))
+        t, a, multipliers, values = np.split(unknowns, np.cumsum([n_classes * m, m, len(self.active)]))
         return t.reshape(n_classes, m), a, multipliers, values
 
     @property
@@ -164,14 +165,11 @@ class ConeSystem:
         return slice(self.control.task.targets.size + self.control.task.n_outputs, None)
 
     def _multiplier_columns(self, t: FloatArray) -> FloatArray:
-        """What a unit of each multiplier adds to the output equations, (C m, C + pairs)."""
-        n_classes, m = t.shape
-        columns = np.zeros((n_classes, m, n_classes + len(self.pairs)))
-        for c in range(n_classes):
-            columns[c, :, c] = t[c]
-        for i, (c, d) in enumerate(self.pairs):
-            columns[c, :, n_classes + i] = t[d]
-            columns[d, :, n_classes + i] = t[c]
+        """What a unit of each multiplier adds to the output equations, (C m, active)."""
+        columns = np.zeros((*t.shape, len(self.active)))
+        for i, (c, d) in enumerate(self.active):
+            columns[c, :, i] = t[d]
+            columns[d, :, i] = t[c]
         return columns.reshape(t.size, -1)
 
     def residual(self, unknowns: FloatArray) -> FloatArray:
@@ -194,22 +192,17 @@ class ConeSystem:
         flat = output_by_x.reshape(t.size, size)
         flat[:, t.size + m :] += columns
         for c in range(n_classes):
-            own = slice(c * m, (c + 1) * m)
-            output_by_x[c][:, own] += (p[c] * problem.tau + multipliers[c]) * np.eye(m)
-        for i, (c, d) in enumerate(self.pairs):
-            for one, other in ((c, d), (d, c)):
-                output_by_x[one][:, other * m : (other + 1) * m] += multipliers[n_classes + i] * np.eye(m)
+            output_by_x[c][:, c * m : (c + 1) * m] += p[c] * problem.tau * np.eye(m)
+        for multiplier, (c, d) in zip(multipliers, self.active):
+            for one, other in {(c, d), (d, c)}:
+                output_by_x[one][:, other * m : (other + 1) * m] += multiplier * np.eye(m)
         rows, rows_by_x = [], []
-        for c in range(n_classes):
+        for c, d in (*self.active, *self.touching):
+            scale = k * p[c] if c == d else 1.0
             row = np.zeros(size)
-            row[c * m : (c + 1) * m] = 2.0 * k * p[c] * t[c]
-            rows.append(k * p[c] * t[c] @ t[c] - 1.0)
-            rows_by_x.append(row)
-        for c, d in (*self.pairs, *self.touching):
-            row = np.zeros(size)
-            row[c * m : (c + 1) * m] = t[d]
-            row[d * m : (d + 1) * m] = t[c]
-            rows.append(t[c] @ t[d])
+            row[c * m : (c + 1) * m] += scale * t[d]
+            row[d * m : (d + 1) * m] += scale * t[c]
+            rows.append(scale * (t[c] @ t[d]) - (1.0 if c == d else 0.0))
             rows_by_x.append(row)
         residual = np.concatenate([output.ravel() + columns @ multipliers, gradient, rows])
         return residual, np.vstack([flat, gradient_by_x, *rows_by_x])

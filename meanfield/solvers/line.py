@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from meanfield.posterior import SingleNeuronPosterior
 from meanfield.result import ConvergenceError
 from meanfield.solvers.acceptance import Transition
+from meanfield.solvers.line_outliers import Proposal, outlier_proposals, outlier_signature
 from meanfield.solvers.transition import locate
 from meanfield.validation import FloatArray
 
@@ -25,8 +26,8 @@ _TWICE = 1e-6  # relative: nearer readouts are one code
 _BESIDE = 1e-4  # of the interval: distance from a transition at which both sides are looked at again
 _BESIDE_MERGER = 0.02  # the same where codes merge: nearer, h is so flat that solving gets hard
 _MAX_DEPTH = 12  # halvings of an interval
+_MAX_SOLVES = 60  # per interval
 _SAME_PLACE = 1e-9
-_DRIVEN = 1e-7  # relative: classes that drive an outlier
 
 
 class _Point(NamedTuple):
@@ -70,10 +71,8 @@ def transitions_along(diagram: Any) -> tuple[Transition, ...]:
     points = [
         _point(float(values[i]), diagram.posterior(int(i))) for i in np.argsort(values) if diagram.certified[int(i)]
     ]
-    found: list[Transition] = []
-    for left, right in pairwise(_regular(points)):
-        found += _Line(diagram, name).between(left, right, 0)
-    return _joined(found)
+    pairs = pairwise(_regular(points))
+    return _joined([item for left, right in pairs for item in _Interval(diagram, name, left, right).found])
 
 
 def _regular(points: list[_Point]) -> list[_Point]:
@@ -108,9 +107,22 @@ class _Proposal(NamedTuple):
     pairs: tuple[tuple[int, int], ...] = ()
 
 
-class _Line(NamedTuple):
-    diagram: Any
-    name: str
+class _Interval:
+    """What happens between two neighbouring points of a diagram."""
+
+    def __init__(self, diagram: Any, name: str, left: _Point, right: _Point) -> None:
+        self.diagram, self.name = diagram, name
+        self.budget = _MAX_SOLVES
+        self.unexplained: list[tuple[float, float]] = []
+        self.found = self.between(left, right, 0)
+        if self.unexplained:
+            low, high = self.unexplained[0][0], self.unexplained[-1][1]
+            warnings.warn(
+                f"between {name} = {low:.8g} and {high:.8g} the phase changes in a way that none of the known types of "
+                "transition explains (or there is no certified solution in between).",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def between(self, left: _Point, right: _Point, depth: int) -> list[Transition]:
         """Everything that happens between two points."""
@@ -120,33 +132,23 @@ class _Line(NamedTuple):
                 return self._crossovers(left, right, partner)
             proposals = _code_proposals(left, right)
         else:
-            if _outlier_signature(left) == _outlier_signature(right):
+            if outlier_signature(left.posterior) == outlier_signature(right.posterior):
                 return []
-            proposals = _outlier_proposals(left, right)
-        for proposal in proposals:
-            transition = self._try(proposal, left, right)
+            proposals = outlier_proposals(left.posterior, right.posterior)
+        for kind, at_left, codes, pairs in proposals:
+            transition = self._try(_Proposal(kind, left if at_left else right, codes, pairs), left, right)
             if transition is not None:
                 return self._around(transition, left, right, depth)
-        if depth == _MAX_DEPTH:
-            warnings.warn(
-                f"the phase changes between {self.name} = {left.value:.8g} and {right.value:.8g} in a way that none of "
-                "the known types of transition explains.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return []
-        middle = self._solved(0.5 * (left.value + right.value))
+        middle = None
+        if depth < _MAX_DEPTH and self.budget > 0:
+            middle = self._solved(0.5 * (left.value + right.value))
         if middle is None:
-            warnings.warn(
-                f"a transition between {self.name} = {left.value:.8g} and {right.value:.8g} was not located: "
-                "there is no certified solution in the middle.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self.unexplained.append((left.value, right.value))
             return []
         return self.between(left, middle, depth + 1) + self.between(middle, right, depth + 1)
 
     def _solved(self, value: float) -> _Point | None:
+        self.budget -= 1
         try:
             posterior = self.diagram.solve(**{self.name: value})
         except (ConvergenceError, ValueError):
@@ -156,7 +158,7 @@ class _Line(NamedTuple):
     def _try(self, proposal: _Proposal, left: _Point, right: _Point) -> Transition | None:
         post = proposal.start.posterior
         try:
-            return locate(
+            found = locate(
                 proposal.kind,
                 post.network,
                 post.task,
@@ -169,6 +171,12 @@ class _Line(NamedTuple):
             )
         except (ConvergenceError, ValueError):
             return None
+        if proposal.kind == "weight":  # the side it is started from is the one that has the codes
+            leaving = proposal.start is left
+            shown, _, verb = found.label.rpartition(" ")
+            plural = "" if verb in ("enter", "leave") else "s"
+            found = replace(found, label=f"{shown} {'leave' if leaving else 'enter'}{plural}")
+        return found
 
     def _around(self, transition: Transition, left: _Point, right: _Point, depth: int) -> list[Transition]:
         """The transition, and what else happens on either side of it."""
@@ -176,12 +184,11 @@ class _Line(NamedTuple):
         found = [transition]
         if depth == _MAX_DEPTH:
             return found
-        for value, ends in ((transition.value - beside, (left, None)), (transition.value + beside, (None, right))):
-            if not left.value < value < right.value:
-                continue
-            point = self._solved(value)
-            if point is not None:
-                found += self.between(ends[0] or point, ends[1] or point, depth + 1)
+        below, above = transition.value - beside, transition.value + beside
+        if below > left.value and (point := self._solved(below)):
+            found += self.between(left, point, depth + 1)
+        if above < right.value and (point := self._solved(above)):
+            found += self.between(point, right, depth + 1)
         return found
 
     def _crossovers(self, left: _Point, right: _Point, partner: list[int]) -> list[Transition]:
@@ -225,9 +232,10 @@ def _separation(readout: FloatArray) -> float:
     return float(distance[~np.eye(len(readout), dtype=bool)].min(initial=np.inf))
 
 
-def _code_proposals(left: _Point, right: _Point) -> Iterator[_Proposal]:
+def _code_proposals(left: _Point, right: _Point) -> Iterator[Proposal]:
     """What may have happened to codes that exist on one side only."""
-    rich, poor = (left, right) if len(left.posterior.codes) > len(right.posterior.codes) else (right, left)
+    at_left = len(left.posterior.codes) > len(right.posterior.codes)
+    rich, poor = (left, right) if at_left else (right, left)
     many, few = rich.posterior.solution.readout, poor.posterior.solution.readout
     if len(many) == len(few):
         return
@@ -235,76 +243,13 @@ def _code_proposals(left: _Point, right: _Point) -> Iterator[_Proposal]:
     rows, columns = linear_sum_assignment(distance)
     extra = tuple(int(j) for j in range(len(many)) if j not in columns)
     if distance[rows, columns].max() < _SAME:
-        yield _Proposal("weight", rich, extra)
+        yield "weight", at_left, extra, ()
     # The codes whose mean is nearest to one of the few, and whose symmetry makes their weights equal.
     weight = rich.posterior.solution.weight
     for k in np.argsort(distance.min(axis=1)):
         for size in range(len(many) - len(few) + 1, 1, -1):
             group = tuple(int(j) for j in np.argsort(distance[k])[:size])
             if np.ptp(weight[list(group)]) < 1e-6:
-                yield _Proposal("merge", rich, group)
+                yield "merge", at_left, group, ()
     if len(extra) > 1:
-        yield from (_Proposal("weight", rich, (j,)) for j in extra)
-
-
-# ---- outliers --------------------------------------------------------------------------------------------------------
-
-
-def _outliers(point: _Point) -> tuple[FloatArray, FloatArray]:
-    """Directions (o, m), and which classes drive them (o, C)."""
-    s = point.posterior.solution
-    u = s.outlier_direction[s.outlier_weight > 1e-9 * max(1.0, s.outlier_weight.max(initial=0.0))]
-    g_minus, g_plus = point.posterior.network.activation.growth
-    kappa = u @ s.t.T
-    pull = np.where(kappa > 0, g_plus, g_minus) * np.abs(kappa)
-    return u, pull > _DRIVEN * np.abs(kappa).max(initial=1.0)
-
-
-def _links(point: _Point) -> set[tuple[int, int]]:
-    """Pairs of classes (c >= c') that drive an outlier together: what is unique about a cone of outliers."""
-    _, driven = _outliers(point)
-    return {(int(c), int(d)) for row in driven for c in np.flatnonzero(row) for d in np.flatnonzero(row) if c >= d}
-
-
-def _outlier_signature(point: _Point) -> Any:
-    if _may_form_cones(point):
-        return frozenset(_links(point))
-    _, driven = _outliers(point)
-    return tuple(sorted(tuple(map(bool, row)) for row in driven))
-
-
-def _may_form_cones(point: _Point) -> bool:
-    """One-hot targets and ReLU-type growth: norms and angles of t are what is constrained."""
-    post = point.posterior
-    if not post.task.is_one_hot or post.network.activation.growth[0] > 0:
-        return False
-    gram = post.solution.t @ post.solution.t.T
-    cosine = gram / np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
-    norm = post.network.activation.growth[1] * post.network.k * post.task.fractions * np.diag(gram)
-    tight = np.abs(norm * post.network.sigma_a**2 - 1.0).max() < 1e-6
-    return bool(tight and (cosine - np.eye(len(gram))).max() < 1e-6)
-
-
-def _outlier_proposals(left: _Point, right: _Point) -> Iterator[_Proposal]:
-    if _may_form_cones(left) and _may_form_cones(right):
-        pairs = tuple((c, d) for c, d in sorted(_links(left) ^ _links(right)) if c != d)
-        if pairs:
-            yield _Proposal("cone", left, pairs=pairs)
-            yield _Proposal("cone", right, pairs=pairs)
-            yield from (_Proposal("cone", side, pairs=(pair,)) for pair in pairs for side in (left, right))
-        return
-    (u, driven), (v, driven_right) = _outliers(left), _outliers(right)
-    if len(u) == len(v):
-        _, columns = linear_sum_assignment(_distance(u, v))
-        pairs = tuple((i, int(c)) for i, j in enumerate(columns) for c in np.flatnonzero(driven[i] != driven_right[j]))
-        back = tuple((int(columns[i]), c) for i, c in pairs)
-        if pairs:
-            yield _Proposal("driven", left, pairs=pairs)
-            yield _Proposal("driven", right, pairs=back)
-        return
-    rich, many, few = (left, u, v) if len(u) > len(v) else (right, v, u)
-    kept = linear_sum_assignment(_distance(few, many))[1] if len(few) else np.empty(0)
-    extra = tuple(j for j in range(len(many)) if j not in kept)
-    yield _Proposal("outlier", rich, extra)
-    if len(extra) > 1:
-        yield from (_Proposal("outlier", rich, (j,)) for j in extra)
+        yield from (("weight", at_left, (j,), ()) for j in extra)

@@ -7,7 +7,7 @@ A phase is the set of codes with P_gamma > 0, together with bulk and outliers. T
     "label"     a_gamma.t_c crosses the midpoint of phi: a crossover, not a transition
     "outlier"   an outlier's weight vanishes
     "driven"    a class starts to drive an outlier: t_c.u_o = 0
-    "cone"      t_c.t_c' = 0 with vanishing multiplier: isolated outliers become a cone of them (one-hot)
+    "cone"      t_c.t_c' = 0 with vanishing multiplier: isolated outliers become a cone of them (one-hot targets)
 Every root is tested before it is returned; the false ones (a_j = a_i with P_j = 0, y_- = y_+) are refused in words.
 """
 
@@ -26,12 +26,23 @@ from meanfield.solvers.extended_outliers import ConeSystem, OutlierSystem
 from meanfield.task import ClassTask
 from meanfield.validation import FloatArray
 
-__all__ = ["KINDS", "RESIDUAL", "Setup", "Transition", "locate", "set_up", "solve_system"]
+__all__ = [
+    "KINDS",
+    "RESIDUAL",
+    "Setup",
+    "Transition",
+    "locate",
+    "make_root",
+    "set_up",
+    "solve_system",
+    "tight_constraints",
+]
 
 KINDS = ("weight", "merge", "cusp", "label", "outlier", "driven", "cone")
 
 RESIDUAL = 1e-11
-_ORTHOGONAL = 1e-7  # relative: pairs of order parameters that span a cone of outliers
+_SINGULAR = 1e-9  # relative: smaller singular values are zero
+_TIGHT = 1e-6  # constraints on t that are active
 
 
 class Setup(NamedTuple):
@@ -71,7 +82,8 @@ def locate(
         Indices of the readouts concerned ("weight": all of the orbits that vanish, or one of each; "merge", "cusp":
         those that become one; "label": one), or of the outliers ("outlier", "driven").
     pairs : sequence of (int, int)
-        "label", "driven": ((code or outlier, class),); "cone": the pairs of classes whose multiplier vanishes.
+        "label", "driven": ((code or outlier, class),); "cone": the pairs of classes whose multiplier vanishes, (c, c)
+        for the multiplier of |t_c|, that is the outlier of class c in a phase with cones.
     bracket : (float, float), optional
         Interval of the first parameter in which the root must lie.
 
@@ -119,11 +131,16 @@ def solve_system(kind: str, system: Any, start: FloatArray) -> tuple[Root, Float
 def make_root(system: Any, unknowns: FloatArray, residual: float, free: int = 0) -> Root:
     """What is known about the unknowns before they are tested; `free` parameters are left over (1 along a boundary)."""
     control = system.control
-    values = unknowns[unknowns.size - len(control.names) :]
+    k = len(control.names)
+    values = unknowns[unknowns.size - k :]
+    _, found, vectors = np.linalg.svd(system.linearised(unknowns)[1])
     spectrum = np.zeros(unknowns.size)
-    found = np.linalg.svd(system.linearised(unknowns)[1], compute_uv=False)
     spectrum[: found.size] = found
-    return Root(control, values, control.at(values), residual, float(spectrum[-1 - free] / spectrum[0]))
+    # Weights may be free (complements of odd phi, cones of outliers), as long as this does not free the parameters.
+    null = vectors[spectrum <= _SINGULAR * spectrum[0]][:, -k:]
+    moving = int(np.sum(np.linalg.svd(null, compute_uv=False) > 1e-6)) if len(null) else 0
+    smallest = spectrum[spectrum > _SINGULAR * spectrum[0]][-1] / spectrum[0]
+    return Root(control, values, control.at(values), residual, float(smallest) if moving <= free else 0.0)
 
 
 # ---- codes -----------------------------------------------------------------------------------------------------------
@@ -202,17 +219,42 @@ def _outlier_setup(
     return Setup(system, system.pack(t, a, u, w), accept)
 
 
+def tight_constraints(
+    t: FloatArray, p: FloatArray, growth: float, tolerance: float = _TIGHT
+) -> set[tuple[int, int]] | None:
+    """Active ones among k p_c |t_c|^2 <= 1, as (c, c), and t_c.t_d <= 0, as (c, d), c > d; None where one is violated.
+
+    sigma_a = 1; `growth` is that of G for kappa -> +inf.
+    """
+    scaled = t * np.sqrt(growth * p)[:, None]
+    gram = scaled @ scaled.T
+    found = set()
+    for c in range(len(t)):
+        for d in range(c + 1):
+            slack = gram[c, d] - (1.0 if c == d else 0.0)
+            if slack > tolerance:
+                return None
+            if slack > -tolerance:
+                found.add((c, d))
+    return found
+
+
 def _cone_setup(control: Control, t: FloatArray, a: FloatArray, pairs: tuple[tuple[int, int], ...]) -> Setup:
-    if not pairs or control.at(control.values).cumulant.table.growth_minus > 0 or not control.task.is_one_hot:
-        raise ValueError("cones need pairs=((class, class), ...), one-hot targets and a ReLU-type activation.")
-    gram = t @ t.T
-    tight = [(c, d) for c in range(len(t)) for d in range(c) if abs(gram[c, d]) < _ORTHOGONAL * gram.max()]
+    problem = control.at(control.values)
+    table = problem.cumulant.table
     touching = tuple((max(pair), min(pair)) for pair in pairs)
-    system = ConeSystem(control, tuple(pair for pair in tight if pair not in touching), touching)
+    tight = tight_constraints(t, problem.p, table.growth_plus)
+    if not touching or tight is None or not control.task.is_one_hot:
+        raise ValueError("cones need pairs=((class, class), ...), one-hot targets and angles t_c.t_c' <= 0.")
+    active = tuple(sorted(tight - set(touching)))
+    every = len(t) * (len(t) + 1) // 2
+    if table.growth_minus > 0 and len(set(active) | set(touching)) < every:
+        raise ValueError("with growth on both sides only a full cone (all t_c orthogonal) is described by its angles.")
+    system = ConeSystem(control, active, touching)
 
     def accept(root: Root, unknowns: FloatArray) -> Transition:
         t, a, multipliers, _ = system.unpack(unknowns)
-        if multipliers.min() < -1e-10:
+        if multipliers.min(initial=0.0) < -1e-10:
             raise ConvergenceError(f"the 'cone' root at {root.values} has a negative multiplier: not a transition.")
         u, w = _cone_outliers(system, t, multipliers, root.problem.p)
         return accept_outliers("cone", root, (t, a, u, w), (), pairs)
@@ -227,15 +269,16 @@ def _cone_outliers(
 
     The decomposition is one of many; along t_c + t_c' it adds mu_cc' to M, and takes the rest from the norms.
     """
-    n_classes = len(t)
     unit = t / np.linalg.norm(t, axis=1)[:, None]
-    weight = multipliers[:n_classes] / p
-    directions, weights = list(unit), list(weight)
-    for (c, d), mu in zip(cone.pairs, multipliers[n_classes:]):
-        # u = (e_c + e_d)/sqrt(2), e = t/|t|, weight w: the output of class c gains w [t_c.u] u.
-        w = 2.0 * mu / np.sqrt(p[c] * p[d])
-        directions.append((unit[c] + unit[d]) / np.sqrt(2.0))
-        weights.append(w)
-        weights[c] -= 0.5 * w
-        weights[d] -= 0.5 * w
-    return np.array(directions), np.array(weights)
+    directions = {(c, c): unit[c] for c, d in cone.active if c == d}
+    weights = {pair: mu / p[pair[0]] for pair, mu in zip(cone.active, multipliers) if pair[0] == pair[1]}
+    for (c, d), mu in zip(cone.active, multipliers):
+        if c != d:
+            # u = (e_c + e_d)/sqrt(2), e = t/|t|, weight w: the output of class c gains w [t_c.u] u.
+            w = 2.0 * mu / np.sqrt(p[c] * p[d])
+            directions[c, d] = (unit[c] + unit[d]) / np.sqrt(2.0)
+            weights[c, d] = w
+            for own in ((c, c), (d, d)):
+                weights[own] = weights.get(own, 0.0) - 0.5 * w
+    order = list(directions)
+    return np.array([directions[pair] for pair in order]).reshape(-1, t.shape[1]), np.array([weights[q] for q in order])
