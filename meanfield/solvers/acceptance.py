@@ -282,7 +282,7 @@ def accept_outliers(
     names = task.labels
     if kind == "cone":
         cones = [f"{names[min(pair)]}+{names[max(pair)]}" for pair in pairs if pair[0] != pair[1]]
-        single = [f"outlier of class {names[c]} vanishes" for c, d in pairs if c == d]
+        single = [f"outlier of class {names[c]}" for c, d in pairs if c == d]
         label = ", ".join(single + ["cone of outliers: classes " + ", ".join(cones)] * bool(cones))
     elif kind == "driven":
         label = ", ".join(f"class {names[c]} drives outlier {'-'.join(p)}" for (_, c), p in zip(pairs, patterns))

@@ -47,6 +47,8 @@ def _driven(post: SingleNeuronPosterior, kappa: FloatArray) -> FloatArray:
 
 def _cone(post: SingleNeuronPosterior) -> set[tuple[int, int]] | None:
     """Norms and angles that hold t back, where these describe the phase (see `ConeSystem`); else None."""
+    if not post.task.is_one_hot:
+        return None
     g_minus, g_plus = post.network.activation.growth
     t = post.solution.t * post.network.sigma_a
     tight = tight_constraints(t, post.task.fractions, g_plus * post.network.k)
@@ -87,7 +89,7 @@ def outlier_proposals(left: SingleNeuronPosterior, right: SingleNeuronPosterior)
         u, kappa, place = _outliers(here)
         v, other_kappa, _ = _outliers(there)
         if len(u) > len(v):
-            kept = set(linear_sum_assignment(_distance(v, u))[1]) if len(v) else set()
+            kept = linear_sum_assignment(_distance(v, u))[1] if len(v) else []
             extra = tuple(place[j] for j in range(len(u)) if j not in kept)
             yield "outlier", at_left, extra, ()
             if len(extra) > 1:

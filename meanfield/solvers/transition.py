@@ -7,7 +7,7 @@ A phase is the set of codes with P_gamma > 0, together with bulk and outliers. T
     "label"     a_gamma.t_c crosses the midpoint of phi: a crossover, not a transition
     "outlier"   an outlier's weight vanishes
     "driven"    a class starts to drive an outlier: t_c.u_o = 0
-    "cone"      t_c.t_c' = 0 with vanishing multiplier: isolated outliers become a cone of them
+    "cone"      t_c.t_c' = 0 with vanishing multiplier: isolated outliers become a cone of them (one-hot targets)
 Every root is tested before it is returned; the false ones (a_j = a_i with P_j = 0, y_- = y_+) are refused in words.
 """
 
@@ -244,8 +244,8 @@ def _cone_setup(control: Control, t: FloatArray, a: FloatArray, pairs: tuple[tup
     table = problem.cumulant.table
     touching = tuple((max(pair), min(pair)) for pair in pairs)
     tight = tight_constraints(t, problem.p, table.growth_plus)
-    if not touching or tight is None:
-        raise ValueError("cones need pairs=((class, class), ...) and order parameters with t_c.t_c' <= 0.")
+    if not touching or tight is None or not control.task.is_one_hot:
+        raise ValueError("cones need pairs=((class, class), ...), one-hot targets and angles t_c.t_c' <= 0.")
     active = tuple(sorted(tight - set(touching)))
     every = len(t) * (len(t) + 1) // 2
     if table.growth_minus > 0 and len(set(active) | set(touching)) < every:
