@@ -59,7 +59,7 @@ def main():
         good = [row[2] for row in found if row[0]]
         print(
             f"{name:13s} {len(found):5d} {len(good):9d} {1e3 * np.median(seconds):10.2f} {1e3 * seconds.max():8.1f} "
-            f"{max(c.kkt_residual for c in good):9.1e} {max(c.duality_gap for c in good):8.1e}"
+            f"{max((c.kkt_residual for c in good), default=np.nan):9.1e} {max((c.duality_gap for c in good), default=np.nan):8.1e}"
         )
     worst = 0.0
     for i in range(options.check):
