@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -188,7 +189,11 @@ def test_temperature_can_be_swept_and_maps_are_chosen(tmp_path, capsys):
 
 def command(*words, **options):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    return subprocess.Popen([sys.executable, "-m", "meanfield", *words], env=environment, text=True, **options)
+    # Not in the checkout: `-m` would prefer its package to the one under test, whose compiled code is cached.
+    where = Path(__file__).parent
+    return subprocess.Popen(
+        [sys.executable, "-m", "meanfield", *words], env=environment, cwd=where, text=True, **options
+    )
 
 
 def test_the_module_is_the_command():
