@@ -89,7 +89,7 @@ def outlier_proposals(left: SingleNeuronPosterior, right: SingleNeuronPosterior)
         u, kappa, place = _outliers(here)
         v, other_kappa, _ = _outliers(there)
         if len(u) > len(v):
-            kept = linear_sum_assignment(_distance(v, u))[1] if len(v) else []
+            kept = set(linear_sum_assignment(_distance(v, u))[1]) if len(v) else set[int]()
             extra = tuple(place[j] for j in range(len(u)) if j not in kept)
             yield "outlier", at_left, extra, ()
             if len(extra) > 1:
