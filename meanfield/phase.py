@@ -21,7 +21,7 @@ from meanfield.posterior import SingleNeuronPosterior, code_pattern
 from meanfield.raster import PointArrays, Problem, solve_chunk
 from meanfield.result import Certificate, ConvergenceError, Solution, read_archive, write_archive
 from meanfield.solve import solve
-from meanfield.solvers.codes import MESSAGES
+from meanfield.solvers.codes import MESSAGES, STATUS
 from meanfield.solvers.extended import Control
 from meanfield.task import ClassTask
 from meanfield.validation import FloatArray, real_array, real_number
@@ -33,7 +33,6 @@ __all__ = ["PhaseDiagram", "sweep"]
 
 _CHUNK = 2048  # points
 _PRESENT = 1e-9  # weight above which a code is part of the phase
-_STATUS = ("optimal", "not converged", "residual too large", "duality gap too large", "not proven global")
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +245,7 @@ class PhaseDiagram:
                 nullity=nullity,
                 boxes=int(number["boxes"]),
             ),
-            status=_STATUS[status],
+            status=STATUS[status],
             message=MESSAGES[status],
             n_samples=task.n_samples,
             tau=tau,
@@ -404,11 +403,12 @@ def sweep(
         )
     grid = _checked_axes(axes)
     shape = tuple(len(values) for values in grid.values())
-    diagram_problem: Callable[[tuple[int, ...]], Problem] = lambda at: _problem(  # noqa: E731
-        network, task, tau, {name: values[i] for (name, values), i in zip(grid.items(), at, strict=True)}
-    )
-    chunks = _chunks(shape)
-    jobs: list[tuple[list[tuple[int, ...]], list[int]]] = [(list(points), _parents(points)) for points in chunks]
+
+    def problem_at(at: tuple[int, ...]) -> Problem:
+        changes = {name: values[i] for (name, values), i in zip(grid.items(), at, strict=True)}
+        return _problem(network, task, tau, changes)
+
+    jobs = [(points, _parents(points)) for points in _chunks(shape)]
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -422,7 +422,7 @@ def sweep(
                 results[number] = PointArrays(**read_archive(stored, "sweep chunk")[1])
                 advance()
                 continue
-            problems = [diagram_problem(at) for at in points]
+            problems = [problem_at(at) for at in points]
             if executor is not None:
                 waiting[number] = executor.submit(solve_chunk, problems, parent)
                 continue
@@ -433,10 +433,7 @@ def sweep(
             results[number] = _keep(future.result(), stored)
             advance()
     joined = PointArrays.concatenate([results[number] for number in range(len(jobs))])
-    visited = [int(np.ravel_multi_index(at, shape)) for points, _ in jobs for at in points]
-    order = np.argsort(visited)
-    ordered = PointArrays(**{name: array[order] for name, array in joined.arrays().items()})
-    return PhaseDiagram(network, task, tau, grid, ordered)
+    return PhaseDiagram(network, task, tau, grid, joined)
 
 
 def _checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:

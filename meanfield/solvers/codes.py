@@ -20,6 +20,7 @@ from meanfield.validation import FloatArray
 __all__ = [
     "MAX_BOXES",
     "MESSAGES",
+    "STATUS",
     "Point",
     "compiled_tables",
     "limit_point",
@@ -31,7 +32,7 @@ __all__ = [
 PhiRange = tuple[float, float, float, float]
 MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
 
-_STATUS = ("optimal", "not converged", "residual too large", "duality gap too large", "not proven global")
+STATUS = ("optimal", "not converged", "residual too large", "duality gap too large", "not proven global")
 MESSAGES = (
     "stationarity, duality gap and global optimality are certified",
     "the solver did not find a set of codes that satisfies the stationarity equations; start from the solution of an "
@@ -167,7 +168,7 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
         outlier_direction=point.directions[outliers],
         outlier_weight=point.direction_weights[outliers] * sigma_a**2,
         certificate=certificate,
-        status=_STATUS[point.status],
+        status=STATUS[point.status],
         message=MESSAGES[point.status],
         notes=tuple(notes),
         tau=tau,
