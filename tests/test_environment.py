@@ -58,7 +58,7 @@ import meanfield as mf
 post = mf.solve(mf.Network("relu"), mf.class_task(fractions=[.5, .25, .25], off=0.))
 post.table(), post.kernel(), post.sample_neurons(20, rng=0)
 """
-    done = run(code, "-W", "error", MEANFIELD_CACHE_DIR=str(cache_directory().parent))
+    done = run(code, "-W", "error", MEANFIELD_CACHE_DIR=str(cache_directory()))
     assert done.returncode == 0, done.stderr
 
 

@@ -1,14 +1,17 @@
 """Numba-compiled kernels: arrays and NamedTuples in and out, no Python objects.
 
 Every function here is decorated with :func:`jit`, which caches machine code on disk. Numba does not notice an edit
-in a callee that lives in another file, so the cache directory is keyed by a hash of all compiled sources.
+in a callee that lives in another file, so each file's code is kept under a hash of that file and of all files of
+this package that it imports.
 Set ``MEANFIELD_CACHE_DIR`` to choose where it lives; a directory that cannot be written means compiling in memory.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -22,12 +25,25 @@ __all__ = ["cache_directory", "jit"]
 # Flags that keep NaN and infinities meaningful (fastmath=True would not).
 _FLAGS = {"reassoc", "contract", "arcp"}
 
+_PACKAGE = Path(__file__).parents[1]
+_IMPORT = re.compile(r"^from meanfield\.([\w.]+) import", re.MULTILINE)
 
-def _source_hash() -> str:
+
+@functools.cache
+def _source_hash(file: str) -> str:
+    """Hash of a source file and of the files of this package it imports, directly or not."""
+    found, waiting = {__file__: Path(__file__).read_bytes()}, [Path(file)]
+    while waiting:
+        path = waiting.pop()
+        if str(path) in found:
+            continue
+        found[str(path)] = path.read_bytes()
+        for name in _IMPORT.findall(found[str(path)].decode()):
+            module = _PACKAGE.joinpath(*name.split("."))
+            waiting.append(module / "__init__.py" if module.is_dir() else module.with_suffix(".py"))
     digest = hashlib.sha256(numba.__version__.encode())
-    package = Path(__file__).parents[1]
-    for path in sorted([*(package / "compiled").rglob("*.py"), *package.glob("*/compiled.py")]):
-        digest.update(path.read_bytes())
+    for name in sorted(found):
+        digest.update(found[name])
     return digest.hexdigest()[:16]
 
 
@@ -36,7 +52,7 @@ def _writable_cache() -> Path | None:
     if base is None:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
         base = str(Path(home) / "meanfield")
-    path = Path(base) / _source_hash()
+    path = Path(base)
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -66,7 +82,7 @@ def jit(function: Callable[..., Any]) -> Any:
     if _CACHE is None:
         return numba.njit(**options)(function)
     previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_CACHE)
+    numba.config.CACHE_DIR = str(_CACHE / _source_hash(function.__code__.co_filename))
     try:
         return numba.njit(cache=True, **options)(function)
     finally:
