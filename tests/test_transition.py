@@ -269,6 +269,37 @@ def test_relu_two_classes_share_an_outlier():
     assert found.label == "class 2 drives outlier 1-0"
 
 
+@pytest.mark.parametrize(("slope_minus", "expected"), [(0.0, 0.450158), (0.5, 0.332171)])
+def test_leaky_relu_cone_onset(slope_minus, expected):
+    """y_-* = sigma_a kappa^2 / sqrt(C), normal density(s kappa) = (1 + s) kappa Phi(-s kappa); here C = 2."""
+
+    def balance(x):
+        density = math.exp(-0.5 * (slope_minus * x) ** 2) / math.sqrt(2 * math.pi)
+        return density - (1 + slope_minus) * x * 0.5 * math.erfc(slope_minus * x / math.sqrt(2))
+
+    kappa = brentq(balance, 0.1, 2.0, xtol=1e-15, rtol=1e-15)
+    exact = kappa**2 / math.sqrt(2)
+    assert exact == pytest.approx(expected, abs=1e-6)
+    network = mf.Network(mf.activation("leaky_relu", slope=slope_minus))
+    task = mf.class_task(n_classes=2, off=exact + 0.02)  # inside the cone, where angles describe the phase
+    found = locate("cone", network, task, 0.0, "off", mf.solve(network, task).solution, pairs=((0, 1),))
+    assert found.value == pytest.approx(exact, abs=1e-11)
+
+
+def test_relu_outlier_vanishes_in_two_descriptions():
+    """With rising tau |t_1| becomes slack: as an isolated outlier, and as the multiplier of the norm."""
+    network, task, tau = mf.Network("relu"), mf.class_task(fractions=[0.3, 0.35, 0.35], off=0.2), 0.42
+    s = mf.solve(network, task, tau).solution
+    own = int(np.argmax(s.outlier_direction @ s.t[0]))
+    isolated = locate("outlier", network, task, tau, "tau", s, codes=(own,))
+    norm = locate("outlier", network, task, tau, "tau", s, pairs=((0, 0),))
+    assert norm.value == pytest.approx(isolated.value, abs=1e-12)
+    assert norm.label == isolated.label == "outlier 1-0-0 vanishes"
+    slack = [1 - 0.3 * np.sum(mf.solve(network, task, norm.value + d).solution.t[0] ** 2) for d in (-1e-3, 1e-3)]
+    assert abs(slack[0]) < 1e-9
+    assert slack[1] > 1e-5
+
+
 # ---- two parameters --------------------------------------------------------------------------------------------------
 
 

@@ -280,15 +280,17 @@ def accept_outliers(
     kappa = u @ t.T
     patterns = tuple("".join("1" if x > 1e-9 * np.abs(kappa).max() else "0" for x in kappa[o]) for o in marginal)
     names = task.labels
+    if kind == "outlier" and pairs:
+        patterns = tuple("".join("1" if d == c else "0" for d in range(len(t))) for c, _ in pairs)
     if kind == "cone":
         cones = [f"{names[min(pair)]}+{names[max(pair)]}" for pair in pairs if pair[0] != pair[1]]
-        single = [f"outlier of class {names[c]}" for c, d in pairs if c == d]
-        label = ", ".join(single + ["cone of outliers: classes " + ", ".join(cones)] * bool(cones))
+        single = [f"outlier of class {names[c]} vanishes" for c, d in pairs if c == d]
+        label = ", ".join([*single, "cone of outliers: classes " + ", ".join(cones)])
     elif kind == "driven":
         label = ", ".join(f"class {names[c]} drives outlier {'-'.join(p)}" for (_, c), p in zip(pairs, patterns))
     else:
-        shown = _listed(["-".join(pattern) for pattern in patterns])
-        label = f"outliers {shown} vanish" if len(patterns) > 1 else f"outlier {shown} vanishes"
+        named = ["-".join(pattern) for pattern in dict.fromkeys(patterns)]
+        label = f"outliers {_listed(named)} vanish" if len(named) > 1 else f"outlier {named[0]} vanishes"
     found = Transition(
         kind=kind,
         parameters=dict(zip(root.control.names, map(float, root.values))),

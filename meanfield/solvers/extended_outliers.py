@@ -3,7 +3,7 @@
 Isolated outliers, x = (t, a_0, {u_o}, {w_o}):
     grad h(a_0; t) = 0,   sum_c p_c g'(t_c.u_o) t_c / 2 = u_o,   |u_o| = 1,
     a_0 G'(a_0.t_c) + sum_o w_o u_o g'(t_c.u_o) / 2 + tau t_c = y_c.
-Cones of outliers (ReLU, one-hot, t_c.t_c' <= 0 and k p_c |t_c|^2 <= 1), x = (t, a_0, {w_c}, {mu_cc'}):
+Cones of outliers (ReLU, t_c.t_c' <= 0 and k p_c |t_c|^2 <= 1), x = (t, a_0, {w_c}, {mu_cc'}):
     p_c (y_c - a_0 G'(a_0.t_c) - tau t_c) = w_c t_c + sum_c' mu_cc' t_c',   k p_c |t_c|^2 = 1,   t_c.t_c' = 0,
 each constraint only where it is active.
 """

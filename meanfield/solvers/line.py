@@ -26,7 +26,7 @@ _TWICE = 1e-6  # relative: nearer readouts are one code
 _BESIDE = 1e-4  # of the interval: distance from a transition at which both sides are looked at again
 _BESIDE_MERGER = 0.02  # the same where codes merge: nearer, h is so flat that solving gets hard
 _MAX_DEPTH = 12  # halvings of an interval
-_MAX_SOLVES = 60  # per interval
+_MAX_SOLVES = 24  # per interval
 _SAME_PLACE = 1e-9
 
 

@@ -47,8 +47,6 @@ def _driven(post: SingleNeuronPosterior, kappa: FloatArray) -> FloatArray:
 
 def _cone(post: SingleNeuronPosterior) -> set[tuple[int, int]] | None:
     """Norms and angles that hold t back, where these describe the phase (see `ConeSystem`); else None."""
-    if not post.task.is_one_hot:
-        return None
     g_minus, g_plus = post.network.activation.growth
     t = post.solution.t * post.network.sigma_a
     tight = tight_constraints(t, post.task.fractions, g_plus * post.network.k)
@@ -57,13 +55,13 @@ def _cone(post: SingleNeuronPosterior) -> set[tuple[int, int]] | None:
 
 
 def outlier_signature(post: SingleNeuronPosterior) -> Any:
-    """What a phase with outliers is: active norms and angles of t, or how many outliers there are and who drives them.
+    """What a phase with outliers is: how many there are and who drives them, or which constraints span a cone of them.
 
-    The latter only where the decomposition into outliers is unique.
+    In a cone that is not described by norms and angles the decomposition into outliers is not unique: "degenerate".
     """
     tight = _cone(post)
-    if tight is not None:
-        return frozenset(tight)
+    if tight is not None and any(c != d for c, d in tight):
+        return "cone", tuple(sorted(tight))
     if post.certificate.nullity:
         return "degenerate"
     _, kappa, _ = _outliers(post)
@@ -89,7 +87,7 @@ def outlier_proposals(left: SingleNeuronPosterior, right: SingleNeuronPosterior)
         u, kappa, place = _outliers(here)
         v, other_kappa, _ = _outliers(there)
         if len(u) > len(v):
-            kept = set(linear_sum_assignment(_distance(v, u))[1]) if len(v) else set[int]()
+            kept = set(linear_sum_assignment(_distance(v, u))[1]) if len(v) else set()
             extra = tuple(place[j] for j in range(len(u)) if j not in kept)
             yield "outlier", at_left, extra, ()
             if len(extra) > 1:

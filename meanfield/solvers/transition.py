@@ -5,9 +5,9 @@ A phase is the set of codes with P_gamma > 0, together with bulk and outliers. T
     "merge"     codes collapse onto one by symmetry (pitchfork): d^2 h has a zero mode there
     "cusp"      two codes of the same symmetry merge, h is quartic: two parameters
     "label"     a_gamma.t_c crosses the midpoint of phi: a crossover, not a transition
-    "outlier"   an outlier's weight vanishes
+    "outlier"   an outlier's weight vanishes (pairs=((c, c),): that of class c, where t is held back by its norms)
     "driven"    a class starts to drive an outlier: t_c.u_o = 0
-    "cone"      t_c.t_c' = 0 with vanishing multiplier: isolated outliers become a cone of them (one-hot targets)
+    "cone"      t_c.t_c' = 0 with vanishing multiplier: isolated outliers become a cone of them
 Every root is tested before it is returned; the false ones (a_j = a_i with P_j = 0, y_- = y_+) are refused in words.
 """
 
@@ -42,7 +42,7 @@ KINDS = ("weight", "merge", "cusp", "label", "outlier", "driven", "cone")
 
 RESIDUAL = 1e-11
 _SINGULAR = 1e-9  # relative: smaller singular values are zero
-_TIGHT = 1e-6  # constraints on t that are active
+_TIGHT = 1e-8  # constraints on t that are active
 
 
 class Setup(NamedTuple):
@@ -201,7 +201,7 @@ def _outlier_setup(
     if control.network.activation.parts != "outliers" or len(solution.weight) != 1:
         raise ValueError(f"{kind!r} transitions need an unbounded activation with one bulk.")
     t, a = solution.t * sigma_a, solution.readout[0] / sigma_a
-    if kind == "cone":
+    if kind == "cone" or (kind == "outlier" and pairs and not outliers):
         return _cone_setup(control, t, a, pairs)
     u, w = solution.outlier_direction, solution.outlier_weight / sigma_a**2
     concerned = outliers or tuple(o for o, _ in pairs)
@@ -224,19 +224,15 @@ def tight_constraints(
 ) -> set[tuple[int, int]] | None:
     """Active ones among k p_c |t_c|^2 <= 1, as (c, c), and t_c.t_d <= 0, as (c, d), c > d; None where one is violated.
 
-    sigma_a = 1; `growth` is that of G for kappa -> +inf.
+    An angle is active only between two active norms. sigma_a = 1; `growth` is that of G for kappa -> +inf.
     """
     scaled = t * np.sqrt(growth * p)[:, None]
-    gram = scaled @ scaled.T
-    found = set()
-    for c in range(len(t)):
-        for d in range(c + 1):
-            slack = gram[c, d] - (1.0 if c == d else 0.0)
-            if slack > tolerance:
-                return None
-            if slack > -tolerance:
-                found.add((c, d))
-    return found
+    slack = np.tril(scaled @ scaled.T - np.eye(len(t)))
+    if slack.max() > tolerance:
+        return None
+    tight = np.abs(np.diag(slack)) < tolerance
+    active = np.tril(np.outer(tight, tight)) & (slack > -tolerance)
+    return {(int(c), int(d)) for c, d in np.argwhere(active)}
 
 
 def _cone_setup(control: Control, t: FloatArray, a: FloatArray, pairs: tuple[tuple[int, int], ...]) -> Setup:
@@ -244,8 +240,8 @@ def _cone_setup(control: Control, t: FloatArray, a: FloatArray, pairs: tuple[tup
     table = problem.cumulant.table
     touching = tuple((max(pair), min(pair)) for pair in pairs)
     tight = tight_constraints(t, problem.p, table.growth_plus)
-    if not touching or tight is None or not control.task.is_one_hot:
-        raise ValueError("cones need pairs=((class, class), ...), one-hot targets and angles t_c.t_c' <= 0.")
+    if not touching or tight is None:
+        raise ValueError("cones need pairs=((class, class), ...) and order parameters with t_c.t_c' <= 0.")
     active = tuple(sorted(tight - set(touching)))
     every = len(t) * (len(t) + 1) // 2
     if table.growth_minus > 0 and len(set(active) | set(touching)) < every:
@@ -257,7 +253,8 @@ def _cone_setup(control: Control, t: FloatArray, a: FloatArray, pairs: tuple[tup
         if multipliers.min(initial=0.0) < -1e-10:
             raise ConvergenceError(f"the 'cone' root at {root.values} has a negative multiplier: not a transition.")
         u, w = _cone_outliers(system, t, multipliers, root.problem.p)
-        return accept_outliers("cone", root, (t, a, u, w), (), pairs)
+        kind = "outlier" if all(c == d for c, d in pairs) else "cone"
+        return accept_outliers(kind, root, (t, a, u, w), (), pairs)
 
     return Setup(system, system.pack(t, a), accept)
 
