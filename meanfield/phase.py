@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from meanfield.archive import read_archive, write_archive
 from meanfield.compiled.sweep import CONVERGED, NUMBERS
 from meanfield.network import Network
 from meanfield.posterior import SingleNeuronPosterior, code_pattern
 from meanfield.raster import PointArrays, Problem, solve_chunk
-from meanfield.result import Certificate, ConvergenceError, Solution, read_archive, write_archive
+from meanfield.result import Certificate, ConvergenceError, Solution
 from meanfield.solve import solve
 from meanfield.solvers.codes import MESSAGES, STATUS
 from meanfield.solvers.extended import Control

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from meanfield import density
+from meanfield.archive import read_archive, write_archive
 from meanfield.cumulant import cumulant
 from meanfield.network import Network
 from meanfield.neurons import Neurons, draw
 from meanfield.parts import Code, Kernel, Outlier
 from meanfield.readout import log_integral, readout_lattice
-from meanfield.result import Certificate, Solution, pack_solution, read_archive, unpack_solution, write_archive
+from meanfield.result import Certificate, Solution, pack_solution, unpack_solution
 from meanfield.table import posterior_table
 from meanfield.task import ClassTask
 from meanfield.validation import FloatArray, read_only, real_array

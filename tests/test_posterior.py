@@ -10,9 +10,10 @@ from scipy.integrate import quad
 from scipy.optimize import minimize, root
 from scipy.special import erf
 
+from meanfield.archive import read_archive, write_archive
 from meanfield.network import Network
 from meanfield.posterior import SingleNeuronPosterior
-from meanfield.result import Certificate, Solution, read_archive, write_archive
+from meanfield.result import Certificate, Solution
 from meanfield.task import class_task
 
 P3 = np.array([0.5, 0.25, 0.25])

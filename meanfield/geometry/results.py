@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from meanfield.archive import read_archive, write_archive
+
 __all__ = ["Result", "load"]
 
 R = TypeVar("R", bound="Result")
-FORMAT = 1
+_KIND = "geometry result"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -80,10 +81,7 @@ class Result:
 
         ``.npz`` is added if missing.
         """
-        target = Path(path)
-        if target.suffix != ".npz":
-            target = target.with_name(target.name + ".npz")
-        header: dict[str, Any] = {"format": FORMAT, "class": type(self).__name__, "fields": {}}
+        header: dict[str, Any] = {"class": type(self).__name__, "fields": {}}
         arrays: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -91,8 +89,7 @@ class Result:
                 arrays[item.name] = value
             else:
                 header["fields"][item.name] = value
-        np.savez_compressed(target, header=np.array(json.dumps(header)), **arrays)
-        return target
+        return write_archive(path, _KIND, header, arrays)
 
     @classmethod
     def load(cls: type[R], path: str | PathLike[str]) -> R:
@@ -113,19 +110,14 @@ def load(path: str | PathLike[str]) -> Result:
     """
     import meanfield.geometry as geometry
 
-    with np.load(path, allow_pickle=False) as file:
-        if "header" not in file:
-            raise ValueError(f"{path} was not written by meanfield.geometry: it has no header")
-        header = json.loads(str(file["header"]))
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise ValueError(f"{path} has a header this version cannot read (expected format {FORMAT})")
-        name = header["class"]
-        getattr(geometry, name, None)  # importing the class registers it
-        if name not in Result.classes:
-            raise ValueError(f"{path} holds an unknown kind of result: {name!r}")
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
-        values.update({key: file[key] for key in file.files if key != "header"})
-    return Result.classes[name](**dict[str, Any](values))
+    header, arrays = read_archive(path, _KIND)
+    name = header["class"]
+    getattr(geometry, name, None)  # importing the class registers it
+    if name not in Result.classes:
+        raise ValueError(f"{path} holds an unknown kind of result: {name!r}; update meanfield.")
+    values: dict[str, Any] = dict(arrays)
+    values |= {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
+    return Result.classes[name](**values)
 
 
 def format_value(value: float, error: float | None) -> str:

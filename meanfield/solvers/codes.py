@@ -10,7 +10,7 @@ import numpy as np
 
 from meanfield.activation import Activation
 from meanfield.compiled import sweep
-from meanfield.compiled.globalcheck import interval_bounds
+from meanfield.compiled.bounds import interval_bounds
 from meanfield.cumulant import cumulant
 from meanfield.network import Network
 from meanfield.result import Certificate, Solution

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import meanfield.geometry as geometry
+from meanfield.archive import write_archive
 from meanfield.geometry.results import format_value
 
 
@@ -53,12 +54,12 @@ def test_save_and_load(index, tmp_path):
 def test_load_refuses_other_files(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, X=np.ones(3))
-    with pytest.raises(ValueError, match="has no header"):
+    with pytest.raises(ValueError, match="not a file written by meanfield"):
         geometry.load(path)
-    np.savez(path, header=np.array(json.dumps({"format": 99})))
-    with pytest.raises(ValueError, match="expected format 1"):
+    np.savez(path, header=np.array(json.dumps({"format": "meanfield geometry result", "version": 99})))
+    with pytest.raises(ValueError, match="format version 99"):
         geometry.load(path)
-    np.savez(path, header=np.array(json.dumps({"format": 1, "class": "Unknown", "fields": {}})))
+    write_archive(path, "geometry result", {"class": "Unknown", "fields": {}}, {})
     with pytest.raises(ValueError, match="unknown kind of result: 'Unknown'"):
         geometry.load(path)
     geometry.neural_collapse(clouds()).save(path)
