@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from meanfield.activation import Activation, activation
+    from meanfield.data import DataTask, data_task
     from meanfield.network import Network
     from meanfield.phase import PhaseDiagram, sweep
     from meanfield.posterior import SingleNeuronPosterior
@@ -35,6 +36,8 @@ _HOME = {
     "Network": "meanfield.network",
     "ClassTask": "meanfield.task",
     "class_task": "meanfield.task",
+    "DataTask": "meanfield.data",
+    "data_task": "meanfield.data",
     "Certificate": "meanfield.result",
     "ConvergenceError": "meanfield.result",
     "CertificateWarning": "meanfield.solve",
