@@ -1,0 +1,69 @@
+"""Handwritten digits as pixels, random features and the layers of a small trained network."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
+
+from meanfield.geometry import (
+    cka,
+    glue,
+    group_by_label,
+    kernel_target_alignment,
+    neural_collapse,
+    simulated_capacity,
+    trajectory,
+)
+
+CLASSES = (0, 1, 2, 3, 5, 8)
+POINTS = 30
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """Features (n, N) by name and labels (n,): pixels, an untrained layer, two trained layers."""
+    pixels, labels = load_digits(return_X_y=True)
+    pixels = pixels[np.isin(labels, CLASSES)] / 16.0
+    labels = labels[np.isin(labels, CLASSES)]
+    network = MLPClassifier((200, 100), solver="lbfgs", alpha=1e-3, max_iter=400, random_state=0).fit(pixels, labels)
+    assert network.score(pixels, labels) == 1.0
+    shown = np.concatenate(group_by_label(np.arange(len(pixels), dtype=float)[:, None], labels, POINTS, seed=0))
+    shown = shown[:, 0].astype(int)
+    pixels, labels = pixels[shown], labels[shown]
+    random = np.maximum(pixels @ np.random.default_rng(1).standard_normal((64, 200)), 0.0)
+    found = {"pixels": pixels, "random": random}
+    features = pixels
+    for name, weight, bias in zip(("first", "second"), network.coefs_, network.intercepts_):
+        features = np.maximum(features @ weight + bias, 0.0)
+        found[name] = features[:, (features > 0).any(axis=0)]
+    return found, labels
+
+
+@pytest.mark.filterwarnings("ignore:.*general position.*:UserWarning", "ignore:.*inseparable.*:UserWarning")
+@pytest.mark.parametrize("name", ["random", "first", "second"])
+def test_simulation_equals_glue(layers, name):
+    """The exact finite-size identity between random projections and the solution cone, on correlated real data."""
+    features, labels = layers
+    simulated = simulated_capacity((features[name], labels), n_draws=120, seed=2)
+    theory = glue((features[name], labels), n_probes=400, seed=3)
+    error = np.hypot(simulated.standard_error, theory.standard_errors["capacity_faces"])
+    assert abs(simulated.capacity - theory.capacity_faces) < 4 * error
+    assert error < 0.05 * theory.capacity
+    identity = theory.utility * (1 + theory.radius**-2) / theory.dimension
+    assert identity == pytest.approx(theory.capacity, rel=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:.*general position.*:UserWarning", "ignore:.*inseparable.*:UserWarning")
+def test_training_untangles_the_digits(layers):
+    """Along a trained network capacity grows, the last layer collapses, kernels align with the labels."""
+    features, labels = layers
+    path = trajectory(list(features.values()), y=labels, parameter=list(features), parameter_name="layer", seed=4)
+    capacity = dict(zip(features, path["capacity"]))
+    error = dict(zip(features, path["capacity_error"]))
+    assert capacity["first"] > capacity["random"] + 5 * error["first"]
+    assert capacity["second"] > capacity["first"] + 5 * error["second"]
+    collapse = {name: neural_collapse((x, labels)).nc1 for name, x in features.items()}
+    assert collapse["second"] < min(collapse["first"], collapse["random"])
+    aligned = {name: kernel_target_alignment(x, labels) for name, x in features.items()}
+    assert aligned["second"] > aligned["first"] > aligned["random"]
+    assert cka(features["pixels"], features["random"]) > cka(features["pixels"], features["second"])
