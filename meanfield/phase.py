@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +14,16 @@ import numpy as np
 
 from meanfield.archive import read_archive, write_archive
 from meanfield.compiled.sweep import CONVERGED, NUMBERS
+from meanfield.grid import checked_axes, chunks, fingerprint, parents, problem_with
 from meanfield.network import Network
 from meanfield.posterior import SingleNeuronPosterior, code_pattern
+from meanfield.progress import progress_bar
 from meanfield.raster import PointArrays, Problem, solve_chunk
 from meanfield.result import Certificate, ConvergenceError, Solution
 from meanfield.solve import solve
 from meanfield.solvers.codes import MESSAGES, STATUS
-from meanfield.solvers.extended import Control
 from meanfield.task import ClassTask
-from meanfield.validation import FloatArray, real_array, real_number
+from meanfield.validation import FloatArray, real_number
 
 if TYPE_CHECKING:
     from meanfield.solvers.acceptance import Transition
@@ -199,7 +197,7 @@ class PhaseDiagram:
         """Network, task and tau of one grid point."""
         at = self._position(int(index)) if isinstance(index, (int, np.integer)) else index
         changes = {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
-        return _problem(self.network, self.task, self.tau, changes)
+        return problem_with(self.network, self.task, self.tau, changes)
 
     def problems(self) -> Iterator[Problem]:
         """All grid points, first axis outermost."""
@@ -271,7 +269,7 @@ class PhaseDiagram:
         distance[~self.certified] = np.inf
         nearest = int(np.argmin(distance))
         start = self.posterior(self._position(nearest)) if np.isfinite(distance).any() else None
-        return solve(*_problem(self.network, self.task, self.tau, values), warm_start=start)
+        return solve(*problem_with(self.network, self.task, self.tau, values), warm_start=start)
 
     def transitions(self) -> tuple[Transition, ...]:
         """Transitions and label crossovers along a one-parameter sweep, located by Newton on the extended systems.
@@ -402,21 +400,21 @@ def sweep(
         raise ValueError(
             "sweep needs a Network and a ClassTask; build them with Network('sigmoid') and class_task(...)."
         )
-    grid = _checked_axes(axes)
+    grid = checked_axes(axes)
     shape = tuple(len(values) for values in grid.values())
 
     def problem_at(at: tuple[int, ...]) -> Problem:
         changes = {name: values[i] for (name, values), i in zip(grid.items(), at, strict=True)}
-        return _problem(network, task, tau, changes)
+        return problem_with(network, task, tau, changes)
 
-    jobs = [(points, _parents(points)) for points in _chunks(shape)]
+    jobs = [(points, parents(points)) for points in chunks(shape, _CHUNK)]
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    key = _fingerprint(network, task, tau, grid)
+    key = fingerprint(network, task, tau, grid)
     results: dict[int, PointArrays] = {}
     waiting: dict[int, Future[PointArrays]] = {}
-    with _progress(progress, len(jobs)) as advance:
+    with progress_bar(progress, len(jobs), unit="chunk") as advance:
         for number, (points, parent) in enumerate(jobs):
             stored = None if folder is None else folder / f"chunk-{key}-{number:05d}.npz"
             if stored is not None and stored.exists():
@@ -437,90 +435,10 @@ def sweep(
     return PhaseDiagram(network, task, tau, grid, joined)
 
 
-def _checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
-    if not 1 <= len(axes) <= 2:
-        raise ValueError(
-            f"sweep takes one or two parameters with their values, e.g. off=np.linspace(-1, 0.9, 200); got {len(axes)}."
-        )
-    grid = {}
-    for name, values in axes.items():
-        if name == "n_samples":
-            array = np.array([real_number(name, v, above=0.0, infinite=True) for v in np.atleast_1d(values)])
-        else:
-            array = real_array(name, values)
-        wanted = 2 if name == "fractions" else 1
-        if array.ndim != wanted:
-            raise ValueError(
-                f"{name} must hold {'rows of fractions' if wanted == 2 else 'a list of values'}, one per point."
-            )
-        grid[name] = array
-    return grid
-
-
-def _problem(network: Network, task: ClassTask, tau: float, changes: dict[str, Any]) -> Problem:
-    """The problem with some parameters replaced."""
-    direct = {name: changes[name] for name in ("fractions", "n_samples") if name in changes}
-    if direct:
-        task = task.with_(**direct)
-    rest = {name: float(value) for name, value in changes.items() if name not in direct}
-    if rest:
-        network, task, tau = Control(network, task, tau, tuple(rest)).physical(list(rest.values()))
-    return Problem(network, task, tau)
-
-
-def _chunks(shape: tuple[int, ...]) -> Iterator[list[tuple[int, ...]]]:
-    """Whole rows (points with the same first index), as many as fit in a chunk; a single axis in pieces."""
-    if len(shape) == 1:
-        indices: list[tuple[int, ...]] = [(i,) for i in range(shape[0])]
-        yield from (indices[i : i + _CHUNK] for i in range(0, shape[0], _CHUNK))
-        return
-    rows = max(1, _CHUNK // shape[1])
-    for start in range(0, shape[0], rows):
-        yield [(i, j) for i in range(start, min(start + rows, shape[0])) for j in range(shape[1])]
-
-
-def _parents(points: Sequence[tuple[int, ...]]) -> list[int]:
-    """Where each point of a chunk starts from: the one before it in its row, a row's first from the row before."""
-    where = {at: n for n, at in enumerate(points)}
-    parents = []
-    for at in points:
-        before = where.get((*at[:-1], at[-1] - 1), -1)
-        if before < 0 and len(at) == 2:
-            before = where.get((at[0] - 1, at[1]), -1)
-        parents.append(before)
-    return parents
-
-
-def _fingerprint(network: Network, task: ClassTask, tau: float, grid: dict[str, FloatArray]) -> str:
-    described = {"network": network.to_dict(), "task": task.to_dict(), "tau": tau}
-    described["axes"] = {name: values.tolist() for name, values in grid.items()}
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:12]
-
-
 def _keep(result: PointArrays, stored: Path | None) -> PointArrays:
     if stored is not None:
         write_archive(stored, "sweep chunk", {}, result.arrays())
     return result
-
-
-class _progress:
-    """A tqdm bar where wanted and possible, else nothing; entering gives the function that advances it."""
-
-    def __init__(self, wanted: bool | None, total: int) -> None:
-        self.bar: Any = None
-        if wanted or (wanted is None and total > 1 and sys.stderr.isatty()):
-            try:
-                from tqdm import tqdm
-            except ImportError:
-                return
-            self.bar = tqdm(total=total, unit="chunk")
-
-    def __enter__(self) -> Callable[[], None]:
-        return (lambda: None) if self.bar is None else (lambda: self.bar.update())
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
 
 def _labels(network: Network, kappa: FloatArray) -> list[str]:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from meanfield.geometry.clouds import Clouds, Seed, as_clouds, describe_seed, group_by_label
 from meanfield.geometry.results import Result
+from meanfield.progress import progress_bar
 
 __all__ = ["MEASURES", "Trajectory", "measure", "trajectory"]
 
@@ -122,18 +123,6 @@ def _check_measures(measures: Any, options: Mapping[str, Mapping[str, Any]] | No
     return chosen
 
 
-def _with_progress(
-    rows: Iterator[dict[str, float]], total: int | None, progress: bool | None
-) -> Iterable[dict[str, float]]:
-    if progress is False:
-        return rows
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return rows
-    return tqdm(rows, total=total, desc="geometry", disable=None if progress is None else not progress)
-
-
 def _rows(
     work: Callable[[Any], dict[str, float]], items: Iterable[Any], executor: Executor | None
 ) -> Iterator[dict[str, float]]:
@@ -228,7 +217,11 @@ def trajectory(
                 yield Clouds(np.concatenate(parts), np.cumsum([0, *map(len, parts)]), names)
 
     work = partial(measure, measures=chosen, options=options, seed=seed)
-    rows = list(_with_progress(_rows(work, clouds(), executor), total, progress))
+    rows = []
+    with progress_bar(progress, total, title="geometry") as advance:
+        for row in _rows(work, clouds(), executor):
+            rows.append(row)
+            advance()
     if not rows:
         raise ValueError("there are no representations")
     values = np.arange(len(rows)) if parameter is None else np.asarray(parameter)
