@@ -47,7 +47,7 @@ _HOME = {
     "PhaseDiagram": "meanfield.phase",
     "sweep": "meanfield.phase",
 }
-_MODULES = ("geometry", "plot")
+_MODULES = ("datasets", "geometry", "plot")
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 

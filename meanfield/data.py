@@ -231,7 +231,8 @@ def data_task(
         What to divide by after centring: nothing, the root mean square of all entries (so that the kernel has diagonal
         sigma_w^2 on average), or a number. None is the default because scaling is a choice of the prior.
     class_names : sequence of str
-        Names of the classes, in the order of their sorted labels; the labels themselves by default.
+        Names of the classes, in the order of their sorted labels; or the labels themselves in the order that the
+        classes shall have.
 
     Raises
     ------
@@ -253,7 +254,9 @@ def data_task(
     if labels is not None:
         index, found = _classes(labels, len(rows))
         names = names or found
-        if len(names) != len(found):
+        if sorted(names) == sorted(found):
+            index = np.array([names.index(name) for name in found], dtype=np.intp)[index]
+        elif len(names) != len(found):
             raise ValueError(f"{len(names)} class names {names} for {len(found)} classes in labels: {found}.")
     if Y is None:
         if index is None:

@@ -1,0 +1,156 @@
+"""Readers of published file formats: IDX (MNIST), CIFAR batches, npz. Only arrays are read, never code."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["load_cifar", "load_idx", "load_npz"]
+
+_IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+_CIFAR_PIXELS = 3 * 32 * 32
+_GZIP = b"\x1f\x8b"
+# What a pickled array is made of, in old and new NumPy; nothing in this list runs code of the file.
+_HARMLESS = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
+
+
+def load_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """Array of an IDX file (the format of MNIST), gzipped or not.
+
+    Raises
+    ------
+    ValueError
+        If the file is not IDX, is cut off, or has something after its data.
+    FileNotFoundError
+        If there is no such file.
+    """
+    raw = _read(path)
+    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
+        raise ValueError(f"{path} is not an IDX file (it starts with {raw[:4]!r}); expected bytes 0 0, type, rank.")
+    rank = raw[3]
+    if len(raw) < 4 + 4 * rank:
+        raise ValueError(f"{path} is cut off within its header.")
+    shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
+    dtype = np.dtype(_IDX_TYPES[raw[2]])
+    found = len(raw) - 4 - 4 * rank
+    expected = math.prod(shape) * dtype.itemsize
+    if found != expected:
+        raise ValueError(f"{path} should hold {expected} bytes of an array {shape}, but has {found}: a broken copy?")
+    array = np.frombuffer(raw, dtype, offset=4 + 4 * rank).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
+
+
+def load_cifar(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """Images (n, 32, 32, 3) and labels (n,) of one CIFAR-10 batch, binary (``.bin``) or python version.
+
+    The python version is a pickle. It is read with an unpickler that knows arrays, lists, numbers and text only; a
+    file that asks for anything else is refused before anything of it runs.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a CIFAR-10 batch, or asks for more than arrays.
+    FileNotFoundError
+        If there is no such file.
+    """
+    raw = _read(path)
+    if Path(path).name.removesuffix(".gz").endswith(".bin"):
+        if not raw or len(raw) % (_CIFAR_PIXELS + 1):
+            raise ValueError(f"{path} is not a binary CIFAR-10 batch: {len(raw)} bytes are no multiple of 3073.")
+        rows = np.frombuffer(raw, np.uint8).reshape(-1, _CIFAR_PIXELS + 1)
+        labels, pixels = rows[:, 0], rows[:, 1:]
+    else:
+        batch = _unpickle(path, raw)
+        try:
+            pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        except (KeyError, TypeError):
+            raise ValueError(f"{path} is not a CIFAR-10 batch: it has no entries 'data' and 'labels'.") from None
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _CIFAR_PIXELS) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: expected uint8 pixels (n, 3072) and n integer labels, got {pixels.dtype} {pixels.shape} and "
+            f"{labels.dtype} {labels.shape}."
+        )
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels.astype(np.intp)
+
+
+def load_npz(
+    path: str | os.PathLike[str], part: str | None = None
+) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
+    """Images, labels (n,) and class names (may be empty) of an ``.npz`` file.
+
+    Parameters
+    ----------
+    path : path
+        With arrays ``images`` and ``labels`` (or x, y), or ``x_train``, ``y_train``, ``x_test``, ``y_test`` (also
+        train_images, ... in any case of letters), and possibly ``class_names`` (or classes).
+    part : {None, "train", "test"}
+        Which of them; None: all that is there.
+
+    Raises
+    ------
+    ValueError
+        If the file is not npz, has pickled objects, or not these arrays.
+    FileNotFoundError
+        If there is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name.lower(): archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not an npz file of plain arrays ({type(error).__name__}: {error}).") from error
+    names = next((arrays[key] for key in ("class_names", "classes") if key in arrays), np.empty(0))
+    found = []
+    for which in ("train", "test") if part is None else (part,):
+        forms = (("x_{}", "y_{}"), ("{}_images", "{}_labels"), ("images_{}", "labels_{}"))
+        keys = [(x.format(which), y.format(which)) for x, y in forms]
+        found += [(arrays[x], arrays[y]) for x, y in keys if x in arrays and y in arrays]
+    if not found and part is None:
+        found = [(arrays[x], arrays[y]) for x, y in (("images", "labels"), ("x", "y")) if x in arrays and y in arrays]
+    if not found:
+        wanted = "images and labels, or x_train, y_train, x_test, y_test" if part is None else f"x_{part} and y_{part}"
+        raise ValueError(f"{path} has arrays {', '.join(arrays) or 'none'}; expected {wanted}.")
+    images, labels = (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
+    return images, labels.reshape(len(labels), -1)[:, 0], tuple(str(name) for name in names.tolist())
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _HARMLESS:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _unpickle(path: Any, raw: bytes) -> Any:
+    try:
+        return _ArraysOnly(io.BytesIO(raw), encoding="bytes").load()
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a plain CIFAR batch and was not read ({error}); get the binary version instead."
+        ) from error
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    raw = Path(path).read_bytes()
+    if not raw.startswith(_GZIP):
+        return raw
+    try:
+        return gzip.decompress(raw)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} is a broken gzip file ({error}).") from error
