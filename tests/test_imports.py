@@ -17,7 +17,7 @@ PACKAGE = Path(meanfield.__file__).parent
 FLOORS = [
     ["validation", "archive", "progress", "compiled", "activations", "symbolic"],
     ["activation"],
-    ["cumulant"],
+    ["cumulant", "nonlinearity"],
     ["task", "network", "result", "features"],
     ["data", "datasets"],
     ["solvers"],
