@@ -19,9 +19,9 @@ from meanfield.network import Network
 from meanfield.posterior import SingleNeuronPosterior, code_pattern
 from meanfield.progress import progress_bar
 from meanfield.raster import PointArrays, Problem, solve_chunk
-from meanfield.result import Certificate, ConvergenceError, Solution
+from meanfield.result import ConvergenceError, Solution
 from meanfield.solve import solve
-from meanfield.solvers.codes import MESSAGES, STATUS
+from meanfield.solvers.codes import MESSAGES, STATUS, certificate_of
 from meanfield.task import ClassTask
 from meanfield.validation import FloatArray, real_number
 
@@ -224,7 +224,6 @@ class PhaseDiagram:
         number = dict(zip(NUMBERS, q.numbers[i].tolist(), strict=True))
         n, o, status = int(number["n_codes"]), int(number["n_outliers"]), int(number["status"])
         gauss = q.gaussian_covariance[i]
-        nullity = int(number["nullity"] + number["t_nullity"])
         return Solution(
             t=q.t[i],
             objective=number["objective"],
@@ -235,15 +234,7 @@ class PhaseDiagram:
             outlier_weight=q.outlier_weight[i, :o],
             covariance=q.covariance[i, :n] if q.covariance.shape[1] else None,
             gaussian_covariance=None if np.isnan(gauss).any() else gauss,
-            certificate=Certificate(
-                kkt_residual=number["residual"],
-                duality_gap=number["gap"],
-                bound_gap=number["excess"],
-                global_check=status == CONVERGED,
-                unique=nullity == 0,
-                nullity=nullity,
-                boxes=int(number["boxes"]),
-            ),
+            certificate=certificate_of(number),
             status=STATUS[status],
             message=MESSAGES[status],
             n_samples=task.n_samples,

@@ -128,6 +128,20 @@ def limit_point(
     return Point(t[0], codes[0][0, :n], codes[1][0, :n], outliers[0][0, :o], outliers[1][0, :o], named)
 
 
+def certificate_of(number: dict[str, float]) -> Certificate:
+    """Certificate from the numbers of a point, by the names in compiled.sweep.NUMBERS."""
+    nullity = int(number["nullity"] + number["t_nullity"])
+    return Certificate(
+        kkt_residual=number["residual"],
+        duality_gap=number["gap"],
+        bound_gap=number["excess"],
+        global_check=number["status"] == sweep.CONVERGED,
+        unique=nullity == 0,
+        nullity=nullity,
+        boxes=int(number["boxes"]),
+    )
+
+
 def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
     """Physical units restored, certificate and remarks attached; `tau` is the physical N T."""
     number = point.numbers
@@ -148,15 +162,7 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
             f"the order parameters t are not unique ({t_nullity} free directions): those of least norm, the limit "
             "tau -> 0, are reported"
         )
-    certificate = Certificate(
-        kkt_residual=number["residual"] * max(1.0, sigma_a),
-        duality_gap=number["gap"],
-        bound_gap=number["excess"],
-        global_check=point.status == sweep.CONVERGED,
-        unique=nullity + t_nullity == 0,
-        nullity=nullity + t_nullity,
-        boxes=int(number["boxes"]),
-    )
+    certificate = certificate_of(number | {"residual": number["residual"] * max(1.0, sigma_a)})
     codes = _heaviest_first(point.weights, point.readouts)
     outliers = _heaviest_first(point.direction_weights, point.directions)
     return Solution(
