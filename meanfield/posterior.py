@@ -395,14 +395,20 @@ class SingleNeuronPosterior:
         return [(w, k, kappa) for w, kappa in _spread(self._find_code(code), t)]
 
 
-def code_pattern(network: Network, activation: FloatArray) -> str:
-    """Pattern of a code with mean activations (C,): "1" above the midpoint of the range of phi.
+def activity_threshold(network: Network) -> float:
+    """Mean activation above which a neuron counts as active: the midpoint of the range of phi.
 
-    Where phi is unbounded there is no midpoint; there "1" means more active than under the prior, a.t_c > 0.
+    Where phi is unbounded there is no midpoint; there it is the mean under the prior.
     """
     middle = network.activation.midpoint
     if middle is None:
         middle = float(cumulant(network.activation, network.k).direct(np.zeros(1))[1][0])
+    return middle
+
+
+def code_pattern(network: Network, activation: FloatArray) -> str:
+    """Pattern of a code with mean activations (C,): "1" above `activity_threshold`, i.e. a.t_c > 0 for unbounded phi."""
+    middle = activity_threshold(network)
     return "".join("1" if x > middle else "0" for x in activation)
 
 
