@@ -9,6 +9,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -121,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     diagram.add_argument("--maps", nargs="+", type=float, metavar="VALUE", help="where activation maps are drawn")
     diagram.add_argument("--output", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    diagram.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the sweep; default: 1"
+    )
+    diagram.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep finished chunks there, and resume")
     diagram.set_defaults(run=_phase_diagram)
 
     equations = commands.add_parser(
@@ -325,18 +330,32 @@ def _phase_diagram(options: argparse.Namespace) -> None:
 
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    diagram = sweep(*problem, **{"tau": tau, **dict(axes)})
-    print(diagram)
-    if len(axes) == 1:
-        maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
-        written = _line(diagram, maps, folder / "-".join(["weights", *diagram.axes]))
-    else:
-        written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
-    if not options.sweep:
-        diagram = sweep(*problem, tau, **dict(_axis(item) for item in _DEFAULT_PLANE))
-        print(f"\n{diagram}")
-        written += _plane(diagram, folder / "phases-off-sigma_a")
+    with _workers(options.workers) as executor:
+        how: dict[str, Any] = {"executor": executor, "checkpoint": options.checkpoint}
+        diagram = sweep(*problem, **{"tau": tau, **dict(axes)}, **how)
+        print(diagram)
+        if len(axes) == 1:
+            maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
+            written = _line(diagram, maps, folder / "-".join(["weights", *diagram.axes]))
+        else:
+            written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
+        if not options.sweep:
+            diagram = sweep(*problem, tau, **dict(_axis(item) for item in _DEFAULT_PLANE), **how)
+            print(f"\n{diagram}")
+            written += _plane(diagram, folder / "phases-off-sigma_a")
     _report(written)
+
+
+def _workers(number: int) -> Any:
+    """Executor of so many processes, None for one."""
+    if number < 1:
+        raise ValueError(f"--workers must be at least 1, got {number}.")
+    if number == 1:
+        return nullcontext()
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _line(diagram: PhaseDiagram, maps: Sequence[float] | None, stem: Path) -> list[Path]:

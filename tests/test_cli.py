@@ -187,6 +187,21 @@ def test_temperature_can_be_swept_and_maps_are_chosen(tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} >= {"weights-tau.pdf", "transitions-tau.csv"}
 
 
+def test_a_sweep_in_processes_with_a_checkpoint(tmp_path, capsys):
+    words = "phase-diagram", "--sweep", "off=0.1:0.4:7", "--sweep", "sigma_a=0.8:1.2:3"
+    assert run(*words, "--output", tmp_path / "one") == 0
+    kept = tmp_path / "chunks"
+    for _ in range(2):  # the second time from the checkpoint
+        assert run(*words, "--workers", 2, "--checkpoint", kept, "--output", tmp_path / "two") == 0
+        assert len(list(kept.glob("*.npz"))) == 1
+    assert read_csv(tmp_path / "two" / "phases-off-sigma_a.csv") == read_csv(
+        tmp_path / "one" / "phases-off-sigma_a.csv"
+    )
+    capsys.readouterr()
+    assert run(*words, "--workers", 0, "--output", tmp_path / "none") == 2
+    assert "--workers must be at least 1" in capsys.readouterr().err
+
+
 def command(*words, **options):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     # Not in the checkout: `-m` would prefer its package to the one under test, whose compiled code is cached.
