@@ -321,8 +321,7 @@ def _equations(options: argparse.Namespace) -> None:
 
 def _phase_diagram(options: argparse.Namespace) -> None:
     config = _read_config(options)
-    problem = _network(options, config), _class_task(options, config)
-    tau = _tau(options, config)
+    network, task, tau = _network(options, config), _class_task(options, config), _tau(options, config)
     axes = [_axis(item) for item in options.sweep or [_DEFAULT_LINE]]
     if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
@@ -332,7 +331,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with _workers(options.workers) as executor:
         how: dict[str, Any] = {"executor": executor, "checkpoint": options.checkpoint}
-        diagram = sweep(*problem, **{"tau": tau, **dict(axes)}, **how)
+        diagram = sweep(network, task, **{**how, "tau": tau, **dict(axes)})
         print(diagram)
         if len(axes) == 1:
             maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
@@ -340,7 +339,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
         else:
             written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
         if not options.sweep:
-            diagram = sweep(*problem, tau, **dict(_axis(item) for item in _DEFAULT_PLANE), **how)
+            diagram = sweep(network, task, tau, **how, **dict(_axis(item) for item in _DEFAULT_PLANE))
             print(f"\n{diagram}")
             written += _plane(diagram, folder / "phases-off-sigma_a")
     _report(written)
