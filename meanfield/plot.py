@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from meanfield.solvers.boundary import Boundary
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-_MAP = "cividis"
+MAP = "cividis"
 _DASHES = ("-", "--", "-.", ":")
 _STYLE: Any = {
     "font.size": 8,
@@ -66,7 +66,7 @@ _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 
-def _styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Run `function` with the style of this module, and leave the user's settings alone."""
 
     @wraps(function)
@@ -77,7 +77,7 @@ def _styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
     return inner
 
 
-@_styled
+@styled
 def plot_readout_posterior(
     posterior: SingleNeuronPosterior, ax: Axes | None = None, *, outputs: tuple[int, int] | None = None
 ) -> Axes:
@@ -87,7 +87,7 @@ def plot_readout_posterior(
     components a_1, ..., a_m, as thick as its weight; outliers dashed, in units of sqrt(N). Two outputs, a Gaussian, or
     `outputs` given: the plane of two components, codes as discs of area proportional to weight.
     """
-    ax = _axes(ax, (3.4, 2.6))
+    ax = axes_or_new(ax, (3.4, 2.6))
     m = posterior.task.n_outputs
     if m == 1:
         _readout_line(posterior, ax)
@@ -98,7 +98,7 @@ def plot_readout_posterior(
     return ax
 
 
-@_styled
+@styled
 def plot_activation_map(
     drawn: Neurons | SingleNeuronPosterior,
     ax: Axes | None = None,
@@ -111,7 +111,7 @@ def plot_activation_map(
     A posterior is drawn from first (100 neurons, seed 0). `colors` marks the groups, by name, at the side.
     """
     neurons = drawn if isinstance(drawn, Neurons) else drawn.sample_neurons(100, rng=0)
-    ax = _axes(ax, (3.4, 2.8))
+    ax = axes_or_new(ax, (3.4, 2.8))
     columns = np.argsort(neurons.labels, kind="stable")
     names = sorted(neurons.part_names, key=_reading_order)
     rank = np.array([names.index(name) for name in neurons.part_names])
@@ -119,7 +119,7 @@ def plot_activation_map(
     image = neurons.activations[np.ix_(rows, columns)]
     top = float(np.quantile(image, 0.995))
     drawn_image = ax.imshow(
-        image, aspect="auto", interpolation="nearest", cmap=_MAP, vmin=float(image.min()), vmax=top, origin="upper"
+        image, aspect="auto", interpolation="nearest", cmap=MAP, vmin=float(image.min()), vmax=top, origin="upper"
     )
     class_edges = np.flatnonzero(np.diff(neurons.labels[columns])) + 0.5
     code = rank[neurons.code][rows]
@@ -131,10 +131,10 @@ def plot_activation_map(
         if max(above, below) > 2:  # single neurons (outliers) would be painted over
             ax.axhline(edge, color="white", linewidth=0.8)
     ax.set_xticks(
-        _centres(class_edges, columns.size), [f"class {neurons.class_names[c]}" for c in np.unique(neurons.labels)]
+        group_centres(class_edges, columns.size), [f"class {neurons.class_names[c]}" for c in np.unique(neurons.labels)]
     )
     names = [names[c] for c in np.unique(code)]
-    centres = _centres(code_edges, rows.size)
+    centres = group_centres(code_edges, rows.size)
     _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, "0.4") for name in names])
     ax.tick_params(length=0)
     ax.set_xlabel("inputs")
@@ -145,27 +145,27 @@ def plot_activation_map(
     return ax
 
 
-@_styled
+@styled
 def plot_kernel(posterior: SingleNeuronPosterior, ax: Axes | None = None, *, n_samples: int = 40) -> Axes:
     """Kernel of the hidden layer on about `n_samples` inputs sorted by class, in proportion to the fractions."""
-    ax = _axes(ax, (3.0, 2.5))
+    ax = axes_or_new(ax, (3.0, 2.5))
     task = posterior.task
     labels = np.repeat(np.arange(task.n_classes), [max(2, round(n_samples * float(p))) for p in task.fractions])
-    image = ax.imshow(posterior.kernel().matrix(labels), cmap=_MAP, interpolation="nearest")
+    image = ax.imshow(posterior.kernel().matrix(labels), cmap=MAP, interpolation="nearest")
     edges = np.flatnonzero(np.diff(labels)) + 0.5
     for edge in edges:
         ax.axvline(edge, color="white", linewidth=0.8)
         ax.axhline(edge, color="white", linewidth=0.8)
     names = [f"class {name}" for name in task.labels]
-    ax.set_xticks(_centres(edges, labels.size), names)
-    ax.set_yticks(_centres(edges, labels.size), names, rotation=90, va="center")
+    ax.set_xticks(group_centres(edges, labels.size), names)
+    ax.set_yticks(group_centres(edges, labels.size), names, rotation=90, va="center")
     ax.tick_params(length=0)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.03)
     bar.set_label(r"kernel $K_{\mu\nu}$")
     return ax
 
 
-@_styled
+@styled
 def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     """Code weights over one control parameter; transitions as solid, label crossovers as dotted vertical lines.
 
@@ -174,7 +174,7 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     """
     if len(diagram.axes) != 1:
         raise ValueError(f"weights are drawn over one parameter, not over {list(diagram.axes)}; use plot_phases.")
-    ax = _axes(ax, (5.0, 2.6))
+    ax = axes_or_new(ax, (5.0, 2.6))
     (name, values), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
     regular = ~_isolated(~diagram.unique)
     quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
@@ -189,11 +189,11 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     lines = [(t.value, t.label, "0.45" if t.crossover else "0.2", ":" if t.crossover else "-") for t in transitions]
     _mark(ax, lines + [(value, "not unique", "0.45", "--") for value in values[~regular]])
     ax.spines[["top", "right"]].set_visible(False)
-    _side_legend(ax, legend_title)
+    side_legend(ax, legend_title)
     return ax
 
 
-@_styled
+@styled
 def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: Iterable[Boundary] = ()) -> Axes:
     """Phases in the plane of two control parameters: one tint and letter per phase, its codes in the legend.
 
@@ -204,7 +204,7 @@ def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: It
         raise ValueError(
             f"phases are drawn in a plane, the diagram has the axes {list(diagram.axes)}; use plot_weights."
         )
-    ax = _axes(ax, (5.2, 2.9))
+    ax = axes_or_new(ax, (5.2, 2.9))
     (x_name, x), (y_name, y) = diagram.axes.items()
     phase, curves = np.asarray(diagram.phase).T, list(boundaries)
     shown = [i for i in range(len(diagram.phase_labels)) if (phase == i).any()]
@@ -230,13 +230,13 @@ def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: It
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////", label="not certified"))
     ax.set_xlim(x.min(), x.max())
     ax.set_ylim(y.min(), y.max())
-    _side_legend(ax, "codes", handles=handles)
+    side_legend(ax, "codes", handles=handles)
     ax.set_xlabel(symbol(x_name))
     ax.set_ylabel(symbol(y_name))
     return ax
 
 
-@_styled
+@styled
 def figure_phase_diagram(
     diagram: PhaseDiagram, posteriors: Mapping[float, SingleNeuronPosterior], *, seed: int = 0
 ) -> Figure:
@@ -273,7 +273,7 @@ def figure_phase_diagram(
     return figure
 
 
-@_styled
+@styled
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.pdf and `stem`.png, close the figure, and return the two paths."""
     written = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png")]
@@ -343,7 +343,7 @@ def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
     ax.set_xlabel("output $r$")
     ax.set_ylabel(r"readout $a_r$ (outliers: $\bar a_r$)" if posterior.outliers else "readout $a_r$")
     ax.spines[["top", "right"]].set_visible(False)
-    _side_legend(ax, "code (weight)")
+    side_legend(ax, "code (weight)")
 
 
 def _readout_plane(posterior: SingleNeuronPosterior, ax: Axes, outputs: tuple[int, int]) -> None:
@@ -369,7 +369,7 @@ def _readout_plane(posterior: SingleNeuronPosterior, ax: Axes, outputs: tuple[in
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.15)
     if posterior.codes or posterior.outliers:
-        handles: Any = _side_legend(ax, "code (weight)").legend_handles
+        handles: Any = side_legend(ax, "code (weight)").legend_handles
         for handle in handles:
             handle.set_sizes([30])
 
@@ -442,7 +442,7 @@ def _middle(region: Any) -> tuple[int, int, bool]:
 # ---- small things ----------------------------------------------------------------------------------------------------
 
 
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     if ax is not None:
         return ax
     return plt.subplots(figsize=size, layout="constrained")[1]
@@ -453,7 +453,7 @@ def _styles(skip: int = 0) -> list[dict[str, Any]]:
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
 
 
-def _centres(edges: Any, size: int) -> FloatArray:
+def group_centres(edges: Any, size: int) -> FloatArray:
     bounds = np.concatenate([[-0.5], edges, [size - 0.5]])
     return 0.5 * (bounds[1:] + bounds[:-1])
 
@@ -479,7 +479,7 @@ def _side_labels(ax: Axes, centres: FloatArray, names: Sequence[str], size: int,
         )  # fmt: skip
 
 
-def _side_legend(ax: Axes, title: str, **options: Any) -> Legend:
+def side_legend(ax: Axes, title: str, **options: Any) -> Legend:
     return ax.legend(
         title=title, frameon=False, alignment="left", loc="center left", bbox_to_anchor=(1.01, 0.5), **options
     )
