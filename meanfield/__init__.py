@@ -21,10 +21,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from meanfield.activation import Activation, activation
     from meanfield.data import DataTask, data_task
+    from meanfield.data_posterior import DataPosterior
     from meanfield.network import Network
     from meanfield.phase import PhaseDiagram, sweep
     from meanfield.posterior import SingleNeuronPosterior
     from meanfield.result import Certificate, ConvergenceError
+    from meanfield.sampling.chains import Chains
+    from meanfield.sampling.sample import sample
     from meanfield.solve import CertificateWarning, solve
     from meanfield.symbolic.equations import equations
     from meanfield.task import ClassTask, class_task
@@ -38,6 +41,7 @@ _HOME = {
     "class_task": "meanfield.task",
     "DataTask": "meanfield.data",
     "data_task": "meanfield.data",
+    "DataPosterior": "meanfield.data_posterior",
     "Certificate": "meanfield.result",
     "ConvergenceError": "meanfield.result",
     "CertificateWarning": "meanfield.solve",
@@ -46,6 +50,8 @@ _HOME = {
     "equations": "meanfield.symbolic.equations",
     "PhaseDiagram": "meanfield.phase",
     "sweep": "meanfield.phase",
+    "Chains": "meanfield.sampling.chains",
+    "sample": "meanfield.sampling.sample",
 }
 _MODULES = ("datasets", "geometry", "plot")
 

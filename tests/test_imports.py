@@ -20,7 +20,7 @@ FLOORS = [
     ["cumulant", "nonlinearity"],
     ["task", "network", "result", "features"],
     ["data", "datasets"],
-    ["solvers"],
+    ["solvers", "sampling"],
     ["density", "readout"],
     ["neurons", "parts", "table"],
     ["posterior"],

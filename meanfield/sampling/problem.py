@@ -1,0 +1,282 @@
+"""A network of finite width on a task of finite size: its weights, its prior, and what is read off a sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+
+from meanfield.activation import Activation
+from meanfield.compiled.nonlinearity import phi0_array
+from meanfield.data import DataTask
+from meanfield.network import Network
+from meanfield.nonlinearity import nonlinearity
+from meanfield.sampling import compiled
+from meanfield.task import ClassTask
+from meanfield.validation import FloatArray, read_only, real_number
+
+__all__ = ["Problem", "class_sizes", "problem"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything that the weight posterior of one network depends on.
+
+    Attributes
+    ----------
+    network : Network
+    width : int
+        N.
+    tau : float
+        N T.
+    features : (P, r) array
+        F with z^1 = W^1 F^T; (0, 0) where F = sigma_w 1, the orthogonal inputs of a class task.
+    targets : (P, m) array
+    labels : (P,) integer array
+        Group of every sample, 0 to C - 1.
+    n_groups : int
+        C.
+    new_features : (n, r) array
+        F* of new inputs, at which predictions are recorded.
+    new_residual : (n,) array
+        Variance of their preactivations in the first layer that the training inputs do not span.
+    """
+
+    network: Network
+    width: int
+    tau: float
+    features: FloatArray
+    targets: FloatArray
+    labels: NDArray[np.intp]
+    n_groups: int
+    new_features: FloatArray
+    new_residual: FloatArray
+
+    @property
+    def n_samples(self) -> int:
+        """P."""
+        return int(self.targets.shape[0])
+
+    @property
+    def n_outputs(self) -> int:
+        """m."""
+        return int(self.targets.shape[1])
+
+    @property
+    def rank(self) -> int:
+        """Weights per neuron of the first layer."""
+        return int(self.features.shape[1]) or self.n_samples
+
+    @property
+    def n_hidden(self) -> int:
+        """Number of weights below the readout."""
+        return self.width * self.rank + (self.network.depth - 1) * self.width**2
+
+    @property
+    def n_weights(self) -> int:
+        """Number of all weights."""
+        return self.n_hidden + self.n_outputs * self.width
+
+    @property
+    def coldness(self) -> float:
+        """beta = 1 / T = N / tau."""
+        return self.width / self.tau
+
+    @property
+    def readout_std(self) -> float:
+        """sqrt(sigma_a^2 / P^{1/L}), prior standard deviation of a readout weight."""
+        return float(self.network.sigma_a * self.n_samples ** (-0.5 / self.network.depth))
+
+    @property
+    def output_scale(self) -> float:
+        """f = output_scale * sum_i a_i phi(z_i)."""
+        return 1.0 / (self.width if self.network.scaling == "non-lazy" else math.sqrt(self.width))
+
+    def target(self) -> compiled.Target:
+        """For the compiled energy."""
+        return compiled.Target(
+            features=np.ascontiguousarray(self.features),
+            features_t=np.ascontiguousarray(self.features.T),
+            scale=self.network.sigma_w,
+            targets=np.ascontiguousarray(self.targets.T),
+            depth=self.network.depth,
+            readout_scale=self.readout_std * self.output_scale,
+            table=nonlinearity(self.network.activation),
+        )
+
+    def work(self) -> compiled.Work:
+        """Scratch memory of the compiled energy."""
+        layers = [np.empty((self.network.depth, self.width, self.n_samples)) for _ in range(3)]
+        outputs = [np.empty((self.n_outputs, self.n_samples)) for _ in range(2)]
+        return compiled.Work(*layers, np.empty((self.width, self.n_samples)), *outputs)
+
+    def weights(self, x: FloatArray) -> list[FloatArray]:
+        """W^1 (N, r) and W^l (N, N), in units of the prior standard deviation, as views of x."""
+        n, at = self.width, self.width * self.rank
+        parts = [x[:at].reshape(n, self.rank)]
+        for _ in range(self.network.depth - 1):
+            parts.append(x[at : at + n * n].reshape(n, n))
+            at += n * n
+        return parts
+
+    def readout(self, x: FloatArray) -> FloatArray:
+        """(m, N) readout in units of its prior standard deviation, a view of x."""
+        return x[self.n_hidden :].reshape(self.n_outputs, self.width)
+
+    def draw_readout(self, phi: FloatArray, coldness: float, rng: np.random.Generator) -> FloatArray:
+        """Exact draw of the readout (m, N), in prior units, given the activations (N, P) of the last layer.
+
+        Given phi the readout is Gaussian with precision 1 + beta q^2 phi phi^T (N x N). For N > P a draw from the prior
+        is corrected instead (Matheron's rule), which needs only the P x P matrix 1 / beta + q^2 phi^T phi.
+        """
+        n, p = phi.shape
+        q = self.readout_std * self.output_scale
+        start = rng.standard_normal((self.n_outputs, n))
+        noise = rng.standard_normal((self.n_outputs, p))
+        if n <= p:
+            precision = coldness * q * q * (phi @ phi.T)
+            precision[np.diag_indices(n)] += 1.0
+            factor = cho_factor(precision, lower=True)
+            mean = cho_solve(factor, coldness * q * (phi @ self.targets))
+            return np.asarray((mean + solve_triangular(factor[0], start.T, lower=True, trans="T")).T)
+        covariance = q * q * (phi.T @ phi)
+        covariance[np.diag_indices(p)] += 1.0 / coldness
+        missing = self.targets.T - q * (start @ phi) - noise / math.sqrt(coldness)
+        return np.asarray(start + q * (phi @ cho_solve(cho_factor(covariance, lower=True), missing.T)).T)
+
+    def observe(self, x: FloatArray, work: compiled.Work, rng: np.random.Generator) -> dict[str, Any]:
+        """What is recorded of the weights x: permutation-invariant functionals, readouts, class-mean activations.
+
+        See `meanfield.sampling.chains.Chains` for the names. `work` must hold the activations of x (see `forward`).
+        """
+        readout = self.readout(x)
+        mean = class_means(self.labels, self.n_groups)
+        means = work.phi @ mean  # (L, N, C)
+        squares = (work.phi**2).mean(axis=1) @ mean  # (L, C)
+        size = class_sizes(self.labels, self.n_groups)
+        between = np.swapaxes(means, 1, 2) @ means / self.width
+        for c, n in enumerate(size):  # pairs of different samples only
+            between[:, c, c] = (n * between[:, c, c] - squares[:, c]) / (n - 1) if n > 1 else np.nan
+        loss = 0.5 * self.coldness * float(np.sum(work.residual**2))
+        return {
+            "readout": self.readout_std * readout.T,
+            "class_activation": means[-1],
+            "kernel_between": between,
+            "kernel_diagonal": squares,
+            "residual": -work.residual.T,
+            "prediction": self.predict(x, rng),
+            "energy": loss + 0.5 * float(x @ x),
+        }
+
+    def predict(self, x: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """(n, m) outputs on the new inputs; the part of z^1 that the training inputs do not span is drawn."""
+        n = len(self.new_features)
+        if n == 0:
+            return np.empty((0, self.n_outputs))
+        first, *others = self.weights(x)
+        z = first @ self.new_features.T + np.sqrt(self.new_residual) * rng.standard_normal((self.width, n))
+        table = nonlinearity(self.network.activation)
+        phi = np.empty_like(z)
+        phi0_array(table, z.ravel(), phi.ravel())
+        for weights in others:
+            z = weights @ phi / math.sqrt(self.width)
+            phi0_array(table, z.ravel(), phi.ravel())
+        return np.asarray(self.output_scale * self.readout_std * (self.readout(x) @ phi).T)
+
+
+def class_sizes(labels: NDArray[np.intp], n_groups: int) -> NDArray[np.intp]:
+    """(C,) number of samples of every class."""
+    return np.bincount(labels, minlength=n_groups)
+
+
+def class_means(labels: NDArray[np.intp], n_groups: int) -> FloatArray:
+    """(P, C) matrix that takes values per sample to class means."""
+    one_hot = (labels[:, None] == np.arange(n_groups)).astype(float)
+    return np.asarray(one_hot / one_hot.sum(axis=0))
+
+
+def problem(network: Any, task: Any, width: Any, tau: Any, inputs: Any = None) -> Problem:
+    """Check what a user gives to `meanfield.sample`.
+
+    Raises
+    ------
+    ValueError
+        For an activation with jumps, a class task without a finite number of samples per class, tau <= 0, a width that
+        is not a positive integer, and new inputs for a class task.
+    """
+    if not isinstance(network, Network) or not isinstance(task, (ClassTask, DataTask)):
+        raise ValueError(
+            "sample needs a Network and a ClassTask or DataTask; build them with Network('sigmoid') and "
+            f"class_task(...) or data_task(...); got {type(network).__name__} and {type(task).__name__}."
+        )
+    if isinstance(width, (bool, np.bool_)) or not isinstance(width, (int, np.integer)) or width < 1:
+        raise ValueError(f"width, the number N of neurons per layer, must be an integer >= 1, got {width!r}.")
+    tau = real_number("tau", tau, above=0.0)
+    _refuse_jumps(network.activation)
+    if isinstance(task, ClassTask):
+        if inputs is not None:
+            raise ValueError(
+                "a class task has no inputs but those of training: a new one, orthogonal to them, says nothing about "
+                "its class; leave inputs= out, or give a data_task."
+            )
+        sizes = _integer_sizes(task)
+        labels = np.repeat(np.arange(task.n_classes), sizes)
+        return Problem(
+            network=network,
+            width=int(width),
+            tau=tau,
+            features=read_only(np.empty((0, 0))),
+            targets=read_only(task.targets[labels]),
+            labels=labels,
+            n_groups=task.n_classes,
+            new_features=read_only(np.empty((0, int(sizes.sum())))),
+            new_residual=read_only(np.empty(0)),
+        )
+    features = task.features(network.sigma_w)
+    new, rest = np.empty((0, features.rank)), np.empty(0)
+    if inputs is not None:
+        new, rest = features.project(task.transform(inputs))
+    known = task.labels is not None
+    return Problem(
+        network=network,
+        width=int(width),
+        tau=tau,
+        features=features.matrix,
+        targets=read_only(task.targets),
+        labels=np.asarray(task.labels) if known else np.zeros(task.n_samples, dtype=np.intp),
+        n_groups=task.n_classes if known else 1,
+        new_features=read_only(new),
+        new_residual=read_only(rest),
+    )
+
+
+def _refuse_jumps(phi: Activation) -> None:
+    kinks = np.array(phi.kinks)
+    scale = 1e-12 * np.maximum(1.0, np.abs(kinks))
+    jumps = np.abs(phi(kinks + scale) - phi(kinks - scale)) > 1e-5
+    if jumps.any():
+        raise ValueError(
+            f"{phi.name} jumps at z = {kinks[jumps][0]:g}, where its derivative says nothing about it, so Hamiltonian "
+            "Monte Carlo cannot sample such weights; use a steep continuous activation, e.g. activation('sigmoid', "
+            "gain=10)."
+        )
+
+
+def _integer_sizes(task: ClassTask) -> NDArray[np.intp]:
+    if math.isinf(task.n_samples):
+        raise ValueError(
+            "a sampled network needs a finite number of samples; give class_task(..., n_samples=100), and solve the "
+            "theory at the same n_samples and tau."
+        )
+    wanted = task.fractions * task.n_samples
+    sizes = np.rint(wanted)
+    if np.abs(sizes - wanted).max() > 1e-6 or sizes.min() < 1:
+        raise ValueError(
+            f"class fractions {np.round(task.fractions, 6).tolist()} of {task.n_samples:g} samples are "
+            f"{np.round(wanted, 4).tolist()} samples, which must be whole numbers >= 1; change n_samples or fractions."
+        )
+    return np.asarray(sizes, dtype=np.intp)

@@ -1,0 +1,248 @@
+"""`sample`: Hamiltonian Monte Carlo on the weights of a network of finite width."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meanfield.progress import progress_bar
+from meanfield.sampling.chains import Chains
+from meanfield.sampling.hmc import Job, Settings, run_chain
+from meanfield.sampling.problem import Problem, class_sizes, problem
+from meanfield.validation import FloatArray, real_number
+
+__all__ = ["sample"]
+
+_MOST_STEPS = 1000  # leapfrog steps of one trajectory
+
+
+def sample(
+    network: Any,
+    task: Any,
+    width: int,
+    tau: float,
+    *,
+    draws: int = 500,
+    warmup: int = 500,
+    chains: int = 4,
+    thin: int = 1,
+    start: Any = "annealed",
+    inputs: Any = None,
+    rng: Any = None,
+    length: float = 1.5,
+    target_acceptance: float = 0.8,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Chains:
+    """Sample the weight posterior of a finite network, P(Theta) ~ exp(-|y - f|^2 / 2T) times the prior, T = tau / N.
+
+    Every iteration draws the readout exactly from its Gaussian conditional and moves all weights along a Hamiltonian
+    trajectory; the step size is tuned during warm-up only. Nothing of the theory is used.
+
+    Parameters
+    ----------
+    network : Network
+        Any depth, both scalings, any activation without jumps.
+    task : ClassTask or DataTask
+        A class task needs a finite `n_samples` that makes whole numbers of samples per class; its inputs are
+        orthogonal, so that preactivations are sampled instead of first-layer weights.
+    width : int
+        N, neurons per hidden layer.
+    tau : float
+        Rescaled temperature N T > 0, for both scalings.
+    draws, warmup, chains, thin : int
+        Kept draws per chain, iterations before the first, number of chains, iterations per kept draw.
+    start : {"annealed", "prior"}, posterior, Neurons, or Chains
+        Where chains start: the prior, cooled down to T during the first 60 % of warm-up; the prior at T at once;
+        neurons drawn from a solution of the theory for one hidden layer ("planted": numbers of neurons per code are its
+        weights times N, rounded), or such neurons; or the last draws of other chains, without cooling. Chains keep the
+        code fractions they start with for very long where codes are separated by barriers.
+    inputs : (n, N_0) array-like or images, optional
+        New raw inputs of a `DataTask` at which predictions are recorded.
+    rng : None, int, SeedSequence or Generator
+        Every chain gets a stream of its own.
+    length : float
+        Mean length of a trajectory, in units of the prior standard deviation of the weights.
+    target_acceptance : float
+        For the tuning of the step size.
+    executor : concurrent.futures.Executor, optional
+        Where to run the chains, e.g. a ProcessPoolExecutor; threads of this process by default.
+    progress : bool, optional
+        Show a progress bar; by default on a terminal if tqdm is installed.
+    checkpoint : path, optional
+        Folder in which chains keep their state; called again with the same arguments, interrupted chains continue and
+        end with exactly the results they would have had. Needs `rng`.
+
+    Returns
+    -------
+    Chains
+
+    Raises
+    ------
+    ValueError
+        For a step activation, tau <= 0, class sizes that are not whole numbers, and arguments out of range.
+
+    Notes
+    -----
+    Threads inside the BLAS library slow chains down; set OMP_NUM_THREADS=1 (or the variable of your BLAS).
+
+    Examples
+    --------
+    >>> import meanfield as mf
+    >>> task = mf.class_task(n_classes=2, on=1, off=-1, n_samples=20)
+    >>> mf.sample(mf.Network("sigmoid"), task, 30, 0.1, draws=20, warmup=50, chains=2, rng=0)
+    <Chains: 2 x 20 draws of sigmoid, L=1, N=30, P=20, tau=0.1, annealed start; acceptance 0.90>
+    """
+    posed = problem(network, task, width, tau, inputs)
+    counts = {"draws": draws, "warmup": warmup, "chains": chains, "thin": thin}
+    for name, value in counts.items():
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+    target_acceptance = real_number("target_acceptance", target_acceptance, above=0.0)
+    if target_acceptance >= 1.0:
+        raise ValueError(f"target_acceptance must be below 1, got {target_acceptance:g}.")
+    settings = Settings(
+        draws=int(draws),
+        warmup=int(warmup),
+        thin=int(thin),
+        length=real_number("length", length, above=0.0),
+        target_acceptance=target_acceptance,
+        max_steps=_MOST_STEPS,
+        annealed=isinstance(start, str) and start == "annealed",
+    )
+    if checkpoint is not None and rng is None:
+        raise ValueError("a checkpoint needs rng=, e.g. rng=0: without it a second call would be another experiment.")
+    seeds = _spawn(rng, chains)
+    name, states = _starts(posed, start, seeds)
+    folder = None if checkpoint is None else Path(checkpoint)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for seed, state in zip(seeds, states, strict=True):
+        key = _fingerprint(posed, settings, seed, state)
+        file = None if folder is None else folder / f"chain-{key}.npz"
+        jobs.append(Job(posed, settings, seed, state, file, key))
+    results = _run(jobs, executor, progress)
+    described = asdict(settings) | {"start": name, "seed": [_describe(seed) for seed in seeds]}
+    return Chains.join(task, posed, results, described)
+
+
+def _spawn(rng: Any, n: int) -> list[np.random.SeedSequence]:
+    if isinstance(rng, np.random.Generator):
+        sequence: Any = rng.bit_generator.seed_seq
+    else:
+        sequence = rng if isinstance(rng, np.random.SeedSequence) else np.random.SeedSequence(rng)
+    return list(sequence.spawn(int(n)))
+
+
+def _describe(seed: np.random.SeedSequence) -> str:
+    return f"{seed.entropy}/{'.'.join(map(str, seed.spawn_key))}"
+
+
+def _fingerprint(posed: Problem, settings: Settings, seed: np.random.SeedSequence, state: FloatArray | None) -> str:
+    digest = hashlib.sha256()
+    numbers = [posed.width, posed.tau, _describe(seed), asdict(settings)]
+    digest.update(json.dumps([posed.network.to_dict(), *numbers], sort_keys=True, default=str).encode())
+    for array in (posed.features, posed.targets, posed.labels, posed.new_features, posed.new_residual, state):
+        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _starts(
+    posed: Problem, start: Any, seeds: list[np.random.SeedSequence]
+) -> tuple[str, list[FloatArray] | list[None]]:
+    """What the start is called, and the weights of every chain (None: drawn from the prior)."""
+    if isinstance(start, str):
+        if start not in ("annealed", "prior"):
+            raise ValueError(f'start must be "annealed", "prior", a posterior, neurons or chains, got {start!r}.')
+        return start, [None] * len(seeds)
+    if isinstance(start, Chains):
+        if start.state_last.shape != (len(seeds), posed.n_weights):
+            raise ValueError(
+                f"start= holds {start.n_chains} chains of {start.state_last.shape[1]} weights, but {len(seeds)} chains "
+                f"of {posed.n_weights} weights are wanted; use the same width, samples and number of chains."
+            )
+        return "continued", [np.array(state) for state in start.state_last]
+    if posed.network.depth != 1:
+        raise ValueError('neurons can be planted in networks of one hidden layer only; use start="annealed".')
+    if hasattr(start, "sample_neurons"):
+        # Children of the chain's own stream: independent of it and of the other chains.
+        return "planted", [_planted(posed, start, np.random.default_rng(seed.spawn(1)[0])) for seed in seeds]
+    if hasattr(start, "preactivations") and hasattr(start, "readouts"):
+        return "planted", [_weights_of(posed, start.readouts, start.preactivations)] * len(seeds)
+    raise ValueError(f'start must be "annealed", "prior", a posterior, neurons or chains, got {type(start).__name__}.')
+
+
+def _planted(posed: Problem, posterior: Any, rng: np.random.Generator) -> FloatArray:
+    """Weights of a network whose neurons are drawn from the theory, with rounded instead of random code counts."""
+    n = posed.width
+    where: dict[str, Any] = {"X": posed.features} if posed.features.size else {}
+    if not posed.features.size:
+        where["samples_per_class"] = class_sizes(posed.labels, posed.n_groups).tolist()
+    neurons = posterior.sample_neurons(n, rng=rng, **where)
+    codes = getattr(posterior, "codes", ())
+    if posed.features.size or len(getattr(posterior, "outliers", ())) or len(codes) < 2:
+        return _weights_of(posed, neurons.readouts, neurons.preactivations)
+    wanted = n * np.array([code.weight for code in codes]) / sum(code.weight for code in codes)
+    quota = np.floor(wanted).astype(int)
+    quota[np.argsort(quota - wanted, kind="stable")[: n - quota.sum()]] += 1
+    drawn = posterior.sample_neurons(16 * n, rng=rng, **where)
+    rows = [np.flatnonzero(drawn.code == g) for g in range(len(codes))]
+    if any(row.size < k for row, k in zip(rows, quota)):
+        return _weights_of(posed, neurons.readouts, neurons.preactivations)
+    chosen = np.concatenate([row[:k] for row, k in zip(rows, quota)])
+    return _weights_of(posed, drawn.readouts[chosen], drawn.preactivations[chosen])
+
+
+def _weights_of(posed: Problem, readouts: FloatArray, z: FloatArray) -> FloatArray:
+    """All weights x of one hidden layer with these readouts (N, m) and preactivations (N, P)."""
+    wanted = (posed.width, posed.n_outputs), (posed.width, posed.n_samples)
+    if readouts.shape != wanted[0] or z.shape != wanted[1]:
+        raise ValueError(
+            f"planted neurons must have readouts {wanted[0]} and preactivations {wanted[1]}, got {readouts.shape} and "
+            f"{z.shape}; solve the theory for the same task and n_samples."
+        )
+    if posed.features.size:
+        weights = np.linalg.lstsq(posed.features, z.T, rcond=None)[0].T
+    else:
+        weights = z / posed.network.sigma_w
+    return np.concatenate([weights.ravel(), (readouts.T / posed.readout_std).ravel()])
+
+
+def _run(jobs: list[Job], executor: Executor | None, progress: bool | None) -> list[dict[str, Any]]:
+    """Results of all chains, in order; an interrupt stops chains in threads at their next iteration."""
+    if executor is not None:
+        with progress_bar(progress, len(jobs), unit="chain", title="sampling") as advance:
+            futures = [executor.submit(run_chain, job) for job in jobs]
+            for _ in as_completed(futures):
+                advance()
+            return [future.result() for future in futures]
+    stop = threading.Event()
+    total = sum(job.settings.warmup + job.settings.draws * job.settings.thin for job in jobs)
+    lock = threading.Lock()
+    with (
+        progress_bar(progress, total, unit="it", title="sampling") as advance,
+        ThreadPoolExecutor(min(len(jobs), os.cpu_count() or 1)) as pool,
+    ):
+
+        def report() -> None:
+            with lock:
+                advance()
+
+        futures = [pool.submit(run_chain, job, stop.is_set, report) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            stop.set()
+            for future in futures:
+                future.cancel()
+            raise
