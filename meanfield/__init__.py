@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from meanfield.posterior import SingleNeuronPosterior
     from meanfield.result import Certificate, ConvergenceError
     from meanfield.sampling.chains import Chains
+    from meanfield.sampling.compare import Comparison, compare
+    from meanfield.sampling.drift import Drift, drift
     from meanfield.sampling.sample import sample
+    from meanfield.sampling.summary import ChainSummary, summarize
+    from meanfield.sampling.trend import Trend, finite_size_trend
     from meanfield.solve import CertificateWarning, solve
     from meanfield.symbolic.equations import equations
     from meanfield.task import ClassTask, class_task
@@ -52,6 +56,14 @@ _HOME = {
     "sweep": "meanfield.phase",
     "Chains": "meanfield.sampling.chains",
     "sample": "meanfield.sampling.sample",
+    "ChainSummary": "meanfield.sampling.summary",
+    "summarize": "meanfield.sampling.summary",
+    "Comparison": "meanfield.sampling.compare",
+    "compare": "meanfield.sampling.compare",
+    "Trend": "meanfield.sampling.trend",
+    "finite_size_trend": "meanfield.sampling.trend",
+    "Drift": "meanfield.sampling.drift",
+    "drift": "meanfield.sampling.drift",
 }
 _MODULES = ("datasets", "geometry", "plot")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from meanfield.cumulant import cumulant
+from meanfield.data import DataTask
+from meanfield.data_posterior import DataPosterior
 from meanfield.network import Network
 from meanfield.posterior import SingleNeuronPosterior
 from meanfield.result import Certificate, ConvergenceError, Solution
+from meanfield.solve_data import solve_data
 from meanfield.solvers.codes import MAX_BOXES, solve_limit
 from meanfield.solvers.finite import FiniteSolution, finite_solve
 from meanfield.solvers.linear import LinearSolution, linear_solve
@@ -25,50 +28,88 @@ class CertificateWarning(UserWarning):
     """A result is returned although its certificate is incomplete."""
 
 
+@overload
 def solve(
     network: Network,
     task: ClassTask,
+    tau: float = ...,
+    *,
+    warm_start: SingleNeuronPosterior | None = ...,
+    on_failure: Literal["raise", "warn", "return"] = ...,
+    max_boxes: int = ...,
+    progress: bool | None = ...,
+) -> SingleNeuronPosterior: ...
+
+
+@overload
+def solve(
+    network: Network,
+    task: DataTask,
+    tau: float = ...,
+    *,
+    warm_start: DataPosterior | None = ...,
+    on_failure: Literal["raise", "warn", "return"] = ...,
+    max_boxes: int = ...,
+    progress: bool | None = ...,
+) -> DataPosterior: ...
+
+
+def solve(
+    network: Network,
+    task: ClassTask | DataTask,
     tau: float = 0.0,
     *,
-    warm_start: SingleNeuronPosterior | None = None,
+    warm_start: SingleNeuronPosterior | DataPosterior | None = None,
     on_failure: Literal["raise", "warn", "return"] = "raise",
     max_boxes: int = MAX_BOXES,
-) -> SingleNeuronPosterior:
-    """Single-neuron posterior of a wide network with one hidden layer on a class task.
+    progress: bool | None = None,
+) -> SingleNeuronPosterior | DataPosterior:
+    """Posterior of a wide network on a class task (one hidden layer) or on data (linear and lazy ones of any depth).
 
-    Minimises the convex dual (A. van Meegen and H. Sompolinsky, Nature Communications 16:3354, 2025)
+    On a class task: minimises the convex dual (A. van Meegen and H. Sompolinsky, Nature Communications 16:3354, 2025)
 
         J(t) = -sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2 + (1/P) ln int da (P/2 pi sigma_a^2)^{m/2} exp(P h(a; t)),
         h(a; t) = -|a|^2 / 2 sigma_a^2 + sum_c p_c G(a.t_c),
 
     over the order parameters t (C, m); at ``task.n_samples = inf`` the last term is max_a h(a; t).
 
+    On a data task: closed forms of linear networks (`meanfield.solvers.linear_data`; any depth at tau = 0) and
+    Gaussian process regression with lazy ones (`meanfield.lazy`; any depth and activation).
+
     Parameters
     ----------
     network : Network
-        One hidden layer, non-lazy scaling.
-    task : ClassTask
-        Fractions p_c, targets y_c and the number of samples P (may be infinite).
+        For class tasks: one hidden layer, non-lazy scaling. In deeper networks sigma_w is the scale of the weights of
+        every layer.
+    task : ClassTask or DataTask
+        Fractions p_c, targets y_c and the number of samples P (may be infinite); or inputs X and targets Y.
     tau : float
-        tau = N T >= 0, the rescaled temperature; the training residual of class c is tau t_c.
-    warm_start : SingleNeuronPosterior, optional
-        Solution of a neighbouring problem with equally many classes and outputs; a hint, never a constraint.
+        tau = N T >= 0, the rescaled temperature; the training residual is tau t_c (tau t_mu on data). For lazy
+        networks the temperature T itself, so that tau = 0 is the baseline of non-lazy networks at any tau.
+    warm_start : SingleNeuronPosterior or DataPosterior, optional
+        Solution of a neighbouring problem with equally many classes (samples) and outputs; a hint, never a constraint.
     on_failure : {"raise", "warn", "return"}
         What to do with a result whose certificate is incomplete. "return" leaves it to the caller to read
         ``certificate`` and ``status``.
     max_boxes : int
-        Budget of the global check (P -> infinity).
+        Budget of the global check (class tasks, P -> infinity).
+    progress : bool, optional
+        Whether to show progress of long solves; by default only on a terminal.
 
     Returns
     -------
     SingleNeuronPosterior
+        For a class task.
+    DataPosterior
+        For a data task.
 
     Raises
     ------
     ValueError
         For bad input, and for networks this solver does not cover.
     ConvergenceError
-        If stationarity residual (1e-10), duality gap (1e-8) or global check fail; carries the partial result.
+        If stationarity residual (1e-10; closed forms on data 1e-8 of the largest target), duality gap (1e-8) or global
+        check fail; carries the partial result.
 
     Examples
     --------
@@ -80,47 +121,60 @@ def solve(
     -3.75433206
     """
     tau = real_number("tau", tau, at_least=0.0)
-    _check(network, task, warm_start, on_failure)
-    infinite = math.isinf(task.n_samples)
+    _check(network, task, on_failure)
     failure: ConvergenceError | None = None
-    if network.activation.parts == "gaussian":
-        solution = _linear(network, task, tau)
-    elif infinite:
-        warm = None if warm_start is None else warm_start.solution
-        solution = solve_limit(network, task, tau, warm, max_boxes)
+    posterior: SingleNeuronPosterior | DataPosterior
+    if isinstance(task, DataTask):
+        posterior = solve_data(network, task, tau)
     else:
-        solution, failure = _finite(network, task, tau, warm_start)
-    posterior = SingleNeuronPosterior(network, task, tau, solution)
-    if solution.status != "optimal" and on_failure != "return":
-        text = f"no certified solution ({solution.status}): {solution.message}."
+        posterior, failure = _solve_classes(network, task, tau, warm_start, max_boxes)
+    if posterior.status != "optimal" and on_failure != "return":
+        text = f"no certified solution ({posterior.status}): {posterior.message}."
         if on_failure == "raise":
             raise ConvergenceError(text, posterior) from failure
         warnings.warn(text, CertificateWarning, stacklevel=2)
     return posterior
 
 
-def _check(network: Network, task: ClassTask, warm_start: SingleNeuronPosterior | None, on_failure: str) -> None:
+def _check(network: Network, task: ClassTask | DataTask, on_failure: str) -> None:
     if not isinstance(network, Network):
         raise ValueError(f"network must be a Network, got {type(network).__name__}; build one with Network('sigmoid').")
-    if not isinstance(task, ClassTask):
-        raise ValueError(f"task must be a ClassTask, got {type(task).__name__}; build one with class_task(...).")
+    if not isinstance(task, (ClassTask, DataTask)):
+        found = type(task).__name__
+        raise ValueError(f"task must be a ClassTask or DataTask, got {found}; build one with class_task or data_task.")
     if on_failure not in ("raise", "warn", "return"):
         raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {on_failure!r}.")
-    if network.depth != 1:
-        raise ValueError(f"networks of depth {network.depth} are not available yet; solve covers one hidden layer.")
-    if network.scaling != "non-lazy":
-        raise ValueError("lazy networks are not available yet; solve covers scaling='non-lazy'.")
     offset = float(network.activation(0.0))
-    if network.activation.parts == "gaussian" and offset != 0.0:
+    if network.scaling != "lazy" and network.activation.parts == "gaussian" and offset != 0.0:
         raise ValueError(
             f"{network.activation!r} is affine with an offset, phi(0) = {offset:g}; the closed form covers "
             "phi(z) = gain * z. Subtract the offset from the activation, or its contribution from the targets."
+        )
+
+
+def _solve_classes(
+    network: Network, task: ClassTask, tau: float, warm_start: Any, max_boxes: int
+) -> tuple[SingleNeuronPosterior, ConvergenceError | None]:
+    if network.depth != 1:
+        raise ValueError(f"networks of depth {network.depth} are not available yet; solve covers one hidden layer.")
+    if network.scaling != "non-lazy":
+        raise ValueError(
+            "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'."
         )
     if warm_start is not None and warm_start.task.targets.shape != task.targets.shape:
         raise ValueError(
             f"warm_start has targets of shape {warm_start.task.targets.shape}, the task of shape {task.targets.shape}; "
             "classes and outputs must agree."
         )
+    failure = None
+    if network.activation.parts == "gaussian":
+        solution = _linear(network, task, tau)
+    elif math.isinf(task.n_samples):
+        warm = None if warm_start is None else warm_start.solution
+        solution = solve_limit(network, task, tau, warm, max_boxes)
+    else:
+        solution, failure = _finite(network, task, tau, warm_start)
+    return SingleNeuronPosterior(network, task, tau, solution), failure
 
 
 def _linear(network: Network, task: ClassTask, tau: float) -> Solution:

@@ -17,24 +17,32 @@ PACKAGE = Path(meanfield.__file__).parent
 FLOORS = [
     ["validation", "archive", "progress", "compiled", "activations", "symbolic"],
     ["activation"],
-    ["cumulant", "nonlinearity"],
+    ["cumulant", "kernel", "nonlinearity"],
     ["task", "network", "result", "features"],
     ["data", "datasets"],
-    ["solvers", "sampling"],
-    ["density", "readout"],
+    ["solvers", "sampling", "lazy"],
+    ["density", "predict", "readout"],
     ["neurons", "parts", "table"],
-    ["posterior"],
-    ["solve"],
+    ["posterior", "data_posterior"],
+    [
+        "sampling.statistics",
+        "sampling.summary",
+        "sampling.expected",
+        "sampling.compare",
+        "sampling.trend",
+        "sampling.drift",
+    ],
+    ["solve", "solve_data"],
     ["raster", "solvers.acceptance", "solvers.transition", "solvers.boundary", "solvers.line", "solvers.line_outliers"],
     ["grid", "phase"],
     ["curves"],
-    ["plot"],
-    ["cli"],
+    ["plot", "sampling.plot", "sampling.report"],
+    ["cli", "sampling.cli"],
     ["__main__"],
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 # `PhaseDiagram.plot` and the command hand over to higher floors when they are called.
-ERRANDS = {("phase", "plot")}
+ERRANDS = {("phase", "plot"), *((f"sampling.{name}", "sampling.plot") for name in ("compare", "trend", "drift"))}
 
 
 def modules():
@@ -104,7 +112,7 @@ def test_no_module_imports_itself_through_others():
 
 def test_only_the_plot_modules_import_matplotlib():
     found = {name_of(path) for path in modules() if any(name.split(".")[0] == "matplotlib" for name in imported(path))}
-    assert found <= {"plot", "geometry.plot"}
+    assert found <= {"plot", "geometry.plot", "sampling.plot"}
     assert "plot" in found
 
 
