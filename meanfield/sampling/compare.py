@@ -1,0 +1,264 @@
+"""Theory against sampled networks: how far apart are they, in units of the sampling error?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from meanfield.sampling.expected import expected, theory_patterns
+from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from meanfield.posterior import SingleNeuronPosterior
+
+__all__ = ["STATISTICS", "Comparison", "Row", "compare"]
+
+# Registered before any comparison was made: every element of these groups is compared, none is left out afterwards.
+STATISTICS = ("residual", "kernel", "readout", "codes", "fractions", "outliers")
+LIMIT = 5.0
+_MIXED = 1.1  # largest R-hat at which fractions of codes count as sampled and not as frozen
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of the theory and its estimate from samples.
+
+    Attributes
+    ----------
+    name : str
+        Statistic and one-based indices, e.g. "kernel between samples [1,2]".
+    group : str
+    theory, sample, standard_error : float
+        The error is that of sample - theory.
+    dof : float
+        Its degrees of freedom.
+    z : float
+        (sample - theory) / standard error, as a normal deviate where the error has few degrees of freedom.
+    rhat, ess : float
+        Rank-normalised split R-hat and bulk effective sample size.
+    tested : bool
+        False where the theory says nothing, or where the samples are frozen (fractions of codes).
+    """
+
+    name: str
+    group: str
+    theory: float
+    sample: float
+    standard_error: float
+    dof: float
+    z: float
+    rhat: float
+    ess: float
+    tested: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Theory against samples, see `compare`.
+
+    Attributes
+    ----------
+    posterior : SingleNeuronPosterior
+    draws : Draws
+    rows : tuple of Row
+    fractions : str
+        "sampled": the theory is conditional on the fractions of codes in each chain; or "equilibrium".
+    notes : tuple of str
+    """
+
+    posterior: Any
+    draws: Draws
+    rows: tuple[Row, ...]
+    fractions: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """N."""
+        return self.draws.width
+
+    @property
+    def tested(self) -> tuple[Row, ...]:
+        """The rows that count."""
+        return tuple(row for row in self.rows if row.tested)
+
+    @property
+    def max_z(self) -> float:
+        """Largest |z|."""
+        return max(abs(row.z) for row in self.tested)
+
+    def passed(self, limit: float = LIMIT) -> bool:
+        """Whether every |z| is below `limit`."""
+        return bool(all(abs(row.z) < limit for row in self.tested))
+
+    def table(self, *, limit: float = LIMIT) -> str:
+        """Theory, sample, standard error and z of every statistic; `limit` marks the ones beyond."""
+        draws = self.draws
+        width = max(len(row.name) for row in self.rows)
+        lines = [
+            f"{draws.network.activation.name}, N = {draws.width}, P = {draws.labels.size}, tau = {draws.tau:g}: "
+            f"{draws.n_chains} chains of {draws.readout.shape[1]} draws",
+            "",
+            f"{'':<{width}} {'theory':>10} {'sample':>10} {'std. err.':>10} {'z':>7} {'R-hat':>6} {'ESS':>6}",
+        ]
+        lines.append("-" * len(lines[-1]))
+        for row in self.rows:
+            theory = f"{row.theory:10.5f}" if math.isfinite(row.theory) else f"{'-':>10}"
+            z = f"{row.z:7.2f}" if row.tested else f"{'-':>7}"
+            mark = " *" if row.tested and not abs(row.z) < limit else ""
+            numbers = f"{theory} {row.sample:10.5f} {row.standard_error:10.1e} {z} {row.rhat:6.2f} {row.ess:6.0f}"
+            lines.append(f"{row.name:<{width}} {numbers}{mark}")
+        verdict = "all below" if self.passed(limit) else "* beyond"
+        lines += ["", f"max |z| = {self.max_z:.2f} over {len(self.tested)} statistics ({verdict} {limit:g})"]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def plot(self) -> Figure:
+        """Figure: theory against sample, z-scores, readouts with the codes of the theory."""
+        from meanfield.sampling.plot import figure_comparison
+
+        return figure_comparison(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the arrays, for a JSON file."""
+        rows = [asdict(row) for row in self.rows]
+        return {"width": self.width, "fractions": self.fractions, "max_z": self.max_z, "rows": rows} | {
+            "notes": list(self.notes)
+        }
+
+    def __repr__(self) -> str:
+        return f"<Comparison at N = {self.width}: max |z| = {self.max_z:.2f} over {len(self.tested)} statistics>"
+
+
+def compare(
+    posterior: SingleNeuronPosterior,
+    chains: Any,
+    *,
+    statistics: Sequence[str] | None = None,
+    fractions: Literal["sampled", "equilibrium"] = "sampled",
+) -> Comparison:
+    """Hold a solved theory against sampled networks, statistic by statistic.
+
+    The theory is that of N -> infinity at the P and tau = N T of the samples: deviations of order 1/N are to be
+    expected, and seen with enough draws; see `finite_size_trend`.
+
+    Parameters
+    ----------
+    posterior : SingleNeuronPosterior
+        Solution of the network and task that were sampled, at the same P and tau.
+    chains : Chains or sequence of Chains
+        One run, or several of the same problem (seeds).
+    statistics : sequence of str, optional
+        Some of "residual", "kernel", "readout", "codes", "fractions", "outliers"; all if left out.
+    fractions : {"sampled", "equilibrium"}
+        Fractions of the codes freeze while a network cools. "sampled" compares every chain with the theory at its own
+        fractions (exact in the same limit whether they are frozen or not), "equilibrium" with the weights P_gamma.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        If theory and samples belong to different networks, tasks, P or tau, and for unknown statistics.
+
+    Examples
+    --------
+    >>> post = mf.solve(net, task, tau=0.02)                                         # doctest: +SKIP
+    >>> print(mf.compare(post, mf.sample(net, task, 200, tau=0.02, rng=0)).table())  # doctest: +SKIP
+    """
+    draws = as_draws(chains)
+    groups = tuple(STATISTICS if statistics is None else statistics)
+    unknown = sorted(set(groups) - set(STATISTICS))
+    if unknown or not groups:
+        raise ValueError(f"statistics must be some of {', '.join(STATISTICS)}, got {', '.join(unknown) or 'none'}.")
+    if fractions not in ("sampled", "equilibrium"):
+        raise ValueError(f"fractions must be 'sampled' or 'equilibrium', got {fractions!r}.")
+    _check_same_problem(posterior, draws)
+    patterns = theory_patterns(posterior)
+    shares = all_shares(draws) if fractions == "sampled" and draws.network.activation.parts == "codes" else None
+    theory = expected(posterior, draws, patterns, shares)
+    rows: list[Row] = []
+    for observable in observables(draws, patterns):
+        if observable.group in groups:
+            rows += _rows(observable, theory.get(observable.name))
+    if not any(row.tested for row in rows):
+        raise ValueError(f"the statistics {', '.join(groups)} do not exist for these samples; choose others.")
+    return Comparison(posterior, draws, tuple(rows), fractions, tuple(_notes(draws, patterns, rows, shares)))
+
+
+def _rows(observable: Observable, theory: FloatArray | None) -> list[Row]:
+    sampled = estimate(observable.series)
+    shape = sampled.value.shape
+    if theory is None:
+        theory = z = np.full(shape, np.nan)
+        deviation = sampled
+    else:
+        if theory.ndim > len(shape):  # one value per chain
+            theory = theory[observable.chains]
+        deviation = estimate(observable.series - (theory if theory.ndim == len(shape) else theory[:, None]))
+        z = deviation.z()
+        theory = theory if theory.ndim == len(shape) else theory.mean(axis=0)
+    rows = []
+    for index in np.ndindex(shape):
+        symmetric = len(index) == 2 and observable.name.startswith(("kernel", "covariance", "readout second"))
+        if symmetric and index[0] > index[1]:
+            continue
+        name = observable.name + (f" [{','.join(str(i + 1) for i in index)}]" if index else "")
+        frozen = observable.group == "fractions" and not sampled.rhat[index] < _MIXED
+        at = float(theory[index])
+        tested = math.isfinite(at) and not frozen
+        numbers = (sampled.value, deviation.standard_error, deviation.dof, z, sampled.rhat, sampled.ess_bulk)
+        value, error, dof, score, rhat, ess = (float(number[index]) for number in numbers)
+        rows.append(Row(name, observable.group, at, value, error, dof, score, rhat, ess, tested))
+    return rows
+
+
+def _notes(draws: Draws, patterns: Sequence[str], rows: Sequence[Row], shares: FloatArray | None) -> list[str]:
+    notes = []
+    if any(row.group == "fractions" and not row.tested and math.isfinite(row.theory) for row in rows):
+        notes.append("fractions of codes differ from chain to chain (frozen while cooling) and are not tested")
+    if shares is not None:
+        notes.append("theory at the fractions of codes of each chain")
+        rest = 1.0 - shares.mean(axis=0)[[int(pattern, 2) for pattern in patterns]].sum()
+        notes.append(f"{100 * rest:.2g} % of the neurons have codes other than {', '.join(patterns)}")
+    bad = [row for row in rows if row.tested and row.rhat > 1.05]
+    if bad:
+        worst = max(bad, key=lambda row: row.rhat)
+        notes.append(
+            f"R-hat > 1.05 in {len(bad)} statistics (worst {worst.rhat:.2f}, {worst.name}): their errors come from the "
+            f"scatter of {draws.n_chains} chains"
+        )
+    return notes
+
+
+def _check_same_problem(posterior: Any, draws: Draws) -> None:
+    if type(posterior.task) is not type(draws.task):
+        raise ValueError(
+            f"the theory was solved for a {type(posterior.task).__name__}, the samples for a "
+            f"{type(draws.task).__name__}; solve the task that was sampled."
+        )
+    if posterior.network != draws.network:
+        raise ValueError(
+            f"the theory was solved for {posterior.network}, the samples for {draws.network}; they differ."
+        )
+    n_samples = draws.labels.size
+    if posterior.task.n_samples != n_samples:
+        raise ValueError(
+            f"the theory was solved at P = {posterior.task.n_samples:g}, the networks were sampled at P = {n_samples}; "
+            f"solve the task with n_samples={n_samples}."
+        )
+    if not math.isclose(posterior.tau, draws.tau, rel_tol=1e-9):
+        raise ValueError(
+            f"the theory was solved at tau = {posterior.tau:g}, but the networks were sampled at tau = N T = "
+            f"{draws.tau:g}; solve at the tau of the samples."
+        )
+    if posterior.task != draws.task:
+        raise ValueError(f"the theory was solved for {posterior.task}, the samples for {draws.task}; they differ.")

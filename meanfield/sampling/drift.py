@@ -1,0 +1,130 @@
+"""How long a neuron keeps its code while the posterior is sampled.
+
+The posterior does not change if neurons are exchanged. Where barriers of height O(P) separate the codes, for bounded
+phi and for the outliers of ReLU, a neuron stays with the code it has: the permutation symmetry is broken, and
+representations are frozen. The Gaussian readouts of a linear phi are connected by rotations that cost nothing:
+representations drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield.posterior import activity_threshold
+from meanfield.sampling.statistics import Draws, as_draws, outlier_threshold
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Drift", "drift"]
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """Codes of the same neurons along a chain, see `drift`.
+
+    Attributes
+    ----------
+    name : str
+        Of the activation.
+    lags : (l,) integer array
+        In draws.
+    overlap, overlap_error : (l,) arrays
+        sum_ic dM_ic(s) dM_ic(s + lag) over its value at lag 0, where M_ic is the mean activation of neuron i on class c
+        and dM its deviation from the mean neuron: 1 if all neurons keep their code, 0 if codes are drawn afresh. The
+        error is that between chains (NaN for a single one).
+    persistence : float
+        Fraction of neurons with the same code word in the first and in the last draw, over all chains.
+    persistence_error : float
+        Standard error, from the scatter of the chains (binomial for a single chain).
+    chance : float
+        The same for unrelated neurons: sum_g p_g^2.
+    first, last : (N, C) arrays
+        M in the first and the last draw of the first chain.
+    words : (N,) integer array
+        Code words in the first draw.
+    """
+
+    name: str
+    lags: NDArray[np.intp]
+    overlap: FloatArray
+    overlap_error: FloatArray
+    persistence: float
+    persistence_error: float
+    chance: float
+    first: FloatArray
+    last: FloatArray
+    words: NDArray[np.intp]
+
+    @property
+    def final_overlap(self) -> float:
+        """Overlap of the first and the last draw."""
+        return float(self.overlap[-1])
+
+    def plot(self) -> Figure:
+        """Figure: the same neurons in the first and the last draw, and the overlap over the lag."""
+        from meanfield.sampling.plot import figure_drift
+
+        return figure_drift([self])
+
+    def __repr__(self) -> str:
+        return (
+            f"<Drift of {self.name}: {100 * self.persistence:.1f} % of the neurons keep their code over "
+            f"{self.lags[-1]} draws (chance {100 * self.chance:.1f} %), overlap {self.final_overlap:.3f}>"
+        )
+
+
+def drift(chains: Any, *, n_lags: int = 20) -> Drift:
+    """How codes of the last hidden layer persist along the chains.
+
+    Parameters
+    ----------
+    chains : Chains or sequence of Chains
+    n_lags : int
+        Lags between 0 and the length of the chain at which the overlap is computed.
+
+    Raises
+    ------
+    ValueError
+        For chains of fewer than 8 draws, and as `as_draws`.
+    """
+    draws = as_draws(chains)
+    k, n_draws = draws.readout.shape[:2]
+    if n_draws < 8:
+        raise ValueError(f"drift needs chains of at least 8 draws, got {n_draws}.")
+    m = draws.class_activation
+    centred = m - m.mean(axis=(1, 2), keepdims=True)
+    lags = np.unique(np.rint(np.linspace(0, n_draws - 1, n_lags + 1)).astype(np.intp))
+    norm = np.einsum("kdnc,kdnc->k", centred, centred) / n_draws
+    at_lag = []
+    for lag in lags:
+        pairs = np.einsum("kdnc,kdnc->k", centred[:, : n_draws - lag], centred[:, lag:]) / (n_draws - lag)
+        at_lag.append(pairs / norm)
+    words = _words(draws)
+    same = (words[:, 0] == words[:, -1]).mean(axis=1)
+    shares = np.stack([np.bincount(chain.ravel(), minlength=2 ** m.shape[3]) / chain.size for chain in words])
+    value = float(same.mean())
+    error = float(np.std(same, ddof=1) / np.sqrt(k)) if k > 1 else np.sqrt(value * (1 - value) / draws.width)
+    return Drift(
+        name=draws.network.activation.name,
+        lags=lags,
+        overlap=np.mean(at_lag, axis=1),
+        overlap_error=np.std(at_lag, axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(lags.size, np.nan),
+        persistence=value,
+        persistence_error=float(error),
+        chance=float(np.mean(np.sum(shares**2, axis=1))),
+        first=m[0, 0],
+        last=m[0, -1],
+        words=words[0, 0],
+    )
+
+
+def _words(draws: Draws) -> NDArray[np.int64]:
+    """Code words; of outliers only where phi has them: the bulk carries no code."""
+    unbounded = draws.network.activation.parts == "outliers"
+    return draws.words(outlier_threshold(draws.network) if unbounded else activity_threshold(draws.network))

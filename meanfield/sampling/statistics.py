@@ -1,0 +1,361 @@
+"""Statistics of sampled networks that do not depend on the order of neurons, each with its Monte-Carlo error.
+
+A neuron of a sampled network is told by its code only: which classes drive it above the midpoint of phi (the convention
+of the theory, `meanfield.posterior.code_pattern`). For a phi that is unbounded and not linear neurons are the bulk, and
+outliers: those whose mean activation on some class exceeds `OUTLIER_LEVEL` standard deviations of the prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from meanfield.network import Network
+from meanfield.posterior import activity_threshold
+from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
+from meanfield.validation import FloatArray
+
+__all__ = [
+    "OUTLIER_LEVEL",
+    "Draws",
+    "Estimate",
+    "Observable",
+    "all_shares",
+    "as_draws",
+    "estimate",
+    "normal_deviate",
+    "observables",
+    "outlier_threshold",
+]
+
+# Averaged over the samples of a class, a neuron of the bulk stays below about one standard deviation of the prior; an
+# outlier grows like sqrt(N).
+OUTLIER_LEVEL = 2.5
+_DISAGREE = 0.95  # confidence at which chains are said to disagree: then only they are independent
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Posterior means with Monte-Carlo standard errors; all fields have the shape of the quantity.
+
+    Attributes
+    ----------
+    value, standard_error : arrays
+    dof : array
+        Degrees of freedom of the standard error: effective draws, or chains - 1 where the chains disagree.
+    rhat, ess_bulk, ess_tail : arrays
+        Rank-normalised split R-hat and effective sample sizes.
+    chain_means : (k, ...) array
+    """
+
+    value: FloatArray
+    standard_error: FloatArray
+    dof: FloatArray
+    rhat: FloatArray
+    ess_bulk: FloatArray
+    ess_tail: FloatArray
+    chain_means: FloatArray
+
+    def z(self) -> FloatArray:
+        """value / standard_error as the deviation of a normal variable of the same significance (Student's t)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(self.standard_error > 0, self.value / self.standard_error, np.sign(self.value) * np.inf)
+        return normal_deviate(np.where((self.value == 0) & (self.standard_error == 0), 0.0, ratio), self.dof)
+
+    def __repr__(self) -> str:
+        if self.value.ndim == 0:
+            return f"<Estimate {self.value:.5g} +- {self.standard_error:.2g}>"
+        return f"<Estimate of shape {self.value.shape}, standard errors up to {self.standard_error.max():.2g}>"
+
+
+def normal_deviate(t: Any, dof: Any) -> FloatArray:
+    """The normal deviate with the tail probability of Student's t; t itself beyond 200 degrees of freedom."""
+    t, dof = np.broadcast_arrays(np.asarray(t, dtype=float), np.asarray(dof, dtype=float))
+    tail = np.maximum(stats.t.sf(np.abs(t), np.minimum(dof, 200.0)), 1e-300)
+    return np.where(dof > 200, t, np.sign(t) * stats.norm.isf(tail))
+
+
+def estimate(series: Any) -> Estimate:
+    """Mean over chains and draws with an error that holds for autocorrelated chains, also if they do not mix.
+
+    Two errors are computed: from within the chains, sd / sqrt(ESS) of the draws about their chain's mean, and from
+    the scatter of the chain means; the larger one is taken. Where the scatter exceeds what the first allows (95 %
+    confidence), the chains are the only independent units and the error has k - 1 degrees of freedom.
+
+    Parameters
+    ----------
+    series : (k, d, ...) array
+        k chains of d draws.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 4 draws per chain, or values that are not finite.
+    """
+    x = np.asarray(series, dtype=float)
+    if x.ndim < 2 or x.shape[0] < 1 or x.shape[1] < 4:
+        raise ValueError(f"series must have shape (chains, draws >= 4, ...), got {x.shape}; draw more samples.")
+    if not np.isfinite(x).all():
+        raise ValueError("series holds values that are not finite; the sampler diverged.")
+    k, shape = x.shape[0], x.shape[2:]
+    flat = x.reshape(*x.shape[:2], -1)
+    means = flat.mean(axis=1)
+    columns = [_diagnose(flat[:, :, i], means[:, i]) for i in range(flat.shape[2])]
+    error, dof, r, bulk, tail = (np.reshape(values, shape) for values in zip(*columns, strict=True))
+    means = means.reshape(k, *shape)
+    return Estimate(means.mean(axis=0), error, dof, r, bulk, tail, means)
+
+
+def _diagnose(x: FloatArray, means: FloatArray) -> tuple[float, ...]:
+    """Standard error, its degrees of freedom, R-hat, bulk and tail ESS of one (k, d) series."""
+    k = len(x)
+    scale = np.abs(x).max()
+    if np.ptp(x) <= 1e-14 * scale:  # frozen at one value in every chain
+        return 0.0, float(x.size - 1), 1.0, float(x.size), float(x.size)
+    centred = x - means[:, None]
+    variance = float(np.mean(centred**2)) * x.shape[1] / (x.shape[1] - 1)
+    if variance <= 1e-28 * scale**2:
+        within, effective = 0.0, float(x.size)
+    else:
+        effective = max(1.0, float(ess_mean(centred)))
+        within = variance / effective
+    dof = max(effective - 1.0, 1.0)
+    if k > 1:
+        between = float(np.var(means, ddof=1)) / k
+        if within == 0 or between / within > stats.f.ppf(_DISAGREE, k - 1, dof):
+            dof = k - 1.0
+        within = max(within, between)
+    return float(np.sqrt(within)), dof, float(rhat(x)), float(ess_bulk(x)), float(ess_tail(x))
+
+
+# ---- draws of one or several runs ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What statistics read of one or several runs of the same problem; chains of all runs side by side.
+
+    Attributes
+    ----------
+    network : Network
+    task : ClassTask or DataTask
+    width : int
+        N.
+    tau : float
+    labels : (P,) integer array
+        Class of every training sample.
+    counts : (C,) integer array
+        Samples of each class.
+    readout : (k, d, N, m) array
+    class_activation : (k, d, N, C) array
+        Mean of phi(z^L) over the samples of a class, per neuron.
+    kernel_between : (k, d, L, C, C) array
+        Mean of K_mu,nu over pairs of different samples.
+    kernel_diagonal : (k, d, L, C) array
+    residual : (k, d, C, m) array
+        y - f, mean over the samples of a class.
+    prediction : (k, d, n, m) array or None
+        f on new inputs.
+    """
+
+    network: Network
+    task: Any
+    width: int
+    tau: float
+    labels: NDArray[np.intp]
+    readout: FloatArray
+    class_activation: FloatArray
+    kernel_between: FloatArray
+    kernel_diagonal: FloatArray
+    residual: FloatArray
+    prediction: FloatArray | None = None
+    counts: NDArray[np.intp] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", np.bincount(self.labels, minlength=self.class_activation.shape[3]))
+
+    @property
+    def n_chains(self) -> int:
+        """k."""
+        return len(self.readout)
+
+    def words(self, threshold: float) -> NDArray[np.int64]:
+        """(k, d, N) code of every neuron as an integer, class 1 the highest bit."""
+        n_classes = self.class_activation.shape[3]
+        return (self.class_activation > threshold) @ (1 << np.arange(n_classes)[::-1])
+
+    def label(self, word: int) -> str:
+        """ "1-1-0" of a code word."""
+        return "-".join(format(int(word), f"0{self.class_activation.shape[3]}b"))
+
+
+def as_draws(chains: Any) -> Draws:
+    """One door for `Chains`, several `Chains` of the same problem, or `Draws`.
+
+    Raises
+    ------
+    ValueError
+        If the runs belong to different problems or have different numbers of draws.
+    """
+    if isinstance(chains, Draws):
+        return chains
+    runs: Sequence[Any] = list(chains) if isinstance(chains, (list, tuple)) else [chains]
+    if not runs:
+        raise ValueError("no chains given; sample some with mf.sample(network, task, width, tau).")
+    first = runs[0]
+    for run in runs[1:]:
+        for name in ("network", "task", "width", "tau"):
+            if getattr(run, name) != getattr(first, name):
+                raise ValueError(
+                    f"the runs differ in {name}: {getattr(first, name)} and {getattr(run, name)}; compare each alone."
+                )
+        if run.readout.shape[1:] != first.readout.shape[1:]:
+            raise ValueError(
+                f"the runs have {first.readout.shape[1]} and {run.readout.shape[1]} draws per chain; they must agree."
+            )
+
+    def joined(name: str) -> Any:
+        parts: list[Any] = [getattr(run, name, None) for run in runs]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+
+    labels = np.asarray(first.labels, dtype=np.intp)
+    residual = joined("residual")
+    n_classes = first.class_activation.shape[3]
+    if residual.shape[2] == labels.size and labels.size != n_classes:
+        indicator = np.eye(n_classes)[labels] / np.bincount(labels, minlength=n_classes)
+        residual = np.einsum("kdpm,pc->kdcm", residual, indicator)
+    return Draws(
+        network=first.network,
+        task=first.task,
+        width=int(first.width),
+        tau=float(first.tau),
+        labels=labels,
+        readout=joined("readout"),
+        class_activation=joined("class_activation"),
+        kernel_between=joined("kernel_between"),
+        kernel_diagonal=joined("kernel_diagonal"),
+        residual=residual,
+        prediction=joined("prediction"),
+    )
+
+
+# ---- observables ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Observable:
+    """A permutation-invariant quantity along the chains.
+
+    Attributes
+    ----------
+    name : str
+        e.g. "residual", "readout 1-1-0".
+    group : str
+        Which statistics it belongs to: "residual", "kernel", "readout", "codes", "fractions", "outliers".
+    series : (k', d, ...) array
+        For averages over the neurons of a code, a ratio of two averages, the linearised ratio whose mean over the
+        draws is the ratio of the means.
+    chains : (k',) integer array
+        The chains in which it exists (in which there are such neurons).
+    """
+
+    name: str
+    group: str
+    series: FloatArray
+    chains: NDArray[np.intp]
+
+
+def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
+    """All quantities that can be held against a theory with codes (or outliers) `patterns`.
+
+    Residual y - f per class, class blocks of the kernel of the last layer, first and second moments of the readout over
+    all neurons (an unbounded phi: second moment), and per code: fraction of the neurons, mean readout and covariance,
+    mean activations. For an unbounded phi the bulk takes the place of the codes, and per pattern of outliers: total
+    weight sum |a|^2 / N, abar and zbar, the two being root-mean-square totals over the neurons that share the outlier.
+    """
+    if (draws.counts < 2).any():
+        raise ValueError(f"every class needs two samples or more, got {draws.counts.tolist()}; sample at a larger P.")
+    everywhere = np.arange(draws.n_chains)
+    a = draws.readout
+    found = [
+        Observable("residual", "residual", draws.residual, everywhere),
+        Observable("kernel between samples", "kernel", draws.kernel_between[:, :, -1], everywhere),
+        Observable("kernel diagonal", "kernel", draws.kernel_diagonal[:, :, -1], everywhere),
+    ]
+    parts = draws.network.activation.parts
+    if parts != "outliers":  # outliers add O(N^-1/2) to the mean readout: there the mean of the bulk is compared
+        found.append(Observable("readout mean", "readout", a.mean(axis=2), everywhere))
+    moment = np.einsum("kdni,kdnj->kdij", a, a) / draws.width
+    found.append(Observable("readout second moment", "readout", moment, everywhere))
+    if parts == "codes":
+        words = draws.words(activity_threshold(draws.network))
+        for pattern in patterns:
+            found += _of_code(draws, words == int(pattern, 2), "-".join(pattern))
+    elif parts == "outliers":
+        words = draws.words(outlier_threshold(draws.network))
+        found += _of_code(draws, words == 0, "bulk")
+        for pattern in patterns:
+            found += _of_outlier(draws, words == int(pattern, 2), pattern)
+    return found
+
+
+def _of_code(draws: Draws, member: NDArray[np.bool_], label: str) -> list[Observable]:
+    """Fraction, readout (mean and covariance) and activations of the neurons with a code."""
+    share = member.mean(axis=2)
+    present = np.flatnonzero(member.any(axis=2).mean(axis=1) > 0.5)
+    found = [Observable(f"fraction {label}", "fractions", share, np.arange(draws.n_chains))]
+    if present.size == 0:
+        return found
+    a, inside, share = draws.readout[present], member[present].astype(float), share[present]
+    total = np.einsum("kdn,kdni->kdi", inside, a) / draws.width
+    mean = (total.mean(axis=1) / share.mean(axis=1)[:, None])[:, None, None, :]
+    spread = np.einsum("kdn,kdni,kdnj->kdij", inside, a - mean, a - mean) / draws.width
+    activation = np.einsum("kdn,kdnc->kdc", inside, draws.class_activation[present]) / draws.width
+    for name, numerator in (("readout", total), ("covariance", spread), ("activation", activation)):
+        found.append(Observable(f"{name} {label}", "codes", _ratio(numerator, share), present))
+    return found
+
+
+def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
+    """Linearised ratio of two series (k, d, ...) and (k, d): its mean is the ratio of the means, chain by chain."""
+    weight = denominator.reshape(*denominator.shape, *[1] * (numerator.ndim - 2))
+    level = weight.mean(axis=1, keepdims=True)
+    ratio = numerator.mean(axis=1, keepdims=True) / level
+    return np.asarray(ratio + (numerator - ratio * weight) / level)
+
+
+def _of_outlier(draws: Draws, member: NDArray[np.bool_], pattern: str) -> list[Observable]:
+    label, driven = "-".join(pattern), [c for c, bit in enumerate(pattern) if bit == "1"]
+    present = np.flatnonzero(np.all(member.any(axis=2), axis=1))
+    found = [Observable(f"number of outliers {label}", "fractions", member.sum(axis=2), np.arange(draws.n_chains))]
+    if present.size == 0:
+        return found
+    inside, a = member[present].astype(float), draws.readout[present]
+    length = np.linalg.norm(a, axis=3) * inside
+    weight = (length**2).sum(axis=2) / draws.width
+    readout = np.einsum("kdn,kdni->kdi", length, a) / draws.width / np.sqrt(weight)[..., None]
+    activation = draws.class_activation[present][..., driven]
+    total = np.sqrt(np.einsum("kdn,kdnc->kdc", inside, activation**2) / draws.width)
+    return [
+        *found,
+        Observable(f"outlier weight {label}", "outliers", weight, present),
+        Observable(f"outlier readout {label}", "outliers", readout, present),
+        Observable(f"outlier activation {label}", "outliers", total, present),
+    ]
+
+
+def outlier_threshold(network: Network) -> float:
+    """Mean activation on a class beyond which a neuron counts as an outlier (unbounded phi)."""
+    return float(OUTLIER_LEVEL * np.sqrt(network.k) * np.abs(network.activation.slopes).max())
+
+
+def all_shares(draws: Draws) -> FloatArray:
+    """(k, 2^C) fraction of the neurons with each code word, mean over the draws of a chain."""
+    words = draws.words(activity_threshold(draws.network))
+    size = 2 ** draws.class_activation.shape[3]
+    return np.stack([np.bincount(chain.ravel(), minlength=size) / chain.size for chain in words])

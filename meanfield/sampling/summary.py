@@ -1,0 +1,210 @@
+"""`summarize`: what a sampled network looks like, whatever the order of its neurons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from meanfield.sampling.statistics import (
+    Draws,
+    Estimate,
+    all_shares,
+    as_draws,
+    estimate,
+    observables,
+    outlier_threshold,
+)
+from meanfield.validation import FloatArray
+
+__all__ = ["ChainSummary", "SampledCode", "SampledOutlier", "summarize"]
+
+_MIN_SHARE = 1e-3  # rarer codes are not listed
+
+
+@dataclass(frozen=True, eq=False)
+class SampledCode:
+    """Neurons with the same code.
+
+    Attributes
+    ----------
+    label : str
+        "1-1-0", or "bulk".
+    fraction : Estimate
+        Of all neurons.
+    readout : Estimate (m,)
+        Mean readout.
+    covariance : Estimate (m, m)
+    activation : Estimate (C,)
+        Mean activation on the training samples of each class.
+    """
+
+    label: str
+    fraction: Estimate
+    readout: Estimate
+    covariance: Estimate
+    activation: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class SampledOutlier:
+    """Neurons of an unbounded phi whose activations grow like sqrt(N), together; compare `meanfield.parts.Outlier`.
+
+    Attributes
+    ----------
+    label : str
+        The classes that drive them.
+    number : Estimate
+        How many neurons share the outlier.
+    weight : Estimate
+        sum |a|^2 / N.
+    readout : Estimate (m,)
+        abar, that of a single neuron with the total weight.
+    activation : Estimate (driven classes,)
+        zbar on the classes that drive it, sqrt(sum phi^2 / N).
+    """
+
+    label: str
+    number: Estimate
+    weight: Estimate
+    readout: Estimate
+    activation: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class ChainSummary:
+    """Permutation-invariant results of sampled networks, see `summarize`.
+
+    Attributes
+    ----------
+    width : int
+    tau : float
+    codes : tuple of SampledCode
+        Heaviest first; only the bulk for an unbounded phi, none for an affine one.
+    outliers : tuple of SampledOutlier
+    kernel_between : Estimate (L, C, C)
+        Class blocks of the kernel of every hidden layer, over pairs of different samples.
+    kernel_diagonal : Estimate (L, C)
+    residual : Estimate (C, m)
+        y - f, mean over the training samples of a class.
+    order_parameter : Estimate (C, m)
+        t = residual / tau.
+    readout_mean : (m,) Estimate
+    readout_moment : (m, m) Estimate
+        Second moment of the readouts of all neurons.
+    prediction : Estimate (n, m) or None
+        Mean predictor on the new inputs.
+    prediction_variance : (n, m) array or None
+        Posterior variance of the predictor, over draws and chains.
+    """
+
+    width: int
+    tau: float
+    codes: tuple[SampledCode, ...]
+    outliers: tuple[SampledOutlier, ...]
+    kernel_between: Estimate
+    kernel_diagonal: Estimate
+    residual: Estimate
+    order_parameter: Estimate
+    readout_mean: Estimate
+    readout_moment: Estimate
+    prediction: Estimate | None = None
+    prediction_variance: FloatArray | None = None
+
+    def table(self) -> str:
+        """Residuals, kernel of the last layer, codes or outliers, with standard errors."""
+        lines = [f"N = {self.width}, tau = {self.tau:g}; mean (standard error)", ""]
+        for name, found in (
+            ("residual y - f by class", self.residual),
+            ("kernel between samples", _last(self.kernel_between)),
+            ("kernel diagonal", _last(self.kernel_diagonal)),
+            ("readout second moment", self.readout_moment),
+        ):
+            lines.append(name)
+            lines += ["  " + row for row in _rows(found)]
+        for code in self.codes:
+            lines.append(f"{code.label}: fraction {_rows(code.fraction)[0].strip()}")
+            lines += [f"  readout    {_rows(code.readout)[0]}", f"  activation {_rows(code.activation)[0]}"]
+        for outlier in self.outliers:
+            number, weight = (_rows(found)[0].strip() for found in (outlier.number, outlier.weight))
+            lines.append(f"outlier {outlier.label}: weight {weight} on {number} neurons")
+            lines += [f"  readout    {_rows(outlier.readout)[0]}", f"  activation {_rows(outlier.activation)[0]}"]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{code.label} ({code.fraction.value:.3g})" for code in self.codes)
+        parts += "".join(f", outlier {o.label} ({o.weight.value:.3g})" for o in self.outliers)
+        return f"<ChainSummary at N = {self.width}: {parts or 'no codes'}>"
+
+
+def summarize(chains: Any) -> ChainSummary:
+    """Permutation-invariant results of sampled networks with Monte-Carlo standard errors, R-hat and effective sizes.
+
+    Parameters
+    ----------
+    chains : Chains or sequence of Chains
+        One run, or several of the same problem.
+
+    Raises
+    ------
+    ValueError
+        For classes of a single sample, fewer than 4 draws, and as `as_draws`.
+    """
+    draws = as_draws(chains)
+    patterns = _patterns(draws)
+    found = {observable.name: estimate(observable.series) for observable in observables(draws, patterns)}
+    codes, outliers = [], []
+    labels = ["bulk"] if draws.network.activation.parts == "outliers" else ["-".join(word) for word in patterns]
+    for label in labels:
+        names = ("fraction", "readout", "covariance", "activation")
+        if f"readout {label}" in found:
+            codes.append(SampledCode(label, *(found[f"{name} {label}"] for name in names)))
+    if draws.network.activation.parts == "outliers":
+        for label in map("-".join, patterns):
+            names = ("number of outliers", "outlier weight", "outlier readout", "outlier activation")
+            if f"outlier weight {label}" in found:
+                outliers.append(SampledOutlier(label, *(found[f"{name} {label}"] for name in names)))
+    residual = found["residual"]
+    prediction = draws.prediction
+    return ChainSummary(
+        width=draws.width,
+        tau=draws.tau,
+        codes=tuple(sorted(codes, key=lambda code: -float(code.fraction.value))),
+        outliers=tuple(sorted(outliers, key=lambda outlier: -float(outlier.weight.value))),
+        kernel_between=estimate(draws.kernel_between),
+        kernel_diagonal=estimate(draws.kernel_diagonal),
+        residual=residual,
+        order_parameter=estimate(draws.residual / draws.tau),
+        readout_mean=estimate(draws.readout.mean(axis=2)),
+        readout_moment=found["readout second moment"],
+        prediction=None if prediction is None else estimate(prediction),
+        prediction_variance=None if prediction is None else prediction.var(axis=(0, 1), ddof=1),
+    )
+
+
+def _patterns(draws: Draws) -> list[str]:
+    """Patterns of all codes, or outliers, that occur."""
+    parts, n_classes = draws.network.activation.parts, draws.class_activation.shape[3]
+    if parts == "gaussian":
+        return []
+    if parts == "outliers":
+        found = np.unique(draws.words(outlier_threshold(draws.network)))
+        return [format(word, f"0{n_classes}b") for word in found if word > 0]
+    share = all_shares(draws).mean(axis=0)
+    return [format(word, f"0{n_classes}b") for word in np.argsort(-share) if share[word] > _MIN_SHARE]
+
+
+def _last(found: Estimate) -> Estimate:
+    """The last layer."""
+    values: dict[str, Any] = {field.name: getattr(found, field.name)[-1] for field in fields(found)}
+    return Estimate(**values | {"chain_means": found.chain_means[:, -1]})
+
+
+def _rows(found: Estimate) -> list[str]:
+    value, error = np.atleast_1d(found.value), np.atleast_1d(found.standard_error)
+    value, error = np.atleast_2d(value), np.atleast_2d(error)
+    return [
+        " ".join(f"{v:10.5f} ({e:.0e})" for v, e in zip(row, errors, strict=True))
+        for row, errors in zip(value, error, strict=True)
+    ]

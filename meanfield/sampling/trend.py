@@ -1,0 +1,147 @@
+"""The finite-N trend: do deviations from the theory, which holds for N -> infinity, vanish like 1/N?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import stats
+
+from meanfield.sampling.compare import LIMIT, Comparison
+from meanfield.sampling.statistics import normal_deviate
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Trend", "TrendRow", "finite_size_trend"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrendRow:
+    """One statistic over the widths.
+
+    Attributes
+    ----------
+    name, group : str
+    deviation, standard_error : (w,) arrays
+        sample - theory at every width.
+    limit, limit_error : float
+        Intercept of the fit deviation = limit + slope / N, and its error.
+    slope, slope_error : float
+    z : float
+        limit / limit_error (as a normal deviate): 0 within errors if the theory is right.
+    misfit : float
+        Probability that scatter about the fit is at least as large (chi-squared; NaN for two widths).
+    """
+
+    name: str
+    group: str
+    deviation: FloatArray
+    standard_error: FloatArray
+    limit: float
+    limit_error: float
+    slope: float
+    slope_error: float
+    z: float
+    misfit: float
+
+
+@dataclass(frozen=True, eq=False)
+class Trend:
+    """Deviations from the theory at several widths, extrapolated to N -> infinity; see `finite_size_trend`.
+
+    Attributes
+    ----------
+    comparisons : tuple of Comparison, by width
+    rows : tuple of TrendRow
+    """
+
+    comparisons: tuple[Comparison, ...]
+    rows: tuple[TrendRow, ...]
+
+    @property
+    def widths(self) -> FloatArray:
+        """(w,) N."""
+        return np.array([comparison.width for comparison in self.comparisons])
+
+    @property
+    def max_z(self) -> float:
+        """Largest |z| of the extrapolated deviations."""
+        return max(abs(row.z) for row in self.rows)
+
+    def passed(self, limit: float = LIMIT) -> bool:
+        """Whether every extrapolated deviation is zero within `limit` standard errors."""
+        return bool(all(abs(row.z) < limit for row in self.rows))
+
+    def table(self, *, limit: float = LIMIT) -> str:
+        """Deviations in standard errors at every width and extrapolated, with the coefficient of 1/N."""
+        width = max(len(row.name) for row in self.rows)
+        columns = "".join(f"{f'z(N={n})':>10}" for n in self.widths)
+        lines = [f"{'':<{width}}{columns} {'N -> inf':>10} {'std. err.':>10} {'z':>7} {'c in c/N':>10}"]
+        lines.append("-" * len(lines[0]))
+        for row in self.rows:
+            ratio = "".join(f"{d / e:>10.2f}" for d, e in zip(row.deviation, row.standard_error, strict=True))
+            mark = " *" if not abs(row.z) < limit else ""
+            numbers = f"{row.limit:10.1e} {row.limit_error:10.1e} {row.z:7.2f} {row.slope:10.3g}"
+            lines.append(f"{row.name:<{width}}{ratio} {numbers}{mark}")
+        single = ", ".join(f"{c.max_z:.2f} at N = {c.width}" for c in self.comparisons)
+        verdict = "all below" if self.passed(limit) else "* beyond"
+        lines += ["", f"max |z|: {single}; extrapolated {self.max_z:.2f} ({verdict} {limit:g})"]
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Figure: the largest deviations over 1/N with their fits, and all z-scores by width."""
+        from meanfield.sampling.plot import figure_trend
+
+        return figure_trend(self)
+
+    def __repr__(self) -> str:
+        return f"<Trend over N = {', '.join(map(str, self.widths))}: max |z| = {self.max_z:.2f} extrapolated>"
+
+
+def finite_size_trend(comparisons: Iterable[Comparison]) -> Trend:
+    """Fit deviation = limit + c / N, statistic by statistic, over comparisons at several widths.
+
+    Run them at fixed P and tau = N T, where only the width changes, or at fixed P/N, where every width is held against
+    the theory at its own P.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two different widths, or widths that share no tested statistic.
+    """
+    ordered = tuple(sorted(comparisons, key=lambda comparison: comparison.width))
+    widths = np.array([comparison.width for comparison in ordered], dtype=float)
+    if np.unique(widths).size < 2 or np.unique(widths).size < widths.size:
+        raise ValueError(f"a trend needs comparisons at two or more different widths, got N = {widths.astype(int)}.")
+    tables = [{row.name: row for row in comparison.tested} for comparison in ordered]
+    rows = []
+    for name, first in tables[0].items():
+        if not all(name in table for table in tables):
+            continue
+        found = [table[name] for table in tables]
+        deviation = np.array([row.sample - row.theory for row in found])
+        error = np.array([row.standard_error for row in found])
+        if np.all(error > 0):
+            dof = min(row.dof for row in found)
+            rows.append(TrendRow(name, first.group, deviation, error, *_fit(widths, deviation, error, dof)))
+    if not rows:
+        raise ValueError("the comparisons share no statistic that was tested at every width.")
+    return Trend(ordered, tuple(rows))
+
+
+def _fit(widths: FloatArray, deviation: FloatArray, error: FloatArray, dof: float) -> tuple[float, ...]:
+    """Weighted least squares: limit, its error, slope, its error, z, probability of the scatter."""
+    design = np.stack([np.ones_like(widths), 1.0 / widths], axis=1) / error[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    limit, slope = covariance @ design.T @ (deviation / error)
+    chi2 = float(np.sum((deviation / error - design @ [limit, slope]) ** 2))
+    free = widths.size - 2
+    misfit = float(stats.chi2.sf(chi2, free)) if free else math.nan
+    limit_error, slope_error = np.sqrt(np.diag(covariance))
+    z = float(normal_deviate(limit / limit_error, np.float64(dof)))
+    return float(limit), float(limit_error), float(slope), float(slope_error), z, misfit
