@@ -15,7 +15,7 @@ _FRACTIONS = (0.5, 0.25, 0.25)
 _STARTS = ("planted", "annealed")
 _FULL: dict[str, Any] = {
     "width": (100, 200, 400),
-    "n_samples": 100,
+    "n_samples": (100,),
     "samples": 200,
     "warmup": 300,
     "thin": 4,
@@ -40,7 +40,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="some of sigmoid (y_- = 1/2), relu, linear (y_- = 0); default: all",
     )  # fmt: skip
     parser.add_argument("--width", nargs="+", type=int, metavar="N", help="widths; default: 100 200 400")
-    parser.add_argument("--n-samples", type=int, metavar="P", help="training samples, a multiple of 4; default: 100")
+    parser.add_argument(
+        "--n-samples", nargs="+", type=int, metavar="P",
+        help="training samples, one number or one per width, multiples of 4; default: 100",
+    )  # fmt: skip
     parser.add_argument("--tau", type=float, default=0.02, help="N T, the same at every width; default: 0.02")
     parser.add_argument("--samples", type=int, metavar="D", help="posterior samples kept per chain; default: 200")
     parser.add_argument("--warmup", type=int, metavar="W", help="iterations before the first is kept; default: 300")
@@ -73,13 +76,19 @@ def run(options: argparse.Namespace, solve: Callable[..., Any]) -> int:
     for name in ("width", "n_samples", "samples", "warmup", "thin", "chains"):
         if np.min(values[name]) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, got {np.min(values[name])}")
-    n_samples = values["n_samples"]
-    if n_samples < 8 or n_samples % 4:
-        raise ValueError(f"--n-samples must be 8, 12, 16, ... (class fractions 1/2, 1/4, 1/4), got {n_samples}")
+    widths, n_samples = values["width"], values["n_samples"]
+    if len(set(widths)) != len(widths) or len(n_samples) not in (1, len(widths)):
+        raise ValueError("--width takes different numbers, and --n-samples one number or as many as --width")
+    if any(p < 8 or p % 4 for p in n_samples):
+        raise ValueError(
+            f"--n-samples must be 8, 12, 16, ... (fractions 1/2, 1/4, 1/4), got {', '.join(map(str, n_samples))}"
+        )
+    widths, n_samples = zip(*sorted(zip(widths, n_samples * (len(widths) // len(n_samples)), strict=True)), strict=True)
     if not options.limit > 0:
         raise ValueError(f"--limit must be positive, got {options.limit:g}")
     plan = Plan(
-        widths=tuple(sorted(set(values["width"]))),
+        widths=widths,
+        n_samples=n_samples,
         tau=options.tau,
         seeds=tuple(values["seed"]),
         chains=values["chains"],
@@ -92,10 +101,10 @@ def run(options: argparse.Namespace, solve: Callable[..., Any]) -> int:
     cases = []
     for name in options.activation:
         network = Network(name)
-        task = class_task(_FRACTIONS, off=_OFF[name], n_samples=n_samples)
-        posterior = solve(network, task, plan.tau)
+        tasks = [class_task(_FRACTIONS, off=_OFF[name], n_samples=p) for p in n_samples]
+        posteriors = [solve(network, task, plan.tau) for task in tasks]
         for start in dict.fromkeys(values["start"]):
-            cases.append(validate(network, task, posterior, start, plan, lambda line: print(line, flush=True)))
+            cases.append(validate(network, posteriors, start, plan, lambda line: print(line, flush=True)))
     written = write_report(folder, cases, plan, options.limit)
     print("\n" + "\n".join(_verdicts(cases, options.limit)))
     print("\nwrote\n" + "\n".join(f"  {path}" for path in written))

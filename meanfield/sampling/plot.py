@@ -222,6 +222,9 @@ def figure_drift(drifts: Sequence[Drift]) -> Figure:
     )  # fmt: skip
     for (first, last, curve), drift in zip(rows, drifts, strict=True):
         order = np.lexsort((-drift.first.sum(axis=1), -drift.words))
+        coded = int(np.sum(drift.words > 0))
+        if coded < order.size // 5:  # a few outliers: show them among as many of the bulk, not as a line
+            order = order[: max(20, 4 * coded)]
         low, high = np.quantile(drift.first, 0.005), np.quantile(drift.first, 0.995)
         for ax, values in ((first, drift.first), (last, drift.last)):
             image = ax.imshow(
@@ -231,7 +234,7 @@ def figure_drift(drifts: Sequence[Drift]) -> Figure:
             ax.set_yticks([])
             ax.set_xlabel("class")
             ax.tick_params(length=0)
-        first.set_ylabel(f"{drift.name}\nneurons by first code")
+        first.set_ylabel(f"{drift.name}\n{order.size} neurons by first code")
         bar = figure.colorbar(image, ax=last, pad=0.03)
         bar.set_label("mean activation")
         curve.errorbar(drift.lags, drift.overlap, drift.overlap_error, color=PALETTE[0], linewidth=1.2, capsize=0)

@@ -15,7 +15,6 @@ from meanfield.sampling.compare import LIMIT, Comparison, compare
 from meanfield.sampling.drift import Drift, drift
 from meanfield.sampling.sample import sample
 from meanfield.sampling.trend import Trend, finite_size_trend
-from meanfield.task import ClassTask
 
 __all__ = ["Case", "Plan", "validate", "write_report"]
 
@@ -28,8 +27,8 @@ class Plan:
 
     Attributes
     ----------
-    widths : tuple of int
-        N, at fixed P and tau.
+    widths, n_samples : tuples of int
+        N and P, pair by pair.
     tau : float
     seeds : tuple of int
     chains, draws, warmup, thin : int
@@ -37,6 +36,7 @@ class Plan:
     """
 
     widths: tuple[int, ...]
+    n_samples: tuple[int, ...]
     tau: float
     seeds: tuple[int, ...]
     chains: int
@@ -52,7 +52,6 @@ class Case:
     Attributes
     ----------
     network : Network
-    task : ClassTask
     start : {"planted", "annealed"}
     comparisons : tuple of Comparison, by width
     trend : Trend or None
@@ -62,7 +61,6 @@ class Case:
     """
 
     network: Network
-    task: ClassTask
     start: str
     comparisons: tuple[Comparison, ...]
     trend: Trend | None
@@ -83,8 +81,7 @@ class Case:
 
 def validate(
     network: Network,
-    task: ClassTask,
-    posterior: Any,
+    posteriors: Sequence[Any],
     start: str,
     plan: Plan,
     report: Callable[[str], None] = lambda _: None,
@@ -93,21 +90,21 @@ def validate(
 
     Parameters
     ----------
-    network, task : Network, ClassTask
-    posterior : SingleNeuronPosterior
-        Solution at the P of the task and the tau of the plan.
+    network : Network
+    posteriors : sequence of SingleNeuronPosterior
+        Solutions at the P and tau of the plan, width by width.
     start : {"planted", "annealed"}
         Chains start from neurons drawn from the posterior, or are cooled from the prior.
     plan : Plan
     report : callable
         Receives a line of text as each width is done.
     """
-    comparisons = []
-    for width in plan.widths:
+    comparisons: list[Comparison] = []
+    for width, posterior in zip(plan.widths, posteriors, strict=True):
         runs = [
             sample(
                 network,
-                task,
+                posterior.task,
                 width,
                 plan.tau,
                 draws=plan.draws,
@@ -122,7 +119,7 @@ def validate(
         comparisons.append(compare(posterior, runs))
         report(f"{network.activation.name}, {start}: {comparisons[-1]!r}")
     trend = finite_size_trend(comparisons) if len(comparisons) > 1 else None
-    return Case(network, task, start, tuple(comparisons), trend, drift(comparisons[-1].draws))
+    return Case(network, start, tuple(comparisons), trend, drift(comparisons[-1].draws))
 
 
 def write_report(folder: Path, cases: Sequence[Case], plan: Plan, limit: float = LIMIT) -> list[Path]:
@@ -146,7 +143,7 @@ def write_report(folder: Path, cases: Sequence[Case], plan: Plan, limit: float =
                 text.append(f"```\n{found.table(limit=limit)}\n```\n")
     drifts = {case.network.activation.name: case.drift for case in reversed(cases)}  # planted ones where there are both
     written += save_figure(figure_drift(list(reversed(drifts.values()))), folder / "drift")
-    text += ["## Drift\n", "![drift](drift.png)\n", *(f"- {case.start}: {case.drift!r}"[:-1] for case in cases)]
+    text += ["## Drift\n", "![drift](drift.png)\n", *(f"- {case.start}: {str(case.drift)[1:-1]}" for case in cases)]
     numbers = [
         {"name": case.name, "failures": case.failures(limit), "comparisons": [c.to_dict() for c in case.comparisons]}
         for case in cases
@@ -159,9 +156,10 @@ def write_report(folder: Path, cases: Sequence[Case], plan: Plan, limit: float =
 
 
 def _heading(cases: Sequence[Case], plan: Plan, limit: float) -> str:
+    samples = ", ".join(map(str, dict.fromkeys(plan.n_samples)))
     lines = [
         "# Theory against sampled networks\n",
-        f"P = {cases[0].task.n_samples:g}, tau = N T = {plan.tau:g}, {len(plan.seeds)} seed(s) of {plan.chains} chains "
+        f"P = {samples}, tau = N T = {plan.tau:g}, {len(plan.seeds)} seed(s) of {plan.chains} chains "
         f"with {plan.draws} draws each. The theory is that of N -> infinity at this P and tau, at the fractions of "
         "codes of each chain where phi is bounded; deviations of order 1/N are expected and extrapolated away.\n",
         "| network | start | " + " | ".join(f"max abs z, N = {width}" for width in plan.widths) + " | extrapolated | |",

@@ -63,9 +63,7 @@ class Estimate:
 
     def z(self) -> FloatArray:
         """value / standard_error as the deviation of a normal variable of the same significance (Student's t)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(self.standard_error > 0, self.value / self.standard_error, np.sign(self.value) * np.inf)
-        return normal_deviate(np.where((self.value == 0) & (self.standard_error == 0), 0.0, ratio), self.dof)
+        return normal_deviate(self.value / self.standard_error, self.dof)
 
     def __repr__(self) -> str:
         if self.value.ndim == 0:
@@ -96,6 +94,10 @@ def estimate(series: Any) -> Estimate:
     ------
     ValueError
         For fewer than 4 draws per chain, or values that are not finite.
+
+    Notes
+    -----
+    Of a quantity that never changes, in any chain, the error is unknown: NaN.
     """
     x = np.asarray(series, dtype=float)
     if x.ndim < 2 or x.shape[0] < 1 or x.shape[1] < 4:
@@ -115,8 +117,8 @@ def _diagnose(x: FloatArray, means: FloatArray) -> tuple[float, ...]:
     """Standard error, its degrees of freedom, R-hat, bulk and tail ESS of one (k, d) series."""
     k = len(x)
     scale = np.abs(x).max()
-    if np.ptp(x) <= 1e-14 * scale:  # frozen at one value in every chain
-        return 0.0, float(x.size - 1), 1.0, float(x.size), float(x.size)
+    if np.ptp(x) <= 1e-14 * scale:  # frozen at one value in every chain: nothing tells the error
+        return (float("nan"),) * 5
     centred = x - means[:, None]
     variance = float(np.mean(centred**2)) * x.shape[1] / (x.shape[1] - 1)
     if variance <= 1e-28 * scale**2:
