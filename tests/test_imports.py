@@ -34,7 +34,7 @@ FLOORS = [
     ],
     ["solve", "solve_data"],
     ["raster", "solvers.acceptance", "solvers.transition", "solvers.boundary", "solvers.line", "solvers.line_outliers"],
-    ["grid", "phase"],
+    ["grid", "phase", "estimator"],
     ["curves"],
     ["plot", "sampling.plot", "sampling.report"],
     ["cli", "sampling.cli"],

@@ -1,0 +1,78 @@
+"""The scikit-learn estimators: conventions, and agreement with `solve`."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits, load_iris, make_regression
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import meanfield as mf
+from meanfield.estimator import NonLazyClassifier, NonLazyRegressor
+
+
+@parametrize_with_checks(
+    [
+        NonLazyClassifier("linear"),
+        NonLazyClassifier("erf", lazy=True),
+        NonLazyRegressor("linear"),
+        NonLazyRegressor("relu", lazy=True),
+    ]
+)
+def test_scikit_learn_conventions(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(("activation", "lazy"), [("linear", False), ("sigmoid", True)])
+def test_predictions_are_those_of_the_theory(activation, lazy):
+    X, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    fitted = NonLazyClassifier(activation, tau=0.1, lazy=lazy, off=-0.5).fit(X[::2], names[::2])
+    task = mf.data_task(X[::2], labels=names[::2], off=-0.5, center=True, scale="rms")
+    network = mf.Network(activation, scaling="lazy" if lazy else "non-lazy")
+    posterior = mf.solve(network, task, tau=0.1)
+    outputs = posterior.predict(X)
+    assert np.array_equal(fitted.decision_function(X), outputs)
+    assert np.array_equal(fitted.predict(X), fitted.classes_[outputs.argmax(axis=1)])
+    assert fitted.certificate_ == posterior.certificate
+    assert fitted.codes_ == posterior.codes == ()
+
+
+def test_two_classes_share_one_decision():
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y > 0], y[y > 0]
+    fitted = NonLazyClassifier("linear", tau=0.1).fit(X, y)
+    decision = fitted.decision_function(X)
+    assert decision.shape == (100,)
+    assert np.array_equal(fitted.predict(X), np.where(decision > 0, 2, 1))
+    mirrored = NonLazyClassifier("linear", tau=0.1, on=0.0, off=1.0).fit(X, y)  # the own output is the small one
+    assert np.mean(mirrored.predict(X) == fitted.predict(X)) > 0.95
+
+
+def test_regression_is_equivariant():
+    X, y = make_regression(n_samples=40, n_features=5, n_targets=2, random_state=0)
+    fitted = NonLazyRegressor("linear", tau=0.01).fit(X, y)
+    shifted = NonLazyRegressor("linear", tau=0.01).fit(X + 3.0, 5.0 * y - 7.0)
+    np.testing.assert_allclose(shifted.predict(X + 3.0), 5.0 * fitted.predict(X) - 7.0, rtol=1e-9, atol=1e-8)
+    assert fitted.score(X, y) > 0.99
+    one = NonLazyRegressor("linear", tau=0.01).fit(X, y[:, 0])
+    assert one.predict(X).shape == (40,)
+
+
+def test_model_selection_over_the_prior():
+    X, y = load_digits(n_class=3, return_X_y=True)
+    search = GridSearchCV(NonLazyClassifier("relu", lazy=True), {"sigma_w": [0.5, 2.0], "tau": [0.01, 1.0]}, cv=3)
+    search.fit(X[:150], y[:150])
+    assert search.best_score_ > 0.9
+    assert search.score(X[150:], y[150:]) > 0.9
+
+
+def test_refusals():
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match="tau"):
+        NonLazyClassifier(tau=-1.0).fit(X, y)
+    with pytest.raises(ValueError, match="activation"):
+        NonLazyClassifier("no such").fit(X, y)
+    with pytest.raises(ValueError, match="on_failure"):
+        NonLazyClassifier("linear", on_failure="ignore").fit(X, y)
+    with pytest.raises(ValueError, match="two classes"):
+        NonLazyClassifier("linear").fit(X, np.zeros(len(X)))
