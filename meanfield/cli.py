@@ -36,8 +36,9 @@ examples
   meanfield phase-diagram                                  sigmoid transitions over y_-; figures and data in results/
   meanfield phase-diagram --activation relu --sweep off=-1:0.9:191
   meanfield equations --activation relu                    LaTeX of exactly what is solved
+  meanfield validate --quick                               the theory against sampled finite networks
 
-exit status: 0 solved, 2 the input is wrong (one line says what), 3 no certified solution was found"""
+exit status: 0 solved, 1 validation failed, 2 the input is wrong (one line says what), 3 no certified solution was found"""
 
 _TASK_HELP = """\
 A task file (TOML) holds the same things as the flags, and flags given besides it win:
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A leading blank keeps argparse from taking the row "-1,0" for a flag.
     options = _parser().parse_args([f" {word}" if re.match(r"-[\d.]", word) else word for word in given])
     try:
-        options.run(options)
+        status = options.run(options) or 0
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(error, ConvergenceError):
             raise
         return _fail(options, error, 3)
-    return 0
+    return int(status)
 
 
 def _fail(options: argparse.Namespace, error: Exception, status: int) -> int:
@@ -136,8 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     equations.set_defaults(run=_equations)
 
     from meanfield.geometry.cli import add_parser
+    from meanfield.sampling.cli import add_parser as add_validate
 
     add_parser(commands)
+    add_validate(commands).set_defaults(run=_validate)
     return parser
 
 
@@ -168,6 +171,13 @@ def _version() -> str:
         return version("meanfield-codes")
     except PackageNotFoundError:
         return "(not installed)"
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from meanfield.sampling.cli import run
+    from meanfield.solve import solve  # handed over: nothing in meanfield.sampling knows the solvers
+
+    return run(options, solve)
 
 
 # ---- from arguments to objects ---------------------------------------------------------------------
