@@ -38,7 +38,7 @@ examples
   meanfield equations --activation relu                    LaTeX of exactly what is solved
   meanfield validate --quick                               the theory against sampled finite networks
 
-exit status: 0 solved, 1 validation failed, 2 the input is wrong (one line says what), 3 no certified solution was found"""
+exit status: 0 solved, 1 validation failed, 2 wrong input (one line says what), 3 no certified solution was found"""
 
 _TASK_HELP = """\
 A task file (TOML) holds the same things as the flags, and flags given besides it win:
