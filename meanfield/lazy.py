@@ -36,8 +36,8 @@ class LazySolution:
     ----------
     t : (P, m) array
         (s K_L + T)^{-1} Y; the training residual is T t.
-    precision : (P, P) array
-        (s K_L + T)^{-1}.
+    eigenvectors, eigenvalues : (P, P) and (P,) arrays
+        Of s K_L + T, the vectors in columns; the inverse itself would lose digits where the kernel is singular.
     readout_variance : float
         s.
     jitter : float
@@ -51,7 +51,8 @@ class LazySolution:
     """
 
     t: FloatArray
-    precision: FloatArray
+    eigenvectors: FloatArray
+    eigenvalues: FloatArray
     readout_variance: float
     jitter: float
     objective: float
@@ -83,9 +84,8 @@ def lazy_solve(network: Network, task: DataTask, temperature: float) -> LazySolu
     if temperature == 0.0 and value[0] < _SINGULAR * value.mean():
         jitter = _SINGULAR * float(value.mean())
     noisy = np.maximum(value, 0.0) + temperature + jitter
-    precision = (vector / noisy) @ vector.T
     y = task.targets
-    t = precision @ y
+    t = (vector / noisy) @ (vector.T @ y)
     if temperature == 0.0:
         misfit = np.abs(jitter * t).max(axis=1)
         worst = int(np.argmax(misfit))
@@ -100,4 +100,4 @@ def lazy_solve(network: Network, task: DataTask, temperature: float) -> LazySolu
     objective += 0.5 * y.size * math.log(2 * math.pi)
     residual = float(np.abs(covariance @ t + (temperature + jitter) * t - y).max())
     residual /= max(float(np.abs(y).max()), 1e-300)
-    return LazySolution(t, precision, s, jitter, objective, residual, last.error)
+    return LazySolution(t, vector, noisy, s, jitter, objective, residual, last.error)

@@ -76,15 +76,12 @@ class LinearPredictor:
         return np.asarray((prior + learned) / scale ** (2 * (depth - layer)))
 
     def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
-        s = self.solution
-        features, residual = self._features(new)
-        outputs = features @ s.weights
+        s, outputs = self.solution, self.mean(new)
         readouts = rng.standard_normal((n, len(s.readout_covariance))) @ _root(s.readout_covariance)
-        z = (
-            rng.standard_normal((n, features.shape[1])) @ features.T
-            + rng.standard_normal((n, len(new))) * residual**0.5
-        )
-        z += rng.standard_normal(readouts.shape) @ _root(s.learned[-2]) @ outputs.T  # covariance K_{L-1}
+        learned = rng.standard_normal(readouts.shape) @ _root(s.learned[-2])
+        scale = linear_scale(self.network) ** self.network.depth / math.sqrt(new.shape[1])
+        z = rng.standard_normal((n, new.shape[1])) @ (scale * new.T)  # weights: the same neurons on any inputs
+        z += learned @ outputs.T  # now of covariance K_{L-1}
         z += np.linalg.solve(s.readout_covariance, readouts.T).T @ outputs.T
         return readouts, np.zeros(n, dtype=np.intp), ("Gaussian",), z / self.network.activation.slopes[1]
 
@@ -105,7 +102,7 @@ class LazyPredictor:
     def variance(self, new: FloatArray, width: float) -> FloatArray:
         s = self.solution.readout_variance
         kernel = lazy_kernels(self.network, new, self.task.inputs)[-1]
-        explained = np.einsum("ni,ij,nj->n", kernel.cross, self.solution.precision, kernel.cross, optimize=True)
+        explained = (kernel.cross @ self.solution.eigenvectors) ** 2 @ (1.0 / self.solution.eigenvalues)
         variance = np.maximum(s * kernel.left - s * s * explained, 0.0)
         return np.repeat(variance[:, None], self.task.n_outputs, axis=1)
 
