@@ -65,7 +65,7 @@ _HOME = {
     "Drift": "meanfield.sampling.drift",
     "drift": "meanfield.sampling.drift",
 }
-_MODULES = ("datasets", "geometry", "plot")
+_MODULES = ("datasets", "geometry", "plot", "plot_data")
 
 __all__ = [*_HOME, *_MODULES, "__version__"]
 

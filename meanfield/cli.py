@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meanfield import cli_data
+
 if TYPE_CHECKING:
     from meanfield.network import Network
     from meanfield.phase import PhaseDiagram
@@ -33,6 +35,7 @@ examples
   meanfield solve --activation relu --off 0                a bulk and a few outlier neurons instead of codes
   meanfield solve --activation 'z/(1+Abs(z))' --fractions 0.5 0.5 --targets 1 -1
   meanfield solve --config task.toml --output posterior.npz
+  meanfield solve --data digits --classes 0 1 2 --output results     images: codes, predictor, errors, figures
   meanfield phase-diagram                                  sigmoid transitions over y_-; figures and data in results/
   meanfield phase-diagram --activation relu --sweep off=-1:0.9:191
   meanfield equations --activation relu                    LaTeX of exactly what is solved
@@ -100,13 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("meanfield", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"meanfield {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
     solve = commands.add_parser(
         "solve", help="solve one task and print its posterior", epilog=_TASK_HELP, formatter_class=raw,
         description="Solve one task and print codes, bulk, outliers, objective and certificate.",
     )  # fmt: skip
     _add_task(solve)
-    solve.add_argument("--output", type=Path, metavar="FILE.npz", help="save the posterior")
+    cli_data.add_arguments(solve)
+    solve.add_argument(
+        "--output", type=Path, metavar="FILE.npz", help="save the posterior; with --data: folder for all results"
+    )
     solve.add_argument("--plot", type=Path, metavar="STEM", help="draw readouts, activations, kernel: STEM-*.pdf, .png")
     solve.set_defaults(run=_solve)
 
@@ -161,7 +166,7 @@ def _add_task(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--off", type=float, metavar="Y", help="one-hot target on the others, y_-; default: 0")
     group.add_argument("--targets", nargs="+", metavar="ROW", help="instead: a row per class, commas between outputs")
     group.add_argument("--n-samples", type=float, metavar="P", help="number of training samples; default: inf")
-    group.add_argument("--tau", type=float, metavar="T", help="rescaled temperature N T; default: 0")
+    group.add_argument("--tau", type=float, metavar="T", help="rescaled temperature N T; default: 0, images 0.01")
 
 
 def _version() -> str:
@@ -286,7 +291,13 @@ def _axis(item: str) -> tuple[str, Any]:
 
 def _solve(options: argparse.Namespace) -> None:
     config = _read_config(options)
-    network, task = _network(options, config), _class_task(options, config)
+    cli_data.check(options, config)
+    network = _network(options, config)
+    if options.data is not None:
+        targets = {**config["task"], **_given(options, ("on", "off"))}
+        tau = options.tau if options.tau is not None else config.get("tau")
+        return _report(cli_data.solve_data(options, network, tau, targets))
+    task = _class_task(options, config)
     from meanfield.solve import solve
 
     posterior = solve(network, task, tau=_tau(options, config))

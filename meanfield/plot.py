@@ -138,7 +138,7 @@ def plot_activation_map(
     _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, "0.4") for name in names])
     ax.tick_params(length=0)
     ax.set_xlabel("inputs")
-    ax.set_ylabel("neurons", labelpad=12 + 3.6 * max(len(name) for name in names))
+    ax.set_ylabel("neurons", labelpad=12 + 4.4 * max(len(name) for name in names))
     if colorbar:
         bar = ax.figure.colorbar(drawn_image, ax=ax, pad=0.02, extend="max" if top < image.max() else "neither")
         bar.set_label(r"activation $\phi(z)$")

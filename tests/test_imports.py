@@ -36,8 +36,8 @@ FLOORS = [
     ["raster", "solvers.acceptance", "solvers.transition", "solvers.boundary", "solvers.line", "solvers.line_outliers"],
     ["grid", "phase", "estimator"],
     ["curves"],
-    ["plot", "sampling.plot", "sampling.report"],
-    ["cli", "sampling.cli"],
+    ["plot", "plot_data", "sampling.plot", "sampling.report"],
+    ["cli", "cli_data", "sampling.cli"],
     ["__main__"],
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -112,7 +112,7 @@ def test_no_module_imports_itself_through_others():
 
 def test_only_the_plot_modules_import_matplotlib():
     found = {name_of(path) for path in modules() if any(name.split(".")[0] == "matplotlib" for name in imported(path))}
-    assert found <= {"plot", "geometry.plot", "sampling.plot"}
+    assert found <= {"plot", "plot_data", "geometry.plot", "sampling.plot"}
     assert "plot" in found
 
 
