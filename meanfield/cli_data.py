@@ -22,6 +22,7 @@ _DEFAULTS |= {"grayscale": False, "no_center": False, "lazy": False}
 _FLAGS = ("classes", "path", *_DEFAULTS)
 _NOT_WITH_DATA = ("fractions", "targets", "n_samples", "plot")
 _TAU = 0.01
+_COLUMNS = {"accuracy": 9, "error": 10, "bias": 10, "variance": 11}  # of the printed comparison, and their widths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,8 +111,7 @@ def solve_data(
     new = test.images, test.labels
     errors = {name: found.generalization_error(*new, width=options.width) for name, found in solved.items()}
     print(next(iter(solved.values())).table())
-    print(_residuals(solved))
-    print(_error_table(errors))
+    print(_comparison(solved, errors))
     if options.output is None:
         return []
     options.output.mkdir(parents=True, exist_ok=True)
@@ -189,22 +189,22 @@ def _lazy_limit(network: Network, task: DataTask) -> Any:
     return solve(network, task, tau=1e-4 * variance)
 
 
-def _residuals(solved: Mapping[str, Any]) -> str:
+def _comparison(solved: Mapping[str, Any], errors: Mapping[str, Generalization]) -> str:
+    """A line per network: residual on the training images, accuracy and error on the test images."""
     import numpy as np
 
-    size = {name: np.linalg.norm(posterior.residual, axis=1) for name, posterior in solved.items()}
-    parts = [f"{name} rms {np.sqrt(np.mean(r**2)):.3g}, largest {r.max():.3g}" for name, r in size.items()]
-    return f"training residual |y - f|: {'; '.join(parts)}"
-
-
-def _error_table(errors: Mapping[str, Generalization]) -> str:
-    head = f"{'test images':<20}{'accuracy':>10}{'error':>10}{'bias':>10}{'variance':>12}"
-    lines = ["", head, "-" * len(head)]
+    head = f"{'':<24}{'training':>12} |{'test':>9}\n{'':<24}{'residual':>12} |"
+    head += "".join(f"{name:>{width}}" for name, width in _COLUMNS.items())
+    lines = ["", *head.splitlines(), "-" * len(head.splitlines()[-1])]
     for name, error in errors.items():
-        label = "lazy" if name == "lazy" else f"{name}, N = {error.width:g}"
-        accuracy = f"{error.accuracy:>10.4f}" if error.accuracy is not None else " " * 10
-        lines.append(f"{label:<20}{accuracy}{error.error:>10.5f}{error.bias:>10.5f}{error.variance:>12.2e}")
-    return "\n".join([*lines, "error = bias + variance of |f - y|^2, summed over outputs"])
+        posterior = solved[name]
+        label = f"lazy, T = {posterior.tau:.3g}" if name == "lazy" else f"{name}, N = {error.width:g}"
+        residual = float(np.sqrt(np.mean(np.sum(posterior.residual**2, axis=1))))
+        values = {"accuracy": f"{error.accuracy:.4f}", "error": f"{error.error:.5f}", "bias": f"{error.bias:.5f}"}
+        values["variance"] = f"{error.variance:.2e}"
+        row = "".join(f"{values[column]:>{width}}" for column, width in _COLUMNS.items())
+        lines.append(f"{label:<24}{residual:>12.2e} |{row}")
+    return "\n".join([*lines, "residual: rms of |y - f|; error = bias + variance of |f - y|^2, summed over outputs"])
 
 
 def _write_errors(path: Path, errors: Mapping[str, Generalization]) -> Path:
