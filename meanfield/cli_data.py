@@ -66,6 +66,8 @@ def check(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
     unknown = sorted(set(config["task"]) - {"on", "off"})
     if unknown:
         raise ValueError(f"[task] of {options.config} has {', '.join(unknown)}; with --data it may hold on, off.")
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        raise ValueError(f"--output {options.output} is a file; with --data it is the folder for all results.")
     for name, value in _DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from meanfield.data import DataTask
+    from meanfield.data_posterior import DataPosterior
     from meanfield.predict import Generalization
 
 __all__ = [
@@ -35,9 +36,6 @@ __all__ = [
     "plot_image_codes",
     "plot_predictor",
 ]
-
-# A posterior on data: what `meanfield.solve` returns for a `DataTask`.
-DataPosterior = Any
 
 _COLORS = (PALETTE[0], PALETTE[5], PALETTE[7])  # of up to three networks that are compared
 
@@ -60,7 +58,8 @@ def plot_image_codes(
 
     Parameters
     ----------
-    posterior : posterior on a `DataTask` with classes
+    posterior : DataPosterior
+        On a task with classes.
     ax : matplotlib Axes, optional
     X : (n, ...) array-like, optional
         Raw test inputs, shown to the same neurons to the right of the training inputs.
@@ -105,8 +104,8 @@ def plot_data_kernel(
 
     Parameters
     ----------
-    posterior : posterior on a `DataTask` with classes
-        Of a non-lazy or lazy network.
+    posterior : DataPosterior
+        Of a non-lazy or lazy network, on a task with classes.
     ax : matplotlib Axes, optional
     X, labels : array-like, optional
         Raw test inputs and their class names.
@@ -146,7 +145,7 @@ def figure_kernels(
 ) -> Figure:
     """Kernels side by side: learned, of the lazy network, and of the inputs."""
     figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.5), layout="constrained")
-    options = {"X": X, "labels": labels, "n_samples": n_samples}
+    options: Any = {"X": X, "labels": labels, "n_samples": n_samples}
     pad = 4 if X is None else 14  # room for the words training and test
     plot_data_kernel(posterior, axes[0], **options).set_title("learned", pad=pad)
     plot_data_kernel(lazy, axes[1], **options).set_title("lazy", pad=pad)

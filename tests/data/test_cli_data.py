@@ -222,6 +222,11 @@ def test_a_missing_package_is_one_line(monkeypatch, capsys):
     assert "come with scikit-learn" in capsys.readouterr().err
 
 
+def test_a_file_is_no_folder(images, capsys):
+    assert run("solve", "--data", images, "--output", images) == 2
+    assert "colours.npz is a file; with --data it is the folder" in capsys.readouterr().err
+
+
 def test_class_names_that_do_not_fit_are_refused(tmp_path, capsys):
     path = tmp_path / "bad.npz"
     np.savez(path, images=np.zeros((4, 2, 2)), labels=[0, 1, 2, 3], class_names=["a", "b"])
