@@ -127,9 +127,10 @@ def _ess(x: FloatArray) -> float:
     count = max(1, (n - 1) // 2)  # pairs of lags that are looked at
     even, odd = rho[0 : 2 * count : 2], rho[1 : 2 * count : 2]
     pairs = even + odd
-    last = int(np.argmax(pairs < 0)) if (pairs < 0).any() else count - 1
+    last = int(np.argmax(pairs <= 0)) if (pairs <= 0).any() else count - 1
     monotone = float(np.minimum.accumulate(pairs[:last]).sum()) if last else 0.0
     # Half of the first pair that is left out: improves the estimate for antithetic chains.
-    time = -1.0 + 2.0 * monotone + max(0.0, float(even[last]))
+    rest = float(even[last]) if pairs[last] >= 0 else max(0.0, float(even[last]))
+    time = -1.0 + 2.0 * monotone + rest
     time = max(time, 1.0 / np.log10(chains * n))
     return chains * n / time
