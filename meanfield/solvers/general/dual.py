@@ -1,0 +1,233 @@
+"""The convex dual on lattice nodes: value, gradient, Hessian, and steps accepted only on a grown set of nodes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from meanfield.solvers.general.lattice import Lattice, Nodes, _keys, grow, search
+from meanfield.solvers.general.neuron import EXTRAPOLATED, Neuron, Readouts, components, joined
+from meanfield.validation import FloatArray
+
+__all__ = ["Dual", "State", "minimise"]
+
+_FLAT = 1e-6  # nodes below this weight do not enter the Hessian
+_MAX_STEPS = 80
+_SEARCH_GRADIENT = 0.02
+_SMALLEST_RADIUS = 1e-6
+_NOISE = 0.03  # of J, in units of the weight of extrapolated nodes
+
+
+@dataclass
+class State:
+    """A point t = basis theta with its nodes; gradient is that of theta (q, m)."""
+
+    theta: FloatArray
+    nodes: Nodes
+    objective: float
+    gradient: FloatArray
+    steps: int = 0
+
+    @property
+    def error(self) -> float:
+        """max |dJ/dtheta|, per sample where t is restricted to a basis."""
+        return float(np.abs(self.gradient).max())
+
+    @property
+    def extrapolated(self) -> float:
+        """Weight of the nodes whose EP failed."""
+        return float(self.nodes.weight[self.nodes.at.status == EXTRAPOLATED].sum())
+
+
+class Dual:
+    """J(t) = -<t, Y> + (tau / 2)|t|^2 + ln int da N(a; 0, s2) Z(t a) with t = basis theta.
+
+    basis (P, q), or None for the identity.
+    """
+
+    def __init__(
+        self,
+        neuron: Neuron,
+        targets: FloatArray,
+        tau: float,
+        lattice: Lattice,
+        basis: FloatArray | None,
+        soft: bool = False,
+    ) -> None:
+        self.neuron, self.targets, self.tau, self.lattice, self.basis = neuron, targets, tau, lattice, basis
+        self.soft = soft
+        # Gradients of theta are reported per sample.
+        self.scale = np.ones(len(targets)) if basis is None else np.sum(np.abs(basis), axis=0)
+
+    def t(self, theta: FloatArray) -> FloatArray:
+        return theta if self.basis is None else self.basis @ theta
+
+    def reduced(self, gradient: FloatArray) -> FloatArray:
+        return gradient if self.basis is None else self.basis.T @ gradient
+
+    def objective(self, nodes: Nodes) -> float:
+        t = nodes.t
+        return float(np.sum(t * (0.5 * self.tau * t - self.targets))) + nodes.log_integral
+
+    def state(self, theta: FloatArray, nodes: Nodes, steps: int = 0) -> State:
+        gradient = self.tau * nodes.t - self.targets + (nodes.at.phi.T * nodes.weight) @ nodes.at.readout
+        return State(theta, nodes, self.objective(nodes), self.reduced(gradient) / self.scale[:, None], steps)
+
+    def hessian(self, nodes: Nodes) -> FloatArray:
+        """tau + sum_i w_i C_i (x) a_i a_i^T + covariance of phi_i a_i^T over the nodes, (q m, q m)."""
+        parts = components(nodes.at, nodes.weight, _FLAT)
+        weight = parts.weight
+        block = self.neuron.curvature(parts, self.basis)
+        size = block.shape[0] * block.shape[1]
+        hessian = block.reshape(size, size)
+        phi = parts.phi if self.basis is None else parts.phi @ self.basis
+        g = (phi[:, :, None] * parts.readout[:, None, :]).reshape(len(weight), size)
+        code = nodes.code[parts.node]
+        for c, fraction in enumerate(nodes.fractions):
+            rows = code == c
+            g[rows] -= weight[rows] @ g[rows] / fraction
+        g *= np.sqrt(weight)[:, None]
+        hessian += g.T @ g
+        metric = np.eye(self.targets.shape[0]) if self.basis is None else self.basis.T @ self.basis
+        hessian += self.tau * np.kron(metric, np.eye(self.targets.shape[1]))
+        return hessian
+
+    def starts(self, reach: float, rng: np.random.Generator) -> FloatArray:
+        """Readouts to ascend from: patterns of active outputs and a few random ones, of size `reach`."""
+        m = self.targets.shape[1]
+        if m <= 4:
+            patterns = np.array(list(itertools.product((0.0, 1.0), repeat=m)))
+        else:
+            patterns = np.concatenate([np.zeros((1, m)), np.ones((1, m)), np.eye(m), 1.0 - np.eye(m)])
+        signs = 2.0 * np.eye(m) - 1.0
+        return reach * np.concatenate([patterns, signs, -signs, rng.uniform(-1, 1, (4, m))])
+
+    def search(
+        self, theta: FloatArray, reach: float, rng: np.random.Generator, tolerance: float, known: Readouts | None = None
+    ) -> Nodes | None:
+        """Lattice nodes where ascents end, and those next to `known` readouts; None where EP fails at every start."""
+        t = self.t(theta)
+        found = search(self.neuron, t, self.starts(reach, rng), self.lattice)
+        if known is not None:
+            again = self.neuron.evaluate(t, known.readout, (known.s, known.nu), 1e-3)
+            found = joined([found, again])
+        found = found.take(found.exponent > -np.inf)
+        if not len(found):
+            return None
+        found = found.take(found.exponent > found.exponent.max() - self.lattice.window - 6.0)
+        index, first = np.unique(self.lattice.nearest(found.readout), axis=0, return_index=True)
+        start = found.s[first], found.nu[first]
+        at = self.neuron.evaluate(t, self.lattice.readouts(index), start, tolerance)
+        nodes = Nodes(self.lattice, t, index, at).take(at.ok)
+        return nodes if len(nodes.at) else None
+
+    def merged(self, nodes: Nodes, more: Nodes | None) -> Nodes:
+        """Both sets (same t), each index once."""
+        if more is None:
+            return nodes
+        index = np.concatenate([nodes.index, more.index])
+        _, first = np.unique(index, axis=0, return_index=True)
+        rows = np.sort(first)
+        return Nodes(nodes.lattice, nodes.t, index[rows], joined([nodes.at, more.at]).take(rows))
+
+    def moved(self, nodes: Nodes, theta: FloatArray, tolerance: float) -> Nodes:
+        """The same nodes at another theta; light ones less accurately."""
+        t = self.t(theta)
+        gap = np.minimum(nodes.depth, 6.0)
+        at = self.neuron.moved(nodes.at, nodes.t, t, np.minimum(tolerance * np.exp(np.maximum(gap, 0.0)), 1e-2))
+        return Nodes(self.lattice, t, nodes.index, at).take(at.ok)
+
+
+def step_of(hessian: FloatArray, gradient: FloatArray, radius: float) -> tuple[FloatArray, float, bool]:
+    """-(H + shift)^{-1} g with about the smallest shift that keeps its largest entry within `radius`.
+
+    Returns the step, the predicted drop of J, and whether the radius limited it.
+    """
+    flat = gradient.ravel()
+    low, high, shift = 0.0, np.inf, 0.0
+    while True:
+        try:
+            factor = cho_factor(hessian + shift * np.eye(len(hessian)), lower=True, check_finite=False)
+            step = -cho_solve(factor, flat, check_finite=False)
+            length = float(np.abs(step).max())
+        except LinAlgError:
+            length = np.inf
+        if length <= radius and (shift == 0.0 or length > 0.7 * radius or high < 1.1 * low):
+            drop = -float(step @ flat) - 0.5 * float(step @ hessian @ step)
+            return step.reshape(gradient.shape), drop, shift > 0.0
+        if length > radius:
+            low = shift
+        else:
+            high = shift
+        if high == np.inf:
+            shift = max(6.0 * low, 1e-6 * float(np.trace(hessian)) / len(hessian))
+        else:
+            shift = np.sqrt(low * high) if low > 0.0 else 0.1 * high
+
+
+def minimise(
+    dual: Dual,
+    state: State,
+    tolerance: float,
+    ep_tolerance: float,
+    rng: np.random.Generator,
+    report: Callable[[State, str], None],
+    max_steps: int = _MAX_STEPS,
+) -> State:
+    """Newton's method with honest acceptance, until |grad| < tolerance or no step is accepted."""
+    radius = 3.0
+    fresh = True
+    extra: Any = np.empty(0, dtype=np.int64)  # rows of the state's nodes that matter only at a rejected trial
+    step_count = 0
+    while step_count < max_steps:
+        if fresh:
+            if state.error < tolerance:
+                break
+            hessian = dual.hessian(state.nodes)
+            fresh = False
+        step, drop, limited = step_of(hessian, state.gradient * dual.scale[:, None], radius)
+        length = float(np.abs(step).max())
+        theta = state.theta + step
+        step_count += 1
+        rows = np.union1d(np.flatnonzero(state.nodes.inside), extra)
+        trial = dual.moved(state.nodes.take(rows), theta, ep_tolerance)
+        slack = 1e-9 * (1.0 + abs(state.objective))
+        accepted = dual.objective(trial) < state.objective + slack
+        if accepted:
+            old = trial
+            if dual.lattice.frozen is None and (state.error > _SEARCH_GRADIENT or step_count % 5 == 0):
+                reach = 1.2 * float(np.abs(trial.at.readout).max())
+                trial = dual.merged(trial, dual.search(theta, reach, rng, ep_tolerance))
+            trial = grow(dual.neuron, trial, ep_tolerance, dual.soft)
+            new = dual.state(theta, trial, step_count)
+            # J of nodes that are extrapolated is not quite a function of t.
+            noise = slack + (_NOISE * new.extrapolated if new.error < 0.8 * state.error else 0.0)
+            accepted = new.objective < state.objective + noise
+            if not accepted:
+                # What made the difference may count at the present theta as well: J there must include it.
+                missing = trial.take((trial.weight > 1e-4) & ~np.isin(_keys(trial.index), _keys(old.index)))
+                back = dual.moved(missing, state.theta, ep_tolerance) if len(missing.at) else missing
+                nodes = dual.merged(state.nodes, back)
+                nodes = grow(dual.neuron, nodes, ep_tolerance, dual.soft)
+                state = dual.state(state.theta, nodes, step_count)
+                extra = np.flatnonzero(np.isin(_keys(nodes.index), _keys(back.index)))
+                hessian = dual.hessian(state.nodes)
+        if not accepted:
+            report(state, f"rejected {dual.objective(trial) - state.objective:.2g} radius {radius:.2g}")
+            radius = 0.35 * min(radius, length)
+            if radius < _SMALLEST_RADIUS:
+                break
+            continue
+        gained = state.objective - new.objective
+        if gained < 0.25 * drop:
+            radius = 0.5 * length
+        elif limited and gained > 0.6 * drop:
+            radius *= 3.0
+        state, fresh, extra = new, True, np.empty(0, dtype=np.int64)
+        report(state, f"accepted {length:.2g} drop {gained:.3g} predicted {drop:.3g}")
+    return state

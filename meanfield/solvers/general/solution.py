@@ -1,0 +1,135 @@
+"""What the general-data solver hands back: a mixture of Gaussians in weight space, with the codes it contains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from meanfield.activation import Activation
+from meanfield.validation import FloatArray, read_only
+
+__all__ = ["GeneralSolution"]
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralSolution:
+    """Minimum t of the dual and the posterior of one neuron there.
+
+    The posterior is the mixture sum_i w_i delta(a - a_i) P(w | a_i), each P(w | a_i) the Gaussian of expectation
+    propagation with precision 1 + F^T diag(s_i) F and linear term F^T nu_i (along a soft direction u: that Gaussian
+    across u, with u.w = x_i). A code is a set of components, the basin of one local maximum of P(a).
+
+    Attributes
+    ----------
+    activation : Activation
+    features : (P, r) array
+        F.
+    targets : (P, m) array
+        Y.
+    prior : float
+        s2 = sigma_a^2 / P.
+    tau : float
+    t : (P, m) array
+        Order parameters; the training residual y - f is tau t.
+    objective : float
+        J(t).
+    readout : (n, m) array
+        a_i of each component.
+    weight : (n,) array
+        w_i, summing to 1.
+    phi, spread, gain : (n, P) array
+        E phi, Var phi and Cov(phi, z) / Var z on the training inputs.
+    s, nu : (n, P) array
+        Sites.
+    basin : (n,) integer array
+        Code of each component.
+    soft : (n,) integer array
+        Row of `directions`, or -1.
+    soft_x : (n,) array
+        u.w of components with a soft direction.
+    directions : (k, r) array
+        Unit vectors u.
+    code_weight : (g,) array
+        P_g, heaviest first.
+    code_readout : (g, m) array
+        Mean readout of each code.
+    code_covariance : (g, m, m) array
+        Covariance of the readout within each code.
+    code_phi : (g, P) array
+        E phi given the code.
+    residual : float
+        max |dJ/dt|, recomputed with expectation propagation from zero sites; the constraint Y = <a phi> + tau t.
+    extrapolated_weight : float
+        Weight of components where expectation propagation failed and a second-order expansion stands in.
+    ambiguous_weight : float
+        Weight of components where expectation propagation from zero sites finds another fixed point.
+    outlier_direction : (o, m) array
+        u_o (empty unless phi is unbounded).
+    outlier_weight : (o,) array
+        lam_o.
+    outlier_w : (o, r) array
+        Maximiser w_o at |u| = 1.
+    frozen : bool
+        Whether the code weights were given rather than those of equilibrium.
+    status, message : str
+        "optimal", or what went wrong and what to try.
+    method : str
+        "lattice" or "cubature" over the readout.
+    n_nodes, iterations : int
+        Readout nodes, and steps of Newton's method.
+    """
+
+    activation: Activation
+    features: FloatArray
+    targets: FloatArray
+    prior: float
+    tau: float
+    t: FloatArray
+    objective: float
+    readout: FloatArray
+    weight: FloatArray
+    phi: FloatArray
+    spread: FloatArray
+    gain: FloatArray
+    s: FloatArray
+    nu: FloatArray
+    basin: Any
+    soft: Any
+    soft_x: FloatArray
+    directions: FloatArray
+    code_weight: FloatArray
+    code_readout: FloatArray
+    code_covariance: FloatArray
+    code_phi: FloatArray
+    residual: float
+    extrapolated_weight: float
+    ambiguous_weight: float
+    outlier_direction: FloatArray
+    outlier_weight: FloatArray
+    outlier_w: FloatArray
+    frozen: bool = False
+    status: str = "optimal"
+    message: str = ""
+    method: str = "lattice"
+    n_nodes: int = 0
+    iterations: int = 0
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                object.__setattr__(self, f.name, read_only(value))
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.t)
+
+    @property
+    def n_outputs(self) -> int:
+        return int(self.t.shape[1])
+
+    @property
+    def n_codes(self) -> int:
+        return len(self.code_weight)
