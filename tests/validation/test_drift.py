@@ -1,0 +1,81 @@
+"""Frozen codes of sigmoid and ReLU, drifting codes of linear networks."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from fake_chains import fake_chains
+
+import meanfield as mf
+from meanfield.sampling.plot import figure_drift
+
+TAU = 0.02
+
+
+@pytest.fixture(scope="module")
+def drifts():
+    """Three networks, P = 80 (ReLU 100), N = 40, 60 draws of every fourth trajectory, two chains."""
+    found = {}
+    for name, off, n_samples in (("sigmoid", 0.2, 80), ("relu", 0.0, 100), ("linear", 0.0, 80)):
+        network = mf.Network(name)
+        task = mf.class_task([0.5, 0.25, 0.25], off=off, n_samples=n_samples)
+        posterior = mf.solve(network, task, TAU)
+        options = {"draws": 60, "warmup": 100, "thin": 4, "chains": 2, "progress": False}
+        found[name] = mf.drift(mf.sample(network, task, 40, TAU, rng=0, start=posterior, **options))
+    return found
+
+
+def test_sigmoid_keeps_its_codes(drifts):
+    drift = drifts["sigmoid"]
+    assert drift.persistence > 0.93
+    assert drift.chance < 0.5
+    assert drift.final_overlap > 0.9
+
+
+def test_relu_keeps_its_outliers(drifts):
+    drift = drifts["relu"]
+    outliers = drift.words > 0
+    assert outliers.sum() == 3  # one for each class
+    assert drift.persistence == 1.0
+    assert drift.final_overlap > 0.9
+    np.testing.assert_allclose(drift.last[outliers].max(axis=1), drift.first[outliers].max(axis=1), rtol=0.1)
+
+
+def test_linear_drifts(drifts):
+    drift = drifts["linear"]
+    assert drift.persistence < drift.chance + 0.2
+    assert drift.final_overlap < 0.35
+    assert drift.overlap[0] == pytest.approx(1.0)
+    assert drift.overlap[5] < 0.9
+
+
+def test_picture_shows_the_same_neurons_twice(drifts):
+    figure = figure_drift(list(drifts.values()))
+    axes = figure.axes
+    for row, drift in enumerate(drifts.values()):
+        first, last, curve = axes[3 * row : 3 * row + 3]
+        one, other = (ax.images[0].get_array() for ax in (first, last))
+        assert one.shape == other.shape
+        at = [int(np.flatnonzero((drift.first == values).all(axis=1))[0]) for values in np.asarray(one)]
+        np.testing.assert_array_equal(other, drift.last[at])
+        assert (np.diff(drift.words[at]) <= 0).all()  # sorted by code in the first draw
+        np.testing.assert_array_equal(curve.lines[0].get_xdata(), drift.lags)
+    plt.close("all")
+    plt.close(drifts["linear"].plot())
+
+
+def test_words_and_overlap_of_made_up_chains():
+    """Neurons that exchange their codes halfway: the overlap drops to zero, persistence to chance."""
+    activation = np.zeros((2, 10, 8, 3))
+    activation[:, :5, :4] = activation[:, 5:, 4:] = (0.9, 0.9, 0.1)
+    activation[:, :5, 4:] = activation[:, 5:, :4] = (0.1, 0.1, 0.9)
+    drift = mf.drift(fake_chains(mf.Network("sigmoid"), np.ones((2, 10, 8, 3)), activation))
+    assert drift.persistence == 0.0
+    assert drift.chance == pytest.approx(0.5)
+    assert drift.final_overlap == pytest.approx(-1.0)
+    assert "0.0 % of the neurons" in repr(drift)
+
+
+def test_short_chains_are_refused():
+    short = fake_chains(mf.Network("sigmoid"), np.ones((2, 5, 8, 3)), np.ones((2, 5, 8, 3)))
+    with pytest.raises(ValueError, match="at least 8 draws"):
+        mf.drift(short)
