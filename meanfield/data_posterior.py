@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from meanfield.archive import read_archive, write_archive
 from meanfield.data import DataTask
+from meanfield.data_parts import DataCode, DataOutlier, codes_of, data_table, outliers_of
 from meanfield.lazy import LazySolution
 from meanfield.network import Network
 from meanfield.neurons import Neurons
@@ -24,17 +25,16 @@ from meanfield.predict import (
     generalization,
     nearest_class,
 )
-from meanfield.result import Certificate
+from meanfield.predict_general import GeneralPredictor
+from meanfield.result import Certificate, ConvergenceError
+from meanfield.solvers.general.solution import GeneralSolution
 from meanfield.solvers.linear_data import LinearDataSolution
-from meanfield.validation import FloatArray, read_only, real_number
+from meanfield.validation import FloatArray, real_number
 
 __all__ = ["DataPosterior"]
 
-# Kind of solution -> its class and what answers for new inputs.
-_KINDS: dict[str, tuple[type, type]] = {
-    "linear": (LinearDataSolution, LinearPredictor),
-    "lazy": (LazySolution, LazyPredictor),
-}
+_KINDS: dict[str, type] = {"linear": LinearDataSolution, "lazy": LazySolution, "general": GeneralSolution}
+_KNOWN = ("activation", "targets")  # of a solution, which the network and the task hold, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class DataPosterior:
     task : DataTask
     tau : float
         N T, the rescaled temperature; T itself for lazy networks (see `meanfield.lazy`).
-    solution : LinearDataSolution or LazySolution
+    solution : LinearDataSolution, LazySolution or GeneralSolution
         Numbers that the solver found.
     certificate : Certificate
         Residual of the stationarity conditions, recomputed from the solution.
@@ -70,35 +70,48 @@ class DataPosterior:
 
     @property
     def kind(self) -> str:
-        """ "linear" or "lazy": the theory that was solved."""
-        return next(kind for kind, (solution, _) in _KINDS.items() if isinstance(self.solution, solution))
+        """The theory that was solved: "linear", "lazy" or "general" (one hidden layer, any other activation)."""
+        return next(kind for kind, solution in _KINDS.items() if isinstance(self.solution, solution))
 
     @property
     def scheme(self) -> str:
-        """The coding scheme: "analog" for linear networks, "lazy" for lazy ones, whose neurons stay as in the prior."""
-        return "lazy" if self.kind == "lazy" else "analog"
+        """The coding scheme.
+
+        "analog" for linear networks, "lazy" for lazy ones, whose neurons stay as in the prior; else "redundant" (codes)
+        for bounded phi, "sparse" (a bulk, and outliers where the task needs them) or "mixed" for unbounded phi.
+        """
+        if self.kind != "general":
+            return "lazy" if self.kind == "lazy" else "analog"
+        if self.network.activation.parts == "codes":
+            return "redundant"
+        return "sparse" if len(self.codes) == 1 else "mixed"
+
+    @cached_property
+    def codes(self) -> tuple[DataCode, ...]:
+        """Codes, heaviest first: basins of the readout posterior. Empty for linear and lazy networks (Gaussian)."""
+        return codes_of(self.network, self.task, self.solution) if self.kind == "general" else ()
 
     @property
-    def codes(self) -> tuple[Any, ...]:
-        """Codes, heaviest first; empty for Gaussian readouts (linear and lazy networks)."""
-        return ()
+    def bulk(self) -> DataCode | None:
+        """The heaviest code, of the neurons that are not outliers, where phi allows outliers; else None."""
+        return self.codes[0] if self.kind == "general" and self.network.activation.parts == "outliers" else None
 
-    @property
-    def bulk(self) -> None:
-        """The code of all neurons that are not outliers, where phi allows outliers; else None."""
-        return None
-
-    @property
-    def outliers(self) -> tuple[Any, ...]:
+    @cached_property
+    def outliers(self) -> tuple[DataOutlier, ...]:
         """Outliers, heaviest first; empty where there are none."""
-        return ()
+        return outliers_of(self.network, self.task, self.solution) if self.kind == "general" else ()
 
-    @property
+    @cached_property
     def readout_covariance(self) -> FloatArray:
-        """(m, m) covariance of the readout over neurons: U of a linear network, s 1 of a lazy one."""
+        """(m, m) covariance of the readout over neurons, outliers included: U of linear networks, s 1 of lazy ones."""
+        s = self.solution
         if self.kind == "lazy":
-            return np.eye(self.task.n_outputs) * self.solution.readout_variance
-        return np.asarray(self.solution.readout_covariance)
+            return np.eye(self.task.n_outputs) * s.readout_variance
+        if self.kind == "linear":
+            return np.asarray(s.readout_covariance)
+        centred = s.code_readout - s.code_weight @ s.code_readout
+        total = np.einsum("g,gij->ij", s.code_weight, s.code_covariance) + (centred.T * s.code_weight) @ centred
+        return np.asarray(total + (s.outlier_direction.T * s.outlier_weight) @ s.outlier_direction)
 
     @property
     def order_parameters(self) -> dict[str, FloatArray]:
@@ -128,7 +141,8 @@ class DataPosterior:
         Parameters
         ----------
         X : (n, N_0) array-like or (n, h, w[, c]) images
-            Raw inputs: centring and scaling of the task are applied here. The training inputs if left out.
+            Raw inputs: centring and scaling of the task are applied here. The training inputs if left out, with the
+            mean `predictions` of the solution itself.
         variance : bool
             Whether to return the variance, too.
         width : float, optional
@@ -147,7 +161,7 @@ class DataPosterior:
             For inputs of another size, NaN, and a variance without a width.
         """
         new = self._inputs(X)
-        mean = self._predictor.mean(new)
+        mean = self.predictions if X is None else self._predictor.mean(new)
         if not variance:
             return mean
         if width is None and self.kind != "lazy":
@@ -186,6 +200,49 @@ class DataPosterior:
             spread = self._predictor.variance(new, size)
         return generalization(self.task, self._predictor.mean(new), spread, targets, size)
 
+    def code_activations(self, X: Any = None) -> FloatArray:
+        """(codes, n) mean activation of the neurons of each code on raw inputs (the training inputs if left out).
+
+        Raises
+        ------
+        ValueError
+            For linear and lazy networks, which have no codes.
+        """
+        if not isinstance(self._predictor, GeneralPredictor):
+            raise ValueError(f"a {self.scheme} posterior has no codes; use sample_neurons to see its neurons.")
+        return self._predictor.code_activations(self._inputs(X))
+
+    def frozen(self, fractions: Any) -> DataPosterior:
+        """The same network with given fractions of its neurons in each code, as sampled networks have them.
+
+        Neurons of sampled networks do not hop between codes: they keep the fractions of their start, t and the readouts
+        adapt to them, and the predictor's variance has no part from changes of the fractions.
+
+        Parameters
+        ----------
+        fractions : (codes,) array-like
+            In the order of `codes`; normalised.
+
+        Raises
+        ------
+        ValueError
+            For linear and lazy networks, and fractions that do not fit.
+        ConvergenceError
+            If no solution is found.
+        """
+        if self.kind != "general":
+            raise ValueError(f"a {self.scheme} posterior has no codes whose weights could be frozen.")
+        from meanfield.solvers.general.solve import solve_frozen  # loads compiled code that nothing else needs
+
+        found = solve_frozen(self.solution, fractions)
+        proof = replace(self.certificate, kkt_residual=found.residual)
+        posterior = replace(
+            self, solution=found, certificate=proof, status=found.status, message=found.message, notes=()
+        )
+        if found.status != "optimal":
+            raise ConvergenceError(f"no certified solution ({found.status}): {found.message}", posterior)
+        return posterior
+
     def kernel(self, X: Any = None, X2: Any = None, *, layer: int | None = None) -> FloatArray:
         """Posterior kernel K(x, x') = <phi(z(x)) phi(z(x'))> over the neurons of a hidden layer.
 
@@ -199,6 +256,11 @@ class DataPosterior:
         Returns
         -------
         (n, n') array
+
+        Notes
+        -----
+        Of nonlinear networks the training inputs, left out, have the moments of expectation propagation; given as `X`
+        they are treated as any other inputs, as Gaussian, which is less accurate for them.
         """
         depth = self.network.depth
         layer = depth if layer is None else layer
@@ -206,6 +268,8 @@ class DataPosterior:
             raise ValueError(f"layer must be an integer 1..{depth}, got {layer!r}.")
         if X is None and X2 is not None:
             raise ValueError("give X, or leave X2 out, too.")
+        if X is None and isinstance(self._predictor, GeneralPredictor):
+            return self._predictor.training_kernel()
         return self._predictor.kernel(self._inputs(X), None if X2 is None else self._inputs(X2), int(layer))
 
     def sample_neurons(self, n: int, *, rng: Any = None, X: Any = None, labels: Any = None) -> Neurons:
@@ -248,24 +312,7 @@ class DataPosterior:
 
     def table(self) -> str:
         """The posterior as printed text."""
-        network, task, proof = self.network, self.task, self.certificate
-        scales = f"sigma_a = {network.sigma_a:g}, sigma_w = {network.sigma_w:g}"
-        layers = f"{network.depth} hidden layer{'s' * (network.depth > 1)}"
-        noise = "T" if self.kind == "lazy" else "tau"
-        lines = [
-            f"{self.scheme} coding: {network.activation.name}, {layers}, {network.scaling} scaling, {scales}",
-            f"{task!r}, {noise} = {self.tau:g}",
-            "",
-            f"{'-ln p(Y)' if self.kind == 'lazy' else 'min J'} = {self.objective:.10g}   ({self.status})",
-            f"certificate: residual {proof.kkt_residual:.1e}, duality gap {proof.duality_gap:.1e}",
-            f"largest training residual {np.abs(self.residual).max():.3g}",
-            *([self.message] if self.message and self.status != "optimal" else []),
-            *(f"note: {note}" for note in self.notes),
-        ]
-        if self.kind == "linear" and task.n_outputs <= 10:
-            rows = ["  " + "".join(f"{x:9.4f}" for x in row) for row in self.readout_covariance]
-            lines[3:3] = ["readouts ~ N(0, U), U =", *rows, ""]
-        return "\n".join(lines)
+        return data_table(self)
 
     def __repr__(self) -> str:
         return f"<DataPosterior: {self.scheme}, {self.task!r}; J = {self.objective:.9g}, {self.status}>"
@@ -273,7 +320,7 @@ class DataPosterior:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to an ``.npz`` file (no pickle inside); returns its path."""
         task_header, arrays = self.task.to_arrays()
-        solution = {f.name: getattr(self.solution, f.name) for f in fields(self.solution)}
+        solution = {f.name: getattr(self.solution, f.name) for f in fields(self.solution) if f.name not in _KNOWN}
         arrays |= {f"solution_{name}": value for name, value in solution.items() if isinstance(value, np.ndarray)}
         header = {
             "network": self.network.to_dict(),
@@ -299,12 +346,20 @@ class DataPosterior:
         """
         header, arrays = read_archive(path, "data posterior")
         prefix = "solution_"
-        own = {name.removeprefix(prefix): read_only(x) for name, x in arrays.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
+        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        if header["kind"] == "general":
+            # The singular value decomposition of another machine may differ by signs and rotations.
+            features = task.features(network.sigma_w).matrix
+            turn = np.linalg.lstsq(features, own["features"], rcond=None)[0]
+            own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w")}
+            own |= {"features": features, "targets": task.targets}
+            header["solution"]["activation"] = network.activation
         return cls(
-            Network.from_dict(header["network"]),
-            DataTask.from_arrays(header["task"], arrays),
+            network,
+            task,
             header["tau"],
-            _KINDS[header["kind"]][0](**own, **header["solution"]),
+            _KINDS[header["kind"]](**own, **header["solution"]),
             Certificate(**header["certificate"]),
             header["status"],
             header["message"],
@@ -315,8 +370,13 @@ class DataPosterior:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        predictor: Predictor = _KINDS[self.kind][1](self.network, self.task, self.tau, self.solution)
-        return predictor
+        parts = self.network, self.task, self.tau, self.solution
+        if self.kind == "general":
+            names = [code.label for code in self.codes]
+            if self.scheme == "sparse":
+                names = ["bulk"]
+            return GeneralPredictor(*parts, tuple(names))
+        return LinearPredictor(*parts) if self.kind == "linear" else LazyPredictor(*parts)
 
     def _inputs(self, X: Any) -> FloatArray:
         return self.task.inputs if X is None else self.task.transform(X)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def solve(
     max_boxes: int = MAX_BOXES,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
-    """Posterior of a wide network on a class task (one hidden layer) or on data (linear and lazy ones of any depth).
+    """Posterior of a wide network on a class task, or on data.
 
     On a class task: minimises the convex dual (A. van Meegen and H. Sompolinsky, Nature Communications 16:3354, 2025)
 
@@ -74,7 +74,8 @@ def solve(
     over the order parameters t (C, m); at ``task.n_samples = inf`` the last term is max_a h(a; t).
 
     On a data task: closed forms of linear networks (`meanfield.solvers.linear_data`; any depth at tau = 0) and
-    Gaussian process regression with lazy ones (`meanfield.lazy`; any depth and activation).
+    Gaussian process regression with lazy ones (`meanfield.lazy`; any depth and activation), expectation propagation
+    inside the convex dual for all other networks of one hidden layer (`meanfield.solvers.general`; tau > 0).
 
     Parameters
     ----------
@@ -125,7 +126,7 @@ def solve(
     failure: ConvergenceError | None = None
     posterior: SingleNeuronPosterior | DataPosterior
     if isinstance(task, DataTask):
-        posterior = solve_data(network, task, tau)
+        posterior = solve_data(network, task, tau, cast(DataPosterior | None, warm_start), progress)
     else:
         posterior, failure = _solve_classes(network, task, tau, warm_start, max_boxes)
     if posterior.status != "optimal" and on_failure != "return":

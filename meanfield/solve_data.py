@@ -1,6 +1,8 @@
-"""Solvers for data tasks: linear networks of any depth, lazy networks of any depth; called by `solve`."""
+"""Solvers for data tasks: linear and lazy networks of any depth, others with one hidden layer; called by `solve`."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -9,7 +11,8 @@ from meanfield.data_posterior import DataPosterior
 from meanfield.lazy import lazy_solve
 from meanfield.network import Network
 from meanfield.predict import linear_scale
-from meanfield.result import Certificate
+from meanfield.progress import progress_bar
+from meanfield.result import Certificate, ConvergenceError
 from meanfield.solvers.linear_data import linear_data_solve
 
 __all__ = ["solve_data"]
@@ -17,7 +20,13 @@ __all__ = ["solve_data"]
 _TOLERANCE = 1e-8  # of the residual of closed forms, relative to the largest target
 
 
-def solve_data(network: Network, task: DataTask, tau: float) -> DataPosterior:
+def solve_data(
+    network: Network,
+    task: DataTask,
+    tau: float,
+    warm_start: DataPosterior | None = None,
+    progress: bool | None = None,
+) -> DataPosterior:
     """Posterior of a network on a data task; see `meanfield.solve` for arguments and errors."""
     if tau == 0.0 and task.conflicts.size:
         i, j = task.conflicts[0]
@@ -29,9 +38,52 @@ def solve_data(network: Network, task: DataTask, tau: float) -> DataPosterior:
         return _lazy(network, task, tau)
     if network.activation.parts == "gaussian":
         return _linear(network, task, tau)
-    raise ValueError(
-        f"non-lazy networks with {network.activation!r} are not available for data tasks yet; use a linear activation, "
-        "or scaling='lazy'."
+    return _general(network, task, tau, warm_start, progress)
+
+
+def _general(
+    network: Network, task: DataTask, tau: float, warm_start: DataPosterior | None, progress: bool | None
+) -> DataPosterior:
+    if network.depth != 1:
+        raise ValueError(
+            f"nonlinear networks of depth {network.depth} are not available for data tasks; use depth = 1, a linear "
+            "activation, or scaling='lazy'."
+        )
+    if tau == 0.0:
+        raise ValueError("nonlinear networks on data need tau = N T > 0; give for example tau = 0.01.")
+    from meanfield.solvers.general.solve import solve_general  # loads compiled code that nothing else needs
+
+    warm = None if warm_start is None or warm_start.kind != "general" else warm_start.solution
+    if warm is not None and warm.t.shape != task.targets.shape:
+        raise ValueError(f"warm_start has t of shape {warm.t.shape}, the task needs {task.targets.shape}.")
+    with progress_bar(progress, None, unit="step") as advance:
+        try:
+            found = solve_general(
+                network.activation,
+                task.features(network.sigma_w).matrix,
+                task.targets,
+                network.sigma_a,
+                tau,
+                labels=task.labels,
+                warm_start=warm,
+                rng=0,
+                progress=lambda stage, step, error: advance(),
+            )
+        except ArithmeticError as error:
+            raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
+    notes: tuple[str, ...] = ()
+    if found.extrapolated_weight > 1e-4:
+        notes = (f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated",)
+    return DataPosterior(
+        network,
+        task,
+        tau,
+        found,
+        # J is convex; that its minimum is the right one is up to expectation propagation and the search for codes.
+        Certificate(found.residual, math.nan, math.nan, False, True),
+        found.status,
+        found.message or "expectation propagation",
+        notes,
     )
 
 

@@ -21,8 +21,8 @@ FLOORS = [
     ["task", "network", "result", "features"],
     ["data", "datasets"],
     ["solvers", "sampling", "lazy"],
-    ["density", "predict", "readout"],
-    ["neurons", "parts", "table"],
+    ["density", "predict", "predict_general", "readout"],
+    ["neurons", "parts", "data_parts", "table"],
     ["posterior", "data_posterior"],
     [
         "sampling.statistics",
