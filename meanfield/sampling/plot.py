@@ -33,7 +33,7 @@ _NAME = {
     "fractions": "fractions",
     "outliers": "outliers",
 }
-_MAX_POINTS = 4000
+_MAX_POINTS = 1500  # per code
 
 
 @styled
@@ -103,13 +103,12 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
     draws, posterior = comparison.draws, comparison.posterior
     parts = draws.network.activation.parts
     unit = np.sqrt(draws.width) if parts == "outliers" else 1.0
-    step = max(1, draws.readout[..., 0].size // _MAX_POINTS)
-    readout = draws.readout.reshape(-1, draws.readout.shape[-1])[::step] / unit
+    readout = draws.readout.reshape(-1, draws.readout.shape[-1]) / unit
     threshold = outlier_threshold(draws.network) if parts == "outliers" else activity_threshold(draws.network)
-    words = draws.words(threshold).ravel()[::step]
+    words = draws.words(threshold).ravel()
     if parts == "gaussian":
         words = np.zeros_like(words)
-    shown = [word for word in np.unique(words)[::-1] if np.mean(words == word) > 1e-3]
+    shown = [word for word in np.unique(words)[::-1] if parts == "outliers" or np.mean(words == word) > 1e-3]
     pair = (0, 0) if readout.shape[1] == 1 else outputs or (0, 1)
     for i, word in enumerate(shown):
         color = PALETTE[i % len(PALETTE)]
@@ -119,7 +118,8 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
             edges = np.linspace(readout.min(), readout.max(), 81).tolist()
             ax.hist(own[:, 0], edges, color=color, alpha=0.7, label=label, weights=np.full(len(own), 1 / len(readout)))
         else:
-            ax.plot(*own[:, pair].T, ".", color=color, markersize=1.6, alpha=0.5, mew=0, label=label, rasterized=True)
+            some = own[:: 1 + len(own) // _MAX_POINTS]
+            ax.plot(*some[:, pair].T, ".", color=color, markersize=1.6, alpha=0.5, mew=0, label=label, rasterized=True)
     for mean, covariance in _parts_of_theory(posterior, unit):
         if pair[0] == pair[1]:
             ax.axvline(mean[0], color="black", linewidth=0.9)

@@ -54,8 +54,8 @@ class Case:
     network : Network
     start : {"planted", "annealed"}
     comparisons : tuple of Comparison, by width
-    trend : Trend or None
-        None for a single width.
+    trends : tuple of Trend
+        Fits in 1/N (two widths or more) and in 1/N, 1/N^2 (three or more).
     drift : Drift
         At the largest width.
     """
@@ -63,7 +63,7 @@ class Case:
     network: Network
     start: str
     comparisons: tuple[Comparison, ...]
-    trend: Trend | None
+    trends: tuple[Trend, ...]
     drift: Drift
 
     @property
@@ -72,11 +72,16 @@ class Case:
         return f"{self.network.activation.name}-{self.start}"
 
     def failures(self, limit: float = LIMIT) -> list[str]:
-        """Statistics beyond `limit` at the largest width whose deviation does not vanish like 1/N either."""
+        """Statistics beyond `limit` at the largest width whose deviation does not vanish with 1/N either."""
         beyond = {row.name for row in self.comparisons[-1].tested if not abs(row.z) < limit}
-        if self.trend is not None:
-            beyond &= {row.name for row in self.trend.rows if not abs(row.z) < limit}
+        for trend in self.trends:
+            beyond -= {row.name for row in trend.rows if abs(row.z) < limit}
         return sorted(beyond)
+
+    @property
+    def trend(self) -> Trend | None:
+        """The fit in 1/N; None for a single width."""
+        return self.trends[0] if self.trends else None
 
 
 def validate(
@@ -118,8 +123,8 @@ def validate(
         ]
         comparisons.append(compare(posterior, runs))
         report(f"{network.activation.name}, {start}: {comparisons[-1]!r}")
-    trend = finite_size_trend(comparisons) if len(comparisons) > 1 else None
-    return Case(network, start, tuple(comparisons), trend, drift(comparisons[-1].draws))
+    trends = tuple(finite_size_trend(comparisons, order=order) for order in (1, 2)[: len(comparisons) - 1])
+    return Case(network, start, tuple(comparisons), trends, drift(comparisons[-1].draws))
 
 
 def write_report(folder: Path, cases: Sequence[Case], plan: Plan, limit: float = LIMIT) -> list[Path]:
@@ -178,4 +183,10 @@ def _verdict(case: Case, limit: float) -> str:
     failures = case.failures(limit)
     if failures:
         return f"Beyond {limit:g} standard errors, also after extrapolation: {', '.join(failures)}.\n"
-    return f"Every statistic is within {limit:g} standard errors, or its deviation vanishes like 1/N.\n"
+    text = f"Every statistic is within {limit:g} standard errors, or its deviation vanishes with 1/N."
+    if case.trend is not None and not case.trend.passed(limit) and len(case.trends) > 1:
+        second = {row.name: row.z for row in case.trends[1].rows}
+        curved = [(row.name, row.z, second[row.name]) for row in case.trend.rows if not abs(row.z) < limit]
+        found = ", ".join(f"{name} (z = {z:.1f} without it, {curved_z:.1f} with it)" for name, z, curved_z in curved)
+        text += f" Only with a term 1/N^2: {found}."
+    return text + "\n"
