@@ -51,10 +51,12 @@ def nonlinearity(activation: Activation) -> Nonlinearity:
     edges = _first_edges(activation, low, high, reach, width)
     edges, coefficients = _refine(activation, edges)
     centre = 0.5 * (edges[1:] + edges[:-1])
+    lowest, highest = -round(reach / width) - 1, round(reach / width)
+    outside = (np.array([lowest, highest]) + 0.5) * width
     # Linear continuation from the values at both ends.
     ends = np.zeros((2, DEGREE + 1))
-    ends[:, 0], ends[:, 1] = activation(edges[[0, -1]]), activation.slopes
-    lowest, highest = -round(reach / width) - 1, round(reach / width)
+    ends[:, 1] = activation.slopes
+    ends[:, 0] = activation(edges[[0, -1]]) + ends[:, 1] * (outside - edges[[0, -1]])
     inner = width * np.arange(lowest + 1, highest + 1)
     left = np.concatenate([[-math.inf], edges])
     first = np.concatenate([[0], np.searchsorted(left, inner), [left.size]]).astype(np.int64)
@@ -69,7 +71,7 @@ def nonlinearity(activation: Activation) -> Nonlinearity:
         highest=float(highest),
         first=first,
         edges=left,
-        centre=np.concatenate([edges[:1], centre, edges[-1:]]),
+        centre=np.concatenate([outside[:1], centre, outside[1:]]),
         coefficients=np.concatenate([ends[:1], coefficients, ends[1:]]),
     )
 

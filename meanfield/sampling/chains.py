@@ -107,7 +107,7 @@ class Chains:
 
     @property
     def tau(self) -> float:
-        """N T."""
+        """N T; T itself for the lazy scaling."""
         return self.problem.tau
 
     @property

@@ -18,6 +18,8 @@ from meanfield.compiled.nonlinearity import Nonlinearity, phi1_array
 
 __all__ = ["Target", "Work", "energy_gradient", "forward", "trajectory"]
 
+_BLOCK = 64  # neurons that are worked on while their rows are in the cache
+
 
 class Target(NamedTuple):
     """What the energy depends on besides the weights and beta."""
@@ -43,102 +45,127 @@ class Work(NamedTuple):
 
 
 @jit
+def _layer(target, weights, below, scale, z, phi, slope):
+    """z = scale * weights @ below (P columns), phi(z) and phi'(z), a block of neurons at a time."""
+    n, p = z.shape
+    for start in range(0, n, _BLOCK):
+        rows = slice(start, min(start + _BLOCK, n))
+        block = z[rows]
+        if below.size == 0:
+            for i in range(block.shape[0]):
+                for mu in range(p):
+                    block[i, mu] = scale * weights[start + i, mu]
+        else:
+            np.dot(weights[rows], below, block)
+            if scale != 1.0:
+                for i in range(block.shape[0]):
+                    for mu in range(p):
+                        block[i, mu] *= scale
+        size = block.size
+        phi1_array(target.table, block.reshape(size), phi[rows].reshape(size), slope[rows].reshape(size))
+
+
+@jit
 def _hidden(target, x, work):
-    """Preactivations, phi and phi' of all layers."""
+    """Preactivations, phi and phi' of all layers; returns where the readout starts in x."""
     _, n, p = work.z.shape
-    root = 1.0 / np.sqrt(n)
     r = p if target.features.size == 0 else target.features.shape[1]
     at = n * r
-    first = x[:at].reshape((n, r))
-    if target.features.size == 0:
-        z = work.z[0].reshape(n * p)
-        for i in range(n * p):
-            z[i] = target.scale * x[i]
-    else:
-        np.dot(first, target.features_t, work.z[0])
-    for layer in range(target.depth):
-        if layer > 0:
-            np.dot(x[at : at + n * n].reshape((n, n)), work.phi[layer - 1], work.z[layer])
-            at += n * n
-            z = work.z[layer].reshape(n * p)
-            for i in range(n * p):
-                z[i] *= root
-        phi1_array(
-            target.table,
-            work.z[layer].reshape(n * p),
-            work.phi[layer].reshape(n * p),
-            work.slope[layer].reshape(n * p),
-        )
+    scale = target.scale if target.features.size == 0 else 1.0
+    _layer(target, x[:at].reshape((n, r)), target.features_t, scale, work.z[0], work.phi[0], work.slope[0])
+    for layer in range(1, target.depth):
+        weights = x[at : at + n * n].reshape((n, n))
+        below = work.phi[layer - 1]
+        _layer(target, weights, below, 1.0 / np.sqrt(n), work.z[layer], work.phi[layer], work.slope[layer])
+        at += n * n
     return at
 
 
 @jit
 def forward(target, x, readout, work):
-    """Residual f - y (m, P) of a network with this readout (m, N); fills `work`."""
+    """Residual f - y (m, P) of a network with this readout (m, N); fills `work`. Returns its square, summed."""
     _hidden(target, x, work)
-    np.dot(readout, work.phi[target.depth - 1], work.residual)
-    for r in range(work.residual.shape[0]):
-        for mu in range(work.residual.shape[1]):
-            work.residual[r, mu] = target.readout_scale * work.residual[r, mu] - target.targets[r, mu]
+    return _residual(target, readout, work)
 
 
 @jit
-def _output(target, x, at, beta, work, gradient):
-    """Loss; its derivatives by the readout go to `gradient`, those by z of the last layer to `work.slope`."""
-    _, n, p = work.z.shape
-    m = target.targets.shape[0]
-    readout = x[at : at + m * n].reshape((m, n))
-    top, delta = work.phi[target.depth - 1], work.slope[target.depth - 1]
-    np.dot(readout, top, work.residual)
-    loss = 0.0
+def _residual(target, readout, work):
+    top, residual = work.phi[target.depth - 1], work.residual
+    m, p = residual.shape
+    residual[:] = 0.0
+    for i in range(top.shape[0]):
+        for r in range(m):
+            weight = target.readout_scale * readout[r, i]
+            for mu in range(p):
+                residual[r, mu] += weight * top[i, mu]
+    square = 0.0
     for r in range(m):
         for mu in range(p):
-            work.residual[r, mu] = target.readout_scale * work.residual[r, mu] - target.targets[r, mu]
-            loss += work.residual[r, mu] ** 2
-            work.pull[r, mu] = beta * target.readout_scale * work.residual[r, mu]
-    np.dot(work.pull, top.T, gradient[at : at + m * n].reshape((m, n)))
-    row = np.empty(p)
-    for i in range(n):
-        for mu in range(p):
-            row[mu] = readout[0, i] * work.pull[0, mu]
-        for r in range(1, m):
-            weight = readout[r, i]
-            for mu in range(p):
-                row[mu] += weight * work.pull[r, mu]
-        for mu in range(p):
-            delta[i, mu] *= row[mu]
-    return 0.5 * beta * loss
+            residual[r, mu] -= target.targets[r, mu]
+            square += residual[r, mu] * residual[r, mu]
+    return square
+
+
+@jit
+def _first_gradient(target, x, work, gradient):
+    """Gradient by the first-layer weights, from the derivatives by z^1 in `work.slope`, with that of the prior."""
+    _, n, p = work.z.shape
+    delta = work.slope[0]
+    r = p if target.features.size == 0 else target.features.shape[1]
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        if target.features.size == 0:
+            for i in range(start, stop):
+                for mu in range(p):
+                    gradient[i * p + mu] = target.scale * delta[i, mu]
+        else:
+            np.dot(delta[start:stop], target.features, gradient[start * r : stop * r].reshape((stop - start, r)))
+        for i in range(start * r, stop * r):
+            gradient[i] += x[i]
 
 
 @jit
 def energy_gradient(target, x, beta, work, gradient):
     """E at x; its gradient is written into `gradient`."""
     _, n, p = work.z.shape
+    m = target.targets.shape[0]
     root = 1.0 / np.sqrt(n)
     at = _hidden(target, x, work)
-    energy = _output(target, x, at, beta, work, gradient)
+    readout = x[at:].reshape((m, n))
+    square = _residual(target, readout, work)
+    pull = work.pull
+    for r in range(m):
+        for mu in range(p):
+            pull[r, mu] = beta * target.readout_scale * work.residual[r, mu]
+    top, delta = work.phi[target.depth - 1], work.slope[target.depth - 1]
+    row = np.empty(p)
+    for i in range(n):  # while the row of a neuron is at hand: derivatives by its readout and by its z
+        row[:] = 0.0
+        for r in range(m):
+            weight = readout[r, i]
+            overlap = 0.0
+            for mu in range(p):
+                row[mu] += weight * pull[r, mu]
+                overlap += pull[r, mu] * top[i, mu]
+            gradient[at + r * n + i] = overlap + weight
+        for mu in range(p):
+            delta[i, mu] *= row[mu]
     for layer in range(target.depth - 1, 0, -1):
         at -= n * n
         weights, delta = x[at : at + n * n].reshape((n, n)), work.slope[layer]
         np.dot(delta, work.phi[layer - 1].T, gradient[at : at + n * n].reshape((n, n)))
         for i in range(at, at + n * n):
-            gradient[i] *= root
+            gradient[i] = root * gradient[i] + x[i]
         np.dot(weights.T, delta, work.back)
         below = work.slope[layer - 1]
         for i in range(n):
             for mu in range(p):
                 below[i, mu] *= root * work.back[i, mu]
-    if target.features.size == 0:
-        delta = work.slope[0].reshape(n * p)
-        for i in range(n * p):
-            gradient[i] = target.scale * delta[i]
-    else:
-        np.dot(work.slope[0], target.features, gradient[:at].reshape((n, target.features.shape[1])))
+    _first_gradient(target, x, work, gradient)
     prior = 0.0
     for i in range(x.size):
         prior += x[i] * x[i]
-        gradient[i] += x[i]
-    return energy + 0.5 * prior
+    return 0.5 * beta * square + 0.5 * prior
 
 
 @jit
@@ -158,15 +185,14 @@ def trajectory(target, x, momentum, beta, step, n_steps, worst, work, gradient):
     """
     energy = energy_gradient(target, x, beta, work, gradient)
     total = energy + _kinetic(momentum)
-    for i in range(x.size):
-        momentum[i] -= 0.5 * step * gradient[i]
     for k in range(n_steps):
+        kick = step if k > 0 else 0.5 * step
         for i in range(x.size):
+            momentum[i] -= kick * gradient[i]
             x[i] += step * momentum[i]
         energy = energy_gradient(target, x, beta, work, gradient)
         if not energy - total < worst:
             return np.inf
-        size = step if k < n_steps - 1 else 0.5 * step
-        for i in range(x.size):
-            momentum[i] -= size * gradient[i]
+    for i in range(x.size):
+        momentum[i] -= 0.5 * step * gradient[i]
     return energy + _kinetic(momentum) - total

@@ -32,7 +32,7 @@ class Problem:
     width : int
         N.
     tau : float
-        N T.
+        N T; T itself for the lazy scaling.
     features : (P, r) array
         F with z^1 = W^1 F^T; (0, 0) where F = sigma_w 1, the orthogonal inputs of a class task.
     targets : (P, m) array
@@ -83,8 +83,8 @@ class Problem:
 
     @property
     def coldness(self) -> float:
-        """beta = 1 / T = N / tau."""
-        return self.width / self.tau
+        """beta = 1 / T: N / tau, or 1 / tau for the lazy scaling, where N goes to infinity at fixed T."""
+        return (self.width if self.network.scaling == "non-lazy" else 1.0) / self.tau
 
     @property
     def readout_std(self) -> float:

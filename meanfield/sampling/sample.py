@@ -43,7 +43,7 @@ def sample(
     progress: bool | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> Chains:
-    """Sample the weight posterior of a finite network, P(Theta) ~ exp(-|y - f|^2 / 2T) times the prior, T = tau / N.
+    """Sample the weight posterior of a finite network, P(Theta) ~ exp(-|y - f|^2 / 2T) times the prior.
 
     Every iteration draws the readout exactly from its Gaussian conditional and moves all weights along a Hamiltonian
     trajectory; the step size is tuned during warm-up only. Nothing of the theory is used.
@@ -58,7 +58,7 @@ def sample(
     width : int
         N, neurons per hidden layer.
     tau : float
-        Rescaled temperature N T > 0, for both scalings.
+        Rescaled temperature N T > 0; for the lazy scaling, as in `solve`, T itself.
     draws, warmup, chains, thin : int
         Kept draws per chain, iterations before the first, number of chains, iterations per kept draw.
     start : {"annealed", "prior"}, posterior, Neurons, or Chains

@@ -32,8 +32,9 @@ def quadrature(network, y, features, width, tau, nodes):
         phi = network.activation(part.reshape(-1, *shape) @ phi / math.sqrt(width))
     s2 = network.sigma_a**2 / p ** (1 / network.depth)
     scale = 1 / width if network.scaling == "non-lazy" else 1 / math.sqrt(width)
+    temperature = tau / width if network.scaling == "non-lazy" else tau
     transposed = np.swapaxes(phi, 1, 2)
-    covariance = scale**2 * s2 * transposed @ phi + tau / width * np.eye(p)  # of y given phi
+    covariance = scale**2 * s2 * transposed @ phi + temperature * np.eye(p)  # of y given phi
     inverse = np.linalg.inv(covariance)
     solved = inverse @ y
     log_weight = np.log(w[index]).sum(axis=0) - 0.5 * np.sum(y * solved, axis=(1, 2))
@@ -87,12 +88,12 @@ def test_tiny_network_against_quadrature(name):
     assert np.abs(z_scores(draws, exact)).max() < 4.5
 
 
-def linear_moments(y, s2, k, width, tau, points=4000):
+def linear_moments(y, s2, k, width, temperature, points=4000):
     """Exact means for phi(z) = z, L = 1, m = 1, orthogonal inputs of kernel k, at any N and P.
 
     Given the readout, f_mu ~ N(0, k |a|^2 / N^2) independently; its square s = |a|^2 is the only integral left.
     """
-    p, temperature = y.size, tau / width
+    p = y.size
     log_s = np.linspace(math.log(1e-3 * width * s2), math.log(1e5 * width * s2), points)
     s = np.exp(log_s)
     v = k * s / width**2 + temperature
@@ -115,9 +116,9 @@ def test_linear_network_against_its_exact_posterior(scaling, tau):
     """N = 24, P = 16: no limit is taken on either side."""
     width, y = 24, np.repeat([1.0, -0.5], 8)
     network = mf.Network("linear", sigma_w=1.2, sigma_a=0.8, scaling=scaling)
-    # f = a.z / sqrt(N) is a network with readouts sqrt(N) times as large in the non-lazy scaling.
-    unit = 1.0 if scaling == "non-lazy" else width
-    exact = linear_moments(y, unit * 0.8**2 / 16, 1.44, width, tau)
+    # f = a.z / sqrt(N) is a network with readouts sqrt(N) times as large in the non-lazy scaling, at T = tau.
+    unit, temperature = (1.0, tau / width) if scaling == "non-lazy" else (width, tau)
+    exact = linear_moments(y, unit * 0.8**2 / 16, 1.44, width, temperature)
     task = mf.class_task(targets=[1.0, -0.5], n_samples=16)
     chains = mf.sample(network, task, width, tau, draws=1500, warmup=300, chains=4, rng=5, progress=False)
     class_y = np.array([1.0, -0.5])

@@ -68,7 +68,7 @@ def joint_distribution(posed, seed, rounds, spoil=None):
     [
         (mf.Network("sigmoid", sigma_w=2.0, sigma_a=2.0), TINY, 3, 0.2),
         (mf.Network("relu", sigma_a=2.0), DATA, 6, 1.0),
-        (mf.Network("tanh", depth=2, sigma_a=2.0, scaling="lazy"), TINY, 3, 3.0),
+        (mf.Network("tanh", depth=2, sigma_a=2.0, scaling="lazy"), TINY, 3, 1.0),
     ],
     ids=["sigmoid", "ReLU, data", "L=2, lazy"],
 )
