@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -189,6 +189,8 @@ def compare(
     for observable in observables(draws, patterns):
         if observable.group in groups:
             rows += _rows(observable, theory.get(observable.name))
+    if any(row.group == "fractions" and not row.rhat < _MIXED for row in rows):  # they add up to 1: all or none
+        rows = [replace(row, tested=row.tested and row.group != "fractions") for row in rows]
     if not any(row.tested for row in rows):
         raise ValueError(f"the statistics {', '.join(groups)} do not exist for these samples; choose others.")
     return Comparison(posterior, draws, tuple(rows), fractions, tuple(_notes(draws, patterns, rows, shares)))
@@ -212,12 +214,10 @@ def _rows(observable: Observable, theory: FloatArray | None) -> list[Row]:
         if symmetric and index[0] > index[1]:
             continue
         name = observable.name + (f" [{','.join(str(i + 1) for i in index)}]" if index else "")
-        frozen = observable.group == "fractions" and not sampled.rhat[index] < _MIXED
         at = float(theory[index])
-        tested = math.isfinite(at) and not frozen
         numbers = (sampled.value, deviation.standard_error, deviation.dof, z, sampled.rhat, sampled.ess_bulk)
         value, error, dof, score, rhat, ess = (float(number[index]) for number in numbers)
-        rows.append(Row(name, observable.group, at, value, error, dof, score, rhat, ess, tested))
+        rows.append(Row(name, observable.group, at, value, error, dof, score, rhat, ess, math.isfinite(at)))
     return rows
 
 

@@ -223,7 +223,7 @@ def as_draws(chains: Any) -> Draws:
 
     def joined(name: str) -> Any:
         parts: list[Any] = [getattr(run, name, None) for run in runs]
-        return None if any(part is None for part in parts) else np.concatenate(parts)
+        return None if any(part is None or part.size == 0 for part in parts) else np.concatenate(parts)
 
     labels = np.asarray(first.labels, dtype=np.intp)
     residual = joined("residual")
