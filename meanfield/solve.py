@@ -130,7 +130,7 @@ def solve(
     else:
         posterior, failure = _solve_classes(network, task, tau, warm_start, max_boxes)
     if posterior.status != "optimal" and on_failure != "return":
-        text = f"no certified solution ({posterior.status}): {posterior.message}."
+        text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":
             raise ConvergenceError(text, posterior) from failure
         warnings.warn(text, CertificateWarning, stacklevel=2)

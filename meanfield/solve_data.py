@@ -31,8 +31,8 @@ def solve_data(
     if tau == 0.0 and task.conflicts.size:
         i, j = task.conflicts[0]
         raise ValueError(
-            f"{len(task.conflicts)} pairs of samples have the same inputs but different targets (e.g. samples {i} and "
-            f"{j}), so no network fits them at tau = 0; remove one of each, or give tau > 0."
+            f"samples {i} and {j} have the same inputs but different targets ({len(task.conflicts)} such pairs), so no "
+            "network fits them at tau = 0; remove one of each pair, or give tau > 0."
         )
     if network.scaling == "lazy":
         return _lazy(network, task, tau)

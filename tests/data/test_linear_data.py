@@ -190,7 +190,7 @@ def test_rank_deficient_inputs():
     assert not again.certificate.unique
     assert "not unique" in again.notes[0]
     conflict = mf.data_task(np.vstack([x, x[:1]]), np.vstack([y, -y[:1]]))
-    with pytest.raises(ValueError, match="same inputs but different targets"):
+    with pytest.raises(ValueError, match=r"samples 0 and 4 have the same inputs but different targets \(1 such"):
         mf.solve(network, conflict)
     post = mf.solve(network, conflict, tau=0.1)
     np.testing.assert_allclose(post.predictions[0], post.predictions[4], atol=1e-12)
