@@ -1,7 +1,7 @@
 """Energy of the weights of a network, its gradient, and leapfrog trajectories.
 
 Weights are in units of their prior standard deviation, in one vector x: first-layer weights (N, r), weights of the
-layers above (N, N) each, then the readout (m, N). With z^1 = W^1 F^T, z^l = W^l phi(z^{l-1}) / sqrt(N) and
+layers above (N, N) each, then the readout (m, N). With z^1 = W^1 F^T, z^l = sigma_w W^l phi(z^{l-1}) / sqrt(N) and
 f = q a^T phi(z^L), q = sigma_a P^{-1/2L} / N (lazy: / sqrt(N)),
 
     E = |x|^2 / 2 + (beta / 2) sum_mu |y_mu - f_mu|^2,         beta = 1 / T.
@@ -26,7 +26,7 @@ class Target(NamedTuple):
 
     features: np.ndarray  # (P, r) F; (0, 0) where F is a multiple of the identity
     features_t: np.ndarray  # (r, P)
-    scale: float  # that multiple
+    scale: float  # sigma_w: that multiple, and the prior scale of the weights of the layers above
     targets: np.ndarray  # (m, P)
     depth: int
     readout_scale: float  # q
@@ -76,7 +76,7 @@ def _hidden(target, x, work):
     for layer in range(1, target.depth):
         weights = x[at : at + n * n].reshape((n, n))
         below = work.phi[layer - 1]
-        _layer(target, weights, below, 1.0 / np.sqrt(n), work.z[layer], work.phi[layer], work.slope[layer])
+        _layer(target, weights, below, target.scale / np.sqrt(n), work.z[layer], work.phi[layer], work.slope[layer])
         at += n * n
     return at
 
@@ -129,7 +129,7 @@ def energy_gradient(target, x, beta, work, gradient):
     """E at x; its gradient is written into `gradient`."""
     _, n, p = work.z.shape
     m = target.targets.shape[0]
-    root = 1.0 / np.sqrt(n)
+    root = target.scale / np.sqrt(n)
     at = _hidden(target, x, work)
     readout = x[at:].reshape((m, n))
     square = _residual(target, readout, work)

@@ -183,7 +183,7 @@ class Problem:
         phi = np.empty_like(z)
         phi0_array(table, z.ravel(), phi.ravel())
         for weights in others:
-            z = weights @ phi / math.sqrt(self.width)
+            z = (self.network.sigma_w / math.sqrt(self.width)) * weights @ phi
             phi0_array(table, z.ravel(), phi.ravel())
         return np.asarray(self.output_scale * self.readout_std * (self.readout(x) @ phi).T)
 

@@ -44,7 +44,7 @@ def plain_energy(posed, name, x, beta):
     at = n * features.shape[1]
     z = x[:at].reshape(n, -1) @ features.T
     for _ in range(posed.network.depth - 1):
-        z = x[at : at + n * n].reshape(n, n) @ PHI[name](z) / math.sqrt(n)
+        z = 1.2 * x[at : at + n * n].reshape(n, n) @ PHI[name](z) / math.sqrt(n)
         at += n * n
     a = posed.network.sigma_a * p ** (-0.5 / posed.network.depth) * x[at:].reshape(m, n)
     f = a @ PHI[name](z) / (n if posed.network.scaling == "non-lazy" else math.sqrt(n))

@@ -29,7 +29,7 @@ def quadrature(network, y, features, width, tau, nodes):
     parts = np.split(x[index].T, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
     phi = network.activation(parts[0].reshape(-1, *shapes[0]) @ features.T)  # (points, N, P)
     for part, shape in zip(parts[1:], shapes[1:]):
-        phi = network.activation(part.reshape(-1, *shape) @ phi / math.sqrt(width))
+        phi = network.activation(network.sigma_w * part.reshape(-1, *shape) @ phi / math.sqrt(width))
     s2 = network.sigma_a**2 / p ** (1 / network.depth)
     scale = 1 / width if network.scaling == "non-lazy" else 1 / math.sqrt(width)
     temperature = tau / width if network.scaling == "non-lazy" else tau
@@ -55,9 +55,9 @@ CASES = {
     "N=2, P=2, m=2": (mf.Network("sigmoid", sigma_a=1.5), [[1.0, 0.0], [-0.5, 0.7]], None, 2, 0.5, 22),
     "lazy, N=2": (mf.Network("sigmoid", scaling="lazy", sigma_w=1.3), [[0.8], [-0.6]], None, 2, 0.5, 22),
     "ReLU-like, one input": (mf.Network("softplus"), [[1.0], [0.2], [-0.7]], [[1.0], [-0.5], [0.3]], 2, 0.6, 60),
-    "L=2, N=1": (mf.Network("tanh", depth=2), [[0.5], [-0.4]], None, 1, 0.4, 40),
+    "L=2, N=1": (mf.Network("tanh", depth=2, sigma_w=1.4), [[0.5], [-0.4]], None, 1, 0.4, 40),
     "L=2, N=2, one input": (mf.Network("sigmoid", depth=2), [[0.5], [-0.4]], [[1.0], [-0.8]], 2, 0.8, 8),
-    "L=3, N=1, one input": (mf.Network("tanh", depth=3), [[0.5], [-0.2]], [[1.2], [-0.8]], 1, 0.4, 40),
+    "L=3, N=1, one input": (mf.Network("tanh", depth=3, sigma_w=1.2), [[0.5], [-0.2]], [[1.2], [-0.8]], 1, 0.4, 40),
 }
 
 
