@@ -251,6 +251,8 @@ def figure_predictor(task: DataTask, outputs: Mapping[str, Any], labels: Any, *,
 def plot_errors(errors: Mapping[str, Generalization], ax: Axes | None = None) -> Axes:
     """Generalisation error of every class: squared bias (full) and predictor variance (hatched), summed over outputs.
 
+    The legend has the means over all samples.
+
     Parameters
     ----------
     errors : mapping of str to Generalization
@@ -268,7 +270,7 @@ def plot_errors(errors: Mapping[str, Generalization], ax: Axes | None = None) ->
     classes = list(next(iter(per_class.values())))
     if not classes:
         raise ValueError("the test samples have no classes; a single error per network needs no picture.")
-    ax = axes_or_new(ax, (1.8 + 0.45 * len(classes), 2.6))
+    ax = axes_or_new(ax, (max(3.9, 1.8 + 0.45 * len(classes)), 2.6))
     width = 0.8 / len(errors)
     place = np.arange(len(classes) + 1) + np.append(np.zeros(len(classes)), 0.3)  # "all" stands apart
     for color, (number, (name, error)) in zip(_COLORS, enumerate(errors.items()), strict=False):
@@ -276,9 +278,10 @@ def plot_errors(errors: Mapping[str, Generalization], ax: Axes | None = None) ->
         bias = np.array([*(row["bias"] for row in rows), error.bias])
         variance = np.array([*(row["variance"] for row in rows), error.variance])
         x = place + width * (number - 0.5 * (len(errors) - 1))
-        ax.bar(x, bias, 0.9 * width, color=color, label=f"{name}: bias")
+        ax.bar(x, bias, 0.9 * width, color=color, label=f"{name}: bias ({error.bias:.2g})")
         hatched: Any = {"facecolor": "white", "edgecolor": color, "hatch": "/////", "linewidth": 0.8}
-        ax.bar(x, variance, 0.9 * width, bottom=bias, label=f"{name}: variance", **hatched)
+        hatched["label"] = f"{name}: variance ({error.variance:.1g})"
+        ax.bar(x, variance, 0.9 * width, bottom=bias, **hatched)
     ax.set_xticks(place, [*classes, "all"])
     _fit_ticks(ax)
     ax.tick_params(axis="x", length=0)

@@ -167,6 +167,25 @@ def test_codes_and_digits(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "readouts.png").exists()
 
 
+@pytest.mark.usefixtures("_sketches")
+def test_a_sigmoid_network_has_codes(images, tmp_path, capsys):
+    words = ("--classes", "red", "blue", "--per-class", 5, "--test", 30, "--tau", 0.1, "--output", tmp_path / "out")
+    assert run("solve", "--data", images, *words) == 0
+    text = capsys.readouterr().out
+    found = DataPosterior.load(tmp_path / "out" / "posterior-non-lazy.npz")
+    assert found.scheme == "redundant"
+    assert found.certificate.kkt_residual < 1e-4
+    assert {"1-0", "0-1"} <= {code.label for code in found.codes}
+    for code in found.codes:
+        assert re.search(rf"^{code.label} +{code.weight:.6f} \|", text, re.MULTILINE)
+    for name, scale in (("non-lazy", 0.1), ("lazy", 0.0)):
+        posterior = DataPosterior.load(tmp_path / "out" / f"posterior-{name}.npz")
+        size = np.sqrt((posterior.residual**2).sum(axis=1).mean())
+        assert numbers(text, name)[:2] == pytest.approx([size, 1.0], rel=1e-2)
+        assert posterior.tau == scale
+    assert {"readouts.png", "codes.png"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
 def test_a_task_file_gives_network_temperature_and_targets(images, tmp_path, capsys):
     path = tmp_path / "task.toml"
     path.write_text('tau = 0.5\n[task]\noff = -1\n[network]\nactivation = "linear"\nsigma_a = 3.0\n')

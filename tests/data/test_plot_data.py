@@ -185,12 +185,13 @@ def test_bars_are_bias_and_variance_of_the_classes(images, linear, lazy):
         "lazy": lazy.generalization_error(test.images, test.labels),
     }
     ax = plot_data.plot_errors(errors)
-    bars = dict(zip([c.get_label() for c in ax.containers], ax.containers, strict=True))
+    bars = dict(zip([c.get_label().partition(" (")[0] for c in ax.containers], ax.containers, strict=True))
     for name, error in errors.items():
         for kind in ("bias", "variance"):
             heights = [bar.get_height() for bar in bars[f"{name}: {kind}"]]
             classes = [row[kind] for row in error.per_class().values()]
             assert heights == pytest.approx([*classes, getattr(error, kind)], rel=1e-12)
+        assert f"{name}: bias ({error.bias:.2g})" in [t.get_text() for t in ax.get_legend().get_texts()]
         tops = [bar.get_y() + bar.get_height() for bar in bars[f"{name}: variance"]]
         assert tops[-1] == pytest.approx(error.error)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "1", "2", "all"]
