@@ -185,6 +185,6 @@ def test_against_sampled_networks():
     t, residual = post.order_parameters["t"], chains.residual.mean(axis=(0, 1)) / tau
     assert np.corrcoef(t.ravel(), residual.ravel())[0, 1] > 0.9995
     assert np.sum(t * residual) / np.sum(t * t) == pytest.approx(1.0, abs=0.01)
-    # A chain's fractions of codes change slowly, so that one draw shows the kernel up to the fraction of a neuron or two.
+    # One draw of four chains shows the kernel up to a few neurons per code.
     drawn = chains.activations(at="last").reshape(-1, task.n_samples)
     np.testing.assert_allclose(drawn.T @ drawn / len(drawn), post.kernel(), atol=0.05)
