@@ -224,9 +224,14 @@ def _run(jobs: list[Job], executor: Executor | None, progress: bool | None) -> l
     if executor is not None:
         with progress_bar(progress, len(jobs), unit="chain", title="sampling") as advance:
             futures = [executor.submit(run_chain, job) for job in jobs]
-            for _ in as_completed(futures):
-                advance()
-            return [future.result() for future in futures]
+            try:
+                for _ in as_completed(futures):
+                    advance()
+                return [future.result() for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
     stop = threading.Event()
     total = sum(job.settings.warmup + job.settings.draws * job.settings.thin for job in jobs)
     lock = threading.Lock()

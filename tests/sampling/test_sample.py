@@ -3,6 +3,10 @@
 import ast
 import concurrent.futures
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +122,35 @@ def test_interrupted_chains_continue_to_the_same_bits(chains, tmp_path, monkeypa
         mf.sample(NETWORK, TASK, 30, 0.2, rng=0, checkpoint=tmp_path, **SHORT)
     with pytest.raises(ValueError, match="needs rng="):
         mf.sample(NETWORK, TASK, 30, 0.1, checkpoint=tmp_path, **SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of this kind do not exist on Windows")
+def test_keyboard_interrupt_ends_threads_and_keeps_their_state(tmp_path):
+    program = f"""
+import meanfield as mf
+from meanfield.sampling import hmc
+
+original, done = hmc._Chain.advance, []
+
+def advance(self):
+    original(self)
+    done.append(1)
+    if len(done) == 200:
+        print("running", flush=True)
+
+hmc._Chain.advance = advance
+task = mf.class_task(n_classes=2, n_samples=10)
+mf.sample(mf.Network("sigmoid"), task, 10, 0.1, draws=10**8, rng=0, chains=2, checkpoint={str(tmp_path)!r})
+"""
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert "KeyboardInterrupt" in error
+    assert process.returncode != 0
+    assert len(list(tmp_path.glob("chain-*.npz"))) == 2
 
 
 def test_stopping_saves(tmp_path):
