@@ -186,22 +186,21 @@ def _starts(
 def _planted(posed: Problem, posterior: Any, rng: np.random.Generator) -> FloatArray:
     """Weights of a network whose neurons are drawn from the theory, with rounded instead of random code counts."""
     n = posed.width
-    where: dict[str, Any] = {"X": posed.features} if posed.features.size else {}
-    if not posed.features.size:
-        where["samples_per_class"] = class_sizes(posed.labels, posed.n_groups).tolist()
-    neurons = posterior.sample_neurons(n, rng=rng, **where)
+    orthogonal = not posed.features.size
+    where = {"samples_per_class": class_sizes(posed.labels, posed.n_groups).tolist()} if orthogonal else {}
     codes = getattr(posterior, "codes", ())
-    if posed.features.size or len(getattr(posterior, "outliers", ())) or len(codes) < 2:
-        return _weights_of(posed, neurons.readouts, neurons.preactivations)
-    wanted = n * np.array([code.weight for code in codes]) / sum(code.weight for code in codes)
-    quota = np.floor(wanted).astype(int)
-    quota[np.argsort(quota - wanted, kind="stable")[: n - quota.sum()]] += 1
-    drawn = posterior.sample_neurons(16 * n, rng=rng, **where)
-    rows = [np.flatnonzero(drawn.code == g) for g in range(len(codes))]
-    if any(row.size < k for row, k in zip(rows, quota)):
-        return _weights_of(posed, neurons.readouts, neurons.preactivations)
-    chosen = np.concatenate([row[:k] for row, k in zip(rows, quota)])
-    return _weights_of(posed, drawn.readouts[chosen], drawn.preactivations[chosen])
+    if len(codes) > 1 and not len(getattr(posterior, "outliers", ())):
+        wanted = n * np.array([code.weight for code in codes]) / sum(code.weight for code in codes)
+        quota = np.floor(wanted).astype(int)
+        quota[np.argsort(quota - wanted, kind="stable")[: n - quota.sum()]] += 1
+        for surplus in (4, 64):  # enough of the rarest code
+            many = posterior.sample_neurons(surplus * n, rng=rng, **where)
+            rows = [np.flatnonzero(many.code == g) for g in range(len(codes))]
+            if all(row.size >= k for row, k in zip(rows, quota)):
+                chosen = np.concatenate([row[:k] for row, k in zip(rows, quota)])
+                return _weights_of(posed, many.readouts[chosen], many.preactivations[chosen])
+    neurons = posterior.sample_neurons(n, rng=rng, **where)
+    return _weights_of(posed, neurons.readouts, neurons.preactivations)
 
 
 def _weights_of(posed: Problem, readouts: FloatArray, z: FloatArray) -> FloatArray:

@@ -212,6 +212,21 @@ def test_planted_code_counts_are_the_weights():
     assert np.abs(count - 120 * np.array([code.weight for code in post.codes])).max() < 1.0
 
 
+def test_planted_neurons_of_a_data_task():
+    """Fewer inputs than samples, and more: weights that give exactly the preactivations of the theory."""
+    rng = np.random.default_rng(1)
+    for n_inputs in (3, 20):
+        task = mf.data_task(rng.standard_normal((8, n_inputs)), labels=[0, 1] * 4)
+        post = mf.solve(mf.Network("linear"), task, tau=0.1)
+        posed = module.problem(mf.Network("linear"), task, 12, 0.1)
+        x = module._planted(posed, post, np.random.default_rng(5))
+        neurons = post.sample_neurons(12, rng=np.random.default_rng(5))
+        np.testing.assert_allclose(posed.weights(x)[0] @ posed.features.T, neurons.preactivations, atol=1e-11)
+        np.testing.assert_allclose(posed.readout_std * posed.readout(x).T, neurons.readouts, atol=1e-12)
+        chains = mf.sample(mf.Network("linear"), task, 12, 0.1, rng=0, start=post, **SHORT)
+        assert chains.settings["start"] == "planted"
+
+
 def test_data_with_and_without_labels():
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((12, 3))
