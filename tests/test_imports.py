@@ -28,6 +28,7 @@ FLOORS = [
         "sampling.statistics",
         "sampling.summary",
         "sampling.expected",
+        "sampling.expected_data",
         "sampling.compare",
         "sampling.trend",
         "sampling.drift",

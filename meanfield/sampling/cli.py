@@ -39,7 +39,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--activation", nargs="+", choices=tuple(_OFF), default=list(_OFF), metavar="NAME",
         help="some of sigmoid (y_- = 1/2), relu, linear (y_- = 0); default: all",
     )  # fmt: skip
-    parser.add_argument("--width", nargs="+", type=int, metavar="N", help="widths; default: 100 200 400")
+    parser.add_argument(
+        "--width",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="widths, two or more to see deviations of order 1/N vanish; default: 100 200 400",
+    )
     parser.add_argument(
         "--n-samples", nargs="+", type=int, metavar="P",
         help="training samples, one number or one per width, multiples of 4; default: 100",

@@ -11,18 +11,21 @@ import numpy as np
 
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
+from meanfield.task import ClassTask
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from meanfield.data_posterior import DataPosterior
     from meanfield.posterior import SingleNeuronPosterior
 
 __all__ = ["STATISTICS", "Comparison", "Row", "compare"]
 
 # Registered before any comparison was made: every element of these groups is compared, none is left out afterwards.
-STATISTICS = ("residual", "kernel", "readout", "codes", "fractions", "outliers")
+STATISTICS = ("residual", "kernel", "readout", "codes", "fractions", "outliers", "predictor")
 LIMIT = 5.0
+_MOST_ROWS = 24  # of one statistic in a table
 _MIXED = 1.1  # largest R-hat at which fractions of codes count as sampled and not as frozen
 
 
@@ -109,11 +112,16 @@ class Comparison:
             f"{'':<{width}} {'theory':>10} {'sample':>10} {'std. err.':>10} {'z':>7} {'R-hat':>6} {'ESS':>6}",
         ]
         lines.append("-" * len(lines[-1]))
-        for row in self.rows:
+        for row in _shown(self.rows):
+            if isinstance(row, str):
+                lines.append(row)
+                continue
             theory = f"{row.theory:10.5f}" if math.isfinite(row.theory) else f"{'-':>10}"
             z = f"{row.z:7.2f}" if row.tested else f"{'-':>7}"
             mark = " *" if row.tested and not abs(row.z) < limit else ""
-            numbers = f"{theory} {row.sample:10.5f} {row.standard_error:10.1e} {z} {row.rhat:6.2f} {row.ess:6.0f}"
+            numbers = (
+                f"{theory} {row.sample:10.5f} {row.standard_error:10.1e} {z} {min(row.rhat, 999.0):6.2f} {row.ess:6.0f}"
+            )
             lines.append(f"{row.name:<{width}} {numbers}{mark}")
         verdict = "all below" if self.passed(limit) else "* beyond"
         lines += ["", f"max |z| = {self.max_z:.2f} over {len(self.tested)} statistics ({verdict} {limit:g})"]
@@ -137,11 +145,12 @@ class Comparison:
 
 
 def compare(
-    posterior: SingleNeuronPosterior,
+    posterior: SingleNeuronPosterior | DataPosterior,
     chains: Any,
     *,
     statistics: Sequence[str] | None = None,
     fractions: Literal["sampled", "equilibrium"] = "sampled",
+    inputs: Any = None,
 ) -> Comparison:
     """Hold a solved theory against sampled networks, statistic by statistic.
 
@@ -150,15 +159,17 @@ def compare(
 
     Parameters
     ----------
-    posterior : SingleNeuronPosterior
+    posterior : SingleNeuronPosterior or DataPosterior
         Solution of the network and task that were sampled, at the same P and tau.
     chains : Chains or sequence of Chains
         One run, or several of the same problem (seeds).
     statistics : sequence of str, optional
-        Some of "residual", "kernel", "readout", "codes", "fractions", "outliers"; all if left out.
+        Some of "residual", "kernel", "readout", "codes", "fractions", "outliers", "predictor"; all if left out.
     fractions : {"sampled", "equilibrium"}
         Fractions of the codes freeze while a network cools. "sampled" compares every chain with the theory at its own
         fractions (exact in the same limit whether they are frozen or not), "equilibrium" with the weights P_gamma.
+    inputs : raw inputs, optional
+        Of a data task: the new inputs given to `sample`, for the mean and variance of the predictor.
 
     Returns
     -------
@@ -183,8 +194,15 @@ def compare(
         raise ValueError(f"fractions must be 'sampled' or 'equilibrium', got {fractions!r}.")
     _check_same_problem(posterior, draws)
     patterns = theory_patterns(posterior)
-    shares = all_shares(draws) if fractions == "sampled" and draws.network.activation.parts == "codes" else None
-    theory = expected(posterior, draws, patterns, shares)
+    frozen = fractions == "sampled" and bool(patterns) and draws.network.activation.parts == "codes"
+    shares = all_shares(draws) if frozen else None
+    solved: Any = posterior
+    if isinstance(draws.task, ClassTask):
+        theory = expected(solved, draws, patterns, shares)
+    else:
+        from meanfield.sampling.expected_data import expected_on_data
+
+        theory = expected_on_data(solved, draws, patterns, shares, inputs)
     rows: list[Row] = []
     for observable in observables(draws, patterns):
         if observable.group in groups:
@@ -194,6 +212,19 @@ def compare(
     if not any(row.tested for row in rows):
         raise ValueError(f"the statistics {', '.join(groups)} do not exist for these samples; choose others.")
     return Comparison(posterior, draws, tuple(rows), fractions, tuple(_notes(draws, patterns, rows, shares)))
+
+
+def _shown(rows: Sequence[Row]) -> list[Row | str]:
+    """Rows of a table; of a statistic with very many elements (predictions on images) the three worst."""
+    shown: list[Row | str] = []
+    for name in dict.fromkeys(row.name.partition(" [")[0] for row in rows):
+        own = [row for row in rows if row.name.partition(" [")[0] == name]
+        if len(own) > _MOST_ROWS and all(row.tested for row in own):
+            rms = math.sqrt(sum(row.z**2 for row in own) / len(own))
+            shown.append(f"{name}: {len(own)} elements, root mean square z = {rms:.2f}; the three largest:")
+            own = sorted(own, key=lambda row: -abs(row.z))[:3]
+        shown += own
+    return shown
 
 
 def _rows(observable: Observable, theory: FloatArray | None) -> list[Row]:
@@ -226,7 +257,8 @@ def _notes(draws: Draws, patterns: Sequence[str], rows: Sequence[Row], shares: F
     if any(row.group == "fractions" and not row.tested and math.isfinite(row.theory) for row in rows):
         notes.append("fractions of codes differ from chain to chain (frozen while cooling) and are not tested")
     if shares is not None:
-        notes.append("theory at the fractions of codes of each chain")
+        exact = isinstance(draws.task, ClassTask)
+        notes.append(f"theory at the fractions of codes of {'each chain' if exact else 'the chains, on average'}")
         rest = 1.0 - shares.mean(axis=0)[[int(pattern, 2) for pattern in patterns]].sum()
         notes.append(f"{100 * rest:.2g} % of the neurons have codes other than {', '.join(patterns)}")
     bad = [row for row in rows if row.tested and row.rhat > 1.05]
@@ -237,6 +269,12 @@ def _notes(draws: Draws, patterns: Sequence[str], rows: Sequence[Row], shares: F
             f"scatter of {draws.n_chains} chains"
         )
     return notes
+
+
+def _same_task(one: Any, other: Any) -> bool:
+    if isinstance(one, ClassTask):
+        return one == other
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("inputs", "targets"))
 
 
 def _check_same_problem(posterior: Any, draws: Draws) -> None:
@@ -260,5 +298,5 @@ def _check_same_problem(posterior: Any, draws: Draws) -> None:
             f"the theory was solved at tau = {posterior.tau:g}, but the networks were sampled at tau = N T = "
             f"{draws.tau:g}; solve at the tau of the samples."
         )
-    if posterior.task != draws.task:
+    if not _same_task(posterior.task, draws.task):
         raise ValueError(f"the theory was solved for {posterior.task}, the samples for {draws.task}; they differ.")

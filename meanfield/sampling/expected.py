@@ -30,6 +30,7 @@ from meanfield.sampling.statistics import Draws
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
+    from meanfield.data_posterior import DataPosterior
     from meanfield.posterior import SingleNeuronPosterior
 
 __all__ = ["CodeTheory", "Expected", "expected", "theory_patterns"]
@@ -43,11 +44,13 @@ _TOLERANCE = 1e-10
 Expected = dict[str, Any]
 
 
-def theory_patterns(posterior: SingleNeuronPosterior) -> tuple[str, ...]:
+def theory_patterns(posterior: SingleNeuronPosterior | DataPosterior) -> tuple[str, ...]:
     """Codes (with at least 2 % of the neurons) or outliers that are compared one by one; chosen by the theory alone."""
     if posterior.network.activation.parts == "outliers":
         return tuple(dict.fromkeys(outlier.pattern for outlier in posterior.outliers))
     share: dict[str, float] = {}
+    if posterior.task.n_classes == 0:  # data without classes: codes have no patterns
+        return ()
     for code in posterior.codes:
         share[code.pattern] = share.get(code.pattern, 0.0) + code.weight
     return tuple(pattern for pattern, weight in share.items() if weight >= _MIN_SHARE)
@@ -144,6 +147,7 @@ class CodeTheory:
         self.middle = activity_threshold(network)
         self.cumulant = cumulant(network.activation, network.k)
         self.readouts, weight = _nodes(posterior)
+        self._reach = (math.inf, -math.inf)
         self._base = np.log(weight) - self.n_samples * self._cumulants(self.t)[0] @ self.fractions
         start = self._sides(self.t)
         self.shares = self._masses(start, range(2 ** len(self.t)))
@@ -208,12 +212,16 @@ class CodeTheory:
 
     # ---- averages over nodes ---------------------------------------------------------------------
 
-    def _cumulants(self, t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _cumulants(self, t: FloatArray) -> tuple[FloatArray, ...]:
         """G, G', G'' (n, C) at the nodes, by splines through direct evaluations."""
         kappa = self.readouts @ t.T
-        grid = np.linspace(kappa.min() - 1e-9, kappa.max() + 1e-9, _GRID)
-        g0, g1, g2 = (CubicSpline(grid, values)(kappa) for values in self.cumulant.direct(grid))
-        return g0, g1, g2
+        low, high = self._reach
+        if kappa.min() < low or kappa.max() > high:  # with a margin: fractions change t little
+            margin = 0.1 * np.ptp(kappa) + 1e-9
+            self._reach = float(kappa.min() - margin), float(kappa.max() + margin)
+            grid = np.linspace(*self._reach, _GRID)
+            self._spline = CubicSpline(grid, np.stack(self.cumulant.direct(grid), axis=1))
+        return tuple(np.moveaxis(self._spline(kappa), -1, 0))
 
     def _sides(self, t: FloatArray) -> _Sides:
         g0, mu, site = self._cumulants(t)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["figure_comparison", "figure_drift", "figure_trend", "plot_readouts", "plot_scores", "plot_values"]
 
 _COLOR = dict(zip(STATISTICS, PALETTE, strict=False))
-_MARKER = dict(zip(STATISTICS, "osD^vP", strict=True))
+_MARKER = dict(zip(STATISTICS, "osD^vPX", strict=True))
 _NAME = {
     "residual": "residual $y - f$",
     "kernel": "kernel",
@@ -32,6 +32,7 @@ _NAME = {
     "codes": "codes",
     "fractions": "fractions",
     "outliers": "outliers",
+    "predictor": "predictor",
 }
 _MAX_POINTS = 1500  # per code
 

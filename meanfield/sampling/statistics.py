@@ -258,7 +258,7 @@ class Observable:
     name : str
         e.g. "residual", "readout 1-1-0".
     group : str
-        Which statistics it belongs to: "residual", "kernel", "readout", "codes", "fractions", "outliers".
+        Which statistics it belongs to, one of `compare.STATISTICS`.
     series : (k', d, ...) array
         For averages over the neurons of a code, a ratio of two averages, the linearised ratio whose mean over the
         draws is the ratio of the means.
@@ -289,6 +289,12 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
         Observable("kernel between samples", "kernel", draws.kernel_between[:, :, -1], everywhere),
         Observable("kernel diagonal", "kernel", draws.kernel_diagonal[:, :, -1], everywhere),
     ]
+    if draws.prediction is not None:
+        deviation = draws.prediction - draws.prediction.mean(axis=1, keepdims=True)
+        n_draws = deviation.shape[1]
+        variance = draws.width * n_draws / (n_draws - 1) * deviation**2
+        found.append(Observable("prediction", "predictor", draws.prediction, everywhere))
+        found.append(Observable("prediction variance times N", "predictor", variance, everywhere))
     parts = draws.network.activation.parts
     if parts != "outliers":  # outliers add O(N^-1/2) to the mean readout: there the mean of the bulk is compared
         found.append(Observable("readout mean", "readout", a.mean(axis=2), everywhere))

@@ -28,7 +28,7 @@ class TrendRow:
     ----------
     name, group : str
     deviation, standard_error : (w,) arrays
-        sample - theory at every width.
+        sample - theory at every width; of covariances within a code, which are O(1/P), times P / P of the first.
     limit, limit_error : float
         Intercept of the fit deviation = limit + slope / N (+ curvature / N^2), and its error.
     slope, slope_error : float
@@ -127,14 +127,17 @@ def finite_size_trend(comparisons: Iterable[Comparison], *, order: int = 1) -> T
         raise ValueError(
             f"a trend needs comparisons at {least} or more different widths, got N = {widths.astype(int)}."
         )
+    n_samples = np.array([comparison.draws.labels.size for comparison in ordered], dtype=float)
     tables = [{row.name: row for row in comparison.tested} for comparison in ordered]
     rows = []
     for name, first in tables[0].items():
         if not all(name in table for table in tables):
             continue
         found = [table[name] for table in tables]
-        deviation = np.array([row.sample - row.theory for row in found])
-        error = np.array([row.standard_error for row in found])
+        # covariances within a code are O(1/P): only P times them has a limit, and deviations of order 1/N
+        scale = n_samples / n_samples[0] if name.startswith("covariance") else np.ones_like(widths)
+        deviation = scale * [row.sample - row.theory for row in found]
+        error = scale * [row.standard_error for row in found]
         if np.all(error > 0):
             dof = min(row.dof for row in found)
             rows.append(TrendRow(name, first.group, deviation, error, *_fit(widths, deviation, error, dof, order)))

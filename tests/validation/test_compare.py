@@ -122,7 +122,7 @@ def test_trends_need_different_widths(comparisons):
 
 
 def test_every_registered_statistic_is_compared(comparisons):
-    assert {row.group for row in comparisons[0].rows} == set(STATISTICS) - {"outliers"}
+    assert {row.group for row in comparisons[0].rows} == set(STATISTICS) - {"outliers", "predictor"}
     names = [row.name for row in comparisons[0].rows]
     assert len(set(names)) == len(names)
     assert "kernel between samples [1,2]" in names

@@ -1,0 +1,73 @@
+"""Theory against networks sampled on data: kernels, readouts, codes, and the predictor with its variance."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+
+TAU = 0.05
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Three classes of 12 noisy copies of one pattern each, and new ones."""
+    rng = np.random.default_rng(0)
+    patterns = rng.standard_normal((3, 40))
+    X = 0.6 * np.repeat(patterns, 12, axis=0) + 0.8 * rng.standard_normal((36, 40))
+    new = 0.6 * np.repeat(patterns, 2, axis=0) + 0.8 * rng.standard_normal((6, 40))
+    return mf.data_task(X, labels=np.repeat([0, 1, 2], 12), on=1.0, off=0.0), new
+
+
+def compared(name, images, width, **more):
+    task, new = images
+    network = mf.Network(name)
+    posterior = mf.solve(network, task, TAU)
+    chains = mf.sample(
+        network, task, width, TAU, draws=120, warmup=150, thin=2, chains=4, rng=1, inputs=new, progress=False, **more
+    )
+    return posterior, chains
+
+
+def test_linear_network_on_data(images):
+    """Closed form; at two widths, since 1/N is seen."""
+    found = []
+    for width in (50, 100):
+        posterior, chains = compared("linear", images, width)
+        found.append(mf.compare(posterior, chains, inputs=images[1]))
+    groups = {row.group for row in found[0].tested}
+    assert groups == {"residual", "kernel", "readout", "predictor"}
+    assert mf.finite_size_trend(found).passed()
+    predictor = mf.compare(posterior, chains, statistics=["predictor"], inputs=images[1])
+    assert len(predictor.tested) == 36
+    assert "elements" not in predictor.table()  # 18 predictions and 18 variances: short enough to be listed
+
+
+def test_sigmoid_network_on_data(images):
+    posterior, chains = compared("sigmoid", images, 100, start="annealed")
+    comparison = mf.compare(posterior, chains, inputs=images[1])
+    rows = {row.name: row for row in comparison.rows}
+    assert {row.group for row in comparison.tested} >= {"residual", "kernel", "readout", "codes", "predictor"}
+    assert any("on average" in note for note in comparison.notes)
+    for row in comparison.tested:
+        if row.group in ("residual", "predictor"):
+            assert abs(row.z) < 6, row
+    kernel = rows["kernel between samples [1,2]"]
+    assert kernel.sample == pytest.approx(kernel.theory, rel=0.05)
+    assert 0.9 < rows["prediction [1,1]"].sample / rows["prediction [1,1]"].theory < 1.1
+
+
+def test_wrong_theories_and_other_data_are_refused_or_caught(images):
+    posterior, chains = compared("linear", images, 200)
+    task = images[0]
+    other = mf.data_task(task.inputs + 0.01, Y=task.targets, labels=None)
+    with pytest.raises(ValueError, match="differ"):
+        mf.compare(mf.solve(mf.Network("linear"), other, TAU), chains)
+    with pytest.raises(ValueError, match="a ClassTask, the samples for a DataTask"):
+        mf.compare(mf.solve(mf.Network("linear"), mf.class_task(n_classes=3), TAU), chains)
+    wrong = replace(posterior, solution=replace(posterior.solution, t=1.05 * posterior.solution.t))
+    right = mf.compare(posterior, chains, statistics=["residual"])
+    assert right.passed()
+    assert mf.compare(wrong, chains, statistics=["residual"]).max_z > right.max_z + 3
+    assert not any(row.group == "predictor" and row.tested for row in mf.compare(posterior, chains).rows)
