@@ -60,8 +60,6 @@ _SYMBOLS = {
     "tau": r"$\tau$",
     "n_samples": "$P$",
 }
-
-
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -71,8 +69,12 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 
     @wraps(function)
     def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        with plt.rc_context(_STYLE):
+        before = {name: plt.rcParams[name] for name in _STYLE}  # rc_context would undo what a notebook sets
+        plt.rcParams.update(_STYLE)
+        try:
             return function(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
 
     return inner
 
@@ -266,9 +268,7 @@ def figure_phase_diagram(
         ax.set_xlabel("inputs by class")
         ax.set_ylabel("")
         top.plot(value, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
-        top.annotate(
-            _letter(i), (value, 0), (0, 4), textcoords="offset points", zorder=6, **_BOLD,
-        )  # fmt: skip
+        top.annotate(_letter(i), (value, 0), (0, 4), textcoords="offset points", zorder=6, **_BOLD)
     lower.supylabel("neurons by code", fontsize="medium")
     return figure
 

@@ -305,6 +305,23 @@ def test_axes_of_the_user_are_used_and_settings_left_alone(redundant, analog):
     assert dict(matplotlib.rcParams) == before
 
 
+def test_what_a_notebook_sets_on_the_first_figure_stays_set(redundant, monkeypatch):
+    """Backends of notebooks switch to interactive mode with the first figure, and show later ones in this mode only."""
+    make = plt.figure
+
+    def first_figure(*args, **kwargs):
+        plt.ion()
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(plt, "figure", first_figure)
+    assert not plt.isinteractive()
+    try:
+        plot.plot_kernel(redundant)
+        assert plt.isinteractive()
+    finally:
+        plt.ioff()
+
+
 def brightness(color):
     """Relative luminance: what is left of a colour on a black-and-white print."""
     linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in to_rgb(color)]
