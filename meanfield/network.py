@@ -31,7 +31,8 @@ class Network:
     sigma_a : float
         The readout prior is N(0, sigma_a^2 / P^(1/L)) per weight.
     sigma_w : float
-        Scale of the input weights; a first-layer kernel K_0 = k 1 has k = sigma_w^2 for inputs with |x|^2 = N_0.
+        Scale of the weights of every hidden layer; a first-layer kernel K_0 = k 1 has k = sigma_w^2 for inputs with
+        |x|^2 = N_0.
     scaling : {"non-lazy", "lazy"}
         Readout divided by N (mean-field, representations learn) or by sqrt(N).
 
