@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.posterior import activity_threshold
-from meanfield.sampling.statistics import Draws, as_draws, outlier_threshold
+from meanfield.sampling.statistics import as_draws, code_words, coding_threshold
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -79,40 +78,49 @@ class Drift:
         )
 
 
-def drift(chains: Any, *, n_lags: int = 20) -> Drift:
-    """How codes of the last hidden layer persist along the chains.
+def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
+    """How codes of a hidden layer persist along the chains.
 
     Parameters
     ----------
     chains : Chains or sequence of Chains
+    layer : int
+        0 is the lowest, -1 the last. Of lower layers only the first and the last draw are kept: two lags.
     n_lags : int
         Lags between 0 and the length of the chain at which the overlap is computed.
 
     Raises
     ------
     ValueError
-        For chains of fewer than 8 draws, and as `as_draws`.
+        For chains of fewer than 8 draws, layers that do not exist, and as `as_draws`.
     """
     draws = as_draws(chains)
     k, n_draws = draws.readout.shape[:2]
     if n_draws < 8:
         raise ValueError(f"drift needs chains of at least 8 draws, got {n_draws}.")
-    m = draws.class_activation
+    top = layer in (-1, draws.network.depth - 1)
+    if top:
+        m = draws.class_activation
+        lags = np.unique(np.rint(np.linspace(0, n_draws - 1, n_lags + 1)).astype(np.intp))
+    else:
+        runs = chains if isinstance(chains, (list, tuple)) else [chains]
+        ends = [np.concatenate([run.class_activations(layer, at) for run in runs]) for at in ("first", "last")]
+        m, lags = np.stack(ends, axis=1), np.array([0, 1])
     centred = m - m.mean(axis=(1, 2), keepdims=True)
-    lags = np.unique(np.rint(np.linspace(0, n_draws - 1, n_lags + 1)).astype(np.intp))
-    norm = np.einsum("kdnc,kdnc->k", centred, centred) / n_draws
+    length = m.shape[1]
+    norm = np.einsum("kdnc,kdnc->k", centred, centred) / length
     at_lag = []
     for lag in lags:
-        pairs = np.einsum("kdnc,kdnc->k", centred[:, : n_draws - lag], centred[:, lag:]) / (n_draws - lag)
+        pairs = np.einsum("kdnc,kdnc->k", centred[:, : length - lag], centred[:, lag:]) / (length - lag)
         at_lag.append(pairs / norm)
-    words = _words(draws)
+    words = code_words(m, coding_threshold(draws.network))
     same = (words[:, 0] == words[:, -1]).mean(axis=1)
     shares = np.stack([np.bincount(chain.ravel(), minlength=2 ** m.shape[3]) / chain.size for chain in words])
     value = float(same.mean())
     error = float(np.std(same, ddof=1) / np.sqrt(k)) if k > 1 else np.sqrt(value * (1 - value) / draws.width)
     return Drift(
         name=draws.network.activation.name,
-        lags=lags,
+        lags=lags if top else lags * (n_draws - 1),
         overlap=np.mean(at_lag, axis=1),
         overlap_error=np.std(at_lag, axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(lags.size, np.nan),
         persistence=value,
@@ -122,9 +130,3 @@ def drift(chains: Any, *, n_lags: int = 20) -> Drift:
         last=m[0, -1],
         words=words[0, 0],
     )
-
-
-def _words(draws: Draws) -> NDArray[np.int64]:
-    """Code words; of outliers only where phi has them: the bulk carries no code."""
-    unbounded = draws.network.activation.parts == "outliers"
-    return draws.words(outlier_threshold(draws.network) if unbounded else activity_threshold(draws.network))

@@ -9,9 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.plot import MAP, PALETTE, axes_or_new, styled
-from meanfield.posterior import activity_threshold
 from meanfield.sampling.compare import LIMIT, STATISTICS, Comparison
-from meanfield.sampling.statistics import outlier_threshold
+from meanfield.sampling.statistics import coding_threshold
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -105,8 +104,7 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
     parts = draws.network.activation.parts
     unit = np.sqrt(draws.width) if parts == "outliers" else 1.0
     readout = draws.readout.reshape(-1, draws.readout.shape[-1]) / unit
-    threshold = outlier_threshold(draws.network) if parts == "outliers" else activity_threshold(draws.network)
-    words = draws.words(threshold).ravel()
+    words = draws.words(coding_threshold(draws.network)).ravel()
     if parts == "gaussian":
         words = np.zeros_like(words)
     shown = [word for word in np.unique(words)[::-1] if parts == "outliers" or np.mean(words == word) > 1e-3]

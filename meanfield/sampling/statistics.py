@@ -27,10 +27,11 @@ __all__ = [
     "Observable",
     "all_shares",
     "as_draws",
+    "code_words",
+    "coding_threshold",
     "estimate",
     "normal_deviate",
     "observables",
-    "outlier_threshold",
 ]
 
 # Averaged over the samples of a class, a neuron of the bulk stays below about one standard deviation of the prior; an
@@ -187,9 +188,8 @@ class Draws:
         return len(self.readout)
 
     def words(self, threshold: float) -> NDArray[np.int64]:
-        """(k, d, N) code of every neuron as an integer, class 1 the highest bit."""
-        n_classes = self.class_activation.shape[3]
-        return (self.class_activation > threshold) @ (1 << np.arange(n_classes)[::-1])
+        """(k, d, N) code of every neuron, see `code_words`."""
+        return code_words(self.class_activation, threshold)
 
     def label(self, word: int) -> str:
         """ "1-1-0" of a code word."""
@@ -300,12 +300,11 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
         found.append(Observable("readout mean", "readout", a.mean(axis=2), everywhere))
     moment = np.einsum("kdni,kdnj->kdij", a, a) / draws.width
     found.append(Observable("readout second moment", "readout", moment, everywhere))
+    words = draws.words(coding_threshold(draws.network))
     if parts == "codes":
-        words = draws.words(activity_threshold(draws.network))
         for pattern in patterns:
             found += _of_code(draws, words == int(pattern, 2), "-".join(pattern))
     elif parts == "outliers":
-        words = draws.words(outlier_threshold(draws.network))
         found += _of_code(draws, words == 0, "bulk")
         for pattern in patterns:
             found += _of_outlier(draws, words == int(pattern, 2), pattern)
@@ -357,13 +356,24 @@ def _of_outlier(draws: Draws, member: NDArray[np.bool_], pattern: str) -> list[O
     ]
 
 
-def outlier_threshold(network: Network) -> float:
-    """Mean activation on a class beyond which a neuron counts as an outlier (unbounded phi)."""
+def code_words(activation: FloatArray, threshold: float) -> NDArray[np.int64]:
+    """(...) code words of class activations (..., C): integers, class 1 the highest bit."""
+    return np.asarray((activation > threshold) @ (1 << np.arange(activation.shape[-1])[::-1]))
+
+
+def coding_threshold(network: Network) -> float:
+    """Mean activation on a class beyond which a neuron counts as active.
+
+    The `activity_threshold` of the theory; where phi has outliers, only they carry codes: the level that makes a neuron
+    one of them.
+    """
+    if network.activation.parts != "outliers":
+        return activity_threshold(network)
     return float(OUTLIER_LEVEL * np.sqrt(network.k) * np.abs(network.activation.slopes).max())
 
 
 def all_shares(draws: Draws) -> FloatArray:
     """(k, 2^C) fraction of the neurons with each code word, mean over the draws of a chain."""
-    words = draws.words(activity_threshold(draws.network))
+    words = draws.words(coding_threshold(draws.network))
     size = 2 ** draws.class_activation.shape[3]
     return np.stack([np.bincount(chain.ravel(), minlength=size) / chain.size for chain in words])

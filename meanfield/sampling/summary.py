@@ -12,9 +12,9 @@ from meanfield.sampling.statistics import (
     Estimate,
     all_shares,
     as_draws,
+    coding_threshold,
     estimate,
     observables,
-    outlier_threshold,
 )
 from meanfield.validation import FloatArray
 
@@ -189,7 +189,7 @@ def _patterns(draws: Draws) -> list[str]:
     if parts == "gaussian":
         return []
     if parts == "outliers":
-        found = np.unique(draws.words(outlier_threshold(draws.network)))
+        found = np.unique(draws.words(coding_threshold(draws.network)))
         return [format(word, f"0{n_classes}b") for word in found if word > 0]
     share = all_shares(draws).mean(axis=0)
     return [format(word, f"0{n_classes}b") for word in np.argsort(-share) if share[word] > _MIN_SHARE]

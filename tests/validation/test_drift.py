@@ -75,6 +75,23 @@ def test_words_and_overlap_of_made_up_chains():
     assert "0.0 % of the neurons" in repr(drift)
 
 
+def test_layers_of_a_deep_network():
+    """The end points of the top layer, computed from the stored states, are those of the recorded activations."""
+    network = mf.Network("sigmoid", depth=2)
+    task = mf.class_task(targets=[1, -1], n_samples=24)
+    options = {"draws": 30, "warmup": 100, "chains": 2, "start": "annealed", "progress": False}
+    chains = mf.sample(network, task, 30, 0.05, rng=0, **options)
+    top, low = mf.drift(chains), mf.drift(chains, layer=0)
+    np.testing.assert_allclose(chains.class_activations(-1, "last")[0], top.last, atol=1e-12)
+    np.testing.assert_allclose(chains.class_activations(0, "first")[0], low.first, atol=1e-12)
+    assert low.lags.tolist() == [0, 29]
+    assert top.lags[-1] == 29
+    assert top.final_overlap > 0.8
+    assert low.final_overlap < top.final_overlap  # the code sharpens with depth
+    with pytest.raises(ValueError, match="layer must be"):
+        mf.drift(chains, layer=2)
+
+
 def test_short_chains_are_refused():
     short = fake_chains(mf.Network("sigmoid"), np.ones((2, 5, 8, 3)), np.ones((2, 5, 8, 3)))
     with pytest.raises(ValueError, match="at least 8 draws"):
