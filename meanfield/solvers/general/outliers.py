@@ -1,0 +1,415 @@
+"""One hidden layer with an unbounded activation of one kink on any data: bulk and outliers (general_data.md, 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from meanfield.activation import Activation
+from meanfield.solvers.general.compiled.ep import EP
+from meanfield.solvers.general.cone import Maxima
+from meanfield.solvers.general.lattice import Lattice, basins
+from meanfield.solvers.general.neuron import components
+from meanfield.solvers.general.outliers_bulk import Bulk
+from meanfield.solvers.general.outliers_check import joint_average, node_moments, outlier_violation
+from meanfield.solvers.general.outliers_dual import OutlierDual, State
+from meanfield.solvers.general.outliers_lattice import BoundedNeuron, LatticeBulk
+from meanfield.solvers.general.solution import GeneralSolution
+from meanfield.validation import FloatArray, real_array, real_number
+
+__all__ = ["OutlierSolution", "solve_outliers"]
+
+TOLERANCE = 1e-8
+MAX_OUTPUTS = 4  # of the readout lattice
+_ACCEPTED = 1e-6
+_MAX_UNKNOWNS = 6000
+_COMPARED = 20  # maxima
+_REACH = 4.0  # sigma_a
+_SEPARATED = 12.0  # the tail along an outlier direction has at most e^-12 of the bulk's density
+_MAX_EXTRAPOLATED = 0.02  # weight
+_LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are rounding
+
+Progress = Callable[[str, int, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class OutlierSolution(GeneralSolution):
+    """A `GeneralSolution` whose mixture is the bulk, with outliers and the certificate of their cone.
+
+    Attributes
+    ----------
+    outlier_pattern : (o, P) array
+        Sign of z = F w_o on the training inputs; 0 where the sample rests on the kink.
+    limit : float
+        P / 2 sigma_a^2, the largest q(u; t) allowed.
+    cone_excess : float
+        Largest q found over all starts, divided by `limit`, minus 1. The search is not exhaustive: a lower bound.
+    cone_starts, cone_hits, cone_failed : int
+        Starts of the last search of the cone, how many of them ended at the largest q (to 1e-6), and how many at no
+        local maximum.
+    slackness : float
+        max_o lam_o |q_o - limit| / limit.
+    outlier_violation : float
+        Of the conditions that define (u_o, w_o), relative, recomputed.
+    ep_mismatch : float
+        Largest difference between a marginal and its tilted distribution, in units of the marginal.
+    separation : float
+        ln of how much less dense the readout posterior is at |a| = sigma_a along the maxima of q near the limit than at
+        its own maximum: large where bulk and outliers are different things, near 0 where one turns into the other.
+    reach : float
+        Largest |a| that counts as bulk (infinite where the bulk is separated).
+    """
+
+    outlier_pattern: Any = field(default_factory=lambda: np.empty((0, 0), dtype=np.int8))
+    limit: float = 0.0
+    cone_excess: float = 0.0
+    cone_starts: int = 0
+    cone_hits: int = 0
+    cone_failed: int = 0
+    slackness: float = 0.0
+    outlier_violation: float = 0.0
+    ep_mismatch: float = 0.0
+    separation: float = math.inf
+    reach: float = math.inf
+
+
+def solve_outliers(
+    activation: Activation,
+    features: Any,
+    targets: Any,
+    sigma_a: float,
+    tau: float,
+    *,
+    labels: Any = None,
+    rng: Any = None,
+    warm_start: GeneralSolution | None = None,
+    progress: Progress | None = None,
+    tolerance: float = TOLERANCE,
+    n_starts: int = 200,
+    reach: float | None = None,
+    method: str = "auto",
+) -> OutlierSolution:
+    """Bulk and outliers of a network with phi(z) = s_- z for z < 0 and s_+ z for z > 0 on any inputs and targets.
+
+    Parameters
+    ----------
+    activation : Activation
+        ReLU, leaky ReLU, |z|, ...: one kink, at zero, phi(0) = 0.
+    features : (P, r) array
+        F with input kernel K = F F^T (sigma_w included).
+    targets : (P, m) array
+        Y.
+    sigma_a : float
+        Prior scale of the readout.
+    tau : float
+        N T > 0.
+    labels : (P,) integers, optional
+        Classes: a first stage keeps t equal within each.
+    rng : None, int, SeedSequence or Generator
+        For the starts of the cone search.
+    warm_start : GeneralSolution, optional
+        Start from its t and outliers.
+    progress : callable, optional
+        Called with (stage, step, error).
+    tolerance : float
+        Of the stationarity conditions.
+    n_starts : int
+        Random starts of the last search for violated outlier directions.
+    reach : float, optional
+        Where bulk and outliers are not separated: readouts with |a| beyond it count as outliers; 4 sigma_a if not
+        given. Larger is more accurate for wide networks, and slower.
+    method : {"auto", "joint", "lattice"}
+        How the bulk is integrated: by expectation propagation over readout and weights together, or on a lattice over
+        the readout (at most four outputs). "auto": jointly where the bulk turns out to be separated, else there.
+
+    Returns
+    -------
+    OutlierSolution
+        `status` is "optimal" only if the conditions, recomputed, hold.
+
+    Raises
+    ------
+    ValueError
+        For input that is not finite or does not fit, an activation with other kinks, and more than 6000 unknowns P m.
+    """
+    y, matrix, slopes, groups = _checked(activation, features, targets, labels)
+    sigma_a = real_number("sigma_a", sigma_a, above=0.0)
+    tau = real_number("tau", tau, above=0.0)
+    if method not in ("auto", "joint", "lattice"):
+        raise ValueError(f"method must be 'auto', 'joint' or 'lattice', got {method!r}.")
+    radius = _REACH * sigma_a if reach is None else real_number("reach", reach, above=0.0)
+    run = _Run(activation, matrix, y, sigma_a, tau, slopes, groups, np.random.default_rng(rng), progress, tolerance)
+    run.n_starts = n_starts
+    start = None if warm_start is None else np.array(warm_start.t)
+    state, separation = None, math.inf
+    if method != "lattice":
+        state = run.staged(start, None)
+        if state is not None:
+            separation = run.separation(state, sigma_a)
+        if method == "joint" and state is None:
+            raise ArithmeticError(_NO_BULK)
+    trusted = state is not None and state.error <= _ACCEPTED and separation >= _SEPARATED
+    if method == "joint" or trusted:
+        assert state is not None
+        return run.solution(state, separation, math.inf)
+    if y.shape[1] > MAX_OUTPUTS:
+        if state is None:
+            raise ArithmeticError(_NO_BULK)
+        return run.solution(state, separation, math.inf)
+    state = run.staged(start, radius)
+    if state is None:
+        raise ArithmeticError("expectation propagation failed at every readout; use a larger tau, or another reach.")
+    return run.solution(state, run.separation(state, sigma_a), radius)
+
+
+_NO_BULK = (
+    "expectation propagation over readout and weights has no fixed point: the bulk is not separated from the outlier "
+    "directions; use method='lattice' (at most four outputs), more samples, or a larger tau."
+)
+
+
+def _checked(
+    activation: Activation, features: Any, targets: Any, labels: Any
+) -> tuple[FloatArray, FloatArray, tuple[float, float], Any]:
+    matrix, y = real_array("features", features), real_array("targets", targets)
+    if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):
+        raise ValueError(
+            f"features (P, r) and targets (P, m) must have equally many rows, got {matrix.shape} and {y.shape}."
+        )
+    pieces = activation.pieces
+    if pieces is None or pieces.breaks != (0.0,) or any(pieces.intercepts):
+        raise ValueError(
+            f"outliers on any data need phi(z) = s_- z for z < 0 and s_+ z for z > 0 (ReLU, leaky ReLU, |z|), got "
+            f"{activation!r}; use solve_general for bounded phi."
+        )
+    if y.size > _MAX_UNKNOWNS:
+        raise ValueError(f"P m = {y.size} unknowns are more than {_MAX_UNKNOWNS}; use fewer samples or outputs.")
+    groups = None if labels is None else np.asarray(labels)
+    if groups is not None and (groups.shape != (len(y),) or groups.dtype.kind not in "iu"):
+        raise ValueError(f"labels must be {len(y)} integers, one per sample, got an array of shape {groups.shape}.")
+    return y, matrix, (float(pieces.slopes[0]), float(pieces.slopes[1])), groups
+
+
+class _Run:
+    """One solve: stages that hand their state on."""
+
+    n_starts = 200
+
+    def __init__(
+        self,
+        activation: Activation,
+        features: FloatArray,
+        targets: FloatArray,
+        sigma_a: float,
+        tau: float,
+        slopes: tuple[float, float],
+        labels: Any,
+        rng: np.random.Generator,
+        progress: Progress | None,
+        tolerance: float,
+    ) -> None:
+        self.activation, self.features, self.targets = activation, features, targets
+        self.s2, self.tau, self.slopes = sigma_a**2 / len(targets), tau, slopes
+        self.labels, self.rng, self.progress, self.tolerance = labels, rng, progress, tolerance
+        self.steps = 0
+
+    def dual(self, basis: FloatArray | None, reach: float | None, spacing: float, window: float) -> OutlierDual:
+        dual = OutlierDual(self.features, self.targets, self.s2, self.tau, self.slopes, basis)
+        if reach is not None:
+            dual.neuron = BoundedNeuron(self.activation, self.features, self.s2, reach)
+            dual.lattice = Lattice(self.targets.shape[1], self.s2, spacing, window)
+            dual.ep_tolerance = 0.1 * self.tolerance
+        return dual
+
+    def staged(self, t: FloatArray | None, reach: float | None) -> State | None:
+        """One value of t per class, if there are classes, then one per sample."""
+        known: Maxima | None = None
+        stages: list[tuple[str, FloatArray | None, float, int]] = [("samples", None, self.tolerance, self.n_starts)]
+        if self.labels is not None and t is None:
+            basis = (self.labels[:, None] == np.unique(self.labels)).astype(float)
+            stages.insert(0, ("classes", basis, 1e-3, 0))
+        state = None
+        for stage, basis, tolerance, n_final in stages:
+            dual = self.dual(basis, reach, *((1.4, 8.0) if basis is None else (1.6, 6.0)))
+            if t is None:
+                t = dual.start(self.rng, self.labels)
+            state = dual.minimise(
+                t, self.rng, tolerance, labels=self.labels, n_final=n_final, known=known, report=self.report(stage)
+            )
+            if state is None or (reach is None and not state.error <= max(1e-2, tolerance)):
+                return state if basis is None else None
+            t, known = state.t, state.maxima
+        self.final = dual
+        return state
+
+    def report(self, stage: str) -> Callable[[State], None]:
+        def inner(state: State) -> None:
+            self.steps += 1
+            if self.progress is not None:
+                self.progress(stage, self.steps, state.error)
+
+        return inner
+
+    def separation(self, state: State, radius: float) -> float:
+        """ln of the readout density at its maximum over the largest at |a| = radius along nearly active maxima of q."""
+        if not state.maxima.value.size:
+            return math.inf
+        neuron = BoundedNeuron(self.activation, self.features, self.s2, math.inf)
+        near = np.vstack([state.bulk.readout, np.zeros(self.targets.shape[1])])
+        inner = neuron.evaluate(state.t, near).exponent
+        outer = neuron.evaluate(state.t, radius * state.maxima.direction[:_COMPARED]).exponent
+        found = bool(np.isfinite(outer).any() and np.isfinite(inner).any())
+        return float(inner.max() - outer.max()) if found else 0.0
+
+    def active(self, state: State) -> np.ndarray:
+        """Outliers: the maxima of q with a multiplier, heaviest first."""
+        weight = state.multiplier
+        order = np.argsort(-weight, kind="stable")
+        return np.asarray(order[weight[order] > _LIGHTEST * max(1e-300, float(weight.max(initial=0.0)))])
+
+    def solution(self, state: State, separation: float, reach: float) -> OutlierSolution:
+        active, limit = self.active(state), self.final.limit
+        u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
+        parts = _joint_parts(state.bulk, state.t) if isinstance(state.bulk, Bulk) else _node_parts(state.bulk)
+        average, mismatch = self.recomputed(state)
+        z = self.features @ w.T
+        outputs = (np.where(z > 0, self.slopes[1], self.slopes[0]) * z * weight) @ u
+        residual = float(np.abs(self.targets - average - outputs - self.tau * state.t).max())
+        found = self.final.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
+        highest = float(found.value.max(initial=0.0))
+        excess = highest / limit - 1.0
+        slackness = float((weight * np.abs(state.maxima.value[active] / limit - 1.0)).max(initial=0.0))
+        violation = outlier_violation(self.features, state.t, self.s2, self.slopes, u, w)
+        worst = max(residual, excess, slackness, violation)
+        status, message = (
+            "optimal",
+            "stationarity recomputed; the cone was searched from many starts, which is no proof",
+        )
+        if not worst <= _ACCEPTED:
+            status = "not converged"
+            message = (
+                f"residual {residual:.1e}, excess of the cone {excess:.1e}, slackness {slackness:.1e}, outliers "
+                f"{violation:.1e}; wanted {_ACCEPTED:.0e}. Use a larger tau, or more starts (n_starts)."
+            )
+        elif parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
+            status = "EP failed"
+            message = (
+                f"expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the weight; "
+                "they are extrapolated to second order. Predictions are approximate; a larger tau helps."
+            )
+        elif separation < _SEPARATED:
+            message += (
+                f"; bulk and outliers are not separated (ln of the ratio of densities {separation:.1f}): the bulk has "
+                f"ridges, and readouts beyond |a| = {reach:.3g} count as outliers"
+            )
+        return OutlierSolution(
+            activation=self.activation,
+            features=self.features,
+            targets=self.targets,
+            prior=self.s2,
+            tau=self.tau,
+            t=state.t,
+            objective=self.final.linear(state.t) + state.bulk.log_z,
+            residual=residual,
+            outlier_direction=u,
+            outlier_weight=weight,
+            outlier_w=w,
+            status=status,
+            message=message,
+            iterations=self.steps,
+            outlier_pattern=state.maxima.pattern[active],
+            limit=limit,
+            cone_excess=excess,
+            cone_starts=found.starts,
+            cone_hits=int(found.hits[found.value >= highest * (1.0 - 1e-6)].sum()),
+            cone_failed=found.failed,
+            slackness=slackness,
+            outlier_violation=violation,
+            ep_mismatch=mismatch,
+            separation=separation,
+            reach=reach,
+            soft=np.full(len(parts["weight"]), -1),
+            soft_x=np.zeros(len(parts["weight"])),
+            directions=np.empty((0, self.features.shape[1])),
+            **parts,
+        )
+
+    def recomputed(self, state: State) -> tuple[FloatArray, float]:
+        """<a phi>_bulk and the mismatch of expectation propagation, in plain NumPy."""
+        bulk = state.bulk
+        if isinstance(bulk, Bulk):
+            return joint_average(self.features, state.t, self.s2, self.slopes, bulk.precision, bulk.pull)
+        at = bulk.nodes.at.take(np.flatnonzero(bulk.nodes.inside))
+        exponent, phi = np.array(at.exponent), np.array(at.phi)
+        # The sites of the other nodes do not belong to this t: they are extrapolated, and their weight is reported.
+        rows = np.flatnonzero(at.status == EP)
+        found = node_moments(self.features, state.t, self.s2, self.slopes, at.readout[rows], at.s[rows], at.nu[rows])
+        exponent[rows], phi[rows] = found[:2]
+        weight = np.exp(exponent - exponent.max())
+        return (phi.T * (weight / weight.sum())) @ at.readout, found[2]
+
+
+def _joint_parts(bulk: Bulk, t: FloatArray) -> dict[str, Any]:
+    """The joint Gaussian of (a, w) as a mixture over 2 m readouts with its mean and covariance."""
+    m = bulk.readout.size
+    root = np.linalg.cholesky(bulk.covariance)
+    a = bulk.readout + math.sqrt(m) * np.concatenate([root.T, -root.T])
+    n = len(a)
+    s = np.tile(bulk.precision[:, 1, 1], (n, 1))
+    nu = bulk.pull[:, 1] - bulk.precision[:, 0, 1] * (a @ t.T)
+    inner = bulk.factor[:, m:]
+    # E[w | a] = w_0 + Cov(w, a) Cov(a, a)^-1 (a - a_0)
+    shift = (a - bulk.readout) @ np.linalg.solve(bulk.covariance, bulk.factor[:, :m].T @ inner)
+    phi = bulk.phi + bulk.slope * (shift @ bulk.features.T)
+    return {
+        "readout": a,
+        "weight": np.full(n, 1.0 / n),
+        "phi": phi,
+        "spread": np.tile(np.maximum(bulk.phi2 - bulk.phi**2, 0.0), (n, 1)),
+        "gain": np.tile(bulk.slope, (n, 1)),
+        "s": s,
+        "nu": nu,
+        "basin": np.zeros(n, dtype=np.int64),
+        "code_weight": np.ones(1),
+        "code_readout": bulk.readout[None],
+        "code_covariance": bulk.covariance[None],
+        "code_phi": bulk.phi[None],
+        "method": "joint",
+        "n_nodes": n,
+        "extrapolated_weight": 0.0,
+        "ambiguous_weight": 0.0,
+    }
+
+
+def _node_parts(bulk: LatticeBulk) -> dict[str, Any]:
+    nodes = bulk.nodes.take(np.flatnonzero(bulk.nodes.inside))
+    weight, a = nodes.weight, nodes.at.readout
+    label = basins(nodes, 1e-3)
+    share = np.bincount(label, weight)
+    order = np.argsort(-share, kind="stable")
+    rank = np.argsort(order)
+    inside = [weight * (label == g) / share[g] for g in order]
+    mean = np.array([w @ a for w in inside])
+    parts = components(nodes.at, weight)
+    return {
+        "readout": parts.readout,
+        "weight": parts.weight / parts.weight.sum(),
+        "phi": parts.phi,
+        "spread": parts.spread,
+        "gain": parts.gain,
+        "s": parts.s,
+        "nu": parts.nu,
+        "basin": rank[label][parts.node],
+        "code_weight": share[order],
+        "code_readout": mean,
+        "code_covariance": np.array([((a - c).T * w) @ (a - c) for w, c in zip(inside, mean)]),
+        "code_phi": np.array([w @ nodes.at.phi for w in inside]),
+        "method": "lattice",
+        "n_nodes": len(weight),
+        "extrapolated_weight": float(weight[nodes.at.status != EP].sum()),
+        "ambiguous_weight": 0.0,
+    }

@@ -1,0 +1,314 @@
+"""ReLU-like networks on any data: bulk and outliers, against the single-layer solver, samples and identities."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.features import features_from_inputs
+from meanfield.solvers.general.outliers import OutlierSolution, solve_outliers
+from meanfield.solvers.general.outliers_bulk import bulk_moments
+from meanfield.solvers.general.outliers_check import joint_average, node_moments
+
+RELU = mf.Network("relu").activation
+
+
+def outputs(solution: OutlierSolution, features):
+    """sum_o lam_o phi(F w_o) u_o^T."""
+    slope = solution.activation.slopes
+    z = features @ solution.outlier_w.T
+    return (np.where(z > 0, slope[1], slope[0]) * z * solution.outlier_weight) @ solution.outlier_direction
+
+
+def one_hot(labels, off=0.0):
+    return np.where(np.eye(labels.max() + 1)[labels] > 0, 1.0, off)
+
+
+def mixture(n_samples=60, n_inputs=120, seed=5):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n_samples) % 3
+    x = 0.5 * rng.standard_normal((3, n_inputs))[labels] + rng.standard_normal((n_samples, n_inputs))
+    x -= x.mean(0)
+    return x / np.sqrt((x**2).mean()), labels
+
+
+# ---- the bulk ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slopes", [(0.0, 1.0), (0.2, 1.0), (-0.5, 1.0)])
+def test_gradient_of_the_bulk_is_exact(slopes):
+    rng = np.random.default_rng(0)
+    features, t = rng.standard_normal((20, 8)) / 3.0, 0.7 * rng.standard_normal((20, 2))
+    found = bulk_moments(features, t, 1 / 20, slopes)
+    for _ in range(3):
+        change = 1e-5 * rng.standard_normal(t.shape)
+        ahead, behind = (bulk_moments(features, t + s * change, 1 / 20, slopes).log_z for s in (1, -1))
+        assert 0.5 * (ahead - behind) == pytest.approx((found.mean_a_phi * change).sum(), rel=1e-5, abs=1e-13)
+
+
+def test_linear_phi_is_exact():
+    rng = np.random.default_rng(1)
+    features, t = rng.standard_normal((15, 25)) / 5.0, 0.5 * rng.standard_normal((15, 2))
+    s2, b = 1 / 15, 0.5
+    found = bulk_moments(features, t, s2, (b, b))
+    inner = np.eye(2) - s2 * b**2 * t.T @ features @ features.T @ t
+    assert found.log_z == pytest.approx(-0.5 * np.linalg.slogdet(inner)[1], abs=1e-11)
+    expected = s2 * b**2 * features @ features.T @ t @ np.linalg.inv(inner)
+    np.testing.assert_allclose(found.mean_a_phi, expected, atol=1e-11)
+
+
+def test_bulk_against_importance_sampling():
+    rng = np.random.default_rng(2)
+    features, t, s2 = rng.standard_normal((60, 40)) / 6.3, 0.8 * rng.standard_normal((60, 2)), 1 / 60
+    found = bulk_moments(features, t, s2, (0.0, 1.0))
+    w = rng.standard_normal((300_000, 40))
+    phi = np.maximum(w @ features.T, 0.0)
+    response = phi @ t
+    weight = np.exp(0.5 * s2 * (response**2).sum(1))  # the readout is Gaussian, given w
+    error = weight.std() / weight.mean() / np.sqrt(len(w))
+    assert found.log_z == pytest.approx(np.log(weight.mean()), abs=3 * error + 2e-3)  # EP is an approximation here
+    average = (phi.T * weight) @ (s2 * response) / weight.sum()
+    assert np.abs(found.mean_a_phi - average).max() < 0.05 * np.abs(average).max()
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_independent_averages_agree(zero):
+    """Quadrature and matrix inversion against the closed forms, also where a sample has t = 0 or a zero input."""
+    rng = np.random.default_rng(3)
+    features, t = rng.standard_normal((12, 5)) / 2.0, 0.8 * rng.standard_normal((12, 2))
+    if zero:
+        t[3], features[5] = 0.0, 0.0
+    found = bulk_moments(features, t, 1 / 12, (0.1, 1.0))
+    average, mismatch = joint_average(features, t, 1 / 12, (0.1, 1.0), found.precision, found.pull)
+    np.testing.assert_allclose(found.mean_a_phi, average, atol=1e-9)
+    assert mismatch < 1e-9
+    wrong = found.pull + 0.01
+    assert joint_average(features, t, 1 / 12, (0.1, 1.0), found.precision, wrong)[1] > 1e-3
+
+
+def test_no_fixed_point_is_not_hidden():
+    features, t = np.ones((6, 1)), 4.0 * np.ones((6, 1))  # far outside the cone: no integral
+    assert bulk_moments(features, t, 1 / 6, (0.0, 1.0)) is None
+
+
+# ---- orthogonal data: the single-layer solver -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "off"), [("relu", 0.0), ("relu", -0.5), ("leaky_relu", 0.0)])
+@pytest.mark.parametrize("n_samples", [99, 300])
+def test_orthogonal_inputs_reproduce_the_single_layer_solver(name, off, n_samples):
+    labels = np.arange(n_samples) % 3
+    network = mf.Network(name)
+    found = solve_outliers(network.activation, np.eye(n_samples), one_hot(labels, off), 1.0, 0.01, labels=labels, rng=0)
+    task = mf.class_task(fractions=[1 / 3] * 3, off=off, n_samples=n_samples)
+    expected = mf.solve(network, task, tau=0.01)
+    # The readout is Gaussian to order 1 / P in the bulk here, and integrated on a lattice there.
+    error = 10.0 / n_samples**2
+    assert found.status == "optimal"
+    np.testing.assert_allclose(found.t, expected.solution.t[labels], atol=error)
+    assert len(found.outlier_weight) == len(expected.solution.outlier_weight) == 3
+    np.testing.assert_allclose(found.outlier_weight, expected.solution.outlier_weight, atol=error)
+    np.testing.assert_allclose(found.code_readout[0], expected.solution.readout[0], atol=3 * error)
+    for u in expected.solution.outlier_direction:
+        assert np.abs(found.outlier_direction - u).max(axis=1).min() < 10 * error
+
+
+def test_prior_scales():
+    n_samples, sigma_a, sigma_w = 120, 0.8, 1.3
+    labels = np.arange(n_samples) % 3
+    network = mf.Network("relu", sigma_a=sigma_a, sigma_w=sigma_w)
+    found = solve_outliers(RELU, sigma_w * np.eye(n_samples), one_hot(labels), sigma_a, 0.02, labels=labels, rng=0)
+    task = mf.class_task(fractions=[1 / 3] * 3, off=0.0, n_samples=n_samples)
+    expected = mf.solve(network, task, tau=0.02).solution
+    np.testing.assert_allclose(found.t, expected.t[labels], atol=1e-3)
+    np.testing.assert_allclose(found.outlier_weight, expected.outlier_weight, rtol=2e-3)
+
+
+def test_both_integrals_of_the_bulk_agree():
+    n_samples = 150
+    labels = np.arange(n_samples) % 3
+    joint, lattice = (
+        solve_outliers(RELU, np.eye(n_samples), one_hot(labels), 1.0, 0.01, labels=labels, rng=0, method=method)
+        for method in ("joint", "lattice")
+    )
+    assert (joint.method, lattice.method) == ("joint", "lattice")
+    np.testing.assert_allclose(joint.t, lattice.t, atol=1e-3)
+    np.testing.assert_allclose(joint.outlier_weight, lattice.outlier_weight, atol=1e-3)
+    np.testing.assert_allclose(joint.code_covariance[0], lattice.code_covariance[0], atol=3e-2 / n_samples)
+
+
+# ---- other data -----------------------------------------------------------------------------------------
+
+
+def check(solution: OutlierSolution, tolerance=1e-6):
+    """Everything the certificate says, and Y = <a phi> + outliers + tau t once more."""
+    assert solution.status == "optimal", solution.message
+    for error in (solution.residual, solution.cone_excess, solution.slackness, solution.outlier_violation):
+        assert error <= tolerance
+    assert (solution.outlier_weight > 0).all()
+    assert 1 <= solution.cone_hits <= solution.cone_starts
+    rest = solution.targets - outputs(solution, solution.features) - solution.tau * solution.t
+    if solution.method == "lattice":
+        slope = solution.activation.slopes
+        s2, f = solution.prior, solution.features
+        exponent, phi, _ = node_moments(f, solution.t, s2, slope, solution.readout, solution.s, solution.nu)
+        weight = np.exp(exponent - exponent.max())
+        bulk = (phi.T * weight / weight.sum()) @ solution.readout
+        assert np.abs(rest - bulk).max() <= tolerance or solution.extrapolated_weight > 0
+    # From the reported activations of the components, which are those of the tilted distributions.
+    assert np.abs(rest - (solution.phi.T * solution.weight) @ solution.readout).max() < 0.02
+
+
+def test_correlated_inputs():
+    x, labels = mixture()
+    features = features_from_inputs(x).matrix
+    found = solve_outliers(RELU, features, one_hot(labels), 1.0, 0.01, labels=labels, rng=0, reach=1.0)
+    check(found)
+    assert found.separation < 12.0
+    # One outlier per class, silent elsewhere.
+    assert len(found.outlier_weight) == 3
+    activation = np.maximum(found.features @ found.outlier_w.T, 0.0)
+    by_class = np.array([activation[labels == c].mean(0) for c in range(3)])
+    assert sorted(by_class.argmax(0)) == [0, 1, 2]
+    assert (np.sort(by_class, axis=0)[1] < 0.1 * by_class.max(0)).all()
+
+
+def test_coordinates_of_the_weights_and_order_of_the_samples_are_arbitrary():
+    x, labels = mixture(45, 60)
+    features = features_from_inputs(x).matrix
+    rng = np.random.default_rng(0)
+    rotation = np.linalg.qr(rng.standard_normal((features.shape[1],) * 2))[0]
+    order = rng.permutation(len(labels))
+    one = solve_outliers(RELU, features, one_hot(labels), 1.0, 0.02, labels=labels, rng=1, reach=1.0)
+    turned = (features @ rotation)[order]
+    other = solve_outliers(RELU, turned, one_hot(labels)[order], 1.0, 0.02, labels=labels[order], rng=2, reach=1.0)
+    np.testing.assert_allclose(other.t, one.t[order], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ridges_replace_the_outliers_and_sampled_networks_agree():
+    """Where nothing separates bulk and outliers the whole tail belongs to the bulk: then t is that of networks."""
+    x, labels = mixture()
+    features = features_from_inputs(x).matrix
+    found = solve_outliers(RELU, features, one_hot(labels), 1.0, 0.01, labels=labels, rng=0)
+    check(found)
+    assert found.outlier_weight.size == 0
+    assert found.cone_excess < 0.0, "inside the cone, not on its edge"
+    tail = np.linalg.norm(found.readout, axis=1) > 0.6
+    assert 0.25 < found.weight[tail].sum() < 0.4
+    task = mf.data_task(x, one_hot(labels), labels=labels)
+    chains = mf.sample(mf.Network("relu"), task, 100, 0.01, draws=300, warmup=400, chains=2, rng=1, progress=False)
+    t = np.asarray(chains.residual).mean((0, 1)) / 0.01
+    assert np.corrcoef(t.ravel(), found.t.ravel())[0, 1] > 0.995
+    assert (t * found.t).sum() / (found.t**2).sum() == pytest.approx(1.0, abs=0.03)
+
+
+def test_fewer_inputs_than_samples():
+    x, labels = mixture(50, 25)
+    features = features_from_inputs(x).matrix
+    found = solve_outliers(RELU, features, one_hot(labels), 1.0, 0.5, labels=labels, rng=0, reach=1.0)
+    assert found.features.shape == (50, 25)
+    check(found)
+
+
+def test_duplicated_inputs_share_what_they_can():
+    x, labels = mixture(30, 60)
+    features = features_from_inputs(x).matrix
+    twice = np.vstack([features, features])
+    y = np.vstack([one_hot(labels), one_hot(labels)])
+    found = solve_outliers(RELU, twice, y, 1.0, 0.05, labels=np.tile(labels, 2), rng=0, reach=1.0)
+    check(found)
+    np.testing.assert_allclose(found.t[:30], found.t[30:], atol=1e-6)
+    # Two copies with t / 2 each, and the prior of P samples, are one sample at half the temperature.
+    # (EP, an approximation, treats the copies as two sites.)
+    once = solve_outliers(RELU, features, one_hot(labels), np.sqrt(0.5), 0.025, labels=labels, rng=0, reach=1.0)
+    np.testing.assert_allclose(once.t, 2 * found.t[:30], atol=0.02)
+
+
+def test_warm_start_and_progress():
+    x, labels = mixture(45, 60)
+    features = features_from_inputs(x).matrix
+    seen = []
+    options = {"labels": labels, "rng": 0, "reach": 1.0, "method": "lattice"}
+    cold = solve_outliers(RELU, features, one_hot(labels), 1.0, 0.02, **options)
+    warm = solve_outliers(
+        RELU,
+        features,
+        one_hot(labels),
+        1.0,
+        0.022,
+        **options,
+        warm_start=cold,
+        progress=lambda *what: seen.append(what),
+    )
+    assert warm.iterations < cold.iterations
+    check(warm)
+    assert {stage for stage, _, _ in seen} == {"samples"}
+    assert seen[-1][2] < 1e-7
+
+
+def test_zero_targets():
+    found = solve_outliers(RELU, np.eye(8), np.zeros((8, 2)), 1.0, 0.1)
+    assert found.status == "optimal"
+    assert np.abs(found.t).max() == 0.0
+    assert found.outlier_weight.size == 0
+
+
+def test_what_cannot_be_solved_is_refused_in_words():
+    x = np.eye(6)
+    with pytest.raises(ValueError, match="solve_general"):
+        solve_outliers(mf.Network("sigmoid").activation, x, np.eye(6), 1.0, 0.1)
+    with pytest.raises(ValueError, match="equally many rows"):
+        solve_outliers(RELU, x, np.eye(5), 1.0, 0.1)
+    with pytest.raises(ValueError, match="labels must be 6 integers"):
+        solve_outliers(RELU, x, np.eye(6), 1.0, 0.1, labels=[0.5] * 6)
+    with pytest.raises(ValueError, match="tau"):
+        solve_outliers(RELU, x, np.eye(6), 1.0, 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        solve_outliers(RELU, np.where(x > 0, np.nan, x), np.eye(6), 1.0, 0.1)
+    with pytest.raises(ValueError, match="unknowns"):
+        solve_outliers(RELU, np.zeros((700, 1)), np.zeros((700, 10)), 1.0, 0.1)
+
+
+@pytest.mark.slow
+def test_random_labels_are_solved_or_refused():
+    """Many maxima of the cone, few starts reach the highest: the numbers that say so come with the result."""
+    rng = np.random.default_rng(5)
+    features = features_from_inputs(rng.standard_normal((24, 40))).matrix
+    y = np.sign(rng.standard_normal((24, 1)))
+    found = solve_outliers(RELU, features, y, 1.0, 0.1, rng=0)
+    if found.status == "optimal":
+        check(found)
+    else:
+        assert "residual" in found.message
+    assert found.cone_hits < 0.5 * found.cone_starts
+
+
+@pytest.mark.slow
+def test_digits():
+    from meanfield import datasets
+
+    train, _ = datasets.digits().classes(0, 1, 2).split(45, 30, rng=0)
+    task = train.task(center=True, scale="rms")
+    features = task.features(1.0).matrix
+    found = solve_outliers(RELU, features, task.targets, 1.0, 0.05, labels=task.labels, rng=0, reach=1.0)
+    check(found)
+    assert found.separation < 12.0, "45 digits do not separate bulk and outliers"
+
+
+@pytest.mark.slow
+def test_mnist():
+    folder = os.environ.get("MEANFIELD_MNIST")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MEANFIELD_MNIST does not name a folder with the IDX files of MNIST")
+    from meanfield import datasets
+
+    train, _ = datasets.mnist(folder, part="t10k").classes(0, 1, 2).split(100, 300, rng=0)
+    task = train.task(center=True, scale="rms")
+    features = task.features(1.0).matrix
+    found = solve_outliers(RELU, features, task.targets, 1.0, 0.05, labels=task.labels, rng=0, reach=1.0)
+    check(found, 1e-5)
