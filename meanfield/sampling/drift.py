@@ -8,6 +8,7 @@ representations drift.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +38,15 @@ class Drift:
         sum_ic dM_ic(s) dM_ic(s + lag) over its value at lag 0, where M_ic is the mean activation of neuron i on class c
         and dM its deviation from the mean neuron: 1 if all neurons keep their code, 0 if codes are drawn afresh. The
         error is that between chains (NaN for a single one).
+    coding : str
+        Which neurons carry codes: "neurons" (all), or "outliers" where phi has a bulk that carries none.
     persistence : float
-        Fraction of neurons with the same code word in the first and in the last draw, over all chains.
+        Fraction of these, in the first draw, that have the same code word in the last draw, over all chains (NaN if
+        there are none).
     persistence_error : float
         Standard error, from the scatter of the chains (binomial for a single chain).
     chance : float
-        The same for unrelated neurons: sum_g p_g^2.
+        The same for unrelated neurons: the mean share of the codes they have.
     first, last : (N, C) arrays
         M in the first and the last draw of the first chain.
     words : (N,) integer array
@@ -53,6 +57,7 @@ class Drift:
     lags: NDArray[np.intp]
     overlap: FloatArray
     overlap_error: FloatArray
+    coding: str
     persistence: float
     persistence_error: float
     chance: float
@@ -73,7 +78,7 @@ class Drift:
 
     def __repr__(self) -> str:
         return (
-            f"<Drift of {self.name}: {100 * self.persistence:.1f} % of the neurons keep their code over "
+            f"<Drift of {self.name}: {100 * self.persistence:.1f} % of the {self.coding} keep their code over "
             f"{self.lags[-1]} draws (chance {100 * self.chance:.1f} %), overlap {self.final_overlap:.3f}>"
         )
 
@@ -114,18 +119,27 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
         pairs = np.einsum("kdnc,kdnc->k", centred[:, : length - lag], centred[:, lag:]) / (length - lag)
         at_lag.append(pairs / norm)
     words = code_words(m, coding_threshold(draws.network))
-    same = (words[:, 0] == words[:, -1]).mean(axis=1)
-    shares = np.stack([np.bincount(chain.ravel(), minlength=2 ** m.shape[3]) / chain.size for chain in words])
-    value = float(same.mean())
-    error = float(np.std(same, ddof=1) / np.sqrt(k)) if k > 1 else np.sqrt(value * (1 - value) / draws.width)
+    bulk = draws.network.activation.parts == "outliers"
+    kept, expected, size = [], [], 0
+    for chain in words:
+        coding = chain[0] > 0 if bulk else np.ones(draws.width, dtype=bool)
+        if coding.any():
+            share = np.bincount(chain.ravel(), minlength=2 ** m.shape[3]) / chain.size
+            kept.append(float(np.mean(chain[0][coding] == chain[-1][coding])))
+            expected.append(float(np.mean(share[chain[0][coding]])))
+            size += int(coding.sum())
+    value = float(np.mean(kept)) if kept else math.nan
+    many = len(kept) > 1
+    error = np.std(kept, ddof=1) / np.sqrt(len(kept)) if many else np.sqrt(value * (1 - value) / max(size, 1))
     return Drift(
         name=draws.network.activation.name,
         lags=lags if top else lags * (n_draws - 1),
         overlap=np.mean(at_lag, axis=1),
         overlap_error=np.std(at_lag, axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(lags.size, np.nan),
+        coding="outliers" if bulk else "neurons",
         persistence=value,
         persistence_error=float(error),
-        chance=float(np.mean(np.sum(shares**2, axis=1))),
+        chance=float(np.mean(expected)) if kept else math.nan,
         first=m[0, 0],
         last=m[0, -1],
         words=words[0, 0],

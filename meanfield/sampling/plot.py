@@ -239,7 +239,9 @@ def figure_drift(drifts: Sequence[Drift]) -> Figure:
         curve.errorbar(drift.lags, drift.overlap, drift.overlap_error, color=PALETTE[0], linewidth=1.2, capsize=0)
         curve.set(xlabel="draws apart", ylabel="overlap of codes", ylim=(min(0.0, drift.overlap.min()) - 0.02, 1.05))
         curve.spines[["top", "right"]].set_visible(False)
-        kept = f"{100 * drift.persistence:.0f} % keep their code (chance {100 * drift.chance:.0f} %)"
+        kept = (
+            f"{100 * drift.persistence:.0f} % of the {drift.coding} keep their code (chance {100 * drift.chance:.0f} %)"
+        )
         curve.set_title(kept, fontsize=7)
     rows[0, 0].set_title("first draw")
     rows[0, 1].set_title("last draw")

@@ -36,6 +36,8 @@ def test_relu_keeps_its_outliers(drifts):
     outliers = drift.words > 0
     assert outliers.sum() == 3  # one for each class
     assert drift.persistence == 1.0
+    assert drift.chance < 0.1
+    assert "100.0 % of the outliers" in repr(drift)
     assert drift.final_overlap > 0.9
     np.testing.assert_allclose(drift.last[outliers].max(axis=1), drift.first[outliers].max(axis=1), rtol=0.1)
 
@@ -90,6 +92,14 @@ def test_layers_of_a_deep_network():
     assert low.final_overlap < top.final_overlap  # the code sharpens with depth
     with pytest.raises(ValueError, match="layer must be"):
         mf.drift(chains, layer=2)
+
+
+def test_a_bulk_without_outliers_has_no_codes():
+    activation = np.random.default_rng(0).random((2, 10, 8, 3))
+    drift = mf.drift(fake_chains(mf.Network("relu"), np.ones((2, 10, 8, 3)), activation))
+    assert np.isnan(drift.persistence)
+    assert np.isnan(drift.chance)
+    assert abs(drift.final_overlap) < 0.5
 
 
 def test_short_chains_are_refused():
