@@ -27,6 +27,7 @@ from meanfield.predict import (
 )
 from meanfield.predict_general import GeneralPredictor
 from meanfield.result import Certificate, ConvergenceError
+from meanfield.solvers.general.outliers_solution import OutlierSolution
 from meanfield.solvers.general.solution import GeneralSolution
 from meanfield.solvers.linear_data import LinearDataSolution
 from meanfield.validation import FloatArray, real_number
@@ -355,11 +356,12 @@ class DataPosterior:
             own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w")}
             own |= {"features": features, "targets": task.targets}
             header["solution"]["activation"] = network.activation
+        kind = OutlierSolution if "limit" in header["solution"] else _KINDS[header["kind"]]
         return cls(
             network,
             task,
             header["tau"],
-            _KINDS[header["kind"]](**own, **header["solution"]),
+            kind(**own, **header["solution"]),
             Certificate(**header["certificate"]),
             header["status"],
             header["message"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -51,14 +52,18 @@ def _general(
         )
     if tau == 0.0:
         raise ValueError("nonlinear networks on data need tau = N T > 0; give for example tau = 0.01.")
-    from meanfield.solvers.general.solve import solve_general  # loads compiled code that nothing else needs
+    solver: Any
+    if network.activation.parts == "outliers":
+        from meanfield.solvers.general.outliers import solve_outliers as solver  # both load compiled code
+    else:
+        from meanfield.solvers.general.solve import solve_general as solver
 
     warm = None if warm_start is None or warm_start.kind != "general" else warm_start.solution
     if warm is not None and warm.t.shape != task.targets.shape:
         raise ValueError(f"warm_start has t of shape {warm.t.shape}, the task needs {task.targets.shape}.")
     with progress_bar(progress, None, unit="step") as advance:
         try:
-            found = solve_general(
+            found = solver(
                 network.activation,
                 task.features(network.sigma_w).matrix,
                 task.targets,

@@ -307,8 +307,31 @@ def test_mnist():
         pytest.skip("MEANFIELD_MNIST does not name a folder with the IDX files of MNIST")
     from meanfield import datasets
 
-    train, _ = datasets.mnist(folder, part="t10k").classes(0, 1, 2).split(100, 300, rng=0)
+    train, _ = datasets.mnist(folder, part="test").classes(0, 1, 2).split(100, 300, rng=0)
     task = train.task(center=True, scale="rms")
     features = task.features(1.0).matrix
     found = solve_outliers(RELU, features, task.targets, 1.0, 0.05, labels=task.labels, rng=0, reach=1.0)
     check(found, 1e-5)
+
+
+# ---- through `solve` ------------------------------------------------------------------------------------
+
+
+def test_solve_predicts_and_saves(tmp_path):
+    n_samples = 99
+    labels = np.arange(n_samples) % 3
+    x = np.sqrt(n_samples) * np.eye(n_samples)
+    task = mf.data_task(x, one_hot(labels), labels=labels)
+    post = mf.solve(mf.Network("relu"), task, tau=0.01, progress=False)
+    assert isinstance(post.solution, OutlierSolution)
+    assert post.status == "optimal"
+    assert post.scheme == "sparse"
+    assert len(post.outliers) == 3
+    # The predictor takes z to be Gaussian, also on the training inputs, where it is not quite.
+    np.testing.assert_allclose(post.predict(x), task.targets - 0.01 * post.solution.t, atol=6e-3)
+    np.testing.assert_allclose(post.predictions, task.targets - 0.01 * post.solution.t, atol=6e-3)
+    loaded = mf.DataPosterior.load(post.save(tmp_path / "relu.npz"))
+    assert isinstance(loaded.solution, OutlierSolution)
+    assert loaded.solution.cone_starts == post.solution.cone_starts
+    np.testing.assert_array_equal(loaded.solution.outlier_pattern, post.solution.outlier_pattern)
+    np.testing.assert_allclose(loaded.predict(x), post.predict(x), atol=1e-9)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from meanfield.solvers.general.outliers_bulk import Bulk
 from meanfield.solvers.general.outliers_check import joint_average, node_moments, outlier_violation
 from meanfield.solvers.general.outliers_dual import OutlierDual, State
 from meanfield.solvers.general.outliers_lattice import BoundedNeuron, LatticeBulk
+from meanfield.solvers.general.outliers_solution import OutlierSolution
 from meanfield.solvers.general.solution import GeneralSolution
 from meanfield.validation import FloatArray, real_array, real_number
 
@@ -34,47 +34,6 @@ _MAX_EXTRAPOLATED = 0.02  # weight
 _LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are rounding
 
 Progress = Callable[[str, int, float], None]
-
-
-@dataclass(frozen=True, eq=False)
-class OutlierSolution(GeneralSolution):
-    """A `GeneralSolution` whose mixture is the bulk, with outliers and the certificate of their cone.
-
-    Attributes
-    ----------
-    outlier_pattern : (o, P) array
-        Sign of z = F w_o on the training inputs; 0 where the sample rests on the kink.
-    limit : float
-        P / 2 sigma_a^2, the largest q(u; t) allowed.
-    cone_excess : float
-        Largest q found over all starts, divided by `limit`, minus 1. The search is not exhaustive: a lower bound.
-    cone_starts, cone_hits, cone_failed : int
-        Starts of the last search of the cone, how many of them ended at the largest q (to 1e-6), and how many at no
-        local maximum.
-    slackness : float
-        max_o lam_o |q_o - limit| / limit.
-    outlier_violation : float
-        Of the conditions that define (u_o, w_o), relative, recomputed.
-    ep_mismatch : float
-        Largest difference between a marginal and its tilted distribution, in units of the marginal.
-    separation : float
-        ln of how much less dense the readout posterior is at |a| = sigma_a along the maxima of q near the limit than at
-        its own maximum: large where bulk and outliers are different things, near 0 where one turns into the other.
-    reach : float
-        Largest |a| that counts as bulk (infinite where the bulk is separated).
-    """
-
-    outlier_pattern: Any = field(default_factory=lambda: np.empty((0, 0), dtype=np.int8))
-    limit: float = 0.0
-    cone_excess: float = 0.0
-    cone_starts: int = 0
-    cone_hits: int = 0
-    cone_failed: int = 0
-    slackness: float = 0.0
-    outlier_violation: float = 0.0
-    ep_mismatch: float = 0.0
-    separation: float = math.inf
-    reach: float = math.inf
 
 
 def solve_outliers(
