@@ -374,9 +374,10 @@ class DataPosterior:
     def _predictor(self) -> Predictor:
         parts = self.network, self.task, self.tau, self.solution
         if self.kind == "general":
-            names = [code.label for code in self.codes]
-            if self.scheme == "sparse":
-                names = ["bulk"]
+            names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
+            order = np.argsort(-self.solution.outlier_weight, kind="stable")  # that of `outliers`
+            rank = np.argsort(order)
+            names += [f"outlier {self.outliers[i].label}" for i in rank]
             return GeneralPredictor(*parts, tuple(names))
         return LinearPredictor(*parts) if self.kind == "linear" else LazyPredictor(*parts)
 

@@ -9,6 +9,8 @@ A^{-1} F^T nu, so a new preactivation is z* ~ N(m*, v*), m* = F* w, v* = |L^{-1}
     C = sum_i p_i C_i (x) a_i a_i^T + sum_i p_i (g_i - g)(g_i - g)^T,    g_i = E_i phi (x) a_i,
 
 where C_i is the covariance of phi over samples, Cov(phi, phi') = c Sigma_zz' c' with c = Cov(phi, z) / Var z.
+Outliers (unbounded phi) add lam_o phi(F* w_o) u_o to the mean. Their own fluctuations, of order 1/N too, are not in the
+variance.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ class GeneralPredictor:
     task: DataTask
     tau: float
     solution: Any
-    code_names: tuple[str, ...]
+    part_names: tuple[str, ...]  # codes, then outliers
 
     # ---- the mixture -------------------------------------------------------------------------------
 
@@ -312,8 +314,8 @@ class GeneralPredictor:
     def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
         """Weights from the mixture; readouts from their Gaussian given the weights, N(s2 t^T phi, s2)."""
         s, features = self.solution, self._features
-        names = list(self.code_names)
         outliers = len(s.outlier_weight)
+        codes = len(self.part_names) - outliers
         if n <= outliers:
             raise ValueError(f"n = {n} neurons cannot hold {outliers} outliers and a bulk; ask for more neurons.")
         chosen = rng.choice(len(self._rows), size=n, p=self._weights / self._weights.sum())
@@ -334,12 +336,11 @@ class GeneralPredictor:
         readouts = prior * on_training @ s.t + math.sqrt(prior) * rng.standard_normal((n, s.t.shape[1]))
         for o in range(outliers):  # the last neurons become the outliers
             row, size = n - outliers + o, math.sqrt(n * s.outlier_weight[o])
-            part[row], readouts[row], w[row] = len(names) + o, size * s.outlier_direction[o], size * s.outlier_w[o]
-        names += [f"outlier {o + 1}" for o in range(outliers)]
+            part[row], readouts[row], w[row] = codes + o, size * s.outlier_direction[o], size * s.outlier_w[o]
         # The part of the weights that no training input has seen keeps its prior.
         unseen = rng.standard_normal((n, new.shape[1]))
         unseen -= (unseen @ features.map) @ features.map.T
         unseen[n - outliers :] = 0.0
         scale = self.network.sigma_w / math.sqrt(new.shape[1])
         z = w @ features.project(new)[0].T + scale * unseen @ new.T
-        return readouts, part, tuple(names), z
+        return readouts, part, self.part_names, z

@@ -79,6 +79,8 @@ def _general(
     notes: tuple[str, ...] = ()
     if found.extrapolated_weight > 1e-4:
         notes = (f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated",)
+    if len(found.outlier_weight):
+        notes += ("the variance of the predictor does not contain the fluctuations of the outliers",)
     return DataPosterior(
         network,
         task,

@@ -129,13 +129,13 @@ def test_outliers_add_their_outputs_and_their_kernel():
     s.outlier_direction, s.outlier_weight, s.outlier_w = np.array([[0.6, 0.8]]), np.array([0.3]), np.ones((1, 6))
     network = mf.Network("relu", sigma_w=1.2)
     plain = GeneralPredictor(network, predictor.task, 0.1, predictor.solution, ("bulk",))
-    more = GeneralPredictor(network, predictor.task, 0.1, s, ("bulk",))
+    more = GeneralPredictor(network, predictor.task, 0.1, s, ("bulk", "outlier 1-0"))
     active = np.maximum(predictor.task.features(1.2).project(new)[0] @ np.ones(6), 0.0)
     np.testing.assert_allclose(more.mean(new) - plain.mean(new), 0.3 * np.outer(active, [0.6, 0.8]), atol=1e-12)
     difference = more.kernel(new, None, 1) - plain.kernel(new, None, 1)
     np.testing.assert_allclose(difference, 0.3 * np.outer(active, active), atol=1e-12)
     readouts, part, names, z = more.draw(100, new, np.random.default_rng(0))
-    assert names[part[-1]] == "outlier 1"
+    assert names[part[-1]] == "outlier 1-0"
     np.testing.assert_allclose(readouts[-1], np.sqrt(30) * np.array([0.6, 0.8]))
     np.testing.assert_allclose(np.maximum(z[-1], 0), np.sqrt(30) * active, atol=1e-12)
     with pytest.raises(ValueError, match="cannot hold 1 outliers"):

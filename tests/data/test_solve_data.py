@@ -188,3 +188,23 @@ def test_against_sampled_networks():
     # One draw of four chains shows the kernel up to a few neurons per code.
     drawn = chains.activations(at="last").reshape(-1, task.n_samples)
     np.testing.assert_allclose(drawn.T @ drawn / len(drawn), post.kernel(), atol=0.05)
+
+
+def test_outliers_of_a_relu_network():
+    """Orthogonal inputs, one-hot targets: a bulk and one outlier per class, of which equal classes have equal ones."""
+    labels = np.repeat([0, 1, 2], [12, 6, 6])
+    task = mf.data_task(np.sqrt(24) * np.eye(24), labels=labels)
+    post = mf.solve(mf.Network("relu"), task, tau=0.05)
+    assert post.scheme == "sparse"
+    assert post.bulk is post.codes[0]
+    assert [outlier.pattern for outlier in post.outliers] == ["100", "010", "001"]
+    assert post.outliers[1].weight == pytest.approx(post.outliers[2].weight, rel=1e-5)
+    assert "fluctuations of the outliers" in post.notes[-1]
+    # Y = <a phi> of the bulk and the outliers + tau t; within the bulk readout and activation are correlated.
+    weighted = post.solution.weight[:, None, None] * post.solution.phi[:, :, None] * post.solution.readout[:, None, :]
+    outliers = sum(np.multiply.outer(o.sample_activation, o.readout) for o in post.outliers)
+    np.testing.assert_allclose(weighted.sum(0) + outliers + post.residual, task.targets, atol=1e-4)
+    drawn = post.sample_neurons(50, rng=0)
+    assert [drawn.part_names[p] for p in drawn.code[-3:]] == ["outlier 1-0-0", "outlier 0-1-0", "outlier 0-0-1"]
+    np.testing.assert_allclose(drawn.readouts[-1], np.sqrt(50) * post.outliers[2].readout)
+    assert "outlier 1-0-0" in post.table()
