@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
+from meanfield.archive import read_archive, write_archive
 from meanfield.result import ConvergenceError
 
 
@@ -83,6 +84,13 @@ def test_round_trip(posterior, tmp_path):
     assert [c.pattern for c in again.codes] == [c.pattern for c in posterior.codes]
     one, two = (p.sample_neurons(5, rng=1, X=x) for p in (again, posterior))
     np.testing.assert_allclose(one.activations, two.activations, atol=1e-12)
+    # Saved on a machine whose singular vectors differ by a rotation.
+    header, arrays = read_archive(tmp_path / "a.npz", "data posterior")
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((arrays["solution_features"].shape[1],) * 2))[0]
+    for name in ("features", "directions", "outlier_w"):
+        arrays[f"solution_{name}"] = arrays[f"solution_{name}"] @ turn
+    write_archive(tmp_path / "b", "data posterior", header, arrays)
+    np.testing.assert_allclose(mf.DataPosterior.load(tmp_path / "b.npz").predict(x), posterior.predict(x), atol=1e-12)
 
 
 def test_frozen_fractions(posterior):
