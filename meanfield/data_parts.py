@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meanfield.cumulant import cumulant
 from meanfield.data import DataTask
 from meanfield.network import Network
 from meanfield.parts import Code, Outlier
+from meanfield.posterior import code_pattern
 from meanfield.validation import FloatArray, read_only
 
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class DataOutlier(Outlier):
 
 def codes_of(network: Network, task: DataTask, solution: Any) -> tuple[DataCode, ...]:
     """Codes of a `GeneralSolution`, in its order (heaviest first)."""
-    threshold = _threshold(network)
     second = np.array([
         solution.weight[mine] @ (solution.spread[mine] + solution.phi[mine] ** 2) / solution.weight[mine].sum()
         for mine in (solution.basin == g for g in range(solution.n_codes))
@@ -58,7 +57,7 @@ def codes_of(network: Network, task: DataTask, solution: Any) -> tuple[DataCode,
     for g in range(solution.n_codes):
         phi = solution.code_phi[g]
         mean, variance = _by_class(task, phi), _by_class(task, second[g] - phi**2)
-        pattern = "".join("1" if x > threshold else "0" for x in mean) if task.n_classes else str(g + 1)
+        pattern = code_pattern(network, mean) if task.n_classes else str(g + 1)
         codes.append(
             DataCode(
                 pattern,
@@ -87,14 +86,6 @@ def outliers_of(network: Network, task: DataTask, solution: Any) -> tuple[DataOu
         classes = read_only(_by_class(task, z)), read_only(mean)
         found.append(DataOutlier(pattern, float(weight), read_only(readout), *classes, read_only(phi)))
     return tuple(sorted(found, key=lambda outlier: -outlier.weight))
-
-
-def _threshold(network: Network) -> float:
-    """Mean activation above which a class counts as active: as for class tasks."""
-    middle = network.activation.midpoint
-    if middle is None:
-        middle = float(cumulant(network.activation, network.k).direct(np.zeros(1))[1][0])
-    return middle
 
 
 def _by_class(task: DataTask, values: FloatArray) -> FloatArray:

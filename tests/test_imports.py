@@ -22,8 +22,8 @@ FLOORS = [
     ["data", "datasets"],
     ["solvers", "sampling", "lazy"],
     ["density", "predict", "predict_general", "readout"],
-    ["neurons", "parts", "data_parts", "table"],
-    ["posterior", "data_posterior"],
+    ["neurons", "parts", "table"],
+    ["posterior", "data_parts", "data_posterior"],
     [
         "sampling.statistics",
         "sampling.summary",
