@@ -29,7 +29,7 @@ class _WideNetwork(BaseEstimator):
 
     def __init__(
         self,
-        activation: Any = "sigmoid",
+        activation: Any = "linear",
         *,
         depth: int = 1,
         sigma_a: float = 1.0,
@@ -69,8 +69,10 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
     Parameters
     ----------
     activation : str, Activation or SymPy expression
+        "linear", the default, has a closed form. Nonlinear networks take seconds to minutes; on targets that are
+        mostly noise, at small tau, a solution may not be found (see `on_failure`).
     depth : int
-        Hidden layers.
+        Hidden layers; more than one for linear networks at tau = 0, and for lazy networks.
     sigma_a, sigma_w : float
         Prior scales of readout and input weights.
     tau : float
@@ -107,13 +109,13 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
     >>> from sklearn.datasets import load_digits
     >>> from meanfield.estimator import NonLazyClassifier
     >>> X, y = load_digits(n_class=3, return_X_y=True)
-    >>> NonLazyClassifier("linear", tau=1.0).fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
+    >>> NonLazyClassifier(tau=1.0).fit(X[::2], y[::2]).score(X[1::2], y[1::2]) > 0.9
     True
     """
 
     def __init__(
         self,
-        activation: Any = "sigmoid",
+        activation: Any = "linear",
         *,
         depth: int = 1,
         sigma_a: float = 1.0,

@@ -12,9 +12,9 @@ from meanfield.estimator import NonLazyClassifier, NonLazyRegressor
 
 @parametrize_with_checks(
     [
-        NonLazyClassifier("linear"),
+        NonLazyClassifier(),
         NonLazyClassifier("erf", lazy=True),
-        NonLazyRegressor("linear"),
+        NonLazyRegressor(),
         NonLazyRegressor("relu", lazy=True),
     ]
 )
@@ -46,6 +46,15 @@ def test_two_classes_share_one_decision():
     assert np.array_equal(fitted.predict(X), np.where(decision > 0, 2, 1))
     mirrored = NonLazyClassifier("linear", tau=0.1, on=0.0, off=1.0).fit(X, y)  # the own output is the small one
     assert np.mean(mirrored.predict(X) == fitted.predict(X)) > 0.95
+
+
+def test_a_nonlinear_network_has_codes():
+    X, y = load_digits(n_class=3, return_X_y=True)
+    fitted = NonLazyClassifier("sigmoid", tau=0.1, on_failure="raise").fit(X[:45], y[:45])
+    assert fitted.certificate_.kkt_residual < 1e-4
+    assert {code.pattern for code in fitted.codes_} >= {"011", "101", "110"}
+    assert sum(code.weight for code in fitted.codes_) == pytest.approx(1.0, abs=1e-9)
+    assert fitted.score(X[45:], y[45:]) > 0.9
 
 
 def test_regression_is_equivariant():
