@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.activation import Activation
+from meanfield.solvers.general.compiled.ep import EP
 from meanfield.solvers.general.lattice import Lattice, Nodes, grow, search
 from meanfield.solvers.general.neuron import Neuron, Readouts, components, joined
 from meanfield.validation import FloatArray
@@ -92,7 +93,9 @@ def lattice_bulk(
         index = np.unique(lattice.nearest(np.vstack([found.readout, np.zeros((1, t.shape[1]))])), axis=0)
         nodes = Nodes(lattice, t, index, neuron.evaluate(t, lattice.readouts(index), tolerance=tolerance))
     else:
-        nodes = Nodes(lattice, t, start.nodes.index, neuron.moved(start.nodes.at, start.nodes.t, t, tolerance))
+        # Extrapolated nodes start afresh from a neighbour: extrapolation from one t to the next would pile up.
+        known = start.nodes.take(np.flatnonzero(start.nodes.at.status == EP))
+        nodes = Nodes(lattice, t, known.index, neuron.moved(known.at, known.t, t, tolerance))
     usable = nodes.at.ok & np.isfinite(nodes.at.exponent)
     if not usable.any():
         return None
