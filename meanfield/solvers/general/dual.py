@@ -18,8 +18,10 @@ __all__ = ["Dual", "State", "minimise"]
 
 _FLAT = 1e-6  # nodes below this weight do not enter the Hessian
 _MAX_STEPS = 80
-_SEARCH_GRADIENT = 0.02
+_SEARCH_EVERY = 1.0  # distance in t after which codes are searched for again,
+_SEARCH_GRADIENT = 0.02  # or at every step while |grad| is above this
 _SMALLEST_RADIUS = 1e-6
+_PATIENCE = 12  # steps without progress in J or in the gradient
 _NOISE = 0.03  # of J, in units of the weight of extrapolated nodes
 
 
@@ -135,6 +137,24 @@ class Dual:
         rows = np.sort(first)
         return Nodes(nodes.lattice, nodes.t, index[rows], joined([nodes.at, more.at]).take(rows))
 
+    def completed(
+        self, nodes: Nodes, theta: FloatArray, rng: np.random.Generator, tolerance: float, look: bool
+    ) -> Nodes:
+        """All nodes that count at theta, from those known there; codes are searched for if `look`."""
+        if look:
+            reach = 1.2 * float(np.abs(nodes.at.readout).max())
+            nodes = self.merged(nodes, self.search(theta, reach, rng, tolerance))
+        return grow(self.neuron, nodes, tolerance, self.soft)
+
+    def returned(self, trial: Nodes, old: Nodes, state: State, tolerance: float) -> tuple[Nodes, Any]:
+        """Nodes of `state` with those of a rejected `trial` that `old` did not have; the rows of these."""
+        missing = trial.take((trial.weight > 1e-4) & ~np.isin(_keys(trial.index), _keys(old.index)))
+        if not len(missing.at):
+            return self.moved(state.nodes.take(state.nodes.inside), state.theta, tolerance), np.empty(0, np.int64)
+        back = self.moved(missing, state.theta, tolerance)
+        nodes = grow(self.neuron, self.merged(state.nodes, back), tolerance, self.soft)
+        return nodes, np.flatnonzero(np.isin(_keys(nodes.index), _keys(back.index)))
+
     def moved(self, nodes: Nodes, theta: FloatArray, tolerance: float) -> Nodes:
         """The same nodes at another theta; light ones less accurately."""
         t = self.t(theta)
@@ -181,41 +201,50 @@ def minimise(
 ) -> State:
     """Newton's method with honest acceptance, until |grad| < tolerance or no step is accepted."""
     radius = 3.0
-    fresh = True
+    hessian: FloatArray | None = None
     extra: Any = np.empty(0, dtype=np.int64)  # rows of the state's nodes that matter only at a rejected trial
-    step_count = 0
-    while step_count < max_steps:
-        if fresh:
+    travelled = np.inf  # since the last search for codes
+    best, lowest, stalled = np.inf, np.inf, 0
+    for step_count in range(1, max_steps + 1):
+        if state.error < tolerance:
+            if travelled == 0.0 or dual.lattice.frozen is not None:
+                break
+            travelled = 0.0
+            found = dual.state(
+                state.theta, dual.completed(state.nodes, state.theta, rng, ep_tolerance, True), step_count
+            )
+            if found.objective > state.objective + 1e-6 * (1.0 + abs(state.objective)):
+                state, hessian = found, None
             if state.error < tolerance:
                 break
+        # Noise in J (bimodal or extrapolated neurons) ends in a long row of tiny steps: better to stop and say so.
+        merit = (state.objective, state.error)
+        stalled = 0 if merit[0] < best - 1e-4 * (1.0 + abs(best)) ** 0.5 or merit[1] < 0.7 * lowest else stalled + 1
+        best, lowest = min(best, merit[0]), min(lowest, merit[1])
+        if stalled > _PATIENCE:
+            break
+        if hessian is None:
             hessian = dual.hessian(state.nodes)
-            fresh = False
         step, drop, limited = step_of(hessian, state.gradient * dual.scale[:, None], radius)
         length = float(np.abs(step).max())
         theta = state.theta + step
-        step_count += 1
         rows = np.union1d(np.flatnonzero(state.nodes.inside), extra)
-        trial = dual.moved(state.nodes.take(rows), theta, ep_tolerance)
+        trial = old = dual.moved(state.nodes.take(rows), theta, ep_tolerance)
         slack = 1e-9 * (1.0 + abs(state.objective))
         accepted = dual.objective(trial) < state.objective + slack
         if accepted:
-            old = trial
-            if dual.lattice.frozen is None and (state.error > _SEARCH_GRADIENT or step_count % 5 == 0):
-                reach = 1.2 * float(np.abs(trial.at.readout).max())
-                trial = dual.merged(trial, dual.search(theta, reach, rng, ep_tolerance))
-            trial = grow(dual.neuron, trial, ep_tolerance, dual.soft)
+            travelled += length
+            look = dual.lattice.frozen is None and (state.error > _SEARCH_GRADIENT or travelled > _SEARCH_EVERY)
+            trial = dual.completed(trial, theta, rng, ep_tolerance, look)
+            travelled = 0.0 if look else travelled
             new = dual.state(theta, trial, step_count)
             # J of nodes that are extrapolated is not quite a function of t.
             noise = slack + (_NOISE * new.extrapolated if new.error < 0.8 * state.error else 0.0)
             accepted = new.objective < state.objective + noise
             if not accepted:
                 # What made the difference may count at the present theta as well: J there must include it.
-                missing = trial.take((trial.weight > 1e-4) & ~np.isin(_keys(trial.index), _keys(old.index)))
-                back = dual.moved(missing, state.theta, ep_tolerance) if len(missing.at) else missing
-                nodes = dual.merged(state.nodes, back)
-                nodes = grow(dual.neuron, nodes, ep_tolerance, dual.soft)
+                nodes, extra = dual.returned(trial, old, state, ep_tolerance)
                 state = dual.state(state.theta, nodes, step_count)
-                extra = np.flatnonzero(np.isin(_keys(nodes.index), _keys(back.index)))
                 hessian = dual.hessian(state.nodes)
         if not accepted:
             report(state, f"rejected {dual.objective(trial) - state.objective:.2g} radius {radius:.2g}")
@@ -228,6 +257,6 @@ def minimise(
             radius = 0.5 * length
         elif limited and gained > 0.6 * drop:
             radius *= 3.0
-        state, fresh, extra = new, True, np.empty(0, dtype=np.int64)
+        state, hessian, extra = new, None, np.empty(0, dtype=np.int64)
         report(state, f"accepted {length:.2g} drop {gained:.3g} predicted {drop:.3g}")
     return state

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.solvers.general.compiled.ep import EP, FAILED
+from meanfield.solvers.general.compiled.ep import FAILED, VGA
 from meanfield.solvers.general.neuron import EXTRAPOLATED, Neuron, Readouts, joined
 from meanfield.validation import FloatArray
 
@@ -174,7 +174,7 @@ def _neighbours(nodes: Nodes) -> tuple[Any, Any, FloatArray]:
     keys = _keys(nodes.index)
     order = np.argsort(keys)
     keys = keys[order]
-    parent = np.flatnonzero(nodes.inside & (nodes.at.status == EP))
+    parent = np.flatnonzero(nodes.inside & (nodes.at.status <= VGA))
     index = nodes.index[parent][:, None] + moves
 
     def position(of: Any) -> Any:
@@ -202,6 +202,9 @@ def soften(neuron: Neuron, nodes: Nodes, rows: Any, tolerance: float) -> Nodes:
     bad = (at.status[rows] == EXTRAPOLATED) | (at.lowest[rows] < _SOFT_EIGENVALUE)
     plain = np.array([line is None for line in at.line[rows]], dtype=bool)
     rows = rows[bad & plain & (nodes.depth[rows] < _SOFT_WINDOW)]
+    place = [(nodes.lattice.spacing, int(key)) for key in _keys(nodes.index[rows])]
+    # A node that no direction helped is left alone until there is a new one.
+    rows = rows[[neuron.refused.get(key, -1) < len(neuron.directions) for key in place]] if rows.size else rows
     if not rows.size:
         return nodes
     tried = 0
@@ -220,6 +223,8 @@ def soften(neuron: Neuron, nodes: Nodes, rows: Any, tolerance: float) -> Nodes:
         at.assign(rows[new.ok], new.take(new.ok))
         rows = rows[~new.ok]
         tried += 1
+    for key in _keys(nodes.index[rows]):
+        neuron.refused[nodes.lattice.spacing, int(key)] = len(neuron.directions)
     return Nodes(nodes.lattice, nodes.t, nodes.index, at)
 
 

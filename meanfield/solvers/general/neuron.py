@@ -57,6 +57,10 @@ class Neuron:
         self.features = features_tuple(matrix)
         self.prior = prior
         self.directions: list[tuple[FloatArray, ep.Features, FloatArray]] = []  # u, F - F u u^T, F u
+        self.refused: dict[
+            tuple[float, int], int
+        ] = {}  # lattice nodes that no soft direction helped: how many were tried
+        self.fallback = False  # variational bound where expectation propagation fails
         self.threads = threads or os.cpu_count() or 1
         self.pool = ThreadPoolExecutor(self.threads)
         self.n_evaluations = 0
@@ -88,6 +92,7 @@ class Neuron:
         x: FloatArray | None = None,
         chain: bool = False,
         softest: bool = False,
+        dampings: FloatArray = _DAMPINGS,
     ) -> tuple[ep.Moments, FloatArray]:
         """The compiled evaluation of rows of k (n, P), s and nu in place; eigenvectors (n, r) if `softest`.
 
@@ -105,7 +110,7 @@ class Neuron:
             np.zeros(n) if x is None else x,
             self.tilt,
         )
-        dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (_DAMPINGS, _CAP)
+        dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (dampings, _CAP)
 
         def job(rows: Any) -> None:
             ep.evaluate(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
@@ -124,16 +129,17 @@ class Neuron:
         readout: FloatArray,
         start: tuple[FloatArray, FloatArray] | None = None,
         tolerance: float | FloatArray = 1e-6,
-        fallback: bool = False,
+        fallback: bool | None = None,
+        dampings: FloatArray = _DAMPINGS,
     ) -> Readouts:
         """Neurons with these readouts (n, m) at t (P, m), from sites `start` (two arrays (n, P)) or from none."""
         n, k = len(readout), readout @ t.T
         s, nu = (np.array(part) for part in start) if start is not None else np.zeros((2, n, self.n_samples))
         origin = np.arange(n) if start is not None else np.full(n, -1)
         tol = np.broadcast_to(np.asarray(tolerance, dtype=float), (n,)).copy()
-        moments, _ = self.run(k, s, nu, origin, tol)
+        moments, _ = self.run(k, s, nu, origin, tol, dampings=dampings)
         failed = np.flatnonzero(moments.status == ep.FAILED)
-        if fallback and failed.size:
+        if (self.fallback if fallback is None else fallback) and failed.size:
             self.spread_over_threads(
                 failed.size, lambda rows: ascend(self.features, self.tilt, failed[rows], k, s, nu, tol, moments)
             )
@@ -164,10 +170,11 @@ class Neuron:
         tolerance = np.broadcast_to(tolerance, (len(known),))
         plain = np.array([line is None for line in known.line], dtype=bool)
         new = known.take(slice(None))
-        new.assign(
-            plain,
-            self.evaluate(t, known.readout[plain], (start[0][plain], start[1][plain]), tolerance[plain]),
-        )
+        # Where it failed before, one attempt is enough.
+        hopeless = known.status == EXTRAPOLATED
+        for rows, dampings in ((plain & ~hopeless, _DAMPINGS), (plain & hopeless, _DAMPINGS[-1:])):
+            sites = start[0][rows], start[1][rows]
+            new.assign(rows, self.evaluate(t, known.readout[rows], sites, tolerance[rows], dampings=dampings))
         soft = np.flatnonzero(~plain)
         lines = [known.line[i] for i in soft]
         self.resolve(new, soft, t, [line.direction for line in lines], lines, tolerance[soft], ratio[soft])
@@ -258,10 +265,13 @@ class Neuron:
                 if found[2][end] != ep.EP:
                     sites = [np.tile(part, (len(x), 1)) for part in (s, nu)]
                 origin = np.concatenate([[0], np.arange(len(x) - 1)])
-                more = [part[1:] for part in self._at_x(k, direction, x, *sites, origin, tolerance)]
+                more = [part[1:] for part in self._at_x(k, direction, x, sites[0], sites[1], origin, tolerance)]
                 if sign < 0:
                     more = [part[::-1] for part in more]
+                useless = (more[2] != ep.EP).all()
                 found = [np.concatenate(pair if sign > 0 else pair[::-1]) for pair in zip(found, more)]
+                if useless:  # the weight left out here makes `_summed` refuse
+                    break
         return self._summed(direction, found, check_ends=True)
 
     def _summed(self, direction: int, found: list[Any], *, check_ends: bool) -> Any:

@@ -62,7 +62,8 @@ class GeneralSolution:
     residual : float
         max |dJ/dt|, recomputed with expectation propagation from zero sites; the constraint Y = <a phi> + tau t.
     extrapolated_weight : float
-        Weight of components where expectation propagation failed and a second-order expansion stands in.
+        Weight of components where expectation propagation failed and a second-order expansion, or the variational
+        bound, stands in.
     ambiguous_weight : float
         Weight of components where expectation propagation from zero sites finds another fixed point.
     outlier_direction : (o, m) array

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from meanfield.activation import Activation
-from meanfield.solvers.general.compiled.ep import FAILED
+from meanfield.result import ConvergenceError
+from meanfield.solvers.general.compiled.ep import FAILED, VGA
 from meanfield.solvers.general.dual import Dual, State, minimise
 from meanfield.solvers.general.lattice import Frozen, Lattice, Nodes, basins, grow
 from meanfield.solvers.general.neuron import Neuron, components
@@ -24,6 +25,7 @@ _MAX_EXTRAPOLATED = 0.02
 _COMPONENT = 1e-7  # lighter components are not kept
 _RARE = 1e-4  # lighter codes are counted to the nearest heavier one
 _HALVINGS = 12
+_MAX_OUTPUTS = 5  # 350 nodes per code; one more output multiplies that by two and a half
 _SAME = 1e-4  # in log Z: two runs of expectation propagation this close found the same fixed point
 
 Progress = Callable[[str, int, float], None]
@@ -85,7 +87,10 @@ def solve_general(
     Raises
     ------
     ValueError
-        If the input is not finite, shapes do not fit, tau or sigma_a is not positive, or phi is unbounded.
+        If the input is not finite, shapes do not fit, tau or sigma_a is not positive, phi is unbounded, or there are
+        more than five outputs.
+    ConvergenceError
+        If not even a starting point was found.
 
     Notes
     -----
@@ -101,6 +106,11 @@ def solve_general(
     groups = None if labels is None else np.asarray(labels)
     if groups is not None and (groups.shape != (len(y),) or groups.dtype.kind not in "iu"):
         raise ValueError(f"labels must be {len(y)} integers, one per sample, got an array of shape {groups.shape}.")
+    if y.shape[1] > _MAX_OUTPUTS:
+        raise ValueError(
+            f"the readout is integrated on a lattice in at most {_MAX_OUTPUTS} dimensions, got {y.shape[1]} outputs; "
+            "solve for fewer classes at a time."
+        )
     if max(activation.growth) > 0.0:
         raise ValueError(
             f"{activation!r} is unbounded: its posterior has outliers or is Gaussian, which this solver does not treat."
@@ -176,8 +186,6 @@ class _Run:
             basis = _basis(labels, self.targets)
             dual = self.dual(basis, False, spacing=2.0, window=4.5)
             start = self.first(dual, basis)
-            if start is None:
-                return self.failed("expectation propagation failed at every start, also near t = 0")
             state = self.minimised(dual, start, 1e-2, 1e-4, "classes")
             theta = basis @ state.theta
             for spacing, window, tolerance in ((1.8, 5.0, 1e-2),):
@@ -186,15 +194,21 @@ class _Run:
                 theta = state.theta
         else:
             theta = np.array(warm_start.t)
-        dual = self.dual(None, True, **final)
+        dual = self.dual(None, False, **final)
+        start = self.continued(dual, theta, state, 1e-5, warm_start)
+        state = self.minimised(dual, start, max(1e-2, self.tolerance), 1e-5, "samples")
+        dual.soft = True
         # Error of E phi at a mismatch e of the sites: about e.
         ep_tolerance = min(1e-4, 0.3 * self.tolerance)
-        start = self.continued(dual, theta, state, 1e-5, warm_start)
-        state = self.minimised(dual, start, max(1e-3, self.tolerance), 1e-5, "samples")
         state = self.minimised(dual, self.refreshed(dual, state, ep_tolerance), self.tolerance, ep_tolerance, "final")
+        if state.extrapolated > _MAX_EXTRAPOLATED:
+            # A lower bound of log Z where there is nothing better: at least a well-defined J.
+            self.neuron.fallback = True
+            start = self.continued(dual, state.theta, state, ep_tolerance)
+            state = self.minimised(dual, start, self.tolerance, ep_tolerance, "variational")
         return self.solution(dual, state)
 
-    def first(self, dual: Dual, basis: FloatArray) -> State | None:
+    def first(self, dual: Dual, basis: FloatArray) -> State:
         """theta proportional to the centred targets; halved while expectation propagation fails everywhere."""
         off = self.targets - self.targets.mean(axis=0)
         theta = np.linalg.lstsq(basis, 4.0 * off / max(np.abs(off).max(), 1e-300), rcond=None)[0]
@@ -203,7 +217,9 @@ class _Run:
             if nodes is not None:
                 return dual.state(theta, grow(self.neuron, nodes, 1e-4))
             theta = 0.5 * theta
-        return None
+        nodes = dual.search(0.0 * theta, 1.5, self.rng, 1e-4)  # Z = 1 there
+        assert nodes is not None
+        return dual.state(0.0 * theta, grow(self.neuron, nodes, 1e-4))
 
     def continued(
         self,
@@ -226,12 +242,20 @@ class _Run:
             known = known.take(known.ok)
             reach = 1.2 * float(np.abs(solution.readout).max())
         nodes = dual.search(theta, reach, self.rng, ep_tolerance, known)
-        assert nodes is not None
+        if nodes is None:
+            self.neuron.fallback = True
+            nodes = dual.search(theta, reach, self.rng, ep_tolerance, known)
+        if nodes is None:
+            raise ConvergenceError(
+                "no Gaussian approximation of any neuron was found: single neurons are far beyond their capacity; "
+                "use a larger tau or more inputs."
+            )
         return dual.state(theta, grow(self.neuron, nodes, ep_tolerance, dual.soft))
 
     def refreshed(self, dual: Dual, state: State, ep_tolerance: float) -> State:
         """The same nodes at the same point, to another accuracy of expectation propagation."""
-        return dual.state(state.theta, dual.moved(state.nodes.take(state.nodes.inside), state.theta, ep_tolerance))
+        nodes = dual.moved(state.nodes.take(state.nodes.inside), state.theta, ep_tolerance)
+        return dual.state(state.theta, grow(self.neuron, nodes, ep_tolerance, dual.soft))
 
     def frozen(self, solution: GeneralSolution, fractions: FloatArray, final: dict[str, Any]) -> GeneralSolution:
         if fractions.shape != solution.code_weight.shape or (fractions < 0).any() or fractions.sum() <= 0:
@@ -278,6 +302,7 @@ class _Run:
         weight = nodes.weight
         residual, ambiguous = self.recomputed(dual, state)
         extrapolated = state.extrapolated
+        bounded = float(weight[nodes.at.status == VGA].sum())
         label = nodes.code if dual.lattice.frozen is not None else basins(nodes, _RARE)
         parts = components(nodes.at, weight, _COMPONENT)
         share = np.asarray(np.bincount(label, weight), dtype=float)
@@ -291,11 +316,12 @@ class _Run:
         if not residual <= max(_ACCEPTED, 10.0 * self.tolerance):
             status = "not converged"
             message = f"max |dJ/dt| = {residual:.2g}, wanted {self.tolerance:.2g}; try a larger tau or another rng."
-        elif extrapolated > _MAX_EXTRAPOLATED:
+        elif extrapolated + bounded > _MAX_EXTRAPOLATED:
             status = "EP failed"
             message = (
-                f"expectation propagation failed on readouts that carry {extrapolated:.2g} of the weight; they are "
-                "extrapolated to second order. Predictions are approximate."
+                f"expectation propagation failed on readouts that carry {extrapolated + bounded:.2g} of the weight "
+                f"({bounded:.2g}: variational bound, {extrapolated:.2g}: second-order expansion): single neurons "
+                "are near or beyond their capacity. Results are approximate; a larger tau or more inputs help."
             )
         m, rank = a.shape[1], self.neuron.features.matrix.shape[1]
         return GeneralSolution(
@@ -322,7 +348,7 @@ class _Run:
             code_covariance=covariance,
             code_phi=np.array([w @ phi for w in inside]),
             residual=residual,
-            extrapolated_weight=extrapolated,
+            extrapolated_weight=extrapolated + bounded,
             ambiguous_weight=ambiguous,
             outlier_direction=np.empty((0, m)),
             outlier_weight=np.empty(0),
@@ -333,9 +359,6 @@ class _Run:
             n_nodes=len(nodes.at),
             iterations=self.steps,
         )
-
-    def failed(self, reason: str) -> GeneralSolution:
-        raise ArithmeticError(reason)
 
 
 def _basis(labels: Any, targets: FloatArray) -> FloatArray:

@@ -60,7 +60,7 @@ def tilt_of(activation: Activation) -> Tilt:
         slope_min=float(np.nanmin(ends)),
         slope_max=float(np.nanmax(ends)),
         curvature=float(bend.max()),
-        jump=sum(jump for jump in jumps if jump > 1e-9),
+        jump=float(sum(jump for jump in jumps if jump > 1e-9)),
         step=float(GRID_STEPS[0]),
         grid=activation(np.concatenate(grids)),
         start=np.concatenate([[0], np.cumsum(2 * half + 1)[:-1]]) + half,

@@ -100,10 +100,10 @@ def _exponentials(scratch, n):
 @jit
 def _half_line(u):
     """ln Q(u), mean - u and variance of a standard normal cut to [u, inf)."""
-    if u > 2.5:
+    if u > 4.0:
         # Mills' ratio 1 / (u + 1 / (u + 2 / (u + ...))): mean = u + d, d = 1 / (u + e), variance (e - d) / (u + e).
-        n = 4 + int(200.0 / (u * u))
-        e = 0.0
+        n = 5 + int(200.0 / (u * math.sqrt(u)))
+        e = 0.5 * (math.sqrt(u * u + 4.0 * (n + 1)) - u)  # what is left out, to leading order
         for j in range(n, 1, -1):
             e = j / (u + e)
         d = 1.0 / (u + e)

