@@ -82,6 +82,8 @@ def run(options: argparse.Namespace, solve: Callable[..., Any]) -> int:
     for name in ("width", "n_samples", "samples", "warmup", "thin", "chains"):
         if np.min(values[name]) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be positive, got {np.min(values[name])}")
+    if values["samples"] < 8 or min(values["seed"]) < 0:
+        raise ValueError(f"--samples must be 8 or more and --seed 0 or more, got {values['samples']}, {values['seed']}")
     widths, n_samples = values["width"], values["n_samples"]
     if len(set(widths)) != len(widths) or len(n_samples) not in (1, len(widths)):
         raise ValueError("--width takes different numbers, and --n-samples one number or as many as --width")

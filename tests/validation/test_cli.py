@@ -46,6 +46,8 @@ def test_exit_status_is_1_if_a_limit_is_exceeded(tmp_path, capsys):
         (["--width", 20, 20], "--width takes different numbers"),
         (["--width", 20, 40, "--n-samples", 16, 20, 24], "as many as --width"),
         (["--limit", "-1"], "--limit must be positive"),
+        (["--samples", 7], "--samples must be 8 or more"),
+        (["--seed", "-3"], "--seed 0 or more"),
         (["--width", 0], "--width must be positive, got 0"),
         (["--tau", "-0.1", "--n-samples", 16], "tau must be a real number >= 0"),
     ],
