@@ -144,9 +144,13 @@ def test_both_integrals_of_the_bulk_agree():
 # ---- other data -----------------------------------------------------------------------------------------
 
 
-def check(solution: OutlierSolution, tolerance=1e-6):
-    """Everything the certificate says, and Y = <a phi> + outliers + tau t once more."""
-    assert solution.status == "optimal", solution.message
+def check(solution: OutlierSolution, tolerance=1e-6, extrapolated=0.0):
+    """Everything the certificate says, and Y = <a phi> + outliers + tau t once more.
+
+    `extrapolated` is the weight of the readouts on which EP may have failed; more than 2 % must not be called optimal.
+    """
+    assert solution.extrapolated_weight <= extrapolated
+    assert solution.status == ("EP failed" if solution.extrapolated_weight > 0.02 else "optimal"), solution.message
     for error in (solution.residual, solution.cone_excess, solution.slackness, solution.outlier_violation):
         assert error <= tolerance
     assert (solution.outlier_weight > 0).all()
@@ -158,7 +162,8 @@ def check(solution: OutlierSolution, tolerance=1e-6):
         exponent, phi, _ = node_moments(f, solution.t, s2, slope, solution.readout, solution.s, solution.nu)
         weight = np.exp(exponent - exponent.max())
         bulk = (phi.T * weight / weight.sum()) @ solution.readout
-        assert np.abs(rest - bulk).max() <= tolerance or solution.extrapolated_weight > 0
+        if solution.extrapolated_weight == 0.0:
+            assert np.abs(rest - bulk).max() <= tolerance
     # From the reported activations of the components, which are those of the tilted distributions.
     assert np.abs(rest - (solution.phi.T * solution.weight) @ solution.readout).max() < 0.02
 
@@ -177,6 +182,7 @@ def test_correlated_inputs():
     assert (np.sort(by_class, axis=0)[1] < 0.1 * by_class.max(0)).all()
 
 
+@pytest.mark.slow
 def test_coordinates_of_the_weights_and_order_of_the_samples_are_arbitrary():
     x, labels = mixture(45, 60)
     features = features_from_inputs(x).matrix
@@ -207,6 +213,7 @@ def test_ridges_replace_the_outliers_and_sampled_networks_agree():
     assert (t * found.t).sum() / (found.t**2).sum() == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.slow
 def test_fewer_inputs_than_samples():
     x, labels = mixture(50, 25)
     features = features_from_inputs(x).matrix
@@ -215,6 +222,7 @@ def test_fewer_inputs_than_samples():
     check(found)
 
 
+@pytest.mark.slow
 def test_duplicated_inputs_share_what_they_can():
     x, labels = mixture(30, 60)
     features = features_from_inputs(x).matrix
@@ -282,9 +290,9 @@ def test_random_labels_are_solved_or_refused():
     y = np.sign(rng.standard_normal((24, 1)))
     found = solve_outliers(RELU, features, y, 1.0, 0.1, rng=0)
     if found.status == "optimal":
-        check(found)
+        check(found, extrapolated=0.02)
     else:
-        assert "residual" in found.message
+        assert ("residual" if found.status == "not converged" else "extrapolated") in found.message
     assert found.cone_hits < 0.5 * found.cone_starts
 
 
@@ -296,7 +304,7 @@ def test_digits():
     task = train.task(center=True, scale="rms")
     features = task.features(1.0).matrix
     found = solve_outliers(RELU, features, task.targets, 1.0, 0.05, labels=task.labels, rng=0, reach=1.0)
-    check(found)
+    check(found, extrapolated=0.1)
     assert found.separation < 12.0, "45 digits do not separate bulk and outliers"
 
 
@@ -311,7 +319,7 @@ def test_mnist():
     task = train.task(center=True, scale="rms")
     features = task.features(1.0).matrix
     found = solve_outliers(RELU, features, task.targets, 1.0, 0.05, labels=task.labels, rng=0, reach=1.0)
-    check(found, 1e-5)
+    check(found, extrapolated=0.1)
 
 
 # ---- through `solve` ------------------------------------------------------------------------------------
