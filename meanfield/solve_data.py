@@ -74,11 +74,13 @@ def _general(
                 rng=0,
                 progress=lambda stage, step, error: advance(),
             )
-        except ArithmeticError as error:
+        except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
     notes: tuple[str, ...] = ()
     if found.extrapolated_weight > 1e-4:
         notes = (f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated",)
+    if found.ambiguous_weight > 1e-2:
+        notes += (f"{found.ambiguous_weight:.2g} of the weight lies where expectation propagation has two solutions",)
     if len(found.outlier_weight):
         notes += ("the variance of the predictor does not contain the fluctuations of the outliers",)
     return DataPosterior(
