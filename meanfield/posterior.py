@@ -407,7 +407,7 @@ def activity_threshold(network: Network) -> float:
 
 
 def code_pattern(network: Network, activation: FloatArray) -> str:
-    """Pattern of a code with mean activations (C,): "1" above `activity_threshold`, i.e. a.t_c > 0 for unbounded phi."""
+    """Pattern of a code with mean activations (C,): "1" above `activity_threshold` (a.t_c > 0 for unbounded phi)."""
     middle = activity_threshold(network)
     return "".join("1" if x > middle else "0" for x in activation)
 

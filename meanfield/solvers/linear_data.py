@@ -143,7 +143,7 @@ def linear_data_solve(
 def linear_variance(features: Features, solution: LinearDataSolution, tau: float, new: FloatArray) -> FloatArray:
     """N Var f_r(x) (n, m) within the span of the training inputs, of features `new` (n, r); L = 1, or 0 at tau = 0.
 
-    In blocks of m x m: A = 1 (x) U + R G R^T with R = w (x) 1 (r m x m^2), so that two Woodbury steps of size m^2 do it.
+    In blocks of m x m: A = 1 (x) U + R G R^T with R = w (x) 1 (r m x m^2), so two Woodbury steps of size m^2 do it.
     """
     w, u = solution.weights, solution.readout_covariance
     (r, m), n = w.shape, len(new)

@@ -81,7 +81,7 @@ class Dual:
         return State(theta, nodes, self.objective(nodes), self.reduced(gradient) / self.scale[:, None], steps)
 
     def hessian(self, nodes: Nodes) -> FloatArray:
-        """tau + sum_i w_i C_i (x) a_i a_i^T + covariance of phi_i a_i^T over the nodes, (q m, q m)."""
+        """tau + sum_i w_i C_i (x) a_i a_i^T + sharpness times covariance of phi_i a_i^T over the nodes, (q m, q m)."""
         parts = components(nodes.at, nodes.weight, _FLAT)
         weight = parts.weight
         block = self.neuron.curvature(parts, self.basis)
@@ -93,7 +93,7 @@ class Dual:
         for c, fraction in enumerate(nodes.fractions):
             rows = code == c
             g[rows] -= weight[rows] @ g[rows] / fraction
-        g *= np.sqrt(weight)[:, None]
+        g *= np.sqrt(self.lattice.sharpness * weight)[:, None]
         hessian += g.T @ g
         metric = np.eye(self.targets.shape[0]) if self.basis is None else self.basis.T @ self.basis
         hessian += self.tau * np.kron(metric, np.eye(self.targets.shape[1]))
@@ -121,7 +121,8 @@ class Dual:
         found = found.take(found.exponent > -np.inf)
         if not len(found):
             return None
-        found = found.take(found.exponent > found.exponent.max() - self.lattice.window - 6.0)
+        deep = (self.lattice.window + 6.0) / self.lattice.sharpness
+        found = found.take(found.exponent > found.exponent.max() - deep)
         index, first = np.unique(self.lattice.nearest(found.readout), axis=0, return_index=True)
         start = found.s[first], found.nu[first]
         at = self.neuron.evaluate(t, self.lattice.readouts(index), start, tolerance)

@@ -43,7 +43,11 @@ class Frozen:
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Body-centred lattice, as accurate as spacing d = `spacing` sqrt(s2); nodes down to h_max - `window` count."""
+    """Body-centred lattice, as accurate as spacing d = `spacing` sqrt(s2); nodes down to h_max - `window` count.
+
+    `sharpness` b < 1 softens the maximum over codes: (1 / b) ln int da e^{b h} instead of ln int da e^h, on a lattice
+    and in a window larger by 1 / sqrt(b) and 1 / b. For many samples h = O(P) jumps from code to code at b = 1.
+    """
 
     outputs: int
     prior: float
@@ -51,10 +55,11 @@ class Lattice:
     window: float
     shift: float = 0.0
     frozen: Frozen | None = None
+    sharpness: float = 1.0
 
     @property
     def step(self) -> float:
-        return self.spacing * math.sqrt(self.prior / (2.0 if self.outputs > 1 else 1.0))
+        return self.spacing * math.sqrt(self.prior / (2.0 if self.outputs > 1 else 1.0) / self.sharpness)
 
     @property
     def log_cell(self) -> float:
@@ -106,10 +111,10 @@ class Nodes:
 
     @cached_property
     def depth(self) -> FloatArray:
-        """(n,) how far each node lies below the highest of its code."""
+        """(n,) how far each node lies below the highest of its code, times the sharpness."""
         top = np.full(len(self.fractions), -np.inf)
         np.maximum.at(top, self.code, self.at.exponent)
-        return np.asarray(top[self.code] - self.at.exponent)
+        return np.asarray(self.lattice.sharpness * (top[self.code] - self.at.exponent))
 
     @property
     def inside(self) -> Any:
@@ -125,9 +130,10 @@ class Nodes:
     def log_integral(self) -> float:
         """ln int da N(a; 0, s2) Z(t a) over the nodes; with frozen fractions its average over the codes."""
         _, sums = self._sums()
+        b = self.lattice.sharpness
         top = np.zeros(len(sums))
-        top[self.code] = self.at.exponent + self.depth
-        return float(self.fractions @ (top + np.log(sums))) + self.lattice.log_cell
+        top[self.code] = self.at.exponent + self.depth / b
+        return float(self.fractions @ (top + np.log(sums) / b)) + self.lattice.log_cell / b
 
     @cached_property
     def weight(self) -> FloatArray:
@@ -234,7 +240,8 @@ def grow(neuron: Neuron, nodes: Nodes, tolerance: float, soft: bool = False) -> 
         nodes = soften(neuron, nodes, np.flatnonzero(nodes.inside), tolerance)
     while True:
         index, parent, guess = _neighbours(nodes)
-        near = nodes.depth[parent] + nodes.at.exponent[parent] - guess < nodes.lattice.window + _MARGIN
+        fall = nodes.lattice.sharpness * (nodes.at.exponent[parent] - guess)
+        near = nodes.depth[parent] + fall < nodes.lattice.window + _MARGIN
         if not near.any():
             return nodes
         index, parent = index[near], parent[near]

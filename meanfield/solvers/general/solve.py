@@ -25,6 +25,8 @@ _MAX_EXTRAPOLATED = 0.02
 _COMPONENT = 1e-7  # lighter components are not kept
 _RARE = 1e-4  # lighter codes are counted to the nearest heavier one
 _HALVINGS = 12
+_SOFT_SAMPLES = 60.0  # sharpness of the first stage, times P
+_SHARPER = 3.0
 _MAX_OUTPUTS = 5  # 350 nodes per code; one more output multiplies that by two and a half
 _SAME = 1e-4  # in log Z: two runs of expectation propagation this close found the same fixed point
 
@@ -184,14 +186,20 @@ class _Run:
         state = None
         if warm_start is None:
             basis = _basis(labels, self.targets)
-            dual = self.dual(basis, False, spacing=2.0, window=4.5)
+            samples = len(self.targets)
+            sharpness = 1.0 if samples <= 2 * _SOFT_SAMPLES else _SOFT_SAMPLES / samples
+            dual = self.dual(basis, False, spacing=2.0, window=4.5, sharpness=sharpness)
             start = self.first(dual, basis)
             state = self.minimised(dual, start, 1e-2, 1e-4, "classes")
             theta = basis @ state.theta
-            for spacing, window, tolerance in ((1.8, 5.0, 1e-2),):
-                dual = self.dual(None, False, spacing=spacing, window=window)
-                state = self.minimised(dual, self.continued(dual, theta, state, 1e-4), tolerance, 1e-4, "coarse")
+            while True:
+                dual = self.dual(None, False, spacing=1.8, window=5.0, sharpness=sharpness)
+                stage = f"coarse, sharpness {sharpness:.2g}"
+                state = self.minimised(dual, self.continued(dual, theta, state, 1e-4), 1e-2, 1e-4, stage)
                 theta = state.theta
+                if sharpness == 1.0:
+                    break
+                sharpness = min(1.0, _SHARPER * sharpness)
         else:
             theta = np.array(warm_start.t)
         dual = self.dual(None, False, **final)
