@@ -72,10 +72,11 @@ def test_residual_is_that_of_plain_numpy(small):
     assert found.code_weight.sum() == pytest.approx(1.0)
 
 
-def test_objective_is_convex_and_its_gradient_is_right(small):
+@pytest.mark.parametrize("sharpness", [1.0, 0.3])
+def test_objective_is_convex_and_its_gradient_is_right(small, sharpness):
     matrix, targets, _, found = small
     neuron = Neuron(SIGMOID, matrix, found.prior, threads=2)
-    lattice = Lattice(3, found.prior, 1.4, 8.0)
+    lattice = Lattice(3, found.prior, 1.4, 8.0, sharpness=sharpness)
     dual = Dual(neuron, targets, found.tau, lattice, None)
     rng = np.random.default_rng(3)
     direction = rng.normal(size=found.t.shape)
@@ -89,7 +90,7 @@ def test_objective_is_convex_and_its_gradient_is_right(small):
     values = np.array([dual.objective(grow(neuron, nodes(here), 1e-9)) for here in x])
     assert (np.diff(values, 2) > 0).all()
     # On a fixed set of nodes J is smooth, and its gradient exact. The window must not cut.
-    wide = Lattice(3, found.prior, 1.4, 1e9)
+    wide = Lattice(3, found.prior, 1.4, 1e9, sharpness=sharpness)
     h = 1e-4
     low, high = (dual.objective(Nodes(wide, n.t, n.index, n.at)) for n in (nodes(-h), nodes(h)))
     here = nodes(0.0)
