@@ -16,7 +16,7 @@ from meanfield.compiled import cumulant as compiled
 if TYPE_CHECKING:
     import sympy as sp
 
-__all__ = ["Cumulant", "cumulant"]
+__all__ = ["Cumulant", "chebyshev_transforms", "cumulant"]
 
 Array = NDArray[np.float64]
 
@@ -253,9 +253,8 @@ def _refine(psi: Callable[[Array], Array], edges: Array, kappas: Array) -> tuple
     return c, h, v
 
 
-def _transforms() -> tuple[Array, Array]:
-    """Values at the Chebyshev nodes -> Chebyshev coefficients, and those -> powers."""
-    n = _DEGREE + 1
+def chebyshev_transforms(n: int) -> tuple[Array, Array]:
+    """Values at the n Chebyshev nodes -> Chebyshev coefficients (n, n), and those -> powers (n, n)."""
     angle = math.pi * (np.arange(n) + 0.5) / n
     chebyshev = 2.0 / n * np.cos(np.outer(np.arange(n), angle))
     chebyshev[0] *= 0.5
@@ -265,7 +264,7 @@ def _transforms() -> tuple[Array, Array]:
     return chebyshev, monomial
 
 
-_CHEBYSHEV, _MONOMIAL = _transforms()
+_CHEBYSHEV, _MONOMIAL = chebyshev_transforms(_DEGREE + 1)
 
 
 def _edges(x_max: float, per_unit: float, per_log: float) -> tuple[Array, int, int]:

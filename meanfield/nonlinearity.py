@@ -9,6 +9,7 @@ import numpy as np
 
 from meanfield.activation import Activation
 from meanfield.compiled.nonlinearity import DEGREE, Nonlinearity
+from meanfield.cumulant import chebyshev_transforms
 from meanfield.validation import FloatArray
 
 __all__ = ["SLOPE_ERROR", "VALUE_ERROR", "nonlinearity"]
@@ -161,15 +162,4 @@ def _fit(activation: Activation, left: FloatArray, right: FloatArray) -> tuple[F
     return scaled / half[:, None] ** np.arange(DEGREE + 1), good.all(axis=1)
 
 
-def _transforms() -> tuple[FloatArray, FloatArray]:
-    """Values at the Chebyshev nodes -> Chebyshev coefficients (constant term exact), and those -> powers."""
-    n = DEGREE
-    chebyshev = 2.0 / n * np.cos(np.outer(np.arange(n), math.pi * (np.arange(n) + 0.5) / n))
-    chebyshev[0] *= 0.5
-    monomial = np.zeros((n, n))
-    for a in range(n):
-        monomial[: a + 1, a] = np.polynomial.chebyshev.cheb2poly([0.0] * a + [1.0])
-    return chebyshev, monomial
-
-
-_CHEBYSHEV, _MONOMIAL = _transforms()
+_CHEBYSHEV, _MONOMIAL = chebyshev_transforms(DEGREE)
