@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meanfield.archive import read_archive, write_archive
 from meanfield.data import DataTask
@@ -296,12 +297,13 @@ class DataPosterior:
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n must be an integer >= 1, got {n!r}.")
         new = self._inputs(X)
+        index: NDArray[np.intp] | None
         if labels is not None:
             index = self.task.class_index(labels, len(new))
         elif X is None:
-            index = self.task.labels  # type: ignore[assignment]
+            index = self.task.labels
         else:
-            index = nearest_class(self.task, self._predictor.mean(new))  # type: ignore[assignment]
+            index = nearest_class(self.task, self._predictor.mean(new))
         names = self.task.class_names
         if index is None:
             index, names = np.zeros(len(new), dtype=np.intp), ("inputs",)

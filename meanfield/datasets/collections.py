@@ -126,16 +126,16 @@ def _idx_or_npz(
     images, labels = [], []
     for which in ("train", "test") if part is None else (part,):
         stem = "train" if which == "train" else "t10k"
-        found = [_one(folder, f"*{stem}-{kind}*ubyte*") for kind in ("images", "labels")]
-        if None in found:
-            if part is None and found == [None, None]:
+        image_file, label_file = (_one(folder, f"*{stem}-{kind}*ubyte*") for kind in ("images", "labels"))
+        if image_file is None or label_file is None:
+            if part is None and image_file is label_file:
                 continue
-            missing = "images-idx3" if found[0] is None else "labels-idx1"
+            missing = "images-idx3" if image_file is None else "labels-idx1"
             raise FileNotFoundError(
                 f"no {name} file {stem}-{missing}-ubyte (or .gz) in {folder}; put it there, from {source}."
             )
-        images.append(load_idx(found[0]))  # type: ignore[arg-type]
-        labels.append(load_idx(found[1]))  # type: ignore[arg-type]
+        images.append(load_idx(image_file))
+        labels.append(load_idx(label_file))
     if not images:
         raise FileNotFoundError(
             f"no {name} files in {folder}; put train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz (or the t10k "
