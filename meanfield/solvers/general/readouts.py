@@ -108,14 +108,18 @@ def components(at: Readouts, weight: FloatArray, smallest: float = 0.0) -> Compo
         x.append(line.x)
     all_nodes, all_weights = np.concatenate(node), np.concatenate(weights)
     kept = all_weights > smallest * all_weights.max(initial=0.0)
-    columns = [np.concatenate(column)[kept] for column in zip(*values)]
-    return Components(  # type: ignore[call-arg]
-        all_nodes[kept],
-        at.readout[all_nodes[kept]],
-        all_weights[kept],
-        *columns,
-        np.concatenate(direction)[kept],
-        np.concatenate(x)[kept],
+    phi, spread, gain, s, nu = (np.concatenate(column)[kept] for column in zip(*values))
+    return Components(
+        node=all_nodes[kept],
+        readout=at.readout[all_nodes[kept]],
+        weight=all_weights[kept],
+        phi=phi,
+        spread=spread,
+        gain=gain,
+        s=s,
+        nu=nu,
+        direction=np.concatenate(direction)[kept],
+        x=np.concatenate(x)[kept],
     )
 
 
