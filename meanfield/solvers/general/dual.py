@@ -11,17 +11,20 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from meanfield.solvers.general.lattice import Lattice, Nodes, _keys, grow, search
-from meanfield.solvers.general.neuron import EXTRAPOLATED, Neuron, Readouts, components, joined
+from meanfield.solvers.general.neuron import Neuron, Readouts, components, joined
 from meanfield.validation import FloatArray
 
-__all__ = ["Dual", "State", "minimise"]
+__all__ = ["MAX_STEPS", "Dual", "State", "class_basis", "minimise"]
 
 _FLAT = 1e-6  # nodes below this weight do not enter the Hessian
-_MAX_STEPS = 80
+MAX_STEPS = 80
 _SEARCH_EVERY = 1.0  # distance in t after which codes are searched for again,
 _SEARCH_GRADIENT = 0.02  # or at every step while |grad| is above this
 _SMALLEST_RADIUS = 1e-6
-_PATIENCE = 12  # steps without progress in J or in the gradient
+_PATIENCE = 12  # steps without progress in J or in the gradient,
+_POLISH = 3  # or in the gradient where it is already accepted
+_CRAWL = 1e-3  # of |theta|: steps cut to less are no progress
+_MOSTLY = 0.5  # of the weight: a step that has more of it extrapolated is refused
 _NOISE = 0.03  # of J, in units of the weight of extrapolated nodes
 
 
@@ -43,7 +46,7 @@ class State:
     @property
     def extrapolated(self) -> float:
         """Weight of the nodes whose EP failed."""
-        return float(self.nodes.weight[self.nodes.at.status == EXTRAPOLATED].sum())
+        return self.nodes.extrapolated
 
 
 class Dual:
@@ -198,42 +201,54 @@ def minimise(
     ep_tolerance: float,
     rng: np.random.Generator,
     report: Callable[[State, str], None],
-    max_steps: int = _MAX_STEPS,
+    accepted: float = 0.0,
+    max_steps: int = MAX_STEPS,
 ) -> State:
-    """Newton's method with honest acceptance, until |grad| < tolerance or no step is accepted."""
+    """Newton's method with honest acceptance, until |grad| < tolerance or there is no more progress.
+
+    A gradient below `accepted` is polished only as long as every few steps reduce it.
+    """
     radius = 3.0
     hessian: FloatArray | None = None
     extra: Any = np.empty(0, dtype=np.int64)  # rows of the state's nodes that matter only at a rejected trial
     travelled = np.inf  # since the last search for codes
-    best, lowest, stalled = np.inf, np.inf, 0
+    best, mark, stalled, crawls = np.inf, np.inf, 0, False
     for step_count in range(1, max_steps + 1):
-        if state.error < tolerance:
+        # Noise in J (bimodal or extrapolated neurons) ends in a long row of tiny steps: better to stop and say so.
+        fine = state.error < accepted
+        falls = not fine and not crawls and state.objective < best - 1e-4 * (1.0 + abs(best)) ** 0.5
+        best = min(best, state.objective)
+        if falls or state.error < 0.7 * mark:
+            mark, stalled = min(mark, state.error), 0
+        else:
+            stalled += 1
+        if state.error < tolerance or (fine and stalled >= _POLISH):
             if travelled == 0.0 or dual.lattice.frozen is not None:
                 break
             travelled = 0.0
             found = dual.state(
                 state.theta, dual.completed(state.nodes, state.theta, rng, ep_tolerance, True), step_count
             )
-            if found.objective > state.objective + 1e-6 * (1.0 + abs(state.objective)):
-                state, hessian = found, None
+            if found.objective <= state.objective + 1e-6 * (1.0 + abs(state.objective)):
+                break
+            state, hessian, best, mark, stalled = found, None, np.inf, np.inf, 0
             if state.error < tolerance:
                 break
-        # Noise in J (bimodal or extrapolated neurons) ends in a long row of tiny steps: better to stop and say so.
-        merit = (state.objective, state.error)
-        stalled = 0 if merit[0] < best - 1e-4 * (1.0 + abs(best)) ** 0.5 or merit[1] < 0.7 * lowest else stalled + 1
-        best, lowest = min(best, merit[0]), min(lowest, merit[1])
         if stalled > _PATIENCE:
             break
         if hessian is None:
             hessian = dual.hessian(state.nodes)
         step, drop, limited = step_of(hessian, state.gradient * dual.scale[:, None], radius)
         length = float(np.abs(step).max())
+        crawls = limited and length < _CRAWL * max(1.0, float(np.abs(state.theta).max()))
         theta = state.theta + step
         rows = np.union1d(np.flatnonzero(state.nodes.inside), extra)
         trial = old = dual.moved(state.nodes.take(rows), theta, ep_tolerance)
         slack = 1e-9 * (1.0 + abs(state.objective))
-        accepted = dual.objective(trial) < state.objective + slack
-        if accepted:
+        lower = dual.objective(trial) < state.objective + slack
+        # Far from where EP has fixed points extrapolated neurons promise anything.
+        lower &= trial.extrapolated <= max(_MOSTLY, state.extrapolated)
+        if lower:
             travelled += length
             look = dual.lattice.frozen is None and (state.error > _SEARCH_GRADIENT or travelled > _SEARCH_EVERY)
             trial = dual.completed(trial, theta, rng, ep_tolerance, look)
@@ -241,16 +256,16 @@ def minimise(
             new = dual.state(theta, trial, step_count)
             # J of nodes that are extrapolated is not quite a function of t.
             noise = slack + (_NOISE * new.extrapolated if new.error < 0.8 * state.error else 0.0)
-            accepted = new.objective < state.objective + noise
-            if not accepted:
+            lower = new.objective < state.objective + noise
+            if not lower:
                 # What made the difference may count at the present theta as well: J there must include it.
                 nodes, extra = dual.returned(trial, old, state, ep_tolerance)
                 state = dual.state(state.theta, nodes, step_count)
                 hessian = dual.hessian(state.nodes)
-        if not accepted:
+        if not lower:
             report(state, f"rejected {dual.objective(trial) - state.objective:.2g} radius {radius:.2g}")
             radius = 0.35 * min(radius, length)
-            if radius < _SMALLEST_RADIUS:
+            if radius < _SMALLEST_RADIUS and not fine:
                 break
             continue
         gained = state.objective - new.objective
@@ -261,3 +276,12 @@ def minimise(
         state, hessian, extra = new, None, np.empty(0, dtype=np.int64)
         report(state, f"accepted {length:.2g} drop {gained:.3g} predicted {drop:.3g}")
     return state
+
+
+def class_basis(labels: Any, targets: FloatArray) -> FloatArray:
+    """(P, q) basis of the first stage: indicators of the classes, or 1 and the targets."""
+    if labels is not None:
+        return np.asarray((labels[:, None] == np.unique(labels)).astype(float))
+    columns = np.column_stack([np.ones(len(targets)), targets])
+    left, singular, _ = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(left[:, singular > 1e-10 * singular[0]])

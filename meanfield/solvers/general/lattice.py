@@ -141,6 +141,11 @@ class Nodes:
         share, sums = self._sums()
         return np.asarray(share * (self.fractions / sums)[self.code])
 
+    @property
+    def extrapolated(self) -> float:
+        """Weight of the nodes whose EP failed."""
+        return float(self.weight[self.at.status == EXTRAPOLATED].sum())
+
 
 def search(
     neuron: Neuron, t: FloatArray, starts: FloatArray, lattice: Lattice, tolerance: float = 1e-3, max_steps: int = 40
