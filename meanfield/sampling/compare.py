@@ -257,8 +257,7 @@ def _notes(draws: Draws, patterns: Sequence[str], rows: Sequence[Row], shares: F
     if any(row.group == "fractions" and not row.tested and math.isfinite(row.theory) for row in rows):
         notes.append("fractions of codes differ from chain to chain (frozen while cooling) and are not tested")
     if shares is not None:
-        exact = isinstance(draws.task, ClassTask)
-        notes.append(f"theory at the fractions of codes of {'each chain' if exact else 'the chains, on average'}")
+        notes.append("theory at the fractions of codes of each chain")
         rest = 1.0 - shares.mean(axis=0)[[int(pattern, 2) for pattern in patterns]].sum()
         notes.append(f"{100 * rest:.2g} % of the neurons have codes other than {', '.join(patterns)}")
     bad = [row for row in rows if row.tested and row.rhat > 1.05]

@@ -19,10 +19,9 @@ __all__ = ["expected_on_data"]
 def expected_on_data(
     posterior: DataPosterior, draws: Draws, patterns: Sequence[str], shares: FloatArray | None, inputs: Any
 ) -> dict[str, Any]:
-    """Values of `statistics.observables`, by name.
+    """Values of `statistics.observables`, by name; with a leading axis for the chains where they differ.
 
-    Fractions of codes that are frozen in the chains enter through `DataPosterior.frozen`, at their mean over the chains
-    (a solution takes seconds; to first order in the fractions it is the mean of the solutions for the chains).
+    Fractions of codes that are frozen in the chains enter through `DataPosterior.frozen`, one solution for every chain.
 
     Parameters
     ----------
@@ -33,14 +32,33 @@ def expected_on_data(
         Fractions of the code words in every chain; None for the equilibrium.
     inputs : raw inputs or None
         Where the predictor was recorded.
+
+    Raises
+    ------
+    ConvergenceError
+        If there is no solution at the fractions of some chain.
     """
     values: dict[str, Any] = {}
     for code in posterior.codes:  # the equilibrium, whatever the fractions are
         if code.pattern in patterns:
             name = f"fraction {code.label}"
             values[name] = values.get(name, 0.0) + np.float64(code.weight)
-    if shares is not None:
-        posterior = posterior.frozen(_fractions(posterior, shares.mean(axis=0)))
+    if shares is None:
+        return values | _observables(posterior, draws, patterns, inputs)
+    distinct, chain = np.unique(shares, axis=0, return_inverse=True)
+    found = [
+        _observables(posterior.frozen(_fractions(posterior, share)), draws, patterns, inputs) for share in distinct
+    ]
+    for name, value in {name: value for one in found for name, value in one.items()}.items():
+        # A chain without neurons of a code has no theory for it either.
+        missing = np.full(np.shape(value), np.nan)
+        values[name] = np.stack([found[i].get(name, missing) for i in chain.ravel()])
+    return values
+
+
+def _observables(posterior: DataPosterior, draws: Draws, patterns: Sequence[str], inputs: Any) -> dict[str, Any]:
+    """Values of the observables under this posterior, by name."""
+    values: dict[str, Any] = {}
     indicator = np.eye(draws.counts.size)[draws.labels] / draws.counts  # (P, C), columns sum to 1
     values["residual"] = indicator.T @ posterior.residual
     values |= _kernel(np.asarray(posterior.kernel()), indicator, draws.counts)

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import meanfield as mf
+from meanfield.sampling.expected import theory_patterns
+from meanfield.sampling.expected_data import expected_on_data
+from meanfield.sampling.statistics import as_draws
 
 TAU = 0.05
 
@@ -49,13 +52,33 @@ def test_sigmoid_network_on_data(images):
     comparison = mf.compare(posterior, chains, inputs=images[1])
     rows = {row.name: row for row in comparison.rows}
     assert {row.group for row in comparison.tested} >= {"residual", "kernel", "readout", "codes", "predictor"}
-    assert any("on average" in note for note in comparison.notes)
+    assert any("of each chain" in note for note in comparison.notes)
     for row in comparison.tested:
         if row.group in ("residual", "predictor"):
             assert abs(row.z) < 6, row
     kernel = rows["kernel between samples [1,2]"]
     assert kernel.sample == pytest.approx(kernel.theory, rel=0.05)
     assert 0.9 < rows["prediction [1,1]"].sample / rows["prediction [1,1]"].theory < 1.1
+
+
+def test_every_chain_has_the_theory_at_its_own_fractions(images):
+    posterior = mf.solve(mf.Network("sigmoid"), images[0], TAU)
+    chains = mf.sample(mf.Network("sigmoid"), images[0], 20, TAU, draws=8, warmup=20, chains=2, rng=2, progress=False)
+    draws, patterns = as_draws(chains), theory_patterns(posterior)
+    words = [int(pattern, 2) for pattern in patterns]
+    shares = np.zeros((3, 8))
+    shares[0, words] = shares[2, words] = 1.0 / len(words)
+    shares[1, words[1:]] = 1.0 / (len(words) - 1)  # no neuron has the first code
+    values = expected_on_data(posterior, draws, patterns, shares, images[1])
+    label = next(code.label for code in posterior.codes if code.pattern == patterns[0])
+    assert values["residual"].shape == (3, 3, 3)
+    assert np.isfinite(values[f"readout {label}"]).all(axis=1).tolist() == [True, False, True]
+    for chain in range(3):
+        alone = expected_on_data(posterior, draws, patterns, shares[[chain]], images[1])
+        for name, value in alone.items():
+            if np.ndim(value):
+                assert np.array_equal(values[name][chain], value[0]), name
+    assert np.abs(values["residual"][0] - values["residual"][1]).max() > 1e-4
 
 
 def test_wrong_theories_and_other_data_are_refused_or_caught(images):
