@@ -17,6 +17,7 @@ SIGMOID = activation("sigmoid")
 
 
 def _solve(matrix, targets, labels, tau=0.01, phi=SIGMOID, **options):
+    options.setdefault("method", "lattice")
     return solve_general(phi, matrix, targets, 1.0, tau, labels=labels, threads=2, rng=0, **options)
 
 

@@ -10,7 +10,11 @@ import numpy as np
 from meanfield.activation import Activation
 from meanfield.validation import FloatArray, read_only
 
-__all__ = ["GeneralSolution"]
+__all__ = ["MAX_EXTRAPOLATED", "GeneralSolution", "accepted_residual", "beyond_capacity", "verdict"]
+
+MAX_EXTRAPOLATED = 0.02  # weight
+_ACCEPTED = 1e-4  # a residual below this still counts as solved
+_BEYOND = 0.1  # of the largest target
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,9 @@ class GeneralSolution:
     status, message : str
         "optimal", or what went wrong and what to try.
     method : str
-        "lattice" or "cubature" over the readout.
+        "lattice": readout integrated on a lattice; "joint": expectation propagation over readout and weights.
+    method_error : float
+        max |<a phi>| between the joint expectation propagation and one at fixed readouts; 0 on the lattice.
     n_nodes, iterations : int
         Readout nodes, and steps of Newton's method.
     """
@@ -114,6 +120,7 @@ class GeneralSolution:
     status: str = "optimal"
     message: str = ""
     method: str = "lattice"
+    method_error: float = 0.0
     n_nodes: int = 0
     iterations: int = 0
 
@@ -134,3 +141,43 @@ class GeneralSolution:
     @property
     def n_codes(self) -> int:
         return len(self.code_weight)
+
+
+def accepted_residual(tolerance: float) -> float:
+    """max |dJ/dt| up to which a solution counts as one."""
+    return max(_ACCEPTED, 10.0 * tolerance)
+
+
+def beyond_capacity(targets: FloatArray) -> float:
+    """max |dJ/dt| above which J(t) is too rough for Newton's method: EP has several fixed points, or none."""
+    return _BEYOND * max(1.0, float(np.abs(targets).max()))
+
+
+def verdict(
+    residual: float,
+    tolerance: float,
+    targets: FloatArray,
+    rank: int,
+    tau: float,
+    extrapolated: float,
+    bounded: float,
+) -> tuple[str, str]:
+    """Status and message: extrapolated and bounded are weights of neurons without a fixed point of EP."""
+    failed = extrapolated + bounded
+    if not residual <= accepted_residual(tolerance) and residual > beyond_capacity(targets):
+        return "EP failed", (
+            f"max |dJ/dt| = {residual:.2g}: expectation propagation has no fixed point, or several, for single neurons "
+            f"beyond their capacity (P = {len(targets)} inputs of rank {rank}, tau = {tau:.3g}). Random labels of more "
+            "samples than input dimensions and contradicting targets at small tau do this; a larger tau, more input "
+            "dimensions or fewer samples help."
+        )
+    if not residual <= accepted_residual(tolerance):
+        message = f"max |dJ/dt| = {residual:.2g}, wanted {tolerance:.2g}; try a larger tau or another rng."
+        return "not converged", message
+    if failed > MAX_EXTRAPOLATED:
+        return "EP failed", (
+            f"expectation propagation failed on readouts that carry {failed:.2g} of the weight ({bounded:.2g}: "
+            f"variational bound, {extrapolated:.2g}: expanded from elsewhere): single neurons are near or beyond their "
+            "capacity. Results are approximate; a larger tau or more inputs help."
+        )
+    return "optimal", ""

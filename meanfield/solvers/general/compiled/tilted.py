@@ -26,8 +26,11 @@ __all__ = [
     "Scratch",
     "Tilt",
     "gaussian_curvature",
+    "integrated",
+    "rule",
     "scratch",
     "tilted_moments",
+    "window",
 ]
 
 PIECEWISE_LINEAR, SMOOTH, KINKED = 0, 1, 2
@@ -190,7 +193,7 @@ def _linear_pieces(tilt, k, mean, variance, scratch):
 
 
 @jit
-def _window(tilt, k, sd):
+def window(tilt, k, sd):
     """Ends in x of what matters, and the narrowest width that the tilted law can have."""
     a, b = k * sd * tilt.slope_min, k * sd * tilt.slope_max
     reach = math.sqrt(_REACH * _REACH + 2.0 * abs(k) * tilt.jump)
@@ -219,10 +222,10 @@ def _grid_values(tilt, low, high, step, scratch):
 
 
 @jit
-def _nodes(tilt, k, mean, sd, scratch):
-    """Values of phi, nodes z - mean and weights of the rule (rows 1 to 3); their number."""
+def rule(tilt, window, mean, sd, scratch):
+    """Values of phi, nodes z - mean and weights of the rule (rows 1 to 3) for a window from `window`; their number."""
     value, node, weight = scratch.rows[1], scratch.rows[2], scratch.rows[3]
-    low, high, narrow = _window(tilt, k, sd)
+    low, high, narrow = window
     if tilt.kind == SMOOTH:
         step = min(_STEP * narrow * sd, tilt.step)
         n, spacing, first = _grid_values(tilt, mean + sd * low, mean + sd * high, step, scratch)
@@ -264,12 +267,19 @@ def _nodes(tilt, k, mean, sd, scratch):
 @jit
 def _quadrature(tilt, k, mean, variance, scratch):
     sd = math.sqrt(variance)
-    n = _nodes(tilt, k, mean, sd, scratch)
-    exponent, value, node, weight = scratch.rows[0], scratch.rows[1], scratch.rows[2], scratch.rows[3]
+    n = rule(tilt, window(tilt, k, sd), mean, sd, scratch)
+    exponent, value, node = scratch.rows[0], scratch.rows[1], scratch.rows[2]
     precision = -0.5 / variance
-    largest = -np.inf
     for j in range(n):
         exponent[j] = k * value[j] + precision * node[j] * node[j]
+    return integrated(n, mean, sd, scratch)
+
+
+@jit
+def integrated(n, mean, sd, scratch):
+    """ln norm and moments, as `tilted_moments` gives them, of a law with n exponents in row 0 of `scratch`."""
+    exponent, value, node, weight = scratch.rows[0], scratch.rows[1], scratch.rows[2], scratch.rows[3]
+    largest = -np.inf
     for j in range(n):
         largest = max(largest, exponent[j])
     for j in range(n):
@@ -316,7 +326,7 @@ def gaussian_curvature(tilt, mean, variance, scratch):
             jump = tilt.intercepts[i + 1] - tilt.intercepts[i] + turn * tilt.breaks[i]
             total += (turn + jump * x / sd) * math.exp(-0.5 * x * x - _LOG_ROOT_2PI) / sd
         return total
-    n = _nodes(tilt, 0.0, mean, sd, scratch)
+    n = rule(tilt, window(tilt, 0.0, sd), mean, sd, scratch)
     total = 0.0
     for j in range(n):
         x = scratch.rows[2, j] / sd

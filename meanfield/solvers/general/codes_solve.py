@@ -1,0 +1,250 @@
+"""From features and targets to a `GeneralSolution` by joint expectation propagation: many samples or many outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from meanfield.activation import Activation
+from meanfield.result import ConvergenceError
+from meanfield.solvers.general.codes import Codes, JointNeuron
+from meanfield.solvers.general.codes_dual import CodesDual, CodesState, minimise_codes
+from meanfield.solvers.general.joint import Joint
+from meanfield.solvers.general.neuron import Neuron, Readouts
+from meanfield.solvers.general.scout import Scout
+from meanfield.solvers.general.solution import GeneralSolution, verdict
+from meanfield.validation import FloatArray
+
+__all__ = ["JointRun"]
+
+_SEARCHED = 24  # starts of a search for codes
+_FEW = 3  # the first values of theta are cut to this size
+_RARE = 1e-6  # weight below which a code is not kept
+_SPREAD = 1e-4  # weight of a code whose readout fluctuations are resolved
+_REVISITED = 1e-4  # weight of codes for which EP is tried again
+_SAME_LOG_Z = 1e-4
+_CLASS_TOLERANCE = 0.03
+_LAST_ACCURACY = 1e-7
+
+
+class JointRun:
+    """One solve.
+
+    Parameters
+    ----------
+    activation : Activation
+        Bounded.
+    matrix : (P, r) array
+        F.
+    targets : (P, m) array
+    prior : float
+        s2.
+    tau, tolerance : float
+    labels : (P,) integers or None
+    rng : Generator
+    threads : int or None
+    report : callable
+        Called with (message, steps, error).
+    """
+
+    def __init__(
+        self,
+        activation: Activation,
+        matrix: FloatArray,
+        targets: FloatArray,
+        prior: float,
+        tau: float,
+        tolerance: float,
+        labels: Any,
+        rng: np.random.Generator,
+        threads: int | None = None,
+        report: Callable[[str, int, float], None] | None = None,
+    ) -> None:
+        self.activation, self.targets, self.prior, self.tau, self.tolerance = activation, targets, prior, tau, tolerance
+        self.threads = threads
+        self.neuron = JointNeuron(activation, matrix, prior, threads)
+        self.scout = Scout(labels, self.neuron, rng)
+        self.labels = labels
+        self.steps = 0
+        self._report = report
+
+    def report(self, stage: str) -> Callable[[CodesState, str], None]:
+        def inner(state: CodesState, message: str) -> None:
+            self.steps += 1
+            if self._report is not None:
+                self._report(f"{stage}: {message}", self.steps, state.error)
+
+        return inner
+
+    def look(self, state: CodesState, accuracy: float) -> Codes:
+        """Known codes and those found by a search; EP is tried again where it failed."""
+        codes = state.codes
+        depth = max(40.0, 0.3 * len(self.targets))
+        found = self.neuron.search(codes.t, self.scout.starts(codes.t, codes, _SEARCHED), codes, accuracy, depth)
+        if self.neuron.variational:
+            return found
+        floor = codes.top + np.log(_REVISITED)
+
+        def again(joint: Joint) -> Joint:
+            if not joint.bound or joint.log_z < floor:
+                return joint
+            return self.neuron.solve(codes.t, (joint.q, joint.nu), accuracy) or joint
+
+        return self.neuron.distinct(Codes(codes.t, tuple(self.neuron.map(again, found.joints))))
+
+    def equilibrium(self, basis: FloatArray, warm_start: GeneralSolution | None) -> GeneralSolution:
+        """Classes first, by the variational bound, which is always there; then all of t."""
+        if warm_start is not None:
+            return self.solution(*self.refined(self.recovered(warm_start)))
+        dual = CodesDual(self.neuron, self.targets, self.tau, basis)
+        self.neuron.variational = True
+        off = self.targets - self.targets.mean(axis=0)
+        theta = np.linalg.lstsq(basis, _FEW * off / max(np.abs(off).max(), 1e-300), rcond=None)[0]
+        t = dual.t(theta)
+        codes = self.neuron.search(t, self.scout.starts(t, None, _SEARCHED), None, 1e-4, np.inf)
+        if not codes.joints:
+            raise ConvergenceError("no Gaussian approximation of any neuron was found; use a larger tau.")
+        state = minimise_codes(dual, dual.state(theta, codes), _CLASS_TOLERANCE, self.look, self.report("classes"))
+        self.neuron.variational = False
+        return self.solution(*self.refined(state.codes))
+
+    def frozen(self, solution: GeneralSolution, fractions: FloatArray) -> GeneralSolution:
+        """The same with given fractions of the neurons in each code of `solution`."""
+        codes = self.recovered(solution)
+        used = [g for g, share in enumerate(fractions) if share > 0.0]
+        return self.solution(*self.refined(Codes(codes.t, tuple(codes.joints[g] for g in used)), fractions[used]))
+
+    def refined(self, codes: Codes, fractions: FloatArray | None = None) -> tuple[CodesDual, CodesState]:
+        """All of t, from codes at some t; fractions (g,) of the neurons in each of them, if they are frozen."""
+        dual = CodesDual(self.neuron, self.targets, self.tau, None, fractions)
+        joints = self.neuron.map(lambda old: self.neuron.solve(codes.t, (old.q, old.nu), 1e-5) or old, codes.joints)
+        start = Codes(codes.t, tuple(joints))
+        state = dual.state(codes.t, start if fractions is not None else self.neuron.distinct(start))
+        state = minimise_codes(dual, state, self.tolerance, self.look, self.report("samples"))
+        # Codes without a fixed point of EP would only get in the way before.
+        self.neuron.fallback = True
+        if fractions is None:
+            state = dual.state(state.theta, self.look(state, _LAST_ACCURACY), state.tangents)
+        state = minimise_codes(dual, state, self.tolerance, self.look, self.report("with bounds"))
+        return dual, state
+
+    def recovered(self, solution: GeneralSolution) -> Codes:
+        """Codes of a solution."""
+        t = np.array(solution.t)
+
+        def job(g: int) -> Joint | None:
+            rows = np.flatnonzero(solution.basin == g)
+            share = solution.weight[rows] / solution.weight[rows].sum()
+            q, nu = np.zeros((len(t), 2, 2)), np.zeros((len(t), 2))
+            nu[:, 0] = solution.code_phi[g]
+            pattern = q.copy(), nu.copy()
+            q[:, 1, 1] = share @ solution.s[rows]
+            nu[:, 1] = share @ solution.nu[rows]
+            return self.neuron.solve(t, (q, nu), 1e-5) or self.neuron.solve(t, pattern, 1e-5)
+
+        found = self.neuron.map(job, range(solution.n_codes))
+        if any(joint is None for joint in found):
+            raise ConvergenceError("not every code of warm_start was found again; solve without it.")
+        return Codes(t, tuple(found))
+
+    def recomputed(self, dual: CodesDual, state: CodesState) -> tuple[float, float]:
+        """max |dJ/dt| with EP from second-order sites, and the weight of codes where that ends elsewhere."""
+        t = state.codes.t
+
+        def job(joint: Joint) -> Joint:
+            if joint.bound:
+                return joint
+            start = self.scout.sites(t, joint.phi, self.neuron.matrix @ joint.weights)
+            found = self.neuron.solve(t, start, min(1e-7, self.tolerance))
+            return joint if found is None or found.bound else found
+
+        again = self.neuron.map(job, state.codes.joints)
+        same = np.array([abs(a.log_z - b.log_z) < _SAME_LOG_Z for a, b in zip(again, state.codes.joints)])
+        mixed = tuple(a if ok else b for a, b, ok in zip(again, state.codes.joints, same))
+        weight = state.weight[: len(mixed)]
+        gradient = self.tau * t - self.targets
+        for w, joint in zip(weight, mixed):
+            gradient = gradient + w * joint.mean_a_phi
+        rest = state.weight[len(mixed) :] @ state.tangents.slope
+        return float(np.abs(gradient + rest.reshape(t.shape)).max()), float(weight[~same].sum())
+
+    def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, Any]:
+        """Neurons at readouts that stand for those of each code, their weights and codes.
+
+        A Gaussian of covariance C is replaced by 2 m points at the mean +- sqrt(m) times the columns of a root of C,
+        which have its mean and covariance.
+        """
+        weight = state.weight[: len(state.codes.joints)]
+        t, m = state.codes.t, self.targets.shape[1]
+        plain = Neuron(self.activation, self.neuron.matrix, self.prior, self.threads)
+        parts, shares, code = [], [], []
+        for g, (w, joint) in enumerate(zip(weight, state.codes.joints)):
+            root = np.sqrt(m) * np.linalg.cholesky(joint.covariance).T
+            points = joint.readout + (np.concatenate([root, -root]) if w > _SPREAD else np.zeros((1, m)))
+            q, nu = joint.q, joint.nu
+            start = np.tile(q[:, 1, 1], (len(points), 1)), nu[:, 1] - q[:, 0, 1] * (points @ t.T)
+            parts.append((points, *start))
+            shares.append(np.full(len(points), w / len(points)))
+            code.append(np.full(len(points), g))
+        points, s, nu = (np.concatenate(column) for column in zip(*parts))
+        # No iterations: the sites, hence P(w | a), are those of the joint posterior.
+        at = plain.evaluate(t, points, (s, nu), np.inf, fallback=True)
+        return at, np.concatenate(shares), np.concatenate(code)
+
+    def solution(self, dual: CodesDual, state: CodesState) -> GeneralSolution:
+        frozen = dual.fractions is not None
+        if not frozen:
+            order = np.argsort(-state.weight[: len(state.codes.joints)], kind="stable")
+            kept = [i for i in order if state.weight[i] > _RARE]
+            state = dual.state(
+                state.theta, Codes(state.codes.t, tuple(state.codes.joints[i] for i in kept)), state.tangents
+            )
+        residual, ambiguous = self.recomputed(dual, state)
+        joints = state.codes.joints
+        share = state.weight[: len(joints)]
+        extrapolated = state.extrapolated
+        bounded = float(share[[joint.bound for joint in joints]].sum())
+        at, weight, code = self.readouts(state)
+        other = (at.phi.T * weight) @ at.readout
+        own = sum(w * joint.mean_a_phi for w, joint in zip(share, joints))
+        m, rank = self.targets.shape[1], self.neuron.matrix.shape[1]
+        status, message = verdict(residual, self.tolerance, self.targets, rank, self.tau, extrapolated, bounded)
+        return GeneralSolution(
+            activation=self.activation,
+            features=self.neuron.matrix,
+            targets=self.targets,
+            prior=self.prior,
+            tau=self.tau,
+            t=state.codes.t,
+            objective=state.objective,
+            readout=at.readout,
+            weight=weight / weight.sum(),
+            phi=at.phi,
+            spread=at.spread,
+            gain=at.gain,
+            s=at.s,
+            nu=at.nu,
+            basin=code,
+            soft=np.full(len(code), -1),
+            soft_x=np.zeros(len(code)),
+            directions=np.empty((0, rank)),
+            code_weight=share / share.sum(),
+            code_readout=state.codes.readout,
+            code_covariance=np.array([joint.covariance for joint in joints]),
+            code_phi=np.array([joint.phi for joint in joints]),
+            residual=residual,
+            extrapolated_weight=extrapolated + bounded,
+            ambiguous_weight=ambiguous,
+            outlier_direction=np.empty((0, m)),
+            outlier_weight=np.empty(0),
+            outlier_w=np.empty((0, rank)),
+            frozen=frozen,
+            status=status,
+            message=message,
+            method="joint",
+            method_error=float(np.abs(other - own).max()),
+            n_nodes=len(code),
+            iterations=self.steps,
+        )
