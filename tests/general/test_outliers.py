@@ -13,6 +13,7 @@ from meanfield.features import features_from_inputs
 from meanfield.solvers.general.outliers import OutlierSolution, solve_outliers
 from meanfield.solvers.general.outliers_bulk import bulk_moments
 from meanfield.solvers.general.outliers_check import joint_average, node_moments
+from meanfield.solvers.general.outliers_lattice import BoundedNeuron
 
 RELU = mf.Network("relu").activation
 
@@ -88,6 +89,21 @@ def test_independent_averages_agree(zero):
     assert mismatch < 1e-9
     wrong = found.pull + 0.01
     assert joint_average(features, t, 1 / 12, (0.1, 1.0), found.precision, wrong)[1] > 1e-3
+
+
+def test_nodes_far_out_on_a_ridge_agree_with_quadrature():
+    """Strong tilts: |k| sd is large, and some preactivations are cut off at the kink far from their mean."""
+    x, labels = mixture(45, 60)
+    features = np.array(features_from_inputs(x).matrix)
+    t = 0.8 * one_hot(labels, -0.5)
+    readout = np.array([[0.0, 0.0, 0.0], [0.4, -0.3, 0.1], [3.0, -0.5, -0.5], [-2.0, 0.3, 2.5]])
+    at = BoundedNeuron(RELU, features, 1 / 45, 10.0).evaluate(t, readout, tolerance=1e-10)
+    assert (at.status == 0).all()
+    exponent, phi, mismatch = node_moments(features, t, 1 / 45, (0.0, 1.0), readout, at.s, at.nu)
+    assert mismatch < 1e-8
+    np.testing.assert_allclose(exponent, at.exponent, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(phi, at.phi, rtol=1e-9, atol=1e-10)
+    assert node_moments(features, t, 1 / 45, (0.0, 1.0), readout, at.s, at.nu + 0.01)[2] > 1e-4
 
 
 def test_no_fixed_point_is_not_hidden():

@@ -27,7 +27,6 @@ _LINE_RANGE = 11.0  # values of x this far below the heaviest are negligible
 _LINE_END = 10.0
 _MAX_GAP = 0.02  # weight of values of x where expectation propagation failed, plus 10 times that at the ends
 _DAMPINGS = np.array([1.0, 0.8, 0.4])  # from known sites, then from zero sites
-_CAP = 60  # iterations
 _SOFT_DAMPING, _SOFT_CAP = np.array([0.25]), 150
 
 
@@ -51,10 +50,13 @@ class Neuron:
         All processors if None.
     """
 
+    cap = 60  # iterations
+    room = 1.0  # factor of the bound on marginal and cavity variances
+
     def __init__(self, activation: Activation, matrix: FloatArray, prior: float, threads: int | None = None) -> None:
         self.activation = activation
         self.tilt = tilt_of(activation)
-        self.features = features_tuple(matrix)
+        self.features = self.bounded(matrix)
         self.prior = prior
         self.directions: list[tuple[FloatArray, ep.Features, FloatArray]] = []  # u, F - F u u^T, F u
         self.refused: dict[
@@ -65,6 +67,11 @@ class Neuron:
         self.pool = ThreadPoolExecutor(self.threads)
         self.n_evaluations = 0
         self.n_iterations = 0
+
+    def bounded(self, matrix: FloatArray) -> ep.Features:
+        """F for compiled code, which uses its variances as bounds only."""
+        features = features_tuple(matrix)
+        return features._replace(variance=self.room * features.variance)
 
     @property
     def n_samples(self) -> int:
@@ -110,7 +117,7 @@ class Neuron:
             np.zeros(n) if x is None else x,
             self.tilt,
         )
-        dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (dampings, _CAP)
+        dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (dampings, self.cap)
 
         def job(rows: Any) -> None:
             ep.evaluate(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
@@ -303,7 +310,7 @@ class Neuron:
                 positions.append(int(np.argmax(overlap)))
                 continue
             projection = self.features.matrix @ u
-            rest = features_tuple(self.features.matrix - np.outer(projection, u))
+            rest = self.bounded(self.features.matrix - np.outer(projection, u))
             self.directions.append((u, rest, projection))
             positions.append(len(self.directions) - 1)
         return positions

@@ -28,9 +28,13 @@ MAX_OUTPUTS = 4  # of the readout lattice
 _ACCEPTED = 1e-6
 _MAX_UNKNOWNS = 6000
 _COMPARED = 20  # maxima
-_REACH = 4.0  # sigma_a
+_REACHES = 0.5, 0.7, 1.0, 2.0, 4.0  # sigma_a
+_FIRST = 2  # of them
 _SEPARATED = 12.0  # the tail along an outlier direction has at most e^-12 of the bulk's density
 _MAX_EXTRAPOLATED = 0.02  # weight
+_ROUNDS = 6  # searches that may find the cone violated
+_CLASSES = 1e-3  # error at which the stage with one t per class ends
+_USABLE = 1e-2  # error at which a state serves as a start
 _LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are rounding
 
 Progress = Callable[[str, int, float], None]
@@ -79,8 +83,9 @@ def solve_outliers(
     n_starts : int
         Random starts of the last search for violated outlier directions.
     reach : float, optional
-        Where bulk and outliers are not separated: readouts with |a| beyond it count as outliers; 4 sigma_a if not
-        given. Larger is more accurate for wide networks, and slower.
+        Where bulk and outliers are not separated: readouts with |a| beyond it count as outliers. Larger is more
+        accurate, and slower. If not given, the largest of 1/2, 0.7, 1, 2 and 4 sigma_a up to which expectation
+        propagation works.
     method : {"auto", "joint", "lattice"}
         How the bulk is integrated: by expectation propagation over readout and weights together, or on a lattice over
         the readout (at most four outputs). "auto": jointly where the bulk turns out to be separated, else there.
@@ -100,13 +105,14 @@ def solve_outliers(
     tau = real_number("tau", tau, above=0.0)
     if method not in ("auto", "joint", "lattice"):
         raise ValueError(f"method must be 'auto', 'joint' or 'lattice', got {method!r}.")
-    radius = _REACH * sigma_a if reach is None else real_number("reach", reach, above=0.0)
+    if reach is not None:
+        reach = real_number("reach", reach, above=0.0)
     run = _Run(activation, matrix, y, sigma_a, tau, slopes, groups, np.random.default_rng(rng), progress, tolerance)
     run.n_starts = n_starts
     start = None if warm_start is None else np.array(warm_start.t)
     state, separation = None, math.inf
     if method != "lattice":
-        state = run.staged(start, None)
+        state = run.staged(start)
         if state is not None:
             separation = run.separation(state, sigma_a)
         if method == "joint" and state is None:
@@ -119,7 +125,7 @@ def solve_outliers(
         if state is None:
             raise ArithmeticError(_NO_BULK)
         return run.solution(state, separation, math.inf)
-    state = run.staged(start, radius)
+    state, radius = run.ridges(start, sigma_a, reach)
     if state is None:
         raise ArithmeticError("expectation propagation failed at every readout; use a larger tau, or another reach.")
     return run.solution(state, run.separation(state, sigma_a), radius)
@@ -175,35 +181,103 @@ class _Run:
         self.s2, self.tau, self.slopes = sigma_a**2 / len(targets), tau, slopes
         self.labels, self.rng, self.progress, self.tolerance = labels, rng, progress, tolerance
         self.steps = 0
+        self.found: Maxima | None = None  # by the last search of the cone
 
-    def dual(self, basis: FloatArray | None, reach: float | None, spacing: float, window: float) -> OutlierDual:
+    def dual(
+        self, basis: FloatArray | None, reach: float | None = None, *, coarse: bool = False, tolerance: float = 1e-6
+    ) -> OutlierDual:
         dual = OutlierDual(self.features, self.targets, self.s2, self.tau, self.slopes, basis)
         if reach is not None:
             dual.neuron = BoundedNeuron(self.activation, self.features, self.s2, reach)
-            dual.lattice = Lattice(self.targets.shape[1], self.s2, spacing, window)
-            dual.ep_tolerance = 0.1 * self.tolerance
+            dual.lattice = Lattice(self.targets.shape[1], self.s2, *((1.6, 6.0) if coarse else (1.4, 8.0)))
+            dual.ep_tolerance = tolerance
         return dual
 
-    def staged(self, t: FloatArray | None, reach: float | None) -> State | None:
-        """One value of t per class, if there are classes, then one per sample."""
-        known: Maxima | None = None
-        stages: list[tuple[str, FloatArray | None, float, int]] = [("samples", None, self.tolerance, self.n_starts)]
-        if self.labels is not None and t is None:
-            basis = (self.labels[:, None] == np.unique(self.labels)).astype(float)
-            stages.insert(0, ("classes", basis, 1e-3, 0))
-        state = None
-        for stage, basis, tolerance, n_final in stages:
-            dual = self.dual(basis, reach, *((1.4, 8.0) if basis is None else (1.6, 6.0)))
-            if t is None:
-                t = dual.start(self.rng, self.labels)
-            state = dual.minimise(
-                t, self.rng, tolerance, labels=self.labels, n_final=n_final, known=known, report=self.report(stage)
-            )
-            if state is None or (reach is None and not state.error <= max(1e-2, tolerance)):
-                return state if basis is None else None
-            t, known = state.t, state.maxima
+    @property
+    def by_class(self) -> FloatArray | None:
+        """(P, C) one value of t per class."""
+        return None if self.labels is None else (self.labels[:, None] == np.unique(self.labels)).astype(float)
+
+    def minimised(
+        self,
+        dual: OutlierDual,
+        t: FloatArray | None,
+        known: Maxima | None,
+        tolerance: float,
+        stage: str,
+        **options: Any,
+    ) -> State | None:
+        if t is None:
+            t = dual.start(self.rng, self.labels)
         self.final = dual
+        report = self.report(stage)
+        return dual.minimise(t, self.rng, tolerance, labels=self.labels, known=known, report=report, **options)
+
+    def confirmed(self, dual: OutlierDual, t: FloatArray, known: Maxima | None, **options: Any) -> State | None:
+        """The minimum over all of t; starts again while new starts find the cone violated."""
+        bulk = None
+        for _ in range(_ROUNDS):
+            self.found = None
+            state = self.minimised(
+                dual, t, known, self.tolerance, "samples", n_final=self.n_starts, start=bulk, **options
+            )
+            if state is None or not state.error <= _ACCEPTED:
+                return state
+            self.found = dual.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
+            if self.found.value.max(initial=0.0) <= dual.limit * (1.0 + 0.5 * _ACCEPTED):
+                return state
+            t, known, bulk = state.t, self.found, state.bulk
         return state
+
+    def staged(self, t: FloatArray | None) -> State | None:
+        """Bulk by joint expectation propagation: one value of t per class, if there are classes, then per sample."""
+        known: Maxima | None = None
+        if self.by_class is not None and t is None:
+            state = self.minimised(self.dual(self.by_class), None, None, _CLASSES, "classes")
+            if state is None or not state.error <= _USABLE:
+                return None
+            t, known = state.t, state.maxima
+        dual = self.dual(None)
+        return self.confirmed(dual, dual.start(self.rng, self.labels) if t is None else t, known)
+
+    def ridges(self, t: FloatArray | None, sigma_a: float, reach: float | None) -> tuple[State | None, float]:
+        """Bulk on the lattice, as far out along the ridges as expectation propagation works; with its reach.
+
+        Outwards on a coarse lattice, then from the largest usable reach inwards on the final one.
+        """
+        reaches = [r * sigma_a for r in _REACHES]
+        first, coarse = _FIRST, range(_FIRST, len(reaches))
+        if reach is not None:
+            reaches, first = [*([sigma_a] if reach > sigma_a and t is None else []), reach], 0
+            coarse = range(len(reaches) if t is None else 0)
+        known: Maxima | None = None
+        if self.by_class is not None and t is None:
+            dual = self.dual(self.by_class, reaches[first], coarse=True, tolerance=1e-4)
+            state = self.minimised(dual, None, None, _CLASSES, "classes")
+            if state is not None:
+                t, known = state.t, state.maxima
+        last, limit = first, _MAX_EXTRAPOLATED if reach is None else math.inf
+        for i in coarse:
+            dual = self.dual(None, reaches[i], coarse=True, tolerance=1e-5)
+            state = self.minimised(dual, t, known, _USABLE, "coarse", max_steps=40, max_extrapolated=limit)
+            usable = state is not None and state.error <= _USABLE and state.bulk.extrapolated <= limit
+            if state is not None and (usable or i == first):
+                t, known, last = state.t, state.maxima, i
+            if not usable and reach is None:
+                last -= i == first
+                break
+        if reach is not None:
+            last = len(reaches) - 1
+        for i in range(last, -1, -1):
+            dual = self.dual(None, reaches[i], tolerance=0.1 * self.tolerance)
+            start = dual.start(self.rng, self.labels) if t is None else t
+            state = self.confirmed(dual, start, known, max_extrapolated=limit if i > 0 else math.inf)
+            solved = state is not None and state.error <= _ACCEPTED and state.bulk.extrapolated <= _MAX_EXTRAPOLATED
+            if solved or reach is not None:
+                break
+            if state is not None and state.error <= _USABLE:
+                t, known = state.t, state.maxima
+        return state, reaches[i]
 
     def report(self, stage: str) -> Callable[[State], None]:
         def inner(state: State) -> None:
@@ -238,7 +312,9 @@ class _Run:
         z = self.features @ w.T
         outputs = (np.where(z > 0, self.slopes[1], self.slopes[0]) * z * weight) @ u
         residual = float(np.abs(self.targets - average - outputs - self.tau * state.t).max())
-        found = self.final.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
+        found = self.found
+        if found is None:
+            found = self.final.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
         highest = float(found.value.max(initial=0.0))
         excess = highest / limit - 1.0
         slackness = float((weight * np.abs(state.maxima.value[active] / limit - 1.0)).max(initial=0.0))
@@ -369,6 +445,6 @@ def _node_parts(bulk: LatticeBulk) -> dict[str, Any]:
         "code_phi": np.array([w @ nodes.at.phi for w in inside]),
         "method": "lattice",
         "n_nodes": len(weight),
-        "extrapolated_weight": float(weight[nodes.at.status != EP].sum()),
+        "extrapolated_weight": bulk.extrapolated,
         "ambiguous_weight": 0.0,
     }

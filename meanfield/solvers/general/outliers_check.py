@@ -14,16 +14,20 @@ from meanfield.validation import FloatArray
 
 __all__ = ["joint_average", "node_moments", "outlier_violation"]
 
-_X, _W = np.polynomial.legendre.leggauss(60)
+_X, _W = np.polynomial.legendre.leggauss(24)
 _REACH = 12.0  # standard deviations on either side
+_NEAR = np.array([0.05, 0.2, 0.6, 1.5, 3.0, 6.0])  # ends of panels next to the kink, in standard deviations
+_PEAK = np.linspace(-_REACH, _REACH, 9)
 
 
 def _quadrature(centre: FloatArray, sd: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Nodes and log weights (P, q): panels from `centre` - 12 sd to + 12 sd that end at the kink, zero."""
-    low, high = centre - _REACH * sd, centre + _REACH * sd
-    kink = np.clip(np.zeros_like(centre), low, high)
-    peak = np.clip(centre, low, high)
-    edges = np.sort(np.stack([low, kink, peak - 3.0 * sd, peak + 3.0 * sd, high], axis=-1), axis=-1)
+    """Nodes and log weights (P, q) for exponents that are quadratic on either side of the kink, zero.
+
+    centre, sd : (P, 2), of the two Gaussians. Panels resolve either peak, and the tails of those cut off at the kink.
+    """
+    near = np.concatenate([-_NEAR, [0.0], _NEAR]) * sd.min(axis=1, keepdims=True)
+    peaks = (centre[:, :, None] + sd[:, :, None] * _PEAK).reshape(len(centre), -1)
+    edges = np.sort(np.concatenate([near, peaks], axis=1), axis=1)
     half, middle = 0.5 * np.diff(edges), 0.5 * (edges[:, 1:] + edges[:, :-1])
     nodes = (middle[:, :, None] + half[:, :, None] * _X).reshape(len(centre), -1)
     weights = (half[:, :, None] * _W).reshape(len(centre), -1)
@@ -73,9 +77,9 @@ def joint_average(
         if keep[0]:
             beta, kappa = cavity[0, 1] / v, centre[0]
             rest = cavity[0, 0] - beta * cavity[0, 1]
-        # The tilt moves z by up to this; the exponent is quadratic on either side of the kink.
-        sd = np.sqrt(v) * (1.0 + np.abs(slopes).max() * abs(kappa) * np.sqrt(v))
-        z, log_weight = _quadrature(np.array([z0]), np.array([sd]))
+        s = np.array(slopes)
+        own = 1.0 / v - 2.0 * s * beta - s * s * rest  # precision of z on either side
+        z, log_weight = _quadrature(((z0 / v + s * (kappa - beta * z0)) / own)[None], own[None] ** -0.5)
         phi = _phi(z, slopes)
         exponent = log_weight - 0.5 * (z - z0) ** 2 / v + phi * (kappa + beta * (z - z0)) + 0.5 * rest * phi**2
         p = np.exp(exponent - exponent.max())
@@ -112,8 +116,8 @@ def node_moments(
         cavity = 1.0 / (1.0 / v - s[i])
         centre = cavity * (mean / v - nu[i])
         kappa = t @ a
-        sd = np.sqrt(cavity) * (1.0 + np.abs(slopes).max() * np.abs(kappa) * np.sqrt(cavity))
-        z, log_weight = _quadrature(centre, sd)
+        sides = centre[:, None] + np.outer(kappa * cavity, slopes)
+        z, log_weight = _quadrature(sides, np.sqrt(np.tile(cavity[:, None], 2)))
         phi = _phi(z, slopes)
         value = log_weight - 0.5 * (z - centre[:, None]) ** 2 / cavity[:, None] + kappa[:, None] * phi
         top = value.max(axis=1)

@@ -30,6 +30,8 @@ __all__ = ["OutlierDual", "State"]
 _NEARLY_ACTIVE = 0.8
 _MAX_TRACKED = 200
 _PATIENCE = 12  # steps without a smaller error before the iteration is given up
+_NEAR = 0.1  # error below which a smaller error is as good as a smaller merit
+_SETTLED = 3e-3  # error below which the bulk hardly changes any more
 _SHORTEST = 1e-4  # step of the line search
 
 
@@ -161,14 +163,19 @@ class OutlierDual:
         tolerance: float,
         *,
         labels: np.ndarray | None = None,
-        max_steps: int = 80,
+        max_steps: int = 150,
         n_random: int = 8,
         n_final: int = 100,
         known: Maxima | None = None,
+        max_extrapolated: float = np.inf,
+        start: Any = None,
         report: Callable[[State], None] | None = None,
     ) -> State | None:
-        """SQP from t; None where the bulk has no EP fixed point at the start. The last state otherwise."""
-        bulk = self.bulk(t, None)
+        """SQP from t; None where the bulk has no EP fixed point at the start. The last state otherwise.
+
+        `start` is a bulk at a neighbouring t. Given up where EP fails on more than `max_extrapolated` of the weight.
+        """
+        bulk = self.bulk(t, start)
         if bulk is None:
             return None
         maxima = self.explored(t, known, rng, n_random, labels)
@@ -178,8 +185,13 @@ class OutlierDual:
         for _ in range(max_steps):
             if report is not None:
                 report(state)
+            if errors and state.error > 10.0 * errors[-1]:
+                errors.clear()  # a new maximum was found
             errors.append(state.error)
             if len(errors) > 2 * _PATIENCE and min(errors[-_PATIENCE:]) > 0.9 * min(errors[:-_PATIENCE]):
+                break
+            settled = max_extrapolated < np.inf and state.error < _SETTLED
+            if settled and state.bulk.extrapolated > max_extrapolated:
                 break
             if state.error <= tolerance:
                 maxima = self.tracked(self.explored(state.t, state.maxima, rng, n_final, labels))
@@ -197,7 +209,7 @@ class OutlierDual:
         self, state: State, penalty: float, rng: np.random.Generator, n_random: int, labels: np.ndarray | None
     ) -> State | None:
         """The first of the shortened steps that decreases J + penalty * violation, or the error."""
-        longest = 0.5 * np.abs(state.t).max() + 0.1
+        longest = np.abs(state.t).max() + 0.5
         step = state.step * min(1.0, longest / max(float(np.abs(state.step).max()), 1e-300))
         merit = self.linear(state.t) + state.bulk.log_z + penalty * self.violation(state.maxima)
         length = 1.0
@@ -208,7 +220,7 @@ class OutlierDual:
                 maxima = follow(self.features, t, self.slopes, state.maxima)
                 value = self.linear(t) + bulk.log_z + penalty * self.violation(maxima)
                 better = value < merit - 1e-12 * (1.0 + abs(merit))
-                if better or state.error < 1e-3:
+                if better or state.error < _NEAR:
                     found = self.tracked(self.explored(t, maxima, rng, n_random, labels))
                     trial = self.state(t, bulk, found, state)
                     if better or trial.error < 0.7 * state.error:

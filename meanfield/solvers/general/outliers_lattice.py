@@ -26,6 +26,11 @@ _KEPT = 12.0  # nodes this far below the maximum are kept from one t to the next
 class BoundedNeuron(Neuron):
     """A neuron whose readouts beyond |a| = `reach` have no weight (and cost nothing)."""
 
+    # On a ridge w moves far out and spreads over several maxima of q: |z| may be many prior deviations, and expectation
+    # propagation is slow, without being wrong.
+    cap = 200
+    room = 100.0
+
     def __init__(self, activation: Activation, matrix: FloatArray, prior: float, reach: float) -> None:
         super().__init__(activation, matrix, prior)
         self.reach = reach
@@ -65,6 +70,11 @@ class LatticeBulk:
     iterations: int
 
     @property
+    def extrapolated(self) -> float:
+        """Weight of the nodes on which expectation propagation failed."""
+        return float(self.nodes.weight[self.nodes.at.status != EP].sum())
+
+    @property
     def readout(self) -> FloatArray:
         """(m,) mean readout."""
         return np.asarray(self.nodes.weight @ self.nodes.at.readout)
@@ -96,6 +106,11 @@ def lattice_bulk(
         # Extrapolated nodes start afresh from a neighbour: extrapolation from one t to the next would pile up.
         known = start.nodes.take(np.flatnonzero(start.nodes.at.status == EP))
         nodes = Nodes(lattice, t, known.index, neuron.moved(known.at, known.t, t, tolerance))
+        # While a ridge was heavier than all the rest, the rest may have been dropped.
+        centre = lattice.nearest(np.zeros((1, t.shape[1])))
+        if not (nodes.index == centre).all(axis=1).any():
+            at = joined([nodes.at, neuron.evaluate(t, lattice.readouts(centre), tolerance=tolerance)])
+            nodes = Nodes(lattice, t, np.concatenate([nodes.index, centre]), at)
     usable = nodes.at.ok & np.isfinite(nodes.at.exponent)
     if not usable.any():
         return None
