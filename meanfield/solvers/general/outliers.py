@@ -330,6 +330,11 @@ class _Run:
                 f"residual {residual:.1e}, excess of the cone {excess:.1e}, slackness {slackness:.1e}, outliers "
                 f"{violation:.1e}; wanted {_ACCEPTED:.0e}. Use a larger tau, or more starts (n_starts)."
             )
+            if parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
+                message += (
+                    f" Expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the "
+                    "weight: single neurons are near or beyond their capacity."
+                )
         elif parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
             status = "EP failed"
             message = (

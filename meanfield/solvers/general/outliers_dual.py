@@ -29,7 +29,7 @@ __all__ = ["OutlierDual", "State"]
 
 _NEARLY_ACTIVE = 0.8
 _MAX_TRACKED = 200
-_PATIENCE = 12  # steps without a smaller error before the iteration is given up
+_PATIENCE = 10  # steps without half the error before the iteration is given up
 _NEAR = 0.1  # error below which a smaller error is as good as a smaller merit
 _SETTLED = 3e-3  # error below which the bulk hardly changes any more
 _SHORTEST = 1e-4  # step of the line search
@@ -188,7 +188,7 @@ class OutlierDual:
             if errors and state.error > 10.0 * errors[-1]:
                 errors.clear()  # a new maximum was found
             errors.append(state.error)
-            if len(errors) > 2 * _PATIENCE and min(errors[-_PATIENCE:]) > 0.9 * min(errors[:-_PATIENCE]):
+            if len(errors) > 2 * _PATIENCE and min(errors[-_PATIENCE:]) > 0.5 * min(errors[:-_PATIENCE]):
                 break
             settled = max_extrapolated < np.inf and state.error < _SETTLED
             if settled and state.bulk.extrapolated > max_extrapolated:
