@@ -26,8 +26,8 @@ _KEPT = 12.0  # nodes this far below the maximum are kept from one t to the next
 class BoundedNeuron(Neuron):
     """A neuron whose readouts beyond |a| = `reach` have no weight (and cost nothing)."""
 
-    # At the foot of a ridge P(w | a) is wide, and |z| many prior deviations: expectation propagation is slow there. (E phi
-    # is off by some per cent where w spreads over several maxima of q; on the ridge of a single one it is accurate.)
+    # At the foot of a ridge P(w | a) is wide, and |z| many prior deviations: expectation propagation is slow there. (On
+    # the ridge of one maximum of q E phi is accurate; where w spreads over several it is off by some per cent.)
     cap = 200
     room = 100.0
 
