@@ -81,6 +81,8 @@ def _general(
         notes = (f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated",)
     if found.ambiguous_weight > 1e-2:
         notes += (f"{found.ambiguous_weight:.2g} of the weight lies where expectation propagation has two solutions",)
+    if found.method == "joint" and found.method_error > 1e-5:
+        notes += (f"one Gaussian of readout and weights per code: <a phi> is known to {found.method_error:.1g}",)
     if len(found.outlier_weight):
         notes += ("the variance of the predictor does not contain the fluctuations of the outliers",)
     return DataPosterior(

@@ -17,7 +17,7 @@ from meanfield.solvers.general.joint import Joint, Tilted, joint_bound, joint_mo
 from meanfield.solvers.general.tilt import tilt_of
 from meanfield.validation import FloatArray
 
-__all__ = ["Codes", "JointNeuron"]
+__all__ = ["Codes", "JointNeuron", "pattern"]
 
 _MAX_VARIANCE = 10.0  # of a preactivation, in units of its prior variance
 _SITE_SCALE = 0.5, 1.6
@@ -109,18 +109,24 @@ class JointNeuron:
         gaussian_moments(self.tilt, mean, variance, moments)
         return moments
 
+    def _ep(self, t: FloatArray, start: Any, tolerance: float) -> Joint | None:
+        for damping in _DAMPINGS:
+            found = joint_moments(
+                self.matrix, t, self.prior, self.tilted, start, tolerance, self.bound, (damping,), cap=_CAP
+            )
+            if found is not None:
+                return found
+        return None
+
     def solve(self, t: FloatArray, start: Any, tolerance: float, bound: bool = False) -> Joint | None:
-        """The code near sites (Q, nu) by EP; by the variational bound if EP fails, or at once if `bound`."""
-        found = None
-        if not (bound or self.variational):
-            for damping in _DAMPINGS:
-                found = joint_moments(
-                    self.matrix, t, self.prior, self.tilted, start, tolerance, self.bound, (damping,), cap=_CAP
-                )
-                if found is not None:
-                    break
-        if found is None and (bound or self.variational or self.fallback):
+        """The code near sites (Q, nu) by EP, if need be from the variational Gaussian; that one itself if `bound`."""
+        only = bound or self.variational
+        found = None if only else self._ep(t, start, tolerance)
+        if found is None:
             found = joint_bound(self.matrix, t, self.prior, self.gaussian, start, min(tolerance, 1e-3))
+            if found is not None and not only:
+                exact = self._ep(t, (found.q, found.nu), tolerance)
+                found = found if exact is None and self.fallback else exact
         if found is not None:
             self.n_evaluations += 1
             self.n_iterations += found.iterations
@@ -139,7 +145,7 @@ class JointNeuron:
             q, nu = old.q.copy(), old.nu.copy()
             q[:, 1, 1] *= ratio
             nu[:, 1] *= ratio
-            return self.solve(t, (q, nu), tolerance, old.bound)
+            return self.solve(t, (q, nu), tolerance, old.bound) or self.solve(t, pattern(old.phi), tolerance)
 
         found = self.map(job, codes.joints)
         kept = self.distinct(Codes(t, tuple(joint for joint in found if joint is not None)))
@@ -179,8 +185,15 @@ class JointNeuron:
         fresh = [joint for joint in found.joints if not any(self.same(joint, other) for other in old)]
         top = max([joint.log_z for joint in (*old, *fresh)], default=-np.inf)
 
-        def polished(joint: Joint) -> Joint:
-            found = self.solve(t, (joint.q, joint.nu), tolerance) if joint.log_z > top - depth else None
-            return joint if found is None else found
+        def polished(joint: Joint) -> Joint | None:
+            return joint if joint.log_z < top - depth else self.solve(t, (joint.q, joint.nu), tolerance)
 
-        return self.distinct(Codes(t, (*old, *self.map(polished, fresh))))
+        exact = [joint for joint in self.map(polished, fresh) if joint is not None]
+        return self.distinct(Codes(t, (*old, *exact)))
+
+
+def pattern(phi: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Sites of readouts that follow activations phi (P,): a = s2 t^T phi, weights as in the prior."""
+    nu = np.zeros((len(phi), 2))
+    nu[:, 0] = phi
+    return np.zeros((len(phi), 2, 2)), nu

@@ -29,8 +29,10 @@ _BLUNT = 30.0  # sharpness of the model's maximum far from the end, times P
 _SHARPER = 4.0
 _FAR = 0.1  # in the gradient
 _CAREFUL = 0.5, 1e-3  # radius down to which a step that loses a heavy code is shortened: far from the end, near it
+_NEAR = 0.05
+_SECANTS, _LEAST_CURVATURE = 12, 1e-4
 _PATIENCE = 8  # steps without progress
-_SEARCH_EVERY = 1.0  # distance in t
+_SEARCH_EVERY = 3.0  # distance in t
 _SMALLEST_RADIUS, _LARGEST_RADIUS, _RESTART = 1e-7, 30.0, 0.1
 _DEPTH = 40.0, 0.3  # codes this far below the top are forgotten: at least, and times P
 _TANGENT_DEPTH = 5.0  # the same of tangents, times P
@@ -223,6 +225,25 @@ class _Model:
             self.sharpness = min(1.0, _SHARPER * self.sharpness)
         return step, rest - self.at(step)[0]
 
+    def secant_step(self, secants: list[tuple[FloatArray, FloatArray]], radius: float) -> tuple[FloatArray, float]:
+        """Step of the limited-memory BFGS method that starts from the inverse Hessian of the model.
+
+        The model leaves out how sites respond to t; changes of the gradient along earlier steps (s, y) tell.
+        """
+        _, _, weight, slopes = self.at(np.zeros_like(self.state.theta))
+        q = gradient = self.state.gradient * self.dual.scale[:, None]
+        factors = []
+        for s, y in reversed(secants):
+            factors.append(float(np.sum(s * q) / np.sum(s * y)))
+            q = q - factors[-1] * y
+        step = self.newton(q, weight, slopes)
+        for (s, y), factor in zip(secants, reversed(factors)):
+            step = step - s * (factor + float(np.sum(y * step) / np.sum(s * y)))
+        largest = float(np.abs(step).max())
+        if largest > radius:
+            step = step * (radius / largest)
+        return step, -0.5 * float(np.sum(gradient * step))
+
     def _descended(self, step: FloatArray, radius: float) -> FloatArray:
         value, gradient, weight, slopes = self.at(step)
         scale = self.dual.scale[:, None]
@@ -256,10 +277,15 @@ def minimise_codes(
     look: Callable[[CodesState, float], Codes],
     report: Callable[[CodesState, str], None],
     max_steps: int = 100,
+    most_tangents: float = np.inf,
 ) -> CodesState:
-    """Steps of the model until |grad| < tolerance and `look` finds no other code that matters."""
+    """Steps of the model until |grad| < tolerance and `look` finds no other code that matters.
+
+    Ends early where, close to the minimum, tangents carry more weight than `most_tangents`.
+    """
     radius = 3.0
     travelled = 0.0  # since the last search for codes
+    secants: list[tuple[FloatArray, FloatArray]] = []
     best, lowest, stalled = np.inf, np.inf, 0
     for _ in range(max_steps):
         accuracy = max(min(1e-5, 1e-2 * state.error), 0.03 * tolerance)
@@ -270,13 +296,14 @@ def minimise_codes(
             state = dual.state(state.theta, look(state, accuracy), state.tangents)
             if state.error < tolerance:
                 break
-            best, lowest, stalled, radius = np.inf, np.inf, 0, max(radius, _RESTART)
+            best, lowest, stalled, radius, secants = np.inf, np.inf, 0, max(radius, _RESTART), []
         progress = state.objective < best - 1e-6 * (1.0 + abs(state.objective)) or state.error < 0.7 * lowest
         stalled = 0 if progress else stalled + 1
         best, lowest = min(best, state.objective), min(lowest, state.error)
-        if stalled > _PATIENCE:
+        if stalled > _PATIENCE or (state.error < _NEAR and state.extrapolated > most_tangents):
             break
-        step, drop = _Model(dual, state).minimum(radius)
+        model = _Model(dual, state)
+        step, drop = model.secant_step(secants, radius) if secants else model.minimum(radius)
         length = float(np.abs(step).max())
         theta = state.theta + step
         codes, left = dual.neuron.moved(state.codes, dual.t(theta), accuracy)
@@ -299,6 +326,7 @@ def minimise_codes(
             continue
         if new.objective > state.objective + 1e-9 * (1.0 + abs(state.objective)):
             radius = 0.35 * min(radius, length)
+            secants = secants[1:] if len(secants) == _SECANTS else secants
             report(
                 state,
                 f"rejected {new.objective - state.objective:.2g} predicted {-drop:.2g} radius {radius:.2g} "
@@ -307,11 +335,17 @@ def minimise_codes(
             known, left = dual.neuron.moved(new.codes, state.codes.t, accuracy)
             merged = dual.neuron.distinct(Codes(state.codes.t, (*state.codes.joints, *known.joints)))
             tangents = state.tangents.joined(Tangents.of(new.codes.t, left))
+            secants = [] if left or len(merged.joints) > len(state.codes.joints) else secants
             state = dual.state(state.theta, merged, tangents)
             if radius < _SMALLEST_RADIUS:
                 break
             continue
         gained = state.objective - new.objective
+        change = (new.gradient - state.gradient) * dual.scale[:, None]
+        if new.error > _NEAR or left or travelled == 0.0:
+            secants = []
+        elif float(np.sum(step * change)) > _LEAST_CURVATURE * float(np.sum(step**2)):
+            secants = [*secants[1 - _SECANTS :], (step, change)]
         if gained > 0.6 * drop and length > 0.5 * radius:
             radius = min(2.0 * radius, _LARGEST_RADIUS)
         elif gained < 0.25 * drop:

@@ -9,7 +9,7 @@ import numpy as np
 
 from meanfield.activation import Activation
 from meanfield.result import ConvergenceError
-from meanfield.solvers.general.codes import Codes, JointNeuron
+from meanfield.solvers.general.codes import Codes, JointNeuron, pattern
 from meanfield.solvers.general.codes_dual import CodesDual, CodesState, minimise_codes
 from meanfield.solvers.general.joint import Joint
 from meanfield.solvers.general.neuron import Neuron, Readouts
@@ -19,7 +19,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["JointRun"]
 
-_SEARCHED = 24  # starts of a search for codes
+_SEARCHED = 16  # starts of a search for codes
 _FEW = 3  # the first values of theta are cut to this size
 _RARE = 1e-6  # weight below which a code is not kept
 _SPREAD = 1e-4  # weight of a code whose readout fluctuations are resolved
@@ -27,6 +27,8 @@ _REVISITED = 1e-4  # weight of codes for which EP is tried again
 _SAME_LOG_Z = 1e-4
 _CLASS_TOLERANCE = 0.03
 _LAST_ACCURACY = 1e-7
+_LAST_DEPTH = 15.0  # codes this far below the top carry no weight
+_MOST_TANGENTS = 0.01  # weight of codes that EP has lost, at which bounds take their place
 
 
 class JointRun:
@@ -81,7 +83,7 @@ class JointRun:
     def look(self, state: CodesState, accuracy: float) -> Codes:
         """Known codes and those found by a search; EP is tried again where it failed."""
         codes = state.codes
-        depth = max(40.0, 0.3 * len(self.targets))
+        depth = _LAST_DEPTH if self.neuron.fallback else max(40.0, 0.3 * len(self.targets))
         found = self.neuron.search(codes.t, self.scout.starts(codes.t, codes, _SEARCHED), codes, accuracy, depth)
         if self.neuron.variational:
             return found
@@ -122,7 +124,8 @@ class JointRun:
         joints = self.neuron.map(lambda old: self.neuron.solve(codes.t, (old.q, old.nu), 1e-5) or old, codes.joints)
         start = Codes(codes.t, tuple(joints))
         state = dual.state(codes.t, start if fractions is not None else self.neuron.distinct(start))
-        state = minimise_codes(dual, state, self.tolerance, self.look, self.report("samples"))
+        stage = self.report("samples")
+        state = minimise_codes(dual, state, self.tolerance, self.look, stage, most_tangents=_MOST_TANGENTS)
         # Codes without a fixed point of EP would only get in the way before.
         self.neuron.fallback = True
         if fractions is None:
@@ -137,12 +140,10 @@ class JointRun:
         def job(g: int) -> Joint | None:
             rows = np.flatnonzero(solution.basin == g)
             share = solution.weight[rows] / solution.weight[rows].sum()
-            q, nu = np.zeros((len(t), 2, 2)), np.zeros((len(t), 2))
-            nu[:, 0] = solution.code_phi[g]
-            pattern = q.copy(), nu.copy()
+            q, nu = pattern(solution.code_phi[g])
             q[:, 1, 1] = share @ solution.s[rows]
             nu[:, 1] = share @ solution.nu[rows]
-            return self.neuron.solve(t, (q, nu), 1e-5) or self.neuron.solve(t, pattern, 1e-5)
+            return self.neuron.solve(t, (q, nu), 1e-5) or self.neuron.solve(t, pattern(solution.code_phi[g]), 1e-5)
 
         found = self.neuron.map(job, range(solution.n_codes))
         if any(joint is None for joint in found):
@@ -209,8 +210,11 @@ class JointRun:
         at, weight, code = self.readouts(state)
         other = (at.phi.T * weight) @ at.readout
         own = sum(w * joint.mean_a_phi for w, joint in zip(share, joints))
+        method_error = float(np.abs(other - own).max())
         m, rank = self.targets.shape[1], self.neuron.matrix.shape[1]
-        status, message = verdict(residual, self.tolerance, self.targets, rank, self.tau, extrapolated, bounded)
+        status, message = verdict(
+            residual, self.tolerance, self.targets, rank, self.tau, extrapolated, bounded, method_error
+        )
         return GeneralSolution(
             activation=self.activation,
             features=self.neuron.matrix,
@@ -244,7 +248,7 @@ class JointRun:
             status=status,
             message=message,
             method="joint",
-            method_error=float(np.abs(other - own).max()),
+            method_error=method_error,
             n_nodes=len(code),
             iterations=self.steps,
         )

@@ -15,6 +15,7 @@ __all__ = ["MAX_EXTRAPOLATED", "GeneralSolution", "accepted_residual", "beyond_c
 MAX_EXTRAPOLATED = 0.02  # weight
 _ACCEPTED = 1e-4  # a residual below this still counts as solved
 _BEYOND = 0.1  # of the largest target
+_MAX_METHOD_ERROR = 0.02  # of the largest target
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,7 @@ def verdict(
     tau: float,
     extrapolated: float,
     bounded: float,
+    method_error: float = 0.0,
 ) -> tuple[str, str]:
     """Status and message: extrapolated and bounded are weights of neurons without a fixed point of EP."""
     failed = extrapolated + bounded
@@ -179,5 +181,10 @@ def verdict(
             f"expectation propagation failed on readouts that carry {failed:.2g} of the weight ({bounded:.2g}: "
             f"variational bound, {extrapolated:.2g}: expanded from elsewhere): single neurons are near or beyond their "
             "capacity. Results are approximate; a larger tau or more inputs help."
+        )
+    if method_error > _MAX_METHOD_ERROR * max(1.0, float(np.abs(targets).max())):
+        return "EP failed", (
+            f"codes are too shallow for Gaussians of readout and weights: <a phi> is known to {method_error:.2g} only; "
+            "use method='lattice' of solve_general (at most five outputs), a larger tau, or more samples."
         )
     return "optimal", ""
