@@ -8,7 +8,7 @@ from general_oracles import digits, numpy_ep
 
 import meanfield as mf
 from meanfield.activation import activation
-from meanfield.solvers.general.dual import Dual
+from meanfield.solvers.general.dual import Dual, minimise
 from meanfield.solvers.general.lattice import Lattice, Nodes, grow
 from meanfield.solvers.general.neuron import Neuron
 from meanfield.solvers.general.solve import solve_frozen, solve_general
@@ -230,6 +230,59 @@ def test_single_neurons_beyond_capacity_are_refused_in_words():
     found = _solve(rng.normal(size=(14, 3)), np.where(rng.random((14, 1)) < 0.5, -1.0, 1.0), None)
     assert found.status != "optimal"
     assert found.message
+
+
+def _random_labels(n_samples, n_inputs, classes=2):
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(n_samples, n_inputs)) / np.sqrt(n_inputs)
+    return matrix, np.eye(classes)[rng.integers(0, classes, n_samples)]
+
+
+def _contradictions():
+    matrix, targets, _ = _mixture(30, 15)
+    return np.vstack([matrix, matrix[:4]]), np.vstack([targets, 1.0 - targets[:4]])
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+@pytest.mark.parametrize(
+    "data",
+    [_random_labels(60, 30), _random_labels(60, 20, 3), _random_labels(20, 3), _contradictions()],
+    ids=["random", "three classes", "three inputs", "duplicates"],
+)
+def test_no_claim_beyond_capacity(name, data):
+    """More random labels than directions, duplicates with other targets, at tau = 0.01: refused, with what helps."""
+    matrix, targets = data
+    found = _solve(matrix, targets, None, phi=activation(name), method="lattice")
+    assert found.status == "EP failed"
+    assert "larger tau" in found.message
+    fit = np.einsum("n,nm,np->pm", found.weight, found.readout, found.phi)
+    misfit = np.abs(fit + found.tau * found.t - targets).max()
+    assert misfit > 1e-3 or found.extrapolated_weight > 0.02
+    # The same samples at a temperature at which a neuron can fit them are solved.
+    warm = _solve(matrix, targets, None, phi=activation(name), method="lattice", tau=2.0)
+    assert warm.status == "optimal"
+    fit = np.einsum("n,nm,np->pm", warm.weight, warm.readout, warm.phi)
+    assert fit + 2.0 * warm.t == pytest.approx(targets, abs=1e-4)
+
+
+def test_polishing_ends_where_only_noise_is_left(small):
+    """A gradient that is good enough is improved only as long as a few steps still help."""
+    matrix, targets, _, found = small
+    neuron = Neuron(SIGMOID, matrix, found.prior, threads=2)
+    dual = Dual(neuron, targets, found.tau, Lattice(3, found.prior, 1.4, 8.0), None)
+    nodes = grow(neuron, dual.search(found.t, 2.5, np.random.default_rng(0), 1e-6), 1e-6)
+    steps = {}
+    for accepted in (1e-4, 0.0):
+        errors = []
+        rng = np.random.default_rng(1)
+
+        def report(state, message, errors=errors):
+            errors.append(state.error)
+
+        end = minimise(dual, dual.state(found.t, nodes), 0.0, 1e-6, rng, report, accepted)
+        assert end.error < 1e-5
+        steps[accepted] = len(errors)
+    assert steps[1e-4] + 5 < steps[0.0]
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ __all__ = ["LatticeRun"]
 
 _COMPONENT = 1e-7  # lighter components are not kept
 _FAR = 10.0  # times the error beyond capacity: where variational bounds are not worth a start
-_BOUND_STEPS = 20  # with variational bounds
+_BOUND_STEPS = 5  # with variational bounds, which take seconds each
 _RARE = 1e-4  # lighter codes are counted to the nearest heavier one
 _HALVINGS = 12
 _SOFT_SAMPLES = 60.0  # sharpness of the first stage, times P
