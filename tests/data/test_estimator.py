@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits, load_iris, make_regression
-from sklearn.model_selection import GridSearchCV
+from sklearn.datasets import load_digits, load_iris, load_wine, make_regression
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import meanfield as mf
@@ -55,6 +57,17 @@ def test_a_nonlinear_network_has_codes():
     assert {code.pattern for code in fitted.codes_} >= {"011", "101", "110"}
     assert sum(code.weight for code in fitted.codes_) == pytest.approx(1.0, abs=1e-9)
     assert fitted.score(X[45:], y[45:]) > 0.9
+
+
+def test_a_table_of_few_features_as_a_newcomer_would():
+    """Wine, 13 features on very different scales, in a pipeline."""
+    X, y = load_wine(return_X_y=True)
+    train, test, labels, truth = train_test_split(X, y, train_size=90, stratify=y, random_state=0)
+    model = make_pipeline(StandardScaler(), NonLazyClassifier("sigmoid", tau=0.1, on_failure="raise"))
+    model.fit(train, labels)
+    assert model.score(test, truth) > 0.95
+    assert model[-1].posterior_.status == "optimal"
+    assert len(model[-1].codes_) >= 2
 
 
 def test_regression_is_equivariant():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.progress import Progress
 from meanfield.result import ConvergenceError
 from meanfield.solvers.general.compiled.ep import FAILED, VGA
 from meanfield.solvers.general.dual import MAX_STEPS, Dual, State, class_basis, minimise
@@ -31,8 +32,6 @@ _HALVINGS = 12
 _SOFT_SAMPLES = 60.0  # sharpness of the first stage, times P
 _SHARPER = 3.0
 _SAME = 1e-4  # in log Z: two runs of expectation propagation this close found the same fixed point
-
-Progress = Callable[[str, int, float], None]
 
 
 class LatticeRun:

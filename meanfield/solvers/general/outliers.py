@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.activation import Activation
+from meanfield.progress import Progress
 from meanfield.solvers.general.compiled.ep import EP
 from meanfield.solvers.general.cone import Maxima
 from meanfield.solvers.general.lattice import Lattice, basins
@@ -36,8 +37,6 @@ _ROUNDS = 6  # searches that may find the cone violated
 _CLASSES = 1e-3  # error at which the stage with one t per class ends
 _USABLE = 1e-2  # error at which a state serves as a start
 _LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are rounding
-
-Progress = Callable[[str, int, float], None]
 
 
 def solve_outliers(

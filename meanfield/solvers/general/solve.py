@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from meanfield.activation import Activation
+from meanfield.progress import Progress
 from meanfield.result import ConvergenceError
 from meanfield.solvers.general.codes_solve import JointRun
 from meanfield.solvers.general.dual import class_basis
@@ -24,8 +24,6 @@ TOLERANCE = 1e-6  # of max |dJ/dt|
 _SMALL_OUTPUTS, _SMALL_SAMPLES, _TINY_SAMPLES = 3, 200, 60
 _TRUSTED_ERROR, _TRUSTED_WEIGHT = 3e-4, 1e-4  # of joint expectation propagation that needs no refinement
 _MAX_OUTPUTS = 5  # 350 nodes per code; one more output multiplies that by two and a half
-
-Progress = Callable[[str, int, float], None]
 
 
 def solve_general(
