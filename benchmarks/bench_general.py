@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-from scipy.linalg import cho_factor, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, solve_triangular
 from scipy.special import ndtr
 
 from meanfield.activation import activation
@@ -58,11 +58,16 @@ def reference(matrix, k, tolerance):
     s, nu = np.zeros(p), np.zeros(p)
     x = np.arange(-12.0, 12.0, 0.33)[:, None]
     for _ in range(60):
-        factor, _ = cho_factor(np.eye(r) + (matrix.T * s) @ matrix, lower=True)
+        try:
+            factor, _ = cho_factor(np.eye(r) + (matrix.T * s) @ matrix, lower=True)
+        except LinAlgError:
+            return None
         solved = solve_triangular(factor, matrix.T, lower=True)
         c = solved @ nu
         m, v = solved.T @ c, np.sum(solved**2, axis=0)
         cavity = v / (1 - s * v)
+        if not (cavity > 0).all():
+            return None
         mc = cavity * (m / v - nu)
         z = mc + np.sqrt(cavity) * x
         f = ndtr(ROOT * z)
@@ -104,16 +109,19 @@ def ratio(matrix, targets, found, rounds=3, n=24):
 CASES = [
     ("digits, y_-=0", digits, (90, 0.0), {}),
     ("digits, y_-=1/2", digits, (90, 0.5), {}),
+    ("digits, y_-=0", digits, (90, 0.0), {"method": "lattice"}),
+    ("digits, y_-=1/2", digits, (90, 0.5), {"method": "lattice"}),
     ("clusters", clusters, (60, 120, 3, 0.5), {}),
     ("clusters", clusters, (120, 120, 3, 0.5), {}),
     ("clusters", clusters, (60, 480, 3, 0.5), {}),
     ("clusters", clusters, (60, 120, 2, 0.0), {}),
     ("clusters", clusters, (60, 120, 4, 0.0), {}),
+    ("clusters", clusters, (60, 120, 4, 0.0), {"method": "lattice"}),
 ]
 LARGE = [("clusters", clusters, (300, 784, 3, 0.0), {})]
 HEADER = (
     f"{'case':16} {'P':>4} {'r':>4} {'m':>2} {'wall/s':>7} {'CPU/s':>7} {'steps':>5} {'nodes':>6} {'|grad|':>8} "
-    f"{'extrap.':>8} {'MB':>6} {'ratio':>6} {'dlogZ':>8}  status"
+    f"{'extrap.':>8} {'MB':>6} {'ratio':>6} {'dlogZ':>8}  method, status"
 )
 
 
@@ -134,7 +142,7 @@ def measured(name, data, arguments, options):
     return (
         f"{name:16} {len(matrix):4} {matrix.shape[1]:4} {targets.shape[1]:2} {wall:7.1f} {cpu:7.1f} "
         f"{found.iterations:5} {found.n_nodes:6} {found.residual:8.1e} {found.extrapolated_weight:8.1e} "
-        f"{memory:6.1f} {speed:6.1f} {error:8.1e}  {found.status}"
+        f"{memory:6.1f} {speed:6.1f} {error:8.1e}  {found.method}, {found.status}"
     )
 
 
