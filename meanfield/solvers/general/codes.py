@@ -25,8 +25,7 @@ _OVERLAP = 8.0  # squared distance of readouts, in units of their covariance, wi
 _FAR = 6.0  # of a component, in units of sqrt(s2)
 _SAME_PHI = 0.02  # mean square difference of activations
 _SEARCH_TOLERANCE = 1e-2
-_DAMPINGS = (1.0, 0.5)
-_CAP = 80
+_CAP = 80  # iterations of EP
 
 
 class Codes(NamedTuple):
@@ -110,26 +109,25 @@ class JointNeuron:
         return moments
 
     def _ep(self, t: FloatArray, start: Any, tolerance: float) -> Joint | None:
-        for damping in _DAMPINGS:
-            found = joint_moments(
-                self.matrix, t, self.prior, self.tilted, start, tolerance, self.bound, (damping,), cap=_CAP
-            )
-            if found is not None:
-                return found
-        return None
+        return joint_moments(self.matrix, t, self.prior, self.tilted, start, tolerance, self.bound, cap=_CAP)
 
     def solve(self, t: FloatArray, start: Any, tolerance: float, bound: bool = False) -> Joint | None:
         """The code near sites (Q, nu) by EP, if need be from the variational Gaussian; that one itself if `bound`."""
-        only = bound or self.variational
-        found = None if only else self._ep(t, start, tolerance)
-        if found is None:
-            found = joint_bound(self.matrix, t, self.prior, self.gaussian, start, min(tolerance, 1e-3))
-            if found is not None and not only:
-                exact = self._ep(t, (found.q, found.nu), tolerance)
-                found = found if exact is None and self.fallback else exact
+        with np.errstate(all="ignore"):  # what is not finite is rejected
+            found = self._solve(t, start, tolerance, bound or self.variational)
         if found is not None:
             self.n_evaluations += 1
             self.n_iterations += found.iterations
+        return found
+
+    def _solve(self, t: FloatArray, start: Any, tolerance: float, only: bool) -> Joint | None:
+        found = None if only else self._ep(t, start, tolerance)
+        if found is None:
+            loose = min(tolerance, _SEARCH_TOLERANCE) if only or self.fallback else _SEARCH_TOLERANCE
+            found = joint_bound(self.matrix, t, self.prior, self.gaussian, start, loose)
+            if found is not None and not only:
+                exact = self._ep(t, (found.q, found.nu), tolerance)
+                found = found if exact is None and self.fallback else exact
         return found
 
     def map(self, job: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:

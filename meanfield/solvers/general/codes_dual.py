@@ -309,9 +309,9 @@ def minimise_codes(
         codes, left = dual.neuron.moved(state.codes, dual.t(theta), accuracy)
         tangents = state.tangents.joined(Tangents.of(state.codes.t, left))
         lost = sum(state.weight[[joint is old for joint in state.codes.joints].index(True)] for old in left)
-        floor = _CAREFUL[int(state.error < _FAR)]
-        careful = dual.basis is None and (radius > floor or dual.fractions is not None)
-        if codes.joints and not (lost > _HEAVY and careful) and not (left and dual.fractions is not None):
+        careful = dual.basis is None and radius > _CAREFUL[int(state.error < _FAR)]
+        incomplete = dual.fractions is not None and len(codes.joints) < len(state.codes.joints)
+        if codes.joints and not (lost > _HEAVY and careful) and not incomplete:
             new = dual.state(theta, codes, tangents)
             travelled += length
             missing = lost > _HEAVY or (dual.basis is not None and state.error > _FAR)

@@ -27,6 +27,7 @@ _REVISITED = 1e-4  # weight of codes for which EP is tried again
 _SAME_LOG_Z = 1e-4
 _CLASS_TOLERANCE = 0.03
 _LAST_ACCURACY = 1e-7
+_LEAST_FRACTION = 1e-4  # frozen codes with fewer neurons are left out
 _LAST_DEPTH = 15.0  # codes this far below the top carry no weight
 _MOST_TANGENTS = 0.01  # weight of codes that EP has lost, at which bounds take their place
 
@@ -115,7 +116,9 @@ class JointRun:
     def frozen(self, solution: GeneralSolution, fractions: FloatArray) -> GeneralSolution:
         """The same with given fractions of the neurons in each code of `solution`."""
         codes = self.recovered(solution)
-        used = [g for g, share in enumerate(fractions) if share > 0.0]
+        used = [g for g, share in enumerate(fractions) if share > _LEAST_FRACTION]
+        fractions = fractions / fractions[used].sum()
+        self.neuron.fallback = True
         return self.solution(*self.refined(Codes(codes.t, tuple(codes.joints[g] for g in used)), fractions[used]))
 
     def refined(self, codes: Codes, fractions: FloatArray | None = None) -> tuple[CodesDual, CodesState]:

@@ -26,6 +26,8 @@ __all__ = ["Joint", "Tilted", "joint_bound", "joint_moments"]
 
 _TOLERANCE = 1e-11
 _MAX_ITERATIONS = 80
+_RISES = 4
+_SMALLEST_DAMPING, _SMALLEST_STEP = 0.2, 0.02
 
 
 class Tilted(NamedTuple):
@@ -190,7 +192,6 @@ def joint_moments(
     start: tuple[FloatArray, FloatArray] | None = None,
     tolerance: float = _TOLERANCE,
     bound: FloatArray | None = None,
-    dampings: tuple[float, ...] = (1.0, 0.6),
     cap: int = _MAX_ITERATIONS,
 ) -> Joint | None:
     """EP from sites `start` (Q, nu), or from none; None where no fixed point is found.
@@ -209,39 +210,38 @@ def joint_moments(
         Largest change of a site, relative to 1 + its size.
     bound : (P,) array, optional
         Of the variances of z, marginal and cavity.
-    dampings : tuple of float
-        Of the attempt from `start`; then of that from no sites.
     cap : int
-        Iterations of an attempt.
+        Iterations.
     """
-    n_samples = len(features)
-    nothing = np.zeros((n_samples, 2, 2)), np.zeros((n_samples, 2))
-    for attempt, damping in enumerate(dampings):
-        q, nu = start if attempt == 0 and start is not None else nothing
-        state = _posterior(features, t, s2, q, nu, bound)
-        for iteration in range(cap):
-            if state is None:
+    q, nu = (np.zeros((len(features), 2, 2)), np.zeros((len(features), 2))) if start is None else start
+    state = _posterior(features, t, s2, q, nu, bound)
+    tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
+    damping, previous, rises = 1.0, np.inf, 0
+    for iteration in range(cap):
+        if state is None or tilted is None:
+            return None
+        new_q, new_nu = _sites(state, tilted)
+        change = max(
+            np.max(np.abs(new_q - q) / (1.0 + np.abs(q))),
+            np.max(np.abs(new_nu - nu) / (1.0 + np.abs(nu))),
+        )
+        if change < tolerance:
+            return _report(t, state, tilted, q, nu, iteration)
+        if not np.isfinite(change):
+            return None
+        rises = rises + 1 if change > 0.9 * previous else 0
+        previous = change
+        if rises >= _RISES:  # it oscillates
+            damping, rises = max(0.5 * damping, _SMALLEST_DAMPING), 0
+        step = damping
+        while step > _SMALLEST_STEP:
+            trial = q + step * (new_q - q), nu + step * (new_nu - nu)
+            state = _posterior(features, t, s2, *trial, bound)
+            tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
+            if tilted is not None:
                 break
-            tilted = tilted_of(state.cavity_mean, state.cavity_cov)
-            if tilted is None:
-                break
-            new_q, new_nu = _sites(state, tilted)
-            change = max(
-                np.max(np.abs(new_q - q) / (1.0 + np.abs(q))),
-                np.max(np.abs(new_nu - nu) / (1.0 + np.abs(nu))),
-            )
-            if change < tolerance:
-                return _report(t, state, tilted, q, nu, iteration)
-            if not np.isfinite(change):
-                break
-            step = damping
-            while step > 1e-3:
-                trial = q + step * (new_q - q), nu + step * (new_nu - nu)
-                state = _posterior(features, t, s2, *trial, bound)
-                if state is not None and tilted_of(state.cavity_mean, state.cavity_cov) is not None:
-                    break
-                step *= 0.5
-            q, nu = trial
+            step *= 0.5
+        q, nu = trial
     return None
 
 
