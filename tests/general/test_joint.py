@@ -125,6 +125,8 @@ def test_curvature_is_symmetric_and_nearly_the_second_derivative(neuron, codes):
     for code in codes.joints:
         assert np.sum(u * code.curvature(v)) == pytest.approx(np.sum(v * code.curvature(u)), rel=1e-9)
         assert np.sum(u * code.curvature(u)) > 0
+        matrix = code.curvature_matrix().reshape(t.size, t.size)
+        assert matrix @ u.ravel() == pytest.approx(code.curvature(u).ravel(), rel=1e-9, abs=1e-9)
         high, low = (model.solve(t + x * u, (code.q, code.nu), 1e-12).mean_a_phi for x in (h, -h))
         exact = float(np.sum(u * (high - low))) / (2 * h)
         # Without the response of the sites: it sets the speed only.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.special import logsumexp
 
 from meanfield.solvers.general.codes import Codes, JointNeuron
@@ -23,6 +24,7 @@ __all__ = ["CodesDual", "CodesState", "Tangents", "minimise_codes"]
 
 _INNER = 15  # Newton steps on the model
 _INNER_TOLERANCE = 0.1
+_DENSE, _DENSE_MEMORY = 3600, 2e8  # unknowns, and matrix elements of all codes, up to which the Hessian is a matrix
 _CG_STEPS = 300
 _CG_TOLERANCE = 0.1
 _BLUNT = 30.0  # sharpness of the model's maximum far from the end, times P
@@ -162,6 +164,25 @@ class _Model:
         self.metric = None if dual.basis is None else dual.basis.T @ dual.basis
         self.slope_at_rest = dual.reduced(dual.tau * t - dual.targets)
         self.sharpness = 1.0
+        self.matrices: dict[int, FloatArray] = {}
+
+    def direct(
+        self, gradient: FloatArray, weight: FloatArray, curved: list[int], between: FloatArray
+    ) -> FloatArray | None:
+        """-H^{-1} gradient by a Cholesky factor; None where rounding makes H indefinite."""
+        size = gradient.size
+        for i in curved:
+            if i not in self.matrices:
+                self.matrices[i] = self.joints[i].curvature_matrix().reshape(size, size)
+        matrix = between.T @ between
+        for i in curved:
+            matrix += weight[i] * self.matrices[i]
+        matrix.flat[:: size + 1] += self.dual.tau
+        try:
+            factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            return None
+        return np.asarray(-cho_solve(factor, gradient.ravel(), check_finite=False)).reshape(gradient.shape)
 
     def bend(self, i: int, v: FloatArray) -> FloatArray:
         return self.dual.reduced(self.joints[i].curvature(self.dual.t(v)))
@@ -180,14 +201,19 @@ class _Model:
         return float(np.sum(step * (self.slope_at_rest + 0.5 * ridge))) + total, gradient, weight, slope
 
     def newton(self, gradient: FloatArray, weight: FloatArray, slopes: FloatArray) -> FloatArray:
-        """Step from the Hessian of the model by conjugate gradients."""
+        """Step from the Hessian of the model: directly, or, with many unknowns or codes, by conjugate gradients."""
         dual = self.dual
         heavy = np.flatnonzero(weight > 1e-8)
-        curved = [i for i in heavy if i < len(self.joints)]
+        curved = [int(i) for i in heavy if i < len(self.joints)]
         between = slopes[heavy] if dual.fractions is None else np.zeros((0, gradient.size))
         if dual.fractions is None:
             share = weight[heavy] / weight[heavy].sum()
             between = (between - share @ between) * np.sqrt(self.sharpness * share)[:, None]
+
+        if self.metric is None and gradient.size <= _DENSE and len(curved) * gradient.size**2 <= _DENSE_MEMORY:
+            found = self.direct(gradient, weight, curved, between)
+            if found is not None:
+                return found
 
         def hessian(v: FloatArray) -> FloatArray:
             result = dual.tau * (v if self.metric is None else self.metric @ v)
@@ -346,8 +372,8 @@ def minimise_codes(
             secants = []
         elif float(np.sum(step * change)) > _LEAST_CURVATURE * float(np.sum(step**2)):
             secants = [*secants[1 - _SECANTS :], (step, change)]
-        if gained > 0.6 * drop and length > 0.5 * radius:
-            radius = min(2.0 * radius, _LARGEST_RADIUS)
+        if gained > 0.9 * drop and length > 0.5 * radius:
+            radius = min(1.5 * radius, _LARGEST_RADIUS)
         elif gained < 0.25 * drop:
             radius = 0.5 * length
         state = new

@@ -106,6 +106,23 @@ class Joint(NamedTuple):
         result += self.spread[:, None] * (v @ self.covariance)
         return np.asarray(result)
 
+    def curvature_matrix(self) -> FloatArray:
+        """The same as a matrix, (P, m, P, m)."""
+        a, phi, slopes = self.readout, self.phi, self.gain * self.z
+        kernel = slopes.T @ slopes
+        kernel.flat[:: len(phi) + 1] = np.maximum(self.spread, kernel.diagonal())
+        along = slopes.T @ self.part  # Cov(phi, a)
+        result = np.empty((len(phi), a.size, len(phi), a.size))
+        for r in range(a.size):
+            for s in range(r + 1):
+                block = (a[r] * a[s]) * kernel
+                left = np.stack([a[r] * along[:, s], a[s] * phi, self.covariance[r, s] * phi], axis=1)
+                block += left @ np.stack([phi, along[:, r], phi])
+                block.flat[:: len(phi) + 1] += self.spread * self.covariance[r, s]
+                result[:, r, :, s] = block
+                result[:, s, :, r] = block.T
+        return result
+
 
 class _Posterior(NamedTuple):
     """The joint Gaussian of (a, w) that sites (Q, nu) make, and its marginals and cavities of every sample."""
