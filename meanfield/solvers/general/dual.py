@@ -25,6 +25,7 @@ _PATIENCE = 12  # steps without progress in J or in the gradient,
 _POLISH = 3  # or in the gradient where it is already accepted
 _CRAWL = 1e-3  # of |theta|: steps cut to less are no progress
 _MOSTLY = 0.5  # of the weight: a step that has more of it extrapolated is refused
+_CUT = 0.3  # of J, in units of e^-window
 _NOISE = 0.03  # of J, in units of the weight of extrapolated nodes
 
 
@@ -254,8 +255,9 @@ def minimise(
             trial = dual.completed(trial, theta, rng, ep_tolerance, look)
             travelled = 0.0 if look else travelled
             new = dual.state(theta, trial, step_count)
-            # J of nodes that are extrapolated is not quite a function of t.
-            noise = slack + (_NOISE * new.extrapolated if new.error < 0.8 * state.error else 0.0)
+            # J of nodes that are extrapolated, or enter the window, is not quite a function of t.
+            cut = _NOISE * new.extrapolated + _CUT * np.exp(-dual.lattice.window)
+            noise = slack + (cut if new.error < 0.8 * state.error else 0.0)
             lower = new.objective < state.objective + noise
             if not lower:
                 # What made the difference may count at the present theta as well: J there must include it.
