@@ -84,11 +84,11 @@ def test_independent_averages_agree(zero):
     if zero:
         t[3], features[5] = 0.0, 0.0
     found = bulk_moments(features, t, 1 / 12, (0.1, 1.0))
-    average, mismatch = joint_average(features, t, 1 / 12, (0.1, 1.0), found.precision, found.pull)
+    average, mismatch = joint_average(features, t, 1 / 12, (0.1, 1.0), found.q, found.nu)
     np.testing.assert_allclose(found.mean_a_phi, average, atol=1e-9)
     assert mismatch < 1e-9
-    wrong = found.pull + 0.01
-    assert joint_average(features, t, 1 / 12, (0.1, 1.0), found.precision, wrong)[1] > 1e-3
+    wrong = found.nu + 0.01
+    assert joint_average(features, t, 1 / 12, (0.1, 1.0), found.q, wrong)[1] > 1e-3
 
 
 def test_nodes_far_out_on_a_ridge_agree_with_quadrature():

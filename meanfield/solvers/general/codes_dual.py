@@ -173,7 +173,7 @@ class _Model:
         size = gradient.size
         for i in curved:
             if i not in self.matrices:
-                self.matrices[i] = self.joints[i].curvature_matrix().reshape(size, size)
+                self.matrices[i] = self.joints[i].hessian(None)
         matrix = between.T @ between
         for i in curved:
             matrix += weight[i] * self.matrices[i]

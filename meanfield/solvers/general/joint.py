@@ -123,6 +123,14 @@ class Joint(NamedTuple):
                 result[:, s, :, r] = block.T
         return result
 
+    def hessian(self, basis: FloatArray | None) -> FloatArray:
+        """`curvature_matrix` as (P m, P m), or that of theta (q, m), t = basis theta, where a basis (P, q) is given."""
+        matrix = self.curvature_matrix()
+        if basis is not None:
+            matrix = np.einsum("pc,pmqn,qd->cmdn", basis, matrix, basis, optimize=True)
+        size = matrix.shape[0] * matrix.shape[1]
+        return np.asarray(matrix.reshape(size, size))
+
 
 class _Posterior(NamedTuple):
     """The joint Gaussian of (a, w) that sites (Q, nu) make, and its marginals and cavities of every sample."""

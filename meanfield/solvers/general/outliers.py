@@ -12,9 +12,9 @@ from meanfield.activation import Activation
 from meanfield.progress import Progress
 from meanfield.solvers.general.compiled.ep import EP
 from meanfield.solvers.general.cone import Maxima
+from meanfield.solvers.general.joint import Joint
 from meanfield.solvers.general.lattice import Lattice, basins
 from meanfield.solvers.general.neuron import components
-from meanfield.solvers.general.outliers_bulk import Bulk
 from meanfield.solvers.general.outliers_check import joint_average, node_moments, outlier_violation
 from meanfield.solvers.general.outliers_dual import OutlierDual, State
 from meanfield.solvers.general.outliers_lattice import BoundedNeuron, LatticeBulk
@@ -306,7 +306,11 @@ class _Run:
     def solution(self, state: State, separation: float, reach: float) -> OutlierSolution:
         active, limit = self.active(state), self.final.limit
         u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
-        parts = _joint_parts(state.bulk, state.t) if isinstance(state.bulk, Bulk) else _node_parts(state.bulk)
+        parts = (
+            _joint_parts(state.bulk, state.t, self.features)
+            if isinstance(state.bulk, Joint)
+            else _node_parts(state.bulk)
+        )
         average, mismatch = self.recomputed(state)
         z = self.features @ w.T
         outputs = (np.where(z > 0, self.slopes[1], self.slopes[0]) * z * weight) @ u
@@ -380,8 +384,8 @@ class _Run:
     def recomputed(self, state: State) -> tuple[FloatArray, float]:
         """<a phi>_bulk and the mismatch of expectation propagation, in plain NumPy."""
         bulk = state.bulk
-        if isinstance(bulk, Bulk):
-            return joint_average(self.features, state.t, self.s2, self.slopes, bulk.precision, bulk.pull)
+        if isinstance(bulk, Joint):
+            return joint_average(self.features, state.t, self.s2, self.slopes, bulk.q, bulk.nu)
         at = bulk.nodes.at.take(np.flatnonzero(bulk.nodes.inside))
         exponent, phi = np.array(at.exponent), np.array(at.phi)
         # The sites of the other nodes do not belong to this t: they are extrapolated, and their weight is reported.
@@ -392,24 +396,24 @@ class _Run:
         return (phi.T * (weight / weight.sum())) @ at.readout, found[2]
 
 
-def _joint_parts(bulk: Bulk, t: FloatArray) -> dict[str, Any]:
+def _joint_parts(bulk: Joint, t: FloatArray, features: FloatArray) -> dict[str, Any]:
     """The joint Gaussian of (a, w) as a mixture over 2 m readouts with its mean and covariance."""
     m = bulk.readout.size
     root = np.linalg.cholesky(bulk.covariance)
     a = bulk.readout + math.sqrt(m) * np.concatenate([root.T, -root.T])
     n = len(a)
-    s = np.tile(bulk.precision[:, 1, 1], (n, 1))
-    nu = bulk.pull[:, 1] - bulk.precision[:, 0, 1] * (a @ t.T)
+    s = np.tile(bulk.q[:, 1, 1], (n, 1))
+    nu = bulk.nu[:, 1] - bulk.q[:, 0, 1] * (a @ t.T)
     inner = bulk.factor[:, m:]
     # E[w | a] = w_0 + Cov(w, a) Cov(a, a)^-1 (a - a_0)
     shift = (a - bulk.readout) @ np.linalg.solve(bulk.covariance, bulk.factor[:, :m].T @ inner)
-    phi = bulk.phi + bulk.slope * (shift @ bulk.features.T)
+    phi = bulk.phi + bulk.gain * (shift @ features.T)
     return {
         "readout": a,
         "weight": np.full(n, 1.0 / n),
         "phi": phi,
-        "spread": np.tile(np.maximum(bulk.phi2 - bulk.phi**2, 0.0), (n, 1)),
-        "gain": np.tile(bulk.slope, (n, 1)),
+        "spread": np.tile(np.maximum(bulk.spread, 0.0), (n, 1)),
+        "gain": np.tile(bulk.gain, (n, 1)),
         "s": s,
         "nu": nu,
         "basin": np.zeros(n, dtype=np.int64),

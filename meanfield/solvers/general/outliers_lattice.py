@@ -61,7 +61,7 @@ class BoundedNeuron(Neuron):
 
 @dataclass(frozen=True)
 class LatticeBulk:
-    """The bulk at one t as a sum over lattice nodes; the names mean what they do in `outliers_bulk.Bulk`."""
+    """The bulk at one t as a sum over lattice nodes; the names mean what they do in `joint.Joint`."""
 
     neuron: Neuron
     nodes: Nodes
