@@ -117,8 +117,14 @@ CASES = [
     ("clusters", clusters, (60, 120, 2, 0.0), {}),
     ("clusters", clusters, (60, 120, 4, 0.0), {}),
     ("clusters", clusters, (60, 120, 4, 0.0), {"method": "lattice"}),
+    ("clusters", clusters, (60, 120, 6, 0.0), {}),
+    ("clusters", clusters, (80, 120, 8, 0.0), {}),
 ]
-LARGE = [("clusters", clusters, (300, 784, 3, 0.0), {})]
+LARGE = [
+    ("clusters", clusters, (300, 784, 3, 0.0), {}),
+    ("clusters", clusters, (1000, 784, 3, 0.0), {}),
+    ("clusters", clusters, (300, 784, 3, 0.0), {"method": "lattice"}),
+]
 HEADER = (
     f"{'case':16} {'P':>4} {'r':>4} {'m':>2} {'wall/s':>7} {'CPU/s':>7} {'steps':>5} {'nodes':>6} {'|grad|':>8} "
     f"{'extrap.':>8} {'MB':>6} {'ratio':>6} {'dlogZ':>8}  method, status"
@@ -148,7 +154,7 @@ def measured(name, data, arguments, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--large", action="store_true", help="also P = 300")
+    parser.add_argument("--large", action="store_true", help="also P = 300 and 1,000")
     options = parser.parse_args()
     print(HEADER)
     for case in CASES + (LARGE if options.large else []):

@@ -25,7 +25,7 @@ _OVERLAP = 8.0  # squared distance of readouts, in units of their covariance, wi
 _FAR = 6.0  # of a component, in units of sqrt(s2)
 _SAME_PHI = 0.02  # mean square difference of activations
 _SEARCH_TOLERANCE = 1e-2
-_CAP = 80  # iterations of EP
+_FIRST, _SECOND = (60, 1.0), (150, 0.5)  # iterations and damping of EP, from known sites and from the bound
 
 
 class Codes(NamedTuple):
@@ -108,8 +108,8 @@ class JointNeuron:
         gaussian_moments(self.tilt, mean, variance, moments)
         return moments
 
-    def _ep(self, t: FloatArray, start: Any, tolerance: float) -> Joint | None:
-        return joint_moments(self.matrix, t, self.prior, self.tilted, start, tolerance, self.bound, cap=_CAP)
+    def _ep(self, t: FloatArray, start: Any, tolerance: float, effort: tuple[int, float] = _FIRST) -> Joint | None:
+        return joint_moments(self.matrix, t, self.prior, self.tilted, start, tolerance, self.bound, *effort)
 
     def solve(self, t: FloatArray, start: Any, tolerance: float, bound: bool = False) -> Joint | None:
         """The code near sites (Q, nu) by EP, if need be from the variational Gaussian; that one itself if `bound`."""
@@ -126,7 +126,7 @@ class JointNeuron:
             loose = min(tolerance, _SEARCH_TOLERANCE) if only or self.fallback else _SEARCH_TOLERANCE
             found = joint_bound(self.matrix, t, self.prior, self.gaussian, start, loose)
             if found is not None and not only:
-                exact = self._ep(t, (found.q, found.nu), tolerance)
+                exact = self._ep(t, (found.q, found.nu), tolerance, _SECOND)
                 found = found if exact is None and self.fallback else exact
         return found
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.activation import Activation
+from meanfield.progress import Progress
 from meanfield.result import ConvergenceError
 from meanfield.solvers.general.codes import Codes, JointNeuron, pattern
 from meanfield.solvers.general.codes_dual import CodesDual, CodesState, minimise_codes
@@ -20,7 +21,7 @@ from meanfield.validation import FloatArray
 __all__ = ["JointRun"]
 
 _SEARCHED = 16  # starts of a search for codes
-_FEW = 3  # the first values of theta are cut to this size
+_FEW = 3.0  # largest entry of the first theta
 _RARE = 1e-6  # weight below which a code is not kept
 _SPREAD = 1e-4  # weight of a code whose readout fluctuations are resolved
 _REVISITED = 1e-4  # weight of codes for which EP is tried again
@@ -63,13 +64,12 @@ class JointRun:
         labels: Any,
         rng: np.random.Generator,
         threads: int | None = None,
-        report: Callable[[str, int, float], None] | None = None,
+        report: Progress | None = None,
     ) -> None:
         self.activation, self.targets, self.prior, self.tau, self.tolerance = activation, targets, prior, tau, tolerance
         self.threads = threads
         self.neuron = JointNeuron(activation, matrix, prior, threads)
         self.scout = Scout(labels, self.neuron, rng)
-        self.labels = labels
         self.steps = 0
         self._report = report
 

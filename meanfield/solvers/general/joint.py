@@ -26,7 +26,7 @@ __all__ = ["Joint", "Tilted", "joint_bound", "joint_moments"]
 
 _TOLERANCE = 1e-11
 _MAX_ITERATIONS = 80
-_RISES = 4
+_WAITS = 4  # iterations without progress
 _SMALLEST_DAMPING, _SMALLEST_STEP = 0.2, 0.02
 
 
@@ -218,6 +218,7 @@ def joint_moments(
     tolerance: float = _TOLERANCE,
     bound: FloatArray | None = None,
     cap: int = _MAX_ITERATIONS,
+    damping: float = 1.0,
 ) -> Joint | None:
     """EP from sites `start` (Q, nu), or from none; None where no fixed point is found.
 
@@ -237,11 +238,13 @@ def joint_moments(
         Of the variances of z, marginal and cavity.
     cap : int
         Iterations.
+    damping : float
+        Of the first iterations; halved where they make no progress.
     """
     q, nu = (np.zeros((len(features), 2, 2)), np.zeros((len(features), 2))) if start is None else start
     state = _posterior(features, t, s2, q, nu, bound)
     tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
-    damping, previous, rises = 1.0, np.inf, 0
+    best, waits = np.inf, 0
     for iteration in range(cap):
         if state is None or tilted is None:
             return None
@@ -254,10 +257,10 @@ def joint_moments(
             return _report(t, state, tilted, q, nu, iteration)
         if not np.isfinite(change):
             return None
-        rises = rises + 1 if change > 0.9 * previous else 0
-        previous = change
-        if rises >= _RISES:  # it oscillates
-            damping, rises = max(0.5 * damping, _SMALLEST_DAMPING), 0
+        waits = waits + 1 if change > 0.7 * best else 0
+        best = min(best, change)
+        if waits >= _WAITS:  # it oscillates
+            damping, waits = max(0.5 * damping, _SMALLEST_DAMPING), 0
         step = damping
         while step > _SMALLEST_STEP:
             trial = q + step * (new_q - q), nu + step * (new_nu - nu)
