@@ -128,9 +128,12 @@ def test_interrupted_chains_continue_to_the_same_bits(chains, tmp_path, monkeypa
 @pytest.mark.skipif(os.name == "nt", reason="signals of this kind do not exist on Windows")
 def test_keyboard_interrupt_ends_threads_and_keeps_their_state(tmp_path):
     program = f"""
+import signal
+
 import meanfield as mf
 from meanfield.sampling import hmc
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with it ignored
 original, done = hmc._Chain.advance, []
 
 def advance(self):
