@@ -83,7 +83,6 @@ class JointNeuron:
         self.pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
         self.variational = False  # the bound everywhere
         self.fallback = False  # the bound where EP fails
-        self.n_evaluations = self.n_iterations = 0
 
     def tilted(self, mean: FloatArray, cov: FloatArray) -> Tilted | None:
         """Tilted averages from the moments of z, kappa being Gaussian at given z."""
@@ -114,11 +113,7 @@ class JointNeuron:
     def solve(self, t: FloatArray, start: Any, tolerance: float, bound: bool = False) -> Joint | None:
         """The code near sites (Q, nu) by EP, if need be from the variational Gaussian; that one itself if `bound`."""
         with np.errstate(all="ignore"):  # what is not finite is rejected
-            found = self._solve(t, start, tolerance, bound or self.variational)
-        if found is not None:
-            self.n_evaluations += 1
-            self.n_iterations += found.iterations
-        return found
+            return self._solve(t, start, tolerance, bound or self.variational)
 
     def _solve(self, t: FloatArray, start: Any, tolerance: float, only: bool) -> Joint | None:
         found = None if only else self._ep(t, start, tolerance)
