@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +15,25 @@ from scipy.special import logsumexp
 from meanfield.activation import Activation
 from meanfield.solvers.general.compiled.joint import gaussian_moments
 from meanfield.solvers.general.compiled.joint import joint_moments as tilted_moments
-from meanfield.solvers.general.joint import Joint, Tilted, joint_bound, joint_moments
+from meanfield.solvers.general.joint import Cut, Joint, Tilted, cavities, joint_bound, joint_moments
+from meanfield.solvers.general.pieces import apart, bistable, region, within
 from meanfield.solvers.general.tilt import tilt_of
 from meanfield.validation import FloatArray
 
 __all__ = ["Codes", "JointNeuron", "pattern"]
 
 _MAX_VARIANCE = 10.0  # of a preactivation, in units of its prior variance
-_SITE_SCALE = 0.5, 1.6
 _OVERLAP = 8.0  # squared distance of readouts, in units of their covariance, within a code
 _FAR = 6.0  # of a component, in units of sqrt(s2)
 _SAME_PHI = 0.02  # mean square difference of activations
 _SEARCH_TOLERANCE = 1e-2
-_FIRST, _SECOND = (60, 1.0), (150, 0.5)  # iterations and damping of EP, from known sites and from the bound
+_MAX_CUTS = 8
+_NEGLIGIBLE = -12.0  # ln of a weight
+_INCOMPLETE = 1.0  # of ln Z
+_FIRST, _SECOND = (60, 1.0), (120, 0.5)  # iterations and damping of EP, from known sites and from the bound
+
+
+Cuts = tuple[Cut, ...]
 
 
 class Codes(NamedTuple):
@@ -52,6 +60,14 @@ class Codes(NamedTuple):
         order = np.argsort(-self.log_z, kind="stable")
         keep = [i for i in order[:number] if self.joints[i].log_z > self.top - depth]
         return Codes(self.t, tuple(self.joints[i] for i in keep)), [self.joints[i] for i in order if i not in keep]
+
+    @property
+    def trimmed(self) -> Codes:
+        """Without the negligible pieces of codes."""
+        top: dict[int, float] = {}
+        for joint in self.joints:
+            top[joint.family] = max(top.get(joint.family, -np.inf), joint.log_z)
+        return Codes(self.t, tuple(j for j in self.joints if not j.cuts or j.log_z > top[j.family] + _NEGLIGIBLE))
 
     @property
     def weight(self) -> FloatArray:
@@ -81,13 +97,18 @@ class JointNeuron:
         self.bound = _MAX_VARIANCE * np.sum(matrix * matrix, axis=1)
         self.ends = activation.limits
         self.pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+        self.families = itertools.count()
+        self.splitting = True  # codes into pieces where EP fails
         self.variational = False  # the bound everywhere
         self.fallback = False  # the bound where EP fails
 
-    def tilted(self, mean: FloatArray, cov: FloatArray) -> Tilted | None:
+    def tilted(self, mean: FloatArray, cov: FloatArray, cuts: Cuts = ()) -> Tilted | None:
         """Tilted averages from the moments of z, kappa being Gaussian at given z."""
         moments = np.empty((len(mean), 6))
-        tilted_moments(self.tilt, mean, cov, *self.ends, moments)
+        at, sharp = np.zeros(len(mean)), np.zeros(len(mean))
+        for cut in cuts:
+            at[cut.sample], sharp[cut.sample] = cut.at, cut.side / cut.width
+        tilted_moments(self.tilt, mean, cov, *self.ends, at, sharp, moments)
         if not np.isfinite(moments).all():
             return None
         log_norm, z, spread_z, phi, spread, mixed = moments.T
@@ -107,23 +128,36 @@ class JointNeuron:
         gaussian_moments(self.tilt, mean, variance, moments)
         return moments
 
-    def _ep(self, t: FloatArray, start: Any, tolerance: float, effort: tuple[int, float] = _FIRST) -> Joint | None:
-        return joint_moments(self.matrix, t, self.prior, self.tilted, start, tolerance, self.bound, *effort)
+    def _ep(self, t: FloatArray, start: Any, tolerance: float, cuts: Cuts, effort: tuple[int, float]) -> Joint | None:
+        tilted = functools.partial(self.tilted, cuts=cuts) if cuts else self.tilted
+        return joint_moments(self.matrix, t, self.prior, tilted, start, tolerance, self.bound, *effort)
 
-    def solve(self, t: FloatArray, start: Any, tolerance: float, bound: bool = False) -> Joint | None:
-        """The code near sites (Q, nu) by EP, if need be from the variational Gaussian; that one itself if `bound`."""
+    def solve(
+        self, t: FloatArray, start: Any, tolerance: float, bound: bool = False, cuts: Cuts = (), family: int = -1
+    ) -> Joint | None:
+        """The code near sites (Q, nu) by EP, if need be from the variational Gaussian; that one itself if `bound`.
+
+        With cuts, the piece of a code, by EP only.
+        """
         with np.errstate(all="ignore"):  # what is not finite is rejected
-            return self._solve(t, start, tolerance, bound or self.variational)
-
-    def _solve(self, t: FloatArray, start: Any, tolerance: float, only: bool) -> Joint | None:
-        found = None if only else self._ep(t, start, tolerance)
+            found = self._solve(t, start, tolerance, bound or self.variational, cuts)
         if found is None:
+            return None
+        return found._replace(cuts=cuts, family=next(self.families) if family < 0 else family)
+
+    def _solve(self, t: FloatArray, start: Any, tolerance: float, only: bool, cuts: Cuts) -> Joint | None:
+        found = None if only else self._ep(t, start, tolerance, cuts, _FIRST)
+        if found is None and not cuts:
             loose = min(tolerance, _SEARCH_TOLERANCE) if only or self.fallback else _SEARCH_TOLERANCE
             found = joint_bound(self.matrix, t, self.prior, self.gaussian, start, loose)
             if found is not None and not only:
-                exact = self._ep(t, (found.q, found.nu), tolerance, _SECOND)
+                exact = self._ep(t, (found.q, found.nu), tolerance, cuts, _SECOND)
                 found = found if exact is None and self.fallback else exact
         return found
+
+    def again(self, t: FloatArray, joint: Joint, start: Any, tolerance: float) -> Joint | None:
+        """The same code or piece from other sites."""
+        return self.solve(t, start, tolerance, joint.bound, joint.cuts, joint.family)
 
     def map(self, job: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         return list(self.pool.map(job, items))
@@ -131,26 +165,82 @@ class JointNeuron:
     def moved(self, codes: Codes, t: FloatArray, tolerance: float) -> tuple[Codes, list[Joint]]:
         """The codes at another t, each once; those (at the old t) that merged, or for which EP has become the bound."""
 
-        def job(old: Joint) -> Joint | None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = (t @ old.readout) / (codes.t @ old.readout)
-            ratio = np.clip(np.nan_to_num(ratio, nan=1.0), *_SITE_SCALE)
-            q, nu = old.q.copy(), old.nu.copy()
-            q[:, 1, 1] *= ratio
-            nu[:, 1] *= ratio
-            return self.solve(t, (q, nu), tolerance, old.bound) or self.solve(t, pattern(old.phi), tolerance)
+        def job(old: Joint) -> list[Joint]:
+            new = None
+            if not old.bound:
+                with np.errstate(all="ignore"):
+                    new = self._ep(t, (old.q, old.nu), tolerance, old.cuts, _FIRST)
+            if new is not None:
+                return [new._replace(cuts=old.cuts, family=old.family)]
+            if self.splitting and not old.bound and not self.variational:
+                pieces = self.pieces(old, t, bistable(old, codes.t, self.activation), tolerance)
+                if pieces:
+                    return pieces
+            new = self.again(t, old, (old.q, old.nu), tolerance) or self.again(t, old, pattern(old.phi), tolerance)
+            return [] if new is None else [new]
 
         found = self.map(job, codes.joints)
-        kept = self.distinct(Codes(t, tuple(joint for joint in found if joint is not None)))
+        kept = self.distinct(Codes(t, tuple(joint for group in found for joint in group)))
         still = {id(joint) for joint in kept.joints}
         left = [
             old
-            for old, new in zip(codes.joints, found)
-            if id(new) not in still or (new is not None and new.bound and not old.bound)
+            for old, group in zip(codes.joints, found)
+            if not any(id(new) in still and new.bound <= old.bound for new in group)
         ]
         return kept, left
 
-    def same(self, one: Joint, other: Joint) -> bool:
+    def pieces(self, old: Joint, t: FloatArray, cuts: list[Cut], tolerance: float) -> list[Joint]:
+        """What EP finds of a code at t when it is cut at the first of `cuts`, and its pieces at the following ones."""
+        found: list[Joint] = []
+        if not cuts or len(old.cuts) == _MAX_CUTS:
+            return found
+        above = self.matrix[cuts[0].sample] @ old.weights > cuts[0].at
+        cut = cuts[0] if above else cuts[0].flipped
+        for part in ((*old.cuts, cut), (*old.cuts, cut.flipped)):
+            if found and max(self.flipped(joint, t, len(old.cuts)) for joint in found) < _NEGLIGIBLE:
+                break
+            with np.errstate(all="ignore"):
+                new = self._ep(t, (old.q, old.nu), tolerance, part, _SECOND)
+            if new is not None:
+                found.append(new._replace(cuts=part, family=old.family))
+            else:
+                found += self.pieces(old._replace(cuts=part), t, cuts[1:], tolerance)
+        return found
+
+    def flipped(self, joint: Joint, t: FloatArray, which: int) -> float:
+        """ln Z of what lies beyond a cut of a piece, less its own, were the other samples not to react."""
+        cut = joint.cuts[which]
+        _, _, cov, mean = cavities(joint, t)
+        row = slice(cut.sample, cut.sample + 1)
+        sides = []
+        for side in (-1, 1):
+            moments = np.empty((1, 6))
+            at, sharp = np.array([cut.at]), np.array([side / cut.width])
+            tilted_moments(self.tilt, mean[row], cov[row], *self.ends, at, sharp, moments)
+            sides.append(moments[0, 0])
+        return float(cut.side * (sides[0] - sides[1]))
+
+    def regrown(self, codes: Codes, tolerance: float) -> Codes:
+        """With pieces that were left out as negligible and may have become heavier."""
+        known: dict[int, list[Cuts]] = {}
+        for joint in codes.joints:
+            known.setdefault(joint.family, []).append(joint.cuts)
+        wanted: dict[tuple[int, Cuts], Joint] = {}
+        for joint in codes.joints:
+            for i, cut in enumerate(joint.cuts):
+                part = (*joint.cuts[:i], cut.flipped)
+                missing = not any(cuts[: i + 1] == part for cuts in known[joint.family])
+                if missing and joint.log_z + self.flipped(joint, codes.t, i) > codes.top + _NEGLIGIBLE:
+                    wanted.setdefault((joint.family, part), joint)
+
+        def job(item: tuple[tuple[int, Cuts], Joint]) -> Joint | None:
+            (family, part), joint = item
+            return self.solve(codes.t, (joint.q, joint.nu), tolerance, cuts=part, family=family)
+
+        found = [joint for joint in self.map(job, wanted.items()) if joint is not None]
+        return Codes(codes.t, (*codes.joints, *found))
+
+    def alike(self, one: Joint, other: Joint) -> bool:
         """Whether two Gaussians describe one code: their readouts overlap and their activations agree."""
         gap = one.readout - other.readout
         if float(np.abs(gap).max()) > _FAR * np.sqrt(self.prior):
@@ -158,10 +248,26 @@ class JointNeuron:
         far = float(gap @ np.linalg.solve(0.5 * (one.covariance + other.covariance), gap)) > _OVERLAP
         return not far and float(np.mean((one.phi - other.phi) ** 2)) < _SAME_PHI
 
+    def same(self, one: Joint, other: Joint) -> bool:
+        """Whether two Gaussians cover the same."""
+        if one.family == other.family:
+            return not apart(one.cuts, other.cuts)
+        return self.alike(one, other)
+
     def distinct(self, codes: Codes) -> Codes:
-        """One of each group of codes that have become the same: by EP if there is one, the largest. Keeps the order."""
+        """One of each group of codes that have become the same: by EP if there is one, the largest. Keeps the order.
+
+        Of a code and its pieces, the pieces, unless most of it is missing there.
+        """
+        joints = list(codes.joints)
+        for whole in codes.joints:
+            parts = [joint for joint in joints if joint.family == whole.family and within(joint.cuts, whole.cuts)]
+            if parts:
+                complete = logsumexp([joint.log_z for joint in parts]) > whole.log_z - _INCOMPLETE
+                out = {id(whole)} if complete else {id(part) for part in parts}
+                joints = [joint for joint in joints if id(joint) not in out]
         kept: list[Joint] = []
-        for joint in sorted(codes.joints, key=lambda joint: (joint.bound, -joint.log_z)):
+        for joint in sorted(joints, key=lambda joint: (joint.bound, -joint.log_z)):
             if not any(self.same(joint, other) for other in kept):
                 kept.append(joint)
         chosen = {id(joint) for joint in kept}
@@ -175,14 +281,24 @@ class JointNeuron:
 
         old = () if known is None else known.joints
         found = self.distinct(Codes(t, tuple(joint for joint in self.map(rough, sites) if joint is not None)))
-        fresh = [joint for joint in found.joints if not any(self.same(joint, other) for other in old)]
+        fresh = [placed for joint in found.joints if (placed := self.placed(joint, old)) is not None]
         top = max([joint.log_z for joint in (*old, *fresh)], default=-np.inf)
 
         def polished(joint: Joint) -> Joint | None:
-            return joint if joint.log_z < top - depth else self.solve(t, (joint.q, joint.nu), tolerance)
+            if joint.log_z < top - depth and not joint.cuts:
+                return joint
+            return self.solve(t, (joint.q, joint.nu), tolerance, cuts=joint.cuts, family=joint.family)
 
         exact = [joint for joint in self.map(polished, fresh) if joint is not None]
         return self.distinct(Codes(t, (*old, *exact)))
+
+    def placed(self, joint: Joint, known: tuple[Joint, ...]) -> Joint | None:
+        """A code as the missing piece of a known one, if it is that; None if it is known."""
+        near = next((other for other in known if self.alike(joint, other)), None)
+        if near is None:
+            return joint
+        part = region(self.matrix @ joint.weights, [other.cuts for other in known if other.family == near.family])
+        return None if part is None else joint._replace(cuts=part, family=near.family)
 
 
 def pattern(phi: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -8,11 +8,12 @@ bounds it from below, in the model and in J.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.special import logsumexp
 
@@ -105,7 +106,7 @@ class CodesState:
 
 
 class CodesDual:
-    """J(t); basis (P, q), or None for the identity; fractions (g,) of the neurons per code, if they are frozen."""
+    """J(t); basis (P, q), or None for the identity; fractions of the neurons per code (family), if they are frozen."""
 
     def __init__(
         self,
@@ -113,9 +114,12 @@ class CodesDual:
         targets: FloatArray,
         tau: float,
         basis: FloatArray | None = None,
-        fractions: FloatArray | None = None,
+        fractions: Mapping[int, float] | None = None,
     ) -> None:
-        self.neuron, self.targets, self.tau, self.basis, self.fractions = neuron, targets, tau, basis, fractions
+        self.neuron, self.targets, self.tau, self.basis = neuron, targets, tau, basis
+        self.frozen = fractions is not None
+        self.families = {} if fractions is None else {family: g for g, family in enumerate(fractions)}
+        self.shares = [1.0] if fractions is None else list(fractions.values())
         self.scale = np.ones(len(targets)) if basis is None else np.sum(np.abs(basis), axis=0)
         self.depth = max(_DEPTH[0], _DEPTH[1] * len(targets))
 
@@ -128,20 +132,35 @@ class CodesDual:
     def linear(self, t: FloatArray) -> float:
         return float(np.sum(t * (0.5 * self.tau * t - self.targets)))
 
-    def log_sum(self, log_z: FloatArray, sharpness: float = 1.0) -> tuple[float, FloatArray]:
+    def group(self, joints: Sequence[Joint], others: int) -> NDArray[np.intp]:
+        """Number of the share of neurons for which codes compete, and the tangents after them."""
+        return np.array([self.families.get(joint.family, 0) for joint in joints] + [0] * others, dtype=np.intp)
+
+    def log_sum(self, log_z: FloatArray, group: NDArray[np.intp], sharpness: float = 1.0) -> tuple[float, FloatArray]:
         """ln Z and the weights of the codes."""
-        if self.fractions is not None:
-            return float(self.fractions @ log_z), self.fractions
-        total = float(logsumexp(sharpness * log_z))
-        return total / sharpness, np.exp(sharpness * log_z - total)
+        value, weight = 0.0, np.empty_like(log_z)
+        for g, share in enumerate(self.shares):
+            rows = group == g
+            total = float(logsumexp(sharpness * log_z[rows]))
+            value += share * total / sharpness
+            weight[rows] = share * np.exp(sharpness * log_z[rows] - total)
+        return value, weight
+
+    def complete(self, codes: Codes) -> bool:
+        """Whether every share of the neurons has a code."""
+        return not self.frozen or {joint.family for joint in codes.joints} >= set(self.families)
 
     def state(self, theta: FloatArray, codes: Codes, tangents: Tangents | None = None) -> CodesState:
         t = codes.t
         tangents = Tangents.of(t, []) if tangents is None else tangents
-        if self.fractions is None:
-            codes, low = codes.split(self.depth, _MAX_CODES)
+        if self.frozen:
+            tangents = Tangents.of(t, [])
+        else:
+            codes, low = codes.trimmed.split(self.depth, _MAX_CODES)
             tangents = tangents.joined(Tangents.of(t, low)).besides(codes, codes.top - _TANGENT_DEPTH * len(t))
-        total, weight = self.log_sum(np.concatenate([codes.log_z, tangents.at(t)]))
+        total, weight = self.log_sum(
+            np.concatenate([codes.log_z, tangents.at(t)]), self.group(codes.joints, len(tangents.offset))
+        )
         gradient = self.tau * t - self.targets
         for w, joint in zip(weight, codes.joints):
             gradient = gradient + w * joint.mean_a_phi
@@ -164,6 +183,7 @@ class _Model:
         self.metric = None if dual.basis is None else dual.basis.T @ dual.basis
         self.slope_at_rest = dual.reduced(dual.tau * t - dual.targets)
         self.sharpness = 1.0
+        self.group = dual.group(self.joints, len(state.tangents.offset))
         self.matrices: dict[int, FloatArray] = {}
 
     def direct(
@@ -195,7 +215,7 @@ class _Model:
         for i, bend in enumerate(dual.neuron.map(lambda i: self.bend(i, step), range(len(self.joints)))):
             value[i] += 0.5 * float(np.sum(bend * step))
             slope[i] += bend.ravel()
-        total, weight = dual.log_sum(value, self.sharpness)
+        total, weight = dual.log_sum(value, self.group, self.sharpness)
         ridge = dual.tau * (step if self.metric is None else self.metric @ step)
         gradient = self.slope_at_rest + ridge + (weight @ slope).reshape(step.shape)
         return float(np.sum(step * (self.slope_at_rest + 0.5 * ridge))) + total, gradient, weight, slope
@@ -205,10 +225,12 @@ class _Model:
         dual = self.dual
         heavy = np.flatnonzero(weight > 1e-8)
         curved = [int(i) for i in heavy if i < len(self.joints)]
-        between = slopes[heavy] if dual.fractions is None else np.zeros((0, gradient.size))
-        if dual.fractions is None:
-            share = weight[heavy] / weight[heavy].sum()
-            between = (between - share @ between) * np.sqrt(self.sharpness * share)[:, None]
+        between = slopes[heavy]
+        for g in range(len(dual.shares)):
+            rows = self.group[heavy] == g
+            share = weight[heavy][rows]
+            between[rows] -= (share / share.sum()) @ between[rows]
+            between[rows] *= np.sqrt(self.sharpness * share)[:, None]
 
         if self.metric is None and gradient.size <= _DENSE and len(curved) * gradient.size**2 <= _DENSE_MEMORY:
             found = self.direct(gradient, weight, curved, between)
@@ -304,10 +326,13 @@ def minimise_codes(
     report: Callable[[CodesState, str], None],
     max_steps: int = 100,
     most_tangents: float = np.inf,
+    strict: bool = False,
+    last: bool = True,
 ) -> CodesState:
-    """Steps of the model until |grad| < tolerance and `look` finds no other code that matters.
+    """Steps of the model until |grad| < tolerance and, if this is the `last` stage, `look` finds no other code.
 
-    Ends early where, close to the minimum, tangents carry more weight than `most_tangents`.
+    Ends early where, close to the minimum, tangents carry more weight than `most_tangents`, and, if `strict`, where a
+    heavy code is lost.
     """
     radius = 3.0
     travelled = 0.0  # since the last search for codes
@@ -316,7 +341,7 @@ def minimise_codes(
     for _ in range(max_steps):
         accuracy = max(min(1e-5, 1e-2 * state.error), 0.03 * tolerance)
         if state.error < tolerance:
-            if travelled == 0.0 or dual.fractions is not None:
+            if travelled == 0.0 or dual.frozen or not last:
                 break
             travelled = 0.0
             state = dual.state(state.theta, look(state, accuracy), state.tangents)
@@ -335,9 +360,8 @@ def minimise_codes(
         codes, left = dual.neuron.moved(state.codes, dual.t(theta), accuracy)
         tangents = state.tangents.joined(Tangents.of(state.codes.t, left))
         lost = sum(state.weight[[joint is old for joint in state.codes.joints].index(True)] for old in left)
-        careful = dual.basis is None and radius > _CAREFUL[int(state.error < _FAR)]
-        incomplete = dual.fractions is not None and len(codes.joints) < len(state.codes.joints)
-        if codes.joints and not (lost > _HEAVY and careful) and not incomplete:
+        careful = dual.basis is None and (strict or radius > _CAREFUL[int(state.error < _FAR)])
+        if codes.joints and not (lost > _HEAVY and careful) and dual.complete(codes):
             new = dual.state(theta, codes, tangents)
             travelled += length
             missing = lost > _HEAVY or (dual.basis is not None and state.error > _FAR)
@@ -345,6 +369,8 @@ def minimise_codes(
                 travelled = 0.0
                 new = dual.state(theta, look(new, accuracy), tangents)
         else:
+            if strict:
+                break
             report(state, f"lost {lost:.2g}, radius {radius:.2g}")
             radius = 0.3 * min(radius, length)
             if radius < _SMALLEST_RADIUS:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meanfield.activation import Activation
 from meanfield.progress import Progress
 from meanfield.result import ConvergenceError
-from meanfield.solvers.general.codes import Codes, JointNeuron, pattern
+from meanfield.solvers.general.codes import Codes, Cuts, JointNeuron, pattern
 from meanfield.solvers.general.codes_dual import CodesDual, CodesState, minimise_codes
-from meanfield.solvers.general.joint import Joint
+from meanfield.solvers.general.joint import Cut, Joint
 from meanfield.solvers.general.neuron import Neuron, Readouts
 from meanfield.solvers.general.scout import Scout
 from meanfield.solvers.general.solution import GeneralSolution, verdict
@@ -30,6 +31,8 @@ _CLASS_TOLERANCE = 0.03
 _LAST_ACCURACY = 1e-7
 _LEAST_FRACTION = 1e-4  # frozen codes with fewer neurons are left out
 _LAST_DEPTH = 15.0  # codes this far below the top carry no weight
+_RAISED, _LOWERED, _RUNGS = 4.0, 0.6, 5  # factors of tau, and how often it is raised
+_ROUGH, _RUNG_STEPS = 1e-2, 20  # largest gradient and number of steps at another tau
 _MOST_TANGENTS = 0.01  # weight of codes that EP has lost, at which bounds take their place
 
 
@@ -83,7 +86,7 @@ class JointRun:
 
     def look(self, state: CodesState, accuracy: float) -> Codes:
         """Known codes and those found by a search; EP is tried again where it failed."""
-        codes = state.codes
+        codes = state.codes if self.neuron.variational else self.neuron.regrown(state.codes, accuracy)
         depth = _LAST_DEPTH if self.neuron.fallback else max(40.0, 0.3 * len(self.targets))
         found = self.neuron.search(codes.t, self.scout.starts(codes.t, codes, _SEARCHED), codes, accuracy, depth)
         if self.neuron.variational:
@@ -93,7 +96,7 @@ class JointRun:
         def again(joint: Joint) -> Joint:
             if not joint.bound or joint.log_z < floor:
                 return joint
-            return self.neuron.solve(codes.t, (joint.q, joint.nu), accuracy) or joint
+            return self.neuron.solve(codes.t, (joint.q, joint.nu), accuracy, family=joint.family) or joint
 
         return self.neuron.distinct(Codes(codes.t, tuple(self.neuron.map(again, found.joints))))
 
@@ -116,17 +119,20 @@ class JointRun:
     def frozen(self, solution: GeneralSolution, fractions: FloatArray) -> GeneralSolution:
         """The same with given fractions of the neurons in each code of `solution`."""
         codes = self.recovered(solution)
+        families = sorted({joint.family for joint in codes.joints})  # in the order of the codes
         used = [g for g, share in enumerate(fractions) if share > _LEAST_FRACTION]
-        fractions = fractions / fractions[used].sum()
+        total = fractions[used].sum()
+        shares = {families[g]: float(fractions[g] / total) for g in used}
         self.neuron.fallback = True
-        return self.solution(*self.refined(Codes(codes.t, tuple(codes.joints[g] for g in used)), fractions[used]))
+        kept = tuple(joint for joint in codes.joints if joint.family in shares)
+        return self.solution(*self.refined(Codes(codes.t, kept), shares))
 
-    def refined(self, codes: Codes, fractions: FloatArray | None = None) -> tuple[CodesDual, CodesState]:
-        """All of t, from codes at some t; fractions (g,) of the neurons in each of them, if they are frozen."""
+    def refined(self, codes: Codes, fractions: Mapping[int, float] | None = None) -> tuple[CodesDual, CodesState]:
+        """All of t, from codes at some t; fractions of the neurons in each of them, if they are frozen."""
         dual = CodesDual(self.neuron, self.targets, self.tau, None, fractions)
-        joints = self.neuron.map(lambda old: self.neuron.solve(codes.t, (old.q, old.nu), 1e-5) or old, codes.joints)
-        start = Codes(codes.t, tuple(joints))
-        state = dual.state(codes.t, start if fractions is not None else self.neuron.distinct(start))
+        if fractions is None:
+            codes = self.approached(codes)
+        state = self.started(dual, codes)
         stage = self.report("samples")
         state = minimise_codes(dual, state, self.tolerance, self.look, stage, most_tangents=_MOST_TANGENTS)
         # Codes without a fixed point of EP would only get in the way before.
@@ -136,19 +142,69 @@ class JointRun:
         state = minimise_codes(dual, state, self.tolerance, self.look, self.report("with bounds"))
         return dual, state
 
+    def started(self, dual: CodesDual, codes: Codes) -> CodesState:
+        def exact(old: Joint) -> Joint:
+            return self.neuron.again(codes.t, old._replace(bound=False), (old.q, old.nu), 1e-5) or old
+
+        start = Codes(codes.t, tuple(self.neuron.map(exact, codes.joints)))
+        return dual.state(codes.t, start if dual.frozen else self.neuron.distinct(start))
+
+    def approached(self, codes: Codes) -> Codes:
+        """Codes nearer to the minimum: that at a tau as large as it takes to keep the codes, then at smaller ones.
+
+        At large tau neurons need not meet every sample, at the minimum they do nearly; on the way from afar they meet
+        some by halves, which is where EP fails.
+        """
+        self.neuron.splitting = False
+        tau = self.tau
+        for _ in range(_RUNGS):
+            dual = CodesDual(self.neuron, self.targets, tau)
+            stage = self.report(f"tau = {tau:.3g}")
+            state = minimise_codes(
+                dual, self.started(dual, codes), _ROUGH, self.look, stage, strict=True, last=False,
+                most_tangents=_MOST_TANGENTS,
+            )  # fmt: skip
+            if state.error < _ROUGH:
+                break
+            tau *= _RAISED
+        self.neuron.splitting = True
+        codes = state.codes
+        while tau > self.tau:
+            codes = state.codes
+            tau = max(self.tau, _LOWERED * tau)
+            if tau == self.tau:
+                break
+            dual = CodesDual(self.neuron, self.targets, tau)
+            state = minimise_codes(
+                dual, self.started(dual, codes), _ROUGH, self.look, self.report(f"tau = {tau:.3g}"), _RUNG_STEPS,
+                last=False,
+            )  # fmt: skip
+        return codes
+
     def recovered(self, solution: GeneralSolution) -> Codes:
         """Codes of a solution."""
         t = np.array(solution.t)
+        pieces: dict[tuple[int, Cuts], list[int]] = {}
+        for i, g in enumerate(solution.basin):
+            cuts = tuple(Cut(int(mu), at, width, int(side)) for c, mu, at, width, side in solution.cuts if c == i)
+            pieces.setdefault((int(g), cuts), []).append(i)
+        families = [next(self.neuron.families) for _ in range(solution.n_codes)]
 
-        def job(g: int) -> Joint | None:
-            rows = np.flatnonzero(solution.basin == g)
+        def job(piece: tuple[int, Cuts]) -> Joint | None:
+            g, cuts = piece
+            rows = pieces[piece]
             share = solution.weight[rows] / solution.weight[rows].sum()
-            q, nu = pattern(solution.code_phi[g])
+            phi = share @ solution.phi[rows]
+            q, nu = pattern(phi)
             q[:, 1, 1] = share @ solution.s[rows]
             nu[:, 1] = share @ solution.nu[rows]
-            return self.neuron.solve(t, (q, nu), 1e-5) or self.neuron.solve(t, pattern(solution.code_phi[g]), 1e-5)
+            for start in ((q, nu), pattern(phi)):
+                found = self.neuron.solve(t, start, 1e-5, cuts=cuts, family=families[g])
+                if found is not None:
+                    return found
+            return None
 
-        found = self.neuron.map(job, range(solution.n_codes))
+        found = self.neuron.map(job, pieces)
         if any(joint is None for joint in found):
             raise ConvergenceError("not every code of warm_start was found again; solve without it.")
         return Codes(t, tuple(found))
@@ -161,7 +217,7 @@ class JointRun:
             if joint.bound:
                 return joint
             start = self.scout.sites(t, joint.phi, self.neuron.matrix @ joint.weights)
-            found = self.neuron.solve(t, start, min(1e-7, self.tolerance))
+            found = self.neuron.again(t, joint, start, min(1e-7, self.tolerance))
             return joint if found is None or found.bound else found
 
         again = self.neuron.map(job, state.codes.joints)
@@ -175,7 +231,7 @@ class JointRun:
         return float(np.abs(gradient + rest.reshape(t.shape)).max()), float(weight[~same].sum())
 
     def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, Any]:
-        """Neurons at readouts that stand for those of each code, their weights and codes.
+        """Neurons at readouts that stand for those of each piece of a code, their weights and pieces.
 
         A Gaussian of covariance C is replaced by 2 m points at the mean +- sqrt(m) times the columns of a root of C,
         which have its mean and covariance.
@@ -183,7 +239,7 @@ class JointRun:
         weight = state.weight[: len(state.codes.joints)]
         t, m = state.codes.t, self.targets.shape[1]
         plain = Neuron(self.activation, self.neuron.matrix, self.prior, self.threads)
-        parts, shares, code = [], [], []
+        parts, shares, piece = [], [], []
         for g, (w, joint) in enumerate(zip(weight, state.codes.joints)):
             root = np.sqrt(m) * np.linalg.cholesky(joint.covariance).T
             points = joint.readout + (np.concatenate([root, -root]) if w > _SPREAD else np.zeros((1, m)))
@@ -191,15 +247,21 @@ class JointRun:
             start = np.tile(q[:, 1, 1], (len(points), 1)), nu[:, 1] - q[:, 0, 1] * (points @ t.T)
             parts.append((points, *start))
             shares.append(np.full(len(points), w / len(points)))
-            code.append(np.full(len(points), g))
+            piece.append(np.full(len(points), g))
         points, s, nu = (np.concatenate(column) for column in zip(*parts))
         # No iterations: the sites, hence P(w | a), are those of the joint posterior.
         at = plain.evaluate(t, points, (s, nu), np.inf, fallback=True)
-        return at, np.concatenate(shares), np.concatenate(code)
+        pieces = np.concatenate(piece)
+        for g, joint in enumerate(state.codes.joints):
+            for cut in joint.cuts:  # which side it is, sites do not know
+                rows = pieces == g
+                at.phi[rows, cut.sample] = joint.phi[cut.sample]
+                at.spread[rows, cut.sample] = joint.spread[cut.sample]
+                at.gain[rows, cut.sample] = joint.gain[cut.sample]
+        return at, np.concatenate(shares), pieces
 
     def solution(self, dual: CodesDual, state: CodesState) -> GeneralSolution:
-        frozen = dual.fractions is not None
-        if not frozen:
+        if not dual.frozen:
             order = np.argsort(-state.weight[: len(state.codes.joints)], kind="stable")
             kept = [i for i in order if state.weight[i] > _RARE]
             state = dual.state(
@@ -210,11 +272,12 @@ class JointRun:
         share = state.weight[: len(joints)]
         extrapolated = state.extrapolated
         bounded = float(share[[joint.bound for joint in joints]].sum())
-        at, weight, code = self.readouts(state)
+        at, weight, piece = self.readouts(state)
         other = (at.phi.T * weight) @ at.readout
         own = sum(w * joint.mean_a_phi for w, joint in zip(share, joints))
         method_error = float(np.abs(other - own).max())
         m, rank = self.targets.shape[1], self.neuron.matrix.shape[1]
+        code, code_weight, code_readout, code_covariance, code_phi = grouped(joints, share / share.sum())
         status, message = verdict(
             residual, self.tolerance, self.targets, rank, self.tau, extrapolated, bounded, method_error
         )
@@ -233,25 +296,48 @@ class JointRun:
             gain=at.gain,
             s=at.s,
             nu=at.nu,
-            basin=code,
-            soft=np.full(len(code), -1),
-            soft_x=np.zeros(len(code)),
+            basin=code[piece],
+            soft=np.full(len(piece), -1),
+            soft_x=np.zeros(len(piece)),
             directions=np.empty((0, rank)),
-            code_weight=share / share.sum(),
-            code_readout=state.codes.readout,
-            code_covariance=np.array([joint.covariance for joint in joints]),
-            code_phi=np.array([joint.phi for joint in joints]),
+            cuts=np.array([(c, *cut) for c, i in enumerate(piece) for cut in joints[i].cuts], dtype=float).reshape(
+                -1, 5
+            ),
+            code_weight=code_weight,
+            code_readout=code_readout,
+            code_covariance=code_covariance,
+            code_phi=code_phi,
             residual=residual,
             extrapolated_weight=extrapolated + bounded,
             ambiguous_weight=ambiguous,
             outlier_direction=np.empty((0, m)),
             outlier_weight=np.empty(0),
             outlier_w=np.empty((0, rank)),
-            frozen=frozen,
+            frozen=dual.frozen,
             status=status,
             message=message,
             method="joint",
             method_error=method_error,
-            n_nodes=len(code),
+            n_nodes=len(piece),
             iterations=self.steps,
         )
+
+
+def grouped(
+    joints: Sequence[Joint], share: FloatArray
+) -> tuple[NDArray[np.intp], FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Code of each piece; weight, mean readout, its covariance and E phi of every code, heaviest first."""
+    weights: dict[int, float] = {}
+    for joint, part in zip(joints, share):
+        weights[joint.family] = weights.get(joint.family, 0.0) + part
+    families = sorted(weights, key=lambda family: -weights[family])
+    code = np.array([families.index(joint.family) for joint in joints], dtype=np.intp)
+    member = (code == np.arange(len(families))[:, None]) * share
+    weight = member.sum(axis=1)
+    member = member / weight[:, None]
+    readouts = np.array([joint.readout for joint in joints])
+    readout = member @ readouts
+    off = readouts - readout[code]
+    inner = np.array([joint.covariance for joint in joints]) + off[:, :, None] * off[:, None, :]
+    covariance = np.einsum("gi,irs->grs", member, inner)
+    return code, weight, readout, covariance, member @ np.array([joint.phi for joint in joints])

@@ -15,19 +15,23 @@ and what is left out is of order 1 / P^2 in <a phi>, the readout being Gaussian 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from meanfield.validation import FloatArray
 
-__all__ = ["Joint", "Tilted", "joint_bound", "joint_moments"]
+__all__ = ["Cut", "Joint", "Tilted", "cavities", "joint_bound", "joint_moments"]
 
 _TOLERANCE = 1e-11
 _MAX_ITERATIONS = 80
 _WAITS = 4  # iterations without progress
 _SMALLEST_DAMPING, _SMALLEST_STEP = 0.2, 0.02
+_MIXED, _MIXED_RANK = 12, 1e-5  # iterates that acceleration remembers, relative accuracy of their combination
+_MIXED_BELOW, _MIXED_AFTER = 0.3, 20  # change of the sites, or plain iterations, at which it begins
+_LEAST_MIXED = 0.2  # shortest part of its step
+_ASTRAY = 10.0  # growth of the gap
 
 
 class Tilted(NamedTuple):
@@ -41,6 +45,19 @@ class Tilted(NamedTuple):
     first: FloatArray
     second: FloatArray
     gain: FloatArray
+
+
+class Cut(NamedTuple):
+    """Factor Phi(side (z - at) / width) on one sample, see `pieces`."""
+
+    sample: int
+    at: float
+    width: float
+    side: int
+
+    @property
+    def flipped(self) -> Cut:
+        return self._replace(side=-self.side)
 
 
 class Joint(NamedTuple):
@@ -65,6 +82,10 @@ class Joint(NamedTuple):
     iterations : int
     bound : bool
         Whether log_z is the variational lower bound instead.
+    cuts : tuple of Cut
+        Restrictions, if this is only a piece of a code.
+    family : int
+        The code, whatever t; pieces of one code share it.
     """
 
     log_z: float
@@ -80,6 +101,8 @@ class Joint(NamedTuple):
     nu: FloatArray
     iterations: int
     bound: bool = False
+    cuts: tuple[Cut, ...] = ()
+    family: int = -1
 
     @property
     def part(self) -> FloatArray:
@@ -135,7 +158,7 @@ class Joint(NamedTuple):
 class _Posterior(NamedTuple):
     """The joint Gaussian of (a, w) that sites (Q, nu) make, and its marginals and cavities of every sample."""
 
-    factor: FloatArray
+    lower: FloatArray  # Cholesky factor L of the precision
     z: FloatArray
     centre: FloatArray  # (m + r,) mean in whitened coordinates
     log_det: float
@@ -143,6 +166,11 @@ class _Posterior(NamedTuple):
     mean: FloatArray  # (P, 2)
     cavity_cov: FloatArray
     cavity_mean: FloatArray
+
+    @property
+    def factor(self) -> FloatArray:
+        """L^{-1}."""
+        return np.asarray(solve_triangular(self.lower, np.eye(len(self.lower)), lower=True, check_finite=False))
 
 
 def _symmetric(a: FloatArray, b: FloatArray, d: FloatArray) -> FloatArray:
@@ -169,7 +197,7 @@ def _posterior(
     q: FloatArray,
     nu: FloatArray,
     bound: FloatArray | None,
-    cavities: bool = True,
+    with_cavities: bool = True,
 ) -> _Posterior | None:
     m, rank = t.shape[1], features.shape[1]
     precision = np.diag(np.concatenate([np.full(m, 1.0 / s2), np.ones(rank)]))
@@ -181,14 +209,18 @@ def _posterior(
         lower = np.linalg.cholesky(precision)
     except np.linalg.LinAlgError:
         return None
-    factor = solve_triangular(lower, np.eye(m + rank), lower=True, check_finite=False)
-    centre = factor @ np.concatenate([t.T @ nu[:, 0], features.T @ nu[:, 1]])
-    kappa, z = factor[:, :m] @ t.T, factor[:, m:] @ features.T
+    columns = np.eye(m + rank, m + 1)  # readouts, and the linear term
+    columns[:, m] = np.concatenate([t.T @ nu[:, 0], features.T @ nu[:, 1]])
+    columns = solve_triangular(lower, columns, lower=True, check_finite=False)
+    centre, kappa = columns[:, m], columns[:, :m] @ t.T
+    # Readouts come first, so that z needs the last rows only.
+    z = np.zeros((m + rank, len(t)))
+    z[m:] = solve_triangular(lower[m:, m:], features.T, lower=True, check_finite=False)
     cov = _symmetric(np.einsum("ip,ip->p", kappa, kappa), np.einsum("ip,ip->p", kappa, z), np.einsum("ip,ip->p", z, z))
     mean = np.stack([centre @ kappa, centre @ z], axis=-1)
     log_det = float(np.log(np.diag(lower)).sum() + 0.5 * m * np.log(s2))
-    if not cavities:
-        return _Posterior(factor, z, centre, log_det, cov, mean, cov, mean)
+    if not with_cavities:
+        return _Posterior(lower, z, centre, log_det, cov, mean, cov, mean)
     back, det = _inverse(np.eye(2) - cov @ q)
     if not (det > 0.0).all():
         return None
@@ -199,7 +231,23 @@ def _posterior(
     if bound is not None and not ((cov[:, 1, 1] <= bound) & (cavity[:, 1, 1] <= bound)).all():
         return None
     shifted = _times(back, mean - _times(cov, nu))
-    return _Posterior(factor, z, centre, log_det, cov, mean, cavity, shifted)
+    return _Posterior(lower, z, centre, log_det, cov, mean, cavity, shifted)
+
+
+def cavities(joint: Joint, t: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Covariance (P, 2, 2) and mean (P, 2) of x_mu = (t_mu.a, z_mu), with and then without the site of the sample."""
+    across = joint.part @ t.T
+    cov = _symmetric(
+        np.einsum("ip,ip->p", across, across),
+        np.einsum("ip,ip->p", across, joint.z),
+        np.einsum("ip,ip->p", joint.z, joint.z),
+    )
+    # z = R_w F^T, and its mean is that of the sites pulled through the covariance.
+    pull = joint.part @ (t.T @ joint.nu[:, 0]) + joint.z @ joint.nu[:, 1]
+    mean = np.stack([across.T @ pull, joint.z.T @ pull], axis=-1)
+    back, _ = _inverse(np.eye(2) - cov @ joint.q)
+    cavity = back @ cov
+    return cov, mean, 0.5 * (cavity + cavity.transpose(0, 2, 1)), _times(back, mean - _times(cov, joint.nu))
 
 
 def _sites(cavity: _Posterior, tilted: Tilted) -> tuple[FloatArray, FloatArray]:
@@ -241,36 +289,97 @@ def joint_moments(
     damping : float
         Of the first iterations; halved where they make no progress.
     """
-    q, nu = (np.zeros((len(features), 2, 2)), np.zeros((len(features), 2))) if start is None else start
-    state = _posterior(features, t, s2, q, nu, bound)
-    tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
-    best, waits = np.inf, 0
-    for iteration in range(cap):
+
+    def evaluated(sites: FloatArray) -> tuple[_Posterior, Tilted, FloatArray] | None:
+        state = _posterior(features, t, s2, *_unpacked(sites), bound)
+        tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
         if state is None or tilted is None:
             return None
-        new_q, new_nu = _sites(state, tilted)
-        change = max(
-            np.max(np.abs(new_q - q) / (1.0 + np.abs(q))),
-            np.max(np.abs(new_nu - nu) / (1.0 + np.abs(nu))),
-        )
-        if change < tolerance:
-            return _report(t, state, tilted, q, nu, iteration)
-        if not np.isfinite(change):
+        gap = _packed(*_sites(state, tilted)) - sites
+        return (state, tilted, gap) if np.isfinite(gap).all() else None
+
+    def advanced(sites: FloatArray, step: FloatArray, least: float) -> tuple[FloatArray, Any]:
+        """The longest of step, step / 2, ... down to `least` that leads to proper Gaussians."""
+        rate = 1.0
+        while rate >= least:
+            found = evaluated(sites + rate * step)
+            if found is not None:
+                return sites + rate * step, found
+            rate *= 0.5
+        return sites, None
+
+    sites = np.zeros((len(features), 5)) if start is None else _packed(*start)
+    point = evaluated(sites)
+    mixing = _Mixing()
+    best, waits, plain = np.inf, 0, 0
+    for iteration in range(cap):
+        if point is None:
             return None
+        state, tilted, gap = point
+        change = float(np.max(np.abs(gap) / (1.0 + np.abs(sites))))
+        if change < tolerance:
+            return _report(t, state, tilted, *_unpacked(sites), iteration)
+        if mixing.used(plain, change):
+            sized, point = mixing.step(sites, gap, _scale(state)), None
+            if sized is not None:
+                sites, point = advanced(sites, sized, _LEAST_MIXED)
+            if point is not None:
+                continue
+            mixing, plain, best = _Mixing(), 0, np.inf  # it went astray
+        plain += 1
         waits = waits + 1 if change > 0.7 * best else 0
         best = min(best, change)
         if waits >= _WAITS:  # it oscillates
             damping, waits = max(0.5 * damping, _SMALLEST_DAMPING), 0
-        step = damping
-        while step > _SMALLEST_STEP:
-            trial = q + step * (new_q - q), nu + step * (new_nu - nu)
-            state = _posterior(features, t, s2, *trial, bound)
-            tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
-            if tilted is not None:
-                break
-            step *= 0.5
-        q, nu = trial
+        sites, point = advanced(sites, damping * gap, _SMALLEST_STEP)
     return None
+
+
+def _packed(q: FloatArray, nu: FloatArray) -> FloatArray:
+    """Sites as one array (P, 5)."""
+    return np.stack([q[:, 0, 0], q[:, 0, 1], q[:, 1, 1], nu[:, 0], nu[:, 1]], axis=-1)
+
+
+def _unpacked(sites: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return _symmetric(*sites[:, :3].T), np.ascontiguousarray(sites[:, 3:])
+
+
+def _scale(state: _Posterior) -> FloatArray:
+    """(P, 5) units of the sites, so that all of them are numbers without dimension."""
+    kappa, z = state.cov[:, 0, 0], state.cov[:, 1, 1]
+    return np.stack([kappa, np.sqrt(kappa * z), z, np.sqrt(kappa), np.sqrt(z)], axis=-1)
+
+
+class _Mixing:
+    """Anderson's acceleration of the map from sites to sites (D. G. Anderson, J. ACM 12, 547, 1965).
+
+    Where samples are many and hard, the map is close to losing its stability although the fixed point stays: plain
+    iterations crawl at any damping. A step here goes to where the gap vanishes, judged from the latest iterates.
+    """
+
+    def __init__(self) -> None:
+        self.sites: list[FloatArray] = []
+        self.gaps: list[FloatArray] = []
+        self.least = np.inf
+
+    def used(self, plain: int, change: float) -> bool:
+        """Whether it is time to accelerate, after a number of plain iterations."""
+        return bool(self.sites) or change < _MIXED_BELOW or plain >= _MIXED_AFTER
+
+    def step(self, sites: FloatArray, gap: FloatArray, scale: FloatArray) -> FloatArray | None:
+        """The next step; None where the gap has grown too much."""
+        size = float(np.linalg.norm(gap * scale))
+        if size > _ASTRAY * self.least:
+            return None
+        self.least = min(self.least, size)
+        self.sites, self.gaps = [*self.sites[-_MIXED:], sites], [*self.gaps[-_MIXED:], gap]
+        if len(self.sites) == 1:
+            return gap
+        moves, changes = np.diff(self.sites, axis=0), np.diff(self.gaps, axis=0)
+        columns = (changes * scale).reshape(len(changes), -1)
+        norm = np.maximum(np.linalg.norm(columns, axis=1), 1e-300)
+        share = np.linalg.lstsq((columns / norm[:, None]).T, (gap * scale).ravel(), rcond=_MIXED_RANK)[0] / norm
+        return np.asarray(gap - np.tensordot(share, moves + changes, axes=1))
 
 
 def _report(t: FloatArray, state: _Posterior, tilted: Tilted, q: FloatArray, nu: FloatArray, iterations: int) -> Joint:
@@ -282,7 +391,8 @@ def _report(t: FloatArray, state: _Posterior, tilted: Tilted, q: FloatArray, nu:
     site += 0.5 * np.sum(pull * _times(state.cavity_cov, _times(back, pull)), axis=1)
     log_z = 0.5 * state.centre @ state.centre - state.log_det + np.sum(tilted.log_norm - site)
     # E_tilted[a phi] by Stein's lemma in the cavity.
-    part = state.factor[:, :m]
+    factor = state.factor
+    part = factor[:, :m]
     cross = np.stack([t @ (part.T @ part), state.z.T @ part], axis=-1)
     back, _ = _inverse(np.eye(2) - q @ state.cov)
     cross = cross @ back  # (P, m, 2) covariance of a with x_mu in the cavity
@@ -292,7 +402,7 @@ def _report(t: FloatArray, state: _Posterior, tilted: Tilted, q: FloatArray, nu:
     lever = tilted.second[:, 0, :] + phi[:, None] * tilted.first
     mean_a_phi = cavity * phi[:, None] + _times(cross, lever)
     return Joint(
-        float(log_z), mean_a_phi, readout, state.centre @ state.factor[:, m:], state.factor, state.z, phi, spread,
+        float(log_z), mean_a_phi, readout, state.centre @ factor[:, m:], factor, state.z, phi, spread,
         tilted.gain, q, nu, iterations,
     )  # fmt: skip
 
@@ -324,17 +434,17 @@ def joint_bound(
     iterations = 0
     while iterations < cap:
         iterations += 1
-        state = _posterior(features, t, s2, *trial, None, cavities=False)
+        state = _posterior(features, t, s2, *trial, None, with_cavities=False)
         value = -np.inf
         if state is not None:
             kappa, z, c, v = state.mean[:, 0], state.mean[:, 1], state.cov[:, 0, 1], state.cov[:, 1, 1]
             moments = moments_of(z, v)
             sd = np.sqrt(np.maximum(v, 1e-300))
             phi, slope, bend, third = (moments[:, j + 1] / sd**j for j in range(4))
-            readout = state.centre @ state.factor[:, :m]
-            weights = state.centre @ state.factor[:, m:]
-            trace = np.sum(state.factor[:, :m] ** 2) / s2 + np.sum(state.factor[:, m:] ** 2)
-            divergence = 0.5 * (trace + readout @ readout / s2 + weights @ weights - len(state.factor)) + state.log_det
+            factor = state.factor
+            readout, weights = state.centre @ factor[:, :m], state.centre @ factor[:, m:]
+            trace = np.sum(factor[:, :m] ** 2) / s2 + np.sum(factor[:, m:] ** 2)
+            divergence = 0.5 * (trace + readout @ readout / s2 + weights @ weights - len(factor)) + state.log_det
             value = float(np.sum(kappa * phi + c * slope) - divergence)
         if not value > best - 1e-12 * abs(best):
             step *= 0.5
@@ -354,9 +464,8 @@ def joint_bound(
     if kept is None:
         return None
     state, phi, slope, phi2, readout, weights = kept
-    part = state.factor[:, :m]
+    factor = state.factor
+    part = factor[:, :m]
     mean_a_phi = phi[:, None] * readout + slope[:, None] * (state.z.T @ part)
     spread = np.maximum(phi2 - phi**2, 0.0)
-    return Joint(
-        best, mean_a_phi, readout, weights, state.factor, state.z, phi, spread, slope, q, nu, iterations, bound=True
-    )
+    return Joint(best, mean_a_phi, readout, weights, factor, state.z, phi, spread, slope, q, nu, iterations, bound=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,9 @@ class GeneralSolution:
         u.w of components with a soft direction.
     directions : (k, r) array
         Unit vectors u.
+    cuts : (k, 5) array
+        Restrictions of components to one side of a sample: component, sample, place c, width l, side (+1 or -1) of the
+        factor Phi(side (z - c) / l).
     code_weight : (g,) array
         P_g, heaviest first.
     code_readout : (g, m) array
@@ -117,6 +120,7 @@ class GeneralSolution:
     outlier_direction: FloatArray
     outlier_weight: FloatArray
     outlier_w: FloatArray
+    cuts: FloatArray = field(default_factory=lambda: np.empty((0, 5)))
     frozen: bool = False
     status: str = "optimal"
     message: str = ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 
 from meanfield.compiled import jit
-from meanfield.solvers.general.compiled.tilted import integrated, rule, scratch, window
+from meanfield.solvers.general.compiled.tilted import half_line, integrated, rule, scratch, window
 
 __all__ = ["gaussian_moments", "joint_moments"]
 
@@ -28,10 +28,11 @@ def _window(tilt, kappa, spread, sd):
 
 
 @jit
-def joint_moments(tilt, mean, cov, low, high, moments):
+def joint_moments(tilt, mean, cov, low, high, cut, sharp, moments):
     """ln norm, E z, Var z, E phi, Var phi and Cov(phi, z) in the rows of `moments` (P, 6).
 
     mean (P, 2) and cov (P, 2, 2) of (kappa, z); phi is expected between `low` and `high` (for the window only).
+    Where sharp[i] is not zero the factor is multiplied by Phi(sharp[i] (z - cut[i])).
     """
     work = scratch()
     exponent, value, node = work.rows[0], work.rows[1], work.rows[2]
@@ -42,11 +43,18 @@ def joint_moments(tilt, mean, cov, low, high, moments):
         rest = max(cov[i, 0, 0] - beta * cov[i, 0, 1], 0.0)
         kappa = mean[i, 0] + 0.5 * rest * (low + high)
         spread = 0.5 * rest * (high - low) + _RANGE * abs(beta) * sd + abs(beta) * max(abs(low), abs(high)) / sd
-        n = rule(tilt, _window(tilt, kappa, spread, sd), mean[i, 1], sd, work)
+        ends = _window(tilt, kappa, spread, sd)
+        if sharp[i] != 0.0:
+            at = (cut[i] - mean[i, 1]) / sd
+            ends = min(ends[0], at - _RANGE), max(ends[1], at + _RANGE), min(ends[2], 1.0 / (abs(sharp[i]) * sd))
+        n = rule(tilt, ends, mean[i, 1], sd, work)
         precision = -0.5 / variance
         for j in range(n):
             x, f = node[j], value[j]
             exponent[j] = (mean[i, 0] + beta * x + 0.5 * rest * f) * f + precision * x * x
+        if sharp[i] != 0.0:
+            for j in range(n):
+                exponent[j] += half_line(-sharp[i] * (mean[i, 1] + node[j] - cut[i]))[0]
         moments[i] = integrated(n, mean[i, 1], sd, work)
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "Scratch",
     "Tilt",
     "gaussian_curvature",
+    "half_line",
     "integrated",
     "rule",
     "scratch",
@@ -101,7 +102,7 @@ def _exponentials(scratch, n):
 
 
 @jit
-def _half_line(u):
+def half_line(u):
     """ln Q(u), mean - u and variance of a standard normal cut to [u, inf)."""
     if u > 4.0:
         # Mills' ratio 1 / (u + 1 / (u + 2 / (u + ...))): mean = u + d, d = 1 / (u + e), variance (e - d) / (u + e).
@@ -123,10 +124,10 @@ def _half_line(u):
 def _interval(low, high):
     """ln mass, mean and variance of a standard normal cut to [low, high]; either end may be infinite."""
     if high == np.inf:
-        log_mass, excess, variance = _half_line(low) if low > -np.inf else (0.0, 0.0, 1.0)
+        log_mass, excess, variance = half_line(low) if low > -np.inf else (0.0, 0.0, 1.0)
         return log_mass, (low + excess if low > -np.inf else 0.0), variance
     if low == -np.inf:
-        log_mass, excess, variance = _half_line(-high)
+        log_mass, excess, variance = half_line(-high)
         return log_mass, high - excess, variance
     sign = 1.0
     if low + high < 0.0:
@@ -148,8 +149,8 @@ def _interval(low, high):
             s2 += w * (y - s1 / s0) ** 2
         log_mass = math.log(0.5 * width * s0) - 0.5 * nearest * nearest - _LOG_ROOT_2PI
         return log_mass, sign * (low + s1 / s0), s2 / s0
-    log_a, da, va = _half_line(low)
-    log_b, db, vb = _half_line(high)
+    log_a, da, va = half_line(low)
+    log_b, db, vb = half_line(high)
     db += width
     ratio = math.exp(log_b - log_a)
     mean = (da - ratio * db) / (1.0 - ratio)
