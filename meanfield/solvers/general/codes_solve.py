@@ -31,7 +31,7 @@ _CLASS_TOLERANCE = 0.03
 _LAST_ACCURACY = 1e-7
 _LEAST_FRACTION = 1e-4  # frozen codes with fewer neurons are left out
 _LAST_DEPTH = 15.0  # codes this far below the top carry no weight
-_RAISED, _LOWERED, _RUNGS = 4.0, 0.6, 5  # factors of tau, and how often it is raised
+_RAISED, _LOWERED, _RUNGS = 4.0, 0.6, 3  # factors of tau, and how often it is raised
 _ROUGH, _RUNG_STEPS = 1e-2, 20  # largest gradient and number of steps at another tau
 _MOST_TANGENTS = 0.01  # weight of codes that EP has lost, at which bounds take their place
 
@@ -168,6 +168,8 @@ class JointRun:
                 break
             tau *= _RAISED
         self.neuron.splitting = True
+        if state.error > _ROUGH:  # no better than where it began
+            return codes
         codes = state.codes
         while tau > self.tau:
             codes = state.codes

@@ -154,7 +154,8 @@ def solve_general(
 def _trusted(solution: GeneralSolution) -> bool:
     """Whether codes are so sharp that Gaussians of readout and weights will do."""
     accurate = solution.method_error < _TRUSTED_ERROR and solution.extrapolated_weight < _TRUSTED_WEIGHT
-    return solution.status == "optimal" and accurate
+    # Codes in pieces need them on a lattice too, where there are none.
+    return solution.status == "optimal" and (accurate or len(solution.cuts) > 0)
 
 
 def _shares(fractions: Any, solution: GeneralSolution) -> FloatArray:
