@@ -16,7 +16,7 @@ from meanfield.activation import Activation
 from meanfield.solvers.general.compiled.joint import gaussian_moments
 from meanfield.solvers.general.compiled.joint import joint_moments as tilted_moments
 from meanfield.solvers.general.joint import Cut, Joint, Tilted, cavities, joint_bound, joint_moments
-from meanfield.solvers.general.pieces import apart, bistable, region, within
+from meanfield.solvers.general.pieces import apart, places, region, within
 from meanfield.solvers.general.tilt import tilt_of
 from meanfield.validation import FloatArray
 
@@ -27,7 +27,8 @@ _OVERLAP = 8.0  # squared distance of readouts, in units of their covariance, wi
 _FAR = 6.0  # of a component, in units of sqrt(s2)
 _SAME_PHI = 0.02  # mean square difference of activations
 _SEARCH_TOLERANCE = 1e-2
-_MAX_CUTS = 8
+_MAX_CUTS, _SIBLINGS = 8, 3
+_SHORTEST = 1.0 / 16.0  # part of a step
 _NEGLIGIBLE = -12.0  # ln of a weight
 _INCOMPLETE = 1.0  # of ln Z
 _FIRST, _SECOND = (60, 1.0), (120, 0.5)  # iterations and damping of EP, from known sites and from the bound
@@ -165,21 +166,38 @@ class JointNeuron:
     def moved(self, codes: Codes, t: FloatArray, tolerance: float) -> tuple[Codes, list[Joint]]:
         """The codes at another t, each once; those (at the old t) that merged, or for which EP has become the bound."""
 
+        floor = codes.top + _NEGLIGIBLE
+
         def job(old: Joint) -> list[Joint]:
-            new = None
-            if not old.bound:
+            if not old.bound and not self.variational:
                 with np.errstate(all="ignore"):
                     new = self._ep(t, (old.q, old.nu), tolerance, old.cuts, _FIRST)
-            if new is not None:
-                return [new._replace(cuts=old.cuts, family=old.family)]
-            if self.splitting and not old.bound and not self.variational:
-                pieces = self.pieces(old, t, bistable(old, codes.t, self.activation), tolerance)
-                if pieces:
-                    return pieces
+                if new is not None:
+                    return [new._replace(cuts=old.cuts, family=old.family)]
+                if old.log_z > floor:
+                    far, at = self.followed(old, codes.t, t, tolerance)
+                    if at is t:
+                        return [far]
+                    pieces = self.pieces(far, t, places(far, at, self.activation), tolerance) if self.splitting else []
+                    if pieces:
+                        return pieces
             new = self.again(t, old, (old.q, old.nu), tolerance) or self.again(t, old, pattern(old.phi), tolerance)
             return [] if new is None else [new]
 
         found = self.map(job, codes.joints)
+        siblings: dict[int, list[Joint]] = {}
+        for joint in (joint for group in found for joint in group):
+            siblings.setdefault(joint.family, []).append(joint)
+
+        def rescued(pair: tuple[Joint, list[Joint]]) -> list[Joint]:
+            old, group = pair
+            if group or not old.cuts or old.log_z < floor:
+                return group
+            starts = sorted(siblings.get(old.family, []), key=lambda joint: -joint.log_z)[:_SIBLINGS]
+            tries = (self.again(t, old, (joint.q, joint.nu), tolerance) for joint in starts)
+            return [joint for joint in tries if joint is not None][:1]
+
+        found = self.map(rescued, zip(codes.joints, found))
         kept = self.distinct(Codes(t, tuple(joint for group in found for joint in group)))
         still = {id(joint) for joint in kept.joints}
         left = [
@@ -188,6 +206,24 @@ class JointNeuron:
             if not any(id(new) in still and new.bound <= old.bound for new in group)
         ]
         return kept, left
+
+    def followed(self, old: Joint, start: FloatArray, end: FloatArray, tolerance: float) -> tuple[Joint, FloatArray]:
+        """A code on the way from one t to another, as far as EP finds it; and the t there."""
+        joint, t = old, start
+        done, step = 0.0, 0.5
+        while step >= _SHORTEST:
+            at = end if done + step == 1.0 else start + (done + step) * (end - start)
+            with np.errstate(all="ignore"):
+                new = self._ep(at, (joint.q, joint.nu), tolerance, old.cuts, _FIRST)
+            if new is None:
+                step *= 0.5
+                continue
+            joint, t = new._replace(cuts=old.cuts, family=old.family), at
+            done += step
+            if at is end:
+                break
+            step = min(step, 1.0 - done)
+        return joint, t
 
     def pieces(self, old: Joint, t: FloatArray, cuts: list[Cut], tolerance: float) -> list[Joint]:
         """What EP finds of a code at t when it is cut at the first of `cuts`, and its pieces at the following ones."""
@@ -233,11 +269,16 @@ class JointNeuron:
                 if missing and joint.log_z + self.flipped(joint, codes.t, i) > codes.top + _NEGLIGIBLE:
                     wanted.setdefault((joint.family, part), joint)
 
-        def job(item: tuple[tuple[int, Cuts], Joint]) -> Joint | None:
+        def job(item: tuple[tuple[int, Cuts], Joint]) -> list[Joint]:
             (family, part), joint = item
-            return self.solve(codes.t, (joint.q, joint.nu), tolerance, cuts=part, family=family)
+            for sites in ((joint.q, joint.nu), pattern(joint.phi)):
+                new = self.solve(codes.t, sites, tolerance, cuts=part, family=family)
+                if new is not None:
+                    return [new]
+            cuts = places(joint, codes.t, self.activation)
+            return self.pieces(joint._replace(cuts=part), codes.t, cuts, tolerance)
 
-        found = [joint for joint in self.map(job, wanted.items()) if joint is not None]
+        found = [joint for group in self.map(job, wanted.items()) for joint in group]
         return Codes(codes.t, (*codes.joints, *found))
 
     def alike(self, one: Joint, other: Joint) -> bool:

@@ -31,7 +31,7 @@ _CLASS_TOLERANCE = 0.03
 _LAST_ACCURACY = 1e-7
 _LEAST_FRACTION = 1e-4  # frozen codes with fewer neurons are left out
 _LAST_DEPTH = 15.0  # codes this far below the top carry no weight
-_RAISED, _LOWERED, _RUNGS = 4.0, 0.6, 3  # factors of tau, and how often it is raised
+_RAISED, _LOWERED, _HIGHEST = 4.0, 0.6, 70.0  # factors of tau
 _ROUGH, _RUNG_STEPS = 1e-2, 20  # largest gradient and number of steps at another tau
 _MOST_TANGENTS = 0.01  # weight of codes that EP has lost, at which bounds take their place
 
@@ -102,19 +102,26 @@ class JointRun:
 
     def equilibrium(self, basis: FloatArray, warm_start: GeneralSolution | None) -> GeneralSolution:
         """Classes first, by the variational bound, which is always there; then all of t."""
-        if warm_start is not None:
-            return self.solution(*self.refined(self.recovered(warm_start)))
-        dual = CodesDual(self.neuron, self.targets, self.tau, basis)
+        codes = self.approached(basis) if warm_start is None else self.recovered(warm_start)
+        return self.solution(*self.refined(codes))
+
+    def classes(self, basis: FloatArray, tau: float, before: CodesState | None) -> CodesState:
+        """Minimum over t = basis theta by the variational bound, from that at another tau."""
+        dual = CodesDual(self.neuron, self.targets, tau, basis)
         self.neuron.variational = True
-        off = self.targets - self.targets.mean(axis=0)
-        theta = np.linalg.lstsq(basis, _FEW * off / max(np.abs(off).max(), 1e-300), rcond=None)[0]
-        t = dual.t(theta)
-        codes = self.neuron.search(t, self.scout.starts(t, None, _SEARCHED), None, 1e-4, np.inf)
-        if not codes.joints:
-            raise ConvergenceError("no Gaussian approximation of any neuron was found; use a larger tau.")
-        state = minimise_codes(dual, dual.state(theta, codes), _CLASS_TOLERANCE, self.look, self.report("classes"))
+        if before is None:
+            off = self.targets - self.targets.mean(axis=0)
+            theta = np.linalg.lstsq(basis, _FEW * off / max(np.abs(off).max(), 1e-300), rcond=None)[0]
+            t = dual.t(theta)
+            codes = self.neuron.search(t, self.scout.starts(t, None, _SEARCHED), None, 1e-4, np.inf)
+            if not codes.joints:
+                raise ConvergenceError("no Gaussian approximation of any neuron was found; use a larger tau.")
+            state = dual.state(theta, codes)
+        else:
+            state = dual.state(before.theta, before.codes)
+        state = minimise_codes(dual, state, _CLASS_TOLERANCE, self.look, self.report("classes"))
         self.neuron.variational = False
-        return self.solution(*self.refined(state.codes))
+        return state
 
     def frozen(self, solution: GeneralSolution, fractions: FloatArray) -> GeneralSolution:
         """The same with given fractions of the neurons in each code of `solution`."""
@@ -130,8 +137,6 @@ class JointRun:
     def refined(self, codes: Codes, fractions: Mapping[int, float] | None = None) -> tuple[CodesDual, CodesState]:
         """All of t, from codes at some t; fractions of the neurons in each of them, if they are frozen."""
         dual = CodesDual(self.neuron, self.targets, self.tau, None, fractions)
-        if fractions is None:
-            codes = self.approached(codes)
         state = self.started(dual, codes)
         stage = self.report("samples")
         state = minimise_codes(dual, state, self.tolerance, self.look, stage, most_tangents=_MOST_TANGENTS)
@@ -149,39 +154,40 @@ class JointRun:
         start = Codes(codes.t, tuple(self.neuron.map(exact, codes.joints)))
         return dual.state(codes.t, start if dual.frozen else self.neuron.distinct(start))
 
-    def approached(self, codes: Codes) -> Codes:
-        """Codes nearer to the minimum: that at a tau as large as it takes to keep the codes, then at smaller ones.
+    def approached(self, basis: FloatArray) -> Codes:
+        """Codes near the minimum: that at a tau as large as it takes to keep the codes, then at smaller ones.
 
         At large tau neurons need not meet every sample, at the minimum they do nearly; on the way from afar they meet
         some by halves, which is where EP fails.
         """
-        self.neuron.splitting = False
-        tau = self.tau
-        for _ in range(_RUNGS):
+        tau, classes, first = self.tau, None, None
+        while True:
+            classes = self.classes(basis, tau, classes)
+            first = first or classes.codes
             dual = CodesDual(self.neuron, self.targets, tau)
+            self.neuron.splitting = False
             stage = self.report(f"tau = {tau:.3g}")
             state = minimise_codes(
-                dual, self.started(dual, codes), _ROUGH, self.look, stage, strict=True, last=False,
+                dual, self.started(dual, classes.codes), _ROUGH, self.look, stage, strict=True, last=False,
                 most_tangents=_MOST_TANGENTS,
             )  # fmt: skip
+            self.neuron.splitting = True
             if state.error < _ROUGH:
                 break
             tau *= _RAISED
-        self.neuron.splitting = True
-        if state.error > _ROUGH:  # no better than where it began
-            return codes
-        codes = state.codes
+            if tau > _HIGHEST * self.tau:
+                return first
         while tau > self.tau:
             codes = state.codes
             tau = max(self.tau, _LOWERED * tau)
             if tau == self.tau:
-                break
+                return codes
             dual = CodesDual(self.neuron, self.targets, tau)
             state = minimise_codes(
                 dual, self.started(dual, codes), _ROUGH, self.look, self.report(f"tau = {tau:.3g}"), _RUNG_STEPS,
                 last=False,
             )  # fmt: skip
-        return codes
+        return state.codes
 
     def recovered(self, solution: GeneralSolution) -> Codes:
         """Codes of a solution."""

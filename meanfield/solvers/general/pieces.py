@@ -19,17 +19,20 @@ from meanfield.activation import Activation
 from meanfield.solvers.general.joint import Cut, Joint, cavities
 from meanfield.validation import FloatArray
 
-__all__ = ["apart", "bistable", "region", "within"]
+__all__ = ["apart", "places", "region", "within"]
 
 _CANDIDATES = 8
-_LEAST_RATIO = 1.5  # of the variances of z with and without the sample
+_LEAST_RATIO = 1.2  # of the variances of z with and without the sample
 _GRID = 400
 _REACH = 8.0  # standard deviations
-_WIDTH = 0.05  # of the partition, in units of the distance of the bumps
+_WIDTH, _NARROW = 0.05, 0.2  # of the partition: in units of the distance of the bumps, or of the standard deviation
 
 
-def bistable(joint: Joint, t: FloatArray, activation: Activation) -> list[Cut]:
-    """Cuts (side + 1) between the two bumps of samples that have two, the most disturbing first."""
+def places(joint: Joint, t: FloatArray, activation: Activation, bumps: int = 1) -> list[Cut]:
+    """Cuts (side + 1) of the samples that widen P(z_mu) most: between the bumps, or at the mean where there is one.
+
+    Only of samples with at least that many `bumps` (1 or 2).
+    """
     cov, mean, cavity_cov, cavity_mean = cavities(joint, t)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.nan_to_num(cov[:, 1, 1] / cavity_cov[:, 1, 1])
@@ -46,11 +49,13 @@ def bistable(joint: Joint, t: FloatArray, activation: Activation) -> list[Cut]:
         x, phi = z - cavity_mean[i, 1], activation(z)
         level = (cavity_mean[i, 0] + slope * x + 0.5 * max(kk - slope * kz, 0.0) * phi) * phi - 0.5 * x * x / zz
         tops = np.flatnonzero((level[1:-1] > level[:-2]) & (level[1:-1] >= level[2:])) + 1
-        if len(tops) < 2:
+        if len(tops) < bumps:
             continue
-        low, high = np.sort(tops[np.argsort(-level[tops])[:2]])
-        at = z[low + np.argmin(level[low : high + 1])]
-        cuts.append(Cut(int(i), float(at), float(_WIDTH * (z[high] - z[low])), 1))
+        at, width = mean[i, 1], _NARROW * np.sqrt(cov[i, 1, 1])
+        if len(tops) > 1:
+            low, high = np.sort(tops[np.argsort(-level[tops])[:2]])
+            at, width = z[low + np.argmin(level[low : high + 1])], _WIDTH * (z[high] - z[low])
+        cuts.append(Cut(int(i), float(at), float(width), 1))
     return cuts
 
 
