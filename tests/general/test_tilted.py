@@ -10,7 +10,7 @@ import sympy as sp
 from general_oracles import tilted
 
 from meanfield.activation import Activation, activation
-from meanfield.solvers.general.compiled.tilted import _half_line, gaussian_curvature, scratch, tilted_moments
+from meanfield.solvers.general.compiled.tilted import half_line, gaussian_curvature, scratch, tilted_moments
 from meanfield.solvers.general.tilt import tilt_of
 
 Z = sp.Symbol("z")
@@ -69,7 +69,7 @@ def test_piecewise_linear(name, k):
 def test_far_tail_keeps_its_digits(u):
     """A normal variable cut to [u, inf), to 40 digits."""
     mpmath = pytest.importorskip("mpmath")
-    log_mass, excess, variance = _half_line(u)
+    log_mass, excess, variance = half_line(u)
     with mpmath.workdps(60):
         x = mpmath.mpf(u)
         mass = mpmath.erfc(x / mpmath.sqrt(2)) / 2
