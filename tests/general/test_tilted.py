@@ -10,7 +10,7 @@ import sympy as sp
 from general_oracles import tilted
 
 from meanfield.activation import Activation, activation
-from meanfield.solvers.general.compiled.tilted import half_line, gaussian_curvature, scratch, tilted_moments
+from meanfield.solvers.general.compiled.tilted import gaussian_curvature, half_line, scratch, tilted_moments
 from meanfield.solvers.general.tilt import tilt_of
 
 Z = sp.Symbol("z")
