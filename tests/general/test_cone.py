@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from meanfield.compiled.outlier import worst_directions
 from meanfield.cumulant import cumulant
 from meanfield.network import Network
-from meanfield.solvers.general.cone import cone_starts, cone_terms, follow, local_maxima
+from meanfield.solvers.general.cone import cone_starts, cone_terms, crossed_starts, follow, local_maxima
 from meanfield.solvers.general.outliers_check import outlier_violation
 
 SLOPES = [(0.0, 1.0), (0.2, 1.0), (-1.0, 1.0), (1.0, 0.1)]
@@ -179,3 +179,21 @@ def test_random_labels_need_many_starts():
     assert found.hits.sum() + found.failed == found.starts
     assert 1 <= found.hits[0] < 0.3 * found.starts
     assert len(found.value) > 20
+
+
+def test_starts_between_known_maxima_find_what_random_ones_miss():
+    """Random labels: of many maxima the highest ones have small basins."""
+    rng = np.random.default_rng(3)
+    slopes = (0.0, 1.0)
+    hits = np.zeros(2)
+    for _ in range(5):
+        features, t = problem(rng, 60, 40, 2)
+        known = maxima_of(features, t, slopes, rng, 100)
+        u, w = crossed_starts(known, rng, 200)
+        assert u.shape == (200, 2)
+        assert w.shape == (200, 40)
+        found = local_maxima(features, t, slopes, (u, w)), maxima_of(features, t, slopes, rng, 200)
+        assert found[0].failed == 0
+        top = max(maxima.value[0] for maxima in found)
+        hits += [maxima.hits[maxima.value > 0.97 * top].sum() for maxima in found]
+    assert hits[0] > 2 * hits[1] > 0, "starts that end near the top"

@@ -10,10 +10,12 @@ import pytest
 
 import meanfield as mf
 from meanfield.features import features_from_inputs
+from meanfield.solvers.general.lattice import Lattice
+from meanfield.solvers.general.neuron import Neuron
 from meanfield.solvers.general.outliers import OutlierSolution, solve_outliers
 from meanfield.solvers.general.outliers_bulk import bulk_moments
 from meanfield.solvers.general.outliers_check import joint_average, node_moments
-from meanfield.solvers.general.outliers_lattice import BoundedNeuron
+from meanfield.solvers.general.outliers_lattice import BoundedNeuron, LatticeBulk, heightened, lattice_bulk
 
 RELU = mf.Network("relu").activation
 
@@ -104,6 +106,86 @@ def test_nodes_far_out_on_a_ridge_agree_with_quadrature():
     np.testing.assert_allclose(exponent, at.exponent, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(phi, at.phi, rtol=1e-9, atol=1e-10)
     assert node_moments(features, t, 1 / 45, (0.0, 1.0), readout, at.s, at.nu + 0.01)[2] > 1e-4
+
+
+def ridge_problem():
+    """A t near the edge of its cone, a lattice and a neuron bounded at |a| = 1."""
+    x, labels = mixture(45, 60)
+    features = np.array(features_from_inputs(x).matrix)
+    rng = np.random.default_rng(4)
+    t = 2.4 * one_hot(labels, -0.3) + 0.8 * rng.standard_normal((45, 3))
+    return t, Lattice(3, 1 / 45, 1.6, 6.0), BoundedNeuron(RELU, features, 1 / 45, 1.0)
+
+
+def test_accelerated_iterations_end_at_the_same_fixed_points():
+    t, _, neuron = ridge_problem()
+    readout = np.random.default_rng(5).uniform(-0.5, 0.5, (60, 3))
+    fast = neuron.evaluate(t, readout, tolerance=1e-10)
+    plain = Neuron(RELU, neuron.features.matrix, neuron.prior)
+    plain.features, plain.cap = neuron.features, 2000
+    slow = plain.evaluate(t, readout, tolerance=1e-10, dampings=np.array([1.0, 0.8, 0.3]))
+    both = (slow.status == 0) & (fast.status == 0)
+    same = both & (np.abs(slow.exponent - fast.exponent) < 1e-8)
+    assert both.sum() >= 50
+    assert same.sum() >= both.sum() - 2, "where there are several, either may be found"
+    np.testing.assert_allclose(fast.phi[same], slow.phi[same], atol=1e-7)
+    assert fast.iterations[both].sum() < 0.8 * slow.iterations[both].sum()
+    good = fast.status == 0
+    exponent, _, mismatch = node_moments(
+        neuron.features.matrix, t, neuron.prior, (0.0, 1.0), readout[good], fast.s[good], fast.nu[good]
+    )
+    assert mismatch < 1e-8
+    np.testing.assert_allclose(exponent, fast.exponent[good], rtol=1e-9, atol=1e-9)
+
+
+def test_one_attempt_where_it_failed_before():
+    _, _, neuron = ridge_problem()
+    rng = np.random.default_rng(6)
+    t, readout = 15.0 * rng.standard_normal((45, 3)), rng.uniform(-0.5, 0.5, (40, 3))  # beyond capacity
+    start = np.zeros((2, 40, 45))
+    first = neuron.evaluate(t, readout, tuple(start))
+    failed = np.flatnonzero(first.status != 0)
+    assert 0 < failed.size < 40
+    assert len(neuron.hopeless) == failed.size
+    again = neuron.evaluate(t, readout, tuple(start))
+    assert again.iterations[failed].max() <= 30
+    assert again.iterations[failed].sum() < 0.6 * first.iterations[failed].sum()
+    np.testing.assert_array_equal(again.exponent[first.status == 0], first.exponent[first.status == 0])
+    assert (neuron.evaluate(0.02 * t, readout).status == 0).all(), "without sites: from zero"
+    assert not neuron.hopeless
+
+
+def test_bulk_that_was_dropped_is_found_again():
+    t, lattice, neuron = ridge_problem()
+    whole = lattice_bulk(neuron, t, lattice, None, 1e-8, np.empty((0, 3)))
+    depth = np.linalg.norm(whole.nodes.at.readout, axis=1)
+    far = whole.nodes.take(np.argsort(-depth)[:3])
+    left = LatticeBulk(neuron, far, 0.0, np.zeros_like(t), 0)
+    again = lattice_bulk(neuron, t, lattice, left, 1e-8, np.empty((0, 3)))
+    assert again.log_z == pytest.approx(whole.log_z, abs=1e-3)
+    assert len(again.nodes.at) > 0.9 * len(whole.nodes.at)
+
+
+def test_higher_fixed_points_are_preferred():
+    t, lattice, neuron = ridge_problem()
+    some = lattice_bulk(neuron, t, lattice, None, 1e-8, np.empty((0, 3)))
+    higher = heightened(neuron, some.nodes, 1e-8)
+    assert (higher.at.exponent >= some.nodes.at.exponent - 1e-9)[some.nodes.at.status == 0].all()
+    np.testing.assert_array_equal(higher.index, some.nodes.index)
+    thorough = lattice_bulk(neuron, t, lattice, some, 1e-8, np.empty((0, 3)), thorough=True)
+    assert thorough.log_z >= some.log_z - 1e-9
+    once_more = lattice_bulk(neuron, t, lattice, thorough, 1e-8, np.empty((0, 3)), thorough=True)
+    assert once_more.log_z == pytest.approx(thorough.log_z, abs=1e-5)
+
+
+def test_other_lattice_starts_from_the_known_sites():
+    t, lattice, neuron = ridge_problem()
+    coarse = lattice_bulk(neuron, t, lattice, None, 1e-8, np.empty((0, 3)))
+    fine = lattice_bulk(neuron, t, Lattice(3, 1 / 45, 1.4, 8.0), coarse, 1e-8, np.empty((0, 3)))
+    assert fine.nodes.lattice.spacing == 1.4
+    cold = lattice_bulk(neuron, t, Lattice(3, 1 / 45, 1.4, 8.0), None, 1e-8, np.empty((0, 3)))
+    assert fine.log_z == pytest.approx(cold.log_z, abs=1e-3)
+    assert fine.iterations <= cold.iterations
 
 
 def test_no_fixed_point_is_not_hidden():

@@ -154,7 +154,7 @@ def search(
     at = neuron.evaluate(t, starts, tolerance=tolerance)
     done: list[Readouts] = []
     for _ in range(max_steps):
-        at = at.take(at.ok)
+        at = at.take(at.ok & np.isfinite(at.exponent))
         if not len(at):
             break
         target = neuron.prior * (at.phi @ t)

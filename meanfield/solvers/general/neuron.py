@@ -52,6 +52,7 @@ class Neuron:
 
     cap = 60  # iterations
     room = 1.0  # factor of the bound on marginal and cavity variances
+    compiled = staticmethod(ep.evaluate)
 
     def __init__(self, activation: Activation, matrix: FloatArray, prior: float, threads: int | None = None) -> None:
         self.activation = activation
@@ -120,7 +121,7 @@ class Neuron:
         dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (dampings, self.cap)
 
         def job(rows: Any) -> None:
-            ep.evaluate(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
+            self.compiled(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
 
         if chain:
             job(np.arange(n))

@@ -13,12 +13,11 @@ from meanfield.progress import Progress
 from meanfield.solvers.general.compiled.ep import EP
 from meanfield.solvers.general.cone import Maxima
 from meanfield.solvers.general.joint import Joint
-from meanfield.solvers.general.lattice import Lattice, basins
-from meanfield.solvers.general.neuron import components
+from meanfield.solvers.general.lattice import Lattice
 from meanfield.solvers.general.outliers_check import joint_average, node_moments, outlier_violation
 from meanfield.solvers.general.outliers_dual import OutlierDual, State
-from meanfield.solvers.general.outliers_lattice import BoundedNeuron, LatticeBulk
-from meanfield.solvers.general.outliers_solution import OutlierSolution
+from meanfield.solvers.general.outliers_lattice import BoundedNeuron
+from meanfield.solvers.general.outliers_solution import OutlierSolution, joint_parts, node_parts
 from meanfield.solvers.general.solution import GeneralSolution
 from meanfield.validation import FloatArray, real_array, real_number
 
@@ -29,12 +28,18 @@ MAX_OUTPUTS = 4  # of the readout lattice
 _ACCEPTED = 1e-6
 _MAX_UNKNOWNS = 6000
 _COMPARED = 20  # maxima
-_REACHES = 0.5, 0.7, 1.0, 2.0, 4.0  # sigma_a
-_FIRST = 2  # of them
+_REACHES = 0.35, 0.5, 0.7, 1.0, 2.0, 4.0  # sigma_a
+_COARSE_EP = 1e-4  # tolerance
+_HIGHER = 1e-6  # of log Z
+_SETTLED = 1e-5  # error at which maxima and fixed points are looked for once more
+_COARSE = {"max_steps": 40, "n_random": 30}
+_RUNG = 2.5  # from one tau to the next
+_EASY = 0.3  # first tau, in units of that at which t is at the edge of the cone
+_ROUGH, _LOST = 0.1, 0.5  # error at which one tau is left for the next, and beyond which the approach is given up
 _SEPARATED = 12.0  # the tail along an outlier direction has at most e^-12 of the bulk's density
 _MAX_EXTRAPOLATED = 0.02  # weight
-_ROUNDS = 6  # searches that may find the cone violated
-_CLASSES = 1e-3  # error at which the stage with one t per class ends
+_OUTWARD = 0.015  # the same, up to which a larger reach is tried: the final lattice goes into the tails
+_ROUNDS = 8  # searches that may find the cone violated
 _USABLE = 1e-2  # error at which a state serves as a start
 _LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are rounding
 
@@ -83,7 +88,7 @@ def solve_outliers(
         Random starts of the last search for violated outlier directions.
     reach : float, optional
         Where bulk and outliers are not separated: readouts with |a| beyond it count as outliers. Larger is more
-        accurate, and slower. If not given, the largest of 1/2, 0.7, 1, 2 and 4 sigma_a up to which expectation
+        accurate, and slower. If not given, the largest of 0.35, 1/2, 0.7, 1, 2 and 4 sigma_a up to which expectation
         propagation works.
     method : {"auto", "joint", "lattice"}
         How the bulk is integrated: by expectation propagation over readout and weights together, or on a lattice over
@@ -111,7 +116,8 @@ def solve_outliers(
     start = None if warm_start is None else np.array(warm_start.t)
     state, separation = None, math.inf
     if method != "lattice":
-        state = run.staged(start)
+        either = method == "auto" and y.shape[1] <= MAX_OUTPUTS
+        state = run.staged(start, _SEPARATED if either else -math.inf)
         if state is not None:
             separation = run.separation(state, sigma_a)
         if method == "joint" and state is None:
@@ -177,9 +183,10 @@ class _Run:
         tolerance: float,
     ) -> None:
         self.activation, self.features, self.targets = activation, features, targets
-        self.s2, self.tau, self.slopes = sigma_a**2 / len(targets), tau, slopes
+        self.sigma_a, self.s2, self.tau, self.slopes = sigma_a, sigma_a**2 / len(targets), tau, slopes
         self.labels, self.rng, self.progress, self.tolerance = labels, rng, progress, tolerance
         self.steps = 0
+        self.stopped = tau  # the approach from larger tau got there
         self.found: Maxima | None = None  # by the last search of the cone
 
     def dual(
@@ -212,28 +219,41 @@ class _Run:
         report = self.report(stage)
         return dual.minimise(t, self.rng, tolerance, labels=self.labels, known=known, report=report, **options)
 
-    def confirmed(self, dual: OutlierDual, t: FloatArray, known: Maxima | None, **options: Any) -> State | None:
-        """The minimum over all of t; starts again while new starts find the cone violated."""
-        bulk = None
-        for _ in range(_ROUNDS):
+    def confirmed(
+        self, dual: OutlierDual, t: FloatArray, known: Maxima | None, bulk: Any = None, **options: Any
+    ) -> State | None:
+        """The minimum over all of t; starts again while new starts find the cone violated, or a higher fixed point."""
+        if dual.lattice is not None:
+            dual.loose = _COARSE_EP
+            bulk = dual.bulk(t, bulk, thorough=True)
+        tolerance = max(self.tolerance, _SETTLED)
+        for left in range(_ROUNDS, 0, -1):
             self.found = None
-            state = self.minimised(
-                dual, t, known, self.tolerance, "samples", n_final=self.n_starts, start=bulk, **options
-            )
-            if state is None or not state.error <= _ACCEPTED:
+            tolerance = self.tolerance if left < 3 else tolerance
+            state = self.minimised(dual, t, known, tolerance, "samples", n_final=self.n_starts, start=bulk, **options)
+            if state is None or not state.error <= max(tolerance, _ACCEPTED):
                 return state
+            bulk = state.bulk
+            if dual.lattice is not None and tolerance > self.tolerance:
+                bulk = dual.bulk(state.t, state.bulk, thorough=True) or state.bulk
             self.found = dual.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
-            if self.found.value.max(initial=0.0) <= dual.limit * (1.0 + 0.5 * _ACCEPTED):
-                return state
-            t, known, bulk = state.t, self.found, state.bulk
+            inside = self.found.value.max(initial=0.0) <= dual.limit * (1.0 + max(tolerance, 0.5 * _ACCEPTED))
+            if inside and bulk.log_z <= state.bulk.log_z + _HIGHER:
+                if tolerance <= self.tolerance:
+                    return state
+                tolerance = self.tolerance
+            t, known = state.t, self.found
         return state
 
-    def staged(self, t: FloatArray | None) -> State | None:
-        """Bulk by joint expectation propagation: one value of t per class, if there are classes, then per sample."""
+    def staged(self, t: FloatArray | None, separated: float) -> State | None:
+        """Bulk by joint expectation propagation: one value of t per class, if there are classes, then per sample.
+
+        None where there is no such fixed point, or the separation (see there) of the first stage is below `separated`.
+        """
         known: Maxima | None = None
         if self.by_class is not None and t is None:
-            state = self.minimised(self.dual(self.by_class), None, None, _CLASSES, "classes")
-            if state is None or not state.error <= _USABLE:
+            state = self.minimised(self.dual(self.by_class), None, None, _USABLE, "classes")
+            if state is None or not state.error <= _USABLE or self.separation(state, self.sigma_a) < separated:
                 return None
             t, known = state.t, state.maxima
         dual = self.dual(None)
@@ -242,41 +262,61 @@ class _Run:
     def ridges(self, t: FloatArray | None, sigma_a: float, reach: float | None) -> tuple[State | None, float]:
         """Bulk on the lattice, as far out along the ridges as expectation propagation works; with its reach.
 
-        Outwards on a coarse lattice, then from the largest usable reach inwards on the final one.
+        From larger tau, then outwards on a coarse lattice, then from the largest usable reach inwards on the final one.
         """
-        reaches = [r * sigma_a for r in _REACHES]
-        first, coarse = _FIRST, range(_FIRST, len(reaches))
-        if reach is not None:
-            reaches, first = [*([sigma_a] if reach > sigma_a and t is None else []), reach], 0
-            coarse = range(len(reaches) if t is None else 0)
-        known: Maxima | None = None
-        if self.by_class is not None and t is None:
-            dual = self.dual(self.by_class, reaches[first], coarse=True, tolerance=1e-4)
-            state = self.minimised(dual, None, None, _CLASSES, "classes")
-            if state is not None:
-                t, known = state.t, state.maxima
-        last, limit = first, _MAX_EXTRAPOLATED if reach is None else math.inf
-        for i in coarse:
-            dual = self.dual(None, reaches[i], coarse=True, tolerance=1e-5)
-            state = self.minimised(dual, t, known, _USABLE, "coarse", max_steps=40, max_extrapolated=limit)
-            usable = state is not None and state.error <= _USABLE and state.bulk.extrapolated <= limit
-            if state is not None and (usable or i == first):
-                t, known, last = state.t, state.maxima, i
-            if not usable and reach is None:
-                last -= i == first
+        reaches = [r * sigma_a for r in _REACHES] if reach is None else [reach]
+        limit, last = _MAX_EXTRAPOLATED if reach is None else math.inf, 0
+        if t is not None and reach is not None:
+            return self.confirmed(self.dual(None, reach, tolerance=0.1 * self.tolerance), t, None), reach
+        state = self.approached(t, reaches[0])
+        if state is None or not state.error <= _USABLE:
+            return state, reaches[0]
+        for i in range(1, len(reaches)):
+            if state.bulk.extrapolated > _OUTWARD:
                 break
-        if reach is not None:
-            last = len(reaches) - 1
+            dual = self.dual(None, reaches[i], coarse=True, tolerance=1e-5)
+            further = self.minimised(
+                dual, state.t, state.maxima, _USABLE, "coarse", start=state.bulk, max_extrapolated=_OUTWARD, **_COARSE
+            )
+            if further is None or not further.error <= _USABLE or further.bulk.extrapolated > _OUTWARD:
+                break
+            state, last = further, i
+        t, known, bulk = state.t, state.maxima, state.bulk
         for i in range(last, -1, -1):
             dual = self.dual(None, reaches[i], tolerance=0.1 * self.tolerance)
-            start = dual.start(self.rng, self.labels) if t is None else t
-            state = self.confirmed(dual, start, known, max_extrapolated=limit if i > 0 else math.inf)
-            solved = state is not None and state.error <= _ACCEPTED and state.bulk.extrapolated <= _MAX_EXTRAPOLATED
-            if solved or reach is not None:
+            state = self.confirmed(dual, t, known, bulk, max_extrapolated=limit if i > 0 else math.inf)
+            if state is not None and state.error <= _ACCEPTED and state.bulk.extrapolated <= _MAX_EXTRAPOLATED:
                 break
             if state is not None and state.error <= _USABLE:
-                t, known = state.t, state.maxima
+                t, known, bulk = state.t, state.maxima, state.bulk
         return state, reaches[i]
+
+    def approached(self, t: FloatArray | None, reach: float) -> State | None:
+        """Coarse solution, without a start from larger tau: there t is small, and full steps overshoot less."""
+        tau, state = self.tau, None
+        dual = self.dual(None, reach, coarse=True, tolerance=1e-5)
+        taus, known = [tau], None
+        if t is None:
+            t = dual.start(self.rng, self.labels)
+            # t = c Y is at the edge of the cone: for tau > 1 / c samples are hardly fitted.
+            easy = _EASY * float(np.abs(self.targets).max()) / max(float(np.abs(t).max()), 1e-300)
+            taus = [tau * _RUNG**k for k in range(max(0, math.ceil(math.log(easy / tau, _RUNG))), -1, -1)]
+            if self.by_class is not None:
+                by_class = self.dual(self.by_class, reach, coarse=True, tolerance=1e-4)
+                by_class.tau = taus[0]
+                state = self.minimised(by_class, None, None, _ROUGH, "classes", max_steps=40)
+                if state is not None:
+                    t, known = state.t, state.maxima
+        bulk = None
+        for self.tau in taus:
+            dual.tau = self.tau
+            wanted = _USABLE if self.tau == tau else _ROUGH
+            state = self.minimised(dual, t, known, wanted, "coarse", start=bulk, **_COARSE)
+            if state is None or not state.error <= _LOST:
+                break
+            t, known, bulk = state.t, state.maxima, state.bulk
+        self.stopped, self.tau, dual.tau = self.tau, tau, tau
+        return state
 
     def report(self, stage: str) -> Callable[[State], None]:
         def inner(state: State) -> None:
@@ -307,9 +347,7 @@ class _Run:
         active, limit = self.active(state), self.final.limit
         u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
         parts = (
-            _joint_parts(state.bulk, state.t, self.features)
-            if isinstance(state.bulk, Joint)
-            else _node_parts(state.bulk)
+            joint_parts(state.bulk, state.t, self.features) if isinstance(state.bulk, Joint) else node_parts(state.bulk)
         )
         average, mismatch = self.recomputed(state)
         z = self.features @ w.T
@@ -333,6 +371,8 @@ class _Run:
                 f"residual {residual:.1e}, excess of the cone {excess:.1e}, slackness {slackness:.1e}, outliers "
                 f"{violation:.1e}; wanted {_ACCEPTED:.0e}. Use a larger tau, or more starts (n_starts)."
             )
+            if self.stopped > self.tau:
+                message += f" The approach from larger tau was lost at tau = {self.stopped:.3g}."
             if parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
                 message += (
                     f" Expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the "
@@ -394,65 +434,3 @@ class _Run:
         exponent[rows], phi[rows] = found[:2]
         weight = np.exp(exponent - exponent.max())
         return (phi.T * (weight / weight.sum())) @ at.readout, found[2]
-
-
-def _joint_parts(bulk: Joint, t: FloatArray, features: FloatArray) -> dict[str, Any]:
-    """The joint Gaussian of (a, w) as a mixture over 2 m readouts with its mean and covariance."""
-    m = bulk.readout.size
-    root = np.linalg.cholesky(bulk.covariance)
-    a = bulk.readout + math.sqrt(m) * np.concatenate([root.T, -root.T])
-    n = len(a)
-    s = np.tile(bulk.q[:, 1, 1], (n, 1))
-    nu = bulk.nu[:, 1] - bulk.q[:, 0, 1] * (a @ t.T)
-    inner = bulk.factor[:, m:]
-    # E[w | a] = w_0 + Cov(w, a) Cov(a, a)^-1 (a - a_0)
-    shift = (a - bulk.readout) @ np.linalg.solve(bulk.covariance, bulk.factor[:, :m].T @ inner)
-    phi = bulk.phi + bulk.gain * (shift @ features.T)
-    return {
-        "readout": a,
-        "weight": np.full(n, 1.0 / n),
-        "phi": phi,
-        "spread": np.tile(np.maximum(bulk.spread, 0.0), (n, 1)),
-        "gain": np.tile(bulk.gain, (n, 1)),
-        "s": s,
-        "nu": nu,
-        "basin": np.zeros(n, dtype=np.int64),
-        "code_weight": np.ones(1),
-        "code_readout": bulk.readout[None],
-        "code_covariance": bulk.covariance[None],
-        "code_phi": bulk.phi[None],
-        "method": "joint",
-        "n_nodes": n,
-        "extrapolated_weight": 0.0,
-        "ambiguous_weight": 0.0,
-    }
-
-
-def _node_parts(bulk: LatticeBulk) -> dict[str, Any]:
-    nodes = bulk.nodes.take(np.flatnonzero(bulk.nodes.inside))
-    weight, a = nodes.weight, nodes.at.readout
-    label = basins(nodes, 1e-3)
-    share = np.bincount(label, weight)
-    order = np.argsort(-share, kind="stable")
-    rank = np.argsort(order)
-    inside = [weight * (label == g) / share[g] for g in order]
-    mean = np.array([w @ a for w in inside])
-    parts = components(nodes.at, weight)
-    return {
-        "readout": parts.readout,
-        "weight": parts.weight / parts.weight.sum(),
-        "phi": parts.phi,
-        "spread": parts.spread,
-        "gain": parts.gain,
-        "s": parts.s,
-        "nu": parts.nu,
-        "basin": rank[label][parts.node],
-        "code_weight": share[order],
-        "code_readout": mean,
-        "code_covariance": np.array([((a - c).T * w) @ (a - c) for w, c in zip(inside, mean)]),
-        "code_phi": np.array([w @ nodes.at.phi for w in inside]),
-        "method": "lattice",
-        "n_nodes": len(weight),
-        "extrapolated_weight": bulk.extrapolated,
-        "ambiguous_weight": 0.0,
-    }

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meanfield.solvers.finite import _quadratic_programme as quadratic_programme
-from meanfield.solvers.general.cone import Maxima, cone_starts, cone_terms, follow, local_maxima
+from meanfield.solvers.general.cone import Maxima, cone_starts, cone_terms, crossed_starts, follow, local_maxima
 from meanfield.solvers.general.lattice import Lattice
 from meanfield.solvers.general.outliers_bulk import bulk_moments
 from meanfield.solvers.general.outliers_lattice import BoundedNeuron, lattice_bulk
@@ -28,11 +28,15 @@ from meanfield.validation import FloatArray
 __all__ = ["OutlierDual", "State"]
 
 _NEARLY_ACTIVE = 0.8
+_SEED = 0.9  # of the reach: where nodes are looked for along the ridges
 _MAX_TRACKED = 200
 _PATIENCE = 10  # steps without half the error before the iteration is given up
-_NEAR = 0.1  # error below which a smaller error is as good as a smaller merit
-_SETTLED = 3e-3  # error below which the bulk hardly changes any more
-_SHORTEST = 1e-4  # step of the line search
+_NEAR, _SMALLER = 0.5, 0.95  # error below which an error smaller by this factor is as good as a smaller merit
+_SETTLED = 0.05  # error below which the bulk hardly changes any more
+_SHORTEST = 1e-4, 0.02  # steps of the line search, far away and near
+_JUMPS = 4  # steps that may increase the error
+_SEARCHED = 1e-3  # error at which maxima are first searched from many starts
+_LOOSEST, _LOOSER = 1e-4, 1e-2  # tolerance of expectation propagation: at most, and as a share of the error
 
 
 class State(NamedTuple):
@@ -76,6 +80,8 @@ class OutlierDual:
         self.lattice: Lattice | None = None
         self.neuron: BoundedNeuron | None = None
         self.ep_tolerance = 1e-8
+        self.loose = 0.0  # tolerance while the error is large
+        self.ridges = np.empty((0, targets.shape[1]))  # directions in which the bulk may have ridges
 
     def reduced(self, rows: FloatArray) -> FloatArray:
         """Component of (..., P, m) along the basis, (..., n_free, m)."""
@@ -93,9 +99,11 @@ class OutlierDual:
         """Sum over the maxima of what q exceeds its limit by, as a share of it."""
         return float(np.maximum(maxima.value / self.limit - 1.0, 0.0).sum())
 
-    def bulk(self, t: FloatArray, start: Any) -> Any:
+    def bulk(self, t: FloatArray, start: Any, thorough: bool = False) -> Any:
         if self.lattice is not None and self.neuron is not None:
-            return lattice_bulk(self.neuron, t, self.lattice, start, self.ep_tolerance)
+            tolerance = max(self.ep_tolerance, self.loose)
+            seeds = _SEED * self.neuron.reach * self.ridges
+            return lattice_bulk(self.neuron, t, self.lattice, start, tolerance, seeds, thorough)
         return bulk_moments(self.features, t, self.s2, self.slopes, start)
 
     def explored(
@@ -104,7 +112,8 @@ class OutlierDual:
         """Local maxima at t from the known ones and from new starts."""
         u, w = cone_starts(self.features, t, rng, n_random, labels)
         if known is not None:
-            u, w = np.vstack([known.direction, u]), np.vstack([known.weights, w])
+            between = crossed_starts(known, rng, n_random) if len(known.value) > 1 else (u[:0], w[:0])
+            u, w = np.vstack([known.direction, between[0], u]), np.vstack([known.weights, between[1], w])
         return local_maxima(self.features, t, self.slopes, (u, w))
 
     def tracked(self, maxima: Maxima) -> Maxima:
@@ -182,6 +191,7 @@ class OutlierDual:
         penalty = 0.0
         state = self.state(t, bulk, self.tracked(maxima), None)
         errors: list[float] = []
+        searched, jumps = n_final == 0, _JUMPS
         for _ in range(max_steps):
             if report is not None:
                 report(state)
@@ -193,38 +203,56 @@ class OutlierDual:
             settled = max_extrapolated < np.inf and state.error < _SETTLED
             if settled and state.bulk.extrapolated > max_extrapolated:
                 break
-            if state.error <= tolerance:
+            if state.error <= tolerance or (not searched and tolerance < state.error <= _SEARCHED):
                 maxima = self.tracked(self.explored(state.t, state.maxima, rng, n_final, labels))
                 state = self.state(state.t, state.bulk, maxima, state)
+                searched = state.error <= _SEARCHED
                 if state.error <= tolerance:
                     break
-            penalty = max(0.5 * penalty, 2.0 * float(state.multiplier.max(initial=0.0)) * self.limit)
+            penalty = max(0.9 * penalty, 2.0 * float(state.multiplier.max(initial=0.0)) * self.limit)
             trial = self.line_search(state, penalty, rng, n_random, labels)
+            if trial is None and jumps and state.error < _NEAR and self.lattice is not None:
+                # The fixed point of some node ends on the way: go beyond, on another one.
+                jumps -= 1
+                trial = self.line_search(state, penalty, rng, n_random, labels, forced=True)
             if trial is None:
                 break
             state = trial
         return state
 
     def line_search(
-        self, state: State, penalty: float, rng: np.random.Generator, n_random: int, labels: np.ndarray | None
+        self,
+        state: State,
+        penalty: float,
+        rng: np.random.Generator,
+        n_random: int,
+        labels: np.ndarray | None,
+        forced: bool = False,
     ) -> State | None:
-        """The first of the shortened steps that decreases J + penalty * violation, or the error."""
+        """The first of the shortened steps that decreases J + penalty * violation, or the error; any, if `forced`."""
+        self.loose = min(_LOOSEST, _LOOSER * state.error)
+        self.ridges = state.maxima.direction[state.multiplier > 0]
         longest = np.abs(state.t).max() + 0.5
         step = state.step * min(1.0, longest / max(float(np.abs(state.step).max()), 1e-300))
         merit = self.linear(state.t) + state.bulk.log_z + penalty * self.violation(state.maxima)
         length = 1.0
-        while length > _SHORTEST:
+        while length > _SHORTEST[state.error < 1.0]:
             t = state.t + length * step
             bulk = self.bulk(t, state.bulk)
             if bulk is not None:
                 maxima = follow(self.features, t, self.slopes, state.maxima)
                 value = self.linear(t) + bulk.log_z + penalty * self.violation(maxima)
                 better = value < merit - 1e-12 * (1.0 + abs(merit))
-                if better or state.error < _NEAR:
+                if forced or better or state.error < _NEAR:
                     found = self.tracked(self.explored(t, maxima, rng, n_random, labels))
-                    trial = self.state(t, bulk, found, state)
-                    if better or trial.error < 0.7 * state.error:
-                        return trial
+                    if better:  # with the new maxima, too?
+                        back = self.violation(follow(self.features, state.t, self.slopes, found))
+                        before = max(merit, self.linear(state.t) + state.bulk.log_z + penalty * back)
+                        better = self.linear(t) + bulk.log_z + penalty * self.violation(found) < before
+                    if forced or better or state.error < _NEAR:
+                        trial = self.state(t, bulk, found, state)
+                        if forced or better or trial.error < _SMALLER * state.error:
+                            return trial
             length *= 0.4
         return None
 

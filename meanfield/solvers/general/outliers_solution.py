@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.solvers.general.joint import Joint
+from meanfield.solvers.general.lattice import basins
+from meanfield.solvers.general.neuron import components
+from meanfield.solvers.general.outliers_lattice import LatticeBulk
 from meanfield.solvers.general.solution import GeneralSolution
+from meanfield.validation import FloatArray
 
-__all__ = ["OutlierSolution"]
+__all__ = ["OutlierSolution", "joint_parts", "node_parts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +57,65 @@ class OutlierSolution(GeneralSolution):
     ep_mismatch: float = 0.0
     separation: float = math.inf
     reach: float = math.inf
+
+
+def joint_parts(bulk: Joint, t: FloatArray, features: FloatArray) -> dict[str, Any]:
+    """The joint Gaussian of (a, w) as a mixture over 2 m readouts with its mean and covariance."""
+    m = bulk.readout.size
+    root = np.linalg.cholesky(bulk.covariance)
+    a = bulk.readout + math.sqrt(m) * np.concatenate([root.T, -root.T])
+    n = len(a)
+    s = np.tile(bulk.q[:, 1, 1], (n, 1))
+    nu = bulk.nu[:, 1] - bulk.q[:, 0, 1] * (a @ t.T)
+    inner = bulk.factor[:, m:]
+    # E[w | a] = w_0 + Cov(w, a) Cov(a, a)^-1 (a - a_0)
+    shift = (a - bulk.readout) @ np.linalg.solve(bulk.covariance, bulk.factor[:, :m].T @ inner)
+    phi = bulk.phi + bulk.gain * (shift @ features.T)
+    return {
+        "readout": a,
+        "weight": np.full(n, 1.0 / n),
+        "phi": phi,
+        "spread": np.tile(np.maximum(bulk.spread, 0.0), (n, 1)),
+        "gain": np.tile(bulk.gain, (n, 1)),
+        "s": s,
+        "nu": nu,
+        "basin": np.zeros(n, dtype=np.int64),
+        "code_weight": np.ones(1),
+        "code_readout": bulk.readout[None],
+        "code_covariance": bulk.covariance[None],
+        "code_phi": bulk.phi[None],
+        "method": "joint",
+        "n_nodes": n,
+        "extrapolated_weight": 0.0,
+        "ambiguous_weight": 0.0,
+    }
+
+
+def node_parts(bulk: LatticeBulk) -> dict[str, Any]:
+    nodes = bulk.nodes.take(np.flatnonzero(bulk.nodes.inside))
+    weight, a = nodes.weight, nodes.at.readout
+    label = basins(nodes, 1e-3)
+    share = np.bincount(label, weight)
+    order = np.argsort(-share, kind="stable")
+    rank = np.argsort(order)
+    inside = [weight * (label == g) / share[g] for g in order]
+    mean = np.array([w @ a for w in inside])
+    parts = components(nodes.at, weight)
+    return {
+        "readout": parts.readout,
+        "weight": parts.weight / parts.weight.sum(),
+        "phi": parts.phi,
+        "spread": parts.spread,
+        "gain": parts.gain,
+        "s": parts.s,
+        "nu": parts.nu,
+        "basin": rank[label][parts.node],
+        "code_weight": share[order],
+        "code_readout": mean,
+        "code_covariance": np.array([((a - c).T * w) @ (a - c) for w, c in zip(inside, mean)]),
+        "code_phi": np.array([w @ nodes.at.phi for w in inside]),
+        "method": "lattice",
+        "n_nodes": len(weight),
+        "extrapolated_weight": bulk.extrapolated,
+        "ambiguous_weight": 0.0,
+    }
