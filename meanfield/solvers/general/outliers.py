@@ -224,7 +224,7 @@ class _Run:
     ) -> State | None:
         """The minimum over all of t; starts again while new starts find the cone violated, or a higher fixed point."""
         if dual.lattice is not None:
-            dual.loose = _COARSE_EP
+            dual.loose, options = _COARSE_EP, {"n_random": _COARSE["n_random"], **options}
             bulk = dual.bulk(t, bulk, thorough=True)
         tolerance = max(self.tolerance, _SETTLED)
         for left in range(_ROUNDS, 0, -1):
@@ -269,10 +269,10 @@ class _Run:
         if t is not None and reach is not None:
             return self.confirmed(self.dual(None, reach, tolerance=0.1 * self.tolerance), t, None), reach
         state = self.approached(t, reaches[0])
-        if state is None or not state.error <= _USABLE:
+        if state is None or not state.error <= _ROUGH:
             return state, reaches[0]
         for i in range(1, len(reaches)):
-            if state.bulk.extrapolated > _OUTWARD:
+            if state.bulk.extrapolated > _OUTWARD or not state.error <= _USABLE:
                 break
             dual = self.dual(None, reaches[i], coarse=True, tolerance=1e-5)
             further = self.minimised(

@@ -29,7 +29,7 @@ __all__ = ["OutlierDual", "State"]
 
 _NEARLY_ACTIVE = 0.8
 _SEED = 0.9  # of the reach: where nodes are looked for along the ridges
-_MAX_TRACKED = 200
+_MAX_TRACKED = 300
 _PATIENCE = 10  # steps without half the error before the iteration is given up
 _NEAR, _SMALLER = 0.5, 0.95  # error below which an error smaller by this factor is as good as a smaller merit
 _SETTLED = 0.05  # error below which the bulk hardly changes any more
