@@ -6,7 +6,7 @@ fractions; errors are taken between chains.
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from frozen_chains import agrees, compared, places, slopes
 
 import meanfield as mf
 
@@ -22,7 +22,7 @@ def mixture(rng, per_class, n_inputs=120, strength=0.5):
 
 
 @pytest.fixture(scope="module")
-def compared():
+def outcome():
     """Per chain: outputs, order parameters and variances of theory and sample; and the lazy network's outputs."""
     X, labels = mixture(np.random.default_rng(0), 60)
     train = np.concatenate([np.flatnonzero(labels == c)[:20] for c in range(3)])
@@ -34,66 +34,35 @@ def compared():
     chains = mf.sample(
         network, task, WIDTH, TAU, draws=300, warmup=700, thin=2, chains=CHAINS, rng=1, inputs=X[new], progress=False
     )
-    patterns = [code.pattern for code in post.codes]
-    rows = []
-    for c in range(CHAINS):
-        active = chains.class_activation[c].mean(axis=0) > network.activation.midpoint
-        found = ["".join("1" if x else "0" for x in neuron) for neuron in active]
-        fractions = np.array([found.count(pattern) for pattern in patterns]) / WIDTH
-        frozen = post.frozen(fractions)
-        mean, variance = frozen.predict(X[new], variance=True, width=WIDTH)
-        rows.append(
-            {
-                "stray": 1 - fractions.sum(),
-                "theory": mean,
-                "sample": chains.prediction[c].mean(axis=0),
-                "t": frozen.order_parameters["t"],
-                "residual": chains.residual[c].mean(axis=0) / TAU,
-                "variance": variance,
-                "sample_variance": chains.prediction[c].var(axis=0, ddof=1),
-            }
-        )
-    return rows, lazy
+    return compared(post, chains, X[new]), lazy
 
 
-def agrees(values, expected, noticed):
-    """Whether the mean over chains is `expected` (t test between chains), and a relative change `noticed` would not be.
-
-    Sampled networks differ from the theory by O(1/N) besides.
-    """
-    probability = [ttest_1samp(values, place).pvalue for place in (expected, expected * (1 - noticed))]
-    return probability[0] > 1e-4 > probability[1]
-
-
-def test_every_neuron_has_one_of_the_codes(compared):
-    rows, _ = compared
+def test_every_neuron_has_one_of_the_codes(outcome):
+    rows, _ = outcome
     assert all(row["stray"] < 0.021 for row in rows)
 
 
-def test_outputs_on_new_inputs(compared):
+def test_outputs_on_new_inputs(outcome):
     """On the line from the lazy (0) to the non-lazy prediction (1) sampled networks sit at 1."""
-    rows, lazy = compared
-    place = []
+    rows, lazy = outcome
     for row in rows:
         way = row["theory"] - lazy
-        place.append(np.sum((row["sample"] - lazy) * way) / np.sum(way**2))
         off = np.sqrt(np.mean((row["sample"] - row["theory"]) ** 2))
         assert off < 0.03 * np.sqrt(np.mean(way**2))
-    assert agrees(place, 1.0, noticed=0.05)
+    assert agrees(places(rows, lazy), 1.0, noticed=0.05)
 
 
-def test_order_parameters_are_training_residuals(compared):
+def test_order_parameters_are_training_residuals(outcome):
     """y - f = tau t, sample by sample: slope 1."""
-    rows, _ = compared
-    slope = [np.sum(row["t"] * row["residual"]) / np.sum(row["t"] ** 2) for row in rows]
-    assert agrees(slope, 1.0, noticed=0.05)
+    rows, _ = outcome
+    assert agrees(slopes(rows), 1.0, noticed=0.05)
     for row in rows:
         assert np.corrcoef(row["t"].ravel(), row["residual"].ravel())[0, 1] > 0.999
 
 
-def test_variance_of_the_outputs(compared):
+def test_variance_of_the_outputs(outcome):
     """1/N fluctuations of the outputs on new inputs, in size and from input to input."""
-    rows, _ = compared
+    rows, _ = outcome
     ratio = [np.sum(row["sample_variance"]) / np.sum(row["variance"]) for row in rows]
     assert agrees(ratio, 1.0, noticed=0.3)
     for row in rows:

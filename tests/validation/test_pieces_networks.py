@@ -1,0 +1,71 @@
+"""A wrong label: sampled networks against the theory with codes in pieces (neurons that meet the sample or give up)."""
+
+import numpy as np
+import pytest
+from frozen_chains import agrees, compared, places, slopes
+
+import meanfield as mf
+
+TAU, WIDTH, CHAINS, PER_CLASS = 0.01, 100, 6, 30
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    """Per chain theory and sample, the outputs of the lazy network, and the sample with the wrong label."""
+    from sklearn.datasets import load_digits
+
+    X, digit = load_digits(return_X_y=True)
+    X, digit = X[digit < 3], digit[digit < 3]
+    train = np.concatenate([np.flatnonzero(digit == c)[:PER_CLASS] for c in range(3)])
+    new = np.setdiff1d(np.arange(len(X)), train)[:150]
+    labels = digit[train].copy()
+    wrong = int(np.random.default_rng(1).integers(len(train)))
+    labels[wrong] = (labels[wrong] + 1) % 3
+    task = mf.data_task(X[train], labels=labels, center=True, scale="rms")
+    network = mf.Network("sigmoid")
+    post = mf.solve(network, task, tau=TAU)
+    assert post.solution.method == "joint"
+    assert len(post.solution.cuts) > 0
+    lazy = mf.solve(network.with_(scaling="lazy"), task, tau=0.0).predict(X[new])
+    chains = mf.sample(
+        network, task, WIDTH, TAU, draws=300, warmup=700, thin=4, chains=CHAINS, rng=1, inputs=X[new], start=post,
+        progress=False,
+    )  # fmt: skip
+    return compared(post, chains, X[new]), lazy, wrong
+
+
+@pytest.mark.slow
+def test_neurons_keep_their_codes(outcome):
+    rows, _, _ = outcome
+    assert max(row["stray"] for row in rows) < 0.011
+
+
+@pytest.mark.slow
+def test_outputs_on_new_inputs(outcome):
+    rows, lazy, _ = outcome
+    assert agrees(places(rows, lazy), 1.0, noticed=0.05)
+
+
+@pytest.mark.slow
+def test_order_parameters_are_training_residuals(outcome):
+    """How many neurons meet the wrong label changes slowly in a chain, so that its residual is noisier."""
+    rows, _, _ = outcome
+    assert agrees(slopes(rows), 1.0, noticed=0.1)
+    t, residual = (np.mean([row[name] for row in rows], axis=0).ravel() for name in ("t", "residual"))
+    assert np.corrcoef(t, residual)[0, 1] > 0.999
+
+
+@pytest.mark.slow
+def test_residual_of_the_wrong_label(outcome):
+    """The largest of all, and of the size that the theory says."""
+    rows, _, wrong = outcome
+    for row in rows:
+        assert np.argmax(np.sum(row["residual"] ** 2, axis=1)) == wrong
+    alone = [{name: row[name][wrong] for name in ("t", "residual")} for row in rows]
+    assert agrees(slopes(alone), 1.0, noticed=0.2)
+
+
+@pytest.mark.slow
+def test_variance_of_the_outputs(outcome):
+    rows, _, _ = outcome
+    assert agrees([np.sum(row["sample_variance"]) / np.sum(row["variance"]) for row in rows], 1.0, noticed=0.3)
