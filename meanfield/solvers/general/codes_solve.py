@@ -130,7 +130,6 @@ class JointRun:
         used = [g for g, share in enumerate(fractions) if share > _LEAST_FRACTION]
         total = fractions[used].sum()
         shares = {families[g]: float(fractions[g] / total) for g in used}
-        self.neuron.fallback = True
         kept = tuple(joint for joint in codes.joints if joint.family in shares)
         return self.solution(*self.refined(Codes(codes.t, kept), shares))
 
