@@ -213,3 +213,45 @@ def test_acceleration_finds_the_fixed_point_of_plain_iterations(monkeypatch):
     assert fast.q == pytest.approx(plain.q, abs=1e-7)
     assert fast.mean_a_phi == pytest.approx(plain.mean_a_phi, abs=1e-8)
     assert fast.iterations < plain.iterations
+
+
+def test_shoulder_of_a_code_is_cut_off():
+    """One weight, two bumps close in height: the code that EP finds and the bump it leaves out, against the grid."""
+    rng = np.random.default_rng(0)
+    errors, slopes = [], []
+    for _ in range(400):
+        features = 1.5 * rng.normal(size=(rng.integers(3, 8), 1))
+        t = 5.0 * rng.normal(size=features.shape)
+        neuron, none = _neuron(features, 0.3), (np.zeros((len(t), 2, 2)), np.zeros((len(t), 2)))
+        code = neuron.solve(t, none, 1e-9)
+        phi = SIGMOID(np.outer(features[:, 0], W))
+        level = 0.15 * (t[:, 0] @ phi) ** 2 - 0.5 * W**2
+        tops = np.flatnonzero((level[1:-1] > level[:-2]) & (level[1:-1] >= level[2:])) + 1
+        tops = tops[level[tops] > level.max() - 3.0]
+        if code is None or code.bound or len(tops) < 2:
+            continue
+        shoulder = phi[:, max(tops, key=lambda i: abs(W[i] - code.weights[0]))]
+        if np.mean((shoulder - code.phi) ** 2) < 0.02:
+            continue
+        parts = neuron.parted(Codes(t, (code,)), shoulder, 1e-9)
+        if len(parts.joints) == 1:
+            continue
+        assert parts.joints[0].cuts[0] == parts.joints[1].cuts[0].flipped
+        log_z, mean, _ = _brute(features, t, 0.3)
+        own = parts.weight @ np.array([joint.mean_a_phi[:, 0] for joint in parts.joints])
+        errors.append((abs(code.log_z - log_z), abs(logsumexp(parts.log_z) - log_z)))
+        slopes.append((np.abs(code.mean_a_phi[:, 0] - mean).max(), np.abs(own - mean).max()))
+    before, after = np.array(errors).T
+    assert len(before) >= 14
+    assert (after < before + 1e-9).all()
+    assert np.median(after / before) < 0.6
+    whole, cut = np.array(slopes).T
+    assert np.median(cut / whole) < 0.7
+
+
+def test_no_shoulder_is_cut_off_where_there_is_none():
+    matrix, targets, labels = digits(0.0, 30)
+    neuron = JointNeuron(SIGMOID, matrix, 1.0 / 30.0, 1)
+    t = 6.0 * (targets - targets.mean(axis=0))
+    codes = Codes(t, (neuron.solve(t, pattern(np.where(labels == 0, 1.0, 0.0)), 1e-9),))
+    assert neuron.parted(codes, np.where(np.arange(30) % 2, 1.0, 0.0), 1e-9) is codes

@@ -248,7 +248,7 @@ class _Model:
         direction = residual.copy()
         size = float(np.sum(residual**2))
         goal = _CG_TOLERANCE**2 * size
-        for _ in range(_CG_STEPS):
+        for _ in range(_CG_STEPS if size > 0.0 else 0):
             image = hessian(direction)
             rate = size / float(np.sum(direction * image))
             x = x + rate * direction

@@ -86,7 +86,12 @@ class JointRun:
 
     def look(self, state: CodesState, accuracy: float) -> Codes:
         """Known codes and those found by a search; EP is tried again where it failed."""
-        codes = state.codes if self.neuron.variational else self.neuron.regrown(state.codes, accuracy)
+        codes = state.codes
+        if not self.neuron.variational:
+            codes = self.neuron.regrown(codes, accuracy)
+            heavy = state.weight[len(state.codes.joints) :] > _REVISITED
+            for phi in state.tangents.phi[heavy]:
+                codes = self.neuron.parted(codes, phi, accuracy)
         depth = _LAST_DEPTH if self.neuron.fallback else max(40.0, 0.3 * len(self.targets))
         found = self.neuron.search(codes.t, self.scout.starts(codes.t, codes, _SEARCHED), codes, accuracy, depth)
         if self.neuron.variational:
