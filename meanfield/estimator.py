@@ -6,11 +6,12 @@ The predictor is the posterior mean of the theory, A. van Meegen and H. Sompolin
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from meanfield.data import data_task
+from meanfield.data import DataTask, data_task
 from meanfield.network import Network
 from meanfield.solve import solve
 
@@ -50,11 +51,13 @@ class _WideNetwork(BaseEstimator):
         self.scale = scale
         self.on_failure = on_failure
 
-    def _solve(self, X: Any, **wanted: Any) -> None:
-        scaling = "lazy" if self.lazy else "non-lazy"
-        network = Network(self.activation, self.depth, self.sigma_a, self.sigma_w, scaling)
-        task = data_task(X, center=self.center, scale=self.scale, **wanted)
-        self.posterior_ = solve(network, task, tau=self.tau, on_failure=self.on_failure)
+    def _network(self) -> Network:
+        return Network(
+            self.activation, self.depth, self.sigma_a, self.sigma_w, scaling="lazy" if self.lazy else "non-lazy"
+        )
+
+    def _solve(self, task: DataTask) -> None:
+        self.posterior_ = solve(self._network(), task, tau=self.tau, on_failure=self.on_failure)
         self.codes_ = self.posterior_.codes
         self.certificate_ = self.posterior_.certificate
 
@@ -92,6 +95,9 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
     Attributes
     ----------
     classes_ : (C,) array
+    target_center_ : (C,) array
+        What was subtracted from the targets and is added to the outputs: the mean over the training samples for odd
+        activations (linear, tanh, erf) and centred inputs, which have no constant output of their own; 0 otherwise.
     posterior_ : DataPosterior
         The theory's solution: codes, order parameters, kernels, predictor with its variance.
     codes_ : tuple of Code
@@ -142,19 +148,30 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least two classes, got one class: {self.classes_[0]!r}.")
-        self._solve(X, labels=labels, on=self.on, off=self.off)
+            raise ValueError(f"a classifier needs at least two classes, got one class: {self.classes_[0]}.")
+        task = data_task(X, labels=labels, on=self.on, off=self.off, center=self.center, scale=self.scale)
+        self.target_center_ = np.zeros(len(self.classes_))
+        if self.center and self._network().activation.parity == "odd":
+            self.target_center_ = task.targets.mean(axis=0)
+        self._solve(replace(task, targets=task.targets - self.target_center_))
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """Mean outputs (n, C) on inputs X (n, N_0); for two classes their difference (n,), second minus first."""
-        outputs = self._outputs(X)
+        """Mean outputs (n, C) on inputs X (n, N_0); for two classes their difference (n,), second minus first.
+
+        With on < off the sign is changed: the largest is always that of the predicted class.
+        """
+        outputs = self._scores(X)
         return outputs[:, 1] - outputs[:, 0] if len(self.classes_) == 2 else outputs
 
     def predict(self, X: Any) -> Any:
-        """(n,) label of the largest mean output."""
-        outputs = self._outputs(X) * np.sign(self.on - self.off)
-        return self.classes_[outputs.argmax(axis=1)]
+        """(n,) label of the class whose target is nearest to the mean output."""
+        scores = self._scores(X)
+        return self.classes_[scores.argmax(axis=1)]
+
+    def _scores(self, X: Any) -> Any:
+        outputs = self._outputs(X)
+        return np.sign(self.on - self.off) * (outputs + self.target_center_)
 
 
 class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
@@ -186,7 +203,8 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
         self.target_center_ = targets.mean(axis=0)
         rms = float(np.sqrt(np.mean((targets - self.target_center_) ** 2)))
         self.target_scale_ = rms if rms > 0.0 else 1.0
-        self._solve(X, Y=(targets - self.target_center_) / self.target_scale_)
+        targets = (targets - self.target_center_) / self.target_scale_
+        self._solve(data_task(X, targets, center=self.center, scale=self.scale))
         return self
 
     def predict(self, X: Any) -> Any:

@@ -50,6 +50,38 @@ def test_two_classes_share_one_decision():
     assert np.mean(mirrored.predict(X) == fitted.predict(X)) > 0.95
 
 
+@pytest.mark.parametrize(("on", "off"), [(1.0, 0.0), (0.0, 1.0), (-1.0, 1.0)])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_largest_decision_is_the_prediction(on, off, n_classes):
+    X, y = load_digits(n_class=n_classes, return_X_y=True)
+    fitted = NonLazyClassifier(tau=0.1, on=on, off=off).fit(X[:60], y[:60])
+    decision = fitted.decision_function(X)
+    found = (decision > 0).astype(int) if n_classes == 2 else decision.argmax(axis=1)
+    assert np.array_equal(fitted.predict(X), found)
+    assert np.mean(found == y) > 0.85
+
+
+@pytest.mark.parametrize("activation", ["linear", "erf"])
+def test_a_rare_class_does_not_swallow_the_common_one(activation):
+    """Odd networks on centred inputs have no constant output: the mean target must come from elsewhere."""
+    X, y = load_digits(return_X_y=True)
+    chosen = np.concatenate([np.flatnonzero(y == 8)[:150], np.flatnonzero(y == 9)[:15]])
+    train, test = chosen[::2], chosen[1::2]
+    model = NonLazyClassifier(activation, lazy=activation != "linear", tau=1e-4).fit(X[train], y[train])
+    assert model.score(X[test], y[test]) > 0.95
+    np.testing.assert_allclose(model.target_center_, [75 / 83, 8 / 83])
+    # With an intercept the sum of the outputs is that of the targets.
+    outputs = model.posterior_.predict(X[test]) + model.target_center_
+    np.testing.assert_allclose(outputs.sum(axis=1), 1.0, atol=1e-6)
+    assert np.all(NonLazyClassifier("sigmoid", lazy=True).fit(X[train], y[train]).target_center_ == 0.0)
+
+
+def test_centred_one_hot_targets_can_be_interpolated():
+    X, y = load_digits(n_class=3, return_X_y=True)
+    model = NonLazyClassifier(tau=0.0).fit(X[:25], y[:25])
+    assert model.score(X[:25], y[:25]) == 1.0
+
+
 def test_a_nonlinear_network_has_codes():
     X, y = load_digits(n_class=3, return_X_y=True)
     fitted = NonLazyClassifier("sigmoid", tau=0.1, on_failure="raise").fit(X[:45], y[:45])
