@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,9 @@ _SMALL = 1e-6  # last term that is kept, relative to the first
 _REACH = 9.0
 _GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(16)
 _BLOCK = 200  # test inputs treated at a time
+_COARSE = 0.3  # step of the trapezoidal rule for a Gaussian of variance 1
+_WIDE = 30.0  # standard deviation of z beyond which nodes at equal distances would be too many
+_NODES = 2_000_000  # of all rows that are treated at a time
 
 
 def hermite_moments(
@@ -49,33 +52,96 @@ def hermite_moments(
     """E[phi(z) h_j(x)] for j < terms, (n, terms), and E[phi(z)^2] (n,), where z = mean + sqrt(variance) x, x ~ N(0, 1).
 
     h_j are Hermite polynomials, orthonormal: the first moment is E phi, the second sqrt(variance) E phi'. Quadrature
-    by Gauss-Legendre panels that end at the kinks of phi; the trapezoidal rule (spectrally accurate) where there are
-    none.
+    by Gauss-Legendre panels that end at the kinks of phi; where there are none by the trapezoidal rule (spectrally
+    accurate) with a step that resolves phi, in x or, for wide distributions, in asinh z.
     """
-    root = np.sqrt(np.maximum(variance, 1e-300))[:, None]
+    root = np.sqrt(np.maximum(variance, 1e-300))
+    found, square = np.empty((len(mean), terms)), np.empty(len(mean))
     if phi.kinks:
-        inner = np.clip((np.array(phi.kinks) - mean[:, None]) / root, -_REACH, _REACH)
-        ends = np.full((len(mean), 1), _REACH)
-        edges = np.sort(np.concatenate([-ends, inner, ends, np.zeros_like(ends)], axis=1), axis=1)
-        half, middle = 0.5 * np.diff(edges), 0.5 * (edges[:, 1:] + edges[:, :-1])
-        parts = 4  # of each panel
-        shift = (2.0 * np.arange(parts) + 1.0) / parts - 1.0
-        nodes = (shift[:, None] + _GAUSS_X / parts).ravel()
-        weights = np.tile(_GAUSS_W / parts, parts)
-        x = (middle[:, :, None] + half[:, :, None] * nodes).reshape(len(mean), -1)
-        w = (half[:, :, None] * weights).reshape(len(mean), -1) * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        groups = [(np.arange(len(mean)), _panels(phi, mean, root))]
     else:
-        step = 0.3 / max(1.0, math.sqrt(float(variance.max(initial=0.0))))
-        x = np.arange(-math.ceil(_REACH / step), math.ceil(_REACH / step) + 1)[None, :] * step
-        w = step * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    value = phi(mean[:, None] + root * x)
+        wide = root > _WIDE
+        groups = [
+            (np.flatnonzero(mine), grid(phi, mean[mine], root[mine]))
+            for mine, grid in ((~wide, _even), (wide, _stretched))
+            if mine.any()
+        ]
+    for rows, (x, w) in groups:
+        block = max(1, _NODES // x.shape[1])
+        for start in range(0, len(rows), block):
+            part = slice(start, start + block)
+            mine = rows[part]
+            own = slice(None) if len(x) == 1 else part
+            values = phi(mean[mine, None] + root[mine, None] * x[own])
+            found[mine], square[mine] = _projected(values, x[own], w[own], terms)
+    return found, square
+
+
+def _projected(value: FloatArray, x: FloatArray, w: FloatArray, terms: int) -> tuple[FloatArray, FloatArray]:
+    """Sums of phi h_j (n, terms) and phi^2 (n,) over nodes x with weights w, (1, nodes) or (n, nodes)."""
     weighted = value * w
-    found = np.empty((len(mean), terms))
+    found = np.empty((len(value), terms))
     before, now = np.zeros_like(x), np.ones_like(x)
     for j in range(terms):
         found[:, j] = (weighted * now).sum(axis=1) if x.shape[0] > 1 else weighted @ now[0]
         before, now = now, (x * now - math.sqrt(j) * before) / math.sqrt(j + 1)
     return found, (weighted * value).sum(axis=1)
+
+
+def _panels(phi: Activation, mean: FloatArray, root: FloatArray) -> tuple[FloatArray, FloatArray]:
+    inner = np.clip((np.array(phi.kinks) - mean[:, None]) / root[:, None], -_REACH, _REACH)
+    ends = np.full((len(mean), 1), _REACH)
+    edges = np.sort(np.concatenate([-ends, inner, ends, np.zeros_like(ends)], axis=1), axis=1)
+    half, middle = 0.5 * np.diff(edges), 0.5 * (edges[:, 1:] + edges[:, :-1])
+    parts = 4  # of each panel
+    shift = (2.0 * np.arange(parts) + 1.0) / parts - 1.0
+    nodes = (shift[:, None] + _GAUSS_X / parts).ravel()
+    weights = np.tile(_GAUSS_W / parts, parts)
+    x = np.asarray((middle[:, :, None] + half[:, :, None] * nodes).reshape(len(mean), -1), dtype=np.float64)
+    return x, (half[:, :, None] * weights).reshape(len(mean), -1) * _gaussian_density(x)
+
+
+def _even(phi: Activation, mean: FloatArray, root: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Nodes at equal distances, the same for all rows."""
+    step = min(_COARSE, _resolution(phi) / float(root.max()))
+    count = math.ceil(_REACH / step)
+    x: FloatArray = step * np.arange(-count, count + 1, dtype=np.float64)[None, :]
+    return x, step * _gaussian_density(x)
+
+
+def _stretched(phi: Activation, mean: FloatArray, root: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Nodes at equal distances of asinh z: dense where |z| is small and phi bends, sparse where it is nearly straight.
+
+    Far from zero they are |z| du apart, which has to resolve the Gaussian.
+    """
+    low, high = np.arcsinh(mean - _REACH * root), np.arcsinh(mean + _REACH * root)
+    largest = np.minimum(0.1 * _resolution(phi), _COARSE * root / np.maximum(np.abs(mean), root))
+    count = int(np.ceil(((high - low) / largest).max())) + 1
+    u = np.linspace(low, high, count, axis=1)
+    x = (np.sinh(u) - mean[:, None]) / root[:, None]
+    return x, (u[:, 1:2] - u[:, :1]) * np.cosh(u) / root[:, None] * _gaussian_density(x)
+
+
+def _gaussian_density(x: Any) -> FloatArray:
+    return np.asarray(np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
+
+
+@lru_cache(maxsize=32)
+def _resolution(phi: Activation) -> float:
+    """Step in z at which the trapezoidal rule knows E phi and E phi^2 of Gaussians to rounding, 5e-4 at least."""
+    root, mean = 3.0, np.linspace(-9.0, 9.0, 19)[:, None]
+    step = _COARSE
+    while step > 1e-3:
+        sums = []
+        for shift in (0.0, 0.5):
+            x = step / root * (np.arange(math.ceil(-_REACH * root / step), math.ceil(_REACH * root / step)) + shift)
+            value = phi(mean + root * x)
+            w = step / root * _gaussian_density(x)
+            sums.append(np.array([value @ w, value**2 @ w]))
+        if np.abs(sums[0] - sums[1]).max() <= 1e-11 * max(1.0, float(np.abs(sums[0]).max())):
+            break
+        step *= 0.5
+    return step
 
 
 class Component(NamedTuple):

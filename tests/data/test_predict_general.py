@@ -35,6 +35,41 @@ def test_hermite_moments_against_a_fine_sum(phi):
         assert square[i] == pytest.approx(np.sum(w * value**2), abs=tolerance)
 
 
+@pytest.mark.parametrize(
+    "phi",
+    [
+        *(mf.activation(name, gain=gain) for name in ("tanh", "sigmoid", "erf") for gain in (1.0, 5.0, 20.0)),
+        mf.Activation(sp.tanh(10 * (Z - 2)), Z),
+    ],
+    ids=repr,
+)
+def test_steep_and_wide_activations_are_resolved(phi):
+    """However steep phi and however wide the distribution of z; the nodes of one row do not depend on the others."""
+    mean = np.array([0.0, 0.3, 2.0, -40.0, 3.0, 2000.0])
+    variance = np.array([1.0, 0.04, 9.0, 2500.0, 1e6, 1e6])
+    moments, square = hermite_moments(phi, mean, variance, 3)
+    for i, (m, v) in enumerate(zip(mean, variance, strict=True)):
+        # Dense where phi may bend, and over the whole Gaussian.
+        edges = np.concatenate([np.linspace(-12, 12, 2001), m + np.sqrt(v) * np.linspace(-9, 9, 2001)])
+        edges = np.unique(np.clip(edges, m - 9 * np.sqrt(v), m + 9 * np.sqrt(v)))
+        nodes, weights = np.polynomial.legendre.leggauss(8)
+        z = (0.5 * (edges[1:] + edges[:-1])[:, None] + 0.5 * np.diff(edges)[:, None] * nodes).ravel()
+        x = (z - m) / np.sqrt(v)
+        w = (0.5 * np.diff(edges)[:, None] * weights).ravel() * np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi * v)
+        value = phi(z)
+        expected = [w @ value, w @ (value * x), w @ (value * (x**2 - 1)) / np.sqrt(2)]
+        np.testing.assert_allclose(moments[i], expected, atol=1e-9)
+        assert square[i] == pytest.approx(w @ value**2, abs=1e-9)
+    alone = hermite_moments(phi, mean[1:2], variance[1:2], 3)[0]
+    np.testing.assert_allclose(alone[0], moments[1], atol=1e-10)
+
+
+def test_moments_of_enormous_inputs_need_no_enormous_memory():
+    moments, square = hermite_moments(mf.activation("sigmoid"), np.array([0.0, 1e9]), np.array([1e18, 1e18]), 1)
+    np.testing.assert_allclose(moments[:, 0], [0.5, 0.841344746], atol=1e-8)
+    np.testing.assert_allclose(square, [0.5, 0.841344746], atol=1e-8)
+
+
 def linear_mixture(m, tau, seed=0):
     """A linear network as a mixture over readouts: S = 0, nu = t a, and P(a) = N(0, U) on a lattice."""
     rng = np.random.default_rng(seed)
