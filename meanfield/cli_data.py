@@ -163,8 +163,6 @@ def _from_npz(path: str) -> ImageSet:
     from meanfield.datasets import ImageSet, load_npz
 
     pixels, labels, names = load_npz(path)
-    if labels.dtype.kind == "f" and (labels == labels.astype(int)).all():
-        labels = labels.astype(int)
     if names and labels.dtype.kind in "iu":
         if labels.min() < 0 or labels.max() >= len(names):
             raise ValueError(f"{path} has labels {labels.min()} to {labels.max()}, but {len(names)} class names.")

@@ -150,6 +150,8 @@ def _from_npz(name: str, path: Path, part: str | None, classes: tuple[str, ...])
 
 
 def _named(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    if not len(labels):
+        raise ValueError("there are no images in these files.")
     if labels.dtype.kind not in "iu":
         return labels.astype(str)
     if labels.min() < 0 or labels.max() >= len(names):

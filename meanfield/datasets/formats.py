@@ -8,6 +8,8 @@ import math
 import os
 import pickle
 import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,8 @@ def load_npz(
     FileNotFoundError
         If there is no such file.
     """
+    if Path(path).exists() and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an npz file, or a broken one; of IDX files and CIFAR batches give the folder.")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name.lower(): archive[name] for name in archive.files}
@@ -127,7 +131,12 @@ def load_npz(
         wanted = "images and labels, or x_train, y_train, x_test, y_test" if part is None else f"x_{part} and y_{part}"
         raise ValueError(f"{path} has arrays {', '.join(arrays) or 'none'}; expected {wanted}.")
     images, labels = (np.concatenate([pair[i] for pair in found]) for i in (0, 1))
-    return images, labels.reshape(len(labels), -1)[:, 0], tuple(str(name) for name in names.tolist())
+    if labels.shape not in ((len(labels),), (len(labels), 1)) or not len(labels):
+        raise ValueError(f"{path} has labels of shape {labels.shape}; expected one per image, (n,), e.g. its argmax.")
+    labels = labels.ravel()
+    if labels.dtype.kind == "f" and (labels == np.rint(labels)).all():
+        labels = labels.astype(np.intp)
+    return images, labels, tuple(str(name) for name in names.tolist())
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -152,5 +161,5 @@ def _read(path: str | os.PathLike[str]) -> bytes:
         return raw
     try:
         return gzip.decompress(raw)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is a broken gzip file ({error}).") from error

@@ -5,6 +5,7 @@ import gzip
 import os
 import pickle
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +285,34 @@ def test_gray():
 def test_bad_requests_are_refused_in_words(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path):
+    content = gzip.compress(b"")[:10] + b"\xff" * 60
+    with pytest.raises(zlib.error):
+        gzip.decompress(content)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="broken gzip file"):
+        load_idx(path)
+
+
+def test_labels_of_npz_files(tmp_path):
+    images = np.zeros((4, 2, 2), np.uint8)
+    path = tmp_path / "some.npz"
+    np.savez(path, images=images, labels=np.eye(2)[[0, 1, 1, 0]])
+    with pytest.raises(ValueError, match=r"labels of shape \(4, 2\)"):
+        load_npz(path)
+    np.savez(path, images=images, labels=np.array([3.0, 1.0, 1.0, 3.0]))
+    assert load_npz(path)[1].tolist() == [3, 1, 1, 3]
+    assert datasets.mnist(path).labels.tolist() == ["3", "1", "1", "3"]
+    np.savez(path, images=images[:0], labels=np.zeros(0, int))
+    with pytest.raises(ValueError, match="labels of shape"):
+        load_npz(path)
+
+
+def test_a_single_file_of_a_folder_is_no_npz(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(idx_bytes(np.zeros((2, 4, 4))))
+    with pytest.raises(ValueError, match="give the folder"):
+        datasets.mnist(path)
