@@ -211,7 +211,9 @@ class DataPosterior:
             For linear and lazy networks, which have no codes.
         """
         if not isinstance(self._predictor, GeneralPredictor):
-            raise ValueError(f"a {self.scheme} posterior has no codes; use sample_neurons to see its neurons.")
+            raise ValueError(f"the posterior ({self.scheme}) has no codes; use sample_neurons to see its neurons.")
+        if X is None:  # moments of expectation propagation, where new inputs are taken as Gaussian
+            return np.array([code.sample_activation for code in self.codes])
         return self._predictor.code_activations(self._inputs(X))
 
     def frozen(self, fractions: Any) -> DataPosterior:
@@ -233,7 +235,7 @@ class DataPosterior:
             If no solution is found.
         """
         if self.kind != "general":
-            raise ValueError(f"a {self.scheme} posterior has no codes whose weights could be frozen.")
+            raise ValueError(f"the posterior ({self.scheme}) has no codes whose weights could be frozen.")
         from meanfield.solvers.general.solve import solve_frozen  # loads compiled code that nothing else needs
 
         found = solve_frozen(self.solution, fractions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,25 @@ def solve_data(
             "network fits them at tau = 0; remove one of each pair, or give tau > 0."
         )
     if network.scaling == "lazy":
-        return _lazy(network, task, tau)
-    if network.activation.parts == "gaussian":
-        return _linear(network, task, tau)
-    return _general(network, task, tau, warm_start, progress)
+        found = _lazy(network, task, tau)
+    elif network.activation.parts == "gaussian":
+        found = _linear(network, task, tau)
+    else:
+        found = _general(network, task, tau, warm_start, progress)
+    return replace(found, notes=(*found.notes, *_offset_notes(network, task)))
+
+
+def _offset_notes(network: Network, task: DataTask) -> tuple[str, ...]:
+    """Linear networks have no constant output, where the inputs have no mean: what that does to the residual."""
+    inputs, offset = task.inputs, np.abs(task.targets.mean(axis=0)).max()
+    centred = np.abs(inputs.mean(axis=0)).max() <= 1e-9 * np.abs(inputs).max()
+    linear = network.activation.parts == "gaussian" and float(network.activation(0.0)) == 0.0
+    if not linear or not centred or offset <= 1e-9 * np.abs(task.targets).max():
+        return ()
+    return (
+        "the inputs are centred, so that a linear network has outputs of mean 0; the mean of the targets, up to "
+        f"{offset:.3g}, stays in residual and bias: choose targets of mean 0 (off), or keep the mean of the inputs",
+    )
 
 
 def _general(
@@ -53,6 +69,12 @@ def _general(
     if tau == 0.0:
         raise ValueError("nonlinear networks on data need tau = N T > 0; give for example tau = 0.01.")
     solver: Any
+    pieces = network.activation.pieces
+    if network.activation.parts == "outliers" and (pieces is None or any(pieces.breaks) or any(pieces.intercepts)):
+        raise ValueError(
+            f"{network.activation!r} is unbounded; on data such networks need phi(z) = s_- z for z < 0 and s_+ z for "
+            "z > 0 (relu, leaky_relu), or scaling='lazy'. Bounded activations are all available."
+        )
     if network.activation.parts == "outliers":
         from meanfield.solvers.general.outliers import solve_outliers as solver  # both load compiled code
     else:

@@ -144,6 +144,30 @@ def test_regression_has_numbered_codes():
     assert post.generalization_error(x, np.sin(x[:, 0])).bias < np.mean(np.sin(x[:, 0]) ** 2)
 
 
+def test_activations_on_the_training_inputs_are_those_of_the_codes(posterior):
+    expected = np.array([code.sample_activation for code in posterior.codes])
+    np.testing.assert_array_equal(posterior.code_activations(), expected)
+    # As new inputs, where the neuron counts as Gaussian, they are only close.
+    assert np.abs(posterior.code_activations(blobs()[0]) - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("network", [mf.Network("linear"), mf.Network("linear", scaling="lazy")])
+def test_what_centred_inputs_cannot_make_is_said(network):
+    x, labels, _ = blobs()
+    stuck = mf.solve(network, mf.data_task(x, labels=labels, center=True), tau=0.1)
+    assert "mean of the targets, up to 0.5" in stuck.notes[-1]
+    assert "mean of the targets, up to 0.5" in stuck.table()
+    np.testing.assert_allclose(stuck.residual.mean(axis=0), 0.5, atol=1e-9)
+    for task in (mf.data_task(x, labels=labels), mf.data_task(x, labels=labels, center=True, off=-1.0)):
+        assert mf.solve(network, task, tau=0.1).notes == ()
+
+
+@pytest.mark.parametrize("name", ["softplus", "gelu"])
+def test_unbounded_activations_without_a_theory_are_refused(name):
+    with pytest.raises(ValueError, match=r"relu, leaky_relu\), or scaling='lazy'"):
+        mf.solve(mf.Network(name), blobs()[2], tau=0.1)
+
+
 def test_refusals_in_words():
     task = blobs()[2]
     with pytest.raises(ValueError, match="tau = N T > 0"):
