@@ -148,10 +148,11 @@ class DataTask:
         Raises
         ------
         ValueError
-            For a wrong shape, an unknown class, and classes that have no common target.
+            For a wrong shape, an unknown class, classes that have no common target, and integers that are the targets
+            of some classes and the labels of others.
         """
         array = np.asarray(wanted)
-        if array.ndim == 1 and self.n_classes and (self.n_outputs > 1 or array.dtype.kind not in "f"):
+        if array.ndim == 1 and self.n_classes and (self.n_outputs > 1 or not self._are_targets(array)):
             if self.class_targets is None:
                 raise ValueError("the targets vary within the classes; give the targets (n, m) of the new samples.")
             return np.asarray(self.class_targets[self.class_index(array, n)])
@@ -163,6 +164,20 @@ class DataTask:
                 f"targets must have shape (n, m) = ({n}, {self.n_outputs}), or be class names (n,), got {array.shape}."
             )
         return targets
+
+    def _are_targets(self, values: NDArray[Any]) -> bool:
+        """Whether numbers (n,), for a task of one output, are targets and not labels."""
+        if values.dtype.kind not in "biu":
+            return values.dtype.kind == "f"
+        if not {_name(value) for value in values.tolist()} <= set(self.class_names):
+            return True
+        if self.class_targets is None or not np.isin(values, self.class_targets).all():
+            return False
+        if not np.array_equal(self.class_targets[self.class_index(values, len(values)), 0], values):
+            raise ValueError(
+                "these integers may be targets or labels, of different classes; give targets as floats, labels as text."
+            )
+        return False
 
     def class_index(self, names: Any, n: int) -> NDArray[np.intp]:
         """(n,) class indices of class names or of the raw labels they were made from."""
@@ -296,7 +311,9 @@ def _flattened(name: str, value: Any) -> tuple[FloatArray, tuple[int, ...]]:
 
 def _center(center: Any, rows: FloatArray, image_shape: tuple[int, ...]) -> FloatArray:
     if isinstance(center, (bool, np.bool_)):
-        return np.asarray(rows.mean(axis=0)) if center else np.zeros(rows.shape[1])
+        # A constant column is its own mean: the rounding of the mean would be taken for data.
+        mean = np.where((rows == rows[0]).all(axis=0), rows[0], rows.mean(axis=0))
+        return mean if center else np.zeros(rows.shape[1])
     wanted = real_array("center", center)
     if wanted.shape not in ((rows.shape[1],), image_shape):
         raise ValueError(f"center must be True, False or an array of shape {rows.shape[1:]}, got shape {wanted.shape}.")
@@ -310,7 +327,8 @@ def _scale(scale: Any, rows: FloatArray) -> float:
         return real_number("scale", scale, above=0)
     if scale != "rms":
         raise ValueError(f"scale must be None, 'rms' or a positive number, got {scale!r}.")
-    value = float(np.sqrt(np.mean(rows**2)))
+    largest = float(np.abs(rows).max())
+    value = largest * float(np.sqrt(np.mean((rows / largest) ** 2))) if largest > 0.0 else 0.0
     if value == 0.0:
         raise ValueError("scale='rms' divides by the root mean square of the inputs, but all (centred) inputs are 0.")
     return value
@@ -320,11 +338,23 @@ def _name(value: Any) -> str:
     return str(int(value)) if isinstance(value, (float, bool)) and value == int(value) else str(value)
 
 
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas.NA is neither equal nor unequal to anything
+        return True
+
+
 def _classes(labels: Any, n: int) -> tuple[NDArray[np.intp], tuple[str, ...]]:
     """Class indices and names of raw labels, in the order of their values."""
     raw = np.asarray(labels)
     if raw.shape != (n,):
         raise ValueError(f"labels must have shape (P,) = ({n},), one per sample, got {raw.shape}.")
+    if raw.dtype.kind == "O":
+        if any(_is_missing(value) for value in raw):
+            raise ValueError("labels are missing (None or NaN); remove these samples or name their class.")
+        entries = np.array(raw.tolist())  # numbers are sorted as numbers
+        raw = entries if entries.dtype.kind in "biuf" else raw
     if raw.dtype.kind == "f" and not np.isfinite(raw).all():
         raise ValueError("labels hold NaN or infinity; remove these samples or name their class.")
     if raw.dtype.kind not in "biufUSO":

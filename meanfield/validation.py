@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,15 @@ FloatArray = NDArray[np.float64]
 
 def real_array(name: str, value: Any) -> FloatArray:
     """Finite float64 copy of `value`; ValueError if it is not real, ragged, empty, or holds NaN or infinities."""
+    if hasattr(value, "toarray"):
+        raise ValueError(f"{name} must be a dense array, got a sparse one of shape {value.shape}; give its .toarray().")
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} has {np.ma.count_masked(value)} masked entries; fill them in, or leave them out.")
     try:
         raw = np.asarray(value)
-        if raw.dtype.kind not in "biuf":
+        # Tables of several types, e.g. data frames with booleans, come as arrays of Python numbers.
+        numbers = raw.dtype.kind == "O" and all(isinstance(entry, (Real, np.bool_)) for entry in raw.ravel())
+        if raw.dtype.kind not in "biuf" and not numbers:
             raise TypeError
         array = np.array(raw, dtype=np.float64, order="C")
     except (TypeError, ValueError):

@@ -126,3 +126,64 @@ def test_bad_input_is_refused_in_words(arguments, message):
 def test_new_inputs_of_another_size_are_refused():
     with pytest.raises(ValueError, match="2 numbers per sample"):
         mf.data_task(X, labels=[0, 1, 1, 0]).transform(np.ones((3, 5)))
+
+
+class Sparse:
+    """What SciPy's sparse arrays have in common."""
+
+    shape = (4, 2)
+
+    def toarray(self):
+        return X
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"X": np.ma.masked_array(X, X > 2), "labels": [0, 1, 1, 0]}, "1 masked entries"),
+        ({"X": Sparse(), "labels": [0, 1, 1, 0]}, "toarray"),
+        ({"X": np.array([[1, "2"]] * 4, dtype=object), "labels": [0, 1, 1, 0]}, "real numbers"),
+        ({"X": X, "labels": ["a", "b", None, "a"]}, "labels are missing"),
+        ({"X": X, "labels": np.array(["a", "b", np.nan, "a"], dtype=object)}, "labels are missing"),
+        ({"X": X, "labels": np.array([1, 2, np.nan, 1], dtype=object)}, "labels are missing"),
+    ],
+)
+def test_missing_and_hidden_values_are_no_data(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        mf.data_task(**arguments)
+
+
+def test_tables_of_several_types():
+    mixed = np.array([[0.5, True], [1, False], [np.float32(2), True], [3, np.bool_(False)]], dtype=object)
+    task = mf.data_task(mixed, labels=np.array([10, 9, 10, 9], dtype=object))
+    np.testing.assert_array_equal(task.inputs, [[0.5, 1], [1, 0], [2, 1], [3, 0]])
+    assert task.class_names == ("9", "10")  # by value, not by text
+
+
+def test_a_constant_feature_is_not_made_into_data_by_rounding():
+    constant = np.full((7, 3), 0.1)
+    assert constant.mean(axis=0)[0] != 0.1
+    with pytest.raises(ValueError, match=r"all \(centred\) inputs are 0"):
+        mf.data_task(constant, labels=[0, 1, 0, 1, 0, 1, 0], center=True, scale="rms")
+    varied = np.column_stack([np.arange(7.0), constant])
+    task = mf.data_task(varied, labels=[0, 1, 0, 1, 0, 1, 0], center=True, scale="rms")
+    assert np.all(task.inputs[:, 1:] == 0.0)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_scale_of_the_inputs_may_be_anything(size):
+    task = mf.data_task(size * X, labels=[0, 1, 1, 0], center=True, scale="rms")
+    np.testing.assert_allclose(task.inputs, mf.data_task(X, labels=[0, 1, 1, 0], center=True, scale="rms").inputs)
+
+
+def test_integers_are_targets_or_labels_but_never_guessed():
+    named = mf.data_task(X, [[1.0], [-1.0], [-1.0], [1.0]], labels=["a", "b", "b", "a"])
+    np.testing.assert_array_equal(named.targets_of(np.array([1, -1]), 2), [[1.0], [-1.0]])
+    np.testing.assert_array_equal(named.targets_of(["a", "b"], 2), [[1.0], [-1.0]])
+    numbered = mf.data_task(X, [[1.0], [-1.0], [-1.0], [1.0]], labels=[0, 1, 1, 0])
+    np.testing.assert_array_equal(numbered.targets_of([0, 1], 2), [[1.0], [-1.0]])
+    swapped = mf.data_task(X, [[1.0], [0.0], [0.0], [1.0]], labels=[0, 1, 1, 0])
+    with pytest.raises(ValueError, match="targets or labels"):
+        swapped.targets_of([0, 1], 2)
+    np.testing.assert_array_equal(swapped.targets_of(["0", "1"], 2), [[1.0], [0.0]])
+    np.testing.assert_array_equal(swapped.targets_of([0.0, 1.0], 2), [[0.0], [1.0]])
