@@ -30,6 +30,8 @@ def solve_data(
     progress: bool | None = None,
 ) -> DataPosterior:
     """Posterior of a network on a data task; see `meanfield.solve` for arguments and errors."""
+    if warm_start is not None and not isinstance(warm_start, DataPosterior):
+        raise ValueError(f"warm_start must be the posterior of a data task, got {type(warm_start).__name__}.")
     if tau == 0.0 and task.conflicts.size:
         i, j = task.conflicts[0]
         raise ValueError(

@@ -172,6 +172,8 @@ def test_refusals_in_words():
     task = blobs()[2]
     with pytest.raises(ValueError, match="tau = N T > 0"):
         mf.solve(mf.Network("sigmoid"), task)
+    with pytest.raises(ValueError, match="warm_start must be the posterior of a data task, got int"):
+        mf.solve(mf.Network("sigmoid"), task, tau=0.01, warm_start=5)
     with pytest.raises(ValueError, match="depth 2 are not available"):
         mf.solve(mf.Network("sigmoid", depth=2), task, tau=0.01)
     with pytest.raises(ValueError, match="must be a ClassTask or DataTask"):
