@@ -89,6 +89,7 @@ class JointRun:
         codes = state.codes
         if not self.neuron.variational:
             codes = self.neuron.regrown(codes, accuracy)
+        if self.neuron.fallback:  # on the way there codes come back
             heavy = state.weight[len(state.codes.joints) :] > _REVISITED
             for phi in state.tangents.phi[heavy]:
                 codes = self.neuron.parted(codes, phi, accuracy)
