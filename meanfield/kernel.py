@@ -7,7 +7,8 @@ continuous piecewise linear phi by Plackett's identity: with slope changes D_i a
 
 where p_c is the density of the pair at covariance c; c = sqrt(k11 k22) sin(alpha) makes the integrand smooth.
 All others by Mehler's series E[phi phi'] = sum_n c_n(k11) c_n(k22) rho^n in Hermite coefficients c_n. Cauchy-Schwarz
-bounds what is cut off by rho^n_max times the root of the missing parts of E[phi^2]: the error is known, not estimated.
+bounds what is cut off by rho^n_max times the root of the missing parts of E[phi^2]: this error is known, not estimated.
+Coefficients and E[phi^2] are known to rounding unless phi is steep: to 1e-9 and 3e-6 for tanh(100 x), x ~ N(0, 1).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Kernel(NamedTuple):
     left, right : (n,) and (n',) arrays
         E[phi(z_i)^2], E[phi(z'_j)^2].
     error : float
-        Bound of the error of the elements of `cross`, 0 for closed forms (which are exact to rounding).
+        Bound of the truncation error of the elements of `cross`, 0 for closed forms (which are exact to rounding).
     """
 
     cross: FloatArray

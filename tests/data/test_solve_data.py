@@ -242,3 +242,13 @@ def test_outliers_of_a_relu_network():
     assert [drawn.part_names[p] for p in drawn.code[-3:]] == ["outlier 1-0-0", "outlier 0-1-0", "outlier 0-0-1"]
     np.testing.assert_allclose(drawn.readouts[-1], np.sqrt(50) * post.outliers[2].readout)
     assert "outlier 1-0-0" in post.table()
+
+
+@pytest.mark.parametrize("activation", ["erf", "tanh", "hard_tanh"])
+def test_one_sample_whose_first_guess_is_exact(activation):
+    """Nothing is left for conjugate gradients to do on the way."""
+    for seed in range(8):
+        inputs = np.random.default_rng(seed).standard_normal((1, 10))
+        post = mf.solve(mf.Network(activation), mf.data_task(inputs, [1.0]), tau=0.01)
+        assert post.status == "optimal"
+        assert post.residual[0, 0] == pytest.approx(0.01 * post.order_parameters["t"][0, 0], abs=1e-6)
