@@ -238,7 +238,7 @@ class DataPosterior:
             raise ValueError(f"the posterior ({self.scheme}) has no codes whose weights could be frozen.")
         from meanfield.solvers.general.solve import solve_frozen  # loads compiled code that nothing else needs
 
-        found = solve_frozen(self.solution, fractions)
+        found = solve_frozen(self.solution, fractions, rng=0)
         proof = replace(self.certificate, kkt_residual=found.residual)
         posterior = replace(
             self, solution=found, certificate=proof, status=found.status, message=found.message, notes=()

@@ -8,6 +8,8 @@ from general_oracles import digits, numpy_ep
 
 import meanfield as mf
 from meanfield.activation import activation
+from meanfield.solvers.general.codes import Codes, JointNeuron, pattern
+from meanfield.solvers.general.codes_dual import CodesDual
 from meanfield.solvers.general.solution import verdict
 from meanfield.solvers.general.solve import solve_frozen, solve_general
 
@@ -142,6 +144,17 @@ def test_frozen_fractions(three):
     assert [s.status for s in moved] == ["optimal", "optimal"]
     assert np.abs(moved[0].t - found.t).max() > 0.1
     assert moved[0].t == pytest.approx(moved[1].t, abs=0.02)
+
+
+def test_frozen_neurons_do_not_go_over_to_codes_that_a_search_finds(three):
+    matrix, targets, *_ = three
+    neuron = JointNeuron(SIGMOID, matrix, 1.0 / len(targets), 1)
+    t = 4.0 * (targets - targets.mean(axis=0))
+    one, other = (neuron.solve(t, pattern(np.where(targets[:, r] > 0.5, 1.0, 0.0)), 1e-9) for r in (0, 1))
+    dual = CodesDual(neuron, targets, 0.01, None, {one.family: 1.0})
+    state = dual.state(t, Codes(t, (other, one)))
+    assert state.codes.joints == (one,)
+    assert state.gradient == pytest.approx(0.01 * t - targets + one.mean_a_phi, abs=1e-12)
 
 
 def test_warm_start_is_a_fixed_point(three):

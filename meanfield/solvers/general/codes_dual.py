@@ -153,7 +153,8 @@ class CodesDual:
     def state(self, theta: FloatArray, codes: Codes, tangents: Tangents | None = None) -> CodesState:
         t = codes.t
         tangents = Tangents.of(t, []) if tangents is None else tangents
-        if self.frozen:
+        if self.frozen:  # no neuron is in a code that a search finds
+            codes = Codes(t, tuple(joint for joint in codes.joints if joint.family in self.families))
             tangents = Tangents.of(t, [])
         else:
             codes, low = codes.trimmed.split(self.depth, _MAX_CODES)
