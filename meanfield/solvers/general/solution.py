@@ -172,14 +172,14 @@ def verdict(
     failed = extrapolated + bounded
     if not residual <= accepted_residual(tolerance) and residual > beyond_capacity(targets):
         return "EP failed", (
-            f"max |dJ/dt| = {residual:.2g}: expectation propagation has no fixed point, or several, for single neurons "
+            f"max |dJ/dt| = {residual:.2g}: expectation propagation has no fixed point, or several, as for neurons "
             f"beyond their capacity (P = {len(targets)} inputs of rank {rank}, tau = {tau:.3g}). Random labels of more "
             "samples than input dimensions and contradicting targets at small tau do this; a larger tau, more input "
             "dimensions or fewer samples help."
         )
     if not residual <= accepted_residual(tolerance):
-        message = f"max |dJ/dt| = {residual:.2g}, wanted {tolerance:.2g}; try a larger tau or another rng."
-        return "not converged", message
+        wanted = accepted_residual(tolerance)
+        return "not converged", f"max |dJ/dt| = {residual:.2g}, at most {wanted:.2g} is accepted; try a larger tau."
     if failed > MAX_EXTRAPOLATED:
         return "EP failed", (
             f"expectation propagation failed on readouts that carry {failed:.2g} of the weight ({bounded:.2g}: "
