@@ -56,6 +56,9 @@ class _WideNetwork(BaseEstimator):
             self.activation, self.depth, self.sigma_a, self.sigma_w, scaling="lazy" if self.lazy else "non-lazy"
         )
 
+    def _task(self, X: Any, **wanted: Any) -> DataTask:
+        return data_task(X, center=self.center, scale=self.scale, **wanted)
+
     def _solve(self, task: DataTask) -> None:
         self.posterior_ = solve(self._network(), task, tau=self.tau, on_failure=self.on_failure)
         self.codes_ = self.posterior_.codes
@@ -150,7 +153,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"a classifier needs at least two classes, got one class: {self.classes_[0]}.")
-        task = data_task(X, labels=labels, on=self.on, off=self.off, center=self.center, scale=self.scale)
+        task = self._task(X, labels=labels, on=self.on, off=self.off)
         self.target_center_ = np.zeros(len(self.classes_))
         if self.center and self._network().activation.parity == "odd":
             self.target_center_ = task.targets.mean(axis=0)
@@ -162,17 +165,16 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
 
         With on < off the sign is changed: the largest is always that of the predicted class.
         """
-        outputs = self._scores(X)
-        return outputs[:, 1] - outputs[:, 0] if len(self.classes_) == 2 else outputs
+        scores = self._scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> Any:
         """(n,) label of the class whose target is nearest to the mean output."""
-        scores = self._scores(X)
+        scores = self._scores(X)  # says so if there are no classes yet
         return self.classes_[scores.argmax(axis=1)]
 
     def _scores(self, X: Any) -> Any:
-        outputs = self._outputs(X)
-        return np.sign(self.on - self.off) * (outputs + self.target_center_)
+        return np.sign(self.on - self.off) * (self._outputs(X) + self.target_center_)
 
 
 class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
@@ -204,8 +206,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
         self.target_center_ = targets.mean(axis=0)
         rms = float(np.sqrt(np.mean((targets - self.target_center_) ** 2)))
         self.target_scale_ = rms if rms > 0.0 else 1.0
-        targets = (targets - self.target_center_) / self.target_scale_
-        self._solve(data_task(X, targets, center=self.center, scale=self.scale))
+        self._solve(self._task(X, Y=(targets - self.target_center_) / self.target_scale_))
         return self
 
     def predict(self, X: Any) -> Any:

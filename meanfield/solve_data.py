@@ -44,15 +44,17 @@ def solve_data(
         found = _linear(network, task, tau)
     else:
         found = _general(network, task, tau, warm_start, progress)
-    return replace(found, notes=(*found.notes, *_offset_notes(network, task)))
+    notes = _offset_notes(network, task)
+    return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 
 def _offset_notes(network: Network, task: DataTask) -> tuple[str, ...]:
     """Linear networks have no constant output, where the inputs have no mean: what that does to the residual."""
+    if network.activation.parts != "gaussian" or float(network.activation(0.0)) != 0.0:
+        return ()
     inputs, offset = task.inputs, np.abs(task.targets.mean(axis=0)).max()
     centred = np.abs(inputs.mean(axis=0)).max() <= 1e-9 * np.abs(inputs).max()
-    linear = network.activation.parts == "gaussian" and float(network.activation(0.0)) == 0.0
-    if not linear or not centred or offset <= 1e-9 * np.abs(task.targets).max():
+    if not centred or offset <= 1e-9 * np.abs(task.targets).max():
         return ()
     return (
         "the inputs are centred, so that a linear network has outputs of mean 0; the mean of the targets, up to "
@@ -71,12 +73,6 @@ def _general(
     if tau == 0.0:
         raise ValueError("nonlinear networks on data need tau = N T > 0; give for example tau = 0.01.")
     solver: Any
-    pieces = network.activation.pieces
-    if network.activation.parts == "outliers" and (pieces is None or any(pieces.breaks) or any(pieces.intercepts)):
-        raise ValueError(
-            f"{network.activation!r} is unbounded; on data such networks need phi(z) = s_- z for z < 0 and s_+ z for "
-            "z > 0 (relu, leaky_relu), or scaling='lazy'. Bounded activations are all available."
-        )
     if network.activation.parts == "outliers":
         from meanfield.solvers.general.outliers import solve_outliers as solver  # both load compiled code
     else:

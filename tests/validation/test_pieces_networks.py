@@ -71,9 +71,7 @@ def test_residual_of_the_wrong_label(outcome):
 def test_without_pieces_there_is_no_certified_solution(outcome, monkeypatch):
     *_, solution = outcome
     monkeypatch.setattr(JointNeuron, "pieces", lambda *_: [])
-    found = solve_general(
-        solution.activation, solution.features, solution.targets, 1.0, TAU, method="joint", rng=0
-    )  # fmt: skip
+    found = solve_general(solution.activation, solution.features, solution.targets, 1.0, TAU, method="joint", rng=0)
     assert found.status != "optimal"
     assert found.extrapolated_weight > 0.02 or found.residual > 1e-4
 

@@ -16,7 +16,7 @@ from meanfield.activation import Activation
 from meanfield.solvers.general.compiled.joint import gaussian_moments
 from meanfield.solvers.general.compiled.joint import joint_moments as tilted_moments
 from meanfield.solvers.general.joint import Cut, Joint, Tilted, cavities, joint_bound, joint_moments
-from meanfield.solvers.general.pieces import apart, places, region, within
+from meanfield.solvers.general.pieces import apart, beside, between, places, region, within
 from meanfield.solvers.general.tilt import tilt_of
 from meanfield.validation import FloatArray
 
@@ -28,7 +28,7 @@ _FAR = 6.0  # of a component, in units of sqrt(s2)
 _SAME_PHI = 0.02  # mean square difference of activations
 _SEARCH_TOLERANCE = 1e-2
 _MAX_CUTS, _SIBLINGS = 8, 3
-_SHOULDERS, _SHARP = 8, 0.05  # samples tried; width of the partition, in units of the distance
+_SHOULDERS = 8  # samples at which a code is tried to be cut off
 _SHORTEST = 1.0 / 16.0  # part of a step
 _NEGLIGIBLE = -12.0  # ln of a weight
 _INCOMPLETE = 1.0  # of ln Z
@@ -288,10 +288,11 @@ class JointNeuron:
         Two codes that approach each other merge for EP although one Gaussian does not cover both.
         """
         near = min(codes.joints, key=lambda joint: float(np.mean((joint.phi - phi) ** 2)))
-        apart = phi - near.phi
+        gap = phi - near.phi
         rising = 1 if self.ends[1] >= self.ends[0] else -1
-        for i in np.argsort(-np.abs(apart))[:_SHOULDERS]:
-            for side in (rising * int(np.sign(apart[i])), -rising * int(np.sign(apart[i]))):
+        for i in np.argsort(-np.abs(gap))[:_SHOULDERS]:
+            likely = rising * int(np.sign(gap[i]))
+            for side in (likely, -likely):
                 pair = self._parted(codes.t, near, phi, int(i), side, tolerance)
                 if pair is not None:
                     rest = (joint for joint in codes.joints if joint is not near)
@@ -304,20 +305,15 @@ class JointNeuron:
         """A code on one side of a cut and that of activations phi on the other."""
         row = self.matrix[sample]
 
-        def spread(joint: Joint) -> float:
-            return float(np.sqrt(joint.z[:, sample] @ joint.z[:, sample]))
-
         def beyond(cut: Cut, start: Any) -> Joint | None:
             found = self.solve(t, start, tolerance, cuts=(*near.cuts, cut), family=near.family)
             return found if found is not None and float(np.mean((found.phi - phi) ** 2)) < _SAME_PHI else None
 
-        here, width = float(row @ near.weights), spread(near)
-        far = beyond(Cut(sample, here + 2.0 * side * width, 0.2 * width, side), pattern(phi))
+        here = float(row @ near.weights)
+        far = beyond(beside(near, sample, here, side), pattern(phi))
         if far is None:
             return None
-        there, other = float(row @ far.weights), spread(far)
-        at = (here * other + there * width) / (width + other)
-        cut = Cut(sample, at, _SHARP * abs(there - here), side)
+        cut = between(near, far, sample, (here, float(row @ far.weights)), side)
         far = beyond(cut, (far.q, far.nu))
         rest = self.solve(t, (near.q, near.nu), tolerance, cuts=(*near.cuts, cut.flipped), family=near.family)
         return None if far is None or rest is None or not self.alike(rest, near) else (rest, far)

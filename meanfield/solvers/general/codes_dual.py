@@ -249,14 +249,14 @@ class _Model:
         direction = residual.copy()
         size = float(np.sum(residual**2))
         goal = _CG_TOLERANCE**2 * size
-        for _ in range(_CG_STEPS if size > 0.0 else 0):
+        for _ in range(_CG_STEPS):
+            if size <= goal:
+                break
             image = hessian(direction)
             rate = size / float(np.sum(direction * image))
             x = x + rate * direction
             residual = residual - rate * image
             new = float(np.sum(residual**2))
-            if new < goal:
-                break
             direction = residual + (new / size) * direction
             size = new
         return x

@@ -86,9 +86,7 @@ class JointRun:
 
     def look(self, state: CodesState, accuracy: float) -> Codes:
         """Known codes and those found by a search; EP is tried again where it failed."""
-        codes = state.codes
-        if not self.neuron.variational:
-            codes = self.neuron.regrown(codes, accuracy)
+        codes = state.codes if self.neuron.variational else self.neuron.regrown(state.codes, accuracy)
         if self.neuron.fallback:  # on the way there codes come back
             heavy = state.weight[len(state.codes.joints) :] > _REVISITED
             for phi in state.tangents.phi[heavy]:

@@ -153,8 +153,8 @@ def _checked(
     pieces = activation.pieces
     if pieces is None or pieces.breaks != (0.0,) or any(pieces.intercepts):
         raise ValueError(
-            f"outliers on any data need phi(z) = s_- z for z < 0 and s_+ z for z > 0 (ReLU, leaky ReLU, |z|), got "
-            f"{activation!r}; use solve_general for bounded phi."
+            f"{activation!r} is not treated here: unbounded networks on data need phi(z) = s_- z for z < 0 and s_+ z "
+            "for z > 0 (relu, leaky_relu), or scaling='lazy'. Bounded activations are all available (solve_general)."
         )
     if y.size > _MAX_UNKNOWNS:
         raise ValueError(f"P m = {y.size} unknowns are more than {_MAX_UNKNOWNS}; use fewer samples or outputs.")

@@ -19,7 +19,7 @@ from meanfield.activation import Activation
 from meanfield.solvers.general.joint import Cut, Joint, cavities
 from meanfield.validation import FloatArray
 
-__all__ = ["apart", "places", "region", "within"]
+__all__ = ["apart", "beside", "between", "places", "region", "within"]
 
 _CANDIDATES = 8
 _LEAST_RATIO = 1.2  # of the variances of z with and without the sample
@@ -57,6 +57,22 @@ def places(joint: Joint, t: FloatArray, activation: Activation, bumps: int = 1) 
             at, width = z[low + np.argmin(level[low : high + 1])], _WIDTH * (z[high] - z[low])
         cuts.append(Cut(int(i), float(at), float(width), 1))
     return cuts
+
+
+def beside(joint: Joint, sample: int, mean: float, side: int) -> Cut:
+    """Cut of a sample two standard deviations beyond its mean preactivation in a code."""
+    spread = _spread(joint, sample)
+    return Cut(sample, mean + 2.0 * side * spread, _NARROW * spread, side)
+
+
+def between(near: Joint, far: Joint, sample: int, means: tuple[float, float], side: int) -> Cut:
+    """Cut of a sample between its mean preactivations in two codes, equally many standard deviations from either."""
+    (here, there), (width, other) = means, (_spread(near, sample), _spread(far, sample))
+    return Cut(sample, (here * other + there * width) / (width + other), _WIDTH * abs(there - here), side)
+
+
+def _spread(joint: Joint, sample: int) -> float:
+    return float(np.sqrt(joint.z[:, sample] @ joint.z[:, sample]))
 
 
 def apart(one: Sequence[Cut], other: Sequence[Cut]) -> bool:

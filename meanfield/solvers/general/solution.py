@@ -170,16 +170,16 @@ def verdict(
 ) -> tuple[str, str]:
     """Status and message: extrapolated and bounded are weights of neurons without a fixed point of EP."""
     failed = extrapolated + bounded
-    if not residual <= accepted_residual(tolerance) and residual > beyond_capacity(targets):
+    accepted = accepted_residual(tolerance)
+    if not residual <= accepted and residual > beyond_capacity(targets):
         return "EP failed", (
             f"max |dJ/dt| = {residual:.2g}: expectation propagation has no fixed point, or several, as for neurons "
             f"beyond their capacity (P = {len(targets)} inputs of rank {rank}, tau = {tau:.3g}). Random labels of more "
             "samples than input dimensions and contradicting targets at small tau do this; a larger tau, more input "
             "dimensions or fewer samples help."
         )
-    if not residual <= accepted_residual(tolerance):
-        wanted = accepted_residual(tolerance)
-        return "not converged", f"max |dJ/dt| = {residual:.2g}, at most {wanted:.2g} is accepted; try a larger tau."
+    if not residual <= accepted:
+        return "not converged", f"max |dJ/dt| = {residual:.2g}, at most {accepted:.2g} is accepted; try a larger tau."
     if failed > MAX_EXTRAPOLATED:
         return "EP failed", (
             f"expectation propagation failed on readouts that carry {failed:.2g} of the weight ({bounded:.2g}: "
