@@ -20,11 +20,11 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, solve_triangular
 from scipy.special import ndtr
 
-from meanfield.activation import activation
+from meanfield.activations.activation import activation
 from meanfield.datasets import digits as load_digits
-from meanfield.features import features_from_inputs
-from meanfield.solvers.general.neuron import Neuron
-from meanfield.solvers.general.solve import solve_general
+from meanfield.problem.features import features_from_inputs
+from meanfield.theories.general_data.neuron import Neuron
+from meanfield.theories.general_data.solve import solve_general
 
 ROOT = np.sqrt(np.pi / 2)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.solvers.codes import limit_point
+from meanfield.theories.single_layer.limit import limit_point
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from independent import SingleSite, exchange

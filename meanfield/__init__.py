@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from meanfield.activation import Activation, activation
-    from meanfield.data import DataTask, data_task
-    from meanfield.data_posterior import DataPosterior
-    from meanfield.network import Network
-    from meanfield.phase import PhaseDiagram, sweep
-    from meanfield.posterior import SingleNeuronPosterior
-    from meanfield.result import Certificate, ConvergenceError
+    from meanfield.activations.activation import Activation, activation
+    from meanfield.phases.diagram import PhaseDiagram, sweep
+    from meanfield.posterior.data_posterior import DataPosterior
+    from meanfield.posterior.result import Certificate, ConvergenceError
+    from meanfield.problem.class_task import ClassTask, class_task
+    from meanfield.problem.data_task import DataTask, data_task
+    from meanfield.problem.network import Network
     from meanfield.sampling.chains import Chains
     from meanfield.sampling.compare import Comparison, compare
     from meanfield.sampling.drift import Drift, drift
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
     from meanfield.sampling.trend import Trend, finite_size_trend
     from meanfield.solve import CertificateWarning, solve
     from meanfield.symbolic.equations import equations
-    from meanfield.task import ClassTask, class_task
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 # Public name -> module that defines it; imported on first use (PEP 562), so that `import meanfield` is instantaneous.
 _HOME = {
-    "Activation": "meanfield.activation",
-    "activation": "meanfield.activation",
-    "Network": "meanfield.network",
-    "ClassTask": "meanfield.task",
-    "class_task": "meanfield.task",
-    "DataTask": "meanfield.data",
-    "data_task": "meanfield.data",
-    "DataPosterior": "meanfield.data_posterior",
-    "Certificate": "meanfield.result",
-    "ConvergenceError": "meanfield.result",
+    "Activation": "meanfield.activations.activation",
+    "activation": "meanfield.activations.activation",
+    "Network": "meanfield.problem.network",
+    "ClassTask": "meanfield.problem.class_task",
+    "class_task": "meanfield.problem.class_task",
+    "DataTask": "meanfield.problem.data_task",
+    "data_task": "meanfield.problem.data_task",
+    "DataPosterior": "meanfield.posterior.data_posterior",
+    "Certificate": "meanfield.posterior.result",
+    "ConvergenceError": "meanfield.posterior.result",
     "CertificateWarning": "meanfield.solve",
-    "SingleNeuronPosterior": "meanfield.posterior",
+    "SingleNeuronPosterior": "meanfield.theories.single_layer.posterior",
     "solve": "meanfield.solve",
     "equations": "meanfield.symbolic.equations",
-    "PhaseDiagram": "meanfield.phase",
-    "sweep": "meanfield.phase",
+    "PhaseDiagram": "meanfield.phases.diagram",
+    "sweep": "meanfield.phases.diagram",
     "Chains": "meanfield.sampling.chains",
     "sample": "meanfield.sampling.sample",
     "ChainSummary": "meanfield.sampling.summary",

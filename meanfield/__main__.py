@@ -2,7 +2,7 @@
 
 import sys
 
-from meanfield.cli import main
+from meanfield.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

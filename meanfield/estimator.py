@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from meanfield.data import DataTask, data_task
-from meanfield.network import Network
+from meanfield.problem.data_task import DataTask, data_task
+from meanfield.problem.network import Network
 from meanfield.solve import solve
 
 try:

@@ -8,17 +8,17 @@ from typing import Any, Literal, cast, overload
 
 import numpy as np
 
-from meanfield.cumulant import cumulant
-from meanfield.data import DataTask
-from meanfield.data_posterior import DataPosterior
-from meanfield.network import Network
-from meanfield.posterior import SingleNeuronPosterior
-from meanfield.result import Certificate, ConvergenceError, Solution
-from meanfield.solve_data import solve_data
-from meanfield.solvers.codes import MAX_BOXES, solve_limit
-from meanfield.solvers.finite import FiniteSolution, finite_solve
-from meanfield.solvers.linear import LinearSolution, linear_solve
-from meanfield.task import ClassTask
+from meanfield.activations.cumulant import cumulant
+from meanfield.posterior.data_posterior import DataPosterior
+from meanfield.posterior.result import Certificate, ConvergenceError, Solution
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
+from meanfield.theories.data import solve_data
+from meanfield.theories.linear.class_tasks import LinearSolution, linear_solve
+from meanfield.theories.single_layer.finite import FiniteSolution, finite_solve
+from meanfield.theories.single_layer.limit import MAX_BOXES, solve_limit
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.validation import real_number
 
 __all__ = ["CertificateWarning", "solve"]
@@ -73,8 +73,8 @@ def solve(
 
     over the order parameters t (C, m); at ``task.n_samples = inf`` the last term is max_a h(a; t).
 
-    On a data task: closed forms of linear networks (`meanfield.solvers.linear_data`; any depth at tau = 0) and
-    Gaussian process regression with lazy ones (`meanfield.lazy`; any depth and activation), expectation propagation
+    On a data task: closed forms of linear networks (`meanfield.theories.linear.data_tasks`; any depth at tau = 0) and
+    Gaussian process regression with lazy ones (`meanfield.theories.lazy.gaussian_process`; any depth and activation), expectation propagation
     inside the convex dual for all other networks of one hidden layer (`meanfield.solvers.general`; tau > 0).
 
     Parameters

@@ -9,7 +9,7 @@ def digits(off, n_samples, seed=0, classes=(0, 1, 2)):
     """sklearn's digits: features (P, r), one-hot targets (P, m), labels (P,)."""
     from sklearn.datasets import load_digits
 
-    from meanfield.features import features_from_inputs
+    from meanfield.problem.features import features_from_inputs
 
     inputs, digit = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(digit))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from meanfield.network import Network
-from meanfield.neurons import Neurons
-from meanfield.parts import Code
-from meanfield.predict import generalization
+from meanfield.posterior.generalization import generalization
+from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.parts import Code
+from meanfield.problem.network import Network
 
 
 @dataclass(frozen=True)

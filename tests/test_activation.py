@@ -9,8 +9,8 @@ import pytest
 import sympy as sp
 
 import meanfield.activations
-from meanfield.activation import Activation, activation
 from meanfield.activations import definition, names
+from meanfield.activations.activation import Activation, activation
 
 Z = sp.Symbol("z")
 BUILT_IN = [
@@ -178,7 +178,7 @@ def test_a_new_file_is_a_new_nonlinearity(tmp_path, monkeypatch):
 
 def test_built_ins_need_no_sympy():
     code = (
-        "import sys; from meanfield.activation import activation; from meanfield.cumulant import cumulant;"
+        "import sys; from meanfield.activations.activation import activation; from meanfield.activations.cumulant import cumulant;"
         "cumulant(activation('sigmoid', gain=1.5), 2.0).direct([1.0]); activation('gelu').derivative([1.0]);"
         "print('sympy' in sys.modules, 'matplotlib' in sys.modules)"
     )

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from meanfield.activation import Activation, activation
-from meanfield.compiled.cumulant import cumulant2, cumulant4, direct2, direct4, direct_many, in_range
-from meanfield.cumulant import Cumulant, cumulant
+from meanfield.activations.activation import Activation, activation
+from meanfield.activations.cumulant import Cumulant, cumulant
+from meanfield.numerics.cumulant_table import cumulant2, cumulant4, direct2, direct4, direct_many, in_range
 
 Z = sp.Symbol("z")
 SOFTSIGN = Z / (1 + sp.Abs(Z))
@@ -241,8 +241,8 @@ def test_too_much_oscillation_is_refused_or_cut():
 
 def test_without_compilation():
     code = (
-        "from meanfield.activation import activation; from meanfield.cumulant import cumulant;"
-        "from meanfield.compiled.cumulant import cumulant2, direct2, fill_table;"
+        "from meanfield.activations.activation import activation; from meanfield.activations.cumulant import cumulant;"
+        "from meanfield.numerics.cumulant_table import cumulant2, direct2, fill_table;"
         "c = cumulant(activation('step'), 1.0);"
         "assert type(fill_table).__name__ == 'function';"
         "print(*cumulant2(c.table, 2.0), *direct2(c.direct_data, 2.0))"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.curves import boundaries, line_quantities, orbits
+from meanfield.phases.curves import boundaries, line_quantities, orbits
 
 TASK = mf.class_task(fractions=[0.5, 0.25, 0.25])
 

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meanfield import density
-from meanfield.activation import activation
-from meanfield.activations import names
-from meanfield.cumulant import cumulant
+from meanfield.activations import density, names
+from meanfield.activations.activation import activation
+from meanfield.activations.cumulant import cumulant
 
 PHIS = st.sampled_from(names()).map(activation)
 KAPPAS = st.floats(-40, 40)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.compiled import cache_directory
+from meanfield.numerics.jit import cache_directory
 
 
 def run(code, *flags, **environment):
@@ -29,7 +29,7 @@ def test_an_unwritable_cache_means_compiling_in_memory(tmp_path):
 import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    from meanfield.compiled import cache_directory, jit
+    from meanfield.numerics.jit import cache_directory, jit
 assert [w.category for w in caught] == [RuntimeWarning], caught
 assert "MEANFIELD_CACHE_DIR" in str(caught[0].message)
 assert cache_directory() is None

@@ -3,8 +3,16 @@
 import numpy as np
 
 import meanfield as mf
-from meanfield.solvers.extended import Active, CodeState, Control, Cubic, Soft, System, Vanishing
-from meanfield.solvers.extended_outliers import ConeSystem, OutlierSystem
+from meanfield.theories.single_layer.transitions.extended import (
+    Active,
+    CodeState,
+    Control,
+    Cubic,
+    Soft,
+    System,
+    Vanishing,
+)
+from meanfield.theories.single_layer.transitions.extended_outliers import ConeSystem, OutlierSystem
 
 
 def _one_hot(off):

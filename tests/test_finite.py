@@ -7,11 +7,11 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import ndtr
 
-from meanfield.activation import activation
-from meanfield.cumulant import cumulant
-from meanfield.result import ConvergenceError
-from meanfield.solvers.finite import finite_solve
-from meanfield.solvers.linear import linear_solve
+from meanfield.activations.activation import activation
+from meanfield.activations.cumulant import cumulant
+from meanfield.posterior.result import ConvergenceError
+from meanfield.theories.linear.class_tasks import linear_solve
+from meanfield.theories.single_layer.finite import finite_solve
 
 REFERENCE_P = np.array([0.5, 0.25, 0.25])
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import sympy as sp
 
-from meanfield.activation import Activation
-from meanfield.network import Network
+from meanfield.activations.activation import Activation
+from meanfield.problem.network import Network
 from meanfield.symbolic.text import from_formula, from_srepr
 
 Z = sp.Symbol("z", real=True)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from meanfield.activation import Activation, activation
 from meanfield.activations import names
-from meanfield.compiled.nonlinearity import phi0, phi0_array, phi1, phi1_array, phi2
-from meanfield.nonlinearity import SLOPE_ERROR, VALUE_ERROR, nonlinearity
+from meanfield.activations.activation import Activation, activation
+from meanfield.activations.nonlinearity import SLOPE_ERROR, VALUE_ERROR, nonlinearity
+from meanfield.numerics.phi_table import phi0, phi0_array, phi1, phi1_array, phi2
 
 Z = sp.Symbol("z", real=True)
 BUILT_IN = [activation(name) for name in names()]

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from meanfield.solvers import line
 
 import meanfield as mf
 from meanfield import phase
-from meanfield.solvers import line
 
 TASK = mf.class_task(fractions=(0.5, 0.25, 0.25))
 SIGMOID = mf.Network("sigmoid")

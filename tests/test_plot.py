@@ -15,10 +15,10 @@ from matplotlib.colors import to_rgb
 
 import meanfield as mf
 from meanfield import plot
-from meanfield.network import Network
-from meanfield.posterior import SingleNeuronPosterior
-from meanfield.result import Certificate, Solution
-from meanfield.task import class_task
+from meanfield.posterior.result import Certificate, Solution
+from meanfield.problem.class_task import class_task
+from meanfield.problem.network import Network
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 CERTIFICATE = Certificate(1e-15, 1e-12, 1e-9, True, True)
 

@@ -9,14 +9,14 @@ import pytest
 import scipy.integrate
 import sympy as sp
 
-from meanfield.activation import Activation, activation
-from meanfield.compiled.cumulant import cumulant4
-from meanfield.compiled.generated import action as compiled
-from meanfield.cumulant import cumulant
+from meanfield.activations.activation import Activation, activation
+from meanfield.activations.cumulant import cumulant
+from meanfield.numerics.cumulant_table import cumulant4
 from meanfield.symbolic import action as theory
 from meanfield.symbolic import equations
 from meanfield.symbolic.generate import files
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate, explicit
+from meanfield.theories.single_layer.compiled.generated import action as compiled
 
 SIZES = {theory.m: 2, theory.C: 3, theory.n: 2, theory.n_out: 2}
 

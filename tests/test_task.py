@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from meanfield.task import ClassTask, class_task
+from meanfield.problem.class_task import ClassTask, class_task
 
 FRACTIONS = [0.5, 0.25, 0.25]
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import brentq
 
 import meanfield as mf
-from meanfield.solvers.boundary import trace_boundary
-from meanfield.solvers.transition import locate
+from meanfield.theories.single_layer.transitions.boundary import trace_boundary
+from meanfield.theories.single_layer.transitions.transition import locate
 
 UNEQUAL = (0.5, 0.25, 0.25)
 EQUAL = (1 / 3, 1 / 3, 1 / 3)
@@ -29,7 +29,7 @@ def slope(kappa, phi="sigmoid"):
 
 
 def _site(phi):
-    from meanfield.cumulant import cumulant
+    from meanfield.activations.cumulant import cumulant
 
     return cumulant(mf.activation(phi))
 

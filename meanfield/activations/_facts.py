@@ -23,7 +23,7 @@ class Pieces(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Shape of phi; see the attributes of the same names of `meanfield.activation.Activation`."""
+    """Shape of phi; see the attributes of the same names of `meanfield.activations.activation.Activation`."""
 
     kinks: tuple[float, ...]
     limits: tuple[float, float]

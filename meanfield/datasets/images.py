@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.data import DataTask, data_task
+from meanfield.problem.data_task import DataTask, data_task
 
 __all__ = ["ImageSet"]
 

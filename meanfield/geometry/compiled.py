@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from meanfield.compiled import jit
+from meanfield.numerics.jit import jit
 
 __all__ = ["lawson_hanson", "solve_probes"]
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.archive import read_archive, write_archive
-from meanfield.data import DataTask
-from meanfield.network import Network
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward
 from meanfield.sampling.problem import Problem, class_means
-from meanfield.task import ClassTask
 from meanfield.validation import FloatArray, read_only
 
 __all__ = ["Chains", "Diagnostics"]

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from meanfield.problem.class_task import ClassTask
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
-from meanfield.task import ClassTask
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from meanfield.data_posterior import DataPosterior
-    from meanfield.posterior import SingleNeuronPosterior
+    from meanfield.posterior.data_posterior import DataPosterior
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 __all__ = ["STATISTICS", "Comparison", "Row", "compare"]
 
@@ -129,7 +129,7 @@ class Comparison:
 
     def plot(self) -> Figure:
         """Figure: theory against sample, z-scores, readouts with the codes of the theory."""
-        from meanfield.sampling.plot import figure_comparison
+        from meanfield.plot.sampling import figure_comparison
 
         return figure_comparison(self)
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.compiled import jit
-from meanfield.compiled.nonlinearity import Nonlinearity, phi1_array
+from meanfield.numerics.jit import jit
+from meanfield.numerics.phi_table import Nonlinearity, phi1_array
 
 __all__ = ["Target", "Work", "energy_gradient", "forward", "trajectory"]
 

@@ -72,7 +72,7 @@ class Drift:
 
     def plot(self) -> Figure:
         """Figure: the same neurons in the first and the last draw, and the overlap over the lag."""
-        from meanfield.sampling.plot import figure_drift
+        from meanfield.plot.sampling import figure_drift
 
         return figure_drift([self])
 

@@ -23,15 +23,15 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
-from meanfield.cumulant import cumulant
-from meanfield.posterior import activity_threshold
-from meanfield.readout import readout_lattice
+from meanfield.activations.cumulant import cumulant
 from meanfield.sampling.statistics import Draws
+from meanfield.theories.single_layer.posterior import activity_threshold
+from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
-    from meanfield.data_posterior import DataPosterior
-    from meanfield.posterior import SingleNeuronPosterior
+    from meanfield.posterior.data_posterior import DataPosterior
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 __all__ = ["CodeTheory", "Expected", "expected", "theory_patterns"]
 

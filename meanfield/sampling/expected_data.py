@@ -11,7 +11,7 @@ from meanfield.sampling.statistics import Draws
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
-    from meanfield.data_posterior import DataPosterior
+    from meanfield.posterior.data_posterior import DataPosterior
 
 __all__ = ["expected_on_data"]
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from meanfield.activation import Activation
-from meanfield.compiled.nonlinearity import phi0_array
-from meanfield.data import DataTask
-from meanfield.network import Network
-from meanfield.nonlinearity import nonlinearity
+from meanfield.activations.activation import Activation
+from meanfield.activations.nonlinearity import nonlinearity
+from meanfield.numerics.phi_table import phi0_array
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
 from meanfield.sampling import compiled
-from meanfield.task import ClassTask
 from meanfield.validation import FloatArray, read_only, real_number
 
 __all__ = ["Problem", "class_sizes", "problem"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.network import Network
+from meanfield.problem.network import Network
 from meanfield.sampling.compare import LIMIT, Comparison, compare
 from meanfield.sampling.drift import Drift, drift
 from meanfield.sampling.sample import sample
@@ -129,8 +129,8 @@ def validate(
 
 def write_report(folder: Path, cases: Sequence[Case], plan: Plan, limit: float = LIMIT) -> list[Path]:
     """Write report.md, its figures (pdf, png) and all numbers (json); returns the paths."""
-    from meanfield.plot import save_figure
-    from meanfield.sampling.plot import figure_drift
+    from meanfield.plot.class_tasks import save_figure
+    from meanfield.plot.sampling import figure_drift
 
     written: list[Path] = []
     text = [_heading(cases, plan, limit)]

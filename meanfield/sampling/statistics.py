@@ -1,7 +1,7 @@
 """Statistics of sampled networks that do not depend on the order of neurons, each with its Monte-Carlo error.
 
 A neuron of a sampled network is told by its code only: which classes drive it above the midpoint of phi (the convention
-of the theory, `meanfield.posterior.code_pattern`). For a phi that is unbounded and not linear neurons are the bulk, and
+of the theory, `meanfield.theories.single_layer.posterior.code_pattern`). For a phi that is unbounded and not linear neurons are the bulk, and
 outliers: those whose mean activation on some class exceeds `OUTLIER_LEVEL` standard deviations of the prior.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from meanfield.network import Network
-from meanfield.posterior import activity_threshold
+from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
+from meanfield.theories.single_layer.posterior import activity_threshold
 from meanfield.validation import FloatArray
 
 __all__ = [

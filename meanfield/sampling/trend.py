@@ -98,7 +98,7 @@ class Trend:
 
     def plot(self) -> Figure:
         """Figure: the largest deviations over 1/N with their fits, and all z-scores by width."""
-        from meanfield.sampling.plot import figure_trend
+        from meanfield.plot.sampling import figure_trend
 
         return figure_trend(self)
 

@@ -19,11 +19,11 @@ __all__ = ["action_source"]
 _HEADER = '''"""Machine-written by ``python -m meanfield.symbolic.generate`` from symbolic/action.py; do not edit.
 
 Single-neuron action h(a; t) = -|a|**2 / 2 + sum_c p_c G(kappa_c), kappa_c = a . t_c, in units of sigma_a = 1, and its
-derivatives. Shapes: p (C,), t (C, m), a (m,); `table` as in `meanfield.compiled.cumulant`.
+derivatives. Shapes: p (C,), t (C, m), a (m,); `table` as in `meanfield.numerics.cumulant_table`.
 """
 
-from meanfield.compiled import jit
-from meanfield.compiled.cumulant import cumulant2, cumulant4
+from meanfield.numerics.jit import jit
+from meanfield.numerics.cumulant_table import cumulant2, cumulant4
 
 __all__ = [{names}]
 '''
@@ -129,7 +129,7 @@ def _function(name: str, summary: str, outputs: Sequence[Output]) -> str:
 
 
 def action_source() -> str:
-    """Source of `meanfield/compiled/generated/action.py`."""
+    """Source of `meanfield/theories/single_layer/compiled/generated/action.py`."""
     a, t, r, s, u, d, c = theory.a, theory.t, theory.r, theory.s, theory.u, theory.d, theory.c
     h = theory.action().subs(theory.sigma_a, 1)
     gradient = differentiate(h, a[r])

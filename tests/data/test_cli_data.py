@@ -14,8 +14,8 @@ from stub_posterior import StubPosterior
 
 import meanfield as mf
 from meanfield import cli
-from meanfield.data_posterior import DataPosterior
-from meanfield.result import ConvergenceError
+from meanfield.posterior.data_posterior import DataPosterior
+from meanfield.posterior.result import ConvergenceError
 
 
 def run(*words):
@@ -44,7 +44,7 @@ def _sketches(monkeypatch):
         plt.close(figure)
         return [path]
 
-    monkeypatch.setattr("meanfield.plot.save_figure", sketch)
+    monkeypatch.setattr("meanfield.plot.class_tasks.save_figure", sketch)
 
 
 def read_csv(path):

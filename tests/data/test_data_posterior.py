@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.predict import generalization
+from meanfield.posterior.generalization import generalization
 
 
 def blobs(n=30, seed=0, off=0.0, **options):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.data import DataTask
+from meanfield.problem.data_task import DataTask
 
 X = np.array([[0.0, 2.0], [1.0, 0.0], [3.0, 1.0], [0.0, 2.0]])
 

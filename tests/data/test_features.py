@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meanfield.features import features_from_inputs, features_from_kernel
+from meanfield.problem.features import features_from_inputs, features_from_kernel
 
 
 def problem(n, n_inputs, seed=0, n_new=7):

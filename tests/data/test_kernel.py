@@ -6,7 +6,7 @@ import sympy as sp
 from scipy.special import erf
 
 import meanfield as mf
-from meanfield.kernel import gaussian_kernel, gaussian_moment, kernel_layers
+from meanfield.theories.lazy.kernel import gaussian_kernel, gaussian_moment, kernel_layers
 
 _X, _W = np.polynomial.legendre.leggauss(24)
 Z = sp.Symbol("z", real=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.kernel import gaussian_kernel
+from meanfield.theories.lazy.kernel import gaussian_kernel
 
 
 def problem(n=12, n_inputs=5, m=2, seed=0):

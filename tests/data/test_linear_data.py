@@ -6,8 +6,8 @@ from linear_gibbs import sample
 from scipy.optimize import minimize
 
 import meanfield as mf
-from meanfield.features import features_from_inputs
-from meanfield.solvers.linear_data import linear_data_solve, linear_variance
+from meanfield.problem.features import features_from_inputs
+from meanfield.theories.linear.data_tasks import linear_data_solve, linear_variance
 
 
 def problem(n=6, n_inputs=9, m=2, seed=0):

@@ -8,7 +8,7 @@ import pytest
 import sympy as sp
 
 import meanfield as mf
-from meanfield.predict_general import GeneralPredictor, hermite_moments
+from meanfield.theories.general_data.predictor import GeneralPredictor, hermite_moments
 
 Z = sp.Symbol("z", real=True)
 

@@ -7,11 +7,11 @@ import pytest
 from general_oracles import digits, numpy_ep
 
 import meanfield as mf
-from meanfield.activation import activation
-from meanfield.solvers.general.codes import Codes, JointNeuron, pattern
-from meanfield.solvers.general.codes_dual import CodesDual
-from meanfield.solvers.general.solution import verdict
-from meanfield.solvers.general.solve import solve_frozen, solve_general
+from meanfield.activations.activation import activation
+from meanfield.theories.general_data.joint.codes import Codes, JointNeuron, pattern
+from meanfield.theories.general_data.joint.dual import CodesDual
+from meanfield.theories.general_data.solution import verdict
+from meanfield.theories.general_data.solve import solve_frozen, solve_general
 
 SIGMOID = activation("sigmoid")
 

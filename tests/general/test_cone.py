@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from meanfield.compiled.outlier import worst_directions
-from meanfield.cumulant import cumulant
-from meanfield.network import Network
-from meanfield.solvers.general.cone import cone_starts, cone_terms, crossed_starts, follow, local_maxima
-from meanfield.solvers.general.outliers_check import outlier_violation
+from meanfield.activations.cumulant import cumulant
+from meanfield.problem.network import Network
+from meanfield.theories.general_data.outliers.check import outlier_violation
+from meanfield.theories.general_data.outliers.cone import cone_starts, cone_terms, crossed_starts, follow, local_maxima
+from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
 SLOPES = [(0.0, 1.0), (0.2, 1.0), (-1.0, 1.0), (1.0, 0.1)]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from general_oracles import digits, hmc_mean, numpy_ep, tilted, weight_quadrature
 
-from meanfield.activation import activation
-from meanfield.solvers.general.compiled.ep import EP, FAILED, VGA
-from meanfield.solvers.general.neuron import Neuron
+from meanfield.activations.activation import activation
+from meanfield.theories.general_data.compiled.ep import EP, FAILED, VGA
+from meanfield.theories.general_data.neuron import Neuron
 
 
 def _at(phi, matrix, k, tolerance=1e-11, start=None, fallback=False):
@@ -154,8 +154,8 @@ def test_variational_bound_is_below():
     matrix, _, labels = digits(0.5, 60)
     k = 2.0 * np.where(labels == 0, 1.0, -0.5)
     neuron = Neuron(activation("sigmoid"), matrix, 1.0, threads=1)
-    from meanfield.solvers.general.compiled import ep
-    from meanfield.solvers.general.compiled.variational import ascend
+    from meanfield.theories.general_data.compiled import ep
+    from meanfield.theories.general_data.compiled.variational import ascend
 
     exact = _at("sigmoid", matrix, k)
     moments = ep.Moments(np.empty(1), *np.empty((3, 1, 60)), np.empty(1, int), np.empty(1, int), np.empty(1))

@@ -8,10 +8,10 @@ from scipy.integrate import quad
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from meanfield.activation import activation
-from meanfield.solvers.general.codes import Codes, JointNeuron
-from meanfield.solvers.general.codes_dual import CodesDual, _Model
-from meanfield.solvers.general.scout import Scout
+from meanfield.activations.activation import activation
+from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
+from meanfield.theories.general_data.joint.dual import CodesDual, _Model
+from meanfield.theories.general_data.joint.scout import Scout
 
 SIGMOID = activation("sigmoid")
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.features import features_from_inputs
-from meanfield.solvers.general.lattice import Lattice
-from meanfield.solvers.general.neuron import Neuron
-from meanfield.solvers.general.outliers import OutlierSolution, solve_outliers
-from meanfield.solvers.general.outliers_bulk import bulk_moments
-from meanfield.solvers.general.outliers_check import joint_average, node_moments
-from meanfield.solvers.general.outliers_lattice import BoundedNeuron, LatticeBulk, heightened, lattice_bulk
+from meanfield.problem.features import features_from_inputs
+from meanfield.theories.general_data.lattice.nodes import Lattice
+from meanfield.theories.general_data.neuron import Neuron
+from meanfield.theories.general_data.outliers.bulk import bulk_moments
+from meanfield.theories.general_data.outliers.check import joint_average, node_moments
+from meanfield.theories.general_data.outliers.descent import OutlierSolution, solve_outliers
+from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, LatticeBulk, heightened, lattice_bulk
 
 RELU = mf.Network("relu").activation
 

@@ -7,15 +7,15 @@ import pytest
 from general_oracles import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meanfield.solvers.general import joint
 from scipy.integrate import trapezoid
 from scipy.special import log_ndtr, logsumexp
 
-from meanfield.activation import activation
-from meanfield.solvers.general import joint
-from meanfield.solvers.general.codes import Codes, JointNeuron, pattern
-from meanfield.solvers.general.joint import Cut, cavities, joint_moments
-from meanfield.solvers.general.pieces import apart, places, region, within
-from meanfield.solvers.general.solve import solve_frozen, solve_general
+from meanfield.activations.activation import activation
+from meanfield.theories.general_data.joint.codes import Codes, JointNeuron, pattern
+from meanfield.theories.general_data.joint.neuron import Cut, cavities, joint_moments
+from meanfield.theories.general_data.joint.pieces import apart, places, region, within
+from meanfield.theories.general_data.solve import solve_frozen, solve_general
 
 SIGMOID = activation("sigmoid")
 A, W = np.linspace(-6.0, 6.0, 1501), np.linspace(-9.0, 9.0, 3001)

@@ -7,11 +7,11 @@ import pytest
 from general_oracles import digits, numpy_ep
 
 import meanfield as mf
-from meanfield.activation import activation
-from meanfield.solvers.general.dual import Dual, minimise
-from meanfield.solvers.general.lattice import Lattice, Nodes, grow
-from meanfield.solvers.general.neuron import Neuron
-from meanfield.solvers.general.solve import solve_frozen, solve_general
+from meanfield.activations.activation import activation
+from meanfield.theories.general_data.lattice.dual import Dual, minimise
+from meanfield.theories.general_data.lattice.nodes import Lattice, Nodes, grow
+from meanfield.theories.general_data.neuron import Neuron
+from meanfield.theories.general_data.solve import solve_frozen, solve_general
 
 SIGMOID = activation("sigmoid")
 

@@ -9,9 +9,9 @@ import pytest
 import sympy as sp
 from general_oracles import tilted
 
-from meanfield.activation import Activation, activation
-from meanfield.solvers.general.compiled.tilted import gaussian_curvature, half_line, scratch, tilted_moments
-from meanfield.solvers.general.tilt import tilt_of
+from meanfield.activations.activation import Activation, activation
+from meanfield.theories.general_data.compiled.tilted import gaussian_curvature, half_line, scratch, tilted_moments
+from meanfield.theories.general_data.tilt import tilt_of
 
 Z = sp.Symbol("z")
 WORK = scratch()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meanfield.archive import read_archive, write_archive
-from meanfield.posterior import SingleNeuronPosterior
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 
 @pytest.mark.parametrize("name", ["redundant", "sparse", "analog", "finite"])

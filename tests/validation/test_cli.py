@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from meanfield.cli import main
+from meanfield.cli.main import main
 
 SIZES = {"--samples": 60, "--warmup": 80, "--thin": 1, "--chains": 2, "--seed": 0}
 SMALL = ["--activation", "linear", "--start", "planted", *(str(word) for item in SIZES.items() for word in item)]

@@ -6,7 +6,7 @@ import pytest
 from fake_chains import fake_chains
 
 import meanfield as mf
-from meanfield.sampling.plot import figure_drift
+from meanfield.plot.sampling import figure_drift
 
 TAU = 0.02
 

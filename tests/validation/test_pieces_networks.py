@@ -5,8 +5,8 @@ import pytest
 from frozen_chains import agrees, compared, places, slopes
 
 import meanfield as mf
-from meanfield.solvers.general.codes import JointNeuron
-from meanfield.solvers.general.solve import solve_general
+from meanfield.theories.general_data.joint.codes import JointNeuron
+from meanfield.theories.general_data.solve import solve_general
 
 TAU, WIDTH, CHAINS, PER_CLASS = 0.01, 100, 10, 30
 

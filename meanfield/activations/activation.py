@@ -1,0 +1,437 @@
+"""Nonlinearities phi: one SymPy expression each, with everything the theory needs derived from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from meanfield.activations import _derived, definition
+from meanfield.activations._facts import Facts, Pieces, facts_of_pieces, facts_of_values
+
+if TYPE_CHECKING:
+    import sympy as sp
+
+__all__ = ["Activation", "activation"]
+
+# Of each built-in: (phi, phi', remainders below and above 0), shape, default parameters.
+DERIVED: dict[str, tuple[Any, Any, dict[str, float]]] = _derived.DERIVED
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class Activation:
+    """A nonlinearity phi(z), given by a SymPy expression.
+
+    Parameters
+    ----------
+    expression : SymPy expression of one real variable, for example ``z / (1 + sympy.Abs(z))``.
+    symbol : the variable z in it.
+    name : what to call it in tables and plots; the expression itself if not given.
+    parameters : values of the other symbols of the expression, by symbol or name; they can be swept.
+
+    Attributes
+    ----------
+    name : str
+    kinks : tuple of float
+        Points where phi is not analytic, ascending.
+    limits : (float, float)
+        phi(-inf) and phi(+inf); NaN where phi keeps oscillating.
+    slopes : (float, float)
+        lim phi(z) / z for z -> -inf and z -> +inf.
+    infimum, supremum : float
+        Range of phi.
+    midpoint : float or None
+        Centre of the range, the threshold of "active" in a code; None where phi is unbounded.
+    parity : str or None
+        "odd", "even", "complement" (phi(-z) = 2 c - phi(z) with c != 0) or None.
+    complement : float or None
+        c in phi(-z) = 2 c - phi(z), so that G(-kappa) = G(kappa) - 2 c kappa; 0 for odd phi; None without symmetry.
+    piecewise_linear : bool
+    growth : (float, float)
+        g_minus and g_plus in G(kappa) ~ k g kappa**2 / 2 for kappa -> -inf and +inf.
+    parts : str
+        What the growth of G lets the single-neuron posterior have: "codes" (no growth), "outliers" (growth on some
+        side) or "gaussian" (phi affine: growth is all there is). See single_layer.md, "Growth of G decides the scheme".
+
+    Raises
+    ------
+    ValueError
+        If phi is not real, not finite at some point, constant, grows faster than linearly, has no asymptotic slope, or
+        a symbol has no value.
+
+    Notes
+    -----
+    Instances are immutable, hashable (two of the same expression and parameters are equal) and can be pickled.
+    """
+
+    name: str
+    _items: tuple[tuple[str, float], ...]
+    _source: tuple[str, str]  # srepr of the expression and name of its symbol; ("", "") for a built-in
+    _facts: Facts
+    # NumPy source of phi, phi' and phi - slope * z for z < 0 and z > 0 ("" where that slope is 0); () for a built-in.
+    _code: tuple[str, ...]
+
+    def __init__(
+        self,
+        expression: sp.Expr,
+        symbol: sp.Symbol,
+        *,
+        name: str | None = None,
+        parameters: Mapping[Any, float] | None = None,
+    ) -> None:
+        import sympy as sp
+
+        if not isinstance(expression, sp.Expr) or not isinstance(symbol, sp.Symbol):
+            raise ValueError(
+                f"an Activation needs a SymPy expression and its symbol, got {expression!r} and {symbol!r}"
+            )
+        items = tuple(sorted((str(key), _number(str(key), value)) for key, value in (parameters or {}).items()))
+        source = _canonical((sp.srepr(expression), symbol.name), items)
+        facts, code = _derive(*source, items)
+        self._set(name or str(expression), items, source, facts, code)
+
+    def _set(
+        self,
+        name: str,
+        items: tuple[tuple[str, float], ...],
+        source: tuple[str, str],
+        facts: Facts,
+        code: tuple[str, ...],
+    ) -> None:
+        for key, value in zip(("name", "_items", "_source", "_facts", "_code"), (name, items, source, facts, code)):
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def _builtin(cls, name: str, items: tuple[tuple[str, float], ...]) -> Activation:
+        self = object.__new__(cls)
+        self._set(name, items, ("", ""), _builtin_facts(name, items), ())
+        return self
+
+    # What identifies a nonlinearity: a user's name for it does not.
+    def _key(self) -> tuple[Any, ...]:
+        return (self._items, self._source) if self._source[0] else (self._items, self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Activation) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        inside = ", ".join([repr(self.name), *(f"{key}={value:g}" for key, value in self._items)])
+        return f"{'Activation' if self._source[0] else 'activation'}({inside})"
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Parameters of phi and their values (a copy)."""
+        return dict(self._items)
+
+    def with_parameters(self, **parameters: float) -> Activation:
+        """The same nonlinearity with some parameters changed.
+
+        Raises
+        ------
+        ValueError
+            If phi has no parameter of that name, or the value is not allowed.
+        """
+        new = self.parameters
+        for key, value in parameters.items():
+            if key not in new:
+                raise ValueError(f"{self.name} has no parameter {key!r}; it has {', '.join(new) or 'none'}")
+            new[key] = _number(key, value)
+        if not self._source[0]:
+            return activation(self.name, **new)
+        items = tuple(sorted(new.items()))
+        source = _canonical(self._source, items)
+        facts, code = _derive(*source, items)
+        changed = object.__new__(Activation)
+        changed._set(self.name, items, source, facts, code)
+        return changed
+
+    @property
+    def symbol(self) -> sp.Symbol:
+        """The real SymPy symbol of the preactivation in `expression`."""
+        import sympy as sp
+
+        return sp.Symbol(self._source[1] or "z", real=True)
+
+    @property
+    def expression(self) -> sp.Expr:
+        """phi as a SymPy expression of `symbol`, parameters replaced by their values."""
+        expression, _, values = _expression(self.name, self._source, self._items)
+        return expression.subs(values)
+
+    @property
+    def formula(self) -> sp.Expr:
+        """phi as a SymPy expression of `symbol` and of symbols for its parameters."""
+        return _expression(self.name, self._source, self._items)[0]
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        return self._facts.kinks
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return self._facts.limits
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        return self._facts.slopes
+
+    @property
+    def intercepts(self) -> tuple[float, float]:
+        """lim phi(z) - s z for z -> -inf and +inf, s the slope there; infinite or NaN where there is no asymptote."""
+        return self._facts.intercepts
+
+    @property
+    def infimum(self) -> float:
+        return self._facts.infimum
+
+    @property
+    def supremum(self) -> float:
+        return self._facts.supremum
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the range of phi is finite."""
+        return math.isfinite(self.infimum) and math.isfinite(self.supremum)
+
+    @property
+    def midpoint(self) -> float | None:
+        return 0.5 * (self.infimum + self.supremum) if self.bounded else None
+
+    @property
+    def complement(self) -> float | None:
+        return self._facts.complement
+
+    @property
+    def parity(self) -> str | None:
+        if self._facts.even:
+            return "even"
+        if self.complement is None:
+            return None
+        return "odd" if self.complement == 0.0 else "complement"
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return self._facts.pieces is not None
+
+    @property
+    def pieces(self) -> Pieces | None:
+        """Breaks, intercepts and slopes of a piecewise linear phi, else None."""
+        return self._facts.pieces
+
+    @property
+    def growth(self) -> tuple[float, float]:
+        left, right = self.slopes
+        return max(0.0, -right, left) ** 2, max(0.0, right, -left) ** 2
+
+    @property
+    def parts(self) -> str:
+        if self.pieces is not None and not self.kinks:
+            return "gaussian"
+        return "outliers" if max(self.growth) > 0.0 else "codes"
+
+    def __call__(self, z: ArrayLike) -> NDArray[np.float64]:
+        """phi(z), elementwise."""
+        return self._evaluate(0, z)
+
+    def derivative(self, z: ArrayLike) -> NDArray[np.float64]:
+        """phi'(z) wherever it exists, elementwise (a jump counts as 0)."""
+        return self._evaluate(1, z)
+
+    def remainder(self, z: ArrayLike) -> NDArray[np.float64]:
+        """phi(z) - s z with s = slopes[z > 0], where possible without cancellation; elementwise."""
+        at = np.asarray(z, dtype=float)
+        values = np.empty(at.shape)
+        for order, side in ((2, at < 0.0), (3, at >= 0.0)):
+            slope = self.slopes[order - 2]
+            written = self._code[order] if self._code else DERIVED[self.name][0][order]
+            values[side] = self._evaluate(order, at[side]) if written else self(at[side]) - slope * at[side]
+        return values
+
+    def _evaluate(self, order: int, z: ArrayLike) -> NDArray[np.float64]:
+        at = np.asarray(z, dtype=float)
+        if self._code:
+            return _evaluate_source(self._code[order], at, order, self._source, self._items)
+        with np.errstate(all="ignore"):
+            values = DERIVED[self.name][0][order](at, **self.parameters)
+        return np.array(np.broadcast_to(values, at.shape), dtype=float)
+
+
+def activation(name: str | Activation | sp.Expr, **parameters: float) -> Activation:
+    """A nonlinearity by name, or from a SymPy expression of one symbol.
+
+    Parameters
+    ----------
+    name : a built-in name ("sigmoid", "relu", "tanh", ...), an `Activation`, or a SymPy expression whose only symbols
+        are the preactivation and those in `parameters`.
+    **parameters : values of its parameters (gain, slope, ...).
+
+    Raises
+    ------
+    ValueError
+        If the name or a parameter is unknown, or the nonlinearity cannot be used (see `Activation`).
+
+    Examples
+    --------
+    >>> from meanfield.activations.activation import activation
+    >>> activation("hard_tanh", gain=2.0).kinks
+    (-0.5, 0.5)
+    """
+    if isinstance(name, Activation):
+        return name.with_parameters(**parameters) if parameters else name
+    if not isinstance(name, str):
+        free = [s for s in getattr(name, "free_symbols", ()) if str(s) not in parameters]
+        if len(free) != 1:
+            raise ValueError(f"cannot tell which symbol of {name!r} is the preactivation; use Activation(expr, symbol)")
+        return Activation(name, free[0], parameters=parameters)
+    defaults = DERIVED[name][2] if name in DERIVED else definition(name).PARAMETERS
+    for key in parameters:
+        if key not in defaults:
+            raise ValueError(f"{name} has no parameter {key!r}; it has {', '.join(defaults) or 'none'}")
+    values = {key: _number(key, parameters.get(key, default)) for key, default in defaults.items()}
+    if "gain" in values and not values["gain"] > 0.0:
+        raise ValueError(f"the gain of {name} must be positive, got {values['gain']}")
+    return _cached_builtin(name, tuple(sorted(values.items())))
+
+
+@lru_cache(maxsize=4096)
+def _cached_builtin(name: str, items: tuple[tuple[str, float], ...]) -> Activation:
+    if name in DERIVED:
+        return Activation._builtin(name, items)
+    import sympy as sp
+
+    z = sp.Symbol("z", real=True)
+    symbols = {key: sp.Symbol(key, real=True) for key, _ in items}
+    return Activation(definition(name).expression(z, **symbols), z, name=name, parameters=dict(items))
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"parameter {name} must be a number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"parameter {name} must be finite, got {number}")
+    return number
+
+
+def _facts_of(value: Callable[..., Any], shape: dict[str, Any]) -> Facts:
+    if "pieces" in shape:
+        return facts_of_pieces(Pieces(*(tuple(float(x) for x in part) for part in shape["pieces"])))
+    return facts_of_values(value, **shape)
+
+
+def _builtin_facts(name: str, items: tuple[tuple[str, float], ...]) -> Facts:
+    (value, *_), shape, _ = DERIVED[name]
+    parameters = dict(items)
+
+    def phi(z: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(all="ignore"):
+            return np.asarray(value(z, **parameters))
+
+    facts = _facts_of(phi, shape(**parameters))
+    if facts.infimum == facts.supremum:
+        raise ValueError(f"{name} with {parameters} is constant: no neuron could respond to anything")
+    return facts
+
+
+def _canonical(source: tuple[str, str], items: tuple[tuple[str, float], ...]) -> tuple[str, str]:
+    """The source with the symbols of `_expression`, so that it does not depend on how the user declared his."""
+    import sympy as sp
+
+    return sp.srepr(_expression("", source, items)[0]), source[1]
+
+
+def _expression(
+    name: str, source: tuple[str, str], items: tuple[tuple[str, float], ...]
+) -> tuple[sp.Expr, sp.Symbol, dict[sp.Symbol, sp.Expr]]:
+    """phi with symbols for its parameters, its variable, and the values of the parameters (exact decimals)."""
+    import sympy as sp
+
+    z = sp.Symbol(source[1] or "z", real=True)
+    symbols = {key: sp.Symbol(key, positive=True) if value > 0 else sp.Symbol(key, real=True) for key, value in items}
+    values = {symbols[key]: sp.Rational(repr(value)) for key, value in items}
+    if not source[0]:
+        return definition(name).expression(z, **symbols), z, values
+    from meanfield.symbolic.text import from_srepr
+
+    expression = from_srepr(source[0])
+    renamed = {s: z if s.name == source[1] else symbols.get(s.name, s) for s in expression.free_symbols}
+    return expression.subs(renamed), z, values
+
+
+@lru_cache(maxsize=256)
+def _derive(srepr: str, symbol: str, items: tuple[tuple[str, float], ...]) -> tuple[Facts, tuple[str, ...]]:
+    """Facts and NumPy source of a user's expression."""
+    import sympy as sp
+
+    from meanfield.symbolic.shape import shape_of
+    from meanfield.symbolic.source import derivative, numpy_source, remainder
+
+    formula, z, values = _expression("", (srepr, symbol), items)
+    phi = formula.subs(values)
+    shape = shape_of(phi, z)
+    plain = phi.xreplace({z: sp.Symbol("z", real=True)})
+    variable = sp.Symbol("z", real=True)
+    code = (
+        numpy_source(plain),
+        numpy_source(derivative(plain, variable)),
+        *(numpy_source(remainder(plain, variable, s, d)) if s != 0 else "" for s, d in zip(shape.slopes, (-1, 1))),
+    )
+    pieces = shape.linear_pieces(z)
+    if pieces is not None:
+        numbers = {"pieces": ([*map(float, shape.kinks)], [float(p[0]) for p in pieces], [float(p[1]) for p in pieces])}
+        return _facts_of(lambda x: x, numbers), code
+    facts = facts_of_values(
+        lambda x: _evaluate_source(code[0], x, 0, (srepr, symbol), items),
+        kinks=tuple(float(x) for x in shape.kinks),
+        limits=(float(shape.limits[0]), float(shape.limits[1])),
+        slopes=(float(shape.slopes[0]), float(shape.slopes[1])),
+        intercepts=(float(shape.intercepts[0]), float(shape.intercepts[1])),
+        complement=None if shape.complement is None else float(shape.complement),
+        even=shape.even,
+    )
+    return facts, code
+
+
+def _evaluate_source(
+    code: str, z: NDArray[np.float64], order: int, source: tuple[str, str], items: tuple[tuple[str, float], ...]
+) -> NDArray[np.float64]:
+    """A user's phi (order 0), phi' (1) or remainder (2, 3) in NumPy; where that overflows, in high precision."""
+    values = np.array(_compile(code)(z), dtype=float)
+    lost = ~np.isfinite(values) & np.isfinite(z)
+    if lost.any():
+        from meanfield.symbolic.shape import shape_of
+        from meanfield.symbolic.source import high_precision, plain_derivative
+
+        formula, symbol, numbers = _expression("", source, items)
+        phi = formula.subs(numbers)
+        if order == 1:
+            phi = plain_derivative(phi, symbol)
+        elif order > 1:
+            phi = phi - shape_of(phi, symbol).slopes[order - 2] * symbol
+        values[lost] = high_precision(phi, symbol, z[lost])
+    return values
+
+
+@lru_cache(maxsize=256)
+def _compile(code: str) -> Callable[[Any], Any]:
+    import scipy.special
+
+    function = eval(f"lambda z: {code}", {"numpy": np, "scipy": scipy})
+
+    def quiet(z: NDArray[np.float64]) -> Any:
+        with np.errstate(all="ignore"):
+            values = np.asarray(function(z))
+            if np.iscomplexobj(values):  # some functions of SciPy return complex numbers of imaginary part 0
+                values = np.where(np.abs(values.imag) <= 1e-12 * np.abs(values), values.real, np.nan)
+            return np.broadcast_to(values, z.shape)
+
+    return quiet

@@ -1,0 +1,445 @@
+"""The command `meanfield`: solve a task, draw a phase diagram, print the equations. Heavy imports happen late."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meanfield import cli_data
+
+if TYPE_CHECKING:
+    from meanfield.phases.diagram import PhaseDiagram
+    from meanfield.problem.class_task import ClassTask
+    from meanfield.problem.network import Network
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+
+_DESCRIPTION = """\
+Which representations does a wide, non-lazy Bayesian network learn from a classification task? This command solves
+the mean-field theory of one hidden layer: every answer is the distribution of a single neuron's readout weights and
+activations, with a certificate that no better solution exists."""
+
+_EXAMPLES = """\
+examples
+  meanfield solve --off 0.5                                three classes (1/2, 1/4, 1/4), one-hot, sigmoid
+  meanfield solve --activation relu --off 0                a bulk and a few outlier neurons instead of codes
+  meanfield solve --activation 'z/(1+Abs(z))' --fractions 0.5 0.5 --targets 1 -1
+  meanfield solve --config task.toml --output posterior.npz
+  meanfield solve --data digits --classes 0 1 2 --output results     images: codes, predictor, errors, figures
+  meanfield phase-diagram                                  sigmoid transitions over y_-; figures and data in results/
+  meanfield phase-diagram --activation relu --sweep off=-1:0.9:191
+  meanfield equations --activation relu                    LaTeX of exactly what is solved
+  meanfield validate --quick                               the theory against sampled finite networks
+
+exit status: 0 solved, 1 validation failed, 2 wrong input (one line says what), 3 no certified solution was found"""
+
+_TASK_HELP = """\
+A task file (TOML) holds the same things as the flags, and flags given besides it win:
+
+  tau = 0.0                           # rescaled temperature N T
+  [task]
+  fractions = ["1/2", "1/4", "1/4"]
+  on = 1.0                            # one-hot targets ...
+  off = 0.5
+  # targets = [[1, 0], [0, 1]]        # ... or any, one row per class
+  n_samples = inf                     # P
+  [network]
+  activation = "sigmoid"              # a built-in name or a formula in z
+  sigma_a = 1.0
+  sigma_w = 1.0
+  [network.parameters]
+  gain = 1.0"""
+
+_TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
+_NETWORK_FLAGS = ("activation", "sigma_a", "sigma_w")
+_DEFAULT_FRACTIONS = ["1/2", "1/4", "1/4"]
+_DEFAULT_LINE = "off=-1:0.95:196"
+_DEFAULT_PLANE = ("off=-1:0.95:117", "sigma_a=0.5:2:91")
+_DEFAULT_MAPS = (-0.75, 0.25, 0.55, 0.8)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # A leading blank keeps argparse from taking the row "-1,0" for a flag.
+    options = _parser().parse_args([f" {word}" if re.match(r"-[\d.]", word) else word for word in given])
+    try:
+        status = options.run(options) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        return _fail(options, error, 2)
+    except RuntimeError as error:
+        from meanfield.posterior.result import ConvergenceError
+
+        if not isinstance(error, ConvergenceError):
+            raise
+        return _fail(options, error, 3)
+    return int(status)
+
+
+def _fail(options: argparse.Namespace, error: Exception, status: int) -> int:
+    print(f"meanfield {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+# ---- arguments -------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=110)
+    parser = argparse.ArgumentParser("meanfield", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"meanfield {_version()}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    solve = commands.add_parser(
+        "solve", help="solve one task and print its posterior", epilog=_TASK_HELP, formatter_class=raw,
+        description="Solve one task and print codes, bulk, outliers, objective and certificate.",
+    )  # fmt: skip
+    _add_task(solve)
+    cli_data.add_arguments(solve)
+    solve.add_argument(
+        "--output", type=Path, metavar="FILE.npz", help="save the posterior; with --data: folder for all results"
+    )
+    solve.add_argument("--plot", type=Path, metavar="STEM", help="draw readouts, activations, kernel: STEM-*.pdf, .png")
+    solve.set_defaults(run=_solve)
+
+    diagram = commands.add_parser(
+        "phase-diagram", help="sweep one or two parameters, locate the transitions, draw them", epilog=_TASK_HELP,
+        formatter_class=raw,
+        description="Sweep parameters, locate transitions, write figures (pdf, png) and data (npz, csv).\n"
+        "Without --sweep: code weights over y_- in [-1, 0.95] with activation maps, and the phases in (y_-, sigma_a).",
+    )  # fmt: skip
+    _add_task(diagram)
+    diagram.add_argument(
+        "--sweep", action="append", metavar="NAME=START:STOP:COUNT",
+        help="vary off, on, sigma_a, sigma_w, tau, n_samples or a parameter of the activation; twice for a plane",
+    )  # fmt: skip
+    diagram.add_argument("--maps", nargs="+", type=float, metavar="VALUE", help="where activation maps are drawn")
+    diagram.add_argument("--output", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
+    diagram.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the sweep; default: 1"
+    )
+    diagram.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep finished chunks there, and resume")
+    diagram.set_defaults(run=_phase_diagram)
+
+    equations = commands.add_parser(
+        "equations", help="print the equations that are solved, as LaTeX", formatter_class=raw,
+        description="Print cumulant generating function, action, stationarity conditions and Jacobian.",
+    )  # fmt: skip
+    _add_network(equations)
+    equations.set_defaults(run=_equations)
+
+    from meanfield.cli.geometry import add_parser
+    from meanfield.cli.validate import add_parser as add_validate
+
+    add_parser(commands)
+    add_validate(commands).set_defaults(run=_validate)
+    return parser
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--config", type=Path, metavar="FILE.toml", help="task file (see the help of solve)")
+    group.add_argument("--activation", metavar="NAME", help="built-in name or formula in z; default: sigmoid")
+    group.add_argument("--parameter", action="append", metavar="NAME=VALUE", help="of the activation, e.g. gain=2")
+    group.add_argument("--sigma-a", type=float, metavar="X", help="readout prior scale; default: 1")
+    group.add_argument("--sigma-w", type=float, metavar="X", help="input weight scale, k = sigma_w^2; default: 1")
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    _add_network(parser)
+    group = parser.add_argument_group("task")
+    group.add_argument("--fractions", nargs="+", metavar="P", help="class fractions; default: 1/2 1/4 1/4")
+    group.add_argument("--on", type=float, metavar="Y", help="one-hot target on the own class, y_+; default: 1")
+    group.add_argument("--off", type=float, metavar="Y", help="one-hot target on the others, y_-; default: 0")
+    group.add_argument("--targets", nargs="+", metavar="ROW", help="instead: a row per class, commas between outputs")
+    group.add_argument("--n-samples", type=float, metavar="P", help="number of training samples; default: inf")
+    group.add_argument("--tau", type=float, metavar="T", help="rescaled temperature N T; default: 0, images 0.01")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("meanfield-codes")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from meanfield.cli.validate import run
+    from meanfield.solve import solve  # handed over: nothing in meanfield.sampling knows the solvers
+
+    return run(options, solve)
+
+
+# ---- from arguments to objects ---------------------------------------------------------------------
+
+
+def _read_config(options: argparse.Namespace) -> dict[str, Any]:
+    """The task file, with what is not known in it refused; empty tables without one."""
+    config: dict[str, Any] = {"task": {}, "network": {}}
+    if options.config is None:
+        return config
+    try:
+        config |= tomllib.loads(options.config.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{options.config} is not TOML: {error}") from None
+    known = {"": ("task", "network", "tau"), "task": _TASK_FLAGS, "network": (*_NETWORK_FLAGS, "parameters")}
+    for table, names in known.items():
+        unknown = sorted(set(config[table] if table else config) - set(names))
+        if unknown:
+            where = f"[{table}] of {options.config}" if table else str(options.config)
+            raise ValueError(f"{where} has unknown entries {', '.join(unknown)}; it may hold {', '.join(names)}.")
+    return config
+
+
+def _network(options: argparse.Namespace, config: dict[str, Any]) -> Network:
+    from meanfield.problem.network import Network
+
+    values = {**config["network"], **_given(options, _NETWORK_FLAGS)}
+    parameters = dict(values.pop("parameters", {}))
+    for item in options.parameter or []:
+        name, value = _name_and_value("--parameter", item, "NAME=VALUE")
+        parameters[name] = _number(f"--parameter {name}", value)
+    values["activation"] = _activation(values.get("activation", "sigmoid"), parameters)
+    return Network(**values)
+
+
+def _activation(name: str, parameters: dict[str, float]) -> Any:
+    from meanfield.activations import names
+    from meanfield.activations.activation import Activation, activation
+
+    if name in names() or name.isidentifier():
+        return activation(name, **parameters)
+    import sympy as sp
+
+    from meanfield.symbolic.text import from_formula
+
+    z = sp.Symbol("z", real=True)
+    symbols = {"z": z} | {key: sp.Symbol(key, real=True) for key in parameters}
+    return Activation(from_formula(name, symbols), z, name=name, parameters=parameters)
+
+
+def _class_task(options: argparse.Namespace, config: dict[str, Any]) -> ClassTask:
+    from meanfield.problem.class_task import class_task
+
+    given = _given(options, _TASK_FLAGS)
+    values = {**config["task"], **given}
+    if "targets" in given:
+        values["targets"] = [[_number("--targets", x) for x in row.split(",")] for row in given["targets"]]
+        values = {key: value for key, value in values.items() if key in given or key not in ("on", "off")}
+    elif {"on", "off"} & set(given):
+        values.pop("targets", None)
+    if "fractions" in values:
+        values["fractions"] = [_number("fractions", x) for x in values["fractions"]]
+    elif "targets" not in values:
+        values["fractions"] = [_number("fractions", x) for x in _DEFAULT_FRACTIONS]
+    return class_task(**values)
+
+
+def _tau(options: argparse.Namespace, config: dict[str, Any]) -> float:
+    return float(options.tau if options.tau is not None else config.get("tau", 0.0))
+
+
+def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _number(name: str, value: Any) -> float:
+    """A number, or text such as 0.25, 1/4, inf."""
+    try:
+        return float(value) if not isinstance(value, str) or "/" not in value else float(Fraction(value))
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise ValueError(f"{name}: {value!r} is not a number; write for example 0.25 or 1/4.") from None
+
+
+def _name_and_value(flag: str, item: str, form: str) -> tuple[str, str]:
+    name, separator, value = item.partition("=")
+    if not separator or not name:
+        raise ValueError(f"{flag} {item!r} does not read {form}.")
+    return name.strip(), value
+
+
+def _axis(item: str) -> tuple[str, Any]:
+    import numpy as np
+
+    name, text = _name_and_value("--sweep", item, "NAME=START:STOP:COUNT, e.g. off=-1:0.9:191")
+    parts = text.split(":")
+    if len(parts) != 3 or not parts[2].isdecimal() or int(parts[2]) < 2:
+        raise ValueError(f"--sweep {item!r} does not read NAME=START:STOP:COUNT with COUNT >= 2, e.g. off=-1:0.9:191.")
+    start, stop = (_number(f"--sweep {name}", part) for part in parts[:2])
+    if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
+        raise ValueError(f"--sweep {item!r}: START must be smaller than STOP, and both finite.")
+    return name, np.linspace(start, stop, int(parts[2]))
+
+
+# ---- commands --------------------------------------------------------------------------------------
+
+
+def _solve(options: argparse.Namespace) -> None:
+    config = _read_config(options)
+    cli_data.check(options, config)
+    network = _network(options, config)
+    if options.data is not None:
+        targets = {**config["task"], **_given(options, ("on", "off"))}
+        tau = options.tau if options.tau is not None else config.get("tau")
+        return _report(cli_data.solve_data(options, network, tau, targets))
+    task = _class_task(options, config)
+    from meanfield.solve import solve
+
+    posterior = solve(network, task, tau=_tau(options, config))
+    print(posterior.table())
+    written = []
+    if options.output is not None:
+        written.append(posterior.save(options.output))
+    if options.plot is not None:
+        written += _draw(posterior, options.plot)
+    _report(written)
+
+
+def _draw(posterior: SingleNeuronPosterior, stem: Path) -> list[Path]:
+    plot = _plot_module()
+    written = []
+    for name in ("readout_posterior", "activation_map", "kernel"):
+        figure = getattr(plot, f"plot_{name}")(posterior).figure
+        written += plot.save_figure(figure, stem.with_name(f"{stem.name}-{name}"))
+    return written
+
+
+def _plot_module() -> Any:
+    os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files: no display is needed
+    from meanfield import plot
+
+    return plot
+
+
+def _report(written: Sequence[Path]) -> None:
+    if written:
+        print("\nwrote")
+        for path in written:
+            print(f"  {path}")
+
+
+def _equations(options: argparse.Namespace) -> None:
+    network = _network(options, _read_config(options))
+    from meanfield.symbolic.equations import equations
+
+    print(equations(network).latex())
+
+
+def _phase_diagram(options: argparse.Namespace) -> None:
+    config = _read_config(options)
+    network, task, tau = _network(options, config), _class_task(options, config), _tau(options, config)
+    axes = [_axis(item) for item in options.sweep or [_DEFAULT_LINE]]
+    if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
+        raise ValueError("--sweep may be given once or twice, with different parameters.")
+    from meanfield.phases.diagram import sweep
+
+    folder = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    with _workers(options.workers) as executor:
+        how: dict[str, Any] = {"executor": executor, "checkpoint": options.checkpoint}
+        diagram = sweep(network, task, **{**how, "tau": tau, **dict(axes)})
+        print(diagram)
+        if len(axes) == 1:
+            maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
+            written = _line(diagram, maps, folder / "-".join(["weights", *diagram.axes]))
+        else:
+            written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
+        if not options.sweep:
+            diagram = sweep(network, task, tau, **how, **dict(_axis(item) for item in _DEFAULT_PLANE))
+            print(f"\n{diagram}")
+            written += _plane(diagram, folder / "phases-off-sigma_a")
+    _report(written)
+
+
+def _workers(number: int) -> Any:
+    """Executor of so many processes, None for one."""
+    if number < 1:
+        raise ValueError(f"--workers must be at least 1, got {number}.")
+    if number == 1:
+        return nullcontext()
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _line(diagram: PhaseDiagram, maps: Sequence[float] | None, stem: Path) -> list[Path]:
+    """One parameter: weights and transitions, activation maps at a few values."""
+    from meanfield.phases.curves import line_quantities
+
+    name, values = next(iter(diagram.axes.items()))
+    transitions = diagram.transitions()
+    print(f"{len(transitions)} transitions and crossovers along {name}")
+    for transition in transitions:
+        print(f"  {name} = {transition.value:.10f}   {transition.label}")
+    posteriors = {value: diagram.solve(**{name: value}) for value in maps or _between(values, transitions)}
+    figure = _plot_module().figure_phase_diagram(diagram, posteriors)
+    quantities = line_quantities(diagram)
+    columns = [values, diagram.objective, _phase_names(diagram), *quantities.values()]
+    located = [(t.parameter, f"{t.value:.12f}", t.kind, t.label) for t in transitions]
+    return [
+        *_plot_module().save_figure(figure, stem),
+        diagram.save(stem.with_suffix(".npz")),
+        _write_csv(stem.with_suffix(".csv"), [name, "objective", "phase", *quantities], zip(*columns, strict=True)),
+        _write_csv(stem.with_name(f"transitions-{name}.csv"), ["parameter", "value", "kind", "label"], located),
+    ]
+
+
+def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:
+    """Two parameters: the phases and their boundaries."""
+    import numpy as np
+
+    from meanfield.phases.curves import boundaries
+
+    (x_name, x), (y_name, y) = diagram.axes.items()
+    curves = boundaries(diagram)
+    print(f"{len(diagram.phase_labels)} phases, {len(curves)} boundaries and crossovers traced")
+    figure = _plot_module().plot_phases(diagram, boundaries=curves).figure
+    points = [*np.meshgrid(x, y, indexing="ij"), diagram.objective, _phase_names(diagram)]
+    rows = zip(*(np.ravel(column) for column in points), strict=True)
+    traced = [(i, t.label, *t.parameters.values()) for i, curve in enumerate(curves) for t in curve.points]
+    return [
+        *_plot_module().save_figure(figure, stem),
+        diagram.save(stem.with_suffix(".npz")),
+        _write_csv(stem.with_suffix(".csv"), [x_name, y_name, "objective", "phase"], rows),
+        _write_csv(stem.with_name(f"{stem.name}-boundaries.csv"), ["curve", "label", x_name, y_name], traced),
+    ]
+
+
+def _phase_names(diagram: Any) -> Any:
+    import numpy as np
+
+    return np.array([*diagram.phase_labels, "not certified"])[diagram.phase]  # -1 is the last one
+
+
+def _between(values: Any, transitions: Sequence[Any]) -> list[float]:
+    """Where to draw maps: the middle of each of the first five phases; three even spaced values if there are fewer."""
+    edges = [values[0], *sorted(t.value for t in transitions if not t.crossover), values[-1]]
+    if len(edges) < 4:
+        return [float(values[int(share * (len(values) - 1))]) for share in (1 / 6, 1 / 2, 5 / 6)]
+    return sorted({float(f"{0.5 * (left + right):.3g}") for left, right in pairwise(edges)})[:5]
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path

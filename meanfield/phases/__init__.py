@@ -1,0 +1,1 @@
+"""Sweeps over control parameters, phase diagrams, transitions and boundaries: what lies above a single solution."""

@@ -1,0 +1,440 @@
+"""Sweeps over control parameters and phase diagrams of coding schemes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from meanfield.archive import read_archive, write_archive
+from meanfield.phases.grid import checked_axes, chunks, fingerprint, parents, problem_with
+from meanfield.phases.raster import PointArrays, Problem, solve_chunk
+from meanfield.posterior.result import ConvergenceError, Solution
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.progress import progress_bar
+from meanfield.solve import solve
+from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS
+from meanfield.theories.single_layer.limit import MESSAGES, STATUS, certificate_of
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior, code_pattern
+from meanfield.validation import FloatArray, real_number
+
+if TYPE_CHECKING:
+    from meanfield.theories.single_layer.transitions.acceptance import Transition
+
+__all__ = ["PhaseDiagram", "sweep"]
+
+_CHUNK = 2048  # points
+_PRESENT = 1e-9  # weight above which a code is part of the phase
+
+
+@dataclass(frozen=True, eq=False)
+class PhaseDiagram:
+    """Solutions on a grid of one or two control parameters; what `sweep` returns.
+
+    Arrays have the shape of the grid, in the order of ``axes``.
+
+    Attributes
+    ----------
+    network, task, tau
+        The problem; swept parameters are replaced point by point.
+    axes : dict of str to (n,) array
+        Parameter values; for ``fractions`` (n, C).
+    points : PointArrays
+        All points, first axis outermost.
+    """
+
+    network: Network
+    task: ClassTask
+    tau: float
+    axes: dict[str, FloatArray]
+    points: PointArrays
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid."""
+        return tuple(len(values) for values in self.axes.values())
+
+    def _grid(self, values: Any) -> FloatArray:
+        array = np.asarray(values)
+        return array.reshape(*self.shape, *array.shape[1:])
+
+    @property
+    def certified(self) -> Any:
+        """Bool array: residual, duality gap and global check all passed."""
+        return self._grid(self.points.column("status") == CONVERGED)
+
+    @property
+    def objective(self) -> FloatArray:
+        """min J; NaN where the solver failed."""
+        return self._grid(
+            np.where(np.isfinite(self.points.column("objective")), self.points.column("objective"), np.nan)
+        )
+
+    @property
+    def kkt_residual(self) -> FloatArray:
+        """Stationarity residual of each point, recomputed without tables."""
+        return self._grid(self.points.column("residual"))
+
+    @property
+    def duality_gap(self) -> FloatArray:
+        """J minus the primal value."""
+        return self._grid(self.points.column("gap"))
+
+    @property
+    def unique(self) -> Any:
+        """Bool array: weights and order parameters are unique."""
+        return self._grid((self.points.column("nullity") + self.points.column("t_nullity")) == 0)
+
+    @property
+    def t(self) -> FloatArray:
+        """(..., C, m) order parameters."""
+        return self._grid(self.points.t)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[str, ...]]:
+        """Labels of the codes of each point."""
+        found = []
+        for i, problem in enumerate(self.problems()):
+            readout = self.points.readout[i, : int(self.points.column("n_codes")[i])]
+            kappa = readout @ self.points.t[i].T
+            found.append(tuple(_labels(problem.network, kappa)))
+        return found
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        """Patterns of all codes met, the heaviest on average first."""
+        total: dict[str, float] = {}
+        for patterns, weight in zip(self._patterns, self.points.weight, strict=True):
+            for pattern, value in zip(patterns, weight):
+                total[pattern] = total.get(pattern, 0.0) + float(value)
+        return tuple(sorted(total, key=lambda pattern: (-round(total[pattern], 9), pattern)))
+
+    def weights(self, pattern: str) -> FloatArray:
+        """Weight P_gamma of the code(s) with this label at every point; NaN where the point is not certified.
+
+        Raises
+        ------
+        ValueError
+            For a code that occurs nowhere.
+        """
+        if pattern not in self.codes:
+            raise ValueError(f"no point has a code {pattern!r}; there are {', '.join(self.codes) or 'none'}.")
+        weight = np.zeros(len(self._patterns))
+        for i, patterns in enumerate(self._patterns):
+            mine = [k for k, found in enumerate(patterns) if found == pattern]
+            weight[i] = self.points.weight[i, mine].sum()
+        return np.where(self.certified, self._grid(weight), np.nan)
+
+    @cached_property
+    def _phases(self) -> tuple[tuple[str, ...], Any]:
+        names: dict[str, int] = {}
+        index = np.full(len(self._patterns), -1)
+        status = self.points.column("status")
+        for i, patterns in enumerate(self._patterns):
+            if status[i] == CONVERGED:
+                index[i] = names.setdefault(self._phase_name(i, patterns), len(names))
+        return tuple(names), self._grid(index)
+
+    def _phase_name(self, i: int, patterns: Sequence[str]) -> str:
+        """The codes present; with outliers, which classes share them."""
+        parts = self.network.activation.parts
+        if parts == "gaussian":
+            return "analog"
+        present = sorted(
+            (pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > _PRESENT),
+            key=lambda pattern: (pattern.count("1"), pattern),
+        )
+        counted = []
+        for pattern in dict.fromkeys(present):
+            times = present.count(pattern)
+            counted.append("-".join(pattern) + (f" ×{times}" if times > 1 else ""))
+        if parts == "codes":
+            return ", ".join(counted)
+        return ("bulk" if len(present) == 1 else f"{len(present)} codes") + self._outlier_name(i)
+
+    def _outlier_name(self, i: int) -> str:
+        """Which classes drive outliers, joined by + where outliers are shared: the zeros of sum_o z_oc z_oc'."""
+        weight = self.points.outlier_weight[i]
+        keep = weight > _PRESENT
+        if not keep.any():
+            return ", no outliers"
+        g_minus, g_plus = self.network.activation.growth
+        kappa = self.points.outlier_direction[i][keep] @ self.points.t[i].T
+        zbar = np.where(kappa > 0, np.sqrt(g_plus), np.sqrt(g_minus)) * kappa
+        overlap = np.abs(zbar.T * weight[keep]) @ np.abs(zbar)
+        linked = overlap > 1e-7 * overlap.max()
+        groups: list[set[int]] = []
+        for c in np.flatnonzero(np.diag(linked)):
+            joined = {int(c)} | {int(d) for d in np.flatnonzero(linked[c])}
+            for group in [g for g in groups if g & joined]:
+                joined |= group
+                groups.remove(group)
+            groups.append(joined)
+        labels = self.task.labels
+        return ", outliers " + ", ".join(sorted("+".join(labels[c] for c in sorted(group)) for group in groups))
+
+    @property
+    def phase_labels(self) -> tuple[str, ...]:
+        """Names of the phases met."""
+        return self._phases[0]
+
+    @property
+    def phase(self) -> Any:
+        """Int array: index into `phase_labels`; -1 where the point is not certified."""
+        return self._phases[1]
+
+    def _position(self, flat: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.unravel_index(flat, self.shape))
+
+    def problem(self, index: int | tuple[int, ...]) -> Problem:
+        """Network, task and tau of one grid point."""
+        at = self._position(int(index)) if isinstance(index, (int, np.integer)) else index
+        changes = {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
+        return problem_with(self.network, self.task, self.tau, changes)
+
+    def problems(self) -> Iterator[Problem]:
+        """All grid points, first axis outermost."""
+        return (self.problem(i) for i in range(int(np.prod(self.shape))))
+
+    def posterior(self, index: int | tuple[int, ...]) -> SingleNeuronPosterior:
+        """Posterior at a grid point, as the sweep found it.
+
+        Raises
+        ------
+        ConvergenceError
+            If that point is not certified.
+        """
+        at = (index,) if isinstance(index, (int, np.integer)) and len(self.shape) == 1 else index
+        flat = int(np.ravel_multi_index(at, self.shape)) if isinstance(at, tuple) else int(at)
+        network, task, tau = self.problem(flat)
+        post = SingleNeuronPosterior(network, task, tau, self._solution(flat, task, tau))
+        if post.status != "optimal":
+            raise ConvergenceError(f"the point {at} is not certified ({post.status}): {post.message}.", post)
+        return post
+
+    def _solution(self, i: int, task: ClassTask, tau: float) -> Solution:
+        q = self.points
+        number = dict(zip(NUMBERS, q.numbers[i].tolist(), strict=True))
+        n, o, status = int(number["n_codes"]), int(number["n_outliers"]), int(number["status"])
+        gauss = q.gaussian_covariance[i]
+        return Solution(
+            t=q.t[i],
+            objective=number["objective"],
+            level=number["level"],
+            readout=q.readout[i, :n],
+            weight=q.weight[i, :n],
+            outlier_direction=q.outlier_direction[i, :o],
+            outlier_weight=q.outlier_weight[i, :o],
+            covariance=q.covariance[i, :n] if q.covariance.shape[1] else None,
+            gaussian_covariance=None if np.isnan(gauss).any() else gauss,
+            certificate=certificate_of(number),
+            status=STATUS[status],
+            message=MESSAGES[status],
+            n_samples=task.n_samples,
+            tau=tau,
+        )
+
+    def solve(self, **values: float) -> SingleNeuronPosterior:
+        """Posterior at any value of the swept parameters, solved afresh from the nearest certified grid point.
+
+        Raises
+        ------
+        ValueError
+            Unless exactly the swept parameters are given.
+        ConvergenceError
+            As `meanfield.solve`.
+        """
+        if set(values) != set(self.axes):
+            raise ValueError(f"give a value for each of {', '.join(self.axes)}, got {', '.join(values) or 'nothing'}.")
+        distance = np.zeros(self.shape)
+        for i, (name, axis) in enumerate(self.axes.items()):
+            away = np.abs(axis - values[name]).reshape(len(axis), -1).max(1) / (np.ptp(axis) or 1.0)
+            distance = distance + away.reshape([-1 if j == i else 1 for j in range(len(self.shape))])
+        distance[~self.certified] = np.inf
+        nearest = int(np.argmin(distance))
+        start = self.posterior(self._position(nearest)) if np.isfinite(distance).any() else None
+        return solve(*problem_with(self.network, self.task, self.tau, values), warm_start=start)
+
+    def transitions(self) -> tuple[Transition, ...]:
+        """Transitions and label crossovers along a one-parameter sweep, located by Newton on the extended systems.
+
+        Sorted by position. Entries with ``crossover`` True only change a label.
+
+        Raises
+        ------
+        ValueError
+            For a diagram with two axes, or of a network without codes or outliers.
+        """
+        from meanfield.theories.single_layer.transitions.line import transitions_along
+
+        return transitions_along(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Code weights (one axis) or phases (two axes); returns Matplotlib Axes."""
+        from meanfield import plot
+
+        return (plot.plot_weights if len(self.axes) == 1 else plot.plot_phases)(self, ax=ax)
+
+    def to_xarray(self) -> Any:
+        """Dataset with the swept parameters as coordinates (needs the extra ``xarray``)."""
+        import xarray
+
+        dims = tuple(self.axes)
+        data = {
+            "objective": (dims, self.objective),
+            "certified": (dims, self.certified),
+            "kkt_residual": (dims, self.kkt_residual),
+            "duality_gap": (dims, self.duality_gap),
+            "unique": (dims, self.unique),
+            "phase": (dims, self.phase),
+            "t": ((*dims, "class", "output"), self.t),
+        }
+        if self.codes:
+            stacked = np.stack([self.weights(pattern) for pattern in self.codes], axis=-1)
+            data["weight"] = ((*dims, "code"), stacked)
+        coords: dict[str, Any] = {
+            name: values if values.ndim == 1 else np.arange(len(values)) for name, values in self.axes.items()
+        }
+        coords |= {"class": list(self.task.labels), "code": list(self.codes)}
+        attrs = {"phase_labels": list(self.phase_labels), "network": repr(self.network), "task": repr(self.task)}
+        return xarray.Dataset(data, coords=coords, attrs=attrs)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to one npz file, without pickle; returns the path."""
+        header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "tau": self.tau}
+        axes = {f"axis_{name}": values for name, values in self.axes.items()}
+        return write_archive(
+            path, "phase diagram", {**header, "axes": list(self.axes)}, {**axes, **self.points.arrays()}
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PhaseDiagram:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file holds something else.
+        FileNotFoundError
+            If there is none.
+        """
+        header, arrays = read_archive(path, "phase diagram")
+        axes = {name: arrays.pop(f"axis_{name}") for name in header["axes"]}
+        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+        return cls(network, task, header["tau"], axes, PointArrays(**arrays))
+
+    def __repr__(self) -> str:
+        grid = " x ".join(f"{name} ({len(values)})" for name, values in self.axes.items())
+        return (
+            f"<PhaseDiagram: {self.network.activation.name}, {grid}; {len(self.phase_labels)} phases, "
+            f"{int(np.sum(self.certified))} of {int(np.prod(self.shape))} points certified>"
+        )
+
+
+def sweep(
+    network: Network,
+    task: ClassTask,
+    tau: Any = 0.0,
+    *,
+    executor: Executor | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    **axes: Any,
+) -> PhaseDiagram:
+    """Solve a class task on a grid of one or two control parameters.
+
+    Neighbouring points start from each other's solution; each carries its own certificate. Points that cannot be
+    certified are marked (`PhaseDiagram.certified`), not raised.
+
+    Parameters
+    ----------
+    network, task, tau
+        The problem; swept parameters override what it says.
+    executor : concurrent.futures.Executor, optional
+        Where chunks of rows are solved; this process if left out.
+    checkpoint : path, optional
+        Folder for finished chunks: an interrupted sweep that is started again with the same arguments resumes.
+    progress : bool, optional
+        Progress bar (needs tqdm); by default only on a terminal.
+    **axes : array_like
+        One or two of off, on, tau, n_samples, sigma_a, sigma_w, fractions (n, C), fraction_<class>, target_<class>
+        and parameters of the activation (gain, slope, ...), with the values to visit.
+
+    Returns
+    -------
+    PhaseDiagram
+
+    Raises
+    ------
+    ValueError
+        For unknown parameters, no or more than two axes, and values that a task or network refuses.
+
+    Examples
+    --------
+    >>> import meanfield as mf
+    >>> task = mf.class_task(fractions=[0.5, 0.25, 0.25])
+    >>> diagram = mf.sweep(mf.Network("sigmoid"), task, off=[0.0, 0.2, 0.5])
+    >>> diagram.phase_labels
+    ('1-0-0, 0-1-1, 1-0-1, 1-1-0', '0-1-1, 1-0-1, 1-1-0', '0-1-1, 1-0-1, 1-1-0, 1-1-1')
+    """
+    if np.ndim(tau) > 0:  # tau is a parameter like any other
+        axes, tau = {"tau": tau, **axes}, 0.0
+    tau = real_number("tau", tau, at_least=0.0)
+    if not isinstance(network, Network) or not isinstance(task, ClassTask):
+        raise ValueError(
+            "sweep needs a Network and a ClassTask; build them with Network('sigmoid') and class_task(...)."
+        )
+    grid = checked_axes(axes)
+    shape = tuple(len(values) for values in grid.values())
+
+    def problem_at(at: tuple[int, ...]) -> Problem:
+        changes = {name: values[i] for (name, values), i in zip(grid.items(), at, strict=True)}
+        return problem_with(network, task, tau, changes)
+
+    jobs = [(points, parents(points)) for points in chunks(shape, _CHUNK)]
+    folder = None if checkpoint is None else Path(checkpoint)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    key = fingerprint(network, task, tau, grid)
+    results: dict[int, PointArrays] = {}
+    waiting: dict[int, Future[PointArrays]] = {}
+    with progress_bar(progress, len(jobs), unit="chunk") as advance:
+        for number, (points, parent) in enumerate(jobs):
+            stored = None if folder is None else folder / f"chunk-{key}-{number:05d}.npz"
+            if stored is not None and stored.exists():
+                results[number] = PointArrays(**read_archive(stored, "sweep chunk")[1])
+                advance()
+                continue
+            problems = [problem_at(at) for at in points]
+            if executor is not None:
+                waiting[number] = executor.submit(solve_chunk, problems, parent)
+                continue
+            results[number] = _keep(solve_chunk(problems, parent), stored)
+            advance()
+        for number, future in waiting.items():
+            stored = None if folder is None else folder / f"chunk-{key}-{number:05d}.npz"
+            results[number] = _keep(future.result(), stored)
+            advance()
+    joined = PointArrays.concatenate([results[number] for number in range(len(jobs))])
+    return PhaseDiagram(network, task, tau, grid, joined)
+
+
+def _keep(result: PointArrays, stored: Path | None) -> PointArrays:
+    if stored is not None:
+        write_archive(stored, "sweep chunk", {}, result.arrays())
+    return result
+
+
+def _labels(network: Network, kappa: FloatArray) -> list[str]:
+    """Code patterns for kappa (n, C): which classes have a mean activation above the midpoint of phi."""
+    from meanfield.activations.cumulant import cumulant
+
+    mean = cumulant(network.activation, network.k).direct(kappa)[1]
+    return [code_pattern(network, row) for row in mean]

@@ -1,0 +1,33 @@
+"""Pictures of posteriors on class tasks, and what all pictures share; data tasks and sampled networks have their own modules."""
+
+from __future__ import annotations
+
+from meanfield.plot.class_tasks import (
+    axes_or_new,
+    figure_phase_diagram,
+    group_centres,
+    plot_activation_map,
+    plot_kernel,
+    plot_phases,
+    plot_readout_posterior,
+    plot_weights,
+    save_figure,
+    side_legend,
+    styled,
+    symbol,
+)
+
+__all__ = [
+    "axes_or_new",
+    "figure_phase_diagram",
+    "group_centres",
+    "plot_activation_map",
+    "plot_kernel",
+    "plot_phases",
+    "plot_readout_posterior",
+    "plot_weights",
+    "save_figure",
+    "side_legend",
+    "styled",
+    "symbol",
+]

@@ -1,0 +1,1 @@
+"""What every theory answers: posteriors, their codes and outliers, kernels, neurons, certificates."""

@@ -1,0 +1,1 @@
+"""What is asked: networks, class tasks, data tasks and their features."""

@@ -1,0 +1,1 @@
+"""One hidden layer on any inputs: expectation propagation inside the convex dual."""

@@ -1,0 +1,1 @@
+"""Readout and weights of a code as one Gaussian each: any number of outputs."""

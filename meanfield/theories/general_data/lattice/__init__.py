@@ -1,0 +1,1 @@
+"""Readouts on a lattice: few outputs."""

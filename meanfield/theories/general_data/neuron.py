@@ -1,0 +1,393 @@
+"""The single neuron of one task at many readouts: compiled expectation propagation spread over threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.general_data.compiled import ep
+from meanfield.theories.general_data.compiled.variational import ascend
+from meanfield.theories.general_data.readouts import EXTRAPOLATED, Components, Line, Readouts, components, joined
+from meanfield.theories.general_data.tilt import tilt_of
+from meanfield.validation import FloatArray
+
+__all__ = ["EXTRAPOLATED", "Components", "Line", "Neuron", "Readouts", "components", "features_tuple", "joined"]
+
+_CHUNK = 8
+_SITE_SCALE = 0.5, 1.6
+_LINE_STEP = 0.5  # of x = u.w
+_LINE_ROUND = 4  # values of x evaluated at a time on either side
+_LINE_RANGE = 11.0  # values of x this far below the heaviest are negligible
+_LINE_END = 10.0
+_MAX_GAP = 0.02  # weight of values of x where expectation propagation failed, plus 10 times that at the ends
+_DAMPINGS = np.array([1.0, 0.8, 0.4])  # from known sites, then from zero sites
+_SOFT_DAMPING, _SOFT_CAP = np.array([0.25]), 150
+
+
+def features_tuple(matrix: FloatArray) -> ep.Features:
+    """F (P, r) as compiled code wants it."""
+    matrix = np.ascontiguousarray(matrix, dtype=float)
+    return ep.Features(matrix, np.ascontiguousarray(matrix.T), np.sum(matrix * matrix, axis=1), np.zeros(len(matrix)))
+
+
+class Neuron:
+    """log Z and its derivatives for z = F w, w ~ N(0, 1_r).
+
+    Parameters
+    ----------
+    activation : Activation
+    matrix : (P, r) array
+        F.
+    prior : float
+        s2 = sigma_a^2 / P, prior variance of a readout weight.
+    threads : int or None
+        All processors if None.
+    """
+
+    cap = 60  # iterations
+    room = 1.0  # factor of the bound on marginal and cavity variances
+    compiled = staticmethod(ep.evaluate)
+
+    def __init__(self, activation: Activation, matrix: FloatArray, prior: float, threads: int | None = None) -> None:
+        self.activation = activation
+        self.tilt = tilt_of(activation)
+        self.features = self.bounded(matrix)
+        self.prior = prior
+        self.directions: list[tuple[FloatArray, ep.Features, FloatArray]] = []  # u, F - F u u^T, F u
+        self.refused: dict[
+            tuple[float, int], int
+        ] = {}  # lattice nodes that no soft direction helped: how many were tried
+        self.fallback = False  # variational bound where expectation propagation fails
+        self.threads = threads or os.cpu_count() or 1
+        self.pool = ThreadPoolExecutor(self.threads)
+        self.n_evaluations = 0
+        self.n_iterations = 0
+
+    def bounded(self, matrix: FloatArray) -> ep.Features:
+        """F for compiled code, which uses its variances as bounds only."""
+        features = features_tuple(matrix)
+        return features._replace(variance=self.room * features.variance)
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.features.matrix)
+
+    def spread_over_threads(self, n: int, job: Callable[[Any], None], chunk: int = _CHUNK) -> None:
+        """job(rows) for chunks of 0 ... n - 1."""
+        parts = [np.arange(i, min(i + chunk, n)) for i in range(0, n, chunk)]
+        if len(parts) <= 1 or self.threads == 1:
+            for part in parts:
+                job(part)
+        else:
+            list(self.pool.map(job, parts))
+
+    def run(
+        self,
+        k: Any,
+        s: Any,
+        nu: Any,
+        origin: Any,
+        tolerance: Any,
+        *,
+        features: ep.Features | None = None,
+        shift: FloatArray | None = None,
+        x: FloatArray | None = None,
+        chain: bool = False,
+        softest: bool = False,
+        dampings: FloatArray = _DAMPINGS,
+    ) -> tuple[ep.Moments, FloatArray]:
+        """The compiled evaluation of rows of k (n, P), s and nu in place; eigenvectors (n, r) if `softest`.
+
+        `chain`: rows refer to earlier ones as `origin` and must stay in order.
+        """
+        n, p = k.shape
+        features = features or self.features
+        moments = ep.Moments(
+            np.empty(n), *np.empty((3, n, p)), np.full(n, ep.FAILED), np.zeros(n, np.int64), np.empty(n)
+        )
+        soft = np.empty((n if softest else 0, features.matrix.shape[1]))
+        arguments = (
+            features,
+            np.zeros(p) if shift is None else shift,
+            np.zeros(n) if x is None else x,
+            self.tilt,
+        )
+        dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (dampings, self.cap)
+
+        def job(rows: Any) -> None:
+            self.compiled(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
+
+        if chain:
+            job(np.arange(n))
+        else:
+            self.spread_over_threads(n, job)
+        self.n_evaluations += n
+        self.n_iterations += int(moments.iterations.sum())
+        return moments, soft
+
+    def evaluate(
+        self,
+        t: FloatArray,
+        readout: FloatArray,
+        start: tuple[FloatArray, FloatArray] | None = None,
+        tolerance: float | FloatArray = 1e-6,
+        fallback: bool | None = None,
+        dampings: FloatArray = _DAMPINGS,
+    ) -> Readouts:
+        """Neurons with these readouts (n, m) at t (P, m), from sites `start` (two arrays (n, P)) or from none."""
+        n, k = len(readout), readout @ t.T
+        s, nu = (np.array(part) for part in start) if start is not None else np.zeros((2, n, self.n_samples))
+        origin = np.arange(n) if start is not None else np.full(n, -1)
+        tol = np.broadcast_to(np.asarray(tolerance, dtype=float), (n,)).copy()
+        moments, _ = self.run(k, s, nu, origin, tol, dampings=dampings)
+        failed = np.flatnonzero(moments.status == ep.FAILED)
+        if (self.fallback if fallback is None else fallback) and failed.size:
+            self.spread_over_threads(
+                failed.size, lambda rows: ascend(self.features, self.tilt, failed[rows], k, s, nu, tol, moments)
+            )
+        failed = moments.status == ep.FAILED
+        exponent = moments.log_z - 0.5 * np.sum(readout**2, axis=1) / self.prior
+        slope = moments.phi @ t - readout / self.prior
+        return Readouts(
+            readout,
+            np.where(failed, -np.inf, exponent),
+            moments.phi,
+            moments.spread,
+            moments.gain,
+            s,
+            nu,
+            moments.status,
+            moments.lowest,
+            moments.iterations,
+            slope,
+            np.full(n, None, dtype=object),
+        )
+
+    def moved(self, known: Readouts, t_old: FloatArray, t: FloatArray, tolerance: float | FloatArray) -> Readouts:
+        """The same readouts at another t; where expectation propagation fails, second order from the old t."""
+        k_old, k = known.readout @ t_old.T, known.readout @ t.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.clip(np.nan_to_num(k / k_old, nan=1.0), *_SITE_SCALE)
+        start = known.s * ratio, known.nu * ratio
+        tolerance = np.broadcast_to(tolerance, (len(known),))
+        plain = np.array([line is None for line in known.line], dtype=bool)
+        new = known.take(slice(None))
+        # Where it failed before, one attempt is enough.
+        hopeless = known.status == EXTRAPOLATED
+        for rows, dampings in ((plain & ~hopeless, _DAMPINGS), (plain & hopeless, _DAMPINGS[-1:])):
+            sites = start[0][rows], start[1][rows]
+            new.assign(rows, self.evaluate(t, known.readout[rows], sites, tolerance[rows], dampings=dampings))
+        soft = np.flatnonzero(~plain)
+        lines = [known.line[i] for i in soft]
+        self.resolve(new, soft, t, [line.direction for line in lines], lines, tolerance[soft], ratio[soft])
+        failed = np.flatnonzero(~new.ok & known.ok)
+        self.extrapolate(new, failed, known.take(failed), (k - k_old)[failed], t)
+        return new
+
+    def resolve(
+        self,
+        new: Readouts,
+        rows: Any,
+        t: FloatArray,
+        direction: list[int],
+        known: list[Line | None],
+        tolerance: Any,
+        ratio: FloatArray | None = None,
+    ) -> None:
+        """Fill in `rows` of `new` by integrating along a soft direction each; status FAILED where that is not enough.
+
+        A known line gives the values of x and, its sites multiplied by `ratio`, the start.
+        """
+        k = new.readout[rows] @ t.T
+
+        def job(i: int) -> Any:
+            old = known[i]
+            if old is None:
+                return self._new_line(k[i], direction[i], new.s[rows[i]], new.nu[rows[i]], float(tolerance[i]))
+            scale = 1.0 if ratio is None else ratio[i]
+            n_x = len(old.x)
+            found = self._at_x(
+                k[i], direction[i], old.x, old.s * scale, old.nu * scale, np.arange(n_x), float(tolerance[i])
+            )
+            return self._summed(direction[i], found, check_ends=False)
+
+        for i, found in zip(rows, self.pool.map(job, range(len(rows)))):
+            if found is None:
+                new.exponent[i], new.status[i] = -np.inf, ep.FAILED
+                continue
+            log_z, line = found
+            p, best = np.exp(line.log_p), int(np.argmax(line.log_p))
+            new.line[i], new.status[i], new.lowest[i] = line, ep.EP, 1.0
+            new.exponent[i] = log_z - 0.5 * np.sum(new.readout[i] ** 2) / self.prior
+            new.phi[i] = p @ line.phi
+            new.spread[i] = p @ (line.spread + (line.phi - new.phi[i]) ** 2)
+            new.gain[i], new.s[i], new.nu[i] = line.gain[best], line.s[best], line.nu[best]
+            new.slope[i] = new.phi[i] @ t - new.readout[i] / self.prior
+
+    def _at_x(self, k: Any, direction: int, x: Any, s: Any, nu: Any, origin: Any, tolerance: float) -> list[Any]:
+        """[x, log weight, status, phi, spread, gain, s, nu], one row per value of x = u.w."""
+        _, features, shift = self.directions[direction]
+        n = len(x)
+        moments, _ = self.run(
+            np.tile(k, (n, 1)),
+            s,
+            nu,
+            origin,
+            np.full(n, tolerance),
+            features=features,
+            shift=shift,
+            x=x,
+            chain=True,
+        )
+        return [x, moments.log_z - 0.5 * x * x, moments.status, moments.phi, moments.spread, moments.gain, s, nu]
+
+    def _new_line(self, k: Any, direction: int, s: Any, nu: Any, tolerance: float) -> Any:
+        """Values of x outwards from that of the Gaussian with sites s, nu, until the weight is negligible."""
+        mean = np.empty((1, len(self.directions[direction][0])))
+        one = np.zeros(1, np.int64)
+        ep.factors(
+            self.features,
+            one,
+            s[None],
+            nu[None],
+            np.ones((1, len(s))),
+            np.empty((1, *self.features.transposed.shape)),
+            mean,
+        )
+        middle = _LINE_STEP * round(float(mean[0] @ self.directions[direction][0]) / _LINE_STEP)
+        found = self._at_x(k, direction, np.array([middle]), s[None].copy(), nu[None].copy(), one, tolerance)
+        for sign in (1, -1):
+            while True:
+                end = -1 if sign > 0 else 0
+                last, weight = found[0][end], found[1][end]
+                if abs(last) > _LINE_END or weight < np.nanmax(found[1], initial=-np.inf) - _LINE_RANGE:
+                    break
+                x = np.concatenate([[last], last + sign * _LINE_STEP * np.arange(1, _LINE_ROUND + 1)])
+                sites = [np.tile(found[column][end], (len(x), 1)) for column in (6, 7)]
+                if found[2][end] != ep.EP:
+                    sites = [np.tile(part, (len(x), 1)) for part in (s, nu)]
+                origin = np.concatenate([[0], np.arange(len(x) - 1)])
+                more = [part[1:] for part in self._at_x(k, direction, x, sites[0], sites[1], origin, tolerance)]
+                if sign < 0:
+                    more = [part[::-1] for part in more]
+                useless = (more[2] != ep.EP).all()
+                found = [np.concatenate(pair if sign > 0 else pair[::-1]) for pair in zip(found, more)]
+                if useless:  # the weight left out here makes `_summed` refuse
+                    break
+        return self._summed(direction, found, check_ends=True)
+
+    def _summed(self, direction: int, found: list[Any], *, check_ends: bool) -> Any:
+        """ln Z(k) and the neuron along u; None where values of x that matter fail or lie outside the range."""
+        x, log_weight, status, *columns = found
+        good = np.flatnonzero(status == ep.EP)
+        if good.size < 2:
+            return None
+        log_p = np.interp(x, x[good], log_weight[good]) + np.log(_LINE_STEP / np.sqrt(2.0 * np.pi))
+        total = float(logsumexp(log_p))
+        log_p -= total
+        weight = np.exp(log_p)
+        ends = weight[[0, -1]].sum() if check_ends else 0.0
+        if weight[status != ep.EP].sum() + 10.0 * ends > _MAX_GAP:
+            return None
+        near = np.flatnonzero(log_p > log_p.max() - _LINE_RANGE)
+        kept = np.arange(near[0], near[-1] + 1)
+        source = good[np.argmin(np.abs(kept[:, None] - good), axis=1)]
+        return total, Line(direction, x[kept], log_p[kept], *(part[source] for part in columns))
+
+    def soft_directions(self, k: FloatArray, s: FloatArray, nu: FloatArray) -> list[int]:
+        """Positions of the directions along which heavily damped EP at k (n, P) ends softest; added to the pool."""
+        n = len(k)
+        _, found = self.run(k, np.array(s), np.array(nu), np.arange(n), np.full(n, 1e-4), softest=True)
+        positions = []
+        for u in found:
+            overlap = [abs(float(u @ known)) for known, *_ in self.directions]
+            if overlap and max(overlap) > 0.98:
+                positions.append(int(np.argmax(overlap)))
+                continue
+            projection = self.features.matrix @ u
+            rest = self.bounded(self.features.matrix - np.outer(projection, u))
+            self.directions.append((u, rest, projection))
+            positions.append(len(self.directions) - 1)
+        return positions
+
+    def factored(self, parts: Components, *, alone: bool = False) -> tuple[FloatArray, FloatArray]:
+        """V diag(gain) (n, r, P), so that C = (V diag(gain))^T (V diag(gain)) off the diagonal, and that diagonal less
+        the exact one (n, P). `alone`: in the calling thread only."""
+        n, p = parts.s.shape
+        solved = np.empty((n, self.features.matrix.shape[1], p))
+        mean = np.empty((n, self.features.matrix.shape[1]))
+        for features, group in self.groups(parts):
+
+            def job(rows: Any, features: Any = features, group: Any = group) -> None:
+                ep.factors(features, group[rows], parts.s, parts.nu, parts.gain, solved, mean)
+
+            if alone:
+                job(np.arange(len(group)))
+            else:
+                self.spread_over_threads(len(group), job)
+        return solved, parts.spread - np.sum(solved * solved, axis=1)
+
+    def extrapolate(self, new: Readouts, rows: Any, known: Readouts, change: FloatArray, t: FloatArray) -> None:
+        """Fill in `rows` of `new` from `known` neurons whose k differ by `change` (n, P), to second order."""
+        if not len(rows):
+            return
+        parts = components(known, np.ones(len(known)))
+        solved, diagonal = self.factored(parts)
+        step = change[parts.node]
+        response = np.einsum("ijp,ij->ip", solved, np.einsum("ijp,ip->ij", solved, step)) + diagonal * step
+        off = parts.phi - known.phi[parts.node]
+        response += off * np.sum(off * step, axis=1)[:, None]
+        total = np.zeros_like(known.phi)
+        np.add.at(total, parts.node, parts.weight[:, None] * response)
+        log_z = known.exponent + 0.5 * np.sum(known.readout**2, axis=1) / self.prior
+        log_z += np.sum(change * (known.phi + 0.5 * total), axis=1)
+        new.exponent[rows] = log_z - 0.5 * np.sum(new.readout[rows] ** 2, axis=1) / self.prior
+        new.phi[rows] = known.phi + total
+        for name in ("spread", "gain", "s", "nu", "lowest", "line"):
+            getattr(new, name)[rows] = getattr(known, name)
+        new.status[rows] = EXTRAPOLATED
+        new.slope[rows] = new.phi[rows] @ t - new.readout[rows] / self.prior
+
+    def groups(self, parts: Components) -> list[tuple[ep.Features, Any]]:
+        """Feature factors and the rows of `parts` that go with each."""
+        return [
+            (self.features if d < 0 else self.directions[d][1], np.flatnonzero(parts.direction == d))
+            for d in np.unique(parts.direction)
+        ]
+
+    def curvature(self, parts: Components, basis: FloatArray | None) -> FloatArray:
+        """sum_i w_i C_i (x) a_i a_i^T as an array (q, m, q, m); basis (P, q), or None for the identity."""
+        m = parts.readout.shape[1]
+        pairs = [(r, q) for r in range(m) for q in range(r + 1)]
+        moments = np.stack([parts.weight * parts.readout[:, r] * parts.readout[:, q] for r, q in pairs], axis=1)
+        size = self.n_samples if basis is None else basis.shape[1]
+        totals: list[FloatArray] = []
+
+        def job(rows: Any) -> None:
+            total = np.zeros((len(pairs), size, size))
+            for i in range(0, len(rows), _CHUNK):
+                some = parts.take(rows[i : i + _CHUNK])
+                for weight, solved, diagonal in zip(moments[rows[i : i + _CHUNK]], *self.factored(some, alone=True)):
+                    if basis is None:
+                        covariance = solved.T @ solved
+                        covariance[np.diag_indices(size)] += diagonal
+                    else:
+                        small = solved @ basis
+                        covariance = small.T @ small + (basis.T * diagonal) @ basis
+                    for target, factor in zip(total, weight):
+                        target += factor * covariance
+            totals.append(total)
+
+        self.spread_over_threads(len(parts.weight), job, max(1, -(-len(parts.weight) // self.threads)))
+        total = sum(totals[1:], totals[0])
+        result = np.empty((size, m, size, m))
+        for block, (r, q) in zip(total, pairs):
+            result[:, r, :, q] = block
+            result[:, q, :, r] = block
+        return result

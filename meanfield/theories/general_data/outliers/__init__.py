@@ -1,0 +1,1 @@
+"""Unbounded activations on data: a bulk, codes, and outliers."""

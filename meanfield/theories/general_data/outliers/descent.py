@@ -1,0 +1,436 @@
+"""One hidden layer with an unbounded activation of one kink on any data: bulk and outliers (general_data.md, 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.progress import Progress
+from meanfield.theories.general_data.compiled.ep import EP
+from meanfield.theories.general_data.joint.neuron import Joint
+from meanfield.theories.general_data.lattice.nodes import Lattice
+from meanfield.theories.general_data.outliers.check import joint_average, node_moments, outlier_violation
+from meanfield.theories.general_data.outliers.cone import Maxima
+from meanfield.theories.general_data.outliers.dual import OutlierDual, State
+from meanfield.theories.general_data.outliers.lattice import BoundedNeuron
+from meanfield.theories.general_data.outliers.solution import OutlierSolution, joint_parts, node_parts
+from meanfield.theories.general_data.solution import GeneralSolution
+from meanfield.validation import FloatArray, real_array, real_number
+
+__all__ = ["OutlierSolution", "solve_outliers"]
+
+TOLERANCE = 1e-8
+MAX_OUTPUTS = 4  # of the readout lattice
+_ACCEPTED = 1e-6
+_MAX_UNKNOWNS = 6000
+_COMPARED = 20  # maxima
+_REACHES = 0.35, 0.5, 0.7, 1.0, 2.0, 4.0  # sigma_a
+_COARSE_EP = 1e-4  # tolerance
+_HIGHER = 1e-6  # of log Z
+_SETTLED = 1e-5  # error at which maxima and fixed points are looked for once more
+_COARSE = {"max_steps": 40, "n_random": 30}
+_RUNG = 2.5  # from one tau to the next
+_EASY = 0.3  # first tau, in units of that at which t is at the edge of the cone
+_ROUGH, _LOST = 0.1, 0.5  # error at which one tau is left for the next, and beyond which the approach is given up
+_SEPARATED = 12.0  # the tail along an outlier direction has at most e^-12 of the bulk's density
+_MAX_EXTRAPOLATED = 0.02  # weight
+_OUTWARD = 0.015  # the same, up to which a larger reach is tried: the final lattice goes into the tails
+_ROUNDS = 8  # searches that may find the cone violated
+_USABLE = 1e-2  # error at which a state serves as a start
+_LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are rounding
+
+
+def solve_outliers(
+    activation: Activation,
+    features: Any,
+    targets: Any,
+    sigma_a: float,
+    tau: float,
+    *,
+    labels: Any = None,
+    rng: Any = None,
+    warm_start: GeneralSolution | None = None,
+    progress: Progress | None = None,
+    tolerance: float = TOLERANCE,
+    n_starts: int = 200,
+    reach: float | None = None,
+    method: str = "auto",
+) -> OutlierSolution:
+    """Bulk and outliers of a network with phi(z) = s_- z for z < 0 and s_+ z for z > 0 on any inputs and targets.
+
+    Parameters
+    ----------
+    activation : Activation
+        ReLU, leaky ReLU, |z|, ...: one kink, at zero, phi(0) = 0.
+    features : (P, r) array
+        F with input kernel K = F F^T (sigma_w included).
+    targets : (P, m) array
+        Y.
+    sigma_a : float
+        Prior scale of the readout.
+    tau : float
+        N T > 0.
+    labels : (P,) integers, optional
+        Classes: a first stage keeps t equal within each.
+    rng : None, int, SeedSequence or Generator
+        For the starts of the cone search.
+    warm_start : GeneralSolution, optional
+        Start from its t and outliers.
+    progress : callable, optional
+        Called with (stage, step, error).
+    tolerance : float
+        Of the stationarity conditions.
+    n_starts : int
+        Random starts of the last search for violated outlier directions.
+    reach : float, optional
+        Where bulk and outliers are not separated: readouts with |a| beyond it count as outliers. Larger is more
+        accurate, and slower. If not given, the largest of 0.35, 1/2, 0.7, 1, 2 and 4 sigma_a up to which expectation
+        propagation works.
+    method : {"auto", "joint", "lattice"}
+        How the bulk is integrated: by expectation propagation over readout and weights together, or on a lattice over
+        the readout (at most four outputs). "auto": jointly where the bulk turns out to be separated, else there.
+
+    Returns
+    -------
+    OutlierSolution
+        `status` is "optimal" only if the conditions, recomputed, hold.
+
+    Raises
+    ------
+    ValueError
+        For input that is not finite or does not fit, an activation with other kinks, and more than 6000 unknowns P m.
+    """
+    y, matrix, slopes, groups = _checked(activation, features, targets, labels)
+    sigma_a = real_number("sigma_a", sigma_a, above=0.0)
+    tau = real_number("tau", tau, above=0.0)
+    if method not in ("auto", "joint", "lattice"):
+        raise ValueError(f"method must be 'auto', 'joint' or 'lattice', got {method!r}.")
+    if reach is not None:
+        reach = real_number("reach", reach, above=0.0)
+    run = _Run(activation, matrix, y, sigma_a, tau, slopes, groups, np.random.default_rng(rng), progress, tolerance)
+    run.n_starts = n_starts
+    start = None if warm_start is None else np.array(warm_start.t)
+    state, separation = None, math.inf
+    if method != "lattice":
+        either = method == "auto" and y.shape[1] <= MAX_OUTPUTS
+        state = run.staged(start, _SEPARATED if either else -math.inf)
+        if state is not None:
+            separation = run.separation(state, sigma_a)
+        if method == "joint" and state is None:
+            raise ArithmeticError(_NO_BULK)
+    trusted = state is not None and state.error <= _ACCEPTED and separation >= _SEPARATED
+    if method == "joint" or trusted:
+        assert state is not None
+        return run.solution(state, separation, math.inf)
+    if y.shape[1] > MAX_OUTPUTS:
+        if state is None:
+            raise ArithmeticError(_NO_BULK)
+        return run.solution(state, separation, math.inf)
+    state, radius = run.ridges(start, sigma_a, reach)
+    if state is None:
+        raise ArithmeticError("expectation propagation failed at every readout; use a larger tau, or another reach.")
+    return run.solution(state, run.separation(state, sigma_a), radius)
+
+
+_NO_BULK = (
+    "expectation propagation over readout and weights has no fixed point: the bulk is not separated from the outlier "
+    "directions; use method='lattice' (at most four outputs), more samples, or a larger tau."
+)
+
+
+def _checked(
+    activation: Activation, features: Any, targets: Any, labels: Any
+) -> tuple[FloatArray, FloatArray, tuple[float, float], Any]:
+    matrix, y = real_array("features", features), real_array("targets", targets)
+    if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):
+        raise ValueError(
+            f"features (P, r) and targets (P, m) must have equally many rows, got {matrix.shape} and {y.shape}."
+        )
+    pieces = activation.pieces
+    if pieces is None or pieces.breaks != (0.0,) or any(pieces.intercepts):
+        raise ValueError(
+            f"{activation!r} is not treated here: unbounded networks on data need phi(z) = s_- z for z < 0 and s_+ z "
+            "for z > 0 (relu, leaky_relu), or scaling='lazy'. Bounded activations are all available (solve_general)."
+        )
+    if y.size > _MAX_UNKNOWNS:
+        raise ValueError(f"P m = {y.size} unknowns are more than {_MAX_UNKNOWNS}; use fewer samples or outputs.")
+    groups = None if labels is None else np.asarray(labels)
+    if groups is not None and (groups.shape != (len(y),) or groups.dtype.kind not in "iu"):
+        raise ValueError(f"labels must be {len(y)} integers, one per sample, got an array of shape {groups.shape}.")
+    return y, matrix, (float(pieces.slopes[0]), float(pieces.slopes[1])), groups
+
+
+class _Run:
+    """One solve: stages that hand their state on."""
+
+    n_starts = 200
+
+    def __init__(
+        self,
+        activation: Activation,
+        features: FloatArray,
+        targets: FloatArray,
+        sigma_a: float,
+        tau: float,
+        slopes: tuple[float, float],
+        labels: Any,
+        rng: np.random.Generator,
+        progress: Progress | None,
+        tolerance: float,
+    ) -> None:
+        self.activation, self.features, self.targets = activation, features, targets
+        self.sigma_a, self.s2, self.tau, self.slopes = sigma_a, sigma_a**2 / len(targets), tau, slopes
+        self.labels, self.rng, self.progress, self.tolerance = labels, rng, progress, tolerance
+        self.steps = 0
+        self.stopped = tau  # the approach from larger tau got there
+        self.found: Maxima | None = None  # by the last search of the cone
+
+    def dual(
+        self, basis: FloatArray | None, reach: float | None = None, *, coarse: bool = False, tolerance: float = 1e-6
+    ) -> OutlierDual:
+        dual = OutlierDual(self.features, self.targets, self.s2, self.tau, self.slopes, basis)
+        if reach is not None:
+            dual.neuron = BoundedNeuron(self.activation, self.features, self.s2, reach)
+            dual.lattice = Lattice(self.targets.shape[1], self.s2, *((1.6, 6.0) if coarse else (1.4, 8.0)))
+            dual.ep_tolerance = tolerance
+        return dual
+
+    @property
+    def by_class(self) -> FloatArray | None:
+        """(P, C) one value of t per class."""
+        return None if self.labels is None else (self.labels[:, None] == np.unique(self.labels)).astype(float)
+
+    def minimised(
+        self,
+        dual: OutlierDual,
+        t: FloatArray | None,
+        known: Maxima | None,
+        tolerance: float,
+        stage: str,
+        **options: Any,
+    ) -> State | None:
+        if t is None:
+            t = dual.start(self.rng, self.labels)
+        self.final = dual
+        report = self.report(stage)
+        return dual.minimise(t, self.rng, tolerance, labels=self.labels, known=known, report=report, **options)
+
+    def confirmed(
+        self, dual: OutlierDual, t: FloatArray, known: Maxima | None, bulk: Any = None, **options: Any
+    ) -> State | None:
+        """The minimum over all of t; starts again while new starts find the cone violated, or a higher fixed point."""
+        if dual.lattice is not None:
+            dual.loose, options = _COARSE_EP, {"n_random": _COARSE["n_random"], **options}
+            bulk = dual.bulk(t, bulk, thorough=True)
+        tolerance = max(self.tolerance, _SETTLED)
+        for left in range(_ROUNDS, 0, -1):
+            self.found = None
+            tolerance = self.tolerance if left < 3 else tolerance
+            state = self.minimised(dual, t, known, tolerance, "samples", n_final=self.n_starts, start=bulk, **options)
+            if state is None or not state.error <= max(tolerance, _ACCEPTED):
+                return state
+            bulk = state.bulk
+            if dual.lattice is not None and tolerance > self.tolerance:
+                bulk = dual.bulk(state.t, state.bulk, thorough=True) or state.bulk
+            self.found = dual.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
+            inside = self.found.value.max(initial=0.0) <= dual.limit * (1.0 + max(tolerance, 0.5 * _ACCEPTED))
+            if inside and bulk.log_z <= state.bulk.log_z + _HIGHER:
+                if tolerance <= self.tolerance:
+                    return state
+                tolerance = self.tolerance
+            t, known = state.t, self.found
+        return state
+
+    def staged(self, t: FloatArray | None, separated: float) -> State | None:
+        """Bulk by joint expectation propagation: one value of t per class, if there are classes, then per sample.
+
+        None where there is no such fixed point, or the separation (see there) of the first stage is below `separated`.
+        """
+        known: Maxima | None = None
+        if self.by_class is not None and t is None:
+            state = self.minimised(self.dual(self.by_class), None, None, _USABLE, "classes")
+            if state is None or not state.error <= _USABLE or self.separation(state, self.sigma_a) < separated:
+                return None
+            t, known = state.t, state.maxima
+        dual = self.dual(None)
+        return self.confirmed(dual, dual.start(self.rng, self.labels) if t is None else t, known)
+
+    def ridges(self, t: FloatArray | None, sigma_a: float, reach: float | None) -> tuple[State | None, float]:
+        """Bulk on the lattice, as far out along the ridges as expectation propagation works; with its reach.
+
+        From larger tau, then outwards on a coarse lattice, then from the largest usable reach inwards on the final one.
+        """
+        reaches = [r * sigma_a for r in _REACHES] if reach is None else [reach]
+        limit, last = _MAX_EXTRAPOLATED if reach is None else math.inf, 0
+        if t is not None and reach is not None:
+            return self.confirmed(self.dual(None, reach, tolerance=0.1 * self.tolerance), t, None), reach
+        state = self.approached(t, reaches[0])
+        if state is None or not state.error <= _ROUGH:
+            return state, reaches[0]
+        for i in range(1, len(reaches)):
+            if state.bulk.extrapolated > _OUTWARD or not state.error <= _USABLE:
+                break
+            dual = self.dual(None, reaches[i], coarse=True, tolerance=1e-5)
+            further = self.minimised(
+                dual, state.t, state.maxima, _USABLE, "coarse", start=state.bulk, max_extrapolated=_OUTWARD, **_COARSE
+            )
+            if further is None or not further.error <= _USABLE or further.bulk.extrapolated > _OUTWARD:
+                break
+            state, last = further, i
+        t, known, bulk = state.t, state.maxima, state.bulk
+        for i in range(last, -1, -1):
+            dual = self.dual(None, reaches[i], tolerance=0.1 * self.tolerance)
+            state = self.confirmed(dual, t, known, bulk, max_extrapolated=limit if i > 0 else math.inf)
+            if state is not None and state.error <= _ACCEPTED and state.bulk.extrapolated <= _MAX_EXTRAPOLATED:
+                break
+            if state is not None and state.error <= _USABLE:
+                t, known, bulk = state.t, state.maxima, state.bulk
+        return state, reaches[i]
+
+    def approached(self, t: FloatArray | None, reach: float) -> State | None:
+        """Coarse solution, without a start from larger tau: there t is small, and full steps overshoot less."""
+        tau, state = self.tau, None
+        dual = self.dual(None, reach, coarse=True, tolerance=1e-5)
+        taus, known = [tau], None
+        if t is None:
+            t = dual.start(self.rng, self.labels)
+            # t = c Y is at the edge of the cone: for tau > 1 / c samples are hardly fitted.
+            easy = _EASY * float(np.abs(self.targets).max()) / max(float(np.abs(t).max()), 1e-300)
+            taus = [tau * _RUNG**k for k in range(max(0, math.ceil(math.log(easy / tau, _RUNG))), -1, -1)]
+            if self.by_class is not None:
+                by_class = self.dual(self.by_class, reach, coarse=True, tolerance=1e-4)
+                by_class.tau = taus[0]
+                state = self.minimised(by_class, None, None, _ROUGH, "classes", max_steps=40)
+                if state is not None:
+                    t, known = state.t, state.maxima
+        bulk = None
+        for self.tau in taus:
+            dual.tau = self.tau
+            wanted = _USABLE if self.tau == tau else _ROUGH
+            state = self.minimised(dual, t, known, wanted, "coarse", start=bulk, **_COARSE)
+            if state is None or not state.error <= _LOST:
+                break
+            t, known, bulk = state.t, state.maxima, state.bulk
+        self.stopped, self.tau, dual.tau = self.tau, tau, tau
+        return state
+
+    def report(self, stage: str) -> Callable[[State], None]:
+        def inner(state: State) -> None:
+            self.steps += 1
+            if self.progress is not None:
+                self.progress(stage, self.steps, state.error)
+
+        return inner
+
+    def separation(self, state: State, radius: float) -> float:
+        """ln of the readout density at its maximum over the largest at |a| = radius along nearly active maxima of q."""
+        if not state.maxima.value.size:
+            return math.inf
+        neuron = BoundedNeuron(self.activation, self.features, self.s2, math.inf)
+        near = np.vstack([state.bulk.readout, np.zeros(self.targets.shape[1])])
+        inner = neuron.evaluate(state.t, near).exponent
+        outer = neuron.evaluate(state.t, radius * state.maxima.direction[:_COMPARED]).exponent
+        found = bool(np.isfinite(outer).any() and np.isfinite(inner).any())
+        return float(inner.max() - outer.max()) if found else 0.0
+
+    def active(self, state: State) -> np.ndarray:
+        """Outliers: the maxima of q with a multiplier, heaviest first."""
+        weight = state.multiplier
+        order = np.argsort(-weight, kind="stable")
+        return np.asarray(order[weight[order] > _LIGHTEST * max(1e-300, float(weight.max(initial=0.0)))])
+
+    def solution(self, state: State, separation: float, reach: float) -> OutlierSolution:
+        active, limit = self.active(state), self.final.limit
+        u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
+        parts = (
+            joint_parts(state.bulk, state.t, self.features) if isinstance(state.bulk, Joint) else node_parts(state.bulk)
+        )
+        average, mismatch = self.recomputed(state)
+        z = self.features @ w.T
+        outputs = (np.where(z > 0, self.slopes[1], self.slopes[0]) * z * weight) @ u
+        residual = float(np.abs(self.targets - average - outputs - self.tau * state.t).max())
+        found = self.found
+        if found is None:
+            found = self.final.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
+        highest = float(found.value.max(initial=0.0))
+        excess = highest / limit - 1.0
+        slackness = float((weight * np.abs(state.maxima.value[active] / limit - 1.0)).max(initial=0.0))
+        violation = outlier_violation(self.features, state.t, self.s2, self.slopes, u, w)
+        worst = max(residual, excess, slackness, violation)
+        status, message = (
+            "optimal",
+            "stationarity recomputed; the cone was searched from many starts, which is no proof",
+        )
+        if not worst <= _ACCEPTED:
+            status = "not converged"
+            message = (
+                f"residual {residual:.1e}, excess of the cone {excess:.1e}, slackness {slackness:.1e}, outliers "
+                f"{violation:.1e}; wanted {_ACCEPTED:.0e}. Use a larger tau, or more starts (n_starts)."
+            )
+            if self.stopped > self.tau:
+                message += f" The approach from larger tau was lost at tau = {self.stopped:.3g}."
+            if parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
+                message += (
+                    f" Expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the "
+                    "weight: single neurons are near or beyond their capacity."
+                )
+        elif parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
+            status = "EP failed"
+            message = (
+                f"expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the weight; "
+                "they are extrapolated to second order. Predictions are approximate; a larger tau helps."
+            )
+        elif separation < _SEPARATED:
+            message += (
+                f"; bulk and outliers are not separated (ln of the ratio of densities {separation:.1f}): the bulk has "
+                f"ridges, and readouts beyond |a| = {reach:.3g} count as outliers"
+            )
+        return OutlierSolution(
+            activation=self.activation,
+            features=self.features,
+            targets=self.targets,
+            prior=self.s2,
+            tau=self.tau,
+            t=state.t,
+            objective=self.final.linear(state.t) + state.bulk.log_z,
+            residual=residual,
+            outlier_direction=u,
+            outlier_weight=weight,
+            outlier_w=w,
+            status=status,
+            message=message,
+            iterations=self.steps,
+            outlier_pattern=state.maxima.pattern[active],
+            limit=limit,
+            cone_excess=excess,
+            cone_starts=found.starts,
+            cone_hits=int(found.hits[found.value >= highest * (1.0 - 1e-6)].sum()),
+            cone_failed=found.failed,
+            slackness=slackness,
+            outlier_violation=violation,
+            ep_mismatch=mismatch,
+            separation=separation,
+            reach=reach,
+            soft=np.full(len(parts["weight"]), -1),
+            soft_x=np.zeros(len(parts["weight"])),
+            directions=np.empty((0, self.features.shape[1])),
+            **parts,
+        )
+
+    def recomputed(self, state: State) -> tuple[FloatArray, float]:
+        """<a phi>_bulk and the mismatch of expectation propagation, in plain NumPy."""
+        bulk = state.bulk
+        if isinstance(bulk, Joint):
+            return joint_average(self.features, state.t, self.s2, self.slopes, bulk.q, bulk.nu)
+        at = bulk.nodes.at.take(np.flatnonzero(bulk.nodes.inside))
+        exponent, phi = np.array(at.exponent), np.array(at.phi)
+        # The sites of the other nodes do not belong to this t: they are extrapolated, and their weight is reported.
+        rows = np.flatnonzero(at.status == EP)
+        found = node_moments(self.features, state.t, self.s2, self.slopes, at.readout[rows], at.s[rows], at.nu[rows])
+        exponent[rows], phi[rows] = found[:2]
+        weight = np.exp(exponent - exponent.max())
+        return (phi.T * (weight / weight.sum())) @ at.readout, found[2]

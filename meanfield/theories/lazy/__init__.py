@@ -1,0 +1,1 @@
+"""Lazy networks: Gaussian processes of any depth and activation."""

@@ -1,0 +1,1 @@
+"""Linear networks: closed forms, any depth, class tasks and data."""

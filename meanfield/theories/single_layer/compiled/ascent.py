@@ -1,0 +1,203 @@
+"""Local maxima of the single-neuron action h(a; t) over the readout a (sigma_a = 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.numerics.cumulant_table import cumulant2
+from meanfield.numerics.jit import jit
+from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian
+
+__all__ = [
+    "NO_PUSH",
+    "action",
+    "ascend",
+    "climb_direction",
+    "code_word_start",
+    "find_maxima",
+    "linear_push",
+    "merge_maximum",
+]
+
+_MAX_STEPS = 200
+_FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
+NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
+
+
+@jit
+def action(table, p, t, a, grad, hess):
+    """h(a; t) = -|a|^2 / 2 + sum_c p_c G(a.t_c); fills its gradient (m,) and minus its Hessian (m, m)."""
+    h = action_hessian(table, p, t, a, grad, hess)
+    for r in range(a.shape[0]):
+        for s in range(a.shape[0]):
+            hess[r, s] = -hess[r, s]
+    return h
+
+
+@jit
+def ascend(table, p, t, a):
+    """Move `a` (in place) to a local maximum of h; returns (h, |grad h|_inf).
+
+    Newton where h is strictly concave, otherwise the monotone step a <- sum_c p_c G'(a.t_c) t_c that maximises the
+    minorant obtained by linearising the convex G.
+    """
+    m = a.shape[0]
+    grad = np.empty(m)
+    hess = np.empty((m, m))
+    step = np.empty(m)
+    trial = np.empty(m)
+    trial_grad = np.empty(m)
+    trial_hess = np.empty((m, m))
+    scale = 1.0
+    for c in range(t.shape[0]):
+        for r in range(m):
+            scale += p[c] * abs(t[c, r])
+    h = action(table, p, t, a, grad, hess)
+    for _ in range(_MAX_STEPS):
+        size = 0.0
+        for r in range(m):
+            size = max(size, abs(grad[r]))
+            step[r] = grad[r]
+        if size <= 3e-16 * scale:
+            return h, size
+        newton = cholesky(hess)
+        if newton:
+            cholesky_solve(hess, step)
+            for r in range(m):
+                trial[r] = a[r] + step[r]
+            h_trial = action(table, p, t, trial, trial_grad, trial_hess)
+            trial_size = 0.0
+            for r in range(m):
+                trial_size = max(trial_size, abs(trial_grad[r]))
+            # Close to the maximum h no longer resolves the step, its gradient does.
+            newton = h_trial > h or (h_trial > h - 1e-12 * (1.0 + abs(h)) and trial_size < size)
+            if not newton and size <= 1e-13 * scale:
+                return h, size
+        if not newton:
+            for r in range(m):
+                trial[r] = a[r] + grad[r]
+            h_trial = action(table, p, t, trial, trial_grad, trial_hess)
+            if h_trial <= h and size <= 1e-13 * scale:
+                return h, size
+        h = h_trial
+        a[:] = trial
+        grad[:] = trial_grad
+        hess[:] = trial_hess
+    size = 0.0
+    for r in range(m):
+        size = max(size, abs(grad[r]))
+    return h, size
+
+
+@jit
+def code_word_start(p, t, word, low, high, a):
+    """Fill `a` with sum_c p_c phi_c t_c, where class c has activation `high` if bit c of `word` is set, else `low`."""
+    n_classes, m = t.shape
+    for r in range(m):
+        a[r] = 0.0
+        for c in range(n_classes):
+            a[r] += p[c] * t[c, r] * (high if (word >> c) & 1 else low)
+
+
+@jit
+def climb_direction(table, p, t, u):
+    """Fixed point u <- sum_c p_c g'(t_c.u) t_c / |.| (in place, monotone); returns sum_c p_c g(t_c.u)."""
+    n_classes, m = t.shape
+    value = 0.0
+    trial = np.empty(m)
+    for _ in range(2000):
+        trial[:] = 0.0
+        new = 0.0
+        for c in range(n_classes):
+            kappa = 0.0
+            for r in range(m):
+                kappa += t[c, r] * u[r]
+            growth = table.growth_plus if kappa > 0.0 else table.growth_minus
+            new += p[c] * growth * kappa * kappa
+            for r in range(m):
+                trial[r] += p[c] * growth * kappa * t[c, r]
+        norm = np.sqrt(np.sum(trial * trial))
+        if norm == 0.0:
+            return new
+        change = 0.0
+        for r in range(m):
+            trial[r] /= norm
+            change = max(change, abs(trial[r] - u[r]))
+            u[r] = trial[r]
+        value = new
+        if change < 1e-15:
+            break
+    return value
+
+
+@jit
+def linear_push(table, p, t, u):
+    """Slope in r of sum_c p_c R(r t_c.u) far out: where it is positive, codes sit far out but not at infinity."""
+    push = 0.0
+    for c in range(t.shape[0]):
+        kappa = np.sum(t[c] * u)
+        edge = table.kappa_max if kappa > 0.0 else -table.kappa_max
+        growth = table.growth_plus if kappa > 0.0 else table.growth_minus
+        _, g1, _ = cumulant2(table, edge)
+        push += p[c] * kappa * (g1 - growth * edge)
+    return push
+
+
+@jit
+def merge_maximum(maxima, heights, count, a, h, distance):
+    """Insert maximum `a` unless one within `distance` is known; returns the count (full arrays drop the lowest)."""
+    m = a.shape[0]
+    for i in range(count):
+        d = 0.0
+        for r in range(m):
+            d = max(d, abs(maxima[i, r] - a[r]))
+        if d <= distance * (1.0 + np.max(np.abs(a))):
+            return count
+    if count == maxima.shape[0]:
+        lowest = np.argmin(heights[:count])
+        if heights[lowest] >= h:
+            return count
+        maxima[lowest] = a
+        heights[lowest] = h
+        return count
+    maxima[count] = a
+    heights[count] = h
+    return count + 1
+
+
+@jit
+def _climb_and_merge(table, p, t, a, maxima, heights, count):
+    """Climb from `a` and insert the maximum, unless it runs away along an unconfined direction: that is an outlier."""
+    h, _ = ascend(table, p, t, a)
+    if not np.max(np.abs(a)) < _FAR_OUT:
+        return count
+    return merge_maximum(maxima, heights, count, a, h, 1e-6)
+
+
+@jit
+def find_maxima(table, p, t, low, high, starts, maxima, heights):
+    """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number."""
+    n_classes, m = t.shape
+    count = 0
+    a = np.empty(m)
+    for i in range(starts.shape[0]):
+        a[:] = starts[i]
+        count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+    words = 1 << min(n_classes, 12)
+    for word in range(words):
+        code_word_start(p, t, word, low, high, a)
+        count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+    if table.growth_plus > 0.0 or table.growth_minus > 0.0:
+        for c in range(2 * n_classes):
+            norm = np.sqrt(np.sum(t[c // 2] * t[c // 2]))
+            if norm == 0.0:
+                continue
+            u = t[c // 2] / (norm if c % 2 == 0 else -norm)
+            confinement = 1.0 - climb_direction(table, p, t, u)
+            push = linear_push(table, p, t, u)
+            if push > NO_PUSH and confinement > 0.0:
+                a[:] = u * min(push / confinement, 1e6)
+                count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+    code_word_start(p, t, 0, 0.5 * (low + high), high, a)
+    return _climb_and_merge(table, p, t, a, maxima, heights, count)

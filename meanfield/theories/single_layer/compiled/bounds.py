@@ -1,0 +1,284 @@
+"""Bounds on h(a; t) over boxes of kappa or of readouts (sigma_a = 1): what branch and bound is made of.
+
+With psi(kappa) = G - kappa G' / 2 (h at stationary points) and R = G - growth kappa^2 / 2 (h everywhere), bounds come
+from range maxima over the intervals of the table, from second-order expansions, and from the growth of G at infinity.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from meanfield.numerics.cumulant_table import cumulant2, interval_index
+from meanfield.numerics.jit import jit
+from meanfield.numerics.linalg import cholesky
+
+__all__ = [
+    "Bounds",
+    "asymptotic_lines",
+    "growth_bound",
+    "interval_bounds",
+    "psi_and_mean",
+    "range_maximum",
+    "second_order",
+]
+
+
+class Bounds(NamedTuple):
+    """Range maxima over table intervals: level l, entry i covers intervals i .. i + 2^l - 1."""
+
+    psi: np.ndarray  # max of psi
+    bend: np.ndarray  # max of |kappa G'''|
+    curvature: np.ndarray  # max of G''
+    flatness: np.ndarray  # max of -G''
+    remainder: np.ndarray  # max of R = G - growth kappa^2 / 2, less its asymptotic line
+
+
+@jit
+def asymptotic_lines(table, infimum, supremum):
+    """Slopes of R at -inf and +inf: the extreme value of phi where G grows linearly, else 0 or an offset of phi."""
+    lines = np.zeros(2)
+    for side in range(2):
+        growth = table.growth_plus if side == 1 else table.growth_minus
+        extreme = supremum if side == 1 else infimum
+        if growth == 0.0 and abs(extreme) < np.inf:
+            lines[side] = extreme
+        else:
+            i = 2 * table.n_half - 1 if side == 1 else 0
+            slope = table.line[i]
+            u = 1.0 if side == 1 else -1.0
+            for j in range(table.coefficients.shape[2]):
+                slope += table.coefficients[i, 1, j] * u**j
+            if abs(slope) > 1e-6:
+                lines[side] = slope
+    return lines
+
+
+@jit
+def interval_bounds(table, infimum, supremum):
+    """Range maxima of psi, |kappa G'''|, +-G'' and R for `global_bound`, from samples with a second-order margin."""
+    n = table.centre.shape[0]
+    levels = 1
+    while (1 << levels) <= n:
+        levels += 1
+    psi = np.full((levels, n), -np.inf)
+    bend = np.zeros((levels, n))
+    curvature = np.full((levels, n), -np.inf)
+    flatness = np.full((levels, n), -np.inf)
+    remainder = np.full((levels, n), -np.inf)
+    samples = 16
+    lines = asymptotic_lines(table, infimum, supremum)
+    degree = table.coefficients.shape[2]
+    for i in range(n):
+        half = 1.0 / table.inverse[i]
+        for j in range(samples + 1):
+            u = -1.0 + 2.0 * j / samples
+            kappa = table.centre[i] + half * u
+            # The interval's own polynomials, also at the edges.
+            value = np.zeros(4)
+            for k in range(degree - 1, -1, -1):
+                value[3] = value[3] * u + value[2]
+                value[2] = value[2] * u + table.coefficients[i, 2, k]
+                value[1] = value[1] * u + table.coefficients[i, 1, k]
+                value[0] = value[0] * u + table.coefficients[i, 0, k]
+            value[0] += table.line[i] * kappa
+            value[1] += table.line[i]
+            growth = table.growth_plus if table.centre[i] > 0.0 else table.growth_minus
+            third = value[3] * table.inverse[i]
+            psi[0, i] = max(psi[0, i], value[0] - 0.5 * kappa * value[1])
+            line = lines[1] if table.centre[i] > 0.0 else lines[0]
+            remainder[0, i] = max(remainder[0, i], value[0] - line * kappa)
+            bend[0, i] = max(bend[0, i], abs(kappa * third))
+            curvature[0, i] = max(curvature[0, i], value[2] + growth)
+            flatness[0, i] = max(flatness[0, i], -value[2] - growth)
+        spacing = 2.0 * half / samples
+        bend[0, i] *= 1.1
+        psi[0, i] += 0.0625 * spacing * spacing * bend[0, i]
+        largest = bend[0, i] / max(abs(table.centre[i]) - half, 0.5 * half)
+        curvature[0, i] += 0.5 * spacing * largest
+        flatness[0, i] += 0.5 * spacing * largest
+        growth = table.growth_plus if table.centre[i] > 0.0 else table.growth_minus
+        remainder[0, i] += 0.125 * spacing * spacing * max(curvature[0, i] - growth, flatness[0, i] + growth)
+    for level in range(1, levels):
+        reach = 1 << (level - 1)
+        for i in range(n - 2 * reach + 1):
+            psi[level, i] = max(psi[level - 1, i], psi[level - 1, i + reach])
+            bend[level, i] = max(bend[level - 1, i], bend[level - 1, i + reach])
+            curvature[level, i] = max(curvature[level - 1, i], curvature[level - 1, i + reach])
+            flatness[level, i] = max(flatness[level - 1, i], flatness[level - 1, i + reach])
+            remainder[level, i] = max(remainder[level - 1, i], remainder[level - 1, i + reach])
+    return Bounds(psi, bend, curvature, flatness, remainder)
+
+
+@jit
+def psi_and_mean(table, kappa, lines):
+    """psi(kappa), G'(kappa) and R(kappa) without the cancellation of a quadratic growth.
+
+    Beyond the table R is continued with its slope at infinity, `lines` (at -inf and +inf).
+    """
+    reach = min(max(kappa, -table.kappa_max), table.kappa_max)
+    i = interval_index(table, reach)
+    u = (reach - table.centre[i]) * table.inverse[i]
+    c = table.coefficients[i]
+    n = c.shape[1]
+    r0 = c[0, n - 1]
+    r1 = c[1, n - 1]
+    for j in range(n - 2, -1, -1):
+        r0 = r0 * u + c[0, j]
+        r1 = r1 * u + c[1, j]
+    growth = table.growth_plus if kappa > 0.0 else table.growth_minus
+    # R = r0 + line * kappa: the line halves in psi.
+    psi = r0 + 0.5 * table.line[i] * reach - 0.5 * reach * r1
+    r0 += table.line[i] * reach
+    r1 += table.line[i]
+    if reach != kappa:
+        slope = lines[1] if kappa > 0.0 else lines[0]
+        psi += 0.5 * slope * (kappa - reach)
+        r0 += slope * (kappa - reach)
+    return psi, r1 + growth * kappa, r0
+
+
+@jit
+def range_maximum(levels, first, last):
+    level = 0
+    while (2 << level) <= last - first + 1:
+        level += 1
+    return max(levels[level, first], levels[level, last - (1 << level) + 1])
+
+
+@jit
+def second_order(
+    table, bounds, p, to_kappa, prior, low_x, high_x, low_k, high_k, target, gradient, upper, middle, radius
+):
+    """Whether an expansion at the centre of a box proves h <= target on it, or that it holds no stationary point.
+
+    With G'' in [gamma_-, gamma_+] per class, h(x) = -x^T prior x / 2 + sum_c p_c G(kappa_c) lies below its second-order
+    expansion with gamma_+, and its gradient lies within the mean-value form. Arrays from `gradient` on are scratch.
+    """
+    d, n_classes = low_x.shape[0], p.shape[0]
+    for i in range(d):
+        if high_x[i] - low_x[i] > 1e4:
+            return False
+    value = 0.0
+    for i in range(d):
+        gradient[i] = 0.0
+        for j in range(d):
+            gradient[i] -= prior[i, j] * 0.5 * (low_x[j] + high_x[j])
+            upper[i, j] = -prior[i, j]
+            middle[i, j] = -prior[i, j]
+            radius[i, j] = 0.0
+        value += 0.25 * gradient[i] * (low_x[i] + high_x[i])
+    for c in range(n_classes):
+        kappa = 0.0
+        for i in range(d):
+            kappa += to_kappa[c, i] * 0.5 * (low_x[i] + high_x[i])
+        g0, g1, _ = cumulant2(table, kappa)
+        value += p[c] * g0
+        first = interval_index(table, low_k[c])
+        last = interval_index(table, high_k[c])
+        top = p[c] * range_maximum(bounds.curvature, first, last)
+        half_gap = 0.5 * (top + p[c] * range_maximum(bounds.flatness, first, last))
+        for i in range(d):
+            gradient[i] += p[c] * g1 * to_kappa[c, i]
+            for j in range(d):
+                product = to_kappa[c, i] * to_kappa[c, j]
+                upper[i, j] += top * product
+                middle[i, j] += (top - half_gap) * product
+                radius[i, j] += half_gap * abs(product)
+    quadratic = 0.0
+    for i in range(d):
+        reach = 0.0
+        row = 0.0
+        half_i = 0.5 * (high_x[i] - low_x[i])
+        for j in range(d):
+            half = 0.5 * (high_x[j] - low_x[j])
+            reach += (abs(middle[i, j]) + radius[i, j]) * half
+            row += upper[i, j] * half if i == j else abs(upper[i, j]) * half
+        if abs(gradient[i]) > reach * (1.0 + 1e-12) + 1e-12:
+            return True
+        value += abs(gradient[i]) * half_i
+        quadratic += 0.5 * half_i * max(row, 0.0)  # Gershgorin, scaled by the widths
+    if value > target:
+        return False
+    if value + quadratic <= target:
+        return True
+    for i in range(d):
+        for j in range(d):
+            middle[i, j] = -upper[i, j]
+    return cholesky(middle)
+
+
+@jit
+def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, matrix, vector):
+    """Upper bound, over a box, of sum_c p_c (line kappa_c + growth kappa_c^2 / 2) - x^T prior x / 2.
+
+    `lines` = asymptotic slopes of R at -inf and +inf. Where the form is positive semidefinite, the wide sides of the
+    box (they reach towards infinity) are maximised out and the rest, concave, is bounded by its tangent at the centre;
+    inf where nothing is known. `matrix` and `vector` are scratch.
+    """
+    d, n_classes = low_x.shape[0], p.shape[0]
+    value = 0.0
+    for i in range(d):
+        vector[i] = 0.0
+        for j in range(d):
+            matrix[i, j] = prior[i, j]
+    for c in range(n_classes):
+        growth = 0.0
+        line = 0.0
+        if high_k[c] > 0.0:
+            growth = table.growth_plus
+            line = lines[1]
+        if low_k[c] < 0.0:
+            growth = max(growth, table.growth_minus)
+            line = lines[0]
+            if high_k[c] > 0.0:
+                # Both signs: the steeper line would not bound the other side; take its largest value instead.
+                line = 0.0
+                value += p[c] * max(lines[0] * low_k[c], max(lines[1] * high_k[c], 0.0))
+        for i in range(d):
+            vector[i] += p[c] * line * to_kappa[c, i]
+            for j in range(d):
+                matrix[i, j] -= p[c] * growth * to_kappa[c, i] * to_kappa[c, j]
+    wide = 8.0 / table.scale
+    # Eliminate the wide sides, then check on a copy that what is left is positive semidefinite.
+    rest = matrix.copy()
+    for stage in range(2):
+        work = matrix if stage == 0 else rest
+        for i in range(d):
+            if (stage == 0) != (high_x[i] - low_x[i] > wide):
+                continue
+            pivot = work[i, i]
+            if pivot <= 1e-9 * prior[i, i]:
+                if pivot < -1e-9 * prior[i, i] or (stage == 0 and abs(vector[i]) > 1e-12):
+                    return np.inf
+                for j in range(d):
+                    if j != i and abs(work[i, j]) > 1e-6 * prior[i, i]:
+                        return np.inf
+                continue
+            if stage == 0:
+                value += 0.5 * vector[i] * vector[i] / pivot
+            for j in range(d):
+                if j == i:
+                    continue
+                ratio = work[i, j] / pivot
+                if stage == 0:
+                    vector[j] -= ratio * vector[i]
+                for k in range(d):
+                    if k != i:
+                        work[j, k] -= ratio * work[i, k]
+            for j in range(d):
+                work[i, j] = 0.0
+                work[j, i] = 0.0
+        if stage == 0:
+            rest[:] = matrix
+    for i in range(d):
+        if high_x[i] - low_x[i] > wide:
+            continue
+        slope = 0.0
+        for j in range(d):
+            if high_x[j] - low_x[j] <= wide:
+                slope += matrix[i, j] * 0.5 * (low_x[j] + high_x[j])
+        centre = 0.5 * (low_x[i] + high_x[i])
+        value += centre * (vector[i] - 0.5 * slope) + 0.5 * (high_x[i] - low_x[i]) * abs(vector[i] - slope)
+    return value

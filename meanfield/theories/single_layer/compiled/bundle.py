@@ -1,0 +1,144 @@
+"""Proximal bundle method with exact nonlinear cuts: the robust route to the minimum of J from scratch (sigma_a = 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push, merge_maximum
+from meanfield.theories.single_layer.compiled.master import solve_master
+from meanfield.theories.single_layer.compiled.outlier import worst_directions
+
+__all__ = ["bundle_rounds", "linear_part"]
+
+_NEW_CUTS = (
+    12  # at most so many new readouts, and half as many directions, a round: degenerate phases offer a continuum
+)
+
+
+@jit
+def linear_part(p, y, tau, t):
+    """-sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2."""
+    total = 0.0
+    for c in range(t.shape[0]):
+        for r in range(t.shape[1]):
+            total += p[c] * t[c, r] * (0.5 * tau * t[c, r] - y[c, r])
+    return total
+
+
+@jit
+def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
+    """Run up to `max_rounds` rounds on `state` = (t, cuts, cut weights, directions, direction weights, rho).
+
+    Returns (state, J at the best feasible t, predicted decrease, rounds used). The best t is feasible: Q(t) <= 1.
+    """
+    t_best, cuts, cut_weights, directions, direction_weights, rho = state
+    m = t_best.shape[1]
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    maxima = np.empty((256, m))
+    heights = np.empty(256)
+    worst = np.empty((64, m))
+    worst_values = np.empty(64)
+    best = np.inf
+    if cuts.shape[0] > 0:
+        level = -np.inf
+        count = find_maxima(table, p, t_best, low, high, cuts, maxima, heights)
+        level = np.max(heights[:count])
+        best = linear_part(p, y, tau, t_best) + level
+    predicted = np.inf
+    used = 0
+    for _ in range(max_rounds):
+        used += 1
+        t = t_best.copy()
+        if cuts.shape[0] == 0:
+            cuts = np.zeros((1, m))
+            cut_weights = np.ones(1)
+        weights = np.concatenate((cut_weights, direction_weights))
+        inner = 1e-9 if predicted == np.inf else min(1e-9, max(1e-13, 1e-3 * predicted))
+        _, model, ok = solve_master(table, p, y, tau, rho, t_best, cuts, directions, t, weights, inner)
+        n_cuts = cuts.shape[0]
+        # New directions first; then t is scaled back to where J is finite.
+        n_worst = 0
+        if unbounded:
+            n_worst, q_max, _ = worst_directions(table, p, t, 1.0 - 1e-7, worst, worst_values)
+            # Where G also grows linearly J diverges at the boundary: stay inside, where h is of order one far out.
+            confined = 1.0
+            for i in range(n_worst):
+                push = linear_push(table, p, t, worst[i])
+                if push > NO_PUSH:
+                    confined = min(confined, 1.0 - min(0.5, 0.5 * push * push))
+                    worst_values[i] = -1.0
+            if q_max > confined:
+                t *= np.sqrt(confined / q_max)
+        active = 0
+        for k in range(n_cuts):
+            if weights[k] > 1e-7:
+                active += 1
+        starts = np.empty((active, m))
+        active = 0
+        for k in range(n_cuts):
+            if weights[k] > 1e-7:
+                starts[active] = cuts[k]
+                active += 1
+        count = find_maxima(table, p, t, low, high, starts, maxima, heights)
+        top = np.max(heights[:count])
+        value = linear_part(p, y, tau, t) + top
+        gain = best - model if best < np.inf else np.inf
+        serious = value < best - 0.1 * gain or best == np.inf
+        # Keep the cuts that carry weight, add the best new ones.
+        order = np.argsort(-heights[:count])
+        pool = np.empty((active + _NEW_CUTS, m))
+        pool_weights = np.empty(active + _NEW_CUTS)
+        size = 0
+        for k in range(n_cuts):
+            if weights[k] > 1e-7:
+                pool[size] = cuts[k]
+                pool_weights[size] = weights[k]
+                size += 1
+        for i in range(min(count, _NEW_CUTS)):
+            a = maxima[order[i]]
+            known = -np.inf
+            for k in range(size):
+                close = 0.0
+                for r in range(m):
+                    close = max(close, abs(pool[k, r] - a[r]))
+                if close < 1e-9:
+                    known = np.inf
+            if known == np.inf:
+                continue
+            if i > 0 and heights[order[i]] < top - 1.0 - abs(top) * 0.2:
+                continue
+            pool[size] = a
+            pool_weights[size] = 0.0
+            size += 1
+        cuts = pool[:size].copy()
+        cut_weights = pool_weights[:size].copy()
+        if unbounded:
+            n_old = directions.shape[0]
+            pool = np.empty((n_old + _NEW_CUTS // 2, m))
+            pool_weights = np.empty(n_old + _NEW_CUTS // 2)
+            size = 0
+            for k in range(n_old):
+                if weights[n_cuts + k] > 1e-8:
+                    pool[size] = directions[k]
+                    pool_weights[size] = weights[n_cuts + k]
+                    size += 1
+            order = np.argsort(-worst_values[:n_worst])
+            added = 0
+            for i in range(n_worst):
+                if added < _NEW_CUTS // 2 and worst_values[order[i]] > 0.0:
+                    before = size
+                    size = merge_maximum(pool, pool_weights, size, worst[order[i]], 0.0, 1e-10)
+                    added += size - before
+            directions = pool[:size].copy()
+            direction_weights = pool_weights[:size].copy()
+        if serious:
+            t_best = t
+            best = value
+            rho = min(rho * 4.0, 1e8)
+        else:
+            rho = max(rho / 3.0, 1e-4)
+        predicted = max(gain, 0.0) if gain < np.inf else np.inf
+        if predicted < tolerance * (1.0 + abs(best)) and ok:
+            break
+    return (t_best, cuts, cut_weights, directions, direction_weights, rho), best, predicted, used

@@ -1,0 +1,198 @@
+"""Active-set Newton for the minimum of the dual J(t) in the limit P -> infinity (sigma_a = 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
+from meanfield.theories.single_layer.compiled.certificate import weight_nullity
+from meanfield.theories.single_layer.compiled.kkt import feasible_weights, kkt_newton, select_weights
+from meanfield.theories.single_layer.compiled.outlier import worst_directions
+
+__all__ = ["active_set", "candidates"]
+
+_MAX_CHANGES = 40  # codes or directions entering or leaving during one active-set solve
+_VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
+
+
+@jit
+def _distinct_codes(table, p, t, readouts, weights, distance):
+    """Climb every readout to its local maximum and merge those that coincide; returns (readouts, weights)."""
+    m = t.shape[1]
+    merged = np.empty((readouts.shape[0], m))
+    total = np.zeros(readouts.shape[0])
+    count = 0
+    a = np.empty(m)
+    for k in range(readouts.shape[0]):
+        a[:] = readouts[k]
+        ascend(table, p, t, a)
+        found = -1
+        for i in range(count):
+            gap = 0.0
+            for r in range(m):
+                gap = max(gap, abs(merged[i, r] - a[r]))
+            if gap <= distance * (1.0 + np.max(np.abs(a))):
+                found = i
+                break
+        if found < 0:
+            found = count
+            merged[count] = a
+            count += 1
+        total[found] += weights[k]
+    return merged[:count].copy(), total[:count].copy()
+
+
+@jit
+def _distinct_directions(directions, weights, distance):
+    merged = np.empty(directions.shape)
+    total = np.zeros(directions.shape[0])
+    count = 0
+    for k in np.argsort(-weights):
+        found = -1
+        for i in range(count):
+            if np.max(np.abs(merged[i] - directions[k])) <= distance:
+                found = i
+                break
+        if found < 0:
+            found = count
+            merged[count] = directions[k]
+            count += 1
+        total[found] += weights[k]
+    return merged[:count].copy(), total[:count].copy()
+
+
+@jit
+def _without(rows, values, index):
+    n = rows.shape[0]
+    kept = np.empty((n - 1, rows.shape[1]))
+    kept_values = np.empty(n - 1)
+    j = 0
+    for i in range(n):
+        if i != index:
+            kept[j] = rows[i]
+            kept_values[j] = values[i]
+            j += 1
+    return kept, kept_values
+
+
+@jit
+def _with(rows, values, row, value):
+    n = rows.shape[0]
+    longer = np.empty((n + 1, rows.shape[1]))
+    longer_values = np.empty(n + 1)
+    longer[:n] = rows
+    longer_values[:n] = values
+    longer[n] = row
+    longer_values[n] = value
+    return longer, longer_values
+
+
+@jit
+def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights):
+    """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
+
+    Returns (ok, t, readouts, weights, directions, direction_weights, s, nullity, nullity of t): the dimensions of the
+    families of optimal weights and of optimal t.
+    """
+    n_classes, m = t.shape
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    maxima = np.empty((1024, m))
+    heights = np.empty(1024)
+    worst = np.empty((64, m))
+    worst_values = np.empty(64)
+    s = 0.0
+    nullity = 0
+    for _ in range(_MAX_CHANGES):
+        if readouts.shape[0] > n_classes * m + 1 + 512:
+            break
+        readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7)
+        converged, s, _residual, nullity = kkt_newton(
+            table, p, y, tau, t, readouts, weights, directions, direction_weights, 25
+        )
+        if not converged:
+            break
+        # Codes may have merged on the way (next to a pitchfork): solve again with one of them.
+        before = readouts.shape[0]
+        readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7)
+        if readouts.shape[0] < before:
+            continue
+        lowest = np.min(weights)
+        lowest_direction = np.min(direction_weights) if direction_weights.shape[0] > 0 else 0.0
+        if min(lowest, lowest_direction) < -1e-13:
+            changed = False
+            if nullity > 0:
+                trial = weights.copy()
+                trial_direction = direction_weights.copy()
+                norm = feasible_weights(table, p, y, tau, t, readouts, trial, directions, trial_direction)
+                if norm < 1e-12:
+                    weights = trial
+                    direction_weights = trial_direction
+                    changed = True
+            if not changed:
+                if lowest < lowest_direction and weights.shape[0] > 1:
+                    readouts, weights = _without(readouts, weights, np.argmin(weights))
+                elif lowest_direction < -1e-13:
+                    directions, direction_weights = _without(
+                        directions, direction_weights, np.argmin(direction_weights)
+                    )
+                else:
+                    break
+                continue
+        added = False
+        if unbounded:
+            n_worst, _q_max, _exact = worst_directions(table, p, t, 1.0 + _VIOLATION, worst, worst_values)
+            if n_worst > 0 and linear_push(table, p, t, worst[0]) > NO_PUSH:
+                break  # J is infinite here, and no outlier can hold t back
+            for i in range(min(n_worst, 8)):
+                directions, direction_weights = _with(directions, direction_weights, worst[i], 0.0)
+                added = True
+        if added:
+            continue
+        count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+        top = np.max(heights[:count])
+        if top > s + _VIOLATION * (1.0 + abs(s)):
+            # The highest, and whatever ties with it: orbits of a symmetry enter together.
+            for i in range(count):
+                if heights[i] > s + 0.5 * (top - s):
+                    readouts, weights = _with(readouts, weights, maxima[i], 0.0)
+            continue
+        t_nullity = max(nullity - weight_nullity(table, p, t, readouts, directions), 0) if nullity > 0 else 0
+        # Codes that touch the level without carrying weight make the weights non-unique: bring all in, then select.
+        touching = readouts.copy()
+        touching_weights = weights.copy()
+        for i in range(count):
+            if heights[i] >= s - 1e-10 * (1.0 + abs(s)):
+                before = touching.shape[0]
+                grown = np.empty((before + 1, m))
+                grown[:before] = touching
+                spare = np.zeros(before + 1)
+                if merge_maximum(grown, spare, before, maxima[i], 0.0, 1e-6) > before:
+                    touching, touching_weights = _with(touching, touching_weights, maxima[i], 0.0)
+        if (
+            (touching.shape[0] > readouts.shape[0] or nullity > 0)
+            and directions.shape[0] == 0
+            and touching.shape[0] > 1
+        ):
+            select_weights(table, p, t, touching, touching_weights)
+            readouts = touching
+            weights = touching_weights
+        keep = np.nonzero(weights > 1e-13)[0]
+        readouts = readouts[keep]
+        weights = weights[keep]
+        keep = np.nonzero(direction_weights > 1e-13)[0]
+        directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
+        nullity = weight_nullity(table, p, t, readouts, directions)
+        return True, t, readouts, weights, directions, direction_weights, s, nullity, t_nullity
+    return False, t, readouts, weights, directions, direction_weights, s, 0, 0
+
+
+@jit
+def candidates(table, p, state, distance):
+    """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
+    t, cuts, cut_weights, directions, direction_weights, _ = state
+    keep = np.nonzero(cut_weights > 2e-3 / cut_weights.shape[0])[0]
+    readouts, weights = _distinct_codes(table, p, t, cuts[keep], cut_weights[keep], 1e-5)
+    keep = np.nonzero(direction_weights > 1e-6)[0]
+    directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], distance)
+    return readouts, weights, directions, direction_weights

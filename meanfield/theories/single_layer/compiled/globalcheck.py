@@ -1,0 +1,301 @@
+"""Proof that no readout exceeds a level: branch and bound for max_a h(a; t) (sigma_a = 1).
+
+Every maximiser is stationary, a = sum_c p_c q_c t_c with q_c = G'(kappa_c), and there h separates over classes,
+    h = sum_c p_c psi(kappa_c),   psi(kappa) = G(kappa) - kappa G'(kappa) / 2,
+in which a quadratic growth of G cancels, so boxes may reach to infinity. G' increases, so the stationarity equation
+maps a box of kappa to a box: boxes shrink or vanish. Around a known maximum a box on which h is concave is done.
+Where J is finite, growth terms and prior add up to something negative, so h <= sum_c p_c R(kappa_c) as well, with
+R = G - growth kappa^2 / 2. For a supremum approached at infinity the equation holds along a sequence with
+|a| |grad h| -> 0 (Ekeland), so the same bounds cover it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from meanfield.numerics.cumulant_table import interval_index
+from meanfield.numerics.jit import jit
+from meanfield.numerics.linalg import cholesky
+from meanfield.theories.single_layer.compiled.bounds import (
+    asymptotic_lines,
+    growth_bound,
+    psi_and_mean,
+    range_maximum,
+    second_order,
+)
+
+__all__ = ["exchangeable", "global_bound"]
+
+_FAR = 1e9  # stands for infinity in kappa
+_SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
+_MAX_STACK = 8192
+
+
+@jit
+def exchangeable(p, t):
+    """For each class the next one equivalent to it (equal p, and t t^T unchanged by swapping the two), or -1.
+
+    h depends on t through t t^T alone, so swapping equivalent classes maps maxima onto maxima.
+    """
+    n_classes = p.shape[0]
+    gram = t @ t.T
+    tolerance = 1e-10 * (1e-300 + np.max(np.abs(gram)))
+    follower = np.full(n_classes, -1)
+    for c in range(n_classes):
+        for d in range(c + 1, n_classes):
+            same = abs(p[c] - p[d]) <= 1e-12 and abs(gram[c, c] - gram[d, d]) <= tolerance
+            for e in range(n_classes):
+                if e not in (c, d) and abs(gram[c, e] - gram[d, e]) > tolerance:
+                    same = False
+            if same:
+                follower[c] = d
+                break
+    return follower
+
+
+@jit
+def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes):
+    """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
+
+    infimum, supremum: range of phi (may be infinite). Returns (proved, excess, boxes): `excess` is the largest
+    proven bound minus level, or that of the box that could not be decided.
+    """
+    n_classes, m = t.shape
+    _, singular, right = np.linalg.svd(t, full_matrices=False)
+    over_kappa = n_classes <= m and singular[n_classes - 1] > 1e-3 * singular[0]
+    if over_kappa:
+        # Branch over kappa itself: |a|^2 = kappa^T (t t^T)^-1 kappa.
+        d = n_classes
+        to_kappa = np.eye(n_classes)
+        from_activation = t @ t.T
+        prior = np.linalg.inv(from_activation)
+    else:
+        # Branch over the readout along the principal axes of t.
+        d = 0
+        for i in range(singular.shape[0]):
+            if singular[i] > 1e-13 * singular[0]:
+                d += 1
+        if d == 0:
+            return level >= -tolerance, max(-level, 0.0), 0
+        axes = np.ascontiguousarray(right[:d].T)
+        to_kappa = t @ axes
+        from_activation = np.ascontiguousarray(to_kappa.T)
+        prior = np.eye(d)
+    for i in range(d):
+        for c in range(n_classes):
+            from_activation[i, c] *= p[c]
+    known_x = np.empty((known.shape[0], n_classes))
+    for k in range(known.shape[0]):
+        for c in range(n_classes):
+            known_x[k, c] = np.sum(known[k] * t[c])
+    follower = exchangeable(p, t)
+    lows = np.empty((_MAX_STACK, d))
+    highs = np.empty((_MAX_STACK, d))
+    for i in range(d):
+        low = 0.0
+        high = 0.0
+        for c in range(n_classes):
+            factor = from_activation[i, c]
+            if factor > 0.0:
+                low += factor * max(infimum, -_FAR)
+                high += factor * min(supremum, _FAR)
+            elif factor < 0.0:
+                low += factor * min(supremum, _FAR)
+                high += factor * max(infimum, -_FAR)
+        lows[0, i] = max(low - 1e-9 * (1.0 + abs(low)), -_FAR)
+        highs[0, i] = min(high + 1e-9 * (1.0 + abs(high)), _FAR)
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    lines = asymptotic_lines(table, infimum, supremum)
+    straight = unbounded and lines[0] == 0.0 and lines[1] == 0.0
+    stack = 1
+    boxes = 0
+    excess = -np.inf
+    low_x = np.empty(d)
+    high_x = np.empty(d)
+    low_k = np.empty(n_classes)
+    high_k = np.empty(n_classes)
+    low_q = np.empty(n_classes)
+    high_q = np.empty(n_classes)
+    spread = np.empty(n_classes)
+    hess = np.empty((m, m))
+    gradient = np.empty(d)
+    matrix = np.empty((d, d))
+    middle_matrix = np.empty((d, d))
+    radius = np.empty((d, d))
+    while stack > 0:
+        stack -= 1
+        low_x[:] = lows[stack]
+        high_x[:] = highs[stack]
+        boxes += 1
+        bound = np.inf
+        empty = False
+        done = False
+        for _ in range(12):
+            bound = 0.0
+            second = 0.0
+            for c in range(n_classes):
+                if over_kappa:
+                    low = low_x[c]
+                    high = high_x[c]
+                else:
+                    low = 0.0
+                    high = 0.0
+                    for i in range(d):
+                        factor = to_kappa[c, i]
+                        low += factor * (low_x[i] if factor > 0.0 else high_x[i])
+                        high += factor * (high_x[i] if factor > 0.0 else low_x[i])
+                low_k[c] = low
+                high_k[c] = high
+                psi_low, low_q[c], r_low = psi_and_mean(table, low, lines)
+                psi_high, high_q[c], r_high = psi_and_mean(table, high, lines)
+                if low < -table.kappa_max and table.growth_minus == 0.0:
+                    low_q[c] = max(infimum, -_FAR)
+                if high > table.kappa_max and table.growth_plus == 0.0:
+                    high_q[c] = min(supremum, _FAR)
+                psi = max(psi_low, psi_high)
+                first = interval_index(table, low)
+                last = interval_index(table, high)
+                width = high - low
+                narrow = psi + 0.0625 * width * width * range_maximum(bounds.bend, first, last)
+                bound += p[c] * min(narrow, max(range_maximum(bounds.psi, first, last), psi))
+                if unbounded:
+                    r_low -= (lines[0] if low < 0.0 else lines[1]) * low
+                    r_high -= (lines[0] if high < 0.0 else lines[1]) * high
+                    r_top = max(range_maximum(bounds.remainder, first, last), max(r_low, r_high))
+                    second += p[c] * r_top
+                    spread[c] = min(r_top - min(r_low, r_high), (high_q[c] - low_q[c]) * width)
+            if straight:
+                bound = min(bound, second)
+            if bound <= level + tolerance:
+                done = True
+                break
+            # Of boxes that differ by an exchange of equivalent classes, look at the one with falling kappa.
+            if over_kappa:
+                for c in range(n_classes):
+                    after = follower[c]
+                    if after >= 0:
+                        low_x[c] = max(low_x[c], low_x[after])
+                        high_x[after] = min(high_x[after], high_x[c])
+                        if low_x[c] > high_x[c] or low_x[after] > high_x[after]:
+                            empty = True
+                if empty:
+                    break
+            # Contract with the stationarity equation.
+            shrink = 1.0
+            for i in range(d):
+                low = 0.0
+                high = 0.0
+                size = 0.0
+                for c in range(n_classes):
+                    factor = from_activation[i, c]
+                    a = factor * low_q[c]
+                    b = factor * high_q[c]
+                    low += min(a, b)
+                    high += max(a, b)
+                    size += max(abs(a), abs(b))
+                margin = _SLACK * (1.0 + size)
+                low -= margin
+                high += margin
+                width = high_x[i] - low_x[i]
+                low_x[i] = max(low_x[i], low)
+                high_x[i] = min(high_x[i], high)
+                if low_x[i] > high_x[i]:
+                    empty = True
+                    break
+                if width > 0.0:
+                    shrink = min(shrink, (high_x[i] - low_x[i]) / width)
+            if empty or shrink > 0.9:
+                break
+        if empty:
+            continue
+        if done:
+            excess = max(excess, bound - level)
+            continue
+        if unbounded:
+            second += growth_bound(
+                table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, middle_matrix, gradient
+            )
+            if second <= level + tolerance:
+                excess = max(excess, second - level)
+                continue
+        if second_order(
+            table,
+            bounds,
+            p,
+            to_kappa,
+            prior,
+            low_x,
+            high_x,
+            low_k,
+            high_k,
+            level + tolerance,
+            gradient,
+            matrix,
+            middle_matrix,
+            radius,
+        ):
+            excess = max(excess, tolerance)
+            continue
+        # Strictly concave around a known maximum: that maximum is the largest value in the box.
+        for k in range(known.shape[0]):
+            inside = True
+            for c in range(n_classes):
+                margin = 1e-9 * (1.0 + abs(known_x[k, c]))
+                if known_x[k, c] < low_k[c] - margin or known_x[k, c] > high_k[c] + margin:
+                    inside = False
+                    break
+            if inside:
+                for r in range(m):
+                    for q in range(m):
+                        hess[r, q] = 1.0 if r == q else 0.0
+                for c in range(n_classes):
+                    first = interval_index(table, low_k[c])
+                    last = interval_index(table, high_k[c])
+                    curvature = p[c] * range_maximum(bounds.curvature, first, last)
+                    for r in range(m):
+                        for q in range(r + 1):
+                            hess[r, q] -= curvature * t[c, r] * t[c, q]
+                if cholesky(hess):
+                    done = True
+                break
+        if done:
+            excess = max(excess, 0.0)
+            continue
+        # Split where the curvature of G is felt most.
+        best = -1
+        best_score = -1.0
+        for i in range(d):
+            score = 0.0
+            width = high_x[i] - low_x[i]
+            for c in range(n_classes):
+                share = abs(to_kappa[c, i]) * width
+                if unbounded:
+                    share /= max(high_k[c] - low_k[c], 1e-300)
+                    score += p[c] * share * spread[c] + 1e-12 * width
+                else:
+                    score += p[c] * share * (high_q[c] - low_q[c])
+            if score > best_score:
+                best_score = score
+                best = i
+        low = low_x[best]
+        high = high_x[best]
+        if boxes >= max_boxes or stack + 2 > _MAX_STACK or high - low <= 1e-13 * (1.0 + abs(low)):
+            return False, bound - level, boxes
+        middle = 0.5 * (low + high)
+        unit = 4.0 / table.scale
+        if low < 0.0 < high and (high > unit or low < -unit):
+            middle = 0.0
+        elif high > 8.0 * max(low, unit) and low >= 0.0:
+            middle = math.sqrt(max(low, unit) * high)
+        elif -low > 8.0 * max(-high, unit) and high <= 0.0:
+            middle = -math.sqrt(max(-high, unit) * -low)
+        lows[stack] = low_x
+        highs[stack] = high_x
+        highs[stack, best] = middle
+        lows[stack + 1] = low_x
+        highs[stack + 1] = high_x
+        lows[stack + 1, best] = middle
+        stack += 2
+    return True, max(excess, 0.0), boxes

@@ -1,0 +1,381 @@
+"""Newton on the stationarity equations of a given set of codes and outlier directions (sigma_a = 1).
+
+Unknowns are t, the code weights P, the outlier weights w and the level s; readouts a_gamma(t) and directions u_o(t)
+follow t as maximisers, so their response enters through the envelope Hessian. Equations (single_layer theory):
+    y_c = sum_gamma P_gamma a_gamma G'(a_gamma.t_c) + sum_o w_o u_o g'(t_c.u_o)/2 + tau t_c,
+    h(a_gamma; t) = s,   sum_gamma P_gamma = 1,   q(u_o; t) = 1/2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.numerics.jit import jit
+from meanfield.numerics.linalg import cholesky, cholesky_solve, nonnegative_least_squares, solve_symmetric
+from meanfield.theories.single_layer.compiled.ascent import ascend
+from meanfield.theories.single_layer.compiled.master import cut_value, direction_value
+
+__all__ = ["kkt_newton", "select_weights", "weight_columns"]
+
+_MAX_STEPS = 40
+_FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (degenerate cone)
+
+
+@jit
+def _follow_direction(table, p, t, u, mixed, response):
+    """Move the unit vector u (in place) to its stationary point along stiff directions.
+
+    With `mixed` (m, n) = d^2 q / du dt given, also fills response (m, n) = (lambda - A)^+ mixed on the stiff tangent
+    space.
+    """
+    n_classes, m = t.shape
+    first = np.empty(n_classes)
+    second = np.empty(n_classes)
+    for sweep in range(20):
+        value = direction_value(table, p, t, u, first, second)
+        matrix = np.zeros((m, m))
+        gradient = np.zeros(m)
+        for c in range(n_classes):
+            for r in range(m):
+                gradient[r] += first[c] * t[c, r]
+                for s in range(m):
+                    matrix[r, s] += second[c] * t[c, r] * t[c, s]
+        # Project onto the tangent space of the sphere; u itself gets eigenvalue -1, far from any gap.
+        tangent = np.zeros((m, m))
+        au = matrix @ u
+        uau = np.sum(u * au)
+        for r in range(m):
+            gradient[r] -= 2.0 * value * u[r]
+            for s in range(m):
+                tangent[r, s] = matrix[r, s] - u[r] * au[s] - au[r] * u[s] + (uau - 1.0) * u[r] * u[s]
+        eigenvalues, eigenvectors = np.linalg.eigh(tangent)
+        move = np.zeros(m)
+        for i in range(m):
+            gap = 2.0 * value - eigenvalues[i]
+            inner = 0.0
+            overlap = 0.0
+            for r in range(m):
+                inner += eigenvectors[r, i] * gradient[r]
+                overlap += eigenvectors[r, i] * u[r]
+            if abs(overlap) < 0.5 and gap > _FLAT:
+                for r in range(m):
+                    move[r] += inner / gap * eigenvectors[r, i]
+        size = np.max(np.abs(move))
+        if size < 1e-15 or sweep == 19:
+            if response.shape[1] > 0:
+                response[:] = 0.0
+                for i in range(m):
+                    gap = 2.0 * value - eigenvalues[i]
+                    overlap = 0.0
+                    for r in range(m):
+                        overlap += eigenvectors[r, i] * u[r]
+                    if abs(overlap) < 0.5 and gap > _FLAT:
+                        for j in range(mixed.shape[1]):
+                            inner = 0.0
+                            for r in range(m):
+                                inner += eigenvectors[r, i] * mixed[r, j]
+                            for r in range(m):
+                                response[r, j] += inner / gap * eigenvectors[r, i]
+            return
+        if size > 0.3:
+            move *= 0.3 / size
+        u += move
+        u /= np.sqrt(np.sum(u * u))
+
+
+@jit
+def weight_columns(table, p, t, readouts, directions, columns):
+    """Fill columns (mC, n + o): what a unit of weight of each code or outlier contributes to y, class by class."""
+    n_classes, m = t.shape
+    first = np.empty(n_classes)
+    second = np.empty(n_classes)
+    n = readouts.shape[0]
+    for k in range(columns.shape[1]):
+        row = readouts[k] if k < n else directions[k - n]
+        if k < n:
+            cut_value(table, p, t, row, first, second)
+        else:
+            direction_value(table, p, t, row, first, second)
+        for c in range(n_classes):
+            for r in range(m):
+                columns[c * m + r, k] = first[c] / p[c] * row[r]
+
+
+@jit
+def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_weights, max_steps):
+    """Newton from the given point; all arrays are updated in place.
+
+    Returns (ok, s, residual, nullity): residual of all equations, nullity of the last Newton matrix.
+    """
+    n_classes, m = t.shape
+    n = n_classes * m
+    n_codes = readouts.shape[0]
+    n_out = directions.shape[0]
+    size = n + n_codes + n_out + 1
+    matrix = np.empty((size, size))
+    rhs = np.empty(size)
+    first = np.empty(n_classes)
+    second = np.empty(n_classes)
+    hess = np.empty((m, m))
+    column = np.empty(m)
+    mixed = np.empty((m, n))
+    response = np.empty((m, n))
+    none = np.empty((m, 0))
+    s = 0.0
+    nullity = 0
+    previous = np.inf
+    # The point before the last step, to return to where a code ran away (an almost unconfined direction).
+    solution = np.zeros(size)
+    length = 0.0
+    reductions = 0
+    t_before = t.copy()
+    readouts_before = readouts.copy()
+    weights_before = weights.copy()
+    directions_before = directions.copy()
+    direction_weights_before = direction_weights.copy()
+    steps = 0
+    while steps < max_steps:
+        lost = False
+        matrix[:] = 0.0
+        rhs[:] = 0.0
+        for c in range(n_classes):
+            for r in range(m):
+                i = c * m + r
+                matrix[i, i] = p[c] * tau
+                rhs[i] = p[c] * (y[c, r] - tau * t[c, r])
+        residual = 0.0
+        level = 0.0
+        for k in range(n_codes):
+            a = readouts[k]
+            ascend(table, p, t, a)
+            if steps > 0:
+                reach = 1.0
+                moved = 0.0
+                for r in range(m):
+                    reach = max(reach, abs(readouts_before[k, r]))
+                    moved = max(moved, abs(a[r] - readouts_before[k, r]))
+                lost = lost or not moved <= 2.0 * reach
+            f = cut_value(table, p, t, a, first, second)
+            if k == 0:
+                level = f
+            residual = max(residual, abs(f - level))
+            row = n + k
+            rhs[row] = -f
+            matrix[row, size - 1] = -1.0
+            matrix[size - 1, row] = -1.0
+            for r in range(m):
+                for q in range(m):
+                    hess[r, q] = 1.0 if r == q else 0.0
+                    for c in range(n_classes):
+                        hess[r, q] -= second[c] * t[c, r] * t[c, q]
+                for c in range(n_classes):
+                    for q in range(m):
+                        mixed[r, c * m + q] = second[c] * t[c, r] * a[q] + (first[c] if r == q else 0.0)
+            if lost or not cholesky(hess):
+                lost = True
+                break
+            for j in range(n):
+                for r in range(m):
+                    column[r] = mixed[r, j]
+                cholesky_solve(hess, column)
+                for r in range(m):
+                    response[r, j] = column[r]
+            for c in range(n_classes):
+                for r in range(m):
+                    i = c * m + r
+                    gradient = first[c] * a[r]
+                    matrix[row, i] = gradient
+                    matrix[i, row] = gradient
+                    for q in range(m):
+                        matrix[i, c * m + q] += weights[k] * second[c] * a[r] * a[q]
+                    for j in range(n):
+                        value = 0.0
+                        for q in range(m):
+                            value += mixed[q, i] * response[q, j]
+                        matrix[i, j] += weights[k] * value
+        if lost:
+            reductions += 1
+            if steps == 0 or reductions > 12:
+                return False, s, np.inf, 0
+            directions[:] = directions_before
+            readouts[:] = readouts_before
+            length *= 0.25
+            for i in range(n):
+                t[i // m, i % m] = t_before[i // m, i % m] + length * solution[i]
+            for k in range(n_codes):
+                weights[k] = weights_before[k] + length * (solution[n + k] - weights_before[k])
+            for k in range(n_out):
+                change = solution[n + n_codes + k] - direction_weights_before[k]
+                direction_weights[k] = direction_weights_before[k] + length * change
+            continue
+        steps += 1
+        for k in range(n_out):
+            u = directions[k]
+            _follow_direction(table, p, t, u, none, none)
+            f = direction_value(table, p, t, u, first, second)
+            residual = max(residual, abs(f - 0.5))
+            row = n + n_codes + k
+            rhs[row] = 0.5 - f
+            for r in range(m):
+                for c in range(n_classes):
+                    for q in range(m):
+                        mixed[r, c * m + q] = second[c] * t[c, r] * u[q] + (first[c] if r == q else 0.0)
+            _follow_direction(table, p, t, u, mixed, response)
+            for c in range(n_classes):
+                for r in range(m):
+                    i = c * m + r
+                    gradient = first[c] * u[r]
+                    matrix[row, i] = gradient
+                    matrix[i, row] = gradient
+                    for q in range(m):
+                        matrix[i, c * m + q] += direction_weights[k] * second[c] * u[r] * u[q]
+                    for j in range(n):
+                        value = 0.0
+                        for q in range(m):
+                            value += mixed[q, i] * response[q, j]
+                        matrix[i, j] += direction_weights[k] * value
+        rhs[size - 1] = -1.0
+        # Residual of the y equations with the current weights.
+        for c in range(n_classes):
+            for r in range(m):
+                i = c * m + r
+                value = rhs[i]
+                for k in range(n_codes):
+                    value -= weights[k] * matrix[i, n + k]
+                for k in range(n_out):
+                    value -= direction_weights[k] * matrix[i, n + n_codes + k]
+                residual = max(residual, abs(value) / p[c])
+        residual = max(residual, abs(np.sum(weights) - 1.0))
+        if not residual < 1e8:
+            return False, s, np.inf, nullity
+        if residual <= 1e-14 or (residual <= 1e-11 and residual >= 0.3 * previous):
+            return True, level, residual, nullity
+        previous = residual
+        solution, nullity = solve_symmetric(matrix, rhs)
+        change = 0.0
+        largest = 1.0
+        for i in range(n):
+            change = max(change, abs(solution[i]))
+            largest = max(largest, abs(t[i // m, i % m]))
+        length = min(1.0, largest / max(change, 1e-300))
+        t_before[:] = t
+        readouts_before[:] = readouts
+        weights_before[:] = weights
+        directions_before[:] = directions
+        direction_weights_before[:] = direction_weights
+        for i in range(n):
+            t[i // m, i % m] += length * solution[i]
+        for k in range(n_codes):
+            weights[k] += length * (solution[n + k] - weights[k])
+        for k in range(n_out):
+            direction_weights[k] += length * (solution[n + n_codes + k] - direction_weights[k])
+        s = solution[size - 1]
+    return False, s, previous, nullity
+
+
+@jit
+def select_weights(table, p, t, readouts, weights):
+    """Among all optimal code weights, those of the P -> infinity limit of the finite-P theory (in place).
+
+    They maximise -sum_gamma P_gamma ln(P_gamma / D_gamma), D_gamma = det(-d^2 h(a_gamma))^(-1/2), at fixed sum_gamma
+    P_gamma v_gamma, v_gamma the contribution of code gamma to y; the dual has P_gamma ~ D_gamma exp(lambda.v_gamma).
+    `weights` must satisfy the constraints on entry. Returns the largest remaining violation.
+    """
+    n_classes, m = t.shape
+    n = n_classes * m
+    n_codes = readouts.shape[0]
+    columns = np.empty((n, n_codes))
+    weight_columns(table, p, t, readouts, np.empty((0, m)), columns)
+    log_width = np.empty(n_codes)
+    first = np.empty(n_classes)
+    second = np.empty(n_classes)
+    for k in range(n_codes):
+        cut_value(table, p, t, readouts[k], first, second)
+        hess = np.eye(m)
+        for c in range(n_classes):
+            for r in range(m):
+                for q in range(m):
+                    hess[r, q] -= second[c] * t[c, r] * t[c, q]
+        if not cholesky(hess):
+            return np.inf
+        log_width[k] = 0.0
+        for r in range(m):
+            log_width[k] -= np.log(hess[r, r])
+    target = columns @ weights
+    multiplier = np.zeros(n)
+    gradient = np.empty(n)
+    trial_weights = np.empty(n_codes)
+    violation = np.inf
+    last = np.inf
+    damping = 1e-12
+    value = np.inf
+    step = np.zeros(n)
+    for _ in range(200):
+        trial = multiplier + step
+        exponent = log_width.copy()
+        for k in range(n_codes):
+            for i in range(n):
+                exponent[k] += trial[i] * (columns[i, k] - target[i])
+        top = np.max(exponent)
+        total = 0.0
+        for k in range(n_codes):
+            trial_weights[k] = np.exp(exponent[k] - top)
+            total += trial_weights[k]
+        trial_value = top + np.log(total)
+        if trial_value > value + 1e-12 * (1.0 + abs(value)):
+            step *= 0.25
+            if np.max(np.abs(step)) < 1e-14:
+                break
+            continue
+        value = trial_value
+        multiplier = trial
+        for k in range(n_codes):
+            trial_weights[k] /= total
+        violation = 0.0
+        hess = np.zeros((n, n))
+        for i in range(n):
+            gradient[i] = -target[i]
+            for k in range(n_codes):
+                gradient[i] += trial_weights[k] * columns[i, k]
+            violation = max(violation, abs(gradient[i]))
+        if violation < 1e-15 or (violation < 1e-12 and violation > 0.5 * last):
+            break
+        last = violation
+        for k in range(n_codes):
+            for i in range(n):
+                di = columns[i, k] - target[i]
+                for j in range(n):
+                    hess[i, j] += trial_weights[k] * di * (columns[j, k] - target[j])
+        for i in range(n):
+            hess[i, i] += damping
+        step, _ = solve_symmetric(hess, -gradient)
+        largest = np.max(np.abs(step))
+        if largest > 20.0:
+            step *= 20.0 / largest
+    if violation < 1e-11:
+        weights[:] = trial_weights
+    return violation
+
+
+@jit
+def feasible_weights(table, p, y, tau, t, readouts, weights, directions, direction_weights):
+    """Non-negative weights that satisfy the y equations and sum to one (in place); returns the residual norm."""
+    n_classes, m = t.shape
+    n = n_classes * m
+    total = readouts.shape[0] + directions.shape[0]
+    columns = np.empty((n + 1, total))
+    weight_columns(table, p, t, readouts, directions, columns)
+    rhs = np.empty(n + 1)
+    for c in range(n_classes):
+        for r in range(m):
+            rhs[c * m + r] = y[c, r] - tau * t[c, r]
+    for k in range(total):
+        columns[n, k] = 1.0 if k < readouts.shape[0] else 0.0
+    rhs[n] = 1.0
+    solution = np.empty(total)
+    norm = nonnegative_least_squares(columns, rhs, solution)
+    for k in range(readouts.shape[0]):
+        weights[k] = solution[k]
+    for k in range(directions.shape[0]):
+        direction_weights[k] = solution[readouts.shape[0] + k]
+    return norm

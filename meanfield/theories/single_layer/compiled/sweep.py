@@ -1,0 +1,213 @@
+"""The compiled loop over tasks: warm start, bundle from scratch, certificate (sigma_a = 1).
+
+One function on purpose: Numba optimises everything a function calls along with it, so a single entry point keeps
+compilation short.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.ascent import find_maxima
+from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
+from meanfield.theories.single_layer.compiled.certificate import certify
+from meanfield.theories.single_layer.compiled.dual import active_set, candidates
+from meanfield.theories.single_layer.compiled.globalcheck import global_bound
+from meanfield.theories.single_layer.compiled.outlier import worst_directions
+
+__all__ = ["CONVERGED", "DUALITY_GAP", "NOT_CONVERGED", "NOT_GLOBAL", "NUMBERS", "RESIDUAL", "sweep_points"]
+
+CONVERGED, NOT_CONVERGED, RESIDUAL, DUALITY_GAP, NOT_GLOBAL = range(5)
+
+# Columns of `numbers`; nullities: dimensions of the families of optimal weights and of optimal t.
+NUMBERS = (
+    "status",
+    "n_codes",
+    "n_outliers",
+    "level",
+    "objective",
+    "residual",
+    "gap",
+    "excess",
+    "boxes",
+    "nullity",
+    "t_nullity",
+    "rounds",
+)
+
+_RESIDUAL_LIMIT = 1e-10
+_GAP_LIMIT = 1e-8
+_GLOBAL_TOLERANCE = 1e-9
+_MAX_ROUNDS = 300
+_TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
+
+
+@jit
+def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes, outliers, t_out, numbers):
+    """Solve and certify tasks first .. last - 1.
+
+    tables = (Table, Bounds, Direct); tasks = (p (N, C), y (N, C, m), tau (N,)); phi_range = (low, high, infimum,
+    supremum): activations for code-word starts and the range of phi. Task i starts from the solution of task
+    parent[i], where first <= parent[i] < i; parent[i] = i takes the start from the output arrays themselves.
+    Fills codes = (readouts (N, K, m), weights (N, K)), outliers = (directions (N, O, m), weights (N, O)), t (N, C, m)
+    and numbers (N, 12), see `NUMBERS`. Statuses: CONVERGED means certified.
+    """
+    table, bounds, direct = tables
+    p_all, y_all, tau_all = tasks
+    low, high, infimum, supremum = phi_range
+    readouts_out, weights_out = codes
+    directions_out, direction_weights_out = outliers
+    n_classes, m = y_all.shape[1], y_all.shape[2]
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    maxima = np.empty((1024, m))
+    heights = np.empty(1024)
+    none = np.empty((0, m))
+    no_weights = np.empty(0)
+    for i in range(first, last):
+        p = p_all[i].copy()
+        y = y_all[i].copy()
+        tau = tau_all[i]
+        j = parent[i]
+        stage = 1
+        solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+        if first <= j <= i and numbers[j, 0] == CONVERGED:
+            stage = 0
+            n = int(numbers[j, 1])
+            o = int(numbers[j, 2])
+            solution = (
+                True,
+                t_out[j].copy(),
+                readouts_out[j, :n].copy(),
+                weights_out[j, :n].copy(),
+                directions_out[j, :o].copy(),
+                direction_weights_out[j, :o].copy(),
+                0.0,
+                0,
+                0,
+            )
+        rounds = 0
+        status = NOT_CONVERGED
+        residual = gap = objective = excess = np.inf
+        boxes = 0
+        level = 0.0
+        # Stage 0: active set from the neighbour. 1: from scratch. 2: continuation in tau, for which t is unique;
+        # tau -> 0 selects the optimal t of least norm.
+        while stage < 3:
+            start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
+            steps = 1
+            failures = 0
+            if stage == 1:
+                solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+            if stage == 2:
+                steps = _TAU_STEPS
+                solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+            for step in range(steps):
+                tau_now = tau if step == steps - 1 else tau + start * 0.25**step
+                origin = solution[1].copy()
+                if solution[0]:
+                    solution = active_set(
+                        table,
+                        p,
+                        y,
+                        tau_now,
+                        low,
+                        high,
+                        origin.copy(),
+                        solution[2].copy(),
+                        solution[3].copy(),
+                        solution[4].copy(),
+                        solution[5].copy(),
+                    )
+                if solution[0] or stage == 0:
+                    continue
+                failures += 1
+                if failures > 3:
+                    break
+                state = (origin, none, no_weights, none, no_weights, 1.0)
+                used = 0
+                chunk = int(6.0)  # not a literal: Numba would compile bundle_rounds twice
+                while used < _MAX_ROUNDS:
+                    state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
+                    used += more
+                    chunk = 3 if used < 60 else 12
+                    if not predicted < 0.1 * (1.0 + abs(best)):
+                        continue
+                    readouts, weights, directions, direction_weights = candidates(
+                        table, p, state, 0.1 if used < 60 else 0.02
+                    )
+                    solution = active_set(
+                        table,
+                        p,
+                        y,
+                        tau_now,
+                        low,
+                        high,
+                        state[0].copy(),
+                        readouts,
+                        weights,
+                        directions,
+                        direction_weights,
+                    )
+                    if solution[0] or (more < chunk and used > 100):
+                        break
+                rounds += used
+            if solution[0] and (solution[8] == 0 or stage == 2):
+                _, t, readouts, weights, directions, direction_weights, s, _, _ = solution
+                residual, gap, objective, level = certify(
+                    direct,
+                    table.growth_plus,
+                    table.growth_minus,
+                    p,
+                    y,
+                    tau,
+                    t,
+                    readouts,
+                    weights,
+                    directions,
+                    direction_weights,
+                )
+                if not residual <= _RESIDUAL_LIMIT:
+                    status = RESIDUAL
+                elif not gap <= _GAP_LIMIT * max(1.0, abs(objective)):
+                    status = DUALITY_GAP
+                else:
+                    count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+                    tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
+                    proved, excess, boxes = global_bound(
+                        table, bounds, p, t, s, maxima[:count], infimum, supremum, tolerance, max_boxes
+                    )
+                    if unbounded:
+                        _, worst, exact = worst_directions(table, p, t, np.inf, none, no_weights)
+                        proved = proved and exact and worst <= 1.0 + _GLOBAL_TOLERANCE
+                        excess = max(excess, worst - 1.0)
+                    status = CONVERGED if proved and np.max(heights[:count]) <= s + tolerance else NOT_GLOBAL
+                if status == CONVERGED:
+                    break
+            stage += 1
+        _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
+        t_out[i] = t
+        n = 0
+        for k in np.argsort(-weights):
+            if n < weights_out.shape[1]:
+                readouts_out[i, n] = readouts[k]
+                weights_out[i, n] = weights[k]
+                n += 1
+        o = 0
+        for k in np.argsort(-direction_weights):
+            if o < direction_weights_out.shape[1]:
+                directions_out[i, o] = directions[k]
+                direction_weights_out[i, o] = direction_weights[k]
+                o += 1
+        numbers[i, 0] = status
+        numbers[i, 1] = n
+        numbers[i, 2] = o
+        numbers[i, 3] = level
+        numbers[i, 4] = objective
+        numbers[i, 5] = residual
+        numbers[i, 6] = gap
+        numbers[i, 7] = excess
+        numbers[i, 8] = boxes
+        numbers[i, 9] = nullity
+        numbers[i, 10] = t_nullity
+        numbers[i, 11] = rounds

@@ -1,0 +1,212 @@
+"""The limit P -> infinity for nonlinear activations: from network and task to the compiled solver and back."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.activations.cumulant import cumulant
+from meanfield.posterior.result import Certificate, Solution
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.theories.single_layer.compiled import sweep
+from meanfield.theories.single_layer.compiled.bounds import interval_bounds
+from meanfield.validation import FloatArray
+
+__all__ = [
+    "MAX_BOXES",
+    "MESSAGES",
+    "STATUS",
+    "Point",
+    "compiled_tables",
+    "limit_point",
+    "phi_range",
+    "point_to_solution",
+    "solve_limit",
+]
+
+PhiRange = tuple[float, float, float, float]
+MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
+
+STATUS = ("optimal", "not converged", "residual too large", "duality gap too large", "not proven global")
+MESSAGES = (
+    "stationarity, duality gap and global optimality are certified",
+    "the solver did not find a set of codes that satisfies the stationarity equations; start from the solution of an "
+    "easier task nearby (warm_start=), for example a larger sigma_a, smaller targets or a small tau > 0",
+    "the stationarity residual, recomputed without the solver's tables, exceeds 1e-10; use larger sigma_a or smaller "
+    "targets, or start from a neighbouring solution (warm_start=)",
+    "the gap between dual and primal objective exceeds 1e-8; start from a neighbouring solution (warm_start=)",
+    "branch and bound could not exclude a better readout within its budget; increase max_boxes",
+)
+
+
+@lru_cache(maxsize=64)
+def compiled_tables(activation: Activation, k: float) -> tuple[Any, Any, Any]:
+    """(Table, Bounds, Direct) for the compiled solvers."""
+    single_site = cumulant(activation, k)
+    table = single_site.table
+    return table, interval_bounds(table, activation.infimum, activation.supremum), single_site.direct_data
+
+
+@lru_cache(maxsize=64)
+def phi_range(activation: Activation, k: float) -> PhiRange:
+    """Activations that stand for 0 and 1 in code-word starts, then infimum and supremum of phi."""
+    low, high = activation.infimum, activation.supremum
+    _, mean, variance = cumulant(activation, k).direct(0.0)
+    spread = 2.0 * math.sqrt(float(variance))
+    return (
+        low if math.isfinite(low) else float(mean) - spread,
+        high if math.isfinite(high) else float(mean) + spread,
+        low,
+        high,
+    )
+
+
+class Point(NamedTuple):
+    """A solution of the compiled solver at P -> infinity, units sigma_a = 1: n codes, o outlier directions."""
+
+    t: FloatArray  # (C, m)
+    readouts: FloatArray  # (n, m), heaviest first
+    weights: FloatArray  # (n,)
+    directions: FloatArray  # (o, m), heaviest first
+    direction_weights: FloatArray  # (o,)
+    numbers: dict[str, float]  # by the names in compiled.sweep.NUMBERS
+
+    @property
+    def status(self) -> int:
+        return int(self.numbers["status"])
+
+
+def limit_point(
+    activation: Activation,
+    k: float,
+    p: FloatArray,
+    y: FloatArray,
+    tau: float,
+    warm: Point | None = None,
+    max_boxes: int = MAX_BOXES,
+) -> Point:
+    """Solve one task at P -> infinity with the compiled solver, in units sigma_a = 1.
+
+    Parameters
+    ----------
+    activation, k
+        phi and the variance of the preactivations.
+    p : (C,) array
+    y : (C, m) array
+    tau : float
+    warm : Point, optional
+        Solution to start from.
+    max_boxes : int
+        Budget of the global check; 0 leaves the point unproven.
+    """
+    n_classes, m = y.shape
+    # Carathéodory bounds the codes needed; degenerate phases report whole orbits of a symmetry.
+    room = n_classes * m + 1 + 512
+    t = np.zeros((1, n_classes, m))
+    codes = np.zeros((1, room, m)), np.zeros((1, room))
+    outliers = np.zeros((1, room, m)), np.zeros((1, room))
+    numbers = np.zeros((1, len(sweep.NUMBERS)))
+    parent = np.array([-1])
+    if warm is not None:
+        parent[0] = 0
+        n, o = len(warm.weights), len(warm.direction_weights)
+        t[0], numbers[0, :3] = warm.t, (sweep.CONVERGED, n, o)
+        codes[0][0, :n], codes[1][0, :n] = warm.readouts, warm.weights
+        outliers[0][0, :o], outliers[1][0, :o] = warm.directions, warm.direction_weights
+    tasks = np.array(p)[None], np.array(y)[None], np.array([float(tau)])
+    sweep.sweep_points(
+        compiled_tables(activation, k), tasks, phi_range(activation, k), parent, max_boxes, 0, 1, codes, outliers, t,
+        numbers,
+    )  # fmt: skip
+    n, o = int(numbers[0, 1]), int(numbers[0, 2])
+    named = dict(zip(sweep.NUMBERS, numbers[0].tolist(), strict=True))
+    return Point(t[0], codes[0][0, :n], codes[1][0, :n], outliers[0][0, :o], outliers[1][0, :o], named)
+
+
+def certificate_of(number: dict[str, float]) -> Certificate:
+    """Certificate from the numbers of a point, by the names in compiled.sweep.NUMBERS."""
+    nullity = int(number["nullity"] + number["t_nullity"])
+    return Certificate(
+        kkt_residual=number["residual"],
+        duality_gap=number["gap"],
+        bound_gap=number["excess"],
+        global_check=number["status"] == sweep.CONVERGED,
+        unique=nullity == 0,
+        nullity=nullity,
+        boxes=int(number["boxes"]),
+    )
+
+
+def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
+    """Physical units restored, certificate and remarks attached; `tau` is the physical N T."""
+    number = point.numbers
+    nullity, t_nullity = int(number["nullity"]), int(number["t_nullity"])
+    notes = []
+    if nullity and point.direction_weights.size:
+        notes.append(
+            f"the weights of codes and outliers are not unique ({nullity} free directions): the kernel is determined, "
+            "its decomposition into outliers is one of many"
+        )
+    elif nullity:
+        notes.append(
+            f"the code weights are not unique ({nullity} free directions): those of the P -> infinity limit of the "
+            "finite-P theory are reported"
+        )
+    if t_nullity:
+        notes.append(
+            f"the order parameters t are not unique ({t_nullity} free directions): those of least norm, the limit "
+            "tau -> 0, are reported"
+        )
+    certificate = certificate_of(number | {"residual": number["residual"] * max(1.0, sigma_a)})
+    codes = _heaviest_first(point.weights, point.readouts)
+    outliers = _heaviest_first(point.direction_weights, point.directions)
+    return Solution(
+        t=point.t / sigma_a,
+        objective=number["objective"],
+        level=number["level"],
+        readout=point.readouts[codes] * sigma_a,
+        weight=point.weights[codes],
+        outlier_direction=point.directions[outliers],
+        outlier_weight=point.direction_weights[outliers] * sigma_a**2,
+        certificate=certificate,
+        status=STATUS[point.status],
+        message=MESSAGES[point.status],
+        notes=tuple(notes),
+        tau=tau,
+    )
+
+
+def _heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:
+    """Order by falling weight; ties, up to rounding, by falling components: the same on every machine."""
+    keys = np.column_stack([-np.round(weights, 9), -np.round(vectors, 6)])
+    return sorted(range(len(weights)), key=lambda i: tuple(keys[i].tolist()))
+
+
+def solve_limit(
+    network: Network, task: ClassTask, tau: float, warm: Solution | None = None, max_boxes: int = MAX_BOXES
+) -> Solution:
+    """Solve a class task at P -> infinity; the result may be uncertified (see `Solution.status`).
+
+    The solver works with sigma_a = 1: a -> a / sigma_a, t -> t sigma_a, y -> y / sigma_a, tau -> tau / sigma_a^2
+    leaves J unchanged (scaling symmetry).
+    """
+    sigma_a = network.sigma_a
+    start = None
+    if warm is not None:
+        start = Point(
+            warm.t * sigma_a,
+            warm.readout / sigma_a,
+            warm.weight,
+            warm.outlier_direction,
+            warm.outlier_weight / sigma_a**2,
+            {},
+        )
+    point = limit_point(
+        network.activation, network.k, task.fractions, task.targets / sigma_a, tau / sigma_a**2, start, max_boxes
+    )
+    return point_to_solution(point, sigma_a, tau)

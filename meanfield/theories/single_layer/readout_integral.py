@@ -1,0 +1,221 @@
+"""J(t) at finite P and its derivatives, from a lattice or Laplace sum over the readout (sigma_a = 1)."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import gammainccinv
+
+from meanfield.activations.cumulant import Cumulant
+from meanfield.numerics.cumulant_table import cumulant2
+from meanfield.posterior.result import ConvergenceError
+from meanfield.theories.single_layer.compiled.ascent import find_maxima
+from meanfield.theories.single_layer.compiled.laplace import laplace
+from meanfield.theories.single_layer.compiled.lattice import Nodes, grow, moments
+from meanfield.validation import FloatArray
+
+__all__ = ["ACCURACY", "COARSE", "NotIntegrable", "Outliers", "ReadoutIntegral", "Sums", "outlier_terms"]
+
+COARSE = 1e-4  # relative error of the integral on the way
+ACCURACY = 1e-12  # of the final lattice, and of its cut tail
+_MAX_NODES = 2_000_000
+_MAX_BULK_NODES = 400_000  # the tail of an unbounded phi never ends: give up earlier
+_MAX_MAXIMA = 256
+_MAX_TURN = 0.2  # of an outlier direction in one step
+
+
+class NotIntegrable(ConvergenceError):
+    """The lattice would be too large: a trial step went too far, or the problem is out of reach."""
+
+
+class Outliers(NamedTuple):
+    """Outlier directions u_o (o, m) and weights w_o (o,)."""
+
+    direction: FloatArray
+    weight: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """The integral at one t, split into regions (separated codes), and J with its derivatives."""
+
+    objective: float
+    log_share: FloatArray  # (K,) ln of each region's share of the integral
+    first: FloatArray  # (K, C m) d log_share / dt / P
+    within: FloatArray  # (C m, C m) Hessian of J without the part between regions
+    maxima: FloatArray  # (n, m) local maxima of h that carry weight, highest first
+    level: float
+    detail: Any  # lattice nodes, or [covariance, mean, correction of log_share] of each mode
+
+    @property
+    def weight(self) -> FloatArray:
+        share = np.exp(self.log_share - self.log_share.max())
+        return share / share.sum()
+
+
+class ReadoutIntegral:
+    """One task at finite P; `evaluate` gives J at t by the lattice or by Laplace's method.
+
+    For an unbounded phi only the bulk is integrated: what is separated from the tail along outlier directions.
+    """
+
+    def __init__(
+        self, single_site: Cumulant, p: FloatArray, y: FloatArray, tau: float, n_samples: float, method: str
+    ) -> None:
+        table = single_site.table
+        self.single_site, self.table, self.p, self.y = single_site, table, p, y
+        self.tau, self.n_samples, self.method = tau, n_samples, method
+        self.unbounded = table.growth_plus > 0 or table.growth_minus > 0
+        reach = 1.0 if self.unbounded else table.kappa_max
+        self.range = cumulant2(table, -reach)[1], cumulant2(table, reach)[1]  # of phi, or of a typical activation
+        self.patterns = _signs(p.size) * p
+        self.starts = np.empty((0, y.shape[1]))
+        self.refinement = 1.0
+
+    def spacing(self, accuracy: float) -> float:
+        """Lattice spacing d that makes 2 m exp(-2 pi^2 / (P d^2)) the accuracy."""
+        m = self.y.shape[1]
+        return self.refinement * float(np.pi * np.sqrt(2.0 / (self.n_samples * np.log(2 * m / accuracy))))
+
+    def maxima(self, t: FloatArray, extra: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+        """Local maxima of h, highest first, from the last ones and the 0/1 and -1/+1 patterns of the classes."""
+        starts = [self.starts, self.patterns @ t] + ([] if extra is None else [extra])
+        found = np.empty((_MAX_MAXIMA, t.shape[1]))
+        height = np.empty(_MAX_MAXIMA)
+        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), found, height)
+        order = np.argsort(-height[:count], kind="stable")
+        self.starts = found[order]
+        return found[order], height[order]
+
+    def reach(self, t: FloatArray) -> FloatArray:
+        """Componentwise bound on every maximum of h: a = sum_c p_c G' t_c with |G'| at most sup |phi|."""
+        return np.maximum(*np.abs(self.range)) * (self.p @ np.abs(t))
+
+    def grow(
+        self, t: FloatArray, maxima: FloatArray, height: FloatArray, accuracy: float, shift: float
+    ) -> tuple[Nodes, FloatArray]:
+        """Lattice nodes around those maxima that carry weight, and these maxima."""
+        window = float(gammainccinv(0.5 * t.shape[1], accuracy)) + 1.0
+        # A maximum just inside the window may have no node there: ask a little more of a seed.
+        seeds = maxima[self.n_samples * (height - height[0]) > 2.0 - window]
+        limit = _MAX_BULK_NODES if self.unbounded else _MAX_NODES
+        nodes = grow(
+            self.table, self.p, t, self.n_samples, self.spacing(accuracy), shift, seeds, height[0], window, limit
+        )
+        if self.unbounded and not nodes.complete:
+            raise NotIntegrable(
+                f"at P = {self.n_samples:g} the bulk of the readout posterior is not separated from the tail along the "
+                "outlier directions; the theory with isolated outliers needs a larger P (or n_samples = inf)."
+            )
+        if not nodes.complete or nodes.n_regions == 0:
+            raise NotIntegrable(
+                f"the readout posterior at P = {self.n_samples:g} covers more than {limit} lattice nodes in "
+                f"{t.shape[1]} dimensions (largest |t| {np.abs(t).max():.2g}); use method='laplace' or a larger P."
+            )
+        return nodes, seeds
+
+    def evaluate(self, t: FloatArray, accuracy: float) -> Sums:
+        """J at t and its derivatives.
+
+        Raises
+        ------
+        NotIntegrable
+            If the lattice would be too large.
+        """
+        size = t.size
+        maxima, height = self.maxima(t)
+        blocks = np.zeros((size, size))
+        detail: Any
+        if self.method == "lattice":
+            nodes, maxima = self.grow(t, maxima, height, accuracy, 0.0)
+            log_share, first, second, curvature = moments(
+                self.table, self.p, t, self.n_samples, self.spacing(accuracy), 0.0, height[0], nodes
+            )
+            for c, block in enumerate(curvature):
+                rows = slice(c * t.shape[1], (c + 1) * t.shape[1])
+                blocks[rows, rows] = block
+            detail = nodes
+        else:
+            maxima = maxima[self.n_samples * (height - height[0]) > np.log(accuracy)]
+            log_share, first, curvature, *detail = laplace(self.table, self.p, t, self.n_samples, maxima)
+        top = log_share.max()
+        total = top + np.log(np.exp(log_share - top).sum())
+        weight = np.exp(log_share - total)
+        if self.method == "lattice":
+            blocks += self.n_samples * (second - (first.T * weight) @ first)
+        else:
+            blocks += np.tensordot(weight, curvature, 1)
+        blocks[np.diag_indices(size)] += self.tau * np.repeat(self.p, t.shape[1])
+        return Sums(self.linear(t) + total / self.n_samples, log_share, first, blocks, maxima, height[0], detail)
+
+    def linear(self, t: FloatArray) -> float:
+        """-sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2."""
+        return float(np.sum(self.p[:, None] * t * (0.5 * self.tau * t - self.y)))
+
+    def gradient(self, t: FloatArray, sums: Sums, weight: FloatArray, outliers: Outliers) -> FloatArray:
+        """dJ/dt (C m,) if the regions had these weights, with the outliers' part."""
+        gradient = (self.p[:, None] * (self.tau * t - self.y)).ravel() + weight @ sums.first
+        for u, w in zip(*outliers):
+            kappa = t @ u
+            gradient += w * np.outer(self.p * self.growth(kappa) * kappa, u).ravel()
+        return gradient
+
+    def growth(self, kappa: FloatArray) -> FloatArray:
+        """g(kappa) / kappa^2 times k, on either side."""
+        return np.where(kappa > 0, self.table.growth_plus, self.table.growth_minus)
+
+    def residual(self, gradient: FloatArray) -> float:
+        """max_c |y_c - <a G'(a.t_c)> - sum_o ... - tau t_c|."""
+        return float(np.max(np.abs(gradient) / np.repeat(self.p, self.y.shape[1])))
+
+    def mismatch(self, sums: Sums, weight: FloatArray) -> FloatArray:
+        """(ln I_k - ln P_k) / P minus its mean: zero if the weights P_k are the shares of the regions."""
+        value = (sums.log_share - np.log(weight)) / self.n_samples
+        return value - weight @ value
+
+
+def _signs(n_classes: int) -> FloatArray:
+    """Patterns of -1/+1 over the classes; beyond ten classes one class (or all but one) against the rest."""
+    if n_classes <= 10:
+        return np.array(list(itertools.product((-1.0, 1.0), repeat=n_classes)))
+    one = 2.0 * np.eye(n_classes) - 1.0
+    return np.concatenate([one, -one])
+
+
+def outlier_terms(
+    problem: ReadoutIntegral, t: FloatArray, u: FloatArray, flat: float
+) -> tuple[FloatArray, float, FloatArray, FloatArray]:
+    """q(u; t) = 1/2 sum_c p_c g(t_c.u) with u moved to its maximum; (u, q, dq/dt (C m,), d^2 q/dt^2 (C m, C m)).
+
+    In a cone of outliers many directions are equally good: where the growth differs by less than `flat`, or u would
+    have to turn far, it stays.
+    """
+    start = u
+    for _ in range(40):
+        kappa = t @ u
+        second = problem.p * problem.growth(kappa)
+        values, vectors = np.linalg.eigh((t.T * second) @ t)
+        stiff = vectors[:, values < values[-1] - flat]
+        moved = u - stiff @ (stiff.T @ u)
+        moved /= np.linalg.norm(moved)
+        if np.abs(moved - start).max() > _MAX_TURN:
+            u, flat = start, 4.0 * flat
+            continue
+        if np.abs(moved - u).max() < 1e-15:
+            break
+        u = moved
+    kappa = t @ u
+    first = second * kappa
+    n_classes, m = t.shape
+    mixed = second[:, None, None] * t[:, :, None] * u + first[:, None, None] * np.eye(m)  # d^2 q / du dt, (C, m, m)
+    mixed = mixed.transpose(1, 0, 2).reshape(m, -1)
+    gaps = values[-1] - values[values < values[-1] - flat]
+    response = stiff.T @ mixed
+    hessian = (response.T / gaps) @ response
+    for c in range(n_classes):
+        rows = slice(c * m, (c + 1) * m)
+        hessian[rows, rows] += second[c] * np.outer(u, u)
+    return u, 0.5 * float(kappa @ first), np.outer(first, u).ravel(), hessian

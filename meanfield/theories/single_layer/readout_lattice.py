@@ -1,0 +1,54 @@
+"""The readout posterior at finite P on a lattice: averages over it without assuming that codes are Gaussian."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import gammainccinv
+
+from meanfield.activations.cumulant import cumulant
+from meanfield.posterior.result import Solution
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.validation import FloatArray
+
+_ACCURACY = 1e-12  # of the lattice sum where every p_c P is an integer, and of the tail that is cut off
+_REFINEMENTS = (1.0, 0.7, 0.5, 0.35)  # elsewhere the lattice must be finer
+_TOLERANCE = 1e-9
+_MAX_DIMENSION = 4
+_MAX_NODES = 2_000_000
+
+
+def log_integral(task: ClassTask, solution: Solution) -> float:
+    """S = (1/P) ln int da (P / 2 pi sigma_a^2)^{m/2} exp(P h(a; t)), the last term of J."""
+    p, y, t = task.fractions, task.targets, solution.t
+    return float(solution.objective + p @ (t * y).sum(axis=1) - 0.5 * solution.tau * p @ (t**2).sum(axis=1))
+
+
+def readout_lattice(network: Network, task: ClassTask, solution: Solution) -> tuple[FloatArray, FloatArray] | None:
+    """Nodes (n, m) and weights (n,) with <f> = sum_i weight_i f(a_i) for smooth f.
+
+    P(a) is a positive measure convolved with N(0, sigma_a^2/P), so that a uniform lattice integrates it; it is fine
+    enough if it reproduces the integral in J to 1e-9. None where that is out of reach: P = infinity, more than four
+    outputs, and unbounded phi, whose tail has no end.
+    """
+    m, n_samples = task.n_outputs, task.n_samples
+    if math.isinf(n_samples) or m > _MAX_DIMENSION or network.activation.parts != "codes":
+        return None
+    from meanfield.theories.single_layer.compiled.lattice import grow
+
+    table = cumulant(network.activation, network.k).table
+    window = float(gammainccinv(0.5 * m, _ACCURACY)) + 1.0
+    t, seeds = solution.t * network.sigma_a, solution.readout / network.sigma_a  # sigma_a = 1 from here on
+    excess = n_samples * (solution.level - log_integral(task, solution))
+    for refinement in _REFINEMENTS:
+        spacing = refinement * math.pi * math.sqrt(2 / (n_samples * math.log(2 * m / _ACCURACY)))
+        nodes = grow(table, task.fractions, t, n_samples, spacing, 0.0, seeds, solution.level, window, _MAX_NODES)
+        if not nodes.complete:
+            return None
+        inside = nodes.region >= 0
+        weight = np.exp(nodes.exponent[inside] + excess) * (spacing**2 * n_samples / (2 * math.pi)) ** (0.5 * m)
+        if abs(weight.sum() - 1) < _TOLERANCE:
+            return nodes.index[inside] * spacing * network.sigma_a, weight / weight.sum()
+    return None

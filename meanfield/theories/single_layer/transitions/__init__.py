@@ -1,0 +1,1 @@
+"""Where codes enter, leave and merge: extended systems, lines and boundaries."""

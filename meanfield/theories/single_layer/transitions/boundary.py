@@ -1,0 +1,299 @@
+"""Phase boundaries in the plane of two control parameters: pseudo-arclength continuation of a transition.
+
+Unknowns X = (x, lambda, mu), one equation fewer. Predictor along the null vector T of the Jacobian, corrector Newton on
+{F, conditions, T.(X - X_pred)} (transitions.md, "Continuation"). Every accepted point passes the tests of `locate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+from scipy.optimize import brentq
+
+from meanfield.posterior.result import ConvergenceError
+from meanfield.theories.single_layer.transitions.acceptance import Transition
+from meanfield.theories.single_layer.transitions.extended import Control, newton
+from meanfield.theories.single_layer.transitions.transition import RESIDUAL, Setup, locate, make_root, set_up
+from meanfield.validation import FloatArray
+
+__all__ = ["Boundary", "trace_boundary"]
+
+_ALIGNED = 0.9  # cosine between successive tangents
+_SHORTEST = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """A curve of transitions in the plane of two control parameters.
+
+    Attributes
+    ----------
+    names : (str, str)
+        The parameters.
+    points : tuple of Transition
+        In order along the curve; each with its own certificate.
+    folds : tuple of (str, dict)
+        Parameter that has an extremum along the curve, and where.
+    ends : (str, str)
+        Why the curve stops at its first and last point: "limit of <name>", "cusp" (the end point is part of `points`),
+        "closed", or the reason why the next point is no transition of this kind.
+    """
+
+    names: tuple[str, str]
+    points: tuple[Transition, ...]
+    folds: tuple[tuple[str, dict[str, float]], ...]
+    ends: tuple[str, str]
+    _tracer: _Tracer
+    _stretches: tuple[list[_Point], list[_Point]]
+
+    @property
+    def curve(self) -> FloatArray:
+        """Parameter values along the curve, (n, 2)."""
+        return np.array([[point.parameters[name] for name in self.names] for point in self.points])
+
+    def at(self, name: str, value: float) -> tuple[Transition, ...]:
+        """Where the curve crosses a value of one parameter, to the accuracy of `locate`.
+
+        Raises
+        ------
+        ValueError
+            If `name` is neither parameter.
+        """
+        if name not in self.names:
+            raise ValueError(f"the curve is in the plane of {self.names}, got {name!r}.")
+        i = self.names.index(name) - 2
+        found = []
+        for stretch in self._stretches:
+            for here, there in pairwise(stretch):
+                if (here.unknowns[i] - value) * (there.unknowns[i] - value) < 0:
+                    found.append(self._tracer.meet(here, there, i, value).transition)
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    unknowns: FloatArray
+    tangent: FloatArray
+    transition: Transition
+
+
+def trace_boundary(
+    transition: Transition,
+    second: str,
+    limits: Mapping[str, tuple[float, float]],
+    *,
+    step: float = 0.02,
+    longest: float = 0.1,
+    max_points: int = 400,
+) -> Boundary:
+    """Follow a transition, located along one parameter, in the plane of this and a second one, both ways.
+
+    Parameters
+    ----------
+    transition : Transition
+        Where to start (not a cusp).
+    second : str
+        Name of the second parameter.
+    limits : dict of str to (float, float)
+        Range of each parameter; the curve ends just inside.
+    step, longest : float
+        First and longest step, measured in the parameters (relative to 1 + |value|).
+    max_points : int
+        Per direction.
+
+    Raises
+    ------
+    ValueError
+        If limits are missing or do not contain the start.
+    ConvergenceError
+        If the starting point cannot be reproduced.
+    """
+    names = (transition.parameter, second)
+    if set(limits) != set(names):
+        raise ValueError(f"limits must be given for {names[0]!r} and {names[1]!r}, got {sorted(limits)}.")
+    control = Control(transition.network, transition.task, transition.tau, names)
+    for name, value in zip(names, control.values):
+        if not limits[name][0] <= value <= limits[name][1]:
+            raise ValueError(f"the transition lies at {name} = {value:g}, outside limits {tuple(limits[name])}.")
+    setup = set_up(transition.kind, control, transition.solution, transition.marginal, transition.pairs)
+    first = _point(setup, *newton(setup.system, setup.start), None)
+    tracer = _Tracer(setup, names, dict(limits), step, longest, max_points)
+    back, back_end = tracer.follow(_Point(first.unknowns, -first.tangent, first.transition))
+    if back_end == "closed":
+        return Boundary(names, _transitions(back), tracer.folds(back), (back_end, back_end), tracer, (back, []))
+    forth, forth_end = tracer.follow(first)
+    points = [*back[::-1], *forth[1:]]
+    return Boundary(
+        names=names,
+        points=_transitions(points),
+        folds=tracer.folds(back) + tracer.folds(forth),
+        ends=(back_end, forth_end),
+        _tracer=tracer,
+        _stretches=(back, forth),
+    )
+
+
+def _transitions(points: list[_Point]) -> tuple[Transition, ...]:
+    return tuple(point.transition for point in points)
+
+
+def _scale(unknowns: FloatArray) -> FloatArray:
+    """Lengths are measured relative to 1 + |X|, and the parameters count ten times as much as the rest."""
+    scale = 1.0 / (1.0 + np.abs(unknowns))
+    scale[:-2] *= 0.1
+    return scale
+
+
+def _tangent(setup: Setup, unknowns: FloatArray, along: FloatArray | None) -> FloatArray:
+    """Unit null vector of the Jacobian, in scaled unknowns, pointing along the last one."""
+    matrix = setup.system.linearised(unknowns)[1] / _scale(unknowns)
+    _, spectrum, vectors = np.linalg.svd(matrix)
+    rank = min(int(np.sum(spectrum > 1e-9 * spectrum[0])), len(vectors) - 1)
+    null = vectors[rank:]
+    if len(null) > 1:  # non-unique weights: keep the combination that moves the parameters
+        null = np.linalg.svd(null[:, -2:])[0][:, :1].T @ null
+    tangent = null[0] / np.linalg.norm(null[0])
+    return tangent if along is None or tangent @ along > 0 else -tangent
+
+
+def _point(setup: Setup, unknowns: FloatArray, residual: float, along: FloatArray | None) -> _Point:
+    if not residual <= RESIDUAL:
+        raise ConvergenceError(f"the corrector stopped at a residual of {residual:.1e}.")
+    transition = setup.accept(make_root(setup.system, unknowns, residual, free=1), unknowns)
+    return _Point(unknowns, _tangent(setup, unknowns, along), transition)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pinned:
+    """The extended system with one more equation: normal.(X - origin) = 0 in scaled unknowns."""
+
+    system: Any
+    normal: FloatArray
+    origin: FloatArray
+
+    @property
+    def control(self) -> Control:
+        return cast(Control, self.system.control)
+
+    @property
+    def bounded(self) -> slice:
+        return cast(slice, self.system.bounded)
+
+    def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
+        residual, matrix = self.system.linearised(unknowns)
+        return np.append(residual, self.normal @ (unknowns - self.origin)), np.vstack([matrix, self.normal])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tracer:
+    setup: Setup
+    names: tuple[str, str]
+    limits: dict[str, tuple[float, float]]
+    step: float
+    longest: float
+    max_points: int
+
+    def advance(self, start: _Point, length: float) -> tuple[FloatArray, float]:
+        """Unknowns at arclength about `length` from a point, and their residual."""
+        scale = _scale(start.unknowns)
+        predicted = start.unknowns + length * start.tangent / scale
+        return newton(_Pinned(self.setup.system, start.tangent * scale, predicted), predicted)
+
+    def follow(self, start: _Point) -> tuple[list[_Point], str]:
+        """Points from `start` along its tangent, and why they end."""
+        points = [start]
+        length = self.step
+        while len(points) < self.max_points:
+            last = points[-1]
+            try:
+                unknowns, residual = self.advance(last, length)
+                if leaving := self._outside(unknowns):
+                    points += self._at_limit(last, leaving, unknowns)
+                    return points, f"limit of {leaving}"
+                point = _point(self.setup, unknowns, residual, last.tangent)
+                if point.tangent @ last.tangent < _ALIGNED:
+                    raise ConvergenceError("the curve bends too sharply for this step.")
+            except ConvergenceError as error:
+                length *= 0.5
+                if length >= _SHORTEST:
+                    continue
+                return points, str(error)
+            if cusp := self._cusp(last, point):
+                return [*points, _Point(unknowns, last.tangent, cusp)], "cusp"
+            points.append(point)
+            if len(points) > 10 and self._returned(start, last, point):
+                return points, "closed"
+            predicted = last.unknowns + length * last.tangent / _scale(last.unknowns)
+            error_size = np.abs((unknowns - predicted) * _scale(last.unknowns)).max()
+            length = min(length * (1.5 if error_size < 0.05 * length else 0.8), self.longest)
+        return points, f"{self.max_points} points"
+
+    def _outside(self, unknowns: FloatArray) -> str:
+        for name, value in zip(self.names, unknowns[-2:]):
+            low, high = self.limits[name]
+            if not low <= value <= high:
+                return name
+        return ""
+
+    def _at_limit(self, last: _Point, name: str, beyond: FloatArray) -> list[_Point]:
+        """The point where the curve meets the limit of a parameter, unless it is there already."""
+        i = self.names.index(name) - 2
+        low, high = self.limits[name]
+        edge = high if beyond[i] > high else low
+        if abs(last.unknowns[i] - edge) <= 1e-9:
+            return []
+        return [self.meet(last, _Point(beyond, last.tangent, last.transition), i, edge)]
+
+    def meet(self, here: _Point, there: _Point, i: int, value: float) -> _Point:
+        """The point between two where parameter `i` (-2 or -1) has a given value."""
+        length = float(here.tangent @ ((there.unknowns - here.unknowns) * _scale(here.unknowns)))
+        reach = brentq(lambda x: self.advance(here, x)[0][i] - value, 0.0, length, xtol=1e-15, rtol=1e-14)
+        unknowns, _ = self.advance(here, reach)
+        pinned = np.zeros(unknowns.size)
+        pinned[i] = 1.0
+        unknowns[i] = value
+        return _point(self.setup, *newton(_Pinned(self.setup.system, pinned, unknowns), unknowns), here.tangent)
+
+    def _cusp(self, last: _Point, point: _Point) -> Transition | None:
+        """The critical end point between two points where the vanishing code passes through another one."""
+        if last.transition.kind != "weight":
+            return None
+        shape, j = self.setup.system.shape, self.setup.system.conditions[0].code
+        before, after = (shape.moved(p.unknowns[:-2]) for p in (last, point))
+        i = int(np.argmin(np.linalg.norm(before.a - before.a[j], axis=1) + 1e9 * (np.arange(len(before.a)) == j)))
+        if (before.a[i] - before.a[j]) @ (after.a[i] - after.a[j]) > 0:
+            return None
+        found = last.transition
+        codes = [
+            int(np.argmin(np.abs(found.solution.readout / found.network.sigma_a - before.a[k]).sum(1))) for k in (i, j)
+        ]
+        return locate("cusp", found.network, found.task, found.tau, self.names, found.solution, codes=codes)
+
+    def _returned(self, start: _Point, last: _Point, point: _Point) -> bool:
+        """Whether the curve has passed its starting point again."""
+        scale = _scale(start.unknowns)
+        before, after = (float(start.tangent @ ((p.unknowns - start.unknowns) * scale)) for p in (last, point))
+        near = np.abs((point.unknowns - start.unknowns) * scale).max() < 2 * self.longest
+        return near and before < 0 <= after
+
+    def folds(self, points: list[_Point]) -> tuple[tuple[str, dict[str, float]], ...]:
+        """Extrema of either parameter along a stretch of points."""
+        found = []
+        for i, name in enumerate(self.names):
+            for here, there in pairwise(points):
+                if here.tangent[i - 2] * there.tangent[i - 2] >= 0:
+                    continue
+                scale = _scale(here.unknowns)
+                length = float(here.tangent @ ((there.unknowns - here.unknowns) * scale))
+
+                def slope(x: float, here: _Point = here, i: int = i) -> float:
+                    return float(_tangent(self.setup, self.advance(here, x)[0], here.tangent)[i - 2])
+
+                if slope(0.0) * slope(length) < 0:
+                    unknowns, _ = self.advance(here, brentq(slope, 0.0, length, xtol=1e-12))
+                    found.append((name, dict(zip(self.names, map(float, unknowns[-2:])))))
+        return tuple(found)
