@@ -21,8 +21,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from meanfield.activations.activation import Activation, activation
     from meanfield.phases.diagram import PhaseDiagram, sweep
+    from meanfield.posterior.certificate import Certificate, ConvergenceError
     from meanfield.posterior.data_posterior import DataPosterior
-    from meanfield.posterior.result import Certificate, ConvergenceError
+    from meanfield.posterior.status import Status
     from meanfield.problem.class_task import ClassTask, class_task
     from meanfield.problem.data_task import DataTask, data_task
     from meanfield.problem.network import Network
@@ -46,8 +47,8 @@ _HOME = {
     "DataTask": "meanfield.problem.data_task",
     "data_task": "meanfield.problem.data_task",
     "DataPosterior": "meanfield.posterior.data_posterior",
-    "Certificate": "meanfield.posterior.result",
-    "ConvergenceError": "meanfield.posterior.result",
+    "Certificate": "meanfield.posterior.certificate",
+    "ConvergenceError": "meanfield.posterior.certificate",
     "CertificateWarning": "meanfield.solve",
     "SingleNeuronPosterior": "meanfield.theories.single_layer.posterior",
     "solve": "meanfield.solve",

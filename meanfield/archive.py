@@ -44,7 +44,7 @@ def write_archive(path: str | os.PathLike[str], kind: str, header: dict[str, Any
     return target
 
 
-def read_archive(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Header and arrays of a file of `write_archive`.
 
     Raises
@@ -64,9 +64,10 @@ def read_archive(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any
         raise
     except Exception as error:
         raise ValueError(f"{path} is not a file written by meanfield ({type(error).__name__}).") from error
-    if found != f"meanfield {kind}":
-        found = found.removeprefix("meanfield ")
-        raise ValueError(f"{path} holds a {found}, expected a {kind}; load it with the matching class.")
+    found = found.removeprefix("meanfield ")
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if found not in kinds:
+        raise ValueError(f"{path} holds a {found}, expected a {' or a '.join(kinds)}; load it with the matching class.")
     if version != 1:
         raise ValueError(f"{path} has format version {version}, this meanfield reads version 1; update meanfield.")
     return header, arrays

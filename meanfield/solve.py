@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from typing import Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 
-from meanfield.activations.cumulant import cumulant
-from meanfield.posterior.data_posterior import DataPosterior
-from meanfield.posterior.result import Certificate, ConvergenceError, Solution
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.theories.data import solve_data
-from meanfield.theories.linear.class_tasks import LinearSolution, linear_solve
-from meanfield.theories.single_layer.finite import FiniteSolution, finite_solve
-from meanfield.theories.single_layer.limit import MAX_BOXES, solve_limit
-from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.validation import real_number
+from meanfield.problem.problem import checked_problem
 
-__all__ = ["CertificateWarning", "solve"]
+if TYPE_CHECKING:
+    from meanfield.posterior.data_posterior import DataPosterior
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+
+__all__ = ["MAX_BOXES", "CertificateWarning", "solve"]
+
+MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
 
 
 class CertificateWarning(UserWarning):
@@ -121,136 +122,33 @@ def solve(
     >>> round(post.objective, 8)
     -3.75433206
     """
-    tau = real_number("tau", tau, at_least=0.0)
-    _check(network, task, on_failure)
-    failure: ConvergenceError | None = None
-    posterior: SingleNeuronPosterior | DataPosterior
-    if isinstance(task, DataTask):
-        posterior = solve_data(network, task, tau, cast(DataPosterior | None, warm_start), progress)
-    else:
-        posterior, failure = _solve_classes(network, task, tau, warm_start, max_boxes)
-    if posterior.status != "optimal" and on_failure != "return":
+    problem = checked_problem(network, task, tau)
+    theory = covering_theory(problem)
+    _check_options(task, warm_start, on_failure, max_boxes)
+    posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options={"max_boxes": int(max_boxes)})
+    if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":
-            raise ConvergenceError(text, posterior) from failure
+            raise ConvergenceError(text, posterior)
         warnings.warn(text, CertificateWarning, stacklevel=2)
-    return posterior
+    return cast(Any, posterior)
 
 
-def _check(network: Network, task: ClassTask | DataTask, on_failure: str) -> None:
-    if not isinstance(network, Network):
-        raise ValueError(f"network must be a Network, got {type(network).__name__}; build one with Network('sigmoid').")
-    if not isinstance(task, (ClassTask, DataTask)):
-        found = type(task).__name__
-        raise ValueError(f"task must be a ClassTask or DataTask, got {found}; build one with class_task or data_task.")
+def _check_options(task: ClassTask | DataTask, warm_start: Any, on_failure: str, max_boxes: Any) -> None:
     if on_failure not in ("raise", "warn", "return"):
         raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {on_failure!r}.")
-    offset = float(network.activation(0.0))
-    if network.scaling != "lazy" and network.activation.parts == "gaussian" and offset != 0.0:
+    if isinstance(max_boxes, bool) or not isinstance(max_boxes, (int, np.integer)) or not 0 <= max_boxes < 2**62:
+        raise ValueError(f"max_boxes must be an integer >= 0, got {max_boxes!r}.")
+    if warm_start is None:
+        return
+    kind = "class" if isinstance(task, ClassTask) else "data"
+    if not isinstance(warm_start, Posterior) or type(warm_start.task) is not type(task):
         raise ValueError(
-            f"{network.activation!r} is affine with an offset, phi(0) = {offset:g}; the closed form covers "
-            "phi(z) = gain * z. Subtract the offset from the activation, or its contribution from the targets."
+            f"warm_start must be what solve returned for a similar {kind} task, got {type(warm_start).__name__}."
         )
-
-
-def _solve_classes(
-    network: Network, task: ClassTask, tau: float, warm_start: Any, max_boxes: int
-) -> tuple[SingleNeuronPosterior, ConvergenceError | None]:
-    if network.depth != 1:
-        raise ValueError(f"networks of depth {network.depth} are not available yet; solve covers one hidden layer.")
-    if network.scaling != "non-lazy":
+    found = warm_start.task.targets.shape
+    if found != task.targets.shape:
         raise ValueError(
-            "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'."
+            f"warm_start has targets of shape {found}, the task of shape {task.targets.shape}; classes (samples) and "
+            "outputs must agree."
         )
-    if warm_start is not None and warm_start.task.targets.shape != task.targets.shape:
-        raise ValueError(
-            f"warm_start has targets of shape {warm_start.task.targets.shape}, the task of shape {task.targets.shape}; "
-            "classes and outputs must agree."
-        )
-    failure = None
-    if network.activation.parts == "gaussian":
-        solution = _linear(network, task, tau)
-    elif math.isinf(task.n_samples):
-        warm = None if warm_start is None else warm_start.solution
-        solution = solve_limit(network, task, tau, warm, max_boxes)
-    else:
-        solution, failure = _finite(network, task, tau, warm_start)
-    return SingleNeuronPosterior(network, task, tau, solution), failure
-
-
-def _linear(network: Network, task: ClassTask, tau: float) -> Solution:
-    sigma_a = network.sigma_a
-    slope = network.activation.slopes[1]
-    found: LinearSolution = linear_solve(
-        np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, task.n_samples, network.k * slope**2
-    )
-    # The dual variable of phi = slope * z is that of z divided by the slope, absorbed in k: t is unchanged.
-    residual = found.residual * max(1.0, sigma_a)
-    certified = residual <= 1e-10 and found.duality_gap <= 1e-8 * max(1.0, abs(found.objective))
-    m = task.targets.shape[1]
-    return Solution(
-        t=found.t / sigma_a,
-        objective=found.objective,
-        level=0.0,
-        readout=np.empty((0, m)),
-        weight=np.empty(0),
-        outlier_direction=np.empty((0, m)),
-        outlier_weight=np.empty(0),
-        gaussian_covariance=found.readout_covariance * sigma_a**2,
-        certificate=Certificate(residual, found.duality_gap, 0.0, certified, True),
-        status="optimal" if certified else "residual too large",
-        message="closed form; stationarity and duality gap are certified" if certified else "rounding errors",
-        n_samples=task.n_samples,
-        tau=tau,
-    )
-
-
-def _finite(
-    network: Network, task: ClassTask, tau: float, warm_start: SingleNeuronPosterior | None
-) -> tuple[Solution, ConvergenceError | None]:
-    sigma_a = network.sigma_a
-    single_site = cumulant(network.activation, network.k)
-    start = None if warm_start is None else warm_start.solution.t * sigma_a
-    failure = None
-    try:
-        found: FiniteSolution = finite_solve(
-            single_site,
-            np.array(task.fractions),
-            task.targets / sigma_a,
-            tau / sigma_a**2,
-            task.n_samples,
-            start,
-        )
-    except ConvergenceError as error:
-        if not isinstance(error.result, FiniteSolution):
-            raise
-        found, failure = error.result, error
-    certificate = Certificate(
-        kkt_residual=found.residual * max(1.0, sigma_a),
-        duality_gap=found.decrement,
-        bound_gap=found.integration_error,
-        global_check=failure is None,
-        unique=True,
-    )
-    how = "lattice" if found.method == "lattice" else "Laplace's method"
-    return (
-        Solution(
-            t=found.t / sigma_a,
-            objective=found.objective,
-            level=found.level,
-            readout=found.mean * sigma_a,
-            weight=found.weight,
-            outlier_direction=found.outlier_direction,
-            outlier_weight=found.outlier_weight * sigma_a**2,
-            covariance=found.covariance * sigma_a**2,
-            certificate=certificate,
-            status="optimal" if failure is None else "residual too large",
-            message=f"readout integrated by {how}, relative error {found.integration_error:.0e}; J is convex, so its "
-            "stationary point is the minimum"
-            if failure is None
-            else str(failure),
-            n_samples=task.n_samples,
-            tau=tau,
-        ),
-        failure,
-    )

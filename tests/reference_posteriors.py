@@ -8,10 +8,11 @@ from scipy import stats
 from scipy.optimize import minimize, root
 from scipy.special import erf
 
-from meanfield.posterior.result import Certificate, Solution
+from meanfield.posterior.certificate import Certificate
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.theories.single_layer.solution import Solution
 
 P3 = np.array([0.5, 0.25, 0.25])
 CERTIFICATE = Certificate(1e-15, 1e-12, 1e-9, True, True, 0, 100)

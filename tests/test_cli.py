@@ -14,7 +14,7 @@ import pytest
 
 import meanfield as mf
 from meanfield import cli
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 
 matplotlib.use("Agg")
 

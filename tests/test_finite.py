@@ -9,7 +9,7 @@ from scipy.special import ndtr
 
 from meanfield.activations.activation import activation
 from meanfield.activations.cumulant import cumulant
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.linear.class_tasks import linear_solve
 from meanfield.theories.single_layer.finite import finite_solve
 

@@ -15,10 +15,11 @@ from matplotlib.colors import to_rgb
 
 import meanfield as mf
 from meanfield import plot
-from meanfield.posterior.result import Certificate, Solution
+from meanfield.posterior.certificate import Certificate
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.theories.single_layer.solution import Solution
 
 CERTIFICATE = Certificate(1e-15, 1e-12, 1e-9, True, True)
 

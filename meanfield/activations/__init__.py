@@ -6,7 +6,7 @@ A file `name.py` here makes `meanfield.activation("name")` work. It holds
 * `expression(z, **parameters)`: the SymPy expression of phi(z).
 
 A parameter called `gain` must be positive. Everything else about phi (kinks, symmetry, limits, growth, closed forms,
-NumPy and Numba code) is derived from the expression. `python -m meanfield.symbolic.generate` writes what is derived
+NumPy and Numba code) is derived from the expression. `python -m meanfield.activations.generate` writes what is derived
 into `_derived.py`, so that SymPy need not be loaded to solve; a file without an entry there works as well, slower.
 """
 

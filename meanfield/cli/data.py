@@ -176,7 +176,7 @@ def _from_npz(path: str) -> ImageSet:
 
 def _lazy_limit(network: Network, task: DataTask) -> Any:
     """The lazy network at T -> 0, which is that of a non-lazy one at tau = N T as N -> infinity."""
-    from meanfield.posterior.result import ConvergenceError
+    from meanfield.posterior.certificate import ConvergenceError
     from meanfield.solve import solve
 
     variance = network.sigma_a**2 / task.n_samples ** (1.0 / network.depth)

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _fail(options, error, 2)
     except RuntimeError as error:
-        from meanfield.posterior.result import ConvergenceError
+        from meanfield.posterior.certificate import ConvergenceError
 
         if not isinstance(error, ConvergenceError):
             raise

@@ -8,7 +8,7 @@ import numpy as np
 
 from meanfield.phases.diagram import PhaseDiagram
 from meanfield.phases.raster import PointArrays
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.boundary import Boundary, trace_boundary
 from meanfield.validation import FloatArray

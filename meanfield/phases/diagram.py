@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meanfield.archive import read_archive, write_archive
+from meanfield.drawing import drawn
 from meanfield.phases.grid import checked_axes, chunks, fingerprint, parents, problem_with
 from meanfield.phases.raster import PointArrays, Problem, solve_chunk
-from meanfield.posterior.result import ConvergenceError, Solution
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.parts import code_pattern
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS
 from meanfield.theories.single_layer.limit import MESSAGES, STATUS, certificate_of
-from meanfield.theories.single_layer.posterior import SingleNeuronPosterior, code_pattern
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray, real_number
 
 if TYPE_CHECKING:
@@ -278,9 +281,7 @@ class PhaseDiagram:
 
     def plot(self, ax: Any = None) -> Any:
         """Code weights (one axis) or phases (two axes); returns Matplotlib Axes."""
-        from meanfield import plot
-
-        return (plot.plot_weights if len(self.axes) == 1 else plot.plot_phases)(self, ax=ax)
+        return drawn(f"class_tasks.{'plot_weights' if len(self.axes) == 1 else 'plot_phases'}", self, ax=ax)
 
     def to_xarray(self) -> Any:
         """Dataset with the swept parameters as coordinates (needs the extra ``xarray``)."""

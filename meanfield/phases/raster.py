@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.solve import solve

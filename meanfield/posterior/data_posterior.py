@@ -1,47 +1,39 @@
-"""What `solve` returns for a data task: the posterior of a network on given inputs, with predictor and neurons."""
+"""What `solve` returns for a data task: predictor, errors, kernels and neurons on any inputs, the same for every theory."""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields, replace
+from abc import abstractmethod
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.archive import read_archive, write_archive
-from meanfield.posterior.generalization import (
-    Generalization,
-    LazyPredictor,
-    LinearPredictor,
-    Predictor,
-    generalization,
-    nearest_class,
-)
+from meanfield.archive import write_archive
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.generalization import Generalization, generalization, nearest_class
+from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
-from meanfield.posterior.result import Certificate, ConvergenceError
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.predictor import Predictor
+from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.theories.general_data.outliers.solution import OutlierSolution
-from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, data_table, outliers_of
-from meanfield.theories.general_data.predictor import GeneralPredictor
-from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.theories.lazy.gaussian_process import LazySolution
-from meanfield.theories.linear.data_tasks import LinearDataSolution
 from meanfield.validation import FloatArray, real_number
 
-__all__ = ["DataPosterior"]
+__all__ = ["DataPosterior", "rest_of_header", "solution_arrays"]
 
-_KINDS: dict[str, type] = {"linear": LinearDataSolution, "lazy": LazySolution, "general": GeneralSolution}
+_PREFIX = "solution_"  # of the solution's arrays in a file
 _KNOWN = ("activation", "targets")  # of a solution, which the network and the task hold, too
 
 
 @dataclass(frozen=True, eq=False)
-class DataPosterior:
-    """Posterior of a network on a data task; what `solve` returns for one.
+class DataPosterior(Posterior):
+    """Posterior of a network on a data task; what `solve` returns for one. Every theory has a class of its own.
 
     Parameters
     ----------
@@ -53,7 +45,8 @@ class DataPosterior:
         Numbers that the solver found.
     certificate : Certificate
         Residual of the stationarity conditions, recomputed from the solution.
-    status, message : str
+    status : Status
+    message : str
         "optimal" or what went wrong; in words, and what to try.
     notes : tuple of str
         Remarks, e.g. that the kernel was regularised.
@@ -64,56 +57,14 @@ class DataPosterior:
     tau: float
     solution: Any
     certificate: Certificate
-    status: str = "optimal"
+    status: Status = Status.OPTIMAL
     message: str = ""
     notes: tuple[str, ...] = ()
 
+    kind: ClassVar[str]  # the name of the theory in files
+    _fluctuates: ClassVar[bool] = True  # outputs vary by O(1/sqrt(N)), so that a variance needs N
+
     # ---- what was found --------------------------------------------------------------------------
-
-    @property
-    def kind(self) -> str:
-        """The theory that was solved: "linear", "lazy" or "general" (one hidden layer, any other activation)."""
-        return next(kind for kind, solution in _KINDS.items() if isinstance(self.solution, solution))
-
-    @property
-    def scheme(self) -> str:
-        """The coding scheme.
-
-        "analog" for linear networks, "lazy" for lazy ones, whose neurons stay as in the prior; else "redundant" (codes)
-        for bounded phi, "sparse" (a bulk, and outliers where the task needs them) or "mixed" for unbounded phi.
-        """
-        if self.kind != "general":
-            return "lazy" if self.kind == "lazy" else "analog"
-        if self.network.activation.parts == "codes":
-            return "redundant"
-        return "sparse" if len(self.codes) == 1 else "mixed"
-
-    @cached_property
-    def codes(self) -> tuple[DataCode, ...]:
-        """Codes, heaviest first: basins of the readout posterior. Empty for linear and lazy networks (Gaussian)."""
-        return codes_of(self.network, self.task, self.solution) if self.kind == "general" else ()
-
-    @property
-    def bulk(self) -> DataCode | None:
-        """The heaviest code, of the neurons that are not outliers, where phi allows outliers; else None."""
-        return self.codes[0] if self.kind == "general" and self.network.activation.parts == "outliers" else None
-
-    @cached_property
-    def outliers(self) -> tuple[DataOutlier, ...]:
-        """Outliers, heaviest first; empty where there are none."""
-        return outliers_of(self.network, self.task, self.solution) if self.kind == "general" else ()
-
-    @cached_property
-    def readout_covariance(self) -> FloatArray:
-        """(m, m) covariance of the readout over neurons, outliers included: U of linear networks, s 1 of lazy ones."""
-        s = self.solution
-        if self.kind == "lazy":
-            return np.eye(self.task.n_outputs) * s.readout_variance
-        if self.kind == "linear":
-            return np.asarray(s.readout_covariance)
-        centred = s.code_readout - s.code_weight @ s.code_readout
-        total = np.einsum("g,gij->ij", s.code_weight, s.code_covariance) + (centred.T * s.code_weight) @ centred
-        return np.asarray(total + (s.outlier_direction.T * s.outlier_weight) @ s.outlier_direction)
 
     @property
     def order_parameters(self) -> dict[str, FloatArray]:
@@ -125,15 +76,10 @@ class DataPosterior:
         """min J per neuron (extremum of the action for deep linear networks); -ln p(Y) of a lazy network."""
         return float(self.solution.objective)
 
-    @property
-    def residual(self) -> FloatArray:
-        """(P, m) training residual y - f = tau t."""
-        return self.tau * np.asarray(self.solution.t)
-
-    @property
-    def predictions(self) -> FloatArray:
-        """(P, m) mean outputs on the training samples."""
-        return self.task.targets - self.residual
+    @cached_property
+    @abstractmethod
+    def _predictor(self) -> Predictor:
+        """Answers on inputs as the network sees them."""
 
     # ---- any inputs ------------------------------------------------------------------------------
 
@@ -166,7 +112,7 @@ class DataPosterior:
         mean = self.predictions if X is None else self._predictor.mean(new)
         if not variance:
             return mean
-        if width is None and self.kind != "lazy":
+        if width is None and self._fluctuates:
             raise ValueError("the variance of a non-lazy network is of order 1/N: give width=N, the number of neurons.")
         return mean, self._predictor.variance(new, self._width(width))
 
@@ -196,58 +142,13 @@ class DataPosterior:
         new = self.task.transform(X)
         targets = self.task.targets_of(Y, len(new))
         size = math.inf if width is None else self._width(width)
-        if math.isinf(size) and self.kind != "lazy":
+        if math.isinf(size) and self._fluctuates:
             spread = np.zeros(targets.shape)
         else:
             spread = self._predictor.variance(new, size)
         return generalization(self.task, self._predictor.mean(new), spread, targets, size)
 
-    def code_activations(self, X: Any = None) -> FloatArray:
-        """(codes, n) mean activation of the neurons of each code on raw inputs (the training inputs if left out).
-
-        Raises
-        ------
-        ValueError
-            For linear and lazy networks, which have no codes.
-        """
-        if not isinstance(self._predictor, GeneralPredictor):
-            raise ValueError(f"the posterior ({self.scheme}) has no codes; use sample_neurons to see its neurons.")
-        if X is None:  # moments of expectation propagation, where new inputs are taken as Gaussian
-            return np.array([code.sample_activation for code in self.codes])
-        return self._predictor.code_activations(self._inputs(X))
-
-    def frozen(self, fractions: Any) -> DataPosterior:
-        """The same network with given fractions of its neurons in each code, as sampled networks have them.
-
-        Neurons of sampled networks do not hop between codes: they keep the fractions of their start, t and the readouts
-        adapt to them, and the predictor's variance has no part from changes of the fractions.
-
-        Parameters
-        ----------
-        fractions : (codes,) array-like
-            In the order of `codes`; normalised.
-
-        Raises
-        ------
-        ValueError
-            For linear and lazy networks, and fractions that do not fit.
-        ConvergenceError
-            If no solution is found.
-        """
-        if self.kind != "general":
-            raise ValueError(f"the posterior ({self.scheme}) has no codes whose weights could be frozen.")
-        from meanfield.theories.general_data.solve import solve_frozen  # loads compiled code that nothing else needs
-
-        found = solve_frozen(self.solution, fractions, rng=0)
-        proof = replace(self.certificate, kkt_residual=found.residual)
-        posterior = replace(
-            self, solution=found, certificate=proof, status=found.status, message=found.message, notes=()
-        )
-        if found.status != "optimal":
-            raise ConvergenceError(f"no certified solution ({found.status}): {found.message}", posterior)
-        return posterior
-
-    def kernel(self, X: Any = None, X2: Any = None, *, layer: int | None = None) -> FloatArray:
+    def kernel(self, X: Any = None, X2: Any = None, *, layer: int | None = None) -> Kernel:
         """Posterior kernel K(x, x') = <phi(z(x)) phi(z(x'))> over the neurons of a hidden layer.
 
         Parameters
@@ -259,7 +160,8 @@ class DataPosterior:
 
         Returns
         -------
-        (n, n') array
+        Kernel
+            With elements (n, n'); NumPy takes it for an array.
 
         Notes
         -----
@@ -272,9 +174,14 @@ class DataPosterior:
             raise ValueError(f"layer must be an integer 1..{depth}, got {layer!r}.")
         if X is None and X2 is not None:
             raise ValueError("give X, or leave X2 out, too.")
-        if X is None and isinstance(self._predictor, GeneralPredictor):
-            return self._predictor.training_kernel()
-        return self._predictor.kernel(self._inputs(X), None if X2 is None else self._inputs(X2), int(layer))
+        labels = self.task.labels if X is None and X2 is None else None
+        if X is None:
+            return Kernel.of_inputs(self._training_kernel(int(layer)), labels)
+        other = None if X2 is None else self._inputs(X2)
+        return Kernel.of_inputs(self._predictor.kernel(self._inputs(X), other, int(layer)))
+
+    def _training_kernel(self, layer: int) -> FloatArray:
+        return self._predictor.kernel(self.task.inputs, None, layer)
 
     def sample_neurons(self, n: int, *, rng: Any = None, X: Any = None, labels: Any = None) -> Neurons:
         """Draw `n` neurons of the last hidden layer with their responses to inputs.
@@ -315,10 +222,6 @@ class DataPosterior:
 
     # ---- printing, saving ------------------------------------------------------------------------
 
-    def table(self) -> str:
-        """The posterior as printed text."""
-        return data_table(self)
-
     def __repr__(self) -> str:
         return f"<DataPosterior: {self.scheme}, {self.task!r}; J = {self.objective:.9g}, {self.status}>"
 
@@ -326,7 +229,7 @@ class DataPosterior:
         """Write to an ``.npz`` file (no pickle inside); returns its path."""
         task_header, arrays = self.task.to_arrays()
         solution = {f.name: getattr(self.solution, f.name) for f in fields(self.solution) if f.name not in _KNOWN}
-        arrays |= {f"solution_{name}": value for name, value in solution.items() if isinstance(value, np.ndarray)}
+        arrays |= {f"{_PREFIX}{name}": value for name, value in solution.items() if isinstance(value, np.ndarray)}
         header = {
             "network": self.network.to_dict(),
             "task": task_header,
@@ -340,53 +243,25 @@ class DataPosterior:
         }
         return write_archive(path, "data posterior", header, arrays)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> DataPosterior:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the file holds something else.
-        """
-        header, arrays = read_archive(path, "data posterior")
-        prefix = "solution_"
-        own = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
-        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
-        if header["kind"] == "general":
-            # The singular value decomposition of another machine may differ by signs and rotations.
-            features = task.features(network.sigma_w).matrix
-            turn = np.linalg.lstsq(features, own["features"], rcond=None)[0]
-            own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w")}
-            own |= {"features": features, "targets": task.targets}
-            header["solution"]["activation"] = network.activation
-        kind = OutlierSolution if "limit" in header["solution"] else _KINDS[header["kind"]]
-        return cls(
-            network,
-            task,
-            header["tau"],
-            kind(**own, **header["solution"]),
-            Certificate(**header["certificate"]),
-            header["status"],
-            header["message"],
-            tuple(header["notes"]),
-        )
-
     # ---- helpers ---------------------------------------------------------------------------------
-
-    @cached_property
-    def _predictor(self) -> Predictor:
-        parts = self.network, self.task, self.tau, self.solution
-        if self.kind == "general":
-            names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
-            order = np.argsort(-self.solution.outlier_weight, kind="stable")  # that of `outliers`
-            rank = np.argsort(order)
-            names += [f"outlier {self.outliers[i].label}" for i in rank]
-            return GeneralPredictor(*parts, tuple(names))
-        return LinearPredictor(*parts) if self.kind == "linear" else LazyPredictor(*parts)
 
     def _inputs(self, X: Any) -> FloatArray:
         return self.task.inputs if X is None else self.task.transform(X)
 
     def _width(self, width: float | None) -> float:
         return math.inf if width is None else real_number("width", width, at_least=1, infinite=True)
+
+
+def solution_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of the solution in a file of `DataPosterior.save`, by name."""
+    return {name.removeprefix(_PREFIX): value for name, value in arrays.items() if name.startswith(_PREFIX)}
+
+
+def rest_of_header(header: dict[str, Any]) -> tuple[Certificate, Status, str, tuple[str, ...]]:
+    """Certificate, status, message and notes, the last fields of a data posterior, from the header of its file."""
+    return (
+        Certificate(**header["certificate"]),
+        Status.of(header["status"]),
+        header["message"],
+        tuple(header["notes"]),
+    )

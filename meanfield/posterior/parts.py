@@ -1,12 +1,13 @@
-"""What a single-neuron posterior is made of: codes, outliers, and the kernel they add up to."""
+"""What a single-neuron posterior is made of: codes and outliers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from meanfield.activations.cumulant import cumulant
+from meanfield.problem.network import Network
 from meanfield.validation import FloatArray
 
 
@@ -77,27 +78,21 @@ class Outlier:
         return f"Outlier({self.label}, weight={self.weight:.6g}, readout={_row(self.readout)})"
 
 
-@dataclass(frozen=True, eq=False)
-class Kernel:
-    """Posterior kernel K_mu,nu = <phi(z_mu) phi(z_nu)> over neurons; it depends on the classes of mu and nu only.
+def activity_threshold(network: Network) -> float:
+    """Mean activation above which a neuron counts as active: the midpoint of the range of phi.
 
-    Attributes
-    ----------
-    block : (C, C) array
-        K_mu,nu for two different samples of classes c and c'.
-    diagonal : (C,) array
-        K_mu,mu for a sample of class c.
+    Where phi is unbounded there is no midpoint; there it is the mean under the prior.
     """
+    middle = network.activation.midpoint
+    if middle is None:
+        middle = float(cumulant(network.activation, network.k).direct(np.zeros(1))[1][0])
+    return middle
 
-    block: FloatArray
-    diagonal: FloatArray
 
-    def matrix(self, labels: Any) -> FloatArray:
-        """The (n, n) kernel of n different samples with class indices `labels` (n,)."""
-        index = np.asarray(labels, dtype=np.intp)
-        full = self.block[np.ix_(index, index)]
-        np.fill_diagonal(full, self.diagonal[index])
-        return full
+def code_pattern(network: Network, activation: FloatArray) -> str:
+    """Pattern of a code with mean activations (C,): "1" above `activity_threshold` (a.t_c > 0 for unbounded phi)."""
+    middle = activity_threshold(network)
+    return "".join("1" if x > middle else "0" for x in activation)
 
 
 def _row(array: FloatArray) -> str:

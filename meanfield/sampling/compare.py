@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from meanfield.drawing import drawn
 from meanfield.problem.class_task import ClassTask
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
@@ -129,9 +130,7 @@ class Comparison:
 
     def plot(self) -> Figure:
         """Figure: theory against sample, z-scores, readouts with the codes of the theory."""
-        from meanfield.plot.sampling import figure_comparison
-
-        return figure_comparison(self)
+        return drawn("sampling.figure_comparison", self)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, for a JSON file."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meanfield.drawing import drawn
 from meanfield.sampling.statistics import as_draws, code_words, coding_threshold
 from meanfield.validation import FloatArray
 
@@ -72,9 +73,7 @@ class Drift:
 
     def plot(self) -> Figure:
         """Figure: the same neurons in the first and the last draw, and the overlap over the lag."""
-        from meanfield.plot.sampling import figure_drift
-
-        return figure_drift([self])
+        return drawn("sampling.figure_drift", [self])
 
     def __repr__(self) -> str:
         return (

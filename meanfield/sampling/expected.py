@@ -24,8 +24,8 @@ from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from meanfield.activations.cumulant import cumulant
+from meanfield.posterior.parts import activity_threshold
 from meanfield.sampling.statistics import Draws
-from meanfield.theories.single_layer.posterior import activity_threshold
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import FloatArray
 

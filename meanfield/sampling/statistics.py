@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from meanfield.posterior.parts import activity_threshold
 from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
-from meanfield.theories.single_layer.posterior import activity_threshold
 from meanfield.validation import FloatArray
 
 __all__ = [

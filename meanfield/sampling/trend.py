@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from meanfield.drawing import drawn
 from meanfield.sampling.compare import LIMIT, Comparison
 from meanfield.sampling.statistics import normal_deviate
 from meanfield.validation import FloatArray
@@ -98,9 +99,7 @@ class Trend:
 
     def plot(self) -> Figure:
         """Figure: the largest deviations over 1/N with their fits, and all z-scores by width."""
-        from meanfield.plot.sampling import figure_trend
-
-        return figure_trend(self)
+        return drawn("sampling.figure_trend", self)
 
     def __repr__(self) -> str:
         return f"<Trend over N = {', '.join(map(str, self.widths))}: max |z| = {self.max_z:.2f} extrapolated>"

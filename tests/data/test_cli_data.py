@@ -14,8 +14,8 @@ from stub_posterior import StubPosterior
 
 import meanfield as mf
 from meanfield import cli
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import DataPosterior
-from meanfield.posterior.result import ConvergenceError
 
 
 def run(*words):

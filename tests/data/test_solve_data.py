@@ -5,7 +5,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.archive import read_archive, write_archive
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 
 
 def blobs(seed=0, n=8, off=0.0, n_inputs=30):

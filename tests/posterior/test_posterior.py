@@ -9,10 +9,10 @@ from reference_posteriors import _W, _X, CERTIFICATE, cumulant, make, relu, sigm
 from scipy import stats
 from scipy.integrate import quad
 
-from meanfield.posterior.result import Solution
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.theories.single_layer.solution import Solution
 
 # ---- codes, bulk, outliers -----------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Codes and outliers of a network on data, and the posterior as text."""
+"""Codes and outliers of a network on data, and their table."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meanfield.posterior.parts import Code, Outlier
+from meanfield.posterior.parts import Code, Outlier, code_pattern
+from meanfield.posterior.table import number_row
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.theories.single_layer.posterior import code_pattern
 from meanfield.validation import FloatArray, read_only
 
 if TYPE_CHECKING:
-    from meanfield.posterior.data_posterior import DataPosterior
+    from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
 _WIDEST = 12  # outputs plus classes that fit on a line of a terminal
 
@@ -94,34 +94,8 @@ def _by_class(task: DataTask, values: FloatArray) -> FloatArray:
     return np.bincount(task.labels, values, task.n_classes) / np.bincount(task.labels, minlength=task.n_classes)
 
 
-def data_table(posterior: DataPosterior) -> str:
-    """Task, codes or readout covariance, objective and certificate."""
-    network, task, proof = posterior.network, posterior.task, posterior.certificate
-    lazy = posterior.kind == "lazy"
-    layers = f"{network.depth} hidden layer{'s' * (network.depth > 1)}"
-    lines = [
-        f"{posterior.scheme} coding: {network.activation.name}, {layers}, {network.scaling} scaling, "
-        f"sigma_a = {network.sigma_a:g}, sigma_w = {network.sigma_w:g}",
-        f"{task!r}, {'T' if lazy else 'tau'} = {posterior.tau:g}",
-        "",
-    ]
-    if posterior.kind == "linear" and task.n_outputs <= _WIDEST:
-        lines += ["readouts ~ N(0, U), U =", *("  " + _numbers(row) for row in posterior.readout_covariance), ""]
-    elif posterior.codes:
-        lines += [*_parts(posterior), ""]
-    gap = "" if math.isnan(proof.duality_gap) else f", duality gap {proof.duality_gap:.1e}"
-    name = "-ln p(Y)" if lazy else "min J"
-    lines += [
-        f"{name} = {posterior.objective:.10g}   ({posterior.status})",
-        f"certificate: residual {proof.kkt_residual:.1e}{gap}",
-        f"largest training residual {np.abs(posterior.residual).max():.3g}",
-    ]
-    if posterior.message and posterior.status != "optimal":
-        lines.append(posterior.message)
-    return "\n".join([*lines, *(f"note: {note}" for note in posterior.notes)])
-
-
-def _parts(posterior: DataPosterior) -> list[str]:
+def parts_table(posterior: GeneralDataPosterior) -> list[str]:
+    """Codes and outliers, a line each, with their readouts and mean activations where they fit."""
     task, m = posterior.task, posterior.task.n_outputs
     wide = m + task.n_classes <= _WIDEST
     rows: list[tuple[str, Code | Outlier]] = [
@@ -134,12 +108,8 @@ def _parts(posterior: DataPosterior) -> list[str]:
         head += " | " * wide + "".join(f"{name[:8]:>9}" for name in task.class_names)
     lines = [f"{'':<{width}} {'':>10} | " + "readout, mean activation on class".rjust(9), head, "-" * len(head)]
     for name, part in rows:
-        line = f"{name:<{width}} {part.weight:>10.6f} | " + _numbers(part.readout) * wide
-        lines.append(line + (" | " * wide + _numbers(part.activation)) * bool(task.n_classes))
+        line = f"{name:<{width}} {part.weight:>10.6f} | " + number_row(part.readout) * wide
+        lines.append(line + (" | " * wide + number_row(part.activation)) * bool(task.n_classes))
     if posterior.outliers:
         lines.append("outliers: weight |abar|^2; readout and activation in units of sqrt(N)")
     return lines
-
-
-def _numbers(row: FloatArray) -> str:
-    return "".join(f"{x:9.4f}" for x in row)

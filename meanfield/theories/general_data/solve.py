@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.progress import Progress
 from meanfield.theories.general_data.joint.descent import JointRun
 from meanfield.theories.general_data.lattice.descent import LatticeRun

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from meanfield.activations.cumulant import Cumulant
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.sweep import NOT_CONVERGED, RESIDUAL
 from meanfield.theories.single_layer.finite_check import (

@@ -10,11 +10,12 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
-from meanfield.posterior.result import Certificate, Solution
+from meanfield.posterior.certificate import Certificate
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import interval_bounds
+from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray
 
 __all__ = [

@@ -13,13 +13,18 @@ import numpy as np
 
 from meanfield.activations import density
 from meanfield.activations.cumulant import cumulant
-from meanfield.archive import read_archive, write_archive
-from meanfield.posterior.neurons import Neurons, draw
-from meanfield.posterior.parts import Code, Kernel, Outlier
-from meanfield.posterior.result import Certificate, Solution, pack_solution, unpack_solution
+from meanfield.archive import write_archive
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.kernel import Kernel
+from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.parts import Code, Outlier, code_pattern
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.draw import draw
 from meanfield.theories.single_layer.readout_lattice import log_integral, readout_lattice
+from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
 from meanfield.validation import FloatArray, read_only, real_array
 
@@ -28,7 +33,7 @@ _HERMITE_W = _HERMITE_W / _HERMITE_W.sum()
 
 
 @dataclass(frozen=True, eq=False)
-class SingleNeuronPosterior:
+class SingleNeuronPosterior(Posterior):
     """Posterior of the readout a in R^m and the preactivations z of one neuron; what `solve` returns.
 
     Parameters
@@ -45,6 +50,11 @@ class SingleNeuronPosterior:
     task: ClassTask
     tau: float
     solution: Solution
+
+    @property
+    def theory(self) -> str:
+        """The theory that was solved: "linear" for affine phi, else "single_layer"."""
+        return "single_layer" if self.solution.gaussian_covariance is None else "linear"
 
     # ---- what was found --------------------------------------------------------------------------
 
@@ -143,7 +153,7 @@ class SingleNeuronPosterior:
         return self.solution.certificate
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """ "optimal", or what went wrong."""
         return self.solution.status
 
@@ -156,16 +166,6 @@ class SingleNeuronPosterior:
     def notes(self) -> tuple[str, ...]:
         """Remarks, e.g. that the weights are not unique and were selected."""
         return self.solution.notes
-
-    @property
-    def residual(self) -> FloatArray:
-        """(C, m) training residual y_c - f_c = tau t_c."""
-        return self.tau * self.solution.t
-
-    @property
-    def predictions(self) -> FloatArray:
-        """(C, m) output f_c on the training samples of class c."""
-        return self.task.targets - self.residual
 
     # ---- kernel and densities --------------------------------------------------------------------
 
@@ -329,20 +329,6 @@ class SingleNeuronPosterior:
         header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
         return write_archive(path, "posterior", header, arrays)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SingleNeuronPosterior:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            If the file holds something else.
-        """
-        header, arrays = read_archive(path, "posterior")
-        solution = unpack_solution(header["solution"], arrays)
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-        return cls(network, task, solution.tau, solution)
-
     # ---- helpers ---------------------------------------------------------------------------------
 
     @property
@@ -393,23 +379,6 @@ class SingleNeuronPosterior:
                 return [(1.0, k + drift**2 * float(t @ self.solution.gaussian_covariance @ t), 0.0)]
             return [(c.weight * w, k, kappa) for c in self.codes for w, kappa in _spread(c, t)]
         return [(w, k, kappa) for w, kappa in _spread(self._find_code(code), t)]
-
-
-def activity_threshold(network: Network) -> float:
-    """Mean activation above which a neuron counts as active: the midpoint of the range of phi.
-
-    Where phi is unbounded there is no midpoint; there it is the mean under the prior.
-    """
-    middle = network.activation.midpoint
-    if middle is None:
-        middle = float(cumulant(network.activation, network.k).direct(np.zeros(1))[1][0])
-    return middle
-
-
-def code_pattern(network: Network, activation: FloatArray) -> str:
-    """Pattern of a code with mean activations (C,): "1" above `activity_threshold` (a.t_c > 0 for unbounded phi)."""
-    middle = activity_threshold(network)
-    return "".join("1" if x > middle else "0" for x in activation)
 
 
 def _spread(code: Code, t: FloatArray) -> list[tuple[float, float]]:

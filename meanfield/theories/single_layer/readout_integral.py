@@ -11,7 +11,7 @@ from scipy.special import gammainccinv
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import cumulant2
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.lattice import Nodes, grow, moments

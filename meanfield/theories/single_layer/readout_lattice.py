@@ -8,9 +8,9 @@ import numpy as np
 from scipy.special import gammainccinv
 
 from meanfield.activations.cumulant import cumulant
-from meanfield.posterior.result import Solution
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray
 
 _ACCURACY = 1e-12  # of the lattice sum where every p_c P is an integer, and of the tail that is cut off

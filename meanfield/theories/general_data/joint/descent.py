@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.progress import Progress
 from meanfield.theories.general_data.joint.codes import Codes, Cuts, JointNeuron, pattern
 from meanfield.theories.general_data.joint.dual import CodesDual, CodesState, minimise_codes

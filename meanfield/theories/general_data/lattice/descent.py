@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.progress import Progress
 from meanfield.theories.general_data.compiled.ep import FAILED, VGA
 from meanfield.theories.general_data.lattice.dual import MAX_STEPS, Dual, State, class_basis, minimise

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.posterior.result import Certificate, ConvergenceError, Solution
+from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.posterior.parts import code_pattern
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
@@ -15,7 +16,7 @@ from meanfield.theories.single_layer.compiled.certificate import certify, weight
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.limit import compiled_tables, phi_range
-from meanfield.theories.single_layer.posterior import code_pattern
+from meanfield.theories.single_layer.solution import Solution
 from meanfield.theories.single_layer.transitions.extended import (
     CodeState,
     Control,

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from scipy.optimize import brentq
 
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.extended import Control, newton
 from meanfield.theories.single_layer.transitions.transition import RESIDUAL, Setup, locate, make_root, set_up

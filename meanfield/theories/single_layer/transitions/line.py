@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from meanfield.posterior.result import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.line_outliers import Proposal, outlier_proposals, outlier_signature

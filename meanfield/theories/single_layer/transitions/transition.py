@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meanfield.posterior.result import ConvergenceError, Solution
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.solution import Solution
 from meanfield.theories.single_layer.transitions.acceptance import Root, Transition, accept_codes, accept_outliers
 from meanfield.theories.single_layer.transitions.extended import (
     Active,

@@ -1,4 +1,4 @@
-"""What a solver hands back: solution, certificate, the error when there is none."""
+"""The numbers that solve a class task, and how they are kept in files."""
 
 from __future__ import annotations
 
@@ -8,38 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.status import Status
 from meanfield.validation import FloatArray, read_only
 
-
-@dataclass(frozen=True)
-class Certificate:
-    """The proof that comes with a solution.
-
-    Attributes
-    ----------
-    kkt_residual : float
-        Largest violation of the stationarity system, recomputed without the solver's tables.
-    duality_gap : float
-        J(t) minus the value of the primal problem at the reported posterior.
-    bound_gap : float
-        Proven upper bound of max_a h(a; t), over all readouts a, minus the level s of the reported codes.
-    global_check : bool
-        Whether branch and bound proved that no readout lies above s by more than the tolerance.
-    unique : bool
-        Whether the weights of the codes are unique (t is, wherever J is strictly convex).
-    nullity : int
-        Dimension of the family of optimal weights; 0 if they are unique.
-    boxes : int
-        Boxes that branch and bound needed.
-    """
-
-    kkt_residual: float
-    duality_gap: float
-    bound_gap: float
-    global_check: bool
-    unique: bool
-    nullity: int = 0
-    boxes: int = 0
+__all__ = ["Solution", "pack_solution", "unpack_solution"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +40,10 @@ class Solution:
     gaussian_covariance : (m, m) array or None
         U of the analog scheme, P(a) = N(0, U).
     certificate : Certificate
-    status, message : str
-        "optimal" or what went wrong, and what to try.
+    status : Status
+        A word of `Status` becomes its member.
+    message : str
+        What was certified or went wrong, and what to try.
     notes : tuple of str
         Remarks, e.g. that weights were selected among many.
     n_samples, tau : float
@@ -85,13 +60,14 @@ class Solution:
     certificate: Certificate
     covariance: FloatArray | None = None
     gaussian_covariance: FloatArray | None = None
-    status: str = "optimal"
+    status: Status = Status.OPTIMAL
     message: str = ""
     notes: tuple[str, ...] = ()
     n_samples: float = math.inf
     tau: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "status", Status.of(self.status))
         m = np.shape(self.t)[1]
         n, o = np.size(self.weight), np.size(self.outlier_weight)
         shapes = {
@@ -113,17 +89,6 @@ class Solution:
             if array.shape != shape:
                 raise ValueError(f"{name} of a solution must have shape {shape}, got {array.shape}.")
             object.__setattr__(self, name, array)
-
-
-class ConvergenceError(RuntimeError):
-    """No certified solution was found; `result` holds what was reached (a posterior or solution), not to be trusted.
-
-    The text says which part of the certificate failed and what to try.
-    """
-
-    def __init__(self, message: str, result: Any = None) -> None:
-        super().__init__(message)
-        self.result = result
 
 
 _ARRAYS = ("t", "readout", "weight", "outlier_direction", "outlier_weight", "covariance", "gaussian_covariance")

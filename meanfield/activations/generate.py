@@ -1,4 +1,4 @@
-"""Rewrites the machine-written source: ``python -m meanfield.symbolic.generate``."""
+"""Rewrites the machine-written source: ``python -m meanfield.activations.generate``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meanfield.symbolic.source import derivative, numpy_source, remainder
 
 __all__ = ["derived_source", "files", "write"]
 
-_HEADER = '''"""Machine-written by ``python -m meanfield.symbolic.generate`` from {origin}; do not edit."""
+_HEADER = '''"""Machine-written by ``python -m meanfield.activations.generate`` from {origin}; do not edit."""
 '''
 
 

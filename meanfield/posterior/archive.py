@@ -1,0 +1,37 @@
+"""Posteriors from files: the header says which theory wrote them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from meanfield.archive import read_archive
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.registry import theory_named
+
+__all__ = ["KINDS", "load_posterior"]
+
+KINDS = ("posterior", "data posterior")
+_FIRST_NAMES = {"general": "general_data"}  # of theories, in files that do not name theirs
+
+
+def load_posterior(path: str | os.PathLike[str]) -> Posterior:
+    """The posterior that `Posterior.save` wrote.
+
+    Raises
+    ------
+    ValueError
+        If the file holds something else, or numbers that do not satisfy the equations they claim to.
+    FileNotFoundError
+        If there is none.
+    """
+    header, arrays = read_archive(path, KINDS)
+    return theory_named(_theory_of(header, arrays)).load(header, arrays)
+
+
+def _theory_of(header: dict[str, Any], arrays: dict[str, Any]) -> str:
+    if "theory" in header:
+        return str(header["theory"])
+    if "kind" in header:
+        return _FIRST_NAMES.get(header["kind"], header["kind"])
+    return "linear" if "gaussian_covariance" in arrays else "single_layer"

@@ -1,0 +1,197 @@
+"""`Posterior`: the questions that every theory answers, or refuses in words."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+
+import numpy as np
+
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from meanfield.posterior.certificate import Certificate
+    from meanfield.posterior.kernel import Kernel
+    from meanfield.posterior.neurons import Neurons
+    from meanfield.posterior.parts import Code, Outlier
+    from meanfield.posterior.status import Status
+    from meanfield.problem.network import Network
+
+__all__ = ["NotAvailable", "Posterior"]
+
+
+class NotAvailable(ValueError):
+    """A question that this theory has no answer to; the text says why, and what to ask instead."""
+
+
+class Posterior(ABC):
+    """What `meanfield.solve` returns: the posterior of a single neuron, the same questions for every theory.
+
+    Attributes
+    ----------
+    network : Network
+    task : ClassTask or DataTask
+    tau : float
+        N T, the rescaled temperature; the training residual is tau t.
+    solution : object
+        The numbers that the theory's solver found.
+    certificate : Certificate
+        The proof that comes with them.
+    status : Status
+        "optimal", or how the solve ended; its ``advice`` says what to try.
+    message : str
+        The status in words.
+    notes : tuple of str
+        Remarks, e.g. that weights are not unique and were selected.
+    objective : float
+        min J (the extremum of the action).
+
+    Notes
+    -----
+    A question that a theory has no answer to raises `NotAvailable`, a ValueError.
+    """
+
+    theory: ClassVar[str]
+    network: Network
+    task: Any
+    tau: float
+    solution: Any
+    if TYPE_CHECKING:  # fields of some theories, properties of others
+
+        @property
+        def certificate(self) -> Certificate: ...
+        @property
+        def status(self) -> Status: ...
+        @property
+        def message(self) -> str: ...
+        @property
+        def notes(self) -> tuple[str, ...]: ...
+        @property
+        def objective(self) -> float: ...
+
+    # ---- what every theory has -------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def scheme(self) -> str:
+        """The coding scheme: "analog", "redundant", "sparse", "mixed" or "lazy"."""
+
+    @property
+    @abstractmethod
+    def order_parameters(self) -> dict[str, Any]:
+        """Named solution of the stationarity conditions: t (C, m) or (P, m), and what else the theory has."""
+
+    @property
+    @abstractmethod
+    def readout_covariance(self) -> FloatArray:
+        """(m, m) covariance of the readout over all neurons."""
+
+    @abstractmethod
+    def table(self) -> str:
+        """The posterior as printed text."""
+
+    @abstractmethod
+    def sample_neurons(self, n: int, *, rng: Any = None) -> Neurons:
+        """Draw `n` neurons of a network from the theory, with their responses."""
+
+    @abstractmethod
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to an ``.npz`` file (no pickle inside); returns its path. `meanfield.load` reads it."""
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file holds something else, or numbers that do not satisfy the equations they claim to.
+        """
+        from meanfield.posterior.archive import load_posterior
+
+        found = load_posterior(path)
+        if not isinstance(found, cls):
+            raise ValueError(f"{path} holds a {type(found).__name__}, expected a {cls.__name__}; use meanfield.load.")
+        return found
+
+    # ---- what most have --------------------------------------------------------------------------
+
+    @property
+    def codes(self) -> tuple[Code, ...]:
+        """Codes, heaviest first; empty where readouts are Gaussian."""
+        return ()
+
+    @property
+    def bulk(self) -> Code | None:
+        """The code of the neurons that are not outliers, where phi allows outliers; else None."""
+        return None
+
+    @property
+    def outliers(self) -> tuple[Outlier, ...]:
+        """Outliers, heaviest first; empty where there are none."""
+        return ()
+
+    @property
+    def residual(self) -> FloatArray:
+        """(C, m) or (P, m) training residual y - f = tau t."""
+        return np.asarray(self.tau * np.asarray(self.solution.t))
+
+    @property
+    def predictions(self) -> FloatArray:
+        """(C, m) or (P, m) mean outputs on the training samples."""
+        return np.asarray(self.task.targets - self.residual)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the status is "optimal"."""
+        return self.status == "optimal"
+
+    # ---- what some have --------------------------------------------------------------------------
+
+    def _refuse(self, question: str, instead: str = "") -> NoReturn:
+        raise NotAvailable(f"{question} is not available for {self._described()}{instead and '; ' + instead}.")
+
+    def _described(self) -> str:
+        return f"a posterior of the theory {self.theory!r} ({self.scheme} coding)"
+
+    def kernel(self, *args: Any, **options: Any) -> Kernel:
+        """Posterior kernel of a hidden layer."""
+        self._refuse("the kernel")
+
+    def readout_density(self, a: Any) -> FloatArray:
+        """Density of the readout at `a`, shape (..., m)."""
+        self._refuse("the density of the readout", "draw readouts with sample_neurons")
+
+    def preactivation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+        """Density of the preactivation on a sample of a class, given a code."""
+        self._refuse("the density of preactivations", "draw them with sample_neurons")
+
+    def activation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+        """Density of the activation on a sample of a class, given a code."""
+        self._refuse("the density of activations", "draw them with sample_neurons")
+
+    def activation_atoms(self, code: Any, cls: int | str) -> dict[float, float]:
+        """Values that the activation takes with positive probability, and these probabilities."""
+        self._refuse("atoms of the density of activations", "draw activations with sample_neurons")
+
+    def frozen(self, fractions: Any) -> Posterior:
+        """The same network with given fractions of its neurons in each code, as sampled networks have them."""
+        self._refuse("a solution at given fractions of the codes")
+
+    def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:
+        """Mean outputs on new inputs."""
+        self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
+
+    def predict_class(self, X: Any) -> Any:
+        """Names of the classes whose targets are nearest to the mean outputs."""
+        self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
+
+    def generalization_error(self, X: Any, Y: Any, *, width: float | None = None) -> Any:
+        """Squared error on test samples."""
+        self._refuse("the generalisation error", "solve a task of data_task(X, Y) for it")
+
+    def code_activations(self, X: Any = None) -> FloatArray:
+        """(codes, n) mean activation of the neurons of each code on inputs."""
+        self._refuse("the activation of codes on inputs", "read .codes[i].activation")

@@ -1,0 +1,110 @@
+"""Posterior of a nonlinear network with one hidden layer on data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.data_posterior import DataPosterior
+from meanfield.posterior.table import data_table
+from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
+from meanfield.theories.general_data.predictor import GeneralPredictor
+from meanfield.validation import FloatArray
+
+__all__ = ["GeneralDataPosterior"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GeneralDataPosterior(DataPosterior):
+    """Codes, a bulk and outliers on data, from expectation propagation inside the convex dual."""
+
+    theory: ClassVar[str] = "general_data"
+    kind: ClassVar[str] = "general"
+
+    @property
+    def scheme(self) -> str:
+        """ "redundant" (codes) for bounded phi, "sparse" (a bulk, and outliers) or "mixed" for unbounded phi."""
+        if not self._has_bulk:
+            return "redundant"
+        return "sparse" if len(self.codes) == 1 else "mixed"
+
+    @property
+    def _has_bulk(self) -> bool:
+        return self.network.activation.parts == "outliers"
+
+    @cached_property
+    def codes(self) -> tuple[DataCode, ...]:
+        """Codes, heaviest first: basins of the readout posterior."""
+        return codes_of(self.network, self.task, self.solution)
+
+    @property
+    def bulk(self) -> DataCode | None:
+        """The heaviest code, of the neurons that are not outliers, where phi allows outliers; else None."""
+        return self.codes[0] if self._has_bulk else None
+
+    @cached_property
+    def outliers(self) -> tuple[DataOutlier, ...]:
+        """Outliers, heaviest first; empty where there are none."""
+        return outliers_of(self.network, self.task, self.solution)
+
+    @cached_property
+    def readout_covariance(self) -> FloatArray:
+        """(m, m) covariance of the readout over neurons, outliers included."""
+        s = self.solution
+        centred = s.code_readout - s.code_weight @ s.code_readout
+        total = np.einsum("g,gij->ij", s.code_weight, s.code_covariance) + (centred.T * s.code_weight) @ centred
+        return np.asarray(total + (s.outlier_direction.T * s.outlier_weight) @ s.outlier_direction)
+
+    def code_activations(self, X: Any = None) -> FloatArray:
+        """(codes, n) mean activation of the neurons of each code on raw inputs (the training inputs if left out)."""
+        if X is None:  # moments of expectation propagation, where new inputs are taken as Gaussian
+            return np.array([code.sample_activation for code in self.codes])
+        return self._predictor.code_activations(self._inputs(X))
+
+    def frozen(self, fractions: Any) -> GeneralDataPosterior:
+        """The same network with given fractions of its neurons in each code, as sampled networks have them.
+
+        Neurons of sampled networks do not hop between codes: they keep the fractions of their start, t and the readouts
+        adapt to them, and the predictor's variance has no part from changes of the fractions.
+
+        Parameters
+        ----------
+        fractions : (codes,) array-like
+            In the order of `codes`; normalised.
+
+        Raises
+        ------
+        ValueError
+            For fractions that do not fit.
+        ConvergenceError
+            If no solution is found.
+        """
+        from meanfield.theories.general_data.solve import solve_frozen  # loads compiled code that nothing else needs
+
+        found = solve_frozen(self.solution, fractions, rng=0)
+        proof = replace(self.certificate, kkt_residual=found.residual)
+        posterior = replace(
+            self, solution=found, certificate=proof, status=found.status, message=found.message, notes=()
+        )
+        if found.status != "optimal":
+            raise ConvergenceError(f"no certified solution ({found.status}): {found.message}", posterior)
+        return posterior
+
+    def table(self) -> str:
+        """The posterior as printed text."""
+        return data_table(self, [*parts_table(self), ""])
+
+    def _training_kernel(self, layer: int) -> FloatArray:
+        return self._predictor.training_kernel()
+
+    @cached_property
+    def _predictor(self) -> GeneralPredictor:
+        names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
+        order = np.argsort(-self.solution.outlier_weight, kind="stable")  # that of `outliers`
+        rank = np.argsort(order)
+        names += [f"outlier {self.outliers[i].label}" for i in rank]
+        return GeneralPredictor(self.network, self.task, self.tau, self.solution, tuple(names))

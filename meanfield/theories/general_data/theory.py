@@ -1,0 +1,121 @@
+"""The theory of one hidden layer on data as a room: what it covers, how it solves, how it is read from files."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
+from meanfield.progress import progress_bar
+
+__all__ = ["THEORY", "GeneralDataTheory"]
+
+
+class GeneralDataTheory:
+    """Expectation propagation inside the convex dual, for nonlinear networks with one hidden layer."""
+
+    name = "general_data"
+    answers = "nonlinear networks of one hidden layer on data, tau > 0"
+
+    def refuses(self, problem: Problem) -> str | None:
+        network, task, tau = problem
+        if not isinstance(task, DataTask):
+            return "it needs inputs; build the task with data_task(X, Y)"
+        if network.scaling != "non-lazy":
+            return "it covers scaling='non-lazy'"
+        if network.activation.parts == "gaussian":
+            return "the activation is affine"
+        if network.depth != 1:
+            return (
+                f"nonlinear networks of depth {network.depth} are not available for data tasks; use depth = 1, a linear "
+                "activation, or scaling='lazy'"
+            )
+        if tau == 0.0:
+            return "nonlinear networks on data need tau = N T > 0; give for example tau = 0.01"
+        return None
+
+    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.general_data.posterior import GeneralDataPosterior
+
+        network, task, tau = problem
+        found = _solved(network, task, tau, _start(warm_start, task), progress)
+        return GeneralDataPosterior(
+            network,
+            task,
+            tau,
+            found,
+            # J is convex; that its minimum is the right one is up to expectation propagation and the search for codes.
+            Certificate(found.residual, math.nan, math.nan, False, True),
+            found.status,
+            found.message or "expectation propagation",
+            _notes(found),
+        )
+
+    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        from meanfield.theories.general_data.outliers.solution import OutlierSolution
+        from meanfield.theories.general_data.posterior import GeneralDataPosterior
+        from meanfield.theories.general_data.solution import GeneralSolution
+
+        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        own = solution_arrays(arrays)
+        # The singular value decomposition of another machine may differ by signs and rotations.
+        features = task.features(network.sigma_w).matrix
+        turn = np.linalg.lstsq(features, own["features"], rcond=None)[0]
+        own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w")}
+        own |= {"features": features, "targets": task.targets, "activation": network.activation}
+        kind = OutlierSolution if "limit" in header["solution"] else GeneralSolution
+        solution = kind(**(header["solution"] | own))
+        return GeneralDataPosterior(network, task, header["tau"], solution, *rest_of_header(header))
+
+
+THEORY = GeneralDataTheory()
+
+
+def _start(warm_start: Any, task: DataTask) -> Any:
+    warm = None if warm_start is None or warm_start.theory != THEORY.name else warm_start.solution
+    if warm is not None and warm.t.shape != task.targets.shape:
+        raise ValueError(f"warm_start has t of shape {warm.t.shape}, the task needs {task.targets.shape}.")
+    return warm
+
+
+def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None) -> Any:
+    solver: Any
+    if network.activation.parts == "outliers":
+        from meanfield.theories.general_data.outliers.descent import solve_outliers as solver  # both load compiled code
+    else:
+        from meanfield.theories.general_data.solve import solve_general as solver
+
+    with progress_bar(progress, None, unit="step") as advance:
+        try:
+            return solver(
+                network.activation,
+                task.features(network.sigma_w).matrix,
+                task.targets,
+                network.sigma_a,
+                tau,
+                labels=task.labels,
+                warm_start=warm,
+                rng=0,
+                progress=lambda stage, step, error: advance(),
+            )
+        except (ArithmeticError, MemoryError) as error:
+            raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
+
+
+def _notes(found: Any) -> tuple[str, ...]:
+    notes = []
+    if found.extrapolated_weight > 1e-4:
+        notes.append(f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated")
+    if found.ambiguous_weight > 1e-2:
+        notes.append(f"{found.ambiguous_weight:.2g} of the weight lies where expectation propagation has two solutions")
+    if found.method == "joint" and found.method_error > 1e-5:
+        notes.append(f"one Gaussian of readout and weights per code: <a phi> is known to {found.method_error:.1g}")
+    if len(found.outlier_weight):
+        notes.append("the variance of the predictor does not contain the fluctuations of the outliers")
+    return tuple(notes)

@@ -1,0 +1,69 @@
+"""The theory of lazy networks as a room: what it covers, how it solves, how it is read from files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.status import Status
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
+
+__all__ = ["THEORY", "LazyTheory"]
+
+_TOLERANCE = 1e-8  # of the residual, relative to the largest target
+_WORTH_SAYING = 1e-12  # error of kernel elements
+
+
+class LazyTheory:
+    """Gaussian process regression with the kernel of the prior: any depth, any activation."""
+
+    name = "lazy"
+    answers = "scaling='lazy' on data, any depth"
+
+    def refuses(self, problem: Problem) -> str | None:
+        if problem.network.scaling != "lazy":
+            return "it covers scaling='lazy'"
+        if not isinstance(problem.task, DataTask):
+            return (
+                "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
+            )
+        return None
+
+    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.lazy.gaussian_process import lazy_solve
+        from meanfield.theories.lazy.posterior import LazyPosterior
+
+        network, task, temperature = problem
+        found = lazy_solve(network, task, temperature)
+        certified = bool(found.residual <= _TOLERANCE and np.isfinite(found.objective))
+        notes = []
+        if found.jitter > 0.0:
+            notes.append(f"the kernel is singular: {found.jitter:.2e} was added to the diagonal of s K (T = 0)")
+        if found.kernel_error > _WORTH_SAYING:
+            notes.append(f"kernel elements are known to {found.kernel_error:.1e}")
+        return LazyPosterior(
+            network,
+            task,
+            temperature,
+            found,
+            Certificate(found.residual, 0.0, 0.0, certified, True),
+            Status.OPTIMAL if certified else Status.RESIDUAL,
+            "Gaussian process" if certified else "rounding errors: the kernel is nearly singular; give tau = T > 0",
+            tuple(notes),
+        )
+
+    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        from meanfield.theories.lazy.gaussian_process import LazySolution
+        from meanfield.theories.lazy.posterior import LazyPosterior
+
+        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        solution = LazySolution(**(header["solution"] | solution_arrays(arrays)))
+        return LazyPosterior(network, task, header["tau"], solution, *rest_of_header(header))
+
+
+THEORY = LazyTheory()

@@ -1,0 +1,138 @@
+"""The theory of linear networks as a room: what it covers, how it solves, how it is read from files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.status import Status
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
+
+__all__ = ["THEORY", "LinearTheory"]
+
+_TOLERANCE = 1e-8  # on data: of residual and duality gap, relative to the largest target
+_CLASS_RESIDUAL, _CLASS_GAP = 1e-10, 1e-8  # on class tasks
+_NEGLIGIBLE = 1e-9  # mean of inputs or targets that counts as none
+
+
+class LinearTheory:
+    """Closed forms for phi(z) = gain * z: one hidden layer on class tasks, any depth on data."""
+
+    name = "linear"
+    answers = "phi(z) = gain * z, on class tasks with one hidden layer, on data at any depth"
+
+    def refuses(self, problem: Problem) -> str | None:
+        network, task, tau = problem
+        if network.scaling != "non-lazy":
+            return "it covers scaling='non-lazy'"
+        if network.activation.parts != "gaussian":
+            return f"{network.activation.name} is not linear"
+        offset = float(network.activation(0.0))
+        if offset != 0.0:
+            return (
+                f"{network.activation!r} is affine with an offset, phi(0) = {offset:g}; the closed form covers "
+                "phi(z) = gain * z. Subtract the offset from the activation, or its contribution from the targets"
+            )
+        if network.depth > 1 and isinstance(task, ClassTask):
+            return f"networks of depth {network.depth} are not available on class tasks; give data_task(X, Y)"
+        if network.depth > 1 and tau > 0.0:
+            return (
+                f"linear networks of depth {network.depth} are solved in closed form at tau = 0 only, got tau = {tau:g}; "
+                "set tau = 0, or depth = 1"
+            )
+        return None
+
+    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        return (_on_classes if isinstance(problem.task, ClassTask) else _on_data)(*problem)
+
+    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        if "kind" not in header:
+            from meanfield.theories.single_layer.theory import THEORY as single_layer
+
+            return single_layer.load(header, arrays)
+        from meanfield.theories.linear.data_tasks import LinearDataSolution
+        from meanfield.theories.linear.posterior import LinearDataPosterior
+
+        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        solution = LinearDataSolution(**(header["solution"] | solution_arrays(arrays)))
+        return LinearDataPosterior(network, task, header["tau"], solution, *rest_of_header(header))
+
+
+THEORY = LinearTheory()
+
+
+def _on_classes(network: Network, task: ClassTask, tau: float) -> Any:
+    from meanfield.theories.linear.class_tasks import linear_solve
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+    from meanfield.theories.single_layer.solution import Solution
+
+    sigma_a = network.sigma_a
+    slope = network.activation.slopes[1]
+    found = linear_solve(
+        np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, task.n_samples, network.k * slope**2
+    )
+    # The dual variable of phi = slope * z is that of z divided by the slope, absorbed in k: t is unchanged.
+    residual = found.residual * max(1.0, sigma_a)
+    certified = residual <= _CLASS_RESIDUAL and found.duality_gap <= _CLASS_GAP * max(1.0, abs(found.objective))
+    m = task.targets.shape[1]
+    solution = Solution(
+        t=found.t / sigma_a,
+        objective=found.objective,
+        level=0.0,
+        readout=np.empty((0, m)),
+        weight=np.empty(0),
+        outlier_direction=np.empty((0, m)),
+        outlier_weight=np.empty(0),
+        gaussian_covariance=found.readout_covariance * sigma_a**2,
+        certificate=Certificate(residual, found.duality_gap, 0.0, certified, True),
+        status=Status.OPTIMAL if certified else Status.RESIDUAL,
+        message="closed form; stationarity and duality gap are certified" if certified else "rounding errors",
+        n_samples=task.n_samples,
+        tau=tau,
+    )
+    return SingleNeuronPosterior(network, task, tau, solution)
+
+
+def _on_data(network: Network, task: DataTask, tau: float) -> Any:
+    from meanfield.theories.linear.data_tasks import linear_data_solve
+    from meanfield.theories.linear.posterior import LinearDataPosterior
+    from meanfield.theories.linear.predictor import linear_scale
+
+    features = task.features(linear_scale(network) ** network.depth)
+    s = network.sigma_a**2 / task.n_samples ** (1.0 / network.depth)
+    found = linear_data_solve(features, task.targets, s, tau, network.depth)
+    unique = tau > 0.0 or features.rank == task.n_samples
+    certified = found.residual <= _TOLERANCE and found.duality_gap <= _TOLERANCE * max(1.0, abs(found.objective))
+    notes: tuple[str, ...] = ()
+    if not unique:
+        notes = (
+            f"inputs of rank {features.rank} < P = {task.n_samples}: t is not unique, the one of least norm is given",
+        )
+    return LinearDataPosterior(
+        network,
+        task,
+        tau,
+        found,
+        Certificate(found.residual, found.duality_gap, 0.0, certified, unique),
+        Status.OPTIMAL if certified else Status.RESIDUAL,
+        "closed form" if certified else "rounding errors: inputs are nearly dependent; give tau > 0, or remove some",
+        (*notes, *_offset_notes(task)),
+    )
+
+
+def _offset_notes(task: DataTask) -> tuple[str, ...]:
+    """Linear networks have no constant output, where the inputs have no mean: what that does to the residual."""
+    inputs, offset = task.inputs, np.abs(task.targets.mean(axis=0)).max()
+    centred = np.abs(inputs.mean(axis=0)).max() <= _NEGLIGIBLE * np.abs(inputs).max()
+    if not centred or offset <= _NEGLIGIBLE * np.abs(task.targets).max():
+        return ()
+    return (
+        "the inputs are centred, so that a linear network has outputs of mean 0; the mean of the targets, up to "
+        f"{offset:.3g}, stays in residual and bias: choose targets of mean 0 (off), or keep the mean of the inputs",
+    )

@@ -1,0 +1,80 @@
+"""Neurons drawn from the posterior of a class task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield.activations.density import preactivation_quantile
+from meanfield.numerics.symmetric import symmetric_root
+from meanfield.posterior.neurons import Neurons
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+
+__all__ = ["draw"]
+
+_SHOWN = 100  # samples shown in all if the user does not say
+
+
+def draw(posterior: SingleNeuronPosterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
+    """See `SingleNeuronPosterior.sample_neurons`."""
+    task, solution = posterior.task, posterior.solution
+    labels = np.repeat(np.arange(task.n_classes), _counts(task.fractions, samples_per_class))
+    n = _count("n", n)
+    generator = np.random.default_rng(rng)
+    outliers = posterior.outliers
+    if n <= len(outliers):
+        raise ValueError(f"n = {n} neurons cannot hold {len(outliers)} outliers and a bulk; ask for more neurons.")
+    if solution.gaussian_covariance is not None:
+        names, code = ["Gaussian"], np.zeros(n, dtype=np.intp)
+        readouts = generator.standard_normal((n, task.n_outputs)) @ symmetric_root(solution.gaussian_covariance)
+    else:
+        names = [c.label for c in posterior.codes] if posterior.scheme != "sparse" else ["bulk"]
+        code = np.sort(generator.choice(len(names), size=n, p=solution.weight / solution.weight.sum()))
+        readouts = solution.readout[code].copy()
+        if solution.covariance is not None:
+            root = np.stack([symmetric_root(covariance) for covariance in solution.covariance])
+            readouts += np.einsum("ni,nij->nj", generator.standard_normal(readouts.shape), root[code])
+        for index, outlier in enumerate(outliers):  # the last neurons become the outliers
+            row = n - len(outliers) + index
+            code[row], readouts[row] = len(names) + index, np.sqrt(n) * outlier.readout
+        names += [f"outlier {outlier.label}" for outlier in outliers]
+    z = _preactivations(posterior, readouts, labels, generator)
+    phi = posterior.network.activation
+    return Neurons(readouts, code, tuple(names), z, np.asarray(phi(z)), labels, task.labels)
+
+
+def _preactivations(
+    posterior: SingleNeuronPosterior, readouts: FloatArray, labels: NDArray[np.intp], generator: np.random.Generator
+) -> FloatArray:
+    """Independent draws of z_is from q(z) at kappa = a_i.t_c(s), by inversion of the distribution function."""
+    phi, k = posterior.network.activation, posterior.network.k
+    uniform = generator.random((len(readouts), labels.size))
+    z = np.empty(uniform.shape)
+    kappa = readouts @ posterior.solution.t.T
+    for c in range(posterior.task.n_classes):
+        columns = labels == c
+        z[:, columns] = preactivation_quantile(phi, k, kappa[:, c], uniform[:, columns])
+    return z
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+    return int(value)
+
+
+def _counts(fractions: FloatArray, samples_per_class: Any) -> list[int]:
+    if samples_per_class is None:
+        return [max(1, round(_SHOWN * float(p))) for p in fractions]
+    if np.ndim(samples_per_class) == 0:
+        return [_count("samples_per_class", samples_per_class)] * fractions.size
+    if len(samples_per_class) != fractions.size:
+        raise ValueError(
+            f"samples_per_class must be one integer or {fractions.size}, one per class, got {len(samples_per_class)}."
+        )
+    return [_count("samples_per_class", value) for value in samples_per_class]
