@@ -18,7 +18,7 @@ def test_one_hot_targets_are_on_on_the_diagonal():
     assert np.array_equal(task.targets, [[2, -0.5, -0.5], [-0.5, 2, -0.5], [-0.5, -0.5, 2]])
     assert (task.n_classes, task.n_outputs, task.n_samples) == (3, 3, math.inf)
     assert task.is_one_hot
-    assert task.labels == ("1", "2", "3")
+    assert task.class_names == ("1", "2", "3")
 
 
 def test_vector_of_targets_means_one_output():
@@ -63,7 +63,7 @@ def test_with_replaces_and_keeps_the_rest():
 
 
 def test_dict_round_trip():
-    task = class_task(FRACTIONS, off=1 / 3, n_samples=math.inf, labels=("a", "b", "c"))
+    task = class_task(FRACTIONS, off=1 / 3, n_samples=math.inf, class_names=("a", "b", "c"))
     assert ClassTask.from_dict(task.to_dict()) == task
 
 

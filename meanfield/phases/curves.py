@@ -40,7 +40,7 @@ def line_quantities(diagram: PhaseDiagram) -> dict[str, FloatArray]:
     for i in np.flatnonzero(diagram.certified):
         active = np.array([outlier.activation for outlier in diagram.posterior(int(i)).outliers])
         overlap[i] = active.T @ active if active.size else 0.0
-    labels = diagram.task.labels
+    labels = diagram.task.class_names
     pairs = [(c, d) for c in range(len(labels)) for d in range(c, len(labels))]
     pairs.sort(key=lambda pair: pair[0] != pair[1])
     return {f"({labels[c]}, {labels[d]})": overlap[:, c, d] for c, d in pairs}

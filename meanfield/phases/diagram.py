@@ -180,7 +180,7 @@ class PhaseDiagram:
                 joined |= group
                 groups.remove(group)
             groups.append(joined)
-        labels = self.task.labels
+        labels = self.task.class_names
         return ", outliers " + ", ".join(sorted("+".join(labels[c] for c in sorted(group)) for group in groups))
 
     @property
@@ -303,7 +303,7 @@ class PhaseDiagram:
         coords: dict[str, Any] = {
             name: values if values.ndim == 1 else np.arange(len(values)) for name, values in self.axes.items()
         }
-        coords |= {"class": list(self.task.labels), "code": list(self.codes)}
+        coords |= {"class": list(self.task.class_names), "code": list(self.codes)}
         attrs = {"phase_labels": list(self.phase_labels), "network": repr(self.network), "task": repr(self.task)}
         return xarray.Dataset(data, coords=coords, attrs=attrs)
 

@@ -158,7 +158,7 @@ def plot_kernel(posterior: SingleNeuronPosterior, ax: Axes | None = None, *, n_s
     for edge in edges:
         ax.axvline(edge, color="white", linewidth=0.8)
         ax.axhline(edge, color="white", linewidth=0.8)
-    names = [f"class {name}" for name in task.labels]
+    names = [f"class {name}" for name in task.class_names]
     ax.set_xticks(group_centres(edges, labels.size), names)
     ax.set_yticks(group_centres(edges, labels.size), names, rotation=90, va="center")
     ax.tick_params(length=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,8 @@ class ClassTask:
         y_c in R^m, the wanted outputs of class c.
     n_samples : float
         P, the number of training samples; ``math.inf`` for the limit.
-    labels : tuple of str
-        Class names for tables and pictures; "1", "2", ... by default.
+    class_names : tuple of str
+        For tables and pictures; "1", "2", ... by default.
     on, off : float or None
         y_+ and y_- if the targets are one-hot (`targets[c, r]` = on if r = c else off), else None.
 
@@ -41,7 +42,7 @@ class ClassTask:
     fractions: FloatArray
     targets: FloatArray
     n_samples: float = math.inf
-    labels: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
     on: float | None = None
     off: float | None = None
 
@@ -55,9 +56,9 @@ class ClassTask:
                 f"n_samples = {n_samples:g} is smaller than the number of classes {n_classes}; give at least one "
                 "sample per class, or math.inf for the limit."
             )
-        labels = tuple(str(label) for label in self.labels) or tuple(str(c + 1) for c in range(n_classes))
-        if len(labels) != n_classes or len(set(labels)) != n_classes:
-            raise ValueError(f"labels must be {n_classes} different names, one per class, got {labels}.")
+        names = tuple(str(name) for name in self.class_names) or tuple(str(c + 1) for c in range(n_classes))
+        if len(names) != n_classes or len(set(names)) != n_classes:
+            raise ValueError(f"class_names must be {n_classes} different names, one per class, got {names}.")
         if (self.on is None) != (self.off is None):
             raise ValueError(f"on and off go together: got on = {self.on}, off = {self.off}; give both or neither.")
         if self.on is not None and not np.array_equal(targets, _one_hot(n_classes, self.on, self.off)):
@@ -68,7 +69,7 @@ class ClassTask:
         for name, value in (("fractions", read_only(fractions)), ("targets", read_only(targets))):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "n_samples", n_samples)
-        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "class_names", names)
 
     @property
     def n_classes(self) -> int:
@@ -81,24 +82,32 @@ class ClassTask:
         return int(self.targets.shape[1])
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Deprecated name of `class_names`; elsewhere labels are the class of each sample."""
+        return _deprecated(self.class_names)
+
+    @property
     def is_one_hot(self) -> bool:
         """True if built from on and off, which can then be swept."""
         return self.on is not None
 
     def with_(self, **changes: Any) -> ClassTask:
-        """The same task with some of on, off, fractions, targets, n_samples, labels replaced (used by sweeps).
+        """The same task with some of on, off, fractions, targets, n_samples, class_names replaced (used by sweeps).
 
         Raises
         ------
         ValueError
             For an unknown name, for on/off of a task that was given by `targets`, and as for the class itself.
         """
-        known = ("fractions", "targets", "n_samples", "labels", "on", "off")
+        if "labels" in changes:
+            changes["class_names"] = _deprecated(changes.pop("labels"))
+        known = ("fractions", "targets", "n_samples", "class_names", "on", "off")
         unknown = sorted(set(changes) - set(known))
         if unknown:
             names = ", ".join(map(repr, unknown))
             raise ValueError(f"a class task has no parameter {names}; it has {', '.join(known)}.")
-        values: dict[str, Any] = {"fractions": self.fractions, "n_samples": self.n_samples, "labels": self.labels}
+        values: dict[str, Any] = {"fractions": self.fractions, "n_samples": self.n_samples}
+        values["class_names"] = self.class_names
         if "targets" in changes:
             values["targets"] = self.targets
         elif self.is_one_hot:
@@ -111,19 +120,22 @@ class ClassTask:
         else:
             values["targets"] = self.targets
         values |= changes
-        if "fractions" in changes and "labels" not in changes and np.size(values["fractions"]) != self.n_classes:
-            values["labels"] = ()
+        if "fractions" in changes and "class_names" not in changes and np.size(values["fractions"]) != self.n_classes:
+            values["class_names"] = ()
         return class_task(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The task as lists, numbers and strings, for a JSON header."""
-        plain = {"fractions": self.fractions.tolist(), "targets": self.targets.tolist(), "labels": list(self.labels)}
+        plain = {"fractions": self.fractions.tolist(), "targets": self.targets.tolist()}
+        plain["class_names"] = list(self.class_names)
         return plain | {"n_samples": self.n_samples, "on": self.on, "off": self.off}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassTask:
         """Inverse of `to_dict`."""
-        return cls(**{**values, "labels": tuple(values["labels"])})
+        given = dict(values)
+        names = given.pop("labels", None)  # their name in the first files
+        return cls(**{**given, "class_names": tuple(given.get("class_names", names))})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassTask) and self._key() == other._key()
@@ -133,7 +145,7 @@ class ClassTask:
 
     def _key(self) -> tuple[Any, ...]:
         arrays = (self.fractions.tobytes(), self.targets.tobytes(), self.targets.shape)
-        return (*arrays, self.n_samples, self.labels, self.on, self.off)
+        return (*arrays, self.n_samples, self.class_names, self.on, self.off)
 
     def __repr__(self) -> str:
         fractions = ", ".join(f"{p:.4g}" for p in self.fractions)
@@ -152,7 +164,8 @@ def class_task(
     off: float | None = None,
     targets: Any = None,
     n_samples: float = math.inf,
-    labels: tuple[str, ...] = (),
+    class_names: tuple[str, ...] = (),
+    labels: Any = None,
 ) -> ClassTask:
     """A classification task: one-hot targets y_+ = `on`, y_- = `off`, or any `targets`.
 
@@ -168,8 +181,9 @@ def class_task(
         y_c; a vector means one output, e.g. ``targets=[1, -1]`` for random binary labels.
     n_samples : float
         P; ``math.inf`` (default) for the limit P -> infinity.
+    class_names : tuple of str, optional
     labels : tuple of str, optional
-        Class names.
+        Deprecated name of `class_names`; elsewhere labels are the class of each sample.
 
     Raises
     ------
@@ -183,6 +197,8 @@ def class_task(
     >>> class_task(targets=[1, -1], n_samples=200).fractions
     array([0.5, 0.5])
     """
+    if labels is not None:
+        class_names = _deprecated(labels)
     if n_classes is not None and (isinstance(n_classes, bool) or not isinstance(n_classes, (int, np.integer))):
         raise ValueError(f"n_classes must be an integer >= 2, got {n_classes!r}.")
     if fractions is None:
@@ -198,7 +214,7 @@ def class_task(
     if targets is not None:
         if on is not None or off is not None:
             raise ValueError("give either targets= or on=/off= (one-hot targets), not both.")
-        return ClassTask(checked, targets, n_samples, labels)
+        return ClassTask(checked, targets, n_samples, class_names)
     on = real_number("on", 1.0 if on is None else on)
     off = real_number("off", 0.0 if off is None else off)
     if on == off:
@@ -206,7 +222,16 @@ def class_task(
             f"on and off are both {on:g}: every class has the same target, so there is nothing to classify and the "
             "order parameters are not unique; choose different values."
         )
-    return ClassTask(checked, _one_hot(checked.size, on, off), n_samples, labels, on, off)
+    return ClassTask(checked, _one_hot(checked.size, on, off), n_samples, class_names, on, off)
+
+
+def _deprecated(names: Any) -> tuple[str, ...]:
+    warnings.warn(
+        "labels of a class task are called class_names; the old name will mean the class of each sample",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return tuple(names)
 
 
 def _one_hot(n_classes: int, on: float | None, off: float | None) -> FloatArray:

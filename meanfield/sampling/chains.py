@@ -186,7 +186,7 @@ class Chains:
         return {name: values for name, values in found.items() if np.isfinite(values).all()}
 
     def _name(self, c: int) -> str:
-        names = self.task.labels if isinstance(self.task, ClassTask) else self.task.class_names
+        names = self.task.class_names
         return f"class {names[c]}" if len(names) else "all"
 
     def diagnostics(self) -> Diagnostics:

@@ -45,7 +45,7 @@ def draw(posterior: SingleNeuronPosterior, n: Any, rng: Any, samples_per_class: 
         names += [f"outlier {outlier.label}" for outlier in outliers]
     z = _preactivations(posterior, readouts, labels, generator)
     phi = posterior.network.activation
-    return Neurons(readouts, code, tuple(names), z, np.asarray(phi(z)), labels, task.labels)
+    return Neurons(readouts, code, tuple(names), z, np.asarray(phi(z)), labels, task.class_names)
 
 
 def _preactivations(

@@ -354,7 +354,7 @@ class SingleNeuronPosterior(Posterior):
         return self.codes[int(code)]
 
     def _find_class(self, cls: int | str) -> int:
-        labels = self.task.labels
+        labels = self.task.class_names
         if isinstance(cls, str) and cls in labels:
             return labels.index(cls)
         if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):

@@ -44,7 +44,7 @@ def _parts(posterior: SingleNeuronPosterior) -> list[str]:
     width = max(len(row[0]) for row in rows + outliers)
     columns = f"{'readout a':^{9 * m}} | " * show_readout + f"{'mean activation on class':^{9 * n_classes}}"
     numbers = "".join(f"{r + 1:>9}" for r in range(m)) + " | " if show_readout else ""
-    labels = "".join(f"{label[:8]:>9}" for label in posterior.task.labels)
+    labels = "".join(f"{label[:8]:>9}" for label in posterior.task.class_names)
     lines = [f"{'':<{width}} {'':>10} | {columns}".rstrip(), f"{'':<{width}} {'weight':>10} | {numbers}{labels}"]
     lines.append("-" * len(lines[-1]))
 

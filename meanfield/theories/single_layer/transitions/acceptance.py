@@ -288,7 +288,7 @@ def accept_outliers(
     )
     kappa = u @ t.T
     patterns = tuple("".join("1" if x > 1e-9 * np.abs(kappa).max() else "0" for x in kappa[o]) for o in marginal)
-    names = task.labels
+    names = task.class_names
     if kind == "outlier" and pairs:
         patterns = tuple("".join("1" if d == c else "0" for d in range(len(t))) for c, _ in pairs)
     if kind == "cone":

@@ -93,7 +93,7 @@ class Control:
             if value is None:
                 raise ValueError(f"{name!r} can only be varied for one-hot targets; build the task with on= and off=.")
             return float(value)
-        labels = self.task.labels
+        labels = self.task.class_names
         if name.startswith(_FRACTION) and name.removeprefix(_FRACTION) in labels:
             return float(self.task.fractions[labels.index(name.removeprefix(_FRACTION))])
         if name.startswith(_TARGET) and name.removeprefix(_TARGET) in labels and self.task.n_outputs == 1:
@@ -115,13 +115,13 @@ class Control:
             elif name in ("on", "off"):
                 task = task.with_(**{name: value})
             elif name.startswith(_FRACTION):
-                c = task.labels.index(name.removeprefix(_FRACTION))
+                c = task.class_names.index(name.removeprefix(_FRACTION))
                 fractions = task.fractions * (1 - value) / (1 - task.fractions[c])
                 fractions[c] = value
                 task = task.with_(fractions=fractions)
             elif name.startswith(_TARGET):
                 targets = np.array(task.targets)
-                targets[task.labels.index(name.removeprefix(_TARGET)), 0] = value
+                targets[task.class_names.index(name.removeprefix(_TARGET)), 0] = value
                 task = task.with_(targets=targets)
             else:
                 network = network.with_(**{name: value})
