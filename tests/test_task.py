@@ -97,8 +97,8 @@ def test_dict_round_trip():
         ({"n_classes": 3, "n_samples": 0}, "n_samples must be a real number >= 1 or math.inf, got 0"),
         ({"n_classes": 3, "n_samples": math.nan}, "n_samples must be"),
         ({"n_classes": 3, "n_samples": True}, "n_samples must be"),
-        ({"n_classes": 3, "labels": ("a", "b")}, "3 different names"),
-        ({"n_classes": 3, "labels": ("a", "b", "b")}, "3 different names"),
+        ({"n_classes": 3, "class_names": ("a", "b")}, "3 different names"),
+        ({"n_classes": 3, "class_names": ("a", "b", "b")}, "3 different names"),
     ],
 )
 def test_bad_input_is_refused_in_words(arguments, words):

@@ -65,6 +65,15 @@ class Kernel(NDArrayOperatorsMixin):
         block[own] = (counts * block[own] - indicator.T @ self.diagonal) / np.maximum(counts - 1, 1)
         return np.asarray(block)
 
+    @property
+    def block_diagonal(self) -> FloatArray:
+        """(C,) kernel of a sample with itself, by class; on data the mean over the samples of a class."""
+        if self.per_class:
+            return self.diagonal
+        if self.labels is None:
+            raise ValueError("only a kernel of inputs with classes has blocks; read .diagonal.")
+        return np.asarray(np.bincount(self.labels, self.diagonal) / np.bincount(self.labels))
+
     def matrix(self, labels: Any = None) -> FloatArray:
         """The (n, n) kernel of n different samples: of classes `labels` (n,), or of the inputs it was computed for.
 

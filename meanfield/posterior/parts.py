@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +77,18 @@ class Outlier:
 
     def __repr__(self) -> str:
         return f"Outlier({self.label}, weight={self.weight:.6g}, readout={_row(self.readout)})"
+
+
+def by_pattern(codes: Sequence[Code], fractions: Mapping[str, float]) -> FloatArray:
+    """(codes,) fractions from those of the patterns, normalised; codes of the same pattern share as in equilibrium."""
+    total: dict[str, float] = {}
+    for code in codes:
+        total[code.pattern] = total.get(code.pattern, 0.0) + code.weight
+    given = {pattern.replace("-", ""): value for pattern, value in fractions.items()}
+    found = np.array([given.get(code.pattern, 0.0) * code.weight / total[code.pattern] for code in codes])
+    if not found.sum() > 0.0:
+        raise ValueError(f"none of {', '.join(given)} is a code with weight; there are {', '.join(total)}.")
+    return np.asarray(found / found.sum())
 
 
 def activity_threshold(network: Network) -> float:

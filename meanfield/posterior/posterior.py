@@ -177,8 +177,21 @@ class Posterior(ABC):
         self._refuse("atoms of the density of activations", "draw activations with sample_neurons")
 
     def frozen(self, fractions: Any) -> Posterior:
-        """The same network with given fractions of its neurons in each code, as sampled networks have them."""
+        """The same network with given fractions of its neurons in each code, as sampled networks have them.
+
+        Parameters
+        ----------
+        fractions : (codes,) array-like, or mapping of pattern to number
+            In the order of `codes`; normalised. Codes of the same pattern share as in equilibrium.
+        """
         self._refuse("a solution at given fractions of the codes")
+
+    def by_activation(self, counts: Any) -> Posterior:
+        """This posterior with neurons assigned to codes as in samples: by mean activations over `counts` (C,) samples.
+
+        The same posterior where that makes no difference.
+        """
+        return self
 
     def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:
         """Mean outputs on new inputs."""

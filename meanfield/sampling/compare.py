@@ -18,8 +18,7 @@ from meanfield.validation import FloatArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from meanfield.posterior.data_posterior import DataPosterior
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+    from meanfield.posterior.posterior import Posterior
 
 __all__ = ["STATISTICS", "Comparison", "Row", "compare"]
 
@@ -144,7 +143,7 @@ class Comparison:
 
 
 def compare(
-    posterior: SingleNeuronPosterior | DataPosterior,
+    posterior: Posterior,
     chains: Any,
     *,
     statistics: Sequence[str] | None = None,
@@ -158,7 +157,7 @@ def compare(
 
     Parameters
     ----------
-    posterior : SingleNeuronPosterior or DataPosterior
+    posterior : Posterior
         Solution of the network and task that were sampled, at the same P and tau.
     chains : Chains or sequence of Chains
         One run, or several of the same problem (seeds).
@@ -195,13 +194,7 @@ def compare(
     patterns = theory_patterns(posterior)
     frozen = fractions == "sampled" and bool(patterns) and draws.network.activation.parts == "codes"
     shares = all_shares(draws) if frozen else None
-    solved: Any = posterior
-    if isinstance(draws.task, ClassTask):
-        theory = expected(solved, draws, patterns, shares)
-    else:
-        from meanfield.sampling.expected_data import expected_on_data
-
-        theory = expected_on_data(solved, draws, patterns, shares, inputs)
+    theory = expected(posterior, draws, patterns, shares, inputs)
     rows: list[Row] = []
     for observable in observables(draws, patterns):
         if observable.group in groups:

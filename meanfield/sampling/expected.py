@@ -1,52 +1,29 @@
 """What the theory predicts for the observables of sampled networks: the same functionals, at the same P and tau.
 
-The weight of a code is P_gamma in the theory, but a chain keeps the fractions it had when it cooled: neurons do not hop
-between codes, the barriers are O(P). Given the fractions p_g, all else follows from the convex dual (the single-layer
-form of the frozen-weight dual in general_data.md, section 2)
-
-    J_p(t) = -sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2 + sum_g p_g (1/P) ln Z_g(t),
-    y_c    = sum_g p_g <a M_c>_g + tau t_c,
-
-where Z_g integrates the single-neuron weight exp(sum_mu a.t_mu phi(z_mu)) over the readouts and preactivations that
-show code g, and M_c is the mean activation over the n_c samples of class c. As J(t) = max_p [J_p(t) - (p . ln p) / P],
-both have the same stationarity conditions at the equilibrium fractions p_g ~ Z_g. A neuron is assigned to a code by M,
-as in samples: given a, the M_c are independent normal variables of mean G'(a.t_c) and variance G''(a.t_c) / n_c.
+Fractions of codes that are frozen in the chains enter through `Posterior.frozen`, one solution for every chain.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from scipy.interpolate import CubicSpline
-from scipy.special import ndtr
 
-from meanfield.activations.cumulant import cumulant
-from meanfield.posterior.parts import activity_threshold
+from meanfield.posterior.posterior import Posterior
 from meanfield.sampling.statistics import Draws
-from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import FloatArray
 
-if TYPE_CHECKING:
-    from meanfield.posterior.data_posterior import DataPosterior
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-
-__all__ = ["CodeTheory", "Expected", "expected", "theory_patterns"]
+__all__ = ["expected", "theory_patterns"]
 
 _MIN_SHARE = 0.02  # codes with less are too rare to be compared one by one
-_MIN_MASS = 1e-11  # of a code on the lattice; rarer ones have no theory
-_GRID = 4000  # nodes of the splines of G, G', G''
-_STEPS = 30
-_TOLERANCE = 1e-10
-
-Expected = dict[str, Any]
 
 
-def theory_patterns(posterior: SingleNeuronPosterior | DataPosterior) -> tuple[str, ...]:
+def theory_patterns(posterior: Posterior) -> tuple[str, ...]:
     """Codes (with at least 2 % of the neurons) or outliers that are compared one by one; chosen by the theory alone."""
-    if posterior.network.activation.parts == "outliers":
+    if posterior.bulk is not None:
         return tuple(dict.fromkeys(outlier.pattern for outlier in posterior.outliers))
     share: dict[str, float] = {}
     if posterior.task.n_classes == 0:  # data without classes: codes have no patterns
@@ -57,48 +34,84 @@ def theory_patterns(posterior: SingleNeuronPosterior | DataPosterior) -> tuple[s
 
 
 def expected(
-    posterior: SingleNeuronPosterior, draws: Draws, patterns: Sequence[str], shares: FloatArray | None = None
-) -> Expected:
+    posterior: Posterior, draws: Draws, patterns: Sequence[str], shares: FloatArray | None = None, inputs: Any = None
+) -> dict[str, Any]:
     """Values of `statistics.observables`, by name; with a leading axis for the chains where they differ.
 
     Parameters
     ----------
-    posterior : SingleNeuronPosterior
+    posterior : Posterior
     draws : Draws
     patterns : sequence of str
     shares : (k, 2^C) array, optional
         Fractions of all code words in every chain; the equilibrium if left out (and for phi that are not bounded).
+    inputs : raw inputs, optional
+        Where the predictor was recorded.
+
+    Raises
+    ------
+    ConvergenceError
+        If there is no solution at the fractions of some chain.
     """
-    parts = posterior.network.activation.parts
-    if parts == "codes":
-        theory = CodeTheory(posterior, draws.counts)
-        if shares is None:
-            return theory.values(theory.t, None, patterns)
-        solved = [theory.values(theory.given(share), share, patterns) for share in shares]
-        return {name: np.stack([values[name] for values in solved]) for name in solved[0]}
-    kernel = posterior.kernel()
-    mean = np.zeros(posterior.task.n_outputs)
-    if parts == "outliers":
-        bulk = posterior.codes[0]
-        mean = bulk.readout
-    moment = posterior.readout_covariance + np.outer(mean, mean)
-    values = {
-        "residual": posterior.residual,
-        "kernel between samples": kernel.block,
-        "kernel diagonal": kernel.diagonal,
-        "readout mean": mean,
-        "readout second moment": moment,
-    }
-    if parts == "outliers":
-        values |= {"readout bulk": bulk.readout, "activation bulk": bulk.activation}
-        if bulk.covariance is not None:
-            values["covariance bulk"] = bulk.covariance
-        for pattern in patterns:
-            values |= _outliers(posterior, pattern)
+    equilibrium = posterior.by_activation(draws.counts)
+    values: dict[str, Any] = {}
+    if posterior.bulk is None:
+        for code in equilibrium.codes:  # the equilibrium, whatever the fractions are
+            if code.pattern in patterns:
+                name = f"fraction {code.label}"
+                values[name] = values.get(name, 0.0) + np.float64(code.weight)
+    if shares is None:
+        return values | _observables(equilibrium, draws, patterns, inputs)
+    distinct, chain = np.unique(shares, axis=0, return_inverse=True)
+    found = []
+    for share in distinct:
+        fractions = {format(word, f"0{draws.counts.size}b"): share[word] for word in np.flatnonzero(share)}
+        found.append(_observables(equilibrium.frozen(fractions), draws, patterns, inputs))
+    for name, value in {name: value for one in found for name, value in one.items()}.items():
+        # A chain without neurons of a code has no theory for it either.
+        missing = np.full(np.shape(value), np.nan)
+        values[name] = np.stack([found[i].get(name, missing) for i in chain.ravel()])
     return values
 
 
-def _outliers(posterior: SingleNeuronPosterior, pattern: str) -> Expected:
+def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: Any) -> dict[str, Any]:
+    """Values of the observables under this posterior, by name."""
+    kernel = posterior.kernel()
+    residual = np.asarray(posterior.residual)
+    if not kernel.per_class:
+        kernel = replace(kernel, labels=draws.labels)
+        residual = (np.eye(draws.counts.size)[draws.labels] / draws.counts).T @ residual
+    values: dict[str, Any] = {
+        "residual": residual,
+        "kernel between samples": kernel.block,
+        "kernel diagonal": kernel.block_diagonal,
+    }
+    if posterior.scheme != "lazy":
+        weighted = [code.weight * code.readout for code in posterior.codes if code.weight > 0.0]
+        mean = sum(weighted, np.zeros(posterior.task.n_outputs))
+        values["readout mean"] = mean
+        values["readout second moment"] = posterior.readout_covariance + np.outer(mean, mean)
+    if posterior.bulk is None:
+        for code in posterior.codes:
+            same = [other for other in posterior.codes if other.pattern == code.pattern]
+            if code.pattern in patterns and len(same) == 1:
+                values |= _of_code(code, code.label)
+    else:
+        values |= _of_code(posterior.bulk, "bulk")
+        for pattern in patterns:
+            values |= _of_outliers(posterior, pattern)
+    if inputs is not None:
+        mean, variance = posterior.predict(inputs, variance=True, width=draws.width)
+        values |= {"prediction": mean, "prediction variance times N": draws.width * np.asarray(variance)}
+    return values
+
+
+def _of_code(code: Any, label: str) -> dict[str, Any]:
+    values = {f"readout {label}": code.readout, f"activation {label}": code.activation}
+    return values if code.covariance is None else values | {f"covariance {label}": code.covariance}
+
+
+def _of_outliers(posterior: Posterior, pattern: str) -> dict[str, Any]:
     """Totals over the outliers that share a pattern, as `statistics` forms them over neurons."""
     label, driven = "-".join(pattern), [c for c, bit in enumerate(pattern) if bit == "1"]
     same = [outlier for outlier in posterior.outliers if outlier.pattern == pattern]
@@ -110,190 +123,3 @@ def _outliers(posterior: SingleNeuronPosterior, pattern: str) -> Expected:
         f"outlier readout {label}": np.asarray(readout),
         f"outlier activation {label}": activation,
     }
-
-
-class _Sides(NamedTuple):
-    """Per node and class: M below (index 0) and above (1) the threshold."""
-
-    probability: FloatArray  # (2, n, C)
-    first: FloatArray  # E[M | side]
-    second: FloatArray  # E[M^2 | side]
-    site_mean: FloatArray  # G', G'' (n, C)
-    site_variance: FloatArray
-    log_weight: FloatArray  # (n,)
-
-
-class CodeTheory:
-    """Single-neuron averages restricted to codes, for a bounded phi at finite P.
-
-    Parameters
-    ----------
-    posterior : SingleNeuronPosterior
-    counts : (C,) integer array
-        Samples of each class n_c.
-
-    Attributes
-    ----------
-    t : (C, m) array
-        Order parameters of the posterior.
-    """
-
-    def __init__(self, posterior: SingleNeuronPosterior, counts: Any) -> None:
-        task, network = posterior.task, posterior.network
-        self.t = posterior.solution.t
-        self.counts = np.asarray(counts, dtype=float)
-        self.fractions, self.targets, self.tau = task.fractions, task.targets, posterior.tau
-        self.n_samples = float(task.n_samples)
-        self.middle = activity_threshold(network)
-        self.cumulant = cumulant(network.activation, network.k)
-        self.readouts, weight = _nodes(posterior)
-        self._reach = (math.inf, -math.inf)
-        self._base = np.log(weight) - self.n_samples * self._cumulants(self.t)[0] @ self.fractions
-        start = self._sides(self.t)
-        self.shares = self._masses(start, range(2 ** len(self.t)))
-        # What the posterior violates of its own stationarity is handed on: a wrong t stays wrong at other fractions.
-        self._offset = self._output(start, self.shares) + self.tau * self.t - self.targets
-
-    def given(self, shares: FloatArray) -> FloatArray:
-        """(C, m) order parameters at the fractions (2^C,) of the codes: minimum of J_p by Newton's method."""
-        t, wanted = self.t, self.targets + self._offset
-        for _ in range(_STEPS):
-            sides = self._sides(t)
-            misfit = self._output(sides, shares) + self.tau * t - wanted
-            if np.abs(misfit).max() <= _TOLERANCE:
-                return t
-            # the Hessian is exact but for neurons at the threshold; J_p is convex, and fractions change t little
-            step = np.linalg.solve(self._jacobian(sides, shares), misfit.ravel()).reshape(t.shape)
-            t = t - step * min(1.0, 1.0 / np.abs(step).max())
-        raise ValueError(
-            f"the theory at the sampled fractions did not converge (misfit {np.abs(misfit).max():.1e}); compare with "
-            "fractions='equilibrium'."
-        )
-
-    def values(self, t: FloatArray, shares: FloatArray | None, patterns: Sequence[str]) -> Expected:
-        """All observables at order parameters t and fractions (2^C,) of the codes, equilibrium ones if None."""
-        sides, n_classes = self._sides(t), len(t)
-        shares = self.shares if shares is None else shares
-        mean, moment = np.zeros(t.shape[1]), np.zeros((t.shape[1],) * 2)
-        block, diagonal = np.zeros((n_classes,) * 2), np.zeros(n_classes)
-        for share, weight, first, second in self._mixture(sides, shares):
-            mean += share * weight @ self.readouts
-            moment += share * (self.readouts.T * weight) @ self.readouts
-            single = weight @ (sides.site_mean**2 + sides.site_variance)
-            inside = (first.T * weight) @ first
-            same = (self.counts * (weight @ second) - single) / np.maximum(self.counts - 1.0, 1.0)
-            inside[np.diag_indices(n_classes)] = same
-            block += share * inside
-            diagonal += share * single
-        values: dict[str, Any] = {
-            "residual": self.targets + self._offset - self._output(sides, shares),
-            "kernel between samples": block,
-            "kernel diagonal": diagonal,
-            "readout mean": mean,
-            "readout second moment": moment,
-        }
-        for pattern in patterns:
-            values |= self._of_code(sides, pattern)
-        return values
-
-    def _of_code(self, sides: _Sides, pattern: str) -> dict[str, Any]:
-        label = "-".join(pattern)
-        word = int(pattern, 2)
-        alone = np.zeros(2 ** len(pattern))
-        alone[word] = 1.0
-        values: dict[str, Any] = {f"fraction {label}": np.float64(self.shares[word])}
-        for _, weight, first, _ in self._mixture(sides, alone):
-            mean = weight @ self.readouts
-            deviation = self.readouts - mean
-            values[f"readout {label}"] = mean
-            values[f"covariance {label}"] = (deviation.T * weight) @ deviation
-            values[f"activation {label}"] = weight @ first
-        return values
-
-    # ---- averages over nodes ---------------------------------------------------------------------
-
-    def _cumulants(self, t: FloatArray) -> tuple[FloatArray, ...]:
-        """G, G', G'' (n, C) at the nodes, by splines through direct evaluations."""
-        kappa = self.readouts @ t.T
-        low, high = self._reach
-        if kappa.min() < low or kappa.max() > high:  # with a margin: fractions change t little
-            margin = 0.1 * np.ptp(kappa) + 1e-9
-            self._reach = float(kappa.min() - margin), float(kappa.max() + margin)
-            grid = np.linspace(*self._reach, _GRID)
-            self._spline = CubicSpline(grid, np.stack(self.cumulant.direct(grid), axis=1))
-        return tuple(np.moveaxis(self._spline(kappa), -1, 0))
-
-    def _sides(self, t: FloatArray) -> _Sides:
-        g0, mu, site = self._cumulants(t)
-        sd = np.sqrt(np.maximum(site, 1e-300) / self.counts)
-        theta = (mu - self.middle) / sd
-        sign = np.array([-1.0, 1.0])[:, None, None]
-        probability = np.maximum(ndtr(sign * theta), 1e-300)
-        excess = sign * sd * np.exp(-0.5 * theta**2) / math.sqrt(2 * math.pi) / probability
-        second = mu**2 + sd**2 + (mu + self.middle) * excess
-        log_weight = self._base + self.n_samples * g0 @ self.fractions
-        return _Sides(probability, mu + excess, second, mu, site, log_weight)
-
-    def _word(self, sides: _Sides, word: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Unnormalised weights (n,) of a code, and E[M | code], E[M^2 | code] (n, C)."""
-        classes = np.arange(len(self.t))
-        bits = (word >> classes[::-1]) & 1
-        weight = np.exp(sides.log_weight) * sides.probability[bits, :, classes].prod(axis=0)
-        return weight, sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
-
-    def _masses(self, sides: _Sides, words: Any) -> FloatArray:
-        mass = np.array([self._word(sides, word)[0].sum() for word in words])
-        return np.asarray(mass / mass.sum())
-
-    def _mixture(self, sides: _Sides, shares: FloatArray) -> Any:
-        """(share, normalised node weights, E[M], E[M^2]) of all codes that occur; shares renormalised."""
-        found = []
-        total = np.exp(sides.log_weight).sum()
-        for word in np.flatnonzero(shares):
-            weight, first, second = self._word(sides, int(word))
-            mass = weight.sum()
-            if mass > _MIN_MASS * total:
-                found.append((float(shares[word]), weight / mass, first, second))
-        norm = sum(share for share, *_ in found)
-        return [(share / norm, *rest) for share, *rest in found]
-
-    def _output(self, sides: _Sides, shares: FloatArray) -> FloatArray:
-        """(C, m) sum_g p_g <a M_c>_g."""
-        parts = [share * (first.T * weight) @ self.readouts for share, weight, first, _ in self._mixture(sides, shares)]
-        return np.asarray(sum(parts))
-
-    def _jacobian(self, sides: _Sides, shares: FloatArray) -> FloatArray:
-        """d output / dt + tau, (C m, C m)."""
-        n_classes, m = self.t.shape
-        total = self.tau * np.eye(n_classes * m)
-        for share, weight, first, _ in self._mixture(sides, shares):
-            product = (first[:, :, None] * self.readouts[:, None, :]).reshape(len(weight), -1)
-            deviation = product - weight @ product
-            column = self.n_samples * np.repeat(self.fractions, m)
-            total += share * (deviation.T * weight) @ deviation * column
-            for c in range(n_classes):
-                at = slice(c * m, (c + 1) * m)
-                total[at, at] += share * (self.readouts.T * (weight * sides.site_variance[:, c])) @ self.readouts
-        return total
-
-
-def _nodes(posterior: SingleNeuronPosterior) -> tuple[FloatArray, FloatArray]:
-    """Nodes (n, m) and weights (n,) of the readout posterior: the lattice, or points of the Gaussian codes."""
-    lattice = readout_lattice(posterior.network, posterior.task, posterior.solution)
-    if lattice is not None:
-        keep = lattice[1] > 1e-14 * lattice[1].max()
-        return lattice[0][keep], lattice[1][keep] / lattice[1][keep].sum()
-    from scipy.stats import norm, qmc
-
-    m = posterior.task.n_outputs
-    points = norm.ppf(qmc.Sobol(m, scramble=False).random_base2(13) + 0.5**14)
-    readouts = [code.readout + points @ _root(code.covariance) for code in posterior.codes]
-    weights = [np.full(len(points), code.weight / len(points)) for code in posterior.codes]
-    return np.concatenate(readouts), np.concatenate(weights)
-
-
-def _root(covariance: FloatArray | None) -> FloatArray:
-    if covariance is None:
-        raise ValueError("the theory was solved at P = infinity; solve it at the P of the samples.")
-    value, vector = np.linalg.eigh(covariance)
-    return np.asarray((vector * np.sqrt(np.maximum(value, 0.0))).T)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.sampling.expected import theory_patterns
-from meanfield.sampling.expected_data import expected_on_data
+from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import as_draws
 
 TAU = 0.05
@@ -69,12 +68,12 @@ def test_every_chain_has_the_theory_at_its_own_fractions(images):
     shares = np.zeros((3, 8))
     shares[0, words] = shares[2, words] = 1.0 / len(words)
     shares[1, words[1:]] = 1.0 / (len(words) - 1)  # no neuron has the first code
-    values = expected_on_data(posterior, draws, patterns, shares, images[1])
+    values = expected(posterior, draws, patterns, shares, images[1])
     label = next(code.label for code in posterior.codes if code.pattern == patterns[0])
     assert values["residual"].shape == (3, 3, 3)
     assert np.isfinite(values[f"readout {label}"]).all(axis=1).tolist() == [True, False, True]
     for chain in range(3):
-        alone = expected_on_data(posterior, draws, patterns, shares[[chain]], images[1])
+        alone = expected(posterior, draws, patterns, shares[[chain]], images[1])
         for name, value in alone.items():
             if np.ndim(value):
                 assert np.array_equal(values[name][chain], value[0]), name

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.sampling.expected import CodeTheory, expected, theory_patterns
+from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import as_draws, observables
+from meanfield.theories.single_layer.frozen import CodeAverages
 
 TAU = 0.02
 COUNTS = np.array([30, 15, 15])
@@ -15,18 +16,16 @@ COUNTS = np.array([30, 15, 15])
 
 @pytest.fixture(scope="module")
 def theory(problem):
-    return CodeTheory(problem[2], COUNTS)
+    return CodeAverages(problem[2], COUNTS)
 
 
 def test_equilibrium_is_the_posterior(problem, theory):
     posterior = problem[2]
-    values = theory.values(theory.t, None, ())
-    np.testing.assert_allclose(values["residual"], posterior.residual, atol=1e-9)
-    np.testing.assert_allclose(values["kernel between samples"], posterior.kernel().block, atol=1e-8)
-    np.testing.assert_allclose(values["kernel diagonal"], posterior.kernel().diagonal, atol=1e-8)
-    mean = values["readout mean"]
-    covariance = values["readout second moment"] - np.outer(mean, mean)
-    np.testing.assert_allclose(covariance, posterior.readout_covariance, atol=1e-8)
+    same = posterior.by_activation(COUNTS)
+    np.testing.assert_allclose(same.residual, posterior.residual, atol=1e-9)
+    np.testing.assert_allclose(same.kernel().block, posterior.kernel().block, atol=1e-8)
+    np.testing.assert_allclose(same.kernel().diagonal, posterior.kernel().diagonal, atol=1e-8)
+    np.testing.assert_allclose(same.readout_covariance, posterior.readout_covariance, atol=1e-8)
     assert theory.shares.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(theory.given(theory.shares), theory.t, atol=1e-7)
 
@@ -34,7 +33,6 @@ def test_equilibrium_is_the_posterior(problem, theory):
 def test_codes_of_the_theory_are_those_of_drawn_neurons(problem, theory):
     """Neurons drawn one by one, preactivations and all, and sorted by the statistics of samples: no normal law used."""
     network, task, posterior = problem
-    values = theory.values(theory.t, None, ("110", "101", "011", "111"))
     size = 8_000
     neurons = posterior.sample_neurons(size, rng=0, samples_per_class=COUNTS.tolist())
     mean = np.stack([neurons.activations[:, neurons.labels == c].mean(axis=1) for c in range(3)], axis=1)
@@ -45,6 +43,7 @@ def test_codes_of_the_theory_are_those_of_drawn_neurons(problem, theory):
         **{name: np.zeros((1, 4, *([1] if "kernel" in name else []), *shape)) for name, shape in unused.items()},
     )  # fmt: skip
     draws = as_draws(run)
+    values = expected(posterior, draws, ("110", "101", "011", "111"))
     for observable in observables(draws, ("110", "101", "011", "111")):
         if observable.group in ("codes", "fractions"):
             deviation = observable.series[0].mean(axis=0) - values[observable.name]
@@ -73,17 +72,16 @@ def test_frozen_fractions_solve_the_frozen_dual(problem, theory):
     gradient = [(dual(t.ravel() + step * e) - dual(t.ravel() - step * e)) / (2 * step) for e in np.eye(9)]
     # the normal law of M is not exactly consistent with dZ/dt: errors of 1e-4 where codes are shallow
     assert np.abs(gradient).max() < 2e-4
-    output = theory.values(t, shares, ())
-    np.testing.assert_allclose(output["residual"], TAU * t, atol=1e-8)
+    np.testing.assert_allclose(theory.moments(t, shares).residual, TAU * t, atol=1e-8)
 
 
 def test_a_wrong_t_stays_wrong_at_other_fractions(problem, theory):
     posterior = problem[2]
-    wrong = CodeTheory(with_t(posterior, 1.05 * posterior.solution.t), COUNTS)
+    wrong = CodeAverages(with_t(posterior, 1.05 * posterior.solution.t), COUNTS)
     shares = theory.shares.copy()
     shares[[6, 5]] += [0.02, -0.02]
-    right = theory.values(theory.given(shares), shares, ())["residual"]
-    shifted = wrong.values(wrong.given(shares), shares, ())["residual"]
+    right = theory.moments(theory.given(shares), shares).residual
+    shifted = wrong.moments(wrong.given(shares), shares).residual
     np.testing.assert_allclose(np.diag(shifted), 1.05 * np.diag(right), rtol=0.01)
 
 
@@ -97,10 +95,9 @@ def test_more_outputs_than_a_lattice_holds():
     """Five outputs: nodes of the Gaussian codes take the place of the lattice."""
     task = mf.class_task(targets=[[1, 0, 0, 0.5, 1], [-1, 0, 0.5, 0, 1]], n_samples=200)
     posterior = mf.solve(mf.Network("sigmoid"), task, 0.02)
-    theory = CodeTheory(posterior, np.full(2, 100))
-    values = theory.values(theory.t, None, theory_patterns(posterior))
-    np.testing.assert_allclose(values["residual"], posterior.residual, atol=1e-8)
-    np.testing.assert_allclose(values["kernel diagonal"], posterior.kernel().diagonal, atol=2e-3)
+    same = posterior.by_activation(np.full(2, 100))
+    np.testing.assert_allclose(same.residual, posterior.residual, atol=1e-8)
+    np.testing.assert_allclose(same.kernel().diagonal, posterior.kernel().diagonal, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["relu", "linear"])
@@ -108,7 +105,8 @@ def test_unbounded_activations(name):
     task = mf.class_task([0.5, 0.25, 0.25], off=0.0, n_samples=100)
     posterior = mf.solve(mf.Network(name), task, 0.02)
     patterns = theory_patterns(posterior)
-    values = expected(posterior, None, patterns)
+    draws = SimpleNamespace(counts=COUNTS, labels=np.repeat(np.arange(3), COUNTS))
+    values = expected(posterior, draws, patterns)
     np.testing.assert_allclose(values["residual"], posterior.residual)
     moment = posterior.readout_covariance
     if name == "relu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import DataPosterior
+from meanfield.posterior.parts import by_pattern
 from meanfield.posterior.table import data_table
 from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
 from meanfield.theories.general_data.predictor import GeneralPredictor
@@ -73,8 +75,8 @@ class GeneralDataPosterior(DataPosterior):
 
         Parameters
         ----------
-        fractions : (codes,) array-like
-            In the order of `codes`; normalised.
+        fractions : (codes,) array-like, or mapping of pattern to number
+            In the order of `codes`; normalised. Codes of the same pattern share as in equilibrium.
 
         Raises
         ------
@@ -85,6 +87,8 @@ class GeneralDataPosterior(DataPosterior):
         """
         from meanfield.theories.general_data.solve import solve_frozen  # loads compiled code that nothing else needs
 
+        if isinstance(fractions, Mapping):
+            fractions = by_pattern(self.codes, fractions)
         found = solve_frozen(self.solution, fractions, rng=0)
         proof = replace(self.certificate, kkt_residual=found.residual)
         posterior = replace(

@@ -288,6 +288,39 @@ class SingleNeuronPosterior(Posterior):
                 atoms[float(value)] = atoms.get(float(value), 0.0) + weight * float(mass)
         return atoms
 
+    def frozen(self, fractions: Any) -> SingleNeuronPosterior:
+        """The same network with given fractions of its neurons in each code, as sampled networks have them.
+
+        Neurons of sampled networks do not hop between codes: they keep the fractions of their start, and t and the
+        readouts adapt to them.
+
+        Parameters
+        ----------
+        fractions : (codes,) array-like, or mapping of pattern to number
+            In the order of `codes`, or e.g. ``{"110": 0.4, "101": 0.6}``; normalised.
+
+        Raises
+        ------
+        NotAvailable
+            For phi that are not bounded, whose readouts have no codes to be frozen.
+        ValueError
+            At P = infinity, and for fractions that do not fit.
+        ConvergenceError
+            If no solution is found.
+        """
+        return self._by_activation(fractions, None)
+
+    def by_activation(self, counts: Any) -> SingleNeuronPosterior:
+        """This posterior with neurons assigned to codes by their mean activations over `counts` (C,) samples."""
+        return self if self.scheme != "redundant" else self._by_activation(None, counts)
+
+    def _by_activation(self, fractions: Any, counts: Any) -> SingleNeuronPosterior:
+        if self.scheme != "redundant":
+            self._refuse("a solution at given fractions of the codes")
+        from meanfield.theories.single_layer.frozen import frozen_posterior  # which is a posterior, too
+
+        return frozen_posterior(self, fractions, counts)
+
     def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None) -> Neurons:
         """Draw `n` neurons of a network from the theory, with their responses to a few samples of every class.
 

@@ -34,6 +34,7 @@ class SingleLayerTheory:
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.single_layer.finite_task import solve_finite
         from meanfield.theories.single_layer.limit import MAX_BOXES, solve_limit
         from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
@@ -42,7 +43,7 @@ class SingleLayerTheory:
             warm = None if warm_start is None else warm_start.solution
             solution = solve_limit(network, task, tau, warm, options.get("max_boxes") or MAX_BOXES)
         else:
-            solution = _finite(network, task, tau, warm_start)
+            solution = solve_finite(network, task, tau, warm_start)
         return SingleNeuronPosterior(network, task, tau, solution)
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
@@ -55,54 +56,3 @@ class SingleLayerTheory:
 
 
 THEORY = SingleLayerTheory()
-
-
-def _finite(
-    network: Network, task: ClassTask, tau: float, warm_start: SingleNeuronPosterior | None
-) -> tuple[Solution, ConvergenceError | None]:
-    sigma_a = network.sigma_a
-    single_site = cumulant(network.activation, network.k)
-    start = None if warm_start is None else warm_start.solution.t * sigma_a
-    failure = None
-    try:
-        found: FiniteSolution = finite_solve(
-            single_site,
-            np.array(task.fractions),
-            task.targets / sigma_a,
-            tau / sigma_a**2,
-            task.n_samples,
-            start,
-        )
-    except ConvergenceError as error:
-        if not isinstance(error.result, FiniteSolution):
-            raise
-        found, failure = error.result, error
-    certificate = Certificate(
-        kkt_residual=found.residual * max(1.0, sigma_a),
-        duality_gap=found.decrement,
-        bound_gap=found.integration_error,
-        global_check=failure is None,
-        unique=True,
-    )
-    how = "lattice" if found.method == "lattice" else "Laplace's method"
-    return (
-        Solution(
-            t=found.t / sigma_a,
-            objective=found.objective,
-            level=found.level,
-            readout=found.mean * sigma_a,
-            weight=found.weight,
-            outlier_direction=found.outlier_direction,
-            outlier_weight=found.outlier_weight * sigma_a**2,
-            covariance=found.covariance * sigma_a**2,
-            certificate=certificate,
-            status="optimal" if failure is None else "residual too large",
-            message=f"readout integrated by {how}, relative error {found.integration_error:.0e}; J is convex, so its "
-            "stationary point is the minimum"
-            if failure is None
-            else str(failure),
-            n_samples=task.n_samples,
-            tau=tau,
-        ),
-        failure,
-    )

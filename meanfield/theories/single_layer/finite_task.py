@@ -1,0 +1,64 @@
+"""Finite P for nonlinear activations: from network and task to the solver and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meanfield.activations.cumulant import cumulant
+from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.posterior.status import Status
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.theories.single_layer.finite import FiniteSolution, finite_solve
+from meanfield.theories.single_layer.solution import Solution
+
+__all__ = ["solve_finite"]
+
+
+def solve_finite(network: Network, task: ClassTask, tau: float, warm_start: Any) -> Solution:
+    """Solve a class task at finite P; the result may be uncertified (see `Solution.status`)."""
+    sigma_a = network.sigma_a
+    single_site = cumulant(network.activation, network.k)
+    start = None if warm_start is None else warm_start.solution.t * sigma_a
+    failure = None
+    try:
+        found: FiniteSolution = finite_solve(
+            single_site,
+            np.array(task.fractions),
+            task.targets / sigma_a,
+            tau / sigma_a**2,
+            task.n_samples,
+            start,
+        )
+    except ConvergenceError as error:
+        if not isinstance(error.result, FiniteSolution):
+            raise
+        found, failure = error.result, error
+    certificate = Certificate(
+        kkt_residual=found.residual * max(1.0, sigma_a),
+        duality_gap=found.decrement,
+        bound_gap=found.integration_error,
+        global_check=failure is None,
+        unique=True,
+    )
+    how = "lattice" if found.method == "lattice" else "Laplace's method"
+    return Solution(
+        t=found.t / sigma_a,
+        objective=found.objective,
+        level=found.level,
+        readout=found.mean * sigma_a,
+        weight=found.weight,
+        outlier_direction=found.outlier_direction,
+        outlier_weight=found.outlier_weight * sigma_a**2,
+        covariance=found.covariance * sigma_a**2,
+        certificate=certificate,
+        status=Status.OPTIMAL if failure is None else Status.RESIDUAL,
+        message=f"readout integrated by {how}, relative error {found.integration_error:.0e}; J is convex, so its "
+        "stationary point is the minimum"
+        if failure is None
+        else str(failure),
+        n_samples=task.n_samples,
+        tau=tau,
+    )

@@ -1,0 +1,316 @@
+"""Class tasks at given fractions of the codes, and neurons assigned to codes as they are in samples.
+
+The weight of a code is P_gamma in the theory, but a chain keeps the fractions it had when it cooled: neurons do not hop
+between codes, the barriers are O(P). Given the fractions p_g, all else follows from the convex dual (the single-layer
+form of the frozen-weight dual on data)
+
+    J_p(t) = -sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2 + sum_g p_g (1/P) ln Z_g(t),
+    y_c    = sum_g p_g <a M_c>_g + tau t_c,
+
+where Z_g integrates the single-neuron weight exp(sum_mu a.t_mu phi(z_mu)) over the readouts and preactivations that
+show code g, and M_c is the mean activation over the n_c samples of class c. As J(t) = max_p [J_p(t) - (p . ln p) / P],
+both have the same stationarity conditions at the equilibrium fractions p_g ~ Z_g. A neuron is assigned to a code by M,
+as in samples: given a, the M_c are independent normal variables of mean G'(a.t_c) and variance G''(a.t_c) / n_c.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+from scipy.special import ndtr
+
+from meanfield.activations.cumulant import cumulant
+from meanfield.numerics.symmetric import symmetric_root
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.kernel import Kernel
+from meanfield.posterior.parts import Code, activity_threshold
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.theories.single_layer.readout_lattice import readout_lattice
+from meanfield.validation import FloatArray, read_only, real_array
+
+__all__ = ["CodeAverages", "FrozenPosterior", "NetworkMoments", "frozen_posterior"]
+
+_MIN_MASS = 1e-11  # of a code on the lattice; rarer ones have no theory
+_GRID = 4000  # nodes of the splines of G, G', G''
+_STEPS = 30
+_TOLERANCE = 1e-10
+
+
+def frozen_posterior(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> FrozenPosterior:
+    """See `SingleNeuronPosterior.frozen` and `by_activation`; equilibrium fractions if `fractions` is None."""
+    task = posterior.task
+    if isinstance(posterior, FrozenPosterior) and counts is None:
+        return _at(posterior, posterior.averages, fractions)
+    if math.isinf(task.n_samples):
+        raise ValueError(
+            "at P = infinity codes have no width and their fractions no theory of their own; solve the task with a "
+            "finite n_samples."
+        )
+    sizes = task.fractions * task.n_samples if counts is None else real_array("counts", counts)
+    if sizes.shape != (task.n_classes,):
+        raise ValueError(f"counts must be {task.n_classes} numbers of samples, one per class, got {counts!r}.")
+    return _at(posterior, CodeAverages(posterior, sizes), fractions)
+
+
+def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any) -> FrozenPosterior:
+    shares, t = averages.shares, averages.t
+    if fractions is not None:
+        shares = _shares(posterior, fractions)
+        t = averages.given(shares)
+    solution = replace(posterior.solution, t=t)
+    return FrozenPosterior(posterior.network, posterior.task, posterior.tau, solution, averages, shares)
+
+
+def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
+    """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
+    n_classes = posterior.task.n_classes
+    if not isinstance(fractions, Mapping):
+        values = real_array("fractions", fractions)
+        if values.shape != (len(posterior.codes),):
+            raise ValueError(f"fractions must be {len(posterior.codes)} numbers, one per code, got {values.shape}.")
+        pairs = [(code.pattern, float(value)) for code, value in zip(posterior.codes, values)]
+    else:
+        pairs = [(str(pattern).replace("-", ""), float(value)) for pattern, value in fractions.items()]
+    shares = np.zeros(2**n_classes)
+    for pattern, value in pairs:
+        if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
+            raise ValueError(f"{pattern!r} is no code of {n_classes} classes; write one 0 or 1 per class.")
+        shares[int(pattern, 2)] += value
+    if not (shares >= 0.0).all() or not shares.sum() > 0.0:
+        raise ValueError("fractions of codes must not be negative, and not all zero.")
+    return np.asarray(shares / shares.sum())
+
+
+class NetworkMoments(NamedTuple):
+    """Averages over all neurons: residual (C, m), kernel (C, C) and its diagonal (C,), first two moments of a."""
+
+    residual: FloatArray
+    block: FloatArray
+    diagonal: FloatArray
+    mean: FloatArray
+    moment: FloatArray
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FrozenPosterior(SingleNeuronPosterior):
+    """The posterior of a class task whose neurons are assigned to codes by their mean activations, as in samples.
+
+    Attributes
+    ----------
+    averages : CodeAverages
+    shares : (2^C,) array
+        Fractions of the code words: frozen ones, or those of equilibrium.
+    """
+
+    averages: CodeAverages
+    shares: FloatArray
+
+    @cached_property
+    def _moments(self) -> NetworkMoments:
+        return self.averages.moments(self.solution.t, self.shares)
+
+    @property
+    def residual(self) -> FloatArray:
+        """(C, m) y_c - f_c of the mixture of codes; tau t_c where it solves the frozen dual."""
+        return self._moments.residual
+
+    @cached_property
+    def codes(self) -> tuple[Code, ...]:
+        """Codes, heaviest first, with moments over the neurons that show them; weightless ones of equilibrium last."""
+        words = np.flatnonzero((self.shares > 0.0) | (self.averages.shares > _MIN_MASS))
+        return tuple(self._of_word(int(word)) for word in sorted(words, key=lambda word: (-self.shares[word], word)))
+
+    def _of_word(self, word: int) -> Code:
+        mean, covariance, activation, variance = self.averages.of_code(self.solution.t, word)
+        pattern = format(word, f"0{self.task.n_classes}b")
+        parts = (read_only(part) for part in (mean, activation, variance, covariance))
+        return Code(pattern, float(self.shares[word]), *parts)
+
+    @cached_property
+    def readout_covariance(self) -> FloatArray:
+        """(m, m) covariance of the readout over all neurons."""
+        return read_only(self._moments.moment - np.outer(self._moments.mean, self._moments.mean))
+
+    def kernel(self) -> Kernel:
+        """Posterior kernel at these fractions; samples of a class share the mean activation that tells its code."""
+        return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
+
+
+class _Sides(NamedTuple):
+    """Per node and class: M below (index 0) and above (1) the threshold."""
+
+    probability: FloatArray  # (2, n, C)
+    first: FloatArray  # E[M | side]
+    second: FloatArray  # E[M^2 | side]
+    site_mean: FloatArray  # G', G'' (n, C)
+    site_variance: FloatArray
+    log_weight: FloatArray  # (n,)
+
+
+class CodeAverages:
+    """Single-neuron averages restricted to codes, for a bounded phi at finite P.
+
+    Parameters
+    ----------
+    posterior : SingleNeuronPosterior
+    counts : (C,) integer array
+        Samples of each class n_c.
+
+    Attributes
+    ----------
+    t : (C, m) array
+        Order parameters of the posterior.
+    """
+
+    def __init__(self, posterior: SingleNeuronPosterior, counts: Any) -> None:
+        task, network = posterior.task, posterior.network
+        self.t = posterior.solution.t
+        self.counts = np.asarray(counts, dtype=float)
+        self.fractions, self.targets, self.tau = task.fractions, task.targets, posterior.tau
+        self.n_samples = float(task.n_samples)
+        self.middle = activity_threshold(network)
+        self.cumulant = cumulant(network.activation, network.k)
+        self.readouts, weight = _nodes(posterior)
+        self._reach = (math.inf, -math.inf)
+        self._base = np.log(weight) - self.n_samples * self._cumulants(self.t)[0] @ self.fractions
+        start = self._sides(self.t)
+        self.shares = self._masses(start, range(2 ** len(self.t)))
+        # What the posterior violates of its own stationarity is handed on: a wrong t stays wrong at other fractions.
+        self._offset = self._output(start, self.shares) + self.tau * self.t - self.targets
+
+    def given(self, shares: FloatArray) -> FloatArray:
+        """(C, m) order parameters at the fractions (2^C,) of the codes: minimum of J_p by Newton's method."""
+        t, wanted = self.t, self.targets + self._offset
+        for _ in range(_STEPS):
+            sides = self._sides(t)
+            misfit = self._output(sides, shares) + self.tau * t - wanted
+            if np.abs(misfit).max() <= _TOLERANCE:
+                return t
+            # the Hessian is exact but for neurons at the threshold; J_p is convex, and fractions change t little
+            step = np.linalg.solve(self._jacobian(sides, shares), misfit.ravel()).reshape(t.shape)
+            t = t - step * min(1.0, 1.0 / np.abs(step).max())
+        raise ConvergenceError(
+            f"the theory at these fractions of the codes did not converge (misfit {np.abs(misfit).max():.1e}); they may "
+            "be too far from equilibrium (compare samples with fractions='equilibrium')."
+        )
+
+    def moments(self, t: FloatArray, shares: FloatArray) -> NetworkMoments:
+        """Averages over all neurons at order parameters t and fractions (2^C,) of the codes."""
+        sides, n_classes = self._sides(t), len(t)
+        mean, moment = np.zeros(t.shape[1]), np.zeros((t.shape[1],) * 2)
+        block, diagonal = np.zeros((n_classes,) * 2), np.zeros(n_classes)
+        for share, weight, first, second in self._mixture(sides, shares):
+            mean += share * weight @ self.readouts
+            moment += share * (self.readouts.T * weight) @ self.readouts
+            single = weight @ (sides.site_mean**2 + sides.site_variance)
+            inside = (first.T * weight) @ first
+            same = (self.counts * (weight @ second) - single) / np.maximum(self.counts - 1.0, 1.0)
+            inside[np.diag_indices(n_classes)] = same
+            block += share * inside
+            diagonal += share * single
+        residual = self.targets + self._offset - self._output(sides, shares)
+        return NetworkMoments(residual, block, diagonal, mean, moment)
+
+    def of_code(self, t: FloatArray, word: int) -> tuple[FloatArray, ...]:
+        """Mean (m,) and covariance (m, m) of the readout, mean and variance (C,) of the activation, given a code.
+
+        NaN for a code that no node shows.
+        """
+        sides = self._sides(t)
+        alone = np.zeros(2 ** len(t))
+        alone[word] = 1.0
+        for _, weight, first, _ in self._mixture(sides, alone):
+            mean = weight @ self.readouts
+            deviation = self.readouts - mean
+            activation = weight @ first
+            square = weight @ (sides.site_mean**2 + sides.site_variance)
+            return mean, (deviation.T * weight) @ deviation, activation, square - activation**2
+        n_classes, m = t.shape
+        return tuple(np.full(shape, np.nan) for shape in ((m,), (m, m), (n_classes,), (n_classes,)))
+
+    # ---- averages over nodes ---------------------------------------------------------------------
+
+    def _cumulants(self, t: FloatArray) -> tuple[FloatArray, ...]:
+        """G, G', G'' (n, C) at the nodes, by splines through direct evaluations."""
+        kappa = self.readouts @ t.T
+        low, high = self._reach
+        if kappa.min() < low or kappa.max() > high:  # with a margin: fractions change t little
+            margin = 0.1 * np.ptp(kappa) + 1e-9
+            self._reach = float(kappa.min() - margin), float(kappa.max() + margin)
+            grid = np.linspace(*self._reach, _GRID)
+            self._spline = CubicSpline(grid, np.stack(self.cumulant.direct(grid), axis=1))
+        return tuple(np.moveaxis(self._spline(kappa), -1, 0))
+
+    def _sides(self, t: FloatArray) -> _Sides:
+        g0, mu, site = self._cumulants(t)
+        sd = np.sqrt(np.maximum(site, 1e-300) / self.counts)
+        theta = (mu - self.middle) / sd
+        sign = np.array([-1.0, 1.0])[:, None, None]
+        probability = np.maximum(ndtr(sign * theta), 1e-300)
+        excess = sign * sd * np.exp(-0.5 * theta**2) / math.sqrt(2 * math.pi) / probability
+        second = mu**2 + sd**2 + (mu + self.middle) * excess
+        log_weight = self._base + self.n_samples * g0 @ self.fractions
+        return _Sides(probability, mu + excess, second, mu, site, log_weight)
+
+    def _word(self, sides: _Sides, word: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Unnormalised weights (n,) of a code, and E[M | code], E[M^2 | code] (n, C)."""
+        classes = np.arange(len(self.t))
+        bits = (word >> classes[::-1]) & 1
+        weight = np.exp(sides.log_weight) * sides.probability[bits, :, classes].prod(axis=0)
+        return weight, sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
+
+    def _masses(self, sides: _Sides, words: Any) -> FloatArray:
+        mass = np.array([self._word(sides, word)[0].sum() for word in words])
+        return np.asarray(mass / mass.sum())
+
+    def _mixture(self, sides: _Sides, shares: FloatArray) -> Any:
+        """(share, normalised node weights, E[M], E[M^2]) of all codes that occur; shares renormalised."""
+        found = []
+        total = np.exp(sides.log_weight).sum()
+        for word in np.flatnonzero(shares):
+            weight, first, second = self._word(sides, int(word))
+            mass = weight.sum()
+            if mass > _MIN_MASS * total:
+                found.append((float(shares[word]), weight / mass, first, second))
+        norm = sum(share for share, *_ in found) or 1.0
+        return [(share / norm, *rest) for share, *rest in found]
+
+    def _output(self, sides: _Sides, shares: FloatArray) -> FloatArray:
+        """(C, m) sum_g p_g <a M_c>_g."""
+        parts = [share * (first.T * weight) @ self.readouts for share, weight, first, _ in self._mixture(sides, shares)]
+        return np.asarray(sum(parts))
+
+    def _jacobian(self, sides: _Sides, shares: FloatArray) -> FloatArray:
+        """d output / dt + tau, (C m, C m)."""
+        n_classes, m = self.t.shape
+        total = self.tau * np.eye(n_classes * m)
+        for share, weight, first, _ in self._mixture(sides, shares):
+            product = (first[:, :, None] * self.readouts[:, None, :]).reshape(len(weight), -1)
+            deviation = product - weight @ product
+            column = self.n_samples * np.repeat(self.fractions, m)
+            total += share * (deviation.T * weight) @ deviation * column
+            for c in range(n_classes):
+                at = slice(c * m, (c + 1) * m)
+                total[at, at] += share * (self.readouts.T * (weight * sides.site_variance[:, c])) @ self.readouts
+        return total
+
+
+def _nodes(posterior: SingleNeuronPosterior) -> tuple[FloatArray, FloatArray]:
+    """Nodes (n, m) and weights (n,) of the readout posterior: the lattice, or points of the Gaussian codes."""
+    lattice = readout_lattice(posterior.network, posterior.task, posterior.solution)
+    if lattice is not None:
+        keep = lattice[1] > 1e-14 * lattice[1].max()
+        return lattice[0][keep], lattice[1][keep] / lattice[1][keep].sum()
+    from scipy.stats import norm, qmc
+
+    m = posterior.task.n_outputs
+    points = norm.ppf(qmc.Sobol(m, scramble=False).random_base2(13) + 0.5**14)
+    readouts = [code.readout + points @ symmetric_root(np.asarray(code.covariance)) for code in posterior.codes]
+    weights = [np.full(len(points), code.weight / len(points)) for code in posterior.codes]
+    return np.concatenate(readouts), np.concatenate(weights)
