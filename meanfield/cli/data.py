@@ -225,7 +225,7 @@ def _figures(
     options: argparse.Namespace, solved: Mapping[str, Any], errors: Mapping[str, Generalization], test: ImageSet
 ) -> list[Path]:
     os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files: no display is needed
-    from meanfield import plot_data
+    from meanfield.plot import data_tasks as plot_data
     from meanfield.plot.class_tasks import plot_readout_posterior, save_figure
     from meanfield.progress import progress_bar
 

@@ -23,7 +23,7 @@ from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS
-from meanfield.theories.single_layer.limit import MESSAGES, STATUS, certificate_of
+from meanfield.theories.single_layer.limit import STATUS, certificate_of, message_of
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray, real_number
@@ -239,7 +239,7 @@ class PhaseDiagram:
             gaussian_covariance=None if np.isnan(gauss).any() else gauss,
             certificate=certificate_of(number),
             status=STATUS[status],
-            message=MESSAGES[status],
+            message=message_of(STATUS[status]),
             n_samples=task.n_samples,
             tau=tau,
         )

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 from meanfield.archive import read_archive
-from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.registry import theory_named
 
 __all__ = ["KINDS", "load_posterior"]
@@ -15,7 +14,7 @@ KINDS = ("posterior", "data posterior")
 _FIRST_NAMES = {"general": "general_data"}  # of theories, in files that do not name theirs
 
 
-def load_posterior(path: str | os.PathLike[str]) -> Posterior:
+def load_posterior(path: str | os.PathLike[str]) -> Any:
     """The posterior that `Posterior.save` wrote.
 
     Raises

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
+from meanfield.posterior.archive import load_posterior
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Posterior(ABC):
         "optimal", or how the solve ended; its ``advice`` says what to try.
     message : str
         The status in words.
+    theory : str
+        Name of the theory that was solved.
     notes : tuple of str
         Remarks, e.g. that weights are not unique and were selected.
     objective : float
@@ -53,13 +56,14 @@ class Posterior(ABC):
     A question that a theory has no answer to raises `NotAvailable`, a ValueError.
     """
 
-    theory: ClassVar[str]
     network: Network
     task: Any
     tau: float
     solution: Any
     if TYPE_CHECKING:  # fields of some theories, properties of others
 
+        @property
+        def theory(self) -> str: ...
         @property
         def certificate(self) -> Certificate: ...
         @property
@@ -109,8 +113,6 @@ class Posterior(ABC):
         ValueError
             If the file holds something else, or numbers that do not satisfy the equations they claim to.
         """
-        from meanfield.posterior.archive import load_posterior
-
         found = load_posterior(path)
         if not isinstance(found, cls):
             raise ValueError(f"{path} holds a {type(found).__name__}, expected a {cls.__name__}; use meanfield.load.")

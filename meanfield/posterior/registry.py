@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from meanfield.posterior.posterior import Posterior
-    from meanfield.problem.problem import Problem
+from meanfield.problem.problem import Problem
 
 __all__ = ["ROOMS", "Theory", "covering_theory", "theories", "theory_named"]
 
@@ -41,10 +39,10 @@ class Theory(Protocol):
     def refuses(self, problem: Problem) -> str | None:
         """None if the theory covers the problem; else the reason, as a sentence to its user. Cheap."""
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Posterior:
+    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
         """The posterior of a covered problem, whatever its status; ValueError for inputs that cannot be solved."""
 
-    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Posterior:
+    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
         """The posterior from header and arrays of a file; ValueError if they do not fit together."""
 
 

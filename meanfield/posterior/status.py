@@ -70,7 +70,7 @@ class Status(StrEnum):
         ValueError
             If there is none.
         """
-        try:
-            return cls(word)
-        except ValueError:
-            raise ValueError(f"{word!r} is no status; there are {', '.join(member.value for member in cls)}.") from None
+        for member in cls:
+            if member.value == word:
+                return member
+        raise ValueError(f"{word!r} is no status; there are {', '.join(member.value for member in cls)}.")

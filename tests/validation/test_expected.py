@@ -8,7 +8,7 @@ import pytest
 import meanfield as mf
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import as_draws, observables
-from meanfield.theories.single_layer.frozen import CodeAverages
+from meanfield.theories.single_layer.code_averages import CodeAverages
 
 TAU = 0.02
 COUNTS = np.array([30, 15, 15])

@@ -15,7 +15,7 @@ from meanfield.problem.network import Network
 from meanfield.validation import FloatArray, read_only
 
 if TYPE_CHECKING:
-    from meanfield.theories.general_data.posterior import GeneralDataPosterior
+    from meanfield.posterior.data_posterior import DataPosterior
 
 _WIDEST = 12  # outputs plus classes that fit on a line of a terminal
 
@@ -94,7 +94,7 @@ def _by_class(task: DataTask, values: FloatArray) -> FloatArray:
     return np.bincount(task.labels, values, task.n_classes) / np.bincount(task.labels, minlength=task.n_classes)
 
 
-def parts_table(posterior: GeneralDataPosterior) -> list[str]:
+def parts_table(posterior: DataPosterior) -> list[str]:
     """Codes and outliers, a line each, with their readouts and mean activations where they fit."""
     task, m = posterior.task, posterior.task.n_outputs
     wide = m + task.n_classes <= _WIDEST

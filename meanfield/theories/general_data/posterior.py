@@ -12,6 +12,7 @@ import numpy as np
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.parts import by_pattern
+from meanfield.posterior.status import Status
 from meanfield.posterior.table import data_table
 from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
 from meanfield.theories.general_data.predictor import GeneralPredictor
@@ -92,7 +93,7 @@ class GeneralDataPosterior(DataPosterior):
         found = solve_frozen(self.solution, fractions, rng=0)
         proof = replace(self.certificate, kkt_residual=found.residual)
         posterior = replace(
-            self, solution=found, certificate=proof, status=found.status, message=found.message, notes=()
+            self, solution=found, certificate=proof, status=Status.of(found.status), message=found.message, notes=()
         )
         if found.status != "optimal":
             raise ConvergenceError(f"no certified solution ({found.status}): {found.message}", posterior)

@@ -9,6 +9,7 @@ import numpy as np
 
 from meanfield.posterior.certificate import Certificate, ConvergenceError
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -52,7 +53,7 @@ class GeneralDataTheory:
             found,
             # J is convex; that its minimum is the right one is up to expectation propagation and the search for codes.
             Certificate(found.residual, math.nan, math.nan, False, True),
-            found.status,
+            Status.of(found.status),
             found.message or "expectation propagation",
             _notes(found),
         )

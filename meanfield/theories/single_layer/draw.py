@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +10,15 @@ from numpy.typing import NDArray
 from meanfield.activations.density import preactivation_quantile
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.posterior import Posterior
 from meanfield.validation import FloatArray
-
-if TYPE_CHECKING:
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 __all__ = ["draw"]
 
 _SHOWN = 100  # samples shown in all if the user does not say
 
 
-def draw(posterior: SingleNeuronPosterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
+def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
     """See `SingleNeuronPosterior.sample_neurons`."""
     task, solution = posterior.task, posterior.solution
     labels = np.repeat(np.arange(task.n_classes), _counts(task.fractions, samples_per_class))
@@ -49,7 +47,7 @@ def draw(posterior: SingleNeuronPosterior, n: Any, rng: Any, samples_per_class: 
 
 
 def _preactivations(
-    posterior: SingleNeuronPosterior, readouts: FloatArray, labels: NDArray[np.intp], generator: np.random.Generator
+    posterior: Posterior, readouts: FloatArray, labels: NDArray[np.intp], generator: np.random.Generator
 ) -> FloatArray:
     """Independent draws of z_is from q(z) at kappa = a_i.t_c(s), by inversion of the distribution function."""
     phi, k = posterior.network.activation, posterior.network.k

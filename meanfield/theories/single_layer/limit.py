@@ -11,6 +11,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled import sweep
@@ -20,11 +21,11 @@ from meanfield.validation import FloatArray
 
 __all__ = [
     "MAX_BOXES",
-    "MESSAGES",
     "STATUS",
     "Point",
     "compiled_tables",
     "limit_point",
+    "message_of",
     "phi_range",
     "point_to_solution",
     "solve_limit",
@@ -33,16 +34,15 @@ __all__ = [
 PhiRange = tuple[float, float, float, float]
 MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
 
-STATUS = ("optimal", "not converged", "residual too large", "duality gap too large", "not proven global")
-MESSAGES = (
-    "stationarity, duality gap and global optimality are certified",
-    "the solver did not find a set of codes that satisfies the stationarity equations; start from the solution of an "
-    "easier task nearby (warm_start=), for example a larger sigma_a, smaller targets or a small tau > 0",
-    "the stationarity residual, recomputed without the solver's tables, exceeds 1e-10; use larger sigma_a or smaller "
-    "targets, or start from a neighbouring solution (warm_start=)",
-    "the gap between dual and primal objective exceeds 1e-8; start from a neighbouring solution (warm_start=)",
-    "branch and bound could not exclude a better readout within its budget; increase max_boxes",
-)
+# By the numbers of `compiled.sweep`.
+STATUS = (Status.OPTIMAL, Status.NOT_CONVERGED, Status.RESIDUAL, Status.DUALITY_GAP, Status.NOT_GLOBAL)
+
+
+def message_of(status: Status) -> str:
+    """The message of a solution at P -> infinity."""
+    if status == Status.OPTIMAL:
+        return "stationarity, duality gap and global optimality are certified"
+    return status.advice
 
 
 @lru_cache(maxsize=64)
@@ -176,7 +176,7 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
         outlier_weight=point.direction_weights[outliers] * sigma_a**2,
         certificate=certificate,
         status=STATUS[point.status],
-        message=MESSAGES[point.status],
+        message=message_of(STATUS[point.status]),
         notes=tuple(notes),
         tau=tau,
     )

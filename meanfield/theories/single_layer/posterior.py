@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from meanfield.activations import density
 from meanfield.activations.cumulant import cumulant
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
-from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
+from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
 from meanfield.theories.single_layer.draw import draw
-from meanfield.theories.single_layer.readout_lattice import log_integral, readout_lattice
+from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
 from meanfield.validation import FloatArray, read_only, real_array
 
-_HERMITE_X, _HERMITE_W = np.polynomial.hermite_e.hermegauss(24)
-_HERMITE_W = _HERMITE_W / _HERMITE_W.sum()
-
 
 @dataclass(frozen=True, eq=False)
-class SingleNeuronPosterior(Posterior):
+class SingleNeuronPosterior(Densities):
     """Posterior of the readout a in R^m and the preactivations z of one neuron; what `solve` returns.
 
     Parameters
@@ -84,12 +82,12 @@ class SingleNeuronPosterior(Posterior):
         kappa = self._kappa(readout)
         if covariance is not None:  # (C, q): kappa_c is Gaussian around a_gamma.t_c
             t = self.solution.t
-            kappa = kappa[:, None] + np.sqrt(np.einsum("ci,ij,cj->c", t, covariance, t))[:, None] * _HERMITE_X
+            kappa = kappa[:, None] + np.sqrt(np.einsum("ci,ij,cj->c", t, covariance, t))[:, None] * HERMITE_X
             covariance = read_only(covariance)
         _, first, second = self._cumulant.direct(kappa)
         if covariance is not None:
-            mean = first @ _HERMITE_W
-            second = (second + (first - mean[:, None]) ** 2) @ _HERMITE_W
+            mean = first @ HERMITE_W
+            second = (second + (first - mean[:, None]) ** 2) @ HERMITE_W
             first = mean
         pattern = code_pattern(self.network, first)
         return Code(pattern, float(weight), read_only(readout), read_only(first), read_only(second), covariance)
@@ -201,92 +199,17 @@ class SingleNeuronPosterior(Posterior):
             return np.outer(code.activation, code.activation)
         t = self.solution.t
         moment = np.empty((len(t), len(t)))
-        weight = np.outer(_HERMITE_W, _HERMITE_W)
+        weight = np.outer(HERMITE_W, HERMITE_W)
         for c in range(len(t)):
             for d in range(c + 1):
                 pair = t[[c, d]]
                 value, vector = np.linalg.eigh(pair @ code.covariance @ pair.T)
                 root = vector * np.sqrt(np.maximum(value, 0.0))
-                grid = np.stack(np.meshgrid(_HERMITE_X, _HERMITE_X, indexing="ij"))
+                grid = np.stack(np.meshgrid(HERMITE_X, HERMITE_X, indexing="ij"))
                 kappa = (pair @ code.readout)[:, None, None] + np.tensordot(root, grid, axes=1)
                 _, first, _ = self._cumulant.direct(kappa)
                 moment[c, d] = moment[d, c] = np.sum(weight * first[0] * first[1])
         return moment
-
-    def readout_density(self, a: Any) -> FloatArray:
-        """Density of the readout at `a`, shape (..., m): (P / 2 pi sigma_a^2)^(m/2) exp(P [h(a; t) - S]) at finite P.
-
-        For unbounded phi this is the density of the bulk; outliers lie beyond, at a = sqrt(N) abar.
-
-        Raises
-        ------
-        ValueError
-            At P = infinity, where the posterior is a sum of deltas (use `codes`), for a singular Gaussian, and for a
-            wrong shape.
-        """
-        a = real_array("a", a)
-        m = self.task.n_outputs
-        if a.shape[-1:] != (m,):
-            raise ValueError(f"a must have shape (..., m) with m = {m}, got {a.shape}.")
-        s = self.solution
-        if s.gaussian_covariance is not None:
-            value, vector = np.linalg.eigh(s.gaussian_covariance)
-            if value[0] <= 1e-12 * value[-1]:
-                raise ValueError(
-                    "the readout covariance is singular (some combination of outputs is not used), so the readout has "
-                    "no density; use readout_covariance or sample_neurons."
-                )
-            quadratic = ((a @ vector) ** 2 / value).sum(axis=-1)
-            return np.asarray(np.exp(-0.5 * quadratic) / math.sqrt(float(np.prod(2 * np.pi * value))))
-        if math.isinf(self.task.n_samples):
-            raise ValueError(
-                "at P = infinity the readout posterior is a sum of deltas sum_gamma P_gamma delta(a - a_gamma), "
-                "which has no density; read .codes (readout, weight), or solve the task with a finite n_samples."
-            )
-        prior, n = self.network.sigma_a**2, self.task.n_samples
-        generating, _, _ = self._cumulant.direct(a @ s.t.T)
-        h = generating @ self.task.fractions - 0.5 * (a**2).sum(axis=-1) / prior
-        exponent = n * (h - log_integral(self.task, s))
-        return np.asarray(np.exp(exponent + 0.5 * m * math.log(n / (2 * math.pi * prior))))
-
-    def preactivation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
-        """Density of the preactivation z on a sample of class `cls`, given a code.
-
-        Parameters
-        ----------
-        code : int, str, Code or (m,) array-like
-            Index or pattern of a code, a code, or any readout a; None for the marginal over all neurons but outliers.
-        cls : int or str
-            Class index 0..C-1 or label.
-        grid : array-like
-            Values of z.
-
-        Raises
-        ------
-        ValueError
-            For an unknown or ambiguous code, or an unknown class.
-        """
-        z = real_array("grid", grid)
-        phi, mixture = self.network.activation, self._mixture(code, cls)
-        return np.asarray(sum(w * density.preactivation_density(phi, k, kappa, z) for w, k, kappa in mixture))
-
-    def activation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
-        """Density of the activation phi(z) on a sample of class `cls`, given a code; arguments as above.
-
-        Where phi is constant on an interval (ReLU at 0, step) the activation has atoms besides this density, see
-        `activation_atoms`.
-        """
-        value = real_array("grid", grid)
-        phi, mixture = self.network.activation, self._mixture(code, cls)
-        return np.asarray(sum(w * density.activation_density(phi, k, kappa, value) for w, k, kappa in mixture))
-
-    def activation_atoms(self, code: Any, cls: int | str) -> dict[float, float]:
-        """Values that the activation takes with positive probability given a code, and these probabilities."""
-        atoms: dict[float, float] = {}
-        for weight, k, kappa in self._mixture(code, cls):
-            for value, mass in zip(*density.activation_atoms(self.network.activation, k, kappa), strict=True):
-                atoms[float(value)] = atoms.get(float(value), 0.0) + weight * float(mass)
-        return atoms
 
     def frozen(self, fractions: Any) -> SingleNeuronPosterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
@@ -317,9 +240,7 @@ class SingleNeuronPosterior(Posterior):
     def _by_activation(self, fractions: Any, counts: Any) -> SingleNeuronPosterior:
         if self.scheme != "redundant":
             self._refuse("a solution at given fractions of the codes")
-        from meanfield.theories.single_layer.frozen import frozen_posterior  # which is a posterior, too
-
-        return frozen_posterior(self, fractions, counts)
+        return _frozen(self, fractions, counts)
 
     def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None) -> Neurons:
         """Draw `n` neurons of a network from the theory, with their responses to a few samples of every class.
@@ -371,53 +292,92 @@ class SingleNeuronPosterior(Posterior):
     def _kappa(self, readout: FloatArray) -> FloatArray:
         return np.asarray(self.solution.t @ readout)
 
-    def _find_code(self, code: Any) -> Code:
-        if isinstance(code, Code):
-            return code
-        known = ", ".join(c.pattern for c in self.codes) or "none (the posterior is Gaussian)"
-        if isinstance(code, str):
-            found = [c for c in self.codes if c.pattern == code.replace("-", "")]
-            if len(found) > 1:
-                raise ValueError(f"{len(found)} codes have the pattern {code!r}; give the index into .codes instead.")
-            if not found:
-                raise ValueError(f"there is no code {code!r}; the codes are {known}.")
-            return found[0]
-        if not 0 <= int(code) < len(self.codes):
-            raise ValueError(f"there is no code number {code}; there are {len(self.codes)} codes: {known}.")
-        return self.codes[int(code)]
 
-    def _find_class(self, cls: int | str) -> int:
-        labels = self.task.class_names
-        if isinstance(cls, str) and cls in labels:
-            return labels.index(cls)
-        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
-            return int(cls)
-        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")
+@dataclass(frozen=True, eq=False, repr=False)
+class FrozenPosterior(SingleNeuronPosterior):
+    """The posterior of a class task whose neurons are assigned to codes by their mean activations, as in samples.
 
-    def _mixture(self, code: Any, cls: int | str) -> list[tuple[float, float, float]]:
-        """Weight, k and kappa = a.t_c of the single-site densities that add up to the one asked for."""
-        k = self.network.k
-        t = self.solution.t[self._find_class(cls)]
-        if isinstance(code, Outlier):
-            raise ValueError("an outlier has preactivations sqrt(N) zbar without a density; read .preactivation.")
-        if isinstance(code, (list, tuple, np.ndarray)):
-            readout = real_array("code", code)
-            if readout.shape != t.shape:
-                raise ValueError(f"a readout must have shape ({t.size},), got {readout.shape}.")
-            return [(1.0, k, float(readout @ t))]
-        if code is None:
-            if self.solution.gaussian_covariance is not None:
-                # phi has one slope, so that z given a is N(k slope a.t_c, k): Gaussian again over a ~ N(0, U)
-                drift = k * self.network.activation.slopes[1]
-                return [(1.0, k + drift**2 * float(t @ self.solution.gaussian_covariance @ t), 0.0)]
-            return [(c.weight * w, k, kappa) for c in self.codes for w, kappa in _spread(c, t)]
-        return [(w, k, kappa) for w, kappa in _spread(self._find_code(code), t)]
+    Attributes
+    ----------
+    averages : CodeAverages
+    shares : (2^C,) array
+        Fractions of the code words: frozen ones, or those of equilibrium.
+    """
+
+    averages: CodeAverages
+    shares: FloatArray
+
+    @cached_property
+    def _moments(self) -> NetworkMoments:
+        return self.averages.moments(self.solution.t, self.shares)
+
+    @property
+    def residual(self) -> FloatArray:
+        """(C, m) y_c - f_c of the mixture of codes; tau t_c where it solves the frozen dual."""
+        return self._moments.residual
+
+    @cached_property
+    def codes(self) -> tuple[Code, ...]:
+        """Codes, heaviest first, with moments over the neurons that show them; weightless ones of equilibrium last."""
+        words = np.flatnonzero((self.shares > 0.0) | (self.averages.shares > MIN_MASS))
+        return tuple(self._of_word(int(word)) for word in sorted(words, key=lambda word: (-self.shares[word], word)))
+
+    def _of_word(self, word: int) -> Code:
+        mean, covariance, activation, variance = self.averages.of_code(self.solution.t, word)
+        pattern = format(word, f"0{self.task.n_classes}b")
+        parts = (read_only(part) for part in (mean, activation, variance, covariance))
+        return Code(pattern, float(self.shares[word]), *parts)
+
+    @cached_property
+    def readout_covariance(self) -> FloatArray:
+        """(m, m) covariance of the readout over all neurons."""
+        return read_only(self._moments.moment - np.outer(self._moments.mean, self._moments.mean))
+
+    def kernel(self) -> Kernel:
+        """Posterior kernel at these fractions; samples of a class share the mean activation that tells its code."""
+        return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
 
 
-def _spread(code: Code, t: FloatArray) -> list[tuple[float, float]]:
-    """Weights and values of kappa = a.t over the readouts of a code."""
-    centre = float(code.readout @ t)
-    if code.covariance is None:
-        return [(1.0, centre)]
-    kappa = centre + math.sqrt(t @ code.covariance @ t) * _HERMITE_X
-    return [(float(w), float(x)) for w, x in zip(_HERMITE_W, kappa, strict=True)]
+def _frozen(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> FrozenPosterior:
+    """See `SingleNeuronPosterior.frozen` and `by_activation`; equilibrium fractions if `fractions` is None."""
+    task = posterior.task
+    if isinstance(posterior, FrozenPosterior) and counts is None:
+        return _at(posterior, posterior.averages, fractions)
+    if math.isinf(task.n_samples):
+        raise ValueError(
+            "at P = infinity codes have no width and their fractions no theory of their own; solve the task with a "
+            "finite n_samples."
+        )
+    sizes = task.fractions * task.n_samples if counts is None else real_array("counts", counts)
+    if sizes.shape != (task.n_classes,):
+        raise ValueError(f"counts must be {task.n_classes} numbers of samples, one per class, got {counts!r}.")
+    return _at(posterior, CodeAverages(posterior, sizes), fractions)
+
+
+def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any) -> FrozenPosterior:
+    shares, t = averages.shares, averages.t
+    if fractions is not None:
+        shares = _shares(posterior, fractions)
+        t = averages.given(shares)
+    solution = replace(posterior.solution, t=t)
+    return FrozenPosterior(posterior.network, posterior.task, posterior.tau, solution, averages, shares)
+
+
+def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
+    """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
+    n_classes = posterior.task.n_classes
+    if not isinstance(fractions, Mapping):
+        values = real_array("fractions", fractions)
+        if values.shape != (len(posterior.codes),):
+            raise ValueError(f"fractions must be {len(posterior.codes)} numbers, one per code, got {values.shape}.")
+        pairs = [(code.pattern, float(value)) for code, value in zip(posterior.codes, values)]
+    else:
+        pairs = [(str(pattern).replace("-", ""), float(value)) for pattern, value in fractions.items()]
+    shares = np.zeros(2**n_classes)
+    for pattern, value in pairs:
+        if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
+            raise ValueError(f"{pattern!r} is no code of {n_classes} classes; write one 0 or 1 per class.")
+        shares[int(pattern, 2)] += value
+    if not (shares >= 0.0).all() or not shares.sum() > 0.0:
+        raise ValueError("fractions of codes must not be negative, and not all zero.")
+    return np.asarray(shares / shares.sum())

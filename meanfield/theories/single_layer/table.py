@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from meanfield.posterior.posterior import Posterior
 from meanfield.validation import FloatArray
-
-if TYPE_CHECKING:
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 _WIDEST = 12  # outputs plus classes that fit on a line of a terminal
 
 
-def posterior_table(posterior: SingleNeuronPosterior) -> str:
+def posterior_table(posterior: Posterior) -> str:
     """Task, parts of the posterior, objective and certificate, a few lines each."""
     lines = [*_heading(posterior), ""]
     if posterior.scheme == "analog":
@@ -22,7 +18,7 @@ def posterior_table(posterior: SingleNeuronPosterior) -> str:
     return "\n".join([*lines, "", *_proof(posterior)])
 
 
-def _heading(posterior: SingleNeuronPosterior) -> list[str]:
+def _heading(posterior: Posterior) -> list[str]:
     network, task = posterior.network, posterior.task
     targets = f"one-hot on {task.on:g}, off {task.off:g}" if task.is_one_hot else f"{task.n_outputs} outputs"
     fractions = ", ".join(f"{p:.4g}" for p in task.fractions)
@@ -33,7 +29,7 @@ def _heading(posterior: SingleNeuronPosterior) -> list[str]:
     ]
 
 
-def _parts(posterior: SingleNeuronPosterior) -> list[str]:
+def _parts(posterior: Posterior) -> list[str]:
     m, n_classes = posterior.task.n_outputs, posterior.task.n_classes
     show_readout = m + n_classes <= _WIDEST
     rows = []
@@ -61,7 +57,7 @@ def _parts(posterior: SingleNeuronPosterior) -> list[str]:
     return lines
 
 
-def _proof(posterior: SingleNeuronPosterior) -> list[str]:
+def _proof(posterior: Posterior) -> list[str]:
     c = posterior.certificate
     proven = f"no better readout exists ({c.boxes} boxes)" if c.boxes else "global minimum of a convex J"
     checked = proven if c.global_check else "global check NOT passed"

@@ -16,9 +16,6 @@ as in samples: given a, the M_c are independent normal variables of mean G'(a.t_
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,63 +25,17 @@ from scipy.special import ndtr
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.kernel import Kernel
-from meanfield.posterior.parts import Code, activity_threshold
-from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.posterior.parts import activity_threshold
+from meanfield.posterior.posterior import Posterior
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
-from meanfield.validation import FloatArray, read_only, real_array
+from meanfield.validation import FloatArray
 
-__all__ = ["CodeAverages", "FrozenPosterior", "NetworkMoments", "frozen_posterior"]
+__all__ = ["MIN_MASS", "CodeAverages", "NetworkMoments"]
 
-_MIN_MASS = 1e-11  # of a code on the lattice; rarer ones have no theory
+MIN_MASS = 1e-11  # of a code on the lattice; rarer ones have no theory
 _GRID = 4000  # nodes of the splines of G, G', G''
 _STEPS = 30
 _TOLERANCE = 1e-10
-
-
-def frozen_posterior(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> FrozenPosterior:
-    """See `SingleNeuronPosterior.frozen` and `by_activation`; equilibrium fractions if `fractions` is None."""
-    task = posterior.task
-    if isinstance(posterior, FrozenPosterior) and counts is None:
-        return _at(posterior, posterior.averages, fractions)
-    if math.isinf(task.n_samples):
-        raise ValueError(
-            "at P = infinity codes have no width and their fractions no theory of their own; solve the task with a "
-            "finite n_samples."
-        )
-    sizes = task.fractions * task.n_samples if counts is None else real_array("counts", counts)
-    if sizes.shape != (task.n_classes,):
-        raise ValueError(f"counts must be {task.n_classes} numbers of samples, one per class, got {counts!r}.")
-    return _at(posterior, CodeAverages(posterior, sizes), fractions)
-
-
-def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any) -> FrozenPosterior:
-    shares, t = averages.shares, averages.t
-    if fractions is not None:
-        shares = _shares(posterior, fractions)
-        t = averages.given(shares)
-    solution = replace(posterior.solution, t=t)
-    return FrozenPosterior(posterior.network, posterior.task, posterior.tau, solution, averages, shares)
-
-
-def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
-    """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
-    n_classes = posterior.task.n_classes
-    if not isinstance(fractions, Mapping):
-        values = real_array("fractions", fractions)
-        if values.shape != (len(posterior.codes),):
-            raise ValueError(f"fractions must be {len(posterior.codes)} numbers, one per code, got {values.shape}.")
-        pairs = [(code.pattern, float(value)) for code, value in zip(posterior.codes, values)]
-    else:
-        pairs = [(str(pattern).replace("-", ""), float(value)) for pattern, value in fractions.items()]
-    shares = np.zeros(2**n_classes)
-    for pattern, value in pairs:
-        if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
-            raise ValueError(f"{pattern!r} is no code of {n_classes} classes; write one 0 or 1 per class.")
-        shares[int(pattern, 2)] += value
-    if not (shares >= 0.0).all() or not shares.sum() > 0.0:
-        raise ValueError("fractions of codes must not be negative, and not all zero.")
-    return np.asarray(shares / shares.sum())
 
 
 class NetworkMoments(NamedTuple):
@@ -95,51 +46,6 @@ class NetworkMoments(NamedTuple):
     diagonal: FloatArray
     mean: FloatArray
     moment: FloatArray
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class FrozenPosterior(SingleNeuronPosterior):
-    """The posterior of a class task whose neurons are assigned to codes by their mean activations, as in samples.
-
-    Attributes
-    ----------
-    averages : CodeAverages
-    shares : (2^C,) array
-        Fractions of the code words: frozen ones, or those of equilibrium.
-    """
-
-    averages: CodeAverages
-    shares: FloatArray
-
-    @cached_property
-    def _moments(self) -> NetworkMoments:
-        return self.averages.moments(self.solution.t, self.shares)
-
-    @property
-    def residual(self) -> FloatArray:
-        """(C, m) y_c - f_c of the mixture of codes; tau t_c where it solves the frozen dual."""
-        return self._moments.residual
-
-    @cached_property
-    def codes(self) -> tuple[Code, ...]:
-        """Codes, heaviest first, with moments over the neurons that show them; weightless ones of equilibrium last."""
-        words = np.flatnonzero((self.shares > 0.0) | (self.averages.shares > _MIN_MASS))
-        return tuple(self._of_word(int(word)) for word in sorted(words, key=lambda word: (-self.shares[word], word)))
-
-    def _of_word(self, word: int) -> Code:
-        mean, covariance, activation, variance = self.averages.of_code(self.solution.t, word)
-        pattern = format(word, f"0{self.task.n_classes}b")
-        parts = (read_only(part) for part in (mean, activation, variance, covariance))
-        return Code(pattern, float(self.shares[word]), *parts)
-
-    @cached_property
-    def readout_covariance(self) -> FloatArray:
-        """(m, m) covariance of the readout over all neurons."""
-        return read_only(self._moments.moment - np.outer(self._moments.mean, self._moments.mean))
-
-    def kernel(self) -> Kernel:
-        """Posterior kernel at these fractions; samples of a class share the mean activation that tells its code."""
-        return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
 
 
 class _Sides(NamedTuple):
@@ -168,7 +74,7 @@ class CodeAverages:
         Order parameters of the posterior.
     """
 
-    def __init__(self, posterior: SingleNeuronPosterior, counts: Any) -> None:
+    def __init__(self, posterior: Posterior, counts: Any) -> None:
         task, network = posterior.task, posterior.network
         self.t = posterior.solution.t
         self.counts = np.asarray(counts, dtype=float)
@@ -276,7 +182,7 @@ class CodeAverages:
         for word in np.flatnonzero(shares):
             weight, first, second = self._word(sides, int(word))
             mass = weight.sum()
-            if mass > _MIN_MASS * total:
+            if mass > MIN_MASS * total:
                 found.append((float(shares[word]), weight / mass, first, second))
         norm = sum(share for share, *_ in found) or 1.0
         return [(share / norm, *rest) for share, *rest in found]
@@ -301,7 +207,7 @@ class CodeAverages:
         return total
 
 
-def _nodes(posterior: SingleNeuronPosterior) -> tuple[FloatArray, FloatArray]:
+def _nodes(posterior: Posterior) -> tuple[FloatArray, FloatArray]:
     """Nodes (n, m) and weights (n,) of the readout posterior: the lattice, or points of the Gaussian codes."""
     lattice = readout_lattice(posterior.network, posterior.task, posterior.solution)
     if lattice is not None:

@@ -1,0 +1,150 @@
+"""Densities of readouts, preactivations and activations of a single neuron on class tasks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from meanfield.activations import density
+from meanfield.activations.cumulant import cumulant
+from meanfield.posterior.parts import Code, Outlier
+from meanfield.posterior.posterior import Posterior
+from meanfield.theories.single_layer.readout_lattice import log_integral
+from meanfield.validation import FloatArray, real_array
+
+__all__ = ["HERMITE_W", "HERMITE_X", "Densities"]
+
+HERMITE_X, HERMITE_W = np.polynomial.hermite_e.hermegauss(24)  # for readouts of a Gaussian code
+HERMITE_W = HERMITE_W / HERMITE_W.sum()
+
+
+class Densities(Posterior):
+    """The questions about densities that the posterior of a class task answers."""
+
+    def readout_density(self, a: Any) -> FloatArray:
+        """Density of the readout at `a`, shape (..., m): (P / 2 pi sigma_a^2)^(m/2) exp(P [h(a; t) - S]) at finite P.
+
+        For unbounded phi this is the density of the bulk; outliers lie beyond, at a = sqrt(N) abar.
+
+        Raises
+        ------
+        ValueError
+            At P = infinity, where the posterior is a sum of deltas (use `codes`), for a singular Gaussian, and for a
+            wrong shape.
+        """
+        a = real_array("a", a)
+        m = self.task.n_outputs
+        if a.shape[-1:] != (m,):
+            raise ValueError(f"a must have shape (..., m) with m = {m}, got {a.shape}.")
+        s = self.solution
+        if s.gaussian_covariance is not None:
+            value, vector = np.linalg.eigh(s.gaussian_covariance)
+            if value[0] <= 1e-12 * value[-1]:
+                raise ValueError(
+                    "the readout covariance is singular (some combination of outputs is not used), so the readout has "
+                    "no density; use readout_covariance or sample_neurons."
+                )
+            quadratic = ((a @ vector) ** 2 / value).sum(axis=-1)
+            return np.asarray(np.exp(-0.5 * quadratic) / math.sqrt(float(np.prod(2 * np.pi * value))))
+        if math.isinf(self.task.n_samples):
+            raise ValueError(
+                "at P = infinity the readout posterior is a sum of deltas sum_gamma P_gamma delta(a - a_gamma), "
+                "which has no density; read .codes (readout, weight), or solve the task with a finite n_samples."
+            )
+        prior, n = self.network.sigma_a**2, self.task.n_samples
+        generating, _, _ = cumulant(self.network.activation, self.network.k).direct(a @ s.t.T)
+        h = generating @ self.task.fractions - 0.5 * (a**2).sum(axis=-1) / prior
+        exponent = n * (h - log_integral(self.task, s))
+        return np.asarray(np.exp(exponent + 0.5 * m * math.log(n / (2 * math.pi * prior))))
+
+    def preactivation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+        """Density of the preactivation z on a sample of class `cls`, given a code.
+
+        Parameters
+        ----------
+        code : int, str, Code or (m,) array-like
+            Index or pattern of a code, a code, or any readout a; None for the marginal over all neurons but outliers.
+        cls : int or str
+            Class index 0..C-1 or label.
+        grid : array-like
+            Values of z.
+
+        Raises
+        ------
+        ValueError
+            For an unknown or ambiguous code, or an unknown class.
+        """
+        z = real_array("grid", grid)
+        phi, mixture = self.network.activation, self._mixture(code, cls)
+        return np.asarray(sum(w * density.preactivation_density(phi, k, kappa, z) for w, k, kappa in mixture))
+
+    def activation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+        """Density of the activation phi(z) on a sample of class `cls`, given a code; arguments as above.
+
+        Where phi is constant on an interval (ReLU at 0, step) the activation has atoms besides this density, see
+        `activation_atoms`.
+        """
+        value = real_array("grid", grid)
+        phi, mixture = self.network.activation, self._mixture(code, cls)
+        return np.asarray(sum(w * density.activation_density(phi, k, kappa, value) for w, k, kappa in mixture))
+
+    def activation_atoms(self, code: Any, cls: int | str) -> dict[float, float]:
+        """Values that the activation takes with positive probability given a code, and these probabilities."""
+        atoms: dict[float, float] = {}
+        for weight, k, kappa in self._mixture(code, cls):
+            for value, mass in zip(*density.activation_atoms(self.network.activation, k, kappa), strict=True):
+                atoms[float(value)] = atoms.get(float(value), 0.0) + weight * float(mass)
+        return atoms
+
+    def _find_code(self, code: Any) -> Code:
+        if isinstance(code, Code):
+            return code
+        known = ", ".join(c.pattern for c in self.codes) or "none (the posterior is Gaussian)"
+        if isinstance(code, str):
+            found = [c for c in self.codes if c.pattern == code.replace("-", "")]
+            if len(found) > 1:
+                raise ValueError(f"{len(found)} codes have the pattern {code!r}; give the index into .codes instead.")
+            if not found:
+                raise ValueError(f"there is no code {code!r}; the codes are {known}.")
+            return found[0]
+        if not 0 <= int(code) < len(self.codes):
+            raise ValueError(f"there is no code number {code}; there are {len(self.codes)} codes: {known}.")
+        return self.codes[int(code)]
+
+    def _find_class(self, cls: int | str) -> int:
+        labels = self.task.class_names
+        if isinstance(cls, str) and cls in labels:
+            return labels.index(cls)
+        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
+            return int(cls)
+        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")
+
+    def _mixture(self, code: Any, cls: int | str) -> list[tuple[float, float, float]]:
+        """Weight, k and kappa = a.t_c of the single-site densities that add up to the one asked for."""
+        k = self.network.k
+        t = self.solution.t[self._find_class(cls)]
+        if isinstance(code, Outlier):
+            raise ValueError("an outlier has preactivations sqrt(N) zbar without a density; read .preactivation.")
+        if isinstance(code, (list, tuple, np.ndarray)):
+            readout = real_array("code", code)
+            if readout.shape != t.shape:
+                raise ValueError(f"a readout must have shape ({t.size},), got {readout.shape}.")
+            return [(1.0, k, float(readout @ t))]
+        if code is None:
+            if self.solution.gaussian_covariance is not None:
+                # phi has one slope, so that z given a is N(k slope a.t_c, k): Gaussian again over a ~ N(0, U)
+                drift = k * self.network.activation.slopes[1]
+                return [(1.0, k + drift**2 * float(t @ self.solution.gaussian_covariance @ t), 0.0)]
+            return [(c.weight * w, k, kappa) for c in self.codes for w, kappa in _spread(c, t)]
+        return [(w, k, kappa) for w, kappa in _spread(self._find_code(code), t)]
+
+
+def _spread(code: Code, t: FloatArray) -> list[tuple[float, float]]:
+    """Weights and values of kappa = a.t over the readouts of a code."""
+    centre = float(code.readout @ t)
+    if code.covariance is None:
+        return [(1.0, centre)]
+    kappa = centre + math.sqrt(t @ code.covariance @ t) * HERMITE_X
+    return [(float(w), float(x)) for w, x in zip(HERMITE_W, kappa, strict=True)]
