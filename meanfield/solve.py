@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any, Literal, cast, overload
 
 import numpy as np
 
 from meanfield.activations.cumulant import cumulant
+from meanfield.coverage import covering_theory
+from meanfield.numerics.interruptible import long_work
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.result import Certificate, ConvergenceError, Solution
 from meanfield.problem.class_task import ClassTask
@@ -19,7 +20,7 @@ from meanfield.theories.linear.class_tasks import LinearSolution, linear_solve
 from meanfield.theories.single_layer.finite import FiniteSolution, finite_solve
 from meanfield.theories.single_layer.limit import MAX_BOXES, solve_limit
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.validation import real_number
+from meanfield.validation import real_number, short, whole_number
 
 __all__ = ["CertificateWarning", "solve"]
 
@@ -37,6 +38,7 @@ def solve(
     warm_start: SingleNeuronPosterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
+    max_seconds: float | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
 
@@ -50,6 +52,7 @@ def solve(
     warm_start: DataPosterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
+    max_seconds: float | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
 
@@ -62,6 +65,7 @@ def solve(
     warm_start: SingleNeuronPosterior | DataPosterior | None = None,
     on_failure: Literal["raise", "warn", "return"] = "raise",
     max_boxes: int = MAX_BOXES,
+    max_seconds: float | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
     """Posterior of a wide network on a class task, or on data.
@@ -94,6 +98,9 @@ def solve(
         ``certificate`` and ``status``.
     max_boxes : int
         Budget of the global check (class tasks, P -> infinity).
+    max_seconds : float, optional
+        Time after which the solver gives up, with the status "stopped" (class tasks at P -> infinity) or a
+        ConvergenceError (data); no limit by default. It is looked at a few times a second.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
@@ -109,8 +116,9 @@ def solve(
     ValueError
         For bad input, and for networks this solver does not cover.
     ConvergenceError
-        If stationarity residual (1e-10; closed forms on data 1e-8 of the largest target), duality gap (1e-8) or global
-        check fail; carries the partial result.
+        If stationarity residual (1e-10; at finite P 1e-6, the error of the readout integral included, where 1e-10 is the
+        aim; closed forms on data 1e-8 of the largest target), duality gap (1e-8) or global check fail; carries the
+        partial result.
 
     Examples
     --------
@@ -122,13 +130,17 @@ def solve(
     -3.75433206
     """
     tau = real_number("tau", tau, at_least=0.0)
-    _check(network, task, on_failure)
+    theory = covering_theory(network, task, tau)
+    _check_options(task, warm_start, on_failure, max_boxes)
+    if max_seconds is not None:
+        max_seconds = real_number("max_seconds", max_seconds, above=0.0)
     failure: ConvergenceError | None = None
     posterior: SingleNeuronPosterior | DataPosterior
-    if isinstance(task, DataTask):
-        posterior = solve_data(network, task, tau, cast(DataPosterior | None, warm_start), progress)
-    else:
-        posterior, failure = _solve_classes(network, task, tau, warm_start, max_boxes)
+    with long_work(max_seconds, progress):
+        if isinstance(task, DataTask):
+            posterior = solve_data(network, task, tau, cast(DataPosterior | None, warm_start), progress)
+        else:
+            posterior, failure = _solve_classes(theory.name, network, task, tau, warm_start, max_boxes)
     if posterior.status != "optimal" and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":
@@ -137,40 +149,33 @@ def solve(
     return posterior
 
 
-def _check(network: Network, task: ClassTask | DataTask, on_failure: str) -> None:
-    if not isinstance(network, Network):
-        raise ValueError(f"network must be a Network, got {type(network).__name__}; build one with Network('sigmoid').")
-    if not isinstance(task, (ClassTask, DataTask)):
-        found = type(task).__name__
-        raise ValueError(f"task must be a ClassTask or DataTask, got {found}; build one with class_task or data_task.")
-    if on_failure not in ("raise", "warn", "return"):
-        raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {on_failure!r}.")
-    offset = float(network.activation(0.0))
-    if network.scaling != "lazy" and network.activation.parts == "gaussian" and offset != 0.0:
+def _check_options(task: ClassTask | DataTask, warm_start: Any, on_failure: str, max_boxes: Any) -> None:
+    if not isinstance(on_failure, str) or on_failure not in ("raise", "warn", "return"):
+        raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {short(on_failure)}.")
+    whole_number("max_boxes", max_boxes, at_least=0)
+    if warm_start is None:
+        return
+    kind: Any = SingleNeuronPosterior if isinstance(task, ClassTask) else DataPosterior
+    if not isinstance(warm_start, kind):
         raise ValueError(
-            f"{network.activation!r} is affine with an offset, phi(0) = {offset:g}; the closed form covers "
-            "phi(z) = gain * z. Subtract the offset from the activation, or its contribution from the targets."
+            f"warm_start must be what solve returned for a similar task, a {kind.__name__}, got "
+            f"{type(warm_start).__name__}."
+        )
+    found = warm_start.task.targets.shape
+    if found != task.targets.shape:
+        raise ValueError(
+            f"warm_start has targets of shape {found}, the task of shape {task.targets.shape}; classes (samples) and "
+            "outputs must agree."
         )
 
 
 def _solve_classes(
-    network: Network, task: ClassTask, tau: float, warm_start: Any, max_boxes: int
+    theory: str, network: Network, task: ClassTask, tau: float, warm_start: Any, max_boxes: int
 ) -> tuple[SingleNeuronPosterior, ConvergenceError | None]:
-    if network.depth != 1:
-        raise ValueError(f"networks of depth {network.depth} are not available yet; solve covers one hidden layer.")
-    if network.scaling != "non-lazy":
-        raise ValueError(
-            "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'."
-        )
-    if warm_start is not None and warm_start.task.targets.shape != task.targets.shape:
-        raise ValueError(
-            f"warm_start has targets of shape {warm_start.task.targets.shape}, the task of shape {task.targets.shape}; "
-            "classes and outputs must agree."
-        )
     failure = None
-    if network.activation.parts == "gaussian":
+    if theory == "classes_linear":
         solution = _linear(network, task, tau)
-    elif math.isinf(task.n_samples):
+    elif theory == "classes_limit":
         warm = None if warm_start is None else warm_start.solution
         solution = solve_limit(network, task, tau, warm, max_boxes)
     else:
@@ -225,6 +230,9 @@ def _finite(
         if not isinstance(error.result, FiniteSolution):
             raise
         found, failure = error.result, error
+    except (ArithmeticError, IndexError, ValueError, np.linalg.LinAlgError) as error:
+        # The task is valid: whatever a trial step ran into is a failure of the solver.
+        raise ConvergenceError(f"the solver at P = {task.n_samples:g} broke down: {error}") from error
     certificate = Certificate(
         kkt_residual=found.residual * max(1.0, sigma_a),
         duality_gap=found.decrement,
@@ -245,7 +253,8 @@ def _finite(
             covariance=found.covariance * sigma_a**2,
             certificate=certificate,
             status="optimal" if failure is None else "residual too large",
-            message=f"readout integrated by {how}, relative error {found.integration_error:.0e}; J is convex, so its "
+            message=f"readout integrated by {how}, relative error {found.integration_error:.0e}, residual "
+            f"{found.residual:.0e} with it; J is convex, so its "
             "stationary point is the minimum"
             if failure is None
             else str(failure),

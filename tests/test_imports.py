@@ -15,11 +15,12 @@ PACKAGE = Path(meanfield.__file__).parent
 
 # Lower floors know nothing of higher ones. A module lives on the floor of the longest of these names it starts with.
 FLOORS = [
-    ["validation", "archive", "progress", "compiled", "activations", "symbolic"],
+    ["validation", "archive", "progress", "interruptible", "nonnegative", "quadratic", "compiled", "activations", "symbolic"],
     ["activation"],
     ["cumulant", "kernel", "nonlinearity"],
     ["task", "network", "result", "features"],
     ["data", "datasets"],
+    ["coverage"],
     ["solvers", "sampling", "lazy"],
     ["density", "predict", "predict_general", "readout"],
     ["neurons", "parts", "table"],
@@ -35,15 +36,21 @@ FLOORS = [
     ],
     ["solve", "solve_data"],
     ["raster", "solvers.acceptance", "solvers.transition", "solvers.boundary", "solvers.line", "solvers.line_outliers"],
-    ["grid", "phase", "estimator"],
-    ["curves"],
+    ["grid", "checkpoint", "phase", "estimator"],
+    ["curves", "checked"],
     ["plot", "plot_data", "sampling.plot", "sampling.report"],
     ["cli", "cli_data", "sampling.cli"],
     ["__main__"],
 ]
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
-# `PhaseDiagram.plot` and the command hand over to higher floors when they are called.
-ERRANDS = {("phase", "plot"), *((f"sampling.{name}", "sampling.plot") for name in ("compare", "trend", "drift"))}
+# `PhaseDiagram.plot` and the command hand over to higher floors when they are called; so does what loads a file, to
+# have its claims recomputed, and `equations`, to look up a nonlinearity by its name.
+ERRANDS = {
+    ("phase", "plot"),
+    ("symbolic.equations", "activation"),
+    *((name, "checked") for name in ("result", "posterior", "data_posterior", "phase", "sampling.chains")),
+    *((f"sampling.{name}", "sampling.plot") for name in ("compare", "trend", "drift")),
+}
 
 
 def modules():

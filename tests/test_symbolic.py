@@ -11,10 +11,10 @@ import sympy as sp
 
 from meanfield.activations.activation import Activation, activation
 from meanfield.activations.cumulant import cumulant
+from meanfield.activations.generate import files
 from meanfield.numerics.cumulant_table import cumulant4
 from meanfield.symbolic import action as theory
 from meanfield.symbolic import equations
-from meanfield.symbolic.generate import files
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate, explicit
 from meanfield.theories.single_layer.compiled.generated import action as compiled
 
@@ -28,7 +28,7 @@ def written_out(expression, **indices):
 
 
 def test_generated_files_are_up_to_date():
-    """Byte for byte; `python -m meanfield.symbolic.generate` rewrites them."""
+    """Byte for byte; `python -m meanfield.activations.generate` rewrites them."""
     assert len(files()) == 2
     for path, text in files().items():
         assert path.read_bytes() == text.encode(), path.name

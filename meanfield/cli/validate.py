@@ -73,9 +73,9 @@ def run(options: argparse.Namespace, solve: Callable[..., Any]) -> int:
     os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files: no display is needed
     import numpy as np
 
+    from meanfield.cli.report import Plan, validate, write_report
     from meanfield.problem.class_task import class_task
     from meanfield.problem.network import Network
-    from meanfield.sampling.report import Plan, validate, write_report
 
     usual = _QUICK if options.quick else _FULL
     values = usual | {name: value for name, value in vars(options).items() if name in usual and value is not None}

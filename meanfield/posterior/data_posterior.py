@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.archive import read_archive, write_archive
+from meanfield.archive import read_archive, reading, write_archive
+from meanfield.coverage import covering_theory
 from meanfield.posterior.generalization import (
     Generalization,
     LazyPredictor,
@@ -31,7 +32,7 @@ from meanfield.theories.general_data.predictor import GeneralPredictor
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.theories.lazy.gaussian_process import LazySolution
 from meanfield.theories.linear.data_tasks import LinearDataSolution
-from meanfield.validation import FloatArray, real_number
+from meanfield.validation import FloatArray, entry, real_number
 
 __all__ = ["DataPosterior"]
 
@@ -347,12 +348,32 @@ class DataPosterior:
         Raises
         ------
         ValueError
-            If the file holds something else.
+            If the file holds something else, or numbers that do not solve its task (see `meanfield.checked`).
+        FileNotFoundError
+            If there is none.
         """
         header, arrays = read_archive(path, "data posterior")
+        with reading(path, "data posterior"):
+            return cls._unpacked(header, arrays)
+
+    @classmethod
+    def _unpacked(cls, header: dict[str, Any], arrays: dict[str, Any]) -> DataPosterior:
+        from meanfield.checked import certificate_from, check_data_posterior, real_arrays
+
+        real_arrays(arrays)
+        real_number("tau", entry(header, "tau", (int, float)), at_least=0.0)
+        status, message, notes = (
+            entry(header, "status", str),
+            entry(header, "message", str),
+            entry(header, "notes", list),
+        )
+        certificate = certificate_from(entry(header, "certificate", dict), status)
+        if entry(header, "kind", str) not in _KINDS:
+            raise ValueError(f"it holds a solution of the unknown kind {header['kind'][:40]!r}.")
         prefix = "solution_"
         own = {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
         network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        covering_theory(network, task, header["tau"])
         if header["kind"] == "general":
             # The singular value decomposition of another machine may differ by signs and rotations.
             features = task.features(network.sigma_w).matrix
@@ -361,16 +382,10 @@ class DataPosterior:
             own |= {"features": features, "targets": task.targets}
             header["solution"]["activation"] = network.activation
         kind = OutlierSolution if "limit" in header["solution"] else _KINDS[header["kind"]]
-        return cls(
-            network,
-            task,
-            header["tau"],
-            kind(**own, **header["solution"]),
-            Certificate(**header["certificate"]),
-            header["status"],
-            header["message"],
-            tuple(header["notes"]),
-        )
+        solution = kind(**own, **header["solution"])
+        posterior = cls(network, task, float(header["tau"]), solution, certificate, status, message, tuple(notes))
+        check_data_posterior(posterior)
+        return posterior
 
     # ---- helpers ---------------------------------------------------------------------------------
 

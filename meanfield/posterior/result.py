@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.validation import FloatArray, read_only
+from meanfield.validation import FloatArray, entry, read_only
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,8 @@ class Solution:
     tau: float = 0.0
 
     def __post_init__(self) -> None:
+        if np.ndim(self.t) != 2:
+            raise ValueError(f"t of a solution must have shape (C, m), got {np.shape(self.t)}.")
         m = np.shape(self.t)[1]
         n, o = np.size(self.weight), np.size(self.outlier_weight)
         shapes = {
@@ -137,6 +139,16 @@ def pack_solution(solution: Solution) -> tuple[dict[str, Any], dict[str, FloatAr
 
 
 def unpack_solution(header: dict[str, Any], arrays: dict[str, Any]) -> Solution:
-    """Inverse of `pack_solution`."""
-    values = {**header, "certificate": Certificate(**header["certificate"]), "notes": tuple(header["notes"])}
+    """Inverse of `pack_solution`; ValueError for what is missing, unknown or of another type."""
+    from meanfield.checked import certificate_from, numbers, real_arrays
+
+    unknown = sorted(set(arrays) - set(_ARRAYS))
+    if unknown:
+        raise ValueError(f"it has arrays that no solution has: {', '.join(unknown)[:80]}.")
+    real_arrays(arrays)
+    numbers(header, "objective", "level", "n_samples", "tau")
+    status = entry(header, "status", str)
+    certificate = certificate_from(entry(header, "certificate", dict), status)
+    notes = tuple(str(note) for note in entry(header, "notes", list))
+    values = {**header, "message": entry(header, "message", str), "certificate": certificate, "notes": notes}
     return Solution(**values, **{name: arrays[name] for name in _ARRAYS if name in arrays})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from meanfield.validation import FloatArray, read_only, real_array, real_number
+from meanfield.validation import FloatArray, entry, read_only, real_array, real_number, short, whole_number
 
 _SUM_TOLERANCE = 1e-8  # fractions typed with a few digits are an error; rounding of 1/3 is not
 
@@ -55,6 +55,8 @@ class ClassTask:
                 f"n_samples = {n_samples:g} is smaller than the number of classes {n_classes}; give at least one "
                 "sample per class, or math.inf for the limit."
             )
+        if isinstance(self.labels, (str, bytes)) or not isinstance(self.labels, Iterable):
+            raise ValueError(f"labels must be a list of names, one per class, got {short(self.labels)}.")
         labels = tuple(str(label) for label in self.labels) or tuple(str(c + 1) for c in range(n_classes))
         if len(labels) != n_classes or len(set(labels)) != n_classes:
             raise ValueError(f"labels must be {n_classes} different names, one per class, got {labels}.")
@@ -122,8 +124,12 @@ class ClassTask:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassTask:
-        """Inverse of `to_dict`."""
-        return cls(**{**values, "labels": tuple(values["labels"])})
+        """Inverse of `to_dict`; ValueError for what is missing, unknown or of another type."""
+        labels = tuple(str(label) for label in entry(values, "labels", list))
+        known = {name: entry(values, name, list) for name in ("fractions", "targets")}
+        known |= {name: entry(values, name, (int, float)) for name in ("n_samples",)}
+        known |= {name: values.get(name) for name in ("on", "off")}
+        return cls(**known, labels=labels)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassTask) and self._key() == other._key()
@@ -183,12 +189,14 @@ def class_task(
     >>> class_task(targets=[1, -1], n_samples=200).fractions
     array([0.5, 0.5])
     """
-    if n_classes is not None and (isinstance(n_classes, bool) or not isinstance(n_classes, (int, np.integer))):
-        raise ValueError(f"n_classes must be an integer >= 2, got {n_classes!r}.")
+    if n_classes is not None:
+        if n_classes == 1 and isinstance(n_classes, int) and not isinstance(n_classes, bool):
+            raise ValueError("a classification task needs at least two classes, got 1.")
+        n_classes = whole_number("n_classes", n_classes, at_least=2, at_most=100_000)
     if fractions is None:
         if n_classes is None and targets is None:
             raise ValueError("the number of classes is unknown; give fractions=, n_classes= or targets=.")
-        count = int(n_classes) if n_classes is not None else len(np.atleast_1d(real_array("targets", targets)))
+        count = n_classes if n_classes is not None else len(np.atleast_1d(real_array("targets", targets)))
         if count < 2:
             raise ValueError(f"a classification task needs at least two classes, got {count}.")
         fractions = np.full(count, 1.0 / count)

@@ -16,7 +16,7 @@ from meanfield.symbolic.index import CumulantFunction, differentiate
 
 __all__ = ["action_source"]
 
-_HEADER = '''"""Machine-written by ``python -m meanfield.symbolic.generate`` from symbolic/action.py; do not edit.
+_HEADER = '''"""Machine-written by ``python -m meanfield.activations.generate`` from symbolic/action.py; do not edit.
 
 Single-neuron action h(a; t) = -|a|**2 / 2 + sum_c p_c G(kappa_c), kappa_c = a . t_c, in units of sigma_a = 1, and its
 derivatives. Shapes: p (C,), t (C, m), a (m,); `table` as in `meanfield.numerics.cumulant_table`.

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.coverage import covering_theory
+from meanfield.numerics.interruptible import check_time
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.generalization import linear_scale
 from meanfield.posterior.result import Certificate, ConvergenceError
@@ -30,17 +32,10 @@ def solve_data(
     progress: bool | None = None,
 ) -> DataPosterior:
     """Posterior of a network on a data task; see `meanfield.solve` for arguments and errors."""
-    if warm_start is not None and not isinstance(warm_start, DataPosterior):
-        raise ValueError(f"warm_start must be the posterior of a data task, got {type(warm_start).__name__}.")
-    if tau == 0.0 and task.conflicts.size:
-        i, j = task.conflicts[0]
-        raise ValueError(
-            f"samples {i} and {j} have the same inputs but different targets ({len(task.conflicts)} such pairs), so no "
-            "network fits them at tau = 0; remove one of each pair, or give tau > 0."
-        )
-    if network.scaling == "lazy":
+    theory = covering_theory(network, task, tau).name
+    if theory == "data_lazy":
         found = _lazy(network, task, tau)
-    elif network.activation.parts == "gaussian":
+    elif theory == "data_linear":
         found = _linear(network, task, tau)
     else:
         found = _general(network, task, tau, warm_start, progress)
@@ -65,13 +60,6 @@ def _offset_notes(network: Network, task: DataTask) -> tuple[str, ...]:
 def _general(
     network: Network, task: DataTask, tau: float, warm_start: DataPosterior | None, progress: bool | None
 ) -> DataPosterior:
-    if network.depth != 1:
-        raise ValueError(
-            f"nonlinear networks of depth {network.depth} are not available for data tasks; use depth = 1, a linear "
-            "activation, or scaling='lazy'."
-        )
-    if tau == 0.0:
-        raise ValueError("nonlinear networks on data need tau = N T > 0; give for example tau = 0.01.")
     solver: Any
     if network.activation.parts == "outliers":
         from meanfield.theories.general_data.outliers.descent import solve_outliers as solver  # both load compiled code
@@ -79,9 +67,12 @@ def _general(
         from meanfield.theories.general_data.solve import solve_general as solver
 
     warm = None if warm_start is None or warm_start.kind != "general" else warm_start.solution
-    if warm is not None and warm.t.shape != task.targets.shape:
-        raise ValueError(f"warm_start has t of shape {warm.t.shape}, the task needs {task.targets.shape}.")
     with progress_bar(progress, None, unit="step") as advance:
+
+        def step_done(stage: str, step: int, error: float) -> None:
+            advance()
+            check_time()
+
         try:
             found = solver(
                 network.activation,
@@ -92,8 +83,10 @@ def _general(
                 labels=task.labels,
                 warm_start=warm,
                 rng=0,
-                progress=lambda stage, step, error: advance(),
+                progress=step_done,
             )
+        except TimeoutError as error:
+            raise ConvergenceError(f"no solution yet: {error}; give more time, or a larger tau.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
     notes: tuple[str, ...] = ()
@@ -120,7 +113,7 @@ def _general(
 
 def _linear(network: Network, task: DataTask, tau: float) -> DataPosterior:
     features = task.features(linear_scale(network) ** network.depth)
-    s = network.sigma_a**2 / task.n_samples ** (1.0 / network.depth)
+    s = network.readout_variance(task.n_samples)
     found = linear_data_solve(features, task.targets, s, tau, network.depth)
     unique = tau > 0.0 or features.rank == task.n_samples
     certified = found.residual <= _TOLERANCE and found.duality_gap <= _TOLERANCE * max(1.0, abs(found.objective))

@@ -13,7 +13,8 @@ import numpy as np
 
 from meanfield.activations import density
 from meanfield.activations.cumulant import cumulant
-from meanfield.archive import read_archive, write_archive
+from meanfield.archive import read_archive, reading, write_archive
+from meanfield.coverage import covering_theory
 from meanfield.posterior.neurons import Neurons, draw
 from meanfield.posterior.parts import Code, Kernel, Outlier
 from meanfield.posterior.result import Certificate, Solution, pack_solution, unpack_solution
@@ -336,12 +337,20 @@ class SingleNeuronPosterior:
         Raises
         ------
         ValueError
-            If the file holds something else.
+            If the file holds something else, or numbers that do not solve its task (see `meanfield.checked`).
+        FileNotFoundError
+            If there is none.
         """
+        from meanfield.checked import check_posterior
+
         header, arrays = read_archive(path, "posterior")
-        solution = unpack_solution(header["solution"], arrays)
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-        return cls(network, task, solution.tau, solution)
+        with reading(path, "posterior"):
+            solution = unpack_solution(header["solution"], arrays)
+            network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+            covering_theory(network, task, solution.tau)
+            posterior = cls(network, task, solution.tau, solution)
+            check_posterior(posterior)
+        return posterior
 
     # ---- helpers ---------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meanfield.coverage import covering_theory
 from meanfield.posterior.result import ConvergenceError, Solution
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -122,6 +123,10 @@ def set_up(
     """The extended system of a transition, started from a solution of the problem at `control.values`."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+    network, task, tau = control.physical(control.values)
+    theory = covering_theory(network, task, tau)
+    if theory.name != "classes_limit":
+        raise ValueError(f"transitions are those of coding schemes at P = infinity, not of {theory.title}.")
     if kind in ("outlier", "driven", "cone"):
         return _outlier_setup(kind, control, solution, codes, pairs)
     return _code_setup(kind, control, solution, codes, pairs)

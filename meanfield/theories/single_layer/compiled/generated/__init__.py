@@ -1,1 +1,1 @@
-"""Machine-written source, rewritten by ``python -m meanfield.symbolic.generate``; do not edit."""
+"""Machine-written source, rewritten by ``python -m meanfield.activations.generate``; do not edit."""

@@ -1,4 +1,4 @@
-"""Machine-written by ``python -m meanfield.symbolic.generate`` from the other files of this folder; do not edit."""
+"""Machine-written by ``python -m meanfield.activations.generate`` from the other files of this folder; do not edit."""
 
 # ruff: noqa
 # mypy: ignore-errors
