@@ -149,7 +149,7 @@ def solve(
 def _check_options(task: ClassTask | DataTask, warm_start: Any, on_failure: str, max_boxes: Any) -> None:
     if not isinstance(on_failure, str) or on_failure not in ("raise", "warn", "return"):
         raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {short(on_failure)}.")
-    whole_number("max_boxes", max_boxes, at_least=0)
+    whole_number("max_boxes", max_boxes, at_least=1)
     if warm_start is None:
         return
     kind = "class" if isinstance(task, ClassTask) else "data"

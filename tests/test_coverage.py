@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import sympy as sp
-from meanfield.coverage import THEORIES, covering_theory
+from meanfield.posterior.registry import covering_theory, theories
 
 import meanfield as mf
 from meanfield.cli.main import main
@@ -164,15 +164,15 @@ def test_a_sweep_crosses_from_one_theory_into_another():
 
 
 def test_every_theory_is_the_answer_to_something_and_to_one_kind_of_task():
-    problems = [
-        (mf.Network("linear"), TASK, 0.0),
-        (mf.Network("sigmoid"), TASK, 0.0),
-        (mf.Network("sigmoid"), TASK.with_(n_samples=40), 0.0),
-        (mf.Network("linear", depth=3), DATA, 0.0),
-        (mf.Network("softplus", depth=3, scaling="lazy"), DATA, 0.0),
-        (mf.Network("relu"), DATA, 0.1),
-    ]
-    assert [covering_theory(*problem) for problem in problems] == list(THEORIES)
+    problems = {
+        "linear": [(mf.Network("linear"), TASK, 0.0), (mf.Network("linear", depth=3), DATA, 0.0)],
+        "lazy": [(mf.Network("softplus", depth=3, scaling="lazy"), DATA, 0.0)],
+        "single_layer": [(mf.Network("sigmoid"), TASK, 0.0), (mf.Network("sigmoid"), TASK.with_(n_samples=40), 0.0)],
+        "general_data": [(mf.Network("relu"), DATA, 0.1)],
+    }
+    assert {theory.name for theory in theories()} == set(problems)
+    for name, mine in problems.items():
+        assert {covering_theory(*problem).name for problem in mine} == {name}
 
 
 @pytest.mark.parametrize(

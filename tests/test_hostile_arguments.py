@@ -68,7 +68,7 @@ def cases():
         yield "on_failure", lambda v=value: mf.solve(mf.Network("tanh"), mf.class_task(n_classes=2), on_failure=v)
     for value in (1, "warm", object(), [], {}):
         yield "warm_start", lambda v=value: mf.solve(mf.Network("tanh"), mf.class_task(n_classes=2), warm_start=v)
-        yield "labels", lambda v=value: mf.class_task(n_classes=2, labels=v or 3)
+        yield "class_names", lambda v=value: mf.class_task(n_classes=2, class_names=v or 3)
     for expression in (sp.Function("f")(Z), sp.Function(CODE)(Z), sp.IndexedBase(CODE)[1] * Z, Z * sp.Symbol(CODE)):
         yield "function|symbol", lambda v=expression: mf.Activation(v, Z)
 

@@ -86,7 +86,7 @@ class ClassTask:
     @property
     def labels(self) -> tuple[str, ...]:
         """Deprecated name of `class_names`; elsewhere labels are the class of each sample."""
-        return _deprecated(self.class_names)
+        return tuple(_deprecated(self.class_names))
 
     @property
     def is_one_hot(self) -> bool:
@@ -231,13 +231,13 @@ def class_task(
     return ClassTask(checked, _one_hot(checked.size, on, off), n_samples, class_names, on, off)
 
 
-def _deprecated(names: Any) -> tuple[str, ...]:
+def _deprecated(names: Any) -> Any:
     warnings.warn(
         "labels of a class task are called class_names; the old name will mean the class of each sample",
         DeprecationWarning,
         stacklevel=3,
     )
-    return tuple(names)
+    return names
 
 
 def _one_hot(n_classes: int, on: float | None, off: float | None) -> FloatArray:

@@ -60,7 +60,7 @@ def test_every_theory_has_cases_here():
 @pytest.mark.parametrize(("theory", "make"), ALL)
 def test_what_every_posterior_has(theory, make):
     post = solved(make)
-    assert covering_theory(Problem(*make())).name == theory == post.theory
+    assert covering_theory(*make()).name == theory == post.theory
     assert isinstance(post, Posterior)
     assert (post.network, post.tau) == (make()[0], make()[2])
     assert isinstance(post.certificate, Certificate)
@@ -166,5 +166,5 @@ def test_refusals_are_sentences_to_the_user(theory):
         reason = theory.refuses(problem)
         assert reason is None or (isinstance(reason, str) and len(reason) > 10)
         with pytest.raises(ValueError, match="no theory covers") as refused:
-            covering_theory(problem)
+            covering_theory(*problem)
         assert reason in str(refused.value)

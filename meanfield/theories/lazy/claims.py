@@ -17,7 +17,7 @@ def check_lazy(posterior: Any) -> None:
     """Refuse a solution whose kernel, basis, t or objective is not that of its network and task."""
     s, task, network = posterior.solution, posterior.task, posterior.network
     n, y = task.n_samples, task.targets
-    variance = network.sigma_a**2 / n ** (1.0 / network.depth)
+    variance = network.readout_variance(n)
     if s.eigenvectors.shape != (n, n) or s.eigenvalues.shape != (n,) or not (s.eigenvalues > 0.0).all():
         raise ValueError("its eigenvectors and eigenvalues have other shapes or signs than those of the kernel.")
     same("readout variance", variance, s.readout_variance, 1e-9, variance)
