@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanfield.cli.main import data as cli_data
+import meanfield.cli.main.data as cli_data
 
 if TYPE_CHECKING:
     from meanfield.phases.diagram import PhaseDiagram
