@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from meanfield.activations.activation import Activation, activation
+    from meanfield.equations import equations
     from meanfield.load import load
     from meanfield.phases.diagram import PhaseDiagram, sweep
     from meanfield.posterior.certificate import Certificate, ConvergenceError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from meanfield.sampling.summary import ChainSummary, summarize
     from meanfield.sampling.trend import Trend, finite_size_trend
     from meanfield.solve import CertificateWarning, solve
-    from meanfield.symbolic.equations import equations
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 # Public name -> module that defines it; imported on first use (PEP 562), so that `import meanfield` is instantaneous.
@@ -58,7 +58,7 @@ _HOME = {
     "Posterior": "meanfield.posterior.posterior",
     "NotAvailable": "meanfield.posterior.posterior",
     "Status": "meanfield.posterior.status",
-    "equations": "meanfield.symbolic.equations",
+    "equations": "meanfield.equations",
     "PhaseDiagram": "meanfield.phases.diagram",
     "sweep": "meanfield.phases.diagram",
     "Chains": "meanfield.sampling.chains",

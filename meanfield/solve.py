@@ -116,8 +116,8 @@ def solve(
     ValueError
         For bad input, and for networks this solver does not cover.
     ConvergenceError
-        If stationarity residual (1e-10; at finite P 1e-6, the error of the readout integral included, where 1e-10 is the
-        aim; closed forms on data 1e-8 of the largest target), duality gap (1e-8) or global check fail; carries the
+        If stationarity residual (1e-10; at finite P 1e-6, with the error of the readout integral and 1e-10 as the aim;
+        closed forms on data 1e-8 of the largest target), duality gap (1e-8) or global check fail; carries the
         partial result.
 
     Examples

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 import sympy as sp
-from meanfield.posterior.registry import covering_theory, theories
 
 import meanfield as mf
 from meanfield.cli.main import main
+from meanfield.posterior.registry import covering_theory, theories
 from meanfield.theories.single_layer.transitions.transition import locate
 
 TASK = mf.class_task(fractions=(0.5, 0.25, 0.25))

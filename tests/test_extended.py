@@ -1,17 +1,13 @@
 """Jacobians of the systems that define transitions against central differences."""
 
 import numpy as np
+import pytest
+import sympy as sp
 
 import meanfield as mf
-from meanfield.theories.single_layer.transitions.extended import (
-    Active,
-    CodeState,
-    Control,
-    Cubic,
-    Soft,
-    System,
-    Vanishing,
-)
+from meanfield.activations.activation import Activation
+from meanfield.theories.single_layer.transitions.control import Control
+from meanfield.theories.single_layer.transitions.extended import Active, CodeState, Cubic, Soft, System, Vanishing
 from meanfield.theories.single_layer.transitions.extended_outliers import ConeSystem, OutlierSystem
 
 
@@ -28,27 +24,38 @@ def assert_jacobian(system, unknowns):
         np.testing.assert_allclose(exact[:, i], (forward - backward) / 2e-5, atol=2e-8)
 
 
-def test_jacobian_of_codes():
+CONTROLS = [("off", "tau"), ("on", "sigma_a"), ("sigma_w", "gain"), ("fraction_1", "fraction_3")]
+
+
+@pytest.mark.parametrize("names", CONTROLS)
+def test_jacobian_of_codes(names):
     network, task = mf.Network("sigmoid", sigma_a=1.3), _one_hot(0.65)
     s = mf.solve(network, task).solution
     state = CodeState(s.t * 1.3, s.readout / 1.3, s.weight, s.level)
-    control = Control(network, task, 0.07, ("off", "tau"))
-    system = System(control, state, (Vanishing(3), Active(1, 0, 0.5), Soft(3), Cubic(3)))
+    control = Control(network, task, 0.07, names)
+    system = System(control, state, (Vanishing(3), Active(1, 0), Soft(3), Cubic(3)))
     noise = 0.02 * np.random.default_rng(0).normal(size=state.x.size)
     assert_jacobian(system, np.append(state.x + noise, control.values))
 
 
-def test_jacobian_of_outliers_and_cones():
-    network, task = mf.Network("relu", sigma_a=1.3), _one_hot(0.2)
-    s = mf.solve(network, task).solution
-    control = Control(network, task, 0.07, ("off", "sigma_a"))
-    t, a, u, w = s.t * 1.3, s.readout[0] / 1.3, s.outlier_direction, s.outlier_weight / 1.69
+def test_jacobian_where_the_midpoint_moves():
+    z, b = sp.symbols("z b")
+    phi = Activation(b * (1 + sp.erf(z)) / 2, z, parameters={"b": 1.2})
+    network, task = mf.Network(phi), mf.class_task(targets=[1.0, 0.3])
+    state = CodeState(np.array([[1.1], [-0.4]]), np.array([[0.9], [-0.3]]), np.array([0.7, 0.3]), 0.2)
+    control = Control(network, task, 0.0, ("b", "target_2"))
+    assert_jacobian(System(control, state, (Active(0, 1),)), np.append(state.x, control.values))
+
+
+@pytest.mark.parametrize("phi", [mf.activation("relu"), mf.activation("leaky_relu", slope=0.3)])
+@pytest.mark.parametrize("names", [*CONTROLS[:2], ("sigma_w", "fraction_2"), ("tau", "own")])
+def test_jacobian_of_outliers_and_cones(phi, names):
+    names = tuple(next(iter(phi.parameters)) if name == "own" else name for name in names)
+    network, task = mf.Network(phi, sigma_a=1.3), _one_hot(0.2)
+    control = Control(network, task, 0.07, names)
     rng = np.random.default_rng(0)
-    isolated = OutlierSystem(control, (u @ t.T > 0).astype(float), (1,), ((0, 2),))
-    unknowns = isolated.pack(t, a, u, w)
-    unknowns[:-2] += 0.02 * rng.normal(size=unknowns.size - 2)
-    assert_jacobian(isolated, unknowns)
+    t, a, u = rng.normal(size=(3, 3)), rng.normal(size=3), rng.normal(size=(2, 3))
+    isolated = OutlierSystem(control, np.where(u @ t.T > 0, 1.0, -1.0), (1,), ((0, 2),))
+    assert_jacobian(isolated, isolated.pack(t, a, u, np.array([0.6, 0.3])))
     cone = ConeSystem(control, ((0, 0), (2, 1), (2, 2)), ((1, 0), (1, 1)))
-    unknowns = cone.pack(t, a)
-    unknowns[:-2] += 0.02 * rng.normal(size=unknowns.size - 2)
-    assert_jacobian(cone, unknowns)
+    assert_jacobian(cone, cone.pack(t, a))

@@ -23,7 +23,7 @@ ROOMS = [
     ["problem"],
     ["posterior"],
     ["theories"],
-    ["solve"],
+    ["solve", "equations"],
     ["phases", "sampling", "datasets", "estimator"],
     ["plot"],
     ["cli"],

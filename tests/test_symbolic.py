@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +16,18 @@ from meanfield.activations.generate import files
 from meanfield.numerics.cumulant_table import cumulant4
 from meanfield.symbolic import action as theory
 from meanfield.symbolic import equations
-from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate, explicit
+from meanfield.symbolic.index import (
+    Average,
+    CumulantChange,
+    CumulantFunction,
+    GrowthChange,
+    GrowthFunction,
+    contract,
+    differentiate,
+    explicit,
+)
 from meanfield.theories.single_layer.compiled.generated import action as compiled
+from meanfield.theories.single_layer.compiled.generated import stationarity
 
 SIZES = {theory.m: 2, theory.C: 3, theory.n: 2, theory.n_out: 2}
 
@@ -29,7 +40,7 @@ def written_out(expression, **indices):
 
 def test_generated_files_are_up_to_date():
     """Byte for byte; `python -m meanfield.activations.generate` rewrites them."""
-    assert len(files()) == 2
+    assert len(files()) == 3
     for path, text in files().items():
         assert path.read_bytes() == text.encode(), path.name
 
@@ -59,47 +70,119 @@ def test_compiled_action_against_plain_differentiation(point):
     """Each entry against SymPy's derivative of h written out for C = 3, m = 2 by that very component."""
     table, p, t, a, values = point
     h = written_out(theory.action())
-    grad, hess, first = np.empty(2), np.empty((2, 2)), np.empty(3)
-    third, mixed, curvature = np.empty((2, 2, 2)), np.empty((3, 2, 2)), np.empty((3, 2, 2))
+    grad, minus_hess, first, second = np.empty(2), np.empty((2, 2)), np.empty(3), np.empty(3)
     height = number(h, values, table)
     assert compiled.action(table, p, t, a) == pytest.approx(height, abs=1e-14)
-    assert compiled.action_gradient(table, p, t, a, grad) == pytest.approx(height, abs=1e-14)
-    gradient = grad.copy()
-    assert compiled.action_hessian(table, p, t, a, grad, hess) == pytest.approx(height, abs=1e-14)
-    np.testing.assert_array_equal(grad, gradient)
-    assert compiled.action_mixed(table, p, t, a, first, mixed) == pytest.approx(height, abs=1e-14)
-    assert compiled.action_curvature(table, p, t, a, curvature) == pytest.approx(height, abs=1e-14)
-    hessian = hess.copy()
-    assert compiled.action_third(table, p, t, a, grad, hess, third) == pytest.approx(height, abs=1e-14)
-    np.testing.assert_array_equal(hess, hessian)
+    assert compiled.action_hessian(table, p, t, a, grad, minus_hess) == pytest.approx(height, abs=1e-14)
+    assert compiled.action_fields(table, p, t, a, first, second) == pytest.approx(height, abs=1e-14)
+    fields = np.empty((5, 3))
+    assert compiled.action_fields4(table, p, t, a, *fields) == pytest.approx(height, abs=1e-14)
+    np.testing.assert_array_equal(fields[1:3], [first, second])
+    by_t, by_a, dh_dt, same = np.empty((1, 2, 3, 2)), np.empty((1, 2, 2)), np.empty((1, 3, 2)), np.zeros((3, 2, 2))
+    fields1 = fields[1][None], fields[2][None]
+    stationarity.neuron_jacobian(*fields1, p, t, a[None], np.array([0.7]), by_t, by_a, dh_dt, same)
+    stiffness, pull = np.empty((2, 2)), np.empty(2)
+    stationarity.minus_hessian(fields[2], t, stiffness)
+    stationarity.field_gradient(fields[1], t, pull)
     A, T = theory.a, theory.t
     for r, s in itertools.product(range(2), repeat=2):
         assert grad[r] == pytest.approx(number(h.diff(A[r + 1]), values, table), abs=1e-14)
-        assert hess[r, s] == pytest.approx(number(h.diff(A[r + 1], A[s + 1]), values, table), abs=1e-14)
-        for u in range(2):
-            exact = number(h.diff(A[r + 1], A[s + 1], A[u + 1]), values, table)
-            assert third[r, s, u] == pytest.approx(exact, abs=1e-14)
+        assert pull[r] - a[r] == pytest.approx(grad[r], abs=1e-14)
+        hessian = number(h.diff(A[r + 1], A[s + 1]), values, table)
+        for found in (-minus_hess[r, s], by_a[0, r, s], -stiffness[r, s]):
+            assert found == pytest.approx(hessian, abs=1e-14)
         for c in range(3):
             exact = number(h.diff(A[r + 1], T[c + 1, s + 1]), values, table)
-            assert mixed[c, r, s] == pytest.approx(exact, abs=1e-14)
-            exact = number(h.diff(T[c + 1, r + 1], T[c + 1, s + 1]), values, table)
-            assert curvature[c, r, s] == pytest.approx(exact, abs=1e-14)
-    for c in range(3):
-        exact = number(h.diff(T[c + 1, 1]) / theory.p[c + 1] / A[1], values, table)
-        assert first[c] == pytest.approx(exact, abs=1e-14)
+            assert by_t[0, r, c, s] == pytest.approx(exact, abs=1e-14)
+            exact = 0.7 * number(h.diff(T[c + 1, r + 1], T[c + 1, s + 1]), values, table) / p[c]
+            assert same[c, r, s] == pytest.approx(exact, abs=1e-14)
+            assert dh_dt[0, c, s] == pytest.approx(number(h.diff(T[c + 1, s + 1]), values, table), abs=1e-14)
     assert number(h.diff(T[1, 1], T[2, 1]), values, table) == 0.0
 
 
 def test_compiled_gradient_against_differences(point):
     """Independent of SymPy: fourth-order differences of the compiled h itself."""
     table, p, t, a, _ = point
-    grad = np.empty(2)
-    compiled.action_gradient(table, p, t, a, grad)
+    grad, minus_hess = np.empty(2), np.empty((2, 2))
+    compiled.action_hessian(table, p, t, a, grad, minus_hess)
     step = 1e-3
     for r in range(2):
         e = step * np.eye(2)[r]
         f = [compiled.action(table, p, t, a + n * e) for n in (-2, -1, 1, 2)]
         assert (f[0] - 8 * f[1] + 8 * f[2] - f[3]) / (12 * step) == pytest.approx(grad[r], abs=1e-10)
+
+
+def test_derivatives_along_a_direction(point):
+    """d(d2h v) and the third and fourth derivative of h along v, with what they change with."""
+    table, p, t, a, values = point
+    v = np.array([0.8, -0.6])
+    fields = np.empty((5, 3))
+    compiled.action_fields4(table, p, t, a, *fields)
+    _, _, second, third, fourth = fields
+    curved_by_t, curved_by_a = np.empty((2, 3, 2)), np.empty((2, 2))
+    stationarity.curvature_along(second, third, t, a, v, t @ v, curved_by_t, curved_by_a)
+    by_t, by_a, by_v = np.empty((3, 2)), np.empty(2), np.empty(2)
+    cubic, quartic = stationarity.cubic_along(third, fourth, t, a, v, t @ v, by_t, by_a, by_v)
+    A, T = (theory.a[1], theory.a[2]), theory.t
+    h = written_out(theory.action())
+    V = sp.symbols("v1 v2")
+    values = values | dict(zip(V, v))
+
+    def along(order):
+        return sum(sp.prod(V[i] for i in index) * h.diff(*(A[i] for i in index)) for index in _indices(order))
+
+    third_along = along(3)
+    curved = [sum(V[i] * h.diff(A[r], A[i]) for i in range(2)) for r in range(2)]
+    assert cubic == pytest.approx(number(third_along, values, table), abs=1e-13)
+    assert quartic == pytest.approx(number(along(4), values, table), abs=1e-13)
+    for r in range(2):
+        assert by_a[r] == pytest.approx(number(third_along.diff(A[r]), values, table), abs=1e-13)
+        assert by_v[r] == pytest.approx(number(third_along.diff(V[r]), values, table), abs=1e-13)
+        for s in range(2):
+            assert curved_by_a[r, s] == pytest.approx(number(curved[r].diff(A[s]), values, table), abs=1e-13)
+            for c in range(3):
+                exact = number(curved[r].diff(T[c + 1, s + 1]), values, table)
+                assert curved_by_t[r, c, s] == pytest.approx(exact, abs=1e-13)
+        for c in range(3):
+            exact = number(third_along.diff(T[c + 1, r + 1]), values, table)
+            assert by_t[c, r] == pytest.approx(exact, abs=1e-13)
+
+
+def _indices(order):
+    return itertools.product(range(2), repeat=order)
+
+
+def test_cost_and_growth(point):
+    """The cost is the Legendre transform that the primal value needs; q and its derivatives by kappa."""
+    _, p, t, a, _ = point
+    direct = cumulant(activation("tanh")).direct_data
+    first, second = np.empty(3), np.empty(3)
+    h, cost = compiled.action_direct(direct, p, t, a, first)
+    assert cost == pytest.approx(first @ (t @ a) - h, abs=1e-14)
+    value = compiled.growth_fields(2.0, 0.5, p, t, a, first, second)
+    kappa = t @ a
+    growth = np.where(kappa > 0, 2.0, 0.5)
+    assert value == pytest.approx(0.5 * p @ (growth * kappa**2), abs=1e-14)
+    np.testing.assert_allclose(first, p * growth * kappa, atol=1e-14)
+    np.testing.assert_allclose(second, p * growth, atol=1e-14)
+
+
+def test_generated_functions_have_callers():
+    """What is derived is what runs: every generated function is used by the package, not only by tests."""
+    package = Path(stationarity.__file__).parents[2]
+    sources = {path: path.read_text() for path in package.rglob("*.py") if "generated" not in path.parts}
+    generated = [path for path in files() if "generated" in path.parts]
+    assert len(generated) == 2
+    for path in generated:
+        for name in re.findall(r"^def (\w+)\(", path.read_text(), re.MULTILINE):
+            callers = [p.name for p, text in sources.items() if _calls(text, path.stem, name)]
+            assert callers, f"{path.name}: {name} has no caller"
+
+
+def _calls(text, module, name):
+    imported = re.search(rf"from meanfield\.theories\.single_layer\.compiled\.generated\.{module} import [^)]*?\b{name}\b", text)
+    named = re.search(rf"from meanfield\.theories\.single_layer\.compiled\.generated import {module} as (\w+)", text)
+    return bool(imported and re.search(rf"\b{name}\(", text)) or bool(named and f"{named[1]}.{name}(" in text)
 
 
 # Equations --------------------------------------------------------------------------------------------------------
@@ -126,12 +209,41 @@ def test_jacobian_against_plain_differentiation(name):
     assert ("abar" in found.unknowns) is (name == "relu")
     assert set(found.jacobian) == set(itertools.product(range(len(found.stationarity)), found.unknowns))
     for (row, name_), entry in found.jacobian.items():
+        if name_ not in COMPONENTS:
+            assert name_ in ("k", "gain")  # G and g depend on them: below
+            continue
         equation = found.stationarity[row]
         residual = written_out(equation.lhs - equation.rhs, **ROWS[row])
         for indices in COMPONENTS[name_]:
             by = written_out(found.unknowns[name_], **indices)
             difference = residual.diff(by) - written_out(entry, **ROWS[row], **indices)
             assert sp.expand(difference) == 0, (row, name_, indices)
+
+
+@pytest.mark.parametrize("name", ["k", "gain"])
+def test_jacobian_by_parameters_of_G(name):
+    """With formulas put in for G and g, the derivative by k or the gain is that of the equation."""
+    found = equations(activation("relu"))
+    x, gain = found.cumulant.lhs.args[1], found.parameters[0]
+    cumulant_formula = gain * theory.k**2 * x**4 + theory.k * gain**3 * x**3
+    growth = next(d for d in found.definitions if isinstance(d.lhs, GrowthFunction)).rhs.subs(sp.Max(0, x), x)
+    growth = growth.subs(sp.Max(0, -x), 0)  # on the side where it grows
+    parameter = found.unknowns[name]
+
+    def put_in(expression):
+        for function, change, closed in (
+            (CumulantFunction, CumulantChange, cumulant_formula),
+            (GrowthFunction, GrowthChange, growth),
+        ):
+            expression = expression.replace(function, lambda n, at, g=closed: g.diff(x, int(n)).subs(x, at))
+            expression = expression.replace(change, lambda n, at, by, g=closed: g.diff(x, int(n), by).subs(x, at))
+        return expression
+
+    for row, indices in enumerate(ROWS):
+        equation = found.stationarity[row]
+        residual = put_in(written_out(equation.lhs - equation.rhs, **indices))
+        difference = residual.diff(parameter) - put_in(written_out(found.jacobian[row, name], **indices))
+        assert sp.expand(difference) == 0
 
 
 def test_hessian_is_the_second_derivative_of_the_lagrangian():

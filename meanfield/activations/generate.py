@@ -9,7 +9,8 @@ import sympy as sp
 
 import meanfield.activations.builtin
 from meanfield.activations.builtin import definition, names
-from meanfield.symbolic.codegen import action_source
+from meanfield.symbolic.codegen import action_source, stationarity_source
+from meanfield.symbolic.pages import pages, rendered
 from meanfield.symbolic.shape import shape_of
 from meanfield.symbolic.source import derivative, numpy_source, remainder
 
@@ -85,14 +86,19 @@ def files() -> dict[Path, str]:
     package = Path(meanfield.activations.builtin.__file__).parents[2]
     return {
         package / "activations" / "derived.py": derived_source(names()),
-        package / "compiled" / "generated" / "action.py": action_source(),
+        package / "theories" / "single_layer" / "compiled" / "generated" / "action.py": action_source(),
+        package / "theories" / "single_layer" / "compiled" / "generated" / "stationarity.py": stationarity_source(),
     }
 
 
 def write() -> None:
-    """Write every machine-written file."""
+    """Write every machine-written file, and the equations in Markdown pages."""
     for path, text in files().items():
         path.write_text(text)
+    for page in pages():
+        text = page.read_text()
+        if (new := rendered(text)) != text:
+            page.write_text(new)
 
 
 if __name__ == "__main__":

@@ -386,7 +386,7 @@ def _report(written: Sequence[Path]) -> None:
 
 def _equations(options: argparse.Namespace) -> None:
     network = _network(options, _read_config(options))
-    from meanfield.symbolic.equations import equations
+    from meanfield.equations import equations
 
     print(equations(network).latex())
 

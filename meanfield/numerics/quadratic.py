@@ -31,7 +31,7 @@ def _factor(hessian: FloatArray) -> FloatArray:
     size = float(np.trace(hessian))
     for lift in (0.0, 1e-12, 1e-10, 1e-8, 1e-6):
         try:
-            return np.linalg.cholesky(hessian + lift * size * np.eye(len(hessian)))
+            return np.asarray(np.linalg.cholesky(hessian + lift * size * np.eye(len(hessian))), dtype=np.float64)
         except np.linalg.LinAlgError:
             continue
     raise np.linalg.LinAlgError("the Hessian of J is not positive definite: the readout integral is not resolved.")

@@ -16,7 +16,14 @@ from __future__ import annotations
 
 import sympy as sp
 
-from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, differentiate
+from meanfield.symbolic.index import (
+    Average,
+    CumulantFunction,
+    GrowthFunction,
+    contract,
+    differentiate,
+    differentiate_parameter,
+)
 
 # Sizes: outputs, classes, codes, outliers.
 m, C, n, n_out = sp.symbols("m C n n_o", integer=True, positive=True)
@@ -27,6 +34,11 @@ p, y, t, a, P = (sp.IndexedBase(name) for name in ("p", "y", "t", "a", "P"))
 abar = sp.IndexedBase(sp.Symbol(r"\bar{a}"))
 kappa = sp.IndexedBase(sp.Symbol(r"\kappa"))  # kappa[c] = a . t_c
 kappa_bar = sp.IndexedBase(sp.Symbol(r"\bar{\kappa}"))  # of an outlier
+# Outliers as abar_o = sqrt(w_o) u_o, kappa_u[o, c] = u_o . t_c; v: a direction of the readout, kappa_v[c] = v . t_c.
+w = sp.IndexedBase(sp.Symbol("w", positive=True))
+unit, kappa_u, v, kappa_v = (sp.IndexedBase(name) for name in ("u", "kappa_u", "v", "kappa_v"))
+_KAPPAS = {a: kappa, abar: kappa_bar, unit: kappa_u, v: kappa_v}
+_epsilon = sp.Symbol("epsilon", real=True)
 sigma_a, k = sp.symbols("sigma_a k", positive=True)
 tau = sp.Symbol("tau", nonnegative=True)
 level = sp.Symbol("s", real=True)  # s = max h, the multiplier of sum P = 1
@@ -48,10 +60,14 @@ def action(readout: sp.IndexedBase = a, *label: sp.Expr) -> sp.Expr:
     return _quadratic(readout, *label) + field
 
 
+def growth_field(readout: sp.IndexedBase = abar, *label: sp.Expr) -> sp.Expr:
+    """q(abar; t) = k/2 sum_c p_c g(abar . t_c)."""
+    return k * sp.Sum(p[c] * GrowthFunction(0, kappa_sum(readout, *label)), (c, 1, C)) / 2
+
+
 def growth_action(readout: sp.IndexedBase = abar, *label: sp.Expr) -> sp.Expr:
     """h_o(abar; t), homogeneous of degree two in abar: what h / N tends to on a readout sqrt(N) abar."""
-    field = sp.Sum(p[c] * GrowthFunction(0, kappa_sum(readout, *label)), (c, 1, C))
-    return _quadratic(readout, *label) + k * field / 2
+    return _quadratic(readout, *label) + growth_field(readout, *label)
 
 
 def of_code(expression: sp.Expr, label: sp.Expr) -> sp.Expr:
@@ -70,10 +86,40 @@ def lagrangian(outliers: bool) -> sp.Expr:
     return total + sp.Sum(growth_action(abar, o), (o, 1, n_out)) if outliers else total
 
 
+def polar(expression: sp.Expr) -> sp.Expr:
+    """The expression (with `with_kappa`) at abar_o = sqrt(w_o) u_o: g^(n)(sqrt(w) x) = w^(1 - n/2) g^(n)(x)."""
+
+    def homogeneous(order: sp.Expr, x: sp.Expr) -> sp.Expr:
+        *label, cls = x.indices
+        return w[tuple(label)] ** (1 - order / 2) * GrowthFunction(order, kappa_u[(*label, cls)])
+
+    def scaled(x: sp.Indexed) -> sp.Expr:
+        *label, output = x.indices
+        return sp.sqrt(w[tuple(label)]) * unit[(*label, output)]
+
+    expression = expression.replace(GrowthFunction, homogeneous)
+    return sp.expand(contract(expression.replace(lambda x: isinstance(x, sp.Indexed) and x.base == abar, scaled)))
+
+
+def along(expression: sp.Expr, order: int) -> sp.Expr:
+    """Derivative of that order of a function of a[r] at a + epsilon v by epsilon; v . t_c appears as a sum."""
+    moved = expression.replace(
+        lambda x: isinstance(x, sp.Indexed) and x.base == a, lambda x: x + _epsilon * v[x.indices[-1]]
+    )
+    return sp.expand(sp.diff(moved.expand(), _epsilon, order).subs(_epsilon, 0).doit())
+
+
+def derivative(expression: sp.Expr, by: sp.Expr) -> sp.Expr:
+    """Derivative by an unknown or a control parameter; G and g depend on k = sigma_w^2 and on parameters of phi."""
+    if isinstance(by, sp.Symbol) and by not in (tau, sigma_a, level):
+        return differentiate_parameter(expression, by)
+    return differentiate(expression, by)
+
+
 def average_derivative(function: sp.Expr, by: sp.Expr) -> sp.Expr:
     """d<f>/dx = <df/dx> + P (<f dh/dx> - <f> <dh/dx>) for the average over exp(P h(a; t)), f a function of a[r], t."""
-    force = differentiate(action(), by)
-    return average(differentiate(function, by)) + n_samples * (
+    force = derivative(action(), by)
+    return average(derivative(function, by)) + n_samples * (
         average(function * force) - average(function) * average(force)
     )
 
@@ -94,12 +140,13 @@ def with_kappa(expression: sp.Expr) -> sp.Expr:
     def is_kappa(x: sp.Basic) -> bool:
         if not (isinstance(x, sp.Sum) and x.limits[0][0] == q and x.function.is_Mul):
             return False
-        return sorted(str(getattr(f, "base", "")) for f in x.function.args) in (["a", "t"], [str(abar), "t"])
+        bases = {getattr(f, "base", None) for f in x.function.args}
+        return len(bases) == 2 and t in bases and bool(bases & set(_KAPPAS))
 
     def name(x: sp.Sum) -> sp.Indexed:
         (cls,) = (f.indices[0] for f in x.function.args if isinstance(f, sp.Indexed) and f.base == t)
         (readout,) = (f for f in x.function.args if isinstance(f, sp.Indexed) and f.base != t)
-        return (kappa_bar if readout.base == abar else kappa)[(*readout.indices[:-1], cls)]
+        return _KAPPAS[readout.base][(*readout.indices[:-1], cls)]
 
     return expression.replace(is_kappa, name)
 
@@ -109,6 +156,7 @@ def without_kappa(expression: sp.Expr) -> sp.Expr:
 
     def written_out(x: sp.Indexed) -> sp.Expr:
         *label, cls = x.indices
-        return kappa_sum(a if x.base == kappa else abar, *label, cls=cls)
+        (readout,) = (base for base, name in _KAPPAS.items() if name == x.base)
+        return kappa_sum(readout, *label, cls=cls)
 
-    return expression.replace(lambda x: isinstance(x, sp.Indexed) and x.base in (kappa, kappa_bar), written_out)
+    return expression.replace(lambda x: isinstance(x, sp.Indexed) and x.base in _KAPPAS.values(), written_out)

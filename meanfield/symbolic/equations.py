@@ -9,13 +9,14 @@ from typing import Any
 
 import sympy as sp
 
-from meanfield.activations.activation import activation as activation_by
 from meanfield.symbolic import action as theory
 from meanfield.symbolic.cumulant import closed_form, definition
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate
+from meanfield.symbolic.latex import aligned, environment
 from meanfield.symbolic.shape import shape_of
+from meanfield.symbolic.theories import DataEquations, data_equations
 
-__all__ = ["Equations", "equations"]
+__all__ = ["Equations", "equations", "finite_equations", "limit_equations", "linear_equations"]
 
 _KAPPA = sp.Symbol("kappa", real=True)
 _M = sp.IndexedBase("M")  # second moment of the readouts of a linear network
@@ -40,7 +41,8 @@ class Equations:
     stationarity : tuple of sympy.Eq
         The order-parameter equations.
     unknowns : dict of str to SymPy expression
-        The unknowns of the equations, then the control parameters (y, p, tau, sigma_a).
+        The unknowns of the equations, then the control parameters: y, p, tau, sigma_a, k = sigma_w**2 and the
+        parameters of phi (d/dk and those act on G as ``CumulantChange``).
     jacobian : dict of (int, str) to SymPy expression
         Derivative of (left - right) side of equation number i by the unknown or control parameter of that name, the
         indices of the latter being those in `unknowns`.
@@ -79,12 +81,12 @@ class Equations:
         rows += [sp.Eq(sp.Symbol(self.objective_name), self.objective, evaluate=False)]
         rows += [sp.Eq(row.rhs, row.lhs, evaluate=False) for row in self.stationarity]  # the short side first
         names = {x: rf"\mathrm{{{x.name}}}" for x in self.parameters}
-        lines = [line for row in rows for line in _aligned(row, names)]
+        lines = [line for row in rows for line in aligned(row, names)]
         if self.constraint is not None:
             ball = r"\quad \text{for all } \bar{a}"
             lines.append(f"{sp.latex(theory.with_kappa(self.constraint))} &\\le 0 {ball}")
-        lines += _aligned(sp.Eq(hessian, self.hessian, evaluate=False), names)
-        return "\\begin{align}\n" + " \\\\\n".join(lines) + "\n\\end{align}"
+        lines += aligned(sp.Eq(hessian, self.hessian, evaluate=False), names)
+        return environment(lines)
 
     def _repr_latex_(self) -> str:
         return self.latex()
@@ -97,31 +99,24 @@ def _exponential(row: sp.Eq) -> sp.Eq:
     return row
 
 
-def _aligned(row: sp.Eq, names: Mapping[sp.Symbol, str]) -> list[str]:
-    """An equation as one line, or, where it would not fit on a page, one line for every term of its right side."""
-    left, *terms = (sp.latex(x, symbol_names=dict(names)) for x in (row.lhs, row.rhs, *sp.Add.make_args(row.rhs)))
-    whole, *terms = terms
-    if len(whole) < 230 or len(terms) < 3:
-        return [f"{left} &= {whole}"]
-    signed = [term if term.startswith("-") else f"+ {term}" for term in terms]
-    return [f"{left} &= {terms[0]}", *(rf"&\quad {term} \nonumber" for term in signed[1:])]
+def equations(network: Any, task: Any = None) -> Equations | DataEquations:
+    """What `meanfield.solve` solves for a network and a task, derived by SymPy.
 
-
-def equations(network: Any, task: Any = None) -> Equations:
-    """Equations of one hidden layer with this network's nonlinearity, derived by SymPy.
+    On a class task, or without a task: the equations of one hidden layer with this network's nonlinearity.
 
     In the notation of single_layer.md the outliers' k g'(abar_o . t_c) / 2 is their activation: for ReLU
     phi(zbar_oc) = zbar_oc = k [t_c . abar_o]_+.
 
     Parameters
     ----------
-    network : Network (or anything with an `activation`), an Activation, or the name of a built-in one.
-    task : ClassTask, optional
-        A finite number of samples asks for the finite-P equations; the limit P -> inf is the default.
+    network : Network (or anything with an `activation`), or an Activation.
+    task : ClassTask or DataTask, optional
+        A finite number of samples asks for the finite-P equations; the limit P -> inf is the default. With a data task:
+        the equations of linear (any depth), lazy (any depth) and other networks (one hidden layer) on any inputs.
 
     Returns
     -------
-    Equations
+    Equations, or DataEquations for a data task
         The symbols keep their names (sigma_a, k = sigma_w**2, tau, p_c, y_cr); only the nonlinearity is special.
 
     Raises
@@ -129,10 +124,12 @@ def equations(network: Any, task: Any = None) -> Equations:
     ValueError
         For a deep or lazy network, whose equations these are not, and for what is no nonlinearity.
     """
+    if hasattr(task, "inputs"):
+        return data_equations(network)
     depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
     if depth != 1 or scaling != "non-lazy":
         raise ValueError(f"not available yet: equations for depth {depth}, {scaling} scaling; only depth 1, non-lazy")
-    activation = activation_by(getattr(network, "activation", network))
+    activation = getattr(network, "activation", network)
     formula, z = activation.formula, activation.symbol
     sample = {s: sp.Rational(repr(activation.parameters[s.name])) for s in formula.free_symbols - {z}}
     try:
@@ -147,15 +144,15 @@ def equations(network: Any, task: Any = None) -> Equations:
         right = closed_form(shape.kinks, pieces, _KAPPA, theory.k)
     cumulant = sp.Eq(CumulantFunction(0, _KAPPA), right, evaluate=False)
     if activation.parts == "gaussian" and pieces is not None and pieces[0][0] == 0:
-        return _linear(cumulant, pieces[0][1])
+        return linear_equations(cumulant, pieces[0][1])
     if task is not None and math.isfinite(task.n_samples):
-        return _finite(cumulant)
+        return finite_equations(cumulant)
     growth = None
     if activation.parts != "codes":
         minus, plus = (max(*side, key=lambda x: float(x.subs(sample))) for side in _one_sided(shape.slopes))
         rectified = plus**2 * sp.Max(_KAPPA, 0) ** 2 + minus**2 * sp.Max(-_KAPPA, 0) ** 2
         growth = sp.Eq(GrowthFunction(0, _KAPPA), rectified, evaluate=False)
-    return _limit(cumulant, growth)
+    return limit_equations(cumulant, growth)
 
 
 def _one_sided(slopes: tuple[sp.Expr, sp.Expr]) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
@@ -173,9 +170,11 @@ def _assemble(
     *,
     constraint: sp.Expr | None = None,
     definitions: tuple[sp.Eq, ...] = (),
-    derivative: Any = differentiate,
+    derivative: Any = theory.derivative,
     objective_name: str = "J",
 ) -> Equations:
+    parameters = tuple(sorted(cumulant.free_symbols - {_KAPPA, theory.k}, key=str))
+    unknowns = unknowns | _CONTROLS | {x.name: x for x in parameters}
     jacobian = {
         (number, name): theory.with_kappa(sp.expand(derivative(left - right, by)))
         for number, (left, right) in enumerate(rows)
@@ -194,7 +193,7 @@ def _assemble(
         hessian=theory.with_kappa(hessian),
         constraint=constraint,
         definitions=(kappa, *definitions),
-        parameters=tuple(sorted(cumulant.free_symbols - {_KAPPA, theory.k}, key=str)),
+        parameters=parameters,
         objective_name=objective_name,
     )
 
@@ -204,10 +203,11 @@ _CONTROLS = {
     "p": theory.p[theory.e],
     "tau": theory.tau,
     "sigma_a": theory.sigma_a,
+    "k": theory.k,
 }
 
 
-def _limit(cumulant: sp.Eq, growth: sp.Eq | None) -> Equations:
+def limit_equations(cumulant: sp.Eq, growth: sp.Eq | None) -> Equations:
     """P -> inf: codes, and outliers where G grows."""
     a, t, alpha, beta, r, s, d, e = (
         theory.a, theory.t, theory.alpha, theory.beta, theory.r, theory.s, theory.d, theory.e
@@ -233,7 +233,6 @@ def _limit(cumulant: sp.Eq, growth: sp.Eq | None) -> Equations:
         labels: tuple[tuple[sp.Symbol, ...], ...] = ((), (theory.o,))
         definitions = (*(_product(theory.kappa_bar, theory.abar, *label) for label in labels), growth)
     hessian = differentiate(by_t, t[e, s])
-    unknowns |= _CONTROLS
     return _assemble(
         cumulant,
         total,
@@ -246,7 +245,7 @@ def _limit(cumulant: sp.Eq, growth: sp.Eq | None) -> Equations:
     )
 
 
-def _finite(cumulant: sp.Eq) -> Equations:
+def finite_equations(cumulant: sp.Eq) -> Equations:
     """Finite P: averages over P(a), proportional to exp(P h(a; t))."""
     t, r, s, d, e = theory.t, theory.r, theory.s, theory.d, theory.e
     linear = theory.lagrangian(outliers=False).subs(theory.n, 0).doit() - theory.level
@@ -256,17 +255,17 @@ def _finite(cumulant: sp.Eq) -> Equations:
 
     def derivative(row: sp.Expr, by: sp.Expr) -> sp.Expr:
         averages = row.atoms(Average)
-        plain = differentiate(row.subs(dict.fromkeys(averages, sp.Integer(0))), by)
+        plain = theory.derivative(row.subs(dict.fromkeys(averages, sp.Integer(0))), by)
         return plain + sum(theory.average_derivative(x.args[0], by) for x in averages)
 
     hessian = sp.expand(differentiate(differentiate(linear, t[d, r]), t[e, s]))
     hessian += theory.average_derivative(force, t[e, s])
     integral = sp.Symbol(r"\int \! \mathrm{d}a \left(\tfrac{P}{2\pi\sigma_{a}^{2}}\right)^{m/2} e^{P\,h(a; t)}")
     objective = linear + sp.log(integral) / theory.n_samples
-    return _assemble(cumulant, objective, rows, {"t": t[e, s]} | _CONTROLS, hessian, derivative=derivative)
+    return _assemble(cumulant, objective, rows, {"t": t[e, s]}, hessian, derivative=derivative)
 
 
-def _linear(cumulant: sp.Eq, slope: sp.Expr) -> Equations:
+def linear_equations(cumulant: sp.Eq, slope: sp.Expr) -> Equations:
     """Linear phi: P(a) is Gaussian with second moment M (of leading order), which lives where -d2h/da2 has no slope."""
     a, t, r, s, d, e, q = theory.a, theory.t, theory.r, theory.s, theory.d, theory.e, theory.q
     strength = theory.k * slope**2
@@ -283,7 +282,7 @@ def _linear(cumulant: sp.Eq, slope: sp.Expr) -> Equations:
         (contract(sp.Sum(_M[theory.u, r] * curvature, (r, 1, theory.m))), sp.Integer(0)),
         (moment + theory.tau * t[d, r], theory.y[d, r]),
     ]
-    unknowns = {"t": t[e, s], "M": _M[theory.i, s]} | _CONTROLS
+    unknowns = {"t": t[e, s], "M": _M[theory.i, s]}
     hessian = differentiate(differentiate(total, t[d, r]), t[e, s])
     hessian += strength * theory.p[d] * _M[r, s] * sp.KroneckerDelta(d, e)
     growth = sp.Eq(GrowthFunction(0, _KAPPA), slope**2 * _KAPPA**2, evaluate=False)

@@ -7,10 +7,23 @@ from typing import Any
 
 import sympy as sp
 
-__all__ = ["Average", "CumulantFunction", "GrowthFunction", "contract", "differentiate", "explicit"]
+__all__ = [
+    "Average",
+    "CumulantChange",
+    "CumulantFunction",
+    "GrowthChange",
+    "GrowthFunction",
+    "Ordered",
+    "contract",
+    "differentiate",
+    "differentiate_parameter",
+    "explicit",
+]
+
+_epsilon = sp.Symbol("epsilon", real=True)
 
 
-class _Ordered(sp.Function):
+class Ordered(sp.Function):
     """The n-th derivative f^(n)(x) of a function of one variable, written with its order: f(n, x)."""
 
     nargs = 2
@@ -24,14 +37,44 @@ class _Ordered(sp.Function):
         return text if exp is None else f"\\left[{text}\\right]^{{{exp}}}"
 
 
-class CumulantFunction(_Ordered):
+class CumulantFunction(Ordered):
     """G^(n)(kappa) = CumulantFunction(n, kappa): single-site cumulant generating function and its derivatives."""
 
     letter = "G"
 
 
-class GrowthFunction(_Ordered):
+class GrowthFunction(Ordered):
     """g^(n)(kappa) = GrowthFunction(n, kappa), with G(kappa) ~ k g(kappa) / 2 far out."""
+
+    letter = "g"
+
+
+class _Change(sp.Function):
+    """Derivative of f^(n)(x) by a parameter of f, at fixed x: f(n, x, parameter)."""
+
+    nargs = 3
+    letter = "f"
+
+    def fdiff(self, argindex: int = 2) -> sp.Expr:
+        if argindex != 2:
+            raise sp.core.function.ArgumentIndexError(self, argindex)
+        return self.func(self.args[0] + 1, *self.args[1:])
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        order, x, parameter = self.args
+        text = f"\\partial_{{{printer.doprint(parameter)}}} {self.letter}{chr(39) * int(order)}"
+        text += f"{{\\left({printer.doprint(x)}\\right)}}"
+        return text if exp is None else f"\\left[{text}\\right]^{{{exp}}}"
+
+
+class CumulantChange(_Change):
+    """dG^(n)(kappa)/d parameter = CumulantChange(n, kappa, parameter) at fixed kappa; parameter k or one of phi."""
+
+    letter = "G"
+
+
+class GrowthChange(_Change):
+    """dg^(n)(kappa)/d parameter of phi."""
 
     letter = "g"
 
@@ -81,6 +124,19 @@ def differentiate(expression: sp.Expr, by: sp.Expr) -> sp.Expr:
     if summed & by.free_symbols:
         raise ValueError(f"{by} uses an index that {expression} sums over")
     return sp.expand(contract(sp.diff(expression, by)))
+
+
+def differentiate_parameter(expression: sp.Expr, by: sp.Symbol) -> sp.Expr:
+    """Derivative by a symbol on which G and, unless it is k, g depend beside what is written out."""
+    moved = expression.replace(
+        CumulantFunction, lambda order, x: CumulantFunction(order, x) + _epsilon * CumulantChange(order, x, by)
+    )
+    if by.name != "k":
+        moved = moved.replace(
+            GrowthFunction, lambda order, x: GrowthFunction(order, x) + _epsilon * GrowthChange(order, x, by)
+        )
+    implicit = sp.diff(moved, _epsilon).subs(_epsilon, 0)
+    return sp.expand(differentiate(expression, by) + contract(sp.expand(implicit.doit())))
 
 
 def explicit(expression: sp.Expr, sizes: Mapping[sp.Symbol, int], indices: Mapping[sp.Symbol, int]) -> sp.Expr:

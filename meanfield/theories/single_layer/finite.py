@@ -16,6 +16,7 @@ P so small that bulk and tail are one, the integral is that of both, and there a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,7 +52,8 @@ _LAPLACE_MIN_SAMPLES = 1e3  # below, Laplace's method is not worth trying
 _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
-_ACCURACIES = ((ACCURACY, 2e6), (1e-9, 1.5e6), (1e-7, 3e6), (1e-6, 4.5e6), (1e-5, 4.5e6))  # the first within its number of nodes
+# The first whose lattice has fewer nodes than this.
+_ACCURACIES = ((ACCURACY, 2e6), (1e-9, 1.5e6), (1e-7, 3e6), (1e-6, 4.5e6), (1e-5, 4.5e6))
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +152,8 @@ def _limit(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers]:
     point = limit_point(site.activation, site.k, problem.p, problem.y, problem.tau, max_boxes=0)
     if point.status in (NOT_CONVERGED, RESIDUAL) or not np.isfinite(point.t).all():
         raise ConvergenceError(
-            "the solution at P -> infinity, from which this P is approached, was not found; a larger tau is easier, and "
-            "warm_start takes the solution of a similar task."
+            "the solution at P -> infinity, from which this P is approached, was not found; a larger tau is easier, "
+            "and warm_start takes the solution of a similar task."
         )
     return point.t, Outliers(point.directions, point.direction_weights)
 
@@ -173,10 +175,8 @@ def _start(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray,
         return _descend_with_outliers(problem)
     if t0 is None and problem.method == "lattice" and problem.y.shape[1] > _ALWAYS_LATTICE:
         problem.method = "laplace"
-        try:
+        with suppress(ConvergenceError):
             t0 = _descend(problem, None)[0]
-        except ConvergenceError:
-            pass
         problem.method = "lattice"
         problem.starts = problem.starts[:0]
     t, steps = _descend(problem, t0)

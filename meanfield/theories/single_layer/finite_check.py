@@ -131,8 +131,8 @@ def laplace_residual(
 def laplace_error(problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, sums: Sums) -> float:
     """What the first order that Laplace's method leaves out, 1 / P^2, can change in the residual.
 
-    The correction c of each mode's ln share enters its weight, but not the slope of ln share; the next order of ln share
-    is taken to be c^2.
+    The correction c of each mode's ln share enters its weight, but not the slope of ln share; the next order of
+    ln share is taken to be c^2.
     """
     correction = sums.detail[-1]
     heavy = np.flatnonzero(weight > 0.1 * ACCURACY)

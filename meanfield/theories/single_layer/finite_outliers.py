@@ -11,7 +11,7 @@ from meanfield.theories.single_layer.finite_newton import hessian_of, no_outlier
 from meanfield.theories.single_layer.readout_integral import Outliers, ReadoutIntegral, Sums, outlier_terms
 from meanfield.validation import FloatArray
 
-__all__ = ["minimise_with_outliers"]
+__all__ = ["minimise_with_outliers", "quadratic_programme"]
 
 _MAX_STEPS = 60
 _NEARLY_ACTIVE = 0.95

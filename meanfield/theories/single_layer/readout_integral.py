@@ -25,7 +25,8 @@ COARSE = 1e-4  # relative error of the integral on the way
 ACCURACY = 1e-12  # of the final lattice, and of its cut tail, where that is affordable
 _MAX_NODES = 5_000_000
 _NODE_BUDGET = 25_000_000  # of all lattices of one solve
-_MAX_COARSE_NODES = 400_000  # up to four dimensions, for trial steps, and for an isolated bulk, where the tail never ends: give up earlier
+# Up to four dimensions, for trial steps, and for an isolated bulk, where the tail never ends: give up earlier
+_MAX_COARSE_NODES = 400_000
 _CONFINED = 1.0 - 1e-7  # sum_c p_c g(t_c.u) beyond this leaves the integral no width to be summed over
 _MAX_MAXIMA = 256
 _MAX_TURN = 0.2  # of an outlier direction in one step
@@ -123,7 +124,7 @@ class ReadoutIntegral:
         if self.unbounded and not self.isolated:
             worst = worst_directions(self.table, self.p, t, 2.0, np.empty((1, m)), np.empty(1))[1]
             if worst > _CONFINED:
-                raise NotIntegrable(f"at P = {self.n_samples:g} the readout posterior is not confined (Q = {worst:.9g}).")
+                raise NotIntegrable(f"at P = {self.n_samples:g} the posterior is not confined (Q = {worst:.9g}).")
         window = self.window(accuracy)
         # A maximum just inside the window may have no node there: ask a little more of a seed.
         seeds = maxima[self.n_samples * (height - height[0]) > 2.0 - window]

@@ -8,11 +8,11 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
-from meanfield.theories.single_layer.compiled.generated.action import action_hessian
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian, growth_fields
+from meanfield.theories.single_layer.compiled.generated.stationarity import field_gradient
 
 __all__ = [
     "NO_PUSH",
-    "action",
     "ascend",
     "climb_direction",
     "code_word_start",
@@ -24,16 +24,6 @@ __all__ = [
 _MAX_STEPS = 200
 _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
-
-
-@jit
-def action(table, p, t, a, grad, hess):
-    """h(a; t) = -|a|^2 / 2 + sum_c p_c G(a.t_c); fills its gradient (m,) and minus its Hessian (m, m)."""
-    h = action_hessian(table, p, t, a, grad, hess)
-    for r in range(a.shape[0]):
-        for s in range(a.shape[0]):
-            hess[r, s] = -hess[r, s]
-    return h
 
 
 @jit
@@ -54,7 +44,7 @@ def ascend(table, p, t, a):
     for c in range(t.shape[0]):
         for r in range(m):
             scale += p[c] * abs(t[c, r])
-    h = action(table, p, t, a, grad, hess)
+    h = action_hessian(table, p, t, a, grad, hess)
     for _ in range(_MAX_STEPS):
         size = 0.0
         for r in range(m):
@@ -67,7 +57,7 @@ def ascend(table, p, t, a):
             cholesky_solve(hess, step)
             for r in range(m):
                 trial[r] = a[r] + step[r]
-            h_trial = action(table, p, t, trial, trial_grad, trial_hess)
+            h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
             trial_size = 0.0
             for r in range(m):
                 trial_size = max(trial_size, abs(trial_grad[r]))
@@ -78,7 +68,7 @@ def ascend(table, p, t, a):
         if not newton:
             for r in range(m):
                 trial[r] = a[r] + grad[r]
-            h_trial = action(table, p, t, trial, trial_grad, trial_hess)
+            h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
             if h_trial <= h and size <= 1e-13 * scale:
                 return h, size
         h = h_trial
@@ -107,17 +97,11 @@ def climb_direction(table, p, t, u):
     n_classes, m = t.shape
     value = 0.0
     trial = np.empty(m)
+    first = np.empty(n_classes)
+    second = np.empty(n_classes)
     for _ in range(2000):
-        trial[:] = 0.0
-        new = 0.0
-        for c in range(n_classes):
-            kappa = 0.0
-            for r in range(m):
-                kappa += t[c, r] * u[r]
-            growth = table.growth_plus if kappa > 0.0 else table.growth_minus
-            new += p[c] * growth * kappa * kappa
-            for r in range(m):
-                trial[r] += p[c] * growth * kappa * t[c, r]
+        new = 2.0 * growth_fields(table.growth_plus, table.growth_minus, p, t, u, first, second)
+        field_gradient(first, t, trial)
         norm = np.sqrt(np.sum(trial * trial))
         if norm == 0.0:
             return new

@@ -7,24 +7,15 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push, merge_maximum
+from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
-__all__ = ["bundle_rounds", "linear_part"]
+__all__ = ["bundle_rounds"]
 
 _NEW_CUTS = (
     12  # at most so many new readouts, and half as many directions, a round: degenerate phases offer a continuum
 )
-
-
-@jit
-def linear_part(p, y, tau, t):
-    """-sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2."""
-    total = 0.0
-    for c in range(t.shape[0]):
-        for r in range(t.shape[1]):
-            total += p[c] * t[c, r] * (0.5 * tau * t[c, r] - y[c, r])
-    return total
 
 
 @jit

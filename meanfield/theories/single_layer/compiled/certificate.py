@@ -1,11 +1,15 @@
-"""Certificates: the stationarity equations and the duality gap, recomputed without the table (sigma_a = 1)."""
+"""Certificates: the stationarity equations and the duality gap, recomputed without the table (sigma_a = 1).
+
+The equations are those that are generated for the solver too; G comes from quadrature, not from its tables.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from meanfield.numerics.cumulant_table import direct2
 from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.generated.action import action_direct, growth_fields
+from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_residual, order_residual
 from meanfield.theories.single_layer.compiled.kkt import weight_columns
 
 __all__ = ["certify", "weight_nullity"]
@@ -13,72 +17,53 @@ __all__ = ["certify", "weight_nullity"]
 
 @jit
 def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, directions, direction_weights):
-    """Residual of every stationarity equation and the duality gap, from `direct2`; returns (residual, gap, J, s).
+    """Residual of every stationarity equation and the duality gap, G by `direct2`; returns (residual, gap, J, s).
 
     The primal value is  -sum_gamma P_gamma [|a|^2/2 + sum_c p_c KL(q_gamma,c || prior)] - sum_o w_o (1/2 + q(u_o))
     - (1/2 tau) sum_c p_c |y_c - <a phi>_c|^2, with KL = kappa G' - G; at tau = 0 a residual r of the last term is
     charged sum_c p_c |t_c.r_c|.
     """
     n_classes, m = t.shape
-    remainder = y - tau * t
-    gradient = np.empty(m)
+    n = readouts.shape[0]
+    n_out = directions.shape[0]
+    output = np.empty((n_classes, m))  # tau t_c - y_c + what the neurons contribute
+    order_residual(y, tau, t, output)
+    first = np.empty((n, n_classes))
+    second = np.empty(n_classes)
+    gradient = np.empty((n, m))
     residual = abs(np.sum(weights) - 1.0)
     primal = 0.0
     s = -np.inf
     lowest = np.inf
-    for k in range(readouts.shape[0]):
-        a = readouts[k]
-        h = 0.0
-        cost = 0.0
-        for r in range(m):
-            gradient[r] = -a[r]
-            cost += 0.5 * a[r] * a[r]
-        h -= cost
-        for c in range(n_classes):
-            kappa = 0.0
-            for r in range(m):
-                kappa += a[r] * t[c, r]
-            g0, g1, _ = direct2(direct, kappa)
-            h += p[c] * g0
-            cost += p[c] * (kappa * g1 - g0)
-            for r in range(m):
-                gradient[r] += p[c] * g1 * t[c, r]
-                remainder[c, r] -= weights[k] * a[r] * g1
+    for k in range(n):
+        h, cost = action_direct(direct, p, t, readouts[k], first[k])
         primal -= weights[k] * cost
         s = max(s, h)
         lowest = min(lowest, h)
-        for r in range(m):
-            residual = max(residual, abs(gradient[r]))
     residual = max(residual, s - lowest)
-    for k in range(directions.shape[0]):
-        u = directions[k]
-        q = 0.0
-        for r in range(m):
-            gradient[r] = -u[r]
-        for c in range(n_classes):
-            kappa = 0.0
-            for r in range(m):
-                kappa += u[r] * t[c, r]
-            growth = growth_plus if kappa > 0.0 else growth_minus
-            q += 0.5 * p[c] * growth * kappa * kappa
-            for r in range(m):
-                gradient[r] += p[c] * growth * kappa * t[c, r]
-                remainder[c, r] -= direction_weights[k] * growth * kappa * u[r]
+    neuron_residual(first, p, t, readouts, weights, gradient, output)
+    first_out = np.empty((n_out, n_classes))
+    gradient_out = np.empty((n_out, m))
+    for k in range(n_out):
+        q = growth_fields(growth_plus, growth_minus, p, t, directions[k], first_out[k], second)
         primal -= direction_weights[k] * (0.5 + q)
         residual = max(residual, abs(q - 0.5))
-        for r in range(m):
-            residual = max(residual, abs(gradient[r]))
-    objective = s
+    neuron_residual(first_out, p, t, directions, direction_weights, gradient_out, output)
+    for r in range(m):
+        for k in range(n):
+            residual = max(residual, abs(gradient[k, r]))
+        for k in range(n_out):
+            residual = max(residual, abs(gradient_out[k, r]))
     charge = 0.0
     for c in range(n_classes):
         for r in range(m):
-            objective += p[c] * t[c, r] * (0.5 * tau * t[c, r] - y[c, r])
-            residual = max(residual, abs(remainder[c, r]))
+            residual = max(residual, abs(output[c, r]))
             if tau > 0.0:
-                misfit = remainder[c, r] + tau * t[c, r]
+                misfit = tau * t[c, r] - output[c, r]  # y - <a phi>
                 primal -= 0.5 * p[c] * misfit * misfit / tau
             else:
-                charge += p[c] * abs(t[c, r] * remainder[c, r])
+                charge += p[c] * abs(t[c, r] * output[c, r])
+    objective = s + linear_part(p, y, tau, t)
     return residual, abs(objective - primal) + charge, objective, s
 
 

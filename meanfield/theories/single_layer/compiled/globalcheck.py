@@ -26,6 +26,7 @@ from meanfield.theories.single_layer.compiled.bounds import (
     range_maximum,
     second_order,
 )
+from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 
 __all__ = ["exchangeable", "global_bound"]
 
@@ -120,6 +121,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     low_q = np.empty(n_classes)
     high_q = np.empty(n_classes)
     spread = np.empty(n_classes)
+    curvature = np.empty(n_classes)
     hess = np.empty((m, m))
     gradient = np.empty(d)
     matrix = np.empty((d, d))
@@ -250,16 +252,11 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                     inside = False
                     break
             if inside:
-                for r in range(m):
-                    for q in range(m):
-                        hess[r, q] = 1.0 if r == q else 0.0
                 for c in range(n_classes):
                     first = interval_index(table, low_k[c])
                     last = interval_index(table, high_k[c])
-                    curvature = p[c] * range_maximum(bounds.curvature, first, last)
-                    for r in range(m):
-                        for q in range(r + 1):
-                            hess[r, q] -= curvature * t[c, r] * t[c, q]
+                    curvature[c] = p[c] * range_maximum(bounds.curvature, first, last)
+                minus_hessian(curvature, t, hess)
                 if cholesky(hess):
                     done = True
                 break

@@ -1,7 +1,7 @@
 """Newton on the stationarity equations of a given set of codes and outlier directions (sigma_a = 1).
 
 Unknowns are t, the code weights P, the outlier weights w and the level s; readouts a_gamma(t) and directions u_o(t)
-follow t as maximisers, so their response enters through the envelope Hessian. Equations (single_layer theory):
+follow t as maximisers: they are eliminated from the (generated) Jacobian of the equations
     y_c = sum_gamma P_gamma a_gamma G'(a_gamma.t_c) + sum_o w_o u_o g'(t_c.u_o)/2 + tau t_c,
     h(a_gamma; t) = s,   sum_gamma P_gamma = 1,   q(u_o; t) = 1/2.
 """
@@ -14,7 +14,14 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve, nonnegative_least_squares, solve_symmetric
 from meanfield.theories.single_layer.compiled.ascent import ascend
-from meanfield.theories.single_layer.compiled.master import cut_value, direction_value
+from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
+from meanfield.theories.single_layer.compiled.generated.stationarity import (
+    field_gradient,
+    minus_hessian,
+    neuron_jacobian,
+    order_residual,
+    output_by_weights,
+)
 
 __all__ = ["kkt_newton", "select_weights", "weight_columns"]
 
@@ -26,29 +33,32 @@ _FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (de
 def _follow_direction(table, p, t, u, mixed, response):
     """Move the unit vector u (in place) to its stationary point along stiff directions.
 
-    With `mixed` (m, n) = d^2 q / du dt given, also fills response (m, n) = (lambda - A)^+ mixed on the stiff tangent
-    space.
+    With `mixed` (m, C, m) = d^2 q / du dt given, also fills response (m, C, m) = (lambda - A)^+ mixed on the stiff
+    tangent space.
     """
     n_classes, m = t.shape
     first = np.empty(n_classes)
     second = np.empty(n_classes)
+    gradient = np.empty(m)
+    minus = np.empty((m, m))
+    au = np.empty(m)
+    tangent = np.empty((m, m))
     for sweep in range(20):
-        value = direction_value(table, p, t, u, first, second)
-        matrix = np.zeros((m, m))
-        gradient = np.zeros(m)
-        for c in range(n_classes):
-            for r in range(m):
-                gradient[r] += first[c] * t[c, r]
-                for s in range(m):
-                    matrix[r, s] += second[c] * t[c, r] * t[c, s]
-        # Project onto the tangent space of the sphere; u itself gets eigenvalue -1, far from any gap.
-        tangent = np.zeros((m, m))
-        au = matrix @ u
-        uau = np.sum(u * au)
+        value = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first, second)
+        field_gradient(first, t, gradient)
+        minus_hessian(second, t, minus)
+        # Project A = 1 - minus onto the tangent space of the sphere; u itself gets eigenvalue -1, far from any gap.
+        uau = 0.0
+        for r in range(m):
+            au[r] = u[r]
+            for s in range(m):
+                au[r] -= minus[r, s] * u[s]
+            uau += u[r] * au[r]
         for r in range(m):
             gradient[r] -= 2.0 * value * u[r]
             for s in range(m):
-                tangent[r, s] = matrix[r, s] - u[r] * au[s] - au[r] * u[s] + (uau - 1.0) * u[r] * u[s]
+                tangent[r, s] = -minus[r, s] - u[r] * au[s] - au[r] * u[s] + (uau - 1.0) * u[r] * u[s]
+            tangent[r, r] += 1.0
         eigenvalues, eigenvectors = np.linalg.eigh(tangent)
         move = np.zeros(m)
         for i in range(m):
@@ -71,12 +81,13 @@ def _follow_direction(table, p, t, u, mixed, response):
                     for r in range(m):
                         overlap += eigenvectors[r, i] * u[r]
                     if abs(overlap) < 0.5 and gap > _FLAT:
-                        for j in range(mixed.shape[1]):
-                            inner = 0.0
-                            for r in range(m):
-                                inner += eigenvectors[r, i] * mixed[r, j]
-                            for r in range(m):
-                                response[r, j] += inner / gap * eigenvectors[r, i]
+                        for c in range(n_classes):
+                            for s in range(m):
+                                inner = 0.0
+                                for r in range(m):
+                                    inner += eigenvectors[r, i] * mixed[r, c, s]
+                                for r in range(m):
+                                    response[r, c, s] += inner / gap * eigenvectors[r, i]
             return
         if size > 0.3:
             move *= 0.3 / size
@@ -88,18 +99,44 @@ def _follow_direction(table, p, t, u, mixed, response):
 def weight_columns(table, p, t, readouts, directions, columns):
     """Fill columns (mC, n + o): what a unit of weight of each code or outlier contributes to y, class by class."""
     n_classes, m = t.shape
-    first = np.empty(n_classes)
-    second = np.empty(n_classes)
     n = readouts.shape[0]
-    for k in range(columns.shape[1]):
-        row = readouts[k] if k < n else directions[k - n]
+    total = n + directions.shape[0]
+    rows = np.empty((total, m))
+    first = np.empty((total, n_classes))
+    second = np.empty(n_classes)
+    for k in range(total):
+        for r in range(m):
+            rows[k, r] = readouts[k, r] if k < n else directions[k - n, r]
         if k < n:
-            cut_value(table, p, t, row, first, second)
+            action_fields(table, p, t, rows[k], first[k], second)
         else:
-            direction_value(table, p, t, row, first, second)
-        for c in range(n_classes):
-            for r in range(m):
-                columns[c * m + r, k] = first[c] / p[c] * row[r]
+            growth_fields(table.growth_plus, table.growth_minus, p, t, rows[k], first[k], second)
+    output = np.empty((n_classes, m, total))
+    output_by_weights(first, p, rows, output)
+    for c in range(n_classes):
+        for r in range(m):
+            for k in range(total):
+                columns[c * m + r, k] = output[c, r, k]
+
+
+@jit
+def _add_neuron(matrix, row, weight, gradient, mixed, response):
+    """One neuron in the Newton matrix: dh/dt (C, m) as a row and column, and its readout's response to t.
+
+    mixed (m, C, m) = d(grad_a h)/dt, response (m, C, m) = da/dt.
+    """
+    n_classes, m = gradient.shape
+    for c in range(n_classes):
+        for r in range(m):
+            i = c * m + r
+            matrix[row, i] = gradient[c, r]
+            matrix[i, row] = gradient[c, r]
+            for d in range(n_classes):
+                for s in range(m):
+                    value = 0.0
+                    for q in range(m):
+                        value += mixed[q, c, r] * response[q, d, s]
+                    matrix[i, d * m + s] += weight * value
 
 
 @jit
@@ -115,13 +152,22 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     size = n + n_codes + n_out + 1
     matrix = np.empty((size, size))
     rhs = np.empty(size)
-    first = np.empty(n_classes)
-    second = np.empty(n_classes)
-    hess = np.empty((m, m))
     column = np.empty(m)
-    mixed = np.empty((m, n))
-    response = np.empty((m, n))
-    none = np.empty((m, 0))
+    response = np.empty((m, n_classes, m))
+    none = np.empty((m, 0, m))
+    order = np.empty((n_classes, m))
+    # Fields of the neurons, and the derivatives of their equations.
+    first = np.empty((n_codes, n_classes))
+    second = np.empty((n_codes, n_classes))
+    mixed = np.empty((n_codes, m, n_classes, m))
+    curvature = np.empty((n_codes, m, m))
+    gradient = np.empty((n_codes, n_classes, m))
+    first_out = np.empty((n_out, n_classes))
+    second_out = np.empty((n_out, n_classes))
+    mixed_out = np.empty((n_out, m, n_classes, m))
+    curvature_out = np.empty((n_out, m, m))
+    gradient_out = np.empty((n_out, n_classes, m))
+    same_class = np.empty((n_classes, m, m))
     s = 0.0
     nullity = 0
     previous = np.inf
@@ -139,11 +185,7 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
         lost = False
         matrix[:] = 0.0
         rhs[:] = 0.0
-        for c in range(n_classes):
-            for r in range(m):
-                i = c * m + r
-                matrix[i, i] = p[c] * tau
-                rhs[i] = p[c] * (y[c, r] - tau * t[c, r])
+        same_class[:] = 0.0
         residual = 0.0
         level = 0.0
         for k in range(n_codes):
@@ -158,44 +200,32 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
                     reach = max(reach, abs(readouts_before[k, r]))
                     moved = max(moved, abs(a[r] - readouts_before[k, r]))
                 lost = lost or not moved <= 2.0 * reach
-            f = cut_value(table, p, t, a, first, second)
+            if lost:
+                break
+            f = action_fields(table, p, t, a, first[k], second[k])
             if k == 0:
                 level = f
             residual = max(residual, abs(f - level))
-            row = n + k
-            rhs[row] = -f
-            matrix[row, size - 1] = -1.0
-            matrix[size - 1, row] = -1.0
-            for r in range(m):
-                for q in range(m):
-                    hess[r, q] = 1.0 if r == q else 0.0
-                    for c in range(n_classes):
-                        hess[r, q] -= second[c] * t[c, r] * t[c, q]
+            rhs[n + k] = -f
+        if not lost:
+            neuron_jacobian(first, second, p, t, readouts, weights, mixed, curvature, gradient, same_class)
+            for k in range(n_codes):
+                for r in range(m):
+                    for q in range(m):
+                        curvature[k, r, q] = -curvature[k, r, q]
+                if not cholesky(curvature[k]):
+                    lost = True
+                    break
                 for c in range(n_classes):
                     for q in range(m):
-                        mixed[r, c * m + q] = second[c] * t[c, r] * a[q] + (first[c] if r == q else 0.0)
-            if lost or not cholesky(hess):
-                lost = True
-                break
-            for j in range(n):
-                for r in range(m):
-                    column[r] = mixed[r, j]
-                cholesky_solve(hess, column)
-                for r in range(m):
-                    response[r, j] = column[r]
-            for c in range(n_classes):
-                for r in range(m):
-                    i = c * m + r
-                    gradient = first[c] * a[r]
-                    matrix[row, i] = gradient
-                    matrix[i, row] = gradient
-                    for q in range(m):
-                        matrix[i, c * m + q] += weights[k] * second[c] * a[r] * a[q]
-                    for j in range(n):
-                        value = 0.0
-                        for q in range(m):
-                            value += mixed[q, i] * response[q, j]
-                        matrix[i, j] += weights[k] * value
+                        for r in range(m):
+                            column[r] = mixed[k, r, c, q]
+                        cholesky_solve(curvature[k], column)
+                        for r in range(m):
+                            response[r, c, q] = column[r]
+                _add_neuron(matrix, n + k, weights[k], gradient[k], mixed[k], response)
+                matrix[n + k, size - 1] = -1.0
+                matrix[size - 1, n + k] = -1.0
         if lost:
             reductions += 1
             if steps == 0 or reductions > 12:
@@ -217,33 +247,26 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
         for k in range(n_out):
             u = directions[k]
             _follow_direction(table, p, t, u, none, none)
-            f = direction_value(table, p, t, u, first, second)
+            f = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first_out[k], second_out[k])
             residual = max(residual, abs(f - 0.5))
-            row = n + n_codes + k
-            rhs[row] = 0.5 - f
-            for r in range(m):
-                for c in range(n_classes):
-                    for q in range(m):
-                        mixed[r, c * m + q] = second[c] * t[c, r] * u[q] + (first[c] if r == q else 0.0)
-            _follow_direction(table, p, t, u, mixed, response)
-            for c in range(n_classes):
-                for r in range(m):
-                    i = c * m + r
-                    gradient = first[c] * u[r]
-                    matrix[row, i] = gradient
-                    matrix[i, row] = gradient
-                    for q in range(m):
-                        matrix[i, c * m + q] += direction_weights[k] * second[c] * u[r] * u[q]
-                    for j in range(n):
-                        value = 0.0
-                        for q in range(m):
-                            value += mixed[q, i] * response[q, j]
-                        matrix[i, j] += direction_weights[k] * value
+            rhs[n + n_codes + k] = 0.5 - f
+        neuron_jacobian(
+            first_out, second_out, p, t, directions, direction_weights, mixed_out, curvature_out, gradient_out,
+            same_class,
+        )  # fmt: skip
+        for k in range(n_out):
+            _follow_direction(table, p, t, directions[k], mixed_out[k], response)
+            _add_neuron(matrix, n + n_codes + k, direction_weights[k], gradient_out[k], mixed_out[k], response)
         rhs[size - 1] = -1.0
-        # Residual of the y equations with the current weights.
+        order_residual(y, tau, t, order)
         for c in range(n_classes):
             for r in range(m):
                 i = c * m + r
+                rhs[i] = -p[c] * order[c, r]
+                matrix[i, i] += p[c] * tau
+                for q in range(m):
+                    matrix[i, c * m + q] += p[c] * same_class[c, r, q]
+                # Residual of the y equations with the current weights.
                 value = rhs[i]
                 for k in range(n_codes):
                     value -= weights[k] * matrix[i, n + k]
@@ -294,18 +317,15 @@ def select_weights(table, p, t, readouts, weights):
     log_width = np.empty(n_codes)
     first = np.empty(n_classes)
     second = np.empty(n_classes)
+    stiffness = np.empty((m, m))
     for k in range(n_codes):
-        cut_value(table, p, t, readouts[k], first, second)
-        hess = np.eye(m)
-        for c in range(n_classes):
-            for r in range(m):
-                for q in range(m):
-                    hess[r, q] -= second[c] * t[c, r] * t[c, q]
-        if not cholesky(hess):
+        action_fields(table, p, t, readouts[k], first, second)
+        minus_hessian(second, t, stiffness)
+        if not cholesky(stiffness):
             return np.inf
         log_width[k] = 0.0
         for r in range(m):
-            log_width[k] -= np.log(hess[r, r])
+            log_width[k] -= np.log(stiffness[r, r])
     target = columns @ weights
     multiplier = np.zeros(n)
     gradient = np.empty(n)

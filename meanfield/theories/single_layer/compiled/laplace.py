@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from meanfield.numerics.cumulant_table import cumulant4
 from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.generated.action import action_fields4
+from meanfield.theories.single_layer.compiled.generated.stationarity import neuron_jacobian
 
 __all__ = ["laplace"]
 
@@ -28,68 +29,60 @@ def laplace(table, p, t, n_samples, modes):
     covariance = np.empty((n_modes, m, m))
     mean = np.empty((n_modes, m))
     correction = np.empty(n_modes)
-    g = np.empty((n_classes, 5))
-    cross = np.empty((m, size))  # d(grad_a h) / dt
+    # Fields of one mode, and the derivatives of h there; one neuron of weight 1.
+    f0, f1, f2 = np.empty(n_classes), np.empty((1, n_classes)), np.empty((1, n_classes))
+    f3, f4 = np.empty(n_classes), np.empty(n_classes)
+    one = np.ones(1)
+    cross = np.empty((1, m, n_classes, m))  # d(grad_a h) / dt
+    hessian = np.empty((1, m, m))
+    slope_t = np.empty((1, n_classes, m))  # dh / dt
+    same_class = np.empty((n_classes, m, m))
+    stiffness = np.empty((m, m))
     for mode in range(n_modes):
         a = modes[mode]
-        h = 0.0
-        minus_hessian = np.eye(m)
+        h = action_fields4(table, p, t, a, f0, f1[0], f2[0], f3, f4)
+        same_class[:] = 0.0
+        neuron_jacobian(f1, f2, p, t, modes[mode : mode + 1], one, cross, hessian, slope_t, same_class)
         for r in range(m):
-            h -= 0.5 * a[r] * a[r]
-        for c in range(n_classes):
-            kappa = 0.0
-            for r in range(m):
-                kappa += a[r] * t[c, r]
-            g[c] = cumulant4(table, kappa)
-            h += p[c] * g[c, 0]
-            for r in range(m):
-                for q in range(m):
-                    minus_hessian[r, q] -= p[c] * g[c, 2] * t[c, r] * t[c, q]
-        inverse = np.linalg.inv(minus_hessian)
-        covariance[mode] = inverse / n_samples
-        log_share[mode] = n_samples * h - 0.5 * np.log(np.linalg.det(minus_hessian))
+            for q in range(m):
+                stiffness[r, q] = -hessian[0, r, q]
+        inverse = np.linalg.inv(stiffness)
+        for r in range(m):
+            for q in range(m):
+                covariance[mode, r, q] = inverse[r, q] / n_samples
+        log_share[mode] = n_samples * h - 0.5 * np.log(np.linalg.det(stiffness))
         # d ln det(-d^2 h) / da = -sum_c p_c G''' (t_c M t_c) t_c, M = inverse
-        width = np.empty((n_classes, m))  # M t_c
+        width = t @ inverse  # M t_c
+        spread = np.sum(t * width, axis=1)
         slope = np.zeros(m)
         for c in range(n_classes):
             for r in range(m):
-                width[c, r] = 0.0
-                for q in range(m):
-                    width[c, r] += inverse[r, q] * t[c, q]
-            spread = 0.0
-            for r in range(m):
-                spread += t[c, r] * width[c, r]
-            for r in range(m):
-                slope[r] -= p[c] * g[c, 3] * spread * t[c, r]
-        moved = np.zeros(m)  # M slope
-        for r in range(m):
-            for q in range(m):
-                moved[r] += inverse[r, q] * slope[q]
+                slope[r] -= f3[c] * spread[c] * t[c, r]
+        moved = inverse @ slope
         quartic = 0.0
         cubic = 0.0
         for r in range(m):
             mean[mode, r] = a[r] - 0.5 * moved[r] / n_samples
             cubic += 0.125 * slope[r] * moved[r]
         for c in range(n_classes):
-            spread = 0.0
-            shifted = 0.0
-            for r in range(m):
-                spread += t[c, r] * width[c, r]
-                shifted += t[c, r] * moved[r]
-            quartic += 0.125 * p[c] * g[c, 4] * spread * spread
+            quartic += 0.125 * f4[c] * spread[c] * spread[c]
             for d in range(n_classes):
                 overlap = 0.0
                 for r in range(m):
                     overlap += t[d, r] * width[c, r]
-                cubic += p[c] * g[c, 3] * p[d] * g[d, 3] * overlap**3 / 12.0
+                cubic += f3[c] * f3[d] * overlap**3 / 12.0
             for r in range(m):
                 i = c * m + r
-                explicit = -(g[c, 3] * a[r] * spread + 2.0 * g[c, 2] * width[c, r])
-                implicit = g[c, 1] * moved[r] + g[c, 2] * a[r] * shifted
-                first[mode, i] = p[c] * (g[c, 1] * a[r] - 0.5 * (explicit + implicit) / n_samples)
+                explicit = -(f3[c] * a[r] * spread[c] + 2.0 * f2[0, c] * width[c, r])
+                implicit = 0.0
                 for q in range(m):
-                    cross[q, i] = p[c] * (g[c, 2] * a[r] * t[c, q] + (g[c, 1] if q == r else 0.0))
-                    second[mode, i, c * m + q] += p[c] * g[c, 2] * a[r] * a[q]
+                    implicit += cross[0, q, c, r] * moved[q]
+                    second[mode, i, c * m + q] += p[c] * same_class[c, r, q]
+                first[mode, i] = slope_t[0, c, r] - 0.5 * (explicit + implicit) / n_samples
         correction[mode] = (quartic + cubic) / n_samples
-        second[mode] += cross.T @ inverse @ cross
+        flat = cross[0].copy().reshape(m, size)
+        response = flat.T @ inverse @ flat
+        for i in range(size):
+            for j in range(size):
+                second[mode, i, j] += response[i, j]
     return log_share, first, second, covariance, mean, correction

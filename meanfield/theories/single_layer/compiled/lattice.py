@@ -1,6 +1,6 @@
 """The readout integral at finite P on a lattice, split into separated regions (sigma_a = 1).
 
-    I(t) = int da (P / 2 pi)^{m/2} e^{P h(a; t)}  ~  |det B| (P / 2 pi)^{m/2} sum_i e^{P h(a_i; t)},   a_i = (n_i + shift) B
+    I(t) = int da (P / 2 pi)^{m/2} e^{P h(a; t)}  ~  |det B| (P / 2 pi)^{m/2} sum_i e^{P h(a_i)},  a_i = (n_i + shift) B
 
 Only nodes that carry weight are visited: a flood fill over nearest neighbours from every local maximum of h, down to
 e^{-window} of the highest one. Its connected components, the regions, are what separated codes are at finite P.
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.generated.action import action, action_fields
 
 __all__ = ["Nodes", "basin_roots", "grow", "moments"]
 
@@ -62,20 +62,6 @@ def _place(basis, shift, key, a):
         a[r] = 0.0
         for q in range(m):
             a[r] += (key[q] + shift[q]) * basis[q, r]
-
-
-@jit
-def _exponent(table, p, t, n_samples, a, top):
-    h = 0.0
-    for r in range(a.shape[0]):
-        h -= 0.5 * a[r] * a[r]
-    for c in range(t.shape[0]):
-        kappa = 0.0
-        for r in range(a.shape[0]):
-            kappa += a[r] * t[c, r]
-        g0, _, _ = cumulant2(table, kappa)
-        h += p[c] * g0
-    return n_samples * (h - top)
 
 
 @jit
@@ -129,7 +115,7 @@ def grow(table, p, t, n_samples, basis, inverse, shift, seeds, top, window, max_
                 _place(basis, shift, key, a)
                 for r in range(m):
                     index[count, r] = key[r]
-                exponent[count] = _exponent(table, p, t, n_samples, a, top)
+                exponent[count] = n_samples * (action(table, p, t, a) - top)
                 region[count] = n_regions if exponent[count] > -window else -1
                 slots[slot] = count
                 count += 1
@@ -168,28 +154,18 @@ def moments(table, p, t, n_samples, basis, shift, top, nodes):
     curvature = np.zeros((n_classes, m, m))
     a = np.empty(m)
     g = np.empty(size)
-    bend = np.empty(n_classes)
+    field_1 = np.empty(n_classes)
+    field_2 = np.empty(n_classes)
     for i in range(nodes.index.shape[0]):
         if nodes.region[i] < 0:
             continue
         _place(basis, shift, nodes.index[i], a)
-        h = -top
-        for r in range(m):
-            h -= 0.5 * a[r] * a[r]
-        for c in range(n_classes):
-            kappa = 0.0
-            for r in range(m):
-                kappa += a[r] * t[c, r]
-            g0, g1, g2 = cumulant2(table, kappa)
-            h += p[c] * g0
-            bend[c] = p[c] * g2
-            for r in range(m):
-                g[c * m + r] = p[c] * g1 * a[r]
-        nodes.exponent[i] = n_samples * h
-        w = math.exp(n_samples * h)
+        nodes.exponent[i] = n_samples * (action_fields(table, p, t, a, field_1, field_2) - top)
+        w = math.exp(nodes.exponent[i])
         for c in range(n_classes):
             for r in range(m):
-                factor = w * bend[c] * a[r]
+                g[c * m + r] = field_1[c] * a[r]
+                factor = w * field_2[c] * a[r]
                 for q in range(r + 1):
                     curvature[c, r, q] += factor * a[q]
         region = nodes.region[i]

@@ -12,47 +12,14 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
+from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 
-__all__ = ["cut_value", "direction_value", "solve_master"]
+__all__ = ["solve_master"]
 
 _MAX_ITERATIONS = 60
-
-
-@jit
-def cut_value(table, p, t, a, first, second):
-    """h(a; t) and per class p_c G'(kappa_c), p_c G''(kappa_c)."""
-    n_classes, m = t.shape
-    h = 0.0
-    for r in range(m):
-        h -= 0.5 * a[r] * a[r]
-    for c in range(n_classes):
-        kappa = 0.0
-        for r in range(m):
-            kappa += a[r] * t[c, r]
-        g0, g1, g2 = cumulant2(table, kappa)
-        h += p[c] * g0
-        first[c] = p[c] * g1
-        second[c] = p[c] * g2
-    return h
-
-
-@jit
-def direction_value(table, p, t, u, first, second):
-    """q(u; t) and per class its first and second derivative with respect to kappa_c = t_c.u."""
-    n_classes, m = t.shape
-    q = 0.0
-    for c in range(n_classes):
-        kappa = 0.0
-        for r in range(m):
-            kappa += u[r] * t[c, r]
-        growth = table.growth_plus if kappa > 0.0 else table.growth_minus
-        q += 0.5 * p[c] * growth * kappa * kappa
-        first[c] = p[c] * growth * kappa
-        second[c] = p[c] * growth
-    return q
 
 
 @jit
@@ -62,6 +29,7 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
     The model value excludes the proximal term. `cuts` (K, m), `directions` (O, m); K >= 1.
     """
     n_classes, m = t.shape
+    plus, minus = table.growth_plus, table.growth_minus
     n_cuts = cuts.shape[0]
     total = n_cuts + directions.shape[0]
     n = n_classes * m
@@ -77,9 +45,9 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
     target = np.empty(total)
     for k in range(total):
         if k < n_cuts:
-            value[k] = cut_value(table, p, t, cuts[k], first[k], second[k])
+            value[k] = action_fields(table, p, t, cuts[k], first[k], second[k])
         else:
-            value[k] = direction_value(table, p, t, directions[k - n_cuts], first[k], second[k])
+            value[k] = growth_fields(plus, minus, p, t, directions[k - n_cuts], first[k], second[k])
     s = np.max(value[:n_cuts]) + 0.1
     for k in range(total):
         level = s if k < n_cuts else 0.5
@@ -206,14 +174,10 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
             slack[k] += length * step_slack[k]
             weights[k] += length * step_weight[k]
             if k < n_cuts:
-                value[k] = cut_value(table, p, t, cuts[k], first[k], second[k])
+                value[k] = action_fields(table, p, t, cuts[k], first[k], second[k])
                 # Keep the nonlinear constraint's slack honest where that only enlarges it.
                 slack[k] = max(slack[k], s - value[k])
             else:
-                value[k] = direction_value(table, p, t, directions[k - n_cuts], first[k], second[k])
+                value[k] = growth_fields(plus, minus, p, t, directions[k - n_cuts], first[k], second[k])
                 slack[k] = max(slack[k], 0.5 - value[k])
-    model = s
-    for c in range(n_classes):
-        for r in range(m):
-            model += p[c] * t[c, r] * (0.5 * tau * t[c, r] - y[c, r])
-    return s, model, ok
+    return s, s + linear_part(p, y, tau, t), ok

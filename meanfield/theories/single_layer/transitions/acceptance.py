@@ -13,19 +13,13 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.certificate import certify, weight_nullity
+from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.limit import compiled_tables, phi_range
 from meanfield.theories.single_layer.solution import Solution
-from meanfield.theories.single_layer.transitions.extended import (
-    CodeState,
-    Control,
-    Problem,
-    jacobian,
-    quartic,
-    soft_mode,
-    stationarity,
-)
+from meanfield.theories.single_layer.transitions.control import Control, Problem
+from meanfield.theories.single_layer.transitions.extended import CodeState, change, jacobian, quartic, soft_mode
 from meanfield.validation import FloatArray
 
 __all__ = ["Root", "Transition", "accept_codes", "accept_outliers"]
@@ -135,11 +129,9 @@ def accept_codes(
     distance = np.linalg.norm(state.a[:, None] - state.a, axis=2) + 1e9 * np.eye(len(state.a))
     if distance.min() < _CLOSE:
         refuse("two codes coincide, which solves the equations anywhere")
-    g = state.derivatives(problem)
+    fields = state.fields(problem)
     for j in range(len(state.a)):
-        stiffness = np.delete(
-            soft_mode(problem, state, g, j)[0], -1 if kind in ("merge", "cusp") and j in codes else []
-        )
+        stiffness = np.delete(soft_mode(state, fields, j)[0], -1 if kind in ("merge", "cusp") and j in codes else [])
         if stiffness.max(initial=-1.0) > 1e-9:
             refuse(f"code {j} is a saddle of h, not a maximum")
     if found.solution.certificate.kkt_residual > 1e-10 * max(1.0, sigma_a):
@@ -164,7 +156,7 @@ def _unchecked(
     certificate = _certificate(problem, state)
     solution = Solution(
         t=state.t / sigma_a,
-        objective=state.level + float(np.sum(problem.p[:, None] * state.t * (0.5 * problem.tau * state.t - problem.y))),
+        objective=state.level + linear_part(problem.p, problem.y, problem.tau, state.t),
         level=state.level,
         readout=state.a * sigma_a,
         weight=np.maximum(state.weight, 0.0),
@@ -173,7 +165,7 @@ def _unchecked(
         certificate=certificate,
         tau=tau,
     )
-    activation = state.derivatives(problem)[1]
+    activation = state.fields(problem).f[1] / problem.p
     patterns = tuple(dict.fromkeys(code_pattern(network, activation[j]) for j in marginal))
     shown = _listed(["-".join(pattern) for pattern in patterns])
     label = ""
@@ -211,20 +203,19 @@ def _listed(names: list[str]) -> str:
 
 def _slope(root: Root, state: CodeState) -> FloatArray:
     """dx/d(first parameter) along the branch that has all these codes."""
-    g = state.derivatives(root.problem)
-    step = 1e-6 * max(1.0, abs(root.values[0]))
-    away = [np.append(root.values[0] + sign * step, root.values[1:]) for sign in (1, -1)]
-    forward, backward = (stationarity(root.control.at(v), state, state.derivatives(root.control.at(v))) for v in away)
-    return np.linalg.lstsq(jacobian(root.problem, state, g), -(forward - backward) / (2 * step), rcond=1e-12)[0]
+    fields = state.fields(root.problem)
+    by = root.control.changes(root.values)[0]
+    column = change(state, fields, by, by.cumulants(state.kappa))
+    return np.asarray(np.linalg.lstsq(jacobian(root.problem, state, fields), -column, rcond=1e-12)[0], dtype=float)
 
 
 def _flip(root: Root, state: CodeState, code: int, cls: int) -> tuple[str, str]:
     """Labels of a code below and above a crossover."""
-    g = state.derivatives(root.problem)
+    activation = state.fields(root.problem).f[1] / root.problem.p
     slope = _slope(root, state)
     t_slope = slope[: state.t.size].reshape(state.t.shape)[cls]
     rising = state.a[code] @ t_slope + state.t[cls] @ slope[state.where(a=code)] > 0
-    pattern = list(code_pattern(root.control.network, g[1, code]))
+    pattern = list(code_pattern(root.control.network, activation[code]))
     low, high = pattern.copy(), pattern.copy()
     low[cls], high[cls] = "0", "1"
     pair = "-".join(low), "-".join(high)
@@ -277,7 +268,7 @@ def accept_outliers(
     certificate = _certificate(problem, CodeState(t, a[None], np.ones(1), level), u, w)
     solution = Solution(
         t=t / sigma_a,
-        objective=level + float(np.sum(problem.p[:, None] * t * (0.5 * problem.tau * t - problem.y))),
+        objective=level + linear_part(problem.p, problem.y, problem.tau, t),
         level=level,
         readout=a[None] * sigma_a,
         weight=np.ones(1),

@@ -16,7 +16,8 @@ from scipy.optimize import brentq
 
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.acceptance import Transition
-from meanfield.theories.single_layer.transitions.extended import Control, newton
+from meanfield.theories.single_layer.transitions.control import Control
+from meanfield.theories.single_layer.transitions.extended import newton
 from meanfield.theories.single_layer.transitions.transition import RESIDUAL, Setup, locate, make_root, set_up
 from meanfield.validation import FloatArray
 

@@ -4,140 +4,60 @@ Unknowns x = (t, {a_gamma}, {P_gamma}, s), N = mC + n(m + 1) + 1, in units sigma
     grad h(a_gamma; t) = 0,   h(a_gamma; t) = s,   sum_gamma P_gamma = 1,
     sum_gamma P_gamma a_gamma G'(a_gamma.t_c) + tau t_c = y_c                      (transitions.md, "Extended systems").
 A condition (a weight vanishes, a maximum of h becomes degenerate, ...) releases one control parameter.
+The equations, their Jacobian and their change with p and G are generated (`meanfield.theories.single_layer.compiled.generated`); how p, y,
+tau and G change with a control parameter is in `meanfield.theories.single_layer.transitions.control`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from meanfield.activations.activation import Activation
-from meanfield.activations.cumulant import Cumulant, cumulant
-from meanfield.problem.class_task import ClassTask
-from meanfield.problem.network import Network
-from meanfield.theories.single_layer.compiled.derivatives import cumulant_many
+from meanfield.theories.single_layer.compiled.generated import stationarity as generated
+from meanfield.theories.single_layer.compiled.generated.action import action_fields4
+from meanfield.theories.single_layer.transitions.control import Change, Control, Problem
 from meanfield.validation import FloatArray
 
 __all__ = [
     "Active",
+    "Blocks",
     "CodeState",
     "Condition",
     "Control",
     "Cubic",
+    "Fields",
     "Problem",
     "Soft",
     "System",
     "Vanishing",
-    "difference_columns",
+    "change",
+    "jacobian",
+    "neuron_blocks",
+    "neuron_changes",
+    "neuron_fields",
+    "neuron_rows",
     "newton",
+    "order_rows",
     "quartic",
     "soft_mode",
+    "stationarity",
 ]
 
-_DIFFERENCE = 1e-5  # for the columns of control parameters: they steer Newton's method, not its result
 _MAX_STEPS = 40
-_FRACTION = "fraction_"
-_TARGET = "target_"
 
 
-class Problem(NamedTuple):
-    """A task in units sigma_a = 1."""
+class Fields(NamedTuple):
+    """h of every neuron (n,), and f[i] = p_c G^(i)(kappa_c), its derivatives by kappa_c = a_gamma.t_c, (5, n, C)."""
 
-    cumulant: Cumulant
-    p: FloatArray
-    y: FloatArray
-    tau: float
-    sigma_a: float
-
-    @property
-    def activation(self) -> Activation:
-        return self.cumulant.activation
-
-
-@dataclass(frozen=True)
-class Control:
-    """A network and task whose parameters `names` are to be varied.
-
-    Names: tau; on, off (y_+, y_- of one-hot targets); target_<label> (y_c of a task with one output);
-    fraction_<label> (p_c of one class, the others keep their proportions); sigma_a, sigma_w and parameters of the
-    activation.
-    """
-
-    network: Network
-    task: ClassTask
-    tau: float
-    names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        self.at(self.values)
-
-    @property
-    def values(self) -> FloatArray:
-        """Present values of the parameters.
-
-        Raises
-        ------
-        ValueError
-            For a parameter that does not exist.
-        """
-        return np.array([self._value(name) for name in self.names])
-
-    def _value(self, name: str) -> float:
-        if name == "tau":
-            return self.tau
-        if name in ("on", "off"):
-            value = getattr(self.task, name)
-            if value is None:
-                raise ValueError(f"{name!r} can only be varied for one-hot targets; build the task with on= and off=.")
-            return float(value)
-        labels = self.task.class_names
-        if name.startswith(_FRACTION) and name.removeprefix(_FRACTION) in labels:
-            return float(self.task.fractions[labels.index(name.removeprefix(_FRACTION))])
-        if name.startswith(_TARGET) and name.removeprefix(_TARGET) in labels and self.task.n_outputs == 1:
-            return float(self.task.targets[labels.index(name.removeprefix(_TARGET)), 0])
-        if name in ("sigma_a", "sigma_w"):
-            return float(getattr(self.network, name))
-        if name in self.network.activation.parameters:
-            return float(self.network.activation.parameters[name])
-        known = ["tau", "on", "off", "sigma_a", "sigma_w", *self.network.activation.parameters]
-        known += [prefix + label for prefix in (_FRACTION, _TARGET) for label in labels]
-        raise ValueError(f"{name!r} is not a parameter of this problem; there are {', '.join(known)}.")
-
-    def physical(self, values: Sequence[float] | FloatArray) -> tuple[Network, ClassTask, float]:
-        """Network, task and tau at these values of the parameters."""
-        network, task, tau = self.network, self.task, self.tau
-        for name, value in zip(self.names, (float(v) for v in values), strict=True):
-            if name == "tau":
-                tau = value
-            elif name in ("on", "off"):
-                task = task.with_(**{name: value})
-            elif name.startswith(_FRACTION):
-                c = task.class_names.index(name.removeprefix(_FRACTION))
-                fractions = task.fractions * (1 - value) / (1 - task.fractions[c])
-                fractions[c] = value
-                task = task.with_(fractions=fractions)
-            elif name.startswith(_TARGET):
-                targets = np.array(task.targets)
-                targets[task.class_names.index(name.removeprefix(_TARGET)), 0] = value
-                task = task.with_(targets=targets)
-            else:
-                network = network.with_(**{name: value})
-        return network, task, tau
-
-    def at(self, values: Sequence[float] | FloatArray) -> Problem:
-        """The problem at these values, in units sigma_a = 1."""
-        network, task, tau = self.physical(values)
-        sigma_a = network.sigma_a
-        table = cumulant(network.activation, network.k)
-        return Problem(table, np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, sigma_a)
+    height: FloatArray
+    f: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class CodeState:
-    """Unknowns x of a set of codes, with G and its derivatives at kappa = a_gamma.t_c."""
+    """Unknowns x of a set of codes."""
 
     t: FloatArray  # (C, m)
     a: FloatArray  # (n, m)
@@ -164,58 +84,128 @@ class CodeState:
         assert weight is not None
         return self.t.size + self.a.size + weight
 
-    def derivatives(self, problem: Problem) -> FloatArray:
-        """G, ..., G'''' at kappa_gc = a_g.t_c, (5, n, C)."""
-        kappa = self.a @ self.t.T
-        return np.asarray(cumulant_many(problem.cumulant.table, kappa.ravel())).reshape(5, *kappa.shape)
+    @property
+    def kappa(self) -> FloatArray:
+        """a_gamma.t_c, (n, C)."""
+        return np.asarray(self.a @ self.t.T)
+
+    def fields(self, problem: Problem) -> Fields:
+        """G from the table, and its derivatives."""
+        return neuron_fields(problem, self.t, self.a)
 
 
-def stationarity(problem: Problem, state: CodeState, g: FloatArray) -> FloatArray:
+def neuron_fields(problem: Problem, t: FloatArray, a: FloatArray) -> Fields:
+    """Fields of neurons with readouts a (n, m), G from the table."""
+    f = np.empty((5, len(a), len(t)))
+    height = [action_fields4(problem.cumulant.table, problem.p, t, a[j], *f[:, j]) for j in range(len(a))]
+    return Fields(np.array(height), f)
+
+
+class Blocks(NamedTuple):
+    """Rows of the equations that a set of neurons enters, and their derivatives (generated)."""
+
+    gradient: FloatArray  # dh/da (n, m)
+    output: FloatArray  # sum of weight a G' (C, m)
+    gradient_by_t: FloatArray  # (n, m, C, m)
+    gradient_by_a: FloatArray  # (n, m, m), own readout
+    height_by_t: FloatArray  # (n, C, m)
+    output_by_t: FloatArray  # (C, m, m), same class
+    output_by_a: FloatArray  # (C, m, n, m)
+    output_by_weight: FloatArray  # (C, m, n)
+
+
+def neuron_rows(
+    first: FloatArray, p: FloatArray, t: FloatArray, a: FloatArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """dh/da (n, m), and the sum of weight a G' (C, m)."""
+    gradient, output = np.empty(a.shape), np.zeros(t.shape)
+    generated.neuron_residual(first, p, t, a, weight, gradient, output)
+    return gradient, output
+
+
+def neuron_blocks(
+    first: FloatArray, second: FloatArray, p: FloatArray, t: FloatArray, a: FloatArray, weight: FloatArray
+) -> Blocks:
+    """`Blocks` of neurons with these fields."""
+    (n_classes, m), n = t.shape, len(a)
+    by_t, by_a, height_by_t = np.empty((n, m, n_classes, m)), np.empty((n, m, m)), np.empty((n, n_classes, m))
+    same_class, output_by_a = np.zeros((n_classes, m, m)), np.empty((n_classes, m, n, m))
+    output_by_weight = np.empty((n_classes, m, n))
+    generated.neuron_jacobian(first, second, p, t, a, weight, by_t, by_a, height_by_t, same_class)
+    generated.output_by_readouts(first, second, t, a, weight, p, output_by_a)
+    generated.output_by_weights(first, p, a, output_by_weight)
+    rows = neuron_rows(first, p, t, a, weight)
+    return Blocks(*rows, by_t, by_a, height_by_t, same_class, output_by_a, output_by_weight)
+
+
+def neuron_changes(
+    fields: Fields, change: Change, cumulants: FloatArray, t: FloatArray, a: FloatArray, weight: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Derivatives of dh/da (n, m), h (n,) and the sum of weight a G' (C, m) by a control parameter.
+
+    `cumulants` (at least 2, n, C): those of G, G' at fixed kappa.
+    """
+    gradient, height, output = np.empty(a.shape), np.empty(len(a)), np.zeros(t.shape)
+    f, p = fields.f, change.problem.p
+    generated.neuron_change(
+        f[0], f[1], p, t, a, weight, change.p, cumulants[0], cumulants[1], gradient, height, output
+    )  # fmt: skip
+    return gradient, height, output
+
+
+def order_rows(y: FloatArray, tau: float, t: FloatArray) -> FloatArray:
+    """tau t - y (C, m)."""
+    output = np.empty(t.shape)
+    generated.order_residual(y, float(tau), t, output)
+    return output
+
+
+def stationarity(problem: Problem, state: CodeState, fields: Fields) -> FloatArray:
     """F(x), (N,)."""
-    p, t, a = problem.p, state.t, state.a
-    gradient = (g[1] * p) @ t - a
-    height = g[0] @ p - 0.5 * np.sum(a * a, axis=1) - state.level
-    output = (g[1].T * state.weight) @ a + problem.tau * t - problem.y
+    gradient, output = neuron_rows(fields.f[1], problem.p, state.t, state.a, state.weight)
+    output += order_rows(problem.y, problem.tau, state.t)
+    height = fields.height - state.level
     return np.concatenate([gradient.ravel(), height, [state.weight.sum() - 1.0], output.ravel()])
 
 
-def jacobian(problem: Problem, state: CodeState, g: FloatArray) -> FloatArray:
+def jacobian(problem: Problem, state: CodeState, fields: Fields) -> FloatArray:
     """dF/dx, (N, N)."""
-    p, t, a = problem.p, state.t, state.a
-    n_classes, m = t.shape
-    n = len(a)
-    size = t.size + a.size + n + 1
-    matrix = np.zeros((size, size))
-    first_output = n * (m + 1) + 1
-    identity = np.eye(m)
+    t, a = state.t, state.a
+    (n_classes, m), n = t.shape, len(a)
+    blocks = neuron_blocks(fields.f[1], fields.f[2], problem.p, t, a, state.weight)
+    matrix = np.zeros((t.size + a.size + n + 1, t.size + a.size + n + 1))
+    by_t, by_a, by_weight = np.split(matrix, [t.size, t.size + a.size], axis=1)
+    gradients, heights, total, outputs = np.split(np.arange(len(matrix)), np.cumsum([a.size, n, 1]))
+    by_t[gradients] = blocks.gradient_by_t.reshape(a.size, t.size)
+    by_t[heights] = blocks.height_by_t.reshape(n, t.size)
     for j in range(n):
-        rows, height = slice(j * m, (j + 1) * m), n * m + j
-        own = state.where(a=j)
-        mixed = p[:, None, None] * (
-            g[1, j][:, None, None] * identity + g[2, j][:, None, None] * t[:, :, None] * a[j]
-        )  # (C, r, q): d(grad h)_r / dt_cq
-        matrix[rows, : t.size] = mixed.transpose(1, 0, 2).reshape(m, -1)
-        matrix[rows, own] = (t.T * (p * g[2, j])) @ t - identity
-        matrix[height, : t.size] = np.outer(p * g[1, j], a[j]).ravel()
-        matrix[height, own] = (p * g[1, j]) @ t - a[j]
-        matrix[height, -1] = -1.0
-        weight = state.weight[j]
-        output = g[1, j][:, None, None] * identity + g[2, j][:, None, None] * a[j][:, None] * t[:, None, :]
-        matrix[first_output:, own] = weight * output.reshape(-1, m)
-        matrix[first_output:, state.where(weight=j)] = np.outer(g[1, j], a[j]).ravel()
-    matrix[n * (m + 1), t.size + a.size : -1] = 1.0
+        own = slice(j * m, (j + 1) * m)
+        by_a[own, own] = blocks.gradient_by_a[j]
+        by_a[heights[j], own] = blocks.gradient[j]
+    by_weight[heights, -1] = -1.0
+    by_weight[total, :-1] = 1.0
     for c in range(n_classes):
-        block = slice(first_output + c * m, first_output + (c + 1) * m)
-        columns = slice(c * m, (c + 1) * m)
-        matrix[block, columns] += (a.T * (state.weight * g[2, :, c])) @ a + problem.tau * identity
+        own = slice(c * m, (c + 1) * m)
+        by_t[outputs[own], own] = blocks.output_by_t[c] + problem.tau * np.eye(m)
+    by_a[outputs] = blocks.output_by_a.reshape(t.size, a.size)
+    by_weight[outputs, :-1] = blocks.output_by_weight.reshape(t.size, n)
     return matrix
+
+
+def change(state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> FloatArray:
+    """dF/d(control parameter), (N,); `cumulants` = by.cumulants(kappa)."""
+    gradient, height, output = neuron_changes(fields, by, cumulants, state.t, state.a, state.weight)
+    return np.concatenate([gradient.ravel(), height, [0.0], (output + order_rows(by.y, by.tau, state.t)).ravel()])
 
 
 class Condition(Protocol):
     """One equation of a transition, or crossover."""
 
-    def __call__(self, problem: Problem, state: CodeState, g: FloatArray) -> tuple[float, FloatArray]:
+    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
         """Value and its gradient with respect to x."""
+
+    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+        """Derivative of the value by a control parameter at fixed x."""
 
 
 @dataclass(frozen=True)
@@ -224,47 +214,66 @@ class Vanishing:
 
     code: int
 
-    def __call__(self, problem: Problem, state: CodeState, g: FloatArray) -> tuple[float, FloatArray]:
+    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
         gradient = np.zeros(state.x.size)
         gradient[state.where(weight=self.code)] = 1.0
         return float(state.weight[self.code]), gradient
 
+    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+        return 0.0
+
 
 @dataclass(frozen=True)
 class Active:
-    """G'(a_j.t_c) = `level`, the midpoint of the range of phi: the label of class c flips."""
+    """G'(a_j.t_c) = the midpoint of the range of phi: the label of class c flips."""
 
     code: int
     cls: int
-    level: float
 
-    def __call__(self, problem: Problem, state: CodeState, g: FloatArray) -> tuple[float, FloatArray]:
-        gradient = np.zeros(state.x.size)
-        slope = g[2, self.code, self.cls]
-        gradient[: state.t.size].reshape(state.t.shape)[self.cls] = slope * state.a[self.code]
-        gradient[state.where(a=self.code)] = slope * state.t[self.cls]
-        return float(g[1, self.code, self.cls]) - self.level, gradient
+    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+        level = problem.activation.midpoint
+        assert level is not None
+        gradient, by_t, by_a = np.zeros(state.x.size), np.empty(state.t.shape), np.empty(state.t.shape)
+        generated.mean_activations(fields.f[2, self.code], problem.p, state.t, state.a[self.code], by_t, by_a)
+        gradient[: state.t.size].reshape(state.t.shape)[self.cls] = by_t[self.cls]
+        gradient[state.where(a=self.code)] = by_a[self.cls]
+        return float(fields.f[1, self.code, self.cls] / problem.p[self.cls]) - level, gradient
+
+    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+        return float(cumulants[1, self.code, self.cls]) - by.midpoint
 
 
-def soft_mode(problem: Problem, state: CodeState, g: FloatArray, code: int) -> tuple[FloatArray, FloatArray]:
+def soft_mode(state: CodeState, fields: Fields, code: int) -> tuple[FloatArray, FloatArray]:
     """Eigenvalues, ascending, and eigenvectors of d^2 h at a code; the last one is the soft mode."""
-    hessian = (state.t.T * (problem.p * g[2, code])) @ state.t - np.eye(state.t.shape[1])
-    values, vectors = np.linalg.eigh(hessian)
+    m = state.t.shape[1]
+    stiffness = np.empty((m, m))
+    generated.minus_hessian(fields.f[2, code], state.t, stiffness)
+    values, vectors = np.linalg.eigh(-stiffness)
     return values, vectors
 
 
-def _hessian_change(problem: Problem, state: CodeState, g: FloatArray, code: int, v: FloatArray) -> FloatArray:
+def _curvature(state: CodeState, fields: Fields, code: int, v: FloatArray) -> FloatArray:
     """d(d^2 h v)/dx at fixed v, (m, N)."""
-    p, t, a = problem.p, state.t, state.a[code]
-    along = t @ v
-    change = np.zeros((t.shape[1], state.x.size))
-    third, second = p * g[3, code] * along, p * g[2, code]
-    for c in range(len(t)):
-        columns = slice(c * t.shape[1], (c + 1) * t.shape[1])
-        change[:, columns] = third[c] * np.outer(t[c], a)
-        change[:, columns] += second[c] * (np.outer(t[c], v) + along[c] * np.eye(t.shape[1]))
-    change[:, state.where(a=code)] = (t.T * third) @ t
-    return change
+    t, m = state.t, state.t.shape[1]
+    by_t, by_a = np.empty((m, *t.shape)), np.empty((m, m))
+    generated.curvature_along(fields.f[2, code], fields.f[3, code], t, state.a[code], v, t @ v, by_t, by_a)
+    found = np.zeros((m, state.x.size))
+    found[:, : t.size] = by_t.reshape(m, t.size)
+    found[:, state.where(a=code)] = by_a
+    return found
+
+
+def _field_change(fields: Fields, by: Change, cumulants: FloatArray, order: int, code: int) -> FloatArray:
+    """Derivative of a field p_c G^(order) by a control parameter at fixed kappa, (C,)."""
+    p = by.problem.p
+    return np.asarray(by.p / p * fields.f[order, code] + p * cumulants[order, code])
+
+
+def _curvature_change(t: FloatArray, second: FloatArray, v: FloatArray) -> FloatArray:
+    """Change of d^2 h v (m,) where the second fields change by `second`."""
+    stiffness = np.empty((t.shape[1], t.shape[1]))
+    generated.minus_hessian(second, t, stiffness)
+    return np.asarray(v - stiffness @ v)
 
 
 @dataclass(frozen=True)
@@ -273,10 +282,40 @@ class Soft:
 
     code: int
 
-    def __call__(self, problem: Problem, state: CodeState, g: FloatArray) -> tuple[float, FloatArray]:
-        values, vectors = soft_mode(problem, state, g, self.code)
-        v = vectors[:, -1]
-        return float(values[-1]), v @ _hessian_change(problem, state, g, self.code, v)
+    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+        values, vectors = soft_mode(state, fields, self.code)
+        v = vectors[:, -1].copy()
+        return float(values[-1]), v @ _curvature(state, fields, self.code, v)
+
+    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+        v = soft_mode(state, fields, self.code)[1][:, -1].copy()
+        second = _field_change(fields, by, cumulants, 2, self.code)
+        return float(v @ _curvature_change(state.t, second, v))
+
+
+class _Along(NamedTuple):
+    """Third and fourth derivative of h along the soft mode v, what they change with, and how v turns."""
+
+    v: FloatArray
+    cubic: float
+    quartic: float
+    by_t: FloatArray
+    by_a: FloatArray
+    by_v: FloatArray
+    turning: FloatArray  # dv = turning d(d^2 h) v
+    values: FloatArray
+    vectors: FloatArray
+
+
+def _along_soft_mode(state: CodeState, fields: Fields, code: int) -> _Along:
+    t, m = state.t, state.t.shape[1]
+    values, vectors = soft_mode(state, fields, code)
+    v = vectors[:, -1] * np.sign(vectors[np.argmax(np.abs(vectors[:, -1])), -1])
+    by_t, by_a, by_v = np.empty(t.shape), np.empty(m), np.empty(m)
+    third, fourth = fields.f[3, code], fields.f[4, code]
+    cubic, quartic = generated.cubic_along(third, fourth, t, state.a[code], v, t @ v, by_t, by_a, by_v)
+    turning = vectors[:, :-1] / (values[-1] - values[:-1]) @ vectors[:, :-1].T
+    return _Along(v, cubic, quartic, by_t, by_a, by_v, turning, values, vectors)
 
 
 @dataclass(frozen=True)
@@ -285,29 +324,28 @@ class Cubic:
 
     code: int
 
-    def __call__(self, problem: Problem, state: CodeState, g: FloatArray) -> tuple[float, FloatArray]:
-        p, t, a = problem.p, state.t, state.a[self.code]
-        values, vectors = soft_mode(problem, state, g, self.code)
-        v = vectors[:, -1] * np.sign(vectors[np.argmax(np.abs(vectors[:, -1])), -1])
-        along = t @ v
-        third, fourth = p * g[3, self.code], p * g[4, self.code]
+    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+        along = _along_soft_mode(state, fields, self.code)
         gradient = np.zeros(state.x.size)
-        by_kappa, by_along = fourth * along**3, 3.0 * third * along**2
-        gradient[: t.size] = (np.outer(by_kappa, a) + np.outer(by_along, v)).ravel()
-        gradient[state.where(a=self.code)] = by_kappa @ t
-        turning = vectors[:, :-1] / (values[-1] - values[:-1]) @ vectors[:, :-1].T  # dv = turning dH v
-        gradient += (by_along @ t) @ turning @ _hessian_change(problem, state, g, self.code, v)
-        return float(third @ along**3), gradient
+        gradient[: state.t.size] = along.by_t.ravel()
+        gradient[state.where(a=self.code)] = along.by_a
+        gradient += along.by_v @ along.turning @ _curvature(state, fields, self.code, along.v)
+        return along.cubic, gradient
+
+    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+        along = _along_soft_mode(state, fields, self.code)
+        t, v = state.t, along.v
+        second, third = (_field_change(fields, by, cumulants, order, self.code) for order in (2, 3))
+        unused = np.empty(t.shape), np.empty(v.size), np.empty(v.size)
+        direct, _ = generated.cubic_along(third, third, t, state.a[self.code], v, t @ v, *unused)
+        return float(direct + along.by_v @ along.turning @ _curvature_change(t, second, v))
 
 
 def quartic(problem: Problem, state: CodeState, code: int) -> float:
-    """q4 = sum_c p_c G'''' (t_c.v)^4 - 3 gamma^T H_perp^{-1} gamma: negative where codes merge continuously."""
-    g = state.derivatives(problem)
-    p, t = problem.p, state.t
-    values, vectors = soft_mode(problem, state, g, code)
-    along = t @ vectors[:, -1]
-    pull = vectors[:, :-1].T @ ((p * g[3, code] * along**2) @ t)
-    return float((p * g[4, code]) @ along**4 - 3.0 * np.sum(pull**2 / values[:-1]))
+    """q4 = d^4 h along v - 3 gamma^T H_perp^{-1} gamma: negative where codes merge continuously."""
+    along = _along_soft_mode(state, state.fields(problem), code)
+    pull = along.vectors[:, :-1].T @ along.by_v / 3.0
+    return float(along.quartic - 3.0 * np.sum(pull**2 / along.values[:-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,34 +361,31 @@ class System:
         """Unknowns of order one: weights and parameters."""
         return slice(self.shape.t.size + self.shape.a.size, None)
 
-    def split(self, unknowns: FloatArray) -> tuple[Problem, CodeState]:
+    def split(self, unknowns: FloatArray) -> tuple[Problem, CodeState, FloatArray]:
+        """Problem and state, and the values of the control parameters."""
         k = len(self.control.names)
-        return self.control.at(unknowns[unknowns.size - k :]), self.shape.moved(unknowns[: unknowns.size - k])
+        values = unknowns[unknowns.size - k :]
+        return self.control.at(values), self.shape.moved(unknowns[: unknowns.size - k]), values
 
     def residual(self, unknowns: FloatArray) -> FloatArray:
-        problem, state = self.split(unknowns)
-        g = state.derivatives(problem)
-        extra = [condition(problem, state, g)[0] for condition in self.conditions]
-        return np.concatenate([stationarity(problem, state, g), extra])
+        problem, state, _ = self.split(unknowns)
+        fields = state.fields(problem)
+        extra = [condition(problem, state, fields)[0] for condition in self.conditions]
+        return np.concatenate([stationarity(problem, state, fields), extra])
 
     def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Residual and Jacobian with respect to X."""
-        problem, state = self.split(unknowns)
-        g = state.derivatives(problem)
-        extra = [condition(problem, state, g) for condition in self.conditions]
-        residual = np.concatenate([stationarity(problem, state, g), [value for value, _ in extra]])
-        by_x = np.vstack([jacobian(problem, state, g), *(gradient for _, gradient in extra)])
-        return residual, np.column_stack([by_x, difference_columns(self, unknowns)])
-
-
-def difference_columns(system: Any, unknowns: FloatArray) -> FloatArray:
-    """Derivatives of the residual with respect to the control parameters, the last unknowns, by central differences."""
-    columns = []
-    for i in range(unknowns.size - len(system.control.names), unknowns.size):
-        step = np.zeros(unknowns.size)
-        step[i] = _DIFFERENCE * max(1.0, abs(unknowns[i]))
-        columns.append((system.residual(unknowns + step) - system.residual(unknowns - step)) / (2.0 * step[i]))
-    return np.column_stack(columns) if columns else np.empty((system.residual(unknowns).size, 0))
+        problem, state, values = self.split(unknowns)
+        fields = state.fields(problem)
+        extra = [condition(problem, state, fields) for condition in self.conditions]
+        residual = np.concatenate([stationarity(problem, state, fields), [value for value, _ in extra]])
+        by_x = np.vstack([jacobian(problem, state, fields), *(gradient for _, gradient in extra)])
+        columns = []
+        for by in self.control.changes(values):
+            cumulants = by.cumulants(state.kappa)
+            own = [condition.change(state, fields, by, cumulants) for condition in self.conditions]
+            columns.append(np.append(change(state, fields, by, cumulants), own))
+        return residual, np.column_stack([by_x, *columns])
 
 
 def newton(system: Any, unknowns: FloatArray, *, longest: float = 1.0) -> tuple[FloatArray, float]:

@@ -14,30 +14,43 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.theories.single_layer.compiled.derivatives import cumulant_many
-from meanfield.theories.single_layer.transitions.extended import Control, Problem, difference_columns
+from meanfield.theories.single_layer.transitions.control import Change, Control, Problem
+from meanfield.theories.single_layer.transitions.extended import (
+    Blocks,
+    Fields,
+    neuron_blocks,
+    neuron_changes,
+    neuron_fields,
+    neuron_rows,
+    order_rows,
+)
 from meanfield.validation import FloatArray
 
 __all__ = ["ConeSystem", "OutlierSystem"]
 
 
-def _bulk_rows(problem: Problem, t: FloatArray, a: FloatArray, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """grad h(a_0) (m,) with its derivatives (m, size), and a_0 G'(a_0.t_c) (C, m) with its derivatives."""
-    n_classes, m = t.shape
-    _, g1, g2, _, _ = cumulant_many(problem.cumulant.table, t @ a)
-    p, identity = problem.p, np.eye(m)
-    gradient = (p * g1) @ t - a
-    by_x = np.zeros((m, size))
-    output = np.outer(g1, a)
-    output_by_x = np.zeros((n_classes, m, size))
-    bulk = slice(n_classes * m, (n_classes + 1) * m)
-    by_x[:, bulk] = (t.T * (p * g2)) @ t - identity
+_ONE = np.ones(1)  # weight of the bulk
+
+
+def _bulk(problem: Problem, t: FloatArray, a: FloatArray) -> tuple[Fields, Blocks]:
+    """Fields of the bulk, and its rows with their derivatives."""
+    fields = neuron_fields(problem, t, a[None])
+    return fields, neuron_blocks(fields.f[1], fields.f[2], problem.p, t, a[None], _ONE)
+
+
+def _bulk_change(by: Change, fields: Fields, t: FloatArray, a: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Derivatives of grad h(a_0) (m,) and a_0 G' + tau t - y (C, m) by a control parameter."""
+    gradient, _, output = neuron_changes(fields, by, by.cumulants(t @ a)[:, None], t, a[None], _ONE)
+    return gradient[0], output + order_rows(by.y, by.tau, t)
+
+
+def _by_classes(blocks: FloatArray) -> FloatArray:
+    """Derivatives (C, m, m) of class c by t_c as a matrix (C m, C m)."""
+    n_classes, m, _ = blocks.shape
+    matrix = np.zeros((n_classes, m, n_classes, m))
     for c in range(n_classes):
-        own = slice(c * m, (c + 1) * m)
-        by_x[:, own] = p[c] * (g1[c] * identity + g2[c] * np.outer(t[c], a))
-        output_by_x[c][:, own] = g2[c] * np.outer(a, a)
-        output_by_x[c][:, bulk] = g1[c] * identity + g2[c] * np.outer(a, t[c])
-    return gradient, by_x, np.concatenate([output[:, :, None], output_by_x], axis=2)
+        matrix[c, :, c] = blocks[c]
+    return matrix.reshape(n_classes * m, n_classes * m)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +61,7 @@ class OutlierSystem:
     ----------
     control : Control
     driven : (o, C) array
-        Growth k g of G on the side of kappa_oc = t_c.u_o (0 where the class does not drive the outlier).
+        Sign of kappa_oc = t_c.u_o, 0 where the class does not drive the outlier: on which side G grows.
     vanishing : tuple of int
         Outliers with w_o = 0.
     crossing : tuple of (int, int)
@@ -76,56 +89,78 @@ class OutlierSystem:
         return slice(self.control.task.n_outputs * (self.driven.shape[1] + 1), None)
 
     def residual(self, unknowns: FloatArray) -> FloatArray:
-        return self._evaluate(unknowns)[0]
-
-    def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
-        residual, by_x = self._evaluate(unknowns)
-        return residual, np.column_stack([by_x, difference_columns(self, unknowns)])
-
-    def _evaluate(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
         t, a, u, w, values = self.unpack(unknowns)
         problem = self.control.at(values)
-        n_classes, m = t.shape
-        o = len(u)
-        size = unknowns.size - values.size
-        gradient, gradient_by_x, bulk = _bulk_rows(problem, t, a, size)
-        output, output_by_x = bulk[:, :, 0] + problem.tau * t - problem.y, bulk[:, :, 1:]
-        identity = np.eye(m)
-        kappa = u @ t.T  # (o, C)
-        rows, rows_by_x = [], []
-        at_u, at_w = (n_classes + 1) * m, (n_classes + 1 + o) * m
+        bulk = neuron_fields(problem, t, a[None])
+        gradient, output = neuron_rows(bulk.f[1], problem.p, t, a[None], _ONE)
+        pull, more = neuron_rows(self._fields(problem, t, u).f[1], problem.p, t, u, w)
+        return self._rows(t, u, w, output + more + order_rows(problem.y, problem.tau, t), gradient, pull)
+
+    def _fields(self, problem: Problem, t: FloatArray, u: FloatArray) -> Fields:
+        """Fields k/2 p_c g(t_c.u_o) of the outliers, each class on its side."""
+        table = problem.cumulant.table
+        second = problem.p * self._on_side(table.growth_plus, table.growth_minus)
+        kappa = u @ t.T
+        f = np.stack([0.5 * second * kappa * kappa, second * kappa, second])
+        return Fields(f[0].sum(axis=1) - 0.5 * np.sum(u * u, axis=1), f)
+
+    def _on_side(self, plus: float, minus: float) -> FloatArray:
+        """(o, C): the value of the side on which a class drives an outlier, else 0."""
+        return np.where(self.driven > 0, plus, np.where(self.driven < 0, minus, 0.0))
+
+    def _rows(
+        self, t: FloatArray, u: FloatArray, w: FloatArray, output: FloatArray, gradient: FloatArray, pull: FloatArray
+    ) -> FloatArray:
+        rows = [np.append(pull[i], u[i] @ u[i] - 1.0) for i in range(len(u))]
+        rows += [w[[i]] for i in self.vanishing]
+        rows += [np.array([u[i] @ t[c]]) for i, c in self.crossing]
+        return np.concatenate([output.ravel(), gradient.ravel(), *rows])
+
+    def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Residual and Jacobian with respect to (t, a_0, u, w, values of the control parameters)."""
+        t, a, u, w, values = self.unpack(unknowns)
+        problem = self.control.at(values)
+        m = t.shape[1]
+        o, n = len(u), t.size
+        bulk_fields, bulk = _bulk(problem, t, a)
+        fields = self._fields(problem, t, u)
+        out = neuron_blocks(fields.f[1], fields.f[2], problem.p, t, u, w)
+        output = bulk.output + out.output + order_rows(problem.y, problem.tau, t)
+        residual = self._rows(t, u, w, output, bulk.gradient, out.gradient)
+        at_u, at_w = n + m, n + m + o * m
+        by_x = np.zeros((residual.size, at_w + o))
+        by_x[:n, :n] = _by_classes(bulk.output_by_t + out.output_by_t) + problem.tau * np.eye(n)
+        by_x[:n, n:at_u] = bulk.output_by_a.reshape(n, m)
+        by_x[:n, at_u:at_w] = out.output_by_a.reshape(n, o * m)
+        by_x[:n, at_w:] = out.output_by_weight.reshape(n, o)
+        by_x[n:at_u, :n] = bulk.gradient_by_t.reshape(m, n)
+        by_x[n:at_u, n:at_u] = bulk.gradient_by_a[0]
+        row = at_u
         for i in range(o):
             own = slice(at_u + i * m, at_u + (i + 1) * m)
-            growth = self.driven[i]
-            weighted = problem.p * growth
-            pull_by_x = np.zeros((m, size))
-            pull_by_x[:, own] = (t.T * weighted) @ t - identity
-            for c in range(n_classes):
-                block = slice(c * m, (c + 1) * m)
-                pull_by_x[:, block] = weighted[c] * (kappa[i, c] * identity + np.outer(t[c], u[i]))
-                output[c] += w[i] * growth[c] * kappa[i, c] * u[i]
-                output_by_x[c][:, block] += w[i] * growth[c] * np.outer(u[i], u[i])
-                output_by_x[c][:, own] += w[i] * growth[c] * (kappa[i, c] * identity + np.outer(u[i], t[c]))
-                output_by_x[c][:, at_w + i] += growth[c] * kappa[i, c] * u[i]
-            norm_by_x = np.zeros((1, size))
-            norm_by_x[0, own] = 2.0 * u[i]
-            rows += [(weighted * kappa[i]) @ t - u[i], [u[i] @ u[i] - 1.0]]
-            rows_by_x += [pull_by_x, norm_by_x]
-        for c in range(n_classes):
-            output_by_x[c][:, c * m : (c + 1) * m] += problem.tau * identity
+            by_x[row : row + m, :n] = out.gradient_by_t[i].reshape(m, n)
+            by_x[row : row + m, own] = out.gradient_by_a[i]
+            by_x[row + m, own] = 2.0 * u[i]
+            row += m + 1
         for i in self.vanishing:
-            row = np.zeros((1, size))
-            row[0, at_w + i] = 1.0
-            rows.append([w[i]])
-            rows_by_x.append(row)
+            by_x[row, at_w + i] = 1.0
+            row += 1
         for i, c in self.crossing:
-            row = np.zeros((1, size))
-            row[0, c * m : (c + 1) * m] = u[i]
-            row[0, at_u + i * m : at_u + (i + 1) * m] = t[c]
-            rows.append([kappa[i, c]])
-            rows_by_x.append(row)
-        residual = np.concatenate([output.ravel(), gradient, *rows])
-        return residual, np.vstack([output_by_x.reshape(-1, size), gradient_by_x, *rows_by_x])
+            by_x[row, c * m : (c + 1) * m] = u[i]
+            by_x[row, at_u + i * m : at_u + (i + 1) * m] = t[c]
+            row += 1
+        columns = [self._change(by, bulk_fields, fields, t, a, u, w) for by in self.control.changes(values)]
+        return residual, np.column_stack([by_x, *columns])
+
+    def _change(
+        self, by: Change, bulk: Fields, fields: Fields, t: FloatArray, a: FloatArray, u: FloatArray, w: FloatArray
+    ) -> FloatArray:
+        """Derivative of the residual by a control parameter."""
+        gradient, output = _bulk_change(by, bulk, t, a)
+        growth, kappa = self._on_side(*by.growth), u @ t.T
+        pull, _, more = neuron_changes(fields, by, np.stack([0.5 * growth * kappa**2, growth * kappa]), t, u, w)
+        found = np.concatenate([(output + more).ravel(), gradient, np.insert(pull, t.shape[1], 0.0, axis=1).ravel()])
+        return np.append(found, np.zeros(len(self.vanishing) + len(self.crossing)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +184,8 @@ class ConeSystem:
         """Unknowns with the multipliers that fit t and a_0 best."""
         problem = self.control.at(self.control.values)
         columns = self._multiplier_columns(t)
-        _, g1, *_ = cumulant_many(problem.cumulant.table, t @ a)
-        target = problem.p[:, None] * (problem.y - np.outer(g1, a) - problem.tau * t)
+        _, bulk = _bulk(problem, t, a)
+        target = -problem.p[:, None] * (bulk.output + order_rows(problem.y, problem.tau, t))
         multipliers = np.linalg.lstsq(columns, target.ravel(), rcond=None)[0]
         return np.concatenate([t.ravel(), a, multipliers, self.control.values])
 
@@ -173,36 +208,43 @@ class ConeSystem:
         return columns.reshape(t.size, -1)
 
     def residual(self, unknowns: FloatArray) -> FloatArray:
-        return self._evaluate(unknowns)[0]
+        return self.linearised(unknowns)[0]
 
     def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
-        residual, by_x = self._evaluate(unknowns)
-        return residual, np.column_stack([by_x, difference_columns(self, unknowns)])
-
-    def _evaluate(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Residual and Jacobian with respect to (t, a_0, multipliers, values of the control parameters)."""
         t, a, multipliers, values = self.unpack(unknowns)
         problem = self.control.at(values)
-        p, k = problem.p, problem.cumulant.table.growth_plus
-        n_classes, m = t.shape
-        size = unknowns.size - values.size
-        gradient, gradient_by_x, bulk = _bulk_rows(problem, t, a, size)
+        p, k, m = problem.p, problem.cumulant.table.growth_plus, t.shape[1]
+        n = t.size
+        fields, bulk = _bulk(problem, t, a)
+        unscaled = bulk.output + order_rows(problem.y, problem.tau, t)
         columns = self._multiplier_columns(t)
-        output = p[:, None] * (bulk[:, :, 0] + problem.tau * t - problem.y)
-        output_by_x = p[:, None, None] * bulk[:, :, 1:]
-        flat = output_by_x.reshape(t.size, size)
-        flat[:, t.size + m :] += columns
-        for c in range(n_classes):
-            output_by_x[c][:, c * m : (c + 1) * m] += p[c] * problem.tau * np.eye(m)
+        scale = np.repeat(p, m)[:, None]
+        by_x = np.zeros((n + m, n + m + len(multipliers)))
+        by_x[:n, :n] = scale * (_by_classes(bulk.output_by_t) + problem.tau * np.eye(n))
+        by_x[:n, n : n + m] = scale * bulk.output_by_a.reshape(n, m)
+        by_x[:n, n + m :] = columns
         for multiplier, (c, d) in zip(multipliers, self.active):
             for one, other in {(c, d), (d, c)}:
-                output_by_x[one][:, other * m : (other + 1) * m] += multiplier * np.eye(m)
+                by_x[one * m : (one + 1) * m, other * m : (other + 1) * m] += multiplier * np.eye(m)
+        by_x[n:, :n] = bulk.gradient_by_t.reshape(m, n)
+        by_x[n:, n : n + m] = bulk.gradient_by_a[0]
         rows, rows_by_x = [], []
-        for c, d in (*self.active, *self.touching):
-            scale = k * p[c] if c == d else 1.0
-            row = np.zeros(size)
-            row[c * m : (c + 1) * m] += scale * t[d]
-            row[d * m : (d + 1) * m] += scale * t[c]
-            rows.append(scale * (t[c] @ t[d]) - (1.0 if c == d else 0.0))
+        held = (*self.active, *self.touching)
+        for c, d in held:
+            factor = k * p[c] if c == d else 1.0
+            row = np.zeros(by_x.shape[1])
+            row[c * m : (c + 1) * m] += factor * t[d]
+            row[d * m : (d + 1) * m] += factor * t[c]
+            rows.append(factor * (t[c] @ t[d]) - (1.0 if c == d else 0.0))
             rows_by_x.append(row)
-        residual = np.concatenate([output.ravel() + columns @ multipliers, gradient, rows])
-        return residual, np.vstack([flat, gradient_by_x, *rows_by_x])
+        output = p[:, None] * unscaled
+        residual = np.concatenate([output.ravel() + columns @ multipliers, bulk.gradient[0], rows])
+        changes = []
+        for by in self.control.changes(values):
+            gradient, moved = _bulk_change(by, fields, t, a)
+            factors = by.growth[0] * p + k * by.p
+            norms = [factors[c] * (t[c] @ t[c]) if c == d else 0.0 for c, d in held]
+            moved = by.p[:, None] * unscaled + p[:, None] * moved
+            changes.append(np.concatenate([moved.ravel(), gradient, norms]))
+        return residual, np.column_stack([np.vstack([by_x, *rows_by_x]), *changes])

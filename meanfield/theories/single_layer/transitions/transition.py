@@ -25,11 +25,11 @@ from meanfield.problem.problem import Problem
 from meanfield.theories.single_layer.solution import Solution
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.acceptance import Root, Transition, accept_codes, accept_outliers
+from meanfield.theories.single_layer.transitions.control import Control
 from meanfield.theories.single_layer.transitions.extended import (
     Active,
     CodeState,
     Condition,
-    Control,
     Cubic,
     Soft,
     System,
@@ -174,10 +174,9 @@ def _code_setup(
     if kind == "weight":
         conditions = tuple(Vanishing(j) for j in codes)
     elif kind == "label":
-        middle = control.network.activation.midpoint
-        if middle is None or not pairs:
+        if control.network.activation.midpoint is None or not pairs:
             raise ValueError("a label crossover needs pairs=((code, class),) and an activation with a bounded range.")
-        conditions = tuple(Active(j, c, middle) for j, c in pairs)
+        conditions = tuple(Active(j, c) for j, c in pairs)
     else:
         state, j = _merged(state, codes)
         codes = (j,)
@@ -223,8 +222,7 @@ def _outlier_setup(
     concerned = outliers or tuple(o for o, _ in pairs)
     if not concerned or not all(0 <= o < len(w) for o in concerned):
         raise ValueError(f"codes must be indices of the {len(w)} outliers of the solution, got {concerned}.")
-    table = control.at(control.values).cumulant.table
-    driven = np.where(u @ t.T > 0, table.growth_plus, table.growth_minus)
+    driven = np.where(u @ t.T > 0, 1.0, -1.0)
     for o, c in pairs:
         driven[o, c] = 0.0
     system = OutlierSystem(control, driven, outliers if kind == "outlier" else (), pairs if kind == "driven" else ())

@@ -1,0 +1,36 @@
+"""`equations`: what is solved for a network and a task, in symbols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meanfield.activations.activation import activation
+from meanfield.symbolic import equations as derived
+from meanfield.symbolic.equations import Equations
+from meanfield.symbolic.theories import DataEquations
+
+__all__ = ["equations"]
+
+
+def equations(network: Any, task: Any = None) -> Equations | DataEquations:
+    """What `meanfield.solve` solves for a network and a task, derived by SymPy.
+
+    Parameters
+    ----------
+    network : Network, Activation, SymPy expression or name of a built-in activation
+        On class tasks only the nonlinearity matters.
+    task : ClassTask or DataTask, optional
+        A finite number of samples asks for the finite-P equations; the limit P -> infinity is the default. With a data
+        task: the equations of linear (any depth), lazy (any depth) and other networks (one hidden layer) on any inputs.
+
+    Returns
+    -------
+    Equations, or DataEquations for a data task
+        To be printed; ``latex()`` gives LaTeX.
+
+    Raises
+    ------
+    ValueError
+        For what is no nonlinearity, and for networks whose equations are not available in symbols.
+    """
+    return derived(network if hasattr(network, "activation") else activation(network), task)
