@@ -322,7 +322,7 @@ class PhaseDiagram:
         Raises
         ------
         ValueError
-            If the file holds something else, or points that do not solve their task (see `meanfield.checked`).
+            If the file holds something else, or points that do not solve their task (see `meanfield.phases.claims`).
         FileNotFoundError
             If there is none.
         """

@@ -52,17 +52,15 @@ def coding_branch(problem: Problem, tolerance: float, report: Report | None = No
         found = _by_shares(problem, order, kinds, report)
         if found is not None:
             return polish(problem, found, tolerance, report, renew=3, step=1e-7, most=25)
-    rough = newton(system, relax(system, order), _ROUGH, step=1e-4, progress=report)
+    rough = newton(system, relax(system, order, critical=True), _ROUGH, step=1e-4, renew=2, progress=report)
     jacobian = rough.jacobian if rough.residual < _LOST else None
     return polish(problem, rough.x, tolerance, report, renew=4, step=1e-6, jacobian=jacobian)
 
 
-def prior_branch(problem: Problem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
-    """The branch without codes, from Gaussian process kernels."""
+def prior_branch(problem: Problem, report: Report | None = None) -> tuple[System, Found]:
+    """The branch without codes, from Gaussian process kernels, at the coarse quadrature."""
     system = System(problem, COARSE)
-    x = relax(system, uncoded(problem))
-    rough = newton(system, x, _ROUGH, step=1e-4, progress=report)
-    return polish(problem, rough.x, tolerance, report, renew=4, step=1e-6, jacobian=rough.jacobian)
+    return system, newton(system, relax(system, uncoded(problem)), _ROUGH, step=1e-4, renew=2, most=25, progress=report)
 
 
 def frozen_branch(
@@ -80,7 +78,7 @@ def frozen_branch(
         If one of the codes is not locally stable.
     """
     system = System(problem, COARSE, fractions)
-    x = relax(system, planted(problem, fractions) if order is None else order)
+    x = relax(system, planted(problem, fractions) if order is None else order, critical=order is None)
     rough = newton(system, x, _ROUGH, step=1e-3, progress=report)
     fine = System(problem, FINE, fractions)
     return fine, newton(fine, rough.x, tolerance, renew=4, step=1e-6, jacobian=rough.jacobian, progress=report)
@@ -115,7 +113,7 @@ def _by_shares(problem: Problem, order: Order, kinds: dict[str, float], report: 
     """Coordinates of the branch with shares held, then free; None if that fails."""
     try:
         held = System(problem, COARSE, kinds)
-        rough = newton(held, relax(held, order), 1e-2, step=1e-3, progress=report)
+        rough = newton(held, relax(held, order, critical=True), 1e-2, step=1e-3, progress=report)
         free = System(problem, COARSE, kinds, free=True)
         x = free.pack(held.unpack(rough.x))
         found = newton(free, x, _ROUGH, step=1e-4, progress=report)

@@ -30,6 +30,7 @@ __all__ = [
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _LARGEST_EXPONENT = 600.0
+_X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
 
 
 class NotCovered(ValueError):
@@ -165,16 +166,38 @@ class Layer:
     rule: Rule
     index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, FloatArray] = field(default_factory=dict)
+    known: tuple[FloatArray, FloatArray] | None = None  # maxima (b, h) of the last setting
 
     # ---- grids -----------------------------------------------------------------------------------
 
-    def modes(self, setting: Setting, sweeps: int = 60) -> tuple[FloatArray, FloatArray]:
+    def modes(self, setting: Setting, move: bool = True) -> tuple[FloatArray, FloatArray]:
         """Local maxima (b, h), each (k, C), of the weight reached from all sign patterns of b, and 0.
 
-        b <- R R^T n g_b and h <- (1/H + n/d)^{-1} n <z> / d never lower the weight.
+        b <- R R^T n g_b and h <- (1/H + n/d)^{-1} n <z> / d never lower the weight. Without `move` those of the last
+        setting are good enough.
         """
         n_classes = len(self.n)
+        if self.known is not None and self.known[0].shape[1] == n_classes and not move:
+            return self.known
         b_cov = setting.root @ setting.root.T
+        b, h = self._starts(setting, b_cov)
+        sweeps = 60
+        if self.known is not None:
+            b, h, sweeps = np.vstack([b, self.known[0]]), np.vstack([h, self.known[1]]), 25
+        if setting.covariance.any():
+            strength = setting.covariance * (self.n / setting.d)
+            gain = np.linalg.solve(np.eye(n_classes) + strength, strength)
+        for _ in range(sweeps):
+            mean, z = self._tilted(setting, b, h)
+            b = (mean * self.n) @ b_cov
+            if setting.covariance.any():
+                h = z @ gain.T
+        _, first = np.unique(np.round(np.hstack([b, h]), 2), axis=0, return_index=True)
+        self.known = b[first], h[first]
+        return self.known
+
+    def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
+        n_classes = len(self.n)
         low, high = _range(self.phi)
         middle = 0.5 * (low + high)
         patterns = np.array(list(itertools.product((low, high), repeat=min(n_classes, 8))))
@@ -184,31 +207,18 @@ class Layer:
         b = (patterns * self.n) @ b_cov
         h = np.zeros_like(b)
         if setting.covariance.any():
-            spread = np.sqrt(np.diag(setting.covariance))
-            h = 2.0 * spread * np.sign(b)
-            gain = np.linalg.solve(
-                np.eye(n_classes) + setting.covariance * (self.n / setting.d), setting.covariance * (self.n / setting.d)
-            )
-        for _ in range(sweeps):
-            mean, z = self._tilted(setting, b, h)
-            b = (mean * self.n) @ b_cov
-            if setting.covariance.any():
-                h = z @ gain.T
+            h = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(b)
         return b, h
 
     def _tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
         """<phi> and <z> at pairs of b and h (k, C)."""
-        mean, z = np.empty_like(b), np.empty_like(b)
-        x = np.linspace(-8.0, 8.0, 81)
-        for c in range(b.shape[1]):
-            at = h[:, c, None] + math.sqrt(setting.d[c]) * x
-            phi = self.phi(at)
-            exponent = b[:, c, None] * phi + 0.5 * setting.delta[c] * phi**2 - 0.5 * x * x
-            weight = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-            weight /= weight.sum(axis=1, keepdims=True)
-            mean[:, c] = (weight * phi).sum(axis=1)
-            z[:, c] = (weight * at).sum(axis=1)
-        return mean, z
+        root = np.sqrt(setting.d)[:, None]
+        at = h[:, :, None] + root * _X
+        phi = self.phi(at)
+        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
+        weight = np.exp(exponent - exponent.max(axis=2, keepdims=True))
+        weight /= weight.sum(axis=2, keepdims=True)
+        return (weight * phi).sum(axis=2), (weight * at).sum(axis=2)
 
     def _grid(self, setting: Setting, b: FloatArray, h: FloatArray) -> _Grid:
         n_classes = len(self.n)
@@ -355,13 +365,13 @@ class Layer:
     def _nodes(self, index: FloatArray) -> FloatArray:
         return np.asarray(self.rule.beta * (index + self.rule.offset))
 
-    def _prepare(self, setting: Setting) -> tuple[_Grid, FloatArray]:
-        b, h = self.modes(setting)
+    def _prepare(self, setting: Setting, move: bool = True) -> tuple[_Grid, FloatArray]:
+        b, h = self.modes(setting, move)
         return self._grid(setting, b, h), b @ np.linalg.pinv(setting.root).T
 
     def evaluate(self, setting: Setting, *, grow: bool = True, detail: bool = False) -> tuple[Averages, Detail | None]:
         """Averages of a layer; with `grow` the set of nodes is brought up to date first."""
-        grid, modes = self._prepare(setting)
+        grid, modes = self._prepare(setting, grow)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
             self.index = np.unique(np.round(modes / self.rule.beta - self.rule.offset).astype(np.int64), axis=0)
@@ -412,7 +422,7 @@ class Layer:
         UnstableCode
             If the weight has no local maximum with that pattern.
         """
-        b, h = self.modes(setting)
+        b, h = self.modes(setting, grow)
         grid = self._grid(setting, b, h)
         mean, _ = self._tilted(setting, b, h)
         words = code_words(self.phi, mean)

@@ -12,7 +12,7 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.branches import coding_branch, frozen_branch, prior_branch
+from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.layer import CHECK, COARSE, NotCovered, UnstableCode
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
@@ -193,17 +193,22 @@ def _compete(
 ) -> tuple[System, Found, list[Branch]]:
     """The better of two branches, and the other one."""
     try:
-        rival, other = prior_branch(problem, tolerance, report)
+        rival, other = prior_branch(problem, report)
     except (NotCovered, np.linalg.LinAlgError):
         return system, found, []
-    if other.residual > 1e-5 or not other.residual < math.inf:
+    if not other.residual <= 1e-2:
         return system, found, []
     phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
-    if found.residual <= tolerance and abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
+    if found.residual <= tolerance and against < phi:
+        same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
+        return system, found, [] if same else [Branch("uncoded", against, other.residual)]
+    rival, other = polish(problem, other.x, tolerance, report, renew=4, step=1e-6)
+    against = rival.free_energy(other.x, other.averages)
+    if other.residual > tolerance or (found.residual <= tolerance and against <= phi):
         return system, found, []
-    if against > phi or found.residual > 1e-3:
-        return rival, other, [Branch("coding", phi, found.residual)]
-    return system, found, [Branch("uncoded", against, other.residual)]
+    if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
+        return system, found, []
+    return rival, other, [Branch("coding", phi, found.residual)]
 
 
 def _posterior(

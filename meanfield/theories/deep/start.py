@@ -14,6 +14,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["planted", "prior_kernels", "readout_minimum", "relax", "saturated_weights", "uncoded"]
 
+_CRITICAL = 0.8
 _HERMITE = np.polynomial.hermite_e.hermegauss(80)
 
 
@@ -107,6 +108,9 @@ def planted(problem: Problem, fractions: Mapping[str, float] | None = None) -> O
     for layer in range(depth - 1):
         size = (eta * p_total / gamma[-1]) ** ((layer + 1) / depth)
         kappa = (vectors * (gamma[layer] * size / p_total)) @ vectors.T / np.outer(root, root)
+        if layer > 0:  # the formula is that of a linear layer; phi saturates
+            span = problem.phi.supremum - problem.phi.infimum
+            kappa = kappa / (1.0 + 3.0 * float(np.diag(kappa).max()) / span**2)
         kernel.append(common[layer] + kappa + 1e-4 * np.eye(n_classes))
         # <phi^2> = K + d hardly changes while a layer learns.
         d.append(np.maximum(own[layer] - 0.8 * np.diag(kappa), 0.4 * own[layer]))
@@ -131,7 +135,7 @@ def uncoded(problem: Problem) -> Order:
     return Order(kernel, d, np.zeros((depth - 1, n_classes, n_classes)), np.zeros((depth - 1, n_classes)), t)
 
 
-def relax(system: System, order: Order, sweeps: int = 4) -> FloatArray:
+def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False) -> FloatArray:
     """Coordinates after a downward pass for the conjugates, and half-steps of d and delta."""
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
@@ -147,6 +151,11 @@ def relax(system: System, order: Order, sweeps: int = 4) -> FloatArray:
                 delta[layer - 1] = new if sweep == 0 else 0.5 * (delta[layer - 1] + new)
             if layer < problem.depth - 1 and sweep > 0:
                 d[layer] = 0.5 * (d[layer] + found.d)
+    if critical and problem.depth > 1:
+        # The first layer is close to its instability: n k~ d has eigenvalues just below 1.
+        root = np.sqrt(problem.n * d[0])
+        largest = float(np.linalg.eigvalsh(tilde[0] * np.outer(root, root))[-1])
+        tilde[0] *= _CRITICAL / largest if largest < _CRITICAL else 1.0
     return system.pack(Order(kernel, d, tilde, delta, order.t))
 
 

@@ -174,8 +174,9 @@ class System:
     def scales(self, x: FloatArray) -> FloatArray:
         """Size of the block that each coordinate belongs to: the unit of its residual and of its step."""
         scale = np.empty(len(x))
+        floor = {"kernel": 1e-3, "d": 1e-6, "tilde": 1.0 / self.problem.n_samples, "delta": 0.02, "t": 1e-12}
         for name, _, at in self.blocks:
-            scale[at] = np.abs(x[at]) + 1e-12 if name == "f" else max(float(np.abs(x[at]).max()), 1e-12)
+            scale[at] = np.abs(x[at]) + 1e-12 if name == "f" else max(float(np.abs(x[at]).max()), floor[name])
         return scale
 
     # ---- equations -------------------------------------------------------------------------------

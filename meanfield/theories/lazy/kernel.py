@@ -115,7 +115,7 @@ def kernel_layers(
 
 
 def gaussian_moment(phi: Activation | str, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """E[phi(z)] and E[phi(z)^2] for z ~ N(0, variance), elementwise, by panels that resolve phi and end at its kinks."""
+    """E[phi(z)] and E[phi(z)^2] for z ~ N(0, variance), elementwise, by panels that resolve phi."""
     phi = activation(phi)
     flat, back = np.unique(np.ravel(variance), return_inverse=True)
     first, second = np.empty(flat.size), np.empty(flat.size)
@@ -214,9 +214,7 @@ def _continuous(phi: Activation) -> bool:
     return all(math.isclose(a[i] + s[i] * x, a[i + 1] + s[i + 1] * x, abs_tol=1e-12) for i, x in enumerate(b))
 
 
-def _plackett(
-    phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _plackett(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray) -> tuple[FloatArray, FloatArray]:
     assert phi.pieces is not None
     breaks, slopes = np.array(phi.pieces.breaks), np.array(phi.pieces.slopes)
     change = np.diff(slopes)
@@ -230,7 +228,8 @@ def _plackett(
     total = np.multiply.outer(*means) + root * rho * np.multiply.outer(*tilts)
     top = np.arcsin(rho)
     values = np.zeros((2, *rho.shape))
-    for which, (nodes, weights) in enumerate((np.polynomial.legendre.leggauss(48), np.polynomial.legendre.leggauss(32))):
+    for which, order in enumerate((48, 32)):
+        nodes, weights = np.polynomial.legendre.leggauss(order)
         for x, w in zip(nodes, weights):
             alpha = 0.5 * top * (1 + x)
             sine, cosine2 = np.sin(alpha), np.maximum(np.cos(alpha) ** 2, 1e-30)

@@ -28,7 +28,10 @@ _Q = 16  # Chebyshev coefficients of a panel
 _NODE = np.cos(np.pi * (np.arange(_Q) + 0.5) / _Q)
 _TO_SERIES = np.cos(np.pi * np.outer(np.arange(_Q), np.arange(_Q) + 0.5) / _Q) * 2.0 / _Q
 _TO_SERIES[0] *= 0.5
-_CHECK = np.array([-0.9973, -0.911, -0.5772, -0.2718, 0.0577, 0.3142, 0.618, 0.9331, 0.9981])
+# Points next to the ends see layers (a steep phi at its kink, a smoothed jump) far thinner than the panel.
+_ENDS = 1.0 - 10.0 ** -np.arange(3.0, 10.0)
+_CHECK = np.array([*-_ENDS[::-1], -0.9973, -0.911, -0.5772, -0.2718, 0.0577, 0.3142, 0.618, 0.9331, 0.9981, *_ENDS])
+_CHECK.sort()
 _CHECK_BASIS = np.polynomial.chebyshev.chebvander(_CHECK, _Q - 1)
 _FIT = 3e-14  # error of a polynomial relative to the largest |phi|
 _NARROWEST = 1e-9  # width of a panel relative to the smallest standard deviation: what is left of a root counts < 1e-13
@@ -39,8 +42,8 @@ _WIDTH_SIGN = np.sin(np.pi * (np.arange(_WIDTHS) + 0.5) / _WIDTHS) * (-1.0) ** n
 _REACH = 9.0  # the Gaussian beyond is below 1e-17
 _INNER = np.linspace(-_REACH, _REACH, 13)
 _INNER_X, _INNER_W = np.polynomial.legendre.leggauss(16)
-_COARSE = np.polynomial.legendre.leggauss(10)
-_FINE = np.polynomial.legendre.leggauss(14)
+_COARSE = np.polynomial.legendre.leggauss(14)
+_FINE = np.polynomial.legendre.leggauss(20)
 _SAMPLE = 200  # pairs at which two orders are compared
 
 
@@ -83,22 +86,32 @@ def near_kernel(
             x_edges, x_table, fault = panels.edges, panels.table[:, None, :], 0.0
             lagrange = np.ones((mine.size, 1))
         else:
-            x_edges, x_table, fault = _smoothed_table(phi, panels, 2.0**which, _REACH * float(narrow[mine].max()))
+            x_edges, x_table, off = _smoothed_table(phi, panels, 2.0**which, _REACH * float(narrow[mine].max()))
+            # Density of m u at most 1 / (sqrt(2 pi) |rho| s2): next to a jump the last bit of x moves phi_b by much,
+            # but on a width b only.
+            density = 1.0 / (math.sqrt(2.0 * math.pi) * float((np.abs(rho) * narrow)[mine].min()) + 1e-300)
+            fault = min(float(off.max()), float(off @ np.diff(x_edges)) * density)
             lagrange = _lagrange(2.0 * (np.log2(width[mine]) - which) - 1.0)
 
-        def integrate(rule: tuple[FloatArray, FloatArray], pairs: FloatArray) -> FloatArray:
-            found = np.empty(pairs.size)
-            own = lagrange[np.searchsorted(mine, pairs)]
-            arguments = (wide[pairs], slope[pairs], *rule, found)
-            pair_integrals(panels.edges, panels.table, x_edges, x_table, own, *arguments)
-            return found
-
-        for block in np.array_split(mine, 1 + mine.size // 5000):  # an interrupt is seen between blocks
-            values[block] = integrate(_FINE, block)
-        some = mine[np.unique(np.linspace(0, mine.size - 1, _SAMPLE).astype(int))]
-        difference = np.abs(integrate(_COARSE, some) - values[some]).max()
-        error = max(error, float(difference) + fault * panels.size)
+        tables = panels.edges, panels.table, x_edges, x_table
+        for block in np.array_split(np.arange(mine.size), 1 + mine.size // 5000):  # interruptible between blocks
+            values[mine[block]] = _integrals(tables, lagrange[block], wide[mine[block]], slope[mine[block]], _FINE)
+        some = np.unique(np.linspace(0, mine.size - 1, _SAMPLE).astype(int))
+        coarse = _integrals(tables, lagrange[some], wide[mine[some]], slope[mine[some]], _COARSE)
+        error = max(error, float(np.abs(coarse - values[mine[some]]).max()) + fault * panels.size)
     return values, error
+
+
+def _integrals(
+    tables: tuple[FloatArray, FloatArray, FloatArray, FloatArray],
+    lagrange: FloatArray,
+    wide: FloatArray,
+    slope: FloatArray,
+    rule: tuple[FloatArray, FloatArray],
+) -> FloatArray:
+    found = np.empty(wide.size)
+    pair_integrals(*tables, lagrange, wide, slope, *rule, found)
+    return found
 
 
 def _fitted(value: Callable[[FloatArray], FloatArray], edges: FloatArray, narrowest: float, name: str) -> Panels:
@@ -147,8 +160,8 @@ def _smoothed(phi: Activation, edges: FloatArray, x: FloatArray, width: float) -
 
 def _smoothed_table(
     phi: Activation, panels: Panels, width: float, reach: float
-) -> tuple[FloatArray, FloatArray, float]:
-    """Edges (n + 1,), coefficients (n, widths, q) for b in [width, 2 width], and the measured error of the table."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Edges (n + 1,), coefficients (n, widths, q) for b in [width, 2 width], and measured errors (n,) of the panels."""
 
     def rows(b: float) -> Callable[[FloatArray], FloatArray]:
         def value(at: FloatArray) -> FloatArray:
@@ -160,20 +173,22 @@ def _smoothed_table(
 
         return value
 
-    # Panels that resolve phi_b at the smallest b resolve it at the others.
+    # The smallest b has the thinnest layer at a jump, the largest the widest: panels have to resolve both.
     start = np.unique(np.concatenate([np.linspace(-reach, reach, 9), [k for k in phi.kinks if abs(k) < reach]]))
-    edges = _fitted(rows(width), start, 0.02 * width, phi.name).edges
+    edges = start
+    for b in (width, math.sqrt(2.0) * width, 2.0 * width):
+        edges = _fitted(rows(b), edges, 0.02 * width, phi.name).edges
     half = 0.5 * np.diff(edges)[:, None]
     middle = edges[:-1, None] + half
     table = np.empty((half.size, _WIDTHS, _Q))
     for j, node in enumerate(_WIDTH_NODE):
         table[:, j] = rows(width * 2.0 ** (0.5 * (node + 1.0)))(middle + half * _NODE) @ _TO_SERIES.T
-    fault = 0.0
+    off = np.zeros(half.size)
     for t in (-0.985, 0.035, 0.99):
         series = np.einsum("w,pwq->pq", _lagrange(np.array([t]))[0], table)
         exact = rows(width * 2.0 ** (0.5 * (t + 1.0)))(middle + half * _CHECK)
-        fault = max(fault, float(np.abs(series @ _CHECK_BASIS.T - exact).max()))
-    return edges, table, fault
+        off = np.maximum(off, np.abs(series @ _CHECK_BASIS.T - exact).max(axis=1))
+    return edges, table, off
 
 
 def _lagrange(t: FloatArray) -> FloatArray:

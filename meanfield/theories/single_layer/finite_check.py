@@ -168,8 +168,7 @@ def outlier_residual(problem: ReadoutIntegral, t: FloatArray, outliers: Outliers
 
 def _stationarity(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArray, outliers: Outliers) -> float:
     gradient = problem.gradient(t, sums, weight, outliers)
-    mismatch = float(np.abs(problem.mismatch(sums, weight)).max())
-    return max(problem.residual(gradient), mismatch, outlier_residual(problem, t, outliers))
+    return max(problem.residual(gradient), problem.share_error(sums, weight), outlier_residual(problem, t, outliers))
 
 
 def _extra_starts(problem: ReadoutIntegral, t: FloatArray) -> FloatArray:

@@ -75,7 +75,7 @@ def _error(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArr
     growth = [np.sum(problem.p * problem.growth(t @ u) * (t @ u) ** 2) for u in outliers.direction]
     return max(
         problem.residual(problem.gradient(t, sums, weight, outliers)),
-        float(np.abs(problem.mismatch(sums, weight)).max()),
+        problem.share_error(sums, weight),
         float(np.abs(0.5 * np.array(growth) - 0.5).max(initial=0.0)),
     )
 

@@ -230,6 +230,14 @@ class ReadoutIntegral:
         value = (sums.log_share - np.log(weight)) / self.n_samples
         return value - weight @ value
 
+    def share_error(self, sums: Sums, weight: FloatArray) -> float:
+        """Largest violation of P_k = e^{P (l_k - s)}: of l_k, and of P_k itself for regions lighter than 1 / P.
+
+        The lightest regions are a few nodes at the edge of the window, whose l is not resolved and does not matter.
+        """
+        lightness = np.minimum(1.0, self.n_samples * weight)
+        return float(np.max(np.abs(self.mismatch(sums, weight)) * lightness))
+
 
 def _signs(n_classes: int) -> FloatArray:
     """Patterns of -1/+1 over the classes; beyond ten classes one class (or all but one) against the rest."""
