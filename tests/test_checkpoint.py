@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from meanfield.solvers import codes
 
 import meanfield as mf
 from meanfield.numerics.jit import cache_directory
 from meanfield.phases import diagram as phase
 from meanfield.phases import raster
+from meanfield.theories.single_layer import limit as codes
 
 SIGMOID = mf.Network("sigmoid")
 TASK = mf.class_task(fractions=(0.5, 0.25, 0.25))

@@ -5,9 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
-from meanfield.solvers import line
 
 import meanfield as mf
+from meanfield.theories.single_layer.transitions import line
 
 TASK = mf.class_task(fractions=(0.5, 0.25, 0.25))
 SIGMOID = mf.Network("sigmoid")

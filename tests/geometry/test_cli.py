@@ -5,7 +5,8 @@ import argparse
 import numpy as np
 import pytest
 
-from meanfield.geometry import cli, glue, load
+from meanfield.cli import geometry as cli
+from meanfield.geometry import glue, load
 
 
 def call(*arguments):
