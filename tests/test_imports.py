@@ -18,7 +18,7 @@ FLOORS = [
     ["validation", "archive", "progress", "interruptible", "nonnegative", "quadratic", "compiled", "activations", "symbolic"],
     ["activation"],
     ["cumulant", "kernel", "nonlinearity"],
-    ["task", "network", "result", "features"],
+    ["task", "network", "result", "features", "cumulant_change"],
     ["data", "datasets"],
     ["coverage"],
     ["solvers", "sampling", "lazy"],
