@@ -65,7 +65,7 @@ VARIANCES = ((1.0, 1.0), (0.3, 2.5), (1e-4, 1.0), (400.0, 300.0))
         (sp.sign(Z), lambda a, b, c: 2 / np.pi * np.arcsin(c / np.sqrt(a * b))),
         (sp.Heaviside(Z), lambda a, b, c: 0.25 + np.arcsin(c / np.sqrt(a * b)) / 2 / np.pi),
     ],
-    ids=str,
+    ids=["erf", "sin", "Gaussian", "sign", "Heaviside"],
 )
 def test_closed_forms_of_users_up_to_parallel_inputs(expression, exact):
     phi = mf.Activation(expression, Z)
