@@ -38,6 +38,7 @@ def solve(
     warm_start: SingleNeuronPosterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
+    rtol: float | None = ...,
     max_seconds: float | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
@@ -52,6 +53,7 @@ def solve(
     warm_start: DataPosterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
+    rtol: float | None = ...,
     max_seconds: float | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
@@ -65,6 +67,7 @@ def solve(
     warm_start: SingleNeuronPosterior | DataPosterior | None = None,
     on_failure: Literal["raise", "warn", "return"] = "raise",
     max_boxes: int = MAX_BOXES,
+    rtol: float | None = None,
     max_seconds: float | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
@@ -98,6 +101,8 @@ def solve(
         ``certificate`` and ``status``.
     max_boxes : int
         Budget of the global check (class tasks, P -> infinity).
+    rtol : float, optional
+        Deep networks: wanted accuracy of the order parameters, 1e-6 by default; what is reached is in the certificate.
     max_seconds : float, optional
         Time after which the solver gives up, with the status "stopped" (class tasks at P -> infinity) or a
         ConvergenceError (data); no limit by default. It is looked at a few times a second.
@@ -134,9 +139,11 @@ def solve(
     _check_options(task, warm_start, on_failure, max_boxes)
     if max_seconds is not None:
         max_seconds = real_number("max_seconds", max_seconds, above=0.0)
+    if rtol is not None:
+        rtol = real_number("rtol", rtol, above=0.0)
     with long_work(max_seconds, progress):
         posterior = theory.solve(
-            problem, warm_start=warm_start, progress=progress, options={"max_boxes": int(max_boxes)}
+            problem, warm_start=warm_start, progress=progress, options={"max_boxes": int(max_boxes), "rtol": rtol}
         )
     if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."

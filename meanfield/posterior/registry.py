@@ -20,6 +20,7 @@ ROOMS = (
     "meanfield.theories.lazy",
     "meanfield.theories.single_layer",
     "meanfield.theories.general_data",
+    "meanfield.theories.deep",
 )
 
 

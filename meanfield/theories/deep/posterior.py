@@ -7,18 +7,22 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
 from meanfield.activations.density import _pieces
-from meanfield.archive import read_archive, write_archive
+from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.registry import theory_named
+from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.layer import Detail
+from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.states import layer_nodes, states_of
 from meanfield.theories.deep.system import Order, System
@@ -32,10 +36,10 @@ _MOST_NODES = 3000  # of one density
 
 
 @dataclass(frozen=True, eq=False)
-class DeepPosterior:
+class DeepPosterior(Posterior):
     """Posterior of the neurons of every hidden layer; what `solve_deep` returns.
 
-    Layers are numbered 0 .. L - 1, or from the last by negative numbers.
+    Layers are numbered 1 .. L, or from the last by negative numbers.
 
     Parameters
     ----------
@@ -49,6 +53,8 @@ class DeepPosterior:
     task: ClassTask
     tau: float
     solution: DeepSolution
+
+    theory: ClassVar[str] = "deep"
 
     # ---- what was found --------------------------------------------------------------------------
 
@@ -122,7 +128,7 @@ class DeepPosterior:
         return self.solution.certificate
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """ "optimal", or what went wrong."""
         return self.solution.status
 
@@ -135,16 +141,6 @@ class DeepPosterior:
     def notes(self) -> tuple[str, ...]:
         """Remarks, e.g. a competing solution."""
         return self.solution.notes
-
-    @property
-    def residual(self) -> FloatArray:
-        """(C, m) training residual tau t_c."""
-        return self.tau * self.solution.t
-
-    @property
-    def predictions(self) -> FloatArray:
-        """(C, m) output on the training samples of each class."""
-        return self.task.targets - self.residual
 
     # ---- kernels and laws ------------------------------------------------------------------------
 
@@ -298,21 +294,17 @@ class DeepPosterior:
         readouts = np.empty((n, 0))
         if layer == self.network.depth - 1:
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts
-        return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.labels)
+        return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.class_names)
 
-    def frozen(self, fractions: Any, **options: Any) -> DeepPosterior:
+    def frozen(self, fractions: Any) -> DeepPosterior:
         """The theory with given shares of the last layer's codes, as a sampler has frozen them.
 
         Parameters
         ----------
-        fractions : mapping of str to float
-            Code pattern -> share, summing to 1.
-        options
-            As of `solve_deep`.
+        fractions : mapping of pattern to number, or (codes,) array-like
+            Shares of the codes, normalised.
         """
-        from meanfield.theories.deep.solve import solve_deep
-
-        return solve_deep(self.network, self.task, self.tau, fractions=fractions, **options)
+        return cast(DeepPosterior, theory_named(self.theory).frozen(self, fractions))  # type: ignore[attr-defined]
 
     # ---- printing, saving ------------------------------------------------------------------------
 
@@ -333,26 +325,12 @@ class DeepPosterior:
         """Write to an ``.npz`` file (no pickle inside); returns its path."""
         header, arrays = self.solution.pack()
         header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
-        return write_archive(path, "deep posterior", header, arrays)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> DeepPosterior:
-        """Read what `save` wrote; ValueError if the file holds something else."""
-        return cls.restore(*read_archive(path, "deep posterior"))
-
-    @classmethod
-    def restore(cls, header: dict[str, Any], arrays: dict[str, Any]) -> DeepPosterior:
-        """From the header and arrays of a file."""
-        solution = DeepSolution.unpack(header["solution"], arrays)
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-        return cls(network, task, solution.tau, solution)
+        return write_archive(path, "posterior", header | {"theory": self.theory}, arrays)
 
     # ---- helpers ---------------------------------------------------------------------------------
 
     @cached_property
     def _reduced(self) -> tuple[System, FloatArray]:
-        from meanfield.theories.deep.solve import problem_of
-
         problem, index = problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)
         shares = None
         if self.solution.frozen:
@@ -399,9 +377,9 @@ class DeepPosterior:
 
     def _layer(self, layer: Any) -> int:
         depth = self.network.depth
-        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not -depth <= layer < depth:
-            raise ValueError(f"layer must be from 0 to {depth - 1} (or negative, from the last), got {layer!r}.")
-        return int(layer) % depth
+        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or layer == 0 or not -depth <= layer <= depth:
+            raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {layer!r}.")
+        return int(layer) - 1 if layer > 0 else int(layer) + depth
 
     def _word(self, code: Any, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""
@@ -417,7 +395,7 @@ class DeepPosterior:
         return "".join(pattern[c] for c in first)
 
     def _find_class(self, cls: int | str) -> int:
-        labels = self.task.labels
+        labels = self.task.class_names
         if isinstance(cls, str) and cls in labels:
             return labels.index(cls)
         if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):

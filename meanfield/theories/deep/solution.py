@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.status import Status
 from meanfield.validation import FloatArray, read_only
 
 __all__ = ["Branch", "DeepCertificate", "DeepSolution"]
@@ -22,12 +25,12 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class DeepCertificate:
+class DeepCertificate(Certificate):
     """The proof that comes with a deep solution.
 
     Attributes
     ----------
-    residual : float
+    kkt_residual : float
         Largest violation of the saddle equations, relative to the size of each block of order parameters, with all
         averages computed by another quadrature (finer and shifted lattices, other nodes in z) than the solver's. At
         P = infinity that of the stationarity condition.
@@ -47,14 +50,36 @@ class DeepCertificate:
         Other solutions that were found; the one with the largest Phi is reported.
     """
 
-    residual: float
-    solver_residual: float
-    quadrature_error: float
-    inner_curvature: float = float("nan")
-    outer_curvature: float = float("nan")
-    curvature_error: float = float("nan")
-    duality_gap: float = float("nan")
+    solver_residual: float = math.nan
+    quadrature_error: float = math.nan
+    inner_curvature: float = math.nan
+    outer_curvature: float = math.nan
+    curvature_error: float = math.nan
     branches: tuple[Branch, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        residual: float,
+        solver_residual: float,
+        quadrature_error: float,
+        inner_curvature: float = math.nan,
+        outer_curvature: float = math.nan,
+        curvature_error: float = math.nan,
+        duality_gap: float = math.nan,
+        branches: tuple[Branch, ...] = (),
+    ) -> DeepCertificate:
+        """Global optimality is proven by a duality gap only; weights of codes are taken as unique."""
+        curvatures = inner_curvature, outer_curvature, curvature_error
+        proven = math.isfinite(duality_gap)
+        return cls(
+            residual, duality_gap, math.nan, proven, True, 0, 0, solver_residual, quadrature_error, *curvatures, branches
+        )
+
+    @property
+    def residual(self) -> float:
+        """`kkt_residual`."""
+        return self.kkt_residual
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +109,8 @@ class DeepSolution:
     frozen : bool
         Whether the shares of the codes were given.
     certificate : DeepCertificate
-    status, message : str
+    status : Status
+    message : str
     notes : tuple of str
     n_samples, tau : float
     """
@@ -104,13 +130,14 @@ class DeepSolution:
     second_readout: FloatArray
     certificate: DeepCertificate
     frozen: bool = False
-    status: str = "optimal"
+    status: Status = Status.OPTIMAL
     message: str = ""
     notes: tuple[str, ...] = ()
     n_samples: float = float("inf")
     tau: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "status", Status.of(self.status))
         for name in _ARRAYS:
             object.__setattr__(self, name, read_only(getattr(self, name)))
 

@@ -10,13 +10,15 @@ import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.problem.class_task import ClassTask
-from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
+from meanfield.posterior.status import Status
+from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.layer import CHECK, COARSE, NotCovered, UnstableCode
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
+from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
 from meanfield.theories.deep.stability import SecondOrder, second_order
@@ -25,71 +27,12 @@ from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import Order, Problem, System
 from meanfield.validation import FloatArray, real_number
 
-__all__ = ["problem_of", "refuses", "solve_deep"]
+__all__ = ["solve_deep"]
 
-_MOST_CLASSES = 3
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _SAME_BRANCH = 1e-4
 
 Report = Callable[[str, int, float], None]
-
-
-def refuses(network: Network, task: Any, tau: float) -> str | None:
-    """Why this theory does not cover a problem, in words; None if it does."""
-    phi = network.activation
-    if isinstance(task, DataTask):
-        return (
-            "deep nonlinear networks are solved on class tasks only; on data there are linear and lazy networks of any "
-            "depth, and one hidden layer"
-        )
-    if network.depth == 1:
-        return "this theory is for two and more hidden layers; one hidden layer has its own"
-    if network.scaling != "non-lazy":
-        return "the representations of lazy networks do not learn; use scaling='non-lazy'"
-    linear = phi.parts == "gaussian"
-    if linear and float(phi(0.0)) != 0.0:
-        return "affine activations with an offset are not covered; subtract the offset"
-    if not linear and not phi.bounded:
-        return (
-            f"{phi.name} is unbounded: in deep networks its neurons condense in every layer, which is not available "
-            "yet; covered are bounded activations and the linear one"
-        )
-    if math.isinf(task.n_samples):
-        if linear:
-            return "linear deep networks are solved at a finite n_samples"
-        if network.beta != 1.0:
-            return (
-                "at n_samples = inf deep networks are solved for the readout exponent 1; give a finite n_samples, or "
-                "readout_exponent=1"
-            )
-        return None
-    if linear:
-        return None
-    kinds = len(np.unique(task.targets, axis=0))
-    if kinds > _MOST_CLASSES:
-        return (
-            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; at "
-            "n_samples = inf there is no such limit"
-        )
-    if tau < 0.0:
-        return "tau must not be negative"
-    return None
-
-
-def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, FloatArray]:
-    """The problem in numbers, classes of equal targets taken together, and which of its classes each class is."""
-    targets, index = np.array(task.targets), np.arange(task.n_classes)
-    n = np.array(task.fractions) * task.n_samples
-    if merge:
-        _, first, inverse = np.unique(targets, axis=0, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        index = rank[inverse.ravel()]
-        targets = targets[np.sort(first)]
-        n = np.bincount(index, weights=n)
-    s = network.readout_variance(task.n_samples)
-    return Problem(network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2), index
 
 
 def solve_deep(
@@ -247,8 +190,8 @@ def _posterior(
     if not math.isnan(curvature.outer) and not curvature.passed:
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
     good = residual <= allowed
-    status = "optimal" if good else "residual too large"
-    certificate = DeepCertificate(
+    status = Status.OPTIMAL if good else Status.RESIDUAL
+    certificate = DeepCertificate.of(
         residual, found.residual, error, curvature.inner, curvature.outer, curvature.asymmetry, math.nan, tuple(branches)
     )
     message = (
@@ -344,8 +287,8 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepPosterior:
         activation_variance=np.zeros_like(found.words),
         patterns=tuple("".join("1" if x > middle else "0" for x in word) for word in found.words),
         second_readout=np.einsum("g,gi,gj->ij", found.weight, found.readout, found.readout),
-        certificate=DeepCertificate(found.residual, found.residual, 0.0, duality_gap=found.gap),
-        status="optimal" if good else "duality gap too large",
+        certificate=DeepCertificate.of(found.residual, found.residual, 0.0, duality_gap=found.gap),
+        status=Status.OPTIMAL if good else Status.DUALITY_GAP,
         message="a convex problem, certified by its duality gap" if good else f"duality gap {found.gap:.1e}",
         notes=tuple(notes),
         n_samples=math.inf,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
-from meanfield.validation import FloatArray
-
-if TYPE_CHECKING:
-    from meanfield.theories.deep.posterior import DeepPosterior
+from meanfield.posterior.table import number_row
 
 
-def deep_table(posterior: DeepPosterior) -> str:
+def deep_table(posterior: Any) -> str:
     """Task, kernels of every layer, codes of the last one, Phi and certificate."""
     network, task, solution = posterior.network, posterior.task, posterior.solution
     fractions = ", ".join(f"{p:.4g}" for p in task.fractions)
@@ -24,15 +21,15 @@ def deep_table(posterior: DeepPosterior) -> str:
         "kernels (samples of two classes; last column: what the diagonal has beyond)",
     ]
     for layer in range(network.depth):
-        for c, label in enumerate(task.labels):
+        for c, label in enumerate(task.class_names):
             name = f"layer {layer + 1}" if c == 0 else ""
-            row = _numbers(solution.kernel[layer][c])
+            row = number_row(solution.kernel[layer][c])
             lines.append(f"{name:<8} {label[:8]:<8} {row} | {solution.d[layer][c]:9.5f}")
     if posterior.codes:
         shares = "given shares" if solution.frozen else "shares"
         lines += ["", f"codes of the last layer ({shares}; readout | mean activation on each class)"]
         for code in posterior.codes:
-            lines.append(f"{code.label} {code.weight:>10.6f} | {_numbers(code.readout)} | {_numbers(code.activation)}")
+            lines.append(f"{code.label} {code.weight:>10.6f} | {number_row(code.readout)} | {number_row(code.activation)}")
     proof = posterior.certificate
     lines += ["", f"Phi = {posterior.free_energy:.10g}   ({posterior.status})"]
     if math.isinf(task.n_samples):
@@ -48,7 +45,3 @@ def deep_table(posterior: DeepPosterior) -> str:
     if posterior.message and posterior.status != "optimal":
         lines.append(posterior.message)
     return "\n".join([*lines, *(f"note: {note}" for note in posterior.notes)])
-
-
-def _numbers(row: FloatArray) -> str:
-    return "".join(f"{x:9.4f}" for x in row)

@@ -1,0 +1,57 @@
+"""Which problems the theory of deep networks covers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
+
+__all__ = ["refuses"]
+
+_MOST_CLASSES = 3
+
+
+def refuses(network: Network, task: Any, tau: float) -> str | None:
+    """Why this theory does not cover a problem, in words; None if it does."""
+    phi = network.activation
+    if isinstance(task, DataTask):
+        return (
+            "deep nonlinear networks are solved on class tasks only; on data there are linear and lazy networks of any "
+            "depth, and one hidden layer"
+        )
+    if network.depth == 1:
+        return "this theory is for two and more hidden layers; one hidden layer has its own"
+    if network.scaling != "non-lazy":
+        return "the representations of lazy networks do not learn; use scaling='non-lazy'"
+    linear = phi.parts == "gaussian"
+    if linear and float(phi(0.0)) != 0.0:
+        return "affine activations with an offset are not covered; subtract the offset"
+    if not linear and not phi.bounded:
+        return (
+            f"{phi.name} is unbounded: in deep networks its neurons condense in every layer, which is not available "
+            "yet; covered are bounded activations and the linear one"
+        )
+    if math.isinf(task.n_samples):
+        if linear:
+            return "linear deep networks are solved at a finite n_samples"
+        if network.beta != 1.0:
+            return (
+                "at n_samples = inf deep networks are solved for the readout exponent 1; give a finite n_samples, or "
+                "readout_exponent=1"
+            )
+        return None
+    if linear:
+        return None
+    kinds = len(np.unique(task.targets, axis=0))
+    if kinds > _MOST_CLASSES:
+        return (
+            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; at "
+            "n_samples = inf there is no such limit"
+        )
+    if tau < 0.0:
+        return "tau must not be negative"
+    return None

@@ -1,0 +1,28 @@
+"""Classes of equal targets are one: from network and task to the problem in numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.theories.deep.system import Problem
+
+__all__ = ["problem_of"]
+
+
+def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, NDArray[np.intp]]:
+    """The problem in numbers, classes of equal targets taken together, and which of its classes each class is."""
+    targets, index = np.array(task.targets), np.arange(task.n_classes)
+    n = np.array(task.fractions) * task.n_samples
+    if merge:
+        _, first, inverse = np.unique(targets, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        index = rank[inverse.ravel()]
+        targets = targets[np.sort(first)]
+        n = np.bincount(index, weights=n)
+    s = network.readout_variance(task.n_samples)
+    return Problem(network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2), index

@@ -1,0 +1,80 @@
+"""The theory of deep networks as a room: what it covers, how it solves, how it is read from files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meanfield.numerics.interruptible import check_time
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.registry import check_theory
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
+from meanfield.progress import progress_bar
+
+__all__ = ["THEORY", "DeepTheory"]
+
+
+class DeepTheory:
+    """Codes in every layer: the saddle equations of two and more hidden layers on class tasks."""
+
+    name = "deep"
+    answers = "deep networks"
+
+    def refuses(self, problem: Problem) -> str | None:
+        from meanfield.theories.deep.coverage import refuses
+
+        return refuses(*problem)
+
+    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        warm = None if warm_start is None or warm_start.theory != self.name else warm_start
+        return _solved(problem, progress, warm_start=warm, **_accuracy(options))
+
+    def frozen(self, posterior: Any, fractions: Any) -> Any:
+        """`DeepPosterior.frozen`."""
+        if not isinstance(fractions, Mapping):
+            patterns = [code.pattern for code in posterior.codes]
+            if len(fractions) != len(patterns):
+                raise ValueError(f"fractions must be {len(patterns)} numbers, one per code, got {len(fractions)}.")
+            fractions = dict(zip(patterns, fractions))
+        given = {str(pattern).replace("-", ""): float(value) for pattern, value in fractions.items() if value != 0.0}
+        total = sum(given.values())
+        if not total > 0.0 or min(given.values()) < 0.0:
+            raise ValueError("fractions of codes must not be negative, and not all zero.")
+        problem = Problem(posterior.network, posterior.task, posterior.tau)
+        return _solved(problem, False, fractions={pattern: value / total for pattern, value in given.items()})
+
+    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        from meanfield.theories.deep.claims import check_deep
+        from meanfield.theories.deep.posterior import DeepPosterior
+        from meanfield.theories.deep.solution import DeepSolution
+
+        solution = DeepSolution.unpack(header["solution"], arrays)
+        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+        check_theory(self.name, network, task, solution.tau)
+        found = DeepPosterior(network, task, solution.tau, solution)
+        check_deep(found)
+        return found
+
+
+THEORY = DeepTheory()
+
+
+def _accuracy(options: dict[str, Any]) -> dict[str, float]:
+    return {} if options.get("rtol") is None else {"rtol": options["rtol"]}
+
+
+def _solved(problem: Problem, progress: bool | None, **options: Any) -> Any:
+    from meanfield.theories.deep.solve import solve_deep
+
+    with progress_bar(progress, None, unit="step") as advance:
+
+        def step_done(stage: str, step: int, residual: float) -> None:
+            advance()
+            check_time()
+
+        try:
+            return solve_deep(*problem, progress=step_done, **options)
+        except TimeoutError as error:
+            raise ConvergenceError(f"no solution yet: {error}; give more time.") from error
