@@ -1,6 +1,6 @@
 """Prints the single-neuron action and its derivatives as Numba source: index expressions become loops.
 
-The compiled functions take sigma_a = 1 (see the scaling in transitions.md); G comes from a table.
+The compiled functions take sigma_a = 1 (phases/THEORY.md, "Exact facts": scaling); G comes from a table.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _aligned(row: sp.Eq, names: Mapping[sp.Symbol, str]) -> list[str]:
 def equations(network: Any, task: Any = None) -> Equations:
     """Equations of one hidden layer with this network's nonlinearity, derived by SymPy.
 
-    In the notation of single_layer.md the outliers' k g'(abar_o . t_c) / 2 is their activation: for ReLU
+    In the notation of single_layer/THEORY.md the outliers' k g'(abar_o . t_c) / 2 is their activation: for ReLU
     phi(zbar_oc) = zbar_oc = k [t_c . abar_o]_+.
 
     Parameters
