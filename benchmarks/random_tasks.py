@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import meanfield as mf
-from meanfield.activations import names
+from meanfield.activations.builtin import names
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from independent import SingleSite, exchange

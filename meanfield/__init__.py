@@ -20,9 +20,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from meanfield.activations.activation import Activation, activation
+    from meanfield.load import load
     from meanfield.phases.diagram import PhaseDiagram, sweep
     from meanfield.posterior.certificate import Certificate, ConvergenceError
     from meanfield.posterior.data_posterior import DataPosterior
+    from meanfield.posterior.posterior import NotAvailable, Posterior
     from meanfield.posterior.status import Status
     from meanfield.problem.class_task import ClassTask, class_task
     from meanfield.problem.data_task import DataTask, data_task
@@ -52,6 +54,10 @@ _HOME = {
     "CertificateWarning": "meanfield.solve",
     "SingleNeuronPosterior": "meanfield.theories.single_layer.posterior",
     "solve": "meanfield.solve",
+    "load": "meanfield.load",
+    "Posterior": "meanfield.posterior.posterior",
+    "NotAvailable": "meanfield.posterior.posterior",
+    "Status": "meanfield.posterior.status",
     "equations": "meanfield.symbolic.equations",
     "PhaseDiagram": "meanfield.phases.diagram",
     "sweep": "meanfield.phases.diagram",

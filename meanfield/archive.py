@@ -71,3 +71,14 @@ def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...]) -> t
     if version != 1:
         raise ValueError(f"{path} has format version {version}, this meanfield reads version 1; update meanfield.")
     return header, arrays
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """What a file of this package holds."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return str(json.loads(str(archive["header"]))["format"]).removeprefix("meanfield ")
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not a file written by meanfield ({type(error).__name__}).") from error

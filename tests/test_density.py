@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meanfield.activations import density, names
+from meanfield.activations import density
 from meanfield.activations.activation import activation
+from meanfield.activations.builtin import names
 from meanfield.activations.cumulant import cumulant
 
 PHIS = st.sampled_from(names()).map(activation)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import sympy as sp
 
-from meanfield.activations import names
 from meanfield.activations.activation import Activation, activation
+from meanfield.activations.builtin import names
 from meanfield.activations.nonlinearity import SLOPE_ERROR, VALUE_ERROR, nonlinearity
 from meanfield.numerics.phi_table import phi0, phi0_array, phi1, phi1_array, phi2
 

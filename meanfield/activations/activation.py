@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.activations import _derived, definition
-from meanfield.activations._facts import Facts, Pieces, facts_of_pieces, facts_of_values
+from meanfield.activations import derived
+from meanfield.activations.builtin import definition
+from meanfield.activations.facts import Facts, Pieces, facts_of_pieces, facts_of_values
 
 if TYPE_CHECKING:
     import sympy as sp
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Activation", "activation"]
 
 # Of each built-in: (phi, phi', remainders below and above 0), shape, default parameters.
-DERIVED: dict[str, tuple[Any, Any, dict[str, float]]] = _derived.DERIVED
+DERIVED: dict[str, tuple[Any, Any, dict[str, float]]] = derived.DERIVED
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)

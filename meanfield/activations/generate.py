@@ -7,8 +7,8 @@ from pathlib import Path
 
 import sympy as sp
 
-import meanfield.activations
-from meanfield.activations import definition, names
+import meanfield.activations.builtin
+from meanfield.activations.builtin import definition, names
 from meanfield.symbolic.codegen import action_source
 from meanfield.symbolic.shape import shape_of
 from meanfield.symbolic.source import derivative, numpy_source, remainder
@@ -20,7 +20,7 @@ _HEADER = '''"""Machine-written by ``python -m meanfield.activations.generate`` 
 
 
 def derived_source(which: Iterable[str]) -> str:
-    """Source of `activations/_derived.py` for the built-ins in `which`.
+    """Source of `activations/derived.py` for the built-ins in `which`.
 
     For each: phi, phi', phi minus its asymptotic slope times z below and above 0 (None where that slope is 0), its
     shape and its default parameters.
@@ -82,9 +82,9 @@ def _sequence(values: Iterable[sp.Expr]) -> str:
 
 def files() -> dict[Path, str]:
     """Path and text of every machine-written file."""
-    package = Path(meanfield.activations.__file__).parent.parent
+    package = Path(meanfield.activations.builtin.__file__).parents[2]
     return {
-        package / "activations" / "_derived.py": derived_source(names()),
+        package / "activations" / "derived.py": derived_source(names()),
         package / "compiled" / "generated" / "action.py": action_source(),
     }
 

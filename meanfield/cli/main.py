@@ -219,8 +219,8 @@ def _network(options: argparse.Namespace, config: dict[str, Any]) -> Network:
 
 
 def _activation(name: str, parameters: dict[str, float]) -> Any:
-    from meanfield.activations import names
     from meanfield.activations.activation import Activation, activation
+    from meanfield.activations.builtin import names
 
     if name in names() or name.isidentifier():
         return activation(name, **parameters)

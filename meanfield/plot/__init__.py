@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from meanfield.plot.class_tasks import (
+    MAP,
+    PALETTE,
     axes_or_new,
     figure_phase_diagram,
     group_centres,
@@ -18,6 +20,8 @@ from meanfield.plot.class_tasks import (
 )
 
 __all__ = [
+    "MAP",
+    "PALETTE",
     "axes_or_new",
     "figure_phase_diagram",
     "group_centres",

@@ -21,6 +21,7 @@ from scipy.ndimage import distance_transform_edt, label
 
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
 from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.posterior import Posterior
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.validation import FloatArray
 
@@ -102,7 +103,7 @@ def plot_readout_posterior(
 
 @styled
 def plot_activation_map(
-    drawn: Neurons | SingleNeuronPosterior,
+    drawn: Neurons | Posterior,
     ax: Axes | None = None,
     *,
     colorbar: bool = True,
@@ -148,17 +149,29 @@ def plot_activation_map(
 
 
 @styled
-def plot_kernel(posterior: SingleNeuronPosterior, ax: Axes | None = None, *, n_samples: int = 40) -> Axes:
-    """Kernel of the hidden layer on about `n_samples` inputs sorted by class, in proportion to the fractions."""
+def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int = 40) -> Axes:
+    """Kernel of the last hidden layer on about `n_samples` inputs sorted by class.
+
+    On class tasks in proportion to the fractions; on data the first training inputs of every class, in proportion.
+    """
     ax = axes_or_new(ax, (3.0, 2.5))
-    task = posterior.task
-    labels = np.repeat(np.arange(task.n_classes), [max(2, round(n_samples * float(p))) for p in task.fractions])
-    image = ax.imshow(posterior.kernel().matrix(labels), cmap=MAP, interpolation="nearest")
+    task, kernel = posterior.task, posterior.kernel()
+    if kernel.per_class:
+        labels = np.repeat(np.arange(task.n_classes), [max(2, round(n_samples * float(p))) for p in task.fractions])
+        matrix = kernel.matrix(labels)
+    else:
+        known = np.zeros(task.n_samples, dtype=np.intp) if kernel.labels is None else kernel.labels
+        share = min(1.0, n_samples / task.n_samples)
+        rows = np.concatenate(
+            [np.flatnonzero(known == c)[: max(1, math.ceil(share * np.sum(known == c)))] for c in np.unique(known)]
+        )
+        labels, matrix = known[rows], kernel.matrix()[np.ix_(rows, rows)]
+    image = ax.imshow(matrix, cmap=MAP, interpolation="nearest")
     edges = np.flatnonzero(np.diff(labels)) + 0.5
     for edge in edges:
         ax.axvline(edge, color="white", linewidth=0.8)
         ax.axhline(edge, color="white", linewidth=0.8)
-    names = [f"class {name}" for name in task.class_names]
+    names = [f"class {name}" for name in task.class_names] if task.n_classes else ["inputs"]
     ax.set_xticks(group_centres(edges, labels.size), names)
     ax.set_yticks(group_centres(edges, labels.size), names, rotation=90, va="center")
     ax.tick_params(length=0)

@@ -223,7 +223,7 @@ class DataPosterior(Posterior):
     # ---- printing, saving ------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"<DataPosterior: {self.scheme}, {self.task!r}; J = {self.objective:.9g}, {self.status}>"
+        return f"<{type(self).__name__}: {self.scheme}, {self.task!r}; J = {self.objective:.9g}, {self.status}>"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to an ``.npz`` file (no pickle inside); returns its path."""

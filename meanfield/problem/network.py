@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from meanfield.activations import names
 from meanfield.activations.activation import Activation, activation
+from meanfield.activations.builtin import names
 from meanfield.validation import real_number
 
 if TYPE_CHECKING:

@@ -271,7 +271,7 @@ class SingleNeuronPosterior(Densities):
         else:
             body = f"{len(self.codes)} code{'s' * (len(self.codes) > 1)} " + ", ".join(found)
             body += f" and {len(self.outliers)} outliers" * bool(self.outliers)
-        return f"<SingleNeuronPosterior: {self.scheme}, {body}; J = {self.objective:.9g}, {self.status}>"
+        return f"<{type(self).__name__}: {self.scheme}, {body}; J = {self.objective:.9g}, {self.status}>"
 
     def table(self) -> str:
         """The posterior as a printed table."""
