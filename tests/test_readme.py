@@ -53,7 +53,7 @@ def test_every_file_it_names_exists():
 
 
 def test_it_can_be_read_in_ten_minutes():
-    assert 6_000 <= len(README.read_bytes()) <= 8_500
+    assert 6_000 <= len(README.read_bytes()) <= 8_000
 
 
 def test_it_has_the_two_commands():
