@@ -1,7 +1,7 @@
 """CONTRIBUTING.md does what it says: a nonlinearity, a theory, a solver and a plot are added as it tells."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import re
 import sys
@@ -15,8 +15,6 @@ import pytest
 import meanfield
 import meanfield as mf
 from meanfield.posterior import registry
-from meanfield.posterior.posterior import NotAvailable
-from meanfield.problem.problem import Problem
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -92,20 +90,20 @@ def test_the_theory_is_right(contributed):
     np.testing.assert_allclose(found.kernel().matrix(labels), np.asarray(reference.kernel()), atol=1e-12)
 
 
-def test_the_theory_keeps_the_contract(contributed, tmp_path):
-    network, task = mf.Network("relu", scaling="lazy"), mf.class_task(n_classes=2, n_samples=10)
-    post = mf.solve(network, task, tau=0.3)
-    assert (post.theory, post.scheme, post.status) == ("lazy_classes", "lazy", "optimal")
-    np.testing.assert_allclose(post.predictions + post.residual, task.targets, atol=1e-12)
-    read = mf.load(post.save(tmp_path / "lazy"))
-    assert type(read) is type(post)
-    assert read.table() == post.table()
-    assert post.sample_neurons(5, rng=0).activations.shape == (5, 40)
-    with pytest.raises(NotAvailable, match="lazy_classes"):
-        post.frozen([1.0])
-    theory = registry.theory_named("lazy_classes")
-    assert "finite n_samples" in theory.refuses(Problem(network, task.with_(n_samples=np.inf), 0.0))
-    assert "one hidden layer" in theory.refuses(Problem(mf.Network("relu"), task, 0.0))
+def test_the_theory_passes_the_contract_test(contributed, tmp_path):
+    """That of every theory, on a problem of this one."""
+    spec = importlib.util.spec_from_file_location("contract_of_theories", ROOT / "tests/contract/test_contract.py")
+    contract = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(contract)
+    case = ("lazy_classes", lambda: (mf.Network("relu", scaling="lazy"), mf.class_task(n_classes=3, n_samples=12), 0.3))
+    contract.test_what_every_posterior_has(*case)
+    contract.test_the_kernel_has_one_type(*case)
+    contract.test_neurons_are_drawn_and_drawn_again(*case)
+    contract.test_files_and_pickles(*case, tmp_path)
+    contract.test_pictures(*case)
+    for question in contract.QUESTIONS:
+        contract.test_questions_are_answered_or_refused_in_words(*case, question)
+    contract.test_refusals_are_sentences_to_the_user(registry.theory_named("lazy_classes"))
 
 
 def test_a_wrong_solver_is_found_out(contributed, monkeypatch):
