@@ -32,6 +32,11 @@ def blocks():
 FILES = {place: source for place, source in blocks() if place}
 
 
+def test_the_examples_fit_into_the_lines_of_the_package():
+    assert len(FILES) == 5
+    assert max(len(line) for _, source in blocks() for line in source.splitlines()) <= 120
+
+
 @pytest.fixture
 def contributed(tmp_path, monkeypatch):
     """The package with the files of the examples in it: folders of the package are looked up in a second place."""
