@@ -1,14 +1,33 @@
-"""Files of this package: one npz archive of a JSON header and arrays, without pickle."""
+"""Files of this package: one npz archive of a JSON header and arrays, without pickle.
+
+A file is data from elsewhere: what it declares is bounded before it is read, and whatever is wrong with it is a
+ValueError that names the file. What the numbers in it claim is checked where they are loaded, see `meanfield.checked`.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
+import secrets
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
+
+__all__ = ["open_archive", "read_archive", "read_arrays", "reading", "write_archive"]
+
+LARGEST = 2**31  # bytes of all arrays of a file together
+_ROOMY = 2**26  # bytes that a file may unpack to whatever its own size
+_PACKED = 200  # times its own size that a larger one may unpack to: zeros reach 1,000
+_LONGEST_HEADER = 2**24
+_MOST_ARRAYS = 1_000
+_MOST_DIMENSIONS = 16
 
 
 def write_archive(path: str | os.PathLike[str], kind: str, header: dict[str, Any], arrays: dict[str, Any]) -> Path:
@@ -27,20 +46,47 @@ def write_archive(path: str | os.PathLike[str], kind: str, header: dict[str, Any
     Returns
     -------
     Path
-        The file written.
+        The file written, with the permissions that the user's umask gives.
+
+    Raises
+    ------
+    ValueError
+        For a nonlinearity that no formula describes, which could not be read back.
+    IsADirectoryError, FileNotFoundError
+        If `path` is a folder, or the folder of `path` does not exist.
     """
-    target = Path(path)
-    if target.suffix != ".npz":
-        target = target.with_name(target.name + ".npz")
+    target = npz_path(path)
+    reason = header.get("network", {}).get("activation", {}).get("unreadable")
+    if reason is not None:
+        raise ValueError(f"a file cannot hold this nonlinearity: {reason} Keep the expression, and solve again.")
     text = json.dumps({"format": f"meanfield {kind}", "version": 1, **header})
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.stem, suffix=".part")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with temporary.open("xb") as stream:
             np.savez_compressed(stream, allow_pickle=False, header=np.array(text), **arrays)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+    return target
+
+
+def npz_path(path: str | os.PathLike[str]) -> Path:
+    """Where a file is written: ``.npz`` is added if missing; a folder, or a path in one that is not there, is refused.
+
+    Raises
+    ------
+    IsADirectoryError, FileNotFoundError
+    """
+    target = Path(path)
+    if target.is_dir() or not target.name:
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it, e.g. {target / 'result.npz'}.")
+    if target.suffix != ".npz":
+        target = target.with_name(target.name + ".npz")
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder; give the name of a file.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first.")
     return target
 
 
@@ -50,35 +96,134 @@ def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...]) -> t
     Raises
     ------
     ValueError
-        If the file is not one of this package, or holds something other than `kind`.
+        If the file is not one of this package, holds something other than `kind` (one of them), or declares more than
+        2 GiB.
     FileNotFoundError
         If there is no such file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        header = json.loads(str(arrays.pop("header")))
-        found = header.pop("format")
-        version = header.pop("version")
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a file written by meanfield ({type(error).__name__}).") from error
-    found = found.removeprefix("meanfield ")
+    found, header, arrays = open_archive(path)
     kinds = (kind,) if isinstance(kind, str) else kind
     if found not in kinds:
         raise ValueError(f"{path} holds a {found}, expected a {' or a '.join(kinds)}; load it with the matching class.")
-    if version != 1:
-        raise ValueError(f"{path} has format version {version}, this meanfield reads version 1; update meanfield.")
     return header, arrays
 
 
-def kind_of(path: str | os.PathLike[str]) -> str:
-    """What a file of this package holds."""
+def open_archive(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Kind, header and arrays of a file of `write_archive`; errors as for `read_archive`."""
+    arrays = read_arrays(path, what="a file written by meanfield")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return str(json.loads(str(archive["header"]))["format"]).removeprefix("meanfield ")
+        text = arrays.pop("header")
+        if text.dtype.kind != "U" or text.shape != () or text.nbytes > _LONGEST_HEADER:
+            raise ValueError("its header is no text, or a text of more than 4 million characters")
+        header = json.loads(str(text))
+        found, version = header.pop("format"), header.pop("version")
+        if not isinstance(found, str) or not found.startswith("meanfield "):
+            raise ValueError(f"its format is {str(found)[:40]!r}")
+    except KeyError as error:
+        raise ValueError(f"{path} is not a file written by meanfield (it has no {error}).") from error
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a file written by meanfield ({error}).") from error
+    if type(version) is not int or version != 1:
+        shown = str(version)[:20]
+        raise ValueError(f"{path} has format version {shown}, this meanfield reads version 1; update meanfield.")
+    return found.removeprefix("meanfield ")[:40], header, arrays
+
+
+def read_arrays(
+    path: str | os.PathLike[str], *, what: str = "an npz file of plain arrays", limit: int = LARGEST
+) -> dict[str, np.ndarray[Any, Any]]:
+    """All arrays of an npz file, whose declared sizes are checked before anything is unpacked.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What the file should have been, for the error.
+    limit : int
+        Bytes of all arrays together.
+
+    Raises
+    ------
+    ValueError
+        If the file is no npz, is damaged, holds objects, or declares more than `limit`, more than 64 MiB that is 200
+        times the size of the file, or other sizes than it has.
+    FileNotFoundError
+        If there is no such file.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise ValueError(f"{path} is not {what} (it is a folder).")
+    try:
+        # Given a path, zipfile leaves files that are cut off open.
+        with file.open("rb") as whole, zipfile.ZipFile(whole) as archive:
+            members = _members(archive, file.stat().st_size, limit)
+            return {name: _array(archive, member) for name, member in members.items()}
     except FileNotFoundError:
         raise
-    except Exception as error:
-        raise ValueError(f"{path} is not a file written by meanfield ({type(error).__name__}).") from error
+    except (
+        zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError, SyntaxError, RuntimeError,
+        NotImplementedError, OverflowError, MemoryError, KeyError, IndexError, UnicodeError,
+    ) as error:  # fmt: skip
+        text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not {what} ({text}).") from error
+
+
+def _members(archive: zipfile.ZipFile, size: int, limit: int) -> dict[str, zipfile.ZipInfo]:
+    """Members by the names of their arrays, if all of them together are within bounds."""
+    members: dict[str, zipfile.ZipInfo] = {}
+    infos = archive.infolist()
+    if len(infos) > _MOST_ARRAYS:
+        raise ValueError(f"it has {len(infos)} members, at most {_MOST_ARRAYS} are read")
+    for info in infos:
+        name = info.filename.removesuffix(".npy")
+        if name == info.filename or name in members or info.flag_bits & 1:
+            raise ValueError(f"its member {info.filename[:40]!r} is no array, encrypted, or there twice")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"its member {info.filename[:40]!r} is packed in an unusual way")
+        members[name] = info
+    total = sum(info.file_size for info in infos)
+    if total > limit or total > max(_ROOMY, _PACKED * size):
+        raise ValueError(f"it unpacks to {total / 2**20:.0f} MiB, more than is read from {size / 2**20:.2f} MiB")
+    return members
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+    with archive.open(info) as stream:
+        dtype, shape = _declared(stream)
+        start = stream.tell()
+    expected = math.prod(shape) * dtype.itemsize
+    if start + expected != info.file_size:
+        raise ValueError(
+            f"its array {info.filename[:40]!r} of {dtype} and shape {str(shape)[:60]} takes {expected} bytes, but has "
+            f"{info.file_size - start}"
+        )
+    with archive.open(info) as stream:
+        return np.asarray(npy.read_array(stream, allow_pickle=False))
+
+
+def _declared(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape in the header of an array."""
+    version = npy.read_magic(stream)
+    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if read is None:
+        raise ValueError(f"an array of it has the unknown format version {version}")
+    shape, _, dtype = read(stream)
+    if dtype.kind not in "biufcSU" or len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"an array of it holds {dtype}, in {len(shape)} dimensions; numbers and text are read")
+    if any(type(n) is not int or not 0 <= n < 2**48 for n in shape):
+        raise ValueError(f"an array of it has the shape {str(shape)[:60]}")
+    return dtype, shape
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turns what goes wrong while the contents of a file become objects into a ValueError that names the file."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path} is not a valid {kind}: it has no entry {error}.") from error
+    except (
+        ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError, MemoryError, StopIteration,
+        AssertionError, np.linalg.LinAlgError,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{path} is not a valid {kind}: {str(error) or type(error).__name__}") from error

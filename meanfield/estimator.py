@@ -83,7 +83,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         Prior scales of readout and input weights.
     tau : float
         N T, the rescaled temperature of the squared error; for ``lazy=True`` the temperature T itself, a ridge on a
-        kernel of scale sigma_a^2 / P^(1/depth): compare a non-lazy network with the lazy one at tau = 0. Nonlinear
+        kernel of scale sigma_a^2 / P^beta: compare a non-lazy network with the lazy one at tau = 0. Nonlinear
         networks on tables with few features need about 0.1 or more (iris, wine), images solve at 0.01.
     lazy : bool
         The Gaussian-process network (readout divided by sqrt(N)), whose hidden representation does not learn.

@@ -6,7 +6,7 @@ import importlib
 import os
 from typing import Any
 
-from meanfield.archive import kind_of
+from meanfield.archive import open_archive
 from meanfield.posterior.archive import KINDS, load_posterior
 
 __all__ = ["load"]
@@ -43,7 +43,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     --------
     >>> post = mf.load("post.npz")  # doctest: +SKIP
     """
-    kind = kind_of(path)
+    kind = open_archive(path)[0]
     if kind in KINDS:
         return load_posterior(path)
     if kind in _READERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -25,9 +26,9 @@ def real_array(name: str, value: Any) -> FloatArray:
         if raw.dtype.kind not in "biuf" and not numbers:
             raise TypeError
         array = np.array(raw, dtype=np.float64, order="C")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         wanted = "an array of real numbers with equally long rows"
-        raise ValueError(f"{name} must be {wanted}, got {_short(value)}.") from None
+        raise ValueError(f"{name} must be {wanted}, got {short(value)}.") from None
     if array.size == 0:
         raise ValueError(f"{name} is empty; give at least one number.")
     if not np.isfinite(array).all():
@@ -47,11 +48,28 @@ def real_number(
         if isinstance(value, (str, bytes, bool, np.bool_)):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{wanted}, got {_short(value)}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{wanted}, got {short(value)}.") from None
     in_range = (above is None or number > above) and (at_least is None or number >= at_least)
     if math.isnan(number) or not in_range or (math.isinf(number) and not infinite):
         raise ValueError(f"{wanted}, got {number:g}.")
+    return number
+
+
+def whole_number(name: str, value: Any, *, at_least: int, at_most: int = 10**9) -> int:
+    """Python int of an integer between two bounds; ValueError otherwise."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < at_least:
+        raise ValueError(f"{name} must be an integer >= {at_least}, got {short(value)}.")
+    if value > at_most:
+        raise ValueError(f"{name} may be at most {at_most}, got {short(value)}.")
+    return int(value)
+
+
+def scale_number(name: str, value: Any) -> float:
+    """A positive number whose square is one, too; ValueError otherwise."""
+    number = real_number(name, value, above=0)
+    if not 1e-100 <= number <= 1e100:
+        raise ValueError(f"{name} must lie between 1e-100 and 1e100, got {number:g}.")
     return number
 
 
@@ -62,6 +80,25 @@ def read_only(array: Any) -> FloatArray:
     return frozen
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def short(value: Any) -> str:
+    """What was given, in at most 80 characters."""
+    try:
+        text = repr(value)
+    except Exception:  # integers of thousands of digits have no text, and a user's object may do anything
+        text = f"an {type(value).__name__} that cannot be shown"
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def entry(values: Any, name: str, kind: type | tuple[type, ...]) -> Any:
+    """An entry of a mapping that was read from a file; ValueError if it is not there, or of another type."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"expected named entries, among them {name!r}, got {short(values)}.")
+    if name not in values:
+        raise ValueError(f"the entry {name!r} is missing.")
+    found = values[name]
+    if not isinstance(found, kind) or (isinstance(found, bool) and kind not in (bool, object)):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise ValueError(
+            f"the entry {name!r} must be of type {' or '.join(k.__name__ for k in kinds)}, got {short(found)}."
+        )
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import ttest_1samp
+from margins import below
 
 
 def compared(posterior, chains, inputs):
@@ -43,11 +43,10 @@ def slopes(rows):
 
 
 def agrees(values, expected, noticed):
-    """Whether the mean over chains is `expected` (t test between chains), while `noticed` more or less would not pass.
+    """Whether the mean over chains is within half of `noticed` (relative) of `expected`: an error of `noticed` shows.
 
-    `noticed` is relative. Sampled networks differ from the theory by O(1/N) besides.
+    Half of `noticed` holds O(1/N), by which sampled networks differ from the theory, and six standard errors.
     """
-    same, less, more = (
-        ttest_1samp(values, place).pvalue for place in (expected, expected * (1 - noticed), expected * (1 + noticed))
-    )
-    return same > 1e-4 > max(less, more)
+    values = np.asarray(values) / expected
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return below(values.mean() - 1, noticed / 2, "mean - 1") and below(error, noticed / 12, "its standard error")

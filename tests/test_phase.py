@@ -2,14 +2,12 @@
 
 import math
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from meanfield.solvers import line
 
 import meanfield as mf
-from meanfield import phase
 
 TASK = mf.class_task(fractions=(0.5, 0.25, 0.25))
 SIGMOID = mf.Network("sigmoid")
@@ -102,40 +100,6 @@ def test_linear_networks_are_analog():
     assert diagram.phase_labels == ("analog",)
     assert diagram.codes == ()
     assert diagram.transitions() == ()
-
-
-def test_interrupted_sweeps_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr(phase, "_CHUNK", 4)
-    solved = []
-    original = phase.solve_chunk
-
-    def counting(problems, parent):
-        solved.append(len(problems))
-        return original(problems, parent)
-
-    monkeypatch.setattr(phase, "solve_chunk", counting)
-    off = np.linspace(0, 0.5, 11)
-    first = mf.sweep(SIGMOID, TASK, off=off, checkpoint=tmp_path)
-    assert solved == [4, 4, 3]
-    chunks = sorted(tmp_path.iterdir())
-    chunks[1].unlink()
-    solved.clear()
-    again = mf.sweep(SIGMOID, TASK, off=off, checkpoint=tmp_path)
-    assert solved == [4]
-    np.testing.assert_allclose(again.objective, first.objective, atol=1e-12)
-    solved.clear()
-    mf.sweep(SIGMOID, TASK, off=off + 0.01, checkpoint=tmp_path)  # another problem: nothing to resume
-    assert solved == [4, 4, 3]
-
-
-def test_executor_gives_the_same(monkeypatch):
-    monkeypatch.setattr(phase, "_CHUNK", 6)
-    axes = {"off": np.linspace(0, 0.5, 4), "sigma_a": [0.8, 1.0, 1.2]}
-    here = mf.sweep(SIGMOID, TASK, **axes)
-    with ThreadPoolExecutor(2) as executor:
-        there = mf.sweep(SIGMOID, TASK, executor=executor, **axes)
-    np.testing.assert_allclose(there.objective, here.objective, atol=1e-12)
-    np.testing.assert_array_equal(there.phase, here.phase)
 
 
 def test_save_and_load(plane, tmp_path):

@@ -14,14 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 from meanfield.activations import derived
 from meanfield.activations.builtin import definition
 from meanfield.activations.facts import Facts, Pieces, facts_of_pieces, facts_of_values
+from meanfield.validation import short
 
 if TYPE_CHECKING:
     import sympy as sp
 
-__all__ = ["Activation", "activation"]
+__all__ = ["Activation", "activation", "activation_of_formula"]
 
 # Of each built-in: (phi, phi', remainders below and above 0), shape, default parameters.
 DERIVED: dict[str, tuple[Any, Any, dict[str, float]]] = derived.DERIVED
+
+
+# A user's expression, in the symbols of `_expression`, and the name of its variable; (None, "") for a built-in.
+Source = tuple["sp.Expr | None", str]
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -73,7 +78,7 @@ class Activation:
 
     name: str
     _items: tuple[tuple[str, float], ...]
-    _source: tuple[str, str]  # srepr of the expression and name of its symbol; ("", "") for a built-in
+    _source: Source
     _facts: Facts
     # NumPy source of phi, phi' and phi - slope * z for z < 0 and z > 0 ("" where that slope is 0); () for a built-in.
     _code: tuple[str, ...]
@@ -93,7 +98,7 @@ class Activation:
                 f"an Activation needs a SymPy expression and its symbol, got {expression!r} and {symbol!r}"
             )
         items = tuple(sorted((str(key), _number(str(key), value)) for key, value in (parameters or {}).items()))
-        source = _canonical((sp.srepr(expression), symbol.name), items)
+        source = _canonical(*_plain(expression, symbol), items)
         facts, code = _derive(*source, items)
         self._set(name or str(expression), items, source, facts, code)
 
@@ -101,7 +106,7 @@ class Activation:
         self,
         name: str,
         items: tuple[tuple[str, float], ...],
-        source: tuple[str, str],
+        source: Source,
         facts: Facts,
         code: tuple[str, ...],
     ) -> None:
@@ -111,12 +116,12 @@ class Activation:
     @classmethod
     def _builtin(cls, name: str, items: tuple[tuple[str, float], ...]) -> Activation:
         self = object.__new__(cls)
-        self._set(name, items, ("", ""), _builtin_facts(name, items), ())
+        self._set(name, items, (None, ""), _builtin_facts(name, items), ())
         return self
 
     # What identifies a nonlinearity: a user's name for it does not.
     def _key(self) -> tuple[Any, ...]:
-        return (self._items, self._source) if self._source[0] else (self._items, self.name)
+        return (self._items, self.name) if self._source[0] is None else (self._items, self._source)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Activation) and self._key() == other._key()
@@ -126,7 +131,7 @@ class Activation:
 
     def __repr__(self) -> str:
         inside = ", ".join([repr(self.name), *(f"{key}={value:g}" for key, value in self._items)])
-        return f"{'Activation' if self._source[0] else 'activation'}({inside})"
+        return f"{'activation' if self._source[0] is None else 'Activation'}({inside})"
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -146,10 +151,10 @@ class Activation:
             if key not in new:
                 raise ValueError(f"{self.name} has no parameter {key!r}; it has {', '.join(new) or 'none'}")
             new[key] = _number(key, value)
-        if not self._source[0]:
+        if self._source[0] is None:
             return activation(self.name, **new)
         items = tuple(sorted(new.items()))
-        source = _canonical(self._source, items)
+        source = _canonical(*self._source, items)
         facts, code = _derive(*source, items)
         changed = object.__new__(Activation)
         changed._set(self.name, items, source, facts, code)
@@ -289,6 +294,10 @@ def activation(name: str | Activation | sp.Expr, **parameters: float) -> Activat
     if isinstance(name, Activation):
         return name.with_parameters(**parameters) if parameters else name
     if not isinstance(name, str):
+        import sympy as sp
+
+        if not isinstance(name, sp.Expr):
+            raise ValueError(f"an activation must be a name, an Activation or a SymPy expression, got {short(name)}.")
         free = [s for s in getattr(name, "free_symbols", ()) if str(s) not in parameters]
         if len(free) != 1:
             raise ValueError(f"cannot tell which symbol of {name!r} is the preactivation; use Activation(expr, symbol)")
@@ -301,6 +310,35 @@ def activation(name: str | Activation | sp.Expr, **parameters: float) -> Activat
     if "gain" in values and not values["gain"] > 0.0:
         raise ValueError(f"the gain of {name} must be positive, got {values['gain']}")
     return _cached_builtin(name, tuple(sorted(values.items())))
+
+
+def activation_of_formula(
+    text: str, parameters: Mapping[str, float], *, symbol: str = "z", name: str | None = None
+) -> Activation:
+    """A nonlinearity from a formula of a file, a task file or the command line, which is data and never executed.
+
+    Parameters
+    ----------
+    text : formula in `symbol` and the parameters, see `meanfield.symbolic.text`.
+    parameters : their values.
+    symbol : name of the preactivation.
+    name : the formula if not given.
+
+    Raises
+    ------
+    ValueError
+        If `text` is no such formula, and as for `Activation`.
+    """
+    from meanfield.symbolic.text import from_formula, is_plain_name
+
+    for word in (symbol, *parameters):
+        if not is_plain_name(word):
+            raise ValueError(f"{short(word)} cannot be the name of a symbol or parameter; use letters, digits and _.")
+    if symbol in parameters:
+        raise ValueError(f"{symbol!r} is the preactivation and cannot be a parameter, too.")
+    items = tuple((key, _number(key, value)) for key, value in parameters.items())
+    z, symbols = _symbols(symbol, items)
+    return Activation(from_formula(text, {symbol: z, **symbols}), z, name=name or text, parameters=dict(items))
 
 
 @lru_cache(maxsize=4096)
@@ -316,9 +354,11 @@ def _cached_builtin(name: str, items: tuple[tuple[str, float], ...]) -> Activati
 
 def _number(name: str, value: Any) -> float:
     try:
+        if isinstance(value, (str, bytes, bool, np.bool_)):
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"parameter {name} must be a number, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"parameter {name} must be a number, got {short(value)}") from None
     if not math.isfinite(number):
         raise ValueError(f"parameter {name} must be finite, got {number}")
     return number
@@ -344,40 +384,59 @@ def _builtin_facts(name: str, items: tuple[tuple[str, float], ...]) -> Facts:
     return facts
 
 
-def _canonical(source: tuple[str, str], items: tuple[tuple[str, float], ...]) -> tuple[str, str]:
-    """The source with the symbols of `_expression`, so that it does not depend on how the user declared his."""
+def _plain(expression: sp.Expr, symbol: sp.Symbol) -> tuple[sp.Expr, str]:
+    """The expression as source code may hold it, and the name of its variable there: "z" for a name that is none."""
     import sympy as sp
 
-    return sp.srepr(_expression("", source, items)[0]), source[1]
+    from meanfield.symbolic.source import printable
+    from meanfield.symbolic.text import is_plain_name
+
+    if is_plain_name(symbol.name):
+        return printable(expression), symbol.name
+    return printable(expression.subs(symbol, sp.Symbol("z", real=True))), "z"
+
+
+def _canonical(expression: sp.Expr | None, name: str, items: tuple[tuple[str, float], ...]) -> Source:
+    """The source with the symbols of `_expression`, so that it does not depend on how the user declared his."""
+    z, symbols = _symbols(name, items)
+    assert expression is not None
+    # By name: SymPy tells symbols of equal names and other assumptions apart.
+    renamed = {s: z if s.name == name else symbols.get(s.name, s) for s in expression.free_symbols}
+    return expression.subs(renamed), name
+
+
+def _symbols(name: str, items: tuple[tuple[str, float], ...]) -> tuple[sp.Symbol, dict[str, sp.Symbol]]:
+    """The variable, and the parameters by their names, as every expression here has them."""
+    import sympy as sp
+
+    symbols = {key: sp.Symbol(key, positive=True) if value > 0 else sp.Symbol(key, real=True) for key, value in items}
+    return sp.Symbol(name or "z", real=True), symbols
 
 
 def _expression(
-    name: str, source: tuple[str, str], items: tuple[tuple[str, float], ...]
+    name: str, source: Source, items: tuple[tuple[str, float], ...]
 ) -> tuple[sp.Expr, sp.Symbol, dict[sp.Symbol, sp.Expr]]:
     """phi with symbols for its parameters, its variable, and the values of the parameters (exact decimals)."""
     import sympy as sp
 
-    z = sp.Symbol(source[1] or "z", real=True)
-    symbols = {key: sp.Symbol(key, positive=True) if value > 0 else sp.Symbol(key, real=True) for key, value in items}
+    z, symbols = _symbols(source[1], items)
     values = {symbols[key]: sp.Rational(repr(value)) for key, value in items}
-    if not source[0]:
+    if source[0] is None:
         return definition(name).expression(z, **symbols), z, values
-    from meanfield.symbolic.text import from_srepr
-
-    expression = from_srepr(source[0])
-    renamed = {s: z if s.name == source[1] else symbols.get(s.name, s) for s in expression.free_symbols}
-    return expression.subs(renamed), z, values
+    return source[0], z, values
 
 
 @lru_cache(maxsize=256)
-def _derive(srepr: str, symbol: str, items: tuple[tuple[str, float], ...]) -> tuple[Facts, tuple[str, ...]]:
+def _derive(
+    expression: sp.Expr, symbol: str, items: tuple[tuple[str, float], ...]
+) -> tuple[Facts, tuple[str, ...]]:
     """Facts and NumPy source of a user's expression."""
     import sympy as sp
 
     from meanfield.symbolic.shape import shape_of
     from meanfield.symbolic.source import derivative, numpy_source, remainder
 
-    formula, z, values = _expression("", (srepr, symbol), items)
+    formula, z, values = _expression("", (expression, symbol), items)
     phi = formula.subs(values)
     shape = shape_of(phi, z)
     plain = phi.xreplace({z: sp.Symbol("z", real=True)})
@@ -392,7 +451,7 @@ def _derive(srepr: str, symbol: str, items: tuple[tuple[str, float], ...]) -> tu
         numbers = {"pieces": ([*map(float, shape.kinks)], [float(p[0]) for p in pieces], [float(p[1]) for p in pieces])}
         return _facts_of(lambda x: x, numbers), code
     facts = facts_of_values(
-        lambda x: _evaluate_source(code[0], x, 0, (srepr, symbol), items),
+        lambda x: _evaluate_source(code[0], x, 0, (expression, symbol), items),
         kinks=tuple(float(x) for x in shape.kinks),
         limits=(float(shape.limits[0]), float(shape.limits[1])),
         slopes=(float(shape.slopes[0]), float(shape.slopes[1])),
@@ -404,7 +463,7 @@ def _derive(srepr: str, symbol: str, items: tuple[tuple[str, float], ...]) -> tu
 
 
 def _evaluate_source(
-    code: str, z: NDArray[np.float64], order: int, source: tuple[str, str], items: tuple[tuple[str, float], ...]
+    code: str, z: NDArray[np.float64], order: int, source: Source, items: tuple[tuple[str, float], ...]
 ) -> NDArray[np.float64]:
     """A user's phi (order 0), phi' (1) or remainder (2, 3) in NumPy; where that overflows, in high precision."""
     values = np.array(_compile(code)(z), dtype=float)
@@ -425,9 +484,9 @@ def _evaluate_source(
 
 @lru_cache(maxsize=256)
 def _compile(code: str) -> Callable[[Any], Any]:
-    import scipy.special
+    from meanfield.symbolic.source import compiled_source
 
-    function = eval(f"lambda z: {code}", {"numpy": np, "scipy": scipy})
+    function = compiled_source(code)
 
     def quiet(z: NDArray[np.float64]) -> Any:
         with np.errstate(all="ignore"):

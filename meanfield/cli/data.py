@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "check", "solve_data"]
 
-_DEFAULTS = {"per_class": 30, "test": 150, "width": 1000, "seed": 0, "depth": 1}
+_DEFAULTS = {"per_class": 30, "test": 150, "width": 1000, "seed": 0}
 _DEFAULTS |= {"grayscale": False, "no_center": False, "lazy": False}
 _FLAGS = ("classes", "path", *_DEFAULTS)
 _NOT_WITH_DATA = ("fractions", "targets", "n_samples", "plot")
@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--test", type=int, metavar="N", help="test images in all; default: 150")
     group.add_argument("--grayscale", action="store_true", default=None, help="turn colour images grey")
     group.add_argument("--no-center", action="store_true", default=None, help="keep the mean of the training images")
-    group.add_argument("--depth", type=int, metavar="L", help="hidden layers; default: 1")
     group.add_argument("--lazy", action="store_true", default=None, help="only the lazy (Gaussian process) network")
     group.add_argument("--width", type=int, metavar="N", help="of which the predictor varies by 1/N; default: 1000")
     group.add_argument("--seed", type=int, metavar="S", help="of the choice of images and neurons; default: 0")
@@ -99,7 +98,6 @@ def solve_data(
     images = _images(options)
     train, test = images.split(options.per_class * len(images.class_names), options.test, rng=options.seed)
     task = train.task(**targets, center=not options.no_center)
-    network = network.with_(depth=options.depth)
     lazy = network.with_(scaling="lazy")
     if tau is None:
         tau = _TAU if network.depth == 1 else 0.0
@@ -179,7 +177,7 @@ def _lazy_limit(network: Network, task: DataTask) -> Any:
     from meanfield.posterior.certificate import ConvergenceError
     from meanfield.solve import solve
 
-    variance = network.sigma_a**2 / task.n_samples ** (1.0 / network.depth)
+    variance = network.readout_variance(task.n_samples)
     # Where the kernel is singular T = 0 has no solution, or no accurate one; the limit is that of least squares.
     for share in (0.0, 1e-7, 1e-6, 1e-5):
         try:

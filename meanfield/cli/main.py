@@ -10,13 +10,12 @@ import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanfield import cli_data
+import meanfield.cli.data as cli_data
 
 if TYPE_CHECKING:
     from meanfield.phases.diagram import PhaseDiagram
@@ -61,7 +60,10 @@ A task file (TOML) holds the same things as the flags, and flags given besides i
   gain = 1.0"""
 
 _TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
-_NETWORK_FLAGS = ("activation", "sigma_a", "sigma_w")
+_NETWORK_FLAGS = ("activation", "depth", "sigma_a", "sigma_w", "readout_exponent")
+_LARGEST_CONFIG = 2**20
+_LONGEST_NUMBER = 60
+_MOST_POINTS = 10_000_000
 _DEFAULT_FRACTIONS = ["1/2", "1/4", "1/4"]
 _DEFAULT_LINE = "off=-1:0.95:196"
 _DEFAULT_PLANE = ("off=-1:0.95:117", "sigma_a=0.5:2:91")
@@ -154,8 +156,13 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="task file (see the help of solve)")
     group.add_argument("--activation", metavar="NAME", help="built-in name or formula in z; default: sigmoid")
     group.add_argument("--parameter", action="append", metavar="NAME=VALUE", help="of the activation, e.g. gain=2")
+    group.add_argument("--depth", type=int, metavar="L", help="hidden layers; default: 1")
     group.add_argument("--sigma-a", type=float, metavar="X", help="readout prior scale; default: 1")
     group.add_argument("--sigma-w", type=float, metavar="X", help="input weight scale, k = sigma_w^2; default: 1")
+    group.add_argument(
+        "--readout-exponent", type=float, metavar="B",
+        help="readout prior N(0, sigma_a^2/P^B); default: 1 for bounded activations, else 1/L",
+    )  # fmt: skip
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
@@ -194,16 +201,48 @@ def _read_config(options: argparse.Namespace) -> dict[str, Any]:
     if options.config is None:
         return config
     try:
+        if options.config.stat().st_size > _LARGEST_CONFIG:
+            raise ValueError(f"{options.config} has more than {_LARGEST_CONFIG} bytes: no task file.")
         config |= tomllib.loads(options.config.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except UnicodeDecodeError:
+        raise ValueError(f"{options.config} is not TOML: it is no text in UTF-8.") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{options.config} is not TOML: {error}") from None
+    for table in ("task", "network"):
+        if not isinstance(config[table], dict):
+            raise ValueError(f"[{table}] of {options.config} must be a table of entries, got {short(config[table])}.")
     known = {"": ("task", "network", "tau"), "task": _TASK_FLAGS, "network": (*_NETWORK_FLAGS, "parameters")}
     for table, names in known.items():
         unknown = sorted(set(config[table] if table else config) - set(names))
         if unknown:
             where = f"[{table}] of {options.config}" if table else str(options.config)
             raise ValueError(f"{where} has unknown entries {', '.join(unknown)}; it may hold {', '.join(names)}.")
+    _check_types(options.config, config)
     return config
+
+
+def _check_types(path: Path, config: dict[str, Any]) -> None:
+    """Refuse entries of a task file that are no numbers, lists, tables or texts where these are needed."""
+    task, network = config["task"], config["network"]
+    for where, table, names in (
+        ("", config, ("tau",)),
+        ("[task] ", task, ("on", "off", "n_samples")),
+        ("[network] ", network, ("sigma_a", "sigma_w")),
+    ):
+        for name in names:
+            if name in table and (isinstance(table[name], bool) or not isinstance(table[name], (int, float))):
+                raise ValueError(f"{where}{name} of {path} must be a number, got {short(table[name])}.")
+    for name in ("fractions", "targets"):
+        if name in task and not isinstance(task[name], list):
+            raise ValueError(f"[task] {name} of {path} must be a list, got {short(task[name])}.")
+    if not isinstance(network.get("activation", ""), str):
+        raise ValueError(f"[network] activation of {path} must be text, got {short(network['activation'])}.")
+    parameters = network.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise ValueError(f"[network.parameters] of {path} must be a table of numbers, got {short(parameters)}.")
+    for name, value in parameters.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"[network.parameters] {name} of {path} must be a number, got {short(value)}.")
 
 
 def _network(options: argparse.Namespace, config: dict[str, Any]) -> Network:
@@ -219,18 +258,12 @@ def _network(options: argparse.Namespace, config: dict[str, Any]) -> Network:
 
 
 def _activation(name: str, parameters: dict[str, float]) -> Any:
-    from meanfield.activations.activation import Activation, activation
+    from meanfield.activations.activation import activation, activation_of_formula
     from meanfield.activations.builtin import names
 
     if name in names() or name.isidentifier():
         return activation(name, **parameters)
-    import sympy as sp
-
-    from meanfield.symbolic.text import from_formula
-
-    z = sp.Symbol("z", real=True)
-    symbols = {"z": z} | {key: sp.Symbol(key, real=True) for key in parameters}
-    return Activation(from_formula(name, symbols), z, name=name, parameters=parameters)
+    return activation_of_formula(name, parameters)
 
 
 def _class_task(options: argparse.Namespace, config: dict[str, Any]) -> ClassTask:
@@ -251,7 +284,16 @@ def _class_task(options: argparse.Namespace, config: dict[str, Any]) -> ClassTas
 
 
 def _tau(options: argparse.Namespace, config: dict[str, Any]) -> float:
-    return float(options.tau if options.tau is not None else config.get("tau", 0.0))
+    from meanfield.validation import real_number
+
+    return real_number("tau", options.tau if options.tau is not None else config.get("tau", 0.0), at_least=0.0)
+
+
+def short(value: Any) -> str:
+    """What was given, in words that fit on a line."""
+    from meanfield.validation import short as shown
+
+    return shown(value)
 
 
 def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
@@ -261,9 +303,14 @@ def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
 def _number(name: str, value: Any) -> float:
     """A number, or text such as 0.25, 1/4, inf."""
     try:
-        return float(value) if not isinstance(value, str) or "/" not in value else float(Fraction(value))
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise ValueError(f"{name}: {value!r} is not a number; write for example 0.25 or 1/4.") from None
+        if isinstance(value, bool) or (isinstance(value, str) and len(value) > _LONGEST_NUMBER):
+            raise TypeError
+        if isinstance(value, str) and "/" in value:
+            above, below = value.split("/")
+            return float(above) / float(below)  # not as exact fractions: "1e999999999/3" would not fit
+        return float(value)
+    except (TypeError, ValueError, ArithmeticError):
+        raise ValueError(f"{name}: {short(value)} is not a number; write for example 0.25 or 1/4.") from None
 
 
 def _name_and_value(flag: str, item: str, form: str) -> tuple[str, str]:
@@ -278,7 +325,7 @@ def _axis(item: str) -> tuple[str, Any]:
 
     name, text = _name_and_value("--sweep", item, "NAME=START:STOP:COUNT, e.g. off=-1:0.9:191")
     parts = text.split(":")
-    if len(parts) != 3 or not parts[2].isdecimal() or int(parts[2]) < 2:
+    if len(parts) != 3 or not parts[2].isdecimal() or not 2 <= int(parts[2][:9]) <= _MOST_POINTS:
         raise ValueError(f"--sweep {item!r} does not read NAME=START:STOP:COUNT with COUNT >= 2, e.g. off=-1:0.9:191.")
     start, stop = (_number(f"--sweep {name}", part) for part in parts[:2])
     if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
@@ -298,6 +345,10 @@ def _solve(options: argparse.Namespace) -> None:
         tau = options.tau if options.tau is not None else config.get("tau")
         return _report(cli_data.solve_data(options, network, tau, targets))
     task = _class_task(options, config)
+    if options.output is not None:
+        from meanfield.archive import npz_path
+
+        npz_path(options.output)  # what cannot be written is said before the work
     from meanfield.solve import solve
 
     posterior = solve(network, task, tau=_tau(options, config))

@@ -101,11 +101,14 @@ def cifar10(path: str | os.PathLike[str], part: str | None = None) -> ImageSet:
     folder = _checked("CIFAR-10", path, part, "https://www.cs.toronto.edu/~kriz/cifar.html")
     if folder.is_file():
         return _from_npz("CIFAR-10", folder, part, _CIFAR)
+    for name in ("cifar-10-batches-bin", "cifar-10-batches-py"):  # the folders of the unpacked archives
+        if not _files(folder, "*_batch*") and (folder / name).is_dir():
+            folder = folder / name
     patterns = {"train": "data_batch_[1-5]", "test": "test_batch"}
     files = []
     for which in ("train", "test") if part is None else (part,):
         # If both versions are there, the binary one, which is not a pickle.
-        files += sorted(folder.glob(f"{patterns[which]}.bin")) or sorted(folder.glob(patterns[which]))
+        files += _files(folder, f"{patterns[which]}.bin") or _files(folder, patterns[which])
     if not files:
         wanted = "data_batch_1.bin, ... and test_batch.bin" if part is None else f"{patterns[part]}.bin"
         raise FileNotFoundError(
@@ -123,10 +126,15 @@ def _idx_or_npz(
     folder = _checked(name, path, part, source)
     if folder.is_file():
         return _from_npz(name, folder, part, classes)
+    for below in (folder / name.replace("-", "") / "raw", folder / "raw"):  # as torchvision puts them
+        if _one(folder, "*-ubyte*") is None and below.is_dir():
+            folder = below
     images, labels = [], []
     for which in ("train", "test") if part is None else (part,):
         stem = "train" if which == "train" else "t10k"
-        image_file, label_file = (_one(folder, f"*{stem}-{kind}*ubyte*") for kind in ("images", "labels"))
+        image_file, label_file = (_one(folder, f"*{stem}[-.]{kind}*ubyte*") for kind in ("images", "labels"))
+        if which == "test" and image_file is None and label_file is None:  # the names of EMNIST
+            image_file, label_file = (_one(folder, f"*test-{kind}*ubyte*") for kind in ("images", "labels"))
         if image_file is None or label_file is None:
             if part is None and image_file is label_file:
                 continue
@@ -171,4 +179,15 @@ def _checked(name: str, path: str | os.PathLike[str], part: str | None, source: 
 
 
 def _one(folder: Path, pattern: str) -> Path | None:
-    return next(iter(sorted(folder.glob(pattern))), None)
+    return next(iter(_files(folder, pattern)), None)
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Files of a pattern, without the ``._`` ones of macOS; of a folder with the name of a file, the file inside it."""
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        if path.name.startswith("."):
+            continue
+        inside = sorted(p for p in path.glob(pattern) if p.is_file() and p.name[0] != ".") if path.is_dir() else [path]
+        found += inside[:1]
+    return found

@@ -11,15 +11,19 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from meanfield.archive import LARGEST, read_arrays
 
 __all__ = ["load_cifar", "load_idx", "load_npz"]
 
 _IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _CIFAR_PIXELS = 3 * 32 * 32
+_LARGEST_BATCH = 2**29
+_PIECE = 2**20
 _GZIP = b"\x1f\x8b"
 # What a pickled array is made of, in old and new NumPy; nothing in this list runs code of the file.
 _HARMLESS = {
@@ -41,19 +45,29 @@ def load_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     FileNotFoundError
         If there is no such file.
     """
-    raw = _read(path)
+    with _opened(path) as stream:
+        return _idx_array(path, stream)
+
+
+def _idx_array(path: Any, stream: IO[bytes]) -> NDArray[Any]:
+    """The array of an open IDX file: what the header declares is read, and one byte more to see that nothing follows."""
+    raw = _bytes(path, stream, 4)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
         raise ValueError(f"{path} is not an IDX file (it starts with {raw[:4]!r}); expected bytes 0 0, type, rank.")
     rank = raw[3]
-    if len(raw) < 4 + 4 * rank:
+    sizes = _bytes(path, stream, 4 * rank)
+    if len(sizes) < 4 * rank:
         raise ValueError(f"{path} is cut off within its header.")
-    shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
+    shape = struct.unpack(f">{rank}I", sizes)
     dtype = np.dtype(_IDX_TYPES[raw[2]])
-    found = len(raw) - 4 - 4 * rank
     expected = math.prod(shape) * dtype.itemsize
-    if found != expected:
+    if expected > LARGEST or rank > 16:
+        raise ValueError(f"{path} declares {expected} bytes of an array {shape[:16]}; at most {LARGEST} are read.")
+    data = _bytes(path, stream, expected + 1)
+    if len(data) != expected:
+        found = "more" if len(data) > expected else str(len(data))
         raise ValueError(f"{path} should hold {expected} bytes of an array {shape}, but has {found}: a broken copy?")
-    array = np.frombuffer(raw, dtype, offset=4 + 4 * rank).reshape(shape)
+    array = np.frombuffer(data, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="))
 
 
@@ -70,7 +84,10 @@ def load_cifar(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray
     FileNotFoundError
         If there is no such file.
     """
-    raw = _read(path)
+    with _opened(path) as stream:
+        raw = _bytes(path, stream, _LARGEST_BATCH + 1)
+    if len(raw) > _LARGEST_BATCH:
+        raise ValueError(f"{path} unpacks to more than {_LARGEST_BATCH} bytes: no CIFAR-10 batch.")
     if Path(path).name.removesuffix(".gz").endswith(".bin"):
         if not raw or len(raw) % (_CIFAR_PIXELS + 1):
             raise ValueError(f"{path} is not a binary CIFAR-10 batch: {len(raw)} bytes are no multiple of 3073.")
@@ -78,9 +95,10 @@ def load_cifar(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray
         labels, pixels = rows[:, 0], rows[:, 1:]
     else:
         batch = _unpickle(path, raw)
-        try:
-            pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-        except (KeyError, TypeError):
+        try:  # keys are bytes, or text in batches that were written again by Python 3
+            entries = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
+            pixels, labels = np.asarray(entries["data"]), np.asarray(entries["labels"])
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise ValueError(f"{path} is not a CIFAR-10 batch: it has no entries 'data' and 'labels'.") from None
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _CIFAR_PIXELS) or labels.dtype.kind not in "iu":
         raise ValueError(
@@ -112,13 +130,7 @@ def load_npz(
     """
     if Path(path).exists() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an npz file, or a broken one; of IDX files and CIFAR batches give the folder.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name.lower(): archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} is not an npz file of plain arrays ({type(error).__name__}: {error}).") from error
+    arrays = {name.lower(): array for name, array in read_arrays(path).items()}
     names = next((arrays[key] for key in ("class_names", "classes") if key in arrays), np.empty(0))
     found = []
     for which in ("train", "test") if part is None else (part,):
@@ -155,11 +167,22 @@ def _unpickle(path: Any, raw: bytes) -> Any:
         ) from error
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
-    raw = Path(path).read_bytes()
-    if not raw.startswith(_GZIP):
-        return raw
+def _bytes(path: str | os.PathLike[str], stream: IO[bytes], count: int) -> bytes:
+    """At most `count` bytes from the stream of a file."""
+    parts = []
     try:
-        return gzip.decompress(raw)
+        while count > 0 and (part := stream.read(min(count, _PIECE))):
+            parts.append(part)
+            count -= len(part)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is a broken gzip file ({error}).") from error
+    return b"".join(parts)
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    """The file, unpacked as it is read if it is gzipped."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give the file in it.")
+    with Path(path).open("rb") as stream:
+        zipped = stream.read(2) == _GZIP
+    return gzip.open(path, "rb") if zipped else Path(path).open("rb")  # type: ignore[return-value]

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.geometry.clouds import Clouds, Seed, as_clouds, check_number, describe_seed, streams
+from meanfield.geometry.checks import check_number
+from meanfield.geometry.clouds import CARRIED, Clouds, Seed, as_clouds, binary_scale, describe_seed, streams
 from meanfield.geometry.problem import span_coordinates
 from meanfield.geometry.results import Result
 
@@ -62,8 +63,20 @@ def _mean_cosine(centers: Array) -> float:
 
 
 def _class_means(clouds: Clouds) -> Array:
+    """Class means of centred clouds without their own mean.
+
+    Raises
+    ------
+    ValueError
+        If one of them vanishes: it has no direction.
+    """
     means = np.add.reduceat(clouds.points, clouds.starts[:-1], axis=0) / clouds.sizes[:, None]
-    return means - means.mean(axis=0)
+    means -= means.mean(axis=0)
+    norms = np.linalg.norm(means, axis=1)
+    if (norms <= CARRIED * np.sqrt(np.mean(np.sum(clouds.points**2, axis=1)))).any():
+        name = clouds.names[int(np.argmin(norms))]
+        raise ValueError(f"the centre of manifold {name!r} coincides with the mean of all centres: it has no direction")
+    return np.asarray(means)
 
 
 def correlation_cost(centers: Array, directions: Array, full_gram: Array | None = None) -> tuple[float, Array]:
@@ -108,7 +121,7 @@ def _search(
     variance = np.linalg.svd(centers, compute_uv=False) ** 2
     most = int(np.searchsorted(np.cumsum(variance), 0.95 * variance.sum())) + 1 + 10
     norms = np.linalg.norm(centers, axis=1)
-    for K in range(1, (min(P - 3, most, d) if last is None else min(last, d)) + 1):
+    for K in range(1, (min(P - 3, most, d - 1) if last is None else min(last, d - 1)) + 1):
         starts = (np.column_stack((found[-1], rng.standard_normal(d))) for _ in range(n_starts))
         candidates = [_minimise(centers, np.linalg.qr(start)[0]) for start in starts]
         rests = [np.linalg.norm(centers - (centers @ V) @ V.T, axis=1) for V in candidates]
@@ -128,7 +141,7 @@ def center_correlation(manifolds: Any) -> float:
     >>> round(center_correlation([[[1.0, 0.0]], [[-1.0, 0.0]]]), 12)
     1.0
     """
-    return _mean_cosine(_class_means(as_clouds(manifolds)))
+    return _mean_cosine(_class_means(as_clouds(manifolds).centered()))
 
 
 def remove_center_components(
@@ -163,13 +176,9 @@ def remove_center_components(
     """
     clouds = as_clouds(manifolds)
     check_number(n_starts, "n_starts", 1)
-    means = _class_means(clouds)
-    norms = np.linalg.norm(means, axis=1)
-    scale = np.sqrt(np.mean(np.sum(clouds.points**2, axis=1)))
-    if (norms <= 1e-10 * scale).any():
-        name = clouds.names[int(np.argmin(norms))]
-        raise ValueError(f"the centre of manifold {name!r} coincides with the mean of all centres: it has no direction")
-    rows, basis = span_coordinates(means)
+    centered = clouds.centered()
+    means = _class_means(centered)
+    rows, basis = span_coordinates(means / binary_scale(means))
     rng = np.random.default_rng(streams(seed, 1)[0])
     if n_components is not None:
         check_number(n_components, "n_components", 0)
@@ -178,7 +187,6 @@ def remove_center_components(
     found, path = _search(rows, rng, n_starts, n_components)
     chosen = int(np.argmin(path)) if n_components is None else len(found) - 1
     directions = (basis.T @ found[chosen]).T
-    centered = clouds.centered()
     cleaned = centered.with_points(centered.points - (centered.points @ directions.T) @ directions)
     components = CenterComponents(
         center_correlation=path[0],

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.clouds import Seed, check_number, real_array, streams
+from meanfield.geometry.checks import check_number, check_real, real_array, short
+from meanfield.geometry.clouds import Seed, streams
 
 __all__ = ["Estimate", "ball_capacity", "ellipsoid_capacity", "ellipsoid_distance", "point_capacity"]
 
@@ -30,15 +31,11 @@ class Estimate(NamedTuple):
 
 
 def check_margin(kappa: float) -> float:
-    if not np.isfinite(kappa):
-        raise ValueError(f"the margin kappa must be finite, got {kappa!r}")
-    return float(kappa)
+    return check_real(kappa, "the margin kappa")
 
 
 def _check_length(value: float, name: str) -> float:
-    if not (np.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and >= 0 (in units of the centre norm), got {value!r}")
-    return float(value)
+    return check_real(value, name, least=0.0, hint=" (in units of the centre norm)")
 
 
 def point_capacity(kappa: float = 0.0) -> float:
@@ -82,8 +79,7 @@ def ball_capacity(radius: float, dimension: float, kappa: float = 0.0) -> float:
 
     kappa = check_margin(kappa)
     radius = _check_length(radius, "radius")
-    if not (np.isfinite(dimension) and dimension > 0):
-        raise ValueError(f"dimension must be finite and > 0, got {dimension!r}")
+    dimension = check_real(dimension, "dimension", above=0.0)
     if radius == 0.0:
         return point_capacity(kappa)
 
@@ -163,7 +159,7 @@ def ellipsoid_capacity(radii: ArrayLike, kappa: float = 0.0, *, n_probes: int = 
     kappa = check_margin(kappa)
     axes = np.atleast_1d(real_array(radii, "radii"))
     if axes.ndim != 1 or axes.size == 0 or (axes < 0).any():
-        raise ValueError(f"radii must be a vector of semi-axes >= 0, got shape {axes.shape}, minimum {axes.min()}")
+        raise ValueError(f"radii must be a vector of semi-axes >= 0, got {short(radii)}")
     number = check_number(n_probes, "n_probes", 2)
     rng = np.random.default_rng(streams(seed, 1)[0])
     distance = ellipsoid_distance(axes, rng.standard_normal((number, axes.size)), rng.standard_normal(number), kappa)

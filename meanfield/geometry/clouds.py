@@ -13,33 +13,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Clouds", "as_clouds", "draw_labels", "group_by_label", "real_array", "spherical_manifolds", "streams"]
+from meanfield.geometry.checks import check_number, check_real, class_labels, real_array, short
+
+__all__ = [
+    "Clouds",
+    "as_clouds",
+    "binary_scale",
+    "draw_labels",
+    "group_by_label",
+    "spherical_manifolds",
+    "streams",
+    "subtract_mean",
+]
 
 Array = NDArray[np.float64]
 Seed = int | np.random.SeedSequence | np.random.Generator | None
 
 ORIENTATION = "one manifold is an array of shape (points, neurons): rows are points, columns are neurons"
 STREAM_TAG = 0x6D616E69  # keeps our streams apart from a user's default_rng(seed)
+LARGEST = 2e9  # numbers in one synthetic data set, 16 GB
 DATA_TAG = 0x64617461  # and those of synthetic or subsampled points apart from probes drawn with the same seed
 OVERLAP_TOLERANCE = 1e-10
+CARRIED = 2e-9  # spread of points relative to their size; below, a rounding of the points changes results by 1e-7
+DICHOTOMIES = ("balanced", "random", "one_vs_rest")
 
 
-def real_array(values: Any, name: str) -> Array:
-    """Return `values` as C-contiguous float64; refuse complex, object and non-finite entries."""
-    if hasattr(values, "detach"):  # a tensor that may sit on a graph or on another device
-        values = values.detach()
-        values = values.cpu() if hasattr(values, "cpu") else values
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{name} cannot be read as an array of numbers: {error}") from error
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} has dtype {array.dtype}, expected real numbers")
-    array = np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
-    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-    if bad:
-        raise ValueError(f"{name} has {bad} NaN or infinite entries of {array.size}; remove or impute them first")
-    return array
+def binary_scale(points: Array) -> float:
+    """Power of two above the largest entry; division by it changes no digit and keeps fourth powers in float64."""
+    return float(2.0 ** int(np.frexp(np.max(np.abs(points), initial=0.0))[1]))
+
+
+def subtract_mean(points: Array, what: str) -> Array:
+    """Points without their mean, exact to the rounding of their differences; zero if all coincide.
+
+    Raises
+    ------
+    ValueError
+        If the points differ by so little of their size that float64 has lost the digits of the differences.
+    """
+    moved = points - points[0]  # exact for neighbours, so that the mean is not taken of a large common offset
+    centered: Array = moved - moved.mean(axis=0)
+    spread, size = float(np.max(np.abs(centered), initial=0.0)), float(np.max(np.abs(points), initial=0.0))
+    if spread <= 4.0 * np.finfo(float).eps * size:
+        return np.zeros_like(points)
+    if spread < CARRIED * size:
+        raise ValueError(
+            f"the points of {what} differ by {spread:.0e} at a size of {size:.0e}: float64 carries too few digits of "
+            f"their differences (wanted: more than {CARRIED:.0e} of the size). Subtract the common offset before the "
+            "data are rounded"
+        )
+    return centered
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ class Clouds:
 
     def centered(self) -> Clouds:
         """Subtract the mean of all points; a point that equals it up to rounding becomes exactly zero."""
-        points = self.points - self.points.mean(axis=0)
+        points = subtract_mean(self.points, "all manifolds")
         points[np.linalg.norm(points, axis=1) <= 1e-13 * np.linalg.norm(self.points, axis=1)] = 0.0
         return self.with_points(points)
 
@@ -112,7 +135,8 @@ class Clouds:
             first, second = (self.names[self.owner[i]] for i in pair)
             raise ValueError(
                 f"manifolds {first!r} and {second!r} contain the same point up to a positive factor, so no dichotomy "
-                "that parts them is separable. Remove it from one of them, or pass allow_overlap=True"
+                "that parts them is separable. Remove it from one of them, or pass allow_overlap=True. (Directions "
+                f"within {OVERLAP_TOLERANCE:.0e} count as the same; a large common offset goes with center=True)"
             )
 
     def warn_if_unequal(self) -> None:
@@ -142,6 +166,14 @@ def _shared_ray(points: Array, norms: Array, owner: NDArray[np.int64]) -> tuple[
     return None
 
 
+def dimension(values: Any) -> int:
+    """Number of axes of an array or of nested sequences, -1 if ragged."""
+    try:
+        return int(np.ndim(values))
+    except (ValueError, TypeError):  # ragged
+        return -1
+
+
 def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
     """Validate manifolds given as a sequence or mapping of (M, N) arrays, a (P, M, N) array, or a tuple (X, labels).
 
@@ -154,18 +186,17 @@ def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
     names: tuple[str, ...] | None = None
     if isinstance(manifolds, Clouds):
         return manifolds
-    if (
-        isinstance(manifolds, tuple)
-        and len(manifolds) == 2
-        and np.ndim(manifolds[1]) == 1
-        and np.ndim(manifolds[0]) == 2
-    ):
-        names = tuple(str(value) for value in np.unique(np.asarray(manifolds[1])))
+    if isinstance(manifolds, tuple) and len(manifolds) == 2 and dimension(manifolds[1]) == 1:
+        names = tuple(str(value) for value in class_labels(manifolds[1])[1])
         parts: list[Any] = group_by_label(*manifolds)
     elif isinstance(manifolds, Mapping):
         names = tuple(str(key) for key in manifolds)
         parts = list(manifolds.values())
     else:
+        if isinstance(manifolds, str | bytes | set | frozenset) or hasattr(manifolds, "toarray"):
+            raise ValueError(f"manifolds must be a sequence of arrays, got {type(manifolds).__name__}; {ORIENTATION}")
+        if isinstance(manifolds, np.ma.MaskedArray):
+            real_array(manifolds, "the array of manifolds")
         ndim = getattr(manifolds, "ndim", None)
         if ndim is not None and ndim != 3:
             raise ValueError(f"an array of manifolds has shape (P, M, N), got {manifolds.shape}; {ORIENTATION}")
@@ -215,31 +246,13 @@ def streams(seed: Seed, number: int, tag: int = STREAM_TAG) -> list[np.random.Se
     elif isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0:
         root = np.random.SeedSequence(int(seed), spawn_key=(tag,))
     else:
-        raise ValueError(f"seed must be None, an integer >= 0, a SeedSequence or a Generator, got {seed!r}")
+        raise ValueError(f"seed must be None, an integer >= 0, a SeedSequence or a Generator, got {short(seed)}")
     return root.spawn(number)
 
 
 def describe_seed(seed: Seed) -> int | str | None:
     """Entry for the options of a result."""
     return int(seed) if isinstance(seed, int | np.integer) else (None if seed is None else type(seed).__name__)
-
-
-def check_number(value: Any, name: str, least: int) -> int:
-    """An integer option of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-    return int(value)
-
-
-def check_probes(n_probes: Any) -> int:
-    number = check_number(n_probes, "n_probes", 2)
-    if number < 50:
-        warnings.warn(
-            f"n_probes={number} is few: 200 give about 3 % on the capacity, and below 50 the errors are rough",
-            UserWarning,
-            stacklevel=3,
-        )
-    return number
 
 
 def draw_labels(labels: str | ArrayLike, manifolds: int, number: int, seed: np.random.SeedSequence) -> Array:
@@ -251,6 +264,11 @@ def draw_labels(labels: str | ArrayLike, manifolds: int, number: int, seed: np.r
         For an unknown name, entries other than +-1, a wrong length, or an explicit constant dichotomy.
     """
     if isinstance(labels, str):
+        if labels not in DICHOTOMIES:
+            raise ValueError(
+                f"labels={short(labels)} is not known: 'balanced', 'random', 'one_vs_rest', or an array of +-1, one "
+                "per manifold"
+            )
         rng = np.random.default_rng(seed)
         if labels == "random":
             return rng.choice([-1.0, 1.0], size=(number, manifolds))
@@ -258,11 +276,7 @@ def draw_labels(labels: str | ArrayLike, manifolds: int, number: int, seed: np.r
         order = rng.permuted(np.broadcast_to(np.arange(manifolds), (number, manifolds)), axis=1)
         if labels == "balanced":
             return sign * np.where(order < manifolds // 2, 1.0, -1.0)
-        if labels == "one_vs_rest":
-            return sign * np.where(order == 0, 1.0, -1.0)
-        raise ValueError(
-            f"labels={labels!r} is not known: 'balanced', 'random', 'one_vs_rest', or an array of +-1, one per manifold"
-        )
+        return sign * np.where(order == 0, 1.0, -1.0)
     array = np.atleast_2d(real_array(labels, "labels"))
     if array.ndim != 2 or array.shape[1] != manifolds or len(array) == 0:
         raise ValueError(f"labels have shape {np.shape(labels)}, expected ({manifolds},) or (any, {manifolds})")
@@ -305,23 +319,19 @@ def group_by_label(X: ArrayLike, y: ArrayLike, n_points: int | None = None, seed
     [(2, 2), (1, 2)]
     """
     points = real_array(X, "X")
-    if hasattr(y, "detach"):
-        y = y.detach().cpu()
-    labels = np.asarray(y)
+    labels, classes = class_labels(y)
     if points.ndim != 2 or labels.shape != points.shape[:1]:
         raise ValueError(
             f"X must have shape (n, N), one point per row, and y (n,); got {points.shape} and {labels.shape}"
         )
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError("y contains NaN; every point needs a label")
     rng = np.random.default_rng(streams(seed, 1, DATA_TAG)[0])
     parts = []
-    for value in np.unique(labels):
+    for value in classes:
         rows = np.flatnonzero(labels == value)
         if n_points is not None:
             wanted = check_number(n_points, "n_points", 1)
             if len(rows) < wanted:
-                raise ValueError(f"class {value!r} has {len(rows)} points, fewer than n_points={wanted}")
+                raise ValueError(f"class {str(value)!r} has {len(rows)} points, fewer than n_points={wanted}")
             rows = np.sort(rng.choice(rows, wanted, replace=False))
         parts.append(points[rows])
     return parts
@@ -347,10 +357,11 @@ def spherical_manifolds(
     (P, M, N) array
     """
     P, N, M, D = (check_number(v, n, 1) for v, n in ((P, "P"), (N, "N"), (M, "M"), (D, "D")))
-    if not (np.isfinite(R) and R >= 0):
-        raise ValueError(f"R must be a finite number >= 0, got {R!r}")
+    if P * M * N + P * D * N > LARGEST:
+        raise ValueError(f"P={P}, M={M}, N={N}, D={D} need more than {LARGEST:.0e} numbers; expected fewer")
+    R = check_real(R, "R", least=0.0)
     for value, name in ((center_corr, "center_corr"), (axis_corr, "axis_corr")):
-        if not -1 < value < 1:
+        if not -1 < check_real(value, name) < 1:
             raise ValueError(f"{name} must lie strictly between -1 and 1, got {value!r}")
     rng = np.random.default_rng(streams(seed, 1, DATA_TAG)[0])
     distance = np.abs(np.subtract.outer(np.arange(P), np.arange(P)))

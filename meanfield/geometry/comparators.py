@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.clouds import as_clouds, real_array
+from meanfield.geometry.checks import check_flag, class_labels, real_array
+from meanfield.geometry.clouds import CARRIED, as_clouds, binary_scale, dimension, subtract_mean
 from meanfield.geometry.results import Result
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+ROUNDING = 1e-13  # extent of class centres, relative to the points, that is none
+
 
 def _features(values: ArrayLike, name: str) -> Array:
     array = real_array(values, name)
@@ -31,20 +34,32 @@ def _features(values: ArrayLike, name: str) -> Array:
     return array
 
 
-def _kernel(values: ArrayLike, name: str, precomputed: bool) -> Array:
+def _centered_features(values: ArrayLike, name: str) -> Array:
+    """Features without their mean, the largest entry about one: alignments do not depend on the scale."""
+    centered = subtract_mean(_features(values, name), name)
+    return centered / binary_scale(centered)
+
+
+def _kernel(values: ArrayLike, name: str) -> Array:
+    """A symmetric kernel given by the user, its largest entry about one."""
     array = _features(values, name)
-    if not precomputed:
-        return array @ array.T
     if array.shape[0] != array.shape[1] or not np.allclose(
         array, array.T, rtol=1e-10, atol=1e-12 * np.abs(array).max()
     ):
         raise ValueError(f"{name} must be a symmetric (n, n) kernel when precomputed=True, got shape {array.shape}")
-    return array
+    return array / binary_scale(array)
 
 
-def _double_centered(kernel: Array) -> Array:
+def _double_centered(kernel: Array, name: str) -> Array:
     rows = kernel.mean(axis=1)
-    return kernel - rows[:, None] - rows[None, :] + rows.mean()
+    centered: Array = kernel - rows[:, None] - rows[None, :] + rows.mean()
+    size = float(np.max(np.abs(centered)))
+    if size < CARRIED * float(np.max(np.abs(kernel))):
+        raise ValueError(
+            f"the alignment does not exist: of the kernel {name}, {size:.0e} is left after centring, which is rounding "
+            "(constant features, a single class, or a large common offset: center the features first)"
+        )
+    return centered / binary_scale(centered)
 
 
 def _unbiased_product(first: Array, second: Array) -> float:
@@ -62,6 +77,15 @@ def _ratio(product: float, first: float, second: float) -> float:
             "the alignment does not exist: a centred kernel vanishes (constant features or a single class)"
         )
     return product / float(np.sqrt(first * second))
+
+
+def _cosine(first: Array, second: Array) -> float:
+    return _ratio(*(float(np.sum(a * b)) for a, b in ((first, second), (first, first), (second, second))))
+
+
+def _unbiased_ratio(first: Array, second: Array) -> float:
+    pairs = ((first, second), (first, first), (second, second))
+    return _ratio(*(_unbiased_product(a, b) for a, b in pairs))
 
 
 def cka(X: ArrayLike, Y: ArrayLike, *, precomputed: bool = False, debiased: bool = False) -> float:
@@ -84,7 +108,8 @@ def cka(X: ArrayLike, Y: ArrayLike, *, precomputed: bool = False, debiased: bool
     Raises
     ------
     ValueError
-        Different numbers of points, asymmetric kernels, constant features.
+        Different numbers of points, asymmetric kernels, constant features, or an offset so large that float64 has
+        lost the differences between points.
 
     Examples
     --------
@@ -93,24 +118,24 @@ def cka(X: ArrayLike, Y: ArrayLike, *, precomputed: bool = False, debiased: bool
     >>> round(cka(X, X @ [[0.0, -3.0], [3.0, 0.0]]), 12)
     1.0
     """
+    check_flag(precomputed, "precomputed")
+    check_flag(debiased, "debiased")
     first, second = _features(X, "X"), _features(Y, "Y")
     if len(first) != len(second):
         raise ValueError(f"X and Y must describe the same points, got {len(first)} and {len(second)} rows")
+    if debiased and len(first) < 4:
+        raise ValueError(f"the unbiased estimate needs at least four points, got {len(first)}")
+    if precomputed:
+        kernels = _kernel(first, "X"), _kernel(second, "Y")
+        centered = _double_centered(kernels[0], "X"), _double_centered(kernels[1], "Y")
+        return _unbiased_ratio(*kernels) if debiased else _cosine(*centered)
+    first, second = _centered_features(first, "X"), _centered_features(second, "Y")
     if debiased:
-        if len(first) < 4:
-            raise ValueError("the unbiased estimate needs at least four points")
-        kernels = _kernel(first, "X", precomputed), _kernel(second, "Y", precomputed)
-        return _ratio(
-            _unbiased_product(*kernels),
-            _unbiased_product(kernels[0], kernels[0]),
-            _unbiased_product(kernels[1], kernels[1]),
-        )
-    if not precomputed and max(first.shape[1], second.shape[1]) < len(first):
-        first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+        return _unbiased_ratio(first @ first.T, second @ second.T)
+    if max(first.shape[1], second.shape[1]) < len(first):
         products = [np.sum((a.T @ b) ** 2) for a, b in ((first, second), (first, first), (second, second))]
         return _ratio(*map(float, products))
-    kernels = _double_centered(_kernel(first, "X", precomputed)), _double_centered(_kernel(second, "Y", precomputed))
-    return _ratio(*(float(np.sum(a * b)) for a, b in (kernels, kernels[:1] * 2, kernels[1:] * 2)))
+    return _cosine(first @ first.T, second @ second.T)
 
 
 def kernel_target_alignment(X: ArrayLike, y: ArrayLike, *, precomputed: bool = False, centered: bool = True) -> float:
@@ -129,21 +154,25 @@ def kernel_target_alignment(X: ArrayLike, y: ArrayLike, *, precomputed: bool = F
     float
         Cosine of the kernels, ``<K, Y Y^T>/(|K| |Y Y^T|)``.
     """
-    labels = np.asarray(y)
-    if labels.ndim == 1:
-        targets = (labels[:, None] == np.unique(labels)[None, :]).astype(float)
+    check_flag(precomputed, "precomputed")
+    check_flag(centered, "centered")
+    if dimension(y) == 1:
+        labels, classes = class_labels(y)
+        targets = (labels[:, None] == classes[None, :]).astype(float)
     else:
-        targets = _features(labels, "y")
-    kernel = _kernel(X, "X", precomputed)
-    if len(targets) != len(kernel):
-        raise ValueError(f"X and y must describe the same points, got {len(kernel)} and {len(targets)}")
-    target_kernel = targets @ targets.T
+        targets = _features(y, "y")
+        targets = targets / binary_scale(targets)
+    points = _features(X, "X")
+    if len(targets) != len(points):
+        raise ValueError(f"X and y must describe the same points, got {len(points)} and {len(targets)}")
     if centered:
-        return cka(kernel, target_kernel, precomputed=True)
-    product, first, second = (
-        float(np.sum(a * b)) for a, b in ((kernel, target_kernel), (kernel, kernel), (target_kernel, target_kernel))
-    )
-    return _ratio(product, first, second)
+        return cka(points, targets @ targets.T, precomputed=True) if precomputed else cka(points, targets)
+    if precomputed:
+        kernel = _kernel(points, "X")
+    else:
+        points = points / binary_scale(points)
+        kernel = points @ points.T
+    return _cosine(kernel, targets @ targets.T)
 
 
 def participation_ratio(X: ArrayLike, *, center: bool = True) -> float:
@@ -155,12 +184,14 @@ def participation_ratio(X: ArrayLike, *, center: bool = True) -> float:
     2.0
     """
     points = _features(X, "X")
-    if center:
-        points = points - points.mean(axis=0)
+    if check_flag(center, "center"):
+        points = subtract_mean(points, "X")
+    points = points / binary_scale(points)
     gram = points @ points.T if len(points) < points.shape[1] else points.T @ points
     square = float(np.sum(gram**2))
     if square == 0.0:
-        raise ValueError("all points coincide: their covariance vanishes and has no participation ratio")
+        where = "coincide" if center else "are zero"
+        raise ValueError(f"all points of X {where}: their covariance vanishes and has no participation ratio")
     return float(np.trace(gram)) ** 2 / square
 
 
@@ -214,20 +245,28 @@ def neural_collapse(
     """
     clouds = as_clouds(manifolds)
     P, owner = clouds.number, clouds.owner
-    means = np.add.reduceat(clouds.points, clouds.starts[:-1], axis=0) / clouds.sizes[:, None]
+    points = clouds.centered().points
+    points = points / binary_scale(points)
+    means = np.add.reduceat(points, clouds.starts[:-1], axis=0) / clouds.sizes[:, None]
     centers = means - means.mean(axis=0)
-    deviations = clouds.points - means[owner]
+    deviations = points - means[owner]
     _, singular, right = np.linalg.svd(centers, full_matrices=False)
-    kept = singular > 1e-10 * max(singular[0], np.sqrt(np.mean(np.sum(clouds.points**2, axis=1))))
+    relative = singular / max(singular[0], np.sqrt(np.mean(np.sum(points**2, axis=1))), np.finfo(float).tiny)
+    kept = relative > ROUNDING
     if not kept.any():
         raise ValueError("all class centres coincide: neural collapse is not defined")
+    if relative[kept].min() < CARRIED:
+        raise ValueError(
+            f"the class centres span a direction by only {relative[kept].min():.0e} of their size: rounding decides "
+            "the variability along it (nc1). Merge classes that coincide, or project that direction out"
+        )
     along = (deviations @ right[kept].T) ** 2
     within = np.mean(np.add.reduceat(along, clouds.starts[:-1], axis=0) / clouds.sizes[:, None], axis=0)
     norms = np.linalg.norm(centers, axis=1)
     unit = np.divide(centers, norms[:, None], out=np.zeros_like(centers), where=norms[:, None] > 0.0)
     cosines = (unit @ unit.T)[~np.eye(P, dtype=bool)]
     # |x - m|^2 up to |x|^2, which is common to all classes.
-    nearest = np.argmin(np.sum(means**2, axis=1) - 2.0 * clouds.points @ means.T, axis=1)
+    nearest = np.argmin(np.sum(means**2, axis=1) - 2.0 * points @ means.T, axis=1)
 
     nc3 = nc4 = float("nan")
     if classifier is None:
@@ -285,6 +324,10 @@ def weight_change(before: Any, after: Any) -> dict[str, Any]:
         if not isinstance(after, Mapping) or set(before) != set(after):
             raise ValueError("before and after must name the same layers")
         return {name: weight_change(before[name], after[name]) for name in before}
+    if isinstance(after, Mapping):
+        raise ValueError(
+            f"before is {type(before).__name__} and after names layers: expected two mappings or two arrays"
+        )
     first, second = real_array(before, "before"), real_array(after, "after")
     if first.shape != second.shape or first.size == 0:
         raise ValueError(f"before and after must have equal, non-empty shapes, got {first.shape} and {second.shape}")

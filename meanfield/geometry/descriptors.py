@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.clouds import Seed, as_clouds, check_number, describe_labels, describe_seed, streams
+from meanfield.geometry.checks import MOST_THREADS, check_choice, check_flag, check_number, check_real
+from meanfield.geometry.clouds import Seed, as_clouds, describe_labels, describe_seed, streams
 from meanfield.geometry.moments import center_cosines, estimate, stack_anchors
 from meanfield.geometry.problem import Solved, cone_problem, solve_problem, span_coordinates
 from meanfield.geometry.results import Result
@@ -212,15 +213,14 @@ def glue(
     >>> round(3 * result.capacity / 2, 1)  # orthonormal points: capacity 2/M
     1.0
     """
-    if inactive not in INACTIVE:
-        raise ValueError(f"inactive={inactive!r} is not known: one of {', '.join(INACTIVE)}")
-    if alignment not in ALIGNMENTS:
-        raise ValueError(f"alignment={alignment!r} is not known: one of {', '.join(ALIGNMENTS)}")
-    if kappa != 0:
+    check_choice(inactive, "inactive", INACTIVE)
+    check_choice(alignment, "alignment", ALIGNMENTS)
+    center, pairwise = check_flag(center, "center"), check_flag(pairwise, "pairwise")
+    if check_real(kappa, "kappa") != 0:
         raise ValueError(
             "glue is defined at margin 0 only: its descriptors are scale-free. Use replica_capacity(kappa=...)"
         )
-    check_number(threads, "threads", 1)
+    check_number(threads, "threads", 1, MOST_THREADS)
     options = {
         "labels": describe_labels(labels),
         "center": bool(center),
@@ -238,12 +238,13 @@ def glue(
 
 def capacity(manifolds: Any, **options: Any) -> float:
     """GLUE manifold capacity ``P / E[a]`` alone, without the descriptors; options and seeds as in `glue`."""
-    if options.get("pairwise") or options.get("kappa", 0) != 0:
+    if options.get("pairwise", False) is not False or options.get("kappa", 0) != 0:
         return glue(manifolds, **options).capacity
     allowed = {"labels", "n_probes", "probes", "center", "allow_overlap", "threads", "seed"}
     for name in set(options) - allowed:
         if name not in ("inactive", "alignment", "pairwise", "kappa"):
             raise TypeError(f"capacity() has no option {name!r}")
+    check_number(options.get("threads", 1), "threads", 1, MOST_THREADS)
     problem = cone_problem(
         manifolds, center=options.get("center", False), allow_overlap=options.get("allow_overlap", False)
     )
@@ -279,13 +280,13 @@ def anchor_points(
     -------
     AnchorPoints
     """
-    if inactive not in INACTIVE:
-        raise ValueError(f"inactive={inactive!r} is not known: one of {', '.join(INACTIVE)}")
+    check_choice(inactive, "inactive", INACTIVE)
+    check_number(threads, "threads", 1, MOST_THREADS)
     problem = cone_problem(manifolds, center=center, allow_overlap=allow_overlap)
     solved = solve_problem(problem, labels=labels, n_probes=n_probes, probes=probes, threads=threads, seed=seed)
     weights, active = solved.anchor_weights(inactive)
     return AnchorPoints(
-        anchors=stack_anchors(weights, solved, problem.clouds.points),
+        anchors=stack_anchors(weights, solved, problem.clouds.points) * problem.scale,
         active=active,
         probes=solved.probes @ problem.basis,
         solutions=(solved.probes - solved.projected.points) @ problem.basis,
@@ -306,19 +307,24 @@ def _describe(solved: Solved, options: dict[str, Any], *, stacklevel: int = 3) -
     problem = solved.problem
     weights, active = solved.anchor_weights(options["inactive"])
     found = estimate(solved, weights, active, options)
+    values, errors = dict(found.values), dict(found.errors)
+    if options["alignment"] == "raw":  # inner products, the only scalars with a unit
+        for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
+            values[name] *= problem.scale**2
+            errors[name] *= problem.scale**2
     result = Glue(
-        **found.values,
+        **values,
         fraction_inseparable=float(solved.inseparable.mean()),
         rank=problem.rank,
         n_manifolds=problem.clouds.number,
         n_points=len(problem.rows),
         n_probes=len(solved.distance),
         center_cosines=center_cosines(found.mean),
-        anchor_centers=found.mean @ problem.basis,
+        anchor_centers=found.mean @ problem.basis * problem.scale,
         manifold_dimension=found.manifold_dimension,
         active_fraction=active.mean(axis=0),
-        center_norm=np.linalg.norm(found.mean, axis=1),
-        standard_errors=found.errors,
+        center_norm=np.linalg.norm(found.mean, axis=1) * problem.scale,
+        standard_errors=errors,
         options=options,
         names=problem.clouds.names,
     )

@@ -2,6 +2,11 @@
 
 Formulas in `descriptors`. The mean anchors are estimated from the same probes, so a jackknife would have to recompute
 every probe for every block; instead their change enters through its exact first derivative.
+
+``b`` and ``c`` are squared lengths of projections on the spans of the rows of S1 and of [S0 S1]. A Gram matrix resolves
+them where the rows are clearly independent; otherwise (anchors along one line, or a common offset much longer than
+their fluctuations) they come from an orthogonal factor of the rows themselves. What rounding of the anchors can do to
+them is estimated, and refused where it shows.
 """
 
 from __future__ import annotations
@@ -19,8 +24,11 @@ __all__ = ["Estimates", "center_cosines", "estimate", "stack_anchors"]
 Array = NDArray[np.float64]
 
 BLOCKS = 20  # of the delete-block jackknife
-EIGENVALUE_CUT = 1e-9  # relative, of Gram matrices with unit diagonal
-VANISHING = 1e-9  # fluctuation of an anchor relative to its length that counts as none (single points)
+GRAM_CLEAR = 1e-6  # smallest eigenvalue of a Gram matrix with unit diagonal that keeps nine digits
+EPS = float(np.finfo(float).eps)
+VANISHING = 64 * EPS  # fluctuation of an anchor relative to its length that is rounding (single points)
+RESOLVED = 2e-7  # mean relative error of b and c by rounding of the anchors that is accepted
+INFINITE = 1e-9  # of b: b - c below means that the anchor centres vanish
 CHUNK = 250_000  # numbers in one block of anchors; about the size of a cache
 
 
@@ -51,16 +59,48 @@ class _Moments:
     samples: dict[str, Array]
     responses: dict[str, Array]
     manifold_dimension: Array
+    error: float  # relative, of b and c, by rounding of the anchors
+    thinnest: int  # manifold whose anchors vary least, relative to their length
 
 
-def _pseudo_solve(gram: Array, right: Array) -> Array:
-    """``gram^+ right`` for a batch of Gram matrices, scaled to unit diagonal; rows without length drop out."""
-    diagonal = np.sqrt(np.einsum("tii->ti", gram))
-    scale = np.divide(1.0, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0.0)
-    values, vectors = np.linalg.eigh(gram * scale[:, :, None] * scale[:, None, :])
-    inverse = np.where(values > EIGENVALUE_CUT * np.maximum(values[:, -1:], 0.0), values, np.inf)
-    projected = (vectors.transpose(0, 2, 1) @ (scale * right)[..., None]) / inverse[..., None]
-    return scale * (vectors @ projected)[..., 0]
+@dataclass(frozen=True)
+class _Spans:
+    """Projections of T vectors on row spans: squared lengths (T,), coefficients of the rows (T, P), their errors."""
+
+    square: Array
+    coefficients: Array
+    error: Array  # relative, by the rounding of the rows
+
+
+def _project_on_rows(rows: Array, target: Array, rounding: Array) -> _Spans:
+    """Project each target (T, d) on the span of its rows (T, P, d); rows without length drop out.
+
+    Parameters
+    ----------
+    rounding : (T,) array
+        Relative error of the rows. Directions not longer than that, relative to the longest, are no directions.
+    """
+    length = np.linalg.norm(rows, axis=2)
+    present = length > 0.0
+    inverse = np.divide(1.0, length, out=np.zeros_like(length), where=present)
+    unit = rows * inverse[..., None]
+    absent = np.where(present, 0.0, 1.0)  # an absent row stands alone in the Gram matrix
+    values, vectors = np.linalg.eigh(unit @ unit.transpose(0, 2, 1) + absent[:, :, None] * np.eye(rows.shape[1]))
+    right = np.einsum("tpd,td->tp", unit, target)
+    part = np.einsum("tpk,tp->tk", vectors, right)
+    values = np.maximum(values, EPS)
+    square = np.sum(part**2 / values, axis=1)
+    solved = np.einsum("tpk,tk->tp", vectors, part / values)
+    error = rounding / np.sqrt(values[:, 0])
+    for probe in np.flatnonzero(values[:, 0] < GRAM_CLEAR):
+        orthonormal, triangle = np.linalg.qr(unit[probe].T)
+        left, singular, turned = np.linalg.svd(triangle, full_matrices=False)
+        kept = singular > 4.0 * max(rounding[probe], VANISHING) * singular[0]
+        part_kept = (target[probe] @ orthonormal @ left)[kept]
+        square[probe] = np.sum(part_kept**2)
+        solved[probe] = turned[kept].T @ (part_kept / singular[kept])
+        error[probe] = rounding[probe] / np.min(singular[kept], initial=1.0)
+    return _Spans(square, solved * inverse, np.minimum(error, 1.0))
 
 
 def _alignment(first: Array, second: Array, cosine: bool) -> tuple[Array, Array, Array]:
@@ -95,6 +135,8 @@ def _moments(
     parts: dict[str, list[Array]] = {"b": [], "c": [], "axis": [], "center_axis": []}
     responses = {name: np.zeros_like(mean) for name in parts}
     share = np.zeros(manifolds)
+    errors: list[Array] = []
+    ratios = np.zeros(manifolds)
     cosine = options["alignment"] == "cosine"
     for first in range(0, probes, step):
         chosen = slice(first, first + step)
@@ -104,13 +146,19 @@ def _moments(
         anchors = stack_anchors(weights[chosen], solved, coordinates)
         axes = (anchors - centers) * present
         length = np.maximum(np.linalg.norm(anchors, axis=2), np.linalg.norm(centers, axis=2))
-        axes *= (np.linalg.norm(axes, axis=2) > VANISHING * length)[..., None]
+        extent = np.linalg.norm(axes, axis=2)
+        moving = extent > VANISHING * length
+        axes *= moving[..., None]
         tau = np.einsum("tpr,tr->tp", axes, t)
-        gram_axes = axes @ axes.transpose(0, 2, 1)
-        u = _pseudo_solve(gram_axes, tau)
-        w = _pseudo_solve(gram_axes + centers @ centers.transpose(0, 2, 1), tau)
-        parts["b"].append(np.sum(tau * u, axis=1))
-        parts["c"].append(np.sum(tau * w, axis=1))
+        ratio = np.divide(length, extent, out=np.zeros_like(length), where=moving)
+        ratios = np.maximum(ratios, ratio.max(axis=0))
+        along = _project_on_rows(axes, t, EPS * ratio.max(axis=1))
+        both = np.concatenate((centers, axes), axis=2)
+        joint = _project_on_rows(both, np.concatenate((np.zeros_like(t), t), axis=1), np.full(len(t), EPS))
+        u, w = along.coefficients, joint.coefficients
+        parts["b"].append(along.square)
+        parts["c"].append(joint.square)
+        errors.append(np.maximum(along.error, joint.error))
         share += np.sum(tau * u, axis=0)
         # Envelope theorem: b = max_u 2 u.tau - u.G1 u, so only the explicit dependence on the mean anchors counts.
         responses["b"] -= 2.0 * np.einsum("tp,tr->pr", u, t - np.einsum("tpr,tp->tr", axes, u))
@@ -126,6 +174,8 @@ def _moments(
         samples={name: np.concatenate(part) for name, part in parts.items()},
         responses={name: response / probes for name, response in responses.items()},
         manifold_dimension=share / probes,
+        error=float(np.concatenate(errors).mean()),
+        thinnest=int(np.argmax(ratios)),
     )
 
 
@@ -151,7 +201,7 @@ def _scalars(P: int, a: float, k: float, b: float, c: float, ratio: float) -> di
         dimension = radius = utility = approximate = older = float("nan")
     else:
         dimension = b / P
-        radius = float(np.sqrt(c / (b - c))) if b > c else float("inf")
+        radius = float(np.sqrt(c / (b - c))) if b - c > INFINITE * b else float("inf")
         utility = c / a
         approximate = b / c / dimension if c > 0.0 else float("inf")
         older = float(np.sqrt(ratio))
@@ -180,10 +230,18 @@ def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options:
     total, count = per_block.sum(axis=0), counts.sum(axis=0)
     mean = total / np.maximum(count, 1.0)[:, None]
     moments = _moments(solved, weights, active, mean, options)
+    if moments.error > RESOLVED:
+        raise ValueError(
+            f"dimension and radius are lost in rounding (relative error {moments.error:.0e}, accepted {RESOLVED:.0e}): "
+            f"the anchor points of manifold {solved.problem.clouds.names[moments.thinnest]!r} differ by too little of "
+            "their length, or those of several manifolds along one line. The capacity exists: capacity(...). Subtract "
+            "a common offset (center=True), or replace points that are equal up to noise by one"
+        )
 
     samples = moments.samples
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(samples["b"] > 0.0, samples["c"] / (samples["b"] - samples["c"]), 0.0)
+        rest = np.where(samples["b"] - samples["c"] > INFINITE * samples["b"], samples["b"] - samples["c"], 0.0)
+        ratio = np.where(samples["b"] > 0.0, samples["c"] / rest, 0.0)
 
     def scalars(kept: NDArray[np.int64], centers: Array) -> dict[str, float]:
         shift = centers - mean

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.clouds import Clouds, Seed, as_clouds, check_probes, draw_labels, real_array, streams
+from meanfield.geometry.checks import check_flag, check_probes, real_array
+from meanfield.geometry.clouds import Clouds, Seed, as_clouds, binary_scale, draw_labels, streams
 from meanfield.geometry.cones import ProbeProjections, convex_weights, is_separable, project_probes
 
 __all__ = ["ConeProblem", "Solved", "cone_problem", "solve_problem", "span_coordinates"]
@@ -42,12 +43,13 @@ def span_coordinates(points: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class ConeProblem:
-    """Manifolds in coordinates of their span: unit rows (n, r), norms (n,), basis (r, N)."""
+    """Manifolds in units of `scale` and coordinates of their span: unit rows (n, r), norms (n,), basis (r, N)."""
 
     clouds: Clouds
     rows: Array
     norms: Array
     basis: Array
+    scale: float
 
     @property
     def rank(self) -> int:
@@ -77,15 +79,19 @@ class Solved:
 
 def cone_problem(manifolds: Any, *, center: bool, allow_overlap: bool) -> ConeProblem:
     """Validate, remove repeated points, and rotate into the span of all points."""
+    check_flag(center, "center")
+    check_flag(allow_overlap, "allow_overlap")
     clouds = as_clouds(manifolds)
     clouds.warn_if_unequal()
     clouds = clouds.without_duplicates()
     if center:
         clouds = clouds.centered()
     clouds.check_separable_in_principle(allow_zero=False, allow_overlap=allow_overlap)
+    scale = binary_scale(clouds.points)
+    clouds = clouds.with_points(clouds.points / scale)
     coordinates, basis = span_coordinates(clouds.points)
     norms = np.linalg.norm(coordinates, axis=1)
-    return ConeProblem(clouds, coordinates / norms[:, None], norms, basis)
+    return ConeProblem(clouds, coordinates / norms[:, None], norms, basis, scale)
 
 
 def solve_problem(

@@ -19,14 +19,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meanfield.geometry.centers import center_correlation, remove_center_components
+from meanfield.geometry.checks import MOST_THREADS, check_flag, check_number, check_probes, check_real, real_array
 from meanfield.geometry.closed_forms import check_margin
-from meanfield.geometry.clouds import Seed, as_clouds, check_number, check_probes, describe_seed, real_array, streams
+from meanfield.geometry.clouds import CARRIED, Seed, as_clouds, describe_seed, streams, subtract_mean
 from meanfield.geometry.cones import convex_weights, project_probes
 from meanfield.geometry.results import Result
 
 __all__ = ["ReplicaCapacity", "replica_capacity", "replica_manifold"]
 
 Array = NDArray[np.float64]
+
+WIDEST = 1e7  # extent of a manifold in units of its centre norm
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -84,9 +87,15 @@ class _Single:
     dimension: int
 
 
-def relative_coordinates(points: Array, center: Array, norm: float) -> Array:
+def relative_coordinates(points: Array, norm: float, name: str) -> Array:
     """``(X - c)/|c|`` (M, D) in an orthonormal basis of dimension D = min(N, M)."""
-    deviations = (points - center) / norm
+    deviations = subtract_mean(points, name) / norm
+    widest = float(np.max(np.abs(deviations)))
+    if widest > WIDEST:
+        raise ValueError(
+            f"{name} extends over {widest:.0e} times its centre norm {norm:.1e}, accepted {WIDEST:.0e}: lengths are "
+            "measured in units of the centre norm. Use glue, which needs no centres"
+        )
     if len(points) > points.shape[1]:
         return deviations
     return np.asarray(np.linalg.qr(deviations.T, mode="r")).T
@@ -103,8 +112,8 @@ def _analyse(coordinates: Array, probes: Array, kappa: float, threads: int) -> _
     anchors = weights @ coordinates
     length = np.linalg.norm(anchors, axis=1)
     t = probes[:, :-1]
-    # A single point has anchors of rounding size only; they carry no direction.
-    unit = np.divide(anchors, length[:, None], out=np.zeros_like(anchors), where=length[:, None] > 1e-12)
+    # The anchors of a single point are zero and carry no direction.
+    unit = np.divide(anchors, length[:, None], out=np.zeros_like(anchors), where=length[:, None] > 0.0)
     projection = np.sum(t * unit, axis=1)
     return _Single(
         distance=np.sum(projected.points**2, axis=1),
@@ -215,31 +224,38 @@ def replica_capacity(
     True
     """
     kappa = check_margin(kappa)
-    check_number(threads, "threads", 1)
+    check_number(threads, "threads", 1, MOST_THREADS)
+    check_flag(remove_correlations, "remove_correlations")
     clouds = as_clouds(manifolds)
     probe_stream, component_stream = streams(seed, 2)
     if remove_correlations:
         parts, components = remove_center_components(clouds, seed=component_stream)
         correlation, n_components = components.center_correlation, components.n_components
     else:
-        parts, correlation, n_components = clouds.centered().separate(), center_correlation(clouds), 0
+        parts, correlation, n_components = clouds.centered().separate(), float("nan"), 0
+    for name, part in zip(clouds.names, clouds.separate()):
+        subtract_mean(part, f"manifold {name!r}")  # before the common offset hides what rounding left of the points
+    if probes is not None and not hasattr(probes, "__len__"):
+        raise ValueError(f"probes must hold one array per manifold, {clouds.number}, got {type(probes).__name__}")
     if probes is not None and len(probes) != clouds.number:
         raise ValueError(f"probes must hold one array per manifold, {clouds.number}, got {len(probes)}")
     number = check_probes(n_probes) if probes is None else 0
-    scale = np.sqrt(np.mean(np.sum(clouds.points**2, axis=1)))
+    scale = np.sqrt(np.mean([np.mean(np.sum(part**2, axis=1)) for part in parts]))
     singles, norms = [], []
     for index, (part, stream) in enumerate(zip(parts, probe_stream.spawn(clouds.number))):
         center = part.mean(axis=0)
         norm = float(np.linalg.norm(center))
-        if norm <= 1e-10 * scale:
+        if norm <= CARRIED * scale:
             raise ValueError(
                 f"the centre of manifold {clouds.names[index]!r} vanishes after centring (norm {norm:.1e}); lengths "
                 "are measured in units of the centre norm. Use glue, which needs no centres"
             )
-        coordinates = relative_coordinates(part, center, norm)
+        coordinates = relative_coordinates(part, norm, f"manifold {clouds.names[index]!r}")
         drawn = _probes(None if probes is None else probes[index], coordinates.shape[1] + 1, number, stream)
         singles.append(_analyse(coordinates, drawn, kappa, threads))
         norms.append(norm)
+    if not remove_correlations:
+        correlation = center_correlation(clouds)
     options = {"kappa": kappa, "remove_correlations": bool(remove_correlations), "seed": describe_seed(seed)}
     return _combine(singles, np.array(norms), correlation, n_components, options, clouds.names)
 
@@ -271,13 +287,12 @@ def replica_manifold(
     """
     kappa = check_margin(kappa)
     cloud = as_clouds([points], least=1)
-    if not (np.isfinite(center_norm) and center_norm > 0):
-        raise ValueError(f"center_norm must be finite and > 0, got {center_norm!r}")
-    coordinates = relative_coordinates(cloud.points, cloud.points.mean(axis=0), float(center_norm))
+    center_norm = check_real(center_norm, "center_norm", above=0.0)
+    coordinates = relative_coordinates(cloud.points, center_norm, "the manifold")
     number = check_probes(n_probes) if probes is None else 0
     drawn = _probes(probes, coordinates.shape[1] + 1, number, streams(seed, 2)[0])
     options = {"kappa": kappa, "remove_correlations": False, "seed": describe_seed(seed)}
-    single = _analyse(coordinates, drawn, kappa, check_number(threads, "threads", 1))
+    single = _analyse(coordinates, drawn, kappa, check_number(threads, "threads", 1, MOST_THREADS))
     return _combine([single], np.array([float(center_norm)]), float("nan"), 0, options, cloud.names)
 
 

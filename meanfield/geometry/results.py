@@ -9,7 +9,8 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from meanfield.archive import read_archive, write_archive
+from meanfield.archive import read_archive, reading, write_archive
+from meanfield.validation import entry, short
 
 __all__ = ["Result", "load"]
 
@@ -111,13 +112,43 @@ def load(path: str | PathLike[str]) -> Result:
     import meanfield.geometry as geometry
 
     header, arrays = read_archive(path, _KIND)
-    name = header["class"]
-    getattr(geometry, name, None)  # importing the class registers it
-    if name not in Result.classes:
-        raise ValueError(f"{path} holds an unknown kind of result: {name!r}; update meanfield.")
-    values: dict[str, Any] = dict(arrays)
-    values |= {key: tuple(value) if isinstance(value, list) else value for key, value in header["fields"].items()}
-    return Result.classes[name](**values)
+    with reading(path, "geometry result"):
+        name = entry(header, "class", str)
+        if name in geometry.__all__:
+            getattr(geometry, name)  # importing the class registers it
+        if name not in Result.classes:
+            raise ValueError(f"unknown kind of result: {name[:40]!r}; update meanfield.")
+        values: dict[str, Any] = dict(arrays)
+        given = entry(header, "fields", dict)
+        values |= {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        return _checked(Result.classes[name], values)
+
+
+def _checked(cls: type[Result], values: dict[str, Any]) -> Result:
+    """The result of these values, if they are all that it has, and of the right types."""
+    known = {item.name: str(item.type) for item in fields(cls)}
+    wrong = sorted(set(known) ^ set(values))
+    if wrong:
+        raise ValueError(f"entries are missing or unknown: {', '.join(wrong)[:80]}.")
+    kinds = {"float": (int, float), "int": int, "str": str, "bool": bool, "dict": dict, "tuple": tuple}
+    kinds |= {"FloatArray": np.ndarray, "NDArray": np.ndarray, "Array": np.ndarray}
+    for name, declared in known.items():
+        alternatives = [part.strip() for part in declared.split("|")]
+        if values[name] is None and "None" in alternatives:
+            continue
+        wanted = [kinds.get(part.split("[")[0].split(".")[-1]) for part in alternatives if part != "None"]
+        if None not in wanted:
+            entry(values, name, tuple(k for w in wanted for k in (w if isinstance(w, tuple) else (w,))))
+        if isinstance(values[name], np.ndarray) and values[name].dtype.kind not in "biuf":
+            raise ValueError(f"its {name} holds {values[name].dtype}.")
+    for name, _ in cls.quantities:
+        number = values.get(name)
+        if isinstance(number, (str, bool, dict, tuple)) or (isinstance(number, np.ndarray) and number.ndim):
+            raise ValueError(f"its {name} is no number: {short(number)}.")
+    for name, error in values["standard_errors"].items():
+        if isinstance(error, bool) or not isinstance(error, (int, float)) or error < 0.0:
+            raise ValueError(f"its standard error of {name[:40]!r} is {short(error)}.")
+    return cls(**values)
 
 
 def format_value(value: float, error: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from meanfield.geometry.checks import class_labels, short
 from meanfield.geometry.clouds import Clouds, Seed, as_clouds, describe_seed, group_by_label
 from meanfield.geometry.results import Result
 from meanfield.progress import progress_bar
@@ -113,13 +114,23 @@ def measure(
 
 
 def _check_measures(measures: Any, options: Mapping[str, Mapping[str, Any]] | None) -> tuple[Measure, ...]:
-    chosen = (measures,) if isinstance(measures, str) or callable(measures) else tuple(measures)
+    single = isinstance(measures, str) or callable(measures)
+    if not single and not isinstance(measures, Iterable):
+        raise ValueError(f"measures must be names or functions, got {short(measures)}")
+    chosen = (measures,) if single else tuple(measures)
     for item in chosen:
-        if not callable(item) and item not in MEASURES:
-            raise ValueError(f"measure {item!r} is not known: one of {', '.join(MEASURES)}, or a function of manifolds")
+        if not callable(item) and not (isinstance(item, str) and item in MEASURES):
+            known = ", ".join(MEASURES)
+            raise ValueError(f"measure {short(item)} is not known: one of {known}, or a function of manifolds")
+    if options is not None and not (
+        isinstance(options, Mapping) and all(isinstance(value, Mapping) for value in options.values())
+    ):
+        raise ValueError(f"options must map names of measures to their options, got {short(options)}")
     stray = set(options or {}) - {item for item in chosen if isinstance(item, str)}
-    if not chosen or stray:
-        raise ValueError(f"options are given for {sorted(stray)}, which are not measured" if stray else "no measures")
+    if not chosen:
+        raise ValueError("there are no measures; name at least one")
+    if stray:
+        raise ValueError(f"options are given for {sorted(stray)}, which are not measured")
     return chosen
 
 
@@ -205,8 +216,17 @@ def trajectory(
         if parameter is None:
             parameter = list(representations)
         representations = representations.values()
-    total = len(representations) if hasattr(representations, "__len__") else None
-    names = () if y is None else tuple(str(value) for value in np.unique(np.asarray(y)))
+    if isinstance(representations, str | bytes) or not isinstance(representations, Iterable):
+        kind = type(representations).__name__
+        raise ValueError(f"representations must be a sequence or mapping of manifolds, got {kind}")
+    try:
+        given = None if parameter is None else np.asarray(parameter)
+    except ValueError as error:
+        raise ValueError(f"parameter must be a vector of numbers or names: {error}") from error
+    total = len(representations) if isinstance(representations, Sized) else None
+    if given is not None and total is not None and given.shape != (total,):
+        raise ValueError(f"parameter has shape {given.shape} for {total} representations")
+    names = () if y is None else tuple(str(value) for value in class_labels(y)[1])
 
     def clouds() -> Iterator[Any]:
         for item in representations:
@@ -224,7 +244,7 @@ def trajectory(
             advance()
     if not rows:
         raise ValueError("there are no representations")
-    values = np.arange(len(rows)) if parameter is None else np.asarray(parameter)
+    values = np.arange(len(rows)) if given is None else given
     if values.dtype.kind not in "iufU":
         values = values.astype(str)
     if values.shape != (len(rows),):

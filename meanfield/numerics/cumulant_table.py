@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.budget import new_stop
 from meanfield.numerics.jit import jit
 
 __all__ = [
@@ -57,6 +58,7 @@ class Table(NamedTuple):
     growth_minus: float
     kappa_max: float  # |kappa| beyond which the table does not reach
     line: np.ndarray  # (n_intervals,) about R' in the interval: keeps the digits where phi varies little
+    stop: np.ndarray = new_stop()  # of `compiled.budget`; whoever wants to stop a call puts an own one in its place
 
 
 @jit

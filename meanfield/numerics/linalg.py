@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 
 __all__ = ["cholesky", "cholesky_solve", "largest_eigenvalue_below", "solve_symmetric"]
@@ -115,8 +116,11 @@ def solve_symmetric(matrix, vector):
 
 
 @jit
-def nonnegative_least_squares(matrix, rhs, solution):
-    """Minimise |matrix x - rhs| over x >= 0 (Lawson-Hanson active set); fills `solution`, returns the residual norm."""
+def nonnegative_least_squares(matrix, rhs, solution, stop):
+    """Minimise |matrix x - rhs| over x >= 0 (Lawson-Hanson active set); fills `solution`, returns the residual norm.
+
+    `stop`: of `compiled.budget`.
+    """
     n_rows, n = matrix.shape
     gram = np.empty((n, n))
     linear = np.empty(n)
@@ -144,6 +148,8 @@ def nonnegative_least_squares(matrix, rhs, solution):
         while True:
             index = np.nonzero(passive)[0]
             size = index.shape[0]
+            if exhausted(stop, 1 + size * size * size // 5000):
+                return np.inf
             sub = np.empty((size, size))
             right = np.empty(size)
             for i in range(size):

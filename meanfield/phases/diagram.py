@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meanfield.archive import read_archive, write_archive
+from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
-from meanfield.phases.grid import checked_axes, chunks, fingerprint, parents, problem_with
-from meanfield.phases.raster import PointArrays, Problem, solve_chunk
+from meanfield.numerics.interruptible import stop_everything
+from meanfield.phases.checkpoint import Checkpoint, Piece
+from meanfield.phases.grid import Grid, checked_axes, chunks, fingerprint, parents, segment_size
+from meanfield.phases.raster import PointArrays, Problem, physical, solution_at, solve_segment
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import code_pattern
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
-from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS
-from meanfield.theories.single_layer.limit import STATUS, certificate_of, message_of
+from meanfield.theories.single_layer.compiled.sweep import CONVERGED
+from meanfield.theories.single_layer.limit import STATUS, message_of
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray, real_number
 
 if TYPE_CHECKING:
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PhaseDiagram", "sweep"]
 
-_CHUNK = 2048  # points
+_SAVE_EVERY = 3.0  # seconds between files of a checkpoint: what is lost at most, besides the slice that is being solved
+_SLICE = 1.0  # seconds of work of this process before it looks at the clock
+_POOL_SLICE = 2.0
+_AHEAD = 64  # segments handed to an executor at a time
 _PRESENT = 1e-9  # weight above which a code is part of the phase
 
 
@@ -72,6 +78,19 @@ class PhaseDiagram:
     def certified(self) -> Any:
         """Bool array: residual, duality gap and global check all passed."""
         return self._grid(self.points.column("status") == CONVERGED)
+
+    @property
+    def status(self) -> Any:
+        """Array of str: "optimal", or what went wrong at the point."""
+        return self._grid(np.array(STATUS)[self.points.column("status").astype(int)])
+
+    @property
+    def messages(self) -> Any:
+        """Array of str: the status in words; for points that failed the error."""
+        said = np.array([message_of(word) for word in STATUS])[self.points.column("status").astype(int)]
+        if self.points.message is not None:
+            said = np.where(self.points.message == "", said, self.points.message)
+        return self._grid(said)
 
     @property
     def objective(self) -> FloatArray:
@@ -199,12 +218,15 @@ class PhaseDiagram:
     def problem(self, index: int | tuple[int, ...]) -> Problem:
         """Network, task and tau of one grid point."""
         at = self._position(int(index)) if isinstance(index, (int, np.integer)) else index
-        changes = {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
-        return problem_with(self.network, self.task, self.tau, changes)
+        return self._problems.problem(at)
 
     def problems(self) -> Iterator[Problem]:
         """All grid points, first axis outermost."""
-        return (self.problem(i) for i in range(int(np.prod(self.shape))))
+        return self._problems.problems()
+
+    @cached_property
+    def _problems(self) -> Grid:
+        return Grid(self.network, self.task, self.tau, self.axes)
 
     def posterior(self, index: int | tuple[int, ...]) -> SingleNeuronPosterior:
         """Posterior at a grid point, as the sweep found it.
@@ -217,32 +239,10 @@ class PhaseDiagram:
         at = (index,) if isinstance(index, (int, np.integer)) and len(self.shape) == 1 else index
         flat = int(np.ravel_multi_index(at, self.shape)) if isinstance(at, tuple) else int(at)
         network, task, tau = self.problem(flat)
-        post = SingleNeuronPosterior(network, task, tau, self._solution(flat, task, tau))
+        post = SingleNeuronPosterior(network, task, tau, solution_at(self.points, flat, task, tau))
         if post.status != "optimal":
             raise ConvergenceError(f"the point {at} is not certified ({post.status}): {post.message}.", post)
         return post
-
-    def _solution(self, i: int, task: ClassTask, tau: float) -> Solution:
-        q = self.points
-        number = dict(zip(NUMBERS, q.numbers[i].tolist(), strict=True))
-        n, o, status = int(number["n_codes"]), int(number["n_outliers"]), int(number["status"])
-        gauss = q.gaussian_covariance[i]
-        return Solution(
-            t=q.t[i],
-            objective=number["objective"],
-            level=number["level"],
-            readout=q.readout[i, :n],
-            weight=q.weight[i, :n],
-            outlier_direction=q.outlier_direction[i, :o],
-            outlier_weight=q.outlier_weight[i, :o],
-            covariance=q.covariance[i, :n] if q.covariance.shape[1] else None,
-            gaussian_covariance=None if np.isnan(gauss).any() else gauss,
-            certificate=certificate_of(number),
-            status=STATUS[status],
-            message=message_of(STATUS[status]),
-            n_samples=task.n_samples,
-            tau=tau,
-        )
 
     def solve(self, **values: float) -> SingleNeuronPosterior:
         """Posterior at any value of the swept parameters, solved afresh from the nearest certified grid point.
@@ -263,7 +263,7 @@ class PhaseDiagram:
         distance[~self.certified] = np.inf
         nearest = int(np.argmin(distance))
         start = self.posterior(self._position(nearest)) if np.isfinite(distance).any() else None
-        return solve(*problem_with(self.network, self.task, self.tau, values), warm_start=start)
+        return solve(*self._problems.problem_with(values), warm_start=start)
 
     def transitions(self) -> tuple[Transition, ...]:
         """Transitions and label crossovers along a one-parameter sweep, located by Newton on the extended systems.
@@ -322,14 +322,21 @@ class PhaseDiagram:
         Raises
         ------
         ValueError
-            If the file holds something else.
+            If the file holds something else, or points that do not solve their task (see `meanfield.checked`).
         FileNotFoundError
             If there is none.
         """
+        from meanfield.phases.claims import check_diagram  # which asks for the posteriors of its points
+
         header, arrays = read_archive(path, "phase diagram")
-        axes = {name: arrays.pop(f"axis_{name}") for name in header["axes"]}
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-        return cls(network, task, header["tau"], axes, PointArrays(**arrays))
+        with reading(path, "phase diagram"):
+            axes = {name: arrays.pop(f"axis_{name}") for name in header["axes"]}
+            network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+            for _ in Grid(network, task, header["tau"], axes).problems():
+                pass  # each is covered by a theory, or refused as it is made
+            diagram = cls(network, task, header["tau"], axes, PointArrays(**arrays))
+            check_diagram(diagram)
+        return diagram
 
     def __repr__(self) -> str:
         grid = " x ".join(f"{name} ({len(values)})" for name, values in self.axes.items())
@@ -352,16 +359,18 @@ def sweep(
     """Solve a class task on a grid of one or two control parameters.
 
     Neighbouring points start from each other's solution; each carries its own certificate. Points that cannot be
-    certified are marked (`PhaseDiagram.certified`), not raised.
+    certified are marked (`PhaseDiagram.certified`), not raised; `PhaseDiagram.status` and `messages` say why.
 
     Parameters
     ----------
     network, task, tau
         The problem; swept parameters override what it says.
     executor : concurrent.futures.Executor, optional
-        Where chunks of rows are solved; this process if left out.
+        Where segments (up to 256 neighbouring points) are solved; this process if left out.
     checkpoint : path, optional
-        Folder for finished chunks: an interrupted sweep that is started again with the same arguments resumes.
+        Folder to which finished points are written every few seconds: an interrupted sweep that is started again with
+        the same arguments resumes, and ends with the same numbers to the last bit. Files that are damaged or belong to
+        another sweep are named in a warning, and their points solved again.
     progress : bool, optional
         Progress bar (needs tqdm); by default only on a terminal.
     **axes : array_like
@@ -392,45 +401,107 @@ def sweep(
         raise ValueError(
             "sweep needs a Network and a ClassTask; build them with Network('sigmoid') and class_task(...)."
         )
-    grid = checked_axes(axes)
-    shape = tuple(len(values) for values in grid.values())
-
-    def problem_at(at: tuple[int, ...]) -> Problem:
-        changes = {name: values[i] for (name, values), i in zip(grid.items(), at, strict=True)}
-        return problem_with(network, task, tau, changes)
-
-    jobs = [(points, parents(points)) for points in chunks(shape, _CHUNK)]
-    folder = None if checkpoint is None else Path(checkpoint)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    key = fingerprint(network, task, tau, grid)
-    results: dict[int, PointArrays] = {}
-    waiting: dict[int, Future[PointArrays]] = {}
-    with progress_bar(progress, len(jobs), unit="chunk") as advance:
-        for number, (points, parent) in enumerate(jobs):
-            stored = None if folder is None else folder / f"chunk-{key}-{number:05d}.npz"
-            if stored is not None and stored.exists():
-                results[number] = PointArrays(**read_archive(stored, "sweep chunk")[1])
-                advance()
-                continue
-            problems = [problem_at(at) for at in points]
-            if executor is not None:
-                waiting[number] = executor.submit(solve_chunk, problems, parent)
-                continue
-            results[number] = _keep(solve_chunk(problems, parent), stored)
-            advance()
-        for number, future in waiting.items():
-            stored = None if folder is None else folder / f"chunk-{key}-{number:05d}.npz"
-            results[number] = _keep(future.result(), stored)
-            advance()
-    joined = PointArrays.concatenate([results[number] for number in range(len(jobs))])
-    return PhaseDiagram(network, task, tau, grid, joined)
+    grid = Grid(network, task, tau, checked_axes(axes))
+    for _ in grid.problems():
+        pass  # each is checked as it is made: nothing is solved of a grid that no theory covers
+    work = _Work(grid, checkpoint)
+    with progress_bar(progress, int(np.prod(grid.shape)), unit="point") as advance:
+        work.advance = advance
+        work.resume()
+        try:
+            work.on_pool(executor) if executor is not None else work.here()
+        finally:
+            work.save()
+    return PhaseDiagram(network, task, tau, grid.axes, work.joined())
 
 
-def _keep(result: PointArrays, stored: Path | None) -> PointArrays:
-    if stored is not None:
-        write_archive(stored, "sweep chunk", {}, result.arrays())
-    return result
+class _Work:
+    """The segments of a sweep: what is known of each, and what is yet to be written to the checkpoint."""
+
+    def __init__(self, grid: Grid, checkpoint: str | os.PathLike[str] | None) -> None:
+        self.grid = grid
+        size = segment_size(grid.problem((0,) * len(grid.shape)))
+        self.segments = list(chunks(grid.shape, size))
+        self.known: dict[int, PointArrays] = {}
+        self.waiting: list[Piece] = []
+        self.saved = time.monotonic()
+        self.advance: Callable[[], None] = lambda: None
+        self.checkpoint = None
+        if checkpoint is not None:
+            sizes = [len(points) for points in self.segments]
+            shape = grid.base[1].targets.shape
+            self.checkpoint = Checkpoint(Path(checkpoint), fingerprint(grid, size), sizes, (shape[0], shape[1]))
+
+    def problems(self, number: int) -> list[Problem]:
+        return [self.grid.problem(at) for at in self.segments[number]]
+
+    def finished(self, number: int) -> bool:
+        return number in self.known and len(self.known[number]) == len(self.segments[number])
+
+    def resume(self) -> None:
+        """Take what the checkpoint has."""
+        if self.checkpoint is not None:
+            for number, points in self.checkpoint.read().items():
+                self._add(number, points)
+
+    def here(self) -> None:
+        for number in range(len(self.segments)):
+            problems, parent = self.problems(number), parents(self.segments[number])
+            while not self.finished(number):
+                self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE))
+
+    def on_pool(self, executor: Executor) -> None:
+        """Slices of all segments on the executor, a limited number at a time; taken, and written, as they finish."""
+        todo = iter([number for number in range(len(self.segments)) if not self.finished(number)])
+        running: dict[Future[PointArrays], int] = {}
+
+        def submit(number: int) -> None:
+            job = self.problems(number), parents(self.segments[number]), self.known.get(number), _POOL_SLICE
+            running[executor.submit(solve_segment, *job)] = number
+
+        try:
+            for number in islice(todo, _AHEAD):
+                submit(number)
+            while running:
+                for future in wait(list(running), timeout=_SAVE_EVERY, return_when=FIRST_COMPLETED).done:
+                    number = running.pop(future)
+                    self._take(number, future.result())
+                    following = next(todo, None) if self.finished(number) else number
+                    if following is not None:
+                        submit(following)
+                self._save_if_due()
+        except BaseException:
+            for future in running:
+                future.cancel()
+            stop_everything()
+            raise
+
+    def _take(self, number: int, points: PointArrays) -> None:
+        first = len(self.known[number]) if number in self.known else 0
+        self._add(number, points)
+        self.waiting.append(Piece(number, first, points))
+        self._save_if_due()
+
+    def _add(self, number: int, points: PointArrays) -> None:
+        before = [self.known[number]] if number in self.known else []
+        self.known[number] = PointArrays.concatenate([*before, points])
+        for _ in range(len(points)):
+            self.advance()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self.saved >= _SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self.checkpoint is not None and self.waiting:
+            self.checkpoint.write(self.waiting)
+        self.waiting, self.saved = [], time.monotonic()
+
+    def joined(self) -> PointArrays:
+        """All points, in physical units."""
+        everything = range(len(self.segments))
+        return PointArrays.concatenate([physical(self.known[n], self.problems(n)) for n in everything])
 
 
 def _labels(network: Network, kappa: FloatArray) -> list[str]:

@@ -9,13 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.phases.raster import Problem
+from meanfield import __version__
+from meanfield.numerics.jit import source_hash
+from meanfield.phases import raster
+from meanfield.posterior.registry import covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
+from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.extended import Control
 from meanfield.validation import FloatArray, real_array, real_number
 
-__all__ = ["checked_axes", "chunks", "fingerprint", "parents", "problem_with"]
+__all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
+
+_DIRECT = ("fractions", "n_samples")  # parameters of the task that are not those of transitions
 
 
 def checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
@@ -39,15 +46,52 @@ def checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
     return grid
 
 
-def problem_with(network: Network, task: ClassTask, tau: float, changes: dict[str, Any]) -> Problem:
-    """The problem with some parameters replaced."""
-    direct = {name: changes[name] for name in ("fractions", "n_samples") if name in changes}
-    if direct:
-        task = task.with_(**direct)
-    rest = {name: float(value) for name, value in changes.items() if name not in direct}
-    if rest:
-        network, task, tau = Control(network, task, tau, tuple(rest)).physical(list(rest.values()))
-    return Problem(network, task, tau)
+class Grid:
+    """The problems on a grid of control parameters; every one of them is covered by a theory.
+
+    Parameters
+    ----------
+    network, task, tau
+        The problem; swept parameters are replaced point by point.
+    axes : dict of str to (n,) array
+        Values of the parameters; for ``fractions`` (n, C).
+
+    Raises
+    ------
+    ValueError
+        Here for parameters that do not exist; from `problem` for values that a task or network refuses, and for
+        problems that no theory covers.
+    """
+
+    def __init__(self, network: Network, task: ClassTask, tau: float, axes: dict[str, Any]) -> None:
+        self.axes, self.tau = axes, tau
+        self.base = network, task
+        self._rest = tuple(name for name in axes if name not in _DIRECT)
+        if self._rest:
+            self._control = Control(network, task, tau, self._rest)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(values) for values in self.axes.values())
+
+    def problem(self, at: Sequence[int]) -> Problem:
+        """The problem at a position of the grid."""
+        return self.problem_with({name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)})
+
+    def problem_with(self, values: dict[str, Any]) -> Problem:
+        """The problem with these values of the parameters."""
+        (network, task), tau = self.base, self.tau
+        if self._rest:
+            network, task, tau = self._control.physical([float(values[name]) for name in self._rest])
+        direct = {name: values[name] for name in _DIRECT if name in values}
+        if direct:
+            task = task.with_(**direct)
+        covering_theory(network, task, tau)
+        return Problem(network, task, tau)
+
+    def problems(self) -> Iterator[Problem]:
+        """All problems, first axis outermost."""
+        return (self.problem(at) for at in np.ndindex(self.shape))
 
 
 def chunks(shape: tuple[int, ...], size: int) -> Iterator[list[tuple[int, ...]]]:
@@ -73,7 +117,17 @@ def parents(points: Sequence[tuple[int, ...]]) -> list[int]:
     return parents
 
 
-def fingerprint(network: Network, task: ClassTask, tau: float, grid: dict[str, FloatArray]) -> str:
-    described = {"network": network.to_dict(), "task": task.to_dict(), "tau": tau}
-    described["axes"] = {name: values.tolist() for name, values in grid.items()}
-    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:12]
+def segment_size(problem: Problem) -> int:
+    """Points that start from each other; few where they are slow, so that the work can be shared."""
+    if is_limit(problem) and problem.task.targets.size <= 16:
+        return 256
+    return 32
+
+
+def fingerprint(grid: Grid, size: int) -> str:
+    """Hash of what determines the points of a sweep: problem, axes, size of the segments, code."""
+    network, task = grid.base
+    described = {"network": network.to_dict(), "task": task.to_dict(), "tau": grid.tau, "size": size}
+    described["axes"] = {name: values.tolist() for name, values in grid.axes.items()}
+    described["code"] = [__version__, np.__version__, source_hash(raster.__file__)]
+    return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,32 +1,44 @@
-"""Many points of a parameter grid: the compiled, warm-started loop at P -> infinity, `solve` elsewhere."""
+"""Many points of a parameter grid: the compiled, warm-started loop at P -> infinity, `solve` elsewhere.
+
+Points are solved in segments (`grid.chunks`). Inside one a point starts from a neighbour; segments know nothing of each
+other, and a segment that was stopped goes on from the very numbers it had, so that results do not depend on how often
+a sweep was interrupted or on who solved what.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.problem.class_task import ClassTask
-from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled import sweep as loop
-from meanfield.theories.single_layer.limit import MAX_BOXES, compiled_tables, phi_range
+from meanfield.theories.single_layer.limit import (
+    MAX_BOXES,
+    STATUS,
+    certificate_of,
+    compiled_tables,
+    message_of,
+    phi_range,
+    solve_points,
+)
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.theories.single_layer.solution import Solution
+from meanfield.theories.single_layer.theory import is_limit
 from meanfield.validation import FloatArray
 
-__all__ = ["PointArrays", "Problem", "solve_chunk"]
+__all__ = ["PointArrays", "Problem", "physical", "solution_at", "solve_segment"]
 
-
-class Problem(NamedTuple):
-    """One point of a grid."""
-
-    network: Network
-    task: ClassTask
-    tau: float
+_PENDING = -1.0  # status of a point that has not been solved yet
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +53,24 @@ class PointArrays:
     covariance: FloatArray  # (N, K, m, m), finite P; K = 0 otherwise
     gaussian_covariance: FloatArray  # (N, m, m), NaN except for linear phi
     numbers: FloatArray  # (N, len(NUMBERS)), compiled.sweep.NUMBERS
+    message: NDArray[np.str_] | None = None  # (N,), empty where the status says all
+
+    def __len__(self) -> int:
+        return len(self.t)
 
     def column(self, name: str) -> FloatArray:
         return np.asarray(self.numbers[:, loop.NUMBERS.index(name)])
 
-    def arrays(self) -> dict[str, FloatArray]:
-        return dict(vars(self))
+    def arrays(self) -> dict[str, Any]:
+        return {name: array for name, array in vars(self).items() if array is not None}
 
     @classmethod
     def concatenate(cls, parts: Sequence[PointArrays]) -> PointArrays:
         """Points of all parts, in order; slots are padded to the largest number used."""
-        joined = {}
+        joined: dict[str, Any] = {}
         for name in vars(parts[0]):
+            if name == "message":
+                continue
             arrays = [getattr(part, name) for part in parts]
             width = max(a.shape[1] for a in arrays)
             fill = 0.0 if "weight" in name else np.nan
@@ -62,22 +80,80 @@ class PointArrays:
                 wide[:, : a.shape[1]] = a
                 padded.append(wide)
             joined[name] = np.concatenate(padded)
+        if any(part.message is not None for part in parts):
+            none = [np.zeros(len(part), dtype="U1") if part.message is None else part.message for part in parts]
+            joined["message"] = np.concatenate(none)
         return cls(**joined)
 
 
-def solve_chunk(problems: Sequence[Problem], parent: Sequence[int]) -> PointArrays:
-    """Solve consecutive points; point i is warm-started from parent[i] < i, or from scratch if that is negative.
+def solution_at(points: PointArrays, i: int, task: ClassTask, tau: float) -> Solution:
+    """Point i with its certificate."""
+    number = dict(zip(loop.NUMBERS, points.numbers[i].tolist(), strict=True))
+    n, o, status = int(number["n_codes"]), int(number["n_outliers"]), int(number["status"])
+    gauss = points.gaussian_covariance[i]
+    covariance = points.covariance[i, :n] if points.covariance.shape[1] else None
+    told = "" if points.message is None else str(points.message[i])
+    return Solution(
+        t=points.t[i],
+        objective=number["objective"],
+        level=number["level"],
+        readout=points.readout[i, :n],
+        weight=points.weight[i, :n],
+        outlier_direction=points.outlier_direction[i, :o],
+        outlier_weight=points.outlier_weight[i, :o],
+        covariance=None if covariance is None or np.isnan(covariance).any() else covariance,
+        gaussian_covariance=None if np.isnan(gauss).any() else gauss,
+        certificate=certificate_of(number),
+        status=STATUS[status],
+        message=told or message_of(STATUS[status]),
+        n_samples=task.n_samples,
+        tau=tau,
+    )
 
-    Never raises for points that fail: their status says so.
+
+def solve_segment(
+    problems: Sequence[Problem], parent: Sequence[int], before: PointArrays | None, seconds: float = math.inf
+) -> PointArrays:
+    """Solve the points of a segment that come after those in `before`, until the time is up (one at least).
+
+    Point i is warm-started from parent[i] < i, or from scratch if that is negative. Never raises for points that fail:
+    their status and message say so. The result is raw: see `physical`.
     """
-    first = problems[0]
-    if first.network.activation.parts == "gaussian" or any(math.isfinite(q.task.n_samples) for q in problems):
-        return _one_by_one(problems, parent)
-    return _compiled(problems, parent)
+    return (_compiled if _is_limit(problems) else _one_by_one)(problems, parent, before, seconds)
 
 
-def _compiled(problems: Sequence[Problem], parent: Sequence[int]) -> PointArrays:
-    n_points = len(problems)
+def physical(raw: PointArrays, problems: Sequence[Problem]) -> PointArrays:
+    """The points of a whole segment in physical units; compiled loops work, and go on, in units sigma_a = 1."""
+    if not _is_limit(problems):
+        return raw
+    sigma_a = np.array([q.network.sigma_a for q in problems])
+    scale = sigma_a[:, None]
+    numbers = raw.numbers.copy()
+    numbers[:, loop.NUMBERS.index("residual")] *= np.maximum(1.0, sigma_a)
+    return PointArrays(
+        t=raw.t / scale[:, :, None],
+        readout=raw.readout * scale[:, :, None],
+        weight=raw.weight,
+        outlier_direction=raw.outlier_direction,
+        outlier_weight=raw.outlier_weight * scale**2,
+        covariance=raw.covariance,
+        gaussian_covariance=raw.gaussian_covariance,
+        numbers=numbers,
+        message=raw.message,
+    )
+
+
+def _is_limit(problems: Sequence[Problem]) -> bool:
+    return all(is_limit(problem) for problem in problems)
+
+
+# ---- P -> infinity -------------------------------------------------------------------------------------------------
+
+
+def _compiled(
+    problems: Sequence[Problem], parent: Sequence[int], before: PointArrays | None, seconds: float
+) -> PointArrays:
+    n_points, done = len(problems), 0 if before is None else len(before)
     n_classes, m = problems[0].task.targets.shape
     room = n_classes * m + 1 + 2 ** min(n_classes, 6)
     sigma_a = np.array([q.network.sigma_a for q in problems])
@@ -88,79 +164,132 @@ def _compiled(problems: Sequence[Problem], parent: Sequence[int]) -> PointArrays
     readout, weight = np.full((n_points, room, m), np.nan), np.zeros((n_points, room))
     direction, outlier = np.full((n_points, room, m), np.nan), np.zeros((n_points, room))
     numbers = np.zeros((n_points, len(loop.NUMBERS)))
-    parents = np.asarray(parent, dtype=np.int64)
+    numbers[:, 0] = _PENDING
+    messages = [""] * n_points
+    if before is not None:
+        k, o = before.weight.shape[1], before.outlier_weight.shape[1]
+        t[:done], numbers[:done] = before.t, before.numbers
+        readout[:done, :k], weight[:done, :k] = before.readout, before.weight
+        direction[:done, :o], outlier[:done, :o] = before.outlier_direction, before.outlier_weight
     sites: list[tuple[Activation, float]] = [(q.network.activation, q.network.k) for q in problems]
-    start = 0
-    while start < n_points:  # one call per run of points that share G
+    start, reached, limit = 0, done, time.monotonic() + seconds
+    while start < n_points and (reached == done or time.monotonic() < limit):  # one call per run of points that share G
         stop = start + 1
         while stop < n_points and sites[stop] == sites[start]:
             stop += 1
-        loop.sweep_points(
-            compiled_tables(*sites[start]), (p, y, tau), phi_range(*sites[start]), parents, MAX_BOXES, start, stop,
-            (readout, weight), (direction, outlier), t, numbers,
-        )  # fmt: skip
+        parents = np.array(parent, dtype=np.int64)
+        parents[parents < start] = -1
+        while reached < stop and (reached == done or time.monotonic() < limit):
+            try:
+                site = compiled_tables(*sites[start]), phi_range(*sites[start])
+                reached = solve_points(
+                    site, (p, y, tau), parents, MAX_BOXES, reached, stop, (readout, weight), (direction, outlier), t,
+                    numbers, limit - time.monotonic(),
+                )  # fmt: skip
+            except Exception as error:  # a point that fails does not take the others with it
+                reached += int(np.argmax(np.isin(numbers[reached:stop, 0], (_PENDING, loop.STOPPED))))
+                messages[reached] = _text(error)
+                t[reached] = np.nan
+                numbers[reached] = _failed(loop.FAILED)
+                reached += 1
         start = stop
-    k, o = int(numbers[:, 1].max()), int(numbers[:, 2].max())
-    scale = sigma_a[:, None]
-    numbers[:, loop.NUMBERS.index("residual")] *= np.maximum(1.0, sigma_a)
+    new = slice(done, reached)
+    k, o = int(numbers[new, 1].max()), int(numbers[new, 2].max())
     return PointArrays(
-        t=t / scale[:, :, None],
-        readout=readout[:, :k] * scale[:, :, None],
-        weight=weight[:, :k],
-        outlier_direction=direction[:, :o],
-        outlier_weight=outlier[:, :o] * scale**2,
-        covariance=np.empty((n_points, 0, m, m)),
-        gaussian_covariance=np.full((n_points, m, m), np.nan),
-        numbers=numbers,
+        t=t[new],
+        readout=readout[new, :k],
+        weight=weight[new, :k],
+        outlier_direction=direction[new, :o],
+        outlier_weight=outlier[new, :o],
+        covariance=np.empty((reached - done, 0, m, m)),
+        gaussian_covariance=np.full((reached - done, m, m), np.nan),
+        numbers=numbers[new],
+        message=np.array(messages[new]) if any(messages[new]) else None,
     )
 
 
-def _one_by_one(problems: Sequence[Problem], parent: Sequence[int]) -> PointArrays:
-    posteriors: list[Any] = []
-    parts = []
-    for problem, j in zip(problems, parent, strict=True):
-        start = posteriors[j] if j >= 0 else None
-        try:
-            post = solve(*problem, warm_start=start, on_failure="return")
-        except ConvergenceError:
-            post = None
-        posteriors.append(post)
-        m = problem.task.n_outputs
-        numbers = np.zeros((1, len(loop.NUMBERS)))
-        numbers[0, 0] = loop.NOT_CONVERGED
-        if post is None:
-            nothing = np.full((1, *problem.task.targets.shape), np.nan)
-            empty = np.full((1, 1, m), np.nan)
-            no = np.zeros((1, 1))
-            blank = np.full((1, m, m), np.nan)
-            parts.append(PointArrays(nothing, empty, no, empty, no, np.empty((1, 0, m, m)), blank, numbers))
-            continue
-        s, c = post.solution, post.certificate
-        found = {
-            "status": loop.CONVERGED if s.status == "optimal" else loop.RESIDUAL,
-            "n_codes": s.weight.size,
-            "n_outliers": s.outlier_weight.size,
-            "level": s.level,
-            "objective": s.objective,
-            "residual": c.kkt_residual,
-            "gap": c.duality_gap,
-            "excess": c.bound_gap,
-            "nullity": c.nullity,
-        }
-        for name, value in found.items():
-            numbers[0, loop.NUMBERS.index(name)] = value
-        width = np.empty((0, m, m)) if s.covariance is None else s.covariance
-        gauss = np.full((m, m), np.nan) if s.gaussian_covariance is None else s.gaussian_covariance
-        parts.append(
-            PointArrays(
-                s.t[None],
-                s.readout[None],
-                s.weight[None],
-                s.outlier_direction[None],
-                s.outlier_weight[None],
-                width[None],
-                gauss[None],
-                numbers,
-            )
-        )
-    return PointArrays.concatenate(parts)
+def _failed(status: int) -> FloatArray:
+    """Numbers of a point without a solution."""
+    known = {"status": status, "objective": np.nan, "residual": np.inf, "gap": np.inf, "excess": np.inf}
+    return np.array([float(known.get(name, 0.0)) for name in loop.NUMBERS])
+
+
+def _text(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+# ---- other theories ------------------------------------------------------------------------------------------------
+
+
+def _one_by_one(
+    problems: Sequence[Problem], parent: Sequence[int], before: PointArrays | None, seconds: float
+) -> PointArrays:
+    limit = time.monotonic() + seconds
+    parts = [] if before is None else [_taken(before, i) for i in range(len(before))]
+    done = len(parts)
+    for problem, j in zip(problems[done:], parent[done:], strict=True):
+        parts.append(_solved(problem, None if j < 0 else _posterior(problems[j], parts[j])))
+        if time.monotonic() >= limit:
+            break
+    return PointArrays.concatenate(parts[done:])
+
+
+def _taken(points: PointArrays, i: int) -> PointArrays:
+    """Point i alone, without the slots it does not use: as it was before it was joined to others."""
+    n, o = int(points.column("n_codes")[i]), int(points.column("n_outliers")[i])
+    width = {"readout": n, "weight": n, "covariance": n, "outlier_direction": o, "outlier_weight": o}
+    parts = {name: array[i : i + 1] for name, array in points.arrays().items()}
+    return PointArrays(**{name: array[:, : width[name]] if name in width else array for name, array in parts.items()})
+
+
+def _posterior(problem: Problem, point: PointArrays) -> SingleNeuronPosterior | None:
+    """Where a neighbour of a certified point starts; through arrays always, as resumed sweeps do."""
+    if point.numbers[0, 0] != loop.CONVERGED:
+        return None
+    return SingleNeuronPosterior(*problem, solution_at(point, 0, problem.task, problem.tau))
+
+
+def _solved(problem: Problem, start: SingleNeuronPosterior | None) -> PointArrays:
+    try:
+        post = solve(*problem, warm_start=start, on_failure="return")
+    except ConvergenceError as error:
+        return _nothing(problem, loop.NOT_CONVERGED, str(error))
+    except Exception as error:  # numerical ones; others can be read in the message
+        return _nothing(problem, loop.FAILED, _text(error))
+    m = problem.task.n_outputs
+    s, c = post.solution, post.certificate
+    found = {
+        "status": STATUS.index(s.status) if s.status in STATUS else loop.RESIDUAL,
+        "n_codes": s.weight.size,
+        "n_outliers": s.outlier_weight.size,
+        "level": s.level,
+        "objective": s.objective,
+        "residual": c.kkt_residual,
+        "gap": c.duality_gap,
+        "excess": c.bound_gap,
+        "nullity": c.nullity,
+    }
+    width = np.empty((0, m, m)) if s.covariance is None else s.covariance
+    gauss = np.full((m, m), np.nan) if s.gaussian_covariance is None else s.gaussian_covariance
+    return PointArrays(
+        s.t[None],
+        s.readout[None],
+        s.weight[None],
+        s.outlier_direction[None],
+        s.outlier_weight[None],
+        width[None],
+        gauss[None],
+        np.array([[float(found.get(name, 0.0)) for name in loop.NUMBERS]]),
+        np.array([s.message]),
+    )
+
+
+def _nothing(problem: Problem, status: int, message: str) -> PointArrays:
+    """A point without a solution."""
+    shape = problem.task.targets.shape
+    m = shape[1]
+    none, blank = np.empty((1, 0, m)), np.full((1, m, m), np.nan)
+    return PointArrays(
+        np.full((1, *shape), np.nan), none, none[..., 0], none, none[..., 0], np.empty((1, 0, m, m)), blank,
+        _failed(status)[None], np.array([message]),
+    )  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from meanfield.archive import read_archive
+from meanfield.archive import read_archive, reading
+from meanfield.posterior.claims import real_arrays
 from meanfield.posterior.registry import theory_named
+from meanfield.validation import entry, real_number
 
 __all__ = ["KINDS", "load_posterior"]
 
@@ -25,12 +27,17 @@ def load_posterior(path: str | os.PathLike[str]) -> Any:
         If there is none.
     """
     header, arrays = read_archive(path, KINDS)
-    return theory_named(_theory_of(header, arrays)).load(header, arrays)
+    with reading(path, "posterior"):
+        if "kind" in header:
+            real_arrays(arrays)
+            real_number("tau", entry(header, "tau", (int, float)), at_least=0.0)
+        return theory_named(_theory_of(header, arrays)).load(header, arrays)
 
 
 def _theory_of(header: dict[str, Any], arrays: dict[str, Any]) -> str:
     if "theory" in header:
         return str(header["theory"])
     if "kind" in header:
-        return _FIRST_NAMES.get(header["kind"], header["kind"])
+        kind = entry(header, "kind", str)
+        return _FIRST_NAMES.get(kind, kind)
     return "linear" if "gaussian_covariance" in arrays else "single_layer"

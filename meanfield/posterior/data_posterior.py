@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.claims import certificate_from
 from meanfield.posterior.generalization import Generalization, generalization, nearest_class
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
@@ -23,7 +24,7 @@ from meanfield.posterior.predictor import Predictor
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.validation import FloatArray, real_number
+from meanfield.validation import FloatArray, entry, real_number
 
 __all__ = ["DataPosterior", "rest_of_header", "solution_arrays"]
 
@@ -259,9 +260,6 @@ def solution_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
 
 def rest_of_header(header: dict[str, Any]) -> tuple[Certificate, Status, str, tuple[str, ...]]:
     """Certificate, status, message and notes, the last fields of a data posterior, from the header of its file."""
-    return (
-        Certificate(**header["certificate"]),
-        Status.of(header["status"]),
-        header["message"],
-        tuple(header["notes"]),
-    )
+    word = entry(header, "status", str)
+    proof = certificate_from(entry(header, "certificate", dict), word)
+    return proof, Status.of(word), entry(header, "message", str), tuple(entry(header, "notes", list))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.validation import FloatArray
+
+_SHOWN = 100  # samples shown in all if the user does not say
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,3 +49,23 @@ class Neurons:
         count = np.bincount(self.code, minlength=len(self.part_names))
         parts = ", ".join(f"{n} {name}" for n, name in zip(count, self.part_names, strict=True))
         return f"<Neurons: {len(self.readouts)} on {self.labels.size} samples; {parts}>"
+
+
+def positive_count(name: str, value: Any) -> int:
+    """`value`, an integer >= 1; ValueError otherwise."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+    return int(value)
+
+
+def sample_counts(fractions: FloatArray, samples_per_class: Any) -> list[int]:
+    """Samples shown of each class: as given, or about 100 in all."""
+    if samples_per_class is None:
+        return [max(1, round(_SHOWN * float(p))) for p in fractions]
+    if np.ndim(samples_per_class) == 0:
+        return [positive_count("samples_per_class", samples_per_class)] * fractions.size
+    if len(samples_per_class) != fractions.size:
+        raise ValueError(
+            f"samples_per_class must be one integer or {fractions.size}, one per class, got {len(samples_per_class)}."
+        )
+    return [positive_count("samples_per_class", value) for value in samples_per_class]

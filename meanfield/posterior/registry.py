@@ -10,9 +10,10 @@ import functools
 import importlib
 from typing import Any, Protocol
 
-from meanfield.problem.problem import Problem
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.problem import Problem, checked_problem
 
-__all__ = ["ROOMS", "Theory", "covering_theory", "theories", "theory_named"]
+__all__ = ["ROOMS", "Theory", "check_theory", "covering_theory", "theories", "theory_named"]
 
 ROOMS = (
     "meanfield.theories.linear",
@@ -30,7 +31,7 @@ class Theory(Protocol):
     name : str
         Unique; in files, and in the texts of refusals.
     answers : str
-        What it covers, in a few words, for the texts of refusals.
+        What it covers, in a few words, for the texts of refusals: "lazy networks on data".
     """
 
     name: str
@@ -66,21 +67,33 @@ def theory_named(name: str) -> Theory:
     raise ValueError(f"there is no theory {name!r}; there are {', '.join(theory.name for theory in theories())}.")
 
 
-def covering_theory(problem: Problem) -> Theory:
-    """The first theory that covers the problem.
+def covering_theory(network: Any, task: Any, tau: Any) -> Theory:
+    """The first theory that covers a problem.
 
     Raises
     ------
     ValueError
-        If none does; lists every theory with its reason.
+        If the arguments are no problem, or no theory covers it; lists the theories with their reasons.
     """
-    reasons = []
+    problem = checked_problem(network, task, tau)
+    reasons: dict[str, list[str]] = {}
     for theory in theories():
         reason = theory.refuses(problem)
         if reason is None:
             return theory
-        reasons.append(f"{theory.name} ({theory.answers}): {reason}")
-    kind = type(problem.task).__name__
-    raise ValueError(
-        f"no theory covers {problem.network} on a {kind} at tau = {problem.tau:g}:\n  " + "\n  ".join(reasons)
-    )
+        reasons.setdefault(reason, []).append(theory.answers)
+    kind = "class task" if isinstance(task, ClassTask) else "data task"
+    listed = "; ".join(f"{reason} ({' and '.join(answers)})" for reason, answers in reasons.items())
+    raise ValueError(f"no theory covers this network on a {kind} at tau = {problem.tau:g}: {listed}.")
+
+
+def check_theory(name: str, network: Any, task: Any, tau: Any) -> None:
+    """Refuse a file of the theory `name` whose problem belongs to another one, or to none.
+
+    Raises
+    ------
+    ValueError
+    """
+    found = covering_theory(network, task, tau).name
+    if found != name:
+        raise ValueError(f"it claims to be an answer of the theory {name!r}, but its problem belongs to {found!r}.")

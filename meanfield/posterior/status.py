@@ -54,10 +54,10 @@ class Status(StrEnum):
         "expectation propagation has no fixed point, or several; a larger tau, more input dimensions or fewer samples "
         "help",
     )
-    OUT_OF_TIME = (
-        "out of time",
-        "the budget was used up before the certificate was complete; raise it, or start from a neighbouring solution "
-        "(warm_start=)",
+    STOPPED = (
+        "stopped",
+        "the time limit was reached before a solution was found and proven; give more (max_seconds=), fewer classes, or a "
+        "neighbouring solution (warm_start=)",
     )
     FAILED = "failed", "the solver stopped with an error of its own; the message holds its words"
 

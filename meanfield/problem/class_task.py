@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from meanfield.validation import FloatArray, read_only, real_array, real_number
+from meanfield.validation import FloatArray, entry, read_only, real_array, real_number, short, whole_number
 
 _SUM_TOLERANCE = 1e-8  # fractions typed with a few digits are an error; rounding of 1/3 is not
 
@@ -56,6 +56,8 @@ class ClassTask:
                 f"n_samples = {n_samples:g} is smaller than the number of classes {n_classes}; give at least one "
                 "sample per class, or math.inf for the limit."
             )
+        if isinstance(self.class_names, (str, bytes)) or not isinstance(self.class_names, Iterable):
+            raise ValueError(f"class_names must be a list of names, one per class, got {short(self.class_names)}.")
         names = tuple(str(name) for name in self.class_names) or tuple(str(c + 1) for c in range(n_classes))
         if len(names) != n_classes or len(set(names)) != n_classes:
             raise ValueError(f"class_names must be {n_classes} different names, one per class, got {names}.")
@@ -132,10 +134,12 @@ class ClassTask:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassTask:
-        """Inverse of `to_dict`."""
-        given = dict(values)
-        names = given.pop("labels", None)  # their name in the first files
-        return cls(**{**given, "class_names": tuple(given.get("class_names", names))})
+        """Inverse of `to_dict`; ValueError for what is missing, unknown or of another type."""
+        names = entry(values, "class_names" if "class_names" in values else "labels", list)  # the first files had labels
+        known = {name: entry(values, name, list) for name in ("fractions", "targets")}
+        known |= {name: entry(values, name, (int, float)) for name in ("n_samples",)}
+        known |= {name: values.get(name) for name in ("on", "off")}
+        return cls(**known, class_names=tuple(str(name) for name in names))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassTask) and self._key() == other._key()
@@ -199,12 +203,14 @@ def class_task(
     """
     if labels is not None:
         class_names = _deprecated(labels)
-    if n_classes is not None and (isinstance(n_classes, bool) or not isinstance(n_classes, (int, np.integer))):
-        raise ValueError(f"n_classes must be an integer >= 2, got {n_classes!r}.")
+    if n_classes is not None:
+        if n_classes == 1 and isinstance(n_classes, int) and not isinstance(n_classes, bool):
+            raise ValueError("a classification task needs at least two classes, got 1.")
+        n_classes = whole_number("n_classes", n_classes, at_least=2, at_most=100_000)
     if fractions is None:
         if n_classes is None and targets is None:
             raise ValueError("the number of classes is unknown; give fractions=, n_classes= or targets=.")
-        count = int(n_classes) if n_classes is not None else len(np.atleast_1d(real_array("targets", targets)))
+        count = n_classes if n_classes is not None else len(np.atleast_1d(real_array("targets", targets)))
         if count < 2:
             raise ValueError(f"a classification task needs at least two classes, got {count}.")
         fractions = np.full(count, 1.0 / count)

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import numpy as np
-
-from meanfield.activations.activation import Activation, activation
+from meanfield.activations.activation import Activation, activation, activation_of_formula
 from meanfield.activations.builtin import names
-from meanfield.validation import real_number
+from meanfield.validation import entry, real_number, scale_number, short, whole_number
 
 if TYPE_CHECKING:
     import sympy
@@ -29,17 +27,23 @@ class Network:
     depth : int
         L >= 1, number of hidden layers.
     sigma_a : float
-        The readout prior is N(0, sigma_a^2 / P^(1/L)) per weight.
+        The readout prior is N(0, sigma_a^2 / P^beta) per weight.
     sigma_w : float
         Scale of the weights of every hidden layer; a first-layer kernel K_0 = k 1 has k = sigma_w^2 for inputs with
         |x|^2 = N_0.
     scaling : {"non-lazy", "lazy"}
         Readout divided by N (mean-field, representations learn) or by sqrt(N).
+    readout_exponent : float, optional
+        beta >= 0 of the readout prior. By default what keeps readouts and representations O(1) as P grows: 1 for
+        bounded phi at any depth (the last layer saturates and its codes are those of one hidden layer), 1/L for phi
+        that grows (linear, ReLU-like). With one hidden layer both are 1, the only value there: another beta is
+        sigma_a P^((1 - beta)/2).
 
     Raises
     ------
     ValueError
-        For an unknown activation or scaling, scales that are not positive, a depth that is not a positive integer.
+        For an unknown activation or scaling, scales that are not positive, a depth that is not a positive integer, a
+        negative exponent, or an exponent other than 1 with one hidden layer.
 
     Examples
     --------
@@ -52,6 +56,7 @@ class Network:
     sigma_a: float = 1.0
     sigma_w: float = 1.0
     scaling: Literal["non-lazy", "lazy"] = "non-lazy"
+    readout_exponent: float | None = None
 
     if TYPE_CHECKING:
 
@@ -62,19 +67,26 @@ class Network:
             sigma_a: float = 1.0,
             sigma_w: float = 1.0,
             scaling: str = "non-lazy",
+            readout_exponent: float | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        if isinstance(self.depth, bool) or not isinstance(self.depth, (int, np.integer)) or self.depth < 1:
-            raise ValueError(f"depth, the number of hidden layers, must be an integer >= 1, got {self.depth!r}.")
-        if self.scaling not in _SCALINGS:
-            raise ValueError(f"scaling must be one of {_SCALINGS}, got {self.scaling!r}.")
+        if not isinstance(self.scaling, str) or self.scaling not in _SCALINGS:
+            raise ValueError(f"scaling must be one of {_SCALINGS}, got {short(self.scaling)}.")
         values = {
             "activation": activation(cast(Any, self.activation)),
-            "depth": int(self.depth),
-            "sigma_a": real_number("sigma_a", self.sigma_a, above=0),
-            "sigma_w": real_number("sigma_w", self.sigma_w, above=0),
+            "depth": whole_number("depth, the number of hidden layers,", self.depth, at_least=1, at_most=10**6),
+            "sigma_a": scale_number("sigma_a", self.sigma_a),
+            "sigma_w": scale_number("sigma_w", self.sigma_w),
         }
+        exponent = self.readout_exponent
+        if exponent is not None:
+            exponent = values["readout_exponent"] = real_number("readout_exponent", exponent, at_least=0.0)
+            if self.depth == 1 and exponent != 1.0:
+                raise ValueError(
+                    f"with one hidden layer the readout prior is N(0, sigma_a^2 / P), got readout_exponent = "
+                    f"{exponent:g}; pass sigma_a * P**((1 - readout_exponent) / 2) as sigma_a instead."
+                )
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -82,6 +94,17 @@ class Network:
     def k(self) -> float:
         """Variance sigma_w^2 of a preactivation of the first layer under the prior."""
         return self.sigma_w**2
+
+    @property
+    def beta(self) -> float:
+        """Exponent of the readout prior N(0, sigma_a^2 / P^beta): `readout_exponent`, or its default."""
+        if self.readout_exponent is not None:
+            return self.readout_exponent
+        return 1.0 if self.activation.bounded else 1.0 / self.depth
+
+    def readout_variance(self, n_samples: float) -> float:
+        """Prior variance sigma_a^2 / P^beta of a readout weight."""
+        return self.sigma_a**2 / float(n_samples) ** self.beta
 
     def with_(self, **changes: Any) -> Network:
         """The same network with some parameters replaced; names the network does not have go to its activation.
@@ -91,7 +114,7 @@ class Network:
         ValueError
             For a name that neither the network nor its activation has, and as for the class itself.
         """
-        own = {"activation", "depth", "sigma_a", "sigma_w", "scaling"}
+        own = {"activation", "depth", "sigma_a", "sigma_w", "scaling", "readout_exponent"}
         phi = {name: value for name, value in changes.items() if name not in own}
         rest = {name: value for name, value in changes.items() if name in own}
         base = activation(rest.get("activation", self.activation))
@@ -106,32 +129,48 @@ class Network:
         return replace(self, **rest)
 
     def to_dict(self) -> dict[str, Any]:
-        """The network as numbers and strings, for a JSON header; a nonlinearity of the user's as SymPy text."""
+        """The network as numbers and strings, for a JSON header; a nonlinearity of the user's as a formula.
+
+        One that no formula of `meanfield.symbolic.text` describes is marked "unreadable", with the reason: such a
+        dictionary tells networks apart, but cannot be written to a file or read back.
+        """
         phi = self.activation
         described: dict[str, Any] = {"name": phi.name, "parameters": phi.parameters}
         if phi.name not in names() or activation(phi.name, **phi.parameters) != phi:
-            import sympy as sp
+            from meanfield.symbolic.text import to_formula
 
-            described |= {"expression": sp.srepr(phi.formula), "symbol": phi.symbol.name}
-        own = {name: getattr(self, name) for name in ("depth", "sigma_a", "sigma_w", "scaling")}
+            described["symbol"] = phi.symbol.name
+            try:
+                described["expression"] = to_formula(phi.formula)
+            except ValueError as error:
+                described |= {"expression": str(phi.formula), "unreadable": str(error)}
+        own = {name: getattr(self, name) for name in ("depth", "sigma_a", "sigma_w", "scaling", "readout_exponent")}
         return {"activation": described} | own
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Network:
-        """Inverse of `to_dict`; ValueError if the text of the nonlinearity is not one."""
-        described = values["activation"]
-        if "expression" not in described:
-            phi = activation(described["name"], **described["parameters"])
-        else:
-            from meanfield.symbolic.text import from_srepr
+        """Inverse of `to_dict`; without readout_exponent (files written before there was one) it is None.
 
-            expression = from_srepr(described["expression"])
-            symbol = next(s for s in expression.free_symbols if s.name == described["symbol"])
-            phi = Activation(expression, symbol, name=described["name"], parameters=described["parameters"])
-        return cls(**{**values, "activation": phi})
+        Raises
+        ------
+        ValueError
+            If the text of the nonlinearity is no formula, or an entry is missing or of another type. Nothing of the
+            text is executed, see `meanfield.symbolic.text`.
+        """
+        described = entry(values, "activation", Mapping)
+        name, given = entry(described, "name", str), entry(described, "parameters", Mapping)
+        parameters = {str(key): real_number(f"parameter {str(key)[:40]}", value) for key, value in given.items()}
+        if "expression" not in described:
+            phi = activation(name, **parameters)
+        else:
+            text, symbol = entry(described, "expression", str), entry(described, "symbol", str)
+            phi = activation_of_formula(text, parameters, symbol=symbol, name=name)
+        rest = {key: entry(values, key, object) for key in ("depth", "sigma_a", "sigma_w", "scaling")}
+        return cls(activation=phi, **rest, readout_exponent=values.get("readout_exponent"))
 
     def __repr__(self) -> str:
+        exponent = "" if self.readout_exponent is None else f", readout_exponent={self.readout_exponent:.6g}"
         return (
             f"Network({self.activation!r}, depth={self.depth}, sigma_a={self.sigma_a:.6g}, sigma_w={self.sigma_w:.6g}, "
-            f"scaling={self.scaling!r})"
+            f"scaling={self.scaling!r}{exponent})"
         )

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.archive import read_archive, write_archive
+from meanfield.archive import read_archive, reading, write_archive
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward
 from meanfield.sampling.problem import Problem, class_means
-from meanfield.validation import FloatArray, read_only
+from meanfield.validation import FloatArray, read_only, short
 
 __all__ = ["Chains", "Diagnostics"]
 
@@ -218,11 +218,24 @@ class Chains:
         ValueError
             If the file is not one of sampled chains.
         """
-        header, arrays = read_archive(path, "chains")
+        from meanfield.sampling.claims import check_chains  # which builds the problem of the chains again
 
+        header, arrays = read_archive(path, "chains")
+        with reading(path, "set of chains"):
+            chains = cls._unpacked(header, arrays)
+            check_chains(chains)
+        return chains
+
+    @classmethod
+    def _unpacked(cls, header: dict[str, Any], arrays: dict[str, Any]) -> Chains:
         def part(prefix: str) -> dict[str, Any]:
             return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}
 
+        for name in ("width", "n_groups"):
+            if type(header[name]) is not int or header[name] < 1:
+                raise ValueError(f"its {name} is {short(header[name])}, expected a positive integer.")
+        if not isinstance(header["settings"], dict):
+            raise ValueError(f"its settings are {short(header['settings'])}.")
         network = Network.from_dict(header["network"])
         task: ClassTask | DataTask
         if "class_task" in header:

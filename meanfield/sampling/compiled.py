@@ -2,7 +2,7 @@
 
 Weights are in units of their prior standard deviation, in one vector x: first-layer weights (N, r), weights of the
 layers above (N, N) each, then the readout (m, N). With z^1 = W^1 F^T, z^l = sigma_w W^l phi(z^{l-1}) / sqrt(N) and
-f = q a^T phi(z^L), q = sigma_a P^{-1/2L} / N (lazy: / sqrt(N)),
+f = q a^T phi(z^L), q = sigma_a P^{-beta/2} / N (lazy: / sqrt(N)),
 
     E = |x|^2 / 2 + (beta / 2) sum_mu |y_mu - f_mu|^2,         beta = 1 / T.
 """

@@ -10,7 +10,11 @@ cooled from the prior.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +31,8 @@ __all__ = ["Interrupted", "Job", "Settings", "run_chain"]
 
 _WORST = 1000.0  # change of the energy that counts as a divergence
 _COOLING = 0.6  # of warm-up
-_SAVES = 20  # checkpoints of a chain
+_SECONDS = 2.0  # between checkpoints
+_SHARE = 0.2  # of the time that checkpoints may take
 
 
 class Interrupted(Exception):
@@ -105,7 +110,6 @@ def run_chain(
     """
     chain = _Chain(job)
     total = job.settings.warmup + job.settings.draws * job.settings.thin
-    saved = chain.iteration
     for _ in range(chain.iteration, total):
         if stop is not None and stop():
             chain.save()
@@ -113,9 +117,7 @@ def run_chain(
         chain.advance()
         if report is not None:
             report()
-        if chain.iteration - saved >= total / _SAVES:
-            chain.save()
-            saved = chain.iteration
+        chain.save_now_and_then()
     chain.save()
     return chain.result()
 
@@ -133,9 +135,11 @@ class _Chain:
         self.iteration = 0
         self.adaptation = DualAveraging.begin(self.settings.target_acceptance, 0.1)
         self.state_first = np.empty(0)
-        if job.checkpoint is not None and job.checkpoint.exists():
-            self._load(job.checkpoint)
-        elif job.start is None:
+        self._next_save = time.monotonic() + _SECONDS
+        self._cannot_save = False
+        if job.checkpoint is not None and job.checkpoint.exists() and self._load(job.checkpoint):
+            return
+        if job.start is None:
             self.x = self.rng.standard_normal(self.problem.n_weights)
         else:
             self.x = np.array(job.start, dtype=np.float64)
@@ -196,6 +200,15 @@ class _Chain:
             "state_last": self.x,
         }
 
+    def save_now_and_then(self) -> None:
+        """Write the checkpoint if the last one is some seconds old, less often where writing takes long."""
+        if self.job.checkpoint is None or time.monotonic() < self._next_save:
+            return
+        begun = time.monotonic()
+        self.save()
+        now = time.monotonic()
+        self._next_save = now + max(_SECONDS, (now - begun) / _SHARE)
+
     def save(self) -> None:
         """Write the checkpoint, from which the chain continues as if it had never stopped."""
         if self.job.checkpoint is None:
@@ -210,15 +223,44 @@ class _Chain:
         }
         arrays = {f"record_{name}": np.array(values) for name, values in self.records.items()}
         arrays |= {"x": self.x, "state_first": self.state_first, "tally": self.tally}
-        write_archive(self.job.checkpoint, "chain", header, arrays)
+        try:
+            write_archive(self.job.checkpoint, "chain", header | {"digest": _digest(header, arrays)}, arrays)
+        except OSError as error:
+            if not self._cannot_save:
+                self._cannot_save = True
+                warnings.warn(
+                    f"the checkpoint {self.job.checkpoint} cannot be written ({error}); the chain runs on without it.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
-    def _load(self, path: Path) -> None:
-        header, arrays = read_archive(path, "chain")
-        if header["key"] != self.job.key:
-            raise ValueError(f"{path} belongs to another problem, seed or setting; choose another checkpoint folder.")
-        self.iteration = header["iteration"]
-        self.adaptation = DualAveraging(**header["adaptation"])
-        random = header["random"]
-        self.rng.bit_generator.state = random | {"state": {k: int(v) for k, v in random["state"].items()}}
+    def _load(self, path: Path) -> bool:
+        """Continue from a checkpoint; False, with a warning, if it is damaged."""
+        try:
+            header, arrays = read_archive(path, "chain")
+            digest = header.pop("digest")
+            if header["key"] != self.job.key or digest != _digest(header, arrays):
+                raise ValueError("it is not what was written")
+            adaptation = DualAveraging(**header["adaptation"])
+            random = header["random"]
+            self.rng.bit_generator.state = random | {"state": {k: int(v) for k, v in random["state"].items()}}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            warnings.warn(
+                f"the checkpoint {path} is damaged ({error}); its chain starts again.", RuntimeWarning, stacklevel=2
+            )
+            self.rng = np.random.Generator(np.random.PCG64(self.job.seed))
+            return False
+        self.iteration, self.adaptation = header["iteration"], adaptation
         self.x, self.state_first, self.tally = (arrays.pop(name) for name in ("x", "state_first", "tally"))
         self.records = {name.removeprefix("record_"): list(values) for name, values in arrays.items()}
+        return True
+
+
+def _digest(header: dict[str, Any], arrays: dict[str, Any]) -> str:
+    """Of everything that a checkpoint holds: what has this and the right key was written by `_Chain.save`."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {arrays[name].shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -88,8 +88,8 @@ class Problem:
 
     @property
     def readout_std(self) -> float:
-        """sqrt(sigma_a^2 / P^{1/L}), prior standard deviation of a readout weight."""
-        return float(self.network.sigma_a * self.n_samples ** (-0.5 / self.network.depth))
+        """sqrt(sigma_a^2 / P^beta), prior standard deviation of a readout weight."""
+        return math.sqrt(self.network.readout_variance(self.n_samples))
 
     @property
     def output_scale(self) -> float:

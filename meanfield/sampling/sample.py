@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.numerics.jit import source_hash
 from meanfield.progress import progress_bar
 from meanfield.sampling.chains import Chains
 from meanfield.sampling.hmc import Job, Settings, run_chain
@@ -80,8 +81,10 @@ def sample(
     progress : bool, optional
         Show a progress bar; by default on a terminal if tqdm is installed.
     checkpoint : path, optional
-        Folder in which chains keep their state; called again with the same arguments, interrupted chains continue and
-        end with exactly the results they would have had. Needs `rng`.
+        Folder in which chains keep their state, every few seconds; called again with the same arguments, interrupted
+        chains continue and end with exactly the results they would have had. Files of another problem, setting or
+        version of this package are left alone, damaged ones redone with a warning. Needs `rng`, of which a SeedSequence
+        or Generator is not advanced here: the second call has to find the streams of the first.
 
     Returns
     -------
@@ -94,14 +97,16 @@ def sample(
 
     Notes
     -----
-    Threads inside the BLAS library slow chains down; set OMP_NUM_THREADS=1 (or the variable of your BLAS).
+    Threads inside the BLAS library slow chains down; set OMP_NUM_THREADS=1 (or the variable of your BLAS). The same
+    seed gives the same bits on one machine with one number of BLAS threads; elsewhere matrix products are rounded
+    differently, and a chain of the same seed soon becomes another chain of the same posterior.
 
     Examples
     --------
     >>> import meanfield as mf
     >>> task = mf.class_task(n_classes=2, on=1, off=-1, n_samples=20)
-    >>> mf.sample(mf.Network("sigmoid"), task, 30, 0.1, draws=20, warmup=50, chains=2, rng=0)
-    <Chains: 2 x 20 draws of sigmoid, L=1, N=30, P=20, tau=0.1, annealed start; acceptance 0.90>
+    >>> mf.sample(mf.Network("sigmoid"), task, 30, 0.1, draws=20, warmup=50, chains=2, rng=0)  # doctest: +ELLIPSIS
+    <Chains: 2 x 20 draws of sigmoid, L=1, N=30, P=20, tau=0.1, annealed start; acceptance 0...>
     """
     posed = problem(network, task, width, tau, inputs)
     counts = {"draws": draws, "warmup": warmup, "chains": chains, "thin": thin}
@@ -122,7 +127,7 @@ def sample(
     )
     if checkpoint is not None and rng is None:
         raise ValueError("a checkpoint needs rng=, e.g. rng=0: without it a second call would be another experiment.")
-    seeds = _spawn(rng, chains)
+    seeds = _spawn(rng, chains, advance=checkpoint is None)
     name, states = _starts(posed, start, seeds)
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
@@ -137,11 +142,19 @@ def sample(
     return Chains.join(task, posed, results, described)
 
 
-def _spawn(rng: Any, n: int) -> list[np.random.SeedSequence]:
+def _spawn(rng: Any, n: int, advance: bool = True) -> list[np.random.SeedSequence]:
+    """Streams of n chains; unless to `advance`, a SeedSequence or Generator gives the same ones when asked again."""
     if isinstance(rng, np.random.Generator):
         sequence: Any = rng.bit_generator.seed_seq
     else:
         sequence = rng if isinstance(rng, np.random.SeedSequence) else np.random.SeedSequence(rng)
+    if not advance:
+        sequence = np.random.SeedSequence(
+            sequence.entropy,
+            spawn_key=sequence.spawn_key,
+            pool_size=sequence.pool_size,
+            n_children_spawned=sequence.n_children_spawned,
+        )
     return list(sequence.spawn(int(n)))
 
 
@@ -151,7 +164,7 @@ def _describe(seed: np.random.SeedSequence) -> str:
 
 def _fingerprint(posed: Problem, settings: Settings, seed: np.random.SeedSequence, state: FloatArray | None) -> str:
     digest = hashlib.sha256()
-    numbers = [posed.width, posed.tau, _describe(seed), asdict(settings)]
+    numbers = [posed.width, posed.tau, _describe(seed), asdict(settings), source_hash(run_chain.__code__.co_filename)]
     digest.update(json.dumps([posed.network.to_dict(), *numbers], sort_keys=True, default=str).encode())
     for array in (posed.features, posed.targets, posed.labels, posed.new_features, posed.new_residual, state):
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())

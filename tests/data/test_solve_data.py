@@ -117,7 +117,7 @@ def test_a_warm_start_gives_the_same_solution(posterior):
     cold = mf.solve(posterior.network, task, tau=0.025)
     np.testing.assert_allclose(near.order_parameters["t"], cold.order_parameters["t"], atol=0.02)
     assert near.objective == pytest.approx(cold.objective, abs=1e-3)
-    with pytest.raises(ValueError, match="warm_start has t of shape"):
+    with pytest.raises(ValueError, match="warm_start has targets of shape"):
         mf.solve(posterior.network, blobs(n=5)[2], tau=0.02, warm_start=posterior)
 
 
@@ -172,7 +172,7 @@ def test_refusals_in_words():
     task = blobs()[2]
     with pytest.raises(ValueError, match="tau = N T > 0"):
         mf.solve(mf.Network("sigmoid"), task)
-    with pytest.raises(ValueError, match="warm_start must be the posterior of a data task, got int"):
+    with pytest.raises(ValueError, match="a DataPosterior, got int"):
         mf.solve(mf.Network("sigmoid"), task, tau=0.01, warm_start=5)
     with pytest.raises(ValueError, match="depth 2 are not available"):
         mf.solve(mf.Network("sigmoid", depth=2), task, tau=0.01)

@@ -408,9 +408,9 @@ def test_digits():
 
 @pytest.mark.slow
 def test_mnist():
-    folder = os.environ.get("MEANFIELD_MNIST")
+    folder = os.environ.get("MEANFIELD_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("MEANFIELD_MNIST does not name a folder with the IDX files of MNIST")
+        pytest.skip("MEANFIELD_DATA does not name a folder with the IDX files of MNIST")
     from meanfield import datasets
 
     train, _ = datasets.mnist(folder, part="test").classes(0, 1, 2).split(100, 300, rng=0)

@@ -75,8 +75,9 @@ def test_shared_rays_can_be_allowed():
     overlapping = clouds()
     overlapping[2, 3] = overlapping[0, 1]
     parted = glue(overlapping, allow_overlap=True, labels=[1, 1, -1, -1], n_probes=60, seed=0)
-    together = glue(overlapping, allow_overlap=True, labels=[1, -1, 1, -1], n_probes=60, seed=0)
-    assert parted.capacity < together.capacity  # the shared point must lie on the hyperplane itself
+    once = [*overlapping[:2], np.delete(overlapping[2], 3, axis=0), overlapping[3]]
+    # The shared point must lie on the hyperplane itself: one more constraint for every probe.
+    assert parted.capacity < glue(once, labels=[1, 1, -1, -1], n_probes=60, seed=0).capacity
     with pytest.raises(ValueError, match="100% of the draws are inseparable"):
         simulated_capacity(overlapping, allow_overlap=True, labels=[1, 1, -1, -1], n_draws=10, seed=0)
 

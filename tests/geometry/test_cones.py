@@ -88,9 +88,13 @@ def test_near_duplicates_meet_the_tolerance():
 def test_failed_kernel_is_repaired_and_failed_repair_raises(monkeypatch):
     generators, targets = random_case(13, 15, 10)
     expected = project_onto_cone(targets, generators).point
-    monkeypatch.setattr(cones, "_gram_weights", lambda rows, signs, linear, threads: np.zeros_like(linear))
+
+    def useless(rows, signs, targets, threads):
+        return np.zeros((len(targets), len(rows))), np.ones(len(targets), dtype=bool)
+
+    monkeypatch.setattr(cones, "_gram_form", useless)
     assert np.allclose(project_onto_cone(targets, generators).point, expected, atol=1e-10)
-    monkeypatch.setattr(cones, "_robust_weights", lambda generators, target: np.full(len(generators), np.nan))
+    monkeypatch.setattr(cones, "_orthogonal", lambda *arguments: None)
     with pytest.raises(RuntimeError, match="probe 0 on the cone of 15 generators did not converge"):
         project_onto_cone(targets, generators)
 

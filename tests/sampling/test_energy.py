@@ -46,7 +46,8 @@ def plain_energy(posed, name, x, beta):
     for _ in range(posed.network.depth - 1):
         z = 1.2 * x[at : at + n * n].reshape(n, n) @ PHI[name](z) / math.sqrt(n)
         at += n * n
-    a = posed.network.sigma_a * p ** (-0.5 / posed.network.depth) * x[at:].reshape(m, n)
+    exponent = 1.0 / posed.network.depth if name in ("relu", "softplus", "linear") else 1.0
+    a = posed.network.sigma_a * p ** (-0.5 * exponent) * x[at:].reshape(m, n)
     f = a @ PHI[name](z) / (n if posed.network.scaling == "non-lazy" else math.sqrt(n))
     return 0.5 * beta * np.sum((posed.targets.T - f) ** 2) + 0.5 * np.sum(x * x)
 

@@ -108,6 +108,8 @@ def test_interrupted_chains_continue_to_the_same_bits(chains, tmp_path, monkeypa
         original(self)
 
     monkeypatch.setattr(hmc._Chain, "advance", advance)
+    monkeypatch.setattr(hmc, "_SECONDS", 0.0)
+    monkeypatch.setattr(hmc, "_SHARE", 1e9)
     with pytest.raises(Interrupt):
         mf.sample(NETWORK, TASK, 30, 0.1, rng=0, checkpoint=tmp_path, **SHORT)
     monkeypatch.setattr(hmc._Chain, "advance", original)
@@ -165,8 +167,107 @@ def test_stopping_saves(tmp_path):
         hmc.run_chain(job, stop=lambda: asked.append(1) or len(asked) > 12)
     resumed, whole = hmc.run_chain(job), hmc.run_chain(hmc.Job(posed, settings, np.random.SeedSequence(0)))
     assert all(np.array_equal(resumed[name], whole[name], equal_nan=True) for name in whole)
-    with pytest.raises(ValueError, match="belongs to another problem"):
-        hmc.run_chain(hmc.Job(posed, settings, np.random.SeedSequence(0), None, tmp_path / "one.npz", "other"))
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        other = hmc.run_chain(hmc.Job(posed, settings, np.random.SeedSequence(0), None, tmp_path / "one.npz", "other"))
+    assert all(np.array_equal(other[name], whole[name], equal_nan=True) for name in whole)
+
+
+@pytest.mark.parametrize("kind", [np.random.SeedSequence, np.random.default_rng], ids=["SeedSequence", "Generator"])
+def test_checkpoints_are_found_by_seed_sequences_and_generators(chains, tmp_path, monkeypatch, kind):
+    rng = kind(0)
+    assert same(chains, mf.sample(NETWORK, TASK, 30, 0.1, rng=rng, checkpoint=tmp_path, **SHORT))
+    original = hmc._Chain.advance
+    monkeypatch.delattr(hmc._Chain, "advance")  # nothing is left to do
+    assert same(chains, mf.sample(NETWORK, TASK, 30, 0.1, rng=rng, checkpoint=tmp_path, **SHORT))
+    monkeypatch.setattr(hmc._Chain, "advance", original, raising=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert same(chains, mf.sample(NETWORK, TASK, 30, 0.1, rng=rng, **SHORT))
+    assert not same(chains, mf.sample(NETWORK, TASK, 30, 0.1, rng=rng, **SHORT))  # without one each call is another
+
+
+def changed(path, change):
+    """The same archive with other arrays or header."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+DAMAGE = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:1000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "NaN": lambda path: changed(path, lambda a: a["x"].__setitem__(3, np.nan)),
+    "times 3": lambda path: changed(path, lambda a: a.update(x=3 * a["x"])),
+    "fewer records": lambda path: changed(path, lambda a: a.update(record_energy=a["record_energy"][:2])),
+    "another iteration": lambda path: changed(
+        path, lambda a: a.update(header=np.array(str(a["header"]).replace('"iteration": 38', '"iteration": 37')))
+    ),
+    "no header": lambda path: changed(path, lambda a: a.pop("header")),
+    "no array": lambda path: changed(path, lambda a: a.pop("tally")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_checkpoints_are_redone(chains, tmp_path, damage):
+    mf.sample(NETWORK, TASK, 30, 0.1, rng=0, checkpoint=tmp_path, **SHORT)
+    damage(min(tmp_path.iterdir()))
+    with pytest.warns(RuntimeWarning, match=r"chain-\w+\.npz is damaged .* starts again"):
+        assert same(chains, mf.sample(NETWORK, TASK, 30, 0.1, rng=0, checkpoint=tmp_path, **SHORT))
+    assert same(chains, mf.sample(NETWORK, TASK, 30, 0.1, rng=0, checkpoint=tmp_path, **SHORT))
+
+
+def test_checkpoints_of_other_code_are_left_alone(tmp_path, monkeypatch):
+    short = SHORT | {"draws": 4, "warmup": 4}
+    mf.sample(NETWORK, TASK, 5, 0.1, rng=0, checkpoint=tmp_path, **short)
+    monkeypatch.setattr(module, "source_hash", lambda _: "another version")
+    mf.sample(NETWORK, TASK, 5, 0.1, rng=0, checkpoint=tmp_path, **short)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_full_disk(chains, tmp_path, monkeypatch):
+    def write(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hmc, "write_archive", write)
+    monkeypatch.setattr(hmc, "_SECONDS", 0.0)
+    with pytest.warns(RuntimeWarning, match="No space left") as caught:
+        assert same(chains, mf.sample(NETWORK, TASK, 30, 0.1, rng=0, checkpoint=tmp_path, **SHORT))
+    assert len(caught) == 2  # once per chain
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of this kind do not exist on Windows")
+def test_killed_chains_continue_to_the_same_bits(tmp_path):
+    """Killed without warning three times, in the middle of iterations and of writing; a state is on disk by then."""
+    arguments = "mf.Network('sigmoid'), mf.class_task(n_classes=2, n_samples=10), 10, 0.1"
+    options = {"draws": 600, "warmup": 300, "chains": 2, "rng": 0, "progress": False}
+    program = f"""
+import sys
+import meanfield as mf
+from meanfield.sampling import hmc
+
+hmc._SECONDS = 0.02
+original, done = hmc._Chain.advance, []
+
+def advance(self):
+    original(self)
+    done.append(1)
+    if len(done) == int(sys.argv[1]):
+        print("running", flush=True)
+
+hmc._Chain.advance = advance
+mf.sample({arguments}, checkpoint={str(tmp_path)!r}, **{options!r})
+"""
+    for count in (150, 333, 100):
+        process = subprocess.Popen([sys.executable, "-c", program, str(count)], stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"running\n"
+        process.kill()
+        process.wait(timeout=60)
+        process.stdout.close()
+    network, task = mf.Network("sigmoid"), mf.class_task(n_classes=2, n_samples=10)
+    kept = list(tmp_path.glob("chain-*.npz"))
+    assert len(kept) == 2
+    resumed = mf.sample(network, task, 10, 0.1, checkpoint=tmp_path, **options)
+    assert same(mf.sample(network, task, 10, 0.1, **options), resumed)
 
 
 def test_thinning_and_continuing(chains):

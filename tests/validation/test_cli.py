@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from margins import below
 
 from meanfield.cli.main import main
 
@@ -14,23 +15,25 @@ def validate(*arguments):
     return main(["validate", *SMALL, *map(str, arguments)])
 
 
+@pytest.mark.statistical
 def test_report_of_two_widths(tmp_path, capsys):
     folder = tmp_path / "new" / "folder"
-    assert validate("--width", 40, 20, "--n-samples", 16, "--output", folder) == 0
+    assert validate("--width", 80, 40, "--n-samples", 16, "--output", folder) == 0
     printed = capsys.readouterr().out
     assert "linear-planted" in printed
     assert "agrees" in printed
     names = {path.name for path in folder.iterdir()}
-    assert {"report.md", "report.json", "linear-planted-N40.png", "linear-planted-trend.png", "drift.png"} <= names
+    assert {"report.md", "report.json", "linear-planted-N80.png", "linear-planted-trend.png", "drift.png"} <= names
     report = (folder / "report.md").read_text(encoding="utf-8")
     for name in names:
         if name.endswith(".png"):
             assert f"({name})" in report
-    assert "| linear | planted |" in report
+    (row,) = (line for line in report.splitlines() if line.startswith("| linear | planted |"))
+    assert below(float(row.split("|")[-3]), 5.0, "extrapolated |z|")
     assert "kernel between samples [1,2]" in report
     assert "Drift of linear" in report
     (case,) = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert [comparison["width"] for comparison in case["comparisons"]] == [20, 40]
+    assert [comparison["width"] for comparison in case["comparisons"]] == [40, 80]
     assert case["failures"] == []
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from margins import below, beyond
+from problems import fixed_rng
 
 import meanfield as mf
 from meanfield.sampling.expected import expected, theory_patterns
@@ -15,7 +17,7 @@ TAU = 0.05
 @pytest.fixture(scope="module")
 def images():
     """Three classes of 12 noisy copies of one pattern each, and new ones."""
-    rng = np.random.default_rng(0)
+    rng = fixed_rng(0)
     patterns = rng.standard_normal((3, 40))
     X = 0.6 * np.repeat(patterns, 12, axis=0) + 0.8 * rng.standard_normal((36, 40))
     new = 0.6 * np.repeat(patterns, 2, axis=0) + 0.8 * rng.standard_normal((6, 40))
@@ -32,6 +34,7 @@ def compared(name, images, width, **more):
     return posterior, chains
 
 
+@pytest.mark.statistical
 def test_linear_network_on_data(images):
     """Closed form; at two widths, since 1/N is seen."""
     found = []
@@ -40,24 +43,28 @@ def test_linear_network_on_data(images):
         found.append(mf.compare(posterior, chains, inputs=images[1]))
     groups = {row.group for row in found[0].tested}
     assert groups == {"residual", "kernel", "readout", "predictor"}
-    assert mf.finite_size_trend(found).passed()
+    trend = mf.finite_size_trend(found)
+    assert below(trend.max_z, 5.0)
+    assert trend.passed()
     predictor = mf.compare(posterior, chains, statistics=["predictor"], inputs=images[1])
     assert len(predictor.tested) == 36
     assert "elements" not in predictor.table()  # 18 predictions and 18 variances: short enough to be listed
 
 
+@pytest.mark.statistical
 def test_sigmoid_network_on_data(images):
     posterior, chains = compared("sigmoid", images, 100, start="annealed")
     comparison = mf.compare(posterior, chains, inputs=images[1])
     rows = {row.name: row for row in comparison.rows}
     assert {row.group for row in comparison.tested} >= {"residual", "kernel", "readout", "codes", "predictor"}
     assert any("of each chain" in note for note in comparison.notes)
-    for row in comparison.tested:
-        if row.group in ("residual", "predictor"):
-            assert abs(row.z) < 6, row
-    kernel = rows["kernel between samples [1,2]"]
-    assert kernel.sample == pytest.approx(kernel.theory, rel=0.05)
-    assert 0.9 < rows["prediction [1,1]"].sample / rows["prediction [1,1]"].theory < 1.1
+    for name in ("residual", "prediction", "prediction variance times N"):
+        own = [row for row in comparison.tested if row.name.startswith(f"{name} [")]
+        # of order 1/N, and the theory on data is approximate itself
+        systematic = 0.03 * max(abs(row.theory) for row in own)
+        assert below([(row.sample - row.theory) / np.hypot(row.standard_error, systematic) for row in own], what=name)
+    for name, limit in (("kernel between samples [1,2]", 0.05), ("prediction [1,1]", 0.1)):
+        assert below(rows[name].sample / rows[name].theory - 1, limit, name)
 
 
 def test_every_chain_has_the_theory_at_its_own_fractions(images):
@@ -80,6 +87,7 @@ def test_every_chain_has_the_theory_at_its_own_fractions(images):
     assert np.abs(values["residual"][0] - values["residual"][1]).max() > 1e-4
 
 
+@pytest.mark.statistical
 def test_wrong_theories_and_other_data_are_refused_or_caught(images):
     posterior, chains = compared("linear", images, 200)
     task = images[0]
@@ -88,8 +96,8 @@ def test_wrong_theories_and_other_data_are_refused_or_caught(images):
         mf.compare(mf.solve(mf.Network("linear"), other, TAU), chains)
     with pytest.raises(ValueError, match="a ClassTask, the samples for a DataTask"):
         mf.compare(mf.solve(mf.Network("linear"), mf.class_task(n_classes=3), TAU), chains)
-    wrong = replace(posterior, solution=replace(posterior.solution, t=1.05 * posterior.solution.t))
+    wrong = replace(posterior, solution=replace(posterior.solution, t=1.2 * posterior.solution.t))
     right = mf.compare(posterior, chains, statistics=["residual"])
-    assert right.passed()
-    assert mf.compare(wrong, chains, statistics=["residual"]).max_z > right.max_z + 3
+    assert below(right.max_z, 5.0)
+    assert beyond(mf.compare(wrong, chains, statistics=["residual"]).max_z, 5.0)
     assert not any(row.group == "predictor" and row.tested for row in mf.compare(posterior, chains).rows)

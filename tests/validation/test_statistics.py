@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_chains import fake_chains
+from margins import below
 
 import meanfield as mf
 from meanfield.sampling.statistics import as_draws, estimate, normal_deviate, observables
@@ -27,31 +28,35 @@ def random_chains(rng, k=3, d=10, n=12, name="sigmoid", **more):
 # ---- errors --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.statistical
 def test_error_of_independent_draws():
     x = np.random.default_rng(0).standard_normal((40, 100))
     found = estimate(x)
     assert found.value == pytest.approx(x.mean())
-    assert found.standard_error == pytest.approx(x.std() / np.sqrt(x.size), rel=0.15)
-    assert found.dof > 1000
-    assert found.rhat < 1.01
+    assert below(found.standard_error * np.sqrt(x.size) / x.std() - 1, 0.5, "error / exact - 1")
+    assert found.dof == 39 or found.dof > 1000  # one time in twenty chance makes independent chains disagree
+    assert below(found.rhat - 1, 0.03, "R-hat - 1")
 
 
+@pytest.mark.statistical
 def test_error_of_autocorrelated_chains():
     """The error of a mean of an AR(1) chain is sqrt((1 + r) / (1 - r)) times that of independent draws."""
-    x = autoregressive(np.random.default_rng(1), 8, 4000, 0.9)
-    assert estimate(x).standard_error == pytest.approx(np.sqrt(1.9 / 0.1 / x.size), rel=0.15)
+    x = autoregressive(np.random.default_rng(1), 32, 1000, 0.9)
+    assert below(estimate(x).standard_error / np.sqrt(1.9 / 0.1 / x.size) - 1, 0.8, "error / exact - 1")
 
 
+@pytest.mark.statistical
 def test_z_scores_of_a_right_theory_are_standard_normal():
     """400 experiments with short autocorrelated chains: the deviations are neither too large nor too small."""
     rng = np.random.default_rng(2)
     z = np.array([estimate(autoregressive(rng, 4, 150, 0.7)).z() for _ in range(400)])
-    assert abs(z.mean()) < 4 / np.sqrt(z.size)
-    assert 0.75 < z.std() < 1.15
-    assert np.mean(np.abs(z) > 1.96) < 0.09
-    assert np.abs(z).max() < 5
+    assert below(z.mean() * np.sqrt(z.size))
+    assert below(z.std() - 0.95, 0.25, "sd - 0.95")
+    assert below(np.mean(np.abs(z) > 1.96), 0.12, "5 % quantile")
+    assert below(z, what="max |z|")
 
 
+@pytest.mark.statistical
 def test_chains_that_do_not_mix_are_the_independent_units():
     """Each stays near its own level: only their scatter tells the error, with k - 1 degrees of freedom."""
     rng = np.random.default_rng(3)
@@ -62,11 +67,12 @@ def test_chains_that_do_not_mix_are_the_independent_units():
     assert found.rhat > 2
 
 
+@pytest.mark.statistical
 def test_z_scores_of_frozen_chains_follow_students_t():
     rng = np.random.default_rng(4)
     z = [estimate(rng.standard_normal((4, 1)) + 1e-3 * rng.standard_normal((4, 20))).z() for _ in range(600)]
-    assert np.mean(np.abs(z) > 1.96) < 0.08
-    assert np.std(z) == pytest.approx(1.0, abs=0.1)
+    assert below(np.mean(np.abs(z) > 1.96), 0.12, "5 % quantile")
+    assert below(np.std(z) - 1, 0.2, "sd - 1")
 
 
 def test_normal_deviate():

@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.numerics.interruptible import check_time
 from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.posterior.claims import check_data_posterior
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.registry import check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
+from meanfield.theories.general_data.coverage import piecewise_refusal
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
@@ -22,16 +26,16 @@ class GeneralDataTheory:
     """Expectation propagation inside the convex dual, for nonlinear networks with one hidden layer."""
 
     name = "general_data"
-    answers = "nonlinear networks of one hidden layer on data, tau > 0"
+    answers = "one hidden layer on data"
 
     def refuses(self, problem: Problem) -> str | None:
         network, task, tau = problem
         if not isinstance(task, DataTask):
             return "it needs inputs; build the task with data_task(X, Y)"
         if network.scaling != "non-lazy":
-            return "it covers scaling='non-lazy'"
+            return "the network is lazy"
         if network.activation.parts == "gaussian":
-            return "the activation is affine"
+            return f"{network.activation!r} is affine"
         if network.depth != 1:
             return (
                 f"nonlinear networks of depth {network.depth} are not available for data tasks; use depth = 1, a linear "
@@ -39,13 +43,15 @@ class GeneralDataTheory:
             )
         if tau == 0.0:
             return "nonlinear networks on data need tau = N T > 0; give for example tau = 0.01"
+        if network.activation.parts == "outliers":
+            return piecewise_refusal(network.activation, task.targets.size)
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem
-        found = _solved(network, task, tau, _start(warm_start, task), progress)
+        found = _solved(network, task, tau, _start(warm_start), progress)
         return GeneralDataPosterior(
             network,
             task,
@@ -59,11 +65,13 @@ class GeneralDataTheory:
         )
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        from meanfield.theories.general_data.claims import check_general
         from meanfield.theories.general_data.outliers.solution import OutlierSolution
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
         from meanfield.theories.general_data.solution import GeneralSolution
 
         network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        check_theory(self.name, network, task, header["tau"])
         own = solution_arrays(arrays)
         # The singular value decomposition of another machine may differ by signs and rotations.
         features = task.features(network.sigma_w).matrix
@@ -72,17 +80,17 @@ class GeneralDataTheory:
         own |= {"features": features, "targets": task.targets, "activation": network.activation}
         kind = OutlierSolution if "limit" in header["solution"] else GeneralSolution
         solution = kind(**(header["solution"] | own))
-        return GeneralDataPosterior(network, task, header["tau"], solution, *rest_of_header(header))
+        found = GeneralDataPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
+        if check_data_posterior(found):
+            check_general(found)
+        return found
 
 
 THEORY = GeneralDataTheory()
 
 
-def _start(warm_start: Any, task: DataTask) -> Any:
-    warm = None if warm_start is None or warm_start.theory != THEORY.name else warm_start.solution
-    if warm is not None and warm.t.shape != task.targets.shape:
-        raise ValueError(f"warm_start has t of shape {warm.t.shape}, the task needs {task.targets.shape}.")
-    return warm
+def _start(warm_start: Any) -> Any:
+    return None if warm_start is None or warm_start.theory != THEORY.name else warm_start.solution
 
 
 def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None) -> Any:
@@ -93,6 +101,11 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
         from meanfield.theories.general_data.solve import solve_general as solver
 
     with progress_bar(progress, None, unit="step") as advance:
+
+        def step_done(stage: str, step: int, error: float) -> None:
+            advance()
+            check_time()
+
         try:
             return solver(
                 network.activation,
@@ -103,8 +116,10 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
                 labels=task.labels,
                 warm_start=warm,
                 rng=0,
-                progress=lambda stage, step, error: advance(),
+                progress=step_done,
             )
+        except TimeoutError as error:
+            raise ConvergenceError(f"no solution yet: {error}; give more time, or a larger tau.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
 

@@ -1,6 +1,6 @@
 """Lazy (Gaussian process) networks: with readout / sqrt(N), learning leaves the representations as they are.
 
-As N -> infinity the outputs are a Gaussian process with covariance s K_L per output, s = sigma_a^2 / P^(1/L) and K_L
+As N -> infinity the outputs are a Gaussian process with covariance s K_L per output, s = sigma_a^2 / P^beta and K_L
 the kernel of the last hidden layer under the prior, observed with noise of variance T:
 
     f(x) = s k(x)^T (s K_L + T)^{-1} Y,     Var f(x) = s k(x, x) - s k(x)^T (s K_L + T)^{-1} k(x) s,
@@ -76,7 +76,7 @@ def lazy_solve(network: Network, task: DataTask, temperature: float) -> LazySolu
     ValueError
         At T = 0 if the kernel is singular and the targets cannot be interpolated, and as for `gaussian_kernel`.
     """
-    s = network.sigma_a**2 / task.n_samples ** (1.0 / network.depth)
+    s = network.readout_variance(task.n_samples)
     last = lazy_kernels(network, task.inputs, task.inputs)[-1]
     covariance = s * 0.5 * (last.cross + last.cross.T)
     value, vector = np.linalg.eigh(covariance)

@@ -1,14 +1,15 @@
 """Gaussian kernels of a layer: E[phi(z) phi(z')] for jointly Gaussian preactivations, for every activation.
 
-Closed forms: affine phi, sigmoid and erf (arcsine kernel), step, ReLU and leaky ReLU (arc-cosine kernels). Any other
-continuous piecewise linear phi by Plackett's identity: with slope changes D_i at b_i,
+Closed forms: affine phi, sigmoid and erf (arcsine kernel), steps at 0, ReLU and leaky ReLU (arc-cosine kernels). Any
+other continuous piecewise linear phi by Plackett's identity: with slope changes D_i at b_i,
 
     E[phi phi'] = E[phi] E[phi'] + k12 E[dphi] E[dphi'] + int_0^k12 (k12 - c) sum_ij D_i D_j p_c(b_i, b_j) dc,
 
 where p_c is the density of the pair at covariance c; c = sqrt(k11 k22) sin(alpha) makes the integrand smooth.
 All others by Mehler's series E[phi phi'] = sum_n c_n(k11) c_n(k22) rho^n in Hermite coefficients c_n. Cauchy-Schwarz
 bounds what is cut off by rho^n_max times the root of the missing parts of E[phi^2]: this error is known, not estimated.
-Coefficients and E[phi^2] are known to rounding unless phi is steep: to 1e-9 and 3e-6 for tanh(100 x), x ~ N(0, 1).
+Pairs for which either is not good enough (kinks, jumps and steep parts at rho near +-1) are integrated one by one, see
+`meanfield.theories.lazy.kernel_tables`; two orders of the rule and points between those of the tables measure their error.
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ import numpy as np
 from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation, activation
+from meanfield.theories.lazy.compiled.kernel import hermite_coefficients, mehler_sums
+from meanfield.theories.lazy.kernel_tables import Panels, near_kernel, panels_of
 from meanfield.validation import FloatArray, real_array
 
 __all__ = ["gaussian_kernel", "gaussian_moment", "kernel_layers"]
 
-_TOLERANCE = 1e-6  # of a kernel element, relative to the largest diagonal element; a worse series is refused
-_HERMITE_TERMS = 512
+_TOLERANCE = 1e-10  # of a kernel element, relative to the largest diagonal element; what is worse is refused
+_WANTED = 2e-12  # and what a method has to reach for the next one not to be asked
+_HERMITE_TERMS = (128, 512, 2048)
+_PAIR_COST = 0.05  # of the integral of one pair, relative to the longest series of one variance
 _PANELS = 60
 _REACH = 11.0  # the Gaussian beyond is below 1e-26
-_ALPHA_X, _ALPHA_W = np.polynomial.legendre.leggauss(48)
+_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(20)
+_PARALLEL = 2e-15  # 1 - |rho| that is rounding
 _LEAST = 1e-100  # variance below which a preactivation is 0
 
 
@@ -43,7 +49,8 @@ class Kernel(NamedTuple):
     left, right : (n,) and (n',) arrays
         E[phi(z_i)^2], E[phi(z'_j)^2].
     error : float
-        Bound of the truncation error of the elements of `cross`, 0 for closed forms (which are exact to rounding).
+        Error of the elements of `cross`: bound of what a series leaves out, or measured by two orders of the rule; 0
+        for closed forms (which are exact to rounding).
     """
 
     cross: FloatArray
@@ -69,8 +76,13 @@ def gaussian_kernel(phi: Activation | str, cross: FloatArray, left: FloatArray, 
     Raises
     ------
     ValueError
-        For NaN, shapes that do not fit, variances that are negative or smaller than the covariances imply, and if the
-        series of `phi` does not converge to 1e-6.
+        For NaN, shapes that do not fit, variances that are negative or smaller than the covariances imply, and if an
+        element is not known to 1e-10 of the largest diagonal element.
+
+    Notes
+    -----
+    1 - |rho| below 2e-15 is taken for rounding and rho for +-1. Where `phi` jumps, the kernel has infinite slope there:
+    a relative error e of the covariances is an error of order sqrt(e) of the kernel of inputs that nearly coincide.
     """
     phi = activation(phi)
     k12, k11, k22 = real_array("cross", cross), real_array("left", left), real_array("right", right)
@@ -83,8 +95,9 @@ def gaussian_kernel(phi: Activation | str, cross: FloatArray, left: FloatArray, 
     if (np.abs(k12) > scale * (1 + 1e-8) + 1e-14 * scale.max()).any():
         raise ValueError("the covariances are larger than the variances allow (|cross| > sqrt(left right)).")
     rho = np.divide(k12, scale, out=np.zeros_like(k12), where=scale > 0.0).clip(-1.0, 1.0)
-    values, error = _cross(phi, rho, k11, k22)
-    return Kernel(values, gaussian_moment(phi, k11)[1], gaussian_moment(phi, k22)[1], error)
+    squares = gaussian_moment(phi, k11)[1], gaussian_moment(phi, k22)[1]
+    values, error = _cross(phi, rho, k11, k22, math.sqrt(squares[0].max() * squares[1].max()))
+    return Kernel(values, *squares, error)
 
 
 def kernel_layers(
@@ -102,23 +115,60 @@ def kernel_layers(
 
 
 def gaussian_moment(phi: Activation | str, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """E[phi(z)] and E[phi(z)^2] for z ~ N(0, variance), elementwise, by panels that end at the kinks of phi."""
+    """E[phi(z)] and E[phi(z)^2] for z ~ N(0, variance), elementwise, by panels that resolve phi and end at its kinks."""
     phi = activation(phi)
     flat, back = np.unique(np.ravel(variance), return_inverse=True)
     first, second = np.empty(flat.size), np.empty(flat.size)
+    panels = _panels(phi, flat)
     for i, k in enumerate(flat):
-        x, w = _nodes(phi, math.sqrt(k))
+        x, w = _nodes(phi, panels, math.sqrt(k))
         value = phi(math.sqrt(k) * x)
         first[i], second[i] = w @ value, w @ value**2
     shape = np.shape(variance)
     return first[back].reshape(shape), second[back].reshape(shape)
 
 
-# ---- the three ways --------------------------------------------------------------------------------
+# ---- the four ways ---------------------------------------------------------------------------------
 
 
-def _cross(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray) -> tuple[FloatArray, float]:
-    """E[phi phi'] and a bound of its error."""
+def _cross(
+    phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray, scale: float
+) -> tuple[FloatArray, float]:
+    """E[phi phi'] and its error; `scale` is the largest E[phi^2]."""
+    closed = _closed_form(phi, rho, k11, k22)
+    if closed is not None:
+        return closed, 0.0
+    spread = 1.0 - np.abs(rho)
+    spread[spread <= _PARALLEL] = 0.0
+    rho = np.where(spread == 0.0, np.sign(rho), rho)
+    mirrored = np.array_equal(k11, k22) and np.array_equal(rho, rho.T)
+    if phi.pieces is not None and _continuous(phi):
+        values, errors = _plackett(phi, rho, k11, k22)
+    else:
+        values, errors = np.zeros(rho.shape), np.full(rho.shape, np.inf)
+    if mirrored:
+        errors[np.tril_indices_from(errors, -1)] = 0.0
+    wanted = _WANTED * scale
+    if phi.pieces is None or not _continuous(phi):
+        _mehler(phi, rho, k11, k22, wanted, values, errors)
+    rest = np.nonzero(errors > wanted)
+    if rest[0].size:
+        sd = np.sqrt(k11[rest[0]]), np.sqrt(k22[rest[1]])
+        panels = _panels(phi, np.concatenate([k11, k22]))
+        values[rest], errors[rest] = near_kernel(phi, panels, *sd, rho[rest], spread[rest])
+    if mirrored:
+        values = np.triu(values) + np.triu(values, 1).T
+    error = float(errors.max())
+    if not error <= _TOLERANCE * scale:
+        raise ValueError(
+            f"the kernel of {phi.name!r} is known to {error:.1e} only, where its largest element is {scale:.3g}: its "
+            "values are not smooth to rounding between its kinks, or it varies too fast. Write it in a form without "
+            "cancellation, or scale the inputs down."
+        )
+    return values, error
+
+
+def _closed_form(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray) -> FloatArray | None:
     root = np.sqrt(np.multiply.outer(k11, k22))
     if phi.name in ("sigmoid", "erf") and not _is_users(phi):
         # sigmoid: (1 + erf(b z)) / 2 with b = sqrt(pi) gain / 2; erf: erf(gain sqrt(pi) z / 2) or erf(gain z)
@@ -126,18 +176,18 @@ def _cross(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray) -
         b = 2.0 * slope if phi.name == "sigmoid" else slope
         share = 2.0 * b * b * root * rho / np.sqrt(np.multiply.outer(1 + 2 * b * b * k11, 1 + 2 * b * b * k22))
         arcsine = 2.0 / math.pi * np.arcsin(share)
-        return (0.25 + 0.25 * arcsine if phi.name == "sigmoid" else arcsine), 0.0
-    if phi.name == "step" and not _is_users(phi):
-        low, high = phi.limits
-        return _step(rho, k11, k22, low, high), 0.0
+        return np.asarray(0.25 + 0.25 * arcsine if phi.name == "sigmoid" else arcsine)
     pieces = phi.pieces
-    if pieces is not None and not pieces.breaks:
-        return pieces.intercepts[0] ** 2 + pieces.slopes[0] ** 2 * root * rho, 0.0
-    if pieces is not None and pieces.breaks == (0.0,) and pieces.intercepts == (0.0, 0.0):
-        return root * _arc_cosine(rho, *pieces.slopes), 0.0
-    if pieces is not None and _continuous(phi):
-        return _plackett(phi, rho, k11, k22)
-    return _mehler(phi, rho, k11, k22)
+    if pieces is None:
+        return None
+    if not pieces.breaks:
+        return np.asarray(pieces.intercepts[0] ** 2 + pieces.slopes[0] ** 2 * root * rho)
+    if pieces.breaks == (0.0,) and pieces.slopes == (0.0, 0.0):
+        parallel = np.where(1.0 - np.abs(rho) <= _PARALLEL, np.sign(rho), rho)
+        return _step(parallel, *pieces.intercepts)
+    if pieces.breaks == (0.0,) and pieces.intercepts == (0.0, 0.0):
+        return root * _arc_cosine(rho, *pieces.slopes)
+    return None
 
 
 def _is_users(phi: Activation) -> bool:
@@ -152,10 +202,10 @@ def _arc_cosine(rho: FloatArray, below: float, above: float) -> FloatArray:
     return (above**2 + below**2) * relu - 2 * above * below * (relu - 0.5 * rho)
 
 
-def _step(rho: FloatArray, k11: FloatArray, k22: FloatArray, low: float, high: float) -> FloatArray:
+def _step(rho: FloatArray, low: float, high: float) -> FloatArray:
     """Kernel of a step at 0; where a variance vanishes z = 0, and phi is taken as the mean of both sides."""
     both = 0.25 + np.arcsin(rho) / (2 * math.pi)
-    return low * low + low * (high - low) + (high - low) ** 2 * both
+    return np.asarray(low * low + low * (high - low) + (high - low) ** 2 * both)
 
 
 def _continuous(phi: Activation) -> bool:
@@ -164,7 +214,9 @@ def _continuous(phi: Activation) -> bool:
     return all(math.isclose(a[i] + s[i] * x, a[i + 1] + s[i + 1] * x, abs_tol=1e-12) for i, x in enumerate(b))
 
 
-def _plackett(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray) -> tuple[FloatArray, float]:
+def _plackett(
+    phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     assert phi.pieces is not None
     breaks, slopes = np.array(phi.pieces.breaks), np.array(phi.pieces.slopes)
     change = np.diff(slopes)
@@ -178,7 +230,7 @@ def _plackett(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray
     total = np.multiply.outer(*means) + root * rho * np.multiply.outer(*tilts)
     top = np.arcsin(rho)
     values = np.zeros((2, *rho.shape))
-    for which, (nodes, weights) in enumerate(((_ALPHA_X, _ALPHA_W), np.polynomial.legendre.leggauss(32))):
+    for which, (nodes, weights) in enumerate((np.polynomial.legendre.leggauss(48), np.polynomial.legendre.leggauss(32))):
         for x, w in zip(nodes, weights):
             alpha = 0.5 * top * (1 + x)
             sine, cosine2 = np.sin(alpha), np.maximum(np.cos(alpha) ** 2, 1e-30)
@@ -187,84 +239,71 @@ def _plackett(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray
                 for v, e in zip(places[1].T[:, None, :], change):
                     density += d * e * np.exp(-(u * u - 2 * sine * u * v + v * v) / (2 * cosine2))
             values[which] += 0.5 * top * w * (rho - sine) * density / (2 * math.pi)
-    error = float(np.max(root * np.abs(values[0] - values[1])))
-    return total + root * values[0], error
+    return total + root * values[0], root * np.abs(values[0] - values[1])
 
 
-class _Hermite(NamedTuple):
-    """Hermite coefficients of phi(sqrt(k) x) for several k."""
-
-    coefficients: FloatArray  # (n, terms)
-    missing: FloatArray  # (n, terms) part of E[phi^2] beyond each of them
-
-
-def _mehler(phi: Activation, rho: FloatArray, k11: FloatArray, k22: FloatArray) -> tuple[FloatArray, float]:
-    left, right = (_hermite(phi, k) for k in (k11, k22))
-    largest = max(float((part.coefficients**2).sum(axis=1).max()) for part in (left, right))
-    power, total, n = np.ones_like(rho), np.zeros_like(rho), 0
-    while n < _HERMITE_TERMS:
-        total += power * np.multiply.outer(left.coefficients[:, n], right.coefficients[:, n])
-        power *= rho
-        n += 1
-        if math.sqrt(left.missing[:, n - 1].max() * right.missing[:, n - 1].max()) <= 1e-15 * largest:
-            break
-    bound = np.abs(power) * np.sqrt(np.multiply.outer(left.missing[:, n - 1], right.missing[:, n - 1]))
-    error = float(bound.max())
-    if error > _TOLERANCE * max(largest, 1e-300):
-        raise ValueError(
-            f"the kernel of {phi.name!r} is known to {error:.1e} only: its kinks or jumps make the Hermite series "
-            "converge slowly for inputs that are nearly parallel. Remove near-duplicates, or smooth the activation."
-        )
-    return total, error
+def _mehler(
+    phi: Activation,
+    rho: FloatArray,
+    k11: FloatArray,
+    k22: FloatArray,
+    wanted: float,
+    values: FloatArray,
+    errors: FloatArray,
+) -> None:
+    """Fill in the pairs whose series reaches the wanted error, in more and more terms."""
+    for terms in _HERMITE_TERMS:
+        waiting = errors > wanted
+        variances = k11.size if k22 is k11 else k11.size + k22.size
+        if not waiting.any() or (terms == _HERMITE_TERMS[-1] and waiting.sum() * _PAIR_COST < variances):
+            return
+        left, left_missing = _hermite(phi, k11, terms)
+        right, right_missing = (left, left_missing) if k22 is k11 else _hermite(phi, k22, terms)
+        mehler_sums(left, right, left_missing, right_missing, rho, wanted, values, errors)
 
 
-def _hermite(phi: Activation, variance: FloatArray) -> _Hermite:
+def _hermite(phi: Activation, variance: FloatArray, terms: int) -> tuple[FloatArray, FloatArray]:
+    """Hermite coefficients (n, terms) of phi(sqrt(k) x), and the root of the part of E[phi^2] beyond each."""
     flat, back = np.unique(variance, return_inverse=True)
-    if phi.kinks:  # they lie at other x for every variance
-        coefficients, square = np.empty((flat.size, _HERMITE_TERMS)), np.empty(flat.size)
-        for i, k in enumerate(flat):
-            x, w = _nodes(phi, math.sqrt(k))
-            value = phi(math.sqrt(k) * x)
-            coefficients[i], square[i] = _functions(x) @ (w * value), w @ value**2
-    else:
-        x, w = _panel_nodes(())
-        values = phi(np.sqrt(flat)[:, None] * x)
-        coefficients, square = (w * values) @ _smooth_functions().T, values**2 @ w
+    panels = _panels(phi, flat)
+    coefficients, square = np.empty((flat.size, terms)), np.empty(flat.size)
+    for i, k in enumerate(flat):
+        x, w = _nodes(phi, panels, math.sqrt(k))
+        value = phi(math.sqrt(k) * x)
+        hermite_coefficients(x, w * value, coefficients[i])
+        square[i] = w @ value**2
     missing = square[:, None] - np.cumsum(coefficients**2, axis=1)
     # What cancels in the difference is rounding of the two sums.
-    missing = np.maximum(missing, 1e-16 * (coefficients**2).sum(axis=1)[:, None])
-    return _Hermite(coefficients[back], missing[back])
+    missing = np.sqrt(np.maximum(missing, 1e-15 * square[:, None]))
+    return coefficients[back], missing[back]
 
 
-def _functions(x: FloatArray) -> FloatArray:
-    """(terms, n) Hermite polynomials, orthonormal under the standard normal law."""
-    h = np.empty((_HERMITE_TERMS, x.size))
-    h[0], h[1] = 1.0, x
-    for n in range(1, _HERMITE_TERMS - 1):
-        h[n + 1] = (x * h[n] - math.sqrt(n) * h[n - 1]) / math.sqrt(n + 1)
-    return h
+def _panels(phi: Activation, variances: FloatArray) -> Panels:
+    """Panels that resolve phi for these variances; powers of 2 let the layers of a network share them."""
+    positive = variances[variances > _LEAST]
+    low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
+    return _cached_panels(phi, 2.0 ** math.ceil(0.5 * math.log2(high)), 2.0 ** math.floor(0.5 * math.log2(low)))
 
 
-@lru_cache(maxsize=1)
-def _smooth_functions() -> FloatArray:
-    return _functions(_panel_nodes(())[0])
+@lru_cache(maxsize=8)
+def _cached_panels(phi: Activation, high: float, low: float) -> Panels:
+    return panels_of(phi, _REACH * high, low)
 
 
-def _nodes(phi: Activation, root: float) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of the standard normal law, panels ending at the kinks of phi(root x)."""
-    kinks = tuple(b / root for b in phi.kinks if root > 0.0 and abs(b) < _REACH * root)
-    return _panel_nodes(kinks) if not kinks else _with_weights(kinks)
+def _nodes(phi: Activation, panels: Panels, root: float) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights of the standard normal law, on panels that resolve phi(root x) and end at its kinks."""
+    if root * root <= _LEAST:
+        return np.zeros(1), np.ones(1)
+    # The edges next to panels that are narrower than those of the Gaussian itself.
+    narrow = np.diff(panels.edges) < 2 * _REACH / _PANELS * root
+    cuts = panels.edges[np.append(narrow, False) | np.append(False, narrow)]
+    cuts = np.concatenate([cuts, phi.kinks]) / root
+    return _with_weights(cuts[np.abs(cuts) < _REACH])
 
 
-@lru_cache(maxsize=2)
-def _panel_nodes(kinks: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:
-    return _with_weights(kinks)
-
-
-def _with_weights(kinks: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:
-    edges = np.unique(np.concatenate([np.linspace(-_REACH, _REACH, _PANELS + 1), kinks]))
-    x, w = np.polynomial.legendre.leggauss(20)
+def _with_weights(cuts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    edges = np.unique(np.concatenate([np.linspace(-_REACH, _REACH, _PANELS + 1), cuts]))
     half = 0.5 * np.diff(edges)
-    nodes = (0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * x).ravel()
-    weights = (half[:, None] * w).ravel() * np.exp(-0.5 * nodes**2)
+    nodes = (0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * _GAUSS_X).ravel()
+    weights = (half[:, None] * _GAUSS_W).ravel() * np.exp(-0.5 * nodes**2)
     return nodes, weights / weights.sum()

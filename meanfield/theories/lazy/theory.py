@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.claims import check_data_posterior
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.registry import check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
@@ -23,11 +25,11 @@ class LazyTheory:
     """Gaussian process regression with the kernel of the prior: any depth, any activation."""
 
     name = "lazy"
-    answers = "scaling='lazy' on data, any depth"
+    answers = "lazy networks"
 
     def refuses(self, problem: Problem) -> str | None:
         if problem.network.scaling != "lazy":
-            return "it covers scaling='lazy'"
+            return "the network is not lazy; scaling='lazy' would be"
         if not isinstance(problem.task, DataTask):
             return (
                 "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
@@ -58,12 +60,17 @@ class LazyTheory:
         )
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        from meanfield.theories.lazy.claims import check_lazy
         from meanfield.theories.lazy.gaussian_process import LazySolution
         from meanfield.theories.lazy.posterior import LazyPosterior
 
         network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        check_theory(self.name, network, task, header["tau"])
         solution = LazySolution(**(header["solution"] | solution_arrays(arrays)))
-        return LazyPosterior(network, task, header["tau"], solution, *rest_of_header(header))
+        found = LazyPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
+        if check_data_posterior(found):
+            check_lazy(found)
+        return found
 
 
 THEORY = LazyTheory()

@@ -1,6 +1,6 @@
 """Linear networks of any depth on any data, in closed form (linear/THEORY.md).
 
-phi(z) = z; the weights of layer l have variance sigma_l^2, the readout has s = sigma_a^2 / P^(1/L). Only the product of
+phi(z) = z; the weights of layer l have variance sigma_l^2, the readout has s = sigma_a^2 / P^beta. Only the product of
 the sigma_l enters the outputs, so everything is solved for the kernel K = prod_l sigma_l^2 X X^T / N_0 = F F^T, and the
 kernel of layer l is divided by the sigma^2 of the layers above it.
 
@@ -36,6 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meanfield.problem.features import Features
+from meanfield.theories.linear.coverage import deep_linear_refusal
 from meanfield.validation import FloatArray
 
 __all__ = ["LinearDataSolution", "linear_data_solve"]
@@ -91,7 +92,7 @@ def linear_data_solve(
     targets : (P, m) array
         Y.
     readout_variance : float
-        s = sigma_a^2 / P^(1/L).
+        s = sigma_a^2 / P^beta.
     tau : float
         N T >= 0.
     depth : int
@@ -102,11 +103,8 @@ def linear_data_solve(
     ValueError
         At tau > 0 for depth > 1, where no closed form is known; at tau = 0 for targets that no linear network fits.
     """
-    if tau > 0.0 and depth > 1:
-        raise ValueError(
-            f"linear networks of depth {depth} are solved in closed form at tau = 0 only, got tau = {tau:g}; set "
-            "tau = 0, or depth = 1."
-        )
+    if reason := deep_linear_refusal(depth, tau):
+        raise ValueError(f"{reason}.")
     f, y, s = features.matrix, np.asarray(targets), readout_variance
     power = (f**2).sum(axis=0)  # eigenvalues lambda_i of K: the columns of F are orthogonal
     along = f.T @ y / power[:, None]  # F^+ Y

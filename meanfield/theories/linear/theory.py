@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.claims import check_data_posterior
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.registry import check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
+from meanfield.theories.linear.coverage import deep_linear_refusal
 
 __all__ = ["THEORY", "LinearTheory"]
 
@@ -25,46 +28,60 @@ class LinearTheory:
     """Closed forms for phi(z) = gain * z: one hidden layer on class tasks, any depth on data."""
 
     name = "linear"
-    answers = "phi(z) = gain * z, on class tasks with one hidden layer, on data at any depth"
+    answers = "linear networks"
 
     def refuses(self, problem: Problem) -> str | None:
         network, task, tau = problem
         if network.scaling != "non-lazy":
-            return "it covers scaling='non-lazy'"
+            return "the network is lazy"
         if network.activation.parts != "gaussian":
             return f"{network.activation.name} is not linear"
         offset = float(network.activation(0.0))
         if offset != 0.0:
             return (
                 f"{network.activation!r} is affine with an offset, phi(0) = {offset:g}; the closed form covers "
-                "phi(z) = gain * z. Subtract the offset from the activation, or its contribution from the targets"
+                "phi(z) = gain * z: subtract the offset from the activation, or its contribution from the targets"
             )
         if network.depth > 1 and isinstance(task, ClassTask):
-            return f"networks of depth {network.depth} are not available on class tasks; give data_task(X, Y)"
-        if network.depth > 1 and tau > 0.0:
-            return (
-                f"linear networks of depth {network.depth} are solved in closed form at tau = 0 only, got tau = {tau:g}; "
-                "set tau = 0, or depth = 1"
-            )
-        return None
+            return f"linear networks of depth {network.depth} are not available for class tasks; use depth = 1"
+        return deep_linear_refusal(network.depth, tau)
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
         return (_on_classes if isinstance(problem.task, ClassTask) else _on_data)(*problem)
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
         if "kind" not in header:
-            from meanfield.theories.single_layer.theory import THEORY as single_layer
-
-            return single_layer.load(header, arrays)
+            return _load_classes(header, arrays)
+        from meanfield.theories.linear.claims import check_data
         from meanfield.theories.linear.data_tasks import LinearDataSolution
         from meanfield.theories.linear.posterior import LinearDataPosterior
 
         network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
+        check_theory(self.name, network, task, header["tau"])
         solution = LinearDataSolution(**(header["solution"] | solution_arrays(arrays)))
-        return LinearDataPosterior(network, task, header["tau"], solution, *rest_of_header(header))
+        found = LinearDataPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
+        if check_data_posterior(found):
+            check_data(found, _on_data(*Problem(network, task, found.tau)).solution)
+        return found
 
 
 THEORY = LinearTheory()
+
+
+def _load_classes(header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    from meanfield.theories.linear.claims import check_classes
+    from meanfield.theories.single_layer.claims import check_posterior
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+    from meanfield.theories.single_layer.solution import unpack_solution
+
+    solution = unpack_solution(header["solution"], arrays)
+    network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+    check_theory(THEORY.name, network, task, solution.tau)
+    found = SingleNeuronPosterior(network, task, solution.tau, solution)
+    check_posterior(found)
+    if found.certified:
+        check_classes(found, _on_classes(network, task, solution.tau).solution)
+    return found
 
 
 def _on_classes(network: Network, task: ClassTask, tau: float) -> Any:
@@ -105,7 +122,7 @@ def _on_data(network: Network, task: DataTask, tau: float) -> Any:
     from meanfield.theories.linear.predictor import linear_scale
 
     features = task.features(linear_scale(network) ** network.depth)
-    s = network.sigma_a**2 / task.n_samples ** (1.0 / network.depth)
+    s = network.readout_variance(task.n_samples)
     found = linear_data_solve(features, task.targets, s, tau, network.depth)
     unique = tau > 0.0 or features.rank == task.n_samples
     certified = found.residual <= _TOLERANCE and found.duality_gap <= _TOLERANCE * max(1.0, abs(found.objective))

@@ -9,20 +9,17 @@ from numpy.typing import NDArray
 
 from meanfield.activations.density import preactivation_quantile
 from meanfield.numerics.symmetric import symmetric_root
-from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.posterior import Posterior
 from meanfield.validation import FloatArray
 
 __all__ = ["draw"]
 
-_SHOWN = 100  # samples shown in all if the user does not say
-
-
 def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
     """See `SingleNeuronPosterior.sample_neurons`."""
     task, solution = posterior.task, posterior.solution
-    labels = np.repeat(np.arange(task.n_classes), _counts(task.fractions, samples_per_class))
-    n = _count("n", n)
+    labels = np.repeat(np.arange(task.n_classes), sample_counts(task.fractions, samples_per_class))
+    n = positive_count("n", n)
     generator = np.random.default_rng(rng)
     outliers = posterior.outliers
     if n <= len(outliers):
@@ -58,21 +55,3 @@ def _preactivations(
         columns = labels == c
         z[:, columns] = preactivation_quantile(phi, k, kappa[:, c], uniform[:, columns])
     return z
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-    return int(value)
-
-
-def _counts(fractions: FloatArray, samples_per_class: Any) -> list[int]:
-    if samples_per_class is None:
-        return [max(1, round(_SHOWN * float(p))) for p in fractions]
-    if np.ndim(samples_per_class) == 0:
-        return [_count("samples_per_class", samples_per_class)] * fractions.size
-    if len(samples_per_class) != fractions.size:
-        raise ValueError(
-            f"samples_per_class must be one integer or {fractions.size}, one per class, got {len(samples_per_class)}."
-        )
-    return [_count("samples_per_class", value) for value in samples_per_class]

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.theories.single_layer.compiled.ascent import ascend
+from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.lattice import Nodes, basin_roots
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.readout_integral import ACCURACY, Outliers, ReadoutIntegral, Sums
 from meanfield.validation import FloatArray
 
-__all__ = ["Direct", "laplace_residual", "lattice_codes", "lattice_residual", "outlier_residual", "poisson_bound"]
+__all__ = ["Direct", "laplace_error", "laplace_residual", "lattice_codes", "lattice_residual", "outlier_residual"]
 
 _EXTRA_STARTS = 64
 _CHUNK = 50_000  # lattice nodes evaluated at once
@@ -34,11 +36,11 @@ def lattice_codes(
     roots = basin_roots(nodes)
     inside = roots >= 0
     position, basin = np.unique(roots[inside], return_inverse=True)
-    spacing = problem.spacing(ACCURACY)
+    basis = problem.basis(problem.accuracy)
     # Two lattice maxima can belong to one maximum of h, on a ridge that runs across the axes.
     modes: list[FloatArray] = []
     code = np.empty(position.size, dtype=np.int64)
-    for i, start in enumerate(nodes.index[position] * spacing):
+    for i, start in enumerate(nodes.index[position] @ basis):
         ascend(problem.table, problem.p, t, start)
         known = [j for j, mode in enumerate(modes) if np.abs(mode - start).max() < 1e-5 * (1.0 + np.abs(start).max())]
         code[i] = known[0] if known else len(modes)
@@ -48,7 +50,7 @@ def lattice_codes(
     mass = np.exp(nodes.exponent[inside])
     mass *= weight[region] / np.bincount(region, mass, minlength=weight.size)[region]
     label = code[basin]
-    a = nodes.index[inside] * spacing
+    a = nodes.index[inside] @ basis
     total = np.asarray(np.bincount(label, mass, minlength=len(modes)), dtype=np.float64)
     mean = np.stack([np.bincount(label, mass * x, minlength=len(modes)) for x in a.T], axis=1) / total[:, None]
     away = a - mean[label]
@@ -58,15 +60,6 @@ def lattice_codes(
     return total, np.array(modes), mean, covariance
 
 
-def poisson_bound(problem: ReadoutIntegral) -> float:
-    """Relative error of the lattice sum where e^{P h} is a positive measure convolved with N(0, 1/P).
-
-    Poisson summation: at most sum over the other reciprocal vectors of exp(-2 pi^2 |n|^2 / (P d^2)).
-    """
-    q = np.exp(-2.0 * (np.pi / problem.spacing(ACCURACY)) ** 2 / problem.n_samples)
-    return float(np.expm1(problem.y.shape[1] * np.log1p(2.0 * (q + q**4))))
-
-
 def lattice_residual(
     problem: ReadoutIntegral, direct: Direct, t: FloatArray, weight: FloatArray, outliers: Outliers
 ) -> tuple[float, float]:
@@ -74,12 +67,13 @@ def lattice_residual(
 
     Maxima of h are searched again from extra starts, so that a missed code shows up as missing weight.
     """
-    accuracy = 0.1 * ACCURACY
+    accuracy = 0.1 * problem.accuracy
     maxima, height = problem.maxima(t, _extra_starts(problem, t))
-    nodes, _ = problem.grow(t, maxima, height, accuracy, 0.5)
+    shift = unlike_shift(t.shape[1])
+    nodes, _ = problem.grow(t, maxima, height, accuracy, shift)
     inside = nodes.region >= 0
-    spacing = problem.spacing(accuracy)
-    a = (nodes.index[inside] + 0.5) * spacing
+    basis = problem.basis(accuracy)
+    a = (nodes.index[inside] + shift) @ basis
     region = nodes.region[inside]
     if nodes.n_regions != weight.size:  # separated on one lattice only: all weights follow from h
         region = np.zeros_like(region)
@@ -96,7 +90,7 @@ def lattice_residual(
             chosen = region[rows] == k
             first[k] += mass[chosen] @ terms[chosen]
     sums = Sums(0.0, np.log(share), first / share[:, None], np.empty(0), maxima, height[0], None)
-    cell = 0.5 * t.shape[1] * np.log(spacing**2 * problem.n_samples / (2 * np.pi))
+    cell = np.linalg.slogdet(basis)[1] + 0.5 * t.shape[1] * np.log(problem.n_samples / (2 * np.pi))
     objective = problem.linear(t) + height[0] + (np.log(share.sum()) + cell) / problem.n_samples
     return _stationarity(problem, t, sums, weight, outliers), float(objective)
 
@@ -119,14 +113,43 @@ def laplace_residual(
         g3 = (curvature[0] - 8 * curvature[1] + 8 * curvature[2] - curvature[3]) / (12 * d)
         inverse = np.linalg.inv(np.eye(a.size) - (t.T * (p * g2)) @ t)
         climb = max(climb, float(np.abs(t.T @ (p * g1) - a).max()))
-        log_share[k] = problem.n_samples * (p @ g0 - 0.5 * a @ a) + 0.5 * np.linalg.slogdet(inverse)[1]
-        spread = np.einsum("cr,rq,cq->c", t, inverse, t)
+        g4 = (-curvature[0] + 16 * curvature[1] - 30 * g2 + 16 * curvature[2] - curvature[3]) / (12 * d * d)
+        overlap = t @ inverse @ t.T
+        spread = np.diag(overlap)
         moved = -inverse @ (t.T @ (p * g3 * spread))
+        quartic = 0.125 * (p * g4) @ spread**2
+        cubic = (p * g3) @ (0.125 * np.outer(spread, spread) * overlap + overlap**3 / 12) @ (p * g3)
+        log_share[k] = problem.n_samples * (p @ g0 - 0.5 * a @ a) + 0.5 * np.linalg.slogdet(inverse)[1]
+        log_share[k] += (quartic + cubic) / problem.n_samples
         determinant = -np.outer(g3 * spread, a) - 2 * g2[:, None] * (t @ inverse)
         determinant += np.outer(g1, moved) + np.outer(g2 * (t @ moved), a)
         first[k] = (p[:, None] * (np.outer(g1, a) - 0.5 * determinant / problem.n_samples)).ravel()
     sums = Sums(0.0, log_share, first, np.empty(0), maxima, height[0], None)
     return max(climb, _stationarity(problem, t, sums, weight, outliers))
+
+
+def laplace_error(problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, sums: Sums) -> float:
+    """What the first order that Laplace's method leaves out, 1 / P^2, can change in the residual.
+
+    The correction c of each mode's ln share enters its weight, but not the slope of ln share; the next order of ln share
+    is taken to be c^2.
+    """
+    correction = sums.detail[-1]
+    heavy = np.flatnonzero(weight > 0.1 * ACCURACY)
+    slope = np.zeros(t.size)
+    step = 1e-4 * (1.0 + float(np.abs(t).max()))
+    for i in range(t.size):
+        moved = []
+        for sign in (1.0, -1.0):
+            near = t.copy()
+            near.flat[i] += sign * step
+            modes = sums.maxima[heavy].copy()
+            for a in modes:
+                ascend(problem.table, problem.p, near, a)
+            moved.append(laplace(problem.table, problem.p, near, problem.n_samples, modes)[-1])
+        slope[i] = weight[heavy] @ (moved[0] - moved[1]) / (2.0 * step * problem.n_samples)
+    apart = np.abs(sums.first - weight @ sums.first)
+    return problem.residual(np.abs(slope) + (weight * correction**2) @ apart)
 
 
 def outlier_residual(problem: ReadoutIntegral, t: FloatArray, outliers: Outliers) -> float:

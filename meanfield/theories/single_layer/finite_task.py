@@ -36,6 +36,11 @@ def solve_finite(network: Network, task: ClassTask, tau: float, warm_start: Any)
         if not isinstance(error.result, FiniteSolution):
             raise
         found, failure = error.result, error
+    except (ArithmeticError, IndexError, ValueError, np.linalg.LinAlgError) as error:
+        # The task is valid: whatever a trial step ran into is a failure of the solver.
+        raise ConvergenceError(f"the solver at P = {task.n_samples:g} broke down: {error}") from error
+    except TimeoutError as error:
+        raise ConvergenceError(f"no solution at P = {task.n_samples:g} yet: {error}; give more time.") from error
     certificate = Certificate(
         kkt_residual=found.residual * max(1.0, sigma_a),
         duality_gap=found.decrement,
@@ -55,8 +60,8 @@ def solve_finite(network: Network, task: ClassTask, tau: float, warm_start: Any)
         covariance=found.covariance * sigma_a**2,
         certificate=certificate,
         status=Status.OPTIMAL if failure is None else Status.RESIDUAL,
-        message=f"readout integrated by {how}, relative error {found.integration_error:.0e}; J is convex, so its "
-        "stationary point is the minimum"
+        message=f"readout integrated by {how}, relative error {found.integration_error:.0e}, residual "
+        f"{found.residual:.0e} with it; J is convex, so its stationary point is the minimum"
         if failure is None
         else str(failure),
         n_samples=task.n_samples,

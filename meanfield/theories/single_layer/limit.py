@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+import time
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
+from meanfield.numerics import budget
+from meanfield.numerics.interruptible import call_in_thread
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
@@ -29,13 +32,17 @@ __all__ = [
     "phi_range",
     "point_to_solution",
     "solve_limit",
+    "solve_points",
 ]
 
 PhiRange = tuple[float, float, float, float]
 MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
 
 # By the numbers of `compiled.sweep`.
-STATUS = (Status.OPTIMAL, Status.NOT_CONVERGED, Status.RESIDUAL, Status.DUALITY_GAP, Status.NOT_GLOBAL)
+STATUS = (
+    Status.OPTIMAL, Status.NOT_CONVERGED, Status.RESIDUAL, Status.DUALITY_GAP, Status.NOT_GLOBAL, Status.FAILED,
+    Status.STOPPED,
+)  # fmt: skip
 
 
 def message_of(status: Status) -> str:
@@ -43,6 +50,12 @@ def message_of(status: Status) -> str:
     if status == Status.OPTIMAL:
         return "stationarity, duality gap and global optimality are certified"
     return status.advice
+
+# In units of work of `compiled.budget`: what is done between two looks at signals, and for one point, before it goes
+# to a thread of its own and starts again there. Both are small against the patience of a user, the second is large
+# against an ordinary point.
+_SLICE = 200_000
+_LONG = 300_000
 
 
 @lru_cache(maxsize=64)
@@ -108,25 +121,51 @@ def limit_point(
     n_classes, m = y.shape
     # Carathéodory bounds the codes needed; degenerate phases report whole orbits of a symmetry.
     room = n_classes * m + 1 + 512
-    t = np.zeros((1, n_classes, m))
-    codes = np.zeros((1, room, m)), np.zeros((1, room))
-    outliers = np.zeros((1, room, m)), np.zeros((1, room))
-    numbers = np.zeros((1, len(sweep.NUMBERS)))
-    parent = np.array([-1])
+    i = 0 if warm is None else 1  # the warm start is a point before
+    t = np.zeros((i + 1, n_classes, m))
+    codes = np.zeros((i + 1, room, m)), np.zeros((i + 1, room))
+    outliers = np.zeros((i + 1, room, m)), np.zeros((i + 1, room))
+    numbers = np.zeros((i + 1, len(sweep.NUMBERS)))
+    parent = np.array([-1, 0])
     if warm is not None:
-        parent[0] = 0
         n, o = len(warm.weights), len(warm.direction_weights)
         t[0], numbers[0, :3] = warm.t, (sweep.CONVERGED, n, o)
         codes[0][0, :n], codes[1][0, :n] = warm.readouts, warm.weights
         outliers[0][0, :o], outliers[1][0, :o] = warm.directions, warm.direction_weights
-    tasks = np.array(p)[None], np.array(y)[None], np.array([float(tau)])
-    sweep.sweep_points(
-        compiled_tables(activation, k), tasks, phi_range(activation, k), parent, max_boxes, 0, 1, codes, outliers, t,
-        numbers,
-    )  # fmt: skip
-    n, o = int(numbers[0, 1]), int(numbers[0, 2])
-    named = dict(zip(sweep.NUMBERS, numbers[0].tolist(), strict=True))
-    return Point(t[0], codes[0][0, :n], codes[1][0, :n], outliers[0][0, :o], outliers[1][0, :o], named)
+    tasks = np.array([p] * (i + 1)), np.array([y] * (i + 1)), np.full(i + 1, float(tau))
+    site = compiled_tables(activation, k), phi_range(activation, k)
+    solve_points(site, tasks, parent, max_boxes, i, i + 1, codes, outliers, t, numbers)
+    n, o = int(numbers[i, 1]), int(numbers[i, 2])
+    named = dict(zip(sweep.NUMBERS, numbers[i].tolist(), strict=True))
+    return Point(t[i], codes[0][i, :n], codes[1][i, :n], outliers[0][i, :o], outliers[1][i, :o], named)
+
+
+def solve_points(
+    site: tuple[Any, PhiRange], tasks: Any, parent: Any, max_boxes: int, first: int, last: int, codes: Any,
+    outliers: Any, t: Any, numbers: Any, seconds: float = math.inf,
+) -> int:  # fmt: skip
+    """`compiled.sweep.sweep_points` in slices, so that signals and the time limit are seen; `site`: tables, phi_range.
+
+    A long point is done in a thread of its own; one that reaches the limit of `long_work` has the status STOPPED. After
+    `seconds` no further slice is begun. Returns the first point that is not done.
+    """
+    end_time = time.monotonic() + seconds
+    (table, *rest), limits = site
+
+    def run(stop: Any, end: int) -> int:
+        tables = (table._replace(stop=stop), *rest)
+        arguments = (tables, tasks, limits, parent, max_boxes, first, end, codes, outliers, t, numbers)
+        return int(sweep.sweep_points(*arguments))
+
+    while first < last:
+        reached = run(budget.new_stop(_SLICE, _LONG), last)
+        if reached == first:
+            reached, stop = first + 1, budget.new_stop()
+            call_in_thread(partial(run, stop, reached), stop, partial(stop.item, budget.ROUNDS))
+        first = reached
+        if time.monotonic() > end_time:
+            break
+    return first
 
 
 def certificate_of(number: dict[str, float]) -> Certificate:

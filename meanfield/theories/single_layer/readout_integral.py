@@ -11,24 +11,32 @@ from scipy.special import gammainccinv
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import cumulant2
+from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_basis
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.lattice import Nodes, grow, moments
+from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.validation import FloatArray
 
-__all__ = ["ACCURACY", "COARSE", "NotIntegrable", "Outliers", "ReadoutIntegral", "Sums", "outlier_terms"]
+__all__ = ["ACCURACY", "COARSE", "NotIntegrable", "OutOfBudget", "Outliers", "ReadoutIntegral", "Sums", "outlier_terms"]
 
 COARSE = 1e-4  # relative error of the integral on the way
-ACCURACY = 1e-12  # of the final lattice, and of its cut tail
-_MAX_NODES = 2_000_000
-_MAX_BULK_NODES = 400_000  # the tail of an unbounded phi never ends: give up earlier
+ACCURACY = 1e-12  # of the final lattice, and of its cut tail, where that is affordable
+_MAX_NODES = 5_000_000
+_NODE_BUDGET = 25_000_000  # of all lattices of one solve
+_MAX_COARSE_NODES = 400_000  # up to four dimensions, for trial steps, and for an isolated bulk, where the tail never ends: give up earlier
+_CONFINED = 1.0 - 1e-7  # sum_c p_c g(t_c.u) beyond this leaves the integral no width to be summed over
 _MAX_MAXIMA = 256
 _MAX_TURN = 0.2  # of an outlier direction in one step
 
 
 class NotIntegrable(ConvergenceError):
-    """The lattice would be too large: a trial step went too far, or the problem is out of reach."""
+    """The integral diverges or its lattice is too large: a trial step went too far, or the problem is out of reach."""
+
+
+class OutOfBudget(ConvergenceError):
+    """All lattices of one solve together have become too large."""
 
 
 class Outliers(NamedTuple):
@@ -59,7 +67,8 @@ class Sums:
 class ReadoutIntegral:
     """One task at finite P; `evaluate` gives J at t by the lattice or by Laplace's method.
 
-    For an unbounded phi only the bulk is integrated: what is separated from the tail along outlier directions.
+    Where outliers are `isolated` (unbounded phi) only the bulk is integrated, what is separated from the tail along
+    outlier directions; else the tail is part of the integral.
     """
 
     def __init__(
@@ -69,16 +78,28 @@ class ReadoutIntegral:
         self.single_site, self.table, self.p, self.y = single_site, table, p, y
         self.tau, self.n_samples, self.method = tau, n_samples, method
         self.unbounded = table.growth_plus > 0 or table.growth_minus > 0
+        self.isolated = self.unbounded
         reach = 1.0 if self.unbounded else table.kappa_max
         self.range = cumulant2(table, -reach)[1], cumulant2(table, reach)[1]  # of phi, or of a typical activation
         self.patterns = _signs(p.size) * p
         self.starts = np.empty((0, y.shape[1]))
         self.refinement = 1.0
+        self.accuracy = ACCURACY  # of the final lattice
+        self.visited = 0  # lattice nodes so far
 
-    def spacing(self, accuracy: float) -> float:
-        """Lattice spacing d that makes 2 m exp(-2 pi^2 / (P d^2)) the accuracy."""
+    def basis(self, accuracy: float) -> FloatArray:
+        """Lattice vectors (m, m), as rows, whose aliasing error is the accuracy."""
         m = self.y.shape[1]
-        return self.refinement * float(np.pi * np.sqrt(2.0 / (self.n_samples * np.log(2 * m / accuracy))))
+        return self.refinement * aliasing_length(m, accuracy, self.n_samples) * unit_basis(m)
+
+    def aliasing(self) -> float:
+        """Relative error of the final lattice sum: rigorous where every p_c P is an integer (Poisson summation)."""
+        m = self.y.shape[1]
+        return aliasing(m, self.refinement * aliasing_length(m, self.accuracy, self.n_samples), self.n_samples)
+
+    def window(self, accuracy: float) -> float:
+        """P (max h - h) up to which nodes are kept."""
+        return float(gammainccinv(0.5 * self.y.shape[1], accuracy)) + 1.0
 
     def maxima(self, t: FloatArray, extra: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
         """Local maxima of h, highest first, from the last ones and the 0/1 and -1/+1 patterns of the classes."""
@@ -95,17 +116,41 @@ class ReadoutIntegral:
         return np.maximum(*np.abs(self.range)) * (self.p @ np.abs(t))
 
     def grow(
-        self, t: FloatArray, maxima: FloatArray, height: FloatArray, accuracy: float, shift: float
+        self, t: FloatArray, maxima: FloatArray, height: FloatArray, accuracy: float, shift: FloatArray
     ) -> tuple[Nodes, FloatArray]:
         """Lattice nodes around those maxima that carry weight, and these maxima."""
-        window = float(gammainccinv(0.5 * t.shape[1], accuracy)) + 1.0
+        m = t.shape[1]
+        if self.unbounded and not self.isolated:
+            worst = worst_directions(self.table, self.p, t, 2.0, np.empty((1, m)), np.empty(1))[1]
+            if worst > _CONFINED:
+                raise NotIntegrable(f"at P = {self.n_samples:g} the readout posterior is not confined (Q = {worst:.9g}).")
+        window = self.window(accuracy)
         # A maximum just inside the window may have no node there: ask a little more of a seed.
         seeds = maxima[self.n_samples * (height - height[0]) > 2.0 - window]
-        limit = _MAX_BULK_NODES if self.unbounded else _MAX_NODES
+        limit = _MAX_NODES
+        if self.isolated or accuracy >= COARSE:
+            limit = _MAX_COARSE_NODES * (1 if m <= 4 else 5)
+        basis = self.basis(accuracy)
         nodes = grow(
-            self.table, self.p, t, self.n_samples, self.spacing(accuracy), shift, seeds, height[0], window, limit
+            self.table,
+            self.p,
+            t,
+            self.n_samples,
+            basis,
+            np.linalg.inv(basis),
+            shift,
+            seeds,
+            height[0],
+            window,
+            limit,
         )
-        if self.unbounded and not nodes.complete:
+        self.visited += len(nodes.exponent)
+        if self.visited > _NODE_BUDGET:
+            raise OutOfBudget(
+                f"at P = {self.n_samples:g} the readout integral in {m} dimensions took more than {_NODE_BUDGET:.0e} "
+                "lattice nodes; a larger P or a larger tau makes the readout posterior narrower."
+            )
+        if self.isolated and not nodes.complete:
             raise NotIntegrable(
                 f"at P = {self.n_samples:g} the bulk of the readout posterior is not separated from the tail along the "
                 "outlier directions; the theory with isolated outliers needs a larger P (or n_samples = inf)."
@@ -113,7 +158,7 @@ class ReadoutIntegral:
         if not nodes.complete or nodes.n_regions == 0:
             raise NotIntegrable(
                 f"the readout posterior at P = {self.n_samples:g} covers more than {limit} lattice nodes in "
-                f"{t.shape[1]} dimensions (largest |t| {np.abs(t).max():.2g}); use method='laplace' or a larger P."
+                f"{m} dimensions (largest |t| {np.abs(t).max():.2g}); a larger P or a larger tau makes it narrower."
             )
         return nodes, seeds
 
@@ -125,22 +170,26 @@ class ReadoutIntegral:
         NotIntegrable
             If the lattice would be too large.
         """
-        size = t.size
         maxima, height = self.maxima(t)
+        if len(height) == 0 or not np.isfinite(height[0]):
+            raise NotIntegrable(f"at P = {self.n_samples:g} the readout posterior has no maximum at a trial step.")
+        size, m = t.size, t.shape[1]
         blocks = np.zeros((size, size))
         detail: Any
         if self.method == "lattice":
-            nodes, maxima = self.grow(t, maxima, height, accuracy, 0.0)
+            shift = np.zeros(m)
+            nodes, maxima = self.grow(t, maxima, height, accuracy, shift)
             log_share, first, second, curvature = moments(
-                self.table, self.p, t, self.n_samples, self.spacing(accuracy), 0.0, height[0], nodes
+                self.table, self.p, t, self.n_samples, self.basis(accuracy), shift, height[0], nodes
             )
             for c, block in enumerate(curvature):
-                rows = slice(c * t.shape[1], (c + 1) * t.shape[1])
+                rows = slice(c * m, (c + 1) * m)
                 blocks[rows, rows] = block
             detail = nodes
         else:
             maxima = maxima[self.n_samples * (height - height[0]) > np.log(accuracy)]
             log_share, first, curvature, *detail = laplace(self.table, self.p, t, self.n_samples, maxima)
+            log_share = log_share + detail[-1]  # of order 1 / P; its part in `first`, 1 / P^2, is left out
         top = log_share.max()
         total = top + np.log(np.exp(log_share - top).sum())
         weight = np.exp(log_share - total)
@@ -148,7 +197,11 @@ class ReadoutIntegral:
             blocks += self.n_samples * (second - (first.T * weight) @ first)
         else:
             blocks += np.tensordot(weight, curvature, 1)
-        blocks[np.diag_indices(size)] += self.tau * np.repeat(self.p, t.shape[1])
+        blocks[np.diag_indices(size)] += self.tau * np.repeat(self.p, m)
+        if not (np.isfinite(total) and np.isfinite(first).all() and np.isfinite(blocks).all()):
+            raise NotIntegrable(
+                f"at P = {self.n_samples:g} the readout integral overflows (largest |t| {np.abs(t).max():.2g})."
+            )
         return Sums(self.linear(t) + total / self.n_samples, log_share, first, blocks, maxima, height[0], detail)
 
     def linear(self, t: FloatArray) -> float:

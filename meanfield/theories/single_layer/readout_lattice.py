@@ -26,16 +26,19 @@ def log_integral(task: ClassTask, solution: Solution) -> float:
     return float(solution.objective + p @ (t * y).sum(axis=1) - 0.5 * solution.tau * p @ (t**2).sum(axis=1))
 
 
-def readout_lattice(network: Network, task: ClassTask, solution: Solution) -> tuple[FloatArray, FloatArray] | None:
+def readout_lattice(
+    network: Network, task: ClassTask, solution: Solution, tolerance: float = _TOLERANCE
+) -> tuple[FloatArray, FloatArray] | None:
     """Nodes (n, m) and weights (n,) with <f> = sum_i weight_i f(a_i) for smooth f.
 
-    P(a) is a positive measure convolved with N(0, sigma_a^2/P), so that a uniform lattice integrates it; it is fine
-    enough if it reproduces the integral in J to 1e-9. None where that is out of reach: P = infinity, more than four
+    P(a) is a positive measure convolved with N(0, sigma_a^2/P), so that a lattice integrates it; it is fine
+    enough if it reproduces the integral in J to `tolerance`. None where that is out of reach: P = infinity, more than four
     outputs, and unbounded phi, whose tail has no end.
     """
     m, n_samples = task.n_outputs, task.n_samples
     if math.isinf(n_samples) or m > _MAX_DIMENSION or network.activation.parts != "codes":
         return None
+    from meanfield.numerics.lattice_basis import aliasing_length, unit_basis
     from meanfield.theories.single_layer.compiled.lattice import grow
 
     table = cumulant(network.activation, network.k).table
@@ -43,12 +46,25 @@ def readout_lattice(network: Network, task: ClassTask, solution: Solution) -> tu
     t, seeds = solution.t * network.sigma_a, solution.readout / network.sigma_a  # sigma_a = 1 from here on
     excess = n_samples * (solution.level - log_integral(task, solution))
     for refinement in _REFINEMENTS:
-        spacing = refinement * math.pi * math.sqrt(2 / (n_samples * math.log(2 * m / _ACCURACY)))
-        nodes = grow(table, task.fractions, t, n_samples, spacing, 0.0, seeds, solution.level, window, _MAX_NODES)
+        basis = refinement * aliasing_length(m, _ACCURACY, n_samples) * unit_basis(m)
+        nodes = grow(
+            table,
+            task.fractions,
+            t,
+            n_samples,
+            basis,
+            np.linalg.inv(basis),
+            np.zeros(m),
+            seeds,
+            solution.level,
+            window,
+            _MAX_NODES,
+        )
         if not nodes.complete:
             return None
         inside = nodes.region >= 0
-        weight = np.exp(nodes.exponent[inside] + excess) * (spacing**2 * n_samples / (2 * math.pi)) ** (0.5 * m)
-        if abs(weight.sum() - 1) < _TOLERANCE:
-            return nodes.index[inside] * spacing * network.sigma_a, weight / weight.sum()
+        cell = abs(np.linalg.det(basis)) * (n_samples / (2 * math.pi)) ** (0.5 * m)
+        weight = np.exp(nodes.exponent[inside] + excess) * cell
+        if abs(weight.sum() - 1) < tolerance and weight.sum() > 0.0:
+            return nodes.index[inside] @ basis * network.sigma_a, weight / weight.sum()
     return None

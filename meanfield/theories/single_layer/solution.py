@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.status import Status
-from meanfield.validation import FloatArray, read_only
+from meanfield.validation import FloatArray, entry, read_only
 
 __all__ = ["Solution", "pack_solution", "unpack_solution"]
 
@@ -68,6 +69,8 @@ class Solution:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", Status.of(self.status))
+        if np.ndim(self.t) != 2:
+            raise ValueError(f"t of a solution must have shape (C, m), got {np.shape(self.t)}.")
         m = np.shape(self.t)[1]
         n, o = np.size(self.weight), np.size(self.outlier_weight)
         shapes = {
@@ -102,6 +105,14 @@ def pack_solution(solution: Solution) -> tuple[dict[str, Any], dict[str, FloatAr
 
 
 def unpack_solution(header: dict[str, Any], arrays: dict[str, Any]) -> Solution:
-    """Inverse of `pack_solution`."""
-    values = {**header, "certificate": Certificate(**header["certificate"]), "notes": tuple(header["notes"])}
+    """Inverse of `pack_solution`; ValueError for what is missing, unknown or of another type."""
+    unknown = sorted(set(arrays) - set(_ARRAYS))
+    if unknown:
+        raise ValueError(f"it has arrays that no solution has: {', '.join(unknown)[:80]}.")
+    real_arrays(arrays)
+    numbers(header, "objective", "level", "n_samples", "tau")
+    status = entry(header, "status", str)
+    certificate = certificate_from(entry(header, "certificate", dict), status)
+    notes = tuple(str(note) for note in entry(header, "notes", list))
+    values = {**header, "message": entry(header, "message", str), "certificate": certificate, "notes": notes}
     return Solution(**values, **{name: arrays[name] for name in _ARRAYS if name in arrays})

@@ -11,6 +11,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.progress import Progress
 from meanfield.theories.general_data.compiled.ep import EP
+from meanfield.theories.general_data.coverage import piecewise_refusal
 from meanfield.theories.general_data.joint.neuron import Joint
 from meanfield.theories.general_data.lattice.nodes import Lattice
 from meanfield.theories.general_data.outliers.check import joint_average, node_moments, outlier_violation
@@ -26,7 +27,6 @@ __all__ = ["OutlierSolution", "solve_outliers"]
 TOLERANCE = 1e-8
 MAX_OUTPUTS = 4  # of the readout lattice
 _ACCEPTED = 1e-6
-_MAX_UNKNOWNS = 6000
 _COMPARED = 20  # maxima
 _REACHES = 0.35, 0.5, 0.7, 1.0, 2.0, 4.0  # sigma_a
 _COARSE_EP = 1e-4  # tolerance
@@ -150,14 +150,10 @@ def _checked(
         raise ValueError(
             f"features (P, r) and targets (P, m) must have equally many rows, got {matrix.shape} and {y.shape}."
         )
+    if reason := piecewise_refusal(activation, y.size):
+        raise ValueError(f"{reason}.")
     pieces = activation.pieces
-    if pieces is None or pieces.breaks != (0.0,) or any(pieces.intercepts):
-        raise ValueError(
-            f"{activation!r} is not treated here: unbounded networks on data need phi(z) = s_- z for z < 0 and s_+ z "
-            "for z > 0 (relu, leaky_relu), or scaling='lazy'. Bounded activations are all available (solve_general)."
-        )
-    if y.size > _MAX_UNKNOWNS:
-        raise ValueError(f"P m = {y.size} unknowns are more than {_MAX_UNKNOWNS}; use fewer samples or outputs.")
+    assert pieces is not None
     groups = None if labels is None else np.asarray(labels)
     if groups is not None and (groups.shape != (len(y),) or groups.dtype.kind not in "iu"):
         raise ValueError(f"labels must be {len(y)} integers, one per sample, got an array of shape {groups.shape}.")

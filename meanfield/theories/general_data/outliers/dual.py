@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.quadratic import quadratic_programme
 from meanfield.theories.general_data.lattice.nodes import Lattice
 from meanfield.theories.general_data.outliers.bulk import bulk_moments
 from meanfield.theories.general_data.outliers.cone import (
@@ -29,7 +30,6 @@ from meanfield.theories.general_data.outliers.cone import (
     local_maxima,
 )
 from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, lattice_bulk
-from meanfield.theories.single_layer.finite import _quadratic_programme as quadratic_programme
 from meanfield.validation import FloatArray
 
 __all__ = ["OutlierDual", "State"]

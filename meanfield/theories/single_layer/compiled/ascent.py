@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
@@ -181,11 +182,16 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
     n_classes, m = t.shape
     count = 0
     a = np.empty(m)
+    work = n_classes * m
     for i in range(starts.shape[0]):
+        if exhausted(table.stop, work):
+            break
         a[:] = starts[i]
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     words = 1 << min(n_classes, 12)
     for word in range(words):
+        if exhausted(table.stop, work):
+            break
         code_word_start(p, t, word, low, high, a)
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     if table.growth_plus > 0.0 or table.growth_minus > 0.0:

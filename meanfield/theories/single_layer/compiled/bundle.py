@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.master import solve_master
@@ -48,6 +49,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
     predicted = np.inf
     used = 0
     for _ in range(max_rounds):
+        table.stop[4] += 1
         used += 1
         t = t_best.copy()
         if cuts.shape[0] == 0:
@@ -139,6 +141,6 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
         else:
             rho = max(rho / 3.0, 1e-4)
         predicted = max(gain, 0.0) if gain < np.inf else np.inf
-        if predicted < tolerance * (1.0 + abs(best)) and ok:
+        if (predicted < tolerance * (1.0 + abs(best)) and ok) or exhausted(table.stop, 0):
             break
     return (t_best, cuts, cut_weights, directions, direction_weights, rho), best, predicted, used

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
@@ -104,7 +105,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     s = 0.0
     nullity = 0
     for _ in range(_MAX_CHANGES):
-        if readouts.shape[0] > n_classes * m + 1 + 512:
+        if readouts.shape[0] > n_classes * m + 1 + 512 or exhausted(table.stop, 1):
             break
         readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7)
         converged, s, _residual, nullity = kkt_newton(

@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.cumulant_table import interval_index
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky
@@ -129,6 +130,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         low_x[:] = lows[stack]
         high_x[:] = highs[stack]
         boxes += 1
+        if exhausted(table.stop, n_classes):
+            return False, np.inf, boxes
         bound = np.inf
         empty = False
         done = False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve, nonnegative_least_squares, solve_symmetric
 from meanfield.theories.single_layer.compiled.ascent import ascend
@@ -146,6 +147,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
         residual = 0.0
         level = 0.0
         for k in range(n_codes):
+            if exhausted(table.stop, 1 + n * n * m // 500):
+                return False, s, np.inf, 0
             a = readouts[k]
             ascend(table, p, t, a)
             if steps > 0:
@@ -209,6 +212,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
                 direction_weights[k] = direction_weights_before[k] + length * change
             continue
         steps += 1
+        if exhausted(table.stop, size * size * size // 5000):
+            return False, s, np.inf, 0
         for k in range(n_out):
             u = directions[k]
             _follow_direction(table, p, t, u, none, none)
@@ -311,6 +316,8 @@ def select_weights(table, p, t, readouts, weights):
     value = np.inf
     step = np.zeros(n)
     for _ in range(200):
+        if exhausted(table.stop, 1 + n * n * n_codes // 500):
+            break
         trial = multiplier + step
         exponent = log_width.copy()
         for k in range(n_codes):
@@ -373,7 +380,7 @@ def feasible_weights(table, p, y, tau, t, readouts, weights, directions, directi
         columns[n, k] = 1.0 if k < readouts.shape[0] else 0.0
     rhs[n] = 1.0
     solution = np.empty(total)
-    norm = nonnegative_least_squares(columns, rhs, solution)
+    norm = nonnegative_least_squares(columns, rhs, solution, table.stop)
     for k in range(readouts.shape[0]):
         weights[k] = solution[k]
     for k in range(directions.shape[0]):

@@ -1,6 +1,6 @@
-"""The readout integral at finite P on a uniform lattice, split into separated regions (sigma_a = 1).
+"""The readout integral at finite P on a lattice, split into separated regions (sigma_a = 1).
 
-    I(t) = int da (P / 2 pi)^{m/2} e^{P h(a; t)}  ~  (d^2 P / 2 pi)^{m/2} sum_i e^{P h(a_i; t)},   a_i = (n_i + shift) d
+    I(t) = int da (P / 2 pi)^{m/2} e^{P h(a; t)}  ~  |det B| (P / 2 pi)^{m/2} sum_i e^{P h(a_i; t)},   a_i = (n_i + shift) B
 
 Only nodes that carry weight are visited: a flood fill over nearest neighbours from every local maximum of h, down to
 e^{-window} of the highest one. Its connected components, the regions, are what separated codes are at finite P.
@@ -26,7 +26,7 @@ class Nodes(NamedTuple):
     """Lattice nodes visited by `grow`; region -1 marks those below the window, kept only as the rim."""
 
     index: np.ndarray  # (n, m) integers n_i
-    exponent: np.ndarray  # (n,) P (h(a_i) - top)
+    exponent: np.ndarray  # (n,) P (h(a_i) - top), of the last call of `grow` or `moments`
     region: np.ndarray  # (n,)
     slots: np.ndarray  # open-addressing hash table: position of a node, or -1
     n_regions: int
@@ -55,6 +55,16 @@ def _find(slots, index, key):
 
 
 @jit
+def _place(basis, shift, key, a):
+    """a = (key + shift) B, in place; the rows of `basis` are the basis vectors."""
+    m = a.shape[0]
+    for r in range(m):
+        a[r] = 0.0
+        for q in range(m):
+            a[r] += (key[q] + shift[q]) * basis[q, r]
+
+
+@jit
 def _exponent(table, p, t, n_samples, a, top):
     h = 0.0
     for r in range(a.shape[0]):
@@ -71,26 +81,29 @@ def _exponent(table, p, t, n_samples, a, top):
 @jit
 def _enlarged(index, exponent, region):
     n, m = index.shape
-    new_index = np.empty((2 * n, m), np.int64)
+    new_index = np.empty((2 * n, m), np.int32)
     new_exponent = np.empty(2 * n)
-    new_region = np.empty(2 * n, np.int64)
+    new_region = np.empty(2 * n, np.int32)
     new_index[:n] = index
     new_exponent[:n] = exponent
     new_region[:n] = region
-    slots = np.full(8 * n, -1, np.int64)
+    slots = np.full(8 * n, -1, np.int32)
     for i in range(n):
         slots[_find(slots, new_index, new_index[i])] = i
     return new_index, new_exponent, new_region, slots
 
 
 @jit
-def grow(table, p, t, n_samples, spacing, shift, seeds, top, window, max_nodes):
-    """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), the local maxima of h with maximum `top`."""
+def grow(table, p, t, n_samples, basis, inverse, shift, seeds, top, window, max_nodes):
+    """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), the local maxima of h with maximum `top`.
+
+    `basis` (m, m) has the lattice vectors as rows, `inverse` is its inverse, `shift` (m,) counts in lattice vectors.
+    """
     m = t.shape[1]
-    index = np.empty((1024, m), np.int64)
+    index = np.empty((1024, m), np.int32)
     exponent = np.empty(1024)
-    region = np.empty(1024, np.int64)
-    slots = np.full(4096, -1, np.int64)
+    region = np.empty(1024, np.int32)
+    slots = np.full(4096, -1, np.int32)
     key = np.empty(m, np.int64)
     a = np.empty(m)
     count = 0
@@ -98,7 +111,10 @@ def grow(table, p, t, n_samples, spacing, shift, seeds, top, window, max_nodes):
     n_regions = 0
     for seed in range(seeds.shape[0]):
         for r in range(m):
-            key[r] = math.floor(seeds[seed, r] / spacing - shift + 0.5)
+            coordinate = 0.5 - shift[r]
+            for q in range(m):
+                coordinate += seeds[seed, q] * inverse[q, r]
+            key[r] = math.floor(coordinate)
         fresh = count
         # Move -1 stands for the seed itself; later ones are the 2 m neighbours of the node at `head`.
         move = -1
@@ -110,9 +126,9 @@ def grow(table, p, t, n_samples, spacing, shift, seeds, top, window, max_nodes):
                         return Nodes(index, exponent, region, slots, n_regions, False)
                     index, exponent, region, slots = _enlarged(index, exponent, region)
                     slot = _find(slots, index, key)
+                _place(basis, shift, key, a)
                 for r in range(m):
-                    a[r] = (key[r] + shift) * spacing
-                index[count] = key
+                    index[count, r] = key[r]
                 exponent[count] = _exponent(table, p, t, n_samples, a, top)
                 region[count] = n_regions if exponent[count] > -window else -1
                 slots[slot] = count
@@ -125,7 +141,8 @@ def grow(table, p, t, n_samples, spacing, shift, seeds, top, window, max_nodes):
                 head += 1
             if head >= count:
                 break
-            key[:] = index[head]
+            for r in range(m):
+                key[r] = index[head, r]
             key[move >> 1] += 1 if move & 1 else -1
         for i in range(fresh, count):
             if region[i] >= 0:
@@ -136,11 +153,12 @@ def grow(table, p, t, n_samples, spacing, shift, seeds, top, window, max_nodes):
 
 
 @jit
-def moments(table, p, t, n_samples, spacing, shift, top, nodes):
+def moments(table, p, t, n_samples, basis, shift, top, nodes):
     """Sums over each region needed for J, its gradient and its Hessian.
 
     With g(a) = (p_c G'(a.t_c) a)_c (C m,), returns per region ln of its share of I (n_regions,) and <g>
-    (n_regions, C m), and over all nodes <g g^T> and the class blocks <p_c G''(a.t_c) a a^T> (C, m, m).
+    (n_regions, C m), and over all nodes <g g^T> and the class blocks <p_c G''(a.t_c) a a^T> (C, m, m). The nodes may
+    come from a nearby t: their exponents are those of this t afterwards.
     """
     n_classes, m = t.shape
     size = n_classes * m
@@ -150,20 +168,28 @@ def moments(table, p, t, n_samples, spacing, shift, top, nodes):
     curvature = np.zeros((n_classes, m, m))
     a = np.empty(m)
     g = np.empty(size)
+    bend = np.empty(n_classes)
     for i in range(nodes.index.shape[0]):
         if nodes.region[i] < 0:
             continue
-        w = math.exp(nodes.exponent[i])
+        _place(basis, shift, nodes.index[i], a)
+        h = -top
         for r in range(m):
-            a[r] = (nodes.index[i, r] + shift) * spacing
+            h -= 0.5 * a[r] * a[r]
         for c in range(n_classes):
             kappa = 0.0
             for r in range(m):
                 kappa += a[r] * t[c, r]
-            _, g1, g2 = cumulant2(table, kappa)
+            g0, g1, g2 = cumulant2(table, kappa)
+            h += p[c] * g0
+            bend[c] = p[c] * g2
             for r in range(m):
                 g[c * m + r] = p[c] * g1 * a[r]
-                factor = w * p[c] * g2 * a[r]
+        nodes.exponent[i] = n_samples * h
+        w = math.exp(n_samples * h)
+        for c in range(n_classes):
+            for r in range(m):
+                factor = w * bend[c] * a[r]
                 for q in range(r + 1):
                     curvature[c, r, q] += factor * a[q]
         region = nodes.region[i]
@@ -184,7 +210,8 @@ def moments(table, p, t, n_samples, spacing, shift, top, nodes):
                 curvature[c, r, q] /= total
                 curvature[c, q, r] = curvature[c, r, q]
     log_share = np.empty(nodes.n_regions)
-    constant = n_samples * top + 0.5 * m * math.log(spacing * spacing * n_samples / (2.0 * math.pi))
+    cell = abs(np.linalg.det(basis))
+    constant = n_samples * top + math.log(cell) + 0.5 * m * math.log(n_samples / (2.0 * math.pi))
     for k in range(nodes.n_regions):
         log_share[k] = math.log(mass[k]) + constant
         for j in range(size):
@@ -203,7 +230,8 @@ def basin_roots(nodes):
             continue
         best = i
         for move in range(2 * m):
-            key[:] = nodes.index[i]
+            for r in range(m):
+                key[r] = nodes.index[i, r]
             key[move >> 1] += 1 if move & 1 else -1
             j = nodes.slots[_find(nodes.slots, nodes.index, key)]
             if j >= 0 and root[j] >= 0 and nodes.exponent[j] > nodes.exponent[best]:

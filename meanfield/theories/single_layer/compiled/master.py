@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
@@ -89,6 +90,8 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
         weights[k] /= total_weight
     ok = False
     for _ in range(_MAX_ITERATIONS):
+        if exhausted(table.stop, 1 + n * n * (n + total) // 1000):
+            break
         mu = 0.0
         for k in range(total):
             mu += weights[k] * slack[k]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import climb_direction, merge_maximum
 
@@ -45,6 +46,8 @@ def worst_directions(table, p, t, threshold, directions, values):
         return count, worst, False
     vectors = np.empty((n_classes, m))
     for pattern in range(1, patterns):
+        if exhausted(table.stop, n_classes):
+            return count, worst, False
         size = 0
         code = pattern
         for c in range(n_classes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
@@ -16,9 +17,19 @@ from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
-__all__ = ["CONVERGED", "DUALITY_GAP", "NOT_CONVERGED", "NOT_GLOBAL", "NUMBERS", "RESIDUAL", "sweep_points"]
+__all__ = [
+    "CONVERGED",
+    "DUALITY_GAP",
+    "FAILED",
+    "NOT_CONVERGED",
+    "NOT_GLOBAL",
+    "NUMBERS",
+    "RESIDUAL",
+    "STOPPED",
+    "sweep_points",
+]
 
-CONVERGED, NOT_CONVERGED, RESIDUAL, DUALITY_GAP, NOT_GLOBAL = range(5)
+CONVERGED, NOT_CONVERGED, RESIDUAL, DUALITY_GAP, NOT_GLOBAL, FAILED, STOPPED = range(7)
 
 # Columns of `numbers`; nullities: dimensions of the families of optimal weights and of optimal t.
 NUMBERS = (
@@ -49,9 +60,12 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
 
     tables = (Table, Bounds, Direct); tasks = (p (N, C), y (N, C, m), tau (N,)); phi_range = (low, high, infimum,
     supremum): activations for code-word starts and the range of phi. Task i starts from the solution of task
-    parent[i], where first <= parent[i] < i; parent[i] = i takes the start from the output arrays themselves.
+    parent[i] < i, if that is certified; -1 means none.
     Fills codes = (readouts (N, K, m), weights (N, K)), outliers = (directions (N, O, m), weights (N, O)), t (N, C, m)
     and numbers (N, 12), see `NUMBERS`. Statuses: CONVERGED means certified.
+
+    Returns the first task that is not done: `last`, or less where table.stop ended the loop, between tasks or inside
+    one, whose status is STOPPED then.
     """
     table, bounds, direct = tables
     p_all, y_all, tau_all = tasks
@@ -64,14 +78,17 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     heights = np.empty(1024)
     none = np.empty((0, m))
     no_weights = np.empty(0)
+    stop = table.stop
     for i in range(first, last):
+        if i > first and stop[1] > stop[2]:
+            return i
         p = p_all[i].copy()
         y = y_all[i].copy()
         tau = tau_all[i]
         j = parent[i]
         stage = 1
         solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
-        if first <= j <= i and numbers[j, 0] == CONVERGED:
+        if 0 <= j < i and numbers[j, 0] == CONVERGED:
             stage = 0
             n = int(numbers[j, 1])
             o = int(numbers[j, 2])
@@ -103,6 +120,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 steps = _TAU_STEPS
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             for step in range(steps):
+                if exhausted(stop, 1):
+                    break
                 tau_now = tau if step == steps - 1 else tau + start * 0.25**step
                 origin = solution[1].copy()
                 if solution[0]:
@@ -127,7 +146,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 state = (origin, none, no_weights, none, no_weights, 1.0)
                 used = 0
                 chunk = int(6.0)  # not a literal: Numba would compile bundle_rounds twice
-                while used < _MAX_ROUNDS:
+                while used < _MAX_ROUNDS and not exhausted(stop, 1):
                     state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
                     used += more
                     chunk = 3 if used < 60 else 12
@@ -185,6 +204,10 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 if status == CONVERGED:
                     break
             stage += 1
+            if exhausted(stop, 0):
+                break
+        if status != CONVERGED and exhausted(stop, 0):
+            status = STOPPED
         _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
         t_out[i] = t
         n = 0
@@ -211,3 +234,6 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         numbers[i, 9] = nullity
         numbers[i, 10] = t_nullity
         numbers[i, 11] = rounds
+        if status == STOPPED:
+            return i
+    return last

@@ -22,7 +22,9 @@ import numpy as np
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
 from meanfield.theories.single_layer.solution import Solution
+from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.acceptance import Root, Transition, accept_codes, accept_outliers
 from meanfield.theories.single_layer.transitions.extended import (
     Active,
@@ -124,6 +126,9 @@ def set_up(
     """The extended system of a transition, started from a solution of the problem at `control.values`."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+    network, task, tau = control.physical(control.values)
+    if not is_limit(Problem(network, task, tau)):
+        raise ValueError("transitions are those of coding schemes at P = infinity, of a nonlinear phi.")
     if kind in ("outlier", "driven", "cone"):
         return _outlier_setup(kind, control, solution, codes, pairs)
     return _code_setup(kind, control, solution, codes, pairs)

@@ -1,0 +1,160 @@
+"""Machine code on disk: one file per function and signature, read wherever it can be, written wherever that is allowed.
+
+Numba's own cache refuses a directory that it cannot write, raises where a file is damaged or a disk is full, and keeps
+an index per function that processes which compile side by side may mix up. Here every signature has a file of its own,
+named by a hash, moved into place when it is complete, and with a checksum. What cannot be read is compiled again; what
+cannot be written stays in memory, which is said once.
+
+This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._reduce`). Where they have changed,
+everything is compiled in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import re
+import sys
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any
+
+try:
+    from numba.core.caching import FunctionCache
+    from numba.core.compiler import CompileResult
+    from numba.core.serialize import dumps
+except ImportError as error:  # another Numba
+    _MISSING: str | None = f"this version of Numba lacks what the cache needs: {error}"
+    FunctionCache = object
+else:
+    _MISSING = None
+
+__all__ = ["KernelCache", "cache_home", "keep_on_disk"]
+
+_DIGEST = hashlib.sha256().digest_size
+_told = False
+
+
+def cache_home() -> Path | None:
+    """Directory for compiled code: MEANFIELD_CACHE_DIR, NUMBA_CACHE_DIR, or the user's; None without a home."""
+    chosen = os.environ.get("MEANFIELD_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
+    try:
+        if chosen:
+            return Path(chosen).expanduser().absolute()
+        user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return (Path(user).expanduser() / "meanfield").absolute()
+    except (RuntimeError, OSError):  # no HOME and no entry for the user; a working directory that was deleted
+        return None
+
+
+def keep_on_disk(dispatcher: Any, folder: Path | None) -> Any:
+    """Let a Numba dispatcher read its machine code from `folder` and write it there."""
+    if not hasattr(dispatcher, "_cache"):  # compilation is switched off
+        return dispatcher
+    if _MISSING is None:
+        dispatcher._cache = KernelCache(dispatcher.py_func, folder)
+    else:
+        tell(None, _MISSING)
+    return dispatcher
+
+
+def tell(folder: Path | None, reason: object) -> None:
+    """Say, once per process, that compiled code is not kept."""
+    global _told
+    if _told:
+        return
+    _told = True
+    where = "keep compiled code" if folder is None else f"write compiled code to {folder}"
+    warnings.warn(
+        f"meanfield cannot {where} ({reason}); what is not found there is compiled in memory, again in every new "
+        "process, and that can take minutes. Set MEANFIELD_CACHE_DIR to a directory that can be written.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+class KernelCache(FunctionCache):
+    """Compiled signatures of one function; see the module.
+
+    Parameters
+    ----------
+    function : function
+    folder : Path or None
+        None: nothing is read or written.
+    """
+
+    def __init__(self, function: Any, folder: Path | None) -> None:
+        self._name, self._py_func = repr(function), function
+        self._folder = folder
+        code = function.__code__
+        name = f"{Path(code.co_filename).stem}.{function.__name__}"
+        self._stem = f"{name}-{code.co_firstlineno}.{sys.implementation.cache_tag}"
+        self.enable()
+
+    @property
+    def cache_path(self) -> str:
+        """Where the files are."""
+        return str(self._folder)
+
+    def flush(self) -> None:
+        """Forget what is on disk; files that cannot be removed stay."""
+        if self._folder is not None:
+            for path in self._folder.glob(f"{self._stem}.*.nbc"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def file(self, sig: Any, codegen: Any) -> Path | None:
+        """File of a signature on this processor."""
+        if self._folder is None:
+            return None
+        words = re.sub(r" at 0x[0-9a-f]+", "", repr((sig, codegen.magic_tuple())))  # of functions that are arguments
+        name = hashlib.sha256(words.encode()).hexdigest()[:16]
+        return self._folder / f"{self._stem}.{name}.nbc"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Machine code of a signature, or None where there is none that can be used."""
+        target_context.refresh()
+        codegen = target_context.codegen()
+        path = self.file(sig, codegen)
+        if not self._enabled or path is None:
+            return None
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+            return None  # damaged: compiled again and replaced
+        try:
+            key, payload = pickle.loads(data[_DIGEST:])
+            return CompileResult._rebuild(target_context, *payload) if key == self._index_key(sig, codegen) else None
+        except Exception:  # written by a package whose classes have moved since
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Write the machine code of a signature; where that fails it stays in memory."""
+        if not self._enabled or any(not loop.can_cache for loop in data.lifted) or data.library.has_dynamic_globals:
+            return
+        path = self.file(sig, data.codegen)
+        if path is None:
+            return tell(None, "there is no home directory")
+        content = dumps((self._index_key(sig, data.codegen), data._reduce()))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, hashlib.sha256(content).digest() + content)
+        except OSError as error:
+            tell(path.parent, error)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that other processes see complete or not at all."""
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise

@@ -1,0 +1,94 @@
+"""One layer of a linear network: all averages are Gaussian integrals (THEORY.md, "Linear phi")."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.layer import Averages, NotCovered, Rule, Setting
+from meanfield.validation import FloatArray
+
+__all__ = ["LinearLayer", "linear_order"]
+
+
+@dataclass(eq=False)
+class LinearLayer:
+    """Averages over the neurons of one layer with phi(z) = slope * z, as `Layer` gives them."""
+
+    phi: Activation
+    n: FloatArray
+    rule: Rule
+
+    def evaluate(self, setting: Setting, *, grow: bool = True, detail: bool = False) -> tuple[Averages, None]:
+        """Averages of a layer.
+
+        Raises
+        ------
+        NotCovered
+            If the Gaussian integral diverges.
+        """
+        slope = self.phi.slopes[1]
+        d = setting.d
+        shrink = 1.0 - slope**2 * setting.delta * d
+        if (shrink <= 0.0).any():
+            raise NotCovered("the integral over a preactivation diverges")
+        own = d / shrink  # d'
+        values, vectors = np.linalg.eigh(setting.covariance)
+        common = vectors * np.sqrt(np.maximum(values, 0.0))
+        n_classes, r = setting.root.shape
+        # Rows: b and h of every class as linear functions of unit Gaussians.
+        b = np.hstack([slope * setting.root, np.zeros((n_classes, n_classes))])
+        h = np.hstack([np.zeros((n_classes, r)), common])
+        mean = own[:, None] * (b + h / d[:, None])  # mu
+        precision = np.eye(r + n_classes)
+        precision -= (mean.T * (self.n / own)) @ mean - (h.T * (self.n / d)) @ h
+        if np.linalg.eigvalsh(precision)[0] <= 0.0:
+            raise NotCovered("the integral over the fields of a layer diverges")
+        covariance = np.linalg.inv(precision)
+        force = (mean - h) / d[:, None]
+        log_z = -0.5 * np.linalg.slogdet(precision)[1] - 0.5 * float(self.n @ np.log(shrink))
+        return Averages(
+            float(log_z),
+            slope**2 * mean @ covariance @ mean.T,
+            slope**2 * own,
+            force @ covariance @ force.T,
+            own / d**2 - 1.0 / d,
+        ), None
+
+
+def linear_order(
+    n: FloatArray, y: FloatArray, s: float, k: float, scale: float, slope: float, depth: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Kernels (L-1, C, C), d (L-1, C) and t (C, m) at tau = 0, in closed form (linear.md), as a start.
+
+    In layers of unit gain: the fields of layer l + 1 have covariance scale * slope^2 times that of layer l.
+    """
+    gain = scale * slope**2
+    q_matrix = (y.T * n) @ y / k
+    q, vectors = np.linalg.eigh(q_matrix)
+    q = np.maximum(q, 0.0) / gain ** (depth - 1) / slope**2
+    v = np.full_like(q, 0.0)
+    for i, value in enumerate(q):
+        low, high = -80.0, math.log(1.0 / s)
+        for _ in range(200):
+            middle = 0.5 * (low + high)
+            if middle + depth * math.log1p(math.exp(middle) * value) > -math.log(s):
+                high = middle
+            else:
+                low = middle
+        v[i] = math.exp(0.5 * (low + high))
+    kernels, d = [], []
+    for layer in range(1, depth):
+        growth = np.where(q > 0.0, ((1.0 + v * q) ** layer - 1.0) / np.maximum(q, 1e-300), layer * v)
+        learned = y @ (vectors * growth) @ vectors.T @ y.T
+        factor = slope**2 * gain ** (layer - 1)
+        kernels.append(factor * learned / (gain ** (depth - 1) * slope**2))
+        d.append(np.full(len(n), factor * k))
+    u = s * (1.0 + v * q)
+    strength = 1.0 / (gain ** (depth - 1) * slope**2 * k * (1.0 + v * q) ** (depth - 1) * u)
+    t = y @ (vectors * strength) @ vectors.T
+    shape = (depth - 1, len(n), len(n))
+    return np.array(kernels).reshape(shape), np.array(d).reshape(shape[:2]), t

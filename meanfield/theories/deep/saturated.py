@@ -1,0 +1,166 @@
+"""P -> infinity for bounded phi and readout variance sigma_a^2 / P: every class saturates (THEORY.md, "Large P").
+
+    J(u) = -sum_c u_c.y_c + (tau/2) sum_c |u_c|^2 / p_c + max_S (sigma_a^2/2) |sum_c S_c u_c|^2,   u_c = p_c t_c
+    -J*  = min over weights P_S of F(P) = 1/2 sum_r y_r^T (sigma_a^2 M(P) + tau diag(1/p))^{-1} y_r,  M = sum P_S S S^T
+
+Both are convex; any u and any P bound the value from both sides, which is the certificate.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from meanfield.validation import FloatArray
+
+__all__ = ["Saturated", "saturated_solve"]
+
+_SWEEPS = 20_000
+_ACTIVE = 1e-5
+_MAX_CLASSES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Saturated:
+    """Codes of a network of two or more layers at P -> infinity.
+
+    Attributes
+    ----------
+    words : (n, C) array
+        Activations of the codes with weight, phi_min or phi_max on every class.
+    weight : (n,) array
+    readout : (n, m) array
+        a_S = sigma_a^2 sum_c S_c u_c.
+    t : (C, m) array
+    objective : float
+        J, the limit of Phi / P.
+    gap : float
+        J(u) + F(P), the distance between both bounds.
+    residual : float
+        Largest violation of y = (sigma_a^2 M + tau / p) u.
+    nullity : int
+        Dimension of the family of weights that are equally good; the ones reported have the largest entropy.
+    """
+
+    words: FloatArray
+    weight: FloatArray
+    readout: FloatArray
+    t: FloatArray
+    objective: float
+    gap: float
+    residual: float
+    nullity: int
+
+
+def saturated_solve(
+    p: FloatArray, y: FloatArray, tau: float, sigma_a: float, low: float, high: float
+) -> Saturated:
+    """Minimise J for fractions p (C,), targets y (C, m), and phi between `low` and `high`."""
+    n_classes = len(p)
+    if n_classes > _MAX_CLASSES:
+        raise ValueError(f"the saturated theory lists all 2^C codes, up to C = {_MAX_CLASSES}, got {n_classes} classes.")
+    words = np.array(list(itertools.product((high, low), repeat=n_classes)))
+    words = words[np.abs(words).max(axis=1) > 0.0]
+    s = sigma_a**2
+    weight = _climb(words, p, y, tau, s)
+    u, weight = _newton(words, weight, p, y, tau, s)
+    weight, nullity = _spread_out(words, weight, u)
+    total = words @ u
+    length = (total**2).sum(axis=1)
+    objective = float(-np.sum(u * y) + 0.5 * tau * np.sum(u**2 / p[:, None]) + 0.5 * s * length.max())
+    matrix = s * (words.T * weight) @ words + tau * np.diag(1.0 / p)
+    solved = np.linalg.lstsq(matrix, y, rcond=1e-12)[0]
+    residual = float(np.abs(y - matrix @ u).max())
+    primal = 0.5 * float(np.sum(y * solved)) if np.abs(matrix @ solved - y).max() < 1e-8 * np.abs(y).max() else np.inf
+    kept = np.flatnonzero(weight > 1e-9)
+    kept = kept[np.argsort(-weight[kept], kind="stable")]
+    return Saturated(
+        words[kept], weight[kept], s * total[kept], u / p[:, None], objective, objective + primal, residual, nullity
+    )
+
+
+def _climb(words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float) -> FloatArray:
+    """Weights by P <- P |sum_c S_c u_c|, which never raises F."""
+    weight = np.full(len(words), 1.0 / len(words))
+    noise = np.diag(tau / p)
+    for sweep in range(_SWEEPS):
+        matrix = s * (words.T * weight) @ words + noise
+        u = np.linalg.lstsq(matrix, y, rcond=1e-13)[0]
+        length = np.linalg.norm(words @ u, axis=1)
+        weight = weight * length
+        weight /= weight.sum()
+        if sweep % 50 == 49 and length.max() < (1.0 + 1e-9) * float(weight @ length):
+            break
+    return weight
+
+
+def _newton(
+    words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
+) -> tuple[FloatArray, FloatArray]:
+    """Newton on |sum_c S_c u_c|^2 = level for the active codes, y = (s M + tau / p) u and sum P = 1."""
+    n_classes, m = y.shape
+    start = np.linalg.lstsq(s * (words.T * weight) @ words + np.diag(tau / p), y, rcond=1e-13)[0]
+    length = np.linalg.norm(words @ start, axis=1)
+    for threshold in (_ACTIVE, 1e-3, 1e-7):
+        active = np.flatnonzero(length > (1.0 - threshold) * length.max())
+        u, q = start.copy(), weight[active] / weight[active].sum()
+        level = float(length.max()) ** 2
+        chosen = words[active]
+        for _ in range(30):
+            total = chosen @ u
+            misfit = y - s * (chosen.T * q) @ total - tau * u / p[:, None]
+            slack = (total**2).sum(axis=1) - level
+            error = np.concatenate([misfit.ravel(), slack, [1.0 - q.sum()]])
+            if np.abs(error).max() < 1e-14 * max(1.0, level):
+                break
+            k = len(active)
+            matrix = np.zeros((error.size, n_classes * m + k + 1))
+            inner = s * (chosen.T * q) @ chosen + np.diag(tau / p)
+            matrix[: n_classes * m, : n_classes * m] = np.kron(inner, np.eye(m))
+            for i in range(k):
+                column = np.outer(chosen[i], total[i]).ravel()
+                matrix[: n_classes * m, n_classes * m + i] = s * column
+                matrix[n_classes * m + i, : n_classes * m] = -2.0 * column
+            matrix[n_classes * m : -1, -1] = 1.0
+            matrix[-1, n_classes * m : -1] = 1.0
+            step = np.linalg.lstsq(matrix, error, rcond=1e-12)[0]
+            u = u + step[: n_classes * m].reshape(u.shape)
+            q = q + step[n_classes * m : -1]
+            level += float(step[-1])
+        full = np.zeros(len(words))
+        full[active] = q
+        worst = ((words @ u) ** 2).sum(axis=1).max()
+        if q.min() > -1e-9 and worst <= level + 1e-9 * max(1.0, level):
+            full = np.maximum(full, 0.0)
+            return u, full / full.sum()
+    return start, weight
+
+
+def _spread_out(words: FloatArray, weight: FloatArray, u: FloatArray) -> tuple[FloatArray, int]:
+    """Of all optimal weights (same M u, sum 1, active codes only) those of largest entropy, and their number."""
+    total = words @ u
+    length = (total**2).sum(axis=1)
+    active = np.flatnonzero(length > (1.0 - 1e-8) * length.max())
+    rows = np.vstack([np.array([np.outer(words[i], total[i]).ravel() for i in active]).T, np.ones(len(active))])
+    nullity = len(active) - int(np.linalg.matrix_rank(rows, tol=1e-8 * np.abs(rows).max()))
+    if nullity == 0:
+        return weight, 0
+    target = rows @ weight[active]
+    best = weight[active]
+    multiplier = np.zeros(len(rows))
+    for _ in range(200):
+        q = np.exp(np.clip(rows.T @ multiplier - 1.0, -60.0, 60.0))
+        error = target - rows @ q
+        if np.abs(error).max() < 1e-13:
+            best = q
+            break
+        step = np.linalg.lstsq((rows * q) @ rows.T, error, rcond=1e-12)[0]
+        multiplier = multiplier + step * min(1.0, 2.0 / max(float(np.abs(rows.T @ step).max()), 1e-300))
+    else:
+        if np.abs(error).max() < 1e-9:
+            best = q
+    spread = np.zeros(len(words))
+    spread[active] = best
+    return spread / spread.sum(), nullity

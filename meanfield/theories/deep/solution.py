@@ -1,0 +1,145 @@
+"""What the deep solver hands back: order parameters of all layers, and the proof that comes with them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from meanfield.validation import FloatArray, read_only
+
+__all__ = ["Branch", "DeepCertificate", "DeepSolution"]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A solution of the saddle equations that was found: its name, Phi, and its own residual."""
+
+    name: str
+    free_energy: float
+    residual: float
+
+
+@dataclass(frozen=True)
+class DeepCertificate:
+    """The proof that comes with a deep solution.
+
+    Attributes
+    ----------
+    residual : float
+        Largest violation of the saddle equations, relative to the size of each block of order parameters, with all
+        averages computed by another quadrature (finer and shifted lattices, other nodes in z) than the solver's. At
+        P = infinity that of the stationarity condition.
+    solver_residual : float
+        The same with the solver's own quadrature.
+    quadrature_error : float
+        |Phi - Phi'| / max(1, |Phi|) between the two quadratures.
+    inner_curvature, outer_curvature : float
+        Smallest relative curvature of Phi over the conjugates and t (positive: a minimum), and largest over the kernels
+        after that minimisation (negative: a maximum), among perturbations that respect the symmetry of the task; NaN if
+        not computed.
+    curvature_error : float
+        Asymmetry of the Hessian, an estimate of the error of these curvatures.
+    duality_gap : float
+        At P = infinity the distance between bounds from both sides, else NaN: Phi is not convex in the kernels.
+    branches : tuple of Branch
+        Other solutions that were found; the one with the largest Phi is reported.
+    """
+
+    residual: float
+    solver_residual: float
+    quadrature_error: float
+    inner_curvature: float = float("nan")
+    outer_curvature: float = float("nan")
+    curvature_error: float = float("nan")
+    duality_gap: float = float("nan")
+    branches: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class DeepSolution:
+    """Order parameters of a deep network, layer 1 first, in the notation of THEORY.md.
+
+    Attributes
+    ----------
+    kernel : (L, C, C) array
+        Kernel between two different samples of each pair of classes.
+    d : (L, C) array
+        What the diagonal of the kernel has beyond it.
+    tilde, delta : (L - 1, C, C) and (L - 1, C) arrays
+        Conjugates of the kernels of all layers but the last.
+    t : (C, m) array
+        Conjugate of the outputs; the training residual of class c is tau t_c.
+    free_energy : float
+        Phi, ln p(Y) / N; at P = infinity its leading part per sample, Phi / P.
+    readout, weight, covariance : (n, m), (n,), (n, m, m) arrays
+        Mean readout, share of the neurons, and covariance of the readout of each code of the last layer.
+    activation, activation_variance : (n, C) arrays
+        Mean and variance of the activation of a neuron with this code on a sample of each class.
+    patterns : tuple of str
+        Code words of the last layer, "1" where active, heaviest first.
+    second_readout : (m, m) array
+        <a a^T> over all neurons.
+    frozen : bool
+        Whether the shares of the codes were given.
+    certificate : DeepCertificate
+    status, message : str
+    notes : tuple of str
+    n_samples, tau : float
+    """
+
+    kernel: FloatArray
+    d: FloatArray
+    tilde: FloatArray
+    delta: FloatArray
+    t: FloatArray
+    free_energy: float
+    readout: FloatArray
+    weight: FloatArray
+    covariance: FloatArray
+    activation: FloatArray
+    activation_variance: FloatArray
+    patterns: tuple[str, ...]
+    second_readout: FloatArray
+    certificate: DeepCertificate
+    frozen: bool = False
+    status: str = "optimal"
+    message: str = ""
+    notes: tuple[str, ...] = ()
+    n_samples: float = float("inf")
+    tau: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in _ARRAYS:
+            object.__setattr__(self, name, read_only(getattr(self, name)))
+
+    @property
+    def objective(self) -> float:
+        """Phi / P, the counterpart of min J of one hidden layer."""
+        return self.free_energy if np.isinf(self.n_samples) else self.free_energy / self.n_samples
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+        """Header and arrays, for `write_archive`."""
+        header = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
+        header["certificate"] = asdict(self.certificate)
+        return header, {name: getattr(self, name) for name in _ARRAYS}
+
+    @classmethod
+    def unpack(cls, header: dict[str, Any], arrays: dict[str, Any]) -> DeepSolution:
+        """Inverse of `pack`."""
+        proof = dict(header["certificate"])
+        proof["branches"] = tuple(Branch(**branch) for branch in proof["branches"])
+        values = {
+            **header,
+            "certificate": DeepCertificate(**proof),
+            "notes": tuple(header["notes"]),
+            "patterns": tuple(header["patterns"]),
+        }
+        return cls(**values, **{name: arrays[name] for name in _ARRAYS})
+
+
+_ARRAYS = (
+    "kernel", "d", "tilde", "delta", "t", "readout", "weight", "covariance", "activation", "activation_variance",
+    "second_readout",
+)  # fmt: skip

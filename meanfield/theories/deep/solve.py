@@ -1,0 +1,383 @@
+"""`solve_deep`: from a network and a task to the posterior of every layer, with its certificate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
+from meanfield.theories.deep.branches import coding_branch, frozen_branch, prior_branch
+from meanfield.theories.deep.layer import CHECK, COARSE, NotCovered, UnstableCode
+from meanfield.theories.deep.linear import linear_order
+from meanfield.theories.deep.newton import Found, newton
+from meanfield.theories.deep.posterior import DeepPosterior
+from meanfield.theories.deep.saturated import saturated_solve
+from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
+from meanfield.theories.deep.stability import SecondOrder, second_order
+from meanfield.theories.deep.start import prior_kernels, relax
+from meanfield.theories.deep.states import top_states
+from meanfield.theories.deep.system import Order, Problem, System
+from meanfield.validation import FloatArray, real_number
+
+__all__ = ["problem_of", "refuses", "solve_deep"]
+
+_MOST_CLASSES = 3
+_VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
+_SAME_BRANCH = 1e-4
+
+Report = Callable[[str, int, float], None]
+
+
+def refuses(network: Network, task: Any, tau: float) -> str | None:
+    """Why this theory does not cover a problem, in words; None if it does."""
+    phi = network.activation
+    if isinstance(task, DataTask):
+        return (
+            "deep nonlinear networks are solved on class tasks only; on data there are linear and lazy networks of any "
+            "depth, and one hidden layer"
+        )
+    if network.depth == 1:
+        return "this theory is for two and more hidden layers; one hidden layer has its own"
+    if network.scaling != "non-lazy":
+        return "the representations of lazy networks do not learn; use scaling='non-lazy'"
+    linear = phi.parts == "gaussian"
+    if linear and float(phi(0.0)) != 0.0:
+        return "affine activations with an offset are not covered; subtract the offset"
+    if not linear and not phi.bounded:
+        return (
+            f"{phi.name} is unbounded: in deep networks its neurons condense in every layer, which is not available "
+            "yet; covered are bounded activations and the linear one"
+        )
+    if math.isinf(task.n_samples):
+        if linear:
+            return "linear deep networks are solved at a finite n_samples"
+        if network.beta != 1.0:
+            return (
+                "at n_samples = inf deep networks are solved for the readout exponent 1; give a finite n_samples, or "
+                "readout_exponent=1"
+            )
+        return None
+    if linear:
+        return None
+    kinds = len(np.unique(task.targets, axis=0))
+    if kinds > _MOST_CLASSES:
+        return (
+            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; at "
+            "n_samples = inf there is no such limit"
+        )
+    if tau < 0.0:
+        return "tau must not be negative"
+    return None
+
+
+def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, FloatArray]:
+    """The problem in numbers, classes of equal targets taken together, and which of its classes each class is."""
+    targets, index = np.array(task.targets), np.arange(task.n_classes)
+    n = np.array(task.fractions) * task.n_samples
+    if merge:
+        _, first, inverse = np.unique(targets, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        index = rank[inverse.ravel()]
+        targets = targets[np.sort(first)]
+        n = np.bincount(index, weights=n)
+    s = network.readout_variance(task.n_samples)
+    return Problem(network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2), index
+
+
+def solve_deep(
+    network: Network,
+    task: ClassTask,
+    tau: float = 0.0,
+    *,
+    warm_start: DeepPosterior | None = None,
+    rtol: float = 1e-6,
+    progress: Report | None = None,
+    fractions: Mapping[str, float] | None = None,
+    second: bool = True,
+    competitors: bool = True,
+) -> DeepPosterior:
+    """Posterior of a deep network on a class task; `THEORY.md` has the equations.
+
+    Parameters
+    ----------
+    network : Network
+        Two or more hidden layers; bounded or linear activation.
+    task : ClassTask
+    tau : float
+        N T.
+    warm_start : DeepPosterior, optional
+        Solution of a neighbouring problem with equally many classes, outputs and layers; a hint.
+    rtol : float
+        Wanted accuracy of the order parameters: the residual of the saddle equations, recomputed with an independent
+        quadrature, relative to each block of them.
+    progress : callable, optional
+        Called with stage, step and residual.
+    fractions : mapping of str to float, optional
+        Code pattern -> share of the neurons of the last layer, summing to 1: shares as a sampler has frozen them,
+        instead of those of equilibrium.
+    second, competitors : bool
+        Whether to compute the second-order check, and to look for a competing branch.
+
+    Returns
+    -------
+    DeepPosterior
+        ``status`` is "optimal" only if the independent residual is below `rtol`.
+
+    Raises
+    ------
+    ValueError
+        If the problem is not covered, and for fractions that do not fit.
+    ConvergenceError
+        If no solution was reached at all, or a code of `fractions` is not locally stable.
+    """
+    tau = real_number("tau", tau, at_least=0.0)
+    reason = refuses(network, task, tau)
+    if reason is not None:
+        raise ValueError(reason)
+    if math.isinf(task.n_samples):
+        if fractions is not None:
+            raise ValueError("shares of codes can be given at a finite n_samples only")
+        return _saturated(network, task, tau)
+    shares = None if fractions is None else _checked(fractions, task.n_classes)
+    problem, index = problem_of(network, task, tau, merge=shares is None)
+    tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
+    start = _warm(warm_start, problem, index, shares is not None)
+    try:
+        if problem.phi.parts == "gaussian":
+            system, found = _linear_branch(problem, tolerance, progress)
+        elif shares is not None:
+            system, found = frozen_branch(problem, shares, tolerance, progress, start)
+        else:
+            system, found = _from_start(problem, start, tolerance, progress)
+    except UnstableCode as error:
+        raise ConvergenceError(f"{error}; leave it out of fractions, or change the shares.") from error
+    except NotCovered as error:
+        raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
+    branches: list[Branch] = []
+    if competitors and shares is None and problem.phi.parts != "gaussian" and start is None:
+        system, found, branches = _compete(problem, system, found, tolerance, progress)
+    return _posterior(network, task, tau, index, system, found, branches, rtol, second)
+
+
+def _from_start(
+    problem: Problem, start: Order | None, tolerance: float, report: Report | None
+) -> tuple[System, Found]:
+    if start is not None:
+        system = System(problem)
+        found = newton(system, system.pack(start), tolerance, renew=4, step=1e-6, progress=report, most=20)
+        if found.residual <= tolerance:
+            return system, found
+    return coding_branch(problem, tolerance, report)
+
+
+def _linear_branch(problem: Problem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    system = System(problem)
+    slope = problem.phi.slopes[1]
+    kernel, d, t = linear_order(
+        problem.n, problem.y, problem.readout_variance, problem.k, problem.scale, slope, problem.depth
+    )
+    x = relax(system, Order(kernel, d, np.zeros_like(kernel), np.zeros_like(d), t), 1)
+    return system, newton(system, x, max(tolerance * 1e-3, 1e-13), step=1e-6, progress=report)
+
+
+def _compete(
+    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
+) -> tuple[System, Found, list[Branch]]:
+    """The better of two branches, and the other one."""
+    try:
+        rival, other = prior_branch(problem, tolerance, report)
+    except (NotCovered, np.linalg.LinAlgError):
+        return system, found, []
+    if other.residual > 1e-5 or not other.residual < math.inf:
+        return system, found, []
+    phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
+    if found.residual <= tolerance and abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
+        return system, found, []
+    if against > phi or found.residual > 1e-3:
+        return rival, other, [Branch("coding", phi, found.residual)]
+    return system, found, [Branch("uncoded", against, other.residual)]
+
+
+def _posterior(
+    network: Network,
+    task: ClassTask,
+    tau: float,
+    index: FloatArray,
+    system: System,
+    found: Found,
+    branches: list[Branch],
+    rtol: float,
+    second: bool,
+) -> DeepPosterior:
+    """Certificate, codes and arrays of all classes."""
+    check = system.at_rule(CHECK)
+    linear = system.problem.phi.parts == "gaussian"
+    phi = system.free_energy(found.x, found.averages)
+    try:
+        again = check.evaluate(found.x)
+        residual = float(np.abs(check.residual(found.x, again)).max())
+        error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
+    except NotCovered:
+        residual = error = math.inf
+    curvature = SecondOrder(math.nan, math.nan, math.nan)
+    if second and residual < 1e-3:
+        rough = system if linear else system.at_rule(COARSE)
+        try:
+            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6 if linear else 1e-4)
+        except (NotCovered, np.linalg.LinAlgError):
+            pass
+    allowed = max(rtol, _VALLEY) if system.codes else rtol
+    notes = []
+    if branches:
+        other = branches[0]
+        notes.append(f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}")
+    if not math.isnan(curvature.outer) and not curvature.passed:
+        notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
+    good = residual <= allowed
+    status = "optimal" if good else "residual too large"
+    certificate = DeepCertificate(
+        residual, found.residual, error, curvature.inner, curvature.outer, curvature.asymmetry, math.nan, tuple(branches)
+    )
+    message = (
+        "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
+        "global optimality over the kernels is not proven"
+        if good
+        else f"residual {residual:.1e} by an independent quadrature, wanted {allowed:.1e}: start from a neighbouring "
+        "problem with warm_start, or ask for less with rtol"
+    )
+    order = system.unpack(found.x)
+    top = system.combined(found.x, found.averages)[-1]
+    states = top_states(system, order) if not linear else None
+    lower = found.averages.lower
+    kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
+    m = task.n_outputs
+    s = system.problem.readout_variance
+    if states is None:
+        second_readout = _linear_readout(system, order)
+        empty = np.empty((0, task.n_classes))
+        parts: dict[str, Any] = {
+            "readout": np.empty((0, m)), "weight": np.empty(0), "covariance": np.empty((0, m, m)),
+            "activation": empty, "activation_variance": empty, "patterns": (),
+        }  # fmt: skip
+    else:
+        second_readout = s * states.second_beta
+        parts = {
+            "readout": math.sqrt(s) * states.beta, "weight": states.share, "covariance": s * states.covariance,
+            "activation": states.activation[:, index], "activation_variance": states.variance[:, index],
+            "patterns": tuple("".join(word[c] for c in index) for word in states.patterns),
+        }  # fmt: skip
+    solution = DeepSolution(
+        kernel=kernel,
+        d=np.array([a.d for a in (*lower, top)])[:, index],
+        tilde=order.tilde[:, index][:, :, index],
+        delta=order.delta[:, index],
+        t=order.t[index],
+        free_energy=phi,
+        second_readout=second_readout,
+        certificate=certificate,
+        frozen=bool(system.codes),
+        status=status,
+        message=message,
+        notes=tuple(notes),
+        n_samples=task.n_samples,
+        tau=tau,
+        **parts,
+    )
+    return DeepPosterior(network, task, tau, solution)
+
+
+def _linear_readout(system: System, order: Order) -> FloatArray:
+    """<a a^T> = s + s^2 sum_mu,nu t_mu <phi_mu phi_nu> t_nu of a Gaussian readout, from the top layer's kernel."""
+    p = system.problem
+    top = system.combined(system.pack(order), system.evaluate(system.pack(order)))[-1]
+    weighted = order.t * p.n[:, None]
+    inside = weighted.T @ top.kernel @ weighted + (order.t.T * (p.n * top.d)) @ order.t
+    return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
+
+
+def _saturated(network: Network, task: ClassTask, tau: float) -> DeepPosterior:
+    """P -> infinity at exponent 1."""
+    phi = network.activation
+    found = saturated_solve(
+        np.array(task.fractions), np.array(task.targets), tau, network.sigma_a, phi.infimum, phi.supremum
+    )
+    scale = max(1.0, abs(found.objective))
+    good = abs(found.gap) <= 1e-8 * scale and found.residual <= 1e-8 * max(1.0, float(np.abs(task.targets).max()))
+    problem = Problem(
+        phi, network.depth, np.array(task.fractions), np.array(task.targets), tau, 1.0, network.k, network.sigma_w**2
+    )
+    common, own, _ = prior_kernels(problem)
+    n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
+    top = (found.words.T * found.weight) @ found.words
+    kernel = np.array([*(c * np.ones((n_classes, n_classes)) for c in common[:-1]), top])
+    middle = 0.5 * (phi.infimum + phi.supremum)
+    notes = ["the last layer is saturated; the class structure of the layers below vanishes in this limit"]
+    if found.nullity:
+        notes.append(
+            f"the weights of the codes are not unique ({found.nullity} free); those of largest entropy were selected, "
+            "the limit of the theory at finite P"
+        )
+    solution = DeepSolution(
+        kernel=kernel,
+        d=np.array([*(np.full(n_classes, x) for x in own[:-1]), np.zeros(n_classes)]),
+        tilde=np.zeros((lower, n_classes, n_classes)),
+        delta=np.zeros((lower, n_classes)),
+        t=found.t,
+        free_energy=found.objective,
+        readout=found.readout,
+        weight=found.weight,
+        covariance=np.zeros((len(found.weight), m, m)),
+        activation=found.words,
+        activation_variance=np.zeros_like(found.words),
+        patterns=tuple("".join("1" if x > middle else "0" for x in word) for word in found.words),
+        second_readout=np.einsum("g,gi,gj->ij", found.weight, found.readout, found.readout),
+        certificate=DeepCertificate(found.residual, found.residual, 0.0, duality_gap=found.gap),
+        status="optimal" if good else "duality gap too large",
+        message="a convex problem, certified by its duality gap" if good else f"duality gap {found.gap:.1e}",
+        notes=tuple(notes),
+        n_samples=math.inf,
+        tau=tau,
+    )
+    return DeepPosterior(network, task, tau, solution)
+
+
+def _warm(posterior: DeepPosterior | None, problem: Problem, index: FloatArray, frozen: bool) -> Order | None:
+    """Order parameters to start from; None if the other problem has another shape."""
+    if posterior is None or not isinstance(posterior, DeepPosterior):
+        return None
+    s = posterior.solution
+    if s.t.shape != (len(index), problem.y.shape[1]) or len(s.kernel) != problem.depth or math.isinf(s.n_samples):
+        return None
+    first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(len(problem.n))])
+    del frozen
+    return Order(
+        np.array(s.kernel[:-1][:, first][:, :, first]),
+        np.array(s.d[:-1][:, first]),
+        np.array(s.tilde[:, first][:, :, first]),
+        np.array(s.delta[:, first]),
+        np.array(s.t[first]),
+    )
+
+
+def _checked(fractions: Mapping[str, float], n_classes: int) -> dict[str, float]:
+    """Shares of codes, normalised patterns."""
+    shares: dict[str, float] = {}
+    for word, share in fractions.items():
+        pattern = str(word).replace("-", "")
+        if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
+            raise ValueError(f"a code pattern has one 0 or 1 for each of the {n_classes} classes, got {word!r}.")
+        if pattern in shares:
+            raise ValueError(f"code {pattern} is given twice in fractions.")
+        shares[pattern] = real_number(f"the share of code {pattern}", share, above=0.0)
+    total = sum(shares.values())
+    if abs(total - 1.0) > 1e-8:
+        raise ValueError(f"the shares of the codes must sum to 1, got {total:.10g}.")
+    return {word: share / total for word, share in shares.items()}

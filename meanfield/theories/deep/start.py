@@ -1,0 +1,189 @@
+"""Starts for Newton: codes planted from the saturated dual and the large-P kernels, and the uncoded branch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.optimize import brentq
+
+from meanfield.theories.deep.system import Evaluation, Order, Problem, System
+from meanfield.validation import FloatArray
+
+__all__ = ["planted", "prior_kernels", "readout_minimum", "relax", "saturated_weights", "uncoded"]
+
+_HERMITE = np.polynomial.hermite_e.hermegauss(80)
+
+
+def _gauss(values: FloatArray) -> float:
+    return float(values @ _HERMITE[1] / _HERMITE[1].sum())
+
+
+def prior_kernels(problem: Problem) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Of every layer under the prior: common part of the kernel, d, and the largest gain |<phi'>| over constant fields."""
+    x = _HERMITE[0]
+    common, own, gain = [], [], []
+    q, d = 0.0, problem.k
+    for _ in range(problem.depth):
+        h = math.sqrt(q) * x
+        phi = problem.phi(h[:, None] + math.sqrt(d) * x)
+        mean = phi @ _HERMITE[1] / _HERMITE[1].sum()
+        square = phi**2 @ _HERMITE[1] / _HERMITE[1].sum()
+        common.append(_gauss(mean**2))
+        own.append(_gauss(square - mean**2))
+        field = np.linspace(-3.0, 3.0, 61)
+        slope = problem.phi(field[:, None] + math.sqrt(d) * x) * x / math.sqrt(d)
+        gain.append(float(np.abs(slope @ _HERMITE[1] / _HERMITE[1].sum()).max()))
+        q, d = problem.scale * common[-1], problem.scale * own[-1]
+    return np.array(common), np.array(own), np.array(gain)
+
+
+def saturated_weights(problem: Problem, sweeps: int = 400) -> tuple[FloatArray, FloatArray]:
+    """Code words (k, C) of saturated activations and their weights (k,), roughly, by P <- P |sum_c S_c u_c|."""
+    n_classes = len(problem.n)
+    low, high = problem.phi.infimum, problem.phi.supremum
+    words = np.array(list(itertools.product((low, high), repeat=n_classes)))
+    p = problem.n / problem.n_samples
+    s = problem.readout_variance * problem.n_samples
+    weight = np.full(len(words), 1.0 / len(words))
+    for _ in range(sweeps):
+        m = (words.T * weight) @ words
+        u = np.linalg.solve(s * m + np.diag(max(problem.tau, 1e-6) / p), problem.y)
+        weight = weight * np.linalg.norm(words @ u, axis=1)
+        weight /= weight.sum()
+    return words, weight
+
+
+def planted(problem: Problem, fractions: Mapping[str, float] | None = None) -> Order:
+    """Order parameters of the coding branch: saturated codes, kernels of the lower layers from their large-P form."""
+    common, own, gain = prior_kernels(problem)
+    n, p_total = problem.n, problem.n_samples
+    p = n / p_total
+    depth, n_classes = problem.depth, len(n)
+    if fractions is None:
+        words, weight = saturated_weights(problem)
+    else:
+        ends = {"0": problem.phi.infimum, "1": problem.phi.supremum}
+        words = np.array([[ends[letter] for letter in word] for word in fractions])
+        weight = np.array(list(fractions.values()))
+    middle = 0.5 * (problem.phi.infimum + problem.phi.supremum)
+    sign = np.sign(words - middle)
+    gains = np.array([own[0] if layer == 0 else gain[layer] ** 2 for layer in range(depth - 1)])
+    gamma = np.cumprod(gains)
+    d_top = own[depth - 2] if depth > 1 else problem.k
+    x = _HERMITE[0]
+
+    def mean_activation(h: float) -> float:
+        return _gauss(problem.phi(h + math.sqrt(problem.scale * d_top) * x))
+
+    def readout(h: float) -> FloatArray:
+        soft = middle + sign * (mean_activation(h) - mean_activation(-h)) / 2.0
+        matrix = problem.readout_variance * ((soft.T * weight) @ soft * n + 1e-3 * np.eye(n_classes))
+        return np.asarray(np.linalg.solve(matrix + problem.tau * np.eye(n_classes), problem.y))
+
+    def slope(h: float) -> float:
+        t = readout(h)
+        soft = middle + sign * (mean_activation(h) - mean_activation(-h)) / 2.0
+        a = problem.readout_variance * (soft * n) @ t
+        b = float(weight @ np.abs(a @ t.T) @ p)
+        rise = (mean_activation(h + 1e-3) - mean_activation(h - 1e-3)) / 2e-3
+        return math.log(p_total * b * rise) - math.log(((h * h) * p_total / gamma[-1]) ** (1.0 / depth) / h)
+
+    h = 1.0
+    if depth > 1:
+        grid = np.linspace(0.4, 4.0, 37)
+        values = np.array([slope(x) for x in grid])
+        crossing = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
+        h = brentq(slope, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0
+    field = h * sign
+    centred = field - (field @ p)[:, None]
+    root = np.sqrt(p)
+    spread = (centred.T * weight) @ centred * np.outer(root, root)
+    eta, vectors = np.linalg.eigh(spread)
+    eta = np.maximum(eta, 0.0)
+    kernel, d = [], []
+    for layer in range(depth - 1):
+        size = (eta * p_total / gamma[-1]) ** ((layer + 1) / depth)
+        kappa = (vectors * (gamma[layer] * size / p_total)) @ vectors.T / np.outer(root, root)
+        kernel.append(common[layer] + kappa + 1e-4 * np.eye(n_classes))
+        # <phi^2> = K + d hardly changes while a layer learns.
+        d.append(np.maximum(own[layer] - 0.8 * np.diag(kappa), 0.4 * own[layer]))
+    return Order(
+        np.array(kernel).reshape(-1, n_classes, n_classes),
+        np.array(d).reshape(-1, n_classes),
+        np.zeros((depth - 1, n_classes, n_classes)),
+        np.full((depth - 1, n_classes), -0.3),
+        1.03 * readout(h),
+    )
+
+
+def uncoded(problem: Problem) -> Order:
+    """Order parameters of the branch that continues the prior: Gaussian process kernels, weak conjugates."""
+    common, own, _ = prior_kernels(problem)
+    n_classes, depth = len(problem.n), problem.depth
+    ones = np.ones((n_classes, n_classes))
+    kernel = np.array([c * ones + 1e-3 * np.eye(n_classes) for c in common[:-1]]).reshape(-1, n_classes, n_classes)
+    d = np.array([np.full(n_classes, x) for x in own[:-1]]).reshape(-1, n_classes)
+    matrix = problem.readout_variance * (common[-1] * ones * problem.n + own[-1] * np.eye(n_classes))
+    t = np.linalg.solve(matrix + problem.tau * np.eye(n_classes), problem.y)
+    return Order(kernel, d, np.zeros((depth - 1, n_classes, n_classes)), np.zeros((depth - 1, n_classes)), t)
+
+
+def relax(system: System, order: Order, sweeps: int = 4) -> FloatArray:
+    """Coordinates after a downward pass for the conjugates, and half-steps of d and delta."""
+    problem = system.problem
+    kernel, d = order.kernel.copy(), order.d.copy()
+    tilde, delta = order.tilde.copy(), order.delta.copy()
+    for sweep in range(sweeps if problem.depth > 1 else 0):
+        for layer in range(problem.depth - 1, -1, -1):
+            now = Order(kernel, d, tilde, delta, order.t)
+            parts = system.averages(now, layer)
+            found = system.combined(system.pack(now), Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
+            if layer > 0:
+                tilde[layer - 1] = problem.scale * found.tilde
+                new = problem.scale * found.delta
+                delta[layer - 1] = new if sweep == 0 else 0.5 * (delta[layer - 1] + new)
+            if layer < problem.depth - 1 and sweep > 0:
+                d[layer] = 0.5 * (d[layer] + found.d)
+    return system.pack(Order(kernel, d, tilde, delta, order.t))
+
+
+def readout_minimum(system: System, order: Order, tolerance: float = 1e-4, most: int = 60) -> Order:
+    """The order parameters with t at the minimum of Phi for these kernels: convex, by damped Newton."""
+    problem = system.problem
+    layer, top = system.layers[-1], problem.depth - 1
+    root_s = math.sqrt(problem.readout_variance)
+    basis = system.outputs.reshape(len(system.outputs), -1)
+    sizes = np.repeat(problem.n, problem.y.shape[1])
+
+    def look(x: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        t = (x @ basis).reshape(problem.y.shape)
+        now = Order(order.kernel, order.d, order.tilde, order.delta, t)
+        log_z, gradient, hessian = layer.readout_moments(system.setting(now, top), root_s)
+        value = log_z - float(problem.n @ (t * problem.y).sum(axis=1))
+        value += 0.5 * problem.tau * float(problem.n @ (t**2).sum(axis=1))
+        slope = basis @ (gradient + sizes * (problem.tau * t - problem.y).ravel())
+        return value, slope, basis @ (hessian + problem.tau * np.diag(sizes)) @ basis.T
+
+    x = basis @ order.t.ravel()
+    value, slope, curvature = look(x)
+    for _ in range(most):
+        step = -np.linalg.solve(curvature, slope)
+        longest = 0.3 * float(np.abs(x).max())
+        step *= min(1.0, longest / float(np.abs(step).max()))
+        descent = float(slope @ step)
+        if -descent < tolerance:
+            break
+        length = 1.0
+        while length > 1e-3:
+            new = look(x + length * step)
+            if new[0] <= value + 1e-3 * length * descent:
+                break
+            length *= 0.4
+        else:
+            break
+        x = x + length * step
+        value, slope, curvature = new
+    return Order(order.kernel, order.d, order.tilde, order.delta, (x @ basis).reshape(problem.y.shape))

@@ -1,0 +1,95 @@
+"""Codes of a layer: its neurons grouped by the classes they respond to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from meanfield.theories.deep.layer import Detail, code_words
+from meanfield.theories.deep.system import Order, System
+from meanfield.validation import FloatArray
+
+__all__ = ["States", "layer_nodes", "states_of", "top_states"]
+
+_LIGHTEST = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Groups of neurons, heaviest first.
+
+    Attributes
+    ----------
+    patterns : tuple of str
+    share : (n,) array
+    beta, covariance : (n, r) and (n, r, r) arrays
+        Mean and covariance of the whitened conjugate field: readouts divided by sqrt(s) in the last layer.
+    activation, variance : (n, C) arrays
+        Mean of the activation on a sample of each class, and its variance over neurons and samples.
+    second_beta : (r, r) array
+        <beta beta^T> over all neurons.
+    """
+
+    patterns: tuple[str, ...]
+    share: FloatArray
+    beta: FloatArray
+    covariance: FloatArray
+    activation: FloatArray
+    variance: FloatArray
+    second_beta: FloatArray
+
+
+def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, FloatArray]:
+    """Nodes of a layer with their shares, and the code pattern (N,) of each."""
+    phi = system.problem.phi
+    if not (system.codes and layer == system.problem.depth - 1):
+        detail = system.detail(order, layer)
+        return detail, code_words(phi, detail.activation)
+    assert system.fractions is not None
+    words = tuple(word for orbit in system.members for word in orbit)
+    share = [value for orbit, value in zip(system.members, system.given) for _ in orbit]
+    found = system.layers[layer].evaluate_codes(system.setting(order, layer), words, detail=True)
+    details = [detail for _, detail in found]
+    merged = Detail(
+        np.concatenate([d.beta for d in details]),
+        np.concatenate([f * d.share for f, d in zip(share, details)]),
+        *(
+            np.concatenate([getattr(d, name) for d in details])
+            for name in ("log_weight", "activation", "activation_square", "noise", "field")
+        ),
+    )
+    return merged, np.repeat(words, [len(d.beta) for d in details])
+
+
+def states_of(detail: Detail, words: FloatArray) -> States:
+    """Averages over the nodes of each pattern."""
+    rows = []
+    for word in sorted(set(words.tolist())):
+        chosen = words == word
+        total = float(detail.share[chosen].sum())
+        if total < _LIGHTEST:
+            continue
+        w = detail.share[chosen] / total
+        beta = detail.beta[chosen]
+        mean = w @ beta
+        activation = w @ detail.activation[chosen]
+        square = w @ (detail.activation_square[chosen] + detail.noise[chosen])
+        covariance = (beta.T * w) @ beta - np.outer(mean, mean)
+        rows.append((word, total, mean, covariance, activation, square - activation**2))
+    rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
+    words_, share, beta, covariance, activation, variance = zip(*rows)
+    return States(
+        tuple(words_),
+        np.array(share),
+        np.array(beta),
+        np.array(covariance),
+        np.array(activation),
+        np.array(variance),
+        (detail.beta.T * detail.share) @ detail.beta,
+    )
+
+
+def top_states(system: System, order: Order) -> States:
+    """Codes of the last layer."""
+    return states_of(*layer_nodes(system, order, system.problem.depth - 1))

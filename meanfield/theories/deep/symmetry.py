@@ -1,0 +1,135 @@
+"""Permutations of classes that leave a task as it is, and arrays that respect them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from meanfield.validation import FloatArray
+
+__all__ = ["Symmetry", "symmetry"]
+
+_MOST_CLASSES = 7  # all permutations are tried up to here
+_SAME = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Symmetry:
+    """Group of a task: permutations of classes with the rotation of the outputs that goes with each.
+
+    Attributes
+    ----------
+    permutations : (g, C) array of int
+    rotations : (g, m, m) array
+        O with y[permutation] = y O^T.
+    """
+
+    permutations: FloatArray
+    rotations: FloatArray
+
+    def matrices(self, value: FloatArray) -> FloatArray:
+        """Average of a (C, C) matrix over the group."""
+        return np.asarray(np.mean([value[np.ix_(p, p)] for p in self.permutations], axis=0))
+
+    def vectors(self, value: FloatArray) -> FloatArray:
+        """Average of a (C,) array over the group."""
+        return np.asarray(np.mean([value[p] for p in self.permutations], axis=0))
+
+    def outputs(self, value: FloatArray) -> FloatArray:
+        """Average of a (C, m) array over the group, t[permutation] = t O^T."""
+        turned = [value[p] @ o for p, o in zip(self.permutations, self.rotations)]
+        return np.asarray(np.mean(turned, axis=0))
+
+    def orbits(self) -> list[FloatArray]:
+        """Classes that are exchangeable."""
+        return _orbits([tuple(p) for p in self.permutations], [(c,) for c in range(self.permutations.shape[1])])
+
+    def patterns(self, words: list[str]) -> list[list[str]]:
+        """Orbits of code patterns."""
+        left = list(words)
+        found = []
+        while left:
+            orbit = sorted({_permuted(left[0], p) for p in self.permutations}, reverse=True)
+            found.append(orbit)
+            left = [word for word in left if word not in orbit]
+        return found
+
+    def vector_basis(self) -> FloatArray:
+        """(k, C) indicator vectors that span the symmetric (C,) arrays."""
+        n = self.permutations.shape[1]
+        basis = np.zeros((0, n))
+        for orbit in self.orbits():
+            row = np.zeros(n)
+            row[orbit[:, 0]] = 1.0
+            basis = np.vstack([basis, row])
+        return basis
+
+    def matrix_basis(self) -> FloatArray:
+        """(k, C, C) indicator matrices that span the symmetric matrices invariant under the group."""
+        n = self.permutations.shape[1]
+        pairs = [(c, e) for c in range(n) for e in range(c, n)]
+        basis = []
+        for orbit in _orbits([tuple(p) for p in self.permutations], pairs):
+            matrix = np.zeros((n, n))
+            matrix[orbit[:, 0], orbit[:, 1]] = matrix[orbit[:, 1], orbit[:, 0]] = 1.0
+            basis.append(matrix)
+        return np.array(basis)
+
+    def output_basis(self, y: FloatArray) -> FloatArray:
+        """(k, C, m) orthonormal arrays that span the t which respect the group and lie in the span of the targets."""
+        _, values, right = np.linalg.svd(y, full_matrices=False)
+        right = right[values > 1e-12 * values[0]]
+        n, m = y.shape
+        rows = []
+        for c in range(n):
+            for v in right:
+                one = np.zeros((n, m))
+                one[c] = v
+                rows.append(self.outputs(one).ravel())
+        _, values, basis = np.linalg.svd(np.array(rows), full_matrices=False)
+        return basis[values > 1e-9].reshape(-1, n, m)
+
+
+def _permuted(word: str, permutation: FloatArray) -> str:
+    return "".join(word[i] for i in permutation)
+
+
+def _orbits(permutations: list[tuple[int, ...]], items: list[tuple[int, ...]]) -> list[FloatArray]:
+    left = dict.fromkeys(items)
+    found = []
+    while left:
+        first = next(iter(left))
+        orbit = sorted({tuple(sorted(p[i] for i in first)) for p in permutations})
+        for item in orbit:
+            left.pop(item, None)
+        found.append(np.array(orbit))
+    return found
+
+
+def symmetry(n: FloatArray, y: FloatArray, fractions: Mapping[str, float] | None = None) -> Symmetry:
+    """All permutations of classes of equal size that a rotation of the outputs undoes; found from Gram matrices.
+
+    With `fractions` only those that leave the shares of the codes as they are.
+    """
+    n_classes, m = y.shape
+    gram = y @ y.T
+    scale = max(float(np.abs(gram).max()), 1e-300)
+    candidates = itertools.permutations(range(n_classes)) if n_classes <= _MOST_CLASSES else [tuple(range(n_classes))]
+    permutations, rotations = [], []
+    for p in candidates:
+        index = np.array(p)
+        if np.abs(n[index] - n).max() > _SAME * n.max():
+            continue
+        if np.abs(gram[np.ix_(index, index)] - gram).max() > _SAME * scale:
+            continue
+        if fractions is not None and any(
+            abs(share - fractions.get(_permuted(word, index), 0.0)) > _SAME for word, share in fractions.items()
+        ):
+            continue
+        left, _, right = np.linalg.svd(y[index].T @ y)
+        permutations.append(index)
+        rotations.append(left @ right)
+    return Symmetry(np.array(permutations), np.array(rotations))

@@ -1,0 +1,54 @@
+"""A deep posterior as text."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from meanfield.theories.deep.posterior import DeepPosterior
+
+
+def deep_table(posterior: DeepPosterior) -> str:
+    """Task, kernels of every layer, codes of the last one, Phi and certificate."""
+    network, task, solution = posterior.network, posterior.task, posterior.solution
+    fractions = ", ".join(f"{p:.4g}" for p in task.fractions)
+    lines = [
+        f"{posterior.scheme} coding in {network.depth} layers: {network.activation.name}, {task.n_classes} classes "
+        f"({fractions}), {task.n_outputs} outputs",
+        f"P = {task.n_samples:g}, tau = {posterior.tau:g}, sigma_a = {network.sigma_a:g}, sigma_w = {network.sigma_w:g}, "
+        f"readout prior sigma_a^2 / P^{network.beta:.4g}",
+        "",
+        "kernels (samples of two classes; last column: what the diagonal has beyond)",
+    ]
+    for layer in range(network.depth):
+        for c, label in enumerate(task.labels):
+            name = f"layer {layer + 1}" if c == 0 else ""
+            row = _numbers(solution.kernel[layer][c])
+            lines.append(f"{name:<8} {label[:8]:<8} {row} | {solution.d[layer][c]:9.5f}")
+    if posterior.codes:
+        shares = "given shares" if solution.frozen else "shares"
+        lines += ["", f"codes of the last layer ({shares}; readout | mean activation on each class)"]
+        for code in posterior.codes:
+            lines.append(f"{code.label} {code.weight:>10.6f} | {_numbers(code.readout)} | {_numbers(code.activation)}")
+    proof = posterior.certificate
+    lines += ["", f"Phi = {posterior.free_energy:.10g}   ({posterior.status})"]
+    if math.isinf(task.n_samples):
+        lines.append(f"certificate: residual {proof.residual:.1e}, duality gap {proof.duality_gap:.1e}")
+    else:
+        lines.append(
+            f"certificate: residual {proof.residual:.1e} by an independent quadrature (solver {proof.solver_residual:.1e})"
+            f", Phi to {proof.quadrature_error:.1e}"
+        )
+    if not math.isnan(proof.outer_curvature):
+        verdict = "passed" if proof.inner_curvature > 0.0 > proof.outer_curvature else "NOT passed"
+        lines.append(f"second order {verdict}: over conjugates {proof.inner_curvature:.1e}, over kernels {proof.outer_curvature:.1e}")
+    if posterior.message and posterior.status != "optimal":
+        lines.append(posterior.message)
+    return "\n".join([*lines, *(f"note: {note}" for note in posterior.notes)])
+
+
+def _numbers(row: FloatArray) -> str:
+    return "".join(f"{x:9.4f}" for x in row)

@@ -1,0 +1,33 @@
+"""What a file claims of a linear network, held against the closed forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.claims import same
+
+__all__ = ["check_classes", "check_data"]
+
+_EXACT = 1e-7  # relative error of equations that hold to rounding
+
+
+def check_classes(posterior: Any, again: Any) -> None:
+    """Refuse the posterior of a class task that is not the solution `again` of its task."""
+    scale = float(np.abs(again.t).max(initial=0.0))
+    same("t", again.t, posterior.solution.t, _EXACT, scale)
+    same("objective", again.objective, posterior.solution.objective, _EXACT, abs(again.objective))
+    spread: Any
+    spread, claimed = again.gaussian_covariance, posterior.solution.gaussian_covariance
+    same("covariance of the readouts", spread, claimed, _EXACT, float(np.abs(spread).max(initial=0.0)))
+
+
+def check_data(posterior: Any, again: Any) -> None:
+    """Refuse the posterior of a data task that is not the solution `again` of its task."""
+    for name in ("t", "readout_covariance", "weights", "learned", "pulled_back", "objective"):
+        claimed, found = np.asarray(getattr(posterior.solution, name)), np.asarray(getattr(again, name))
+        if claimed.shape != found.shape:
+            raise ValueError(f"its {name} has shape {claimed.shape}, expected {found.shape}.")
+        if name != "weights":  # in the basis of a singular value decomposition, whose signs are open
+            same(name, found, claimed, 1e-6, float(np.abs(found).max(initial=0.0)))

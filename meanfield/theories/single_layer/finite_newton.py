@@ -1,0 +1,139 @@
+"""Newton's method on J at finite P: minimisation by line search, then all unknowns together to round-off."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.theories.single_layer.readout_integral import (
+    NotIntegrable,
+    Outliers,
+    ReadoutIntegral,
+    Sums,
+    outlier_terms,
+)
+from meanfield.validation import FloatArray
+
+__all__ = ["hessian_of", "minimise", "newton_step", "no_outliers", "polish"]
+
+_MAX_STEPS = 60
+_MAX_POLISH = 12
+
+
+def hessian_of(problem: ReadoutIntegral, sums: Sums) -> FloatArray:
+    """d^2 J / dt^2 (C m, C m)."""
+    deviation = sums.first - sums.weight @ sums.first
+    return np.asarray(sums.within + problem.n_samples * (deviation.T * sums.weight) @ deviation)
+
+
+def newton_step(problem: ReadoutIntegral, t: FloatArray, sums: Sums, outliers: Outliers) -> tuple[FloatArray, float]:
+    """Newton step of J, shortened where the Hessian is nearly singular, and its slope."""
+    scale = np.repeat(np.sqrt(problem.p), t.shape[1])
+    gradient = problem.gradient(t, sums, sums.weight, outliers) / scale
+    values, vectors = np.linalg.eigh(hessian_of(problem, sums) / np.outer(scale, scale))
+    along = vectors.T @ gradient
+    longest = 30.0 * (1.0 + np.abs(problem.y).max() + np.abs(t).max())
+    shift = max(0.0, 1e-14 * values[-1] - values[0])
+    step = -vectors @ (along / (values + shift))
+    while np.abs(step).max() > longest:
+        shift = max(4.0 * shift, 1e-12 * values[-1])
+        step = -vectors @ (along / (values + shift))
+    return (step / scale).reshape(t.shape), float(gradient @ step)
+
+
+def minimise(
+    problem: ReadoutIntegral, t: FloatArray, accuracy: float, tolerance: float
+) -> tuple[FloatArray, float, int]:
+    """Damped Newton on J, no outliers, until the residual is below `tolerance` or stalls: (t, residual, steps)."""
+    none = no_outliers(t)
+    sums = problem.evaluate(t, accuracy)
+    residual, steps = np.inf, 0
+    while steps < _MAX_STEPS:
+        residual = problem.residual(problem.gradient(t, sums, sums.weight, none))
+        if residual <= tolerance:
+            break
+        step, slope = newton_step(problem, t, sums, none)
+        length = 1.0
+        while length > 1e-7:
+            try:
+                trial = problem.evaluate(t + length * step, accuracy)
+            except NotIntegrable:
+                length *= 0.1
+                continue
+            # Both values carry the error of the integral: a tie counts as progress.
+            if trial.objective <= sums.objective + 1e-4 * length * slope + 1e-13 * (1.0 + abs(sums.objective)):
+                break
+            length *= 0.3
+        else:
+            break
+        t, sums = t + length * step, trial
+        steps += 1
+    return t, residual, steps
+
+
+def _error(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArray, outliers: Outliers) -> float:
+    """Violation of stationarity, P_k = e^{P l_k} and sum_c p_c g(t_c.u_o) = 1."""
+    growth = [np.sum(problem.p * problem.growth(t @ u) * (t @ u) ** 2) for u in outliers.direction]
+    return max(
+        problem.residual(problem.gradient(t, sums, weight, outliers)),
+        float(np.abs(problem.mismatch(sums, weight)).max()),
+        float(np.abs(0.5 * np.array(growth) - 0.5).max(initial=0.0)),
+    )
+
+
+def polish(
+    problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, accuracy: float
+) -> tuple[float, FloatArray, FloatArray, Outliers, Sums]:
+    """Newton on t, the weights of separated regions and the outlier weights together, to round-off.
+
+    For t alone, weights e^{P l} would turn a relative error of 1e-16 in t into one of 1e-16 P in the residual.
+    Returns (residual, t, weights, outliers, sums) of the best point.
+    """
+    sums = problem.evaluate(t, accuracy)
+    weight = sums.weight
+    best = np.inf, t, weight, outliers, sums
+    rises = 0
+    for _ in range(_MAX_POLISH):
+        flat = min(max(10.0 * _error(problem, t, sums, weight, outliers), 1e-7), 0.1)
+        terms = [outlier_terms(problem, t, u, flat) for u in outliers.direction]
+        directions = np.array([u for u, *_ in terms]).reshape(-1, t.shape[1])
+        outliers = Outliers(directions, outliers.weight)
+        slack = np.array([q - 0.5 for _, q, *_ in terms])
+        gradient = problem.gradient(t, sums, weight, outliers)
+        mismatch = problem.mismatch(sums, weight)
+        error = _error(problem, t, sums, weight, outliers)
+        # With outliers the way may lead uphill for a step; without, J has been minimised before.
+        rises += error >= 0.5 * best[0]
+        if rises > (2 if len(slack) else 0):
+            break
+        if error < best[0]:
+            best = error, t, weight, outliers, sums
+        if error < max(1e-14, 1e-3 * accuracy):
+            break
+        n, k, o = t.size, weight.size, len(slack)
+        matrix = np.zeros((n + k + 1 + o, n + k + 1 + o))
+        matrix[:n, :n] = sums.within
+        for w, term in zip(outliers.weight, terms):
+            matrix[:n, :n] += w * term[3]
+        matrix[:n, n : n + k] = sums.first.T * weight
+        matrix[n : n + k, :n] = sums.first
+        matrix[n : n + k, n : n + k] = -np.eye(k) / problem.n_samples
+        matrix[n : n + k, n + k] = -1.0
+        matrix[n + k, n : n + k] = weight
+        for i, (_, _, slope, _) in enumerate(terms):
+            matrix[:n, n + k + 1 + i] = matrix[n + k + 1 + i, :n] = slope
+        step = np.linalg.lstsq(matrix, -np.concatenate([gradient, mismatch, [0.0], slack]), rcond=1e-14)[0]
+        t = t + step[:n].reshape(t.shape)
+        weight = weight * np.exp(np.clip(step[n : n + k], -20.0, 20.0))
+        weight /= weight.sum()
+        outliers = Outliers(outliers.direction, outliers.weight + step[n + k + 1 :])
+        try:
+            sums = problem.evaluate(t, accuracy)
+        except NotIntegrable:
+            break
+        if sums.log_share.size != weight.size:
+            break
+    return best
+
+
+def no_outliers(t: FloatArray) -> Outliers:
+    return Outliers(np.empty((0, t.shape[1])), np.empty(0))

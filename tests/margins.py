@@ -1,0 +1,41 @@
+"""Statistics of random draws against limits, with a record of how close they came.
+
+The limits hold for any draws. LIMIT is in standard errors: a right theory exceeds it once in 5e8 comparisons if errors
+are Gaussian, and not in 1e5 where they are estimated from a few hundred effective draws. A planted error has to be
+expected at twice the limit or more. MEANFIELD_TEST_MARGINS names a file to which every comparison adds a line: test,
+statistic, limit, value (tab-separated); conftest.py says how to repeat tests with other seeds.
+"""
+
+import os
+
+import numpy as np
+
+LIMIT = 6.0
+
+
+def _record(what, sign, limit, value):
+    path = os.environ.get("MEANFIELD_TEST_MARGINS")
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+            file.write(f"{test}\t{what}\t{sign}\t{limit:.4g}\t{value:.4g}\n")
+
+
+def below(values, limit=LIMIT, what="|z|"):
+    """Whether all |values| are below the limit; NaN is not."""
+    worst = float(np.max(np.abs(values), initial=0.0))
+    _record(what, "<", limit, worst)
+    return worst < limit
+
+
+def beyond(values, limit=LIMIT, what="planted |z|"):
+    """Whether some |value| is above the limit, as it has to be where an error was planted."""
+    worst = float(np.max(np.abs(values)))
+    _record(what, ">", limit, worst)
+    return worst > limit
+
+
+def ratio(deviation, error):
+    """deviation / error, where a deviation of zero counts as none whatever its error."""
+    deviation, error = np.broadcast_arrays(np.abs(deviation), error)
+    return np.divide(deviation, error, out=np.where(deviation == 0, 0.0, np.inf), where=error > 0)

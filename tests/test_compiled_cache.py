@@ -1,0 +1,186 @@
+"""The cache of compiled code where disks are damaged, full, or read-only, and where nobody has a home."""
+
+import errno
+import hashlib
+import pickle
+import pwd
+import threading
+import warnings
+from pathlib import Path
+
+import numba
+import pytest
+
+from meanfield.numerics import cache
+
+
+def double(x):
+    return x + x
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet(monkeypatch):
+    monkeypatch.setattr(cache, "_told", False)
+
+
+def kept(folder):
+    """A dispatcher of its own, as in a new process."""
+    return cache.keep_on_disk(numba.njit(double), folder)
+
+
+def hits(dispatcher):
+    return sum(dispatcher.stats.cache_hits.values())
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A folder with the code for integers."""
+    folder = tmp_path / "new" / "folder"
+    assert kept(folder)(2) == 4
+    return folder
+
+
+def test_code_is_found_again(filled):
+    (path,) = filled.iterdir()
+    again = kept(filled)
+    assert again(3) == 6
+    assert hits(again) == 1
+    assert again(1.5) == 3.0  # another signature is another file
+    assert len(list(filled.iterdir())) == 2
+    assert kept(filled)(1.5) == 3.0
+    again._cache.flush()
+    assert not path.exists()
+
+
+def with_digest(content):
+    return hashlib.sha256(content).digest() + content
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "cut off": lambda data: data[: len(data) // 2],
+    "one bit": lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:],
+    "garbage": lambda data: b"\x80\x04garbage" * 1000,
+    "no pickle": lambda data: with_digest(b"garbage"),
+    "another function": lambda data: with_digest(pickle.dumps(("key", ()))),
+    "a class that is gone": lambda data: with_digest(b"\x80\x04\x8c\x04gone\x8c\x05Class\x93."),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_files_are_compiled_again_and_replaced(filled, damage):
+    (path,) = filled.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    again = kept(filled)
+    assert again(3) == 6
+    assert hits(again) == 0
+    assert list(filled.iterdir()) == [path]
+    third = kept(filled)
+    assert third(3) == 6
+    assert hits(third) == 1
+
+
+def test_directory_in_place_of_a_file(filled):
+    (path,) = filled.iterdir()
+    path.unlink()
+    path.mkdir()
+    with pytest.warns(RuntimeWarning, match="cannot write compiled code"):
+        assert kept(filled)(3) == 6
+
+
+def no_writing(monkeypatch, code):
+    """Every write ends after some bytes with an error; permissions would not stop root."""
+    original = Path.write_bytes
+
+    def write_bytes(self, data):
+        original(self, data[:100])
+        raise OSError(code, "no writing today", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_what_cannot_be_written_is_used_and_said_once(filled, monkeypatch, code):
+    no_writing(monkeypatch, code)
+    again = kept(filled)
+    assert again(3) == 6  # nothing is missing: nothing to say
+    assert hits(again) == 1
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert again(1.5) == 3.0
+        assert kept(filled)(2.5) == 5.0
+        assert kept(filled)(1j) == 2j
+    (warning,) = caught
+    assert warning.category is RuntimeWarning
+    for words in (str(filled), "no writing today", "every new process", "minutes", "MEANFIELD_CACHE_DIR"):
+        assert words in str(warning.message)
+    assert len(list(filled.iterdir())) == 1  # nothing half-written is left
+
+
+def test_interrupted_writing_leaves_nothing(filled, monkeypatch):
+    def write_bytes(self, data):
+        self.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(KeyboardInterrupt):
+        kept(filled)(1.5)
+    assert len(list(filled.iterdir())) == 1
+
+
+def test_nobody_has_a_home(monkeypatch):
+    for name in ("MEANFIELD_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def getpwuid(_):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    assert cache.cache_home() is None
+    monkeypatch.setenv("MEANFIELD_CACHE_DIR", "~/cache")
+    assert cache.cache_home() is None
+    with pytest.warns(RuntimeWarning, match="no home directory"):
+        assert kept(None)(3) == 6
+    assert kept(None)(1.5) == 3.0
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    for name in ("MEANFIELD_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")  # as good as not set
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.cache_home() == tmp_path / ".cache" / "meanfield"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.cache_home() == tmp_path / "xdg" / "meanfield"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
+    assert cache.cache_home() == tmp_path / "numba"
+    monkeypatch.setenv("MEANFIELD_CACHE_DIR", "~/own")
+    assert cache.cache_home() == tmp_path / "own"
+    monkeypatch.setenv("MEANFIELD_CACHE_DIR", "here")
+    monkeypatch.chdir(tmp_path)
+    assert cache.cache_home() == tmp_path / "here"
+
+
+def test_another_numba(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "_MISSING", "this version of Numba lacks what the cache needs")
+    with pytest.warns(RuntimeWarning, match="this version of Numba"):
+        dispatcher = kept(tmp_path)
+    assert dispatcher(3) == 6
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_side_by_side(tmp_path):
+    """Readers see a file complete or not at all."""
+    path, contents = tmp_path / "file", [bytes([i]) * 200_000 for i in range(4)]
+    cache.write_whole(path, contents[0])
+
+    def write(content):
+        for _ in range(20):
+            cache.write_whole(path, content)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert path.read_bytes() in contents
+    assert list(tmp_path.iterdir()) == [path]
