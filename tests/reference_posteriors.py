@@ -49,7 +49,7 @@ def make(name, task, t, level, readout, weight, *, tau=0.0, direction=(), outlie
 
 @pytest.fixture(scope="module")
 def redundant():
-    """Sigmoid, y_- = 0.5: reference value of single_layer.md, polished on the KKT system."""
+    """Sigmoid, y_- = 0.5: reference value of single_layer/THEORY.md, polished on the KKT system."""
     task = class_task(P3, off=0.5)
     y = task.targets
     a = np.array(
@@ -105,7 +105,7 @@ def sparse():
 
 @pytest.fixture(scope="module")
 def analog():
-    """Linear: U^2 = sigma_a^2 Y^T K_0^{-1} Y / P at large P, t = K_0^{-1} Y U^{-1} (linear.md, L = 1)."""
+    """Linear: U^2 = sigma_a^2 Y^T K_0^{-1} Y / P at large P, t = K_0^{-1} Y U^{-1} (linear/THEORY.md)."""
     task = class_task(P3, off=-0.3)
     y = task.targets
     value, vector = np.linalg.eigh(y.T @ (P3[:, None] * y))

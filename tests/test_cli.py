@@ -181,7 +181,7 @@ def test_a_line_finds_the_known_transitions(tmp_path, capsys):
 
 
 def test_temperature_can_be_swept_and_maps_are_chosen(tmp_path, capsys):
-    """The pitchfork of transitions.md, "Finite temperature"."""
+    """The pitchfork of phases/THEORY.md, "Finite temperature"."""
     assert run("phase-diagram", "--off", 0.2, "--sweep", "tau=0.1:0.15:11", "--output", tmp_path) == 0
     assert "tau = 0.1293256863" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} >= {"weights-tau.pdf", "transitions-tau.csv"}

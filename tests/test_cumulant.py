@@ -186,7 +186,7 @@ def test_complement_symmetry(name):
 
 
 def test_known_values():
-    """v_0 = G''(0) of transitions.md and elementary cases."""
+    """v_0 = G''(0) of phases/THEORY.md, "Finite temperature", and elementary cases."""
     assert cumulant2(cumulant(activation("sigmoid")).table, 0.0)[2] == pytest.approx(0.104619345428, abs=5e-13)
     for k in (0.3, 4.0):
         v0 = np.arcsin(k * np.pi / (2 + k * np.pi)) / (2 * np.pi)

@@ -10,7 +10,7 @@ TASK = mf.class_task(fractions=[0.5, 0.25, 0.25])
 
 
 def test_boundaries_pass_through_the_values_of_the_theory_page():
-    """transitions.md, "Boundaries in (y_-, sigma_a)": P_111 = 0 and P_100 = 0 (upper)."""
+    """phases/THEORY.md, "Boundaries in the plane of off and sigma_a": P_111 = 0 and P_100 = 0 (upper)."""
     plane = mf.sweep(mf.Network("sigmoid"), TASK, off=np.linspace(-0.2, 0.7, 19), sigma_a=np.linspace(0.7, 1.6, 7))
     leaves, enters = sorted(boundaries(plane), key=lambda boundary: boundary.curve[:, 0].mean())
     assert enters.at("sigma_a", 0.75)[0].value == pytest.approx(0.413834508979, abs=1e-11)
@@ -29,7 +29,7 @@ def test_weights_of_codes_add_up_and_orbits_are_joined():
 
 
 def test_overlap_of_outliers_balances_the_targets():
-    """M_cc' of transitions.md, "ReLU": the diagonal is w_c / (p_c^2 sigma_a^2), zero off it below the cone."""
+    """M_cc' of phases/THEORY.md, "ReLU": the diagonal is w_c / (p_c^2 sigma_a^2), zero off it below the cone."""
     diagram = mf.sweep(mf.Network("relu"), TASK, off=[0.0, 0.3])
     quantities = line_quantities(diagram)
     outliers = diagram.posterior(0).outliers

@@ -267,7 +267,7 @@ def test_linear_limit_known_case():
 
 
 def test_linear_matches_deep_closed_form():
-    """linear.md, L = 1, T -> 0: v (1 + v q) = P / sigma_a^2, u = (1 + v q) / P with q = sum over samples y^2 / k."""
+    """linear/THEORY.md: v (1 + v q) = P / sigma_a^2, u = (1 + v q) / P with q = sum over samples y^2 / k."""
     n_samples, k, y = 40.0, 1.3, np.array([[1.0], [-0.5]])
     p = np.array([0.25, 0.75])
     q = n_samples * float(p @ y[:, 0] ** 2) / k

@@ -32,7 +32,7 @@ def test_the_tour_runs_and_prints_what_it_shows(tmp_path, monkeypatch):
             shown += 1
     plt.close("all")
     assert shown == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"post.npz", "map.png", "plane.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"post.npz", "map.png"}
 
 
 def test_nothing_of_one_machine_is_in_it():
@@ -43,6 +43,22 @@ def test_nothing_of_one_machine_is_in_it():
 
 def test_every_file_it_names_exists():
     text = README.read_text(encoding="utf-8")
-    for name in set(re.findall(r"`([a-z_/]+\.py|[a-z]+/)`", text)) - {"results/"}:
-        root = README.parent
-        assert (root / name).exists() or (root / "meanfield" / name).exists(), name
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    named = re.findall(r"`((?:[A-Za-z_]+/)*[A-Za-z_]+\.(?:py|md|cff)|(?:[a-z_]+/)+|LICENSE)`", text)
+    assert len(pictures) == 2
+    assert len(set(named)) > 10
+    for name in {*named, *pictures} - {"results/", "THEORY.md"}:
+        assert (README.parent / name).exists(), name
+    assert max((README.parent / name).stat().st_size for name in pictures) < 150_000
+
+
+def test_it_can_be_read_in_ten_minutes():
+    assert 6_000 <= len(README.read_bytes()) <= 8_000
+
+
+def test_it_has_the_two_commands():
+    """One line installs and runs the main job, one installs and runs the tests."""
+    start = "    python3 -m venv .venv && . .venv/bin/activate && pip install "
+    lines = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("    ")]
+    commands = [line for line in lines if "pip install" in line]
+    assert commands == [f"{start}. && meanfield phase-diagram", f"{start}'.[test]' && pytest"]

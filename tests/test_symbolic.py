@@ -278,7 +278,7 @@ def test_what_is_solved_for_which_growth():
 
 
 def test_linear_equations_hold_for_the_closed_form():
-    """m = 1, p = 1/2, y = (1, u): t_c = y_c / (k M), with k sum p t^2 = 1 / sigma_a^2 (linear.md at P -> inf)."""
+    """m = 1, p = 1/2, y = (1, u): t_c = y_c / (k M), with k sum p t^2 = 1 / sigma_a^2 (linear/THEORY.md)."""
     found = equations(activation("linear"))
     u, k, sigma = 0.4, 0.7, 1.3
     moment = sigma * np.sqrt(0.5 * (1 + u * u) / k)

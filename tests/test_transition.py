@@ -1,4 +1,4 @@
-"""Transitions and boundaries against transitions.md, closed forms and exact symmetries."""
+"""Transitions and boundaries against phases/THEORY.md, closed forms and exact symmetries."""
 
 import math
 

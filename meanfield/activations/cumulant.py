@@ -1,4 +1,7 @@
-"""Single-site cumulant generating function G(kappa) = ln int Dz exp(kappa phi(sqrt(k) z)) of single_layer.md."""
+"""Single-site cumulant generating function G(kappa) = ln int Dz exp(kappa phi(sqrt(k) z)).
+
+See single_layer/THEORY.md, "The dual problem".
+"""
 
 from __future__ import annotations
 

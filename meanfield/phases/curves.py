@@ -29,7 +29,7 @@ def line_quantities(diagram: PhaseDiagram) -> dict[str, FloatArray]:
 
     With outliers the overlap M_cc' of the classes in them ("(1, 2)"), for the analog scheme the readout variances U_rr.
 
-    M_cc' = sum_o phi(zbar_oc) phi(zbar_oc') is unique, single outliers need not be (transitions.md, "ReLU").
+    M_cc' = sum_o phi(zbar_oc) phi(zbar_oc') is unique, single outliers need not be (phases/THEORY.md, "ReLU").
     """
     if diagram.network.activation.parts == "gaussian":
         covariance = [diagram.posterior(i).readout_covariance for i in range(*diagram.shape)]

@@ -1,4 +1,6 @@
-"""The single-neuron action, the dual objective and everything derived from them (single_layer.md, "The dual problem").
+"""The single-neuron action, the dual objective and everything derived from them.
+
+What they mean: single_layer/THEORY.md, "The dual problem".
 
 Everything is derived by SymPy from two expressions written in index form: the single-neuron action
 

@@ -1,6 +1,6 @@
 """Prints the single-neuron action, the stationarity equations and their derivatives as Numba source.
 
-Everything is in units sigma_a = 1 (the scaling in transitions.md). A neuron acts through its fields
+Everything is in units sigma_a = 1 (phases/THEORY.md, "Exact facts": scaling). A neuron acts through its fields
 f_c = p_c G(kappa_c) and their derivatives by kappa_c, here `zeroth`, `first`, ... : G may come from the solver's table
 or from quadrature. An outlier abar_o = sqrt(w_o) u_o has the same equations with f_c = k/2 p_c g(t_c.u_o) and P -> w
 (the generator checks that), so that one set of functions serves both.

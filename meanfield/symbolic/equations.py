@@ -104,7 +104,7 @@ def equations(network: Any, task: Any = None) -> Equations | DataEquations:
 
     On a class task, or without a task: the equations of one hidden layer with this network's nonlinearity.
 
-    In the notation of single_layer.md the outliers' k g'(abar_o . t_c) / 2 is their activation: for ReLU
+    In the notation of single_layer/THEORY.md the outliers' k g'(abar_o . t_c) / 2 is their activation: for ReLU
     phi(zbar_oc) = zbar_oc = k [t_c . abar_o]_+.
 
     Parameters

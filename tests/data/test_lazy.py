@@ -54,7 +54,7 @@ def test_zero_temperature_interpolates():
 
 
 def test_the_mean_at_zero_temperature_is_that_of_the_non_lazy_linear_network():
-    """linear.md: same mean at T = 0; the variance is O(1) here and O(1/N) there."""
+    """linear/THEORY.md, "Kernels and predictors": same mean at T = 0; the variance is O(1) here and O(1/N) there."""
     rng = np.random.default_rng(0)
     task = mf.data_task(rng.standard_normal((6, 9)), rng.standard_normal((6, 2)))
     new = rng.standard_normal((4, 9))
@@ -99,7 +99,7 @@ def test_class_tasks_are_refused():
 
 
 def test_lazy_predictor_of_digits():
-    """general_data.md section 8: squared error per output .0190, accuracy .9955, digits 0/1/2, P = 90."""
+    """lazy/THEORY.md, "Held against samples": squared error per output .0190, accuracy .9955, digits 0/1/2, P = 90."""
     pytest.importorskip("sklearn", reason="scikit-learn (extra 'data') is not installed")
     train, test = mf.datasets.digits().classes(0, 1, 2).split(90, rng=0)
     error = mf.solve(lazy("sigmoid"), train.task()).generalization_error(test.images, test.labels)

@@ -1,4 +1,4 @@
-"""log Z(k) and E phi by expectation propagation: exact cases, oracles, identities (general_data.md, section 7)."""
+"""log Z(k) and E phi by expectation propagation: exact cases, oracles, identities (general_data/THEORY.md)."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_mean_activation_of_digits_against_hmc(kind):
     at = _at(phi, matrix, k)
     mean, error = hmc_mean(phi, phi.derivative, matrix, k, np.random.default_rng(3))
     difference = at.phi[0] - mean
-    # Measured: rms 5e-4 (class) and 2.4e-3 (random), general_data.md section 8 (a).
+    # Measured: rms 5e-4 (class) and 2.4e-3 (random): general_data/THEORY.md, "Held against samples".
     own = 8e-4 if kind == "class" else 3.5e-3
     assert np.sqrt(np.mean(difference**2)) < own + np.sqrt(np.mean(error**2))
     assert np.abs(difference / np.hypot(error, own)).max() < 4.5

@@ -1,4 +1,4 @@
-"""The dual on any data: exact cases, convexity, derivatives, lattices, hard cases (general_data.md, section 7)."""
+"""The dual on any data: exact cases, convexity, derivatives, lattices, hard cases (general_data/THEORY.md)."""
 
 from __future__ import annotations
 

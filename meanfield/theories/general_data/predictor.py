@@ -1,4 +1,6 @@
-"""Predictors of nonlinear networks on any data (general_data.md, section 5), from the mixture that solves them.
+"""Predictors of nonlinear networks on any data, from the mixture that solves them.
+
+See general_data/THEORY.md, "Predictors".
 
 The posterior of a neuron is a mixture over readouts a_i (lattice nodes, some resolved along a soft direction u of the
 weights) of weight p_i. In each, the weights w of the first layer are Gaussian, with precision A = 1 + F^T S F and mean

@@ -96,7 +96,7 @@ def solve_general(
 
     Notes
     -----
-    general_data.md, section 4.
+    general_data/THEORY.md, "Readout lattice"; general_data/THEORY.md, "Readout and weights together".
     """
     matrix, y = real_array("features", features), real_array("targets", targets)
     if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):

@@ -1,4 +1,4 @@
-"""Linear networks of any depth on any data, in closed form (theory of linear.md).
+"""Linear networks of any depth on any data, in closed form (linear/THEORY.md).
 
 phi(z) = z; the weights of layer l have variance sigma_l^2, the readout has s = sigma_a^2 / P^beta. Only the product of
 the sigma_l enters the outputs, so everything is solved for the kernel K = prod_l sigma_l^2 X X^T / N_0 = F F^T, and the

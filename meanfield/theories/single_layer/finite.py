@@ -1,7 +1,7 @@
 """Finite number of samples P: the readout integral itself, minimised over the order parameters (sigma_a = 1).
 
     J(t) = -sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2 + (1/P) ln int da (P / 2 pi)^{m/2} exp(P h(a; t))
-    y_c  = <a G'(a.t_c)> + tau t_c                      (single_layer.md, "The dual problem")
+    y_c  = <a G'(a.t_c)> + tau t_c                      (single_layer/THEORY.md, "The dual problem")
 
 J is smooth and strictly convex, so Newton's method with a line search finds the minimum from anywhere; raising P in
 steps keeps it short. Up to rank-six targets the integral is a lattice sum: e^{P h} is a positive measure convolved with

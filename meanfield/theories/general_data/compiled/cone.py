@@ -7,7 +7,8 @@ With phi(z) = s_- z for z < 0 and s_+ z for z > 0 the action is homogeneous, and
 stays below P / 2 sigma_a^2 (the second form: w = |w| v, then |w| and u maximised). On one pattern of signs of z, with
 z = 0 imposed where a sample rests on the kink, q is half the largest eigenvalue of an m x m matrix. The search has to
 find the patterns: for given u, samples with c = (s_+ - s_-) t.u > 0 are convex and enter linearised, those with c < 0
-are concave and their part is solved exactly, a least-squares problem over a box (general_data.md, section 6).
+are concave and their part is solved exactly, a least-squares problem over a box (general_data/THEORY.md, "Bulk and
+outliers").
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """log Z(k) = ln E_{w ~ N(0, 1)} exp(sum_mu k_mu phi(z_mu)), z = offset + F w, by expectation propagation.
 
 Sites exp(-S_mu z^2 / 2 + nu_mu z) of either sign, in feature space: A = 1 + F^T diag(S) F = L L^T and V = L^{-1} F^T
-give the marginals (general_data.md, section 3). At a fixed point d log Z / dk_mu = E_tilted phi. The fall-back where
-none is found is in variational.py.
+give the marginals (general_data/THEORY.md, "Expectation propagation"). At a fixed point d log Z / dk_mu = E_tilted phi.
+The fall-back where none is found is in variational.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Moments of the tilted law N(z; mean, variance) exp(k phi(z)) / Zhat of one sample (general_data.md, section 3).
+"""Moments of the tilted law N(z; mean, variance) exp(k phi(z)) / Zhat of one sample.
+
+What they are for: general_data/THEORY.md, "Expectation propagation".
 
 Closed form for piecewise linear phi: a mixture of truncated normals, written so that no tail loses digits. Otherwise
 quadrature: the trapezoidal rule where phi is analytic (spectrally accurate wherever its nodes lie: they are those of

@@ -1,4 +1,4 @@
-"""Readout lattice: where the single-neuron posterior P(a) carries weight (general_data.md, section 4).
+"""Readout lattice: where the single-neuron posterior P(a) carries weight (general_data/THEORY.md, "Readout lattice").
 
 a = step (n + shift) with integers n whose coordinates are all even or all odd: the body-centred lattice. Its dual has
 shortest vector 2 pi / d for step = d / sqrt 2 (d for one output), so a sum over it integrates P(a), a positive measure

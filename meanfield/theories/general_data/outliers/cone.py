@@ -1,4 +1,6 @@
-"""The cone of order parameters on which the readout integral of an unbounded activation exists (general_data.md 6).
+"""The cone of order parameters on which the readout integral of an unbounded activation exists.
+
+See general_data/THEORY.md, "Bulk and outliers".
 
     q(u; t) = max_w (t u).phi(F w) - |w|^2 / 2  <=  P / 2 sigma_a^2   for every unit vector u
 

@@ -1,4 +1,4 @@
-"""One hidden layer with an unbounded activation of one kink on any data: bulk and outliers (general_data.md, 6)."""
+"""One hidden layer with an unbounded activation of one kink on any data: see general_data/THEORY.md."""
 
 from __future__ import annotations
 

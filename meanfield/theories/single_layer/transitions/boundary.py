@@ -1,7 +1,8 @@
 """Phase boundaries in the plane of two control parameters: pseudo-arclength continuation of a transition.
 
 Unknowns X = (x, lambda, mu), one equation fewer. Predictor along the null vector T of the Jacobian, corrector Newton on
-{F, conditions, T.(X - X_pred)} (transitions.md, "Continuation"). Every accepted point passes the tests of `locate`.
+{F, conditions, T.(X - X_pred)} (phases/THEORY.md, "Continuation"). Every accepted point passes the tests of
+`locate`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Transitions between phases, one hidden layer, P -> infinity: located by Newton's method on extended systems.
 
-A phase is the set of codes with P_gamma > 0, together with bulk and outliers. Types (transitions.md):
+A phase is the set of codes with P_gamma > 0, together with bulk and outliers. Types
+(phases/THEORY.md, "Types of transition"):
     "weight"    P_j = 0: codes enter or leave at a distance from the others (one orbit; with two parameters, two orbits)
     "merge"     codes collapse onto one by symmetry (pitchfork): d^2 h has a zero mode there
     "cusp"      two codes of the same symmetry merge, h is quartic: two parameters

@@ -1,0 +1,56 @@
+"""Executes the notebooks and keeps their outputs: ``python notebooks/execute.py [name ...]``.
+
+What would differ from run to run or from machine to machine (times, progress, addresses of objects) is left out, so
+that a notebook changes only where its numbers or pictures do.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent
+TIMEOUT = 900  # seconds per cell; the first cells compile
+# Pictures that are legible at small size; set where a reader of the notebook does not see it.
+PREAMBLE = "%config InlineBackend.print_figure_kwargs = {'dpi': 100, 'bbox_inches': 'tight'}"
+
+
+def executed(path: Path) -> nbformat.NotebookNode:
+    """The notebook with fresh outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever the shell says
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(PREAMBLE))
+    NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    del notebook.cells[0]
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
+    for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+        cell.metadata = {}
+        cell.execution_count = number
+        cell.outputs = [cleaned(output, number) for output in cell.outputs]
+    return notebook
+
+
+def cleaned(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
+    """An output without addresses of objects; what was written to stderr, a warning for one, is an error."""
+    if output.get("name") == "stderr":
+        raise RuntimeError(f"code cell {number} wrote to stderr: {output.text}")
+    if "execution_count" in output:
+        output.execution_count = number
+    if "data" in output and "text/plain" in output.data:
+        output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", output.data["text/plain"])
+    return output
+
+
+def main(names: list[str]) -> None:
+    """Execute these notebooks, or all."""
+    for path in sorted(FOLDER.glob("*.ipynb")):
+        if not names or path.stem in names:
+            nbformat.write(executed(path), path)
+            print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
