@@ -22,9 +22,8 @@ DATA = mf.data_task(X, Y=Y)
 CONFLICT = mf.data_task(np.vstack([X[:5], X[:1]]), Y=Y)
 
 CLASS_REFUSALS = {
-    "depth 2": (mf.Network("sigmoid", depth=2), 0.0, "networks of depth 2 are not available"),
     "depth 7": (mf.Network("relu", depth=7), 0.1, "networks of depth 7 are not available"),
-    "linear, depth 2": (mf.Network("linear", depth=2), 0.0, "networks of depth 2 are not available"),
+    "softplus, depth 2": (mf.Network("softplus", depth=2), 0.0, "neurons condense in every layer"),
     "lazy": (mf.Network("tanh", scaling="lazy"), 0.0, "lazy networks are solved on data only"),
     "affine": (mf.Network(AFFINE), 0.0, r"affine with an offset, phi\(0\) = 0.5"),
     "cold": (mf.Network("sigmoid"), -0.1, "tau must be a real number >= 0"),
@@ -82,6 +81,14 @@ def test_class_tasks_are_refused_by_solve_and_sweep(network, tau, reason, n_samp
         mf.sweep(network, task, tau, off=[0.1, 0.2])
     with pytest.raises(ValueError, match=reason):
         mf.sweep(network, task, off=[0.1, 0.2], tau=[tau, 0.5 + tau])
+
+
+@pytest.mark.parametrize("n_samples", [math.inf, 40.0])
+def test_deep_networks_are_solved_but_not_swept(n_samples):
+    task, network = TASK.with_(n_samples=n_samples), mf.Network("sigmoid", depth=2)
+    assert covering_theory(network, task, 0.1).name == "deep"
+    with pytest.raises(ValueError, match="not deep networks"):
+        mf.sweep(network, task, 0.1, off=[0.1, 0.2])
 
 
 @class_cases()
@@ -169,6 +176,7 @@ def test_every_theory_is_the_answer_to_something_and_to_one_kind_of_task():
         "lazy": [(mf.Network("softplus", depth=3, scaling="lazy"), DATA, 0.0)],
         "single_layer": [(mf.Network("sigmoid"), TASK, 0.0), (mf.Network("sigmoid"), TASK.with_(n_samples=40), 0.0)],
         "general_data": [(mf.Network("relu"), DATA, 0.1)],
+        "deep": [(mf.Network("sigmoid", depth=2), TASK, 0.0), (mf.Network("erf", depth=3), TASK.with_(n_samples=40), 0.1)],
     }
     assert {theory.name for theory in theories()} == set(problems)
     for name, mine in problems.items():

@@ -28,6 +28,9 @@ def check_points(points: PointArrays, count: int, classes: int, outputs: int) ->
     ValueError
     """
     arrays = points.arrays()
+    told = arrays.pop("message", None)
+    if told is not None and (told.dtype.kind != "U" or told.shape != (count,)):
+        raise ValueError(f"its messages are {told.dtype} of shape {told.shape}, expected {count} texts.")
     real_arrays(arrays)
     codes, outliers = (arrays[name].shape[1:2] for name in ("weight", "outlier_weight"))
     slots = arrays["covariance"].shape[1:2]

@@ -86,7 +86,9 @@ class Grid:
         direct = {name: values[name] for name in _DIRECT if name in values}
         if direct:
             task = task.with_(**direct)
-        covering_theory(network, task, tau)
+        theory = covering_theory(network, task, tau)
+        if not theory.sweeps:
+            raise ValueError(f"sweep covers networks of one hidden layer, not {theory.answers}; call solve point by point.")
         return Problem(network, task, tau)
 
     def problems(self) -> Iterator[Problem]:

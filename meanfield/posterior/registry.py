@@ -31,12 +31,15 @@ class Theory(Protocol):
     ----------
     name : str
         Unique; in files, and in the texts of refusals.
+    sweeps : bool
+        Whether `meanfield.sweep` can keep its solutions as points of a diagram.
     answers : str
         What it covers, in a few words, for the texts of refusals: "lazy networks on data".
     """
 
     name: str
     answers: str
+    sweeps: bool
 
     def refuses(self, problem: Problem) -> str | None:
         """None if the theory covers the problem; else the reason, as a sentence to its user. Cheap."""

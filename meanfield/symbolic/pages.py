@@ -8,7 +8,6 @@ from pathlib import Path
 
 import sympy as sp
 
-import meanfield.activations.builtin
 from meanfield.symbolic import action as theory
 from meanfield.symbolic import theories
 from meanfield.symbolic.cumulant import definition
@@ -69,6 +68,6 @@ def pages(root: Path | None = None) -> Iterator[Path]:
     if root is not None:
         yield from sorted(root.rglob("*.md"))
         return
-    package = Path(meanfield.activations.builtin.__file__).parents[2]
+    package = Path(__file__).parents[1]
     yield from sorted(package.rglob("*.md"))
     yield from sorted(package.parent.glob("*.md"))

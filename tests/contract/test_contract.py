@@ -38,6 +38,10 @@ CASES = {
         *((f"{phi}, finite P", lambda phi=phi: (mf.Network(phi), FEW, 0.1)) for phi in ("sigmoid", "erf")),
         ("relu, finite P", lambda: (mf.Network("relu"), CLASSES.with_(n_samples=200), 0.02)),
     ],
+    "deep": [
+        ("two layers", lambda: (mf.Network("sigmoid", depth=2), FEW, 0.1)),
+        ("three layers", lambda: (mf.Network("sigmoid", depth=3), FEW, 0.1)),
+    ],
     "general_data": [(f"{phi}, data", lambda phi=phi: (mf.Network(phi), DATA, 0.2)) for phi in ("sigmoid", "step", "relu")],
 }  # fmt: skip
 ALL = [pytest.param(theory, make, id=name) for theory, cases in CASES.items() for name, make in cases]

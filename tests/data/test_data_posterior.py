@@ -104,7 +104,7 @@ def test_round_trip(posterior, tmp_path):
     assert again.table() == posterior.table()
     assert repr(again) == repr(posterior)
     assert again.certificate == posterior.certificate
-    with pytest.raises(ValueError, match="expected a posterior"):
+    with pytest.raises(ValueError, match="expected a SingleNeuronPosterior"):
         mf.SingleNeuronPosterior.load(tmp_path / "posterior.npz")
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
-from meanfield.posterior.status import Status
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.layer import CHECK, COARSE, NotCovered, UnstableCode
 from meanfield.theories.deep.linear import linear_order

@@ -27,6 +27,7 @@ class GeneralDataTheory:
 
     name = "general_data"
     answers = "one hidden layer on data"
+    sweeps = False
 
     def refuses(self, problem: Problem) -> str | None:
         network, task, tau = problem

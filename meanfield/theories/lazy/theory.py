@@ -26,6 +26,7 @@ class LazyTheory:
 
     name = "lazy"
     answers = "lazy networks"
+    sweeps = False
 
     def refuses(self, problem: Problem) -> str | None:
         if problem.network.scaling != "lazy":

@@ -29,6 +29,7 @@ class LinearTheory:
 
     name = "linear"
     answers = "linear networks"
+    sweeps = True
 
     def refuses(self, problem: Problem) -> str | None:
         network, task, tau = problem

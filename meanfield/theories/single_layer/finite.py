@@ -42,6 +42,7 @@ from meanfield.theories.single_layer.readout_integral import (
     OutOfBudget,
     ReadoutIntegral,
 )
+from meanfield.theories.single_layer.solution import heaviest_first
 from meanfield.validation import FloatArray
 
 __all__ = ["MAX_LATTICE_DIMENSION", "TOLERANCE", "FiniteSolution", "finite_solve"]
@@ -351,7 +352,7 @@ def _polished(
         error = max(problem.aliasing(), n_samples * abs(objective - sums.objective))
         n_nodes = int(np.sum(sums.detail.region >= 0))
     _, slope = newton_step(problem, t, sums, outliers)
-    order = [i for i in np.argsort(-share, kind="stable") if share[i] > _MIN_WEIGHT]
+    order = [i for i in heaviest_first(share, mode @ basis.T) if share[i] > _MIN_WEIGHT]
     outside = (np.eye(len(basis)) - basis @ basis.T) / n_samples
     return (
         t,

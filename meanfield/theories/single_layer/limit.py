@@ -19,7 +19,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import interval_bounds
-from meanfield.theories.single_layer.solution import Solution
+from meanfield.theories.single_layer.solution import Solution, heaviest_first
 from meanfield.validation import FloatArray
 
 __all__ = [
@@ -203,8 +203,8 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
             "tau -> 0, are reported"
         )
     certificate = certificate_of(number | {"residual": number["residual"] * max(1.0, sigma_a)})
-    codes = _heaviest_first(point.weights, point.readouts)
-    outliers = _heaviest_first(point.direction_weights, point.directions)
+    codes = heaviest_first(point.weights, point.readouts)
+    outliers = heaviest_first(point.direction_weights, point.directions)
     return Solution(
         t=point.t / sigma_a,
         objective=number["objective"],
@@ -219,12 +219,6 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
         notes=tuple(notes),
         tau=tau,
     )
-
-
-def _heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:
-    """Order by falling weight; ties, up to rounding, by falling components: the same on every machine."""
-    keys = np.column_stack([-np.round(weights, 9), -np.round(vectors, 6)])
-    return sorted(range(len(weights)), key=lambda i: tuple(keys[i].tolist()))
 
 
 def solve_limit(

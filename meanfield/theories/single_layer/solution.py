@@ -13,7 +13,7 @@ from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.status import Status
 from meanfield.validation import FloatArray, entry, read_only
 
-__all__ = ["Solution", "pack_solution", "unpack_solution"]
+__all__ = ["Solution", "heaviest_first", "pack_solution", "unpack_solution"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,12 @@ class Solution:
             if array.shape != shape:
                 raise ValueError(f"{name} of a solution must have shape {shape}, got {array.shape}.")
             object.__setattr__(self, name, array)
+
+
+def heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:
+    """Order by falling weight; ties, up to rounding, by falling components: the same on every machine."""
+    keys = np.column_stack([-np.round(weights, 9), -np.round(vectors, 6)])
+    return sorted(range(len(weights)), key=lambda i: tuple(keys[i].tolist()))
 
 
 _ARRAYS = ("t", "readout", "weight", "outlier_direction", "outlier_weight", "covariance", "gaussian_covariance")

@@ -18,6 +18,7 @@ class SingleLayerTheory:
 
     name = "single_layer"
     answers = "coding schemes of one hidden layer"
+    sweeps = True
 
     def refuses(self, problem: Problem) -> str | None:
         network, task, _ = problem
