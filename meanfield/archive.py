@@ -1,7 +1,8 @@
 """Files of this package: one npz archive of a JSON header and arrays, without pickle.
 
 A file is data from elsewhere: what it declares is bounded before it is read, and whatever is wrong with it is a
-ValueError that names the file. What the numbers in it claim is checked where they are loaded, see `meanfield.posterior.claims`.
+ValueError that names the file. What the numbers in it claim is checked where they are loaded, see
+`meanfield.posterior.claims`.
 """
 
 from __future__ import annotations

@@ -81,8 +81,9 @@ def solve(
     over the order parameters t (C, m); at ``task.n_samples = inf`` the last term is max_a h(a; t).
 
     On a data task: closed forms of linear networks (`meanfield.theories.linear.data_tasks`; any depth at tau = 0) and
-    Gaussian process regression with lazy ones (`meanfield.theories.lazy.gaussian_process`; any depth and activation), expectation propagation
-    inside the convex dual for all other networks of one hidden layer (`meanfield.solvers.general`; tau > 0).
+    Gaussian process regression with lazy ones (`meanfield.theories.lazy.gaussian_process`; any depth and activation),
+    expectation propagation inside the convex dual for all other networks of one hidden layer
+    (`meanfield.solvers.general`; tau > 0).
 
     Parameters
     ----------

@@ -176,7 +176,10 @@ def test_every_theory_is_the_answer_to_something_and_to_one_kind_of_task():
         "lazy": [(mf.Network("softplus", depth=3, scaling="lazy"), DATA, 0.0)],
         "single_layer": [(mf.Network("sigmoid"), TASK, 0.0), (mf.Network("sigmoid"), TASK.with_(n_samples=40), 0.0)],
         "general_data": [(mf.Network("relu"), DATA, 0.1)],
-        "deep": [(mf.Network("sigmoid", depth=2), TASK, 0.0), (mf.Network("erf", depth=3), TASK.with_(n_samples=40), 0.1)],
+        "deep": [
+            (mf.Network("sigmoid", depth=2), TASK, 0.0),
+            (mf.Network("erf", depth=3), TASK.with_(n_samples=40), 0.1),
+        ],
     }
     assert {theory.name for theory in theories()} == set(problems)
     for name, mine in problems.items():

@@ -27,7 +27,8 @@ NO_SCALE = [
     object(),
 ]
 NO_COUNT = [HUGE, -HUGE, 10**5000, "1", None, 1.5, True, 0, -1, 1j, [1], float("nan"), np.float64(2.0), {}, object()]
-NO_ROW = [HUGE, "abc", None, [HUGE, 1], [1, "a"], [1j, 0], [None, 1], [float("nan"), 1], [[1, 0], [0]], {}, [], object(),
+NO_ROW = [HUGE, "abc", None, [HUGE, 1], [1, "a"], [1j, 0], [None, 1], [float("nan"), 1], [[1, 0], [0]], {}, [],
+    object(),
           np.ma.masked_array([0.5, 0.5], [True, False])]  # fmt: skip
 CODE = "__import__('os').mkdir('ran')"
 
@@ -126,5 +127,5 @@ def test_what_no_formula_describes_is_refused_when_it_is_saved(tmp_path):
     n = sp.Symbol("n")
     network = mf.Network(mf.Activation(sp.tanh(Z) * sp.Sum(1 / n**2, (n, 1, 5)), Z))
     assert "Sum" in network.to_dict()["activation"]["unreadable"]
-    with pytest.raises(ValueError, match="a file cannot hold this nonlinearity.*Sum"):
+    with pytest.raises(ValueError, match=r"a file cannot hold this nonlinearity.*Sum"):
         write_archive(tmp_path / "file", "posterior", {"network": network.to_dict()}, {})

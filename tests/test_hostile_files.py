@@ -64,7 +64,8 @@ def refused(name, path):
 def test_every_missing_entry_is_named(name, tmp_path):
     header, arrays = parts(name)
     optional = {"labels", "on", "off"}
-    later = [f.name for f in dataclasses.fields(GeneralSolution) if {f.default, f.default_factory} != {dataclasses.MISSING}]
+    later = [f.name for f in dataclasses.fields(GeneralSolution) if {f.default,
+        f.default_factory} != {dataclasses.MISSING}]
     optional |= {*later, *(f"solution_{key}" for key in later), "solution_targets"}
     for key in list(header):
         refused(name, written(tmp_path, {k: v for k, v in header.items() if k != key}, arrays))
@@ -117,8 +118,10 @@ def test_forged_headers_of_posteriors(name, change, tmp_path):
     refused(name, written(tmp_path, header | {"solution": header["solution"] | change}, arrays))
 
 
-@pytest.mark.parametrize("change", [{"kkt_residual": -1.0}, {"kkt_residual": 0.3}, {"kkt_residual": None}, {"boxes": "9"},
-                                    {"kkt_residual": float("nan")}, {"global_check": 1}, {"unique": "yes"}])  # fmt: skip
+@pytest.mark.parametrize("change", [{"kkt_residual": -1.0}, {"kkt_residual": 0.3}, {"kkt_residual": None},
+    {"boxes": "9"},
+                                    {"kkt_residual": float("nan")}, {"global_check": 1},
+                                    {"unique": "yes"}])  # fmt: skip
 def test_forged_certificates(change, tmp_path):
     header, arrays = parts("posterior-sigmoid")
     header["solution"]["certificate"] |= change
@@ -141,7 +144,8 @@ def test_forged_tasks(change, tmp_path):
     "change",
     [
         {"depth": 2}, {"depth": "1"}, {"depth": 10**400}, {"sigma_a": -1}, {"sigma_a": None}, {"sigma_w": 3.0},
-        {"sigma_w": "1"}, {"scaling": "lazy"}, {"scaling": []}, {"activation": "tanh"}, {"activation": {"name": "tanh"}},
+        {"sigma_w": "1"}, {"scaling": "lazy"}, {"scaling": []}, {"activation": "tanh"},
+            {"activation": {"name": "tanh"}},
         {"activation": {"name": "tanh", "parameters": {}}}, {"activation": {"name": "os", "parameters": {}}},
         {"activation": {"name": "tanh", "parameters": {"gain": 10**400}}},
         {"activation": {"name": "tanh", "parameters": [1]}},
@@ -206,8 +210,10 @@ def test_flipped_bytes(tmp_path):
         path.write_bytes(damaged)
         try:
             found = SingleNeuronPosterior.load(path)
-        except ValueError as error:
-            assert str(path) in str(error)
+        except ValueError as refusal:
+            said = str(refusal)
+            if str(path) not in said:
+                pytest.fail(f"the message does not name the file: {said}")
         else:  # a byte of a time stamp or a comment
             assert repr(found) == repr(SingleNeuronPosterior.load(FILES / "posterior-sigmoid.npz"))
 

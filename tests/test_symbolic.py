@@ -180,7 +180,8 @@ def test_generated_functions_have_callers():
 
 
 def _calls(text, module, name):
-    imported = re.search(rf"from meanfield\.theories\.single_layer\.compiled\.generated\.{module} import [^)]*?\b{name}\b", text)
+    room = r"from meanfield\.theories\.single_layer\.compiled\.generated"
+    imported = re.search(rf"{room}\.{module} import [^)]*?\b{name}\b", text)
     named = re.search(rf"from meanfield\.theories\.single_layer\.compiled\.generated import {module} as (\w+)", text)
     return bool(imported and re.search(rf"\b{name}\(", text)) or bool(named and f"{named[1]}.{name}(" in text)
 

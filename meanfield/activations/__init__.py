@@ -1,1 +1,1 @@
-"""Nonlinearities: built-in ones in `builtin`, one file each; what is derived from their expressions, and tables of it."""
+"""Nonlinearities: built-in ones in `builtin`, one file each; what is derived from expressions, and tables of it."""

@@ -50,7 +50,7 @@ def load_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def _idx_array(path: Any, stream: IO[bytes]) -> NDArray[Any]:
-    """The array of an open IDX file: what the header declares is read, and one byte more to see that nothing follows."""
+    """The array of an open IDX file: what the header declares is read, and a byte more to see that nothing follows."""
     raw = _bytes(path, stream, 4)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
         raise ValueError(f"{path} is not an IDX file (it starts with {raw[:4]!r}); expected bytes 0 0, type, rank.")

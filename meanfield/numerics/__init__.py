@@ -1,1 +1,1 @@
-"""Numbers without theory: the compiler and its cache, linear algebra, tables of G and phi, non-negative least squares."""
+"""Numbers without theory: the compiler and its cache, linear algebra, tables of G and phi, least squares."""

@@ -88,7 +88,9 @@ class Grid:
             task = task.with_(**direct)
         theory = covering_theory(network, task, tau)
         if not theory.sweeps:
-            raise ValueError(f"sweep covers networks of one hidden layer, not {theory.answers}; call solve point by point.")
+            raise ValueError(
+                f"sweep covers networks of one hidden layer, not {theory.answers}; call solve point by point."
+            )
         return Problem(network, task, tau)
 
     def problems(self) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Pictures of posteriors on class tasks, and what all pictures share; data tasks and sampled networks have their own modules."""
+"""Pictures of posteriors on class tasks, and what all pictures share; other pictures have their own modules."""
 
 from __future__ import annotations
 

@@ -212,8 +212,8 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
 def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: Iterable[Boundary] = ()) -> Axes:
     """Phases in the plane of two control parameters: one tint and letter per phase, its codes in the legend.
 
-    `boundaries` (see `meanfield.phases.curves.boundaries`) are drawn as they are, label crossovers dotted; without them the
-    borders of the raster are outlined.
+    `boundaries` (see `meanfield.phases.curves.boundaries`) are drawn as they are, label crossovers dotted; without
+    them the borders of the raster are outlined.
     """
     if len(diagram.axes) != 2:
         raise ValueError(

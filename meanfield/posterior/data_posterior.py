@@ -1,4 +1,4 @@
-"""What `solve` returns for a data task: predictor, errors, kernels and neurons on any inputs, the same for every theory."""
+"""What `solve` returns for a data task: predictor, errors, kernels and neurons on any inputs, for every theory."""
 
 from __future__ import annotations
 

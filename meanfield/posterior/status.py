@@ -32,8 +32,8 @@ class Status(StrEnum):
     )
     RESIDUAL = (
         "residual too large",
-        "the stationarity residual, recomputed without the solver's tables, is beyond its tolerance; use larger sigma_a "
-        "or smaller targets, or start from a neighbouring solution (warm_start=)",
+        "the stationarity residual, recomputed without the solver's tables, is beyond its tolerance; use larger "
+        "sigma_a or smaller targets, or start from a neighbouring solution (warm_start=)",
     )
     DUALITY_GAP = (
         "duality gap too large",
@@ -46,7 +46,7 @@ class Status(StrEnum):
     )
     INTEGRATION = (
         "integral too inaccurate",
-        "the error of the integral over readouts is larger than the residual may be; use a smaller or larger n_samples, "
+        "the error of the integral over readouts is larger than the residual may be; use another n_samples, "
         "n_samples=math.inf, or fewer outputs",
     )
     EP_FAILED = (
@@ -56,8 +56,8 @@ class Status(StrEnum):
     )
     STOPPED = (
         "stopped",
-        "the time limit was reached before a solution was found and proven; give more (max_seconds=), fewer classes, or a "
-        "neighbouring solution (warm_start=)",
+        "the time limit was reached before a solution was found and proven; give more (max_seconds=), fewer classes, "
+        "or a neighbouring solution (warm_start=)",
     )
     FAILED = "failed", "the solver stopped with an error of its own; the message holds its words"
 

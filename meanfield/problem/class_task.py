@@ -135,7 +135,8 @@ class ClassTask:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassTask:
         """Inverse of `to_dict`; ValueError for what is missing, unknown or of another type."""
-        names = entry(values, "class_names" if "class_names" in values else "labels", list)  # the first files had labels
+        # In the first files they were called labels.
+        names = entry(values, "class_names" if "class_names" in values else "labels", list)
         known = {name: entry(values, name, list) for name in ("fractions", "targets")}
         known |= {name: entry(values, name, (int, float)) for name in ("n_samples",)}
         known |= {name: values.get(name) for name in ("on", "off")}

@@ -1,8 +1,9 @@
 """Statistics of sampled networks that do not depend on the order of neurons, each with its Monte-Carlo error.
 
 A neuron of a sampled network is told by its code only: which classes drive it above the midpoint of phi (the convention
-of the theory, `meanfield.theories.single_layer.posterior.code_pattern`). For a phi that is unbounded and not linear neurons are the bulk, and
-outliers: those whose mean activation on some class exceeds `OUTLIER_LEVEL` standard deviations of the prior.
+of the theory, `meanfield.theories.single_layer.posterior.code_pattern`). For a phi that is unbounded and not linear
+neurons are the bulk, and outliers: those whose mean activation on some class exceeds `OUTLIER_LEVEL` standard
+deviations of the prior.
 """
 
 from __future__ import annotations

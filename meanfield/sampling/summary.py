@@ -49,7 +49,7 @@ class SampledCode:
 
 @dataclass(frozen=True, eq=False)
 class SampledOutlier:
-    """Neurons of an unbounded phi whose activations grow like sqrt(N), together; compare `meanfield.posterior.parts.Outlier`.
+    """Neurons of an unbounded phi whose activations grow like sqrt(N); see `meanfield.posterior.parts.Outlier`.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
 """How large the parts of an expression are, known before SymPy forms them: what would not fit is refused in words.
 
-SymPy evaluates numbers as it builds (9**9**9**9, gamma of a million), and expands powers of sums when shapes are derived.
-Here every part of a parsed text gets a `Size` first: the value of a constant in floating point, and the number of terms,
-the degree and the tower of exponentials of everything else.
+SymPy evaluates numbers as it builds (9**9**9**9, gamma of a million), and expands powers of sums when shapes are
+derived. Here every part of a parsed text gets a `Size` first: the value of a constant in floating point, and the
+number of terms, the degree and the tower of exponentials of everything else.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ __all__ = [{names}]
 '''
 _ACTION = """\
 Single-neuron action h(a; t) = -|a|**2 / 2 + sum_c p_c G(kappa_c), kappa_c = a . t_c, in units of sigma_a = 1, and its
-derivatives. Shapes: p (C,), t (C, m), a (m,); `table` and `direct` as in `meanfield.numerics.cumulant_table`. The fields of a
-neuron are p_c G(kappa_c) and its derivatives by kappa_c, (C,) each: zeroth, first, second, third, fourth."""
+derivatives. Shapes: p (C,), t (C, m), a (m,); `table` and `direct` as in `meanfield.numerics.cumulant_table`. The
+fields of a neuron are p_c G(kappa_c) and its derivatives by kappa_c, (C,) each: zeroth, first, second, third,
+fourth."""
 _STATIONARITY = """\
 The equations that `meanfield.equations` shows, and their derivatives, in units of sigma_a = 1. Shapes: p (C,),
 t, y (C, m), readouts a (n, m), weight (n,), fields of the neurons (n, C). For outliers the readouts are unit vectors

@@ -7,7 +7,8 @@ A file `name.py` here makes `meanfield.activation("name")` work. It holds
 
 A parameter called `gain` must be positive. Everything else about phi (kinks, symmetry, limits, growth, closed forms,
 NumPy and Numba code) is derived from the expression. `python -m meanfield.activations.generate` writes what is derived
-into `activations/derived.py`, so that SymPy need not be loaded to solve; a file without an entry there works as well, slower.
+into `activations/derived.py`, so that SymPy need not be loaded to solve; a file without an entry there works as well,
+slower.
 """
 
 from __future__ import annotations

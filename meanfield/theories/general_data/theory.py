@@ -39,8 +39,8 @@ class GeneralDataTheory:
             return f"{network.activation!r} is affine"
         if network.depth != 1:
             return (
-                f"nonlinear networks of depth {network.depth} are not available for data tasks; use depth = 1, a linear "
-                "activation, or scaling='lazy'"
+                f"nonlinear networks of depth {network.depth} are not available for data tasks; use depth = 1, a "
+                "linear activation, or scaling='lazy'"
             )
         if tau == 0.0:
             return "nonlinear networks on data need tau = N T > 0; give for example tau = 0.01"
@@ -128,7 +128,8 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
 def _notes(found: Any) -> tuple[str, ...]:
     notes = []
     if found.extrapolated_weight > 1e-4:
-        notes.append(f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated")
+        share = f"{found.extrapolated_weight:.2g} of the weight"
+        notes.append(f"{share} lies where expectation propagation was extrapolated")
     if found.ambiguous_weight > 1e-2:
         notes.append(f"{found.ambiguous_weight:.2g} of the weight lies where expectation propagation has two solutions")
     if found.method == "joint" and found.method_error > 1e-5:

@@ -9,7 +9,8 @@ where p_c is the density of the pair at covariance c; c = sqrt(k11 k22) sin(alph
 All others by Mehler's series E[phi phi'] = sum_n c_n(k11) c_n(k22) rho^n in Hermite coefficients c_n. Cauchy-Schwarz
 bounds what is cut off by rho^n_max times the root of the missing parts of E[phi^2]: this error is known, not estimated.
 Pairs for which either is not good enough (kinks, jumps and steep parts at rho near +-1) are integrated one by one, see
-`meanfield.theories.lazy.kernel_tables`; two orders of the rule and points between those of the tables measure their error.
+`meanfield.theories.lazy.kernel_tables`; two orders of the rule and points between those of the tables measure their
+error.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ class CodeAverages:
             step = np.linalg.solve(self._jacobian(sides, shares), misfit.ravel()).reshape(t.shape)
             t = t - step * min(1.0, 1.0 / np.abs(step).max())
         raise ConvergenceError(
-            f"the theory at these fractions of the codes did not converge (misfit {np.abs(misfit).max():.1e}); they may "
-            "be too far from equilibrium (compare samples with fractions='equilibrium')."
+            f"the theory at these fractions of the codes did not converge (misfit {np.abs(misfit).max():.1e}); they "
+            "may be too far from equilibrium (compare samples with fractions='equilibrium')."
         )
 
     def moments(self, t: FloatArray, shares: FloatArray) -> NetworkMoments:

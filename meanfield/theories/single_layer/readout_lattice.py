@@ -32,8 +32,8 @@ def readout_lattice(
     """Nodes (n, m) and weights (n,) with <f> = sum_i weight_i f(a_i) for smooth f.
 
     P(a) is a positive measure convolved with N(0, sigma_a^2/P), so that a lattice integrates it; it is fine
-    enough if it reproduces the integral in J to `tolerance`. None where that is out of reach: P = infinity, more than four
-    outputs, and unbounded phi, whose tail has no end.
+    enough if it reproduces the integral in J to `tolerance`. None where that is out of reach: P = infinity, more than
+    four outputs, and unbounded phi, whose tail has no end.
     """
     m, n_samples = task.n_outputs, task.n_samples
     if math.isinf(n_samples) or m > _MAX_DIMENSION or network.activation.parts != "codes":

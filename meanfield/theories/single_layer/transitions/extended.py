@@ -4,8 +4,9 @@ Unknowns x = (t, {a_gamma}, {P_gamma}, s), N = mC + n(m + 1) + 1, in units sigma
     grad h(a_gamma; t) = 0,   h(a_gamma; t) = s,   sum_gamma P_gamma = 1,
     sum_gamma P_gamma a_gamma G'(a_gamma.t_c) + tau t_c = y_c                    (phases/THEORY.md, "Extended systems").
 A condition (a weight vanishes, a maximum of h becomes degenerate, ...) releases one control parameter.
-The equations, their Jacobian and their change with p and G are generated (`meanfield.theories.single_layer.compiled.generated`); how p, y,
-tau and G change with a control parameter is in `meanfield.theories.single_layer.transitions.control`.
+The equations, their Jacobian and their change with p and G are generated
+(`meanfield.theories.single_layer.compiled.generated`); how p, y, tau and G change with a control parameter is in
+`meanfield.theories.single_layer.transitions.control`.
 """
 
 from __future__ import annotations

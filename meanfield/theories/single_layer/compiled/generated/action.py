@@ -1,8 +1,9 @@
 """Machine-written by ``python -m meanfield.activations.generate`` from symbolic/action.py; do not edit.
 
 Single-neuron action h(a; t) = -|a|**2 / 2 + sum_c p_c G(kappa_c), kappa_c = a . t_c, in units of sigma_a = 1, and its
-derivatives. Shapes: p (C,), t (C, m), a (m,); `table` and `direct` as in `meanfield.numerics.cumulant_table`. The fields of a
-neuron are p_c G(kappa_c) and its derivatives by kappa_c, (C,) each: zeroth, first, second, third, fourth.
+derivatives. Shapes: p (C,), t (C, m), a (m,); `table` and `direct` as in `meanfield.numerics.cumulant_table`. The
+fields of a neuron are p_c G(kappa_c) and its derivatives by kappa_c, (C,) each: zeroth, first, second, third,
+fourth.
 """
 
 from meanfield.numerics.jit import jit
