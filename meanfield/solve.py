@@ -83,7 +83,7 @@ def solve(
     On a data task: closed forms of linear networks (`meanfield.theories.linear.data_tasks`; any depth at tau = 0) and
     Gaussian process regression with lazy ones (`meanfield.theories.lazy.gaussian_process`; any depth and activation),
     expectation propagation inside the convex dual for all other networks of one hidden layer
-    (`meanfield.solvers.general`; tau > 0).
+    (`meanfield.theories.general_data`; tau > 0).
 
     Parameters
     ----------

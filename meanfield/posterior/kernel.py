@@ -105,6 +105,12 @@ class Kernel(NDArrayOperatorsMixin):
         """`elements`, transposed."""
         return self.elements.T
 
+    def __getattr__(self, name: str) -> Any:
+        """What arrays have besides (max, mean, diagonal sums, ...), of `elements`."""
+        if name.startswith("_") or name == "elements":  # not while it is unpickled
+            raise AttributeError(name)
+        return getattr(self.elements, name)
+
     def __len__(self) -> int:
         return len(self.elements)
 

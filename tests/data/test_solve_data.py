@@ -107,7 +107,7 @@ def test_frozen_fractions(posterior):
     assert np.abs(other.residual).max() < 0.5  # the readouts adapt
     with pytest.raises(ValueError, match="fractions must be"):
         posterior.frozen([1.0])
-    with pytest.raises(ValueError, match="no codes whose weights"):
+    with pytest.raises(ValueError, match="fractions of the codes is not available"):
         mf.solve(mf.Network("linear"), posterior.task, tau=0.1).frozen([1.0])
 
 
@@ -172,7 +172,7 @@ def test_refusals_in_words():
     task = blobs()[2]
     with pytest.raises(ValueError, match="tau = N T > 0"):
         mf.solve(mf.Network("sigmoid"), task)
-    with pytest.raises(ValueError, match="a DataPosterior, got int"):
+    with pytest.raises(ValueError, match="a similar data task, got int"):
         mf.solve(mf.Network("sigmoid"), task, tau=0.01, warm_start=5)
     with pytest.raises(ValueError, match="depth 2 are not available"):
         mf.solve(mf.Network("sigmoid", depth=2), task, tau=0.01)
@@ -180,14 +180,14 @@ def test_refusals_in_words():
         mf.solve(mf.Network("sigmoid"), np.eye(3))
     with pytest.raises(ValueError, match="affine with an offset"):
         mf.solve(mf.Network(mf.activation("linear").expression + 1), task, tau=0.1)
-    with pytest.raises(ValueError, match="has no codes"):
+    with pytest.raises(ValueError, match="activation of codes on inputs is not available"):
         mf.solve(mf.Network("linear"), task, tau=0.1).code_activations()
 
 
 def test_a_solution_that_is_not_one_is_never_returned_silently(monkeypatch):
     from dataclasses import replace
 
-    from meanfield.solvers.general import solve as module
+    from meanfield.theories.general_data import solve as module
 
     real = module.solve_general
     monkeypatch.setattr(

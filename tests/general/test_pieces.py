@@ -7,11 +7,11 @@ import pytest
 from general_oracles import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from meanfield.solvers.general import joint
 from scipy.integrate import trapezoid
 from scipy.special import log_ndtr, logsumexp
 
 from meanfield.activations.activation import activation
+from meanfield.theories.general_data.joint import neuron as joint
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron, pattern
 from meanfield.theories.general_data.joint.neuron import Cut, cavities, joint_moments
 from meanfield.theories.general_data.joint.pieces import apart, places, region, within

@@ -9,6 +9,7 @@ import numpy as np
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import check_data_posterior
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.notes import offset_notes
 from meanfield.posterior.registry import check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
@@ -49,6 +50,8 @@ class LazyTheory:
             notes.append(f"the kernel is singular: {found.jitter:.2e} was added to the diagonal of s K (T = 0)")
         if found.kernel_error > _WORTH_SAYING:
             notes.append(f"kernel elements are known to {found.kernel_error:.1e}")
+        if network.activation.parts == "gaussian" and float(network.activation(0.0)) == 0.0:
+            notes += offset_notes(task)
         return LazyPosterior(
             network,
             task,

@@ -9,6 +9,7 @@ import numpy as np
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import check_data_posterior
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.notes import offset_notes
 from meanfield.posterior.registry import check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
@@ -21,7 +22,6 @@ __all__ = ["THEORY", "LinearTheory"]
 
 _TOLERANCE = 1e-8  # on data: of residual and duality gap, relative to the largest target
 _CLASS_RESIDUAL, _CLASS_GAP = 1e-10, 1e-8  # on class tasks
-_NEGLIGIBLE = 1e-9  # mean of inputs or targets that counts as none
 
 
 class LinearTheory:
@@ -140,17 +140,5 @@ def _on_data(network: Network, task: DataTask, tau: float) -> Any:
         Certificate(found.residual, found.duality_gap, 0.0, certified, unique),
         Status.OPTIMAL if certified else Status.RESIDUAL,
         "closed form" if certified else "rounding errors: inputs are nearly dependent; give tau > 0, or remove some",
-        (*notes, *_offset_notes(task)),
-    )
-
-
-def _offset_notes(task: DataTask) -> tuple[str, ...]:
-    """Linear networks have no constant output, where the inputs have no mean: what that does to the residual."""
-    inputs, offset = task.inputs, np.abs(task.targets.mean(axis=0)).max()
-    centred = np.abs(inputs.mean(axis=0)).max() <= _NEGLIGIBLE * np.abs(inputs).max()
-    if not centred or offset <= _NEGLIGIBLE * np.abs(task.targets).max():
-        return ()
-    return (
-        "the inputs are centred, so that a linear network has outputs of mean 0; the mean of the targets, up to "
-        f"{offset:.3g}, stays in residual and bias: choose targets of mean 0 (off), or keep the mean of the inputs",
+        (*notes, *offset_notes(task)),
     )

@@ -319,14 +319,16 @@ class FrozenPosterior(SingleNeuronPosterior):
     @cached_property
     def codes(self) -> tuple[Code, ...]:
         """Codes, heaviest first, with moments over the neurons that show them; weightless ones of equilibrium last."""
-        words = np.flatnonzero((self.shares > 0.0) | (self.averages.shares > MIN_MASS))
-        return tuple(self._of_word(int(word)) for word in sorted(words, key=lambda word: (-self.shares[word], word)))
+        words = np.flatnonzero(self.averages.shares > MIN_MASS)  # rarer ones have no theory
+        shares = self.shares / self.shares[words].sum()
+        order = sorted(words, key=lambda word: (-shares[word], word))
+        return tuple(self._of_word(int(word), float(shares[word])) for word in order)
 
-    def _of_word(self, word: int) -> Code:
+    def _of_word(self, word: int, share: float) -> Code:
         mean, covariance, activation, variance = self.averages.of_code(self.solution.t, word)
         pattern = format(word, f"0{self.task.n_classes}b")
         parts = (read_only(part) for part in (mean, activation, variance, covariance))
-        return Code(pattern, float(self.shares[word]), *parts)
+        return Code(pattern, share, *parts)
 
     @cached_property
     def readout_covariance(self) -> FloatArray:

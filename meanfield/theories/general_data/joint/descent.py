@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["JointRun"]
 
+_RECOVERED = 1e-5, 1e-4, 1e-3  # accuracies at which codes of a given solution are looked for, in this order
 _SEARCHED = 16  # starts of a search for codes
 _FEW = 3.0  # largest entry of the first theta
 _RARE = 1e-6  # weight below which a code is not kept
@@ -106,8 +108,11 @@ class JointRun:
 
     def equilibrium(self, basis: FloatArray, warm_start: GeneralSolution | None) -> GeneralSolution:
         """Classes first, by the variational bound, which is always there; then all of t."""
-        codes = self.approached(basis) if warm_start is None else self.recovered(warm_start)
-        return self.solution(*self.refined(codes))
+        codes = None
+        if warm_start is not None:
+            with contextlib.suppress(ConvergenceError):  # a hint, never a constraint
+                codes = self.recovered(warm_start)
+        return self.solution(*self.refined(self.approached(basis) if codes is None else codes))
 
     def classes(self, basis: FloatArray, tau: float, before: CodesState | None) -> CodesState:
         """Minimum over t = basis theta by the variational bound, from that at another tau."""
@@ -209,10 +214,11 @@ class JointRun:
             q, nu = pattern(phi)
             q[:, 1, 1] = share @ solution.s[rows]
             nu[:, 1] = share @ solution.nu[rows]
-            for start in ((q, nu), pattern(phi)):
-                found = self.neuron.solve(t, start, 1e-5, cuts=cuts, family=families[g])
-                if found is not None:
-                    return found
+            for accuracy in _RECOVERED:
+                for start in ((q, nu), pattern(phi)):
+                    found = self.neuron.solve(t, start, accuracy, cuts=cuts, family=families[g])
+                    if found is not None:
+                        return found
             return None
 
         found = self.neuron.map(job, pieces)
