@@ -23,6 +23,7 @@ from meanfield.validation import FloatArray
 __all__ = ["JointRun"]
 
 _RECOVERED = 1e-5, 1e-4, 1e-3  # accuracies at which codes of a given solution are looked for, in this order
+_EXPENDABLE = 1e-3  # weight of a piece that may be missing
 _SEARCHED = 16  # starts of a search for codes
 _FEW = 3.0  # largest entry of the first theta
 _RARE = 1e-6  # weight below which a code is not kept
@@ -222,9 +223,12 @@ class JointRun:
             return None
 
         found = self.neuron.map(job, pieces)
-        if any(joint is None for joint in found):
-            raise ConvergenceError("not every code of warm_start was found again; solve without it.")
-        return Codes(t, tuple(found))
+        kept = {g for (g, _), joint in zip(pieces, found) if joint is not None}
+        for (piece, rows), joint in zip(pieces.items(), found):
+            # A light piece may have been an expansion from elsewhere; its code is carried by its other pieces.
+            if joint is None and (solution.weight[rows].sum() > _EXPENDABLE or piece[0] not in kept):
+                raise ConvergenceError("not every code of warm_start was found again; solve without it.")
+        return Codes(t, tuple(joint for joint in found if joint is not None))
 
     def recomputed(self, dual: CodesDual, state: CodesState) -> tuple[float, float]:
         """max |dJ/dt| with EP from second-order sites, and the weight of codes where that ends elsewhere."""
