@@ -135,7 +135,7 @@ class JointRun:
 
     def frozen(self, solution: GeneralSolution, fractions: FloatArray) -> GeneralSolution:
         """The same with given fractions of the neurons in each code of `solution`."""
-        codes = self.recovered(solution)
+        codes = self.recovered(solution, _EXPENDABLE)
         families = sorted({joint.family for joint in codes.joints})  # in the order of the codes
         used = [g for g, share in enumerate(fractions) if share > _LEAST_FRACTION]
         total = fractions[used].sum()
@@ -198,8 +198,8 @@ class JointRun:
             )  # fmt: skip
         return state.codes
 
-    def recovered(self, solution: GeneralSolution) -> Codes:
-        """Codes of a solution."""
+    def recovered(self, solution: GeneralSolution, expendable: float = 0.0) -> Codes:
+        """Codes of a solution; pieces up to the weight `expendable` may be missing."""
         t = np.array(solution.t)
         pieces: dict[tuple[int, Cuts], list[int]] = {}
         for i, g in enumerate(solution.basin):
@@ -226,7 +226,7 @@ class JointRun:
         kept = {g for (g, _), joint in zip(pieces, found) if joint is not None}
         for (piece, rows), joint in zip(pieces.items(), found):
             # A light piece may have been an expansion from elsewhere; its code is carried by its other pieces.
-            if joint is None and (solution.weight[rows].sum() > _EXPENDABLE or piece[0] not in kept):
+            if joint is None and (solution.weight[rows].sum() > expendable or piece[0] not in kept):
                 raise ConvergenceError("not every code of warm_start was found again; solve without it.")
         return Codes(t, tuple(joint for joint in found if joint is not None))
 
