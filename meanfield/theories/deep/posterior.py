@@ -192,7 +192,9 @@ class DeepPosterior:
         if self.scheme == "analog":
             inverse, (_, log_det) = np.linalg.inv(self.readout_covariance), np.linalg.slogdet(self.readout_covariance)
             return np.asarray(
-                np.exp(-0.5 * np.einsum("...i,ij,...j->...", a, inverse, a) - 0.5 * (log_det + m * math.log(2 * math.pi)))
+                np.exp(
+                    -0.5 * np.einsum("...i,ij,...j->...", a, inverse, a) - 0.5 * (log_det + m * math.log(2 * math.pi))
+                )
             )
         self._finite("the readout posterior")
         if self.solution.frozen:
@@ -411,7 +413,9 @@ class DeepPosterior:
             code = known[int(code)].pattern
         pattern = str(code).replace("-", "")
         if pattern not in {c.pattern for c in known}:
-            raise ValueError(f"there is no code {code!r} in layer {layer}; there are {', '.join(c.pattern for c in known)}.")
+            raise ValueError(
+                f"there is no code {code!r} in layer {layer}; there are {', '.join(c.pattern for c in known)}."
+            )
         first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
         return "".join(pattern[c] for c in first)
 

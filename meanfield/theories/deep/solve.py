@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,18 +69,24 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
     kinds = len(np.unique(task.targets, axis=0))
     if kinds > _MOST_CLASSES:
         return (
-            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; at "
-            "n_samples = inf there is no such limit"
+            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; "
+            "at n_samples = inf there is no such limit"
         )
-    if tau < 0.0:
-        return "tau must not be negative"
+    y = task.targets
+    if phi.parity == "odd" and any((y[c] == -y[e]).all() for c in range(len(y)) for e in range(c)):
+        return (
+            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels "
+            "are of rank one, which is not available yet; use an activation with phi(0) != 0, such as sigmoid, or other "
+            "targets"
+        )
     return None
 
 
-def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, FloatArray]:
+def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, Any]:
     """The problem in numbers, classes of equal targets taken together, and which of its classes each class is."""
-    targets, index = np.array(task.targets), np.arange(task.n_classes)
-    n = np.array(task.fractions) * task.n_samples
+    targets = np.array(task.targets)
+    index: Any = np.arange(task.n_classes)
+    n: Any = np.array(task.fractions) * task.n_samples
     if merge:
         _, first, inverse = np.unique(targets, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -89,7 +96,9 @@ def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True
         targets = targets[np.sort(first)]
         n = np.bincount(index, weights=n)
     s = network.readout_variance(task.n_samples)
-    return Problem(network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2), index
+    return Problem(
+        network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2, network.beta
+    ), index
 
 
 def solve_deep(
@@ -167,9 +176,7 @@ def solve_deep(
     return _posterior(network, task, tau, index, system, found, branches, rtol, second)
 
 
-def _from_start(
-    problem: Problem, start: Order | None, tolerance: float, report: Report | None
-) -> tuple[System, Found]:
+def _from_start(problem: Problem, start: Order | None, tolerance: float, report: Report | None) -> tuple[System, Found]:
     if start is not None:
         system = System(problem)
         found = newton(system, system.pack(start), tolerance, renew=4, step=1e-6, progress=report, most=20)
@@ -235,10 +242,8 @@ def _posterior(
     curvature = SecondOrder(math.nan, math.nan, math.nan)
     if second and residual < 1e-3:
         rough = system if linear else system.at_rule(COARSE)
-        try:
-            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6 if linear else 1e-4)
-        except (NotCovered, np.linalg.LinAlgError):
-            pass
+        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
+            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6)
     allowed = max(rtol, _VALLEY) if system.codes else rtol
     notes = []
     if branches:
@@ -249,7 +254,14 @@ def _posterior(
     good = residual <= allowed
     status = "optimal" if good else "residual too large"
     certificate = DeepCertificate(
-        residual, found.residual, error, curvature.inner, curvature.outer, curvature.asymmetry, math.nan, tuple(branches)
+        residual,
+        found.residual,
+        error,
+        curvature.inner,
+        curvature.outer,
+        curvature.asymmetry,
+        math.nan,
+        tuple(branches),
     )
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
