@@ -24,7 +24,8 @@ Report = Callable[[str, int, float], None]
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
 _LOST = 0.03
 _LIGHT = 1e-4  # lighter codes are left to the final, plain steps
-_SEPARATED = 0.995
+_FEWEST = 60.0  # samples per class, below which there is no other start
+_SEPARATED = 0.9999
 
 
 def shares_of(problem: Problem, detail: Detail) -> dict[str, float]:
@@ -33,14 +34,53 @@ def shares_of(problem: Problem, detail: Detail) -> dict[str, float]:
     return {str(w): float(detail.share[words == w].sum()) for w in sorted(set(words), reverse=True)}
 
 
-def polish(problem: Problem, x: FloatArray, tolerance: float, report: Report | None, **options: object) -> tuple[System, Found]:
+def polish(
+    problem: Problem, x: FloatArray, tolerance: float, report: Report | None, **options: object
+) -> tuple[System, Found]:
     """Newton at the fine quadrature with natural weights of the codes."""
     system = System(problem, FINE)
     return system, newton(system, x, tolerance, progress=report, **options)  # type: ignore[arg-type]
 
 
 def coding_branch(problem: Problem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
-    """The branch with codes, from the planted start."""
+    """The branch with codes: from the planted start, else from a third of the samples, where the start is better.
+
+    Raises
+    ------
+    NotCovered
+        If the integrals cannot be done on the way.
+    """
+    try:
+        system, found = _from_plant(problem, tolerance, report)
+        if found.residual <= tolerance:
+            return system, found
+    except NotCovered:
+        if problem.n_samples < _FEWEST * len(problem.n):
+            raise
+        found = None
+    if problem.n_samples >= _FEWEST * len(problem.n):
+        fewer = replace(problem, n=problem.n / 3.0, readout_variance=problem.readout_variance * 3.0**problem.exponent)
+        lower, start = coding_branch(fewer, tolerance, report)
+        if start.residual <= tolerance:
+            again = _continued(problem, lower.unpack(start.x), tolerance, report)
+            if found is None or again[1].residual < found.residual:
+                return again
+    if found is None:
+        raise NotCovered("no start was found from which the quadrature of all layers can be done")
+    return system, found
+
+
+def _continued(problem: Problem, order: Order, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    """The same branch at three times the samples of `order`."""
+    moved = Order(order.kernel, order.d, order.tilde / 3.0, order.delta, order.t / 3.0 ** (1.0 - problem.exponent))
+    system = System(problem, COARSE)
+    moved = readout_minimum(system, moved)
+    rough = newton(system, system.pack(moved), _ROUGH, step=1e-4, renew=2, progress=report)
+    jacobian = rough.jacobian if rough.residual < _LOST else None
+    return polish(problem, rough.x, tolerance, report, renew=3, step=1e-6, jacobian=jacobian)
+
+
+def _from_plant(problem: Problem, tolerance: float, report: Report | None) -> tuple[System, Found]:
     system = System(problem, COARSE)
     order = planted(problem)
     order = readout_minimum(system, order)
@@ -60,7 +100,8 @@ def coding_branch(problem: Problem, tolerance: float, report: Report | None = No
 def prior_branch(problem: Problem, report: Report | None = None) -> tuple[System, Found]:
     """The branch without codes, from Gaussian process kernels, at the coarse quadrature."""
     system = System(problem, COARSE)
-    return system, newton(system, relax(system, uncoded(problem)), _ROUGH, step=1e-4, renew=2, most=25, progress=report)
+    order = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
+    return system, newton(system, relax(system, order), _ROUGH, step=1e-4, renew=2, most=25, progress=report)
 
 
 def frozen_branch(
@@ -117,10 +158,6 @@ def _by_shares(problem: Problem, order: Order, kinds: dict[str, float], report: 
         free = System(problem, COARSE, kinds, free=True)
         x = free.pack(held.unpack(rough.x))
         found = newton(free, x, _ROUGH, step=1e-4, progress=report)
-        if found.residual > _LOST:
-            return None
-        fine = replace(free, rule=FINE)
-        found = newton(fine, found.x, 1e-8, renew=4, step=1e-6, jacobian=found.jacobian, progress=report, most=15)
     except (NotCovered, UnstableCode):
         return None
     return found.x[: free.blocks[-1][2].start] if found.residual < _LOST else None

@@ -49,9 +49,15 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
     kinds = len(np.unique(task.targets, axis=0))
     if kinds > _MOST_CLASSES:
         return (
-            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; at "
-            "n_samples = inf there is no such limit"
+            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; "
+            "at n_samples = inf there is no such limit"
         )
-    if tau < 0.0:
-        return "tau must not be negative"
+    y = task.targets
+    if phi.parity == "odd" and any((y[c] == -y[e]).all() for c in range(len(y)) for e in range(c)):
+        return (
+            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels "
+            "are of rank one, which is not available yet; use an activation with phi(0) != 0, such as sigmoid, or "
+            "other "
+            "targets"
+        )
     return None

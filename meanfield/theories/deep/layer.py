@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,13 +24,28 @@ from meanfield.theories.deep.site import Site, site_table, z_rule
 from meanfield.validation import FloatArray
 
 __all__ = [
-    "CHECK", "COARSE", "FINE", "Averages", "Detail", "Layer", "NotCovered", "Rule", "Setting", "UnstableCode",
-    "code_words", "shared_field",
+    "CHECK",
+    "COARSE",
+    "FINE",
+    "Averages",
+    "Detail",
+    "Layer",
+    "NotCovered",
+    "Rule",
+    "Setting",
+    "UnstableCode",
+    "code_words",
+    "shared_field",
 ]
 
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
-_LARGEST_EXPONENT = 600.0
+_LARGEST_EXPONENT = 300.0
+_STRIDE = 0.6
+_MOST_FIELDS = 5000
+_STEEPEST = 500.0  # exp(b phi) must not underflow
+_UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
+_RESTART = 12  # maxima are looked for afresh every so many settings
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
 
 
@@ -138,7 +154,7 @@ def _rank_one(off: FloatArray) -> FloatArray:
         ]
         square[i] = np.mean(values) if values else 0.0
     if (square < 0.0).any():
-        return np.full(n, np.nan_to_num(np.inf))
+        return np.zeros(n)  # none
     root = np.sqrt(square)
     i = int(np.argmax(root))
     sign = np.where(off[i] < 0.0, -1.0, 1.0)
@@ -154,7 +170,41 @@ class _Grid:
     log_alpha: FloatArray  # exponent and lattice weight of every alpha
     h: list[FloatArray]  # per class
     log_prior: list[FloatArray]  # ln N(h; 0, D) + ln spacing
-    coupling: list[FloatArray]  # exp(h u alpha / D), (n_h, n_alpha)
+    slope: list[float]  # u / D: the shared field multiplies the weight of h by exp(slope alpha h)
+
+    def bins(self, c: int, share: FloatArray) -> Iterator[tuple[Any, FloatArray, FloatArray]]:
+        """Rows of `share` (N, n_h), exp(slope alpha (h - h_0)) (n_h, n_alpha), and slope alpha h_0 left out of it.
+
+        h_0 is near the largest weight of these rows, so that nothing overflows where D is small.
+        """
+        h, steep = self.h[c], self.slope[c] * self.alpha
+        largest = float(np.abs(steep).max())
+        if largest * float(np.abs(h).max()) <= _LARGEST_EXPONENT:
+            yield slice(None), np.exp(np.outer(h, steep)), np.zeros(len(steep))
+            return
+        width = 0.5 * _LARGEST_EXPONENT / largest
+        place = np.round(h[np.argmax(share, axis=1)] / width)
+        for one in np.unique(place):
+            exponent = np.outer(h - one * width, steep)
+            yield (
+                np.flatnonzero(place == one),
+                np.exp(np.clip(exponent, -600.0, _LARGEST_EXPONENT)),
+                one * width * steep,
+            )
+
+    def contract(
+        self, c: int, share: FloatArray, parts: Sequence[FloatArray] = ()
+    ) -> tuple[FloatArray, list[FloatArray]]:
+        """ln sum_h share exp(slope alpha h) (N, n_alpha), and the means of `parts` (N, n_h) under these weights."""
+        log_z = np.empty((len(share), len(self.alpha)))
+        means = [np.empty_like(log_z) for _ in parts]
+        for rows, coupling, shift in self.bins(c, share):
+            some = share[rows]
+            z = np.maximum(some @ coupling, 1e-300)
+            log_z[rows] = np.log(z) + shift
+            for mean, part in zip(means, parts):
+                mean[rows] = ((some * part[rows]) @ coupling) / z
+        return log_z, means
 
 
 @dataclass(eq=False)
@@ -167,34 +217,53 @@ class Layer:
     index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, FloatArray] = field(default_factory=dict)
     known: tuple[FloatArray, FloatArray] | None = None  # maxima (b, h) of the last setting
+    visits: int = 0
 
     # ---- grids -----------------------------------------------------------------------------------
 
     def modes(self, setting: Setting, move: bool = True) -> tuple[FloatArray, FloatArray]:
         """Local maxima (b, h), each (k, C), of the weight reached from all sign patterns of b, and 0.
 
-        b <- R R^T n g_b and h <- (1/H + n/d)^{-1} n <z> / d never lower the weight. Without `move` those of the last
-        setting are good enough.
+        b <- R R^T n g_b never lowers the weight; h moves by Newton steps. Without `move` those of the last setting are
+        good enough.
         """
         n_classes = len(self.n)
         if self.known is not None and self.known[0].shape[1] == n_classes and not move:
             return self.known
         b_cov = setting.root @ setting.root.T
-        b, h = self._starts(setting, b_cov)
-        sweeps = 60
-        if self.known is not None:
-            b, h, sweeps = np.vstack([b, self.known[0]]), np.vstack([h, self.known[1]]), 25
-        if setting.covariance.any():
-            strength = setting.covariance * (self.n / setting.d)
-            gain = np.linalg.solve(np.eye(n_classes) + strength, strength)
+        if self.known is not None and self.visits % _RESTART:
+            (b, h), sweeps = self.known, 20
+        else:
+            (b, h), sweeps = self._starts(setting, b_cov), 60
+        self.visits += 1
         for _ in range(sweeps):
-            mean, z = self._tilted(setting, b, h)
+            mean, force, stiffness = self._tilted(setting, b, h)
             b = (mean * self.n) @ b_cov
             if setting.covariance.any():
-                h = z @ gain.T
-        _, first = np.unique(np.round(np.hstack([b, h]), 2), axis=0, return_index=True)
-        self.known = b[first], h[first]
+                # Newton in h: (1 - H n g_hh) dh = H n g_h - h, shortened.
+                matrix = np.eye(n_classes) + setting.covariance * (self.n * stiffness)[:, None, :]
+                wanted = (force * self.n) @ setting.covariance - h
+                full = np.linalg.solve(matrix, wanted[:, :, None])[:, :, 0]
+                h = h + full * np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
+        self.known = _distinct(*self._relevant(setting, b, h))
         return self.known
+
+    def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Maxima that can carry weight; all of them where codes are given."""
+        if self.regions:
+            return b, h
+        beta = b @ np.linalg.pinv(setting.root).T
+        value = -0.5 * (beta**2).sum(axis=1)
+        if setting.covariance.any():
+            value = value - 0.5 * ((h @ np.linalg.pinv(setting.covariance, hermitian=True)) * h).sum(axis=1)
+        root = np.sqrt(setting.d)[:, None]
+        phi = self.phi(h[:, :, None] + root * _X)
+        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
+        top = exponent.max(axis=2)
+        g = top + np.log(np.exp(exponent - top[:, :, None]).sum(axis=2))
+        value = value + g @ self.n
+        kept = value > value.max() - self.rule.depth - _UNSURE
+        return b[kept], h[kept]
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
         n_classes = len(self.n)
@@ -210,34 +279,39 @@ class Layer:
             h = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(b)
         return b, h
 
-    def _tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """<phi> and <z> at pairs of b and h (k, C)."""
+    def _tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """<phi>, g_h and max(0, -g_hh) at pairs of b and h (k, C)."""
         root = np.sqrt(setting.d)[:, None]
-        at = h[:, :, None] + root * _X
-        phi = self.phi(at)
+        phi = self.phi(h[:, :, None] + root * _X)
         exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
         weight = np.exp(exponent - exponent.max(axis=2, keepdims=True))
         weight /= weight.sum(axis=2, keepdims=True)
-        return (weight * phi).sum(axis=2), (weight * at).sum(axis=2)
+        first = (weight * _X).sum(axis=2)
+        second = (weight * _X * _X).sum(axis=2) - first**2
+        return (weight * phi).sum(axis=2), first / root[:, 0], np.maximum(1.0 - second, 0.0) / setting.d
 
     def _grid(self, setting: Setting, b: FloatArray, h: FloatArray) -> _Grid:
         n_classes = len(self.n)
         if not setting.covariance.any():
             one = np.zeros(1)
-            return _Grid(one, one, [one] * n_classes, [one] * n_classes, [np.ones((1, 1))] * n_classes)
+            return _Grid(one, one, [one] * n_classes, [one] * n_classes, [0.0] * n_classes)
         variance, u = shared_field(setting.covariance)
         # A shared field that carries all of a class leaves no density of its own: keep a little.
         variance = np.maximum(variance, 1e-6 * np.diag(setting.covariance) + 1e-12)
         rule = self.rule
         grids, priors = [], []
+        held = 1.0
         for c in range(n_classes):
-            stiffness = self._stiffness(setting, c, b[:, c], h[:, c])
+            least, stiffness = self._stiffness(setting, c, b[:, c], h[:, c])
+            held += least * u[c] ** 2
             width = 1.0 / math.sqrt(1.0 / variance[c] + stiffness)
             prior = math.sqrt(setting.covariance[c, c])
             reach = math.sqrt(2.0 * rule.depth)
             low = min(h[:, c].min() - 1.3 * reach * min(3.0 * width, prior), -0.8 * prior)
             high = max(h[:, c].max() + 1.3 * reach * min(3.0 * width, prior), 0.8 * prior)
             step = rule.h * width
+            if high - low > _MOST_FIELDS * step:
+                raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
             grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
             grids.append(grid)
             prior_log = -0.5 * grid**2 / variance[c] - 0.5 * math.log(2 * math.pi * variance[c]) + math.log(step)
@@ -246,24 +320,19 @@ class Layer:
         step = rule.alpha / math.sqrt(precision)
         # The mean of alpha given h is u.(h/D) / precision.
         centre = (h @ (u / variance)) / precision
-        own = np.sqrt(2.0 * rule.depth / precision)
-        low, high = min(centre.min(), 0.0) - 1.2 * own - 2.0, max(centre.max(), 0.0) + 1.2 * own + 2.0
+        own = 1.2 * math.sqrt(2.0 * rule.depth) * (1.0 / math.sqrt(precision) + 1.0 / math.sqrt(held))
+        low, high = centre.min() - own, centre.max() + own
         alpha = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
         log_alpha = -0.5 * precision * alpha**2 + math.log(step / math.sqrt(2 * math.pi))
-        coupling = []
-        for c in range(n_classes):
-            exponent = np.outer(grids[c], alpha) * (u[c] / variance[c])
-            if np.abs(exponent).max() > _LARGEST_EXPONENT:
-                raise NotCovered("the fields of a layer are too nearly equal on all classes for the quadrature")
-            coupling.append(np.exp(exponent))
-        return _Grid(alpha, log_alpha, grids, priors, coupling)
+        return _Grid(alpha, log_alpha, grids, priors, [float(x) for x in u / variance])
 
-    def _stiffness(self, setting: Setting, c: int, b: FloatArray, h: FloatArray) -> float:
-        """Largest -n g_hh at the modes, the curvature of the weight of class c in h."""
+    def _stiffness(self, setting: Setting, c: int, b: FloatArray, h: FloatArray) -> tuple[float, float]:
+        """Smallest (at least 0) and largest -n g_hh at the modes, the curvature of the weight of class c in h."""
         low, high = float(h.min()), float(h.max())
-        nodes = z_rule(self.phi, float(setting.d[c]), low, high, 0.6)
+        nodes = z_rule(self.phi, float(setting.d[c]), low, high, 0.6, float(np.abs(b).max()))
         site = site_table(nodes, b, h, float(setting.d[c]), float(setting.delta[c]))
-        return float(max(0.0, (-self.n[c] * np.diag(site.hh)).max()))
+        curvature = np.maximum(-self.n[c] * np.diag(site.hh), 0.0)
+        return float(curvature.min()), float(curvature.max())
 
     # ---- evaluation at nodes ---------------------------------------------------------------------
 
@@ -279,8 +348,7 @@ class Layer:
         total = -0.5 * (beta**2).sum(axis=1)[:, None] + grid.log_alpha
         for c, table in enumerate(tables):
             _, top, share = table.weights(b[:, c], self.n[c], grid.log_prior[c])
-            with np.errstate(divide="ignore"):
-                total = total + top[:, None] + np.log(share @ grid.coupling[c])
+            total = total + top[:, None] + grid.contract(c, share)[0]
         highest = total.max(axis=1)
         return np.asarray(highest + np.log(np.exp(total - highest[:, None]).sum(axis=1)))
 
@@ -292,12 +360,10 @@ class Layer:
         for c, table in enumerate(tables):
             site, top, share = table.weights(b[:, c], self.n[c], grid.log_prior[c], full=True)
             assert isinstance(site, Site)
-            coupling = grid.coupling[c]
-            z = np.maximum(share @ coupling, 1e-300)
-            total = total + top[:, None] + np.log(z)
-            parts = [site.b, site.b**2, site.bb, site.h, site.h**2, site.hh]
-            means.append([((share * part) @ coupling) / z for part in parts])
-            means[-1].append(((share * grid.h[c]) @ coupling) / z)
+            field = np.broadcast_to(grid.h[c], share.shape)
+            log_z, mean = grid.contract(c, share, [site.b, site.b**2, site.bb, site.h, site.h**2, site.hh, field])
+            total = total + top[:, None] + log_z
+            means.append(mean)
         return _Sums(total, means)
 
     # ---- what a posterior asks -------------------------------------------------------------------
@@ -316,19 +382,18 @@ class Layer:
         total = np.broadcast_to(grid.log_alpha, (len(beta), len(grid.alpha)))
         for e, table in enumerate(tables):
             site, top, share = table.weights(b[:, e], self.n[e], grid.log_prior[e], full=e == c)
+            log_z, _ = grid.contract(e, share)
+            total = total + top[:, None] + log_z
             if e == c:
                 assert site is not None
-                own, g = share, site.g
-            else:
-                with np.errstate(divide="ignore"):
-                    total = total + top[:, None] + np.log(share @ grid.coupling[e])
-        others = np.exp(total - total.max(axis=1, keepdims=True))
-        joint = own * (others @ grid.coupling[c].T)
+                own, g, own_z = share, site.g, log_z
+        weight = np.exp(total - total.max(axis=1, keepdims=True))
+        joint = np.empty_like(own)
+        for rows, coupling, shift in grid.bins(c, own):
+            joint[rows] = own[rows] * ((weight[rows] * np.exp(shift - own_z[rows])) @ coupling.T)
         return grid.h[c], joint / joint.sum(axis=1, keepdims=True), g
 
-    def draw(
-        self, setting: Setting, beta: FloatArray, rng: np.random.Generator
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def draw(self, setting: Setting, beta: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, Any]:
         """Neurons (b, h), each (k, C), from nodes beta (k, r) drawn by their shares, and the row each came from.
 
         The nodes are moved inside their cells and resampled in proportion to the exact weight there; then h given b.
@@ -351,11 +416,12 @@ class Layer:
         for c, table in enumerate(tables):
             _, top, share = table.weights(b[:, c], self.n[c], grid.log_prior[c])
             shares.append(share)
-            with np.errstate(divide="ignore"):
-                total = total + top[:, None] + np.log(share @ grid.coupling[c])
+            total = total + top[:, None] + grid.contract(c, share)[0]
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
         for c, share in enumerate(shares):
-            row = _pick(share * grid.coupling[c][:, alpha].T, rng)
+            with np.errstate(divide="ignore"):
+                exponent = np.log(share) + np.outer(grid.slope[c] * grid.alpha[alpha], grid.h[c])
+            row = _pick(np.exp(exponent - exponent.max(axis=1, keepdims=True)), rng)
             step = grid.h[c][1] - grid.h[c][0]
             h[:, c] = grid.h[c][row] + step * (rng.random(count) - 0.5)
         return b, h, pick // copies
@@ -374,7 +440,7 @@ class Layer:
         grid, modes = self._prepare(setting, grow)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
-            self.index = np.unique(np.round(modes / self.rule.beta - self.rule.offset).astype(np.int64), axis=0)
+            self.index = _unique(np.round(modes / self.rule.beta - self.rule.offset).astype(np.int64))
             grow = True
         if grow:
             self._grow(setting, grid, modes)
@@ -390,9 +456,7 @@ class Layer:
         beta = self._nodes(self.index)
         tables = self._tables(setting, grid, *self._bounds(setting, beta, 0.0))
         size = self._block(grid)
-        parts = [
-            self._sums(setting, grid, tables, beta[i : i + size]).second() for i in range(0, len(beta), size)
-        ]
+        parts = [self._sums(setting, grid, tables, beta[i : i + size]).second() for i in range(0, len(beta), size)]
         log_weight, first, product, noise = (np.concatenate(part) for part in zip(*parts))
         top = float(log_weight.max())
         w = np.exp(log_weight - top)
@@ -422,9 +486,11 @@ class Layer:
         UnstableCode
             If the weight has no local maximum with that pattern.
         """
+        for pattern in patterns:
+            self.regions.setdefault(pattern, np.empty((0, 0), dtype=np.int64))
         b, h = self.modes(setting, grow)
         grid = self._grid(setting, b, h)
-        mean, _ = self._tilted(setting, b, h)
+        mean = self._tilted(setting, b, h)[0]
         words = code_words(self.phi, mean)
         inverse = np.linalg.pinv(setting.root)
         results = []
@@ -432,21 +498,21 @@ class Layer:
             rows = np.flatnonzero(words == pattern)
             if not len(rows):
                 raise UnstableCode(pattern)
-            if grow or pattern not in self.regions:
+            if grow or not len(self.regions[pattern]):
                 seeds = np.round((b[rows] @ inverse.T) / self.rule.beta - self.rule.offset).astype(np.int64)
                 self.regions[pattern] = self._basin(setting, grid, seeds)
             results.append(self._average(setting, grid, detail, self.regions[pattern]))
         return results
 
-    def _basin(self, setting: Setting, grid: _Grid, seeds: FloatArray) -> FloatArray:
+    def _basin(self, setting: Setting, grid: _Grid, seeds: Any) -> FloatArray:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = setting.root.shape[1]
         cube = np.array(list(itertools.product((-1, 0, 1), repeat=r)), dtype=np.int64)
         low, high = self._bounds(setting, self._nodes(seeds), 14.0)
         tables = self._tables(setting, grid, low, high)
-        at = np.unique(seeds, axis=0)
+        at = _unique(seeds)
         for _ in range(40):
-            around = np.unique((at[:, None, :] + cube).reshape(-1, r), axis=0)
+            around = _unique((at[:, None, :] + cube).reshape(-1, r))
             low_now, high_now = self._bounds(setting, self._nodes(around), 0.0)
             if (low_now < low).any() or (high_now > high).any():
                 raise NotCovered("a code's maximum moved out of reach")
@@ -455,25 +521,23 @@ class Layer:
                 break
             at = best[None, :]
         steps = cube  # along the axes alone a ridge across them would look like a climb
-        weight = {at[0].tobytes(): float(self._blocked(setting, grid, tables, at)[0])}
-        top = next(iter(weight.values()))
-        kept, frontier, heights = [at], at, np.array([top])
+        top = float(self._blocked(setting, grid, tables, at)[0])
+        kept, frontier, heights, seen = [at], at, np.array([top]), _keys(at)
         while len(frontier):
             around = (frontier[:, None, :] + steps).reshape(-1, r)
-            allowed = np.repeat(heights, len(steps))
-            around, where = np.unique(around, axis=0, return_inverse=True)
-            ceiling = np.full(len(around), -np.inf)
-            np.maximum.at(ceiling, where.ravel(), allowed)
-            fresh = np.array([row.tobytes() not in weight for row in around], dtype=bool)
-            around, ceiling = around[fresh], ceiling[fresh]
+            keys, first, where = np.unique(_keys(around), return_index=True, return_inverse=True)
+            ceiling = np.full(len(keys), -np.inf)
+            np.maximum.at(ceiling, where.ravel(), np.repeat(heights, len(steps)))
+            fresh = ~np.isin(keys, seen)
+            around, ceiling = around[first[fresh]], ceiling[fresh]
             if not len(around):
                 break
+            seen = np.concatenate([seen, keys[fresh]])
             low_now, high_now = self._bounds(setting, self._nodes(around), 0.0)
             if (low_now < low).any() or (high_now > high).any():
                 low, high = np.minimum(low, low_now - 1.0), np.maximum(high, high_now + 1.0)
                 tables = self._tables(setting, grid, low, high)
             found = self._blocked(setting, grid, tables, around)
-            weight.update(zip((row.tobytes() for row in around), found.tolist()))
             good = (found <= ceiling) & (found > top - self.rule.depth - 2.0)
             frontier, heights = around[good], found[good]
             kept.append(frontier)
@@ -491,7 +555,7 @@ class Layer:
         rule = self.rule
         r = setting.root.shape[1]
         seeds = np.round(modes / rule.beta - rule.offset).astype(np.int64)
-        index = np.unique(np.vstack([self.index.reshape(-1, r), seeds]), axis=0)
+        index = _unique(np.vstack([self.index.reshape(-1, r), seeds]))
         steps = np.vstack([np.eye(r, dtype=np.int64), -np.eye(r, dtype=np.int64)])
         reach = 8.0
         low, high = self._bounds(setting, self._nodes(index), reach)
@@ -506,7 +570,7 @@ class Layer:
                 tables = self._tables(setting, grid, low, high)
             found = self._blocked(setting, grid, tables, new)
             known, weight = np.vstack([known, new]), np.append(weight, found)
-            if len(known) > _MAX_NODES:
+            if len(known) > _MAX_NODES or np.abs(new).max() >= _HALF - 2:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
             around = (alive[:, None, :] + steps).reshape(-1, r)
@@ -612,6 +676,8 @@ class _Table:
     ) -> _Table:
         infimum, supremum = _range(phi)
         half = max(0.5 * (high - low), 1e-9)
+        if max(abs(low), abs(high)) * (supremum - infimum) > _STEEPEST:
+            raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
         ratio = 3.0 / (half * max(supremum - infimum, 1e-9))  # nearest zeros of exp(g): i pi / (range of phi)
         growth = math.log(ratio + math.sqrt(1.0 + ratio**2))
         digits = 16.0 if rule.depth < 20 else 34.0
@@ -620,8 +686,8 @@ class _Table:
         nodes = 0.5 * (low + high) + half * np.cos(theta)
         bary = (-1.0) ** np.arange(count) * np.sin(theta)
         d, delta = float(setting.d[c]), float(setting.delta[c])
-        quadrature = z_rule(phi, d, float(h.min()), float(h.max()), rule.z)
-        return cls(low, high, site_table(quadrature, nodes, h, d, delta), bary, nodes)
+        quadrature = z_rule(phi, d, float(h.min()), float(h.max()), rule.z, max(abs(low), abs(high)))
+        return cls(low, high, site_table(quadrature, nodes, h, d, delta), np.asarray(bary, dtype=float), nodes)
 
     def _interpolation(self, b: FloatArray) -> FloatArray:
         difference = b[:, None] - self.nodes
@@ -651,6 +717,17 @@ def code_words(phi: Activation, mean: FloatArray) -> FloatArray:
     return np.array(["".join("1" if x > 0.5 * (low + high) else "0" for x in row) for row in mean])
 
 
+def _distinct(b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Rows that differ from all earlier ones by more than 2 % of the spread."""
+    both = np.hstack([b, h])
+    unit = np.maximum(np.abs(both).max(axis=0), 1e-12)
+    kept: list[int] = []
+    for i, row in enumerate(both):
+        if all(np.abs((row - both[j]) / unit).max() > 0.02 for j in kept):
+            kept.append(i)
+    return b[kept], h[kept]
+
+
 def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:
     """One column per row, in proportion to the weights."""
     total = np.cumsum(weights, axis=1)
@@ -661,9 +738,22 @@ def _range(phi: Activation) -> tuple[float, float]:
     return (phi.infimum, phi.supremum) if phi.bounded else (-1.0, 1.0)
 
 
-def _difference(candidates: FloatArray, known: FloatArray) -> FloatArray:
+_HALF, _WIDTH = 1 << 15, 1 << 16  # lattice indices lie within 32768 steps of the origin
+
+
+def _keys(index: FloatArray) -> FloatArray:
+    """One integer per row of lattice indices."""
+    r = index.shape[1]
+    return np.asarray((index + _HALF) @ (np.int64(_WIDTH) ** np.arange(r - 1, -1, -1, dtype=np.int64)))
+
+
+def _unique(index: FloatArray) -> FloatArray:
+    """Distinct rows."""
+    _, first = np.unique(_keys(index), return_index=True)
+    return index[first]
+
+
+def _difference(candidates: Any, known: Any) -> FloatArray:
     """Rows of `candidates` that are not rows of `known`, once each."""
-    candidates = np.unique(candidates, axis=0)
-    seen = {row.tobytes() for row in np.ascontiguousarray(known)}
-    fresh = [i for i, row in enumerate(np.ascontiguousarray(candidates)) if row.tobytes() not in seen]
-    return candidates[fresh]
+    candidates = _unique(candidates)
+    return candidates[~np.isin(_keys(candidates), _keys(known))]

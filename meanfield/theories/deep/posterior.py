@@ -189,7 +189,9 @@ class DeepPosterior(Posterior):
         if self.scheme == "analog":
             inverse, (_, log_det) = np.linalg.inv(self.readout_covariance), np.linalg.slogdet(self.readout_covariance)
             return np.asarray(
-                np.exp(-0.5 * np.einsum("...i,ij,...j->...", a, inverse, a) - 0.5 * (log_det + m * math.log(2 * math.pi)))
+                np.exp(
+                    -0.5 * np.einsum("...i,ij,...j->...", a, inverse, a) - 0.5 * (log_det + m * math.log(2 * math.pi))
+                )
             )
         self._finite("the readout posterior")
         if self.solution.frozen:
@@ -377,7 +379,8 @@ class DeepPosterior(Posterior):
 
     def _layer(self, layer: Any) -> int:
         depth = self.network.depth
-        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or layer == 0 or not -depth <= layer <= depth:
+        whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
+        if not whole or layer == 0 or not -depth <= layer <= depth:
             raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {layer!r}.")
         return int(layer) - 1 if layer > 0 else int(layer) + depth
 
@@ -390,7 +393,9 @@ class DeepPosterior(Posterior):
             code = known[int(code)].pattern
         pattern = str(code).replace("-", "")
         if pattern not in {c.pattern for c in known}:
-            raise ValueError(f"there is no code {code!r} in layer {layer}; there are {', '.join(c.pattern for c in known)}.")
+            raise ValueError(
+                f"there is no code {code!r} in layer {layer}; there are {', '.join(c.pattern for c in known)}."
+            )
         first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
         return "".join(pattern[c] for c in first)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -12,10 +13,11 @@ from meanfield.theories.deep.system import Problem
 __all__ = ["problem_of"]
 
 
-def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, NDArray[np.intp]]:
+def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, Any]:
     """The problem in numbers, classes of equal targets taken together, and which of its classes each class is."""
-    targets, index = np.array(task.targets), np.arange(task.n_classes)
-    n = np.array(task.fractions) * task.n_samples
+    targets = np.array(task.targets)
+    index: Any = np.arange(task.n_classes)
+    n: Any = np.array(task.fractions) * task.n_samples
     if merge:
         _, first, inverse = np.unique(targets, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -25,4 +27,6 @@ def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True
         targets = targets[np.sort(first)]
         n = np.bincount(index, weights=n)
     s = network.readout_variance(task.n_samples)
-    return Problem(network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2), index
+    return Problem(
+        network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2, network.beta
+    ), index

@@ -54,13 +54,13 @@ class Saturated:
     nullity: int
 
 
-def saturated_solve(
-    p: FloatArray, y: FloatArray, tau: float, sigma_a: float, low: float, high: float
-) -> Saturated:
+def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, low: float, high: float) -> Saturated:
     """Minimise J for fractions p (C,), targets y (C, m), and phi between `low` and `high`."""
     n_classes = len(p)
     if n_classes > _MAX_CLASSES:
-        raise ValueError(f"the saturated theory lists all 2^C codes, up to C = {_MAX_CLASSES}, got {n_classes} classes.")
+        raise ValueError(
+            f"the saturated theory lists all 2^C codes, up to C = {_MAX_CLASSES}, got {n_classes} classes."
+        )
     words = np.array(list(itertools.product((high, low), repeat=n_classes)))
     words = words[np.abs(words).max(axis=1) > 0.0]
     s = sigma_a**2
@@ -134,8 +134,8 @@ def _newton(
         worst = ((words @ u) ** 2).sum(axis=1).max()
         if q.min() > -1e-9 and worst <= level + 1e-9 * max(1.0, level):
             full = np.maximum(full, 0.0)
-            return u, full / full.sum()
-    return start, weight
+            return np.asarray(u, dtype=float), np.asarray(full / full.sum(), dtype=float)
+    return np.asarray(start, dtype=float), weight
 
 
 def _spread_out(words: FloatArray, weight: FloatArray, u: FloatArray) -> tuple[FloatArray, int]:

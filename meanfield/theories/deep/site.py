@@ -2,7 +2,7 @@
 
     g(b, h) = ln int Dxi exp(b phi(z) + delta phi(z)^2 / 2),    z = h + sqrt(d) xi
 
-g_b and g_bb are mean and variance of phi under the tilted law, g_h = <xi> / sqrt(d), g_hh = (var xi - 1) / d. The law is
+g_b and g_bb are mean and variance of phi under the tilted law, g_h = <xi> / sqrt(d), g_hh = (var xi - 1) / d. It is
 integrated over z on one set of nodes for all h, so that a table of (b, h) is a matrix product.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -43,30 +44,37 @@ class Nodes(NamedTuple):
     phi: FloatArray
 
 
-def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float) -> Nodes:
-    """Nodes for N(z; h, d) times smooth functions of phi(z), for every h between the bounds.
+def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, tilt: float = 0.0) -> Nodes:
+    """Nodes for N(z; h, d) exp(b phi(z)), for every h between the bounds and |b| <= tilt.
 
-    A uniform lattice of spacing step * sqrt(d) where phi is analytic (its error falls like exp(-2 pi^2 / step^2) for the
-    Gaussian, and with the width of the strip of analyticity), Gauss-Legendre panels between kinks elsewhere.
+    A uniform lattice of spacing step * (width of the tilted law) where phi is analytic (its error falls like
+    exp(-2 pi^2 / step^2) for a Gaussian, and with the width of the strip of analyticity), Gauss-Legendre panels between
+    kinks elsewhere.
     """
-    low, high = h_low - _REACH * math.sqrt(d), h_high + _REACH * math.sqrt(d)
+    narrow, reach = math.sqrt(d), _REACH * math.sqrt(d)
+    if phi.bounded:
+        # The tilt moves z by at most d b phi', and no further than where it outweighs the Gaussian.
+        span = phi.supremum - phi.infimum
+        reach = min(reach + d * tilt * span / _width(phi), math.sqrt(d * (_REACH**2 + 2.0 * tilt * span)))
+        narrow = 1.0 / math.sqrt(1.0 / d + 0.6 * tilt * span / _width(phi) ** 2)
+    low, high = h_low - reach, h_high + reach
     kinks = [k for k in phi.kinks if low < k < high]
     if not kinks:
-        count = math.ceil((high - low) / (step * min(math.sqrt(d), _SMOOTH * _width(phi))))
+        count = math.ceil((high - low) / (step * min(narrow, _SMOOTH * _width(phi))))
         z = low + (high - low) / count * (np.arange(count) + 0.5)
         weight = np.full(count, (high - low) / count)
     else:
         x, w = np.polynomial.legendre.leggauss(_PANEL_NODES)
         edges = [low, *kinks, high]
         zs, ws = [], []
-        for left, right in zip(edges[:-1], edges[1:]):
-            panels = max(1, math.ceil((right - left) / (8.0 * step * min(math.sqrt(d), _width(phi)))))
+        for left, right in pairwise(edges):
+            panels = max(1, math.ceil((right - left) / (8.0 * step * min(narrow, _width(phi)))))
             bounds = np.linspace(left, right, panels + 1)
             half = 0.5 * np.diff(bounds)
             zs.append(((bounds[1:] + bounds[:-1]) / 2 + half * x[:, None]).T.ravel())
             ws.append((half * w[:, None]).T.ravel())
-        z, weight = np.concatenate(zs), np.concatenate(ws)
-    return Nodes(z, weight, phi(z))
+        z, weight = np.concatenate(zs), np.concatenate(ws).astype(float)
+    return Nodes(np.asarray(z, dtype=float), np.asarray(weight, dtype=float), phi(z))
 
 
 @lru_cache(maxsize=64)

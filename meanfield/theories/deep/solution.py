@@ -70,11 +70,9 @@ class DeepCertificate(Certificate):
         branches: tuple[Branch, ...] = (),
     ) -> DeepCertificate:
         """Global optimality is proven by a duality gap only; weights of codes are taken as unique."""
+        proof = residual, duality_gap, math.nan, math.isfinite(duality_gap), True, 0, 0
         curvatures = inner_curvature, outer_curvature, curvature_error
-        proven = math.isfinite(duality_gap)
-        return cls(
-            residual, duality_gap, math.nan, proven, True, 0, 0, solver_residual, quadrature_error, *curvatures, branches
-        )
+        return cls(*proof, solver_residual, quadrature_error, *curvatures, branches)
 
     @property
     def residual(self) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.result import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -110,9 +111,7 @@ def solve_deep(
     return _posterior(network, task, tau, index, system, found, branches, rtol, second)
 
 
-def _from_start(
-    problem: Problem, start: Order | None, tolerance: float, report: Report | None
-) -> tuple[System, Found]:
+def _from_start(problem: Problem, start: Order | None, tolerance: float, report: Report | None) -> tuple[System, Found]:
     if start is not None:
         system = System(problem)
         found = newton(system, system.pack(start), tolerance, renew=4, step=1e-6, progress=report, most=20)
@@ -178,10 +177,8 @@ def _posterior(
     curvature = SecondOrder(math.nan, math.nan, math.nan)
     if second and residual < 1e-3:
         rough = system if linear else system.at_rule(COARSE)
-        try:
-            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6 if linear else 1e-4)
-        except (NotCovered, np.linalg.LinAlgError):
-            pass
+        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
+            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6)
     allowed = max(rtol, _VALLEY) if system.codes else rtol
     notes = []
     if branches:
@@ -192,7 +189,14 @@ def _posterior(
     good = residual <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
-        residual, found.residual, error, curvature.inner, curvature.outer, curvature.asymmetry, math.nan, tuple(branches)
+        residual,
+        found.residual,
+        error,
+        curvature.inner,
+        curvature.outer,
+        curvature.asymmetry,
+        math.nan,
+        tuple(branches),
     )
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "

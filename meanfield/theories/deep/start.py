@@ -23,7 +23,7 @@ def _gauss(values: FloatArray) -> float:
 
 
 def prior_kernels(problem: Problem) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Of every layer under the prior: common part of the kernel, d, and the largest gain |<phi'>| over constant fields."""
+    """Of every layer under the prior: common part of the kernel, d, and the largest gain over constant fields."""
     x = _HERMITE[0]
     common, own, gain = [], [], []
     q, d = 0.0, problem.k
@@ -90,7 +90,9 @@ def planted(problem: Problem, fractions: Mapping[str, float] | None = None) -> O
         a = problem.readout_variance * (soft * n) @ t
         b = float(weight @ np.abs(a @ t.T) @ p)
         rise = (mean_activation(h + 1e-3) - mean_activation(h - 1e-3)) / 2e-3
-        return math.log(p_total * b * rise) - math.log(((h * h) * p_total / gamma[-1]) ** (1.0 / depth) / h)
+        return math.log(max(p_total * b * rise, 1e-300)) - math.log(
+            ((h * h) * p_total / gamma[-1]) ** (1.0 / depth) / h
+        )
 
     h = 1.0
     if depth > 1:
@@ -147,15 +149,12 @@ def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False)
             found = system.combined(system.pack(now), Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
             if layer > 0:
                 tilde[layer - 1] = problem.scale * found.tilde
+                if critical and layer == 1:
+                    tilde[0] = _critical(problem, tilde[0])
                 new = problem.scale * found.delta
                 delta[layer - 1] = new if sweep == 0 else 0.5 * (delta[layer - 1] + new)
             if layer < problem.depth - 1 and sweep > 0:
                 d[layer] = 0.5 * (d[layer] + found.d)
-    if critical and problem.depth > 1:
-        # The first layer is close to its instability: n k~ d has eigenvalues just below 1.
-        root = np.sqrt(problem.n * d[0])
-        largest = float(np.linalg.eigvalsh(tilde[0] * np.outer(root, root))[-1])
-        tilde[0] *= _CRITICAL / largest if largest < _CRITICAL else 1.0
     return system.pack(Order(kernel, d, tilde, delta, order.t))
 
 
@@ -196,3 +195,11 @@ def readout_minimum(system: System, order: Order, tolerance: float = 1e-4, most:
         x = x + length * step
         value, slope, curvature = new
     return Order(order.kernel, order.d, order.tilde, order.delta, (x @ basis).reshape(problem.y.shape))
+
+
+def _critical(problem: Problem, tilde: FloatArray) -> FloatArray:
+    """Conjugate of the first layer scaled to where it belongs: n k~ d just below its instability at 1."""
+    own = prior_kernels(problem)[1][0]
+    root = np.sqrt(problem.n * own)
+    values, vectors = np.linalg.eigh(tilde * np.outer(root, root))
+    return np.asarray((vectors * (values * _CRITICAL / values[-1])) @ vectors.T / np.outer(root, root))

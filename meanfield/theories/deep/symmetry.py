@@ -70,7 +70,7 @@ class Symmetry:
     def matrix_basis(self) -> FloatArray:
         """(k, C, C) indicator matrices that span the symmetric matrices invariant under the group."""
         n = self.permutations.shape[1]
-        pairs = [(c, e) for c in range(n) for e in range(c, n)]
+        pairs: list[tuple[int, ...]] = [(c, e) for c in range(n) for e in range(c, n)]
         basis = []
         for orbit in _orbits([tuple(p) for p in self.permutations], pairs):
             matrix = np.zeros((n, n))
@@ -114,7 +114,7 @@ def symmetry(n: FloatArray, y: FloatArray, fractions: Mapping[str, float] | None
 
     With `fractions` only those that leave the shares of the codes as they are.
     """
-    n_classes, m = y.shape
+    n_classes = len(y)
     gram = y @ y.T
     scale = max(float(np.abs(gram).max()), 1e-300)
     candidates = itertools.permutations(range(n_classes)) if n_classes <= _MOST_CLASSES else [tuple(range(n_classes))]

@@ -36,6 +36,8 @@ class Problem:
         Variance of a preactivation of the first layer.
     scale : float
         sigma^2 of the weights above it: the fields of layer l + 1 have covariance scale * K_l.
+    exponent : float
+        beta.
     """
 
     phi: Activation
@@ -46,6 +48,7 @@ class Problem:
     readout_variance: float
     k: float = 1.0
     scale: float = 1.0
+    exponent: float = 1.0
 
     @property
     def n_samples(self) -> float:
@@ -302,5 +305,3 @@ def _clipped(matrix: FloatArray) -> FloatArray:
     if values[0] >= 0.0:
         return matrix
     return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
-
-

@@ -15,7 +15,8 @@ def deep_table(posterior: Any) -> str:
     lines = [
         f"{posterior.scheme} coding in {network.depth} layers: {network.activation.name}, {task.n_classes} classes "
         f"({fractions}), {task.n_outputs} outputs",
-        f"P = {task.n_samples:g}, tau = {posterior.tau:g}, sigma_a = {network.sigma_a:g}, sigma_w = {network.sigma_w:g}, "
+        f"P = {task.n_samples:g}, tau = {posterior.tau:g}, sigma_a = {network.sigma_a:g}, "
+        f"sigma_w = {network.sigma_w:g}, "
         f"readout prior sigma_a^2 / P^{network.beta:.4g}",
         "",
         "kernels (samples of two classes; last column: what the diagonal has beyond)",
@@ -29,19 +30,24 @@ def deep_table(posterior: Any) -> str:
         shares = "given shares" if solution.frozen else "shares"
         lines += ["", f"codes of the last layer ({shares}; readout | mean activation on each class)"]
         for code in posterior.codes:
-            lines.append(f"{code.label} {code.weight:>10.6f} | {number_row(code.readout)} | {number_row(code.activation)}")
+            row = f"{number_row(code.readout)} | {number_row(code.activation)}"
+            lines.append(f"{code.label} {code.weight:>10.6f} | {row}")
     proof = posterior.certificate
     lines += ["", f"Phi = {posterior.free_energy:.10g}   ({posterior.status})"]
     if math.isinf(task.n_samples):
         lines.append(f"certificate: residual {proof.residual:.1e}, duality gap {proof.duality_gap:.1e}")
     else:
         lines.append(
-            f"certificate: residual {proof.residual:.1e} by an independent quadrature (solver {proof.solver_residual:.1e})"
+            f"certificate: residual {proof.residual:.1e} by an independent quadrature "
+            f"(solver {proof.solver_residual:.1e})"
             f", Phi to {proof.quadrature_error:.1e}"
         )
     if not math.isnan(proof.outer_curvature):
         verdict = "passed" if proof.inner_curvature > 0.0 > proof.outer_curvature else "NOT passed"
-        lines.append(f"second order {verdict}: over conjugates {proof.inner_curvature:.1e}, over kernels {proof.outer_curvature:.1e}")
+        lines.append(
+            f"second order {verdict}: over conjugates {proof.inner_curvature:.1e}, "
+            f"over kernels {proof.outer_curvature:.1e}"
+        )
     if posterior.message and posterior.status != "optimal":
         lines.append(posterior.message)
     return "\n".join([*lines, *(f"note: {note}" for note in posterior.notes)])
