@@ -62,7 +62,7 @@ class LinearLayer:
 def linear_order(
     n: FloatArray, y: FloatArray, s: float, k: float, scale: float, slope: float, depth: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Kernels (L-1, C, C), d (L-1, C) and t (C, m) at tau = 0, in closed form (linear.md), as a start.
+    """Kernels (L-1, C, C), d (L-1, C) and t (C, m) at tau = 0, in closed form (linear/THEORY.md), as a start.
 
     In layers of unit gain: the fields of layer l + 1 have covariance scale * slope^2 times that of layer l.
     """

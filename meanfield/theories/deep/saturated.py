@@ -1,4 +1,6 @@
-"""P -> infinity for bounded phi and readout variance sigma_a^2 / P: every class saturates (THEORY.md, "Large P").
+"""P -> infinity for bounded phi and readout variance sigma_a^2 / P: every class saturates.
+
+THEORY.md, "P -> infinity, beta = 1, bounded phi".
 
     J(u) = -sum_c u_c.y_c + (tau/2) sum_c |u_c|^2 / p_c + max_S (sigma_a^2/2) |sum_c S_c u_c|^2,   u_c = p_c t_c
     -J*  = min over weights P_S of F(P) = 1/2 sum_r y_r^T (sigma_a^2 M(P) + tau diag(1/p))^{-1} y_r,  M = sum P_S S S^T

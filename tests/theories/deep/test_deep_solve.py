@@ -50,7 +50,7 @@ def test_two_layers_exponent_one(two):
     assert sorted(code.activation) == pytest.approx([0.0137, 0.9863], abs=1e-4)
     assert two.solution.tilde[0][0] == pytest.approx([0.1234, -0.1081], abs=1e-4)
     assert two.solution.delta[0] == pytest.approx([-0.8046] * 2, abs=1e-4)
-    first = two.separation(0)
+    first = two.separation(1)
     assert (first["on"][0], first["off"][0]) == pytest.approx((0.729, 0.269), abs=1e-3)
     assert first["kurtosis"][0, 1] == pytest.approx(1.195, abs=1e-3)
     assert two.certificate.inner_curvature > 0 > two.certificate.outer_curvature
@@ -64,7 +64,7 @@ def test_three_layers_exponent_one(three):
     on, off = zip(*((s["on"][0], s["off"][0]) for s in map(three.separation, range(3))))
     assert on == pytest.approx((0.640, 0.822, 0.9929), abs=3e-3)  # sharper with depth
     assert off == pytest.approx((0.356, 0.170, 0.0071), abs=3e-3)
-    assert three.separation(0)["kurtosis"][0, 1] == pytest.approx(1.672, abs=1e-3)
+    assert three.separation(1)["kurtosis"][0, 1] == pytest.approx(1.672, abs=1e-3)
     assert three.certificate.inner_curvature > 0 > three.certificate.outer_curvature
 
 
