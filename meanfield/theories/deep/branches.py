@@ -6,6 +6,7 @@ shares are therefore held first, then made unknowns of their own, and only the l
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -60,11 +61,12 @@ def coding_branch(problem: Problem, tolerance: float, report: Report | None = No
         found = None
     if problem.n_samples >= _FEWEST * len(problem.n):
         fewer = replace(problem, n=problem.n / 3.0, readout_variance=problem.readout_variance * 3.0**problem.exponent)
-        lower, start = coding_branch(fewer, tolerance, report)
-        if start.residual <= tolerance:
-            again = _continued(problem, lower.unpack(start.x), tolerance, report)
-            if found is None or again[1].residual < found.residual:
-                return again
+        with contextlib.suppress(NotCovered):
+            lower, start = coding_branch(fewer, tolerance, report)
+            if start.residual <= tolerance:
+                again = _continued(problem, lower.unpack(start.x), tolerance, report)
+                if found is None or again[1].residual < found.residual:
+                    return again
     if found is None:
         raise NotCovered("no start was found from which the quadrature of all layers can be done")
     return system, found
