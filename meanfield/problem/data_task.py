@@ -190,7 +190,7 @@ class DataTask:
         return np.array([index[value] for value in values], dtype=np.intp)
 
     def to_arrays(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Header and arrays, for `meanfield.posterior.result.write_archive`."""
+        """Header and arrays, for `meanfield.archive.write_archive`."""
         arrays: dict[str, Any] = {"inputs": self.inputs, "targets": self.targets, "center": self.center}
         if self.labels is not None:
             arrays["labels"] = self.labels
