@@ -386,7 +386,7 @@ class DeepPosterior(Posterior):
 
     def _word(self, code: Any, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""
-        known = self.layer_codes(layer)
+        known = self.layer_codes(layer + 1)
         if isinstance(code, Code):
             code = code.pattern
         if isinstance(code, (int, np.integer)) and 0 <= code < len(known):
@@ -394,7 +394,7 @@ class DeepPosterior(Posterior):
         pattern = str(code).replace("-", "")
         if pattern not in {c.pattern for c in known}:
             raise ValueError(
-                f"there is no code {code!r} in layer {layer}; there are {', '.join(c.pattern for c in known)}."
+                f"there is no code {code!r} in layer {layer + 1}; there are {', '.join(c.pattern for c in known)}."
             )
         first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
         return "".join(pattern[c] for c in first)

@@ -21,6 +21,7 @@ class DeepTheory:
 
     name = "deep"
     answers = "deep networks"
+    sweeps = False
 
     def refuses(self, problem: Problem) -> str | None:
         from meanfield.theories.deep.coverage import refuses
