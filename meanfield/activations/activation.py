@@ -183,6 +183,12 @@ class Activation:
         return self._facts.kinks
 
     @property
+    def reach(self) -> tuple[float, float]:
+        """Where kinks that never end (floor, |sin z|) stop being listed, below and above; infinite for any other phi."""
+        left, right = self._facts.endless
+        return (self.kinks[0] if left else -math.inf, self.kinks[-1] if right else math.inf)
+
+    @property
     def limits(self) -> tuple[float, float]:
         return self._facts.limits
 
@@ -435,9 +441,10 @@ def _derive(
 
     from meanfield.symbolic.shape import shape_of
     from meanfield.symbolic.source import derivative, numpy_source, remainder
+    from meanfield.symbolic.switches import plain_switches
 
     formula, z, values = _expression("", (expression, symbol), items)
-    phi = formula.subs(values)
+    phi = plain_switches(formula.subs(values))
     shape = shape_of(phi, z)
     plain = phi.xreplace({z: sp.Symbol("z", real=True)})
     variable = sp.Symbol("z", real=True)
@@ -458,6 +465,7 @@ def _derive(
         intercepts=(float(shape.intercepts[0]), float(shape.intercepts[1])),
         complement=None if shape.complement is None else float(shape.complement),
         even=shape.even,
+        endless=shape.endless,
     )
     return facts, code
 
@@ -471,9 +479,10 @@ def _evaluate_source(
     if lost.any():
         from meanfield.symbolic.shape import shape_of
         from meanfield.symbolic.source import high_precision, plain_derivative
+        from meanfield.symbolic.switches import plain_switches
 
         formula, symbol, numbers = _expression("", source, items)
-        phi = formula.subs(numbers)
+        phi = plain_switches(formula.subs(numbers))
         if order == 1:
             phi = plain_derivative(phi, symbol)
         elif order > 1:

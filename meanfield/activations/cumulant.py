@@ -165,6 +165,8 @@ def _rule(activation: Activation, k: float) -> compiled.Direct:
         return activation(root * z)
 
     kinks = np.array(activation.kinks) / root
+    # Beyond the last of endless kinks nothing is integrated: the tilted laws have to stay on this side.
+    low, high = max(-_Z_MAX, activation.reach[0] / root), min(_Z_MAX, activation.reach[1] / root)
     kinks = kinks[np.abs(kinks) < _Z_MAX]
     sigma_minus, sigma_plus = (root * s for s in activation.slopes)
     steepest = max(abs(sigma_minus), abs(sigma_plus))
@@ -175,6 +177,7 @@ def _rule(activation: Activation, k: float) -> compiled.Direct:
     grid = np.unique(
         np.concatenate([fine, coarse, -coarse, *(c + s * near for c in (0.0, *kinks[:20]) for s in (1, -1))])
     )
+    grid = grid[(grid >= low) & (grid <= high)]
     value = psi(grid)
     prior = np.exp(-0.5 * grid * grid) * np.gradient(grid)
     mean = np.sum(prior * value) / np.sum(prior)
@@ -187,8 +190,8 @@ def _rule(activation: Activation, k: float) -> compiled.Direct:
         left = grid[inside.any(axis=0).argmax()]
         right = grid[len(grid) - 1 - inside.any(axis=0)[::-1].argmax()]
         panels = None
-        if max(-left, right) < _Z_MAX - 1e-9:
-            edges = _first_edges(left - 1.0, right + 1.0, kinks)
+        if left > low + 1e-9 and right < high - 1e-9:
+            edges = _first_edges(max(left - 1.0, low), min(right + 1.0, high), kinks)
             panels = _refine(psi, edges, kappas)
         if panels is not None:
             break

@@ -34,6 +34,8 @@ class Facts(NamedTuple):
     complement: float | None
     even: bool
     pieces: Pieces | None
+    # Whether kinks go on beyond the last one listed, for z -> -inf and +inf: phi is known to be smooth between them only.
+    endless: tuple[bool, bool] = (False, False)
 
 
 def facts_of_pieces(pieces: Pieces) -> Facts:
@@ -81,11 +83,12 @@ def facts_of_values(
     intercepts: tuple[float, float],
     complement: float | None,
     even: bool,
+    endless: tuple[bool, bool] = (False, False),
 ) -> Facts:
     """Complete the facts with the range of phi, searched on a grid that zooms in on its extremes."""
     high = max([_largest(value, kinks), *(x for x in limits if not math.isnan(x))])
     low = min([-_largest(lambda z: -value(z), kinks), *(x for x in limits if not math.isnan(x))])
-    return Facts(kinks, limits, slopes, intercepts, low + 0.0, high + 0.0, complement, even, None)
+    return Facts(kinks, limits, slopes, intercepts, low + 0.0, high + 0.0, complement, even, None, endless)
 
 
 def _largest(value: Function, kinks: tuple[float, ...]) -> float:

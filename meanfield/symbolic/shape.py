@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from itertools import combinations, pairwise, product
 from typing import Any, NamedTuple
 
 import mpmath
 import numpy as np
 import sympy as sp
-from mpmath.libmp import NoConvergence
 from sympy.core.relational import Relational
 
-from meanfield.symbolic.source import mpmath_function, numpy_function
+from meanfield.symbolic.asymptotics import asymptotic_slope, checked_limit, limit_of, value_at
+from meanfield.symbolic.source import numpy_function
+from meanfield.symbolic.switches import SWITCHES, plain_switches, switching
 
 __all__ = ["Shape", "shape_of"]
 
-_SWITCHES = (sp.Abs, sp.Max, sp.Min, sp.Heaviside, sp.sign, sp.Piecewise, sp.floor, sp.ceiling)
-_DECADES = (2, 3, 4, 5, 6, 8, 12, 16, 20)  # how far out limits are looked at
-_MAX_OPERATIONS = 25
-_PERIODIC = {sp.tan: sp.cos, sp.sec: sp.cos, sp.cot: sp.sin, sp.csc: sp.sin}
+_MOST_KINKS = 2000
+_SPREAD = [mpmath.mpf(x) for x in ("1.13", "1.57", "2.31", "3.77", "9.1", "101.3", "9973.7", "1e6", "31e12")]
 _PROBES = [mpmath.mpf(x) for x in ("0.0371", "0.413", "0.927", "1.731", "3.19", "7.77")]
 
 
@@ -39,9 +37,12 @@ class Shape(NamedTuple):
     intercepts: tuple[sp.Expr, sp.Expr]  # lim phi(z) - s z; may be infinite or nan
     complement: sp.Expr | None  # c in phi(-z) = 2 c - phi(z)
     even: bool
+    endless: tuple[bool, bool] = (False, False)  # kinks go on beyond the last one listed, for z -> -oo and oo
 
     def linear_pieces(self, z: sp.Symbol) -> tuple[tuple[sp.Expr, sp.Expr], ...] | None:
-        """(intercept, slope) of each branch, or None unless all are linear in z."""
+        """(intercept, slope) of each branch, or None unless all are linear in z and their number is finite."""
+        if any(self.endless):
+            return None
         pieces = []
         for branch in self.branches:
             plain = sp.expand(branch)
@@ -70,112 +71,70 @@ def shape_of(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float] | Non
     if unknown:
         names = ", ".join(sorted(str(s) for s in unknown))
         raise ValueError(f"phi({z}) = {phi} has symbols without a value: {names}; pass parameters={{symbol: value}}")
+    phi = plain_switches(phi)
     concrete = phi.subs(sample)
     _check_values(concrete, z)
     candidates = _candidates(phi, z, sample)
     _check_finite(concrete, z, [float(c.subs(sample)) for c, _ in candidates])
     kinks, branches = _cut(phi, z, candidates, sample)
-    left, right = _outermost(phi, branches[0], z, -1, sample), _outermost(phi, branches[-1], z, 1, sample)
-    slopes = (_slope(left, z, -1, sample), _slope(right, z, 1, sample))
-    limits = (_limit(left, z, -1, slopes[0], sample), _limit(right, z, 1, slopes[1], sample))
+    ends = _beyond([float(c.subs(sample)) for c, _ in candidates] or [0.0])
+    _check_branches(concrete, z, ends)
+    endless = tuple(not _last_branch(phi, {**sample, z: at}, z, side) for at, side in zip(ends, (-1, 1)))
+    left, right = (phi if more else branch for more, branch in zip(endless, (branches[0], branches[-1])))
+    slopes = (asymptotic_slope(left, z, -1, sample), asymptotic_slope(right, z, 1, sample))
+    limits = (limit_of(left, z, -1, slopes[0], sample), limit_of(right, z, 1, slopes[1], sample))
     intercepts = (
-        _checked_limit(left - slopes[0] * z, z, -1, sample),
-        _checked_limit(right - slopes[1] * z, z, 1, sample),
+        checked_limit(left - slopes[0] * z, z, -1, sample),
+        checked_limit(right - slopes[1] * z, z, 1, sample),
     )
     if len(branches) == 1 and not sp.expand(branches[0]).has(z):
         raise ValueError(f"phi({z}) = {phi} is constant: no neuron could respond to anything")
-    complement, even = _symmetry(concrete, z)
+    complement, even = _symmetry(concrete, z, [float(c.subs(sample)) for c, _ in candidates])
     exact = None
     if complement is not None:
         # The closed form of the centre, where SymPy finds one; else the number (in practice 0 or 1/2).
         exact = sp.simplify(sum(limits) / 2) if all(x.is_finite for x in limits) else sp.nsimplify(complement)
-    return Shape(tuple(kinks), tuple(branches), limits, slopes, intercepts, exact, even)
-
-
-def _no_overflow(name: str) -> Any:
-    """A function of mpmath that would hang on arguments that are exponentials themselves."""
-
-    def function(x: Any) -> Any:
-        if abs(mpmath.re(x)) < mpmath.mpf(10) ** 30:
-            return getattr(mpmath, name)(x)
-        if name == "tanh":
-            return mpmath.sign(mpmath.re(x))
-        if name == "exp" and mpmath.re(x) < 0:
-            return mpmath.mpf(0)
-        raise OverflowError(f"{name} of {mpmath.nstr(x, 3)}")
-
-    return function
-
-
-_FUNCTIONS = {name: _no_overflow(name) for name in ("exp", "sinh", "cosh", "tanh", "sin", "cos", "tan")}
-
-
-@lru_cache(maxsize=256)
-def _evaluator(expression: sp.Expr, z: sp.Symbol) -> Any:
-    return mpmath_function(expression, z, [_FUNCTIONS, "mpmath"])
-
-
-def _at(expression: sp.Expr, z: sp.Symbol, point: Any, digits: int = 40) -> Any:
-    """A value in high precision; None where mpmath cannot say."""
-    try:
-        with mpmath.workdps(digits):
-            return mpmath.mpmathify(_evaluator(expression, z)(point))
-    except (ArithmeticError, ValueError, TypeError, NameError, KeyError, AttributeError, NoConvergence):
-        return None
+    return Shape(tuple(kinks), tuple(branches), limits, slopes, intercepts, exact, even, (endless[0], endless[1]))
 
 
 def _check_values(phi: sp.Expr, z: sp.Symbol) -> None:
     values = []
     for s in (-1, 1):
         for x in _PROBES:
-            value = _at(phi, z, s * x)
+            value = value_at(phi, z, s * x)
             if value is None or mpmath.isnan(value):
                 raise ValueError(f"phi({z}) = {phi} cannot be evaluated at {z} = {mpmath.nstr(s * x, 5)}")
             if isinstance(value, mpmath.mpc) and abs(value.imag) > mpmath.mpf(10) ** -25 * max(1, abs(value)):
                 text = mpmath.nstr(value, 5)
                 raise ValueError(f"phi({z}) = {phi} is not real: it is {text} at {z} = {mpmath.nstr(s * x, 5)}")
             values.append(mpmath.re(value))
-    if max(values) - min(values) <= mpmath.mpf(10) ** -25 * max(1, *map(abs, values)) and not phi.has(*_SWITCHES):
+    if max(values) - min(values) <= mpmath.mpf(10) ** -25 * max(1, *map(abs, values)) and not phi.has(*SWITCHES):
         raise ValueError(f"phi({z}) = {phi} is constant: no neuron could respond to anything")
+
+
+def _check_branches(phi: sp.Expr, z: sp.Symbol, ends: tuple[float, float]) -> None:
+    """Real beyond the candidates, too."""
+    for end in ends:
+        for shift in ("0", "1.0173", "23.1", "173.9"):
+            x = mpmath.mpf(end) + (mpmath.mpf(shift) if end == ends[1] else -mpmath.mpf(shift))
+            value = value_at(phi, z, x)
+            if value is not None and abs(mpmath.im(value)) > mpmath.mpf(10) ** -25 * max(1, abs(value)):
+                raise ValueError(f"phi({z}) = {phi} is not real: it is {mpmath.nstr(value, 5)} at {z} = {mpmath.nstr(x, 5)}")
 
 
 def _check_finite(phi: sp.Expr, z: sp.Symbol, points: list[float]) -> None:
     for c in points:
         for side in (-1, 1):
-            near = [_at(phi, z, mpmath.mpf(c) + side * mpmath.mpf(10) ** -e) for e in (6, 12, 18)]
+            near = [value_at(phi, z, mpmath.mpf(c) + side * mpmath.mpf(10) ** -e) for e in (6, 12, 18)]
             size = [mpmath.inf if v is None else abs(v) for v in near]
             if size[2] > 10 * size[0] > 1000 or (size[1] - size[0] > 1 and size[2] - size[1] > 1):
                 raise ValueError(f"phi({z}) = {phi} is not finite at {z} = {c:.6g}; G(kappa) would be infinite")
 
 
-def _switching(phi: sp.Expr, z: sp.Symbol) -> list[tuple[sp.Expr, bool]]:
-    """Expressions whose real zeros are candidate kinks, and whether phi is singular there even if smooth-looking."""
-    found: list[tuple[sp.Expr, bool]] = []
-    for node in sp.preorder_traversal(phi):
-        if not isinstance(node, sp.Basic) or not node.has(z):
-            continue
-        if isinstance(node, (sp.Abs, sp.Heaviside, sp.sign)):
-            found.append((node.args[0], False))
-        elif isinstance(node, (sp.Max, sp.Min)):
-            found += [(a - b, False) for a, b in combinations(node.args, 2)]
-        elif isinstance(node, sp.Piecewise):
-            relations = [r for _, condition in node.args for r in condition.atoms(Relational)]
-            found += [(r.lhs - r.rhs, False) for r in relations]
-        elif isinstance(node, sp.Pow) and not (node.exp.is_integer and node.exp.is_nonnegative):
-            found.append((node.base, True))
-        elif isinstance(node, sp.log):
-            found.append((node.args[0], True))
-        elif isinstance(node, (sp.floor, sp.ceiling)):
-            found.append((sp.sin(sp.pi * node.args[0]), False))
-        elif type(node) in _PERIODIC:
-            found.append((_PERIODIC[type(node)](node.args[0]), True))
-    return [(u, singular) for u, singular in found if u.has(z) and not (u.is_positive or u.is_negative)]
-
-
 def _candidates(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float]) -> list[tuple[sp.Expr, bool]]:
     """Candidate kinks in the order of z, near-duplicates merged."""
     roots: list[tuple[sp.Expr, bool]] = []
-    for u, singular in _switching(phi, z):
+    for u, singular in switching(phi, z):
         for branch in _alternatives(u):
             for root in _real_roots(branch, z) if branch.has(z) else ():
                 if branch == u or abs(float(u.subs({**sample, z: root.subs(sample)}))) < 1e-9:
@@ -192,7 +151,7 @@ def _candidates(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float]) -
 
 def _alternatives(u: sp.Expr) -> list[sp.Expr]:
     """All analytic expressions that a nested switch may stand for (u itself where they would be too many)."""
-    if not u.has(*_SWITCHES):
+    if not u.has(*SWITCHES):
         return [u]
     choices: list[list[sp.Expr]] = []
     for a in u.args:
@@ -225,7 +184,10 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
     with np.errstate(all="ignore"):
         y = value(grid)
     roots = [float(x) for x in grid[y == 0.0]]
-    for i in np.flatnonzero(y[:-1] * y[1:] < 0.0):
+    crossing = np.flatnonzero(y[:-1] * y[1:] < 0.0)
+    if len(roots) + crossing.size > _MOST_KINKS:
+        raise ValueError(f"phi has more than {_MOST_KINKS} kinks within |{z}| < 200 (where {u} = 0): too many to integrate")
+    for i in crossing:
         low, high = grid[i], grid[i + 1]
         while high - low > 4e-16 * max(abs(low), abs(high)):
             middle = 0.5 * (low + high)
@@ -236,12 +198,19 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
     return [sp.Float(x, 17) for x in roots]
 
 
+def _beyond(points: list[float]) -> tuple[float, float]:
+    """Just outside of the outermost candidate kinks, before the next ones that lie out of reach."""
+    step = (math.sqrt(5.0) - 1.0) / 2000.0
+    return points[0] - step * max(1.0, abs(points[0])), points[-1] + step * max(1.0, abs(points[-1]))
+
+
 def _cut(
     phi: sp.Expr, z: sp.Symbol, candidates: list[tuple[sp.Expr, bool]], sample: Mapping[sp.Symbol, float]
 ) -> tuple[list[sp.Expr], list[sp.Expr]]:
     points = [float(c.subs(sample)) for c, _ in candidates]
     inside = [0.5 * (a + b) for a, b in pairwise(points)]
-    tests = [points[0] - 1.0, *inside, points[-1] + 1.0] if points else [0.5]
+    low, high = _beyond(points or [0.0])
+    tests = [low, *inside, high] if points else [high]
     kinks: list[sp.Expr] = []
     branches = [_branch(phi, {**sample, z: tests[0]})]
     for (kink, singular), test in zip(candidates, tests[1:]):
@@ -254,7 +223,7 @@ def _cut(
 
 def _branch(expression: sp.Expr, at: Mapping[sp.Symbol, float]) -> sp.Expr:
     """The analytic expression that equals `expression` around the point `at`."""
-    if not expression.has(*_SWITCHES):
+    if not expression.has(*SWITCHES):
         return expression
     if isinstance(expression, sp.Piecewise):
         for value, condition in expression.args:
@@ -262,7 +231,7 @@ def _branch(expression: sp.Expr, at: Mapping[sp.Symbol, float]) -> sp.Expr:
                 return _branch(value, at)
         raise ValueError(f"{expression} has no value at {at}; give a Piecewise a last case with condition True")
     args = [_branch(a, at) if isinstance(a, sp.Expr) else a for a in expression.args]
-    if not isinstance(expression, _SWITCHES):
+    if not isinstance(expression, SWITCHES):
         return expression.func(*args)
     values = [float(a.subs(at)) for a in args]
     if isinstance(expression, (sp.Max, sp.Min)):
@@ -276,89 +245,60 @@ def _branch(expression: sp.Expr, at: Mapping[sp.Symbol, float]) -> sp.Expr:
     return side if isinstance(expression, sp.sign) else (1 + side) / 2
 
 
-def _outermost(
-    phi: sp.Expr, branch: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.Symbol, float]
-) -> sp.Expr:
-    """The outer branch, or phi itself where the kinks never end (|sin z|) and no branch is the last."""
-    if branch == phi:
-        return phi
-    for far in ("311.37", "1234.5", "99991.3"):
-        a, b = (_at(f.subs(sample), z, direction * mpmath.mpf(far)) for f in (phi, branch))
-        if a is None or b is None or abs(a - b) > mpmath.mpf(10) ** -20 * max(1, abs(a)):
-            return phi
-    return branch
+def _last_branch(phi: sp.Expr, at: Mapping[sp.Symbol, Any], z: sp.Symbol, direction: int) -> bool:
+    """Whether the branch around the point `at`, beyond all kinks found, goes on for ever (that of |sin z| does not).
 
-
-def _slope(branch: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.Symbol, float]) -> sp.Expr:
-    """lim phi / z, refusing what makes G(kappa) infinite or its growth undefined."""
-    slope = _checked_limit(branch / z, z, direction, sample)
-    end = "oo" if direction > 0 else "-oo"
-    if slope is sp.nan:
-        raise ValueError(f"phi({z}) = {branch} has no asymptotic slope: phi/{z} has no limit as {z} -> {end}")
-    if slope.is_infinite:
-        raise ValueError(
-            f"phi({z}) = {branch} grows faster than linearly as {z} -> {end} (phi/{z} is unbounded): "
-            "G(kappa) = ln E exp(kappa phi) then is infinite or grows faster than kappa^2, and no posterior exists; "
-            "choose a nonlinearity with |phi| <= A + B|z|"
-        )
-    return slope
-
-
-def _limit(branch: sp.Expr, z: sp.Symbol, direction: int, slope: sp.Expr, sample: Mapping[sp.Symbol, float]) -> sp.Expr:
-    if not slope.is_zero:
-        return sp.oo if float(slope.subs(sample)) * direction > 0 else -sp.oo
-    return _checked_limit(branch, z, direction, sample)
-
-
-def _checked_limit(f: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.Symbol, float]) -> sp.Expr:
-    """Limit of f for z -> direction * oo; nan if f oscillates.
-
-    Numbers far out decide where they have settled. SymPy's limit is asked where they have not, or where the result has
-    to be a formula in parameters; it is believed if it agrees with the numbers.
+    Every switch has to stand far out as it stands there. Rounding may take its argument to the point where it switches
+    (4 tanh z is 4 to any number of digits, and below 4), but not beyond.
     """
-    concrete = f.subs(sample)
-    far = [_at(concrete, z, direction * mpmath.mpf("1.237") * mpmath.mpf(10) ** e, 80) for e in _DECADES]
-    y = [mpmath.re(v) for v in far if v is not None and mpmath.isfinite(v)]
-    if not sample and len(y) > 3 and max(y[-3:]) - min(y[-3:]) <= mpmath.mpf(10) ** -13 * max(1, abs(y[-1])):
-        return _rounded(y[-1])
-    # SymPy's limits can run for hours on long expressions.
-    limit = _sympy_limit(f, z, direction) if sample or sp.count_ops(f) <= _MAX_OPERATIONS else None
-    if limit is not None and limit.has(sp.AccumBounds):
-        return sp.nan
-    if limit is not None and limit.is_number and not y:
-        return limit
-    if limit is not None and limit.is_extended_real:
-        value = limit.subs(sample)
-        if value.is_infinite and len(y) > 1 and (y[-1] > max(y[0], 0) if value > 0 else y[-1] < min(y[0], 0)):
-            return limit
-        if value.is_finite and abs(y[-1] - mpmath.mpf(float(value))) <= 1e-12 + abs(y[0] - mpmath.mpf(float(value))):
-            return limit
-    if len(y) < 3:
-        return sp.nan
-    if abs(y[-1] - y[-2]) <= mpmath.mpf(10) ** -8 * max(1, abs(y[-1])):
-        return _rounded(y[-1])
-    steps = [b - a for a, b in pairwise(y[-4:])]
-    if all(abs(step) > 0.1 and step * y[-1] > 0 for step in steps):
-        return sp.oo if y[-1] > 0 else -sp.oo
-    return sp.nan
+    if not phi.has(*SWITCHES):
+        return True
+    numbers = {key: value for key, value in at.items() if key != z}
+    reach = max(200.0, 2.0 * abs(at[z]))
+    points = [direction * reach * mpmath.sqrt(x) for x in _SPREAD]
+    return all(_stays(node, at, numbers, z, points) for node in sp.preorder_traversal(phi) if _switches(node, z))
 
 
-def _sympy_limit(f: sp.Expr, z: sp.Symbol, direction: int) -> sp.Expr | None:
-    try:
-        return sp.limit(f, z, sp.oo * direction)
-    except Exception:  # they fail in many ways; the numbers decide
-        return None
+def _switches(node: Any, z: sp.Symbol) -> bool:
+    return isinstance(node, SWITCHES) and bool(node.has(z))
 
 
-def _rounded(value: Any) -> sp.Expr:
-    """A simple fraction where the value is one, else the number."""
-    simple = mpmath.nint(24 * value)
-    return sp.Rational(int(simple), 24) if abs(24 * value - simple) < 1e-10 else sp.Float(float(value), 17)
+def _stays(
+    node: sp.Expr, at: Mapping[sp.Symbol, Any], numbers: Mapping[sp.Symbol, Any], z: sp.Symbol, points: list[Any]
+) -> bool:
+    """Whether no argument of one switch passes, at the points, the value at which it would switch."""
+    signs: list[sp.Expr] = []  # stay on the side of 0 on which they are
+    if isinstance(node, sp.Piecewise):
+        relations = [r for _, condition in node.args for r in condition.atoms(Relational)]
+        signs = [_branch(r.lhs, at) - _branch(r.rhs, at) for r in relations]
+    elif isinstance(node, (sp.Max, sp.Min)):
+        args = [_branch(a, at) for a in node.args]
+        signs = [a - b for a, b in combinations(args, 2)]
+    else:
+        argument = _branch(node.args[0], at)
+        signs = [argument]
+        if isinstance(node, (sp.floor, sp.ceiling)):
+            step = math.floor(float(argument.subs(at)))
+            signs = [argument - step, argument - step - 1] if argument.has(z) else []
+    for u in signs:
+        here = mpmath.sign(float(u.subs(at)))
+        for x in points:
+            there = value_at(u.subs(numbers), z, x)
+            if there is None:
+                return False
+            there, rounding = mpmath.re(there), mpmath.mpf(10) ** -30 * max(1, abs(x))
+            if here * there < -rounding or (here == 0 and abs(there) > rounding):
+                return False
+    return True
 
 
-def _symmetry(phi: sp.Expr, z: sp.Symbol) -> tuple[float | None, bool]:
+def _symmetry(phi: sp.Expr, z: sp.Symbol, kinks: list[float]) -> tuple[float | None, bool]:
     """Whether phi(z) + phi(-z) is constant (its half is returned) and whether phi is even, checked to 25 digits."""
-    pairs = [(_at(phi, z, x), _at(phi, z, -x)) for x in _PROBES]
+    around = [abs(c) * x for c in (kinks[0], kinks[-1]) for x in (0.9731, 1.0173)] if kinks else []
+    points = [*_PROBES, mpmath.mpf("31.37"), mpmath.mpf("173.29"), *(mpmath.mpf(x) for x in around if x)]
+    pairs = [(value_at(phi, z, x), value_at(phi, z, -x)) for x in points]
+    if any(v is None for pair in pairs for v in pair):
+        return None, False
     scale = max(1, *(abs(v) for pair in pairs for v in pair))
     sums = [mpmath.re(a + b) for a, b in pairs]
     tolerance = mpmath.mpf(10) ** -25 * scale
