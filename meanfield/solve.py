@@ -15,6 +15,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import checked_problem
+from meanfield.validation import real_number
 
 if TYPE_CHECKING:
     from meanfield.posterior.data_posterior import DataPosterior
@@ -38,6 +39,8 @@ def solve(
     warm_start: SingleNeuronPosterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
+    max_seconds: float | None = ...,
+    refine: bool | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
 
@@ -51,6 +54,8 @@ def solve(
     warm_start: DataPosterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
+    max_seconds: float | None = ...,
+    refine: bool | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
 
@@ -63,6 +68,8 @@ def solve(
     warm_start: SingleNeuronPosterior | DataPosterior | None = None,
     on_failure: Literal["raise", "warn", "return"] = "raise",
     max_boxes: int = MAX_BOXES,
+    max_seconds: float | None = None,
+    refine: bool | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
     """Posterior of a wide network on a class task, or on data.
@@ -95,6 +102,11 @@ def solve(
         ``certificate`` and ``status``.
     max_boxes : int
         Budget of the global check (class tasks, P -> infinity).
+    max_seconds : float, optional
+        Limit of time (nonlinear networks on data): what was reached then has the status "out of time".
+    refine : bool, optional
+        Whether to correct expectation propagation on samples of the exact single-neuron posterior (bounded nonlinear
+        networks on data); by default where its measured error is too large.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
@@ -125,7 +137,12 @@ def solve(
     problem = checked_problem(network, task, tau)
     theory = covering_theory(problem)
     _check_options(task, warm_start, on_failure, max_boxes)
-    posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options={"max_boxes": int(max_boxes)})
+    if max_seconds is not None:
+        max_seconds = real_number("max_seconds", max_seconds, above=0.0)
+    if refine not in (None, True, False):
+        raise ValueError(f"refine must be True, False or None, got {refine!r}.")
+    options = {"max_boxes": int(max_boxes), "max_seconds": max_seconds, "refine": refine}
+    posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
     if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":

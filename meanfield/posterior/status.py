@@ -54,6 +54,11 @@ class Status(StrEnum):
         "expectation propagation has no fixed point, or several; a larger tau, more input dimensions or fewer samples "
         "help",
     )
+    APPROXIMATE = (
+        "approximate",
+        "the outputs are further from the exact theory than the tolerance, or how far could not be measured; the message "
+        "holds the number. Use refine=True where it was switched off, a larger tau, or fewer samples",
+    )
     OUT_OF_TIME = (
         "out of time",
         "the budget was used up before the certificate was complete; raise it, or start from a neighbouring solution "

@@ -17,7 +17,7 @@ from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, real_array, real_number
 
-__all__ = ["solve_frozen", "solve_general"]
+__all__ = ["shares", "solve_frozen", "solve_general"]
 
 TOLERANCE = 1e-6  # of max |dJ/dt|
 # Up to these joint expectation propagation is refined on a lattice where it needs it; always with the fewest samples.
@@ -125,7 +125,7 @@ def solve_general(
     generator = np.random.default_rng(rng)
     if fractions is not None:
         assert warm_start is not None
-        fractions = _shares(fractions, warm_start)
+        fractions = shares(fractions, warm_start)
         method = warm_start.method
     small = y.shape[1] <= _SMALL_OUTPUTS and len(y) <= _SMALL_SAMPLES
     found = None
@@ -158,7 +158,7 @@ def _trusted(solution: GeneralSolution) -> bool:
     return solution.status == "optimal" and (accurate or len(solution.cuts) > 0)
 
 
-def _shares(fractions: Any, solution: GeneralSolution) -> FloatArray:
+def shares(fractions: Any, solution: GeneralSolution) -> FloatArray:
     """Fractions of the neurons in each code, summing to 1."""
     shares = real_array("fractions", fractions)
     if shares.shape != solution.code_weight.shape or (shares < 0).any() or shares.sum() <= 0:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
-from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -42,23 +40,29 @@ class GeneralDataTheory:
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.general_data.exact.examine import certificate_of, clock, examined, unmeasured
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem
+        tick = clock(options.get("max_seconds"))
         found = _solved(network, task, tau, _start(warm_start, task), progress)
+        if network.activation.parts == "outliers":
+            verdict = unmeasured(found, "phi is unbounded")
+        else:
+            verdict = examined(found, task.labels, options.get("refine"), tick)
         return GeneralDataPosterior(
             network,
             task,
             tau,
-            found,
-            # J is convex; that its minimum is the right one is up to expectation propagation and the search for codes.
-            Certificate(found.residual, math.nan, math.nan, False, True),
-            Status.of(found.status),
-            found.message or "expectation propagation",
-            _notes(found),
+            verdict.solution,
+            certificate_of(verdict),
+            verdict.status,
+            verdict.message,
+            (*_notes(verdict.solution), *verdict.notes),
         )
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        from meanfield.theories.general_data.exact.particles import ParticleSolution
         from meanfield.theories.general_data.outliers.solution import OutlierSolution
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
         from meanfield.theories.general_data.solution import GeneralSolution
@@ -68,9 +72,10 @@ class GeneralDataTheory:
         # The singular value decomposition of another machine may differ by signs and rotations.
         features = task.features(network.sigma_w).matrix
         turn = np.linalg.lstsq(features, own["features"], rcond=None)[0]
-        own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w")}
+        own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w", "particles") if name in own}
         own |= {"features": features, "targets": task.targets, "activation": network.activation}
-        kind = OutlierSolution if "limit" in header["solution"] else GeneralSolution
+        kind: type[GeneralSolution] = OutlierSolution if "limit" in header["solution"] else GeneralSolution
+        kind = ParticleSolution if "particles" in own else kind
         solution = kind(**(header["solution"] | own))
         return GeneralDataPosterior(network, task, header["tau"], solution, *rest_of_header(header))
 
@@ -80,6 +85,8 @@ THEORY = GeneralDataTheory()
 
 def _start(warm_start: Any, task: DataTask) -> Any:
     warm = None if warm_start is None or warm_start.theory != THEORY.name else warm_start.solution
+    if warm is not None and warm.method == "particles":  # no mixture to start from
+        warm = None
     if warm is not None and warm.t.shape != task.targets.shape:
         raise ValueError(f"warm_start has t of shape {warm.t.shape}, the task needs {task.targets.shape}.")
     return warm
