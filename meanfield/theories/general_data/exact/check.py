@@ -114,9 +114,11 @@ class Sampler:
         """Add codes that the proposal does not reach."""
         sample = self.sample(self.first)
         at = self.dual.at(sample, t)
-        log_z = at.log_z if self.dual.fractions is None else Dual(
-            self.dual.targets, self.dual.prior, self.dual.tau
-        ).at(sample, t).log_z
+        log_z = (
+            at.log_z
+            if self.dual.fractions is None
+            else Dual(self.dual.targets, self.dual.prior, self.dual.tau).at(sample, t).log_z
+        )
         if has_jumps(self.solution.activation):
             return  # no maxima to climb to
         found = modes(self.solution, t, self.labels, self.rng)

@@ -71,7 +71,12 @@ def modes(solution: GeneralSolution, t: FloatArray, labels: object, rng: np.rand
 
 
 def covered(
-    mixture: Mixture, solution: GeneralSolution, t: FloatArray, log_z: float, found: list[Mode], rng: np.random.Generator
+    mixture: Mixture,
+    solution: GeneralSolution,
+    t: FloatArray,
+    log_z: float,
+    found: list[Mode],
+    rng: np.random.Generator,
 ) -> tuple[Mixture, float]:
     """The proposal with the modes that it missed, and their weight (0 if there were none)."""
     missed = 0.0

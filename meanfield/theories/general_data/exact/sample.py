@@ -57,7 +57,9 @@ class Sample:
     random: bool = True
 
 
-def sample_of(activation: Activation, features: FloatArray, points: FloatArray, base: FloatArray, **rest: Any) -> Sample:
+def sample_of(
+    activation: Activation, features: FloatArray, points: FloatArray, base: FloatArray, **rest: Any
+) -> Sample:
     """The sample at these points."""
     return Sample(points, activation(points @ features.T), base, **rest)
 
