@@ -58,7 +58,7 @@ class GeneralDataTheory:
             certificate_of(verdict),
             verdict.status,
             verdict.message,
-            (*_notes(verdict.solution), *verdict.notes),
+            (*verdict.notes, *_notes(verdict.solution)),
         )
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:

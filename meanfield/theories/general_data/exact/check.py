@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meanfield.theories.general_data.exact.coverage import covered, modes
-from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of
+from meanfield.theories.general_data.exact.moves import annealed
+from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of, refitted
 from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -19,12 +20,14 @@ __all__ = ["MAX_UNKNOWNS", "Measured", "Sampler", "scale_of"]
 
 RMS, LARGEST = 0.003, 0.01  # of the outputs, in units of the largest target (at least 1)
 MAX_UNKNOWNS = 5000  # P m of the matrix that is factorised
-_RMS_NOISE, _LARGEST_NOISE = 0.001, 0.004  # standard errors beyond which more points are drawn
+_RMS_NOISE, _LARGEST_NOISE = 0.0015, 0.004  # standard errors beyond which more points are drawn
 _SIGMAS = 3.0
 _LEAST_EFFECTIVE, _LEAST_SHARE = 400.0, 0.02  # number of points, and their share of all, that a measurement needs
 _HEAVIEST = 0.05  # largest weight of a point
 _FEWEST, _MOST = 4096, 65536  # points
 _VALUES = 1.5e6  # n P of a first sample
+_FITS = 2  # annealed samples that a proposal is fitted to
+_ANNEALED = 8192  # the same, of samples that are annealed
 _BUDGET = 4e7  # n P of the largest
 
 
@@ -45,8 +48,10 @@ class Measured(NamedTuple):
         ln Z of the exact measure at the solution's t.
     missed : float
         Weight of codes that scouting found outside the solution.
+    even : bool
+        Whether the weights of the sample are even enough for its noise to be believed.
     reliable : bool
-        Whether sample and noise are good enough for a verdict.
+        Whether that is so, and the noise small enough for a verdict.
     """
 
     rms: float
@@ -56,6 +61,7 @@ class Measured(NamedTuple):
     effective: float
     log_z: float
     missed: float
+    even: bool
     reliable: bool
 
     def within(self, scale: float) -> bool:
@@ -96,6 +102,8 @@ class Sampler:
         self.dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
         self.mixture = mixture_of(solution) if mixture is None else mixture
         self.missed = 0.0
+        self.fits = 0
+        self.annealing = False  # weights alone turned out too uneven
         p = solution.n_samples
         self.first = int(np.clip(_VALUES / p, _FEWEST, _MOST // 4))
         self.most = int(np.clip(_BUDGET / p, 4 * _FEWEST, _MOST))
@@ -107,12 +115,15 @@ class Sampler:
             return None
         return nodes(s.activation, s.features, s.prior, t, shift)
 
-    def sample(self, n: int) -> Sample:
+    def sample(self, n: int, t: FloatArray) -> Sample:
+        """A sample for use near t."""
+        if self.annealing:
+            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, self.tick)
         return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
 
     def scouted(self, t: FloatArray) -> None:
         """Add codes that the proposal does not reach."""
-        sample = self.sample(self.first)
+        sample = self.sample(self.first, t)
         at = self.dual.at(sample, t)
         log_z = (
             at.log_z
@@ -132,16 +143,40 @@ class Sampler:
             return self._by_quadrature(exact, t)
         if self.dual.fractions is None:
             self.scouted(t)
-        n = self.first
-        while True:
+        n: int | None = self.first
+        best: Measured | None = None
+        while n is not None:
             self.tick()
-            sample = self.sample(n)
+            sample = self.sample(n, t)
             shift, at = self.dual.shift(sample, t)
             result = summary(shift, at, self.missed, scale_of(self.solution.targets))
-            if result.reliable or n >= self.most:
-                return result
+            if best is None or (result.even, -result.noise) > (best.even, -best.noise):
+                best = result
+            if best.reliable:
+                break
+            n = self.improved(sample, at, n, result.even)
+        assert best is not None
+        return best
+
+    def improved(self, sample: Sample, at: At, n: int, even: bool) -> int | None:
+        """Make the next sample better than this one of n points; its size, or None where there is no more to do.
+
+        More points from a proposal with their moments; then annealing, and a proposal fitted to what that finds.
+        """
+        if self.dual.fractions is not None:
+            return min(4 * n, self.most) if n < self.most else None
+        if self.annealing:
+            self.annealing = False
+            self.fits += 1
+            self.mixture = refitted(self.mixture, sample.points, at.share, self.rng)
+            return self.most
+        if n < self.most and (even or self.fits == 0 and n == self.first):
             self.adapt(sample, at)
-            n = min(4 * n, self.most)
+            return min(4 * n, self.most)
+        if self.fits >= _FITS:
+            return None
+        self.annealing = True
+        return self.most
 
     def adapt(self, sample: Sample, at: At) -> None:
         if self.dual.fractions is None and at.effective > 3.0 * sample.points.shape[1] + 50.0:
@@ -160,13 +195,16 @@ def summary(shift: Shift, at: At, missed: float, scale: float) -> Measured:
     e, error = np.abs(shift.outputs), shift.error
     noise, largest_noise = math.sqrt(np.mean(error**2)), float(error.max())
     effective = at.effective
-    reliable = (
+    even = (
         bool(np.isfinite(e).all())
         and effective >= max(_LEAST_EFFECTIVE, _LEAST_SHARE * len(at.share))
         and float(at.share.max()) <= _HEAVIEST
+    )
+    reliable = (
+        even
         and noise <= _RMS_NOISE * scale
         and largest_noise <= _LARGEST_NOISE * scale
     )
     rms = math.sqrt(max(0.0, float(np.mean(e**2 - error**2))))
     largest = max(0.0, float((e - _SIGMAS * error).max()))
-    return Measured(rms, largest, noise, largest_noise, effective, at.log_z, missed, reliable)
+    return Measured(rms, largest, noise, largest_noise, effective, at.log_z, missed, even, reliable)

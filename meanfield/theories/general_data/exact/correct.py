@@ -19,6 +19,7 @@ from meanfield.validation import FloatArray
 __all__ = ["corrected"]
 
 _ROUNDS = 30  # samples on the way
+_EVEN = 0.02  # share of effective points of a usable sample
 _KEPT = 0.3  # share of the effective points that a step leaves
 _EXACT = 1e-9  # change of t at which nodes need not move any more
 _NOISE = 3e-4  # of the outputs, that more points are drawn for
@@ -30,18 +31,25 @@ def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measur
     exact = sampler.quadrature(t)
     if exact is not None:
         return _by_quadrature(sampler, t, exact)
-    n, arrived = sampler.first, False
+    n: int | None = sampler.first
+    arrived = False
     for _ in range(_ROUNDS):
+        if n is None:
+            return None
         sampler.tick()
-        sample = sampler.sample(n)
+        sample = sampler.sample(n, t)
         before = sampler.dual.at(sample, t)
         if not math.isfinite(before.log_z):
             return None
         t, at, arrived = sampler.dual.minimised(sample, t, least_effective=_KEPT * before.effective)
-        if arrived and at.effective >= 0.02 * n:
+        even = at.effective >= _EVEN * len(at.share)
+        if arrived and even:
             break
-        sampler.adapt(sample, at)
-    if not arrived:
+        if even:
+            sampler.adapt(sample, at)
+        else:
+            n = sampler.improved(sample, at, n, even)
+    if not arrived or n is None:
         return None
     if sampler.dual.fractions is None:
         sampler.scouted(t)
@@ -51,11 +59,12 @@ def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measur
 def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, Measured] | None:
     """Two new samples, each with its own minimum, then both together; the difference is the error."""
     scale = scale_of(sampler.solution.targets)
+    best: tuple[ParticleSolution, Measured] | None = None
     while True:
         found = []
         for _ in range(2):
             sampler.tick()
-            sample = sampler.sample(n)
+            sample = sampler.sample(n, t)
             own, _, arrived = sampler.dual.minimised(sample, t)
             if not arrived:
                 return None
@@ -67,11 +76,15 @@ def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, 
         error = sampler.dual.shift(both, t)[0].error
         half = 0.5 * sampler.solution.tau * (found[0][1] - found[1][1])
         result = summary(Shift(half, error), at, sampler.missed, scale)
-        if n >= sampler.most or (result.reliable and result.noise <= _NOISE * scale):
+        if best is None or (result.even, -result.noise) > (best[1].even, -best[1].noise):
+            best = particle_solution(sampler.solution, both, at, t, sampler.mixture.codes(both.points), 1), result
+        if best[1].reliable and best[1].noise <= _NOISE * scale:
             break
-        sampler.adapt(both, at)
-        n = min(4 * n, sampler.most)
-    return particle_solution(sampler.solution, both, at, t, sampler.mixture.codes(both.points), 1), result
+        more = sampler.improved(both, at, n, result.even)
+        if more is None or (best[1].reliable and more <= n):
+            break
+        n = more
+    return best
 
 
 def _joined(one: Sample, other: Sample) -> Sample:

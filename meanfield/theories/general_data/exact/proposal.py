@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
@@ -15,12 +16,13 @@ from meanfield.theories.general_data.exact.sample import Sample, sample_of
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
-__all__ = ["Mixture", "adapted", "mixture_of", "prior_mixture"]
+__all__ = ["Mixture", "adapted", "mixture_of", "prior_mixture", "refitted"]
 
 _LEAST = 0.02  # weight of a component
 _WIDE = 0.2  # weight of the components once more, with larger covariance
 _PRIOR = 0.05  # weight of the prior
 _HEAVY = 48  # components of a piece that its moments are taken from
+_MOST_FITTED, _FITS = 12, 5  # components of a fit, and its steps
 _FLOOR = 1e-10  # of covariances, relative to the prior
 
 
@@ -176,3 +178,30 @@ def adapted(mixture: Mixture, points: FloatArray, share: FloatArray) -> Mixture:
             covariances.append((off.T * (own / total)) @ off)
         names.append(int(codes[k]))
     return _defensive(weights, means, covariances, names)
+
+
+def refitted(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.random.Generator) -> Mixture:
+    """A mixture fitted to a weighted sample, with as many components as it determines (at most twelve)."""
+    rank = points.shape[1]
+    effective = 1.0 / float(share @ share)
+    number = int(min(_MOST_FITTED, effective / (4.0 * rank + 20.0)))
+    if number < 2:
+        return mixture
+    chosen = points[rng.choice(len(points), size=min(4000, 4 * int(effective)), p=share / share.sum())]
+    label = kmeans2(chosen, number, minit="++", rng=rng)[1]
+    weights, means, covariances = [], [], []
+    whole = np.cov(chosen.T).reshape(rank, rank)
+    for k in range(number):
+        mine = chosen[label == k]
+        if len(mine) < 2:
+            continue
+        shrink = rank / (rank + len(mine))
+        weights.append(len(mine) / len(chosen))
+        means.append(mine.mean(axis=0))
+        covariances.append((1.0 - shrink) * np.cov(mine.T).reshape(rank, rank) + shrink * whole)
+    # Points of a fitted component belong to the code that is the most likely one there.
+    codes = mixture.codes(np.array(means))
+    found = _defensive(weights, means, covariances, [int(g) for g in codes])
+    for _ in range(_FITS):
+        found = adapted(found, points, share)
+    return found
