@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -15,8 +14,8 @@ __all__ = ["MAX_RANK", "has_jumps", "nodes"]
 
 MAX_RANK = 3
 _DEPTH = 40.0  # ln of the density, below its maximum, that is left out
-_STEP = 0.4  # of the grid, for preactivations of prior scale 1 or less
-_MAX_NODES, _MAX_VALUES = 400_000, 2e7
+_STEP, _WIDEST = 0.45, 0.5  # step of the grid, in preactivations and in weights
+_MAX_NODES, _MAX_VALUES = 600_000, 2e7
 _GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(12)
 _PANEL = 0.5
 
@@ -47,13 +46,14 @@ def nodes(
     if rank == 1:
         points, weight = _panels(activation, features[:, 0], reach, scale, shift)
     else:
-        step = _STEP / scale
-        count = math.ceil(reach / step)
-        if (2 * count + 1) ** rank > _MAX_NODES or (2 * count + 1) ** rank * len(features) > _MAX_VALUES:
+        steps = [min(_WIDEST, _STEP / float(np.abs(column).max())) for column in features.T]
+        counts = [math.ceil(reach / step) for step in steps]
+        total = math.prod(2 * count + 1 for count in counts)
+        if total > _MAX_NODES or total * len(features) > _MAX_VALUES:
             return None
-        axis = step * (np.arange(-count, count + 1) + shift)
-        points = np.array(list(itertools.product(axis, repeat=rank)))
-        weight = np.full(len(points), step**rank)
+        axes = [step * (np.arange(-count, count + 1) + shift) for step, count in zip(steps, counts)]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, rank)
+        weight = np.full(len(points), math.prod(steps))
         inside = (points**2).sum(axis=1) <= reach**2
         points, weight = points[inside], weight[inside]
     base = np.log(weight) - 0.5 * (points**2).sum(axis=1) - 0.5 * rank * math.log(2.0 * math.pi)
