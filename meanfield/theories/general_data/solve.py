@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from meanfield.progress import Progress
 from meanfield.theories.general_data.joint.descent import JointRun
 from meanfield.theories.general_data.lattice.descent import LatticeRun
 from meanfield.theories.general_data.lattice.dual import class_basis
+from meanfield.theories.general_data.limits import OutOfTime, time_limit
 from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, real_array, real_number
@@ -136,6 +138,8 @@ def solve_general(
                 assert warm_start is not None
                 return joint.frozen(warm_start, fractions)
             found = joint.equilibrium(class_basis(groups, y), warm_start)
+        except OutOfTime:
+            return _best(joint)
         except ConvergenceError:
             if method == "joint" or y.shape[1] > _MAX_OUTPUTS:
                 raise
@@ -147,8 +151,20 @@ def solve_general(
         assert warm_start is not None
         return run.frozen(warm_start, fractions, final)
     start = warm_start if found is None or found.status != "optimal" else found
-    refined = run.equilibrium(groups, start, final)
+    try:
+        refined = run.equilibrium(groups, start, final)
+    except OutOfTime:
+        return found if found is not None and found.status == "optimal" else _best(run)
     return found if found is not None and found.status == "optimal" != refined.status else refined
+
+
+def _best(run: JointRun | LatticeRun) -> GeneralSolution:
+    """What a run had reached when its time was over."""
+    if run.last is None:
+        raise ConvergenceError("the time was over before there was any state; allow more.")
+    with time_limit(None):
+        found = run.solution(*run.last)
+    return replace(found, status="out of time", message=f"max |dJ/dt| = {found.residual:.2g} when the time was over.")
 
 
 def _trusted(solution: GeneralSolution) -> bool:

@@ -12,6 +12,7 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
+from meanfield.theories.general_data.limits import OutOfTime, one_blas_thread, time_limit
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
@@ -40,16 +41,17 @@ class GeneralDataTheory:
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
-        from meanfield.theories.general_data.exact.examine import certificate_of, clock, examined, unmeasured
+        from meanfield.theories.general_data.exact.examine import certificate_of, examined, unmeasured
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem
-        tick = clock(options.get("max_seconds"))
-        found = _solved(network, task, tau, _start(warm_start, task), progress)
-        if network.activation.parts == "outliers":
-            verdict = unmeasured(found, "phi is unbounded")
-        else:
-            verdict = examined(found, task.labels, options.get("refine"), tick)
+        warm = _start(warm_start, task)
+        with time_limit(options.get("max_seconds")), one_blas_thread():
+            found = _solved(network, task, tau, warm, progress)
+            if network.activation.parts == "outliers":
+                verdict = unmeasured(found, "phi is unbounded")
+            else:
+                verdict = examined(found, task.labels, options.get("refine"))
         return GeneralDataPosterior(
             network,
             task,
@@ -112,6 +114,8 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
                 rng=0,
                 progress=lambda stage, step, error: advance(),
             )
+        except OutOfTime as error:
+            raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
 

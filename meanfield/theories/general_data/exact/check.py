@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from meanfield.theories.general_data.exact.moves import annealed
 from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of, refitted
 from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
+from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
@@ -85,8 +85,6 @@ class Sampler:
     rng : Generator
     mixture : Mixture, optional
         Instead of the solution's own.
-    tick : callable, optional
-        Called between pieces of work; whatever it raises ends it.
     """
 
     def __init__(
@@ -95,9 +93,8 @@ class Sampler:
         labels: Any,
         rng: np.random.Generator,
         mixture: Mixture | None = None,
-        tick: Callable[[], None] = lambda: None,
     ) -> None:
-        self.solution, self.labels, self.rng, self.tick = solution, labels, rng, tick
+        self.solution, self.labels, self.rng = solution, labels, rng
         fractions = solution.code_weight if solution.frozen else None
         self.dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
         self.mixture = mixture_of(solution) if mixture is None else mixture
@@ -118,7 +115,7 @@ class Sampler:
     def sample(self, n: int, t: FloatArray) -> Sample:
         """A sample for use near t."""
         if self.annealing:
-            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, self.tick)
+            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng)
         return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
 
     def scouted(self, t: FloatArray) -> None:
@@ -133,7 +130,7 @@ class Sampler:
         if has_jumps(self.solution.activation):
             return  # no maxima to climb to
         found = modes(self.solution, t, self.labels, self.rng)
-        self.tick()
+        check_time()
         self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng)
 
     def measured(self, t: FloatArray) -> Measured:
@@ -146,7 +143,7 @@ class Sampler:
         n: int | None = self.first
         best: Measured | None = None
         while n is not None:
-            self.tick()
+            check_time()
             sample = self.sample(n, t)
             shift, at = self.dual.shift(sample, t)
             result = summary(shift, at, self.missed, scale_of(self.solution.targets))
@@ -163,6 +160,8 @@ class Sampler:
 
         More points from a proposal with their moments; then annealing, and a proposal fitted to what that finds.
         """
+        if self.most <= self.first:
+            return None
         if self.dual.fractions is not None:
             return min(4 * n, self.most) if n < self.most else None
         if self.annealing:
@@ -200,11 +199,7 @@ def summary(shift: Shift, at: At, missed: float, scale: float) -> Measured:
         and effective >= max(_LEAST_EFFECTIVE, _LEAST_SHARE * len(at.share))
         and float(at.share.max()) <= _HEAVIEST
     )
-    reliable = (
-        even
-        and noise <= _RMS_NOISE * scale
-        and largest_noise <= _LARGEST_NOISE * scale
-    )
+    reliable = even and noise <= _RMS_NOISE * scale and largest_noise <= _LARGEST_NOISE * scale
     rms = math.sqrt(max(0.0, float(np.mean(e**2 - error**2))))
     largest = max(0.0, float((e - _SIGMAS * error).max()))
     return Measured(rms, largest, noise, largest_noise, effective, at.log_z, missed, even, reliable)

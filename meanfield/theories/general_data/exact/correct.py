@@ -14,6 +14,7 @@ import numpy as np
 from meanfield.theories.general_data.exact.check import Measured, Sampler, scale_of, summary
 from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
 from meanfield.theories.general_data.exact.sample import At, Sample, Shift
+from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["corrected"]
@@ -36,7 +37,7 @@ def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measur
     for _ in range(_ROUNDS):
         if n is None:
             return None
-        sampler.tick()
+        check_time()
         sample = sampler.sample(n, t)
         before = sampler.dual.at(sample, t)
         if not math.isfinite(before.log_z):
@@ -63,7 +64,7 @@ def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, 
     while True:
         found = []
         for _ in range(2):
-            sampler.tick()
+            check_time()
             sample = sampler.sample(n, t)
             own, _, arrived = sampler.dual.minimised(sample, t)
             if not arrived:
@@ -98,7 +99,7 @@ def _joined(one: Sample, other: Sample) -> Sample:
 def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[ParticleSolution, Measured] | None:
     at: At
     for _ in range(_ROUNDS):
-        sampler.tick()
+        check_time()
         before = t
         t, at, arrived = sampler.dual.minimised(exact, t)
         if not arrived:

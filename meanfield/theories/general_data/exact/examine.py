@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,16 +12,13 @@ from meanfield.posterior.status import Status
 from meanfield.theories.general_data.exact.check import LARGEST, MAX_UNKNOWNS, RMS, Measured, Sampler, scale_of
 from meanfield.theories.general_data.exact.correct import corrected
 from meanfield.theories.general_data.exact.particles import ParticleSolution
+from meanfield.theories.general_data.limits import OutOfTime, time_limit
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
-__all__ = ["Examined", "OutOfTime", "certificate_of", "clock", "examined", "unmeasured"]
+__all__ = ["Examined", "certificate_of", "examined", "unmeasured"]
 
 _CORRECTED = "expectation propagation is corrected on samples of the exact single-neuron posterior"
-
-
-class OutOfTime(Exception):
-    """The time that was allowed is over."""
 
 
 class Examined(NamedTuple):
@@ -45,17 +40,6 @@ class Examined(NamedTuple):
     notes: tuple[str, ...]
 
 
-def clock(seconds: float | None) -> Callable[[], None]:
-    """What raises `OutOfTime` when called more than that many seconds from now."""
-    end = None if seconds is None else time.monotonic() + seconds
-
-    def tick() -> None:
-        if end is not None and time.monotonic() > end:
-            raise OutOfTime
-
-    return tick
-
-
 def unmeasured(solution: GeneralSolution, reason: str) -> Examined:
     """The solver's own verdict on a solution whose error is not measured."""
     status = Status.of(solution.status)
@@ -66,9 +50,7 @@ def _words(reason: str) -> str:
     return f"the error of expectation propagation was not measured: {reason}"
 
 
-def examined(
-    solution: GeneralSolution, labels: Any, refine: bool | None, tick: Callable[[], None] = lambda: None
-) -> Examined:
+def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Examined:
     """Measure the error of a solution, and correct it.
 
     Parameters
@@ -79,29 +61,44 @@ def examined(
         Classes.
     refine : bool or None
         Whether to correct; None: where the measured error is too large, or the solver found no solution.
-    tick : callable
-        Called between pieces of work.
     """
     if solution.t.size > MAX_UNKNOWNS:
         return unmeasured(solution, f"P m = {solution.t.size} unknowns are more than {MAX_UNKNOWNS}")
+    if solution.status == Status.OUT_OF_TIME:
+        return _out_of_time(solution, labels)
     scale = scale_of(solution.targets)
-    sampler = Sampler(solution, labels, np.random.default_rng(0), tick=tick)
-    measured = None
-    solved = solution.status == Status.OPTIMAL
-    if solved:
-        measured = sampler.measured(np.array(solution.t))
-        if measured.within(scale) and not refine:
-            return Examined(solution, measured, Status.OPTIMAL, solution.message or "expectation propagation", ())
-    if refine is not False and np.isfinite(solution.t).all():
-        better = corrected(sampler, np.array(solution.t))
-        if better is not None and better[1].within(scale):
-            return Examined(*better, Status.OPTIMAL, _CORRECTED, ())
-        if better is not None and (measured is None or not measured.reliable):
-            measured = better[1] if solved else measured
-    if not solved:
-        return Examined(solution, measured, Status.of(solution.status), solution.message, ())
-    assert measured is not None
+    measured: Measured | None = None
+    try:
+        sampler = Sampler(solution, labels, np.random.default_rng(0))
+        if solution.status == Status.OPTIMAL:
+            measured = sampler.measured(np.array(solution.t))
+            if measured.within(scale) and not refine:
+                return Examined(solution, measured, Status.OPTIMAL, solution.message or "expectation propagation", ())
+        if refine is not False:
+            better = corrected(sampler, np.array(solution.t))
+            if better is not None and better[1].within(scale):
+                return Examined(*better, Status.OPTIMAL, _CORRECTED, ())
+    except OutOfTime:
+        return _out_of_time(solution, labels) if measured is None else _late(solution, measured)
+    if measured is None:
+        return Examined(solution, None, Status.of(solution.status), solution.message, ())
+    if measured.within(scale):  # but the correction, which was asked for, is less accurate
+        return Examined(solution, measured, Status.OPTIMAL, "expectation propagation; no correction was found", ())
     return Examined(solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale), ())
+
+
+def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
+    """One measurement all the same."""
+    with time_limit(None):
+        sampler = Sampler(solution, labels, np.random.default_rng(0))
+        sampler.most = sampler.first
+        return _late(solution, sampler.measured(np.array(solution.t)))
+
+
+def _late(solution: GeneralSolution, measured: Measured) -> Examined:
+    before = f"{solution.message} " if solution.message else "The time was over before the check was complete: "
+    message = before + _shortcoming(measured, scale_of(solution.targets))
+    return Examined(solution, measured, Status.OUT_OF_TIME, message, ())
 
 
 def _shortcoming(measured: Measured, scale: float) -> str:

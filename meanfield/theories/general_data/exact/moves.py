@@ -8,7 +8,6 @@ are unbiased (R. M. Neal, Statistics and Computing 11:125, 2001), whatever the q
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -17,6 +16,7 @@ from scipy.special import logsumexp
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.quadrature import has_jumps
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
+from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
@@ -121,7 +121,6 @@ def annealed(
     t: FloatArray,
     n: int,
     rng: np.random.Generator,
-    tick: Callable[[], None] = lambda: None,
     stages: int = _STAGES,
 ) -> Sample:
     """A sample whose weights are even at t, and those of the exact measure elsewhere."""
@@ -131,7 +130,7 @@ def annealed(
     collected = np.full(n, -math.log(n))
     before = 0.0
     for stage in range(1, stages + 1):
-        tick()
+        check_time()
         b = stage / stages
         log_p, log_q = path.levels(points)
         collected = collected + (b - before) * (log_p - log_q)

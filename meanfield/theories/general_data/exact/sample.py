@@ -22,6 +22,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["At", "Dual", "Sample", "Shift", "sample_of"]
@@ -213,6 +214,7 @@ class Dual:
         """
         at = self.at(sample, t)
         for _ in range(_MAX_STEPS):
+            check_time()
             slope = self.gradient(at, t)
             if np.abs(slope).max() < tolerance:
                 return t, at, True
