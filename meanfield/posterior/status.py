@@ -56,8 +56,8 @@ class Status(StrEnum):
     )
     APPROXIMATE = (
         "approximate",
-        "the outputs are further from the exact theory than the tolerance, or how far could not be measured; the message "
-        "holds the number. Use refine=True where it was switched off, a larger tau, or fewer samples",
+        "the outputs are further from the exact theory than the tolerance, or how far could not be measured; the "
+        "message holds the number. Use refine=True where it was switched off, a larger tau, or fewer samples",
     )
     OUT_OF_TIME = (
         "out of time",

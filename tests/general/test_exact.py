@@ -9,6 +9,7 @@ import pytest
 import meanfield as mf
 from meanfield.activations.activation import activation
 from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.theories.general_data import limits
 from meanfield.theories.general_data.exact import check
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.correct import corrected
@@ -18,6 +19,7 @@ from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.proposal import Mixture, mixture_of, prior_mixture
 from meanfield.theories.general_data.exact.quadrature import nodes
 from meanfield.theories.general_data.exact.sample import Dual, sample_of
+from meanfield.theories.general_data.exact.unaided import approached, blank
 from meanfield.theories.general_data.solve import solve_general
 
 SIGMOID = activation("sigmoid")
@@ -326,3 +328,70 @@ def test_what_is_not_measured_is_said():
 def test_options_are_checked(options):
     with pytest.raises((ValueError, TypeError), match=r"refine|max_seconds"):
         pair_of("sigmoid", **options)
+
+
+# ---- limits, and no help from expectation propagation ------------------------------------------------
+
+
+class _Clock:
+    """A time that passes by one second whenever it is asked for."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def _noisy():
+    rng = np.random.default_rng(0)
+    return mf.data_task(rng.normal(size=(24, 30)), labels=[0, 1] * 12, off=0.0)
+
+
+def test_time_that_is_over_leaves_the_best_state_with_its_error(monkeypatch):
+    clock = _Clock()
+    monkeypatch.setattr(limits, "time", clock)
+    complete = mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=1e6)
+    assert complete.status == "optimal"
+    half = 0.5 * clock.now
+    clock.now = 0.0
+    with pytest.raises(ConvergenceError, match=r"out of time.*time was over"):
+        mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=half)
+    clock.now = 0.0
+    post = mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=half, on_failure="return")
+    assert post.status == "out of time"
+    assert post.certificate.output_error is not None
+    assert np.isfinite(post.predictions).all()
+    clock.now = 0.0
+    with pytest.raises(ConvergenceError, match="before there was any state"):
+        mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=0.5)
+
+
+def test_particles_from_the_prior_end_where_quadrature_does():
+    """Majority of three inputs, t from 0."""
+    x = cube(3)
+    y = (x.sum(axis=1) > 0).astype(float)[:, None]
+    features = raw(x, y).features(1.0).matrix
+    nothing = blank(SIGMOID, features, y, 1.0, 0.1)
+    exact, _ = corrected(Sampler(nothing, None, np.random.default_rng(0), prior_mixture(3)), np.zeros((8, 1)))
+    sampler, t = approached(nothing, None, np.random.default_rng(0))
+    assert 0.1 * np.abs(t - exact.t).max() < 0.03
+    sampler.quadrature = lambda t, shift=0.0: None
+    found, measured = corrected(sampler, t)
+    assert measured.reliable
+    assert 0.1 * np.abs(found.t - exact.t).max() < 6 * measured.largest_noise
+
+
+def test_random_labels_without_a_fixed_point_are_solved():
+    """Two answers from independent samples agree: t by the solver's own, and particles from the prior."""
+    rng = np.random.default_rng(1)
+    task = raw(rng.normal(size=(21, 10)), rng.integers(0, 2, 21) * 1.0)
+    network = mf.Network("sigmoid")
+    post = mf.solve(network, task, 0.1)
+    nothing = blank(SIGMOID, task.features(1.0).matrix, task.targets, 1.0, 0.1)
+    found, measured = corrected(*approached(nothing, None, np.random.default_rng(5)))
+    assert measured.reliable
+    noise = np.hypot(measured.noise, post.certificate.output_error_se)
+    difference = 0.1 * (found.t - post.order_parameters["t"])
+    assert np.sqrt(np.mean(difference**2)) < 6 * noise + post.certificate.output_error

@@ -35,7 +35,7 @@ def check_time() -> None:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS on one thread inside, where threadpoolctl is installed: the matrices are small, and several solver threads call it."""
+    """BLAS on one thread inside, where threadpoolctl is installed: matrices are small, and many threads call it."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:

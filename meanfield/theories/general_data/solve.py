@@ -161,7 +161,7 @@ def solve_general(
 def _best(run: JointRun | LatticeRun) -> GeneralSolution:
     """What a run had reached when its time was over."""
     if run.last is None:
-        raise ConvergenceError("the time was over before there was any state; allow more.")
+        raise OutOfTime
     with time_limit(None):
         found = run.solution(*run.last)
     return replace(found, status="out of time", message=f"max |dJ/dt| = {found.residual:.2g} when the time was over.")

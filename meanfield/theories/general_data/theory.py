@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class GeneralDataTheory:
         network, task, tau = problem
         warm = _start(warm_start, task)
         with time_limit(options.get("max_seconds")), one_blas_thread():
-            found = _solved(network, task, tau, warm, progress)
+            found = _solved(network, task, tau, warm, progress, options.get("refine"))
             if network.activation.parts == "outliers":
                 verdict = unmeasured(found, "phi is unbounded")
             else:
@@ -94,7 +95,7 @@ def _start(warm_start: Any, task: DataTask) -> Any:
     return warm
 
 
-def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None) -> Any:
+def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None, refine: bool | None) -> Any:
     solver: Any
     if network.activation.parts == "outliers":
         from meanfield.theories.general_data.outliers.descent import solve_outliers as solver  # both load compiled code
@@ -114,6 +115,15 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
                 rng=0,
                 progress=lambda stage, step, error: advance(),
             )
+        except ConvergenceError as error:
+            if refine is False or network.activation.parts == "outliers":
+                raise
+            from meanfield.theories.general_data.exact.unaided import blank
+
+            nothing = blank(
+                network.activation, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau
+            )
+            return replace(nothing, status="EP failed", message=str(error))
         except OutOfTime as error:
             raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
@@ -123,7 +133,9 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
 def _notes(found: Any) -> tuple[str, ...]:
     notes = []
     if found.extrapolated_weight > 1e-4:
-        notes.append(f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated")
+        notes.append(
+            f"{found.extrapolated_weight:.2g} of the weight lies where expectation propagation was extrapolated"
+        )
     if found.ambiguous_weight > 1e-2:
         notes.append(f"{found.ambiguous_weight:.2g} of the weight lies where expectation propagation has two solutions")
     if found.method == "joint" and found.method_error > 1e-5:

@@ -1,1 +1,1 @@
-"""The exact measure of a single neuron, sampled: how far an answer is from the theory, and the answer without approximation."""
+"""The exact measure of a single neuron, sampled: the error of an approximate solution, and its correction."""

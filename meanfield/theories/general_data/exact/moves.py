@@ -1,4 +1,4 @@
-"""Annealed importance sampling: points of a proposal carried to the exact measure where their weights alone are too uneven.
+"""Annealed importance sampling: points carried to the exact measure where their weights alone are too uneven.
 
 Points go from the proposal q to the exact p through q^{1-b} p^b, b from 0 to 1, with moves that leave each of these in
 place: Hamiltonian ones, or elliptical slices where phi jumps and ln p has no gradient. The weights that they collect
@@ -20,7 +20,7 @@ from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
-__all__ = ["annealed"]
+__all__ = ["annealed", "moved"]
 
 _STAGES, _LEAPS, _SLICES = 16, 3, 2
 _ACCEPTED = 0.75  # rate of acceptance that the step is adapted to
@@ -140,3 +140,18 @@ def annealed(
     k = found.phi @ t
     base = collected - 0.5 * solution.prior * (k**2).sum(axis=1)
     return Sample(points, found.phi, base)
+
+
+def moved(
+    solution: GeneralSolution, points: FloatArray, t: FloatArray, times: int, rng: np.random.Generator
+) -> FloatArray:
+    """Points of the exact measure at t, moved within it."""
+    rank = points.shape[1]
+    covariance: FloatArray = np.asarray(np.cov(points.T), dtype=np.float64).reshape(rank, rank) + 1e-6 * np.eye(rank)
+    mean = points.mean(axis=0)
+    around = Mixture(np.ones(1), mean[None], np.asarray(np.linalg.cholesky(covariance))[None], np.zeros(1, dtype=int))
+    path = _Path(solution, around, t, rng)
+    move = path.slices if has_jumps(solution.activation) else path.hamiltonian
+    for _ in range(times):
+        points = move(points, 1.0)
+    return points

@@ -1,7 +1,7 @@
 """Predictors from the exact theory on a weighted sample of weights.
 
 Given the weights w of the first layer a new preactivation is z* ~ N(F* w, rho*), where rho* is what the training inputs
-do not span, and the readout is N(s2 t^T phi(F w), s2). With phi* = E[phi(z*) | w], a function of F* w that is tabulated,
+do not span, and the readout is N(s2 t^T phi(F w), s2). With phi* = E[phi(z*) | w], tabulated in F* w,
 
     f(x) = <a phi*>,    Var f_r(x) = [C** - C* (C + tau)^{-1} C*^T] / N,    C = Cov(a phi),
 

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians in weight space from which the exact measure is sampled, made of a solution's own components."""
+"""Mixtures of Gaussians in weight space, made of a solution's components, from which the exact measure is sampled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
+from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
@@ -84,6 +85,8 @@ class Mixture:
 
 def mixture_of(solution: GeneralSolution) -> Mixture:
     """The weights of a neuron in a solution: a Gaussian per code and piece, wider copies, and the prior."""
+    if isinstance(solution, ParticleSolution):
+        return prior_mixture(solution.features.shape[1]) if len(solution.weight) == 1 else _of_particles(solution)
     cuts: dict[int, list[tuple[float, ...]]] = {}
     for component, *cut in solution.cuts:
         cuts.setdefault(int(component), []).append(tuple(cut))
@@ -102,6 +105,17 @@ def mixture_of(solution: GeneralSolution) -> Mixture:
         covariances.append(covariance)
         codes.append(g)
     return _defensive(weights, means, covariances, codes)
+
+
+def _of_particles(solution: ParticleSolution) -> Mixture:
+    means, covariances = [], []
+    for g in range(solution.n_codes):
+        share = np.where(solution.basin == g, solution.weight, 0.0) / solution.code_weight[g]
+        mean = share @ solution.particles
+        off = solution.particles - mean
+        means.append(mean)
+        covariances.append((off.T * share) @ off)
+    return _defensive(list(solution.code_weight), means, covariances, list(range(solution.n_codes)))
 
 
 def prior_mixture(rank: int) -> Mixture:
