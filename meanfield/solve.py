@@ -40,6 +40,7 @@ def solve(
     max_boxes: int = ...,
     rtol: float | None = ...,
     max_seconds: float | None = ...,
+    refine: bool | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
 
@@ -55,6 +56,7 @@ def solve(
     max_boxes: int = ...,
     rtol: float | None = ...,
     max_seconds: float | None = ...,
+    refine: bool | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
 
@@ -69,6 +71,7 @@ def solve(
     max_boxes: int = MAX_BOXES,
     rtol: float | None = None,
     max_seconds: float | None = None,
+    refine: bool | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
     """Posterior of a wide network on a class task, or on data.
@@ -105,8 +108,12 @@ def solve(
     rtol : float, optional
         Deep networks: wanted accuracy of the order parameters, 1e-6 by default; what is reached is in the certificate.
     max_seconds : float, optional
-        Time after which the solver gives up, with the status "stopped" (class tasks at P -> infinity) or a
-        ConvergenceError (data); no limit by default. It is looked at a few times a second.
+        Time after which the solver gives up, no limit by default; it is looked at a few times a second. Class tasks at
+        P -> infinity then have the status "stopped", nonlinear networks on data "out of time" with what was reached;
+        others raise ConvergenceError.
+    refine : bool, optional
+        Whether to correct expectation propagation on samples of the exact single-neuron posterior (bounded nonlinear
+        networks on data); by default where its measured error is too large.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
@@ -142,10 +149,11 @@ def solve(
         max_seconds = real_number("max_seconds", max_seconds, above=0.0)
     if rtol is not None:
         rtol = real_number("rtol", rtol, above=0.0)
+    if not (refine is None or isinstance(refine, bool)):
+        raise ValueError(f"refine must be True, False or None, got {short(refine)}.")
+    options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
     with long_work(max_seconds, progress):
-        posterior = theory.solve(
-            problem, warm_start=warm_start, progress=progress, options={"max_boxes": int(max_boxes), "rtol": rtol}
-        )
+        posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
     if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":

@@ -184,7 +184,7 @@ class Activation:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """Where kinks that never end (floor, |sin z|) stop being listed, below and above; infinite for any other phi."""
+        """Where kinks that never end (floor, |sin z|) stop being listed, below and above; else infinite."""
         left, right = self._facts.endless
         return (self.kinks[0] if left else -math.inf, self.kinks[-1] if right else math.inf)
 

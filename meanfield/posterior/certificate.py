@@ -28,6 +28,19 @@ class Certificate:
         Dimension of the family of optimal weights; 0 if they are unique.
     boxes : int
         Boxes that branch and bound needed.
+    output_error : float or None
+        Root mean square, over samples and outputs, of the distance between these outputs and those of the exact theory,
+        beyond the noise of its measurement; None where it was not measured.
+    output_error_max : float or None
+        The largest distance, beyond three standard errors.
+    output_error_se : float or None
+        Root mean square of the standard errors of these distances.
+    effective_samples : float or None
+        Effective number of points of the sample they were measured on; infinite for a quadrature.
+    log_z_error : float or None
+        ln Z of the exact single-neuron measure minus that of the approximation, at the same t.
+    missed_weight : float or None
+        Weight of codes that only a search beside the solver found.
     """
 
     kkt_residual: float
@@ -37,6 +50,12 @@ class Certificate:
     unique: bool
     nullity: int = 0
     boxes: int = 0
+    output_error: float | None = None
+    output_error_max: float | None = None
+    output_error_se: float | None = None
+    effective_samples: float | None = None
+    log_z_error: float | None = None
+    missed_weight: float | None = None
 
 
 class ConvergenceError(RuntimeError):

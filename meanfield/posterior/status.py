@@ -59,6 +59,16 @@ class Status(StrEnum):
         "the time limit was reached before a solution was found and proven; give more (max_seconds=), fewer classes, "
         "or a neighbouring solution (warm_start=)",
     )
+    APPROXIMATE = (
+        "approximate",
+        "the outputs are further from the exact theory than the tolerance, or how far could not be measured; the "
+        "message holds the number. Use refine=True where it was switched off, a larger tau, or fewer samples",
+    )
+    OUT_OF_TIME = (
+        "out of time",
+        "the budget was used up before the certificate was complete; raise it, or start from a neighbouring solution "
+        "(warm_start=)",
+    )
     FAILED = "failed", "the solver stopped with an error of its own; the message holds its words"
 
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
+    from meanfield.posterior.certificate import Certificate
     from meanfield.posterior.data_posterior import DataPosterior
 
 __all__ = ["data_table", "number_row"]
@@ -19,6 +20,12 @@ __all__ = ["data_table", "number_row"]
 def number_row(row: FloatArray) -> str:
     """Numbers in columns of nine characters."""
     return "".join(f"{x:9.4f}" for x in row)
+
+
+def _error(proof: Certificate) -> str:
+    if proof.output_error is None or proof.output_error_se is None:
+        return ""
+    return f", outputs within {proof.output_error:.1e} +- {proof.output_error_se:.0e} (rms) of the exact theory"
 
 
 def data_table(
@@ -35,7 +42,7 @@ def data_table(
         "",
         *middle,
         f"{objective} = {posterior.objective:.10g}   ({posterior.status})",
-        f"certificate: residual {proof.kkt_residual:.1e}{gap}",
+        f"certificate: residual {proof.kkt_residual:.1e}{gap}{_error(proof)}",
         f"largest training residual {np.abs(posterior.residual).max():.3g}",
     ]
     if posterior.message and posterior.status != "optimal":

@@ -119,7 +119,8 @@ def _check_branches(phi: sp.Expr, z: sp.Symbol, ends: tuple[float, float]) -> No
             x = mpmath.mpf(end) + (mpmath.mpf(shift) if end == ends[1] else -mpmath.mpf(shift))
             value = value_at(phi, z, x)
             if value is not None and abs(mpmath.im(value)) > mpmath.mpf(10) ** -25 * max(1, abs(value)):
-                raise ValueError(f"phi({z}) = {phi} is not real: it is {mpmath.nstr(value, 5)} at {z} = {mpmath.nstr(x, 5)}")
+                found = f"{mpmath.nstr(value, 5)} at {z} = {mpmath.nstr(x, 5)}"
+                raise ValueError(f"phi({z}) = {phi} is not real: it is {found}")
 
 
 def _check_finite(phi: sp.Expr, z: sp.Symbol, points: list[float]) -> None:
@@ -186,7 +187,9 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
     roots = [float(x) for x in grid[y == 0.0]]
     crossing = np.flatnonzero(y[:-1] * y[1:] < 0.0)
     if len(roots) + crossing.size > _MOST_KINKS:
-        raise ValueError(f"phi has more than {_MOST_KINKS} kinks within |{z}| < 200 (where {u} = 0): too many to integrate")
+        raise ValueError(
+            f"phi has more than {_MOST_KINKS} kinks within |{z}| < 200 (where {u} = 0): too many to integrate"
+        )
     for i in crossing:
         low, high = grid[i], grid[i + 1]
         while high - low > 4e-16 * max(abs(low), abs(high)):

@@ -70,9 +70,19 @@ class DeepCertificate(Certificate):
         branches: tuple[Branch, ...] = (),
     ) -> DeepCertificate:
         """Global optimality is proven by a duality gap only; weights of codes are taken as unique."""
-        proof = residual, duality_gap, math.nan, math.isfinite(duality_gap), True, 0, 0
-        curvatures = inner_curvature, outer_curvature, curvature_error
-        return cls(*proof, solver_residual, quadrature_error, *curvatures, branches)
+        return cls(
+            residual,
+            duality_gap,
+            math.nan,
+            math.isfinite(duality_gap),
+            True,
+            solver_residual=solver_residual,
+            quadrature_error=quadrature_error,
+            inner_curvature=inner_curvature,
+            outer_curvature=outer_curvature,
+            curvature_error=curvature_error,
+            branches=branches,
+        )
 
     @property
     def residual(self) -> float:

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.compiled import ep
 from meanfield.theories.general_data.compiled.variational import ascend
+from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.readouts import EXTRAPOLATED, Components, Line, Readouts, components, joined
 from meanfield.theories.general_data.tilt import tilt_of
 from meanfield.validation import FloatArray
@@ -83,9 +84,11 @@ class Neuron:
         parts = [np.arange(i, min(i + chunk, n)) for i in range(0, n, chunk)]
         if len(parts) <= 1 or self.threads == 1:
             for part in parts:
+                check_time()
                 job(part)
         else:
-            list(self.pool.map(job, parts))
+            for _ in self.pool.map(job, parts):
+                check_time()
 
     def run(
         self,

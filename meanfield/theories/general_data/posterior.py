@@ -14,8 +14,11 @@ from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.parts import by_pattern
 from meanfield.posterior.status import Status
 from meanfield.posterior.table import data_table
+from meanfield.theories.general_data.exact.particles import ParticleSolution, frozen_particles
+from meanfield.theories.general_data.exact.predictor import ParticlePredictor
 from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
 from meanfield.theories.general_data.predictor import GeneralPredictor
+from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
 __all__ = ["GeneralDataPosterior"]
@@ -86,11 +89,15 @@ class GeneralDataPosterior(DataPosterior):
         ConvergenceError
             If no solution is found.
         """
-        from meanfield.theories.general_data.solve import solve_frozen  # loads compiled code that nothing else needs
+        from meanfield.theories.general_data.solve import shares, solve_frozen  # loads compiled code
 
         if isinstance(fractions, Mapping):
             fractions = by_pattern(self.codes, fractions)
-        found = solve_frozen(self.solution, fractions, rng=0)
+        found: GeneralSolution
+        if isinstance(self.solution, ParticleSolution):
+            found = frozen_particles(self.solution, shares(fractions, self.solution))
+        else:
+            found = solve_frozen(self.solution, fractions, rng=0)
         proof = replace(self.certificate, kkt_residual=found.residual)
         posterior = replace(
             self, solution=found, certificate=proof, status=Status.of(found.status), message=found.message, notes=()
@@ -107,7 +114,10 @@ class GeneralDataPosterior(DataPosterior):
         return self._predictor.training_kernel()
 
     @cached_property
-    def _predictor(self) -> GeneralPredictor:
+    def _predictor(self) -> GeneralPredictor | ParticlePredictor:
+        if isinstance(self.solution, ParticleSolution):
+            labels = tuple(code.label for code in self.codes)
+            return ParticlePredictor(self.network, self.task, self.tau, self.solution, labels)
         names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
         order = np.argsort(-self.solution.outlier_weight, kind="stable")  # that of `outliers`
         rank = np.argsort(order)

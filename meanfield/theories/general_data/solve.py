@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from meanfield.progress import Progress
 from meanfield.theories.general_data.joint.descent import JointRun
 from meanfield.theories.general_data.lattice.descent import LatticeRun
 from meanfield.theories.general_data.lattice.dual import class_basis
+from meanfield.theories.general_data.limits import OutOfTime, time_limit
 from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, real_array, real_number
 
-__all__ = ["solve_frozen", "solve_general"]
+__all__ = ["shares", "solve_frozen", "solve_general"]
 
 TOLERANCE = 1e-6  # of max |dJ/dt|
 # Up to these joint expectation propagation is refined on a lattice where it needs it; always with the fewest samples.
@@ -125,7 +127,7 @@ def solve_general(
     generator = np.random.default_rng(rng)
     if fractions is not None:
         assert warm_start is not None
-        fractions = _shares(fractions, warm_start)
+        fractions = shares(fractions, warm_start)
         method = warm_start.method
     small = y.shape[1] <= _SMALL_OUTPUTS and len(y) <= _SMALL_SAMPLES
     found = None
@@ -136,6 +138,8 @@ def solve_general(
                 assert warm_start is not None
                 return joint.frozen(warm_start, fractions)
             found = joint.equilibrium(class_basis(groups, y), warm_start)
+        except OutOfTime:
+            return _best(joint)
         except ConvergenceError:
             if method == "joint" or y.shape[1] > _MAX_OUTPUTS:
                 raise
@@ -147,8 +151,20 @@ def solve_general(
         assert warm_start is not None
         return run.frozen(warm_start, fractions, final)
     start = warm_start if found is None or found.status != "optimal" else found
-    refined = run.equilibrium(groups, start, final)
+    try:
+        refined = run.equilibrium(groups, start, final)
+    except OutOfTime:
+        return found if found is not None and found.status == "optimal" else _best(run)
     return found if found is not None and found.status == "optimal" != refined.status else refined
+
+
+def _best(run: JointRun | LatticeRun) -> GeneralSolution:
+    """What a run had reached when its time was over."""
+    if run.last is None:
+        raise OutOfTime
+    with time_limit(None):
+        found = run.solution(*run.last)
+    return replace(found, status="out of time", message=f"max |dJ/dt| = {found.residual:.2g} when the time was over.")
 
 
 def _trusted(solution: GeneralSolution) -> bool:
@@ -158,7 +174,7 @@ def _trusted(solution: GeneralSolution) -> bool:
     return solution.status == "optimal" and (accurate or len(solution.cuts) > 0)
 
 
-def _shares(fractions: Any, solution: GeneralSolution) -> FloatArray:
+def shares(fractions: Any, solution: GeneralSolution) -> FloatArray:
     """Fractions of the neurons in each code, summing to 1."""
     shares = real_array("fractions", fractions)
     if shares.shape != solution.code_weight.shape or (shares < 0).any() or shares.sum() <= 0:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from meanfield.numerics.interruptible import check_time
-from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.claims import check_data_posterior
 from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
 from meanfield.posterior.registry import check_theory
-from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
 from meanfield.theories.general_data.coverage import piecewise_refusal
+from meanfield.theories.general_data.limits import OutOfTime, one_blas_thread, time_limit
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
@@ -49,24 +48,31 @@ class GeneralDataTheory:
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.general_data.exact.examine import certificate_of, examined, unmeasured
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem
-        found = _solved(network, task, tau, _start(warm_start), progress)
+        warm = _start(warm_start)
+        with time_limit(options.get("max_seconds")), one_blas_thread():
+            found = _solved(network, task, tau, warm, progress, options.get("refine"))
+            if network.activation.parts == "outliers":
+                verdict = unmeasured(found, "phi is unbounded")
+            else:
+                verdict = examined(found, task.labels, options.get("refine"))
         return GeneralDataPosterior(
             network,
             task,
             tau,
-            found,
-            # J is convex; that its minimum is the right one is up to expectation propagation and the search for codes.
-            Certificate(found.residual, math.nan, math.nan, False, True),
-            Status.of(found.status),
-            found.message or "expectation propagation",
-            _notes(found),
+            verdict.solution,
+            certificate_of(verdict),
+            verdict.status,
+            verdict.message,
+            (*verdict.notes, *_notes(verdict.solution)),
         )
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
         from meanfield.theories.general_data.claims import check_general
+        from meanfield.theories.general_data.exact.particles import ParticleSolution
         from meanfield.theories.general_data.outliers.solution import OutlierSolution
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
         from meanfield.theories.general_data.solution import GeneralSolution
@@ -77,12 +83,13 @@ class GeneralDataTheory:
         # The singular value decomposition of another machine may differ by signs and rotations.
         features = task.features(network.sigma_w).matrix
         turn = np.linalg.lstsq(features, own["features"], rcond=None)[0]
-        own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w")}
+        own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w", "particles") if name in own}
         own |= {"features": features, "targets": task.targets, "activation": network.activation}
-        kind = OutlierSolution if "limit" in header["solution"] else GeneralSolution
+        kind: type[GeneralSolution] = OutlierSolution if "limit" in header["solution"] else GeneralSolution
+        kind = ParticleSolution if "particles" in own else kind
         solution = kind(**(header["solution"] | own))
         found = GeneralDataPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
-        if check_data_posterior(found):
+        if check_data_posterior(found) and kind is not ParticleSolution:  # whose moments are sums over its particles
             check_general(found)
         return found
 
@@ -91,10 +98,11 @@ THEORY = GeneralDataTheory()
 
 
 def _start(warm_start: Any) -> Any:
-    return None if warm_start is None or warm_start.theory != THEORY.name else warm_start.solution
+    warm = None if warm_start is None or warm_start.theory != THEORY.name else warm_start.solution
+    return None if warm is None or warm.method == "particles" else warm  # particles are no mixture to start from
 
 
-def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None) -> Any:
+def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None, refine: bool | None) -> Any:
     solver: Any
     if network.activation.parts == "outliers":
         from meanfield.theories.general_data.outliers.descent import solve_outliers as solver  # both load compiled code
@@ -102,11 +110,6 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
         from meanfield.theories.general_data.solve import solve_general as solver
 
     with progress_bar(progress, None, unit="step") as advance:
-
-        def step_done(stage: str, step: int, error: float) -> None:
-            advance()
-            check_time()
-
         try:
             return solver(
                 network.activation,
@@ -117,10 +120,19 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
                 labels=task.labels,
                 warm_start=warm,
                 rng=0,
-                progress=step_done,
+                progress=lambda stage, step, error: advance(),
             )
-        except TimeoutError as error:
-            raise ConvergenceError(f"no solution yet: {error}; give more time, or a larger tau.") from error
+        except ConvergenceError as error:
+            if refine is False or network.activation.parts == "outliers":
+                raise
+            from meanfield.theories.general_data.exact.unaided import blank
+
+            nothing = blank(
+                network.activation, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau
+            )
+            return replace(nothing, status="EP failed", message=str(error))
+        except OutOfTime as error:
+            raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
 

@@ -77,11 +77,13 @@ class JointRun:
         self.neuron = JointNeuron(activation, matrix, prior, threads)
         self.scout = Scout(labels, self.neuron, rng)
         self.steps = 0
+        self.last: tuple[CodesDual, CodesState] | None = None  # the best so far
         self._report = report
 
-    def report(self, stage: str) -> Callable[[CodesState, str], None]:
+    def report(self, stage: str, dual: CodesDual) -> Callable[[CodesState, str], None]:
         def inner(state: CodesState, message: str) -> None:
             self.steps += 1
+            self.last = dual, state
             if self._report is not None:
                 self._report(f"{stage}: {message}", self.steps, state.error)
 
@@ -129,7 +131,7 @@ class JointRun:
             state = dual.state(theta, codes)
         else:
             state = dual.state(before.theta, before.codes)
-        state = minimise_codes(dual, state, _CLASS_TOLERANCE, self.look, self.report("classes"))
+        state = minimise_codes(dual, state, _CLASS_TOLERANCE, self.look, self.report("classes", dual))
         self.neuron.variational = False
         return state
 
@@ -147,13 +149,13 @@ class JointRun:
         """All of t, from codes at some t; fractions of the neurons in each of them, if they are frozen."""
         dual = CodesDual(self.neuron, self.targets, self.tau, None, fractions)
         state = self.started(dual, codes)
-        stage = self.report("samples")
+        stage = self.report("samples", dual)
         state = minimise_codes(dual, state, self.tolerance, self.look, stage, most_tangents=_MOST_TANGENTS)
         # Codes without a fixed point of EP would only get in the way before.
         self.neuron.fallback = True
         if fractions is None:
             state = dual.state(state.theta, self.look(state, _LAST_ACCURACY), state.tangents)
-        state = minimise_codes(dual, state, self.tolerance, self.look, self.report("with bounds"))
+        state = minimise_codes(dual, state, self.tolerance, self.look, self.report("with bounds", dual))
         return dual, state
 
     def started(self, dual: CodesDual, codes: Codes) -> CodesState:
@@ -175,7 +177,7 @@ class JointRun:
             first = first or classes.codes
             dual = CodesDual(self.neuron, self.targets, tau)
             self.neuron.splitting = False
-            stage = self.report(f"tau = {tau:.3g}")
+            stage = self.report(f"tau = {tau:.3g}", dual)
             state = minimise_codes(
                 dual, self.started(dual, classes.codes), _ROUGH, self.look, stage, strict=True, last=False,
                 most_tangents=_MOST_TANGENTS,
@@ -193,7 +195,7 @@ class JointRun:
                 return codes
             dual = CodesDual(self.neuron, self.targets, tau)
             state = minimise_codes(
-                dual, self.started(dual, codes), _ROUGH, self.look, self.report(f"tau = {tau:.3g}"), _RUNG_STEPS,
+                dual, self.started(dual, codes), _ROUGH, self.look, self.report(f"tau = {tau:.3g}", dual), _RUNG_STEPS,
                 last=False,
             )  # fmt: skip
         return state.codes

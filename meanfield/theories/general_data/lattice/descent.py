@@ -49,6 +49,7 @@ class LatticeRun:
         self.neuron, self.targets, self.tau, self.tolerance, self.rng = neuron, targets, tau, tolerance, rng
         self.progress = progress
         self.steps = 0
+        self.last: tuple[Dual, State] | None = None  # the best so far
         self.accepted = accepted_residual(tolerance)
 
     def beyond(self, state: State, factor: float = 1.0) -> bool:
@@ -66,20 +67,21 @@ class LatticeRun:
             soft,
         )
 
-    def report(self, stage: str) -> Callable[[State, str], None]:
+    def report(self, stage: str, dual: Dual) -> Callable[[State, str], None]:
         def inner(state: State, message: str) -> None:
+            self.last = dual, state
             if self.progress is not None:
                 self.progress(f"{stage}: {message}", state.steps, state.error)
 
         return inner
 
     def minimised(self, dual: Dual, start: State, tolerance: float, ep_tolerance: float, stage: str) -> State:
-        self.report(stage)(start, "start")
+        self.report(stage, dual)(start, "start")
         if self.neuron.fallback and self.beyond(start, _FAR):
             return start  # what EP had found is not a solution
         max_steps = _BOUND_STEPS if self.neuron.fallback else MAX_STEPS
         accepted = self.accepted if tolerance <= self.accepted else 0.0
-        state = minimise(dual, start, tolerance, ep_tolerance, self.rng, self.report(stage), accepted, max_steps)
+        state = minimise(dual, start, tolerance, ep_tolerance, self.rng, self.report(stage, dual), accepted, max_steps)
         self.steps += state.steps
         return state
 

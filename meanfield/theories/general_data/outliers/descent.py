@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.coverage import piecewise_refusal
 from meanfield.theories.general_data.joint.neuron import Joint
 from meanfield.theories.general_data.lattice.nodes import Lattice
+from meanfield.theories.general_data.limits import OutOfTime, check_time, time_limit
 from meanfield.theories.general_data.outliers.check import joint_average, node_moments, outlier_violation
 from meanfield.theories.general_data.outliers.cone import Maxima
 from meanfield.theories.general_data.outliers.dual import OutlierDual, State
@@ -113,6 +115,18 @@ def solve_outliers(
         reach = real_number("reach", reach, above=0.0)
     run = _Run(activation, matrix, y, sigma_a, tau, slopes, groups, np.random.default_rng(rng), progress, tolerance)
     run.n_starts = n_starts
+    try:
+        return _equilibrium(run, warm_start, reach, method)
+    except OutOfTime:
+        if run.last is None:
+            raise
+        with time_limit(None):
+            found = run.solution(run.last, run.separation(run.last, sigma_a), math.inf)
+        return replace(found, status="out of time", message=f"residual {found.residual:.2g} when the time was over.")
+
+
+def _equilibrium(run: _Run, warm_start: GeneralSolution | None, reach: float | None, method: str) -> OutlierSolution:
+    sigma_a, y = run.sigma_a, run.targets
     start = None if warm_start is None else np.array(warm_start.t)
     state, separation = None, math.inf
     if method != "lattice":
@@ -182,6 +196,7 @@ class _Run:
         self.sigma_a, self.s2, self.tau, self.slopes = sigma_a, sigma_a**2 / len(targets), tau, slopes
         self.labels, self.rng, self.progress, self.tolerance = labels, rng, progress, tolerance
         self.steps = 0
+        self.last: State | None = None  # the best so far
         self.stopped = tau  # the approach from larger tau got there
         self.found: Maxima | None = None  # by the last search of the cone
 
@@ -317,6 +332,8 @@ class _Run:
     def report(self, stage: str) -> Callable[[State], None]:
         def inner(state: State) -> None:
             self.steps += 1
+            self.last = state
+            check_time()
             if self.progress is not None:
                 self.progress(stage, self.steps, state.error)
 

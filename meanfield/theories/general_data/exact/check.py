@@ -1,0 +1,205 @@
+"""How far a solution is from the exact theory, measured on samples of the exact single-neuron measure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meanfield.theories.general_data.exact.coverage import covered, modes
+from meanfield.theories.general_data.exact.moves import annealed
+from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of, refitted
+from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
+from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
+from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.solution import GeneralSolution
+from meanfield.validation import FloatArray
+
+__all__ = ["MAX_UNKNOWNS", "Measured", "Sampler", "scale_of"]
+
+RMS, LARGEST = 0.003, 0.01  # of the outputs, in units of the largest target (at least 1)
+MAX_UNKNOWNS = 5000  # P m of the matrix that is factorised
+_RMS_NOISE, _LARGEST_NOISE = 0.0015, 0.004  # standard errors beyond which more points are drawn
+_SIGMAS = 3.0
+_LEAST_EFFECTIVE, _LEAST_SHARE = 400.0, 0.02  # number of points, and their share of all, that a measurement needs
+_HEAVIEST = 0.05  # largest weight of a point
+_FEWEST, _MOST = 4096, 65536  # points
+_VALUES = 1.5e6  # n P of a first sample
+_FITS = 2  # annealed samples that a proposal is fitted to
+_ANNEALED = 8192  # the same, of samples that are annealed
+_BUDGET = 4e7  # n P of the largest
+
+
+class Measured(NamedTuple):
+    """The difference between a solution and the exact theory.
+
+    Attributes
+    ----------
+    rms : float
+        Of e = f - f_exact over samples and outputs, beyond its noise.
+    largest : float
+        max |e|, beyond three standard errors.
+    noise, largest_noise : float
+        Root mean square, and maximum, of the standard errors of e.
+    effective : float
+        Effective number of points (infinite for a quadrature).
+    log_z : float
+        ln Z of the exact measure at the solution's t.
+    missed : float
+        Weight of codes that scouting found outside the solution.
+    even : bool
+        Whether the weights of the sample are even enough for its noise to be believed.
+    reliable : bool
+        Whether that is so, and the noise small enough for a verdict.
+    """
+
+    rms: float
+    largest: float
+    noise: float
+    largest_noise: float
+    effective: float
+    log_z: float
+    missed: float
+    even: bool
+    reliable: bool
+
+    def within(self, scale: float) -> bool:
+        """Whether the solution may be called one."""
+        return self.reliable and self.rms <= RMS * scale and self.largest <= LARGEST * scale
+
+
+def scale_of(targets: FloatArray) -> float:
+    """Unit of tolerances: the largest target, 1 at least."""
+    return max(1.0, float(np.abs(targets).max()))
+
+
+class Sampler:
+    """Samples of the exact measure for one problem, from the mixture of a solution.
+
+    Parameters
+    ----------
+    solution : GeneralSolution
+    labels : (P,) integers or None
+        Classes, for the scouts.
+    rng : Generator
+    mixture : Mixture, optional
+        Instead of the solution's own.
+    """
+
+    def __init__(
+        self,
+        solution: GeneralSolution,
+        labels: Any,
+        rng: np.random.Generator,
+        mixture: Mixture | None = None,
+    ) -> None:
+        self.solution, self.labels, self.rng = solution, labels, rng
+        fractions = solution.code_weight if solution.frozen else None
+        self.dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
+        self.mixture = mixture_of(solution) if mixture is None else mixture
+        self.missed = 0.0
+        self.fits = 0
+        self.annealing = False  # weights alone turned out too uneven
+        p = solution.n_samples
+        self.first = int(np.clip(_VALUES / p, _FEWEST, _MOST // 4))
+        self.most = int(np.clip(_BUDGET / p, 4 * _FEWEST, _MOST))
+
+    def quadrature(self, t: FloatArray, shift: float = 0.0) -> Sample | None:
+        """Nodes instead of points, where there are few coordinates."""
+        s = self.solution
+        if s.features.shape[1] > MAX_RANK or self.dual.fractions is not None:
+            return None
+        return nodes(s.activation, s.features, s.prior, t, shift)
+
+    def sample(self, n: int, t: FloatArray) -> Sample:
+        """A sample for use near t."""
+        if self.annealing:
+            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng)
+        return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
+
+    def scouted(self, t: FloatArray) -> None:
+        """Add codes that the proposal does not reach."""
+        sample = self.sample(self.first, t)
+        at = self.dual.at(sample, t)
+        log_z = (
+            at.log_z
+            if self.dual.fractions is None
+            else Dual(self.dual.targets, self.dual.prior, self.dual.tau).at(sample, t).log_z
+        )
+        if has_jumps(self.solution.activation):
+            return  # no maxima to climb to
+        found = modes(self.solution, t, self.labels, self.rng)
+        check_time()
+        self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng)
+
+    def measured(self, t: FloatArray) -> Measured:
+        """e at t; more points, and a proposal adapted to them, where they say too little."""
+        exact = self.quadrature(t)
+        if exact is not None:
+            return self._by_quadrature(exact, t)
+        if self.dual.fractions is None:
+            self.scouted(t)
+        n: int | None = self.first
+        best: Measured | None = None
+        while n is not None:
+            check_time()
+            sample = self.sample(n, t)
+            shift, at = self.dual.shift(sample, t)
+            result = summary(shift, at, self.missed, scale_of(self.solution.targets))
+            if best is None or (result.even, -result.noise) > (best.even, -best.noise):
+                best = result
+            if best.reliable:
+                break
+            n = self.improved(sample, at, n, result.even)
+        assert best is not None
+        return best
+
+    def improved(self, sample: Sample, at: At, n: int, even: bool) -> int | None:
+        """Make the next sample better than this one of n points; its size, or None where there is no more to do.
+
+        More points from a proposal with their moments; then annealing, and a proposal fitted to what that finds.
+        """
+        if self.most <= self.first:
+            return None
+        if self.dual.fractions is not None:
+            return min(4 * n, self.most) if n < self.most else None
+        if self.annealing:
+            self.annealing = False
+            self.fits += 1
+            self.mixture = refitted(self.mixture, sample.points, at.share, self.rng)
+            return self.most
+        if n < self.most and (even or (self.fits == 0 and n == self.first)):
+            self.adapt(sample, at)
+            return min(4 * n, self.most)
+        if self.fits >= _FITS:
+            return None
+        self.annealing = True
+        return self.most
+
+    def adapt(self, sample: Sample, at: At) -> None:
+        if self.dual.fractions is None and at.effective > 3.0 * sample.points.shape[1] + 50.0:
+            self.mixture = adapted(self.mixture, sample.points, at.share)
+
+    def _by_quadrature(self, exact: Sample, t: FloatArray) -> Measured:
+        shift, at = self.dual.shift(exact, t)
+        other = self.quadrature(t, 0.5)
+        assert other is not None
+        error = np.abs(self.dual.shift(other, t)[0].outputs - shift.outputs)
+        found = summary(Shift(shift.outputs, error), at, 0.0, scale_of(self.solution.targets))
+        return found._replace(effective=math.inf, reliable=found.noise <= _RMS_NOISE)
+
+
+def summary(shift: Shift, at: At, missed: float, scale: float) -> Measured:
+    e, error = np.abs(shift.outputs), shift.error
+    noise, largest_noise = math.sqrt(np.mean(error**2)), float(error.max())
+    effective = at.effective
+    even = (
+        bool(np.isfinite(e).all())
+        and effective >= max(_LEAST_EFFECTIVE, _LEAST_SHARE * len(at.share))
+        and float(at.share.max()) <= _HEAVIEST
+    )
+    reliable = even and noise <= _RMS_NOISE * scale and largest_noise <= _LARGEST_NOISE * scale
+    rms = math.sqrt(max(0.0, float(np.mean(e**2 - error**2))))
+    largest = max(0.0, float((e - _SIGMAS * error).max()))
+    return Measured(rms, largest, noise, largest_noise, effective, at.log_z, missed, even, reliable)

@@ -1,0 +1,114 @@
+"""From an approximate solution to the exact theory: Newton's method on samples of the exact measure.
+
+On a frozen sample J is smooth and convex, so that a few steps of Newton's method end at its minimum; where t moves so
+far that few points are left, a new sample is drawn there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from meanfield.theories.general_data.exact.check import Measured, Sampler, scale_of, summary
+from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
+from meanfield.theories.general_data.exact.sample import At, Sample, Shift
+from meanfield.theories.general_data.limits import check_time
+from meanfield.validation import FloatArray
+
+__all__ = ["corrected"]
+
+_ROUNDS = 30  # samples on the way
+_EVEN = 0.02  # share of effective points of a usable sample
+_KEPT = 0.3  # share of the effective points that a step leaves
+_EXACT = 1e-9  # change of t at which nodes need not move any more
+_NOISE = 3e-4  # of the outputs, that more points are drawn for
+_SIGMAS = 3.0
+
+
+def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measured] | None:
+    """The exact solution near t, and how well it is known; None where sampling does not work."""
+    exact = sampler.quadrature(t)
+    if exact is not None:
+        return _by_quadrature(sampler, t, exact)
+    n: int | None = sampler.first
+    arrived = False
+    for _ in range(_ROUNDS):
+        if n is None:
+            return None
+        check_time()
+        sample = sampler.sample(n, t)
+        before = sampler.dual.at(sample, t)
+        if not math.isfinite(before.log_z):
+            return None
+        t, at, arrived = sampler.dual.minimised(sample, t, least_effective=_KEPT * before.effective)
+        even = at.effective >= _EVEN * len(at.share)
+        if arrived and even:
+            break
+        if even:
+            sampler.adapt(sample, at)
+        else:
+            n = sampler.improved(sample, at, n, even)
+    if not arrived or n is None:
+        return None
+    if sampler.dual.fractions is None:
+        sampler.scouted(t)
+    return _pooled(sampler, t, n)
+
+
+def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, Measured] | None:
+    """Two new samples, each with its own minimum, then both together; the difference is the error."""
+    scale = scale_of(sampler.solution.targets)
+    best: tuple[ParticleSolution, Measured] | None = None
+    while True:
+        found = []
+        for _ in range(2):
+            check_time()
+            sample = sampler.sample(n, t)
+            own, _, arrived = sampler.dual.minimised(sample, t)
+            if not arrived:
+                return None
+            found.append((sample, own))
+        both = _joined(found[0][0], found[1][0])
+        t, at, arrived = sampler.dual.minimised(both, 0.5 * (found[0][1] + found[1][1]))
+        if not arrived:
+            return None
+        error = sampler.dual.shift(both, t)[0].error
+        half = 0.5 * sampler.solution.tau * (found[0][1] - found[1][1])
+        result = summary(Shift(half, error), at, sampler.missed, scale)
+        if best is None or (result.even, -result.noise) > (best[1].even, -best[1].noise):
+            best = particle_solution(sampler.solution, both, at, t, sampler.mixture.codes(both.points), 1), result
+        if best[1].reliable and best[1].noise <= _NOISE * scale:
+            break
+        more = sampler.improved(both, at, n, result.even)
+        if more is None or (best[1].reliable and more <= n):
+            break
+        n = more
+    return best
+
+
+def _joined(one: Sample, other: Sample) -> Sample:
+    def both(name: str) -> Any:
+        pair = getattr(one, name), getattr(other, name)
+        return None if pair[0] is None else np.concatenate(pair)
+
+    return Sample(both("points"), both("phi"), both("base") - math.log(2.0), both("group"))
+
+
+def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[ParticleSolution, Measured] | None:
+    at: At
+    for _ in range(_ROUNDS):
+        check_time()
+        before = t
+        t, at, arrived = sampler.dual.minimised(exact, t)
+        if not arrived:
+            return None
+        if np.abs(t - before).max() <= _EXACT * (1.0 + np.abs(t).max()):
+            break
+        again = sampler.quadrature(t)
+        if again is None:
+            return None
+        exact = again
+    measured = sampler.measured(t)
+    return particle_solution(sampler.solution, exact, at, t, sampler.mixture.codes(exact.points), 1), measured

@@ -1,0 +1,135 @@
+"""Whether a proposal reaches every code: maxima of the exact density, found by scouting, held against it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from meanfield.theories.general_data.exact.proposal import Mixture
+from meanfield.theories.general_data.joint.codes import JointNeuron
+from meanfield.theories.general_data.joint.scout import Scout
+from meanfield.theories.general_data.solution import GeneralSolution
+from meanfield.validation import FloatArray
+
+__all__ = ["Mode", "covered", "modes"]
+
+_MOST = 40  # modes that are looked at
+_DEPTH = 12.0  # ln of the weight below which a mode does not matter
+_UNCOVERED = 5.0  # mean of ln p - ln q - ln Z
+_DRAWS = 50
+_STEPS = 40
+_SAME = 1e-2  # mean square difference of preactivations
+_ADDED = 0.05  # weight in the proposal
+
+
+class Mode(NamedTuple):
+    """A maximum of ln p(w) = s2 |t^T phi(F w)|^2 / 2 - |w|^2 / 2, and the Gaussian there.
+
+    Attributes
+    ----------
+    weights : (r,) array
+    root : (r, r) array
+        Of the covariance.
+    log_z : float
+        Laplace estimate of its part of Z.
+    """
+
+    weights: FloatArray
+    root: FloatArray
+    log_z: float
+
+
+def modes(solution: GeneralSolution, t: FloatArray, labels: object, rng: np.random.Generator) -> list[Mode]:
+    """Maxima where ascents end that start from sets of classes, or at random; highest first."""
+    neuron = JointNeuron(solution.activation, solution.features, solution.prior, 1)
+    try:
+        scout = Scout(labels, neuron, rng)
+        random = np.sign(solution.features @ rng.normal(size=(solution.features.shape[1], 24)))
+        signs = np.concatenate([scout.sets, random], axis=1)
+        value, _, z = scout.ascended(t, signs)
+    finally:
+        neuron.pool.shutdown(wait=False)
+    found: list[Mode] = []
+    seen: list[FloatArray] = []
+    top = -math.inf
+    for i in np.argsort(-value, kind="stable")[:_MOST]:
+        if seen and np.mean((np.array(seen) - z[i]) ** 2, axis=1).min() < _SAME:
+            continue
+        start = np.linalg.lstsq(solution.features, z[i], rcond=None)[0]
+        mode = _laplace(solution, t, start)
+        if mode is None:
+            continue
+        at = solution.features @ mode.weights
+        if seen and np.mean((np.array(seen) - at) ** 2, axis=1).min() < _SAME:
+            continue
+        seen += [at]
+        top = max(top, mode.log_z)
+        found.append(mode)
+    return sorted((mode for mode in found if mode.log_z > top - 2.0 * _DEPTH), key=lambda mode: -mode.log_z)
+
+
+def covered(
+    mixture: Mixture,
+    solution: GeneralSolution,
+    t: FloatArray,
+    log_z: float,
+    found: list[Mode],
+    rng: np.random.Generator,
+) -> tuple[Mixture, float]:
+    """The proposal with the modes that it missed, and their weight (0 if there were none)."""
+    missed = 0.0
+    for mode in found:
+        if mode.log_z < log_z - _DEPTH:
+            continue
+        points = mode.weights + rng.standard_normal((_DRAWS, len(mode.weights))) @ mode.root.T
+        mean = solution.prior * (solution.activation(points @ solution.features.T) @ t)
+        level = (0.5 / solution.prior) * (mean**2).sum(axis=1) - 0.5 * (points**2).sum(axis=1)
+        if float(np.mean(level - mixture.log_density(points))) - log_z > _UNCOVERED:
+            missed += math.exp(min(0.0, mode.log_z - log_z))
+            mixture = mixture.joined(_ADDED, mode.weights, mode.root)
+    return mixture, min(missed, 1.0)
+
+
+def _laplace(solution: GeneralSolution, t: FloatArray, weights: FloatArray) -> Mode | None:
+    """Newton's method from `weights`, with a ridge where ln p is not concave."""
+    features, s2, phi_of = solution.features, solution.prior, solution.activation
+    rank = features.shape[1]
+
+    def level(w: FloatArray) -> float:
+        return float(0.5 * s2 * np.sum((t.T @ phi_of(features @ w)) ** 2) - 0.5 * w @ w)
+
+    value = level(weights)
+    for _ in range(_STEPS):
+        slope, curvature = _derivatives(solution, t, weights)
+        if np.abs(slope).max() < 1e-6 * (1.0 + np.abs(weights).max()):
+            break
+        least = float(np.linalg.eigvalsh(curvature)[0])
+        step = np.linalg.solve(curvature + max(0.0, 0.1 - least) * np.eye(rank), slope)
+        length = 1.0
+        while length > 1e-4 and not level(weights + length * step) >= value:
+            length *= 0.5
+        if length <= 1e-4:
+            break
+        weights = weights + length * step
+        value = level(weights)
+    slope, curvature = _derivatives(solution, t, weights)
+    eigenvalues, vectors = np.linalg.eigh(curvature)
+    eigenvalues = np.clip(eigenvalues, 0.1, None)  # no wider than thrice the prior
+    root = np.linalg.cholesky((vectors / eigenvalues) @ vectors.T)
+    return Mode(weights, root, value - 0.5 * float(np.log(eigenvalues).sum()))
+
+
+def _derivatives(solution: GeneralSolution, t: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Gradient of ln p and minus its second derivative."""
+    features, s2, phi_of = solution.features, solution.prior, solution.activation
+    z, step = features @ weights, 1e-3
+    slope = phi_of.derivative(z)
+    bend = (phi_of.derivative(z + step) - phi_of.derivative(z - step)) / (2.0 * step)
+    response = t @ (t.T @ phi_of(z))
+    gradient = s2 * features.T @ (slope * response) - weights
+    along = features.T @ (slope[:, None] * t)
+    curvature = np.eye(len(weights)) - s2 * (along @ along.T)
+    curvature -= s2 * features.T @ ((bend * response)[:, None] * features)
+    return gradient, curvature

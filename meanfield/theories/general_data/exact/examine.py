@@ -1,0 +1,163 @@
+"""The verdict on an approximate solution: measured, and corrected where it has to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.status import Status
+from meanfield.theories.general_data.exact.check import LARGEST, MAX_UNKNOWNS, RMS, Measured, Sampler, scale_of
+from meanfield.theories.general_data.exact.correct import corrected
+from meanfield.theories.general_data.exact.particles import ParticleSolution
+from meanfield.theories.general_data.exact.unaided import approached
+from meanfield.theories.general_data.limits import OutOfTime, time_limit
+from meanfield.theories.general_data.solution import GeneralSolution
+from meanfield.validation import FloatArray
+
+__all__ = ["Examined", "certificate_of", "examined", "unmeasured"]
+
+_FAR = 0.05  # residual, in units of the largest target, of a solution that is no start
+_CORRECTED = "expectation propagation is corrected on samples of the exact single-neuron posterior"
+
+
+class Examined(NamedTuple):
+    """A solution with its verdict.
+
+    Attributes
+    ----------
+    solution : GeneralSolution or ParticleSolution
+    measured : Measured or None
+    status : Status
+    message : str
+    notes : tuple of str
+    """
+
+    solution: GeneralSolution
+    measured: Measured | None
+    status: Status
+    message: str
+    notes: tuple[str, ...]
+
+
+def unmeasured(solution: GeneralSolution, reason: str) -> Examined:
+    """The solver's own verdict on a solution whose error is not measured."""
+    status = Status.of(solution.status)
+    return Examined(solution, None, status, solution.message or "expectation propagation", (_words(reason),))
+
+
+def _words(reason: str) -> str:
+    return f"the error of expectation propagation was not measured: {reason}"
+
+
+def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Examined:
+    """Measure the error of a solution, and correct it.
+
+    Parameters
+    ----------
+    solution : GeneralSolution
+        Of a bounded phi.
+    labels : (P,) integers or None
+        Classes.
+    refine : bool or None
+        Whether to correct; None: where the measured error is too large, or the solver found no solution.
+    """
+    if solution.t.size > MAX_UNKNOWNS:
+        return unmeasured(solution, f"P m = {solution.t.size} unknowns are more than {MAX_UNKNOWNS}")
+    if solution.status == Status.OUT_OF_TIME:
+        return _out_of_time(solution, labels)
+    scale = scale_of(solution.targets)
+    measured: Measured | None = None
+    try:
+        sampler = Sampler(solution, labels, np.random.default_rng(0))
+        if solution.status == Status.OPTIMAL:
+            measured = sampler.measured(np.array(solution.t))
+            if measured.within(scale) and not refine:
+                return Examined(solution, measured, Status.OPTIMAL, solution.message or "expectation propagation", ())
+        if refine is not False:
+            better = _better(sampler, solution, labels, scale)
+            if better is not None:
+                return Examined(*better, Status.OPTIMAL, _CORRECTED, ())
+    except OutOfTime:
+        return _out_of_time(solution, labels) if measured is None else _late(solution, measured)
+    if measured is None:
+        return Examined(solution, None, Status.of(solution.status), solution.message, ())
+    if measured.within(scale):  # but the correction, which was asked for, is less accurate
+        return Examined(solution, measured, Status.OPTIMAL, "expectation propagation; no correction was found", ())
+    return Examined(solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale), ())
+
+
+def _better(
+    sampler: Sampler, solution: GeneralSolution, labels: Any, scale: float
+) -> tuple[ParticleSolution, Measured] | None:
+    """The exact solution, from the approximate one; or without it, where it is too far away or does not help."""
+    t = np.array(solution.t)
+    ways = [True, False]
+    if not solution.residual <= _FAR * scale and sampler.quadrature(t) is None:
+        ways = [False, True]
+    if solution.frozen or solution.status == Status.OPTIMAL:
+        ways = [True]
+    for from_there in ways:
+        if from_there:
+            found = corrected(sampler, t)
+        else:
+            start = approached(solution, labels, np.random.default_rng(0))
+            found = None if start is None else corrected(*start)
+        if found is not None and found[1].within(scale):
+            return found
+    return None
+
+
+def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
+    """One measurement all the same."""
+    with time_limit(None):
+        sampler = Sampler(solution, labels, np.random.default_rng(0))
+        sampler.most = sampler.first
+        return _late(solution, sampler.measured(np.array(solution.t)))
+
+
+def _late(solution: GeneralSolution, measured: Measured) -> Examined:
+    before = f"{solution.message} " if solution.message else "The time was over before the check was complete: "
+    message = before + _shortcoming(measured, scale_of(solution.targets))
+    return Examined(solution, measured, Status.OUT_OF_TIME, message, ())
+
+
+def _shortcoming(measured: Measured, scale: float) -> str:
+    numbers = (
+        f"outputs differ from those of the exact theory by {measured.rms:.2g} (root mean square, "
+        f"+- {measured.noise:.1g}) and up to {measured.largest:.2g}; "
+        f"{RMS * scale:.2g} and {LARGEST * scale:.2g} are accepted"
+    )
+    if measured.reliable:
+        return numbers
+    return (
+        f"the error of expectation propagation could not be measured well enough ({measured.effective:.0f} effective "
+        f"points): {numbers}"
+    )
+
+
+def certificate_of(found: Examined, log_z: float | None = None) -> Certificate:
+    """Stationarity and measured error; that no code was missed is up to the search for codes."""
+    proof = Certificate(found.solution.residual, float("nan"), float("nan"), False, True)
+    m = found.measured
+    if m is None:
+        return proof
+    return replace(
+        proof,
+        output_error=m.rms,
+        output_error_max=m.largest,
+        output_error_se=m.noise,
+        effective_samples=m.effective,
+        log_z_error=_log_z_error(found.solution, m),
+        missed_weight=m.missed,
+    )
+
+
+def _log_z_error(solution: GeneralSolution, measured: Measured) -> float:
+    if isinstance(solution, ParticleSolution):
+        return 0.0
+    t: FloatArray = solution.t
+    own = solution.objective + float(np.vdot(t, solution.targets)) - 0.5 * solution.tau * float(np.vdot(t, t))
+    return measured.log_z - own

@@ -1,0 +1,249 @@
+"""The exact single-neuron measure on a weighted sample of weights, and the dual J(t) on it.
+
+The readout is integrated exactly: given weights w it is N(s2 t^T phi(F w), s2), so that
+
+    p(w) ~ N(w; 0, 1) exp(s2 |t^T phi(F w)|^2 / 2),    <a phi> = E_w[s2 (t^T phi) phi].
+
+On points w_i with log weights b_i that stand for the prior, sum_i exp(b_i) f(w_i) ~ E_{N(0, 1)} f, the dual is
+
+    J(t) = -<t, Y> + (tau / 2)|t|^2 + ln sum_i exp(b_i + s2 |t^T phi_i|^2 / 2),
+
+smooth and tau-strongly convex. Neurons whose code fractions p_g are frozen have sum_g p_g ln sum_{i in g} instead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dsyrk
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.general_data.limits import check_time
+from meanfield.validation import FloatArray
+
+__all__ = ["At", "Dual", "Sample", "Shift", "sample_of"]
+
+_BATCHES = 32  # that the standard error is taken from
+_ROWS = 2048  # of the sample, treated at a time
+_MAX_STEPS = 60
+_ARMIJO = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Points and their log weights with respect to the prior.
+
+    Attributes
+    ----------
+    points : (n, r) array
+        w_i, in the coordinates of the features.
+    phi : (n, P) array
+        phi(F w_i).
+    base : (n,) array
+        b_i; ln of prior density over proposal density, minus ln n.
+    group : (n,) integer array
+        Code of each point; only frozen fractions need it.
+    random : bool
+        Whether points were drawn (or are nodes of a quadrature).
+    """
+
+    points: FloatArray
+    phi: FloatArray
+    base: FloatArray
+    group: Any = None
+    random: bool = True
+
+
+def sample_of(
+    activation: Activation, features: FloatArray, points: FloatArray, base: FloatArray, **rest: Any
+) -> Sample:
+    """The sample at these points."""
+    return Sample(points, activation(points @ features.T), base, **rest)
+
+
+class At(NamedTuple):
+    """What a sample says at some t.
+
+    Attributes
+    ----------
+    value : float
+        J.
+    log_z : float
+    share : (n,) array
+        Normalised weights W_i.
+    mean : (n, m) array
+        E[a | w_i] = s2 t^T phi_i.
+    average : (P, m) array
+        <a phi>.
+    """
+
+    value: float
+    log_z: float
+    share: FloatArray
+    mean: FloatArray
+    average: FloatArray
+
+    @property
+    def effective(self) -> float:
+        """Effective number of points, 1 / sum W_i^2."""
+        return float(1.0 / (self.share @ self.share))
+
+
+class Shift(NamedTuple):
+    """How far outputs are from those of the exact theory, to first order.
+
+    Attributes
+    ----------
+    outputs : (P, m) array
+        e = tau H^-1 (Y - tau t - <a phi>): f - f_exact.
+    error : (P, m) array
+        Its standard error.
+    """
+
+    outputs: FloatArray
+    error: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Dual:
+    """J(t) on samples; see the module.
+
+    Attributes
+    ----------
+    targets : (P, m) array
+    prior : float
+        s2.
+    tau : float
+    fractions : (g,) array or None
+        Frozen fractions of the neurons in the groups of a sample.
+    """
+
+    targets: FloatArray
+    prior: float
+    tau: float
+    fractions: FloatArray | None = None
+
+    def at(self, sample: Sample, t: FloatArray) -> At:
+        mean = self.prior * (sample.phi @ t)
+        level = sample.base + (0.5 / self.prior) * np.einsum("ij,ij->i", mean, mean)
+        if self.fractions is None:
+            log_z, share = _normalised(level)
+        else:
+            log_z, share = 0.0, np.zeros(len(level))
+            for g, fraction in enumerate(self.fractions):
+                if fraction > 0.0:
+                    mine = sample.group == g
+                    part, inside = _normalised(level[mine])
+                    log_z += fraction * part
+                    share[mine] = fraction * inside
+        average = sample.phi.T @ (share[:, None] * mean)
+        value = -float(np.vdot(t, self.targets)) + 0.5 * self.tau * float(np.vdot(t, t)) + log_z
+        return At(value, log_z, share, mean, average)
+
+    def gradient(self, at: At, t: FloatArray) -> FloatArray:
+        return np.asarray(self.tau * t - self.targets + at.average)
+
+    def curvature(self, sample: Sample, at: At) -> Any:
+        """Cholesky factor of H = tau + Cov(a phi), (P m, P m)."""
+        (n, p), m = sample.phi.shape, at.mean.shape[1]
+        total, own = np.zeros((p * m, p * m), order="F"), np.zeros((p, p), order="F")
+        for start in range(0, n, _ROWS):
+            part = slice(start, start + _ROWS)
+            root = np.sqrt(at.share[part])[:, None] * sample.phi[part]
+            own = dsyrk(1.0, root.T, 1.0, own, lower=1, overwrite_c=1)
+            rows = (root[:, :, None] * at.mean[part, None, :]).reshape(len(root), p * m)
+            total = dsyrk(1.0, rows.T, 1.0, total, lower=1, overwrite_c=1)
+        matrix, own = np.ascontiguousarray(_symmetric(total)), _symmetric(own)
+        blocks = matrix.reshape(p, m, p, m)
+        for r in range(m):
+            blocks[:, r, :, r] += self.prior * own
+        for weight, g in self._means(sample, at):
+            matrix -= weight * np.multiply.outer(g, g)
+        matrix.flat[:: p * m + 1] += self.tau
+        return cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+
+    def _means(self, sample: Sample, at: At) -> list[tuple[float, FloatArray]]:
+        """Weight and <a phi> of what fluctuates together: all neurons, or each code if their fractions are frozen."""
+        if self.fractions is None:
+            return [(1.0, at.average.ravel())]
+        found = []
+        for g, fraction in enumerate(self.fractions):
+            if fraction > 0.0:
+                mine = sample.group == g
+                inside = sample.phi[mine].T @ (at.share[mine, None] * at.mean[mine]) / fraction
+                found.append((float(fraction), inside.ravel()))
+        return found
+
+    def shift(self, sample: Sample, t: FloatArray) -> tuple[Shift, At]:
+        """The step of Newton's method in units of the outputs, with its standard error."""
+        at = self.at(sample, t)
+        factor = self.curvature(sample, at)
+        wrong = -self.gradient(at, t)
+        batches = self._batches(sample, at)
+        solved = self.tau * cho_solve(factor, np.column_stack([wrong.ravel(), batches.T]), check_finite=False)
+        error = np.sqrt(np.sum(solved[:, 1:] ** 2, axis=1) * (_BATCHES / (_BATCHES - 1.0)))
+        return Shift(solved[:, 0].reshape(t.shape), error.reshape(t.shape)), at
+
+    def _batches(self, sample: Sample, at: At) -> FloatArray:
+        """(batches, P m) fluctuations of <a phi> over interleaved parts of the sample; they sum to zero."""
+        if not sample.random:
+            return np.zeros((_BATCHES, at.average.size))
+        found = np.empty((_BATCHES, at.average.size))
+        means = [g for _, g in self._means(sample, at)]
+        used = [0] if self.fractions is None else [g for g, x in enumerate(self.fractions) if x > 0.0]
+        for b in range(_BATCHES):
+            share, mean = at.share[b::_BATCHES], at.mean[b::_BATCHES]
+            found[b] = (sample.phi[b::_BATCHES].T @ (share[:, None] * mean)).ravel()
+            for g, average in zip(used, means):
+                inside = share if self.fractions is None else share[sample.group[b::_BATCHES] == g]
+                found[b] -= inside.sum() * average
+        return found
+
+    def minimised(
+        self, sample: Sample, t: FloatArray, tolerance: float = 1e-9, least_effective: float = 0.0
+    ) -> tuple[FloatArray, At, bool]:
+        """Minimum of J on the sample by Newton's method, or the last point where that has enough effective points.
+
+        Returns
+        -------
+        t, what the sample says there, and whether it is the minimum.
+        """
+        at = self.at(sample, t)
+        for _ in range(_MAX_STEPS):
+            check_time()
+            slope = self.gradient(at, t)
+            if np.abs(slope).max() < tolerance:
+                return t, at, True
+            step = -cho_solve(self.curvature(sample, at), slope.ravel(), check_finite=False).reshape(t.shape)
+            decrease = float(np.vdot(slope, step))
+            length = 1.0
+            while True:
+                trial = self.at(sample, t + length * step)
+                enough = trial.effective >= least_effective
+                if enough and trial.value <= at.value + _ARMIJO * length * decrease:
+                    break
+                length *= 0.5
+                if length < 1e-6:  # rounding, or nowhere to go
+                    return t, at, bool(np.abs(slope).max() < 1e3 * tolerance)
+            t, at = t + length * step, trial
+        return t, at, False
+
+
+def _symmetric(lower: FloatArray) -> FloatArray:
+    """The symmetric matrix of which only the lower triangle is given."""
+    below = np.tril(lower, -1)
+    return np.asarray(below + below.T + np.diag(np.diag(lower)))
+
+
+def _normalised(level: FloatArray) -> tuple[float, FloatArray]:
+    """ln of the sum of exp(level), and its terms divided by it."""
+    top = float(level.max(initial=-math.inf))
+    if not math.isfinite(top):
+        return top, np.full(len(level), math.nan)
+    share = np.exp(level - top)
+    total = float(share.sum())
+    return top + math.log(total), share / total
