@@ -1,4 +1,4 @@
-"""Values of expressions in high precision, and limits far out: decided by numbers, asked of SymPy only within a bound."""
+"""Values of expressions in high precision, and limits far out: decided by numbers; SymPy is asked within a bound."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def checked_limit(f: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.S
     if min(len(y), len(again)) < 6:
         return sp.nan
     ends = [_power_law(values) for values in (y, again)]
-    if None not in ends and max(*ends, *last) - min(*ends, *last) <= mpmath.mpf(10) ** -3 * max(1, abs(y[-1])):
-        if abs(ends[1] - ends[0]) <= mpmath.mpf(10) ** -9 * max(1, abs(y[-1])):
-            return _rounded(ends[0], 1e-8)
+    scale = max(1, abs(y[-1]))
+    if None not in ends and abs(ends[1] - ends[0]) <= scale / 1e9 and abs(ends[0] - y[-1]) <= scale / 1000:
+        return _rounded(ends[0], 1e-8)
     steps = [b - a for values in (y, again) for a, b in pairwise(values[-6:])]
     if all(abs(step) > 0.1 and step * y[-1] > 0 for step in steps):
         return sp.oo if y[-1] > 0 else -sp.oo
@@ -125,7 +125,7 @@ def far_point(decade: int, seed: int) -> Any:
 
 
 def _power_law(y: list[Any]) -> Any:
-    """Limit of L + c x**-a from its values at 1e8, 1e12, 1e16 and 1e20, to first order in what else there is; or None."""
+    """L of L + c x**-a from values at 1e8, 1e12, 1e16 and 1e20; None where those do not follow such a law."""
     found = []
     for a, b, c in (y[-4:-1], y[-3:]):
         bend = (c - b) - (b - a)
@@ -145,7 +145,8 @@ def _within_calls(function: Callable[[], Any], calls: int) -> Any:
         nonlocal left
         left -= 1
         # Where a function of SymPy starts: in a generator that is being deleted the exception would be lost.
-        if left < 0 and event == "call" and _SYMPY in frame.f_code.co_filename and not frame.f_code.co_flags & _GENERATOR:
+        code = frame.f_code
+        if left < 0 and event == "call" and code.co_filename.startswith(_SYMPY) and not code.co_flags & _GENERATOR:
             raise _TooLong
 
     previous = sys.getprofile()
