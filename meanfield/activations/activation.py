@@ -50,7 +50,7 @@ class Activation:
     slopes : (float, float)
         lim phi(z) / z for z -> -inf and z -> +inf.
     infimum, supremum : float
-        Range of phi.
+        Range of phi; that for |z| < 500 where it oscillates without a period.
     midpoint : float or None
         Centre of the range, the threshold of "active" in a code; None where phi is unbounded.
     parity : str or None
@@ -62,8 +62,7 @@ class Activation:
         g_minus and g_plus in G(kappa) ~ k g kappa**2 / 2 for kappa -> -inf and +inf.
     parts : str
         What the growth of G lets the single-neuron posterior have: "codes" (no growth), "outliers" (growth on some
-        side) or "gaussian" (phi affine: growth is all there is). See
-        single_layer/THEORY.md, "Growth of G decides the scheme".
+        side) or "gaussian" (phi affine: growth is all there is). See single_layer.md, "Growth of G decides the scheme".
 
     Raises
     ------
@@ -184,7 +183,7 @@ class Activation:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """Where kinks that never end (floor, |sin z|) stop being listed, below and above; else infinite."""
+        """Where the list of endless kinks (floor, |sin z|) stops, below and above; infinite for any other phi."""
         left, right = self._facts.endless
         return (self.kinks[0] if left else -math.inf, self.kinks[-1] if right else math.inf)
 
@@ -437,37 +436,13 @@ def _derive(
     expression: sp.Expr, symbol: str, items: tuple[tuple[str, float], ...]
 ) -> tuple[Facts, tuple[str, ...]]:
     """Facts and NumPy source of a user's expression."""
-    import sympy as sp
-
-    from meanfield.symbolic.shape import shape_of
-    from meanfield.symbolic.source import derivative, numpy_source, remainder
+    from meanfield.activations.derivation import derived_facts
     from meanfield.symbolic.switches import plain_switches
 
-    formula, z, values = _expression("", (expression, symbol), items)
+    source = (expression, symbol)
+    formula, z, values = _expression("", source, items)
     phi = plain_switches(formula.subs(values))
-    shape = shape_of(phi, z)
-    plain = phi.xreplace({z: sp.Symbol("z", real=True)})
-    variable = sp.Symbol("z", real=True)
-    code = (
-        numpy_source(plain),
-        numpy_source(derivative(plain, variable)),
-        *(numpy_source(remainder(plain, variable, s, d)) if s != 0 else "" for s, d in zip(shape.slopes, (-1, 1))),
-    )
-    pieces = shape.linear_pieces(z)
-    if pieces is not None:
-        numbers = {"pieces": ([*map(float, shape.kinks)], [float(p[0]) for p in pieces], [float(p[1]) for p in pieces])}
-        return _facts_of(lambda x: x, numbers), code
-    facts = facts_of_values(
-        lambda x: _evaluate_source(code[0], x, 0, (expression, symbol), items),
-        kinks=tuple(float(x) for x in shape.kinks),
-        limits=(float(shape.limits[0]), float(shape.limits[1])),
-        slopes=(float(shape.slopes[0]), float(shape.slopes[1])),
-        intercepts=(float(shape.intercepts[0]), float(shape.intercepts[1])),
-        complement=None if shape.complement is None else float(shape.complement),
-        even=shape.even,
-        endless=shape.endless,
-    )
-    return facts, code
+    return derived_facts(phi, z, lambda code, x, order: _evaluate_source(code, x, order, source, items))
 
 
 def _evaluate_source(

@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     complement: float | None
     even: bool
     pieces: Pieces | None
-    # Whether kinks go on beyond the last one listed, for z -> -inf and +inf: phi is known to be smooth only between.
+    # Whether kinks go on beyond the last one listed, for z -> -inf and +inf.
     endless: tuple[bool, bool] = (False, False)
 
 

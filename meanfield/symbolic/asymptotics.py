@@ -1,4 +1,4 @@
-"""Values of expressions in high precision, and limits far out: decided by numbers, by SymPy only within a bound."""
+"""Values of expressions in high precision, and limits far out: decided by numbers; SymPy is asked within a bound."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def asymptotic_slope(branch: sp.Expr, z: sp.Symbol, direction: int, sample: Mapp
     return slope
 
 
-def limit_of(
-    branch: sp.Expr, z: sp.Symbol, direction: int, slope: sp.Expr, sample: Mapping[sp.Symbol, float]
-) -> sp.Expr:
+def limit_of(branch: sp.Expr, z: sp.Symbol, direction: int, slope: sp.Expr, sample: Mapping[sp.Symbol, float]) -> sp.Expr:
     if not slope.is_zero:
         return sp.oo if float(slope.subs(sample)) * direction > 0 else -sp.oo
     return checked_limit(branch, z, direction, sample)
@@ -106,9 +104,8 @@ def checked_limit(f: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.S
     if min(len(y), len(again)) < 6:
         return sp.nan
     ends = [_power_law(values) for values in (y, again)]
-    size = max(1, abs(y[-1]))
-    near = None not in ends and max(*ends, *last) - min(*ends, *last) <= mpmath.mpf(10) ** -3 * size
-    if near and abs(ends[1] - ends[0]) <= mpmath.mpf(10) ** -9 * size:
+    scale = max(1, abs(y[-1]))
+    if None not in ends and abs(ends[1] - ends[0]) <= scale / 1e9 and abs(ends[0] - y[-1]) <= scale / 1000:
         return _rounded(ends[0], 1e-8)
     steps = [b - a for values in (y, again) for a, b in pairwise(values[-6:])]
     if all(abs(step) > 0.1 and step * y[-1] > 0 for step in steps):
@@ -128,7 +125,7 @@ def far_point(decade: int, seed: int) -> Any:
 
 
 def _power_law(y: list[Any]) -> Any:
-    """Limit of L + c x**-a from values at 1e8, 1e12, 1e16 and 1e20, to first order in what else there is; or None."""
+    """L of L + c x**-a from values at 1e8, 1e12, 1e16 and 1e20; None where those do not follow such a law."""
     found = []
     for a, b, c in (y[-4:-1], y[-3:]):
         bend = (c - b) - (b - a)
@@ -149,7 +146,7 @@ def _within_calls(function: Callable[[], Any], calls: int) -> Any:
         left -= 1
         # Where a function of SymPy starts: in a generator that is being deleted the exception would be lost.
         code = frame.f_code
-        if left < 0 and event == "call" and _SYMPY in code.co_filename and not code.co_flags & _GENERATOR:
+        if left < 0 and event == "call" and code.co_filename.startswith(_SYMPY) and not code.co_flags & _GENERATOR:
             raise _TooLong
 
     previous = sys.getprofile()

@@ -17,12 +17,14 @@ import sympy as sp
 from sympy.core.relational import Relational
 
 from meanfield.symbolic.asymptotics import asymptotic_slope, checked_limit, limit_of, value_at
+from meanfield.symbolic.removable import is_removable
 from meanfield.symbolic.source import numpy_function
 from meanfield.symbolic.switches import SWITCHES, plain_switches, switching
 
 __all__ = ["Shape", "shape_of"]
 
 _MOST_KINKS = 2000
+_MOST_REMOVABLE = 20
 _SPREAD = [mpmath.mpf(x) for x in ("1.13", "1.57", "2.31", "3.77", "9.1", "101.3", "9973.7", "1e6", "31e12")]
 _PROBES = [mpmath.mpf(x) for x in ("0.0371", "0.413", "0.927", "1.731", "3.19", "7.77")]
 
@@ -38,6 +40,9 @@ class Shape(NamedTuple):
     complement: sp.Expr | None  # c in phi(-z) = 2 c - phi(z)
     even: bool
     endless: tuple[bool, bool] = (False, False)  # kinks go on beyond the last one listed, for z -> -oo and oo
+    candidates: tuple[float, ...] = ()  # all points where the formula of phi switches or is singular
+    singular: tuple[float, ...] = ()  # those at which the formula is singular
+    removable: tuple[float, ...] = ()  # and phi is not
 
     def linear_pieces(self, z: sp.Symbol) -> tuple[tuple[sp.Expr, sp.Expr], ...] | None:
         """(intercept, slope) of each branch, or None unless all are linear in z and their number is finite."""
@@ -72,12 +77,17 @@ def shape_of(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float] | Non
         names = ", ".join(sorted(str(s) for s in unknown))
         raise ValueError(f"phi({z}) = {phi} has symbols without a value: {names}; pass parameters={{symbol: value}}")
     phi = plain_switches(phi)
+    switching(phi, z)
     concrete = phi.subs(sample)
     _check_values(concrete, z)
     candidates = _candidates(phi, z, sample)
     _check_finite(concrete, z, [float(c.subs(sample)) for c, _ in candidates])
+    points = [float(c.subs(sample)) for c, _ in candidates]
+    singular_points = tuple(x for x, (_, singular) in zip(points, candidates) if singular)
+    removable = _removable(concrete, z, points, singular_points)
+    candidates = [(c, singular and x not in removable) for (c, singular), x in zip(candidates, points)]
     kinks, branches = _cut(phi, z, candidates, sample)
-    ends = _beyond([float(c.subs(sample)) for c, _ in candidates] or [0.0])
+    ends = _beyond(points or [0.0])
     _check_branches(concrete, z, ends)
     endless = tuple(not _last_branch(phi, {**sample, z: at}, z, side) for at, side in zip(ends, (-1, 1)))
     left, right = (phi if more else branch for more, branch in zip(endless, (branches[0], branches[-1])))
@@ -89,12 +99,15 @@ def shape_of(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float] | Non
     )
     if len(branches) == 1 and not sp.expand(branches[0]).has(z):
         raise ValueError(f"phi({z}) = {phi} is constant: no neuron could respond to anything")
-    complement, even = _symmetry(concrete, z, [float(c.subs(sample)) for c, _ in candidates])
+    complement, even = _symmetry(concrete, z, points)
     exact = None
     if complement is not None:
         # The closed form of the centre, where SymPy finds one; else the number (in practice 0 or 1/2).
         exact = sp.simplify(sum(limits) / 2) if all(x.is_finite for x in limits) else sp.nsimplify(complement)
-    return Shape(tuple(kinks), tuple(branches), limits, slopes, intercepts, exact, even, (endless[0], endless[1]))
+    return Shape(
+        tuple(kinks), tuple(branches), limits, slopes, intercepts, exact, even,
+        (endless[0], endless[1]), tuple(points), singular_points, removable,
+    )  # fmt: skip
 
 
 def _check_values(phi: sp.Expr, z: sp.Symbol) -> None:
@@ -119,8 +132,8 @@ def _check_branches(phi: sp.Expr, z: sp.Symbol, ends: tuple[float, float]) -> No
             x = mpmath.mpf(end) + (mpmath.mpf(shift) if end == ends[1] else -mpmath.mpf(shift))
             value = value_at(phi, z, x)
             if value is not None and abs(mpmath.im(value)) > mpmath.mpf(10) ** -25 * max(1, abs(value)):
-                found = f"{mpmath.nstr(value, 5)} at {z} = {mpmath.nstr(x, 5)}"
-                raise ValueError(f"phi({z}) = {phi} is not real: it is {found}")
+                text = mpmath.nstr(value, 5)
+                raise ValueError(f"phi({z}) = {phi} is not real: it is {text} at {z} = {mpmath.nstr(x, 5)}")
 
 
 def _check_finite(phi: sp.Expr, z: sp.Symbol, points: list[float]) -> None:
@@ -184,12 +197,12 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
     grid = np.linspace(-200.0, 200.0, 80001)  # kinks farther out are beyond what a preactivation sees
     with np.errstate(all="ignore"):
         y = value(grid)
-    roots = [float(x) for x in grid[y == 0.0]]
+    zero = np.pad(y == 0.0, 1)
+    inside = zero[:-2] & zero[2:]  # of an interval without a sign: all digits are lost there, or u vanishes on it
+    roots = [float(x) for x in grid[zero[1:-1] & ~inside]]
     crossing = np.flatnonzero(y[:-1] * y[1:] < 0.0)
     if len(roots) + crossing.size > _MOST_KINKS:
-        raise ValueError(
-            f"phi has more than {_MOST_KINKS} kinks within |{z}| < 200 (where {u} = 0): too many to integrate"
-        )
+        raise ValueError(f"phi has more than {_MOST_KINKS} kinks within |{z}| < 200 (where {u} = 0): that is too many")
     for i in crossing:
         low, high = grid[i], grid[i + 1]
         while high - low > 4e-16 * max(abs(low), abs(high)):
@@ -199,6 +212,16 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
             low, high = (middle, high) if value(np.array([middle]))[0] * y[i] > 0.0 else (low, middle)
         roots.append(float(low))
     return [sp.Float(x, 17) for x in roots]
+
+
+def _removable(phi: sp.Expr, z: sp.Symbol, points: list[float], singular: tuple[float, ...]) -> tuple[float, ...]:
+    """Points at which the formula of phi is singular, but phi is analytic; of many the innermost ones."""
+    found = []
+    for x in sorted(singular, key=abs)[:_MOST_REMOVABLE]:
+        room = min((abs(x - other) for other in points if other != x), default=math.inf)
+        if is_removable(phi, z, x, room):
+            found.append(x)
+    return tuple(sorted(found))
 
 
 def _beyond(points: list[float]) -> tuple[float, float]:
