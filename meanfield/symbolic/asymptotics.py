@@ -73,7 +73,9 @@ def asymptotic_slope(branch: sp.Expr, z: sp.Symbol, direction: int, sample: Mapp
     return slope
 
 
-def limit_of(branch: sp.Expr, z: sp.Symbol, direction: int, slope: sp.Expr, sample: Mapping[sp.Symbol, float]) -> sp.Expr:
+def limit_of(
+    branch: sp.Expr, z: sp.Symbol, direction: int, slope: sp.Expr, sample: Mapping[sp.Symbol, float]
+) -> sp.Expr:
     if not slope.is_zero:
         return sp.oo if float(slope.subs(sample)) * direction > 0 else -sp.oo
     return checked_limit(branch, z, direction, sample)
