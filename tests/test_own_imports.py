@@ -47,3 +47,9 @@ def test_a_module_that_is_not_there_is_noticed():
     assert problem("meanfield", "cli_data") == "meanfield has no cli_data"
     assert problem("meanfield.phases", "diagram") is None
     assert problem("meanfield", "solve") is None
+
+
+def test_every_folder_of_modules_is_a_package():
+    """Or it would be missing from what is installed."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert sorted(str(folder) for folder in folders if not (folder / "__init__.py").exists()) == []
