@@ -18,7 +18,7 @@ CONFIGS = [
     "[task]\noff = false", "[task]\nn_samples = 'inf'", "[task]\nn_samples = 0", "[task]\nn_samples = nan",
     f"[task]\nn_samples = {HUGE}", "[task]\ntargets = 1", "[task]\ntargets = [[1, 0], [0]]", "[task]\ntargets = [[]]",
     "[task]\ntargets = ['a', 'b']", "[task]\ntargets = [[1, 0], [1, 0]]", f"[task]\ntargets = [[{HUGE}], [0]]",
-    "[task]\ntargets = [[1], [0]]\non = 1", "[task]\ncolour = 1", "colour = 1", "[network]\ndepth = 3",
+    "[task]\ntargets = [[1], [0]]\non = 1", "[task]\ncolour = 1", "colour = 1", "[network]\ndepth = 0",
     "[network]\nactivation = 1", "[network]\nactivation = ''", "[network]\nactivation = 'nothing'",
     "[network]\nactivation = ['relu']", "[network]\nactivation = 'z.func'", "[network]\nactivation = 'z**2'",
     "[network]\nactivation = 'z +'", "[network]\nactivation = '9**9**9**9*z'", "[network]\nactivation = 'a*z'",
