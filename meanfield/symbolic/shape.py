@@ -216,7 +216,7 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
             middle = 0.5 * (low + high)
             if not low < middle < high:
                 break
-            low, high = (middle, high) if value(np.array([middle]))[0] * y[i] > 0.0 else (low, middle)
+            low, high = (middle, high) if np.sign(value(np.array([middle]))[0]) == sign[i] else (low, middle)
         roots.append(float(low))
     return [sp.Float(x, 17) for x in roots]
 
