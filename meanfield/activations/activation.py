@@ -432,9 +432,7 @@ def _expression(
 
 
 @lru_cache(maxsize=256)
-def _derive(
-    expression: sp.Expr, symbol: str, items: tuple[tuple[str, float], ...]
-) -> tuple[Facts, tuple[str, ...]]:
+def _derive(expression: sp.Expr, symbol: str, items: tuple[tuple[str, float], ...]) -> tuple[Facts, tuple[str, ...]]:
     """Facts and NumPy source of a user's expression."""
     from meanfield.activations.derivation import derived_facts
     from meanfield.symbolic.switches import plain_switches

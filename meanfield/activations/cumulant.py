@@ -170,6 +170,7 @@ def _rule(activation: Activation, k: float) -> compiled.Direct:
     kinks = kinks[np.abs(kinks) < _Z_MAX]
     sigma_minus, sigma_plus = (root * s for s in activation.slopes)
     steepest = max(abs(sigma_minus), abs(sigma_plus))
+    rough = _Z_MAX if any(map(math.isnan, activation.intercepts)) else float(np.abs(kinks).max(initial=0.0))
     kappa_max = (_Z_MAX - _MARGIN) / steepest if steepest > 0.0 else _KAPPA_MAX
     fine = np.linspace(-50.0, 50.0, 1001)
     coarse = np.linspace(50.0, _Z_MAX, 901)
@@ -184,6 +185,9 @@ def _rule(activation: Activation, k: float) -> compiled.Direct:
     spread = math.sqrt(max(float(np.sum(prior * (value - mean) ** 2) / np.sum(prior)), 1e-30))
     while True:
         half_kappas = np.geomspace(0.25 / spread, kappa_max, max(2, int(2.0 * math.log(4.0 * kappa_max * spread))))
+        if steepest > 0.0 and rough > 0.0:
+            # Tilted laws move outwards by steepest * kappa, through all of what is not smooth there: none is left out.
+            half_kappas = np.union1d(half_kappas, np.arange(0.0, min(rough, steepest * kappa_max), 2.0)[1:] / steepest)
         kappas = np.concatenate([[0.0], half_kappas, -half_kappas])
         exponent = np.multiply.outer(kappas, value) - 0.5 * grid * grid
         inside = exponent > exponent.max(axis=1)[:, None] - 50.0

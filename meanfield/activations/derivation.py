@@ -140,7 +140,8 @@ def _facts(phi: sp.Expr, z: sp.Symbol, shape: Shape, value: Callable[[Array], Ar
         if math.isnan(limit):
             down, up = unbounded_oscillation(phi, z, direction)
             low, high = -math.inf if down else low, math.inf if up else high
-    return facts._replace(infimum=-_up(-low) + 0.0, supremum=_up(high) + 0.0)
+    rounding = 1e-8 if facts.kinks else 2e-12  # kinks are rounded, and phi may be steep there
+    return facts._replace(infimum=-_up(-low, rounding) + 0.0, supremum=_up(high, rounding) + 0.0)
 
 
 def _highest(value: Callable[[Array], Array]) -> float:
@@ -164,9 +165,9 @@ def _values_at_kinks(value: Callable[[Array], Array], kinks: Array) -> tuple[flo
     return float(values.min(initial=math.inf)), float(values.max(initial=-math.inf))
 
 
-def _up(x: float) -> float:
+def _up(x: float, rounding: float) -> float:
     """The bound itself where rounding stopped just below it (a step is approached, not reached)."""
     if not math.isfinite(x):
         return x
-    simple = math.ceil(24.0 * x - 1e-9) / 24.0
-    return max(x, simple) if 0.0 <= simple - x <= 2e-12 * max(1.0, abs(x)) else x
+    simple = math.ceil(24.0 * x) / 24.0
+    return max(x, simple) if 0.0 <= simple - x <= rounding * max(1.0, abs(x)) else x

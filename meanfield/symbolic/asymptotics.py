@@ -121,13 +121,13 @@ def _far_out(f: sp.Expr, z: sp.Symbol, direction: int, seed: int) -> list[Any]:
 
 
 def far_point(decade: int, seed: int) -> Any:
-    """About 10**decade, at no special place of any period, and for one seed in geometric progression."""
+    """About 10**decade, at no special place of any period; for one seed in geometric progression."""
     with mpmath.workdps(80):
         return mpmath.sqrt(seed + mpmath.mpf(1) / 7) * mpmath.mpf(10) ** decade
 
 
 def _power_law(y: list[Any]) -> Any:
-    """L of L + c x**-a from values at 1e8, 1e12, 1e16 and 1e20; None where those do not follow such a law."""
+    """L of L + c x**-a, from values at 1e8, 1e12, 1e16 and 1e20; None where those do not follow such a law."""
     found = []
     for a, b, c in (y[-4:-1], y[-3:]):
         bend = (c - b) - (b - a)

@@ -42,19 +42,16 @@ def sample_points() -> Array:
 
 def digits_lost(phi: sp.Expr, z: sp.Symbol, code: tuple[Function, Function], points: Array) -> Array:
     """Error of the NumPy code of phi and phi' in units of what is allowed, at each point."""
-    exact = np.array([_number(phi, z, x) for x in points])
-    step = mpmath.mpf(10) ** -20
-    slope = np.array([_difference(phi, z, x, step) for x in points])
+    exact, slope, bend = np.array([_derivatives(phi, z, x) for x in points]).T
     value, derivative = (f(points) for f in code)
-    # An error of a few eps in z and in what is computed of it
-    rounding = 64.0 * np.finfo(float).eps * np.abs(points * slope)
     near = np.abs(points) < 10.0
-    size, steepness = (max(1.0, float(np.nanmax(np.abs(y[near]), initial=1.0))) for y in (exact, slope))
-    off = np.abs(value - exact) / (VALUE_ERROR * np.maximum(size, np.abs(exact)) + rounding)
-    ratio = np.where(np.isfinite(exact), off, 0.0)
-    allowed = SLOPE_ERROR * np.maximum(steepness, np.abs(slope)) * np.maximum(1.0, np.abs(points))
-    steep = np.abs(derivative - slope) / allowed
-    ratio = np.maximum(ratio, np.where(np.isfinite(slope), steep, 0.0))
+    size, steepness = (float(np.nanmax(np.abs(y[near]), initial=1.0)) for y in (exact, slope))
+    # Rounding of z, and of what is computed of it, moves phi by this much and phi' accordingly.
+    moved = 64.0 * np.finfo(float).eps * np.abs(points)
+    allowed = VALUE_ERROR * np.maximum(size, np.abs(exact)) + moved * np.abs(slope)
+    ratio = np.where(np.isfinite(exact), np.abs(value - exact) / allowed, 0.0)
+    allowed = SLOPE_ERROR * np.maximum(steepness, np.abs(slope)) + moved * np.abs(bend)
+    ratio = np.maximum(ratio, np.where(np.isfinite(slope + bend), np.abs(derivative - slope) / allowed, 0.0))
     return np.where(np.isnan(ratio), np.inf, ratio)
 
 
@@ -63,10 +60,15 @@ def _number(phi: sp.Expr, z: sp.Symbol, x: float) -> float:
     return math.nan if value is None else float(mpmath.re(value))
 
 
-def _difference(phi: sp.Expr, z: sp.Symbol, x: float, step: Any) -> float:
+def _derivatives(phi: sp.Expr, z: sp.Symbol, x: float) -> tuple[float, float, float]:
+    """phi, phi' and phi'' by differences in high precision; NaN where mpmath cannot say."""
     with mpmath.workdps(60):
-        low, high = (value_at(phi, z, mpmath.mpf(float(x)) + s * step, 60) for s in (-1, 1))
-        return math.nan if low is None or high is None else float(mpmath.re(high - low) / (2 * step))
+        step = mpmath.mpf(10) ** -20
+        low, here, high = (value_at(phi, z, mpmath.mpf(float(x)) + s * step, 60) for s in (-1, 0, 1))
+        if low is None or here is None or high is None:
+            return (math.nan if here is None else float(mpmath.re(here))), math.nan, math.nan
+        first, second = (high - low) / (2 * step), (high - 2 * here + low) / step**2
+        return float(mpmath.re(here)), float(mpmath.re(first)), float(mpmath.re(second))
 
 
 def check_digits(phi: sp.Expr, z: sp.Symbol, code: tuple[Function, Function], points: Array) -> None:
@@ -87,19 +89,21 @@ def check_smooth(phi: sp.Expr, z: sp.Symbol, code: tuple[Function, Function], ki
     between = np.searchsorted(kinks, grid[1:]) == np.searchsorted(kinks, grid[:-1])
     for function, what in zip(code, ("jumps", "has a kink")):
         values = function(grid)
-        step = np.where(between, np.abs(np.diff(values)), 0.0)
-        padded = np.pad(step, 1)
-        alone = step - 4.0 * (padded[:-2] + padded[2:])
-        for i in np.argsort(alone)[:-11:-1]:
+        step = np.where(between, np.diff(values), 0.0)
+        padded = np.pad(step, 1, mode="edge")
+        around = 0.5 * (padded[:-2] + padded[2:])
+        alone = np.where(between, np.abs(step - around), 0.0)
+        for i in np.argsort(alone)[:-21:-1]:
             if not alone[i] > 1e-6 * max(1.0, abs(values[i])):
                 break
             low, high = grid[i], grid[i + 1]
+            slope = around[i] / (high - low)
             for _ in range(44):
-                middle = 0.5 * (low + high)
-                a, b, c = function(np.array([low, middle, high]))
-                low, high = (low, middle) if abs(b - a) > abs(c - b) else (middle, high)
+                at = np.array([low, 0.5 * (low + high), high])
+                first, second = np.abs(np.diff(function(at) - slope * at))
+                low, high = (low, at[1]) if first > second else (at[1], high)
             left, right = function(np.array([low, high]))
-            if abs(right - left) > 0.5 * step[i]:
+            if abs(right - left) > 0.5 * alone[i]:
                 raise ValueError(f"phi({z}) = {phi} {what} at {z} = {low:.6g}, which its formula does not tell")
 
 
@@ -130,7 +134,7 @@ def _approaches(y: list[Any], claimed: sp.Expr) -> bool:
     if claimed.is_infinite:
         return bool(y[-1] > max(y[0], 0) if claimed > 0 else y[-1] < min(y[0], 0))
     goal = mpmath.mpf(float(claimed))
-    return bool(abs(y[-1] - goal) <= abs(y[0] - goal) + mpmath.mpf(10) ** -9 * max(1, abs(goal)))
+    return bool(abs(y[-1] - goal) <= max(0.9 * abs(y[0] - goal), mpmath.mpf(10) ** -9 * max(1, abs(goal))))
 
 
 def unbounded_oscillation(phi: sp.Expr, z: sp.Symbol, direction: int) -> tuple[bool, bool]:

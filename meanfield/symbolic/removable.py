@@ -1,4 +1,4 @@
-"""Singular-looking points at which phi is smooth (z = 0 of coth z - 1/z): found, and computed without cancellation.
+"""Points that look singular and are not (z = 0 of coth z - 1/z): recognised, and computed without cancellation.
 
 Near such a point the formula loses its digits in floating point. A polynomial through values in high precision takes
 its place there, checked before it is used.

@@ -25,6 +25,7 @@ __all__ = ["Shape", "shape_of"]
 
 _MOST_KINKS = 2000
 _MOST_REMOVABLE = 20
+_NEAR = (6, 12, 18, 21, 24, 27, 30)  # decades, around a singular point
 _SPREAD = [mpmath.mpf(x) for x in ("1.13", "1.57", "2.31", "3.77", "9.1", "101.3", "9973.7", "1e6", "31e12")]
 _PROBES = [mpmath.mpf(x) for x in ("0.0371", "0.413", "0.927", "1.731", "3.19", "7.77")]
 
@@ -139,10 +140,15 @@ def _check_branches(phi: sp.Expr, z: sp.Symbol, ends: tuple[float, float]) -> No
 def _check_finite(phi: sp.Expr, z: sp.Symbol, points: list[float]) -> None:
     for c in points:
         for side in (-1, 1):
-            near = [value_at(phi, z, mpmath.mpf(c) + side * mpmath.mpf(10) ** -e) for e in (6, 12, 18)]
+            with mpmath.workdps(120):
+                steps = [side * mpmath.mpf("1.237") * mpmath.mpf(10) ** -e for e in _NEAR]
+                near = [value_at(phi, z, c + step, 120) for step in steps]
             size = [mpmath.inf if v is None else abs(v) for v in near]
-            if size[2] > 10 * size[0] > 1000 or (size[1] - size[0] > 1 and size[2] - size[1] > 1):
+            grows = size[2] > 10 * size[0] > 1000 or (size[1] - size[0] > 1 and size[2] - size[1] > 1)
+            if grows or size[-1] > 100 * size[-2] > 10**4 * size[-3]:
                 raise ValueError(f"phi({z}) = {phi} is not finite at {z} = {c:.6g}; G(kappa) would be infinite")
+            if None not in near and max(abs(a - b) for a, b in pairwise(near[2:])) > 0.02 * max(1, *size):
+                raise ValueError(f"phi({z}) = {phi} has no limit at {z} = {c:.6g}: it oscillates there")
 
 
 def _candidates(phi: sp.Expr, z: sp.Symbol, sample: Mapping[sp.Symbol, float]) -> list[tuple[sp.Expr, bool]]:
@@ -200,7 +206,8 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
     zero = np.pad(y == 0.0, 1)
     inside = zero[:-2] & zero[2:]  # of an interval without a sign: all digits are lost there, or u vanishes on it
     roots = [float(x) for x in grid[zero[1:-1] & ~inside]]
-    crossing = np.flatnonzero(y[:-1] * y[1:] < 0.0)
+    sign = np.sign(y)
+    crossing = np.flatnonzero(sign[:-1] * sign[1:] < 0.0)
     if len(roots) + crossing.size > _MOST_KINKS:
         raise ValueError(f"phi has more than {_MOST_KINKS} kinks within |{z}| < 200 (where {u} = 0): that is too many")
     for i in crossing:
@@ -209,18 +216,23 @@ def _real_roots(u: sp.Expr, z: sp.Symbol) -> list[sp.Expr]:
             middle = 0.5 * (low + high)
             if not low < middle < high:
                 break
-            low, high = (middle, high) if value(np.array([middle]))[0] * y[i] > 0.0 else (low, middle)
+            low, high = (middle, high) if np.sign(value(np.array([middle]))[0]) == sign[i] else (low, middle)
         roots.append(float(low))
     return [sp.Float(x, 17) for x in roots]
 
 
 def _removable(phi: sp.Expr, z: sp.Symbol, points: list[float], singular: tuple[float, ...]) -> tuple[float, ...]:
-    """Points at which the formula of phi is singular, but phi is analytic; of many the innermost ones."""
+    """Points at which the formula of phi is singular, but phi is analytic; refused where these are too many."""
     found = []
     for x in sorted(singular, key=abs)[:_MOST_REMOVABLE]:
         room = min((abs(x - other) for other in points if other != x), default=math.inf)
         if is_removable(phi, z, x, room):
             found.append(x)
+    if found and len(singular) > _MOST_REMOVABLE:
+        raise ValueError(
+            f"the formula of phi({z}) = {phi} is singular at {len(singular)} points, among them {found[0]:.6g}, where "
+            "phi itself is smooth: simplify it"
+        )
     return tuple(sorted(found))
 
 
