@@ -62,7 +62,8 @@ class Activation:
         g_minus and g_plus in G(kappa) ~ k g kappa**2 / 2 for kappa -> -inf and +inf.
     parts : str
         What the growth of G lets the single-neuron posterior have: "codes" (no growth), "outliers" (growth on some
-        side) or "gaussian" (phi affine: growth is all there is). See single_layer.md, "Growth of G decides the scheme".
+        side) or "gaussian" (phi affine: growth is all there is). See
+        single_layer/THEORY.md, "Growth of G decides the scheme".
 
     Raises
     ------
