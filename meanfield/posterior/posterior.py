@@ -152,6 +152,14 @@ class Posterior(ABC):
 
     # ---- what some have --------------------------------------------------------------------------
 
+    def _find_class(self, cls: int | str) -> int:
+        labels = self.task.class_names
+        if isinstance(cls, str) and cls in labels:
+            return labels.index(cls)
+        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
+            return int(cls)
+        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")
+
     def _refuse(self, question: str, instead: str = "") -> NoReturn:
         raise NotAvailable(f"{question} is not available for {self._described()}{instead and '; ' + instead}.")
 

@@ -398,11 +398,3 @@ class DeepPosterior(Posterior):
             )
         first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
         return "".join(pattern[c] for c in first)
-
-    def _find_class(self, cls: int | str) -> int:
-        labels = self.task.class_names
-        if isinstance(cls, str) and cls in labels:
-            return labels.index(cls)
-        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
-            return int(cls)
-        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")

@@ -113,13 +113,6 @@ class Densities(Posterior):
             raise ValueError(f"there is no code number {code}; there are {len(self.codes)} codes: {known}.")
         return self.codes[int(code)]
 
-    def _find_class(self, cls: int | str) -> int:
-        labels = self.task.class_names
-        if isinstance(cls, str) and cls in labels:
-            return labels.index(cls)
-        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
-            return int(cls)
-        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")
 
     def _mixture(self, code: Any, cls: int | str) -> list[tuple[float, float, float]]:
         """Weight, k and kappa = a.t_c of the single-site densities that add up to the one asked for."""
