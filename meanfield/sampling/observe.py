@@ -180,7 +180,8 @@ def observe(
     Parameters
     ----------
     network : Network
-        phi, depth and the prior that the theory shall have. The networks have no biases.
+        phi, depth and the prior that the theory shall have; no biases. "sigmoid" is (1 + erf(sqrt(pi) z / 2)) / 2, the
+        function 1 / (1 + exp(-z)) of most libraries is "logistic".
     task : ClassTask or DataTask
         At the P of the training. A class task stands for nearly orthogonal inputs with |x|^2 = N_0.
     tau : float, optional
@@ -365,7 +366,10 @@ def _given(network: Network, activations: Any, n_samples: int) -> list[FloatArra
     several = isinstance(activations, (list, tuple)) and bool(activations) and np.ndim(activations[0]) >= 2
     values = list(activations) if several else [activations]
     if len(values) > network.depth:
-        raise ValueError(f"activations of {len(values)} layers, but the network has depth {network.depth}.")
+        raise ValueError(
+            f"a list of activations is one array per layer, but it has {len(values)} and the network has depth "
+            f"{network.depth}; several networks or snapshots go on a leading axis, np.stack(activations)."
+        )
     layers = [_stacked("activations", value, 2) for value in values]
     for phi in layers:
         if phi.shape[3] != n_samples or phi.shape[:2] != layers[-1].shape[:2]:

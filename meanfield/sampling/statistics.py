@@ -330,7 +330,7 @@ def _of_code(draws: Draws, member: NDArray[np.bool_], label: str) -> list[Observ
     share = member.mean(axis=2)
     present = np.flatnonzero(member.any(axis=2).mean(axis=1) > (0.0 if draws.by_neuron else 0.5))
     found = [Observable(f"fraction {label}", "fractions", share, np.arange(draws.n_chains))]
-    if present.size == 0:
+    if not _enough(present, draws):
         return found
     a, inside, share = draws.readout[present], member[present].astype(float), share[present]
     total = np.einsum("kdn,kdni->kdi", inside, a) / a.shape[2]
@@ -340,6 +340,11 @@ def _of_code(draws: Draws, member: NDArray[np.bool_], label: str) -> list[Observ
     for name, numerator in (("readout", total), ("covariance", spread), ("activation", activation)):
         found.append(Observable(f"{name} {label}", "codes", _ratio(numerator, share), present))
     return found
+
+
+def _enough(present: NDArray[np.intp], draws: Draws) -> bool:
+    """Whether an error can be told: from several chains, or from the draws of one."""
+    return present.size > (0 if draws.readout.shape[1] >= FEWEST_DRAWS else 1)
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
@@ -354,7 +359,7 @@ def _of_outlier(draws: Draws, member: NDArray[np.bool_], pattern: str) -> list[O
     label, driven = "-".join(pattern), [c for c, bit in enumerate(pattern) if bit == "1"]
     present = np.flatnonzero(np.all(member.any(axis=2), axis=1))
     found = [Observable(f"number of outliers {label}", "fractions", member.sum(axis=2), np.arange(draws.n_chains))]
-    if present.size == 0:
+    if not _enough(present, draws):
         return found
     inside, a = member[present].astype(float), draws.readout[present]
     length = np.linalg.norm(a, axis=3) * inside

@@ -115,8 +115,16 @@ def test_of_one_network_the_values_are_its_own_and_the_errors_those_of_its_neuro
     assert draws.by_neuron
     patterns = ["111", "110", "101", "011"]
     values = {found.name: found.series for found in observables(whole, patterns)}
-    for found in observables(draws, patterns):
-        np.testing.assert_allclose(found.series.mean(axis=1), values[found.name][:, 0], atol=1e-12, err_msg=found.name)
+    found = {found.name: found.series for found in observables(draws, patterns)}
+    for name in values:
+        np.testing.assert_allclose(found[name].mean(axis=1), values[name][:, 0], atol=1e-12, err_msg=name)
+    a, m = seen.readout[0, 0], seen.class_activation[0, 0]
+    member = (m > 0.5).all(axis=1)
+    assert member.any()
+    expected = {"readout 1-1-1": a[member].mean(axis=0), "activation 1-1-1": m[member].mean(axis=0)}
+    expected["covariance 1-1-1"] = np.cov(a[member].T, ddof=0)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].mean(axis=1)[0], value, atol=1e-12, err_msg=name)
     moment = estimate(next(o.series for o in observables(draws, []) if o.name == "readout second moment"))
     squares = seen.readout[0, 0, :, 0] ** 2
     independent = squares.std(ddof=1) / math.sqrt(N)
@@ -247,3 +255,12 @@ def test_more_refusals(task):
         mf.observe(mf.Network("tanh"), task, readouts=np.ones((3, 3)), activations=np.ones((3, P)))
     seen = mf.observe(mf.Network("tanh"), task, readouts=READOUT, weights=[np.ones((N, 7))], inputs=X)
     assert "overlap" in repr(seen)
+
+
+def test_a_code_of_one_network_only_has_a_fraction_but_no_error(task):
+    phi = np.full((3, 40, P), 0.9)
+    phi[:, ::2, 8:] = 0.1
+    phi[0, 0] = 0.1  # one neuron of another code, in one network
+    readouts = np.random.default_rng(0).normal(size=(3, 3, 40))
+    found = mf.summarize(mf.observe(mf.Network("sigmoid"), task, readouts=readouts, activations=phi))
+    assert [code.label for code in found.codes] == ["1-1-1", "1-0-0"]
