@@ -14,7 +14,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
-from meanfield.validation import real_number, short, whole_number
+from meanfield.validation import flag, real_number, short, whole_number
 
 if TYPE_CHECKING:
     from meanfield.posterior.data_posterior import DataPosterior
@@ -145,12 +145,12 @@ def solve(
     theory = covering_theory(network, task, tau)
     problem = Problem(network, task, float(tau))
     _check_options(task, warm_start, on_failure, max_boxes)
+    progress = flag("progress", progress, none=True)
+    refine = flag("refine", refine, none=True)
     if max_seconds is not None:
         max_seconds = real_number("max_seconds", max_seconds, above=0.0)
     if rtol is not None:
         rtol = real_number("rtol", rtol, above=0.0)
-    if not (refine is None or isinstance(refine, bool)):
-        raise ValueError(f"refine must be True, False or None, got {short(refine)}.")
     options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
     with long_work(max_seconds, progress):
         posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)

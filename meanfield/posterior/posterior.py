@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 
 from meanfield.posterior.archive import load_posterior
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, real_array, short
 
 if TYPE_CHECKING:
     from meanfield.posterior.certificate import Certificate
@@ -156,9 +156,24 @@ class Posterior(ABC):
         labels = self.task.class_names
         if isinstance(cls, str) and cls in labels:
             return labels.index(cls)
-        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
+        if isinstance(cls, (int, np.integer)) and not isinstance(cls, bool) and 0 <= cls < len(labels):
             return int(cls)
-        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")
+        raise ValueError(f"there is no class {short(cls)}; give an index 0..{len(labels) - 1} or one of {labels}.")
+
+    def _layer(self, layer: Any) -> int:
+        """1..L of such a number, or of a negative one, from the last layer."""
+        depth = self.network.depth
+        whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
+        if not whole or layer == 0 or not -depth <= layer <= depth:
+            raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {short(layer)}.")
+        return int(layer) if layer > 0 else int(layer) + depth + 1
+
+    def _counts(self, counts: Any) -> FloatArray:
+        """(C,) numbers of samples, one per class."""
+        sizes, n_classes = real_array("counts", counts), len(self.task.class_names)
+        if sizes.shape != (n_classes,) or not (sizes > 0.0).all():
+            raise ValueError(f"counts must be {n_classes} numbers of samples, one per class, got {short(counts)}.")
+        return sizes
 
     def _refuse(self, question: str, instead: str = "") -> NoReturn:
         raise NotAvailable(f"{question} is not available for {self._described()}{instead and '; ' + instead}.")
@@ -201,6 +216,7 @@ class Posterior(ABC):
 
         The same posterior where that makes no difference.
         """
+        self._counts(counts)
         return self
 
     def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:

@@ -122,7 +122,8 @@ class ClassTask:
         else:
             values["targets"] = self.targets
         values |= changes
-        if "fractions" in changes and "class_names" not in changes and np.size(values["fractions"]) != self.n_classes:
+        changed = "fractions" in changes and "class_names" not in changes
+        if changed and real_array("fractions", values["fractions"]).size != self.n_classes:
             values["class_names"] = ()
         return class_task(**values)
 
@@ -205,7 +206,7 @@ def class_task(
     if labels is not None:
         class_names = _deprecated(labels)
     if n_classes is not None:
-        if n_classes == 1 and isinstance(n_classes, int) and not isinstance(n_classes, bool):
+        if isinstance(n_classes, int) and not isinstance(n_classes, bool) and n_classes == 1:
             raise ValueError("a classification task needs at least two classes, got 1.")
         n_classes = whole_number("n_classes", n_classes, at_least=2, at_most=100_000)
     if fractions is None:

@@ -86,10 +86,10 @@ def test_ellipsoid_distance_satisfies_its_constraint_and_is_minimal():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: point_capacity(np.inf), "kappa must be finite"),
+        (lambda: point_capacity(np.inf), "kappa must be a real number"),
         (lambda: ball_capacity(-1.0, 3), "radius"),
         (lambda: ball_capacity(1.0, 0), "dimension"),
-        (lambda: ball_capacity(1.0, 3, np.nan), "kappa must be finite"),
+        (lambda: ball_capacity(1.0, 3, np.nan), "kappa must be a real number"),
         (lambda: ellipsoid_capacity([1.0, -0.5]), "semi-axes"),
         (lambda: ellipsoid_capacity([[1.0]]), "semi-axes"),
         (lambda: ellipsoid_capacity([1.0], n_probes=1), "n_probes"),

@@ -141,7 +141,7 @@ def test_threads_seeds_and_explicit_probes():
 
 def test_refusals():
     points = np.random.default_rng(15).standard_normal((3, 10, 12))
-    with pytest.raises(ValueError, match="kappa must be finite"):
+    with pytest.raises(ValueError, match="kappa must be a real number"):
         replica_capacity(points, kappa=np.inf)
     with pytest.raises(ValueError, match="one array per manifold, 3, got 2"):
         replica_capacity(points, probes=np.ones((2, 5, 11)))
