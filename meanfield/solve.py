@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from numpy.linalg import LinAlgError
+
 from meanfield.numerics.interruptible import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
@@ -151,9 +153,17 @@ def solve(
         max_seconds = real_number("max_seconds", max_seconds, above=0.0)
     if rtol is not None:
         rtol = real_number("rtol", rtol, above=0.0)
+        if rtol >= 1.0:
+            raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
     options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
-    with long_work(max_seconds, progress):
-        posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+    try:
+        with long_work(max_seconds, progress):
+            posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+    except (ArithmeticError, IndexError, LinAlgError) as error:
+        raise ConvergenceError(
+            f"no certified solution: the numbers of this problem are beyond what float64 resolves ({error}); bring "
+            "targets, inputs, sigma_a and sigma_w closer to 1."
+        ) from error
     if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":

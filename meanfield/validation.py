@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float64]
 
 MOST = 10**9  # of any count: more cannot be stored
 _SQUARED = (1e-152, 1e152)  # of the largest entry of an array whose products are needed: its square must be a number
+_SCALES = (1e-50, 1e50)  # of widths of priors, targets and inputs: products of four of them must be numbers
 _MOST_THREADS = 1024
 
 
@@ -159,15 +160,25 @@ def thread_count(value: Any) -> int:
 
 
 def scale_number(name: str, value: Any) -> float:
-    """A positive number whose square is one, too; ValueError otherwise."""
+    """A positive number whose fourth power is one, too; ValueError otherwise."""
     number = real_number(name, value, above=0)
-    if not 1e-100 <= number <= 1e100:
-        raise ValueError(f"{name} must lie between 1e-100 and 1e100, got {number:g}.")
+    if not _SCALES[0] <= number <= _SCALES[1]:
+        raise ValueError(f"{name} must lie between {_SCALES[0]:.0e} and {_SCALES[1]:.0e}, got {number:g}.")
     return number
 
 
+def check_scale(name: str, array: FloatArray) -> None:
+    """Refuses an array whose largest entry is outside of the range of `scale_number`, unless it is zero."""
+    largest = float(np.max(np.abs(array), initial=0.0))
+    if largest and not _SCALES[0] <= largest <= _SCALES[1]:
+        raise ValueError(
+            f"{name}: the largest entry is {largest:.3g}, expected between {_SCALES[0]:.0e} and {_SCALES[1]:.0e}; "
+            "rescale by one factor."
+        )
+
+
 def temperature(name: str, value: Any) -> float:
-    """A number >= 0 that is no more than 1e100, and not below 1e-100 unless it is zero; ValueError otherwise."""
+    """Zero, or a number in the range of `scale_number`; ValueError otherwise."""
     number = real_number(name, value, at_least=0.0)
     return number if number == 0.0 else scale_number(name, number)
 
@@ -187,6 +198,15 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={short(value)} is not known: one of {', '.join(map(repr, choices))}.")
     return value
+
+
+def class_name_tuple(value: Any) -> tuple[str, ...]:
+    """Names of classes, from strings or integers; may be empty."""
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        items = value.tolist() if isinstance(value, np.ndarray) else value
+        if all(isinstance(item, (str, int, np.integer)) and not isinstance(item, bool) for item in items):
+            return tuple(str(item) for item in items)
+    raise ValueError(f"class_names must be a list of names, one per class, got {short(value)}.")
 
 
 def seed_like(name: str, value: Any) -> Any:

@@ -11,8 +11,12 @@ from meanfield.posterior.parts import Code
 from meanfield.problem.network import Network
 
 
+class DataPosterior:
+    """Pictures ask for what they draw by the names of its classes."""
+
+
 @dataclass(frozen=True)
-class StubPosterior:
+class StubPosterior(DataPosterior):
     """Sigmoid codes whose weights are a ridge fit to their pattern; `scheme` "lazy": one part with weights as drawn."""
 
     task: object

@@ -7,8 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from meanfield.archive import read_arrays
-
 __all__ = ["add_parser", "run"]
 
 FEATURE_KEYS = ("X", "features", "x", "data", "activations", "representations")
@@ -51,6 +49,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _read(path: Path, features: str | None, labels: str | None) -> tuple[Any, Any]:
+    from meanfield.archive import read_arrays
+
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
     if path.is_file() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no npz file; one with features and labels, as np.savez writes it, is needed")
     arrays = read_arrays(path, what="an npz file of features and labels")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.problem.data_task import DataTask, data_task
-from meanfield.validation import class_labels, generator, plain_array, short, whole_number
+from meanfield.validation import class_labels, class_name_tuple, generator, plain_array, short, whole_number
 
 __all__ = ["ImageSet"]
 
@@ -51,9 +50,7 @@ class ImageSet:
             raise ValueError(f"images must have shape (n, h, w) or (n, h, w, 3), got {images.shape}.")
         if labels.shape != images.shape[:1]:
             raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), got {labels.shape}.")
-        if isinstance(self.class_names, (str, bytes)) or not isinstance(self.class_names, Iterable):
-            raise ValueError(f"class_names must be a list of names, got {short(self.class_names)}.")
-        names = tuple(map(str, self.class_names)) or tuple(np.unique(labels).tolist())
+        names = class_name_tuple(self.class_names) or tuple(np.unique(labels).tolist())
         unknown = sorted(set(np.unique(labels).tolist()) - set(names))
         if unknown:
             raise ValueError(f"labels {unknown} are not among the classes {names}.")
@@ -141,5 +138,5 @@ class ImageSet:
 
     def _sizes(self, name: str, total: int) -> list[int]:
         count = len(self.class_names)
-        total = whole_number(f"{name}, with one image per class at least,", total, at_least=count)
+        total = whole_number(name, total, at_least=count)  # one image per class
         return [int(total) // count + (c < total % count) for c in range(count)]

@@ -170,7 +170,7 @@ def dimension(values: Any) -> int:
     """Number of axes of an array or of nested sequences, -1 if ragged."""
     try:
         return int(np.ndim(values))
-    except (ValueError, TypeError):  # ragged
+    except Exception:  # ragged, or a user's object, which may do anything
         return -1
 
 

@@ -19,6 +19,7 @@ from matplotlib.patches import Ellipse, Patch
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
 
+from meanfield.drawing import check_arguments
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.posterior import Posterior
@@ -70,6 +71,7 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 
     @wraps(function)
     def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        check_arguments(function, args, kwargs)
         before = {name: plt.rcParams[name] for name in _STYLE}  # rc_context would undo what a notebook sets
         plt.rcParams.update(_STYLE)
         try:

@@ -60,7 +60,8 @@ def sample_counts(fractions: FloatArray, samples_per_class: Any) -> list[int]:
     """Samples shown of each class: as given, or about 100 in all."""
     if samples_per_class is None:
         return [max(1, round(_SHOWN * float(p))) for p in fractions]
-    if not isinstance(samples_per_class, (list, tuple, np.ndarray)) or np.ndim(samples_per_class) == 0:
+    given = samples_per_class
+    if not isinstance(given, (list, tuple, np.ndarray)) or getattr(given, "shape", None) == ():
         return [positive_count("samples_per_class", samples_per_class)] * fractions.size
     if len(samples_per_class) != fractions.size:
         raise ValueError(

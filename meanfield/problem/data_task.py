@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.problem.features import Features, features_from_inputs
-from meanfield.validation import FloatArray, plain_array, read_only, real_array, real_number, short
+from meanfield.validation import (
+    FloatArray,
+    check_scale,
+    class_name_tuple,
+    plain_array,
+    read_only,
+    real_array,
+    real_number,
+    short,
+)
 
 __all__ = ["DataTask", "data_task"]
 
@@ -64,10 +73,12 @@ class DataTask:
             raise ValueError(
                 f"targets must have shape (P, m) or (P,) with P = {len(inputs)} as in the inputs, got {targets.shape}."
             )
+        check_scale("inputs", inputs)
+        check_scale("targets", targets)
         center = real_array("center", self.center)
         if center.shape != inputs.shape[1:]:
             raise ValueError(f"center must have shape (N_0,) = {inputs.shape[1:]}, got {center.shape}.")
-        names = tuple(str(name) for name in self.class_names)
+        names = class_name_tuple(self.class_names)
         labels = None if self.labels is None else _checked_labels(self.labels, len(inputs), names)
         if labels is None and names:
             raise ValueError(f"class names {names} without labels; give labels=, or leave the names out.")
@@ -265,7 +276,7 @@ def data_task(
     center_row = _center(center, rows, image_shape)
     rows = rows - center_row
     factor = _scale(scale, rows)
-    names = tuple(str(name) for name in class_names)
+    names = () if class_names is None else class_name_tuple(class_names)
     index: NDArray[np.intp] | None = None
     if labels is not None:
         index, found = _classes(labels, len(rows))
@@ -338,7 +349,7 @@ def _scale(scale: Any, rows: FloatArray) -> float:
 def _name(value: Any) -> str:
     if isinstance(value, (float, bool)) and math.isfinite(value) and value == int(value):
         return str(int(value))
-    return str(value) if isinstance(value, (str, int, float)) else short(value)
+    return value if isinstance(value, str) else short(value)
 
 
 def _is_missing(value: Any) -> bool:

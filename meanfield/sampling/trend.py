@@ -117,7 +117,8 @@ def finite_size_trend(comparisons: Iterable[Comparison], *, order: int = 1) -> T
     ValueError
         For not more different widths than `order`, or widths that share no tested statistic.
     """
-    given = list(comparisons) if isinstance(comparisons, Iterable) else [comparisons]
+    several = isinstance(comparisons, Iterable) and not isinstance(comparisons, np.ndarray)
+    given: list[Any] = list(comparisons) if several else [comparisons]
     for comparison in given:
         if not all(hasattr(comparison, name) for name in ("width", "tested", "draws")):
             raise ValueError(f"comparisons must be a list of what mf.compare returned, got {short(comparison)}.")

@@ -316,7 +316,8 @@ def test_the_table_is_long():
 def test_what_is_not_bad_is_taken():
     points = np.round(good()) + np.arange(9)
     reference = g.capacity(points, n_probes=50, seed=1)
-    for same in (points.astype(int), points.astype(object), points.astype(np.float32), np.ma.MaskedArray(points), points.tolist()):
+    forms = (points.astype(int), points.astype(object), points.astype(np.float32), np.ma.MaskedArray(points))
+    for same in (*forms, points.tolist()):
         assert g.capacity(same, n_probes=50, seed=1) == reference
     flags = np.random.default_rng(1).random((3, 4, 9)) > 0.5
     assert g.capacity(flags, n_probes=50, seed=1) == g.capacity(flags.astype(float), n_probes=50, seed=1)

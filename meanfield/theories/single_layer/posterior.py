@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,7 @@ from meanfield.theories.single_layer.draw import draw
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
-from meanfield.validation import FloatArray, read_only, real_array, real_number
+from meanfield.validation import FloatArray, read_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,8 +231,8 @@ class SingleNeuronPosterior(Densities):
         ConvergenceError
             If no solution is found.
         """
-        if fractions is None:
-            raise ValueError("fractions must be numbers, one per code, or a mapping of patterns to numbers, got None.")
+        if self.scheme == "redundant":
+            self._named_fractions(fractions)
         return self._by_activation(fractions, None)
 
     def by_activation(self, counts: Any) -> SingleNeuronPosterior:
@@ -371,21 +370,9 @@ def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any
 def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
     """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
     n_classes = posterior.task.n_classes
-    if not isinstance(fractions, Mapping):
-        values = real_array("fractions", fractions)
-        if values.shape != (len(posterior.codes),):
-            raise ValueError(f"fractions must be {len(posterior.codes)} numbers, one per code, got {values.shape}.")
-        pairs = [(code.pattern, float(value)) for code, value in zip(posterior.codes, values)]
-    else:
-        pairs = [
-            (str(pattern).replace("-", ""), real_number(f"the fraction of {pattern}", value))
-            for pattern, value in fractions.items()
-        ]
     shares = np.zeros(2**n_classes)
-    for pattern, value in pairs:
+    for pattern, value in posterior._named_fractions(fractions):
         if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
             raise ValueError(f"{pattern!r} is no code of {n_classes} classes; write one 0 or 1 per class.")
         shares[int(pattern, 2)] += value
-    if not (shares >= 0.0).all() or not shares.sum() > 0.0:
-        raise ValueError("fractions of codes must not be negative, and not all zero.")
     return np.asarray(shares / shares.sum())
