@@ -84,7 +84,7 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 
 @styled
 def plot_readout_posterior(
-    posterior: SingleNeuronPosterior, ax: Axes | None = None, *, outputs: tuple[int, int] | None = None
+    posterior: Posterior, ax: Axes | None = None, *, outputs: tuple[int, int] | None = None
 ) -> Axes:
     """Readout posterior with its codes.
 
