@@ -11,8 +11,12 @@ from meanfield.posterior.parts import Code
 from meanfield.problem.network import Network
 
 
-class DataPosterior:
+class Posterior:
     """Pictures ask for what they draw by the names of its classes."""
+
+
+class DataPosterior(Posterior):
+    """The same for data."""
 
 
 @dataclass(frozen=True)

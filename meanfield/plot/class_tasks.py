@@ -313,7 +313,7 @@ def symbol(name: str) -> str:
 # ---- readouts ------------------------------------------------------------------------------------------------------
 
 
-def _readout_line(posterior: SingleNeuronPosterior, ax: Axes) -> None:
+def _readout_line(posterior: Any, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
     if posterior.scheme == "analog" or math.isfinite(posterior.task.n_samples):
         u = posterior.solution.gaussian_covariance
@@ -337,7 +337,7 @@ def _readout_line(posterior: SingleNeuronPosterior, ax: Axes) -> None:
         ax.legend(frameon=False)
 
 
-def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
+def _readout_components(posterior: Any, ax: Axes) -> None:
     r = np.arange(1, posterior.task.n_outputs + 1)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
     for style, code in zip(_styles(), posterior.codes, strict=False):
@@ -361,7 +361,7 @@ def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
     side_legend(ax, "code (weight)")
 
 
-def _readout_plane(posterior: SingleNeuronPosterior, ax: Axes, outputs: tuple[int, int]) -> None:
+def _readout_plane(posterior: Any, ax: Axes, outputs: tuple[int, int]) -> None:
     pair = list(outputs)
     if posterior.scheme == "analog":
         _ellipses(ax, np.zeros(2), posterior.readout_covariance[np.ix_(pair, pair)], PALETTE[0])
