@@ -123,12 +123,12 @@ class _Codes:
     def distinct(self, distance: float = 1e-6) -> _Codes:
         """One of each, in the order of first appearance."""
         kept: list[int] = []
-        for i in range(len(self.v)):
-            reach = distance * (1.0 + np.abs(self.v[i]).max(initial=0.0))
-            if not any(
-                (self.counts[i] == self.counts[j]).all() and np.abs(self.v[i] - self.v[j]).max(initial=0.0) <= reach
-                for j in kept
-            ):
+        same_counts: dict[tuple[float, ...], list[int]] = {}
+        for i, key in enumerate(map(tuple, self.counts.tolist())):
+            others = same_counts.setdefault(key, [])
+            reach = distance * (1.0 + np.abs(self.v[i]).max(initial=0.0)) if others else 0.0
+            if all(np.abs(self.v[i] - self.v[j]).max(initial=0.0) > reach for j in others):
+                others.append(i)
                 kept.append(i)
         return self.take(kept)
 
@@ -153,8 +153,11 @@ def solve_kinds(
         )
         active = multipliers > 1e-7
         kept, kept_weights = codes.take(active), multipliers[active]
-        maxima = _search(task, trial, kept, thorough=used <= 4)
+        maxima = _search(task, trial, kept)
         value = task.linear(trial) + maxima.heights[0]
+        # The search is not exhaustive: what it finds now may show that the best value was an underestimate.
+        if best < math.inf:
+            best = max(best, task.linear(theta) + float(_heights(task, theta, maxima.take(slice(_NEW_CUTS))).max()))
         gain = best - model if best < math.inf else math.inf
         serious = best == math.inf or value < best - 0.1 * gain
         codes = (kept + maxima.take(slice(_NEW_CUTS))).distinct(1e-9)
@@ -182,23 +185,28 @@ def solve_kinds(
                 )  # fmt: skip
                 update = {"proved": bool(proved), "excess": float(excess), "boxes": int(boxes)}
                 return KindSolution(**{**solution.__dict__, **update})
-        if predicted < 1e-13 * (1.0 + abs(best)):
-            break
     return None
 
 
-def _search(task: _Task, theta: FloatArray, known: _Codes, *, thorough: bool) -> _Codes:
-    """Maxima of h, highest first: over all counts where these are few, else on a coarse grid and uphill from `known`."""
+def _heights(task: _Task, theta: FloatArray, codes: _Codes) -> FloatArray:
+    """h of given readouts."""
+    constant, weight, z = task.cuts(codes)
+    kappa = np.einsum("nkbr,kr->nkb", z, theta)
+    value, first, second = (np.empty(kappa.size) for _ in range(3))
+    kind_master.cumulant_values(task.table, kappa.ravel(), value, first, second)
+    return np.asarray(constant + (weight * value.reshape(kappa.shape)).sum(axis=(1, 2)))
+
+
+def _search(task: _Task, theta: FloatArray, known: _Codes) -> _Codes:
+    """Maxima of h, highest first: over all counts where these are few, else on a coarse grid and uphill from there."""
     kinds = task.kinds
     n = [int(n) if split else 0 for n, split in zip(kinds.n, kinds.split, strict=True)]
     if math.prod(a + 1 for a in n) <= _ALL_COUNTS:
         found = task.readouts(theta, list(product(*(range(a + 1) for a in n))))
     else:
-        starts = known.counts
-        if thorough:
-            grid = product(*(sorted({0, a // 4, a // 2, a - a // 4, a}) for a in n))
-            starts = np.concatenate([starts, np.array(list(grid), dtype=float)])
-        found = _uphill(task, theta, task.readouts(theta, starts), np.array(n, dtype=float))
+        grid = product(*(sorted({0, a // 4, a // 2, a - a // 4, a}) for a in n))
+        starts = np.concatenate([known.counts, np.array(list(grid), dtype=float)])
+        found = _uphill(task, theta, task.readouts(theta, starts).distinct(), np.array(n, dtype=float))
     found = found + task.readouts(theta, known.counts, known.v)
     return found.take(np.argsort(-found.heights, kind="stable")).distinct()
 
@@ -206,16 +214,19 @@ def _search(task: _Task, theta: FloatArray, known: _Codes, *, thorough: bool) ->
 def _uphill(task: _Task, theta: FloatArray, found: _Codes, n: FloatArray) -> _Codes:
     """Neighbours in counts of the highest codes, until none is higher."""
     seen = {tuple(row) for row in found.counts}
-    for _ in range(60):
-        top = np.argsort(-found.heights, kind="stable")[:4]
-        steps = np.concatenate([np.eye(len(n)), -np.eye(len(n))])
-        near = (found.counts[top][:, None] + steps).reshape(-1, len(n))
-        new = [row for row in {tuple(row) for row in near if (row >= 0.0).all() and (row <= n).all()} if row not in seen]
-        if not new:
-            break
-        seen.update(new)
-        found = found + task.readouts(theta, sorted(new))
-    return found
+    steps = np.concatenate([np.eye(len(n)), -np.eye(len(n))])
+    step = max(1.0, float(n.max()) // 8)
+    while True:
+        top = np.argsort(-found.heights, kind="stable")[:6]
+        near = (found.counts[top][:, None] + step * steps).reshape(-1, len(n))
+        new = {tuple(row) for row in near if (row >= 0.0).all() and (row <= n).all()} - seen
+        if new:
+            seen.update(new)
+            found = found + task.readouts(theta, sorted(new))
+        elif step > 1.0:
+            step = max(1.0, step // 2)
+        else:
+            return found
 
 
 @dataclass(eq=False)
@@ -291,7 +302,7 @@ def _active_set(task: _Task, theta: FloatArray, codes: _Codes, weights: FloatArr
                 keep = np.arange(len(weights)) != lowest
                 codes, weights = codes.take(keep), weights[keep] / weights[keep].sum()
                 continue
-        maxima = _search(task, theta, codes, thorough=True)
+        maxima = _search(task, theta, codes)
         top = maxima.heights[0]
         if top > level + _VIOLATION * (1.0 + abs(level)):
             entering = maxima.take(maxima.heights > level + 0.5 * (top - level))
