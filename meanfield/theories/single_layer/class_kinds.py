@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from meanfield.validation import FloatArray
 
-__all__ = ["ClassKinds", "averaged_over_orbits", "class_kinds", "kinds_of", "log_orbit_size"]
+__all__ = ["ClassKinds", "averaged_over_orbits", "class_kinds", "kinds_of", "log_orbit_size", "orbit_size"]
 
 _SAME = 1e-12  # relative difference of fractions and of entries of y y^T that counts as rounding
 
@@ -114,6 +114,41 @@ class ClassKinds:
                 a = a + v[len(self.basis) + k] * math.sqrt(1.0 - 1.0 / n) * x @ self.simplex[chosen]
         return np.asarray(a)
 
+    @property
+    def span(self) -> int:
+        """Dimension of the span of the targets."""
+        return len(self.basis) + int((self.n[self.split] - 1.0).sum())
+
+    def moments(self, readouts: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(m,) mean and (m, m) second moment of readouts (n, m), averaged over permutations within kinds."""
+        inside = readouts @ self.basis.T @ self.basis
+        second = np.asarray((inside.T * weights) @ inside)
+        for k in np.flatnonzero(self.split):
+            u = self.simplex[self.kind == k]
+            # |b|^2 = (n - 1)/n sum_c (b.u_c)^2, shared by the n - 1 directions of the simplex.
+            power = float(weights @ ((readouts @ u.T) ** 2).sum(axis=1)) * (self.n[k] - 1.0) / self.n[k]
+            second = second + power / self.n[k] * u.T @ u
+        return np.asarray(weights @ inside), second
+
+    def averaged_output(self, output: FloatArray) -> FloatArray:
+        """(C, m) output of a readout, averaged over permutations within kinds."""
+        averaged = np.empty(output.shape)
+        for k in range(self.n_kinds):
+            chosen = self.kind == k
+            u = self.simplex[chosen]
+            mean = output[chosen].mean(axis=0) @ self.basis.T @ self.basis
+            averaged[chosen] = mean + float((output[chosen] * u).sum()) / self.n[k] * u
+        return averaged
+
+    def shuffled(self, readouts: FloatArray, generator: np.random.Generator) -> FloatArray:
+        """Readouts (n, m), each with the classes of every kind permuted at random."""
+        result = readouts @ self.basis.T @ self.basis
+        for k in np.flatnonzero(self.split):
+            u = self.simplex[self.kind == k]
+            fields = generator.permuted(readouts @ u.T, axis=1)
+            result = result + (self.n[k] - 1.0) / self.n[k] * fields @ u
+        return np.asarray(result)
+
     def first_upper(self, counts: FloatArray) -> NDArray[np.bool_]:
         """(C,) the representative of an orbit: the first classes of every kind are upper."""
         rank = np.zeros(len(self.kind), dtype=np.intp)
@@ -155,6 +190,18 @@ def class_kinds(fractions: FloatArray, targets: FloatArray) -> ClassKinds:
     simplex = offset / np.where(distance > 0.0, distance, 1.0)[:, None] * (distance > 0.0)[:, None]
     apart = np.array([distance[kind == k].mean() for k in range(n_kinds)])
     return ClassKinds(kind, n, p, np.column_stack([mean @ basis.T, apart]), np.ascontiguousarray(basis), simplex)
+
+
+def orbit_size(kind: NDArray[np.intp], fields: FloatArray) -> int:
+    """Number of codes that exchange makes of one with fields a.t_c (C,): a product of multinomials."""
+    size = 1
+    for k in range(int(kind.max()) + 1):
+        own = np.sort(fields[kind == k])
+        steps = np.flatnonzero(np.diff(own) > 1e-6 * (1.0 + np.abs(own).max()))
+        size *= math.factorial(len(own))
+        for part in np.diff([0, *(steps + 1), len(own)]):
+            size //= math.factorial(int(part))
+    return size
 
 
 def log_orbit_size(n: FloatArray, counts: FloatArray) -> float:

@@ -7,7 +7,7 @@ the place of codes and K (d) order parameters in the place of C (m).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -16,6 +16,8 @@ from scipy.optimize import nnls
 
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
+from meanfield.numerics.budget import new_stop
+from meanfield.numerics.interruptible import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
 from meanfield.theories.single_layer.compiled import kind_bound, kind_master
 from meanfield.validation import FloatArray
@@ -28,6 +30,7 @@ _NEW_CUTS = 6
 _VIOLATION = 1e-11
 _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
+_SHORT = 3000  # boxes that take no longer than a user waits for Ctrl-C
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +137,20 @@ class _Codes:
 
 
 def solve_kinds(
-    activation: Activation, k: float, kinds: ClassKinds, tau: float, site: Any, max_boxes: int, stop: Any
+    activation: Activation, k: float, kinds: ClassKinds, tau: float, site: Any, max_boxes: int
 ) -> KindSolution | None:
-    """Solve and try to prove; None if no stationary point was found. `site`: tables and phi_range of `limit`."""
+    """Solve and try to prove; None if no stationary point was found, or in time. `site`: tables, phi_range of `limit`."""
+    try:
+        return _solve(activation, k, kinds, tau, site, max_boxes)
+    except (TimeoutError, np.linalg.LinAlgError):
+        return None
+
+
+def _solve(
+    activation: Activation, k: float, kinds: ClassKinds, tau: float, site: Any, max_boxes: int
+) -> KindSolution | None:
     (table, bounds, _), (low, high, infimum, supremum) = site
-    task = _Task(kinds, table._replace(stop=stop), tau, low, high)
+    task = _Task(kinds, table._replace(stop=new_stop()), tau, low, high)
     theta = np.zeros(kinds.y.shape)
     codes = task.readouts(theta, np.zeros((1, kinds.n_kinds)))
     multipliers = np.ones(1)
@@ -168,8 +180,7 @@ def solve_kinds(
         else:
             rho = max(rho / 3.0, 1e-4)
         predicted = max(gain, 0.0) if gain < math.inf else math.inf
-        if stop[0] != 0 or stop[1] > stop[3]:
-            return None
+        check_time()
         wait -= 1
         if predicted < 0.03 * (1.0 + abs(best)) and wait < 0:
             wait = 3 if used < 30 else 10
@@ -177,15 +188,29 @@ def solve_kinds(
             found = _active_set(task, theta, codes.take(strong), multipliers[strong])
             if found is not None:
                 solution = _certified(task, found, activation, k, used)
-                overlap, excess_norm = kinds.overlaps(solution.theta)
-                tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(solution.level))
-                proved, excess, boxes, _, counts = kind_bound.kind_bound(
-                    task.table, bounds, kinds.n, kinds.p, overlap, excess_norm, infimum, supremum, solution.level,
-                    tolerance, max_boxes,
-                )  # fmt: skip
-                update = {"proved": bool(proved), "excess": float(excess), "boxes": int(boxes)}
-                return KindSolution(**{**solution.__dict__, **update})
+                return _proven(task, solution, bounds, (infimum, supremum), max_boxes)
     return None
+
+
+def _proven(
+    task: _Task, solution: KindSolution, bounds: Any, phi_range: tuple[float, float], max_boxes: int
+) -> KindSolution:
+    """The solution with the result of branch and bound; a long one runs in a thread of its own."""
+    kinds = task.kinds
+    overlap, excess_norm = kinds.overlaps(solution.theta)
+    tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(solution.level))
+
+    def run(stop: Any, budget: int) -> Any:
+        return kind_bound.kind_bound(
+            task.table._replace(stop=stop), bounds, kinds.n, kinds.p, overlap, excess_norm, *phi_range,
+            solution.level, tolerance, budget,
+        )  # fmt: skip
+
+    found = run(new_stop(), min(max_boxes, _SHORT))
+    if not found[0] and found[2] >= _SHORT and max_boxes > _SHORT:
+        stop = new_stop()
+        found = call_in_thread(lambda: run(stop, max_boxes), stop, lambda: 0)
+    return replace(solution, proved=bool(found[0]), excess=float(found[1]), boxes=int(found[2]))
 
 
 def _heights(task: _Task, theta: FloatArray, codes: _Codes) -> FloatArray:
