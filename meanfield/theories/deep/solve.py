@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,11 +14,11 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.layer import CHECK, COARSE, NotCovered, UnstableCode
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import CHECK, NotCovered, UnstableCode
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
 from meanfield.theories.deep.stability import SecondOrder, second_order
@@ -114,7 +113,7 @@ def solve_deep(
 def _from_start(problem: Problem, start: Order | None, tolerance: float, report: Report | None) -> tuple[System, Found]:
     if start is not None:
         system = System(problem)
-        found = newton(system, system.pack(start), tolerance, renew=4, step=1e-6, progress=report, most=20)
+        found = newton(system, system.pack(start), tolerance, progress=report, most=20)
         if found.residual <= tolerance:
             return system, found
     return coding_branch(problem, tolerance, report)
@@ -127,7 +126,7 @@ def _linear_branch(problem: Problem, tolerance: float, report: Report | None) ->
         problem.n, problem.y, problem.readout_variance, problem.k, problem.scale, slope, problem.depth
     )
     x = relax(system, Order(kernel, d, np.zeros_like(kernel), np.zeros_like(d), t), 1)
-    return system, newton(system, x, max(tolerance * 1e-3, 1e-13), step=1e-6, progress=report)
+    return system, newton(system, x, max(tolerance * 1e-3, 1e-13), progress=report)
 
 
 def _compete(
@@ -144,7 +143,7 @@ def _compete(
     if found.residual <= tolerance and against < phi:
         same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
         return system, found, [] if same else [Branch("uncoded", against, other.residual)]
-    rival, other = polish(problem, other.x, tolerance, report, renew=4, step=1e-6)
+    rival, other = polish(problem, other.x, tolerance, report)
     against = rival.free_energy(other.x, other.averages)
     if other.residual > tolerance or (found.residual <= tolerance and against <= phi):
         return system, found, []
@@ -168,17 +167,17 @@ def _posterior(
     check = system.at_rule(CHECK)
     linear = system.problem.phi.parts == "gaussian"
     phi = system.free_energy(found.x, found.averages)
+    curvature = SecondOrder(math.nan, math.nan, math.nan)
     try:
-        again = check.evaluate(found.x)
+        again = check.evaluate(found.x, curvature=second)
         residual = float(np.abs(check.residual(found.x, again)).max())
         error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
+        if second and residual < 1e-3:
+            curvature = second_order(system, found.x, found.averages, check.hessian(again))
     except NotCovered:
         residual = error = math.inf
-    curvature = SecondOrder(math.nan, math.nan, math.nan)
-    if second and residual < 1e-3:
-        rough = system if linear else system.at_rule(COARSE)
-        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
-            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6)
+    except np.linalg.LinAlgError:
+        pass
     allowed = max(rtol, _VALLEY) if system.codes else rtol
     notes = []
     if branches:
@@ -194,7 +193,7 @@ def _posterior(
         error,
         curvature.inner,
         curvature.outer,
-        curvature.asymmetry,
+        curvature.error,
         math.nan,
         tuple(branches),
     )
@@ -206,7 +205,7 @@ def _posterior(
         "problem with warm_start, or ask for less with rtol"
     )
     order = system.unpack(found.x)
-    top = system.combined(found.x, found.averages)[-1]
+    top = system.combined(found.averages)[-1]
     states = top_states(system, order) if not linear else None
     lower = found.averages.lower
     kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
@@ -249,7 +248,7 @@ def _posterior(
 def _linear_readout(system: System, order: Order) -> FloatArray:
     """<a a^T> = s + s^2 sum_mu,nu t_mu <phi_mu phi_nu> t_nu of a Gaussian readout, from the top layer's kernel."""
     p = system.problem
-    top = system.combined(system.pack(order), system.evaluate(system.pack(order)))[-1]
+    top = system.combined(system.evaluate(system.pack(order)))[-1]
     weighted = order.t * p.n[:, None]
     inside = weighted.T @ top.kernel @ weighted + (order.t.T * (p.n * top.d)) @ order.t
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
