@@ -108,7 +108,7 @@ class ClassTable:
         return self._summed(b, np.empty((*g.shape, 0)), g)[0]
 
     def means(self, needed: FloatArray, curvature: bool, out: FloatArray) -> None:
-        """Fills the rows `needed` of out (rows, alpha, columns) with means of all class functions, or of 1 alone, and
+        """Fills the rows `needed` of out (alpha, rows, columns) with means of all class functions, or of 1 alone, and
         then of the products of MEANS and of h."""
         wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})
         position = {ORDERS[order]: i for i, order in enumerate(wanted)}
@@ -130,4 +130,4 @@ class ClassTable:
             for i, orders in enumerate(MEANS.values()):
                 parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
             parts[:, -1] = np.tile(h, len(rows))
-            out[rows] = self._summed(b, parts.reshape(*g.shape, -1), g)[1]
+            out[:, rows] = self._summed(b, parts.reshape(*g.shape, -1), g)[1].transpose(1, 0, 2)

@@ -88,6 +88,7 @@ class Fields:
     last: list[FloatArray]
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
+    kind: FloatArray  # (C,) first class that is like this one
 
 
 def fields_of(phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: FloatArray, h: FloatArray) -> Fields:
@@ -96,10 +97,14 @@ def fields_of(phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: F
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
     if not setting.covariance.any():
         copies = [one] * n_classes
-        return Fields(one, one, copies, copies, copies, [none] * n_classes, [whole] * n_classes, [0.0] * n_classes, one)
+        kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
+        firsts, lasts = [none] * n_classes, [whole] * n_classes
+        return Fields(one, one, copies, copies, copies, firsts, lasts, [0.0] * n_classes, one, kind)
     variance, u = shared_field(setting.covariance)
+    kind = _kinds(n, setting, variance, u)
+    like = [kind == kind[c] for c in range(n_classes)]
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, and of variance + own in u alpha
-    stiffness = [_stiffness(phi, n, setting, c, b[:, c], h[:, c]) for c in range(n_classes)]
+    stiffness = [_stiffness(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)]
     held = 1.0 + float(sum(least * u[c] ** 2 for c, (least, _) in enumerate(stiffness)))
     precision = 1.0 + float(np.sum(u * u / (variance + own)))
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
@@ -115,12 +120,20 @@ def fields_of(phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: F
         if variance[c] < _PINNED * own[c]:
             classes.append(_following(u[c] * alpha, float(variance[c])))
         else:
-            at = h[:, c]
+            at = h[:, like[c]]
             prior = math.sqrt(setting.covariance[c, c])
             classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffness[c][1], at, prior))
             log_alpha = log_alpha - 0.5 * (u[c] * alpha) ** 2 / variance[c]
     grids, priors, tilts, firsts, lasts, steps = map(list, zip(*classes))
-    return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u)
+    return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind)
+
+
+def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> FloatArray:
+    """For every class the first one of the same size, d, delta and fields: their tables are the same."""
+    facts = np.stack([n, setting.d, setting.delta, variance, u], axis=1)
+    unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)
+    near = (np.abs(facts[:, None] - facts) <= 1e-12 * unit).all(axis=2)
+    return np.argmax(near, axis=1)
 
 
 def _following(centre: FloatArray, variance: float) -> tuple[FloatArray, ...]:

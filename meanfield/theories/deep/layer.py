@@ -40,20 +40,29 @@ class _View(NamedTuple):
 
     setting: Setting
     fields: Fields
-    tables: list[ClassTable]
-    log_v: list[FloatArray]
+    tables: dict[int, ClassTable]  # by the first class of a kind
+    log_v: dict[int, FloatArray]
     low: FloatArray
     high: FloatArray
+
+    def table(self, c: int) -> ClassTable:
+        """That of class c."""
+        return self.tables[int(self.fields.kind[c])]
 
 
 @dataclass(eq=False)
 class Layer:
-    """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next."""
+    """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next.
+
+    `turns` (g, r, r): permutations of the coordinates of beta, up to signs, that leave the weight as it is. Averages are
+    then those over one node of every orbit, and right once they are made symmetric.
+    """
 
     phi: Activation
     n: FloatArray
     rule: Rule
     last: bool = False
+    turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.int64))
     index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, FloatArray] = field(default_factory=dict)
 
@@ -63,13 +72,14 @@ class Layer:
     # ---- tables ----------------------------------------------------------------------------------
 
     def _view(self, setting: Setting, fields: Fields, low: FloatArray, high: FloatArray) -> _View:
-        tables = [
-            ClassTable.build(
-                self.phi, float(self.n[c]), self.rule, setting, fields, c, float(low[c]), float(high[c])
-            )
-            for c in range(len(self.n))
-        ]  # fmt: skip
-        return _View(setting, fields, tables, [table.values() for table in tables], low, high)
+        tables = {}
+        low, high = low.copy(), high.copy()
+        for c in sorted(set(fields.kind.tolist())):
+            like = fields.kind == c
+            low[like], high[like] = low[like].min(), high[like].max()
+            bounds = float(low[c]), float(high[c])
+            tables[c] = ClassTable.build(self.phi, float(self.n[c]), self.rule, setting, fields, c, *bounds)
+        return _View(setting, fields, tables, {c: table.values() for c, table in tables.items()}, low, high)
 
     def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray, FloatArray]:
         """Fields, and the maxima in b and beta."""
@@ -83,8 +93,9 @@ class Layer:
         """(N, alpha) ln of the weight of lattice nodes and shared fields."""
         b = beta @ view.setting.root.T
         total = -0.5 * (beta**2).sum(axis=1)[:, None] + view.fields.log_alpha
-        for c, table in enumerate(view.tables):
-            add_log(np.ascontiguousarray(b[:, c]), table.low, table.step, view.log_v[c], total)
+        for c in range(len(self.n)):
+            table, log_v = view.table(c), view.log_v[int(view.fields.kind[c])]
+            add_log(np.ascontiguousarray(b[:, c]), table.low, table.step, log_v, total)
         return np.asarray(total)
 
     def _log_weight(self, view: _View, beta: FloatArray) -> FloatArray:
@@ -114,7 +125,7 @@ class Layer:
     def _joint(self, view: _View, beta: FloatArray, c: int, share: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Weights of h_c at nodes (N, h) whose shared fields have the weights (N, alpha), and g_c there."""
         fields = view.fields
-        g = view.tables[c].at(beta @ view.setting.root[c])
+        g = view.table(c).at(beta @ view.setting.root[c])
         joint = np.empty_like(g)
         field_law(
             g, float(self.n[c]), fields.log_prior[c], fields.h[c], fields.tilt[c], fields.first[c], fields.last[c],
@@ -254,7 +265,7 @@ class Layer:
         seeds = np.round(modes / rule.beta - rule.offset).astype(np.int64)
         index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
         steps = np.vstack([np.eye(r, dtype=np.int64), -np.eye(r, dtype=np.int64)])
-        reach = 8.0
+        reach = 8.0 if len(index) == len(seeds) else 3.0
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known = np.empty((0, r), dtype=np.int64)
         weight = np.empty(0)
@@ -273,6 +284,7 @@ class Layer:
         return view
 
     def _average(self, view: _View, index: FloatArray, detail: bool, curvature: bool) -> tuple[Averages, Detail | None]:
+        index, often = (index, np.ones(len(index))) if detail else self._orbits(index)
         beta, fields = self._nodes(index), bool(view.setting.covariance.any())
         r, n_alpha = beta.shape[1], len(view.fields.alpha)
         products = Products(len(self.n), curvature, self.last, fields)
@@ -281,7 +293,9 @@ class Layer:
         top = float(log_weight.max())
         b = beta @ view.setting.root.T
         means = self._class_means(view, b, products.offset + len(MEANS) + 1, curvature)
-        low, step, count = (np.array([getattr(t, name) for t in view.tables]) for name in ("low", "step", "count"))
+        tables = [view.table(c) for c in range(len(self.n))]
+        low, step, count = (np.array([getattr(t, name) for t in tables]) for name in ("low", "step", "count"))
+        kind = np.searchsorted(list(view.tables), view.fields.kind)
         totals = np.zeros(len(products.table))
         by_a = curvature and self.last
         once, twice = np.zeros((r, len(totals))), np.zeros((r, r, len(totals)))
@@ -291,7 +305,8 @@ class Layer:
             at = beta[i : i + size]
             out = np.empty((len(at), len(totals)))
             terms, depth = self._terms(view, at), self.rule.depth + _BEYOND
-            accumulate(b[i : i + size], low, step, count, means, terms, top, depth, products.table, out)
+            accumulate(b[i : i + size], low, step, count, kind, means, terms, top, depth, products.table, out)
+            out *= often[i : i + size, None]
             totals += out.sum(axis=0)
             if by_a:
                 once += at.T @ out
@@ -313,17 +328,28 @@ class Layer:
         conditional = {name: rows[:, at] / np.maximum(share, 1e-300)[:, None] for name, at in nodes.items()}
         return averages, Detail(beta, share / share.sum(), log_weight, **conditional)
 
+    def _orbits(self, index: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """One node of every orbit, and how many there are in it."""
+        turns = self.turns if self.rule.offset == 0.0 else self.turns[(self.turns >= 0).all(axis=(1, 2))]
+        if len(turns) < 2 or index.shape[1] != turns.shape[1]:
+            return index, np.ones(len(index))
+        names = np.array([keys(index @ turn.T) for turn in turns])
+        chosen = names.max(axis=0) == keys(index)
+        images = np.sort(names[:, chosen], axis=0)
+        return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
+
     def _class_means(self, view: _View, b: FloatArray, columns: int, curvature: bool) -> FloatArray:
-        """(C, rows, alpha, columns), rows that no node needs left at zero."""
-        most = max(table.count for table in view.tables)
-        means = np.zeros((len(view.tables), most, len(view.fields.alpha), columns))
-        for c, table in enumerate(view.tables):
-            start = np.floor((b[:, c] - table.low) / table.step).astype(np.int64) - POINTS // 2 + 1
+        """(kinds, alpha, rows, columns), rows that no node needs left at zero."""
+        most = max(table.count for table in view.tables.values())
+        means = np.zeros((len(view.tables), len(view.fields.alpha), most, columns))
+        for place, (c, table) in enumerate(view.tables.items()):
+            at = b[:, view.fields.kind == c].ravel()
+            start = np.floor((at - table.low) / table.step).astype(np.int64) - POINTS // 2 + 1
             needed = np.zeros(table.count + 1, dtype=np.int64)
             first, often = np.unique(np.clip(start, 0, table.count - POINTS), return_counts=True)
             needed[first] += often
             needed[first + POINTS] -= often
-            table.means(np.cumsum(needed)[:-1] > 0, curvature, means[c, : table.count])
+            table.means(np.cumsum(needed)[:-1] > 0, curvature, means[place, :, : table.count])
         return means
 
 

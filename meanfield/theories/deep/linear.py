@@ -23,6 +23,7 @@ class LinearLayer:
     n: FloatArray
     rule: Rule
     last: bool = False
+    turns: FloatArray | None = None
 
     def evaluate(
         self, setting: Setting, *, grow: bool = True, detail: bool = False, curvature: bool = False

@@ -50,10 +50,9 @@ class Maxima:
                 wanted = (force * self.n) @ setting.covariance - h
                 full = np.linalg.solve(matrix, wanted[:, :, None])[:, :, 0]
                 h = h + full * np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
-        if not every:
-            b, h = self._relevant(setting, b, h, depth)
+        # All are kept: one that is too low now may be the highest of the next setting.
         self.known = _distinct(b, h)
-        return self.known
+        return self.known if every else self._relevant(setting, *self.known, depth)
 
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
         beta = b @ np.linalg.pinv(setting.root).T

@@ -94,7 +94,11 @@ class System:
         p = self.problem
         self.group = symmetry(p.n, p.y, self.fractions)
         kind = LinearLayer if p.phi.parts == "gaussian" else Layer
-        self.layers: list[Any] = [kind(p.phi, p.n, self.rule, layer == p.depth - 1) for layer in range(p.depth)]
+        lower, last = self.group.permuted(), self.group.turned()
+        self.layers: list[Any] = [
+            kind(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
+            for layer in range(p.depth)
+        ]
         self.vectors = self.group.vector_basis()
         self.matrices = self.group.matrix_basis()
         self.outputs = self.group.output_basis(p.y)

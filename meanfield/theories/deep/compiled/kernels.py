@@ -114,13 +114,13 @@ def log_sum(total):
 
 
 @jit
-def accumulate(b, low, step, n_row, means, total, top, depth, products, out):
+def accumulate(b, low, step, n_row, kind, means, total, top, depth, products, out):
     """Sums over alpha of exp(total - top) times products of class means, per node, in out (nodes, products).
 
-    b (nodes, C); means (C, rows, alpha, k); products (products, C) name the column of each class, 0 for 1. Terms below
-    exp(-depth) are left out.
+    b (nodes, C); class c is means[kind[c]], (alpha, rows, k); products (products, C) name the column of each class, 0 for
+    1. Terms below exp(-depth) are left out.
     """
-    n_class, n_part = means.shape[0], means.shape[3]
+    n_class, n_part = b.shape[1], means.shape[3]
     weight = np.empty((n_class, POINTS))
     start = np.empty(n_class, dtype=np.int64)
     mean = np.empty((n_class, n_part))
@@ -133,12 +133,15 @@ def accumulate(b, low, step, n_row, means, total, top, depth, products, out):
                 continue
             w = math.exp(total[i, j] - top)
             for c in range(n_class):
+                table = means[kind[c], j]
+                row = mean[c]
                 for k in range(n_part):
-                    mean[c, k] = 0.0
-                for r in range(POINTS):
-                    x = weight[c, r]
+                    row[k] = 0.0
+                for r in range(0, POINTS, 2):
+                    x, y = weight[c, r], weight[c, r + 1]
+                    one, two = table[start[c] + r], table[start[c] + r + 1]
                     for k in range(n_part):
-                        mean[c, k] += x * means[c, start[c] + r, j, k]
+                        row[k] += x * one[k] + y * two[k]
             for p in range(len(products)):
                 value = w
                 for c in range(n_class):
