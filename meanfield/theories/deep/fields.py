@@ -91,8 +91,10 @@ class Fields:
     kind: FloatArray  # (C,) first class that is like this one
 
 
-def fields_of(phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: FloatArray, h: FloatArray) -> Fields:
-    """Lattices that cover the neighbourhood of the maxima (b, h)."""
+def fields_of(
+    phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: FloatArray, h: FloatArray, stretch: float = 1.0
+) -> Fields:
+    """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide."""
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
     if not setting.covariance.any():
@@ -111,7 +113,8 @@ def fields_of(phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: F
     prior_precision = 1.0 + float(np.sum(u * u / safe))
     step = rule.alpha / math.sqrt(precision)
     centre = (h @ (u / safe)) / prior_precision  # mean of alpha given h
-    reach = 1.2 * math.sqrt(2.0 * rule.depth) * (1.0 / math.sqrt(prior_precision) + 1.0 / math.sqrt(held))
+    spread = stretch * (1.0 / math.sqrt(prior_precision) + 1.0 / math.sqrt(held))
+    reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
     low, high = centre.min() - reach, centre.max() + reach
     alpha = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
     log_alpha = -0.5 * alpha**2 + math.log(step / math.sqrt(2 * math.pi))
@@ -121,8 +124,7 @@ def fields_of(phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: F
             classes.append(_following(u[c] * alpha, float(variance[c])))
         else:
             at = h[:, like[c]]
-            prior = math.sqrt(setting.covariance[c, c])
-            classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffness[c][1], at, prior))
+            classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffness[c][1], at, abs(u[c]) * spread))
             log_alpha = log_alpha - 0.5 * (u[c] * alpha) ** 2 / variance[c]
     grids, priors, tilts, firsts, lasts, steps = map(list, zip(*classes))
     return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind)
@@ -147,13 +149,12 @@ def _following(centre: FloatArray, variance: float) -> tuple[FloatArray, ...]:
 
 
 def _lattice(
-    rule: Rule, centre: FloatArray, variance: float, stiffness: float, h: FloatArray, prior: float
+    rule: Rule, centre: FloatArray, variance: float, stiffness: float, h: FloatArray, shared: float
 ) -> tuple[FloatArray, ...]:
-    """A lattice in h for all values of the shared field, those far from all of them left out."""
+    """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends."""
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
-    reach = 1.3 * math.sqrt(2.0 * rule.depth)
-    low = min(h.min() - reach * min(3.0 * width, prior), -0.8 * prior)
-    high = max(h.max() + reach * min(3.0 * width, prior), 0.8 * prior)
+    reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
+    low, high = h.min() - reach, h.max() + reach
     step = rule.h * width
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")

@@ -32,7 +32,13 @@ __all__ = ["Layer"]
 
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
+_MOST_STRETCH = 30.0
+_EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
 _BEYOND = 9.0  # nats below the lightest node that counts, for single terms
+
+
+class _Narrow(Exception):
+    """The lattice of the shared field does not cover its weight."""
 
 
 class _View(NamedTuple):
@@ -65,6 +71,7 @@ class Layer:
     turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.int64))
     index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, FloatArray] = field(default_factory=dict)
+    stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
@@ -84,7 +91,7 @@ class Layer:
     def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray, FloatArray]:
         """Fields, and the maxima in b and beta."""
         b, h = self.maxima.find(setting, self.rule.depth, bool(self.regions))
-        return fields_of(self.phi, self.n, self.rule, setting, b, h), b, b @ np.linalg.pinv(setting.root).T
+        return fields_of(self.phi, self.n, self.rule, setting, b, h, self.stretch), b, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> _View:
         return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0))
@@ -176,6 +183,20 @@ class Layer:
         self, setting: Setting, *, grow: bool = True, detail: bool = False, curvature: bool = False
     ) -> tuple[Averages, Detail | None]:
         """Averages of a layer; with `grow` the set of nodes is brought up to date first."""
+        while True:
+            try:
+                return self._evaluate(setting, grow, detail, curvature)
+            except _Narrow:
+                self._stretch()
+
+    def _stretch(self) -> None:
+        self.stretch *= 1.5
+        if self.stretch > _MOST_STRETCH:
+            raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
+
+    def _evaluate(
+        self, setting: Setting, grow: bool, detail: bool, curvature: bool
+    ) -> tuple[Averages, Detail | None]:
         fields, _, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
@@ -205,6 +226,15 @@ class Layer:
         """
         for pattern in patterns:
             self.regions.setdefault(pattern, np.empty((0, 0), dtype=np.int64))
+        while True:
+            try:
+                return self._evaluate_codes(setting, patterns, grow, detail, curvature)
+            except _Narrow:
+                self._stretch()
+
+    def _evaluate_codes(
+        self, setting: Setting, patterns: tuple[str, ...], grow: bool, detail: bool, curvature: bool
+    ) -> list[tuple[Averages, Detail | None]]:
         fields, b, beta = self._prepared(setting)
         assert self.maxima.known is not None
         words = code_words(self.phi, self.maxima.tilted(setting, *self.maxima.known)[0])
@@ -305,6 +335,8 @@ class Layer:
             at = beta[i : i + size]
             out = np.empty((len(at), len(totals)))
             terms, depth = self._terms(view, at), self.rule.depth + _BEYOND
+            if n_alpha > 1 and max(terms[:, 0].max(), terms[:, -1].max()) > top - self.rule.depth + _EDGE:
+                raise _Narrow
             accumulate(b[i : i + size], low, step, count, kind, means, terms, top, depth, products.table, out)
             out *= often[i : i + size, None]
             totals += out.sum(axis=0)
