@@ -6,8 +6,8 @@ fields b ~ N(0, k~), h ~ N(0, H), and g = ln E exp(b phi(h + sqrt(d) xi) + delta
 - Price's theorem, d/d covariance E[F] = 1/2 E[d^2 F], for both fields and, one sample at a time, for d;
 - the definition of delta, d exp(g)/d delta = 1/2 d^2 exp(g)/db^2.
 
-Hence every derivative of Z is the average of a product of *class functions* A_key = e^(-n g) d^key e^(n g), key = orders of
-the derivatives by (b, h, delta, d): polynomials in n and in derivatives of g by b and h, which are cumulants of phi and xi.
+Hence every derivative of Z is the average of a product of *class functions* A_key = e^(-n g) d^key e^(n g), key = orders
+of the derivatives by (b, h, delta, d): polynomials in n and in derivatives of g by b and h, cumulants of phi and xi.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "moment",
     "n",
     "root_d",
+    "second_derivatives",
     "site",
     "site_orders",
 ]
@@ -258,8 +259,13 @@ def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquat
         + _TAU / 2 * sp.Sum(_N[c] * _T[c, q] ** 2, (q, 1, sp.Symbol("m")), (c, 1, C)),
     )  # fmt: skip
     weight = r"\left\langle e^{\sum_{c} n_{c} g_{c}(b_{c}, h_{c})} \right\rangle"
-    fields = rf"{weight}_{{b \sim \mathcal{{N}}(0, \tilde{{k}}_{{\ell}}), \; h \sim \mathcal{{N}}(0, \sigma_w^2 \bar{{K}}_{{\ell-1}})}}"
-    tilted = r"\ln \left\langle e^{b \varphi(z) + \tilde{\delta}_c \varphi(z)^2 / 2} \right\rangle_{z \sim \mathcal{N}(h, \sigma_w^2 d_{\ell - 1, c})}"
+    gaussian_b = r"b \sim \mathcal{N}(0, \tilde{k}_{\ell})"
+    gaussian_h = r"h \sim \mathcal{N}(0, \sigma_w^2 \bar{K}_{\ell-1})"
+    fields = rf"{weight}_{{{gaussian_b}, \; {gaussian_h}}}"
+    gaussian_z = r"z \sim \mathcal{N}(h, \sigma_w^2 d_{\ell - 1, c})"
+    tilted = (
+        rf"\ln \left\langle e^{{b \varphi(z) + \tilde{{\delta}}_c \varphi(z)^2 / 2}} \right\rangle_{{{gaussian_z}}}"
+    )
     definitions = (
         _eq(r"Z_{\ell}", _text(fields)),
         _eq(r"g_{c}(b, h)", _text(tilted)),
@@ -279,11 +285,11 @@ def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquat
     top_off, _, top_own = _saddle("k", "delta", sp.Integer(1), last)
     match = _S * (sp.Sum(top_off * _N[e] * _T[e, q], (e, 1, C)) + top_own * _T[c, q]) + _TAU * _T[c, q]
     rows.append(_eq(_Y[c, q], match))
-    return DeepEquations(depth, objective, definitions, tuple(rows), _second() if jacobian else ())
+    return DeepEquations(depth, objective, definitions, tuple(rows), second_derivatives() if jacobian else ())
 
 
-def _second() -> tuple[sp.Eq, ...]:
-    """Second derivatives of ln Z."""
+def second_derivatives() -> tuple[sp.Eq, ...]:
+    """Second derivatives of ln Z in class functions, and the simplest of these."""
     general = (
         r"\left\langle A_{\theta\theta'} \right\rangle - \left\langle A_{\theta} \right\rangle"
         r" \left\langle A_{\theta'} \right\rangle"

@@ -47,7 +47,18 @@ def _body(targets: Sequence[str], expressions: Sequence[sp.Expr]) -> list[str]:
     shared, left = sp.cse(list(expressions), symbols=sp.numbered_symbols("x"), optimizations="basic")
     printer = _Printer()
     lines = [f"{name} = {printer.doprint(value)}" for name, value in shared]
-    return lines + [f"{target} = {printer.doprint(value)}" for target, value in zip(targets, left)]
+    for target, value in zip(targets, left):
+        whole = f"{target} = {printer.doprint(value)}"
+        if len(whole) < 108:
+            lines.append(whole)
+            continue
+        factor, inside = (
+            value.as_independent(*value.args[-1:], as_Add=False) if value.is_Mul else (sp.Integer(1), value)
+        )
+        lines += [f"{target} = 0.0", *(f"{target} += {printer.doprint(term)}" for term in sp.Add.make_args(inside))]
+        if factor != 1:
+            lines.append(f"{target} *= {printer.doprint(factor)}")
+    return lines
 
 
 def site_source() -> str:
@@ -63,7 +74,7 @@ def site_source() -> str:
     second += _body([f"out[k, {i}]" for i in range(len(keys))], used)
     parts = [
         _HEADER,
-        "# Rows of `moments`: orders of phi and xi; rows of `derivatives`: orders in b and h; columns of `class_functions`.\n",
+        "# Rows of `moments`: orders of phi and xi; of `derivatives`: orders in b and h; columns of `class_functions`.\n",
         _constant("MOMENTS", known),
         _constant("ORDERS", orders),
         _constant("KEYS", keys),

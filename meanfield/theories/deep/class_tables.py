@@ -1,4 +1,4 @@
-"""One class of a layer as a function of its conjugate field b and the shared field alpha, its own field h summed over."""
+"""One class of a layer as a function of its conjugate field b and the shared field alpha; its own field is summed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEANS = {
     "h2": ((0, 1), (0, 1)),
     "hh": ((0, 2),),
 }
-_STEEPEST = 500.0  # exp(b phi) must not underflow
+_STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS = 48  # at a time
 _MOST_ROWS = 40_000
 

@@ -5,8 +5,8 @@ The weight of a neuron with conjugate fields b and preactivation fields h is
     w(b, h) = N(b; 0, R R^T) N(h; 0, H) prod_c exp(n_c g_c(b_c, h_c)),        b = R beta.
 
 beta in R^r runs over a uniform lattice: w is a positive mixture of unit Gaussians in beta, so that a spacing of 0.95
-costs 6e-10 (Poisson summation). H = D + u u^T: given the one shared field alpha the classes are independent, so that each
-is a table over (b_c, alpha) (`class_tables`), interpolated at the nodes.
+costs 6e-10 (Poisson summation). H = D + u u^T: given the one shared field alpha the classes are independent, so that
+each is a table over (b_c, alpha) (`class_tables`), interpolated at the nodes.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class _View(NamedTuple):
 class Layer:
     """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next.
 
-    `turns` (g, r, r): permutations of the coordinates of beta, up to signs, that leave the weight as it is. Averages are
-    then those over one node of every orbit, and right once they are made symmetric.
+    `turns` (g, r, r): permutations of the coordinates of beta, up to signs, that leave the weight as it is. Averages
+    are then those over one node of every orbit, and right once they are made symmetric.
     """
 
     phi: Activation
@@ -88,10 +88,14 @@ class Layer:
             tables[c] = ClassTable.build(self.phi, float(self.n[c]), self.rule, setting, fields, c, *bounds)
         return _View(setting, fields, tables, {c: table.values() for c, table in tables.items()}, low, high)
 
-    def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray, FloatArray]:
-        """Fields, and the maxima in b and beta."""
+    def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray]:
+        """Fields, and the maxima in beta."""
         b, h = self.maxima.find(setting, self.rule.depth, bool(self.regions))
-        return fields_of(self.phi, self.n, self.rule, setting, b, h, self.stretch), b, b @ np.linalg.pinv(setting.root).T
+        return (
+            fields_of(self.phi, self.n, self.rule, setting, b, h, self.stretch),
+            b,
+            b @ np.linalg.pinv(setting.root).T,
+        )
 
     def _covering(self, setting: Setting, beta: FloatArray) -> _View:
         return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0))
@@ -194,10 +198,8 @@ class Layer:
         if self.stretch > _MOST_STRETCH:
             raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
 
-    def _evaluate(
-        self, setting: Setting, grow: bool, detail: bool, curvature: bool
-    ) -> tuple[Averages, Detail | None]:
-        fields, _, modes = self._prepared(setting)
+    def _evaluate(self, setting: Setting, grow: bool, detail: bool, curvature: bool) -> tuple[Averages, Detail | None]:
+        fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
             self.index = unique(np.round(modes / self.rule.beta - self.rule.offset).astype(np.int64))
@@ -235,7 +237,7 @@ class Layer:
     def _evaluate_codes(
         self, setting: Setting, patterns: tuple[str, ...], grow: bool, detail: bool, curvature: bool
     ) -> list[tuple[Averages, Detail | None]]:
-        fields, b, beta = self._prepared(setting)
+        fields, beta = self._prepared(setting)
         assert self.maxima.known is not None
         words = code_words(self.phi, self.maxima.tilted(setting, *self.maxima.known)[0])
         results = []
@@ -247,7 +249,7 @@ class Layer:
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):
                 view, self.regions[pattern] = self._basin(view, seeds)
-            results.append(self._average(view, self.regions[pattern], detail, curvature))
+            results.append(self._average(view, self.regions[pattern], detail, curvature, whole=False))
         return results
 
     def _basin(self, view: _View, seeds: Any) -> tuple[_View, FloatArray]:
@@ -313,8 +315,10 @@ class Layer:
         self.index = known[weight > weight.max() - rule.depth - 4.0]
         return view
 
-    def _average(self, view: _View, index: FloatArray, detail: bool, curvature: bool) -> tuple[Averages, Detail | None]:
-        index, often = (index, np.ones(len(index))) if detail else self._orbits(index)
+    def _average(
+        self, view: _View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
+    ) -> tuple[Averages, Detail | None]:
+        index, often = self._orbits(index) if whole and not detail else (index, np.ones(len(index)))
         beta, fields = self._nodes(index), bool(view.setting.covariance.any())
         r, n_alpha = beta.shape[1], len(view.fields.alpha)
         products = Products(len(self.n), curvature, self.last, fields)
@@ -345,12 +349,12 @@ class Layer:
                 twice += ((at[:, :, None] * at[:, None, :]).reshape(len(at), -1).T @ out).reshape(twice.shape)
             if detail:
                 kept.append(out)
-        whole = float(totals[products.one])
-        log_z = top + math.log(whole) + r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
-        totals /= whole
+        norm = float(totals[products.one])
+        log_z = top + math.log(norm) + r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
+        totals /= norm
         second = None
         if curvature:
-            second = products.second_derivatives(totals, (once / whole, twice / whole) if by_a else None)
+            second = products.second_derivatives(totals, (once / norm, twice / norm) if by_a else None)
         part = {name: totals[rows] for name, rows in products.averages.items()}
         averages = Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second)
         if not detail:

@@ -67,8 +67,8 @@ class LinearLayer:
     def _second(self, setting: Setting) -> FloatArray:
         """Second derivatives of ln Z = -1/2 sum_c (n_c - 1) ln(1 - q delta_c d_c) - 1/2 ln det(1 - q A B), q = slope^2.
 
-        A = delta + sqrt(n) k~ sqrt(n) and B = d + sqrt(n) H sqrt(n) are what the conjugates and the covariance of z are on
-        the constant vectors of the classes. Order of the parameters: as `Averages` has it.
+        A = delta + sqrt(n) k~ sqrt(n) and B = d + sqrt(n) H sqrt(n) are what the conjugates and the covariance of z are
+        on the constant vectors of the classes. Order of the parameters: as `Averages` has it.
         """
         n, q = self.n, self.phi.slopes[1] ** 2
         size, unit = len(n), np.diag(np.sqrt(n))

@@ -105,9 +105,10 @@ def solve_deep(
     except NotCovered as error:
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []
+    remark = ""
     if competitors and shares is None and problem.phi.parts != "gaussian" and start is None:
-        system, found, branches = _compete(problem, system, found, tolerance, progress)
-    return _posterior(network, task, tau, index, system, found, branches, rtol, second)
+        system, found, branches, remark = _compete(problem, system, found, tolerance, progress)
+    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second)
 
 
 def _from_start(problem: Problem, start: Order | None, tolerance: float, report: Report | None) -> tuple[System, Found]:
@@ -131,25 +132,29 @@ def _linear_branch(problem: Problem, tolerance: float, report: Report | None) ->
 
 def _compete(
     problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
-) -> tuple[System, Found, list[Branch]]:
-    """The better of two branches, and the other one."""
+) -> tuple[System, Found, list[Branch], str]:
+    """The better of two branches, the other one, and what has to be said if there is no other."""
+    unknown = "the branch without codes was not compared: "
     try:
         rival, other = prior_branch(problem, report)
-    except (NotCovered, np.linalg.LinAlgError):
-        return system, found, []
-    if not other.residual <= 1e-2:
-        return system, found, []
-    phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
-    if found.residual <= tolerance and against < phi:
-        same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
-        return system, found, [] if same else [Branch("uncoded", against, other.residual)]
-    rival, other = polish(problem, other.x, tolerance, report)
+        if not other.residual <= 1e-2:
+            return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+        phi, against = (s.free_energy(f.x, f.averages) for s, f in ((system, found), (rival, other)))
+        certain = found.residual <= tolerance
+        if certain and against < phi:
+            same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
+            return system, found, [] if same else [Branch("uncoded", against, other.residual)], ""
+        rival, other = polish(problem, other.x, tolerance, report)
+    except (NotCovered, np.linalg.LinAlgError) as error:
+        return system, found, [], f"{unknown}{error}"
     against = rival.free_energy(other.x, other.averages)
-    if other.residual > tolerance or (found.residual <= tolerance and against <= phi):
-        return system, found, []
+    if other.residual > tolerance:
+        return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
-        return system, found, []
-    return rival, other, [Branch("coding", phi, found.residual)]
+        return (system, found, [], "") if certain else (rival, other, [], "")
+    if certain and against <= phi:
+        return system, found, [Branch("uncoded", against, other.residual)], ""
+    return rival, other, [Branch("coding", phi, found.residual)], ""
 
 
 def _posterior(
@@ -160,6 +165,7 @@ def _posterior(
     system: System,
     found: Found,
     branches: list[Branch],
+    remark: str,
     rtol: float,
     second: bool,
 ) -> DeepPosterior:
@@ -173,13 +179,13 @@ def _posterior(
         residual = float(np.abs(check.residual(found.x, again)).max())
         error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
         if second and residual < 1e-3:
-            curvature = second_order(system, found.x, found.averages, check.hessian(again))
+            curvature = second_order(system, found.averages, check.hessian(again))
     except NotCovered:
         residual = error = math.inf
     except np.linalg.LinAlgError:
         pass
     allowed = max(rtol, _VALLEY) if system.codes else rtol
-    notes = []
+    notes = [remark] if remark else []
     if branches:
         other = branches[0]
         notes.append(f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}")

@@ -42,8 +42,8 @@ class SecondOrder:
         return self.inner > 0.0 and self.outer < 0.0
 
 
-def second_order(system: System, x: FloatArray, found: Evaluation, again: FloatArray | None = None) -> SecondOrder:
-    """Signs of the curvature of Phi at x, from averages with curvature; `again`: its Hessian by another quadrature."""
+def second_order(system: System, found: Evaluation, again: FloatArray | None = None) -> SecondOrder:
+    """Signs of the curvature of Phi at a solution, from averages with curvature; `again`: its Hessian by another quadrature."""
     hessian = system.hessian(found)
     size = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
     unit = hessian / np.outer(size, size)

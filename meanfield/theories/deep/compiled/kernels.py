@@ -1,7 +1,7 @@
 """Sums over the fields of one layer: over h given the shared field, and over lattice nodes of the conjugate field.
 
-A class is tabulated at rows (values of b, equally spaced) and columns (values of the shared field alpha): ln of its weight
-and means of its class functions, which at nodes of the lattice are interpolated between rows.
+A class is tabulated at rows (values of b, equally spaced) and columns (values of the shared field alpha): ln of its
+weight and means of its class functions, which at nodes of the lattice are interpolated between rows.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def field_law(g, n, log_prior, h, tilt, first, last, share, joint):
 def _stencil(b, low, step, n_row, weight):
     """First row and Lagrange weights (POINTS,) of the interpolation at b."""
     place = (b - low) / step
-    start = int(math.floor(place)) - POINTS // 2 + 1
+    start = math.floor(place) - POINTS // 2 + 1
     start = min(max(start, 0), n_row - POINTS)
     x = place - start
     for k in range(POINTS):
@@ -117,8 +117,8 @@ def log_sum(total):
 def accumulate(b, low, step, n_row, kind, means, total, top, depth, products, out):
     """Sums over alpha of exp(total - top) times products of class means, per node, in out (nodes, products).
 
-    b (nodes, C); class c is means[kind[c]], (alpha, rows, k); products (products, C) name the column of each class, 0 for
-    1. Terms below exp(-depth) are left out.
+    b (nodes, C); class c is means[kind[c]], (alpha, rows, k); products (products, C) name the column of each class, 0
+    for 1. Terms below exp(-depth) are left out.
     """
     n_class, n_part = b.shape[1], means.shape[3]
     weight = np.empty((n_class, POINTS))

@@ -8,7 +8,7 @@ from meanfield.numerics.jit import jit
 
 __all__ = ["class_functions", "derivatives"]
 
-# Rows of `moments`: orders of phi and xi; rows of `derivatives`: orders in b and h; columns of `class_functions`.
+# Rows of `moments`: orders of phi and xi; of `derivatives`: orders in b and h; columns of `class_functions`.
 MOMENTS = (
     (0, 1),
     (0, 2),
@@ -93,25 +93,29 @@ def derivatives(moments, root_d, out):
         out[0, k] = m_01 * x0
         out[1, k] = x1 * (m_02 - x2 - 1)
         out[2, k] = (2 * (m_01 * m_01 * m_01) - 3 * m_01 * m_02 + m_03) / (root_d * root_d * root_d)
-        out[3, k] = (-6 * (m_01 * m_01 * m_01 * m_01) - 4 * m_01 * m_03 - 3 * (m_02 * m_02) + 12 * m_02 * x2 + m_04) / (
-            root_d * root_d * root_d * root_d
-        )
+        out[3, k] = 0.0
+        out[3, k] += m_04
+        out[3, k] += -6 * (m_01 * m_01 * m_01 * m_01)
+        out[3, k] += -3 * (m_02 * m_02)
+        out[3, k] += -4 * m_01 * m_03
+        out[3, k] += 12 * m_02 * x2
+        out[3, k] *= 1.0 / (root_d * root_d * root_d * root_d)
         out[4, k] = m_10
         out[5, k] = x0 * (-m_01 * m_10 + m_11)
         out[6, k] = x1 * (-m_01 * x3 - m_02 * m_10 + m_12 + x2 * x4)
         out[7, k] = m_20 - x5
         out[8, k] = x0 * (-m_01 * m_20 - m_10 * x3 + m_21 + x5 * x6)
-        out[9, k] = x1 * (
-            8 * m_01 * m_10 * m_11
-            - m_02 * m_20
-            + 2 * m_02 * x5
-            - 2 * (m_11 * m_11)
-            - m_12 * x4
-            + 2 * m_20 * x2
-            - m_21 * x6
-            + m_22
-            - 6 * x2 * x5
-        )
+        out[9, k] = 0.0
+        out[9, k] += m_22
+        out[9, k] += -2 * (m_11 * m_11)
+        out[9, k] += -m_12 * x4
+        out[9, k] += -m_21 * x6
+        out[9, k] += -m_02 * m_20
+        out[9, k] += -6 * x2 * x5
+        out[9, k] += 2 * m_20 * x2
+        out[9, k] += 2 * m_02 * x5
+        out[9, k] += 8 * m_01 * m_10 * m_11
+        out[9, k] *= x1
         out[10, k] = 2 * (m_10 * m_10 * m_10) - 3 * m_10 * m_20 + m_30
         out[11, k] = -6 * (m_10 * m_10 * m_10 * m_10) - 4 * m_10 * m_30 - 3 * (m_20 * m_20) + 12 * m_20 * x5 + m_40
 
@@ -207,15 +211,15 @@ def class_functions(site, n, out):
         out[k, 21] = n * (g_b * g_bhh + x31 + (0.5) * x34 + x41 + (0.5) * x46)
         out[k, 22] = n * ((0.5) * g_hhhh + n * x48 + x39 * x44 + x39 * x45 + x42 + x43 + x47 + (2.5) * x49)
         out[k, 23] = n * ((0.25) * g_bbbb + x22 * x50 + x24 * x50 + x26 + x36 + x37 + (0.5) * x38)
-        out[k, 24] = n * (
-            g_b * x15
-            + (0.25) * g_bbhh
-            + g_h * x20
-            + (0.25) * x29
-            + (0.25) * x3 * x4
-            + (0.5) * x32
-            + x35
-            + (0.25) * x40
-            + (0.25) * x46
-        )
+        out[k, 24] = 0.0
+        out[k, 24] += x35
+        out[k, 24] += (0.5) * x32
+        out[k, 24] += (0.25) * x29
+        out[k, 24] += (0.25) * x40
+        out[k, 24] += (0.25) * x46
+        out[k, 24] += (0.25) * g_bbhh
+        out[k, 24] += g_b * x15
+        out[k, 24] += g_h * x20
+        out[k, 24] += (0.25) * x3 * x4
+        out[k, 24] *= n
         out[k, 25] = n * ((0.25) * g_hhhh + x43 * x50 + x44 * x50 + x45 + x47 + x48 + (0.5) * x49)
