@@ -40,7 +40,7 @@ def written_out(expression, **indices):
 
 def test_generated_files_are_up_to_date():
     """Byte for byte; `python -m meanfield.activations.generate` rewrites them."""
-    assert len(files()) == 3
+    assert len(files()) == 4
     for path, text in files().items():
         assert path.read_bytes() == text.encode(), path.name
 

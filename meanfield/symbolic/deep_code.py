@@ -74,7 +74,7 @@ def site_source() -> str:
     second += _body([f"out[k, {i}]" for i in range(len(keys))], used)
     parts = [
         _HEADER,
-        "# Rows of `moments`: orders of phi and xi; of `derivatives`: orders in b and h; columns of `class_functions`.\n",
+        "# Rows of `moments`: orders of phi and xi; of `derivatives`: in b and h; columns of `class_functions`.\n",
         _constant("MOMENTS", known),
         _constant("ORDERS", orders),
         _constant("KEYS", keys),

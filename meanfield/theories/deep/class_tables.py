@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ class ClassTable:
         g, derivatives = site_derivatives(rule_z, nodes, h, d, delta)
         return cls(n, low, step, count, fields, c, nodes, np.asarray(bary, dtype=float), g, derivatives)
 
-    def _interpolation(self, b: FloatArray) -> FloatArray:
+    def _interpolation(self, b: Any) -> FloatArray:
         difference = b[:, None] - self.nodes
         exact = difference == 0.0
         difference[exact] = 1.0
@@ -87,11 +88,11 @@ class ClassTable:
         weight[exact] = 1.0
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
-    def at(self, b: FloatArray) -> FloatArray:
+    def at(self, b: Any) -> FloatArray:
         """g (N, h) at any b (N,) of the table."""
         return np.asarray(self._interpolation(b) @ self.g)
 
-    def _summed(self, rows: FloatArray, parts: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _summed(self, rows: Any, parts: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatArray]:
         c, fields = self.index, self.fields
         log_v = np.empty((len(rows), len(fields.alpha)))
         means = np.empty((*log_v.shape, parts.shape[2]))
@@ -107,7 +108,7 @@ class ClassTable:
         g = self.at(b)
         return self._summed(b, np.empty((*g.shape, 0)), g)[0]
 
-    def means(self, needed: FloatArray, curvature: bool, out: FloatArray) -> None:
+    def means(self, needed: Any, curvature: bool, out: FloatArray) -> None:
         """Fills the rows `needed` of out (alpha, rows, columns) with means of all class functions, or of 1 alone, and
         then of the products of MEANS and of h."""
         wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})

@@ -56,8 +56,8 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
     mirrored = [(c, e) for c in range(len(y)) for e in range(c) if (y[c] == -y[e]).all()]
     if phi.parity == "odd" and any(p[c] != p[e] for c, e in mirrored):
         return (
-            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels are of "
-            "rank one, which is available for classes of equal size only; give them equal fractions (the answer depends "
-            "on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
+            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels are "
+            "of rank one, which is available for classes of equal size only; give them equal fractions (the answer "
+            "depends on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
         )
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -84,11 +85,11 @@ class Fields:
     h: list[FloatArray]
     log_prior: list[FloatArray]
     tilt: list[FloatArray]
-    first: list[FloatArray]
-    last: list[FloatArray]
+    first: list[Any]
+    last: list[Any]
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
-    kind: FloatArray  # (C,) first class that is like this one
+    kind: Any  # (C,) first class that is like this one
 
 
 def fields_of(
@@ -130,7 +131,7 @@ def fields_of(
     return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind)
 
 
-def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> FloatArray:
+def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> Any:
     """For every class the first one of the same size, d, delta and fields: their tables are the same."""
     facts = np.stack([n, setting.d, setting.delta, variance, u], axis=1)
     unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)

@@ -91,11 +91,8 @@ class Layer:
     def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray]:
         """Fields, and the maxima in beta."""
         b, h = self.maxima.find(setting, self.rule.depth, bool(self.regions))
-        return (
-            fields_of(self.phi, self.n, self.rule, setting, b, h, self.stretch),
-            b,
-            b @ np.linalg.pinv(setting.root).T,
-        )
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, self.stretch)
+        return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> _View:
         return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0))
@@ -245,7 +242,7 @@ class Layer:
             rows = np.flatnonzero(words == pattern)
             if not len(rows):
                 raise UnstableCode(pattern)
-            seeds = np.round(beta[rows] / self.rule.beta - self.rule.offset).astype(np.int64)
+            seeds: Any = np.round(beta[rows] / self.rule.beta - self.rule.offset).astype(np.int64)
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):
                 view, self.regions[pattern] = self._basin(view, seeds)
@@ -381,7 +378,7 @@ class Layer:
         for place, (c, table) in enumerate(view.tables.items()):
             at = b[:, view.fields.kind == c].ravel()
             start = np.floor((at - table.low) / table.step).astype(np.int64) - POINTS // 2 + 1
-            needed = np.zeros(table.count + 1, dtype=np.int64)
+            needed: Any = np.zeros(table.count + 1, dtype=np.int64)
             first, often = np.unique(np.clip(start, 0, table.count - POINTS), return_counts=True)
             needed[first] += often
             needed[first + POINTS] -= often

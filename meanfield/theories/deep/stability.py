@@ -43,7 +43,7 @@ class SecondOrder:
 
 
 def second_order(system: System, found: Evaluation, again: FloatArray | None = None) -> SecondOrder:
-    """Signs of the curvature of Phi at a solution, from averages with curvature; `again`: its Hessian by another quadrature."""
+    """Signs of the curvature of Phi at a solution, from averages with curvature; `again`: by another quadrature."""
     hessian = system.hessian(found)
     size = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
     unit = hessian / np.outer(size, size)

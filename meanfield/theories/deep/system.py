@@ -228,13 +228,11 @@ class System:
             return [*found.lower, *found.top]
         share = self.given * self.multiplicity
         log_z = np.array([a.log_z for a in found.top]) - np.log(self.given)
-        parts = (
-            np.tensordot(share, np.array([getattr(a, name) for a in found.top]), 1)
-            for name in ("kernel", "d", "tilde", "delta")
-        )
-        curved = [a.curvature for a in found.top]
-        second = None if curved[0] is None else np.tensordot(share, np.array(curved), 1)
-        return [*found.lower, Averages(float(share @ log_z), *parts, second)]
+        names = ("kernel", "d", "tilde", "delta")
+        parts = {name: np.tensordot(share, np.array([getattr(a, name) for a in found.top]), 1) for name in names}
+        curved = [a.curvature for a in found.top if a.curvature is not None]
+        second = np.tensordot(share, np.array(curved), 1) if curved else None
+        return [*found.lower, Averages(float(share @ log_z), **parts, curvature=second)]
 
     def residual(self, x: FloatArray, found: Evaluation) -> FloatArray:
         """Violation of the equations in units of the blocks, F(x) - x."""

@@ -8,7 +8,7 @@ from meanfield.numerics.jit import jit
 
 __all__ = ["class_functions", "derivatives"]
 
-# Rows of `moments`: orders of phi and xi; of `derivatives`: orders in b and h; columns of `class_functions`.
+# Rows of `moments`: orders of phi and xi; of `derivatives`: in b and h; columns of `class_functions`.
 MOMENTS = (
     (0, 1),
     (0, 2),
