@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve, nonnegative_least_squares, solve_symmetric
 from meanfield.theories.single_layer.compiled.ascent import ascend
@@ -230,8 +231,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             reductions += 1
             if steps == 0 or reductions > 12:
                 return False, s, np.inf, 0
-            directions[:] = directions_before
-            readouts[:] = readouts_before
+            copy_matrix(directions, directions_before)
+            copy_matrix(readouts, readouts_before)
             length *= 0.25
             for i in range(n):
                 t[i // m, i % m] = t_before[i // m, i % m] + length * solution[i]
@@ -286,11 +287,11 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             change = max(change, abs(solution[i]))
             largest = max(largest, abs(t[i // m, i % m]))
         length = min(1.0, largest / max(change, 1e-300))
-        t_before[:] = t
-        readouts_before[:] = readouts
-        weights_before[:] = weights
-        directions_before[:] = directions
-        direction_weights_before[:] = direction_weights
+        copy_matrix(t_before, t)
+        copy_matrix(readouts_before, readouts)
+        copy_vector(weights_before, weights)
+        copy_matrix(directions_before, directions)
+        copy_vector(direction_weights_before, direction_weights)
         for i in range(n):
             t[i // m, i % m] += length * solution[i]
         for k in range(n_codes):
@@ -380,7 +381,7 @@ def select_weights(table, p, t, readouts, weights):
         if largest > 20.0:
             step *= 20.0 / largest
     if violation < 1e-11:
-        weights[:] = trial_weights
+        copy_vector(weights, trial_weights)
     return violation
 
 
