@@ -55,7 +55,9 @@ def joint_moments(tilt, mean, cov, low, high, cut, sharp, moments):
         if sharp[i] != 0.0:
             for j in range(n):
                 exponent[j] += half_line(-sharp[i] * (mean[i, 1] + node[j] - cut[i]))[0]
-        moments[i] = integrated(n, mean[i, 1], sd, work)
+        log_norm, z, spread_z, phi, spread_phi, mixed = integrated(n, mean[i, 1], sd, work)
+        moments[i, 0], moments[i, 1], moments[i, 2] = log_norm, z, spread_z
+        moments[i, 3], moments[i, 4], moments[i, 5] = phi, spread_phi, mixed
 
 
 @jit

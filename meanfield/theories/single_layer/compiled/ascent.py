@@ -7,7 +7,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.cumulant_table import cumulant2
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import field_gradient
@@ -161,7 +161,7 @@ def _climb_and_merge(table, p, t, a, maxima, heights, count):
     return merge_maximum(maxima, heights, count, a, h, 1e-6)
 
 
-@jit
+@jit_apart
 def find_maxima(table, p, t, low, high, starts, maxima, heights):
     """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number."""
     n_classes, m = t.shape

@@ -6,7 +6,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 from meanfield.theories.single_layer.compiled.master import solve_master
@@ -19,7 +19,7 @@ _NEW_CUTS = (
 )
 
 
-@jit
+@jit_apart
 def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
     """Run up to `max_rounds` rounds on `state` = (t, cuts, cut weights, directions, direction weights, rho).
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
 from meanfield.theories.single_layer.compiled.kkt import feasible_weights, kkt_newton, select_weights
@@ -18,7 +18,7 @@ _MAX_CHANGES = 40  # codes or directions entering or leaving during one active-s
 _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
 
 
-@jit
+@jit_apart
 def _distinct_codes(table, p, t, readouts, weights, distance):
     """Climb every readout to its local maximum and merge those that coincide; returns (readouts, weights)."""
     m = t.shape[1]
@@ -90,7 +90,7 @@ def _with(rows, values, row, value):
     return longer, longer_values
 
 
-@jit
+@jit_apart
 def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
 
@@ -189,7 +189,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
 
 
-@jit
+@jit_apart
 def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
     t, cuts, cut_weights, directions, direction_weights, _ = state

@@ -18,7 +18,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.cumulant_table import interval_index
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.bounds import (
     asymptotic_lines,
@@ -58,7 +58,7 @@ def exchangeable(p, t):
     return follower
 
 
-@jit
+@jit_apart
 def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes):
     """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
 

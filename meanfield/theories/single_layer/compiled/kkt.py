@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve, nonnegative_least_squares, solve_symmetric
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
@@ -30,7 +30,7 @@ _MAX_STEPS = 40
 _FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (degenerate cone)
 
 
-@jit
+@jit_apart
 def _follow_direction(table, p, t, u, mixed, response):
     """Move the unit vector u (in place) to its stationary point along stiff directions.
 
@@ -140,7 +140,7 @@ def _add_neuron(matrix, row, weight, gradient, mixed, response):
                     matrix[i, d * m + s] += weight * value
 
 
-@jit
+@jit_apart
 def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_weights, max_steps):
     """Newton from the given point; all arrays are updated in place.
 
@@ -302,7 +302,7 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     return False, s, previous, nullity
 
 
-@jit
+@jit_apart
 def select_weights(table, p, t, readouts, weights):
     """Among all optimal code weights, those of the P -> infinity limit of the finite-P theory (in place).
 
@@ -385,7 +385,7 @@ def select_weights(table, p, t, readouts, weights):
     return violation
 
 
-@jit
+@jit_apart
 def feasible_weights(table, p, y, tau, t, readouts, weights, directions, direction_weights):
     """Non-negative weights that satisfy the y equations and sum to one (in place); returns the residual norm."""
     n_classes, m = t.shape

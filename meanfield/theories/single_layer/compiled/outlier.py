@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.ascent import climb_direction, merge_maximum
 
 __all__ = ["MAX_PATTERNS", "worst_directions"]
@@ -20,7 +20,7 @@ __all__ = ["MAX_PATTERNS", "worst_directions"]
 MAX_PATTERNS = 1 << 20  # above this the enumeration is replaced by a multistart search, which proves nothing
 
 
-@jit
+@jit_apart
 def worst_directions(table, p, t, threshold, directions, values):
     """Local maxima u of sum_c p_c g(t_c.u) above `threshold`: fills directions (n, m), values (n,).
 
