@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.theories.general_data.compiled.factor import factor_and_solve, solve_transposed
+from meanfield.theories.general_data.compiled.generated.propagation import cavity, matching_site, site_share
 from meanfield.theories.general_data.compiled.tilted import Scratch, scratch, tilted_moments
 
 __all__ = [
@@ -145,7 +146,7 @@ def _admissible(features, s, work):
     return True
 
 
-@jit
+@jit_apart
 def _propose(features, tilt, k, s, nu, work, phi, spread, gain):
     """Tilted moments at every cavity: proposed sites in `work`, the sites' share of log Z, and the mismatch."""
     log_z = 0.0
@@ -157,18 +158,16 @@ def _propose(features, tilt, k, s, nu, work, phi, spread, gain):
             spread[i] = gain[i] = work.curvature[i] = work.linear[i] = 0.0
             log_z += log_zhat
             continue
-        vc = v / (1.0 - s[i] * v)
-        mc = vc * (m / v - nu[i])
+        mc, vc = cavity(m, v, s[i], nu[i])
         log_zhat, mt, vt, phi[i], spread[i], mixed = tilted_moments(tilt, k[i], mc, vc, work.quadrature)
         gain[i] = mixed / vt
-        log_z += log_zhat - 0.5 * math.log(v / vc) - 0.5 * m * m / v + 0.5 * mc * mc / vc
+        log_z += log_zhat - site_share(m, v, mc, vc)
         error = max(error, abs(mt - m) / math.sqrt(v), abs(vt / v - 1.0))
-        work.curvature[i] = 1.0 / vt - 1.0 / vc
-        work.linear[i] = mt / vt - mc / vc
+        work.curvature[i], work.linear[i] = matching_site(mt, vt, mc, vc)
     return log_z, error
 
 
-@jit
+@jit_apart
 def step_to(features, s, nu, step, work, bounded):
     """Marginals at sites moved by `step` towards the proposal; (ln det L, rest, ok), the sites in work.trial."""
     for i in range(s.shape[0]):
@@ -236,7 +235,7 @@ def _infer(features, tilt, k, s, nu, warm, dampings, tolerance, cap, work, phi, 
     return np.nan, FAILED, total
 
 
-@jit
+@jit_apart
 def _lowest_eigenvector(factor, sweeps):
     """Smallest eigenvalue of L L^T (from above) and its unit eigenvector, by inverse iteration."""
     rank = factor.shape[0]
