@@ -10,6 +10,7 @@ import pytest
 import scipy.integrate
 import sympy as sp
 
+import meanfield
 from meanfield.activations.activation import Activation, activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.activations.generate import files

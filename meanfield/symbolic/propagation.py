@@ -132,7 +132,7 @@ def _kink() -> sp.Expr:
     return _checked(turn + jump * x / sd, sp.simplify(found).subs(mean, end - sd * x))
 
 
-_HEADER = '''"""Machine-written by ``python -m meanfield.activations.generate`` from symbolic/propagation.py; do not edit.
+_HEADER = '''"""Machine-written by ``python -m meanfield.activations.generate`` from symbolic/{origin}; do not edit.
 
 One sample of expectation propagation: what `meanfield.equations` shows. All arguments are numbers.
 """
@@ -203,12 +203,12 @@ def propagation_source() -> str:
         ),
     ]
     names = "".join(f'\n    "{name}",' for name, *_ in functions) + "\n"
-    return _HEADER.format(names=names) + "".join(f"\n\n{_function(*f)}" for f in functions)
+    return _HEADER.format(origin="propagation.py", names=names) + "".join(f"\n\n{_function(*f)}" for f in functions)
 
 
 def _function(
     name: str, summary: str, arguments: Sequence[sp.Symbol], steps: dict[str, sp.Expr], results: Sequence[str]
 ) -> str:
     body = [f"    {target} = {printed_number(value)}\n" for target, value in steps.items()]
-    head = f"@jit\ndef {name}({', '.join(map(str, arguments))}):\n    \"\"\"{summary}\"\"\"\n"
+    head = f'@jit\ndef {name}({", ".join(map(str, arguments))}):\n    """{summary}"""\n'
     return f"{head}{''.join(body)}    return {', '.join(results)}\n"
