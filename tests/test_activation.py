@@ -169,8 +169,9 @@ def test_a_new_file_is_a_new_nonlinearity(tmp_path, monkeypatch):
         "import sympy as sp\n\nPARAMETERS = {'gain': 1.0}\n\n\n"
         "def expression(z, gain):\n    return sp.Max(gain * z, sp.atan(z))\n"
     )
-    monkeypatch.setattr(meanfield.activations.builtin, "__path__", [*meanfield.activations.builtin.__path__,
-        str(tmp_path)])
+    monkeypatch.setattr(
+        meanfield.activations.builtin, "__path__", [*meanfield.activations.builtin.__path__, str(tmp_path)]
+    )
     phi = activation("bent", gain=3.0)
     np.testing.assert_allclose(phi([-1.0, 1.0]), [-np.pi / 4, 3.0], rtol=1e-15)
     assert phi.kinks == (0.0,)

@@ -279,9 +279,33 @@ class PhaseDiagram:
 
         return transitions_along(self)
 
-    def plot(self, ax: Any = None) -> Any:
-        """Code weights (one axis) or phases (two axes); returns Matplotlib Axes."""
+    def plot(self, ax: Any = None, *, interactive: bool = False) -> Any:
+        """Code weights (one axis) or phases (two axes); returns Matplotlib Axes.
+
+        `interactive`: a figure of its own in which a click solves that point and draws it, in any interactive backend;
+        returns the `meanfield.plot.explore.Explorer`, which has to be kept.
+        """
+        if interactive:
+            if ax is not None:
+                raise ValueError("an interactive diagram has a figure of its own; leave ax out.")
+            return drawn("explore.explore", self)
         return drawn(f"class_tasks.{'plot_weights' if len(self.axes) == 1 else 'plot_phases'}", self, ax=ax)
+
+    def to_html(self, path: str | os.PathLike[str], *others: PhaseDiagram) -> Path:
+        """One self-contained page: hover names the phase, a click shows codes, readouts and activations of the cell.
+
+        Needs the extra ``html``. `others` are diagrams with the same axes at other values of one more parameter, for
+        which the page has a slider. Returns the path.
+
+        Raises
+        ------
+        ImportError
+            Without bokeh.
+        ValueError
+            If the diagrams differ in more than one parameter, or in their axes.
+        """
+        page: Path = drawn("page.write_page", [self, *others], path)
+        return page
 
     def to_xarray(self) -> Any:
         """Dataset with the swept parameters as coordinates (needs the extra ``xarray``)."""
