@@ -7,7 +7,6 @@ the probe t to the set of vectors that classify every point correctly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -77,7 +76,7 @@ class Solved:
         return convex_weights(self.projected, self.problem.norms, self.problem.clouds.starts, inactive)
 
 
-def cone_problem(manifolds: Any, *, center: bool, allow_overlap: bool) -> ConeProblem:
+def cone_problem(manifolds: object, *, center: bool, allow_overlap: bool) -> ConeProblem:
     """Validate, remove repeated points, and rotate into the span of all points."""
     check_flag(center, "center")
     check_flag(allow_overlap, "allow_overlap")

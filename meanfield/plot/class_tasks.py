@@ -443,7 +443,7 @@ def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _middle(region: Any) -> tuple[int, int, bool]:
+def _middle(region: object) -> tuple[int, int, bool]:
     """Grid point deepest inside the largest connected part of a region, and whether there is room for a letter."""
     parts, _ = label(region)
     largest = parts == 1 + int(np.argmax(np.bincount(parts[parts > 0])[1:]))
@@ -466,7 +466,7 @@ def _styles(skip: int = 0) -> list[dict[str, Any]]:
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
 
 
-def group_centres(edges: Any, size: int) -> FloatArray:
+def group_centres(edges: object, size: int) -> FloatArray:
     bounds = np.concatenate([[-0.5], edges, [size - 0.5]])
     return 0.5 * (bounds[1:] + bounds[:-1])
 
@@ -492,7 +492,7 @@ def _side_labels(ax: Axes, centres: FloatArray, names: Sequence[str], size: int,
         )  # fmt: skip
 
 
-def side_legend(ax: Axes, title: str, **options: Any) -> Legend:
+def side_legend(ax: Axes, title: str, **options: object) -> Legend:
     return ax.legend(
         title=title, frameon=False, alignment="left", loc="center left", bbox_to_anchor=(1.01, 0.5), **options
     )

@@ -51,7 +51,7 @@ class Neurons:
         return f"<Neurons: {len(self.readouts)} on {self.labels.size} samples; {parts}>"
 
 
-def positive_count(name: str, value: Any) -> int:
+def positive_count(name: str, value: object) -> int:
     """`value`, an integer >= 1; ValueError otherwise."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")

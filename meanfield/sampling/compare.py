@@ -144,11 +144,11 @@ class Comparison:
 
 def compare(
     posterior: Posterior,
-    chains: Any,
+    chains: object,
     *,
     statistics: Sequence[str] | None = None,
     fractions: Literal["sampled", "equilibrium"] = "sampled",
-    inputs: Any = None,
+    inputs: object = None,
 ) -> Comparison:
     """Hold a solved theory against sampled networks, statistic by statistic.
 
@@ -274,7 +274,7 @@ def _notes(draws: Draws, patterns: Sequence[str], rows: Sequence[Row], shares: F
     return notes
 
 
-def _same_task(one: Any, other: Any) -> bool:
+def _same_task(one: object, other: object) -> bool:
     if isinstance(one, ClassTask):
         return one == other
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("inputs", "targets"))
