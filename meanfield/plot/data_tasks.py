@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.plot.class_tasks import MAP, PALETTE, axes_or_new, group_centres, plot_activation_map, styled
+from meanfield.plot.class_tasks import plot_activation_map
+from meanfield.plot.style import MAP, PALETTE, axes_or_new, group_centres, styled
 from meanfield.posterior.neurons import Neurons
 from meanfield.validation import FloatArray, real_array
 

@@ -26,9 +26,8 @@ def is_compiled() -> bool:
 def precompile() -> None:
     """Call the big functions with the types with which `sweep_points` calls them, the last ones first."""
     network = Network("sigmoid")
-    (table, bounds, direct), (low, high, infimum, supremum) = (
-        of(network.activation, network.k) for of in (compiled_tables, phi_range)
-    )
+    table, bounds, direct = compiled_tables(network.activation, network.k)
+    low, high, infimum, supremum = phi_range(network.activation, network.k)
     table = table._replace(stop=budget.new_stop())
     p, t, y = np.array([0.5, 0.5]), np.eye(2), np.eye(2)
     maxima, weights, none, no_weights = np.zeros((2, 2)), np.array([0.5, 0.5]), np.empty((0, 2)), np.empty(0)
