@@ -14,8 +14,8 @@ import pytest
 
 import meanfield as mf
 from meanfield.numerics.jit import cache_directory
-from meanfield.phases import work as phase
 from meanfield.phases import raster
+from meanfield.phases import work as phase
 from meanfield.theories.single_layer import limit as codes
 
 SIGMOID = mf.Network("sigmoid")
