@@ -34,7 +34,7 @@ LABELS = {
 }
 
 
-def _axes(ax: object) -> Any:
+def _axes(ax: Any) -> Any:
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -273,7 +273,7 @@ def plot_separability(result: SimulatedCapacity, ax: Any = None, *, label: str |
     return ax
 
 
-def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: object = None) -> tuple[Any, Any, Any]:
+def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: Any = None) -> tuple[Any, Any, Any]:
     """A figure of one analysis: radius and dimension, alignments of the centres, anchor points.
 
     Returns

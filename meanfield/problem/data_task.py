@@ -142,7 +142,7 @@ class DataTask:
         """Feature factor F (P, r) of the kernel K = sigma_w^2 X X^T / N_0; remembered."""
         return _features(self, float(sigma_w))
 
-    def targets_of(self, wanted: object, n: int) -> FloatArray:
+    def targets_of(self, wanted: Any, n: int) -> FloatArray:
         """(n, m) targets of new samples, from such an array, or from their class names or raw labels (n,).
 
         Raises
@@ -179,7 +179,7 @@ class DataTask:
             )
         return False
 
-    def class_index(self, names: object, n: int) -> NDArray[np.intp]:
+    def class_index(self, names: Any, n: int) -> NDArray[np.intp]:
         """(n,) class indices of class names or of the raw labels they were made from."""
         values = [_name(value) for value in np.asarray(names).ravel().tolist()]
         unknown = sorted(set(values) - set(self.class_names))
@@ -300,7 +300,7 @@ def _features(task: DataTask, sigma_w: float) -> Features:
     return features_from_inputs(task.inputs, sigma_w)
 
 
-def _flattened(name: str, value: object) -> tuple[FloatArray, tuple[int, ...]]:
+def _flattened(name: str, value: Any) -> tuple[FloatArray, tuple[int, ...]]:
     array = real_array(name, value)
     if array.ndim not in (2, 3, 4):
         raise ValueError(
@@ -309,7 +309,7 @@ def _flattened(name: str, value: object) -> tuple[FloatArray, tuple[int, ...]]:
     return array.reshape(len(array), -1), array.shape[1:] if array.ndim > 2 else ()
 
 
-def _center(center: object, rows: FloatArray, image_shape: tuple[int, ...]) -> FloatArray:
+def _center(center: Any, rows: FloatArray, image_shape: tuple[int, ...]) -> FloatArray:
     if isinstance(center, (bool, np.bool_)):
         # A constant column is its own mean: the rounding of the mean would be taken for data.
         mean = np.where((rows == rows[0]).all(axis=0), rows[0], rows.mean(axis=0))
@@ -320,7 +320,7 @@ def _center(center: object, rows: FloatArray, image_shape: tuple[int, ...]) -> F
     return wanted.ravel()
 
 
-def _scale(scale: object, rows: FloatArray) -> float:
+def _scale(scale: Any, rows: FloatArray) -> float:
     if scale is None:
         return 1.0
     if not isinstance(scale, str):
@@ -334,18 +334,18 @@ def _scale(scale: object, rows: FloatArray) -> float:
     return value
 
 
-def _name(value: object) -> str:
+def _name(value: Any) -> str:
     return str(int(value)) if isinstance(value, (float, bool)) and value == int(value) else str(value)
 
 
-def _is_missing(value: object) -> bool:
+def _is_missing(value: Any) -> bool:
     try:
         return value is None or bool(value != value)
     except TypeError:  # pandas.NA is neither equal nor unequal to anything
         return True
 
 
-def _classes(labels: object, n: int) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+def _classes(labels: Any, n: int) -> tuple[NDArray[np.intp], tuple[str, ...]]:
     """Class indices and names of raw labels, in the order of their values."""
     raw = np.asarray(labels)
     if raw.shape != (n,):
@@ -372,7 +372,7 @@ def _distinct_rows(targets: FloatArray) -> tuple[NDArray[np.intp] | None, tuple[
     return index.ravel().astype(np.intp), tuple(names or [str(c + 1) for c in range(len(rows))])
 
 
-def _checked_labels(value: object, n: int, names: tuple[str, ...]) -> NDArray[np.intp]:
+def _checked_labels(value: Any, n: int, names: tuple[str, ...]) -> NDArray[np.intp]:
     labels = np.asarray(value)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be {n} class indices, got an array of {labels.dtype} and shape {labels.shape}.")

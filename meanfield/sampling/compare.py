@@ -144,11 +144,11 @@ class Comparison:
 
 def compare(
     posterior: Posterior,
-    chains: object,
+    chains: Any,
     *,
     statistics: Sequence[str] | None = None,
     fractions: Literal["sampled", "equilibrium"] = "sampled",
-    inputs: object = None,
+    inputs: Any = None,
 ) -> Comparison:
     """Hold a solved theory against sampled networks, statistic by statistic.
 
@@ -182,11 +182,11 @@ def compare(
     --------
     >>> import meanfield as mf
     >>> network, task = mf.Network("linear"), mf.class_task(targets=[1, -1], n_samples=8)
-    >>> post = mf.solve(network, task.with_(n_samples=float("inf")), tau=0.1)
+    >>> post = mf.solve(network, task, tau=0.1)
     >>> chains = mf.sample(network, task, 20, 0.1, draws=20, warmup=50, chains=2, rng=0)
     >>> found = mf.compare(post, chains)
-    >>> sorted({row.group for row in found.rows})
-    ['kernel', 'readout', 'residual']
+    >>> found.rows[0].group
+    'residual'
     """
     draws = as_draws(chains)
     unknown_tau = math.isnan(draws.tau)
@@ -279,7 +279,7 @@ def _notes(draws: Draws, patterns: Sequence[str], rows: Sequence[Row], shares: F
     return notes
 
 
-def _same_task(one: object, other: object) -> bool:
+def _same_task(one: Any, other: Any) -> bool:
     if isinstance(one, ClassTask):
         return one == other
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("inputs", "targets"))

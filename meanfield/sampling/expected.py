@@ -34,7 +34,7 @@ def theory_patterns(posterior: Posterior) -> tuple[str, ...]:
 
 
 def expected(
-    posterior: Posterior, draws: Draws, patterns: Sequence[str], shares: FloatArray | None = None, inputs: object = None
+    posterior: Posterior, draws: Draws, patterns: Sequence[str], shares: FloatArray | None = None, inputs: Any = None
 ) -> dict[str, Any]:
     """Values of `statistics.observables`, by name; with a leading axis for the chains where they differ.
 
@@ -74,7 +74,7 @@ def expected(
     return values
 
 
-def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: object) -> dict[str, Any]:
+def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: Any) -> dict[str, Any]:
     """Values of the observables under this posterior, by name."""
     kernel = posterior.kernel()
     residual = np.asarray(posterior.residual)

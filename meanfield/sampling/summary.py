@@ -140,7 +140,7 @@ class ChainSummary:
         return f"<ChainSummary at N = {self.width}: {parts or 'no codes'}>"
 
 
-def summarize(chains: object) -> ChainSummary:
+def summarize(chains: Any) -> ChainSummary:
     """Permutation-invariant results of sampled networks with Monte-Carlo standard errors, R-hat and effective sizes.
 
     Parameters
