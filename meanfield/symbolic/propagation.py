@@ -13,12 +13,12 @@ import sympy as sp
 
 from meanfield.symbolic.loops import printed_number
 
-__all__ = ["Site", "propagation_source", "site_equations"]
+__all__ = ["SiteSymbols", "propagation_source", "site_equations"]
 
 z = sp.Symbol("z", real=True)
 
 
-class Site(NamedTuple):
+class SiteSymbols(NamedTuple):
     """Symbols of one sample: its marginal, cavity, tilted law and site exp(-precision z^2 / 2 + linear z)."""
 
     mean: sp.Symbol
@@ -29,7 +29,7 @@ class Site(NamedTuple):
     linear: sp.Symbol
 
 
-_SITE = Site(
+_SITE = SiteSymbols(
     *(
         sp.Symbol(name, real=True, positive=True if "variance" in name else None)
         for name in ("mean", "variance", "cavity_mean", "cavity_variance", "precision", "linear")
@@ -64,7 +64,7 @@ def _checked(shown: sp.Expr, derived: sp.Expr) -> sp.Expr:
 
 
 class SiteEquations(NamedTuple):
-    """One sample of expectation propagation, in the symbols of a `Site`."""
+    """One sample of expectation propagation, in the symbols of a `SiteSymbols`."""
 
     cavity_variance: sp.Expr
     cavity_mean: sp.Expr
@@ -73,7 +73,7 @@ class SiteEquations(NamedTuple):
     linear: sp.Expr
 
 
-def site_equations(site: Site = _SITE) -> SiteEquations:
+def site_equations(site: SiteSymbols = _SITE) -> SiteEquations:
     """Cavity, share of log Z and new site."""
     marginal = natural(gaussian(site.mean, site.variance))
     cavity = natural(gaussian(site.cavity_mean, site.cavity_variance))

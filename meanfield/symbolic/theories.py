@@ -14,7 +14,7 @@ import sympy as sp
 from meanfield.symbolic import action as class_theory
 from meanfield.symbolic.index import Ordered, contract, differentiate
 from meanfield.symbolic.latex import align
-from meanfield.symbolic.propagation import Site, site_equations
+from meanfield.symbolic.propagation import SiteSymbols, site_equations
 
 __all__ = ["DataEquations", "data_equations", "general_data", "lazy", "linear"]
 
@@ -306,7 +306,7 @@ def expectation_propagation() -> tuple[sp.Eq, ...]:
     mean, var, cavity_mean, cavity_var, site, linear_site = sp.symbols(
         r"m_{\mu} v_{\mu} \tilde{m}_{\mu} \tilde{v}_{\mu} S_{\mu} \nu_{\mu}", real=True
     )
-    found = site_equations(Site(mean, var, cavity_mean, cavity_var, site, linear_site))
+    found = site_equations(SiteSymbols(mean, var, cavity_mean, cavity_var, site, linear_site))
     # Tilted moments: derivatives of the normalisation by the cavity mean (Gaussian integration by parts).
     normal = sp.Function(r"\ln \hat{Z}_{\mu}")(cavity_mean, cavity_var)
     tilted_mean = cavity_mean + cavity_var * normal.diff(cavity_mean)

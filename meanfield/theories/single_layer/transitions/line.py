@@ -110,7 +110,7 @@ class _Proposal(NamedTuple):
 class _Interval:
     """What happens between two neighbouring points of a diagram."""
 
-    def __init__(self, diagram: object, name: str, left: _Point, right: _Point) -> None:
+    def __init__(self, diagram: Any, name: str, left: _Point, right: _Point) -> None:
         self.diagram, self.name = diagram, name
         self.budget = _MAX_SOLVES
         self.unexplained: list[tuple[float, float]] = []
