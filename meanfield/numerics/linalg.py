@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.jit import jit
 
 __all__ = ["cholesky", "cholesky_solve", "largest_eigenvalue_below", "solve_symmetric"]
 
@@ -60,7 +60,7 @@ def largest_eigenvalue_below(matrix, bound):
     return cholesky(shifted)
 
 
-@jit_apart
+@jit
 def solve_symmetric(matrix, vector):
     """Solve a symmetric, possibly indefinite or singular system; returns (solution, nullity).
 

@@ -27,7 +27,7 @@ _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
 
 
-@jit_apart
+@jit
 def ascend(table, p, t, a):
     """Move `a` (in place) to a local maximum of h; returns (h, |grad h|_inf).
 

@@ -96,7 +96,7 @@ def _follow_direction(table, p, t, u, mixed, response):
         u /= np.sqrt(np.sum(u * u))
 
 
-@jit_apart
+@jit
 def weight_columns(table, p, t, readouts, directions, columns):
     """Fill columns (mC, n + o): what a unit of weight of each code or outlier contributes to y, class by class."""
     n_classes, m = t.shape
