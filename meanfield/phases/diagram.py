@@ -26,7 +26,7 @@ from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.limit import STATUS, message_of
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.validation import FloatArray, real_number
+from meanfield.validation import FloatArray, executor_or_none, flag, plain_array, real_number
 
 if TYPE_CHECKING:
     from meanfield.theories.single_layer.transitions.acceptance import Transition
@@ -411,7 +411,8 @@ def sweep(
     >>> diagram.phase_labels
     ('1-0-0, 0-1-1, 1-0-1, 1-1-0', '0-1-1, 1-0-1, 1-1-0', '0-1-1, 1-0-1, 1-1-0, 1-1-1')
     """
-    if np.ndim(tau) > 0:  # tau is a parameter like any other
+    executor, progress = executor_or_none("executor", executor), flag("progress", progress, none=True)
+    if not isinstance(tau, (int, float)) and plain_array("tau", tau).ndim > 0:  # tau is a parameter like any other
         axes, tau = {"tau": tau, **axes}, 0.0
     tau = real_number("tau", tau, at_least=0.0)
     if not isinstance(network, Network) or not isinstance(task, ClassTask):

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
-from pathlib import Path
 
 from meanfield.numerics.interruptible import stop_everything
 from meanfield.phases.checkpoint import Checkpoint, Piece
 from meanfield.phases.grid import Grid, chunks, fingerprint, parents, segment_size
 from meanfield.phases.raster import PointArrays, Problem, physical, solve_segment
+from meanfield.validation import file_path
 
 __all__ = ["SweepWork"]
 
@@ -37,7 +37,8 @@ class SweepWork:
         if checkpoint is not None:
             sizes = [len(points) for points in self.segments]
             shape = grid.base[1].targets.shape
-            self.checkpoint = Checkpoint(Path(checkpoint), fingerprint(grid, size), sizes, (shape[0], shape[1]))
+            folder = file_path("checkpoint", checkpoint)
+            self.checkpoint = Checkpoint(folder, fingerprint(grid, size), sizes, (shape[0], shape[1]))
 
     def problems(self, number: int) -> list[Problem]:
         return [self.grid.problem(at) for at in self.segments[number]]

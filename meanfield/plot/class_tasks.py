@@ -21,18 +21,18 @@ from meanfield.plot.style import (
 )
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.posterior import Posterior
-from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
 
 __all__ = ["plot_activation_map", "plot_kernel", "plot_readout_posterior"]
 
 
 @styled
 def plot_readout_posterior(
-    posterior: SingleNeuronPosterior, ax: Axes | None = None, *, outputs: tuple[int, int] | None = None
+    posterior: Posterior, ax: Axes | None = None, *, outputs: tuple[int, int] | None = None
 ) -> Axes:
     """Readout posterior with its codes.
 
@@ -130,7 +130,7 @@ def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int 
     return ax
 
 
-def _readout_line(posterior: SingleNeuronPosterior, ax: Axes) -> None:
+def _readout_line(posterior: Any, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
     if posterior.scheme == "analog" or math.isfinite(posterior.task.n_samples):
         u = posterior.solution.gaussian_covariance
@@ -154,7 +154,7 @@ def _readout_line(posterior: SingleNeuronPosterior, ax: Axes) -> None:
         ax.legend(frameon=False)
 
 
-def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
+def _readout_components(posterior: Any, ax: Axes) -> None:
     r = np.arange(1, posterior.task.n_outputs + 1)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
     for style, code in zip(line_styles(), posterior.codes, strict=False):
@@ -178,7 +178,7 @@ def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
     side_legend(ax, "code (weight)")
 
 
-def _readout_plane(posterior: SingleNeuronPosterior, ax: Axes, outputs: tuple[int, int]) -> None:
+def _readout_plane(posterior: Any, ax: Axes, outputs: tuple[int, int]) -> None:
     pair = list(outputs)
     if posterior.scheme == "analog":
         _ellipses(ax, np.zeros(2), posterior.readout_covariance[np.ix_(pair, pair)], PALETTE[0])

@@ -175,7 +175,7 @@ def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _middle(region: object) -> tuple[int, int, bool]:
+def _middle(region: Any) -> tuple[int, int, bool]:
     """Grid point deepest inside the largest connected part of a region, and whether there is room for a letter."""
     parts, _ = label(region)
     largest = parts == 1 + int(np.argmax(np.bincount(parts[parts > 0])[1:]))

@@ -89,7 +89,7 @@ class Explorer:
         else:
             top, bottom = self._side.subplots(2, 1, height_ratios=(1.0, 1.2))
             try:
-                plot_readout_posterior(self.posterior, top)  # type: ignore[arg-type]
+                plot_readout_posterior(self.posterior, top)
                 plot_activation_map(self.posterior.sample_neurons(_N_NEURONS, rng=0), bottom)
             except NotAvailable as error:
                 bottom.text(0.0, 0.9, _wrapped(str(error)), va="top", fontsize="small")

@@ -15,12 +15,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb
 
+from meanfield.drawing import check_arguments
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
+
 
 __all__ = [
     "MAP",
@@ -72,6 +74,7 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 
     @wraps(function)
     def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        check_arguments(function, args, kwargs)
         before = {name: plt.rcParams[name] for name in _STYLE}  # rc_context would undo what a notebook sets
         plt.rcParams.update(_STYLE)
         try:
@@ -115,12 +118,12 @@ def line_styles(skip: int = 0) -> list[dict[str, Any]]:
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
 
 
-def group_centres(edges: object, size: int) -> FloatArray:
+def group_centres(edges: Any, size: int) -> FloatArray:
     bounds = np.concatenate([[-0.5], edges, [size - 0.5]])
     return 0.5 * (bounds[1:] + bounds[:-1])
 
 
-def side_legend(ax: Axes, title: str, **options: object) -> Legend:
+def side_legend(ax: Axes, title: str, **options: Any) -> Legend:
     return ax.legend(
         title=title, frameon=False, alignment="left", loc="center left", bbox_to_anchor=(1.01, 0.5), **options
     )

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from meanfield.drawing import drawn
+from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, instance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -286,6 +287,7 @@ def _same_task(one: Any, other: Any) -> bool:
 
 
 def _check_same_problem(posterior: Any, draws: Draws) -> None:
+    instance("posterior", posterior, Posterior, "what mf.solve returned")
     if type(posterior.task) is not type(draws.task):
         raise ValueError(
             f"the theory was solved for a {type(posterior.task).__name__}, the samples for a "

@@ -19,7 +19,7 @@ from scipy import stats
 from meanfield.posterior.parts import activity_threshold
 from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, short
 
 __all__ = [
     "FEWEST_DRAWS",
@@ -223,6 +223,9 @@ def as_draws(chains: Any, *, whole: bool = False) -> Draws:
     runs: Sequence[Any] = list(chains) if isinstance(chains, (list, tuple)) else [chains]
     if not runs:
         raise ValueError("no chains given; sample some with mf.sample(network, task, width, tau).")
+    for run in runs:
+        if not all(hasattr(run, name) for name in ("network", "task", "width", "tau", "labels", "readout")):
+            raise ValueError(f"chains must be what mf.sample returned, or a list of such, got {short(run)}.")
     first = runs[0]
     for run in runs[1:]:
         for name in ("network", "task", "width", "tau"):

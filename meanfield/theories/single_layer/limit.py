@@ -156,7 +156,10 @@ def solve_points(
     def run(stop: Any, end: int) -> int:
         tables = (table._replace(stop=stop), *rest)
         arguments = (tables, tasks, limits, parent, max_boxes, first, end, codes, outliers, t, numbers)
-        return int(sweep.sweep_points(*arguments))
+        try:
+            return int(sweep.sweep_points(*arguments))
+        except ValueError as error:  # of a reduction or a factorisation, where numbers ran out
+            raise FloatingPointError(str(error)) from error
 
     while first < last:
         reached = run(budget.new_stop(_SLICE, _LONG), last)
