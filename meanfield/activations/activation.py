@@ -95,8 +95,7 @@ class Activation:
 
         if not isinstance(expression, sp.Expr) or not isinstance(symbol, sp.Symbol):
             raise ValueError(
-                f"an Activation needs a SymPy expression and its symbol, got {short(expression)} and "
-                f"{short(symbol)}."
+                f"an Activation needs a SymPy expression and its symbol, got {short(expression)} and {short(symbol)}."
             )
         if not isinstance(parameters, Mapping | None):
             raise ValueError(f"parameters must map names to numbers, got {short(parameters)}.")

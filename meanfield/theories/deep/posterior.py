@@ -21,8 +21,8 @@ from meanfield.posterior.registry import theory_named
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.layer import Detail
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import Detail
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.states import layer_nodes, states_of
 from meanfield.theories.deep.system import Order, System

@@ -20,9 +20,11 @@ from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.class_kinds import ClassKinds, averaged_over_orbits, class_kinds, orbit_size
 from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
 from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
 from meanfield.theories.single_layer.draw import draw
+from meanfield.theories.single_layer.orbit_code import OrbitCode
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
@@ -70,7 +72,11 @@ class SingleNeuronPosterior(Densities):
 
     @cached_property
     def codes(self) -> tuple[Code, ...]:
-        """Codes, heaviest first; the bulk is one of them, a Gaussian posterior has none."""
+        """Codes, heaviest first; the bulk is one of them, a Gaussian posterior has none.
+
+        Where exchangeable classes make them too many to list, each is an `OrbitCode`: one of `count` codes that share
+        its weight.
+        """
         s = self.solution
         if s.gaussian_covariance is not None:
             return ()
@@ -89,7 +95,9 @@ class SingleNeuronPosterior(Densities):
             second = (second + (first - mean[:, None]) ** 2) @ HERMITE_W
             first = mean
         pattern = code_pattern(self.network, first)
-        return Code(pattern, float(weight), read_only(readout), read_only(first), read_only(second), covariance)
+        parts = pattern, float(weight), read_only(readout), read_only(first), read_only(second), covariance
+        kinds = self._kinds
+        return Code(*parts) if kinds is None else OrbitCode(*parts, kind=kinds.kind, count=orbit_size(kinds.kind, kappa))
 
     @property
     def bulk(self) -> Code | None:
@@ -121,6 +129,9 @@ class SingleNeuronPosterior(Densities):
         s = self.solution
         if s.gaussian_covariance is not None:
             return s.gaussian_covariance
+        if self._kinds is not None:
+            mean, second = self._kinds.moments(s.readout, s.weight)
+            return read_only(second - np.outer(mean, mean))
         centred = s.readout - s.weight @ s.readout
         total = np.einsum("n,ni,nj->ij", s.weight, centred, centred)
         if s.covariance is not None:
@@ -191,6 +202,10 @@ class SingleNeuronPosterior(Densities):
         for outlier in self.outliers:
             block = block + np.outer(outlier.activation, outlier.activation)
             diagonal = diagonal + outlier.activation**2
+        if self._kinds is not None:
+            kind = self._kinds.kind
+            block = averaged_over_orbits(kind, block)
+            diagonal = np.diag(averaged_over_orbits(kind, np.diag(diagonal)))
         return Kernel(read_only(block), read_only(diagonal))
 
     def _second_moment(self, code: Code) -> FloatArray:
@@ -291,6 +306,13 @@ class SingleNeuronPosterior(Densities):
     @property
     def _cumulant(self) -> Any:
         return cumulant(self.network.activation, self.network.k)
+
+    @cached_property
+    def _kinds(self) -> ClassKinds | None:
+        """Kinds of classes, where codes are orbits."""
+        if self.solution.kind is None:
+            return None
+        return class_kinds(self.task.fractions, self.task.targets)
 
     def _kappa(self, readout: FloatArray) -> FloatArray:
         return np.asarray(self.solution.t @ readout)
