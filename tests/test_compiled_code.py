@@ -61,6 +61,12 @@ def is_array(node, ranks):
     return isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".copy", "np.empty", "np.zeros", "np.dot"))
 
 
+def is_element(target):
+    """Two or more indices without a slice, taken for an entry of a matrix (the test by types knows better)."""
+    index = target.slice.elts if isinstance(target.slice, ast.Tuple) else []
+    return len(index) > 1 and not any(isinstance(i, ast.Slice) for i in index)
+
+
 def array_assignments(source):
     """Lines of compiled functions that assign an array to a part of an array."""
     for function in jitted(source):
@@ -70,7 +76,7 @@ def array_assignments(source):
             if not isinstance(node, (ast.Assign, ast.AugAssign)):
                 continue
             flat = [t for target in targets for t in getattr(target, "elts", [target])]
-            if any(isinstance(t, ast.Subscript) for t in flat) and is_array(node.value, ranks):
+            if any(isinstance(t, ast.Subscript) and not is_element(t) for t in flat) and is_array(node.value, ranks):
                 yield f"{function.name}: {ast.unparse(node)}"
 
 
