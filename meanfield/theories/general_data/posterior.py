@@ -116,10 +116,13 @@ class GeneralDataPosterior(DataPosterior):
     @cached_property
     def _predictor(self) -> GeneralPredictor | ParticlePredictor:
         if isinstance(self.solution, ParticleSolution):
-            labels = tuple(code.label for code in self.codes)
-            return ParticlePredictor(self.network, self.task, self.tau, self.solution, labels)
+            return ParticlePredictor(self.network, self.task, self.tau, self.solution, self._part_names)
+        return GeneralPredictor(self.network, self.task, self.tau, self.solution, self._part_names)
+
+    @property
+    def _part_names(self) -> tuple[str, ...]:
         names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
         order = np.argsort(-self.solution.outlier_weight, kind="stable")  # that of `outliers`
         rank = np.argsort(order)
         names += [f"outlier {self.outliers[i].label}" for i in rank]
-        return GeneralPredictor(self.network, self.task, self.tau, self.solution, tuple(names))
+        return tuple(names)

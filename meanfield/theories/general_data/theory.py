@@ -48,17 +48,14 @@ class GeneralDataTheory:
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined, unmeasured
+        from meanfield.theories.general_data.exact.examine import certificate_of, examined
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem
         warm = _start(warm_start)
         with time_limit(options.get("max_seconds")), one_blas_thread():
             found = _solved(network, task, tau, warm, progress, options.get("refine"))
-            if network.activation.parts == "outliers":
-                verdict = unmeasured(found, "phi is unbounded")
-            else:
-                verdict = examined(found, task.labels, options.get("refine"))
+            verdict = examined(found, task.labels, options.get("refine"))
         return GeneralDataPosterior(
             network,
             task,
@@ -72,6 +69,7 @@ class GeneralDataTheory:
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
         from meanfield.theories.general_data.claims import check_general
+        from meanfield.theories.general_data.exact.outliers import OutlierParticles
         from meanfield.theories.general_data.exact.particles import ParticleSolution
         from meanfield.theories.general_data.outliers.solution import OutlierSolution
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
@@ -86,10 +84,13 @@ class GeneralDataTheory:
         own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w", "particles") if name in own}
         own |= {"features": features, "targets": task.targets, "activation": network.activation}
         kind: type[GeneralSolution] = OutlierSolution if "limit" in header["solution"] else GeneralSolution
-        kind = ParticleSolution if "particles" in own else kind
+        if "particles" in own:
+            kind = OutlierParticles if kind is OutlierSolution else ParticleSolution
         solution = kind(**(header["solution"] | own))
         found = GeneralDataPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
-        if check_data_posterior(found) and kind is not ParticleSolution:  # whose moments are sums over its particles
+        if check_data_posterior(found) and not issubclass(
+            kind, ParticleSolution
+        ):  # whose moments are sums over its particles
             check_general(found)
         return found
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from meanfield.theories.general_data.exact.coverage import covered, modes
 from meanfield.theories.general_data.exact.moves import annealed
+from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
 from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of, refitted
 from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
@@ -87,6 +88,8 @@ class Sampler:
         Instead of the solution's own.
     """
 
+    reach = math.inf  # |a| of the neurons that are meant
+
     def __init__(
         self,
         solution: GeneralSolution,
@@ -96,7 +99,7 @@ class Sampler:
     ) -> None:
         self.solution, self.labels, self.rng = solution, labels, rng
         fractions = solution.code_weight if solution.frozen else None
-        self.dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
+        self.dual = Dual(solution.targets, solution.prior, solution.tau, fractions, self.reach)
         self.mixture = mixture_of(solution) if mixture is None else mixture
         self.missed = 0.0
         self.fits = 0
@@ -115,8 +118,20 @@ class Sampler:
     def sample(self, n: int, t: FloatArray) -> Sample:
         """A sample for use near t."""
         if self.annealing:
-            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng)
+            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
         return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
+
+    def shift(self, sample: Sample, t: FloatArray) -> tuple[Shift, At]:
+        """e at t, from this sample."""
+        return self.dual.shift(sample, t)
+
+    def minimised(self, sample: Sample, t: FloatArray, least_effective: float = 0.0) -> tuple[FloatArray, At, bool]:
+        """`Dual.minimised`."""
+        return self.dual.minimised(sample, t, least_effective=least_effective)
+
+    def answer(self, sample: Sample, at: At, t: FloatArray) -> ParticleSolution:
+        """The solution at the minimum of a sample."""
+        return particle_solution(self.solution, sample, at, t, self.mixture.codes(sample.points), 1)
 
     def scouted(self, t: FloatArray) -> None:
         """Add codes that the proposal does not reach."""
@@ -145,7 +160,7 @@ class Sampler:
         while n is not None:
             check_time()
             sample = self.sample(n, t)
-            shift, at = self.dual.shift(sample, t)
+            shift, at = self.shift(sample, t)
             result = summary(shift, at, self.missed, scale_of(self.solution.targets))
             if best is None or (result.even, -result.noise) > (best.even, -best.noise):
                 best = result

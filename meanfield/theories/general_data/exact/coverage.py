@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.theories.general_data.exact.proposal import Mixture
+from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.joint.codes import JointNeuron
 from meanfield.theories.general_data.joint.scout import Scout
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -77,6 +78,7 @@ def covered(
     log_z: float,
     found: list[Mode],
     rng: np.random.Generator,
+    reach: float = math.inf,
 ) -> tuple[Mixture, float]:
     """The proposal with the modes that it missed, and their weight (0 if there were none)."""
     missed = 0.0
@@ -84,8 +86,8 @@ def covered(
         if mode.log_z < log_z - _DEPTH:
             continue
         points = mode.weights + rng.standard_normal((_DRAWS, len(mode.weights))) @ mode.root.T
-        mean = solution.prior * (solution.activation(points @ solution.features.T) @ t)
-        level = (0.5 / solution.prior) * (mean**2).sum(axis=1) - 0.5 * (points**2).sum(axis=1)
+        centre = solution.prior * (solution.activation(points @ solution.features.T) @ t)
+        level = readout_given(centre, solution.prior, reach).level - 0.5 * (points**2).sum(axis=1)
         if float(np.mean(level - mixture.log_density(points))) - log_z > _UNCOVERED:
             missed += math.exp(min(0.0, mode.log_z - log_z))
             mixture = mixture.joined(_ADDED, mode.weights, mode.root)

@@ -11,9 +11,11 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.theories.general_data.exact.check import LARGEST, MAX_UNKNOWNS, RMS, Measured, Sampler, scale_of
 from meanfield.theories.general_data.exact.correct import corrected
+from meanfield.theories.general_data.exact.outliers import BulkSampler
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.unaided import approached
 from meanfield.theories.general_data.limits import OutOfTime, time_limit
+from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
@@ -71,7 +73,7 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     scale = scale_of(solution.targets)
     measured: Measured | None = None
     try:
-        sampler = Sampler(solution, labels, np.random.default_rng(0))
+        sampler = _sampler(solution, labels)
         if solution.status == Status.OPTIMAL:
             measured = sampler.measured(np.array(solution.t))
             if measured.within(scale) and not refine:
@@ -89,6 +91,11 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     return Examined(solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale), ())
 
 
+def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
+    kind = BulkSampler if isinstance(solution, OutlierSolution) else Sampler
+    return kind(solution, labels, np.random.default_rng(0))  # type: ignore[arg-type]
+
+
 def _better(
     sampler: Sampler, solution: GeneralSolution, labels: Any, scale: float
 ) -> tuple[ParticleSolution, Measured] | None:
@@ -97,7 +104,7 @@ def _better(
     ways = [True, False]
     if not solution.residual <= _FAR * scale and sampler.quadrature(t) is None:
         ways = [False, True]
-    if solution.frozen or solution.status == Status.OPTIMAL:
+    if solution.frozen or isinstance(solution, OutlierSolution) or solution.status == Status.OPTIMAL:
         ways = [True]
     for from_there in ways:
         if from_there:
@@ -113,7 +120,7 @@ def _better(
 def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
     """One measurement all the same."""
     with time_limit(None):
-        sampler = Sampler(solution, labels, np.random.default_rng(0))
+        sampler = _sampler(solution, labels)
         sampler.most = sampler.first
         return _late(solution, sampler.measured(np.array(solution.t)))
 

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.quadrature import has_jumps
+from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -30,7 +31,15 @@ _FIRST, _LONGEST = 0.4, 1.2  # step, in units of the proposal's width
 class _Path:
     """ln q and ln p with their gradients, and moves between them."""
 
-    def __init__(self, solution: GeneralSolution, mixture: Mixture, t: FloatArray, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        solution: GeneralSolution,
+        mixture: Mixture,
+        t: FloatArray,
+        rng: np.random.Generator,
+        reach: float = math.inf,
+    ) -> None:
+        self.reach = reach
         self.solution, self.mixture, self.t, self.rng = solution, mixture, t, rng
         self.step = _FIRST
         identity = np.eye(mixture.mean.shape[1])
@@ -42,8 +51,7 @@ class _Path:
         """ln p (n,), without its constant, and phi (n, P)."""
         s = self.solution
         phi = s.activation(w @ s.features.T)
-        k = phi @ self.t
-        return 0.5 * s.prior * (k**2).sum(axis=1) - 0.5 * (w**2).sum(axis=1), phi
+        return readout_given(s.prior * (phi @ self.t), s.prior, self.reach).level - 0.5 * (w**2).sum(axis=1), phi
 
     def levels(self, w: FloatArray) -> tuple[FloatArray, FloatArray]:
         """ln p and ln q."""
@@ -53,9 +61,9 @@ class _Path:
         """ln p, ln q and the gradient of (1 - b) ln q + b ln p."""
         s = self.solution
         z = w @ s.features.T
-        k = s.activation(z) @ self.t
-        log_p = 0.5 * s.prior * (k**2).sum(axis=1) - 0.5 * (w**2).sum(axis=1)
-        slope = b * ((s.prior * (k @ self.t.T) * s.activation.derivative(z)) @ s.features - w)
+        readout = readout_given(s.prior * (s.activation(z) @ self.t), s.prior, self.reach)
+        log_p = readout.level - 0.5 * (w**2).sum(axis=1)
+        slope = b * (((readout.mean @ self.t.T) * s.activation.derivative(z)) @ s.features - w)
         parts = np.empty((len(w), len(self.inverse)))
         offs = []
         for i, (weight, mean, inverse) in enumerate(zip(self.mixture.weight, self.mixture.mean, self.inverse)):
@@ -122,9 +130,10 @@ def annealed(
     n: int,
     rng: np.random.Generator,
     stages: int = _STAGES,
+    reach: float = math.inf,
 ) -> Sample:
     """A sample whose weights are even at t, and those of the exact measure elsewhere."""
-    path = _Path(solution, mixture, t, rng)
+    path = _Path(solution, mixture, t, rng, reach)
     move = path.slices if has_jumps(solution.activation) else path.hamiltonian
     points = mixture.drawn(n, rng)
     collected = np.full(n, -math.log(n))
@@ -137,8 +146,7 @@ def annealed(
         points = move(points, b)
         before = b
     found = sample_of(solution.activation, solution.features, points, collected)
-    k = found.phi @ t
-    base = collected - 0.5 * solution.prior * (k**2).sum(axis=1)
+    base = collected - readout_given(solution.prior * (found.phi @ t), solution.prior, reach).level
     return Sample(points, found.phi, base)
 
 
