@@ -20,7 +20,7 @@ import numpy as np
 
 def _images(collection, per_class, classes, off):
     images = collection.classes(*classes) if classes else collection
-    train, _ = images.split(per_class * len(np.unique(images.labels) if not classes else classes), rng=0)
+    train, _ = images.split(per_class * len(images.class_names), rng=0)
     return train.task(on=1.0, off=off)
 
 

@@ -16,7 +16,7 @@ from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
 from meanfield.theories.general_data.coverage import piecewise_refusal
-from meanfield.theories.general_data.limits import OutOfTime, one_blas_thread, time_limit
+from meanfield.theories.general_data.limits import OutOfTime, interruptible, one_blas_thread, time_limit
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
@@ -53,9 +53,13 @@ class GeneralDataTheory:
 
         network, task, tau = problem
         warm = _start(warm_start)
-        with time_limit(options.get("max_seconds")), one_blas_thread():
-            found = _solved(network, task, tau, warm, progress, options.get("refine"))
-            verdict = examined(found, task.labels, options.get("refine"))
+        refine = options.get("refine")
+
+        def work() -> Any:
+            with time_limit(options.get("max_seconds")), one_blas_thread():
+                return examined(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
+
+        verdict = interruptible(work)
         return GeneralDataPosterior(
             network,
             task,

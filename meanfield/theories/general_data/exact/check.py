@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meanfield.theories.general_data.exact.coverage import covered, modes
+from meanfield.theories.general_data.exact.coverage import covered, gathered, modes
 from meanfield.theories.general_data.exact.moves import annealed
 from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
 from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of, refitted
@@ -53,6 +53,8 @@ class Measured(NamedTuple):
         Whether the weights of the sample are even enough for its noise to be believed.
     reliable : bool
         Whether that is so, and the noise small enough for a verdict.
+    seeds : float or None
+        Root mean square of the difference between the outputs of two runs, where particles found t from the prior.
     """
 
     rms: float
@@ -64,6 +66,7 @@ class Measured(NamedTuple):
     missed: float
     even: bool
     reliable: bool
+    seeds: float | None = None
 
     def within(self, scale: float) -> bool:
         """Whether the solution may be called one."""
@@ -142,9 +145,8 @@ class Sampler:
             if self.dual.fractions is None
             else Dual(self.dual.targets, self.dual.prior, self.dual.tau).at(sample, t).log_z
         )
-        if has_jumps(self.solution.activation):
-            return  # no maxima to climb to
-        found = modes(self.solution, t, self.labels, self.rng)
+        jumps = has_jumps(self.solution.activation)  # then there are no maxima to climb to
+        found = (gathered if jumps else modes)(self.solution, t, self.labels, self.rng)
         check_time()
         self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng)
 

@@ -110,11 +110,30 @@ def _better(
         if from_there:
             found = corrected(sampler, t)
         else:
-            start = approached(solution, labels, np.random.default_rng(0))
-            found = None if start is None else corrected(*start)
+            found = _twice(solution, labels)
         if found is not None and found[1].within(scale):
             return found
     return None
+
+
+def _twice(solution: GeneralSolution, labels: Any) -> tuple[ParticleSolution, Measured] | None:
+    """The solution that particles find, with the difference to that of other random numbers as part of its error."""
+    found = []
+    for seed in (0, 1):
+        start = approached(solution, labels, np.random.default_rng(seed))
+        better = None if start is None else corrected(*start)
+        if better is None:
+            return None
+        found.append(better)
+    (answer, measured), (other, others) = found
+    off = np.abs(solution.tau * (answer.t - other.t))
+    noise = np.hypot(measured.noise, others.noise)
+    difference = float(np.sqrt(np.mean(off**2)))
+    beyond = float(np.sqrt(max(0.0, difference**2 - noise**2)))
+    largest = max(0.0, float(off.max()) - 3.0 * float(np.hypot(measured.largest_noise, others.largest_noise)))
+    return answer, measured._replace(
+        rms=max(measured.rms, beyond), largest=max(measured.largest, largest), seeds=difference
+    )
 
 
 def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
@@ -159,6 +178,7 @@ def certificate_of(found: Examined, log_z: float | None = None) -> Certificate:
         effective_samples=m.effective,
         log_z_error=_log_z_error(found.solution, m),
         missed_weight=m.missed,
+        seed_difference=m.seeds,
     )
 
 

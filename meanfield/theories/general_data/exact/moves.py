@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
@@ -25,6 +26,7 @@ __all__ = ["annealed", "moved"]
 
 _STAGES, _LEAPS, _SLICES = 16, 3, 2
 _ACCEPTED = 0.75  # rate of acceptance that the step is adapted to
+_MOST_CLUSTERS, _PER_COORDINATE = 16, 10  # of points that move together, and their size
 _FIRST, _LONGEST = 0.4, 1.2  # step, in units of the proposal's width
 
 
@@ -153,13 +155,24 @@ def annealed(
 def moved(
     solution: GeneralSolution, points: FloatArray, t: FloatArray, times: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Points of the exact measure at t, moved within it."""
+    """Points of the exact measure at t, moved within it; each with the widths of its own cluster of points."""
     rank = points.shape[1]
-    covariance: FloatArray = np.asarray(np.cov(points.T), dtype=np.float64).reshape(rank, rank) + 1e-6 * np.eye(rank)
-    mean = points.mean(axis=0)
-    around = Mixture(np.ones(1), mean[None], np.asarray(np.linalg.cholesky(covariance))[None], np.zeros(1, dtype=int))
-    path = _Path(solution, around, t, rng)
-    move = path.slices if has_jumps(solution.activation) else path.hamiltonian
-    for _ in range(times):
-        points = move(points, 1.0)
+    jumps = has_jumps(solution.activation)
+    number = 1 if jumps else int(min(_MOST_CLUSTERS, len(points) // (_PER_COORDINATE * rank + 50)))
+    label = np.zeros(len(points), dtype=int)
+    if number > 1:
+        label = kmeans2(points, number, minit="++", rng=rng)[1]
+    points = points.copy()
+    for cluster in np.unique(label):
+        check_time()
+        mine = np.flatnonzero(label == cluster)
+        whole = len(mine) > 2 * rank + 10
+        near = points[mine] if whole else points
+        covariance = np.asarray(np.cov(near.T), dtype=np.float64).reshape(rank, rank) + 1e-9 * np.eye(rank)
+        root = np.asarray(np.linalg.cholesky(covariance + 1e-6 * np.trace(covariance) / rank * np.eye(rank)))
+        around = Mixture(np.ones(1), near.mean(axis=0)[None], root[None], np.zeros(1, dtype=int))
+        path = _Path(solution, around, t, rng)
+        move = path.slices if jumps else path.hamiltonian
+        for _ in range(times):
+            points[mine] = move(points[mine], 1.0)
     return points

@@ -1,8 +1,8 @@
 """The readout of a neuron, given its weights: a Gaussian, cut off where neurons count as outliers.
 
-Given w it is N(c, s2 1_m) with c = s2 t^T phi(F w). Where readouts beyond |a| = R do not belong to the bulk, the moments
-of what is left follow from the distribution function M_k = P(chi^2_{m + k}(|c|^2 / s2) <= R^2 / s2) of the noncentral
-chi^2 law, as dM_k / dlambda = (M_{k+2} - M_k) / 2:
+Given w it is N(c, s2 1_m) with c = s2 t^T phi(F w). Where readouts beyond |a| = R do not belong to the bulk, moments of
+what is left follow from the distribution function M_k = P(chi^2_{m + k}(l) <= R^2 / s2), l = |c|^2 / s2, of the
+noncentral chi^2 law, as dM_k / dl = (M_{k+2} - M_k) / 2:
 
     P(|a| <= R) = M_0,    E[a; |a| <= R] = c M_2,    E[a a^T; |a| <= R] = s2 M_2 1_m + M_4 c c^T.
 """

@@ -8,7 +8,8 @@ On points w_i with log weights b_i that stand for the prior, sum_i exp(b_i) f(w_
 
     J(t) = -<t, Y> + (tau / 2)|t|^2 + ln sum_i exp(b_i + s2 |t^T phi_i|^2 / 2),
 
-smooth and tau-strongly convex (`readout` holds the exponent where readouts are cut off). Neurons whose code fractions p_g are frozen have sum_g p_g ln sum_{i in g} instead.
+smooth and tau-strongly convex (`readout` holds the exponent where readouts are cut off). Neurons whose code fractions
+p_g are frozen have sum_g p_g ln sum_{i in g} instead.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ __all__ = ["approached", "blank"]
 _POINTS = 4096
 _ROUNDS, _SETTLED = 150, 6  # steps of t; how many full ones count as arrived
 _KEPT = 0.5
-_MOVES = 3
+_MOVES = 8
 _SAME = 0.02  # mean square difference of activations within a code
 
 
