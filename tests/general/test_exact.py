@@ -327,7 +327,7 @@ def test_certificates_of_before_still_load():
 
 
 def test_what_is_not_measured_is_said(monkeypatch):
-    monkeypatch.setattr("meanfield.theories.general_data.exact.examine.MAX_UNKNOWNS", 5)
+    monkeypatch.setattr("meanfield.theories.general_data.exact.examine.MAX_SAMPLED", 5)
     post = mf.solve(mf.Network("sigmoid"), raw(cube(3), cube(3)[:, 0]), 0.5)
     assert post.certificate.output_error is None
     assert "not measured" in post.notes[0]
@@ -507,3 +507,23 @@ def test_a_corrected_bulk_answers_all_questions(bulk, tmp_path):
     np.testing.assert_allclose(read._predictor.mean(task.inputs), outputs, atol=1e-9)
     with pytest.raises(ValueError, match="fractions"):
         post.frozen([1.0])
+
+
+@pytest.mark.parametrize("name", ["softplus", "gelu"])
+def test_unbounded_smooth_functions_start_from_their_asymptote(name):
+    """Two coordinates, outputs small enough for no outlier: against the trapezoidal rule."""
+    x, y = np.array([[1.0, 0.2], [-0.4, 1.0], [-0.8, -0.7]]), np.array([0.3, 0.1, 0.2])
+    post = mf.solve(mf.Network(name), raw(x, y), 0.3)
+    assert post.status == "optimal"
+    s = post.solution
+    assert len(s.outlier_weight) == 0
+    axis = 0.15 * np.arange(-100, 101)
+    points = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    base = np.log(0.15**2 / (2 * np.pi)) - 0.5 * (points**2).sum(axis=1)
+    sample = sample_of(activation(name), s.features, points, base, random=False)
+    t, _, arrived = Dual(s.targets, s.prior, 0.3, reach=s.reach).minimised(sample, np.zeros((3, 1)))
+    assert arrived
+    off = 0.3 * np.abs(t - s.t)
+    assert np.sqrt(np.mean(off**2)) < 6 * post.certificate.output_error_se + post.certificate.output_error
+    with pytest.raises(ConvergenceError, match=r"asymptote.*refine=False"):
+        mf.solve(mf.Network(name), raw(x, y), 0.3, refine=False)

@@ -15,7 +15,7 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
-from meanfield.theories.general_data.coverage import piecewise_refusal
+from meanfield.theories.general_data.coverage import asymptote, homogeneous, unbounded_refusal
 from meanfield.theories.general_data.limits import OutOfTime, interruptible, one_blas_thread, time_limit
 
 __all__ = ["THEORY", "GeneralDataTheory"]
@@ -44,7 +44,7 @@ class GeneralDataTheory:
         if tau == 0.0:
             return "nonlinear networks on data need tau = N T > 0; give for example tau = 0.01"
         if network.activation.parts == "outliers":
-            return piecewise_refusal(network.activation, task.targets.size)
+            return unbounded_refusal(network.activation, task.targets.size)
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
@@ -109,15 +109,18 @@ def _start(warm_start: Any) -> Any:
 
 def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None, refine: bool | None) -> Any:
     solver: Any
-    if network.activation.parts == "outliers":
+    phi = network.activation
+    if phi.parts == "outliers":
         from meanfield.theories.general_data.outliers.descent import solve_outliers as solver  # both load compiled code
     else:
         from meanfield.theories.general_data.solve import solve_general as solver
+    # Of unbounded phi with other shapes the solution for its asymptote is where samples start from.
+    known = phi.parts != "outliers" or homogeneous(phi)
 
     with progress_bar(progress, None, unit="step") as advance:
         try:
-            return solver(
-                network.activation,
+            found = solver(
+                phi if known else asymptote(phi),
                 task.features(network.sigma_w).matrix,
                 task.targets,
                 network.sigma_a,
@@ -128,18 +131,26 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
                 progress=lambda stage, step, error: advance(),
             )
         except ConvergenceError as error:
-            if refine is False or network.activation.parts == "outliers":
+            if refine is False or phi.parts == "outliers":
                 raise
             from meanfield.theories.general_data.exact.unaided import blank
 
-            nothing = blank(
-                network.activation, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau
-            )
+            nothing = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
             return replace(nothing, status="EP failed", message=str(error))
         except OutOfTime as error:
             raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
+    if known:
+        return found
+    status = found.status if found.status == "out of time" else "not converged"
+    return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
+
+
+_STARTED = (
+    "this is the solution for the asymptote of {phi}, from which samples of the exact measure did not lead to that of "
+    "{phi} itself (refine=False keeps them from trying); use a larger tau, fewer samples, or relu"
+)
 
 
 def _notes(found: Any) -> tuple[str, ...]:

@@ -17,10 +17,9 @@ from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
-__all__ = ["MAX_UNKNOWNS", "Measured", "Sampler", "scale_of"]
+__all__ = ["Measured", "Sampler", "scale_of"]
 
 RMS, LARGEST = 0.003, 0.01  # of the outputs, in units of the largest target (at least 1)
-MAX_UNKNOWNS = 5000  # P m of the matrix that is factorised
 _RMS_NOISE, _LARGEST_NOISE = 0.0015, 0.004  # standard errors beyond which more points are drawn
 _SIGMAS = 3.0
 _LEAST_EFFECTIVE, _LEAST_SHARE = 400.0, 0.02  # number of points, and their share of all, that a measurement needs

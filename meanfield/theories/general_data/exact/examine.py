@@ -9,7 +9,8 @@ import numpy as np
 
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
-from meanfield.theories.general_data.exact.check import LARGEST, MAX_UNKNOWNS, RMS, Measured, Sampler, scale_of
+from meanfield.theories.general_data.coverage import MAX_SAMPLED
+from meanfield.theories.general_data.exact.check import LARGEST, RMS, Measured, Sampler, scale_of
 from meanfield.theories.general_data.exact.correct import corrected
 from meanfield.theories.general_data.exact.outliers import BulkSampler
 from meanfield.theories.general_data.exact.particles import ParticleSolution
@@ -66,8 +67,8 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     refine : bool or None
         Whether to correct; None: where the measured error is too large, or the solver found no solution.
     """
-    if solution.t.size > MAX_UNKNOWNS:
-        return unmeasured(solution, f"P m = {solution.t.size} unknowns are more than {MAX_UNKNOWNS}")
+    if solution.t.size > MAX_SAMPLED:
+        return unmeasured(solution, f"P m = {solution.t.size} unknowns are more than {MAX_SAMPLED}")
     if solution.status == Status.OUT_OF_TIME:
         return _out_of_time(solution, labels)
     scale = scale_of(solution.targets)

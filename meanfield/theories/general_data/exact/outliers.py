@@ -6,7 +6,7 @@ exact measure the dual
 
     J(t) = -<t, Y> + (tau / 2)|t|^2 + ln Z_bulk(t)    subject to    q(u; t) <= P / 2 sigma_a^2
 
-is that of `outliers/dual.py`, whose programme is solved with this Z_bulk. One step of it at the solution of expectation
+(q with the slopes that phi has far away) is that of `outliers/dual.py`, whose programme is solved with this Z_bulk. One step of it at the solution of expectation
 propagation, tau dt, is the difference between outputs, along the active maxima of q.
 """
 
@@ -78,9 +78,7 @@ class SampledDual(OutlierDual):
     """The programme of `OutlierDual`, with the bulk of a sample."""
 
     def __init__(self, solution: OutlierSolution, exact: Dual, sample: Sample, least_effective: float) -> None:
-        pieces = solution.activation.pieces
-        assert pieces is not None
-        slopes = float(pieces.slopes[0]), float(pieces.slopes[1])
+        slopes = float(solution.activation.slopes[0]), float(solution.activation.slopes[1])
         super().__init__(solution.features, solution.targets, solution.prior, solution.tau, slopes)
         self.exact, self.sample, self.least_effective = exact, sample, least_effective
 

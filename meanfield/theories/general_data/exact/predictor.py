@@ -216,6 +216,8 @@ class ParticlePredictor:
             if not beyond.any():
                 break
             found[beyond] = centre[beyond] + math.sqrt(s.prior) * rng.standard_normal((int(beyond.sum()), s.t.shape[1]))
+        else:  # what is left hardly ever gets there: its mean
+            found[beyond] = s.readout[chosen][beyond]
         return np.asarray(found)
 
 
