@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
-__all__ = ["OutOfTime", "check_time", "interruptible", "one_blas_thread", "time_limit"]
+__all__ = ["OutOfTime", "check_time", "interruptible", "one_blas_thread", "seconds_left", "time_limit"]
 
 _END: ContextVar[float] = ContextVar("_END", default=math.inf)
 _LEFT: ContextVar[threading.Event | None] = ContextVar("_LEFT", default=None)  # set when nobody waits any more
@@ -30,6 +30,11 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         _END.reset(token)
+
+
+def seconds_left() -> float:
+    """Until the limit of this context; infinite without one."""
+    return _END.get() - time.monotonic()
 
 
 def check_time() -> None:

@@ -16,7 +16,13 @@ from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
 from meanfield.theories.general_data.coverage import asymptote, homogeneous, unbounded_refusal
-from meanfield.theories.general_data.limits import OutOfTime, interruptible, one_blas_thread, time_limit
+from meanfield.theories.general_data.limits import (
+    OutOfTime,
+    interruptible,
+    one_blas_thread,
+    seconds_left,
+    time_limit,
+)
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
@@ -108,6 +114,7 @@ def _start(warm_start: Any) -> Any:
 
 
 def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None, refine: bool | None) -> Any:
+    """The solution of expectation propagation, or a start for samples of the exact measure."""
     solver: Any
     phi = network.activation
     if phi.parts == "outliers":
@@ -116,8 +123,16 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
         from meanfield.theories.general_data.solve import solve_general as solver
     # Of unbounded phi with other shapes the solution for its asymptote is where samples start from.
     known = phi.parts != "outliers" or homogeneous(phi)
+    unaided = refine is not False and phi.parts != "outliers"  # particles need no solution to start from
+    left = seconds_left()
 
-    with progress_bar(progress, None, unit="step") as advance:
+    def nothing(message: str) -> Any:
+        from meanfield.theories.general_data.exact.unaided import blank
+
+        start = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
+        return replace(start, status="EP failed", message=message)
+
+    with progress_bar(progress, None, unit="step") as advance, time_limit(_SHARE * left if unaided else left):
         try:
             found = solver(
                 phi if known else asymptote(phi),
@@ -131,13 +146,12 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
                 progress=lambda stage, step, error: advance(),
             )
         except ConvergenceError as error:
-            if refine is False or phi.parts == "outliers":
+            if not unaided:
                 raise
-            from meanfield.theories.general_data.exact.unaided import blank
-
-            nothing = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
-            return replace(nothing, status="EP failed", message=str(error))
+            return nothing(str(error))
         except OutOfTime as error:
+            if unaided and _SHARE * left > _WORTH:
+                return nothing("expectation propagation found no state in its share of the time.")
             raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
@@ -147,6 +161,8 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
     return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
 
 
+_SHARE = 0.5  # of the time, for expectation propagation where particles are another way
+_WORTH = 10.0  # seconds that particles need at least
 _STARTED = (
     "this is the solution for the asymptote of {phi}, from which samples of the exact measure did not lead to that of "
     "{phi} itself (refine=False keeps them from trying); use a larger tau, fewer samples, or relu"

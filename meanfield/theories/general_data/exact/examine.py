@@ -15,7 +15,7 @@ from meanfield.theories.general_data.exact.correct import corrected
 from meanfield.theories.general_data.exact.outliers import BulkSampler
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.unaided import approached
-from meanfield.theories.general_data.limits import OutOfTime, time_limit
+from meanfield.theories.general_data.limits import OutOfTime, seconds_left, time_limit
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
@@ -61,7 +61,6 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     Parameters
     ----------
     solution : GeneralSolution
-        Of a bounded phi.
     labels : (P,) integers or None
         Classes.
     refine : bool or None
@@ -69,7 +68,7 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     """
     if solution.t.size > MAX_SAMPLED:
         return unmeasured(solution, f"P m = {solution.t.size} unknowns are more than {MAX_SAMPLED}")
-    if solution.status == Status.OUT_OF_TIME:
+    if solution.status == Status.OUT_OF_TIME and not seconds_left() > 0.0:
         return _out_of_time(solution, labels)
     scale = scale_of(solution.targets)
     measured: Measured | None = None
@@ -86,10 +85,14 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     except OutOfTime:
         return _out_of_time(solution, labels) if measured is None else _late(solution, measured)
     if measured is None:
+        if solution.status == Status.OUT_OF_TIME:
+            return _out_of_time(solution, labels)
         return Examined(solution, None, Status.of(solution.status), solution.message, ())
     if measured.within(scale):  # but the correction, which was asked for, is less accurate
         return Examined(solution, measured, Status.OPTIMAL, "expectation propagation; no correction was found", ())
-    return Examined(solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale), ())
+    return Examined(
+        solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale) + _advice(measured, refine), ()
+    )
 
 
 def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
@@ -163,6 +166,15 @@ def _shortcoming(measured: Measured, scale: float) -> str:
         f"the error of expectation propagation could not be measured well enough ({measured.effective:.0f} effective "
         f"points): {numbers}"
     )
+
+
+def _advice(measured: Measured, refine: bool | None) -> str:
+    """What to do about an approximate answer."""
+    if refine is False:
+        return "; leave refine=False out to have it corrected"
+    if not measured.reliable:
+        return "; the exact posterior is too rugged to be sampled: use a larger tau or fewer samples"
+    return "; sampling found no correction within these limits: use a larger tau, or accept it with on_failure='return'"
 
 
 def certificate_of(found: Examined, log_z: float | None = None) -> Certificate:

@@ -6,8 +6,9 @@ exact measure the dual
 
     J(t) = -<t, Y> + (tau / 2)|t|^2 + ln Z_bulk(t)    subject to    q(u; t) <= P / 2 sigma_a^2
 
-(q with the slopes that phi has far away) is that of `outliers/dual.py`, whose programme is solved with this Z_bulk. One step of it at the solution of expectation
-propagation, tau dt, is the difference between outputs, along the active maxima of q.
+(q with the slopes that phi has far away) is that of `outliers/dual.py`, whose programme is solved with this Z_bulk. One
+step of it at the solution of expectation propagation, tau dt, is the difference between outputs, along active maxima of
+q. See general_data/THEORY.md, "Held against the exact neuron".
 """
 
 from __future__ import annotations
