@@ -105,6 +105,7 @@ class Sampler:
         self.mixture = mixture_of(solution) if mixture is None else mixture
         self.missed = 0.0
         self.fits = 0
+        self.scouting = True
         self.annealing = False  # weights alone turned out too uneven
         p = solution.n_samples
         self.first = int(np.clip(_VALUES / p, _FEWEST, _MOST // 4))
@@ -154,7 +155,7 @@ class Sampler:
         exact = self.quadrature(t)
         if exact is not None:
             return self._by_quadrature(exact, t)
-        if self.dual.fractions is None:
+        if self.dual.fractions is None and self.scouting:
             self.scouted(t)
         n: int | None = self.first
         best: Measured | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -141,10 +142,10 @@ def _twice(solution: GeneralSolution, labels: Any) -> tuple[ParticleSolution, Me
 
 
 def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
-    """One measurement all the same."""
+    """One measurement all the same, without a search for codes."""
     with time_limit(None):
         sampler = _sampler(solution, labels)
-        sampler.most = sampler.first
+        sampler.most, sampler.scouting, sampler.missed = sampler.first, False, math.nan
         return _late(solution, sampler.measured(np.array(solution.t)))
 
 
@@ -190,7 +191,7 @@ def certificate_of(found: Examined, log_z: float | None = None) -> Certificate:
         output_error_se=m.noise,
         effective_samples=m.effective,
         log_z_error=_log_z_error(found.solution, m),
-        missed_weight=m.missed,
+        missed_weight=None if math.isnan(m.missed) else m.missed,
         seed_difference=m.seeds,
     )
 
