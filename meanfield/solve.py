@@ -114,8 +114,8 @@ def solve(
         P -> infinity then have the status "stopped", nonlinear networks on data "out of time" with what was reached;
         others raise ConvergenceError.
     refine : bool, optional
-        Whether to correct expectation propagation on samples of the exact single-neuron posterior (bounded nonlinear
-        networks on data); by default where its measured error is too large.
+        Whether to correct expectation propagation on samples of the exact single-neuron posterior (nonlinear networks
+        on data); by default where its measured error is too large.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
