@@ -1,7 +1,7 @@
 """Deep networks: the solver against finite differences with a generic root finder, and its cost against P.
 
-``python benchmarks/bench_deep.py`` prints CPU times of one core. Both sides solve the same equations by the same quadrature
-from the same start; that they agree is asserted first.
+``python benchmarks/bench_deep.py`` prints CPU times of one core. Both sides solve the same equations by the same
+quadrature from the same start; that they agree is asserted first.
 """
 
 from __future__ import annotations

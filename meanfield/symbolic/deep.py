@@ -7,7 +7,8 @@ fields b ~ N(0, k~), h ~ N(0, H), and g = ln E exp(b phi(h + sqrt(d) xi) + delta
 - the definition of delta, d exp(g)/d delta = 1/2 d^2 exp(g)/db^2.
 
 Hence every derivative of Z is the average of a product of *class functions* A_key = e^(-n g) d^key e^(n g), key =
-orders of the derivatives by (b, h, delta, d): polynomials in n and in derivatives of g by b and h, cumulants of phi and xi.
+orders of the derivatives by (b, h, delta, d): polynomials in n and in derivatives of g by b and h, which are cumulants
+of phi and xi.
 """
 
 from __future__ import annotations

@@ -109,9 +109,7 @@ def fields_of(
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
     stiffness = [_stiffness(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)]
     held = 1.0 + float(sum(least * u[c] ** 2 for c, (least, _) in enumerate(stiffness)))
-    # In u alpha it is one of variance + own, and no steeper than about twice what it is at the maxima.
-    broad = np.array([max(own[c], 0.5 / max(most, 1e-12)) for c, (_, most) in enumerate(stiffness)])
-    precision = 1.0 + float(np.sum(u * u / (variance + broad)))
+    precision = 1.0 + float(np.sum(u * u / (variance + own)))  # in u alpha it is one of variance + own
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
     prior_precision = 1.0 + float(np.sum(u * u / safe))
     step = rule.alpha / math.sqrt(precision)

@@ -138,7 +138,7 @@ def test_linear_networks_equal_the_closed_form(depth):
     kernel, _, t = linear_order(n, y, 100 ** (-1 / depth), 1.0, 1.0, 1.0, depth)
     np.testing.assert_allclose(post.solution.kernel[:-1], kernel, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(post.solution.t, t, rtol=1e-8, atol=1e-9)
-    exact = mf.solve(mf.Network("linear", depth), mf.data_task(np.eye(100), np.repeat(y, n.astype(int), axis=0)))
+    exact = mf.solve(mf.Network("linear", depth), mf.data_task(10.0 * np.eye(100), np.repeat(y, n.astype(int), axis=0)))
     np.testing.assert_allclose(post.solution.t, exact.solution.t[[0, 60, 85]], rtol=1e-8, atol=1e-9)
 
 
