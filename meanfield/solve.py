@@ -114,8 +114,8 @@ def solve(
         P -> infinity then have the status "stopped", nonlinear networks on data "out of time" with what was reached;
         others raise ConvergenceError.
     refine : bool, optional
-        Whether to correct expectation propagation on samples of the exact single-neuron posterior (bounded nonlinear
-        networks on data); by default where its measured error is too large.
+        Whether to correct expectation propagation on samples of the exact single-neuron posterior (nonlinear networks
+        on data); by default where its measured error is too large.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
@@ -172,7 +172,7 @@ def solve(
     return cast(Any, posterior)
 
 
-def _check_options(task: ClassTask | DataTask, warm_start: Any, on_failure: str, max_boxes: Any) -> None:
+def _check_options(task: ClassTask | DataTask, warm_start: object, on_failure: str, max_boxes: object) -> None:
     if not isinstance(on_failure, str) or on_failure not in ("raise", "warn", "return"):
         raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {short(on_failure)}.")
     whole_number("max_boxes", max_boxes, at_least=1)

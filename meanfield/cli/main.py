@@ -148,9 +148,12 @@ def _parser() -> argparse.ArgumentParser:
     from meanfield.cli.figures import add_arguments as add_figures
     from meanfield.cli.geometry import add_parser
     from meanfield.cli.validate import add_parser as add_validate
+    from meanfield.cli.warmup import add_parser as add_warmup
+    from meanfield.cli.warmup import run as warm_up
 
     add_figures(commands)
     add_parser(commands)
+    add_warmup(commands).set_defaults(run=warm_up)
     add_validate(commands).set_defaults(run=_validate)
     return parser
 
@@ -405,7 +408,9 @@ def _phase_diagram(options: argparse.Namespace) -> None:
 
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    with _workers(options.workers) as executor:
+    from meanfield.cli.warmup import beside
+
+    with beside(), _workers(options.workers) as executor:
         how: dict[str, Any] = {"executor": executor, "checkpoint": options.checkpoint}
         diagram = sweep(network, task, **{**how, "tau": tau, **dict(axes)})
         print(diagram)
