@@ -17,7 +17,7 @@ from meanfield.figures.panels import (
     network_of,
     strongest,
 )
-from meanfield.plot.class_tasks import PALETTE, styled
+from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.sampling.compare import compare

@@ -10,7 +10,8 @@ import numpy as np
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, network_of
 from meanfield.phases.diagram import sweep
-from meanfield.plot.class_tasks import plot_weights, styled, symbol
+from meanfield.plot.diagrams import plot_weights
+from meanfield.plot.style import styled, symbol
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.sampling.compare import compare

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from meanfield import geometry
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import letters
-from meanfield.plot.class_tasks import PALETTE, styled
+from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.sampling.sample import sample

@@ -13,7 +13,7 @@ import numpy as np
 from meanfield.datasets.images import ImageSet
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
-from meanfield.plot.class_tasks import PALETTE, styled
+from meanfield.plot.style import PALETTE, styled
 from meanfield.posterior.generalization import Generalization
 from meanfield.problem.network import Network
 from meanfield.sampling.compare import compare

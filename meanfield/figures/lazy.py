@@ -9,7 +9,7 @@ import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel, letters, mean_kernel, network_of, strongest
-from meanfield.plot.class_tasks import styled
+from meanfield.plot.style import styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.data_task import data_task
 from meanfield.problem.network import Network

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.plot.class_tasks import MAP, PALETTE, group_centres
+from meanfield.plot.style import MAP, PALETTE, group_centres
 from meanfield.posterior.neurons import Neurons
 from meanfield.sampling.statistics import code_words, coding_threshold
 from meanfield.validation import FloatArray

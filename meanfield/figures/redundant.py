@@ -9,7 +9,7 @@ import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
-from meanfield.plot.class_tasks import PALETTE, styled
+from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.sampling.compare import compare
