@@ -60,7 +60,7 @@ def verified(network, task, tau, solution):
     volume = np.sqrt(np.linalg.det(covariance * task.n_samples / network.sigma_a**2)).sum()
     if volume * (8.0 * np.sqrt(np.pi)) ** rank / gamma(0.5 * rank + 1) < 1.5e6:
         return ball_residual(network, task, tau, solution)
-    return student_residual(network, task, tau, solution, 14)
+    return student_residual(network, task, tau, solution, 12)
 
 
 def main():
