@@ -1,6 +1,7 @@
 """Lattice nodes of the readout integral: found by runs, summed in slices, stopped in words."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +142,36 @@ def test_refusals_name_the_number_of_samples_asked_for(name, monkeypatch):
     text = str(caught.value)
     assert "P = 49" in text
     assert text.count("P = ") == text.count("P = 49")
+
+
+def test_regions_are_compared_by_what_they_hold():
+    """Three maxima; one lattice joins the first two, the other the last two, or none, or misses one."""
+
+    def nodes(*region):
+        return SimpleNamespace(seed_region=np.array(region), n_regions=max(region) + 1)
+
+    maxima = np.array([[0.0, 1.0], [2.0, 0.0], [-3.0, 1.0]])
+    compare = readout_nodes.common_regions
+    for one, other, expected in [
+        (nodes(0, 0, 1), nodes(0, 1, 1), ([0, 0], [0, 0])),
+        (nodes(0, 1, 2), nodes(0, 1, 1), ([0, 1, 1], [0, 1])),
+        (nodes(0, 1, 2), nodes(0, 1, 2), ([0, 1, 2], [0, 1, 2])),
+        (nodes(0, 1, 0), nodes(0, 1, 2), ([0, 1], [0, 1, 0])),
+    ]:
+        for found, wanted in zip(compare(one, maxima, other, maxima), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    swapped = compare(nodes(0, 1, 2), maxima, nodes(0, 1, 2), maxima[[1, 0, 2]])
+    np.testing.assert_array_equal(swapped[0], [0, 1, 2])
+    np.testing.assert_array_equal(swapped[1], [1, 0, 2])
+    assert compare(nodes(0, 1), maxima[:2], nodes(0, 1, 2), maxima) is None
+    assert compare(nodes(0, 1, 2), maxima, nodes(0, 1), maxima[:2]) is None
+
+
+def test_lattices_that_join_different_codes():
+    """Codes 1-1-0 and 1-0-1 mirror each other, a lattice does not: each joins another of them with 0-1-1 here."""
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=2.0**-54, n_samples=50 * 2000 ** (1 / 15))
+    found = mf.solve(mf.Network("sigmoid"), task, tau=0.01)
+    assert found.certificate.kkt_residual < 1e-10
 
 
 SPATIAL = ["erf", "hard_sigmoid", "logistic", "relu", "sigmoid", "softplus", "step", "tanh"]

@@ -366,7 +366,7 @@ def _polished(
         error, n_nodes = float(np.max(correction**2 * (weight > _MIN_WEIGHT))), len(mean)
     else:
         share, mode, mean, covariance = lattice_codes(problem, t, weight, sums)
-        other, objective = lattice_residual(problem, t, weight, outliers)
+        other, objective = lattice_residual(problem, t, weight, outliers, sums)
         residual = 2.0 * other + reached  # |other| plus at least the difference of the two lattices
         error = max(problem.aliasing(), n_samples * abs(objective - sums.objective))
         n_nodes = len(sums.detail)

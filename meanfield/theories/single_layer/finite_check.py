@@ -14,7 +14,7 @@ from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.lattice import basin_roots, code_moments
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.readout_integral import ACCURACY, Outliers, ReadoutIntegral, Sums
-from meanfield.theories.single_layer.readout_nodes import Nodes, direct_samples
+from meanfield.theories.single_layer.readout_nodes import Nodes, common_regions, direct_samples
 from meanfield.validation import FloatArray
 
 __all__ = ["Direct", "laplace_error", "laplace_residual", "lattice_codes", "lattice_residual", "outlier_residual"]
@@ -50,19 +50,23 @@ def lattice_codes(
 
 
 def lattice_residual(
-    problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, outliers: Outliers
+    problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, outliers: Outliers, judged: Sums
 ) -> tuple[float, float]:
     """Stationarity of (t, weights), and J(t), recomputed from direct evaluations of G on a finer, shifted lattice.
+
+    The weights are those of the regions of `judged`; where the other lattice joins other codes, those of groups.
 
     Maxima of h are searched again from extra starts, so that a missed code shows up as missing weight.
     """
     accuracy = 0.1 * problem.accuracy
     maxima, height = problem.maxima(t, _extra_starts(problem, t))
-    nodes, _ = problem.grow(t, maxima, height, accuracy, unlike_shift(t.shape[1]), accuracy)
+    nodes, seeds = problem.grow(t, maxima, height, accuracy, unlike_shift(t.shape[1]), accuracy)
     a, region = nodes.position, nodes.region
-    if nodes.n_regions != weight.size:  # separated on one lattice only: all weights follow from h
-        region = np.zeros_like(region)
-        weight = np.ones(1)
+    groups = common_regions(judged.detail, judged.maxima, nodes, seeds)
+    if groups is None:  # found on one lattice only: all weights follow from h
+        region, weight = np.zeros_like(region), np.ones(1)
+    else:
+        region, weight = groups[1][region], np.asarray(np.bincount(groups[0], weight), dtype=np.float64)
     share, first = direct_samples(problem.single_site).sums(
         problem.p, t, problem.n_samples, height[0], a, region, weight.size
     )

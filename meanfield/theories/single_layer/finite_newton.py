@@ -15,6 +15,7 @@ from meanfield.theories.single_layer.readout_integral import (
     Sums,
     outlier_terms,
 )
+from meanfield.theories.single_layer.readout_nodes import common_regions
 from meanfield.validation import FloatArray
 
 __all__ = ["approach", "hessian_of", "minimise", "newton_step", "no_outliers", "polish", "settle"]
@@ -152,6 +153,13 @@ def _stepped(weight: FloatArray, step: FloatArray) -> FloatArray:
     return np.asarray(weight / weight.sum())
 
 
+def _alike(one: Sums, other: Sums) -> bool:
+    """Whether two lattices separate the same regions, in the same order."""
+    groups = common_regions(one.detail, one.maxima, other.detail, other.maxima)
+    n = one.log_share.size
+    return groups is not None and all(np.array_equal(group, np.arange(n)) for group in groups)
+
+
 def settle(
     problem: ReadoutIntegral, t: FloatArray, accuracy: float, enough: float
 ) -> tuple[float, FloatArray, FloatArray, Outliers, Sums] | None:
@@ -164,9 +172,9 @@ def settle(
     coarse = problem.evaluate(t, COARSE)
     sums = problem.evaluate(t, accuracy, hessian=False)
     weight = sums.weight
-    if coarse.log_share.size != weight.size:  # codes that carry little are beyond its window
+    if not _alike(coarse, sums):  # codes that carry little are beyond its window
         coarse = problem.evaluate(t, COARSE, tail=accuracy)
-    if coarse.log_share.size != weight.size:
+    if not _alike(coarse, sums):
         return None
     inverse = np.linalg.pinv(_jacobian(problem, coarse, weight), rcond=1e-14)
     best = np.inf, t, weight, none, sums

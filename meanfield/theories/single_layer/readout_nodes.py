@@ -16,7 +16,7 @@ from meanfield.theories.single_layer.compiled import lattice as compiled
 from meanfield.theories.single_layer.compiled.quick import Quick, cumulants, interpolated_sums
 from meanfield.validation import FloatArray
 
-__all__ = ["DirectSamples", "Nodes", "direct_samples", "fill", "moments", "quick_table", "slopes"]
+__all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "slopes"]
 
 _SLICE = 200_000  # nodes between two looks at the clock: well below 0.1 s
 _INTERVALS = 8192  # of equal width in the quick table
@@ -36,6 +36,7 @@ class Nodes:
     exponent: FloatArray  # (n,) P (h(a_i) - top), of the last sum over the nodes
     runs: NDArray[np.int64]  # (R, COLUMNS + m), see `compiled.lattice`
     slots: NDArray[np.int64]  # hash table of the lines that hold runs
+    seed_region: NDArray[np.int64]  # region of each maximum that the fill started from, or -1
     n_regions: int
     complete: bool  # False: the fill was stopped at the largest number of nodes
 
@@ -126,11 +127,11 @@ def fill(
     seeds = np.floor(maxima @ np.linalg.inv(basis) - shift + 0.5).astype(np.int64)
     exponent, runs = np.empty(8192), np.empty((1024, compiled.COLUMNS + m), np.int64)
     slots = np.full(2 * len(runs), -1)
-    cursor = np.zeros(compiled.CURSOR, np.int64)
+    seed_region, cursor = np.full(len(seeds), -1), np.zeros(compiled.CURSOR, np.int64)
     while True:
         until = min(limit, int(cursor[0]) + _SLICE)
         state = compiled.grow(
-            quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, cursor
+            quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor
         )
         if state == 0 or cursor[0] > limit:
             break
@@ -142,7 +143,33 @@ def fill(
             slots = np.full(2 * len(runs), -1)
             compiled.rehash(runs, cursor[1], slots)
     n, n_runs = int(cursor[0]), int(cursor[1])
-    return Nodes(basis, shift, exponent[:n], runs[:n_runs], slots, int(cursor[4]), state == 0)
+    return Nodes(basis, shift, exponent[:n], runs[:n_runs], slots, seed_region, int(cursor[4]), state == 0)
+
+
+def common_regions(
+    one: Nodes, maxima: FloatArray, other: Nodes, other_maxima: FloatArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Groups of regions that two lattices separate alike: the group of each region of the one, and of the other.
+
+    Codes that nearly touch may be joined on one lattice only, and others on the other: regions that share a maximum of
+    h belong to one group. None where some region has no counterpart.
+    """
+    first, second = np.arange(one.n_regions), np.full(other.n_regions, -1)
+    for a, k in zip(other_maxima, other.seed_region, strict=True):
+        if k < 0:
+            continue
+        for j in one.seed_region[np.abs(maxima - a).max(axis=1) < 1e-5 * (1.0 + np.abs(a).max())]:
+            if j < 0:
+                continue
+            if second[k] >= 0:
+                joined = min(first[j], second[k]), max(first[j], second[k])
+                first[first == joined[1]] = joined[0]
+                second[second == joined[1]] = joined[0]
+            second[k] = first[j]
+    if (second < 0).any() or not np.isin(first, second).all():
+        return None
+    groups, first = np.unique(first, return_inverse=True)
+    return first, np.searchsorted(groups, second)
 
 
 @np.errstate(all="ignore")  # an exponent can overflow at a trial t: the sums are then looked at by the caller

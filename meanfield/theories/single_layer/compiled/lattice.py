@@ -99,12 +99,12 @@ def _along(basis, t):
 
 
 @jit
-def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, cursor):
+def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor):
     """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), lattice points near the local maxima of h.
 
     `basis` (m, m) has the lattice vectors as rows, `shift` (m,) counts in lattice vectors. Fills exponent (N,) =
-    P (h - top) of the nodes inside and runs (R, COLUMNS + m). Returns 0 when done, 1 at `until` nodes, 2 and 3 where
-    there is no room for further nodes or runs: call it again.
+    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside. Returns 0 when
+    done, 1 at `until` nodes, 2 and 3 where there is no room for further nodes or runs: call it again.
     """
     n_classes, m = t.shape
     key = np.empty(m, np.int64)
@@ -191,6 +191,10 @@ def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, expone
         if state != 1:
             break
         if fresh:
+            known = _known(slots, runs, seeds[seed], seeds[seed, 0])
+            seed_region[seed] = -1
+            if known >= 0 and 0 <= seeds[seed, 0] - runs[known, _KEY] < runs[known, _SIZE]:
+                seed_region[seed] = runs[known, _REGION]
             seed += 1
         else:
             head += 1
