@@ -217,7 +217,9 @@ def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent
     changed = 0.0
     for run in range(begin, end):
         _start(basis, shift, t, runs[run, _KEY:], a, kappa)
-        part[:] = 0.0
+        for c in range(n_classes):
+            for r in range(m):
+                part[c, r] = 0.0
         total = 0.0
         for i in range(runs[run, _SIZE]):
             position = runs[run, _KEY] + i
