@@ -172,7 +172,7 @@ def solve(
     return cast(Any, posterior)
 
 
-def _check_options(task: ClassTask | DataTask, warm_start: Any, on_failure: str, max_boxes: Any) -> None:
+def _check_options(task: ClassTask | DataTask, warm_start: object, on_failure: str, max_boxes: object) -> None:
     if not isinstance(on_failure, str) or on_failure not in ("raise", "warn", "return"):
         raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {short(on_failure)}.")
     whole_number("max_boxes", max_boxes, at_least=1)
