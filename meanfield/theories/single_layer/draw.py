@@ -15,7 +15,6 @@ from meanfield.validation import FloatArray
 
 __all__ = ["draw"]
 
-
 def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
     """See `SingleNeuronPosterior.sample_neurons`."""
     task, solution = posterior.task, posterior.solution
