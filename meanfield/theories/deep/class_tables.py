@@ -80,8 +80,8 @@ class ClassTable:
         rule_z = z_rule(phi, d, float(h.min()), float(h.max()), rule.z, max(abs(low), abs(high)))
         g, derivatives = site_derivatives(rule_z, nodes, h, d, delta)
         log_v = np.zeros((count, len(fields.alpha)))
-        bary = np.asarray(bary, dtype=float)
-        return cls(n, low, step, count, fields, c, nodes, bary, g, derivatives, log_v, np.zeros(count, dtype=bool))
+        weights: FloatArray = np.asarray(bary, dtype=float)
+        return cls(n, low, step, count, fields, c, nodes, weights, g, derivatives, log_v, np.zeros(count, dtype=bool))
 
     def _interpolation(self, b: Any) -> FloatArray:
         difference = b[:, None] - self.nodes
