@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from meanfield.activations.activation import activation
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
 from meanfield.symbolic import equations as derived
 from meanfield.symbolic.deep import DeepEquations
 from meanfield.symbolic.equations import Equations
 from meanfield.symbolic.theories import DataEquations
+from meanfield.validation import instance
 
 __all__ = ["equations"]
 
@@ -34,4 +37,6 @@ def equations(network: Any, task: Any = None) -> Equations | DataEquations | Dee
     ValueError
         For what is no nonlinearity, and for networks whose equations are not available in symbols.
     """
+    if task is not None:
+        instance("task", task, (ClassTask, DataTask), "built with class_task or data_task")
     return derived(network if hasattr(network, "activation") else activation(network), task)

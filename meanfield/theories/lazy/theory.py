@@ -38,7 +38,7 @@ class LazyTheory:
             )
         return None
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: dict[str, Any]) -> Any:
         from meanfield.theories.lazy.gaussian_process import lazy_solve
         from meanfield.theories.lazy.posterior import LazyPosterior
 
