@@ -113,7 +113,6 @@ class Densities(Posterior):
             raise ValueError(f"there is no code number {short(code)}; there are {len(self.codes)} codes: {known}.")
         return self.codes[int(code)]
 
-
     def _mixture(self, code: Any, cls: int | str) -> list[tuple[float, float, float]]:
         """Weight, k and kappa = a.t_c of the single-site densities that add up to the one asked for."""
         k = self.network.k

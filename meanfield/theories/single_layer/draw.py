@@ -17,6 +17,7 @@ from meanfield.validation import generator as new_generator
 
 __all__ = ["draw"]
 
+
 def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
     """See `SingleNeuronPosterior.sample_neurons`."""
     task, solution = posterior.task, posterior.solution

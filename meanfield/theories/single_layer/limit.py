@@ -56,6 +56,7 @@ def message_of(status: Status) -> str:
         return "stationarity, duality gap and global optimality are certified"
     return status.advice
 
+
 # In units of work of `compiled.budget`: what is done between two looks at signals, and for one point, before it goes
 # to a thread of its own and starts again there. Both are small against the patience of a user, the second is large
 # against an ordinary point.
