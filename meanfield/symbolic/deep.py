@@ -95,7 +95,8 @@ def class_function(key: Key) -> sp.Expr:
 
 
 def _added(*keys: Key) -> Key:
-    return tuple(map(sum, zip(*keys)))
+    b, h, delta, d = (sum(orders) for orders in zip(*keys))
+    return b, h, delta, d
 
 
 @cache
