@@ -303,24 +303,24 @@ def kind_bound(table, bounds, n, p, overlap, excess_norm, infimum, supremum, lev
         if done:
             excess = max(excess, bound - level)
             continue
-        best = 0
+        best = -1
         score = -1.0
         for k in range(n_kinds):
             for kind in range(2):
                 value = by_count[k] if kind == 1 else by_nu[k]
                 if kind == 1 and last[k] == first[k]:
                     continue
+                if kind == 0 and high[k] - low[k] <= 1e-12 * (1.0 + abs(low[k])):
+                    continue
                 if value > score:
                     score = value
                     best = 2 * k + kind
-        k = best // 2
         for q in range(n_kinds):
             where[q] = 0.5 * (low[q] + high[q])
             numbers[q] = np.floor(0.5 * (first[q] + last[q]))
-        if boxes >= max_boxes or stack + 2 > _MAX_STACK:
+        if best < 0 or boxes >= max_boxes or stack + 2 > _MAX_STACK:
             return False, bound - level, boxes, where, numbers
-        if best % 2 == 0 and high[k] - low[k] <= 1e-12 * (1.0 + abs(low[k])):
-            return False, bound - level, boxes, where, numbers
+        k = best // 2
         for side in range(2):
             for q in range(n_kinds):
                 lows[stack, q] = low[q]
