@@ -26,7 +26,6 @@ from meanfield.activations.builtin import names
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from independent import SingleSite, exchange, stationarity
 
-
 Z = sp.Symbol("z", real=True)
 HALF = sp.Rational(1, 2)
 FORMULAS = {
@@ -74,7 +73,9 @@ def verified(post, rng, restarts=24, steps=150):
     a = rng.normal(size=(restarts, task.n_outputs)) * far * rng.uniform(0.0, 2.0, (restarts, 1))
     kappa = max(np.abs(a @ t.T).max(), np.abs(s.readout @ t.T).max())
     growth = np.sqrt(max(phi.growth))
-    site = SingleSite(phi, network.k, phi.kinks, reach=15.0 + 1.2 * growth * kappa, panels_per_unit=1)
+    grading = 4.0 ** -np.arange(1, 25)  # phi may have a root singularity at a kink
+    edges = [x for kink in phi.kinks for x in (kink, *(kink + grading), *(kink - grading))]
+    site = SingleSite(phi, network.k, edges, reach=15.0 + 1.2 * growth * kappa, panels_per_unit=1)
     residual = stationarity(site, task, s, post.tau, sigma_a, network.k, phi.growth)
     best = -np.inf
     for _ in range(steps):

@@ -69,7 +69,7 @@ def test_reduced_answer_is_that_of_the_full_solver(name, sizes, off, tau):
 
 @pytest.mark.parametrize(("sizes", "off"), [([12], 0.5), ([24], 0.0), ([7, 5], 0.5)])
 def test_full_equations_hold_in_numpy(sizes, off):
-    """Stationarity of all C x m equations, the weights of all codes spelt out, and no better readout by random restarts."""
+    """Stationarity of all C x m equations with all permuted codes, and no better readout by random restarts."""
     task = one_hot(sizes, off=off)
     post = mf.solve(mf.Network("sigmoid"), task)
     t, p = post.solution.t, task.fractions
@@ -199,7 +199,7 @@ def brute_force(table, n, p, overlap, excess_norm):
 @pytest.mark.parametrize("n", [[3, 2], [4, 1]])
 def test_bound_is_sharp(n):
     """A level just above the highest maximum is proven, one just below is not."""
-    phi, ((table, bounds, _), (_, _, infimum, supremum)) = site()
+    _phi, ((table, bounds, _), (_, _, infimum, supremum)) = site()
     n = np.array(n)
     p = 0.5 / n
     root = np.random.default_rng(3).normal(size=(2, 2)) * 3.0

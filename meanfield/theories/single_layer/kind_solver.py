@@ -1,4 +1,4 @@
-"""Tasks with exchangeable classes at P -> infinity, bounded phi: solved and proven in reduced coordinates (sigma_a = 1).
+"""Tasks with exchangeable classes at P -> infinity, bounded phi, in reduced coordinates (sigma_a = 1).
 
 The bundle method, Newton's method with an active set and the certificate of the general solver, with orbits of codes in
 the place of codes and K (d) order parameters in the place of C (m).
@@ -142,7 +142,7 @@ class _Codes:
 def solve_kinds(
     activation: Activation, k: float, kinds: ClassKinds, tau: float, site: Any, max_boxes: int
 ) -> KindSolution | None:
-    """Solve and try to prove; None if no stationary point was found, or in time. `site`: tables, phi_range of `limit`."""
+    """Solve and try to prove; None if no stationary point was found in time. `site`: tables, phi_range of `limit`."""
     try:
         return _solve(activation, k, kinds, tau, site, max_boxes)
     except (TimeoutError, np.linalg.LinAlgError):
@@ -416,8 +416,9 @@ def _newton(
 def _merged(codes: _Codes, kept: _Codes, weights: FloatArray) -> FloatArray:
     total = np.zeros(len(kept.v))
     for i, weight in enumerate(weights):
+        reach = 1e-6 * (1.0 + np.abs(codes.v[i]).max())
         same = [
-            (codes.counts[i] == kept.counts[j]).all() and np.abs(codes.v[i] - kept.v[j]).max() < 1e-6 * (1.0 + np.abs(codes.v[i]).max())
+            (codes.counts[i] == kept.counts[j]).all() and np.abs(codes.v[i] - kept.v[j]).max() < reach
             for j in range(len(kept.v))
         ]
         total[int(np.argmax(same))] += weight
@@ -454,7 +455,7 @@ def _select(task: _Task, theta: FloatArray, codes: _Codes, given: FloatArray) ->
     centred = columns - (columns @ given)[:, None]
     multiplier, best = np.zeros(len(columns)), math.inf
     step = np.zeros(len(columns))
-    weights = given
+    weights: FloatArray = given
     for _ in range(200):
         exponent = log_width + (multiplier + step) @ centred
         top = float(exponent.max())

@@ -15,9 +15,9 @@ from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 
 __all__ = [
-    "Bounds",
     "BARREN",
     "CONTRACTED",
+    "Bounds",
     "asymptotic_lines",
     "confined_radius",
     "growth_bound",
@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 
-OPEN, BARREN, CONTRACTED = range(3)  # what an expansion says of a box: nothing; nothing above the target; a smaller box
+# What an expansion says of a box: nothing; that nothing is above the target; a smaller box.
+OPEN, BARREN, CONTRACTED = range(3)
 
 
 class Bounds(NamedTuple):
@@ -296,8 +297,8 @@ def confined_radius(table, p, t, confinement, infimum, supremum):
 
     R(kappa) <= r |kappa| with r = sup |R'|, so that h <= -confinement |a|^2 / 2 + r |a| sum_c p_c |t_c|. Where phi is
     unbounded but G does not grow quadratically, r is that of the table. Beyond the table R / kappa^2 falls where
-    psi = R - kappa R' / 2 >= 0, which is looked at where it ends; then h / |a|^2 stays below what the bound gives at the
-    largest ball inside the table. Infinite where nothing is known.
+    psi = R - kappa R' / 2 >= 0, which is looked at where it ends; then h / |a|^2 stays below what the bound gives at
+    the largest ball inside the table. Infinite where nothing is known.
     """
     if not confinement > 1e-9:
         return np.inf
@@ -320,9 +321,10 @@ def confined_radius(table, p, t, confinement, infimum, supremum):
         extreme = supremum if side == 1 else infimum
         growth = table.growth_plus if side == 1 else table.growth_minus
         edge = table.kappa_max if side == 1 else -table.kappa_max
-        if growth == 0.0 and abs(extreme) == np.inf:
-            if radius * longest > table.kappa_max or not psi_and_mean(table, edge, lines)[0] >= 0.0:
-                return np.inf
+        if growth > 0.0 or abs(extreme) < np.inf:
+            continue
+        if radius * longest > table.kappa_max or not psi_and_mean(table, edge, lines)[0] >= 0.0:
+            return np.inf
     return radius
 
 

@@ -1,13 +1,14 @@
 """Proof that no readout exceeds a level where classes are of a few kinds: branch and bound in reduced coordinates.
 
-With exchangeable classes t_c . t_c' = overlap_kl for different classes of the kinds k and l, |t_c|^2 = overlap_kk + r_k.
-At a stationary point kappa_c = sum_c' p_c' (t_c . t_c') G'(kappa_c') reads
+With exchangeable classes t_c . t_c' = overlap_kl for different classes of the kinds k and l, and |t_c|^2 = overlap_kk +
+r_k. At a stationary point kappa_c = sum_c' p_c' (t_c . t_c') G'(kappa_c') reads
 
-    F_k(kappa_c) = nu_k = sum_l overlap_kl q_l,   F_k(kappa) = kappa - r_k p_k G'(kappa),   q_l = p_l sum_{c in l} G'(kappa_c):
+    F_k(kappa_c) = nu_k = sum_l overlap_kl q_l,   F_k(kappa) = kappa - r_k p_k G'(kappa),
+    q_l = p_l sum_{c in l} G'(kappa_c):
 
 all classes of a kind are roots of the same equation. Where F_k decreases (between its folds) at most one class of a kind
-can sit at a maximum, since exchanging preactivation between two of them would raise h. A maximum is thus given by nu
-(K,), the number of classes on the upper branch of every kind, and whether one is on the middle branch. Boxes of these
+can sit at a maximum, since exchanging preactivation between two of them would raise h. A maximum is thus given by
+nu (K,), the number of classes on the upper branch of every kind, and whether one is on the middle branch. Boxes of these
 are contracted by nu = overlap q and, at fixed numbers, by its linearisation, and bounded by h = sum_c p_c psi(kappa_c).
 """
 
@@ -345,10 +346,7 @@ def kind_bound(table, bounds, n, p, overlap, excess_norm, infimum, supremum, lev
 @jit
 def _fixed(first, last):
     """Whether the numbers of classes are decided."""
-    for k in range(first.shape[0]):
-        if first[k] != last[k]:
-            return False
-    return True
+    return np.sum(last - first) == 0.0
 
 
 @jit
