@@ -12,7 +12,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import Posterior
 from meanfield.theories.single_layer.readout_lattice import log_integral
-from meanfield.validation import FloatArray, real_array
+from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["HERMITE_W", "HERMITE_X", "Densities"]
 
@@ -109,10 +109,9 @@ class Densities(Posterior):
             if not found:
                 raise ValueError(f"there is no code {code!r}; the codes are {known}.")
             return found[0]
-        if not 0 <= int(code) < len(self.codes):
-            raise ValueError(f"there is no code number {code}; there are {len(self.codes)} codes: {known}.")
+        if isinstance(code, bool) or not isinstance(code, (int, np.integer)) or not 0 <= code < len(self.codes):
+            raise ValueError(f"there is no code number {short(code)}; there are {len(self.codes)} codes: {known}.")
         return self.codes[int(code)]
-
 
     def _mixture(self, code: Any, cls: int | str) -> list[tuple[float, float, float]]:
         """Weight, k and kappa = a.t_c of the single-site densities that add up to the one asked for."""

@@ -57,6 +57,7 @@ def message_of(status: Status) -> str:
         return "stationarity, duality gap and global optimality are certified"
     return status.advice
 
+
 # In units of work of `compiled.budget`: what is done between two looks at signals, and for one point, before it goes
 # to a thread of its own and starts again there. Both are small against the patience of a user, the second is large
 # against an ordinary point.
@@ -161,7 +162,10 @@ def solve_points(
     def run(stop: Any, end: int) -> int:
         tables = (table._replace(stop=stop), *rest)
         arguments = (tables, tasks, limits, parent, max_boxes, first, end, codes, outliers, t, numbers)
-        return int(sweep.sweep_points(*arguments))
+        try:
+            return int(sweep.sweep_points(*arguments))
+        except ValueError as error:  # of a reduction or a factorisation, where numbers ran out
+            raise FloatingPointError(str(error)) from error
 
     while first < last:
         reached = run(budget.new_stop(_SLICE, _LONG), last)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +28,7 @@ from meanfield.theories.single_layer.orbit_code import OrbitCode
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
-from meanfield.validation import FloatArray, read_only, real_array
+from meanfield.validation import FloatArray, read_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,13 +179,14 @@ class SingleNeuronPosterior(Densities):
 
     # ---- kernel and densities --------------------------------------------------------------------
 
-    def kernel(self) -> Kernel:
-        """Posterior kernel of the hidden layer, block-structured by class.
+    def kernel(self, layer: int = -1) -> Kernel:
+        """Posterior kernel of the hidden layer (`layer` 1 or -1), block-structured by class.
 
         K_mu,nu = sum_gamma P_gamma G'_c G'_c' + sum_o phi(zbar_oc) phi(zbar_oc') for two samples, with G'' added on the
         diagonal; for the analog scheme, where G' is affine, its mean square over a ~ N(0, U). At finite P the sum over
         codes is the average over P(a): on a lattice for bounded phi and m <= 4, else with codes taken as Gaussian.
         """
+        self._layer(layer)
         t = self.solution.t
         if self.solution.gaussian_covariance is not None:
             _, first, second = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
@@ -248,11 +248,14 @@ class SingleNeuronPosterior(Densities):
         ConvergenceError
             If no solution is found.
         """
+        if self.scheme == "redundant":
+            self._named_fractions(fractions)
         return self._by_activation(fractions, None)
 
     def by_activation(self, counts: Any) -> SingleNeuronPosterior:
         """This posterior with neurons assigned to codes by their mean activations over `counts` (C,) samples."""
-        return self if self.scheme != "redundant" else self._by_activation(None, counts)
+        sizes = self._counts(counts)
+        return self if self.scheme != "redundant" else self._by_activation(None, sizes)
 
     def _by_activation(self, fractions: Any, counts: Any) -> SingleNeuronPosterior:
         if self.scheme != "redundant":
@@ -359,8 +362,9 @@ class FrozenPosterior(SingleNeuronPosterior):
         """(m, m) covariance of the readout over all neurons."""
         return read_only(self._moments.moment - np.outer(self._moments.mean, self._moments.mean))
 
-    def kernel(self) -> Kernel:
+    def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel at these fractions; samples of a class share the mean activation that tells its code."""
+        self._layer(layer)
         return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
 
 
@@ -374,9 +378,7 @@ def _frozen(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> Fr
             "at P = infinity codes have no width and their fractions no theory of their own; solve the task with a "
             "finite n_samples."
         )
-    sizes = task.fractions * task.n_samples if counts is None else real_array("counts", counts)
-    if sizes.shape != (task.n_classes,):
-        raise ValueError(f"counts must be {task.n_classes} numbers of samples, one per class, got {counts!r}.")
+    sizes = task.fractions * task.n_samples if counts is None else counts
     return _at(posterior, CodeAverages(posterior, sizes), fractions)
 
 
@@ -392,18 +394,9 @@ def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any
 def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
     """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
     n_classes = posterior.task.n_classes
-    if not isinstance(fractions, Mapping):
-        values = real_array("fractions", fractions)
-        if values.shape != (len(posterior.codes),):
-            raise ValueError(f"fractions must be {len(posterior.codes)} numbers, one per code, got {values.shape}.")
-        pairs = [(code.pattern, float(value)) for code, value in zip(posterior.codes, values)]
-    else:
-        pairs = [(str(pattern).replace("-", ""), float(value)) for pattern, value in fractions.items()]
     shares = np.zeros(2**n_classes)
-    for pattern, value in pairs:
+    for pattern, value in posterior._named_fractions(fractions):
         if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
             raise ValueError(f"{pattern!r} is no code of {n_classes} classes; write one 0 or 1 per class.")
         shares[int(pattern, 2)] += value
-    if not (shares >= 0.0).all() or not shares.sum() > 0.0:
-        raise ValueError("fractions of codes must not be negative, and not all zero.")
     return np.asarray(shares / shares.sum())

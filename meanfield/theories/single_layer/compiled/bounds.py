@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_matrix
 from meanfield.numerics.cumulant_table import cumulant2, interval_index
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 
 __all__ = [
@@ -244,7 +245,7 @@ def second_order(
         vector_low = centre - reach
         vector_high = centre + reach
         width = high_x[i] - low_x[i]
-        # The new box is kept aside in the diagonal and the first row of what is no longer needed.
+        # The new box is kept aside in columns that are no longer needed.
         upper[i, 0] = max(low_x[i], vector_low)
         middle[i, 0] = min(high_x[i], vector_high)
         if upper[i, 0] > middle[i, 0]:
@@ -328,7 +329,7 @@ def confined_radius(table, p, t, confinement, infimum, supremum):
     return radius
 
 
-@jit
+@jit_apart
 def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, matrix, vector):
     """Upper bound, over a box, of sum_c p_c (line kappa_c + growth kappa_c^2 / 2) - x^T prior x / 2.
 
@@ -390,7 +391,7 @@ def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k,
                 work[i, j] = 0.0
                 work[j, i] = 0.0
         if stage == 0:
-            rest[:] = matrix
+            copy_matrix(rest, matrix)
     for i in range(d):
         if high_x[i] - low_x[i] > wide:
             continue

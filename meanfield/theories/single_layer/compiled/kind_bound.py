@@ -6,10 +6,11 @@ r_k. At a stationary point kappa_c = sum_c' p_c' (t_c . t_c') G'(kappa_c') reads
     F_k(kappa_c) = nu_k = sum_l overlap_kl q_l,   F_k(kappa) = kappa - r_k p_k G'(kappa),
     q_l = p_l sum_{c in l} G'(kappa_c):
 
-all classes of a kind are roots of the same equation. Where F_k decreases (between its folds) at most one class of a kind
-can sit at a maximum, since exchanging preactivation between two of them would raise h. A maximum is thus given by
-nu (K,), the number of classes on the upper branch of every kind, and whether one is on the middle branch. Boxes of these
-are contracted by nu = overlap q and, at fixed numbers, by its linearisation, and bounded by h = sum_c p_c psi(kappa_c).
+all classes of a kind are roots of the same equation. Where F_k decreases (between its folds) at most one class of a
+kind can sit at a maximum, since exchanging preactivation between two of them would raise h. A maximum is thus given by
+nu (K,), the number of classes on the upper branch of every kind, and whether one is on the middle branch. Boxes of
+these are contracted by nu = overlap q and, at fixed numbers, by its linearisation, and bounded by
+h = sum_c p_c psi(kappa_c).
 """
 
 from __future__ import annotations

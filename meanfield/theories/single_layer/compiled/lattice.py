@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.generated.action import action, action_fields
 
@@ -70,9 +71,9 @@ def _enlarged(index, exponent, region):
     new_index = np.empty((2 * n, m), np.int32)
     new_exponent = np.empty(2 * n)
     new_region = np.empty(2 * n, np.int32)
-    new_index[:n] = index
-    new_exponent[:n] = exponent
-    new_region[:n] = region
+    copy_matrix(new_index, index)
+    copy_vector(new_exponent, exponent)
+    copy_vector(new_region, region)
     slots = np.full(8 * n, -1, np.int32)
     for i in range(n):
         slots[_find(slots, new_index, new_index[i])] = i

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
@@ -272,17 +273,17 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         if status != CONVERGED and exhausted(stop, 0):
             status = STOPPED
         _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
-        t_out[i] = t
+        copy_matrix(t_out[i], t)
         n = 0
         for k in np.argsort(-weights):
             if n < weights_out.shape[1]:
-                readouts_out[i, n] = readouts[k]
+                copy_vector(readouts_out[i, n], readouts[k])
                 weights_out[i, n] = weights[k]
                 n += 1
         o = 0
         for k in np.argsort(-direction_weights):
             if o < direction_weights_out.shape[1]:
-                directions_out[i, o] = directions[k]
+                copy_vector(directions_out[i, o], directions[k])
                 direction_weights_out[i, o] = direction_weights[k]
                 o += 1
         numbers[i, 0] = status
