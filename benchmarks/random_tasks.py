@@ -6,8 +6,8 @@
 C <= 5 classes, m <= 5 outputs, targets in [-2, 2], fractions >= 0.05, sigma_a in [0.3, 3], tau in {0, 0.05}. A task
 that is not certified raises in `meanfield.solve`; here it is counted, after at most `--seconds`. `--extended` adds
 activations given by a formula, and draws sigma_a of every fourth task log-uniformly from [0.3, 1000]. `--verify` looks
-for better readouts than those of certified tasks from random starts. `--check` compares the objective of certified tasks
-with the exchange method of tests/independent.py (SciPy's SLSQP and L-BFGS-B: seconds to minutes a task; for GELU
+for better readouts than those of certified tasks from random starts. `--check` compares the objective of certified
+tasks with the exchange method of tests/independent.py (SciPy's SLSQP and L-BFGS-B: seconds to minutes a task; for GELU
 it misses the far maxima of h and ends below the value that the primal problem proves).
 """
 

@@ -455,7 +455,7 @@ def _select(task: _Task, theta: FloatArray, codes: _Codes, given: FloatArray) ->
     centred = columns - (columns @ given)[:, None]
     multiplier, best = np.zeros(len(columns)), math.inf
     step = np.zeros(len(columns))
-    weights: FloatArray = given
+    weights: Any = given
     for _ in range(200):
         exponent = log_width + (multiplier + step) @ centred
         top = float(exponent.max())
@@ -464,8 +464,8 @@ def _select(task: _Task, theta: FloatArray, codes: _Codes, given: FloatArray) ->
             step = 0.25 * step
             continue
         best, multiplier = value, multiplier + step
-        weights = np.exp(exponent - top)
-        weights /= weights.sum()
+        weights = np.asarray(np.exp(exponent - top))
+        weights = np.asarray(weights / weights.sum())
         gradient = centred @ weights
         if np.abs(gradient).max(initial=0.0) < 1e-15:
             break

@@ -51,10 +51,16 @@ STATUS = (
 )  # fmt: skip
 
 
-def message_of(status: Status) -> str:
-    """The message of a solution at P -> infinity."""
+def message_of(status: Status, excess: float = math.inf, boxes: int = 0) -> str:
+    """The message of a solution at P -> infinity; `excess`: what the undecided box allows above the level."""
     if status == Status.OPTIMAL:
         return "stationarity, duality gap and global optimality are certified"
+    if status == Status.NOT_GLOBAL and boxes and math.isfinite(excess):
+        return (
+            f"the upper bound of h(a; t) over readouts is still {excess:.1e} above the level of the codes after "
+            f"{boxes} boxes of branch and bound, so that a better readout could not be excluded; increase max_boxes, or raise "
+            "tau, which makes t smaller and the landscape steeper"
+        )
     return status.advice
 
 
@@ -225,7 +231,7 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
         outlier_weight=point.direction_weights[outliers] * sigma_a**2,
         certificate=certificate,
         status=STATUS[point.status],
-        message=message_of(STATUS[point.status]),
+        message=message_of(STATUS[point.status], number["excess"], int(number["boxes"])),
         notes=tuple(notes),
         tau=tau,
     )
@@ -252,7 +258,8 @@ def solve_reduced(network: Network, task: ClassTask, tau: float, max_boxes: int)
         return None  # the full solver may do better
     if point is None and left is not None and left <= 0.0:
         status = Status.STOPPED
-    return solution_of_kinds(kinds, point, network, tau, status, message_of(status))
+    message = message_of(status) if point is None else message_of(status, point.excess, point.boxes)
+    return solution_of_kinds(kinds, point, network, tau, status, message)
 
 
 def solve_limit(
