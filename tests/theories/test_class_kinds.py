@@ -156,9 +156,7 @@ def test_orbits_and_lists_agree():
             listed.solution,
             kind=np.zeros(6),
             readout=np.array([code.readout for code in firsts.values()]),
-            weight=np.array(
-                [sum(c.weight for c in listed.codes if c.pattern.count("1") == on) for on in firsts]
-            ),
+            weight=np.array([sum(c.weight for c in listed.codes if c.pattern.count("1") == on) for on in firsts]),
         ),
     )
     assert sum(code.count for code in orbits.codes) == len(listed.codes)

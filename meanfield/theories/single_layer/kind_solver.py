@@ -93,9 +93,7 @@ class _Task:
         v = np.zeros((len(counts), self.kinds.y.shape[1] - 1 + self.kinds.n_kinds)) if v is None else v.copy()
         heights = np.empty(len(counts))
         kinds = self.kinds
-        kind_master.best_readouts(
-            self.table, kinds.n, kinds.p, theta, counts, v, heights, self.low, self.high, fresh
-        )
+        kind_master.best_readouts(self.table, kinds.n, kinds.p, theta, counts, v, heights, self.low, self.high, fresh)
         return _Codes(counts, v, heights)
 
     def cuts(self, codes: _Codes) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -449,9 +447,7 @@ def _feasible(task: _Task, theta: FloatArray, codes: _Codes) -> FloatArray | Non
 def _select(task: _Task, theta: FloatArray, codes: _Codes, given: FloatArray) -> FloatArray | None:
     """Of all optimal weights those that the limit P -> infinity selects: maximal -sum_o w_o ln(w_o / (N_o D_o))."""
     columns = _columns(task, theta, codes)[:-1]
-    log_width = np.array(
-        [_fields(task, theta, c, v).log_width for c, v in zip(codes.counts, codes.v, strict=True)]
-    )
+    log_width = np.array([_fields(task, theta, c, v).log_width for c, v in zip(codes.counts, codes.v, strict=True)])
     centred = columns - (columns @ given)[:, None]
     multiplier, best = np.zeros(len(columns)), math.inf
     step = np.zeros(len(columns))

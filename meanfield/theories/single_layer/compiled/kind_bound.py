@@ -351,9 +351,7 @@ def _fixed(first, last):
 
 
 @jit
-def _linearised(
-    table, bounds, n, p, overlap, slope, low, high, count, alone, ends, matrix, radius, defect
-):
+def _linearised(table, bounds, n, p, overlap, slope, low, high, count, alone, ends, matrix, radius, defect):
     """Contract a box at fixed numbers of classes by the mean-value form of nu - overlap q(nu) = 0, preconditioned.
 
     Returns the largest ratio of new to old widths, 1 where the form says nothing, -1 where there is no solution.

@@ -206,7 +206,17 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         _, worst, exact = worst_directions(table, p, t, np.inf, none, no_weights)
                     confinement = 1.0 - worst if exact else 0.0
                     proved, excess, boxes = global_bound(
-                        table, bounds, p, t, s, maxima[:count], infimum, supremum, tolerance, max_boxes, confinement,
+                        table,
+                        bounds,
+                        p,
+                        t,
+                        s,
+                        maxima[:count],
+                        infimum,
+                        supremum,
+                        tolerance,
+                        max_boxes,
+                        confinement,
                         where,
                     )
                     if unbounded:
