@@ -58,7 +58,7 @@ def message_of(status: Status, excess: float = math.inf, boxes: int = 0) -> str:
     if status == Status.NOT_GLOBAL and boxes and math.isfinite(excess):
         return (
             f"the upper bound of h(a; t) over readouts is still {excess:.1e} above the level of the codes after "
-            f"{boxes} boxes of branch and bound, so that a better readout could not be excluded; increase max_boxes, or "
+            f"{boxes} boxes of branch and bound, so that a better readout was not excluded; increase max_boxes, or "
             "raise tau, which makes t smaller"
         )
     return status.advice
