@@ -63,8 +63,8 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
         finally:
             done.set()
 
-    threading.Thread(target=copy_context().run, args=(inner,), name="meanfield-data", daemon=True).start()
-    try:
+    try:  # from here on: Ctrl-C may come while the thread starts
+        threading.Thread(target=copy_context().run, args=(inner,), name="meanfield-data", daemon=True).start()
         while not done.wait(_TICK):
             pass
     except BaseException:

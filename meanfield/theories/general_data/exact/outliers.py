@@ -118,7 +118,7 @@ class BulkSampler(Sampler):
                 np.full(none, dual.limit), np.array(s.outlier_direction), np.array(s.outlier_w),
                 np.array(s.outlier_pattern), np.ones(none, dtype=int), 0, 0,
             )  # fmt: skip
-        self.maxima = dual.tracked(dual.explored(t, self.maxima, self.rng, starts, self.labels))
+        self.maxima = dual.track(dual.explore(t, self.maxima, self.rng, starts, self.labels))
         return self.maxima
 
     def shift(self, sample: Sample, t: FloatArray) -> tuple[Shift, At]:
@@ -207,7 +207,7 @@ class BulkSampler(Sampler):
         u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
         outputs = (dual.phi(self.solution.features @ w.T) * weight) @ u
         average = plain.phi.T @ (plain.weight[:, None] * plain.readout)
-        searched = dual.explored(t, state.maxima, self.rng, _STARTS, self.labels)
+        searched = dual.explore(t, state.maxima, self.rng, _STARTS, self.labels)
         highest = float(searched.value.max(initial=0.0))
         values = {f.name: getattr(plain, f.name) for f in fields(plain)}
         return OutlierParticles(**values | {
