@@ -240,8 +240,9 @@ def _certificate(
     count = find_maxima(table, problem.p, state.t, low, high, state.a, maxima, height)
     excess = max(0.0, float(height[:count].max()) - state.level)
     proved, bound, boxes = global_bound(
-        table, bounds, problem.p, state.t, state.level + excess, maxima[:count], infimum, supremum, _HEIGHT, _MAX_BOXES
-    )
+        table, bounds, problem.p, state.t, state.level + excess, maxima[:count], infimum, supremum, _HEIGHT, _MAX_BOXES,
+        0.0 if table.growth_plus or table.growth_minus else 1.0, np.empty(state.a.shape[1]),
+    )  # fmt: skip
     return Certificate(
         kkt_residual=float(residual) * max(1.0, problem.sigma_a),
         duality_gap=float(gap),
