@@ -24,8 +24,8 @@ class DeepTheory:
     sweeps = False
 
     def refuses(self, problem: Problem) -> str | None:
-        from meanfield.theories.deep.relu import handover as relu
         from meanfield.theories.deep.coverage import refuses
+        from meanfield.theories.deep.relu import handover as relu
 
         return relu.refuses(*problem) if relu.covers(problem.network) else refuses(*problem)
 
@@ -48,9 +48,9 @@ class DeepTheory:
         return _solved(problem, False, fractions={pattern: value / total for pattern, value in given.items()})
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
-        from meanfield.theories.deep.relu import handover as relu
         from meanfield.theories.deep.claims import check_deep
         from meanfield.theories.deep.posterior import DeepPosterior
+        from meanfield.theories.deep.relu import handover as relu
         from meanfield.theories.deep.solution import DeepSolution
 
         if header["solution"].get("rectifier"):

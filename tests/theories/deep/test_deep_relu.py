@@ -14,7 +14,7 @@ from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.setting import Setting, factor
-from meanfield.theories.deep.relu.solve import relu_problem
+from meanfield.theories.deep.relu.solve import _reduced_order, relu_problem
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import Order, System
 
@@ -159,34 +159,40 @@ def test_finite_width(narrow):
     np.testing.assert_allclose(s.kernel[0][0], [0.2910, 0.1743], atol=6e-5)
     np.testing.assert_allclose(s.kernel[1][0], [1.6833, 0.3011], atol=6e-5)
     np.testing.assert_allclose(s.d[:, 0], [0.3649, 0.1746], atol=6e-5)
-    np.testing.assert_allclose([s.t[0, 0], s.second_readout[0, 0]], [0.14335, 1.5227], atol=[6e-6, 6e-5][1])
+    np.testing.assert_allclose(s.t[0, 0], 0.14335, atol=6e-6)
+    np.testing.assert_allclose(s.second_readout[0, 0], 1.5227, atol=6e-5)
     np.testing.assert_allclose(s.outlier_activation[1][0], [0.98, 0.25 / 20], atol=0.005)
     assert narrow.certificate.residual < 1e-8
     assert narrow.width == 400
     assert "N = 400" in narrow.table()
 
 
-def test_finite_width_table_up_to_3200(limit):
-    """Through the layers' equations, from N = 400 by factors of two."""
+def test_finite_width_table_up_to_3200(narrow):
+    """From N = 400 by factors of two."""
     table = {
         800: ([0.2909, 0.1743, 0.3648], [1.6714, 0.2879, 0.1738], 0.14319, 1.5214),
         1600: ([0.2907, 0.1744, 0.3647], [1.6636, 0.2794, 0.1733], 0.14311, 1.5207),
         3200: ([0.2907, 0.1744, 0.3647], [1.6585, 0.2739, 0.1731], 0.14306, 1.5203),
     }
+    system, span = system_of(TWO, TASK, 0.05), np.eye(1)
+    x = system.pack(_reduced_order(narrow.solution, system, span))
     for width, (first, second, t, square) in table.items():
-        s = mf.solve(TWO, TASK, 0.05, width=width, warm_start=limit).solution
-        for layer, values in enumerate((first, second)):
-            found = [*s.kernel[layer][0], s.d[layer][0]]
-            np.testing.assert_allclose(found, values, atol=7e-5)
-        assert s.t[0, 0] == pytest.approx(t, abs=6e-6)
-        assert s.second_readout[0, 0] == pytest.approx(square, abs=6e-5)
+        system = System(replace(system.problem, width=width), system.words)
+        x, size = newton(system, x, FINE, 1e-7, 20, lambda size: None)
+        assert size < 1e-7
+        order = system.unpack(x)
+        layers = [system.layer(order, i, FINE) for i in (0, 1)]
+        for layer, values in zip(layers, (first, second)):
+            np.testing.assert_allclose([*layer.b_b[0], layer.bb[0]], values, atol=7e-5)
+        assert order.t[0, 0] == pytest.approx(t, abs=6e-6)
+        assert 0.1 * layers[1].beta_beta[0, 0] == pytest.approx(square, abs=6e-5)
+    assert layers[1].barrier > 33.0
 
 
-def test_too_narrow_is_said(limit):
-    found = mf.solve(TWO, TASK, 0.05, width=100, warm_start=limit)
-    assert found.solution.kernel[1][0] == pytest.approx([1.739, 0.363], abs=1e-3)
-    assert not found.notes  # the barrier is 7, ln N is 4.6
-    assert 4.6 < found.solution.barrier.min() < 8.0
+def test_a_narrow_network_is_that_of_the_table(limit):
+    found = mf.solve(TWO, TASK, 0.05, width=200, warm_start=limit)
+    np.testing.assert_allclose(found.solution.kernel[1][0], [1.7033, 0.3235], atol=6e-5)
+    np.testing.assert_allclose(found.solution.t[0], 0.14367, atol=6e-6)
 
 
 def test_one_layer_is_the_single_layer_theory():
@@ -206,10 +212,7 @@ def test_one_layer_is_the_single_layer_theory():
         np.testing.assert_allclose(sorted((abar**2).sum(1)), sorted(o.weight for o in post.outliers), atol=1e-8)
         assert system.free_energy(x, FINE) / task.n_samples == pytest.approx(post.objective, abs=1e-8)
         assert worst_direction(system.setting(order, 0)) < 1.0 + 1e-8
-        second = system.problem.readout_variance * span @ layer.beta_beta @ span.T
-        bulk = post.readout_covariance + sum(np.outer(o.readout, o.readout) for o in post.outliers)
-        assert np.trace(second) > 0.0
-        assert np.trace(bulk) > 0.0
+        np.testing.assert_allclose(layer.b_b, post.kernel().elements, atol=1e-8)
 
 
 def test_drawn_neurons_have_the_kernels_of_the_theory(limit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,7 @@ def bulk(setting: Setting, rule: Rule, walls: FloatArray, far: bool) -> Averages
     """
     q = setting.root.shape[1]
     ends = np.zeros((0, q + 2))
+    walls = walls[np.linalg.norm(walls, axis=1) > 0.0]
     if len(walls):
         size = np.linalg.norm(walls, axis=1)[:, None]
         ends = np.hstack([walls / size, np.full_like(size, rule.far) if far else size, np.full_like(size, _WALL)])
@@ -125,11 +127,11 @@ def _average(
         raise NotIntegrable("the bulk reaches the edge of the lattice.")
     value = total / total[0]
     at = np.cumsum([1, n_classes, n_classes**2, n_classes, n_classes**2, n_classes, q * n_classes, q * q])
-    part = [value[i:j] for i, j in zip(at[:-1], at[1:])]
+    part = [value[i:j] for i, j in pairwise(at)]
     square = (n_classes, n_classes)
     return Averages(
-        log_z, part[0], part[1].reshape(square), part[2], part[3].reshape(square), part[4], part[5].reshape(q, n_classes),
-        part[6].reshape(q, q), nodes,
+        log_z, part[0], part[1].reshape(square), part[2], part[3].reshape(square), part[4],
+        part[5].reshape(q, n_classes), part[6].reshape(q, q), nodes,
     )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
     least = np.bincount(inverse.ravel(), weights=task.fractions).min() * task.n_samples
     if least < _LEAST_SAMPLES:
         return (
-            f"in deep networks of rectifiers bulk and outliers are separated only from {_LEAST_SAMPLES} samples per class "
-            f"on, got {least:.4g}"
+            f"in deep networks of rectifiers bulk and outliers are separated only from {_LEAST_SAMPLES} samples per "
+            f"class on, got {least:.4g}"
         )
     return None

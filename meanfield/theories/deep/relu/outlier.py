@@ -2,7 +2,7 @@
 
     Ehat(beta, h) = -|beta|^2 / 2 - h^T K^{-1} h / 2 + sum_c n_c ghat_c(b_c, h_c) <= 0,       b = R beta
 
-ghat_c(b, h) = max_z [b phi(z) + delta phi(z)^2 / 2 - (z - h)^2 / 2d] is piecewise quadratic: z on, z at the kink, z off.
+ghat_c(b, h) = max_z [b phi(z) + delta phi(z)^2 / 2 - (z - h)^2 / 2d] is piecewise quadratic: z on, at the kink, off.
 Given b the maximum over h is one of 3^C linear systems.
 """
 
@@ -87,8 +87,8 @@ def _at(setting: Setting, b: FloatArray, h: FloatArray, narrow: FloatArray) -> C
 def worst_direction(setting: Setting) -> float:
     """Largest gain over all unit beta: Ehat <= 0 in all directions where it is at most 1.
 
-    gain(beta) is a maximum of squares of linear functions of beta, so that beta -> R^T (n ghat_b) / |.| never lowers it;
-    it is started from a lattice of directions in one and two dimensions, from random ones beyond, and from the axes.
+    gain(beta) is a maximum of squares of linear functions of beta, so that beta -> R^T (n ghat_b) / |.| never lowers
+    it; it is started from a lattice of directions in one and two dimensions, from random ones beyond, and from the axes.
     """
     q = setting.root.shape[1]
     if q == 1:

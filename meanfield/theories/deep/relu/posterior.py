@@ -231,8 +231,8 @@ class ReluPosterior(Posterior):
         lines = [
             f"sparse coding in {network.depth} layers: {network.activation.name}, {task.n_classes} classes, "
             f"{task.n_outputs} outputs, {width}",
-            f"P = {task.n_samples:g}, tau = {self.tau:g}, sigma_a = {network.sigma_a:g}, sigma_w = {network.sigma_w:g}, "
-            f"readout prior sigma_a^2 / P^{network.beta:.4g}",
+            f"P = {task.n_samples:g}, tau = {self.tau:g}, sigma_a = {network.sigma_a:g}, "
+            f"sigma_w = {network.sigma_w:g}, readout prior sigma_a^2 / P^{network.beta:.4g}",
             "",
             "kernels (samples of two classes | the same without outliers | what the diagonal has beyond)",
         ]

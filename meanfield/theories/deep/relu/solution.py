@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.status import Status
 from meanfield.validation import FloatArray, entry, read_only
 

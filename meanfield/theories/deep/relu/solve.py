@@ -30,6 +30,7 @@ _FIRST_WIDTH = 400.0  # reached from N = infinity; the others from there by fact
 _CONDENSED = (0.75, 0.6, 0.9, 0.45)  # part of the targets that the outliers carry, in the starts
 _TOLERANCE = 1e-9
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
+_GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
 
 
@@ -204,7 +205,11 @@ def _solution(
         h = np.array([condensed(setting, beta).h for beta in order.outliers(i)])
         z = np.where(layer.activation > 0.0, layer.activation, np.minimum(h, 0.0))
         preactivation.append(z[:, index])
-    notes = []
+    notes = [
+        f"no neuron condenses in layer {i + 1}: its codes are the tail of the bulk"
+        for i in range(problem.depth)
+        if np.abs(order.outliers(i)).max() < _GONE
+    ]
     barrier = np.array([layer.barrier for layer in layers])
     if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:
         notes.append(

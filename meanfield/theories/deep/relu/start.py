@@ -127,7 +127,10 @@ def _scaled(system: System, order: Order, layer: int, lengths: FloatArray) -> Or
 
 def _climbed(setting: Setting, beta: FloatArray) -> tuple[FloatArray, Condensed]:
     """The direction of largest gain above `beta`."""
-    beta = beta / np.linalg.norm(beta)
+    size = float(np.linalg.norm(beta))
+    if size <= 1e-12:  # opposite classes: nothing drives both
+        beta, size = np.eye(len(beta))[0], 1.0
+    beta = beta / size
     for _ in range(_CLIMB):
         push = setting.root.T @ (setting.n * condensed(setting, beta).activation)
         size = float(np.linalg.norm(push))

@@ -22,6 +22,8 @@ from meanfield.validation import FloatArray
 
 __all__ = ["Layered", "Order", "Problem", "System"]
 
+_SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
+_GONE = 1e-6  # and below which there is none
 _KEPT = 64  # averages that are remembered
 
 
@@ -210,19 +212,21 @@ class System:
         )  # fmt: skip
 
     def _finite(self, setting: Setting, outliers: FloatArray, rule: Rule) -> Layered:
-        width = self.problem.width
-        share = 1.0 - len(outliers) / width
-        inner = bulk(setting, rule, math.sqrt(width) * outliers, False)
-        parts = [slab(setting, math.sqrt(width) * beta, rule) for beta in outliers]
-        shape = (len(outliers), len(setting.n))
-        activation = np.array([part.b for part in parts]).reshape(shape) / math.sqrt(width)
+        width, there = self.problem.width, np.linalg.norm(outliers, axis=1) > _GONE
+        share = 1.0 - there.sum() / width
+        inner = bulk(setting, rule, math.sqrt(width) * outliers[there], False)
+        parts = [slab(setting, math.sqrt(width) * beta, rule) for beta in outliers[there]]
+        activation, force = (np.zeros((len(outliers), len(setting.n))) for _ in range(2))
+        if parts:
+            activation[there] = np.array([part.b for part in parts]) / math.sqrt(width)
+            force[there] = np.sqrt([np.diag(part.h_h) for part in parts]) / math.sqrt(width)
 
         def both(name: str) -> FloatArray:
             start = share * getattr(inner, name)
             return np.asarray(start + sum(getattr(part, name) for part in parts) / width)
 
         return Layered(
-            inner, activation, np.array([np.sqrt(np.diag(part.h_h)) for part in parts]).reshape(shape), both("b_b"),
+            inner, activation, force, both("b_b"),
             both("bb"), both("h_h"), both("hh"), share * inner.beta_b + outliers.T @ activation,
             share * inner.beta_beta + outliers.T @ outliers,
             share * inner.log_z + sum(part.log_z for part in parts) / width,
@@ -268,7 +272,9 @@ class System:
             have, want = getattr(order, name), getattr(found, name)
             if layer >= 0:
                 have, want = have[layer], want[layer]
-            size = np.abs(self.problem.y if name == "t" else have).max()
+            size = float(np.abs(self.problem.y if name == "t" else have).max())
+            if name in ("lower", "top"):
+                size = max(size, _SHORT)  # an outlier may vanish
             worst = max(worst, float(np.abs(want - have).max() / max(size, 1e-300)))
         return worst
 

@@ -75,7 +75,7 @@ def flood(origin, root, n, d, delta, u, spread, kind, tables, reach, walls, rule
     stack = np.empty(4096, dtype=np.int64)
     modes = np.empty(4096, dtype=np.int64)
     centre = 0
-    for k in range(q):
+    for _ in range(q):
         centre = centre * width + reach
     stack[0], modes[0], held = centre, 0, 1
     seen[centre] = True
