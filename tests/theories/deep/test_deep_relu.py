@@ -212,22 +212,25 @@ def test_one_layer_is_the_single_layer_theory():
         np.testing.assert_allclose(sorted((abar**2).sum(1)), sorted(o.weight for o in post.outliers), atol=1e-8)
         assert system.free_energy(x, FINE) / task.n_samples == pytest.approx(post.objective, abs=1e-8)
         assert worst_direction(system.setting(order, 0)) < 1.0 + 1e-8
-        np.testing.assert_allclose(layer.b_b, post.kernel().elements, atol=1e-8)
+        # The kernel by the equation of the outputs: that of the single-layer posterior takes the bulk as Gaussian.
+        problem = system.problem
+        matrix = problem.readout_variance * (layer.b_b * problem.n + np.diag(layer.bb)) + 0.05 * np.eye(len(problem.n))
+        np.testing.assert_allclose(matrix @ order.t, problem.y, atol=1e-8)
 
 
 def test_drawn_neurons_have_the_kernels_of_the_theory(limit):
     for layer in (1, 2):
-        neurons = limit.sample_neurons(4000, rng=1, samples_per_class=30, layer=layer)
+        neurons = limit.sample_neurons(800, rng=1, samples_per_class=30, layer=layer)
         bulk = neurons.activations[neurons.code == 0]
         first, second = (bulk[:, neurons.labels == c].mean(axis=1) for c in (0, 1))
         s = limit.solution
         within = s.bulk_kernel[layer - 1][0, 0] + s.d[layer - 1][0] / 30
         for found, expected in ((first**2, within), (first * second, s.bulk_kernel[layer - 1][0, 1])):
             assert abs(found.mean() - expected) < 6 * found.std() / math.sqrt(len(found))
-        outliers = neurons.activations[neurons.code > 0] / math.sqrt(4000)
+        outliers = neurons.activations[neurons.code > 0] / math.sqrt(800)
         np.testing.assert_allclose(
             [outliers[0][neurons.labels == 0].mean(), outliers[1][neurons.labels == 1].mean()],
-            s.outlier_activation[layer - 1][0, 0], rtol=0.02,
+            s.outlier_activation[layer - 1][0, 0], rtol=0.03,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["draw_bulk", "draw_site"]
 
-_SWEEPS = 400
+_SWEEPS = 200
 
 
 def draw_site(

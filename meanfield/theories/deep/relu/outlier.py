@@ -88,7 +88,7 @@ def worst_direction(setting: Setting) -> float:
     """Largest gain over all unit beta: Ehat <= 0 in all directions where it is at most 1.
 
     gain(beta) is a maximum of squares of linear functions of beta, so that beta -> R^T (n ghat_b) / |.| never lowers
-    it; it is started from a lattice of directions in one and two dimensions, from random ones beyond, and from the axes.
+    it; it is started from a lattice of directions in one and two dimensions, from random ones beyond.
     """
     q = setting.root.shape[1]
     if q == 1:
