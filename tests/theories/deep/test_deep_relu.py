@@ -13,8 +13,9 @@ from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
+from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import Setting, factor
-from meanfield.theories.deep.relu.solve import _reduced_order, relu_problem
+from meanfield.theories.deep.relu.solve import _reduced_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import Order, System
 

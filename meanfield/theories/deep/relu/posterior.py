@@ -21,11 +21,16 @@ from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
+from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import Setting
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
+from meanfield.theories.deep.relu.system import Order, System
 from meanfield.validation import FloatArray, read_only
 
 __all__ = ["ReluPosterior"]
+
+_GONE = 1e-6  # activation of an outlier, in units of sqrt(N), below which there is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +105,7 @@ class ReluPosterior(Posterior):
                 read_only(activation[o]),
             )
             for o, word in enumerate(s.patterns)
+            if o in self._present(layer)
         )  # fmt: skip
 
     @property
@@ -158,7 +164,8 @@ class ReluPosterior(Posterior):
         """
         layer, n = self._layer(layer), positive_count("n", n)
         s, task = self.solution, self.task
-        count = len(s.patterns)
+        present = self._present(layer)
+        count = len(present)
         if n <= count:
             raise ValueError(f"n = {n} neurons cannot hold {count} outliers and a bulk; ask for more neurons.")
         generator = np.random.default_rng(rng)
@@ -166,9 +173,9 @@ class ReluPosterior(Posterior):
         setting, index, span = self._setting(layer)
         beta, h = draw_bulk(setting, n - count, generator)
         b = beta @ setting.root.T
-        b = np.vstack([b[:, index], math.sqrt(n) * s.outlier_field[layer]])
+        b = np.vstack([b[:, index], math.sqrt(n) * s.outlier_field[layer][present]])
         # The class field of an outlier: at the kink h > 0 and z = 0, so that z = h - d g_h does not give it back.
-        own = np.array([self._condensed_field(setting, layer, o) for o in range(count)]).reshape(count, -1)
+        own = np.array([self._condensed_field(setting, layer, o) for o in present]).reshape(count, len(setting.n))
         h = np.vstack([h[:, index], math.sqrt(n) * own[:, index]])
         z = np.empty((n, labels.size))
         for c in range(task.n_classes):
@@ -181,15 +188,18 @@ class ReluPosterior(Posterior):
             variance = self.network.readout_variance(task.n_samples)
             rest = np.eye(len(span)) - span @ span.T
             bulk = math.sqrt(variance) * (beta @ span.T + generator.standard_normal((n - count, len(span))) @ rest)
-            readouts = np.vstack([bulk, math.sqrt(n) * s.outlier_readout])
-        names = ["bulk", *(f"outlier {'-'.join(word)}" for word in s.patterns)]
+            readouts = np.vstack([bulk, math.sqrt(n) * s.outlier_readout[present]])
+        names = ["bulk", *(f"outlier {'-'.join(word)}" for word in (s.patterns[o] for o in present))]
         code = np.concatenate([np.zeros(n - count, dtype=np.intp), 1 + np.arange(count, dtype=np.intp)])
         phi = self.network.activation(z)
         return Neurons(readouts, code, tuple(names), z, np.asarray(phi), labels, task.class_names)
 
-    def _condensed_field(self, setting: Setting, layer: int, o: int) -> FloatArray:
-        from meanfield.theories.deep.relu.outlier import condensed
+    def _present(self, layer: int) -> list[int]:
+        """Outliers that a layer has: where its codes are the tail of the bulk there are none."""
+        size = np.abs(self.solution.outlier_activation[layer]).max(axis=1, initial=0.0)
+        return [int(o) for o in np.flatnonzero(size > _GONE)]
 
+    def _condensed_field(self, setting: Setting, layer: int, o: int) -> FloatArray:
         _, index, _ = self._reduced
         first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
         b = self.solution.outlier_field[layer][o][first]
@@ -197,14 +207,10 @@ class ReluPosterior(Posterior):
 
     @cached_property
     def _reduced(self) -> tuple[Any, Any, FloatArray]:
-        from meanfield.theories.deep.relu.solve import relu_problem
-
         return relu_problem(self.network, self.task, self.tau)
 
     def _setting(self, layer: int) -> tuple[Setting, Any, FloatArray]:
         """Fields of a layer, for classes of different targets."""
-        from meanfield.theories.deep.relu.system import Order, System
-
         problem, index, span = self._reduced
         first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
         s = self.solution

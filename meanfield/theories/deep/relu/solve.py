@@ -13,18 +13,18 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, Rule
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.posterior import ReluPosterior
+from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import NotIntegrable
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.start import chain_start
-from meanfield.theories.deep.relu.system import Order, Problem, System
+from meanfield.theories.deep.relu.system import Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["relu_problem", "solve_relu"]
+__all__ = ["solve_relu"]
 
 _FIRST_WIDTH = 400.0  # reached from N = infinity; the others from there by factors of two
 _CONDENSED = (0.75, 0.6, 0.9, 0.45)  # part of the targets that the outliers carry, in the starts
@@ -32,17 +32,6 @@ _TOLERANCE = 1e-9
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
 _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
-
-
-def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[Problem, Any, FloatArray]:
-    """The problem in numbers; which of its classes each class is; (m, q) orthonormal basis of the targets' span."""
-    found, index = problem_of(network, task, tau)
-    _, size, right = np.linalg.svd(found.y, full_matrices=False)
-    span = right[size > 1e-12 * size[0]].T
-    # Without loss of generality: the signs of the basis are those that make its largest entries positive.
-    span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
-    y = found.y @ span
-    return Problem(found.depth, found.n, y, tau, found.readout_variance, found.k, found.scale), index, span
 
 
 def solve_relu(
