@@ -219,6 +219,21 @@ def test_one_layer_is_the_single_layer_theory():
         np.testing.assert_allclose(matrix @ order.t, problem.y, atol=1e-8)
 
 
+def test_three_classes_on_coarse_lattices():
+    """What fine lattices certify to 2e-9, found again with coarse ones."""
+    network, task = mf.Network("relu", 2), mf.class_task(n_classes=3, n_samples=120)
+    system = system_of(network, task, 0.05)
+    x = system.pack(chain_start(system.problem, system.words, 0.75))
+    x, size = newton(system, x, COARSE, 1e-5, 30, lambda size: None)
+    assert size < 1e-5
+    order = system.unpack(x)
+    _, _, span = relu_problem(network, task, 0.05)
+    np.testing.assert_allclose(order.kernel[0][0], [0.318206, 0.181096, 0.181096], atol=1e-4)
+    np.testing.assert_allclose(order.d[0], 0.366718, atol=1e-4)
+    np.testing.assert_allclose((order.t @ span.T)[0], [0.171221, -0.050971, -0.050971], atol=1e-4)
+    assert system.free_energy(x, COARSE) == pytest.approx(-27.209760, abs=1e-3)
+
+
 def test_drawn_neurons_have_the_kernels_of_the_theory(limit):
     for layer in (1, 2):
         neurons = limit.sample_neurons(800, rng=1, samples_per_class=30, layer=layer)
