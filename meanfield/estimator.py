@@ -25,12 +25,20 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 __all__ = ["NonLazyClassifier", "NonLazyRegressor"]
 
 
+def _validated(estimator: Any, *data: Any, **options: Any) -> Any:
+    """`validate_data` of scikit-learn, whose words stay; what it lets through (numbers too large, objects) in ours."""
+    try:
+        return validate_data(estimator, *data, **options)
+    except (OverflowError, RuntimeError, AttributeError, KeyError) as error:
+        raise ValueError(f"X and y must be arrays of real numbers: {error}.") from error
+
+
 class _WideNetwork(BaseEstimator):
     """What the classifier and the regressor share: the network, the scaling of the inputs, the posterior."""
 
     def __init__(
         self,
-        activation: Any = "linear",
+        activation: object = "linear",
         *,
         depth: int = 1,
         sigma_a: float = 1.0,
@@ -38,7 +46,7 @@ class _WideNetwork(BaseEstimator):
         tau: float = 0.01,
         lazy: bool = False,
         center: bool = True,
-        scale: Any = "rms",
+        scale: object = "rms",
         on_failure: Literal["raise", "warn", "return"] = "warn",
     ) -> None:
         self.activation = activation
@@ -64,9 +72,9 @@ class _WideNetwork(BaseEstimator):
         self.codes_ = self.posterior_.codes
         self.certificate_ = self.posterior_.certificate
 
-    def _outputs(self, X: Any) -> Any:
+    def _outputs(self, X: object) -> Any:
         check_is_fitted(self)
-        return self.posterior_.predict(validate_data(self, X, reset=False, dtype=np.float64))
+        return self.posterior_.predict(_validated(self, X, reset=False, dtype=np.float64))
 
 
 class NonLazyClassifier(ClassifierMixin, _WideNetwork):
@@ -126,7 +134,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
 
     def __init__(
         self,
-        activation: Any = "linear",
+        activation: object = "linear",
         *,
         depth: int = 1,
         sigma_a: float = 1.0,
@@ -134,7 +142,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         tau: float = 0.01,
         lazy: bool = False,
         center: bool = True,
-        scale: Any = "rms",
+        scale: object = "rms",
         on_failure: Literal["raise", "warn", "return"] = "warn",
         on: float = 1.0,
         off: float = 0.0,
@@ -148,7 +156,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
 
     def fit(self, X: Any, y: Any) -> NonLazyClassifier:
         """Solve the theory on inputs X (P, N_0) and class labels y (P,)."""
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        X, y = _validated(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -160,7 +168,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         self._solve(replace(task, targets=task.targets - self.target_center_))
         return self
 
-    def decision_function(self, X: Any) -> Any:
+    def decision_function(self, X: object) -> Any:
         """Mean outputs (n, C) on inputs X (n, N_0); for two classes their difference (n,), second minus first.
 
         With on < off the sign is changed: the largest is always that of the predicted class.
@@ -168,12 +176,12 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: object) -> Any:
         """(n,) label of the class whose target is nearest to the mean output."""
         scores = self._scores(X)  # says so if there are no classes yet
         return self.classes_[scores.argmax(axis=1)]
 
-    def _scores(self, X: Any) -> Any:
+    def _scores(self, X: object) -> Any:
         return np.sign(self.on - self.off) * (self._outputs(X) + self.target_center_)
 
 
@@ -199,7 +207,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
 
     def fit(self, X: Any, y: Any) -> NonLazyRegressor:
         """Solve the theory on inputs X (P, N_0) and targets y (P,) or (P, m)."""
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2, multi_output=True, y_numeric=True)
+        X, y = _validated(self, X, y, dtype=np.float64, ensure_min_samples=2, multi_output=True, y_numeric=True)
         y = y.astype(np.float64)
         self._vector = y.ndim == 1
         targets = y[:, None] if self._vector else y
@@ -209,7 +217,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
         self._solve(self._task(X, Y=(targets - self.target_center_) / self.target_scale_))
         return self
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: object) -> Any:
         """Mean outputs (n,) or (n, m) on inputs X (n, N_0)."""
         check_is_fitted(self)
         outputs = self.target_center_ + self.target_scale_ * self._outputs(X)

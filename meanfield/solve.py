@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from numpy.linalg import LinAlgError
+
 from meanfield.numerics.interruptible import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
@@ -14,7 +16,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
-from meanfield.validation import real_number, short, whole_number
+from meanfield.validation import flag, real_number, short, whole_number
 
 if TYPE_CHECKING:
     from meanfield.posterior.data_posterior import DataPosterior
@@ -115,8 +117,8 @@ def solve(
         P -> infinity then have the status "stopped", nonlinear networks on data "out of time" with what was reached;
         others raise ConvergenceError.
     refine : bool, optional
-        Whether to correct expectation propagation on samples of the exact single-neuron posterior (bounded nonlinear
-        networks on data); by default where its measured error is too large.
+        Whether to correct expectation propagation on samples of the exact single-neuron posterior (nonlinear networks
+        on data); by default where its measured error is too large.
     width : float, optional
         Deep networks of rectifiers: number N of neurons per layer of the finite-N saddle, 100 to 1e5; by default
         N = infinity. Refused by all other theories, which are those of infinite width.
@@ -151,12 +153,14 @@ def solve(
     theory = covering_theory(network, task, tau)
     problem = Problem(network, task, float(tau))
     _check_options(task, warm_start, on_failure, max_boxes)
+    progress = flag("progress", progress, none=True)
+    refine = flag("refine", refine, none=True)
     if max_seconds is not None:
         max_seconds = real_number("max_seconds", max_seconds, above=0.0)
     if rtol is not None:
         rtol = real_number("rtol", rtol, above=0.0)
-    if not (refine is None or isinstance(refine, bool)):
-        raise ValueError(f"refine must be True, False or None, got {short(refine)}.")
+        if rtol >= 1.0:
+            raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
     if width is not None:
         width = real_number("width", width, at_least=100.0)
         if width > 1e5:
@@ -164,8 +168,14 @@ def solve(
         if theory.name != "deep":
             raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
     options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine, "width": width}
-    with long_work(max_seconds, progress):
-        posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+    try:
+        with long_work(max_seconds, progress):
+            posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+    except (ArithmeticError, IndexError, LinAlgError) as error:
+        raise ConvergenceError(
+            f"no certified solution: the numbers of this problem are beyond what float64 resolves ({error}); bring "
+            "targets, inputs, sigma_a and sigma_w closer to 1."
+        ) from error
     if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":
@@ -174,7 +184,7 @@ def solve(
     return cast(Any, posterior)
 
 
-def _check_options(task: ClassTask | DataTask, warm_start: Any, on_failure: str, max_boxes: Any) -> None:
+def _check_options(task: ClassTask | DataTask, warm_start: object, on_failure: str, max_boxes: object) -> None:
     if not isinstance(on_failure, str) or on_failure not in ("raise", "warn", "return"):
         raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {short(on_failure)}.")
     whole_number("max_boxes", max_boxes, at_least=1)

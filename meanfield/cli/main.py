@@ -39,6 +39,7 @@ examples
   meanfield phase-diagram --activation relu --sweep off=-1:0.9:191
   meanfield equations --activation relu                    LaTeX of exactly what is solved
   meanfield validate --quick                               the theory against sampled finite networks
+  meanfield figures --only fig5                            a figure of the paper, theory beside sampled networks
 
 exit status: 0 solved, 1 validation failed, 2 wrong input (one line says what), 3 no certified solution was found"""
 
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=1, metavar="N", help="processes that share the sweep; default: 1"
     )
     diagram.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep finished chunks there, and resume")
+    diagram.add_argument("--html", action="store_true", help="pages to click on as well (needs bokeh, the extra html)")
     diagram.set_defaults(run=_phase_diagram)
 
     equations = commands.add_parser(
@@ -143,10 +145,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_network(equations)
     equations.set_defaults(run=_equations)
 
+    from meanfield.cli.figures import add_arguments as add_figures
     from meanfield.cli.geometry import add_parser
     from meanfield.cli.validate import add_parser as add_validate
+    from meanfield.cli.warmup import add_parser as add_warmup
+    from meanfield.cli.warmup import run as warm_up
 
+    add_figures(commands)
     add_parser(commands)
+    add_warmup(commands).set_defaults(run=warm_up)
     add_validate(commands).set_defaults(run=_validate)
     return parser
 
@@ -401,7 +408,9 @@ def _phase_diagram(options: argparse.Namespace) -> None:
 
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    with _workers(options.workers) as executor:
+    from meanfield.cli.warmup import beside
+
+    with beside(), _workers(options.workers) as executor:
         how: dict[str, Any] = {"executor": executor, "checkpoint": options.checkpoint}
         diagram = sweep(network, task, **{**how, "tau": tau, **dict(axes)})
         print(diagram)
@@ -410,10 +419,15 @@ def _phase_diagram(options: argparse.Namespace) -> None:
             written = _line(diagram, maps, folder / "-".join(["weights", *diagram.axes]))
         else:
             written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
+        pages = [diagram]
         if not options.sweep:
             diagram = sweep(network, task, tau, **how, **dict(_axis(item) for item in _DEFAULT_PLANE))
             print(f"\n{diagram}")
             written += _plane(diagram, folder / "phases-off-sigma_a")
+            pages.append(diagram)
+    if options.html:
+        kind = ("weights", "phases")
+        written += [page.to_html(folder / "-".join([kind[len(page.axes) - 1], *page.axes])) for page in pages]
     _report(written)
 
 

@@ -18,13 +18,14 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from
 from meanfield.posterior.generalization import Generalization, generalization, nearest_class
 from meanfield.posterior.kernel import Kernel
-from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.neurons import Neurons, positive_count
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.predictor import Predictor
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.validation import FloatArray, entry, real_number
+from meanfield.validation import FloatArray, entry, flag, real_number
+from meanfield.validation import generator as new_generator
 
 __all__ = ["DataPosterior", "rest_of_header", "solution_arrays"]
 
@@ -84,7 +85,7 @@ class DataPosterior(Posterior):
 
     # ---- any inputs ------------------------------------------------------------------------------
 
-    def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:
+    def predict(self, X: object = None, variance: bool = False, *, width: float | None = None) -> Any:
         """Mean outputs on new inputs, and their variance over the posterior.
 
         Parameters
@@ -109,6 +110,7 @@ class DataPosterior(Posterior):
         ValueError
             For inputs of another size, NaN, and a variance without a width.
         """
+        flag("variance", variance)
         new = self._inputs(X)
         mean = self.predictions if X is None else self._predictor.mean(new)
         if not variance:
@@ -117,7 +119,7 @@ class DataPosterior(Posterior):
             raise ValueError("the variance of a non-lazy network is of order 1/N: give width=N, the number of neurons.")
         return mean, self._predictor.variance(new, self._width(width))
 
-    def predict_class(self, X: Any) -> np.ndarray[Any, Any]:
+    def predict_class(self, X: object) -> np.ndarray[Any, Any]:
         """(n,) names of the classes whose targets are nearest to the mean outputs on raw inputs.
 
         Raises
@@ -130,7 +132,7 @@ class DataPosterior(Posterior):
             raise ValueError("this task has no classes with one target each; use predict, or give labels to data_task.")
         return np.array(self.task.class_names)[index]
 
-    def generalization_error(self, X: Any, Y: Any, *, width: float | None = None) -> Generalization:
+    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Generalization:
         """Squared error on test samples, split into bias |f - y|^2 and variance, with accuracy, also per class.
 
         Parameters
@@ -169,10 +171,7 @@ class DataPosterior(Posterior):
         Of nonlinear networks the training inputs, left out, have the moments of expectation propagation; given as `X`
         they are treated as any other inputs, as Gaussian, which is less accurate for them.
         """
-        depth = self.network.depth
-        layer = depth if layer is None else layer
-        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 1 <= layer <= depth:
-            raise ValueError(f"layer must be an integer 1..{depth}, got {layer!r}.")
+        layer = self._layer(-1 if layer is None else layer)
         if X is None and X2 is not None:
             raise ValueError("give X, or leave X2 out, too.")
         labels = self.task.labels if X is None and X2 is None else None
@@ -204,8 +203,7 @@ class DataPosterior(Posterior):
         -------
         Neurons
         """
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"n must be an integer >= 1, got {n!r}.")
+        n, generator = positive_count("n", n), new_generator("rng", rng)
         new = self._inputs(X)
         index: NDArray[np.intp] | None
         if labels is not None:
@@ -217,7 +215,7 @@ class DataPosterior(Posterior):
         names = self.task.class_names
         if index is None:
             index, names = np.zeros(len(new), dtype=np.intp), ("inputs",)
-        readouts, part, parts, z = self._predictor.draw(int(n), new, np.random.default_rng(rng))
+        readouts, part, parts, z = self._predictor.draw(n, new, generator)
         activations = np.asarray(self.network.activation(z))
         return Neurons(readouts, part, tuple(parts), z, activations, index, tuple(names))
 
@@ -246,7 +244,7 @@ class DataPosterior(Posterior):
 
     # ---- helpers ---------------------------------------------------------------------------------
 
-    def _inputs(self, X: Any) -> FloatArray:
+    def _inputs(self, X: object) -> FloatArray:
         return self.task.inputs if X is None else self.task.transform(X)
 
     def _width(self, width: float | None) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
 from meanfield.posterior.archive import load_posterior
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, real_array, real_number, short
 
 if TYPE_CHECKING:
     from meanfield.posterior.certificate import Certificate
@@ -97,7 +98,7 @@ class Posterior(ABC):
         """The posterior as printed text."""
 
     @abstractmethod
-    def sample_neurons(self, n: int, *, rng: Any = None) -> Neurons:
+    def sample_neurons(self, n: int, *, rng: object = None) -> Neurons:
         """Draw `n` neurons of a network from the theory, with their responses."""
 
     @abstractmethod
@@ -156,9 +157,40 @@ class Posterior(ABC):
         labels = self.task.class_names
         if isinstance(cls, str) and cls in labels:
             return labels.index(cls)
-        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
+        if isinstance(cls, (int, np.integer)) and not isinstance(cls, bool) and 0 <= cls < len(labels):
             return int(cls)
-        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")
+        raise ValueError(f"there is no class {short(cls)}; give an index 0..{len(labels) - 1} or one of {labels}.")
+
+    def _layer(self, layer: Any) -> int:
+        """1..L of such a number, or of a negative one, from the last layer."""
+        depth = self.network.depth
+        whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
+        if not whole or layer == 0 or not -depth <= layer <= depth:
+            raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {short(layer)}.")
+        return int(layer) if layer > 0 else int(layer) + depth + 1
+
+    def _named_fractions(self, fractions: Any) -> list[tuple[str, float]]:
+        """Patterns of codes with their numbers >= 0, from a mapping or from numbers in the order of `codes`."""
+        if isinstance(fractions, Mapping):
+            pairs = [
+                (str(pattern).replace("-", ""), real_number(f"fractions[{short(pattern)}]", value, at_least=0.0))
+                for pattern, value in fractions.items()
+            ]
+        else:
+            values = real_array("fractions", fractions)
+            if values.shape != (len(self.codes),):
+                raise ValueError(f"fractions must be {len(self.codes)} numbers, one per code, got {short(fractions)}.")
+            pairs = [(code.pattern, float(value)) for code, value in zip(self.codes, values, strict=True)]
+        if not all(value >= 0.0 for _, value in pairs) or not sum(value for _, value in pairs) > 0.0:
+            raise ValueError("fractions of codes must not be negative, and not all zero.")
+        return pairs
+
+    def _counts(self, counts: Any) -> FloatArray:
+        """(C,) numbers of samples, one per class."""
+        sizes, n_classes = real_array("counts", counts), len(self.task.class_names)
+        if sizes.shape != (n_classes,) or not (sizes > 0.0).all():
+            raise ValueError(f"counts must be {n_classes} numbers of samples, one per class, got {short(counts)}.")
+        return sizes
 
     def _refuse(self, question: str, instead: str = "") -> NoReturn:
         raise NotAvailable(f"{question} is not available for {self._described()}{instead and '; ' + instead}.")
@@ -170,23 +202,23 @@ class Posterior(ABC):
         """Posterior kernel of a hidden layer."""
         self._refuse("the kernel")
 
-    def readout_density(self, a: Any) -> FloatArray:
+    def readout_density(self, a: object) -> FloatArray:
         """Density of the readout at `a`, shape (..., m)."""
         self._refuse("the density of the readout", "draw readouts with sample_neurons")
 
-    def preactivation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+    def preactivation_density(self, code: object, cls: int | str, grid: object) -> FloatArray:
         """Density of the preactivation on a sample of a class, given a code."""
         self._refuse("the density of preactivations", "draw them with sample_neurons")
 
-    def activation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+    def activation_density(self, code: object, cls: int | str, grid: object) -> FloatArray:
         """Density of the activation on a sample of a class, given a code."""
         self._refuse("the density of activations", "draw them with sample_neurons")
 
-    def activation_atoms(self, code: Any, cls: int | str) -> dict[float, float]:
+    def activation_atoms(self, code: object, cls: int | str) -> dict[float, float]:
         """Values that the activation takes with positive probability, and these probabilities."""
         self._refuse("atoms of the density of activations", "draw activations with sample_neurons")
 
-    def frozen(self, fractions: Any) -> Posterior:
+    def frozen(self, fractions: object) -> Posterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
 
         Parameters
@@ -196,25 +228,26 @@ class Posterior(ABC):
         """
         self._refuse("a solution at given fractions of the codes")
 
-    def by_activation(self, counts: Any) -> Posterior:
+    def by_activation(self, counts: object) -> Posterior:
         """This posterior with neurons assigned to codes as in samples: by mean activations over `counts` (C,) samples.
 
         The same posterior where that makes no difference.
         """
+        self._counts(counts)
         return self
 
-    def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:
+    def predict(self, X: object = None, variance: bool = False, *, width: float | None = None) -> Any:
         """Mean outputs on new inputs."""
         self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
 
-    def predict_class(self, X: Any) -> Any:
+    def predict_class(self, X: object) -> Any:
         """Names of the classes whose targets are nearest to the mean outputs."""
         self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
 
-    def generalization_error(self, X: Any, Y: Any, *, width: float | None = None) -> Any:
+    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Any:
         """Squared error on test samples."""
         self._refuse("the generalisation error", "solve a task of data_task(X, Y) for it")
 
-    def code_activations(self, X: Any = None) -> FloatArray:
+    def code_activations(self, X: object = None) -> FloatArray:
         """(codes, n) mean activation of the neurons of each code on inputs."""
         self._refuse("the activation of codes on inputs", "read .codes[i].activation")

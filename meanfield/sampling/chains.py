@@ -18,7 +18,7 @@ from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward
 from meanfield.sampling.problem import Problem, class_means
-from meanfield.validation import FloatArray, read_only, short
+from meanfield.validation import FloatArray, choice, read_only, short
 
 __all__ = ["Chains", "Diagnostics"]
 
@@ -148,10 +148,9 @@ class Chains:
 
     def _replay(self, layer: int, at: str) -> tuple[FloatArray, FloatArray]:
         depth = self.network.depth
-        if at not in ("first", "last"):
-            raise ValueError(f'at must be "first" or "last", got {at!r}.')
-        if not -depth <= layer < depth:
-            raise ValueError(f"layer must be from 0 to {depth - 1} (or negative, from the top), got {layer}.")
+        choice("at", at, ("first", "last"))
+        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not -depth <= layer < depth:
+            raise ValueError(f"layer must be from 0 to {depth - 1} (or negative, from the top), got {short(layer)}.")
         work, target = self.problem.work(), self.problem.target()
         z, phi = [], []
         for state in self.state_last if at == "last" else self.state_first:

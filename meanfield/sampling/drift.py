@@ -87,7 +87,7 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
 
     Parameters
     ----------
-    chains : Chains or sequence of Chains
+    chains : Chains, sequence of Chains, or Observed
     layer : int
         0 is the lowest, -1 the last. Of lower layers only the first and the last draw are kept: two lags.
     n_lags : int
@@ -96,12 +96,12 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
     Raises
     ------
     ValueError
-        For chains of fewer than 8 draws, layers that do not exist, and as `as_draws`.
+        For chains of a single draw, layers that do not exist, and as `as_draws`.
     """
-    draws = as_draws(chains)
+    draws = as_draws(chains, whole=True)
     k, n_draws = draws.readout.shape[:2]
-    if n_draws < 8:
-        raise ValueError(f"drift needs chains of at least 8 draws, got {n_draws}.")
+    if n_draws < 2:
+        raise ValueError(f"drift needs chains of at least 2 draws, or snapshots of a network, got {n_draws}.")
     top = layer in (-1, draws.network.depth - 1)
     if top:
         m = draws.class_activation

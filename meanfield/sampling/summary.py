@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -88,8 +89,8 @@ class ChainSummary:
     kernel_diagonal : Estimate (L, C)
     residual : Estimate (C, m)
         y - f, mean over the training samples of a class.
-    order_parameter : Estimate (C, m)
-        t = residual / tau.
+    order_parameter : Estimate (C, m) or None
+        t = residual / tau; None where tau is not known.
     readout_mean : (m,) Estimate
     readout_moment : (m, m) Estimate
         Second moment of the readouts of all neurons.
@@ -106,7 +107,7 @@ class ChainSummary:
     kernel_between: Estimate
     kernel_diagonal: Estimate
     residual: Estimate
-    order_parameter: Estimate
+    order_parameter: Estimate | None
     readout_mean: Estimate
     readout_moment: Estimate
     prediction: Estimate | None = None
@@ -114,7 +115,8 @@ class ChainSummary:
 
     def table(self) -> str:
         """Residuals, kernel of the last layer, codes or outliers, with standard errors."""
-        lines = [f"N = {self.width}, tau = {self.tau:g}; mean (standard error)", ""]
+        tau = "unknown" if math.isnan(self.tau) else f"{self.tau:g}"
+        lines = [f"N = {self.width}, tau = {tau}; mean (standard error)", ""]
         for name, found in (
             ("residual y - f by class", self.residual),
             ("kernel between samples", _last(self.kernel_between)),
@@ -143,8 +145,8 @@ def summarize(chains: Any) -> ChainSummary:
 
     Parameters
     ----------
-    chains : Chains or sequence of Chains
-        One run, or several of the same problem.
+    chains : Chains, sequence of Chains, or Observed
+        One run, several of the same problem, or networks of your own (`meanfield.observe`).
 
     Raises
     ------
@@ -175,7 +177,7 @@ def summarize(chains: Any) -> ChainSummary:
         kernel_between=estimate(draws.kernel_between),
         kernel_diagonal=estimate(draws.kernel_diagonal),
         residual=residual,
-        order_parameter=estimate(draws.residual / draws.tau),
+        order_parameter=None if math.isnan(draws.tau) else estimate(draws.residual / draws.tau),
         readout_mean=estimate(draws.readout.mean(axis=2)),
         readout_moment=found["readout second moment"],
         prediction=None if prediction is None else estimate(prediction),

@@ -61,6 +61,7 @@ def test_every_theory_has_cases_here():
     for theory in theories():
         assert theory_named(theory.name) is theory
         assert theory.answers
+        assert isinstance(theory.sweeps, bool)
 
 
 @pytest.mark.parametrize(("theory", "make"), ALL)

@@ -38,10 +38,15 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
     if math.isinf(task.n_samples):
         if linear:
             return "linear deep networks are solved at a finite n_samples"
-        if network.beta != 1.0:
+        if network.beta not in (1.0, 1.0 / network.depth):
             return (
-                "at n_samples = inf deep networks are solved for the readout exponent 1; give a finite n_samples, or "
-                "readout_exponent=1"
+                "at n_samples = inf deep networks are solved for the readout exponents 1 and 1 / depth; give a finite "
+                "n_samples, or one of them as readout_exponent"
+            )
+        if network.beta != 1.0 and phi.parity != "odd" and not _odd_around_its_middle(phi):
+            return (
+                f"at n_samples = inf and the exponent 1 / depth {phi.name} would have to be odd, up to a constant; "
+                "give a finite n_samples, or readout_exponent=1"
             )
         return None
     if linear:
@@ -52,12 +57,17 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
             f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; "
             "at n_samples = inf there is no such limit"
         )
-    y = task.targets
-    if phi.parity == "odd" and any((y[c] == -y[e]).all() for c in range(len(y)) for e in range(c)):
+    y, p = task.targets, task.fractions
+    mirrored = [(c, e) for c in range(len(y)) for e in range(c) if (y[c] == -y[e]).all()]
+    if phi.parity == "odd" and any(p[c] != p[e] for c, e in mirrored):
         return (
-            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels "
-            "are of rank one, which is not available yet; use an activation with phi(0) != 0, such as sigmoid, or "
-            "other "
-            "targets"
+            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels are "
+            "of rank one, which is available for classes of equal size only; give them equal fractions (the answer "
+            "depends on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
         )
     return None
+
+
+def _odd_around_its_middle(phi: Any) -> bool:
+    z = np.linspace(0.0, 12.0, 97)
+    return bool(np.abs(phi(z) + phi(-z) - 2.0 * float(phi(0.0))).max() < 1e-12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,15 +14,15 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.layer import CHECK, COARSE, NotCovered, UnstableCode
+from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.saturated import saturated_solve
+from meanfield.theories.deep.rules import CHECK, NotCovered, UnstableCode
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
 from meanfield.theories.deep.stability import SecondOrder, second_order
-from meanfield.theories.deep.start import prior_kernels, relax
+from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import Order, Problem, System
 from meanfield.validation import FloatArray, real_number
@@ -89,7 +88,7 @@ def solve_deep(
     if math.isinf(task.n_samples):
         if fractions is not None:
             raise ValueError("shares of codes can be given at a finite n_samples only")
-        return _saturated(network, task, tau)
+        return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else _checked(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
@@ -106,15 +105,16 @@ def solve_deep(
     except NotCovered as error:
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []
+    remark = ""
     if competitors and shares is None and problem.phi.parts != "gaussian" and start is None:
-        system, found, branches = _compete(problem, system, found, tolerance, progress)
-    return _posterior(network, task, tau, index, system, found, branches, rtol, second)
+        system, found, branches, remark = _compete(problem, system, found, tolerance, progress)
+    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second)
 
 
 def _from_start(problem: Problem, start: Order | None, tolerance: float, report: Report | None) -> tuple[System, Found]:
     if start is not None:
         system = System(problem)
-        found = newton(system, system.pack(start), tolerance, renew=4, step=1e-6, progress=report, most=20)
+        found = newton(system, system.pack(start), tolerance, progress=report, most=20)
         if found.residual <= tolerance:
             return system, found
     return coding_branch(problem, tolerance, report)
@@ -127,30 +127,34 @@ def _linear_branch(problem: Problem, tolerance: float, report: Report | None) ->
         problem.n, problem.y, problem.readout_variance, problem.k, problem.scale, slope, problem.depth
     )
     x = relax(system, Order(kernel, d, np.zeros_like(kernel), np.zeros_like(d), t), 1)
-    return system, newton(system, x, max(tolerance * 1e-3, 1e-13), step=1e-6, progress=report)
+    return system, newton(system, x, max(tolerance * 1e-3, 1e-13), progress=report)
 
 
 def _compete(
     problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
-) -> tuple[System, Found, list[Branch]]:
-    """The better of two branches, and the other one."""
+) -> tuple[System, Found, list[Branch], str]:
+    """The better of two branches, the other one, and what has to be said if there is no other."""
+    unknown = "the branch without codes was not compared: "
     try:
         rival, other = prior_branch(problem, report)
-    except (NotCovered, np.linalg.LinAlgError):
-        return system, found, []
-    if not other.residual <= 1e-2:
-        return system, found, []
-    phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
-    if found.residual <= tolerance and against < phi:
-        same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
-        return system, found, [] if same else [Branch("uncoded", against, other.residual)]
-    rival, other = polish(problem, other.x, tolerance, report, renew=4, step=1e-6)
+        if not other.residual <= 1e-2:
+            return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+        phi, against = (s.free_energy(f.x, f.averages) for s, f in ((system, found), (rival, other)))
+        certain = found.residual <= tolerance
+        if certain and against < phi:
+            same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
+            return system, found, [] if same else [Branch("uncoded", against, other.residual)], ""
+        rival, other = polish(problem, other.x, tolerance, report)
+    except (NotCovered, np.linalg.LinAlgError) as error:
+        return system, found, [], f"{unknown}{error}"
     against = rival.free_energy(other.x, other.averages)
-    if other.residual > tolerance or (found.residual <= tolerance and against <= phi):
-        return system, found, []
+    if other.residual > tolerance:
+        return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
-        return system, found, []
-    return rival, other, [Branch("coding", phi, found.residual)]
+        return (system, found, [], "") if certain else (rival, other, [], "")
+    if certain and against <= phi:
+        return system, found, [Branch("uncoded", against, other.residual)], ""
+    return rival, other, [Branch("coding", phi, found.residual)], ""
 
 
 def _posterior(
@@ -161,6 +165,7 @@ def _posterior(
     system: System,
     found: Found,
     branches: list[Branch],
+    remark: str,
     rtol: float,
     second: bool,
 ) -> DeepPosterior:
@@ -168,19 +173,19 @@ def _posterior(
     check = system.at_rule(CHECK)
     linear = system.problem.phi.parts == "gaussian"
     phi = system.free_energy(found.x, found.averages)
+    curvature = SecondOrder(math.nan, math.nan, math.nan)
     try:
-        again = check.evaluate(found.x)
+        again = check.evaluate(found.x, curvature=second)
         residual = float(np.abs(check.residual(found.x, again)).max())
         error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
+        if second and residual < 1e-3:
+            curvature = second_order(system, found.averages, check.hessian(again))
     except NotCovered:
         residual = error = math.inf
-    curvature = SecondOrder(math.nan, math.nan, math.nan)
-    if second and residual < 1e-3:
-        rough = system if linear else system.at_rule(COARSE)
-        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
-            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6)
+    except np.linalg.LinAlgError:
+        pass
     allowed = max(rtol, _VALLEY) if system.codes else rtol
-    notes = []
+    notes = [remark] if remark else []
     if branches:
         other = branches[0]
         notes.append(f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}")
@@ -194,7 +199,7 @@ def _posterior(
         error,
         curvature.inner,
         curvature.outer,
-        curvature.asymmetry,
+        curvature.error,
         math.nan,
         tuple(branches),
     )
@@ -206,7 +211,7 @@ def _posterior(
         "problem with warm_start, or ask for less with rtol"
     )
     order = system.unpack(found.x)
-    top = system.combined(found.x, found.averages)[-1]
+    top = system.combined(found.averages)[-1]
     states = top_states(system, order) if not linear else None
     lower = found.averages.lower
     kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
@@ -249,56 +254,10 @@ def _posterior(
 def _linear_readout(system: System, order: Order) -> FloatArray:
     """<a a^T> = s + s^2 sum_mu,nu t_mu <phi_mu phi_nu> t_nu of a Gaussian readout, from the top layer's kernel."""
     p = system.problem
-    top = system.combined(system.pack(order), system.evaluate(system.pack(order)))[-1]
+    top = system.combined(system.evaluate(system.pack(order)))[-1]
     weighted = order.t * p.n[:, None]
     inside = weighted.T @ top.kernel @ weighted + (order.t.T * (p.n * top.d)) @ order.t
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
-
-
-def _saturated(network: Network, task: ClassTask, tau: float) -> DeepPosterior:
-    """P -> infinity at exponent 1."""
-    phi = network.activation
-    found = saturated_solve(
-        np.array(task.fractions), np.array(task.targets), tau, network.sigma_a, phi.infimum, phi.supremum
-    )
-    scale = max(1.0, abs(found.objective))
-    good = abs(found.gap) <= 1e-8 * scale and found.residual <= 1e-8 * max(1.0, float(np.abs(task.targets).max()))
-    problem = Problem(
-        phi, network.depth, np.array(task.fractions), np.array(task.targets), tau, 1.0, network.k, network.sigma_w**2
-    )
-    common, own, _ = prior_kernels(problem)
-    n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
-    top = (found.words.T * found.weight) @ found.words
-    kernel = np.array([*(c * np.ones((n_classes, n_classes)) for c in common[:-1]), top])
-    middle = 0.5 * (phi.infimum + phi.supremum)
-    notes = ["the last layer is saturated; the class structure of the layers below vanishes in this limit"]
-    if found.nullity:
-        notes.append(
-            f"the weights of the codes are not unique ({found.nullity} free); those of largest entropy were selected, "
-            "the limit of the theory at finite P"
-        )
-    solution = DeepSolution(
-        kernel=kernel,
-        d=np.array([*(np.full(n_classes, x) for x in own[:-1]), np.zeros(n_classes)]),
-        tilde=np.zeros((lower, n_classes, n_classes)),
-        delta=np.zeros((lower, n_classes)),
-        t=found.t,
-        free_energy=found.objective,
-        readout=found.readout,
-        weight=found.weight,
-        covariance=np.zeros((len(found.weight), m, m)),
-        activation=found.words,
-        activation_variance=np.zeros_like(found.words),
-        patterns=tuple("".join("1" if x > middle else "0" for x in word) for word in found.words),
-        second_readout=np.einsum("g,gi,gj->ij", found.weight, found.readout, found.readout),
-        certificate=DeepCertificate.of(found.residual, found.residual, 0.0, duality_gap=found.gap),
-        status=Status.OPTIMAL if good else Status.DUALITY_GAP,
-        message="a convex problem, certified by its duality gap" if good else f"duality gap {found.gap:.1e}",
-        notes=tuple(notes),
-        n_samples=math.inf,
-        tau=tau,
-    )
-    return DeepPosterior(network, task, tau, solution)
 
 
 def _warm(posterior: DeepPosterior | None, problem: Problem, index: FloatArray, frozen: bool) -> Order | None:

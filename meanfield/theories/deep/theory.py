@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from meanfield.numerics.interruptible import check_time
@@ -30,17 +29,16 @@ class DeepTheory:
         return relu.refuses(*problem) if relu.covers(problem.network) else refuses(*problem)
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.deep.relu import handover as relu
+
         warm = None if warm_start is None or warm_start.theory != self.name else warm_start
+        if warm is not None and relu.covers(warm.network) != relu.covers(problem.network):
+            warm = None
         return _solved(problem, progress, warm_start=warm, **_accuracy(options), **_width(problem, options))
 
     def frozen(self, posterior: Any, fractions: Any) -> Any:
         """`DeepPosterior.frozen`."""
-        if not isinstance(fractions, Mapping):
-            patterns = [code.pattern for code in posterior.codes]
-            if len(fractions) != len(patterns):
-                raise ValueError(f"fractions must be {len(patterns)} numbers, one per code, got {len(fractions)}.")
-            fractions = dict(zip(patterns, fractions))
-        given = {str(pattern).replace("-", ""): float(value) for pattern, value in fractions.items() if value != 0.0}
+        given = {pattern: value for pattern, value in posterior._named_fractions(fractions) if value != 0.0}
         total = sum(given.values())
         if not total > 0.0 or min(given.values()) < 0.0:
             raise ValueError("fractions of codes must not be negative, and not all zero.")

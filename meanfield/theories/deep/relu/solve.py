@@ -166,6 +166,8 @@ def _reduced_order(s: ReluSolution, system: System, span: FloatArray) -> Order:
     """Order parameters of a solution of a similar task, with equally many classes of different targets."""
     order = Order(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t @ span, np.zeros(0), np.zeros(0))
     n_classes = len(system.problem.n)
+    if len(s.kernel) != system.problem.depth:
+        raise ValueError("the warm start has another depth.")
     if s.t.shape[0] != n_classes or len(s.patterns) != len(system.words):
         raise ValueError("the warm start has other classes.")
     outliers = []

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_matrix
 from meanfield.numerics.cumulant_table import cumulant2, interval_index
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 
 __all__ = [
@@ -209,7 +210,7 @@ def second_order(
     return cholesky(middle)
 
 
-@jit
+@jit_apart
 def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, matrix, vector):
     """Upper bound, over a box, of sum_c p_c (line kappa_c + growth kappa_c^2 / 2) - x^T prior x / 2.
 
@@ -271,7 +272,7 @@ def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k,
                 work[i, j] = 0.0
                 work[j, i] = 0.0
         if stage == 0:
-            rest[:] = matrix
+            copy_matrix(rest, matrix)
     for i in range(d):
         if high_x[i] - low_x[i] > wide:
             continue

@@ -16,8 +16,9 @@ import math
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.cumulant_table import interval_index
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.bounds import (
     asymptotic_lines,
@@ -57,7 +58,7 @@ def exchangeable(p, t):
     return follower
 
 
-@jit
+@jit_apart
 def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes):
     """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
 
@@ -129,8 +130,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     radius = np.empty((d, d))
     while stack > 0:
         stack -= 1
-        low_x[:] = lows[stack]
-        high_x[:] = highs[stack]
+        copy_vector(low_x, lows[stack])
+        copy_vector(high_x, highs[stack])
         boxes += 1
         if exhausted(table.stop, n_classes):
             return False, np.inf, boxes
@@ -291,11 +292,11 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             middle = math.sqrt(max(low, unit) * high)
         elif -low > 8.0 * max(-high, unit) and high <= 0.0:
             middle = -math.sqrt(max(-high, unit) * -low)
-        lows[stack] = low_x
-        highs[stack] = high_x
+        copy_vector(lows[stack], low_x)
+        copy_vector(highs[stack], high_x)
         highs[stack, best] = middle
-        lows[stack + 1] = low_x
-        highs[stack + 1] = high_x
+        copy_vector(lows[stack + 1], low_x)
+        copy_vector(highs[stack + 1], high_x)
         lows[stack + 1, best] = middle
         stack += 2
     return True, max(excess, 0.0), boxes

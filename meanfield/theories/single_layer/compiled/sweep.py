@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
@@ -21,10 +22,12 @@ __all__ = [
     "CONVERGED",
     "DUALITY_GAP",
     "FAILED",
+    "GAP_LIMIT",
     "NOT_CONVERGED",
     "NOT_GLOBAL",
     "NUMBERS",
     "RESIDUAL",
+    "RESIDUAL_LIMIT",
     "STOPPED",
     "sweep_points",
 ]
@@ -47,8 +50,8 @@ NUMBERS = (
     "rounds",
 )
 
-_RESIDUAL_LIMIT = 1e-10
-_GAP_LIMIT = 1e-8
+RESIDUAL_LIMIT = 1e-10
+GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS = 300
 _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
@@ -186,9 +189,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     directions,
                     direction_weights,
                 )
-                if not residual <= _RESIDUAL_LIMIT:
+                if not residual <= RESIDUAL_LIMIT:
                     status = RESIDUAL
-                elif not gap <= _GAP_LIMIT * max(1.0, abs(objective)):
+                elif not gap <= GAP_LIMIT * max(1.0, abs(objective)):
                     status = DUALITY_GAP
                 else:
                     count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
@@ -209,17 +212,17 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         if status != CONVERGED and exhausted(stop, 0):
             status = STOPPED
         _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
-        t_out[i] = t
+        copy_matrix(t_out[i], t)
         n = 0
         for k in np.argsort(-weights):
             if n < weights_out.shape[1]:
-                readouts_out[i, n] = readouts[k]
+                copy_vector(readouts_out[i, n], readouts[k])
                 weights_out[i, n] = weights[k]
                 n += 1
         o = 0
         for k in np.argsort(-direction_weights):
             if o < direction_weights_out.shape[1]:
-                directions_out[i, o] = directions[k]
+                copy_vector(directions_out[i, o], directions[k])
                 direction_weights_out[i, o] = direction_weights[k]
                 o += 1
         numbers[i, 0] = status

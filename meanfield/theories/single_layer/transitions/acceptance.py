@@ -18,7 +18,7 @@ from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.limit import compiled_tables, phi_range
 from meanfield.theories.single_layer.solution import Solution
-from meanfield.theories.single_layer.transitions.control import Control, Problem
+from meanfield.theories.single_layer.transitions.control import Control, ScaledTask
 from meanfield.theories.single_layer.transitions.extended import CodeState, change, jacobian, quartic, soft_mode
 from meanfield.validation import FloatArray
 
@@ -98,7 +98,7 @@ class Root(NamedTuple):
 
     control: Control
     values: FloatArray
-    problem: Problem
+    problem: ScaledTask
     residual: float
     singular_value: float
 
@@ -223,7 +223,7 @@ def _flip(root: Root, state: CodeState, code: int, cls: int) -> tuple[str, str]:
 
 
 def _certificate(
-    problem: Problem, state: CodeState, directions: FloatArray | None = None, outliers: FloatArray | None = None
+    problem: ScaledTask, state: CodeState, directions: FloatArray | None = None, outliers: FloatArray | None = None
 ) -> Certificate:
     """Residual without tables, duality gap, and the global check of h."""
     table, bounds, direct = compiled_tables(problem.activation, problem.cumulant.k)
