@@ -43,6 +43,7 @@ def solve(
     rtol: float | None = ...,
     max_seconds: float | None = ...,
     refine: bool | None = ...,
+    width: float | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
 
@@ -59,6 +60,7 @@ def solve(
     rtol: float | None = ...,
     max_seconds: float | None = ...,
     refine: bool | None = ...,
+    width: float | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
 
@@ -74,6 +76,7 @@ def solve(
     rtol: float | None = None,
     max_seconds: float | None = None,
     refine: bool | None = None,
+    width: float | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
     """Posterior of a wide network on a class task, or on data.
@@ -116,6 +119,9 @@ def solve(
     refine : bool, optional
         Whether to correct expectation propagation on samples of the exact single-neuron posterior (nonlinear networks
         on data); by default where its measured error is too large.
+    width : float, optional
+        Deep networks of rectifiers: number N of neurons per layer of the finite-N saddle, 100 to 1e5; by default
+        N = infinity. Refused by all other theories, which are those of infinite width.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
@@ -155,7 +161,13 @@ def solve(
         rtol = real_number("rtol", rtol, above=0.0)
         if rtol >= 1.0:
             raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
-    options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
+    if width is not None:
+        width = real_number("width", width, at_least=100.0)
+        if width > 1e5:
+            raise ValueError(f"width must be at most 1e5, got {width:g}; leave it out for N = infinity.")
+        if theory.name != "deep":
+            raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
+    options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine, "width": width}
     try:
         with long_work(max_seconds, progress):
             posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)

@@ -24,12 +24,17 @@ class DeepTheory:
 
     def refuses(self, problem: Problem) -> str | None:
         from meanfield.theories.deep.coverage import refuses
+        from meanfield.theories.deep.relu import handover as relu
 
-        return refuses(*problem)
+        return relu.refuses(*problem) if relu.covers(problem.network) else refuses(*problem)
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.deep.relu import handover as relu
+
         warm = None if warm_start is None or warm_start.theory != self.name else warm_start
-        return _solved(problem, progress, warm_start=warm, **_accuracy(options))
+        if warm is not None and relu.covers(warm.network) != relu.covers(problem.network):
+            warm = None
+        return _solved(problem, progress, warm_start=warm, **_accuracy(options), **_width(problem, options))
 
     def frozen(self, posterior: Any, fractions: Any) -> Any:
         """`DeepPosterior.frozen`."""
@@ -43,8 +48,11 @@ class DeepTheory:
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
         from meanfield.theories.deep.claims import check_deep
         from meanfield.theories.deep.posterior import DeepPosterior
+        from meanfield.theories.deep.relu import handover as relu
         from meanfield.theories.deep.solution import DeepSolution
 
+        if header["solution"].get("rectifier"):
+            return relu.load(header, arrays)
         solution = DeepSolution.unpack(header["solution"], arrays)
         network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
         check_theory(self.name, network, task, solution.tau)
@@ -60,7 +68,19 @@ def _accuracy(options: dict[str, Any]) -> dict[str, float]:
     return {} if options.get("rtol") is None else {"rtol": options["rtol"]}
 
 
+def _width(problem: Problem, options: dict[str, Any]) -> dict[str, float]:
+    """N of the finite-N saddle, which only rectifiers have."""
+    from meanfield.theories.deep.relu import handover as relu
+
+    if options.get("width") is None:
+        return {}
+    if not relu.covers(problem.network):
+        raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
+    return {"width": options["width"]}
+
+
 def _solved(problem: Problem, progress: bool | None, **options: Any) -> Any:
+    from meanfield.theories.deep.relu import handover as relu
     from meanfield.theories.deep.solve import solve_deep
 
     with progress_bar(progress, None, unit="step") as advance:
@@ -70,6 +90,7 @@ def _solved(problem: Problem, progress: bool | None, **options: Any) -> Any:
             check_time()
 
         try:
-            return solve_deep(*problem, progress=step_done, **options)
+            solver = relu.solve if relu.covers(problem.network) else solve_deep
+            return solver(*problem, progress=step_done, **options)
         except TimeoutError as error:
             raise ConvergenceError(f"no solution yet: {error}; give more time.") from error
