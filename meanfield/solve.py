@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from meanfield.numerics.interruptible import long_work
@@ -41,6 +42,7 @@ def solve(
     rtol: float | None = ...,
     max_seconds: float | None = ...,
     refine: bool | None = ...,
+    fractions: Mapping[str, float] | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
 
@@ -57,6 +59,7 @@ def solve(
     rtol: float | None = ...,
     max_seconds: float | None = ...,
     refine: bool | None = ...,
+    fractions: Mapping[str, float] | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
 
@@ -72,6 +75,7 @@ def solve(
     rtol: float | None = None,
     max_seconds: float | None = None,
     refine: bool | None = None,
+    fractions: Mapping[str, float] | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
     """Posterior of a wide network on a class task, or on data.
@@ -114,6 +118,10 @@ def solve(
     refine : bool, optional
         Whether to correct expectation propagation on samples of the exact single-neuron posterior (bounded nonlinear
         networks on data); by default where its measured error is too large.
+    fractions : mapping of code pattern to number, optional
+        Class tasks at finite P, bounded phi: shares of the neurons in each code, normalised, as sampled networks freeze
+        them; those of equilibrium by default. The same as `Posterior.frozen` of the solution at equilibrium, but in
+        deep networks without solving that first, which is harder.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
@@ -151,9 +159,16 @@ def solve(
         rtol = real_number("rtol", rtol, above=0.0)
     if not (refine is None or isinstance(refine, bool)):
         raise ValueError(f"refine must be True, False or None, got {short(refine)}.")
-    options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
+    if fractions is not None and not isinstance(fractions, Mapping):
+        raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
+    options: dict[str, Any] = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
+    shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
+    if shares:
+        options["fractions"] = fractions
     with long_work(max_seconds, progress):
         posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+        if fractions is not None and not shares:
+            posterior = posterior.frozen(fractions)
     if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":

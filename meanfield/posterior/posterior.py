@@ -167,7 +167,7 @@ class Posterior(ABC):
         return f"a posterior of the theory {self.theory!r} ({self.scheme} coding)"
 
     def kernel(self, *args: Any, **options: Any) -> Kernel:
-        """Posterior kernel of a hidden layer."""
+        """Posterior kernel of a hidden layer, ``layer=`` 1..L or from the last by negative numbers (-1 if left out)."""
         self._refuse("the kernel")
 
     def readout_density(self, a: Any) -> FloatArray:

@@ -33,6 +33,8 @@ class Theory(Protocol):
         Unique; in files, and in the texts of refusals.
     sweeps : bool
         Whether `meanfield.sweep` can keep its solutions as points of a diagram.
+    solves_at_fractions : bool, optional
+        Whether `solve` takes the option "fractions", the shares of the codes; else `Posterior.frozen` is asked.
     answers : str
         What it covers, in a few words, for the texts of refusals: "lazy networks on data".
     """

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from meanfield.problem.layers import layer_index
 from meanfield.posterior.parts import activity_threshold
+from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
 from meanfield.validation import FloatArray
@@ -31,6 +33,7 @@ __all__ = [
     "code_words",
     "coding_threshold",
     "estimate",
+    "layer_suffix",
     "normal_deviate",
     "observables",
 ]
@@ -158,6 +161,8 @@ class Draws:
     readout : (k, d, N, m) array
     class_activation : (k, d, N, C) array
         Mean of phi(z^L) over the samples of a class, per neuron.
+    lower_activation : (k, d, L - 1, N, C) array or None
+        The same in the layers below the last.
     kernel_between : (k, d, L, C, C) array
         Mean of K_mu,nu over pairs of different samples.
     kernel_diagonal : (k, d, L, C) array
@@ -178,6 +183,7 @@ class Draws:
     kernel_diagonal: FloatArray
     residual: FloatArray
     prediction: FloatArray | None = None
+    lower_activation: FloatArray | None = None
     counts: NDArray[np.intp] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,6 +193,15 @@ class Draws:
     def n_chains(self) -> int:
         """k."""
         return len(self.readout)
+
+    def activation(self, layer: int) -> FloatArray:
+        """(k, d, N, C) mean activation on the samples of a class, of the neurons of layer 1..L (or -1, ...)."""
+        below = layer_index(layer, self.network.depth)
+        if below == self.network.depth - 1:
+            return self.class_activation
+        if self.lower_activation is None:
+            raise ValueError("these chains have no record of the activations below the last layer; sample again.")
+        return np.asarray(self.lower_activation[:, :, below])
 
     def words(self, threshold: float) -> NDArray[np.int64]:
         """(k, d, N) code of every neuron, see `code_words`."""
@@ -244,6 +259,7 @@ def as_draws(chains: Any) -> Draws:
         kernel_diagonal=joined("kernel_diagonal"),
         residual=residual,
         prediction=joined("prediction"),
+        lower_activation=joined("lower_activation"),
     )
 
 
@@ -276,8 +292,9 @@ class Observable:
 def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
     """All quantities that can be held against a theory with codes (or outliers) `patterns`.
 
-    Residual y - f per class, class blocks of the kernel of the last layer, first and second moments of the readout over
-    all neurons (an unbounded phi: second moment), and per code: fraction of the neurons, mean readout and covariance,
+    Residual y - f per class, class blocks of the kernel of every layer (on class tasks of deep networks also what its
+    diagonal has beyond them), first and second moments of the readout over all neurons (an unbounded phi: second
+    moment), and per code: fraction of the neurons, mean readout and covariance,
     mean activations. For an unbounded phi the bulk takes the place of the codes, and per pattern of outliers: total
     weight sum |a|^2 / N, abar and zbar, the two being root-mean-square totals over the neurons that share the outlier.
     """
@@ -287,8 +304,7 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
     a = draws.readout
     found = [
         Observable("residual", "residual", draws.residual, everywhere),
-        Observable("kernel between samples", "kernel", draws.kernel_between[:, :, -1], everywhere),
-        Observable("kernel diagonal", "kernel", draws.kernel_diagonal[:, :, -1], everywhere),
+        *_of_kernels(draws, everywhere),
     ]
     if draws.prediction is not None:
         deviation = draws.prediction - draws.prediction.mean(axis=1, keepdims=True)
@@ -310,6 +326,27 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
         for pattern in patterns:
             found += _of_outlier(draws, words == int(pattern, 2), pattern)
     return found
+
+
+def _of_kernels(draws: Draws, chains: NDArray[np.intp]) -> list[Observable]:
+    """Class blocks of the kernels, last layer first."""
+    found = []
+    depth = draws.kernel_between.shape[2]
+    deep_classes = depth > 1 and isinstance(draws.task, ClassTask)
+    for layer in range(depth, 0, -1):
+        where = layer_suffix(layer, depth)
+        block, diagonal = draws.kernel_between[:, :, layer - 1], draws.kernel_diagonal[:, :, layer - 1]
+        found.append(Observable(f"kernel between samples{where}", "kernel", block, chains))
+        found.append(Observable(f"kernel diagonal{where}", "kernel", diagonal, chains))
+        if deep_classes:
+            excess = diagonal - np.diagonal(block, axis1=2, axis2=3)
+            found.append(Observable(f"kernel excess{where}", "kernel", excess, chains))
+    return found
+
+
+def layer_suffix(layer: int, depth: int) -> str:
+    """What names of statistics of a layer end with; nothing for the last layer."""
+    return "" if layer == depth else f", layer {layer}"
 
 
 def _of_code(draws: Draws, member: NDArray[np.bool_], label: str) -> list[Observable]:

@@ -14,6 +14,7 @@ from meanfield.sampling.statistics import (
     as_draws,
     coding_threshold,
     estimate,
+    layer_suffix,
     observables,
 )
 from meanfield.validation import FloatArray
@@ -113,12 +114,20 @@ class ChainSummary:
     prediction_variance: FloatArray | None = None
 
     def table(self) -> str:
-        """Residuals, kernel of the last layer, codes or outliers, with standard errors."""
+        """Residuals, kernels (last layer first), codes or outliers, with standard errors."""
         lines = [f"N = {self.width}, tau = {self.tau:g}; mean (standard error)", ""]
+        depth = len(self.kernel_diagonal.value)
+        kernels = [
+            (f"{name}{layer_suffix(layer, depth)}", _of_layer(found, layer))
+            for layer in range(depth, 0, -1)
+            for name, found in (
+                ("kernel between samples", self.kernel_between),
+                ("kernel diagonal", self.kernel_diagonal),
+            )
+        ]
         for name, found in (
             ("residual y - f by class", self.residual),
-            ("kernel between samples", _last(self.kernel_between)),
-            ("kernel diagonal", _last(self.kernel_diagonal)),
+            *kernels,
             ("readout second moment", self.readout_moment),
         ):
             lines.append(name)
@@ -195,10 +204,10 @@ def _patterns(draws: Draws) -> list[str]:
     return [format(word, f"0{n_classes}b") for word in np.argsort(-share) if share[word] > _MIN_SHARE]
 
 
-def _last(found: Estimate) -> Estimate:
-    """The last layer."""
-    values: dict[str, Any] = {field.name: getattr(found, field.name)[-1] for field in fields(found)}
-    return Estimate(**values | {"chain_means": found.chain_means[:, -1]})
+def _of_layer(found: Estimate, layer: int) -> Estimate:
+    """One layer, counted from 1, of an estimate for all."""
+    values: dict[str, Any] = {field.name: getattr(found, field.name)[layer - 1] for field in fields(found)}
+    return Estimate(**values | {"chain_means": found.chain_means[:, layer - 1]})
 
 
 def _rows(found: Estimate) -> list[str]:

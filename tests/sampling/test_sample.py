@@ -63,17 +63,22 @@ def test_shapes_and_consistency(chains):
 def test_every_layer_of_a_deep_network():
     network = mf.Network("tanh", depth=3)
     deep = mf.sample(network, TASK, 6, 0.2, rng=0, **SHORT)
-    for layer in (1, 2):
-        weights = deep.problem.weights(deep.state_last[0])[layer]
+    for layer in (2, 3):
+        weights = deep.problem.weights(deep.state_last[0])[layer - 1]
         z = weights @ deep.activations(layer - 1)[0] / np.sqrt(6)
         np.testing.assert_allclose(deep.preactivations(layer)[0], z, atol=1e-12)
         np.testing.assert_allclose(
-            deep.kernel_diagonal[0, -1, layer, 0], np.mean(deep.activations(layer)[0, :, :10] ** 2), atol=1e-12
+            deep.kernel_diagonal[0, -1, layer - 1, 0], np.mean(deep.activations(layer)[0, :, :10] ** 2), atol=1e-12
         )
-    with pytest.raises(ValueError, match="layer must be from 0 to 2"):
-        deep.activations(3)
+    recorded = [*np.moveaxis(deep.lower_activation[:, -1], 1, 0), deep.class_activation[:, -1]]
+    for layer, activation in enumerate(recorded, 1):
+        np.testing.assert_allclose(deep.class_activations(layer), activation, atol=1e-13)
+    np.testing.assert_array_equal(deep.activations(-3), deep.activations(1))
+    for layer in (0, 4, True, 1.0):
+        with pytest.raises(ValueError, match=r"layer must be an integer 1\.\.3"):
+            deep.activations(layer)
     with pytest.raises(ValueError, match="first"):
-        deep.activations(0, at="middle")
+        deep.activations(1, at="middle")
 
 
 def test_streams(chains):

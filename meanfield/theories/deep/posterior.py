@@ -14,6 +14,7 @@ import numpy as np
 from meanfield.activations.density import _pieces
 from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
+from meanfield.problem.layers import layer_index
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import Posterior
@@ -378,11 +379,7 @@ class DeepPosterior(Posterior):
             raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
 
     def _layer(self, layer: Any) -> int:
-        depth = self.network.depth
-        whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
-        if not whole or layer == 0 or not -depth <= layer <= depth:
-            raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {layer!r}.")
-        return int(layer) - 1 if layer > 0 else int(layer) + depth
+        return layer_index(layer, self.network.depth)
 
     def _word(self, code: Any, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""

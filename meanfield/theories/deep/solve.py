@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -102,7 +102,7 @@ def solve_deep(
         else:
             system, found = _from_start(problem, start, tolerance, progress)
     except UnstableCode as error:
-        raise ConvergenceError(f"{error}; leave it out of fractions, or change the shares.") from error
+        raise UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern) from error
     except NotCovered as error:
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []

@@ -22,6 +22,7 @@ class DeepTheory:
     name = "deep"
     answers = "deep networks"
     sweeps = False
+    solves_at_fractions = True
 
     def refuses(self, problem: Problem) -> str | None:
         from meanfield.theories.deep.coverage import refuses
@@ -30,7 +31,9 @@ class DeepTheory:
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
         warm = None if warm_start is None or warm_start.theory != self.name else warm_start
-        return _solved(problem, progress, warm_start=warm, **_accuracy(options))
+        given = options.get("fractions")
+        shares: dict[str, Any] = {} if given is None else {"fractions": _normalised(given)}
+        return _solved(problem, progress, warm_start=warm, **_accuracy(options), **shares)
 
     def frozen(self, posterior: Any, fractions: Any) -> Any:
         """`DeepPosterior.frozen`."""
@@ -39,12 +42,11 @@ class DeepTheory:
             if len(fractions) != len(patterns):
                 raise ValueError(f"fractions must be {len(patterns)} numbers, one per code, got {len(fractions)}.")
             fractions = dict(zip(patterns, fractions))
-        given = {str(pattern).replace("-", ""): float(value) for pattern, value in fractions.items() if value != 0.0}
-        total = sum(given.values())
-        if not total > 0.0 or min(given.values()) < 0.0:
-            raise ValueError("fractions of codes must not be negative, and not all zero.")
         problem = Problem(posterior.network, posterior.task, posterior.tau)
-        return _solved(problem, False, fractions={pattern: value / total for pattern, value in given.items()})
+        found = _solved(problem, False, fractions=_normalised(fractions))
+        if found.status != "optimal":
+            raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
+        return found
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
         from meanfield.theories.deep.claims import check_deep
@@ -60,6 +62,14 @@ class DeepTheory:
 
 
 THEORY = DeepTheory()
+
+
+def _normalised(fractions: Mapping[Any, Any]) -> dict[str, float]:
+    given = {str(pattern).replace("-", ""): float(value) for pattern, value in fractions.items() if value != 0.0}
+    total = sum(given.values())
+    if not total > 0.0 or min(given.values()) < 0.0:
+        raise ValueError("fractions of codes must not be negative, and not all zero.")
+    return {pattern: value / total for pattern, value in given.items()}
 
 
 def _accuracy(options: dict[str, Any]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.kernel import Kernel
+from meanfield.problem.layers import layer_index
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.posterior.status import Status
@@ -167,13 +168,15 @@ class SingleNeuronPosterior(Densities):
 
     # ---- kernel and densities --------------------------------------------------------------------
 
-    def kernel(self) -> Kernel:
+    def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel of the hidden layer, block-structured by class.
 
         K_mu,nu = sum_gamma P_gamma G'_c G'_c' + sum_o phi(zbar_oc) phi(zbar_oc') for two samples, with G'' added on the
         diagonal; for the analog scheme, where G' is affine, its mean square over a ~ N(0, U). At finite P the sum over
         codes is the average over P(a): on a lattice for bounded phi and m <= 4, else with codes taken as Gaussian.
+        `layer` can only be 1, or -1.
         """
+        layer_index(layer, 1)
         t = self.solution.t
         if self.solution.gaussian_covariance is not None:
             _, first, second = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
@@ -335,8 +338,9 @@ class FrozenPosterior(SingleNeuronPosterior):
         """(m, m) covariance of the readout over all neurons."""
         return read_only(self._moments.moment - np.outer(self._moments.mean, self._moments.mean))
 
-    def kernel(self) -> Kernel:
+    def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel at these fractions; samples of a class share the mean activation that tells its code."""
+        layer_index(layer, 1)
         return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
 
 
