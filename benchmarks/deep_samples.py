@@ -2,8 +2,9 @@
 
     python benchmarks/deep_samples.py FOLDER [case ...] [--sample]
 
-Chains are kept in FOLDER and found there again; with --sample nothing else is done. Chains are cooled from the prior,
-nothing of the theory is used; the theory is then taken at the fractions of codes that each chain froze into.
+Chains are kept in FOLDER and found there again; with --sample nothing is compared. "annealed": cooled from the prior,
+nothing of the theory is used, and the theory is taken at the fractions of codes into which each chain froze; else
+chains start from neurons drawn from the theory at the fractions given here (None: at equilibrium).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import meanfield as mf
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
+TWO, THREE = mf.Network("sigmoid", 2), mf.Network("sigmoid", 3)
 
 
 def unequal(off):
@@ -22,35 +24,69 @@ def unequal(off):
     return mf.class_task([0.5, 0.25, 0.25], off=off, n_samples=100)
 
 
-# name: network, task, tau, widths, fractions
+PAIRS = {"110": 0.33, "101": 0.33, "011": 0.28, "100": 0.06}
+# name: network, task, tau, widths, start
 CASES = {
-    "L2-C2": (mf.Network("sigmoid", 2), BINARY, 0.01, (100, 200, 400), "sampled"),
-    "L3-C2": (mf.Network("sigmoid", 3), BINARY, 0.01, (100, 200), "sampled"),
-    "L2-C3-y0": (mf.Network("sigmoid", 2), unequal(0.0), 0.005, (100, 200), "sampled"),
-    "L2-C3-y-0.5": (mf.Network("sigmoid", 2), unequal(-0.5), 0.005, (100, 200), "sampled"),
-    "L2-C3-y0.5": (mf.Network("sigmoid", 2), unequal(0.5), 0.005, (100, 200), "sampled"),
-    "L3-C3-y0": (mf.Network("sigmoid", 3), unequal(0.0), 0.005, (100, 200), "sampled"),
-    "L2-C2-half": (mf.Network("sigmoid", 2, readout_exponent=1 / 2), BINARY, 0.05, (100, 200), "equilibrium"),
-    "L3-C2-third": (mf.Network("sigmoid", 3, readout_exponent=1 / 3), BINARY, 0.05, (100, 200), "equilibrium"),
+    "L2-C2": (TWO, BINARY, 0.01, (100, 200, 400), "annealed"),
+    "L2-C3-y0": (TWO, unequal(0.0), 0.005, (100, 200), PAIRS),
+    "L2-C3-y0.5": (TWO, unequal(0.5), 0.005, (100, 200), {"110": 0.25, "101": 0.25, "011": 0.3, "111": 0.2}),
+    "L2-C3-y-0.5": (
+        TWO, unequal(-0.5), 0.005, (100, 200),
+        {"100": 0.24, "010": 0.14, "001": 0.14, "110": 0.16, "101": 0.16, "011": 0.16},
+    ),
+    "L3-C2": (THREE, BINARY, 0.01, (100, 200), "annealed"),
+    "L2-C2-half": (TWO.with_(readout_exponent=1 / 2), BINARY, 0.05, (100, 200), None),
+    "L3-C2-third": (THREE.with_(readout_exponent=1 / 3), BINARY, 0.05, (100, 200), None),
+    "L3-C3-y0": (THREE, unequal(0.0), 0.005, (100, 200), PAIRS),
     "L2-C3-half": (
-        mf.Network("sigmoid", 2, readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200),
-        "sampled",
+        TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
 }  # fmt: skip
-OPTIONS = {"draws": 600, "warmup": 2000, "thin": 4, "chains": 2, "target_acceptance": 0.85}
+OPTIONS = {"draws": 400, "thin": 4, "chains": 2, "target_acceptance": 0.85}
+WARMUP = {True: 1200, False: 300}  # of annealed and of planted chains
+
+
+def theory(name, folder):
+    """The theory of a case: at the fractions of its planted chains, or at equilibrium."""
+    network, task, tau, _, start = CASES[name]
+    path = folder / f"{name}.npz"
+    if path.exists():
+        return mf.load(path)
+    begun = time.time()
+    post = mf.solve(network, task, tau, fractions=start if isinstance(start, dict) else None, progress=False)
+    print(f"{name}: {time.time() - begun:.0f} s, {post}", flush=True)
+    post.save(path)
+    return post
 
 
 def sampled(name, width, folder):
     """Chains of a case at a width, from the folder if they are there."""
-    network, task, tau, *_ = CASES[name]
+    network, task, tau, _, start = CASES[name]
     path = folder / f"{name}-N{width}.npz"
     if path.exists():
         return mf.load(path)
-    start = time.time()
-    chains = mf.sample(network, task, width, tau, rng=width, progress=False, **OPTIONS)
+    begun = time.time()
+    annealed = start == "annealed"
+    origin = start if annealed else theory(name, folder)
+    options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
+    chains = mf.sample(network, task, width, tau, **options)
     chains.save(path)
-    print(f"{name}, N = {width}: {time.time() - start:.0f} s, {chains}", flush=True)
+    print(f"{name}, N = {width}: {time.time() - begun:.0f} s, {chains}", flush=True)
     return chains
+
+
+def compared(name, folder):
+    """The trend over the widths whose chains are there, and a line of the table."""
+    post, start = theory(name, folder), CASES[name][4]
+    widths = [n for n in CASES[name][3] if (folder / f"{name}-N{n}.npz").exists()]
+    fractions = "equilibrium" if start is None else "sampled"
+    comparisons = [mf.compare(post, sampled(name, n, folder), fractions=fractions) for n in widths]
+    trend = mf.finite_size_trend(comparisons)
+    single = ", ".join(f"{c.max_z:.1f}" for c in comparisons)
+    rms = (sum(row.z**2 for row in trend.rows) / len(trend.rows)) ** 0.5
+    worst = max(trend.rows, key=lambda row: abs(row.z))
+    line = f"| {name} | {', '.join(map(str, widths))} | {len(trend.rows)} | {single} | {trend.max_z:.1f}, {rms:.1f} |"
+    return trend, f"{line} {worst.name} |"
 
 
 def main():
@@ -61,8 +97,18 @@ def main():
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     runs = [(name, width) for name in given.cases for width in CASES[name][3]]
-    for name, width in sorted(runs, key=lambda run: run[1]):
+    for name, width in sorted(runs, key=lambda run: run[1] > 200):
         sampled(name, width, given.folder)
+    if given.sample:
+        return
+    lines = []
+    for name in given.cases:
+        trend, line = compared(name, given.folder)
+        print(f"{name}\n{trend.table()}")
+        for comparison in trend.comparisons:
+            print("\n".join(f"N = {comparison.width}: {note}" for note in comparison.notes))
+        lines.append(line)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from
 from meanfield.posterior.generalization import Generalization, generalization, nearest_class
 from meanfield.posterior.kernel import Kernel
-from meanfield.problem.layers import layer_index
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.predictor import Predictor
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.validation import FloatArray, entry, real_number
 

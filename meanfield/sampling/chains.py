@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.archive import read_archive, reading, write_archive
-from meanfield.problem.layers import layer_index
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward

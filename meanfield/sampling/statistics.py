@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from meanfield.problem.layers import layer_index
 from meanfield.posterior.parts import activity_threshold
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
 from meanfield.validation import FloatArray

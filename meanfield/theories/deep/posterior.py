@@ -14,13 +14,13 @@ import numpy as np
 from meanfield.activations.density import _pieces
 from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
-from meanfield.problem.layers import layer_index
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.registry import theory_named
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.theories.deep.layer import Detail
 from meanfield.theories.deep.reduction import problem_of
@@ -291,9 +291,9 @@ class DeepPosterior(Posterior):
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
             z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
-        names = sorted(set(words.tolist()), reverse=True)
-        part = np.array([names.index(word) for word in words[pick[row]]], dtype=np.intp)
-        full = ["-".join(word[c] for c in self._index) for word in names]
+        label = {word: "-".join(word[c] for c in self._index) for word in words.tolist()}
+        full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
+        part = np.array([full.index(label[word]) for word in words[pick[row]]], dtype=np.intp)
         readouts = np.empty((n, 0))
         if layer == self.network.depth - 1:
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts

@@ -106,8 +106,8 @@ def solve_deep(
     except NotCovered as error:
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []
-    if competitors and shares is None and problem.phi.parts != "gaussian" and start is None:
-        system, found, branches = _compete(problem, system, found, tolerance, progress)
+    if competitors and shares is None and problem.phi.parts != "gaussian":
+        system, found, branches = _compete(problem, system, found, tolerance, progress, start is not None)
     return _posterior(network, task, tau, index, system, found, branches, rtol, second)
 
 
@@ -131,9 +131,9 @@ def _linear_branch(problem: Problem, tolerance: float, report: Report | None) ->
 
 
 def _compete(
-    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
+    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None, warm: bool
 ) -> tuple[System, Found, list[Branch]]:
-    """The better of two branches, and the other one."""
+    """The better of two branches, and the other one; a warm start may have led to either of them."""
     try:
         rival, other = prior_branch(problem, report)
     except (NotCovered, np.linalg.LinAlgError):
@@ -142,15 +142,32 @@ def _compete(
         return system, found, []
     phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
     if found.residual <= tolerance and against < phi:
-        same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
-        return system, found, [] if same else [Branch("uncoded", against, other.residual)]
+        if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
+            return system, found, [Branch("uncoded", against, other.residual)]
+        return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [])
     rival, other = polish(problem, other.x, tolerance, report, renew=4, step=1e-6)
     against = rival.free_energy(other.x, other.averages)
     if other.residual > tolerance or (found.residual <= tolerance and against <= phi):
         return system, found, []
     if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
-        return system, found, []
+        return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [])
     return rival, other, [Branch("coding", phi, found.residual)]
+
+
+def _against_codes(
+    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
+) -> tuple[System, Found, list[Branch]]:
+    """A solution on the uncoded branch, that a warm start led to, against the branch with codes."""
+    try:
+        rival, other = coding_branch(problem, tolerance, report)
+    except (NotCovered, np.linalg.LinAlgError):
+        return system, found, []
+    phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
+    if other.residual > tolerance or abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
+        return system, found, []
+    if against > phi:
+        return rival, other, [Branch("uncoded", phi, found.residual)]
+    return system, found, [Branch("coding", against, other.residual)]
 
 
 def _posterior(

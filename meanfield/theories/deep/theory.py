@@ -21,7 +21,7 @@ class DeepTheory:
 
     name = "deep"
     answers = "deep networks"
-    sweeps = False
+    sweeps = True
     solves_at_fractions = True
 
     def refuses(self, problem: Problem) -> str | None:
@@ -49,16 +49,29 @@ class DeepTheory:
         return found
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+        tau = header["solution"]["tau"]
+        check_theory(self.name, network, task, tau)
+        return self.restore(Problem(network, task, tau), header["solution"], arrays)
+
+    def restore(self, problem: Problem, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        """The posterior of a problem from what its ``solution.pack()`` gave."""
         from meanfield.theories.deep.claims import check_deep
         from meanfield.theories.deep.posterior import DeepPosterior
         from meanfield.theories.deep.solution import DeepSolution
 
-        solution = DeepSolution.unpack(header["solution"], arrays)
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-        check_theory(self.name, network, task, solution.tau)
-        found = DeepPosterior(network, task, solution.tau, solution)
+        solution = DeepSolution.unpack(header, arrays)
+        if solution.tau != problem.tau:
+            raise ValueError(f"its solution is at tau = {solution.tau:g}, its problem at {problem.tau:g}.")
+        found = DeepPosterior(*problem, solution)
         check_deep(found)
         return found
+
+    def transitions_along(self, diagram: Any) -> Any:
+        """Where the code set of the last layer changes along a sweep at P = infinity."""
+        from meanfield.theories.deep.transitions import transitions_along
+
+        return transitions_along(diagram)
 
 
 THEORY = DeepTheory()

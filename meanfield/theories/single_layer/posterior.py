@@ -16,11 +16,11 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.kernel import Kernel
-from meanfield.problem.layers import layer_index
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
 from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
