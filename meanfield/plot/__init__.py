@@ -18,17 +18,21 @@ from meanfield.plot.class_tasks import (
     styled,
     symbol,
 )
+from meanfield.plot.deep import figure_layers, plot_branches, plot_sharpening
 
 __all__ = [
     "MAP",
     "PALETTE",
     "axes_or_new",
+    "figure_layers",
     "figure_phase_diagram",
     "group_centres",
     "plot_activation_map",
+    "plot_branches",
     "plot_kernel",
     "plot_phases",
     "plot_readout_posterior",
+    "plot_sharpening",
     "plot_weights",
     "save_figure",
     "side_legend",

@@ -299,13 +299,35 @@ class DeepPosterior(Posterior):
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts
         return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.class_names)
 
+    def stability(self) -> dict[str, float]:
+        """How far each code of the last layer is from losing its stability: the smallest of its fields.
+
+        A neuron with readout a has the field b_c = a.t_c on class c, which has to keep the sign of the code (positive
+        where it is active). At b_c = 0 the neuron changes its code; given fractions are admissible only while this is
+        positive for every code that has neurons.
+        """
+        if self.scheme == "analog":
+            return {}
+        sign = np.array([[1.0 if bit == "1" else -1.0 for bit in code.pattern] for code in self.codes])
+        fields = np.array([code.readout for code in self.codes]) @ self.solution.t.T
+        return {code.pattern: float(value) for code, value in zip(self.codes, (sign * fields).min(axis=1))}
+
     def frozen(self, fractions: Any) -> DeepPosterior:
         """The theory with given shares of the last layer's codes, as a sampler has frozen them.
+
+        Fractions are admissible only while every code among them is locally stable, see `stability`.
 
         Parameters
         ----------
         fractions : mapping of pattern to number, or (codes,) array-like
             Shares of the codes, normalised.
+
+        Raises
+        ------
+        UnstableFractions
+            If neurons with one of these codes would leave it.
+        ConvergenceError
+            If no certified solution was found.
         """
         return cast(DeepPosterior, theory_named(self.theory).frozen(self, fractions))  # type: ignore[attr-defined]
 
