@@ -1,9 +1,11 @@
 """Random tasks over all built-in activations: how many are certified, how fast, and whether a generic method agrees.
 
     python benchmarks/random_tasks.py --tasks 1000 --check 100
+    python benchmarks/random_tasks.py --tasks 520 --extended
 
 C <= 5 classes, m <= 5 outputs, targets in [-2, 2], fractions >= 0.05, sigma_a in [0.3, 3], tau in {0, 0.05}. A task
-that is not certified raises in `meanfield.solve`; here it is counted. `--check` compares the objective of certified
+that is not certified raises in `meanfield.solve`; here it is counted, after at most `--seconds`. `--extended` adds
+activations given by a formula, and draws sigma_a of every fourth task log-uniformly from [0.3, 1000]. `--check` compares the objective of certified
 tasks with the exchange method of tests/independent.py (SciPy's SLSQP and L-BFGS-B: seconds to minutes a task; for GELU
 it misses the far maxima of h and ends below the value that the primal problem proves).
 """
@@ -16,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import sympy as sp
 
 import meanfield as mf
 from meanfield.activations.builtin import names
@@ -24,11 +27,38 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from independent import SingleSite, exchange
 
 
-def random_problem(rng, name, largest=5):
+Z = sp.Symbol("z", real=True)
+HALF = sp.Rational(1, 2)
+FORMULAS = {
+    "elu": sp.Piecewise((Z, Z > 0), (sp.exp(Z) - 1, True)),
+    "silu": Z / (1 + sp.exp(-Z)),
+    "mish": Z * sp.tanh(sp.log(1 + sp.exp(Z))),
+    "hardswish": sp.Piecewise((0, Z < -3), (Z, Z > 3), (Z * (Z + 3) / 6, True)),
+    "softshrink": sp.Piecewise((Z - HALF, Z > HALF), (Z + HALF, Z < -HALF), (0, True)),
+    "hardshrink": sp.Piecewise((Z, Z > HALF), (Z, Z < -HALF), (0, True)),
+    "tanhshrink": Z - sp.tanh(Z),
+    "sqrt|z|": sp.sqrt(sp.Abs(Z)),
+    "log(1+z^2)": sp.log(1 + Z**2),
+    "asinh": sp.asinh(Z),
+    "sin": sp.sin(Z),
+    "exp(-z^2)": sp.exp(-(Z**2)),
+    "z tanh z": Z * sp.tanh(Z),
+    "jump": sp.Piecewise((1, Z > 1), (0, True)),
+}
+
+
+def activation(name):
+    return mf.Activation(FORMULAS[name], Z, name=name) if name in FORMULAS else mf.activation(name)
+
+
+def random_problem(rng, name, largest=5, widest=3.0):
     n_classes, m = rng.integers(2, largest + 1), rng.integers(1, largest + 1)
     fractions = 0.05 + (1 - 0.05 * n_classes) * rng.dirichlet(np.ones(n_classes))
     task = mf.class_task(fractions=fractions / fractions.sum(), targets=rng.uniform(-2, 2, (n_classes, m)))
-    network = mf.Network(name, sigma_a=rng.uniform(0.3, 3.0))
+    sigma_a = rng.uniform(0.3, 3.0)
+    if widest > 3.0:
+        sigma_a = 0.3 * (widest / 0.3) ** ((sigma_a - 0.3) / 2.7)
+    network = mf.Network(activation(name), sigma_a=sigma_a)
     return network, task, float(rng.choice([0.0, 0.05]))
 
 
@@ -44,15 +74,29 @@ def main():
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--check", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=10.0, help="after which a task is given up")
+    parser.add_argument("--extended", action="store_true", help="more activations, sigma_a up to 1000")
+    parser.add_argument("--only", nargs="+", help="names of activations")
+    parser.add_argument("--failures", action="store_true", help="print the number and message of what is not certified")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    kinds = names()
+    kinds = options.only or [*names(), *(FORMULAS if options.extended else ())]
     rows = {name: [] for name in kinds}
     for i in range(options.tasks):
         name = kinds[i % len(kinds)]
-        problem = random_problem(rng, name)
+        wide = options.extended and (i // len(kinds)) % 4 == 3
+        problem = random_problem(rng, name, widest=1000.0 if wide else 3.0)
         start = time.perf_counter()
-        post = mf.solve(*problem, on_failure="return")
+        post = mf.solve(*problem, on_failure="return", max_seconds=options.seconds)
+        if options.failures and post.status != "optimal":
+            network, task, tau = problem
+            print(
+                f"{i} {name}: C, m = {task.n_classes}, {task.n_outputs}, sigma_a = {network.sigma_a:.3g}, tau = {tau}, "
+                f"{time.perf_counter() - start:.1f} s: {post.status}, residual {post.certificate.kkt_residual:.1e}, gap "
+                f"{post.certificate.duality_gap:.1e}, bound_gap {post.certificate.bound_gap:.1e}, "
+                f"{post.certificate.boxes} boxes",
+                flush=True,
+            )
         rows[name].append((post.status == "optimal", time.perf_counter() - start, post.certificate))
     print(f"{'activation':13s} tasks certified  median ms   max ms  residual      gap")
     for name, found in rows.items():
@@ -64,6 +108,8 @@ def main():
             f"{name:13s} {len(found):5d} {len(good):9d} {1e3 * np.median(seconds):10.2f} {1e3 * seconds.max():8.1f} "
             f"{residual:9.1e} {gap:8.1e}"
         )
+    certified = sum(row[0] for found in rows.values() for row in found)
+    print(f"{certified} of {options.tasks} certified")
     worst = 0.0
     for i in range(options.check):
         name = kinds[i % len(kinds)]

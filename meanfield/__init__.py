@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from meanfield.sampling.chains import Chains
     from meanfield.sampling.compare import Comparison, compare
     from meanfield.sampling.drift import Drift, drift
+    from meanfield.sampling.observe import Observed, observe
     from meanfield.sampling.sample import sample
     from meanfield.sampling.summary import ChainSummary, summarize
+    from meanfield.sampling.training import theory_parameters, training_parameters
     from meanfield.sampling.trend import Trend, finite_size_trend
     from meanfield.solve import CertificateWarning, solve
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
@@ -69,6 +71,10 @@ _HOME = {
     "compare": "meanfield.sampling.compare",
     "Trend": "meanfield.sampling.trend",
     "finite_size_trend": "meanfield.sampling.trend",
+    "Observed": "meanfield.sampling.observe",
+    "observe": "meanfield.sampling.observe",
+    "theory_parameters": "meanfield.sampling.training",
+    "training_parameters": "meanfield.sampling.training",
     "Drift": "meanfield.sampling.drift",
     "drift": "meanfield.sampling.drift",
 }

@@ -21,6 +21,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from meanfield.validation import file_path
+
 __all__ = ["open_archive", "read_archive", "read_arrays", "reading", "write_archive"]
 
 LARGEST = 2**31  # bytes of all arrays of a file together
@@ -79,7 +81,7 @@ def npz_path(path: str | os.PathLike[str]) -> Path:
     ------
     IsADirectoryError, FileNotFoundError
     """
-    target = Path(path)
+    target = file_path("path", path)
     if target.is_dir() or not target.name:
         raise IsADirectoryError(f"{path} is a folder; give the name of a file in it, e.g. {target / 'result.npz'}.")
     if target.suffix != ".npz":
@@ -151,7 +153,7 @@ def read_arrays(
     FileNotFoundError
         If there is no such file.
     """
-    file = Path(path)
+    file = file_path("path", path)
     if file.is_dir():
         raise ValueError(f"{path} is not {what} (it is a folder).")
     try:
@@ -160,7 +162,7 @@ def read_arrays(
             members = _members(archive, file.stat().st_size, limit)
             return {name: _array(archive, member) for name, member in members.items()}
     except FileNotFoundError:
-        raise
+        raise FileNotFoundError(f"there is no file {path}.") from None
     except (
         zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError, SyntaxError, RuntimeError,
         NotImplementedError, OverflowError, MemoryError, KeyError, IndexError, UnicodeError,

@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
-__all__ = ["drawn"]
+from meanfield.validation import short
+
+__all__ = ["check_arguments", "drawn"]
 
 
 def drawn(name: str, *args: Any, **options: Any) -> Any:
     """What the function of that name in the plot package returns; Matplotlib is loaded only then."""
     module, function = name.rsplit(".", 1)
     return getattr(importlib.import_module(f"meanfield.plot.{module}"), function)(*args, **options)
+
+
+def check_arguments(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Refuses an argument whose classes have none of the names that its annotation has, e.g. no PhaseDiagram.
+
+    Only annotations by names of classes (and None) or by Mapping are looked at, so that nothing has to be imported.
+    """
+    wanted = _class_names(function)
+    for name, value in inspect.signature(function).bind(*args, **options).arguments.items():
+        kinds = wanted.get(name)
+        if kinds is None or (value is None and "None" in kinds):
+            continue
+        if "Mapping" in kinds:
+            fits = isinstance(value, Mapping)
+        else:
+            fits = any(kind.__name__ in kinds for kind in type(value).__mro__)
+        if not fits:
+            expected = " or ".join(sorted(kinds))
+            raise ValueError(f"{name} must be a {expected}, got {short(value)}.")
+
+
+@lru_cache(maxsize=256)
+def _class_names(function: Callable[..., Any]) -> dict[str, frozenset[str]]:
+    """Names of the classes that parameters may have, of those annotated by names of classes alone."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        kinds = [kind.strip() for kind in re.sub(r"^(Mapping)\[.*\]$", r"\1", str(parameter.annotation)).split("|")]
+        if all(re.fullmatch(r"[A-Z]\w*", kind) for kind in kinds) and not {"Any", "ArrayLike"} & set(kinds):
+            found[name] = frozenset(kinds)
+    return found

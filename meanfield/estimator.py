@@ -25,6 +25,14 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 __all__ = ["NonLazyClassifier", "NonLazyRegressor"]
 
 
+def _validated(estimator: Any, *data: Any, **options: Any) -> Any:
+    """`validate_data` of scikit-learn, whose words stay; what it lets through (numbers too large, objects) in ours."""
+    try:
+        return validate_data(estimator, *data, **options)
+    except (OverflowError, RuntimeError, AttributeError, KeyError) as error:
+        raise ValueError(f"X and y must be arrays of real numbers: {error}.") from error
+
+
 class _WideNetwork(BaseEstimator):
     """What the classifier and the regressor share: the network, the scaling of the inputs, the posterior."""
 
@@ -66,7 +74,7 @@ class _WideNetwork(BaseEstimator):
 
     def _outputs(self, X: Any) -> Any:
         check_is_fitted(self)
-        return self.posterior_.predict(validate_data(self, X, reset=False, dtype=np.float64))
+        return self.posterior_.predict(_validated(self, X, reset=False, dtype=np.float64))
 
 
 class NonLazyClassifier(ClassifierMixin, _WideNetwork):
@@ -148,7 +156,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
 
     def fit(self, X: Any, y: Any) -> NonLazyClassifier:
         """Solve the theory on inputs X (P, N_0) and class labels y (P,)."""
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        X, y = _validated(self, X, y, dtype=np.float64, ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -199,7 +207,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
 
     def fit(self, X: Any, y: Any) -> NonLazyRegressor:
         """Solve the theory on inputs X (P, N_0) and targets y (P,) or (P, m)."""
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2, multi_output=True, y_numeric=True)
+        X, y = _validated(self, X, y, dtype=np.float64, ensure_min_samples=2, multi_output=True, y_numeric=True)
         y = y.astype(np.float64)
         self._vector = y.ndim == 1
         targets = y[:, None] if self._vector else y

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
+from numpy.linalg import LinAlgError
+
 from meanfield.numerics.interruptible import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
@@ -15,7 +17,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
-from meanfield.validation import real_number, short, whole_number
+from meanfield.validation import flag, real_number, short, whole_number
 
 if TYPE_CHECKING:
     from meanfield.posterior.data_posterior import DataPosterior
@@ -153,22 +155,30 @@ def solve(
     theory = covering_theory(network, task, tau)
     problem = Problem(network, task, float(tau))
     _check_options(task, warm_start, on_failure, max_boxes)
+    progress = flag("progress", progress, none=True)
+    refine = flag("refine", refine, none=True)
     if max_seconds is not None:
         max_seconds = real_number("max_seconds", max_seconds, above=0.0)
     if rtol is not None:
         rtol = real_number("rtol", rtol, above=0.0)
-    if not (refine is None or isinstance(refine, bool)):
-        raise ValueError(f"refine must be True, False or None, got {short(refine)}.")
+        if rtol >= 1.0:
+            raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
     if fractions is not None and not isinstance(fractions, Mapping):
         raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
     options: dict[str, Any] = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
     shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
     if shares:
         options["fractions"] = fractions
-    with long_work(max_seconds, progress):
-        posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
-        if fractions is not None and not shares:
-            posterior = posterior.frozen(fractions)
+    try:
+        with long_work(max_seconds, progress):
+            posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+            if fractions is not None and not shares:
+                posterior = posterior.frozen(fractions)
+    except (ArithmeticError, IndexError, LinAlgError) as error:
+        raise ConvergenceError(
+            f"no certified solution: the numbers of this problem are beyond what float64 resolves ({error}); bring "
+            "targets, inputs, sigma_a and sigma_w closer to 1."
+        ) from error
     if posterior.status != Status.OPTIMAL and on_failure != "return":
         text = f"no certified solution ({posterior.status}): {posterior.message.rstrip('.')}."
         if on_failure == "raise":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from problems import fixed_rng
 
 
 def digits(off, n_samples, seed=0, classes=(0, 1, 2)):
@@ -12,7 +13,7 @@ def digits(off, n_samples, seed=0, classes=(0, 1, 2)):
     from meanfield.problem.features import features_from_inputs
 
     inputs, digit = load_digits(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(digit))
+    order = fixed_rng(seed).permutation(len(digit))
     inputs, digit = inputs[order], digit[order]
     rows = np.concatenate([np.flatnonzero(digit == c)[: n_samples // len(classes)] for c in classes])
     inputs = inputs[rows] - inputs[rows].mean(axis=0)

@@ -11,8 +11,16 @@ from meanfield.posterior.parts import Code
 from meanfield.problem.network import Network
 
 
+class Posterior:
+    """Pictures ask for what they draw by the names of its classes."""
+
+
+class DataPosterior(Posterior):
+    """The same for data."""
+
+
 @dataclass(frozen=True)
-class StubPosterior:
+class StubPosterior(DataPosterior):
     """Sigmoid codes whose weights are a ridge fit to their pattern; `scheme` "lazy": one part with weights as drawn."""
 
     task: object

@@ -93,8 +93,9 @@ def test_bad_flags_give_one_line(flags, tmp_path, monkeypatch, capsys):
     refused(["solve", *flags], capsys)
 
 
-@pytest.mark.parametrize("axis", ["off=0:1:99999999999999999999", "off=nan:1:3", "off=0:1e400:3", "off=1:0:3",
-    "=0:1:2"])
+@pytest.mark.parametrize(
+    "axis", ["off=0:1:99999999999999999999", "off=nan:1:3", "off=0:1e400:3", "off=1:0:3", "=0:1:2"]
+)
 def test_bad_axes_give_one_line(axis, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     refused(["phase-diagram", "--sweep", axis], capsys)

@@ -64,8 +64,9 @@ def refused(name, path):
 def test_every_missing_entry_is_named(name, tmp_path):
     header, arrays = parts(name)
     optional = {"labels", "on", "off"}
-    later = [f.name for f in dataclasses.fields(GeneralSolution) if {f.default,
-        f.default_factory} != {dataclasses.MISSING}]
+    later = [
+        f.name for f in dataclasses.fields(GeneralSolution) if {f.default, f.default_factory} != {dataclasses.MISSING}
+    ]
     optional |= {*later, *(f"solution_{key}" for key in later), "solution_targets"}
     for key in list(header):
         refused(name, written(tmp_path, {k: v for k, v in header.items() if k != key}, arrays))

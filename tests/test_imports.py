@@ -16,7 +16,8 @@ PACKAGE = Path(meanfield.__file__).parent
 # Rooms, from the ground up: a room imports from those before it in this list, never from those behind, and rooms that
 # share a line know nothing of each other. Late imports and those of type checkers count.
 ROOMS = [
-    ["validation", "archive", "progress", "drawing"],
+    ["validation"],
+    ["archive", "progress", "drawing"],
     ["numerics"],
     ["symbolic"],
     ["activations"],

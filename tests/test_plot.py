@@ -74,7 +74,11 @@ class Transition:
     label: str
 
 
-class Line:
+class PhaseDiagram:
+    """Pictures ask for what they draw by the names of its classes."""
+
+
+class Line(PhaseDiagram):
     """Codes over y_-: two with equal weights, one that enters at 0.4771, one at an isolated non-unique point only."""
 
     codes = ("110", "101", "111", "001")
@@ -98,7 +102,7 @@ class Line:
         ]
 
 
-class Plane:
+class Plane(PhaseDiagram):
     phase_labels = ("1-1-1, pairs", "never seen", "pairs", "pairs, 1-0-0")
 
     def __init__(self):

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from meanfield.activations import derived
 from meanfield.activations.builtin import definition
 from meanfield.activations.facts import Facts, Pieces, facts_of_pieces, facts_of_values
-from meanfield.validation import short
+from meanfield.validation import real_number, short
 
 if TYPE_CHECKING:
     import sympy as sp
@@ -95,8 +95,10 @@ class Activation:
 
         if not isinstance(expression, sp.Expr) or not isinstance(symbol, sp.Symbol):
             raise ValueError(
-                f"an Activation needs a SymPy expression and its symbol, got {expression!r} and {symbol!r}"
+                f"an Activation needs a SymPy expression and its symbol, got {short(expression)} and {short(symbol)}."
             )
+        if not isinstance(parameters, Mapping | None):
+            raise ValueError(f"parameters must map names to numbers, got {short(parameters)}.")
         items = tuple(sorted((str(key), _number(str(key), value)) for key, value in (parameters or {}).items()))
         source = _canonical(*_plain(expression, symbol), items)
         facts, code = _derive(*source, items)
@@ -359,15 +361,7 @@ def _cached_builtin(name: str, items: tuple[tuple[str, float], ...]) -> Activati
 
 
 def _number(name: str, value: Any) -> float:
-    try:
-        if isinstance(value, (str, bytes, bool, np.bool_)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"parameter {name} must be a number, got {short(value)}") from None
-    if not math.isfinite(number):
-        raise ValueError(f"parameter {name} must be finite, got {number}")
-    return number
+    return real_number(f"parameter {name}", value)
 
 
 def _facts_of(value: Callable[..., Any], shape: dict[str, Any]) -> Facts:

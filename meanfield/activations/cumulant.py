@@ -290,6 +290,8 @@ def _edges(x_max: float, per_unit: float, per_log: float) -> tuple[Array, int, i
 def _tabulate(direct: compiled.Direct, activation: Activation) -> tuple[compiled.Table, compiled.Direct, float, float]:
     """Table with intervals halved until it agrees with the direct evaluation."""
     scale = math.sqrt(compiled.direct4(direct, 0.0)[2])
+    if scale < 1e-140:
+        raise FloatingPointError("phi is constant to rounding over the prior of its preactivations: gain or sigma_w")
     c = activation.complement
     kappa_max = min(direct.kappa_max, max(_KAPPA_MAX, 1e5 / scale))
     # With phi(-z) = 2 c - phi(z) one half is enough: the one on which |G| is smaller, which keeps all its digits.

@@ -10,6 +10,7 @@ import sympy as sp
 import meanfield.activations.builtin
 from meanfield.activations.builtin import definition, names
 from meanfield.symbolic.codegen import action_source, stationarity_source
+from meanfield.symbolic.deep_code import site_source
 from meanfield.symbolic.pages import pages, rendered
 from meanfield.symbolic.shape import shape_of
 from meanfield.symbolic.source import derivative, numpy_source, remainder
@@ -88,6 +89,7 @@ def files() -> dict[Path, str]:
         package / "activations" / "derived.py": derived_source(names()),
         package / "theories" / "single_layer" / "compiled" / "generated" / "action.py": action_source(),
         package / "theories" / "single_layer" / "compiled" / "generated" / "stationarity.py": stationarity_source(),
+        package / "theories" / "deep" / "compiled" / "generated" / "site.py": site_source(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -48,27 +49,23 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def _read(path: Path, features: str | None, labels: str | None) -> tuple[Any, Any]:
-    import numpy as np
+    from meanfield.archive import read_arrays
 
-    try:
-        file = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist") from None
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as an npz file: {error}") from error
-    if isinstance(file, np.ndarray):
-        raise ValueError(f"{path} is a single array; an npz file with features and labels is needed")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no npz file; one with features and labels, as np.savez writes it, is needed")
+    arrays = read_arrays(path, what="an npz file of features and labels")
     found = []
-    with file:
-        for asked, usual, what in ((features, FEATURE_KEYS, "features"), (labels, LABEL_KEYS, "labels")):
-            names = (asked,) if asked else usual
-            key = next((name for name in names if name in file.files), None)
-            if key is None:
-                raise ValueError(
-                    f"{path} has no array {' or '.join(names)} for the {what}; it holds {', '.join(file.files)}. "
-                    f"Name it with --{what} KEY"
-                )
-            found.append(file[key])
+    for asked, usual, what in ((features, FEATURE_KEYS, "features"), (labels, LABEL_KEYS, "labels")):
+        names = (asked,) if asked else usual
+        key = next((name for name in names if name in arrays), None)
+        if key is None:
+            raise ValueError(
+                f"{path} has no array {' or '.join(names)} for the {what}; it holds {', '.join(arrays)}. "
+                f"Name it with --{what} KEY"
+            )
+        found.append(arrays[key])
     return found[0], found[1]
 
 

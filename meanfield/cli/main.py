@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=1, metavar="N", help="processes that share the sweep; default: 1"
     )
     diagram.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep finished chunks there, and resume")
+    diagram.add_argument("--html", action="store_true", help="pages to click on as well (needs bokeh, the extra html)")
     diagram.set_defaults(run=_phase_diagram)
 
     equations = commands.add_parser(
@@ -410,10 +411,15 @@ def _phase_diagram(options: argparse.Namespace) -> None:
             written = _line(diagram, maps, folder / "-".join(["weights", *diagram.axes]))
         else:
             written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
+        pages = [diagram]
         if not options.sweep:
             diagram = sweep(network, task, tau, **how, **dict(_axis(item) for item in _DEFAULT_PLANE))
             print(f"\n{diagram}")
             written += _plane(diagram, folder / "phases-off-sigma_a")
+            pages.append(diagram)
+    if options.html:
+        kind = ("weights", "phases")
+        written += [page.to_html(folder / "-".join([kind[len(page.axes) - 1], *page.axes])) for page in pages]
     _report(written)
 
 

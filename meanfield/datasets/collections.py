@@ -9,6 +9,7 @@ import numpy as np
 
 from meanfield.datasets.formats import load_cifar, load_idx, load_npz
 from meanfield.datasets.images import ImageSet
+from meanfield.validation import choice, file_path
 
 __all__ = ["cifar10", "digits", "fashion_mnist", "mnist"]
 
@@ -17,7 +18,6 @@ _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_PARTS = (None, "train", "test")
 
 
 def digits() -> ImageSet:
@@ -168,9 +168,9 @@ def _named(labels: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
 
 
 def _checked(name: str, path: str | os.PathLike[str], part: str | None, source: str) -> Path:
-    if part not in _PARTS:
-        raise ValueError(f"part must be None, 'train' or 'test', got {part!r}.")
-    folder = Path(path)
+    if part is not None:
+        choice("part", part, ("train", "test"))
+    folder = file_path("path", path)
     if not folder.exists():
         raise FileNotFoundError(
             f"{folder} does not exist; make this folder and put the files of {name} there ({source})."

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.archive import LARGEST, read_arrays
+from meanfield.validation import file_path
 
 __all__ = ["load_cifar", "load_idx", "load_npz"]
 
@@ -128,7 +129,7 @@ def load_npz(
     FileNotFoundError
         If there is no such file.
     """
-    if Path(path).exists() and not zipfile.is_zipfile(path):
+    if file_path("path", path).exists() and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an npz file, or a broken one; of IDX files and CIFAR batches give the folder.")
     arrays = {name.lower(): array for name, array in read_arrays(path).items()}
     names = next((arrays[key] for key in ("class_names", "classes") if key in arrays), np.empty(0))
@@ -181,8 +182,11 @@ def _bytes(path: str | os.PathLike[str], stream: IO[bytes], count: int) -> bytes
 
 def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
     """The file, unpacked as it is read if it is gzipped."""
-    if Path(path).is_dir():
+    file = file_path("path", path)
+    if file.is_dir():
         raise ValueError(f"{path} is a folder; give the file in it.")
-    with Path(path).open("rb") as stream:
+    if not file.exists():
+        raise FileNotFoundError(f"there is no file {path}.")
+    with file.open("rb") as stream:
         zipped = stream.read(2) == _GZIP
-    return gzip.open(path, "rb") if zipped else Path(path).open("rb")  # type: ignore[return-value]
+    return gzip.open(file, "rb") if zipped else file.open("rb")  # type: ignore[return-value]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.problem.data_task import DataTask, data_task
+from meanfield.validation import class_labels, class_name_tuple, generator, plain_array, short, whole_number
 
 __all__ = ["ImageSet"]
 
@@ -42,12 +43,14 @@ class ImageSet:
     name: str = "images"
 
     def __post_init__(self) -> None:
-        images, labels = np.asarray(self.images), np.asarray(self.labels).astype(str)
+        images, labels = plain_array("images", self.images), class_labels("labels", self.labels)[0].astype(str)
+        if images.dtype.kind not in "biuf":
+            raise ValueError(f"images must hold numbers, got an array of {images.dtype}.")
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
             raise ValueError(f"images must have shape (n, h, w) or (n, h, w, 3), got {images.shape}.")
         if labels.shape != images.shape[:1]:
             raise ValueError(f"{len(images)} images need labels of shape ({len(images)},), got {labels.shape}.")
-        names = tuple(self.class_names) or tuple(np.unique(labels).tolist())
+        names = class_name_tuple(self.class_names) or tuple(np.unique(labels).tolist())
         unknown = sorted(set(np.unique(labels).tolist()) - set(names))
         if unknown:
             raise ValueError(f"labels {unknown} are not among the classes {names}.")
@@ -90,12 +93,12 @@ class ImageSet:
         ValueError
             If a class has too few images, or a number is smaller than the number of classes.
         """
-        generator = np.random.default_rng(rng)
+        draws = generator("rng", rng)
         train, test = [], []
         sizes = self._sizes("n_train", n_train)
         more = None if n_test is None else self._sizes("n_test", n_test)
         for c, name in enumerate(self.class_names):
-            index = generator.permutation(np.flatnonzero(self.labels == name))
+            index = draws.permutation(np.flatnonzero(self.labels == name))
             needed = sizes[c] + (1 if more is None else more[c])
             if index.size < needed:
                 raise ValueError(
@@ -126,14 +129,14 @@ class ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def _name(self, value: str | int) -> str:
-        if str(value) in self.class_names:
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if (isinstance(value, str) or whole) and short(value).strip("'") in self.class_names:
             return str(value)
-        if isinstance(value, (int, np.integer)) and 0 <= value < len(self.class_names):
+        if whole and 0 <= int(value) < len(self.class_names):
             return self.class_names[int(value)]
-        raise ValueError(f"there is no class {value!r} in {self.name}; there are {', '.join(self.class_names)}.")
+        raise ValueError(f"there is no class {short(value)} in {self.name}; there are {', '.join(self.class_names)}.")
 
     def _sizes(self, name: str, total: int) -> list[int]:
         count = len(self.class_names)
-        if isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < count:
-            raise ValueError(f"{name} must be an integer >= {count}, one image per class at least, got {total!r}.")
+        total = whole_number(name, total, at_least=count)  # one image per class
         return [int(total) // count + (c < total % count) for c in range(count)]

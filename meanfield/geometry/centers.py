@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.geometry.checks import check_number
 from meanfield.geometry.clouds import CARRIED, Clouds, Seed, as_clouds, binary_scale, describe_seed, streams
 from meanfield.geometry.problem import span_coordinates
 from meanfield.geometry.results import Result
+from meanfield.validation import whole_number
 
 __all__ = ["CenterComponents", "center_correlation", "correlation_cost", "remove_center_components"]
 
@@ -175,13 +175,13 @@ def remove_center_components(
         If two centres coincide with the mean of all, or `n_components` is out of range.
     """
     clouds = as_clouds(manifolds)
-    check_number(n_starts, "n_starts", 1)
+    whole_number("n_starts", n_starts, at_least=1)
     centered = clouds.centered()
     means = _class_means(centered)
     rows, basis = span_coordinates(means / binary_scale(means))
     rng = np.random.default_rng(streams(seed, 1)[0])
     if n_components is not None:
-        check_number(n_components, "n_components", 0)
+        whole_number("n_components", n_components, at_least=0)
         if n_components > max(0, clouds.number - 3):
             raise ValueError(f"n_components={n_components} exceeds P - 3 = {clouds.number - 3}")
     found, path = _search(rows, rng, n_starts, n_components)

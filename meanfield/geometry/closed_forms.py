@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import check_number, check_real, real_array, short
 from meanfield.geometry.clouds import Seed, streams
+from meanfield.validation import real_number, short, squarable_array, whole_number
 
 __all__ = ["Estimate", "ball_capacity", "ellipsoid_capacity", "ellipsoid_distance", "point_capacity"]
 
@@ -31,11 +31,11 @@ class Estimate(NamedTuple):
 
 
 def check_margin(kappa: float) -> float:
-    return check_real(kappa, "the margin kappa")
+    return real_number("the margin kappa", kappa)
 
 
 def _check_length(value: float, name: str) -> float:
-    return check_real(value, name, least=0.0, hint=" (in units of the centre norm)")
+    return real_number(name, value, at_least=0.0, hint=" (in units of the centre norm)")
 
 
 def point_capacity(kappa: float = 0.0) -> float:
@@ -79,7 +79,7 @@ def ball_capacity(radius: float, dimension: float, kappa: float = 0.0) -> float:
 
     kappa = check_margin(kappa)
     radius = _check_length(radius, "radius")
-    dimension = check_real(dimension, "dimension", above=0.0)
+    dimension = real_number("dimension", dimension, above=0.0)
     if radius == 0.0:
         return point_capacity(kappa)
 
@@ -157,10 +157,10 @@ def ellipsoid_capacity(radii: ArrayLike, kappa: float = 0.0, *, n_probes: int = 
         Named tuple of value and standard error.
     """
     kappa = check_margin(kappa)
-    axes = np.atleast_1d(real_array(radii, "radii"))
+    axes = np.atleast_1d(squarable_array("radii", radii))
     if axes.ndim != 1 or axes.size == 0 or (axes < 0).any():
         raise ValueError(f"radii must be a vector of semi-axes >= 0, got {short(radii)}")
-    number = check_number(n_probes, "n_probes", 2)
+    number = whole_number("n_probes", n_probes, at_least=2, at_most=10**7)
     rng = np.random.default_rng(streams(seed, 1)[0])
     distance = ellipsoid_distance(axes, rng.standard_normal((number, axes.size)), rng.standard_normal(number), kappa)
     value = 1.0 / float(distance.mean())

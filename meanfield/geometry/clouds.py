@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import check_number, check_real, class_labels, real_array, short
+from meanfield.validation import class_labels, real_number, seed_like, short, squarable_array, whole_number
 
 __all__ = [
     "Clouds",
@@ -170,7 +170,7 @@ def dimension(values: Any) -> int:
     """Number of axes of an array or of nested sequences, -1 if ragged."""
     try:
         return int(np.ndim(values))
-    except (ValueError, TypeError):  # ragged
+    except Exception:  # ragged, or a user's object, which may do anything
         return -1
 
 
@@ -187,7 +187,7 @@ def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
     if isinstance(manifolds, Clouds):
         return manifolds
     if isinstance(manifolds, tuple) and len(manifolds) == 2 and dimension(manifolds[1]) == 1:
-        names = tuple(str(value) for value in class_labels(manifolds[1])[1])
+        names = tuple(str(value) for value in class_labels("y", manifolds[1])[1])
         parts: list[Any] = group_by_label(*manifolds)
     elif isinstance(manifolds, Mapping):
         names = tuple(str(key) for key in manifolds)
@@ -196,7 +196,7 @@ def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
         if isinstance(manifolds, str | bytes | set | frozenset) or hasattr(manifolds, "toarray"):
             raise ValueError(f"manifolds must be a sequence of arrays, got {type(manifolds).__name__}; {ORIENTATION}")
         if isinstance(manifolds, np.ma.MaskedArray):
-            real_array(manifolds, "the array of manifolds")
+            squarable_array("the array of manifolds", manifolds)
         ndim = getattr(manifolds, "ndim", None)
         if ndim is not None and ndim != 3:
             raise ValueError(f"an array of manifolds has shape (P, M, N), got {manifolds.shape}; {ORIENTATION}")
@@ -210,7 +210,7 @@ def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
         names = tuple(str(i) for i in range(len(parts)))
     arrays: list[Array] = []
     for name, part in zip(names, parts):
-        array = real_array(part, f"manifold {name!r}")
+        array = squarable_array(f"manifold {name!r}", part)
         if array.ndim != 2 or 0 in array.shape:
             raise ValueError(f"manifold {name!r} has shape {array.shape}; {ORIENTATION}, and none is empty")
         if arrays and array.shape[1] != arrays[0].shape[1]:
@@ -243,10 +243,8 @@ def streams(seed: Seed, number: int, tag: int = STREAM_TAG) -> list[np.random.Se
         root = np.random.SeedSequence([int(word) for word in seed.integers(0, 2**32, size=4)])
     elif seed is None:
         root = np.random.SeedSequence()
-    elif isinstance(seed, int | np.integer) and not isinstance(seed, bool) and seed >= 0:
-        root = np.random.SeedSequence(int(seed), spawn_key=(tag,))
     else:
-        raise ValueError(f"seed must be None, an integer >= 0, a SeedSequence or a Generator, got {short(seed)}")
+        root = np.random.SeedSequence(seed_like("seed", seed), spawn_key=(tag,))
     return root.spawn(number)
 
 
@@ -277,7 +275,7 @@ def draw_labels(labels: str | ArrayLike, manifolds: int, number: int, seed: np.r
         if labels == "balanced":
             return sign * np.where(order < manifolds // 2, 1.0, -1.0)
         return sign * np.where(order == 0, 1.0, -1.0)
-    array = np.atleast_2d(real_array(labels, "labels"))
+    array = np.atleast_2d(squarable_array("labels", labels))
     if array.ndim != 2 or array.shape[1] != manifolds or len(array) == 0:
         raise ValueError(f"labels have shape {np.shape(labels)}, expected ({manifolds},) or (any, {manifolds})")
     if not np.isin(array, (-1.0, 1.0)).all():
@@ -318,8 +316,8 @@ def group_by_label(X: ArrayLike, y: ArrayLike, n_points: int | None = None, seed
     >>> [part.shape for part in group_by_label([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0]], ["b", "a", "a"])]
     [(2, 2), (1, 2)]
     """
-    points = real_array(X, "X")
-    labels, classes = class_labels(y)
+    points = squarable_array("X", X)
+    labels, classes = class_labels("y", y)
     if points.ndim != 2 or labels.shape != points.shape[:1]:
         raise ValueError(
             f"X must have shape (n, N), one point per row, and y (n,); got {points.shape} and {labels.shape}"
@@ -329,7 +327,7 @@ def group_by_label(X: ArrayLike, y: ArrayLike, n_points: int | None = None, seed
     for value in classes:
         rows = np.flatnonzero(labels == value)
         if n_points is not None:
-            wanted = check_number(n_points, "n_points", 1)
+            wanted = whole_number("n_points", n_points, at_least=1)
             if len(rows) < wanted:
                 raise ValueError(f"class {str(value)!r} has {len(rows)} points, fewer than n_points={wanted}")
             rows = np.sort(rng.choice(rows, wanted, replace=False))
@@ -356,12 +354,12 @@ def spherical_manifolds(
     -------
     (P, M, N) array
     """
-    P, N, M, D = (check_number(v, n, 1) for v, n in ((P, "P"), (N, "N"), (M, "M"), (D, "D")))
+    P, N, M, D = (whole_number(n, v, at_least=1) for v, n in ((P, "P"), (N, "N"), (M, "M"), (D, "D")))
     if P * M * N + P * D * N > LARGEST:
         raise ValueError(f"P={P}, M={M}, N={N}, D={D} need more than {LARGEST:.0e} numbers; expected fewer")
-    R = check_real(R, "R", least=0.0)
+    R = real_number("R", R, at_least=0.0)
     for value, name in ((center_corr, "center_corr"), (axis_corr, "axis_corr")):
-        if not -1 < check_real(value, name) < 1:
+        if not -1 < real_number(name, value) < 1:
             raise ValueError(f"{name} must lie strictly between -1 and 1, got {value!r}")
     rng = np.random.default_rng(streams(seed, 1, DATA_TAG)[0])
     distance = np.abs(np.subtract.outer(np.arange(P), np.arange(P)))

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import check_flag, class_labels, real_array
 from meanfield.geometry.clouds import CARRIED, as_clouds, binary_scale, dimension, subtract_mean
 from meanfield.geometry.results import Result
+from meanfield.validation import class_labels, flag, squarable_array
 
 __all__ = [
     "NeuralCollapse",
@@ -28,7 +28,7 @@ ROUNDING = 1e-13  # extent of class centres, relative to the points, that is non
 
 
 def _features(values: ArrayLike, name: str) -> Array:
-    array = real_array(values, name)
+    array = squarable_array(name, values)
     if array.ndim != 2 or len(array) < 2:
         raise ValueError(f"{name} must have shape (n >= 2, N), one point per row, got {array.shape}")
     return array
@@ -118,8 +118,8 @@ def cka(X: ArrayLike, Y: ArrayLike, *, precomputed: bool = False, debiased: bool
     >>> round(cka(X, X @ [[0.0, -3.0], [3.0, 0.0]]), 12)
     1.0
     """
-    check_flag(precomputed, "precomputed")
-    check_flag(debiased, "debiased")
+    flag("precomputed", precomputed)
+    flag("debiased", debiased)
     first, second = _features(X, "X"), _features(Y, "Y")
     if len(first) != len(second):
         raise ValueError(f"X and Y must describe the same points, got {len(first)} and {len(second)} rows")
@@ -154,10 +154,10 @@ def kernel_target_alignment(X: ArrayLike, y: ArrayLike, *, precomputed: bool = F
     float
         Cosine of the kernels, ``<K, Y Y^T>/(|K| |Y Y^T|)``.
     """
-    check_flag(precomputed, "precomputed")
-    check_flag(centered, "centered")
+    flag("precomputed", precomputed)
+    flag("centered", centered)
     if dimension(y) == 1:
-        labels, classes = class_labels(y)
+        labels, classes = class_labels("y", y)
         targets = (labels[:, None] == classes[None, :]).astype(float)
     else:
         targets = _features(y, "y")
@@ -184,7 +184,7 @@ def participation_ratio(X: ArrayLike, *, center: bool = True) -> float:
     2.0
     """
     points = _features(X, "X")
-    if check_flag(center, "center"):
+    if flag("center", center):
         points = subtract_mean(points, "X")
     points = points / binary_scale(points)
     gram = points @ points.T if len(points) < points.shape[1] else points.T @ points
@@ -273,10 +273,10 @@ def neural_collapse(
         if bias is not None:
             raise ValueError("a bias needs its classifier")
     else:
-        rows = real_array(classifier, "classifier")
+        rows = squarable_array("classifier", classifier)
         if rows.shape != means.shape:
             raise ValueError(f"classifier must have shape (P, N) = {means.shape}, got {rows.shape}")
-        offset = np.zeros(P) if bias is None else real_array(bias, "bias")
+        offset = np.zeros(P) if bias is None else squarable_array("bias", bias)
         if offset.shape != (P,):
             raise ValueError(f"bias must have shape ({P},), got {offset.shape}")
         if not np.any(rows):
@@ -328,7 +328,7 @@ def weight_change(before: Any, after: Any) -> dict[str, Any]:
         raise ValueError(
             f"before is {type(before).__name__} and after names layers: expected two mappings or two arrays"
         )
-    first, second = real_array(before, "before"), real_array(after, "after")
+    first, second = squarable_array("before", before), squarable_array("after", after)
     if first.shape != second.shape or first.size == 0:
         raise ValueError(f"before and after must have equal, non-empty shapes, got {first.shape} and {second.shape}")
     rows = len(first) if first.ndim > 1 else 1

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import MOST_THREADS, check_number, real_array
+from meanfield.validation import squarable_array, thread_count
 
 __all__ = ["ConeProjection", "convex_weights", "is_separable", "project_onto_cone", "project_probes"]
 
@@ -328,9 +328,9 @@ def project_onto_cone(target: ArrayLike, generators: ArrayLike, *, threads: int 
     >>> project_onto_cone([1.0, -2.0], [[1.0, 0.0], [0.0, 1.0]]).point
     array([1., 0.])
     """
-    check_number(threads, "threads", 1, MOST_THREADS)
-    rows = real_array(generators, "generators")
-    vectors = real_array(target, "target")
+    thread_count(threads)
+    rows = squarable_array("generators", generators)
+    vectors = squarable_array("target", target)
     if rows.ndim != 2 or vectors.ndim not in (1, 2) or vectors.shape[-1] != rows.shape[1]:
         raise ValueError(
             "project_onto_cone needs generators of shape (n, N), one per row, and a target of shape (N,) or (T, N); "

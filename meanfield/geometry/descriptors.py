@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import MOST_THREADS, check_choice, check_flag, check_number, check_real
 from meanfield.geometry.clouds import Seed, as_clouds, describe_labels, describe_seed, streams
 from meanfield.geometry.moments import center_cosines, estimate, stack_anchors
 from meanfield.geometry.problem import Solved, cone_problem, solve_problem, span_coordinates
 from meanfield.geometry.results import Result
+from meanfield.validation import choice, flag, real_number, thread_count
 
 __all__ = ["AnchorPoints", "Glue", "anchor_points", "capacity", "glue"]
 
@@ -213,14 +213,14 @@ def glue(
     >>> round(3 * result.capacity / 2, 1)  # orthonormal points: capacity 2/M
     1.0
     """
-    check_choice(inactive, "inactive", INACTIVE)
-    check_choice(alignment, "alignment", ALIGNMENTS)
-    center, pairwise = check_flag(center, "center"), check_flag(pairwise, "pairwise")
-    if check_real(kappa, "kappa") != 0:
+    choice("inactive", inactive, INACTIVE)
+    choice("alignment", alignment, ALIGNMENTS)
+    center, pairwise = flag("center", center), flag("pairwise", pairwise)
+    if real_number("kappa", kappa) != 0:
         raise ValueError(
             "glue is defined at margin 0 only: its descriptors are scale-free. Use replica_capacity(kappa=...)"
         )
-    check_number(threads, "threads", 1, MOST_THREADS)
+    thread_count(threads)
     options = {
         "labels": describe_labels(labels),
         "center": bool(center),
@@ -244,7 +244,7 @@ def capacity(manifolds: Any, **options: Any) -> float:
     for name in set(options) - allowed:
         if name not in ("inactive", "alignment", "pairwise", "kappa"):
             raise TypeError(f"capacity() has no option {name!r}")
-    check_number(options.get("threads", 1), "threads", 1, MOST_THREADS)
+    thread_count(options.get("threads", 1))
     problem = cone_problem(
         manifolds, center=options.get("center", False), allow_overlap=options.get("allow_overlap", False)
     )
@@ -280,8 +280,8 @@ def anchor_points(
     -------
     AnchorPoints
     """
-    check_choice(inactive, "inactive", INACTIVE)
-    check_number(threads, "threads", 1, MOST_THREADS)
+    choice("inactive", inactive, INACTIVE)
+    thread_count(threads)
     problem = cone_problem(manifolds, center=center, allow_overlap=allow_overlap)
     solved = solve_problem(problem, labels=labels, n_probes=n_probes, probes=probes, threads=threads, seed=seed)
     weights, active = solved.anchor_weights(inactive)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from meanfield.drawing import check_arguments
 from meanfield.geometry.clouds import as_clouds
 from meanfield.geometry.descriptors import AnchorPoints, Glue
 from meanfield.geometry.simulation import SimulatedCapacity
@@ -34,6 +36,20 @@ LABELS = {
 }
 
 
+_Drawing = TypeVar("_Drawing", bound=Callable[..., Any])
+
+
+def _checked(function: _Drawing) -> _Drawing:
+    """`function` with its arguments checked."""
+
+    @wraps(function)
+    def inner(*args: Any, **options: Any) -> Any:
+        check_arguments(function, args, options)
+        return function(*args, **options)
+
+    return cast(_Drawing, inner)
+
+
 def _axes(ax: Any) -> Any:
     if ax is not None:
         return ax
@@ -53,6 +69,7 @@ def _positions(path: Trajectory, ax: Any) -> NDArray[Any]:
     return positions
 
 
+@_checked
 def plot_radius_dimension(
     results: Any, ax: Any = None, *, utility: float | None = None, label: str | None = None
 ) -> Any:
@@ -122,6 +139,7 @@ def plot_radius_dimension(
     return ax
 
 
+@_checked
 def plot_trajectory(
     path: Trajectory, columns: str | Sequence[str] = "capacity", ax: Any = None, *, relative: bool = False
 ) -> Any:
@@ -163,6 +181,7 @@ def plot_trajectory(
     return ax
 
 
+@_checked
 def plot_factors(path: Trajectory, ax: Any = None) -> Any:
     """Capacity and its three factors over the parameter, relative to the first value, on a logarithmic axis.
 
@@ -188,6 +207,7 @@ def plot_factors(path: Trajectory, ax: Any = None) -> Any:
     return ax
 
 
+@_checked
 def plot_anchors(
     anchors: AnchorPoints, manifolds: Any = None, ax: Any = None, *, directions: ArrayLike | None = None
 ) -> Any:
@@ -239,6 +259,7 @@ def plot_anchors(
     return ax
 
 
+@_checked
 def plot_alignment(result: Glue | ArrayLike, ax: Any = None, *, names: Sequence[str] | None = None) -> Any:
     """Matrix of the cosines between anchor centres (or of any cosines), from -1 to 1."""
     ax = _axes(ax)
@@ -256,6 +277,7 @@ def plot_alignment(result: Glue | ArrayLike, ax: Any = None, *, names: Sequence[
     return ax
 
 
+@_checked
 def plot_separability(result: SimulatedCapacity, ax: Any = None, *, label: str | None = None) -> Any:
     """Probability that n random projections separate a dichotomy; critical dimension with two standard errors."""
     ax = _axes(ax)
@@ -273,6 +295,7 @@ def plot_separability(result: SimulatedCapacity, ax: Any = None, *, label: str |
     return ax
 
 
+@_checked
 def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: Any = None) -> tuple[Any, Any, Any]:
     """A figure of one analysis: radius and dimension, alignments of the centres, anchor points.
 

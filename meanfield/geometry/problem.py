@@ -6,19 +6,32 @@ the probe t to the set of vectors that classify every point correctly.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import check_flag, check_probes, real_array
 from meanfield.geometry.clouds import Clouds, Seed, as_clouds, binary_scale, draw_labels, streams
 from meanfield.geometry.cones import ProbeProjections, convex_weights, is_separable, project_probes
+from meanfield.validation import flag, squarable_array, whole_number
 
-__all__ = ["ConeProblem", "Solved", "cone_problem", "solve_problem", "span_coordinates"]
+__all__ = ["ConeProblem", "Solved", "check_probes", "cone_problem", "solve_problem", "span_coordinates"]
 
 Array = NDArray[np.float64]
+
+
+def check_probes(n_probes: Any) -> int:
+    """The number of Gaussian probes; few are warned about."""
+    number = whole_number("n_probes", n_probes, at_least=2, at_most=10**7)
+    if number < 50:
+        warnings.warn(
+            f"n_probes={number} is few: 200 give about 3 % on the capacity, and below 50 the errors are rough",
+            UserWarning,
+            stacklevel=3,
+        )
+    return number
 
 
 def span_coordinates(points: Array) -> tuple[Array, Array]:
@@ -79,8 +92,8 @@ class Solved:
 
 def cone_problem(manifolds: Any, *, center: bool, allow_overlap: bool) -> ConeProblem:
     """Validate, remove repeated points, and rotate into the span of all points."""
-    check_flag(center, "center")
-    check_flag(allow_overlap, "allow_overlap")
+    flag("center", center)
+    flag("allow_overlap", allow_overlap)
     clouds = as_clouds(manifolds)
     clouds.warn_if_unequal()
     clouds = clouds.without_duplicates()
@@ -113,7 +126,7 @@ def solve_problem(
         number = check_probes(n_probes)
         ambient = np.random.default_rng(probe_stream).standard_normal((number, neurons))
     else:
-        ambient = real_array(probes, "probes")
+        ambient = squarable_array("probes", probes)
         if ambient.ndim != 2 or ambient.shape[1] != neurons or len(ambient) < 2:
             raise ValueError(f"probes must have shape (n_probes >= 2, {neurons}), got {ambient.shape}")
         number = len(ambient)

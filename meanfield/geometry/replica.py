@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meanfield.geometry.centers import center_correlation, remove_center_components
-from meanfield.geometry.checks import MOST_THREADS, check_flag, check_number, check_probes, check_real, real_array
 from meanfield.geometry.closed_forms import check_margin
 from meanfield.geometry.clouds import CARRIED, Seed, as_clouds, describe_seed, streams, subtract_mean
 from meanfield.geometry.cones import convex_weights, project_probes
+from meanfield.geometry.problem import check_probes
 from meanfield.geometry.results import Result
+from meanfield.validation import flag, real_number, squarable_array, thread_count
 
 __all__ = ["ReplicaCapacity", "replica_capacity", "replica_manifold"]
 
@@ -224,8 +225,8 @@ def replica_capacity(
     True
     """
     kappa = check_margin(kappa)
-    check_number(threads, "threads", 1, MOST_THREADS)
-    check_flag(remove_correlations, "remove_correlations")
+    thread_count(threads)
+    flag("remove_correlations", remove_correlations)
     clouds = as_clouds(manifolds)
     probe_stream, component_stream = streams(seed, 2)
     if remove_correlations:
@@ -287,19 +288,19 @@ def replica_manifold(
     """
     kappa = check_margin(kappa)
     cloud = as_clouds([points], least=1)
-    center_norm = check_real(center_norm, "center_norm", above=0.0)
+    center_norm = real_number("center_norm", center_norm, above=0.0)
     coordinates = relative_coordinates(cloud.points, center_norm, "the manifold")
     number = check_probes(n_probes) if probes is None else 0
     drawn = _probes(probes, coordinates.shape[1] + 1, number, streams(seed, 2)[0])
     options = {"kappa": kappa, "remove_correlations": False, "seed": describe_seed(seed)}
-    single = _analyse(coordinates, drawn, kappa, check_number(threads, "threads", 1, MOST_THREADS))
+    single = _analyse(coordinates, drawn, kappa, thread_count(threads))
     return _combine([single], np.array([float(center_norm)]), float("nan"), 0, options, cloud.names)
 
 
 def _probes(explicit: ArrayLike | None, columns: int, number: int, stream: np.random.SeedSequence) -> Array:
     if explicit is None:
         return np.random.default_rng(stream).standard_normal((number, columns))
-    array = real_array(explicit, "probes")
+    array = squarable_array("probes", explicit)
     if array.ndim != 2 or array.shape[1] != columns or len(array) < 2:
         raise ValueError(f"probes must have shape (n_probes >= 2, {columns}), got {array.shape}")
     return array

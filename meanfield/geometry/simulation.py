@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import MOST_THREADS, check_choice, check_flag, check_number
 from meanfield.geometry.clouds import Seed, as_clouds, describe_labels, describe_seed, draw_labels, streams
 from meanfield.geometry.cones import is_separable
 from meanfield.geometry.problem import span_coordinates
 from meanfield.geometry.results import Result
+from meanfield.validation import choice, flag, thread_count, whole_number
 
 __all__ = ["SimulatedCapacity", "simulated_capacity"]
 
@@ -161,11 +161,11 @@ def simulated_capacity(
     >>> bool(abs(result.critical_dimension - 6.5) < 5 * result.standard_errors["critical_dimension"])
     True
     """
-    check_choice(definition, "definition", ("mean", "median"))
-    bias, center = check_flag(bias, "bias"), check_flag(center, "center")
-    check_flag(allow_overlap, "allow_overlap")
-    number = check_number(n_draws, "n_draws", 2)
-    check_number(threads, "threads", 1, MOST_THREADS)
+    choice("definition", definition, ("mean", "median"))
+    bias, center = flag("bias", bias), flag("center", center)
+    flag("allow_overlap", allow_overlap)
+    number = whole_number("n_draws", n_draws, at_least=2, at_most=10**7)
+    thread_count(threads)
     clouds = as_clouds(manifolds)
     clouds.warn_if_unequal()
     clouds = clouds.without_duplicates()

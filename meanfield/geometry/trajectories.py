@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meanfield.geometry.checks import class_labels, short
 from meanfield.geometry.clouds import Clouds, Seed, as_clouds, describe_seed, group_by_label
 from meanfield.geometry.results import Result
 from meanfield.progress import progress_bar
+from meanfield.validation import class_labels, short
 
 __all__ = ["MEASURES", "Trajectory", "measure", "trajectory"]
 
@@ -226,7 +226,7 @@ def trajectory(
     total = len(representations) if isinstance(representations, Sized) else None
     if given is not None and total is not None and given.shape != (total,):
         raise ValueError(f"parameter has shape {given.shape} for {total} representations")
-    names = () if y is None else tuple(str(value) for value in class_labels(y)[1])
+    names = () if y is None else tuple(str(value) for value in class_labels("y", y)[1])
 
     def clouds() -> Iterator[Any]:
         for item in representations:

@@ -30,7 +30,7 @@ from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.limit import STATUS, message_of
-from meanfield.validation import FloatArray, real_number
+from meanfield.validation import FloatArray, executor_or_none, file_path, flag, plain_array, real_number
 
 if TYPE_CHECKING:
     from meanfield.theories.single_layer.transitions.acceptance import Transition
@@ -291,9 +291,33 @@ class PhaseDiagram:
 
         return transitions_along(self)
 
-    def plot(self, ax: Any = None) -> Any:
-        """Code weights (one axis) or phases (two axes); returns Matplotlib Axes."""
+    def plot(self, ax: Any = None, *, interactive: bool = False) -> Any:
+        """Code weights (one axis) or phases (two axes); returns Matplotlib Axes.
+
+        `interactive`: a figure of its own in which a click solves that point and draws it, in any interactive backend;
+        returns the `meanfield.plot.explore.Explorer`, which has to be kept.
+        """
+        if interactive:
+            if ax is not None:
+                raise ValueError("an interactive diagram has a figure of its own; leave ax out.")
+            return drawn("explore.explore", self)
         return drawn(f"class_tasks.{'plot_weights' if len(self.axes) == 1 else 'plot_phases'}", self, ax=ax)
+
+    def to_html(self, path: str | os.PathLike[str], *others: PhaseDiagram) -> Path:
+        """One self-contained page: hover names the phase, a click shows codes, readouts and activations of the cell.
+
+        Needs the extra ``html``. `others` are diagrams with the same axes at other values of one more parameter, for
+        which the page has a slider. Returns the path.
+
+        Raises
+        ------
+        ImportError
+            Without bokeh.
+        ValueError
+            If the diagrams differ in more than one parameter, or in their axes.
+        """
+        page: Path = drawn("page.write_page", [self, *others], path)
+        return page
 
     def to_xarray(self) -> Any:
         """Dataset with the swept parameters as coordinates (needs the extra ``xarray``)."""
@@ -406,7 +430,8 @@ def sweep(
     >>> diagram.phase_labels
     ('1-0-0, 0-1-1, 1-0-1, 1-1-0', '0-1-1, 1-0-1, 1-1-0', '0-1-1, 1-0-1, 1-1-0, 1-1-1')
     """
-    if np.ndim(tau) > 0:  # tau is a parameter like any other
+    executor, progress = executor_or_none("executor", executor), flag("progress", progress, none=True)
+    if not isinstance(tau, (int, float)) and plain_array("tau", tau).ndim > 0:  # tau is a parameter like any other
         axes, tau = {"tau": tau, **axes}, 0.0
     tau = real_number("tau", tau, at_least=0.0)
     if not isinstance(network, Network) or not isinstance(task, ClassTask):
@@ -442,7 +467,8 @@ class _Work:
         if checkpoint is not None:
             sizes = [len(points) for points in self.segments]
             shape = grid.base[1].targets.shape
-            self.checkpoint = Checkpoint(Path(checkpoint), fingerprint(grid, size), sizes, (shape[0], shape[1]))
+            folder = file_path("checkpoint", checkpoint)
+            self.checkpoint = Checkpoint(folder, fingerprint(grid, size), sizes, (shape[0], shape[1]))
 
     def problems(self, number: int) -> list[Problem]:
         return [self.grid.problem(at) for at in self.segments[number]]

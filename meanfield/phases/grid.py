@@ -18,7 +18,7 @@ from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.extended import Control
-from meanfield.validation import FloatArray, real_array, real_number
+from meanfield.validation import FloatArray, plain_array, real_array, real_number
 
 __all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
 
@@ -35,7 +35,10 @@ def checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
     grid = {}
     for name, values in axes.items():
         if name == "n_samples":
-            array = np.array([real_number(name, v, above=0.0, infinite=True) for v in np.atleast_1d(values)])
+            given = np.atleast_1d(plain_array(name, values)).ravel().tolist()
+            array = np.array([real_number(name, v, above=0.0, infinite=True) for v in given])
+            if not array.size:
+                raise ValueError(f"{name} is empty; give at least one number.")
         else:
             array = real_array(name, values)
         if name == "depth" and (array != np.rint(array)).any():

@@ -19,6 +19,7 @@ from matplotlib.patches import Ellipse, Patch
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
 
+from meanfield.drawing import check_arguments
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.posterior import Posterior
@@ -70,6 +71,7 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 
     @wraps(function)
     def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        check_arguments(function, args, kwargs)
         before = {name: plt.rcParams[name] for name in _STYLE}  # rc_context would undo what a notebook sets
         plt.rcParams.update(_STYLE)
         try:
@@ -82,7 +84,7 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 
 @styled
 def plot_readout_posterior(
-    posterior: SingleNeuronPosterior, ax: Axes | None = None, *, outputs: tuple[int, int] | None = None
+    posterior: Posterior, ax: Axes | None = None, *, outputs: tuple[int, int] | None = None
 ) -> Axes:
     """Readout posterior with its codes.
 
@@ -313,7 +315,7 @@ def symbol(name: str) -> str:
 # ---- readouts ------------------------------------------------------------------------------------------------------
 
 
-def _readout_line(posterior: SingleNeuronPosterior, ax: Axes) -> None:
+def _readout_line(posterior: Any, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
     if posterior.scheme == "analog" or math.isfinite(posterior.task.n_samples):
         u = posterior.solution.gaussian_covariance
@@ -337,7 +339,7 @@ def _readout_line(posterior: SingleNeuronPosterior, ax: Axes) -> None:
         ax.legend(frameon=False)
 
 
-def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
+def _readout_components(posterior: Any, ax: Axes) -> None:
     r = np.arange(1, posterior.task.n_outputs + 1)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
     for style, code in zip(_styles(), posterior.codes, strict=False):
@@ -361,7 +363,7 @@ def _readout_components(posterior: SingleNeuronPosterior, ax: Axes) -> None:
     side_legend(ax, "code (weight)")
 
 
-def _readout_plane(posterior: SingleNeuronPosterior, ax: Axes, outputs: tuple[int, int]) -> None:
+def _readout_plane(posterior: Any, ax: Axes, outputs: tuple[int, int]) -> None:
     pair = list(outputs)
     if posterior.scheme == "analog":
         _ellipses(ax, np.zeros(2), posterior.readout_covariance[np.ix_(pair, pair)], PALETTE[0])

@@ -18,14 +18,14 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from
 from meanfield.posterior.generalization import Generalization, generalization, nearest_class
 from meanfield.posterior.kernel import Kernel
-from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.neurons import Neurons, positive_count
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.predictor import Predictor
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
-from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
-from meanfield.validation import FloatArray, entry, real_number
+from meanfield.validation import FloatArray, entry, flag, real_number
+from meanfield.validation import generator as new_generator
 
 __all__ = ["DataPosterior", "rest_of_header", "solution_arrays"]
 
@@ -110,6 +110,7 @@ class DataPosterior(Posterior):
         ValueError
             For inputs of another size, NaN, and a variance without a width.
         """
+        flag("variance", variance)
         new = self._inputs(X)
         mean = self.predictions if X is None else self._predictor.mean(new)
         if not variance:
@@ -170,7 +171,7 @@ class DataPosterior(Posterior):
         Of nonlinear networks the training inputs, left out, have the moments of expectation propagation; given as `X`
         they are treated as any other inputs, as Gaussian, which is less accurate for them.
         """
-        layer = layer_index(layer, self.network.depth) + 1
+        layer = self._layer(layer)
         if X is None and X2 is not None:
             raise ValueError("give X, or leave X2 out, too.")
         labels = self.task.labels if X is None and X2 is None else None
@@ -202,8 +203,7 @@ class DataPosterior(Posterior):
         -------
         Neurons
         """
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-            raise ValueError(f"n must be an integer >= 1, got {n!r}.")
+        n, generator = positive_count("n", n), new_generator("rng", rng)
         new = self._inputs(X)
         index: NDArray[np.intp] | None
         if labels is not None:
@@ -215,7 +215,7 @@ class DataPosterior(Posterior):
         names = self.task.class_names
         if index is None:
             index, names = np.zeros(len(new), dtype=np.intp), ("inputs",)
-        readouts, part, parts, z = self._predictor.draw(int(n), new, np.random.default_rng(rng))
+        readouts, part, parts, z = self._predictor.draw(n, new, generator)
         activations = np.asarray(self.network.activation(z))
         return Neurons(readouts, part, tuple(parts), z, activations, index, tuple(names))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, plain_array, short
 
 __all__ = ["Kernel"]
 
@@ -88,7 +88,9 @@ class Kernel(NDArrayOperatorsMixin):
             return self.elements
         if labels is None:
             raise ValueError("on class tasks the kernel depends on classes: give labels, the class of each sample.")
-        index = np.asarray(labels, dtype=np.intp)
+        index, known = plain_array("labels", labels), len(self.diagonal)
+        if index.ndim != 1 or index.dtype.kind not in "iu" or not ((index >= 0) & (index < known)).all():
+            raise ValueError(f"labels must be class indices (n,) from 0 to {known - 1}, got {short(labels)}.")
         full = self.elements[np.ix_(index, index)]
         np.fill_diagonal(full, self.diagonal[index])
         return np.asarray(full)

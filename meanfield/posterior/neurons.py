@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, whole_number
 
 _SHOWN = 100  # samples shown in all if the user does not say
 
@@ -53,16 +53,15 @@ class Neurons:
 
 def positive_count(name: str, value: Any) -> int:
     """`value`, an integer >= 1; ValueError otherwise."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
-    return int(value)
+    return whole_number(name, value, at_least=1, at_most=10**8)
 
 
 def sample_counts(fractions: FloatArray, samples_per_class: Any) -> list[int]:
     """Samples shown of each class: as given, or about 100 in all."""
     if samples_per_class is None:
         return [max(1, round(_SHOWN * float(p))) for p in fractions]
-    if np.ndim(samples_per_class) == 0:
+    given = samples_per_class
+    if not isinstance(given, (list, tuple, np.ndarray)) or getattr(given, "shape", None) == ():
         return [positive_count("samples_per_class", samples_per_class)] * fractions.size
     if len(samples_per_class) != fractions.size:
         raise ValueError(

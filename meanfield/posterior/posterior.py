@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 
 from meanfield.posterior.archive import load_posterior
-from meanfield.validation import FloatArray
+from meanfield.problem.layers import layer_index
+from meanfield.validation import FloatArray, real_array, real_number, short
 
 if TYPE_CHECKING:
     from meanfield.posterior.certificate import Certificate
@@ -156,9 +158,36 @@ class Posterior(ABC):
         labels = self.task.class_names
         if isinstance(cls, str) and cls in labels:
             return labels.index(cls)
-        if isinstance(cls, (int, np.integer)) and 0 <= cls < len(labels):
+        if isinstance(cls, (int, np.integer)) and not isinstance(cls, bool) and 0 <= cls < len(labels):
             return int(cls)
-        raise ValueError(f"there is no class {cls!r}; give an index 0..{len(labels) - 1} or one of {labels}.")
+        raise ValueError(f"there is no class {short(cls)}; give an index 0..{len(labels) - 1} or one of {labels}.")
+
+    def _layer(self, layer: Any) -> int:
+        """1..L of such a number, or of a negative one, from the last layer."""
+        return layer_index(layer, self.network.depth) + 1
+
+    def _named_fractions(self, fractions: Any) -> list[tuple[str, float]]:
+        """Patterns of codes with their numbers >= 0, from a mapping or from numbers in the order of `codes`."""
+        if isinstance(fractions, Mapping):
+            pairs = [
+                (str(pattern).replace("-", ""), real_number(f"fractions[{short(pattern)}]", value, at_least=0.0))
+                for pattern, value in fractions.items()
+            ]
+        else:
+            values = real_array("fractions", fractions)
+            if values.shape != (len(self.codes),):
+                raise ValueError(f"fractions must be {len(self.codes)} numbers, one per code, got {short(fractions)}.")
+            pairs = [(code.pattern, float(value)) for code, value in zip(self.codes, values, strict=True)]
+        if not all(value >= 0.0 for _, value in pairs) or not sum(value for _, value in pairs) > 0.0:
+            raise ValueError("fractions of codes must not be negative, and not all zero.")
+        return pairs
+
+    def _counts(self, counts: Any) -> FloatArray:
+        """(C,) numbers of samples, one per class."""
+        sizes, n_classes = real_array("counts", counts), len(self.task.class_names)
+        if sizes.shape != (n_classes,) or not (sizes > 0.0).all():
+            raise ValueError(f"counts must be {n_classes} numbers of samples, one per class, got {short(counts)}.")
+        return sizes
 
     def _refuse(self, question: str, instead: str = "") -> NoReturn:
         raise NotAvailable(f"{question} is not available for {self._described()}{instead and '; ' + instead}.")
@@ -201,6 +230,7 @@ class Posterior(ABC):
 
         The same posterior where that makes no difference.
         """
+        self._counts(counts)
         return self
 
     def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from meanfield.validation import FloatArray, entry, read_only, real_array, real_number, short, whole_number
+from meanfield.validation import (
+    FloatArray,
+    check_scale,
+    class_name_tuple,
+    entry,
+    read_only,
+    real_array,
+    real_number,
+    whole_number,
+)
 
+_MOST_SAMPLES = 1e15  # beyond, P + 1 is P
 _SUM_TOLERANCE = 1e-8  # fractions typed with a few digits are an error; rounding of 1/3 is not
 
 
@@ -51,14 +61,14 @@ class ClassTask:
         n_classes = fractions.size
         targets = _checked_targets(self.targets, n_classes)
         n_samples = real_number("n_samples", self.n_samples, at_least=1, infinite=True)
+        if _MOST_SAMPLES < n_samples < math.inf:
+            raise ValueError(f"n_samples must be at most {_MOST_SAMPLES:.0e} or math.inf, got {n_samples:g}.")
         if n_samples < n_classes:
             raise ValueError(
                 f"n_samples = {n_samples:g} is smaller than the number of classes {n_classes}; give at least one "
                 "sample per class, or math.inf for the limit."
             )
-        if isinstance(self.class_names, (str, bytes)) or not isinstance(self.class_names, Iterable):
-            raise ValueError(f"class_names must be a list of names, one per class, got {short(self.class_names)}.")
-        names = tuple(str(name) for name in self.class_names) or tuple(str(c + 1) for c in range(n_classes))
+        names = class_name_tuple(self.class_names) or tuple(str(c + 1) for c in range(n_classes))
         if len(names) != n_classes or len(set(names)) != n_classes:
             raise ValueError(f"class_names must be {n_classes} different names, one per class, got {names}.")
         if (self.on is None) != (self.off is None):
@@ -122,7 +132,8 @@ class ClassTask:
         else:
             values["targets"] = self.targets
         values |= changes
-        if "fractions" in changes and "class_names" not in changes and np.size(values["fractions"]) != self.n_classes:
+        changed = "fractions" in changes and "class_names" not in changes
+        if changed and real_array("fractions", values["fractions"]).size != self.n_classes:
             values["class_names"] = ()
         return class_task(**values)
 
@@ -205,7 +216,7 @@ def class_task(
     if labels is not None:
         class_names = _deprecated(labels)
     if n_classes is not None:
-        if n_classes == 1 and isinstance(n_classes, int) and not isinstance(n_classes, bool):
+        if isinstance(n_classes, int) and not isinstance(n_classes, bool) and n_classes == 1:
             raise ValueError("a classification task needs at least two classes, got 1.")
         n_classes = whole_number("n_classes", n_classes, at_least=2, at_most=100_000)
     if fractions is None:
@@ -270,6 +281,7 @@ def _checked_targets(value: Any, n_classes: int) -> FloatArray:
             f"targets must have shape (C, m) = ({n_classes}, m) or ({n_classes},) for one output, one row per class, "
             f"got shape {np.shape(value)}."
         )
+    check_scale("targets", targets)
     if (targets == targets[0]).all():
         raise ValueError(
             f"every class has the same target {_listed(targets[0])}, so there is nothing to classify and the order "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.problem.features import Features, features_from_inputs
-from meanfield.validation import FloatArray, read_only, real_array, real_number
+from meanfield.validation import (
+    FloatArray,
+    check_scale,
+    class_name_tuple,
+    plain_array,
+    read_only,
+    real_array,
+    real_number,
+    short,
+)
 
 __all__ = ["DataTask", "data_task"]
 
@@ -63,10 +73,12 @@ class DataTask:
             raise ValueError(
                 f"targets must have shape (P, m) or (P,) with P = {len(inputs)} as in the inputs, got {targets.shape}."
             )
+        check_scale("inputs", inputs)
+        check_scale("targets", targets)
         center = real_array("center", self.center)
         if center.shape != inputs.shape[1:]:
             raise ValueError(f"center must have shape (N_0,) = {inputs.shape[1:]}, got {center.shape}.")
-        names = tuple(str(name) for name in self.class_names)
+        names = class_name_tuple(self.class_names)
         labels = None if self.labels is None else _checked_labels(self.labels, len(inputs), names)
         if labels is None and names:
             raise ValueError(f"class names {names} without labels; give labels=, or leave the names out.")
@@ -151,7 +163,7 @@ class DataTask:
             For a wrong shape, an unknown class, classes that have no common target, and integers that are the targets
             of some classes and the labels of others.
         """
-        array = np.asarray(wanted)
+        array = plain_array("targets", wanted)
         if array.ndim == 1 and self.n_classes and (self.n_outputs > 1 or not self._are_targets(array)):
             if self.class_targets is None:
                 raise ValueError("the targets vary within the classes; give the targets (n, m) of the new samples.")
@@ -181,10 +193,10 @@ class DataTask:
 
     def class_index(self, names: Any, n: int) -> NDArray[np.intp]:
         """(n,) class indices of class names or of the raw labels they were made from."""
-        values = [_name(value) for value in np.asarray(names).ravel().tolist()]
+        values = [_name(value) for value in plain_array("labels", names).ravel().tolist()]
         unknown = sorted(set(values) - set(self.class_names))
         if unknown or len(values) != n:
-            what = f"unknown class {unknown[0]!r}" if unknown else f"{len(values)} labels for {n} samples"
+            what = f"unknown class {short(unknown[0])}" if unknown else f"{len(values)} labels for {n} samples"
             raise ValueError(f"{what}; expected {n} labels out of {', '.join(self.class_names)}.")
         index = {name: c for c, name in enumerate(self.class_names)}
         return np.array([index[value] for value in values], dtype=np.intp)
@@ -264,7 +276,7 @@ def data_task(
     center_row = _center(center, rows, image_shape)
     rows = rows - center_row
     factor = _scale(scale, rows)
-    names = tuple(str(name) for name in class_names)
+    names = () if class_names is None else class_name_tuple(class_names)
     index: NDArray[np.intp] | None = None
     if labels is not None:
         index, found = _classes(labels, len(rows))
@@ -326,7 +338,7 @@ def _scale(scale: Any, rows: FloatArray) -> float:
     if not isinstance(scale, str):
         return real_number("scale", scale, above=0)
     if scale != "rms":
-        raise ValueError(f"scale must be None, 'rms' or a positive number, got {scale!r}.")
+        raise ValueError(f"scale must be None, 'rms' or a positive number, got {short(scale)}.")
     largest = float(np.abs(rows).max())
     value = largest * float(np.sqrt(np.mean((rows / largest) ** 2))) if largest > 0.0 else 0.0
     if value == 0.0:
@@ -335,7 +347,9 @@ def _scale(scale: Any, rows: FloatArray) -> float:
 
 
 def _name(value: Any) -> str:
-    return str(int(value)) if isinstance(value, (float, bool)) and value == int(value) else str(value)
+    if isinstance(value, (float, bool)) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return value if isinstance(value, str) else short(value)
 
 
 def _is_missing(value: Any) -> bool:
@@ -347,7 +361,7 @@ def _is_missing(value: Any) -> bool:
 
 def _classes(labels: Any, n: int) -> tuple[NDArray[np.intp], tuple[str, ...]]:
     """Class indices and names of raw labels, in the order of their values."""
-    raw = np.asarray(labels)
+    raw = plain_array("labels", labels)
     if raw.shape != (n,):
         raise ValueError(f"labels must have shape (P,) = ({n},), one per sample, got {raw.shape}.")
     if raw.dtype.kind == "O":

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.validation import short
+
 __all__ = ["layer_index"]
 
 
@@ -20,6 +22,6 @@ def layer_index(layer: Any, depth: int) -> int:
     whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, (bool, np.bool_))
     if not whole or layer == 0 or not -depth <= layer <= depth:
         raise ValueError(
-            f"layer must be an integer 1..{depth}, or negative, counted from the last (-1); got {layer!r}."
+            f"layer must be an integer 1..{depth} (or negative, from the last), got {short(layer)}."
         )
     return int(layer) - 1 if layer > 0 else int(layer) + depth

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.validation import real_number
+from meanfield.validation import temperature
 
 __all__ = ["Problem", "checked_problem"]
 
@@ -33,7 +33,7 @@ def checked_problem(network: Any, task: Any, tau: Any) -> Problem:
     if not isinstance(task, (ClassTask, DataTask)):
         found = type(task).__name__
         raise ValueError(f"task must be a ClassTask or DataTask, got {found}; build one with class_task or data_task.")
-    tau = real_number("tau", tau, at_least=0.0)
+    tau = temperature("tau", tau)
     if isinstance(task, DataTask) and tau == 0.0 and task.conflicts.size:
         i, j = task.conflicts[0]
         raise ValueError(

@@ -19,7 +19,7 @@ from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward
 from meanfield.sampling.problem import Problem, class_means
-from meanfield.validation import FloatArray, read_only, short
+from meanfield.validation import FloatArray, choice, read_only, short
 
 __all__ = ["Chains", "Diagnostics"]
 
@@ -153,8 +153,7 @@ class Chains:
 
     def _replay(self, layer: int, at: str) -> tuple[FloatArray, FloatArray]:
         layer = layer_index(layer, self.network.depth)
-        if at not in ("first", "last"):
-            raise ValueError(f'at must be "first" or "last", got {at!r}.')
+        choice("at", at, ("first", "last"))
         work, target = self.problem.work(), self.problem.target()
         z, phi = [], []
         for state in self.state_last if at == "last" else self.state_first:

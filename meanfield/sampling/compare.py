@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from meanfield.drawing import drawn
+from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, instance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +108,7 @@ class Comparison:
         width = max(len(row.name) for row in self.rows)
         lines = [
             f"{draws.network.activation.name}, N = {draws.width}, P = {draws.labels.size}, tau = {draws.tau:g}: "
-            f"{draws.n_chains} chains of {draws.readout.shape[1]} draws",
+            + _counted(draws),
             "",
             f"{'':<{width}} {'theory':>10} {'sample':>10} {'std. err.':>10} {'z':>7} {'R-hat':>6} {'ESS':>6}",
         ]
@@ -159,8 +160,8 @@ def compare(
     ----------
     posterior : Posterior
         Solution of the network and task that were sampled, at the same P and tau.
-    chains : Chains or sequence of Chains
-        One run, or several of the same problem (seeds).
+    chains : Chains, sequence of Chains, or Observed
+        One run, several of the same problem (seeds), or networks of your own (`meanfield.observe`).
     statistics : sequence of str, optional
         Some of "residual", "kernel", "readout", "codes", "fractions", "outliers", "predictor"; all if left out.
     fractions : {"sampled", "equilibrium"}
@@ -184,6 +185,9 @@ def compare(
     >>> print(mf.compare(post, mf.sample(net, task, 200, tau=0.02, rng=0)).table())  # doctest: +SKIP
     """
     draws = as_draws(chains)
+    unknown_tau = math.isnan(draws.tau)
+    if unknown_tau:
+        draws = replace(draws, tau=float(posterior.tau))
     groups = tuple(STATISTICS if statistics is None else statistics)
     unknown = sorted(set(groups) - set(STATISTICS))
     if unknown or not groups:
@@ -204,8 +208,16 @@ def compare(
         rows = [replace(row, tested=row.tested and row.group != "fractions") for row in rows]
     if not any(row.tested for row in rows):
         raise ValueError(f"the statistics {', '.join(groups)} do not exist for these samples; choose others.")
-    notes = (*_notes(draws, patterns, rows, shares), *_unstable(left_out))
-    return Comparison(posterior, draws, tuple(rows), fractions, notes)
+    notes = [*_notes(draws, patterns, rows, shares), *_unstable(left_out)]
+    if unknown_tau:
+        notes.append(f"the networks' tau is not known; theory at tau = {posterior.tau:g}")
+    return Comparison(posterior, draws, tuple(rows), fractions, tuple(notes))
+
+
+def _counted(draws: Draws) -> str:
+    if draws.by_neuron:
+        return "one network, errors over its neurons"
+    return f"{draws.n_chains} chains of {draws.readout.shape[1]} draws"
 
 
 def _shown(rows: Sequence[Row]) -> list[Row | str]:
@@ -278,6 +290,7 @@ def _same_task(one: Any, other: Any) -> bool:
 
 
 def _check_same_problem(posterior: Any, draws: Draws) -> None:
+    instance("posterior", posterior, Posterior, "what mf.solve returned")
     if type(posterior.task) is not type(draws.task):
         raise ValueError(
             f"the theory was solved for a {type(posterior.task).__name__}, the samples for a "

@@ -91,7 +91,7 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
 
     Parameters
     ----------
-    chains : Chains or sequence of Chains
+    chains : Chains, sequence of Chains, or Observed
     layer : int
         1..L, or from the last by negative numbers.
     n_lags : int
@@ -100,14 +100,21 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
     Raises
     ------
     ValueError
-        For chains of fewer than 8 draws, layers that do not exist, and as `as_draws`.
+        For chains of a single draw, layers that do not exist, and as `as_draws`.
     """
-    draws = as_draws(chains)
+    draws = as_draws(chains, whole=True)
     k, n_draws = draws.readout.shape[:2]
-    if n_draws < 8:
-        raise ValueError(f"drift needs chains of at least 8 draws, got {n_draws}.")
-    m = draws.activation(layer)
-    lags = np.unique(np.rint(np.linspace(0, n_draws - 1, n_lags + 1)).astype(np.intp))
+    if n_draws < 2:
+        raise ValueError(f"drift needs chains of at least 2 draws, or snapshots of a network, got {n_draws}.")
+    place = layer_index(layer, draws.network.depth) + 1
+    whole = draws.records(place)
+    if whole:
+        m = draws.activation(place)
+        lags = np.unique(np.rint(np.linspace(0, n_draws - 1, n_lags + 1)).astype(np.intp))
+    else:  # networks that were observed: layers of other widths
+        runs = chains if isinstance(chains, (list, tuple)) else [chains]
+        ends = [np.concatenate([run.class_activations(place, at) for run in runs]) for at in ("first", "last")]
+        m, lags = np.stack(ends, axis=1), np.array([0, 1])
     centred = m - m.mean(axis=(1, 2), keepdims=True)
     length = m.shape[1]
     norm = np.einsum("kdnc,kdnc->k", centred, centred) / length
@@ -130,7 +137,7 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
     error = np.std(kept, ddof=1) / np.sqrt(len(kept)) if many else np.sqrt(value * (1 - value) / max(size, 1))
     return Drift(
         name=draws.network.activation.name,
-        layer=layer_index(layer, draws.network.depth) + 1,
+        layer=place,
         lags=lags,
         overlap=np.mean(at_lag, axis=1),
         overlap_error=np.std(at_lag, axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(lags.size, np.nan),

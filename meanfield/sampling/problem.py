@@ -17,7 +17,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.sampling import compiled
-from meanfield.validation import FloatArray, read_only, real_number
+from meanfield.validation import FloatArray, read_only, real_number, scale_number, whole_number
 
 __all__ = ["Problem", "class_sizes", "problem"]
 
@@ -214,9 +214,8 @@ def problem(network: Any, task: Any, width: Any, tau: Any, inputs: Any = None) -
             "sample needs a Network and a ClassTask or DataTask; build them with Network('sigmoid') and "
             f"class_task(...) or data_task(...); got {type(network).__name__} and {type(task).__name__}."
         )
-    if isinstance(width, (bool, np.bool_)) or not isinstance(width, (int, np.integer)) or width < 1:
-        raise ValueError(f"width, the number N of neurons per layer, must be an integer >= 1, got {width!r}.")
-    tau = real_number("tau", tau, above=0.0)
+    width = whole_number("width, the number N of neurons per layer,", width, at_least=1, at_most=10**7)
+    tau = scale_number("tau", real_number("tau", tau, above=0.0))
     _refuse_jumps(network.activation)
     if isinstance(task, ClassTask):
         if inputs is not None:

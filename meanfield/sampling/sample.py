@@ -8,7 +8,6 @@ import os
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,16 @@ from meanfield.sampling.chains import Chains
 from meanfield.sampling.hmc import Job, Settings, run_chain
 from meanfield.sampling.plant import planted, weights_of
 from meanfield.sampling.problem import Problem, problem
-from meanfield.validation import FloatArray, real_number
+from meanfield.validation import (
+    FloatArray,
+    executor_or_none,
+    file_path,
+    flag,
+    real_number,
+    seed_like,
+    short,
+    whole_number,
+)
 
 __all__ = ["sample"]
 
@@ -113,8 +121,9 @@ def sample(
     posed = problem(network, task, width, tau, inputs)
     counts = {"draws": draws, "warmup": warmup, "chains": chains, "thin": thin}
     for name, value in counts.items():
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+        whole_number(name, value, at_least=1, at_most=10_000 if name == "chains" else 10**9)
+    executor, progress = executor_or_none("executor", executor), flag("progress", progress, none=True)
+    rng = seed_like("rng", rng)
     target_acceptance = real_number("target_acceptance", target_acceptance, above=0.0)
     if target_acceptance >= 1.0:
         raise ValueError(f"target_acceptance must be below 1, got {target_acceptance:g}.")
@@ -131,7 +140,7 @@ def sample(
         raise ValueError("a checkpoint needs rng=, e.g. rng=0: without it a second call would be another experiment.")
     seeds = _spawn(rng, chains, advance=checkpoint is None)
     name, states = _starts(posed, start, seeds)
-    folder = None if checkpoint is None else Path(checkpoint)
+    folder = None if checkpoint is None else file_path("checkpoint", checkpoint)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     jobs = []
@@ -179,7 +188,7 @@ def _starts(
     """What the start is called, and the weights of every chain (None: drawn from the prior)."""
     if isinstance(start, str):
         if start not in ("annealed", "prior"):
-            raise ValueError(f'start must be "annealed", "prior", a posterior, neurons or chains, got {start!r}.')
+            raise ValueError(f'start must be "annealed", "prior", a posterior, neurons or chains, got {short(start)}.')
         return start, [None] * len(seeds)
     if isinstance(start, Chains):
         if start.state_last.shape != (len(seeds), posed.n_weights):

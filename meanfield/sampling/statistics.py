@@ -21,9 +21,10 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, short
 
 __all__ = [
+    "FEWEST_DRAWS",
     "OUTLIER_LEVEL",
     "Draws",
     "Estimate",
@@ -41,6 +42,7 @@ __all__ = [
 # Averaged over the samples of a class, a neuron of the bulk stays below about one standard deviation of the prior; an
 # outlier grows like sqrt(N).
 OUTLIER_LEVEL = 2.5
+FEWEST_DRAWS = 4  # of a chain whose own scatter tells an error; R-hat splits chains in halves
 _DISAGREE = 0.95  # confidence at which chains are said to disagree: then only they are independent
 
 
@@ -98,14 +100,15 @@ def estimate(series: Any) -> Estimate:
     Raises
     ------
     ValueError
-        For fewer than 4 draws per chain, or values that are not finite.
+        For fewer than 4 draws of a single chain, or values that are not finite.
 
     Notes
     -----
-    Of a quantity that never changes, in any chain, the error is unknown: NaN.
+    Of several chains of fewer draws (networks that were trained independently) only the scatter between them counts;
+    R-hat is NaN. Of a quantity that never changes, in any chain, the error is unknown: NaN.
     """
     x = np.asarray(series, dtype=float)
-    if x.ndim < 2 or x.shape[0] < 1 or x.shape[1] < 4:
+    if x.ndim < 2 or x.shape[0] < 1 or x.shape[1] < (FEWEST_DRAWS if x.shape[0] == 1 else 1):
         raise ValueError(f"series must have shape (chains, draws >= 4, ...), got {x.shape}; draw more samples.")
     if not np.isfinite(x).all():
         raise ValueError("series holds values that are not finite; the sampler diverged.")
@@ -124,6 +127,8 @@ def _diagnose(x: FloatArray, means: FloatArray) -> tuple[float, ...]:
     scale = np.abs(x).max()
     if np.ptp(x) <= 1e-14 * scale:  # frozen at one value in every chain: nothing tells the error
         return (float("nan"),) * 5
+    if x.shape[1] < FEWEST_DRAWS:
+        return float(np.std(means, ddof=1) / np.sqrt(k)), k - 1.0, float("nan"), float(k), float(k)
     centred = x - means[:, None]
     variance = float(np.mean(centred**2)) * x.shape[1] / (x.shape[1] - 1)
     if variance <= 1e-28 * scale**2:
@@ -170,6 +175,8 @@ class Draws:
         y - f, mean over the samples of a class.
     prediction : (k, d, n, m) array or None
         f on new inputs.
+    by_neuron : bool
+        The "draws" are the neurons of one network, one by one: N stands for d, 1 for N.
     """
 
     network: Network
@@ -184,6 +191,7 @@ class Draws:
     residual: FloatArray
     prediction: FloatArray | None = None
     lower_activation: FloatArray | None = None
+    by_neuron: bool = False
     counts: NDArray[np.intp] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -193,6 +201,10 @@ class Draws:
     def n_chains(self) -> int:
         """k."""
         return len(self.readout)
+
+    def records(self, layer: int) -> bool:
+        """Whether `activation(layer)` is known at all draws."""
+        return layer_index(layer, self.network.depth) == self.network.depth - 1 or self.lower_activation is not None
 
     def activation(self, layer: int) -> FloatArray:
         """(k, d, N, C) mean activation on the samples of a class, of the neurons of layer 1..L (or -1, ...)."""
@@ -212,8 +224,10 @@ class Draws:
         return "-".join(format(int(word), f"0{self.class_activation.shape[3]}b"))
 
 
-def as_draws(chains: Any) -> Draws:
-    """One door for `Chains`, several `Chains` of the same problem, or `Draws`.
+def as_draws(chains: Any, *, whole: bool = False) -> Draws:
+    """One door for `Chains`, several `Chains` of the same problem, networks of a user (`Observed`), or `Draws`.
+
+    `whole` keeps a single observed network together, whose neurons are draws otherwise.
 
     Raises
     ------
@@ -222,9 +236,15 @@ def as_draws(chains: Any) -> Draws:
     """
     if isinstance(chains, Draws):
         return chains
+    if hasattr(chains, "as_draws"):
+        found: Draws = chains.as_draws(whole=whole)
+        return found
     runs: Sequence[Any] = list(chains) if isinstance(chains, (list, tuple)) else [chains]
     if not runs:
         raise ValueError("no chains given; sample some with mf.sample(network, task, width, tau).")
+    for run in runs:
+        if not all(hasattr(run, name) for name in ("network", "task", "width", "tau", "labels", "readout")):
+            raise ValueError(f"chains must be what mf.sample returned, or a list of such, got {short(run)}.")
     first = runs[0]
     for run in runs[1:]:
         for name in ("network", "task", "width", "tau"):
@@ -315,7 +335,7 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
     parts = draws.network.activation.parts
     if parts != "outliers":  # outliers add O(N^-1/2) to the mean readout: there the mean of the bulk is compared
         found.append(Observable("readout mean", "readout", a.mean(axis=2), everywhere))
-    moment = np.einsum("kdni,kdnj->kdij", a, a) / draws.width
+    moment = np.einsum("kdni,kdnj->kdij", a, a) / a.shape[2]
     found.append(Observable("readout second moment", "readout", moment, everywhere))
     words = draws.words(coding_threshold(draws.network))
     if parts == "codes":
@@ -331,11 +351,11 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
 def _of_kernels(draws: Draws, chains: NDArray[np.intp]) -> list[Observable]:
     """Class blocks of the kernels, last layer first."""
     found = []
-    depth = draws.kernel_between.shape[2]
+    depth, known = draws.network.depth, draws.kernel_between.shape[2]  # of networks of a user maybe the last ones only
     deep_classes = depth > 1 and isinstance(draws.task, ClassTask)
-    for layer in range(depth, 0, -1):
-        where = layer_suffix(layer, depth)
-        block, diagonal = draws.kernel_between[:, :, layer - 1], draws.kernel_diagonal[:, :, layer - 1]
+    for layer in range(depth, depth - known, -1):
+        where, at = layer_suffix(layer, depth), layer - depth - 1
+        block, diagonal = draws.kernel_between[:, :, at], draws.kernel_diagonal[:, :, at]
         found.append(Observable(f"kernel between samples{where}", "kernel", block, chains))
         found.append(Observable(f"kernel diagonal{where}", "kernel", diagonal, chains))
         if deep_classes:
@@ -352,18 +372,23 @@ def layer_suffix(layer: int, depth: int) -> str:
 def _of_code(draws: Draws, member: NDArray[np.bool_], label: str) -> list[Observable]:
     """Fraction, readout (mean and covariance) and activations of the neurons with a code."""
     share = member.mean(axis=2)
-    present = np.flatnonzero(member.any(axis=2).mean(axis=1) > 0.5)
+    present = np.flatnonzero(member.any(axis=2).mean(axis=1) > (0.0 if draws.by_neuron else 0.5))
     found = [Observable(f"fraction {label}", "fractions", share, np.arange(draws.n_chains))]
-    if present.size == 0:
+    if not _enough(present, draws):
         return found
     a, inside, share = draws.readout[present], member[present].astype(float), share[present]
-    total = np.einsum("kdn,kdni->kdi", inside, a) / draws.width
+    total = np.einsum("kdn,kdni->kdi", inside, a) / a.shape[2]
     mean = (total.mean(axis=1) / share.mean(axis=1)[:, None])[:, None, None, :]
-    spread = np.einsum("kdn,kdni,kdnj->kdij", inside, a - mean, a - mean) / draws.width
-    activation = np.einsum("kdn,kdnc->kdc", inside, draws.class_activation[present]) / draws.width
+    spread = np.einsum("kdn,kdni,kdnj->kdij", inside, a - mean, a - mean) / a.shape[2]
+    activation = np.einsum("kdn,kdnc->kdc", inside, draws.class_activation[present]) / a.shape[2]
     for name, numerator in (("readout", total), ("covariance", spread), ("activation", activation)):
         found.append(Observable(f"{name} {label}", "codes", _ratio(numerator, share), present))
     return found
+
+
+def _enough(present: NDArray[np.intp], draws: Draws) -> bool:
+    """Whether an error can be told: from several chains, or from the draws of one."""
+    return present.size > (0 if draws.readout.shape[1] >= FEWEST_DRAWS else 1)
 
 
 def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
@@ -378,7 +403,7 @@ def _of_outlier(draws: Draws, member: NDArray[np.bool_], pattern: str) -> list[O
     label, driven = "-".join(pattern), [c for c, bit in enumerate(pattern) if bit == "1"]
     present = np.flatnonzero(np.all(member.any(axis=2), axis=1))
     found = [Observable(f"number of outliers {label}", "fractions", member.sum(axis=2), np.arange(draws.n_chains))]
-    if present.size == 0:
+    if not _enough(present, draws):
         return found
     inside, a = member[present].astype(float), draws.readout[present]
     length = np.linalg.norm(a, axis=3) * inside

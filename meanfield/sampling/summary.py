@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -89,8 +90,8 @@ class ChainSummary:
     kernel_diagonal : Estimate (L, C)
     residual : Estimate (C, m)
         y - f, mean over the training samples of a class.
-    order_parameter : Estimate (C, m)
-        t = residual / tau.
+    order_parameter : Estimate (C, m) or None
+        t = residual / tau; None where tau is not known.
     readout_mean : (m,) Estimate
     readout_moment : (m, m) Estimate
         Second moment of the readouts of all neurons.
@@ -98,6 +99,8 @@ class ChainSummary:
         Mean predictor on the new inputs.
     prediction_variance : (n, m) array or None
         Posterior variance of the predictor, over draws and chains.
+    depth : int
+        L; of networks of a user the kernels may be those of the last layers only.
     """
 
     width: int
@@ -107,19 +110,21 @@ class ChainSummary:
     kernel_between: Estimate
     kernel_diagonal: Estimate
     residual: Estimate
-    order_parameter: Estimate
+    order_parameter: Estimate | None
     readout_mean: Estimate
     readout_moment: Estimate
     prediction: Estimate | None = None
     prediction_variance: FloatArray | None = None
+    depth: int = 1
 
     def table(self) -> str:
         """Residuals, kernels (last layer first), codes or outliers, with standard errors."""
-        lines = [f"N = {self.width}, tau = {self.tau:g}; mean (standard error)", ""]
-        depth = len(self.kernel_diagonal.value)
+        tau = "unknown" if math.isnan(self.tau) else f"{self.tau:g}"
+        lines = [f"N = {self.width}, tau = {tau}; mean (standard error)", ""]
+        known = len(self.kernel_diagonal.value)
         kernels = [
-            (f"{name}{layer_suffix(layer, depth)}", _of_layer(found, layer))
-            for layer in range(depth, 0, -1)
+            (f"{name}{layer_suffix(self.depth + 1 - below, self.depth)}", _of_layer(found, known - below))
+            for below in range(1, known + 1)
             for name, found in (
                 ("kernel between samples", self.kernel_between),
                 ("kernel diagonal", self.kernel_diagonal),
@@ -152,8 +157,8 @@ def summarize(chains: Any) -> ChainSummary:
 
     Parameters
     ----------
-    chains : Chains or sequence of Chains
-        One run, or several of the same problem.
+    chains : Chains, sequence of Chains, or Observed
+        One run, several of the same problem, or networks of your own (`meanfield.observe`).
 
     Raises
     ------
@@ -183,8 +188,9 @@ def summarize(chains: Any) -> ChainSummary:
         outliers=tuple(sorted(outliers, key=lambda outlier: -float(outlier.weight.value))),
         kernel_between=estimate(draws.kernel_between),
         kernel_diagonal=estimate(draws.kernel_diagonal),
+        depth=draws.network.depth,
         residual=residual,
-        order_parameter=estimate(draws.residual / draws.tau),
+        order_parameter=None if math.isnan(draws.tau) else estimate(draws.residual / draws.tau),
         readout_mean=estimate(draws.readout.mean(axis=2)),
         readout_moment=found["readout second moment"],
         prediction=None if prediction is None else estimate(prediction),
@@ -205,9 +211,9 @@ def _patterns(draws: Draws) -> list[str]:
 
 
 def _of_layer(found: Estimate, layer: int) -> Estimate:
-    """One layer, counted from 1, of an estimate for all."""
-    values: dict[str, Any] = {field.name: getattr(found, field.name)[layer - 1] for field in fields(found)}
-    return Estimate(**values | {"chain_means": found.chain_means[:, layer - 1]})
+    """One layer, counted from 0, of an estimate for all."""
+    values: dict[str, Any] = {field.name: getattr(found, field.name)[layer] for field in fields(found)}
+    return Estimate(**values | {"chain_means": found.chain_means[:, layer]})
 
 
 def _rows(found: Estimate) -> list[str]:

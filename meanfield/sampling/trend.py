@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -13,7 +13,7 @@ from scipy import stats
 from meanfield.drawing import drawn
 from meanfield.sampling.compare import LIMIT, Comparison
 from meanfield.sampling.statistics import normal_deviate
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,10 +117,15 @@ def finite_size_trend(comparisons: Iterable[Comparison], *, order: int = 1) -> T
     ValueError
         For not more different widths than `order`, or widths that share no tested statistic.
     """
-    ordered = tuple(sorted(comparisons, key=lambda comparison: comparison.width))
+    several = isinstance(comparisons, Iterable) and not isinstance(comparisons, np.ndarray)
+    given: list[Any] = list(comparisons) if several else [comparisons]
+    for comparison in given:
+        if not all(hasattr(comparison, name) for name in ("width", "tested", "draws")):
+            raise ValueError(f"comparisons must be a list of what mf.compare returned, got {short(comparison)}.")
+    ordered = tuple(sorted(given, key=lambda comparison: comparison.width))
     widths = np.array([comparison.width for comparison in ordered], dtype=float)
-    if order not in (1, 2):
-        raise ValueError(f"order, the highest power of 1/N, must be 1 or 2, got {order!r}.")
+    if not isinstance(order, int) or isinstance(order, bool) or order not in (1, 2):
+        raise ValueError(f"order, the highest power of 1/N, must be 1 or 2, got {short(order)}.")
     if np.unique(widths).size <= order or np.unique(widths).size < widths.size:
         least = ("two", "three")[order - 1]
         raise ValueError(

@@ -11,6 +11,7 @@ import sympy as sp
 
 from meanfield.symbolic import action as theory
 from meanfield.symbolic.cumulant import closed_form, definition
+from meanfield.symbolic.deep import DeepEquations, deep_equations
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate
 from meanfield.symbolic.latex import aligned, environment
 from meanfield.symbolic.shape import shape_of
@@ -99,10 +100,11 @@ def _exponential(row: sp.Eq) -> sp.Eq:
     return row
 
 
-def equations(network: Any, task: Any = None) -> Equations | DataEquations:
+def equations(network: Any, task: Any = None) -> Equations | DataEquations | DeepEquations:
     """What `meanfield.solve` solves for a network and a task, derived by SymPy.
 
-    On a class task, or without a task: the equations of one hidden layer with this network's nonlinearity.
+    On a class task, or without a task: the equations of one hidden layer with this network's nonlinearity, and those of
+    every layer of a deeper network at finite P.
 
     In the notation of single_layer/THEORY.md the outliers' k g'(abar_o . t_c) / 2 is their activation: for ReLU
     phi(zbar_oc) = zbar_oc = k [t_c . abar_o]_+.
@@ -116,20 +118,26 @@ def equations(network: Any, task: Any = None) -> Equations | DataEquations:
 
     Returns
     -------
-    Equations, or DataEquations for a data task
+    Equations, DeepEquations for a deep network, or DataEquations for a data task
         The symbols keep their names (sigma_a, k = sigma_w**2, tau, p_c, y_cr); only the nonlinearity is special.
 
     Raises
     ------
     ValueError
-        For a deep or lazy network, whose equations these are not, and for what is no nonlinearity.
+        For a lazy network and for a deep one whose phi grows (but for a linear one), whose equations these are not, and
+        for what is no nonlinearity.
     """
     if hasattr(task, "inputs"):
         return data_equations(network)
     depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
-    if depth != 1 or scaling != "non-lazy":
-        raise ValueError(f"not available yet: equations for depth {depth}, {scaling} scaling; only depth 1, non-lazy")
     activation = getattr(network, "activation", network)
+    if scaling == "non-lazy" and depth > 1 and activation.parts != "outliers":
+        return deep_equations(depth)
+    if depth != 1 or scaling != "non-lazy":
+        raise ValueError(
+            f"not available yet: equations for depth {depth}, {scaling} scaling, {activation.name}; on class tasks "
+            "there are those of one hidden layer, and of deeper networks whose phi is bounded or linear"
+        )
     formula, z = activation.formula, activation.symbol
     sample = {s: sp.Rational(repr(activation.parameters[s.name])) for s in formula.free_symbols - {z}}
     try:

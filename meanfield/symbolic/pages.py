@@ -11,9 +11,10 @@ import sympy as sp
 from meanfield.symbolic import action as theory
 from meanfield.symbolic import theories
 from meanfield.symbolic.cumulant import definition
+from meanfield.symbolic.deep import deep_equations, second_derivatives
 from meanfield.symbolic.equations import finite_equations, limit_equations, linear_equations
 from meanfield.symbolic.index import CumulantFunction, GrowthFunction
-from meanfield.symbolic.latex import with_equations
+from meanfield.symbolic.latex import align, with_equations
 
 __all__ = ["THEORIES", "latex_of", "pages", "rendered"]
 
@@ -41,6 +42,8 @@ THEORIES: dict[str, Callable[[], str]] = {
     "lazy": lambda: theories.lazy().latex(),
     "general_data": lambda: theories.general_data().latex(),
     "general_data_outliers": lambda: theories.general_data(outliers=True).latex(),
+    "deep_network": lambda: deep_equations(jacobian=False).latex(),
+    "deep_network_jacobian": lambda: align(second_derivatives()),
 }
 
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from margins import below, ratio
 
 import meanfield as mf
 from meanfield.theories.lazy.kernel import gaussian_kernel
@@ -80,6 +81,7 @@ def test_singular_kernels():
     assert post.status == "optimal"
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize(("name", "depth"), [("relu", 1), ("tanh", 2)])
 def test_kernel_of_every_layer_equals_drawn_neurons(name, depth):
     task, new = problem()
@@ -88,7 +90,7 @@ def test_kernel_of_every_layer_equals_drawn_neurons(name, depth):
     drawn = post.sample_neurons(40_000, rng=0, X=new)
     moment = drawn.activations.T @ drawn.activations / 40_000
     error = (drawn.activations[:, :, None] * drawn.activations[:, None, :]).std(axis=0) / 200
-    assert (np.abs(moment - kernel) < 5 * error + 1e-12).all()
+    assert below(ratio(moment - kernel, error + 1e-12))
     np.testing.assert_allclose(post.kernel(new, task.inputs), post.kernel(task.inputs, new).T, atol=1e-13)
     assert post.kernel(layer=1).shape == (12, 12)
 

@@ -61,7 +61,7 @@ def test_lattice_agrees(three):
 
 def test_digits_agree_with_the_page():
     """general_data/THEORY.md, "Readout lattice": digits 0/1/2,
-        y_- = 0 (another draw of 90 digits: weights to a few percent)."""
+    y_- = 0 (another draw of 90 digits: weights to a few percent)."""
     matrix, targets, labels = digits(0.0, 90)
     found = _solve(matrix, targets, labels)
     assert found.status == "optimal"

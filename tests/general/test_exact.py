@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from margins import below, beyond
+from problems import fixed_rng
 
 import meanfield as mf
 from meanfield.activations.activation import activation
@@ -40,7 +42,7 @@ def pair_of(phi, sigma_w=1.0, **options):
 
 @pytest.fixture(scope="module")
 def three_codes():
-    rng = np.random.default_rng(1)
+    rng = fixed_rng(1)
     labels = np.arange(30) % 3
     inputs = rng.normal(size=(30, 60)) + 0.8 * rng.normal(size=(3, 60))[labels]
     targets = np.where(np.eye(3)[labels] > 0, 1.0, 0.0)
@@ -103,6 +105,7 @@ def test_nodes_integrate_the_prior(phi):
         np.testing.assert_allclose(share @ found.phi, expected, atol=1e-9)
 
 
+@pytest.mark.statistical
 def test_a_proposal_is_a_density(three_codes):
     mixture = mixture_of(three_codes[0])
     points = mixture.drawn(4000, np.random.default_rng(0))
@@ -110,7 +113,7 @@ def test_a_proposal_is_a_density(three_codes):
     # E_q[prior / q] = 1: the mean of weights with a bounded second moment, as the prior is one of the components.
     ratio = np.exp(-0.5 * (points**2).sum(axis=1) - mixture.log_density(points))
     assert ratio.max() <= 1.0 / 0.05 + 1e-9
-    assert ratio.mean() == pytest.approx(1.0, abs=6 * ratio.std() / np.sqrt(len(points)))
+    assert below((ratio.mean() - 1) / (ratio.std() / np.sqrt(len(points))))
     small = Mixture(np.array([0.4, 0.6]), np.array([[0.0], [1.0]]), np.array([[[1.0]], [[0.5]]]), np.zeros(2, int))
     grid = np.linspace(-9, 9, 4001)[:, None]
     assert np.exp(small.log_density(grid)).sum() * (grid[1, 0] - grid[0, 0]) == pytest.approx(
@@ -130,6 +133,7 @@ def _moments(sample, dual, t):
     return np.mean(parts, axis=0), np.std(parts, axis=0) / 4.0
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("phi", ["sigmoid", "step"])
 def test_annealed_points_are_of_the_exact_measure(phi):
     """From the prior, far from p, against nodes (or, for a step, a hundred thousand points of the prior)."""
@@ -146,10 +150,11 @@ def test_annealed_points_are_of_the_exact_measure(phi):
     assert dual.at(sample, t).effective > 2500
     mean, error = _moments(sample, dual, t)
     wanted = np.append(expected.average.ravel(), expected.log_z)
-    assert np.abs(mean - wanted).max() < 0.02
-    assert (np.abs(mean - wanted) < 7 * error + 0.003).all()
+    assert below(mean - wanted, 0.05, "ln Z and <a phi>")
+    assert below((mean - wanted) / np.hypot(error, 1e-3), 10.0)  # 16 parts: errors are known to 20 %
 
 
+@pytest.mark.statistical
 def test_a_code_that_the_proposal_misses_is_found(three_codes):
     solution, labels = three_codes
     t = np.array(solution.t)
@@ -158,13 +163,13 @@ def test_a_code_that_the_proposal_misses_is_found(three_codes):
     found = modes(solution, t, labels, rng)
     log_z = Dual(solution.targets, solution.prior, solution.tau).at(mixture.sample(solution, 4096, rng), t).log_z
     _, missed = covered(mixture, solution, t, log_z, found, rng)
-    assert missed < 0.05
+    assert below(missed, 0.05, "missed")
     keep = mixture.code != 0
     less = Mixture(
         mixture.weight[keep] / mixture.weight[keep].sum(), mixture.mean[keep], mixture.root[keep], mixture.code[keep]
     )
     repaired, missed = covered(less, solution, t, log_z, found, rng)
-    assert missed > 0.1
+    assert beyond(missed, 0.1, "missed, one code removed")
     assert len(repaired.weight) > len(less.weight)
 
 
@@ -200,6 +205,7 @@ def test_odd_functions_cannot_agree_on_opposite_inputs(phi):
     np.testing.assert_allclose(post.predictions, 0.0, atol=1e-8)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize(("n", "phi", "atol"), [(3, "sigmoid", 1e-8), (3, "step", 2e-3), (4, "sigmoid", 2e-3)])
 def test_parity_of_two_on_the_hypercube(n, phi, atol):
     """f = mean(y) / (1 + 4 tau): by quadrature to rounding; samples to 6 standard errors."""
@@ -207,9 +213,10 @@ def test_parity_of_two_on_the_hypercube(n, phi, atol):
     post = mf.solve(mf.Network(phi), raw(x, (1.0 + x[:, 0] * x[:, 1]) / 2.0), 0.1)
     proof = post.certificate
     error = np.abs(post.predictions - 0.5 / 1.4)
-    assert error.max() < atol
+    assert below(error, atol, "f")
     assert proof.output_error_se < 5e-4
-    assert np.sqrt(np.mean(error**2)) <= proof.output_error + 6 * proof.output_error_se + 1e-8
+    scale = proof.output_error + 6 * proof.output_error_se + 1e-8
+    assert below(np.sqrt(np.mean(error**2)) / scale, 1.0, "rms / certified")
 
 
 def test_repeated_rows_are_one_sample_with_its_mean_target():
@@ -226,6 +233,7 @@ def test_repeated_rows_are_one_sample_with_its_mean_target():
     np.testing.assert_allclose(post.predictions[:3], once.predictions, atol=1e-7)
 
 
+@pytest.mark.statistical
 def test_sampling_agrees_with_quadrature(monkeypatch):
     """Majority of three: the error of an answer, and the corrected answer, by both."""
     x = cube(3)
@@ -241,11 +249,10 @@ def test_sampling_agrees_with_quadrature(monkeypatch):
     sampled = Sampler(solution, None, np.random.default_rng(0))
     by_points = sampled.measured(np.array(solution.t))
     assert np.isfinite(by_points.effective)
-    assert by_points.rms <= by_nodes.rms + 6 * by_points.noise
-    assert by_points.rms >= by_nodes.rms - 6 * by_points.noise
-    assert by_points.log_z == pytest.approx(by_nodes.log_z, abs=0.1)
+    assert below((by_points.rms - by_nodes.rms) / by_points.noise)
+    assert below(by_points.log_z - by_nodes.log_z, 0.1, "ln Z")
     found, measured = corrected(sampled, np.array(solution.t))
-    assert 0.1 * np.abs(found.t - true.t).max() < 6 * measured.largest_noise + 1e-6
+    assert below(0.1 * (found.t - true.t) / (measured.largest_noise + 1e-6))
     # What the solver's answer was off by.
     actual = np.sqrt(np.mean((0.1 * (true.t - solution.t)) ** 2))
     assert by_nodes.rms == pytest.approx(actual, rel=0.05, abs=1e-6)
@@ -257,7 +264,7 @@ def test_sampling_agrees_with_quadrature(monkeypatch):
 @pytest.fixture(scope="module")
 def blobs():
     """A solution of several codes, corrected; and as expectation propagation has it."""
-    rng = np.random.default_rng(0)
+    rng = fixed_rng(0)
     labels = np.repeat([0, 1], 6)
     inputs = rng.normal(size=(12, 8)) + 1.2 * np.where(labels == 0, 1, -1)[:, None]
     task = mf.data_task(inputs, labels=labels, off=0.0)
@@ -266,6 +273,7 @@ def blobs():
     return mf.solve(network, task, 0.1, refine=True), mf.solve(network, task, 0.1, refine=False), new
 
 
+@pytest.mark.statistical
 def test_a_corrected_posterior_answers_as_the_approximation_does(blobs):
     post, rough, new = blobs
     assert isinstance(post.solution, ParticleSolution)
@@ -281,9 +289,10 @@ def test_a_corrected_posterior_answers_as_the_approximation_does(blobs):
     np.testing.assert_allclose(post.readout_covariance, rough.readout_covariance, atol=0.1)
     neurons = post.sample_neurons(4000, rng=0)
     made = neurons.activations.T @ neurons.readouts / 4000
-    np.testing.assert_allclose(made, post.predictions, atol=0.1)
+    assert below(made - post.predictions, 0.15, "output of drawn neurons")
 
 
+@pytest.mark.statistical
 def test_frozen_fractions_of_a_corrected_posterior(blobs):
     post, _, new = blobs
     weights = np.array([code.weight for code in post.codes])
@@ -345,7 +354,7 @@ class _Clock:
 
 
 def _noisy():
-    rng = np.random.default_rng(0)
+    rng = fixed_rng(0)
     return mf.data_task(rng.normal(size=(24, 30)), labels=[0, 1] * 12, off=0.0)
 
 
@@ -368,6 +377,7 @@ def test_time_that_is_over_leaves_the_best_state_with_its_error(monkeypatch):
         mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=0.5)
 
 
+@pytest.mark.statistical
 def test_particles_from_the_prior_end_where_quadrature_does():
     """Majority of three inputs, t from 0."""
     x = cube(3)
@@ -376,16 +386,17 @@ def test_particles_from_the_prior_end_where_quadrature_does():
     nothing = blank(SIGMOID, features, y, 1.0, 0.1)
     exact, _ = corrected(Sampler(nothing, None, np.random.default_rng(0), prior_mixture(3)), np.zeros((8, 1)))
     sampler, t = approached(nothing, None, np.random.default_rng(0))
-    assert 0.1 * np.abs(t - exact.t).max() < 0.03
+    assert below(0.1 * (t - exact.t), 0.1, "first approach")
     sampler.quadrature = lambda t, shift=0.0: None
     found, measured = corrected(sampler, t)
     assert measured.reliable
-    assert 0.1 * np.abs(found.t - exact.t).max() < 6 * measured.largest_noise
+    assert below(0.1 * (found.t - exact.t) / measured.largest_noise)
 
 
+@pytest.mark.statistical
 def test_random_labels_without_a_fixed_point_are_solved():
     """Two answers from independent samples agree: t by the solver's own, and particles from the prior."""
-    rng = np.random.default_rng(1)
+    rng = fixed_rng(1)
     task = raw(rng.normal(size=(21, 10)), rng.integers(0, 2, 21) * 1.0)
     network = mf.Network("sigmoid")
     post = mf.solve(network, task, 0.1)
@@ -394,4 +405,4 @@ def test_random_labels_without_a_fixed_point_are_solved():
     assert measured.reliable
     noise = np.hypot(measured.noise, post.certificate.output_error_se)
     difference = 0.1 * (found.t - post.order_parameters["t"])
-    assert np.sqrt(np.mean(difference**2)) < 6 * noise + post.certificate.output_error
+    assert below(np.sqrt(np.mean(difference**2)) / (noise + post.certificate.output_error))

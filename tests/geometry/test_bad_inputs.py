@@ -44,8 +44,7 @@ ARRAYS = {
     "numbers in strings": ([["1", "2"], ["3", "4"]], "dtype <U1"),
     "bytes": ([[b"a"], [b"b"]], "dtype .S1"),
     "objects": (np.array([[None, 1.0], [2.0, 3.0]]), "entries like None"),
-    "large integers": ([[10**400, 1], [1, 2]], "integers too large"),
-    "numbers as objects": (X.astype(object), r"convert with .astype\(float\)"),
+    "large integers": ([[10**400, 1], [1, 2]], "numbers too large for float64"),
     "ragged": ([[1.0], [1.0, 2.0]], "cannot be read as an array"),
     "sparse": (sparse.csr_array(X), r"toarray\(\)"),
     "table": (Tabular(), "entries like 'a'"),
@@ -200,7 +199,7 @@ LENGTHS = {
 @pytest.mark.parametrize("kind", REALS)
 @pytest.mark.parametrize("entry", LENGTHS)
 def test_bad_real_numbers(entry, kind):
-    refused(lambda: LENGTHS[entry](REALS[kind]), "must be finite, a real number")
+    refused(lambda: LENGTHS[entry](REALS[kind]), "must be a real number")
 
 
 FLAGS = {
@@ -234,7 +233,7 @@ SINGLE = {
     "definition": (lambda: g.simulated_capacity(good(), definition="mode"), "definition='mode' is not known"),
     "margin": (lambda: g.glue(good(), kappa=0.1), "margin 0 only"),
     "labels name": (lambda: g.glue(good(), labels="all"), "labels='all' is not known"),
-    "labels None": (lambda: g.glue(good(), labels=None), "labels has dtype object"),
+    "labels None": (lambda: g.glue(good(), labels=None), "labels has entries like None"),
     "labels zero": (lambda: g.glue(good(), labels=[1, 0, -1]), r"must be \+1 or -1"),
     "labels long": (lambda: g.glue(good(), labels=[1, -1, 1, 1]), "labels have shape"),
     "labels constant": (lambda: g.glue(good(), labels=[1, 1, 1]), "constant"),
@@ -254,11 +253,11 @@ SINGLE = {
     "shared ray": (lambda: g.glue(replaced(3 * good()[0, 1], (1, 2))), "same point up to a positive factor"),
     "components": (lambda: g.remove_center_components(good(), n_components=3), "exceeds P - 3"),
     "components float": (lambda: g.remove_center_components(good(), n_components=1.0), "must be an integer"),
-    "negative radius": (lambda: g.ball_capacity(-1.0, 3), "radius must be finite"),
-    "no dimension": (lambda: g.ball_capacity(1.0, 0), "dimension must be finite"),
+    "negative radius": (lambda: g.ball_capacity(-1.0, 3), "radius must be a real number"),
+    "no dimension": (lambda: g.ball_capacity(1.0, 0), "dimension must be a real number"),
     "no axes": (lambda: g.ellipsoid_capacity([]), "semi-axes"),
     "negative axis": (lambda: g.ellipsoid_capacity([1.0, -1.0]), "semi-axes"),
-    "no norm": (lambda: g.replica_manifold(X, center_norm=0), "center_norm must be finite"),
+    "no norm": (lambda: g.replica_manifold(X, center_norm=0), "center_norm must be a real number"),
     "tiny norm": (lambda: g.replica_manifold(X, center_norm=1e-12), "times its centre norm"),
     "correlation": (lambda: g.spherical_manifolds(2, 9, 4, 2, 1.0, center_corr=1.0), "strictly between"),
     "too large": (lambda: g.spherical_manifolds(10**5, 10**5, 10, 2, 1.0), "expected fewer"),
@@ -284,7 +283,7 @@ SINGLE = {
     "layers and array": (lambda: g.weight_change(X, {"b": X}), "two mappings or two arrays"),
     "weights": (lambda: g.weight_change(X, X[:2]), "equal, non-empty shapes"),
     "target shape": (lambda: g.project_onto_cone(np.ones(3), np.ones((2, 4))), "target of shape"),
-    "target nan": (lambda: g.project_onto_cone([1.0, np.nan], np.eye(2)), "target has 1 NaN"),
+    "target nan": (lambda: g.project_onto_cone([1.0, np.nan], np.eye(2)), "target must be finite, but has 1 NaN"),
     "trajectory": (lambda: g.trajectory([]), "no representations"),
     "trajectory number": (lambda: g.trajectory(3), "sequence or mapping of manifolds"),
     "trajectory text": (lambda: g.trajectory("abc"), "sequence or mapping of manifolds"),
@@ -317,7 +316,8 @@ def test_the_table_is_long():
 def test_what_is_not_bad_is_taken():
     points = np.round(good()) + np.arange(9)
     reference = g.capacity(points, n_probes=50, seed=1)
-    for same in (points.astype(int), points.astype(np.float32), np.ma.MaskedArray(points), points.tolist()):
+    forms = (points.astype(int), points.astype(object), points.astype(np.float32), np.ma.MaskedArray(points))
+    for same in (*forms, points.tolist()):
         assert g.capacity(same, n_probes=50, seed=1) == reference
     flags = np.random.default_rng(1).random((3, 4, 9)) > 0.5
     assert g.capacity(flags, n_probes=50, seed=1) == g.capacity(flags.astype(float), n_probes=50, seed=1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from margins import below
 
 from meanfield.geometry import ball_capacity, ellipsoid_capacity, point_capacity
 from meanfield.geometry.closed_forms import ellipsoid_distance
@@ -45,18 +46,20 @@ def test_ball_capacity_falls_with_every_argument():
     assert ball_capacity(0.5, 4) > ball_capacity(0.6, 4) > ball_capacity(0.6, 5) > ball_capacity(0.6, 5, 0.1)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("kappa", [-0.7, 0.0, 0.7])
 def test_ellipsoid_equals_ball(kappa):
     value, error = ellipsoid_capacity([0.5] * 6, kappa, n_probes=40_000, seed=1)
-    assert abs(value - ball_capacity(0.5, 6, kappa)) < 4 * error
+    assert below((value - ball_capacity(0.5, 6, kappa)) / error)
     assert error < 0.01 * value
 
 
+@pytest.mark.statistical
 def test_ellipsoid_ignores_vanishing_axes():
     with_zeros = ellipsoid_capacity([0.7, 0.0, 0.0], n_probes=40_000, seed=2)
-    assert abs(with_zeros.value - ball_capacity(0.7, 1)) < 4 * with_zeros.standard_error
+    assert below((with_zeros.value - ball_capacity(0.7, 1)) / with_zeros.standard_error)
     points = ellipsoid_capacity([0.0], 0.3, n_probes=40_000, seed=3)
-    assert abs(points.value - point_capacity(0.3)) < 4 * points.standard_error
+    assert below((points.value - point_capacity(0.3)) / points.standard_error)
 
 
 def test_ellipsoid_distance_satisfies_its_constraint_and_is_minimal():
@@ -83,10 +86,10 @@ def test_ellipsoid_distance_satisfies_its_constraint_and_is_minimal():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: point_capacity(np.inf), "kappa must be finite"),
+        (lambda: point_capacity(np.inf), "kappa must be a real number"),
         (lambda: ball_capacity(-1.0, 3), "radius"),
         (lambda: ball_capacity(1.0, 0), "dimension"),
-        (lambda: ball_capacity(1.0, 3, np.nan), "kappa must be finite"),
+        (lambda: ball_capacity(1.0, 3, np.nan), "kappa must be a real number"),
         (lambda: ellipsoid_capacity([1.0, -0.5]), "semi-axes"),
         (lambda: ellipsoid_capacity([[1.0]]), "semi-axes"),
         (lambda: ellipsoid_capacity([1.0], n_probes=1), "n_probes"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 import sympy as sp
+from margins import below
 
 import meanfield as mf
 from meanfield.sampling.compiled import energy_gradient, forward, trajectory
@@ -142,6 +143,7 @@ def test_divergence_is_noticed(moving):
     assert move(posed, np.full(x.size, np.nan), momentum, 0.1, 3)[2] == math.inf
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("width", [3, 12], ids=["N<P", "N>P"])
 def test_exact_draw_of_the_readout(width):
     """Mean and covariance of many draws against the Gaussian conditional, in units of their Monte-Carlo error."""
@@ -153,9 +155,9 @@ def test_exact_draw_of_the_readout(width):
     covariance = np.linalg.inv(np.eye(width) + beta * q * q * phi @ phi.T)
     mean = beta * q * posed.targets.T @ phi.T @ covariance
     z = (draws.mean(axis=0) - mean) / np.sqrt(np.diag(covariance) / count)
-    assert np.abs(z).max() < 4.5
-    assert 0.5 < np.mean(z**2) < 1.6
+    assert below(z)
+    assert below(np.log(np.mean(z**2)), 1.5, "ln mean z^2")  # of 3 N numbers, correlated between neurons
     centred = draws - mean
     found = np.einsum("kri,krj->ij", centred, centred) / (count * 3)
     spread = np.sqrt((covariance**2 + np.outer(np.diag(covariance), np.diag(covariance))) / (count * 3))
-    assert np.abs((found - covariance) / spread).max() < 4.5
+    assert below((found - covariance) / spread)

@@ -88,7 +88,7 @@ def test_nothing_is_known_about_the_error_of_a_constant():
     assert np.isnan(found.z())
 
 
-@pytest.mark.parametrize("series", [np.zeros(5), np.zeros((2, 3)), np.full((2, 10), np.nan)])
+@pytest.mark.parametrize("series", [np.zeros(5), np.zeros((1, 3)), np.full((2, 10), np.nan)])
 def test_estimates_refuse(series):
     with pytest.raises(ValueError, match="series"):
         estimate(series)

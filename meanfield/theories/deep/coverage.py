@@ -52,12 +52,12 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
             f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; "
             "at n_samples = inf there is no such limit"
         )
-    y = task.targets
-    if phi.parity == "odd" and any((y[c] == -y[e]).all() for c in range(len(y)) for e in range(c)):
+    y, p = task.targets, task.fractions
+    mirrored = [(c, e) for c in range(len(y)) for e in range(c) if (y[c] == -y[e]).all()]
+    if phi.parity == "odd" and any(p[c] != p[e] for c, e in mirrored):
         return (
-            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels "
-            "are of rank one, which is not available yet; use an activation with phi(0) != 0, such as sigmoid, or "
-            "other "
-            "targets"
+            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels are "
+            "of rank one, which is available for classes of equal size only; give them equal fractions (the answer "
+            "depends on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
         )
     return None

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.layer import Averages, NotCovered, Rule, Setting
+from meanfield.theories.deep.products import pairs_of
+from meanfield.theories.deep.rules import Averages, NotCovered, Rule, Setting
 from meanfield.validation import FloatArray
 
 __all__ = ["LinearLayer", "linear_order"]
@@ -21,8 +22,12 @@ class LinearLayer:
     phi: Activation
     n: FloatArray
     rule: Rule
+    last: bool = False
+    turns: FloatArray | None = None
 
-    def evaluate(self, setting: Setting, *, grow: bool = True, detail: bool = False) -> tuple[Averages, None]:
+    def evaluate(
+        self, setting: Setting, *, grow: bool = True, detail: bool = False, curvature: bool = False
+    ) -> tuple[Averages, None]:
         """Averages of a layer.
 
         Raises
@@ -56,7 +61,62 @@ class LinearLayer:
             slope**2 * own,
             force @ covariance @ force.T,
             own / d**2 - 1.0 / d,
+            self._second(setting) if curvature else None,
         ), None
+
+    def _second(self, setting: Setting) -> FloatArray:
+        """Second derivatives of ln Z = -1/2 sum_c (n_c - 1) ln(1 - q delta_c d_c) - 1/2 ln det(1 - q A B), q = slope^2.
+
+        A = delta + sqrt(n) k~ sqrt(n) and B = d + sqrt(n) H sqrt(n) are what the conjugates and the covariance of z are
+        on the constant vectors of the classes. Order of the parameters: as `Averages` has it.
+        """
+        n, q = self.n, self.phi.slopes[1] ** 2
+        size, unit = len(n), np.diag(np.sqrt(n))
+        a = np.diag(setting.delta) + unit @ setting.root @ setting.root.T @ unit
+        b = np.diag(setting.d) + unit @ setting.covariance @ unit
+        inverse = np.linalg.inv(np.eye(size) - q * a @ b)
+
+        def entry(c: int, e: int) -> FloatArray:
+            found = np.zeros((size, size))
+            found[c, e] = found[e, c] = math.sqrt(n[c] * n[e])
+            return found
+
+        blocks = [entry(c, e) for c, e in pairs_of(size)]
+        diagonals = [np.diag(row) for row in np.eye(size)]
+        second_a: dict[tuple[int, int], FloatArray] = {}
+        if self.last:
+            r = setting.root.shape[1]
+            by_a = []
+            for c in range(size):
+                for k in range(r):
+                    one = np.zeros((size, size))
+                    one[c] = setting.root[:, k]
+                    by_a.append(unit @ (one + one.T) @ unit)
+                    for e in range(size):
+                        second_a[c * r + k, e * r + k] = entry(c, e) * (2.0 if c == e else 1.0)
+        else:
+            by_a = blocks
+        by_a = by_a + diagonals
+        by_b = blocks + diagonals if setting.covariance.any() else []
+        zero = np.zeros((size, size))
+        moves = [(x, zero) for x in by_a] + [(zero, x) for x in by_b]
+        slopes = [inverse @ (x @ b + a @ y) for x, y in moves]
+        total = np.empty((len(moves), len(moves)))
+        for i, (x, y) in enumerate(moves):
+            for j, (v, w) in enumerate(moves):
+                bent = x @ w + v @ y + second_a.get((i, j), zero) @ b
+                total[i, j] = 0.5 * q * np.trace(inverse @ bent) + 0.5 * q * q * np.trace(slopes[i] @ slopes[j])
+        left = 1.0 - q * setting.delta * setting.d
+        first, second = len(by_a) - size, len(moves) - size
+        for c in range(size):
+            factor = 0.5 * (n[c] - 1.0)
+            total[first + c, first + c] += factor * (q * setting.d[c] / left[c]) ** 2
+            if by_b:
+                mixed = factor * (q / left[c] + q * q * setting.delta[c] * setting.d[c] / left[c] ** 2)
+                total[second + c, second + c] += factor * (q * setting.delta[c] / left[c]) ** 2
+                total[first + c, second + c] += mixed
+                total[second + c, first + c] += mixed
+        return total
 
 
 def linear_order(

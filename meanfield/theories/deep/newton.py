@@ -1,4 +1,4 @@
-"""Damped Newton on the saddle equations; the Jacobian by differences, kept and updated between steps."""
+"""Damped Newton on the saddle equations, with the exact Hessian of Phi."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.theories.deep.layer import NotCovered
+from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.start import readout_minimum
 from meanfield.theories.deep.system import Evaluation, System
 from meanfield.validation import FloatArray
 
@@ -16,17 +17,18 @@ __all__ = ["Found", "newton"]
 _CAP = 0.3  # largest change of a block in one step, of its size
 _PATIENCE = 12
 _RISE = 1.2  # of the norm of the residual that a step may cause
+_NEAR = 0.05  # residual from which t needs no minimisation of its own
+_SETTLED = 1e-2  # nats of Phi that t may be off
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Where Newton ended: x, largest residual in units of the blocks, averages there, steps, last Jacobian."""
+    """Where Newton ended: x, largest residual in units of the blocks, averages (with curvature) there, steps."""
 
     x: FloatArray
     residual: float
     averages: Evaluation
     steps: int
-    jacobian: FloatArray | None
 
 
 def newton(
@@ -35,27 +37,21 @@ def newton(
     tolerance: float,
     *,
     most: int = 40,
-    jacobian: FloatArray | None = None,
-    renew: int = 1,
-    step: float = 1e-4,
     progress: Callable[[str, int, float], None] | None = None,
 ) -> Found:
-    """Solve the equations from x, with a new Jacobian every `renew` steps and Broyden updates between.
+    """Solve the equations from x.
 
-    A step is shortened so that no block changes by more than 30 % of its size, and d stays positive.
+    A step is shortened so that no block changes by more than 30 % of its size, and d stays positive. Weights of codes
+    follow t exponentially; far from the solution t is therefore minimised over after every step, a convex problem.
     """
-    averages = system.evaluate(x)
+    averages = system.evaluate(x, curvature=True)
     residual = system.residual(x, averages)
     error = float(np.abs(residual).max())
-    best = Found(x, error, averages, 0, jacobian)
-    since = 0 if jacobian is not None else renew
+    best = Found(x, error, averages, 0)
     worse = count = 0
     while error > tolerance and count < most and worse <= _PATIENCE and np.isfinite(error):
         count += 1
-        if since >= renew or jacobian is None:
-            jacobian = system.jacobian(x, averages, step)
-            since = 0
-        move = -np.linalg.lstsq(jacobian, residual, rcond=1e-14)[0]
+        move = _direction(system, x, averages)
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
         reached = None
@@ -63,40 +59,50 @@ def newton(
             candidate = x + length * move * scale
             if _admissible(system, candidate):
                 try:
-                    trial = system.evaluate(candidate)
+                    trial = system.evaluate(candidate, curvature=True)
+                    there = system.residual(candidate, trial)
+                    if float(np.abs(there).max()) > _NEAR and system.problem.depth > 1:
+                        candidate, trial = _settled(system, candidate, trial)
+                        there = system.residual(candidate, trial)
                 except (NotCovered, np.linalg.LinAlgError):
                     pass
                 else:
-                    there = system.residual(candidate, trial)
                     size = float(np.linalg.norm(there))
                     if reached is None or size < reached[3]:
-                        reached = candidate, trial, there, size, length
+                        reached = candidate, trial, there, size
                     if size < _RISE * float(np.linalg.norm(residual)):
                         break
             length *= 0.4
         if reached is None:
             break
-        before = residual
-        x, averages, residual, _, length = reached
-        now = float(np.abs(residual).max())
-        since += 1
-        # Broyden: the Jacobian is made to explain the last step.
-        done = length * move
-        jacobian = jacobian + np.outer(residual - before - jacobian @ done, done) / float(done @ done)
-        if now > 0.7 * error and length > 0.9:
-            since = renew
-        error = now
+        x, averages, residual, _ = reached
+        error = float(np.abs(residual).max())
         worse = worse + 1 if error >= best.residual else 0
         if progress is not None:
             progress("newton", count, error)
         if error < best.residual:
-            best = Found(x, error, averages, count, jacobian)
-    return Found(best.x, best.residual, best.averages, count, best.jacobian)
+            best = Found(x, error, averages, count)
+    return Found(best.x, best.residual, best.averages, count)
+
+
+def _direction(system: System, x: FloatArray, averages: Evaluation) -> FloatArray:
+    """Newton's step in units of the blocks; directions that Phi does not depend on are left alone."""
+    scale = system.scales(x)
+    hessian = system.hessian(averages) * np.outer(scale, scale)
+    gradient = system.gradient(x, averages) * scale
+    size = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    return -np.linalg.lstsq(hessian / np.outer(size, size), gradient / size, rcond=1e-14)[0] / size
+
+
+def _settled(system: System, x: FloatArray, averages: Evaluation) -> tuple[FloatArray, Evaluation]:
+    """x with t at the minimum of Phi for the other unknowns."""
+    order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12)
+    return system.pack(order), Evaluation(averages.lower, top)
 
 
 def _admissible(system: System, x: FloatArray) -> bool:
     order = system.unpack(x)
-    if not (order.d > 0.0).all() or (system.free and not (system.shares(x) > 0.0).all()):
+    if not (order.d > 0.0).all():
         return False
     for matrix in (*order.kernel, *order.tilde):
         values = np.linalg.eigvalsh(matrix)

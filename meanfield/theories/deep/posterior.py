@@ -20,15 +20,15 @@ from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.registry import theory_named
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
-from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
-from meanfield.theories.deep.layer import Detail
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import Detail
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.states import layer_nodes, states_of
 from meanfield.theories.deep.system import Order, System
 from meanfield.theories.deep.table import deep_table
-from meanfield.validation import FloatArray, read_only, real_array
+from meanfield.validation import FloatArray, read_only, real_array, short
+from meanfield.validation import generator as new_generator
 
 __all__ = ["DeepPosterior"]
 
@@ -83,7 +83,7 @@ class DeepPosterior(Posterior):
         Below the last layer a code is soft: the group of neurons, not a delta; its "readout" is the mean field b (C,)
         that the layers above exert.
         """
-        layer = self._layer(layer)
+        layer = self._layer(layer) - 1
         if layer == self.network.depth - 1:
             return self.codes
         detail, words = self._nodes(layer)
@@ -147,7 +147,7 @@ class DeepPosterior(Posterior):
 
     def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel of a layer's activations on training samples."""
-        layer = self._layer(layer)
+        layer = self._layer(layer) - 1
         s = self.solution
         return Kernel(s.kernel[layer], read_only(np.diag(s.kernel[layer]) + s.d[layer]))
 
@@ -157,7 +157,7 @@ class DeepPosterior(Posterior):
 
         The means are those given the field b of a neuron; the kurtosis includes the spread over h and over samples.
         """
-        detail, _ = self._nodes(self._layer(layer))
+        detail, _ = self._nodes(self._layer(layer) - 1)
         at, middle = self._index, self._middle
         w, mean = detail.share[:, None], detail.activation
         on = mean > middle
@@ -217,12 +217,12 @@ class DeepPosterior(Posterior):
         layer : int
         """
         z = real_array("grid", grid)
-        return np.asarray(self._density(code, cls, self._layer(layer))(z.ravel()).reshape(z.shape))
+        return np.asarray(self._density(code, cls, self._layer(layer) - 1)(z.ravel()).reshape(z.shape))
 
     def activation_density(self, code: Any, cls: int | str, grid: Any, layer: int = -1) -> FloatArray:
         """Density of the activation phi(z), as `preactivation_density`."""
         value = real_array("grid", grid)
-        density, phi = self._density(code, cls, self._layer(layer)), self.network.activation
+        density, phi = self._density(code, cls, self._layer(layer) - 1), self.network.activation
         total = np.zeros(value.shape)
         for piece in _pieces(phi, -12.0, 12.0):
             if piece.flat:
@@ -271,9 +271,9 @@ class DeepPosterior(Posterior):
         Neurons of layers below the last have no readout: `readouts` then has shape (n, 0).
         """
         self._finite("sampling neurons")
-        layer = self._layer(layer)
+        layer = self._layer(layer) - 1
         n = positive_count("n", n)
-        generator = np.random.default_rng(rng)
+        generator = new_generator("rng", rng)
         labels = np.repeat(np.arange(self.task.n_classes), sample_counts(self.task.fractions, samples_per_class))
         system, order = self._system, self._order
         detail, words = self._nodes(layer)
@@ -400,20 +400,17 @@ class DeepPosterior(Posterior):
         if math.isinf(self.task.n_samples):
             raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
 
-    def _layer(self, layer: Any) -> int:
-        return layer_index(layer, self.network.depth)
-
     def _word(self, code: Any, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""
         known = self.layer_codes(layer + 1)
         if isinstance(code, Code):
             code = code.pattern
-        if isinstance(code, (int, np.integer)) and 0 <= code < len(known):
+        if isinstance(code, (int, np.integer)) and not isinstance(code, bool) and 0 <= code < len(known):
             code = known[int(code)].pattern
-        pattern = str(code).replace("-", "")
+        pattern = code.replace("-", "") if isinstance(code, str) else ""
         if pattern not in {c.pattern for c in known}:
             raise ValueError(
-                f"there is no code {code!r} in layer {layer + 1}; there are {', '.join(c.pattern for c in known)}."
+                f"there is no code {short(code)} in layer {layer + 1}; there are {', '.join(c.pattern for c in known)}."
             )
         first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
         return "".join(pattern[c] for c in first)

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
 from meanfield.validation import FloatArray
 
-__all__ = ["Site", "site_table", "z_rule"]
+__all__ = ["Site", "site_derivatives", "site_table", "z_rule"]
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
@@ -87,8 +88,10 @@ def _width(phi: Activation) -> float:
     return (phi.supremum - phi.infimum) / slope
 
 
-def site_table(nodes: Nodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> Site:
-    """g, g_b, g_bb, g_h, g_hh at all pairs of b (n_b,) and h (n_h,)."""
+def site_derivatives(
+    nodes: Nodes, b: FloatArray, h: FloatArray, d: float, delta: float
+) -> tuple[FloatArray, FloatArray]:
+    """g (n_b, n_h) and its derivatives (orders, n_b, n_h), in the order of ORDERS, at all pairs of b and h."""
     xi = (nodes.z[:, None] - h) / math.sqrt(d)  # (n_z, n_h)
     gauss = np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]
     exponent = b[:, None] * nodes.phi + 0.5 * delta * nodes.phi**2  # (n_b, n_z)
@@ -96,16 +99,19 @@ def site_table(nodes: Nodes, b: FloatArray, h: FloatArray, d: float, delta: floa
     tilt = np.exp(exponent - top)
     middle = 0.5 * (nodes.phi.max() + nodes.phi.min())
     phi = nodes.phi - middle
+    by_phi, by_xi = [tilt], [gauss]
+    for _ in range(max(max(order) for order in MOMENTS)):
+        by_phi.append(by_phi[-1] * phi)
+        by_xi.append(by_xi[-1] * xi)
     total = np.maximum(tilt @ gauss, _TINY)
-    mean = ((tilt * phi) @ gauss) / total
-    square = ((tilt * phi**2) @ gauss) / total
-    shifted = xi * gauss
-    first = (tilt @ shifted) / total
-    second = (tilt @ (xi * shifted)) / total
-    return Site(
-        top + np.log(total),
-        mean + middle,
-        square - mean**2,
-        first / math.sqrt(d),
-        (second - first**2 - 1.0) / d,
-    )
+    moments = np.array([((by_phi[i] @ by_xi[j]) / total).ravel() for i, j in MOMENTS])
+    found = np.empty((len(ORDERS), total.size))
+    derivatives(moments, math.sqrt(d), found)
+    found[ORDERS.index((1, 0))] += middle
+    return top + np.log(total), found.reshape(len(ORDERS), *total.shape)
+
+
+def site_table(nodes: Nodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> Site:
+    """g, g_b, g_bb, g_h, g_hh at all pairs of b (n_b,) and h (n_h,)."""
+    g, found = site_derivatives(nodes, b, h, d, delta)
+    return Site(g, *(found[ORDERS.index(order)] for order in ((1, 0), (2, 0), (0, 1), (0, 2))))

@@ -43,7 +43,7 @@ class DeepCertificate(Certificate):
         after that minimisation (negative: a maximum), among perturbations that respect the symmetry of the task; NaN if
         not computed.
     curvature_error : float
-        Asymmetry of the Hessian, an estimate of the error of these curvatures.
+        Largest difference of the Hessian, relative to its diagonal, from that of the other quadrature.
     duality_gap : float
         At P = infinity the distance between bounds from both sides, else NaN: Phi is not convex in the kernels.
     branches : tuple of Branch

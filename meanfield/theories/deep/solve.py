@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,11 +14,11 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.layer import CHECK, COARSE, NotCovered, UnstableCode
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import CHECK, NotCovered, UnstableCode
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
 from meanfield.theories.deep.stability import SecondOrder, second_order
@@ -106,15 +105,17 @@ def solve_deep(
     except NotCovered as error:
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []
+    remark = ""
     if competitors and shares is None and problem.phi.parts != "gaussian":
-        system, found, branches = _compete(problem, system, found, tolerance, progress, start is not None)
-    return _posterior(network, task, tau, index, system, found, branches, rtol, second)
+        warm = start is not None
+        system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
+    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second)
 
 
 def _from_start(problem: Problem, start: Order | None, tolerance: float, report: Report | None) -> tuple[System, Found]:
     if start is not None:
         system = System(problem)
-        found = newton(system, system.pack(start), tolerance, renew=4, step=1e-6, progress=report, most=20)
+        found = newton(system, system.pack(start), tolerance, progress=report, most=20)
         if found.residual <= tolerance:
             return system, found
     return coding_branch(problem, tolerance, report)
@@ -127,47 +128,59 @@ def _linear_branch(problem: Problem, tolerance: float, report: Report | None) ->
         problem.n, problem.y, problem.readout_variance, problem.k, problem.scale, slope, problem.depth
     )
     x = relax(system, Order(kernel, d, np.zeros_like(kernel), np.zeros_like(d), t), 1)
-    return system, newton(system, x, max(tolerance * 1e-3, 1e-13), step=1e-6, progress=report)
+    return system, newton(system, x, max(tolerance * 1e-3, 1e-13), progress=report)
 
 
 def _compete(
     problem: Problem, system: System, found: Found, tolerance: float, report: Report | None, warm: bool
-) -> tuple[System, Found, list[Branch]]:
-    """The better of two branches, and the other one; a warm start may have led to either of them."""
+) -> tuple[System, Found, list[Branch], str]:
+    """The better of two branches, the other one, and what has to be said if there is no other.
+
+    A warm start may have led to either of them.
+    """
+    unknown = "the branch without codes was not compared: "
     try:
         rival, other = prior_branch(problem, report)
-    except (NotCovered, np.linalg.LinAlgError):
-        return system, found, []
-    if not other.residual <= 1e-2:
-        return system, found, []
-    phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
-    if found.residual <= tolerance and against < phi:
-        if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
-            return system, found, [Branch("uncoded", against, other.residual)]
-        return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [])
-    rival, other = polish(problem, other.x, tolerance, report, renew=4, step=1e-6)
+        if not other.residual <= 1e-2:
+            return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+        phi, against = (s.free_energy(f.x, f.averages) for s, f in ((system, found), (rival, other)))
+        certain = found.residual <= tolerance
+        if certain and against < phi:
+            if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
+                return system, found, [Branch("uncoded", against, other.residual)], ""
+            return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
+        rival, other = polish(problem, other.x, tolerance, report)
+    except (NotCovered, np.linalg.LinAlgError) as error:
+        return system, found, [], f"{unknown}{error}"
     against = rival.free_energy(other.x, other.averages)
-    if other.residual > tolerance or (found.residual <= tolerance and against <= phi):
-        return system, found, []
+    if other.residual > tolerance:
+        return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
-        return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [])
-    return rival, other, [Branch("coding", phi, found.residual)]
+        if warm and certain:
+            return _against_codes(problem, system, found, tolerance, report)
+        return (system, found, [], "") if certain else (rival, other, [], "")
+    if certain and against <= phi:
+        return system, found, [Branch("uncoded", against, other.residual)], ""
+    return rival, other, [Branch("coding", phi, found.residual)], ""
 
 
 def _against_codes(
     problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
-) -> tuple[System, Found, list[Branch]]:
+) -> tuple[System, Found, list[Branch], str]:
     """A solution on the uncoded branch, that a warm start led to, against the branch with codes."""
+    unknown = "the branch with codes was not compared: "
     try:
         rival, other = coding_branch(problem, tolerance, report)
-    except (NotCovered, np.linalg.LinAlgError):
-        return system, found, []
+    except (NotCovered, np.linalg.LinAlgError) as error:
+        return system, found, [], f"{unknown}{error}"
     phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
-    if other.residual > tolerance or abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
-        return system, found, []
+    if other.residual > tolerance:
+        return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+    if abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
+        return system, found, [], ""
     if against > phi:
-        return rival, other, [Branch("uncoded", phi, found.residual)]
-    return system, found, [Branch("coding", against, other.residual)]
+        return rival, other, [Branch("uncoded", phi, found.residual)], ""
+    return system, found, [Branch("coding", against, other.residual)], ""
 
 
 def _posterior(
@@ -178,6 +191,7 @@ def _posterior(
     system: System,
     found: Found,
     branches: list[Branch],
+    remark: str,
     rtol: float,
     second: bool,
 ) -> DeepPosterior:
@@ -185,19 +199,19 @@ def _posterior(
     check = system.at_rule(CHECK)
     linear = system.problem.phi.parts == "gaussian"
     phi = system.free_energy(found.x, found.averages)
+    curvature = SecondOrder(math.nan, math.nan, math.nan)
     try:
-        again = check.evaluate(found.x)
+        again = check.evaluate(found.x, curvature=second)
         residual = float(np.abs(check.residual(found.x, again)).max())
         error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
+        if second and residual < 1e-3:
+            curvature = second_order(system, found.averages, check.hessian(again))
     except NotCovered:
         residual = error = math.inf
-    curvature = SecondOrder(math.nan, math.nan, math.nan)
-    if second and residual < 1e-3:
-        rough = system if linear else system.at_rule(COARSE)
-        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
-            curvature = second_order(rough, found.x, rough.evaluate(found.x), 1e-6)
+    except np.linalg.LinAlgError:
+        pass
     allowed = max(rtol, _VALLEY) if system.codes else rtol
-    notes = []
+    notes = [remark] if remark else []
     if branches:
         other = branches[0]
         notes.append(f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}")
@@ -211,7 +225,7 @@ def _posterior(
         error,
         curvature.inner,
         curvature.outer,
-        curvature.asymmetry,
+        curvature.error,
         math.nan,
         tuple(branches),
     )
@@ -223,7 +237,7 @@ def _posterior(
         "problem with warm_start, or ask for less with rtol"
     )
     order = system.unpack(found.x)
-    top = system.combined(found.x, found.averages)[-1]
+    top = system.combined(found.averages)[-1]
     states = top_states(system, order) if not linear else None
     lower = found.averages.lower
     kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
@@ -266,7 +280,7 @@ def _posterior(
 def _linear_readout(system: System, order: Order) -> FloatArray:
     """<a a^T> = s + s^2 sum_mu,nu t_mu <phi_mu phi_nu> t_nu of a Gaussian readout, from the top layer's kernel."""
     p = system.problem
-    top = system.combined(system.pack(order), system.evaluate(system.pack(order)))[-1]
+    top = system.combined(system.evaluate(system.pack(order)))[-1]
     weighted = order.t * p.n[:, None]
     inside = weighted.T @ top.kernel @ weighted + (order.t.T * (p.n * top.d)) @ order.t
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import brentq
 
+from meanfield.theories.deep.rules import Averages
 from meanfield.theories.deep.system import Evaluation, Order, Problem, System
 from meanfield.validation import FloatArray
 
@@ -146,7 +148,7 @@ def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False)
         for layer in range(problem.depth - 1, -1, -1):
             now = Order(kernel, d, tilde, delta, order.t)
             parts = system.averages(now, layer)
-            found = system.combined(system.pack(now), Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
+            found = system.combined(Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
             if layer > 0:
                 tilde[layer - 1] = problem.scale * found.tilde
                 if critical and layer == 1:
@@ -158,25 +160,33 @@ def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False)
     return system.pack(Order(kernel, d, tilde, delta, order.t))
 
 
-def readout_minimum(system: System, order: Order, tolerance: float = 1e-4, most: int = 60) -> Order:
-    """The order parameters with t at the minimum of Phi for these kernels: convex, by damped Newton."""
-    problem = system.problem
-    layer, top = system.layers[-1], problem.depth - 1
-    root_s = math.sqrt(problem.readout_variance)
-    basis = system.outputs.reshape(len(system.outputs), -1)
-    sizes = np.repeat(problem.n, problem.y.shape[1])
+def readout_minimum(
+    system: System, order: Order, tolerance: float = 1e-4, most: int = 60
+) -> tuple[Order, list[Averages]]:
+    """The order parameters with t at the minimum of Phi for these kernels, and the top layer's averages there.
 
-    def look(x: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        t = (x @ basis).reshape(problem.y.shape)
-        now = Order(order.kernel, order.d, order.tilde, order.delta, t)
-        log_z, gradient, hessian = layer.readout_moments(system.setting(now, top), root_s)
-        value = log_z - float(problem.n @ (t * problem.y).sum(axis=1))
-        value += 0.5 * problem.tau * float(problem.n @ (t**2).sum(axis=1))
-        slope = basis @ (gradient + sizes * (problem.tau * t - problem.y).ravel())
-        return value, slope, basis @ (hessian + problem.tau * np.diag(sizes)) @ basis.T
+    A convex problem, by damped Newton with its exact Hessian; codes get about their weights.
+    """
+    problem, basis = system.problem, system.outputs
+    top, n = problem.depth - 1, problem.n
+    gram = problem.tau * np.einsum("iab,jab,a->ij", basis, basis, n)
+    x = np.einsum("iab,ab->i", basis, order.t)
 
-    x = basis @ order.t.ravel()
-    value, slope, curvature = look(x)
+    def look(x: FloatArray) -> tuple[float, FloatArray, FloatArray, list[Averages]]:
+        now = replace(order, t=np.tensordot(x, basis, 1))
+        parts = system.averages(now, top, curvature=True)
+        whole = system.combined(Evaluation([], parts))[-1]
+        value = whole.log_z - float(n @ (now.t * problem.y).sum(axis=1))
+        value += 0.5 * problem.tau * float(n @ (now.t**2).sum(axis=1))
+        stiffness = problem.readout_variance * (whole.kernel * n + np.diag(whole.d)) + problem.tau * np.eye(len(n))
+        slope = np.einsum("iab,ab,a->i", basis, stiffness @ now.t - problem.y, n)
+        assert whole.curvature is not None
+        flat = basis.reshape(len(basis), -1)
+        size = flat.shape[1]
+        curved = problem.readout_variance * flat @ whole.curvature[:size, :size] @ flat.T
+        return value, slope, curved + gram, parts
+
+    value, slope, curvature, parts = look(x)
     for _ in range(most):
         step = -np.linalg.solve(curvature, slope)
         longest = 0.3 * float(np.abs(x).max())
@@ -193,8 +203,8 @@ def readout_minimum(system: System, order: Order, tolerance: float = 1e-4, most:
         else:
             break
         x = x + length * step
-        value, slope, curvature = new
-    return Order(order.kernel, order.d, order.tilde, order.delta, (x @ basis).reshape(problem.y.shape))
+        value, slope, curvature, parts = new
+    return replace(order, t=np.tensordot(x, basis, 1)), parts
 
 
 def _critical(problem: Problem, tilde: FloatArray) -> FloatArray:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.theories.deep.layer import Detail, code_words
+from meanfield.theories.deep.rules import Detail, code_words
 from meanfield.theories.deep.system import Order, System
 from meanfield.validation import FloatArray
 

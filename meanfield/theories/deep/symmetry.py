@@ -43,6 +43,16 @@ class Symmetry:
         turned = [value[p] @ o for p, o in zip(self.permutations, self.rotations)]
         return np.asarray(np.mean(turned, axis=0))
 
+    def permuted(self) -> FloatArray:
+        """(g, C, C) permutations as matrices."""
+        return np.eye(self.permutations.shape[1], dtype=np.int64)[self.permutations]
+
+    def turned(self) -> FloatArray:
+        """(h, m, m) the rotations among those that permute the outputs up to signs."""
+        whole = np.round(self.rotations)
+        kept = np.abs(self.rotations - whole).max(axis=(1, 2)) < 1e-9
+        return whole[kept].astype(np.int64)
+
     def orbits(self) -> list[FloatArray]:
         """Classes that are exchangeable."""
         return _orbits([tuple(p) for p in self.permutations], [(c,) for c in range(self.permutations.shape[1])])

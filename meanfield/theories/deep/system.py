@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.layer import FINE, Averages, Detail, Layer, Rule, Setting
+from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
+from meanfield.theories.deep.products import pairs_of
+from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import FloatArray
 
@@ -80,20 +82,23 @@ class System:
     """Equations of a problem at a quadrature rule, with symmetric coordinates.
 
     `fractions` (code pattern -> share of the top layer's neurons) gives the weights of the codes instead of letting
-    them follow from ln Z. With `free` they are unknowns, and ln Z_gamma - ln f_gamma must be equal for all codes.
+    them follow from ln Z.
     """
 
     problem: Problem
     rule: Rule = FINE
     fractions: dict[str, float] | None = None
-    free: bool = False
     group: Symmetry = field(init=False)
 
     def __post_init__(self) -> None:
         p = self.problem
         self.group = symmetry(p.n, p.y, self.fractions)
         kind = LinearLayer if p.phi.parts == "gaussian" else Layer
-        self.layers: list[Any] = [kind(p.phi, p.n, self.rule) for _ in range(p.depth)]
+        lower, last = self.group.permuted(), self.group.turned()
+        self.layers: list[Any] = [
+            kind(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
+            for layer in range(p.depth)
+        ]
         self.vectors = self.group.vector_basis()
         self.matrices = self.group.matrix_basis()
         self.outputs = self.group.output_basis(p.y)
@@ -101,6 +106,9 @@ class System:
         self.codes = tuple(orbit[0] for orbit in orbits)
         self.members = orbits
         self.multiplicity = np.array([float(len(orbit)) for orbit in orbits])
+        pairs = pairs_of(len(p.n))
+        rows, columns = (np.array(x) for x in zip(*pairs))
+        self._entries = self.matrices[:, rows, columns].T  # entries on and above the diagonal by coordinates
 
     def at_rule(self, rule: Rule) -> System:
         """The same equations with another quadrature."""
@@ -124,9 +132,6 @@ class System:
                 at += size
         top = self.problem.depth - 1
         found.append(("t", top, slice(at, at + len(self.outputs))))
-        if self.free:
-            at += len(self.outputs)
-            found.append(("f", top, slice(at, at + len(self.codes))))
         return found
 
     @property
@@ -140,12 +145,8 @@ class System:
         assert self.fractions is not None
         return np.array([np.mean([self.fractions[w] for w in orbit]) for orbit in self.members])
 
-    def shares(self, x: FloatArray) -> FloatArray:
-        """Share of each code of `codes` at x."""
-        return x[self.blocks[-1][2]] if self.free else self.given
-
-    def pack(self, order: Order, shares: FloatArray | None = None) -> FloatArray:
-        """Coordinates of order parameters, which are made symmetric, and of the shares of codes if they are free."""
+    def pack(self, order: Order) -> FloatArray:
+        """Coordinates of order parameters, which are made symmetric."""
         parts = []
         for layer in range(self.problem.depth - 1):
             for name, basis in (
@@ -154,8 +155,6 @@ class System:
                 value = getattr(order, name)[layer]
                 parts += [float((value * row).sum() / row.sum()) for row in basis]
         parts += [float((order.t * row).sum()) for row in self.outputs]
-        if self.free:
-            parts += list(self.given if shares is None else shares)
         return np.array(parts)
 
     def unpack(self, x: FloatArray) -> Order:
@@ -169,7 +168,7 @@ class System:
         for name, layer, at in self.blocks:
             if name == "t":
                 t = np.tensordot(x[at], self.outputs, 1)
-            elif name != "f":
+            else:
                 basis = self.matrices if name in ("kernel", "tilde") else self.vectors
                 arrays[name][layer] = np.tensordot(x[at], basis, 1)
         return Order(kernel, d, tilde, delta, t)
@@ -179,7 +178,7 @@ class System:
         scale = np.empty(len(x))
         floor = {"kernel": 1e-3, "d": 1e-6, "tilde": 1.0 / self.problem.n_samples, "delta": 0.02, "t": 1e-12}
         for name, _, at in self.blocks:
-            scale[at] = np.abs(x[at]) + 1e-12 if name == "f" else max(float(np.abs(x[at]).max()), floor[name])
+            scale[at] = max(float(np.abs(x[at]).max()), floor[name])
         return scale
 
     # ---- equations -------------------------------------------------------------------------------
@@ -196,13 +195,13 @@ class System:
             return Setting(root, np.zeros((n_classes, n_classes)), np.full(n_classes, p.k), delta)
         return Setting(root, p.scale * _clipped(order.kernel[layer - 1]), p.scale * order.d[layer - 1], delta)
 
-    def averages(self, order: Order, layer: int, *, grow: bool = True) -> list[Averages]:
+    def averages(self, order: Order, layer: int, *, grow: bool = True, curvature: bool = False) -> list[Averages]:
         """Averages of one layer, made symmetric; one per code in the top layer of given codes."""
-        setting = self.setting(order, layer)
+        setting, options = self.setting(order, layer), {"grow": grow, "curvature": curvature}
         if self.codes and layer == self.problem.depth - 1:
-            found = self.layers[layer].evaluate_codes(setting, self.codes, grow=grow)
+            found = self.layers[layer].evaluate_codes(setting, self.codes, **options)
             return [self._symmetric(averages) for averages, _ in found]
-        return [self._symmetric(self.layers[layer].evaluate(setting, grow=grow)[0])]
+        return [self._symmetric(self.layers[layer].evaluate(setting, **options)[0])]
 
     def detail(self, order: Order, layer: int) -> Detail:
         """The nodes of one layer."""
@@ -213,8 +212,9 @@ class System:
     def _symmetric(self, found: Averages) -> Averages:
         g = self.group
         return Averages(
-            found.log_z, g.matrices(found.kernel), g.vectors(found.d), g.matrices(found.tilde), g.vectors(found.delta)
-        )
+            found.log_z, g.matrices(found.kernel), g.vectors(found.d), g.matrices(found.tilde), g.vectors(found.delta),
+            found.curvature,
+        )  # fmt: skip
 
     def readout_order(self, top: Averages) -> FloatArray:
         """t = (s [K_L diag(n) + diag(d_L)] + tau)^{-1} y."""
@@ -222,22 +222,22 @@ class System:
         matrix = p.readout_variance * (top.kernel * p.n + np.diag(top.d)) + p.tau * np.eye(len(p.n))
         return np.asarray(np.linalg.solve(matrix, p.y))
 
-    def combined(self, x: FloatArray, found: Evaluation) -> list[Averages]:
+    def combined(self, found: Evaluation) -> list[Averages]:
         """Averages of every layer, those of the codes put together."""
         if not self.codes:
             return [*found.lower, *found.top]
-        share = self.shares(x) * self.multiplicity
-        log_z = np.array([a.log_z for a in found.top]) - np.log(np.maximum(self.shares(x), 1e-300))
-        parts = (
-            np.tensordot(share, np.array([getattr(a, name) for a in found.top]), 1)
-            for name in ("kernel", "d", "tilde", "delta")
-        )
-        return [*found.lower, Averages(float(share @ log_z), *parts)]
+        share = self.given * self.multiplicity
+        log_z = np.array([a.log_z for a in found.top]) - np.log(self.given)
+        names = ("kernel", "d", "tilde", "delta")
+        parts = {name: np.tensordot(share, np.array([getattr(a, name) for a in found.top]), 1) for name in names}
+        curved = [a.curvature for a in found.top if a.curvature is not None]
+        second = np.tensordot(share, np.array(curved), 1) if curved else None
+        return [*found.lower, Averages(float(share @ log_z), **parts, curvature=second)]
 
     def residual(self, x: FloatArray, found: Evaluation) -> FloatArray:
-        """Violation of the equations in units of the blocks: F(x) - x, then equal ln Z - ln f and their sum."""
+        """Violation of the equations in units of the blocks, F(x) - x."""
         scale = self.problem.scale
-        layers = self.combined(x, found)
+        layers = self.combined(found)
         top = layers[-1]
         order = Order(
             np.array([a.kernel for a in layers[:-1]]).reshape(-1, *top.kernel.shape),
@@ -246,47 +246,83 @@ class System:
             scale * np.array([a.delta for a in layers[1:]]).reshape(-1, len(top.d)),
             self.readout_order(top),
         )
-        unit = self.scales(x)
-        violation = (self.pack(order, self.shares(x) if self.free else None) - x) / unit
-        if not self.free:
-            return np.asarray(violation)
-        share = self.shares(x) * self.multiplicity
-        level = np.array([a.log_z for a in found.top]) - np.log(self.shares(x))
-        violation[self.blocks[-1][2]] = (level - share @ level / share.sum()) / self.problem.n_samples
-        return np.append(violation, share.sum() - 1.0)
+        return np.asarray((self.pack(order) - x) / self.scales(x))
 
-    def evaluate(self, x: FloatArray, *, grow: bool = True) -> Evaluation:
+    def evaluate(self, x: FloatArray, *, grow: bool = True, curvature: bool = False) -> Evaluation:
         """Averages of every layer."""
         order = self.unpack(x)
-        layers = [self.averages(order, layer, grow=grow) for layer in range(self.problem.depth)]
+        options = {"grow": grow, "curvature": curvature}
+        layers = [self.averages(order, layer, **options) for layer in range(self.problem.depth)]
         return Evaluation([a[0] for a in layers[:-1]], layers[-1])
 
-    def jacobian(self, x: FloatArray, found: Evaluation, step: float) -> FloatArray:
-        """Derivative of `residual` in x / scales(x), by differences: an unknown enters the integrals of one layer."""
-        base = self.residual(x, found)
-        matrix = np.empty((len(base), len(x)))
-        scale = self.scales(x)
-        top = self.problem.depth - 1
-        for name, layer, at in self.blocks:
-            enters = layer + 1 if name in ("kernel", "d") else layer
-            for j in range(at.start, at.stop):
-                moved = x.copy()
-                moved[j] += step * scale[j]
-                lower, last = list(found.lower), found.top
-                if name != "f":
-                    new = self.averages(self.unpack(moved), enters, grow=False)
-                    if enters == top:
-                        last = new
-                    else:
-                        lower[enters] = new[0]
-                matrix[:, j] = (self.residual(moved, Evaluation(lower, last)) - base) / step
+    # ---- derivatives of Phi ----------------------------------------------------------------------
+
+    def metric(self, found: Evaluation) -> FloatArray:
+        """The matrix that turns F(x) - x into the gradient of Phi."""
+        p = self.problem
+        matrix = -self._coupling()
+        top = self.combined(found)[-1]
+        stiffness = p.readout_variance * (top.kernel * p.n + np.diag(top.d)) + p.tau * np.eye(len(p.n))
+        rows = self.blocks[-1][2]
+        weighted = [p.n[:, None] * (stiffness @ other) for other in self.outputs]
+        matrix[rows, rows] = [[-float((one * other).sum()) for other in weighted] for one in self.outputs]
         return matrix
+
+    def _coupling(self) -> FloatArray:
+        """Second derivatives of -1/2 sum_l tr K~_l K_l, a bilinear form of kernels and conjugates."""
+        n, total = self.problem.n, np.zeros((self.size, self.size))
+        pairs = np.outer(n, n)
+        blocks = np.einsum("iab,jab,ab->ij", self.matrices, self.matrices, pairs)
+        mixed = np.einsum("iaa,ja,a->ij", self.matrices, self.vectors, n)
+        own = (self.vectors * n) @ self.vectors.T
+        form = -0.5 * np.block([[blocks, mixed], [mixed.T, own]])
+        size = len(form)
+        for layer in range(self.problem.depth - 1):
+            low = slice(2 * layer * size, (2 * layer + 1) * size)
+            high = slice(low.stop, low.stop + size)
+            total[low, high], total[high, low] = form, form.T
+        return total
+
+    def gradient(self, x: FloatArray, found: Evaluation) -> FloatArray:
+        """d Phi / dx."""
+        return np.asarray(self.metric(found) @ (self.residual(x, found) * self.scales(x)))
+
+    def hessian(self, found: Evaluation) -> FloatArray:
+        """Second derivatives of Phi by x: exact, from the same nodes as the averages, which need `curvature`."""
+        p, group = self.problem, len(self.matrices) + len(self.vectors)
+        total = self._coupling()
+        both = np.zeros((len(self._entries) + len(p.n), group))
+        both[: len(self._entries), : len(self.matrices)] = self._entries
+        both[len(self._entries) :, len(self.matrices) :] = self.vectors.T
+        for layer, averages in enumerate(self.combined(found)):
+            second = averages.curvature
+            assert second is not None
+            top = layer == p.depth - 1
+            first = 2 * layer * group  # kernel, d of this layer, which the layer above depends on
+            if top:
+                own = np.zeros((self.outputs[0].size + len(p.n), len(self.outputs)))
+                own[: self.outputs[0].size] = self.outputs.reshape(len(self.outputs), -1).T
+                columns = list(range(first, first + len(self.outputs)))
+                scaled = math.sqrt(p.readout_variance) * own
+            else:
+                scaled = both
+                columns = list(range(first + group, first + 2 * group))
+            if layer > 0:
+                below = p.scale * both
+                scaled = np.block([
+                    [scaled, np.zeros((len(scaled), group))], [np.zeros((len(below), scaled.shape[1])), below]
+                ])  # fmt: skip
+                columns += list(range(first - 2 * group, first - group))
+            total[np.ix_(columns, columns)] += scaled.T @ second @ scaled
+        at = self.blocks[-1][2]
+        total[at, at] += p.tau * np.einsum("iab,jab,a->ij", self.outputs, self.outputs, p.n)
+        return total
 
     def free_energy(self, x: FloatArray, found: Evaluation) -> float:
         """Phi at order parameters x, from their averages."""
         p, order = self.problem, self.unpack(x)
         n = p.n
-        phi = sum(a.log_z for a in self.combined(x, found))
+        phi = sum(a.log_z for a in self.combined(found))
         for layer in range(p.depth - 1):
             kernel, d = order.kernel[layer], order.d[layer]
             tilde, delta = order.tilde[layer], order.delta[layer]

@@ -37,13 +37,9 @@ class DeepTheory:
 
     def frozen(self, posterior: Any, fractions: Any) -> Any:
         """`DeepPosterior.frozen`."""
-        if not isinstance(fractions, Mapping):
-            patterns = [code.pattern for code in posterior.codes]
-            if len(fractions) != len(patterns):
-                raise ValueError(f"fractions must be {len(patterns)} numbers, one per code, got {len(fractions)}.")
-            fractions = dict(zip(patterns, fractions))
+        given = dict(posterior._named_fractions(fractions))
         problem = Problem(posterior.network, posterior.task, posterior.tau)
-        found = _solved(problem, False, fractions=_normalised(fractions))
+        found = _solved(problem, False, fractions=_normalised(given))
         if found.status != "optimal":
             raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
         return found

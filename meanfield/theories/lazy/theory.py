@@ -33,9 +33,7 @@ class LazyTheory:
         if problem.network.scaling != "lazy":
             return "the network is not lazy; scaling='lazy' would be"
         if not isinstance(problem.task, DataTask):
-            return (
-                "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
-            )
+            return "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.claims import check_covariances, check_weights, same
+from meanfield.theories.single_layer.class_kinds import class_kinds, kinds_of
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import real_number
@@ -54,6 +55,8 @@ def check_posterior(posterior: SingleNeuronPosterior) -> None:
         check_covariances("covariance", s.covariance)
     if (s.covariance is None) != math.isinf(task.n_samples):
         raise ValueError("codes have a covariance at a finite number of samples, and only there.")
+    if s.kind is not None and not np.array_equal(s.kind, kinds_of(task.fractions, task.targets)):
+        raise ValueError("its codes are orbits of classes that its task does not let exchange.")
     _check_equations(posterior)
 
 
@@ -66,7 +69,10 @@ def _check_equations(posterior: SingleNeuronPosterior) -> None:
     outliers = sum((np.outer(o.activation, o.readout) for o in posterior.outliers), np.zeros_like(t))
     if math.isinf(task.n_samples):
         value, first, _ = single_site.direct(s.readout @ t.T)  # (n, C)
-        output = (s.weight[:, None] * first).T @ s.readout + outliers
+        output = (s.weight[:, None] * first).T @ s.readout
+        if s.kind is not None:
+            output = class_kinds(p, y).averaged_output(output)
+        output = output + outliers
         level = value @ p - 0.5 * (s.readout**2).sum(axis=1) / network.sigma_a**2
         slope = (p * first) @ t - s.readout / network.sigma_a**2
         present = s.weight > 1e-9

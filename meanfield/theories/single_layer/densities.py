@@ -12,7 +12,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import Posterior
 from meanfield.theories.single_layer.readout_lattice import log_integral
-from meanfield.validation import FloatArray, real_array
+from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["HERMITE_W", "HERMITE_X", "Densities"]
 
@@ -109,10 +109,9 @@ class Densities(Posterior):
             if not found:
                 raise ValueError(f"there is no code {code!r}; the codes are {known}.")
             return found[0]
-        if not 0 <= int(code) < len(self.codes):
-            raise ValueError(f"there is no code number {code}; there are {len(self.codes)} codes: {known}.")
+        if isinstance(code, bool) or not isinstance(code, (int, np.integer)) or not 0 <= code < len(self.codes):
+            raise ValueError(f"there is no code number {short(code)}; there are {len(self.codes)} codes: {known}.")
         return self.codes[int(code)]
-
 
     def _mixture(self, code: Any, cls: int | str) -> list[tuple[float, float, float]]:
         """Weight, k and kappa = a.t_c of the single-site densities that add up to the one asked for."""
@@ -130,7 +129,11 @@ class Densities(Posterior):
                 # phi has one slope, so that z given a is N(k slope a.t_c, k): Gaussian again over a ~ N(0, U)
                 drift = k * self.network.activation.slopes[1]
                 return [(1.0, k + drift**2 * float(t @ self.solution.gaussian_covariance @ t), 0.0)]
-            return [(c.weight * w, k, kappa) for c in self.codes for w, kappa in _spread(c, t)]
+            classes = [t]
+            if self.solution.kind is not None:  # the same average over permutations for every class of a kind
+                classes = list(self.solution.t[self.solution.kind == self.solution.kind[self._find_class(cls)]])
+            parts = [(c.weight / len(classes), _spread(c, row)) for c in self.codes for row in classes]
+            return [(share * w, k, kappa) for share, spread in parts for w, kappa in spread]
         return [(w, k, kappa) for w, kappa in _spread(self._find_code(code), t)]
 
 

@@ -11,16 +11,19 @@ from meanfield.activations.density import preactivation_quantile
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.posterior import Posterior
+from meanfield.theories.single_layer.class_kinds import class_kinds
 from meanfield.validation import FloatArray
+from meanfield.validation import generator as new_generator
 
 __all__ = ["draw"]
+
 
 def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
     """See `SingleNeuronPosterior.sample_neurons`."""
     task, solution = posterior.task, posterior.solution
     labels = np.repeat(np.arange(task.n_classes), sample_counts(task.fractions, samples_per_class))
     n = positive_count("n", n)
-    generator = np.random.default_rng(rng)
+    generator = new_generator("rng", rng)
     outliers = posterior.outliers
     if n <= len(outliers):
         raise ValueError(f"n = {n} neurons cannot hold {len(outliers)} outliers and a bulk; ask for more neurons.")
@@ -31,6 +34,8 @@ def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neur
         names = [c.label for c in posterior.codes] if posterior.scheme != "sparse" else ["bulk"]
         code = np.sort(generator.choice(len(names), size=n, p=solution.weight / solution.weight.sum()))
         readouts = solution.readout[code].copy()
+        if solution.kind is not None:
+            readouts = class_kinds(task.fractions, task.targets).shuffled(readouts, generator)
         if solution.covariance is not None:
             root = np.stack([symmetric_root(covariance) for covariance in solution.covariance])
             readouts += np.einsum("ni,nij->nj", generator.standard_normal(readouts.shape), root[code])

@@ -17,8 +17,11 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.class_kinds import class_kinds
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import interval_bounds
+from meanfield.theories.single_layer.kind_solution import solution_of_kinds
+from meanfield.theories.single_layer.kind_solver import solve_kinds
 from meanfield.theories.single_layer.solution import Solution, heaviest_first
 from meanfield.validation import FloatArray
 
@@ -33,9 +36,11 @@ __all__ = [
     "point_to_solution",
     "solve_limit",
     "solve_points",
+    "solve_reduced",
 ]
 
 PhiRange = tuple[float, float, float, float]
+_MANY, _FEW = 6, 4  # from so many classes on, and up to so many kinds, exchangeable ones are divided out
 MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
 
 # By the numbers of `compiled.sweep`.
@@ -50,6 +55,7 @@ def message_of(status: Status) -> str:
     if status == Status.OPTIMAL:
         return "stationarity, duality gap and global optimality are certified"
     return status.advice
+
 
 # In units of work of `compiled.budget`: what is done between two looks at signals, and for one point, before it goes
 # to a thread of its own and starts again there. Both are small against the patience of a user, the second is large
@@ -155,7 +161,10 @@ def solve_points(
     def run(stop: Any, end: int) -> int:
         tables = (table._replace(stop=stop), *rest)
         arguments = (tables, tasks, limits, parent, max_boxes, first, end, codes, outliers, t, numbers)
-        return int(sweep.sweep_points(*arguments))
+        try:
+            return int(sweep.sweep_points(*arguments))
+        except ValueError as error:  # of a reduction or a factorisation, where numbers ran out
+            raise FloatingPointError(str(error)) from error
 
     while first < last:
         reached = run(budget.new_stop(_SLICE, _LONG), last)
@@ -221,6 +230,24 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
     )
 
 
+def solve_reduced(network: Network, task: ClassTask, tau: float, max_boxes: int) -> Solution | None:
+    """Solution of a task with many classes of few kinds and bounded phi, certified; else None."""
+    if task.n_classes < _MANY or network.activation.parts != "codes":
+        return None
+    kinds = class_kinds(task.fractions, task.targets / network.sigma_a)
+    if kinds.n_kinds > min(_FEW, task.n_classes - 1):
+        return None
+    site = compiled_tables(network.activation, network.k), phi_range(network.activation, network.k)
+    point = solve_kinds(network.activation, network.k, kinds, tau / network.sigma_a**2, site, max_boxes)
+    if point is None:
+        return None
+    residual = point.residual * max(1.0, network.sigma_a)
+    gap = point.gap / max(1.0, abs(point.objective))
+    if not (point.proved and residual <= sweep.RESIDUAL_LIMIT and gap <= sweep.GAP_LIMIT):
+        return None
+    return solution_of_kinds(kinds, point, network, tau)
+
+
 def solve_limit(
     network: Network, task: ClassTask, tau: float, warm: Solution | None = None, max_boxes: int = MAX_BOXES
 ) -> Solution:
@@ -230,6 +257,9 @@ def solve_limit(
     leaves J unchanged (scaling symmetry).
     """
     sigma_a = network.sigma_a
+    reduced = solve_reduced(network, task, tau, max_boxes)
+    if reduced is not None:
+        return reduced
     start = None
     if warm is not None:
         start = Point(

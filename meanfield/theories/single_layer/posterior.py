@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +19,16 @@ from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
-from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.class_kinds import ClassKinds, averaged_over_orbits, class_kinds, orbit_size
 from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
 from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
 from meanfield.theories.single_layer.draw import draw
+from meanfield.theories.single_layer.orbit_code import OrbitCode
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
-from meanfield.validation import FloatArray, read_only, real_array
+from meanfield.validation import FloatArray, read_only
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,11 @@ class SingleNeuronPosterior(Densities):
 
     @cached_property
     def codes(self) -> tuple[Code, ...]:
-        """Codes, heaviest first; the bulk is one of them, a Gaussian posterior has none."""
+        """Codes, heaviest first; the bulk is one of them, a Gaussian posterior has none.
+
+        Where exchangeable classes make them too many to list, each is an `OrbitCode`: one of `count` codes that share
+        its weight.
+        """
         s = self.solution
         if s.gaussian_covariance is not None:
             return ()
@@ -91,7 +95,9 @@ class SingleNeuronPosterior(Densities):
             second = (second + (first - mean[:, None]) ** 2) @ HERMITE_W
             first = mean
         pattern = code_pattern(self.network, first)
-        return Code(pattern, float(weight), read_only(readout), read_only(first), read_only(second), covariance)
+        parts = pattern, float(weight), read_only(readout), read_only(first), read_only(second), covariance
+        kinds = self._kinds
+        return Code(*parts) if kinds is None else OrbitCode(*parts, kind=kinds.kind, count=orbit_size(kinds.kind, kappa))
 
     @property
     def bulk(self) -> Code | None:
@@ -123,6 +129,9 @@ class SingleNeuronPosterior(Densities):
         s = self.solution
         if s.gaussian_covariance is not None:
             return s.gaussian_covariance
+        if self._kinds is not None:
+            mean, second = self._kinds.moments(s.readout, s.weight)
+            return read_only(second - np.outer(mean, mean))
         centred = s.readout - s.weight @ s.readout
         total = np.einsum("n,ni,nj->ij", s.weight, centred, centred)
         if s.covariance is not None:
@@ -169,14 +178,13 @@ class SingleNeuronPosterior(Densities):
     # ---- kernel and densities --------------------------------------------------------------------
 
     def kernel(self, layer: int = -1) -> Kernel:
-        """Posterior kernel of the hidden layer, block-structured by class.
+        """Posterior kernel of the hidden layer (`layer` 1 or -1), block-structured by class.
 
         K_mu,nu = sum_gamma P_gamma G'_c G'_c' + sum_o phi(zbar_oc) phi(zbar_oc') for two samples, with G'' added on the
         diagonal; for the analog scheme, where G' is affine, its mean square over a ~ N(0, U). At finite P the sum over
         codes is the average over P(a): on a lattice for bounded phi and m <= 4, else with codes taken as Gaussian.
-        `layer` can only be 1, or -1.
         """
-        layer_index(layer, 1)
+        self._layer(layer)
         t = self.solution.t
         if self.solution.gaussian_covariance is not None:
             _, first, second = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
@@ -194,6 +202,10 @@ class SingleNeuronPosterior(Densities):
         for outlier in self.outliers:
             block = block + np.outer(outlier.activation, outlier.activation)
             diagonal = diagonal + outlier.activation**2
+        if self._kinds is not None:
+            kind = self._kinds.kind
+            block = averaged_over_orbits(kind, block)
+            diagonal = np.diag(averaged_over_orbits(kind, np.diag(diagonal)))
         return Kernel(read_only(block), read_only(diagonal))
 
     def _second_moment(self, code: Code) -> FloatArray:
@@ -234,11 +246,14 @@ class SingleNeuronPosterior(Densities):
         ConvergenceError
             If no solution is found.
         """
+        if self.scheme == "redundant":
+            self._named_fractions(fractions)
         return self._by_activation(fractions, None)
 
     def by_activation(self, counts: Any) -> SingleNeuronPosterior:
         """This posterior with neurons assigned to codes by their mean activations over `counts` (C,) samples."""
-        return self if self.scheme != "redundant" else self._by_activation(None, counts)
+        sizes = self._counts(counts)
+        return self if self.scheme != "redundant" else self._by_activation(None, sizes)
 
     def _by_activation(self, fractions: Any, counts: Any) -> SingleNeuronPosterior:
         if self.scheme != "redundant":
@@ -292,6 +307,13 @@ class SingleNeuronPosterior(Densities):
     def _cumulant(self) -> Any:
         return cumulant(self.network.activation, self.network.k)
 
+    @cached_property
+    def _kinds(self) -> ClassKinds | None:
+        """Kinds of classes, where codes are orbits."""
+        if self.solution.kind is None:
+            return None
+        return class_kinds(self.task.fractions, self.task.targets)
+
     def _kappa(self, readout: FloatArray) -> FloatArray:
         return np.asarray(self.solution.t @ readout)
 
@@ -340,7 +362,7 @@ class FrozenPosterior(SingleNeuronPosterior):
 
     def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel at these fractions; samples of a class share the mean activation that tells its code."""
-        layer_index(layer, 1)
+        self._layer(layer)
         return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
 
 
@@ -354,9 +376,7 @@ def _frozen(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> Fr
             "at P = infinity codes have no width and their fractions no theory of their own; solve the task with a "
             "finite n_samples."
         )
-    sizes = task.fractions * task.n_samples if counts is None else real_array("counts", counts)
-    if sizes.shape != (task.n_classes,):
-        raise ValueError(f"counts must be {task.n_classes} numbers of samples, one per class, got {counts!r}.")
+    sizes = task.fractions * task.n_samples if counts is None else counts
     return _at(posterior, CodeAverages(posterior, sizes), fractions)
 
 
@@ -372,18 +392,9 @@ def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any
 def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
     """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
     n_classes = posterior.task.n_classes
-    if not isinstance(fractions, Mapping):
-        values = real_array("fractions", fractions)
-        if values.shape != (len(posterior.codes),):
-            raise ValueError(f"fractions must be {len(posterior.codes)} numbers, one per code, got {values.shape}.")
-        pairs = [(code.pattern, float(value)) for code, value in zip(posterior.codes, values)]
-    else:
-        pairs = [(str(pattern).replace("-", ""), float(value)) for pattern, value in fractions.items()]
     shares = np.zeros(2**n_classes)
-    for pattern, value in pairs:
+    for pattern, value in posterior._named_fractions(fractions):
         if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
             raise ValueError(f"{pattern!r} is no code of {n_classes} classes; write one 0 or 1 per class.")
         shares[int(pattern, 2)] += value
-    if not (shares >= 0.0).all() or not shares.sum() > 0.0:
-        raise ValueError("fractions of codes must not be negative, and not all zero.")
     return np.asarray(shares / shares.sum())

@@ -49,6 +49,9 @@ class Solution:
         Remarks, e.g. that weights were selected among many.
     n_samples, tau : float
         P and tau = N T.
+    kind : (C,) array or None
+        Where classes are exchangeable and codes too many to list: the kind of every class. Each readout then stands for
+        all that permutations of classes within kinds make of it, in equal shares of its weight.
     """
 
     t: FloatArray
@@ -66,6 +69,7 @@ class Solution:
     notes: tuple[str, ...] = ()
     n_samples: float = math.inf
     tau: float = 0.0
+    kind: FloatArray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "status", Status.of(self.status))
@@ -81,6 +85,7 @@ class Solution:
             "outlier_weight": (o,),
             "covariance": (n, m, m),
             "gaussian_covariance": (m, m),
+            "kind": (np.shape(self.t)[0],),
         }
         for name, shape in shapes.items():
             value = getattr(self, name)
@@ -100,7 +105,7 @@ def heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:
     return sorted(range(len(weights)), key=lambda i: tuple(keys[i].tolist()))
 
 
-_ARRAYS = ("t", "readout", "weight", "outlier_direction", "outlier_weight", "covariance", "gaussian_covariance")
+_ARRAYS = ("t", "readout", "weight", "outlier_direction", "outlier_weight", "covariance", "gaussian_covariance", "kind")
 
 
 def pack_solution(solution: Solution) -> tuple[dict[str, Any], dict[str, FloatArray]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from meanfield.posterior.posterior import Posterior
+from meanfield.theories.single_layer.orbit_code import OrbitCode
 from meanfield.validation import FloatArray
 
 _WIDEST = 12  # outputs plus classes that fit on a line of a terminal
@@ -21,7 +24,8 @@ def posterior_table(posterior: Posterior) -> str:
 def _heading(posterior: Posterior) -> list[str]:
     network, task = posterior.network, posterior.task
     targets = f"one-hot on {task.on:g}, off {task.off:g}" if task.is_one_hot else f"{task.n_outputs} outputs"
-    fractions = ", ".join(f"{p:.4g}" for p in task.fractions)
+    shown = task.fractions if task.n_classes <= 2 * _WIDEST else sorted(set(task.fractions.tolist()), reverse=True)
+    fractions = ", ".join(f"{p:.4g}" for p in shown[:_WIDEST]) + ", ..." * (len(shown) > 2 * _WIDEST)
     scales = f"sigma_a = {network.sigma_a:g}, sigma_w = {network.sigma_w:g}"
     return [
         f"{posterior.scheme} coding: {network.activation.name}, {task.n_classes} classes ({fractions}), {targets}",
@@ -30,6 +34,8 @@ def _heading(posterior: Posterior) -> list[str]:
 
 
 def _parts(posterior: Posterior) -> list[str]:
+    if any(isinstance(code, OrbitCode) for code in posterior.codes):
+        return _orbits(posterior)
     m, n_classes = posterior.task.n_outputs, posterior.task.n_classes
     show_readout = m + n_classes <= _WIDEST
     rows = []
@@ -55,6 +61,19 @@ def _parts(posterior: Posterior) -> list[str]:
     if not show_readout:
         lines.append("readouts: .codes[i].readout")
     return lines
+
+
+def _orbits(posterior: Posterior) -> list[str]:
+    """Orbits of codes: how many classes of each kind are active, how strongly, and how many codes share the weight."""
+    rows = []
+    for code in posterior.codes:
+        on = np.array([character == "1" for character in code.pattern])
+        levels = [f"{code.activation[part].mean():9.4f}" if part.any() else f"{'-':>9}" for part in (on, ~on)]
+        rows.append((code.label, f"{code.weight:>10.6f} {code.count:>12.6g} | {levels[0]}{levels[1]}"))
+    width = max(len(label) for label, _ in rows)
+    head = f"{'':<{width}} {'weight':>10} {'codes':>12} | {'active':>9}{'inactive':>9}"
+    lines = [head, "-" * len(head), *(f"{label:<{width}} {rest}" for label, rest in rows)]
+    return [*lines, "rows: active classes of each kind of exchangeable classes, and their mean activations"]
 
 
 def _proof(posterior: Posterior) -> list[str]:

@@ -21,10 +21,12 @@ __all__ = [
     "CONVERGED",
     "DUALITY_GAP",
     "FAILED",
+    "GAP_LIMIT",
     "NOT_CONVERGED",
     "NOT_GLOBAL",
     "NUMBERS",
     "RESIDUAL",
+    "RESIDUAL_LIMIT",
     "STOPPED",
     "sweep_points",
 ]
@@ -47,8 +49,8 @@ NUMBERS = (
     "rounds",
 )
 
-_RESIDUAL_LIMIT = 1e-10
-_GAP_LIMIT = 1e-8
+RESIDUAL_LIMIT = 1e-10
+GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS = 300
 _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
@@ -186,9 +188,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     directions,
                     direction_weights,
                 )
-                if not residual <= _RESIDUAL_LIMIT:
+                if not residual <= RESIDUAL_LIMIT:
                     status = RESIDUAL
-                elif not gap <= _GAP_LIMIT * max(1.0, abs(objective)):
+                elif not gap <= GAP_LIMIT * max(1.0, abs(objective)):
                     status = DUALITY_GAP
                 else:
                     count = find_maxima(table, p, t, low, high, readouts, maxima, heights)

@@ -1,0 +1,140 @@
+"""A phase diagram to click on, in any interactive Matplotlib backend: the point is solved and its codes are drawn."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from meanfield.plot.class_tasks import (
+    plot_activation_map,
+    plot_phases,
+    plot_readout_posterior,
+    plot_weights,
+    styled,
+    symbol,
+)
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.posterior import NotAvailable
+
+if TYPE_CHECKING:
+    from matplotlib.backend_bases import KeyEvent, MouseEvent
+
+    from meanfield.phases.diagram import PhaseDiagram
+    from meanfield.posterior.posterior import Posterior
+
+__all__ = ["Explorer", "explore"]
+
+_STEPS = {"left": (-1, 0), "right": (1, 0), "down": (0, -1), "up": (0, 1)}
+_N_NEURONS = 100
+
+
+class Explorer:
+    """What `PhaseDiagram.plot(interactive=True)` returns. Keep it: with it the figure stops listening.
+
+    A click solves the point under the cursor and draws it; arrow keys step from grid value to grid value.
+
+    Attributes
+    ----------
+    diagram : PhaseDiagram
+    figure : Figure
+    posterior : Posterior or None
+        The last point that was solved.
+    values : dict of str to float
+        Where that is.
+    """
+
+    @styled
+    def __init__(self, diagram: PhaseDiagram) -> None:
+        if any(axis.ndim > 1 for axis in diagram.axes.values()):
+            raise ValueError("fractions are no number that a click could choose; sweep fraction_<class> instead.")
+        self.diagram = diagram
+        self.figure = plt.figure(figsize=(11.0, 4.6), layout="constrained")
+        panels: Any = self.figure.subfigures(1, 2, width_ratios=(1.35, 1.0))
+        left, self._side = panels
+        line = len(diagram.axes) == 1
+        self._plane = (plot_weights if line else plot_phases)(diagram, left.subplots())
+        self._plane.set_title("click, or step with the arrow keys", fontsize="medium", color="0.4")
+        marker = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "color": "black", "zorder": 10}
+        self._marker = None if line else self._plane.plot([], [], linestyle="none", **marker)[0]  # type: ignore[arg-type]
+        self._rule = self._plane.axvline(np.nan, color="black", linewidth=1.0) if line else None
+        self.posterior: Posterior | None = None
+        self.values: dict[str, float] = {}
+        self.figure.canvas.mpl_connect("button_press_event", self._clicked)
+        self.figure.canvas.mpl_connect("key_press_event", self._key)
+
+    @styled
+    def select(self, *values: float) -> Posterior | None:
+        """Solve and draw the point with these values of the axes, in order; returns its posterior, None if it fails."""
+        names = list(self.diagram.axes)
+        if len(values) != len(names):
+            raise ValueError(f"give a value for each of {', '.join(names)}, got {len(values)}.")
+        self.values = dict(zip(names, map(float, values), strict=True))
+        begin, failure = time.perf_counter(), ""
+        try:
+            self.posterior = self.diagram.solve(**self.values)
+        except (ConvergenceError, ValueError) as error:
+            self.posterior, failure = None, str(error)
+        self._draw(1e3 * (time.perf_counter() - begin), failure)
+        return self.posterior
+
+    def _draw(self, milliseconds: float, failure: str) -> None:
+        at = list(self.values.values())
+        if self._rule is not None:
+            self._rule.set_xdata([at[0], at[0]])
+        elif self._marker is not None:
+            self._marker.set_data([at[0]], [at[1]])
+        self._side.clear()
+        title = ",  ".join(f"{symbol(name)} = {value:.5g}" for name, value in self.values.items())
+        if self.posterior is None:
+            self._side.text(0.02, 0.95, f"{title}\n\n{_wrapped(failure)}", va="top", fontsize="small")
+        else:
+            top, bottom = self._side.subplots(2, 1, height_ratios=(1.0, 1.2))
+            try:
+                plot_readout_posterior(self.posterior, top)
+                plot_activation_map(self.posterior.sample_neurons(_N_NEURONS, rng=0), bottom)
+            except NotAvailable as error:
+                bottom.text(0.0, 0.9, _wrapped(str(error)), va="top", fontsize="small")
+                bottom.axis("off")
+            head = f"{title}:  {self.posterior.status}"
+            self._side.suptitle(f"{head}, {milliseconds:.1f} ms", fontsize="medium")
+        self.figure.canvas.draw_idle()
+
+    def _clicked(self, event: MouseEvent) -> None:
+        if event.inaxes is self._plane and event.xdata is not None and event.ydata is not None and _free(self.figure):
+            self.select(*(event.xdata, event.ydata)[: len(self.diagram.axes)])
+
+    def _key(self, event: KeyEvent) -> None:
+        step = _STEPS.get(str(event.key))
+        if step is None or not self.values:
+            return
+        moved = []
+        for (name, axis), by in zip(self.diagram.axes.items(), step):
+            order = np.sort(axis)
+            i = int(np.argmin(np.abs(order - self.values[name]))) + by
+            moved.append(float(order[min(max(i, 0), order.size - 1)]) if by else self.values[name])
+        self.select(*moved)
+
+
+def explore(diagram: PhaseDiagram) -> Explorer:
+    """The diagram beside the codes, readouts and activations of the point that is clicked.
+
+    Raises
+    ------
+    ValueError
+        For an axis of whole vectors of fractions.
+    """
+    return Explorer(diagram)
+
+
+def _free(figure: Any) -> bool:
+    """Whether the toolbar does not use clicks itself (zoom, pan)."""
+    toolbar = getattr(figure.canvas, "toolbar", None)
+    return not getattr(toolbar, "mode", "")
+
+
+def _wrapped(text: str, width: int = 58) -> str:
+    return "\n".join(textwrap.wrap(text, width))

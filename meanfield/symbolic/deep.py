@@ -1,0 +1,316 @@
+"""Deep networks on class tasks: the saddle equations and their exact Jacobian from two rules of differentiation.
+
+What they mean: deep/THEORY.md. A neuron of a layer has weight prod_c exp(n_c g_c(b_c, h_c)) under independent Gaussian
+fields b ~ N(0, k~), h ~ N(0, H), and g = ln E exp(b phi(h + sqrt(d) xi) + delta phi^2 / 2). Everything follows from
+
+- Price's theorem, d/d covariance E[F] = 1/2 E[d^2 F], for both fields and, one sample at a time, for d;
+- the definition of delta, d exp(g)/d delta = 1/2 d^2 exp(g)/db^2.
+
+Hence every derivative of Z is the average of a product of *class functions* A_key = e^(-n g) d^key e^(n g), key =
+orders of the derivatives by (b, h, delta, d): polynomials in n and in derivatives of g by b and h, cumulants of phi and xi.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import sympy as sp
+
+from meanfield.symbolic.latex import align
+
+__all__ = [
+    "DeepEquations",
+    "class_function",
+    "class_keys",
+    "cumulants",
+    "deep_equations",
+    "moment",
+    "n",
+    "root_d",
+    "second_derivatives",
+    "site",
+    "site_orders",
+]
+
+Key = tuple[int, int, int, int]  # orders of the derivatives by b, h, delta, d
+
+n = sp.Symbol("n", positive=True)
+root_d = sp.Symbol("root_d", positive=True)
+_HALF = sp.Rational(1, 2)
+# An operator of one parameter: what it differentiates by, in the classes it names.
+_PAIR = {"k": (1, 0, 0, 0), "H": (0, 1, 0, 0)}
+_ONE = {"delta": (0, 0, 1, 0), "d": (0, 0, 0, 1)}
+
+
+def site(i: int, j: int) -> sp.Symbol:
+    """d^(i + j) g / db^i dh^j."""
+    return sp.Symbol(f"g_{'b' * i}{'h' * j}" if i + j else "g", real=True)
+
+
+def moment(i: int, j: int) -> sp.Symbol:
+    """<(phi - middle)^i xi^j> under the tilted law of one sample."""
+    return sp.Symbol(f"m_{i}{j}", real=True)
+
+
+def _orders(expression: sp.Expr) -> list[tuple[int, int]]:
+    known = {site(i, j): (i, j) for i in range(5) for j in range(5 - i)}
+    return [known[s] for s in expression.free_symbols if s in known]
+
+
+def _by_field(expression: sp.Expr, step: tuple[int, int]) -> sp.Expr:
+    """Derivative by b or h of a polynomial in the derivatives of g."""
+    return sp.expand(sum(expression.diff(site(i, j)) * site(i + step[0], j + step[1]) for i, j in _orders(expression)))
+
+
+@cache
+def _parameter(which: str, i: int, j: int) -> sp.Expr:
+    """Derivative of site(i, j) by delta or d: that of g is half the second derivative of exp(g), over exp(g)."""
+    order = (1, 0) if which == "delta" else (0, 1)
+    found = _HALF * (site(2 * order[0], 2 * order[1]) + site(*order) ** 2)
+    for step, times in (((1, 0), i), ((0, 1), j)):
+        for _ in range(times):
+            found = _by_field(found, step)
+    return found
+
+
+def _derivative(expression: sp.Expr, axis: int) -> sp.Expr:
+    if axis < 2:
+        return _by_field(expression, ((1, 0), (0, 1))[axis])
+    which = ("delta", "d")[axis - 2]
+    return sp.expand(sum(expression.diff(site(i, j)) * _parameter(which, i, j) for i, j in _orders(expression)))
+
+
+@cache
+def class_function(key: Key) -> sp.Expr:
+    """A_key of the module's docstring."""
+    if not any(key):
+        return sp.Integer(1)
+    axis = next(i for i in (2, 3, 0, 1) if key[i])
+    lower = class_function(tuple(order - (i == axis) for i, order in enumerate(key)))  # type: ignore[arg-type]
+    return sp.expand(_derivative(lower, axis) + n * _derivative(site(0, 0), axis) * lower)
+
+
+def _added(*keys: Key) -> Key:
+    return tuple(map(sum, zip(*keys)))  # type: ignore[return-value]
+
+
+@cache
+def class_keys() -> tuple[Key, ...]:
+    """Keys of all class functions that first and second derivatives of ln Z by k~, delta, H and d need."""
+    own = [_added(k, k) for k in _PAIR.values()] + list(_ONE.values())  # both indices, or the only one, in this class
+    half = list(_PAIR.values())  # one index in this class, the other elsewhere
+    found = {(0, 0, 0, 0), *own, *half}
+    for first, second in itertools.product([*own, *half], repeat=2):
+        found.add(_added(first, second))
+    return tuple(sorted(found, key=lambda key: (key[0] + key[1] + 2 * (key[2] + key[3]), [-x for x in key])))
+
+
+@cache
+def site_orders() -> tuple[tuple[int, int], ...]:
+    """Orders (i, j) of the derivatives of g in the class functions."""
+    return tuple(sorted({order for key in class_keys() for order in _orders(class_function(key))} - {(0, 0)}))
+
+
+@cache
+def cumulants(i: int, j: int) -> sp.Expr:
+    """site(i, j), but for the middle of phi in g_b, in moments of one sample: z = h + sqrt(d) xi, so that a derivative
+    by h at fixed z is (xi - d/dxi) / sqrt(d) inside of the average."""
+    if (i, j) == (1, 0):
+        return moment(1, 0)
+    if (i, j) == (0, 1):
+        return moment(0, 1) / root_d
+    lower = cumulants(i - 1, j) if i else cumulants(i, j - 1)
+    total = sp.Integer(0)
+    for p, q in itertools.product(range(5), repeat=2):
+        m = moment(p, q)
+        if not lower.has(m):
+            continue
+        if i:
+            change = moment(p + 1, q) - m * moment(1, 0)
+        else:
+            inside = (moment(p, q - 1) if (p, q) != (0, 1) else sp.Integer(1)) if q else sp.Integer(0)
+            change = (moment(p, q + 1) - m * moment(0, 1) - q * inside) / root_d
+        total += lower.diff(m) * change
+    return sp.expand(total)
+
+
+# ---- equations -------------------------------------------------------------------------------------------------------
+
+C, L = sp.symbols("C L", integer=True, positive=True)
+c, e, q = sp.symbols("c e q", integer=True)
+_N = sp.IndexedBase("n")
+_SIGMA, _TAU, _S = sp.Symbol("sigma_w", positive=True), sp.Symbol("tau"), sp.Symbol("s", positive=True)
+_T, _Y = sp.IndexedBase("t"), sp.IndexedBase("y")
+
+
+def _array(name: str, layer: Any) -> sp.IndexedBase:
+    tilde = name.endswith("~")
+    letter = name[:-1] if name in ("k~", "delta~") else name
+    letter = {"K": r"\bar{K}", "delta": r"\delta"}.get(letter, letter)
+    return sp.IndexedBase(
+        sp.Symbol(rf"{{\tilde{{{letter}}}^{{({layer})}}}}" if tilde else rf"{{{letter}^{{({layer})}}}}")
+    )
+
+
+def _of_class(expression: sp.Expr, cls: sp.Expr) -> sp.Expr:
+    """Derivatives of g and n of one class."""
+    found = expression.subs(n, _N[cls])
+    return found.replace(lambda x: x.is_Symbol and x.name.startswith("g"), lambda x: sp.IndexedBase(x.name)[cls])
+
+
+def _average(expression: sp.Expr, layer: Any) -> sp.Expr:
+    """<...>, numbers and class sizes in front."""
+    total = sp.Integer(0)
+    for term in sp.Add.make_args(sp.expand(expression)):
+        factors = sp.Mul.make_args(term)
+        inside = [f for f in factors if any(str(x.base).startswith("g") for x in f.atoms(sp.Indexed))]
+        front = sp.Mul(*(f for f in factors if f not in inside))
+        total += front * (LayerAverage(sp.Mul(*inside), sp.sympify(layer)) if inside else 1)
+    return total
+
+
+class LayerAverage(sp.Function):
+    """Average of its first argument over the neurons of the layer that is its second."""
+
+    nargs = 2
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        inside, layer = map(printer.doprint, self.args)
+        text = rf"\left\langle {inside} \right\rangle_{{{layer}}}"
+        return text if exp is None else f"{text}^{{{exp}}}"
+
+
+def _log_z_slope(kind: str, same: bool, layer: Any) -> sp.Expr:
+    """d ln Z / d entry of k~ or H (an entry off the diagonal stands for both), delta or d, of class c, or c and e."""
+    if kind in _ONE:
+        return _average(_of_class(class_function(_ONE[kind]), c), layer)
+    key = _PAIR[kind]
+    if same:
+        return _average(_HALF * _of_class(class_function(_added(key, key)), c), layer)
+    return _average(_of_class(class_function(key), c) * _of_class(class_function(key), e), layer)
+
+
+def _saddle(pair: str, one: str, scale: sp.Expr, layer: Any) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
+    """Off-diagonal, diagonal and own part of the array conjugate to (pair, one), at which Phi is stationary.
+
+    - tr K~ K / 2 in an entry c, e is n_c n_e X_ce, in one c, c (n_c^2 X_cc + n_c x_c) / 2, in the own part
+    n_c (X_cc + x_c) / 2: X, x the block and the own part of the conjugate array.
+    """
+    off, block, own = sp.symbols("off block own")
+    between = sp.solve(scale * _log_z_slope(pair, False, layer) - _N[c] * _N[e] * off, off)[0]
+    pairwise = scale * _log_z_slope(pair, True, layer) - (_N[c] ** 2 * block + _N[c] * own) / 2
+    single = scale * _log_z_slope(one, True, layer) - _N[c] * (block + own) / 2
+    found = sp.solve([pairwise, single], [block, own], dict=True)[0]
+    return tuple(sp.simplify(sp.expand(x)) for x in (between, found[block], found[own]))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class DeepEquations:
+    """The saddle equations of a deep network on a class task, layer by layer.
+
+    Attributes
+    ----------
+    depth : int or None
+        None: of any depth, layers called l.
+    objective : sympy.Eq
+        Phi, ln p(Y) / N.
+    definitions : tuple of sympy.Eq
+    stationarity : tuple of sympy.Eq
+        Kernels and d of layers 1 .. L - 1, their conjugates, and t.
+    jacobian : tuple of sympy.Eq
+        Second derivatives of ln Z, of which that of Phi consists, in class functions, and these.
+    """
+
+    depth: int | None
+    objective: sp.Eq
+    definitions: tuple[sp.Eq, ...]
+    stationarity: tuple[sp.Eq, ...]
+    jacobian: tuple[sp.Eq, ...]
+
+    def latex(self) -> str:
+        """An ``align`` environment (package amsmath) with every equation."""
+        return align((self.objective, *self.definitions, *self.stationarity, *self.jacobian))
+
+    def _repr_latex_(self) -> str:
+        return self.latex()
+
+
+def _eq(left: Any, right: Any) -> sp.Eq:
+    return sp.Eq(sp.Symbol(left) if isinstance(left, str) else left, right, evaluate=False)
+
+
+def _text(text: str) -> sp.Symbol:
+    return sp.Symbol(text)
+
+
+def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquations:
+    """Equations of a network of `depth` hidden layers, or of any."""
+    layers: list[Any] = list(range(1, depth)) if depth else [_text(r"\ell")]
+    upper: list[Any] = list(range(2, depth + 1)) if depth else [_text(r"\ell + 1")]
+    last: Any = depth or L
+    trace = r"\sum_{\ell < L} \left[ \ln Z_{\ell} - \tfrac{1}{2} \operatorname{tr} \tilde{K}_{\ell} K_{\ell} \right]"
+    objective = _eq(
+        r"\Phi",
+        _text(trace) + _text(r"\ln Z_{L}")
+        - sp.Sum(_N[c] * _T[c, q] * _Y[c, q], (q, 1, sp.Symbol("m")), (c, 1, C))
+        + _TAU / 2 * sp.Sum(_N[c] * _T[c, q] ** 2, (q, 1, sp.Symbol("m")), (c, 1, C)),
+    )  # fmt: skip
+    weight = r"\left\langle e^{\sum_{c} n_{c} g_{c}(b_{c}, h_{c})} \right\rangle"
+    gaussian_b = r"b \sim \mathcal{N}(0, \tilde{k}_{\ell})"
+    gaussian_h = r"h \sim \mathcal{N}(0, \sigma_w^2 \bar{K}_{\ell-1})"
+    fields = rf"{weight}_{{{gaussian_b}, \; {gaussian_h}}}"
+    gaussian_z = r"z \sim \mathcal{N}(h, \sigma_w^2 d_{\ell - 1, c})"
+    tilted = (
+        rf"\ln \left\langle e^{{b \varphi(z) + \tilde{{\delta}}_c \varphi(z)^2 / 2}} \right\rangle_{{{gaussian_z}}}"
+    )
+    definitions = (
+        _eq(r"Z_{\ell}", _text(fields)),
+        _eq(r"g_{c}(b, h)", _text(tilted)),
+        _eq(r"b^{(L)}_{c}", _text(r"a \cdot t_{c}, \quad a \sim \mathcal{N}(0, s)")),
+    )
+    rows = []
+    for layer, above in zip(layers, upper):
+        kernel, d = _array("K", layer), _array("d", layer)
+        tilde, delta = _array("k~", layer), _array("delta~", layer)
+        off, block, own = _saddle("k", "delta", sp.Integer(1), layer)
+        assert off.subs(e, c) == block  # one equation for both
+        rows += [_eq(kernel[c, e], off), _eq(d[c], own)]
+        off, block, own = _saddle("H", "d", _SIGMA**2, above)
+        assert off.subs(e, c) == block
+        rows += [_eq(tilde[c, e], off), _eq(delta[c], own)]
+    # <a g_b> + tau t = y, integrated by parts in a.
+    top_off, _, top_own = _saddle("k", "delta", sp.Integer(1), last)
+    match = _S * (sp.Sum(top_off * _N[e] * _T[e, q], (e, 1, C)) + top_own * _T[c, q]) + _TAU * _T[c, q]
+    rows.append(_eq(_Y[c, q], match))
+    return DeepEquations(depth, objective, definitions, tuple(rows), second_derivatives() if jacobian else ())
+
+
+def second_derivatives() -> tuple[sp.Eq, ...]:
+    """Second derivatives of ln Z in class functions, and the simplest of these."""
+    general = (
+        r"\left\langle A_{\theta\theta'} \right\rangle - \left\langle A_{\theta} \right\rangle"
+        r" \left\langle A_{\theta'} \right\rangle"
+    )
+    rows = [
+        _eq(r"\frac{\partial^2 \ln Z}{\partial \theta \, \partial \theta'}", _text(general)),
+        _eq(r"A_{\theta \ldots}", _text(r"\prod_{c} e^{-n_{c} g_{c}} \, \partial_{\theta} \cdots \, e^{n_{c} g_{c}}")),
+        _eq(
+            r"\partial_{\tilde{k}_{ce}}, \; \partial_{\bar{K}_{ce}}, \; \partial_{t_{cq}}",
+            _text(
+                r"\left(1 - \tfrac{1}{2} \delta_{ce}\right) \partial_{b_{c}} \partial_{b_{e}}, \;"
+                r" \sigma_w^2 \left(1 - \tfrac{1}{2} \delta_{ce}\right) \partial_{h_{c}} \partial_{h_{e}}, \;"
+                r" a_{q} \partial_{b_{c}}"
+            ),
+        ),
+    ]
+    letters = ("b", "h", r"\delta", "d")
+    for key in class_keys():
+        if 0 < sum(key[:2]) + 2 * sum(key[2:]) <= 2:
+            name = "".join(letter * order for letter, order in zip(letters, key))
+            rows.append(_eq(f"A_{{{name}}}", class_function(key)))
+    rows.append(_eq("A_{bbbb}", class_function((4, 0, 0, 0))))
+    rows.append(_eq(r"A_{\delta d}", class_function((0, 0, 1, 1))))
+    return tuple(rows)

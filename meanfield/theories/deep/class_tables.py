@@ -1,0 +1,134 @@
+"""One class of a layer as a function of its conjugate field b and the shared field alpha; its own field is summed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS, class_functions
+from meanfield.theories.deep.compiled.kernels import POINTS, contract
+from meanfield.theories.deep.fields import Fields
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.site import site_derivatives, z_rule
+from meanfield.validation import FloatArray
+
+__all__ = ["MEANS", "ClassTable"]
+
+# Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
+MEANS = {
+    "b": ((1, 0),),
+    "b2": ((1, 0), (1, 0)),
+    "bb": ((2, 0),),
+    "h": ((0, 1),),
+    "h2": ((0, 1), (0, 1)),
+    "hh": ((0, 2),),
+}
+_STEEPEST = 1500.0  # nodes in b grow with it
+_ROWS = 48  # at a time
+_MOST_ROWS = 40_000
+
+
+@dataclass(eq=False)
+class ClassTable:
+    """Rows of b at low + step * i, which cover what was asked for."""
+
+    n: float
+    low: float
+    step: float
+    count: int
+    fields: Fields
+    index: int  # of the class
+    nodes: FloatArray  # Chebyshev, in b
+    bary: FloatArray
+    g: FloatArray  # (nodes, h)
+    derivatives: FloatArray  # (orders, nodes, h)
+
+    @classmethod
+    def build(
+        cls, phi: Activation, n: float, rule: Rule, setting: Setting, fields: Fields, c: int, low: float, high: float
+    ) -> ClassTable:
+        """A table that covers b between the bounds.
+
+        Raises
+        ------
+        NotCovered
+            If b is too large for the quadrature.
+        """
+        infimum, supremum = activation_range(phi)
+        unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
+        step = max(rule.rows * unit, 1e-12)
+        margin = (POINTS // 2 + 1) * step
+        count = math.ceil((high - low) / step) + POINTS + 3
+        if count > _MOST_ROWS or max(abs(low), abs(high)) * (supremum - infimum) > _STEEPEST:
+            raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
+        low, high = low - margin, high + margin
+        half = max(0.5 * (high - low), 1e-9)
+        ratio = 3.0 / (half * max(supremum - infimum, 1e-9))  # nearest zeros of exp(g): i pi / (range of phi)
+        growth = math.log(ratio + math.sqrt(1.0 + ratio**2))
+        digits = 16.0 if rule.depth < 20 else 34.0
+        size = max(8, math.ceil(digits / growth) + 4)
+        theta = math.pi * (np.arange(size) + 0.5) / size
+        nodes = 0.5 * (low + high) + half * np.cos(theta)
+        bary = (-1.0) ** np.arange(size) * np.sin(theta)
+        d, delta, h = float(setting.d[c]), float(setting.delta[c]), fields.h[c]
+        rule_z = z_rule(phi, d, float(h.min()), float(h.max()), rule.z, max(abs(low), abs(high)))
+        g, derivatives = site_derivatives(rule_z, nodes, h, d, delta)
+        return cls(n, low, step, count, fields, c, nodes, np.asarray(bary, dtype=float), g, derivatives)
+
+    def _interpolation(self, b: Any) -> FloatArray:
+        difference = b[:, None] - self.nodes
+        exact = difference == 0.0
+        difference[exact] = 1.0
+        weight = self.bary / difference
+        weight[exact.any(axis=1)] = 0.0
+        weight[exact] = 1.0
+        return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+    def at(self, b: Any) -> FloatArray:
+        """g (N, h) at any b (N,) of the table."""
+        return np.asarray(self._interpolation(b) @ self.g)
+
+    def _summed(self, rows: Any, parts: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatArray]:
+        c, fields = self.index, self.fields
+        log_v = np.empty((len(rows), len(fields.alpha)))
+        means = np.empty((*log_v.shape, parts.shape[2]))
+        contract(
+            g, self.n, fields.log_prior[c], fields.h[c], fields.tilt[c], fields.first[c], fields.last[c], parts, log_v,
+            means,
+        )  # fmt: skip
+        return log_v, means
+
+    def values(self) -> FloatArray:
+        """ln of the weight of the class, (rows, alpha)."""
+        b = self.low + self.step * np.arange(self.count)
+        g = self.at(b)
+        return self._summed(b, np.empty((*g.shape, 0)), g)[0]
+
+    def means(self, needed: Any, curvature: bool, out: FloatArray) -> None:
+        """Fills the rows `needed` of out (alpha, rows, columns) with means of all class functions, or of 1 alone, and
+        then of the products of MEANS and of h."""
+        wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})
+        position = {ORDERS[order]: i for i, order in enumerate(wanted)}
+        chosen = self.derivatives[list(wanted)]
+        front = len(KEYS) if curvature else 1
+        h = self.fields.h[self.index]
+        at = np.flatnonzero(needed)
+        for start in range(0, len(at), _ROWS):
+            rows = at[start : start + _ROWS]
+            b = self.low + self.step * rows
+            matrix = self._interpolation(b)
+            g = matrix @ self.g
+            found = np.tensordot(chosen, matrix, (1, 1)).transpose(0, 2, 1).reshape(len(chosen), -1)
+            parts = np.empty((g.size, front + len(MEANS) + 1))
+            if curvature:
+                class_functions(np.ascontiguousarray(found), self.n, parts)
+            else:
+                parts[:, 0] = 1.0
+            for i, orders in enumerate(MEANS.values()):
+                parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
+            parts[:, -1] = np.tile(h, len(rows))
+            out[:, rows] = self._summed(b, parts.reshape(*g.shape, -1), g)[1].transpose(1, 0, 2)

@@ -1,0 +1,1 @@
+"""Machine-written kernels; see `meanfield.symbolic.deep_code`."""

@@ -1,0 +1,150 @@
+"""Sums over the fields of one layer: over h given the shared field, and over lattice nodes of the conjugate field.
+
+A class is tabulated at rows (values of b, equally spaced) and columns (values of the shared field alpha): ln of its
+weight and means of its class functions, which at nodes of the lattice are interpolated between rows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from meanfield.numerics.jit import jit
+
+__all__ = ["POINTS", "accumulate", "add_log", "contract", "field_law", "log_sum"]
+
+POINTS = 10  # of the interpolation between rows
+_NEGLIGIBLE = 42.0
+
+
+@jit
+def contract(g, n, log_prior, h, tilt, first, last, parts, log_v, means):
+    """Over h: ln sum exp(n g + log_prior + tilt h) in log_v (rows, alpha), and means of parts (rows, h, k) under it.
+
+    Of column j only h[first[j]:last[j]] take part; g is (rows, h), tilt (alpha,).
+    """
+    n_row, n_h = g.shape
+    n_part = parts.shape[2]
+    base = np.empty(n_h)
+    weight = np.empty(n_h)
+    for i in range(n_row):
+        for k in range(n_h):
+            base[k] = n * g[i, k] + log_prior[k]
+        for j in range(len(tilt)):
+            top = -np.inf
+            for k in range(first[j], last[j]):
+                weight[k] = base[k] + tilt[j] * h[k]
+                top = max(top, weight[k])
+            total = 0.0
+            means[i, j, :] = 0.0
+            for k in range(first[j], last[j]):
+                if weight[k] > top - _NEGLIGIBLE:
+                    w = math.exp(weight[k] - top)
+                    total += w
+                    for p in range(n_part):
+                        means[i, j, p] += w * parts[i, k, p]
+            log_v[i, j] = top + math.log(total)
+            for p in range(n_part):
+                means[i, j, p] /= total
+
+
+@jit
+def field_law(g, n, log_prior, h, tilt, first, last, share, joint):
+    """Weights of h (nodes, h) when the shared field has the weights share (nodes, alpha)."""
+    n_h = g.shape[1]
+    weight = np.empty(n_h)
+    for i in range(len(g)):
+        joint[i, :] = 0.0
+        for j in range(len(tilt)):
+            if share[i, j] < 1e-18:
+                continue
+            top = -np.inf
+            for k in range(first[j], last[j]):
+                weight[k] = n * g[i, k] + log_prior[k] + tilt[j] * h[k]
+                top = max(top, weight[k])
+            total = 0.0
+            for k in range(first[j], last[j]):
+                weight[k] = math.exp(max(weight[k] - top, -700.0))
+                total += weight[k]
+            for k in range(first[j], last[j]):
+                joint[i, k] += share[i, j] * weight[k] / total
+
+
+@jit
+def _stencil(b, low, step, n_row, weight):
+    """First row and Lagrange weights (POINTS,) of the interpolation at b."""
+    place = (b - low) / step
+    start = math.floor(place) - POINTS // 2 + 1
+    start = min(max(start, 0), n_row - POINTS)
+    x = place - start
+    for k in range(POINTS):
+        value = 1.0
+        for m in range(POINTS):
+            if m != k:
+                value *= (x - m) / (k - m)
+        weight[k] = value
+    return start
+
+
+@jit
+def add_log(b, low, step, log_v, total):
+    """Adds log_v (rows, alpha), interpolated at b (nodes,), to total (nodes, alpha)."""
+    weight = np.empty(POINTS)
+    for i in range(len(b)):
+        start = _stencil(b[i], low, step, len(log_v), weight)
+        for k in range(POINTS):
+            for j in range(log_v.shape[1]):
+                total[i, j] += weight[k] * log_v[start + k, j]
+
+
+@jit
+def log_sum(total):
+    """ln sum exp over the columns of total."""
+    out = np.empty(len(total))
+    for i in range(len(total)):
+        top = -np.inf
+        for j in range(total.shape[1]):
+            top = max(top, total[i, j])
+        value = 0.0
+        for j in range(total.shape[1]):
+            value += math.exp(total[i, j] - top)
+        out[i] = top + math.log(value)
+    return out
+
+
+@jit
+def accumulate(b, low, step, n_row, kind, means, total, top, depth, products, out):
+    """Sums over alpha of exp(total - top) times products of class means, per node, in out (nodes, products).
+
+    b (nodes, C); class c is means[kind[c]], (alpha, rows, k); products (products, C) name the column of each class, 0
+    for 1. Terms below exp(-depth) are left out.
+    """
+    n_class, n_part = b.shape[1], means.shape[3]
+    weight = np.empty((n_class, POINTS))
+    start = np.empty(n_class, dtype=np.int64)
+    mean = np.empty((n_class, n_part))
+    for i in range(len(b)):
+        out[i, :] = 0.0
+        for c in range(n_class):
+            start[c] = _stencil(b[i, c], low[c], step[c], n_row[c], weight[c])
+        for j in range(total.shape[1]):
+            if total[i, j] < top - depth:
+                continue
+            w = math.exp(total[i, j] - top)
+            for c in range(n_class):
+                table = means[kind[c], j]
+                row = mean[c]
+                for k in range(n_part):
+                    row[k] = 0.0
+                for r in range(0, POINTS, 2):
+                    x, y = weight[c, r], weight[c, r + 1]
+                    one, two = table[start[c] + r], table[start[c] + r + 1]
+                    for k in range(n_part):
+                        row[k] += x * one[k] + y * two[k]
+            for p in range(len(products)):
+                value = w
+                for c in range(n_class):
+                    if products[p, c] > 0:
+                        value *= mean[c, products[p, c]]
+                out[i, p] += value

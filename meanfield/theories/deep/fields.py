@@ -1,0 +1,177 @@
+"""Quadrature over the fields h of a layer: one shared field alpha, and given it a field of its own for every class."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting
+from meanfield.theories.deep.site import site_table, z_rule
+from meanfield.validation import FloatArray
+
+__all__ = ["Fields", "fields_of", "shared_field"]
+
+_MOST_FIELDS = 5000
+_PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
+_HERMITE = np.polynomial.hermite_e.hermegauss(9)
+
+
+def shared_field(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(D, u) with H = diag(D) + u u^T and D >= 0, for a covariance (C, C) of the common fields.
+
+    Raises
+    ------
+    NotCovered
+        If one shared field does not do.
+    """
+    h = np.asarray(covariance, dtype=float)
+    n = len(h)
+    scale = max(float(np.diag(h).max()), 1e-300)
+    off = h - np.diag(np.diag(h))
+    if np.abs(off).max(initial=0.0) < 1e-14 * scale:
+        return np.diag(h).copy(), np.zeros(n)
+    if n == 2:
+        o = h[0, 1]
+        # u = (sqrt(|o| r), sign sqrt(|o| / r)) leaves D_1 = a - |o| r and D_2 = b - |o| / r: equal for this r.
+        gap = (h[0, 0] - h[1, 1]) / (2.0 * abs(o))
+        r = gap + math.hypot(gap, 1.0)
+        u = np.array([math.sqrt(abs(o) * r), math.copysign(math.sqrt(abs(o) / r), o)])
+        return np.maximum(np.diag(h) - u * u, 0.0), u
+    u = _rank_one(off)
+    d = np.diag(h) - u * u
+    if np.abs(off - (np.outer(u, u) - np.diag(u * u))).max() > 1e-9 * scale or d.min() < -1e-12 * scale:
+        raise NotCovered(
+            "the kernel of a layer needs more than one field that its classes share; covered are two and three "
+            "classes, and tasks whose classes fall into two groups of equal ones, where all classes are positively "
+            "correlated"
+        )
+    return np.maximum(d, 0.0), u
+
+
+def _rank_one(off: FloatArray) -> FloatArray:
+    """u with u_i u_j = off_ij for i != j, if there is one."""
+    n = len(off)
+    square = np.zeros(n)
+    for i in range(n):
+        values = [
+            off[i, j] * off[i, k] / off[j, k]
+            for j, k in itertools.combinations([j for j in range(n) if j != i], 2)
+            if off[j, k] != 0.0
+        ]
+        square[i] = np.mean(values) if values else 0.0
+    if (square < 0.0).any():
+        return np.zeros(n)  # none
+    root = np.sqrt(square)
+    i = int(np.argmax(root))
+    sign = np.where(off[i] < 0.0, -1.0, 1.0)
+    sign[i] = 1.0
+    return root * sign
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """Quadrature of the fields h of a layer for one setting; lists have an entry per class.
+
+    The weight of h[c][k] given alpha[j] is exp(log_prior[c][k] + tilt[c][j] h[c][k]) for first[c][j] <= k < last[c][j].
+    """
+
+    alpha: FloatArray
+    log_alpha: FloatArray  # exponent and lattice weight of every alpha
+    h: list[FloatArray]
+    log_prior: list[FloatArray]
+    tilt: list[FloatArray]
+    first: list[Any]
+    last: list[Any]
+    step: list[float]  # of h; 0 where its nodes follow alpha
+    shared: FloatArray  # u
+    kind: Any  # (C,) first class that is like this one
+
+
+def fields_of(
+    phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: FloatArray, h: FloatArray, stretch: float = 1.0
+) -> Fields:
+    """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide."""
+    n_classes = len(n)
+    one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
+    if not setting.covariance.any():
+        copies = [one] * n_classes
+        kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
+        firsts, lasts = [none] * n_classes, [whole] * n_classes
+        return Fields(one, one, copies, copies, copies, firsts, lasts, [0.0] * n_classes, one, kind)
+    variance, u = shared_field(setting.covariance)
+    kind = _kinds(n, setting, variance, u)
+    like = [kind == kind[c] for c in range(n_classes)]
+    own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, and of variance + own in u alpha
+    stiffness = [_stiffness(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)]
+    held = 1.0 + float(sum(least * u[c] ** 2 for c, (least, _) in enumerate(stiffness)))
+    precision = 1.0 + float(np.sum(u * u / (variance + own)))
+    safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
+    prior_precision = 1.0 + float(np.sum(u * u / safe))
+    step = rule.alpha / math.sqrt(precision)
+    centre = (h @ (u / safe)) / prior_precision  # mean of alpha given h
+    spread = stretch * (1.0 / math.sqrt(prior_precision) + 1.0 / math.sqrt(held))
+    reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
+    low, high = centre.min() - reach, centre.max() + reach
+    alpha = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
+    log_alpha = -0.5 * alpha**2 + math.log(step / math.sqrt(2 * math.pi))
+    classes = []
+    for c in range(n_classes):
+        if variance[c] < _PINNED * own[c]:
+            classes.append(_following(u[c] * alpha, float(variance[c])))
+        else:
+            at = h[:, like[c]]
+            classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffness[c][1], at, abs(u[c]) * spread))
+            log_alpha = log_alpha - 0.5 * (u[c] * alpha) ** 2 / variance[c]
+    grids, priors, tilts, firsts, lasts, steps = map(list, zip(*classes))
+    return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind)
+
+
+def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> Any:
+    """For every class the first one of the same size, d, delta and fields: their tables are the same."""
+    facts = np.stack([n, setting.d, setting.delta, variance, u], axis=1)
+    unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)
+    near = (np.abs(facts[:, None] - facts) <= 1e-12 * unit).all(axis=2)
+    return np.argmax(near, axis=1)
+
+
+def _following(centre: FloatArray, variance: float) -> tuple[FloatArray, ...]:
+    """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one."""
+    x, weight = _HERMITE if variance > 0.0 else (np.zeros(1), np.ones(1))
+    k, count = len(x), len(centre)
+    h = (centre[:, None] + math.sqrt(variance) * x).ravel()
+    log_prior = np.tile(np.log(weight / weight.sum()), count)
+    first = k * np.arange(count)
+    return h, log_prior, np.zeros(count), first, first + k, 0.0  # type: ignore[return-value]
+
+
+def _lattice(
+    rule: Rule, centre: FloatArray, variance: float, stiffness: float, h: FloatArray, shared: float
+) -> tuple[FloatArray, ...]:
+    """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends."""
+    width = 1.0 / math.sqrt(1.0 / variance + stiffness)
+    reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
+    low, high = h.min() - reach, h.max() + reach
+    step = rule.h * width
+    if high - low > _MOST_FIELDS * step:
+        raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
+    grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
+    # N(h; u alpha, D) = exp(-h^2 / 2 D + h u alpha / D - (u alpha)^2 / 2 D): the last factor is the shared field's.
+    log_prior = -0.5 * grid**2 / variance - 0.5 * math.log(2 * math.pi * variance) + math.log(step)
+    first = np.zeros(len(centre), dtype=np.int64)
+    return grid, log_prior, centre / variance, first, first + len(grid), step  # type: ignore[return-value]
+
+
+def _stiffness(
+    phi: Activation, n: FloatArray, setting: Setting, c: int, b: FloatArray, h: FloatArray
+) -> tuple[float, float]:
+    """Smallest (at least 0) and largest -n g_hh at the maxima, the curvature of the weight of class c in h."""
+    d = float(setting.d[c])
+    nodes = z_rule(phi, d, float(h.min()), float(h.max()), 0.6, float(np.abs(b).max()))
+    site = site_table(nodes, b, h, d, float(setting.delta[c]))
+    curvature = np.maximum(-n[c] * np.diag(site.hh), 0.0)
+    return float(curvature.min()), float(curvature.max())

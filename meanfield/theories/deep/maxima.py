@@ -1,0 +1,105 @@
+"""Local maxima of the weight of a neuron: its codes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.rules import Setting, activation_range
+from meanfield.validation import FloatArray
+
+__all__ = ["Maxima"]
+
+_STRIDE = 0.6
+_UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
+_RESTART = 12  # maxima are looked for afresh every so many settings
+_X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
+
+
+@dataclass(eq=False)
+class Maxima:
+    """Finds the maxima of one layer, and keeps them from one setting to the next."""
+
+    phi: Activation
+    n: FloatArray
+    known: tuple[FloatArray, FloatArray] | None = None
+    visits: int = 0
+
+    def find(self, setting: Setting, depth: float, every: bool) -> tuple[FloatArray, FloatArray]:
+        """Local maxima (b, h), each (k, C), of the weight reached from all sign patterns of b, and 0.
+
+        b <- R R^T n g_b never lowers the weight; h moves by Newton steps. Unless `every`, those are left out that lie
+        too low to matter at that depth.
+        """
+        n_classes = len(self.n)
+        b_cov = setting.root @ setting.root.T
+        if self.known is not None and self.visits % _RESTART:
+            (b, h), sweeps = self.known, 20
+        else:
+            (b, h), sweeps = self._starts(setting, b_cov), 60
+        self.visits += 1
+        for _ in range(sweeps):
+            mean, force, stiffness = self.tilted(setting, b, h)
+            b = (mean * self.n) @ b_cov
+            if setting.covariance.any():
+                # Newton in h: (1 - H n g_hh) dh = H n g_h - h, shortened.
+                matrix = np.eye(n_classes) + setting.covariance * (self.n * stiffness)[:, None, :]
+                wanted = (force * self.n) @ setting.covariance - h
+                full = np.linalg.solve(matrix, wanted[:, :, None])[:, :, 0]
+                h = h + full * np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
+        # All are kept: one that is too low now may be the highest of the next setting.
+        self.known = _distinct(b, h)
+        return self.known if every else self._relevant(setting, *self.known, depth)
+
+    def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
+        beta = b @ np.linalg.pinv(setting.root).T
+        value = -0.5 * (beta**2).sum(axis=1)
+        if setting.covariance.any():
+            value = value - 0.5 * ((h @ np.linalg.pinv(setting.covariance, hermitian=True)) * h).sum(axis=1)
+        root = np.sqrt(setting.d)[:, None]
+        phi = self.phi(h[:, :, None] + root * _X)
+        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
+        top = exponent.max(axis=2)
+        g = top + np.log(np.exp(exponent - top[:, :, None]).sum(axis=2))
+        value = value + g @ self.n
+        kept = value > value.max() - depth - _UNSURE
+        return b[kept], h[kept]
+
+    def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
+        n_classes = len(self.n)
+        low, high = activation_range(self.phi)
+        middle = 0.5 * (low + high)
+        patterns = np.array(list(itertools.product((low, high), repeat=min(n_classes, 8))))
+        if n_classes > 8:
+            patterns = np.vstack([np.where(np.eye(n_classes, dtype=bool), a, b) for a, b in ((low, high), (high, low))])
+        patterns = np.vstack([patterns, patterns - middle, np.zeros((1, n_classes))])
+        b = (patterns * self.n) @ b_cov
+        h = np.zeros_like(b)
+        if setting.covariance.any():
+            h = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(b)
+        return b, h
+
+    def tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """<phi>, g_h and max(0, -g_hh) at pairs of b and h (k, C)."""
+        root = np.sqrt(setting.d)[:, None]
+        phi = self.phi(h[:, :, None] + root * _X)
+        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
+        weight = np.exp(exponent - exponent.max(axis=2, keepdims=True))
+        weight /= weight.sum(axis=2, keepdims=True)
+        first = (weight * _X).sum(axis=2)
+        second = (weight * _X * _X).sum(axis=2) - first**2
+        return (weight * phi).sum(axis=2), first / root[:, 0], np.maximum(1.0 - second, 0.0) / setting.d
+
+
+def _distinct(b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Rows that differ from all earlier ones by more than 2 % of the spread."""
+    both = np.hstack([b, h])
+    unit = np.maximum(np.abs(both).max(axis=0), 1e-12)
+    kept: list[int] = []
+    for i, row in enumerate(both):
+        if all(np.abs((row - both[j]) / unit).max() > 0.02 for j in kept):
+            kept.append(i)
+    return b[kept], h[kept]

@@ -1,0 +1,135 @@
+"""Which products of class means the averages, the nodes and the curvature of a layer consist of."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from meanfield.theories.deep.class_tables import MEANS
+from meanfield.theories.deep.compiled.generated.site import KEYS
+from meanfield.validation import FloatArray
+
+__all__ = ["Products", "pairs_of"]
+
+_COLUMN = {key: i for i, key in enumerate(KEYS)}
+_NAMES = [*MEANS, "field"]
+_Operator = dict[int, tuple[int, int, int, int]]
+
+
+def pairs_of(n_classes: int) -> list[tuple[int, int]]:
+    """Entries of a symmetric matrix on and above the diagonal."""
+    return [(c, e) for c in range(n_classes) for e in range(c, n_classes)]
+
+
+def _added(first: _Operator, second: _Operator) -> _Operator:
+    total = dict(first)
+    for c, key in second.items():
+        before = total.get(c, (0, 0, 0, 0))
+        total[c] = (before[0] + key[0], before[1] + key[1], before[2] + key[2], before[3] + key[3])
+    return total
+
+
+@dataclass(eq=False)
+class Products:
+    """Rows of `table`: products over classes of columns of the class tables.
+
+    Operators are, in this order, those of k~ (entries on and above the diagonal; in the last layer d/db_c instead), of
+    delta, and with `fields` those of the covariance of h and of d. `coefficient`: 1/2 where Price's theorem has it.
+    """
+
+    n_classes: int
+    curvature: bool
+    last: bool
+    fields: bool
+    rows: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.offset = len(KEYS) if self.curvature else 1
+        self.one = self._row({})
+        self.averages = {
+            "kernel": self._pairs("b", "b2"),
+            "tilde": self._pairs("h", "h2"),
+            "d": self._singles("bb"),
+            "delta": self._singles("hh"),
+        }
+        self.operators: list[_Operator] = []
+        self.coefficient = np.empty(0)
+        if self.curvature:
+            self._second()
+        self._finish()
+
+    def _finish(self) -> None:
+        self.table = np.array(list(self.rows), dtype=np.int64).reshape(-1, self.n_classes)
+
+    def with_nodes(self) -> dict[str, FloatArray]:
+        """Rows of the means of single classes that `Detail` has."""
+        names = {"activation": "b", "activation_square": "b2", "noise": "bb", "field": "field"}
+        found = {name: self._singles(column) for name, column in names.items()}
+        self._finish()
+        return found
+
+    def _row(self, columns: dict[int, int]) -> int:
+        key = tuple(columns.get(c, 0) for c in range(self.n_classes))
+        return self.rows.setdefault(key, len(self.rows))
+
+    def _singles(self, name: str) -> FloatArray:
+        at = self.offset + _NAMES.index(name)
+        return np.array([self._row({c: at}) for c in range(self.n_classes)])
+
+    def _pairs(self, name: str, square: str) -> FloatArray:
+        at, own = (self.offset + _NAMES.index(x) for x in (name, square))
+        classes = range(self.n_classes)
+        return np.array([[self._row({c: own} if c == e else {c: at, e: at}) for e in classes] for c in classes])
+
+    def _derivative(self, operator: _Operator) -> int:
+        return self._row({c: _COLUMN[key] for c, key in operator.items()})
+
+    def _second(self) -> None:
+        pairs, classes = pairs_of(self.n_classes), range(self.n_classes)
+        coefficient: list[float] = []
+
+        def by_covariance(one: tuple[int, int, int, int]) -> None:
+            for c, e in pairs:
+                self.operators.append(_added({c: one}, {e: one}))
+                coefficient.append(0.5 if c == e else 1.0)
+
+        if self.last:
+            self.operators += [{c: (1, 0, 0, 0)} for c in classes]
+            coefficient += [1.0] * self.n_classes
+        else:
+            by_covariance((1, 0, 0, 0))
+        self.operators += [{c: (0, 0, 1, 0)} for c in classes]
+        coefficient += [1.0] * self.n_classes
+        if self.fields:
+            by_covariance((0, 1, 0, 0))
+            self.operators += [{c: (0, 0, 0, 1)} for c in classes]
+            coefficient += [1.0] * self.n_classes
+        self.coefficient = np.array(coefficient)
+        self.slopes = np.array([self._derivative(x) for x in self.operators])
+        size = len(self.operators)
+        self.curved = np.empty((size, size), dtype=np.int64)
+        for i, j in itertools.combinations_with_replacement(range(size), 2):
+            self.curved[i, j] = self.curved[j, i] = self._derivative(_added(self.operators[i], self.operators[j]))
+
+    def second_derivatives(self, total: FloatArray, by_readout: tuple[FloatArray, FloatArray] | None) -> FloatArray:
+        """Hessian of ln Z from the means of all products (products,).
+
+        In the last layer `by_readout` has <a_r product> (m, products) and <a_r a_s product> (m, m, products), and the
+        first rows are those of t[c, r], class by class.
+        """
+        scale = self.coefficient
+        slope = scale * total[self.slopes]
+        plain = scale[:, None] * scale * total[self.curved]
+        if by_readout is None:
+            return np.asarray(plain - np.outer(slope, slope))
+        once, twice = by_readout
+        m, n_classes = len(once), self.n_classes
+        rest = slice(n_classes, None)
+        t_slope = once[:, self.slopes[:n_classes]].T.ravel()
+        t_t = twice[:, :, self.curved[:n_classes, :n_classes]].transpose(2, 0, 3, 1).reshape(n_classes * m, -1)
+        t_rest = once[:, self.curved[:n_classes, rest]].transpose(1, 0, 2).reshape(n_classes * m, -1) * scale[rest]
+        all_slopes = np.append(t_slope, slope[rest])
+        second = np.block([[t_t, t_rest], [t_rest.T, plain[rest, rest]]])
+        return np.asarray(second - np.outer(all_slopes, all_slopes))

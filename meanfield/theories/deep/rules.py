@@ -1,0 +1,103 @@
+"""What a layer is given, what it hands back, and how finely it is integrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.validation import FloatArray
+
+__all__ = [
+    "CHECK",
+    "COARSE",
+    "FINE",
+    "Averages",
+    "Detail",
+    "NotCovered",
+    "Rule",
+    "Setting",
+    "UnstableCode",
+    "activation_range",
+    "code_words",
+]
+
+
+class NotCovered(ValueError):
+    """The integrals of this layer are outside of what the quadrature covers; the text says which."""
+
+
+class UnstableCode(NotCovered):
+    """No neuron is locally stable with the pattern `pattern`."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(f"no neuron is locally stable with code {pattern}")
+        self.pattern = pattern
+
+
+class Rule(NamedTuple):
+    """How fine the quadrature is: spacings in units of the standard deviation they must resolve."""
+
+    beta: float
+    alpha: float
+    h: float
+    z: float
+    depth: float  # nodes lighter than exp(-depth) of the heaviest are left out
+    offset: float  # of all lattices, in steps
+    rows: float  # spacing of tables in b, in units of its standard deviation under the prior
+
+
+COARSE = Rule(1.25, 1.15, 0.95, 0.6, 13.0, 0.0, 0.2)
+FINE = Rule(0.92, 0.9, 0.62, 0.45, 27.0, 0.0, 0.1)
+CHECK = Rule(0.8, 0.78, 0.5, 0.37, 31.0, 0.37, 0.075)
+
+
+class Setting(NamedTuple):
+    """What one layer is given: root (C, r) of the covariance of b, covariance of h (C, C), d and delta (C,)."""
+
+    root: FloatArray
+    covariance: FloatArray
+    d: FloatArray
+    delta: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Averages:
+    """<g_b g_b^T> (C, C), <g_bb> (C,), <g_h g_h^T> (C, C), <g_hh> (C,) and ln Z of one layer.
+
+    `curvature`, where asked for: second derivatives of ln Z by the entries of k~ on and above the diagonal (by t in the
+    last layer), by delta, and then, in layers with fields h, by the entries of their covariance and d.
+    """
+
+    log_z: float
+    kernel: FloatArray
+    d: FloatArray
+    tilde: FloatArray
+    delta: FloatArray
+    curvature: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Detail:
+    """The nodes of a layer: beta (N, r), their share (N,), and given beta the mean g_b, g_bb and field h, (N, C)."""
+
+    beta: FloatArray
+    share: FloatArray
+    log_weight: FloatArray
+    activation: FloatArray
+    activation_square: FloatArray
+    noise: FloatArray
+    field: FloatArray
+
+
+def activation_range(phi: Activation) -> tuple[float, float]:
+    """Infimum and supremum of a bounded phi; -1 and 1 for others."""
+    return (phi.infimum, phi.supremum) if phi.bounded else (-1.0, 1.0)
+
+
+def code_words(phi: Activation, mean: FloatArray) -> FloatArray:
+    """(k,) patterns of mean activations (k, C): "1" above the midpoint of the range of phi."""
+    low, high = activation_range(phi)
+    return np.array(["".join("1" if x > 0.5 * (low + high) else "0" for x in row) for row in mean])
