@@ -21,6 +21,7 @@ from scipy.ndimage import distance_transform_edt, label
 
 from meanfield.drawing import check_arguments
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
+from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.posterior import Posterior
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
@@ -158,8 +159,11 @@ def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int 
 
     On class tasks in proportion to the fractions; on data the first training inputs of every class, in proportion.
     """
-    ax = axes_or_new(ax, (3.0, 2.5))
-    task, kernel = posterior.task, posterior.kernel(layer=layer)
+    return draw_kernel(posterior.task, posterior.kernel(layer=layer), axes_or_new(ax, (3.0, 2.5)), n_samples)
+
+
+def draw_kernel(task: Any, kernel: Kernel, ax: Axes, n_samples: int) -> Axes:
+    """`plot_kernel` of any kernel, that of sampled networks for one."""
     if kernel.per_class:
         labels = np.repeat(np.arange(task.n_classes), [max(2, round(n_samples * float(p))) for p in task.fractions])
         matrix = kernel.matrix(labels)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from meanfield.plot.class_tasks import PALETTE, axes_or_new, plot_activation_map, plot_kernel, styled, symbol
+from meanfield.plot.class_tasks import PALETTE, axes_or_new, draw_kernel, plot_activation_map, styled, symbol
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, sample_counts
 from meanfield.sampling.chains import Chains
@@ -58,7 +58,7 @@ def figure_layers(*networks: Any, names: Any = None, n_neurons: int = 60, seed: 
         for i in range(depth):
             neurons = view.sample_neurons(n_neurons, rng=np.random.default_rng([seed, i]), layer=i + 1)
             plot_activation_map(neurons, rows[0, i], colorbar=i == depth - 1)
-            plot_kernel(view, rows[1, i], layer=i + 1)
+            draw_kernel(view.task, view.kernel(i + 1), rows[1, i], 40)
             rows[0, i].set_title(f"layer {i + 1}")
             rows[0, i].set_xlabel("")
             if i:
