@@ -279,7 +279,7 @@ class DeepPosterior(Posterior):
         detail, words = self._nodes(layer)
         setting = system.setting(order, layer)
         pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
-        b, h, row = system.layers[layer].draw(setting, detail.beta[pick], generator)
+        b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
         phi = self.network.activation
         z = np.empty((n, labels.size))
         for column, c in enumerate(self._index[labels]):
@@ -298,6 +298,20 @@ class DeepPosterior(Posterior):
         if layer == self.network.depth - 1:
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts
         return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.class_names)
+
+    def _drawn(
+        self, layer: int, beta: FloatArray, words: FloatArray, generator: Any
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Fields b and h of neurons at nodes, and which node each came from; numbers of neurons per code are kept."""
+        setting = self._system.setting(self._order, layer)
+        found = []
+        for word in dict.fromkeys(words.tolist()):
+            rows = np.flatnonzero(words == word)
+            b, h, row = self._system.layers[layer].draw(setting, beta[rows], generator)
+            found.append((b, h, rows[row]))
+        b, h, row = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort(row, kind="stable")
+        return b[order], h[order], row[order]
 
     def stability(self) -> dict[str, float]:
         """How far each code of the last layer is from losing its stability: the smallest of its fields.

@@ -146,6 +146,11 @@ def _newton(
             level += float(step[-1])
         full = np.zeros(len(words))
         full[active] = q
+        total = chosen @ u
+        misfit = y - s * (chosen.T * q) @ total - tau * u / p[:, None]
+        slack = (total**2).sum(axis=1) - level  # beside transitions codes that are none seem active
+        if max(np.abs(misfit).max(), np.abs(slack).max()) > 1e-9 * max(1.0, level):
+            continue
         worst = ((words @ u) ** 2).sum(axis=1).max()
         if q.min() > -1e-9 and worst <= level + 1e-9 * max(1.0, level):
             full = np.maximum(full, 0.0)

@@ -205,6 +205,16 @@ def test_pictures_of_layers(frozen, chains):
     plt.close("all")
 
 
+def test_drawn_neurons_are_spread_over_the_codes_like_independent_ones(frozen):
+    """Of 400 neurons each code has its share, within the scatter of a binomial."""
+    for seed in range(4):
+        neurons = frozen.sample_neurons(400, rng=seed, samples_per_class=1)
+        count = np.bincount(neurons.code, minlength=2)
+        active = neurons.activations[:, 0] > 0.5
+        assert below((count[0] - 400 * 0.54) / math.sqrt(400 * 0.54 * 0.46), what="share of a code")
+        np.testing.assert_array_equal(np.array(neurons.part_names)[neurons.code[active]], "1-0")
+
+
 def test_picture_of_branches():
     diagram = mf.sweep(NETWORK, BINARY, tau=[0.4], progress=False)
     (branch,) = diagram.posterior(0).certificate.branches
