@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from numpy.linalg import LinAlgError
@@ -44,6 +45,7 @@ def solve(
     max_seconds: float | None = ...,
     refine: bool | None = ...,
     width: float | None = ...,
+    fractions: Mapping[str, float] | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
 
@@ -61,6 +63,7 @@ def solve(
     max_seconds: float | None = ...,
     refine: bool | None = ...,
     width: float | None = ...,
+    fractions: Mapping[str, float] | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
 
@@ -77,6 +80,7 @@ def solve(
     max_seconds: float | None = None,
     refine: bool | None = None,
     width: float | None = None,
+    fractions: Mapping[str, float] | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
     """Posterior of a wide network on a class task, or on data.
@@ -122,6 +126,10 @@ def solve(
     width : float, optional
         Deep networks of rectifiers: number N of neurons per layer of the finite-N saddle, 100 to 1e5; by default
         N = infinity. Refused by all other theories, which are those of infinite width.
+    fractions : mapping of code pattern to number, optional
+        Class tasks at finite P, bounded phi: shares of the neurons in each code, normalised, as sampled networks freeze
+        them; those of equilibrium by default. The same as `Posterior.frozen` of the solution at equilibrium, but in
+        deep networks without solving that first, which is harder.
     progress : bool, optional
         Whether to show progress of long solves; by default only on a terminal.
 
@@ -167,10 +175,18 @@ def solve(
             raise ValueError(f"width must be at most 1e5, got {width:g}; leave it out for N = infinity.")
         if theory.name != "deep":
             raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
-    options = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine, "width": width}
+    if fractions is not None and not isinstance(fractions, Mapping):
+        raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
+    options: dict[str, Any] = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
+    options["width"] = width
+    shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
+    if shares:
+        options["fractions"] = fractions
     try:
         with long_work(max_seconds, progress):
             posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+            if fractions is not None and not shares:
+                posterior = posterior.frozen(fractions)
     except (ArithmeticError, IndexError, LinAlgError) as error:
         raise ConvergenceError(
             f"no certified solution: the numbers of this problem are beyond what float64 resolves ({error}); bring "

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from meanfield.archive import read_archive, write_archive
+from meanfield.phases.kept import has_kept
 from meanfield.phases.raster import PointArrays
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS, STOPPED
 
@@ -126,16 +127,19 @@ def _check_points(points: PointArrays, task_shape: tuple[int, int]) -> None:
         "gaussian_covariance": (n, m, m),
         "numbers": (n, len(NUMBERS)),
         "message": (n,),
+        "packed": (n,),
+        "kept": (n, 0 if points.kept is None else points.kept.shape[1]),
     }
     for name, array in points.arrays().items():
-        if array.shape != wanted[name] or array.dtype.kind != ("U" if name == "message" else "f"):
+        if array.shape != wanted[name] or array.dtype.kind != ("U" if name in ("message", "packed") else "f"):
             raise ValueError(f"{name} has shape {array.shape}, expected {wanted[name]}.")
     status, codes, outliers = (points.column(name) for name in ("status", "n_codes", "n_outliers"))
     if not (np.isin(status, range(STOPPED)) & (codes >= 0) & (codes <= k) & (outliers >= 0) & (outliers <= o)).all():
         raise ValueError("statuses or numbers of codes are impossible.")
     for i in np.flatnonzero(status == CONVERGED):
         weight = points.weight[i, : int(codes[i])]
-        sound = np.isfinite(points.t[i]).all() and np.isfinite(points.numbers[i]).all()
+        numbers = points.numbers[i] if not has_kept(points.packed, int(i)) else points.column("objective")[i]
+        sound = np.isfinite(points.t[i]).all() and np.isfinite(numbers).all()
         sound = sound and np.isfinite(points.readout[i, : weight.size]).all()
         if weight.size:
             sound = sound and abs(weight.sum() - 1.0) <= _SUM_TOLERANCE and weight.min() >= -_SUM_TOLERANCE

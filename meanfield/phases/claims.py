@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.phases.grid import checked_axes
+from meanfield.phases.kept import has_kept
 from meanfield.phases.raster import PointArrays
 from meanfield.posterior.claims import check_weights, real_arrays
 from meanfield.theories.single_layer.claims import check_posterior
@@ -28,10 +29,15 @@ def check_points(points: PointArrays, count: int, classes: int, outputs: int) ->
     ValueError
     """
     arrays = points.arrays()
-    told = arrays.pop("message", None)
-    if told is not None and (told.dtype.kind != "U" or told.shape != (count,)):
-        raise ValueError(f"its messages are {told.dtype} of shape {told.shape}, expected {count} texts.")
+    for name in ("message", "packed"):
+        told = arrays.pop(name, None)
+        if told is not None and (told.dtype.kind != "U" or told.shape != (count,)):
+            raise ValueError(f"its {name}s are {told.dtype} of shape {told.shape}, expected {count} texts.")
     real_arrays(arrays)
+    whole = np.array([has_kept(points.packed, i) for i in range(count)], dtype=bool)
+    kept = arrays.pop("kept", np.empty((count, 0)))
+    if kept.ndim != 2 or len(kept) != count:
+        raise ValueError(f"its kept numbers have shape {kept.shape}, expected {count} rows.")
     codes, outliers = (arrays[name].shape[1:2] for name in ("weight", "outlier_weight"))
     slots = arrays["covariance"].shape[1:2]
     shapes: dict[str, tuple[int, ...]] = {
@@ -59,14 +65,15 @@ def check_points(points: PointArrays, count: int, classes: int, outputs: int) ->
             raise ValueError(f"its {name} do not fit the arrays.")
     for name in ("weight", "outlier_weight"):
         check_weights(f"{name}s", arrays[name][good].ravel(), None)
-    linear = np.isfinite(arrays["gaussian_covariance"]).all(axis=(1, 2))
+    linear = np.isfinite(arrays["gaussian_covariance"]).all(axis=(1, 2)) | (whole & (points.column("n_codes") == 0))
     total = arrays["weight"][good & ~linear].sum(axis=1)
     if not (np.abs(total - 1.0) <= 1e-6).all():
         raise ValueError("the weights of some of its points do not sum to 1.")
     for name in ("t", "numbers"):
         if name == "t" and not np.isfinite(arrays[name][good]).all():
             raise ValueError(f"its {name} is not finite at some certified points.")
-    if not (np.isfinite(points.column("objective")[good]).all() and np.isfinite(points.column("level")[good]).all()):
+    levels = points.column("level")[good & ~whole]
+    if not (np.isfinite(points.column("objective")[good]).all() and np.isfinite(levels).all()):
         raise ValueError("its objective or level is not finite at some certified points.")
 
 
@@ -87,8 +94,8 @@ def check_diagram(diagram: Any) -> None:
     )
     for i in chosen:
         try:
-            check_posterior(
-                diagram.posterior(int(i) if len(diagram.shape) == 1 else np.unravel_index(i, diagram.shape))
-            )
+            found = diagram.posterior(int(i) if len(diagram.shape) == 1 else np.unravel_index(i, diagram.shape))
+            if not has_kept(diagram.points.packed, int(i)):  # what is kept whole was checked as it was restored
+                check_posterior(found)
         except ValueError as error:
             raise ValueError(f"point {i}: {error}") from error

@@ -15,17 +15,18 @@ import numpy as np
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
 from meanfield.phases.grid import Grid, checked_axes
-from meanfield.phases.raster import PointArrays, Problem, solution_at
+from meanfield.phases.kept import has_kept
+from meanfield.phases.raster import PointArrays, Problem, posterior_at
 from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import code_pattern
+from meanfield.posterior.registry import covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.limit import STATUS, message_of
-from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.validation import FloatArray, executor_or_none, flag, plain_array, real_number
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["PhaseDiagram", "sweep"]
 
 _PRESENT = 1e-9  # weight above which a code is part of the phase
+_PRESENT_SOFT = 1e-3  # the same in deep networks, where at finite P codes of lower exponent have a tail
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,9 @@ class PhaseDiagram:
         """Labels of the codes of each point."""
         found = []
         for i, problem in enumerate(self.problems()):
+            if has_kept(self.points.packed, i):
+                found.append(tuple(code.pattern for code in posterior_at(self.points, i, problem).codes))
+                continue
             readout = self.points.readout[i, : int(self.points.column("n_codes")[i])]
             kappa = readout @ self.points.t[i].T
             found.append(tuple(_labels(problem.network, kappa)))
@@ -162,8 +167,9 @@ class PhaseDiagram:
         parts = self.network.activation.parts
         if parts == "gaussian":
             return "analog"
+        least = _PRESENT_SOFT if has_kept(self.points.packed, i) else _PRESENT
         present = sorted(
-            (pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > _PRESENT),
+            (pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > least),
             key=lambda pattern: (pattern.count("1"), pattern),
         )
         counted = []
@@ -221,7 +227,7 @@ class PhaseDiagram:
     def _problems(self) -> Grid:
         return Grid(self.network, self.task, self.tau, self.axes)
 
-    def posterior(self, index: int | tuple[int, ...]) -> SingleNeuronPosterior:
+    def posterior(self, index: int | tuple[int, ...]) -> Any:
         """Posterior at a grid point, as the sweep found it.
 
         Raises
@@ -231,13 +237,12 @@ class PhaseDiagram:
         """
         at = (index,) if isinstance(index, (int, np.integer)) and len(self.shape) == 1 else index
         flat = int(np.ravel_multi_index(at, self.shape)) if isinstance(at, tuple) else int(at)
-        network, task, tau = self.problem(flat)
-        post = SingleNeuronPosterior(network, task, tau, solution_at(self.points, flat, task, tau))
+        post: Any = posterior_at(self.points, flat, self.problem(flat))
         if post.status != "optimal":
             raise ConvergenceError(f"the point {at} is not certified ({post.status}): {post.message}.", post)
         return post
 
-    def solve(self, **values: float) -> SingleNeuronPosterior:
+    def solve(self, **values: float) -> Any:
         """Posterior at any value of the swept parameters, solved afresh from the nearest certified grid point.
 
         Raises
@@ -256,7 +261,10 @@ class PhaseDiagram:
         distance[~self.certified] = np.inf
         nearest = int(np.argmin(distance))
         start = self.posterior(self._position(nearest)) if np.isfinite(distance).any() else None
-        return solve(*self._problems.problem_with(values), warm_start=start)
+        problem = self._problems.problem_with(values)
+        if start is not None and start.theory != covering_theory(*problem).name:
+            start = None
+        return solve(*problem, warm_start=start)
 
     def transitions(self) -> tuple[Transition, ...]:
         """Transitions and label crossovers along a one-parameter sweep, located by Newton on the extended systems.
@@ -266,8 +274,12 @@ class PhaseDiagram:
         Raises
         ------
         ValueError
-            For a diagram with two axes, or of a network without codes or outliers.
+            For a diagram with two axes, or of a network without codes or outliers; for deep networks at finite P, whose
+        codes come and go smoothly.
         """
+        theory: Any = covering_theory(*self.problem((0,) * len(self.shape)))
+        if hasattr(theory, "transitions_along"):
+            return tuple(theory.transitions_along(self))
         from meanfield.theories.single_layer.transitions.line import transitions_along
 
         return transitions_along(self)
@@ -391,8 +403,8 @@ def sweep(
     progress : bool, optional
         Progress bar (needs tqdm); by default only on a terminal.
     **axes : array_like
-        One or two of off, on, tau, n_samples, sigma_a, sigma_w, fractions (n, C), fraction_<class>, target_<class>
-        and parameters of the activation (gain, slope, ...), with the values to visit.
+        One or two of off, on, tau, n_samples, sigma_a, sigma_w, depth, readout_exponent, fractions (n, C),
+        fraction_<class>, target_<class> and parameters of the activation (gain, slope, ...), with the values to visit.
 
     Returns
     -------

@@ -22,7 +22,8 @@ from meanfield.validation import FloatArray, plain_array, real_array, real_numbe
 
 __all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
 
-_DIRECT = ("fractions", "n_samples")  # parameters of the task that are not those of transitions
+_DIRECT = ("fractions", "n_samples", "depth", "readout_exponent")  # parameters that are not those of transitions
+_OF_NETWORK = ("depth", "readout_exponent")
 
 
 def checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
@@ -40,6 +41,8 @@ def checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
                 raise ValueError(f"{name} is empty; give at least one number.")
         else:
             array = real_array(name, values)
+        if name == "depth" and (array != np.rint(array)).any():
+            raise ValueError(f"depth must hold whole numbers of hidden layers, got {array.tolist()}.")
         wanted = 2 if name == "fractions" else 1
         if array.ndim != wanted:
             raise ValueError(
@@ -87,13 +90,15 @@ class Grid:
         if self._rest:
             network, task, tau = self._control.physical([float(values[name]) for name in self._rest])
         direct = {name: values[name] for name in _DIRECT if name in values}
+        of_network = {name: direct.pop(name) for name in _OF_NETWORK if name in direct}
+        if of_network:
+            kinds = {"depth": int, "readout_exponent": float}
+            network = network.with_(**{name: kinds[name](value) for name, value in of_network.items()})
         if direct:
             task = task.with_(**direct)
         theory = covering_theory(network, task, tau)
         if not theory.sweeps:
-            raise ValueError(
-                f"sweep covers networks of one hidden layer, not {theory.answers}; call solve point by point."
-            )
+            raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
         return Problem(network, task, tau)
 
     def problems(self) -> Iterator[Problem]:

@@ -17,7 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
+from meanfield.phases.kept import has_kept, packed, restored
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.registry import covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.problem import Problem
 from meanfield.solve import solve
@@ -36,8 +39,9 @@ from meanfield.theories.single_layer.solution import Solution
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.validation import FloatArray
 
-__all__ = ["PointArrays", "Problem", "physical", "solution_at", "solve_segment"]
+__all__ = ["PointArrays", "Problem", "physical", "posterior_at", "solution_at", "solve_segment"]
 
+_TEXTS = ("message", "packed")
 _PENDING = -1.0  # status of a point that has not been solved yet
 
 
@@ -54,6 +58,8 @@ class PointArrays:
     gaussian_covariance: FloatArray  # (N, m, m), NaN except for linear phi
     numbers: FloatArray  # (N, len(NUMBERS)), compiled.sweep.NUMBERS
     message: NDArray[np.str_] | None = None  # (N,), empty where the status says all
+    packed: NDArray[np.str_] | None = None  # (N,), of theories that keep more than this: see `phases.kept`
+    kept: FloatArray | None = None  # (N, width), NaN beyond what `packed` tells
 
     def __len__(self) -> int:
         return len(self.t)
@@ -69,9 +75,13 @@ class PointArrays:
         """Points of all parts, in order; slots are padded to the largest number used."""
         joined: dict[str, Any] = {}
         for name in vars(parts[0]):
-            if name == "message":
+            if name in _TEXTS:
                 continue
             arrays = [getattr(part, name) for part in parts]
+            if name == "kept":
+                if all(array is None for array in arrays):
+                    continue
+                arrays = [np.empty((len(part), 0)) if a is None else a for part, a in zip(parts, arrays)]
             width = max(a.shape[1] for a in arrays)
             fill = 0.0 if "weight" in name else np.nan
             padded = []
@@ -80,9 +90,11 @@ class PointArrays:
                 wide[:, : a.shape[1]] = a
                 padded.append(wide)
             joined[name] = np.concatenate(padded)
-        if any(part.message is not None for part in parts):
-            none = [np.zeros(len(part), dtype="U1") if part.message is None else part.message for part in parts]
-            joined["message"] = np.concatenate(none)
+        for name in _TEXTS:
+            texts = [getattr(part, name) for part in parts]
+            if any(text is not None for text in texts):
+                none = [np.zeros(len(part), dtype="U1") if text is None else text for part, text in zip(parts, texts)]
+                joined[name] = np.concatenate(none)
         return cls(**joined)
 
 
@@ -228,7 +240,7 @@ def _one_by_one(
     parts = [] if before is None else [_taken(before, i) for i in range(len(before))]
     done = len(parts)
     for problem, j in zip(problems[done:], parent[done:], strict=True):
-        parts.append(_solved(problem, None if j < 0 else _posterior(problems[j], parts[j])))
+        parts.append(_solved(problem, None if j < 0 else _start(problem, problems[j], parts[j])))
         if time.monotonic() >= limit:
             break
     return PointArrays.concatenate(parts[done:])
@@ -242,22 +254,33 @@ def _taken(points: PointArrays, i: int) -> PointArrays:
     return PointArrays(**{name: array[:, : width[name]] if name in width else array for name, array in parts.items()})
 
 
-def _posterior(problem: Problem, point: PointArrays) -> SingleNeuronPosterior | None:
+def posterior_at(points: PointArrays, i: int, problem: Problem) -> Posterior:
+    """Point i as the posterior that it was."""
+    if has_kept(points.packed, i):
+        assert points.packed is not None
+        assert points.kept is not None
+        return restored(problem, str(points.packed[i]), points.kept[i])
+    return SingleNeuronPosterior(*problem, solution_at(points, i, problem.task, problem.tau))
+
+
+def _start(problem: Problem, before: Problem, point: PointArrays) -> Posterior | None:
     """Where a neighbour of a certified point starts; through arrays always, as resumed sweeps do."""
-    if point.numbers[0, 0] != loop.CONVERGED:
+    if point.numbers[0, 0] != loop.CONVERGED or covering_theory(*problem) is not covering_theory(*before):
         return None
-    return SingleNeuronPosterior(*problem, solution_at(point, 0, problem.task, problem.tau))
+    return posterior_at(point, 0, before)
 
 
-def _solved(problem: Problem, start: SingleNeuronPosterior | None) -> PointArrays:
+def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
     try:
-        post = solve(*problem, warm_start=start, on_failure="return")
+        post: Any = solve(*problem, warm_start=start, on_failure="return")  # type: ignore[call-overload]
     except ConvergenceError as error:
         return _nothing(problem, loop.NOT_CONVERGED, str(error))
     except Exception as error:  # numerical ones; others can be read in the message
         return _nothing(problem, loop.FAILED, _text(error))
     m = problem.task.n_outputs
     s, c = post.solution, post.certificate
+    if not isinstance(post, SingleNeuronPosterior):
+        return _kept(post)
     found = {
         "status": STATUS.index(s.status) if s.status in STATUS else loop.RESIDUAL,
         "n_codes": s.weight.size,
@@ -281,6 +304,37 @@ def _solved(problem: Problem, start: SingleNeuronPosterior | None) -> PointArray
         gauss[None],
         np.array([[float(found.get(name, 0.0)) for name in loop.NUMBERS]]),
         np.array([s.message]),
+    )
+
+
+def _kept(post: Any) -> PointArrays:
+    """A point of a theory that keeps its whole solution; NaN where it has no such number."""
+    s, c, m = post.solution, post.certificate, post.task.n_outputs
+    codes = post.codes
+    numbers = {
+        "status": STATUS.index(post.status) if post.status in STATUS else loop.RESIDUAL,
+        "n_codes": len(codes),
+        "level": np.nan,
+        "objective": post.objective,
+        "residual": c.kkt_residual,
+        "gap": c.duality_gap,
+        "excess": c.bound_gap,
+        "nullity": c.nullity,
+    }
+    header, kept = packed(s)
+    none = np.empty((1, 0, m))
+    return PointArrays(
+        np.array(s.t)[None],
+        np.array([code.readout for code in codes]).reshape(1, -1, m),
+        np.array([code.weight for code in codes]).reshape(1, -1),
+        none,
+        none[..., 0],
+        np.empty((1, 0, m, m)),
+        np.full((1, m, m), np.nan),
+        np.array([[float(numbers.get(name, 0.0)) for name in loop.NUMBERS]]),
+        np.array([post.message]),
+        np.array([header]),
+        kept[None],
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Ellipse
 
+from meanfield.drawing import check_arguments
 from meanfield.plot.style import (
     MAP,
     PALETTE,
@@ -19,6 +20,7 @@ from meanfield.plot.style import (
     side_legend,
     styled,
 )
+from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.posterior import Posterior
 from meanfield.validation import FloatArray
@@ -58,12 +60,14 @@ def plot_activation_map(
     *,
     colorbar: bool = True,
     colors: Mapping[str, str] | None = None,
+    layer: int = -1,
 ) -> Axes:
     """Activations of drawn neurons: rows are neurons sorted by code, columns inputs sorted by class.
 
-    A posterior is drawn from first (100 neurons, seed 0). `colors` marks the groups, by name, at the side.
+    A posterior is drawn from first (100 neurons of `layer`, seed 0). `colors` marks the groups, by name, at the side.
     """
-    neurons = drawn if isinstance(drawn, Neurons) else drawn.sample_neurons(100, rng=0)
+    where: Any = {} if layer == -1 else {"layer": layer}
+    neurons = drawn if isinstance(drawn, Neurons) else drawn.sample_neurons(100, rng=0, **where)
     ax = axes_or_new(ax, (3.4, 2.8))
     columns = np.argsort(neurons.labels, kind="stable")
     names = sorted(neurons.part_names, key=reading_order)
@@ -99,13 +103,16 @@ def plot_activation_map(
 
 
 @styled
-def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int = 40) -> Axes:
-    """Kernel of the last hidden layer on about `n_samples` inputs sorted by class.
+def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int = 40, layer: int = -1) -> Axes:
+    """Kernel of a hidden layer (the last) on about `n_samples` inputs sorted by class.
 
     On class tasks in proportion to the fractions; on data the first training inputs of every class, in proportion.
     """
-    ax = axes_or_new(ax, (3.0, 2.5))
-    task, kernel = posterior.task, posterior.kernel()
+    return draw_kernel(posterior.task, posterior.kernel(layer=layer), axes_or_new(ax, (3.0, 2.5)), n_samples)
+
+
+def draw_kernel(task: Any, kernel: Kernel, ax: Axes, n_samples: int) -> Axes:
+    """`plot_kernel` of any kernel, that of sampled networks for one."""
     if kernel.per_class:
         labels = np.repeat(np.arange(task.n_classes), [max(2, round(n_samples * float(p))) for p in task.fractions])
         matrix = kernel.matrix(labels)

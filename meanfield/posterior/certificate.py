@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Certificate", "ConvergenceError"]
+__all__ = ["Certificate", "ConvergenceError", "UnstableFractions"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,11 @@ class ConvergenceError(RuntimeError):
     def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+class UnstableFractions(ConvergenceError):
+    """Neurons were given a code that is not locally stable: they would leave it; `pattern` is that code."""
+
+    def __init__(self, message: str, pattern: str) -> None:
+        super().__init__(message)
+        self.pattern = pattern

@@ -151,15 +151,15 @@ class DataPosterior(Posterior):
             spread = self._predictor.variance(new, size)
         return generalization(self.task, self._predictor.mean(new), spread, targets, size)
 
-    def kernel(self, X: Any = None, X2: Any = None, *, layer: int | None = None) -> Kernel:
+    def kernel(self, X: Any = None, X2: Any = None, *, layer: int = -1) -> Kernel:
         """Posterior kernel K(x, x') = <phi(z(x)) phi(z(x'))> over the neurons of a hidden layer.
 
         Parameters
         ----------
         X, X2 : raw inputs, as for `predict`
             The training inputs if X is left out; X with itself if X2 is.
-        layer : int, optional
-            1..L; the last hidden layer by default.
+        layer : int
+            1..L, or from the last by negative numbers.
 
         Returns
         -------
@@ -171,14 +171,14 @@ class DataPosterior(Posterior):
         Of nonlinear networks the training inputs, left out, have the moments of expectation propagation; given as `X`
         they are treated as any other inputs, as Gaussian, which is less accurate for them.
         """
-        layer = self._layer(-1 if layer is None else layer)
+        layer = self._layer(layer)
         if X is None and X2 is not None:
             raise ValueError("give X, or leave X2 out, too.")
         labels = self.task.labels if X is None and X2 is None else None
         if X is None:
-            return Kernel.of_inputs(self._training_kernel(int(layer)), labels)
+            return Kernel.of_inputs(self._training_kernel(layer), labels)
         other = None if X2 is None else self._inputs(X2)
-        return Kernel.of_inputs(self._predictor.kernel(self._inputs(X), other, int(layer)))
+        return Kernel.of_inputs(self._predictor.kernel(self._inputs(X), other, layer))
 
     def _training_kernel(self, layer: int) -> FloatArray:
         return self._predictor.kernel(self.task.inputs, None, layer)

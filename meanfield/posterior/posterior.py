@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import numpy as np
 
 from meanfield.posterior.archive import load_posterior
+from meanfield.problem.layers import layer_index
 from meanfield.validation import FloatArray, real_array, real_number, short
 
 if TYPE_CHECKING:
@@ -163,11 +164,7 @@ class Posterior(ABC):
 
     def _layer(self, layer: Any) -> int:
         """1..L of such a number, or of a negative one, from the last layer."""
-        depth = self.network.depth
-        whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
-        if not whole or layer == 0 or not -depth <= layer <= depth:
-            raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {short(layer)}.")
-        return int(layer) if layer > 0 else int(layer) + depth + 1
+        return layer_index(layer, self.network.depth) + 1
 
     def _named_fractions(self, fractions: Any) -> list[tuple[str, float]]:
         """Patterns of codes with their numbers >= 0, from a mapping or from numbers in the order of `codes`."""
@@ -199,7 +196,7 @@ class Posterior(ABC):
         return f"a posterior of the theory {self.theory!r} ({self.scheme} coding)"
 
     def kernel(self, *args: Any, **options: Any) -> Kernel:
-        """Posterior kernel of a hidden layer."""
+        """Posterior kernel of a hidden layer, ``layer=`` 1..L or from the last by negative numbers (-1 if left out)."""
         self._refuse("the kernel")
 
     def readout_density(self, a: object) -> FloatArray:

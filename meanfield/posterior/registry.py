@@ -32,7 +32,11 @@ class Theory(Protocol):
     name : str
         Unique; in files, and in the texts of refusals.
     sweeps : bool
-        Whether `meanfield.sweep` can keep its solutions as points of a diagram.
+        Whether `meanfield.sweep` can keep its solutions as points of a diagram: its posteriors are those of one hidden
+        layer, or their ``solution.pack()`` gives a header and arrays from which ``restore(problem, header, arrays)``
+        makes the posterior again. ``transitions_along(diagram)``, where there is one, locates transitions.
+    solves_at_fractions : bool, optional
+        Whether `solve` takes the option "fractions", the shares of the codes; else `Posterior.frozen` is asked.
     answers : str
         What it covers, in a few words, for the texts of refusals: "lazy networks on data".
     """

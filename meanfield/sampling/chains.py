@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward
@@ -26,6 +27,7 @@ __all__ = ["Chains", "Diagnostics"]
 DRAWN = (
     "readout",
     "class_activation",
+    "lower_activation",
     "kernel_between",
     "kernel_diagonal",
     "residual",
@@ -56,6 +58,8 @@ class Chains:
         a_i.
     class_activation : (c, d, N, C) array
         Mean of phi(z^L) over the samples of a class, for every neuron of the last layer.
+    lower_activation : (c, d, L - 1, N, C) array
+        The same in the layers below.
     kernel_between : (c, d, L, C, C) array
         (1/N) sum_i phi_i phi_i of two different samples, averaged over the pairs of such samples of two classes, per
         layer; NaN within a class of one sample.
@@ -83,6 +87,7 @@ class Chains:
     problem: Problem
     readout: FloatArray
     class_activation: FloatArray
+    lower_activation: FloatArray
     kernel_between: FloatArray
     kernel_diagonal: FloatArray
     residual: FloatArray
@@ -135,11 +140,11 @@ class Chains:
         return np.asarray(class_means(self.labels, self.n_groups).T @ self.residual)
 
     def preactivations(self, layer: int = -1, at: str = "last") -> FloatArray:
-        """(c, N, P) preactivations z^l on the training samples at the "first" or "last" draw; layer 0 is the lowest."""
+        """(c, N, P) preactivations z^l on the training samples at the "first" or "last" draw; layers 1..L, -1: last."""
         return self._replay(layer, at)[0]
 
     def activations(self, layer: int = -1, at: str = "last") -> FloatArray:
-        """(c, N, P) phi(z^l) on the training samples at the "first" or "last" draw; layer 0 is the lowest."""
+        """(c, N, P) phi(z^l) on the training samples at the "first" or "last" draw; layers 1..L, -1: last."""
         return self._replay(layer, at)[1]
 
     def class_activations(self, layer: int = -1, at: str = "last") -> FloatArray:
@@ -147,10 +152,8 @@ class Chains:
         return np.asarray(self.activations(layer, at) @ class_means(self.labels, self.n_groups))
 
     def _replay(self, layer: int, at: str) -> tuple[FloatArray, FloatArray]:
-        depth = self.network.depth
+        layer = layer_index(layer, self.network.depth)
         choice("at", at, ("first", "last"))
-        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not -depth <= layer < depth:
-            raise ValueError(f"layer must be from 0 to {depth - 1} (or negative, from the top), got {short(layer)}.")
         work, target = self.problem.work(), self.problem.target()
         z, phi = [], []
         for state in self.state_last if at == "last" else self.state_first:
@@ -248,6 +251,9 @@ class Chains:
             n_groups=header["n_groups"],
             **part("problem_"),
         )
+        if "lower_activation" not in arrays and network.depth == 1:  # written before it was recorded
+            c, d, n, groups = arrays["class_activation"].shape
+            arrays["lower_activation"] = np.empty((c, d, 0, n, groups))
         own = {name: arrays[name] for name in (*DRAWN, *PER_CHAIN)}
         return cls(network=network, task=task, problem=problem, settings=header["settings"], **own)
 

@@ -34,7 +34,8 @@ def check_chains(chains: Any) -> None:
     c, d = chains.energy.shape
     n, m, groups, depth = q.width, q.n_outputs, q.n_groups, chains.network.depth
     shapes = {
-        "readout": (c, d, n, m), "class_activation": (c, d, n, groups), "kernel_between": (c, d, depth, groups, groups),
+        "readout": (c, d, n, m), "class_activation": (c, d, n, groups),
+        "lower_activation": (c, d, depth - 1, n, groups), "kernel_between": (c, d, depth, groups, groups),
         "kernel_diagonal": (c, d, depth, groups), "residual": (c, d, q.n_samples, m),
         "prediction": (c, d, len(q.new_features), m), "acceptance": (c, d), "divergent": (c, d), "steps": (c, d),
         "step_size": (c,), "state_first": (c, q.n_weights), "state_last": (c, q.n_weights),

@@ -203,7 +203,8 @@ def compare(
     patterns = theory_patterns(posterior)
     frozen = fractions == "sampled" and bool(patterns) and draws.network.activation.parts == "codes"
     shares = all_shares(draws) if frozen else None
-    theory = expected(posterior, draws, patterns, shares, inputs)
+    left_out: dict[str, float] = {}
+    theory = expected(posterior, draws, patterns, shares, inputs, left_out)
     rows: list[Row] = []
     for observable in observables(draws, patterns):
         if observable.group in groups:
@@ -212,7 +213,7 @@ def compare(
         rows = [replace(row, tested=row.tested and row.group != "fractions") for row in rows]
     if not any(row.tested for row in rows):
         raise ValueError(f"the statistics {', '.join(groups)} do not exist for these samples; choose others.")
-    notes = _notes(draws, patterns, rows, shares)
+    notes = [*_notes(draws, patterns, rows, shares), *_unstable(left_out)]
     if unknown_tau:
         notes.append(f"the networks' tau is not known; theory at tau = {posterior.tau:g}")
     return Comparison(posterior, draws, tuple(rows), fractions, tuple(notes))
@@ -278,6 +279,13 @@ def _notes(draws: Draws, patterns: Sequence[str], rows: Sequence[Row], shares: F
             f"scatter of {draws.n_chains} chains"
         )
     return notes
+
+
+def _unstable(left_out: dict[str, float]) -> list[str]:
+    if not left_out:
+        return []
+    listed = ", ".join(f"{'-'.join(pattern)} ({100 * share:.2g} %)" for pattern, share in left_out.items())
+    return [f"codes that are not locally stable in the theory, left out of its fractions: {listed}"]
 
 
 def _same_task(one: Any, other: Any) -> bool:

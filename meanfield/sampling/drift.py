@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.drawing import drawn
+from meanfield.problem.layers import layer_index
 from meanfield.sampling.statistics import as_draws, code_words, coding_threshold
 from meanfield.validation import FloatArray
 
@@ -33,6 +34,8 @@ class Drift:
     ----------
     name : str
         Of the activation.
+    layer : int
+        1..L.
     lags : (l,) integer array
         In draws.
     overlap, overlap_error : (l,) arrays
@@ -55,6 +58,7 @@ class Drift:
     """
 
     name: str
+    layer: int
     lags: NDArray[np.intp]
     overlap: FloatArray
     overlap_error: FloatArray
@@ -89,7 +93,7 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
     ----------
     chains : Chains, sequence of Chains, or Observed
     layer : int
-        0 is the lowest, -1 the last. Of lower layers only the first and the last draw are kept: two lags.
+        1..L, or from the last by negative numbers.
     n_lags : int
         Lags between 0 and the length of the chain at which the overlap is computed.
 
@@ -102,13 +106,14 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
     k, n_draws = draws.readout.shape[:2]
     if n_draws < 2:
         raise ValueError(f"drift needs chains of at least 2 draws, or snapshots of a network, got {n_draws}.")
-    top = layer in (-1, draws.network.depth - 1)
-    if top:
-        m = draws.class_activation
+    place = layer_index(layer, draws.network.depth) + 1
+    whole = draws.records(place)
+    if whole:
+        m = draws.activation(place)
         lags = np.unique(np.rint(np.linspace(0, n_draws - 1, n_lags + 1)).astype(np.intp))
-    else:
+    else:  # networks that were observed: layers of other widths
         runs = chains if isinstance(chains, (list, tuple)) else [chains]
-        ends = [np.concatenate([run.class_activations(layer, at) for run in runs]) for at in ("first", "last")]
+        ends = [np.concatenate([run.class_activations(place, at) for run in runs]) for at in ("first", "last")]
         m, lags = np.stack(ends, axis=1), np.array([0, 1])
     centred = m - m.mean(axis=(1, 2), keepdims=True)
     length = m.shape[1]
@@ -132,7 +137,8 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
     error = np.std(kept, ddof=1) / np.sqrt(len(kept)) if many else np.sqrt(value * (1 - value) / max(size, 1))
     return Drift(
         name=draws.network.activation.name,
-        lags=lags if top else lags * (n_draws - 1),
+        layer=place,
+        lags=lags,
         overlap=np.mean(at_lag, axis=1),
         overlap_error=np.std(at_lag, axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(lags.size, np.nan),
         coding="outliers" if bulk else "neurons",

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.posterior.certificate import UnstableFractions
 from meanfield.posterior.posterior import Posterior
-from meanfield.sampling.statistics import Draws
+from meanfield.sampling.statistics import Draws, layer_suffix
 from meanfield.validation import FloatArray
 
 __all__ = ["expected", "theory_patterns"]
@@ -34,7 +35,12 @@ def theory_patterns(posterior: Posterior) -> tuple[str, ...]:
 
 
 def expected(
-    posterior: Posterior, draws: Draws, patterns: Sequence[str], shares: FloatArray | None = None, inputs: Any = None
+    posterior: Posterior,
+    draws: Draws,
+    patterns: Sequence[str],
+    shares: FloatArray | None = None,
+    inputs: Any = None,
+    left_out: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Values of `statistics.observables`, by name; with a leading axis for the chains where they differ.
 
@@ -47,11 +53,15 @@ def expected(
         Fractions of all code words in every chain; the equilibrium if left out (and for phi that are not bounded).
     inputs : raw inputs, optional
         Where the predictor was recorded.
+    left_out : dict, optional
+        Receives, by pattern, the largest share among the chains of the codes that the theory was solved without:
+        codes that are not locally stable, of neurons that are just passing from one code to another.
 
     Raises
     ------
     ConvergenceError
-        If there is no solution at the fractions of some chain.
+        If there is no solution at the fractions of some chain, or codes that are not stable have more than 2 % of its
+        neurons together.
     """
     equilibrium = posterior.by_activation(draws.counts)
     values: dict[str, Any] = {}
@@ -66,7 +76,7 @@ def expected(
     found = []
     for share in distinct:
         fractions = {format(word, f"0{draws.counts.size}b"): share[word] for word in np.flatnonzero(share)}
-        found.append(_observables(equilibrium.frozen(fractions), draws, patterns, inputs))
+        found.append(_observables(_frozen(equilibrium, fractions, left_out), draws, patterns, inputs))
     for name, value in {name: value for one in found for name, value in one.items()}.items():
         # A chain without neurons of a code has no theory for it either.
         missing = np.full(np.shape(value), np.nan)
@@ -74,18 +84,39 @@ def expected(
     return values
 
 
+def _frozen(posterior: Posterior, fractions: dict[str, Any], left_out: dict[str, float] | None) -> Posterior:
+    """The theory at these fractions, without codes that are not locally stable if they are rare."""
+    kept = dict(fractions)
+    while True:
+        try:
+            return posterior.frozen(kept)
+        except UnstableFractions as error:
+            if error.pattern not in kept:
+                raise
+            del kept[error.pattern]
+            dropped = {pattern: float(share) for pattern, share in fractions.items() if pattern not in kept}
+            if not kept or sum(dropped.values()) > _MIN_SHARE:
+                raise
+            if left_out is not None:
+                for pattern, share in dropped.items():
+                    left_out[pattern] = max(share, left_out.get(pattern, 0.0))
+
+
 def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: Any) -> dict[str, Any]:
     """Values of the observables under this posterior, by name."""
-    kernel = posterior.kernel()
     residual = np.asarray(posterior.residual)
-    if not kernel.per_class:
-        kernel = replace(kernel, labels=draws.labels)
+    if len(residual) != draws.counts.size:
         residual = (np.eye(draws.counts.size)[draws.labels] / draws.counts).T @ residual
-    values: dict[str, Any] = {
-        "residual": residual,
-        "kernel between samples": kernel.block,
-        "kernel diagonal": kernel.block_diagonal,
-    }
+    values: dict[str, Any] = {"residual": residual}
+    depth = posterior.network.depth
+    for layer in range(1, depth + 1):
+        kernel, where = posterior.kernel(layer=layer), layer_suffix(layer, depth)
+        if not kernel.per_class:
+            kernel = replace(kernel, labels=draws.labels)
+        values[f"kernel between samples{where}"] = kernel.block
+        values[f"kernel diagonal{where}"] = kernel.block_diagonal
+        if depth > 1 and kernel.per_class:
+            values[f"kernel excess{where}"] = kernel.block_diagonal - np.diag(kernel.block)
     if posterior.scheme != "lazy":
         weighted = [code.weight * code.readout for code in posterior.codes if code.weight > 0.0]
         mean = sum(weighted, np.zeros(posterior.task.n_outputs))

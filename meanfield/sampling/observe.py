@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling.problem import class_means, class_sizes
 from meanfield.sampling.statistics import FEWEST_DRAWS, Draws
@@ -117,9 +118,9 @@ class Observed:
         if at not in ("first", "last"):
             raise ValueError(f'at must be "first" or "last", got {at!r}.')
         depth, known = self.network.depth, len(self.layers)
-        index = layer - depth if layer >= 0 else layer
-        if not -known <= index < 0:
-            have = f"the last {known} of {depth}" if known < depth else f"all {depth}"
+        index = layer_index(layer, depth) - depth
+        if index < -known:
+            have = f"the last {known} of {depth}"
             raise ValueError(f"layer {layer} is not known; activations were given for {have} hidden layers.")
         return np.asarray(self.layers[index][:, 0 if at == "first" else -1])
 
@@ -148,10 +149,14 @@ class Observed:
             single = output_scale(self.network, self.width) * self.width * np.swapaxes(top, 2, 3) @ readout
             residual = self.targets - single
         mean = class_means(self.labels, self.n_groups)
+        below = [phi @ mean for phi in layers[:-1]]
+        regular = not alone and len(layers) == self.network.depth and all(one.shape[2] == self.width for one in below)
+        recorded = np.stack(below, axis=2) if regular and below else None
         return Draws(
             network=self.network, task=self.task, width=self.width, tau=self.tau, labels=self.labels, readout=readout,
             class_activation=activation, kernel_between=between, kernel_diagonal=diagonal,
             residual=np.einsum("kdpm,pc->kdcm", residual, mean), by_neuron=alone,
+            lower_activation=recorded,
         )  # fmt: skip
 
     def __repr__(self) -> str:

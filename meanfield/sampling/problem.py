@@ -165,6 +165,7 @@ class Problem:
         return {
             "readout": self.readout_std * readout.T,
             "class_activation": means[-1],
+            "lower_activation": means[:-1],
             "kernel_between": between,
             "kernel_diagonal": squares,
             "residual": -work.residual.T,

@@ -16,7 +16,8 @@ from meanfield.numerics.jit import source_hash
 from meanfield.progress import progress_bar
 from meanfield.sampling.chains import Chains
 from meanfield.sampling.hmc import Job, Settings, run_chain
-from meanfield.sampling.problem import Problem, class_sizes, problem
+from meanfield.sampling.plant import planted, weights_of
+from meanfield.sampling.problem import Problem, problem
 from meanfield.validation import (
     FloatArray,
     executor_or_none,
@@ -73,9 +74,10 @@ def sample(
         Kept draws per chain, iterations before the first, number of chains, iterations per kept draw.
     start : {"annealed", "prior"}, posterior, Neurons, or Chains
         Where chains start: the prior, cooled down to T during the first 60 % of warm-up; the prior at T at once;
-        neurons drawn from a solution of the theory for one hidden layer ("planted": numbers of neurons per code are its
-        weights times N, rounded), or such neurons; or the last draws of other chains, without cooling. Chains keep the
-        code fractions they start with for very long where codes are separated by barriers.
+        neurons drawn from a solution of the theory ("planted": numbers of neurons per code are its weights times N,
+        rounded; of one hidden layer, or a deep network on a class task), or such neurons of one hidden layer; or the
+        last draws of other chains, without cooling. Chains keep the code fractions they start with for very long where
+        codes are separated by barriers.
     inputs : (n, N_0) array-like or images, optional
         New raw inputs of a `DataTask` at which predictions are recorded.
     rng : None, int, SeedSequence or Generator
@@ -195,49 +197,20 @@ def _starts(
                 f"of {posed.n_weights} weights are wanted; use the same width, samples and number of chains."
             )
         return "continued", [np.array(state) for state in start.state_last]
-    if posed.network.depth != 1:
-        raise ValueError('neurons can be planted in networks of one hidden layer only; use start="annealed".')
     if hasattr(start, "sample_neurons"):
+        depth = posed.network.depth
+        if start.network.depth != depth:
+            raise ValueError(
+                f"start= is a posterior of a network of depth {start.network.depth}, the network to be sampled of "
+                f"depth {depth}; solve the theory for the same network."
+            )
         # Children of the chain's own stream: independent of it and of the other chains.
-        return "planted", [_planted(posed, start, np.random.default_rng(seed.spawn(1)[0])) for seed in seeds]
+        return "planted", [planted(posed, start, np.random.default_rng(seed.spawn(1)[0])) for seed in seeds]
     if hasattr(start, "preactivations") and hasattr(start, "readouts"):
-        return "planted", [_weights_of(posed, start.readouts, start.preactivations)] * len(seeds)
+        if posed.network.depth != 1:
+            raise ValueError("neurons of one layer do not make a deep network: give the posterior as start=.")
+        return "planted", [weights_of(posed, start.readouts, [start.preactivations])] * len(seeds)
     raise ValueError(f'start must be "annealed", "prior", a posterior, neurons or chains, got {type(start).__name__}.')
-
-
-def _planted(posed: Problem, posterior: Any, rng: np.random.Generator) -> FloatArray:
-    """Weights of a network whose neurons are drawn from the theory, with rounded instead of random code counts."""
-    n = posed.width
-    orthogonal = not posed.features.size
-    where = {"samples_per_class": class_sizes(posed.labels, posed.n_groups).tolist()} if orthogonal else {}
-    codes = getattr(posterior, "codes", ())
-    if len(codes) > 1 and not len(getattr(posterior, "outliers", ())):
-        wanted = n * np.array([code.weight for code in codes]) / sum(code.weight for code in codes)
-        quota = np.floor(wanted).astype(int)
-        quota[np.argsort(quota - wanted, kind="stable")[: n - quota.sum()]] += 1
-        for surplus in (4, 64):  # enough of the rarest code
-            many = posterior.sample_neurons(surplus * n, rng=rng, **where)
-            rows = [np.flatnonzero(many.code == g) for g in range(len(codes))]
-            if all(row.size >= k for row, k in zip(rows, quota)):
-                chosen = np.concatenate([row[:k] for row, k in zip(rows, quota)])
-                return _weights_of(posed, many.readouts[chosen], many.preactivations[chosen])
-    neurons = posterior.sample_neurons(n, rng=rng, **where)
-    return _weights_of(posed, neurons.readouts, neurons.preactivations)
-
-
-def _weights_of(posed: Problem, readouts: FloatArray, z: FloatArray) -> FloatArray:
-    """All weights x of one hidden layer with these readouts (N, m) and preactivations (N, P)."""
-    wanted = (posed.width, posed.n_outputs), (posed.width, posed.n_samples)
-    if readouts.shape != wanted[0] or z.shape != wanted[1]:
-        raise ValueError(
-            f"planted neurons must have readouts {wanted[0]} and preactivations {wanted[1]}, got {readouts.shape} and "
-            f"{z.shape}; solve the theory for the same task and n_samples."
-        )
-    if posed.features.size:
-        weights = np.linalg.lstsq(posed.features, z.T, rcond=None)[0].T
-    else:
-        weights = z / posed.network.sigma_w
-    return np.concatenate([weights.ravel(), (readouts.T / posed.readout_std).ravel()])
 
 
 def _run(jobs: list[Job], executor: Executor | None, progress: bool | None) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from meanfield.posterior.parts import activity_threshold
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
 from meanfield.validation import FloatArray, short
@@ -32,6 +34,7 @@ __all__ = [
     "code_words",
     "coding_threshold",
     "estimate",
+    "layer_suffix",
     "normal_deviate",
     "observables",
 ]
@@ -163,6 +166,8 @@ class Draws:
     readout : (k, d, N, m) array
     class_activation : (k, d, N, C) array
         Mean of phi(z^L) over the samples of a class, per neuron.
+    lower_activation : (k, d, L - 1, N, C) array or None
+        The same in the layers below the last.
     kernel_between : (k, d, L, C, C) array
         Mean of K_mu,nu over pairs of different samples.
     kernel_diagonal : (k, d, L, C) array
@@ -185,6 +190,7 @@ class Draws:
     kernel_diagonal: FloatArray
     residual: FloatArray
     prediction: FloatArray | None = None
+    lower_activation: FloatArray | None = None
     by_neuron: bool = False
     counts: NDArray[np.intp] = field(init=False)
 
@@ -195,6 +201,19 @@ class Draws:
     def n_chains(self) -> int:
         """k."""
         return len(self.readout)
+
+    def records(self, layer: int) -> bool:
+        """Whether `activation(layer)` is known at all draws."""
+        return layer_index(layer, self.network.depth) == self.network.depth - 1 or self.lower_activation is not None
+
+    def activation(self, layer: int) -> FloatArray:
+        """(k, d, N, C) mean activation on the samples of a class, of the neurons of layer 1..L (or -1, ...)."""
+        below = layer_index(layer, self.network.depth)
+        if below == self.network.depth - 1:
+            return self.class_activation
+        if self.lower_activation is None:
+            raise ValueError("these chains have no record of the activations below the last layer; sample again.")
+        return np.asarray(self.lower_activation[:, :, below])
 
     def words(self, threshold: float) -> NDArray[np.int64]:
         """(k, d, N) code of every neuron, see `code_words`."""
@@ -260,6 +279,7 @@ def as_draws(chains: Any, *, whole: bool = False) -> Draws:
         kernel_diagonal=joined("kernel_diagonal"),
         residual=residual,
         prediction=joined("prediction"),
+        lower_activation=joined("lower_activation"),
     )
 
 
@@ -292,8 +312,9 @@ class Observable:
 def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
     """All quantities that can be held against a theory with codes (or outliers) `patterns`.
 
-    Residual y - f per class, class blocks of the kernel of the last layer, first and second moments of the readout over
-    all neurons (an unbounded phi: second moment), and per code: fraction of the neurons, mean readout and covariance,
+    Residual y - f per class, class blocks of the kernel of every layer (on class tasks of deep networks also what its
+    diagonal has beyond them), first and second moments of the readout over all neurons (an unbounded phi: second
+    moment), and per code: fraction of the neurons, mean readout and covariance,
     mean activations. For an unbounded phi the bulk takes the place of the codes, and per pattern of outliers: total
     weight sum |a|^2 / N, abar and zbar, the two being root-mean-square totals over the neurons that share the outlier.
     """
@@ -303,8 +324,7 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
     a = draws.readout
     found = [
         Observable("residual", "residual", draws.residual, everywhere),
-        Observable("kernel between samples", "kernel", draws.kernel_between[:, :, -1], everywhere),
-        Observable("kernel diagonal", "kernel", draws.kernel_diagonal[:, :, -1], everywhere),
+        *_of_kernels(draws, everywhere),
     ]
     if draws.prediction is not None:
         deviation = draws.prediction - draws.prediction.mean(axis=1, keepdims=True)
@@ -326,6 +346,27 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
         for pattern in patterns:
             found += _of_outlier(draws, words == int(pattern, 2), pattern)
     return found
+
+
+def _of_kernels(draws: Draws, chains: NDArray[np.intp]) -> list[Observable]:
+    """Class blocks of the kernels, last layer first."""
+    found = []
+    depth, known = draws.network.depth, draws.kernel_between.shape[2]  # of networks of a user maybe the last ones only
+    deep_classes = depth > 1 and isinstance(draws.task, ClassTask)
+    for layer in range(depth, depth - known, -1):
+        where, at = layer_suffix(layer, depth), layer - depth - 1
+        block, diagonal = draws.kernel_between[:, :, at], draws.kernel_diagonal[:, :, at]
+        found.append(Observable(f"kernel between samples{where}", "kernel", block, chains))
+        found.append(Observable(f"kernel diagonal{where}", "kernel", diagonal, chains))
+        if deep_classes:
+            excess = diagonal - np.diagonal(block, axis1=2, axis2=3)
+            found.append(Observable(f"kernel excess{where}", "kernel", excess, chains))
+    return found
+
+
+def layer_suffix(layer: int, depth: int) -> str:
+    """What names of statistics of a layer end with; nothing for the last layer."""
+    return "" if layer == depth else f", layer {layer}"
 
 
 def _of_code(draws: Draws, member: NDArray[np.bool_], label: str) -> list[Observable]:

@@ -15,6 +15,7 @@ from meanfield.sampling.statistics import (
     as_draws,
     coding_threshold,
     estimate,
+    layer_suffix,
     observables,
 )
 from meanfield.validation import FloatArray
@@ -98,6 +99,8 @@ class ChainSummary:
         Mean predictor on the new inputs.
     prediction_variance : (n, m) array or None
         Posterior variance of the predictor, over draws and chains.
+    depth : int
+        L; of networks of a user the kernels may be those of the last layers only.
     """
 
     width: int
@@ -112,15 +115,24 @@ class ChainSummary:
     readout_moment: Estimate
     prediction: Estimate | None = None
     prediction_variance: FloatArray | None = None
+    depth: int = 1
 
     def table(self) -> str:
-        """Residuals, kernel of the last layer, codes or outliers, with standard errors."""
+        """Residuals, kernels (last layer first), codes or outliers, with standard errors."""
         tau = "unknown" if math.isnan(self.tau) else f"{self.tau:g}"
         lines = [f"N = {self.width}, tau = {tau}; mean (standard error)", ""]
+        known = len(self.kernel_diagonal.value)
+        kernels = [
+            (f"{name}{layer_suffix(self.depth + 1 - below, self.depth)}", _of_layer(found, known - below))
+            for below in range(1, known + 1)
+            for name, found in (
+                ("kernel between samples", self.kernel_between),
+                ("kernel diagonal", self.kernel_diagonal),
+            )
+        ]
         for name, found in (
             ("residual y - f by class", self.residual),
-            ("kernel between samples", _last(self.kernel_between)),
-            ("kernel diagonal", _last(self.kernel_diagonal)),
+            *kernels,
             ("readout second moment", self.readout_moment),
         ):
             lines.append(name)
@@ -176,6 +188,7 @@ def summarize(chains: Any) -> ChainSummary:
         outliers=tuple(sorted(outliers, key=lambda outlier: -float(outlier.weight.value))),
         kernel_between=estimate(draws.kernel_between),
         kernel_diagonal=estimate(draws.kernel_diagonal),
+        depth=draws.network.depth,
         residual=residual,
         order_parameter=None if math.isnan(draws.tau) else estimate(draws.residual / draws.tau),
         readout_mean=estimate(draws.readout.mean(axis=2)),
@@ -197,10 +210,10 @@ def _patterns(draws: Draws) -> list[str]:
     return [format(word, f"0{n_classes}b") for word in np.argsort(-share) if share[word] > _MIN_SHARE]
 
 
-def _last(found: Estimate) -> Estimate:
-    """The last layer."""
-    values: dict[str, Any] = {field.name: getattr(found, field.name)[-1] for field in fields(found)}
-    return Estimate(**values | {"chain_means": found.chain_means[:, -1]})
+def _of_layer(found: Estimate, layer: int) -> Estimate:
+    """One layer, counted from 0, of an estimate for all."""
+    values: dict[str, Any] = {field.name: getattr(found, field.name)[layer] for field in fields(found)}
+    return Estimate(**values | {"chain_means": found.chain_means[:, layer]})
 
 
 def _rows(found: Estimate) -> list[str]:

@@ -57,11 +57,11 @@ def test_every_layer_is_kept(deep_chains, task):
     readouts, layers = ends(deep_chains)
     seen = mf.observe(deep_chains.network, task, TAU, readouts=readouts, activations=layers)
     np.testing.assert_allclose(seen.kernel_between, deep_chains.kernel_between[:, [0, -1]], atol=1e-12)
-    np.testing.assert_array_equal(seen.activations(0), layers[0][:, -1])
+    np.testing.assert_array_equal(seen.activations(1), layers[0][:, -1])
     top = mf.observe(deep_chains.network, task, TAU, readouts=readouts, activations=layers[-1])
     assert "last 1 of 2" in repr(top)
-    with pytest.raises(ValueError, match="layer 0 is not known"):
-        top.activations(0)
+    with pytest.raises(ValueError, match="layer 1 is not known"):
+        top.activations(1)
 
 
 def test_samples_in_any_order(chains, task):

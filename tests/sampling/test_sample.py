@@ -17,6 +17,7 @@ import meanfield.sampling
 from meanfield.sampling import hmc
 from meanfield.sampling import sample as module
 from meanfield.sampling.diagnostics import mcse_mean
+from meanfield.sampling.plant import planted, weights_of
 
 TASK = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=20)
 NETWORK = mf.Network("sigmoid")
@@ -63,17 +64,22 @@ def test_shapes_and_consistency(chains):
 def test_every_layer_of_a_deep_network():
     network = mf.Network("tanh", depth=3)
     deep = mf.sample(network, TASK, 6, 0.2, rng=0, **SHORT)
-    for layer in (1, 2):
-        weights = deep.problem.weights(deep.state_last[0])[layer]
+    for layer in (2, 3):
+        weights = deep.problem.weights(deep.state_last[0])[layer - 1]
         z = weights @ deep.activations(layer - 1)[0] / np.sqrt(6)
         np.testing.assert_allclose(deep.preactivations(layer)[0], z, atol=1e-12)
         np.testing.assert_allclose(
-            deep.kernel_diagonal[0, -1, layer, 0], np.mean(deep.activations(layer)[0, :, :10] ** 2), atol=1e-12
+            deep.kernel_diagonal[0, -1, layer - 1, 0], np.mean(deep.activations(layer)[0, :, :10] ** 2), atol=1e-12
         )
-    with pytest.raises(ValueError, match="layer must be from 0 to 2"):
-        deep.activations(3)
+    recorded = [*np.moveaxis(deep.lower_activation[:, -1], 1, 0), deep.class_activation[:, -1]]
+    for layer, activation in enumerate(recorded, 1):
+        np.testing.assert_allclose(deep.class_activations(layer), activation, atol=1e-13)
+    np.testing.assert_array_equal(deep.activations(-3), deep.activations(1))
+    for layer in (0, 4, True, 1.0):
+        with pytest.raises(ValueError, match=r"layer must be an integer 1\.\.3"):
+            deep.activations(layer)
     with pytest.raises(ValueError, match="first"):
-        deep.activations(0, at="middle")
+        deep.activations(1, at="middle")
 
 
 def test_streams(chains):
@@ -286,30 +292,49 @@ def test_planted_neurons():
     tau = 0.05
     post = mf.solve(NETWORK, TASK, tau=tau)
     posed = module.problem(NETWORK, TASK, 40, tau)
-    x = module._planted(posed, post, np.random.default_rng(0))
+    x = planted(posed, post, np.random.default_rng(0))
     assert np.abs(posed.readout_std * posed.readout(x)).max() < 4 * np.abs([code.readout for code in post.codes]).max()
     work = posed.work()
     hmc.forward(posed.target(), x, posed.readout(x), work)
     assert np.abs(work.residual).max() < 0.5  # already close to its targets
-    planted = mf.sample(NETWORK, TASK, 40, tau, rng=0, start=post, **SHORT)
-    assert planted.settings["start"] == "planted"
-    assert np.isfinite(planted.energy).all()
+    chains = mf.sample(NETWORK, TASK, 40, tau, rng=0, start=post, **SHORT)
+    assert chains.settings["start"] == "planted"
+    assert np.isfinite(chains.energy).all()
     neurons = post.sample_neurons(40, rng=0, samples_per_class=[10, 5, 5])
-    x = module._weights_of(posed, neurons.readouts, neurons.preactivations)
+    x = weights_of(posed, neurons.readouts, [neurons.preactivations])
     hmc.forward(posed.target(), x, posed.readout(x), work)
     np.testing.assert_allclose(work.phi[0], neurons.activations, atol=1e-12)
     np.testing.assert_allclose(work.residual.T, neurons.output - posed.targets, atol=1e-12)
     with pytest.raises(ValueError, match="readouts"):
         mf.sample(NETWORK, TASK, 41, tau, start=neurons, **SHORT)
-    with pytest.raises(ValueError, match="one hidden layer only"):
+    with pytest.raises(ValueError, match="of depth 1, the network to be sampled of depth 2"):
         mf.sample(mf.Network("sigmoid", depth=2), TASK, 40, tau, start=post, **SHORT)
+    with pytest.raises(ValueError, match="neurons of one layer"):
+        mf.sample(mf.Network("sigmoid", depth=2), TASK, 40, tau, start=neurons, **SHORT)
+
+
+def test_planted_layers_of_a_deep_network():
+    """The first layer is exact; above it neurons keep their codes, and the outputs are near their targets."""
+    network, task = mf.Network("sigmoid", depth=3), mf.class_task(targets=[1, -1], n_samples=40)
+    shares = {"10": 0.6, "01": 0.4}
+    post = mf.solve(network, task, 0.02, fractions=shares)
+    posed = module.problem(network, task, 60, 0.02)
+    x = planted(posed, post, np.random.default_rng(0))
+    work = posed.work()
+    hmc.forward(posed.target(), x, posed.readout(x), work)
+    drawn = post.sample_neurons(60, rng=np.random.default_rng(0), samples_per_class=[20, 20], layer=1)
+    np.testing.assert_allclose(work.phi[0], drawn.activations, atol=1e-12)
+    active = work.phi[2].reshape(60, 2, 20).mean(axis=2) > 0.5
+    assert active.sum(axis=0).tolist() == [36, 24]
+    assert (active.sum(axis=1) == 1).all()
+    assert np.abs(work.residual).max() < 0.5
 
 
 def test_planted_code_counts_are_the_weights():
     task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=200)
     post = mf.solve(NETWORK, task, tau=0.02)
     posed = module.problem(NETWORK, task, 120, 0.02)
-    x = module._planted(posed, post, np.random.default_rng(1))
+    x = planted(posed, post, np.random.default_rng(1))
     readout = posed.readout_std * posed.readout(x).T
     distance = np.linalg.norm(readout[:, None] - np.array([code.readout for code in post.codes]), axis=2)
     count = np.bincount(distance.argmin(axis=1), minlength=len(post.codes))
@@ -323,7 +348,7 @@ def test_planted_neurons_of_a_data_task():
         task = mf.data_task(rng.standard_normal((8, n_inputs)), labels=[0, 1] * 4)
         post = mf.solve(mf.Network("linear"), task, tau=0.1)
         posed = module.problem(mf.Network("linear"), task, 12, 0.1)
-        x = module._planted(posed, post, np.random.default_rng(5))
+        x = planted(posed, post, np.random.default_rng(5))
         neurons = post.sample_neurons(12, rng=np.random.default_rng(5))
         np.testing.assert_allclose(posed.weights(x)[0] @ posed.features.T, neurons.preactivations, atol=1e-11)
         np.testing.assert_allclose(posed.readout_std * posed.readout(x).T, neurons.readouts, atol=1e-12)

@@ -84,20 +84,24 @@ def test_words_and_overlap_of_made_up_chains():
 
 @pytest.mark.statistical
 def test_layers_of_a_deep_network():
-    """The end points of the top layer, computed from the stored states, are those of the recorded activations."""
+    """Codes of the last layer are frozen, those of the first drift."""
     network = mf.Network("sigmoid", depth=2)
     task = mf.class_task(targets=[1, -1], n_samples=24)
     options = {"draws": 30, "warmup": 100, "chains": 2, "start": "annealed", "progress": False}
     chains = mf.sample(network, task, 30, 0.05, rng=0, **options)
-    top, low = mf.drift(chains), mf.drift(chains, layer=0)
+    top, low = mf.drift(chains), mf.drift(chains, layer=1)
     np.testing.assert_allclose(chains.class_activations(-1, "last")[0], top.last, atol=1e-12)
-    np.testing.assert_allclose(chains.class_activations(0, "first")[0], low.first, atol=1e-12)
-    assert low.lags.tolist() == [0, 29]
+    np.testing.assert_allclose(chains.class_activations(1, "first")[0], low.first, atol=1e-12)
+    assert (low.layer, top.layer) == (1, 2)
+    assert mf.drift(chains, layer=2).final_overlap == top.final_overlap
+    np.testing.assert_array_equal(low.lags, top.lags)
     assert top.lags[-1] == 29
     assert beyond(top.final_overlap, 0.75, "overlap of the top layer")
     assert below(low.final_overlap - top.final_overlap + 1, 1.0, "1 + low - top")  # the code sharpens with depth
-    with pytest.raises(ValueError, match="layer must be"):
-        mf.drift(chains, layer=2)
+    with pytest.raises(ValueError, match=r"layer must be an integer 1\.\.2"):
+        mf.drift(chains, layer=3)
+    with pytest.raises(ValueError, match=r"1\.\.2.*got 0"):
+        mf.drift(chains, layer=0)
 
 
 def test_a_bulk_without_outliers_has_no_codes():

@@ -279,7 +279,7 @@ class DeepPosterior(Posterior):
         detail, words = self._nodes(layer)
         setting = system.setting(order, layer)
         pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
-        b, h, row = system.layers[layer].draw(setting, detail.beta[pick], generator)
+        b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
         phi = self.network.activation
         z = np.empty((n, labels.size))
         for column, c in enumerate(self._index[labels]):
@@ -291,21 +291,57 @@ class DeepPosterior(Posterior):
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
             z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
-        names = sorted(set(words.tolist()), reverse=True)
-        part = np.array([names.index(word) for word in words[pick[row]]], dtype=np.intp)
-        full = ["-".join(word[c] for c in self._index) for word in names]
+        label = {word: "-".join(word[c] for c in self._index) for word in words.tolist()}
+        full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
+        part = np.array([full.index(label[word]) for word in words[pick[row]]], dtype=np.intp)
         readouts = np.empty((n, 0))
         if layer == self.network.depth - 1:
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts
         return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.class_names)
 
+    def _drawn(
+        self, layer: int, beta: FloatArray, words: FloatArray, generator: Any
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Fields b and h of neurons at nodes, and which node each came from; numbers of neurons per code are kept."""
+        setting = self._system.setting(self._order, layer)
+        found = []
+        for word in dict.fromkeys(words.tolist()):
+            rows = np.flatnonzero(words == word)
+            b, h, row = self._system.layers[layer].draw(setting, beta[rows], generator)
+            found.append((b, h, rows[row]))
+        b, h, row = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        order = np.argsort(row, kind="stable")
+        return b[order], h[order], row[order]
+
+    def stability(self) -> dict[str, float]:
+        """How far each code of the last layer is from losing its stability: the smallest of its fields.
+
+        A neuron with readout a has the field b_c = a.t_c on class c, which has to keep the sign of the code (positive
+        where it is active). At b_c = 0 the neuron changes its code; given fractions are admissible only while this is
+        positive for every code that has neurons.
+        """
+        if self.scheme == "analog":
+            return {}
+        sign = np.array([[1.0 if bit == "1" else -1.0 for bit in code.pattern] for code in self.codes])
+        fields = np.array([code.readout for code in self.codes]) @ self.solution.t.T
+        return {code.pattern: float(value) for code, value in zip(self.codes, (sign * fields).min(axis=1))}
+
     def frozen(self, fractions: Any) -> DeepPosterior:
         """The theory with given shares of the last layer's codes, as a sampler has frozen them.
+
+        Fractions are admissible only while every code among them is locally stable, see `stability`.
 
         Parameters
         ----------
         fractions : mapping of pattern to number, or (codes,) array-like
             Shares of the codes, normalised.
+
+        Raises
+        ------
+        UnstableFractions
+            If neurons with one of these codes would leave it.
+        ConvergenceError
+            If no certified solution was found.
         """
         return cast(DeepPosterior, theory_named(self.theory).frozen(self, fractions))  # type: ignore[attr-defined]
 

@@ -19,7 +19,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["Saturated", "saturated_solve"]
 
-_SWEEPS = 20_000
+_SWEEPS = (300, 1_000, 4_000, 15_000)
 _ACTIVE = 1e-5
 _MAX_CLASSES = 12
 
@@ -66,8 +66,7 @@ def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, lo
     words = np.array(list(itertools.product((high, low), repeat=n_classes)))
     words = words[np.abs(words).max(axis=1) > 0.0]
     s = sigma_a**2
-    weight = _climb(words, p, y, tau, s)
-    u, weight = _newton(words, weight, p, y, tau, s)
+    u, weight = _optimum(words, p, y, tau, s)
     weight, nullity = _spread_out(words, weight, u)
     total = words @ u
     length = (total**2).sum(axis=1)
@@ -83,11 +82,25 @@ def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, lo
     )
 
 
-def _climb(words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float) -> FloatArray:
-    """Weights by P <- P |sum_c S_c u_c|, which never raises F."""
+def _optimum(
+    words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
+) -> tuple[FloatArray, FloatArray]:
+    """u and weights: a climb, ended by Newton as soon as that finds an optimum; beside transitions climbs are long."""
     weight = np.full(len(words), 1.0 / len(words))
+    for sweeps in _SWEEPS:
+        weight = _climb(words, weight, p, y, tau, s, sweeps)
+        u, found, optimal = _newton(words, weight, p, y, tau, s)
+        if optimal:
+            break
+    return u, found
+
+
+def _climb(
+    words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float, sweeps: int
+) -> FloatArray:
+    """Weights by P <- P |sum_c S_c u_c|, which never raises F."""
     noise = np.diag(tau / p)
-    for sweep in range(_SWEEPS):
+    for sweep in range(sweeps):
         matrix = s * (words.T * weight) @ words + noise
         u = np.linalg.lstsq(matrix, y, rcond=1e-13)[0]
         length = np.linalg.norm(words @ u, axis=1)
@@ -100,7 +113,7 @@ def _climb(words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
 
 def _newton(
     words: FloatArray, weight: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, bool]:
     """Newton on |sum_c S_c u_c|^2 = level for the active codes, y = (s M + tau / p) u and sum P = 1."""
     n_classes, m = y.shape
     start = np.linalg.lstsq(s * (words.T * weight) @ words + np.diag(tau / p), y, rcond=1e-13)[0]
@@ -133,11 +146,16 @@ def _newton(
             level += float(step[-1])
         full = np.zeros(len(words))
         full[active] = q
+        total = chosen @ u
+        misfit = y - s * (chosen.T * q) @ total - tau * u / p[:, None]
+        slack = (total**2).sum(axis=1) - level  # beside transitions codes that are none seem active
+        if max(np.abs(misfit).max(), np.abs(slack).max()) > 1e-9 * max(1.0, level):
+            continue
         worst = ((words @ u) ** 2).sum(axis=1).max()
         if q.min() > -1e-9 and worst <= level + 1e-9 * max(1.0, level):
             full = np.maximum(full, 0.0)
-            return np.asarray(u, dtype=float), np.asarray(full / full.sum(), dtype=float)
-    return np.asarray(start, dtype=float), weight
+            return np.asarray(u, dtype=float), np.asarray(full / full.sum(), dtype=float), True
+    return np.asarray(start, dtype=float), weight, False
 
 
 def _spread_out(words: FloatArray, weight: FloatArray, u: FloatArray) -> tuple[FloatArray, int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -101,13 +101,14 @@ def solve_deep(
         else:
             system, found = _from_start(problem, start, tolerance, progress)
     except UnstableCode as error:
-        raise ConvergenceError(f"{error}; leave it out of fractions, or change the shares.") from error
+        raise UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern) from error
     except NotCovered as error:
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []
     remark = ""
-    if competitors and shares is None and problem.phi.parts != "gaussian" and start is None:
-        system, found, branches, remark = _compete(problem, system, found, tolerance, progress)
+    if competitors and shares is None and problem.phi.parts != "gaussian":
+        warm = start is not None
+        system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
     return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second)
 
 
@@ -131,9 +132,12 @@ def _linear_branch(problem: Problem, tolerance: float, report: Report | None) ->
 
 
 def _compete(
-    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
+    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None, warm: bool
 ) -> tuple[System, Found, list[Branch], str]:
-    """The better of two branches, the other one, and what has to be said if there is no other."""
+    """The better of two branches, the other one, and what has to be said if there is no other.
+
+    A warm start may have led to either of them.
+    """
     unknown = "the branch without codes was not compared: "
     try:
         rival, other = prior_branch(problem, report)
@@ -142,8 +146,9 @@ def _compete(
         phi, against = (s.free_energy(f.x, f.averages) for s, f in ((system, found), (rival, other)))
         certain = found.residual <= tolerance
         if certain and against < phi:
-            same = against > phi - _SAME_BRANCH * max(1.0, abs(phi))
-            return system, found, [] if same else [Branch("uncoded", against, other.residual)], ""
+            if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
+                return system, found, [Branch("uncoded", against, other.residual)], ""
+            return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(problem, other.x, tolerance, report)
     except (NotCovered, np.linalg.LinAlgError) as error:
         return system, found, [], f"{unknown}{error}"
@@ -151,10 +156,31 @@ def _compete(
     if other.residual > tolerance:
         return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
+        if warm and certain:
+            return _against_codes(problem, system, found, tolerance, report)
         return (system, found, [], "") if certain else (rival, other, [], "")
     if certain and against <= phi:
         return system, found, [Branch("uncoded", against, other.residual)], ""
     return rival, other, [Branch("coding", phi, found.residual)], ""
+
+
+def _against_codes(
+    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
+) -> tuple[System, Found, list[Branch], str]:
+    """A solution on the uncoded branch, that a warm start led to, against the branch with codes."""
+    unknown = "the branch with codes was not compared: "
+    try:
+        rival, other = coding_branch(problem, tolerance, report)
+    except (NotCovered, np.linalg.LinAlgError) as error:
+        return system, found, [], f"{unknown}{error}"
+    phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
+    if other.residual > tolerance:
+        return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+    if abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
+        return system, found, [], ""
+    if against > phi:
+        return rival, other, [Branch("uncoded", phi, found.residual)], ""
+    return system, found, [Branch("coding", against, other.residual)], ""
 
 
 def _posterior(

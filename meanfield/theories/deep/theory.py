@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from meanfield.numerics.interruptible import check_time
@@ -20,7 +21,8 @@ class DeepTheory:
 
     name = "deep"
     answers = "deep networks"
-    sweeps = False
+    sweeps = True
+    solves_at_fractions = True
 
     def refuses(self, problem: Problem) -> str | None:
         from meanfield.theories.deep.coverage import refuses
@@ -34,34 +36,59 @@ class DeepTheory:
         warm = None if warm_start is None or warm_start.theory != self.name else warm_start
         if warm is not None and relu.covers(warm.network) != relu.covers(problem.network):
             warm = None
-        return _solved(problem, progress, warm_start=warm, **_accuracy(options), **_width(problem, options))
+        given = options.get("fractions")
+        if given is not None and relu.covers(problem.network):
+            raise ValueError("fractions= is for bounded phi, whose codes share the neurons; rectifiers have outliers.")
+        shares: dict[str, Any] = {} if given is None else {"fractions": _normalised(given)}
+        return _solved(problem, progress, warm_start=warm, **_accuracy(options), **_width(problem, options), **shares)
 
     def frozen(self, posterior: Any, fractions: Any) -> Any:
         """`DeepPosterior.frozen`."""
-        given = {pattern: value for pattern, value in posterior._named_fractions(fractions) if value != 0.0}
-        total = sum(given.values())
-        if not total > 0.0 or min(given.values()) < 0.0:
-            raise ValueError("fractions of codes must not be negative, and not all zero.")
+        given = dict(posterior._named_fractions(fractions))
         problem = Problem(posterior.network, posterior.task, posterior.tau)
-        return _solved(problem, False, fractions={pattern: value / total for pattern, value in given.items()})
+        found = _solved(problem, False, fractions=_normalised(given))
+        if found.status != "optimal":
+            raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
+        return found
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+        tau = header["solution"]["tau"]
+        check_theory(self.name, network, task, tau)
+        return self.restore(Problem(network, task, tau), header["solution"], arrays)
+
+    def restore(self, problem: Problem, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+        """The posterior of a problem from what its ``solution.pack()`` gave."""
         from meanfield.theories.deep.claims import check_deep
         from meanfield.theories.deep.posterior import DeepPosterior
         from meanfield.theories.deep.relu import handover as relu
         from meanfield.theories.deep.solution import DeepSolution
 
-        if header["solution"].get("rectifier"):
-            return relu.load(header, arrays)
-        solution = DeepSolution.unpack(header["solution"], arrays)
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-        check_theory(self.name, network, task, solution.tau)
-        found = DeepPosterior(network, task, solution.tau, solution)
+        if header.get("rectifier"):
+            return relu.restore(problem, header, arrays)
+        solution = DeepSolution.unpack(header, arrays)
+        if solution.tau != problem.tau:
+            raise ValueError(f"its solution is at tau = {solution.tau:g}, its problem at {problem.tau:g}.")
+        found = DeepPosterior(*problem, solution)
         check_deep(found)
         return found
 
+    def transitions_along(self, diagram: Any) -> Any:
+        """Where the code set of the last layer changes along a sweep at P = infinity."""
+        from meanfield.theories.deep.transitions import transitions_along
+
+        return transitions_along(diagram)
+
 
 THEORY = DeepTheory()
+
+
+def _normalised(fractions: Mapping[Any, Any]) -> dict[str, float]:
+    given = {str(pattern).replace("-", ""): float(value) for pattern, value in fractions.items() if value != 0.0}
+    total = sum(given.values())
+    if not total > 0.0 or min(given.values()) < 0.0:
+        raise ValueError("fractions of codes must not be negative, and not all zero.")
+    return {pattern: value / total for pattern, value in given.items()}
 
 
 def _accuracy(options: dict[str, Any]) -> dict[str, float]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from meanfield.posterior.registry import check_theory
-from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
 
-__all__ = ["covers", "load", "refuses", "solve"]
+__all__ = ["covers", "refuses", "restore", "solve"]
 
 
 def covers(network: Network) -> bool:
@@ -32,15 +31,15 @@ def solve(network: Network, task: Any, tau: float, **options: Any) -> Any:
     return solve_relu(network, task, tau, **options)
 
 
-def load(header: dict[str, Any], arrays: dict[str, Any]) -> Any:
-    """The posterior from header and arrays of a file."""
+def restore(problem: Problem, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    """The posterior of a problem from what its ``solution.pack()`` gave."""
     from meanfield.theories.deep.relu.claims import check_relu
     from meanfield.theories.deep.relu.posterior import ReluPosterior
     from meanfield.theories.deep.relu.solution import ReluSolution
 
-    solution = ReluSolution.unpack(header["solution"], arrays)
-    network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-    check_theory("deep", network, task, solution.tau)
-    found = ReluPosterior(network, task, solution.tau, solution)
+    solution = ReluSolution.unpack(header, arrays)
+    if solution.tau != problem.tau:
+        raise ValueError(f"its solution is at tau = {solution.tau:g}, its problem at {problem.tau:g}.")
+    found = ReluPosterior(*problem, solution)
     check_relu(found)
     return found

@@ -1,0 +1,118 @@
+"""Deep networks: theory against sampled networks of several widths, extrapolated to infinite width.
+
+    python benchmarks/deep_samples.py FOLDER [case ...] [--sample]
+
+Chains are kept in FOLDER and found there again; with --sample nothing is compared. "annealed": cooled from the prior,
+nothing of the theory is used, and the theory is taken at the fractions of codes into which each chain froze; else
+chains start from neurons drawn from the theory at the fractions given here (None: at equilibrium).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import meanfield as mf
+
+BINARY = mf.class_task(targets=[1, -1], n_samples=100)
+TWO, THREE = mf.Network("sigmoid", 2), mf.Network("sigmoid", 3)
+
+
+def unequal(off):
+    """Classes of 50, 25 and 25 samples, one-hot targets."""
+    return mf.class_task([0.5, 0.25, 0.25], off=off, n_samples=100)
+
+
+PAIRS = {"110": 0.33, "101": 0.33, "011": 0.28, "100": 0.06}
+# name: network, task, tau, widths, start
+CASES = {
+    "L2-C2": (TWO, BINARY, 0.01, (100, 200, 400), "annealed"),
+    "L2-C3-y0": (TWO, unequal(0.0), 0.005, (100, 200), PAIRS),
+    "L2-C3-y0.5": (TWO, unequal(0.5), 0.005, (100, 200), {"110": 0.265, "101": 0.265, "011": 0.265, "111": 0.205}),
+    "L2-C3-y-0.5": (
+        TWO, unequal(-0.5), 0.005, (100, 200),
+        {"100": 0.24, "010": 0.14, "001": 0.14, "110": 0.16, "101": 0.16, "011": 0.16},
+    ),
+    "L3-C2": (THREE, BINARY, 0.01, (100, 200), {"10": 0.54, "01": 0.46}),
+    "L2-C2-half": (TWO.with_(readout_exponent=1 / 2), BINARY, 0.05, (100, 200), None),
+    "L3-C2-third": (THREE.with_(readout_exponent=1 / 3), BINARY, 0.05, (100, 200), None),
+    "L3-C3-y0": (THREE, unequal(0.0), 0.005, (100, 200), PAIRS),
+    "L2-C3-half": (
+        TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
+    ),
+}  # fmt: skip
+OPTIONS = {"draws": 250, "thin": 4, "chains": 2, "target_acceptance": 0.85}
+WARMUP = {True: 1000, False: 300}  # of annealed and of planted chains
+
+
+def theory(name, folder):
+    """The theory of a case: at the fractions of its planted chains, or at equilibrium."""
+    network, task, tau, _, start = CASES[name]
+    path = folder / f"{name}.npz"
+    if path.exists():
+        return mf.load(path)
+    begun = time.time()
+    post = mf.solve(network, task, tau, fractions=start if isinstance(start, dict) else None, progress=False)
+    print(f"{name}: {time.time() - begun:.0f} s, {post}", flush=True)
+    post.save(path)
+    return post
+
+
+def sampled(name, width, folder):
+    """Chains of a case at a width, from the folder if they are there."""
+    network, task, tau, _, start = CASES[name]
+    path = folder / f"{name}-N{width}.npz"
+    if path.exists():
+        return mf.load(path)
+    begun = time.time()
+    annealed = start == "annealed"
+    origin = start if annealed else theory(name, folder)
+    options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
+    chains = mf.sample(network, task, width, tau, **options)
+    chains.save(path)
+    print(f"{name}, N = {width}: {time.time() - begun:.0f} s, {chains}", flush=True)
+    return chains
+
+
+def compared(name, folder):
+    """The trend over the widths whose chains are there, and a line of the table."""
+    post, start = theory(name, folder), CASES[name][4]
+    widths = [n for n in CASES[name][3] if (folder / f"{name}-N{n}.npz").exists()]
+    fractions = "equilibrium" if start is None else "sampled"
+    comparisons = [mf.compare(post, sampled(name, n, folder), fractions=fractions) for n in widths]
+    trend = mf.finite_size_trend(comparisons)
+    single = ", ".join(f"{c.max_z:.1f}" for c in comparisons)
+    rms = (sum(row.z**2 for row in trend.rows) / len(trend.rows)) ** 0.5
+    worst = max(trend.rows, key=lambda row: abs(row.z))
+    line = f"| {name} | {', '.join(map(str, widths))} | {len(trend.rows)} | {single} | {trend.max_z:.1f}, {rms:.1f} |"
+    return trend, f"{line} {worst.name} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("cases", nargs="*", default=list(CASES))
+    parser.add_argument("--sample", action="store_true")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    runs = [(name, width) for name in given.cases for width in CASES[name][3]]
+    for name, width in sorted(runs, key=lambda run: run[1] > 200):
+        try:
+            sampled(name, width, given.folder)
+        except mf.ConvergenceError as error:
+            print(f"{name}: {error}", flush=True)
+    if given.sample:
+        return
+    lines = []
+    for name in given.cases:
+        trend, line = compared(name, given.folder)
+        print(f"{name}\n{trend.table()}")
+        for comparison in trend.comparisons:
+            print("\n".join(f"N = {comparison.width}: {note}" for note in comparison.notes))
+        lines.append(line)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Where the set of codes of the last layer changes along a sweep at P = infinity (THEORY.md, same section).
+
+There codes enter and leave with weight zero, and every point is solved in closed form, so that a change is located by
+bisection. At finite P codes come and go smoothly, over a range of the parameter.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.certificate import ConvergenceError
+
+__all__ = ["CodeTransition", "transitions_along"]
+
+_WIDTH = 1e-10  # of the final bracket, relative to the range of the sweep
+_NEAR = 1e-4  # the same, where weights on one side of the change take over
+_SAME = 1e-7  # transitions closer than this are one
+_MOST = 200  # solves between two points of the sweep
+
+
+@dataclass(frozen=True, eq=False)
+class CodeTransition:
+    """A change of the codes of the last layer.
+
+    Attributes
+    ----------
+    parameters : dict of str to float
+        Where: the swept parameter.
+    codes : tuple of str
+        Patterns of the codes that enter or leave.
+    label : str
+        What happens as the parameter increases.
+    width : float
+        Of the bracket in which it was located.
+    before, after : tuple of str
+        Codes on both sides.
+    kind, crossover
+        "weight" and False: weights pass through zero.
+    """
+
+    parameters: dict[str, float]
+    codes: tuple[str, ...]
+    label: str
+    width: float
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    kind: str = "weight"
+    crossover: bool = False
+
+    @property
+    def parameter(self) -> str:
+        """Name of the parameter."""
+        return next(iter(self.parameters))
+
+    @property
+    def value(self) -> float:
+        """Value of the parameter."""
+        return self.parameters[self.parameter]
+
+    def __repr__(self) -> str:
+        return f"<Transition: {self.label} at {self.parameter} = {self.value:.10g} to {self.width:.0e}>"
+
+
+def transitions_along(diagram: Any) -> tuple[CodeTransition, ...]:
+    """Changes of the code set along a sweep of one parameter at P = infinity, sorted by position.
+
+    Two changes of the same codes between two neighbouring points of the sweep, there and back, are missed.
+
+    Raises
+    ------
+    ValueError
+        For two axes, for a parameter that is no number, and at finite P.
+    """
+    if len(diagram.axes) != 1:
+        raise ValueError(f"transitions are located along one parameter, the diagram has {list(diagram.axes)}.")
+    name, values = next(iter(diagram.axes.items()))
+    if np.ndim(values) != 1 or name in ("depth", "n_samples"):
+        raise ValueError(f"transitions are not located along {name}; sweep a parameter that varies continuously.")
+    if any(math.isfinite(task.n_samples) for _, task, _ in diagram.problems()):
+        raise ValueError(
+            "in deep networks at finite P codes come and go smoothly and have no sharp transitions; sweep at "
+            "n_samples = inf, or read .weights(pattern)"
+        )
+    order = np.argsort(values)
+    good = [int(i) for i in order if diagram.certified[i]]
+    span = float(np.ptp(values)) or 1.0
+    found: list[CodeTransition] = []
+    for left, right in itertools.pairwise(good):
+        low, high = ((float(values[i]), _codes(diagram.posterior(i))) for i in (left, right))
+        _search(diagram, name, low, high, _WIDTH * span, found)
+    return tuple(_joined(found, name, _SAME * span))
+
+
+def _codes(posterior: Any) -> tuple[str, ...]:
+    return tuple(sorted(code.pattern for code in posterior.codes if code.weight > 1e-9))
+
+
+def _search(
+    diagram: Any,
+    name: str,
+    left: tuple[float, tuple[str, ...]],
+    right: tuple[float, tuple[str, ...]],
+    width: float,
+    found: list[CodeTransition],
+) -> None:
+    """Add all changes between two points whose codes are known."""
+    waiting, solves, tried = [(left, right)], 0, False
+    while waiting:
+        (low, before), (high, after) = waiting.pop()
+        if before == after:
+            continue
+        if not tried and high - low <= width * (_NEAR / _WIDTH):
+            tried = not waiting  # with others to come the next bracket may do better
+            place = _vanishing(diagram, name, (low, before), (high, after), (left[0], right[0]))
+            if place is not None:
+                found.append(_change(name, place, before, after, width))
+                continue
+        if high - low <= width or solves >= _MOST:
+            found.append(_change(name, 0.5 * (low + high), before, after, high - low))
+            continue
+        middle = 0.5 * (low + high)
+        try:
+            here = middle, _codes(diagram.solve(**{name: middle}))
+        except ConvergenceError:  # beside a degenerate point: this is how closely it can be located
+            found.append(_change(name, middle, before, after, high - low))
+            continue
+        solves += 1
+        waiting += [(here, (high, after)), ((low, before), here)]
+
+
+def _vanishing(
+    diagram: Any,
+    name: str,
+    low: tuple[float, tuple[str, ...]],
+    high: tuple[float, tuple[str, ...]],
+    limits: tuple[float, float],
+) -> float | None:
+    """Where the weight of the codes that only one side has vanishes: a parabola through three points of that side.
+
+    The weights are smooth there, so that its error is of third order in the width of the bracket. None where both sides
+    have codes of their own, or something else happens nearby.
+    """
+    step = high[0] - low[0]
+    if set(low[1]) < set(high[1]):
+        start, own, other, step = high[0], high[1], low[1], step
+    elif set(high[1]) < set(low[1]):
+        start, own, other, step = low[0], low[1], high[1], -step
+    else:
+        return None
+    places = [start, start + step, start + 3.0 * step]
+    if not min(limits) <= places[-1] <= max(limits):
+        return None
+    weights = []
+    for place in places:
+        try:
+            codes = diagram.solve(**{name: place}).codes
+        except ConvergenceError:
+            return None
+        if tuple(sorted(code.pattern for code in codes if code.weight > 1e-9)) != own:
+            return None
+        weights.append(sum(code.weight for code in codes if code.pattern not in other))
+    roots = np.roots(np.polyfit((np.array(places) - start) / step, weights, 2))
+    inside = [float(root.real) for root in roots if abs(root.imag) < 1e-9 and -1.5 <= root.real <= 0.5]
+    return start + step * inside[0] if len(inside) == 1 else None
+
+
+def _change(name: str, value: float, before: tuple[str, ...], after: tuple[str, ...], width: float) -> CodeTransition:
+    gone, new = sorted(set(before) - set(after)), sorted(set(after) - set(before))
+    said = [f"{'-'.join(code)} leaves" for code in gone] + [f"{'-'.join(code)} enters" for code in new]
+    return CodeTransition({name: value}, (*gone, *new), ", ".join(said), width, before, after)
+
+
+def _joined(found: list[CodeTransition], name: str, near: float) -> list[CodeTransition]:
+    """Changes at the same place as one; codes that are there at a single point only are named as such."""
+    joined: list[CodeTransition] = []
+    for one in sorted(found, key=lambda transition: transition.value):
+        if not joined or one.value - joined[-1].value > max(near, one.width + joined[-1].width):
+            joined.append(one)
+            continue
+        last = joined.pop()
+        change = _change(name, last.value, last.before, one.after, last.width + one.width)
+        passing = sorted(set(last.codes) & set(one.codes))
+        point = [f"{'-'.join(code)} at this point only" for code in passing]
+        label = ", ".join([*([change.label] if change.codes else []), *point])
+        codes = (*change.codes, *passing)
+        value = 0.5 * (last.value + one.value)
+        joined.append(CodeTransition({name: value}, codes, label, change.width, last.before, one.after))
+    return joined
