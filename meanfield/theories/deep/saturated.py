@@ -118,8 +118,9 @@ def _newton(
     n_classes, m = y.shape
     start = np.linalg.lstsq(s * (words.T * weight) @ words + np.diag(tau / p), y, rcond=1e-13)[0]
     length = np.linalg.norm(words @ start, axis=1)
-    for threshold in (_ACTIVE, 1e-3, 1e-7):
-        active = np.flatnonzero(length > (1.0 - threshold) * length.max())
+    waiting = [np.flatnonzero(length > (1.0 - threshold) * length.max()) for threshold in (_ACTIVE, 1e-3, 1e-7)]
+    while waiting:
+        active = waiting.pop(0)
         u, q = start.copy(), weight[active] / weight[active].sum()
         level = float(length.max()) ** 2
         chosen = words[active]
@@ -155,6 +156,9 @@ def _newton(
         if q.min() > -1e-9 and worst <= level + 1e-9 * max(1.0, level):
             full = np.maximum(full, 0.0)
             return np.asarray(u, dtype=float), np.asarray(full / full.sum(), dtype=float), True
+        negative = q <= q.min() + 1e-9  # a code that seemed active, with those that are exchangeable with it
+        if q.min() < -1e-9 and not negative.all():
+            waiting.insert(0, active[~negative])
     return np.asarray(start, dtype=float), weight, False
 
 

@@ -20,6 +20,7 @@ __all__ = ["CodeTransition", "transitions_along"]
 _WIDTH = 1e-10  # of the final bracket, relative to the range of the sweep
 _NEAR = 1e-4  # the same, where weights on one side of the change take over
 _SAME = 1e-7  # transitions closer than this are one
+_POINT = 1e-5  # the same for codes that come and go: beside a degenerate point they tie within the solver's tolerance
 _MOST = 200  # solves between two points of the sweep
 
 
@@ -179,11 +180,14 @@ def _joined(found: list[CodeTransition], name: str, near: float) -> list[CodeTra
     """Changes at the same place as one; codes that are there at a single point only are named as such."""
     joined: list[CodeTransition] = []
     for one in sorted(found, key=lambda transition: transition.value):
-        if not joined or one.value - joined[-1].value > max(near, one.width + joined[-1].width):
+        back = bool(joined) and set(one.codes) == set(joined[-1].codes)
+        close = near * (_POINT / _SAME) if back else near
+        if not joined or one.value - joined[-1].value > max(close, one.width + joined[-1].width):
             joined.append(one)
             continue
         last = joined.pop()
-        change = _change(name, last.value, last.before, one.after, last.width + one.width)
+        width = last.width + one.width + one.value - last.value
+        change = _change(name, last.value, last.before, one.after, width)
         passing = sorted(set(last.codes) & set(one.codes))
         point = [f"{'-'.join(code)} at this point only" for code in passing]
         label = ", ".join([*([change.label] if change.codes else []), *point])

@@ -181,7 +181,8 @@ def test_a_degenerate_point_is_told():
     """At y_- = -1/2 complements tie; beside it only pairs have weight."""
     diagram = mf.sweep(NETWORK, ONE_HOT, 0.0, off=[-0.6, -0.5, -0.4], progress=False)
     (found,) = diagram.transitions()
-    assert found.value == pytest.approx(-0.5, abs=1e-4)
+    assert found.value == pytest.approx(-0.5, abs=1e-6)
+    assert 0.0 < found.width < 1e-5
     assert found.before == found.after == ("011", "101", "110")
     assert "at this point only" in found.label
 
