@@ -21,7 +21,5 @@ def layer_index(layer: Any, depth: int) -> int:
     """
     whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, (bool, np.bool_))
     if not whole or layer == 0 or not -depth <= layer <= depth:
-        raise ValueError(
-            f"layer must be an integer 1..{depth} (or negative, from the last), got {short(layer)}."
-        )
+        raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {short(layer)}.")
     return int(layer) - 1 if layer > 0 else int(layer) + depth
