@@ -38,7 +38,7 @@ class _WideNetwork(BaseEstimator):
 
     def __init__(
         self,
-        activation: Any = "linear",
+        activation: object = "linear",
         *,
         depth: int = 1,
         sigma_a: float = 1.0,
@@ -46,7 +46,7 @@ class _WideNetwork(BaseEstimator):
         tau: float = 0.01,
         lazy: bool = False,
         center: bool = True,
-        scale: Any = "rms",
+        scale: object = "rms",
         on_failure: Literal["raise", "warn", "return"] = "warn",
     ) -> None:
         self.activation = activation
@@ -72,7 +72,7 @@ class _WideNetwork(BaseEstimator):
         self.codes_ = self.posterior_.codes
         self.certificate_ = self.posterior_.certificate
 
-    def _outputs(self, X: Any) -> Any:
+    def _outputs(self, X: object) -> Any:
         check_is_fitted(self)
         return self.posterior_.predict(_validated(self, X, reset=False, dtype=np.float64))
 
@@ -134,7 +134,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
 
     def __init__(
         self,
-        activation: Any = "linear",
+        activation: object = "linear",
         *,
         depth: int = 1,
         sigma_a: float = 1.0,
@@ -142,7 +142,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         tau: float = 0.01,
         lazy: bool = False,
         center: bool = True,
-        scale: Any = "rms",
+        scale: object = "rms",
         on_failure: Literal["raise", "warn", "return"] = "warn",
         on: float = 1.0,
         off: float = 0.0,
@@ -168,7 +168,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         self._solve(replace(task, targets=task.targets - self.target_center_))
         return self
 
-    def decision_function(self, X: Any) -> Any:
+    def decision_function(self, X: object) -> Any:
         """Mean outputs (n, C) on inputs X (n, N_0); for two classes their difference (n,), second minus first.
 
         With on < off the sign is changed: the largest is always that of the predicted class.
@@ -176,12 +176,12 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: object) -> Any:
         """(n,) label of the class whose target is nearest to the mean output."""
         scores = self._scores(X)  # says so if there are no classes yet
         return self.classes_[scores.argmax(axis=1)]
 
-    def _scores(self, X: Any) -> Any:
+    def _scores(self, X: object) -> Any:
         return np.sign(self.on - self.off) * (self._outputs(X) + self.target_center_)
 
 
@@ -217,7 +217,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
         self._solve(self._task(X, Y=(targets - self.target_center_) / self.target_scale_))
         return self
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: object) -> Any:
         """Mean outputs (n,) or (n, m) on inputs X (n, N_0)."""
         check_is_fitted(self)
         outputs = self.target_center_ + self.target_scale_ * self._outputs(X)

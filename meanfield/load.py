@@ -41,7 +41,13 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Examples
     --------
-    >>> post = mf.load("post.npz")  # doctest: +SKIP
+    >>> import tempfile
+    >>> import meanfield as mf
+    >>> post = mf.solve(mf.Network("linear"), mf.class_task(fractions=[0.5, 0.25, 0.25]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = mf.load(post.save(f"{folder}/post.npz"))
+    >>> again.objective == post.objective
+    True
     """
     kind = open_archive(path)[0]
     if kind in KINDS:

@@ -44,6 +44,7 @@ def solve(
     rtol: float | None = ...,
     max_seconds: float | None = ...,
     refine: bool | None = ...,
+    width: float | None = ...,
     fractions: Mapping[str, float] | None = ...,
     progress: bool | None = ...,
 ) -> SingleNeuronPosterior: ...
@@ -61,6 +62,7 @@ def solve(
     rtol: float | None = ...,
     max_seconds: float | None = ...,
     refine: bool | None = ...,
+    width: float | None = ...,
     fractions: Mapping[str, float] | None = ...,
     progress: bool | None = ...,
 ) -> DataPosterior: ...
@@ -77,6 +79,7 @@ def solve(
     rtol: float | None = None,
     max_seconds: float | None = None,
     refine: bool | None = None,
+    width: float | None = None,
     fractions: Mapping[str, float] | None = None,
     progress: bool | None = None,
 ) -> SingleNeuronPosterior | DataPosterior:
@@ -118,8 +121,11 @@ def solve(
         P -> infinity then have the status "stopped", nonlinear networks on data "out of time" with what was reached;
         others raise ConvergenceError.
     refine : bool, optional
-        Whether to correct expectation propagation on samples of the exact single-neuron posterior (bounded nonlinear
-        networks on data); by default where its measured error is too large.
+        Whether to correct expectation propagation on samples of the exact single-neuron posterior (nonlinear networks
+        on data); by default where its measured error is too large.
+    width : float, optional
+        Deep networks of rectifiers: number N of neurons per layer of the finite-N saddle, 100 to 1e5; by default
+        N = infinity. Refused by all other theories, which are those of infinite width.
     fractions : mapping of code pattern to number, optional
         Class tasks at finite P, bounded phi: shares of the neurons in each code, normalised, as sampled networks freeze
         them; those of equilibrium by default. The same as `Posterior.frozen` of the solution at equilibrium, but in
@@ -163,9 +169,16 @@ def solve(
         rtol = real_number("rtol", rtol, above=0.0)
         if rtol >= 1.0:
             raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
+    if width is not None:
+        width = real_number("width", width, at_least=100.0)
+        if width > 1e5:
+            raise ValueError(f"width must be at most 1e5, got {width:g}; leave it out for N = infinity.")
+        if theory.name != "deep":
+            raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
     if fractions is not None and not isinstance(fractions, Mapping):
         raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
     options: dict[str, Any] = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
+    options["width"] = width
     shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
     if shares:
         options["fractions"] = fractions
@@ -187,7 +200,7 @@ def solve(
     return cast(Any, posterior)
 
 
-def _check_options(task: ClassTask | DataTask, warm_start: Any, on_failure: str, max_boxes: Any) -> None:
+def _check_options(task: ClassTask | DataTask, warm_start: object, on_failure: str, max_boxes: object) -> None:
     if not isinstance(on_failure, str) or on_failure not in ("raise", "warn", "return"):
         raise ValueError(f"on_failure must be 'raise', 'warn' or 'return', got {short(on_failure)}.")
     whole_number("max_boxes", max_boxes, at_least=1)

@@ -14,8 +14,8 @@ import pytest
 
 import meanfield as mf
 from meanfield.numerics.jit import cache_directory
-from meanfield.phases import diagram as phase
 from meanfield.phases import raster
+from meanfield.phases import work as phase
 from meanfield.theories.single_layer import limit as codes
 
 SIGMOID = mf.Network("sigmoid")
@@ -90,7 +90,7 @@ _KILLED = """
 import os, signal, sys
 import numpy as np
 import meanfield as mf
-from meanfield.phases import diagram as phase
+from meanfield.phases import work as phase
 from meanfield.phases.checkpoint import Checkpoint
 phase._SAVE_EVERY = phase._SLICE = 0.0
 write, count = Checkpoint.write, []

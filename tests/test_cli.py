@@ -14,7 +14,10 @@ import pytest
 
 import meanfield as mf
 from meanfield import cli
+from meanfield.cli import warmup
+from meanfield.numerics.jit import cache_directory, source_hash
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.theories.single_layer import precompile
 
 matplotlib.use("Agg")
 
@@ -235,3 +238,43 @@ def test_two_sweeps_make_a_plane(tmp_path):
     (curve,) = {row["curve"] for row in read_csv(tmp_path / "phases-off-sigma_a-boundaries.csv")}
     assert curve == "0"
     assert mf.PhaseDiagram.load(tmp_path / "phases-off-sigma_a.npz").shape == (7, 3)
+
+
+def test_warmup_says_what_it_compiles(monkeypatch, capsys):
+    programs = []
+
+    def compile_part(program):
+        programs.append(program)
+        return "no memory" if "relu" in program else None
+
+    monkeypatch.setattr(warmup, "_compile", compile_part)
+    assert run("warmup") == 0
+    assert sorted(programs) == sorted(warmup.FIRST.values())
+    assert "[2/2]" in capsys.readouterr().out
+    assert run("warmup", "--all", "--workers", 3) == 1
+    printed = capsys.readouterr().out
+    assert "data, unbounded failed: no memory" in printed
+    assert "finite P compiled" in printed
+    assert run("warmup", "--workers", 0) == 2
+
+
+@pytest.mark.parametrize("name", [*warmup.FIRST, *warmup.OTHERS])
+def test_what_warmup_runs_is_valid(name):
+    """One process for all: what they compile is there already, or needed by other tests."""
+    exec({**warmup.FIRST, **warmup.OTHERS}[name], {})
+
+
+def test_parts_of_warmup_report_failures():
+    assert warmup._compile("pass") is None
+    assert warmup._compile("raise ValueError('no')") == "ValueError: no"
+    assert warmup._compile("raise SystemExit(3)") == "no reason given"
+
+
+def test_precompiled_signatures_are_those_that_are_used():
+    """What the second process compiles is found by the first: no signature of its own."""
+    mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5))
+    precompile.precompile()
+    for function in (precompile.globalcheck.global_bound, precompile.certify, precompile.bundle_rounds):
+        folder = cache_directory() / source_hash(function.py_func.__code__.co_filename)
+        assert len(list(folder.glob(f"*.{function.py_func.__name__}-*.nbc"))) == 1
+    assert precompile.is_compiled()

@@ -144,3 +144,21 @@ def test_every_file_it_names_exists():
     for name in named:
         parts = name.rstrip("/")
         assert (ROOT / name).exists() or any(f"/{path}".endswith(f"/{parts}") for path in inside), name
+
+
+def test_a_sweep_with_it_is_refused_in_words(contributed):
+    network, task = mf.Network("sigmoid", scaling="lazy"), mf.class_task(n_classes=2, n_samples=10)
+    with pytest.raises(ValueError, match="not lazy networks of one hidden layer on class tasks"):
+        mf.sweep(network, task, 0.3, off=[0.0, 0.1])
+
+
+def test_every_test_has_a_row_in_the_list_of_tests():
+    """`tests/README.md`: patterns and folders cover every file, and every one stands for something."""
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    patterns = re.findall(r"`((?:[a-z_*]+/)*(?:test_[a-z_*]+\.py)?)`", text)
+    covered = set()
+    for pattern in filter(None, patterns):
+        found = set((ROOT / "tests").glob(pattern + ("**/*.py" if pattern.endswith("/") else "")))
+        covered |= found
+    missing = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py") if path not in covered}
+    assert not missing

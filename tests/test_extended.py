@@ -7,7 +7,14 @@ import sympy as sp
 import meanfield as mf
 from meanfield.activations.activation import Activation
 from meanfield.theories.single_layer.transitions.control import Control
-from meanfield.theories.single_layer.transitions.extended import Active, CodeState, Cubic, Soft, System, Vanishing
+from meanfield.theories.single_layer.transitions.extended import (
+    Active,
+    CodeState,
+    Cubic,
+    ExtendedSystem,
+    Soft,
+    Vanishing,
+)
 from meanfield.theories.single_layer.transitions.extended_outliers import ConeSystem, OutlierSystem
 
 
@@ -33,7 +40,7 @@ def test_jacobian_of_codes(names):
     s = mf.solve(network, task).solution
     state = CodeState(s.t * 1.3, s.readout / 1.3, s.weight, s.level)
     control = Control(network, task, 0.07, names)
-    system = System(control, state, (Vanishing(3), Active(1, 0), Soft(3), Cubic(3)))
+    system = ExtendedSystem(control, state, (Vanishing(3), Active(1, 0), Soft(3), Cubic(3)))
     noise = 0.02 * np.random.default_rng(0).normal(size=state.x.size)
     assert_jacobian(system, np.append(state.x + noise, control.values))
 
@@ -44,7 +51,7 @@ def test_jacobian_where_the_midpoint_moves():
     network, task = mf.Network(phi), mf.class_task(targets=[1.0, 0.3])
     state = CodeState(np.array([[1.1], [-0.4]]), np.array([[0.9], [-0.3]]), np.array([0.7, 0.3]), 0.2)
     control = Control(network, task, 0.0, ("b", "target_2"))
-    assert_jacobian(System(control, state, (Active(0, 1),)), np.append(state.x, control.values))
+    assert_jacobian(ExtendedSystem(control, state, (Active(0, 1),)), np.append(state.x, control.values))
 
 
 @pytest.mark.parametrize("phi", [mf.activation("relu"), mf.activation("leaky_relu", slope=0.3)])

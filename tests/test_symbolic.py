@@ -40,7 +40,7 @@ def written_out(expression, **indices):
 
 def test_generated_files_are_up_to_date():
     """Byte for byte; `python -m meanfield.activations.generate` rewrites them."""
-    assert len(files()) == 4
+    assert len(files()) == 5
     for path, text in files().items():
         assert path.read_bytes() == text.encode(), path.name
 
@@ -172,7 +172,7 @@ def test_generated_functions_have_callers():
     package = Path(stationarity.__file__).parents[4]
     sources = {path: path.read_text() for path in package.rglob("*.py") if "generated" not in path.parts}
     generated = [path for path in files() if "generated" in path.parts]
-    assert len(generated) == 3
+    assert len(generated) == 4
     for path in generated:
         for name in re.findall(r"^def (\w+)\(", path.read_text(), re.MULTILINE):
             room = ".".join(path.relative_to(package).parts[:-1])

@@ -12,6 +12,7 @@ from meanfield.activations.builtin import definition, names
 from meanfield.symbolic.codegen import action_source, stationarity_source
 from meanfield.symbolic.deep_code import site_source
 from meanfield.symbolic.pages import pages, rendered
+from meanfield.symbolic.propagation import propagation_source
 from meanfield.symbolic.shape import shape_of
 from meanfield.symbolic.source import derivative, numpy_source, remainder
 
@@ -85,11 +86,15 @@ def _sequence(values: Iterable[sp.Expr]) -> str:
 def files() -> dict[Path, str]:
     """Path and text of every machine-written file."""
     package = Path(meanfield.activations.builtin.__file__).parents[2]
+    single_layer, general_data, deep = (
+        package / "theories" / room / "compiled" / "generated" for room in ("single_layer", "general_data", "deep")
+    )
     return {
         package / "activations" / "derived.py": derived_source(names()),
-        package / "theories" / "single_layer" / "compiled" / "generated" / "action.py": action_source(),
-        package / "theories" / "single_layer" / "compiled" / "generated" / "stationarity.py": stationarity_source(),
-        package / "theories" / "deep" / "compiled" / "generated" / "site.py": site_source(),
+        single_layer / "action.py": action_source(),
+        single_layer / "stationarity.py": stationarity_source(),
+        general_data / "propagation.py": propagation_source(),
+        deep / "site.py": site_source(),
     }
 
 

@@ -224,7 +224,8 @@ def _figures(
 ) -> list[Path]:
     os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files: no display is needed
     from meanfield.plot import data_tasks as plot_data
-    from meanfield.plot.class_tasks import plot_readout_posterior, save_figure
+    from meanfield.plot.class_tasks import plot_readout_posterior
+    from meanfield.plot.style import save_figure
     from meanfield.progress import progress_bar
 
     posterior = next(iter(solved.values()))

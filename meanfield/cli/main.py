@@ -39,6 +39,7 @@ examples
   meanfield phase-diagram --activation relu --sweep off=-1:0.9:191
   meanfield equations --activation relu                    LaTeX of exactly what is solved
   meanfield validate --quick                               the theory against sampled finite networks
+  meanfield figures --only fig5                            a figure of the paper, theory beside sampled networks
 
 exit status: 0 solved, 1 validation failed, 2 wrong input (one line says what), 3 no certified solution was found"""
 
@@ -144,10 +145,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_network(equations)
     equations.set_defaults(run=_equations)
 
+    from meanfield.cli.figures import add_arguments as add_figures
     from meanfield.cli.geometry import add_parser
     from meanfield.cli.validate import add_parser as add_validate
+    from meanfield.cli.warmup import add_parser as add_warmup
+    from meanfield.cli.warmup import run as warm_up
 
+    add_figures(commands)
     add_parser(commands)
+    add_warmup(commands).set_defaults(run=warm_up)
     add_validate(commands).set_defaults(run=_validate)
     return parser
 
@@ -402,7 +408,9 @@ def _phase_diagram(options: argparse.Namespace) -> None:
 
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    with _workers(options.workers) as executor:
+    from meanfield.cli.warmup import beside
+
+    with beside(), _workers(options.workers) as executor:
         how: dict[str, Any] = {"executor": executor, "checkpoint": options.checkpoint}
         diagram = sweep(network, task, **{**how, "tau": tau, **dict(axes)})
         print(diagram)

@@ -129,8 +129,8 @@ def validate(
 
 def write_report(folder: Path, cases: Sequence[Case], plan: Plan, limit: float = LIMIT) -> list[Path]:
     """Write report.md, its figures (pdf, png) and all numbers (json); returns the paths."""
-    from meanfield.plot.class_tasks import save_figure
     from meanfield.plot.sampling import figure_drift
+    from meanfield.plot.style import save_figure
 
     written: list[Path] = []
     text = [_heading(cases, plan, limit)]

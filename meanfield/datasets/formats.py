@@ -159,7 +159,7 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
-def _unpickle(path: Any, raw: bytes) -> Any:
+def _unpickle(path: object, raw: bytes) -> Any:
     try:
         return _ArraysOnly(io.BytesIO(raw), encoding="bytes").load()
     except Exception as error:

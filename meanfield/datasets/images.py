@@ -110,7 +110,7 @@ class ImageSet:
         return self._take(np.concatenate(train)), self._take(np.concatenate(test))
 
     def task(
-        self, *, on: float = 1.0, off: float = 0.0, center: Any = True, scale: Any = "rms", targets: Any = None
+        self, *, on: float = 1.0, off: float = 0.0, center: object = True, scale: object = "rms", targets: object = None
     ) -> DataTask:
         """The images as a training set; see `meanfield.data_task`.
 

@@ -6,7 +6,7 @@ Source: Cohen, Chung, Lee, Sompolinsky, "Separability and geometry of object man
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +133,7 @@ def _search(
     return found, path
 
 
-def center_correlation(manifolds: Any) -> float:
+def center_correlation(manifolds: object) -> float:
     """Mean absolute cosine between the class means, their common mean removed.
 
     Examples
@@ -145,7 +145,7 @@ def center_correlation(manifolds: Any) -> float:
 
 
 def remove_center_components(
-    manifolds: Any, *, n_components: int | None = None, n_starts: int = 3, seed: Seed = None
+    manifolds: object, *, n_components: int | None = None, n_starts: int = 3, seed: Seed = None
 ) -> tuple[list[Array], CenterComponents]:
     """Project out the directions that the class centres share.
 

@@ -222,7 +222,7 @@ class NeuralCollapse(Result):
 
 
 def neural_collapse(
-    manifolds: Any, *, classifier: ArrayLike | None = None, bias: ArrayLike | None = None
+    manifolds: object, *, classifier: ArrayLike | None = None, bias: ArrayLike | None = None
 ) -> NeuralCollapse:
     """Neural collapse of the last layer's features (Papyan, Han, Donoho 2020); classes count equally.
 
@@ -301,7 +301,7 @@ def _class_average(indicator: NDArray[np.bool_], starts: NDArray[np.int64], size
     return float(np.mean(np.add.reduceat(indicator.astype(float), starts[:-1]) / sizes))
 
 
-def weight_change(before: Any, after: Any) -> dict[str, Any]:
+def weight_change(before: object, after: object) -> dict[str, Any]:
     """How far weights moved: norms of ``after - before`` of one array, or of every layer of two mappings.
 
     Parameters

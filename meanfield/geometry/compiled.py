@@ -19,6 +19,7 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit
 
 __all__ = ["lawson_hanson", "solve_orthogonal", "solve_probes"]
@@ -329,7 +330,7 @@ def solve_orthogonal(
         for _repeat in range(2):
             for j in range(size):
                 rest -= np.sum(directions[j] * rest) * directions[j]
-        polar[:] = rest
+        copy_vector(polar, rest)
         square = np.sum(rest * rest)
         stalled = stalled + 1 if square >= shortest * (1.0 - 4e-16) else 0
         shortest = min(shortest, square)
@@ -358,7 +359,7 @@ def solve_orthogonal(
                 forward[size] = np.sum(vector * rest)
                 if forward[size] > 0.0:
                     factor[size, size] = distance
-                    directions[size] = vector
+                    copy_vector(directions[size], vector)
                     active[size] = entering
                     weight[size] = 0.0
                     free[entering] = False

@@ -141,7 +141,7 @@ class AnchorPoints(Result):
 
 
 def glue(
-    manifolds: Any,
+    manifolds: object,
     *,
     labels: str | ArrayLike = "balanced",
     n_probes: int = 200,
@@ -260,7 +260,7 @@ def capacity(manifolds: Any, **options: Any) -> float:
 
 
 def anchor_points(
-    manifolds: Any,
+    manifolds: object,
     *,
     labels: str | ArrayLike = "balanced",
     n_probes: int = 200,
@@ -361,7 +361,7 @@ def _cautions(result: Glue, solved: Solved) -> Iterator[str]:
 
 
 def _pairwise(
-    manifolds: Any,
+    manifolds: object,
     labels: str | ArrayLike,
     center: bool,
     allow_overlap: bool,

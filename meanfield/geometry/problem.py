@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +21,7 @@ __all__ = ["ConeProblem", "Solved", "check_probes", "cone_problem", "solve_probl
 Array = NDArray[np.float64]
 
 
-def check_probes(n_probes: Any) -> int:
+def check_probes(n_probes: object) -> int:
     """The number of Gaussian probes; few are warned about."""
     number = whole_number("n_probes", n_probes, at_least=2, at_most=10**7)
     if number < 50:
@@ -90,7 +89,7 @@ class Solved:
         return convex_weights(self.projected, self.problem.norms, self.problem.clouds.starts, inactive)
 
 
-def cone_problem(manifolds: Any, *, center: bool, allow_overlap: bool) -> ConeProblem:
+def cone_problem(manifolds: object, *, center: bool, allow_overlap: bool) -> ConeProblem:
     """Validate, remove repeated points, and rotate into the span of all points."""
     flag("center", center)
     flag("allow_overlap", allow_overlap)

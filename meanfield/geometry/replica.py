@@ -176,7 +176,7 @@ def _combine(
 
 
 def replica_capacity(
-    manifolds: Any,
+    manifolds: object,
     *,
     kappa: float = 0.0,
     n_probes: int = 300,

@@ -114,7 +114,7 @@ def _median(n_crit: Array) -> tuple[float, float]:
 
 
 def simulated_capacity(
-    manifolds: Any,
+    manifolds: object,
     *,
     labels: str | ArrayLike = "balanced",
     n_draws: int = 200,

@@ -73,7 +73,7 @@ class Trajectory(Result):
 
 
 def measure(
-    manifolds: Any,
+    manifolds: object,
     measures: Sequence[Measure] = ("glue",),
     options: Mapping[str, Mapping[str, Any]] | None = None,
     seed: Seed = None,
@@ -150,7 +150,7 @@ def _rows(
 
 
 def trajectory(
-    representations: Any,
+    representations: object,
     *,
     parameter: ArrayLike | None = None,
     parameter_name: str = "step",

@@ -36,6 +36,7 @@ __all__ = ["KernelCache", "cache_home", "keep_on_disk"]
 
 _DIGEST = hashlib.sha256().digest_size
 _told = False
+_compiling: list[str] = []  # functions whose code is being made: callers wait for their callees
 
 
 def cache_home() -> Path | None:
@@ -115,7 +116,14 @@ class KernelCache(FunctionCache):
         return self._folder / f"{self._stem}.{name}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Machine code of a signature, or None where there is none that can be used."""
+        """Machine code of a signature, or None where there is none that can be used, and has to be compiled."""
+        found = self.read(sig, target_context)
+        if found is None:
+            begin_compiling(self._py_func.__name__)
+        return found
+
+    def read(self, sig: Any, target_context: Any) -> Any:
+        """Machine code of a signature on disk, or None."""
         target_context.refresh()
         codegen = target_context.codegen()
         path = self.file(sig, codegen)
@@ -135,6 +143,7 @@ class KernelCache(FunctionCache):
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Write the machine code of a signature; where that fails it stays in memory."""
+        end_compiling(self._py_func.__name__)
         if not self._enabled or any(not loop.can_cache for loop in data.lifted) or data.library.has_dynamic_globals:
             return
         path = self.file(sig, data.codegen)
@@ -146,6 +155,23 @@ class KernelCache(FunctionCache):
             write_whole(path, hashlib.sha256(content).digest() + content)
         except OSError as error:
             tell(path.parent, error)
+
+
+def begin_compiling(name: str) -> None:
+    """Say on a terminal what is compiled, on a line that is overwritten."""
+    _compiling.append(name)
+    if sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[Kcompiling, once: {name}")
+        sys.stderr.flush()
+
+
+def end_compiling(name: str) -> None:
+    """Take the line back when nothing waits any longer."""
+    if name in _compiling:
+        del _compiling[_compiling.index(name) :]
+    if not _compiling and sys.stderr is not None and sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
 
 
 def write_whole(path: Path, content: bytes) -> None:

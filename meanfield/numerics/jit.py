@@ -18,9 +18,10 @@ from typing import Any
 
 import numba
 
+from meanfield.numerics.barrier import behind_barrier
 from meanfield.numerics.cache import cache_home, keep_on_disk
 
-__all__ = ["cache_directory", "jit", "source_hash"]
+__all__ = ["cache_directory", "jit", "jit_apart", "source_hash"]
 
 # Flags that keep NaN and infinities meaningful (fastmath=True would not).
 _FLAGS = {"reassoc", "contract", "arcp"}
@@ -62,3 +63,8 @@ def jit(function: Callable[..., Any]) -> Any:
     if not Path(source).is_file():  # typed in: nothing tells one version from the next
         return compiled
     return keep_on_disk(compiled, None if _CACHE is None else _CACHE / source_hash(source))
+
+
+def jit_apart(function: Callable[..., Any]) -> Any:
+    """`jit` for big functions with several callers: those call through a pointer instead of compiling it again."""
+    return behind_barrier(jit(function))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +14,10 @@ import numpy as np
 
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
-from meanfield.numerics.interruptible import stop_everything
-from meanfield.phases.checkpoint import Checkpoint, Piece
-from meanfield.phases.grid import Grid, checked_axes, chunks, fingerprint, parents, segment_size
+from meanfield.phases.grid import Grid, checked_axes
 from meanfield.phases.kept import has_kept
-from meanfield.phases.raster import PointArrays, Problem, physical, posterior_at, solve_segment
+from meanfield.phases.raster import PointArrays, Problem, posterior_at
+from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import code_pattern
 from meanfield.posterior.registry import covering_theory
@@ -30,17 +27,13 @@ from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.limit import STATUS, message_of
-from meanfield.validation import FloatArray, executor_or_none, file_path, flag, plain_array, real_number
+from meanfield.validation import FloatArray, executor_or_none, flag, plain_array, real_number
 
 if TYPE_CHECKING:
     from meanfield.theories.single_layer.transitions.acceptance import Transition
 
 __all__ = ["PhaseDiagram", "sweep"]
 
-_SAVE_EVERY = 3.0  # seconds between files of a checkpoint: what is lost at most, besides the slice that is being solved
-_SLICE = 1.0  # seconds of work of this process before it looks at the clock
-_POOL_SLICE = 2.0
-_AHEAD = 64  # segments handed to an executor at a time
 _PRESENT = 1e-9  # weight above which a code is part of the phase
 _PRESENT_SOFT = 1e-3  # the same in deep networks, where at finite P codes of lower exponent have a tail
 
@@ -301,7 +294,7 @@ class PhaseDiagram:
             if ax is not None:
                 raise ValueError("an interactive diagram has a figure of its own; leave ax out.")
             return drawn("explore.explore", self)
-        return drawn(f"class_tasks.{'plot_weights' if len(self.axes) == 1 else 'plot_phases'}", self, ax=ax)
+        return drawn(f"diagrams.{'plot_weights' if len(self.axes) == 1 else 'plot_phases'}", self, ax=ax)
 
     def to_html(self, path: str | os.PathLike[str], *others: PhaseDiagram) -> Path:
         """One self-contained page: hover names the phase, a click shows codes, readouts and activations of the cell.
@@ -441,7 +434,7 @@ def sweep(
     grid = Grid(network, task, tau, checked_axes(axes))
     for _ in grid.problems():
         pass  # each is checked as it is made: nothing is solved of a grid that no theory covers
-    work = _Work(grid, checkpoint)
+    work = SweepWork(grid, checkpoint)
     with progress_bar(progress, int(np.prod(grid.shape)), unit="point") as advance:
         work.advance = advance
         work.resume()
@@ -450,96 +443,6 @@ def sweep(
         finally:
             work.save()
     return PhaseDiagram(network, task, tau, grid.axes, work.joined())
-
-
-class _Work:
-    """The segments of a sweep: what is known of each, and what is yet to be written to the checkpoint."""
-
-    def __init__(self, grid: Grid, checkpoint: str | os.PathLike[str] | None) -> None:
-        self.grid = grid
-        size = segment_size(grid.problem((0,) * len(grid.shape)))
-        self.segments = list(chunks(grid.shape, size))
-        self.known: dict[int, PointArrays] = {}
-        self.waiting: list[Piece] = []
-        self.saved = time.monotonic()
-        self.advance: Callable[[], None] = lambda: None
-        self.checkpoint = None
-        if checkpoint is not None:
-            sizes = [len(points) for points in self.segments]
-            shape = grid.base[1].targets.shape
-            folder = file_path("checkpoint", checkpoint)
-            self.checkpoint = Checkpoint(folder, fingerprint(grid, size), sizes, (shape[0], shape[1]))
-
-    def problems(self, number: int) -> list[Problem]:
-        return [self.grid.problem(at) for at in self.segments[number]]
-
-    def finished(self, number: int) -> bool:
-        return number in self.known and len(self.known[number]) == len(self.segments[number])
-
-    def resume(self) -> None:
-        """Take what the checkpoint has."""
-        if self.checkpoint is not None:
-            for number, points in self.checkpoint.read().items():
-                self._add(number, points)
-
-    def here(self) -> None:
-        for number in range(len(self.segments)):
-            problems, parent = self.problems(number), parents(self.segments[number])
-            while not self.finished(number):
-                self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE))
-
-    def on_pool(self, executor: Executor) -> None:
-        """Slices of all segments on the executor, a limited number at a time; taken, and written, as they finish."""
-        todo = iter([number for number in range(len(self.segments)) if not self.finished(number)])
-        running: dict[Future[PointArrays], int] = {}
-
-        def submit(number: int) -> None:
-            job = self.problems(number), parents(self.segments[number]), self.known.get(number), _POOL_SLICE
-            running[executor.submit(solve_segment, *job)] = number
-
-        try:
-            for number in islice(todo, _AHEAD):
-                submit(number)
-            while running:
-                for future in wait(list(running), timeout=_SAVE_EVERY, return_when=FIRST_COMPLETED).done:
-                    number = running.pop(future)
-                    self._take(number, future.result())
-                    following = next(todo, None) if self.finished(number) else number
-                    if following is not None:
-                        submit(following)
-                self._save_if_due()
-        except BaseException:
-            for future in running:
-                future.cancel()
-            stop_everything()
-            raise
-
-    def _take(self, number: int, points: PointArrays) -> None:
-        first = len(self.known[number]) if number in self.known else 0
-        self._add(number, points)
-        self.waiting.append(Piece(number, first, points))
-        self._save_if_due()
-
-    def _add(self, number: int, points: PointArrays) -> None:
-        before = [self.known[number]] if number in self.known else []
-        self.known[number] = PointArrays.concatenate([*before, points])
-        for _ in range(len(points)):
-            self.advance()
-
-    def _save_if_due(self) -> None:
-        if time.monotonic() - self.saved >= _SAVE_EVERY:
-            self.save()
-
-    def save(self) -> None:
-        """Write what is new."""
-        if self.checkpoint is not None and self.waiting:
-            self.checkpoint.write(self.waiting)
-        self.waiting, self.saved = [], time.monotonic()
-
-    def joined(self) -> PointArrays:
-        """All points, in physical units."""
-        everything = range(len(self.segments))
-        return PointArrays.concatenate([physical(self.known[n], self.problems(n)) for n in everything])
 
 
 def _labels(network: Network, kappa: FloatArray) -> list[str]:

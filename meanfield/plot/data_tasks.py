@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.plot.class_tasks import MAP, PALETTE, axes_or_new, group_centres, plot_activation_map, styled
+from meanfield.plot.class_tasks import plot_activation_map
+from meanfield.plot.style import MAP, PALETTE, axes_or_new, group_centres, styled
 from meanfield.posterior.neurons import Neurons
 from meanfield.validation import FloatArray, real_array
 
@@ -45,11 +46,11 @@ def plot_image_codes(
     posterior: DataPosterior,
     ax: Axes | None = None,
     *,
-    X: Any = None,
-    labels: Any = None,
+    X: object = None,
+    labels: object = None,
     n_neurons: int = 100,
     n_samples: int = 60,
-    rng: Any = 0,
+    rng: object = 0,
     colorbar: bool = True,
 ) -> Axes:
     """Activations of neurons drawn from the theory: rows are neurons by code, columns images by class.
@@ -93,8 +94,8 @@ def plot_data_kernel(
     posterior: DataPosterior,
     ax: Axes | None = None,
     *,
-    X: Any = None,
-    labels: Any = None,
+    X: object = None,
+    labels: object = None,
     inputs: bool = False,
     n_samples: int = 60,
 ) -> Axes:
@@ -141,7 +142,7 @@ def plot_data_kernel(
 
 @styled
 def figure_kernels(
-    posterior: DataPosterior, lazy: DataPosterior, *, X: Any = None, labels: Any = None, n_samples: int = 60
+    posterior: DataPosterior, lazy: DataPosterior, *, X: object = None, labels: object = None, n_samples: int = 60
 ) -> Figure:
     """Kernels side by side: learned, of the lazy network, and of the inputs."""
     figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.5), layout="constrained")
@@ -159,7 +160,7 @@ def figure_kernels(
 def plot_predictor(
     task: DataTask,
     outputs: Mapping[str, Any],
-    labels: Any,
+    labels: object,
     ax: Axes | None = None,
     *,
     output: int = 0,
@@ -226,7 +227,7 @@ def plot_predictor(
 
 
 @styled
-def figure_predictor(task: DataTask, outputs: Mapping[str, Any], labels: Any, *, bins: int | None = None) -> Figure:
+def figure_predictor(task: DataTask, outputs: Mapping[str, Any], labels: object, *, bins: int | None = None) -> Figure:
     """`plot_predictor` for every output, at most five in a row."""
     columns = min(task.n_outputs, 5)
     rows = math.ceil(task.n_outputs / columns)
@@ -368,7 +369,7 @@ def _chosen(index: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     return np.concatenate(found)
 
 
-def _checked(task: DataTask, outputs: Mapping[str, Any], labels: Any) -> dict[str, FloatArray]:
+def _checked(task: DataTask, outputs: Mapping[str, Any], labels: object) -> dict[str, FloatArray]:
     """Predictors (n, m) of at most three networks on n labelled inputs."""
     _check_number(outputs)
     _classes(task)

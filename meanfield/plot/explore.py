@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from meanfield.plot.class_tasks import (
-    plot_activation_map,
-    plot_phases,
-    plot_readout_posterior,
-    plot_weights,
-    styled,
-    symbol,
-)
+from meanfield.plot.class_tasks import plot_activation_map, plot_readout_posterior
+from meanfield.plot.diagrams import plot_phases, plot_weights
+from meanfield.plot.style import styled, symbol
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import NotAvailable
 

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities
-from meanfield.plot.class_tasks import MAP, PALETTE, _tint
+from meanfield.plot.style import MAP, PALETTE, tint
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
     layers = [_points(diagram, phases) for diagram in diagrams]
     patterns = list(dict.fromkeys(label for layer in layers for label in layer["labels"]))
     arrays = _joined(layers, patterns)
-    colors = [to_hex(_tint(PALETTE[j % 8], 0.35 + 0.25 * (j // 8 % 3))) for j in range(len(phases))]
+    colors = [to_hex(tint(PALETTE[j % 8], 0.35 + 0.25 * (j // 8 % 3))) for j in range(len(phases))]
     data = {name: ColumnDataSource({"x": array.ravel()}, name=name) for name, array in arrays.items()}
     facts = {
         "shape": list(first.shape), "phases": phases, "patterns": patterns, "colors": colors, "failed": _FAILED,

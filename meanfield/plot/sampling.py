@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from meanfield.plot.class_tasks import MAP, PALETTE, axes_or_new, styled
+from meanfield.plot.style import MAP, PALETTE, axes_or_new, styled
 from meanfield.sampling.compare import LIMIT, STATISTICS, Comparison
 from meanfield.sampling.statistics import coding_threshold
 from meanfield.validation import FloatArray

@@ -41,6 +41,8 @@ class Certificate:
         ln Z of the exact single-neuron measure minus that of the approximation, at the same t.
     missed_weight : float or None
         Weight of codes that only a search beside the solver found.
+    seed_difference : float or None
+        Root mean square of the difference between the outputs of two independent runs, where only particles found any.
     """
 
     kkt_residual: float
@@ -56,6 +58,7 @@ class Certificate:
     effective_samples: float | None = None
     log_z_error: float | None = None
     missed_weight: float | None = None
+    seed_difference: float | None = None
 
 
 class ConvergenceError(RuntimeError):

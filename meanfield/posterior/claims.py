@@ -51,7 +51,7 @@ def certificate_from(values: Any, status: str) -> Certificate:
     return found
 
 
-def same(name: str, found: Any, claimed: Any, tolerance: float, scale: float = 1.0) -> None:
+def same(name: str, found: object, claimed: object, tolerance: float, scale: float = 1.0) -> None:
     """Refuse numbers that are not what they claim to be."""
     off = float(np.max(np.abs(np.asarray(found) - np.asarray(claimed)), initial=0.0))
     if not off <= tolerance * max(1.0, scale):

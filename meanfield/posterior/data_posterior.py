@@ -85,7 +85,7 @@ class DataPosterior(Posterior):
 
     # ---- any inputs ------------------------------------------------------------------------------
 
-    def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:
+    def predict(self, X: object = None, variance: bool = False, *, width: float | None = None) -> Any:
         """Mean outputs on new inputs, and their variance over the posterior.
 
         Parameters
@@ -119,7 +119,7 @@ class DataPosterior(Posterior):
             raise ValueError("the variance of a non-lazy network is of order 1/N: give width=N, the number of neurons.")
         return mean, self._predictor.variance(new, self._width(width))
 
-    def predict_class(self, X: Any) -> np.ndarray[Any, Any]:
+    def predict_class(self, X: object) -> np.ndarray[Any, Any]:
         """(n,) names of the classes whose targets are nearest to the mean outputs on raw inputs.
 
         Raises
@@ -132,7 +132,7 @@ class DataPosterior(Posterior):
             raise ValueError("this task has no classes with one target each; use predict, or give labels to data_task.")
         return np.array(self.task.class_names)[index]
 
-    def generalization_error(self, X: Any, Y: Any, *, width: float | None = None) -> Generalization:
+    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Generalization:
         """Squared error on test samples, split into bias |f - y|^2 and variance, with accuracy, also per class.
 
         Parameters
@@ -244,7 +244,7 @@ class DataPosterior(Posterior):
 
     # ---- helpers ---------------------------------------------------------------------------------
 
-    def _inputs(self, X: Any) -> FloatArray:
+    def _inputs(self, X: object) -> FloatArray:
         return self.task.inputs if X is None else self.task.transform(X)
 
     def _width(self, width: float | None) -> float:

@@ -74,7 +74,7 @@ class Kernel(NDArrayOperatorsMixin):
             raise ValueError("only a kernel of inputs with classes has blocks; read .diagonal.")
         return np.asarray(np.bincount(self.labels, self.diagonal) / np.bincount(self.labels))
 
-    def matrix(self, labels: Any = None) -> FloatArray:
+    def matrix(self, labels: object = None) -> FloatArray:
         """The (n, n) kernel of n different samples: of classes `labels` (n,), or of the inputs it was computed for.
 
         Raises

@@ -51,7 +51,7 @@ class Neurons:
         return f"<Neurons: {len(self.readouts)} on {self.labels.size} samples; {parts}>"
 
 
-def positive_count(name: str, value: Any) -> int:
+def positive_count(name: str, value: object) -> int:
     """`value`, an integer >= 1; ValueError otherwise."""
     return whole_number(name, value, at_least=1, at_most=10**8)
 

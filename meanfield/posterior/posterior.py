@@ -99,7 +99,7 @@ class Posterior(ABC):
         """The posterior as printed text."""
 
     @abstractmethod
-    def sample_neurons(self, n: int, *, rng: Any = None) -> Neurons:
+    def sample_neurons(self, n: int, *, rng: object = None) -> Neurons:
         """Draw `n` neurons of a network from the theory, with their responses."""
 
     @abstractmethod
@@ -199,23 +199,23 @@ class Posterior(ABC):
         """Posterior kernel of a hidden layer, ``layer=`` 1..L or from the last by negative numbers (-1 if left out)."""
         self._refuse("the kernel")
 
-    def readout_density(self, a: Any) -> FloatArray:
+    def readout_density(self, a: object) -> FloatArray:
         """Density of the readout at `a`, shape (..., m)."""
         self._refuse("the density of the readout", "draw readouts with sample_neurons")
 
-    def preactivation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+    def preactivation_density(self, code: object, cls: int | str, grid: object) -> FloatArray:
         """Density of the preactivation on a sample of a class, given a code."""
         self._refuse("the density of preactivations", "draw them with sample_neurons")
 
-    def activation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+    def activation_density(self, code: object, cls: int | str, grid: object) -> FloatArray:
         """Density of the activation on a sample of a class, given a code."""
         self._refuse("the density of activations", "draw them with sample_neurons")
 
-    def activation_atoms(self, code: Any, cls: int | str) -> dict[float, float]:
+    def activation_atoms(self, code: object, cls: int | str) -> dict[float, float]:
         """Values that the activation takes with positive probability, and these probabilities."""
         self._refuse("atoms of the density of activations", "draw activations with sample_neurons")
 
-    def frozen(self, fractions: Any) -> Posterior:
+    def frozen(self, fractions: object) -> Posterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
 
         Parameters
@@ -225,7 +225,7 @@ class Posterior(ABC):
         """
         self._refuse("a solution at given fractions of the codes")
 
-    def by_activation(self, counts: Any) -> Posterior:
+    def by_activation(self, counts: object) -> Posterior:
         """This posterior with neurons assigned to codes as in samples: by mean activations over `counts` (C,) samples.
 
         The same posterior where that makes no difference.
@@ -233,18 +233,18 @@ class Posterior(ABC):
         self._counts(counts)
         return self
 
-    def predict(self, X: Any = None, variance: bool = False, *, width: float | None = None) -> Any:
+    def predict(self, X: object = None, variance: bool = False, *, width: float | None = None) -> Any:
         """Mean outputs on new inputs."""
         self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
 
-    def predict_class(self, X: Any) -> Any:
+    def predict_class(self, X: object) -> Any:
         """Names of the classes whose targets are nearest to the mean outputs."""
         self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
 
-    def generalization_error(self, X: Any, Y: Any, *, width: float | None = None) -> Any:
+    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Any:
         """Squared error on test samples."""
         self._refuse("the generalisation error", "solve a task of data_task(X, Y) for it")
 
-    def code_activations(self, X: Any = None) -> FloatArray:
+    def code_activations(self, X: object = None) -> FloatArray:
         """(codes, n) mean activation of the neurons of each code on inputs."""
         self._refuse("the activation of codes on inputs", "read .codes[i].activation")

@@ -48,7 +48,7 @@ class Theory(Protocol):
     def refuses(self, problem: Problem) -> str | None:
         """None if the theory covers the problem; else the reason, as a sentence to its user. Cheap."""
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: dict[str, Any]) -> Any:
         """The posterior of a covered problem, whatever its status; ValueError for inputs that cannot be solved."""
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
@@ -75,7 +75,7 @@ def theory_named(name: str) -> Theory:
     raise ValueError(f"there is no theory {name!r}; there are {', '.join(theory.name for theory in theories())}.")
 
 
-def covering_theory(network: Any, task: Any, tau: Any) -> Theory:
+def covering_theory(network: object, task: object, tau: object) -> Theory:
     """The first theory that covers a problem.
 
     Raises
@@ -95,7 +95,7 @@ def covering_theory(network: Any, task: Any, tau: Any) -> Theory:
     raise ValueError(f"no theory covers this network on a {kind} at tau = {problem.tau:g}: {listed}.")
 
 
-def check_theory(name: str, network: Any, task: Any, tau: Any) -> None:
+def check_theory(name: str, network: object, task: object, tau: object) -> None:
     """Refuse a file of the theory `name` whose problem belongs to another one, or to none.
 
     Raises

@@ -25,7 +25,9 @@ def number_row(row: FloatArray) -> str:
 def _error(proof: Certificate) -> str:
     if proof.output_error is None or proof.output_error_se is None:
         return ""
-    return f", outputs within {proof.output_error:.1e} +- {proof.output_error_se:.0e} (rms) of the exact theory"
+    seeds = "" if proof.seed_difference is None else f", two runs differ by {proof.seed_difference:.1e}"
+    error = f"{proof.output_error:.1e} +- {proof.output_error_se:.0e}"
+    return f", outputs within {error} (rms) of the exact theory{seeds}"
 
 
 def data_table(

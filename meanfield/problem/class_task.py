@@ -103,7 +103,7 @@ class ClassTask:
         """True if built from on and off, which can then be swept."""
         return self.on is not None
 
-    def with_(self, **changes: Any) -> ClassTask:
+    def with_(self, **changes: object) -> ClassTask:
         """The same task with some of on, off, fractions, targets, n_samples, class_names replaced (used by sweeps).
 
         Raises
@@ -243,7 +243,7 @@ def class_task(
     return ClassTask(checked, _one_hot(checked.size, on, off), n_samples, class_names, on, off)
 
 
-def _deprecated(names: Any) -> Any:
+def _deprecated(names: object) -> Any:
     warnings.warn(
         "labels of a class task are called class_names; the old name will mean the class of each sample",
         DeprecationWarning,
@@ -256,7 +256,7 @@ def _one_hot(n_classes: int, on: float | None, off: float | None) -> FloatArray:
     return np.where(np.eye(n_classes, dtype=bool), np.float64(on), np.float64(off))
 
 
-def _checked_fractions(value: Any) -> FloatArray:
+def _checked_fractions(value: object) -> FloatArray:
     fractions = real_array("fractions", value)
     if fractions.ndim != 1:
         raise ValueError(f"fractions must have shape (C,), one number per class, got shape {fractions.shape}.")

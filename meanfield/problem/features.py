@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +51,7 @@ class Features:
         """(P, P) kernel K = F F^T."""
         return np.asarray(self.matrix @ self.matrix.T)
 
-    def project(self, new: Any, diagonal: Any = None) -> tuple[FloatArray, FloatArray]:
+    def project(self, new: object, diagonal: object = None) -> tuple[FloatArray, FloatArray]:
         """Features of new inputs and the variance that these leave out.
 
         Parameters
@@ -103,7 +102,7 @@ class Features:
         return features, np.where(residual > 1e-12 * total, residual, 0.0)
 
 
-def features_from_inputs(inputs: Any, sigma_w: float = 1.0) -> Features:
+def features_from_inputs(inputs: object, sigma_w: float = 1.0) -> Features:
     """Feature factor of K = sigma_w^2 X X^T / N_0, from the thin singular value decomposition of X.
 
     Parameters
@@ -130,7 +129,7 @@ def features_from_inputs(inputs: Any, sigma_w: float = 1.0) -> Features:
     return Features(read_only(left * (scale * s)), read_only(right.T), scale)
 
 
-def features_from_kernel(kernel: Any) -> Features:
+def features_from_kernel(kernel: object) -> Features:
     """Feature factor of a given kernel, from its eigenvalues above 1e-10 of the largest.
 
     Parameters

@@ -20,7 +20,7 @@ class Problem(NamedTuple):
     tau: float
 
 
-def checked_problem(network: Any, task: Any, tau: Any) -> Problem:
+def checked_problem(network: object, task: object, tau: object) -> Problem:
     """The problem of these arguments.
 
     Raises

@@ -181,8 +181,13 @@ def compare(
 
     Examples
     --------
-    >>> post = mf.solve(net, task, tau=0.02)                                         # doctest: +SKIP
-    >>> print(mf.compare(post, mf.sample(net, task, 200, tau=0.02, rng=0)).table())  # doctest: +SKIP
+    >>> import meanfield as mf
+    >>> network, task = mf.Network("linear"), mf.class_task(targets=[1, -1], n_samples=8)
+    >>> post = mf.solve(network, task, tau=0.1)
+    >>> chains = mf.sample(network, task, 20, 0.1, draws=20, warmup=50, chains=2, rng=0)
+    >>> found = mf.compare(post, chains)
+    >>> found.rows[0].group
+    'residual'
     """
     draws = as_draws(chains)
     unknown_tau = math.isnan(draws.tau)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.phi_table import Nonlinearity, phi1_array
 
 __all__ = ["Target", "Work", "energy_gradient", "forward", "trajectory"]
@@ -124,7 +124,7 @@ def _first_gradient(target, x, work, gradient):
             gradient[i] += x[i]
 
 
-@jit
+@jit_apart
 def energy_gradient(target, x, beta, work, gradient):
     """E at x; its gradient is written into `gradient`."""
     _, n, p = work.z.shape

@@ -21,7 +21,7 @@ __all__ = ["ess_bulk", "ess_mean", "ess_quantile", "ess_tail", "mcse_mean", "rha
 _FEWEST = 4  # draws per chain
 
 
-def rhat(draws: Any) -> Any:
+def rhat(draws: object) -> Any:
     """Rank-normalised split R-hat, the larger of the one for the location and the one for the scale.
 
     Parameters
@@ -41,32 +41,32 @@ def rhat(draws: Any) -> Any:
     return _each(draws, one)
 
 
-def ess_bulk(draws: Any) -> Any:
+def ess_bulk(draws: object) -> Any:
     """Effective sample size of rank-normalised draws: how well the centre of the distribution is known."""
     return _each(draws, lambda x: _ess(_normal_scores(_split(x))))
 
 
-def ess_tail(draws: Any) -> Any:
+def ess_tail(draws: object) -> Any:
     """The smaller effective sample size of the 5 % and the 95 % quantiles."""
     return _each(draws, lambda x: min(_ess_quantile(x, 0.05), _ess_quantile(x, 0.95)))
 
 
-def ess_quantile(draws: Any, probability: float) -> Any:
+def ess_quantile(draws: object, probability: float) -> Any:
     """Effective sample size of one quantile."""
     return _each(draws, lambda x: _ess_quantile(x, probability))
 
 
-def ess_mean(draws: Any) -> Any:
+def ess_mean(draws: object) -> Any:
     """Effective sample size of the mean."""
     return _each(draws, lambda x: _ess(_split(x)))
 
 
-def mcse_mean(draws: Any) -> Any:
+def mcse_mean(draws: object) -> Any:
     """Monte-Carlo standard error of the mean over all chains and draws."""
     return _each(draws, lambda x: float(np.std(x, ddof=1) / np.sqrt(_ess(_split(x)))))
 
 
-def _each(draws: Any, function: Callable[[FloatArray], float]) -> Any:
+def _each(draws: object, function: Callable[[FloatArray], float]) -> Any:
     array = real_array("draws", draws)
     if array.ndim < 2 or array.shape[1] < _FEWEST:
         raise ValueError(

@@ -200,7 +200,7 @@ def class_means(labels: NDArray[np.intp], n_groups: int) -> FloatArray:
     return np.asarray(one_hot / one_hot.sum(axis=0))
 
 
-def problem(network: Any, task: Any, width: Any, tau: Any, inputs: Any = None) -> Problem:
+def problem(network: object, task: object, width: object, tau: object, inputs: object = None) -> Problem:
     """Check what a user gives to `meanfield.sample`.
 
     Raises

@@ -183,7 +183,7 @@ def _fingerprint(posed: Problem, settings: Settings, seed: np.random.SeedSequenc
 
 
 def _starts(
-    posed: Problem, start: Any, seeds: list[np.random.SeedSequence]
+    posed: Problem, start: object, seeds: list[np.random.SeedSequence]
 ) -> tuple[str, list[FloatArray] | list[None]]:
     """What the start is called, and the weights of every chain (None: drawn from the prior)."""
     if isinstance(start, str):

@@ -29,7 +29,7 @@ _MAX_CALLS = 1_000_000  # of functions within one limit of SymPy: a few seconds,
 def _no_overflow(name: str) -> Any:
     """A function of mpmath that would hang on arguments that are exponentials themselves."""
 
-    def function(x: Any) -> Any:
+    def function(x: object) -> Any:
         if abs(mpmath.re(x)) < mpmath.mpf(10) ** 30:
             return getattr(mpmath, name)(x)
         if name == "tanh":
@@ -49,7 +49,7 @@ def _evaluator(expression: sp.Expr, z: sp.Symbol) -> Any:
     return mpmath_function(expression, z, [_FUNCTIONS, "mpmath"])
 
 
-def value_at(expression: sp.Expr, z: sp.Symbol, point: Any, digits: int = 40) -> Any:
+def value_at(expression: sp.Expr, z: sp.Symbol, point: object, digits: int = 40) -> Any:
     """A value in high precision; None where mpmath cannot say."""
     try:
         with mpmath.workdps(digits):
@@ -143,7 +143,7 @@ def _within_calls(function: Callable[[], Any], calls: int) -> Any:
     """The value of a function written in Python; None if it takes more than so many calls of functions."""
     left = calls
 
-    def count(frame: FrameType, event: str, argument: Any) -> None:
+    def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal left
         left -= 1
         # Where a function of SymPy starts: in a generator that is being deleted the exception would be lost.

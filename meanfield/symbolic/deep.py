@@ -7,7 +7,8 @@ fields b ~ N(0, k~), h ~ N(0, H), and g = ln E exp(b phi(h + sqrt(d) xi) + delta
 - the definition of delta, d exp(g)/d delta = 1/2 d^2 exp(g)/db^2.
 
 Hence every derivative of Z is the average of a product of *class functions* A_key = e^(-n g) d^key e^(n g), key =
-orders of the derivatives by (b, h, delta, d): polynomials in n and in derivatives of g by b and h, cumulants of phi and xi.
+orders of the derivatives by (b, h, delta, d): polynomials in n and in derivatives of g by b and h, which are cumulants
+of phi and xi.
 """
 
 from __future__ import annotations
@@ -89,12 +90,13 @@ def class_function(key: Key) -> sp.Expr:
     if not any(key):
         return sp.Integer(1)
     axis = next(i for i in (2, 3, 0, 1) if key[i])
-    lower = class_function(tuple(order - (i == axis) for i, order in enumerate(key)))  # type: ignore[arg-type]
+    lower = class_function(tuple(order - (i == axis) for i, order in enumerate(key)))
     return sp.expand(_derivative(lower, axis) + n * _derivative(site(0, 0), axis) * lower)
 
 
 def _added(*keys: Key) -> Key:
-    return tuple(map(sum, zip(*keys)))  # type: ignore[return-value]
+    b, h, delta, d = (sum(orders) for orders in zip(*keys))
+    return b, h, delta, d
 
 
 @cache
@@ -204,7 +206,7 @@ def _saddle(pair: str, one: str, scale: sp.Expr, layer: Any) -> tuple[sp.Expr, s
     pairwise = scale * _log_z_slope(pair, True, layer) - (_N[c] ** 2 * block + _N[c] * own) / 2
     single = scale * _log_z_slope(one, True, layer) - _N[c] * (block + own) / 2
     found = sp.solve([pairwise, single], [block, own], dict=True)[0]
-    return tuple(sp.simplify(sp.expand(x)) for x in (between, found[block], found[own]))  # type: ignore[return-value]
+    return tuple(sp.simplify(sp.expand(x)) for x in (between, found[block], found[own]))
 
 
 @dataclass(frozen=True)

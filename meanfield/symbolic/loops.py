@@ -10,7 +10,7 @@ from sympy.printing.pycode import PythonCodePrinter
 
 from meanfield.symbolic import action as theory
 
-__all__ = ["Output", "indent", "loops", "printed", "without_deltas"]
+__all__ = ["Output", "indent", "loops", "printed", "printed_number", "without_deltas"]
 
 _RANGES = {
     **dict.fromkeys((theory.q, theory.r, theory.s, theory.u), "n_output"),
@@ -42,6 +42,11 @@ class _Printer(PythonCodePrinter):
 def printed(expression: sp.Expr) -> str:
     """A product of numbers and indexed quantities, numbers as floats."""
     return repr(float(expression)) if expression.is_Integer else str(_Printer().doprint(expression))
+
+
+def printed_number(expression: sp.Expr) -> str:
+    """An expression of plain symbols as source that needs `math` only."""
+    return str(_Printer().doprint(expression))
 
 
 def indent(lines: Sequence[str], depth: int = 1) -> list[str]:

@@ -78,7 +78,7 @@ def patch(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float) -> Patch | N
     return Patch(centre, radius, tuple(coefficients)) if accurate else None
 
 
-def _agrees(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float, powers: list[Any], error: Any) -> bool:
+def _agrees(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float, powers: list[Any], error: object) -> bool:
     with mpmath.workdps(_DIGITS):
         for u in _CHECK:
             there = value_at(phi, z, centre + radius * u, _DIGITS)

@@ -297,7 +297,7 @@ def _last_branch(phi: sp.Expr, at: Mapping[sp.Symbol, Any], z: sp.Symbol, direct
     return all(_stays(node, at, numbers, z, points) for node in sp.preorder_traversal(phi) if _switches(node, z))
 
 
-def _switches(node: Any, z: sp.Symbol) -> bool:
+def _switches(node: object, z: sp.Symbol) -> bool:
     return isinstance(node, SWITCHES) and bool(node.has(z))
 
 

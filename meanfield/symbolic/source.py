@@ -201,7 +201,7 @@ def numpy_function(expression: sp.Expr, z: sp.Symbol) -> Callable[[Any], Any]:
     return compiled_source(numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)})))
 
 
-def mpmath_function(expression: sp.Expr, z: sp.Symbol, modules: Any = "mpmath") -> Callable[[Any], Any]:
+def mpmath_function(expression: sp.Expr, z: sp.Symbol, modules: object = "mpmath") -> Callable[[Any], Any]:
     """Function of one mpmath number; `lambdify` executes what it prints, so names must be names."""
     return cast("Callable[[Any], Any]", sp.lambdify(z, printable(expression), modules))
 

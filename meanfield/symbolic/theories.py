@@ -14,6 +14,7 @@ import sympy as sp
 from meanfield.symbolic import action as class_theory
 from meanfield.symbolic.index import Ordered, contract, differentiate
 from meanfield.symbolic.latex import align
+from meanfield.symbolic.propagation import SiteSymbols, site_equations
 
 __all__ = ["DataEquations", "data_equations", "general_data", "lazy", "linear"]
 
@@ -305,10 +306,7 @@ def expectation_propagation() -> tuple[sp.Eq, ...]:
     mean, var, cavity_mean, cavity_var, site, linear_site = sp.symbols(
         r"m_{\mu} v_{\mu} \tilde{m}_{\mu} \tilde{v}_{\mu} S_{\mu} \nu_{\mu}", real=True
     )
-    # Cavity: the marginal without its own site, in natural parameters.
-    unknown_var, unknown_mean = sp.symbols("x y")
-    (without,) = sp.solve(sp.Eq(1 / unknown_var, 1 / var - site), unknown_var)
-    (shifted,) = sp.solve(sp.Eq(unknown_mean / cavity_var, mean / var - linear_site), unknown_mean)
+    found = site_equations(SiteSymbols(mean, var, cavity_mean, cavity_var, site, linear_site))
     # Tilted moments: derivatives of the normalisation by the cavity mean (Gaussian integration by parts).
     normal = sp.Function(r"\ln \hat{Z}_{\mu}")(cavity_mean, cavity_var)
     tilted_mean = cavity_mean + cavity_var * normal.diff(cavity_mean)
@@ -316,15 +314,14 @@ def expectation_propagation() -> tuple[sp.Eq, ...]:
     cavity = r"\mathcal{N}(z; \tilde{m}_{\mu}, \tilde{v}_{\mu})"
     definition = _name(rf"\ln \int \! \mathrm{{d}}z \; {cavity} \, e^{{k_{{\mu}} \varphi(z)}}")
     weight_precision = _name(r"1 + F^{\top} S F")
-    change = sp.log(var / cavity_var) / 2 + mean**2 / (2 * var) - cavity_mean**2 / (2 * cavity_var)
     total = _name(r"-\tfrac{1}{2} \ln \det A + \tfrac{1}{2} \nu^{\top} F A^{-1} F^{\top} \nu")
-    total += sp.Sum(_name(r"\ln \hat{Z}_{\mu}") - change, (mu, 1, P))
+    total += sp.Sum(_name(r"\ln \hat{Z}_{\mu}") - found.share, (mu, 1, P))
     return (
         _eq(_name("A"), weight_precision),
         _eq(mean, _name(r"\left(F A^{-1} F^{\top} \nu\right)_{\mu}")),
         _eq(var, _name(r"\left(F A^{-1} F^{\top}\right)_{\mu\mu}")),
-        _eq(cavity_var, sp.simplify(without)),
-        _eq(cavity_mean, sp.expand(shifted)),
+        _eq(cavity_var, sp.simplify(found.cavity_variance)),
+        _eq(cavity_mean, sp.expand(found.cavity_mean)),
         _eq(normal, definition),
         _eq(mean, tilted_mean),
         _eq(var, tilted_var),

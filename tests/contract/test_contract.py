@@ -41,6 +41,7 @@ CASES = {
     "deep": [
         ("two layers", lambda: (mf.Network("sigmoid", depth=2), FEW, 0.1)),
         ("three layers", lambda: (mf.Network("sigmoid", depth=3), FEW, 0.1)),
+        ("two layers of rectifiers", lambda: (mf.Network("relu", depth=2), FEW.with_(n_samples=100), 0.1)),
     ],
     "general_data": [(f"{phi}, data", lambda phi=phi: (mf.Network(phi), DATA, 0.2)) for phi in ("sigmoid", "step",
         "relu")],
@@ -60,6 +61,7 @@ def test_every_theory_has_cases_here():
     for theory in theories():
         assert theory_named(theory.name) is theory
         assert theory.answers
+        assert isinstance(theory.sweeps, bool)
 
 
 @pytest.mark.parametrize(("theory", "make"), ALL)

@@ -44,7 +44,7 @@ def _sketches(monkeypatch):
         plt.close(figure)
         return [path]
 
-    monkeypatch.setattr("meanfield.plot.class_tasks.save_figure", sketch)
+    monkeypatch.setattr("meanfield.plot.style.save_figure", sketch)
 
 
 def read_csv(path):

@@ -11,7 +11,7 @@ from stub_posterior import StubPosterior
 
 import meanfield as mf
 from meanfield import plot_data
-from meanfield.plot.class_tasks import save_figure
+from meanfield.plot.style import save_figure
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.outliers.bulk import bulk_moments
 from meanfield.theories.general_data.outliers.check import joint_average, node_moments
 from meanfield.theories.general_data.outliers.descent import OutlierSolution, solve_outliers
-from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, LatticeBulk, heightened, lattice_bulk
+from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, LatticeBulk, lattice_bulk, raise_heights
 
 RELU = mf.Network("relu").activation
 
@@ -173,7 +173,7 @@ def test_bulk_that_was_dropped_is_found_again():
 def test_higher_fixed_points_are_preferred():
     t, lattice, neuron = ridge_problem()
     some = lattice_bulk(neuron, t, lattice, None, 1e-8, np.empty((0, 3)))
-    higher = heightened(neuron, some.nodes, 1e-8)
+    higher = raise_heights(neuron, some.nodes, 1e-8)
     assert (higher.at.exponent >= some.nodes.at.exponent - 1e-9)[some.nodes.at.status == 0].all()
     np.testing.assert_array_equal(higher.index, some.nodes.index)
     thorough = lattice_bulk(neuron, t, lattice, some, 1e-8, np.empty((0, 3)), thorough=True)

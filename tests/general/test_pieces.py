@@ -133,9 +133,9 @@ def test_leaves_and_their_code_are_told_apart():
     if low.log_z < code.log_z - 1.0:
         assert neuron.distinct(Codes(t, (code, low))).joints == (code,)
     assert neuron.flipped(parts[0], t, 0) == pytest.approx(parts[1].log_z - parts[0].log_z, abs=0.5)  # others react
-    grown = neuron.regrown(Codes(t, (parts[0],)), 1e-9)
+    grown = neuron.regrow_pieces(Codes(t, (parts[0],)), 1e-9)
     assert [joint.cuts for joint in grown.joints] == [(cut,), (cut.flipped,)]
-    assert neuron.placed(code._replace(family=99), tuple(parts)) is None
+    assert neuron.place(code._replace(family=99), tuple(parts)) is None
 
 
 def test_cavity_is_the_posterior_without_the_sample():
@@ -234,7 +234,7 @@ def test_shoulder_of_a_code_is_cut_off():
         shoulder = phi[:, max(tops, key=lambda i: abs(W[i] - code.weights[0]))]
         if np.mean((shoulder - code.phi) ** 2) < 0.02:
             continue
-        parts = neuron.parted(Codes(t, (code,)), shoulder, 1e-9)
+        parts = neuron.split_shoulder(Codes(t, (code,)), shoulder, 1e-9)
         if len(parts.joints) == 1:
             continue
         assert parts.joints[0].cuts[0] == parts.joints[1].cuts[0].flipped
@@ -255,4 +255,4 @@ def test_no_shoulder_is_cut_off_where_there_is_none():
     neuron = JointNeuron(SIGMOID, matrix, 1.0 / 30.0, 1)
     t = 6.0 * (targets - targets.mean(axis=0))
     codes = Codes(t, (neuron.solve(t, pattern(np.where(labels == 0, 1.0, 0.0)), 1e-9),))
-    assert neuron.parted(codes, np.where(np.arange(30) % 2, 1.0, 0.0), 1e-9) is codes
+    assert neuron.split_shoulder(codes, np.where(np.arange(30) % 2, 1.0, 0.0), 1e-9) is codes

@@ -82,7 +82,7 @@ def prior_branch(problem: Problem, report: Report | None = None) -> tuple[System
     """The branch without codes, from Gaussian process kernels, at the coarse quadrature."""
     system = System(problem, COARSE)
     order = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))[0]
-    return system, newton(system, relax(system, order), _ROUGH, most=25, progress=report)
+    return system, newton(system, relax(system, order), _ROUGH, most=12, progress=report)
 
 
 def frozen_branch(

@@ -29,7 +29,7 @@ MEANS = {
 }
 _STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS = 48  # at a time
-_MOST_ROWS = 40_000
+_MOST_ROWS = 1_000_000
 
 
 @dataclass(eq=False)
@@ -46,6 +46,8 @@ class ClassTable:
     bary: FloatArray
     g: FloatArray  # (nodes, h)
     derivatives: FloatArray  # (orders, nodes, h)
+    log_v: FloatArray  # (rows, alpha) ln of the weight of the class, in the rows that are `done`
+    done: Any
 
     @classmethod
     def build(
@@ -77,7 +79,9 @@ class ClassTable:
         d, delta, h = float(setting.d[c]), float(setting.delta[c]), fields.h[c]
         rule_z = z_rule(phi, d, float(h.min()), float(h.max()), rule.z, max(abs(low), abs(high)))
         g, derivatives = site_derivatives(rule_z, nodes, h, d, delta)
-        return cls(n, low, step, count, fields, c, nodes, np.asarray(bary, dtype=float), g, derivatives)
+        log_v = np.zeros((count, len(fields.alpha)))
+        weights: FloatArray = np.asarray(bary, dtype=float)
+        return cls(n, low, step, count, fields, c, nodes, weights, g, derivatives, log_v, np.zeros(count, dtype=bool))
 
     def _interpolation(self, b: Any) -> FloatArray:
         difference = b[:, None] - self.nodes
@@ -102,15 +106,30 @@ class ClassTable:
         )  # fmt: skip
         return log_v, means
 
-    def values(self) -> FloatArray:
-        """ln of the weight of the class, (rows, alpha)."""
-        b = self.low + self.step * np.arange(self.count)
-        g = self.at(b)
-        return self._summed(b, np.empty((*g.shape, 0)), g)[0]
+    def needed(self, b: FloatArray) -> Any:
+        """Which rows (rows,) the interpolation at b (N,) reads."""
+        start = np.floor((b - self.low) / self.step).astype(np.int64) - POINTS // 2 + 1
+        change: Any = np.zeros(self.count + 1, dtype=np.int64)
+        first, often = np.unique(np.clip(start, 0, self.count - POINTS), return_counts=True)
+        change[first] += often
+        change[first + POINTS] -= often
+        return np.cumsum(change)[:-1] > 0
+
+    def prepare(self, b: FloatArray) -> None:
+        """Fills `log_v` where the interpolation at b (N,) reads it."""
+        missing = np.flatnonzero(self.needed(b) & ~self.done)
+        for start in range(0, len(missing), 512):
+            rows = missing[start : start + 512]
+            at = self.low + self.step * rows
+            g = self.at(at)
+            self.log_v[rows] = self._summed(at, np.empty((*g.shape, 0)), g)[0]
+        self.done[missing] = True
 
     def means(self, needed: Any, curvature: bool, out: FloatArray) -> None:
-        """Fills the rows `needed` of out (alpha, rows, columns) with means of all class functions, or of 1 alone, and
-        then of the products of MEANS and of h."""
+        """Fills out (alpha, rows, columns), of the rows `needed` alone.
+
+        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h.
+        """
         wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})
         position = {ORDERS[order]: i for i, order in enumerate(wanted)}
         chosen = self.derivatives[list(wanted)]
@@ -131,4 +150,4 @@ class ClassTable:
             for i, orders in enumerate(MEANS.values()):
                 parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
             parts[:, -1] = np.tile(h, len(rows))
-            out[:, rows] = self._summed(b, parts.reshape(*g.shape, -1), g)[1].transpose(1, 0, 2)
+            out[:, start : start + len(rows)] = self._summed(b, parts.reshape(*g.shape, -1), g)[1].transpose(1, 0, 2)

@@ -38,10 +38,15 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
     if math.isinf(task.n_samples):
         if linear:
             return "linear deep networks are solved at a finite n_samples"
-        if network.beta != 1.0:
+        if network.beta not in (1.0, 1.0 / network.depth):
             return (
-                "at n_samples = inf deep networks are solved for the readout exponent 1; give a finite n_samples, or "
-                "readout_exponent=1"
+                "at n_samples = inf deep networks are solved for the readout exponents 1 and 1 / depth; give a finite "
+                "n_samples, or one of them as readout_exponent"
+            )
+        if network.beta != 1.0 and phi.parity != "odd" and not _odd_around_its_middle(phi):
+            return (
+                f"at n_samples = inf and the exponent 1 / depth {phi.name} would have to be odd, up to a constant; "
+                "give a finite n_samples, or readout_exponent=1"
             )
         return None
     if linear:
@@ -61,3 +66,8 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
             "depends on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
         )
     return None
+
+
+def _odd_around_its_middle(phi: Any) -> bool:
+    z = np.linspace(0.0, 12.0, 97)
+    return bool(np.abs(phi(z) + phi(-z) - 2.0 * float(phi(0.0))).max() < 1e-12)

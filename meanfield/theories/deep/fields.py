@@ -106,10 +106,10 @@ def fields_of(
     variance, u = shared_field(setting.covariance)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
-    own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, and of variance + own in u alpha
+    own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
     stiffness = [_stiffness(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)]
     held = 1.0 + float(sum(least * u[c] ** 2 for c, (least, _) in enumerate(stiffness)))
-    precision = 1.0 + float(np.sum(u * u / (variance + own)))
+    precision = 1.0 + float(np.sum(u * u / (variance + own)))  # in u alpha it is one of variance + own
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
     prior_precision = 1.0 + float(np.sum(u * u / safe))
     step = rule.alpha / math.sqrt(precision)

@@ -20,7 +20,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import MEANS, ClassTable
-from meanfield.theories.deep.compiled.kernels import POINTS, accumulate, add_log, field_law, log_sum
+from meanfield.theories.deep.compiled.kernels import accumulate, add_log, field_law, log_sum
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
 from meanfield.theories.deep.maxima import Maxima
@@ -47,7 +47,6 @@ class _View(NamedTuple):
     setting: Setting
     fields: Fields
     tables: dict[int, ClassTable]  # by the first class of a kind
-    log_v: dict[int, FloatArray]
     low: FloatArray
     high: FloatArray
 
@@ -86,7 +85,7 @@ class Layer:
             low[like], high[like] = low[like].min(), high[like].max()
             bounds = float(low[c]), float(high[c])
             tables[c] = ClassTable.build(self.phi, float(self.n[c]), self.rule, setting, fields, c, *bounds)
-        return _View(setting, fields, tables, {c: table.values() for c, table in tables.items()}, low, high)
+        return _View(setting, fields, tables, low, high)
 
     def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray]:
         """Fields, and the maxima in beta."""
@@ -102,8 +101,9 @@ class Layer:
         b = beta @ view.setting.root.T
         total = -0.5 * (beta**2).sum(axis=1)[:, None] + view.fields.log_alpha
         for c in range(len(self.n)):
-            table, log_v = view.table(c), view.log_v[int(view.fields.kind[c])]
-            add_log(np.ascontiguousarray(b[:, c]), table.low, table.step, log_v, total)
+            table, at = view.table(c), np.ascontiguousarray(b[:, c])
+            table.prepare(at)
+            add_log(at, table.low, table.step, table.log_v, total)
         return np.asarray(total)
 
     def _log_weight(self, view: _View, beta: FloatArray) -> FloatArray:
@@ -323,7 +323,7 @@ class Layer:
         log_weight = self._log_weight(view, beta)
         top = float(log_weight.max())
         b = beta @ view.setting.root.T
-        means = self._class_means(view, b, products.offset + len(MEANS) + 1, curvature)
+        means, place = self._class_means(view, b, products.offset + len(MEANS) + 1, curvature)
         tables = [view.table(c) for c in range(len(self.n))]
         low, step, count = (np.array([getattr(t, name) for t in tables]) for name in ("low", "step", "count"))
         kind = np.searchsorted(list(view.tables), view.fields.kind)
@@ -338,7 +338,7 @@ class Layer:
             terms, depth = self._terms(view, at), self.rule.depth + _BEYOND
             if n_alpha > 1 and max(terms[:, 0].max(), terms[:, -1].max()) > top - self.rule.depth + _EDGE:
                 raise _Narrow
-            accumulate(b[i : i + size], low, step, count, kind, means, terms, top, depth, products.table, out)
+            accumulate(b[i : i + size], low, step, count, kind, place, means, terms, top, depth, products.table, out)
             out *= often[i : i + size, None]
             totals += out.sum(axis=0)
             if by_a:
@@ -371,19 +371,16 @@ class Layer:
         images = np.sort(names[:, chosen], axis=0)
         return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
 
-    def _class_means(self, view: _View, b: FloatArray, columns: int, curvature: bool) -> FloatArray:
-        """(kinds, alpha, rows, columns), rows that no node needs left at zero."""
-        most = max(table.count for table in view.tables.values())
-        means = np.zeros((len(view.tables), len(view.fields.alpha), most, columns))
-        for place, (c, table) in enumerate(view.tables.items()):
-            at = b[:, view.fields.kind == c].ravel()
-            start = np.floor((at - table.low) / table.step).astype(np.int64) - POINTS // 2 + 1
-            needed: Any = np.zeros(table.count + 1, dtype=np.int64)
-            first, often = np.unique(np.clip(start, 0, table.count - POINTS), return_counts=True)
-            needed[first] += often
-            needed[first + POINTS] -= often
-            table.means(np.cumsum(needed)[:-1] > 0, curvature, means[place, :, : table.count])
-        return means
+    def _class_means(self, view: _View, b: FloatArray, columns: int, curvature: bool) -> tuple[FloatArray, Any]:
+        """(kinds, alpha, rows, columns) of the rows that nodes need, and where each row of a table is in them."""
+        needed = [table.needed(b[:, view.fields.kind == c].ravel()) for c, table in view.tables.items()]
+        most = max(int(rows.sum()) for rows in needed)
+        place: Any = np.zeros((len(needed), max(map(len, needed))), dtype=np.int64)
+        means = np.zeros((len(needed), len(view.fields.alpha), most, columns))
+        for i, (rows, table) in enumerate(zip(needed, view.tables.values())):
+            place[i, : len(rows)] = np.cumsum(rows) - 1
+            table.means(rows, curvature, means[i])
+        return means, place
 
 
 def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:

@@ -4,8 +4,8 @@
     E(a, h) = -|a|^2 / 2 sigma_a^2 + sum_c p_c (a.t_c) phibar(h_c) - w^T X^+ w / 2,    w = sqrt(p) (h - p.h)
     R = (L - 1)/2 tr (X / Gamma)^(1/(L-1)),    X = sqrt(p) kappa sqrt(p)
 
-t stands for P^(1 - 1/L) t, phibar for the mean activation at a common field. Codes gamma are the global maximisers of E. With
-their weights X = (Gamma H^(L-1))^(1/L), H = sum_gamma P_gamma w w^T.
+t stands for P^(1 - 1/L) t, phibar for the mean activation at a common field. Codes gamma are the global maximisers
+of E. With their weights X = (Gamma H^(L-1))^(1/L), H = sum_gamma P_gamma w w^T.
 """
 
 from __future__ import annotations

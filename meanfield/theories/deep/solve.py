@@ -14,15 +14,15 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.coverage import refuses
+from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, NotCovered, UnstableCode
-from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
 from meanfield.theories.deep.stability import SecondOrder, second_order
-from meanfield.theories.deep.start import prior_kernels, relax
+from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import Order, Problem, System
 from meanfield.validation import FloatArray, real_number
@@ -88,7 +88,7 @@ def solve_deep(
     if math.isinf(task.n_samples):
         if fractions is not None:
             raise ValueError("shares of codes can be given at a finite n_samples only")
-        return _saturated(network, task, tau)
+        return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else _checked(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
@@ -284,52 +284,6 @@ def _linear_readout(system: System, order: Order) -> FloatArray:
     weighted = order.t * p.n[:, None]
     inside = weighted.T @ top.kernel @ weighted + (order.t.T * (p.n * top.d)) @ order.t
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
-
-
-def _saturated(network: Network, task: ClassTask, tau: float) -> DeepPosterior:
-    """P -> infinity at exponent 1."""
-    phi = network.activation
-    found = saturated_solve(
-        np.array(task.fractions), np.array(task.targets), tau, network.sigma_a, phi.infimum, phi.supremum
-    )
-    scale = max(1.0, abs(found.objective))
-    good = abs(found.gap) <= 1e-8 * scale and found.residual <= 1e-8 * max(1.0, float(np.abs(task.targets).max()))
-    problem = Problem(
-        phi, network.depth, np.array(task.fractions), np.array(task.targets), tau, 1.0, network.k, network.sigma_w**2
-    )
-    common, own, _ = prior_kernels(problem)
-    n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
-    top = (found.words.T * found.weight) @ found.words
-    kernel = np.array([*(c * np.ones((n_classes, n_classes)) for c in common[:-1]), top])
-    middle = 0.5 * (phi.infimum + phi.supremum)
-    notes = ["the last layer is saturated; the class structure of the layers below vanishes in this limit"]
-    if found.nullity:
-        notes.append(
-            f"the weights of the codes are not unique ({found.nullity} free); those of largest entropy were selected, "
-            "the limit of the theory at finite P"
-        )
-    solution = DeepSolution(
-        kernel=kernel,
-        d=np.array([*(np.full(n_classes, x) for x in own[:-1]), np.zeros(n_classes)]),
-        tilde=np.zeros((lower, n_classes, n_classes)),
-        delta=np.zeros((lower, n_classes)),
-        t=found.t,
-        free_energy=found.objective,
-        readout=found.readout,
-        weight=found.weight,
-        covariance=np.zeros((len(found.weight), m, m)),
-        activation=found.words,
-        activation_variance=np.zeros_like(found.words),
-        patterns=tuple("".join("1" if x > middle else "0" for x in word) for word in found.words),
-        second_readout=np.einsum("g,gi,gj->ij", found.weight, found.readout, found.readout),
-        certificate=DeepCertificate.of(found.residual, found.residual, 0.0, duality_gap=found.gap),
-        status=Status.OPTIMAL if good else Status.DUALITY_GAP,
-        message="a convex problem, certified by its duality gap" if good else f"duality gap {found.gap:.1e}",
-        notes=tuple(notes),
-        n_samples=math.inf,
-        tau=tau,
-    )
-    return DeepPosterior(network, task, tau, solution)
 
 
 def _warm(posterior: DeepPosterior | None, problem: Problem, index: FloatArray, frozen: bool) -> Order | None:

@@ -26,14 +26,21 @@ class DeepTheory:
 
     def refuses(self, problem: Problem) -> str | None:
         from meanfield.theories.deep.coverage import refuses
+        from meanfield.theories.deep.relu import handover as relu
 
-        return refuses(*problem)
+        return relu.refuses(*problem) if relu.covers(problem.network) else refuses(*problem)
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+        from meanfield.theories.deep.relu import handover as relu
+
         warm = None if warm_start is None or warm_start.theory != self.name else warm_start
+        if warm is not None and relu.covers(warm.network) != relu.covers(problem.network):
+            warm = None
         given = options.get("fractions")
+        if given is not None and relu.covers(problem.network):
+            raise ValueError("fractions= is for bounded phi, whose codes share the neurons; rectifiers have outliers.")
         shares: dict[str, Any] = {} if given is None else {"fractions": _normalised(given)}
-        return _solved(problem, progress, warm_start=warm, **_accuracy(options), **shares)
+        return _solved(problem, progress, warm_start=warm, **_accuracy(options), **_width(problem, options), **shares)
 
     def frozen(self, posterior: Any, fractions: Any) -> Any:
         """`DeepPosterior.frozen`."""
@@ -54,8 +61,11 @@ class DeepTheory:
         """The posterior of a problem from what its ``solution.pack()`` gave."""
         from meanfield.theories.deep.claims import check_deep
         from meanfield.theories.deep.posterior import DeepPosterior
+        from meanfield.theories.deep.relu import handover as relu
         from meanfield.theories.deep.solution import DeepSolution
 
+        if header.get("rectifier"):
+            return relu.restore(problem, header, arrays)
         solution = DeepSolution.unpack(header, arrays)
         if solution.tau != problem.tau:
             raise ValueError(f"its solution is at tau = {solution.tau:g}, its problem at {problem.tau:g}.")
@@ -85,7 +95,19 @@ def _accuracy(options: dict[str, Any]) -> dict[str, float]:
     return {} if options.get("rtol") is None else {"rtol": options["rtol"]}
 
 
+def _width(problem: Problem, options: dict[str, Any]) -> dict[str, float]:
+    """N of the finite-N saddle, which only rectifiers have."""
+    from meanfield.theories.deep.relu import handover as relu
+
+    if options.get("width") is None:
+        return {}
+    if not relu.covers(problem.network):
+        raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
+    return {"width": options["width"]}
+
+
 def _solved(problem: Problem, progress: bool | None, **options: Any) -> Any:
+    from meanfield.theories.deep.relu import handover as relu
     from meanfield.theories.deep.solve import solve_deep
 
     with progress_bar(progress, None, unit="step") as advance:
@@ -95,6 +117,7 @@ def _solved(problem: Problem, progress: bool | None, **options: Any) -> Any:
             check_time()
 
         try:
-            return solve_deep(*problem, progress=step_done, **options)
+            solver = relu.solve if relu.covers(problem.network) else solve_deep
+            return solver(*problem, progress=step_done, **options)
         except TimeoutError as error:
             raise ConvergenceError(f"no solution yet: {error}; give more time.") from error

@@ -1,16 +1,21 @@
-"""Limits of a solve: of its time, looked at wherever work is handed to threads, and of the threads of BLAS."""
+"""Limits of a solve: of its time, looked at wherever work is handed to threads, of BLAS threads, and by Ctrl-C."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from typing import Any, TypeVar
 
-__all__ = ["OutOfTime", "check_time", "one_blas_thread", "time_limit"]
+__all__ = ["OutOfTime", "check_time", "interruptible", "one_blas_thread", "seconds_left", "time_limit"]
 
 _END: ContextVar[float] = ContextVar("_END", default=math.inf)
+_LEFT: ContextVar[threading.Event | None] = ContextVar("_LEFT", default=None)  # set when nobody waits any more
+_TICK = 0.2  # seconds
+_Result = TypeVar("_Result")
 
 
 class OutOfTime(Exception):
@@ -27,10 +32,47 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         _END.reset(token)
 
 
+def seconds_left() -> float:
+    """Until the limit of this context; infinite without one."""
+    return _END.get() - time.monotonic()
+
+
 def check_time() -> None:
-    """Raises `OutOfTime` where the limit of this context has passed."""
-    if time.monotonic() > _END.get():
+    """Raises `OutOfTime` where the limit of this context has passed, or its caller has left."""
+    left = _LEFT.get()
+    if time.monotonic() > _END.get() or (left is not None and left.is_set()):
         raise OutOfTime
+
+
+def interruptible(work: Callable[[], _Result]) -> _Result:
+    """The result of `work`, done in a thread of its own: Ctrl-C reaches the caller at once, and work at `check_time`.
+
+    Elsewhere than in the main thread, where there is no Ctrl-C, it is simply done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done, left = threading.Event(), threading.Event()
+    found: list[Any] = [None, None]
+
+    def inner() -> None:
+        _LEFT.set(left)
+        try:
+            found[0] = work()
+        except BaseException as error:  # handed on to the caller
+            found[1] = error
+        finally:
+            done.set()
+
+    try:  # from here on: Ctrl-C may come while the thread starts
+        threading.Thread(target=copy_context().run, args=(inner,), name="meanfield-data", daemon=True).start()
+        while not done.wait(_TICK):
+            pass
+    except BaseException:
+        left.set()
+        raise
+    if found[1] is not None:
+        raise found[1]
+    return found[0]
 
 
 @contextmanager

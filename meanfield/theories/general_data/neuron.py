@@ -172,7 +172,7 @@ class Neuron:
             np.full(n, None, dtype=object),
         )
 
-    def moved(self, known: Readouts, t_old: FloatArray, t: FloatArray, tolerance: float | FloatArray) -> Readouts:
+    def move(self, known: Readouts, t_old: FloatArray, t: FloatArray, tolerance: float | FloatArray) -> Readouts:
         """The same readouts at another t; where expectation propagation fails, second order from the old t."""
         k_old, k = known.readout @ t_old.T, known.readout @ t.T
         with np.errstate(divide="ignore", invalid="ignore"):

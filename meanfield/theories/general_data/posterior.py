@@ -16,6 +16,7 @@ from meanfield.posterior.status import Status
 from meanfield.posterior.table import data_table
 from meanfield.theories.general_data.exact.particles import ParticleSolution, frozen_particles
 from meanfield.theories.general_data.exact.predictor import ParticlePredictor
+from meanfield.theories.general_data.limits import interruptible, one_blas_thread
 from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
 from meanfield.theories.general_data.predictor import GeneralPredictor
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -89,21 +90,34 @@ class GeneralDataPosterior(DataPosterior):
         ConvergenceError
             If no solution is found.
         """
+        from meanfield.theories.general_data.exact.examine import certificate_of, examined
         from meanfield.theories.general_data.solve import shares, solve_frozen  # loads compiled code
 
+        if self._has_bulk:
+            self._refuse("a solution at given fractions", "a bulk and outliers have no fractions to be frozen")
         if isinstance(fractions, Mapping):
             fractions = by_pattern(self.codes, fractions)
-        found: GeneralSolution
-        if isinstance(self.solution, ParticleSolution):
-            found = frozen_particles(self.solution, shares(fractions, self.solution))
-        else:
-            found = solve_frozen(self.solution, fractions, rng=0)
-        proof = replace(self.certificate, kkt_residual=found.residual)
+
+        def work() -> Any:
+            found: GeneralSolution
+            with one_blas_thread():
+                if isinstance(self.solution, ParticleSolution):
+                    found = frozen_particles(self.solution, shares(fractions, self.solution))
+                else:
+                    found = solve_frozen(self.solution, fractions, rng=0)
+                return examined(found, self.task.labels, None)
+
+        verdict = interruptible(work)
         posterior = replace(
-            self, solution=found, certificate=proof, status=Status.of(found.status), message=found.message, notes=()
+            self,
+            solution=verdict.solution,
+            certificate=certificate_of(verdict),
+            status=verdict.status,
+            message=verdict.message,
+            notes=verdict.notes,
         )
-        if found.status != "optimal":
-            raise ConvergenceError(f"no certified solution ({found.status}): {found.message}", posterior)
+        if verdict.status != Status.OPTIMAL:
+            raise ConvergenceError(f"no certified solution ({verdict.status}): {verdict.message}", posterior)
         return posterior
 
     def table(self) -> str:
@@ -116,10 +130,13 @@ class GeneralDataPosterior(DataPosterior):
     @cached_property
     def _predictor(self) -> GeneralPredictor | ParticlePredictor:
         if isinstance(self.solution, ParticleSolution):
-            labels = tuple(code.label for code in self.codes)
-            return ParticlePredictor(self.network, self.task, self.tau, self.solution, labels)
+            return ParticlePredictor(self.network, self.task, self.tau, self.solution, self._part_names)
+        return GeneralPredictor(self.network, self.task, self.tau, self.solution, self._part_names)
+
+    @property
+    def _part_names(self) -> tuple[str, ...]:
         names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
         order = np.argsort(-self.solution.outlier_weight, kind="stable")  # that of `outliers`
         rank = np.argsort(order)
         names += [f"outlier {self.outliers[i].label}" for i in rank]
-        return GeneralPredictor(self.network, self.task, self.tau, self.solution, tuple(names))
+        return tuple(names)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
 from meanfield.posterior.certificate import ConvergenceError
@@ -100,27 +101,10 @@ def solve_general(
     -----
     general_data/THEORY.md, "Readout lattice"; general_data/THEORY.md, "Readout and weights together".
     """
-    matrix, y = real_array("features", features), real_array("targets", targets)
-    if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):
-        raise ValueError(
-            f"features (P, r) and targets (P, m) must have equally many rows, got {matrix.shape} and {y.shape}."
-        )
+    matrix, y, groups = _checked_arrays(features, targets, labels)
     sigma_a = real_number("sigma_a", sigma_a, above=0.0)
     tau = real_number("tau", tau, above=0.0)
-    groups = None if labels is None else np.asarray(labels)
-    if groups is not None and (groups.shape != (len(y),) or groups.dtype.kind not in "iu"):
-        raise ValueError(f"labels must be {len(y)} integers, one per sample, got an array of shape {groups.shape}.")
-    if method not in ("auto", "lattice", "joint"):
-        raise ValueError(f"method must be 'auto', 'lattice' or 'joint', got {method!r}.")
-    if method == "lattice" and y.shape[1] > _MAX_OUTPUTS:
-        raise ValueError(
-            f"the readout is integrated on a lattice in at most {_MAX_OUTPUTS} dimensions, got {y.shape[1]} outputs; "
-            "use method='joint', or solve for fewer classes at a time."
-        )
-    if max(activation.growth) > 0.0:
-        raise ValueError(
-            f"{activation!r} is unbounded: its posterior has outliers or is Gaussian, which this solver does not treat."
-        )
+    _check_method(method, activation, y.shape[1])
     if fractions is not None and warm_start is None:
         raise ValueError("fractions belong to the codes of a solution: pass it as warm_start.")
     prior = sigma_a**2 / len(y)
@@ -156,6 +140,32 @@ def solve_general(
     except OutOfTime:
         return found if found is not None and found.status == "optimal" else _best(run)
     return found if found is not None and found.status == "optimal" != refined.status else refined
+
+
+def _checked_arrays(features: Any, targets: Any, labels: Any) -> tuple[FloatArray, FloatArray, NDArray[Any] | None]:
+    matrix, y = real_array("features", features), real_array("targets", targets)
+    if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):
+        raise ValueError(
+            f"features (P, r) and targets (P, m) must have equally many rows, got {matrix.shape} and {y.shape}."
+        )
+    groups = None if labels is None else np.asarray(labels)
+    if groups is not None and (groups.shape != (len(y),) or groups.dtype.kind not in "iu"):
+        raise ValueError(f"labels must be {len(y)} integers, one per sample, got an array of shape {groups.shape}.")
+    return matrix, y, groups
+
+
+def _check_method(method: str, activation: Activation, n_outputs: int) -> None:
+    if method not in ("auto", "lattice", "joint"):
+        raise ValueError(f"method must be 'auto', 'lattice' or 'joint', got {method!r}.")
+    if method == "lattice" and n_outputs > _MAX_OUTPUTS:
+        raise ValueError(
+            f"the readout is integrated on a lattice in at most {_MAX_OUTPUTS} dimensions, got {n_outputs} outputs; "
+            "use method='joint', or solve for fewer classes at a time."
+        )
+    if max(activation.growth) > 0.0:
+        raise ValueError(
+            f"{activation!r} is unbounded: its posterior has outliers or is Gaussian, which this solver does not treat."
+        )
 
 
 def _best(run: JointRun | LatticeRun) -> GeneralSolution:

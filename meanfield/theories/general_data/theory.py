@@ -15,8 +15,14 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
-from meanfield.theories.general_data.coverage import piecewise_refusal
-from meanfield.theories.general_data.limits import OutOfTime, one_blas_thread, time_limit
+from meanfield.theories.general_data.coverage import asymptote, homogeneous, unbounded_refusal
+from meanfield.theories.general_data.limits import (
+    OutOfTime,
+    interruptible,
+    one_blas_thread,
+    seconds_left,
+    time_limit,
+)
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
@@ -44,21 +50,22 @@ class GeneralDataTheory:
         if tau == 0.0:
             return "nonlinear networks on data need tau = N T > 0; give for example tau = 0.01"
         if network.activation.parts == "outliers":
-            return piecewise_refusal(network.activation, task.targets.size)
+            return unbounded_refusal(network.activation, task.targets.size)
         return None
 
     def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined, unmeasured
+        from meanfield.theories.general_data.exact.examine import certificate_of, examined
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem
         warm = _start(warm_start)
-        with time_limit(options.get("max_seconds")), one_blas_thread():
-            found = _solved(network, task, tau, warm, progress, options.get("refine"))
-            if network.activation.parts == "outliers":
-                verdict = unmeasured(found, "phi is unbounded")
-            else:
-                verdict = examined(found, task.labels, options.get("refine"))
+        refine = options.get("refine")
+
+        def work() -> Any:
+            with time_limit(options.get("max_seconds")), one_blas_thread():
+                return examined(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
+
+        verdict = interruptible(work)
         return GeneralDataPosterior(
             network,
             task,
@@ -72,6 +79,7 @@ class GeneralDataTheory:
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
         from meanfield.theories.general_data.claims import check_general
+        from meanfield.theories.general_data.exact.outliers import OutlierParticles
         from meanfield.theories.general_data.exact.particles import ParticleSolution
         from meanfield.theories.general_data.outliers.solution import OutlierSolution
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
@@ -86,10 +94,13 @@ class GeneralDataTheory:
         own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w", "particles") if name in own}
         own |= {"features": features, "targets": task.targets, "activation": network.activation}
         kind: type[GeneralSolution] = OutlierSolution if "limit" in header["solution"] else GeneralSolution
-        kind = ParticleSolution if "particles" in own else kind
+        if "particles" in own:
+            kind = OutlierParticles if kind is OutlierSolution else ParticleSolution
         solution = kind(**(header["solution"] | own))
         found = GeneralDataPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
-        if check_data_posterior(found) and kind is not ParticleSolution:  # whose moments are sums over its particles
+        if check_data_posterior(found) and not issubclass(
+            kind, ParticleSolution
+        ):  # whose moments are sums over its particles
             check_general(found)
         return found
 
@@ -103,16 +114,28 @@ def _start(warm_start: Any) -> Any:
 
 
 def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None, refine: bool | None) -> Any:
+    """The solution of expectation propagation, or a start for samples of the exact measure."""
     solver: Any
-    if network.activation.parts == "outliers":
+    phi = network.activation
+    if phi.parts == "outliers":
         from meanfield.theories.general_data.outliers.descent import solve_outliers as solver  # both load compiled code
     else:
         from meanfield.theories.general_data.solve import solve_general as solver
+    # Of unbounded phi with other shapes the solution for its asymptote is where samples start from.
+    known = phi.parts != "outliers" or homogeneous(phi)
+    unaided = refine is not False and phi.parts != "outliers"  # particles need no solution to start from
+    left = seconds_left()
 
-    with progress_bar(progress, None, unit="step") as advance:
+    def nothing(message: str) -> Any:
+        from meanfield.theories.general_data.exact.unaided import blank
+
+        start = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
+        return replace(start, status="EP failed", message=message)
+
+    with progress_bar(progress, None, unit="step") as advance, time_limit(_SHARE * left if unaided else left):
         try:
-            return solver(
-                network.activation,
+            found = solver(
+                phi if known else asymptote(phi),
                 task.features(network.sigma_w).matrix,
                 task.targets,
                 network.sigma_a,
@@ -123,18 +146,27 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
                 progress=lambda stage, step, error: advance(),
             )
         except ConvergenceError as error:
-            if refine is False or network.activation.parts == "outliers":
+            if not unaided:
                 raise
-            from meanfield.theories.general_data.exact.unaided import blank
-
-            nothing = blank(
-                network.activation, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau
-            )
-            return replace(nothing, status="EP failed", message=str(error))
+            return nothing(str(error))
         except OutOfTime as error:
+            if unaided and _SHARE * left > _WORTH:
+                return nothing("expectation propagation found no state in its share of the time.")
             raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
+    if known:
+        return found
+    status = found.status if found.status == "out of time" else "not converged"
+    return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
+
+
+_SHARE = 0.5  # of the time, for expectation propagation where particles are another way
+_WORTH = 10.0  # seconds that particles need at least
+_STARTED = (
+    "this is the solution for the asymptote of {phi}, from which samples of the exact measure did not lead to that of "
+    "{phi} itself (refine=False keeps them from trying); use a larger tau, fewer samples, or relu"
+)
 
 
 def _notes(found: Any) -> tuple[str, ...]:

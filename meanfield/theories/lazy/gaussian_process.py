@@ -19,7 +19,7 @@ import numpy as np
 
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.theories.lazy.kernel import Kernel, kernel_layers
+from meanfield.theories.lazy.kernel import LayerKernel, kernel_layers
 from meanfield.validation import FloatArray
 
 __all__ = ["LazySolution", "lazy_kernels", "lazy_solve"]
@@ -60,7 +60,7 @@ class LazySolution:
     kernel_error: float
 
 
-def lazy_kernels(network: Network, left: FloatArray, right: FloatArray) -> list[Kernel]:
+def lazy_kernels(network: Network, left: FloatArray, right: FloatArray) -> list[LayerKernel]:
     """Prior kernels of all hidden layers between two sets of inputs (n, N_0), (n', N_0), as the network sees them."""
     scale = network.sigma_w**2 / left.shape[1]
     variances = [scale * (x**2).sum(axis=1) for x in (left, right)]

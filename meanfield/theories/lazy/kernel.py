@@ -40,7 +40,7 @@ _PARALLEL = 2e-15  # 1 - |rho| that is rounding
 _LEAST = 1e-100  # variance below which a preactivation is 0
 
 
-class Kernel(NamedTuple):
+class LayerKernel(NamedTuple):
     """Kernel of a layer.
 
     Attributes
@@ -60,7 +60,7 @@ class Kernel(NamedTuple):
     error: float
 
 
-def gaussian_kernel(phi: Activation | str, cross: FloatArray, left: FloatArray, right: FloatArray) -> Kernel:
+def gaussian_kernel(phi: Activation | str, cross: FloatArray, left: FloatArray, right: FloatArray) -> LayerKernel:
     """E[phi(z_i) phi(z'_j)] for z, z' of variances `left`, `right` and covariance `cross`.
 
     Parameters
@@ -72,7 +72,7 @@ def gaussian_kernel(phi: Activation | str, cross: FloatArray, left: FloatArray, 
 
     Returns
     -------
-    Kernel
+    LayerKernel
 
     Raises
     ------
@@ -98,12 +98,12 @@ def gaussian_kernel(phi: Activation | str, cross: FloatArray, left: FloatArray, 
     rho = np.divide(k12, scale, out=np.zeros_like(k12), where=scale > 0.0).clip(-1.0, 1.0)
     squares = gaussian_moment(phi, k11)[1], gaussian_moment(phi, k22)[1]
     values, error = _cross(phi, rho, k11, k22, math.sqrt(squares[0].max() * squares[1].max()))
-    return Kernel(values, *squares, error)
+    return LayerKernel(values, *squares, error)
 
 
 def kernel_layers(
     phi: Activation | str, cross: FloatArray, left: FloatArray, right: FloatArray, sigma_w: float, depth: int
-) -> list[Kernel]:
+) -> list[LayerKernel]:
     """Kernels of the hidden layers 1..L of a network at its prior, from the covariance of the first preactivations.
 
     K_l = E[phi phi] at preactivation covariance sigma_w^2 K_{l-1} for l >= 2 (`cross` has its sigma_w^2 already).

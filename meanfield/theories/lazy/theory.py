@@ -36,7 +36,7 @@ class LazyTheory:
             return "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
         return None
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: dict[str, Any]) -> Any:
         from meanfield.theories.lazy.gaussian_process import lazy_solve
         from meanfield.theories.lazy.posterior import LazyPosterior
 

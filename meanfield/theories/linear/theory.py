@@ -47,7 +47,7 @@ class LinearTheory:
             return f"linear networks of depth {network.depth} are not available for class tasks; use depth = 1"
         return deep_linear_refusal(network.depth, tau)
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: dict[str, Any]) -> Any:
         return (_on_classes if isinstance(problem.task, ClassTask) else _on_data)(*problem)
 
     def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """Classes that can be exchanged: kinds of classes, coordinates that divide the exchange out, and orbits of readouts.
 
 Classes are of one kind if swapping any two leaves fractions and Gram matrix y y^T as they are. A permutation within
-kinds then is an orthogonal map of the outputs, and J, being convex, has a minimum that shares the symmetry (THEORY.md,
-"Exchangeable classes"):
+kinds then is an orthogonal map of the outputs, and J, being convex, has a minimum that shares the symmetry
+(single_layer/THEORY.md, "Exchangeable classes"):
 
     t_c = tau_k + r_k u_c,   a = a_0 + sum_k b_k,   kappa_c = a_0.tau_k + r_k b_k.u_c   for c of kind k,
 

@@ -31,7 +31,14 @@ from meanfield.theories.single_layer.finite_check import (
     lattice_codes,
     lattice_residual,
 )
-from meanfield.theories.single_layer.finite_newton import minimise, newton_step, no_outliers, polish
+from meanfield.theories.single_layer.finite_newton import (
+    approach,
+    minimise,
+    newton_step,
+    no_outliers,
+    polish,
+    settle,
+)
 from meanfield.theories.single_layer.finite_outliers import minimise_with_outliers
 from meanfield.theories.single_layer.limit import limit_point
 from meanfield.theories.single_layer.readout_integral import (
@@ -51,6 +58,7 @@ TOLERANCE = 1e-6  # of the residual; 1e-10 is the aim, missed by many outputs an
 _LATTICE_MAX_SAMPLES = 1e6  # above, the rounding of P h exceeds the 1 / P^2 that Laplace's method leaves out
 _LAPLACE_MIN_SAMPLES = 1e3  # below, Laplace's method is not worth trying
 _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
+_FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
 # The first whose lattice has fewer nodes than this.
@@ -108,16 +116,23 @@ class FiniteSolution:
 
 
 def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray, int]:
-    """Minimise J for bounded phi from `t0`; without one, or where that stalls, approach P in steps of a factor of four.
+    """Minimise J for bounded phi from `t0`, or from P -> infinity; where that stalls, in steps of a factor four in P.
 
-    The lattice starts from t = 0 at a few samples, Laplace's method from P -> infinity, each where it is easy.
+    The lattice then starts from t = 0 at a few samples, Laplace's method from P -> infinity, each where it is easy.
     """
     target = problem.n_samples
     total = 0
     if t0 is None and problem.method == "laplace":
         t0 = _limit(problem)[0]
+    elif t0 is None and target > _FEW_SAMPLES:
+        with suppress(ConvergenceError):
+            t0 = _limit(problem)[0]
     if t0 is not None:
         try:
+            if problem.method == "lattice":
+                error, t0 = approach(problem, t0, COARSE)
+                if error < 1e-9:
+                    return t0, 0
             t, residual, total = minimise(problem, t0, COARSE, 1e-5)
         except NotIntegrable:
             residual = np.inf
@@ -187,7 +202,7 @@ def _start(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray,
 def _choose_accuracy(problem: ReadoutIntegral, t: FloatArray) -> float:
     """The best accuracy whose lattice is affordable; returns the number of nodes expected."""
     m = t.shape[1]
-    few = problem.evaluate(t, COARSE).detail.region.size
+    few = len(problem.evaluate(t, COARSE).detail)
 
     def size(accuracy: float) -> float:
         return float((problem.window(accuracy) / problem.basis(accuracy)[0, 0] ** 2) ** (0.5 * m))
@@ -197,7 +212,7 @@ def _choose_accuracy(problem: ReadoutIntegral, t: FloatArray) -> float:
         if nodes <= budget:
             return nodes
     raise NotIntegrable(
-        f"the readout posterior at P = {problem.n_samples:g} would need about {nodes:.0e} lattice nodes in {m} "
+        f"the readout posterior at P = {problem.asked:g} would need about {nodes:.0e} lattice nodes in {m} "
         f"dimensions (largest |t| {np.abs(t).max():.2g}); a larger P or a larger tau makes it narrower."
     )
 
@@ -278,7 +293,7 @@ def _methods(rank: int, n_samples: float) -> list[str]:
 def _in_words(error: Exception, problem: ReadoutIntegral) -> ConvergenceError:
     if isinstance(error, ConvergenceError):
         return error
-    return ConvergenceError(f"at P = {problem.n_samples:g} the solver stopped at a singular matrix ({error}).")
+    return ConvergenceError(f"at P = {problem.asked:g} the solver stopped at a singular matrix ({error}).")
 
 
 def _best(failures: list[ConvergenceError]) -> ConvergenceError:
@@ -320,7 +335,7 @@ def _solve(
     what = "the difference of two lattices" if lattice else "the order in 1/P that Laplace's method leaves out"
     advice = "A larger P or a larger tau makes the integral easier."
     raise ConvergenceError(
-        f"at P = {problem.n_samples:g} the stationarity residual, recomputed independently and with {what}, is "
+        f"at P = {problem.asked:g} the stationarity residual, recomputed independently and with {what}, is "
         f"{found.residual:.1e}, above {tolerance:.0e} (relative error of the readout integral "
         f"{found.integration_error:.0e}). {advice}",
         found,
@@ -335,7 +350,11 @@ def _polished(
     if problem.isolated:
         reached, t, weight, outliers, sums = minimise_with_outliers(problem, t, outliers, accuracy)
     else:
-        reached, t, weight, outliers, sums = polish(problem, t, outliers, accuracy)
+        settled = settle(problem, t, accuracy, 3e-2 * aim) if problem.method == "lattice" else None
+        if settled is not None and settled[0] <= 0.1 * aim:
+            reached, t, weight, outliers, sums = settled
+        else:
+            reached, t, weight, outliers, sums = polish(problem, t, outliers, accuracy)
         if reached > aim:
             t, _, steps = minimise(problem, t, accuracy, max(1e-9, 1e-12 * n_samples))
             reached, t, weight, outliers, sums = polish(problem, t, outliers, accuracy)
@@ -347,10 +366,10 @@ def _polished(
         error, n_nodes = float(np.max(correction**2 * (weight > _MIN_WEIGHT))), len(mean)
     else:
         share, mode, mean, covariance = lattice_codes(problem, t, weight, sums)
-        other, objective = lattice_residual(problem, problem.single_site.direct, t, weight, outliers)
+        other, objective = lattice_residual(problem, t, weight, outliers, sums)
         residual = 2.0 * other + reached  # |other| plus at least the difference of the two lattices
         error = max(problem.aliasing(), n_samples * abs(objective - sums.objective))
-        n_nodes = int(np.sum(sums.detail.region >= 0))
+        n_nodes = len(sums.detail)
     _, slope = newton_step(problem, t, sums, outliers)
     order = [i for i in heaviest_first(share, mode @ basis.T) if share[i] > _MIN_WEIGHT]
     outside = (np.eye(len(basis)) - basis @ basis.T) / n_samples

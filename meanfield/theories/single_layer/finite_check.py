@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from meanfield.numerics.interruptible import check_time
 from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.laplace import laplace
-from meanfield.theories.single_layer.compiled.lattice import Nodes, basin_roots
+from meanfield.theories.single_layer.compiled.lattice import basin_roots, code_moments
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.readout_integral import ACCURACY, Outliers, ReadoutIntegral, Sums
+from meanfield.theories.single_layer.readout_nodes import Nodes, common_regions, direct_samples
 from meanfield.validation import FloatArray
 
 __all__ = ["Direct", "laplace_error", "laplace_residual", "lattice_codes", "lattice_residual", "outlier_residual"]
 
 _EXTRA_STARTS = 64
-_CHUNK = 50_000  # lattice nodes evaluated at once
 
 Direct = Callable[[Any], tuple[FloatArray, FloatArray, FloatArray]]
 
@@ -32,65 +32,46 @@ def lattice_codes(
     Basins are those of steepest ascent on the lattice; where codes overlap, the cut between them is a convention.
     """
     nodes: Nodes = sums.detail
-    m = t.shape[1]
-    roots = basin_roots(nodes)
-    inside = roots >= 0
-    position, basin = np.unique(roots[inside], return_inverse=True)
-    basis = problem.basis(problem.accuracy)
+    roots = basin_roots(nodes.exponent, nodes.runs, nodes.slots)
+    tops = np.flatnonzero(roots == np.arange(roots.size))
     # Two lattice maxima can belong to one maximum of h, on a ridge that runs across the axes.
     modes: list[FloatArray] = []
-    code = np.empty(position.size, dtype=np.int64)
-    for i, start in enumerate(nodes.index[position] @ basis):
+    code = np.empty(roots.size, dtype=np.int64)
+    for i, start in zip(tops, nodes.position[tops], strict=True):
         ascend(problem.table, problem.p, t, start)
         known = [j for j, mode in enumerate(modes) if np.abs(mode - start).max() < 1e-5 * (1.0 + np.abs(start).max())]
         code[i] = known[0] if known else len(modes)
         if not known:
             modes.append(start)
-    region = nodes.region[inside]
-    mass = np.exp(nodes.exponent[inside])
-    mass *= weight[region] / np.bincount(region, mass, minlength=weight.size)[region]
-    label = code[basin]
-    a = nodes.index[inside] @ basis
-    total = np.asarray(np.bincount(label, mass, minlength=len(modes)), dtype=np.float64)
-    mean = np.stack([np.bincount(label, mass * x, minlength=len(modes)) for x in a.T], axis=1) / total[:, None]
-    away = a - mean[label]
-    covariance = np.empty((len(modes), m, m))
-    for r, q in itertools.product(range(m), repeat=2):
-        covariance[:, r, q] = np.bincount(label, mass * away[:, r] * away[:, q], minlength=len(modes)) / total
+    mass = np.exp(nodes.exponent)
+    mass *= (weight / np.bincount(nodes.region, mass, minlength=weight.size))[nodes.region]
+    total, mean, covariance = code_moments(nodes.position, mass, code[roots], len(modes))
     return total, np.array(modes), mean, covariance
 
 
 def lattice_residual(
-    problem: ReadoutIntegral, direct: Direct, t: FloatArray, weight: FloatArray, outliers: Outliers
+    problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, outliers: Outliers, judged: Sums
 ) -> tuple[float, float]:
-    """Stationarity of (t, weights), and J(t), recomputed with `direct` on a finer, shifted lattice in plain NumPy.
+    """Stationarity of (t, weights), and J(t), recomputed from direct evaluations of G on a finer, shifted lattice.
+
+    The weights are those of the regions of `judged`; where the other lattice joins other codes, those of groups.
 
     Maxima of h are searched again from extra starts, so that a missed code shows up as missing weight.
     """
     accuracy = 0.1 * problem.accuracy
     maxima, height = problem.maxima(t, _extra_starts(problem, t))
-    shift = unlike_shift(t.shape[1])
-    nodes, _ = problem.grow(t, maxima, height, accuracy, shift)
-    inside = nodes.region >= 0
-    basis = problem.basis(accuracy)
-    a = (nodes.index[inside] + shift) @ basis
-    region = nodes.region[inside]
-    if nodes.n_regions != weight.size:  # separated on one lattice only: all weights follow from h
-        region = np.zeros_like(region)
-        weight = np.ones(1)
-    share = np.zeros(weight.size)
-    first = np.zeros((weight.size, t.size))
-    for rows in np.array_split(np.arange(len(a)), 1 + len(a) // _CHUNK):
-        g0, g1 = _interpolated(direct, problem.table.scale, a[rows] @ t.T)
-        h = g0 @ problem.p - 0.5 * np.sum(a[rows] ** 2, axis=1)
-        mass = np.exp(problem.n_samples * (h - height[0]))
-        terms = ((g1 * problem.p)[:, :, None] * a[rows][:, None, :]).reshape(len(rows), -1)
-        share += np.bincount(region[rows], mass, minlength=weight.size)
-        for k in np.unique(region[rows]):
-            chosen = region[rows] == k
-            first[k] += mass[chosen] @ terms[chosen]
+    nodes, seeds = problem.grow(t, maxima, height, accuracy, unlike_shift(t.shape[1]), accuracy)
+    a, region = nodes.position, nodes.region
+    groups = common_regions(judged.detail, judged.maxima, nodes, seeds)
+    if groups is None:  # found on one lattice only: all weights follow from h
+        region, weight = np.zeros_like(region), np.ones(1)
+    else:
+        region, weight = groups[1][region], np.asarray(np.bincount(groups[0], weight), dtype=np.float64)
+    share, first = direct_samples(problem.single_site).sums(
+        problem.p, t, problem.n_samples, height[0], a, region, weight.size
+    )
     sums = Sums(0.0, np.log(share), first / share[:, None], np.empty(0), maxima, height[0], None)
-    cell = np.linalg.slogdet(basis)[1] + 0.5 * t.shape[1] * np.log(problem.n_samples / (2 * np.pi))
+    cell = nodes.log_cell(problem.n_samples)
     objective = problem.linear(t) + height[0] + (np.log(share.sum()) + cell) / problem.n_samples
     return _stationarity(problem, t, sums, weight, outliers), float(objective)
 
@@ -139,6 +120,7 @@ def laplace_error(problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, s
     slope = np.zeros(t.size)
     step = 1e-4 * (1.0 + float(np.abs(t).max()))
     for i in range(t.size):
+        check_time()
         moved = []
         for sign in (1.0, -1.0):
             near = t.copy()
@@ -174,26 +156,3 @@ def _stationarity(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: F
 def _extra_starts(problem: ReadoutIntegral, t: FloatArray) -> FloatArray:
     reach = problem.reach(t)
     return np.random.default_rng(0).uniform(-reach, reach, (_EXTRA_STARTS, t.shape[1]))
-
-
-def _interpolated(direct: Direct, scale: float, kappa: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """G and G' at very many points, from `direct` on a grid by quintic Hermite interpolation (error below 1e-12)."""
-    low = kappa.min()
-    n = 2 + int((kappa.max() - low) * scale / 0.01)
-    if n >= kappa.size:
-        g0, g1, _ = direct(kappa)
-        return g0, g1
-    d = (kappa.max() - low) / (n - 1)
-    g0, g1, g2 = direct(low + d * np.arange(n))
-    i = np.minimum(((kappa - low) / d).astype(np.int64), n - 2)
-    x = (kappa - low) / d - i
-    # G = g0 + x d g1 + x^2 d^2 g2 / 2 + x^3 (b3 + b4 (x - 1) + b5 (x - 1)^2), matched at both ends.
-    b0, b1, b2 = g0[i], d * g1[i], 0.5 * d * d * g2[i]
-    b3 = g0[i + 1] - b0 - b1 - b2
-    b4 = d * g1[i + 1] - b1 - 2 * b2 - 3 * b3
-    b5 = 0.5 * (d * d * g2[i + 1] - 2 * b2 - 6 * b3 - 6 * b4)
-    u = x - 1.0
-    cubic = b3 + u * (b4 + u * b5)
-    value = b0 + x * (b1 + x * (b2 + x * cubic))
-    slope = b1 + x * (2 * b2 + x * (3 * cubic + x * (b4 + 2 * u * b5)))
-    return value, slope / d

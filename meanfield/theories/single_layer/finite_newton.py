@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from meanfield.numerics.nonnegative import nonnegative_least_squares
 from meanfield.theories.single_layer.readout_integral import (
+    COARSE,
     NotIntegrable,
     Outliers,
     ReadoutIntegral,
     Sums,
     outlier_terms,
 )
+from meanfield.theories.single_layer.readout_nodes import common_regions
 from meanfield.validation import FloatArray
 
-__all__ = ["hessian_of", "minimise", "newton_step", "no_outliers", "polish"]
+__all__ = ["approach", "hessian_of", "minimise", "newton_step", "no_outliers", "polish", "settle"]
 
 _MAX_STEPS = 60
 _MAX_POLISH = 12
+_MAX_CHORDS = 6
+_LIGHTEST = 1e-8  # of the weights that a start from few codes gives to the others
 
 
 def hessian_of(problem: ReadoutIntegral, sums: Sums) -> FloatArray:
@@ -81,7 +88,7 @@ def _error(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArr
 
 
 def polish(
-    problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, accuracy: float
+    problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, accuracy: float, weight: FloatArray | None = None
 ) -> tuple[float, FloatArray, FloatArray, Outliers, Sums]:
     """Newton on t, the weights of separated regions and the outlier weights together, to round-off.
 
@@ -89,7 +96,7 @@ def polish(
     Returns (residual, t, weights, outliers, sums) of the best point.
     """
     sums = problem.evaluate(t, accuracy)
-    weight = sums.weight
+    weight = sums.weight if weight is None else weight
     best = np.inf, t, weight, outliers, sums
     rises = 0
     for _ in range(_MAX_POLISH):
@@ -111,20 +118,13 @@ def polish(
             break
         n, k, o = t.size, weight.size, len(slack)
         matrix = np.zeros((n + k + 1 + o, n + k + 1 + o))
-        matrix[:n, :n] = sums.within
+        matrix[: n + k + 1, : n + k + 1] = _jacobian(problem, sums, weight)
         for w, term in zip(outliers.weight, terms):
             matrix[:n, :n] += w * term[3]
-        matrix[:n, n : n + k] = sums.first.T * weight
-        matrix[n : n + k, :n] = sums.first
-        matrix[n : n + k, n : n + k] = -np.eye(k) / problem.n_samples
-        matrix[n : n + k, n + k] = -1.0
-        matrix[n + k, n : n + k] = weight
         for i, (_, _, slope, _) in enumerate(terms):
             matrix[:n, n + k + 1 + i] = matrix[n + k + 1 + i, :n] = slope
         step = np.linalg.lstsq(matrix, -np.concatenate([gradient, mismatch, [0.0], slack]), rcond=1e-14)[0]
-        t = t + step[:n].reshape(t.shape)
-        weight = weight * np.exp(np.clip(step[n : n + k], -20.0, 20.0))
-        weight /= weight.sum()
+        t, weight = t + step[:n].reshape(t.shape), _stepped(weight, step[n : n + k])
         outliers = Outliers(outliers.direction, outliers.weight + step[n + k + 1 :])
         try:
             sums = problem.evaluate(t, accuracy)
@@ -133,6 +133,83 @@ def polish(
         if sums.log_share.size != weight.size:
             break
     return best
+
+
+def _jacobian(problem: ReadoutIntegral, sums: Sums, weight: FloatArray) -> FloatArray:
+    """Derivatives of gradient, mismatches and total weight by t, the ln of the weights, and their normalisation."""
+    n, k = sums.within.shape[0], weight.size
+    matrix = np.zeros((n + k + 1, n + k + 1))
+    matrix[:n, :n] = sums.within
+    matrix[:n, n : n + k] = sums.first.T * weight
+    matrix[n : n + k, :n] = sums.first
+    matrix[n : n + k, n : n + k] = -np.eye(k) / problem.n_samples
+    matrix[n : n + k, n + k] = -1.0
+    matrix[n + k, n : n + k] = weight
+    return matrix
+
+
+def _stepped(weight: FloatArray, step: FloatArray) -> FloatArray:
+    weight = weight * np.exp(np.clip(step, -20.0, 20.0))
+    return np.asarray(weight / weight.sum())
+
+
+def _alike(one: Sums, other: Sums) -> bool:
+    """Whether two lattices separate the same regions, in the same order."""
+    groups = common_regions(one.detail, one.maxima, other.detail, other.maxima)
+    n = one.log_share.size
+    return groups is not None and all(np.array_equal(group, np.arange(n)) for group in groups)
+
+
+def settle(
+    problem: ReadoutIntegral, t: FloatArray, accuracy: float, enough: float
+) -> tuple[float, FloatArray, FloatArray, Outliers, Sums] | None:
+    """`polish` from a t that is nearly right, without outliers: residuals of the fine lattice, Jacobian of a coarse.
+
+    Sums over the fine lattice then need no Hessian, and their nodes are found once. Ends at the error `enough`, or
+    where errors stop shrinking; None where the two lattices do not separate the same regions.
+    """
+    none = no_outliers(t)
+    coarse = problem.evaluate(t, COARSE)
+    sums = problem.evaluate(t, accuracy, hessian=False)
+    weight = sums.weight
+    if not _alike(coarse, sums):  # codes that carry little are beyond its window
+        coarse = problem.evaluate(t, COARSE, tail=accuracy)
+    if not _alike(coarse, sums):
+        return None
+    inverse = np.linalg.pinv(_jacobian(problem, coarse, weight), rcond=1e-14)
+    best = np.inf, t, weight, none, sums
+    for _ in range(_MAX_CHORDS):
+        error = _error(problem, t, sums, weight, none)
+        if not error < 0.5 * best[0]:
+            break
+        best = error, t, weight, none, replace(sums, within=coarse.within)
+        if error <= enough:
+            break
+        residual = np.concatenate([problem.gradient(t, sums, weight, none), problem.mismatch(sums, weight), [0.0]])
+        step = -inverse @ residual
+        t, weight = t + step[: t.size].reshape(t.shape), _stepped(weight, step[t.size : -1])
+        sums = problem.moved(sums, t, accuracy)
+        if sums.log_share.size != weight.size:
+            break
+    return best
+
+
+def approach(problem: ReadoutIntegral, t: FloatArray, accuracy: float) -> tuple[float, FloatArray]:
+    """`polish` from the t of a similar task, or of P -> infinity, where codes are separated: (error, t).
+
+    There e^{P h} says little about the weights of the codes; those that make t stationary come closer.
+    """
+    sums = problem.evaluate(t, accuracy)
+    if sums.log_share.size == 1:
+        return np.inf, t
+    none = no_outliers(t)
+    zero = np.zeros(sums.log_share.size)
+    scale = 1.0 / np.repeat(problem.p, t.shape[1])
+    columns = np.vstack([sums.first.T * scale[:, None], np.ones(zero.size)])
+    weight, _ = nonnegative_least_squares(columns, np.append(-problem.gradient(t, sums, zero, none) * scale, 1.0))
+    weight = np.maximum(weight, _LIGHTEST)
+    error, t, *_ = polish(problem, t, none, accuracy, weight / weight.sum())
+    return error, t
 
 
 def no_outliers(t: FloatArray) -> Outliers:

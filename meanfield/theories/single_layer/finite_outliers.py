@@ -53,7 +53,7 @@ def minimise_with_outliers(
         keep = (weights > 0) | (slack > -0.2)
         outliers = Outliers(np.array([u for u, *_ in terms]).reshape(-1, m)[keep], weights[keep])
         error = float(np.abs(step).max())
-    raise ConvergenceError(f"the set of outliers at P = {problem.n_samples:g} did not settle (last step {error:.1e}).")
+    raise ConvergenceError(f"the set of outliers at P = {problem.asked:g} did not settle (last step {error:.1e}).")
 
 
 def _merged(outliers: Outliers) -> Outliers:

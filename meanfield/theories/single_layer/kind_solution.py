@@ -21,8 +21,12 @@ _LISTED = 256  # codes; more are reported as orbits
 _RANK = 1e-9  # singular values below this fraction of the largest count as zero
 
 
-def solution_of_kinds(kinds: ClassKinds, point: KindSolution, network: Network, tau: float) -> Solution:
-    """Physical units restored; `point` is certified."""
+def solution_of_kinds(
+    kinds: ClassKinds, point: KindSolution | None, network: Network, tau: float, status: Status, message: str
+) -> Solution:
+    """Physical units restored; without a point, a solution that says so."""
+    if point is None:
+        return _nothing(kinds, tau, status, message)
     sizes = [
         math.prod(math.comb(int(n), int(j)) for n, j in zip(kinds.n, counts, strict=True)) for counts in point.counts
     ]
@@ -73,16 +77,33 @@ def solution_of_kinds(kinds: ClassKinds, point: KindSolution, network: Network, 
             kkt_residual=point.residual * max(1.0, sigma_a),
             duality_gap=point.gap,
             bound_gap=point.excess,
-            global_check=point.proved,
+            global_check=status == Status.OPTIMAL,
             unique=nullity + t_nullity == 0,
             nullity=nullity + t_nullity,
             boxes=point.boxes,
         ),
-        status=Status.OPTIMAL,
-        message="stationarity, duality gap and global optimality are certified",
+        status=status,
+        message=message,
         notes=tuple(notes),
         tau=tau,
         kind=None if listed else kinds.kind.astype(float),
+    )
+
+
+def _nothing(kinds: ClassKinds, tau: float, status: Status, message: str) -> Solution:
+    n_classes, m = kinds.simplex.shape
+    return Solution(
+        t=np.zeros((n_classes, m)),
+        objective=math.inf,
+        level=0.0,
+        readout=np.zeros((1, m)),
+        weight=np.ones(1),
+        outlier_direction=np.empty((0, m)),
+        outlier_weight=np.empty(0),
+        certificate=Certificate(math.inf, math.inf, math.inf, global_check=False, unique=False),
+        status=status,
+        message=message,
+        tau=tau,
     )
 
 

@@ -1,4 +1,4 @@
-"""Tasks with exchangeable classes at P -> infinity, bounded phi: solved and proven in reduced coordinates (sigma_a = 1).
+"""Tasks with exchangeable classes at P -> infinity, bounded phi, in reduced coordinates (sigma_a = 1).
 
 The bundle method, Newton's method with an active set and the certificate of the general solver, with orbits of codes in
 the place of codes and K (d) order parameters in the place of C (m).
@@ -25,11 +25,12 @@ from meanfield.validation import FloatArray
 __all__ = ["KindSolution", "solve_kinds"]
 
 _ROUNDS = 200
-_ALL_COUNTS = 128  # up to so many choices of counts all are tried in every round
+_ALL_COUNTS = 32  # up to so many choices of counts all are tried in every round
 _NEW_CUTS = 6
 _VIOLATION = 1e-11
 _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
+_REFINEMENTS = 20  # with codes that branch and bound has found
 _SHORT = 3000  # boxes that take no longer than a user waits for Ctrl-C
 
 
@@ -75,9 +76,11 @@ class _Task:
     low: float
     high: float
     share: FloatArray = field(init=False)
+    starts: FloatArray = field(init=False)  # counts where the search has missed something before
 
     def __post_init__(self) -> None:
         self.share = self.kinds.n * self.kinds.p
+        self.starts = np.empty((0, self.kinds.n_kinds))
 
     def linear(self, theta: FloatArray) -> float:
         y = self.kinds.y
@@ -90,9 +93,7 @@ class _Task:
         v = np.zeros((len(counts), self.kinds.y.shape[1] - 1 + self.kinds.n_kinds)) if v is None else v.copy()
         heights = np.empty(len(counts))
         kinds = self.kinds
-        kind_master.best_readouts(
-            self.table, kinds.n, kinds.p, theta, counts, v, heights, self.low, self.high, fresh
-        )
+        kind_master.best_readouts(self.table, kinds.n, kinds.p, theta, counts, v, heights, self.low, self.high, fresh)
         return _Codes(counts, v, heights)
 
     def cuts(self, codes: _Codes) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -139,7 +140,7 @@ class _Codes:
 def solve_kinds(
     activation: Activation, k: float, kinds: ClassKinds, tau: float, site: Any, max_boxes: int
 ) -> KindSolution | None:
-    """Solve and try to prove; None if no stationary point was found, or in time. `site`: tables, phi_range of `limit`."""
+    """Solve and try to prove; None if no stationary point was found in time. `site`: tables, phi_range of `limit`."""
     try:
         return _solve(activation, k, kinds, tau, site, max_boxes)
     except (TimeoutError, np.linalg.LinAlgError):
@@ -155,8 +156,7 @@ def _solve(
     codes = task.readouts(theta, np.zeros((1, kinds.n_kinds)))
     multipliers = np.ones(1)
     best, rho, predicted = math.inf, 1.0, math.inf
-    found, extra = None, None
-    wait = 0
+    refinements, wait = 0, 0
     for used in range(1, _ROUNDS + 1):
         trial = theta.copy()
         inner = 1e-9 if math.isinf(predicted) else min(1e-9, max(1e-13, 1e-3 * predicted))
@@ -188,14 +188,34 @@ def _solve(
             found = _active_set(task, theta, codes.take(strong), multipliers[strong])
             if found is not None:
                 solution = _certified(task, found, activation, k, used)
-                return _proven(task, solution, bounds, (infimum, supremum), max_boxes)
+                solution, counts = _proven(task, solution, bounds, (infimum, supremum), max_boxes)
+                refinements += 1
+                better = _better(task, solution, counts)
+                if solution.proved or refinements > _REFINEMENTS or not len(better.v):
+                    return solution
+                # The search has missed these: they become cuts, and starts from now on.
+                task.starts = np.concatenate([task.starts, better.counts[:1]])
+                theta, rho = solution.theta, 1.0
+                codes = (found.codes + better.take(slice(_NEW_CUTS))).distinct()
+                multipliers = np.zeros(len(codes.v))
+                multipliers[: len(found.weights)] = found.weights
+                best, predicted = task.linear(theta) + float(better.heights[0]), math.inf
     return None
+
+
+def _better(task: _Task, solution: KindSolution, counts: FloatArray) -> _Codes:
+    """Codes above the level next to `counts`, where branch and bound could not decide."""
+    steps = np.array(list(product((-1.0, 0.0, 1.0), repeat=len(counts))))
+    near = np.clip(counts + steps, 0.0, np.where(task.kinds.split, task.kinds.n, 0.0))
+    found = task.readouts(solution.theta, near)
+    found = found.take(np.argsort(-found.heights, kind="stable"))
+    return found.take(found.heights > solution.level + 0.5 * _GLOBAL_TOLERANCE * (1.0 + abs(solution.level))).distinct()
 
 
 def _proven(
     task: _Task, solution: KindSolution, bounds: Any, phi_range: tuple[float, float], max_boxes: int
-) -> KindSolution:
-    """The solution with the result of branch and bound; a long one runs in a thread of its own."""
+) -> tuple[KindSolution, FloatArray]:
+    """The solution with the result of branch and bound, and where that failed; a long one runs in a thread."""
     kinds = task.kinds
     overlap, excess_norm = kinds.overlaps(solution.theta)
     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(solution.level))
@@ -210,7 +230,7 @@ def _proven(
     if not found[0] and found[2] >= _SHORT and max_boxes > _SHORT:
         stop = new_stop()
         found = call_in_thread(lambda: run(stop, max_boxes), stop, lambda: 0)
-    return replace(solution, proved=bool(found[0]), excess=float(found[1]), boxes=int(found[2]))
+    return replace(solution, proved=bool(found[0]), excess=float(found[1]), boxes=int(found[2])), found[4]
 
 
 def _heights(task: _Task, theta: FloatArray, codes: _Codes) -> FloatArray:
@@ -230,7 +250,7 @@ def _search(task: _Task, theta: FloatArray, known: _Codes) -> _Codes:
         found = task.readouts(theta, list(product(*(range(a + 1) for a in n))))
     else:
         grid = product(*(sorted({0, a // 4, a // 2, a - a // 4, a}) for a in n))
-        starts = np.concatenate([known.counts, np.array(list(grid), dtype=float)])
+        starts = np.concatenate([known.counts, task.starts, np.array(list(grid), dtype=float)])
         found = _uphill(task, theta, task.readouts(theta, starts).distinct(), np.array(n, dtype=float))
     found = found + task.readouts(theta, known.counts, known.v)
     return found.take(np.argsort(-found.heights, kind="stable")).distinct()
@@ -394,8 +414,9 @@ def _newton(
 def _merged(codes: _Codes, kept: _Codes, weights: FloatArray) -> FloatArray:
     total = np.zeros(len(kept.v))
     for i, weight in enumerate(weights):
+        reach = 1e-6 * (1.0 + np.abs(codes.v[i]).max())
         same = [
-            (codes.counts[i] == kept.counts[j]).all() and np.abs(codes.v[i] - kept.v[j]).max() < 1e-6 * (1.0 + np.abs(codes.v[i]).max())
+            (codes.counts[i] == kept.counts[j]).all() and np.abs(codes.v[i] - kept.v[j]).max() < reach
             for j in range(len(kept.v))
         ]
         total[int(np.argmax(same))] += weight
@@ -426,13 +447,11 @@ def _feasible(task: _Task, theta: FloatArray, codes: _Codes) -> FloatArray | Non
 def _select(task: _Task, theta: FloatArray, codes: _Codes, given: FloatArray) -> FloatArray | None:
     """Of all optimal weights those that the limit P -> infinity selects: maximal -sum_o w_o ln(w_o / (N_o D_o))."""
     columns = _columns(task, theta, codes)[:-1]
-    log_width = np.array(
-        [_fields(task, theta, c, v).log_width for c, v in zip(codes.counts, codes.v, strict=True)]
-    )
+    log_width = np.array([_fields(task, theta, c, v).log_width for c, v in zip(codes.counts, codes.v, strict=True)])
     centred = columns - (columns @ given)[:, None]
     multiplier, best = np.zeros(len(columns)), math.inf
     step = np.zeros(len(columns))
-    weights = given
+    weights: Any = given
     for _ in range(200):
         exponent = log_width + (multiplier + step) @ centred
         top = float(exponent.max())
@@ -441,8 +460,8 @@ def _select(task: _Task, theta: FloatArray, codes: _Codes, given: FloatArray) ->
             step = 0.25 * step
             continue
         best, multiplier = value, multiplier + step
-        weights = np.exp(exponent - top)
-        weights /= weights.sum()
+        weights = np.asarray(np.exp(exponent - top))
+        weights = np.asarray(weights / weights.sum())
         gradient = centred @ weights
         if np.abs(gradient).max(initial=0.0) < 1e-15:
             break

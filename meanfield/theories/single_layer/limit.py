@@ -12,7 +12,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics import budget
-from meanfield.numerics.interruptible import call_in_thread
+from meanfield.numerics.interruptible import call_in_thread, seconds_left
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
@@ -41,6 +41,7 @@ __all__ = [
 
 PhiRange = tuple[float, float, float, float]
 _MANY, _FEW = 6, 4  # from so many classes on, and up to so many kinds, exchangeable ones are divided out
+_MOST = 10  # classes of the same kind, for which the full solver is a second chance
 MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
 
 # By the numbers of `compiled.sweep`.
@@ -50,10 +51,16 @@ STATUS = (
 )  # fmt: skip
 
 
-def message_of(status: Status) -> str:
-    """The message of a solution at P -> infinity."""
+def message_of(status: Status, excess: float = math.inf, boxes: int = 0) -> str:
+    """The message of a solution at P -> infinity; `excess`: what the undecided box allows above the level."""
     if status == Status.OPTIMAL:
         return "stationarity, duality gap and global optimality are certified"
+    if status == Status.NOT_GLOBAL and boxes and math.isfinite(excess):
+        return (
+            f"the upper bound of h(a; t) over readouts is still {excess:.1e} above the level of the codes after "
+            f"{boxes} boxes of branch and bound, so that a better readout was not excluded; increase max_boxes, or "
+            "raise tau, which makes t smaller"
+        )
     return status.advice
 
 
@@ -224,14 +231,14 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
         outlier_weight=point.direction_weights[outliers] * sigma_a**2,
         certificate=certificate,
         status=STATUS[point.status],
-        message=message_of(STATUS[point.status]),
+        message=message_of(STATUS[point.status], number["excess"], int(number["boxes"])),
         notes=tuple(notes),
         tau=tau,
     )
 
 
 def solve_reduced(network: Network, task: ClassTask, tau: float, max_boxes: int) -> Solution | None:
-    """Solution of a task with many classes of few kinds and bounded phi, certified; else None."""
+    """Solution of a task with many classes of few kinds and bounded phi; None where the full solver is to be asked."""
     if task.n_classes < _MANY or network.activation.parts != "codes":
         return None
     kinds = class_kinds(task.fractions, task.targets / network.sigma_a)
@@ -239,13 +246,20 @@ def solve_reduced(network: Network, task: ClassTask, tau: float, max_boxes: int)
         return None
     site = compiled_tables(network.activation, network.k), phi_range(network.activation, network.k)
     point = solve_kinds(network.activation, network.k, kinds, tau / network.sigma_a**2, site, max_boxes)
-    if point is None:
-        return None
-    residual = point.residual * max(1.0, network.sigma_a)
-    gap = point.gap / max(1.0, abs(point.objective))
-    if not (point.proved and residual <= sweep.RESIDUAL_LIMIT and gap <= sweep.GAP_LIMIT):
-        return None
-    return solution_of_kinds(kinds, point, network, tau)
+    status = Status.NOT_CONVERGED
+    if point is not None:
+        status = Status.OPTIMAL if point.proved else Status.NOT_GLOBAL
+        if not point.residual * max(1.0, network.sigma_a) <= sweep.RESIDUAL_LIMIT:
+            status = Status.RESIDUAL
+        elif not point.gap <= sweep.GAP_LIMIT * max(1.0, abs(point.objective)):
+            status = Status.DUALITY_GAP
+    left = seconds_left()
+    if status != Status.OPTIMAL and task.n_classes <= _MOST and (left is None or left > 0.0):
+        return None  # the full solver may do better
+    if point is None and left is not None and left <= 0.0:
+        status = Status.STOPPED
+    message = message_of(status) if point is None else message_of(status, point.excess, point.boxes)
+    return solution_of_kinds(kinds, point, network, tau, status, message)
 
 
 def solve_limit(

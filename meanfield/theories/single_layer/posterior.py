@@ -97,7 +97,9 @@ class SingleNeuronPosterior(Densities):
         pattern = code_pattern(self.network, first)
         parts = pattern, float(weight), read_only(readout), read_only(first), read_only(second), covariance
         kinds = self._kinds
-        return Code(*parts) if kinds is None else OrbitCode(*parts, kind=kinds.kind, count=orbit_size(kinds.kind, kappa))
+        if kinds is None:
+            return Code(*parts)
+        return OrbitCode(*parts, kind=kinds.kind, count=orbit_size(kinds.kind, kappa))
 
     @property
     def bulk(self) -> Code | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +11,13 @@ from scipy.special import gammainccinv
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import cumulant2
+from meanfield.numerics.interruptible import check_time
 from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_basis
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.laplace import laplace
-from meanfield.theories.single_layer.compiled.lattice import Nodes, grow, moments
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.readout_nodes import Nodes, fill, moments, quick_table, slopes
 from meanfield.validation import FloatArray
 
 __all__ = ["ACCURACY", "COARSE", "NotIntegrable", "OutOfBudget", "Outliers", "ReadoutIntegral", "Sums", "outlier_terms"]
@@ -30,6 +31,7 @@ _MAX_COARSE_NODES = 400_000
 _CONFINED = 1.0 - 1e-7  # sum_c p_c g(t_c.u) beyond this leaves the integral no width to be summed over
 _MAX_MAXIMA = 256
 _MAX_TURN = 0.2  # of an outlier direction in one step
+_SAME_WINDOW = 0.5  # change of exponents up to which nodes found at one t serve another
 
 
 class NotIntegrable(ConvergenceError):
@@ -54,10 +56,10 @@ class Sums:
     objective: float
     log_share: FloatArray  # (K,) ln of each region's share of the integral
     first: FloatArray  # (K, C m) d log_share / dt / P
-    within: FloatArray  # (C m, C m) Hessian of J without the part between regions
+    within: FloatArray  # (C m, C m) Hessian of J without the part between regions; empty where it was not asked for
     maxima: FloatArray  # (n, m) local maxima of h that carry weight, highest first
     level: float
-    detail: Any  # lattice nodes, or [covariance, mean, correction of log_share] of each mode
+    detail: Any  # `Nodes`, or [covariance, mean, correction of log_share] of each mode
 
     @property
     def weight(self) -> FloatArray:
@@ -78,6 +80,8 @@ class ReadoutIntegral:
         table = single_site.table
         self.single_site, self.table, self.p, self.y = single_site, table, p, y
         self.tau, self.n_samples, self.method = tau, n_samples, method
+        self.asked = n_samples  # what messages speak of; `n_samples` is the P on the way there
+        self.quick = quick_table(single_site)
         self.unbounded = table.growth_plus > 0 or table.growth_minus > 0
         self.isolated = self.unbounded
         reach = 1.0 if self.unbounded else table.kappa_max
@@ -87,6 +91,7 @@ class ReadoutIntegral:
         self.refinement = 1.0
         self.accuracy = ACCURACY  # of the final lattice
         self.visited = 0  # lattice nodes so far
+        self._last: tuple[Any, Sums] | None = None
 
     def basis(self, accuracy: float) -> FloatArray:
         """Lattice vectors (m, m), as rows, whose aliasing error is the accuracy."""
@@ -117,91 +122,106 @@ class ReadoutIntegral:
         return np.maximum(*np.abs(self.range)) * (self.p @ np.abs(t))
 
     def grow(
-        self, t: FloatArray, maxima: FloatArray, height: FloatArray, accuracy: float, shift: FloatArray
+        self, t: FloatArray, maxima: FloatArray, height: FloatArray, accuracy: float, shift: FloatArray, tail: float
     ) -> tuple[Nodes, FloatArray]:
-        """Lattice nodes around those maxima that carry weight, and these maxima."""
+        """Lattice nodes around those maxima that carry weight, and these; `tail` is the share that is cut off."""
         m = t.shape[1]
         if self.unbounded and not self.isolated:
             worst = worst_directions(self.table, self.p, t, 2.0, np.empty((1, m)), np.empty(1))[1]
             if worst > _CONFINED:
-                raise NotIntegrable(f"at P = {self.n_samples:g} the posterior is not confined (Q = {worst:.9g}).")
-        window = self.window(accuracy)
+                raise NotIntegrable(f"at P = {self.asked:g} the posterior is not confined (Q = {worst:.9g}).")
+        window = self.window(tail)
         # A maximum just inside the window may have no node there: ask a little more of a seed.
         seeds = maxima[self.n_samples * (height - height[0]) > 2.0 - window]
         limit = _MAX_NODES
         if self.isolated or accuracy >= COARSE:
             limit = _MAX_COARSE_NODES * (1 if m <= 4 else 5)
         basis = self.basis(accuracy)
-        nodes = grow(
-            self.table,
-            self.p,
-            t,
-            self.n_samples,
-            basis,
-            np.linalg.inv(basis),
-            shift,
-            seeds,
-            height[0],
-            window,
-            limit,
-        )
-        self.visited += len(nodes.exponent)
+        nodes = fill(self.quick, self.p, t, self.n_samples, basis, shift, seeds, height[0], window, limit)
+        self.visited += len(nodes)
         if self.visited > _NODE_BUDGET:
             raise OutOfBudget(
-                f"at P = {self.n_samples:g} the readout integral in {m} dimensions took more than {_NODE_BUDGET:.0e} "
+                f"at P = {self.asked:g} the readout integral in {m} dimensions took more than {_NODE_BUDGET:.0e} "
                 "lattice nodes; a larger P or a larger tau makes the readout posterior narrower."
             )
         if self.isolated and not nodes.complete:
             raise NotIntegrable(
-                f"at P = {self.n_samples:g} the bulk of the readout posterior is not separated from the tail along the "
+                f"at P = {self.asked:g} the bulk of the readout posterior is not separated from the tail along the "
                 "outlier directions; the theory with isolated outliers needs a larger P (or n_samples = inf)."
             )
         if not nodes.complete or nodes.n_regions == 0:
             raise NotIntegrable(
-                f"the readout posterior at P = {self.n_samples:g} covers more than {limit} lattice nodes in "
+                f"the readout posterior at P = {self.asked:g} covers more than {limit} lattice nodes in "
                 f"{m} dimensions (largest |t| {np.abs(t).max():.2g}); a larger P or a larger tau makes it narrower."
             )
         return nodes, seeds
 
-    def evaluate(self, t: FloatArray, accuracy: float) -> Sums:
-        """J at t and its derivatives.
+    def evaluate(self, t: FloatArray, accuracy: float, *, tail: float | None = None, hessian: bool = True) -> Sums:
+        """J at t and its derivatives; of the Hessian only if asked for.
+
+        The lattice is as fine as `accuracy` demands; what is cut off has the share `tail`, by default the accuracy.
 
         Raises
         ------
         NotIntegrable
             If the lattice would be too large.
         """
+        check_time()
+        key = t.tobytes(), accuracy, tail, hessian, self.n_samples, self.refinement, self.method, self.isolated
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._evaluated(t, accuracy, accuracy if tail is None else tail, hessian)
+        return self._last[1]
+
+    def moved(self, near: Sums, t: FloatArray, accuracy: float) -> Sums:
+        """`evaluate` without the Hessian, on the lattice nodes that were found at a t close by."""
+        nodes = replace(near.detail, exponent=near.detail.exponent.copy())
+        log_share, first, changed = slopes(self.quick, self.p, t, self.n_samples, near.level, nodes)
+        if not (changed < _SAME_WINDOW and np.isfinite(log_share).all()):
+            return self.evaluate(t, accuracy, hessian=False)
+        top = log_share.max()
+        total = top + np.log(np.exp(log_share - top).sum())
+        objective = self.linear(t) + total / self.n_samples
+        return Sums(objective, log_share, first, np.empty((0, 0)), near.maxima, near.level, nodes)
+
+    def _evaluated(self, t: FloatArray, accuracy: float, tail: float, hessian: bool) -> Sums:
         maxima, height = self.maxima(t)
         if len(height) == 0 or not np.isfinite(height[0]):
-            raise NotIntegrable(f"at P = {self.n_samples:g} the readout posterior has no maximum at a trial step.")
+            raise NotIntegrable(f"at P = {self.asked:g} the readout posterior has no maximum at a trial step.")
         size, m = t.size, t.shape[1]
         blocks = np.zeros((size, size))
         detail: Any
         if self.method == "lattice":
-            shift = np.zeros(m)
-            nodes, maxima = self.grow(t, maxima, height, accuracy, shift)
-            log_share, first, second, curvature = moments(
-                self.table, self.p, t, self.n_samples, self.basis(accuracy), shift, height[0], nodes
-            )
-            for c, block in enumerate(curvature):
-                rows = slice(c * m, (c + 1) * m)
-                blocks[rows, rows] = block
+            nodes, maxima = self.grow(t, maxima, height, accuracy, np.zeros(m), tail)
+            if hessian:
+                log_share, first, second, curvature = moments(self.quick, self.p, t, self.n_samples, height[0], nodes)
+                for c, block in enumerate(curvature):
+                    rows = slice(c * m, (c + 1) * m)
+                    blocks[rows, rows] = block
+            else:
+                log_share, first, _ = slopes(self.quick, self.p, t, self.n_samples, height[0], nodes)
             detail = nodes
         else:
             maxima = maxima[self.n_samples * (height - height[0]) > np.log(accuracy)]
             log_share, first, curvature, *detail = laplace(self.table, self.p, t, self.n_samples, maxima)
             log_share = log_share + detail[-1]  # of order 1 / P; its part in `first`, 1 / P^2, is left out
+        if not np.isfinite(log_share).all():
+            raise NotIntegrable(
+                f"at P = {self.asked:g} the readout integral overflows (largest |t| {np.abs(t).max():.2g})."
+            )
         top = log_share.max()
         total = top + np.log(np.exp(log_share - top).sum())
         weight = np.exp(log_share - total)
-        if self.method == "lattice":
+        if not hessian:
+            blocks = np.empty((0, 0))
+        elif self.method == "lattice":
             blocks += self.n_samples * (second - (first.T * weight) @ first)
         else:
             blocks += np.tensordot(weight, curvature, 1)
-        blocks[np.diag_indices(size)] += self.tau * np.repeat(self.p, m)
+        if hessian:
+            blocks[np.diag_indices(size)] += self.tau * np.repeat(self.p, m)
         if not (np.isfinite(total) and np.isfinite(first).all() and np.isfinite(blocks).all()):
             raise NotIntegrable(
-                f"at P = {self.n_samples:g} the readout integral overflows (largest |t| {np.abs(t).max():.2g})."
+                f"at P = {self.asked:g} the readout integral overflows (largest |t| {np.abs(t).max():.2g})."
             )
         return Sums(self.linear(t) + total / self.n_samples, log_share, first, blocks, maxima, height[0], detail)
 

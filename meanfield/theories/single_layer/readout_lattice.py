@@ -39,32 +39,18 @@ def readout_lattice(
     if math.isinf(n_samples) or m > _MAX_DIMENSION or network.activation.parts != "codes":
         return None
     from meanfield.numerics.lattice_basis import aliasing_length, unit_basis
-    from meanfield.theories.single_layer.compiled.lattice import grow
+    from meanfield.theories.single_layer.readout_nodes import fill, quick_table
 
-    table = cumulant(network.activation, network.k).table
+    quick = quick_table(cumulant(network.activation, network.k))
     window = float(gammainccinv(0.5 * m, _ACCURACY)) + 1.0
     t, seeds = solution.t * network.sigma_a, solution.readout / network.sigma_a  # sigma_a = 1 from here on
     excess = n_samples * (solution.level - log_integral(task, solution))
     for refinement in _REFINEMENTS:
         basis = refinement * aliasing_length(m, _ACCURACY, n_samples) * unit_basis(m)
-        nodes = grow(
-            table,
-            task.fractions,
-            t,
-            n_samples,
-            basis,
-            np.linalg.inv(basis),
-            np.zeros(m),
-            seeds,
-            solution.level,
-            window,
-            _MAX_NODES,
-        )
+        nodes = fill(quick, task.fractions, t, n_samples, basis, np.zeros(m), seeds, solution.level, window, _MAX_NODES)
         if not nodes.complete:
             return None
-        inside = nodes.region >= 0
-        cell = abs(np.linalg.det(basis)) * (n_samples / (2 * math.pi)) ** (0.5 * m)
-        weight = np.exp(nodes.exponent[inside] + excess) * cell
+        weight = np.exp(nodes.exponent + excess + nodes.log_cell(n_samples))
         if abs(weight.sum() - 1) < tolerance and weight.sum() > 0.0:
-            return nodes.index[inside] @ basis * network.sigma_a, weight / weight.sum()
+            return nodes.position * network.sigma_a, weight / weight.sum()
     return None

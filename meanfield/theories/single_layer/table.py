@@ -67,9 +67,10 @@ def _orbits(posterior: Posterior) -> list[str]:
     """Orbits of codes: how many classes of each kind are active, how strongly, and how many codes share the weight."""
     rows = []
     for code in posterior.codes:
+        count = code.count if isinstance(code, OrbitCode) else 1
         on = np.array([character == "1" for character in code.pattern])
         levels = [f"{code.activation[part].mean():9.4f}" if part.any() else f"{'-':>9}" for part in (on, ~on)]
-        rows.append((code.label, f"{code.weight:>10.6f} {code.count:>12.6g} | {levels[0]}{levels[1]}"))
+        rows.append((code.label, f"{code.weight:>10.6f} {count:>12.6g} | {levels[0]}{levels[1]}"))
     width = max(len(label) for label, _ in rows)
     head = f"{'':<{width}} {'weight':>10} {'codes':>12} | {'active':>9}{'inactive':>9}"
     lines = [head, "-" * len(head), *(f"{label:<{width}} {rest}" for label, rest in rows)]

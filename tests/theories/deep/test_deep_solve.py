@@ -231,11 +231,11 @@ def test_linear_networks_at_finite_temperature():
     ("network", "task", "words"),
     [
         (deep(1), BINARY, "one hidden layer has its own"),
-        (mf.Network("relu", 2), BINARY, "relu is unbounded"),
+        (mf.Network("softplus", 2), BINARY, "softplus is unbounded"),
         (mf.Network("tanh", 2), mf.class_task([0.6, 0.4], targets=[1, -1], n_samples=100), "tanh is odd"),
         (deep(2, scaling="lazy"), BINARY, "lazy networks do not learn"),
         (deep(2), mf.class_task(n_classes=4, n_samples=100), "up to 3 classes"),
-        (deep(2, readout_exponent=0.5), BINARY.with_(n_samples=math.inf), "readout exponent 1"),
+        (deep(2, readout_exponent=0.7), BINARY.with_(n_samples=math.inf), "readout exponents 1 and 1 / depth"),
         (deep(2), mf.data_task(np.eye(3), [[1.0], [0.0], [1.0]]), "class tasks only"),
     ],
 )

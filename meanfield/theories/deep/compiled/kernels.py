@@ -16,6 +16,7 @@ __all__ = ["POINTS", "accumulate", "add_log", "contract", "field_law", "log_sum"
 
 POINTS = 10  # of the interpolation between rows
 _NEGLIGIBLE = 42.0
+_STRIDE, _FAR = 8, 90.0
 
 
 @jit
@@ -32,18 +33,32 @@ def contract(g, n, log_prior, h, tilt, first, last, parts, log_v, means):
         for k in range(n_h):
             base[k] = n * g[i, k] + log_prior[k]
         for j in range(len(tilt)):
+            low, high = first[j], last[j]
+            # The exponent is smooth on the scale of the lattice: blocks whose ends are far below the top are left out.
+            rough = -np.inf
+            for k in range(low, high, _STRIDE):
+                rough = max(rough, base[k] + tilt[j] * h[k])
             top = -np.inf
-            for k in range(first[j], last[j]):
-                weight[k] = base[k] + tilt[j] * h[k]
-                top = max(top, weight[k])
+            for start in range(low, high, _STRIDE):
+                stop = min(start + _STRIDE, high)
+                ends = max(base[start] + tilt[j] * h[start], base[stop - 1] + tilt[j] * h[stop - 1])
+                if ends < rough - _FAR:
+                    weight[start] = -np.inf
+                    continue
+                for k in range(start, stop):
+                    weight[k] = base[k] + tilt[j] * h[k]
+                    top = max(top, weight[k])
             total = 0.0
             means[i, j, :] = 0.0
-            for k in range(first[j], last[j]):
-                if weight[k] > top - _NEGLIGIBLE:
-                    w = math.exp(weight[k] - top)
-                    total += w
-                    for p in range(n_part):
-                        means[i, j, p] += w * parts[i, k, p]
+            for start in range(low, high, _STRIDE):
+                if weight[start] == -np.inf:
+                    continue
+                for k in range(start, min(start + _STRIDE, high)):
+                    if weight[k] > top - _NEGLIGIBLE:
+                        w = math.exp(weight[k] - top)
+                        total += w
+                        for p in range(n_part):
+                            means[i, j, p] += w * parts[i, k, p]
             log_v[i, j] = top + math.log(total)
             for p in range(n_part):
                 means[i, j, p] /= total
@@ -114,11 +129,11 @@ def log_sum(total):
 
 
 @jit
-def accumulate(b, low, step, n_row, kind, means, total, top, depth, products, out):
+def accumulate(b, low, step, n_row, kind, place, means, total, top, depth, products, out):
     """Sums over alpha of exp(total - top) times products of class means, per node, in out (nodes, products).
 
-    b (nodes, C); class c is means[kind[c]], (alpha, rows, k); products (products, C) name the column of each class, 0
-    for 1. Terms below exp(-depth) are left out.
+    b (nodes, C); class c is means[kind[c]], (alpha, rows, k), its table's row i at place[kind[c], i]; products
+    (products, C) name the column of each class, 0 for 1. Terms below exp(-depth) are left out.
     """
     n_class, n_part = b.shape[1], means.shape[3]
     weight = np.empty((n_class, POINTS))
@@ -127,7 +142,7 @@ def accumulate(b, low, step, n_row, kind, means, total, top, depth, products, ou
     for i in range(len(b)):
         out[i, :] = 0.0
         for c in range(n_class):
-            start[c] = _stencil(b[i, c], low[c], step[c], n_row[c], weight[c])
+            start[c] = place[kind[c], _stencil(b[i, c], low[c], step[c], n_row[c], weight[c])]
         for j in range(total.shape[1]):
             if total[i, j] < top - depth:
                 continue

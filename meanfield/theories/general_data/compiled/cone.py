@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit
 
 __all__ = ["climb", "maximise_pattern", "search"]
@@ -85,20 +86,21 @@ def maximise_pattern(features, t, slopes, pattern):
                 for i in range(rank):
                     linear[a, i] += weight * features[mu, i]
             continue
-        row[:] = features[mu]
+        copy_vector(row, features[mu])
         size = np.sqrt(np.sum(row * row))
         for _ in range(2):  # twice is enough
             for b in range(n_basis):
                 row -= np.sum(basis[b] * row) * basis[b]
         left = np.sqrt(np.sum(row * row))
         if left > _DEPENDENT * size and n_basis < basis.shape[0]:
-            basis[n_basis] = row / left
+            copy_vector(basis[n_basis], row / left)
             n_basis += 1
     free = linear.copy()
     for _ in range(2):
         for a in range(m):
             for b in range(n_basis):
-                free[a] -= np.sum(basis[b] * free[a]) * basis[b]
+                row = free[a]
+                row -= np.sum(basis[b] * row) * basis[b]
     values, vectors = np.linalg.eigh(free @ free.T)
     u = vectors[:, m - 1].copy()
     w = u @ free
@@ -125,7 +127,7 @@ def maximise_pattern(features, t, slopes, pattern):
         force = u @ linear - w
         for mu in range(n_samples):
             if pattern[mu] == 0:
-                rows[n] = features[mu]
+                copy_vector(rows[n], features[mu])
                 pull = np.sum(t[mu] * u)
                 bound[n] = -(slopes[1] - slopes[0]) * pull
                 force += slopes[0] * pull * features[mu]
@@ -188,7 +190,7 @@ def climb(features, t, slopes, u, w, pattern, max_sweeps):
                 weight -= multiplier[mu]
             for i in range(rank):
                 point[i] += weight * features[mu, i]
-        w[:] = point
+        copy_vector(w, point)
         _box(features, length2, curvature, multiplier, w)
         size = np.sqrt(np.sum(w * w))
         if size == 0.0:
@@ -210,14 +212,14 @@ def climb(features, t, slopes, u, w, pattern, max_sweeps):
             ok, u_new, w_new = maximise_pattern(features, t, slopes, pattern)
             value = 0.5 * np.sum(w_new * w_new)
             if ok and value >= best * (1.0 - 1e-9):
-                u[:] = u_new
-                w[:] = w_new
+                copy_vector(u, u_new)
+                copy_vector(w, w_new)
                 return True, value, sweep
         response = _response(features, t, slopes, w / size)
         length = np.sqrt(np.sum(response * response))
         if length == 0.0:
             return False, 0.0, sweep
-        u[:] = response / length
+        copy_vector(u, response / length)
         best = 0.5 * length * length
         w *= length / size
     return False, best, max_sweeps

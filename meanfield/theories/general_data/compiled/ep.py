@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.numerics.jit import jit
+from meanfield.numerics.copies import copy_matrix, copy_vector
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.theories.general_data.compiled.factor import factor_and_solve, solve_transposed
+from meanfield.theories.general_data.compiled.generated.propagation import cavity, matching_site, site_share
 from meanfield.theories.general_data.compiled.tilted import Scratch, scratch, tilted_moments
 
 __all__ = [
@@ -106,7 +108,7 @@ def marginals(features, s, nu, work):
     np.dot(features.transposed, work.weighted, work.precision)
     for j in range(rank):
         work.precision[j, j] += 1.0
-    work.solved[:] = features.transposed
+    copy_matrix(work.solved, features.transposed)
     if not factor_and_solve(work.precision, work.solved):
         return 0.0, 0.0, False
     log_det = 0.0
@@ -144,7 +146,7 @@ def _admissible(features, s, work):
     return True
 
 
-@jit
+@jit_apart
 def _propose(features, tilt, k, s, nu, work, phi, spread, gain):
     """Tilted moments at every cavity: proposed sites in `work`, the sites' share of log Z, and the mismatch."""
     log_z = 0.0
@@ -156,18 +158,16 @@ def _propose(features, tilt, k, s, nu, work, phi, spread, gain):
             spread[i] = gain[i] = work.curvature[i] = work.linear[i] = 0.0
             log_z += log_zhat
             continue
-        vc = v / (1.0 - s[i] * v)
-        mc = vc * (m / v - nu[i])
+        mc, vc = cavity(m, v, s[i], nu[i])
         log_zhat, mt, vt, phi[i], spread[i], mixed = tilted_moments(tilt, k[i], mc, vc, work.quadrature)
         gain[i] = mixed / vt
-        log_z += log_zhat - 0.5 * math.log(v / vc) - 0.5 * m * m / v + 0.5 * mc * mc / vc
+        log_z += log_zhat - site_share(m, v, mc, vc)
         error = max(error, abs(mt - m) / math.sqrt(v), abs(vt / v - 1.0))
-        work.curvature[i] = 1.0 / vt - 1.0 / vc
-        work.linear[i] = mt / vt - mc / vc
+        work.curvature[i], work.linear[i] = matching_site(mt, vt, mc, vc)
     return log_z, error
 
 
-@jit
+@jit_apart
 def step_to(features, s, nu, step, work, bounded):
     """Marginals at sites moved by `step` towards the proposal; (ln det L, rest, ok), the sites in work.trial."""
     for i in range(s.shape[0]):
@@ -182,8 +182,8 @@ def _iterate(features, tilt, k, s, nu, damping, tolerance, cap, work, phi, sprea
     """EP from the sites s, nu, which are overwritten; (log Z, iterations, converged)."""
     previous = np.inf
     rises = 0
-    work.curvature[:] = s
-    work.linear[:] = nu
+    copy_vector(work.curvature, s)
+    copy_vector(work.linear, nu)
     for iteration in range(1, cap + 1):
         step = damping
         while True:
@@ -193,8 +193,8 @@ def _iterate(features, tilt, k, s, nu, damping, tolerance, cap, work, phi, sprea
             step *= 0.5
             if iteration == 1 or step < _SMALLEST_STEP:
                 return 0.0, iteration, False
-        s[:] = work.trial[0]
-        nu[:] = work.trial[1]
+        copy_vector(s, work.trial[0])
+        copy_vector(nu, work.trial[1])
         log_z, error = _propose(features, tilt, k, s, nu, work, phi, spread, gain)
         if not error < 1e10:
             return 0.0, iteration, False
@@ -235,7 +235,7 @@ def _infer(features, tilt, k, s, nu, warm, dampings, tolerance, cap, work, phi, 
     return np.nan, FAILED, total
 
 
-@jit
+@jit_apart
 def _lowest_eigenvector(factor, sweeps):
     """Smallest eigenvalue of L L^T (from above) and its unit eigenvector, by inverse iteration."""
     rank = factor.shape[0]
@@ -266,12 +266,12 @@ def evaluate(features, shift, x, tilt, rows, k, s, nu, origin, dampings, toleran
     work = workspace(*features.matrix.shape)
     local = Features(features.matrix, features.transposed, features.variance, np.empty_like(features.offset))
     for i in rows:
-        local.offset[:] = features.offset + x[i] * shift
+        copy_vector(local.offset, features.offset + x[i] * shift)
         warm = origin[i] >= 0
         if warm and origin[i] != i:
             warm = moments.status[origin[i]] == EP
-            s[i] = s[origin[i]]
-            nu[i] = nu[origin[i]]
+            copy_vector(s[i], s[origin[i]])
+            copy_vector(nu[i], nu[origin[i]])
         moments.log_z[i], moments.status[i], moments.iterations[i] = _infer(
             local,
             tilt,
@@ -293,7 +293,7 @@ def evaluate(features, shift, x, tilt, rows, k, s, nu, origin, dampings, toleran
                 marginals(local, s[i], nu[i], work)
             moments.lowest[i], direction = _lowest_eigenvector(work.precision, 30 if soft.shape[0] > 0 else 4)
             if soft.shape[0] > 0:
-                soft[i] = direction
+                copy_vector(soft[i], direction)
 
 
 @jit
@@ -305,5 +305,5 @@ def factors(features, rows, s, nu, gain, solved, mean):
         for j in range(work.solved.shape[0]):
             for m in range(s.shape[1]):
                 solved[i, j, m] = work.solved[j, m] * gain[i, m]
-        mean[i] = work.centre
+        copy_vector(mean[i], work.centre)
         solve_transposed(work.precision, mean[i])

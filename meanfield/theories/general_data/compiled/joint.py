@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from meanfield.numerics.jit import jit
+from meanfield.theories.general_data.compiled.generated.propagation import given_preactivation, joint_exponent
 from meanfield.theories.general_data.compiled.tilted import half_line, integrated, rule, scratch, window
 
 __all__ = ["gaussian_moments", "joint_moments"]
@@ -39,8 +40,8 @@ def joint_moments(tilt, mean, cov, low, high, cut, sharp, moments):
     for i in range(mean.shape[0]):
         variance = max(cov[i, 1, 1], 1e-30)
         sd = math.sqrt(variance)
-        beta = cov[i, 0, 1] / variance
-        rest = max(cov[i, 0, 0] - beta * cov[i, 0, 1], 0.0)
+        beta, rest = given_preactivation(cov[i, 0, 0], cov[i, 0, 1], variance)
+        rest = max(rest, 0.0)
         kappa = mean[i, 0] + 0.5 * rest * (low + high)
         spread = 0.5 * rest * (high - low) + _RANGE * abs(beta) * sd + abs(beta) * max(abs(low), abs(high)) / sd
         ends = _window(tilt, kappa, spread, sd)
@@ -51,11 +52,13 @@ def joint_moments(tilt, mean, cov, low, high, cut, sharp, moments):
         precision = -0.5 / variance
         for j in range(n):
             x, f = node[j], value[j]
-            exponent[j] = (mean[i, 0] + beta * x + 0.5 * rest * f) * f + precision * x * x
+            exponent[j] = joint_exponent(mean[i, 0], beta, rest, x, f) + precision * x * x
         if sharp[i] != 0.0:
             for j in range(n):
                 exponent[j] += half_line(-sharp[i] * (mean[i, 1] + node[j] - cut[i]))[0]
-        moments[i] = integrated(n, mean[i, 1], sd, work)
+        log_norm, z, spread_z, phi, spread_phi, mixed = integrated(n, mean[i, 1], sd, work)
+        moments[i, 0], moments[i, 1], moments[i, 2] = log_norm, z, spread_z
+        moments[i, 3], moments[i, 4], moments[i, 5] = phi, spread_phi, mixed
 
 
 @jit

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit
 from meanfield.theories.general_data.compiled.ep import (
     EP,
@@ -49,7 +50,7 @@ def _combined(sites, gaps, n, scale, step, matrix, right):
             for mu in range(p):
                 total += (gaps[i, c, mu] - gaps[last, c, mu]) * gaps[last, c, mu] * scale[c, mu] ** 2
         right[i] = -total
-    step[:] = gaps[last]
+    copy_matrix(step, gaps[last])
     if last == 0:
         return
     # Iterates differ in size by many orders of magnitude: every one in units of its own gap.
@@ -76,8 +77,8 @@ def _iterate(features, tilt, k, s, nu, damping, tolerance, cap, work, phi, sprea
     matrix, right = np.empty((_KEPT, _KEPT)), np.empty(_KEPT)
     previous, best = np.inf, np.inf
     rises, n = 0, 0
-    work.curvature[:] = s
-    work.linear[:] = nu
+    copy_vector(work.curvature, s)
+    copy_vector(work.linear, nu)
     for iteration in range(1, cap + 1):
         length = 1.0 if n > 1 else damping
         while True:
@@ -87,8 +88,8 @@ def _iterate(features, tilt, k, s, nu, damping, tolerance, cap, work, phi, sprea
             length *= 0.5
             if iteration == 1 or length < _SHORTEST:
                 return 0.0, iteration, False
-        s[:] = work.trial[0]
-        nu[:] = work.trial[1]
+        copy_vector(s, work.trial[0])
+        copy_vector(nu, work.trial[1])
         log_z, error = _propose(features, tilt, k, s, nu, work, phi, spread, gain)
         if not error < 1e10:
             return 0.0, iteration, False
@@ -108,13 +109,13 @@ def _iterate(features, tilt, k, s, nu, damping, tolerance, cap, work, phi, sprea
         if error < _NEAR or n > 0 or iteration > 12:
             if n == _KEPT:
                 for i in range(_KEPT - 1):
-                    sites[i] = sites[i + 1]
-                    gaps[i] = gaps[i + 1]
+                    copy_matrix(sites[i], sites[i + 1])
+                    copy_matrix(gaps[i], gaps[i + 1])
                 n -= 1
-            sites[n, 0] = s
-            sites[n, 1] = nu
-            gaps[n, 0] = work.curvature - s
-            gaps[n, 1] = work.linear - nu
+            copy_vector(sites[n, 0], s)
+            copy_vector(sites[n, 1], nu)
+            copy_vector(gaps[n, 0], work.curvature - s)
+            copy_vector(gaps[n, 1], work.linear - nu)
             n += 1
             for mu in range(p):
                 scale[0, mu] = work.variance[mu]
@@ -134,12 +135,12 @@ def evaluate_mixed(features, shift, x, tilt, rows, k, s, nu, origin, dampings, t
     local = Features(features.matrix, features.transposed, features.variance, np.empty_like(features.offset))
     sites, gaps = np.empty((_KEPT, 2, p)), np.empty((_KEPT, 2, p))
     for i in rows:
-        local.offset[:] = features.offset + x[i] * shift
+        copy_vector(local.offset, features.offset + x[i] * shift)
         warm = origin[i] >= 0
         if warm and origin[i] != i:
             warm = moments.status[origin[i]] == EP
-            s[i] = s[origin[i]]
-            nu[i] = nu[origin[i]]
+            copy_vector(s[i], s[origin[i]])
+            copy_vector(nu[i], nu[origin[i]])
         moments.status[i], moments.iterations[i], moments.lowest[i] = FAILED, 0, np.nan
         for attempt in range(dampings.shape[0]):
             if attempt == 0 and not warm:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.phi_table import Nonlinearity, phi0_array
+from meanfield.theories.general_data.compiled.generated.propagation import kink_curvature, tilted_piece
 
 __all__ = [
     "GRID_REACH",
@@ -167,11 +168,11 @@ def _linear_pieces(tilt, k, mean, variance, scratch):
     n = tilt.slopes.shape[0]
     largest = -np.inf
     for i in range(n):
-        shift = k * tilt.slopes[i] * variance
+        shift, height = tilted_piece(k, tilt.intercepts[i], tilt.slopes[i], mean, variance)
         low = (tilt.breaks[i - 1] - mean - shift) / sd if i > 0 else -np.inf
         high = (tilt.breaks[i] - mean - shift) / sd if i < n - 1 else np.inf
         log_mass, x, width = _interval(low, high)
-        work[0, i] = log_mass + k * (tilt.intercepts[i] + tilt.slopes[i] * (mean + 0.5 * shift))
+        work[0, i] = log_mass + height
         work[1, i] = mean + shift + sd * x
         work[2, i] = variance * width
         largest = max(largest, work[0, i])
@@ -224,7 +225,7 @@ def _grid_values(tilt, low, high, step, scratch):
     return n, spacing, first * spacing
 
 
-@jit
+@jit_apart
 def rule(tilt, window, mean, sd, scratch):
     """Values of phi, nodes z - mean and weights of the rule (rows 1 to 3) for a window from `window`; their number."""
     value, node, weight = scratch.rows[1], scratch.rows[2], scratch.rows[3]
@@ -309,7 +310,7 @@ def integrated(n, mean, sd, scratch):
     )
 
 
-@jit
+@jit_apart
 def tilted_moments(tilt, k, mean, variance, scratch):
     """ln Zhat, E z, Var z, E phi, Var phi and Cov(phi, z) under N(z; mean, variance) e^{k phi(z)} / Zhat."""
     if tilt.kind == PIECEWISE_LINEAR:
@@ -317,7 +318,7 @@ def tilted_moments(tilt, k, mean, variance, scratch):
     return _quadrature(tilt, k, mean, variance, scratch)
 
 
-@jit
+@jit_apart
 def gaussian_curvature(tilt, mean, variance, scratch):
     """d^2/dmean^2 of E phi(z), z ~ N(mean, variance)."""
     sd = math.sqrt(variance)
@@ -327,7 +328,7 @@ def gaussian_curvature(tilt, mean, variance, scratch):
             x = (tilt.breaks[i] - mean) / sd
             turn = tilt.slopes[i + 1] - tilt.slopes[i]
             jump = tilt.intercepts[i + 1] - tilt.intercepts[i] + turn * tilt.breaks[i]
-            total += (turn + jump * x / sd) * math.exp(-0.5 * x * x - _LOG_ROOT_2PI) / sd
+            total += kink_curvature(turn, jump, x, sd) * math.exp(-0.5 * x * x - _LOG_ROOT_2PI) / sd
         return total
     n = rule(tilt, window(tilt, 0.0, sd), mean, sd, scratch)
     total = 0.0

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit
 from meanfield.theories.general_data.compiled.ep import FAILED, VGA, step_to, workspace
 from meanfield.theories.general_data.compiled.factor import solve_transposed
@@ -67,13 +68,13 @@ def _ascend(features, tilt, k, s, nu, tolerance, work, phi, spread, gain):
                 new = _bound(features, tilt, k, work.trial[0], work, phi, spread, gain)
                 if new >= value - 1e-9 * (1.0 + abs(value)):
                     break
-            work.curvature[:] = target_s
-            work.linear[:] = target_nu
+            copy_vector(work.curvature, target_s)
+            copy_vector(work.linear, target_nu)
             step *= 0.5
             if step < 1e-6:
                 return value, iteration, True
-        s[:] = work.trial[0]
-        nu[:] = work.trial[1]
+        copy_vector(s, work.trial[0])
+        copy_vector(nu, work.trial[1])
         value = new
         change = 0.0
         for i in range(s.shape[0]):

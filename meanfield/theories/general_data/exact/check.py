@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from meanfield.theories.general_data.exact.coverage import covered, modes
+from meanfield.theories.general_data.exact.coverage import covered, gathered, modes
 from meanfield.theories.general_data.exact.moves import annealed
+from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
 from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of, refitted
 from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
@@ -16,10 +17,9 @@ from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
-__all__ = ["MAX_UNKNOWNS", "Measured", "Sampler", "scale_of"]
+__all__ = ["Measured", "Sampler", "scale_of"]
 
 RMS, LARGEST = 0.003, 0.01  # of the outputs, in units of the largest target (at least 1)
-MAX_UNKNOWNS = 5000  # P m of the matrix that is factorised
 _RMS_NOISE, _LARGEST_NOISE = 0.0015, 0.004  # standard errors beyond which more points are drawn
 _SIGMAS = 3.0
 _LEAST_EFFECTIVE, _LEAST_SHARE = 400.0, 0.02  # number of points, and their share of all, that a measurement needs
@@ -52,6 +52,8 @@ class Measured(NamedTuple):
         Whether the weights of the sample are even enough for its noise to be believed.
     reliable : bool
         Whether that is so, and the noise small enough for a verdict.
+    seeds : float or None
+        Root mean square of the difference between the outputs of two runs, where particles found t from the prior.
     """
 
     rms: float
@@ -63,6 +65,7 @@ class Measured(NamedTuple):
     missed: float
     even: bool
     reliable: bool
+    seeds: float | None = None
 
     def within(self, scale: float) -> bool:
         """Whether the solution may be called one."""
@@ -87,6 +90,8 @@ class Sampler:
         Instead of the solution's own.
     """
 
+    reach = math.inf  # |a| of the neurons that are meant
+
     def __init__(
         self,
         solution: GeneralSolution,
@@ -96,10 +101,11 @@ class Sampler:
     ) -> None:
         self.solution, self.labels, self.rng = solution, labels, rng
         fractions = solution.code_weight if solution.frozen else None
-        self.dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
+        self.dual = Dual(solution.targets, solution.prior, solution.tau, fractions, self.reach)
         self.mixture = mixture_of(solution) if mixture is None else mixture
         self.missed = 0.0
         self.fits = 0
+        self.scouting = True
         self.annealing = False  # weights alone turned out too uneven
         p = solution.n_samples
         self.first = int(np.clip(_VALUES / p, _FEWEST, _MOST // 4))
@@ -115,8 +121,20 @@ class Sampler:
     def sample(self, n: int, t: FloatArray) -> Sample:
         """A sample for use near t."""
         if self.annealing:
-            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng)
+            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
         return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
+
+    def shift(self, sample: Sample, t: FloatArray) -> tuple[Shift, At]:
+        """e at t, from this sample."""
+        return self.dual.shift(sample, t)
+
+    def minimised(self, sample: Sample, t: FloatArray, least_effective: float = 0.0) -> tuple[FloatArray, At, bool]:
+        """`Dual.minimised`."""
+        return self.dual.minimised(sample, t, least_effective=least_effective)
+
+    def answer(self, sample: Sample, at: At, t: FloatArray) -> ParticleSolution:
+        """The solution at the minimum of a sample."""
+        return particle_solution(self.solution, sample, at, t, self.mixture.codes(sample.points), 1)
 
     def scouted(self, t: FloatArray) -> None:
         """Add codes that the proposal does not reach."""
@@ -127,9 +145,8 @@ class Sampler:
             if self.dual.fractions is None
             else Dual(self.dual.targets, self.dual.prior, self.dual.tau).at(sample, t).log_z
         )
-        if has_jumps(self.solution.activation):
-            return  # no maxima to climb to
-        found = modes(self.solution, t, self.labels, self.rng)
+        jumps = has_jumps(self.solution.activation)  # then there are no maxima to climb to
+        found = (gathered if jumps else modes)(self.solution, t, self.labels, self.rng)
         check_time()
         self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng)
 
@@ -138,14 +155,14 @@ class Sampler:
         exact = self.quadrature(t)
         if exact is not None:
             return self._by_quadrature(exact, t)
-        if self.dual.fractions is None:
+        if self.dual.fractions is None and self.scouting:
             self.scouted(t)
         n: int | None = self.first
         best: Measured | None = None
         while n is not None:
             check_time()
             sample = self.sample(n, t)
-            shift, at = self.dual.shift(sample, t)
+            shift, at = self.shift(sample, t)
             result = summary(shift, at, self.missed, scale_of(self.solution.targets))
             if best is None or (result.even, -result.noise) > (best.even, -best.noise):
                 best = result

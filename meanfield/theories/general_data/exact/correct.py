@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.theories.general_data.exact.check import Measured, Sampler, scale_of, summary
-from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
+from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import At, Sample, Shift
 from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
@@ -42,7 +42,7 @@ def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measur
         before = sampler.dual.at(sample, t)
         if not math.isfinite(before.log_z):
             return None
-        t, at, arrived = sampler.dual.minimised(sample, t, least_effective=_KEPT * before.effective)
+        t, at, arrived = sampler.minimised(sample, t, least_effective=_KEPT * before.effective)
         even = at.effective >= _EVEN * len(at.share)
         if arrived and even:
             break
@@ -66,19 +66,19 @@ def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, 
         for _ in range(2):
             check_time()
             sample = sampler.sample(n, t)
-            own, _, arrived = sampler.dual.minimised(sample, t)
+            own, _, arrived = sampler.minimised(sample, t)
             if not arrived:
                 return None
             found.append((sample, own))
         both = _joined(found[0][0], found[1][0])
-        t, at, arrived = sampler.dual.minimised(both, 0.5 * (found[0][1] + found[1][1]))
+        t, at, arrived = sampler.minimised(both, 0.5 * (found[0][1] + found[1][1]))
         if not arrived:
             return None
-        error = sampler.dual.shift(both, t)[0].error
+        error = sampler.shift(both, t)[0].error
         half = 0.5 * sampler.solution.tau * (found[0][1] - found[1][1])
         result = summary(Shift(half, error), at, sampler.missed, scale)
         if best is None or (result.even, -result.noise) > (best[1].even, -best[1].noise):
-            best = particle_solution(sampler.solution, both, at, t, sampler.mixture.codes(both.points), 1), result
+            best = sampler.answer(both, at, t), result
         if best[1].reliable and best[1].noise <= _NOISE * scale:
             break
         more = sampler.improved(both, at, n, result.even)
@@ -101,7 +101,7 @@ def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[Part
     for _ in range(_ROUNDS):
         check_time()
         before = t
-        t, at, arrived = sampler.dual.minimised(exact, t)
+        t, at, arrived = sampler.minimised(exact, t)
         if not arrived:
             return None
         if np.abs(t - before).max() <= _EXACT * (1.0 + np.abs(t).max()):
@@ -111,4 +111,4 @@ def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[Part
             return None
         exact = again
     measured = sampler.measured(t)
-    return particle_solution(sampler.solution, exact, at, t, sampler.mixture.codes(exact.points), 1), measured
+    return sampler.answer(exact, at, t), measured

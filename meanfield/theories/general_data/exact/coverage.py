@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.theories.general_data.exact.moves import moved
 from meanfield.theories.general_data.exact.proposal import Mixture
+from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.joint.codes import JointNeuron
 from meanfield.theories.general_data.joint.scout import Scout
+from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
-__all__ = ["Mode", "covered", "modes"]
+__all__ = ["Mode", "covered", "gathered", "modes"]
 
 _MOST = 40  # modes that are looked at
 _DEPTH = 12.0  # ln of the weight below which a mode does not matter
@@ -22,6 +25,7 @@ _DRAWS = 50
 _STEPS = 40
 _SAME = 1e-2  # mean square difference of preactivations
 _ADDED = 0.05  # weight in the proposal
+_RANDOM, _CHAINS, _SLICES = 24, 20, 8  # starts, chains of each and their moves, where phi jumps
 
 
 class Mode(NamedTuple):
@@ -70,6 +74,40 @@ def modes(solution: GeneralSolution, t: FloatArray, labels: object, rng: np.rand
     return sorted((mode for mode in found if mode.log_z > top - 2.0 * _DEPTH), key=lambda mode: -mode.log_z)
 
 
+def gathered(solution: GeneralSolution, t: FloatArray, labels: object, rng: np.random.Generator) -> list[Mode]:
+    """Where chains stay that start from sets of classes, or at random; for phi with jumps, which nothing can climb.
+
+    Every start is followed by elliptical slices of the exact measure; a Gaussian with the moments of its chains stands
+    for the place. ln Z of it is the mean of ln p plus its entropy.
+    """
+    features = solution.features
+    rank = features.shape[1]
+    neuron = JointNeuron(solution.activation, features, solution.prior, 1)
+    try:
+        scout = Scout(labels, neuron, rng)
+        signs = np.concatenate([scout.sets, np.sign(features @ rng.normal(size=(rank, _RANDOM)))], axis=1)
+        starts = np.linalg.solve(scout.ridge, features.T @ signs).T
+    finally:
+        neuron.pool.shutdown(wait=False)
+    starts = starts[:_MOST]
+    points = np.repeat(starts, _CHAINS, axis=0)
+    places = []
+    for _ in range(_SLICES):
+        check_time()
+        points = moved(solution, points, t, 1, rng)
+        places.append(points.reshape(len(starts), _CHAINS, rank))
+    found = []
+    for mine in np.concatenate(places[_SLICES // 2 :], axis=1):
+        mean, off = mine.mean(axis=0), mine - mine.mean(axis=0)
+        shrink = rank / (rank + len(mine))
+        covariance = (1.0 - shrink) * (off.T @ off) / len(mine) + shrink * np.diag((off**2).mean(axis=0) + 1e-6)
+        root = np.linalg.cholesky(covariance)
+        along = solution.activation(mine @ features.T) @ t
+        level = 0.5 * solution.prior * (along**2).sum(axis=1) - 0.5 * (mine**2).sum(axis=1)
+        found.append(Mode(mean, root, float(level.mean() + np.log(np.diag(root)).sum() + 0.5 * rank)))
+    return sorted(found, key=lambda mode: -mode.log_z)
+
+
 def covered(
     mixture: Mixture,
     solution: GeneralSolution,
@@ -77,6 +115,7 @@ def covered(
     log_z: float,
     found: list[Mode],
     rng: np.random.Generator,
+    reach: float = math.inf,
 ) -> tuple[Mixture, float]:
     """The proposal with the modes that it missed, and their weight (0 if there were none)."""
     missed = 0.0
@@ -84,8 +123,8 @@ def covered(
         if mode.log_z < log_z - _DEPTH:
             continue
         points = mode.weights + rng.standard_normal((_DRAWS, len(mode.weights))) @ mode.root.T
-        mean = solution.prior * (solution.activation(points @ solution.features.T) @ t)
-        level = (0.5 / solution.prior) * (mean**2).sum(axis=1) - 0.5 * (points**2).sum(axis=1)
+        centre = solution.prior * (solution.activation(points @ solution.features.T) @ t)
+        level = readout_given(centre, solution.prior, reach).level - 0.5 * (points**2).sum(axis=1)
         if float(np.mean(level - mixture.log_density(points))) - log_z > _UNCOVERED:
             missed += math.exp(min(0.0, mode.log_z - log_z))
             mixture = mixture.joined(_ADDED, mode.weights, mode.root)

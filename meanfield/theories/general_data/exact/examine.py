@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -9,11 +10,14 @@ import numpy as np
 
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
-from meanfield.theories.general_data.exact.check import LARGEST, MAX_UNKNOWNS, RMS, Measured, Sampler, scale_of
+from meanfield.theories.general_data.coverage import MAX_SAMPLED
+from meanfield.theories.general_data.exact.check import LARGEST, RMS, Measured, Sampler, scale_of
 from meanfield.theories.general_data.exact.correct import corrected
+from meanfield.theories.general_data.exact.outliers import BulkSampler
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.unaided import approached
-from meanfield.theories.general_data.limits import OutOfTime, time_limit
+from meanfield.theories.general_data.limits import OutOfTime, seconds_left, time_limit
+from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
@@ -58,20 +62,19 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     Parameters
     ----------
     solution : GeneralSolution
-        Of a bounded phi.
     labels : (P,) integers or None
         Classes.
     refine : bool or None
         Whether to correct; None: where the measured error is too large, or the solver found no solution.
     """
-    if solution.t.size > MAX_UNKNOWNS:
-        return unmeasured(solution, f"P m = {solution.t.size} unknowns are more than {MAX_UNKNOWNS}")
-    if solution.status == Status.OUT_OF_TIME:
+    if solution.t.size > MAX_SAMPLED:
+        return unmeasured(solution, f"P m = {solution.t.size} unknowns are more than {MAX_SAMPLED}")
+    if solution.status == Status.OUT_OF_TIME and not seconds_left() > 0.0:
         return _out_of_time(solution, labels)
     scale = scale_of(solution.targets)
     measured: Measured | None = None
     try:
-        sampler = Sampler(solution, labels, np.random.default_rng(0))
+        sampler = _sampler(solution, labels)
         if solution.status == Status.OPTIMAL:
             measured = sampler.measured(np.array(solution.t))
             if measured.within(scale) and not refine:
@@ -83,10 +86,19 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     except OutOfTime:
         return _out_of_time(solution, labels) if measured is None else _late(solution, measured)
     if measured is None:
+        if solution.status == Status.OUT_OF_TIME:
+            return _out_of_time(solution, labels)
         return Examined(solution, None, Status.of(solution.status), solution.message, ())
     if measured.within(scale):  # but the correction, which was asked for, is less accurate
         return Examined(solution, measured, Status.OPTIMAL, "expectation propagation; no correction was found", ())
-    return Examined(solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale), ())
+    return Examined(
+        solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale) + _advice(measured, refine), ()
+    )
+
+
+def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
+    kind = BulkSampler if isinstance(solution, OutlierSolution) else Sampler
+    return kind(solution, labels, np.random.default_rng(0))  # type: ignore[arg-type]
 
 
 def _better(
@@ -97,24 +109,43 @@ def _better(
     ways = [True, False]
     if not solution.residual <= _FAR * scale and sampler.quadrature(t) is None:
         ways = [False, True]
-    if solution.frozen or solution.status == Status.OPTIMAL:
+    if solution.frozen or isinstance(solution, OutlierSolution) or solution.status == Status.OPTIMAL:
         ways = [True]
     for from_there in ways:
         if from_there:
             found = corrected(sampler, t)
         else:
-            start = approached(solution, labels, np.random.default_rng(0))
-            found = None if start is None else corrected(*start)
+            found = _twice(solution, labels)
         if found is not None and found[1].within(scale):
             return found
     return None
 
 
+def _twice(solution: GeneralSolution, labels: Any) -> tuple[ParticleSolution, Measured] | None:
+    """The solution that particles find, with the difference to that of other random numbers as part of its error."""
+    found = []
+    for seed in (0, 1):
+        start = approached(solution, labels, np.random.default_rng(seed))
+        better = None if start is None else corrected(*start)
+        if better is None:
+            return None
+        found.append(better)
+    (answer, measured), (other, others) = found
+    off = np.abs(solution.tau * (answer.t - other.t))
+    noise = np.hypot(measured.noise, others.noise)
+    difference = float(np.sqrt(np.mean(off**2)))
+    beyond = float(np.sqrt(max(0.0, difference**2 - noise**2)))
+    largest = max(0.0, float(off.max()) - 3.0 * float(np.hypot(measured.largest_noise, others.largest_noise)))
+    return answer, measured._replace(
+        rms=max(measured.rms, beyond), largest=max(measured.largest, largest), seeds=difference
+    )
+
+
 def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
-    """One measurement all the same."""
+    """One measurement all the same, without a search for codes."""
     with time_limit(None):
-        sampler = Sampler(solution, labels, np.random.default_rng(0))
-        sampler.most = sampler.first
+        sampler = _sampler(solution, labels)
+        sampler.most, sampler.scouting, sampler.missed = sampler.first, False, math.nan
         return _late(solution, sampler.measured(np.array(solution.t)))
 
 
@@ -138,6 +169,15 @@ def _shortcoming(measured: Measured, scale: float) -> str:
     )
 
 
+def _advice(measured: Measured, refine: bool | None) -> str:
+    """What to do about an approximate answer."""
+    if refine is False:
+        return "; leave refine=False out to have it corrected"
+    if not measured.reliable:
+        return "; the exact posterior is too rugged to be sampled: use a larger tau or fewer samples"
+    return "; sampling found no correction within these limits: use a larger tau, or accept it with on_failure='return'"
+
+
 def certificate_of(found: Examined, log_z: float | None = None) -> Certificate:
     """Stationarity and measured error; that no code was missed is up to the search for codes."""
     proof = Certificate(found.solution.residual, float("nan"), float("nan"), False, True)
@@ -151,7 +191,8 @@ def certificate_of(found: Examined, log_z: float | None = None) -> Certificate:
         output_error_se=m.noise,
         effective_samples=m.effective,
         log_z_error=_log_z_error(found.solution, m),
-        missed_weight=m.missed,
+        missed_weight=None if math.isnan(m.missed) else m.missed,
+        seed_difference=m.seeds,
     )
 
 

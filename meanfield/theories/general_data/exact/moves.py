@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.quadrature import has_jumps
+from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -24,13 +26,22 @@ __all__ = ["annealed", "moved"]
 
 _STAGES, _LEAPS, _SLICES = 16, 3, 2
 _ACCEPTED = 0.75  # rate of acceptance that the step is adapted to
+_MOST_CLUSTERS, _PER_COORDINATE = 16, 10  # of points that move together, and their size
 _FIRST, _LONGEST = 0.4, 1.2  # step, in units of the proposal's width
 
 
 class _Path:
     """ln q and ln p with their gradients, and moves between them."""
 
-    def __init__(self, solution: GeneralSolution, mixture: Mixture, t: FloatArray, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        solution: GeneralSolution,
+        mixture: Mixture,
+        t: FloatArray,
+        rng: np.random.Generator,
+        reach: float = math.inf,
+    ) -> None:
+        self.reach = reach
         self.solution, self.mixture, self.t, self.rng = solution, mixture, t, rng
         self.step = _FIRST
         identity = np.eye(mixture.mean.shape[1])
@@ -42,8 +53,7 @@ class _Path:
         """ln p (n,), without its constant, and phi (n, P)."""
         s = self.solution
         phi = s.activation(w @ s.features.T)
-        k = phi @ self.t
-        return 0.5 * s.prior * (k**2).sum(axis=1) - 0.5 * (w**2).sum(axis=1), phi
+        return readout_given(s.prior * (phi @ self.t), s.prior, self.reach).level - 0.5 * (w**2).sum(axis=1), phi
 
     def levels(self, w: FloatArray) -> tuple[FloatArray, FloatArray]:
         """ln p and ln q."""
@@ -53,9 +63,9 @@ class _Path:
         """ln p, ln q and the gradient of (1 - b) ln q + b ln p."""
         s = self.solution
         z = w @ s.features.T
-        k = s.activation(z) @ self.t
-        log_p = 0.5 * s.prior * (k**2).sum(axis=1) - 0.5 * (w**2).sum(axis=1)
-        slope = b * ((s.prior * (k @ self.t.T) * s.activation.derivative(z)) @ s.features - w)
+        readout = readout_given(s.prior * (s.activation(z) @ self.t), s.prior, self.reach)
+        log_p = readout.level - 0.5 * (w**2).sum(axis=1)
+        slope = b * (((readout.mean @ self.t.T) * s.activation.derivative(z)) @ s.features - w)
         parts = np.empty((len(w), len(self.inverse)))
         offs = []
         for i, (weight, mean, inverse) in enumerate(zip(self.mixture.weight, self.mixture.mean, self.inverse)):
@@ -122,9 +132,10 @@ def annealed(
     n: int,
     rng: np.random.Generator,
     stages: int = _STAGES,
+    reach: float = math.inf,
 ) -> Sample:
     """A sample whose weights are even at t, and those of the exact measure elsewhere."""
-    path = _Path(solution, mixture, t, rng)
+    path = _Path(solution, mixture, t, rng, reach)
     move = path.slices if has_jumps(solution.activation) else path.hamiltonian
     points = mixture.drawn(n, rng)
     collected = np.full(n, -math.log(n))
@@ -137,21 +148,31 @@ def annealed(
         points = move(points, b)
         before = b
     found = sample_of(solution.activation, solution.features, points, collected)
-    k = found.phi @ t
-    base = collected - 0.5 * solution.prior * (k**2).sum(axis=1)
+    base = collected - readout_given(solution.prior * (found.phi @ t), solution.prior, reach).level
     return Sample(points, found.phi, base)
 
 
 def moved(
     solution: GeneralSolution, points: FloatArray, t: FloatArray, times: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Points of the exact measure at t, moved within it."""
+    """Points of the exact measure at t, moved within it; each with the widths of its own cluster of points."""
     rank = points.shape[1]
-    covariance: FloatArray = np.asarray(np.cov(points.T), dtype=np.float64).reshape(rank, rank) + 1e-6 * np.eye(rank)
-    mean = points.mean(axis=0)
-    around = Mixture(np.ones(1), mean[None], np.asarray(np.linalg.cholesky(covariance))[None], np.zeros(1, dtype=int))
-    path = _Path(solution, around, t, rng)
-    move = path.slices if has_jumps(solution.activation) else path.hamiltonian
-    for _ in range(times):
-        points = move(points, 1.0)
+    jumps = has_jumps(solution.activation)
+    number = 1 if jumps else int(min(_MOST_CLUSTERS, len(points) // (_PER_COORDINATE * rank + 50)))
+    label = np.zeros(len(points), dtype=int)
+    if number > 1:
+        label = kmeans2(points, number, minit="++", rng=rng)[1]
+    points = points.copy()
+    for cluster in np.unique(label):
+        check_time()
+        mine = np.flatnonzero(label == cluster)
+        whole = len(mine) > 2 * rank + 10
+        near = points[mine] if whole else points
+        covariance = np.asarray(np.cov(near.T), dtype=np.float64).reshape(rank, rank) + 1e-9 * np.eye(rank)
+        root = np.asarray(np.linalg.cholesky(covariance + 1e-6 * np.trace(covariance) / rank * np.eye(rank)))
+        around = Mixture(np.ones(1), near.mean(axis=0)[None], root[None], np.zeros(1, dtype=int))
+        path = _Path(solution, around, t, rng)
+        move = path.slices if jumps else path.hamiltonian
+        for _ in range(times):
+            points[mine] = move(points[mine], 1.0)
     return points

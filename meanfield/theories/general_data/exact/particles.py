@@ -30,10 +30,13 @@ class ParticleSolution(GeneralSolution):
         w_i, in the coordinates of the features.
     start : (P, m) array
         t of the approximation that was corrected.
+    reach : float
+        Largest |a| of the neurons that the particles stand for; infinite unless phi is unbounded.
     """
 
     particles: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     start: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    reach: float = math.inf
 
 
 def particle_solution(
@@ -50,10 +53,14 @@ def particle_solution(
     group = rank[group]
     weight = np.sort(weight)[::-1]
     mean, phi = at.mean[kept], sample.phi[kept]
+    scatter, along = at.scatter[kept], at.along[kept]
     m = t.shape[1]
     inside = [share * (group == g) / weight[g] for g in range(len(weight))]
     readout = np.array([w @ mean for w in inside])
-    covariance = np.array([((mean - a).T * w) @ (mean - a) for a, w in zip(readout, inside)])
+    covariance = np.array([
+        ((mean.T * (w * along)) @ mean - np.multiply.outer(a, a) + (w @ scatter) * np.eye(m))
+        for a, w in zip(readout, inside)
+    ])  # fmt: skip
     residual = float(np.abs(solution.tau * t - solution.targets + phi.T @ (share[:, None] * mean)).max())
     n = len(share)
     return ParticleSolution(
@@ -77,7 +84,7 @@ def particle_solution(
         directions=np.empty((0, solution.features.shape[1])),
         code_weight=weight,
         code_readout=readout,
-        code_covariance=covariance + solution.prior * np.eye(m),
+        code_covariance=covariance,
         code_phi=np.array([w @ phi for w in inside]),
         residual=residual,
         extrapolated_weight=0.0,

@@ -24,6 +24,7 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.features import Features
 from meanfield.problem.network import Network
 from meanfield.theories.general_data.exact.particles import ParticleSolution
+from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample
 from meanfield.theories.general_data.predictor import hermite_moments
 from meanfield.validation import FloatArray
@@ -35,6 +36,7 @@ _PER_WIDTH = 12.0  # nodes of a table, per width of what is tabulated
 _FEWEST, _MOST = 64, 6000
 _TERMS = 12  # of Mehler's series for kernels
 _SMALL = 1e-7
+_TRIALS = 200  # draws of a readout within its reach
 _BLOCK = 2_000_000  # activations at a time
 
 
@@ -55,12 +57,14 @@ class ParticlePredictor:
     @cached_property
     def _dual(self) -> Dual:
         s = self.solution
-        return Dual(s.targets, s.prior, s.tau, s.code_weight if s.frozen else None)
+        return Dual(s.targets, s.prior, s.tau, s.code_weight if s.frozen else None, s.reach)
 
     @cached_property
     def _at(self) -> At:
         s = self.solution
-        return At(s.objective, 0.0, s.weight, s.readout, s.phi.T @ (s.weight[:, None] * s.readout))
+        given = readout_given(s.prior * (s.phi @ s.t), s.prior, s.reach)
+        average = s.phi.T @ (s.weight[:, None] * s.readout)
+        return At(s.objective, 0.0, s.weight, s.readout, average, given.scatter, given.along)
 
     @cached_property
     def _sample(self) -> Sample:
@@ -91,7 +95,7 @@ class ParticlePredictor:
         features, rest = self._features.project(new)
         weighted = self.solution.weight[:, None] * self.solution.readout
         parts = [self._moments(features[b], rest[b])[0][0].T @ weighted for b in self._blocks(len(new))]
-        return np.concatenate(parts)
+        return np.concatenate(parts) + self.outlier_outputs(new)
 
     def code_activations(self, new: FloatArray) -> FloatArray:
         """(G, l) mean activation of the neurons of each code on inputs (l, N_0)."""
@@ -102,7 +106,13 @@ class ParticlePredictor:
         return np.concatenate(parts, axis=1)
 
     def outlier_outputs(self, new: FloatArray) -> FloatArray:
-        return np.zeros((len(new), self.task.n_outputs))
+        """What the outliers add, (l, m); their preactivations on what training did not see are O(1/sqrt(N))."""
+        s = self.solution
+        if not len(s.outlier_weight):
+            return np.zeros((len(new), self.task.n_outputs))
+        left, right = self.network.activation.slopes
+        z = self._features.project(new)[0] @ s.outlier_w.T
+        return np.asarray((np.where(z > 0.0, right, left) * z * s.outlier_weight) @ s.outlier_direction)
 
     def variance(self, new: FloatArray, width: float) -> FloatArray:
         features, rest = self._features.project(new)
@@ -122,11 +132,12 @@ class ParticlePredictor:
         cross = np.empty((count, m, p, m))
         means = self._code_means(phi)
         train = self._code_means(s.phi)
+        at = self._at
         for r in range(m):
-            second = s.weight * (s.readout[:, r] ** 2 + s.prior)
+            second = s.weight * (at.along * s.readout[:, r] ** 2 + at.scatter)
             own[:, r] = second @ square - sum(w * g[:, r] ** 2 for w, g in means)
             for q in range(m):
-                pair = s.weight * (s.readout[:, r] * s.readout[:, q] + s.prior * (r == q))
+                pair = s.weight * (at.along * s.readout[:, r] * s.readout[:, q] + at.scatter * (r == q))
                 cross[:, r, :, q] = phi.T @ (pair[:, None] * s.phi)
                 for (w, g), (_, h) in zip(means, train):
                     cross[:, r, :, q] -= w * np.multiply.outer(g[:, r], h[:, q])
@@ -176,16 +187,38 @@ class ParticlePredictor:
         return np.asarray(total)
 
     def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
-        """Points by their weights; readouts from their Gaussian given the weights."""
+        """Points by their weights; readouts from their Gaussian given the weights; the last neurons are outliers."""
         s, features = self.solution, self._features
+        outliers = len(s.outlier_weight)
+        codes = len(self.part_names) - outliers
+        if n <= outliers:
+            raise ValueError(f"n = {n} neurons cannot hold {outliers} outliers and a bulk; ask for more neurons.")
         chosen = rng.choice(len(s.weight), size=n, p=s.weight / s.weight.sum())
-        w = s.particles[chosen]
-        readouts = s.readout[chosen] + math.sqrt(s.prior) * rng.standard_normal((n, s.t.shape[1]))
+        w, part = s.particles[chosen], s.basin[chosen].astype(np.intp)
+        readouts = self._readouts(chosen, rng)
+        for o in range(outliers):
+            row, size = n - outliers + o, math.sqrt(n * s.outlier_weight[o])
+            part[row], readouts[row], w[row] = codes + o, size * s.outlier_direction[o], size * s.outlier_w[o]
         unseen = rng.standard_normal((n, new.shape[1]))
         unseen -= (unseen @ features.map) @ features.map.T
+        unseen[n - outliers :] = 0.0
         scale = self.network.sigma_w / math.sqrt(new.shape[1])
         z = w @ features.project(new)[0].T + scale * unseen @ new.T
-        return readouts, s.basin[chosen].astype(np.intp), self.part_names, z
+        return readouts, part, self.part_names, z
+
+    def _readouts(self, chosen: Any, rng: np.random.Generator) -> FloatArray:
+        """From N(s2 t^T phi, s2) at these particles, drawn again where they are beyond the reach of the bulk."""
+        s = self.solution
+        centre = s.prior * (s.phi[chosen] @ s.t)
+        found = centre + math.sqrt(s.prior) * rng.standard_normal(centre.shape)
+        for _ in range(_TRIALS):
+            beyond = np.linalg.norm(found, axis=1) > s.reach
+            if not beyond.any():
+                break
+            found[beyond] = centre[beyond] + math.sqrt(s.prior) * rng.standard_normal((int(beyond.sum()), s.t.shape[1]))
+        else:  # what is left hardly ever gets there: its mean
+            found[beyond] = s.readout[chosen][beyond]
+        return np.asarray(found)
 
 
 def _tabulated(phi: Activation, z: FloatArray, variance: float, terms: int) -> FloatArray:

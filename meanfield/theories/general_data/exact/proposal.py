@@ -24,6 +24,7 @@ _WIDE = 0.2  # weight of the components once more, with larger covariance
 _PRIOR = 0.05  # weight of the prior
 _HEAVY = 48  # components of a piece that its moments are taken from
 _MOST_FITTED, _FITS = 12, 5  # components of a fit, and its steps
+_MANY_FITTED, _LOW = 40, 12  # the same, in few dimensions; and how many are few
 _FLOOR = 1e-10  # of covariances, relative to the prior
 
 
@@ -198,7 +199,7 @@ def refitted(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.ra
     """A mixture fitted to a weighted sample, with as many components as it determines (at most twelve)."""
     rank = points.shape[1]
     effective = 1.0 / float(share @ share)
-    number = int(min(_MOST_FITTED, effective / (4.0 * rank + 20.0)))
+    number = int(min(_MANY_FITTED if rank <= _LOW else _MOST_FITTED, effective / (4.0 * rank + 20.0)))
     if number < 2:
         return mixture
     chosen = points[rng.choice(len(points), size=min(4000, 4 * int(effective)), p=share / share.sum())]

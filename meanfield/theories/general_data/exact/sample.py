@@ -8,7 +8,8 @@ On points w_i with log weights b_i that stand for the prior, sum_i exp(b_i) f(w_
 
     J(t) = -<t, Y> + (tau / 2)|t|^2 + ln sum_i exp(b_i + s2 |t^T phi_i|^2 / 2),
 
-smooth and tau-strongly convex. Neurons whose code fractions p_g are frozen have sum_g p_g ln sum_{i in g} instead.
+smooth and tau-strongly convex (`readout` holds the exponent where readouts are cut off). Neurons whose code fractions
+p_g are frozen have sum_g p_g ln sum_{i in g} instead.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
@@ -76,9 +78,11 @@ class At(NamedTuple):
     share : (n,) array
         Normalised weights W_i.
     mean : (n, m) array
-        E[a | w_i] = s2 t^T phi_i.
+        E[a | w_i]; s2 t^T phi_i, unless readouts are cut off.
     average : (P, m) array
         <a phi>.
+    scatter, along : (n,) arrays
+        E[a a^T | w_i] = scatter 1_m + along mean mean^T.
     """
 
     value: float
@@ -86,6 +90,8 @@ class At(NamedTuple):
     share: FloatArray
     mean: FloatArray
     average: FloatArray
+    scatter: FloatArray
+    along: FloatArray
 
     @property
     def effective(self) -> float:
@@ -120,16 +126,19 @@ class Dual:
     tau : float
     fractions : (g,) array or None
         Frozen fractions of the neurons in the groups of a sample.
+    reach : float
+        Largest |a| of the neurons that are meant.
     """
 
     targets: FloatArray
     prior: float
     tau: float
     fractions: FloatArray | None = None
+    reach: float = math.inf
 
     def at(self, sample: Sample, t: FloatArray) -> At:
-        mean = self.prior * (sample.phi @ t)
-        level = sample.base + (0.5 / self.prior) * np.einsum("ij,ij->i", mean, mean)
+        readout = readout_given(self.prior * (sample.phi @ t), self.prior, self.reach)
+        mean, level = readout.mean, sample.base + readout.level
         if self.fractions is None:
             log_z, share = _normalised(level)
         else:
@@ -142,29 +151,35 @@ class Dual:
                     share[mine] = fraction * inside
         average = sample.phi.T @ (share[:, None] * mean)
         value = -float(np.vdot(t, self.targets)) + 0.5 * self.tau * float(np.vdot(t, t)) + log_z
-        return At(value, log_z, share, mean, average)
+        return At(value, log_z, share, mean, average, readout.scatter, readout.along)
 
     def gradient(self, at: At, t: FloatArray) -> FloatArray:
         return np.asarray(self.tau * t - self.targets + at.average)
 
     def curvature(self, sample: Sample, at: At) -> Any:
         """Cholesky factor of H = tau + Cov(a phi), (P m, P m)."""
+        matrix = self.covariance(sample, at)
+        matrix.flat[:: len(matrix) + 1] += self.tau
+        return cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+
+    def covariance(self, sample: Sample, at: At) -> FloatArray:
+        """Cov(a phi), (P m, P m)."""
         (n, p), m = sample.phi.shape, at.mean.shape[1]
         total, own = np.zeros((p * m, p * m), order="F"), np.zeros((p, p), order="F")
         for start in range(0, n, _ROWS):
             part = slice(start, start + _ROWS)
             root = np.sqrt(at.share[part])[:, None] * sample.phi[part]
+            rows = root[:, :, None] * (np.sqrt(at.along[part])[:, None] * at.mean[part])[:, None, :]
+            total = dsyrk(1.0, rows.reshape(len(root), p * m).T, 1.0, total, lower=1, overwrite_c=1)
+            root *= np.sqrt(at.scatter[part])[:, None]
             own = dsyrk(1.0, root.T, 1.0, own, lower=1, overwrite_c=1)
-            rows = (root[:, :, None] * at.mean[part, None, :]).reshape(len(root), p * m)
-            total = dsyrk(1.0, rows.T, 1.0, total, lower=1, overwrite_c=1)
         matrix, own = np.ascontiguousarray(_symmetric(total)), _symmetric(own)
         blocks = matrix.reshape(p, m, p, m)
         for r in range(m):
-            blocks[:, r, :, r] += self.prior * own
+            blocks[:, r, :, r] += own
         for weight, g in self._means(sample, at):
             matrix -= weight * np.multiply.outer(g, g)
-        matrix.flat[:: p * m + 1] += self.tau
-        return cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        return matrix
 
     def _means(self, sample: Sample, at: At) -> list[tuple[float, FloatArray]]:
         """Weight and <a phi> of what fluctuates together: all neurons, or each code if their fractions are frozen."""
@@ -183,12 +198,12 @@ class Dual:
         at = self.at(sample, t)
         factor = self.curvature(sample, at)
         wrong = -self.gradient(at, t)
-        batches = self._batches(sample, at)
+        batches = self.batches(sample, at)
         solved = self.tau * cho_solve(factor, np.column_stack([wrong.ravel(), batches.T]), check_finite=False)
         error = np.sqrt(np.sum(solved[:, 1:] ** 2, axis=1) * (_BATCHES / (_BATCHES - 1.0)))
         return Shift(solved[:, 0].reshape(t.shape), error.reshape(t.shape)), at
 
-    def _batches(self, sample: Sample, at: At) -> FloatArray:
+    def batches(self, sample: Sample, at: At) -> FloatArray:
         """(batches, P m) fluctuations of <a phi> over interleaved parts of the sample; they sum to zero."""
         if not sample.random:
             return np.zeros((_BATCHES, at.average.size))

@@ -27,7 +27,7 @@ __all__ = ["approached", "blank"]
 _POINTS = 4096
 _ROUNDS, _SETTLED = 150, 6  # steps of t; how many full ones count as arrived
 _KEPT = 0.5
-_MOVES = 3
+_MOVES = 8
 _SAME = 0.02  # mean square difference of activations within a code
 
 
@@ -38,7 +38,9 @@ def blank(
     zero, prior = np.zeros(targets.shape), sigma_a**2 / len(targets)
     rank = features.shape[1]
     sample = sample_of(activation, features, np.zeros((1, rank)), np.zeros(1))
-    at = At(0.0, 0.0, np.ones(1), np.zeros((1, targets.shape[1])), np.zeros(targets.shape))
+    at = At(
+        0.0, 0.0, np.ones(1), np.zeros((1, targets.shape[1])), np.zeros(targets.shape), np.full(1, prior), np.ones(1)
+    )
     start = type("Start", (), {"activation": activation, "features": features, "targets": targets, "prior": prior,
                                "tau": tau, "t": zero, "frozen": False, "iterations": 0})  # fmt: skip
     found: Any = start

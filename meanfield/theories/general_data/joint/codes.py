@@ -65,7 +65,7 @@ class Codes(NamedTuple):
         return Codes(self.t, tuple(self.joints[i] for i in keep)), [self.joints[i] for i in order if i not in keep]
 
     @property
-    def trimmed(self) -> Codes:
+    def without_negligible(self) -> Codes:
         """Without the negligible pieces of codes."""
         top: dict[int, float] = {}
         for joint in self.joints:
@@ -169,7 +169,7 @@ class JointNeuron:
             found.append(result)
         return found
 
-    def moved(self, codes: Codes, t: FloatArray, tolerance: float) -> tuple[Codes, list[Joint]]:
+    def move(self, codes: Codes, t: FloatArray, tolerance: float) -> tuple[Codes, list[Joint]]:
         """The codes at another t, each once; those (at the old t) that merged, or for which EP has become the bound."""
 
         floor = codes.top + _NEGLIGIBLE
@@ -181,7 +181,7 @@ class JointNeuron:
                 if new is not None:
                     return [new._replace(cuts=old.cuts, family=old.family)]
                 if old.log_z > floor:
-                    far, at = self.followed(old, codes.t, t, tolerance)
+                    far, at = self.follow(old, codes.t, t, tolerance)
                     if at is t:
                         return [far]
                     pieces = self.pieces(far, t, places(far, at, self.activation), tolerance) if self.splitting else []
@@ -213,7 +213,7 @@ class JointNeuron:
         ]
         return kept, left
 
-    def followed(self, old: Joint, start: FloatArray, end: FloatArray, tolerance: float) -> tuple[Joint, FloatArray]:
+    def follow(self, old: Joint, start: FloatArray, end: FloatArray, tolerance: float) -> tuple[Joint, FloatArray]:
         """A code on the way from one t to another, as far as EP finds it; and the t there."""
         joint, t = old, start
         done, step = 0.0, 0.5
@@ -262,7 +262,7 @@ class JointNeuron:
             sides.append(moments[0, 0])
         return float(cut.side * (sides[0] - sides[1]))
 
-    def regrown(self, codes: Codes, tolerance: float) -> Codes:
+    def regrow_pieces(self, codes: Codes, tolerance: float) -> Codes:
         """With pieces that were left out as negligible and may have become heavier."""
         known: dict[int, list[Cuts]] = {}
         for joint in codes.joints:
@@ -287,7 +287,7 @@ class JointNeuron:
         found = [joint for group in self.map(job, wanted.items()) for joint in group]
         return Codes(codes.t, (*codes.joints, *found))
 
-    def parted(self, codes: Codes, phi: FloatArray, tolerance: float) -> Codes:
+    def split_shoulder(self, codes: Codes, phi: FloatArray, tolerance: float) -> Codes:
         """With a code of activations phi (P,) that has become the shoulder of another one cut off from that.
 
         Two codes that approach each other merge for EP although one Gaussian does not cover both.
@@ -298,13 +298,13 @@ class JointNeuron:
         for i in np.argsort(-np.abs(gap))[:_SHOULDERS]:
             likely = rising * int(np.sign(gap[i]))
             for side in (likely, -likely):
-                pair = self._parted(codes.t, near, phi, int(i), side, tolerance)
+                pair = self._split_at(codes.t, near, phi, int(i), side, tolerance)
                 if pair is not None:
                     rest = (joint for joint in codes.joints if joint is not near)
                     return Codes(codes.t, (*rest, *pair))
         return codes
 
-    def _parted(
+    def _split_at(
         self, t: FloatArray, near: Joint, phi: FloatArray, sample: int, side: int, tolerance: float
     ) -> tuple[Joint, Joint] | None:
         """A code on one side of a cut and that of activations phi on the other."""
@@ -364,7 +364,7 @@ class JointNeuron:
 
         old = () if known is None else known.joints
         found = self.distinct(Codes(t, tuple(joint for joint in self.map(rough, sites) if joint is not None)))
-        fresh = [placed for joint in found.joints if (placed := self.placed(joint, old)) is not None]
+        fresh = [placed for joint in found.joints if (placed := self.place(joint, old)) is not None]
         top = max([joint.log_z for joint in (*old, *fresh)], default=-np.inf)
 
         def polished(joint: Joint) -> Joint | None:
@@ -375,7 +375,7 @@ class JointNeuron:
         exact = [joint for joint in self.map(polished, fresh) if joint is not None]
         return self.distinct(Codes(t, (*old, *exact)))
 
-    def placed(self, joint: Joint, known: tuple[Joint, ...]) -> Joint | None:
+    def place(self, joint: Joint, known: tuple[Joint, ...]) -> Joint | None:
         """A code as the missing piece of a known one, if it is that; None if it is known."""
         near = next((other for other in known if self.alike(joint, other)), None)
         if near is None:

@@ -91,11 +91,11 @@ class JointRun:
 
     def look(self, state: CodesState, accuracy: float) -> Codes:
         """Known codes and those found by a search; EP is tried again where it failed."""
-        codes = state.codes if self.neuron.variational else self.neuron.regrown(state.codes, accuracy)
+        codes = state.codes if self.neuron.variational else self.neuron.regrow_pieces(state.codes, accuracy)
         if self.neuron.fallback:  # on the way there codes come back
             heavy = state.weight[len(state.codes.joints) :] > _REVISITED
             for phi in state.tangents.phi[heavy]:
-                codes = self.neuron.parted(codes, phi, accuracy)
+                codes = self.neuron.split_shoulder(codes, phi, accuracy)
         depth = _LAST_DEPTH if self.neuron.fallback else max(40.0, 0.3 * len(self.targets))
         found = self.neuron.search(codes.t, self.scout.starts(codes.t, codes, _SEARCHED), codes, accuracy, depth)
         if self.neuron.variational:
@@ -114,7 +114,7 @@ class JointRun:
         codes = None
         if warm_start is not None:
             with contextlib.suppress(ConvergenceError):  # a hint, never a constraint
-                codes = self.recovered(warm_start)
+                codes = self.recover_codes(warm_start)
         return self.solution(*self.refined(self.approached(basis) if codes is None else codes))
 
     def classes(self, basis: FloatArray, tau: float, before: CodesState | None) -> CodesState:
@@ -137,7 +137,7 @@ class JointRun:
 
     def frozen(self, solution: GeneralSolution, fractions: FloatArray) -> GeneralSolution:
         """The same with given fractions of the neurons in each code of `solution`."""
-        codes = self.recovered(solution, _EXPENDABLE)
+        codes = self.recover_codes(solution, _EXPENDABLE)
         families = sorted({joint.family for joint in codes.joints})  # in the order of the codes
         used = [g for g, share in enumerate(fractions) if share > _LEAST_FRACTION]
         total = fractions[used].sum()
@@ -148,7 +148,7 @@ class JointRun:
     def refined(self, codes: Codes, fractions: Mapping[int, float] | None = None) -> tuple[CodesDual, CodesState]:
         """All of t, from codes at some t; fractions of the neurons in each of them, if they are frozen."""
         dual = CodesDual(self.neuron, self.targets, self.tau, None, fractions)
-        state = self.started(dual, codes)
+        state = self.start_from(dual, codes)
         stage = self.report("samples", dual)
         state = minimise_codes(dual, state, self.tolerance, self.look, stage, most_tangents=_MOST_TANGENTS)
         # Codes without a fixed point of EP would only get in the way before.
@@ -158,7 +158,7 @@ class JointRun:
         state = minimise_codes(dual, state, self.tolerance, self.look, self.report("with bounds", dual))
         return dual, state
 
-    def started(self, dual: CodesDual, codes: Codes) -> CodesState:
+    def start_from(self, dual: CodesDual, codes: Codes) -> CodesState:
         def exact(old: Joint) -> Joint:
             return self.neuron.again(codes.t, old._replace(bound=False), (old.q, old.nu), 1e-5) or old
 
@@ -179,7 +179,7 @@ class JointRun:
             self.neuron.splitting = False
             stage = self.report(f"tau = {tau:.3g}", dual)
             state = minimise_codes(
-                dual, self.started(dual, classes.codes), _ROUGH, self.look, stage, strict=True, last=False,
+                dual, self.start_from(dual, classes.codes), _ROUGH, self.look, stage, strict=True, last=False,
                 most_tangents=_MOST_TANGENTS,
             )  # fmt: skip
             self.neuron.splitting = True
@@ -195,12 +195,12 @@ class JointRun:
                 return codes
             dual = CodesDual(self.neuron, self.targets, tau)
             state = minimise_codes(
-                dual, self.started(dual, codes), _ROUGH, self.look, self.report(f"tau = {tau:.3g}", dual), _RUNG_STEPS,
-                last=False,
+                dual, self.start_from(dual, codes), _ROUGH, self.look, self.report(f"tau = {tau:.3g}", dual),
+                _RUNG_STEPS, last=False,
             )  # fmt: skip
         return state.codes
 
-    def recovered(self, solution: GeneralSolution, expendable: float = 0.0) -> Codes:
+    def recover_codes(self, solution: GeneralSolution, expendable: float = 0.0) -> Codes:
         """Codes of a solution; pieces up to the weight `expendable` may be missing."""
         t = np.array(solution.t)
         pieces: dict[tuple[int, Cuts], list[int]] = {}

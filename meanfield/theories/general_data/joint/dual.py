@@ -157,7 +157,7 @@ class CodesDual:
             codes = Codes(t, tuple(joint for joint in codes.joints if joint.family in self.families))
             tangents = Tangents.of(t, [])
         else:
-            codes, low = codes.trimmed.split(self.depth, _MAX_CODES)
+            codes, low = codes.without_negligible.split(self.depth, _MAX_CODES)
             tangents = tangents.joined(Tangents.of(t, low)).besides(codes, codes.top - _TANGENT_DEPTH * len(t))
         total, weight = self.log_sum(
             np.concatenate([codes.log_z, tangents.at(t)]), self.group(codes.joints, len(tangents.offset))
@@ -358,7 +358,7 @@ def minimise_codes(
         step, drop = model.secant_step(secants, radius) if secants else model.minimum(radius)
         length = float(np.abs(step).max())
         theta = state.theta + step
-        codes, left = dual.neuron.moved(state.codes, dual.t(theta), accuracy)
+        codes, left = dual.neuron.move(state.codes, dual.t(theta), accuracy)
         tangents = state.tangents.joined(Tangents.of(state.codes.t, left))
         lost = sum(state.weight[[joint is old for joint in state.codes.joints].index(True)] for old in left)
         careful = dual.basis is None and (strict or radius > _CAREFUL[int(state.error < _FAR)])
@@ -385,7 +385,7 @@ def minimise_codes(
                 f"rejected {new.objective - state.objective:.2g} predicted {-drop:.2g} radius {radius:.2g} "
                 f"codes {len(new.codes.joints)} extrapolated {new.extrapolated:.2g}",
             )
-            known, left = dual.neuron.moved(new.codes, state.codes.t, accuracy)
+            known, left = dual.neuron.move(new.codes, state.codes.t, accuracy)
             merged = dual.neuron.distinct(Codes(state.codes.t, (*state.codes.joints, *known.joints)))
             tangents = state.tangents.joined(Tangents.of(new.codes.t, left))
             secants = [] if left or len(merged.joints) > len(state.codes.joints) else secants

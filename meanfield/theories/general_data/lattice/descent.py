@@ -75,7 +75,7 @@ class LatticeRun:
 
         return inner
 
-    def minimised(self, dual: Dual, start: State, tolerance: float, ep_tolerance: float, stage: str) -> State:
+    def minimise_from(self, dual: Dual, start: State, tolerance: float, ep_tolerance: float, stage: str) -> State:
         self.report(stage, dual)(start, "start")
         if self.neuron.fallback and self.beyond(start, _FAR):
             return start  # what EP had found is not a solution
@@ -93,12 +93,12 @@ class LatticeRun:
             sharpness = 1.0 if samples <= 2 * _SOFT_SAMPLES else _SOFT_SAMPLES / samples
             dual = self.dual(basis, False, spacing=2.0, window=4.5, sharpness=sharpness)
             start = self.first(dual, basis)
-            state = self.minimised(dual, start, 1e-2, 1e-4, "classes")
+            state = self.minimise_from(dual, start, 1e-2, 1e-4, "classes")
             theta = basis @ state.theta
             while True:
                 dual = self.dual(None, False, spacing=1.8, window=5.0, sharpness=sharpness)
                 stage = f"coarse, sharpness {sharpness:.2g}"
-                state = self.minimised(dual, self.continued(dual, theta, state, 1e-4), 1e-2, 1e-4, stage)
+                state = self.minimise_from(dual, self.continued(dual, theta, state, 1e-4), 1e-2, 1e-4, stage)
                 theta = state.theta
                 if sharpness == 1.0:
                     break
@@ -109,18 +109,18 @@ class LatticeRun:
             theta = np.array(warm_start.t)
         dual = self.dual(None, False, **final)
         start = self.continued(dual, theta, state, 1e-5, warm_start)
-        state = self.minimised(dual, start, max(1e-2, self.tolerance), 1e-5, "samples")
+        state = self.minimise_from(dual, start, max(1e-2, self.tolerance), 1e-5, "samples")
         if self.beyond(state):
             return self.solution(dual, state)
         dual.soft = True
         # Error of E phi at a mismatch e of the sites: about e.
         ep_tolerance = min(1e-4, 0.3 * self.tolerance)
-        state = self.minimised(dual, self.refreshed(dual, state, ep_tolerance), self.tolerance, ep_tolerance, "final")
+        state = self.minimise_from(dual, self.refresh(dual, state, ep_tolerance), self.tolerance, ep_tolerance, "final")
         if state.extrapolated > MAX_EXTRAPOLATED:
             # A lower bound of log Z where there is nothing better: of use if it leads anywhere.
             self.neuron.fallback = True
             start = self.continued(dual, state.theta, state, ep_tolerance)
-            bounded = self.minimised(dual, start, self.tolerance, ep_tolerance, "variational")
+            bounded = self.minimise_from(dual, start, self.tolerance, ep_tolerance, "variational")
             self.neuron.fallback = bounded.error < max(self.accepted, state.error)
             state = bounded if self.neuron.fallback else state
         return self.solution(dual, state)
@@ -169,9 +169,9 @@ class LatticeRun:
             )
         return dual.state(theta, grow(self.neuron, nodes, ep_tolerance, dual.soft))
 
-    def refreshed(self, dual: Dual, state: State, ep_tolerance: float) -> State:
+    def refresh(self, dual: Dual, state: State, ep_tolerance: float) -> State:
         """The same nodes at the same point, to another accuracy of expectation propagation."""
-        nodes = dual.moved(state.nodes.take(state.nodes.inside), state.theta, ep_tolerance)
+        nodes = dual.move(state.nodes.take(state.nodes.inside), state.theta, ep_tolerance)
         return dual.state(state.theta, grow(self.neuron, nodes, ep_tolerance, dual.soft))
 
     def frozen(self, solution: GeneralSolution, fractions: FloatArray, final: dict[str, Any]) -> GeneralSolution:
@@ -190,9 +190,11 @@ class LatticeRun:
         index, first = np.unique(dual.lattice.nearest(at.readout), axis=0, return_index=True)
         nodes = Nodes(dual.lattice, theta, index, at.take(first)).take(at.status[first] != FAILED)
         start = dual.state(theta, grow(self.neuron, nodes, 1e-5, True))
-        state = self.minimised(dual, start, max(1e-3, self.tolerance), 1e-5, "frozen")
+        state = self.minimise_from(dual, start, max(1e-3, self.tolerance), 1e-5, "frozen")
         ep_tolerance = min(1e-4, 0.3 * self.tolerance)
-        state = self.minimised(dual, self.refreshed(dual, state, ep_tolerance), self.tolerance, ep_tolerance, "frozen")
+        state = self.minimise_from(
+            dual, self.refresh(dual, state, ep_tolerance), self.tolerance, ep_tolerance, "frozen"
+        )
         return self.solution(dual, state)
 
     def recomputed(self, dual: Dual, state: State) -> tuple[float, float]:

@@ -155,16 +155,16 @@ class Dual:
         """Nodes of `state` with those of a rejected `trial` that `old` did not have; the rows of these."""
         missing = trial.take((trial.weight > 1e-4) & ~np.isin(_keys(trial.index), _keys(old.index)))
         if not len(missing.at):
-            return self.moved(state.nodes.take(state.nodes.inside), state.theta, tolerance), np.empty(0, np.int64)
-        back = self.moved(missing, state.theta, tolerance)
+            return self.move(state.nodes.take(state.nodes.inside), state.theta, tolerance), np.empty(0, np.int64)
+        back = self.move(missing, state.theta, tolerance)
         nodes = grow(self.neuron, self.merged(state.nodes, back), tolerance, self.soft)
         return nodes, np.flatnonzero(np.isin(_keys(nodes.index), _keys(back.index)))
 
-    def moved(self, nodes: Nodes, theta: FloatArray, tolerance: float) -> Nodes:
+    def move(self, nodes: Nodes, theta: FloatArray, tolerance: float) -> Nodes:
         """The same nodes at another theta; light ones less accurately."""
         t = self.t(theta)
         gap = np.minimum(nodes.depth, 6.0)
-        at = self.neuron.moved(nodes.at, nodes.t, t, np.minimum(tolerance * np.exp(np.maximum(gap, 0.0)), 1e-2))
+        at = self.neuron.move(nodes.at, nodes.t, t, np.minimum(tolerance * np.exp(np.maximum(gap, 0.0)), 1e-2))
         return Nodes(self.lattice, t, nodes.index, at).take(at.ok)
 
 
@@ -244,7 +244,7 @@ def minimise(
         crawls = limited and length < _CRAWL * max(1.0, float(np.abs(state.theta).max()))
         theta = state.theta + step
         rows = np.union1d(np.flatnonzero(state.nodes.inside), extra)
-        trial = old = dual.moved(state.nodes.take(rows), theta, ep_tolerance)
+        trial = old = dual.move(state.nodes.take(rows), theta, ep_tolerance)
         slack = 1e-9 * (1.0 + abs(state.objective))
         lower = dual.objective(trial) < state.objective + slack
         # Far from where EP has fixed points extrapolated neurons promise anything.

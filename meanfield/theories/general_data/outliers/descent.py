@@ -131,7 +131,7 @@ def _equilibrium(run: _Run, warm_start: GeneralSolution | None, reach: float | N
     state, separation = None, math.inf
     if method != "lattice":
         either = method == "auto" and y.shape[1] <= MAX_OUTPUTS
-        state = run.staged(start, _SEPARATED if either else -math.inf)
+        state = run.solve_in_stages(start, _SEPARATED if either else -math.inf)
         if state is not None:
             separation = run.separation(state, sigma_a)
         if method == "joint" and state is None:
@@ -215,7 +215,7 @@ class _Run:
         """(P, C) one value of t per class."""
         return None if self.labels is None else (self.labels[:, None] == np.unique(self.labels)).astype(float)
 
-    def minimised(
+    def minimise_from(
         self,
         dual: OutlierDual,
         t: FloatArray | None,
@@ -230,7 +230,7 @@ class _Run:
         report = self.report(stage)
         return dual.minimise(t, self.rng, tolerance, labels=self.labels, known=known, report=report, **options)
 
-    def confirmed(
+    def confirm(
         self, dual: OutlierDual, t: FloatArray, known: Maxima | None, bulk: Any = None, **options: Any
     ) -> State | None:
         """The minimum over all of t; starts again while new starts find the cone violated, or a higher fixed point."""
@@ -241,13 +241,15 @@ class _Run:
         for left in range(_ROUNDS, 0, -1):
             self.found = None
             tolerance = self.tolerance if left < 3 else tolerance
-            state = self.minimised(dual, t, known, tolerance, "samples", n_final=self.n_starts, start=bulk, **options)
+            state = self.minimise_from(
+                dual, t, known, tolerance, "samples", n_final=self.n_starts, start=bulk, **options
+            )
             if state is None or not state.error <= max(tolerance, _ACCEPTED):
                 return state
             bulk = state.bulk
             if dual.lattice is not None and tolerance > self.tolerance:
                 bulk = dual.bulk(state.t, state.bulk, thorough=True) or state.bulk
-            self.found = dual.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
+            self.found = dual.explore(state.t, state.maxima, self.rng, self.n_starts, self.labels)
             inside = self.found.value.max(initial=0.0) <= dual.limit * (1.0 + max(tolerance, 0.5 * _ACCEPTED))
             if inside and bulk.log_z <= state.bulk.log_z + _HIGHER:
                 if tolerance <= self.tolerance:
@@ -256,19 +258,19 @@ class _Run:
             t, known = state.t, self.found
         return state
 
-    def staged(self, t: FloatArray | None, separated: float) -> State | None:
+    def solve_in_stages(self, t: FloatArray | None, separated: float) -> State | None:
         """Bulk by joint expectation propagation: one value of t per class, if there are classes, then per sample.
 
         None where there is no such fixed point, or the separation (see there) of the first stage is below `separated`.
         """
         known: Maxima | None = None
         if self.by_class is not None and t is None:
-            state = self.minimised(self.dual(self.by_class), None, None, _USABLE, "classes")
+            state = self.minimise_from(self.dual(self.by_class), None, None, _USABLE, "classes")
             if state is None or not state.error <= _USABLE or self.separation(state, self.sigma_a) < separated:
                 return None
             t, known = state.t, state.maxima
         dual = self.dual(None)
-        return self.confirmed(dual, dual.start(self.rng, self.labels) if t is None else t, known)
+        return self.confirm(dual, dual.start(self.rng, self.labels) if t is None else t, known)
 
     def ridges(self, t: FloatArray | None, sigma_a: float, reach: float | None) -> tuple[State | None, float]:
         """Bulk on the lattice, as far out along the ridges as expectation propagation works; with its reach.
@@ -278,7 +280,7 @@ class _Run:
         reaches = [r * sigma_a for r in _REACHES] if reach is None else [reach]
         limit, last = _MAX_EXTRAPOLATED if reach is None else math.inf, 0
         if t is not None and reach is not None:
-            return self.confirmed(self.dual(None, reach, tolerance=0.1 * self.tolerance), t, None), reach
+            return self.confirm(self.dual(None, reach, tolerance=0.1 * self.tolerance), t, None), reach
         state = self.approached(t, reaches[0])
         if state is None or not state.error <= _ROUGH:
             return state, reaches[0]
@@ -286,7 +288,7 @@ class _Run:
             if state.bulk.extrapolated > _OUTWARD or not state.error <= _USABLE:
                 break
             dual = self.dual(None, reaches[i], coarse=True, tolerance=1e-5)
-            further = self.minimised(
+            further = self.minimise_from(
                 dual, state.t, state.maxima, _USABLE, "coarse", start=state.bulk, max_extrapolated=_OUTWARD, **_COARSE
             )
             if further is None or not further.error <= _USABLE or further.bulk.extrapolated > _OUTWARD:
@@ -295,7 +297,7 @@ class _Run:
         t, known, bulk = state.t, state.maxima, state.bulk
         for i in range(last, -1, -1):
             dual = self.dual(None, reaches[i], tolerance=0.1 * self.tolerance)
-            state = self.confirmed(dual, t, known, bulk, max_extrapolated=limit if i > 0 else math.inf)
+            state = self.confirm(dual, t, known, bulk, max_extrapolated=limit if i > 0 else math.inf)
             if state is not None and state.error <= _ACCEPTED and state.bulk.extrapolated <= _MAX_EXTRAPOLATED:
                 break
             if state is not None and state.error <= _USABLE:
@@ -315,14 +317,14 @@ class _Run:
             if self.by_class is not None:
                 by_class = self.dual(self.by_class, reach, coarse=True, tolerance=1e-4)
                 by_class.tau = taus[0]
-                state = self.minimised(by_class, None, None, _ROUGH, "classes", max_steps=40)
+                state = self.minimise_from(by_class, None, None, _ROUGH, "classes", max_steps=40)
                 if state is not None:
                     t, known = state.t, state.maxima
         bulk = None
         for self.tau in taus:
             dual.tau = self.tau
             wanted = _USABLE if self.tau == tau else _ROUGH
-            state = self.minimised(dual, t, known, wanted, "coarse", start=bulk, **_COARSE)
+            state = self.minimise_from(dual, t, known, wanted, "coarse", start=bulk, **_COARSE)
             if state is None or not state.error <= _LOST:
                 break
             t, known, bulk = state.t, state.maxima, state.bulk
@@ -368,7 +370,7 @@ class _Run:
         residual = float(np.abs(self.targets - average - outputs - self.tau * state.t).max())
         found = self.found
         if found is None:
-            found = self.final.explored(state.t, state.maxima, self.rng, self.n_starts, self.labels)
+            found = self.final.explore(state.t, state.maxima, self.rng, self.n_starts, self.labels)
         highest = float(found.value.max(initial=0.0))
         excess = highest / limit - 1.0
         slackness = float((weight * np.abs(state.maxima.value[active] / limit - 1.0)).max(initial=0.0))

@@ -113,7 +113,7 @@ class OutlierDual:
             return lattice_bulk(self.neuron, t, self.lattice, start, tolerance, seeds, thorough)
         return bulk_moments(self.features, t, self.s2, self.slopes, start)
 
-    def explored(
+    def explore(
         self, t: FloatArray, known: Maxima | None, rng: np.random.Generator, n_random: int, labels: np.ndarray | None
     ) -> Maxima:
         """Local maxima at t from the known ones and from new starts."""
@@ -123,14 +123,14 @@ class OutlierDual:
             u, w = np.vstack([known.direction, between[0], u]), np.vstack([known.weights, between[1], w])
         return local_maxima(self.features, t, self.slopes, (u, w))
 
-    def tracked(self, maxima: Maxima) -> Maxima:
+    def track(self, maxima: Maxima) -> Maxima:
         """Those that are nearly active."""
         return maxima.keep(np.flatnonzero(maxima.value > _NEARLY_ACTIVE * self.limit)[:_MAX_TRACKED])
 
     def start(self, rng: np.random.Generator, labels: np.ndarray | None) -> FloatArray:
         """The targets, scaled so that q is just below its limit; zero where they are."""
         t = self.full(self.reduced(self.targets) / (1.0 if self.basis is None else self.basis.sum(0)[:, None]))
-        maxima = self.explored(t, None, rng, 20, labels)
+        maxima = self.explore(t, None, rng, 20, labels)
         return t * np.sqrt(0.95 * self.limit / maxima.value[0]) if maxima.value.size else np.zeros_like(t)
 
     def state(self, t: FloatArray, bulk: Any, maxima: Maxima, before: State | None) -> State:
@@ -194,9 +194,9 @@ class OutlierDual:
         bulk = self.bulk(t, start)
         if bulk is None:
             return None
-        maxima = self.explored(t, known, rng, n_random, labels)
+        maxima = self.explore(t, known, rng, n_random, labels)
         penalty = 0.0
-        state = self.state(t, bulk, self.tracked(maxima), None)
+        state = self.state(t, bulk, self.track(maxima), None)
         errors: list[float] = []
         searched, jumps = n_final == 0, _JUMPS
         for _ in range(max_steps):
@@ -211,7 +211,7 @@ class OutlierDual:
             if settled and state.bulk.extrapolated > max_extrapolated:
                 break
             if state.error <= tolerance or (not searched and tolerance < state.error <= _SEARCHED):
-                maxima = self.tracked(self.explored(state.t, state.maxima, rng, n_final, labels))
+                maxima = self.track(self.explore(state.t, state.maxima, rng, n_final, labels))
                 state = self.state(state.t, state.bulk, maxima, state)
                 searched = state.error <= _SEARCHED
                 if state.error <= tolerance:
@@ -251,7 +251,7 @@ class OutlierDual:
                 value = self.linear(t) + bulk.log_z + penalty * self.violation(maxima)
                 better = value < merit - 1e-12 * (1.0 + abs(merit))
                 if forced or better or state.error < _NEAR:
-                    found = self.tracked(self.explored(t, maxima, rng, n_random, labels))
+                    found = self.track(self.explore(t, maxima, rng, n_random, labels))
                     if better:  # with the new maxima, too?
                         back = self.violation(follow(self.features, state.t, self.slopes, found))
                         before = max(merit, self.linear(state.t) + state.bulk.log_z + penalty * back)

@@ -130,7 +130,7 @@ def added(neuron: BoundedNeuron, nodes: Nodes, near: FloatArray, tolerance: floa
     return Nodes(lattice, t, np.concatenate([nodes.index, index]), at)
 
 
-def heightened(neuron: BoundedNeuron, nodes: Nodes, tolerance: float) -> Nodes:
+def raise_heights(neuron: BoundedNeuron, nodes: Nodes, tolerance: float) -> Nodes:
     """With the larger log Z where a start from a neighbour farther out, or farther in, leads to another fixed point.
 
     Where P(w | a) has several maxima there is a fixed point for each, and the sum over them is nearest to the largest.
@@ -180,7 +180,7 @@ def lattice_bulk(
     else:
         # Extrapolated nodes start afresh from a neighbour: extrapolation from one t to the next would pile up.
         known = start.nodes.take(np.flatnonzero(start.nodes.at.status == EP))
-        nodes = Nodes(lattice, t, known.index, neuron.moved(known.at, known.t, t, tolerance))
+        nodes = Nodes(lattice, t, known.index, neuron.move(known.at, known.t, t, tolerance))
         # While a ridge was heavier than all the rest, the rest may have been dropped; and the other way round.
         nodes = added(neuron, nodes, np.vstack([np.zeros((1, t.shape[1])), seeds]), tolerance)
     usable = nodes.at.ok & np.isfinite(nodes.at.exponent)
@@ -191,7 +191,7 @@ def lattice_bulk(
     except MemoryError:
         return None
     if thorough:
-        nodes = grow(neuron, heightened(neuron, nodes, tolerance), tolerance)
+        nodes = grow(neuron, raise_heights(neuron, nodes, tolerance), tolerance)
     nodes = nodes.take(np.flatnonzero(nodes.depth < _KEPT))
     mean_a_phi = (nodes.at.phi.T * nodes.weight) @ nodes.at.readout
     return LatticeBulk(neuron, nodes, nodes.log_integral, mean_a_phi, int(nodes.at.iterations.max()))

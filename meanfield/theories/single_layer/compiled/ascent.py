@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.cumulant_table import cumulant2
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import field_gradient
@@ -72,9 +73,9 @@ def ascend(table, p, t, a):
             if h_trial <= h and size <= 1e-13 * scale:
                 return h, size
         h = h_trial
-        a[:] = trial
-        grad[:] = trial_grad
-        hess[:] = trial_hess
+        copy_vector(a, trial)
+        copy_vector(grad, trial_grad)
+        copy_matrix(hess, trial_hess)
     size = 0.0
     for r in range(m):
         size = max(size, abs(grad[r]))
@@ -143,10 +144,10 @@ def merge_maximum(maxima, heights, count, a, h, distance):
         lowest = np.argmin(heights[:count])
         if heights[lowest] >= h:
             return count
-        maxima[lowest] = a
+        copy_vector(maxima[lowest], a)
         heights[lowest] = h
         return count
-    maxima[count] = a
+    copy_vector(maxima[count], a)
     heights[count] = h
     return count + 1
 
@@ -160,7 +161,7 @@ def _climb_and_merge(table, p, t, a, maxima, heights, count):
     return merge_maximum(maxima, heights, count, a, h, 1e-6)
 
 
-@jit
+@jit_apart
 def find_maxima(table, p, t, low, high, starts, maxima, heights):
     """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number."""
     n_classes, m = t.shape
@@ -170,7 +171,7 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
     for i in range(starts.shape[0]):
         if exhausted(table.stop, work):
             break
-        a[:] = starts[i]
+        copy_vector(a, starts[i])
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     words = 1 << min(n_classes, 12)
     for word in range(words):
@@ -187,7 +188,7 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
             confinement = 1.0 - climb_direction(table, p, t, u)
             push = linear_push(table, p, t, u)
             if push > NO_PUSH and confinement > 0.0:
-                a[:] = u * min(push / confinement, 1e6)
+                copy_vector(a, u * min(push / confinement, 1e6))
                 count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     code_word_start(p, t, 0, 0.5 * (low + high), high, a)
     return _climb_and_merge(table, p, t, a, maxima, heights, count)

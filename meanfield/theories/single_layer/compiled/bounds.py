@@ -10,19 +10,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_matrix
 from meanfield.numerics.cumulant_table import cumulant2, interval_index
-from meanfield.numerics.jit import jit
-from meanfield.numerics.linalg import cholesky
+from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.linalg import cholesky, cholesky_solve
 
 __all__ = [
+    "BARREN",
+    "CONTRACTED",
     "Bounds",
     "asymptotic_lines",
+    "confined_radius",
     "growth_bound",
     "interval_bounds",
     "psi_and_mean",
     "range_maximum",
     "second_order",
 ]
+
+
+# What an expansion says of a box: nothing; that nothing is above the target; a smaller box.
+OPEN, BARREN, CONTRACTED = range(3)
 
 
 class Bounds(NamedTuple):
@@ -151,15 +159,17 @@ def range_maximum(levels, first, last):
 def second_order(
     table, bounds, p, to_kappa, prior, low_x, high_x, low_k, high_k, target, gradient, upper, middle, radius
 ):
-    """Whether an expansion at the centre of a box proves h <= target on it, or that it holds no stationary point.
+    """What an expansion at the centre of a box says: BARREN if h <= target on it or no stationary point is inside.
 
     With G'' in [gamma_-, gamma_+] per class, h(x) = -x^T prior x / 2 + sum_c p_c G(kappa_c) lies below its second-order
-    expansion with gamma_+, and its gradient lies within the mean-value form. Arrays from `gradient` on are scratch.
+    expansion with gamma_+: over the box, and where that is concave also over all x. Its gradient lies within the
+    mean-value form; multiplied by the inverse of the Hessian at the centre this contracts the box (in place) also along
+    almost flat directions. CONTRACTED if that was worth it. Arrays from `gradient` on are scratch.
     """
     d, n_classes = low_x.shape[0], p.shape[0]
     for i in range(d):
         if high_x[i] - low_x[i] > 1e4:
-            return False
+            return OPEN
     value = 0.0
     for i in range(d):
         gradient[i] = 0.0
@@ -187,6 +197,7 @@ def second_order(
                 middle[i, j] += (top - half_gap) * product
                 radius[i, j] += half_gap * abs(product)
     quadratic = 0.0
+    slope = 0.0
     for i in range(d):
         reach = 0.0
         row = 0.0
@@ -196,20 +207,129 @@ def second_order(
             reach += (abs(middle[i, j]) + radius[i, j]) * half
             row += upper[i, j] * half if i == j else abs(upper[i, j]) * half
         if abs(gradient[i]) > reach * (1.0 + 1e-12) + 1e-12:
-            return True
-        value += abs(gradient[i]) * half_i
+            return BARREN
+        slope += abs(gradient[i]) * half_i
         quadratic += 0.5 * half_i * max(row, 0.0)  # Gershgorin, scaled by the widths
-    if value > target:
-        return False
-    if value + quadratic <= target:
-        return True
+    if value + slope + quadratic <= target:
+        return BARREN
+    # Concave expansion: its maximum over all x.
+    inverse = np.empty((d, d))
     for i in range(d):
         for j in range(d):
-            middle[i, j] = -upper[i, j]
-    return cholesky(middle)
+            inverse[i, j] = -upper[i, j]
+    if value <= target and cholesky(inverse):
+        if value + slope <= target:
+            return BARREN
+        step = gradient.copy()
+        cholesky_solve(inverse, step)
+        gain = 0.0
+        for i in range(d):
+            gain += 0.5 * gradient[i] * step[i]
+        if value + gain * (1.0 + 1e-9) <= target:
+            return BARREN
+    if not _invert(middle, inverse):
+        return OPEN
+    shrink = 1.0
+    for i in range(d):
+        centre = 0.5 * (low_x[i] + high_x[i])
+        reach = 0.0
+        size = abs(centre)
+        for j in range(d):
+            row = 0.0
+            for k in range(d):
+                row += radius[j, k] * 0.5 * (high_x[k] - low_x[k])
+            reach += abs(inverse[i, j]) * (row + 1e-13 * (1.0 + abs(gradient[j])))
+            centre -= inverse[i, j] * gradient[j]
+            size += abs(inverse[i, j] * gradient[j])
+        reach = reach * (1.0 + 1e-9) + 1e-12 * (1.0 + size)
+        vector_low = centre - reach
+        vector_high = centre + reach
+        width = high_x[i] - low_x[i]
+        # The new box is kept aside in columns that are no longer needed.
+        upper[i, 0] = max(low_x[i], vector_low)
+        middle[i, 0] = min(high_x[i], vector_high)
+        if upper[i, 0] > middle[i, 0]:
+            return BARREN
+        if width > 0.0:
+            shrink = min(shrink, (middle[i, 0] - upper[i, 0]) / width)
+    if shrink > 0.7:
+        return OPEN
+    for i in range(d):
+        low_x[i] = upper[i, 0]
+        high_x[i] = middle[i, 0]
+    return CONTRACTED
 
 
 @jit
+def _invert(matrix, inverse):
+    """Inverse of a small matrix by elimination with partial pivoting; False where it is singular."""
+    n = matrix.shape[0]
+    work = matrix.copy()
+    for i in range(n):
+        for j in range(n):
+            inverse[i, j] = 1.0 if i == j else 0.0
+    for j in range(n):
+        row = j
+        for i in range(j + 1, n):
+            if abs(work[i, j]) > abs(work[row, j]):
+                row = i
+        pivot = work[row, j]
+        if not abs(pivot) > 1e-12:
+            return False
+        for k in range(n):
+            if row != j:
+                work[j, k], work[row, k] = work[row, k], work[j, k]
+                inverse[j, k], inverse[row, k] = inverse[row, k], inverse[j, k]
+            inverse[j, k] /= pivot
+        for k in range(n):
+            work[j, k] /= pivot
+        for i in range(n):
+            ratio = work[i, j]
+            if i != j and ratio != 0.0:
+                for k in range(n):
+                    work[i, k] -= ratio * work[j, k]
+                    inverse[i, k] -= ratio * inverse[j, k]
+    return True
+
+
+@jit
+def confined_radius(table, p, t, confinement, infimum, supremum):
+    """|a| beyond which h(a; t) < 0 = h(0; t), where prior and growth together confine: 1 - Q(t) = `confinement` > 0.
+
+    R(kappa) <= r |kappa| with r = sup |R'|, so that h <= -confinement |a|^2 / 2 + r |a| sum_c p_c |t_c|. Where phi is
+    unbounded but G does not grow quadratically, r is that of the table. Beyond the table R / kappa^2 falls where
+    psi = R - kappa R' / 2 >= 0, which is looked at where it ends; then h / |a|^2 stays below what the bound gives at
+    the largest ball inside the table. Infinite where nothing is known.
+    """
+    if not confinement > 1e-9:
+        return np.inf
+    lines = asymptotic_lines(table, infimum, supremum)
+    largest = max(abs(lines[0]), abs(lines[1]))
+    for i in range(table.centre.shape[0]):
+        growth = table.growth_plus if table.centre[i] > 0.0 else table.growth_minus
+        for j in range(9):
+            # Inside the interval: at 0 the growth of the other side would be taken.
+            kappa = table.centre[i] + 0.999 * (-1.0 + 0.25 * j) / table.inverse[i]
+            largest = max(largest, abs(cumulant2(table, kappa)[1] - growth * kappa))
+    total = 0.0
+    longest = 0.0
+    for c in range(t.shape[0]):
+        norm = np.sqrt(np.sum(t[c] * t[c]))
+        total += p[c] * norm
+        longest = max(longest, norm)
+    radius = 2.02 * largest * total / confinement
+    for side in range(2):
+        extreme = supremum if side == 1 else infimum
+        growth = table.growth_plus if side == 1 else table.growth_minus
+        edge = table.kappa_max if side == 1 else -table.kappa_max
+        if growth > 0.0 or abs(extreme) < np.inf:
+            continue
+        if radius * longest > table.kappa_max or not psi_and_mean(table, edge, lines)[0] >= 0.0:
+            return np.inf
+    return radius
+
+
+@jit_apart
 def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, matrix, vector):
     """Upper bound, over a box, of sum_c p_c (line kappa_c + growth kappa_c^2 / 2) - x^T prior x / 2.
 
@@ -271,7 +391,7 @@ def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k,
                 work[i, j] = 0.0
                 work[j, i] = 0.0
         if stage == 0:
-            rest[:] = matrix
+            copy_matrix(rest, matrix)
     for i in range(d):
         if high_x[i] - low_x[i] > wide:
             continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit
+from meanfield.numerics.copies import copy_vector
+from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 from meanfield.theories.single_layer.compiled.master import solve_master
@@ -18,7 +19,7 @@ _NEW_CUTS = (
 )
 
 
-@jit
+@jit_apart
 def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
     """Run up to `max_rounds` rounds on `state` = (t, cuts, cut weights, directions, direction weights, rho).
 
@@ -71,7 +72,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
         active = 0
         for k in range(n_cuts):
             if weights[k] > 1e-7:
-                starts[active] = cuts[k]
+                copy_vector(starts[active], cuts[k])
                 active += 1
         count = find_maxima(table, p, t, low, high, starts, maxima, heights)
         top = np.max(heights[:count])
@@ -85,7 +86,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
         size = 0
         for k in range(n_cuts):
             if weights[k] > 1e-7:
-                pool[size] = cuts[k]
+                copy_vector(pool[size], cuts[k])
                 pool_weights[size] = weights[k]
                 size += 1
         for i in range(min(count, _NEW_CUTS)):
@@ -101,7 +102,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
                 continue
             if i > 0 and heights[order[i]] < top - 1.0 - abs(top) * 0.2:
                 continue
-            pool[size] = a
+            copy_vector(pool[size], a)
             pool_weights[size] = 0.0
             size += 1
         cuts = pool[:size].copy()
@@ -113,7 +114,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
             size = 0
             for k in range(n_old):
                 if weights[n_cuts + k] > 1e-8:
-                    pool[size] = directions[k]
+                    copy_vector(pool[size], directions[k])
                     pool_weights[size] = weights[n_cuts + k]
                     size += 1
             order = np.argsort(-worst_values[:n_worst])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.generated.action import action_direct, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_residual, order_residual
 from meanfield.theories.single_layer.compiled.kkt import weight_columns
@@ -15,7 +15,7 @@ from meanfield.theories.single_layer.compiled.kkt import weight_columns
 __all__ = ["certify", "weight_nullity"]
 
 
-@jit
+@jit_apart
 def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, directions, direction_weights):
     """Residual of every stationarity equation and the duality gap, G by `direct2`; returns (residual, gap, J, s).
 
@@ -67,7 +67,7 @@ def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, 
     return residual, abs(objective - primal) + charge, objective, s
 
 
-@jit
+@jit_apart
 def weight_nullity(table, p, t, readouts, directions):
     """Dimension of the family of optimal weights: codes and outliers minus the rank of their contributions."""
     n_classes, m = t.shape

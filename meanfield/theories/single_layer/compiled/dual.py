@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit
+from meanfield.numerics.copies import copy_matrix, copy_vector
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
 from meanfield.theories.single_layer.compiled.kkt import feasible_weights, kkt_newton, select_weights
@@ -17,7 +18,7 @@ _MAX_CHANGES = 40  # codes or directions entering or leaving during one active-s
 _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
 
 
-@jit
+@jit_apart
 def _distinct_codes(table, p, t, readouts, weights, distance):
     """Climb every readout to its local maximum and merge those that coincide; returns (readouts, weights)."""
     m = t.shape[1]
@@ -26,7 +27,7 @@ def _distinct_codes(table, p, t, readouts, weights, distance):
     count = 0
     a = np.empty(m)
     for k in range(readouts.shape[0]):
-        a[:] = readouts[k]
+        copy_vector(a, readouts[k])
         ascend(table, p, t, a)
         found = -1
         for i in range(count):
@@ -38,7 +39,7 @@ def _distinct_codes(table, p, t, readouts, weights, distance):
                 break
         if found < 0:
             found = count
-            merged[count] = a
+            copy_vector(merged[count], a)
             count += 1
         total[found] += weights[k]
     return merged[:count].copy(), total[:count].copy()
@@ -57,7 +58,7 @@ def _distinct_directions(directions, weights, distance):
                 break
         if found < 0:
             found = count
-            merged[count] = directions[k]
+            copy_vector(merged[count], directions[k])
             count += 1
         total[found] += weights[k]
     return merged[:count].copy(), total[:count].copy()
@@ -71,7 +72,7 @@ def _without(rows, values, index):
     j = 0
     for i in range(n):
         if i != index:
-            kept[j] = rows[i]
+            copy_vector(kept[j], rows[i])
             kept_values[j] = values[i]
             j += 1
     return kept, kept_values
@@ -82,14 +83,14 @@ def _with(rows, values, row, value):
     n = rows.shape[0]
     longer = np.empty((n + 1, rows.shape[1]))
     longer_values = np.empty(n + 1)
-    longer[:n] = rows
-    longer_values[:n] = values
-    longer[n] = row
+    copy_matrix(longer, rows)
+    copy_vector(longer_values, values)
+    copy_vector(longer[n], row)
     longer_values[n] = value
     return longer, longer_values
 
 
-@jit
+@jit_apart
 def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
 
@@ -166,7 +167,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
             if heights[i] >= s - 1e-10 * (1.0 + abs(s)):
                 before = touching.shape[0]
                 grown = np.empty((before + 1, m))
-                grown[:before] = touching
+                copy_matrix(grown, touching)
                 spare = np.zeros(before + 1)
                 if merge_maximum(grown, spare, before, maxima[i], 0.0, 1e-6) > before:
                     touching, touching_weights = _with(touching, touching_weights, maxima[i], 0.0)
@@ -188,7 +189,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
 
 
-@jit
+@jit_apart
 def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
     t, cuts, cut_weights, directions, direction_weights, _ = state

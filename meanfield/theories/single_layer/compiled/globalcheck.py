@@ -16,11 +16,15 @@ import math
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.cumulant_table import interval_index
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.bounds import (
+    BARREN,
+    CONTRACTED,
     asymptotic_lines,
+    confined_radius,
     growth_bound,
     psi_and_mean,
     range_maximum,
@@ -57,12 +61,13 @@ def exchangeable(p, t):
     return follower
 
 
-@jit
-def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes):
+@jit_apart
+def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, where):
     """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
 
-    infimum, supremum: range of phi (may be infinite). Returns (proved, excess, boxes): `excess` is the largest
-    proven bound minus level, or that of the box that could not be decided.
+    infimum, supremum: range of phi (may be infinite); confinement: 1 - Q(t), at least. Returns (proved, excess, boxes):
+    `excess` is the largest proven bound minus level, or that of the box that could not be decided; `where` (m,) is
+    filled with a readout in that box.
     """
     n_classes, m = t.shape
     _, singular, right = np.linalg.svd(t, full_matrices=False)
@@ -110,6 +115,12 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         highs[0, i] = min(high + 1e-9 * (1.0 + abs(high)), _FAR)
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
     lines = asymptotic_lines(table, infimum, supremum)
+    if infimum == -np.inf or supremum == np.inf:
+        ball = confined_radius(table, p, t, confinement, infimum, supremum)
+        for i in range(d):
+            reach = ball * (np.sqrt(np.sum(t[i] * t[i])) if over_kappa else 1.0)
+            lows[0, i] = max(lows[0, i], -reach)
+            highs[0, i] = min(highs[0, i], reach)
     straight = unbounded and lines[0] == 0.0 and lines[1] == 0.0
     stack = 1
     boxes = 0
@@ -129,8 +140,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     radius = np.empty((d, d))
     while stack > 0:
         stack -= 1
-        low_x[:] = lows[stack]
-        high_x[:] = highs[stack]
+        copy_vector(low_x, lows[stack])
+        copy_vector(high_x, highs[stack])
         boxes += 1
         if exhausted(table.stop, n_classes):
             return False, np.inf, boxes
@@ -225,7 +236,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             if second <= level + tolerance:
                 excess = max(excess, second - level)
                 continue
-        if second_order(
+        verdict = second_order(
             table,
             bounds,
             p,
@@ -240,7 +251,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             matrix,
             middle_matrix,
             radius,
-        ):
+        )
+        if verdict == BARREN:
             excess = max(excess, tolerance)
             continue
         # Strictly concave around a known maximum: that maximum is the largest value in the box.
@@ -263,6 +275,12 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         if done:
             excess = max(excess, 0.0)
             continue
+        if verdict == CONTRACTED and boxes < max_boxes:
+            for i in range(d):
+                lows[stack, i] = low_x[i]
+                highs[stack, i] = high_x[i]
+            stack += 1
+            continue
         # Split where the curvature of G is felt most.
         best = -1
         best_score = -1.0
@@ -282,6 +300,15 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         low = low_x[best]
         high = high_x[best]
         if boxes >= max_boxes or stack + 2 > _MAX_STACK or high - low <= 1e-13 * (1.0 + abs(low)):
+            for r in range(m):
+                where[r] = 0.0
+                for i in range(d):
+                    centre = 0.5 * (low_x[i] + high_x[i])
+                    if over_kappa:
+                        for c in range(n_classes):
+                            where[r] += centre * prior[i, c] * t[c, r]
+                    else:
+                        where[r] += centre * right[i, r]
             return False, bound - level, boxes
         middle = 0.5 * (low + high)
         unit = 4.0 / table.scale
@@ -291,11 +318,11 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             middle = math.sqrt(max(low, unit) * high)
         elif -low > 8.0 * max(-high, unit) and high <= 0.0:
             middle = -math.sqrt(max(-high, unit) * -low)
-        lows[stack] = low_x
-        highs[stack] = high_x
+        copy_vector(lows[stack], low_x)
+        copy_vector(highs[stack], high_x)
         highs[stack, best] = middle
-        lows[stack + 1] = low_x
-        highs[stack + 1] = high_x
+        copy_vector(lows[stack + 1], low_x)
+        copy_vector(highs[stack + 1], high_x)
         lows[stack + 1, best] = middle
         stack += 2
     return True, max(excess, 0.0), boxes

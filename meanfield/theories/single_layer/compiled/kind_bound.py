@@ -1,14 +1,16 @@
 """Proof that no readout exceeds a level where classes are of a few kinds: branch and bound in reduced coordinates.
 
-With exchangeable classes t_c . t_c' = overlap_kl for different classes of the kinds k and l, |t_c|^2 = overlap_kk + r_k.
-At a stationary point kappa_c = sum_c' p_c' (t_c . t_c') G'(kappa_c') reads
+With exchangeable classes t_c . t_c' = overlap_kl for different classes of the kinds k and l, and |t_c|^2 = overlap_kk +
+r_k. At a stationary point kappa_c = sum_c' p_c' (t_c . t_c') G'(kappa_c') reads
 
-    F_k(kappa_c) = nu_k = sum_l overlap_kl q_l,   F_k(kappa) = kappa - r_k p_k G'(kappa),   q_l = p_l sum_{c in l} G'(kappa_c):
+    F_k(kappa_c) = nu_k = sum_l overlap_kl q_l,   F_k(kappa) = kappa - r_k p_k G'(kappa),
+    q_l = p_l sum_{c in l} G'(kappa_c):
 
-all classes of a kind are roots of the same equation. Where F_k decreases (between its folds) at most one class of a kind
-can sit at a maximum, since exchanging preactivation between two of them would raise h. A maximum is thus given by nu
-(K,), the number of classes on the upper branch of every kind, and whether one is on the middle branch. Boxes of these
-are contracted by nu = overlap q and, at fixed numbers, by its linearisation, and bounded by h = sum_c p_c psi(kappa_c).
+all classes of a kind are roots of the same equation. Where F_k decreases (between its folds) at most one class of a
+kind can sit at a maximum, since exchanging preactivation between two of them would raise h. A maximum is thus given by
+nu (K,), the number of classes on the upper branch of every kind, and whether one is on the middle branch. Boxes of
+these are contracted by nu = overlap q and, at fixed numbers, by its linearisation, and bounded by
+h = sum_c p_c psi(kappa_c).
 """
 
 from __future__ import annotations
@@ -303,24 +305,24 @@ def kind_bound(table, bounds, n, p, overlap, excess_norm, infimum, supremum, lev
         if done:
             excess = max(excess, bound - level)
             continue
-        best = 0
+        best = -1
         score = -1.0
         for k in range(n_kinds):
             for kind in range(2):
                 value = by_count[k] if kind == 1 else by_nu[k]
                 if kind == 1 and last[k] == first[k]:
                     continue
+                if kind == 0 and high[k] - low[k] <= 1e-12 * (1.0 + abs(low[k])):
+                    continue
                 if value > score:
                     score = value
                     best = 2 * k + kind
-        k = best // 2
         for q in range(n_kinds):
             where[q] = 0.5 * (low[q] + high[q])
             numbers[q] = np.floor(0.5 * (first[q] + last[q]))
-        if boxes >= max_boxes or stack + 2 > _MAX_STACK:
+        if best < 0 or boxes >= max_boxes or stack + 2 > _MAX_STACK:
             return False, bound - level, boxes, where, numbers
-        if best % 2 == 0 and high[k] - low[k] <= 1e-12 * (1.0 + abs(low[k])):
-            return False, bound - level, boxes, where, numbers
+        k = best // 2
         for side in range(2):
             for q in range(n_kinds):
                 lows[stack, q] = low[q]
@@ -345,16 +347,11 @@ def kind_bound(table, bounds, n, p, overlap, excess_norm, infimum, supremum, lev
 @jit
 def _fixed(first, last):
     """Whether the numbers of classes are decided."""
-    for k in range(first.shape[0]):
-        if first[k] != last[k]:
-            return False
-    return True
+    return np.sum(last - first) == 0.0
 
 
 @jit
-def _linearised(
-    table, bounds, n, p, overlap, slope, low, high, count, alone, ends, matrix, radius, defect
-):
+def _linearised(table, bounds, n, p, overlap, slope, low, high, count, alone, ends, matrix, radius, defect):
     """Contract a box at fixed numbers of classes by the mean-value form of nu - overlap q(nu) = 0, preconditioned.
 
     Returns the largest ratio of new to old widths, 1 where the form says nothing, -1 where there is no solution.

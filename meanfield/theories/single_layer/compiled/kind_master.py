@@ -56,7 +56,7 @@ def best_readouts(table, n, p, theta, counts, v, heights, low, high, fresh):
     """Local maxima of h with given counts (N, K), from v (N, d - 1 + K) or, if `fresh`, from their code words.
 
     Overwrites v and fills heights (N,). Counts are put in order: the upper part has the larger kappa, and parts that
-    are not different are one, the lower.
+    are not different are one, the upper where kappa > 0.
     """
     n_kinds, d = theta.shape
     parts = np.empty(2 * n_kinds)
@@ -82,7 +82,10 @@ def best_readouts(table, n, p, theta, counts, v, heights, low, high, fresh):
         for k in range(n_kinds):
             split = a[d - 1 + k] * theta[k, d - 1]
             if abs(split) <= 1e-9 * (1.0 + np.max(np.abs(a))):
-                counts[i, k] = 0.0
+                kappa = 0.0
+                for r in range(d - 1):
+                    kappa += a[r] * theta[k, r]
+                counts[i, k] = n[k] if kappa > 0.0 else 0.0
                 a[d - 1 + k] = 0.0
             elif split < 0.0:
                 counts[i, k] = n[k] - counts[i, k]

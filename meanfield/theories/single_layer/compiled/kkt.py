@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit
+from meanfield.numerics.copies import copy_matrix, copy_vector
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve, nonnegative_least_squares, solve_symmetric
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
@@ -29,7 +30,7 @@ _MAX_STEPS = 40
 _FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (degenerate cone)
 
 
-@jit
+@jit_apart
 def _follow_direction(table, p, t, u, mixed, response):
     """Move the unit vector u (in place) to its stationary point along stiff directions.
 
@@ -139,7 +140,7 @@ def _add_neuron(matrix, row, weight, gradient, mixed, response):
                     matrix[i, d * m + s] += weight * value
 
 
-@jit
+@jit_apart
 def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_weights, max_steps):
     """Newton from the given point; all arrays are updated in place.
 
@@ -230,8 +231,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             reductions += 1
             if steps == 0 or reductions > 12:
                 return False, s, np.inf, 0
-            directions[:] = directions_before
-            readouts[:] = readouts_before
+            copy_matrix(directions, directions_before)
+            copy_matrix(readouts, readouts_before)
             length *= 0.25
             for i in range(n):
                 t[i // m, i % m] = t_before[i // m, i % m] + length * solution[i]
@@ -286,11 +287,11 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             change = max(change, abs(solution[i]))
             largest = max(largest, abs(t[i // m, i % m]))
         length = min(1.0, largest / max(change, 1e-300))
-        t_before[:] = t
-        readouts_before[:] = readouts
-        weights_before[:] = weights
-        directions_before[:] = directions
-        direction_weights_before[:] = direction_weights
+        copy_matrix(t_before, t)
+        copy_matrix(readouts_before, readouts)
+        copy_vector(weights_before, weights)
+        copy_matrix(directions_before, directions)
+        copy_vector(direction_weights_before, direction_weights)
         for i in range(n):
             t[i // m, i % m] += length * solution[i]
         for k in range(n_codes):
@@ -301,7 +302,7 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     return False, s, previous, nullity
 
 
-@jit
+@jit_apart
 def select_weights(table, p, t, readouts, weights):
     """Among all optimal code weights, those of the P -> infinity limit of the finite-P theory (in place).
 
@@ -380,11 +381,11 @@ def select_weights(table, p, t, readouts, weights):
         if largest > 20.0:
             step *= 20.0 / largest
     if violation < 1e-11:
-        weights[:] = trial_weights
+        copy_vector(weights, trial_weights)
     return violation
 
 
-@jit
+@jit_apart
 def feasible_weights(table, p, y, tau, t, readouts, weights, directions, direction_weights):
     """Non-negative weights that satisfy the y equations and sum to one (in place); returns the residual norm."""
     n_classes, m = t.shape

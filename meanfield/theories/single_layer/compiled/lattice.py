@@ -4,48 +4,47 @@
 
 Only nodes that carry weight are visited: a flood fill over nearest neighbours from every local maximum of h, down to
 e^{-window} of the highest one. Its connected components, the regions, are what separated codes are at finite P.
+
+The fill goes by runs, stretches of nodes along the first basis vector: along these kappa_c is linear in the position,
+and only runs have to be found again among those that are known. All nodes of a run are kept in order.
+
+Every loop here can be left and entered again, so that the callers in
+`meanfield.theories.single_layer.readout_nodes` look at signals and clocks in between.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.numerics.jit import jit
-from meanfield.theories.single_layer.compiled.generated.action import action, action_fields
+from meanfield.theories.single_layer.compiled.quick import quick1, quick2
 
-__all__ = ["Nodes", "basin_roots", "grow", "moments"]
+__all__ = ["COLUMNS", "CURSOR", "basin_roots", "code_moments", "grow", "moments", "rehash", "slopes"]
 
-_HASH_BASE = 1000003
-_HASH_PRIME = 2147483629  # products of residues with the base stay far below 2^63
-
-
-class Nodes(NamedTuple):
-    """Lattice nodes visited by `grow`; region -1 marks those below the window, kept only as the rim."""
-
-    index: np.ndarray  # (n, m) integers n_i
-    exponent: np.ndarray  # (n,) P (h(a_i) - top), of the last call of `grow` or `moments`
-    region: np.ndarray  # (n,)
-    slots: np.ndarray  # open-addressing hash table: position of a node, or -1
-    n_regions: int
-    complete: bool  # False: the fill was stopped at max_nodes
+_HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products wrap around
+CURSOR = 6  # entries: nodes, runs, next run to expand, next seed, regions closed, whether the open one has nodes
+# Columns of `runs`: where its nodes begin, their number, region, next run on the same line (or -1), the stretch around
+# it about which all is known, and the integers n (m,) of its first node.
+_FIRST, _SIZE, _REGION, _NEXT, _LOW, _HIGH, _KEY = range(7)
+COLUMNS = _KEY
 
 
 @jit
-def _find(slots, index, key):
-    """Slot of the node `key` (m,), or the empty slot where it belongs."""
+def _find(slots, runs, key):
+    """Slot of the line through `key` (m,), along the first basis vector, or the empty slot where it belongs."""
     code = 0
-    for r in range(key.shape[0]):
-        code = (code * _HASH_BASE + key[r]) % _HASH_PRIME
+    for r in range(1, key.shape[0]):
+        code = (code ^ key[r]) * _HASH_FACTOR
+        code ^= code >> 29
     mask = slots.shape[0] - 1
     slot = code & mask
     while slots[slot] >= 0:
-        row = index[slots[slot]]
+        i = slots[slot]
         same = True
-        for r in range(key.shape[0]):
-            if row[r] != key[r]:
+        for r in range(1, key.shape[0]):
+            if runs[i, _KEY + r] != key[r]:
                 same = False
                 break
         if same:
@@ -55,162 +54,309 @@ def _find(slots, index, key):
 
 
 @jit
-def _place(basis, shift, key, a):
-    """a = (key + shift) B, in place; the rows of `basis` are the basis vectors."""
-    m = a.shape[0]
+def _known(slots, runs, key, position):
+    """The run on the line of `key` around which `position` is known, or -1."""
+    i = slots[_find(slots, runs, key)]
+    while i >= 0 and not (runs[i, _LOW] <= position <= runs[i, _HIGH]):
+        i = runs[i, _NEXT]
+    return i
+
+
+@jit
+def rehash(runs, n_runs, slots):
+    """Enter the lines of all runs into the empty hash table `slots`; the last run of a line leads to the others."""
+    key = np.empty(runs.shape[1] - _KEY, np.int64)
+    for i in range(n_runs):
+        for r in range(key.shape[0]):
+            key[r] = runs[i, _KEY + r]
+        slots[_find(slots, runs, key)] = i
+
+
+@jit
+def _start(basis, shift, t, key, a, kappa):
+    """Readout a (m,) at position 0 of the line of `key` and its kappa_c (C,), in place."""
+    n_classes, m = t.shape
     for r in range(m):
-        a[r] = 0.0
-        for q in range(m):
-            a[r] += (key[q] + shift[q]) * basis[q, r]
-
-
-@jit
-def _enlarged(index, exponent, region):
-    n, m = index.shape
-    new_index = np.empty((2 * n, m), np.int32)
-    new_exponent = np.empty(2 * n)
-    new_region = np.empty(2 * n, np.int32)
-    new_index[:n] = index
-    new_exponent[:n] = exponent
-    new_region[:n] = region
-    slots = np.full(8 * n, -1, np.int32)
-    for i in range(n):
-        slots[_find(slots, new_index, new_index[i])] = i
-    return new_index, new_exponent, new_region, slots
-
-
-@jit
-def grow(table, p, t, n_samples, basis, inverse, shift, seeds, top, window, max_nodes):
-    """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), the local maxima of h with maximum `top`.
-
-    `basis` (m, m) has the lattice vectors as rows, `inverse` is its inverse, `shift` (m,) counts in lattice vectors.
-    """
-    m = t.shape[1]
-    index = np.empty((1024, m), np.int32)
-    exponent = np.empty(1024)
-    region = np.empty(1024, np.int32)
-    slots = np.full(4096, -1, np.int32)
-    key = np.empty(m, np.int64)
-    a = np.empty(m)
-    count = 0
-    head = 0
-    n_regions = 0
-    for seed in range(seeds.shape[0]):
+        a[r] = shift[0] * basis[0, r]
+    for q in range(1, m):
+        n = key[q] + shift[q]
         for r in range(m):
-            coordinate = 0.5 - shift[r]
-            for q in range(m):
-                coordinate += seeds[seed, q] * inverse[q, r]
-            key[r] = math.floor(coordinate)
-        fresh = count
-        # Move -1 stands for the seed itself; later ones are the 2 m neighbours of the node at `head`.
-        move = -1
-        while True:
-            slot = _find(slots, index, key)
-            if slots[slot] < 0:
-                if count == index.shape[0]:
-                    if count >= max_nodes:
-                        return Nodes(index, exponent, region, slots, n_regions, False)
-                    index, exponent, region, slots = _enlarged(index, exponent, region)
-                    slot = _find(slots, index, key)
-                _place(basis, shift, key, a)
-                for r in range(m):
-                    index[count, r] = key[r]
-                exponent[count] = n_samples * (action(table, p, t, a) - top)
-                region[count] = n_regions if exponent[count] > -window else -1
-                slots[slot] = count
-                count += 1
-            move += 1
-            if move == 2 * m:
-                move = 0
-                head += 1
-            while head < count and region[head] < 0:
-                head += 1
-            if head >= count:
-                break
-            for r in range(m):
-                key[r] = index[head, r]
-            key[move >> 1] += 1 if move & 1 else -1
-        for i in range(fresh, count):
-            if region[i] >= 0:
-                n_regions += 1
-                break
-        head = count
-    return Nodes(index[:count], exponent[:count], region[:count], slots, n_regions, True)
+            a[r] += n * basis[q, r]
+    for c in range(n_classes):
+        kappa[c] = 0.0
+        for r in range(m):
+            kappa[c] += a[r] * t[c, r]
 
 
 @jit
-def moments(table, p, t, n_samples, basis, shift, top, nodes):
-    """Sums over each region needed for J, its gradient and its Hessian.
+def _along(basis, t):
+    """What kappa_c gains with a step along the first basis vector (C,)."""
+    result = np.zeros(t.shape[0])
+    for c in range(t.shape[0]):
+        for r in range(t.shape[1]):
+            result[c] += basis[0, r] * t[c, r]
+    return result
 
-    With g(a) = (p_c G'(a.t_c) a)_c (C m,), returns per region ln of its share of I (n_regions,) and <g>
-    (n_regions, C m), and over all nodes <g g^T> and the class blocks <p_c G''(a.t_c) a a^T> (C, m, m). The nodes may
-    come from a nearby t: their exponents are those of this t afterwards.
+
+@jit
+def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor):
+    """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), lattice points near the local maxima of h.
+
+    `basis` (m, m) has the lattice vectors as rows, `shift` (m,) counts in lattice vectors. Fills exponent (N,) =
+    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside. Returns 0 when
+    done, 1 at `until` nodes, 2 and 3 where there is no room for further nodes or runs: call it again.
     """
     n_classes, m = t.shape
-    size = n_classes * m
-    mass = np.zeros(nodes.n_regions)
-    first = np.zeros((nodes.n_regions, size))
-    second = np.zeros((size, size))
-    curvature = np.zeros((n_classes, m, m))
+    key = np.empty(m, np.int64)
     a = np.empty(m)
-    g = np.empty(size)
-    field_1 = np.empty(n_classes)
-    field_2 = np.empty(n_classes)
-    for i in range(nodes.index.shape[0]):
-        if nodes.region[i] < 0:
-            continue
-        _place(basis, shift, nodes.index[i], a)
-        nodes.exponent[i] = n_samples * (action_fields(table, p, t, a, field_1, field_2) - top)
-        w = math.exp(nodes.exponent[i])
-        for c in range(n_classes):
+    kappa = np.empty(n_classes)
+    along = _along(basis, t)
+    count, n_runs, head, seed, n_regions, open_region = cursor
+    state = 1
+    while count <= until:
+        if n_runs + 1 >= runs.shape[0]:
+            state = 3
+            break
+        fresh = head == n_runs  # nothing left to expand: the next seed
+        if fresh:
+            n_regions += open_region
+            open_region = 0
+            if seed == seeds.shape[0]:
+                state = 0
+                break
+        state = 1
+        for move in range(1 if fresh else 2 * (m - 1)):
             for r in range(m):
-                g[c * m + r] = field_1[c] * a[r]
-                factor = w * field_2[c] * a[r]
-                for q in range(r + 1):
-                    curvature[c, r, q] += factor * a[q]
-        region = nodes.region[i]
-        mass[region] += w
-        for j in range(size):
-            factor = w * g[j]
-            first[region, j] += factor
-            for k in range(j + 1):
-                second[j, k] += factor * g[k]
-    total = np.sum(mass)
-    for j in range(size):
-        for k in range(j + 1):
-            second[j, k] /= total
-            second[k, j] = second[j, k]
-    for c in range(n_classes):
-        for r in range(m):
-            for q in range(r + 1):
-                curvature[c, r, q] /= total
-                curvature[c, q, r] = curvature[c, r, q]
-    log_share = np.empty(nodes.n_regions)
-    cell = abs(np.linalg.det(basis))
-    constant = n_samples * top + math.log(cell) + 0.5 * m * math.log(n_samples / (2.0 * math.pi))
-    for k in range(nodes.n_regions):
-        log_share[k] = math.log(mass[k]) + constant
-        for j in range(size):
-            first[k, j] /= mass[k]
-    return log_share, first, second, curvature
+                key[r] = seeds[seed, r] if fresh else runs[head, _KEY + r]
+            position = key[0]
+            last = position if fresh else position + runs[head, _SIZE] - 1
+            if not fresh:
+                key[1 + (move >> 1)] += 1 if move & 1 else -1
+            _start(basis, shift, t, key, a, kappa)
+            outside = position  # from here to the position all nodes are outside, up from what is known about `beside`
+            beside = -1
+            while position <= last:
+                known = _known(slots, runs, key, position)
+                if known >= 0:
+                    runs[known, _LOW] = min(runs[known, _LOW], outside)
+                    beside = known
+                    position = runs[known, _HIGH] + 1
+                    outside = position
+                    continue
+                # A run, if there is one: down from here, turned round, then up.
+                end, at, step, first = count, position, -1, position
+                while end < exponent.shape[0]:
+                    h = 0.0
+                    for r in range(m):
+                        x = a[r] + at * basis[0, r]
+                        h -= 0.5 * x * x
+                    for c in range(n_classes):
+                        g0, _ = quick1(quick, kappa[c] + at * along[c])
+                        h += p[c] * g0
+                    value = n_samples * (h - top)
+                    if value > -window:
+                        exponent[end] = value
+                        end += 1
+                        at += step
+                    elif step < 0 and end > count:
+                        first = at + 1
+                        for i in range((end - count) // 2):
+                            exponent[count + i], exponent[end - 1 - i] = exponent[end - 1 - i], exponent[count + i]
+                        at, step = position + 1, 1
+                    else:
+                        break
+                if end == count and end < exponent.shape[0]:
+                    if beside >= 0:
+                        runs[beside, _HIGH] = position
+                    position += 1
+                    continue
+                if end >= exponent.shape[0] or n_runs == runs.shape[0]:
+                    state = 2 if end >= exponent.shape[0] else 3
+                    break
+                slot = _find(slots, runs, key)
+                runs[n_runs, _FIRST], runs[n_runs, _SIZE], runs[n_runs, _REGION] = count, end - count, n_regions
+                runs[n_runs, _NEXT], runs[n_runs, _KEY] = slots[slot], first
+                runs[n_runs, _LOW], runs[n_runs, _HIGH] = min(first - 1, outside), at
+                for r in range(1, m):
+                    runs[n_runs, _KEY + r] = key[r]
+                slots[slot] = n_runs
+                n_runs += 1
+                count = end
+                open_region = 1
+                beside = n_runs - 1
+                position = at + 1
+                outside = position
+            if state != 1:
+                break
+        if state != 1:
+            break
+        if fresh:
+            known = _known(slots, runs, seeds[seed], seeds[seed, 0])
+            seed_region[seed] = -1
+            if known >= 0 and 0 <= seeds[seed, 0] - runs[known, _KEY] < runs[known, _SIZE]:
+                seed_region[seed] = runs[known, _REGION]
+            seed += 1
+        else:
+            head += 1
+    cursor[0], cursor[1], cursor[2], cursor[3], cursor[4], cursor[5] = count, n_runs, head, seed, n_regions, open_region
+    return state
 
 
 @jit
-def basin_roots(nodes):
-    """Position of the lattice maximum that steepest ascent over nearest neighbours reaches from each node (rim: -1)."""
-    n, m = nodes.index.shape
-    root = np.full(n, -1, np.int64)
-    key = np.empty(m, np.int64)
-    for i in np.argsort(-nodes.exponent):
-        if nodes.region[i] < 0:
-            continue
-        best = i
-        for move in range(2 * m):
+def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent, mass, first):
+    """Add to each region's mass (K,) and first (K, C, m), sums of e^{P (h - top)} and of its product with
+    p_c G'(a.t_c) a, over the runs begin ... end - 1.
+
+    The nodes may come from a nearby t: exponents (n,) are those of this t afterwards. Returns the largest change.
+    """
+    n_classes, m = t.shape
+    a, x = np.empty(m), np.empty(m)
+    kappa, slope = np.empty(n_classes), np.empty(n_classes)
+    along = _along(basis, t)
+    part = np.empty((n_classes, m))
+    changed = 0.0
+    for run in range(begin, end):
+        _start(basis, shift, t, runs[run, _KEY:], a, kappa)
+        for c in range(n_classes):
             for r in range(m):
-                key[r] = nodes.index[i, r]
-            key[move >> 1] += 1 if move & 1 else -1
-            j = nodes.slots[_find(nodes.slots, nodes.index, key)]
-            if j >= 0 and root[j] >= 0 and nodes.exponent[j] > nodes.exponent[best]:
-                best = j
-        root[i] = i if best == i else root[best]
+                part[c, r] = 0.0
+        total = 0.0
+        for i in range(runs[run, _SIZE]):
+            position = runs[run, _KEY] + i
+            h = 0.0
+            for r in range(m):
+                x[r] = a[r] + position * basis[0, r]
+                h -= 0.5 * x[r] * x[r]
+            for c in range(n_classes):
+                g0, g1 = quick1(quick, kappa[c] + position * along[c])
+                h += p[c] * g0
+                slope[c] = g1
+            node = runs[run, _FIRST] + i
+            value = n_samples * (h - top)
+            changed = max(changed, abs(value - exponent[node]))
+            exponent[node] = value
+            w = math.exp(value)
+            total += w
+            for c in range(n_classes):
+                factor = w * slope[c]
+                for r in range(m):
+                    part[c, r] += factor * x[r]
+        k = runs[run, _REGION]
+        mass[k] += total
+        for c in range(n_classes):
+            for r in range(m):
+                first[k, c, r] += p[c] * part[c, r]
+    return changed
+
+
+@jit
+def moments(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent, mass, first, second):
+    """As `slopes`, and over all regions second (C (C + 1) / 2 + C, m (m + 1) / 2): sums of e^{P (h - top)} times
+    p_c G'_c p_d G'_d a_r a_q for c >= d (rows) and r >= q (columns), then of p_c G''_c a_r a_q.
+    """
+    n_classes, m = t.shape
+    a, x = np.empty(m), np.empty(m)
+    kappa, slope, curvature = np.empty(n_classes), np.empty(n_classes), np.empty(n_classes)
+    along = _along(basis, t)
+    n_squares = m * (m + 1) // 2
+    square = np.empty(n_squares)
+    for run in range(begin, end):
+        _start(basis, shift, t, runs[run, _KEY:], a, kappa)
+        k = runs[run, _REGION]
+        for i in range(runs[run, _SIZE]):
+            position = runs[run, _KEY] + i
+            h = 0.0
+            j = 0
+            for r in range(m):
+                x[r] = a[r] + position * basis[0, r]
+                h -= 0.5 * x[r] * x[r]
+                for q in range(r + 1):
+                    square[j] = x[r] * x[q]
+                    j += 1
+            for c in range(n_classes):
+                g0, g1, g2 = quick2(quick, kappa[c] + position * along[c])
+                h += p[c] * g0
+                slope[c] = p[c] * g1
+                curvature[c] = p[c] * g2
+            value = n_samples * (h - top)
+            exponent[runs[run, _FIRST] + i] = value
+            w = math.exp(value)
+            mass[k] += w
+            row = 0
+            for c in range(n_classes):
+                factor = w * slope[c]
+                for r in range(m):
+                    first[k, c, r] += factor * x[r]
+                for d in range(c + 1):
+                    both = factor * slope[d]
+                    for j in range(n_squares):
+                        second[row, j] += both * square[j]
+                    row += 1
+            for c in range(n_classes):
+                both = w * curvature[c]
+                for j in range(n_squares):
+                    second[row, j] += both * square[j]
+                row += 1
+
+
+@jit
+def basin_roots(exponent, runs, slots):
+    """Position of the lattice maximum that steepest ascent over nearest neighbours reaches from each node."""
+    m = runs.shape[1] - _KEY
+    root = np.arange(exponent.shape[0])
+    key = np.empty(m, np.int64)
+    for run in range(runs.shape[0]):
+        first, size = runs[run, _FIRST], runs[run, _SIZE]
+        for i in range(first, first + size):
+            if i > first and exponent[i - 1] > exponent[i]:
+                root[i] = i - 1
+            if i + 1 < first + size and exponent[i + 1] > exponent[root[i]]:
+                root[i] = i + 1
+        for move in range(2 * (m - 1)):
+            for r in range(m):
+                key[r] = runs[run, _KEY + r]
+            key[1 + (move >> 1)] += 1 if move & 1 else -1
+            other = slots[_find(slots, runs, key)]
+            while other >= 0:
+                ahead = runs[run, _KEY] - runs[other, _KEY]
+                for i in range(max(0, -ahead), min(size, runs[other, _SIZE] - ahead)):
+                    j = runs[other, _FIRST] + i + ahead
+                    if exponent[j] > exponent[root[first + i]]:
+                        root[first + i] = j
+                other = runs[other, _NEXT]
+    for i in range(root.shape[0]):
+        top = i
+        while root[top] != top:
+            top = root[top]
+        j = i
+        while root[j] != top:
+            root[j], j = top, root[j]
     return root
+
+
+@jit
+def code_moments(a, mass, label, n_codes):
+    """Weight (n_codes,), mean (n_codes, m) and covariance (n_codes, m, m) of the nodes a (n, m) with each label."""
+    m = a.shape[1]
+    total = np.zeros(n_codes)
+    mean = np.zeros((n_codes, m))
+    covariance = np.zeros((n_codes, m, m))
+    for i in range(a.shape[0]):
+        total[label[i]] += mass[i]
+        for r in range(m):
+            mean[label[i], r] += mass[i] * a[i, r]
+    for k in range(n_codes):
+        for r in range(m):
+            mean[k, r] /= total[k]
+    for i in range(a.shape[0]):
+        k = label[i]
+        for r in range(m):
+            factor = mass[i] * (a[i, r] - mean[k, r])
+            for q in range(r + 1):
+                covariance[k, r, q] += factor * (a[i, q] - mean[k, q])
+    for k in range(n_codes):
+        for r in range(m):
+            for q in range(r + 1):
+                covariance[k, r, q] /= total[k]
+                covariance[k, q, r] = covariance[k, r, q]
+    return total, mean, covariance

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
@@ -22,7 +22,7 @@ __all__ = ["solve_master"]
 _MAX_ITERATIONS = 60
 
 
-@jit
+@jit_apart
 def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, tolerance):
     """Solve the master problem from `t` (overwritten); fills `weights` (K + O,) and returns (s, model value, ok).
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit
+from meanfield.numerics.copies import copy_vector
+from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.ascent import climb_direction, merge_maximum
 
 __all__ = ["MAX_PATTERNS", "worst_directions"]
@@ -19,7 +20,7 @@ __all__ = ["MAX_PATTERNS", "worst_directions"]
 MAX_PATTERNS = 1 << 20  # above this the enumeration is replaced by a multistart search, which proves nothing
 
 
-@jit
+@jit_apart
 def worst_directions(table, p, t, threshold, directions, values):
     """Local maxima u of sum_c p_c g(t_c.u) above `threshold`: fills directions (n, m), values (n,).
 
@@ -38,7 +39,7 @@ def worst_directions(table, p, t, threshold, directions, values):
         for c in range(n_classes):
             norm = np.sqrt(np.sum(t[c] * t[c]))
             for sign in (-1.0, 1.0):
-                u[:] = sign * t[c] / max(norm, 1e-300)
+                copy_vector(u, sign * t[c] / max(norm, 1e-300))
                 value = climb_direction(table, p, t, u)
                 worst = max(worst, value)
                 if value > threshold:
@@ -63,7 +64,7 @@ def worst_directions(table, p, t, threshold, directions, values):
             size += 1
         if size == 1:
             value = np.sum(vectors[0] * vectors[0])
-            u[:] = vectors[0]
+            copy_vector(u, vectors[0])
         else:
             gram = np.empty((size, size))
             for i in range(size):

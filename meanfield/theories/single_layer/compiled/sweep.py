@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit
-from meanfield.theories.single_layer.compiled.ascent import find_maxima
+from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
 from meanfield.theories.single_layer.compiled.dual import active_set, candidates
@@ -53,6 +54,7 @@ RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS = 300
+_MAX_REFINEMENTS = 8  # with readouts that branch and bound has found
 _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
 
 
@@ -80,6 +82,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     heights = np.empty(1024)
     none = np.empty((0, m))
     no_weights = np.empty(0)
+    where = np.empty(m)
+    chunk = int(6.0)  # not a literal: Numba would compile bundle_rounds twice
     stop = table.stop
     for i in range(first, last):
         if i > first and stop[1] > stop[2]:
@@ -147,7 +151,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     break
                 state = (origin, none, no_weights, none, no_weights, 1.0)
                 used = 0
-                chunk = int(6.0)  # not a literal: Numba would compile bundle_rounds twice
+                chunk = int(6.0)
                 while used < _MAX_ROUNDS and not exhausted(stop, 1):
                     state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
                     used += more
@@ -173,7 +177,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     if solution[0] or (more < chunk and used > 100):
                         break
                 rounds += used
-            if solution[0] and (solution[8] == 0 or stage == 2):
+            refinements = 0
+            while solution[0] and (solution[8] == 0 or stage == 2):
                 _, t, readouts, weights, directions, direction_weights, s, _, _ = solution
                 residual, gap, objective, level = certify(
                     direct,
@@ -195,33 +200,100 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 else:
                     count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
                     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
-                    proved, excess, boxes = global_bound(
-                        table, bounds, p, t, s, maxima[:count], infimum, supremum, tolerance, max_boxes
-                    )
+                    worst = 0.0
+                    exact = True
                     if unbounded:
                         _, worst, exact = worst_directions(table, p, t, np.inf, none, no_weights)
+                    confinement = 1.0 - worst if exact else 0.0
+                    proved, excess, boxes = global_bound(
+                        table,
+                        bounds,
+                        p,
+                        t,
+                        s,
+                        maxima[:count],
+                        infimum,
+                        supremum,
+                        tolerance,
+                        max_boxes,
+                        confinement,
+                        where,
+                    )
+                    if unbounded:
                         proved = proved and exact and worst <= 1.0 + _GLOBAL_TOLERANCE
                         excess = max(excess, worst - 1.0)
                     status = CONVERGED if proved and np.max(heights[:count]) <= s + tolerance else NOT_GLOBAL
-                if status == CONVERGED:
+                if status != NOT_GLOBAL or refinements == _MAX_REFINEMENTS or exhausted(stop, 1):
                     break
+                # The box that could not be decided may hold a better readout that the ascents have missed.
+                height, _ = ascend(table, p, t, where)
+                if not (height > s + _GLOBAL_TOLERANCE * (1.0 + abs(s)) and np.max(np.abs(where)) < 1e5):
+                    break
+                refinements += 1
+                grown = np.zeros((readouts.shape[0] + 1, m))
+                grown_weights = np.zeros(readouts.shape[0] + 1)
+                for k in range(readouts.shape[0]):
+                    grown_weights[k] = weights[k]
+                    for r in range(m):
+                        grown[k, r] = readouts[k, r]
+                for r in range(m):
+                    grown[readouts.shape[0], r] = where[r]
+                found = active_set(
+                    table,
+                    p,
+                    y,
+                    tau,
+                    low,
+                    high,
+                    t.copy(),
+                    grown.copy(),
+                    grown_weights.copy(),
+                    directions.copy(),
+                    direction_weights.copy(),
+                )
+                if not found[0]:
+                    state = (t, grown, grown_weights, directions, direction_weights, 1.0)
+                    for _ in range(6):
+                        state, best, predicted, more = bundle_rounds(table, p, y, tau, low, high, state, 1e-12, chunk)
+                        rounds += more
+                        readouts, weights, directions, direction_weights = candidates(table, p, state, 0.1)
+                        found = active_set(
+                            table,
+                            p,
+                            y,
+                            tau,
+                            low,
+                            high,
+                            state[0].copy(),
+                            readouts,
+                            weights,
+                            directions,
+                            direction_weights,
+                        )
+                        if found[0] or exhausted(stop, 1):
+                            break
+                if not found[0]:
+                    break
+                solution = found
+            if status == CONVERGED:
+                break
             stage += 1
             if exhausted(stop, 0):
                 break
         if status != CONVERGED and exhausted(stop, 0):
             status = STOPPED
         _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
-        t_out[i] = t
+        copy_matrix(t_out[i], t)
         n = 0
         for k in np.argsort(-weights):
             if n < weights_out.shape[1]:
-                readouts_out[i, n] = readouts[k]
+                copy_vector(readouts_out[i, n], readouts[k])
                 weights_out[i, n] = weights[k]
                 n += 1
         o = 0
         for k in np.argsort(-direction_weights):
             if o < direction_weights_out.shape[1]:
-                directions_out[i, o] = directions[k]
+                copy_vector(directions_out[i, o], directions[k])
                 direction_weights_out[i, o] = direction_weights[k]
                 o += 1
         numbers[i, 0] = status

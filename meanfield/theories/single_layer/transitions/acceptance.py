@@ -18,7 +18,7 @@ from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.limit import compiled_tables, phi_range
 from meanfield.theories.single_layer.solution import Solution
-from meanfield.theories.single_layer.transitions.control import Control, Problem
+from meanfield.theories.single_layer.transitions.control import Control, ScaledTask
 from meanfield.theories.single_layer.transitions.extended import CodeState, change, jacobian, quartic, soft_mode
 from meanfield.validation import FloatArray
 
@@ -98,7 +98,7 @@ class Root(NamedTuple):
 
     control: Control
     values: FloatArray
-    problem: Problem
+    problem: ScaledTask
     residual: float
     singular_value: float
 
@@ -223,7 +223,7 @@ def _flip(root: Root, state: CodeState, code: int, cls: int) -> tuple[str, str]:
 
 
 def _certificate(
-    problem: Problem, state: CodeState, directions: FloatArray | None = None, outliers: FloatArray | None = None
+    problem: ScaledTask, state: CodeState, directions: FloatArray | None = None, outliers: FloatArray | None = None
 ) -> Certificate:
     """Residual without tables, duality gap, and the global check of h."""
     table, bounds, direct = compiled_tables(problem.activation, problem.cumulant.k)
@@ -240,8 +240,9 @@ def _certificate(
     count = find_maxima(table, problem.p, state.t, low, high, state.a, maxima, height)
     excess = max(0.0, float(height[:count].max()) - state.level)
     proved, bound, boxes = global_bound(
-        table, bounds, problem.p, state.t, state.level + excess, maxima[:count], infimum, supremum, _HEIGHT, _MAX_BOXES
-    )
+        table, bounds, problem.p, state.t, state.level + excess, maxima[:count], infimum, supremum, _HEIGHT, _MAX_BOXES,
+        0.0 if table.growth_plus or table.growth_minus else 1.0, np.empty(state.a.shape[1]),
+    )  # fmt: skip
     return Certificate(
         kkt_residual=float(residual) * max(1.0, problem.sigma_a),
         duality_gap=float(gap),

@@ -265,7 +265,7 @@ class _Tracer:
         if last.transition.kind != "weight":
             return None
         shape, j = self.setup.system.shape, self.setup.system.conditions[0].code
-        before, after = (shape.moved(p.unknowns[:-2]) for p in (last, point))
+        before, after = (shape.with_unknowns(p.unknowns[:-2]) for p in (last, point))
         i = int(np.argmin(np.linalg.norm(before.a - before.a[j], axis=1) + 1e9 * (np.arange(len(before.a)) == j)))
         if (before.a[i] - before.a[j]) @ (after.a[i] - after.a[j]) > 0:
             return None

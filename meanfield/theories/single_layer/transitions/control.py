@@ -15,13 +15,13 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.validation import FloatArray
 
-__all__ = ["Change", "Control", "Problem"]
+__all__ = ["Change", "Control", "ScaledTask"]
 
 _FRACTION = "fraction_"
 _TARGET = "target_"
 
 
-class Problem(NamedTuple):
+class ScaledTask(NamedTuple):
     """A task in units sigma_a = 1."""
 
     cumulant: Cumulant
@@ -37,12 +37,12 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """Derivative of a `Problem` by one control parameter.
+    """Derivative of a `ScaledTask` by one control parameter.
 
     G changes with k = sigma_w^2 or a parameter of phi, `name` ("" where it does not), at the rate `rate`.
     """
 
-    problem: Problem
+    problem: ScaledTask
     p: FloatArray
     y: FloatArray
     tau: float
@@ -139,12 +139,12 @@ class Control:
                 network = network.with_(**{name: value})
         return network, task, tau
 
-    def at(self, values: Sequence[float] | FloatArray) -> Problem:
+    def at(self, values: Sequence[float] | FloatArray) -> ScaledTask:
         """The problem at these values, in units sigma_a = 1."""
         network, task, tau = self.physical(values)
         sigma_a = network.sigma_a
         table = cumulant(network.activation, network.k)
-        return Problem(table, np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, sigma_a)
+        return ScaledTask(table, np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, sigma_a)
 
     def changes(self, values: Sequence[float] | FloatArray) -> tuple[Change, ...]:
         """Derivative of `at(values)` by each of the parameters."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from meanfield.theories.single_layer.compiled.generated import stationarity as generated
 from meanfield.theories.single_layer.compiled.generated.action import action_fields4
-from meanfield.theories.single_layer.transitions.control import Change, Control, Problem
+from meanfield.theories.single_layer.transitions.control import Change, Control, ScaledTask
 from meanfield.validation import FloatArray
 
 __all__ = [
@@ -28,10 +28,10 @@ __all__ = [
     "Condition",
     "Control",
     "Cubic",
+    "ExtendedSystem",
     "Fields",
-    "Problem",
+    "ScaledTask",
     "Soft",
-    "System",
     "Vanishing",
     "change",
     "jacobian",
@@ -69,7 +69,7 @@ class CodeState:
     def x(self) -> FloatArray:
         return np.concatenate([self.t.ravel(), self.a.ravel(), self.weight, [self.level]])
 
-    def moved(self, x: FloatArray) -> CodeState:
+    def with_unknowns(self, x: FloatArray) -> CodeState:
         """State of the same shape with unknowns x."""
         i = self.t.size
         j = i + self.a.size
@@ -90,12 +90,12 @@ class CodeState:
         """a_gamma.t_c, (n, C)."""
         return np.asarray(self.a @ self.t.T)
 
-    def fields(self, problem: Problem) -> Fields:
+    def fields(self, problem: ScaledTask) -> Fields:
         """G from the table, and its derivatives."""
         return neuron_fields(problem, self.t, self.a)
 
 
-def neuron_fields(problem: Problem, t: FloatArray, a: FloatArray) -> Fields:
+def neuron_fields(problem: ScaledTask, t: FloatArray, a: FloatArray) -> Fields:
     """Fields of neurons with readouts a (n, m), G from the table."""
     f = np.empty((5, len(a), len(t)))
     height = [action_fields4(problem.cumulant.table, problem.p, t, a[j], *f[:, j]) for j in range(len(a))]
@@ -161,7 +161,7 @@ def order_rows(y: FloatArray, tau: float, t: FloatArray) -> FloatArray:
     return output
 
 
-def stationarity(problem: Problem, state: CodeState, fields: Fields) -> FloatArray:
+def stationarity(problem: ScaledTask, state: CodeState, fields: Fields) -> FloatArray:
     """F(x), (N,)."""
     gradient, output = neuron_rows(fields.f[1], problem.p, state.t, state.a, state.weight)
     output += order_rows(problem.y, problem.tau, state.t)
@@ -169,7 +169,7 @@ def stationarity(problem: Problem, state: CodeState, fields: Fields) -> FloatArr
     return np.concatenate([gradient.ravel(), height, [state.weight.sum() - 1.0], output.ravel()])
 
 
-def jacobian(problem: Problem, state: CodeState, fields: Fields) -> FloatArray:
+def jacobian(problem: ScaledTask, state: CodeState, fields: Fields) -> FloatArray:
     """dF/dx, (N, N)."""
     t, a = state.t, state.a
     (n_classes, m), n = t.shape, len(a)
@@ -202,7 +202,7 @@ def change(state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) 
 class Condition(Protocol):
     """One equation of a transition, or crossover."""
 
-    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
         """Value and its gradient with respect to x."""
 
     def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
@@ -215,7 +215,7 @@ class Vanishing:
 
     code: int
 
-    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
         gradient = np.zeros(state.x.size)
         gradient[state.where(weight=self.code)] = 1.0
         return float(state.weight[self.code]), gradient
@@ -231,7 +231,7 @@ class Active:
     code: int
     cls: int
 
-    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
         level = problem.activation.midpoint
         assert level is not None
         gradient, by_t, by_a = np.zeros(state.x.size), np.empty(state.t.shape), np.empty(state.t.shape)
@@ -283,7 +283,7 @@ class Soft:
 
     code: int
 
-    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
         values, vectors = soft_mode(state, fields, self.code)
         v = vectors[:, -1].copy()
         return float(values[-1]), v @ _curvature(state, fields, self.code, v)
@@ -325,7 +325,7 @@ class Cubic:
 
     code: int
 
-    def __call__(self, problem: Problem, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
         along = _along_soft_mode(state, fields, self.code)
         gradient = np.zeros(state.x.size)
         gradient[: state.t.size] = along.by_t.ravel()
@@ -342,7 +342,7 @@ class Cubic:
         return float(direct + along.by_v @ along.turning @ _curvature_change(t, second, v))
 
 
-def quartic(problem: Problem, state: CodeState, code: int) -> float:
+def quartic(problem: ScaledTask, state: CodeState, code: int) -> float:
     """q4 = d^4 h along v - 3 gamma^T H_perp^{-1} gamma: negative where codes merge continuously."""
     along = _along_soft_mode(state, state.fields(problem), code)
     pull = along.vectors[:, :-1].T @ along.by_v / 3.0
@@ -350,7 +350,7 @@ def quartic(problem: Problem, state: CodeState, code: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class System:
+class ExtendedSystem:
     """F = 0 and conditions, for the unknowns X = (x, values of the control parameters)."""
 
     control: Control
@@ -362,11 +362,11 @@ class System:
         """Unknowns of order one: weights and parameters."""
         return slice(self.shape.t.size + self.shape.a.size, None)
 
-    def split(self, unknowns: FloatArray) -> tuple[Problem, CodeState, FloatArray]:
-        """Problem and state, and the values of the control parameters."""
+    def split(self, unknowns: FloatArray) -> tuple[ScaledTask, CodeState, FloatArray]:
+        """Scaled task and state, and the values of the control parameters."""
         k = len(self.control.names)
         values = unknowns[unknowns.size - k :]
-        return self.control.at(values), self.shape.moved(unknowns[: unknowns.size - k]), values
+        return self.control.at(values), self.shape.with_unknowns(unknowns[: unknowns.size - k]), values
 
     def residual(self, unknowns: FloatArray) -> FloatArray:
         problem, state, _ = self.split(unknowns)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.theories.single_layer.transitions.control import Change, Control, Problem
+from meanfield.theories.single_layer.transitions.control import Change, Control, ScaledTask
 from meanfield.theories.single_layer.transitions.extended import (
     Blocks,
     Fields,
@@ -32,7 +32,7 @@ __all__ = ["ConeSystem", "OutlierSystem"]
 _ONE = np.ones(1)  # weight of the bulk
 
 
-def _bulk(problem: Problem, t: FloatArray, a: FloatArray) -> tuple[Fields, Blocks]:
+def _bulk(problem: ScaledTask, t: FloatArray, a: FloatArray) -> tuple[Fields, Blocks]:
     """Fields of the bulk, and its rows with their derivatives."""
     fields = neuron_fields(problem, t, a[None])
     return fields, neuron_blocks(fields.f[1], fields.f[2], problem.p, t, a[None], _ONE)
@@ -96,7 +96,7 @@ class OutlierSystem:
         pull, more = neuron_rows(self._fields(problem, t, u).f[1], problem.p, t, u, w)
         return self._rows(t, u, w, output + more + order_rows(problem.y, problem.tau, t), gradient, pull)
 
-    def _fields(self, problem: Problem, t: FloatArray, u: FloatArray) -> Fields:
+    def _fields(self, problem: ScaledTask, t: FloatArray, u: FloatArray) -> Fields:
         """Fields k/2 p_c g(t_c.u_o) of the outliers, each class on its side."""
         table = problem.cumulant.table
         second = problem.p * self._on_side(table.growth_plus, table.growth_minus)

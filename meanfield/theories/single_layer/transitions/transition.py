@@ -32,8 +32,8 @@ from meanfield.theories.single_layer.transitions.extended import (
     CodeState,
     Condition,
     Cubic,
+    ExtendedSystem,
     Soft,
-    System,
     Vanishing,
     newton,
 )
@@ -184,9 +184,9 @@ def _code_setup(
         conditions = (Soft(j),) if kind == "merge" else (Soft(j), Cubic(j))
 
     def accept(root: Root, unknowns: FloatArray) -> Transition:
-        return accept_codes(kind, root, state.moved(unknowns[: state.x.size]), codes, pairs)
+        return accept_codes(kind, root, state.with_unknowns(unknowns[: state.x.size]), codes, pairs)
 
-    return Setup(System(control, state, conditions), np.append(state.x, control.values), accept)
+    return Setup(ExtendedSystem(control, state, conditions), np.append(state.x, control.values), accept)
 
 
 def code_state(solution: Solution, sigma_a: float) -> CodeState:

@@ -1,0 +1,103 @@
+"""Deep networks: the solver against finite differences with a generic root finder, and its cost against P.
+
+``python benchmarks/bench_deep.py`` prints CPU times of one core. Both sides solve the same equations by the same
+quadrature from the same start; that they agree is asserted first.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from scipy.optimize import root
+
+import meanfield as mf
+from meanfield.theories.deep.branches import coding_branch
+from meanfield.theories.deep.newton import newton
+from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import FINE
+from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.start import readout_minimum
+from meanfield.theories.deep.system import System
+
+BINARY = mf.class_task(targets=[1, -1], n_samples=100)
+THREE = mf.class_task([0.5, 0.25, 0.25], n_samples=200)
+ONE_HOT = mf.class_task(n_classes=3, n_samples=99)
+
+
+def sigmoid(depth: int) -> mf.Network:
+    return mf.Network("sigmoid", depth)
+
+
+def timed(function: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
+    start = time.process_time()
+    found = function(*arguments, **options)
+    return time.process_time() - start, found
+
+
+def prototype(system: System, x: Any, unit: Any) -> Any:
+    """scipy.optimize.root on F(x) - x, Jacobian by its finite differences, nodes brought up to date at every call."""
+
+    def residual(y: Any) -> Any:
+        moved = y * unit
+        return system.residual(moved, system.evaluate(moved)) * system.scales(moved) / unit
+
+    found = root(residual, x / unit, method="hybr", options={"eps": 1e-6, "xtol": 1e-9, "maxfev": 400})
+    return found.x * unit, float(np.abs(found.fun).max()), found.nfev
+
+
+def compare() -> None:
+    """Newton with the exact Hessian against the prototype, from the solution at the coarse quadrature, moved by 3 %."""
+    print("exact Hessian against finite differences and scipy.optimize.root, fine quadrature, from a start 3 % away")
+    for name, network, task, tau in (
+        ("C = 2, L = 2", sigmoid(2), BINARY, 0.01),
+        ("C = 2, L = 3", sigmoid(3), BINARY, 0.01),
+        ("C = 3, L = 2", sigmoid(2), ONE_HOT, 0.05),
+    ):
+        problem, _ = problem_of(network, task, tau)
+        _, found = coding_branch(problem, 1e-10)
+        system = System(problem, FINE)
+        order = system.unpack(found.x * (1.0 + 0.03 * np.cos(np.arange(len(found.x)))))
+        start = system.pack(readout_minimum(system, order)[0])
+        own, again = timed(newton, System(problem, FINE), start, 1e-9)
+        other, (x, residual, calls) = timed(prototype, System(problem, FINE), start, system.scales(found.x))
+        assert np.abs((x - again.x) / system.scales(again.x)).max() < 1e-6, (name, residual)
+        print(f"{name}: {own:.2f} s, {again.steps} steps; {other:.2f} s, {calls} evaluations; {other / own:.1f} times")
+
+
+def solutions() -> None:
+    """Certified solutions from scratch, second-order check included, with and without the search for a rival."""
+    print("from scratch, certified, second order included; and with the uncoded branch")
+    for name, network, task, tau in (
+        ("C = 2, L = 2", sigmoid(2), BINARY, 0.01),
+        ("C = 2, L = 3", sigmoid(3), BINARY, 0.01),
+        ("C = 3, L = 2, 1/2 1/4 1/4", sigmoid(2), THREE, 0.005),
+        ("C = 3, L = 3, 1/2 1/4 1/4", sigmoid(3), THREE, 0.005),
+        ("C = 3, L = 3, equal", sigmoid(3), ONE_HOT, 0.05),
+    ):
+        alone, found = timed(solve_deep, network, task, tau, competitors=False)
+        both, _ = timed(solve_deep, network, task, tau)
+        proof = found.certificate
+        curvature = f"{proof.inner_curvature:.1e}, {proof.outer_curvature:.1e}"
+        print(f"{name}: {alone:.2f} s, {both:.2f} s; residual {proof.residual:.0e}; curvature {curvature}")
+
+
+def sizes() -> None:
+    """Cost against P."""
+    print("cost against P, C = 2, tau = 0.01, without rivals")
+    for depth in (2, 3):
+        times = []
+        for samples in (1e2, 1e3, 1e4, 1e5, 1e6):
+            seconds, post = timed(
+                solve_deep, sigmoid(depth), BINARY.with_(n_samples=samples), 0.01, competitors=False, second=False
+            )
+            times.append(f"{samples:.0e}: {seconds:.2f} s ({post.certificate.residual:.0e})")
+        print(f"L = {depth}: " + ", ".join(times))
+
+
+if __name__ == "__main__":
+    solve_deep(sigmoid(2), BINARY, 0.02)  # compiles
+    compare()
+    solutions()
+    sizes()

@@ -1,0 +1,115 @@
+"""Speed at finite P, as ratio to another version of the package, both timed in turns in one run.
+
+    python benchmarks/bench_finite.py --against FOLDER     # FOLDER holds the other version's `meanfield`
+
+Three classes, p = (1/2, 1/4, 1/4), one-hot targets, sigmoid, tau = 0.01: from scratch and warm-started from y_- smaller
+by 0.005. Agreement of t, to the sum of the certified residuals over tau, is asserted before anything is timed. Times
+are those of the processor, medians over the rounds. `--diagram N` also sweeps N x N points over (n_samples, off) and
+(tau, off) with the version at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+SAMPLES = (50.0, 200.0, 1e3, 1e4, 1e5)
+WORKER = """
+import json, sys, time
+import numpy as np
+import meanfield as mf
+
+def task(n, off):
+    return mf.class_task(fractions=[0.5, 0.25, 0.25], off=off, n_samples=n)
+
+network, starts = mf.Network("sigmoid"), {}
+for line in sys.stdin:
+    n, off, warm = json.loads(line)
+    if warm and (n, off) not in starts:
+        starts[n, off] = mf.solve(network, task(n, off - 0.005), 0.01)
+    asked, start = task(n, off), starts[n, off] if warm else None
+    begin = time.process_time()
+    post = mf.solve(network, asked, 0.01, warm_start=start)
+    used = time.process_time() - begin
+    print(json.dumps([used, post.solution.t.tolist(), post.certificate.kkt_residual]), flush=True)
+"""
+
+
+class Worker:
+    """A process with one version of the package."""
+
+    def __init__(self, folder: str | None) -> None:
+        environment = dict(os.environ)
+        if folder is not None:
+            environment["PYTHONPATH"] = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", WORKER],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *job):
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def compare(folder: str, rounds: int) -> None:
+    here, there = Worker(None), Worker(folder)
+    print("P        y_-  start     ms here  ms there  ratio  difference of t")
+    for n in SAMPLES:
+        for off in (0.0, 0.5):
+            for warm in (False, True):
+                one, other = here(n, off, warm), there(n, off, warm)  # what is compiled is compiled here
+                difference = np.abs(np.array(one[1]) - np.array(other[1])).max()
+                assert difference <= (one[2] + other[2] + 1e-12) / 0.01, difference
+                times = np.array([[here(n, off, warm)[0], there(n, off, warm)[0]] for _ in range(rounds)])
+                a, b = np.median(times, axis=0)
+                ratio = np.median(times[:, 1] / times[:, 0])
+                kind = "warm" if warm else "scratch"
+                print(
+                    f"{n:<8g} {off:3g}  {kind:8s} {1e3 * a:8.1f} {1e3 * b:9.1f} {ratio:6.1f}  {difference:.0e}",
+                    flush=True,
+                )
+
+
+def diagrams(size: int) -> None:
+    import meanfield as mf
+
+    network, off = mf.Network("sigmoid"), np.linspace(-0.4, 0.8, size)
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=200.0)
+    mf.solve(network, task, 0.01)
+    for name, axis in (("n_samples", np.geomspace(50, 1e5, size)), ("tau", np.geomspace(1e-3, 1, size))):
+        begin = time.process_time()
+        diagram = mf.sweep(network, task, **({"tau": 0.01} | {name: axis, "off": off}))
+        used = time.process_time() - begin
+        print(
+            f"{size} x {size} over ({name}, off): {used:.1f} s, {1e3 * used / size**2:.1f} ms a point, "
+            f"{int(diagram.certified.sum())} of {size**2} certified, "
+            f"largest residual {np.nanmax(diagram.kkt_residual[diagram.certified]):.0e}",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--diagram", type=int, default=0)
+    options = parser.parse_args()
+    if options.against:
+        compare(options.against, options.rounds)
+    if options.diagram:
+        diagrams(options.diagram)
+
+
+if __name__ == "__main__":
+    main()

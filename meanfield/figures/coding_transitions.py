@@ -1,0 +1,53 @@
+"""Figure 5: the codes of a sigmoid network change with the target of the other classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from meanfield.figures.gallery import Drawing, Scale
+from meanfield.figures.panels import draw_activations, network_of
+from meanfield.phases.diagram import sweep
+from meanfield.plot.diagrams import plot_weights
+from meanfield.plot.style import styled, symbol
+from meanfield.problem.class_task import class_task
+from meanfield.problem.network import Network
+from meanfield.sampling.compare import compare
+from meanfield.sampling.sample import sample
+from meanfield.solve import solve
+
+TAU = 0.02
+TARGETS = (-0.75, 0.25, 0.55, 0.8)  # of the other classes, at which networks are sampled
+
+
+@styled
+def draw(name: str, scale: Scale) -> Drawing:
+    """Weights of the codes over y_- at P -> infinity, and a sampled network at each of four values."""
+    network, task = Network("sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.0)
+    diagram = sweep(network, task, off=np.linspace(-1, 0.95, 196), progress=False)
+    n = scale.size(80, 500)
+    how: dict[str, Any] = {
+        "draws": scale.size(50, 200),
+        "warmup": scale.size(120, 600),
+        "thin": 2,
+        "chains": 2,
+        "progress": False,
+    }
+    figure = plt.figure(figsize=(8.0, 4.8), layout="constrained")
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.1, 1.0))
+    upper, lower = halves
+    top = plot_weights(diagram, upper.subplots())
+    comparisons = []
+    for ax, off, letter in zip(lower.subplots(1, len(TARGETS)), TARGETS, "ABCD", strict=True):
+        own = task.with_(off=off, n_samples=n)
+        posterior = solve(network, own, tau=TAU)
+        chains = sample(network, own, n, TAU, rng=scale.seed, start=posterior, **how)
+        comparisons.append(compare(posterior, chains))
+        draw_activations(ax, network_of(chains))
+        ax.set_title(f"{letter}:  {symbol('off')} = ${off:g}$")
+        top.plot(off, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
+    lower.supylabel("sampled neurons by code", fontsize="medium")
+    said = [f"{found.label} at y_- = {found.value:.10f}" for found in diagram.transitions() if not found.crossover]
+    return Drawing(name, figure, tuple(comparisons), tuple(said))

@@ -1,0 +1,99 @@
+"""Figure 3: a linear network on images of digits, its predictor and its generalisation error.
+
+One hidden layer, whose theory holds at any tau; the mean predictor is that of any depth.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from meanfield.datasets.images import ImageSet
+from meanfield.figures.gallery import Drawing, Scale
+from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
+from meanfield.plot.style import PALETTE, styled
+from meanfield.posterior.generalization import Generalization
+from meanfield.problem.network import Network
+from meanfield.sampling.compare import compare
+from meanfield.sampling.sample import sample
+from meanfield.solve import solve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from meanfield.posterior.posterior import Posterior
+    from meanfield.sampling.chains import Chains
+
+TAU = 0.01
+
+
+@styled
+def draw(name: str, scale: Scale) -> Drawing:
+    """Digits 0, 1, 2, y_+ = 1, y_- = 0, N = P = 100; MNIST where it is, else the digits of scikit-learn."""
+    n = scale.size(60, 100)
+    images = _images(scale).classes(0, 1, 2)
+    train, test = images.split(scale.size(42, 99), scale.size(150, 999), rng=scale.seed)
+    network, task = Network("linear"), train.task(on=1.0, off=0.0, center=False)
+    posterior = solve(network, task, tau=TAU)
+    gaussian_process = solve(Network("linear", scaling="lazy"), task)
+    how: dict[str, Any] = {
+        "draws": scale.size(120, 400),
+        "warmup": scale.size(150, 600),
+        "thin": 3,
+        "chains": 3,
+        "progress": False,
+    }
+    chains = sample(network, task, n, TAU, rng=scale.seed, inputs=test.images, **how)
+    figure, axes = plt.subplots(2, 3, figsize=(8.2, 4.8), layout="constrained")
+    draw_readouts(axes[0, 0], chains.readout[..., 0].ravel(), posterior, 0)
+    axes[0, 0].legend(frameon=False)
+    draw_activations(axes[0, 1], network_of(chains))
+    axes[0, 1].set_title("activations, training")
+    draw_kernel(axes[0, 2], mean_kernel(chains), chains.labels, task.class_names)
+    axes[0, 2].set_title("kernel, training")
+    theory, lazy = posterior.predict(test.images), gaussian_process.predict(test.images)
+    sampled = chains.prediction.mean(axis=(0, 1))
+    order = np.argsort(test.labels, kind="stable")
+    x = np.arange(order.size)
+    axes[1, 0].plot(x, sampled[order, 0], ".", markersize=2.5, color="0.6", label="sampled")
+    axes[1, 0].plot(x, theory[order, 0], color=PALETTE[0], linewidth=0.8, label="theory")
+    axes[1, 0].set(xlabel="test inputs by class", ylabel="mean predictor of class 0")
+    axes[1, 0].legend(frameon=False)
+    axes[1, 1].plot(theory.ravel(), sampled.ravel(), ".", markersize=2, color="0.5")
+    axes[1, 1].axline((0, 0), slope=1, color=PALETTE[0], linewidth=0.8)
+    axes[1, 1].set(xlabel="predictor, theory", ylabel="predictor, sampled")
+    comparison = compare(posterior, chains, inputs=test.images)
+    said = [
+        f"largest |mean predictor - that of the Gaussian process at T = 0|: {np.abs(theory - lazy).max():.2g}",
+    ]
+    said += _errors(axes[1, 2], posterior, gaussian_process, chains, test)
+    letters(axes.flat)
+    return Drawing(name, figure, (comparison,), tuple(said))
+
+
+def _images(scale: Scale) -> ImageSet:
+    from meanfield import datasets
+
+    return datasets.digits() if scale.data is None else datasets.mnist(scale.data)
+
+
+def _errors(ax: Axes, posterior: Posterior, lazy: Posterior, chains: Chains, test: ImageSet) -> list[str]:
+    """Mean squared error per class: bias and variance of theory, Gaussian process and samples."""
+    width = chains.width
+    named: dict[str, Generalization] = {
+        "theory": posterior.generalization_error(test.images, test.labels, width=width),
+        "GP": lazy.generalization_error(test.images, test.labels, width=width),
+    }
+    classes = np.unique(test.labels)
+    of_class = test.labels[:, None] == classes
+    square = ((chains.prediction - of_class) ** 2).sum(axis=-1)
+    bars = {"sampled": [float(square[..., member].mean()) for member in of_class.T]}
+    bars |= {key: [row["bias"] + row["variance"] for row in found.per_class().values()] for key, found in named.items()}
+    for i, (key, values) in enumerate(bars.items()):
+        ax.bar(np.arange(classes.size) + 0.27 * (i - 1), values, 0.25, color=PALETTE[i], label=key)
+    ax.set_xticks(range(classes.size), [str(c) for c in classes])
+    ax.set(xlabel="class", ylabel="generalisation error")
+    ax.legend(frameon=False)
+    return [f"generalisation error, {key}: " + ", ".join(f"{v:.4f}" for v in values) for key, values in bars.items()]

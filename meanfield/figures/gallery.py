@@ -1,0 +1,113 @@
+"""Which figures there are, and how large the networks in them are."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meanfield.validation import short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from meanfield.sampling.compare import Comparison
+
+__all__ = ["FIGURES", "Drawing", "Scale", "draw"]
+
+# Name -> module of this folder, what it shows.
+FIGURES = {
+    "fig1": ("lazy", "lazy against non-lazy: kernels and activations of linear, sigmoid and ReLU networks"),
+    "fig2": ("analog", "analog coding in a two-layer linear network"),
+    "fig3": ("digits", "analog coding on images of digits: predictor, generalisation, Gaussian process"),
+    "fig4": ("redundant", "redundant coding in a sigmoid network: readouts, activations, kernel"),
+    "fig5": ("coding_transitions", "coding transitions: activations at four targets of the other classes"),
+    "sparse": ("sparse", "sparse coding in a ReLU network: bulk and outliers"),
+    "drift": ("stability", "representations drift (linear) or stay (sigmoid, ReLU)"),
+    "collapse": ("collapse", "neural collapse and manifold geometry of the three codes"),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large and how long.
+
+    Attributes
+    ----------
+    full : bool
+        The paper's N and P, or networks small enough for a minute per figure.
+    seed : int
+        Of all that is drawn or sampled.
+    data : Path or None
+        Folder with MNIST; scikit-learn's digits without it.
+    """
+
+    full: bool = False
+    seed: int = 0
+    data: Path | None = None
+
+    def size(self, small: int, full: int) -> int:
+        """N, P or a number of draws."""
+        return full if self.full else small
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure and what was measured for it.
+
+    Attributes
+    ----------
+    name : str
+    figure : matplotlib Figure
+    comparisons : tuple of Comparison
+        Sampled networks against the theory.
+    said : tuple of str
+        What agrees, and what does not, in numbers.
+    """
+
+    name: str
+    figure: Figure
+    comparisons: tuple[Comparison, ...] = ()
+    said: tuple[str, ...] = field(default=())
+
+    @property
+    def max_z(self) -> float:
+        """Largest |z| of the statistics that were tested."""
+        return max((found.max_z for found in self.comparisons), default=float("nan"))
+
+    def report(self) -> str:
+        """Lines for a terminal."""
+        lines = [f"{self.name}: {FIGURES[self.name][1]}"]
+        for found in self.comparisons:
+            net = found.draws.network
+            lines.append(
+                f"  {net.activation.name} (L = {net.depth}, {net.scaling}), N = {found.width}, "
+                f"P = {found.draws.labels.size}, tau = {found.draws.tau:g}: max |z| = {found.max_z:.2f} over "
+                f"{len(found.tested)} statistics"
+            )
+        return "\n".join([*lines, *(f"  {line}" for line in self.said)])
+
+
+def draw(name: str, scale: Scale | None = None) -> Drawing:
+    """One of `FIGURES`.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none of them.
+    """
+    if name not in FIGURES:
+        raise ValueError(f"there is no figure {short(name)}; there are {', '.join(FIGURES)}.")
+    module = importlib.import_module(f"meanfield.figures.{FIGURES[name][0]}")
+    drawing: Drawing = module.draw(name, scale or Scale())
+    return drawing
+
+
+def chosen(names: Sequence[str] | None) -> list[str]:
+    """All names, or those given; ValueError for others."""
+    for name in names or ():
+        if name not in FIGURES:
+            raise ValueError(f"there is no figure {short(name)}; there are {', '.join(FIGURES)}.")
+    return list(dict.fromkeys(names)) if names else list(FIGURES)

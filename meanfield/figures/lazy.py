@@ -1,0 +1,70 @@
+"""Figure 1: kernels and activations of lazy and non-lazy networks on random binary labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from meanfield.figures.gallery import Drawing, Scale
+from meanfield.figures.panels import draw_activations, draw_kernel, letters, mean_kernel, network_of, strongest
+from meanfield.plot.style import styled
+from meanfield.problem.class_task import class_task
+from meanfield.problem.data_task import data_task
+from meanfield.problem.network import Network
+from meanfield.sampling.compare import compare
+from meanfield.sampling.sample import sample
+from meanfield.sampling.trend import finite_size_trend
+from meanfield.solve import solve
+
+TAU = 0.02
+_SHOWN = 20  # neurons of an activation map
+
+
+@styled
+def draw(name: str, scale: Scale) -> Drawing:
+    """N = P, y = +-1 with probability 1/2, orthogonal inputs; lazy networks have N = 4 P, and deviate by O(P/N)."""
+    n = scale.size(100, 500)
+    task = class_task(targets=[1.0, -1.0], n_samples=n)
+    sign = np.repeat([1.0, -1.0], n // 2)
+    # The same task with its orthogonal inputs, |x|^2 = N_0: what lazy networks are solved on.
+    data = data_task(np.sqrt(n) * np.eye(n), sign, labels=np.repeat(["+", "-"], n // 2), center=False, scale=None)
+    how: dict[str, Any] = {
+        "draws": scale.size(60, 200),
+        "warmup": scale.size(150, 600),
+        "thin": 2,
+        "chains": 2,
+        "progress": False,
+    }
+    figure, axes = plt.subplots(3, 4, figsize=(8.2, 5.6), layout="constrained")
+    comparisons, said = [], []
+    for row, phi in zip(axes, ("linear", "sigmoid", "relu"), strict=True):
+        contrast = []
+        for scaling, kernel_ax, map_ax in (("lazy", row[0], row[2]), ("non-lazy", row[1], row[3])):
+            # Readouts of lazy networks have a prior of variance 1, not 1/P: they are lazy at N >> P, not at N >> P^2.
+            network = Network(phi, scaling=scaling, sigma_a=np.sqrt(n) if scaling == "lazy" else 1.0)
+            own = data if scaling == "lazy" else task
+            posterior = solve(network, own, tau=TAU)
+            start = "annealed" if scaling == "lazy" or phi == "linear" else posterior
+            widths = (4 * n,) if scaling == "lazy" else (n // 2, n)
+            runs = [sample(network, own, width, TAU, rng=scale.seed, start=start, **how) for width in widths]
+            found = [compare(posterior, run) for run in runs]
+            comparisons += found
+            chains = runs[-1]
+            if len(found) > 1:
+                said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {finite_size_trend(found).max_z:.2f}")
+            draw_kernel(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
+            neurons = network_of(chains)
+            draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))
+            block = posterior.kernel().block
+            contrast.append(float((block[0, 0] - block[0, 1]) / np.mean(np.abs(posterior.kernel().block_diagonal))))
+        row[0].set_ylabel(phi)
+        said.append(
+            f"{phi}: kernel within minus between classes, relative to the diagonal: lazy {contrast[0]:.3f}, "
+            f"non-lazy {contrast[1]:.3f} (theory)"
+        )
+    letters(axes.flat)
+    for ax, title in zip(axes[0], ("kernel, lazy", "kernel, non-lazy", "activations, lazy", "activations, non-lazy")):
+        ax.set_title(title)
+    return Drawing(name, figure, tuple(comparisons), tuple(said))

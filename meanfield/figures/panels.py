@@ -1,0 +1,118 @@
+"""Panels that several figures share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield.plot.style import MAP, PALETTE, group_centres
+from meanfield.posterior.neurons import Neurons
+from meanfield.sampling.statistics import code_words, coding_threshold
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from meanfield.posterior.posterior import Posterior
+    from meanfield.sampling.chains import Chains
+
+__all__ = ["draw_kernel", "draw_readouts", "letters", "marginal", "mean_kernel", "network_of", "strongest"]
+
+
+def network_of(chains: Chains, *, chain: int = 0, layer: int = -1) -> Neurons:
+    """The last draw of a chain as neurons, named by the codes that their activations show."""
+    phi = chains.activations(layer)[chain]
+    z = chains.preactivations(layer)[chain]
+    means = chains.class_activations(layer)[chain]
+    parts = chains.network.activation.parts
+    names: tuple[str, ...]
+    if parts == "gaussian":
+        code, names = np.zeros(len(phi), dtype=np.intp), ("Gaussian",)
+    else:
+        words, code = np.unique(code_words(means, coding_threshold(chains.network)), return_inverse=True)
+        labels = ["-".join(format(int(word), f"0{means.shape[1]}b")) for word in words]
+        if parts == "outliers":
+            labels = ["bulk" if word == 0 else f"outlier {label}" for word, label in zip(words, labels, strict=True)]
+        names = tuple(labels)
+    return Neurons(chains.readout[chain, -1], code, names, z, phi, chains.labels, chains.task.class_names)
+
+
+def mean_kernel(chains: Chains, layer: int = -1) -> FloatArray:
+    """(P, P) kernel of a layer, mean over the last draws of all chains."""
+    phi = chains.activations(layer)
+    return np.asarray(np.einsum("kip,kiq->pq", phi, phi) / (phi.shape[0] * phi.shape[1]))
+
+
+def draw_kernel(ax: Axes, matrix: FloatArray, labels: NDArray[np.intp], names: Any, *, colorbar: bool = True) -> None:
+    """A kernel on inputs sorted by class."""
+    order = np.argsort(labels, kind="stable")
+    image = ax.imshow(matrix[np.ix_(order, order)], cmap=MAP, interpolation="nearest")
+    edges = np.flatnonzero(np.diff(labels[order])) + 0.5
+    for edge in edges:
+        ax.axvline(edge, color="white", linewidth=0.6)
+        ax.axhline(edge, color="white", linewidth=0.6)
+    centres = group_centres(edges, labels.size)
+    ax.set_xticks(centres, names)
+    ax.set_yticks(centres, names, rotation=90, va="center")
+    ax.tick_params(length=0)
+    if colorbar:
+        ax.figure.colorbar(image, ax=ax, pad=0.03)
+
+
+def draw_activations(ax: Axes, neurons: Neurons, rows: NDArray[np.intp] | None = None) -> None:
+    """Activations of neurons, by code unless rows are given, on inputs sorted by class."""
+    columns = np.argsort(neurons.labels, kind="stable")
+    if rows is None:
+        rows = np.argsort(-neurons.code, kind="stable")
+    image = neurons.activations[np.ix_(rows, columns)]
+    shown = ax.imshow(
+        image, aspect="auto", interpolation="nearest", cmap=MAP, vmin=float(image.min()),
+        vmax=float(np.quantile(image, 0.995)),
+    )  # fmt: skip
+    edges = np.flatnonzero(np.diff(neurons.labels[columns])) + 0.5
+    for edge in edges:
+        ax.axvline(edge, color="white", linewidth=0.6)
+    ax.set_xticks(group_centres(edges, columns.size), neurons.class_names)
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    ax.figure.colorbar(shown, ax=ax, pad=0.03)
+
+
+def strongest(neurons: Neurons, n: int) -> NDArray[np.intp]:
+    """Rows of the n neurons with the largest mean squared activity, the strongest first."""
+    power = (neurons.activations**2).mean(axis=1)
+    return np.argsort(-power, kind="stable")[:n]
+
+
+def marginal(posterior: Posterior, output: int, grid: FloatArray) -> FloatArray:
+    """Density of one component of the readout: the Gaussian parts of the posterior, integrated over the others."""
+    parts: list[tuple[float, float, float]] = []
+    if posterior.scheme == "analog":
+        parts.append((1.0, 0.0, float(posterior.readout_covariance[output, output])))
+    for code in posterior.codes:
+        if code.covariance is not None:
+            parts.append((code.weight, float(code.readout[output]), float(code.covariance[output, output])))
+    density = np.zeros_like(grid)
+    for weight, mean, variance in parts:
+        density += weight * np.exp(-0.5 * (grid - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
+    return density
+
+
+def draw_readouts(ax: Axes, values: FloatArray, posterior: Posterior, output: int) -> None:
+    """Histogram of a component of sampled readouts, with the density of the theory."""
+    low, high = np.quantile(values, [0.0005, 0.9995])
+    margin = 0.15 * (high - low)
+    grid = np.linspace(low - margin, high + margin, 400)
+    ax.hist(values, bins=60, range=(grid[0], grid[-1]), density=True, color="0.8", label="sampled")
+    ax.plot(grid, marginal(posterior, output, grid), color=PALETTE[0], label="theory")
+    ax.set_xlabel(f"readout $a_{output + 1}$")
+    ax.set_ylabel("density")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def letters(axes: Any) -> None:
+    """A, B, C, ... at the upper left."""
+    for ax, letter in zip(axes, "ABCDEFGHIJKLMNOPQRSTUVWX"):
+        ax.set_title(letter, loc="left", fontweight="bold")

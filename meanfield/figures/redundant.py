@@ -1,0 +1,79 @@
+"""Figure 4: redundant coding in a sigmoid network, with the theory at finite P."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from meanfield.figures.gallery import Drawing, Scale
+from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
+from meanfield.plot.style import PALETTE, styled
+from meanfield.problem.class_task import class_task
+from meanfield.problem.network import Network
+from meanfield.sampling.compare import compare
+from meanfield.sampling.sample import sample
+from meanfield.sampling.statistics import code_words, coding_threshold
+from meanfield.sampling.trend import finite_size_trend
+from meanfield.solve import solve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from meanfield.posterior.posterior import Posterior
+    from meanfield.sampling.chains import Chains
+
+TAU = 0.02
+
+
+@styled
+def draw(name: str, scale: Scale) -> Drawing:
+    """Classes 1/2, 1/4, 1/4, y_+ = 1, y_- = 1/2, N = P = 500."""
+    n = scale.size(100, 500)
+    network, task = Network("sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=n)
+    posterior = solve(network, task, tau=TAU)
+    how: dict[str, Any] = {
+        "draws": scale.size(100, 300),
+        "warmup": scale.size(150, 600),
+        "thin": 2,
+        "chains": 3,
+        "progress": False,
+    }
+    runs = [sample(network, task, width, TAU, rng=scale.seed, start=posterior, **how) for width in (n // 2, n)]
+    comparisons = [compare(posterior, run) for run in runs]
+    trend, chains = finite_size_trend(comparisons), runs[1]
+    figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")
+    draw_readouts(axes[0, 0], chains.readout[..., 0].ravel(), posterior, 0)
+    axes[0, 0].legend(frameon=False)
+    words = code_words(chains.class_activation, coding_threshold(network))
+    for pattern, color in zip(("110", "101"), PALETTE, strict=False):  # neurons whose code is clear, one of each
+        same = np.flatnonzero((words[0] == int(pattern, 2)).all(axis=0))
+        for i in same[:1]:
+            axes[0, 1].plot(*chains.readout[0, :, i, :2].T, ".", markersize=2, color=color, label="-".join(pattern))
+    axes[0, 1].set(xlabel="readout $a_1$", ylabel="readout $a_2$")
+    axes[0, 1].legend(frameon=False)
+    for c, color in zip(range(3), PALETTE, strict=False):
+        axes[0, 2].hist(chains.readout[..., c].ravel(), bins=60, density=True, histtype="step", color=color,
+                        label=f"$a_{c + 1}$")  # fmt: skip
+    axes[0, 2].set(xlabel="readouts", ylabel="density")
+    axes[0, 2].legend(frameon=False)
+    draw_activations(axes[1, 0], network_of(chains))
+    axes[1, 0].set_title("activations")
+    _activation_of_code(axes[1, 1], posterior, chains)
+    draw_kernel(axes[1, 2], mean_kernel(chains), chains.labels, task.class_names)
+    axes[1, 2].set_title("kernel")
+    letters(axes.flat)
+    said = (f"1/N extrapolated: max |z| = {trend.max_z:.2f} over {len(trend.rows)} statistics",)
+    return Drawing(name, figure, tuple(comparisons), said)
+
+
+def _activation_of_code(ax: Axes, posterior: Posterior, chains: Chains) -> None:
+    """Activations of the 1-1-0 neurons on the samples of class 1, with their density."""
+    phi, means = chains.activations(), chains.class_activations()
+    member = code_words(means, coding_threshold(chains.network)) == 0b110
+    values = phi[member][:, chains.labels == 0].ravel()
+    grid = np.linspace(0.002, 0.998, 400)
+    ax.hist(values, bins=50, range=(0, 1), density=True, color="0.8")
+    ax.plot(grid, posterior.activation_density("110", 0, grid), color=PALETTE[0])
+    ax.set(xlabel="activation of 1-1-0 neurons on class 1", ylabel="density", ylim=(0, None))

@@ -1,0 +1,111 @@
+"""Calls through a pointer, so that a big callee is compiled once and not again inside every caller.
+
+Numba links the code of a callee into its caller, and LLVM optimises it there again, at every level. Behind a barrier
+the caller has a cell for the callee's address instead, empty at first. On first use a callback finds the callee (on
+disk, or by compiling it) and fills the cell. No address reaches the cache of compiled code: the caller asks by name and
+types.
+
+This leans on semi-private parts of Numba (`Dispatcher.get_overload`, `BaseContext.insert_func_defn`, the calling
+convention). Where they have changed, functions are linked as usual, which costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import pickle
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+try:
+    import llvmlite.binding
+    from llvmlite import ir
+    from numba.core import cgutils
+    from numba.core.serialize import dumps
+    from numba.core.sigutils import normalize_signature
+except ImportError:  # another Numba
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+__all__ = ["AVAILABLE", "behind_barrier"]
+
+_SYMBOL = "meanfield_address_of_compiled_function"
+_WORD = ctypes.c_void_p
+_callees: dict[tuple[str, str], Any] = {}
+
+
+def behind_barrier(dispatcher: Any) -> Any:
+    """Let compiled callers reach a Numba dispatcher through a pointer; returns the dispatcher.
+
+    Its own compilation, its calls from Python and its results stay what they are.
+    """
+    if not AVAILABLE or not hasattr(dispatcher, "get_overload"):  # another Numba, or compilation is switched off
+        return dispatcher
+    function = dispatcher.py_func
+    name = (function.__module__, function.__qualname__)
+    try:
+        llvmlite.binding.add_symbol(_SYMBOL, ctypes.cast(_address_of, _WORD).value)
+        context, linked = dispatcher.targetctx, dispatcher.get_overload
+        context.insert_func_defn, context.call_conv.call_function, context.insert_const_bytes  # noqa: B018
+    except AttributeError:
+        return dispatcher
+    keys: dict[Any, tuple[str, Any]] = {}
+
+    def get_overload(signature: Any) -> Any:
+        entry = linked(signature)  # compiled or read when the caller was typed
+        if entry not in keys:
+            arguments, _ = normalize_signature(signature)
+            result = dispatcher.overloads[tuple(arguments)]
+            keys[entry] = ("behind a barrier", entry)
+            lowering = _call_through_cell(result.fndesc, dumps((*name, tuple(arguments))))
+            context.insert_func_defn([(lowering, keys[entry], result.signature.args)])
+        return keys[entry]
+
+    _callees[name] = dispatcher
+    dispatcher.get_overload = get_overload
+    return dispatcher
+
+
+def _call_through_cell(description: Any, request: bytes) -> Callable[..., Any]:
+    """Lowering of a call: the address from the cell, which is filled first where it is empty."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        module, byte_pointer, word = builder.module, ir.IntType(8).as_pointer(), ir.IntType(64)
+        cell = ir.GlobalVariable(module, byte_pointer, module.get_unique_name("address_of_callee"))
+        cell.linkage, cell.initializer = "internal", ir.Constant(byte_pointer, None)
+        with builder.if_then(cgutils.is_null(builder, builder.load(cell)), likely=False):
+            asks = ir.FunctionType(byte_pointer, [byte_pointer, word])
+            ask = cgutils.get_or_insert_function(module, asks, _SYMBOL)
+            text = context.insert_const_bytes(module, request, name=hashlib.sha256(request).hexdigest())
+            found = builder.call(ask, [text, word(len(request))])
+            with cgutils.if_unlikely(builder, cgutils.is_null(builder, found)):
+                message = "a compiled function could not be loaded or compiled"
+                context.call_conv.return_user_exc(builder, RuntimeError, (message,))
+            builder.store(found, cell)
+        kind = context.call_conv.get_function_type(description.restype, description.argtypes).as_pointer()
+        callee = builder.bitcast(builder.load(cell), kind)
+        status, result = context.call_conv.call_function(
+            builder, callee, description.restype, description.argtypes, arguments
+        )
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
+        return result
+
+    return lower
+
+
+@ctypes.CFUNCTYPE(_WORD, _WORD, ctypes.c_size_t)
+def _address_of(request: int, size: int) -> int | None:
+    """Address of the compiled function that a caller asks for; None where there is none."""
+    try:
+        module, function, arguments = pickle.loads(ctypes.string_at(request, size))
+        dispatcher = _callees[module, function]
+        dispatcher.compile(arguments)
+        result = dispatcher.overloads[arguments]
+        address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    except BaseException:  # there is no frame above that could take it: the caller raises
+        traceback.print_exc()
+        return None
+    return int(address)

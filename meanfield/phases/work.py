@@ -1,0 +1,112 @@
+"""The segments of a sweep, solved here or on an executor, and written to a checkpoint as they are finished."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from itertools import islice
+
+from meanfield.numerics.interruptible import stop_everything
+from meanfield.phases.checkpoint import Checkpoint, Piece
+from meanfield.phases.grid import Grid, chunks, fingerprint, parents, segment_size
+from meanfield.phases.raster import PointArrays, Problem, physical, solve_segment
+from meanfield.validation import file_path
+
+__all__ = ["SweepWork"]
+
+_SAVE_EVERY = 3.0  # seconds between files of a checkpoint: what is lost at most, besides the slice that is being solved
+_SLICE = 1.0  # seconds of work of this process before it looks at the clock
+_POOL_SLICE = 2.0
+_AHEAD = 64  # segments handed to an executor at a time
+
+
+class SweepWork:
+    """The segments of a sweep: what is known of each, and what is yet to be written to the checkpoint."""
+
+    def __init__(self, grid: Grid, checkpoint: str | os.PathLike[str] | None) -> None:
+        self.grid = grid
+        size = segment_size(grid.problem((0,) * len(grid.shape)))
+        self.segments = list(chunks(grid.shape, size))
+        self.known: dict[int, PointArrays] = {}
+        self.waiting: list[Piece] = []
+        self.saved = time.monotonic()
+        self.advance: Callable[[], None] = lambda: None
+        self.checkpoint = None
+        if checkpoint is not None:
+            sizes = [len(points) for points in self.segments]
+            shape = grid.base[1].targets.shape
+            folder = file_path("checkpoint", checkpoint)
+            self.checkpoint = Checkpoint(folder, fingerprint(grid, size), sizes, (shape[0], shape[1]))
+
+    def problems(self, number: int) -> list[Problem]:
+        return [self.grid.problem(at) for at in self.segments[number]]
+
+    def finished(self, number: int) -> bool:
+        return number in self.known and len(self.known[number]) == len(self.segments[number])
+
+    def resume(self) -> None:
+        """Take what the checkpoint has."""
+        if self.checkpoint is not None:
+            for number, points in self.checkpoint.read().items():
+                self._add(number, points)
+
+    def here(self) -> None:
+        for number in range(len(self.segments)):
+            problems, parent = self.problems(number), parents(self.segments[number])
+            while not self.finished(number):
+                self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE))
+
+    def on_pool(self, executor: Executor) -> None:
+        """Slices of all segments on the executor, a limited number at a time; taken, and written, as they finish."""
+        todo = iter([number for number in range(len(self.segments)) if not self.finished(number)])
+        running: dict[Future[PointArrays], int] = {}
+
+        def submit(number: int) -> None:
+            job = self.problems(number), parents(self.segments[number]), self.known.get(number), _POOL_SLICE
+            running[executor.submit(solve_segment, *job)] = number
+
+        try:
+            for number in islice(todo, _AHEAD):
+                submit(number)
+            while running:
+                for future in wait(list(running), timeout=_SAVE_EVERY, return_when=FIRST_COMPLETED).done:
+                    number = running.pop(future)
+                    self._take(number, future.result())
+                    following = next(todo, None) if self.finished(number) else number
+                    if following is not None:
+                        submit(following)
+                self._save_if_due()
+        except BaseException:
+            for future in running:
+                future.cancel()
+            stop_everything()
+            raise
+
+    def _take(self, number: int, points: PointArrays) -> None:
+        first = len(self.known[number]) if number in self.known else 0
+        self._add(number, points)
+        self.waiting.append(Piece(number, first, points))
+        self._save_if_due()
+
+    def _add(self, number: int, points: PointArrays) -> None:
+        before = [self.known[number]] if number in self.known else []
+        self.known[number] = PointArrays.concatenate([*before, points])
+        for _ in range(len(points)):
+            self.advance()
+
+    def _save_if_due(self) -> None:
+        if time.monotonic() - self.saved >= _SAVE_EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self.checkpoint is not None and self.waiting:
+            self.checkpoint.write(self.waiting)
+        self.waiting, self.saved = [], time.monotonic()
+
+    def joined(self) -> PointArrays:
+        """All points, in physical units."""
+        everything = range(len(self.segments))
+        return PointArrays.concatenate([physical(self.known[n], self.problems(n)) for n in everything])

@@ -1,0 +1,184 @@
+"""Pictures of phase diagrams: weights of codes along a line, phases in a plane, and both with activation maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from scipy.ndimage import distance_transform_edt, label
+
+from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
+from meanfield.plot.class_tasks import plot_activation_map
+from meanfield.plot.style import PALETTE, axes_or_new, line_styles, panel_letter, side_legend, styled, symbol, tint
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from meanfield.phases.diagram import PhaseDiagram
+    from meanfield.theories.single_layer.transitions.acceptance import Transition
+    from meanfield.theories.single_layer.transitions.boundary import Boundary
+
+__all__ = ["figure_phase_diagram", "plot_phases", "plot_weights"]
+
+_BOLD: Any = {"ha": "center", "fontweight": "bold", "path_effects": [withStroke(linewidth=2, foreground="white")]}
+
+
+@styled
+def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
+    """Code weights over one control parameter; transitions as solid, label crossovers as dotted vertical lines.
+
+    With outliers: the overlap M_cc' = sum_o phi(zbar_oc) phi(zbar_oc') of the classes in them, which is unique where
+    the single outliers are not. At isolated points with non-unique weights (dashed) curves are drawn through.
+    """
+    if len(diagram.axes) != 1:
+        raise ValueError(f"weights are drawn over one parameter, not over {list(diagram.axes)}; use plot_phases.")
+    ax = axes_or_new(ax, (5.0, 2.6))
+    (name, values), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
+    regular = ~_isolated(~diagram.unique)
+    quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
+    quantities = {key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0}
+    for style, (labels, quantity) in zip(line_styles(), orbits(quantities), strict=False):
+        ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
+    ax.set_xlim(values.min(), values.max())
+    ax.set_ylim(0, None)
+    ax.set_xlabel(symbol(name))
+    quantity_name, legend_title = LINE_QUANTITIES[diagram.network.activation.parts]
+    ax.set_ylabel(quantity_name)
+    lines = [(t.value, t.label, "0.45" if t.crossover else "0.2", ":" if t.crossover else "-") for t in transitions]
+    _mark(ax, lines + [(value, "not unique", "0.45", "--") for value in values[~regular]])
+    ax.spines[["top", "right"]].set_visible(False)
+    side_legend(ax, legend_title)
+    return ax
+
+
+@styled
+def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: Iterable[Boundary] = ()) -> Axes:
+    """Phases in the plane of two control parameters: one tint and letter per phase, its codes in the legend.
+
+    `boundaries` (see `meanfield.phases.curves.boundaries`) are drawn as they are, label crossovers dotted; without
+    them the borders of the raster are outlined.
+    """
+    if len(diagram.axes) != 2:
+        raise ValueError(
+            f"phases are drawn in a plane, the diagram has the axes {list(diagram.axes)}; use plot_weights."
+        )
+    ax = axes_or_new(ax, (5.2, 2.9))
+    (x_name, x), (y_name, y) = diagram.axes.items()
+    phase, curves = np.asarray(diagram.phase).T, list(boundaries)
+    shown = [i for i in range(len(diagram.phase_labels)) if (phase == i).any()]
+    tints = [tint(PALETTE[j % len(PALETTE)], 0.35 + 0.25 * (j // len(PALETTE))) for j in range(len(shown))]
+    image = np.ones((*phase.shape, 4))
+    image[phase < 0, 3] = 0.0  # the hatching shows through
+    handles = []
+    for j, i in enumerate(shown):
+        region = phase == i
+        image[region, :3] = tints[j]
+        if not curves and not region.all():
+            ax.contour(x, y, region, levels=[0.5], colors="0.15", linewidths=0.5)
+        row, column, roomy = _middle(region)
+        ax.text(x[column], y[row], panel_letter(j), fontsize="large" if roomy else "x-small", **_BOLD, va="center")
+        label = f"{panel_letter(j)}: {diagram.phase_labels[i]}"
+        handles.append(Patch(facecolor=tints[j], edgecolor="0.3", linewidth=0.5, label=label))
+    ax.pcolormesh(x, y, image, shading="nearest", rasterized=True)
+    for curve in curves:
+        dash = ":" if curve.points[0].crossover else "-"
+        ax.plot(*curve.curve.T, color="0.15", linewidth=0.8, linestyle=dash)
+    if (phase < 0).any():
+        ax.patch.set(hatch="////", edgecolor="0.6")
+        handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////", label="not certified"))
+    ax.set_xlim(x.min(), x.max())
+    ax.set_ylim(y.min(), y.max())
+    side_legend(ax, "codes", handles=handles)
+    ax.set_xlabel(symbol(x_name))
+    ax.set_ylabel(symbol(y_name))
+    return ax
+
+
+@styled
+def figure_phase_diagram(
+    diagram: PhaseDiagram, posteriors: Mapping[float, SingleNeuronPosterior], *, seed: int = 0
+) -> Figure:
+    """Code weights over one parameter, and below it activation maps of drawn neurons at some of its values.
+
+    Parameters
+    ----------
+    diagram : PhaseDiagram with one axis
+    posteriors : mapping of parameter value to posterior
+        Where maps are drawn, left to right.
+    seed : int
+        Of the drawn neurons.
+    """
+    name = next(iter(diagram.axes))
+    figure = plt.figure(figsize=(7.0, 4.4), layout="constrained")
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.1, 1.0))
+    upper, lower = halves
+    top = plot_weights(diagram, upper.subplots())
+    maps = np.atleast_1d(lower.subplots(1, len(posteriors)))
+    curves = zip(line_styles(), orbits(line_quantities(diagram)), strict=False)
+    colors = {name: style["color"] for style, (names, _) in curves for name in names}
+    for i, (ax, (value, posterior)) in enumerate(zip(maps, sorted(posteriors.items()), strict=True)):
+        neurons = posterior.sample_neurons(100, rng=np.random.default_rng([seed, i]))
+        plot_activation_map(neurons, ax, colorbar=i == len(posteriors) - 1, colors=colors)
+        ax.set_title(f"{panel_letter(i)}:  {symbol(name)} = ${value:g}$")
+        ax.set_xticks(ax.get_xticks(), list(neurons.class_names))
+        ax.set_xlabel("inputs by class")
+        ax.set_ylabel("")
+        top.plot(value, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
+        top.annotate(panel_letter(i), (value, 0), (0, 4), textcoords="offset points", zorder=6, **_BOLD)
+    lower.supylabel("neurons by code", fontsize="medium")
+    return figure
+
+
+def _isolated(flags: Any) -> Any:
+    """Where a flag is set, but at neither neighbour."""
+    padded = np.pad(flags, 1)
+    return flags & ~padded[:-2] & ~padded[2:]
+
+
+def _with_end_points(
+    x: FloatArray, weight: FloatArray, labels: Sequence[str], transitions: Iterable[Transition]
+) -> tuple[FloatArray, FloatArray]:
+    """The curve where the code is present, ending at zero exactly at the transitions where it enters or leaves."""
+    gone = ~(weight > 0)
+    y = np.where(gone, np.nan, weight)
+    for transition in transitions:
+        if transition.kind != "weight" or not set(labels) & {"-".join(pattern) for pattern in transition.codes}:
+            continue
+        i = int(np.searchsorted(x, transition.value))
+        if 0 < i < x.size and gone[i - 1] != gone[i]:
+            x, y = np.insert(x, i, transition.value), np.insert(y, i, 0.0)
+            gone = np.insert(gone, i, False)
+    return x, y
+
+
+def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
+    """Vertical lines (position, label, colour, dashes), labelled above the axes; labels step up where they collide."""
+    low, high = ax.get_xlim()
+    width = 0.8 * ax.get_window_extent().width / ax.figure.dpi * 72  # points, after room is made for the legend
+    last: list[float] = []  # right end of the last label on every level, in axis fractions
+    for value, text, color, dash in sorted(lines):
+        ax.axvline(value, linewidth=0.8, zorder=0, color=color, linestyle=dash)
+        centre = (value - low) / (high - low)
+        half = 2.2 * len(text) / width
+        level = next((i for i, end in enumerate(last) if end < centre - half), len(last))
+        last[level : level + 1] = [centre + half]
+        ax.annotate(
+            text, (centre, 1), (0, 2 + 9 * level), xycoords="axes fraction", textcoords="offset points",
+            ha="center", va="bottom", fontsize="small", color=color,
+        )  # fmt: skip
+
+
+def _middle(region: Any) -> tuple[int, int, bool]:
+    """Grid point deepest inside the largest connected part of a region, and whether there is room for a letter."""
+    parts, _ = label(region)
+    largest = parts == 1 + int(np.argmax(np.bincount(parts[parts > 0])[1:]))
+    depth = distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
+    return int(row), int(column), depth[row, column] > 0.03 * max(depth.shape)

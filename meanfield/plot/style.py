@@ -1,0 +1,143 @@
+"""What all pictures share: fonts, colours, axes, legends, names of parameters.
+
+Colours are those of Okabe and Ito, told apart by all common kinds of colour vision; maps use cividis.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from meanfield.drawing import check_arguments
+from meanfield.validation import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+
+
+__all__ = [
+    "MAP",
+    "PALETTE",
+    "axes_or_new",
+    "group_centres",
+    "line_styles",
+    "panel_letter",
+    "reading_order",
+    "save_figure",
+    "side_legend",
+    "styled",
+    "symbol",
+    "tint",
+]
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+MAP = "cividis"
+_DASHES = ("-", "--", "-.", ":")
+_STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.4,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # text stays text
+}
+_SYMBOLS = {
+    "off": "$y_{-}$",
+    "on": "$y_{+}$",
+    "sigma_a": r"$\sigma_a$",
+    "sigma_w": r"$\sigma_w$",
+    "tau": r"$\tau$",
+    "n_samples": "$P$",
+}
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Run `function` with the style of this module, and leave the user's settings alone."""
+
+    @wraps(function)
+    def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        check_arguments(function, args, kwargs)
+        before = {name: plt.rcParams[name] for name in _STYLE}  # rc_context would undo what a notebook sets
+        plt.rcParams.update(_STYLE)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            plt.rcParams.update(before)
+
+    return inner
+
+
+@styled
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.pdf and `stem`.png, close the figure, and return the two paths."""
+    written = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png")]
+    fonts = logging.getLogger("fontTools")  # chatters about time stamps in fonts that matplotlib ships
+    level = fonts.level
+    fonts.setLevel(logging.ERROR)
+    for path in written:
+        figure.savefig(path, bbox_inches="tight")
+    fonts.setLevel(level)
+    plt.close(figure)
+    return written
+
+
+def symbol(name: str) -> str:
+    """The symbol of a control parameter, or its name."""
+    kind, _, index = name.partition("_")
+    if kind in ("fraction", "target") and index:
+        return rf"${'p' if kind == 'fraction' else 'y'}_{{{index}}}$"
+    return _SYMBOLS.get(name, name)
+
+
+def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None:
+        return ax
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def line_styles(skip: int = 0) -> list[dict[str, Any]]:
+    """Colours of the palette, repeated with other dashes."""
+    return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
+
+
+def group_centres(edges: Any, size: int) -> FloatArray:
+    bounds = np.concatenate([[-0.5], edges, [size - 0.5]])
+    return 0.5 * (bounds[1:] + bounds[:-1])
+
+
+def side_legend(ax: Axes, title: str, **options: Any) -> Legend:
+    return ax.legend(
+        title=title, frameon=False, alignment="left", loc="center left", bbox_to_anchor=(1.01, 0.5), **options
+    )
+
+
+def reading_order(name: str) -> tuple[bool, list[int]]:
+    """Codes from 1-1-1 down, then outliers."""
+    return name.startswith("outlier"), [-ord(x) for x in name]
+
+
+def panel_letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else str(index + 1)
+
+
+def tint(color: str, amount: float) -> tuple[float, float, float]:
+    red, green, blue = (1 - amount * (1 - x) for x in to_rgb(color))
+    return red, green, blue

@@ -1,0 +1,124 @@
+"""P -> infinity: the saturated dual at the readout exponent 1, the reduced problem at 1 / L."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from meanfield.posterior.status import Status
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.theories.deep.reduced import reduced_solve
+from meanfield.theories.deep.rules import code_words
+from meanfield.theories.deep.saturated import saturated_solve
+from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
+from meanfield.theories.deep.start import prior_kernels
+from meanfield.theories.deep.system import Problem
+
+__all__ = ["limit_solution"]
+
+_EXACT = 1e-8
+
+
+def limit_solution(network: Network, task: ClassTask, tau: float) -> DeepSolution:
+    """The limit of a network with bounded phi for its readout exponent, 1 or 1 / L."""
+    return _saturated(network, task, tau) if network.beta == 1.0 else _reduced(network, task, tau)
+
+
+def _problem(network: Network, task: ClassTask, tau: float) -> Problem:
+    fractions, targets = np.array(task.fractions), np.array(task.targets)
+    return Problem(
+        network.activation, network.depth, fractions, targets, tau, network.sigma_a**2, network.k, network.sigma_w**2,
+        network.beta,
+    )  # fmt: skip
+
+
+def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
+    """Exponent 1 / L: t ~ P^(1/L - 1) vanishes, and with it the training residual at any tau."""
+    problem = _problem(network, task, tau)
+    common, own, _ = prior_kernels(problem)
+    found = reduced_solve(problem)
+    n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
+    order = np.argsort(-np.round(found.weight, 9), kind="stable")
+    weight = np.maximum(found.weight[order], 0.0) / np.maximum(found.weight, 0.0).sum()
+    readout, activation, variance = found.readout[order], found.activation[order], found.variance[order]
+    scale = max(1.0, float(np.abs(task.targets).max()))
+    good = found.residual <= _EXACT * scale and found.excess <= _EXACT and found.weight.min() > -_EXACT
+    ones = np.ones((n_classes, n_classes))
+    rate = f"P^(1/{network.depth})"
+    last = found.kappa[-1]
+    notes = (
+        f"Phi is in units of {rate}; t vanishes like P^(1/{network.depth} - 1) times "
+        f"{np.array2string(found.t, precision=6)}",
+        f"the kernel of layer l < {network.depth} is that of the prior and P^(l/{network.depth} - 1) kappa_l; "
+        f"kappa_{lower} = {np.array2string(last, precision=6)}",
+    )
+    return DeepSolution(
+        kernel=np.array([*(c * ones for c in common[:-1]), (activation.T * weight) @ activation]),
+        d=np.array([*(np.full(n_classes, x) for x in own[:-1]), weight @ variance]),
+        tilde=np.zeros((lower, n_classes, n_classes)),
+        delta=np.zeros((lower, n_classes)),
+        t=np.zeros((n_classes, m)),
+        free_energy=found.objective,
+        readout=readout,
+        weight=weight,
+        covariance=np.zeros((len(weight), m, m)),
+        activation=activation,
+        activation_variance=variance,
+        patterns=tuple(code_words(network.activation, activation).tolist()),
+        second_readout=np.einsum("g,gi,gj->ij", weight, readout, readout),
+        certificate=DeepCertificate.of(found.residual, found.residual, max(found.excess, 0.0)),
+        status=Status.OPTIMAL if good else Status.RESIDUAL,
+        message=(
+            "the conditions of the reduced problem hold, and no other maximum of the exponent is higher; global "
+            "optimality over the kernels is not proven"
+            if good
+            else f"residual {found.residual:.1e}; the exponent is higher by {found.excess:.1e} at another code"
+        ),
+        notes=notes,
+        n_samples=math.inf,
+        tau=tau,
+    )
+
+
+def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
+    """Exponent 1."""
+    phi = network.activation
+    found = saturated_solve(
+        np.array(task.fractions), np.array(task.targets), tau, network.sigma_a, phi.infimum, phi.supremum
+    )
+    scale = max(1.0, abs(found.objective))
+    good = abs(found.gap) <= 1e-8 * scale and found.residual <= 1e-8 * max(1.0, float(np.abs(task.targets).max()))
+    common, own, _ = prior_kernels(_problem(network, task, tau))
+    n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
+    top = (found.words.T * found.weight) @ found.words
+    kernel = np.array([*(c * np.ones((n_classes, n_classes)) for c in common[:-1]), top])
+    middle = 0.5 * (phi.infimum + phi.supremum)
+    notes = ["the last layer is saturated; the class structure of the layers below vanishes in this limit"]
+    if found.nullity:
+        notes.append(
+            f"the weights of the codes are not unique ({found.nullity} free); those of largest entropy were selected, "
+            "the limit of the theory at finite P"
+        )
+    return DeepSolution(
+        kernel=kernel,
+        d=np.array([*(np.full(n_classes, x) for x in own[:-1]), np.zeros(n_classes)]),
+        tilde=np.zeros((lower, n_classes, n_classes)),
+        delta=np.zeros((lower, n_classes)),
+        t=found.t,
+        free_energy=found.objective,
+        readout=found.readout,
+        weight=found.weight,
+        covariance=np.zeros((len(found.weight), m, m)),
+        activation=found.words,
+        activation_variance=np.zeros_like(found.words),
+        patterns=tuple("".join("1" if x > middle else "0" for x in word) for word in found.words),
+        second_readout=np.einsum("g,gi,gj->ij", found.weight, found.readout, found.readout),
+        certificate=DeepCertificate.of(found.residual, found.residual, 0.0, duality_gap=found.gap),
+        status=Status.OPTIMAL if good else Status.DUALITY_GAP,
+        message="a convex problem, certified by its duality gap" if good else f"duality gap {found.gap:.1e}",
+        notes=tuple(notes),
+        n_samples=math.inf,
+        tau=tau,
+    )

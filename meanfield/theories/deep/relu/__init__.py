@@ -1,0 +1,1 @@
+"""Deep networks of rectifiers: a bulk and condensed outliers in every layer."""

@@ -1,0 +1,148 @@
+"""Averages over the neurons of a layer: those of the bulk, and those of an outlier at finite N."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield.theories.deep.relu.compiled.flood import flood
+from meanfield.theories.deep.relu.setting import NotIntegrable, Setting
+from meanfield.validation import FloatArray
+
+__all__ = ["CHECK", "COARSE", "FINE", "Averages", "Rule", "bulk", "slab"]
+
+_WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
+_REACH = {0: 0, 1: 20000, 2: 700, 3: 140}
+_MOST_NODES = 4_000_000
+_FIRST_REACH, _FIRST_WIDE = 80, 250  # of the table of class averages, in steps; doubled where they are too small
+_MARGIN = 12
+
+
+class Rule(NamedTuple):
+    """A quadrature: steps in standard deviations (conjugate fields, class field, shared field), entries of the table of
+    class averages in steps, shift of all lattices in steps, ln of the weight below which class fields and nodes are
+    left out."""
+
+    beta: float
+    h: float
+    alpha: float
+    table: float
+    shift: float
+    inner_cut: float
+    cut: float
+    far: float
+
+
+COARSE = Rule(1.15, 1.15, 1.15, 0.5, 0.0, 22.0, 18.0, 80.0)
+FINE = Rule(0.92, 0.92, 0.92, 1.0 / 3.0, 0.0, 36.0, 30.0, 90.0)
+CHECK = Rule(0.81, 0.83, 0.79, 0.29, 0.37, 38.0, 33.0, 105.0)
+
+
+class Averages(NamedTuple):
+    """Of one layer.
+
+    Attributes
+    ----------
+    log_z : float
+        ln of the integral.
+    b, bb, hh : (C,) arrays
+        <g_b>, <g_bb>, <g_hh>.
+    b_b, h_h : (C, C) arrays
+        <g_b g_b^T>, <g_h g_h^T>.
+    beta_b : (q, C) array
+        <beta g_b^T>.
+    beta_beta : (q, q) array
+        <beta beta^T>.
+    nodes : int
+    """
+
+    log_z: float
+    b: FloatArray
+    b_b: FloatArray
+    bb: FloatArray
+    h_h: FloatArray
+    hh: FloatArray
+    beta_b: FloatArray
+    beta_beta: FloatArray
+    nodes: int
+
+
+def bulk(setting: Setting, rule: Rule, walls: FloatArray, far: bool) -> Averages:
+    """Over the neurons of the bulk; `walls` (o, q) holds the outliers that end it at finite N.
+
+    With `far` (N = infinity) they only give the directions in which it is ended at `rule.far`.
+    """
+    q = setting.root.shape[1]
+    ends = np.zeros((0, q + 2))
+    walls = walls[np.linalg.norm(walls, axis=1) > 0.0]
+    if len(walls):
+        size = np.linalg.norm(walls, axis=1)[:, None]
+        ends = np.hstack([walls / size, np.full_like(size, rule.far) if far else size, np.full_like(size, _WALL)])
+    return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, tabled=q > 1)
+
+
+def slab(setting: Setting, beta: FloatArray, rule: Rule) -> Averages:
+    """Over the fields across the ray, at the distance |beta| along it; <beta ..> are left out.
+
+    `log_z` is ln of the density of the weight along the ray.
+    """
+    size = float(np.linalg.norm(beta))
+    unit = beta / size
+    across = np.linalg.svd(unit[None])[2][1:].T
+    found = _average(setting, setting.root @ beta, setting.root @ across, np.zeros((0, across.shape[1] + 2)), rule)
+    return found._replace(log_z=found.log_z - 0.5 * size**2 - 0.5 * math.log(2.0 * math.pi))
+
+
+def _average(
+    setting: Setting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: Rule, tabled: bool = False
+) -> Averages:
+    setting.check()
+    n_classes, q = root.shape
+    u, spread = setting.shared
+    kind, count = np.full(n_classes, -1, dtype=np.int64), 0
+    if tabled and setting.has_fields:
+        kind, count = _kinds(setting, root, u, spread)
+    reach, wide = (_FIRST_REACH, _FIRST_WIDE) if count else (_REACH[q], 0)
+    while True:
+        n_b = 2 * math.ceil(1.2 * reach / rule.table) + 2 * _MARGIN if count else 1
+        tables = np.full((max(count, 1), n_b, 2 * wide + 1, 7), np.nan)
+        total, log_z, status, nodes = flood(
+            np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
+            kind, tables, reach, ends, np.array(rule), _MOST_NODES,
+        )  # fmt: skip
+        if status != 1 or reach >= _REACH[q]:
+            break
+        reach, wide = min(2 * reach, _REACH[q]), 2 * wide
+    if not math.isfinite(float(total.sum())):
+        raise NotIntegrable("the weight of a neuron grows along an outlier.")
+    if status == 3 or math.isnan(log_z):
+        if status in (1, 2):
+            raise NotIntegrable("the bulk does not end: it is not separated from the outliers.")
+        raise NotIntegrable("the weight of a neuron is not a number.")
+    if status == 1:
+        raise NotIntegrable("the bulk reaches the edge of the lattice.")
+    value = total / total[0]
+    at = np.cumsum([1, n_classes, n_classes**2, n_classes, n_classes**2, n_classes, q * n_classes, q * q])
+    part = [value[i:j] for i, j in pairwise(at)]
+    square = (n_classes, n_classes)
+    return Averages(
+        log_z, part[0], part[1].reshape(square), part[2], part[3].reshape(square), part[4],
+        part[5].reshape(q, n_classes), part[6].reshape(q, q), nodes,
+    )  # fmt: skip
+
+
+def _kinds(setting: Setting, root: FloatArray, u: FloatArray, spread: FloatArray) -> tuple[NDArray[np.int64], int]:
+    """Classes with the same averages read the same table."""
+    rows = np.column_stack([setting.n, setting.d, setting.delta, u, spread, np.linalg.norm(root, axis=1)])
+    known: list[FloatArray] = []
+    kind = np.zeros(len(rows), dtype=np.int64)
+    for c, row in enumerate(rows):
+        same = [i for i, other in enumerate(known) if np.abs(row - other).max() <= 1e-12 * np.abs(row).max()]
+        if not same:
+            known.append(row)
+        kind[c] = same[0] if same else len(known) - 1
+    return kind, len(known)

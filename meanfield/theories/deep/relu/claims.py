@@ -1,0 +1,62 @@
+"""What a file claims of a deep network of rectifiers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.claims import check_covariances, same
+
+__all__ = ["check_relu"]
+
+_EXACT = 1e-6
+
+
+def check_relu(posterior: Any) -> None:
+    """Refuse a solution that does not belong to its network and task; an uncertified one is held to shapes only.
+
+    Recomputed are y = (s [K_L diag(n) + diag(d_L)] + tau) t (at finite N up to the weight at the end of the bulk) and
+    the outputs as the sum of bulk and outliers.
+
+    Raises
+    ------
+    ValueError
+    """
+    s, task, network = posterior.solution, posterior.task, posterior.network
+    depth, (n_classes, m), o = network.depth, task.targets.shape, len(s.patterns)
+    square = (n_classes, n_classes)
+    shapes = {
+        "kernel": (depth, *square), "bulk_kernel": (depth, *square), "d": (depth, n_classes),
+        "tilde": (depth - 1, *square), "delta": (depth - 1, n_classes), "t": (n_classes, m),
+        "bulk_activation": (depth, n_classes), "bulk_readout": (m,), "bulk_covariance": (m, m),
+        "bulk_output": (n_classes, m), "outlier_field": (depth, o, n_classes),
+        "outlier_activation": (depth, o, n_classes), "outlier_preactivation": (depth, o, n_classes),
+        "outlier_readout": (o, m), "barrier": (depth,), "second_readout": (m, m),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        if np.shape(getattr(s, name)) != shape:
+            raise ValueError(f"its {name} has shape {np.shape(getattr(s, name))}, expected {shape}.")
+    if s.n_samples != task.n_samples:
+        raise ValueError(f"its solution is of {s.n_samples:g} samples, its task of {task.n_samples:g}.")
+    if any(len(word) != n_classes or set(word) - {"0", "1"} for word in s.patterns) or not s.width >= 1.0:
+        raise ValueError("its outliers or its width are none.")
+    if posterior.status != "optimal":
+        return
+    for name in shapes:
+        if name != "barrier" and not np.isfinite(getattr(s, name)).all():
+            raise ValueError(f"its {name} is not finite.")
+    if not math.isfinite(s.free_energy):
+        raise ValueError("its free energy is not finite.")
+    check_covariances("kernel", s.kernel)
+    check_covariances("covariance of the bulk", s.bulk_covariance[None])
+    check_covariances("second moment of the readout", s.second_readout[None])
+    counts = task.fractions * task.n_samples
+    variance = network.readout_variance(task.n_samples)
+    matrix = variance * (s.kernel[-1] * counts + np.diag(s.d[-1])) + s.tau * np.eye(n_classes)
+    largest = float(np.abs(task.targets).max())
+    end = 0.0 if math.isinf(s.width) else 1e3 * math.exp(-float(s.barrier.min()))
+    same("t", matrix @ s.t, task.targets, _EXACT + end, largest)
+    outputs = s.bulk_output + s.outlier_activation[-1].T @ s.outlier_readout
+    same("outputs", outputs + s.tau * s.t, task.targets, _EXACT, largest)

@@ -1,0 +1,50 @@
+"""Which activations and problems the theory of deep rectifier networks covers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+
+__all__ = ["is_rectifier", "refuses"]
+
+_MOST_CLASSES = 3
+_LEAST_SAMPLES = 36  # of a class: below, 2^-n is not negligible and bulk and outliers are one
+_POINTS = np.array([-30.0, -2.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 7.0, 40.0])
+
+
+def is_rectifier(phi: Activation) -> bool:
+    """Whether phi(z) = max(z, 0)."""
+    if phi.bounded or tuple(phi.kinks) != (0.0,):
+        return False
+    return bool((np.asarray(phi(_POINTS)) == np.maximum(_POINTS, 0.0)).all())
+
+
+def refuses(network: Network, task: Any, tau: float) -> str | None:
+    """Why this theory does not cover a problem of rectifiers in two and more layers, in words; None if it does."""
+    if not isinstance(task, ClassTask):
+        return "deep networks of rectifiers are solved on class tasks only"
+    if network.scaling != "non-lazy":
+        return "the representations of lazy networks do not learn; use scaling='non-lazy'"
+    if math.isinf(task.n_samples):
+        return "deep networks of rectifiers are solved at a finite n_samples"
+    targets, inverse = np.unique(task.targets, axis=0, return_inverse=True)
+    if len(targets) > _MOST_CLASSES:
+        return (
+            f"deep networks of rectifiers are solved for up to {_MOST_CLASSES} classes of different targets, got "
+            f"{len(targets)}"
+        )
+    if (np.abs(targets).max(axis=1) == 0.0).any():
+        return "deep networks of rectifiers are solved where every class has a target other than zero"
+    least = np.bincount(inverse.ravel(), weights=task.fractions).min() * task.n_samples
+    if least < _LEAST_SAMPLES:
+        return (
+            f"in deep networks of rectifiers bulk and outliers are separated only from {_LEAST_SAMPLES} samples per "
+            f"class on, got {least:.4g}"
+        )
+    return None

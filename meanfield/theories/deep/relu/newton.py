@@ -1,0 +1,69 @@
+"""Damped Newton with Broyden updates for the saddle equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from meanfield.theories.deep.relu.average import Rule
+from meanfield.theories.deep.relu.setting import NotIntegrable
+from meanfield.theories.deep.relu.system import System
+from meanfield.validation import FloatArray
+
+__all__ = ["newton"]
+
+_MOST_CHANGE = 0.3  # of an unknown in one step
+_HALVINGS = 7
+_SLOW = 0.3  # a step that leaves more of the residual renews the Jacobian
+
+
+def newton(
+    system: System, x: FloatArray, rule: Rule, tolerance: float, steps: int, report: Callable[[float], None]
+) -> tuple[FloatArray, float]:
+    """Unknowns and the norm of their residual, below `tolerance` or not; NotIntegrable if `x` has no residual."""
+    r = system.residual(x, rule)
+    size = float(np.linalg.norm(r))
+    jacobian: FloatArray | None = None
+    fresh = False
+    for _ in range(steps):
+        report(size)
+        if size <= tolerance:
+            break
+        if jacobian is None:
+            jacobian, fresh = system.jacobian(x, rule, r), True
+        step = np.asarray(np.linalg.lstsq(jacobian, -r, rcond=1e-12)[0], dtype=float)
+        scale = min(1.0, _MOST_CHANGE / float(np.max(np.abs(step) / (np.abs(x) + 0.1 * np.abs(x).mean()))))
+        found = _shorter(system, x, rule, scale * step, size)
+        if found is None:
+            if fresh:
+                break
+            jacobian = None
+            continue
+        moved, new, new_size, taken = found
+        change = moved - x
+        if taken < 1.0 or scale < 1.0 or new_size > _SLOW * size:
+            jacobian = None
+        else:
+            jacobian = jacobian + np.outer(new - r - jacobian @ change, change) / float(change @ change)
+        fresh = False
+        x, r, size = moved, new, new_size
+    return x, size
+
+
+def _shorter(
+    system: System, x: FloatArray, rule: Rule, step: FloatArray, size: float
+) -> tuple[FloatArray, FloatArray, float, float] | None:
+    """The first of the halved steps that lowers the residual."""
+    part = 1.0
+    for _ in range(_HALVINGS):
+        try:
+            moved = x + part * step
+            r = system.residual(moved, rule)
+            new = float(np.linalg.norm(r))
+            if new < (1.0 - 0.05 * part) * size:
+                return moved, r, new, part
+        except NotIntegrable:
+            pass  # too long a step
+        part *= 0.5
+    return None

@@ -1,0 +1,94 @@
+"""What the average over the neurons of one layer depends on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from meanfield.validation import FloatArray
+
+__all__ = ["NotIntegrable", "Setting", "factor"]
+
+_TINY = 1e-13
+
+
+class NotIntegrable(ValueError):
+    """Order parameters for which the weight of a neuron has no integral."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A layer, as numbers.
+
+    Attributes
+    ----------
+    root : (C, q) array
+        b = root beta with beta ~ N(0, 1).
+    n, d, delta : (C,) arrays
+        Samples, variance of a preactivation around its class's common part, conjugate delta~.
+    covariance : (C, C) array
+        Of the common parts h; zero in the first layer.
+    """
+
+    root: FloatArray
+    n: FloatArray
+    d: FloatArray
+    delta: FloatArray
+    covariance: FloatArray
+
+    @cached_property
+    def has_fields(self) -> bool:
+        return bool(np.abs(self.covariance).max() > 0.0)
+
+    @cached_property
+    def inverse(self) -> FloatArray:
+        """(C, C) inverse of `covariance`."""
+        return np.asarray(np.linalg.inv(self.covariance))
+
+    @cached_property
+    def shared(self) -> tuple[FloatArray, FloatArray]:
+        """u and D with covariance = diag(D) + u u^T."""
+        return factor(self.covariance) if self.has_fields else (np.zeros(len(self.n)), np.zeros(len(self.n)))
+
+    def check(self) -> None:
+        """Refuse what has no integral."""
+        if not (np.isfinite(self.root).all() and (self.d > 0.0).all() and (self.delta * self.d < 1.0).all()):
+            raise NotIntegrable("a variance is not positive, or delta~ d >= 1.")
+
+
+def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """u and D > 0 with covariance = diag(D) + u u^T: one field shared by all classes.
+
+    Raises
+    ------
+    NotIntegrable
+        Where there is none: more than three classes that are not equivalent, negative or too strong correlations.
+    """
+    n = len(covariance)
+    off = covariance[~np.eye(n, dtype=bool)]
+    diagonal = np.diag(covariance)
+    if n == 1:
+        u = np.zeros(1)
+    elif off.min() <= 0.0:
+        raise NotIntegrable("the common parts of two classes are not positively correlated.")
+    elif n == 2:
+        ratio = math.sqrt(diagonal[0] / diagonal[1])
+        u = np.sqrt(covariance[0, 1] * np.array([ratio, 1.0 / ratio]))
+    else:
+        u = np.array(
+            [
+                math.sqrt(
+                    covariance[c, (c + 1) % n] * covariance[c, (c + 2) % n] / covariance[(c + 1) % n, (c + 2) % n]
+                )
+                for c in range(n)
+            ]
+        )
+    spread = diagonal - u**2
+    rest = np.outer(u, u) - covariance
+    np.fill_diagonal(rest, 0.0)
+    if spread.min() <= _TINY * diagonal.max() or np.abs(rest).max() > 1e-9 * diagonal.max():
+        raise NotIntegrable("the fields of the classes do not have one shared part.")
+    return u, spread

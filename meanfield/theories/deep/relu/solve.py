@@ -1,0 +1,225 @@
+"""From network and task to the certified saddle of all layers (relu/THEORY.md, "Solving")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.status import Status
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, Rule
+from meanfield.theories.deep.relu.newton import newton
+from meanfield.theories.deep.relu.outlier import condensed, worst_direction
+from meanfield.theories.deep.relu.posterior import ReluPosterior
+from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.setting import NotIntegrable
+from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
+from meanfield.theories.deep.relu.start import chain_start
+from meanfield.theories.deep.relu.system import Order, System
+from meanfield.validation import FloatArray
+
+__all__ = ["solve_relu"]
+
+_FIRST_WIDTH = 400.0  # reached from N = infinity; the others from there by factors of two
+_CONDENSED = (0.75, 0.6, 0.9, 0.45)  # part of the targets that the outliers carry, in the starts
+_TOLERANCE = 1e-9
+_FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
+_GONE = 1e-6  # whitened length of an outlier below which there is none
+_ROUNDING = 1e-7  # of Ehat <= 0
+
+
+def solve_relu(
+    network: Network,
+    task: ClassTask,
+    tau: float,
+    *,
+    warm_start: Any = None,
+    rtol: float = 1e-6,
+    width: float | None = None,
+    progress: Callable[[str, int, float], None] | None = None,
+) -> ReluPosterior:
+    """The posterior, whatever its status.
+
+    Parameters
+    ----------
+    network, task, tau
+        A problem that `coverage.refuses` does not refuse.
+    warm_start : ReluPosterior, optional
+    rtol : float
+        Wanted residual with the independent lattices.
+    width : float, optional
+        N of the finite-N saddle; None: N = infinity.
+    progress : callable, optional
+        Called with (stage, step, residual).
+
+    Raises
+    ------
+    ConvergenceError
+        If no start leads to a solution.
+    """
+    problem, index, span = relu_problem(network, task, tau)
+    n_classes = len(problem.n)
+    words = tuple("".join("1" if c == o else "0" for c in range(n_classes)) for o in range(n_classes))
+    system = System(problem, words)
+    steps = iter(range(10**9))
+
+    def report(size: float) -> None:
+        if progress is not None:
+            progress("Newton", next(steps), size)
+
+    x, rule = _limit(system, warm_start, span, report)
+    worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
+    if width is not None:
+        system, x = _narrowed(system, x, width, report)
+    check = CHECK._replace(far=CHECK.far / FINE.far * rule.far)
+    solver = system.error(x, rule)
+    try:
+        residual, phi = system.error(x, check), system.free_energy(x, check)
+    except NotIntegrable:
+        residual, phi = math.inf, math.nan
+    free_energy = system.free_energy(x, rule)
+    passed = worst <= 1.0 + _ROUNDING
+    proof = ReluCertificate(
+        residual, math.nan, worst - 1.0, passed, True, solver_residual=solver,
+        quadrature_error=abs(phi - free_energy) / max(1.0, abs(free_energy)),
+    )  # fmt: skip
+    status, message = Status.OPTIMAL, ""
+    if not residual <= rtol:
+        status, message = Status.RESIDUAL, f"the residual by independent lattices is {residual:.1e}, wanted {rtol:.1e}"
+    elif not passed:
+        status = Status.NOT_GLOBAL
+        message = f"Ehat is positive in some direction (by {worst - 1.0:.1e}): an outlier of another code is missing"
+    solution = _solution(system, x, rule, index, span, proof, (status, message), task)
+    return ReluPosterior(network, task, tau, solution)
+
+
+def _refined(system: System, x: FloatArray, report: Callable[[float], None]) -> tuple[FloatArray, float, Rule]:
+    """Newton on fine lattices, further out until nothing of the bulk is left beyond."""
+    rule = FINE
+    while True:
+        x, size = newton(system, x, rule, _TOLERANCE, 15, report)
+        if size > 1e-7 or rule.far >= _FARTHEST:
+            return x, size, rule
+        further = rule._replace(far=1.25 * rule.far)
+        if float(np.linalg.norm(system.residual(x, further))) < 1e-7:
+            return x, size, rule
+        rule = rule._replace(far=2.0 * rule.far)
+
+
+def _limit(
+    system: System, warm_start: Any, span: FloatArray, report: Callable[[float], None]
+) -> tuple[FloatArray, Rule]:
+    """Unknowns at N = infinity, and the lattices that they need."""
+    problem, best = system.problem, math.inf
+    starts: list[Any] = list(_CONDENSED)
+    if warm_start is not None and isinstance(warm_start, ReluPosterior):
+        starts.insert(0, warm_start)
+    for start in starts:
+        try:
+            if isinstance(start, float):
+                x = system.pack(chain_start(problem, system.words, start))
+            else:
+                x = system.pack(_reduced_order(start.solution, system, span))
+            x, size = newton(system, x, COARSE, 1e-5, 40, report)
+            if size > 1e-5:
+                best = min(best, size)
+                continue
+            x, size, rule = _refined(system, x, report)
+        except (NotIntegrable, np.linalg.LinAlgError, ValueError, OverflowError):
+            continue
+        best = min(best, size)
+        if size <= 1e-7:
+            return x, rule
+    raise ConvergenceError(
+        f"no start led to a solution with one outlier per class and layer (smallest residual {best:.1e}); targets that "
+        "single out the classes, a larger n_samples, or warm_start= with the solution of a similar task may help."
+    )
+
+
+def _narrowed(
+    system: System, x: FloatArray, width: float, report: Callable[[float], None]
+) -> tuple[System, FloatArray]:
+    """From N = infinity to N, by way of 400."""
+    steps = max(math.ceil(abs(math.log2(width / _FIRST_WIDTH))), 1)
+    rungs = np.unique(np.geomspace(_FIRST_WIDTH, width, steps + 1)).tolist()
+    for rung in rungs if width > _FIRST_WIDTH else rungs[::-1]:
+        system = System(replace(system.problem, width=rung), system.words)
+        try:
+            x, size = newton(system, x, FINE, _TOLERANCE, 25, report)
+        except NotIntegrable:
+            size = math.inf
+        if size > 1e-6:
+            raise ConvergenceError(
+                f"the saddle at width {rung:g} was not reached from N = infinity (residual {size:.1e}); bulk and "
+                "outliers are not separated there, or a larger width is easier."
+            )
+    return system, x
+
+
+def _reduced_order(s: ReluSolution, system: System, span: FloatArray) -> Order:
+    """Order parameters of a solution of a similar task, with equally many classes of different targets."""
+    order = Order(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t @ span, np.zeros(0), np.zeros(0))
+    n_classes = len(system.problem.n)
+    if len(s.kernel) != system.problem.depth:
+        raise ValueError("the warm start has another depth.")
+    if s.t.shape[0] != n_classes or len(s.patterns) != len(system.words):
+        raise ValueError("the warm start has other classes.")
+    outliers = []
+    for layer in range(system.problem.depth):
+        setting = system.setting(order, layer)
+        outliers.append(np.linalg.lstsq(setting.root, s.outlier_field[layer].T, rcond=1e-10)[0].T)
+    lower = np.array(outliers[:-1]).reshape(system.problem.depth - 1, len(system.words), n_classes)
+    return replace(order, lower=lower, top=outliers[-1])
+
+
+def _solution(
+    system: System, x: FloatArray, rule: Rule, index: Any, span: FloatArray, proof: ReluCertificate,
+    ending: tuple[Status, str], task: ClassTask,
+) -> ReluSolution:  # fmt: skip
+    problem, order = system.problem, system.unpack(x)
+    layers = [system.layer(order, i, rule) for i in range(problem.depth)]
+    settings = [system.setting(order, i) for i in range(problem.depth)]
+    at = np.ix_(index, index)
+    s = problem.readout_variance
+    root_s = math.sqrt(s)
+    top = layers[-1]
+    rest = s * (np.eye(len(span)) - span @ span.T)  # outputs outside the span of the targets keep their prior
+    mean = root_s * settings[-1].root.T @ (problem.n * top.inner.b)
+    preactivation = []
+    for setting, layer, i in zip(settings, layers, range(problem.depth)):
+        h = np.array([condensed(setting, beta).h for beta in order.outliers(i)])
+        z = np.where(layer.activation > 0.0, layer.activation, np.minimum(h, 0.0))
+        preactivation.append(z[:, index])
+    notes = [
+        f"no neuron condenses in layer {i + 1}: its codes are the tail of the bulk"
+        for i in range(problem.depth)
+        if np.abs(order.outliers(i)).max() < _GONE
+    ]
+    barrier = np.array([layer.barrier for layer in layers])
+    if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:
+        notes.append(
+            f"at N = {problem.width:g} bulk and outliers are not separated (barrier {barrier.min():.1f} below ln N): "
+            "one outlier per code and layer is a qualitative picture"
+        )
+    share = 1.0 - (0.0 if math.isinf(problem.width) else len(system.words) / problem.width)
+    return ReluSolution(
+        kernel=np.array([layer.b_b[at] for layer in layers]), d=np.array([layer.bb[index] for layer in layers]),
+        bulk_kernel=np.array([layer.inner.b_b[at] for layer in layers]),
+        tilde=np.array([tilde[at] for tilde in order.tilde]).reshape(-1, len(index), len(index)),
+        delta=order.delta[:, index], t=order.t[index] @ span.T, free_energy=system.free_energy(x, rule),
+        bulk_activation=np.array([layer.inner.b[index] for layer in layers]), bulk_readout=span @ mean,
+        bulk_covariance=rest + span @ (s * top.inner.beta_beta - np.outer(mean, mean)) @ span.T,
+        bulk_output=share * root_s * top.inner.beta_b.T[index] @ span.T,
+        outlier_field=np.array([(order.outliers(i) @ settings[i].root.T)[:, index] for i in range(problem.depth)]),
+        outlier_activation=np.array([layer.activation[:, index] for layer in layers]),
+        outlier_preactivation=np.array(preactivation), outlier_readout=root_s * order.top @ span.T, barrier=barrier,
+        second_readout=rest + s * span @ top.beta_beta @ span.T,
+        patterns=tuple("".join(word[c] for c in index) for word in system.words), certificate=proof, status=ending[0],
+        message=ending[1], notes=tuple(notes), n_samples=task.n_samples, tau=problem.tau, width=problem.width,
+    )  # fmt: skip

@@ -1,0 +1,163 @@
+"""Where Newton starts: one chain of outliers per class, on the bulk of the prior (relu/THEORY.md, "Solving")."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import minimize
+
+from meanfield.theories.deep.relu.outlier import Condensed, condensed
+from meanfield.theories.deep.relu.setting import Setting
+from meanfield.theories.deep.relu.system import Order, Problem, System
+from meanfield.validation import FloatArray
+
+__all__ = ["chain_start"]
+
+_ROUNDS = 6
+_CLIMB = 40
+_COMMON = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 1.0, 1.05)
+_ROOM = 0.93  # largest gain of a code that is not condensed
+
+
+def prior_kernels(problem: Problem) -> list[tuple[float, float]]:
+    """Kernel between samples, and what the diagonal has beyond, of every layer under the prior."""
+    variance, covariance, found = problem.k, 0.0, []
+    for _ in range(problem.depth):
+        rho = covariance / variance
+        off = variance / (2.0 * math.pi) * (math.sqrt(1.0 - rho * rho) + rho * (math.pi - math.acos(rho)))
+        found.append((off, 0.5 * variance - off))
+        variance, covariance = problem.scale * 0.5 * variance, problem.scale * off
+    return found
+
+
+def chain_start(problem: Problem, words: tuple[str, ...], condensed_part: float) -> Order:
+    """Order parameters of outliers that carry `condensed_part` of each target, class by class."""
+    depth, (n_classes, q) = problem.depth, problem.y.shape
+    prior = prior_kernels(problem)
+    size = np.linalg.norm(problem.y, axis=1)
+    lengths = np.array([_chain(problem, prior, c, condensed_part * size[c]) for c in range(n_classes)])  # (C, L)
+    kernel = np.array([prior[i][0] + np.diag(lengths[:, i]) for i in range(depth)])
+    d = np.array([np.full(n_classes, prior[i][1]) for i in range(depth)])
+    s = problem.readout_variance
+    amplitude = condensed_part * size / (s * problem.n * lengths[:, -1])  # |t|
+    t = amplitude[:, None] * problem.y / size[:, None]
+    tilde = np.zeros((depth - 1, n_classes, n_classes))
+    delta = np.zeros((depth - 1, n_classes))
+    lower = np.zeros((depth - 1, len(words), n_classes))
+    for layer in range(depth - 1):
+        inverse = np.linalg.inv(problem.scale * kernel[layer])
+        for c in range(n_classes):
+            pull = inverse[:, c] * math.sqrt(lengths[c, layer + 1]) / problem.n
+            tilde[layer] += problem.scale * np.outer(pull, pull)
+        tilde[layer] *= 1.2  # the bulk pulls, too
+        delta[layer] = -1.0 / problem.n_samples
+        value, vector = np.linalg.eigh(tilde[layer])
+        root = (vector * np.sqrt(np.maximum(value, 0.0))) @ vector.T
+        for o, word in enumerate(words):
+            lower[layer, o] = root @ _shown(problem, word, lengths[:, layer])
+    top = np.array([math.sqrt(s) * t.T @ _shown(problem, word, lengths[:, -1]) for word in words]).reshape(-1, q)
+    return _critical(problem, words, Order(kernel[:-1], d[:-1], tilde, delta, t, lower, top), lengths)
+
+
+def _critical(problem: Problem, words: tuple[str, ...], order: Order, lengths: FloatArray) -> Order:
+    """Conjugates and t scaled class by class until Ehat = 0 on the outliers, which keep their activations."""
+    system = System(problem, words)
+    for layer in range(problem.depth):
+        for common in _COMMON:
+            found = _scaled(system, _without_common(order, layer, common), layer, lengths)
+            setting = system.setting(found, layer)
+            if _other_codes(setting, words) <= _ROOM:
+                break
+        order = found
+    return order
+
+
+def _without_common(order: Order, layer: int, part: float) -> Order:
+    """Less of what drives all classes alike: the code of all classes must not condense before those of one."""
+    n_classes = order.t.shape[0]
+    project = np.eye(n_classes) - part / n_classes
+    if layer == len(order.kernel):
+        return replace(order, t=project @ order.t)
+    tilde = order.tilde.copy()
+    tilde[layer] = project @ tilde[layer] @ project
+    return replace(order, tilde=tilde)
+
+
+def _other_codes(setting: Setting, words: tuple[str, ...]) -> float:
+    """Largest gain of a code that is none of `words`, and 2 where one of them is not stable."""
+    worst = 0.0
+    for word in itertools.product("01", repeat=len(setting.n)):
+        on = np.array([letter == "1" for letter in word])
+        if not on.any():
+            continue
+        _, found = _climbed(setting, setting.root.T @ np.where(on, setting.n, 0.0))
+        if not np.isfinite(found.gain):
+            return 2.0
+        if "".join("1" if value > 0.0 else "0" for value in found.activation) in words:
+            worst = max(worst, 2.0 if found.gain > 1.0 + 1e-6 else 0.0)
+        else:
+            worst = max(worst, found.gain)
+    return worst
+
+
+def _scaled(system: System, order: Order, layer: int, lengths: FloatArray) -> Order:
+    """Conjugates scaled class by class until the gain of every outlier is 1."""
+    outliers = np.array(order.outliers(layer))
+    for _ in range(_ROUNDS):
+        setting = system.setting(order, layer)
+        gains = np.ones(len(setting.n))
+        for o, word in enumerate(system.words):
+            on = np.array([letter == "1" for letter in word])
+            beta, found = _climbed(setting, setting.root.T @ np.where(on, setting.n, 0.0))
+            gains[on] *= found.gain
+            size = math.sqrt(float(lengths[on, layer].sum()) / max(float((found.activation**2).sum()), 1e-300))
+            outliers[o] = size * beta
+        if layer == len(order.kernel):
+            order = replace(order, t=order.t / np.sqrt(gains)[:, None], top=outliers)
+        else:
+            tilde, lower = order.tilde.copy(), order.lower.copy()
+            tilde[layer] /= np.sqrt(np.outer(gains, gains))
+            lower[layer] = outliers
+            order = replace(order, tilde=tilde, lower=lower)
+    return order
+
+
+def _climbed(setting: Setting, beta: FloatArray) -> tuple[FloatArray, Condensed]:
+    """The direction of largest gain above `beta`."""
+    size = float(np.linalg.norm(beta))
+    if size <= 1e-12:  # opposite classes: nothing drives both
+        beta, size = np.eye(len(beta))[0], 1.0
+    beta = beta / size
+    for _ in range(_CLIMB):
+        push = setting.root.T @ (setting.n * condensed(setting, beta).activation)
+        size = float(np.linalg.norm(push))
+        if not 0.0 < size < np.inf:
+            break
+        beta = push / size
+    return beta, condensed(setting, beta)
+
+
+def _shown(problem: Problem, word: str, lengths: FloatArray) -> FloatArray:
+    """n_c times the activation of the outlier of a word."""
+    on = np.array([letter == "1" for letter in word])
+    return np.asarray(np.where(on, problem.n * np.sqrt(lengths), 0.0))
+
+
+def _chain(problem: Problem, prior: list[tuple[float, float]], c: int, target: float) -> FloatArray:
+    """(L,) squared activations of the cheapest chain of outliers that gives class c its target."""
+    n_classes, n, depth = len(problem.n), problem.n[c], problem.depth
+
+    def cost(log_length: FloatArray) -> float:
+        length = np.exp(np.clip(log_length, -40.0, 40.0))
+        total = n * length[0] / problem.k + target**2 / (problem.readout_variance * length[-1])
+        for layer in range(1, depth):
+            base = prior[layer - 1][0]
+            own = base + length[layer - 1]
+            alone = own if n_classes == 1 else own - (n_classes - 1) * base**2 / (own + (n_classes - 2) * base)
+            total += length[layer] / (problem.scale * alone)
+        return float(total)
+
+    return np.asarray(np.exp(minimize(cost, np.log(np.full(depth, 0.3)), method="Nelder-Mead").x))

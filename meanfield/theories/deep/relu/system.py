@@ -1,0 +1,302 @@
+"""The saddle equations of all layers in one vector of unknowns (relu/THEORY.md, "The equations").
+
+Unknowns: Kbar_l, d_l, P k~_l, P delta~_l of all layers but the last, t, and the outliers of every layer in whitened
+fields and units of sqrt(N). Only what the symmetry of the task leaves free is counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from meanfield.numerics.interruptible import check_time
+from meanfield.theories.deep.relu.average import Averages, Rule, bulk, slab
+from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.setting import NotIntegrable, Setting
+from meanfield.theories.deep.symmetry import Symmetry, symmetry
+from meanfield.validation import FloatArray
+
+__all__ = ["Layered", "Order", "Problem", "System"]
+
+_SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
+_GONE = 1e-6  # and below which there is none
+_KEPT = 64  # averages that are remembered
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A deep network of rectifiers on a class task, as numbers.
+
+    Attributes
+    ----------
+    depth : int
+    n : (C,) array
+        Samples of each class.
+    y : (C, q) array
+        Targets in the space they span.
+    tau : float
+    readout_variance : float
+        s.
+    k : float
+        Variance of a preactivation of the first layer.
+    scale : float
+        sigma^2 of the weights above it.
+    width : float
+        N; infinite for the limit.
+    """
+
+    depth: int
+    n: FloatArray
+    y: FloatArray
+    tau: float
+    readout_variance: float
+    k: float
+    scale: float
+    width: float = math.inf
+
+    @property
+    def n_samples(self) -> float:
+        return float(self.n.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """Order parameters: kernel (L-1, C, C), d (L-1, C), tilde (L-1, C, C), delta (L-1, C), t (C, q), and the outliers:
+    lower (L-1, o, C) and top (o, q), whitened, in units of sqrt(N)."""
+
+    kernel: FloatArray
+    d: FloatArray
+    tilde: FloatArray
+    delta: FloatArray
+    t: FloatArray
+    lower: FloatArray
+    top: FloatArray
+
+    def outliers(self, layer: int) -> FloatArray:
+        """(o, q) outliers of a layer, from 0."""
+        return self.top if layer == len(self.kernel) else self.lower[layer]
+
+
+class Layered(NamedTuple):
+    """Averages of a layer: `total` over all neurons, `inner` over those of the bulk, `parts` of each outlier."""
+
+    inner: Averages
+    activation: FloatArray  # (o, C), in units of sqrt(N)
+    force: FloatArray  # (o, C)
+    b_b: FloatArray
+    bb: FloatArray
+    h_h: FloatArray
+    hh: FloatArray
+    beta_b: FloatArray
+    beta_beta: FloatArray
+    log_z: float
+    barrier: float
+
+
+class System:
+    """Residuals and their Jacobian for a problem and a set of code words, one outlier per word and layer."""
+
+    def __init__(self, problem: Problem, words: tuple[str, ...]) -> None:
+        self.problem = problem
+        self.words = words
+        self.symmetry: Symmetry = symmetry(problem.n, problem.y)
+        self._memory: OrderedDict[Any, Layered] = OrderedDict()
+        n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
+        matrices = self.symmetry.matrix_basis()
+        vectors = self.symmetry.vector_basis()[:, None]
+        blocks: list[tuple[str, int, FloatArray, float]] = []
+        p = problem.n_samples
+        for layer in range(n_lower):
+            blocks += [("kernel", layer, matrices, 1.0), ("d", layer, vectors[:, 0], 1.0)]
+            blocks += [("tilde", layer, matrices, 1.0 / p), ("delta", layer, vectors[:, 0], 1.0 / p)]
+            blocks += [("lower", layer, self._outlier_basis(n_classes, False), 1.0)]
+        blocks += [("t", -1, self.symmetry.output_basis(problem.y), 1.0)]
+        blocks += [("top", -1, self._outlier_basis(q, True), 1.0)]
+        self.blocks = blocks
+
+    def _outlier_basis(self, q: int, top: bool) -> FloatArray:
+        """(k, o, q) orthonormal arrays of outliers that the symmetry maps into each other."""
+        words = self.words
+        if not words:
+            return np.zeros((0, 0, q))
+        rows = []
+        for unit in np.eye(len(words) * q).reshape(-1, len(words), q):
+            mean = np.zeros((len(words), q))
+            for permutation, rotation in zip(self.symmetry.permutations, self.symmetry.rotations):
+                for o, word in enumerate(words):
+                    image = words.index("".join(word[i] for i in permutation))
+                    mean[image] += unit[o] @ rotation if top else unit[o][permutation]
+            rows.append(mean.ravel() / len(self.symmetry.permutations))
+        _, size, basis = np.linalg.svd(np.array(rows), full_matrices=False)
+        return np.asarray(basis[size > 1e-9].reshape(-1, len(words), q))
+
+    # ---- vectors ---------------------------------------------------------------------------------
+
+    def pack(self, order: Order) -> FloatArray:
+        """The vector of unknowns: coordinates of every block in its (orthogonal) basis."""
+        parts = []
+        for name, layer, basis, unit in self.blocks:
+            value = getattr(order, name)
+            value = value if layer < 0 else value[layer]
+            flat = basis.reshape(len(basis), -1)
+            parts.append(flat @ value.ravel() / (flat**2).sum(axis=1) / unit)
+        return np.concatenate(parts)
+
+    def unpack(self, x: FloatArray) -> Order:
+        problem = self.problem
+        n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
+        o = len(self.words)
+        order = Order(
+            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)),
+            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)), np.zeros((n_classes, q)),
+            np.zeros((n_lower, o, n_classes)), np.zeros((o, q)),
+        )  # fmt: skip
+        at = 0
+        for name, layer, basis, unit in self.blocks:
+            coordinates = x[at : at + len(basis)] * unit
+            at += len(basis)
+            target = getattr(order, name)
+            target = target if layer < 0 else target[layer]
+            target += np.tensordot(coordinates, basis, 1).reshape(target.shape)
+        return order
+
+    # ---- layers ----------------------------------------------------------------------------------
+
+    def setting(self, order: Order, layer: int) -> Setting:
+        problem = self.problem
+        n_classes = len(problem.n)
+        if layer == problem.depth - 1:
+            root, delta = math.sqrt(problem.readout_variance) * order.t, np.zeros(n_classes)
+        else:
+            value, vector = np.linalg.eigh(order.tilde[layer])
+            if value[0] < -1e-9 * max(value[-1], 1e-300):
+                raise NotIntegrable("a conjugate kernel is not positive.")
+            root, delta = (vector * np.sqrt(np.maximum(value, 0.0))) @ vector.T, order.delta[layer]
+        if layer == 0:
+            return Setting(root, problem.n, np.full(n_classes, problem.k), delta, np.zeros((n_classes, n_classes)))
+        below = layer - 1
+        return Setting(root, problem.n, problem.scale * order.d[below], delta, problem.scale * order.kernel[below])
+
+    def layer(self, order: Order, layer: int, rule: Rule) -> Layered:
+        """Averages of a layer, bulk and outliers together."""
+        setting, outliers = self.setting(order, layer), order.outliers(layer)
+        key = (layer, rule, *(a.tobytes() for a in (setting.root, setting.d, setting.delta, setting.covariance)))
+        key += (outliers.tobytes(),)
+        if key in self._memory:
+            self._memory.move_to_end(key)
+            return self._memory[key]
+        check_time()
+        average = self._limit if math.isinf(self.problem.width) else self._finite
+        found = average(setting, outliers, rule)
+        self._memory[key] = found
+        if len(self._memory) > _KEPT:
+            self._memory.popitem(last=False)
+        return found
+
+    def _limit(self, setting: Setting, outliers: FloatArray, rule: Rule) -> Layered:
+        inner = bulk(setting, rule, outliers, True)
+        parts = [condensed(setting, beta) for beta in outliers]
+        shape = (len(outliers), len(setting.n))
+        if any(not math.isfinite(part.gain) for part in parts):
+            raise NotIntegrable("an outlier grows without bound.")
+        activation = np.array([part.activation for part in parts]).reshape(shape)
+        force = np.array([part.force for part in parts]).reshape(shape)
+        return Layered(
+            inner, activation, force, inner.b_b + activation.T @ activation, inner.bb, inner.h_h + force.T @ force,
+            inner.hh, inner.beta_b + outliers.T @ activation, inner.beta_beta + outliers.T @ outliers, inner.log_z,
+            math.inf,
+        )  # fmt: skip
+
+    def _finite(self, setting: Setting, outliers: FloatArray, rule: Rule) -> Layered:
+        width, there = self.problem.width, np.linalg.norm(outliers, axis=1) > _GONE
+        share = 1.0 - there.sum() / width
+        inner = bulk(setting, rule, math.sqrt(width) * outliers[there], False)
+        parts = [slab(setting, math.sqrt(width) * beta, rule) for beta in outliers[there]]
+        activation, force = (np.zeros((len(outliers), len(setting.n))) for _ in range(2))
+        if parts:
+            activation[there] = np.array([part.b for part in parts]) / math.sqrt(width)
+            force[there] = np.sqrt([np.diag(part.h_h) for part in parts]) / math.sqrt(width)
+
+        def both(name: str) -> FloatArray:
+            start = share * getattr(inner, name)
+            return np.asarray(start + sum(getattr(part, name) for part in parts) / width)
+
+        return Layered(
+            inner, activation, force, both("b_b"),
+            both("bb"), both("h_h"), both("hh"), share * inner.beta_b + outliers.T @ activation,
+            share * inner.beta_beta + outliers.T @ outliers,
+            share * inner.log_z + sum(part.log_z for part in parts) / width,
+            min((inner.log_z - part.log_z for part in parts), default=math.inf),
+        )  # fmt: skip
+
+    # ---- equations -------------------------------------------------------------------------------
+
+    def mapped(self, x: FloatArray, rule: Rule) -> Order:
+        """Right-hand sides of the equations in the place of the order parameters; t holds t + (f + tau t - y)."""
+        problem, order = self.problem, self.unpack(x)
+        depth = problem.depth
+        layers = [self.layer(order, layer, rule) for layer in range(depth)]
+        root_s = math.sqrt(problem.readout_variance)
+        shape = order.lower.shape
+        lower = [self._push(order, layer, layers[layer]) for layer in range(depth - 1)]
+        output = root_s * layers[-1].beta_b.T
+        return Order(
+            np.array([layers[i].b_b for i in range(depth - 1)]).reshape(order.kernel.shape),
+            np.array([layers[i].bb for i in range(depth - 1)]).reshape(order.d.shape),
+            np.array([problem.scale * layers[i + 1].h_h for i in range(depth - 1)]).reshape(order.tilde.shape),
+            np.array([problem.scale * layers[i + 1].hh for i in range(depth - 1)]).reshape(order.delta.shape),
+            order.t + output + problem.tau * order.t - problem.y,
+            np.array(lower).reshape(shape),
+            self._push(order, depth - 1, layers[-1]),
+        )
+
+    def _push(self, order: Order, layer: int, found: Layered) -> FloatArray:
+        """R^T (n g_b) of every outlier: where it is stationary."""
+        setting = self.setting(order, layer)
+        return np.asarray((setting.n * found.activation) @ setting.root)
+
+    def residual(self, x: FloatArray, rule: Rule) -> FloatArray:
+        return np.asarray(self.pack(self.mapped(x, rule)) - x)
+
+    def error(self, x: FloatArray, rule: Rule) -> float:
+        """Largest violation of an equation, relative to the size of its block; outputs relative to the targets."""
+        order, found = self.unpack(x), self.mapped(x, rule)
+        worst = 0.0
+        for name, layer, basis, _ in self.blocks:
+            if not len(basis):
+                continue
+            have, want = getattr(order, name), getattr(found, name)
+            if layer >= 0:
+                have, want = have[layer], want[layer]
+            size = float(np.abs(self.problem.y if name == "t" else have).max())
+            if name in ("lower", "top"):
+                size = max(size, _SHORT)  # an outlier may vanish
+            worst = max(worst, float(np.abs(want - have).max() / max(size, 1e-300)))
+        return worst
+
+    def jacobian(self, x: FloatArray, rule: Rule, start: FloatArray) -> FloatArray:
+        """By differences: an unknown enters the averages of one layer only, the others are remembered."""
+        columns = []
+        for i in range(len(x)):
+            step = 2e-6 * max(abs(float(x[i])), 1e-2)
+            moved = x.copy()
+            moved[i] += step
+            columns.append((self.residual(moved, rule) - start) / step)
+        return np.array(columns).T
+
+    def free_energy(self, x: FloatArray, rule: Rule) -> float:
+        """Phi."""
+        problem, order, n = self.problem, self.unpack(x), self.problem.n
+        total = float(-n @ (order.t * problem.y).sum(1) + 0.5 * problem.tau * n @ (order.t**2).sum(1))
+        for layer in range(problem.depth):
+            total += self.layer(order, layer, rule).log_z
+            if layer == problem.depth - 1:
+                continue
+            kernel, d, tilde, delta = (getattr(order, name)[layer] for name in ("kernel", "d", "tilde", "delta"))
+            own = n * (d * np.diag(tilde) + delta * (np.diag(kernel) + d))
+            total -= 0.5 * (float(n @ (tilde * kernel) @ n) + float(own.sum()))
+        return total

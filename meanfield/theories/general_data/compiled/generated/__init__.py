@@ -1,0 +1,1 @@
+"""Machine-written source, rewritten by ``python -m meanfield.activations.generate``; do not edit."""

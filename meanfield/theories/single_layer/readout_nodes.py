@@ -1,0 +1,281 @@
+"""Lattice nodes of the readout integral and sums over them, in slices that see Ctrl-C and the clock (sigma_a = 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meanfield.activations.cumulant import Cumulant
+from meanfield.numerics.interruptible import check_time
+from meanfield.theories.single_layer.compiled import lattice as compiled
+from meanfield.theories.single_layer.compiled.quick import Quick, cumulants, interpolated_sums
+from meanfield.validation import FloatArray
+
+__all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "slopes"]
+
+_SLICE = 200_000  # nodes between two looks at the clock: well below 0.1 s
+_INTERVALS = 8192  # of equal width in the quick table
+_FARTHEST = 1e6  # |kappa| up to which it reaches
+_AGREEMENT = np.array([2e-15, 4e-15])  # of G and G' with the table, relative to max(1, |value|)
+_DIRECT_SLICE = 2048  # direct evaluations of G between two looks
+_MAX_DIRECT = 400_000
+_STEP = 0.01  # of direct samples, over the scale of kappa
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """Lattice nodes a_i = (n_i + shift) B inside the window, in runs along the first basis vector."""
+
+    basis: FloatArray  # (m, m)
+    shift: FloatArray  # (m,)
+    exponent: FloatArray  # (n,) P (h(a_i) - top), of the last sum over the nodes
+    runs: NDArray[np.int64]  # (R, COLUMNS + m), see `compiled.lattice`
+    slots: NDArray[np.int64]  # hash table of the lines that hold runs
+    seed_region: NDArray[np.int64]  # region of each maximum that the fill started from, or -1
+    n_regions: int
+    complete: bool  # False: the fill was stopped at the largest number of nodes
+
+    def __len__(self) -> int:
+        return len(self.exponent)
+
+    @cached_property
+    def region(self) -> NDArray[np.int64]:
+        """Region (n,) of each node."""
+        return np.repeat(self.runs[:, 2], self.runs[:, 1])
+
+    @cached_property
+    def position(self) -> FloatArray:
+        """a_i (n, m)."""
+        first, size, key = self.runs[:, 0], self.runs[:, 1], self.runs[:, compiled.COLUMNS :]
+        start = (key + self.shift) @ self.basis
+        step = np.arange(len(self)) - np.repeat(first, size)
+        return np.asarray(np.repeat(start, size, axis=0) + step[:, None] * self.basis[0])
+
+    def log_cell(self, n_samples: float) -> float:
+        """ln of the volume of a cell, in units of (2 pi / P)^{m/2}."""
+        return float(np.linalg.slogdet(self.basis)[1] + 0.5 * len(self.basis) * np.log(n_samples / (2.0 * np.pi)))
+
+    def slices(self) -> Iterator[tuple[int, int]]:
+        """Ranges of runs between which one looks at the clock."""
+        begin = 0
+        while begin < len(self.runs):
+            end = int(np.searchsorted(self.runs[:, 0], self.runs[begin, 0] + _SLICE))
+            yield begin, end
+            check_time()
+            begin = end
+
+
+@lru_cache(maxsize=64)
+def quick_table(single_site: Cumulant) -> Quick:
+    """Short polynomials for G, from those of G'' in the table integrated twice, so that G' keeps its digits."""
+    table = single_site.table
+    kappa_max = min(table.kappa_max, _FARTHEST)
+    width, per_log = 0.25 / table.scale, 8.0
+    for _ in range(6):
+        half = min(_INTERVALS // 2, int(np.ceil(kappa_max / width)))
+        width = min(width, kappa_max / half)  # the last interval ends where the table does
+        near = width * (np.arange(2 * half) + 0.5 - half)
+        span = float(np.log(kappa_max / (half * width)))
+        n_far = int(np.ceil(per_log * span)) if span > 1e-9 else 0
+        per_log = n_far / span if n_far else per_log
+        edges = half * width * np.exp(np.arange(n_far + 1) / per_log)
+        far = 0.5 * (edges[1:] + edges[:-1])
+        centre, widths = np.concatenate([near, far, -far]), np.diff(edges)
+        widths = np.concatenate([np.full(2 * half, width), widths, widths])
+        coefficients, good = _polynomials(table, centre, widths)
+        quick = Quick(
+            coefficients, half, 1.0 / width, centre[2 * half :], 1.0 / widths[2 * half :], per_log, kappa_max,
+            table.growth_plus, table.growth_minus,
+        )  # fmt: skip
+        if good[: 2 * half].all() and good[2 * half :].all():
+            break
+        width *= 1.0 if good[: 2 * half].all() else 0.5
+        per_log *= 1.0 if good[2 * half :].all() else 2.0
+    return quick
+
+
+def _polynomials(table: Any, centre: FloatArray, width: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Coefficients (n, 8) for each interval, and whether they agree with the table."""
+    node = 0.5 * np.cos(np.pi * (np.arange(6) + 0.5) / 6)
+    powers = np.linalg.inv(np.vander(node, increasing=True)).T  # values at the nodes -> coefficients of powers
+    at = cumulants(table, (centre[:, None] + width[:, None] * np.append(0.0, node)).ravel()).reshape(-1, 7, 3)
+    coefficients = np.empty((centre.size, 8))
+    coefficients[:, 0], coefficients[:, 1] = at[:, 0, 0], width * at[:, 0, 1]
+    coefficients[:, 2:] = width[:, None] ** 2 * (at[:, 1:, 2] @ powers) / (np.arange(1.0, 7.0) * np.arange(2.0, 8.0))
+    check = np.array([-0.5, -0.3, 0.1, 0.4, 0.5])
+    exact = cumulants(table, (centre[:, None] + width[:, None] * check).ravel()).reshape(-1, check.size, 3)
+    value = coefficients @ np.vander(check, 8, increasing=True).T
+    slope = (coefficients[:, 1:] * np.arange(1.0, 8.0)) @ np.vander(check, 7, increasing=True).T / width[:, None]
+    error = np.abs(np.stack([value, slope], axis=-1) - exact[..., :2]) / np.maximum(1.0, np.abs(exact[..., :2]))
+    return coefficients, (error < _AGREEMENT).all(axis=(1, 2))
+
+
+def fill(
+    quick: Quick, p: FloatArray, t: FloatArray, n_samples: float, basis: FloatArray, shift: FloatArray,
+    maxima: FloatArray, top: float, window: float, limit: int,
+) -> Nodes:  # fmt: skip
+    """Nodes where P (h - top) > -window, by flood fills from `maxima` (n, m) of h.
+
+    Stopped, and not complete, at about `limit` nodes.
+    """
+    m, basis = t.shape[1], np.ascontiguousarray(basis)  # one layout, one compilation
+    seeds = np.floor(maxima @ np.linalg.inv(basis) - shift + 0.5).astype(np.int64)
+    exponent, runs = np.empty(8192), np.empty((1024, compiled.COLUMNS + m), np.int64)
+    slots = np.full(2 * len(runs), -1)
+    seed_region, cursor = np.full(len(seeds), -1), np.zeros(compiled.CURSOR, np.int64)
+    while True:
+        until = min(limit, int(cursor[0]) + _SLICE)
+        state = compiled.grow(
+            quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor
+        )
+        if state == 0 or cursor[0] > limit:
+            break
+        check_time()
+        if state == 2:
+            exponent = _longer(exponent, 4 * len(exponent))
+        elif state == 3:
+            runs = _longer(runs, 4 * len(runs))
+            slots = np.full(2 * len(runs), -1)
+            compiled.rehash(runs, cursor[1], slots)
+    n, n_runs = int(cursor[0]), int(cursor[1])
+    return Nodes(basis, shift, exponent[:n], runs[:n_runs], slots, seed_region, int(cursor[4]), state == 0)
+
+
+def common_regions(
+    one: Nodes, maxima: FloatArray, other: Nodes, other_maxima: FloatArray
+) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Groups of regions that two lattices separate alike: the group of each region of the one, and of the other.
+
+    Codes that nearly touch may be joined on one lattice only, and others on the other: regions that share a maximum of
+    h belong to one group. None where some region has no counterpart.
+    """
+    first, second = np.arange(one.n_regions), np.full(other.n_regions, -1)
+    for a, k in zip(other_maxima, other.seed_region, strict=True):
+        if k < 0:
+            continue
+        for j in one.seed_region[np.abs(maxima - a).max(axis=1) < 1e-5 * (1.0 + np.abs(a).max())]:
+            if j < 0:
+                continue
+            if second[k] >= 0:
+                joined = min(first[j], second[k]), max(first[j], second[k])
+                first[first == joined[1]] = joined[0]
+                second[second == joined[1]] = joined[0]
+            second[k] = first[j]
+    if (second < 0).any() or not np.isin(first, second).all():
+        return None
+    groups, first = np.unique(first, return_inverse=True)
+    return first, np.searchsorted(groups, second)
+
+
+@np.errstate(all="ignore")  # an exponent can overflow at a trial t: the sums are then looked at by the caller
+def slopes(
+    quick: Quick, p: FloatArray, t: FloatArray, n_samples: float, top: float, nodes: Nodes
+) -> tuple[FloatArray, FloatArray, float]:
+    """Per region ln of its share of I (K,) and <g> (K, C m), g = (p_c G'(a.t_c) a)_c; largest change of an exponent."""
+    mass, first = np.zeros(nodes.n_regions), np.zeros((nodes.n_regions, *t.shape))
+    where = nodes.basis, nodes.shift, top, nodes.runs
+    changed = 0.0
+    for begin, end in nodes.slices():
+        part = compiled.slopes(quick, p, t, n_samples, *where, begin, end, nodes.exponent, mass, first)
+        changed = max(changed, part)
+    first = first.reshape(-1, t.size) / mass[:, None]
+    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, changed
+
+
+@np.errstate(all="ignore")
+def moments(
+    quick: Quick, p: FloatArray, t: FloatArray, n_samples: float, top: float, nodes: Nodes
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """ln of shares and <g> as in `slopes`, over all nodes <g g^T> (C m, C m) and blocks <p_c G'' a a^T> (C, m, m)."""
+    n_classes, m = t.shape
+    mass, first = np.zeros(nodes.n_regions), np.zeros((nodes.n_regions, *t.shape))
+    pairs = n_classes * (n_classes + 1) // 2
+    second = np.zeros((pairs + n_classes, m * (m + 1) // 2))
+    where = nodes.basis, nodes.shift, top, nodes.runs
+    for begin, end in nodes.slices():
+        compiled.moments(quick, p, t, n_samples, *where, begin, end, nodes.exponent, mass, first, second)
+    square = np.empty((m, m), np.int64)
+    rows, columns = np.tril_indices(m)
+    square[rows, columns] = square[columns, rows] = np.arange(rows.size)
+    blocks = second[:, square] / mass.sum()  # (pairs + C, m, m)
+    between = np.empty((n_classes, n_classes, m, m))
+    rows, columns = np.tril_indices(n_classes)
+    between[rows, columns] = between[columns, rows] = blocks[:pairs]
+    product = between.transpose(0, 2, 1, 3).reshape(t.size, t.size)
+    first = first.reshape(-1, t.size) / mass[:, None]
+    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, product, blocks[pairs:]
+
+
+def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
+    longer = np.empty((room, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
+
+
+class DirectSamples:
+    """G, G', G'' by the direct evaluation on an even grid that grows with the range asked for, and sums made of them.
+
+    Between the samples quintic Hermite interpolation is off by less than 1e-12.
+    """
+
+    def __init__(self, single_site: Cumulant) -> None:
+        self.direct = single_site.direct
+        self.step = _STEP / single_site.table.scale
+        self._known = 0, np.empty((0, 3))  # the first multiple of `step`, and the samples; replaced as one
+
+    def cover(self, low: float, high: float) -> tuple[float, FloatArray] | None:
+        """Lowest kappa and samples of a grid over [low, high]; None if that takes too many."""
+        known, samples = self._known
+        first = min(int(np.floor(low / self.step)) - 1, known)
+        last = max(int(np.ceil(high / self.step)) + 2, known + len(samples))
+        if last - first > _MAX_DIRECT:
+            return None
+        if first < known or last > known + len(samples):
+            before, after = np.arange(first, known), np.arange(known + len(samples), last)
+            samples = np.vstack([self._at(before), samples, self._at(after)])
+            self._known = first, samples
+        return first * self.step, samples
+
+    def _at(self, multiples: NDArray[np.int64]) -> FloatArray:
+        parts = [np.empty((0, 3))]
+        for begin in range(0, multiples.size, _DIRECT_SLICE):
+            parts.append(np.stack(self.direct(self.step * multiples[begin : begin + _DIRECT_SLICE]), axis=1))
+            check_time()
+        return np.concatenate(parts)
+
+    def sums(
+        self, p: FloatArray, t: FloatArray, n_samples: float, top: float, a: FloatArray,
+        region: NDArray[np.int64], n_regions: int,
+    ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+        """Sums of e^{P (h - top)} (K,) and of its product with p_c G'(a.t_c) a (K, C m) over each region's nodes."""
+        share, first = np.zeros(n_regions), np.zeros((n_regions, *t.shape))
+        kappa = a @ t.T
+        grid = self.cover(float(kappa.min()), float(kappa.max()))
+        if grid is not None:
+            low, samples = grid
+            for begin in range(0, len(a), _SLICE):
+                rows = slice(begin, begin + _SLICE)
+                interpolated_sums(
+                    samples, self.step, low, p, t, n_samples, top, a[rows], region[rows], share, first
+                )  # fmt: skip
+                check_time()
+            return share, first.reshape(n_regions, t.size)
+        for begin in range(0, len(a), _DIRECT_SLICE):
+            part, where = a[begin : begin + _DIRECT_SLICE], region[begin : begin + _DIRECT_SLICE]
+            g0, g1, _ = self.direct(part @ t.T)
+            mass = np.exp(n_samples * (g0 @ p - 0.5 * np.sum(part**2, axis=1) - top))
+            np.add.at(share, where, mass)
+            np.add.at(first, where, mass[:, None, None] * (g1 * p)[:, :, None] * part[:, None, :])
+            check_time()
+        return share, first.reshape(n_regions, t.size)
+
+
+@lru_cache(maxsize=64)
+def direct_samples(single_site: Cumulant) -> DirectSamples:
+    """Samples of the direct evaluation of G that are kept from solve to solve."""
+    return DirectSamples(single_site)

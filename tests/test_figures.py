@@ -1,0 +1,101 @@
+"""The gallery of figures: names, panels, command line. The figures themselves are drawn by notebooks/paper.ipynb."""
+
+import importlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+import meanfield as mf
+from meanfield.cli.main import main
+from meanfield.figures import FIGURES, Drawing, Scale, draw
+from meanfield.figures.panels import draw_readouts, marginal, network_of, strongest
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=16)
+    return mf.solve(mf.Network("sigmoid"), task, tau=0.1)
+
+
+@pytest.fixture(scope="module")
+def chains(posterior):
+    options = {"draws": 8, "warmup": 10, "thin": 1, "chains": 2, "progress": False, "start": posterior}
+    return mf.sample(posterior.network, posterior.task, 24, 0.1, rng=0, **options)
+
+
+def test_every_name_has_a_module_that_draws():
+    for module, what in FIGURES.values():
+        assert callable(importlib.import_module(f"meanfield.figures.{module}").draw)
+        assert what
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="there is no figure 'fig9'; there are fig1"):
+        draw("fig9")
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_the_marginal_of_a_readout_is_that_of_the_joint_density(posterior, output):
+    grid = np.linspace(-4, 5, 4001)
+    density = marginal(posterior, output, grid)
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=1e-6)
+    mean = sum(code.weight * code.readout[output] for code in posterior.codes)
+    assert np.trapezoid(grid * density, grid) == pytest.approx(mean, abs=1e-6)
+    second = posterior.readout_covariance[output, output] + mean**2
+    assert np.trapezoid(grid**2 * density, grid) == pytest.approx(second, rel=1e-5)
+
+
+def test_the_marginal_of_a_linear_network_is_gaussian():
+    found = mf.solve(mf.Network("linear"), mf.class_task(n_classes=2, n_samples=20))
+    variance = float(found.readout_covariance[0, 0])
+    total = quad(lambda a: float(a**2 * marginal(found, 0, np.array([a]))[0]), -20, 20)[0]
+    assert total == pytest.approx(variance, rel=1e-8)
+
+
+def test_a_sampled_network_is_named_by_its_codes(chains):
+    neurons = network_of(chains)
+    means = chains.class_activations()[0]
+    for code, row in zip(neurons.code, means, strict=True):
+        assert neurons.part_names[code] == "-".join(str(int(x > 0.5)) for x in row)
+    np.testing.assert_array_equal(neurons.activations, chains.activations()[0])
+    power = (neurons.activations**2).mean(axis=1)
+    assert power[strongest(neurons, 3)].tolist() == sorted(power.tolist(), reverse=True)[:3]
+
+
+def test_a_panel_of_readouts(posterior, chains):
+    ax = plt.figure().add_subplot()
+    draw_readouts(ax, chains.readout[..., 0].ravel(), posterior, 0)
+    assert len(ax.patches) == 60
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), marginal(posterior, 0, ax.lines[0].get_xdata()))
+
+
+def test_a_drawing_reports_what_agrees(posterior, chains):
+    comparison = mf.compare(posterior, chains)
+    drawing = Drawing("fig4", plt.figure(), (comparison,), ("said",))
+    assert drawing.max_z == comparison.max_z
+    assert "N = 24, P = 16" in drawing.report()
+    assert drawing.report().endswith("  said")
+    assert np.isnan(Drawing("fig4", plt.figure()).max_z)
+    assert (Scale().size(1, 2), Scale(full=True).size(1, 2)) == (1, 2)
+
+
+def test_the_command_draws_and_reports(tmp_path, capsys, monkeypatch):
+    module = importlib.import_module("meanfield.figures.stability")
+    monkeypatch.setattr(module, "draw", lambda name, scale: Drawing(name, plt.figure(), (), (f"seed {scale.seed}",)))
+    assert main(["figures", "--only", "drift", "--seed", "3", "--output", str(tmp_path / "out")]) == 0
+    assert "seed 3" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["drift.pdf", "drift.png", "figures.txt"]
+    assert main(["figures", "--only", "fig9", "--output", str(tmp_path)]) == 2
+    assert "there is no figure 'fig9'" in capsys.readouterr().err
+    assert main(["figures", "--seed", "-1", "--output", str(tmp_path)]) == 2

@@ -1,0 +1,258 @@
+"""Deep theory: numbers that were established by other means, and limits."""
+
+import math
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.symbolic import deep as derived
+from meanfield.theories.deep.coverage import refuses
+from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.linear import LinearLayer, linear_order
+from meanfield.theories.deep.products import pairs_of
+from meanfield.theories.deep.reduced import reduced_solve
+from meanfield.theories.deep.rules import FINE, Setting
+from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.system import Order, Problem, System
+
+SIGMOID, TANH, LINEAR = (mf.activation(name) for name in ("sigmoid", "tanh", "linear"))
+TWO = np.array([[1.0], [-1.0]])
+
+
+def one_hot(off, samples=200):
+    y = np.where(np.eye(3, dtype=bool), 1.0, off)
+    return mf.class_task([0.5, 0.25, 0.25], targets=y, n_samples=samples)
+
+
+# ---- derivatives ----------------------------------------------------------------------------------
+
+
+def by_operators(averages, n, root, last, fields):
+    """d ln Z by k~ (or t), delta, covariance of h, d, from the averages."""
+
+    def pairs(block, own):
+        both = n[:, None] * n * block + np.diag(n * own)
+        return [both[c, e] * (0.5 if c == e else 1.0) for c, e in pairs_of(len(n))]
+
+    k = n[:, None] * n * averages.kernel + np.diag(n * averages.d)
+    first = list((k @ root).ravel()) if last else pairs(averages.kernel, averages.d)
+    first += list(0.5 * n * (np.diag(averages.kernel) + averages.d))
+    if fields:
+        first += pairs(averages.tilde, averages.delta)
+        first += list(0.5 * n * (np.diag(averages.tilde) + averages.delta))
+    return np.array(first)
+
+
+def square_root(matrix):
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+CASES = {
+    "first": (SIGMOID, [[0.31, -0.12], [-0.12, 0.31]], np.zeros((2, 2)), False),
+    "middle": (SIGMOID, [[0.2, -0.09], [-0.09, 0.15]], [[0.3, 0.2], [0.2, 0.27]], False),
+    "negative": (TANH, [[0.2, -0.09], [-0.09, 0.15]], [[0.2, -0.1], [-0.1, 0.25]], False),
+    "narrow": (SIGMOID, [[0.3, -0.1], [-0.1, 0.3]], [[0.3, 0.29999], [0.29999, 0.3]], False),
+    "rank one": (SIGMOID, [[0.3, -0.1], [-0.1, 0.3]], [[0.3, 0.3], [0.3, 0.3]], False),
+    "last": (SIGMOID, [[0.3], [-0.25]], [[0.3, 0.2], [0.2, 0.31]], True),
+    "linear": (LINEAR, [[0.06, -0.03], [-0.03, 0.05]], [[0.3, 0.2], [0.2, 0.27]], False),
+    "linear, last": (LINEAR, [[0.06, 0.01], [-0.03, 0.05]], [[0.3, 0.2], [0.2, 0.27]], True),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_second_derivatives_of_a_layer_against_differences(name):
+    phi, root, covariance, last = CASES[name]
+    root, covariance, n = np.array(root), np.array(covariance), np.array([12.0, 9.0])
+    d, delta = np.full(2, 0.07), np.full(2, 0.0 if last else -0.4)
+    fields, kind = bool(covariance.any()), LinearLayer if phi is LINEAR else Layer
+
+    def averages(move, **options):
+        count = root.size if last else 3
+        if last:
+            now = root + move[:count].reshape(root.shape)
+        else:
+            now = square_root(root @ root.T + np.array([[move[0], move[1]], [move[1], move[2]]]))
+        rest = np.concatenate([move[count:], np.zeros(7 - len(move[count:]))])
+        h = covariance + np.array([[rest[2], rest[3]], [rest[3], rest[4]]])
+        given = Setting(now, h, d + rest[5:7], delta + rest[:2])
+        found, _ = kind(phi, n, FINE, last).evaluate(given, **options)
+        return found, by_operators(found, n, now, last, fields)
+
+    size = (root.size if last else 3) + 2 + 5 * fields
+    found, _ = averages(np.zeros(size), curvature=True)
+    unit = np.sqrt(np.abs(np.diag(found.curvature)))
+    start = root.size if last else 3
+    for j in range(size):
+        if name in ("narrow", "rank one") and start + 2 <= j < start + 5:
+            continue  # a step would leave what is positive
+        step = np.zeros(size)
+        step[j] = 1e-5
+        change = (averages(step)[1] - averages(-step)[1]) / 2e-5
+        np.testing.assert_allclose(change / unit / unit[j], found.curvature[j] / unit / unit[j], atol=2e-6)
+
+
+def test_class_functions_are_derivatives_of_the_weight():
+    """Against SymPy on a g that obeys both of its equations: phi = z, a Gaussian integral."""
+    import sympy as sp
+
+    b, h, delta, d = sp.symbols("b h delta d", positive=True)
+    own = d / (1 - delta * d)
+    g = sp.log(own / d) / 2 + (own * (b + h / d)) ** 2 / (2 * own) - h**2 / (2 * d)
+    at = {b: sp.Rational(1, 3), h: sp.Rational(2, 5), delta: sp.Rational(-1, 2), d: sp.Rational(3, 4)}
+    count = 5
+    for key in derived.class_keys()[1:]:
+        weight = sp.exp(count * g)
+        for symbol, order in zip((b, h, delta, d), key):
+            weight = sp.diff(weight, symbol, order)
+        wanted = float((weight * sp.exp(-count * g)).subs(at))
+        values = {derived.n: count}
+        for i in range(5):
+            for j in range(5 - i):
+                values[derived.site(i, j)] = sp.diff(g, b, i, h, j).subs(at)
+        assert float(derived.class_function(key).subs(values)) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_equations_of_deep_networks():
+    found = mf.equations(mf.Network("sigmoid", 3), mf.class_task(targets=[1, -1], n_samples=100))
+    assert found.depth == 3
+    assert len(found.stationarity) == 2 * 4 + 1
+    text = found.latex()
+    assert text.count("{") == text.count("}")
+    for layer in (1, 2):
+        assert rf"\bar{{K}}^{{({layer})}}" in text
+    assert r"\right\rangle_{3}" in text
+    with pytest.raises(ValueError, match="depth 2"):
+        mf.equations(mf.Network("relu", 2))
+
+
+# ---- linear ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [2, 5])
+def test_linear_networks_equal_the_closed_form(depth):
+    n, y = np.array([60.0, 25.0, 15.0]), np.eye(3) - 0.3
+    task = mf.class_task(n / 100, targets=y, n_samples=100)
+    post = solve_deep(mf.Network("linear", depth), task, 0.0)
+    kernel, _, t = linear_order(n, y, 100 ** (-1 / depth), 1.0, 1.0, 1.0, depth)
+    np.testing.assert_allclose(post.solution.kernel[:-1], kernel, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(post.solution.t, t, rtol=1e-8, atol=1e-9)
+    exact = mf.solve(mf.Network("linear", depth), mf.data_task(10.0 * np.eye(100), np.repeat(y, n.astype(int), axis=0)))
+    np.testing.assert_allclose(post.solution.t, exact.solution.t[[0, 60, 85]], rtol=1e-8, atol=1e-9)
+
+
+# ---- P -> infinity at the exponent 1 / L ----------------------------------------------------------
+
+
+def test_reduced_problem_of_two_classes():
+    found = reduced_solve(Problem(SIGMOID, 2, np.full(2, 0.5), TWO, 0.0, 1.0))
+    assert np.abs(found.field) == pytest.approx(1.1132, abs=1e-4)
+    assert np.abs(found.readout) == pytest.approx(2.4876, abs=1e-4)
+    assert np.abs(found.t) == pytest.approx(6.1879, abs=1e-4)
+    assert np.diag(found.kappa[0]) == pytest.approx(0.36008, abs=1e-5)
+    assert found.residual < 1e-12
+    deeper = reduced_solve(Problem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0))
+    assert np.abs(deeper.field) == pytest.approx(1.0254, abs=1e-4)
+    assert np.abs(deeper.readout) == pytest.approx(2.5154, abs=1e-4)
+    assert np.abs(deeper.t) == pytest.approx(6.3273, abs=1e-4)
+    assert deeper.kappa[:, 0, 0] == pytest.approx([0.37704, 0.29176], abs=1e-5)
+
+
+def test_reduced_problem_of_three_classes():
+    found = reduced_solve(Problem(SIGMOID, 2, np.full(3, 1 / 3), np.eye(3), 0.0, 1.0))
+    np.testing.assert_allclose(np.sort(found.readout), np.tile([-1.9171, 1.7353, 1.7353], (3, 1)), atol=1e-4)
+    np.testing.assert_allclose(np.sort(found.field), np.tile([-1.1228, 1.1953, 1.1953], (3, 1)), atol=1e-4)
+    np.testing.assert_allclose(found.t[0], [9.6977, -3.6421, -3.6421], atol=1e-4)
+    assert found.kappa[0, 0, 0] - found.kappa[0, 0, 1] == pytest.approx(0.74977, abs=1e-5)
+    assert found.weight == pytest.approx([1 / 3] * 3)
+    assert found.excess < 1e-12  # no other code is as high
+
+
+def test_reduced_problem_balances_by_scales_of_the_weights():
+    """sigma_w = g with gain 1 is sigma_w = 1 with gain g."""
+    scaled = reduced_solve(Problem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0, 1.69, 1.69))
+    steep = reduced_solve(Problem(mf.activation("sigmoid", gain=1.3), 3, np.full(2, 0.5), TWO, 0.0, 1.0))
+    np.testing.assert_allclose(scaled.kappa, steep.kappa, rtol=1e-9)
+    np.testing.assert_allclose(np.abs(scaled.t), np.abs(steep.t), rtol=1e-9)
+    assert scaled.objective == pytest.approx(steep.objective, rel=1e-9)
+
+
+def test_finite_networks_run_into_the_reduced_problem():
+    """Steps of P^(-1/2) at two layers."""
+    network = mf.Network("sigmoid", 2, readout_exponent=0.5)
+    limit = solve_deep(network, mf.class_task(targets=[1, -1], n_samples=math.inf), 0.02)
+    assert limit.status == "optimal"
+    assert abs(limit.codes[0].readout[0]) == pytest.approx(2.4876, abs=1e-4)
+    for samples, t, kappa, readout in ((400, 6.232, 0.3444, 2.486), (6400, 6.198, 0.3561, 2.487)):
+        task = mf.class_task(targets=[1, -1], n_samples=samples)
+        post = solve_deep(network, task, 0.02, second=False, competitors=False)
+        kernel = post.solution.kernel[0]
+        assert post.status == "optimal"
+        assert post.solution.t[0, 0] * math.sqrt(samples) == pytest.approx(t, abs=1e-3)
+        assert 0.5 * (kernel[0, 0] - kernel[0, 1]) * math.sqrt(samples) == pytest.approx(kappa, abs=1e-4)
+        assert abs(post.codes[0].readout[0]) == pytest.approx(readout, abs=1e-3)
+
+
+# ---- three classes, exponent 1 --------------------------------------------------------------------
+
+
+def test_three_classes_of_unequal_size():
+    post = solve_deep(mf.Network("sigmoid", 2), one_hot(0.0), 0.005, competitors=False)
+    s = post.solution
+    assert post.status == "optimal"
+    assert post.certificate.inner_curvature > 0.0 > post.certificate.outer_curvature
+    assert post.free_energy == pytest.approx(-783.278, abs=1e-3)
+    entries = [s.kernel[0][c, e] for c, e in ((0, 0), (0, 1), (1, 1), (1, 2))]
+    np.testing.assert_allclose(entries, [0.3013, 0.2220, 0.3085, 0.2137], atol=4e-4)
+    np.testing.assert_allclose(s.d[0], [0.0827, 0.0545, 0.0545], atol=1e-4)
+    np.testing.assert_allclose(s.t[0], [4.4997, -1.4880, -1.4880], atol=1e-3)
+    np.testing.assert_allclose(s.t[1], [-2.9760, 8.7906, -2.8630], atol=1e-3)
+    weights = {code.pattern: code.weight for code in post.codes}
+    assert weights["110"] == pytest.approx(0.3332, abs=2e-4)
+    assert weights["011"] == pytest.approx(0.3336, abs=2e-4)
+
+
+def test_six_degenerate_codes():
+    """y_- = -1/2: codes and their complements tie; weights follow t by 1 / P."""
+    post = solve_deep(mf.Network("sigmoid", 2), one_hot(-0.5), 0.002, competitors=False)
+    assert post.status == "optimal"
+    assert post.free_energy == pytest.approx(-1475.76, abs=5e-3)
+    weights = {code.pattern: code.weight for code in post.codes if code.weight > 1e-3}
+    assert set(weights) == {"100", "010", "001", "110", "101", "011"}
+    assert all(0.164 < weight < 0.171 for weight in weights.values())
+    np.testing.assert_allclose(post.solution.t[0], [5.975, -2.988, -2.988], atol=2e-2)
+
+
+# ---- odd phi, branches ----------------------------------------------------------------------------
+
+
+def test_odd_activations_with_opposite_targets():
+    """Kernels of rank one: the classes are mirror images."""
+    task = mf.class_task(targets=[1, -1], n_samples=100)
+    assert refuses(mf.Network("tanh", 2), task, 0.1) is None
+    post = solve_deep(mf.Network("tanh", 2), task, 0.1, competitors=False)
+    assert post.status == "optimal"
+    assert post.certificate.inner_curvature > 0.0 > post.certificate.outer_curvature
+    for kernel in post.solution.kernel:
+        np.testing.assert_allclose(kernel, kernel[0, 0] * np.array([[1, -1], [-1, 1]]), atol=1e-9)
+    one = np.array([[1.0]])  # the same as one class of all samples
+    system = System(Problem(TANH, 2, np.array([100.0]), one, 0.1, 0.01))
+    s = post.solution
+    order = Order(s.kernel[:1, :1, :1], s.d[:1, :1], s.tilde[:, :1, :1], s.delta[:, :1], s.t[:1])
+    x = system.pack(order)
+    assert np.abs(system.residual(x, system.evaluate(x))).max() < 1e-6
+
+
+def test_uncoded_solution_where_codes_are_lost():
+    """Large tau: the branch that continues the prior, reached from the coding start as well."""
+    post = solve_deep(mf.Network("sigmoid", 2), mf.class_task(targets=[1, -1], n_samples=100), 0.5)
+    assert post.status == "optimal"
+    kernel = post.kernel(1).block
+    assert kernel[0, 0] - kernel[0, 1] < 1e-3
+    assert post.free_energy == pytest.approx(-99.9617, abs=1e-3)
+
+
+def test_a_rival_that_could_not_be_compared_is_named():
+    post = solve_deep(mf.Network("sigmoid", 2), mf.class_task(targets=[1, -1], n_samples=100), 0.01, second=False)
+    assert post.certificate.branches or any("branch without codes" in note for note in post.notes)

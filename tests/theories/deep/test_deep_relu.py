@@ -1,0 +1,290 @@
+"""Deep networks of rectifiers: reference values, limits, and what is refused."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+import meanfield as mf
+from meanfield.posterior.posterior import NotAvailable
+from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE
+from meanfield.theories.deep.relu.compiled.site import site
+from meanfield.theories.deep.relu.newton import newton
+from meanfield.theories.deep.relu.outlier import condensed, worst_direction
+from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.setting import Setting, factor
+from meanfield.theories.deep.relu.solve import _reduced_order
+from meanfield.theories.deep.relu.start import chain_start
+from meanfield.theories.deep.relu.system import Order, System
+
+TASK = mf.class_task(targets=[1, -1], n_samples=100)
+TWO = mf.Network("relu", depth=2)
+
+
+@pytest.fixture(scope="module")
+def limit():
+    return mf.solve(TWO, TASK, 0.05)
+
+
+@pytest.fixture(scope="module")
+def narrow():
+    return mf.solve(TWO, TASK, 0.05, width=400)
+
+
+def system_of(network, task, tau):
+    problem, _, _ = relu_problem(network, task, tau)
+    n_classes = len(problem.n)
+    words = tuple("".join("1" if c == o else "0" for c in range(n_classes)) for o in range(n_classes))
+    return System(problem, words)
+
+
+@pytest.mark.parametrize(("b", "h", "d", "delta"), [(0.7, -0.3, 0.4, -0.5), (-2.0, 0.9, 0.2, 0.3), (3.0, -4.0, 1.0, 0)])
+def test_the_single_site_function_is_its_integral(b, h, d, delta):
+    def integral(f):
+        def weight(z):
+            x = max(z, 0.0)
+            return math.exp(b * x + 0.5 * delta * x * x - 0.5 * (z - h) ** 2 / d) / math.sqrt(2 * math.pi * d) * f(z)
+
+        return sum(quad(weight, *ends, epsabs=0, epsrel=1e-12, limit=200)[0] for ends in ((h - 12, 0), (0, 14)))
+
+    z = integral(lambda _: 1.0)
+    mean, square = (integral(lambda z, k=k: max(z, 0.0) ** k) / z for k in (1, 2))
+    first, second = (integral(lambda z, k=k: z**k) / z for k in (1, 2))
+    expected = [math.log(z), mean, square - mean**2, (first - h) / d, (second - first**2 - d) / d**2]
+    np.testing.assert_allclose(site(b, h, d, delta), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(("b", "h"), [(-40.0, -3.0), (-9.0, 0.5), (-2.0, -30.0), (5.0, 60.0), (-1.9, -1.6)])
+def test_far_tails_keep_their_digits(b, h):
+    d, delta, e = 0.4, -0.5, 1e-4
+
+    def g(x, y):
+        return site(x, y, d, delta)
+
+    _, gb, gbb, gh, ghh = g(b, h)
+    slopes = [(g(b + e, h)[i] - g(b - e, h)[i]) / (2 * e) for i in (0, 1)]
+    slopes += [(g(b, h + e)[i] - g(b, h - e)[i]) / (2 * e) for i in (0, 3)]
+    np.testing.assert_allclose([gb, gbb, gh, ghh], slopes, rtol=1e-6, atol=2e-8)
+
+
+def test_two_layers_at_infinite_width(limit):
+    s = limit.solution
+    np.testing.assert_allclose(s.kernel[0][0], [0.290554, 0.174512], atol=1e-6)
+    np.testing.assert_allclose(s.kernel[1][0], [1.65105, 0.26593], atol=1e-5)
+    np.testing.assert_allclose(s.d[:, 0], [0.364704, 0.172739], atol=1e-6)
+    np.testing.assert_allclose(s.t[:, 0], [0.1430032, -0.1430032], atol=1e-7)
+    np.testing.assert_allclose(100 * s.tilde[0][0], [2.020557, -1.744224], atol=1e-5)
+    np.testing.assert_allclose(100 * s.delta[0], -1.02785, atol=4e-5)
+    np.testing.assert_allclose(s.second_readout, 1.51981, atol=1e-5)
+    assert limit.free_energy == pytest.approx(-19.4396, abs=1.5e-4)
+    np.testing.assert_allclose(s.bulk_kernel[0][0], [0.19079, 0.17451], atol=1e-5)
+    np.testing.assert_allclose(s.bulk_kernel[1][0], [0.62062, 0.26593], atol=1e-5)
+    np.testing.assert_allclose(s.outlier_activation[0][0], [0.31586, 0.0], atol=1e-5)
+    np.testing.assert_allclose(s.outlier_field[0][0], [0.31911, -0.27547], atol=1e-5)
+    np.testing.assert_allclose(s.outlier_activation[1][0], [1.01510, 0.0], atol=1e-5)
+    np.testing.assert_allclose(s.outlier_readout[0], 0.72581, atol=1e-5)
+    np.testing.assert_allclose(s.outlier_field[1][0], [0.10379, -0.10379], atol=1e-5)
+    np.testing.assert_allclose(s.bulk_output[0], 0.2561, atol=1e-4)
+    np.testing.assert_allclose(s.outlier_activation[1][0, 0] * s.outlier_readout[0], 0.7368, atol=1e-4)
+    # n k~_cc + delta~ = 1 on the outliers of the first layer.
+    assert 50 * s.tilde[0][0, 0] + s.delta[0][0] == pytest.approx(1.0, abs=1e-8)
+    proof = limit.certificate
+    assert proof.residual < 1e-8
+    assert proof.global_check
+
+
+def test_no_direction_is_condensed_but_the_outliers(limit):
+    """Ehat <= 0 by brute force: angles in the first layer, a grid of h in the second, z by its definition."""
+    s = limit.solution
+    for angle in np.linspace(0, 2 * math.pi, 1801):
+        b = np.array([math.cos(angle), math.sin(angle)])
+        d, delta, tilde = 1.0, s.delta[0][0], s.tilde[0]
+        z = np.maximum(b * d / (1 - delta * d), 0.0)
+        value = -0.5 * b @ np.linalg.solve(tilde, b) + 50 * (b * z + 0.5 * delta * z**2 - 0.5 * z**2 / d).sum()
+        assert value < 1e-6 * abs(b @ np.linalg.solve(tilde, b))
+    inverse, grid = np.linalg.inv(s.kernel[0]), np.linspace(-3, 3, 241)
+    z = np.linspace(-4, 8, 2401)
+    for a in (1.0, -1.0, 0.0):
+        best = [(a * t * np.maximum(z, 0) - 0.5 * (z - grid[:, None]) ** 2 / s.d[0][0]).max(axis=1) for t in s.t[:, 0]]
+        x, y = np.meshgrid(grid, grid, indexing="ij")
+        cost = 0.5 * (inverse[0, 0] * (x**2 + y**2) + 2 * inverse[0, 1] * x * y) + 0.5 * a**2 / 0.1
+        value = 50 * (best[0][:, None] + best[1][None, :]) - cost
+        assert value.max() < 1e-6
+        if a:  # the outlier is on the grid up to its spacing
+            assert value.max() > -0.02
+
+
+def test_an_outlier_is_where_ehat_touches_zero(limit):
+    problem, _, _ = relu_problem(TWO, TASK, 0.05)
+    s = limit.solution
+    setting = Setting(math.sqrt(0.1) * s.t, problem.n, s.d[0], np.zeros(2), s.kernel[0])
+    found = condensed(setting, s.outlier_readout[0] / math.sqrt(0.1))
+    np.testing.assert_allclose(found.h, [0.97724, 0.02218], atol=1e-5)
+    assert found.gain == pytest.approx(s.outlier_readout[0, 0] ** 2 / 0.1, rel=1e-8)
+    assert worst_direction(setting) == pytest.approx(1.0, abs=1e-8)
+    assert worst_direction(replace(setting, root=1.01 * setting.root)) > 1.015
+
+
+def test_the_equations_are_the_stationarity_of_the_action(limit):
+    """Phi by differences, for the unknowns of the bulk and of the outputs; outliers enter as multipliers."""
+    system = system_of(TWO, TASK.with_(n_samples=100), 0.05)
+    s = limit.solution
+    roots = [system.setting(Order(s.kernel[:1], s.d[:1], s.tilde, s.delta, s.t, 0, 0), i).root for i in (0, 1)]
+    lower = np.linalg.lstsq(roots[0], s.outlier_field[0].T, rcond=None)[0].T[None]
+    top = np.linalg.lstsq(roots[1], s.outlier_field[1].T, rcond=None)[0].T
+    order = Order(s.kernel[:1], s.d[:1], s.tilde, s.delta, s.t, lower, top)
+    x = system.pack(order)
+    assert system.error(x, CHECK) < 1e-8
+    # Without the outliers' multipliers the gradient is that of their constraints: -n_c n_c' phi phi' / 2 on Kbar~ etc.
+    step = 1e-5
+
+    def phi(name, move):
+        value = getattr(order, name) + move
+        return system.free_energy(system.pack(replace(order, **{name: value})), FINE)
+
+    sign = np.array([[1.0], [-1.0]])
+    slope = (phi("t", step * sign) - phi("t", -step * sign)) / (2 * step)
+    assert slope == pytest.approx(-100 * s.outlier_activation[1][0, 0] * s.outlier_readout[0, 0], rel=1e-5)
+    one = np.ones((1, 2))
+    slope = (phi("delta", step * one) - phi("delta", -step * one)) / (2 * step)
+    assert slope == pytest.approx(-0.5 * 100 * s.outlier_activation[0][0, 0] ** 2, rel=1e-4)
+    both = np.array([[[0.0, 1.0], [1.0, 0.0]]])
+    slope = (phi("tilde", 1e-6 * both) - phi("tilde", -1e-6 * both)) / 2e-6
+    assert abs(slope) < 1e-3 * 2500 * s.kernel[0][0, 1]
+
+
+def test_finite_width(narrow):
+    s = narrow.solution
+    np.testing.assert_allclose(s.kernel[0][0], [0.2910, 0.1743], atol=6e-5)
+    np.testing.assert_allclose(s.kernel[1][0], [1.6833, 0.3011], atol=6e-5)
+    np.testing.assert_allclose(s.d[:, 0], [0.3649, 0.1746], atol=6e-5)
+    np.testing.assert_allclose(s.t[0, 0], 0.14335, atol=6e-6)
+    np.testing.assert_allclose(s.second_readout[0, 0], 1.5227, atol=6e-5)
+    np.testing.assert_allclose(s.outlier_activation[1][0], [0.98, 0.25 / 20], atol=0.005)
+    assert narrow.certificate.residual < 1e-8
+    assert narrow.width == 400
+    assert "N = 400" in narrow.table()
+
+
+def test_finite_width_table_up_to_3200(narrow):
+    """From N = 400 by factors of two."""
+    table = {
+        800: ([0.2909, 0.1743, 0.3648], [1.6714, 0.2879, 0.1738], 0.14319, 1.5214),
+        1600: ([0.2907, 0.1744, 0.3647], [1.6636, 0.2794, 0.1733], 0.14311, 1.5207),
+        3200: ([0.2907, 0.1744, 0.3647], [1.6585, 0.2739, 0.1731], 0.14306, 1.5203),
+    }
+    system, span = system_of(TWO, TASK, 0.05), np.eye(1)
+    x = system.pack(_reduced_order(narrow.solution, system, span))
+    for width, (first, second, t, square) in table.items():
+        system = System(replace(system.problem, width=width), system.words)
+        x, size = newton(system, x, FINE, 1e-7, 20, lambda size: None)
+        assert size < 1e-7
+        order = system.unpack(x)
+        layers = [system.layer(order, i, FINE) for i in (0, 1)]
+        for layer, values in zip(layers, (first, second)):
+            np.testing.assert_allclose([*layer.b_b[0], layer.bb[0]], values, atol=7e-5)
+        assert order.t[0, 0] == pytest.approx(t, abs=6e-6)
+        assert 0.1 * layers[1].beta_beta[0, 0] == pytest.approx(square, abs=6e-5)
+    assert layers[1].barrier > 33.0
+
+
+def test_a_narrow_network_is_that_of_the_table(limit):
+    found = mf.solve(TWO, TASK, 0.05, width=200, warm_start=limit)
+    np.testing.assert_allclose(found.solution.kernel[1][0], [1.7033, 0.3235], atol=6e-5)
+    np.testing.assert_allclose(found.solution.t[0], 0.14367, atol=6e-6)
+
+
+def test_one_layer_is_the_single_layer_theory():
+    network = mf.Network("relu")
+    for task in (TASK, mf.class_task(n_classes=3, n_samples=120)):
+        system = system_of(network, task, 0.05)
+        x = system.pack(chain_start(system.problem, system.words, 0.75))
+        x, _ = newton(system, x, COARSE, 1e-6, 30, lambda size: None)
+        x, size = newton(system, x, FINE, 1e-12, 10, lambda size: None)
+        assert size < 1e-9
+        order = system.unpack(x)
+        layer = system.layer(order, 0, FINE)
+        post = mf.solve(network, task, 0.05)
+        _, _, span = relu_problem(network, task, 0.05)
+        np.testing.assert_allclose(order.t @ span.T, post.solution.t, atol=1e-8)
+        abar = math.sqrt(system.problem.readout_variance) * order.top @ span.T
+        np.testing.assert_allclose(sorted((abar**2).sum(1)), sorted(o.weight for o in post.outliers), atol=1e-8)
+        assert system.free_energy(x, FINE) / task.n_samples == pytest.approx(post.objective, abs=1e-8)
+        assert worst_direction(system.setting(order, 0)) < 1.0 + 1e-8
+        # The kernel by the equation of the outputs: that of the single-layer posterior takes the bulk as Gaussian.
+        problem = system.problem
+        matrix = problem.readout_variance * (layer.b_b * problem.n + np.diag(layer.bb)) + 0.05 * np.eye(len(problem.n))
+        np.testing.assert_allclose(matrix @ order.t, problem.y, atol=1e-8)
+
+
+def test_three_classes_on_coarse_lattices():
+    """What fine lattices certify to 2e-9, found again with coarse ones."""
+    network, task = mf.Network("relu", 2), mf.class_task(n_classes=3, n_samples=120)
+    system = system_of(network, task, 0.05)
+    x = system.pack(chain_start(system.problem, system.words, 0.75))
+    x, size = newton(system, x, COARSE, 1e-5, 30, lambda size: None)
+    assert size < 1e-5
+    order = system.unpack(x)
+    _, _, span = relu_problem(network, task, 0.05)
+    np.testing.assert_allclose(order.kernel[0][0], [0.318206, 0.181096, 0.181096], atol=1e-4)
+    np.testing.assert_allclose(order.d[0], 0.366718, atol=1e-4)
+    np.testing.assert_allclose((order.t @ span.T)[0], [0.171221, -0.050971, -0.050971], atol=1e-4)
+    assert system.free_energy(x, COARSE) == pytest.approx(-27.209760, abs=1e-3)
+
+
+def test_drawn_neurons_have_the_kernels_of_the_theory(limit):
+    for layer in (1, 2):
+        neurons = limit.sample_neurons(800, rng=1, samples_per_class=30, layer=layer)
+        bulk = neurons.activations[neurons.code == 0]
+        first, second = (bulk[:, neurons.labels == c].mean(axis=1) for c in (0, 1))
+        s = limit.solution
+        within = s.bulk_kernel[layer - 1][0, 0] + s.d[layer - 1][0] / 30
+        for found, expected in ((first**2, within), (first * second, s.bulk_kernel[layer - 1][0, 1])):
+            assert abs(found.mean() - expected) < 6 * found.std() / math.sqrt(len(found))
+        outliers = neurons.activations[neurons.code > 0] / math.sqrt(800)
+        np.testing.assert_allclose(
+            [outliers[0][neurons.labels == 0].mean(), outliers[1][neurons.labels == 1].mean()],
+            s.outlier_activation[layer - 1][0, 0], rtol=0.03,
+        )  # fmt: skip
+
+
+def test_what_has_no_answer_is_refused(limit, tmp_path):
+    for network, task, word in (
+        (TWO, TASK.with_(n_samples=math.inf), "finite n_samples"),
+        (TWO, TASK.with_(n_samples=20), "36 samples per class"),
+        (TWO, mf.class_task(n_classes=4, n_samples=400), "up to 3 classes"),
+        (TWO, mf.class_task(targets=[1, 0], n_samples=100), "other than zero"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            mf.solve(network, task, 0.05)
+    with pytest.raises(ValueError, match="width"):
+        mf.solve(mf.Network("sigmoid"), TASK, 0.05, width=400)
+    with pytest.raises(ValueError, match="width"):
+        mf.solve(mf.Network("sigmoid", depth=2), TASK, 0.05, width=400)
+    for width in (10, 1e7, math.nan, "wide"):
+        with pytest.raises(ValueError, match="width"):
+            mf.solve(TWO, TASK, 0.05, width=width)
+    with pytest.raises(NotAvailable):
+        limit.readout_density([0.0])
+    with pytest.raises(ValueError, match="layer"):
+        limit.kernel(3)
+
+
+def test_a_file_that_does_not_fit_is_refused(narrow, tmp_path):
+    back = mf.load(narrow.save(tmp_path / "post"))
+    assert back.solution.width == 400
+    np.testing.assert_array_equal(back.solution.kernel, narrow.solution.kernel)
+    for name in ("t", "bulk_output"):
+        other = replace(narrow.solution, **{name: 1.01 * getattr(narrow.solution, name)})
+        with pytest.raises(ValueError, match="does not belong"):
+            mf.load(replace(narrow, solution=other).save(tmp_path / "wrong"))
+
+
+def test_one_shared_field():
+    covariance = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, 0.08], [0.2, 0.08, 0.6]])
+    u, spread = factor(covariance)
+    np.testing.assert_allclose(np.outer(u, u) + np.diag(spread), covariance, atol=1e-15)
+    with pytest.raises(ValueError, match="positively"):
+        factor(np.array([[1.0, -0.1], [-0.1, 1.0]]))
