@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.patches import Ellipse
 
-from meanfield.drawing import check_arguments
 from meanfield.plot.style import (
     MAP,
     PALETTE,

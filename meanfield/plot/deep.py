@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from meanfield.plot.class_tasks import PALETTE, axes_or_new, draw_kernel, plot_activation_map, styled, symbol
+from meanfield.plot.class_tasks import draw_kernel, plot_activation_map
+from meanfield.plot.style import PALETTE, axes_or_new, styled, symbol
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, sample_counts
 from meanfield.sampling.chains import Chains

@@ -82,9 +82,7 @@ def saturated_solve(p: FloatArray, y: FloatArray, tau: float, sigma_a: float, lo
     )
 
 
-def _optimum(
-    words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float
-) -> tuple[FloatArray, FloatArray]:
+def _optimum(words: FloatArray, p: FloatArray, y: FloatArray, tau: float, s: float) -> tuple[FloatArray, FloatArray]:
     """u and weights: a climb, ended by Newton as soon as that finds an optimum; beside transitions climbs are long."""
     weight = np.full(len(words), 1.0 / len(words))
     for sweeps in _SWEEPS:
