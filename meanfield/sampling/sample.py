@@ -198,10 +198,10 @@ def _starts(
             )
         return "continued", [np.array(state) for state in start.state_last]
     if hasattr(start, "sample_neurons"):
-        depth = posed.network.depth
-        if start.network.depth != depth:
+        depth, own = posed.network.depth, int(getattr(start, "network", posed.network).depth)
+        if own != depth:
             raise ValueError(
-                f"start= is a posterior of a network of depth {start.network.depth}, the network to be sampled of "
+                f"start= is a posterior of a network of depth {own}, the network to be sampled of "
                 f"depth {depth}; solve the theory for the same network."
             )
         # Children of the chain's own stream: independent of it and of the other chains.

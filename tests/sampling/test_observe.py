@@ -38,7 +38,7 @@ def ends(chains):
     readouts = chains.readout[:, [0, -1]]
     layers = [
         np.stack([chains.activations(layer, at) for at in ("first", "last")], axis=1)
-        for layer in range(chains.network.depth)
+        for layer in range(1, chains.network.depth + 1)
     ]
     return readouts, layers
 

@@ -438,7 +438,7 @@ def test_refusals(change, message):
 
 def test_the_witness_shares_no_solver_with_the_theory():
     """None of the modules that produce samples imports anything that solves the theory."""
-    own = {"sample", "chains", "hmc", "problem", "compiled", "diagnostics", "claims"}
+    own = {"sample", "chains", "hmc", "plant", "problem", "compiled", "diagnostics", "claims"}
     folder = Path(meanfield.sampling.__file__).parent
     allowed = {"archive", "numerics", "activations", "problem", "progress", "sampling", "validation"}
     for name in own:

@@ -20,7 +20,7 @@ __all__ = ["CodeTransition", "transitions_along"]
 _WIDTH = 1e-10  # of the final bracket, relative to the range of the sweep
 _NEAR = 1e-4  # the same, where weights on one side of the change take over
 _SAME = 1e-7  # transitions closer than this are one
-_POINT = 1e-5  # the same for codes that come and go: beside a degenerate point they tie within the solver's tolerance
+_POINT = 1e-4  # the same for codes that come and go: beside a degenerate point they tie within the solver's tolerance
 _MOST = 200  # solves between two points of the sweep
 
 
