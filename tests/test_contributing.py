@@ -153,7 +153,7 @@ def test_a_sweep_with_it_is_refused_in_words(contributed):
 
 
 def test_every_test_has_a_row_in_the_list_of_tests():
-    """`tests/README.md`: patterns and folders cover every file, and every one stands for something."""
+    """Patterns and folders of the list cover every file, and every one stands for something."""
     text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
     patterns = re.findall(r"`((?:[a-z_*]+/)*(?:test_[a-z_*]+\.py)?)`", text)
     covered = set()

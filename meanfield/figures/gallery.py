@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from meanfield.validation import short
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -98,8 +96,7 @@ def draw(name: str, scale: Scale | None = None) -> Drawing:
     ValueError
         For a name that is none of them.
     """
-    if name not in FIGURES:
-        raise ValueError(f"there is no figure {short(name)}; there are {', '.join(FIGURES)}.")
+    chosen([name])
     module = importlib.import_module(f"meanfield.figures.{FIGURES[name][0]}")
     drawing: Drawing = module.draw(name, scale or Scale())
     return drawing
@@ -107,6 +104,8 @@ def draw(name: str, scale: Scale | None = None) -> Drawing:
 
 def chosen(names: Sequence[str] | None) -> list[str]:
     """All names, or those given; ValueError for others."""
+    from meanfield.validation import short  # late: the command's help needs no NumPy
+
     for name in names or ():
         if name not in FIGURES:
             raise ValueError(f"there is no figure {short(name)}; there are {', '.join(FIGURES)}.")

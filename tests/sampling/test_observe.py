@@ -234,7 +234,7 @@ BAD = {
     "parameterization": ({"readouts": READOUT, "activations": PHI, "parameterization": "muP"}, "one of"),
     "labels out of range": ({"readouts": READOUT, "activations": PHI, "labels": [3] * P}, "from 0 to 2"),
     "other fractions": ({"readouts": READOUT, "activations": PHI, "labels": [0, 1, 2, 2] * 4}, r"\[0.25, 0.25, 0.5\]"),
-    "text": ({"readouts": "a", "activations": PHI}, "array of real numbers"),
+    "text": ({"readouts": "a", "activations": PHI}, "real numbers"),
     "tau": ({"readouts": READOUT, "activations": PHI, "tau": -1}, "tau"),
 }
 
