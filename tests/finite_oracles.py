@@ -12,9 +12,7 @@ def slopes_of_g(phi, k, kappa):
     # exp(kappa phi) moves the Gaussian by kappa times a slope, on either side.
     reach = np.abs(kappa).max() * np.sqrt(k) * max(np.abs(phi.slopes).max(), 1e-3) if not phi.bounded else 0.0
     ends = 32.0 + np.ceil(reach)
-    edges = np.unique(
-        np.concatenate([np.linspace(-ends, ends, int(8 * ends) + 1), np.array(phi.kinks) / np.sqrt(k)])
-    )
+    edges = np.unique(np.concatenate([np.linspace(-ends, ends, int(8 * ends) + 1), np.array(phi.kinks) / np.sqrt(k)]))
     centre, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * (edges[1:] - edges[:-1])
     z = (centre[:, None] + half[:, None] * x).ravel()
     log_weight = (np.log(half)[:, None] + np.log(w)).ravel() - 0.5 * z * z - 0.5 * np.log(2 * np.pi)

@@ -35,7 +35,7 @@ DATA_REFUSALS = {
     "tau = 0": (mf.Network("tanh"), DATA, 0.0, "need tau = N T > 0"),
     "conflict": (mf.Network("linear"), CONFLICT, 0.0, "samples 0 and 5 have the same inputs but different targets"),
     "lazy conflict": (mf.Network("tanh", scaling="lazy"), CONFLICT, 0.0, "the same inputs but different targets"),
-    "softplus": (mf.Network("softplus"), DATA, 0.1, "unbounded networks on data need"),
+    "slopes alike": (mf.Network(Z + sp.tanh(Z)), DATA, 0.1, "unbounded networks on data need different slopes"),
 }
 
 
@@ -84,11 +84,14 @@ def test_class_tasks_are_refused_by_solve_and_sweep(network, tau, reason, n_samp
 
 
 @pytest.mark.parametrize("n_samples", [math.inf, 40.0])
-def test_deep_networks_are_solved_but_not_swept(n_samples):
+def test_deep_networks_are_swept_as_they_are_solved(n_samples):
     task, network = TASK.with_(n_samples=n_samples), mf.Network("sigmoid", depth=2)
     assert covering_theory(network, task, 0.1).name == "deep"
-    with pytest.raises(ValueError, match="not deep networks"):
-        mf.sweep(network, task, 0.1, off=[0.1, 0.2])
+    diagram = mf.sweep(network, task, 0.1, off=[0.1, 0.2], progress=False)
+    assert diagram.certified.all()
+    for i, off in enumerate((0.1, 0.2)):
+        alone = mf.solve(network, task.with_(off=off), 0.1)
+        assert diagram.posterior(i).objective == pytest.approx(alone.objective, rel=1e-7)
 
 
 @class_cases()

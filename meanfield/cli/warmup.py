@@ -31,7 +31,7 @@ OTHERS = {
     "sampling": "import meanfield as mf\n"
     "mf.sample(mf.Network('sigmoid'), mf.class_task(n_classes=2, n_samples=10), 10, 0.1, draws=2, warmup=2, chains=1)",
     "geometry": "import numpy as np, meanfield as mf\n"
-    "mf.geometry.capacity(list(np.random.default_rng(0).standard_normal((4, 5, 20))), n_probes=20, seed=0)",
+    "mf.geometry.capacity(list(np.random.default_rng(0).standard_normal((4, 5, 20))), n_probes=200, seed=0)",
 }
 
 

@@ -227,7 +227,9 @@ def _failed(status: int) -> FloatArray:
 
 
 def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    """What went wrong first; solvers raise their own errors from those of NumPy and of compiled code."""
+    first = error.__cause__ or error
+    return f"{type(first).__name__}: {first}"
 
 
 # ---- other theories ------------------------------------------------------------------------------------------------

@@ -151,7 +151,6 @@ def action_source() -> str:
     all_fields = [Output(str(base), (d,), x) for base, x in zip(_FIELDS, by_kappa)]
     cost = Output("cost", (), _distributed(legendre))
     functions = [
-        ("action", "h(a; t).", "table", [value]),
         (
             "action_hessian",
             "h; fills grad (m,) with dh/da_r and minus_hess (m, m) with -d2h/da_r da_s.",

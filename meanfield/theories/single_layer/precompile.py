@@ -31,7 +31,7 @@ def precompile() -> None:
     table = table._replace(stop=budget.new_stop())
     p, t, y = np.array([0.5, 0.5]), np.eye(2), np.eye(2)
     maxima, weights, none, no_weights = np.zeros((2, 2)), np.array([0.5, 0.5]), np.empty((0, 2)), np.empty(0)
-    globalcheck.global_bound(table, bounds, p, t, 1.0, maxima[:1], infimum, supremum, 1e-9, 10)
+    globalcheck.global_bound(table, bounds, p, t, 1.0, maxima[:1], infimum, supremum, 1e-9, 10, 1.0, np.empty(2))
     growth = table.growth_plus, table.growth_minus
     certify(direct, *growth, p, y, 0.1, t, maxima, weights, none, no_weights)
     bundle_rounds(table, p, y, 0.1, low, high, (t, none, no_weights, none, no_weights, 1.0), 1e-12, 1)

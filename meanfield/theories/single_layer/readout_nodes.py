@@ -133,7 +133,8 @@ def fill(
         state = compiled.grow(
             quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor
         )
-        if state == 0 or cursor[0] > limit:
+        # A single run that does not end, where h grows along its line, never adds to the count.
+        if state == 0 or cursor[0] > limit or (state == 2 and len(exponent) - cursor[0] > limit):
             break
         check_time()
         if state == 2:

@@ -126,7 +126,7 @@ def test_given_shares_of_the_codes(two):
 
 
 def test_shares_that_cannot_be(two):
-    with pytest.raises(ValueError, match="must not be negative"):
+    with pytest.raises(ValueError, match="must be a real number >= 0"):
         two.frozen({"10": 1.5, "01": -0.5})
     with pytest.raises(ValueError, match="one 0 or 1 for each of the 2 classes"):
         two.frozen({"101": 1.0})

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit
 from meanfield.theories.deep.relu.compiled.site import class_average
 
@@ -236,10 +237,10 @@ def flood(origin, root, n, d, delta, u, spread, kind, tables, reach, walls, rule
                     seen[neighbour] = True
                     if held == stack.size:
                         grown = np.empty(2 * held, dtype=np.int64)
-                        grown[:held] = stack
+                        copy_vector(grown, stack)
                         stack = grown
                         wider = np.empty(2 * held, dtype=np.int64)
-                        wider[:held] = modes
+                        copy_vector(wider, modes)
                         modes = wider
                     stack[held], modes[held] = neighbour, start
                     held += 1

@@ -10,29 +10,12 @@ from meanfield.numerics.jit import jit
 from meanfield.numerics.cumulant_table import cumulant2, cumulant4, direct2
 
 __all__ = [
-    "action",
     "action_hessian",
     "action_fields",
     "action_fields4",
     "action_direct",
     "growth_fields",
 ]
-
-
-@jit
-def action(table, p, t, a):
-    """h(a; t)."""
-    n_class, n_output = t.shape
-    h = 0.0
-    for q in range(n_output):
-        h += -0.5*a[q]**2
-    for c in range(n_class):
-        kappa = 0.0
-        for q in range(n_output):
-            kappa += a[q]*t[c, q]
-        g0, _g1, _g2 = cumulant2(table, kappa)
-        h += g0*p[c]
-    return h
 
 
 @jit
