@@ -128,8 +128,9 @@ def student_residual(network, task, tau, solution, log2_points, n_scramblings=8)
     Returned is the largest component of the mean over independent scramblings and the largest standard error of one.
     """
     y, t, mean, covariance, basis = in_the_span(task, solution)
-    chol = np.linalg.cholesky(covariance * 1.2)
     m, degrees = y.shape[1], 6.0
+    # Regions of a node or two have no width of their own; that of the prior's cell is wide enough.
+    chol = np.linalg.cholesky(covariance * 1.2 + 0.1 * network.sigma_a**2 / task.n_samples * np.eye(m))
     weight = 0.8 * solution.weight + 0.2 / len(mean)
     weight = weight / weight.sum()
     count = np.maximum(64, np.ceil(weight * 2**log2_points)).astype(int)
