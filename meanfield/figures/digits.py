@@ -94,6 +94,7 @@ def _errors(ax: Axes, solved: dict[str, Posterior], chains: Chains, test: ImageS
     for i, (key, values) in enumerate(bars.items()):
         ax.bar(np.arange(classes.size) + 0.2 * (i - 1.5), values, 0.19, color=PALETTE[i], label=key)
     ax.set_xticks(range(classes.size), [str(c) for c in classes])
-    ax.set(xlabel="class", ylabel="generalisation error")
+    top = max(max(values) for values in bars.values())
+    ax.set(xlabel="class", ylabel="generalisation error", ylim=(0, 1.5 * top))  # room for the legend
     ax.legend(frameon=False)
     return [f"generalisation error, {key}: " + ", ".join(f"{v:.4f}" for v in values) for key, values in bars.items()]

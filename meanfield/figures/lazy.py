@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -55,7 +56,7 @@ def draw(name: str, scale: Scale) -> Drawing:
             if len(found) > 1:
                 said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {finite_size_trend(found).max_z:.2f}")
             draw_kernel(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
-            neurons = network_of(chains)
+            neurons = replace(network_of(chains), class_names=("+", "−"))
             draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))
             block = posterior.kernel().block
             contrast.append(float((block[0, 0] - block[0, 1]) / np.mean(np.abs(posterior.kernel().block_diagonal))))
