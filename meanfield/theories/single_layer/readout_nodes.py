@@ -23,6 +23,7 @@ _INTERVALS = 8192  # of equal width in the quick table
 _FARTHEST = 1e6  # |kappa| up to which it reaches
 _AGREEMENT = np.array([2e-15, 4e-15])  # of G and G' with the table, relative to max(1, |value|)
 _DIRECT_SLICE = 2048  # direct evaluations of G between two looks
+_BLOCK = 512  # samples that are made at a time
 _MAX_DIRECT = 400_000
 _STEP = 0.01  # of direct samples, over the scale of kappa
 
@@ -229,23 +230,26 @@ class DirectSamples:
         self.step = _STEP / single_site.table.scale
         self._known = 0, np.empty((0, 3))  # the first multiple of `step`, and the samples; replaced as one
 
-    def cover(self, low: float, high: float) -> tuple[float, FloatArray] | None:
-        """Lowest kappa and samples of a grid over [low, high]; None if that takes too many."""
+    def cover(self, low: float, high: float) -> tuple[int, FloatArray] | None:
+        """First multiple of the step and samples of a grid over [low, high]; None if that takes too many.
+
+        The grid grows by whole blocks, so that a sample has the same bits whatever was asked for before.
+        """
         known, samples = self._known
-        first = min(int(np.floor(low / self.step)) - 1, known)
-        last = max(int(np.ceil(high / self.step)) + 2, known + len(samples))
+        first = min((int(np.floor(low / self.step)) - 1) // _BLOCK * _BLOCK, known)
+        last = max(-(-(int(np.ceil(high / self.step)) + 2) // _BLOCK) * _BLOCK, known + len(samples))
         if last - first > _MAX_DIRECT:
             return None
         if first < known or last > known + len(samples):
             before, after = np.arange(first, known), np.arange(known + len(samples), last)
             samples = np.vstack([self._at(before), samples, self._at(after)])
             self._known = first, samples
-        return first * self.step, samples
+        return first, samples
 
     def _at(self, multiples: NDArray[np.int64]) -> FloatArray:
         parts = [np.empty((0, 3))]
-        for begin in range(0, multiples.size, _DIRECT_SLICE):
-            parts.append(np.stack(self.direct(self.step * multiples[begin : begin + _DIRECT_SLICE]), axis=1))
+        for begin in range(0, multiples.size, _BLOCK):
+            parts.append(np.stack(self.direct(self.step * multiples[begin : begin + _BLOCK]), axis=1))
             check_time()
         return np.concatenate(parts)
 
@@ -258,11 +262,11 @@ class DirectSamples:
         kappa = a @ t.T
         grid = self.cover(float(kappa.min()), float(kappa.max()))
         if grid is not None:
-            low, samples = grid
+            begin_of_grid, samples = grid
             for begin in range(0, len(a), _SLICE):
                 rows = slice(begin, begin + _SLICE)
                 interpolated_sums(
-                    samples, self.step, low, p, t, n_samples, top, a[rows], region[rows], share, first
+                    samples, self.step, begin_of_grid, p, t, n_samples, top, a[rows], region[rows], share, first
                 )  # fmt: skip
                 check_time()
             return share, first.reshape(n_regions, t.size)

@@ -101,11 +101,14 @@ def quick2(quick, kappa):
 
 
 @jit
-def _hermite(sample, step, low, kappa):
-    """G and G' by quintic Hermite interpolation between equidistant samples of G, G', G''."""
-    x = (kappa - low) / step
-    i = min(max(int(x), 0), sample.shape[0] - 2)
-    x -= i
+def _hermite(sample, step, begin, kappa):
+    """G and G' by quintic Hermite interpolation between samples of G, G', G'' at begin * step, (begin + 1) * step, ...
+
+    The same bits whatever `begin` is.
+    """
+    x = kappa / step
+    i = min(max(math.floor(x) - begin, 0), sample.shape[0] - 2)
+    x -= i + begin
     b0, b1, b2 = sample[i, 0], step * sample[i, 1], 0.5 * step * step * sample[i, 2]
     # G = b0 + x b1 + x^2 b2 + x^3 (b3 + b4 (x - 1) + b5 (x - 1)^2), matched at both ends.
     b3 = sample[i + 1, 0] - b0 - b1 - b2
@@ -119,7 +122,7 @@ def _hermite(sample, step, low, kappa):
 
 
 @jit
-def interpolated_sums(sample, step, low, p, t, n_samples, top, a, region, share, first):
+def interpolated_sums(sample, step, begin, p, t, n_samples, top, a, region, share, first):
     """Add e^{P (h - top)} and its product with a G'(a.t_c) p_c over nodes a (n, m) to share (K,) and first (K, C, m).
 
     What `lattice.slopes` does, written apart from it, from samples of G that owe nothing to the table.
@@ -132,7 +135,7 @@ def interpolated_sums(sample, step, low, p, t, n_samples, top, a, region, share,
             kappa = 0.0
             for r in range(m):
                 kappa += a[i, r] * t[c, r]
-            value, g1 = _hermite(sample, step, low, kappa)
+            value, g1 = _hermite(sample, step, begin, kappa)
             h += p[c] * value
             slope[c] = p[c] * g1
         for r in range(m):
