@@ -221,9 +221,11 @@ def observe(
 
     Examples
     --------
+    >>> import meanfield as mf
     >>> rng = np.random.default_rng(0)
-    >>> task = class_task(fractions=[0.5, 0.25, 0.25], n_samples=8)
-    >>> seen = observe(Network("tanh"), task, readouts=rng.normal(size=(3, 50)), activations=rng.normal(size=(50, 8)))
+    >>> task = mf.class_task(fractions=[0.5, 0.25, 0.25], n_samples=8)
+    >>> phi, v = rng.normal(size=(50, 8)), rng.normal(size=(3, 50))
+    >>> seen = mf.observe(mf.Network("tanh"), task, readouts=v, activations=phi)
     >>> seen.width, seen.residual.shape
     (50, (1, 1, 8, 3))
     """

@@ -80,8 +80,8 @@ def training_parameters(
     Examples
     --------
     >>> found = training_parameters(Network("sigmoid"), 0.1, width=100, n_inputs=400, n_samples=50)
-    >>> found.temperature, found.weight_decay
-    (0.001, (0.4, 500.0))
+    >>> found.temperature, [round(rate, 9) for rate in found.weight_decay]
+    (0.001, [0.4, 500.0])
     """
     tau = real_number("tau", tau, above=0.0)
     sizes = _sizes(width, n_inputs, n_samples, n_outputs)
