@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from meanfield.posterior.status import Status
     from meanfield.problem.network import Network
 
-__all__ = ["NotAvailable", "Posterior"]
+__all__ = ["NotAvailable", "Posterior", "SolvedPosterior"]
 
 
 class NotAvailable(ValueError):
@@ -248,3 +248,26 @@ class Posterior(ABC):
     def code_activations(self, X: object = None) -> FloatArray:
         """(codes, n) mean activation of the neurons of each code on inputs."""
         self._refuse("the activation of codes on inputs", "read .codes[i].activation")
+
+
+class SolvedPosterior(Posterior):
+    """A posterior whose solution says itself how it ended.
+
+    Apart from `Posterior`, where theories on data have fields of these names.
+    """
+
+    @property
+    def status(self) -> Status:
+        """ "optimal", or what went wrong."""
+        status: Status = self.solution.status
+        return status
+
+    @property
+    def message(self) -> str:
+        """The status in words, and what to try."""
+        return str(self.solution.message)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks, e.g. that weights are not unique and were selected, or a competing solution."""
+        return tuple(self.solution.notes)

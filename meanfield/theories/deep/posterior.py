@@ -16,9 +16,8 @@ from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
-from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.registry import theory_named
-from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
@@ -37,7 +36,7 @@ _MOST_NODES = 3000  # of one density
 
 
 @dataclass(frozen=True, eq=False)
-class DeepPosterior(Posterior):
+class DeepPosterior(SolvedPosterior):
     """Posterior of the neurons of every hidden layer; what `solve_deep` returns.
 
     Layers are numbered 1 .. L, or from the last by negative numbers.
@@ -127,21 +126,6 @@ class DeepPosterior(Posterior):
     def certificate(self) -> DeepCertificate:
         """The proof that comes with the solution."""
         return self.solution.certificate
-
-    @property
-    def status(self) -> Status:
-        """ "optimal", or what went wrong."""
-        return self.solution.status
-
-    @property
-    def message(self) -> str:
-        """The status in words."""
-        return self.solution.message
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks, e.g. a competing solution."""
-        return self.solution.notes
 
     # ---- kernels and laws ------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import numpy as np
 from meanfield.activations import density
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.parts import Code, Outlier
-from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.theories.single_layer.readout_lattice import log_integral
 from meanfield.validation import FloatArray, real_array, short
 
@@ -20,7 +20,7 @@ HERMITE_X, HERMITE_W = np.polynomial.hermite_e.hermegauss(24)  # for readouts of
 HERMITE_W = HERMITE_W / HERMITE_W.sum()
 
 
-class Densities(Posterior):
+class Densities(SolvedPosterior):
     """The questions about densities that the posterior of a class task answers."""
 
     def readout_density(self, a: Any) -> FloatArray:

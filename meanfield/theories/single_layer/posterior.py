@@ -17,7 +17,6 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
-from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.class_kinds import ClassKinds, averaged_over_orbits, class_kinds, orbit_size
@@ -161,21 +160,6 @@ class SingleNeuronPosterior(Densities):
     def certificate(self) -> Certificate:
         """The proof that the solution is the right one."""
         return self.solution.certificate
-
-    @property
-    def status(self) -> Status:
-        """ "optimal", or what went wrong."""
-        return self.solution.status
-
-    @property
-    def message(self) -> str:
-        """The status in words, and what to try."""
-        return self.solution.message
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks, e.g. that the weights are not unique and were selected."""
-        return self.solution.notes
 
     # ---- kernel and densities --------------------------------------------------------------------
 

@@ -15,8 +15,7 @@ from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code, Outlier
-from meanfield.posterior.posterior import Posterior
-from meanfield.posterior.status import Status
+from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -34,7 +33,7 @@ _GONE = 1e-6  # activation of an outlier, in units of sqrt(N), below which there
 
 
 @dataclass(frozen=True, eq=False)
-class ReluPosterior(Posterior):
+class ReluPosterior(SolvedPosterior):
     """Posterior of the neurons of every hidden layer of a network of rectifiers.
 
     Layers are numbered 1 .. L, or from the last by negative numbers.
@@ -135,21 +134,6 @@ class ReluPosterior(Posterior):
     def certificate(self) -> ReluCertificate:
         """The proof that comes with the solution."""
         return self.solution.certificate
-
-    @property
-    def status(self) -> Status:
-        """ "optimal", or what went wrong."""
-        return self.solution.status
-
-    @property
-    def message(self) -> str:
-        """The status in words."""
-        return self.solution.message
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks, e.g. that bulk and outliers are not separated."""
-        return self.solution.notes
 
     def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel of a layer's activations on training samples."""
