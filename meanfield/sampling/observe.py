@@ -15,11 +15,11 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
-from meanfield.sampling.problem import class_means, class_sizes
+from meanfield.sampling.problem import class_kernels, class_means, output_scale
 from meanfield.sampling.statistics import FEWEST_DRAWS, Draws
 from meanfield.validation import FloatArray, read_only, real_array, real_number, short
 
-__all__ = ["PARAMETERIZATIONS", "Observed", "observe", "output_scale"]
+__all__ = ["PARAMETERIZATIONS", "Observed", "observe"]
 
 PARAMETERIZATIONS = ("theory", "ntk", "standard")
 # Class tasks stand for orthogonal inputs of |x|^2 = N_0; beyond this overlap, in units of |x|^2, it is said.
@@ -260,23 +260,10 @@ def observe(
     )
 
 
-def output_scale(network: Network, width: int) -> float:
-    """What stands before sum_i a_i phi(z_i): 1/N, or N^-1/2 with the lazy scaling."""
-    return 1.0 / (width if network.scaling == "non-lazy" else math.sqrt(width))
-
-
 def _kernels(layers: Sequence[FloatArray], labels: NDArray[np.intp], n_groups: int) -> tuple[FloatArray, FloatArray]:
-    """Class blocks over pairs of different samples, and class means of the diagonal, per layer."""
-    mean, size = class_means(labels, n_groups), class_sizes(labels, n_groups)
-    between, diagonal = [], []
-    for phi in layers:
-        means, squares = phi @ mean, (phi**2).mean(axis=2) @ mean
-        block = np.swapaxes(means, 2, 3) @ means / phi.shape[2]
-        for c, n in enumerate(size):
-            block[:, :, c, c] = (n * block[:, :, c, c] - squares[:, :, c]) / (n - 1) if n > 1 else np.nan
-        between.append(block)
-        diagonal.append(squares)
-    return np.stack(between, axis=2), np.stack(diagonal, axis=2)
+    """`class_kernels` of every layer, (k, d, layers, C, C) and (k, d, layers, C)."""
+    found = [class_kernels(phi, labels, n_groups) for phi in layers]
+    return np.stack([between for _, between, _ in found], axis=2), np.stack([square for *_, square in found], axis=2)
 
 
 def _samples(task: ClassTask | DataTask, labels: Any) -> tuple[NDArray[np.intp], int, FloatArray]:
@@ -294,7 +281,8 @@ def _samples(task: ClassTask | DataTask, labels: Any) -> tuple[NDArray[np.intp],
         sizes = np.rint(wanted)
         if np.abs(sizes - wanted).max() > 1e-6:
             raise ValueError(f"the classes have {wanted.round(4).tolist()} samples; give labels= of every sample.")
-        return np.repeat(np.arange(task.n_classes), sizes.astype(int)), task.n_classes, _rows(task, sizes.astype(int))
+        which = np.repeat(np.arange(task.n_classes), sizes.astype(int))
+        return which, task.n_classes, read_only(task.targets[which])
     given = real_array("labels", labels)
     if given.ndim != 1 or (given != np.rint(given)).any() or given.min() < 0 or given.max() >= task.n_classes:
         raise ValueError(f"labels must be (P,) integers from 0 to {task.n_classes - 1}, got {short(labels)}.")
@@ -306,10 +294,6 @@ def _samples(task: ClassTask | DataTask, labels: Any) -> tuple[NDArray[np.intp],
             f"class_task(fractions={(found / found.sum()).round(6).tolist()}, n_samples={found.sum()})."
         )
     return which, task.n_classes, read_only(task.targets[which])
-
-
-def _rows(task: ClassTask, sizes: NDArray[np.intp]) -> FloatArray:
-    return read_only(np.repeat(task.targets, sizes, axis=0))
 
 
 def _seen(task: ClassTask | DataTask, inputs: Any, n_samples: int, notes: list[str]) -> FloatArray:

@@ -19,7 +19,7 @@ from meanfield.problem.network import Network
 from meanfield.sampling import compiled
 from meanfield.validation import FloatArray, read_only, real_number, scale_number, whole_number
 
-__all__ = ["Problem", "class_sizes", "problem"]
+__all__ = ["Problem", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class Problem:
     @property
     def output_scale(self) -> float:
         """f = output_scale * sum_i a_i phi(z_i)."""
-        return 1.0 / (self.width if self.network.scaling == "non-lazy" else math.sqrt(self.width))
+        return output_scale(self.network, self.width)
 
     def target(self) -> compiled.Target:
         """For the compiled energy."""
@@ -154,13 +154,7 @@ class Problem:
         See `meanfield.sampling.chains.Chains` for the names. `work` must hold the activations of x (see `forward`).
         """
         readout = self.readout(x)
-        mean = class_means(self.labels, self.n_groups)
-        means = work.phi @ mean  # (L, N, C)
-        squares = (work.phi**2).mean(axis=1) @ mean  # (L, C)
-        size = class_sizes(self.labels, self.n_groups)
-        between = np.swapaxes(means, 1, 2) @ means / self.width
-        for c, n in enumerate(size):  # pairs of different samples only
-            between[:, c, c] = (n * between[:, c, c] - squares[:, c]) / (n - 1) if n > 1 else np.nan
+        means, between, squares = class_kernels(work.phi, self.labels, self.n_groups)
         loss = 0.5 * self.coldness * float(np.sum(work.residual**2))
         return {
             "readout": self.readout_std * readout.T,
@@ -187,6 +181,27 @@ class Problem:
             z = (self.network.sigma_w / math.sqrt(self.width)) * weights @ phi
             phi0_array(table, z.ravel(), phi.ravel())
         return np.asarray(self.output_scale * self.readout_std * (self.readout(x) @ phi).T)
+
+
+def output_scale(network: Network, width: int) -> float:
+    """What stands before sum_i a_i phi(z_i): 1/N, or N^-1/2 with the lazy scaling."""
+    return 1.0 / (width if network.scaling == "non-lazy" else math.sqrt(width))
+
+
+def class_kernels(
+    phi: FloatArray, labels: NDArray[np.intp], n_groups: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Of activations (..., N, P): class means (..., N, C), and the kernel by class.
+
+    Its mean over pairs of different samples (..., C, C), NaN within a class of one, and of its diagonal (..., C).
+    """
+    mean = class_means(labels, n_groups)
+    means = phi @ mean
+    squares = (phi**2).mean(axis=-2) @ mean
+    between = np.swapaxes(means, -2, -1) @ means / phi.shape[-2]
+    for c, n in enumerate(class_sizes(labels, n_groups)):  # pairs of different samples only
+        between[..., c, c] = (n * between[..., c, c] - squares[..., c]) / (n - 1) if n > 1 else np.nan
+    return means, between, squares
 
 
 def class_sizes(labels: NDArray[np.intp], n_groups: int) -> NDArray[np.intp]:

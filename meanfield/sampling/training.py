@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from meanfield.problem.network import Network
-from meanfield.sampling.observe import PARAMETERIZATIONS, output_scale
+from meanfield.sampling.observe import PARAMETERIZATIONS
+from meanfield.sampling.problem import output_scale
 from meanfield.validation import real_number, short, whole_number
 
 __all__ = ["LOSSES", "TrainingParameters", "theory_parameters", "training_parameters"]
@@ -147,8 +148,9 @@ def theory_parameters(
         ) from None
     sizes = _sizes(width, n_inputs, n_samples, n_outputs)
     count = network.depth + 1
-    several = isinstance(weight_decay, Sequence) and not isinstance(weight_decay, (str, bytes))
-    given: list[Any] = list(weight_decay) if several else [weight_decay] * count  # type: ignore[arg-type]
+    given: list[Any] = [weight_decay] * count
+    if isinstance(weight_decay, Sequence) and not isinstance(weight_decay, (str, bytes)):
+        given = list(weight_decay)
     if len(given) != count:
         raise ValueError(f"weight_decay must be one number or {count}, one per layer and readout, got {len(given)}.")
     decay = [real_number("weight_decay", value, above=0.0) for value in given]
