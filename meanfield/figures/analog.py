@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -17,12 +15,10 @@ from meanfield.figures.panels import (
     network_of,
     strongest,
 )
+from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
-from meanfield.sampling.compare import compare
-from meanfield.sampling.sample import sample
-from meanfield.sampling.trend import finite_size_trend
 from meanfield.solve import solve
 
 TAU = 0.02
@@ -35,17 +31,9 @@ def draw(name: str, scale: Scale) -> Drawing:
     network = Network("linear", depth=2)
     task = class_task(fractions=[0.5, 0.25, 0.25], n_samples=n)
     posterior = solve(network, task, tau=TAU)
-    how: dict[str, Any] = {
-        "draws": scale.size(100, 400),
-        "warmup": scale.size(150, 500),
-        "thin": 3,
-        "chains": 3,
-        "progress": False,
-    }
-    runs = [sample(network, task, width, TAU, rng=scale.seed, **how) for width in (n // 2, n)]
-    comparisons = [compare(posterior, run) for run in runs]
-    trend = finite_size_trend(comparisons)
-    chains, neurons = runs[1], [network_of(runs[1], layer=layer) for layer in (-2, -1)]
+    how = effort(scale, draws=(100, 400), warmup=(150, 500), thin=3, chains=3)
+    runs = sampled(posterior, (n // 2, n), scale, how, start="annealed")
+    chains, neurons = runs.widest, [network_of(runs.widest, layer=layer) for layer in (-2, -1)]
     figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")
     draw_readouts(axes[0, 0], chains.readout[..., 0].ravel(), posterior, 0)
     axes[0, 0].legend(frameon=False)
@@ -62,7 +50,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     letters(axes.flat)
     ratio = np.std(a[..., 0]) ** 2 / float(posterior.readout_covariance[0, 0])
     said = (
-        f"1/N extrapolated: max |z| = {trend.max_z:.2f} over {len(trend.rows)} statistics",
+        runs.said,
         f"variance of the readouts of class 1, sampled over theory: {ratio:.4f} at N = {n}",
     )
-    return Drawing(name, figure, tuple(comparisons), said)
+    return Drawing(name, figure, runs.comparisons, said)

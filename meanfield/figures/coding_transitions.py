@@ -9,13 +9,13 @@ import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, network_of
+from meanfield.figures.runs import effort, sampled
 from meanfield.phases.diagram import sweep
 from meanfield.plot.diagrams import plot_weights
 from meanfield.plot.style import styled, symbol
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
-from meanfield.sampling.compare import compare
-from meanfield.sampling.sample import sample
+from meanfield.sampling.compare import Comparison
 from meanfield.solve import solve
 
 TAU = 0.02
@@ -28,24 +28,18 @@ def draw(name: str, scale: Scale) -> Drawing:
     network, task = Network("sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.0)
     diagram = sweep(network, task, off=np.linspace(-1, 0.95, 196), progress=False)
     n = scale.size(80, 500)
-    how: dict[str, Any] = {
-        "draws": scale.size(50, 200),
-        "warmup": scale.size(120, 600),
-        "thin": 2,
-        "chains": 2,
-        "progress": False,
-    }
+    how = effort(scale, draws=(50, 200), warmup=(120, 600), thin=2, chains=2)
     figure = plt.figure(figsize=(8.0, 4.8), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.1, 1.0))
     upper, lower = halves
     top = plot_weights(diagram, upper.subplots())
-    comparisons = []
+    comparisons: list[Comparison] = []
     for ax, off, letter in zip(lower.subplots(1, len(TARGETS)), TARGETS, "ABCD", strict=True):
         own = task.with_(off=off, n_samples=n)
         posterior = solve(network, own, tau=TAU)
-        chains = sample(network, own, n, TAU, rng=scale.seed, start=posterior, **how)
-        comparisons.append(compare(posterior, chains))
-        draw_activations(ax, network_of(chains))
+        runs = sampled(posterior, [n], scale, how)
+        comparisons += runs.comparisons
+        draw_activations(ax, network_of(runs.widest))
         ax.set_title(f"{letter}:  {symbol('off')} = ${off:g}$")
         top.plot(off, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
     lower.supylabel("sampled neurons by code", fontsize="medium")

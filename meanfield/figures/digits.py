@@ -5,7 +5,7 @@ One hidden layer, whose theory holds at any tau; the mean predictor is that of a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,11 +13,10 @@ import numpy as np
 from meanfield.datasets.images import ImageSet
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
+from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.posterior.generalization import Generalization
 from meanfield.problem.network import Network
-from meanfield.sampling.compare import compare
-from meanfield.sampling.sample import sample
 from meanfield.solve import solve
 
 if TYPE_CHECKING:
@@ -38,14 +37,9 @@ def draw(name: str, scale: Scale) -> Drawing:
     network, task = Network("linear"), train.task(on=1.0, off=0.0, center=False)
     posterior = solve(network, task, tau=TAU)
     cold, gaussian_process = solve(network, task), solve(Network("linear", scaling="lazy"), task)  # both at T = 0
-    how: dict[str, Any] = {
-        "draws": scale.size(120, 400),
-        "warmup": scale.size(150, 600),
-        "thin": 3,
-        "chains": 3,
-        "progress": False,
-    }
-    chains = sample(network, task, n, TAU, rng=scale.seed, inputs=test.images, **how)
+    how = effort(scale, draws=(120, 400), warmup=(150, 600), thin=3, chains=3)
+    runs = sampled(posterior, [n], scale, how, start="annealed", inputs=test.images)
+    chains = runs.widest
     figure, axes = plt.subplots(2, 3, figsize=(8.2, 4.8), layout="constrained")
     draw_readouts(axes[0, 0], chains.readout[..., 0].ravel(), posterior, 0)
     axes[0, 0].legend(frameon=False)
@@ -55,23 +49,22 @@ def draw(name: str, scale: Scale) -> Drawing:
     axes[0, 2].set_title("kernel, training")
     theory = posterior.predict(test.images)
     shift = np.abs(cold.predict(test.images) - gaussian_process.predict(test.images)).max()
-    sampled = chains.prediction.mean(axis=(0, 1))
+    witness = chains.prediction.mean(axis=(0, 1))
     order = np.argsort(test.labels, kind="stable")
     x = np.arange(order.size)
-    axes[1, 0].plot(x, sampled[order, 0], ".", markersize=2.5, color="0.6", label="sampled")
+    axes[1, 0].plot(x, witness[order, 0], ".", markersize=2.5, color="0.6", label="sampled")
     axes[1, 0].plot(x, theory[order, 0], color=PALETTE[0], linewidth=0.8, label="theory")
     axes[1, 0].set(xlabel="test inputs by class", ylabel="mean predictor of class 0")
     axes[1, 0].legend(frameon=False)
-    axes[1, 1].plot(theory.ravel(), sampled.ravel(), ".", markersize=2, color="0.5")
+    axes[1, 1].plot(theory.ravel(), witness.ravel(), ".", markersize=2, color="0.5")
     axes[1, 1].axline((0, 0), slope=1, color=PALETTE[0], linewidth=0.8)
     axes[1, 1].set(xlabel="predictor, theory", ylabel="predictor, sampled")
-    comparison = compare(posterior, chains, inputs=test.images)
     said = [
         f"tau = 0: largest |mean predictor - that of the Gaussian process|: {shift:.1e}",
     ]
     said += _errors(axes[1, 2], {"theory": posterior, "theory, τ = 0": cold, "GP": gaussian_process}, chains, test)
     letters(axes.flat)
-    return Drawing(name, figure, (comparison,), tuple(said))
+    return Drawing(name, figure, runs.comparisons, tuple(said))
 
 
 def _images(scale: Scale) -> ImageSet:

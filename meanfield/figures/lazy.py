@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel, letters, mean_kernel, network_of, strongest
+from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.data_task import data_task
 from meanfield.problem.network import Network
-from meanfield.sampling.compare import compare
-from meanfield.sampling.sample import sample
-from meanfield.sampling.trend import finite_size_trend
+from meanfield.sampling.compare import Comparison
 from meanfield.solve import solve
 
 TAU = 0.02
@@ -31,15 +29,10 @@ def draw(name: str, scale: Scale) -> Drawing:
     sign = np.repeat([1.0, -1.0], n // 2)
     # The same task with its orthogonal inputs, |x|^2 = N_0: what lazy networks are solved on.
     data = data_task(np.sqrt(n) * np.eye(n), sign, labels=np.repeat(["+", "-"], n // 2), center=False, scale=None)
-    how: dict[str, Any] = {
-        "draws": scale.size(60, 200),
-        "warmup": scale.size(150, 600),
-        "thin": 2,
-        "chains": 2,
-        "progress": False,
-    }
+    how = effort(scale, draws=(60, 200), warmup=(150, 600), thin=2, chains=2)
     figure, axes = plt.subplots(3, 4, figsize=(8.2, 5.6), layout="constrained")
-    comparisons, said = [], []
+    comparisons: list[Comparison] = []
+    said: list[str] = []
     for row, phi in zip(axes, ("linear", "sigmoid", "relu"), strict=True):
         contrast = []
         for scaling, kernel_ax, map_ax in (("lazy", row[0], row[2]), ("non-lazy", row[1], row[3])):
@@ -49,12 +42,11 @@ def draw(name: str, scale: Scale) -> Drawing:
             posterior = solve(network, own, tau=TAU)
             start = "annealed" if scaling == "lazy" or phi == "linear" else posterior
             widths = (4 * n,) if scaling == "lazy" else (n // 2, n)
-            runs = [sample(network, own, width, TAU, rng=scale.seed, start=start, **how) for width in widths]
-            found = [compare(posterior, run) for run in runs]
-            comparisons += found
-            chains = runs[-1]
-            if len(found) > 1:
-                said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {finite_size_trend(found).max_z:.2f}")
+            runs = sampled(posterior, widths, scale, how, start=start)
+            comparisons += runs.comparisons
+            chains = runs.widest
+            if len(widths) > 1:
+                said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {runs.trend.max_z:.2f}")
             draw_kernel(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
             neurons = replace(network_of(chains), class_names=("+", "−"))
             draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
+from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
-from meanfield.sampling.compare import compare
-from meanfield.sampling.sample import sample
 from meanfield.sampling.statistics import code_words, coding_threshold
-from meanfield.sampling.trend import finite_size_trend
 from meanfield.solve import solve
 
 if TYPE_CHECKING:
@@ -33,16 +31,9 @@ def draw(name: str, scale: Scale) -> Drawing:
     n = scale.size(100, 500)
     network, task = Network("sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=n)
     posterior = solve(network, task, tau=TAU)
-    how: dict[str, Any] = {
-        "draws": scale.size(100, 300),
-        "warmup": scale.size(150, 600),
-        "thin": 2,
-        "chains": 3,
-        "progress": False,
-    }
-    runs = [sample(network, task, width, TAU, rng=scale.seed, start=posterior, **how) for width in (n // 2, n)]
-    comparisons = [compare(posterior, run) for run in runs]
-    trend, chains = finite_size_trend(comparisons), runs[1]
+    how = effort(scale, draws=(100, 300), warmup=(150, 600), thin=2, chains=3)
+    runs = sampled(posterior, (n // 2, n), scale, how)
+    chains = runs.widest
     figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")
     draw_readouts(axes[0, 0], chains.readout[..., 0].ravel(), posterior, 0)
     axes[0, 0].legend(frameon=False)
@@ -64,8 +55,8 @@ def draw(name: str, scale: Scale) -> Drawing:
     draw_kernel(axes[1, 2], mean_kernel(chains), chains.labels, task.class_names)
     axes[1, 2].set_title("kernel")
     letters(axes.flat)
-    said = (f"1/N extrapolated: max |z| = {trend.max_z:.2f} over {len(trend.rows)} statistics",)
-    return Drawing(name, figure, tuple(comparisons), said)
+    said = (runs.said,)
+    return Drawing(name, figure, runs.comparisons, said)
 
 
 def _activation_of_code(ax: Axes, posterior: Posterior, chains: Chains) -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel, letters, mean_kernel, network_of, strongest
+from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
-from meanfield.sampling.compare import compare
-from meanfield.sampling.sample import sample
-from meanfield.sampling.trend import finite_size_trend
 from meanfield.solve import solve
 
 TAU = 0.02
@@ -28,16 +25,9 @@ def draw(name: str, scale: Scale) -> Drawing:
     n = scale.size(100, 500)
     network, task = Network("relu"), class_task(fractions=[0.5, 0.25, 0.25], n_samples=scale.size(100, 200))
     posterior = solve(network, task, tau=TAU)
-    how: dict[str, Any] = {
-        "draws": scale.size(80, 300),
-        "warmup": scale.size(120, 600),
-        "thin": 3,
-        "chains": 3,
-        "progress": False,
-    }
-    runs = [sample(network, task, width, TAU, rng=scale.seed, start=posterior, **how) for width in (n // 2, n)]
-    comparisons = [compare(posterior, run) for run in runs]
-    trend, chains = finite_size_trend(comparisons), runs[1]
+    how = effort(scale, draws=(80, 300), warmup=(120, 600), thin=3, chains=3)
+    runs = sampled(posterior, (n // 2, n), scale, how)
+    chains = runs.widest
     figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.8), layout="constrained")
     a = chains.readout[:, -1]
     axes[0, 0].plot(a[..., 0].ravel(), a[..., 1].ravel(), ".", markersize=3, color="0.6", label="neurons")
@@ -60,7 +50,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     letters([axes[0, 0], axes[0, 1], axes[1, 0], last])
     share = float(np.mean(neurons.code != neurons.part_names.index("bulk")))
     said = (
-        f"1/N extrapolated: max |z| = {trend.max_z:.2f} over {len(trend.rows)} statistics",
+        runs.said,
         f"{100 * share:.1f} % of the neurons are outliers",
     )
-    return Drawing(name, figure, tuple(comparisons), said)
+    return Drawing(name, figure, runs.comparisons, said)

@@ -1,0 +1,64 @@
+"""Sampled networks beside a theory, as the figures need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from meanfield.figures.gallery import Scale
+from meanfield.posterior.posterior import Posterior
+from meanfield.sampling.chains import Chains
+from meanfield.sampling.compare import Comparison, compare
+from meanfield.sampling.sample import sample
+from meanfield.sampling.trend import Trend, finite_size_trend
+
+__all__ = ["Runs", "effort", "sampled"]
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Chains of several widths, each held against the theory."""
+
+    chains: tuple[Chains, ...]
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def widest(self) -> Chains:
+        """Of the last width."""
+        return self.chains[-1]
+
+    @property
+    def trend(self) -> Trend:
+        """What remains as N -> infinity."""
+        return finite_size_trend(self.comparisons)
+
+    @property
+    def said(self) -> str:
+        """That in words."""
+        trend = self.trend
+        return f"1/N extrapolated: max |z| = {trend.max_z:.2f} over {len(trend.rows)} statistics"
+
+
+def effort(scale: Scale, *, draws: tuple[int, int], warmup: tuple[int, int], thin: int, chains: int) -> dict[str, Any]:
+    """Options of `sample`; of draws and warm-up the small and the full number."""
+    numbers = {"draws": scale.size(*draws), "warmup": scale.size(*warmup)}
+    return {**numbers, "thin": thin, "chains": chains, "progress": False}
+
+
+def sampled(
+    posterior: Posterior,
+    widths: Iterable[int],
+    scale: Scale,
+    how: dict[str, Any],
+    *,
+    start: Any = None,
+    inputs: Any = None,
+) -> Runs:
+    """Chains of these widths at the problem of a posterior, started from it unless told otherwise."""
+    start = posterior if start is None else start
+    problem = posterior.network, posterior.task
+    chains = tuple(
+        sample(*problem, width, posterior.tau, rng=scale.seed, start=start, inputs=inputs, **how) for width in widths
+    )
+    return Runs(chains, tuple(compare(posterior, one, inputs=inputs) for one in chains))
