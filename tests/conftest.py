@@ -12,6 +12,8 @@ problem rather than a draw come from `fixed_rng` and stay the same.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import Any
 
 import numpy as np
@@ -47,5 +49,8 @@ def _shifted_rng(seed: Any = None) -> np.random.Generator:
 
 def pytest_configure(config: Any) -> None:
     """Before any test module is read: some draw while they are imported."""
+    # Jobs that a shell starts in the background ignore Ctrl-C, and tests of it would wait for ever.
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if OFFSET:
         np.random.SeedSequence, np.random.default_rng = ShiftedSeedSequence, _shifted_rng  # type: ignore[misc]
