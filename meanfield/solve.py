@@ -162,28 +162,16 @@ def solve(
     problem = Problem(network, task, float(tau))
     _check_options(task, warm_start, on_failure, max_boxes)
     progress = flag("progress", progress, none=True)
-    refine = flag("refine", refine, none=True)
-    if max_seconds is not None:
-        max_seconds = real_number("max_seconds", max_seconds, above=0.0)
-    if rtol is not None:
-        rtol = real_number("rtol", rtol, above=0.0)
-        if rtol >= 1.0:
-            raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
-    if width is not None:
-        width = real_number("width", width, at_least=100.0)
-        if width > 1e5:
-            raise ValueError(f"width must be at most 1e5, got {width:g}; leave it out for N = infinity.")
-        if theory.name != "deep":
-            raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
+    options = _numbers(max_boxes, rtol, max_seconds, refine, width)
+    if width is not None and theory.name != "deep":
+        raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
     if fractions is not None and not isinstance(fractions, Mapping):
         raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
-    options: dict[str, Any] = {"max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine}
-    options["width"] = width
     shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
     if shares:
         options["fractions"] = fractions
     try:
-        with long_work(max_seconds, progress):
+        with long_work(options["max_seconds"], progress):
             posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
             if fractions is not None and not shares:
                 posterior = posterior.frozen(fractions)
@@ -198,6 +186,24 @@ def solve(
             raise ConvergenceError(text, posterior)
         warnings.warn(text, CertificateWarning, stacklevel=2)
     return cast(Any, posterior)
+
+
+def _numbers(max_boxes: Any, rtol: Any, max_seconds: Any, refine: Any, width: Any) -> dict[str, Any]:
+    """The options of theories, checked."""
+    refine = flag("refine", refine, none=True)
+    if max_seconds is not None:
+        max_seconds = real_number("max_seconds", max_seconds, above=0.0)
+    if rtol is not None:
+        rtol = real_number("rtol", rtol, above=0.0)
+        if rtol >= 1.0:
+            raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
+    if width is not None:
+        width = real_number("width", width, at_least=100.0)
+        if width > 1e5:
+            raise ValueError(f"width must be at most 1e5, got {width:g}; leave it out for N = infinity.")
+    return {
+        "max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine, "width": width,
+    }  # fmt: skip
 
 
 def _check_options(task: ClassTask | DataTask, warm_start: object, on_failure: str, max_boxes: object) -> None:

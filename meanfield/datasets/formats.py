@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,4 +189,4 @@ def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
         raise FileNotFoundError(f"there is no file {path}.")
     with file.open("rb") as stream:
         zipped = stream.read(2) == _GZIP
-    return gzip.open(file, "rb") if zipped else file.open("rb")  # type: ignore[return-value]
+    return cast("IO[bytes]", gzip.open(file, "rb")) if zipped else file.open("rb")

@@ -48,7 +48,7 @@ def behind_barrier(dispatcher: Any) -> Any:
     try:
         llvmlite.binding.add_symbol(_SYMBOL, ctypes.cast(_address_of, _WORD).value)
         context, linked = dispatcher.targetctx, dispatcher.get_overload
-        context.insert_func_defn, context.call_conv.call_function, context.insert_const_bytes  # noqa: B018
+        context.insert_func_defn, context.call_conv.call_function, context.insert_const_bytes  # noqa: B018  (are they there?)
     except AttributeError:
         return dispatcher
     keys: dict[Any, tuple[str, Any]] = {}

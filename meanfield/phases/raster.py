@@ -274,7 +274,7 @@ def _start(problem: Problem, before: Problem, point: PointArrays) -> Posterior |
 
 def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
     try:
-        post: Any = solve(*problem, warm_start=start, on_failure="return")  # type: ignore[call-overload]
+        post: Any = solve(*problem, warm_start=start, on_failure="return")  # type: ignore[call-overload]  # the task is of either kind
     except ConvergenceError as error:
         return _nothing(problem, loop.NOT_CONVERGED, str(error))
     except Exception as error:  # numerical ones; others can be read in the message

@@ -53,8 +53,8 @@ class Explorer:
         line = len(diagram.axes) == 1
         self._plane = (plot_weights if line else plot_phases)(diagram, left.subplots())
         self._plane.set_title("click, or step with the arrow keys", fontsize="medium", color="0.4")
-        marker = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "color": "black", "zorder": 10}
-        self._marker = None if line else self._plane.plot([], [], linestyle="none", **marker)[0]  # type: ignore[arg-type]
+        marker: Any = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "color": "black", "zorder": 10}
+        self._marker = None if line else self._plane.plot([], [], linestyle="none", **marker)[0]
         self._rule = self._plane.axvline(np.nan, color="black", linewidth=1.0) if line else None
         self.posterior: Posterior | None = None
         self.values: dict[str, float] = {}

@@ -140,14 +140,15 @@ def _points(diagram: PhaseDiagram, phases: Sequence[str]) -> dict[str, Any]:
     """What is shown of every point: one row per code or outlier, its readout, its mean activation per class."""
     index = np.array([phases.index(name) for name in diagram.phase_labels] or [0])
     flat = np.asarray(diagram.phase).ravel()
+    said = np.asarray(diagram.messages).ravel()
     rows: list[list[tuple[str, float, FloatArray, FloatArray]]] = []
     messages = {}
     for i in range(flat.size):
         if flat[i] < 0:
-            messages[i] = str(np.asarray(diagram.messages).ravel()[i])
+            messages[i] = str(said[i])
             rows.append([])
             continue
-        posterior = diagram.posterior(i) if len(diagram.shape) == 1 else diagram.posterior(diagram._position(i))
+        posterior = diagram.posterior(i)
         sparse = diagram.network.activation.parts == "outliers"
         parts = [("bulk" if sparse else c.label, c.weight, c.readout, c.activation) for c in posterior.codes]
         parts += [(f"outlier {o.label}", o.weight, o.readout, o.activation) for o in posterior.outliers]

@@ -139,19 +139,19 @@ def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray)
     return np.argmax(near, axis=1)
 
 
-def _following(centre: FloatArray, variance: float) -> tuple[FloatArray, ...]:
+def _following(centre: FloatArray, variance: float) -> tuple[Any, ...]:
     """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one."""
     x, weight = _HERMITE if variance > 0.0 else (np.zeros(1), np.ones(1))
     k, count = len(x), len(centre)
     h = (centre[:, None] + math.sqrt(variance) * x).ravel()
     log_prior = np.tile(np.log(weight / weight.sum()), count)
     first = k * np.arange(count)
-    return h, log_prior, np.zeros(count), first, first + k, 0.0  # type: ignore[return-value]
+    return h, log_prior, np.zeros(count), first, first + k, 0.0
 
 
 def _lattice(
     rule: Rule, centre: FloatArray, variance: float, stiffness: float, h: FloatArray, shared: float
-) -> tuple[FloatArray, ...]:
+) -> tuple[Any, ...]:
     """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends."""
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
@@ -163,7 +163,7 @@ def _lattice(
     # N(h; u alpha, D) = exp(-h^2 / 2 D + h u alpha / D - (u alpha)^2 / 2 D): the last factor is the shared field's.
     log_prior = -0.5 * grid**2 / variance - 0.5 * math.log(2 * math.pi * variance) + math.log(step)
     first = np.zeros(len(centre), dtype=np.int64)
-    return grid, log_prior, centre / variance, first, first + len(grid), step  # type: ignore[return-value]
+    return grid, log_prior, centre / variance, first, first + len(grid), step
 
 
 def _stiffness(

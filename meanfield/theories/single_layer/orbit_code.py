@@ -26,7 +26,7 @@ class OrbitCode(Code):
         Codes in the orbit.
     """
 
-    kind: NDArray[np.intp] = None  # type: ignore[assignment]
+    kind: NDArray[np.intp] = None  # type: ignore[assignment]  # always given; fields before it have defaults
     count: int = 1
 
     @property

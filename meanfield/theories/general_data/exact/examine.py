@@ -97,8 +97,10 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
 
 
 def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
-    kind = BulkSampler if isinstance(solution, OutlierSolution) else Sampler
-    return kind(solution, labels, np.random.default_rng(0))  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    return (
+        BulkSampler(solution, labels, rng) if isinstance(solution, OutlierSolution) else Sampler(solution, labels, rng)
+    )
 
 
 def _better(

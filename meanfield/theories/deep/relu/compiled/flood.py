@@ -22,7 +22,7 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @jit
-def _fetch(table, i, j, alpha, b, n, d, delta, u, spread, rule, out):  # type: ignore[no-untyped-def]
+def _fetch(table, i, j, alpha, b, n, d, delta, u, spread, rule, out):
     """Entry (i, j) of a table of class averages, computed when it is first asked for."""
     if math.isnan(table[i, j, 0]):
         class_average(b, u * alpha, spread, n, d, delta, rule[1], rule[4], rule[5], out)
@@ -31,7 +31,7 @@ def _fetch(table, i, j, alpha, b, n, d, delta, u, spread, rule, out):  # type: i
 
 
 @jit
-def flood(origin, root, n, d, delta, u, spread, kind, tables, reach, walls, rule, most):  # type: ignore[no-untyped-def]
+def flood(origin, root, n, d, delta, u, spread, kind, tables, reach, walls, rule, most):
     """Averages of all classes over gamma (lattice) and alpha (line).
 
     Parameters

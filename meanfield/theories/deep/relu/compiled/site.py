@@ -76,7 +76,7 @@ def _log_weight(h: float, b: float, middle: float, spread: float, n: float, d: f
 
 
 @jit
-def class_average(b, middle, spread, n, d, delta, step, shift, cut, out):  # type: ignore[no-untyped-def]
+def class_average(b, middle, spread, n, d, delta, step, shift, cut, out):
     """Averages over a class's own field h ~ N(middle, spread) with weight exp(n g(b, h)), into `out` (7,).
 
     ln of the integral, then g_b, g_b^2, g_bb, g_h, g_h^2, g_hh. exp(n g) is a mixture of Gaussians of precision n / d
