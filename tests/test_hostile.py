@@ -47,9 +47,10 @@ def test_bad_values_are_refused_in_words(entry, tmp_path, monkeypatch):
 
 def fault_of(call, value, words, type_errors):
     """What is wrong with the answer to a bad value; empty if it is refused well."""
+    refusals = (ValueError, FileNotFoundError, TypeError) if type_errors else (ValueError, FileNotFoundError)
     try:
         call(value)
-    except (ValueError, FileNotFoundError, *((TypeError,) if type_errors else ())) as error:
+    except refusals as error:
         said = str(error)
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         if isinstance(error, np.linalg.LinAlgError) or not last.startswith(OWN):
