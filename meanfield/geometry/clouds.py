@@ -244,7 +244,9 @@ def streams(seed: Seed, number: int, tag: int = STREAM_TAG) -> list[np.random.Se
     elif seed is None:
         root = np.random.SeedSequence()
     else:
-        root = np.random.SeedSequence(seed_like("seed", seed), spawn_key=(tag,))
+        given = seed_like("seed", seed)
+        assert isinstance(given, int)
+        root = np.random.SeedSequence(given, spawn_key=(tag,))
     return root.spawn(number)
 
 

@@ -27,7 +27,7 @@ from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.limit import STATUS, message_of
-from meanfield.validation import FloatArray, executor_or_none, flag, plain_array, real_number
+from meanfield.validation import FloatArray, entry, executor_or_none, flag, plain_array, real_number
 
 if TYPE_CHECKING:
     from meanfield.theories.single_layer.transitions.acceptance import Transition
@@ -359,11 +359,13 @@ class PhaseDiagram:
 
         header, arrays = read_archive(path, "phase diagram")
         with reading(path, "phase diagram"):
-            axes = {name: arrays.pop(f"axis_{name}") for name in header["axes"]}
-            network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-            for _ in Grid(network, task, header["tau"], axes).problems():
+            axes = {name: arrays.pop(f"axis_{name}") for name in entry(header, "axes", list)}
+            network = Network.from_dict(entry(header, "network", dict))
+            task = ClassTask.from_dict(entry(header, "task", dict))
+            tau = entry(header, "tau", (int, float))
+            for _ in Grid(network, task, tau, axes).problems():
                 pass  # each is covered by a theory, or refused as it is made
-            diagram = cls(network, task, header["tau"], axes, PointArrays(**arrays))
+            diagram = cls(network, task, tau, axes, PointArrays(**arrays))
             check_diagram(diagram)
         return diagram
 

@@ -144,14 +144,14 @@ class ClassTask:
         return plain | {"n_samples": self.n_samples, "on": self.on, "off": self.off}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ClassTask:
+    def from_dict(cls, values: Mapping[str, object]) -> ClassTask:
         """Inverse of `to_dict`; ValueError for what is missing, unknown or of another type."""
         # In the first files they were called labels.
         names = entry(values, "class_names" if "class_names" in values else "labels", list)
-        known = {name: entry(values, name, list) for name in ("fractions", "targets")}
-        known |= {name: entry(values, name, (int, float)) for name in ("n_samples",)}
-        known |= {name: values.get(name) for name in ("on", "off")}
-        return cls(**known, class_names=tuple(str(name) for name in names))
+        fractions, targets = (real_array(name, entry(values, name, list)) for name in ("fractions", "targets"))
+        on, off = (None if values.get(name) is None else entry(values, name, (int, float)) for name in ("on", "off"))
+        n_samples = entry(values, "n_samples", (int, float))
+        return cls(fractions, targets, n_samples, tuple(str(name) for name in names), on, off)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassTask) and self._key() == other._key()

@@ -25,7 +25,7 @@ import numpy as np
 from meanfield.archive import read_archive, write_archive
 from meanfield.sampling.compiled import forward, trajectory
 from meanfield.sampling.problem import Problem
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, entry
 
 __all__ = ["Interrupted", "Job", "Settings", "run_chain"]
 
@@ -239,10 +239,11 @@ class _Chain:
         try:
             header, arrays = read_archive(path, "chain")
             digest = header.pop("digest")
-            if header["key"] != self.job.key or digest != _digest(header, arrays):
+            if header.get("key") != self.job.key or digest != _digest(header, arrays):
                 raise ValueError("it is not what was written")
-            adaptation = DualAveraging(**header["adaptation"])
-            random = header["random"]
+            adaptation = DualAveraging(**entry(header, "adaptation", dict))
+            random = entry(header, "random", dict)
+            iteration = entry(header, "iteration", int)
             self.rng.bit_generator.state = random | {"state": {k: int(v) for k, v in random["state"].items()}}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(
@@ -250,7 +251,7 @@ class _Chain:
             )
             self.rng = np.random.Generator(np.random.PCG64(self.job.seed))
             return False
-        self.iteration, self.adaptation = header["iteration"], adaptation
+        self.iteration, self.adaptation = iteration, adaptation
         self.x, self.state_first, self.tally = (arrays.pop(name) for name in ("x", "state_first", "tally"))
         self.records = {name.removeprefix("record_"): list(values) for name, values in arrays.items()}
         return True
