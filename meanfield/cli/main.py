@@ -19,9 +19,9 @@ import meanfield.cli.data as cli_data
 
 if TYPE_CHECKING:
     from meanfield.phases.diagram import PhaseDiagram
+    from meanfield.posterior.posterior import Posterior
     from meanfield.problem.class_task import ClassTask
     from meanfield.problem.network import Network
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 _DESCRIPTION = """\
 Which representations does a wide, non-lazy Bayesian network learn from a classification task? This command solves
@@ -368,7 +368,7 @@ def _solve(options: argparse.Namespace) -> None:
     _report(written)
 
 
-def _draw(posterior: SingleNeuronPosterior, stem: Path) -> list[Path]:
+def _draw(posterior: Posterior, stem: Path) -> list[Path]:
     plot = _plot_module()
     written = []
     for name in ("readout_posterior", "activation_map", "kernel"):

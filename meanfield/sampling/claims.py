@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.claims import same
+from meanfield.sampling.chains import Chains
 from meanfield.sampling.problem import problem as problem_of
 
 __all__ = ["check_chains"]
 
 
-def check_chains(chains: Any) -> None:
+def check_chains(chains: Chains) -> None:
     """Refuse records that are not those of their network and task; the last draw must have the energy of its weights.
 
     Raises

@@ -29,6 +29,8 @@ __all__ = ["GeneralDataPosterior"]
 class GeneralDataPosterior(DataPosterior):
     """Codes, a bulk and outliers on data, from expectation propagation inside the convex dual."""
 
+    solution: GeneralSolution
+
     theory: ClassVar[str] = "general_data"
     kind: ClassVar[str] = "general"
 

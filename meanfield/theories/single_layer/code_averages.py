@@ -26,7 +26,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import activity_threshold
-from meanfield.posterior.posterior import Posterior
+from meanfield.theories.single_layer.densities import Densities
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import FloatArray
 
@@ -74,7 +74,7 @@ class CodeAverages:
         Order parameters of the posterior.
     """
 
-    def __init__(self, posterior: Posterior, counts: Any) -> None:
+    def __init__(self, posterior: Densities, counts: object) -> None:
         task, network = posterior.task, posterior.network
         self.t = posterior.solution.t
         self.counts = np.asarray(counts, dtype=float)
@@ -207,7 +207,7 @@ class CodeAverages:
         return total
 
 
-def _nodes(posterior: Posterior) -> tuple[FloatArray, FloatArray]:
+def _nodes(posterior: Densities) -> tuple[FloatArray, FloatArray]:
     """Nodes (n, m) and weights (n,) of the readout posterior: the lattice, or points of the Gaussian codes."""
     lattice = readout_lattice(posterior.network, posterior.task, posterior.solution)
     if lattice is not None:

@@ -122,7 +122,7 @@ class ReluPosterior(SolvedPosterior):
     @property
     def objective(self) -> float:
         """Phi / P, the counterpart of min J of one hidden layer."""
-        return self.solution.free_energy / self.solution.n_samples
+        return self.solution.objective
 
     @property
     def readout_covariance(self) -> FloatArray:

@@ -110,6 +110,11 @@ class ReluSolution:
         for name in _ARRAYS:
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
+    @property
+    def objective(self) -> float:
+        """Phi / P, the counterpart of min J of one hidden layer."""
+        return self.free_energy if math.isinf(self.n_samples) else self.free_energy / self.n_samples
+
     def pack(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
         """Header and arrays, for `write_archive`."""
         header = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
