@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
@@ -296,7 +297,7 @@ class PhaseDiagram:
 
         return transitions_along(self)
 
-    def plot(self, ax: Any = None, *, interactive: bool = False) -> Any:
+    def plot(self, ax: Axes | None = None, *, interactive: bool = False) -> Any:
         """Code weights (one axis) or phases (two axes); returns Matplotlib Axes.
 
         `interactive`: a figure of its own in which a click solves that point and draws it, in any interactive backend;
@@ -392,12 +393,12 @@ class PhaseDiagram:
 def sweep(
     network: Network,
     task: ClassTask,
-    tau: Any = 0.0,
+    tau: float = 0.0,
     *,
     executor: Executor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-    **axes: Any,
+    **axes: object,
 ) -> PhaseDiagram:
     """Solve a class task on a grid of one or two control parameters.
 

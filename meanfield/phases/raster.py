@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
+from meanfield.archive import Arrays
 from meanfield.phases.kept import Packable, has_kept, packed, restored
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior, SolvedPosterior
@@ -67,7 +68,7 @@ class PointArrays:
     def column(self, name: str) -> FloatArray:
         return np.asarray(self.numbers[:, loop.NUMBERS.index(name)])
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> Arrays:
         return {name: array for name, array in vars(self).items() if array is not None}
 
     @classmethod

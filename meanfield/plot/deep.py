@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +13,7 @@ from meanfield.plot.class_tasks import draw_kernel, plot_activation_map
 from meanfield.plot.style import PALETTE, axes_or_new, styled, symbol
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, sample_counts
+from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.sampling.chains import Chains
@@ -32,7 +33,7 @@ __all__ = ["figure_layers", "plot_branches", "plot_sharpening"]
 
 @styled
 def figure_layers(
-    *networks: DeepPosterior | Chains, names: Sequence[str] | None = None, n_neurons: int = 60, seed: int = 0
+    *networks: SolvedPosterior | Chains, names: Sequence[str] | None = None, n_neurons: int = 60, seed: int = 0
 ) -> Figure:
     """Representations of all hidden layers side by side: activations of neurons, and below them kernels.
 
@@ -52,7 +53,9 @@ def figure_layers(
     ValueError
         If the networks differ in depth or number of classes.
     """
-    views: list[DeepPosterior | _Sampled] = [_Sampled(one) if isinstance(one, Chains) else one for one in networks]
+    views: list[DeepPosterior | _Sampled] = [
+        _Sampled(one) if isinstance(one, Chains) else cast("DeepPosterior", one) for one in networks
+    ]
     depths = {view.network.depth for view in views}
     if len(depths) != 1 or len({view.task.n_classes for view in views}) != 1:
         raise ValueError(f"give networks of the same depth and task, got depths {sorted(depths)}.")

@@ -16,7 +16,8 @@ as in samples: given a, the M_c are independent normal variables of mean G'(a.t_
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -171,11 +172,11 @@ class CodeAverages:
         weight = np.exp(sides.log_weight) * sides.probability[bits, :, classes].prod(axis=0)
         return weight, sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
 
-    def _masses(self, sides: _Sides, words: Any) -> FloatArray:
+    def _masses(self, sides: _Sides, words: Iterable[int]) -> FloatArray:
         mass = np.array([self._word(sides, word)[0].sum() for word in words])
         return np.asarray(mass / mass.sum())
 
-    def _mixture(self, sides: _Sides, shares: FloatArray) -> Any:
+    def _mixture(self, sides: _Sides, shares: FloatArray) -> list[tuple[float, FloatArray, FloatArray, FloatArray]]:
         """(share, normalised node weights, E[M], E[M^2]) of all codes that occur; shares renormalised."""
         found = []
         total = np.exp(sides.log_weight).sum()
