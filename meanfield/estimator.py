@@ -14,7 +14,7 @@ import numpy as np
 from meanfield.problem.data_task import DataTask, data_task
 from meanfield.problem.network import Network
 from meanfield.solve import solve
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, flag, plain_array, real_array, short
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -26,12 +26,24 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 __all__ = ["NonLazyClassifier", "NonLazyRegressor"]
 
 
-def _validated(estimator: BaseEstimator, *data: object, **options: object) -> Any:
-    """`validate_data` of scikit-learn, whose words stay; what it lets through (numbers too large, objects) in ours."""
+def _validated(estimator: BaseEstimator, X: object, *y: object, **options: object) -> Any:
+    """`validate_data` of scikit-learn, its words and types (its conventions ask for them) after the argument's name.
+
+    Refused before it: what it takes although it is no number, e.g. masked entries, dates, numbers as text.
+    """
+    numeric = {"X": True, "y": options.get("y_numeric", False)}
+    for name, given in zip(numeric, (X, *y)):
+        dtype = plain_array(name, given).dtype
+        if dtype.kind in "mMV" or (dtype.kind in "SU" and numeric[name]):
+            raise ValueError(f"{name} has dtype {dtype}, expected numbers, got {short(given)}.")
+    names = " and ".join(numeric) if y else "X"
     try:
-        return validate_data(estimator, *data, **options)
-    except (OverflowError, RuntimeError, AttributeError, KeyError) as error:
-        raise ValueError(f"X and y must be arrays of real numbers: {error}.") from error
+        return validate_data(estimator, X, *y, **options)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{names}: {error}") from error
+    except Exception as error:  # of numbers out of range, or of a user's object, which may do anything
+        raise ValueError(f"{names} cannot be read as arrays of numbers ({type(error).__name__}: {error}).") from error
 
 
 class _WideNetwork(BaseEstimator):
@@ -61,9 +73,8 @@ class _WideNetwork(BaseEstimator):
         self.on_failure = on_failure
 
     def _network(self) -> Network:
-        return Network(
-            self.activation, self.depth, self.sigma_a, self.sigma_w, scaling="lazy" if self.lazy else "non-lazy"
-        )
+        scaling = "lazy" if flag("lazy", self.lazy) else "non-lazy"
+        return Network(self.activation, self.depth, self.sigma_a, self.sigma_w, scaling=scaling)
 
     def _task(self, X: object, **wanted: Any) -> DataTask:
         return data_task(X, center=self.center, scale=self.scale, **wanted)
@@ -209,7 +220,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
     def fit(self, X: Any, y: Any) -> NonLazyRegressor:
         """Solve the theory on inputs X (P, N_0) and targets y (P,) or (P, m)."""
         X, y = _validated(self, X, y, dtype=np.float64, ensure_min_samples=2, multi_output=True, y_numeric=True)
-        y = y.astype(np.float64)
+        y = real_array("y", y)
         self._vector = y.ndim == 1
         targets = y[:, None] if self._vector else y
         self.target_center_ = targets.mean(axis=0)

@@ -229,14 +229,14 @@ def glue(
         "pairwise": bool(pairwise),
         "seed": describe_seed(seed),
     }
-    settings = Settings(n_probes=n_probes, probes=probes, threads=threads)
+    settings = ProbeSettings(n_probes=n_probes, probes=probes, threads=threads)
     if pairwise:
         return _pairwise(manifolds, labels, center, allow_overlap, seed, settings, options)
     problem = cone_problem(manifolds, center=center, allow_overlap=allow_overlap)
     return _describe(solve_problem(problem, labels=labels, seed=seed, **settings), options)
 
 
-class Settings(TypedDict):
+class ProbeSettings(TypedDict):
     """Of a Monte-Carlo average over probes."""
 
     n_probes: int
@@ -375,7 +375,7 @@ def _pairwise(
     center: bool,
     allow_overlap: bool,
     seed: Seed,
-    settings: Settings,
+    settings: ProbeSettings,
     options: dict[str, object],
 ) -> Glue:
     if not isinstance(labels, str):

@@ -19,7 +19,7 @@ from meanfield.posterior.claims import certificate_from
 from meanfield.posterior.generalization import Generalization, generalization, nearest_class
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count
-from meanfield.posterior.posterior import Posterior, Solved
+from meanfield.posterior.posterior import Posterior, SolutionNumbers
 from meanfield.posterior.predictor import Predictor
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
@@ -34,7 +34,7 @@ _PREFIX = "solution_"  # of the solution's arrays in a file
 _KNOWN = ("activation", "targets")  # of a solution, which the network and the task hold, too
 
 
-class OnData(Solved, Protocol):
+class OnData(SolutionNumbers, Protocol):
     """The numbers that a solver found, with the value of its objective; a dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field]]

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from meanfield.problem.data_task import DataTask
     from meanfield.problem.network import Network
 
-__all__ = ["Ended", "NotAvailable", "Posterior", "Solved", "SolvedPosterior"]
+__all__ = ["EndedNumbers", "NotAvailable", "Posterior", "SolutionNumbers", "SolvedPosterior"]
 
 
 class NotAvailable(ValueError):
     """A question that this theory has no answer to; the text says why, and what to ask instead."""
 
 
-class Solved(Protocol):
+class SolutionNumbers(Protocol):
     """The numbers that a solver found, of any theory."""
 
     @property
@@ -41,7 +41,7 @@ class Solved(Protocol):
     def objective(self) -> float: ...
 
 
-class Ended(Solved, Protocol):
+class EndedNumbers(SolutionNumbers, Protocol):
     """Such numbers with what became of the solver."""
 
     @property
@@ -84,7 +84,7 @@ class Posterior(ABC):
     network: Network
     task: ClassTask | DataTask
     tau: float
-    solution: Solved
+    solution: SolutionNumbers
     if TYPE_CHECKING:  # fields of some theories, properties of others
 
         @property
@@ -288,7 +288,7 @@ class SolvedPosterior(Posterior):
     """
 
     task: ClassTask
-    solution: Ended
+    solution: EndedNumbers
 
     @abstractmethod
     def sample_neurons(self, n: int, *, rng: object = None, samples_per_class: object = None) -> Neurons:

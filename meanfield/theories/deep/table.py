@@ -13,7 +13,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 
 
-class Described(Protocol):
+class DeepAnswer(Protocol):
     """The posterior of a deep network, which asks this module for its text."""
 
     @property
@@ -40,7 +40,7 @@ class Described(Protocol):
     def notes(self) -> tuple[str, ...]: ...
 
 
-def deep_table(posterior: Described) -> str:
+def deep_table(posterior: DeepAnswer) -> str:
     """Task, kernels of every layer, codes of the last one, Phi and certificate."""
     network, task, solution = posterior.network, posterior.task, posterior.solution
     fractions = ", ".join(f"{p:.4g}" for p in task.fractions)
