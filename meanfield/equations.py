@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from meanfield.activations.activation import Activation, activation
 from meanfield.problem.class_task import ClassTask
@@ -45,4 +45,4 @@ def equations(
     """
     if task is not None:
         instance("task", task, (ClassTask, DataTask), "built with class_task or data_task")
-    return derived(network if isinstance(network, Network) else activation(network), task)
+    return derived(cast("Network", network) if hasattr(network, "activation") else activation(network), task)

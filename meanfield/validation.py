@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
+Rows = IntArray | BoolArray | slice | list[int]  # what picks rows of an array
 Seed = int | np.random.SeedSequence | np.random.Generator | None
 _Kind = TypeVar("_Kind")
 

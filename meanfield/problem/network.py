@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from meanfield.activations.activation import Activation, activation, activation_of_formula
 from meanfield.activations.builtin import names
@@ -128,14 +128,14 @@ class Network:
             rest["activation"] = base.with_parameters(**phi)
         return replace(self, **rest)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The network as numbers and strings, for a JSON header; a nonlinearity of the user's as a formula.
 
         One that no formula of `meanfield.symbolic.text` describes is marked "unreadable", with the reason: such a
         dictionary tells networks apart, but cannot be written to a file or read back.
         """
         phi = self.activation
-        described: dict[str, Any] = {"name": phi.name, "parameters": phi.parameters}
+        described: dict[str, object] = {"name": phi.name, "parameters": phi.parameters}
         if phi.name not in names() or activation(phi.name, **phi.parameters) != phi:
             from meanfield.symbolic.text import to_formula
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,7 +258,7 @@ class Chains:
         cls,
         task: ClassTask | DataTask,
         problem: Problem,
-        chains: Sequence[Mapping[str, Any]],
+        chains: Sequence[Mapping[str, FloatArray | float]],
         settings: dict[str, object],
     ) -> Chains:
         """From the results of `run_chain`."""

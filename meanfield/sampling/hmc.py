@@ -15,16 +15,15 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from meanfield.archive import read_archive, write_archive
 from meanfield.sampling.compiled import forward, trajectory
-from meanfield.sampling.problem import Problem
+from meanfield.sampling.problem import Problem, Record
 from meanfield.validation import FloatArray, entry
 
 __all__ = ["Interrupted", "Job", "Settings", "run_chain"]
@@ -89,9 +88,7 @@ class DualAveraging:
         self.log_mean += self.count**-0.75 * (self.log_step - self.log_mean)
 
 
-def run_chain(
-    job: Job, stop: Callable[[], bool] | None = None, report: Callable[[], None] | None = None
-) -> dict[str, Any]:
+def run_chain(job: Job, stop: Callable[[], bool] | None = None, report: Callable[[], None] | None = None) -> Record:
     """Run a chain, or the rest of it if its checkpoint file exists.
 
     Parameters
@@ -130,7 +127,7 @@ class _Chain:
         self.target, self.work = self.problem.target(), self.problem.work()
         self.rng = np.random.Generator(np.random.PCG64(job.seed))
         self.gradient = np.empty(self.problem.n_weights)
-        self.records: dict[str, list[Any]] = {}
+        self.records: dict[str, list[FloatArray | float]] = {}
         self.tally = np.zeros(3)  # acceptance, divergences, leapfrog steps since the last kept draw
         self.iteration = 0
         self.adaptation = DualAveraging.begin(self.settings.target_acceptance, 0.1)
@@ -191,9 +188,9 @@ class _Chain:
         if not self.state_first.size:
             self.state_first = self.x.copy()
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Record:
         """Everything recorded."""
-        arrays: dict[str, Any] = {name: np.array(values) for name, values in self.records.items()}
+        arrays: Record = {name: np.array(values) for name, values in self.records.items()}
         return arrays | {
             "step_size": math.exp(self.adaptation.log_mean),
             "state_first": self.state_first,
@@ -257,7 +254,7 @@ class _Chain:
         return True
 
 
-def _digest(header: dict[str, Any], arrays: dict[str, Any]) -> str:
+def _digest(header: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> str:
     """Of everything that a checkpoint holds: what has this and the right key was written by `_Chain.save`."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):

@@ -15,7 +15,7 @@ from meanfield.symbolic.deep import DeepEquations, deep_equations
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate
 from meanfield.symbolic.latex import aligned, environment
 from meanfield.symbolic.shape import shape_of
-from meanfield.symbolic.theories import Asked, DataEquations, Described, Nonlinearity, data_equations
+from meanfield.symbolic.theories import DataEquations, SymbolicActivation, SymbolicNetwork, SymbolicTask, data_equations
 
 __all__ = ["Equations", "equations", "finite_equations", "limit_equations", "linear_equations"]
 
@@ -101,7 +101,7 @@ def _exponential(row: sp.Eq) -> sp.Eq:
 
 
 def equations(
-    network: Described | Nonlinearity, task: Asked | None = None
+    network: SymbolicNetwork | SymbolicActivation, task: SymbolicTask | None = None
 ) -> Equations | DataEquations | DeepEquations:
     """What `meanfield.solve` solves for a network and a task, derived by SymPy.
 
@@ -130,9 +130,9 @@ def equations(
         for what is no nonlinearity.
     """
     if hasattr(task, "inputs"):
-        return data_equations(cast("Described", network))
+        return data_equations(cast("SymbolicNetwork", network))
     depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
-    activation = cast("Nonlinearity", getattr(network, "activation", network))
+    activation = cast("SymbolicActivation", getattr(network, "activation", network))
     if scaling == "non-lazy" and depth > 1 and activation.parts != "outliers":
         return deep_equations(depth)
     if depth != 1 or scaling != "non-lazy":

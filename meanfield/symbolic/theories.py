@@ -18,7 +18,16 @@ from meanfield.symbolic.index import Ordered, contract, differentiate
 from meanfield.symbolic.latex import align
 from meanfield.symbolic.propagation import SiteSymbols, site_equations
 
-__all__ = ["Asked", "DataEquations", "Described", "Nonlinearity", "data_equations", "general_data", "lazy", "linear"]
+__all__ = [
+    "SymbolicTask",
+    "DataEquations",
+    "SymbolicNetwork",
+    "SymbolicActivation",
+    "data_equations",
+    "general_data",
+    "lazy",
+    "linear",
+]
 
 a, r, s, q, o, i = (
     class_theory.a, class_theory.r, class_theory.s, class_theory.q, class_theory.o, class_theory.i
@@ -91,7 +100,7 @@ class DataEquations:
         return self.latex()
 
 
-class Nonlinearity(Protocol):
+class SymbolicActivation(Protocol):
     """What the equations ask of a nonlinearity, an `Activation` for example."""
 
     @property
@@ -108,25 +117,25 @@ class Nonlinearity(Protocol):
     def parameters(self) -> Mapping[str, float]: ...
 
 
-class Asked(Protocol):
+class SymbolicTask(Protocol):
     """What the equations ask of a class task."""
 
     @property
     def n_samples(self) -> float: ...
 
 
-class Described(Protocol):
+class SymbolicNetwork(Protocol):
     """What the equations ask of a network, which has a depth and a scaling besides."""
 
     @property
-    def activation(self) -> Nonlinearity: ...
+    def activation(self) -> SymbolicActivation: ...
     @property
     def depth(self) -> int: ...
     @property
     def scaling(self) -> str: ...
 
 
-def data_equations(network: Described) -> DataEquations:
+def data_equations(network: SymbolicNetwork) -> DataEquations:
     """Equations of a network on a data task.
 
     Raises
