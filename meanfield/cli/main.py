@@ -18,18 +18,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import meanfield.cli.data as cli_data
-from meanfield.activations.activation import Activation
-from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from meanfield.activations.activation import Activation
     from meanfield.phases.diagram import PhaseDiagram
     from meanfield.posterior.posterior import Posterior
     from meanfield.problem.class_task import ClassTask
     from meanfield.problem.network import Network
     from meanfield.theories.deep.transitions import CodeTransition
     from meanfield.theories.single_layer.transitions.acceptance import Transition
+    from meanfield.validation import FloatArray
 
 _DESCRIPTION = """\
 Which representations does a wide, non-lazy Bayesian network learn from a classification task? This command solves
