@@ -86,7 +86,7 @@ def test_a_solver_that_does_not_end_is_left_behind(monkeypatch):
     assert post.status == "stopped"
     assert "max_seconds" in post.message
     assert len(begun) == 2
-    with pytest.raises(mf.ConvergenceError, match="not converged|failed"):
+    with pytest.raises(mf.ConvergenceError, match=r"not converged|failed"):
         mf.solve(mf.Network("sigmoid"), task)  # the call ends at once, and has written nothing
 
 
