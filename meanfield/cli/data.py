@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meanfield.posterior.data_posterior import DataPosterior
-
 if TYPE_CHECKING:
     from meanfield.datasets import ImageSet
+    from meanfield.posterior.data_posterior import DataPosterior
     from meanfield.posterior.generalization import Generalization
     from meanfield.problem.data_task import DataTask
     from meanfield.problem.network import Network

@@ -19,10 +19,10 @@ from meanfield.symbolic.latex import align
 from meanfield.symbolic.propagation import SiteSymbols, site_equations
 
 __all__ = [
-    "SymbolicTask",
     "DataEquations",
-    "SymbolicNetwork",
     "SymbolicActivation",
+    "SymbolicNetwork",
+    "SymbolicTask",
     "data_equations",
     "general_data",
     "lazy",

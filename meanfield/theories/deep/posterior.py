@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -217,7 +218,7 @@ class DeepPosterior(SolvedPosterior):
                 total[inside] += density(z) / np.abs(phi.derivative(z))
         return total
 
-    def _density(self, code: object, cls: int | str, layer: int) -> Any:
+    def _density(self, code: object, cls: int | str, layer: int) -> Callable[[FloatArray], FloatArray]:
         """z -> density of z for class `cls` under a code."""
         self._finite("the law of an activation")
         system, order = self._system, self._order

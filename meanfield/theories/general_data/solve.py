@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -195,7 +194,7 @@ def shares(fractions: object, solution: GeneralSolution) -> FloatArray:
     return np.asarray(shares / shares.sum())
 
 
-def solve_frozen(solution: GeneralSolution, fractions: object, **options: Any) -> GeneralSolution:
+def solve_frozen(solution: GeneralSolution, fractions: object, rng: Seed = None) -> GeneralSolution:
     """The same problem with given fractions of the neurons in each code of `solution`, as sampled networks have."""
     return solve_general(
         solution.activation,
@@ -205,5 +204,5 @@ def solve_frozen(solution: GeneralSolution, fractions: object, **options: Any) -
         solution.tau,
         fractions=fractions,
         warm_start=solution,
-        **options,
+        rng=rng,
     )

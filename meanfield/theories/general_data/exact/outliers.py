@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -83,7 +82,7 @@ class SampledDual(OutlierDual):
         super().__init__(solution.features, solution.targets, solution.prior, solution.tau, slopes)
         self.exact, self.sample, self.least_effective = exact, sample, least_effective
 
-    def bulk(self, t: FloatArray, start: Any, thorough: bool = False) -> SampledBulk | None:
+    def bulk(self, t: FloatArray, start: object, thorough: bool = False) -> SampledBulk | None:
         at = self.exact.at(self.sample, t)
         enough = math.isfinite(at.log_z) and at.effective >= self.least_effective
         return SampledBulk(self.exact, self.sample, at) if enough else None
