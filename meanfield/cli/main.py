@@ -13,7 +13,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import meanfield.cli.data as cli_data
 from meanfield.cli.inputs import axis_of, class_task_of, given, network_of, read_config, tau_of
@@ -269,7 +269,8 @@ def _phase_diagram(options: argparse.Namespace) -> None:
 
     with beside(), _workers(options.workers) as executor:
         shared = partial(sweep, executor=executor, checkpoint=options.checkpoint)
-        diagram = shared(network, task, **{"tau": tau, **dict(axes)})
+        values: dict[str, Any] = {"tau": tau, **dict(axes)}
+        diagram = shared(network, task, **values)
         print(diagram)
         if len(axes) == 1:
             maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
@@ -278,7 +279,8 @@ def _phase_diagram(options: argparse.Namespace) -> None:
             written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
         pages = [diagram]
         if not options.sweep:
-            diagram = shared(network, task, tau, **dict(axis_of(item) for item in _DEFAULT_PLANE))
+            values = {"tau": tau, **dict(axis_of(item) for item in _DEFAULT_PLANE)}
+            diagram = shared(network, task, **values)
             print(f"\n{diagram}")
             written += _plane(diagram, folder / "phases-off-sigma_a")
             pages.append(diagram)

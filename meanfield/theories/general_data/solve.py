@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -194,7 +195,7 @@ def shares(fractions: object, solution: GeneralSolution) -> FloatArray:
     return np.asarray(shares / shares.sum())
 
 
-def solve_frozen(solution: GeneralSolution, fractions: object, rng: Seed = None) -> GeneralSolution:
+def solve_frozen(solution: GeneralSolution, fractions: object, **options: Any) -> GeneralSolution:
     """The same problem with given fractions of the neurons in each code of `solution`, as sampled networks have."""
     return solve_general(
         solution.activation,
@@ -204,5 +205,5 @@ def solve_frozen(solution: GeneralSolution, fractions: object, rng: Seed = None)
         solution.tau,
         fractions=fractions,
         warm_start=solution,
-        rng=rng,
+        **options,
     )
