@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from meanfield.problem.network import Network
     from meanfield.validation import FloatArray
 
-__all__ = ["axis_of", "class_task_of", "given", "network_of", "read_config", "tau_of"]
+__all__ = ["axis_from", "class_task_from", "given", "network_from", "read_config", "tau_from"]
 
 _TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
 _NETWORK_FLAGS = ("activation", "depth", "sigma_a", "sigma_w", "readout_exponent")
@@ -75,7 +75,7 @@ def _check_types(path: Path, config: dict[str, Any]) -> None:
             raise ValueError(f"[network.parameters] {name} of {path} must be a number, got {short(value)}.")
 
 
-def network_of(options: argparse.Namespace, config: dict[str, Any]) -> Network:
+def network_from(options: argparse.Namespace, config: dict[str, Any]) -> Network:
     """The network of a task file and flags."""
     from meanfield.problem.network import Network
 
@@ -97,7 +97,7 @@ def _activation(name: str, parameters: dict[str, float]) -> Activation:
     return activation_of_formula(name, parameters)
 
 
-def class_task_of(options: argparse.Namespace, config: dict[str, Any]) -> ClassTask:
+def class_task_from(options: argparse.Namespace, config: dict[str, Any]) -> ClassTask:
     """The class task of a task file and flags, which win."""
     from meanfield.problem.class_task import class_task
 
@@ -115,7 +115,7 @@ def class_task_of(options: argparse.Namespace, config: dict[str, Any]) -> ClassT
     return class_task(**values)
 
 
-def tau_of(options: argparse.Namespace, config: dict[str, Any]) -> float:
+def tau_from(options: argparse.Namespace, config: dict[str, Any]) -> float:
     """tau of the flag, the task file, or 0."""
     from meanfield.validation import real_number
 
@@ -154,7 +154,7 @@ def _name_and_value(flag: str, item: str, form: str) -> tuple[str, str]:
     return name.strip(), value
 
 
-def axis_of(item: str) -> tuple[str, FloatArray]:
+def axis_from(item: str) -> tuple[str, FloatArray]:
     """Name and values of ``--sweep NAME=START:STOP:COUNT``."""
     import numpy as np
 

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import meanfield.cli.data as cli_data
-from meanfield.cli.inputs import axis_of, class_task_of, given, network_of, read_config, tau_of
+from meanfield.cli.inputs import axis_from, class_task_from, given, network_from, read_config, tau_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,19 +203,19 @@ def _validate(options: argparse.Namespace) -> int:
 def _solve(options: argparse.Namespace) -> None:
     config = read_config(options)
     cli_data.check(options, config)
-    network = network_of(options, config)
+    network = network_from(options, config)
     if options.data is not None:
         targets = {**config["task"], **given(options, ("on", "off"))}
         tau = options.tau if options.tau is not None else config.get("tau")
         return _report(cli_data.solve_data(options, network, tau, targets))
-    task = class_task_of(options, config)
+    task = class_task_from(options, config)
     if options.output is not None:
         from meanfield.archive import npz_path
 
         npz_path(options.output)  # what cannot be written is said before the work
     from meanfield.solve import solve
 
-    posterior = solve(network, task, tau=tau_of(options, config))
+    posterior = solve(network, task, tau=tau_from(options, config))
     print(posterior.table())
     written = []
     if options.output is not None:
@@ -249,7 +249,7 @@ def _report(written: Sequence[Path]) -> None:
 
 
 def _equations(options: argparse.Namespace) -> None:
-    network = network_of(options, read_config(options))
+    network = network_from(options, read_config(options))
     from meanfield.equations import equations
 
     print(equations(network).latex())
@@ -257,8 +257,8 @@ def _equations(options: argparse.Namespace) -> None:
 
 def _phase_diagram(options: argparse.Namespace) -> None:
     config = read_config(options)
-    network, task, tau = network_of(options, config), class_task_of(options, config), tau_of(options, config)
-    axes = [axis_of(item) for item in options.sweep or [_DEFAULT_LINE]]
+    network, task, tau = network_from(options, config), class_task_from(options, config), tau_from(options, config)
+    axes = [axis_from(item) for item in options.sweep or [_DEFAULT_LINE]]
     if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
     from meanfield.phases.diagram import sweep
@@ -279,7 +279,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
             written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
         pages = [diagram]
         if not options.sweep:
-            values = {"tau": tau, **dict(axis_of(item) for item in _DEFAULT_PLANE)}
+            values = {"tau": tau, **dict(axis_from(item) for item in _DEFAULT_PLANE)}
             diagram = shared(network, task, **values)
             print(f"\n{diagram}")
             written += _plane(diagram, folder / "phases-off-sigma_a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_ndtr, ndtri_exp
 
-from meanfield.theories.deep.relu.setting import Setting
+from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import FloatArray
 
 __all__ = ["draw_bulk", "draw_site"]
@@ -28,7 +28,7 @@ def draw_site(
     return np.asarray(np.where(generator.random((len(b), size)) < on[:, None], np.maximum(above, 0.0), below))
 
 
-def draw_bulk(setting: Setting, count: int, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+def draw_bulk(setting: ReluSetting, count: int, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Whitened conjugate fields (count, q) and class fields (count, C) of neurons of the bulk.
 
     Every neuron is a chain of its own, started at rest: samples given the fields, fields given the samples. Numbers of
