@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanfield.cli.commands import Commands
-from meanfield.cli.report import Case
 
 if TYPE_CHECKING:
+    from meanfield.cli.report import Case
     from meanfield.posterior.posterior import Posterior
 
 __all__ = ["add_parser", "run"]
