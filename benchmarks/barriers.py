@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 CASES = ("sigmoid", "relu", "tanh", "sweep of 400", "finite P", "digits 90", "sampler")
 
@@ -73,6 +74,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without", action="append", default=[], metavar="NAME,...", help="barriers to leave out")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--caches", type=Path, help="folder that keeps the caches; by default they are thrown away")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant is not None:
@@ -81,7 +83,8 @@ def main():
     variants = ["", "all", *options.without]
     title = {"": "all barriers", "all": "no barrier"} | {one: f"without {one}" for one in options.without}
     runs = {one: [] for one in variants}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.caches or scratch
         for _ in range(options.rounds):
             for number, one in enumerate(variants):
                 environment = {**os.environ, "MEANFIELD_CACHE_DIR": f"{folder}/{number}"}
