@@ -179,6 +179,7 @@ def smooth_path(table, p, y, tau, low, high, found):
         )
         if not value < np.inf:
             break
+        stalled = 0
         for _ in range(_STEPS):
             if exhausted(table.stop, 1 + n * n * n // 500):
                 return solution
@@ -221,6 +222,9 @@ def smooth_path(table, p, y, tau, low, high, found):
                     break
                 length *= 0.4
             if not moved:
+                break
+            stalled = stalled + 1 if length < 1e-4 else 0
+            if stalled > 5:  # maxima appear or vanish on the way
                 break
             t = trial
             value, count, n_worst = trial_value, trial_count, trial_worst
