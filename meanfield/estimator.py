@@ -14,7 +14,7 @@ import numpy as np
 from meanfield.problem.data_task import DataTask, data_task
 from meanfield.problem.network import Network
 from meanfield.solve import solve
-from meanfield.validation import flag, plain_array, real_array, short
+from meanfield.validation import FloatArray, flag, plain_array, real_array, short
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -26,7 +26,7 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 __all__ = ["NonLazyClassifier", "NonLazyRegressor"]
 
 
-def _validated(estimator: Any, X: Any, *y: Any, **options: Any) -> Any:
+def _validated(estimator: BaseEstimator, X: object, *y: object, **options: object) -> Any:
     """`validate_data` of scikit-learn, its words and types (its conventions ask for them) after the argument's name.
 
     Refused before it: what it takes although it is no number, e.g. masked entries, dates, numbers as text.
@@ -76,7 +76,7 @@ class _WideNetwork(BaseEstimator):
         scaling = "lazy" if flag("lazy", self.lazy) else "non-lazy"
         return Network(self.activation, self.depth, self.sigma_a, self.sigma_w, scaling=scaling)
 
-    def _task(self, X: Any, **wanted: Any) -> DataTask:
+    def _task(self, X: object, **wanted: Any) -> DataTask:
         return data_task(X, center=self.center, scale=self.scale, **wanted)
 
     def _solve(self, task: DataTask) -> None:
@@ -84,7 +84,7 @@ class _WideNetwork(BaseEstimator):
         self.codes_ = self.posterior_.codes
         self.certificate_ = self.posterior_.certificate
 
-    def _outputs(self, X: object) -> Any:
+    def _outputs(self, X: object) -> FloatArray:
         check_is_fitted(self)
         return self.posterior_.predict(_validated(self, X, reset=False, dtype=np.float64))
 
@@ -180,7 +180,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         self._solve(replace(task, targets=task.targets - self.target_center_))
         return self
 
-    def decision_function(self, X: object) -> Any:
+    def decision_function(self, X: object) -> FloatArray:
         """Mean outputs (n, C) on inputs X (n, N_0); for two classes their difference (n,), second minus first.
 
         With on < off the sign is changed: the largest is always that of the predicted class.
@@ -188,12 +188,12 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: object) -> Any:
+    def predict(self, X: object) -> np.ndarray:
         """(n,) label of the class whose target is nearest to the mean output."""
         scores = self._scores(X)  # says so if there are no classes yet
         return self.classes_[scores.argmax(axis=1)]
 
-    def _scores(self, X: object) -> Any:
+    def _scores(self, X: object) -> FloatArray:
         return np.sign(self.on - self.off) * (self._outputs(X) + self.target_center_)
 
 
@@ -229,7 +229,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
         self._solve(self._task(X, Y=(targets - self.target_center_) / self.target_scale_))
         return self
 
-    def predict(self, X: object) -> Any:
+    def predict(self, X: object) -> np.ndarray:
         """Mean outputs (n,) or (n, m) on inputs X (n, N_0)."""
         check_is_fitted(self)
         outputs = self.target_center_ + self.target_scale_ * self._outputs(X)

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TypeVar
 
 from meanfield.progress import progress_bar
+from meanfield.validation import IntArray
 
 __all__ = ["call_in_thread", "check_time", "long_work", "seconds_left", "stop_everything"]
 
@@ -24,7 +25,8 @@ _TIME_UP, _INTERRUPTED = 1, 2
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 _progress: ContextVar[bool | None] = ContextVar("progress", default=False)
-_running: dict[int, Any] = {}  # stop words of the calls in threads
+_Result = TypeVar("_Result")
+_running: dict[int, IntArray] = {}  # stop words of the calls in threads
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def check_time() -> None:
         raise TimeoutError("stopped at max_seconds")
 
 
-def call_in_thread(function: Callable[[], Any], stop: Any, steps: Callable[[], int]) -> Any:
+def call_in_thread(function: Callable[[], _Result], stop: IntArray, steps: Callable[[], int]) -> _Result:
     """The result of `function`, a compiled call that obeys the stop word `stop`.
 
     Parameters
@@ -73,13 +75,14 @@ def call_in_thread(function: Callable[[], Any], stop: Any, steps: Callable[[], i
         must not be used.
     """
     done = threading.Event()
-    outcome: list[Any] = [None, None]
+    found: list[_Result] = []
+    failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            outcome[0] = function()
+            found.append(function())
         except BaseException as error:  # handed on to the caller
-            outcome[1] = error
+            failed.append(error)
         finally:
             done.set()
 
@@ -104,11 +107,11 @@ def call_in_thread(function: Callable[[], Any], stop: Any, steps: Callable[[], i
         raise
     finally:
         del _running[key]
-    if outcome[1] is not None:
-        raise outcome[1]
+    if failed:
+        raise failed[0]
     if stop[0] == _INTERRUPTED:
         raise KeyboardInterrupt
-    return outcome[0]
+    return found[0]
 
 
 def stop_everything() -> None:

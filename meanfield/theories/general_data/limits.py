@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 __all__ = ["OutOfTime", "check_time", "interruptible", "one_blas_thread", "seconds_left", "time_limit"]
 
@@ -52,14 +52,15 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
     if threading.current_thread() is not threading.main_thread():
         return work()
     done, left = threading.Event(), threading.Event()
-    found: list[Any] = [None, None]
+    found: list[_Result] = []
+    failed: list[BaseException] = []
 
     def inner() -> None:
         _LEFT.set(left)
         try:
-            found[0] = work()
+            found.append(work())
         except BaseException as error:  # handed on to the caller
-            found[1] = error
+            failed.append(error)
         finally:
             done.set()
 
@@ -70,8 +71,8 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
     except BaseException:
         left.set()
         raise
-    if found[1] is not None:
-        raise found[1]
+    if failed:
+        raise failed[0]
     return found[0]
 
 

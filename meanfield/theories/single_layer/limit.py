@@ -23,7 +23,7 @@ from meanfield.theories.single_layer.compiled.bounds import interval_bounds
 from meanfield.theories.single_layer.kind_solution import solution_of_kinds
 from meanfield.theories.single_layer.kind_solver import solve_kinds
 from meanfield.theories.single_layer.solution import Solution, heaviest_first
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = [
     "MAX_BOXES",
@@ -179,7 +179,7 @@ def solve_points(
     end_time = time.monotonic() + seconds
     (table, *rest), limits = site
 
-    def run(stop: Any, end: int) -> int:
+    def run(stop: IntArray, end: int) -> int:
         tables = (table._replace(stop=stop), *rest)
         arguments = (tables, tasks, limits, parent, max_boxes, first, end, codes, outliers, t, numbers)
         try:
