@@ -20,7 +20,7 @@ from meanfield.validation import IntArray
 __all__ = ["call_in_thread", "check_time", "long_work", "seconds_left", "stop_everything"]
 
 _TICK = 0.1  # seconds between looks at the clock
-_GRACE = 0.5  # given to a kernel to end after Ctrl-C, before it is left behind
+_GRACE = 0.5  # given to a kernel to end after Ctrl-C or at the time limit, before it is left behind
 _TIME_UP, _INTERRUPTED = 1, 2
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
@@ -68,8 +68,11 @@ def call_in_thread(function: Callable[[], _Result], stop: IntArray, steps: Calla
     Raises
     ------
     KeyboardInterrupt
-        On Ctrl-C, or where another thread has called `stop_everything`; the call may still be running for a moment and
-        its results must not be used.
+        On Ctrl-C, or where another thread has called `stop_everything`.
+    TimeoutError
+        Where the call does not end half a second after the time limit (one that does has results, of which the stop
+        word says that they are unfinished). In both cases it may still be running for a moment, and what it writes to
+        must not be used.
     """
     done = threading.Event()
     found: list[_Result] = []
@@ -96,6 +99,8 @@ def call_in_thread(function: Callable[[], _Result], stop: IntArray, steps: Calla
                 left = seconds_left()
                 if left is not None and left <= 0.0 and not stop[0]:
                     stop[0] = _TIME_UP
+                if left is not None and left <= -_GRACE:
+                    check_time()
     except BaseException:
         stop[0] = _INTERRUPTED
         done.wait(_GRACE)

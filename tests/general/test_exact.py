@@ -158,7 +158,7 @@ def test_a_code_that_the_proposal_misses_is_found(three_codes):
         mixture.weight[keep] / mixture.weight[keep].sum(), mixture.mean[keep], mixture.root[keep], mixture.code[keep]
     )
     repaired, missed = covered(less, solution, t, log_z, found, rng)
-    assert beyond(missed, 0.1, "missed, one code removed")
+    assert beyond(missed, 0.05, "missed, one code removed")
     assert len(repaired.weight) > len(less.weight)
 
 
@@ -277,8 +277,8 @@ def test_a_corrected_posterior_answers_as_the_approximation_does(blobs):
     assert sum(code.weight for code in post.codes) == pytest.approx(1.0)
     np.testing.assert_allclose(post.readout_covariance, rough.readout_covariance, atol=0.1)
     neurons = post.sample_neurons(4000, rng=0)
-    made = neurons.activations.T @ neurons.readouts / 4000
-    assert below(made - post.predictions, 0.15, "output of drawn neurons")
+    products = neurons.activations[:, :, None] * neurons.readouts[:, None, :]
+    assert below((products.mean(axis=0) - post.predictions) / (products.std(axis=0) / np.sqrt(4000)))
 
 
 @pytest.mark.statistical

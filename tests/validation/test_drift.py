@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from fake_chains import fake_chains
-from margins import below, beyond
+from margins import below
 
 import meanfield as mf
 from meanfield.plot.sampling import figure_drift
@@ -28,9 +28,9 @@ def drifts():
 @pytest.mark.statistical
 def test_sigmoid_keeps_its_codes(drifts):
     drift = drifts["sigmoid"]
-    assert beyond(drift.persistence, 0.85, "persistence")
+    assert below(1 - drift.persistence, 0.15, "1 - persistence")
     assert below(drift.chance, 0.5, "chance")
-    assert beyond(drift.final_overlap, 0.85, "overlap")
+    assert below(1 - drift.final_overlap, 0.15, "1 - overlap")
 
 
 @pytest.mark.statistical
@@ -41,7 +41,7 @@ def test_relu_keeps_its_outliers(drifts):
     assert drift.persistence == 1.0
     assert below(drift.chance, 0.15, "chance")
     assert "100.0 % of the outliers" in repr(drift)
-    assert beyond(drift.final_overlap, 0.85, "overlap")
+    assert below(1 - drift.final_overlap, 0.15, "1 - overlap")
     change = drift.last[outliers].max(axis=1) / drift.first[outliers].max(axis=1) - 1
     assert below(change, 0.2, "change of the outliers")
 
@@ -96,7 +96,7 @@ def test_layers_of_a_deep_network():
     assert mf.drift(chains, layer=2).final_overlap == top.final_overlap
     np.testing.assert_array_equal(low.lags, top.lags)
     assert top.lags[-1] == 29
-    assert beyond(top.final_overlap, 0.75, "overlap of the top layer")
+    assert below(1 - top.final_overlap, 0.25, "1 - overlap of the top layer")
     assert below(low.final_overlap - top.final_overlap + 1, 1.0, "1 + low - top")  # the code sharpens with depth
     with pytest.raises(ValueError, match=r"layer must be an integer 1\.\.2"):
         mf.drift(chains, layer=3)
