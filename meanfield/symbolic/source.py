@@ -6,7 +6,7 @@ import ast
 import builtins
 import math
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, cast
 
 import mpmath
@@ -26,6 +26,7 @@ __all__ = [
     "high_precision",
     "mpmath_function",
     "numpy_function",
+    "numpy_function_of",
     "numpy_source",
     "printable",
     "remainder",
@@ -201,6 +202,13 @@ def numpy_function(expression: sp.Expr, z: sp.Symbol) -> Callable[[Any], Any]:
     return compiled_source(numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)})))
 
 
+def numpy_function_of(expression: sp.Expr, symbols: Sequence[sp.Symbol]) -> Callable[..., Any]:
+    """Vectorised NumPy function of several symbols, in this order."""
+    names = [f"x{i}" for i in range(len(symbols))]
+    plain = {symbol: sp.Symbol(name, real=True) for symbol, name in zip(symbols, names, strict=True)}
+    return compiled_source(numpy_source(expression.xreplace(plain)), names)
+
+
 def mpmath_function(expression: sp.Expr, z: sp.Symbol, modules: object = "mpmath") -> Callable[[Any], Any]:
     """Function of one mpmath number; `lambdify` executes what it prints, so names must be names."""
     return cast("Callable[[Any], Any]", sp.lambdify(z, printable(expression), modules))
@@ -226,14 +234,17 @@ def printable(expression: sp.Expr) -> sp.Expr:
     return expression.xreplace(renamed) if renamed else expression
 
 
-def compiled_source(source: str) -> Callable[[Any], Any]:
-    """Vectorised function of z from its NumPy source, which may hold arithmetic and functions of NumPy and SciPy."""
+def compiled_source(source: str, names: Sequence[str] = ("z",)) -> Callable[..., Any]:
+    """Vectorised function of z, or of these names, from its NumPy source.
+
+    The source may hold arithmetic and functions of NumPy and SciPy.
+    """
     import scipy.integrate
     import scipy.special
 
-    _check_source(source, {"z"})
+    _check_source(source, set(names))
     known = {"numpy": np, "scipy": scipy, "builtins": builtins, "__builtins__": _BUILTINS}
-    return cast("Callable[[Any], Any]", eval(f"lambda z: {source}", known))
+    return cast("Callable[..., Any]", eval(f"lambda {', '.join(names)}: {source}", known))
 
 
 def _check_source(source: str, symbols: Set[str]) -> None:
