@@ -290,11 +290,11 @@ def _line(diagram: PhaseDiagram, edge: _Edge) -> PhaseDiagram:
     orders = _orders(diagram)
     places = [tuple(int(order[at]) for order, at in zip(orders, place)) for place in edge[:2]]
     name = list(diagram.axes)[edge[2]]
-    network, task, tau = diagram.problem(places[0])
+    problem = diagram.problem(places[0])
     index = np.array([np.ravel_multi_index(place, diagram.shape) for place in places])
     points = PointArrays(**{key: array[index] for key, array in diagram.points.arrays().items()})
     values = diagram.axes[name][[place[edge[2]] for place in places]]
-    return type(diagram)(network, task, tau, {name: values}, points)
+    return type(diagram)(problem.network, problem.class_task, problem.tau, {name: values}, points)
 
 
 # ---- meeting points --------------------------------------------------------------------------------------------------

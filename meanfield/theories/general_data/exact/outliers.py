@@ -30,7 +30,7 @@ from meanfield.theories.general_data.outliers.check import outlier_violation
 from meanfield.theories.general_data.outliers.cone import Maxima, follow
 from meanfield.theories.general_data.outliers.dual import OutlierDual, State
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["BulkSampler", "OutlierParticles"]
 
@@ -95,7 +95,11 @@ class BulkSampler(Sampler):
     solution: OutlierSolution
 
     def __init__(
-        self, solution: OutlierSolution, labels: Any, rng: np.random.Generator, mixture: Mixture | None = None
+        self,
+        solution: OutlierSolution,
+        labels: IntArray | None,
+        rng: np.random.Generator,
+        mixture: Mixture | None = None,
     ) -> None:
         sigma_a = math.sqrt(solution.prior * solution.n_samples)
         self.reach = min(solution.reach, sigma_a) if math.isinf(solution.reach) else solution.reach

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
@@ -15,7 +14,7 @@ from scipy.special import logsumexp
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Mixture", "adapted", "mixture_of", "prior_mixture", "refitted"]
 
@@ -35,7 +34,7 @@ class Mixture:
     weight: FloatArray  # (K,)
     mean: FloatArray  # (K, r)
     root: FloatArray  # (K, r, r), lower triangular
-    code: Any  # (K,)
+    code: IntArray  # (K,)
 
     def drawn(self, n: int, rng: np.random.Generator) -> FloatArray:
         """(n, r) points, as nearly as possible in proportion from every component."""
@@ -59,7 +58,7 @@ class Mixture:
     def log_density(self, points: FloatArray) -> FloatArray:
         return np.asarray(logsumexp(self.log_parts(points), axis=1))
 
-    def codes(self, points: FloatArray) -> Any:
+    def codes(self, points: FloatArray) -> IntArray:
         """(n,) the code most likely to have made each point."""
         parts = self.log_parts(points)
         known = self.code >= 0
@@ -91,7 +90,7 @@ def mixture_of(solution: GeneralSolution) -> Mixture:
     cuts: dict[int, list[tuple[float, ...]]] = {}
     for component, *cut in solution.cuts:
         cuts.setdefault(int(component), []).append(tuple(cut))
-    pieces: dict[Any, list[int]] = {}
+    pieces: dict[tuple[int, tuple[tuple[float, ...], ...]], list[int]] = {}
     for i, g in enumerate(solution.basin):
         pieces.setdefault((int(g), tuple(cuts.get(i, ()))), []).append(i)
     weights, means, covariances, codes = [], [], [], []

@@ -20,7 +20,7 @@ from meanfield.theories.general_data.exact.proposal import Mixture, prior_mixtur
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["approached", "blank"]
 
@@ -47,7 +47,9 @@ def blank(
     return particle_solution(found, sample, at, zero, np.zeros(1, dtype=int), 0)
 
 
-def approached(solution: GeneralSolution, labels: Any, rng: np.random.Generator) -> tuple[Sampler, FloatArray] | None:
+def approached(
+    solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
+) -> tuple[Sampler, FloatArray] | None:
     """A sampler whose proposal is fitted to particles, and the t they arrived at; None if they did not."""
     s = solution
     dual = Dual(s.targets, s.prior, s.tau)

@@ -20,7 +20,7 @@ from meanfield.theories.general_data.solution import (
     beyond_capacity,
     verdict,
 )
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["LatticeRun"]
 
@@ -85,7 +85,9 @@ class LatticeRun:
         self.steps += state.steps
         return state
 
-    def equilibrium(self, labels: Any, warm_start: GeneralSolution | None, final: dict[str, Any]) -> GeneralSolution:
+    def equilibrium(
+        self, labels: IntArray | None, warm_start: GeneralSolution | None, final: dict[str, Any]
+    ) -> GeneralSolution:
         state = None
         if warm_start is None:
             basis = class_basis(labels, self.targets)

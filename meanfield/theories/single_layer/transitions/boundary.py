@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
 
 import numpy as np
 from scipy.optimize import brentq
@@ -18,7 +17,14 @@ from scipy.optimize import brentq
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.control import Control
-from meanfield.theories.single_layer.transitions.extended import newton, quartic
+from meanfield.theories.single_layer.transitions.extended import (
+    ExtendedSystem,
+    Linearised,
+    Soft,
+    Vanishing,
+    newton,
+    quartic,
+)
 from meanfield.theories.single_layer.transitions.meeting import meeting_point
 from meanfield.theories.single_layer.transitions.transition import RESIDUAL, Setup, locate, make_root, set_up
 from meanfield.validation import FloatArray
@@ -234,17 +240,17 @@ def _point(setup: Setup, unknowns: FloatArray, residual: float, along: FloatArra
 class _Pinned:
     """The extended system with one more equation: normal.(X - origin) = 0 in scaled unknowns."""
 
-    system: Any
+    system: Linearised
     normal: FloatArray
     origin: FloatArray
 
     @property
     def control(self) -> Control:
-        return cast(Control, self.system.control)
+        return self.system.control
 
     @property
     def bounded(self) -> slice:
-        return cast(slice, self.system.bounded)
+        return self.system.bounded
 
     def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
         residual, matrix = self.system.linearised(unknowns)
@@ -316,10 +322,13 @@ class _Tracer:
     def _end_of_mergers(self, last: _Point, length: float) -> _Point | None:
         """Where the quartic coefficient of a merger vanishes: beyond, codes leave at a distance before they merge."""
         system = self.setup.system
+        assert isinstance(system, ExtendedSystem)
+        (condition,) = system.conditions
+        assert isinstance(condition, Soft)
 
         def coefficient(x: float) -> float:
             problem, state, _ = system.split(self.advance(last, x)[0])
-            return quartic(problem, state, system.conditions[0].code)
+            return quartic(problem, state, condition.code)
 
         try:
             # Short of the root, where the coefficient still has the sign of a continuous merger.
@@ -377,7 +386,11 @@ class _Tracer:
         """The critical end point between two points where the vanishing code passes through another one."""
         if last.transition.kind != "weight":
             return None
-        shape, j = self.setup.system.shape, self.setup.system.conditions[0].code
+        system = self.setup.system
+        assert isinstance(system, ExtendedSystem)
+        condition = system.conditions[0]
+        assert isinstance(condition, Vanishing)
+        shape, j = system.shape, condition.code
         before, after = (shape.with_unknowns(p.unknowns[:-2]) for p in (last, point))
         i = int(np.argmin(np.linalg.norm(before.a - before.a[j], axis=1) + 1e9 * (np.arange(len(before.a)) == j)))
         if (before.a[i] - before.a[j]) @ (after.a[i] - after.a[j]) > 0:
