@@ -335,7 +335,7 @@ def _describe(solved: Solved, options: dict[str, object], *, stacklevel: int = 3
     found = estimate(solved, weights, active, options)
     values: dict[str, Any] = dict(found.values)
     errors = dict(found.errors)
-    if CONVENTIONS[options["convention"]][2]:
+    if CONVENTIONS[str(options["convention"])][2]:
         values["radius"], errors["radius"] = values["radius_mean_ratio"], errors["radius_mean_ratio"]
     if options["alignment"] == "raw":  # inner products, the only scalars with a unit
         for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):

@@ -141,7 +141,7 @@ def _moments(
     share = np.zeros(manifolds)
     errors: list[Array] = []
     ratios = np.zeros(manifolds)
-    alignment = options["alignment"]
+    alignment = str(options["alignment"])
     for first in range(0, probes, step):
         chosen = slice(first, first + step)
         t = solved.probes[chosen]

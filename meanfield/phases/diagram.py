@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
