@@ -328,11 +328,13 @@ def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:
     """Two parameters: the phases and their boundaries."""
     import numpy as np
 
-    from meanfield.phases.curves import boundaries
-
     (x_name, x), (y_name, y) = diagram.axes.items()
-    curves = boundaries(diagram)
+    curves = diagram.boundaries()
     print(f"{len(diagram.phase_labels)} phases, {len(curves)} boundaries and crossovers traced")
+    for point in curves.points:
+        print(f"  {point.kind} at " + ", ".join(f"{name} = {value:.8f}" for name, value in point.parameters.items()))
+    if curves.unexplained:
+        print(f"  {len(curves.unexplained)} changes of the raster have no curve")
     figure = _plot_module().plot_phases(diagram, boundaries=curves).figure
     points = [*np.meshgrid(x, y, indexing="ij"), diagram.objective, _phase_names(diagram)]
     rows = zip(*(np.ravel(column) for column in points), strict=True)

@@ -14,6 +14,7 @@ from meanfield.geometry import (
     replica_manifold,
     spherical_manifolds,
 )
+from meanfield.geometry.descriptors import CONVENTIONS
 from meanfield.geometry.problem import cone_problem, solve_problem
 
 
@@ -460,3 +461,22 @@ def test_more_points_than_a_gram_matrix_holds():
     few = glue(spheres[:, :200], n_probes=60, seed=37)
     assert many.capacity < few.capacity  # common probes, more constraints
     assert many.dimension > few.dimension
+
+
+# ---- conventions -----------------------------------------------------------------------------------------------------
+
+
+def test_conventions_share_the_capacity_and_recover_published_dimensions():
+    """Rows of zeros give what an independent implementation reports for D = 4: 4.07; the default less (THEORY.md)."""
+    spheres = spherical_manifolds(2, 1000, 200, 4, 1.0, seed=3)
+    found = {name: glue(spheres, convention=name, n_probes=200, seed=1) for name in CONVENTIONS}
+    assert len({result.capacity for result in found.values()}) == 1
+    zero, own = found["algorithm"], found["scale-free"]
+    assert abs(zero.dimension - 4.07) < 5 * zero.standard_errors["dimension"]
+    assert zero.dimension > own.dimension  # the same probes
+    assert found["older"].radius == found["older"].radius_mean_ratio != zero.radius
+    assert found["signed"].center_alignment == pytest.approx(found["signed"].center_cosines[0, 1], abs=1e-12)
+    assert found["definition"].options["inactive"] == "exclude"
+    assert glue(spheres, convention="algorithm", inactive="support", n_probes=200, seed=1).dimension == (own.dimension)
+    with pytest.raises(ValueError, match="convention"):
+        glue(spheres, convention="icml")

@@ -286,7 +286,7 @@ def relaxed_bound(
 def _dual_value(matrix, floor, prior, linear, multiplier, x, low_x, high_x):
     """Bound of linear.x - x^T matrix x / 2 over the box at these multipliers, x about their maximiser, with rounding.
 
-    With v = linear - multiplier and r = v - matrix x: v^T matrix^-1 v / 2 = v.x - x^T matrix x / 2 + r^T matrix^-1 r / 2,
+    With v = linear - multiplier, r = v - matrix x: v^T matrix^-1 v / 2 = v.x - x^T matrix x / 2 + r^T matrix^-1 r / 2,
     and matrix is at least `floor` times the diagonal of the prior.
     """
     value = 0.0

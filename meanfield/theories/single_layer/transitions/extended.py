@@ -419,7 +419,7 @@ def newton(system: Linearised, unknowns: FloatArray, *, longest: float = 1.0) ->
             best, smallest = unknowns, error
         elif smallest < 1e-11 or error > 1e6 * (1.0 + smallest):
             break
-        if error < 1e-15:
+        if error < 3e-15:
             break
         step = np.linalg.lstsq(matrix, -residual, rcond=1e-12)[0]
         unknowns = unknowns + step * min(1.0, longest / max(np.abs(step[bounded]).max(initial=0.0), 1e-300))
