@@ -13,6 +13,7 @@ from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_arrays
 from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -173,7 +174,7 @@ def _solved(
         from meanfield.theories.general_data.exact.unaided import blank
 
         start = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
-        return replace(start, status="EP failed", message=message)
+        return replace(start, status=Status.EP_FAILED, message=message)
 
     with progress_bar(progress, None, unit="step") as advance, time_limit(_SHARE * left if unaided else left):
         try:
@@ -200,7 +201,7 @@ def _solved(
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
     if known:
         return found
-    status = found.status if found.status == "out of time" else "not converged"
+    status = found.status if found.status == Status.OUT_OF_TIME else Status.NOT_CONVERGED
     return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.posterior.status import Status
 from meanfield.progress import Progress
 from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.coverage import piecewise_refusal
@@ -122,7 +123,9 @@ def solve_outliers(
             raise
         with time_limit(None):
             found = run.solution(run.last, run.separation(run.last, sigma_a), math.inf)
-        return replace(found, status="out of time", message=f"residual {found.residual:.2g} when the time was over.")
+        return replace(
+            found, status=Status.OUT_OF_TIME, message=f"residual {found.residual:.2g} when the time was over."
+        )
 
 
 def _equilibrium(run: _Run, warm_start: GeneralSolution | None, reach: float | None, method: str) -> OutlierSolution:
@@ -382,11 +385,11 @@ class _Run:
         violation = outlier_violation(self.features, state.t, self.s2, self.slopes, u, w)
         worst = max(residual, excess, slackness, violation)
         status, message = (
-            "optimal",
+            Status.OPTIMAL,
             "stationarity recomputed; the cone was searched from many starts, which is no proof",
         )
         if not worst <= _ACCEPTED:
-            status = "not converged"
+            status = Status.NOT_CONVERGED
             message = (
                 f"residual {residual:.1e}, excess of the cone {excess:.1e}, slackness {slackness:.1e}, outliers "
                 f"{violation:.1e}; wanted {_ACCEPTED:.0e}. Use a larger tau, or more starts (n_starts)."
@@ -399,7 +402,7 @@ class _Run:
                     "weight: single neurons are near or beyond their capacity."
                 )
         elif parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
-            status = "EP failed"
+            status = Status.EP_FAILED
             message = (
                 f"expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the weight; "
                 "they are extrapolated to second order. Predictions are approximate; a larger tau helps."
