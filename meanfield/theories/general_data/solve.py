@@ -173,7 +173,7 @@ def _best(run: JointRun | LatticeRun) -> GeneralSolution:
     if run.last is None:
         raise OutOfTime
     with time_limit(None):
-        found = run.solution(*run.last)
+        found = run.solution(*run.last, hurried=True)
     return replace(found, status="out of time", message=f"max |dJ/dt| = {found.residual:.2g} when the time was over.")
 
 
