@@ -4,7 +4,7 @@
 
 Cases are those of `data_cases.py`, each in a process of its own. "over" is wall clock beyond the limit, "gap" the
 longest stretches between two looks at the clock by any thread that looks, in processor seconds of that thread, with the
-lines where they begin and end. "exit" is wall clock from the interrupt until the process has ended.
+lines where they begin and end. Ctrl-C is compared with that of a process which has loaded the same and sleeps.
 """
 
 from __future__ import annotations
@@ -69,30 +69,34 @@ def limited(name: str, seconds: float) -> None:
     print(f"{name:24}{seconds:7g}{over:8.2f}  {claimed}  {status!s:14} gap {text}", flush=True)
 
 
-def _endless(name: str, ready) -> None:
+def _endless(name: str, idle: bool, ready, caught) -> None:
     import meanfield as mf
 
     network, task, tau = _ready(name)
     ready.set()
-    while True:
-        mf.solve(network, task, tau, on_failure="return")
+    try:
+        while True:
+            if idle:
+                time.sleep(60.0)
+            else:
+                mf.solve(network, task, tau, on_failure="return")
+    except KeyboardInterrupt:
+        caught.value = time.monotonic()
 
 
-def interrupted(name: str, after: float) -> None:
+def interrupted(name: str, after: float, idle: bool) -> tuple[float, float]:
+    """Wall clock from the interrupt until it is caught, and until the process has ended."""
     spawn = multiprocessing.get_context("spawn")
-    ready = spawn.Event()
-    child = spawn.Process(target=_endless, args=(name, ready))
+    ready, caught = spawn.Event(), spawn.Value("d", 0.0)
+    child = spawn.Process(target=_endless, args=(name, idle, ready, caught))
     child.start()
     ready.wait()
     time.sleep(after)
     start = time.monotonic()
     os.kill(child.pid, signal.SIGINT)
-    child.join(30.0)
-    ended = child.exitcode is not None
-    seconds = f"{time.monotonic() - start:6.2f}" if ended else "  > 30"
-    if not ended:
-        child.kill()
-    print(f"{name:24} interrupted after {after:4g} s: exit {seconds}", flush=True)
+    child.join(60.0)
+    child.kill()  # if it has not ended
+    return caught.value - start, time.monotonic() - start
 
 
 def main() -> None:
@@ -110,7 +114,13 @@ def main() -> None:
             child.start()
             child.join()
         for after in options.interrupt:
-            interrupted(name, after)
+            times = [interrupted(name, after, idle) for idle in (False, True)]
+            (one, two), (three, four) = times
+            print(
+                f"{name:24} Ctrl-C after {after:g} s: caught after {one:.2f} s, process ended after {two:.2f} s "
+                f"(a process that sleeps: {three:.2f} and {four:.2f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -9,19 +9,27 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import meanfield.cli.data as cli_data
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from meanfield.activations.activation import Activation
     from meanfield.phases.diagram import PhaseDiagram
+    from meanfield.posterior.posterior import Posterior
     from meanfield.problem.class_task import ClassTask
     from meanfield.problem.network import Network
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+    from meanfield.theories.deep.transitions import CodeTransition
+    from meanfield.theories.single_layer.transitions.acceptance import Transition
+    from meanfield.validation import FloatArray
 
 _DESCRIPTION = """\
 Which representations does a wide, non-lazy Bayesian network learn from a classification task? This command solves
@@ -264,7 +272,7 @@ def _network(options: argparse.Namespace, config: dict[str, Any]) -> Network:
     return Network(**values)
 
 
-def _activation(name: str, parameters: dict[str, float]) -> Any:
+def _activation(name: str, parameters: dict[str, float]) -> Activation:
     from meanfield.activations.activation import activation, activation_of_formula
     from meanfield.activations.builtin import names
 
@@ -296,7 +304,7 @@ def _tau(options: argparse.Namespace, config: dict[str, Any]) -> float:
     return real_number("tau", options.tau if options.tau is not None else config.get("tau", 0.0), at_least=0.0)
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """What was given, in words that fit on a line."""
     from meanfield.validation import short as shown
 
@@ -307,7 +315,7 @@ def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     """A number, or text such as 0.25, 1/4, inf."""
     try:
         if isinstance(value, bool) or (isinstance(value, str) and len(value) > _LONGEST_NUMBER):
@@ -315,7 +323,7 @@ def _number(name: str, value: Any) -> float:
         if isinstance(value, str) and "/" in value:
             above, below = value.split("/")
             return float(above) / float(below)  # not as exact fractions: "1e999999999/3" would not fit
-        return float(value)
+        return float(cast("str | float", value))
     except (TypeError, ValueError, ArithmeticError):
         raise ValueError(f"{name}: {short(value)} is not a number; write for example 0.25 or 1/4.") from None
 
@@ -368,7 +376,7 @@ def _solve(options: argparse.Namespace) -> None:
     _report(written)
 
 
-def _draw(posterior: SingleNeuronPosterior, stem: Path) -> list[Path]:
+def _draw(posterior: Posterior, stem: Path) -> list[Path]:
     plot = _plot_module()
     written = []
     for name in ("readout_posterior", "activation_map", "kernel"):
@@ -377,7 +385,7 @@ def _draw(posterior: SingleNeuronPosterior, stem: Path) -> list[Path]:
     return written
 
 
-def _plot_module() -> Any:
+def _plot_module() -> ModuleType:
     os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files: no display is needed
     from meanfield import plot
 
@@ -431,7 +439,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     _report(written)
 
 
-def _workers(number: int) -> Any:
+def _workers(number: int) -> AbstractContextManager[Executor | None]:
     """Executor of so many processes, None for one."""
     if number < 1:
         raise ValueError(f"--workers must be at least 1, got {number}.")
@@ -486,13 +494,13 @@ def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:
     ]
 
 
-def _phase_names(diagram: Any) -> Any:
+def _phase_names(diagram: PhaseDiagram) -> np.ndarray:
     import numpy as np
 
     return np.array([*diagram.phase_labels, "not certified"])[diagram.phase]  # -1 is the last one
 
 
-def _between(values: Any, transitions: Sequence[Any]) -> list[float]:
+def _between(values: FloatArray, transitions: Sequence[Transition | CodeTransition]) -> list[float]:
     """Where to draw maps: the middle of each of the first five phases; three even spaced values if there are fewer."""
     edges = [values[0], *sorted(t.value for t in transitions if not t.crossover), values[-1]]
     if len(edges) < 4:
@@ -500,7 +508,7 @@ def _between(values: Any, transitions: Sequence[Any]) -> list[float]:
     return sorted({float(f"{0.5 * (left + right):.3g}") for left, right in pairwise(edges)})[:5]
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     import csv
 
     with path.open("w", newline="", encoding="utf-8") as stream:

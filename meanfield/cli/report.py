@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from meanfield.posterior.posterior import Posterior
 from meanfield.problem.network import Network
 from meanfield.sampling.compare import LIMIT, Comparison, compare
 from meanfield.sampling.drift import Drift, drift
@@ -86,7 +86,7 @@ class Case:
 
 def validate(
     network: Network,
-    posteriors: Sequence[Any],
+    posteriors: Sequence[Posterior],
     start: str,
     plan: Plan,
     report: Callable[[str], None] = lambda _: None,

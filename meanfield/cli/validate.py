@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from meanfield.cli.commands import Commands
+from meanfield.posterior.posterior import Posterior
+
 __all__ = ["add_parser", "run"]
 
 # Activation -> y_- of the three coding schemes.
@@ -26,7 +29,7 @@ _FULL: dict[str, Any] = {
 _QUICK = _FULL | {"width": (60, 120), "samples": 150, "warmup": 200, "thin": 2, "seed": (0,), "start": _STARTS[:1]}
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+def add_parser(subparsers: Commands) -> argparse.ArgumentParser:
     """Add the subcommand `validate` to an argparse subparsers object; the caller sets its `run`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "validate",
@@ -66,7 +69,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, solve: Callable[..., Any]) -> int:
+def run(options: argparse.Namespace, solve: Callable[..., Posterior]) -> int:
     """Carry out the subcommand with the solver of the theory handed in; returns the exit status."""
     import os
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -229,14 +229,22 @@ def glue(
         "pairwise": bool(pairwise),
         "seed": describe_seed(seed),
     }
-    settings: dict[str, Any] = {"n_probes": n_probes, "probes": probes, "threads": threads}
+    settings = ProbeSettings(n_probes=n_probes, probes=probes, threads=threads)
     if pairwise:
         return _pairwise(manifolds, labels, center, allow_overlap, seed, settings, options)
     problem = cone_problem(manifolds, center=center, allow_overlap=allow_overlap)
     return _describe(solve_problem(problem, labels=labels, seed=seed, **settings), options)
 
 
-def capacity(manifolds: Any, **options: Any) -> float:
+class ProbeSettings(TypedDict):
+    """Of a Monte-Carlo average over probes."""
+
+    n_probes: int
+    probes: ArrayLike | None
+    threads: int
+
+
+def capacity(manifolds: object, **options: Any) -> float:
     """GLUE manifold capacity ``P / E[a]`` alone, without the descriptors; options and seeds as in `glue`."""
     if options.get("pairwise", False) is not False or options.get("kappa", 0) != 0:
         return glue(manifolds, **options).capacity
@@ -303,11 +311,12 @@ def anchor_points(
     )
 
 
-def _describe(solved: Solved, options: dict[str, Any], *, stacklevel: int = 3) -> Glue:
+def _describe(solved: Solved, options: dict[str, object], *, stacklevel: int = 3) -> Glue:
     problem = solved.problem
-    weights, active = solved.anchor_weights(options["inactive"])
+    weights, active = solved.anchor_weights(str(options["inactive"]))
     found = estimate(solved, weights, active, options)
-    values, errors = dict(found.values), dict(found.errors)
+    values: dict[str, Any] = dict(found.values)
+    errors = dict(found.errors)
     if options["alignment"] == "raw":  # inner products, the only scalars with a unit
         for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
             values[name] *= problem.scale**2
@@ -366,8 +375,8 @@ def _pairwise(
     center: bool,
     allow_overlap: bool,
     seed: Seed,
-    settings: dict[str, Any],
-    options: dict[str, Any],
+    settings: ProbeSettings,
+    options: dict[str, object],
 ) -> Glue:
     if not isinstance(labels, str):
         raise ValueError("pairwise=True draws the dichotomies of each pair; explicit labels cannot be split into pairs")

@@ -11,8 +11,8 @@ them is estimated, and refused where it shows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ CHUNK = 250_000  # numbers in one block of anchors; about the size of a cache
 class Estimates:
     """Scalars with jackknife errors, mean anchors in span coordinates (P, r), share of each manifold in P D (P,)."""
 
-    values: dict[str, Any]
+    values: dict[str, float]
     errors: dict[str, float]
     mean: Array
     manifold_dimension: Array
@@ -127,7 +127,7 @@ def _alignment(first: Array, second: Array, cosine: bool) -> tuple[Array, Array,
 
 
 def _moments(
-    solved: Solved, weights: Array, active: NDArray[np.bool_], mean: Array, options: dict[str, Any]
+    solved: Solved, weights: Array, active: NDArray[np.bool_], mean: Array, options: Mapping[str, object]
 ) -> _Moments:
     coordinates = solved.problem.coordinates
     probes, manifolds = active.shape
@@ -216,7 +216,7 @@ def _scalars(P: int, a: float, k: float, b: float, c: float, ratio: float) -> di
     }
 
 
-def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options: dict[str, Any]) -> Estimates:
+def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options: Mapping[str, object]) -> Estimates:
     """Descriptors from convex weights (T, n) and activity (T, P), with errors of a delete-block jackknife."""
     P = solved.problem.clouds.number
     probes = len(solved.distance)
@@ -257,7 +257,7 @@ def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options:
             means["c"],
             float(ratio[kept].mean()),
         )
-        values["center_alignment"] = _center_alignment(centers, options["alignment"])
+        values["center_alignment"] = _center_alignment(centers, str(options["alignment"]))
         values["axis_alignment"] = means["axis"]
         values["center_axis_alignment"] = means["center_axis"]
         return values

@@ -78,7 +78,9 @@ def boundaries(diagram: PhaseDiagram, n_rows: int = 8) -> tuple[Boundary, ...]:
     # Boundaries end just inside the limits, where the first and the last row are.
     for j in np.unique(np.clip(rows, 1, max(1, len(values) - 2))):
         for transition in _row(diagram, int(j)).transitions():
-            if not any(_crosses(boundary, transition, second, float(values[j])) for boundary in found):
+            if isinstance(transition, Transition) and not any(
+                _crosses(boundary, transition, second, float(values[j])) for boundary in found
+            ):
                 try:
                     found.append(trace_boundary(transition, second, limits, longest=0.05))
                 except ConvergenceError:
@@ -89,10 +91,10 @@ def boundaries(diagram: PhaseDiagram, n_rows: int = 8) -> tuple[Boundary, ...]:
 def _row(diagram: PhaseDiagram, j: int) -> PhaseDiagram:
     """The points with the j-th value of the second parameter, as a diagram over the first."""
     first, values = next(iter(diagram.axes.items()))
-    network, task, tau = diagram.problem((0, j))
+    problem = diagram.problem((0, j))
     index = np.ravel_multi_index((np.arange(len(values)), j), diagram.shape)
     points = PointArrays(**{name: array[index] for name, array in diagram.points.arrays().items()})
-    return PhaseDiagram(network, task, tau, {first: values}, points)
+    return PhaseDiagram(problem.network, problem.class_task, problem.tau, {first: values}, points)
 
 
 def _crosses(boundary: Boundary, transition: Transition, second: str, value: float) -> bool:

@@ -8,9 +8,10 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
@@ -20,16 +21,28 @@ from meanfield.phases.raster import PointArrays, Problem, posterior_at
 from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import code_pattern
+from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.swept import LocatesTransitions
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.limit import STATUS, message_of
-from meanfield.validation import FloatArray, executor_or_none, flag, plain_array, real_number
+from meanfield.validation import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    entry,
+    executor_or_none,
+    flag,
+    plain_array,
+    real_number,
+)
 
 if TYPE_CHECKING:
+    from meanfield.theories.deep.transitions import CodeTransition
     from meanfield.theories.single_layer.transitions.acceptance import Transition
 
 __all__ = ["PhaseDiagram", "sweep"]
@@ -65,22 +78,22 @@ class PhaseDiagram:
         """Of the grid."""
         return tuple(len(values) for values in self.axes.values())
 
-    def _grid(self, values: Any) -> FloatArray:
+    def _grid(self, values: np.ndarray) -> np.ndarray:
         array = np.asarray(values)
         return array.reshape(*self.shape, *array.shape[1:])
 
     @property
-    def certified(self) -> Any:
+    def certified(self) -> BoolArray:
         """Bool array: residual, duality gap and global check all passed."""
         return self._grid(self.points.column("status") == CONVERGED)
 
     @property
-    def status(self) -> Any:
+    def status(self) -> np.ndarray:
         """Array of str: "optimal", or what went wrong at the point."""
         return self._grid(np.array(STATUS)[self.points.column("status").astype(int)])
 
     @property
-    def messages(self) -> Any:
+    def messages(self) -> np.ndarray:
         """Array of str: the status in words; for points that failed the error."""
         said = np.array([message_of(word) for word in STATUS])[self.points.column("status").astype(int)]
         if self.points.message is not None:
@@ -105,7 +118,7 @@ class PhaseDiagram:
         return self._grid(self.points.column("gap"))
 
     @property
-    def unique(self) -> Any:
+    def unique(self) -> np.ndarray:
         """Bool array: weights and order parameters are unique."""
         return self._grid((self.points.column("nullity") + self.points.column("t_nullity")) == 0)
 
@@ -153,7 +166,7 @@ class PhaseDiagram:
         return np.where(self.certified, self._grid(weight), np.nan)
 
     @cached_property
-    def _phases(self) -> tuple[tuple[str, ...], Any]:
+    def _phases(self) -> tuple[tuple[str, ...], IntArray]:
         names: dict[str, int] = {}
         index = np.full(len(self._patterns), -1)
         status = self.points.column("status")
@@ -207,7 +220,7 @@ class PhaseDiagram:
         return self._phases[0]
 
     @property
-    def phase(self) -> Any:
+    def phase(self) -> IntArray:
         """Int array: index into `phase_labels`; -1 where the point is not certified."""
         return self._phases[1]
 
@@ -227,7 +240,7 @@ class PhaseDiagram:
     def _problems(self) -> Grid:
         return Grid(self.network, self.task, self.tau, self.axes)
 
-    def posterior(self, index: int | tuple[int, ...]) -> Any:
+    def posterior(self, index: int | tuple[int, ...]) -> SolvedPosterior:
         """Posterior at a grid point, as the sweep found it.
 
         Raises
@@ -237,12 +250,12 @@ class PhaseDiagram:
         """
         at = (index,) if isinstance(index, (int, np.integer)) and len(self.shape) == 1 else index
         flat = int(np.ravel_multi_index(at, self.shape)) if isinstance(at, tuple) else int(at)
-        post: Any = posterior_at(self.points, flat, self.problem(flat))
+        post = posterior_at(self.points, flat, self.problem(flat))
         if post.status != "optimal":
             raise ConvergenceError(f"the point {at} is not certified ({post.status}): {post.message}.", post)
         return post
 
-    def solve(self, **values: float) -> Any:
+    def solve(self, **values: float) -> SolvedPosterior:
         """Posterior at any value of the swept parameters, solved afresh from the nearest certified grid point.
 
         Raises
@@ -264,9 +277,9 @@ class PhaseDiagram:
         problem = self._problems.problem_with(values)
         if start is not None and start.theory != covering_theory(*problem).name:
             start = None
-        return solve(*problem, warm_start=start)
+        return solve(problem.network, problem.class_task, problem.tau, warm_start=start)
 
-    def transitions(self) -> tuple[Transition, ...]:
+    def transitions(self) -> tuple[Transition | CodeTransition, ...]:
         """Transitions and label crossovers along a one-parameter sweep, located by Newton on the extended systems.
 
         Sorted by position. Entries with ``crossover`` True only change a label.
@@ -277,14 +290,14 @@ class PhaseDiagram:
             For a diagram with two axes, or of a network without codes or outliers; for deep networks at finite P, whose
         codes come and go smoothly.
         """
-        theory: Any = covering_theory(*self.problem((0,) * len(self.shape)))
-        if hasattr(theory, "transitions_along"):
-            return tuple(theory.transitions_along(self))
+        theory = covering_theory(*self.problem((0,) * len(self.shape)))
+        if isinstance(theory, LocatesTransitions):
+            return cast("tuple[CodeTransition, ...]", theory.transitions_along(self))
         from meanfield.theories.single_layer.transitions.line import transitions_along
 
         return transitions_along(self)
 
-    def plot(self, ax: Any = None, *, interactive: bool = False) -> Any:
+    def plot(self, ax: Axes | None = None, *, interactive: bool = False) -> Any:
         """Code weights (one axis) or phases (two axes); returns Matplotlib Axes.
 
         `interactive`: a figure of its own in which a click solves that point and draws it, in any interactive backend;
@@ -359,11 +372,13 @@ class PhaseDiagram:
 
         header, arrays = read_archive(path, "phase diagram")
         with reading(path, "phase diagram"):
-            axes = {name: arrays.pop(f"axis_{name}") for name in header["axes"]}
-            network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-            for _ in Grid(network, task, header["tau"], axes).problems():
+            axes = {name: arrays.pop(f"axis_{name}") for name in entry(header, "axes", list)}
+            network = Network.from_dict(entry(header, "network", dict))
+            task = ClassTask.from_dict(entry(header, "task", dict))
+            tau = entry(header, "tau", (int, float))
+            for _ in Grid(network, task, tau, axes).problems():
                 pass  # each is covered by a theory, or refused as it is made
-            diagram = cls(network, task, header["tau"], axes, PointArrays(**arrays))
+            diagram = cls(network, task, tau, axes, PointArrays(**arrays))
             check_diagram(diagram)
         return diagram
 
@@ -378,12 +393,12 @@ class PhaseDiagram:
 def sweep(
     network: Network,
     task: ClassTask,
-    tau: Any = 0.0,
+    tau: float = 0.0,
     *,
     executor: Executor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-    **axes: Any,
+    **axes: object,
 ) -> PhaseDiagram:
     """Solve a class task on a grid of one or two control parameters.
 

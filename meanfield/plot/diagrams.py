@@ -14,8 +14,9 @@ from scipy.ndimage import distance_transform_edt, label
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
 from meanfield.plot.class_tasks import plot_activation_map
 from meanfield.plot.style import PALETTE, axes_or_new, line_styles, panel_letter, side_legend, styled, symbol, tint
+from meanfield.theories.deep.transitions import CodeTransition
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["figure_phase_diagram", "plot_phases", "plot_weights"]
 
-_BOLD: Any = {"ha": "center", "fontweight": "bold", "path_effects": [withStroke(linewidth=2, foreground="white")]}
+_BOLD: dict[str, Any] = {
+    "ha": "center",
+    "fontweight": "bold",
+    "path_effects": [withStroke(linewidth=2, foreground="white")],
+}
 
 
 @styled
@@ -136,14 +141,14 @@ def figure_phase_diagram(
     return figure
 
 
-def _isolated(flags: Any) -> Any:
+def _isolated(flags: BoolArray) -> BoolArray:
     """Where a flag is set, but at neither neighbour."""
     padded = np.pad(flags, 1)
     return flags & ~padded[:-2] & ~padded[2:]
 
 
 def _with_end_points(
-    x: FloatArray, weight: FloatArray, labels: Sequence[str], transitions: Iterable[Transition]
+    x: FloatArray, weight: FloatArray, labels: Sequence[str], transitions: Iterable[Transition | CodeTransition]
 ) -> tuple[FloatArray, FloatArray]:
     """The curve where the code is present, ending at zero exactly at the transitions where it enters or leaves."""
     gone = ~(weight > 0)
@@ -175,7 +180,7 @@ def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _middle(region: Any) -> tuple[int, int, bool]:
+def _middle(region: BoolArray) -> tuple[int, int, bool]:
     """Grid point deepest inside the largest connected part of a region, and whether there is room for a letter."""
     parts, _ = label(region)
     largest = parts == 1 + int(np.argmax(np.bincount(parts[parts > 0])[1:]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from meanfield.plot.class_tasks import plot_activation_map, plot_readout_posterior
 from meanfield.plot.diagrams import plot_phases, plot_weights
@@ -53,7 +54,13 @@ class Explorer:
         line = len(diagram.axes) == 1
         self._plane = (plot_weights if line else plot_phases)(diagram, left.subplots())
         self._plane.set_title("click, or step with the arrow keys", fontsize="medium", color="0.4")
-        marker: Any = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "color": "black", "zorder": 10}
+        marker: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 7,
+            "markerfacecolor": "none",
+            "color": "black",
+            "zorder": 10,
+        }
         self._marker = None if line else self._plane.plot([], [], linestyle="none", **marker)[0]
         self._rule = self._plane.axvline(np.nan, color="black", linewidth=1.0) if line else None
         self.posterior: Posterior | None = None
@@ -125,7 +132,7 @@ def explore(diagram: PhaseDiagram) -> Explorer:
     return Explorer(diagram)
 
 
-def _free(figure: Any) -> bool:
+def _free(figure: Figure) -> bool:
     """Whether the toolbar does not use clicks itself (zoom, pan)."""
     toolbar = getattr(figure.canvas, "toolbar", None)
     return not getattr(toolbar, "mode", "")

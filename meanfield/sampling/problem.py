@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,9 @@ from meanfield.problem.network import Network
 from meanfield.sampling import compiled
 from meanfield.validation import FloatArray, read_only, real_number, scale_number, whole_number
 
-__all__ = ["Problem", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
+__all__ = ["Problem", "Record", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
+
+Record = dict[str, FloatArray | float]  # what is recorded of one draw, or of a chain of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +149,7 @@ class Problem:
         missing = self.targets.T - q * (start @ phi) - noise / math.sqrt(coldness)
         return np.asarray(start + q * (phi @ cho_solve(cho_factor(covariance, lower=True), missing.T)).T)
 
-    def observe(self, x: FloatArray, work: compiled.Work, rng: np.random.Generator) -> dict[str, Any]:
+    def observe(self, x: FloatArray, work: compiled.Work, rng: np.random.Generator) -> Record:
         """What is recorded of the weights x: permutation-invariant functionals, readouts, class-mean activations.
 
         See `meanfield.sampling.chains.Chains` for the names. `work` must hold the activations of x (see `forward`).

@@ -7,7 +7,7 @@ import builtins
 import math
 import re
 from collections.abc import Callable, Set
-from typing import Any, cast
+from typing import cast
 
 import mpmath
 import numpy as np
@@ -18,7 +18,7 @@ from sympy.printing.codeprinter import PrintMethodNotImplementedError
 from sympy.printing.numpy import SciPyPrinter
 
 from meanfield.symbolic.text import is_plain_name
-from meanfield.validation import short
+from meanfield.validation import FloatArray, short
 
 __all__ = [
     "compiled_source",
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 
+ArrayFunction = Callable[[FloatArray], FloatArray]
 _ATOMS = (sp.Number, sp.NumberSymbol, BooleanAtom, type(sp.I), type(sp.zoo), type(sp.S.EmptySet), type(sp.S.Reals))
 _BUILTINS = {f.__name__: f for f in (abs, complex, float, int, max, min, range, round, sum)}
 _LIBRARY = re.compile(
@@ -159,7 +160,7 @@ def remainder(expression: sp.Expr, z: sp.Symbol, slope: sp.Expr, direction: int)
     def outward(u: sp.Expr) -> int:
         return 0 if not u.is_polynomial(z) else int(sp.sign(sp.Poly(u, z).LC()) * direction ** sp.degree(u, z))
 
-    def flip(function: Any, identity: Callable[[sp.Expr], sp.Expr], side: int) -> None:
+    def flip(function: type[sp.Function], identity: Callable[[sp.Expr], sp.Expr], side: int) -> None:
         nonlocal expression
         expression = expression.replace(function, lambda u: identity(u) if outward(u) == side else function(u))
 
@@ -196,14 +197,16 @@ def numpy_source(expression: sp.Expr) -> str:
         raise ValueError(f"no NumPy code for {expression}: {str(error).splitlines()[0]}") from error
 
 
-def numpy_function(expression: sp.Expr, z: sp.Symbol) -> Callable[[Any], Any]:
+def numpy_function(expression: sp.Expr, z: sp.Symbol) -> ArrayFunction:
     """Vectorised NumPy function of z."""
     return compiled_source(numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)})))
 
 
-def mpmath_function(expression: sp.Expr, z: sp.Symbol, modules: object = "mpmath") -> Callable[[Any], Any]:
+def mpmath_function(
+    expression: sp.Expr, z: sp.Symbol, modules: object = "mpmath"
+) -> Callable[[mpmath.mpc], mpmath.mpc]:
     """Function of one mpmath number; `lambdify` executes what it prints, so names must be names."""
-    return cast("Callable[[Any], Any]", sp.lambdify(z, printable(expression), modules))
+    return cast("Callable[[mpmath.mpc], mpmath.mpc]", sp.lambdify(z, printable(expression), modules))
 
 
 def printable(expression: sp.Expr) -> sp.Expr:
@@ -226,14 +229,14 @@ def printable(expression: sp.Expr) -> sp.Expr:
     return expression.xreplace(renamed) if renamed else expression
 
 
-def compiled_source(source: str) -> Callable[[Any], Any]:
+def compiled_source(source: str) -> ArrayFunction:
     """Vectorised function of z from its NumPy source, which may hold arithmetic and functions of NumPy and SciPy."""
     import scipy.integrate
     import scipy.special
 
     _check_source(source, {"z"})
     known = {"numpy": np, "scipy": scipy, "builtins": builtins, "__builtins__": _BUILTINS}
-    return cast("Callable[[Any], Any]", eval(f"lambda z: {source}", known))
+    return cast("ArrayFunction", eval(f"lambda z: {source}", known))
 
 
 def _check_source(source: str, symbols: Set[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from meanfield.theories.deep.compiled.kernels import POINTS, contract
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_derivatives, z_rule
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["MEANS", "ClassTable"]
 
@@ -47,7 +46,7 @@ class ClassTable:
     g: FloatArray  # (nodes, h)
     derivatives: FloatArray  # (orders, nodes, h)
     log_v: FloatArray  # (rows, alpha) ln of the weight of the class, in the rows that are `done`
-    done: Any
+    done: BoolArray
 
     @classmethod
     def build(
@@ -83,7 +82,7 @@ class ClassTable:
         weights: FloatArray = np.asarray(bary, dtype=float)
         return cls(n, low, step, count, fields, c, nodes, weights, g, derivatives, log_v, np.zeros(count, dtype=bool))
 
-    def _interpolation(self, b: Any) -> FloatArray:
+    def _interpolation(self, b: np.ndarray) -> FloatArray:
         difference = b[:, None] - self.nodes
         exact = difference == 0.0
         difference[exact] = 1.0
@@ -92,11 +91,11 @@ class ClassTable:
         weight[exact] = 1.0
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
-    def at(self, b: Any) -> FloatArray:
+    def at(self, b: np.ndarray) -> FloatArray:
         """g (N, h) at any b (N,) of the table."""
         return np.asarray(self._interpolation(b) @ self.g)
 
-    def _summed(self, rows: Any, parts: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _summed(self, rows: np.ndarray, parts: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatArray]:
         c, fields = self.index, self.fields
         log_v = np.empty((len(rows), len(fields.alpha)))
         means = np.empty((*log_v.shape, parts.shape[2]))
@@ -106,16 +105,16 @@ class ClassTable:
         )  # fmt: skip
         return log_v, means
 
-    def needed(self, b: FloatArray) -> Any:
+    def needed(self, b: np.ndarray) -> BoolArray:
         """Which rows (rows,) the interpolation at b (N,) reads."""
         start = np.floor((b - self.low) / self.step).astype(np.int64) - POINTS // 2 + 1
-        change: Any = np.zeros(self.count + 1, dtype=np.int64)
+        change = np.zeros(self.count + 1, dtype=np.int64)
         first, often = np.unique(np.clip(start, 0, self.count - POINTS), return_counts=True)
         change[first] += often
         change[first + POINTS] -= often
         return np.cumsum(change)[:-1] > 0
 
-    def prepare(self, b: FloatArray) -> None:
+    def prepare(self, b: np.ndarray) -> None:
         """Fills `log_v` where the interpolation at b (N,) reads it."""
         missing = np.flatnonzero(self.needed(b) & ~self.done)
         for start in range(0, len(missing), 512):
@@ -125,7 +124,7 @@ class ClassTable:
             self.log_v[rows] = self._summed(at, np.empty((*g.shape, 0)), g)[0]
         self.done[missing] = True
 
-    def means(self, needed: Any, curvature: bool, out: FloatArray) -> None:
+    def means(self, needed: BoolArray, curvature: bool, out: FloatArray) -> None:
         """Fills out (alpha, rows, columns), of the rows `needed` alone.
 
         Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h.

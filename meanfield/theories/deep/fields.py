@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting
 from meanfield.theories.deep.site import site_table, z_rule
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Fields", "fields_of", "shared_field"]
 
@@ -85,11 +84,11 @@ class Fields:
     h: list[FloatArray]
     log_prior: list[FloatArray]
     tilt: list[FloatArray]
-    first: list[Any]
-    last: list[Any]
+    first: list[IntArray]
+    last: list[IntArray]
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
-    kind: Any  # (C,) first class that is like this one
+    kind: IntArray  # (C,) first class that is like this one
 
 
 def fields_of(
@@ -131,7 +130,7 @@ def fields_of(
     return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind)
 
 
-def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> Any:
+def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
     """For every class the first one of the same size, d, delta and fields: their tables are the same."""
     facts = np.stack([n, setting.d, setting.delta, variance, u], axis=1)
     unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)
@@ -139,7 +138,10 @@ def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray)
     return np.argmax(near, axis=1)
 
 
-def _following(centre: FloatArray, variance: float) -> tuple[Any, ...]:
+_Own = tuple[FloatArray, FloatArray, FloatArray, IntArray, IntArray, float]  # h, ln prior, tilt, first, last, step
+
+
+def _following(centre: FloatArray, variance: float) -> _Own:
     """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one."""
     x, weight = _HERMITE if variance > 0.0 else (np.zeros(1), np.ones(1))
     k, count = len(x), len(centre)
@@ -149,9 +151,7 @@ def _following(centre: FloatArray, variance: float) -> tuple[Any, ...]:
     return h, log_prior, np.zeros(count), first, first + k, 0.0
 
 
-def _lattice(
-    rule: Rule, centre: FloatArray, variance: float, stiffness: float, h: FloatArray, shared: float
-) -> tuple[Any, ...]:
+def _lattice(rule: Rule, centre: FloatArray, variance: float, stiffness: float, h: FloatArray, shared: float) -> _Own:
     """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends."""
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.validation import FloatArray
@@ -25,7 +23,7 @@ def unique(index: FloatArray) -> FloatArray:
     return index[first]
 
 
-def difference(candidates: Any, known: Any) -> FloatArray:
+def difference(candidates: FloatArray, known: np.ndarray) -> FloatArray:
     """Rows of `candidates` that are not rows of `known`, once each."""
     candidates = unique(candidates)
     return candidates[~np.isin(keys(candidates), keys(known))]

@@ -26,7 +26,7 @@ from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.states import layer_nodes, states_of
 from meanfield.theories.deep.system import Order, System
 from meanfield.theories.deep.table import deep_table
-from meanfield.validation import FloatArray, read_only, real_array, short
+from meanfield.validation import FloatArray, IntArray, read_only, real_array, short
 from meanfield.validation import generator as new_generator
 
 __all__ = ["DeepPosterior"]
@@ -99,7 +99,7 @@ class DeepPosterior(SolvedPosterior):
         )  # fmt: skip
 
     @property
-    def order_parameters(self) -> dict[str, Any]:
+    def order_parameters(self) -> dict[str, object]:
         """kernel (L, C, C), d (L, C), tilde (L-1, C, C), delta (L-1, C), t (C, m), readout and weight of the codes."""
         s = self.solution
         names = ("kernel", "d", "tilde", "delta", "t", "readout", "weight")
@@ -159,7 +159,7 @@ class DeepPosterior(SolvedPosterior):
             kurtosis = fourth / second**2
         return {"on": active[at], "off": silent[at], "kurtosis": kurtosis[np.ix_(at, at)]}
 
-    def readout_density(self, a: Any) -> FloatArray:
+    def readout_density(self, a: object) -> FloatArray:
         """Density of the readout at `a`, shape (..., m).
 
         Raises
@@ -189,7 +189,7 @@ class DeepPosterior(SolvedPosterior):
         density = np.exp(log_weight - log_z - 0.5 * m * math.log(2 * math.pi)) / scale**m
         return np.asarray(density.reshape(a.shape[:-1]))
 
-    def preactivation_density(self, code: Any, cls: int | str, grid: Any, layer: int = -1) -> FloatArray:
+    def preactivation_density(self, code: object, cls: int | str, grid: object, layer: int = -1) -> FloatArray:
         """Density of the preactivation on a training sample of class `cls` over the neurons of a code (None: all).
 
         Parameters
@@ -203,7 +203,7 @@ class DeepPosterior(SolvedPosterior):
         z = real_array("grid", grid)
         return np.asarray(self._density(code, cls, self._layer(layer) - 1)(z.ravel()).reshape(z.shape))
 
-    def activation_density(self, code: Any, cls: int | str, grid: Any, layer: int = -1) -> FloatArray:
+    def activation_density(self, code: object, cls: int | str, grid: object, layer: int = -1) -> FloatArray:
         """Density of the activation phi(z), as `preactivation_density`."""
         value = real_array("grid", grid)
         density, phi = self._density(code, cls, self._layer(layer) - 1), self.network.activation
@@ -217,7 +217,7 @@ class DeepPosterior(SolvedPosterior):
                 total[inside] += density(z) / np.abs(phi.derivative(z))
         return total
 
-    def _density(self, code: Any, cls: int | str, layer: int) -> Any:
+    def _density(self, code: object, cls: int | str, layer: int) -> Any:
         """z -> density of z for class `cls` under a code."""
         self._finite("the law of an activation")
         system, order = self._system, self._order
@@ -249,7 +249,9 @@ class DeepPosterior(SolvedPosterior):
 
         return density
 
-    def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None, layer: int = -1) -> Neurons:
+    def sample_neurons(
+        self, n: int, *, rng: object = None, samples_per_class: object = None, layer: int = -1
+    ) -> Neurons:
         """Draw `n` neurons of a layer from the theory, with their responses to a few training samples of every class.
 
         Neurons of layers below the last have no readout: `readouts` then has shape (n, 0).
@@ -284,7 +286,7 @@ class DeepPosterior(SolvedPosterior):
         return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.class_names)
 
     def _drawn(
-        self, layer: int, beta: FloatArray, words: FloatArray, generator: Any
+        self, layer: int, beta: FloatArray, words: FloatArray, generator: np.random.Generator
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Fields b and h of neurons at nodes, and which node each came from; numbers of neurons per code are kept."""
         setting = self._system.setting(self._order, layer)
@@ -310,7 +312,7 @@ class DeepPosterior(SolvedPosterior):
         fields = np.array([code.readout for code in self.codes]) @ self.solution.t.T
         return {code.pattern: float(value) for code, value in zip(self.codes, (sign * fields).min(axis=1))}
 
-    def frozen(self, fractions: Any) -> DeepPosterior:
+    def frozen(self, fractions: object) -> DeepPosterior:
         """The theory with given shares of the last layer's codes, as a sampler has frozen them.
 
         Fractions are admissible only while every code among them is locally stable, see `stability`.
@@ -353,7 +355,7 @@ class DeepPosterior(SolvedPosterior):
     # ---- helpers ---------------------------------------------------------------------------------
 
     @cached_property
-    def _reduced(self) -> tuple[System, FloatArray]:
+    def _reduced(self) -> tuple[System, IntArray]:
         problem, index = problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)
         shares = None
         if self.solution.frozen:
@@ -365,7 +367,7 @@ class DeepPosterior(SolvedPosterior):
         return self._reduced[0]
 
     @property
-    def _index(self) -> FloatArray:
+    def _index(self) -> IntArray:
         return self._reduced[1]
 
     @cached_property
@@ -398,7 +400,7 @@ class DeepPosterior(SolvedPosterior):
         if math.isinf(self.task.n_samples):
             raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
 
-    def _word(self, code: Any, layer: int) -> str:
+    def _word(self, code: object, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""
         known = self.layer_codes(layer + 1)
         if isinstance(code, Code):

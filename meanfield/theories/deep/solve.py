@@ -25,7 +25,7 @@ from meanfield.theories.deep.stability import SecondOrder, second_order
 from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import Order, Problem, System
-from meanfield.validation import FloatArray, real_number
+from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["solve_deep"]
 
@@ -187,7 +187,7 @@ def _posterior(
     network: Network,
     task: ClassTask,
     tau: float,
-    index: FloatArray,
+    index: IntArray,
     system: System,
     found: Found,
     branches: list[Branch],
@@ -286,7 +286,7 @@ def _linear_readout(system: System, order: Order) -> FloatArray:
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
 
 
-def _warm(posterior: DeepPosterior | None, problem: Problem, index: FloatArray, frozen: bool) -> Order | None:
+def _warm(posterior: DeepPosterior | None, problem: Problem, index: IntArray, frozen: bool) -> Order | None:
     """Order parameters to start from; None if the other problem has another shape."""
     if posterior is None or not isinstance(posterior, DeepPosterior):
         return None

@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.swept import Swept
 
 __all__ = ["CodeTransition", "transitions_along"]
 
@@ -67,7 +68,7 @@ class CodeTransition:
         return f"<Transition: {self.label} at {self.parameter} = {self.value:.10g} to {self.width:.0e}>"
 
 
-def transitions_along(diagram: Any) -> tuple[CodeTransition, ...]:
+def transitions_along(diagram: Swept) -> tuple[CodeTransition, ...]:
     """Changes of the code set along a sweep of one parameter at P = infinity, sorted by position.
 
     Two changes of the same codes between two neighbouring points of the sweep, there and back, are missed.
@@ -97,12 +98,12 @@ def transitions_along(diagram: Any) -> tuple[CodeTransition, ...]:
     return tuple(_joined(found, name, _SAME * span))
 
 
-def _codes(posterior: Any) -> tuple[str, ...]:
+def _codes(posterior: Posterior) -> tuple[str, ...]:
     return tuple(sorted(code.pattern for code in posterior.codes if code.weight > 1e-9))
 
 
 def _search(
-    diagram: Any,
+    diagram: Swept,
     name: str,
     left: tuple[float, tuple[str, ...]],
     right: tuple[float, tuple[str, ...]],
@@ -135,7 +136,7 @@ def _search(
 
 
 def _vanishing(
-    diagram: Any,
+    diagram: Swept,
     name: str,
     low: tuple[float, tuple[str, ...]],
     high: tuple[float, tuple[str, ...]],

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from meanfield.validation import IntArray
+
 __all__ = [
     "OutOfTime",
     "check_time",
@@ -28,10 +30,11 @@ __all__ = [
 _END: ContextVar[float] = ContextVar("_END", default=math.inf)
 _LAST: ContextVar[float] = ContextVar("_LAST", default=math.inf)  # what is kept for the end is over, too
 _LEFT: ContextVar[threading.Event | None] = ContextVar("_LEFT", default=None)  # set when nobody waits any more
-_NEVER = np.zeros(1, np.int64)
-_WORD: ContextVar[Any] = ContextVar("_WORD", default=_NEVER)
-_WORDS: ContextVar[list[Any] | None] = ContextVar("_WORDS", default=None)  # those of the work of one caller
+_NEVER: IntArray = np.zeros(1, np.int64)
+_WORD: ContextVar[IntArray] = ContextVar("_WORD", default=_NEVER)
+_WORDS: ContextVar[list[IntArray] | None] = ContextVar("_WORDS", default=None)  # those of the work of one caller
 _TICK = 0.2  # seconds
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -56,7 +59,7 @@ def last_seconds() -> Iterator[None]:
 
 @contextmanager
 def _ending(end: float, last: float) -> Iterator[None]:
-    word = np.zeros(1, np.int64)
+    word: IntArray = np.zeros(1, np.int64)
     words = _WORDS.get()
     if words is not None:
         words.append(word)
@@ -65,17 +68,18 @@ def _ending(end: float, last: float) -> Iterator[None]:
         timer = threading.Timer(max(0.0, end - time.monotonic()), word.__setitem__, (0, 1))
         timer.daemon = True
         timer.start()
-    tokens = (_END, _END.set(end)), (_LAST, _LAST.set(last)), (_WORD, _WORD.set(word))
+    ends, lasts, before = _END.set(end), _LAST.set(last), _WORD.set(word)
     try:
         yield
     finally:
-        for variable, token in tokens:
-            variable.reset(token)
+        _END.reset(ends)
+        _LAST.reset(lasts)
+        _WORD.reset(before)
         if timer is not None:
             timer.cancel()
 
 
-def stop_word() -> Any:
+def stop_word() -> IntArray:
     """(1,) integers that become 1 when the limit of this context passes, or its caller leaves: for compiled code."""
     return _WORD.get()
 
@@ -92,11 +96,11 @@ def check_time() -> None:
         raise OutOfTime
 
 
-def mapped(pool: Executor, job: Callable[[Any], _Result], items: Iterable[Any]) -> Iterator[_Result]:
+def mapped(pool: Executor, job: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """`pool.map` with looks at the clock, by the jobs too: theirs is the limit of the caller."""
     context = copy_context()
 
-    def inner(item: Any) -> _Result:
+    def inner(item: _Item) -> _Result:
         return context.copy().run(job, item)
 
     for found in pool.map(inner, items):
@@ -114,7 +118,7 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
     done, left = threading.Event(), threading.Event()
     found: list[Any] = [None, None]
 
-    words: list[Any] = []
+    words: list[IntArray] = []
 
     def inner() -> None:
         _LEFT.set(left)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ from meanfield.theories.general_data.compiled.variational import ascend
 from meanfield.theories.general_data.limits import check_time, mapped, stop_word
 from meanfield.theories.general_data.readouts import EXTRAPOLATED, Components, Line, Readouts, components, joined
 from meanfield.theories.general_data.tilt import tilt_of
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["EXTRAPOLATED", "Components", "Line", "Neuron", "Readouts", "components", "features_tuple", "joined"]
 
@@ -81,7 +81,7 @@ class Neuron:
     def n_samples(self) -> int:
         return len(self.features.matrix)
 
-    def spread_over_threads(self, n: int, job: Callable[[Any], None], chunk: int | None = None) -> None:
+    def spread_over_threads(self, n: int, job: Callable[[IntArray], None], chunk: int | None = None) -> None:
         """job(rows) for chunks of 0 ... n - 1."""
         if chunk is None:
             each = self.cap * self.features.matrix.size * self.features.matrix.shape[1]
@@ -97,11 +97,11 @@ class Neuron:
 
     def run(
         self,
-        k: Any,
-        s: Any,
-        nu: Any,
-        origin: Any,
-        tolerance: Any,
+        k: FloatArray,
+        s: FloatArray,
+        nu: FloatArray,
+        origin: IntArray | None,
+        tolerance: float | FloatArray,
         *,
         features: ep.Features | None = None,
         shift: FloatArray | None = None,
@@ -128,7 +128,7 @@ class Neuron:
         )
         dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (dampings, self.cap)
 
-        def job(rows: Any) -> None:
+        def job(rows: IntArray) -> None:
             self.compiled(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
 
         if chain:
@@ -206,11 +206,11 @@ class Neuron:
     def resolve(
         self,
         new: Readouts,
-        rows: Any,
+        rows: Sequence[int] | IntArray,
         t: FloatArray,
         direction: list[int],
         known: list[Line | None],
-        tolerance: Any,
+        tolerance: FloatArray,
         ratio: FloatArray | None = None,
     ) -> None:
         """Fill in `rows` of `new` by integrating along a soft direction each; status FAILED where that is not enough.
@@ -219,7 +219,7 @@ class Neuron:
         """
         k = new.readout[rows] @ t.T
 
-        def job(i: int) -> Any:
+        def job(i: int) -> tuple[float, Line] | None:
             old = known[i]
             if old is None:
                 return self._new_line(k[i], direction[i], new.s[rows[i]], new.nu[rows[i]], float(tolerance[i]))
@@ -243,7 +243,16 @@ class Neuron:
             new.gain[i], new.s[i], new.nu[i] = line.gain[best], line.s[best], line.nu[best]
             new.slope[i] = new.phi[i] @ t - new.readout[i] / self.prior
 
-    def _at_x(self, k: Any, direction: int, x: Any, s: Any, nu: Any, origin: Any, tolerance: float) -> list[Any]:
+    def _at_x(
+        self,
+        k: FloatArray,
+        direction: int,
+        x: FloatArray,
+        s: FloatArray,
+        nu: FloatArray,
+        origin: IntArray | None,
+        tolerance: float,
+    ) -> list[FloatArray]:
         """[x, log weight, status, phi, spread, gain, s, nu], one row per value of x = u.w."""
         _, features, shift = self.directions[direction]
         n = len(x)
@@ -260,7 +269,7 @@ class Neuron:
         )
         return [x, moments.log_z - 0.5 * x * x, moments.status, moments.phi, moments.spread, moments.gain, s, nu]
 
-    def _new_line(self, k: Any, direction: int, s: Any, nu: Any, tolerance: float) -> Any:
+    def _new_line(self, k: FloatArray, direction: int, s: FloatArray, nu: FloatArray, tolerance: float) -> Any:
         """Values of x outwards from that of the Gaussian with sites s, nu, until the weight is negligible."""
         mean = np.empty((1, len(self.directions[direction][0])))
         one = np.zeros(1, np.int64)
@@ -295,7 +304,7 @@ class Neuron:
                     break
         return self._summed(direction, found, check_ends=True)
 
-    def _summed(self, direction: int, found: list[Any], *, check_ends: bool) -> Any:
+    def _summed(self, direction: int, found: list[FloatArray], *, check_ends: bool) -> tuple[float, Line] | None:
         """ln Z(k) and the neuron along u; None where values of x that matter fail or lie outside the range."""
         x, log_weight, status, *columns = found
         good = np.flatnonzero(status == ep.EP)
@@ -337,7 +346,7 @@ class Neuron:
         mean = np.empty((n, self.features.matrix.shape[1]))
         for features, group in self.groups(parts):
 
-            def job(rows: Any, features: Any = features, group: Any = group) -> None:
+            def job(rows: IntArray, features: ep.Features = features, group: IntArray = group) -> None:
                 ep.factors(features, group[rows], parts.s, parts.nu, parts.gain, solved, mean)
 
             if alone:
@@ -346,7 +355,7 @@ class Neuron:
                 self.spread_over_threads(len(group), job)
         return solved, parts.spread - np.sum(solved * solved, axis=1)
 
-    def extrapolate(self, new: Readouts, rows: Any, known: Readouts, change: FloatArray, t: FloatArray) -> None:
+    def extrapolate(self, new: Readouts, rows: IntArray, known: Readouts, change: FloatArray, t: FloatArray) -> None:
         """Fill in `rows` of `new` from `known` neurons whose k differ by `change` (n, P), to second order."""
         if not len(rows):
             return
@@ -367,7 +376,7 @@ class Neuron:
         new.status[rows] = EXTRAPOLATED
         new.slope[rows] = new.phi[rows] @ t - new.readout[rows] / self.prior
 
-    def groups(self, parts: Components) -> list[tuple[ep.Features, Any]]:
+    def groups(self, parts: Components) -> list[tuple[ep.Features, IntArray]]:
         """Feature factors and the rows of `parts` that go with each."""
         return [
             (self.features if d < 0 else self.directions[d][1], np.flatnonzero(parts.direction == d))
@@ -382,7 +391,7 @@ class Neuron:
         size = self.n_samples if basis is None else basis.shape[1]
         totals: list[FloatArray] = []
 
-        def job(rows: Any) -> None:
+        def job(rows: IntArray) -> None:
             total = np.zeros((len(pairs), size, size))
             for i in range(0, len(rows), _CHUNK):
                 some = parts.take(rows[i : i + _CHUNK])

@@ -48,7 +48,7 @@ def factorised(matrix: FloatArray) -> Any:
         panel = lower[start:, start:stop]
         if start:
             panel -= lower[start:, :start] @ lower[start:stop, :start].T
-        corner = np.linalg.cholesky(panel[: stop - start])
+        corner: FloatArray = np.asarray(np.linalg.cholesky(panel[: stop - start]), dtype=np.float64)
         panel[: stop - start] = corner
         if stop < n:
             panel[stop - start :] = solved_rows(corner, panel[stop - start :])

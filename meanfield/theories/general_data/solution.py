@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.validation import FloatArray, read_only
+from meanfield.validation import FloatArray, IntArray, read_only
 
 __all__ = ["MAX_EXTRAPOLATED", "GeneralSolution", "accepted_residual", "beyond_capacity", "verdict"]
 
@@ -106,8 +105,8 @@ class GeneralSolution:
     gain: FloatArray
     s: FloatArray
     nu: FloatArray
-    basin: Any
-    soft: Any
+    basin: IntArray
+    soft: IntArray
     soft_x: FloatArray
     directions: FloatArray
     code_weight: FloatArray

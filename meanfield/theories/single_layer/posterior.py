@@ -7,11 +7,10 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from meanfield.activations.cumulant import cumulant
+from meanfield.activations.cumulant import Cumulant, cumulant
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.kernel import Kernel
@@ -79,7 +78,7 @@ class SingleNeuronPosterior(Densities):
         s = self.solution
         if s.gaussian_covariance is not None:
             return ()
-        covariance: Any = [None] * s.weight.size if s.covariance is None else s.covariance
+        covariance = [None] * s.weight.size if s.covariance is None else s.covariance
         return tuple(self._code(*parts) for parts in zip(s.weight, s.readout, covariance, strict=True))
 
     def _code(self, weight: float, readout: FloatArray, covariance: FloatArray | None) -> Code:
@@ -140,10 +139,10 @@ class SingleNeuronPosterior(Densities):
         return read_only(total + sum(np.outer(o.readout, o.readout) for o in self.outliers))
 
     @property
-    def order_parameters(self) -> dict[str, Any]:
+    def order_parameters(self) -> dict[str, object]:
         """Named solution of the stationarity conditions: t (C, m), level s = max_a h(a; t), readout, weight, ..."""
         s = self.solution
-        values: dict[str, Any] = {"t": s.t, "level": s.level}
+        values: dict[str, object] = {"t": s.t, "level": s.level}
         if s.gaussian_covariance is not None:
             return values | {"covariance": s.gaussian_covariance}
         values |= {"readout": s.readout, "weight": s.weight}
@@ -173,9 +172,9 @@ class SingleNeuronPosterior(Densities):
         self._layer(layer)
         t = self.solution.t
         if self.solution.gaussian_covariance is not None:
-            _, first, second = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
-            block = first**2 + second**2 * t @ self.solution.gaussian_covariance @ t.T
-            return Kernel(read_only(block), read_only(np.diag(block) + second))
+            _, mean, slope = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
+            block = mean**2 + slope**2 * t @ self.solution.gaussian_covariance @ t.T
+            return Kernel(read_only(block), read_only(np.diag(block) + slope))
         lattice = readout_lattice(self.network, self.task, self.solution)
         if lattice is not None:
             readouts, weight = lattice
@@ -212,7 +211,7 @@ class SingleNeuronPosterior(Densities):
                 moment[c, d] = moment[d, c] = np.sum(weight * first[0] * first[1])
         return moment
 
-    def frozen(self, fractions: Any) -> SingleNeuronPosterior:
+    def frozen(self, fractions: object) -> SingleNeuronPosterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
 
         Neurons of sampled networks do not hop between codes: they keep the fractions of their start, and t and the
@@ -236,17 +235,17 @@ class SingleNeuronPosterior(Densities):
             self._named_fractions(fractions)
         return self._by_activation(fractions, None)
 
-    def by_activation(self, counts: Any) -> SingleNeuronPosterior:
+    def by_activation(self, counts: object) -> SingleNeuronPosterior:
         """This posterior with neurons assigned to codes by their mean activations over `counts` (C,) samples."""
         sizes = self._counts(counts)
         return self if self.scheme != "redundant" else self._by_activation(None, sizes)
 
-    def _by_activation(self, fractions: Any, counts: Any) -> SingleNeuronPosterior:
+    def _by_activation(self, fractions: object, counts: object) -> SingleNeuronPosterior:
         if self.scheme != "redundant":
             self._refuse("a solution at given fractions of the codes")
         return _frozen(self, fractions, counts)
 
-    def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None) -> Neurons:
+    def sample_neurons(self, n: int, *, rng: object = None, samples_per_class: object = None) -> Neurons:
         """Draw `n` neurons of a network from the theory, with their responses to a few samples of every class.
 
         Parameters
@@ -290,7 +289,7 @@ class SingleNeuronPosterior(Densities):
     # ---- helpers ---------------------------------------------------------------------------------
 
     @property
-    def _cumulant(self) -> Any:
+    def _cumulant(self) -> Cumulant:
         return cumulant(self.network.activation, self.network.k)
 
     @cached_property
@@ -352,7 +351,7 @@ class FrozenPosterior(SingleNeuronPosterior):
         return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
 
 
-def _frozen(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> FrozenPosterior:
+def _frozen(posterior: SingleNeuronPosterior, fractions: object, counts: object) -> FrozenPosterior:
     """See `SingleNeuronPosterior.frozen` and `by_activation`; equilibrium fractions if `fractions` is None."""
     task = posterior.task
     if isinstance(posterior, FrozenPosterior) and counts is None:
@@ -366,7 +365,7 @@ def _frozen(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> Fr
     return _at(posterior, CodeAverages(posterior, sizes), fractions)
 
 
-def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any) -> FrozenPosterior:
+def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: object) -> FrozenPosterior:
     shares, t = averages.shares, averages.t
     if fractions is not None:
         shares = _shares(posterior, fractions)
@@ -375,7 +374,7 @@ def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any
     return FrozenPosterior(posterior.network, posterior.task, posterior.tau, solution, averages, shares)
 
 
-def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
+def _shares(posterior: SingleNeuronPosterior, fractions: object) -> FloatArray:
     """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
     n_classes = posterior.task.n_classes
     shares = np.zeros(2**n_classes)

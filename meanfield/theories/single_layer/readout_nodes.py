@@ -213,7 +213,7 @@ def moments(
     return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, product, blocks[pairs:]
 
 
-def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
+def _longer(array: np.ndarray, room: int) -> np.ndarray:
     longer = np.empty((room, *array.shape[1:]), array.dtype)
     longer[: len(array)] = array
     return longer

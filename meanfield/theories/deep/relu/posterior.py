@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
 from meanfield.theories.deep.relu.outlier import condensed
@@ -25,7 +26,9 @@ from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import Setting
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.system import Order, System
-from meanfield.validation import FloatArray, read_only
+from meanfield.theories.deep.relu.system import Problem as ReducedProblem
+from meanfield.validation import FloatArray, IntArray, read_only
+from meanfield.validation import generator as new_generator
 
 __all__ = ["ReluPosterior"]
 
@@ -108,7 +111,7 @@ class ReluPosterior(SolvedPosterior):
         )  # fmt: skip
 
     @property
-    def order_parameters(self) -> dict[str, Any]:
+    def order_parameters(self) -> dict[str, object]:
         """kernel (L, C, C), d (L, C), tilde (L-1, C, C), delta (L-1, C), t (C, m), outlier_field (L, o, C),
         outlier_activation (L, o, C), outlier_readout (o, m)."""
         names = ("kernel", "d", "tilde", "delta", "t", "outlier_field", "outlier_activation", "outlier_readout")
@@ -122,7 +125,7 @@ class ReluPosterior(SolvedPosterior):
     @property
     def objective(self) -> float:
         """Phi / P, the counterpart of min J of one hidden layer."""
-        return self.solution.free_energy / self.solution.n_samples
+        return self.solution.objective
 
     @property
     def readout_covariance(self) -> FloatArray:
@@ -141,7 +144,9 @@ class ReluPosterior(SolvedPosterior):
         s = self.solution
         return Kernel(s.kernel[layer], read_only(np.diag(s.kernel[layer]) + s.d[layer]))
 
-    def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None, layer: int = -1) -> Neurons:
+    def sample_neurons(
+        self, n: int, *, rng: object = None, samples_per_class: object = None, layer: int = -1
+    ) -> Neurons:
         """Draw `n` neurons of a layer, outliers among them, with their responses to a few training samples.
 
         Neurons of layers below the last have no readout: `readouts` then has shape (n, 0).
@@ -152,7 +157,7 @@ class ReluPosterior(SolvedPosterior):
         count = len(present)
         if n <= count:
             raise ValueError(f"n = {n} neurons cannot hold {count} outliers and a bulk; ask for more neurons.")
-        generator = np.random.default_rng(rng)
+        generator = new_generator("rng", rng)
         labels = np.repeat(np.arange(task.n_classes), sample_counts(task.fractions, samples_per_class))
         setting, index, span = self._setting(layer)
         beta, h = draw_bulk(setting, n - count, generator)
@@ -190,10 +195,10 @@ class ReluPosterior(SolvedPosterior):
         return condensed(setting, np.linalg.lstsq(setting.root, b, rcond=1e-10)[0]).h
 
     @cached_property
-    def _reduced(self) -> tuple[Any, Any, FloatArray]:
+    def _reduced(self) -> tuple[ReducedProblem, IntArray, FloatArray]:
         return relu_problem(self.network, self.task, self.tau)
 
-    def _setting(self, layer: int) -> tuple[Setting, Any, FloatArray]:
+    def _setting(self, layer: int) -> tuple[Setting, IntArray, FloatArray]:
         """Fields of a layer, for classes of different targets."""
         problem, index, span = self._reduced
         first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
@@ -251,9 +256,5 @@ class ReluPosterior(SolvedPosterior):
         header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
         return write_archive(path, "posterior", header | {"theory": self.theory}, arrays)
 
-    def _layer(self, layer: Any) -> int:
-        depth = self.network.depth
-        whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
-        if not whole or layer == 0 or not -depth <= layer <= depth:
-            raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {layer!r}.")
-        return int(layer) - 1 if layer > 0 else int(layer) + depth
+    def _layer(self, layer: object) -> int:
+        return layer_index(layer, self.network.depth)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.relu.system import Problem
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["relu_problem"]
 
 
-def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[Problem, Any, FloatArray]:
+def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[Problem, IntArray, FloatArray]:
     """The problem in numbers; which of its classes each class is; (m, q) orthonormal basis of the targets' span."""
     found, index = problem_of(network, task, tau)
     _, size, right = np.linalg.svd(found.y, full_matrices=False)

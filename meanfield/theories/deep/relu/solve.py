@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from meanfield.theories.deep.relu.setting import NotIntegrable
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import Order, System
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
 
@@ -39,7 +38,7 @@ def solve_relu(
     task: ClassTask,
     tau: float,
     *,
-    warm_start: Any = None,
+    warm_start: ReluPosterior | None = None,
     rtol: float = 1e-6,
     width: float | None = None,
     progress: Callable[[str, int, float], None] | None = None,
@@ -113,11 +112,11 @@ def _refined(system: System, x: FloatArray, report: Callable[[float], None]) -> 
 
 
 def _limit(
-    system: System, warm_start: Any, span: FloatArray, report: Callable[[float], None]
+    system: System, warm_start: ReluPosterior | None, span: FloatArray, report: Callable[[float], None]
 ) -> tuple[FloatArray, Rule]:
     """Unknowns at N = infinity, and the lattices that they need."""
     problem, best = system.problem, math.inf
-    starts: list[Any] = list(_CONDENSED)
+    starts: list[float | ReluPosterior] = list(_CONDENSED)
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         starts.insert(0, warm_start)
     for start in starts:
@@ -179,7 +178,7 @@ def _reduced_order(s: ReluSolution, system: System, span: FloatArray) -> Order:
 
 
 def _solution(
-    system: System, x: FloatArray, rule: Rule, index: Any, span: FloatArray, proof: ReluCertificate,
+    system: System, x: FloatArray, rule: Rule, index: IntArray, span: FloatArray, proof: ReluCertificate,
     ending: tuple[Status, str], task: ClassTask,
 ) -> ReluSolution:  # fmt: skip
     problem, order = system.problem, system.unpack(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -104,7 +104,7 @@ class System:
         self.problem = problem
         self.words = words
         self.symmetry: Symmetry = symmetry(problem.n, problem.y)
-        self._memory: OrderedDict[Any, Layered] = OrderedDict()
+        self._memory: OrderedDict[object, Layered] = OrderedDict()
         n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
         matrices = self.symmetry.matrix_basis()
         vectors = self.symmetry.vector_basis()[:, None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Measured", "Sampler", "first_sample", "scale_of"]
 
@@ -101,7 +101,7 @@ class Sampler:
     def __init__(
         self,
         solution: GeneralSolution,
-        labels: Any,
+        labels: IntArray | None,
         rng: np.random.Generator,
         mixture: Mixture | None = None,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from meanfield.theories.general_data.exact.unaided import approached
 from meanfield.theories.general_data.limits import OutOfTime, last_seconds, seconds_left
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Examined", "certificate_of", "examined", "seconds_of_measurement", "unmeasured"]
 
@@ -57,7 +57,7 @@ def _words(reason: str) -> str:
     return f"the error of expectation propagation was not measured: {reason}"
 
 
-def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Examined:
+def examined(solution: GeneralSolution, labels: IntArray | None, refine: bool | None) -> Examined:
     """Measure the error of a solution, and correct it.
 
     Parameters
@@ -97,7 +97,7 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     )
 
 
-def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
+def _sampler(solution: GeneralSolution, labels: IntArray | None) -> Sampler:
     rng = np.random.default_rng(0)
     return (
         BulkSampler(solution, labels, rng) if isinstance(solution, OutlierSolution) else Sampler(solution, labels, rng)
@@ -105,7 +105,7 @@ def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
 
 
 def _better(
-    sampler: Sampler, solution: GeneralSolution, labels: Any, scale: float
+    sampler: Sampler, solution: GeneralSolution, labels: IntArray | None, scale: float
 ) -> tuple[ParticleSolution, Measured] | None:
     """The exact solution, from the approximate one; or without it, where it is too far away or does not help."""
     t = np.array(solution.t)
@@ -124,7 +124,7 @@ def _better(
     return None
 
 
-def _twice(solution: GeneralSolution, labels: Any) -> tuple[ParticleSolution, Measured] | None:
+def _twice(solution: GeneralSolution, labels: IntArray | None) -> tuple[ParticleSolution, Measured] | None:
     """The solution that particles find, with the difference to that of other random numbers as part of its error."""
     found = []
     for seed in (0, 1):
@@ -154,7 +154,7 @@ def seconds_of_measurement(samples: int, outputs: int, rank: int) -> float:
     return (proposal + 2.0 * n * samples * rank + newton) / _RATE
 
 
-def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
+def _out_of_time(solution: GeneralSolution, labels: IntArray | None) -> Examined:
     """One measurement all the same, in the time kept for it, without a search for codes."""
     try:
         with last_seconds():

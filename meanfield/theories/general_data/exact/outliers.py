@@ -31,7 +31,7 @@ from meanfield.theories.general_data.outliers.cone import Maxima, follow
 from meanfield.theories.general_data.outliers.dual import OutlierDual, State
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.slices import factorised
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["BulkSampler", "OutlierParticles"]
 
@@ -96,7 +96,11 @@ class BulkSampler(Sampler):
     solution: OutlierSolution
 
     def __init__(
-        self, solution: OutlierSolution, labels: Any, rng: np.random.Generator, mixture: Mixture | None = None
+        self,
+        solution: OutlierSolution,
+        labels: IntArray | None,
+        rng: np.random.Generator,
+        mixture: Mixture | None = None,
     ) -> None:
         sigma_a = math.sqrt(solution.prior * solution.n_samples)
         self.reach = min(solution.reach, sigma_a) if math.isinf(solution.reach) else solution.reach

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["ParticleSolution", "frozen_particles", "particle_solution"]
 
@@ -40,7 +39,7 @@ class ParticleSolution(GeneralSolution):
 
 
 def particle_solution(
-    solution: GeneralSolution, sample: Sample, at: At, t: FloatArray, group: Any, steps: int
+    solution: GeneralSolution, sample: Sample, at: At, t: FloatArray, group: IntArray | None, steps: int
 ) -> ParticleSolution:
     """The solution at t on a sample; `group` is the code of each point."""
     order = np.argsort(-at.share, kind="stable")

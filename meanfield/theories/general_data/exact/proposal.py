@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
@@ -16,7 +15,7 @@ from meanfield.theories.general_data.exact.sample import Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.slices import solved_rows
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["FEW", "Mixture", "adapted", "mixture_of", "prior_mixture", "refitted"]
 
@@ -37,7 +36,7 @@ class Mixture:
     weight: FloatArray  # (K,)
     mean: FloatArray  # (K, r)
     root: FloatArray  # (K, r, r), lower triangular
-    code: Any  # (K,)
+    code: IntArray  # (K,)
 
     def drawn(self, n: int, rng: np.random.Generator) -> FloatArray:
         """(n, r) points, as nearly as possible in proportion from every component."""
@@ -62,7 +61,7 @@ class Mixture:
     def log_density(self, points: FloatArray) -> FloatArray:
         return np.asarray(logsumexp(self.log_parts(points), axis=1))
 
-    def codes(self, points: FloatArray) -> Any:
+    def codes(self, points: FloatArray) -> IntArray:
         """(n,) the code most likely to have made each point."""
         parts = self.log_parts(points)
         known = self.code >= 0
@@ -94,7 +93,7 @@ def mixture_of(solution: GeneralSolution) -> Mixture:
     cuts: dict[int, list[tuple[float, ...]]] = {}
     for component, *cut in solution.cuts:
         cuts.setdefault(int(component), []).append(tuple(cut))
-    pieces: dict[Any, list[int]] = {}
+    pieces: dict[tuple[int, tuple[tuple[float, ...], ...]], list[int]] = {}
     for i, g in enumerate(solution.basin):
         pieces.setdefault((int(g), tuple(cuts.get(i, ()))), []).append(i)
     weights, means, covariances, codes = [], [], [], []

@@ -155,7 +155,7 @@ class Dual:
     def gradient(self, at: At, t: FloatArray) -> FloatArray:
         return np.asarray(self.tau * t - self.targets + at.average)
 
-    def curvature(self, sample: Sample, at: At) -> Any:
+    def curvature(self, sample: Sample, at: At) -> FloatArray:
         """Cholesky factor of H = tau + Cov(a phi), (P m, P m)."""
         matrix = self.covariance(sample, at)
         matrix.flat[:: len(matrix) + 1] += self.tau

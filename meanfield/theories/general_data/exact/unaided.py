@@ -26,7 +26,7 @@ from meanfield.theories.general_data.exact.proposal import Mixture, adapted, pri
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["approached", "blank"]
 
@@ -55,12 +55,16 @@ def blank(
     return particle_solution(found, sample, at, zero, np.zeros(1, dtype=int), 0)
 
 
-def approached(solution: GeneralSolution, labels: Any, rng: np.random.Generator) -> tuple[Sampler, FloatArray] | None:
+def approached(
+    solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
+) -> tuple[Sampler, FloatArray] | None:
     """A sampler and the t at which its proposal has arrived; None where neither way leads there."""
     return _by_mixtures(solution, labels, rng) or _by_particles(solution, labels, rng)
 
 
-def _by_mixtures(solution: GeneralSolution, labels: Any, rng: np.random.Generator) -> tuple[Sampler, FloatArray] | None:
+def _by_mixtures(
+    solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
+) -> tuple[Sampler, FloatArray] | None:
     sampler = Sampler(solution, labels, rng, prior_mixture(solution.features.shape[1]))
     if not sampler.few:
         return None
@@ -89,7 +93,7 @@ def _by_mixtures(solution: GeneralSolution, labels: Any, rng: np.random.Generato
 
 
 def _by_particles(
-    solution: GeneralSolution, labels: Any, rng: np.random.Generator
+    solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
 ) -> tuple[Sampler, FloatArray] | None:
     s = solution
     dual = Dual(s.targets, s.prior, s.tau)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from meanfield.theories.general_data.joint.neuron import Cut, Joint
 from meanfield.theories.general_data.joint.scout import Scout
 from meanfield.theories.general_data.neuron import Neuron, Readouts
 from meanfield.theories.general_data.solution import GeneralSolution, verdict
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["JointRun"]
 
@@ -67,7 +66,7 @@ class JointRun:
         prior: float,
         tau: float,
         tolerance: float,
-        labels: Any,
+        labels: IntArray | None,
         rng: np.random.Generator,
         threads: int | None = None,
         report: Progress | None = None,
@@ -257,7 +256,7 @@ class JointRun:
         rest = state.weight[len(joints) :] @ state.tangents.slope
         return float(np.abs(gradient + rest.reshape(t.shape)).max())
 
-    def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, Any]:
+    def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, IntArray]:
         """Neurons at readouts that stand for those of each piece of a code, their weights and pieces.
 
         A Gaussian of covariance C is replaced by 2 m points at the mean +- sqrt(m) times the columns of a root of C,
@@ -286,6 +285,12 @@ class JointRun:
                 at.spread[rows, cut.sample] = joint.spread[cut.sample]
                 at.gain[rows, cut.sample] = joint.gain[cut.sample]
         return at, np.concatenate(shares), pieces
+
+    def best(self) -> GeneralSolution:
+        """What was reached, without another look at it."""
+        assert self.last is not None
+        dual, state = self.last
+        return self.solution(dual, state, hurried=True)
 
     def solution(self, dual: CodesDual, state: CodesState, hurried: bool = False) -> GeneralSolution:
         if not dual.frozen:

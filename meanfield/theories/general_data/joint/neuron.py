@@ -15,7 +15,7 @@ and what is left out is of order 1 / P^2 in <a phi>, the readout being Gaussian 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -291,7 +291,7 @@ def joint_moments(
         Of the first iterations; halved where they make no progress.
     """
 
-    def evaluated(sites: FloatArray) -> tuple[_Posterior, Tilted, FloatArray] | None:
+    def evaluated(sites: FloatArray) -> _Point | None:
         check_time()
         state = _posterior(features, t, s2, *_unpacked(sites), bound)
         tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
@@ -300,7 +300,7 @@ def joint_moments(
         gap = _packed(*_sites(state, tilted)) - sites
         return (state, tilted, gap) if np.isfinite(gap).all() else None
 
-    def advanced(sites: FloatArray, step: FloatArray, least: float) -> tuple[FloatArray, Any]:
+    def advanced(sites: FloatArray, step: FloatArray, least: float) -> tuple[FloatArray, _Point | None]:
         """The longest of step, step / 2, ... down to `least` that leads to proper Gaussians."""
         rate = 1.0
         while rate >= least:
@@ -335,6 +335,9 @@ def joint_moments(
             damping, waits = max(0.5 * damping, _SMALLEST_DAMPING), 0
         sites, point = advanced(sites, damping * gap, _SMALLEST_STEP)
     return None
+
+
+_Point = tuple[_Posterior, Tilted, FloatArray]  # posterior, tilted moments, gap of the sites
 
 
 def _packed(q: FloatArray, nu: FloatArray) -> FloatArray:

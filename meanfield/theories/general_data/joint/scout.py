@@ -10,13 +10,12 @@ whose maxima lie near the codes. They cost two matrix products a step for all of
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
 from meanfield.theories.general_data.limits import check_time
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Scout"]
 
@@ -40,7 +39,7 @@ class Scout:
     rng : Generator
     """
 
-    def __init__(self, labels: Any, neuron: JointNeuron, rng: np.random.Generator) -> None:
+    def __init__(self, labels: IntArray | None, neuron: JointNeuron, rng: np.random.Generator) -> None:
         self.neuron, self.rng = neuron, rng
         self.sets = np.empty((len(neuron.matrix), 0))
         if labels is not None:

@@ -20,7 +20,7 @@ from meanfield.theories.general_data.solution import (
     beyond_capacity,
     verdict,
 )
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["LatticeRun"]
 
@@ -85,7 +85,9 @@ class LatticeRun:
         self.steps += state.steps
         return state
 
-    def equilibrium(self, labels: Any, warm_start: GeneralSolution | None, final: dict[str, Any]) -> GeneralSolution:
+    def equilibrium(
+        self, labels: IntArray | None, warm_start: GeneralSolution | None, final: dict[str, Any]
+    ) -> GeneralSolution:
         state = None
         if warm_start is None:
             basis = class_basis(labels, self.targets)
@@ -211,6 +213,12 @@ class LatticeRun:
         at.assign(rows[same], cold.take(same))
         ambiguous = float(nodes.weight[rows[cold.ok & ~same]].sum())
         return dual.state(state.theta, Nodes(nodes.lattice, nodes.t, nodes.index, at)).error, ambiguous
+
+    def best(self) -> GeneralSolution:
+        """What was reached, without another look at it."""
+        assert self.last is not None
+        dual, state = self.last
+        return self.solution(dual, state, hurried=True)
 
     def solution(self, dual: Dual, state: State, hurried: bool = False) -> GeneralSolution:
         nodes = state.nodes.take(state.nodes.inside)

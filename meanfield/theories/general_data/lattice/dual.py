@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from meanfield.theories.general_data.lattice.nodes import Lattice, Nodes, _keys, grow, search
 from meanfield.theories.general_data.neuron import Neuron, Readouts, components, joined
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["MAX_STEPS", "Dual", "State", "class_basis", "minimise"]
 
@@ -151,7 +150,7 @@ class Dual:
             nodes = self.merged(nodes, self.search(theta, reach, rng, tolerance))
         return grow(self.neuron, nodes, tolerance, self.soft)
 
-    def returned(self, trial: Nodes, old: Nodes, state: State, tolerance: float) -> tuple[Nodes, Any]:
+    def returned(self, trial: Nodes, old: Nodes, state: State, tolerance: float) -> tuple[Nodes, IntArray]:
         """Nodes of `state` with those of a rejected `trial` that `old` did not have; the rows of these."""
         missing = trial.take((trial.weight > 1e-4) & ~np.isin(_keys(trial.index), _keys(old.index)))
         if not len(missing.at):
@@ -211,7 +210,7 @@ def minimise(
     """
     radius = 3.0
     hessian: FloatArray | None = None
-    extra: Any = np.empty(0, dtype=np.int64)  # rows of the state's nodes that matter only at a rejected trial
+    extra = np.empty(0, dtype=np.int64)  # rows of the state's nodes that matter only at a rejected trial
     travelled = np.inf  # since the last search for codes
     best, mark, stalled, crawls = np.inf, np.inf, 0, False
     for step_count in range(1, max_steps + 1):
@@ -280,7 +279,7 @@ def minimise(
     return state
 
 
-def class_basis(labels: Any, targets: FloatArray) -> FloatArray:
+def class_basis(labels: IntArray | None, targets: FloatArray) -> FloatArray:
     """(P, q) basis of the first stage: indicators of the classes, or 1 and the targets."""
     if labels is not None:
         return np.asarray((labels[:, None] == np.unique(labels)).astype(float))

@@ -19,10 +19,10 @@ from meanfield.theories.general_data.limits import OutOfTime, check_time, time_l
 from meanfield.theories.general_data.outliers.check import joint_average, node_moments, outlier_violation
 from meanfield.theories.general_data.outliers.cone import Maxima
 from meanfield.theories.general_data.outliers.dual import OutlierDual, State
-from meanfield.theories.general_data.outliers.lattice import BoundedNeuron
+from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, LatticeBulk
 from meanfield.theories.general_data.outliers.solution import OutlierSolution, joint_parts, node_parts
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray, real_array, real_number
+from meanfield.validation import FloatArray, IntArray, Seed, real_array, real_number
 
 __all__ = ["OutlierSolution", "solve_outliers"]
 
@@ -48,13 +48,13 @@ _LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are roundi
 
 def solve_outliers(
     activation: Activation,
-    features: Any,
-    targets: Any,
+    features: object,
+    targets: object,
     sigma_a: float,
     tau: float,
     *,
-    labels: Any = None,
-    rng: Any = None,
+    labels: IntArray | None = None,
+    rng: Seed = None,
     warm_start: GeneralSolution | None = None,
     progress: Progress | None = None,
     tolerance: float = TOLERANCE,
@@ -159,8 +159,8 @@ _NO_BULK = (
 
 
 def _checked(
-    activation: Activation, features: Any, targets: Any, labels: Any
-) -> tuple[FloatArray, FloatArray, tuple[float, float], Any]:
+    activation: Activation, features: object, targets: object, labels: IntArray | None
+) -> tuple[FloatArray, FloatArray, tuple[float, float], IntArray | None]:
     matrix, y = real_array("features", features), real_array("targets", targets)
     if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):
         raise ValueError(
@@ -189,7 +189,7 @@ class _Run:
         sigma_a: float,
         tau: float,
         slopes: tuple[float, float],
-        labels: Any,
+        labels: IntArray | None,
         rng: np.random.Generator,
         progress: Progress | None,
         tolerance: float,
@@ -233,7 +233,12 @@ class _Run:
         return dual.minimise(t, self.rng, tolerance, labels=self.labels, known=known, report=report, **options)
 
     def confirm(
-        self, dual: OutlierDual, t: FloatArray, known: Maxima | None, bulk: Any = None, **options: Any
+        self,
+        dual: OutlierDual,
+        t: FloatArray,
+        known: Maxima | None,
+        bulk: Joint | LatticeBulk | None = None,
+        **options: Any,
     ) -> State | None:
         """The minimum over all of t; starts again while new starts find the cone violated, or a higher fixed point."""
         if dual.lattice is not None:

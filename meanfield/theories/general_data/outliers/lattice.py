@@ -17,7 +17,7 @@ from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.compiled.mixed import evaluate_mixed
 from meanfield.theories.general_data.lattice.nodes import Lattice, Nodes, grow, search
 from meanfield.theories.general_data.neuron import Neuron, Readouts, components, joined
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["BoundedNeuron", "LatticeBulk", "lattice_bulk"]
 
@@ -116,7 +116,7 @@ def added(neuron: BoundedNeuron, nodes: Nodes, near: FloatArray, tolerance: floa
     """With the nodes to which ascents from readouts `near` (n, m) lead, where they are not among the known ones."""
     lattice, t = nodes.lattice, nodes.t
 
-    def unknown(readout: FloatArray) -> Any:
+    def unknown(readout: FloatArray) -> BoolArray:
         index = np.unique(lattice.nearest(readout), axis=0)
         known = (index[:, None] == nodes.index).all(axis=2).any(axis=1)
         return index[~known & (np.linalg.norm(lattice.readouts(index), axis=1) <= neuron.reach)]

@@ -42,11 +42,14 @@ def ascend(table, p, t, a):
     trial_grad = np.empty(m)
     trial_hess = np.empty((m, m))
     scale = 1.0
+    work = 1 + t.shape[0] * (16 + m * m) // 64
     for c in range(t.shape[0]):
         for r in range(m):
             scale += p[c] * abs(t[c, r])
     h = action_hessian(table, p, t, a, grad, hess)
     for _ in range(_MAX_STEPS):
+        if exhausted(table.stop, work):
+            break
         size = 0.0
         for r in range(m):
             size = max(size, abs(grad[r]))
@@ -101,6 +104,8 @@ def climb_direction(table, p, t, u):
     first = np.empty(n_classes)
     second = np.empty(n_classes)
     for _ in range(2000):
+        if exhausted(table.stop, 1 + n_classes * m // 64):
+            break
         new = 2.0 * growth_fields(table.growth_plus, table.growth_minus, p, t, u, first, second)
         field_gradient(first, t, trial)
         norm = np.sqrt(np.sum(trial * trial))
@@ -167,15 +172,14 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
     n_classes, m = t.shape
     count = 0
     a = np.empty(m)
-    work = n_classes * m
     for i in range(starts.shape[0]):
-        if exhausted(table.stop, work):
+        if exhausted(table.stop, 1):
             break
         copy_vector(a, starts[i])
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     words = 1 << min(n_classes, 12)
     for word in range(words):
-        if exhausted(table.stop, work):
+        if exhausted(table.stop, 1):
             break
         code_word_start(p, t, word, low, high, a)
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)

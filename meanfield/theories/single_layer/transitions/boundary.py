@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
 
 import numpy as np
 from scipy.optimize import brentq
@@ -18,7 +17,7 @@ from scipy.optimize import brentq
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.control import Control
-from meanfield.theories.single_layer.transitions.extended import newton
+from meanfield.theories.single_layer.transitions.extended import ExtendedSystem, Linearised, Vanishing, newton
 from meanfield.theories.single_layer.transitions.transition import RESIDUAL, Setup, locate, make_root, set_up
 from meanfield.validation import FloatArray
 
@@ -173,17 +172,17 @@ def _point(setup: Setup, unknowns: FloatArray, residual: float, along: FloatArra
 class _Pinned:
     """The extended system with one more equation: normal.(X - origin) = 0 in scaled unknowns."""
 
-    system: Any
+    system: Linearised
     normal: FloatArray
     origin: FloatArray
 
     @property
     def control(self) -> Control:
-        return cast(Control, self.system.control)
+        return self.system.control
 
     @property
     def bounded(self) -> slice:
-        return cast(slice, self.system.bounded)
+        return self.system.bounded
 
     def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
         residual, matrix = self.system.linearised(unknowns)
@@ -264,7 +263,11 @@ class _Tracer:
         """The critical end point between two points where the vanishing code passes through another one."""
         if last.transition.kind != "weight":
             return None
-        shape, j = self.setup.system.shape, self.setup.system.conditions[0].code
+        system = self.setup.system
+        assert isinstance(system, ExtendedSystem)
+        condition = system.conditions[0]
+        assert isinstance(condition, Vanishing)
+        shape, j = system.shape, condition.code
         before, after = (shape.with_unknowns(p.unknowns[:-2]) for p in (last, point))
         i = int(np.argmin(np.linalg.norm(before.a - before.a[j], axis=1) + 1e9 * (np.arange(len(before.a)) == j)))
         if (before.a[i] - before.a[j]) @ (after.a[i] - after.a[j]) > 0:

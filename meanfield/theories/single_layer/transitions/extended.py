@@ -12,7 +12,7 @@ The equations, their Jacobian and their change with p and G are generated
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -389,7 +389,17 @@ class ExtendedSystem:
         return residual, np.column_stack([by_x, *columns])
 
 
-def newton(system: Any, unknowns: FloatArray, *, longest: float = 1.0) -> tuple[FloatArray, float]:
+class Linearised(Protocol):
+    """What Newton's method and the tracer of boundaries ask of a system of equations."""
+
+    @property
+    def control(self) -> Control: ...
+    @property
+    def bounded(self) -> slice: ...
+    def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]: ...
+
+
+def newton(system: Linearised, unknowns: FloatArray, *, longest: float = 1.0) -> tuple[FloatArray, float]:
     """Newton's method with least-squares steps; (unknowns, residual) of the best point, for the caller to judge.
 
     Least squares because the weights of a degenerate phase, or the equations of an orbit of codes, are redundant.

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.swept import Swept
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.line_outliers import Proposal, outlier_proposals, outlier_signature
@@ -35,8 +37,9 @@ class _Point(NamedTuple):
     posterior: SingleNeuronPosterior
 
 
-def _point(value: float, posterior: SingleNeuronPosterior) -> _Point:
+def _point(value: float, posterior: Posterior) -> _Point:
     """A solution, each code once: a solver may return one that is nearly flat twice."""
+    assert isinstance(posterior, SingleNeuronPosterior)
     s = posterior.solution
     if s.gaussian_covariance is None and len(s.weight) > 1:
         first = np.argmax(_distance(s.readout, s.readout) < _TWICE, axis=1)
@@ -48,7 +51,7 @@ def _point(value: float, posterior: SingleNeuronPosterior) -> _Point:
     return _Point(value, posterior)
 
 
-def transitions_along(diagram: Any) -> tuple[Transition, ...]:
+def transitions_along(diagram: Swept) -> tuple[Transition, ...]:
     """Transitions and label crossovers between the points of a one-axis `PhaseDiagram`, sorted by position.
 
     Empty at finite P and for a linear phi, where nothing is sharp. What cannot be explained by one of the known types
@@ -110,7 +113,7 @@ class _Proposal(NamedTuple):
 class _Interval:
     """What happens between two neighbouring points of a diagram."""
 
-    def __init__(self, diagram: Any, name: str, left: _Point, right: _Point) -> None:
+    def __init__(self, diagram: Swept, name: str, left: _Point, right: _Point) -> None:
         self.diagram, self.name = diagram, name
         self.budget = _MAX_SOLVES
         self.unexplained: list[tuple[float, float]] = []
