@@ -28,7 +28,7 @@ def _ready(name):
     phi, tau, make = CASES[name]
     network = mf.Network(phi() if callable(phi) else phi)
     for phi in {"sigmoid", network.activation}:  # compiles
-        mf.solve(mf.Network(phi), _raw(np.eye(3), np.eye(3)[:, :2]), 1.0, on_failure="return", max_seconds=60.0)
+        mf.solve(mf.Network(phi), _raw(np.eye(3), np.eye(3)[:, :2]), 1.0, on_failure="return", max_seconds=600.0)
     return network, make(), tau
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,14 +111,51 @@ def mixture_of(solution: GeneralSolution) -> Mixture:
 
 
 def _of_particles(solution: ParticleSolution) -> Mixture:
-    means, covariances = [], []
+    """Gaussians of the particles of every code: several where a code has the points for it, as those in pieces need."""
+    rng = np.random.default_rng(0)
+    weights: list[float] = []
+    means: list[FloatArray] = []
+    covariances: list[FloatArray] = []
+    codes: list[int] = []
     for g in range(solution.n_codes):
-        share = np.where(solution.basin == g, solution.weight, 0.0) / solution.code_weight[g]
-        mean = share @ solution.particles
-        off = solution.particles - mean
-        means.append(mean)
-        covariances.append((off.T * share) @ off)
-    return _defensive(list(solution.code_weight), means, covariances, list(range(solution.n_codes)))
+        mine = solution.basin == g
+        points, share = solution.particles[mine], solution.weight[mine] / solution.code_weight[g]
+        number = max(1, _affordable(points.shape[1], share))
+        for weight, mean, covariance in _clusters(points, share, number, rng):
+            weights.append(weight * float(solution.code_weight[g]))
+            means.append(mean)
+            covariances.append(covariance)
+            codes.append(g)
+    return _defensive(weights, means, covariances, codes)
+
+
+def _affordable(rank: int, share: FloatArray) -> int:
+    """How many Gaussians a weighted sample determines."""
+    effective = 1.0 / float(share @ share)
+    return int(min(_MANY_FITTED if rank <= FEW else _MOST_FITTED, effective / (4.0 * rank + 20.0)))
+
+
+def _clusters(
+    points: FloatArray, share: FloatArray, number: int, rng: np.random.Generator
+) -> Iterator[tuple[float, FloatArray, FloatArray]]:
+    """Weight, mean and covariance of clusters of a weighted sample; covariances shrunk towards that of all of it."""
+    rank = points.shape[1]
+    mean = share @ points
+    off = points - mean
+    if number == 1:
+        yield 1.0, mean, (off.T * share) @ off
+        return
+    size = min(4000, 4 * int(1.0 / float(share @ share)))
+    chosen = points[rng.choice(len(points), size=size, p=share / share.sum())]
+    label = kmeans2(chosen, number, minit="++", rng=rng)[1]
+    whole = np.cov(chosen.T).reshape(rank, rank)
+    for k in range(number):
+        mine = chosen[label == k]
+        if len(mine) < 2:
+            continue
+        shrink = rank / (rank + len(mine))
+        own = np.cov(mine.T).reshape(rank, rank)
+        yield len(mine) / len(chosen), mine.mean(axis=0), (1.0 - shrink) * own + shrink * whole
 
 
 def prior_mixture(rank: int) -> Mixture:
@@ -202,23 +239,10 @@ def adapted(mixture: Mixture, points: FloatArray, share: FloatArray) -> Mixture:
 
 def refitted(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.random.Generator) -> Mixture:
     """A mixture fitted to a weighted sample, with as many components as it determines."""
-    rank = points.shape[1]
-    effective = 1.0 / float(share @ share)
-    number = int(min(_MANY_FITTED if rank <= FEW else _MOST_FITTED, effective / (4.0 * rank + 20.0)))
+    number = _affordable(points.shape[1], share)
     if number < 2:
         return mixture
-    chosen = points[rng.choice(len(points), size=min(4000, 4 * int(effective)), p=share / share.sum())]
-    label = kmeans2(chosen, number, minit="++", rng=rng)[1]
-    weights, means, covariances = [], [], []
-    whole = np.cov(chosen.T).reshape(rank, rank)
-    for k in range(number):
-        mine = chosen[label == k]
-        if len(mine) < 2:
-            continue
-        shrink = rank / (rank + len(mine))
-        weights.append(len(mine) / len(chosen))
-        means.append(mine.mean(axis=0))
-        covariances.append((1.0 - shrink) * np.cov(mine.T).reshape(rank, rank) + shrink * whole)
+    weights, means, covariances = zip(*_clusters(points, share, number, rng))
     # Points of a fitted component belong to the code that is the most likely one there.
     codes = mixture.codes(np.array(means))
     found = _defensive(weights, means, covariances, [int(g) for g in codes])
