@@ -4,8 +4,9 @@
 
 Both solutions on test images: how far they are apart, also as a share of the way to the lazy network. Chains (planted
 from the corrected solution, N = 100) are compared with both at their own fractions of codes: root mean square of the
-difference of the outputs on test images, the place of the chains on the line from lazy network to theory, and variance of
-the outputs within a chain over that of the theory; +- are standard errors over chains. `--chains 0` leaves them out.
+difference of the outputs on test images, the place of the chains on the line from lazy network to theory, and the
+variance of the outputs within a chain over that of the theory; +- are standard errors over chains. `--chains 0` leaves
+them out.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -116,7 +116,8 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
     if threading.current_thread() is not threading.main_thread():
         return work()
     done, left = threading.Event(), threading.Event()
-    found: list[Any] = [None, None]
+    found: list[_Result] = []
+    failed: list[BaseException] = []
 
     words: list[IntArray] = []
 
@@ -125,9 +126,9 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
         _WORDS.set(words)
         try:
             with _ending(_END.get(), _LAST.get()):
-                found[0] = work()
+                found.append(work())
         except BaseException as error:  # handed on to the caller
-            found[1] = error
+            failed.append(error)
         finally:
             done.set()
 
@@ -140,8 +141,8 @@ def interruptible(work: Callable[[], _Result]) -> _Result:
         for word in words:
             word[0] = 1
         raise
-    if found[1] is not None:
-        raise found[1]
+    if failed:
+        raise failed[0]
     return found[0]
 
 

@@ -32,11 +32,11 @@ _DAMPINGS = np.array([1.0, 0.8, 0.4])  # from known sites, then from zero sites
 _SOFT_DAMPING, _SOFT_CAP = np.array([0.25]), 150
 
 
-def features_tuple(matrix: FloatArray) -> ep.Features:
+def features_tuple(matrix: FloatArray) -> ep.FactorMatrix:
     """F (P, r) as compiled code wants it."""
     matrix = np.ascontiguousarray(matrix, dtype=float)
     variance, offset = np.sum(matrix * matrix, axis=1), np.zeros(len(matrix))
-    return ep.Features(matrix, np.ascontiguousarray(matrix.T), variance, offset, np.zeros(1, np.int64))
+    return ep.FactorMatrix(matrix, np.ascontiguousarray(matrix.T), variance, offset, np.zeros(1, np.int64))
 
 
 class Neuron:
@@ -62,7 +62,7 @@ class Neuron:
         self.tilt = tilt_of(activation)
         self.features = self.bounded(matrix)
         self.prior = prior
-        self.directions: list[tuple[FloatArray, ep.Features, FloatArray]] = []  # u, F - F u u^T, F u
+        self.directions: list[tuple[FloatArray, ep.FactorMatrix, FloatArray]] = []  # u, F - F u u^T, F u
         self.refused: dict[
             tuple[float, int], int
         ] = {}  # lattice nodes that no soft direction helped: how many were tried
@@ -72,7 +72,7 @@ class Neuron:
         self.n_evaluations = 0
         self.n_iterations = 0
 
-    def bounded(self, matrix: FloatArray) -> ep.Features:
+    def bounded(self, matrix: FloatArray) -> ep.FactorMatrix:
         """F for compiled code, which uses its variances as bounds only."""
         features = features_tuple(matrix)
         return features._replace(variance=self.room * features.variance)
@@ -103,7 +103,7 @@ class Neuron:
         origin: IntArray | None,
         tolerance: float | FloatArray,
         *,
-        features: ep.Features | None = None,
+        features: ep.FactorMatrix | None = None,
         shift: FloatArray | None = None,
         x: FloatArray | None = None,
         chain: bool = False,
@@ -346,7 +346,7 @@ class Neuron:
         mean = np.empty((n, self.features.matrix.shape[1]))
         for features, group in self.groups(parts):
 
-            def job(rows: IntArray, features: ep.Features = features, group: IntArray = group) -> None:
+            def job(rows: IntArray, features: ep.FactorMatrix = features, group: IntArray = group) -> None:
                 ep.factors(features, group[rows], parts.s, parts.nu, parts.gain, solved, mean)
 
             if alone:
@@ -376,7 +376,7 @@ class Neuron:
         new.status[rows] = EXTRAPOLATED
         new.slope[rows] = new.phi[rows] @ t - new.readout[rows] / self.prior
 
-    def groups(self, parts: Components) -> list[tuple[ep.Features, IntArray]]:
+    def groups(self, parts: Components) -> list[tuple[ep.FactorMatrix, IntArray]]:
         """Feature factors and the rows of `parts` that go with each."""
         return [
             (self.features if d < 0 else self.directions[d][1], np.flatnonzero(parts.direction == d))

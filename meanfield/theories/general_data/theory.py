@@ -13,6 +13,7 @@ from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_arrays
 from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -173,7 +174,7 @@ def _solved(
     unaided = refine is not False and phi.parts != "outliers"  # particles need no solution to start from
     left = seconds_left()
 
-    def nothing(message: str, status: str = "EP failed") -> GeneralSolution:
+    def nothing(message: str, status: Status = Status.EP_FAILED) -> GeneralSolution:
         from meanfield.theories.general_data.exact.unaided import blank
 
         start = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
@@ -201,13 +202,13 @@ def _solved(
                 return nothing("expectation propagation found no state in its share of the time.")
             over = "the time was over before there was any state"
             if unaided:
-                return nothing(f"{over}: these are t = 0 and the prior; allow more.", "out of time")
+                return nothing(f"{over}: these are t = 0 and the prior; allow more.", Status.OUT_OF_TIME)
             raise ConvergenceError(f"no solution: {over}; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
     if known:
         return found
-    status = found.status if found.status == "out of time" else "not converged"
+    status = found.status if found.status == Status.OUT_OF_TIME else Status.NOT_CONVERGED
     return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from meanfield.theories.deep.relu.average import Rule
-from meanfield.theories.deep.relu.setting import NotIntegrable
-from meanfield.theories.deep.relu.system import System
+from meanfield.theories.deep.relu.average import ReluRule
+from meanfield.theories.deep.relu.setting import BulkDiverges
+from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.validation import FloatArray
 
 __all__ = ["newton"]
@@ -19,9 +19,9 @@ _SLOW = 0.3  # a step that leaves more of the residual renews the Jacobian
 
 
 def newton(
-    system: System, x: FloatArray, rule: Rule, tolerance: float, steps: int, report: Callable[[float], None]
+    system: ReluSystem, x: FloatArray, rule: ReluRule, tolerance: float, steps: int, report: Callable[[float], None]
 ) -> tuple[FloatArray, float]:
-    """Unknowns and the norm of their residual, below `tolerance` or not; NotIntegrable if `x` has no residual."""
+    """Unknowns and the norm of their residual, below `tolerance` or not; BulkDiverges if `x` has no residual."""
     r = system.residual(x, rule)
     size = float(np.linalg.norm(r))
     jacobian: FloatArray | None = None
@@ -52,7 +52,7 @@ def newton(
 
 
 def _shorter(
-    system: System, x: FloatArray, rule: Rule, step: FloatArray, size: float
+    system: ReluSystem, x: FloatArray, rule: ReluRule, step: FloatArray, size: float
 ) -> tuple[FloatArray, FloatArray, float, float] | None:
     """The first of the halved steps that lowers the residual."""
     part = 1.0
@@ -63,7 +63,7 @@ def _shorter(
             new = float(np.linalg.norm(r))
             if new < (1.0 - 0.05 * part) * size:
                 return moved, r, new, part
-        except NotIntegrable:
+        except BulkDiverges:
             pass  # too long a step
         part *= 0.5
     return None

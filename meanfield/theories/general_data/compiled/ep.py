@@ -22,7 +22,7 @@ __all__ = [
     "EP",
     "FAILED",
     "VGA",
-    "Features",
+    "FactorMatrix",
     "Moments",
     "Workspace",
     "evaluate",
@@ -39,7 +39,7 @@ _SMALLEST_STEP = 0.02
 _SMALLEST_DAMPING = 0.1
 
 
-class Features(NamedTuple):
+class FactorMatrix(NamedTuple):
     """Feature factor of the preactivations: z = offset + matrix w."""
 
     matrix: np.ndarray  # F (P, r)
@@ -268,7 +268,7 @@ def evaluate(features, shift, x, tilt, rows, k, s, nu, origin, dampings, toleran
     """
     work = workspace(*features.matrix.shape)
     offset = np.empty_like(features.offset)
-    local = Features(features.matrix, features.transposed, features.variance, offset, features.stop)
+    local = FactorMatrix(features.matrix, features.transposed, features.variance, offset, features.stop)
     for i in rows:
         copy_vector(local.offset, features.offset + x[i] * shift)
         warm = origin[i] >= 0

@@ -16,7 +16,7 @@ from meanfield.numerics.jit import jit
 from meanfield.theories.general_data.compiled.ep import (
     EP,
     FAILED,
-    Features,
+    FactorMatrix,
     _lowest_eigenvector,
     _propose,
     step_to,
@@ -135,7 +135,7 @@ def evaluate_mixed(features, shift, x, tilt, rows, k, s, nu, origin, dampings, t
     p = features.matrix.shape[0]
     work = workspace(*features.matrix.shape)
     offset = np.empty_like(features.offset)
-    local = Features(features.matrix, features.transposed, features.variance, offset, features.stop)
+    local = FactorMatrix(features.matrix, features.transposed, features.variance, offset, features.stop)
     sites, gaps = np.empty((_KEPT, 2, p)), np.empty((_KEPT, 2, p))
     for i in rows:
         copy_vector(local.offset, features.offset + x[i] * shift)

@@ -1,6 +1,8 @@
 """Gaussian approximation of P(w | k) that maximises the variational lower bound of log Z(k).
 
 The natural gradient of the bound k.E phi - KL moves the sites towards S = -k d2E/dm2, nu = S m + k dE/dm, E = E phi.
+Nothing of it is derived in symbols: it stands in where expectation propagation fails, which is what is printed, and its
+equations are these two, whose derivatives are moments E[phi He_j] by quadrature.
 """
 
 from __future__ import annotations

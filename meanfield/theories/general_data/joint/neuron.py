@@ -252,7 +252,11 @@ def cavities(joint: Joint, t: FloatArray) -> tuple[FloatArray, FloatArray, Float
 
 
 def _sites(cavity: _Posterior, tilted: Tilted) -> tuple[FloatArray, FloatArray]:
-    """Sites that give every marginal the mean and covariance of its tilted distribution."""
+    """Sites that give every marginal the mean and covariance of its tilted distribution.
+
+    Of matrices, and from derivatives of ln norm by the cavity's mean instead of moments: the covariance of (kappa, z)
+    may be singular, and the derived `matching_site` of one sample takes its inverse.
+    """
     back, _ = _inverse(np.eye(2) + tilted.second @ cavity.cavity_cov)
     q = -back @ tilted.second
     return 0.5 * (q + q.transpose(0, 2, 1)), _times(back, tilted.first - _times(tilted.second, cavity.cavity_mean))
