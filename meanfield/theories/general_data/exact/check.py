@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -127,7 +128,8 @@ class Sampler:
     def sample(self, n: int, t: FloatArray) -> Sample:
         """A sample for use near t."""
         if self.annealing:
-            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
+            found = annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
+            return found if self.dual.fractions is None else replace(found, group=self.mixture.codes(found.points))
         return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
 
     def shift(self, sample: Sample, t: FloatArray) -> tuple[Shift, At]:
@@ -215,7 +217,11 @@ class Sampler:
         if self.most <= self.first:
             return None
         if self.dual.fractions is not None:
-            return min(4 * n, self.most) if n < self.most else None
+            if self.annealing:
+                return None
+            self.adapt(sample, at)  # components keep their codes; fits might leave one without any
+            self.annealing = n >= self.most
+            return min(4 * n, self.most)
         if self.annealing:
             self.annealing = False
             self.fits += 1
@@ -230,7 +236,7 @@ class Sampler:
         return self.most
 
     def adapt(self, sample: Sample, at: At) -> None:
-        if self.dual.fractions is None and at.effective > 3.0 * sample.points.shape[1] + 50.0:
+        if at.effective > 3.0 * sample.points.shape[1] + 50.0:
             self.mixture = adapted(self.mixture, sample.points, at.share)
 
     def _by_quadrature(self, exact: Sample, t: FloatArray) -> Measured:

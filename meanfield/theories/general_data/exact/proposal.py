@@ -17,7 +17,7 @@ from meanfield.theories.general_data.slices import solved_rows
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["FEW", "Mixture", "adapted", "mixture_of", "prior_mixture", "refitted"]
+__all__ = ["FEW", "Mixture", "adapted", "affordable", "mixture_of", "prior_mixture", "refitted"]
 
 _LEAST = 0.02  # weight of a component
 _WIDE = 0.2  # weight of the components once more, with larger covariance
@@ -26,6 +26,7 @@ _HEAVY = 48  # components of a piece that its moments are taken from
 _MOST_FITTED, _FITS = 12, 5  # components of a fit, and its steps
 _MANY_FITTED, FEW = 120, 20  # the same, in few dimensions; and how many are few
 _NOTHING = 1e-12  # weight of a component that has no points
+_PER_CODE = 3  # Gaussians of the particles of a code
 _FLOOR = 1e-10  # of covariances, relative to the prior
 
 
@@ -120,7 +121,7 @@ def _of_particles(solution: ParticleSolution) -> Mixture:
     for g in range(solution.n_codes):
         mine = solution.basin == g
         points, share = solution.particles[mine], solution.weight[mine] / solution.code_weight[g]
-        number = max(1, _affordable(points.shape[1], share))
+        number = int(np.clip(affordable(points.shape[1], share), 1, _PER_CODE))
         for weight, mean, covariance in _clusters(points, share, number, rng):
             weights.append(weight * float(solution.code_weight[g]))
             means.append(mean)
@@ -129,7 +130,7 @@ def _of_particles(solution: ParticleSolution) -> Mixture:
     return _defensive(weights, means, covariances, codes)
 
 
-def _affordable(rank: int, share: FloatArray) -> int:
+def affordable(rank: int, share: FloatArray) -> int:
     """How many Gaussians a weighted sample determines."""
     effective = 1.0 / float(share @ share)
     return int(min(_MANY_FITTED if rank <= FEW else _MOST_FITTED, effective / (4.0 * rank + 20.0)))
@@ -239,7 +240,7 @@ def adapted(mixture: Mixture, points: FloatArray, share: FloatArray) -> Mixture:
 
 def refitted(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.random.Generator) -> Mixture:
     """A mixture fitted to a weighted sample, with as many components as it determines."""
-    number = _affordable(points.shape[1], share)
+    number = affordable(points.shape[1], share)
     if number < 2:
         return mixture
     weights, means, covariances = zip(*_clusters(points, share, number, rng))

@@ -22,7 +22,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.moves import moved
 from meanfield.theories.general_data.exact.particles import particle_solution
-from meanfield.theories.general_data.exact.proposal import Mixture, adapted, prior_mixture, refitted
+from meanfield.theories.general_data.exact.proposal import Mixture, adapted, affordable, prior_mixture, refitted
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -35,6 +35,7 @@ _ROUNDS, _SETTLED = 150, 6  # steps of t; how many full ones count as arrived
 _AGREED = 2  # the same of mixtures
 _KEPT, _SOUND = 0.5, 0.1  # effective points: share that a step leaves, and share that a sample needs for one
 _MOST_LOST = 8  # steps that were too long
+_RICHER = 0.75  # Gaussians that points are enough for, in units of those there are (with their wider copies)
 _MOVES = 8
 _SAME = 0.02  # mean square difference of activations within a code
 
@@ -84,7 +85,10 @@ def _by_mixtures(
             continue
         before = t
         t, at, arrived = sampler.dual.minimised(found[0], t, least_effective=_KEPT * found[1].effective)
-        adjusted = adapted(sampler.mixture, found[0].points, at.share)
+        points, share = found[0].points, at.share
+        adjusted = adapted(sampler.mixture, points, share)
+        if affordable(points.shape[1], share) > _RICHER * len(adjusted.weight):  # it was fitted to fewer points
+            adjusted = refitted(adjusted, points, share, rng)
         full = full + 1 if arrived else 0
         if full >= _AGREED:
             sampler.mixture = _coded(sampler.mixture, solution, t)
