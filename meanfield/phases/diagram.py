@@ -307,8 +307,8 @@ class PhaseDiagram:
         Raises
         ------
         ValueError
-            For a diagram with two axes, or of a network without codes or outliers; for deep networks at finite P, whose
-        codes come and go smoothly.
+            For a diagram with two axes, or of a network without codes or outliers. In deep networks at finite P single
+            codes come and go smoothly, and only first-order transitions are listed.
         """
         theory = covering_theory(*self.problem((0,) * len(self.shape)))
         if isinstance(theory, LocatesTransitions):
