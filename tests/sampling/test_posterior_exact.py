@@ -15,7 +15,7 @@ pytestmark = pytest.mark.statistical
 
 def z_scores(draws, exact):
     """(mean - exact) / standard error of draws (c, d, ...)."""
-    assert below(np.max(rhat(draws)) - 1, 0.05, "R-hat - 1")
+    assert below(np.max(rhat(draws)) - 1, 0.02, "R-hat - 1")
     return (np.mean(draws, axis=(0, 1)) - exact) / mcse_mean(draws)
 
 
