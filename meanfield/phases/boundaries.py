@@ -13,22 +13,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
 
 from meanfield.phases.level_curves import level_curves
-from meanfield.phases.raster import PointArrays
+from meanfield.phases.plane import Plane
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.registry import covering_theory
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.boundary import MEETING, Boundary, trace_boundary
 from meanfield.theories.single_layer.transitions.line import transitions_along
 from meanfield.validation import FloatArray
-
-if TYPE_CHECKING:
-    from meanfield.phases.diagram import PhaseDiagram
 
 __all__ = ["Boundaries", "MeetingPoint", "find_boundaries"]
 
@@ -110,7 +107,7 @@ class Boundaries(Sequence[Any]):
         )
 
 
-def find_boundaries(diagram: PhaseDiagram) -> Boundaries:
+def find_boundaries(diagram: Plane) -> Boundaries:
     """See `PhaseDiagram.boundaries`."""
     if len(diagram.axes) != 2:
         raise ValueError(f"boundaries are curves in a plane, but the diagram has the axes {list(diagram.axes)}.")
@@ -128,7 +125,7 @@ def find_boundaries(diagram: PhaseDiagram) -> Boundaries:
     )
 
 
-def _sharp(diagram: PhaseDiagram) -> bool:
+def _sharp(diagram: Plane) -> bool:
     """Whether the whole plane is covered by the extended systems."""
     if {"n_samples", "depth", "readout_exponent"} & set(diagram.axes):
         return False
@@ -139,7 +136,7 @@ def _sharp(diagram: PhaseDiagram) -> bool:
 class _Explained:
     """Curves for all places where the raster changes its phase."""
 
-    def __init__(self, diagram: PhaseDiagram) -> None:
+    def __init__(self, diagram: Plane) -> None:
         self.diagram = diagram
         self.curves: list[Boundary] = []
         self.open: list[tuple[dict[str, float], dict[str, float]]] = []
@@ -254,15 +251,15 @@ def _edges(phase: Any) -> Iterator[_Edge]:
             yield (int(i), int(j)), there, axis
 
 
-def _orders(diagram: PhaseDiagram) -> list[Any]:
+def _orders(diagram: Plane) -> list[Any]:
     return [np.argsort(axis) for axis in diagram.axes.values()]
 
 
-def _sorted_phase(diagram: PhaseDiagram) -> Any:
+def _sorted_phase(diagram: Plane) -> Any:
     return np.asarray(diagram.phase)[np.ix_(*_orders(diagram))]
 
 
-def _codes_of_phases(diagram: PhaseDiagram) -> list[set[str]]:
+def _codes_of_phases(diagram: Plane) -> list[set[str]]:
     """Patterns of the codes of each phase; what distinguishes phases with outliers is not in them."""
     found: list[set[str]] = [set() for _ in diagram.phase_labels]
     if diagram.network.activation.parts != "codes":
@@ -277,7 +274,7 @@ def _on_border(edge: _Edge, shape: tuple[int, ...]) -> bool:
     return j in (0, shape[1] - 1) if axis == 0 else i in (0, shape[0] - 1)
 
 
-def _ends(diagram: PhaseDiagram, edge: _Edge) -> Any:
+def _ends(diagram: Plane, edge: _Edge) -> Any:
     orders, axes = _orders(diagram), diagram.axes
     return tuple(
         {name: float(values[order[at]]) for (name, values), order, at in zip(axes.items(), orders, place)}
@@ -285,22 +282,17 @@ def _ends(diagram: PhaseDiagram, edge: _Edge) -> Any:
     )
 
 
-def _line(diagram: PhaseDiagram, edge: _Edge) -> PhaseDiagram:
+def _line(diagram: Plane, edge: _Edge) -> Plane:
     """The two points of an edge as a diagram over the parameter that changes."""
-    orders = _orders(diagram)
-    places = [tuple(int(order[at]) for order, at in zip(orders, place)) for place in edge[:2]]
-    name = list(diagram.axes)[edge[2]]
-    problem = diagram.problem(places[0])
-    index = np.array([np.ravel_multi_index(place, diagram.shape) for place in places])
-    points = PointArrays(**{key: array[index] for key, array in diagram.points.arrays().items()})
-    values = diagram.axes[name][[place[edge[2]] for place in places]]
-    return type(diagram)(problem.network, problem.class_task, problem.tau, {name: values}, points)
+    (i, j), (k, l), _ = edge
+    first, second = _orders(diagram)
+    return diagram.segment((int(first[i]), int(second[j])), (int(first[k]), int(second[l])))
 
 
 # ---- meeting points --------------------------------------------------------------------------------------------------
 
 
-def _meeting_points(diagram: PhaseDiagram, curves: tuple[Boundary, ...]) -> tuple[MeetingPoint, ...]:
+def _meeting_points(diagram: Plane, curves: tuple[Boundary, ...]) -> tuple[MeetingPoint, ...]:
     """Ends of curves that lie together, other than those on the border of the plane."""
     ranges = np.array([float(np.ptp(axis)) for axis in diagram.axes.values()])
     ends = [
@@ -338,7 +330,7 @@ def _kind(members: list[Any]) -> str:
 # ---- jumps -----------------------------------------------------------------------------------------------------------
 
 
-def _jump(diagram: PhaseDiagram, curve: Boundary) -> float:
+def _jump(diagram: Plane, curve: Boundary) -> float:
     """Largest jump of a code's weight across a curve, half way along it; 0 where the solution there is unique."""
     if curve.continuous:
         return 0.0
@@ -356,7 +348,7 @@ def _jump(diagram: PhaseDiagram, curve: Boundary) -> float:
     return max(abs(sides[0].get(code, 0.0) - sides[1].get(code, 0.0)) for code in {*sides[0], *sides[1]})
 
 
-def _weights(diagram: PhaseDiagram, place: FloatArray) -> dict[str, float] | None:
+def _weights(diagram: Plane, place: FloatArray) -> dict[str, float] | None:
     try:
         posterior = diagram.solve(**dict(zip(diagram.axes, map(float, place))))
     except (ConvergenceError, ValueError):

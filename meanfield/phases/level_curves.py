@@ -12,15 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from meanfield.phases.plane import Plane
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.validation import FloatArray
-
-if TYPE_CHECKING:
-    from meanfield.phases.diagram import PhaseDiagram
 
 __all__ = ["ACCURACY", "LevelCurve", "LevelPoint", "level_curves"]
 
@@ -81,7 +79,7 @@ class LevelCurve:
         return self.curve
 
 
-def level_curves(diagram: PhaseDiagram) -> tuple[list[LevelCurve], list[Any]]:
+def level_curves(diagram: Plane) -> tuple[list[LevelCurve], list[Any]]:
     """Curves between all points of the raster whose codes differ, and the pairs of points that remained open."""
     names: Any = tuple(diagram.axes)
     sharp = "n_samples" not in names and math.isinf(diagram.problem((0, 0)).task.n_samples)
@@ -103,14 +101,15 @@ def level_curves(diagram: PhaseDiagram) -> tuple[list[LevelCurve], list[Any]]:
 _Crossings = dict[str, dict[tuple[int, int, int], FloatArray]]  # code -> edge of the raster -> where it comes or goes
 
 
-def _by_rows(diagram: PhaseDiagram, whole: int) -> _Crossings:
+def _by_rows(diagram: Plane, whole: int) -> _Crossings:
     """At every value of a whole-numbered parameter the transitions along the other one."""
     crossings: _Crossings = {}
     values = list(diagram.axes.values())
     rank = np.argsort(np.argsort(values[whole]))
     for k, fixed in enumerate(values[whole]):
         row = diagram.row(whole, k)
-        for n, transition in enumerate(t for t in row.transitions() if not t.crossover):
+        transitions: tuple[Any, ...] = row.transitions()
+        for n, transition in enumerate(t for t in transitions if not t.crossover):
             place = np.empty(2)
             place[whole], place[1 - whole] = fixed, transition.value
             for code in transition.codes:
@@ -119,7 +118,7 @@ def _by_rows(diagram: PhaseDiagram, whole: int) -> _Crossings:
     return crossings
 
 
-def _by_edges(diagram: PhaseDiagram, names: tuple[str, str]) -> tuple[_Crossings, list[Any]]:
+def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[Any]]:
     """On every edge of the raster whose ends have different codes, where these come or go."""
     orders = [np.argsort(axis) for axis in diagram.axes.values()]
     axes = [axis[order] for axis, order in zip(diagram.axes.values(), orders)]
@@ -156,7 +155,7 @@ def _by_edges(diagram: PhaseDiagram, names: tuple[str, str]) -> tuple[_Crossings
 class _Shares:
     """Share of every code: at points of the raster, and between them."""
 
-    def __init__(self, diagram: PhaseDiagram) -> None:
+    def __init__(self, diagram: Plane) -> None:
         self.diagram = diagram
         self.least = diagram.present(0)
         self.certified = np.asarray(diagram.certified)
