@@ -13,22 +13,20 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.spatial import KDTree
 
 from meanfield.phases.level_curves import level_curves
-from meanfield.phases.raster import PointArrays
+from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.registry import covering_theory
 from meanfield.theories.single_layer.theory import is_limit
+from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.boundary import MEETING, Boundary, trace_boundary
 from meanfield.theories.single_layer.transitions.line import transitions_along
-from meanfield.validation import FloatArray
-
-if TYPE_CHECKING:
-    from meanfield.phases.diagram import PhaseDiagram
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Boundaries", "MeetingPoint", "find_boundaries"]
 
@@ -88,7 +86,7 @@ class Boundaries(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         return self.curves[index]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[dict[str, object]]:
         """One row per curve: label, kind, whether it is continuous, its jump, where it begins and ends."""
         return [
             {
@@ -110,7 +108,7 @@ class Boundaries(Sequence[Any]):
         )
 
 
-def find_boundaries(diagram: PhaseDiagram) -> Boundaries:
+def find_boundaries(diagram: Plane) -> Boundaries:
     """See `PhaseDiagram.boundaries`."""
     if len(diagram.axes) != 2:
         raise ValueError(f"boundaries are curves in a plane, but the diagram has the axes {list(diagram.axes)}.")
@@ -128,7 +126,7 @@ def find_boundaries(diagram: PhaseDiagram) -> Boundaries:
     )
 
 
-def _sharp(diagram: PhaseDiagram) -> bool:
+def _sharp(diagram: Plane) -> bool:
     """Whether the whole plane is covered by the extended systems."""
     if {"n_samples", "depth", "readout_exponent"} & set(diagram.axes):
         return False
@@ -139,7 +137,7 @@ def _sharp(diagram: PhaseDiagram) -> bool:
 class _Explained:
     """Curves for all places where the raster changes its phase."""
 
-    def __init__(self, diagram: PhaseDiagram) -> None:
+    def __init__(self, diagram: Plane) -> None:
         self.diagram = diagram
         self.curves: list[Boundary] = []
         self.open: list[tuple[dict[str, float], dict[str, float]]] = []
@@ -171,7 +169,7 @@ class _Explained:
             if self._known(transition):
                 continue
             second = next(name for name in self.diagram.axes if name != transition.parameter)
-            names: Any = tuple(self.diagram.axes)
+            names = cast("tuple[str, str]", tuple(self.diagram.axes))
             try:
                 curve = trace_boundary(transition, second, self.limits, order=names, longest=_LONGEST)
             except (ConvergenceError, ValueError):
@@ -183,7 +181,7 @@ class _Explained:
             for i in np.flatnonzero(crossed):
                 self.crossing[i] |= own
 
-    def _known(self, transition: Any) -> bool:
+    def _known(self, transition: Transition) -> bool:
         """Whether a curve of this kind passes here."""
         own = dict(self._base(transition), **transition.parameters)
         place = [own[name] for name in self.diagram.axes]
@@ -201,7 +199,7 @@ class _Explained:
                 return True
         return False
 
-    def _base(self, transition: Any) -> dict[str, float]:
+    def _base(self, transition: Transition) -> dict[str, float]:
         from meanfield.theories.single_layer.transitions.control import Control
 
         control = Control(transition.network, transition.task, transition.tau, tuple(self.diagram.axes))
@@ -222,7 +220,7 @@ def _position(axis: FloatArray, values: FloatArray) -> FloatArray:
 _Edge = tuple[tuple[int, int], tuple[int, int], int]
 
 
-def _crossings(line: FloatArray, edges: FloatArray) -> Any:
+def _crossings(line: FloatArray, edges: FloatArray) -> BoolArray:
     """Which edges, (n, 2, 2) in cells, a line (k, 2) crosses, (n,) of bool; with a margin for its own error."""
     crossed = np.zeros(len(edges), dtype=bool)
     if len(line) < 2 or not len(edges):
@@ -245,7 +243,7 @@ def _crossings(line: FloatArray, edges: FloatArray) -> Any:
     return crossed
 
 
-def _edges(phase: Any) -> Iterator[_Edge]:
+def _edges(phase: IntArray) -> Iterator[_Edge]:
     """Neighbouring certified points with different phases: their ranks along both axes, and the axis they differ in."""
     for axis in (0, 1):
         before, after = (phase[:-1], phase[1:]) if axis == 0 else (phase[:, :-1], phase[:, 1:])
@@ -254,15 +252,15 @@ def _edges(phase: Any) -> Iterator[_Edge]:
             yield (int(i), int(j)), there, axis
 
 
-def _orders(diagram: PhaseDiagram) -> list[Any]:
+def _orders(diagram: Plane) -> list[IntArray]:
     return [np.argsort(axis) for axis in diagram.axes.values()]
 
 
-def _sorted_phase(diagram: PhaseDiagram) -> Any:
+def _sorted_phase(diagram: Plane) -> IntArray:
     return np.asarray(diagram.phase)[np.ix_(*_orders(diagram))]
 
 
-def _codes_of_phases(diagram: PhaseDiagram) -> list[set[str]]:
+def _codes_of_phases(diagram: Plane) -> list[set[str]]:
     """Patterns of the codes of each phase; what distinguishes phases with outliers is not in them."""
     found: list[set[str]] = [set() for _ in diagram.phase_labels]
     if diagram.network.activation.parts != "codes":
@@ -277,30 +275,26 @@ def _on_border(edge: _Edge, shape: tuple[int, ...]) -> bool:
     return j in (0, shape[1] - 1) if axis == 0 else i in (0, shape[0] - 1)
 
 
-def _ends(diagram: PhaseDiagram, edge: _Edge) -> Any:
+def _ends(diagram: Plane, edge: _Edge) -> tuple[dict[str, float], dict[str, float]]:
     orders, axes = _orders(diagram), diagram.axes
-    return tuple(
+    one, other = (
         {name: float(values[order[at]]) for (name, values), order, at in zip(axes.items(), orders, place)}
         for place in edge[:2]
     )
+    return one, other
 
 
-def _line(diagram: PhaseDiagram, edge: _Edge) -> PhaseDiagram:
+def _line(diagram: Plane, edge: _Edge) -> Plane:
     """The two points of an edge as a diagram over the parameter that changes."""
-    orders = _orders(diagram)
-    places = [tuple(int(order[at]) for order, at in zip(orders, place)) for place in edge[:2]]
-    name = list(diagram.axes)[edge[2]]
-    problem = diagram.problem(places[0])
-    index = np.array([np.ravel_multi_index(place, diagram.shape) for place in places])
-    points = PointArrays(**{key: array[index] for key, array in diagram.points.arrays().items()})
-    values = diagram.axes[name][[place[edge[2]] for place in places]]
-    return type(diagram)(problem.network, problem.class_task, problem.tau, {name: values}, points)
+    (i, j), (k, l), _ = edge
+    first, second = _orders(diagram)
+    return diagram.segment((int(first[i]), int(second[j])), (int(first[k]), int(second[l])))
 
 
 # ---- meeting points --------------------------------------------------------------------------------------------------
 
 
-def _meeting_points(diagram: PhaseDiagram, curves: tuple[Boundary, ...]) -> tuple[MeetingPoint, ...]:
+def _meeting_points(diagram: Plane, curves: tuple[Boundary, ...]) -> tuple[MeetingPoint, ...]:
     """Ends of curves that lie together, other than those on the border of the plane."""
     ranges = np.array([float(np.ptp(axis)) for axis in diagram.axes.values()])
     ends = [
@@ -338,7 +332,7 @@ def _kind(members: list[Any]) -> str:
 # ---- jumps -----------------------------------------------------------------------------------------------------------
 
 
-def _jump(diagram: PhaseDiagram, curve: Boundary) -> float:
+def _jump(diagram: Plane, curve: Boundary) -> float:
     """Largest jump of a code's weight across a curve, half way along it; 0 where the solution there is unique."""
     if curve.continuous:
         return 0.0
@@ -356,7 +350,7 @@ def _jump(diagram: PhaseDiagram, curve: Boundary) -> float:
     return max(abs(sides[0].get(code, 0.0) - sides[1].get(code, 0.0)) for code in {*sides[0], *sides[1]})
 
 
-def _weights(diagram: PhaseDiagram, place: FloatArray) -> dict[str, float] | None:
+def _weights(diagram: Plane, place: FloatArray) -> dict[str, float] | None:
     try:
         posterior = diagram.solve(**dict(zip(diagram.axes, map(float, place))))
     except (ConvergenceError, ValueError):

@@ -64,7 +64,7 @@ def sample(
     Parameters
     ----------
     network : Network
-        Any depth, both scalings, any activation without jumps. In deep networks sigma_w is the prior scale of the
+        Every depth, both scalings, any activation without jumps. In deep networks sigma_w is the prior scale of the
         weights of every hidden layer.
     task : ClassTask or DataTask
         A class task needs a finite `n_samples` that makes whole numbers of samples per class; its inputs are

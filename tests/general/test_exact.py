@@ -3,6 +3,7 @@
 import _thread
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from exact_problems import PAIR, SIGMOID, cube, pair_of, raw
 from margins import below, beyond
 from problems import fixed_rng
+from scipy.linalg import cho_factor, cho_solve
 
 import meanfield as mf
 from meanfield.activations.activation import activation
 from meanfield.posterior.certificate import Certificate, ConvergenceError
-from meanfield.theories.general_data import limits
-from meanfield.theories.general_data.exact import check
+from meanfield.theories.general_data import limits, slices
+from meanfield.theories.general_data.compiled.ep import EP, FAILED
+from meanfield.theories.general_data.exact import check, examine
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.correct import corrected
 from meanfield.theories.general_data.exact.coverage import covered, modes
@@ -26,6 +29,7 @@ from meanfield.theories.general_data.exact.proposal import Mixture, mixture_of, 
 from meanfield.theories.general_data.exact.quadrature import nodes
 from meanfield.theories.general_data.exact.sample import Dual, sample_of
 from meanfield.theories.general_data.exact.unaided import approached, blank
+from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solve import solve_general
 
 
@@ -354,20 +358,83 @@ def _noisy():
 def test_time_that_is_over_leaves_the_best_state_with_its_error(monkeypatch):
     clock = _Clock()
     monkeypatch.setattr(limits, "time", clock)
-    complete = mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=1e6)
-    assert complete.status == "optimal"
+    monkeypatch.setattr(examine, "seconds_of_measurement", lambda *sizes: 1e6)  # a quarter of the time is kept for it
+
+    def solved(seconds, **options):
+        clock.now = 0.0
+        return mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=seconds, **options)
+
+    assert solved(1e6).status == "optimal"
     half = 0.5 * clock.now
-    clock.now = 0.0
     with pytest.raises(ConvergenceError, match=r"out of time.*time was over"):
-        mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=half)
-    clock.now = 0.0
-    post = mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=half, on_failure="return")
+        solved(half)
+    post = solved(half, on_failure="return")
     assert post.status == "out of time"
     assert post.certificate.output_error is not None
     assert np.isfinite(post.predictions).all()
-    clock.now = 0.0
+    assert clock.now <= 1.05 * half
     with pytest.raises(ConvergenceError, match="before there was any state"):
-        mf.solve(mf.Network("sigmoid"), _noisy(), 0.02, max_seconds=0.5)
+        solved(0.5)
+    nothing = solved(0.5, on_failure="return")
+    assert nothing.status == "out of time"
+    assert not nothing.solution.t.any()
+    monkeypatch.setattr(examine, "seconds_of_measurement", lambda *sizes: 0.0)
+    late = solved(half, on_failure="return")
+    assert late.certificate.output_error is None
+    assert "was not measured in time" in late.message
+    assert clock.now <= 1.05 * half
+
+
+def test_limits_hold_in_threads_and_in_compiled_code():
+    with limits.time_limit(1e-9, 0.0), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(limits.OutOfTime):
+            list(limits.mapped(pool, lambda item: limits.check_time(), [0]))
+        assert limits.stop_word() is not None
+    with limits.time_limit(1e6, 1e6 + 1.0), limits.last_seconds():
+        limits.check_time()  # what was kept for the end is left
+    neuron = Neuron(SIGMOID, np.eye(3), 1.0, 1)
+    k, zeros = np.ones((1, 3)), np.zeros((1, 3))
+
+    def status():
+        origin, tolerance = np.full(1, -1), np.full(1, 1e-6)
+        return neuron.run(k, zeros.copy(), zeros.copy(), origin, tolerance)[0].status[0]
+
+    assert status() == EP
+    with limits.time_limit(1e6):
+        limits.stop_word()[0] = 1
+        assert status() == FAILED
+
+
+@pytest.mark.parametrize("size", [7, 1300])
+def test_sliced_factors_are_those_of_the_library(size, monkeypatch):
+    clock = _Clock()
+    monkeypatch.setattr(limits, "time", clock)
+    rows = np.random.default_rng(0).normal(size=(size, size + 5))
+    matrix = rows @ rows.T + np.eye(size)
+    expected = cho_solve(cho_factor(matrix, lower=True), rows[:, 0])
+    clock.now = 0.0
+    factor = slices.factorised(matrix.copy())
+    looks = clock.now
+    np.testing.assert_allclose(cho_solve(factor, rows[:, 0]), expected, rtol=1e-8)
+    lower = np.tril(factor[0])
+    np.testing.assert_allclose(lower @ slices.solved_rows(lower, rows.T).T, rows, atol=1e-8 * size)
+    assert looks >= 10 if size > 1000 else looks >= 1
+    with pytest.raises(np.linalg.LinAlgError):
+        slices.factorised(matrix - 1e6 * np.eye(size))
+
+
+def test_mixtures_follow_a_measure_that_they_do_not_fit():
+    """The prior, of which hardly a point counts at this t: fitted to its own samples until weights are even."""
+    rng = fixed_rng(0)
+    problem = blank(SIGMOID, rng.normal(size=(12, 3)), rng.normal(size=(12, 1)), 1.0, 0.05)
+    t = 4.0 * rng.normal(size=(12, 1))
+    sampler = Sampler(problem, None, rng, prior_mixture(3))
+    assert sampler.dual.at(sampler.sample(4000, t), t).effective < 400.0
+    _, at = sampler.fitted(t, 4000)
+    assert at.effective > 1600.0
+    exact = sampler.dual.at(sampler.quadrature(t), t)
+    assert at.log_z == pytest.approx(exact.log_z, abs=0.1)
+    np.testing.assert_allclose(at.average, exact.average, atol=0.05)
 
 
 @pytest.mark.statistical

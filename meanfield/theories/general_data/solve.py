@@ -175,7 +175,7 @@ def _best(run: JointRun | LatticeRun) -> GeneralSolution:
     if run.last is None:
         raise OutOfTime
     with time_limit(None):
-        found = run.solution(*run.last)
+        found = run.best()
     return replace(
         found, status=Status.OUT_OF_TIME, message=f"max |dJ/dt| = {found.residual:.2g} when the time was over."
     )

@@ -62,6 +62,8 @@ def _ascend(features, tilt, k, s, nu, tolerance, work, phi, spread, gain):
     value = -np.inf
     step = 1.0
     for iteration in range(1, _CAP + 1):
+        if features.stop[0] != 0:
+            return value, iteration, False
         while True:
             _, _, ok = step_to(features, s, nu, step, work, False)
             target_s = work.curvature.copy()

@@ -37,7 +37,8 @@ def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measur
         if n is None:
             return None
         check_time()
-        sample = sampler.sample(n, t)
+        found = sampler.fitted(t, n) if sampler.few and not sampler.annealing else None
+        sample = sampler.sample(n, t) if found is None else found[0]
         before = sampler.dual.at(sample, t)
         if not math.isfinite(before.log_z):
             return None

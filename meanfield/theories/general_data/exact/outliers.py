@@ -29,6 +29,7 @@ from meanfield.theories.general_data.outliers.check import outlier_violation
 from meanfield.theories.general_data.outliers.cone import ConeMaxima, follow
 from meanfield.theories.general_data.outliers.dual import OutlierDual, OutlierState
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
+from meanfield.theories.general_data.slices import factorised
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["BulkSampler", "OutlierParticles"]
@@ -139,11 +140,11 @@ class BulkSampler(Sampler):
 
     def _noise(self, dual: SampledDual, sample: Sample, state: OutlierState, at: At) -> FloatArray:
         """Standard error of tau dt: what fluctuates of <a phi>, through the step along the active constraints."""
-        from scipy.linalg import cho_factor, cho_solve
+        from scipy.linalg import cho_solve
 
         batches = self.dual.batches(sample, at)
         hessian = dual.hessian(state.t, state.bulk, state.maxima, state.multiplier)
-        factor = cho_factor(hessian, lower=True, overwrite_a=True, check_finite=False)
+        factor = factorised(hessian)
         solved = cho_solve(factor, batches.T, check_finite=False)
         active = np.flatnonzero(state.multiplier > _LIGHTEST * state.multiplier.max(initial=0.0))
         if len(active):

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["Cut", "Joint", "Tilted", "cavities", "joint_bound", "joint_moments"]
@@ -295,6 +296,7 @@ def joint_moments(
     """
 
     def evaluated(sites: FloatArray) -> _Point | None:
+        check_time()
         state = _posterior(features, t, s2, *_unpacked(sites), bound)
         tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
         if state is None or tilted is None:
@@ -440,6 +442,7 @@ def joint_bound(
     kept = None
     iterations = 0
     while iterations < cap:
+        check_time()
         iterations += 1
         state = _posterior(features, t, s2, *trial, None, with_cavities=False)
         value = -np.inf

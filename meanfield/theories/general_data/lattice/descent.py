@@ -216,10 +216,16 @@ class LatticeRun:
         ambiguous = float(nodes.weight[rows[cold.ok & ~same]].sum())
         return dual.state(state.theta, LatticeNodes(nodes.lattice, nodes.t, nodes.index, at)).error, ambiguous
 
-    def solution(self, dual: LatticeDual, state: LatticeState) -> GeneralSolution:
+    def best(self) -> GeneralSolution:
+        """What was reached, without another look at it."""
+        assert self.last is not None
+        dual, state = self.last
+        return self.solution(dual, state, hurried=True)
+
+    def solution(self, dual: LatticeDual, state: LatticeState, hurried: bool = False) -> GeneralSolution:
         nodes = state.nodes.take(state.nodes.inside)
         weight = nodes.weight
-        residual, ambiguous = self.recomputed(dual, state)
+        residual, ambiguous = (state.error, 0.0) if hurried else self.recomputed(dual, state)
         extrapolated = state.extrapolated
         bounded = float(weight[nodes.at.status == VGA].sum())
         label = nodes.code if dual.lattice.frozen is not None else basins(nodes, _RARE)

@@ -17,11 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.theories.general_data.compiled.cone import climb, maximise_pattern, search
+from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["ConeMaxima", "cone_starts", "cone_terms", "crossed_starts", "follow", "local_maxima"]
 
 _MAX_SWEEPS = 200
+_TOGETHER = 4  # climbs between two looks at the clock
 _SAME = 1e-6  # relative distance of weight vectors that count as one maximum
 _CLOSE_GAP = 1e-6  # eigenvalues closer than this to the largest one, relatively, would make the curvature infinite
 
@@ -107,7 +109,11 @@ def local_maxima(
     response = (z * np.where(z > 0, slopes[1], slopes[0])) @ t
     size = np.linalg.norm(response, axis=1)
     u[given[size > 0]] = response[size > 0] / size[size > 0, None]
-    search(features, t, np.array(slopes), u, w, pattern, _MAX_SWEEPS, ok, value)
+    numbers = np.array(slopes)
+    for i in range(0, n, _TOGETHER):
+        check_time()
+        some = slice(i, i + _TOGETHER)
+        search(features, t, numbers, u[some], w[some], pattern[some], _MAX_SWEEPS, ok[some], value[some])
     return _merged(value, u, w, pattern, ok)
 
 
@@ -135,6 +141,7 @@ def follow(features: FloatArray, t: FloatArray, slopes: tuple[float, float], max
     ok, value = np.zeros(len(u), dtype=bool), np.zeros(len(u))
     numbers = np.array(slopes)
     for i in range(len(u)):
+        check_time()
         ok[i], u_new, w_new = maximise_pattern(features, t, numbers, pattern[i])
         if ok[i]:
             u[i], w[i], value[i] = u_new, w_new, 0.5 * w_new @ w_new

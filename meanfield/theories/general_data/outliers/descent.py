@@ -122,7 +122,9 @@ def solve_outliers(
         if run.last is None:
             raise
         with time_limit(None):
-            found = run.solution(run.last, run.separation(run.last, sigma_a), math.inf)
+            neuron = run.final.neuron
+            within = math.inf if neuron is None else neuron.reach
+            found = run.solution(run.last, 0.0, within, hurried=True)
         return replace(
             found, status=Status.OUT_OF_TIME, message=f"residual {found.residual:.2g} when the time was over."
         )
@@ -366,17 +368,17 @@ class _Run:
         order = np.argsort(-weight, kind="stable")
         return np.asarray(order[weight[order] > _LIGHTEST * max(1e-300, float(weight.max(initial=0.0)))])
 
-    def solution(self, state: OutlierState, separation: float, reach: float) -> OutlierSolution:
+    def solution(self, state: OutlierState, separation: float, reach: float, hurried: bool = False) -> OutlierSolution:
         active, limit = self.active(state), self.final.limit
         u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
         parts = (
             joint_parts(state.bulk, state.t, self.features) if isinstance(state.bulk, Joint) else node_parts(state.bulk)
         )
-        average, mismatch = self.recomputed(state)
+        average, mismatch = (state.bulk.mean_a_phi, 0.0) if hurried else self.recomputed(state)
         z = self.features @ w.T
         outputs = (np.where(z > 0, self.slopes[1], self.slopes[0]) * z * weight) @ u
         residual = float(np.abs(self.targets - average - outputs - self.tau * state.t).max())
-        found = self.found
+        found = state.maxima if hurried else self.found
         if found is None:
             found = self.final.explore(state.t, state.maxima, self.rng, self.n_starts, self.labels)
         highest = float(found.value.max(initial=0.0))

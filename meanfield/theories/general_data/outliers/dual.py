@@ -20,6 +20,7 @@ import numpy as np
 
 from meanfield.numerics.quadratic import quadratic_programme
 from meanfield.theories.general_data.lattice.nodes import Lattice
+from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.outliers.bulk import bulk_moments
 from meanfield.theories.general_data.outliers.cone import (
     ConeMaxima,
@@ -167,6 +168,7 @@ class OutlierDual:
         """d^2 J / dt^2 (nearly: the response of the EP sites is left out) plus multipliers times that of q."""
         matrix = bulk.hessian(self.basis)
         for i in np.flatnonzero(multiplier > 0):
+            check_time()
             roots = self.reduced(cone_terms(self.features, t, self.slopes, maxima, int(i))[1])
             roots = roots.reshape(len(roots), -1)
             matrix += multiplier[i] * (roots.T @ roots)

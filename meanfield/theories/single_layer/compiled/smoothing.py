@@ -154,7 +154,7 @@ def _shares(beta, maxima, heights, count, directions, growths, n_worst):
 
 @jit_apart
 def smooth_path(table, p, y, tau, low, high, found):
-    """Follow the central path from t = 0; `found` (n, m) are readouts known before. Returned as of `active_set`."""
+    """Follow the central path from t = 0; `found` (n, m) are readouts known from before. Returns as `active_set`."""
     n_classes, m = y.shape
     n = n_classes * m
     maxima = np.empty((_MOST, m))
@@ -183,12 +183,8 @@ def smooth_path(table, p, y, tau, low, high, found):
         for _ in range(_STEPS):
             if exhausted(table.stop, 1 + n * n * n // 500):
                 return solution
-            readouts, weights, kept, kept_weights = _shares(
-                beta, maxima, heights, count, directions, growths, n_worst
-            )
-            if not _newton_system(
-                table, p, y, tau, beta, t, readouts, weights, kept, kept_weights, matrix, gradient
-            ):
+            readouts, weights, kept, kept_weights = _shares(beta, maxima, heights, count, directions, growths, n_worst)
+            if not _newton_system(table, p, y, tau, beta, t, readouts, weights, kept, kept_weights, matrix, gradient):
                 break
             damping = 1e-14
             factor = matrix.copy()
@@ -214,7 +210,18 @@ def smooth_path(table, p, y, tau, low, high, found):
                 for i in range(n):
                     trial[i // m, i % m] += length * step[i]
                 trial_value, trial_count, trial_worst = _smoothed(
-                    table, p, y, tau, low, high, beta, trial, starts, trial_maxima, trial_heights, trial_directions,
+                    table,
+                    p,
+                    y,
+                    tau,
+                    low,
+                    high,
+                    beta,
+                    trial,
+                    starts,
+                    trial_maxima,
+                    trial_heights,
+                    trial_directions,
                     trial_growths,
                 )
                 if trial_value <= value + 0.1 * length * slope + 1e-14 * (1.0 + abs(value)):
