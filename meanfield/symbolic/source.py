@@ -6,8 +6,8 @@ import ast
 import builtins
 import math
 import re
-from collections.abc import Callable, Set
-from typing import cast
+from collections.abc import Callable, Sequence, Set
+from typing import Any, cast
 
 import mpmath
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "high_precision",
     "mpmath_function",
     "numpy_function",
+    "numpy_function_of",
     "numpy_source",
     "printable",
     "remainder",
@@ -202,6 +203,13 @@ def numpy_function(expression: sp.Expr, z: sp.Symbol) -> ArrayFunction:
     return compiled_source(numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)})))
 
 
+def numpy_function_of(expression: sp.Expr, symbols: Sequence[sp.Symbol]) -> Callable[..., Any]:
+    """Vectorised NumPy function of several symbols, in this order."""
+    names = [f"x{i}" for i in range(len(symbols))]
+    plain = {symbol: sp.Symbol(name, real=True) for symbol, name in zip(symbols, names, strict=True)}
+    return _compiled(numpy_source(expression.xreplace(plain)), names)
+
+
 def mpmath_function(
     expression: sp.Expr, z: sp.Symbol, modules: object = "mpmath"
 ) -> Callable[[mpmath.mpc], mpmath.mpc]:
@@ -231,12 +239,17 @@ def printable(expression: sp.Expr) -> sp.Expr:
 
 def compiled_source(source: str) -> ArrayFunction:
     """Vectorised function of z from its NumPy source, which may hold arithmetic and functions of NumPy and SciPy."""
+    return _compiled(source, ("z",))
+
+
+def _compiled(source: str, names: Sequence[str]) -> Callable[..., Any]:
+    """Vectorised function of these names from its NumPy source."""
     import scipy.integrate
     import scipy.special
 
-    _check_source(source, {"z"})
+    _check_source(source, set(names))
     known = {"numpy": np, "scipy": scipy, "builtins": builtins, "__builtins__": _BUILTINS}
-    return cast("ArrayFunction", eval(f"lambda z: {source}", known))
+    return cast("Callable[..., Any]", eval(f"lambda {', '.join(names)}: {source}", known))
 
 
 def _check_source(source: str, symbols: Set[str]) -> None:

@@ -51,11 +51,11 @@ def _point(value: float, posterior: Posterior) -> _Point:
     return _Point(value, posterior)
 
 
-def transitions_along(diagram: Swept) -> tuple[Transition, ...]:
+def transitions_along(diagram: Swept, max_solves: int = _MAX_SOLVES) -> tuple[Transition, ...]:
     """Transitions and label crossovers between the points of a one-axis `PhaseDiagram`, sorted by position.
 
     Empty at finite P and for a linear phi, where nothing is sharp. What cannot be explained by one of the known types
-    is reported as a RuntimeWarning.
+    is reported as a RuntimeWarning; `max_solves` is how many further points are solved between two neighbouring ones.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def transitions_along(diagram: Swept) -> tuple[Transition, ...]:
         _point(float(values[i]), diagram.posterior(int(i))) for i in np.argsort(values) if diagram.certified[int(i)]
     ]
     pairs = pairwise(_regular(points))
-    return _joined([item for left, right in pairs for item in _Interval(diagram, name, left, right).found])
+    return _joined([item for left, right in pairs for item in _Interval(diagram, name, left, right, max_solves).found])
 
 
 def _regular(points: list[_Point]) -> list[_Point]:
@@ -113,9 +113,9 @@ class _Proposal(NamedTuple):
 class _Interval:
     """What happens between two neighbouring points of a diagram."""
 
-    def __init__(self, diagram: Swept, name: str, left: _Point, right: _Point) -> None:
+    def __init__(self, diagram: Swept, name: str, left: _Point, right: _Point, max_solves: int) -> None:
         self.diagram, self.name = diagram, name
-        self.budget = _MAX_SOLVES
+        self.budget = max_solves
         self.unexplained: list[tuple[float, float]] = []
         self.found = self.between(left, right, 0)
         if self.unexplained:
@@ -185,7 +185,7 @@ class _Interval:
         """The transition, and what else happens on either side of it."""
         beside = (_BESIDE_MERGER if transition.kind == "merge" else _BESIDE) * (right.value - left.value)
         found = [transition]
-        if depth == _MAX_DEPTH:
+        if depth == _MAX_DEPTH or self.budget <= 0:
             return found
         below, above = transition.value - beside, transition.value + beside
         if below > left.value and (point := self._solved(below)):
