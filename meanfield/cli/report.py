@@ -6,15 +6,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from meanfield.posterior.posterior import Posterior
 from meanfield.problem.network import Network
 from meanfield.sampling.compare import LIMIT, Comparison, compare
 from meanfield.sampling.drift import Drift, drift
 from meanfield.sampling.sample import sample
 from meanfield.sampling.trend import Trend, finite_size_trend
+
+if TYPE_CHECKING:
+    from meanfield.posterior.posterior import Posterior
 
 __all__ = ["Case", "Plan", "validate", "write_report"]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meanfield.cli.commands import Commands
-from meanfield.posterior.posterior import Posterior
+
+if TYPE_CHECKING:
+    from meanfield.cli.report import Case
+    from meanfield.posterior.posterior import Posterior
 
 __all__ = ["add_parser", "run"]
 
@@ -122,7 +125,7 @@ def run(options: argparse.Namespace, solve: Callable[..., Posterior]) -> int:
     return int(any(case.failures(options.limit) for case in cases))
 
 
-def _verdicts(cases: Any, limit: float) -> list[str]:
+def _verdicts(cases: Sequence[Case], limit: float) -> list[str]:
     lines = []
     for case in cases:
         failures = case.failures(limit)

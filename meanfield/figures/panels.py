@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meanfield.posterior.posterior import Posterior
     from meanfield.sampling.chains import Chains
 
-__all__ = ["draw_kernel", "draw_readouts", "letters", "marginal", "mean_kernel", "network_of", "strongest"]
+__all__ = ["draw_kernel_matrix", "draw_readouts", "letters", "marginal", "mean_kernel", "network_of", "strongest"]
 
 
 def network_of(chains: Chains, *, chain: int = 0, layer: int = -1) -> Neurons:
@@ -46,7 +46,7 @@ def mean_kernel(chains: Chains, layer: int = -1) -> FloatArray:
     return np.asarray(np.einsum("kip,kiq->pq", phi, phi) / (phi.shape[0] * phi.shape[1]))
 
 
-def draw_kernel(
+def draw_kernel_matrix(
     ax: Axes, matrix: FloatArray, labels: NDArray[np.intp], names: Sequence[str], *, colorbar: bool = True
 ) -> None:
     """A kernel on inputs sorted by class."""

@@ -7,8 +7,8 @@ starts with output zero, n inputs with labels y = +-1 and the loss sum (y - f)^2
 
 For orthonormal x the signed features y_i z_i have the Gram matrix delta_ij + s, s = (eta / n)^2: n vectors that lean
 towards a common direction, the more the larger the step. The capacity of the two classes is 2 / E[a], with a(t) the
-squared length of the projection of a Gaussian t on the cone of these vectors. E[a] = sum_k k v_k (conic intrinsic
-volumes), where k of the vectors carry the projection; both angles of such a face are Gaussian integrals of products,
+squared length of the projection of a Gaussian t on the cone of these vectors. E[a] = sum_k k v_k (the conic intrinsic
+volumes), where k vectors carry the projection, and both angles of such a face are Gaussian integrals of products,
 
     v_k = C(n, k) sqrt(1 + k s) E_w[(faddeeva(w sqrt(s/2)) / 2)^k] E_w[Phi(w sqrt(s / (1 + k s)))^(n - k)].
 

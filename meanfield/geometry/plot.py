@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from meanfield.drawing import check_arguments
@@ -25,6 +24,9 @@ __all__ = [
     "plot_summary",
     "plot_trajectory",
 ]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LABELS = {
     "capacity": "capacity $\\alpha$",
@@ -197,8 +199,11 @@ def plot_factors(path: Trajectory, ax: Axes | None = None) -> Axes:
         "$1/D$": 1.0 / path["dimension"],
     }
     for index, (name, values) in enumerate(factors.items()):
-        style: dict[str, Any] = {"color": "black", "lw": 2.0} if index == 0 else {"lw": 1.2, "marker": "o", "ms": 3}
-        ax.plot(positions, values / values[0], label=name, **style)
+        (line,) = ax.plot(positions, values / values[0], label=name)
+        if index == 0:
+            line.set(color="black", linewidth=2.0)
+        else:
+            line.set(linewidth=1.2, marker="o", markersize=3)
     ax.axhline(1.0, color="0.8", lw=0.8, zorder=0)
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")

@@ -16,11 +16,13 @@ import hashlib
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from numba.core.base import BaseContext
-from numba.core.dispatcher import Dispatcher
-from numba.core.funcdesc import FunctionDescriptor
-from numba.core.typing.templates import Signature
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.dispatcher import Dispatcher
+    from numba.core.funcdesc import FunctionDescriptor
+    from numba.core.typing.templates import Signature
 
 try:
     import llvmlite.binding

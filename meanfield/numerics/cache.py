@@ -21,11 +21,13 @@ import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from numba.core.base import BaseContext
-from numba.core.codegen import Codegen
-from numba.core.dispatcher import Dispatcher
-from numba.core.typing.templates import Signature
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.codegen import Codegen
+    from numba.core.dispatcher import Dispatcher
+    from numba.core.typing.templates import Signature
 
 try:
     from numba.core.caching import FunctionCache

@@ -13,19 +13,20 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.spatial import KDTree
 
 from meanfield.phases.level_curves import level_curves
-from meanfield.phases.plane import Plane
+from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.registry import covering_theory
 from meanfield.theories.single_layer.theory import is_limit
+from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.boundary import MEETING, Boundary, trace_boundary
 from meanfield.theories.single_layer.transitions.line import transitions_along
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Boundaries", "MeetingPoint", "find_boundaries"]
 
@@ -85,7 +86,7 @@ class Boundaries(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         return self.curves[index]
 
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[dict[str, object]]:
         """One row per curve: label, kind, whether it is continuous, its jump, where it begins and ends."""
         return [
             {
@@ -168,7 +169,7 @@ class _Explained:
             if self._known(transition):
                 continue
             second = next(name for name in self.diagram.axes if name != transition.parameter)
-            names: Any = tuple(self.diagram.axes)
+            names = cast("tuple[str, str]", tuple(self.diagram.axes))
             try:
                 curve = trace_boundary(transition, second, self.limits, order=names, longest=_LONGEST)
             except (ConvergenceError, ValueError):
@@ -180,7 +181,7 @@ class _Explained:
             for i in np.flatnonzero(crossed):
                 self.crossing[i] |= own
 
-    def _known(self, transition: Any) -> bool:
+    def _known(self, transition: Transition) -> bool:
         """Whether a curve of this kind passes here."""
         own = dict(self._base(transition), **transition.parameters)
         place = [own[name] for name in self.diagram.axes]
@@ -198,7 +199,7 @@ class _Explained:
                 return True
         return False
 
-    def _base(self, transition: Any) -> dict[str, float]:
+    def _base(self, transition: Transition) -> dict[str, float]:
         from meanfield.theories.single_layer.transitions.control import Control
 
         control = Control(transition.network, transition.task, transition.tau, tuple(self.diagram.axes))
@@ -219,7 +220,7 @@ def _position(axis: FloatArray, values: FloatArray) -> FloatArray:
 _Edge = tuple[tuple[int, int], tuple[int, int], int]
 
 
-def _crossings(line: FloatArray, edges: FloatArray) -> Any:
+def _crossings(line: FloatArray, edges: FloatArray) -> BoolArray:
     """Which edges, (n, 2, 2) in cells, a line (k, 2) crosses, (n,) of bool; with a margin for its own error."""
     crossed = np.zeros(len(edges), dtype=bool)
     if len(line) < 2 or not len(edges):
@@ -242,7 +243,7 @@ def _crossings(line: FloatArray, edges: FloatArray) -> Any:
     return crossed
 
 
-def _edges(phase: Any) -> Iterator[_Edge]:
+def _edges(phase: IntArray) -> Iterator[_Edge]:
     """Neighbouring certified points with different phases: their ranks along both axes, and the axis they differ in."""
     for axis in (0, 1):
         before, after = (phase[:-1], phase[1:]) if axis == 0 else (phase[:, :-1], phase[:, 1:])
@@ -251,11 +252,11 @@ def _edges(phase: Any) -> Iterator[_Edge]:
             yield (int(i), int(j)), there, axis
 
 
-def _orders(diagram: Plane) -> list[Any]:
+def _orders(diagram: Plane) -> list[IntArray]:
     return [np.argsort(axis) for axis in diagram.axes.values()]
 
 
-def _sorted_phase(diagram: Plane) -> Any:
+def _sorted_phase(diagram: Plane) -> IntArray:
     return np.asarray(diagram.phase)[np.ix_(*_orders(diagram))]
 
 
@@ -274,12 +275,13 @@ def _on_border(edge: _Edge, shape: tuple[int, ...]) -> bool:
     return j in (0, shape[1] - 1) if axis == 0 else i in (0, shape[0] - 1)
 
 
-def _ends(diagram: Plane, edge: _Edge) -> Any:
+def _ends(diagram: Plane, edge: _Edge) -> tuple[dict[str, float], dict[str, float]]:
     orders, axes = _orders(diagram), diagram.axes
-    return tuple(
+    one, other = (
         {name: float(values[order[at]]) for (name, values), order, at in zip(axes.items(), orders, place)}
         for place in edge[:2]
     )
+    return one, other
 
 
 def _line(diagram: Plane, edge: _Edge) -> Plane:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
+from meanfield.phases.export import dataset
 from meanfield.phases.grid import Grid, checked_axes
 from meanfield.phases.kept import has_kept
+from meanfield.phases.points import GridOfPoints
 from meanfield.phases.raster import PointArrays, Problem, posterior_at
 from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
@@ -30,10 +31,8 @@ from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
-from meanfield.theories.single_layer.limit import STATUS, message_of
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.validation import (
-    BoolArray,
     FloatArray,
     IntArray,
     entry,
@@ -44,6 +43,9 @@ from meanfield.validation import (
 )
 
 if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
     from meanfield.phases.boundaries import Boundaries
     from meanfield.theories.deep.transitions import CodeTransition
     from meanfield.theories.single_layer.transitions.acceptance import Transition
@@ -55,7 +57,7 @@ _PRESENT_SOFT = 1e-3  # the same at finite P, where every code has some neurons,
 
 
 @dataclass(frozen=True, eq=False)
-class PhaseDiagram:
+class PhaseDiagram(GridOfPoints):
     """Solutions on a grid of one or two control parameters; what `sweep` returns.
 
     Arrays have the shape of the grid, in the order of ``axes``.
@@ -69,66 +71,6 @@ class PhaseDiagram:
     points : PointArrays
         All points, first axis outermost.
     """
-
-    network: Network
-    task: ClassTask
-    tau: float
-    axes: dict[str, FloatArray]
-    points: PointArrays
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the grid."""
-        return tuple(len(values) for values in self.axes.values())
-
-    def _grid(self, values: np.ndarray) -> np.ndarray:
-        array = np.asarray(values)
-        return array.reshape(*self.shape, *array.shape[1:])
-
-    @property
-    def certified(self) -> BoolArray:
-        """Bool array: residual, duality gap and global check all passed."""
-        return self._grid(self.points.column("status") == CONVERGED)
-
-    @property
-    def status(self) -> np.ndarray:
-        """Array of str: "optimal", or what went wrong at the point."""
-        return self._grid(np.array(STATUS)[self.points.column("status").astype(int)])
-
-    @property
-    def messages(self) -> np.ndarray:
-        """Array of str: the status in words; for points that failed the error."""
-        said = np.array([message_of(word) for word in STATUS])[self.points.column("status").astype(int)]
-        if self.points.message is not None:
-            said = np.where(self.points.message == "", said, self.points.message)
-        return self._grid(said)
-
-    @property
-    def objective(self) -> FloatArray:
-        """min J; NaN where the solver failed."""
-        return self._grid(
-            np.where(np.isfinite(self.points.column("objective")), self.points.column("objective"), np.nan)
-        )
-
-    @property
-    def kkt_residual(self) -> FloatArray:
-        """Stationarity residual of each point, recomputed without tables."""
-        return self._grid(self.points.column("residual"))
-
-    @property
-    def duality_gap(self) -> FloatArray:
-        """J minus the primal value."""
-        return self._grid(self.points.column("gap"))
-
-    @property
-    def unique(self) -> np.ndarray:
-        """Bool array: weights and order parameters are unique."""
-        return self._grid((self.points.column("nullity") + self.points.column("t_nullity")) == 0)
-
-    @property
-    def t(self) -> FloatArray:
-        """(..., C, m) order parameters."""
-        return self._grid(self.points.t)
 
     def present(self, i: int) -> float:
         """Weight above which a code is part of the phase at point i: any at P = infinity, a thousandth elsewhere."""
@@ -315,8 +257,8 @@ class PhaseDiagram:
         Raises
         ------
         ValueError
-            For a diagram with two axes, or of a network without codes or outliers; for deep networks at finite P, whose
-        codes come and go smoothly.
+            For a diagram with two axes, or of a network without codes or outliers. In deep networks at finite P single
+            codes come and go smoothly, and only first-order transitions are listed.
         """
         theory = covering_theory(*self.problem((0,) * len(self.shape)))
         if isinstance(theory, LocatesTransitions):
@@ -379,29 +321,9 @@ class PhaseDiagram:
         page: Path = drawn("page.write_page", [self, *others], path)
         return page
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.Dataset:
         """Dataset with the swept parameters as coordinates (needs the extra ``xarray``)."""
-        import xarray
-
-        dims = tuple(self.axes)
-        data = {
-            "objective": (dims, self.objective),
-            "certified": (dims, self.certified),
-            "kkt_residual": (dims, self.kkt_residual),
-            "duality_gap": (dims, self.duality_gap),
-            "unique": (dims, self.unique),
-            "phase": (dims, self.phase),
-            "t": ((*dims, "class", "output"), self.t),
-        }
-        if self.codes:
-            stacked = np.stack([self.weights(pattern) for pattern in self.codes], axis=-1)
-            data["weight"] = ((*dims, "code"), stacked)
-        coords: dict[str, Any] = {
-            name: values if values.ndim == 1 else np.arange(len(values)) for name, values in self.axes.items()
-        }
-        coords |= {"class": list(self.task.class_names), "code": list(self.codes)}
-        attrs = {"phase_labels": list(self.phase_labels), "network": repr(self.network), "task": repr(self.task)}
-        return xarray.Dataset(data, coords=coords, attrs=attrs)
+        return dataset(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one npz file, without pickle; returns the path."""

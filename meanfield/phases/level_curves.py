@@ -10,17 +10,19 @@ lies between two points: there curves join the places found at each value.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 
-from meanfield.phases.plane import Plane
+from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.validation import FloatArray
 
 __all__ = ["ACCURACY", "LevelCurve", "LevelPoint", "level_curves"]
+
+_Open = tuple[dict[str, float], dict[str, float]]  # two points of the raster, what is between them is not known
 
 ACCURACY = 2e-2  # of a cell of the raster
 _SOLVES = 12  # per edge and change
@@ -79,13 +81,13 @@ class LevelCurve:
         return self.curve
 
 
-def level_curves(diagram: Plane) -> tuple[list[LevelCurve], list[Any]]:
+def level_curves(diagram: Plane) -> tuple[list[LevelCurve], list[_Open]]:
     """Curves between all points of the raster whose codes differ, and the pairs of points that remained open."""
-    names: Any = tuple(diagram.axes)
+    names = cast("tuple[str, str]", tuple(diagram.axes))
     sharp = "n_samples" not in names and math.isinf(diagram.problem((0, 0)).task.n_samples)
     whole = [name in _WHOLE for name in names]
     crossings: _Crossings
-    open_edges: list[Any]
+    open_edges: list[_Open]
     if sharp and any(whole):
         crossings, open_edges = _by_rows(diagram, whole.index(True)), []
     else:
@@ -98,7 +100,8 @@ def level_curves(diagram: Plane) -> tuple[list[LevelCurve], list[Any]]:
     return _orbits(found, ranges), open_edges
 
 
-_Crossings = dict[str, dict[tuple[int, int, int], FloatArray]]  # code -> edge of the raster -> where it comes or goes
+_Place = tuple[int, int, int]  # edge of the raster
+_Crossings = dict[str, dict[_Place, FloatArray]]  # code -> edge of the raster -> where it comes or goes
 
 
 def _by_rows(diagram: Plane, whole: int) -> _Crossings:
@@ -108,8 +111,7 @@ def _by_rows(diagram: Plane, whole: int) -> _Crossings:
     rank = np.argsort(np.argsort(values[whole]))
     for k, fixed in enumerate(values[whole]):
         row = diagram.row(whole, k)
-        transitions: tuple[Any, ...] = row.transitions()
-        for n, transition in enumerate(t for t in transitions if not t.crossover):
+        for n, transition in enumerate(t for t in row.transitions() if not t.crossover):
             place = np.empty(2)
             place[whole], place[1 - whole] = fixed, transition.value
             for code in transition.codes:
@@ -118,7 +120,7 @@ def _by_rows(diagram: Plane, whole: int) -> _Crossings:
     return crossings
 
 
-def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[Any]]:
+def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[_Open]]:
     """On every edge of the raster whose ends have different codes, where these come or go."""
     orders = [np.argsort(axis) for axis in diagram.axes.values()]
     axes = [axis[order] for axis, order in zip(diagram.axes.values(), orders)]
@@ -129,7 +131,7 @@ def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[
         for j in range(len(axes[1]))
     }
     crossings: _Crossings = {}
-    open_edges: list[Any] = []
+    open_edges: list[_Open] = []
     for axis in (0, 1):
         if names[axis] in _WHOLE:
             continue
@@ -144,7 +146,8 @@ def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[
             for code in sorted(edge.changing()):
                 at = edge.enclosed(code)
                 if at is None:
-                    open_edges.append(tuple({**fixed, names[axis]: end} for end in ends))
+                    low, high = ({**fixed, names[axis]: end} for end in ends)
+                    open_edges.append((low, high))
                     continue
                 where = np.empty(2)
                 where[axis], where[1 - axis] = at, fixed[names[1 - axis]]
@@ -176,7 +179,7 @@ class _Shares:
         return float(np.clip(math.log(max(share, _NOTHING) / self.least), -_FAR, _FAR))
 
 
-def _added(shares: Any) -> dict[str, float]:
+def _added(shares: Iterable[tuple[str, float]]) -> dict[str, float]:
     """Codes that the exact label of their neurons does not tell apart are one."""
     found: dict[str, float] = {}
     for pattern, share in shares:
@@ -274,7 +277,7 @@ def _through_cells(places: dict[tuple[int, int, int], FloatArray]) -> Iterator[l
     yield from _chains(places, links)
 
 
-def _length(places: dict[Any, FloatArray], pairs: list[Any]) -> float:
+def _length(places: dict[_Place, FloatArray], pairs: list[tuple[_Place, _Place]]) -> float:
     return float(sum(np.linalg.norm(places[a] - places[b]) for a, b in pairs))
 
 
@@ -290,16 +293,17 @@ def _along_rows(places: dict[tuple[int, int, int], FloatArray], whole: int) -> I
     yield from _chains(places, links)
 
 
-def _chains(places: dict[Any, FloatArray], links: dict[Any, list[Any]]) -> Iterator[list[FloatArray]]:
+def _chains(places: dict[_Place, FloatArray], links: dict[_Place, list[_Place]]) -> Iterator[list[FloatArray]]:
     """Lines through linked places, open ones from an end, then closed ones."""
     left = dict.fromkeys(sorted(places, key=lambda edge: (len(links[edge]) != 1, edge)))
     while left:
         edge = next((one for one in left if len([k for k in links[one] if k in left]) < 2), next(iter(left)))
         line, start = [], edge
-        while edge is not None:
-            left.pop(edge)
-            line.append(places[edge])
-            edge = next((other for other in links[edge] if other in left), None)
+        here: _Place | None = edge
+        while here is not None:
+            left.pop(here)
+            line.append(places[here])
+            here = next((other for other in links[here] if other in left), None)
         if len(line) > 2 and line[-1] is not line[0] and any(np.array_equal(places[k], line[-1]) for k in links[start]):
             line.append(line[0])
         yield line

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +73,7 @@ class PointArrays:
     @classmethod
     def concatenate(cls, parts: Sequence[PointArrays]) -> PointArrays:
         """Points of all parts, in order; slots are padded to the largest number used."""
-        joined: dict[str, Any] = {}
+        joined: dict[str, np.ndarray] = {}
         for name in vars(parts[0]):
             if name in _TEXTS:
                 continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.collections import PathCollection
 from matplotlib.patches import Ellipse
 
 from meanfield.plot.style import (
@@ -209,8 +210,8 @@ def _readout_plane(posterior: Posterior, ax: Axes, outputs: tuple[int, int]) -> 
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.15)
     if posterior.codes or posterior.outliers:
-        handles: Any = side_legend(ax, "code (weight)").legend_handles
-        for handle in handles:
+        for handle in side_legend(ax, "code (weight)").legend_handles:
+            assert isinstance(handle, PathCollection)
             handle.set_sizes([30])
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import SubFigure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
@@ -133,7 +134,7 @@ def figure_phase_diagram(
     """
     name = next(iter(diagram.axes))
     figure = plt.figure(figsize=(7.0, 4.4), layout="constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=(1.1, 1.0))
+    halves = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=(1.1, 1.0)))
     upper, lower = halves
     top = plot_weights(diagram, upper.subplots())
     maps = np.atleast_1d(lower.subplots(1, len(posteriors)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from meanfield.plot.class_tasks import plot_activation_map, plot_readout_posterior
 from meanfield.plot.diagrams import plot_phases, plot_weights
@@ -49,7 +49,7 @@ class Explorer:
             raise ValueError("fractions are no number that a click could choose; sweep fraction_<class> instead.")
         self.diagram = diagram
         self.figure = plt.figure(figsize=(11.0, 4.6), layout="constrained")
-        panels: Any = self.figure.subfigures(1, 2, width_ratios=(1.35, 1.0))
+        panels = cast("tuple[SubFigure, SubFigure]", self.figure.subfigures(1, 2, width_ratios=(1.35, 1.0)))
         left, self._side = panels
         line = len(diagram.axes) == 1
         self._plane = (plot_weights if line else plot_phases)(diagram, left.subplots())

@@ -17,7 +17,7 @@ from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward
-from meanfield.sampling.problem import Problem, class_means
+from meanfield.sampling.problem import SampledProblem, class_means
 from meanfield.validation import FloatArray, choice, entry, read_only, whole_number
 
 __all__ = ["Chains", "Diagnostics"]
@@ -51,7 +51,7 @@ class Chains:
     ----------
     network : Network
     task : ClassTask or DataTask
-    problem : Problem
+    problem : SampledProblem
         What was sampled, in the numbers of the sampler.
     readout : (c, d, N, m) array
         a_i.
@@ -83,7 +83,7 @@ class Chains:
 
     network: Network
     task: ClassTask | DataTask
-    problem: Problem
+    problem: SampledProblem
     readout: FloatArray
     class_activation: FloatArray
     lower_activation: FloatArray
@@ -240,7 +240,7 @@ class Chains:
             task = ClassTask.from_dict(entry(header, "class_task", dict))
         else:
             task = DataTask.from_arrays(entry(header, "data_task", dict), part("task_"))
-        problem = Problem(
+        problem = SampledProblem(
             network=network,
             width=width,
             tau=entry(header, "tau", (int, float)),
@@ -257,7 +257,7 @@ class Chains:
     def join(
         cls,
         task: ClassTask | DataTask,
-        problem: Problem,
+        problem: SampledProblem,
         chains: Sequence[Mapping[str, FloatArray | float]],
         settings: dict[str, object],
     ) -> Chains:

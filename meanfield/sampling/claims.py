@@ -11,7 +11,7 @@ from meanfield.posterior.claims import same
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.sampling.problem import Problem
+from meanfield.sampling.problem import SampledProblem
 from meanfield.sampling.problem import problem as problem_of
 from meanfield.validation import FloatArray
 
@@ -26,7 +26,7 @@ class Recorded(Protocol):
     @property
     def task(self) -> ClassTask | DataTask: ...
     @property
-    def problem(self) -> Problem: ...
+    def problem(self) -> SampledProblem: ...
     @property
     def settings(self) -> dict[str, object]: ...
     @property

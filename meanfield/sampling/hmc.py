@@ -23,7 +23,7 @@ import numpy as np
 
 from meanfield.archive import read_archive, write_archive
 from meanfield.sampling.compiled import forward, trajectory
-from meanfield.sampling.problem import Problem, Record
+from meanfield.sampling.problem import Record, SampledProblem
 from meanfield.validation import FloatArray, entry
 
 __all__ = ["Interrupted", "Job", "Settings", "run_chain"]
@@ -55,7 +55,7 @@ class Settings:
 class Job:
     """One chain to run: its problem, where it starts (None: the prior), its random stream, its checkpoint file."""
 
-    problem: Problem
+    problem: SampledProblem
     settings: Settings
     seed: np.random.SeedSequence
     start: FloatArray | None = None
@@ -102,7 +102,7 @@ def run_chain(job: Job, stop: Callable[[], bool] | None = None, report: Callable
     Returns
     -------
     dict
-        Arrays with the draw as first axis (see `Problem.observe`), "acceptance", "divergent", "steps" likewise,
+        Arrays with the draw as first axis (see `SampledProblem.observe`), "acceptance", "divergent", "steps" likewise,
         "step_size", "state_first" and "state_last".
     """
     chain = _Chain(job)

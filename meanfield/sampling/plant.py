@@ -11,7 +11,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier
-from meanfield.sampling.problem import Problem, class_means, class_sizes
+from meanfield.sampling.problem import SampledProblem, class_means, class_sizes
 from meanfield.validation import FloatArray
 
 __all__ = ["planted", "weights_of"]
@@ -29,7 +29,7 @@ class Drawable(Protocol):
     def sample_neurons(self, n: int, *, rng: np.random.Generator, **where: object) -> Neurons: ...
 
 
-def planted(posed: Problem, posterior: Drawable, rng: np.random.Generator) -> FloatArray:
+def planted(posed: SampledProblem, posterior: Drawable, rng: np.random.Generator) -> FloatArray:
     """Weights of a network whose neurons are drawn from the theory, with rounded instead of random code counts."""
     where: dict[str, object] = {}
     if not posed.features.size:
@@ -60,7 +60,7 @@ def _last_layer(
 
 
 def weights_of(
-    posed: Problem, readouts: FloatArray, z: Sequence[FloatArray], rng: np.random.Generator | None = None
+    posed: SampledProblem, readouts: FloatArray, z: Sequence[FloatArray], rng: np.random.Generator | None = None
 ) -> FloatArray:
     """All weights x of a network with these readouts (N, m) and preactivations (N, P) of its layers, first layer first.
 

@@ -18,13 +18,13 @@ from meanfield.problem.network import Network
 from meanfield.sampling import compiled
 from meanfield.validation import FloatArray, read_only, real_number, scale_number, whole_number
 
-__all__ = ["Problem", "Record", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
+__all__ = ["Record", "SampledProblem", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
 
 Record = dict[str, FloatArray | float]  # what is recorded of one draw, or of a chain of them
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class SampledProblem:
     """Everything that the weight posterior of one network depends on.
 
     Attributes
@@ -216,7 +216,7 @@ def class_means(labels: NDArray[np.intp], n_groups: int) -> FloatArray:
     return np.asarray(one_hot / one_hot.sum(axis=0))
 
 
-def problem(network: object, task: object, width: object, tau: object, inputs: object = None) -> Problem:
+def problem(network: object, task: object, width: object, tau: object, inputs: object = None) -> SampledProblem:
     """Check what a user gives to `meanfield.sample`.
 
     Raises
@@ -241,7 +241,7 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
             )
         sizes = _integer_sizes(task)
         labels = np.repeat(np.arange(task.n_classes), sizes)
-        return Problem(
+        return SampledProblem(
             network=network,
             width=int(width),
             tau=tau,
@@ -257,7 +257,7 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
     if inputs is not None:
         new, rest = features.project(task.transform(inputs))
     known = task.labels is not None
-    return Problem(
+    return SampledProblem(
         network=network,
         width=int(width),
         tau=tau,

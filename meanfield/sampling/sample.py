@@ -20,7 +20,7 @@ from meanfield.progress import progress_bar
 from meanfield.sampling.chains import Chains
 from meanfield.sampling.hmc import Job, Settings, run_chain
 from meanfield.sampling.plant import Drawable, planted, weights_of
-from meanfield.sampling.problem import Problem, Record, problem
+from meanfield.sampling.problem import Record, SampledProblem, problem
 from meanfield.validation import (
     FloatArray,
     executor_or_none,
@@ -64,7 +64,7 @@ def sample(
     Parameters
     ----------
     network : Network
-        Any depth, both scalings, any activation without jumps. In deep networks sigma_w is the prior scale of the
+        Every depth, both scalings, any activation without jumps. In deep networks sigma_w is the prior scale of the
         weights of every hidden layer.
     task : ClassTask or DataTask
         A class task needs a finite `n_samples` that makes whole numbers of samples per class; its inputs are
@@ -178,7 +178,9 @@ def _describe(seed: np.random.SeedSequence) -> str:
     return f"{seed.entropy}/{'.'.join(map(str, seed.spawn_key))}"
 
 
-def _fingerprint(posed: Problem, settings: Settings, seed: np.random.SeedSequence, state: FloatArray | None) -> str:
+def _fingerprint(
+    posed: SampledProblem, settings: Settings, seed: np.random.SeedSequence, state: FloatArray | None
+) -> str:
     digest = hashlib.sha256()
     numbers = [posed.width, posed.tau, _describe(seed), asdict(settings), source_hash(run_chain.__code__.co_filename)]
     digest.update(json.dumps([posed.network.to_dict(), *numbers], sort_keys=True, default=str).encode())
@@ -188,7 +190,7 @@ def _fingerprint(posed: Problem, settings: Settings, seed: np.random.SeedSequenc
 
 
 def _starts(
-    posed: Problem, start: object, seeds: list[np.random.SeedSequence]
+    posed: SampledProblem, start: object, seeds: list[np.random.SeedSequence]
 ) -> tuple[str, list[FloatArray] | list[None]]:
     """What the start is called, and the weights of every chain (None: drawn from the prior)."""
     if isinstance(start, str):

@@ -228,7 +228,7 @@ def linear() -> DataEquations:
     trace = sp.Sum(U[q, q], (q, 1, m))
     shown = _order_part(tau) + sp.Sum(U[q, s] * _quadratic(q, s), (q, 1, m), (s, 1, m)) / 2
     shown += (log_det - trace / variance + m) / 2 + m * sp.log(variance) / -2
-    # Any depth: u^{-1} = v (1 + v q)^{L-1} and u = s (1 + v q) for every eigenvalue.
+    # At every depth: u^{-1} = v (1 + v q)^{L-1} and u = s (1 + v q) for every eigenvalue.
     u, v, eigenvalue = sp.symbols("u v q", positive=True)
     inverse_u, from_prior = v * (1 + v * eigenvalue) ** (depth - 1), variance * (1 + v * eigenvalue)
     closed = sp.powsimp(inverse_u * from_prior / variance)  # u / (u s)

@@ -6,13 +6,13 @@ import numpy as np
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.system import Problem
+from meanfield.theories.deep.system import DeepProblem
 from meanfield.validation import IntArray
 
 __all__ = ["problem_of"]
 
 
-def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, IntArray]:
+def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[DeepProblem, IntArray]:
     """The problem in numbers, classes of equal targets taken together, and which of its classes each class is."""
     targets = np.array(task.targets)
     index = np.arange(task.n_classes)
@@ -26,6 +26,6 @@ def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True
         targets = targets[np.sort(first)]
         n = np.asarray(np.bincount(index, weights=n), dtype=float)
     s = network.readout_variance(task.n_samples)
-    return Problem(
+    return DeepProblem(
         network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2, network.beta
     ), index

@@ -16,11 +16,11 @@ from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import FloatArray
 
-__all__ = ["Evaluation", "Order", "Problem", "System"]
+__all__ = ["DeepProblem", "Evaluation", "Order", "System"]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class DeepProblem:
     """A deep network on a class task, as numbers.
 
     Attributes
@@ -85,7 +85,7 @@ class System:
     them follow from ln Z.
     """
 
-    problem: Problem
+    problem: DeepProblem
     rule: Rule = FINE
     fractions: dict[str, float] | None = None
     group: Symmetry = field(init=False)
@@ -112,7 +112,11 @@ class System:
 
     def at_rule(self, rule: Rule) -> System:
         """The same equations with another quadrature."""
-        return replace(self, rule=rule)
+        other = replace(self, rule=rule)
+        for own, layer in zip(self.layers, other.layers):
+            if isinstance(own, Layer):
+                layer.stretch = own.stretch
+        return other
 
     # ---- coordinates -----------------------------------------------------------------------------
 

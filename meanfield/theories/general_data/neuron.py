@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.compiled import ep
 from meanfield.theories.general_data.compiled.variational import ascend
-from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.limits import check_time, mapped, stop_word
 from meanfield.theories.general_data.readouts import EXTRAPOLATED, Components, Line, Readouts, components, joined
 from meanfield.theories.general_data.tilt import tilt_of
 from meanfield.validation import FloatArray, IntArray
@@ -21,6 +21,7 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["EXTRAPOLATED", "Components", "Line", "Neuron", "Readouts", "components", "features_tuple", "joined"]
 
 _CHUNK = 8
+_OPERATIONS = 1e9  # of a chunk, between two looks at the clock
 _SITE_SCALE = 0.5, 1.6
 _LINE_STEP = 0.5  # of x = u.w
 _LINE_ROUND = 4  # values of x evaluated at a time on either side
@@ -31,10 +32,11 @@ _DAMPINGS = np.array([1.0, 0.8, 0.4])  # from known sites, then from zero sites
 _SOFT_DAMPING, _SOFT_CAP = np.array([0.25]), 150
 
 
-def features_tuple(matrix: FloatArray) -> ep.Features:
+def features_tuple(matrix: FloatArray) -> ep.FactorMatrix:
     """F (P, r) as compiled code wants it."""
     matrix = np.ascontiguousarray(matrix, dtype=float)
-    return ep.Features(matrix, np.ascontiguousarray(matrix.T), np.sum(matrix * matrix, axis=1), np.zeros(len(matrix)))
+    variance, offset = np.sum(matrix * matrix, axis=1), np.zeros(len(matrix))
+    return ep.FactorMatrix(matrix, np.ascontiguousarray(matrix.T), variance, offset, np.zeros(1, np.int64))
 
 
 class Neuron:
@@ -60,7 +62,7 @@ class Neuron:
         self.tilt = tilt_of(activation)
         self.features = self.bounded(matrix)
         self.prior = prior
-        self.directions: list[tuple[FloatArray, ep.Features, FloatArray]] = []  # u, F - F u u^T, F u
+        self.directions: list[tuple[FloatArray, ep.FactorMatrix, FloatArray]] = []  # u, F - F u u^T, F u
         self.refused: dict[
             tuple[float, int], int
         ] = {}  # lattice nodes that no soft direction helped: how many were tried
@@ -70,7 +72,7 @@ class Neuron:
         self.n_evaluations = 0
         self.n_iterations = 0
 
-    def bounded(self, matrix: FloatArray) -> ep.Features:
+    def bounded(self, matrix: FloatArray) -> ep.FactorMatrix:
         """F for compiled code, which uses its variances as bounds only."""
         features = features_tuple(matrix)
         return features._replace(variance=self.room * features.variance)
@@ -79,16 +81,19 @@ class Neuron:
     def n_samples(self) -> int:
         return len(self.features.matrix)
 
-    def spread_over_threads(self, n: int, job: Callable[[IntArray], None], chunk: int = _CHUNK) -> None:
+    def spread_over_threads(self, n: int, job: Callable[[IntArray], None], chunk: int | None = None) -> None:
         """job(rows) for chunks of 0 ... n - 1."""
+        if chunk is None:
+            each = self.cap * self.features.matrix.size * self.features.matrix.shape[1]
+            chunk = int(np.clip(_OPERATIONS / each, 1, _CHUNK))
         parts = [np.arange(i, min(i + chunk, n)) for i in range(0, n, chunk)]
         if len(parts) <= 1 or self.threads == 1:
             for part in parts:
                 check_time()
                 job(part)
         else:
-            for _ in self.pool.map(job, parts):
-                check_time()
+            for _ in mapped(self.pool, job, parts):
+                pass
 
     def run(
         self,
@@ -98,7 +103,7 @@ class Neuron:
         origin: IntArray | None,
         tolerance: float | FloatArray,
         *,
-        features: ep.Features | None = None,
+        features: ep.FactorMatrix | None = None,
         shift: FloatArray | None = None,
         x: FloatArray | None = None,
         chain: bool = False,
@@ -110,7 +115,7 @@ class Neuron:
         `chain`: rows refer to earlier ones as `origin` and must stay in order.
         """
         n, p = k.shape
-        features = features or self.features
+        features = (features or self.features)._replace(stop=stop_word())
         moments = ep.Moments(
             np.empty(n), *np.empty((3, n, p)), np.full(n, ep.FAILED), np.zeros(n, np.int64), np.empty(n)
         )
@@ -127,9 +132,12 @@ class Neuron:
             self.compiled(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
 
         if chain:
-            job(np.arange(n))
+            for i in range(n):
+                check_time()
+                job(np.array([i]))
         else:
             self.spread_over_threads(n, job)
+        check_time()  # what was stopped has failed
         self.n_evaluations += n
         self.n_iterations += int(moments.iterations.sum())
         return moments, soft
@@ -151,9 +159,11 @@ class Neuron:
         moments, _ = self.run(k, s, nu, origin, tol, dampings=dampings)
         failed = np.flatnonzero(moments.status == ep.FAILED)
         if (self.fallback if fallback is None else fallback) and failed.size:
+            features = self.features._replace(stop=stop_word())
             self.spread_over_threads(
-                failed.size, lambda rows: ascend(self.features, self.tilt, failed[rows], k, s, nu, tol, moments)
+                failed.size, lambda rows: ascend(features, self.tilt, failed[rows], k, s, nu, tol, moments)
             )
+            check_time()
         failed = moments.status == ep.FAILED
         exponent = moments.log_z - 0.5 * np.sum(readout**2, axis=1) / self.prior
         slope = moments.phi @ t - readout / self.prior
@@ -220,7 +230,7 @@ class Neuron:
             )
             return self._summed(direction[i], found, check_ends=False)
 
-        for i, found in zip(rows, self.pool.map(job, range(len(rows)))):
+        for i, found in zip(rows, mapped(self.pool, job, range(len(rows)))):
             if found is None:
                 new.exponent[i], new.status[i] = -np.inf, ep.FAILED
                 continue
@@ -336,7 +346,7 @@ class Neuron:
         mean = np.empty((n, self.features.matrix.shape[1]))
         for features, group in self.groups(parts):
 
-            def job(rows: IntArray, features: ep.Features = features, group: IntArray = group) -> None:
+            def job(rows: IntArray, features: ep.FactorMatrix = features, group: IntArray = group) -> None:
                 ep.factors(features, group[rows], parts.s, parts.nu, parts.gain, solved, mean)
 
             if alone:
@@ -366,7 +376,7 @@ class Neuron:
         new.status[rows] = EXTRAPOLATED
         new.slope[rows] = new.phi[rows] @ t - new.readout[rows] / self.prior
 
-    def groups(self, parts: Components) -> list[tuple[ep.Features, IntArray]]:
+    def groups(self, parts: Components) -> list[tuple[ep.FactorMatrix, IntArray]]:
         """Feature factors and the rows of `parts` that go with each."""
         return [
             (self.features if d < 0 else self.directions[d][1], np.flatnonzero(parts.direction == d))

@@ -160,6 +160,17 @@ class Component(NamedTuple):
     x: float
 
 
+def _gaussian(component: Component, new: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean (n,) of z* and V* (r, n) of features (n, r)."""
+    offset: float | FloatArray = 0.0
+    if component.direction is not None:
+        projection = new @ component.direction
+        new = new - np.outer(projection, component.direction)
+        offset = component.x * projection
+    solved = solve_triangular(component.lower, new.T, lower=True, check_finite=False)
+    return component.centre @ solved + offset, solved
+
+
 @dataclass(frozen=True, eq=False)
 class GeneralPredictor:
     """See the module; `solution` is a `meanfield.theories.general_data.solution.GeneralSolution`.
@@ -207,16 +218,6 @@ class GeneralPredictor:
         solved = solve_triangular(lower, features.T, lower=True, check_finite=False)
         return Component(lower, solved, solved @ linear, u, x)
 
-    def _gaussian(self, component: Component, new: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean (n,) of z* and V* (r, n) of features (n, r)."""
-        offset: float | FloatArray = 0.0
-        if component.direction is not None:
-            projection = new @ component.direction
-            new = new - np.outer(projection, component.direction)
-            offset = component.x * projection
-        solved = solve_triangular(component.lower, new.T, lower=True, check_finite=False)
-        return component.centre @ solved + offset, solved
-
     def _each(self, job: Callable[[int], _Result], count: int | None = None) -> Iterable[_Result]:
         """job(position) for every component, or the heaviest ones, on all processors."""
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -227,7 +228,7 @@ class GeneralPredictor:
         features, residual = self._features.project(new)
 
         def job(position: int) -> tuple[FloatArray, FloatArray]:
-            mean, solved = self._gaussian(self._component(self._rows[position]), features)
+            mean, solved = _gaussian(self._component(self._rows[position]), features)
             variance = (solved**2).sum(axis=0) + residual
             return hermite_moments(self.network.activation, mean, variance, terms)[0], variance
 
@@ -296,7 +297,7 @@ class GeneralPredictor:
         def job(position: int) -> tuple[FloatArray, FloatArray, FloatArray]:
             row = rows[position]
             component = self._component(row)
-            mean, solved = self._gaussian(component, features)
+            mean, solved = _gaussian(component, features)
             variance = (solved**2).sum(axis=0) + residual
             moments, square = hermite_moments(self.network.activation, mean, variance, 2)
             slope = moments[:, 1] / np.sqrt(np.maximum(variance, 1e-300))
@@ -347,7 +348,7 @@ class GeneralPredictor:
             component = self._component(self._rows[position])
             parts = []
             for f, r in ((features, rest), (others, others_rest)):
-                mean, solved = self._gaussian(component, f)
+                mean, solved = _gaussian(component, f)
                 variance = (solved**2).sum(axis=0) + r
                 parts.append((solved, variance, *hermite_moments(self.network.activation, mean, variance, _TERMS)))
             (v, variance, c, square), (v2, variance2, c2, square2) = parts

@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.status import Status
 from meanfield.progress import Progress
 from meanfield.theories.general_data.joint.descent import JointRun
 from meanfield.theories.general_data.lattice.descent import LatticeRun
@@ -133,12 +134,12 @@ def solve_general(
     if fractions is not None:
         assert warm_start is not None
         return run.frozen(warm_start, fractions, final)
-    start = warm_start if found is None or found.status != "optimal" else found
+    start = warm_start if found is None or found.status != Status.OPTIMAL else found
     try:
         refined = run.equilibrium(groups, start, final)
     except OutOfTime:
-        return found if found is not None and found.status == "optimal" else _best(run)
-    return found if found is not None and found.status == "optimal" != refined.status else refined
+        return found if found is not None and found.status == Status.OPTIMAL else _best(run)
+    return found if found is not None and found.status == Status.OPTIMAL != refined.status else refined
 
 
 def _checked_arrays(
@@ -174,15 +175,17 @@ def _best(run: JointRun | LatticeRun) -> GeneralSolution:
     if run.last is None:
         raise OutOfTime
     with time_limit(None):
-        found = run.solution(*run.last)
-    return replace(found, status="out of time", message=f"max |dJ/dt| = {found.residual:.2g} when the time was over.")
+        found = run.best()
+    return replace(
+        found, status=Status.OUT_OF_TIME, message=f"max |dJ/dt| = {found.residual:.2g} when the time was over."
+    )
 
 
 def _trusted(solution: GeneralSolution) -> bool:
     """Whether codes are so sharp that Gaussians of readout and weights will do."""
     accurate = solution.method_error < _TRUSTED_ERROR and solution.extrapolated_weight < _TRUSTED_WEIGHT
     # Codes in pieces need them on a lattice too, where there are none.
-    return solution.status == "optimal" and (accurate or len(solution.cuts) > 0)
+    return solution.status == Status.OPTIMAL and (accurate or len(solution.cuts) > 0)
 
 
 def shares(fractions: object, solution: GeneralSolution) -> FloatArray:

@@ -13,6 +13,7 @@ from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_arrays
 from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -64,15 +65,19 @@ class GeneralDataTheory:
     def solve(
         self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
     ) -> GeneralDataPosterior:
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined
+        from meanfield.theories.general_data.exact.examine import certificate_of, examined, seconds_of_measurement
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem.network, problem.data_task, problem.tau
         warm = _start(warm_start)
-        refine = options.get("refine")
+        refine, seconds = options.get("refine"), options.get("max_seconds")
+        kept = 0.0
+        if seconds is not None:
+            rank = min(task.inputs.shape)
+            kept = min(_KEPT * seconds, seconds_of_measurement(task.n_samples, task.n_outputs, rank))
 
         def work() -> Examined:
-            with time_limit(options.get("max_seconds")), one_blas_thread():
+            with time_limit(seconds, kept), one_blas_thread():
                 return examined(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
 
         verdict = interruptible(work)
@@ -169,11 +174,11 @@ def _solved(
     unaided = refine is not False and phi.parts != "outliers"  # particles need no solution to start from
     left = seconds_left()
 
-    def nothing(message: str) -> GeneralSolution:
+    def nothing(message: str, status: Status = Status.EP_FAILED) -> GeneralSolution:
         from meanfield.theories.general_data.exact.unaided import blank
 
         start = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
-        return replace(start, status="EP failed", message=message)
+        return replace(start, status=status, message=message)
 
     with progress_bar(progress, None, unit="step") as advance, time_limit(_SHARE * left if unaided else left):
         try:
@@ -195,15 +200,19 @@ def _solved(
         except OutOfTime as error:
             if unaided and _SHARE * left > _WORTH:
                 return nothing("expectation propagation found no state in its share of the time.")
-            raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
+            over = "the time was over before there was any state"
+            if unaided:
+                return nothing(f"{over}: these are t = 0 and the prior; allow more.", Status.OUT_OF_TIME)
+            raise ConvergenceError(f"no solution: {over}; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
     if known:
         return found
-    status = found.status if found.status == "out of time" else "not converged"
+    status = found.status if found.status == Status.OUT_OF_TIME else Status.NOT_CONVERGED
     return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
 
 
+_KEPT = 0.25  # of the time, at most, for the measurement of what was reached
 _SHARE = 0.5  # of the time, for expectation propagation where particles are another way
 _WORTH = 10.0  # seconds that particles need at least
 _STARTED = (

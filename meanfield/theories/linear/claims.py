@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.posterior.claims import same
@@ -22,8 +20,8 @@ def check_classes(posterior: SingleNeuronPosterior, again: Solution) -> None:
     scale = float(np.abs(again.t).max(initial=0.0))
     same("t", again.t, posterior.solution.t, _EXACT, scale)
     same("objective", again.objective, posterior.solution.objective, _EXACT, abs(again.objective))
-    spread: Any
     spread, claimed = again.gaussian_covariance, posterior.solution.gaussian_covariance
+    assert spread is not None  # of a linear network
     same("covariance of the readouts", spread, claimed, _EXACT, float(np.abs(spread).max(initial=0.0)))
 
 

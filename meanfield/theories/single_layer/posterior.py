@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from meanfield.activations.cumulant import Cumulant, cumulant
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.kernel import Kernel
@@ -18,19 +17,19 @@ from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.single_layer.class_kinds import ClassKinds, averaged_over_orbits, class_kinds, orbit_size
+from meanfield.theories.single_layer.class_kinds import orbit_size
 from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
-from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
+from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X
 from meanfield.theories.single_layer.draw import draw
+from meanfield.theories.single_layer.kernels import ClassKernels
 from meanfield.theories.single_layer.orbit_code import OrbitCode
-from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
 from meanfield.validation import FloatArray, read_only
 
 
 @dataclass(frozen=True, eq=False)
-class SingleNeuronPosterior(Densities):
+class SingleNeuronPosterior(ClassKernels):
     """Posterior of the readout a in R^m and the preactivations z of one neuron; what `solve` returns.
 
     Parameters
@@ -162,55 +161,6 @@ class SingleNeuronPosterior(Densities):
 
     # ---- kernel and densities --------------------------------------------------------------------
 
-    def kernel(self, layer: int = -1) -> Kernel:
-        """Posterior kernel of the hidden layer (`layer` 1 or -1), block-structured by class.
-
-        K_mu,nu = sum_gamma P_gamma G'_c G'_c' + sum_o phi(zbar_oc) phi(zbar_oc') for two samples, with G'' added on the
-        diagonal; for the analog scheme, where G' is affine, its mean square over a ~ N(0, U). At finite P the sum over
-        codes is the average over P(a): on a lattice for bounded phi and m <= 4, else with codes taken as Gaussian.
-        """
-        self._layer(layer)
-        t = self.solution.t
-        if self.solution.gaussian_covariance is not None:
-            _, mean, slope = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
-            block = mean**2 + slope**2 * t @ self.solution.gaussian_covariance @ t.T
-            return Kernel(read_only(block), read_only(np.diag(block) + slope))
-        lattice = readout_lattice(self.network, self.task, self.solution)
-        if lattice is not None:
-            readouts, weight = lattice
-            _, first, second = self._cumulant.direct(readouts @ t.T)
-            block = (first.T * weight) @ first
-            diagonal = np.diag(block) + weight @ second
-        else:
-            block = np.sum([c.weight * self._second_moment(c) for c in self.codes], axis=0)
-            diagonal = np.sum([c.weight * (c.activation**2 + c.activation_variance) for c in self.codes], axis=0)
-        for outlier in self.outliers:
-            block = block + np.outer(outlier.activation, outlier.activation)
-            diagonal = diagonal + outlier.activation**2
-        if self._kinds is not None:
-            kind = self._kinds.kind
-            block = averaged_over_orbits(kind, block)
-            diagonal = np.diag(averaged_over_orbits(kind, np.diag(diagonal)))
-        return Kernel(read_only(block), read_only(diagonal))
-
-    def _second_moment(self, code: Code) -> FloatArray:
-        """(C, C) mean of G'(a.t_c) G'(a.t_c') over the readouts of a code."""
-        if code.covariance is None:
-            return np.outer(code.activation, code.activation)
-        t = self.solution.t
-        moment = np.empty((len(t), len(t)))
-        weight = np.outer(HERMITE_W, HERMITE_W)
-        for c in range(len(t)):
-            for d in range(c + 1):
-                pair = t[[c, d]]
-                value, vector = np.linalg.eigh(pair @ code.covariance @ pair.T)
-                root = vector * np.sqrt(np.maximum(value, 0.0))
-                grid = np.stack(np.meshgrid(HERMITE_X, HERMITE_X, indexing="ij"))
-                kappa = (pair @ code.readout)[:, None, None] + np.tensordot(root, grid, axes=1)
-                _, first, _ = self._cumulant.direct(kappa)
-                moment[c, d] = moment[d, c] = np.sum(weight * first[0] * first[1])
-        return moment
-
     def frozen(self, fractions: object) -> SingleNeuronPosterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
 
@@ -287,17 +237,6 @@ class SingleNeuronPosterior(Densities):
         return write_archive(path, "posterior", header, arrays)
 
     # ---- helpers ---------------------------------------------------------------------------------
-
-    @property
-    def _cumulant(self) -> Cumulant:
-        return cumulant(self.network.activation, self.network.k)
-
-    @cached_property
-    def _kinds(self) -> ClassKinds | None:
-        """Kinds of classes, where codes are orbits."""
-        if self.solution.kind is None:
-            return None
-        return class_kinds(self.task.fractions, self.task.targets)
 
     def _kappa(self, readout: FloatArray) -> FloatArray:
         return np.asarray(self.solution.t @ readout)

@@ -172,7 +172,7 @@ class ReadoutIntegral:
             self._last = key, self._evaluated(t, accuracy, accuracy if tail is None else tail, hessian)
         return self._last[1]
 
-    def moved(self, near: Sums, t: FloatArray, accuracy: float) -> Sums:
+    def evaluate_nearby(self, near: Sums, t: FloatArray, accuracy: float) -> Sums:
         """`evaluate` without the Hessian, on the lattice nodes that were found at a t close by."""
         nodes = replace(near.detail, exponent=near.detail.exponent.copy())
         log_share, first, changed = slopes(self.quick, self.p, t, self.n_samples, near.level, nodes)

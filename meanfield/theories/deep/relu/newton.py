@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from meanfield.theories.deep.relu.average import Rule
-from meanfield.theories.deep.relu.setting import NotIntegrable
-from meanfield.theories.deep.relu.system import System
+from meanfield.theories.deep.relu.average import COARSE, ReluRule
+from meanfield.theories.deep.relu.setting import BulkDiverges
+from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.validation import FloatArray
 
 __all__ = ["newton"]
@@ -19,19 +19,33 @@ _SLOW = 0.3  # a step that leaves more of the residual renews the Jacobian
 
 
 def newton(
-    system: System, x: FloatArray, rule: Rule, tolerance: float, steps: int, report: Callable[[float], None]
-) -> tuple[FloatArray, float]:
-    """Unknowns and the norm of their residual, below `tolerance` or not; NotIntegrable if `x` has no residual."""
+    system: ReluSystem,
+    x: FloatArray,
+    rule: ReluRule,
+    tolerance: float,
+    steps: int,
+    report: Callable[[float], None],
+    jacobian: FloatArray | None = None,
+) -> tuple[FloatArray, float, FloatArray | None]:
+    """Unknowns, the norm of their residual, below `tolerance` or not, and the Jacobian that Newton ended with.
+
+    The Jacobian is that of coarse lattices, whatever the rule: it has to be right to a few per cent only. It may be
+    given, from a problem nearby.
+
+    Raises
+    ------
+    BulkDiverges
+        If `x` has no residual.
+    """
     r = system.residual(x, rule)
     size = float(np.linalg.norm(r))
-    jacobian: FloatArray | None = None
     fresh = False
     for _ in range(steps):
         report(size)
         if size <= tolerance:
             break
         if jacobian is None:
-            jacobian, fresh = system.jacobian(x, rule, r), True
+            jacobian, fresh = system.jacobian(x, COARSE, r if rule == COARSE else system.residual(x, COARSE)), True
         step = np.asarray(np.linalg.lstsq(jacobian, -r, rcond=1e-12)[0], dtype=float)
         scale = min(1.0, _MOST_CHANGE / float(np.max(np.abs(step) / (np.abs(x) + 0.1 * np.abs(x).mean()))))
         found = _shorter(system, x, rule, scale * step, size)
@@ -48,11 +62,11 @@ def newton(
             jacobian = jacobian + np.outer(new - r - jacobian @ change, change) / float(change @ change)
         fresh = False
         x, r, size = moved, new, new_size
-    return x, size
+    return x, size, jacobian
 
 
 def _shorter(
-    system: System, x: FloatArray, rule: Rule, step: FloatArray, size: float
+    system: ReluSystem, x: FloatArray, rule: ReluRule, step: FloatArray, size: float
 ) -> tuple[FloatArray, FloatArray, float, float] | None:
     """The first of the halved steps that lowers the residual."""
     part = 1.0
@@ -63,7 +77,7 @@ def _shorter(
             new = float(np.linalg.norm(r))
             if new < (1.0 - 0.05 * part) * size:
                 return moved, r, new, part
-        except NotIntegrable:
+        except BulkDiverges:
             pass  # too long a step
         part *= 0.5
     return None

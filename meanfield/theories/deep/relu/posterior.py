@@ -23,10 +23,9 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.setting import Setting
+from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
-from meanfield.theories.deep.relu.system import Order, System
-from meanfield.theories.deep.relu.system import Problem as ReducedProblem
+from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
 from meanfield.validation import FloatArray, IntArray, read_only
 from meanfield.validation import generator as new_generator
 
@@ -188,26 +187,26 @@ class ReluPosterior(SolvedPosterior):
         size = np.abs(self.solution.outlier_activation[layer]).max(axis=1, initial=0.0)
         return [int(o) for o in np.flatnonzero(size > _GONE)]
 
-    def _condensed_field(self, setting: Setting, layer: int, o: int) -> FloatArray:
+    def _condensed_field(self, setting: ReluSetting, layer: int, o: int) -> FloatArray:
         _, index, _ = self._reduced
         first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
         b = self.solution.outlier_field[layer][o][first]
         return condensed(setting, np.linalg.lstsq(setting.root, b, rcond=1e-10)[0]).h
 
     @cached_property
-    def _reduced(self) -> tuple[ReducedProblem, IntArray, FloatArray]:
+    def _reduced(self) -> tuple[ReluProblem, IntArray, FloatArray]:
         return relu_problem(self.network, self.task, self.tau)
 
-    def _setting(self, layer: int) -> tuple[Setting, IntArray, FloatArray]:
+    def _setting(self, layer: int) -> tuple[ReluSetting, IntArray, FloatArray]:
         """Fields of a layer, for classes of different targets."""
         problem, index, span = self._reduced
         first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
         s = self.solution
-        order = Order(
+        order = ReluOrder(
             s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first], s.delta[:, first],
             s.t[first] @ span, np.zeros(0), np.zeros(0),
         )  # fmt: skip
-        return System(problem, ()).setting(order, layer), index, span
+        return ReluSystem(problem, ()).setting(order, layer), index, span
 
     # ---- printing, saving ------------------------------------------------------------------------
 

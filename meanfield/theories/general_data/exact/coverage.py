@@ -141,6 +141,7 @@ def _laplace(solution: GeneralSolution, t: FloatArray, weights: FloatArray) -> M
 
     value = level(weights)
     for _ in range(_STEPS):
+        check_time()
         slope, curvature = _derivatives(solution, t, weights)
         if np.abs(slope).max() < 1e-6 * (1.0 + np.abs(weights).max()):
             break

@@ -17,7 +17,7 @@ from meanfield.theories.general_data.compiled.joint import gaussian_moments
 from meanfield.theories.general_data.compiled.joint import joint_moments as tilted_moments
 from meanfield.theories.general_data.joint.neuron import Cut, Joint, Tilted, cavities, joint_bound, joint_moments
 from meanfield.theories.general_data.joint.pieces import apart, beside, between, places, region, within
-from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.limits import mapped
 from meanfield.theories.general_data.tilt import tilt_of
 from meanfield.validation import FloatArray
 
@@ -169,11 +169,7 @@ class JointNeuron:
         return self.solve(t, start, tolerance, joint.bound, joint.cuts, joint.family)
 
     def map(self, job: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        found = []
-        for result in self.pool.map(job, items):
-            check_time()
-            found.append(result)
-        return found
+        return list(mapped(self.pool, job, items))
 
     def move(self, codes: Codes, t: FloatArray, tolerance: float) -> tuple[Codes, list[Joint]]:
         """The codes at another t, each once; those (at the old t) that merged, or for which EP has become the bound."""

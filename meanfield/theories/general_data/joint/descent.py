@@ -245,12 +245,16 @@ class JointRun:
         again = self.neuron.map(job, state.codes.joints)
         same = np.array([abs(a.log_z - b.log_z) < _SAME_LOG_Z for a, b in zip(again, state.codes.joints)])
         mixed = tuple(a if ok else b for a, b, ok in zip(again, state.codes.joints, same))
-        weight = state.weight[: len(mixed)]
+        return self.residual(state, mixed), float(state.weight[: len(mixed)][~same].sum())
+
+    def residual(self, state: CodesState, joints: Sequence[Joint]) -> float:
+        """max |dJ/dt| with these codes in place of those of a state."""
+        t = state.codes.t
         gradient = self.tau * t - self.targets
-        for w, joint in zip(weight, mixed):
+        for w, joint in zip(state.weight, joints):
             gradient = gradient + w * joint.mean_a_phi
-        rest = state.weight[len(mixed) :] @ state.tangents.slope
-        return float(np.abs(gradient + rest.reshape(t.shape)).max()), float(weight[~same].sum())
+        rest = state.weight[len(joints) :] @ state.tangents.slope
+        return float(np.abs(gradient + rest.reshape(t.shape)).max())
 
     def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, IntArray]:
         """Neurons at readouts that stand for those of each piece of a code, their weights and pieces.
@@ -282,14 +286,23 @@ class JointRun:
                 at.gain[rows, cut.sample] = joint.gain[cut.sample]
         return at, np.concatenate(shares), pieces
 
-    def solution(self, dual: CodesDual, state: CodesState) -> GeneralSolution:
+    def best(self) -> GeneralSolution:
+        """What was reached, without another look at it."""
+        assert self.last is not None
+        dual, state = self.last
+        return self.solution(dual, state, hurried=True)
+
+    def solution(self, dual: CodesDual, state: CodesState, hurried: bool = False) -> GeneralSolution:
         if not dual.frozen:
             order = np.argsort(-state.weight[: len(state.codes.joints)], kind="stable")
             kept = [i for i in order if state.weight[i] > _RARE]
             state = dual.state(
                 state.theta, Codes(state.codes.t, tuple(state.codes.joints[i] for i in kept)), state.tangents
             )
-        residual, ambiguous = self.recomputed(dual, state)
+        if hurried:
+            residual, ambiguous = self.residual(state, state.codes.joints), 0.0
+        else:
+            residual, ambiguous = self.recomputed(dual, state)
         joints = state.codes.joints
         share = state.weight[: len(joints)]
         extrapolated = state.extrapolated

@@ -14,6 +14,7 @@ import itertools
 import numpy as np
 
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
+from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Scout"]
@@ -63,6 +64,7 @@ class Scout:
         z = matrix @ weights
         phi = phi_of(z)
         for step in range(_STEPS):
+            check_time()
             free = step >= _STEPS // 3  # the readout stays that of the set at first
             slope = matrix.T @ ((t @ readout) * phi_of.derivative(z)) - weights
             trial = weights + steps * slope

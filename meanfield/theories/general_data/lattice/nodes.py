@@ -18,7 +18,7 @@ from meanfield.theories.general_data.compiled.ep import FAILED, VGA
 from meanfield.theories.general_data.neuron import EXTRAPOLATED, Neuron, Readouts, joined
 from meanfield.validation import BoolArray, FloatArray, IntArray, Rows
 
-__all__ = ["Frozen", "Lattice", "Nodes", "basins", "grow", "search", "soften"]
+__all__ = ["Frozen", "Lattice", "LatticeNodes", "basins", "grow", "search", "soften"]
 
 _MARGIN = 0.5  # neighbours predicted to lie this far below the window are not evaluated
 _MAX_NODES = 40_000
@@ -83,7 +83,7 @@ class Lattice:
 
 
 @dataclass
-class Nodes:
+class LatticeNodes:
     """Lattice nodes that have been evaluated at t."""
 
     lattice: Lattice
@@ -91,8 +91,8 @@ class Nodes:
     index: IntArray  # (n, m) integers
     at: Readouts
 
-    def take(self, rows: Rows) -> Nodes:
-        return Nodes(self.lattice, self.t, self.index[rows], self.at.take(rows))
+    def take(self, rows: Rows) -> LatticeNodes:
+        return LatticeNodes(self.lattice, self.t, self.index[rows], self.at.take(rows))
 
     @cached_property
     def code(self) -> IntArray:
@@ -175,7 +175,7 @@ def _keys(index: IntArray) -> np.ndarray:
     return np.asarray((index + base // 2) @ base ** np.arange(index.shape[-1], dtype=np.int64))
 
 
-def _neighbours(nodes: Nodes) -> tuple[IntArray, IntArray, FloatArray]:
+def _neighbours(nodes: LatticeNodes) -> tuple[IntArray, IntArray, FloatArray]:
     """Unknown neighbours (k, m) of the nodes inside the window: index, position of the parent, predicted exponent.
 
     Prediction: gradient at the parent, curvature from the difference of gradients to the node opposite, if known.
@@ -206,7 +206,7 @@ def _neighbours(nodes: Nodes) -> tuple[IntArray, IntArray, FloatArray]:
     return index[rows], parent[rows], guess[rows]
 
 
-def soften(neuron: Neuron, nodes: Nodes, rows: IntArray, tolerance: float) -> Nodes:
+def soften(neuron: Neuron, nodes: LatticeNodes, rows: IntArray, tolerance: float) -> LatticeNodes:
     """Integrate along a soft direction, where one serves, for the heavy nodes among `rows` whose EP is not reliable."""
     at = nodes.at.take(slice(None))
     bad = (at.status[rows] == EXTRAPOLATED) | (at.lowest[rows] < _SOFT_EIGENVALUE)
@@ -235,10 +235,10 @@ def soften(neuron: Neuron, nodes: Nodes, rows: IntArray, tolerance: float) -> No
         tried += 1
     for key in _keys(nodes.index[rows]):
         neuron.refused[nodes.lattice.spacing, int(key)] = len(neuron.directions)
-    return Nodes(nodes.lattice, nodes.t, nodes.index, at)
+    return LatticeNodes(nodes.lattice, nodes.t, nodes.index, at)
 
 
-def grow(neuron: Neuron, nodes: Nodes, tolerance: float, soft: bool = False) -> Nodes:
+def grow(neuron: Neuron, nodes: LatticeNodes, tolerance: float, soft: bool = False) -> LatticeNodes:
     """Flood fill: neighbours of the nodes inside the window, until none is new."""
     if soft:
         nodes = soften(neuron, nodes, np.flatnonzero(nodes.inside), tolerance)
@@ -256,14 +256,14 @@ def grow(neuron: Neuron, nodes: Nodes, tolerance: float, soft: bool = False) -> 
         change = (readout[failed] - nodes.at.readout[parent[failed]]) @ nodes.t.T
         neuron.extrapolate(new, failed, nodes.at.take(parent[failed]), change, nodes.t)
         n = len(nodes.at)
-        nodes = Nodes(nodes.lattice, nodes.t, np.concatenate([nodes.index, index]), joined([nodes.at, new]))
+        nodes = LatticeNodes(nodes.lattice, nodes.t, np.concatenate([nodes.index, index]), joined([nodes.at, new]))
         if soft:
             nodes = soften(neuron, nodes, np.arange(n, len(nodes.at)), tolerance)
         if len(nodes.at) > _MAX_NODES:
             raise MemoryError(f"the readout posterior covers more than {_MAX_NODES} lattice nodes")
 
 
-def basins(nodes: Nodes, rare: float) -> IntArray:
+def basins(nodes: LatticeNodes, rare: float) -> IntArray:
     """(n,) label of the local maximum that steepest ascent on the lattice reaches from each node.
 
     Basins lighter than `rare` count to the heavier one whose highest node is nearest.

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _MAX_STEPS = 200
+_CRAWLING = 20  # monotone steps after which they are stretched
 _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
 
@@ -47,6 +48,8 @@ def ascend(table, p, t, a):
         for r in range(m):
             scale += p[c] * abs(t[c, r])
     h = action_hessian(table, p, t, a, grad, hess)
+    plain = 0
+    stretch = 1.0
     for _ in range(_MAX_STEPS):
         if exhausted(table.stop, work):
             break
@@ -70,9 +73,16 @@ def ascend(table, p, t, a):
             if not newton and size <= 1e-13 * scale:
                 return h, size
         if not newton:
-            for r in range(m):
-                trial[r] = a[r] + grad[r]
-            h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+            # On a long ridge the monotone step crawls: twice as far each time, as long as that leads uphill.
+            plain += 1
+            stretch = 2.0 * stretch if plain > _CRAWLING else 1.0
+            while True:
+                for r in range(m):
+                    trial[r] = a[r] + stretch * grad[r]
+                h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+                if h_trial > h or stretch == 1.0:
+                    break
+                stretch = 1.0
             if h_trial <= h and size <= 1e-13 * scale:
                 return h, size
         h = h_trial

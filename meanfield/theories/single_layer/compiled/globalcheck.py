@@ -31,6 +31,7 @@ from meanfield.theories.single_layer.compiled.bounds import (
     second_order,
 )
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
+from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
 
 __all__ = ["exchangeable", "global_bound"]
 
@@ -133,6 +134,10 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     high_q = np.empty(n_classes)
     spread = np.empty(n_classes)
     curvature = np.empty(n_classes)
+    gap = np.empty(n_classes)
+    patterns = 1 << n_classes if unbounded and n_classes <= PRODUCT_CLASSES else 0
+    products = np.zeros((patterns, n_classes, n_classes))
+    ready = np.zeros(patterns, np.bool_)
     hess = np.empty((m, m))
     gradient = np.empty(d)
     matrix = np.empty((d, d))
@@ -236,6 +241,13 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             if second <= level + tolerance:
                 excess = max(excess, second - level)
                 continue
+        relaxed = relaxed_bound(
+            table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, level + tolerance, products, ready,
+            gap, matrix, middle_matrix,
+        )  # fmt: skip
+        if relaxed <= level + tolerance:
+            excess = max(excess, relaxed - level)
+            continue
         verdict = second_order(
             table,
             bounds,
@@ -289,7 +301,9 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             width = high_x[i] - low_x[i]
             for c in range(n_classes):
                 share = abs(to_kappa[c, i]) * width
-                if unbounded:
+                if relaxed < np.inf:
+                    score += p[c] * share / max(high_k[c] - low_k[c], 1e-300) * gap[c] + 1e-12 * width
+                elif unbounded:
                     share /= max(high_k[c] - low_k[c], 1e-300)
                     score += p[c] * share * spread[c] + 1e-12 * width
                 else:
