@@ -119,6 +119,13 @@ def interval_bounds(table, infimum, supremum):
             top = min(top, max(left, left + rest[j, 1] * spacing) + bend_up)
             top = min(top, max(right, right - rest[j + 1, 1] * spacing) + bend_up)
             remainder[0, i] = max(remainder[0, i], top)
+        # Far out R hardly moves, and its polynomial knows that better than derivatives do.
+        tilt = table.line[i] - (lines[1] if table.centre[i] > 0.0 else lines[0])
+        level = table.coefficients[i, 0, 0] + tilt * table.centre[i]
+        level += abs(table.coefficients[i, 0, 1] + tilt * half)
+        for k in range(2, degree):
+            level += abs(table.coefficients[i, 0, k])
+        remainder[0, i] = min(remainder[0, i], level + 1e-15)
     for level in range(1, levels):
         reach = 1 << (level - 1)
         for i in range(n - 2 * reach + 1):
