@@ -75,7 +75,7 @@ class SampledEstimate:
 
     def __repr__(self) -> str:
         if self.value.ndim == 0:
-            return f"<SampledEstimate {self.value:.5g} +- {self.standard_error:.2g}>"
+            return f"<Estimate {self.value:.5g} +- {self.standard_error:.2g}>"
         return f"<Estimate of shape {self.value.shape}, standard errors up to {self.standard_error.max():.2g}>"
 
 
