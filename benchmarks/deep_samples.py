@@ -4,7 +4,8 @@
 
 Chains are kept in FOLDER and found there again; with --sample nothing is compared. "annealed": cooled from the prior,
 nothing of the theory is used, and the theory is taken at the fractions of codes into which each chain froze; else
-chains start from neurons drawn from the theory at the fractions given here (None: at equilibrium).
+chains start from neurons drawn from the theory at the fractions given here (None: at equilibrium). Chains of 400 and
+more neurons are shorter and never annealed. Rectifiers are compared with the saddle at their own width.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import meanfield as mf
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 TWO, THREE = mf.Network("sigmoid", 2), mf.Network("sigmoid", 3)
+RELU = mf.Network("relu", 2)
 
 
 def unequal(off):
@@ -41,19 +43,23 @@ CASES = {
     "L2-C3-half": (
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
+    "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
 }  # fmt: skip
+WIDE = {"draws": 120, "thin": 3}  # at N >= 400
 OPTIONS = {"draws": 250, "thin": 4, "chains": 2, "target_acceptance": 0.85}
 WARMUP = {True: 1000, False: 300}  # of annealed and of planted chains
 
 
-def theory(name, folder):
-    """The theory of a case: at the fractions of its planted chains, or at equilibrium."""
+def theory(name, folder, width=None):
+    """The theory of a case: at the fractions of its planted chains, or at equilibrium; of rectifiers at its width."""
     network, task, tau, _, start = CASES[name]
-    path = folder / f"{name}.npz"
+    rectifier = network.activation.name == "relu"
+    path = folder / (f"{name}-saddle{width}.npz" if rectifier else f"{name}.npz")
     if path.exists():
         return mf.load(path)
     begun = time.time()
-    post = mf.solve(network, task, tau, fractions=start if isinstance(start, dict) else None, progress=False)
+    given = {"width": width} if rectifier else {"fractions": start if isinstance(start, dict) else None}
+    post = mf.solve(network, task, tau, progress=False, **given)
     print(f"{name}: {time.time() - begun:.0f} s, {post}", flush=True)
     post.save(path)
     return post
@@ -66,9 +72,10 @@ def sampled(name, width, folder):
     if path.exists():
         return mf.load(path)
     begun = time.time()
-    annealed = start == "annealed"
-    origin = start if annealed else theory(name, folder)
+    annealed = start == "annealed" and width < 400
+    origin = start if annealed else theory(name, folder, width)
     options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
+    options |= WIDE if width >= 400 else {}
     chains = mf.sample(network, task, width, tau, **options)
     chains.save(path)
     print(f"{name}, N = {width}: {time.time() - begun:.0f} s, {chains}", flush=True)
@@ -77,6 +84,8 @@ def sampled(name, width, folder):
 
 def compared(name, folder):
     """The trend over the widths whose chains are there, and a line of the table."""
+    if CASES[name][0].activation.name == "relu":
+        return rectifiers(name, folder)
     post, start = theory(name, folder), CASES[name][4]
     widths = [n for n in CASES[name][3] if (folder / f"{name}-N{n}.npz").exists()]
     fractions = "equilibrium" if start is None else "sampled"
@@ -87,6 +96,17 @@ def compared(name, folder):
     worst = max(trend.rows, key=lambda row: abs(row.z))
     line = f"| {name} | {', '.join(map(str, widths))} | {len(trend.rows)} | {single} | {trend.max_z:.1f}, {rms:.1f} |"
     return trend, f"{line} {worst.name} |"
+
+
+def rectifiers(name, folder):
+    """Every width against the saddle at that width; the P/N term of the fluctuations is not in it."""
+    lines, comparison = [], None
+    for width in CASES[name][3]:
+        post = theory(name, folder, width)
+        comparison = mf.compare(post, sampled(name, width, folder))
+        print(comparison.table())
+        lines.append(f"| {name} | {width} | {len(comparison.tested)} | {comparison.max_z:.1f} |")
+    return None, "\n".join(lines)
 
 
 def main():
@@ -107,10 +127,12 @@ def main():
     lines = []
     for name in given.cases:
         trend, line = compared(name, given.folder)
+        lines.append(line)
+        if trend is None:
+            continue
         print(f"{name}\n{trend.table()}")
         for comparison in trend.comparisons:
             print("\n".join(f"N = {comparison.width}: {note}" for note in comparison.notes))
-        lines.append(line)
     print("\n".join(lines))
 
 

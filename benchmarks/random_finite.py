@@ -30,7 +30,7 @@ from finite_oracles import ball_residual, ball_size, in_the_span, lattice_residu
 
 # Half axes of the ellipsoids whose nodes are summed over, in standard deviations, and the number of nodes up to which
 # they are taken: a second of processor time for a million.
-BALLS = ((16.0, 1e6), (11.0, 3e6), (9.0, 1e7), (7.5, 3e7))
+BALLS = ((16.0, 1e6), (11.0, 3e6), (9.0, 1e7), (7.5, 3e7), (6.5, 3e7))
 KINDS = [name for name in names() if name != "linear"]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
 
@@ -19,8 +19,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from meanfield.phases.level_curves import level_curves
-from meanfield.phases.points import GridOfPoints, Plane
-from meanfield.phases.raster import PointArrays
+from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.registry import covering_theory
 from meanfield.theories.single_layer.theory import is_limit
@@ -287,16 +286,9 @@ def _ends(diagram: Plane, edge: _Edge) -> tuple[dict[str, float], dict[str, floa
 
 def _line(diagram: Plane, edge: _Edge) -> Plane:
     """The two points of an edge as a diagram over the parameter that changes."""
-    orders = _orders(diagram)
-    places = [tuple(int(order[at]) for order, at in zip(orders, place)) for place in edge[:2]]
-    name = list(diagram.axes)[edge[2]]
-    problem = diagram.problem(places[0])
-    index = np.array([np.ravel_multi_index(place, diagram.shape) for place in places])
-    points = PointArrays(**{key: array[index] for key, array in diagram.points.arrays().items()})
-    values = diagram.axes[name][[place[edge[2]] for place in places]]
-    assert isinstance(diagram, GridOfPoints)
-    network, task, tau = problem.network, problem.class_task, problem.tau
-    return cast("Plane", replace(diagram, network=network, task=task, tau=tau, axes={name: values}, points=points))
+    (i, j), (k, l), _ = edge
+    first, second = _orders(diagram)
+    return diagram.segment((int(first[i]), int(second[j])), (int(first[k]), int(second[l])))
 
 
 # ---- meeting points --------------------------------------------------------------------------------------------------

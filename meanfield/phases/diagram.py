@@ -179,12 +179,20 @@ class PhaseDiagram(GridOfPoints):
 
     def row(self, axis: int, k: int) -> PhaseDiagram:
         """The points with the k-th value of one of two parameters, as a diagram over the other."""
-        name, values = list(self.axes.items())[1 - axis]
-        at = (np.full(len(values), k), np.arange(len(values)))
-        index = np.ravel_multi_index(at if axis == 0 else at[::-1], self.shape)
-        problem = self.problem((k, 0) if axis == 0 else (0, k))
+        places = [(k, j) if axis == 0 else (j, k) for j in range(self.shape[1 - axis])]
+        return self._part(places, 1 - axis)
+
+    def segment(self, one: tuple[int, int], other: tuple[int, int]) -> PhaseDiagram:
+        """Two points that share the value of one of two parameters, as a diagram over the other."""
+        return self._part([one, other], 1 if one[0] == other[0] else 0)
+
+    def _part(self, places: Sequence[tuple[int, int]], along: int) -> PhaseDiagram:
+        name, values = list(self.axes.items())[along]
+        problem = self.problem(places[0])
+        index = np.array([np.ravel_multi_index(place, self.shape) for place in places])
         points = PointArrays(**{key: array[index] for key, array in self.points.arrays().items()})
-        return PhaseDiagram(problem.network, problem.class_task, problem.tau, {name: values}, points)
+        axes = {name: values[[place[along] for place in places]]}
+        return PhaseDiagram(problem.network, problem.class_task, problem.tau, axes, points)
 
     def _position(self, flat: int) -> tuple[int, ...]:
         return tuple(int(i) for i in np.unravel_index(flat, self.shape))
@@ -249,8 +257,8 @@ class PhaseDiagram(GridOfPoints):
         Raises
         ------
         ValueError
-            For a diagram with two axes, or of a network without codes or outliers; for deep networks at finite P, whose
-        codes come and go smoothly.
+            For a diagram with two axes, or of a network without codes or outliers. In deep networks at finite P single
+            codes come and go smoothly, and only first-order transitions are listed.
         """
         theory = covering_theory(*self.problem((0,) * len(self.shape)))
         if isinstance(theory, LocatesTransitions):

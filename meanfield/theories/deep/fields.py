@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,10 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Fields", "fields_of", "shared_field"]
 
-_MOST_FIELDS = 5000
+_MOST_FIELDS = 60_000
+_MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
+_GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
+_SLOWEST = 8.0  # times wider than proven, at most, rows may be
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
@@ -89,19 +93,40 @@ class Fields:
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
     kind: IntArray  # (C,) first class that is like this one
+    rows: list[float]  # spacing of rows of the class tables in units of the proven one
+
+
+class _Region(NamedTuple):
+    """Over the b and h of a class that matter: largest -n g_hh, range of n g_h, largest standard deviation of n phi."""
+
+    stiffness: float
+    force: tuple[float, float]
+    spread: float
 
 
 def fields_of(
-    phi: Activation, n: FloatArray, rule: Rule, setting: Setting, b: FloatArray, h: FloatArray, stretch: float = 1.0
+    phi: Activation,
+    n: FloatArray,
+    rule: Rule,
+    setting: Setting,
+    b: FloatArray,
+    h: FloatArray,
+    bounds: tuple[FloatArray, FloatArray],
+    stretch: float = 1.0,
 ) -> Fields:
-    """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide."""
+    """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
+
+    The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
+    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
+    """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
     if not setting.covariance.any():
         copies = [one] * n_classes
         kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
         firsts, lasts = [none] * n_classes, [whole] * n_classes
-        return Fields(one, one, copies, copies, copies, firsts, lasts, [0.0] * n_classes, one, kind)
+        rows = [1.0] * n_classes
+        return Fields(one, one, copies, copies, copies, firsts, lasts, [0.0] * n_classes, one, kind, rows)
     variance, u = shared_field(setting.covariance)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
@@ -116,6 +141,13 @@ def fields_of(
     spread = stretch * (1.0 / math.sqrt(prior_precision) + 1.0 / math.sqrt(held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
     low, high = centre.min() - reach, centre.max() + reach
+    regions: list[_Region | None] = [None] * n_classes
+    if high - low > _MANY * step:
+        for c in range(n_classes):
+            regions[c] = _region(phi, n, setting, c, float(variance[c]), bounds, h[:, like[c]])
+        width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
+        precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
+        step = rule.alpha / math.sqrt(precision)
     alpha = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
     log_alpha = -0.5 * alpha**2 + math.log(step / math.sqrt(2 * math.pi))
     classes = []
@@ -124,10 +156,22 @@ def fields_of(
             classes.append(_following(u[c] * alpha, float(variance[c])))
         else:
             at = h[:, like[c]]
-            classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffness[c][1], at, abs(u[c]) * spread))
+            region = regions[c]
+            stiffest = stiffness[c][1] if region is None else max(stiffness[c][1], region.stiffness)
+            force = None if region is None else region.force
+            classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
             log_alpha = log_alpha - 0.5 * (u[c] * alpha) ** 2 / variance[c]
     grids, priors, tilts, firsts, lasts, steps = map(list, zip(*classes))
-    return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind)
+    rows = [_row_scale(setting, c, region) for c, region in enumerate(regions)]
+    return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind, rows)
+
+
+def _row_scale(setting: Setting, c: int, region: _Region | None) -> float:
+    """ln of the weight of a class is as smooth in b as the sum of its phi is narrow."""
+    if region is None:
+        return 1.0
+    unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
+    return min(max(1.0 / max(unit * region.spread, 1e-300), 1.0), _SLOWEST)
 
 
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
@@ -151,9 +195,22 @@ def _following(centre: FloatArray, variance: float) -> _Own:
     return h, log_prior, np.zeros(count), first, first + k, 0.0
 
 
-def _lattice(rule: Rule, centre: FloatArray, variance: float, stiffness: float, h: FloatArray, shared: float) -> _Own:
-    """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends."""
+def _lattice(
+    rule: Rule,
+    centre: FloatArray,
+    variance: float,
+    stiffness: float,
+    h: FloatArray,
+    shared: float,
+    force: tuple[float, float] | None,
+) -> _Own:
+    """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends.
+
+    Where the force of the class on h is known to stay within bounds, only the h that it can reach from the shared field
+    take part.
+    """
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
+    alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
     low, high = h.min() - reach, h.max() + reach
     step = rule.h * width
@@ -162,8 +219,37 @@ def _lattice(rule: Rule, centre: FloatArray, variance: float, stiffness: float, 
     grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
     # N(h; u alpha, D) = exp(-h^2 / 2 D + h u alpha / D - (u alpha)^2 / 2 D): the last factor is the shared field's.
     log_prior = -0.5 * grid**2 / variance - 0.5 * math.log(2 * math.pi * variance) + math.log(step)
-    first = np.zeros(len(centre), dtype=np.int64)
-    return grid, log_prior, centre / variance, first, first + len(grid), step
+    if force is None:
+        first: IntArray = np.zeros(len(centre), dtype=np.int64)
+        last: IntArray = first + len(grid)
+    else:
+        first = np.searchsorted(grid, centre + variance * force[0] - alone)
+        last = np.searchsorted(grid, centre + variance * force[1] + alone)
+        first = np.minimum(first, len(grid) - 1)
+        last = np.maximum(last, first + 1)
+    return grid, log_prior, centre / variance, first, last, step
+
+
+def _region(
+    phi: Activation,
+    n: FloatArray,
+    setting: Setting,
+    c: int,
+    variance: float,
+    bounds: tuple[FloatArray, FloatArray],
+    h: FloatArray,
+) -> _Region:
+    """On a grid over the bounds of b, and over h around the maxima."""
+    d, size = float(setting.d[c]), float(n[c])
+    reach = _BEYOND * math.sqrt(float(setting.covariance[c, c]))
+    b_grid = np.linspace(float(bounds[0][c]), float(bounds[1][c]), _GRID_B)
+    h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
+    nodes = z_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
+    site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
+    rise = np.gradient(site.b, h_grid, axis=1)
+    spread = size * float(site.bb.max()) + size**2 * variance * float((rise**2).max())
+    force = size * float(site.h.min()), size * float(site.h.max())
+    return _Region(max(size * float(-site.hh.min()), 0.0), force, math.sqrt(spread))
 
 
 def _stiffness(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from meanfield.theories.deep.class_tables import MEANS, ClassTable
 from meanfield.theories.deep.compiled.kernels import accumulate, add_log, field_law, log_sum
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
+from meanfield.theories.deep.lattice import sheared as sheared_lattice
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
@@ -33,8 +35,15 @@ __all__ = ["Layer"]
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
+_MANY_NODES = 600  # from which on a lattice fitted to the curvature is considered,
+_MOST_SHEARED = 2  # for up to two conjugate fields: with three Newton was seen to go astray on it
+_BEYOND_DEPTH = 14.0  # nats below the maximum down to which that curvature counts
+_PROBES, _PROBE = 60, 0.25  # nodes at which it is computed by differences, and their step
+_LOOSE, _GAIN = 1.06, 1.3  # a lattice is replaced if too coarse by this in one direction, or too fine by this in volume
+_USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
 _BEYOND = 9.0  # nats below the lightest node that counts, for single terms
+_ROUGH = 12.0  # nats that the height of a node is uncertain by where the shared field is looked at here and there
 
 
 class _Narrow(Exception):
@@ -71,9 +80,11 @@ class Layer:
     index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, FloatArray] = field(default_factory=dict)
     stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
+    shear: FloatArray = field(default_factory=lambda: np.empty((0, 0)))  # (r, r) of the lattice; none: the unit matrix
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
+        self.heights: FloatArray = np.empty(0)
 
     # ---- tables ----------------------------------------------------------------------------------
 
@@ -90,30 +101,78 @@ class Layer:
     def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray]:
         """Fields, and the maxima in beta."""
         b, h = self.maxima.find(setting, self.rule.depth, bool(self.regions))
-        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, self.stretch)
+        extra = _USUAL * np.sqrt((setting.root**2).sum(axis=1))
+        low, high = b.min(axis=0) - extra, b.max(axis=0) + extra
+        if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
+            known = self._bounds(setting, self._nodes(self.index), 0.0)
+            low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch)
         return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> _View:
         return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0))
 
     def _terms(self, view: _View, beta: FloatArray) -> FloatArray:
-        """(N, alpha) ln of the weight of lattice nodes and shared fields."""
+        """(N, alpha) ln of the weight of lattice nodes and shared fields; where that is negligible, roughly."""
         b = beta @ view.setting.root.T
-        total = -0.5 * (beta**2).sum(axis=1)[:, None] + view.fields.log_alpha
-        for c in range(len(self.n)):
-            table, at = view.table(c), np.ascontiguousarray(b[:, c])
+        outer = -0.5 * (beta**2).sum(axis=1)[:, None]
+        classes = [(view.table(c), np.ascontiguousarray(b[:, c])) for c in range(len(self.n))]
+        for table, at in classes:
             table.prepare(at)
+        if classes[0][0].sparse:
+            columns = classes[0][0].coarse
+            rough = outer + view.fields.log_alpha[columns]
+            for table, at in classes:
+                add_log(at, table.low, table.step, np.ascontiguousarray(table.log_v[:, columns]), rough)
+            counts = rough > rough.max(axis=1, keepdims=True) - self.rule.depth - _BEYOND - _ROUGH
+            # Between the last column that counts and the next one there may be more.
+            begin = columns[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
+            last = np.minimum(len(columns) - np.argmax(counts[:, ::-1], axis=1), len(columns) - 1)
+            for table, at in classes:
+                table.refine(at, begin, columns[last] + 1)
+        total = outer + view.fields.log_alpha
+        for table, at in classes:
             add_log(at, table.low, table.step, table.log_v, total)
         return np.asarray(total)
 
     def _log_weight(self, view: _View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
+        return np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
+
+    def _blocks(self, view: _View, beta: FloatArray) -> Iterator[FloatArray]:
         size = max(16, _BLOCK // len(view.fields.alpha))
-        parts = [log_sum(self._terms(view, beta[i : i + size])) for i in range(0, len(beta), size)]
-        return np.concatenate(parts)
+        for i in range(0, len(beta), size):
+            yield self._terms(view, beta[i : i + size])
+
+    def _covered(self, view: _View, beta: FloatArray) -> FloatArray:
+        """ln of the weight of all lattice nodes.
+
+        Raises
+        ------
+        _Narrow
+            If more than a negligible part of it is at an end of the lattice of the shared field.
+        """
+        found, ends = [], -math.inf
+        for terms in self._blocks(view, beta):
+            found.append(log_sum(terms))
+            ends = max(ends, float(terms[:, 0].max()), float(terms[:, -1].max()))
+        weight = np.concatenate(found)
+        if len(view.fields.alpha) > 1 and ends > float(weight.max()) - self.rule.depth + _EDGE:
+            raise _Narrow
+        return weight
 
     def _nodes(self, index: np.ndarray) -> FloatArray:
-        return np.asarray(self.rule.beta * (index + self.rule.offset))
+        nodes = self.rule.beta * (index + self.rule.offset)
+        return np.asarray(nodes @ self.shear if self._sheared(index.shape[1]) else nodes)
+
+    def _nearest(self, beta: FloatArray) -> IntArray:
+        """Indices of the lattice nodes next to beta (k, r)."""
+        if self._sheared(beta.shape[1]):
+            beta = beta @ np.linalg.inv(self.shear)
+        return np.round(beta / self.rule.beta - self.rule.offset).astype(np.int64)
+
+    def _sheared(self, r: int) -> bool:
+        return self.shear.shape == (r, r)
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
         b = beta @ setting.root.T
@@ -157,7 +216,8 @@ class Layer:
         The nodes are moved inside their cells and resampled in proportion to the exact weight there; then h given b.
         """
         count, copies = len(beta), 12
-        moved = np.repeat(beta, copies, axis=0) + self.rule.beta * (rng.random((count * copies, beta.shape[1])) - 0.5)
+        inside = self.rule.beta * (rng.random((count * copies, beta.shape[1])) - 0.5)
+        moved = np.repeat(beta, copies, axis=0) + (inside @ self.shear if self._sheared(beta.shape[1]) else inside)
         view = self._covering(setting, np.vstack([moved, beta]))
         weight = self._log_weight(view, moved)
         base = np.repeat(self._log_weight(view, beta), copies)
@@ -176,8 +236,8 @@ class Layer:
         move = (fields.alpha[1] - fields.alpha[0]) * (rng.random(count) - 0.5) if len(fields.alpha) > 1 else 0.0
         for c in range(len(self.n)):
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
-            inside = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else fields.shared[c] * move
-            h[:, c] = fields.h[c][row] + inside
+            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else fields.shared[c] * move
+            h[:, c] = fields.h[c][row] + offset
         return b, h, pick // copies
 
     # ---- averages --------------------------------------------------------------------------------
@@ -201,10 +261,13 @@ class Layer:
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
-            self.index = unique(np.round(modes / self.rule.beta - self.rule.offset).astype(np.int64))
+            self.index = unique(self._nearest(modes))
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
+            if r <= _MOST_SHEARED and len(self.index) > _MANY_NODES and not self.regions and self._widened(view):
+                fields, modes = self._prepared(setting)
+                view = self._grow(setting, fields, modes)
         else:
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(self.index), 0.0))
         return self._average(view, self.index, detail, curvature)
@@ -244,7 +307,7 @@ class Layer:
             rows = np.flatnonzero(words == pattern)
             if not len(rows):
                 raise UnstableCode(pattern)
-            seeds = np.round(beta[rows] / self.rule.beta - self.rule.offset).astype(np.int64)
+            seeds = self._nearest(beta[rows])
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):
                 view, self.regions[pattern] = self._basin(view, seeds)
@@ -293,12 +356,12 @@ class Layer:
         """Flood the lattice from the modes and the old nodes until its rim is negligible."""
         rule = self.rule
         r = setting.root.shape[1]
-        seeds = np.round(modes / rule.beta - rule.offset).astype(np.int64)
+        seeds = self._nearest(modes)
         index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
         steps = np.vstack([np.eye(r, dtype=np.int64), -np.eye(r, dtype=np.int64)])
         reach = 8.0 if len(index) == len(seeds) else 3.0
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
-        known = np.empty((0, r), dtype=np.int64)
+        known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
         weight = np.empty(0)
         new = index
         while len(new):
@@ -307,12 +370,36 @@ class Layer:
                 view = self._view(setting, fields, *self._bounds(setting, everything, reach))
             found = self._log_weight(view, self._nodes(new))
             known, weight = np.vstack([known, new]), np.append(weight, found)
+            seen = np.sort(np.append(seen, keys(new)), kind="stable")
             if len(known) > _MAX_NODES or np.abs(new).max() >= HALF - 2:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
-            new = difference((alive[:, None, :] + steps).reshape(-1, r), known)
-        self.index = known[weight > weight.max() - rule.depth - 4.0]
+            new = difference((alive[:, None, :] + steps).reshape(-1, r), seen)
+        kept = weight > weight.max() - rule.depth - 4.0
+        self.index, self.heights = known[kept], weight[kept]
         return view
+
+    def _widened(self, view: _View) -> bool:
+        """Fits the lattice to the curvature of the weight where its bound is useless; whether it was changed."""
+        r = self.index.shape[1]
+        old = self.shear if self._sheared(r) else np.eye(r)
+        chosen = np.flatnonzero(self.heights > self.heights.max() - _BEYOND_DEPTH)
+        chosen = chosen[np.argsort(self.heights[chosen])][:: max(1, len(chosen) // _PROBES)]
+        beta = self._nodes(self.index[chosen])
+        steps = _PROBE * np.vstack([np.zeros((1, r)), *([x, -x] for x in np.eye(r)), *_diagonals(r)])
+        around = (beta[:, None, :] + steps).reshape(-1, r)
+        if not self._reached(view, around):
+            view = self._view(view.setting, view.fields, *self._bounds(view.setting, around, 0.0))
+        heights = self._log_weight(view, around).reshape(len(beta), -1)
+        turns = self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None]
+        found = sheared_lattice(heights, _PROBE, turns)
+        stiff = np.linalg.norm(np.linalg.inv(found) @ old, 2)
+        if stiff < _LOOSE and np.linalg.det(found) < _GAIN * np.linalg.det(old):
+            return False
+        nodes = self._nodes(self.index)
+        self.shear = found
+        self.index = unique(self._nearest(nodes))
+        return True
 
     def _average(
         self, view: _View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
@@ -322,7 +409,7 @@ class Layer:
         r, n_alpha = beta.shape[1], len(view.fields.alpha)
         products = Products(len(self.n), curvature, self.last, fields)
         nodes = products.with_nodes() if detail else {}
-        log_weight = self._log_weight(view, beta)
+        log_weight = self._covered(view, beta)
         top = float(log_weight.max())
         b = beta @ view.setting.root.T
         means, place = self._class_means(view, b, products.offset + len(MEANS) + 1, curvature)
@@ -338,8 +425,6 @@ class Layer:
             at = beta[i : i + size]
             out = np.empty((len(at), len(totals)))
             terms, depth = self._terms(view, at), self.rule.depth + _BEYOND
-            if n_alpha > 1 and max(terms[:, 0].max(), terms[:, -1].max()) > top - self.rule.depth + _EDGE:
-                raise _Narrow
             accumulate(b[i : i + size], low, step, count, kind, place, means, terms, top, depth, products.table, out)
             out *= often[i : i + size, None]
             totals += out.sum(axis=0)
@@ -350,6 +435,8 @@ class Layer:
                 kept.append(out)
         norm = float(totals[products.one])
         log_z = top + math.log(norm) + r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
+        if self._sheared(r):
+            log_z += math.log(np.linalg.det(self.shear))
         totals /= norm
         second = None
         if curvature:
@@ -383,6 +470,12 @@ class Layer:
             place[i, : len(rows)] = np.cumsum(rows) - 1
             table.means(rows, curvature, means[i])
         return means, place
+
+
+def _diagonals(r: int) -> list[FloatArray]:
+    """Steps along two coordinates at once, for mixed differences."""
+    unit = np.eye(r)
+    return [np.array([unit[i] + unit[j], -unit[i] - unit[j]]) for i, j in itertools.combinations(range(r), 2)]
 
 
 def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:

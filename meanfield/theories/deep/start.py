@@ -16,7 +16,7 @@ from meanfield.validation import FloatArray
 
 __all__ = ["planted", "prior_kernels", "readout_minimum", "relax", "saturated_weights", "uncoded"]
 
-_CRITICAL = 0.8
+_GAP, _MANY_SAMPLES, _CLOSER = 0.2, 2000.0, 0.45  # 1 - n k~ d of solved cases falls like P^-0.45
 _HERMITE = np.polynomial.hermite_e.hermegauss(80)
 
 
@@ -208,8 +208,9 @@ def readout_minimum(
 
 
 def _critical(problem: DeepProblem, tilde: FloatArray) -> FloatArray:
-    """Conjugate of the first layer scaled to where it belongs: n k~ d just below its instability at 1."""
+    """Conjugate of the first layer scaled to where it belongs: n k~ d below its instability at 1, closer for many P."""
     own = prior_kernels(problem)[1][0]
+    gap = _GAP * min(1.0, (_MANY_SAMPLES / problem.n_samples) ** _CLOSER)
     root = np.sqrt(problem.n * own)
     values, vectors = np.linalg.eigh(tilde * np.outer(root, root))
-    return np.asarray((vectors * (values * _CRITICAL / values[-1])) @ vectors.T / np.outer(root, root))
+    return np.asarray((vectors * (values * (1.0 - gap) / values[-1])) @ vectors.T / np.outer(root, root))

@@ -112,7 +112,11 @@ class System:
 
     def at_rule(self, rule: Rule) -> System:
         """The same equations with another quadrature."""
-        return replace(self, rule=rule)
+        other = replace(self, rule=rule)
+        for own, layer in zip(self.layers, other.layers):
+            if isinstance(own, Layer):
+                layer.stretch = own.stretch
+        return other
 
     # ---- coordinates -----------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
-"""Where the set of codes of the last layer changes along a sweep at P = infinity (THEORY.md, same section).
+"""Transitions along a sweep (THEORY.md, "Transitions along a sweep").
 
-There codes enter and leave with weight zero, and every point is solved in closed form, so that a change is located by
-bisection. At finite P codes come and go smoothly, over a range of the parameter.
+At P = infinity codes of the last layer enter and leave with weight zero, and every point is solved in closed form, so
+that a change is located by bisection. At finite P single codes come and go smoothly, over a range of the parameter; all
+of them are lost at once where the branch without codes has the larger Phi (`first_order`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.swept import Swept
+from meanfield.theories.deep.first_order import crossings
+from meanfield.validation import FloatArray
 
 __all__ = ["CodeTransition", "transitions_along"]
 
@@ -41,8 +44,10 @@ class CodeTransition:
         Of the bracket in which it was located.
     before, after : tuple of str
         Codes on both sides.
-    kind, crossover
-        "weight" and False: weights pass through zero.
+    kind : str
+        "weight" where weights pass through zero, "first order" where two branches have the same Phi.
+    crossover : bool
+        False.
     """
 
     parameters: dict[str, float]
@@ -69,25 +74,27 @@ class CodeTransition:
 
 
 def transitions_along(diagram: Swept) -> tuple[CodeTransition, ...]:
-    """Changes of the code set along a sweep of one parameter at P = infinity, sorted by position.
+    """Changes of the code set along a sweep of one parameter, sorted by position; at finite P first-order ones.
 
     Two changes of the same codes between two neighbouring points of the sweep, there and back, are missed.
 
     Raises
     ------
     ValueError
-        For two axes, for a parameter that is no number, and at finite P.
+        For two axes, for a parameter that is no number, and for rectifiers.
+    ConvergenceError
+        If a branch could not be followed to a first-order transition.
     """
     if len(diagram.axes) != 1:
         raise ValueError(f"transitions are located along one parameter, the diagram has {list(diagram.axes)}.")
     name, values = next(iter(diagram.axes.items()))
     if np.ndim(values) != 1 or name in ("depth", "n_samples"):
         raise ValueError(f"transitions are not located along {name}; sweep a parameter that varies continuously.")
-    if any(math.isfinite(task.n_samples) for _, task, _ in diagram.problems()):
-        raise ValueError(
-            "in deep networks at finite P codes come and go smoothly and have no sharp transitions; sweep at "
-            "n_samples = inf, or read .weights(pattern)"
-        )
+    finite = [math.isfinite(task.n_samples) for _, task, _ in diagram.problems()]
+    if all(finite):
+        return _first_order(diagram, name, values)
+    if any(finite):
+        raise ValueError("transitions are located at one n_samples, finite or infinite.")
     order = np.argsort(values)
     good = [int(i) for i in order if diagram.certified[i]]
     span = float(np.ptp(values)) or 1.0
@@ -96,6 +103,25 @@ def transitions_along(diagram: Swept) -> tuple[CodeTransition, ...]:
         low, high = ((float(values[i]), _codes(diagram.posterior(i))) for i in (left, right))
         _search(diagram, name, low, high, _WIDTH * span, found)
     return tuple(_joined(found, name, _SAME * span))
+
+
+def _first_order(diagram: Swept, name: str, values: FloatArray) -> tuple[CodeTransition, ...]:
+    """Where all codes are lost, or found, at once."""
+    if any(network.activation.parts != "codes" for network, _, _ in diagram.problems()):
+        raise ValueError("first-order transitions are located for bounded activations.")
+    found = []
+    for crossing in crossings(diagram, name, values):
+        sides = {"coding": ("coding",), "uncoded": ()}
+        after = "uncoded" if crossing.before == "coding" else "coding"
+        label = (
+            f"codes are {'lost' if after == 'uncoded' else 'found'}, Phi = {crossing.free_energy:.8g} with and without"
+        )
+        found.append(
+            CodeTransition(
+                {name: crossing.value}, (), label, crossing.width, sides[crossing.before], sides[after], "first order"
+            )
+        )
+    return tuple(found)
 
 
 def _codes(posterior: Posterior) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ _ACCURACY = 1e-12  # of the lattice sum where every p_c P is an integer, and of 
 _REFINEMENTS = (1.0, 0.7, 0.5, 0.35)  # elsewhere the lattice must be finer
 _TOLERANCE = 1e-9
 _MAX_DIMENSION = 4
-_MAX_NODES = 2_000_000
+_MAX_NODES, _MAX_BULK = 2_000_000, 200_000  # of a bulk more means that it is not separated from the tail
 
 
 def log_integral(task: ClassTask, solution: Solution) -> float:
@@ -32,11 +32,11 @@ def readout_lattice(
     """Nodes (n, m) and weights (n,) with <f> = sum_i weight_i f(a_i) for smooth f.
 
     P(a) is a positive measure convolved with N(0, sigma_a^2/P), so that a lattice integrates it; it is fine
-    enough if it reproduces the integral in J to `tolerance`. None where that is out of reach: P = infinity, more than
-    four outputs, and unbounded phi, whose tail has no end.
+    enough if it reproduces the integral in J to `tolerance`. For unbounded phi the nodes are those of the bulk. None
+    where that is out of reach: P = infinity, more than four outputs, and a bulk that is not separated from the tail.
     """
     m, n_samples = task.n_outputs, task.n_samples
-    if math.isinf(n_samples) or m > _MAX_DIMENSION or network.activation.parts != "codes":
+    if math.isinf(n_samples) or m > _MAX_DIMENSION or network.activation.parts == "gaussian":
         return None
     from meanfield.numerics.lattice_basis import aliasing_length, unit_basis
     from meanfield.theories.single_layer.readout_nodes import fill, quick_table
@@ -45,9 +45,10 @@ def readout_lattice(
     window = float(gammainccinv(0.5 * m, _ACCURACY)) + 1.0
     t, seeds = solution.t * network.sigma_a, solution.readout / network.sigma_a  # sigma_a = 1 from here on
     excess = n_samples * (solution.level - log_integral(task, solution))
+    most = _MAX_NODES if network.activation.parts == "codes" else _MAX_BULK
     for refinement in _REFINEMENTS:
         basis = refinement * aliasing_length(m, _ACCURACY, n_samples) * unit_basis(m)
-        nodes = fill(quick, task.fractions, t, n_samples, basis, np.zeros(m), seeds, solution.level, window, _MAX_NODES)
+        nodes = fill(quick, task.fractions, t, n_samples, basis, np.zeros(m), seeds, solution.level, window, most)
         if not nodes.complete:
             return None
         weight = np.exp(nodes.exponent + excess + nodes.log_cell(n_samples))

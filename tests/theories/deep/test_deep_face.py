@@ -121,8 +121,7 @@ def test_a_sweep_keeps_whole_solutions(tmp_path, monkeypatch):
             np.testing.assert_array_equal(array, other.points.arrays()[name])
         assert other.posterior(1).table() == direct.table()
     assert diagram.solve(tau=0.015).certified
-    with pytest.raises(ValueError, match="finite P codes come and go"):
-        diagram.transitions()
+    assert diagram.transitions() == ()  # single codes come and go smoothly at finite P
 
 
 def test_a_sweep_over_depth_meets_two_theories():
@@ -220,6 +219,27 @@ def test_drawn_neurons_are_spread_over_the_codes_like_independent_ones(frozen):
         active = neurons.activations[:, 0] > 0.5
         assert below((count[0] - 400 * 0.54) / math.sqrt(400 * 0.54 * 0.46), what="share of a code")
         np.testing.assert_array_equal(np.array(neurons.part_names)[neurons.code[active]], "1-0")
+
+
+@pytest.mark.parametrize(
+    ("depth", "taus", "place", "phi"),
+    [(2, [0.4, 0.45], 0.4228733, -118.18319), (3, [0.48, 0.5], 0.4895404, -102.12993)],
+)
+def test_codes_are_lost_in_a_first_order_transition(depth, taus, place, phi):
+    """tau_c is 0.43 and 0.49 in the reduced theory; on both sides the solver reports the branch with the larger Phi."""
+    diagram = mf.sweep(mf.Network("sigmoid", depth), BINARY, tau=taus, progress=False)
+    (found,) = diagram.transitions()
+    assert (found.kind, found.parameter, found.before, found.after) == ("first order", "tau", ("coding",), ())
+    assert found.value == pytest.approx(place, abs=1e-6)
+    assert found.width < 1e-8
+    assert f"Phi = {phi}" in found.label
+    names = []
+    for tau in (found.value - 3e-4, found.value + 3e-4):
+        post = mf.solve(mf.Network("sigmoid", depth), BINARY, tau)
+        (rival,) = post.certificate.branches
+        assert 0.0 < post.free_energy - rival.free_energy < 0.1
+        names.append(rival.name)
+    assert names == ["uncoded", "coding"]
 
 
 def test_picture_of_branches():

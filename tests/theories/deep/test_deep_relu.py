@@ -179,7 +179,7 @@ def test_finite_width_table_up_to_3200(narrow):
     x = system.pack(_reduced_order(narrow.solution, system, span))
     for width, (first, second, t, square) in table.items():
         system = ReluSystem(replace(system.problem, width=width), system.words)
-        x, size = newton(system, x, FINE, 1e-7, 20, lambda size: None)
+        x, size, _ = newton(system, x, FINE, 1e-7, 20, lambda size: None)
         assert size < 1e-7
         order = system.unpack(x)
         layers = [system.layer(order, i, FINE) for i in (0, 1)]
@@ -201,8 +201,8 @@ def test_one_layer_is_the_single_layer_theory():
     for task in (TASK, mf.class_task(n_classes=3, n_samples=120)):
         system = system_of(network, task, 0.05)
         x = system.pack(chain_start(system.problem, system.words, 0.75))
-        x, _ = newton(system, x, COARSE, 1e-6, 30, lambda size: None)
-        x, size = newton(system, x, FINE, 1e-12, 10, lambda size: None)
+        x, _, _ = newton(system, x, COARSE, 1e-6, 30, lambda size: None)
+        x, size, _ = newton(system, x, FINE, 1e-12, 10, lambda size: None)
         assert size < 1e-9
         order = system.unpack(x)
         layer = system.layer(order, 0, FINE)
@@ -224,7 +224,7 @@ def test_three_classes_on_coarse_lattices():
     network, task = mf.Network("relu", 2), mf.class_task(n_classes=3, n_samples=120)
     system = system_of(network, task, 0.05)
     x = system.pack(chain_start(system.problem, system.words, 0.75))
-    x, size = newton(system, x, COARSE, 1e-5, 30, lambda size: None)
+    x, size, _ = newton(system, x, COARSE, 1e-5, 30, lambda size: None)
     assert size < 1e-5
     order = system.unpack(x)
     _, _, span = relu_problem(network, task, 0.05)

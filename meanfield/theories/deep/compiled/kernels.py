@@ -20,10 +20,11 @@ _STRIDE, _FAR = 8, 90.0
 
 
 @jit
-def contract(g, n, log_prior, h, tilt, first, last, parts, log_v, means):
+def contract(g, n, log_prior, h, tilt, first, last, begin, end, parts, log_v, means):
     """Over h: ln sum exp(n g + log_prior + tilt h) in log_v (rows, alpha), and means of parts (rows, h, k) under it.
 
-    Of column j only h[first[j]:last[j]] take part; g is (rows, h), tilt (alpha,).
+    Of column j only h[first[j]:last[j]] take part; g is (rows, h), tilt (alpha,). Row i has its columns from begin[i]
+    to end[i] filled.
     """
     n_row, n_h = g.shape
     n_part = parts.shape[2]
@@ -32,7 +33,7 @@ def contract(g, n, log_prior, h, tilt, first, last, parts, log_v, means):
     for i in range(n_row):
         for k in range(n_h):
             base[k] = n * g[i, k] + log_prior[k]
-        for j in range(len(tilt)):
+        for j in range(begin[i], end[i]):
             low, high = first[j], last[j]
             # The exponent is smooth on the scale of the lattice: blocks whose ends are far below the top are left out.
             rough = -np.inf

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from meanfield.theories.deep.relu.average import ReluRule
+from meanfield.theories.deep.relu.average import COARSE, ReluRule
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.validation import FloatArray
@@ -19,19 +19,33 @@ _SLOW = 0.3  # a step that leaves more of the residual renews the Jacobian
 
 
 def newton(
-    system: ReluSystem, x: FloatArray, rule: ReluRule, tolerance: float, steps: int, report: Callable[[float], None]
-) -> tuple[FloatArray, float]:
-    """Unknowns and the norm of their residual, below `tolerance` or not; BulkDiverges if `x` has no residual."""
+    system: ReluSystem,
+    x: FloatArray,
+    rule: ReluRule,
+    tolerance: float,
+    steps: int,
+    report: Callable[[float], None],
+    jacobian: FloatArray | None = None,
+) -> tuple[FloatArray, float, FloatArray | None]:
+    """Unknowns, the norm of their residual, below `tolerance` or not, and the Jacobian that Newton ended with.
+
+    The Jacobian is that of coarse lattices, whatever the rule: it has to be right to a few per cent only. It may be
+    given, from a problem nearby.
+
+    Raises
+    ------
+    BulkDiverges
+        If `x` has no residual.
+    """
     r = system.residual(x, rule)
     size = float(np.linalg.norm(r))
-    jacobian: FloatArray | None = None
     fresh = False
     for _ in range(steps):
         report(size)
         if size <= tolerance:
             break
         if jacobian is None:
-            jacobian, fresh = system.jacobian(x, rule, r), True
+            jacobian, fresh = system.jacobian(x, COARSE, r if rule == COARSE else system.residual(x, COARSE)), True
         step = np.asarray(np.linalg.lstsq(jacobian, -r, rcond=1e-12)[0], dtype=float)
         scale = min(1.0, _MOST_CHANGE / float(np.max(np.abs(step) / (np.abs(x) + 0.1 * np.abs(x).mean()))))
         found = _shorter(system, x, rule, scale * step, size)
@@ -48,7 +62,7 @@ def newton(
             jacobian = jacobian + np.outer(new - r - jacobian @ change, change) / float(change @ change)
         fresh = False
         x, r, size = moved, new, new_size
-    return x, size
+    return x, size, jacobian
 
 
 def _shorter(

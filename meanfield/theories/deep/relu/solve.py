@@ -98,11 +98,13 @@ def solve_relu(
     return ReluPosterior(network, task, tau, solution)
 
 
-def _refined(system: ReluSystem, x: FloatArray, report: Callable[[float], None]) -> tuple[FloatArray, float, ReluRule]:
+def _refined(
+    system: ReluSystem, x: FloatArray, jacobian: FloatArray | None, report: Callable[[float], None]
+) -> tuple[FloatArray, float, ReluRule]:
     """Newton on fine lattices, further out until nothing of the bulk is left beyond."""
     rule = FINE
     while True:
-        x, size = newton(system, x, rule, _TOLERANCE, 15, report)
+        x, size, jacobian = newton(system, x, rule, _TOLERANCE, 15, report, jacobian)
         if size > 1e-7 or rule.far >= _FARTHEST:
             return x, size, rule
         further = rule._replace(far=1.25 * rule.far)
@@ -125,11 +127,11 @@ def _limit(
                 x = system.pack(chain_start(problem, system.words, start))
             else:
                 x = system.pack(_reduced_order(start.solution, system, span))
-            x, size = newton(system, x, COARSE, 1e-5, 40, report)
+            x, size, jacobian = newton(system, x, COARSE, 1e-5, 40, report)
             if size > 1e-5:
                 best = min(best, size)
                 continue
-            x, size, rule = _refined(system, x, report)
+            x, size, rule = _refined(system, x, jacobian, report)
         except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError):
             continue
         best = min(best, size)
@@ -147,10 +149,11 @@ def _narrowed(
     """From N = infinity to N, by way of 400."""
     steps = max(math.ceil(abs(math.log2(width / _FIRST_WIDTH))), 1)
     rungs = np.unique(np.geomspace(_FIRST_WIDTH, width, steps + 1)).tolist()
+    jacobian: FloatArray | None = None
     for rung in rungs if width > _FIRST_WIDTH else rungs[::-1]:
         system = ReluSystem(replace(system.problem, width=rung), system.words)
         try:
-            x, size = newton(system, x, FINE, _TOLERANCE, 25, report)
+            x, size, jacobian = newton(system, x, FINE, _TOLERANCE, 25, report, jacobian)
         except BulkDiverges:
             size = math.inf
         if size > 1e-6:
