@@ -78,6 +78,8 @@ def boundaries(diagram: PhaseDiagram, n_rows: int = 8) -> tuple[Boundary, ...]:
     # Boundaries end just inside the limits, where the first and the last row are.
     for j in np.unique(np.clip(rows, 1, max(1, len(values) - 2))):
         for transition in _row(diagram, int(j)).transitions():
+            if not hasattr(transition, "network"):  # of a deep network: located, not traced; the raster has its border
+                continue
             if not any(_crosses(boundary, transition, second, float(values[j])) for boundary in found):
                 try:
                     found.append(trace_boundary(transition, second, limits, longest=0.05))
