@@ -8,7 +8,8 @@
 One file per seed. Every comparison of tests/margins.py is a line: test, statistic, sign, limit, value. A row of the
 table is a test (all its parameters together) and a statistic: the number of seeds, the value that came closest to the
 limit, and its share of it. For "<" (a right theory) the share has to stay below 1; for ">" (a planted error) above 1,
-and 2 is what is wanted of its median.
+and 2 is what is wanted of its median. The last column is the way from the mean over seeds to the limit in standard
+deviations over seeds (of the worst value of each seed): what a limit that is not in standard errors rests on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-HEADER = ("test", "statistic", "", "limit", "seeds", "worst", "worst / limit", "median / limit")
+HEADER = ("test", "statistic", "", "limit", "seeds", "worst", "worst / limit", "median / limit", "sd to limit")
 
 
 def read(paths: list[Path]) -> dict[tuple[str, str, str], list[tuple[str, float, float]]]:
@@ -54,8 +55,12 @@ def rows(paths: list[Path]) -> list[tuple[str, ...]]:
         per_seed = defaultdict(list)
         for (name, _, _), reached in zip(entries, shares, strict=True):
             per_seed[name].append(reached)
-        typical = statistics.median((max if sign == "<" else min)(of_seed) for of_seed in per_seed.values())
+        extremes = [(max if sign == "<" else min)(of_seed) for of_seed in per_seed.values()]
+        typical = statistics.median(extremes)
         seeds = len(per_seed)
+        finite = seeds > 1 and all(map(math.isfinite, extremes))
+        spread = statistics.stdev(extremes) if finite else 0.0
+        away = abs(1.0 - statistics.mean(extremes)) / spread if spread else math.inf
         table.append(
             (
                 test,
@@ -66,6 +71,7 @@ def rows(paths: list[Path]) -> list[tuple[str, ...]]:
                 f"{value:.3g}",
                 f"{shares[worst]:.2f}",
                 f"{typical:.2f}",
+                f"{away:.0f}" if finite else "",
             )
         )
     return table

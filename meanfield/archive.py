@@ -13,17 +13,20 @@ import os
 import secrets
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from meanfield.validation import file_path
 
-__all__ = ["open_archive", "read_archive", "read_arrays", "reading", "write_archive"]
+__all__ = ["Arrays", "Header", "open_archive", "read_archive", "read_arrays", "reading", "write_archive"]
+
+Header = dict[str, object]  # what a file says in JSON; read by `entry`, which checks
+Arrays = dict[str, np.ndarray]  # of any type: what they must be is checked where they are loaded
 
 LARGEST = 2**31  # bytes of all arrays of a file together
 _ROOMY = 2**26  # bytes that a file may unpack to whatever its own size
@@ -33,7 +36,9 @@ _MOST_ARRAYS = 1_000
 _MOST_DIMENSIONS = 16
 
 
-def write_archive(path: str | os.PathLike[str], kind: str, header: dict[str, Any], arrays: dict[str, Any]) -> Path:
+def write_archive(
+    path: str | os.PathLike[str], kind: str, header: Mapping[str, object], arrays: Mapping[str, np.ndarray]
+) -> Path:
     """Write a JSON header and arrays to one npz file, without pickle and in one step (no half-written file is left).
 
     Parameters
@@ -59,7 +64,7 @@ def write_archive(path: str | os.PathLike[str], kind: str, header: dict[str, Any
         If `path` is a folder, or the folder of `path` does not exist.
     """
     target = npz_path(path)
-    reason = header.get("network", {}).get("activation", {}).get("unreadable")
+    reason = _unreadable(header.get("network"))
     if reason is not None:
         raise ValueError(f"a file cannot hold this nonlinearity: {reason} Keep the expression, and solve again.")
     text = json.dumps({"format": f"meanfield {kind}", "version": 1, **header})
@@ -72,6 +77,12 @@ def write_archive(path: str | os.PathLike[str], kind: str, header: dict[str, Any
         temporary.unlink(missing_ok=True)
         raise
     return target
+
+
+def _unreadable(network: object) -> object:
+    """Why the nonlinearity of a network could not be read back; None where there is none, or it can be."""
+    activation = network.get("activation") if isinstance(network, Mapping) else None
+    return activation.get("unreadable") if isinstance(activation, Mapping) else None
 
 
 def npz_path(path: str | os.PathLike[str]) -> Path:
@@ -93,7 +104,7 @@ def npz_path(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...]) -> tuple[Header, Arrays]:
     """Header and arrays of a file of `write_archive`.
 
     Raises
@@ -111,7 +122,7 @@ def read_archive(path: str | os.PathLike[str], kind: str | tuple[str, ...]) -> t
     return header, arrays
 
 
-def open_archive(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def open_archive(path: str | os.PathLike[str]) -> tuple[str, Header, Arrays]:
     """Kind, header and arrays of a file of `write_archive`; errors as for `read_archive`."""
     arrays = read_arrays(path, what="a file written by meanfield")
     try:
@@ -134,7 +145,7 @@ def open_archive(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any], dic
 
 def read_arrays(
     path: str | os.PathLike[str], *, what: str = "an npz file of plain arrays", limit: int = LARGEST
-) -> dict[str, np.ndarray[Any, Any]]:
+) -> Arrays:
     """All arrays of an npz file, whose declared sizes are checked before anything is unpacked.
 
     Parameters
@@ -190,7 +201,7 @@ def _members(archive: zipfile.ZipFile, size: int, limit: int) -> dict[str, zipfi
     return members
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as stream:
         dtype, shape = _declared(stream)
         start = stream.tell()
@@ -204,7 +215,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray[Any, A
         return np.asarray(npy.read_array(stream, allow_pickle=False))
 
 
-def _declared(stream: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _declared(stream: IO[bytes]) -> tuple[np.dtype, tuple[int, ...]]:
     """Type and shape in the header of an array."""
     version = npy.read_magic(stream)
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)

@@ -14,13 +14,13 @@ from meanfield.validation import short
 __all__ = ["check_arguments", "drawn"]
 
 
-def drawn(name: str, *args: Any, **options: Any) -> Any:
+def drawn(name: str, *args: object, **options: object) -> Any:
     """What the function of that name in the plot package returns; Matplotlib is loaded only then."""
     module, function = name.rsplit(".", 1)
     return getattr(importlib.import_module(f"meanfield.plot.{module}"), function)(*args, **options)
 
 
-def check_arguments(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+def check_arguments(function: Callable[..., object], args: tuple[object, ...], options: dict[str, object]) -> None:
     """Refuses an argument whose classes have none of the names that its annotation has, e.g. no PhaseDiagram.
 
     Only annotations by names of classes (and None) or by Mapping are looked at, so that nothing has to be imported.
@@ -40,10 +40,12 @@ def check_arguments(function: Callable[..., Any], args: tuple[Any, ...], options
 
 
 @lru_cache(maxsize=256)
-def _class_names(function: Callable[..., Any]) -> dict[str, frozenset[str]]:
+def _class_names(function: Callable[..., object]) -> dict[str, frozenset[str]]:
     """Names of the classes that parameters may have, of those annotated by names of classes alone."""
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            continue
         kinds = [kind.strip() for kind in re.sub(r"^(Mapping)\[.*\]$", r"\1", str(parameter.annotation)).split("|")]
         if all(re.fullmatch(r"[A-Z]\w*", kind) for kind in kinds) and not {"Any", "ArrayLike"} & set(kinds):
             found[name] = frozenset(kinds)

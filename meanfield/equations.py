@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
-from meanfield.activations.activation import activation
+from meanfield.activations.activation import Activation, activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
 from meanfield.symbolic import equations as derived
 from meanfield.symbolic.deep import DeepEquations
 from meanfield.symbolic.equations import Equations
 from meanfield.symbolic.theories import DataEquations
 from meanfield.validation import instance
 
+if TYPE_CHECKING:
+    import sympy as sp
+
 __all__ = ["equations"]
 
 
-def equations(network: Any, task: Any = None) -> Equations | DataEquations | DeepEquations:
+def equations(
+    network: Network | Activation | sp.Expr | str, task: ClassTask | DataTask | None = None
+) -> Equations | DataEquations | DeepEquations:
     """What `meanfield.solve` solves for a network and a task, derived by SymPy.
 
     Parameters
@@ -39,4 +45,4 @@ def equations(network: Any, task: Any = None) -> Equations | DataEquations | Dee
     """
     if task is not None:
         instance("task", task, (ClassTask, DataTask), "built with class_task or data_task")
-    return derived(network if hasattr(network, "activation") else activation(network), task)
+    return derived(cast("Network", network) if hasattr(network, "activation") else activation(network), task)

@@ -14,6 +14,7 @@ import numpy as np
 from meanfield.problem.data_task import DataTask, data_task
 from meanfield.problem.network import Network
 from meanfield.solve import solve
+from meanfield.validation import FloatArray, flag, plain_array, real_array, short
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -25,12 +26,24 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 __all__ = ["NonLazyClassifier", "NonLazyRegressor"]
 
 
-def _validated(estimator: Any, *data: Any, **options: Any) -> Any:
-    """`validate_data` of scikit-learn, whose words stay; what it lets through (numbers too large, objects) in ours."""
+def _validated(estimator: BaseEstimator, X: object, *y: object, **options: object) -> Any:
+    """`validate_data` of scikit-learn, its words and types (its conventions ask for them) after the argument's name.
+
+    Refused before it: what it takes although it is no number, e.g. masked entries, dates, numbers as text.
+    """
+    numeric = {"X": True, "y": options.get("y_numeric", False)}
+    for name, given in zip(numeric, (X, *y)):
+        dtype = plain_array(name, given).dtype
+        if dtype.kind in "mMV" or (dtype.kind in "SU" and numeric[name]):
+            raise ValueError(f"{name} has dtype {dtype}, expected numbers, got {short(given)}.")
+    names = " and ".join(numeric) if y else "X"
     try:
-        return validate_data(estimator, *data, **options)
-    except (OverflowError, RuntimeError, AttributeError, KeyError) as error:
-        raise ValueError(f"X and y must be arrays of real numbers: {error}.") from error
+        return validate_data(estimator, X, *y, **options)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{names}: {error}") from error
+    except Exception as error:  # of numbers out of range, or of a user's object, which may do anything
+        raise ValueError(f"{names} cannot be read as arrays of numbers ({type(error).__name__}: {error}).") from error
 
 
 class _WideNetwork(BaseEstimator):
@@ -60,11 +73,10 @@ class _WideNetwork(BaseEstimator):
         self.on_failure = on_failure
 
     def _network(self) -> Network:
-        return Network(
-            self.activation, self.depth, self.sigma_a, self.sigma_w, scaling="lazy" if self.lazy else "non-lazy"
-        )
+        scaling = "lazy" if flag("lazy", self.lazy) else "non-lazy"
+        return Network(self.activation, self.depth, self.sigma_a, self.sigma_w, scaling=scaling)
 
-    def _task(self, X: Any, **wanted: Any) -> DataTask:
+    def _task(self, X: object, **wanted: Any) -> DataTask:
         return data_task(X, center=self.center, scale=self.scale, **wanted)
 
     def _solve(self, task: DataTask) -> None:
@@ -72,7 +84,7 @@ class _WideNetwork(BaseEstimator):
         self.codes_ = self.posterior_.codes
         self.certificate_ = self.posterior_.certificate
 
-    def _outputs(self, X: object) -> Any:
+    def _outputs(self, X: object) -> FloatArray:
         check_is_fitted(self)
         return self.posterior_.predict(_validated(self, X, reset=False, dtype=np.float64))
 
@@ -168,7 +180,7 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         self._solve(replace(task, targets=task.targets - self.target_center_))
         return self
 
-    def decision_function(self, X: object) -> Any:
+    def decision_function(self, X: object) -> FloatArray:
         """Mean outputs (n, C) on inputs X (n, N_0); for two classes their difference (n,), second minus first.
 
         With on < off the sign is changed: the largest is always that of the predicted class.
@@ -176,12 +188,12 @@ class NonLazyClassifier(ClassifierMixin, _WideNetwork):
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict(self, X: object) -> Any:
+    def predict(self, X: object) -> np.ndarray:
         """(n,) label of the class whose target is nearest to the mean output."""
         scores = self._scores(X)  # says so if there are no classes yet
         return self.classes_[scores.argmax(axis=1)]
 
-    def _scores(self, X: object) -> Any:
+    def _scores(self, X: object) -> FloatArray:
         return np.sign(self.on - self.off) * (self._outputs(X) + self.target_center_)
 
 
@@ -208,7 +220,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
     def fit(self, X: Any, y: Any) -> NonLazyRegressor:
         """Solve the theory on inputs X (P, N_0) and targets y (P,) or (P, m)."""
         X, y = _validated(self, X, y, dtype=np.float64, ensure_min_samples=2, multi_output=True, y_numeric=True)
-        y = y.astype(np.float64)
+        y = real_array("y", y)
         self._vector = y.ndim == 1
         targets = y[:, None] if self._vector else y
         self.target_center_ = targets.mean(axis=0)
@@ -217,7 +229,7 @@ class NonLazyRegressor(MultiOutputMixin, RegressorMixin, _WideNetwork):
         self._solve(self._task(X, Y=(targets - self.target_center_) / self.target_scale_))
         return self
 
-    def predict(self, X: object) -> Any:
+    def predict(self, X: object) -> np.ndarray:
         """Mean outputs (n,) or (n, m) on inputs X (n, N_0)."""
         check_is_fitted(self)
         outputs = self.target_center_ + self.target_scale_ * self._outputs(X)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 from numpy.linalg import LinAlgError
 
 from meanfield.numerics.interruptible import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
-from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.registry import Options, covering_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -21,7 +21,7 @@ from meanfield.validation import flag, real_number, short, whole_number
 
 if TYPE_CHECKING:
     from meanfield.posterior.data_posterior import DataPosterior
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+    from meanfield.posterior.posterior import SolvedPosterior
 
 __all__ = ["MAX_BOXES", "CertificateWarning", "solve"]
 
@@ -38,7 +38,7 @@ def solve(
     task: ClassTask,
     tau: float = ...,
     *,
-    warm_start: SingleNeuronPosterior | None = ...,
+    warm_start: Posterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
     rtol: float | None = ...,
@@ -47,7 +47,7 @@ def solve(
     width: float | None = ...,
     fractions: Mapping[str, float] | None = ...,
     progress: bool | None = ...,
-) -> SingleNeuronPosterior: ...
+) -> SolvedPosterior: ...
 
 
 @overload
@@ -56,7 +56,7 @@ def solve(
     task: DataTask,
     tau: float = ...,
     *,
-    warm_start: DataPosterior | None = ...,
+    warm_start: Posterior | None = ...,
     on_failure: Literal["raise", "warn", "return"] = ...,
     max_boxes: int = ...,
     rtol: float | None = ...,
@@ -68,12 +68,30 @@ def solve(
 ) -> DataPosterior: ...
 
 
+@overload
+def solve(
+    network: Network,
+    task: ClassTask | DataTask,
+    tau: float = ...,
+    *,
+    warm_start: Posterior | None = ...,
+    on_failure: Literal["raise", "warn", "return"] = ...,
+    max_boxes: int = ...,
+    rtol: float | None = ...,
+    max_seconds: float | None = ...,
+    refine: bool | None = ...,
+    width: float | None = ...,
+    fractions: Mapping[str, float] | None = ...,
+    progress: bool | None = ...,
+) -> Posterior: ...
+
+
 def solve(
     network: Network,
     task: ClassTask | DataTask,
     tau: float = 0.0,
     *,
-    warm_start: SingleNeuronPosterior | DataPosterior | None = None,
+    warm_start: Posterior | None = None,
     on_failure: Literal["raise", "warn", "return"] = "raise",
     max_boxes: int = MAX_BOXES,
     rtol: float | None = None,
@@ -82,7 +100,7 @@ def solve(
     width: float | None = None,
     fractions: Mapping[str, float] | None = None,
     progress: bool | None = None,
-) -> SingleNeuronPosterior | DataPosterior:
+) -> Posterior:
     """Posterior of a wide network on a class task, or on data.
 
     On a class task: minimises the convex dual (A. van Meegen and H. Sompolinsky, Nature Communications 16:3354, 2025)
@@ -107,7 +125,7 @@ def solve(
     tau : float
         tau = N T >= 0, the rescaled temperature; the training residual is tau t_c (tau t_mu on data). For lazy
         networks the temperature T itself, so that tau = 0 is the baseline of non-lazy networks at any tau.
-    warm_start : SingleNeuronPosterior or DataPosterior, optional
+    warm_start : Posterior, optional
         Solution of a neighbouring problem with equally many classes (samples) and outputs; a hint, never a constraint.
     on_failure : {"raise", "warn", "return"}
         What to do with a result whose certificate is incomplete. "return" leaves it to the caller to read
@@ -135,7 +153,7 @@ def solve(
 
     Returns
     -------
-    SingleNeuronPosterior
+    SingleNeuronPosterior, DeepPosterior or ReluPosterior
         For a class task.
     DataPosterior
         For a data task.
@@ -169,10 +187,11 @@ def solve(
         raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
     shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
     if shares:
-        options["fractions"] = fractions
+        options["fractions"] = dict(fractions or {})
     try:
         with long_work(options["max_seconds"], progress):
             posterior = theory.solve(problem, warm_start=warm_start, progress=progress, options=options)
+            assert isinstance(posterior, Posterior)
             if fractions is not None and not shares:
                 posterior = posterior.frozen(fractions)
     except (ArithmeticError, IndexError, LinAlgError) as error:
@@ -185,25 +204,24 @@ def solve(
         if on_failure == "raise":
             raise ConvergenceError(text, posterior)
         warnings.warn(text, CertificateWarning, stacklevel=2)
-    return cast(Any, posterior)
+    return posterior
 
 
-def _numbers(max_boxes: Any, rtol: Any, max_seconds: Any, refine: Any, width: Any) -> dict[str, Any]:
+def _numbers(max_boxes: int, rtol: object, max_seconds: object, refine: object, width: object) -> Options:
     """The options of theories, checked."""
-    refine = flag("refine", refine, none=True)
-    if max_seconds is not None:
-        max_seconds = real_number("max_seconds", max_seconds, above=0.0)
-    if rtol is not None:
-        rtol = real_number("rtol", rtol, above=0.0)
-        if rtol >= 1.0:
-            raise ValueError(f"rtol must be a real number below 1, got {rtol:g}.")
-    if width is not None:
-        width = real_number("width", width, at_least=100.0)
-        if width > 1e5:
-            raise ValueError(f"width must be at most 1e5, got {width:g}; leave it out for N = infinity.")
-    return {
-        "max_boxes": int(max_boxes), "rtol": rtol, "max_seconds": max_seconds, "refine": refine, "width": width,
-    }  # fmt: skip
+    accuracy = None if rtol is None else real_number("rtol", rtol, above=0.0)
+    if accuracy is not None and accuracy >= 1.0:
+        raise ValueError(f"rtol must be a real number below 1, got {accuracy:g}.")
+    size = None if width is None else real_number("width", width, at_least=100.0)
+    if size is not None and size > 1e5:
+        raise ValueError(f"width must be at most 1e5, got {size:g}; leave it out for N = infinity.")
+    return Options(
+        max_boxes=int(max_boxes),
+        rtol=accuracy,
+        max_seconds=None if max_seconds is None else real_number("max_seconds", max_seconds, above=0.0),
+        refine=flag("refine", refine, none=True),
+        width=size,
+    )
 
 
 def _check_options(task: ClassTask | DataTask, warm_start: object, on_failure: str, max_boxes: object) -> None:

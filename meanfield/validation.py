@@ -8,14 +8,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Literal, SupportsFloat, TypeVar, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.intp]
+BoolArray = NDArray[np.bool_]
+Rows = IntArray | BoolArray | slice | list[int]  # what picks rows of an array
+Seed = int | np.random.SeedSequence | np.random.Generator | None
+_Kind = TypeVar("_Kind")
 
 MOST = 10**9  # of any count: more cannot be stored
 _SQUARED = (1e-152, 1e152)  # of the largest entry of an array whose products are needed: its square must be a number
@@ -26,7 +32,7 @@ _MOST_THREADS = 1024
 # ---- arrays --------------------------------------------------------------------------------------
 
 
-def plain_array(name: str, value: Any) -> NDArray[Any]:
+def plain_array(name: str, value: object) -> np.ndarray:
     """`value` as an array of any type; tensors are detached, sparse and masked ones and mappings refused."""
     try:
         if hasattr(value, "detach"):  # a tensor that may sit on a graph or on another device
@@ -55,7 +61,7 @@ def plain_array(name: str, value: Any) -> NDArray[Any]:
         ) from error
 
 
-def real_array(name: str, value: Any, *, empty: bool = False) -> FloatArray:
+def real_array(name: str, value: object, *, empty: bool = False) -> FloatArray:
     """Finite float64 copy of `value`; ValueError if it is not real, ragged, empty, or holds NaN or infinities.
 
     An empty array is taken if `empty`. Arrays of Python numbers are taken, too: tables of several types, e.g. data
@@ -87,7 +93,7 @@ def real_array(name: str, value: Any, *, empty: bool = False) -> FloatArray:
     return array
 
 
-def squarable_array(name: str, value: Any) -> FloatArray:
+def squarable_array(name: str, value: object) -> FloatArray:
     """As `real_array`, of any shape, with entries whose products are float64 numbers."""
     array = real_array(name, value, empty=True)
     largest = float(np.max(np.abs(array), initial=0.0))
@@ -99,7 +105,7 @@ def squarable_array(name: str, value: Any) -> FloatArray:
     return array
 
 
-def class_labels(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+def class_labels(name: str, value: object) -> tuple[np.ndarray, np.ndarray]:
     """Labels (n,) and their sorted distinct values: integers, whole or real numbers, booleans or strings."""
     labels = plain_array(name, value)
     if labels.dtype.kind == "O" and labels.size and all(isinstance(entry, str) for entry in labels.ravel()):
@@ -111,7 +117,7 @@ def class_labels(name: str, value: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     return labels, np.unique(labels)
 
 
-def read_only(array: Any) -> FloatArray:
+def read_only(array: object) -> FloatArray:
     """C-contiguous float64 copy that refuses to be written to, for frozen dataclasses."""
     frozen = np.array(array, dtype=np.float64, order="C")
     frozen.setflags(write=False)
@@ -123,7 +129,7 @@ def read_only(array: Any) -> FloatArray:
 
 def real_number(
     name: str,
-    value: Any,
+    value: object,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -134,9 +140,13 @@ def real_number(
     bound = f" > {above:g}" if above is not None else f" >= {at_least:g}" if at_least is not None else ""
     wanted = f"{name} must be a real number{bound}" + (" or math.inf" if infinite else "") + hint
     try:
-        if isinstance(value, (str, bytes, bool, np.bool_)) or value is np.ma.masked or np.ndim(value) > 0:
+        if (
+            isinstance(value, (str, bytes, bool, np.bool_))
+            or value is np.ma.masked
+            or np.ndim(cast(ArrayLike, value)) > 0
+        ):
             raise TypeError
-        number = float(value)
+        number = float(cast(SupportsFloat, value))
     except Exception:  # of a user's object, which may do anything
         raise ValueError(f"{wanted}, got {short(value)}.") from None
     in_range = (above is None or number > above) and (at_least is None or number >= at_least)
@@ -145,7 +155,7 @@ def real_number(
     return number
 
 
-def whole_number(name: str, value: Any, *, at_least: int, at_most: int = MOST) -> int:
+def whole_number(name: str, value: object, *, at_least: int, at_most: int = MOST) -> int:
     """Python int of an integer between two bounds; ValueError otherwise."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < at_least:
         raise ValueError(f"{name} must be an integer >= {at_least}, got {short(value)}.")
@@ -154,12 +164,12 @@ def whole_number(name: str, value: Any, *, at_least: int, at_most: int = MOST) -
     return int(value)
 
 
-def thread_count(value: Any) -> int:
+def thread_count(value: object) -> int:
     """A number of threads."""
     return whole_number("threads", value, at_least=1, at_most=_MOST_THREADS)
 
 
-def scale_number(name: str, value: Any) -> float:
+def scale_number(name: str, value: object) -> float:
     """A positive number whose fourth power is one, too; ValueError otherwise."""
     number = real_number(name, value, above=0)
     if not _SCALES[0] <= number <= _SCALES[1]:
@@ -177,7 +187,7 @@ def check_scale(name: str, array: FloatArray) -> None:
         )
 
 
-def temperature(name: str, value: Any) -> float:
+def temperature(name: str, value: object) -> float:
     """Zero, or a number in the range of `scale_number`; ValueError otherwise."""
     number = real_number(name, value, at_least=0.0)
     return number if number == 0.0 else scale_number(name, number)
@@ -186,21 +196,25 @@ def temperature(name: str, value: Any) -> float:
 # ---- everything else -----------------------------------------------------------------------------
 
 
-def flag(name: str, value: Any, *, none: bool = False) -> Any:
+@overload
+def flag(name: str, value: object) -> bool: ...
+@overload
+def flag(name: str, value: object, *, none: Literal[True]) -> bool | None: ...
+def flag(name: str, value: object, *, none: bool = False) -> bool | None:
     """True or False, or None if allowed; a string or a number is no answer."""
     if isinstance(value, bool | np.bool_) or (none and value is None):
         return None if value is None else bool(value)
     raise ValueError(f"{name} must be True or False{', or None' if none else ''}, got {short(value)}.")
 
 
-def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+def choice(name: str, value: object, choices: Sequence[str]) -> str:
     """One of some names."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={short(value)} is not known: one of {', '.join(map(repr, choices))}.")
     return value
 
 
-def class_name_tuple(value: Any) -> tuple[str, ...]:
+def class_name_tuple(value: object) -> tuple[str, ...]:
     """Names of classes, from strings or integers; may be empty."""
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 1):
         items = value.tolist() if isinstance(value, np.ndarray) else value
@@ -209,7 +223,7 @@ def class_name_tuple(value: Any) -> tuple[str, ...]:
     raise ValueError(f"class_names must be a list of names, one per class, got {short(value)}.")
 
 
-def seed_like(name: str, value: Any) -> Any:
+def seed_like(name: str, value: object) -> Seed:
     """What random streams start from: None, an integer >= 0, a SeedSequence or a Generator."""
     if value is None or isinstance(value, (np.random.SeedSequence, np.random.Generator)):
         return value
@@ -221,12 +235,12 @@ def seed_like(name: str, value: Any) -> Any:
     )
 
 
-def generator(name: str, value: Any) -> np.random.Generator:
+def generator(name: str, value: object) -> np.random.Generator:
     """The Generator of what `seed_like` takes."""
     return np.random.default_rng(seed_like(name, value))
 
 
-def file_path(name: str, value: Any) -> Path:
+def file_path(name: str, value: object) -> Path:
     """A path, of a file or folder that may not exist."""
     if not isinstance(value, (str, os.PathLike)) or not isinstance(text := os.fspath(value), str):
         raise ValueError(f"{name} must be a path, a str or os.PathLike, got {short(value)}.")
@@ -235,21 +249,21 @@ def file_path(name: str, value: Any) -> Path:
     return Path(text)
 
 
-def instance(name: str, value: Any, kinds: type | tuple[type, ...], origin: str) -> None:
+def instance(name: str, value: object, kinds: type | tuple[type, ...], origin: str) -> None:
     """Refuses what is not of some types, and says where one gets them."""
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
         raise ValueError(f"{name} must be a {wanted}, {origin}, got {short(value)}.")
 
 
-def executor_or_none(name: str, value: Any) -> Any:
+def executor_or_none(name: str, value: object) -> Executor | None:
     """An executor of concurrent.futures or one with its `submit`, or None."""
     if value is not None and (isinstance(value, type) or not callable(getattr(value, "submit", None))):
         raise ValueError(f"{name} must be an executor of concurrent.futures, or None, got {short(value)}.")
-    return value
+    return cast("Executor | None", value)
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """What was given, in at most 80 characters."""
     try:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**60:
@@ -260,7 +274,11 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def entry(values: Any, name: str, kind: type | tuple[type, ...]) -> Any:
+@overload
+def entry(values: object, name: str, kind: type[_Kind]) -> _Kind: ...
+@overload
+def entry(values: object, name: str, kind: tuple[type[int], type[float]]) -> float: ...
+def entry(values: object, name: str, kind: type | tuple[type, ...]) -> object:
     """An entry of a mapping that was read from a file; ValueError if it is not there, or of another type."""
     if not isinstance(values, Mapping):
         raise ValueError(f"expected named entries, among them {name!r}, got {short(values)}.")

@@ -1,32 +1,50 @@
 """Stationarity at finite P integrated anew, with nothing of the solver: own G, cubic lattice or Sobol points."""
 
 import numpy as np
-from scipy.interpolate import BPoly
-from scipy.special import logsumexp
+from scipy.interpolate import BPoly, PPoly
+from scipy.special import gamma, logsumexp
 from scipy.stats import chi2, norm, qmc
 
 
+class SlopesOfG:
+    """G and G' between two kappa, by Gauss-Legendre panels in z and quintic splines in kappa (error about 1e-13)."""
+
+    def __init__(self, phi, k, low, high):
+        x, w = np.polynomial.legendre.leggauss(12)
+        # exp(kappa phi) moves the Gaussian by kappa times a slope, on either side.
+        far = max(abs(low), abs(high)) * np.sqrt(k) * max(np.abs(phi.slopes).max(), 1e-3)
+        ends = 32.0 + (0.0 if phi.bounded else np.ceil(far))
+        edges = np.linspace(-ends, ends, int(8 * ends) + 1)
+        edges = np.unique(np.concatenate([edges, np.array(phi.kinks) / np.sqrt(k)]))
+        centre, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * (edges[1:] - edges[:-1])
+        z = (centre[:, None] + half[:, None] * x).ravel()
+        log_weight = (np.log(half)[:, None] + np.log(w)).ravel() - 0.5 * z * z - 0.5 * np.log(2 * np.pi)
+        value = phi(np.sqrt(k) * z)
+        low, high = low - 0.1, high + 0.1
+        grid = np.linspace(low, high, int(min(3000, max(300, (high - low) / 0.02))))
+        exponent = np.multiply.outer(grid, value) + log_weight
+        g0 = logsumexp(exponent, axis=1)
+        tilted = np.exp(exponent - g0[:, None])
+        g1 = tilted @ value
+        g2 = tilted @ value**2 - g1 * g1
+        # Quintic: P times the error of G is a relative error of the integrand.
+        spline = BPoly.from_derivatives(grid, np.stack([g0, g1, g2], axis=1))
+        self.grid, self.powers = grid, np.ascontiguousarray(PPoly.from_bernstein_basis(spline).c.T)
+
+    def __call__(self, kappa):
+        width = self.grid[1] - self.grid[0]
+        interval = np.clip(((kappa - self.grid[0]) / width).astype(np.int64), 0, len(self.grid) - 2)
+        offset, powers = kappa - self.grid[interval], np.moveaxis(self.powers[interval], -1, 0)
+        value, slope = powers[0], np.zeros_like(kappa)
+        for power in powers[1:]:
+            slope = slope * offset + value
+            value = value * offset + power
+        return value, slope
+
+
 def slopes_of_g(phi, k, kappa):
-    """G and G' at kappa, by Gauss-Legendre panels in z and quintic splines in kappa (error about 1e-13)."""
-    x, w = np.polynomial.legendre.leggauss(12)
-    # exp(kappa phi) moves the Gaussian by kappa times a slope, on either side.
-    reach = np.abs(kappa).max() * np.sqrt(k) * max(np.abs(phi.slopes).max(), 1e-3) if not phi.bounded else 0.0
-    ends = 32.0 + np.ceil(reach)
-    edges = np.unique(np.concatenate([np.linspace(-ends, ends, int(8 * ends) + 1), np.array(phi.kinks) / np.sqrt(k)]))
-    centre, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * (edges[1:] - edges[:-1])
-    z = (centre[:, None] + half[:, None] * x).ravel()
-    log_weight = (np.log(half)[:, None] + np.log(w)).ravel() - 0.5 * z * z - 0.5 * np.log(2 * np.pi)
-    value = phi(np.sqrt(k) * z)
-    low, high = kappa.min() - 0.1, kappa.max() + 0.1
-    grid = np.linspace(low, high, int(min(3000, max(300, (high - low) / 0.02))))
-    exponent = np.multiply.outer(grid, value) + log_weight
-    g0 = logsumexp(exponent, axis=1)
-    tilted = np.exp(exponent - g0[:, None])
-    g1 = tilted @ value
-    g2 = tilted @ value**2 - g1 * g1
-    # Quintic: P times the error of G is a relative error of the integrand.
-    spline = BPoly.from_derivatives(grid, np.stack([g0, g1, g2], axis=1))
-    return spline(kappa), spline.derivative()(kappa)
+    """G and G' at kappa."""
+    return SlopesOfG(phi, k, kappa.min(), kappa.max())(kappa)
 
 
 def weighted_mean(network, task, t, a, log_measure):
@@ -63,36 +81,78 @@ def lattice_residual(network, task, tau, solution, reach=25.0):
     return np.abs(y - found).max()
 
 
-def ball_residual(network, task, tau, solution, radii=(6.5, 8.0)):
-    """As `lattice_residual`, for more dimensions: spacing sigma_a / sqrt(P) (error 1e-8), nodes in ellipsoids.
+BALL = (6.5, 7.5)  # half axes of ellipsoids in standard deviations; beyond them there is 2e-7, 3e-10 in six dimensions
+
+
+def ball_size(network, task, solution, radius=BALL[-1]):
+    """Number of nodes that `ball_residual` sums over."""
+    y, _, _, covariance, _ = in_the_span(task, solution)
+    rank = y.shape[1]
+    reach = _reach(solution.weight, radius)
+    volume = np.sqrt(np.linalg.det(covariance * task.n_samples / network.sigma_a**2)) * (reach * np.sqrt(np.pi)) ** rank
+    return volume.sum() / gamma(0.5 * rank + 1)
+
+
+def ball_residual(network, task, tau, solution, radii=BALL):
+    """As `lattice_residual`, for up to six dimensions: spacing sigma_a / sqrt(P) (error 1e-8), nodes in ellipsoids.
 
     They are wide enough for the weight of their code; (value, its change from the smaller to the larger ellipsoids).
     """
-    found = [_ball_mean(network, task, tau, solution, radius) for radius in radii]
-    return np.abs(task.targets @ found[1][1] - found[1][0]).max(), np.abs(found[1][0] - found[0][0]).max()
-
-
-def _ball_mean(network, task, tau, solution, radius):
-    _, t, mean, covariance, basis = in_the_span(task, solution)
-    m = t.shape[1]
+    y, t, mean, covariance, basis = in_the_span(task, solution)
     spacing = network.sigma_a / np.sqrt(task.n_samples)
-    nodes = [np.empty((0, m), np.int64)]
-    for weight, centre, inner in zip(solution.weight, mean, covariance):
-        reach = np.sqrt(max(9.0, radius**2 + 2.0 * np.log(weight)))
-        metric = np.linalg.inv(inner) * spacing**2
-        found = np.zeros((1, 0), np.int64)
-        # Coordinate after coordinate: those for which the others can be chosen so that the node is inside.
-        for axis in range(m):
-            half = reach * np.sqrt(inner[axis, axis]) / spacing
-            middle = centre[axis] / spacing
-            steps = np.arange(np.ceil(middle - half), np.floor(middle + half) + 1).astype(np.int64)
-            found = np.hstack([np.repeat(found, steps.size, axis=0), np.tile(steps, len(found))[:, None]])
-            away = found - centre[: axis + 1] / spacing
-            part = np.linalg.inv(np.linalg.inv(metric)[: axis + 1, : axis + 1])
-            found = found[np.einsum("ir,rq,iq->i", away, part, away) <= reach**2]
-        nodes.append(found)
-    a = np.unique(np.concatenate(nodes), axis=0) * spacing
-    return tau * t + outlier_part(network, t, solution, basis) + weighted_mean(network, task, t, a, 0.0), basis
+    whiten = np.linalg.cholesky(np.linalg.inv(covariance))
+    small, large = (_reach(solution.weight, radius) for radius in radii)
+    away = large[:, None] * np.sqrt(np.einsum("ca,nab,cb->nc", t, covariance, t))
+    slopes = SlopesOfG(network.activation, network.k, (mean @ t.T - away).min(), (mean @ t.T + away).max())
+
+    def exponent(a):
+        g0, g1 = slopes(a @ t.T)
+        return task.n_samples * (g0 @ task.fractions - 0.5 * np.sum(a * a, axis=1) / network.sigma_a**2), g1
+
+    top = exponent(mean)[0].max()
+    mass, total = np.zeros(2), np.zeros((2, *t.shape))
+    for code in range(len(mean)):
+        for nodes in _nodes(mean[code] / spacing, covariance[code] / spacing**2, large[code]):
+            a = nodes * spacing
+            distance = np.array([np.sum(((a - m) @ w) ** 2, axis=1) for m, w in zip(mean, whiten)])
+            new = ~(distance[:code] <= large[:code, None] ** 2).any(axis=0)
+            a, distance = a[new], distance[:, new]
+            height, g1 = exponent(a)
+            weight = np.exp(height - top)
+            inner = np.where((distance <= small[:, None] ** 2).any(axis=0), weight, 0.0)
+            for i, w in enumerate((inner, weight)):
+                mass[i] += w.sum()
+                total[i] += (g1 * w[:, None]).T @ a
+    less, found = total / mass[:, None, None]
+    rest = tau * t + outlier_part(network, t, solution, basis)
+    return np.abs(y - rest - found).max(), np.abs(found - less).max()
+
+
+def _reach(weight, radius):
+    """Half axes for codes of some weights: what is left out is the same share of all."""
+    return np.sqrt(np.maximum(9.0, radius**2 + 2.0 * np.log(weight)))
+
+
+def _nodes(centre, covariance, reach, block=300_000):
+    """Integer points of an ellipsoid, in blocks: coordinate after coordinate, those for which the others have room."""
+    found = [np.zeros((1, 0))]
+    inverse = np.linalg.inv(covariance)
+    for axis in range(len(centre)):
+        half = reach * np.sqrt(covariance[axis, axis])
+        steps = np.arange(np.ceil(centre[axis] - half), np.floor(centre[axis] + half) + 1)
+        part = np.linalg.inv(np.linalg.inv(inverse)[: axis + 1, : axis + 1])
+        found = _extended(found, steps, centre[: axis + 1], part, reach, block)
+    return found
+
+
+def _extended(blocks, steps, centre, metric, reach, block):
+    for rows in blocks:
+        for some in np.array_split(rows, max(1, len(rows) * len(steps) // block)):
+            longer = np.hstack([np.repeat(some, steps.size, axis=0), np.tile(steps, len(some))[:, None]])
+            away = longer - centre
+            longer = longer[np.einsum("ir,rq,iq->i", away, metric, away) <= reach**2]
+            if len(longer):
+                yield longer
 
 
 def outlier_part(network, t, solution, basis):

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 
 import meanfield as mf
+from meanfield.estimator import NonLazyClassifier, NonLazyRegressor
 from meanfield.posterior.posterior import Posterior
 from meanfield.sampling.chains import Chains
 
@@ -197,6 +198,34 @@ entry("ImageSet.labels", lambda v: mf.datasets.ImageSet(np.ones((2, 3, 3)), v), 
 entry("ImageSet.split", lambda v: images().split(v), "n_train")
 entry("ImageSet.split.rng", lambda v: images().split(4, rng=v), "rng", ("None", "huge"))
 entry("ImageSet.classes", lambda v: images().classes(v), "class")
+
+# ---- estimators ----------------------------------------------------------------------------------
+
+TYPE_ERRORS = set()  # entries that may answer with a TypeError: conventions of scikit-learn ask for it
+VALUES = np.arange(12.0)
+
+
+@cache
+def fitted(kind):
+    return kind().fit(X, LABELS if kind is NonLazyClassifier else VALUES)
+
+
+for kind in (NonLazyClassifier, NonLazyRegressor):
+    name, y = kind.__name__, LABELS if kind is NonLazyClassifier else VALUES
+    for given, takes in {"activation": ("symbol",), "depth": (), "sigma_a": (), "sigma_w": (), "tau": (),
+                         "lazy": ("true", "NumPy true"), "center": ("true", "NumPy true"), "scale": ("None",),
+                         "on_failure": (), "on": (), "off": ()}.items():  # fmt: skip
+        if given not in ("on", "off") or kind is NonLazyClassifier:
+            entry(f"{name}.{given}", lambda v, k=kind, n=given, y=y: k(**{n: v}).fit(X, y),
+                  NO_KIND if given == "activation" else given, takes)  # fmt: skip
+    entry(f"{name}.fit.X", lambda v, k=kind: k().fit(v, [0.0, 1.0]), "X", ("list", "beyond"))
+    entry(f"{name}.fit.y", lambda v, k=kind: k().fit([[1.0, 0], [0, 1.0]], v), ("y", "class"),
+          ("list", "bytes array") if kind is NonLazyClassifier else ("list", "beyond"))  # fmt: skip
+    entry(f"{name}.predict", lambda v, k=kind: fitted(k).predict(v), "X")
+    entry(f"{name}.score", lambda v, k=kind, y=y: fitted(k).score(v, y), "X")
+    TYPE_ERRORS.update({f"{name}.fit.X", f"{name}.fit.y", f"{name}.predict", f"{name}.score"})
+entry("NonLazyClassifier.decision_function", lambda v: fitted(NonLazyClassifier).decision_function(v), "X")
+TYPE_ERRORS.add("NonLazyClassifier.decision_function")
 
 # ---- pictures ------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ def conditioned(rng, prior, left, right, y, scale, noise):
 
 
 def sample(x, y, new, width, s, tau, *, depth, sweeps, burn, seed):
-    """Averages over the posterior: readout covariance, kernels of all layers on (x, new), f on new, N Var f on new."""
+    """Draws (first axis) of the readout covariance, the kernels of all layers on (x, new), and f on new."""
     rng = np.random.default_rng(seed)
     n, noise = width, math.sqrt(tau / width)
     n_inputs = x.shape[1]
@@ -36,6 +36,5 @@ def sample(x, y, new, width, s, tau, *, depth, sweeps, burn, seed):
         if sweep >= burn:
             kernels = [layer @ layer.T / n for layer in z]
             found.append((a.T @ a / n, kernels, z[-1][len(x) :] @ a / n))
-    outputs = np.array([f for _, _, f in found])
-    kernels = [np.mean([k[layer] for _, k, _ in found], axis=0) for layer in range(depth)]
-    return np.mean([u for u, _, _ in found], axis=0), kernels, outputs.mean(axis=0), n * outputs.var(axis=0)
+    covariances, kernels, outputs = zip(*found, strict=True)
+    return np.array(covariances), np.array(kernels), np.array(outputs)

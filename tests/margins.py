@@ -1,9 +1,13 @@
 """Statistics of random draws against limits, with a record of how close they came.
 
-The limits hold for any draws. LIMIT is in standard errors: a right theory exceeds it once in 5e8 comparisons if errors
-are Gaussian, and not in 1e5 where they are estimated from a few hundred effective draws. A planted error has to be
-expected at twice the limit or more. MEANFIELD_TEST_MARGINS names a file to which every comparison adds a line: test,
-statistic, limit, value (tab-separated); conftest.py says how to repeat tests with other seeds.
+The limits hold for any draws. LIMIT is in standard errors. A run of all tests compares some thousand numbers with their
+errors; for one in a thousand runs to fail by chance, each may exceed the limit once in a million times. That is 4.9 for
+Gaussian errors and 5.8 where the error itself comes from 40 effective draws (Student's t). Limits in other units are
+six standard deviations over seeds or more from the mean over seeds, or say what they rest on: benchmarks/seeds.py
+prints the distance. A planted error has to be expected at twice the limit or more.
+
+MEANFIELD_TEST_MARGINS names a file to which every comparison adds a line: test, statistic, limit, value
+(tab-separated); conftest.py says how to repeat tests with other seeds.
 """
 
 import os

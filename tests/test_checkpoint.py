@@ -9,8 +9,10 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import killed_sweeps
 import numpy as np
 import pytest
+from killed_sweeps import killed_and_resumed, same_bits
 
 import meanfield as mf
 from meanfield.numerics.jit import cache_directory
@@ -113,6 +115,14 @@ def test_a_killed_sweep_resumes_with_the_same_bits(tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 3
     task, axes = FINITE, {"off": np.linspace(0, 0.5, 6)}
     assert_same_bits(mf.sweep(SIGMOID, task, checkpoint=tmp_path, **axes), mf.sweep(SIGMOID, task, **axes))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+@pytest.mark.parametrize("pool", [False, True], ids=["here", "pool"])
+def test_sweeps_killed_at_random_moments_resume_with_the_same_bits(pool, tmp_path):
+    again, files = killed_and_resumed(tmp_path, 2, pool, seed=1)
+    assert files[-1] > 0
+    assert same_bits(again, killed_sweeps.sweep())
 
 
 def rewritten(path, change, header_change=None, *, sign=True):

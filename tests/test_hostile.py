@@ -38,18 +38,19 @@ def test_bad_values_are_refused_in_words(entry, tmp_path, monkeypatch):
     for kind, value in EVERYTHING.items():
         if kind in taken:
             continue
-        fault = fault_of(call, value, words)
+        fault = fault_of(call, value, words, entry in hostile_entries.TYPE_ERRORS)
         if fault:
             faults.append(f"{entry} of {kind}: {fault}")
     assert not faults, "\n".join(faults)
     assert not list(tmp_path.iterdir())
 
 
-def fault_of(call, value, words):
+def fault_of(call, value, words, type_errors):
     """What is wrong with the answer to a bad value; empty if it is refused well."""
+    refusals = (ValueError, FileNotFoundError, TypeError) if type_errors else (ValueError, FileNotFoundError)
     try:
         call(value)
-    except (ValueError, FileNotFoundError) as error:
+    except refusals as error:
         said = str(error)
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         if isinstance(error, np.linalg.LinAlgError) or not last.startswith(OWN):

@@ -256,11 +256,15 @@ def test_phases_have_letters_inside_and_codes_beside():
 
 
 def test_traced_boundaries_replace_the_outline_of_the_raster():
-    curve = SimpleNamespace(points=(SimpleNamespace(crossover=False),), curve=np.array([[0.15, 0.5], [0.6, 2.0]]))
-    crossover = SimpleNamespace(points=(SimpleNamespace(crossover=True),), curve=np.array([[-0.5, 0.5], [-0.5, 2.0]]))
-    ax = plot.plot_phases(Plane(), boundaries=[curve, crossover])
-    assert [line.get_linestyle() for line in ax.lines] == ["-", ":"]
-    assert np.array_equal(ax.lines[0].get_xydata(), curve.curve)
+    places = [np.array(ends) for ends in ([[0.15, 0.5], [0.6, 2.0]], [[-0.5, 0.5], [-0.5, 2.0]], [[0, 1], [0.2, 1]])]
+    kinds = [("weight", False), ("label", True), ("share", True)]
+    curves = [
+        SimpleNamespace(kind=kind, crossover=crossover, fine=lambda at=at: at)
+        for (kind, crossover), at in zip(kinds, places, strict=True)
+    ]
+    ax = plot.plot_phases(Plane(), boundaries=curves)
+    assert [line.get_linestyle() for line in ax.lines] == ["-", ":", "--"]
+    assert np.array_equal(ax.lines[0].get_xydata(), places[0])
     assert len(ax.collections) == 1  # the raster itself
     assert len(plot.plot_phases(Plane()).collections) == 4
 

@@ -467,8 +467,9 @@ def test_bad_limits(upper_boundary):
 
 def test_outliers_along_parameters_of_phi_and_sigma_w():
     """Closed forms for two classes, one output, p = 1/2, y = (1, u): growth of G changes along these parameters."""
-    # One point in eight at slopes below 1/2 is not certified; which of them, rounding decides: three are given.
-    diagram = mf.sweep(mf.Network("leaky_relu"), mf.class_task(targets=[1.0, -0.25]), slope=[0.44, 0.45, 0.46, 0.55])
+    # One point in eight at slopes below 1/2 is not certified; which of them, rounding decides: five are given.
+    slopes = [0.42, 0.43, 0.44, 0.45, 0.46, 0.55]
+    diagram = mf.sweep(mf.Network("leaky_relu"), mf.class_task(targets=[1.0, -0.25]), slope=slopes)
     (found,) = diagram.transitions()
     assert (found.kind, found.value) == ("outlier", pytest.approx(0.5, abs=1e-12))  # sqrt(-u)
     diagram = mf.sweep(mf.Network("relu"), mf.class_task(targets=[1.0, 0.3]), sigma_w=[1.2, 1.45])

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from meanfield.activations import derived
 from meanfield.activations.builtin import definition
 from meanfield.activations.facts import Facts, Pieces, facts_of_pieces, facts_of_values
-from meanfield.validation import real_number, short
+from meanfield.validation import FloatArray, real_number, short
 
 if TYPE_CHECKING:
     import sympy as sp
@@ -89,7 +89,7 @@ class Activation:
         symbol: sp.Symbol,
         *,
         name: str | None = None,
-        parameters: Mapping[Any, float] | None = None,
+        parameters: Mapping[str, float] | Mapping[sp.Symbol, float] | None = None,
     ) -> None:
         import sympy as sp
 
@@ -122,7 +122,7 @@ class Activation:
         return self
 
     # What identifies a nonlinearity: a user's name for it does not.
-    def _key(self) -> tuple[Any, ...]:
+    def _key(self) -> tuple[object, ...]:
         return (self._items, self.name) if self._source[0] is None else (self._items, self._source)
 
     def __eq__(self, other: object) -> bool:
@@ -360,11 +360,11 @@ def _cached_builtin(name: str, items: tuple[tuple[str, float], ...]) -> Activati
     return Activation(definition(name).expression(z, **symbols), z, name=name, parameters=dict(items))
 
 
-def _number(name: str, value: Any) -> float:
+def _number(name: str, value: object) -> float:
     return real_number(f"parameter {name}", value)
 
 
-def _facts_of(value: Callable[..., Any], shape: dict[str, Any]) -> Facts:
+def _facts_of(value: Callable[[FloatArray], FloatArray], shape: dict[str, Any]) -> Facts:
     if "pieces" in shape:
         return facts_of_pieces(Pieces(*(tuple(float(x) for x in part) for part in shape["pieces"])))
     return facts_of_values(value, **shape)
@@ -460,12 +460,12 @@ def _evaluate_source(
 
 
 @lru_cache(maxsize=256)
-def _compile(code: str) -> Callable[[Any], Any]:
+def _compile(code: str) -> Callable[[FloatArray], FloatArray]:
     from meanfield.symbolic.source import compiled_source
 
     function = compiled_source(code)
 
-    def quiet(z: NDArray[np.float64]) -> Any:
+    def quiet(z: NDArray[np.float64]) -> FloatArray:
         with np.errstate(all="ignore"):
             values = np.asarray(function(z))
             if np.iscomplexobj(values):  # some functions of SciPy return complex numbers of imaginary part 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,18 +146,39 @@ def _piece_nodes(direct: Direct, kappa: float) -> tuple[Array, Array]:
 @lru_cache(maxsize=64)
 def _by_parameter(activation: Activation, name: str) -> Function:
     """d phi/d parameter as a function of the preactivation; jumps do not count."""
+    formula, z = activation.formula, activation.symbol
+    general, symbols = _derivative_of(formula, z, name)
+    values = [activation.parameters[symbol] for symbol in symbols]
+
+    def evaluate(at: Array) -> Array:
+        with np.errstate(all="ignore"):
+            found = np.array(np.broadcast_to(np.asarray(general(at, *values), dtype=float), at.shape))
+            if not np.isfinite(found).all():  # a special value, at which the formula simplifies
+                found = np.array(np.broadcast_to(np.asarray(_simplified(activation, name)(at), dtype=float), at.shape))
+        return found
+
+    return evaluate
+
+
+@lru_cache(maxsize=64)
+def _derivative_of(formula: Any, z: Any, name: str) -> tuple[Callable[..., Any], tuple[str, ...]]:
+    """d formula/d parameter as a function of z and all parameters, compiled once for all their values; their names."""
+    from meanfield.symbolic.source import derivative, numpy_function_of
+
+    symbols = sorted(formula.free_symbols - {z}, key=lambda symbol: str(symbol.name))
+    (symbol,) = (s for s in symbols if s.name == name)
+    return numpy_function_of(derivative(formula, symbol), [z, *symbols]), tuple(s.name for s in symbols)
+
+
+@lru_cache(maxsize=64)
+def _simplified(activation: Activation, name: str) -> Callable[[Any], Any]:
+    """d phi/d parameter, simplified after the values of the parameters are put in."""
     from meanfield.symbolic.source import derivative, numpy_function
 
     formula, z = activation.formula, activation.symbol
     values = {s: activation.parameters[s.name] for s in formula.free_symbols - {z}}
     (symbol,) = (s for s in values if s.name == name)
-    function = numpy_function(derivative(formula, symbol).subs(values), z)
-
-    def evaluate(at: Array) -> Array:
-        with np.errstate(all="ignore"):
-            return np.array(np.broadcast_to(np.asarray(function(at), dtype=float), at.shape))
-
-    return evaluate
+    return numpy_function(derivative(formula, symbol).subs(values), z)
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from meanfield.datasets import ImageSet
+    from meanfield.posterior.data_posterior import DataPosterior
     from meanfield.posterior.generalization import Generalization
     from meanfield.problem.data_task import DataTask
     from meanfield.problem.network import Network
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, metavar="S", help="of the choice of images and neurons; default: 0")
 
 
-def check(options: argparse.Namespace, config: Mapping[str, Any]) -> None:
+def check(options: argparse.Namespace, config: Mapping[str, dict]) -> None:
     """Refuse what has no meaning with, or without, `--data`; fill in the defaults of the other flags.
 
     Raises
@@ -172,7 +173,7 @@ def _from_npz(path: str) -> ImageSet:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _lazy_limit(network: Network, task: DataTask) -> Any:
+def _lazy_limit(network: Network, task: DataTask) -> DataPosterior:
     """The lazy network at T -> 0, which is that of a non-lazy one at tau = N T as N -> infinity."""
     from meanfield.posterior.certificate import ConvergenceError
     from meanfield.solve import solve
@@ -187,7 +188,7 @@ def _lazy_limit(network: Network, task: DataTask) -> Any:
     return solve(network, task, tau=1e-4 * variance)
 
 
-def _comparison(solved: Mapping[str, Any], errors: Mapping[str, Generalization]) -> str:
+def _comparison(solved: Mapping[str, DataPosterior], errors: Mapping[str, Generalization]) -> str:
     """A line per network: residual on the training images, accuracy and error on the test images."""
     import numpy as np
 
@@ -220,7 +221,10 @@ def _write_errors(path: Path, errors: Mapping[str, Generalization]) -> Path:
 
 
 def _figures(
-    options: argparse.Namespace, solved: Mapping[str, Any], errors: Mapping[str, Generalization], test: ImageSet
+    options: argparse.Namespace,
+    solved: Mapping[str, DataPosterior],
+    errors: Mapping[str, Generalization],
+    test: ImageSet,
 ) -> list[Path]:
     os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files: no display is needed
     from meanfield.plot import data_tasks as plot_data

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+
+from meanfield.cli.commands import Commands
 
 __all__ = ["add_arguments"]
 
 
-def add_arguments(commands: Any) -> None:
+def add_arguments(commands: Commands) -> None:
     """The command and its options."""
     from meanfield.figures.gallery import FIGURES
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from meanfield.cli.commands import Commands
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["add_parser", "run"]
 
@@ -13,7 +18,7 @@ FEATURE_KEYS = ("X", "features", "x", "data", "activations", "representations")
 LABEL_KEYS = ("y", "labels", "targets", "target")
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+def add_parser(subparsers: Commands) -> argparse.ArgumentParser:
     """Add the subcommand `geometry` to an argparse subparsers object; its `run` default is `run`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "geometry",
@@ -48,7 +53,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _read(path: Path, features: str | None, labels: str | None) -> tuple[Any, Any]:
+def _read(path: Path, features: str | None, labels: str | None) -> tuple[np.ndarray, np.ndarray]:
     from meanfield.archive import read_arrays
 
     if not path.exists():

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import meanfield.cli.data as cli_data
+from meanfield.cli.inputs import axis_from, class_task_from, given, network_from, read_config, tau_from
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from meanfield.phases.diagram import PhaseDiagram
-    from meanfield.problem.class_task import ClassTask
-    from meanfield.problem.network import Network
-    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+    from meanfield.posterior.posterior import Posterior
+    from meanfield.theories.deep.transitions import CodeTransition
+    from meanfield.theories.single_layer.transitions.acceptance import Transition
+    from meanfield.validation import FloatArray
 
 _DESCRIPTION = """\
 Which representations does a wide, non-lazy Bayesian network learn from a classification task? This command solves
@@ -60,12 +64,6 @@ A task file (TOML) holds the same things as the flags, and flags given besides i
   [network.parameters]
   gain = 1.0"""
 
-_TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
-_NETWORK_FLAGS = ("activation", "depth", "sigma_a", "sigma_w", "readout_exponent")
-_LARGEST_CONFIG = 2**20
-_LONGEST_NUMBER = 60
-_MOST_POINTS = 10_000_000
-_DEFAULT_FRACTIONS = ["1/2", "1/4", "1/4"]
 _DEFAULT_LINE = "off=-1:0.95:196"
 _DEFAULT_PLANE = ("off=-1:0.95:117", "sigma_a=0.5:2:91")
 _DEFAULT_MAPS = (-0.75, 0.25, 0.55, 0.8)
@@ -199,166 +197,25 @@ def _validate(options: argparse.Namespace) -> int:
     return run(options, solve)
 
 
-# ---- from arguments to objects ---------------------------------------------------------------------
-
-
-def _read_config(options: argparse.Namespace) -> dict[str, Any]:
-    """The task file, with what is not known in it refused; empty tables without one."""
-    config: dict[str, Any] = {"task": {}, "network": {}}
-    if options.config is None:
-        return config
-    try:
-        if options.config.stat().st_size > _LARGEST_CONFIG:
-            raise ValueError(f"{options.config} has more than {_LARGEST_CONFIG} bytes: no task file.")
-        config |= tomllib.loads(options.config.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{options.config} is not TOML: it is no text in UTF-8.") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ValueError(f"{options.config} is not TOML: {error}") from None
-    for table in ("task", "network"):
-        if not isinstance(config[table], dict):
-            raise ValueError(f"[{table}] of {options.config} must be a table of entries, got {short(config[table])}.")
-    known = {"": ("task", "network", "tau"), "task": _TASK_FLAGS, "network": (*_NETWORK_FLAGS, "parameters")}
-    for table, names in known.items():
-        unknown = sorted(set(config[table] if table else config) - set(names))
-        if unknown:
-            where = f"[{table}] of {options.config}" if table else str(options.config)
-            raise ValueError(f"{where} has unknown entries {', '.join(unknown)}; it may hold {', '.join(names)}.")
-    _check_types(options.config, config)
-    return config
-
-
-def _check_types(path: Path, config: dict[str, Any]) -> None:
-    """Refuse entries of a task file that are no numbers, lists, tables or texts where these are needed."""
-    task, network = config["task"], config["network"]
-    for where, table, names in (
-        ("", config, ("tau",)),
-        ("[task] ", task, ("on", "off", "n_samples")),
-        ("[network] ", network, ("sigma_a", "sigma_w")),
-    ):
-        for name in names:
-            if name in table and (isinstance(table[name], bool) or not isinstance(table[name], (int, float))):
-                raise ValueError(f"{where}{name} of {path} must be a number, got {short(table[name])}.")
-    for name in ("fractions", "targets"):
-        if name in task and not isinstance(task[name], list):
-            raise ValueError(f"[task] {name} of {path} must be a list, got {short(task[name])}.")
-    if not isinstance(network.get("activation", ""), str):
-        raise ValueError(f"[network] activation of {path} must be text, got {short(network['activation'])}.")
-    parameters = network.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise ValueError(f"[network.parameters] of {path} must be a table of numbers, got {short(parameters)}.")
-    for name, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"[network.parameters] {name} of {path} must be a number, got {short(value)}.")
-
-
-def _network(options: argparse.Namespace, config: dict[str, Any]) -> Network:
-    from meanfield.problem.network import Network
-
-    values = {**config["network"], **_given(options, _NETWORK_FLAGS)}
-    parameters = dict(values.pop("parameters", {}))
-    for item in options.parameter or []:
-        name, value = _name_and_value("--parameter", item, "NAME=VALUE")
-        parameters[name] = _number(f"--parameter {name}", value)
-    values["activation"] = _activation(values.get("activation", "sigmoid"), parameters)
-    return Network(**values)
-
-
-def _activation(name: str, parameters: dict[str, float]) -> Any:
-    from meanfield.activations.activation import activation, activation_of_formula
-    from meanfield.activations.builtin import names
-
-    if name in names() or name.isidentifier():
-        return activation(name, **parameters)
-    return activation_of_formula(name, parameters)
-
-
-def _class_task(options: argparse.Namespace, config: dict[str, Any]) -> ClassTask:
-    from meanfield.problem.class_task import class_task
-
-    given = _given(options, _TASK_FLAGS)
-    values = {**config["task"], **given}
-    if "targets" in given:
-        values["targets"] = [[_number("--targets", x) for x in row.split(",")] for row in given["targets"]]
-        values = {key: value for key, value in values.items() if key in given or key not in ("on", "off")}
-    elif {"on", "off"} & set(given):
-        values.pop("targets", None)
-    if "fractions" in values:
-        values["fractions"] = [_number("fractions", x) for x in values["fractions"]]
-    elif "targets" not in values:
-        values["fractions"] = [_number("fractions", x) for x in _DEFAULT_FRACTIONS]
-    return class_task(**values)
-
-
-def _tau(options: argparse.Namespace, config: dict[str, Any]) -> float:
-    from meanfield.validation import real_number
-
-    return real_number("tau", options.tau if options.tau is not None else config.get("tau", 0.0), at_least=0.0)
-
-
-def short(value: Any) -> str:
-    """What was given, in words that fit on a line."""
-    from meanfield.validation import short as shown
-
-    return shown(value)
-
-
-def _given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-def _number(name: str, value: Any) -> float:
-    """A number, or text such as 0.25, 1/4, inf."""
-    try:
-        if isinstance(value, bool) or (isinstance(value, str) and len(value) > _LONGEST_NUMBER):
-            raise TypeError
-        if isinstance(value, str) and "/" in value:
-            above, below = value.split("/")
-            return float(above) / float(below)  # not as exact fractions: "1e999999999/3" would not fit
-        return float(value)
-    except (TypeError, ValueError, ArithmeticError):
-        raise ValueError(f"{name}: {short(value)} is not a number; write for example 0.25 or 1/4.") from None
-
-
-def _name_and_value(flag: str, item: str, form: str) -> tuple[str, str]:
-    name, separator, value = item.partition("=")
-    if not separator or not name:
-        raise ValueError(f"{flag} {item!r} does not read {form}.")
-    return name.strip(), value
-
-
-def _axis(item: str) -> tuple[str, Any]:
-    import numpy as np
-
-    name, text = _name_and_value("--sweep", item, "NAME=START:STOP:COUNT, e.g. off=-1:0.9:191")
-    parts = text.split(":")
-    if len(parts) != 3 or not parts[2].isdecimal() or not 2 <= int(parts[2][:9]) <= _MOST_POINTS:
-        raise ValueError(f"--sweep {item!r} does not read NAME=START:STOP:COUNT with COUNT >= 2, e.g. off=-1:0.9:191.")
-    start, stop = (_number(f"--sweep {name}", part) for part in parts[:2])
-    if not (math.isfinite(start) and math.isfinite(stop) and start < stop):
-        raise ValueError(f"--sweep {item!r}: START must be smaller than STOP, and both finite.")
-    return name, np.linspace(start, stop, int(parts[2]))
-
-
 # ---- commands --------------------------------------------------------------------------------------
 
 
 def _solve(options: argparse.Namespace) -> None:
-    config = _read_config(options)
+    config = read_config(options)
     cli_data.check(options, config)
-    network = _network(options, config)
+    network = network_from(options, config)
     if options.data is not None:
-        targets = {**config["task"], **_given(options, ("on", "off"))}
+        targets = {**config["task"], **given(options, ("on", "off"))}
         tau = options.tau if options.tau is not None else config.get("tau")
         return _report(cli_data.solve_data(options, network, tau, targets))
-    task = _class_task(options, config)
+    task = class_task_from(options, config)
     if options.output is not None:
         from meanfield.archive import npz_path
 
         npz_path(options.output)  # what cannot be written is said before the work
     from meanfield.solve import solve
 
-    posterior = solve(network, task, tau=_tau(options, config))
+    posterior = solve(network, task, tau=tau_from(options, config))
     print(posterior.table())
     written = []
     if options.output is not None:
@@ -368,7 +225,7 @@ def _solve(options: argparse.Namespace) -> None:
     _report(written)
 
 
-def _draw(posterior: SingleNeuronPosterior, stem: Path) -> list[Path]:
+def _draw(posterior: Posterior, stem: Path) -> list[Path]:
     plot = _plot_module()
     written = []
     for name in ("readout_posterior", "activation_map", "kernel"):
@@ -377,7 +234,7 @@ def _draw(posterior: SingleNeuronPosterior, stem: Path) -> list[Path]:
     return written
 
 
-def _plot_module() -> Any:
+def _plot_module() -> ModuleType:
     os.environ.setdefault("MPLBACKEND", "Agg")  # pictures go to files: no display is needed
     from meanfield import plot
 
@@ -392,16 +249,16 @@ def _report(written: Sequence[Path]) -> None:
 
 
 def _equations(options: argparse.Namespace) -> None:
-    network = _network(options, _read_config(options))
+    network = network_from(options, read_config(options))
     from meanfield.equations import equations
 
     print(equations(network).latex())
 
 
 def _phase_diagram(options: argparse.Namespace) -> None:
-    config = _read_config(options)
-    network, task, tau = _network(options, config), _class_task(options, config), _tau(options, config)
-    axes = [_axis(item) for item in options.sweep or [_DEFAULT_LINE]]
+    config = read_config(options)
+    network, task, tau = network_from(options, config), class_task_from(options, config), tau_from(options, config)
+    axes = [axis_from(item) for item in options.sweep or [_DEFAULT_LINE]]
     if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
     from meanfield.phases.diagram import sweep
@@ -411,8 +268,9 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     from meanfield.cli.warmup import beside
 
     with beside(), _workers(options.workers) as executor:
-        how: dict[str, Any] = {"executor": executor, "checkpoint": options.checkpoint}
-        diagram = sweep(network, task, **{**how, "tau": tau, **dict(axes)})
+        shared = partial(sweep, executor=executor, checkpoint=options.checkpoint)
+        values: dict[str, Any] = {"tau": tau, **dict(axes)}
+        diagram = shared(network, task, **values)
         print(diagram)
         if len(axes) == 1:
             maps = options.maps or (None if options.sweep else _DEFAULT_MAPS)
@@ -421,7 +279,8 @@ def _phase_diagram(options: argparse.Namespace) -> None:
             written = _plane(diagram, folder / "-".join(["phases", *diagram.axes]))
         pages = [diagram]
         if not options.sweep:
-            diagram = sweep(network, task, tau, **how, **dict(_axis(item) for item in _DEFAULT_PLANE))
+            values = {"tau": tau, **dict(axis_from(item) for item in _DEFAULT_PLANE)}
+            diagram = shared(network, task, **values)
             print(f"\n{diagram}")
             written += _plane(diagram, folder / "phases-off-sigma_a")
             pages.append(diagram)
@@ -431,7 +290,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     _report(written)
 
 
-def _workers(number: int) -> Any:
+def _workers(number: int) -> AbstractContextManager[Executor | None]:
     """Executor of so many processes, None for one."""
     if number < 1:
         raise ValueError(f"--workers must be at least 1, got {number}.")
@@ -469,11 +328,13 @@ def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:
     """Two parameters: the phases and their boundaries."""
     import numpy as np
 
-    from meanfield.phases.curves import boundaries
-
     (x_name, x), (y_name, y) = diagram.axes.items()
-    curves = boundaries(diagram)
+    curves = diagram.boundaries()
     print(f"{len(diagram.phase_labels)} phases, {len(curves)} boundaries and crossovers traced")
+    for point in curves.points:
+        print(f"  {point.kind} at " + ", ".join(f"{name} = {value:.8f}" for name, value in point.parameters.items()))
+    if curves.unexplained:
+        print(f"  {len(curves.unexplained)} changes of the raster have no curve")
     figure = _plot_module().plot_phases(diagram, boundaries=curves).figure
     points = [*np.meshgrid(x, y, indexing="ij"), diagram.objective, _phase_names(diagram)]
     rows = zip(*(np.ravel(column) for column in points), strict=True)
@@ -486,13 +347,13 @@ def _plane(diagram: PhaseDiagram, stem: Path) -> list[Path]:
     ]
 
 
-def _phase_names(diagram: Any) -> Any:
+def _phase_names(diagram: PhaseDiagram) -> np.ndarray:
     import numpy as np
 
     return np.array([*diagram.phase_labels, "not certified"])[diagram.phase]  # -1 is the last one
 
 
-def _between(values: Any, transitions: Sequence[Any]) -> list[float]:
+def _between(values: FloatArray, transitions: Sequence[Transition | CodeTransition]) -> list[float]:
     """Where to draw maps: the middle of each of the first five phases; three even spaced values if there are fewer."""
     edges = [values[0], *sorted(t.value for t in transitions if not t.crossover), values[-1]]
     if len(edges) < 4:
@@ -500,7 +361,7 @@ def _between(values: Any, transitions: Sequence[Any]) -> list[float]:
     return sorted({float(f"{0.5 * (left + right):.3g}") for left, right in pairwise(edges)})[:5]
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
     import csv
 
     with path.open("w", newline="", encoding="utf-8") as stream:

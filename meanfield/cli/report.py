@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from meanfield.sampling.compare import LIMIT, Comparison, compare
 from meanfield.sampling.drift import Drift, drift
 from meanfield.sampling.sample import sample
 from meanfield.sampling.trend import Trend, finite_size_trend
+
+if TYPE_CHECKING:
+    from meanfield.posterior.posterior import Posterior
 
 __all__ = ["Case", "Plan", "validate", "write_report"]
 
@@ -86,7 +89,7 @@ class Case:
 
 def validate(
     network: Network,
-    posteriors: Sequence[Any],
+    posteriors: Sequence[Posterior],
     start: str,
     plan: Plan,
     report: Callable[[str], None] = lambda _: None,

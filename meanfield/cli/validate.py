@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from meanfield.cli.commands import Commands
+
+if TYPE_CHECKING:
+    from meanfield.cli.report import Case
+    from meanfield.posterior.posterior import Posterior
 
 __all__ = ["add_parser", "run"]
 
@@ -26,7 +32,7 @@ _FULL: dict[str, Any] = {
 _QUICK = _FULL | {"width": (60, 120), "samples": 150, "warmup": 200, "thin": 2, "seed": (0,), "start": _STARTS[:1]}
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+def add_parser(subparsers: Commands) -> argparse.ArgumentParser:
     """Add the subcommand `validate` to an argparse subparsers object; the caller sets its `run`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "validate",
@@ -66,7 +72,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(options: argparse.Namespace, solve: Callable[..., Any]) -> int:
+def run(options: argparse.Namespace, solve: Callable[..., Posterior]) -> int:
     """Carry out the subcommand with the solver of the theory handed in; returns the exit status."""
     import os
 
@@ -119,7 +125,7 @@ def run(options: argparse.Namespace, solve: Callable[..., Any]) -> int:
     return int(any(case.failures(options.limit) for case in cases))
 
 
-def _verdicts(cases: Any, limit: float) -> list[str]:
+def _verdicts(cases: Sequence[Case], limit: float) -> list[str]:
     lines = []
     for case in cases:
         failures = case.failures(limit)

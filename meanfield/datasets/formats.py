@@ -36,7 +36,7 @@ _HARMLESS = {
 }
 
 
-def load_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
+def load_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Array of an IDX file (the format of MNIST), gzipped or not.
 
     Raises
@@ -50,7 +50,7 @@ def load_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         return _idx_array(path, stream)
 
 
-def _idx_array(path: Any, stream: IO[bytes]) -> NDArray[Any]:
+def _idx_array(path: str | os.PathLike[str], stream: IO[bytes]) -> np.ndarray:
     """The array of an open IDX file: what the header declares is read, and a byte more to see that nothing follows."""
     raw = _bytes(path, stream, 4)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
@@ -109,9 +109,7 @@ def load_cifar(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray
     return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels.astype(np.intp)
 
 
-def load_npz(
-    path: str | os.PathLike[str], part: str | None = None
-) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
+def load_npz(path: str | os.PathLike[str], part: str | None = None) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images, labels (n,) and class names (may be empty) of an ``.npz`` file.
 
     Parameters
@@ -153,7 +151,7 @@ def load_npz(
 
 
 class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) in _HARMLESS:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meanfield.problem.data_task import DataTask, data_task
-from meanfield.validation import class_labels, class_name_tuple, generator, plain_array, short, whole_number
+from meanfield.validation import (
+    Rows,
+    class_labels,
+    class_name_tuple,
+    generator,
+    plain_array,
+    short,
+    whole_number,
+)
 
 __all__ = ["ImageSet"]
 
@@ -37,8 +43,8 @@ class ImageSet:
         For shapes that do not fit, and labels without a class name.
     """
 
-    images: NDArray[Any]
-    labels: NDArray[Any]
+    images: np.ndarray
+    labels: np.ndarray
     class_names: tuple[str, ...] = field(default=())
     name: str = "images"
 
@@ -79,7 +85,7 @@ class ImageSet:
         """Colour images as grey ones (luma 0.299 R + 0.587 G + 0.114 B); grey images are returned as they are."""
         return self if self.images.ndim == 3 else replace(self, images=self.images @ _LUMA)
 
-    def split(self, n_train: int, n_test: int | None = None, *, rng: Any = None) -> tuple[ImageSet, ImageSet]:
+    def split(self, n_train: int, n_test: int | None = None, *, rng: object = None) -> tuple[ImageSet, ImageSet]:
         """Random training and test images, equally many of every class (up to one), sorted by class.
 
         Parameters
@@ -125,7 +131,7 @@ class ImageSet:
         shape = "x".join(map(str, self.images.shape[1:]))
         return f"<{self.name}: {len(self)} images {shape} of {self.images.dtype}; {count}>"
 
-    def _take(self, index: Any) -> ImageSet:
+    def _take(self, index: Rows) -> ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def _name(self, value: str | int) -> str:

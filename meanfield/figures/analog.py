@@ -8,7 +8,7 @@ import numpy as np
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import (
     draw_activations,
-    draw_kernel,
+    draw_kernel_matrix,
     draw_readouts,
     letters,
     mean_kernel,
@@ -44,7 +44,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     axes[1, 0].legend(frameon=False)
     for column, (layer, found) in enumerate(zip((-2, -1), neurons, strict=True), 1):
         draw_activations(axes[0, column], found, strongest(found, n))
-        draw_kernel(axes[1, column], mean_kernel(chains, layer), chains.labels, chains.task.class_names)
+        draw_kernel_matrix(axes[1, column], mean_kernel(chains, layer), chains.labels, chains.task.class_names)
         axes[0, column].set_title(f"activations, layer {column}")
         axes[1, column].set_title(f"kernel, layer {column}")
     letters(axes.flat)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import SubFigure
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, network_of
@@ -30,8 +31,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     n = scale.size(80, 500)
     how = effort(scale, draws=(50, 200), warmup=(120, 600), thin=2, chains=2)
     figure = plt.figure(figsize=(8.0, 4.8), layout="constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=(1.1, 1.0))
-    upper, lower = halves
+    upper, lower = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=(1.1, 1.0)))
     top = plot_weights(diagram, upper.subplots())
     comparisons: list[Comparison] = []
     for ax, off, letter in zip(lower.subplots(1, len(TARGETS)), TARGETS, "ABCD", strict=True):

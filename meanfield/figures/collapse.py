@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 from meanfield import geometry
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import letters
+from meanfield.figures.runs import Effort
 from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
@@ -28,7 +27,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     """Theory (drawn neurons) beside sampled networks of the same N and P."""
     n, p, repeats = scale.size(80, 400), scale.size(100, 200), scale.size(4, 10)
     task = class_task(fractions=[0.5, 0.25, 0.25], n_samples=p)
-    how: dict[str, Any] = {
+    how: Effort = {
         "draws": 40,
         "warmup": scale.size(120, 500),
         "thin": 4,

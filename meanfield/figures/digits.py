@@ -12,7 +12,14 @@ import numpy as np
 
 from meanfield.datasets.images import ImageSet
 from meanfield.figures.gallery import Drawing, Scale
-from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
+from meanfield.figures.panels import (
+    draw_activations,
+    draw_kernel_matrix,
+    draw_readouts,
+    letters,
+    mean_kernel,
+    network_of,
+)
 from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.posterior.generalization import Generalization
@@ -45,7 +52,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     axes[0, 0].legend(frameon=False)
     draw_activations(axes[0, 1], network_of(chains))
     axes[0, 1].set_title("activations, training")
-    draw_kernel(axes[0, 2], mean_kernel(chains), chains.labels, task.class_names)
+    draw_kernel_matrix(axes[0, 2], mean_kernel(chains), chains.labels, task.class_names)
     axes[0, 2].set_title("kernel, training")
     theory = posterior.predict(test.images)
     shift = np.abs(cold.predict(test.images) - gaussian_process.predict(test.images)).max()

@@ -25,6 +25,7 @@ FIGURES = {
     "sparse": ("sparse", "sparse coding in a ReLU network: bulk and outliers"),
     "drift": ("stability", "representations drift (linear) or stay (sigmoid, ReLU)"),
     "collapse": ("collapse", "neural collapse and manifold geometry of the three codes"),
+    "planes": ("planes", "phases and their boundaries in planes of two control parameters"),
 }
 
 

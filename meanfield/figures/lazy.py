@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
-from meanfield.figures.panels import draw_activations, draw_kernel, letters, mean_kernel, network_of, strongest
+from meanfield.figures.panels import draw_activations, draw_kernel_matrix, letters, mean_kernel, network_of, strongest
 from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import styled
 from meanfield.problem.class_task import class_task
@@ -47,7 +47,7 @@ def draw(name: str, scale: Scale) -> Drawing:
             chains = runs.widest
             if len(widths) > 1:
                 said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {runs.trend.max_z:.2f}")
-            draw_kernel(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
+            draw_kernel_matrix(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
             neurons = replace(network_of(chains), class_names=("+", "−"))
             draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))
             block = posterior.kernel().block

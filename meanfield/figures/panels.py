@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from meanfield.posterior.posterior import Posterior
     from meanfield.sampling.chains import Chains
 
-__all__ = ["draw_kernel", "draw_readouts", "letters", "marginal", "mean_kernel", "network_of", "strongest"]
+__all__ = ["draw_kernel_matrix", "draw_readouts", "letters", "marginal", "mean_kernel", "network_of", "strongest"]
 
 
 def network_of(chains: Chains, *, chain: int = 0, layer: int = -1) -> Neurons:
@@ -45,7 +46,9 @@ def mean_kernel(chains: Chains, layer: int = -1) -> FloatArray:
     return np.asarray(np.einsum("kip,kiq->pq", phi, phi) / (phi.shape[0] * phi.shape[1]))
 
 
-def draw_kernel(ax: Axes, matrix: FloatArray, labels: NDArray[np.intp], names: Any, *, colorbar: bool = True) -> None:
+def draw_kernel_matrix(
+    ax: Axes, matrix: FloatArray, labels: NDArray[np.intp], names: Sequence[str], *, colorbar: bool = True
+) -> None:
     """A kernel on inputs sorted by class."""
     order = np.argsort(labels, kind="stable")
     image = ax.imshow(matrix[np.ix_(order, order)], cmap=MAP, interpolation="nearest")
@@ -112,7 +115,7 @@ def draw_readouts(ax: Axes, values: FloatArray, posterior: Posterior, output: in
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def letters(axes: Any) -> None:
+def letters(axes: Iterable[Axes]) -> None:
     """A, B, C, ... at the upper left."""
     for ax, letter in zip(axes, "ABCDEFGHIJKLMNOPQRSTUVWX"):
         ax.set_title(letter, loc="left", fontweight="bold")

@@ -8,7 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
-from meanfield.figures.panels import draw_activations, draw_kernel, draw_readouts, letters, mean_kernel, network_of
+from meanfield.figures.panels import (
+    draw_activations,
+    draw_kernel_matrix,
+    draw_readouts,
+    letters,
+    mean_kernel,
+    network_of,
+)
 from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
@@ -52,7 +59,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     draw_activations(axes[1, 0], network_of(chains))
     axes[1, 0].set_title("activations")
     _activation_of_code(axes[1, 1], posterior, chains)
-    draw_kernel(axes[1, 2], mean_kernel(chains), chains.labels, task.class_names)
+    draw_kernel_matrix(axes[1, 2], mean_kernel(chains), chains.labels, task.class_names)
     axes[1, 2].set_title("kernel")
     letters(axes.flat)
     said = (runs.said,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from meanfield.figures.gallery import Scale
 from meanfield.posterior.posterior import Posterior
@@ -40,20 +40,29 @@ class Runs:
         return f"1/N extrapolated: max |z| = {trend.max_z:.2f} over {len(trend.rows)} statistics"
 
 
-def effort(scale: Scale, *, draws: tuple[int, int], warmup: tuple[int, int], thin: int, chains: int) -> dict[str, Any]:
+class Effort(TypedDict):
+    """Options of `meanfield.sample` that say how long it takes."""
+
+    draws: int
+    warmup: int
+    thin: int
+    chains: int
+    progress: bool
+
+
+def effort(scale: Scale, *, draws: tuple[int, int], warmup: tuple[int, int], thin: int, chains: int) -> Effort:
     """Options of `sample`; of draws and warm-up the small and the full number."""
-    numbers = {"draws": scale.size(*draws), "warmup": scale.size(*warmup)}
-    return {**numbers, "thin": thin, "chains": chains, "progress": False}
+    return Effort(draws=scale.size(*draws), warmup=scale.size(*warmup), thin=thin, chains=chains, progress=False)
 
 
 def sampled(
     posterior: Posterior,
     widths: Iterable[int],
     scale: Scale,
-    how: dict[str, Any],
+    how: Effort,
     *,
-    start: Any = None,
-    inputs: Any = None,
+    start: object = None,
+    inputs: object = None,
 ) -> Runs:
     """Chains of these widths at the problem of a posterior, started from it unless told otherwise."""
     start = posterior if start is None else start

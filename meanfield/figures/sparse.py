@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
-from meanfield.figures.panels import draw_activations, draw_kernel, letters, mean_kernel, network_of, strongest
+from meanfield.figures.panels import draw_activations, draw_kernel_matrix, letters, mean_kernel, network_of, strongest
 from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
@@ -41,11 +41,11 @@ def draw(name: str, scale: Scale) -> Drawing:
     neurons = network_of(chains)
     draw_activations(axes[0, 1], neurons, strongest(neurons, _SHOWN))
     axes[0, 1].set_title(f"the {_SHOWN} most active neurons")
-    draw_kernel(axes[1, 0], mean_kernel(chains), chains.labels, task.class_names)
+    draw_kernel_matrix(axes[1, 0], mean_kernel(chains), chains.labels, task.class_names)
     axes[1, 0].set_title("kernel, sampled")
     axes[1, 1].remove()
     last = figure.add_subplot(2, 2, 4)
-    draw_kernel(last, posterior.kernel().matrix(chains.labels), chains.labels, task.class_names)
+    draw_kernel_matrix(last, posterior.kernel().matrix(chains.labels), chains.labels, task.class_names)
     last.set_title("kernel, theory")
     letters([axes[0, 0], axes[0, 1], axes[1, 0], last])
     share = float(np.mean(neurons.code != neurons.part_names.index("bulk")))

@@ -23,6 +23,7 @@ _HOME = {
     "replica": ("ReplicaCapacity", "replica_capacity", "replica_manifold"),
     "centers": ("CenterComponents", "center_correlation", "remove_center_components"),
     "closed_forms": ("Estimate", "ball_capacity", "ellipsoid_capacity", "point_capacity"),
+    "one_step": ("one_step_capacity",),
     "comparators": (
         "NeuralCollapse",
         "cka",

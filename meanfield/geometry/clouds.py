@@ -6,9 +6,9 @@ A manifold is a finite point cloud of shape (M, N): rows are points, columns are
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -166,15 +166,15 @@ def _shared_ray(points: Array, norms: Array, owner: NDArray[np.int64]) -> tuple[
     return None
 
 
-def dimension(values: Any) -> int:
+def dimension(values: object) -> int:
     """Number of axes of an array or of nested sequences, -1 if ragged."""
     try:
-        return int(np.ndim(values))
+        return int(np.ndim(cast(ArrayLike, values)))
     except Exception:  # ragged, or a user's object, which may do anything
         return -1
 
 
-def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
+def as_clouds(manifolds: object, *, least: int = 2) -> Clouds:
     """Validate manifolds given as a sequence or mapping of (M, N) arrays, a (P, M, N) array, or a tuple (X, labels).
 
     Raises
@@ -188,7 +188,7 @@ def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
         return manifolds
     if isinstance(manifolds, tuple) and len(manifolds) == 2 and dimension(manifolds[1]) == 1:
         names = tuple(str(value) for value in class_labels("y", manifolds[1])[1])
-        parts: list[Any] = group_by_label(*manifolds)
+        parts: list[np.ndarray] = group_by_label(*manifolds)
     elif isinstance(manifolds, Mapping):
         names = tuple(str(key) for key in manifolds)
         parts = list(manifolds.values())
@@ -199,9 +199,11 @@ def as_clouds(manifolds: Any, *, least: int = 2) -> Clouds:
             squarable_array("the array of manifolds", manifolds)
         ndim = getattr(manifolds, "ndim", None)
         if ndim is not None and ndim != 3:
-            raise ValueError(f"an array of manifolds has shape (P, M, N), got {manifolds.shape}; {ORIENTATION}")
+            raise ValueError(
+                f"an array of manifolds has shape (P, M, N), got {np.shape(cast(ArrayLike, manifolds))}; {ORIENTATION}"
+            )
         try:
-            parts = list(manifolds)
+            parts = list(cast("Iterable[np.ndarray]", manifolds))
         except TypeError:
             raise ValueError(f"manifolds must be a sequence of arrays, got {type(manifolds).__name__}") from None
     if len(parts) < least:
@@ -244,7 +246,9 @@ def streams(seed: Seed, number: int, tag: int = STREAM_TAG) -> list[np.random.Se
     elif seed is None:
         root = np.random.SeedSequence()
     else:
-        root = np.random.SeedSequence(seed_like("seed", seed), spawn_key=(tag,))
+        given = seed_like("seed", seed)
+        assert isinstance(given, int)
+        root = np.random.SeedSequence(given, spawn_key=(tag,))
     return root.spawn(number)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,15 @@ __all__ = ["AnchorPoints", "Glue", "anchor_points", "capacity", "glue"]
 Array = NDArray[np.float64]
 
 INACTIVE = ("support", "zero", "exclude")
-ALIGNMENTS = ("cosine", "raw")
+ALIGNMENTS = ("cosine", "raw", "signed")
+# Name -> (inactive, alignment, whether R is the root of a mean of ratios); see `glue`.
+CONVENTIONS = {
+    "scale-free": ("support", "cosine", False),
+    "definition": ("exclude", "raw", False),
+    "algorithm": ("zero", "raw", False),
+    "older": ("zero", "cosine", True),
+    "signed": ("zero", "signed", False),
+}
 CROWDED = 0.6  # share of the rank that E[a] takes; for spheres the dimension falls to about a half beyond
 
 
@@ -147,8 +155,9 @@ def glue(
     n_probes: int = 200,
     probes: ArrayLike | None = None,
     center: bool = False,
-    inactive: str = "support",
-    alignment: str = "cosine",
+    convention: str = "scale-free",
+    inactive: str | None = None,
+    alignment: str | None = None,
     pairwise: bool = False,
     allow_overlap: bool = False,
     kappa: float = 0.0,
@@ -169,11 +178,17 @@ def glue(
         Explicit probes.
     center : bool
         Subtract the mean of all points first.
-    inactive : {"support", "zero", "exclude"}
-        Anchor of a manifold that does not support the solution: its point nearest to the hyperplane's wrong side
-        (recovers the geometry of spheres), the origin, or none. The capacity never depends on it.
-    alignment : {"cosine", "raw"}
-        Normalised or plain inner products in the alignments.
+    convention : {"scale-free", "definition", "algorithm", "older", "signed"}
+        What published formulas and codes do differently, by name: see THEORY.md, "Conventions". The default recovers
+        the geometry of spheres; "definition" is the text of the paper (anchors of active manifolds only, plain absolute
+        inner products), "algorithm" its algorithm step by step (a row of zeros for an inactive manifold), "older" has
+        the radius as root of the mean ratio and cosines, "signed" keeps the sign of the cosines. The capacity is the
+        same in all.
+    inactive : {"support", "zero", "exclude"}, optional
+        In place of the convention's: anchor of a manifold that does not support the solution: its point nearest to the
+        hyperplane's wrong side, the origin, or none.
+    alignment : {"cosine", "raw", "signed"}, optional
+        In place of the convention's: absolute cosines, absolute inner products, or cosines with their sign.
     pairwise : bool
         Analyse all pairs of manifolds; harmonic mean of the capacities, arithmetic mean of the rest.
     allow_overlap : bool
@@ -213,8 +228,10 @@ def glue(
     >>> round(3 * result.capacity / 2, 1)  # orthonormal points: capacity 2/M
     1.0
     """
-    choice("inactive", inactive, INACTIVE)
-    choice("alignment", alignment, ALIGNMENTS)
+    choice("convention", convention, tuple(CONVENTIONS))
+    own_inactive, own_alignment, _ = CONVENTIONS[convention]
+    inactive = own_inactive if inactive is None else choice("inactive", inactive, INACTIVE)
+    alignment = own_alignment if alignment is None else choice("alignment", alignment, ALIGNMENTS)
     center, pairwise = flag("center", center), flag("pairwise", pairwise)
     if real_number("kappa", kappa) != 0:
         raise ValueError(
@@ -224,25 +241,34 @@ def glue(
     options = {
         "labels": describe_labels(labels),
         "center": bool(center),
+        "convention": convention,
         "inactive": inactive,
         "alignment": alignment,
         "pairwise": bool(pairwise),
         "seed": describe_seed(seed),
     }
-    settings: dict[str, Any] = {"n_probes": n_probes, "probes": probes, "threads": threads}
+    settings = ProbeSettings(n_probes=n_probes, probes=probes, threads=threads)
     if pairwise:
         return _pairwise(manifolds, labels, center, allow_overlap, seed, settings, options)
     problem = cone_problem(manifolds, center=center, allow_overlap=allow_overlap)
     return _describe(solve_problem(problem, labels=labels, seed=seed, **settings), options)
 
 
-def capacity(manifolds: Any, **options: Any) -> float:
+class ProbeSettings(TypedDict):
+    """Of a Monte-Carlo average over probes."""
+
+    n_probes: int
+    probes: ArrayLike | None
+    threads: int
+
+
+def capacity(manifolds: object, **options: Any) -> float:
     """GLUE manifold capacity ``P / E[a]`` alone, without the descriptors; options and seeds as in `glue`."""
     if options.get("pairwise", False) is not False or options.get("kappa", 0) != 0:
         return glue(manifolds, **options).capacity
     allowed = {"labels", "n_probes", "probes", "center", "allow_overlap", "threads", "seed"}
     for name in set(options) - allowed:
-        if name not in ("inactive", "alignment", "pairwise", "kappa"):
+        if name not in ("convention", "inactive", "alignment", "pairwise", "kappa"):
             raise TypeError(f"capacity() has no option {name!r}")
     thread_count(options.get("threads", 1))
     problem = cone_problem(
@@ -303,11 +329,14 @@ def anchor_points(
     )
 
 
-def _describe(solved: Solved, options: dict[str, Any], *, stacklevel: int = 3) -> Glue:
+def _describe(solved: Solved, options: dict[str, object], *, stacklevel: int = 3) -> Glue:
     problem = solved.problem
-    weights, active = solved.anchor_weights(options["inactive"])
+    weights, active = solved.anchor_weights(str(options["inactive"]))
     found = estimate(solved, weights, active, options)
-    values, errors = dict(found.values), dict(found.errors)
+    values: dict[str, Any] = dict(found.values)
+    errors = dict(found.errors)
+    if CONVENTIONS[str(options["convention"])][2]:
+        values["radius"], errors["radius"] = values["radius_mean_ratio"], errors["radius_mean_ratio"]
     if options["alignment"] == "raw":  # inner products, the only scalars with a unit
         for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
             values[name] *= problem.scale**2
@@ -366,8 +395,8 @@ def _pairwise(
     center: bool,
     allow_overlap: bool,
     seed: Seed,
-    settings: dict[str, Any],
-    options: dict[str, Any],
+    settings: ProbeSettings,
+    options: dict[str, object],
 ) -> Glue:
     if not isinstance(labels, str):
         raise ValueError("pairwise=True draws the dichotomies of each pair; explicit labels cannot be split into pairs")

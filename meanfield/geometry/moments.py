@@ -11,8 +11,8 @@ them is estimated, and refused where it shows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ CHUNK = 250_000  # numbers in one block of anchors; about the size of a cache
 class Estimates:
     """Scalars with jackknife errors, mean anchors in span coordinates (P, r), share of each manifold in P D (P,)."""
 
-    values: dict[str, Any]
+    values: dict[str, float]
     errors: dict[str, float]
     mean: Array
     manifold_dimension: Array
@@ -103,11 +103,14 @@ def _project_on_rows(rows: Array, target: Array, rounding: Array) -> _Spans:
     return _Spans(square, solved * inverse, np.minimum(error, 1.0))
 
 
-def _alignment(first: Array, second: Array, cosine: bool) -> tuple[Array, Array, Array]:
+def _alignment(first: Array, second: Array, alignment: str) -> tuple[Array, Array, Array]:
     """Mean over mu != nu of ``|first_mu . second_nu|`` (T,) and its derivatives by both stacks (T or 1, P, r).
+
+    Of cosines unless `alignment` is "raw", with their sign if it is "signed".
 
     Rows without length take no part; NaN where no pair is left.
     """
+    cosine = alignment != "raw"
     length, other = np.linalg.norm(first, axis=2)[..., None], np.linalg.norm(second, axis=2)[..., None]
     present = (length > 0.0) & (other.transpose(0, 2, 1) > 0.0) & ~np.eye(first.shape[1], dtype=bool)
     if cosine:
@@ -115,7 +118,8 @@ def _alignment(first: Array, second: Array, cosine: bool) -> tuple[Array, Array,
         second = np.divide(second, other, out=np.zeros_like(second), where=other > 0.0)
     products = first @ second.transpose(0, 2, 1)
     count = present.sum(axis=(1, 2))
-    weight = np.sign(products) * present / np.maximum(count, 1)[:, None, None]
+    sign = np.ones_like(products) if alignment == "signed" else np.sign(products)
+    weight = sign * present / np.maximum(count, 1)[:, None, None]
     value = np.where(count > 0, np.sum(weight * products, axis=(1, 2)), np.nan)
     by_first, by_second = weight @ second, weight.transpose(0, 2, 1) @ first
     if cosine:
@@ -127,7 +131,7 @@ def _alignment(first: Array, second: Array, cosine: bool) -> tuple[Array, Array,
 
 
 def _moments(
-    solved: Solved, weights: Array, active: NDArray[np.bool_], mean: Array, options: dict[str, Any]
+    solved: Solved, weights: Array, active: NDArray[np.bool_], mean: Array, options: Mapping[str, object]
 ) -> _Moments:
     coordinates = solved.problem.coordinates
     probes, manifolds = active.shape
@@ -137,7 +141,7 @@ def _moments(
     share = np.zeros(manifolds)
     errors: list[Array] = []
     ratios = np.zeros(manifolds)
-    cosine = options["alignment"] == "cosine"
+    alignment = str(options["alignment"])
     for first in range(0, probes, step):
         chosen = slice(first, first + step)
         t = solved.probes[chosen]
@@ -164,10 +168,10 @@ def _moments(
         responses["b"] -= 2.0 * np.einsum("tp,tr->pr", u, t - np.einsum("tpr,tp->tr", axes, u))
         responses["c"] -= 2.0 * np.einsum("tp,tr->pr", w, t - np.einsum("tpr,tp->tr", axes - centers, w))
 
-        value, by_axes, by_others = _alignment(axes, axes, cosine)
+        value, by_axes, by_others = _alignment(axes, axes, alignment)
         parts["axis"].append(value)
         responses["axis"] -= np.sum(by_axes + by_others, axis=0)
-        value, by_centers, by_axes = _alignment(mean[None], axes, cosine)
+        value, by_centers, by_axes = _alignment(mean[None], axes, alignment)
         parts["center_axis"].append(value)
         responses["center_axis"] += np.sum(by_centers - by_axes, axis=0)
     return _Moments(
@@ -186,7 +190,8 @@ def center_cosines(mean: Array) -> Array:
 
 
 def _center_alignment(mean: Array, alignment: str) -> float:
-    matrix = np.abs(center_cosines(mean) if alignment == "cosine" else mean @ mean.T)
+    matrix = mean @ mean.T if alignment == "raw" else center_cosines(mean)
+    matrix = matrix if alignment == "signed" else np.abs(matrix)
     return float(matrix[~np.eye(len(mean), dtype=bool)].mean())
 
 
@@ -216,7 +221,7 @@ def _scalars(P: int, a: float, k: float, b: float, c: float, ratio: float) -> di
     }
 
 
-def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options: dict[str, Any]) -> Estimates:
+def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options: Mapping[str, object]) -> Estimates:
     """Descriptors from convex weights (T, n) and activity (T, P), with errors of a delete-block jackknife."""
     P = solved.problem.clouds.number
     probes = len(solved.distance)
@@ -257,7 +262,7 @@ def estimate(solved: Solved, weights: Array, active: NDArray[np.bool_], options:
             means["c"],
             float(ratio[kept].mean()),
         )
-        values["center_alignment"] = _center_alignment(centers, options["alignment"])
+        values["center_alignment"] = _center_alignment(centers, str(options["alignment"]))
         values["axis_alignment"] = means["axis"]
         values["center_axis_alignment"] = means["center_axis"]
         return values

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from meanfield.drawing import check_arguments
 from meanfield.geometry.clouds import as_clouds
@@ -25,6 +25,9 @@ __all__ = [
     "plot_trajectory",
 ]
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 LABELS = {
     "capacity": "capacity $\\alpha$",
     "dimension": "effective dimension $D$",
@@ -36,21 +39,21 @@ LABELS = {
 }
 
 
-_Drawing = TypeVar("_Drawing", bound=Callable[..., Any])
+_Drawing = TypeVar("_Drawing", bound=Callable[..., object])
 
 
 def _checked(function: _Drawing) -> _Drawing:
     """`function` with its arguments checked."""
 
     @wraps(function)
-    def inner(*args: Any, **options: Any) -> Any:
+    def inner(*args: object, **options: object) -> object:
         check_arguments(function, args, options)
         return function(*args, **options)
 
     return cast(_Drawing, inner)
 
 
-def _axes(ax: Any) -> Any:
+def _axes(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -58,7 +61,7 @@ def _axes(ax: Any) -> Any:
     return plt.subplots(layout="constrained")[1]
 
 
-def _positions(path: Trajectory, ax: Any) -> NDArray[Any]:
+def _positions(path: Trajectory, ax: Axes) -> np.ndarray:
     """Horizontal positions; names become ticks."""
     if path.parameter.dtype.kind == "U":
         positions = np.arange(len(path))
@@ -71,8 +74,8 @@ def _positions(path: Trajectory, ax: Any) -> NDArray[Any]:
 
 @_checked
 def plot_radius_dimension(
-    results: Any, ax: Any = None, *, utility: float | None = None, label: str | None = None
-) -> Any:
+    results: object, ax: Axes | None = None, *, utility: float | None = None, label: str | None = None
+) -> Axes:
     """Plane of effective radius and dimension with contours of constant capacity.
 
     Parameters
@@ -101,7 +104,7 @@ def plot_radius_dimension(
         if isinstance(results, Mapping):
             notes, joined = [str(key) for key in results], False
             results = list(results.values())
-        items = [results] if isinstance(results, Glue) else list(results)
+        items = [results] if isinstance(results, Glue) else list(cast("Iterable[Glue]", results))
         radius, dimension, factor = (
             np.array([getattr(r, name) for r in items]) for name in ("radius", "dimension", "utility")
         )
@@ -141,8 +144,8 @@ def plot_radius_dimension(
 
 @_checked
 def plot_trajectory(
-    path: Trajectory, columns: str | Sequence[str] = "capacity", ax: Any = None, *, relative: bool = False
-) -> Any:
+    path: Trajectory, columns: str | Sequence[str] = "capacity", ax: Axes | None = None, *, relative: bool = False
+) -> Axes:
     """Columns of a trajectory over its parameter, with error bars of two standard errors where they are known.
 
     Parameters
@@ -182,7 +185,7 @@ def plot_trajectory(
 
 
 @_checked
-def plot_factors(path: Trajectory, ax: Any = None) -> Any:
+def plot_factors(path: Trajectory, ax: Axes | None = None) -> Axes:
     """Capacity and its three factors over the parameter, relative to the first value, on a logarithmic axis.
 
     ``capacity = utility (1 + R^-2)/D`` exactly, so the three curves add up to that of the capacity.
@@ -196,8 +199,11 @@ def plot_factors(path: Trajectory, ax: Any = None) -> Any:
         "$1/D$": 1.0 / path["dimension"],
     }
     for index, (name, values) in enumerate(factors.items()):
-        style = {"color": "black", "lw": 2.0} if index == 0 else {"lw": 1.2, "marker": "o", "ms": 3}
-        ax.plot(positions, values / values[0], label=name, **style)
+        (line,) = ax.plot(positions, values / values[0], label=name)
+        if index == 0:
+            line.set(color="black", linewidth=2.0)
+        else:
+            line.set(linewidth=1.2, marker="o", markersize=3)
     ax.axhline(1.0, color="0.8", lw=0.8, zorder=0)
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
@@ -209,8 +215,8 @@ def plot_factors(path: Trajectory, ax: Any = None) -> Any:
 
 @_checked
 def plot_anchors(
-    anchors: AnchorPoints, manifolds: Any = None, ax: Any = None, *, directions: ArrayLike | None = None
-) -> Any:
+    anchors: AnchorPoints, manifolds: object = None, ax: Axes | None = None, *, directions: ArrayLike | None = None
+) -> Axes:
     """Anchor points in two dimensions, over the points of their manifolds.
 
     Parameters
@@ -248,9 +254,9 @@ def plot_anchors(
         color = f"C{index % 10}"
         if clouds is not None:
             points = clouds.points[clouds.block(index)] @ plane.T
-            ax.scatter(*points.T, s=4, color=color, alpha=0.2, linewidths=0)
+            ax.scatter(points[:, 0], points[:, 1], s=4, color=color, alpha=0.2, linewidths=0)
         flat = anchors.anchors[:, index] @ plane.T
-        ax.scatter(*flat.T, s=10, color=color, alpha=0.7, linewidths=0, label=name)
+        ax.scatter(flat[:, 0], flat[:, 1], s=10, color=color, alpha=0.7, linewidths=0, label=name)
         ax.plot(*(centers[index] @ plane.T), marker="X", ms=9, color=color, mec="black", ls="")
     ax.plot(0.0, 0.0, "+", color="black", ms=12)
     ax.set_aspect("equal", adjustable="datalim")
@@ -260,7 +266,7 @@ def plot_anchors(
 
 
 @_checked
-def plot_alignment(result: Glue | ArrayLike, ax: Any = None, *, names: Sequence[str] | None = None) -> Any:
+def plot_alignment(result: Glue | ArrayLike, ax: Axes | None = None, *, names: Sequence[str] | None = None) -> Axes:
     """Matrix of the cosines between anchor centres (or of any cosines), from -1 to 1."""
     ax = _axes(ax)
     if isinstance(result, Glue):
@@ -278,7 +284,7 @@ def plot_alignment(result: Glue | ArrayLike, ax: Any = None, *, names: Sequence[
 
 
 @_checked
-def plot_separability(result: SimulatedCapacity, ax: Any = None, *, label: str | None = None) -> Any:
+def plot_separability(result: SimulatedCapacity, ax: Axes | None = None, *, label: str | None = None) -> Axes:
     """Probability that n random projections separate a dichotomy; critical dimension with two standard errors."""
     ax = _axes(ax)
     finite = result.n_crit[np.isfinite(result.n_crit)]
@@ -296,7 +302,7 @@ def plot_separability(result: SimulatedCapacity, ax: Any = None, *, label: str |
 
 
 @_checked
-def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: Any = None) -> tuple[Any, Any, Any]:
+def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: object = None) -> tuple[Axes, Axes, Axes]:
     """A figure of one analysis: radius and dimension, alignments of the centres, anchor points.
 
     Returns

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from meanfield.archive import read_archive, reading, write_archive
+from meanfield.archive import Arrays, read_archive, reading, write_archive
 from meanfield.validation import entry, short
 
 __all__ = ["Result", "load"]
@@ -33,14 +33,14 @@ class Result:
     """
 
     standard_errors: dict[str, float] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     names: tuple[str, ...] = ()
 
     quantities: ClassVar[tuple[tuple[str, str], ...]] = ()  # (field, description) in the order of the table
     title: ClassVar[str] = ""
     classes: ClassVar[dict[str, type[Result]]] = {}
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, **keywords: object) -> None:
         super().__init_subclass__(**keywords)
         Result.classes[cls.__name__] = cls
 
@@ -82,15 +82,15 @@ class Result:
 
         ``.npz`` is added if missing.
         """
-        header: dict[str, Any] = {"class": type(self).__name__, "fields": {}}
-        arrays: dict[str, Any] = {}
+        rest: dict[str, object] = {}
+        arrays: Arrays = {}
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, np.ndarray):
                 arrays[item.name] = value
             else:
-                header["fields"][item.name] = value
-        return write_archive(path, _KIND, header, arrays)
+                rest[item.name] = value
+        return write_archive(path, _KIND, {"class": type(self).__name__, "fields": rest}, arrays)
 
     @classmethod
     def load(cls: type[R], path: str | PathLike[str]) -> R:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,7 @@ from meanfield.geometry.clouds import Seed, as_clouds, describe_labels, describe
 from meanfield.geometry.cones import is_separable
 from meanfield.geometry.problem import span_coordinates
 from meanfield.geometry.results import Result
-from meanfield.validation import choice, flag, thread_count, whole_number
+from meanfield.validation import FloatArray, choice, flag, thread_count, whole_number
 
 __all__ = ["SimulatedCapacity", "simulated_capacity"]
 
@@ -62,7 +62,7 @@ class SimulatedCapacity(Result):
         ("n_draws", "projections and dichotomies"),
     )
 
-    def separability(self, n: ArrayLike) -> Any:
+    def separability(self, n: ArrayLike) -> FloatArray | float:
         """Probability that n random projections make a dichotomy separable, shape of n."""
         ordered = np.sort(self.n_crit)
         probability = np.searchsorted(ordered, np.asarray(n, dtype=float), side="right") / len(ordered)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, SupportsFloat, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,8 @@ from meanfield.validation import class_labels, short
 __all__ = ["MEASURES", "Trajectory", "measure", "trajectory"]
 
 Array = NDArray[np.float64]
-Measure = str | Callable[[list[Array]], Any]
+_Item = TypeVar("_Item")
+Measure = str | Callable[[list[Array]], object]
 
 MEASURES = ("glue", "replica", "simulated", "neural_collapse", "participation_ratio", "center_correlation")
 PENDING = 32  # representations handed to an executor ahead of the results
@@ -40,7 +41,7 @@ class Trajectory(Result):
         NaN where a measure does not exist.
     """
 
-    parameter: NDArray[Any]
+    parameter: np.ndarray
     parameter_name: str
     columns: tuple[str, ...]
     values: Array
@@ -75,7 +76,7 @@ class Trajectory(Result):
 def measure(
     manifolds: object,
     measures: Sequence[Measure] = ("glue",),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
     seed: Seed = None,
 ) -> dict[str, float]:
     """One row of a trajectory: all measures of one representation as a flat dict.
@@ -89,7 +90,7 @@ def measure(
     from meanfield.geometry.simulation import simulated_capacity
 
     clouds = as_clouds(manifolds)
-    known: dict[str, Callable[..., Any]] = {
+    known: dict[str, Callable[..., object]] = {
         "glue": partial(glue, seed=seed),
         "replica": partial(replica_capacity, seed=seed),
         "simulated": partial(simulated_capacity, seed=seed),
@@ -109,15 +110,15 @@ def measure(
         elif isinstance(found, Mapping):
             row.update({key: float(value) for key, value in found.items()})
         else:
-            row[name] = float(found)
+            row[name] = float(cast(SupportsFloat, found))
     return row
 
 
-def _check_measures(measures: Any, options: Mapping[str, Mapping[str, Any]] | None) -> tuple[Measure, ...]:
+def _check_measures(measures: object, options: Mapping[str, Mapping[str, object]] | None) -> tuple[Measure, ...]:
     single = isinstance(measures, str) or callable(measures)
     if not single and not isinstance(measures, Iterable):
         raise ValueError(f"measures must be names or functions, got {short(measures)}")
-    chosen = (measures,) if single else tuple(measures)
+    chosen = (measures,) if single or not isinstance(measures, Iterable) else tuple(measures)
     for item in chosen:
         if not callable(item) and not (isinstance(item, str) and item in MEASURES):
             known = ", ".join(MEASURES)
@@ -131,11 +132,11 @@ def _check_measures(measures: Any, options: Mapping[str, Mapping[str, Any]] | No
         raise ValueError("there are no measures; name at least one")
     if stray:
         raise ValueError(f"options are given for {sorted(stray)}, which are not measured")
-    return chosen
+    return cast("tuple[Measure, ...]", chosen)
 
 
 def _rows(
-    work: Callable[[Any], dict[str, float]], items: Iterable[Any], executor: Executor | None
+    work: Callable[[_Item], dict[str, float]], items: Iterable[_Item], executor: Executor | None
 ) -> Iterator[dict[str, float]]:
     if executor is None:
         yield from map(work, items)
@@ -157,7 +158,7 @@ def trajectory(
     y: ArrayLike | None = None,
     n_points: int | None = None,
     measures: Measure | Sequence[Measure] = ("glue",),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
     executor: Executor | None = None,
     progress: bool | None = None,
     seed: Seed = None,
@@ -228,7 +229,7 @@ def trajectory(
         raise ValueError(f"parameter has shape {given.shape} for {total} representations")
     names = () if y is None else tuple(str(value) for value in class_labels("y", y)[1])
 
-    def clouds() -> Iterator[Any]:
+    def clouds() -> Iterator[object]:
         for item in representations:
             if y is None:
                 yield item

@@ -15,8 +15,14 @@ import ctypes
 import hashlib
 import pickle
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.dispatcher import Dispatcher
+    from numba.core.funcdesc import FunctionDescriptor
+    from numba.core.typing.templates import Signature
 
 try:
     import llvmlite.binding
@@ -33,10 +39,10 @@ __all__ = ["AVAILABLE", "behind_barrier"]
 
 _SYMBOL = "meanfield_address_of_compiled_function"
 _WORD = ctypes.c_void_p
-_callees: dict[tuple[str, str], Any] = {}
+_callees: dict[tuple[str, str], Dispatcher] = {}
 
 
-def behind_barrier(dispatcher: Any) -> Any:
+def behind_barrier(dispatcher: Dispatcher) -> Dispatcher:
     """Let compiled callers reach a Numba dispatcher through a pointer; returns the dispatcher.
 
     Its own compilation, its calls from Python and its results stay what they are.
@@ -51,9 +57,9 @@ def behind_barrier(dispatcher: Any) -> Any:
         context.insert_func_defn, context.call_conv.call_function, context.insert_const_bytes  # noqa: B018  (are they there?)
     except AttributeError:
         return dispatcher
-    keys: dict[Any, tuple[str, Any]] = {}
+    keys: dict[object, tuple[str, object]] = {}
 
-    def get_overload(signature: Any) -> Any:
+    def get_overload(signature: Signature) -> tuple[str, object]:
         entry = linked(signature)  # compiled or read when the caller was typed
         if entry not in keys:
             arguments, _ = normalize_signature(signature)
@@ -68,10 +74,12 @@ def behind_barrier(dispatcher: Any) -> Any:
     return dispatcher
 
 
-def _call_through_cell(description: Any, request: bytes) -> Callable[..., Any]:
+def _call_through_cell(description: FunctionDescriptor, request: bytes) -> Callable[..., ir.Value]:
     """Lowering of a call: the address from the cell, which is filled first where it is empty."""
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def lower(
+        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: Sequence[ir.Value]
+    ) -> ir.Value:
         module, byte_pointer, word = builder.module, ir.IntType(8).as_pointer(), ir.IntType(64)
         cell = ir.GlobalVariable(module, byte_pointer, module.get_unique_name("address_of_callee"))
         cell.linkage, cell.initializer = "internal", ir.Constant(byte_pointer, None)

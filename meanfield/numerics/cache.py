@@ -19,8 +19,15 @@ import re
 import sys
 import uuid
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numba.core.base import BaseContext
+    from numba.core.codegen import Codegen
+    from numba.core.dispatcher import Dispatcher
+    from numba.core.typing.templates import Signature
 
 try:
     from numba.core.caching import FunctionCache
@@ -51,7 +58,7 @@ def cache_home() -> Path | None:
         return None
 
 
-def keep_on_disk(dispatcher: Any, folder: Path | None) -> Any:
+def keep_on_disk(dispatcher: Dispatcher, folder: Path | None) -> Dispatcher:
     """Let a Numba dispatcher read its machine code from `folder` and write it there."""
     if not hasattr(dispatcher, "_cache"):  # compilation is switched off
         return dispatcher
@@ -87,7 +94,7 @@ class KernelCache(FunctionCache):
         None: nothing is read or written.
     """
 
-    def __init__(self, function: Any, folder: Path | None) -> None:
+    def __init__(self, function: Callable[..., object], folder: Path | None) -> None:
         self._name, self._py_func = repr(function), function
         self._folder = folder
         code = function.__code__
@@ -107,7 +114,7 @@ class KernelCache(FunctionCache):
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def file(self, sig: Any, codegen: Any) -> Path | None:
+    def file(self, sig: Signature, codegen: Codegen) -> Path | None:
         """File of a signature on this processor."""
         if self._folder is None:
             return None
@@ -115,14 +122,14 @@ class KernelCache(FunctionCache):
         name = hashlib.sha256(words.encode()).hexdigest()[:16]
         return self._folder / f"{self._stem}.{name}.nbc"
 
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
+    def load_overload(self, sig: Signature, target_context: BaseContext) -> object:
         """Machine code of a signature, or None where there is none that can be used, and has to be compiled."""
         found = self.read(sig, target_context)
         if found is None:
             begin_compiling(self._py_func.__name__)
         return found
 
-    def read(self, sig: Any, target_context: Any) -> Any:
+    def read(self, sig: Signature, target_context: BaseContext) -> object:
         """Machine code of a signature on disk, or None."""
         target_context.refresh()
         codegen = target_context.codegen()
@@ -141,7 +148,7 @@ class KernelCache(FunctionCache):
         except Exception:  # written by a package whose classes have moved since
             return None
 
-    def save_overload(self, sig: Any, data: Any) -> None:
+    def save_overload(self, sig: Signature, data: object) -> None:
         """Write the machine code of a signature; where that fails it stays in memory."""
         end_compiling(self._py_func.__name__)
         if not self._enabled or any(not loop.can_cache for loop in data.lifted) or data.library.has_dynamic_globals:

@@ -12,19 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TypeVar
 
 from meanfield.progress import progress_bar
+from meanfield.validation import IntArray
 
 __all__ = ["call_in_thread", "check_time", "long_work", "seconds_left", "stop_everything"]
 
 _TICK = 0.1  # seconds between looks at the clock
-_GRACE = 0.5  # given to a kernel to end after Ctrl-C, before it is left behind
+_GRACE = 0.5  # given to a kernel to end after Ctrl-C or at the time limit, before it is left behind
 _TIME_UP, _INTERRUPTED = 1, 2
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 _progress: ContextVar[bool | None] = ContextVar("progress", default=False)
-_running: dict[int, Any] = {}  # stop words of the calls in threads
+_Result = TypeVar("_Result")
+_running: dict[int, IntArray] = {}  # stop words of the calls in threads
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def check_time() -> None:
         raise TimeoutError("stopped at max_seconds")
 
 
-def call_in_thread(function: Callable[[], Any], stop: Any, steps: Callable[[], int]) -> Any:
+def call_in_thread(function: Callable[[], _Result], stop: IntArray, steps: Callable[[], int]) -> _Result:
     """The result of `function`, a compiled call that obeys the stop word `stop`.
 
     Parameters
@@ -66,17 +68,21 @@ def call_in_thread(function: Callable[[], Any], stop: Any, steps: Callable[[], i
     Raises
     ------
     KeyboardInterrupt
-        On Ctrl-C, or where another thread has called `stop_everything`; the call may still be running for a moment and
-        its results must not be used.
+        On Ctrl-C, or where another thread has called `stop_everything`.
+    TimeoutError
+        Where the call does not end half a second after the time limit (one that does has results, of which the stop
+        word says that they are unfinished). In both cases it may still be running for a moment, and what it writes to
+        must not be used.
     """
     done = threading.Event()
-    outcome: list[Any] = [None, None]
+    found: list[_Result] = []
+    failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            outcome[0] = function()
+            found.append(function())
         except BaseException as error:  # handed on to the caller
-            outcome[1] = error
+            failed.append(error)
         finally:
             done.set()
 
@@ -93,17 +99,19 @@ def call_in_thread(function: Callable[[], Any], stop: Any, steps: Callable[[], i
                 left = seconds_left()
                 if left is not None and left <= 0.0 and not stop[0]:
                     stop[0] = _TIME_UP
+                if left is not None and left <= -_GRACE:
+                    check_time()
     except BaseException:
         stop[0] = _INTERRUPTED
         done.wait(_GRACE)
         raise
     finally:
         del _running[key]
-    if outcome[1] is not None:
-        raise outcome[1]
+    if failed:
+        raise failed[0]
     if stop[0] == _INTERRUPTED:
         raise KeyboardInterrupt
-    return outcome[0]
+    return found[0]
 
 
 def stop_everything() -> None:

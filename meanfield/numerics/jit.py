@@ -56,7 +56,7 @@ def cache_directory() -> Path | None:
     return _CACHE
 
 
-def jit(function: Callable[..., Any]) -> Any:
+def jit(function: Callable[..., object]) -> Any:
     """Compile `function` lazily with Numba, without Python objects, releasing the GIL, cached where possible."""
     compiled = numba.njit(error_model="numpy", nogil=True, fastmath=_FLAGS)(function)
     source = function.__code__.co_filename
@@ -65,6 +65,6 @@ def jit(function: Callable[..., Any]) -> Any:
     return keep_on_disk(compiled, None if _CACHE is None else _CACHE / source_hash(source))
 
 
-def jit_apart(function: Callable[..., Any]) -> Any:
+def jit_apart(function: Callable[..., object]) -> Any:
     """`jit` for big functions with several callers: those call through a pointer instead of compiling it again."""
     return behind_barrier(jit(function))

@@ -7,7 +7,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit
 
-__all__ = ["cholesky", "cholesky_solve", "largest_eigenvalue_below", "solve_symmetric"]
+__all__ = ["cholesky", "cholesky_solve", "cholesky_until", "largest_eigenvalue_below", "solve_symmetric"]
 
 _RELATIVE_RANK = 1e-11  # singular values below this fraction of the largest count as zero
 
@@ -17,6 +17,28 @@ def cholesky(matrix):
     """Overwrite the lower triangle of `matrix` with its Cholesky factor; False where it is not positive definite."""
     n = matrix.shape[0]
     for j in range(n):
+        pivot = matrix[j, j]
+        for i in range(j):
+            pivot -= matrix[j, i] * matrix[j, i]
+        if not pivot > 1e-14 * abs(matrix[j, j]):
+            return False
+        pivot = np.sqrt(pivot)
+        matrix[j, j] = pivot
+        for row in range(j + 1, n):
+            value = matrix[row, j]
+            for i in range(j):
+                value -= matrix[row, i] * matrix[j, i]
+            matrix[row, j] = value / pivot
+    return True
+
+
+@jit
+def cholesky_until(matrix, stop):
+    """`cholesky`, to the last bit, of a matrix that may be large: False where `stop` ends it, too."""
+    n = matrix.shape[0]
+    for j in range(n):
+        if exhausted(stop, (n - j) * j // 1000):
+            return False
         pivot = matrix[j, j]
         for i in range(j):
             pivot -= matrix[j, i] * matrix[j, i]
@@ -119,7 +141,7 @@ def solve_symmetric(matrix, vector):
 def nonnegative_least_squares(matrix, rhs, solution, stop):
     """Minimise |matrix x - rhs| over x >= 0 (Lawson-Hanson active set); fills `solution`, returns the residual norm.
 
-    `stop`: of `compiled.budget`.
+    `stop`: of `numerics.budget`.
     """
     n_rows, n = matrix.shape
     gram = np.empty((n, n))

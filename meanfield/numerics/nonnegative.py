@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -43,6 +41,6 @@ def nonnegative_least_squares(
         return np.zeros(a.shape[1]), float(np.linalg.norm(b))
     from scipy.optimize import nnls
 
-    options: dict[str, Any] = {} if max_iterations is None else {"maxiter": max_iterations}
+    options: dict[str, int] = {} if max_iterations is None else {"maxiter": max_iterations}
     x, distance = nnls(a, b, **options)
     return np.asarray(x, dtype=np.float64), float(distance)

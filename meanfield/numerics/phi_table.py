@@ -1,4 +1,4 @@
-"""Any nonlinearity phi and its derivatives at tens of millions of preactivations a second, without compiling it.
+"""Every nonlinearity phi and its derivatives at tens of millions of preactivations a second, without compiling it.
 
 `Nonlinearity` holds phi as polynomials of degree 7 on cells between its kinks, or as exact linear pieces;
 `meanfield.activations.nonlinearity.nonlinearity` makes one. Loops over many values should call the array functions (3

@@ -6,11 +6,11 @@ import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.archive import read_archive, write_archive
+from meanfield.archive import Arrays, Header, read_archive, write_archive
 from meanfield.phases.kept import has_kept
 from meanfield.phases.raster import PointArrays
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS, STOPPED
@@ -78,7 +78,7 @@ class Checkpoint:
     def _stem(self) -> str:
         return f"sweep-{self.key[:16]}"
 
-    def _pieces(self, header: dict[str, Any], arrays: dict[str, Any]) -> list[Piece]:
+    def _pieces(self, header: Header, arrays: Arrays) -> list[Piece]:
         if header.get("fingerprint") != self.key:
             raise ValueError("it belongs to another sweep, or another version of the code.")
         if header.get("digest") != _digest(arrays):
@@ -103,7 +103,7 @@ class Checkpoint:
         return pieces
 
 
-def _digest(arrays: dict[str, Any]) -> str:
+def _digest(arrays: Arrays) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from meanfield.phases.grid import checked_axes
 from meanfield.phases.kept import has_kept
 from meanfield.phases.raster import PointArrays
 from meanfield.posterior.claims import check_weights, real_arrays
+from meanfield.posterior.swept import Swept
 from meanfield.theories.single_layer.claims import check_posterior
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS
 from meanfield.theories.single_layer.limit import STATUS
+from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.validation import real_number
 
 __all__ = ["check_diagram", "check_points"]
@@ -77,7 +79,16 @@ def check_points(points: PointArrays, count: int, classes: int, outputs: int) ->
         raise ValueError("its objective or level is not finite at some certified points.")
 
 
-def check_diagram(diagram: Any) -> None:
+class Pointwise(Swept, Protocol):
+    """A diagram with the numbers that it is made of."""
+
+    @property
+    def points(self) -> PointArrays: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+def check_diagram(diagram: Pointwise) -> None:
     """Refuse a diagram whose certified points do not solve their equations (all of them, or 200 spread evenly).
 
     Raises
@@ -96,6 +107,7 @@ def check_diagram(diagram: Any) -> None:
         try:
             found = diagram.posterior(int(i) if len(diagram.shape) == 1 else np.unravel_index(i, diagram.shape))
             if not has_kept(diagram.points.packed, int(i)):  # what is kept whole was checked as it was restored
+                assert isinstance(found, SingleNeuronPosterior)
                 check_posterior(found)
         except ValueError as error:
             raise ValueError(f"point {i}: {error}") from error

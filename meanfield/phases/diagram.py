@@ -8,38 +8,56 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
+from meanfield.phases.export import dataset
 from meanfield.phases.grid import Grid, checked_axes
 from meanfield.phases.kept import has_kept
+from meanfield.phases.points import GridOfPoints
 from meanfield.phases.raster import PointArrays, Problem, posterior_at
 from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import code_pattern
+from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.swept import LocatesTransitions
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
-from meanfield.theories.single_layer.limit import STATUS, message_of
-from meanfield.validation import FloatArray, executor_or_none, flag, plain_array, real_number
+from meanfield.theories.single_layer.theory import is_limit
+from meanfield.validation import (
+    FloatArray,
+    IntArray,
+    entry,
+    executor_or_none,
+    flag,
+    plain_array,
+    real_number,
+)
 
 if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+
+    from meanfield.phases.boundaries import Boundaries
+    from meanfield.theories.deep.transitions import CodeTransition
     from meanfield.theories.single_layer.transitions.acceptance import Transition
 
 __all__ = ["PhaseDiagram", "sweep"]
 
 _PRESENT = 1e-9  # weight above which a code is part of the phase
-_PRESENT_SOFT = 1e-3  # the same in deep networks, where at finite P codes of lower exponent have a tail
+_PRESENT_SOFT = 1e-3  # the same at finite P, where every code has some neurons, and in deep networks
 
 
 @dataclass(frozen=True, eq=False)
-class PhaseDiagram:
+class PhaseDiagram(GridOfPoints):
     """Solutions on a grid of one or two control parameters; what `sweep` returns.
 
     Arrays have the shape of the grid, in the order of ``axes``.
@@ -54,68 +72,13 @@ class PhaseDiagram:
         All points, first axis outermost.
     """
 
-    network: Network
-    task: ClassTask
-    tau: float
-    axes: dict[str, FloatArray]
-    points: PointArrays
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the grid."""
-        return tuple(len(values) for values in self.axes.values())
-
-    def _grid(self, values: Any) -> FloatArray:
-        array = np.asarray(values)
-        return array.reshape(*self.shape, *array.shape[1:])
-
-    @property
-    def certified(self) -> Any:
-        """Bool array: residual, duality gap and global check all passed."""
-        return self._grid(self.points.column("status") == CONVERGED)
-
-    @property
-    def status(self) -> Any:
-        """Array of str: "optimal", or what went wrong at the point."""
-        return self._grid(np.array(STATUS)[self.points.column("status").astype(int)])
-
-    @property
-    def messages(self) -> Any:
-        """Array of str: the status in words; for points that failed the error."""
-        said = np.array([message_of(word) for word in STATUS])[self.points.column("status").astype(int)]
-        if self.points.message is not None:
-            said = np.where(self.points.message == "", said, self.points.message)
-        return self._grid(said)
-
-    @property
-    def objective(self) -> FloatArray:
-        """min J; NaN where the solver failed."""
-        return self._grid(
-            np.where(np.isfinite(self.points.column("objective")), self.points.column("objective"), np.nan)
-        )
-
-    @property
-    def kkt_residual(self) -> FloatArray:
-        """Stationarity residual of each point, recomputed without tables."""
-        return self._grid(self.points.column("residual"))
-
-    @property
-    def duality_gap(self) -> FloatArray:
-        """J minus the primal value."""
-        return self._grid(self.points.column("gap"))
-
-    @property
-    def unique(self) -> Any:
-        """Bool array: weights and order parameters are unique."""
-        return self._grid((self.points.column("nullity") + self.points.column("t_nullity")) == 0)
-
-    @property
-    def t(self) -> FloatArray:
-        """(..., C, m) order parameters."""
-        return self._grid(self.points.t)
+    def present(self, i: int) -> float:
+        """Weight above which a code is part of the phase at point i: any at P = infinity, a thousandth elsewhere."""
+        soft = has_kept(self.points.packed, i) or not is_limit(self.problem(i))
+        return _PRESENT_SOFT if soft else _PRESENT
 
     @cached_property
-    def _patterns(self) -> list[tuple[str, ...]]:
+    def patterns(self) -> list[tuple[str, ...]]:
         """Labels of the codes of each point."""
         found = []
         for i, problem in enumerate(self.problems()):
@@ -131,7 +94,7 @@ class PhaseDiagram:
     def codes(self) -> tuple[str, ...]:
         """Patterns of all codes met, the heaviest on average first."""
         total: dict[str, float] = {}
-        for patterns, weight in zip(self._patterns, self.points.weight, strict=True):
+        for patterns, weight in zip(self.patterns, self.points.weight, strict=True):
             for pattern, value in zip(patterns, weight):
                 total[pattern] = total.get(pattern, 0.0) + float(value)
         return tuple(sorted(total, key=lambda pattern: (-round(total[pattern], 9), pattern)))
@@ -146,18 +109,18 @@ class PhaseDiagram:
         """
         if pattern not in self.codes:
             raise ValueError(f"no point has a code {pattern!r}; there are {', '.join(self.codes) or 'none'}.")
-        weight = np.zeros(len(self._patterns))
-        for i, patterns in enumerate(self._patterns):
+        weight = np.zeros(len(self.patterns))
+        for i, patterns in enumerate(self.patterns):
             mine = [k for k, found in enumerate(patterns) if found == pattern]
             weight[i] = self.points.weight[i, mine].sum()
         return np.where(self.certified, self._grid(weight), np.nan)
 
     @cached_property
-    def _phases(self) -> tuple[tuple[str, ...], Any]:
+    def _phases(self) -> tuple[tuple[str, ...], IntArray]:
         names: dict[str, int] = {}
-        index = np.full(len(self._patterns), -1)
+        index = np.full(len(self.patterns), -1)
         status = self.points.column("status")
-        for i, patterns in enumerate(self._patterns):
+        for i, patterns in enumerate(self.patterns):
             if status[i] == CONVERGED:
                 index[i] = names.setdefault(self._phase_name(i, patterns), len(names))
         return tuple(names), self._grid(index)
@@ -167,14 +130,15 @@ class PhaseDiagram:
         parts = self.network.activation.parts
         if parts == "gaussian":
             return "analog"
-        least = _PRESENT_SOFT if has_kept(self.points.packed, i) else _PRESENT
+        least = self.present(i)
         present = sorted(
             (pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > least),
             key=lambda pattern: (pattern.count("1"), pattern),
         )
         counted = []
         for pattern in dict.fromkeys(present):
-            times = present.count(pattern)
+            # At finite P one code may be found as several maxima of a flat ridge.
+            times = present.count(pattern) if least == _PRESENT else 1
             counted.append("-".join(pattern) + (f" ×{times}" if times > 1 else ""))
         if parts == "codes":
             return ", ".join(counted)
@@ -188,7 +152,9 @@ class PhaseDiagram:
             return ", no outliers"
         g_minus, g_plus = self.network.activation.growth
         kappa = self.points.outlier_direction[i][keep] @ self.points.t[i].T
-        zbar = np.where(kappa > 0, np.sqrt(g_plus), np.sqrt(g_minus)) * kappa
+        # Where phi grows on both sides, the steeper one says whose outlier it is.
+        on_plus, on_minus = (np.sqrt(g) if g >= other else 0.0 for g, other in ((g_plus, g_minus), (g_minus, g_plus)))
+        zbar = np.where(kappa > 0, on_plus, on_minus) * kappa
         overlap = np.abs(zbar.T * weight[keep]) @ np.abs(zbar)
         linked = overlap > 1e-7 * overlap.max()
         groups: list[set[int]] = []
@@ -207,9 +173,26 @@ class PhaseDiagram:
         return self._phases[0]
 
     @property
-    def phase(self) -> Any:
+    def phase(self) -> IntArray:
         """Int array: index into `phase_labels`; -1 where the point is not certified."""
         return self._phases[1]
+
+    def row(self, axis: int, k: int) -> PhaseDiagram:
+        """The points with the k-th value of one of two parameters, as a diagram over the other."""
+        places = [(k, j) if axis == 0 else (j, k) for j in range(self.shape[1 - axis])]
+        return self._part(places, 1 - axis)
+
+    def segment(self, one: tuple[int, int], other: tuple[int, int]) -> PhaseDiagram:
+        """Two points that share the value of one of two parameters, as a diagram over the other."""
+        return self._part([one, other], 1 if one[0] == other[0] else 0)
+
+    def _part(self, places: Sequence[tuple[int, int]], along: int) -> PhaseDiagram:
+        name, values = list(self.axes.items())[along]
+        problem = self.problem(places[0])
+        index = np.array([np.ravel_multi_index(place, self.shape) for place in places])
+        points = PointArrays(**{key: array[index] for key, array in self.points.arrays().items()})
+        axes = {name: values[[place[along] for place in places]]}
+        return PhaseDiagram(problem.network, problem.class_task, problem.tau, axes, points)
 
     def _position(self, flat: int) -> tuple[int, ...]:
         return tuple(int(i) for i in np.unravel_index(flat, self.shape))
@@ -227,7 +210,7 @@ class PhaseDiagram:
     def _problems(self) -> Grid:
         return Grid(self.network, self.task, self.tau, self.axes)
 
-    def posterior(self, index: int | tuple[int, ...]) -> Any:
+    def posterior(self, index: int | tuple[int, ...]) -> SolvedPosterior:
         """Posterior at a grid point, as the sweep found it.
 
         Raises
@@ -237,12 +220,12 @@ class PhaseDiagram:
         """
         at = (index,) if isinstance(index, (int, np.integer)) and len(self.shape) == 1 else index
         flat = int(np.ravel_multi_index(at, self.shape)) if isinstance(at, tuple) else int(at)
-        post: Any = posterior_at(self.points, flat, self.problem(flat))
+        post = posterior_at(self.points, flat, self.problem(flat))
         if post.status != "optimal":
             raise ConvergenceError(f"the point {at} is not certified ({post.status}): {post.message}.", post)
         return post
 
-    def solve(self, **values: float) -> Any:
+    def solve(self, **values: float) -> SolvedPosterior:
         """Posterior at any value of the swept parameters, solved afresh from the nearest certified grid point.
 
         Raises
@@ -264,9 +247,9 @@ class PhaseDiagram:
         problem = self._problems.problem_with(values)
         if start is not None and start.theory != covering_theory(*problem).name:
             start = None
-        return solve(*problem, warm_start=start)
+        return solve(problem.network, problem.class_task, problem.tau, warm_start=start)
 
-    def transitions(self) -> tuple[Transition, ...]:
+    def transitions(self) -> tuple[Transition | CodeTransition, ...]:
         """Transitions and label crossovers along a one-parameter sweep, located by Newton on the extended systems.
 
         Sorted by position. Entries with ``crossover`` True only change a label.
@@ -277,14 +260,40 @@ class PhaseDiagram:
             For a diagram with two axes, or of a network without codes or outliers. In deep networks at finite P single
             codes come and go smoothly, and only first-order transitions are listed.
         """
-        theory: Any = covering_theory(*self.problem((0,) * len(self.shape)))
-        if hasattr(theory, "transitions_along"):
-            return tuple(theory.transitions_along(self))
+        theory = covering_theory(*self.problem((0,) * len(self.shape)))
+        if isinstance(theory, LocatesTransitions):
+            return cast("tuple[CodeTransition, ...]", theory.transitions_along(self))
         from meanfield.theories.single_layer.transitions.line import transitions_along
 
         return transitions_along(self)
 
-    def plot(self, ax: Any = None, *, interactive: bool = False) -> Any:
+    def boundaries(self) -> Boundaries:
+        """Phase boundaries of a diagram with two axes: curves, the points where they meet, and what they leave open.
+
+        At P = infinity with one hidden layer each boundary is followed by continuation, every point of it with its own
+        certificate (`Boundary`), from wherever the raster changes its phase, islands included. At finite P, and in deep
+        networks, codes come and go smoothly: there a curve is where a code begins to have more than one neuron in a
+        thousand, found between neighbouring points of the raster (`LevelCurve`).
+
+        Raises
+        ------
+        ValueError
+            Unless the diagram has two axes, both of one number each.
+
+        Examples
+        --------
+        >>> import meanfield as mf
+        >>> task = mf.class_task(fractions=[0.5, 0.25, 0.25])
+        >>> plane = mf.sweep(mf.Network("sigmoid"), task, off=[0.2, 0.4, 0.6], sigma_a=[0.9, 1.0, 1.1])
+        >>> (curve,) = plane.boundaries()
+        >>> curve.label, curve.continuous, round(curve.at("sigma_a", 1.0)[0].value, 6)
+        ('1-1-1 enters', True, 0.477274)
+        """
+        from meanfield.phases.boundaries import find_boundaries
+
+        return find_boundaries(self)
+
+    def plot(self, ax: Axes | None = None, *, interactive: bool = False) -> Any:
         """Code weights (one axis) or phases (two axes); returns Matplotlib Axes.
 
         `interactive`: a figure of its own in which a click solves that point and draws it, in any interactive backend;
@@ -312,29 +321,9 @@ class PhaseDiagram:
         page: Path = drawn("page.write_page", [self, *others], path)
         return page
 
-    def to_xarray(self) -> Any:
+    def to_xarray(self) -> xarray.Dataset:
         """Dataset with the swept parameters as coordinates (needs the extra ``xarray``)."""
-        import xarray
-
-        dims = tuple(self.axes)
-        data = {
-            "objective": (dims, self.objective),
-            "certified": (dims, self.certified),
-            "kkt_residual": (dims, self.kkt_residual),
-            "duality_gap": (dims, self.duality_gap),
-            "unique": (dims, self.unique),
-            "phase": (dims, self.phase),
-            "t": ((*dims, "class", "output"), self.t),
-        }
-        if self.codes:
-            stacked = np.stack([self.weights(pattern) for pattern in self.codes], axis=-1)
-            data["weight"] = ((*dims, "code"), stacked)
-        coords: dict[str, Any] = {
-            name: values if values.ndim == 1 else np.arange(len(values)) for name, values in self.axes.items()
-        }
-        coords |= {"class": list(self.task.class_names), "code": list(self.codes)}
-        attrs = {"phase_labels": list(self.phase_labels), "network": repr(self.network), "task": repr(self.task)}
-        return xarray.Dataset(data, coords=coords, attrs=attrs)
+        return dataset(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to one npz file, without pickle; returns the path."""
@@ -359,11 +348,13 @@ class PhaseDiagram:
 
         header, arrays = read_archive(path, "phase diagram")
         with reading(path, "phase diagram"):
-            axes = {name: arrays.pop(f"axis_{name}") for name in header["axes"]}
-            network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-            for _ in Grid(network, task, header["tau"], axes).problems():
+            axes = {name: arrays.pop(f"axis_{name}") for name in entry(header, "axes", list)}
+            network = Network.from_dict(entry(header, "network", dict))
+            task = ClassTask.from_dict(entry(header, "task", dict))
+            tau = entry(header, "tau", (int, float))
+            for _ in Grid(network, task, tau, axes).problems():
                 pass  # each is covered by a theory, or refused as it is made
-            diagram = cls(network, task, header["tau"], axes, PointArrays(**arrays))
+            diagram = cls(network, task, tau, axes, PointArrays(**arrays))
             check_diagram(diagram)
         return diagram
 
@@ -378,12 +369,12 @@ class PhaseDiagram:
 def sweep(
     network: Network,
     task: ClassTask,
-    tau: Any = 0.0,
+    tau: ArrayLike = 0.0,
     *,
     executor: Executor | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-    **axes: Any,
+    **axes: object,
 ) -> PhaseDiagram:
     """Solve a class task on a grid of one or two control parameters.
 

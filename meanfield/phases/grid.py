@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ _DIRECT = ("fractions", "n_samples", "depth", "readout_exponent")  # parameters 
 _OF_NETWORK = ("depth", "readout_exponent")
 
 
-def checked_axes(axes: dict[str, Any]) -> dict[str, FloatArray]:
+def checked_axes(axes: Mapping[str, object]) -> dict[str, FloatArray]:
     """The values of one or two parameters as arrays; ValueError for other numbers or shapes."""
     if not 1 <= len(axes) <= 2:
         raise ValueError(
@@ -69,7 +69,7 @@ class Grid:
         problems that no theory covers.
     """
 
-    def __init__(self, network: Network, task: ClassTask, tau: float, axes: dict[str, Any]) -> None:
+    def __init__(self, network: Network, task: ClassTask, tau: float, axes: dict[str, FloatArray]) -> None:
         self.axes, self.tau = axes, tau
         self.base = network, task
         self._rest = tuple(name for name in axes if name not in _DIRECT)

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.posterior.posterior import Posterior
-from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.posterior.registry import Restores, covering_theory
 from meanfield.problem.problem import Problem
 from meanfield.validation import FloatArray
 
-__all__ = ["has_kept", "packed", "restored"]
+__all__ = ["Packable", "has_kept", "packed", "restored"]
 
 
-def packed(solution: Any) -> tuple[str, FloatArray]:
+@runtime_checkable
+class Packable(Protocol):
+    """A solution that can be kept whole."""
+
+    def pack(self) -> tuple[Mapping[str, object], Mapping[str, FloatArray]]: ...
+
+
+def packed(solution: Packable) -> tuple[str, FloatArray]:
     """What ``solution.pack()`` gives: the header as text, with the shapes of the arrays, and all numbers of these."""
     header, arrays = solution.pack()
     names = sorted(arrays)
@@ -31,7 +39,7 @@ def has_kept(header: NDArray[np.str_] | None, i: int) -> bool:
     return header is not None and bool(header[i])
 
 
-def restored(problem: Problem, header: str, kept: FloatArray) -> Posterior:
+def restored(problem: Problem, header: str, kept: FloatArray) -> SolvedPosterior:
     """The posterior of a problem from what `packed` gave; numbers beyond the arrays are ignored.
 
     Raises
@@ -49,8 +57,10 @@ def restored(problem: Problem, header: str, kept: FloatArray) -> Posterior:
                 raise ValueError("its arrays are larger than the numbers there are.")
             arrays[name] = np.array(kept[at : at + size]).reshape(shapes[name])
             at += size
-        theory: Any = covering_theory(*problem)
-        posterior: Posterior = theory.restore(problem, found["solution"], arrays)
+        theory = covering_theory(*problem)
+        assert isinstance(theory, Restores)
+        posterior = theory.restore(problem, found["solution"], arrays)
+        assert isinstance(posterior, SolvedPosterior)
         return posterior
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it does not hold a solution: {error}.") from error

@@ -11,15 +11,15 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
-from meanfield.phases.kept import has_kept, packed, restored
+from meanfield.archive import Arrays
+from meanfield.phases.kept import Packable, has_kept, packed, restored
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.posterior import Posterior, SolvedPosterior
 from meanfield.posterior.registry import covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.problem import Problem
@@ -67,13 +67,13 @@ class PointArrays:
     def column(self, name: str) -> FloatArray:
         return np.asarray(self.numbers[:, loop.NUMBERS.index(name)])
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> Arrays:
         return {name: array for name, array in vars(self).items() if array is not None}
 
     @classmethod
     def concatenate(cls, parts: Sequence[PointArrays]) -> PointArrays:
         """Points of all parts, in order; slots are padded to the largest number used."""
-        joined: dict[str, Any] = {}
+        joined: dict[str, np.ndarray] = {}
         for name in vars(parts[0]):
             if name in _TEXTS:
                 continue
@@ -169,7 +169,7 @@ def _compiled(
     n_classes, m = problems[0].task.targets.shape
     room = n_classes * m + 1 + 2 ** min(n_classes, 6)
     sigma_a = np.array([q.network.sigma_a for q in problems])
-    p = np.array([q.task.fractions for q in problems])
+    p = np.array([q.class_task.fractions for q in problems])
     y = np.array([q.task.targets for q in problems]) / sigma_a[:, None, None]
     tau = np.array([q.tau for q in problems]) / sigma_a**2
     t = np.zeros((n_points, n_classes, m))
@@ -256,13 +256,15 @@ def _taken(points: PointArrays, i: int) -> PointArrays:
     return PointArrays(**{name: array[:, : width[name]] if name in width else array for name, array in parts.items()})
 
 
-def posterior_at(points: PointArrays, i: int, problem: Problem) -> Posterior:
+def posterior_at(points: PointArrays, i: int, problem: Problem) -> SolvedPosterior:
     """Point i as the posterior that it was."""
     if has_kept(points.packed, i):
         assert points.packed is not None
         assert points.kept is not None
         return restored(problem, str(points.packed[i]), points.kept[i])
-    return SingleNeuronPosterior(*problem, solution_at(points, i, problem.task, problem.tau))
+    return SingleNeuronPosterior(
+        problem.network, problem.class_task, problem.tau, solution_at(points, i, problem.class_task, problem.tau)
+    )
 
 
 def _start(problem: Problem, before: Problem, point: PointArrays) -> Posterior | None:
@@ -274,15 +276,15 @@ def _start(problem: Problem, before: Problem, point: PointArrays) -> Posterior |
 
 def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
     try:
-        post: Any = solve(*problem, warm_start=start, on_failure="return")  # type: ignore[call-overload]  # the task is of either kind
+        post = solve(*problem, warm_start=start, on_failure="return")
     except ConvergenceError as error:
         return _nothing(problem, loop.NOT_CONVERGED, str(error))
     except Exception as error:  # numerical ones; others can be read in the message
         return _nothing(problem, loop.FAILED, _text(error))
     m = problem.task.n_outputs
-    s, c = post.solution, post.certificate
     if not isinstance(post, SingleNeuronPosterior):
         return _kept(post)
+    s, c = post.solution, post.certificate
     found = {
         "status": STATUS.index(s.status) if s.status in STATUS else loop.RESIDUAL,
         "n_codes": s.weight.size,
@@ -309,7 +311,7 @@ def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
     )
 
 
-def _kept(post: Any) -> PointArrays:
+def _kept(post: Posterior) -> PointArrays:
     """A point of a theory that keeps its whole solution; NaN where it has no such number."""
     s, c, m = post.solution, post.certificate, post.task.n_outputs
     codes = post.codes
@@ -323,6 +325,7 @@ def _kept(post: Any) -> PointArrays:
         "excess": c.bound_gap,
         "nullity": c.nullity,
     }
+    assert isinstance(s, Packable)
     header, kept = packed(s)
     none = np.empty((1, 0, m))
     return PointArrays(

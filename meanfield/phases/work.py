@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -20,6 +21,12 @@ _SAVE_EVERY = 3.0  # seconds between files of a checkpoint: what is lost at most
 _SLICE = 1.0  # seconds of work of this process before it looks at the clock
 _POOL_SLICE = 2.0
 _AHEAD = 64  # segments handed to an executor at a time
+
+
+def _solve_pickled(job: bytes) -> PointArrays:
+    """A slice of the segment of a grid: (grid, points of the segment, what is known of them)."""
+    grid, points, known = pickle.loads(job)
+    return solve_segment([grid.problem(at) for at in points], parents(points), known, _POOL_SLICE)
 
 
 class SweepWork:
@@ -64,8 +71,10 @@ class SweepWork:
         running: dict[Future[PointArrays], int] = {}
 
         def submit(number: int) -> None:
-            job = self.problems(number), parents(self.segments[number]), self.known.get(number), _POOL_SLICE
-            running[executor.submit(solve_segment, *job)] = number
+            # As bytes: some executors look through all they are given for futures of theirs, which takes longer than
+            # solving; and the problems themselves are made where they are solved.
+            job = pickle.dumps((self.grid, self.segments[number], self.known.get(number)))
+            running[executor.submit(_solve_pickled, job)] = number
 
         try:
             for number in islice(todo, _AHEAD):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.collections import PathCollection
 from matplotlib.patches import Ellipse
 
 from meanfield.plot.style import (
@@ -22,6 +23,8 @@ from meanfield.plot.style import (
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.posterior import Posterior
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def plot_activation_map(
 
     A posterior is drawn from first (100 neurons of `layer`, seed 0). `colors` marks the groups, by name, at the side.
     """
-    where: Any = {} if layer == -1 else {"layer": layer}
+    where: dict[str, int] = {} if layer == -1 else {"layer": layer}
     neurons = drawn if isinstance(drawn, Neurons) else drawn.sample_neurons(100, rng=0, **where)
     ax = axes_or_new(ax, (3.4, 2.8))
     columns = np.argsort(neurons.labels, kind="stable")
@@ -110,9 +113,9 @@ def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int 
     return draw_kernel(posterior.task, posterior.kernel(layer=layer), axes_or_new(ax, (3.0, 2.5)), n_samples)
 
 
-def draw_kernel(task: Any, kernel: Kernel, ax: Axes, n_samples: int) -> Axes:
+def draw_kernel(task: ClassTask | DataTask, kernel: Kernel, ax: Axes, n_samples: int) -> Axes:
     """`plot_kernel` of any kernel, that of sampled networks for one."""
-    if kernel.per_class:
+    if isinstance(task, ClassTask):
         labels = np.repeat(np.arange(task.n_classes), [max(2, round(n_samples * float(p))) for p in task.fractions])
         matrix = kernel.matrix(labels)
     else:
@@ -136,10 +139,10 @@ def draw_kernel(task: Any, kernel: Kernel, ax: Axes, n_samples: int) -> Axes:
     return ax
 
 
-def _readout_line(posterior: Any, ax: Axes) -> None:
+def _readout_line(posterior: Posterior, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
     if posterior.scheme == "analog" or math.isfinite(posterior.task.n_samples):
-        u = posterior.solution.gaussian_covariance
+        u = posterior.readout_covariance if posterior.scheme == "analog" else None
         humps = [(0.0, u)] if u is not None else [(code.readout[0], code.covariance) for code in posterior.codes]
         reach = [(float(a), 6 * math.sqrt(float(variance[0, 0]))) for a, variance in humps if variance is not None]
         a = np.linspace(min(a - r for a, r in reach), max(a + r for a, r in reach), 2001)
@@ -160,7 +163,7 @@ def _readout_line(posterior: Any, ax: Axes) -> None:
         ax.legend(frameon=False)
 
 
-def _readout_components(posterior: Any, ax: Axes) -> None:
+def _readout_components(posterior: Posterior, ax: Axes) -> None:
     r = np.arange(1, posterior.task.n_outputs + 1)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
     for style, code in zip(line_styles(), posterior.codes, strict=False):
@@ -184,7 +187,7 @@ def _readout_components(posterior: Any, ax: Axes) -> None:
     side_legend(ax, "code (weight)")
 
 
-def _readout_plane(posterior: Any, ax: Axes, outputs: tuple[int, int]) -> None:
+def _readout_plane(posterior: Posterior, ax: Axes, outputs: tuple[int, int]) -> None:
     pair = list(outputs)
     if posterior.scheme == "analog":
         _ellipses(ax, np.zeros(2), posterior.readout_covariance[np.ix_(pair, pair)], PALETTE[0])
@@ -207,8 +210,8 @@ def _readout_plane(posterior: Any, ax: Axes, outputs: tuple[int, int]) -> None:
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.15)
     if posterior.codes or posterior.outliers:
-        handles: Any = side_legend(ax, "code (weight)").legend_handles
-        for handle in handles:
+        for handle in side_legend(ax, "code (weight)").legend_handles:
+            assert isinstance(handle, PathCollection)
             handle.set_sizes([30])
 
 

@@ -146,7 +146,7 @@ def figure_kernels(
 ) -> Figure:
     """Kernels side by side: learned, of the lazy network, and of the inputs."""
     figure, axes = plt.subplots(1, 3, figsize=(7.4, 2.5), layout="constrained")
-    options: Any = {"X": X, "labels": labels, "n_samples": n_samples}
+    options: dict[str, Any] = {"X": X, "labels": labels, "n_samples": n_samples}
     pad = 4 if X is None else 14  # room for the words training and test
     plot_data_kernel(posterior, axes[0], **options).set_title("learned", pad=pad)
     plot_data_kernel(lazy, axes[1], **options).set_title("lazy", pad=pad)
@@ -159,7 +159,7 @@ def figure_kernels(
 @styled
 def plot_predictor(
     task: DataTask,
-    outputs: Mapping[str, Any],
+    outputs: Mapping[str, object],
     labels: object,
     ax: Axes | None = None,
     *,
@@ -208,7 +208,7 @@ def plot_predictor(
         ax.plot([targets[c]] * 2, [base, base + 0.95], color="0.2", linestyle=":", linewidth=1.0, zorder=4)
         for number, (name, count) in enumerate(counts.items()):
             level = np.where(count > 0, base + 0.85 * count / top, np.nan)  # empty bins are left out
-            style: Any = {"color": _COLORS[number], "label": name if c == 0 else None}
+            style: dict[str, Any] = {"color": _COLORS[number], "label": name if c == 0 else None}
             if number == 2:
                 ax.plot(0.5 * (grid[1:] + grid[:-1]), level, ".", markersize=4, zorder=5, **style)
                 continue
@@ -227,7 +227,9 @@ def plot_predictor(
 
 
 @styled
-def figure_predictor(task: DataTask, outputs: Mapping[str, Any], labels: object, *, bins: int | None = None) -> Figure:
+def figure_predictor(
+    task: DataTask, outputs: Mapping[str, object], labels: object, *, bins: int | None = None
+) -> Figure:
     """`plot_predictor` for every output, at most five in a row."""
     columns = min(task.n_outputs, 5)
     rows = math.ceil(task.n_outputs / columns)
@@ -280,7 +282,7 @@ def plot_errors(errors: Mapping[str, Generalization], ax: Axes | None = None) ->
         variance = np.array([*(row["variance"] for row in rows), error.variance])
         x = place + width * (number - 0.5 * (len(errors) - 1))
         ax.bar(x, bias, 0.9 * width, color=color, label=f"{name}: bias ({error.bias:.2g})")
-        hatched: Any = {"facecolor": "white", "edgecolor": color, "hatch": "/////", "linewidth": 0.8}
+        hatched: dict[str, Any] = {"facecolor": "white", "edgecolor": color, "hatch": "/////", "linewidth": 0.8}
         hatched["label"] = f"{name}: variance ({error.variance:.1g})"
         ax.bar(x, variance, 0.9 * width, bottom=bias, **hatched)
     ax.set_xticks(place, [*classes, "all"])
@@ -335,7 +337,7 @@ def _raw(task: DataTask) -> FloatArray:
     return np.asarray(task.inputs * task.scale + task.center)
 
 
-def _shown(task: DataTask, X: Any, labels: Any, most: int) -> tuple[FloatArray, list[NDArray[np.intp]]]:
+def _shown(task: DataTask, X: object, labels: object, most: int) -> tuple[FloatArray, list[NDArray[np.intp]]]:
     """Raw inputs (n, N_0) sorted by part and class, about `most` of each part, and what stands above every column.
 
     That is, for the training set and (if given) the test set, the class index, plus the number of classes for tests.
@@ -344,8 +346,9 @@ def _shown(task: DataTask, X: Any, labels: Any, most: int) -> tuple[FloatArray, 
     if X is not None:
         if labels is None:
             raise ValueError("test inputs X are sorted by class: give their labels=.")
-        rows.append(np.asarray(X, dtype=np.float64).reshape(len(X), -1))
-        columns.append(task.class_index(labels, len(X)))
+        tests = np.asarray(X, dtype=np.float64)
+        rows.append(tests.reshape(len(tests), -1))
+        columns.append(task.class_index(labels, len(tests)))
     chosen = [_chosen(index, most) for index in columns]
     raw = np.concatenate([part[which] for part, which in zip(rows, chosen, strict=True)])
     return raw, [
@@ -369,7 +372,7 @@ def _chosen(index: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     return np.concatenate(found)
 
 
-def _checked(task: DataTask, outputs: Mapping[str, Any], labels: object) -> dict[str, FloatArray]:
+def _checked(task: DataTask, outputs: Mapping[str, object], labels: object) -> dict[str, FloatArray]:
     """Predictors (n, m) of at most three networks on n labelled inputs."""
     _check_number(outputs)
     _classes(task)
@@ -383,7 +386,7 @@ def _checked(task: DataTask, outputs: Mapping[str, Any], labels: object) -> dict
     return found
 
 
-def _check_number(networks: Mapping[str, Any]) -> None:
+def _check_number(networks: Mapping[str, object]) -> None:
     if not 1 <= len(networks) <= len(_COLORS):
         raise ValueError(f"one to three networks can be compared, got {len(networks)}: {list(networks)}.")
 
@@ -421,7 +424,7 @@ def _name_columns(ax: Axes, names: Sequence[str], columns: Sequence[NDArray[np.i
     border = len(columns[0]) - 0.5
     ax.axvline(border, color="white", linewidth=2)
     for text, centre in zip(("training", "test"), group_centres([border], labels.size), strict=True):
-        place: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
         ax.annotate(text, (centre, 1), (0, 3), ha="center", va="bottom", **place)
 
 

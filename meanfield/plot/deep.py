@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +13,14 @@ from meanfield.plot.class_tasks import draw_kernel, plot_activation_map
 from meanfield.plot.style import PALETTE, axes_or_new, styled, symbol
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, sample_counts
+from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
 from meanfield.sampling.chains import Chains
 from meanfield.sampling.statistics import code_words, coding_threshold
+from meanfield.theories.deep.posterior import DeepPosterior
+from meanfield.validation import FloatArray
+from meanfield.validation import generator as new_generator
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +32,9 @@ __all__ = ["figure_layers", "plot_branches", "plot_sharpening"]
 
 
 @styled
-def figure_layers(*networks: Any, names: Any = None, n_neurons: int = 60, seed: int = 0) -> Figure:
+def figure_layers(
+    *networks: SolvedPosterior | Chains, names: Sequence[str] | None = None, n_neurons: int = 60, seed: int = 0
+) -> Figure:
     """Representations of all hidden layers side by side: activations of neurons, and below them kernels.
 
     Parameters
@@ -45,7 +53,9 @@ def figure_layers(*networks: Any, names: Any = None, n_neurons: int = 60, seed: 
     ValueError
         If the networks differ in depth or number of classes.
     """
-    views: list[Any] = [_Sampled(one) if isinstance(one, Chains) else one for one in networks]
+    views: list[DeepPosterior | _Sampled] = [
+        _Sampled(one) if isinstance(one, Chains) else cast("DeepPosterior", one) for one in networks
+    ]
     depths = {view.network.depth for view in views}
     if len(depths) != 1 or len({view.task.n_classes for view in views}) != 1:
         raise ValueError(f"give networks of the same depth and task, got depths {sorted(depths)}.")
@@ -75,7 +85,9 @@ def figure_layers(*networks: Any, names: Any = None, n_neurons: int = 60, seed: 
 
 
 @styled
-def plot_sharpening(posteriors: Any, ax: Axes | None = None) -> Axes:
+def plot_sharpening(
+    posteriors: DeepPosterior | Chains | Mapping[str, DeepPosterior | Chains], ax: Axes | None = None
+) -> Axes:
     """How codes sharpen with depth: mean activation of active and inactive neurons (filled, open), layer by layer.
 
     Parameters
@@ -93,14 +105,14 @@ def plot_sharpening(posteriors: Any, ax: Axes | None = None) -> Axes:
     deepest = 1
     for color, (name, one) in zip(PALETTE, given.items()):
         sampled = isinstance(one, Chains)
-        view = _Sampled(one) if sampled else one
+        view = _Sampled(one) if isinstance(one, Chains) else one
         layers = np.arange(1, view.network.depth + 1)
         found = [view.separation(int(layer)) for layer in layers]
         weights = np.asarray(view.task.fractions)
         on, off = ([float(np.nansum(weights * one[key])) for one in found] for key in ("on", "off"))
         kurtosis = [float(one["kurtosis"][0, 1]) for one in found]
         line = "none" if sampled else "-"
-        marks: Any = {"markersize": 4.0, "color": color}
+        marks: dict[str, Any] = {"markersize": 4.0, "color": color}
         ax.plot(layers, on, "x" if sampled else "o", linestyle=line, label=name or "on", **marks)
         ax.plot(layers, off, "x" if sampled else "o", linestyle=line, markerfacecolor="none", **marks)
         right.plot(layers, kurtosis, marker="+" if sampled else "", linestyle="none" if sampled else ":", **marks)
@@ -133,7 +145,7 @@ def plot_branches(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
         if not diagram.certified[i]:
             continue
         post, x = diagram.posterior(int(i)), float(values[i])
-        if post.theory != "deep":
+        if not isinstance(post, DeepPosterior):
             raise ValueError("only deep networks have competing solutions; other theories are convex.")
         scale = 1.0 if np.isinf(post.task.n_samples) else post.task.n_samples
         rivals = {branch.name: branch.free_energy / scale for branch in post.certificate.branches}
@@ -161,11 +173,12 @@ class _Sampled:
     chains: Chains
 
     @property
-    def network(self) -> Any:
+    def network(self) -> Network:
         return self.chains.network
 
     @property
-    def task(self) -> Any:
+    def task(self) -> ClassTask:
+        assert isinstance(self.chains.task, ClassTask)
         return self.chains.task
 
     def kernel(self, layer: int = -1) -> Kernel:
@@ -174,9 +187,9 @@ class _Sampled:
         block = self.chains.kernel_between[:, :, at].mean(axis=(0, 1))
         return Kernel(block, self.chains.kernel_diagonal[:, :, at].mean(axis=(0, 1)))
 
-    def sample_neurons(self, n: int, *, rng: Any = None, layer: int = -1) -> Neurons:
+    def sample_neurons(self, n: int, *, rng: object = None, layer: int = -1) -> Neurons:
         """Neurons of the last draw of the first chain, with the responses to as many samples as a theory shows."""
-        chains, generator = self.chains, np.random.default_rng(rng)
+        chains, generator = self.chains, new_generator("rng", rng)
         rows = np.sort(generator.choice(chains.width, size=min(n, chains.width), replace=False))
         counts = sample_counts(self.task.fractions, None)
         columns = np.concatenate([np.flatnonzero(chains.labels == c)[:k] for c, k in enumerate(counts)])
@@ -189,7 +202,7 @@ class _Sampled:
         last = chains.readout[0, -1][rows] if layer in (-1, chains.network.depth) else np.empty((len(rows), 0))
         return Neurons(last, code, names, z, phi, chains.labels[columns], self.task.class_names)
 
-    def separation(self, layer: int = -1) -> dict[str, Any]:
+    def separation(self, layer: int = -1) -> dict[str, FloatArray]:
         """As `DeepPosterior.separation`, over all neurons, draws and chains."""
         at = layer - 1 if layer > 0 else self.network.depth + layer
         below = at < self.network.depth - 1

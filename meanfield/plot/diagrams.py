@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import SubFigure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
@@ -14,20 +15,26 @@ from scipy.ndimage import distance_transform_edt, label
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
 from meanfield.plot.class_tasks import plot_activation_map
 from meanfield.plot.style import PALETTE, axes_or_new, line_styles, panel_letter, side_legend, styled, symbol, tint
+from meanfield.theories.deep.transitions import CodeTransition
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from meanfield.phases.diagram import PhaseDiagram
+    from meanfield.phases.level_curves import LevelCurve
     from meanfield.theories.single_layer.transitions.acceptance import Transition
     from meanfield.theories.single_layer.transitions.boundary import Boundary
 
 __all__ = ["figure_phase_diagram", "plot_phases", "plot_weights"]
 
-_BOLD: Any = {"ha": "center", "fontweight": "bold", "path_effects": [withStroke(linewidth=2, foreground="white")]}
+_BOLD: dict[str, Any] = {
+    "ha": "center",
+    "fontweight": "bold",
+    "path_effects": [withStroke(linewidth=2, foreground="white")],
+}
 
 
 @styled
@@ -59,11 +66,13 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
 
 
 @styled
-def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: Iterable[Boundary] = ()) -> Axes:
+def plot_phases(
+    diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: Iterable[Boundary | LevelCurve] = ()
+) -> Axes:
     """Phases in the plane of two control parameters: one tint and letter per phase, its codes in the legend.
 
-    `boundaries` (see `meanfield.phases.curves.boundaries`) are drawn as they are, label crossovers dotted; without
-    them the borders of the raster are outlined.
+    `boundaries` (see `PhaseDiagram.boundaries`) are drawn as they are: sharp ones solid, label crossovers dotted, those
+    of finite P dashed, and points where they meet as dots; without them the borders of the raster are outlined.
     """
     if len(diagram.axes) != 2:
         raise ValueError(
@@ -88,8 +97,13 @@ def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: It
         handles.append(Patch(facecolor=tints[j], edgecolor="0.3", linewidth=0.5, label=label))
     ax.pcolormesh(x, y, image, shading="nearest", rasterized=True)
     for curve in curves:
-        dash = ":" if curve.points[0].crossover else "-"
-        ax.plot(*curve.curve.T, color="0.15", linewidth=0.8, linestyle=dash)
+        dash = "--" if curve.kind == "share" else ":" if curve.crossover else "-"
+        ax.plot(*curve.fine().T, color="0.15", linewidth=0.8, linestyle=dash)
+    for point in getattr(boundaries, "points", ()):
+        if point.kind not in ("crossovers", "end"):
+            place = (point.parameters[x_name], point.parameters[y_name])
+            ax.plot(*place, marker="o", color="0.15", markersize=3)
+            ax.annotate(point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small")
     if (phase < 0).any():
         ax.patch.set(hatch="////", edgecolor="0.6")
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////", label="not certified"))
@@ -98,6 +112,9 @@ def plot_phases(diagram: PhaseDiagram, ax: Axes | None = None, *, boundaries: It
     side_legend(ax, "codes", handles=handles)
     ax.set_xlabel(symbol(x_name))
     ax.set_ylabel(symbol(y_name))
+    for name, values, set_scale in ((x_name, x, ax.set_xscale), (y_name, y, ax.set_yscale)):
+        if name == "n_samples" and values.min() > 0 and values.max() > 20 * values.min():
+            set_scale("log")
     return ax
 
 
@@ -117,7 +134,7 @@ def figure_phase_diagram(
     """
     name = next(iter(diagram.axes))
     figure = plt.figure(figsize=(7.0, 4.4), layout="constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=(1.1, 1.0))
+    halves = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=(1.1, 1.0)))
     upper, lower = halves
     top = plot_weights(diagram, upper.subplots())
     maps = np.atleast_1d(lower.subplots(1, len(posteriors)))
@@ -136,14 +153,14 @@ def figure_phase_diagram(
     return figure
 
 
-def _isolated(flags: Any) -> Any:
+def _isolated(flags: BoolArray) -> BoolArray:
     """Where a flag is set, but at neither neighbour."""
     padded = np.pad(flags, 1)
     return flags & ~padded[:-2] & ~padded[2:]
 
 
 def _with_end_points(
-    x: FloatArray, weight: FloatArray, labels: Sequence[str], transitions: Iterable[Transition]
+    x: FloatArray, weight: FloatArray, labels: Sequence[str], transitions: Iterable[Transition | CodeTransition]
 ) -> tuple[FloatArray, FloatArray]:
     """The curve where the code is present, ending at zero exactly at the transitions where it enters or leaves."""
     gone = ~(weight > 0)
@@ -175,7 +192,7 @@ def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _middle(region: Any) -> tuple[int, int, bool]:
+def _middle(region: BoolArray) -> tuple[int, int, bool]:
     """Grid point deepest inside the largest connected part of a region, and whether there is room for a letter."""
     parts, _ = label(region)
     largest = parts == 1 + int(np.argmax(np.bincount(parts[parts > 0])[1:]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure, SubFigure
 
 from meanfield.plot.class_tasks import plot_activation_map, plot_readout_posterior
 from meanfield.plot.diagrams import plot_phases, plot_weights
@@ -48,12 +49,18 @@ class Explorer:
             raise ValueError("fractions are no number that a click could choose; sweep fraction_<class> instead.")
         self.diagram = diagram
         self.figure = plt.figure(figsize=(11.0, 4.6), layout="constrained")
-        panels: Any = self.figure.subfigures(1, 2, width_ratios=(1.35, 1.0))
+        panels = cast("tuple[SubFigure, SubFigure]", self.figure.subfigures(1, 2, width_ratios=(1.35, 1.0)))
         left, self._side = panels
         line = len(diagram.axes) == 1
         self._plane = (plot_weights if line else plot_phases)(diagram, left.subplots())
         self._plane.set_title("click, or step with the arrow keys", fontsize="medium", color="0.4")
-        marker: Any = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "color": "black", "zorder": 10}
+        marker: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 7,
+            "markerfacecolor": "none",
+            "color": "black",
+            "zorder": 10,
+        }
         self._marker = None if line else self._plane.plot([], [], linestyle="none", **marker)[0]
         self._rule = self._plane.axvline(np.nan, color="black", linewidth=1.0) if line else None
         self.posterior: Posterior | None = None
@@ -125,7 +132,7 @@ def explore(diagram: PhaseDiagram) -> Explorer:
     return Explorer(diagram)
 
 
-def _free(figure: Any) -> bool:
+def _free(figure: Figure) -> bool:
     """Whether the toolbar does not use clicks itself (zoom, pan)."""
     toolbar = getattr(figure.canvas, "toolbar", None)
     return not getattr(toolbar, "mode", "")

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 from meanfield.phases.curves import LINE_QUANTITIES, line_quantities
 from meanfield.plot.style import MAP, PALETTE, tint
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from meanfield.phases.diagram import PhaseDiagram
@@ -166,7 +166,7 @@ def _points(diagram: PhaseDiagram, phases: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _numbers(diagram: PhaseDiagram) -> tuple[Any, ...]:
+def _numbers(diagram: PhaseDiagram) -> tuple[FloatArray, ...]:
     return diagram.objective, diagram.kkt_residual, diagram.duality_gap
 
 
@@ -202,7 +202,7 @@ def _edges(values: FloatArray) -> FloatArray:
     return np.concatenate([[first], middle, [last]])
 
 
-def _plane(diagram: PhaseDiagram, phase: Any, colors: Sequence[str], phases: Sequence[str]) -> tuple[Any, Any]:
+def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases: Sequence[str]) -> tuple[Any, Any]:
     from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, Range1d
     from bokeh.plotting import figure
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from meanfield.plot.style import MAP, PALETTE, axes_or_new, styled
+from meanfield.posterior.posterior import Posterior
 from meanfield.sampling.compare import LIMIT, STATISTICS, Comparison
 from meanfield.sampling.statistics import coding_threshold
 from meanfield.validation import FloatArray
@@ -141,7 +142,7 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
     return ax
 
 
-def _parts_of_theory(posterior: Any, unit: float) -> list[tuple[FloatArray, FloatArray | None]]:
+def _parts_of_theory(posterior: Posterior, unit: float) -> list[tuple[FloatArray, FloatArray | None]]:
     """Means and covariances of codes, bulk or Gaussian, and outliers without a covariance."""
     if posterior.scheme == "analog":
         covariance = posterior.readout_covariance

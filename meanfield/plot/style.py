@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb
+from numpy.typing import ArrayLike
 
 from meanfield.drawing import check_arguments
 from meanfield.validation import FloatArray
@@ -118,7 +119,7 @@ def line_styles(skip: int = 0) -> list[dict[str, Any]]:
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
 
 
-def group_centres(edges: Any, size: int) -> FloatArray:
+def group_centres(edges: ArrayLike, size: int) -> FloatArray:
     bounds = np.concatenate([[-0.5], edges, [size - 0.5]])
     return 0.5 * (bounds[1:] + bounds[:-1])
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
-from meanfield.archive import read_archive, reading
+from meanfield.archive import Arrays, Header, read_archive, reading
 from meanfield.posterior.claims import real_arrays
-from meanfield.posterior.registry import theory_named
+from meanfield.posterior.registry import Answer, theory_named
 from meanfield.validation import entry, real_number
 
 __all__ = ["KINDS", "load_posterior"]
@@ -16,7 +15,7 @@ KINDS = ("posterior", "data posterior")
 _FIRST_NAMES = {"general": "general_data"}  # of theories, in files that do not name theirs
 
 
-def load_posterior(path: str | os.PathLike[str]) -> Any:
+def load_posterior(path: str | os.PathLike[str]) -> Answer:
     """The posterior that `Posterior.save` wrote.
 
     Raises
@@ -34,7 +33,7 @@ def load_posterior(path: str | os.PathLike[str]) -> Any:
         return theory_named(_theory_of(header, arrays)).load(header, arrays)
 
 
-def _theory_of(header: dict[str, Any], arrays: dict[str, Any]) -> str:
+def _theory_of(header: Header, arrays: Arrays) -> str:
     if "theory" in header:
         return str(header["theory"])
     if "kind" in header:

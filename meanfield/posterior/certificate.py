@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 __all__ = ["Certificate", "ConvergenceError", "UnstableFractions"]
 
@@ -67,7 +66,7 @@ class ConvergenceError(RuntimeError):
     The text says which part of the certificate failed and what to try.
     """
 
-    def __init__(self, message: str, result: Any = None) -> None:
+    def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)
         self.result = result
 

@@ -6,20 +6,17 @@ both are cheap beside a solve. That no better solution exists (branch and bound)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
-from meanfield.validation import FloatArray, entry, real_number
+from meanfield.validation import FloatArray, entry
 
 __all__ = [
     "certificate_from",
     "check_covariances",
-    "check_data_posterior",
     "check_weights",
     "numbers",
     "real_arrays",
@@ -27,20 +24,20 @@ __all__ = [
 ]
 
 
-def real_arrays(arrays: Mapping[str, Any]) -> None:
+def real_arrays(arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse arrays of something else than real numbers."""
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise ValueError(f"the array {name!r} holds {array.dtype}, not real numbers.")
 
 
-def numbers(values: Mapping[str, Any], *names: str) -> None:
+def numbers(values: Mapping[str, object], *names: str) -> None:
     """Refuse entries that are no real numbers (NaN and infinities are)."""
     for name in names:
         entry(values, name, (int, float))
 
 
-def certificate_from(values: Any, status: str) -> Certificate:
+def certificate_from(values: dict, status: str) -> Certificate:
     """The certificate of a header, consistent with the status that stands beside it."""
     numbers(values, "kkt_residual", "duality_gap", "bound_gap", "nullity", "boxes")
     entry(values, "global_check", bool), entry(values, "unique", bool)
@@ -73,29 +70,3 @@ def check_covariances(name: str, stack: FloatArray) -> None:
         raise ValueError(f"its {name} is not symmetric.")
     if stack.size and np.linalg.eigvalsh(stack).min() < -1e-9 * size:
         raise ValueError(f"its {name} is not positive.")
-
-
-def check_data_posterior(posterior: Any) -> bool:
-    """Refuse a solution whose shapes or signs are not those of its task; whether its equations are to be checked, too.
-
-    Raises
-    ------
-    ValueError
-    """
-    s, task, tau = posterior.solution, posterior.task, posterior.tau
-    real_number("tau", tau, at_least=0.0)
-    if s.t.shape != task.targets.shape:
-        raise ValueError(f"its t has shape {s.t.shape}, the targets have {task.targets.shape}.")
-    if posterior.status != "optimal":
-        return False
-    for name, value in vars(s).items():
-        if (
-            isinstance(value, np.ndarray)
-            and value.dtype.kind == "f"
-            and name != "cuts"
-            and not np.isfinite(value).all()
-        ):
-            raise ValueError(f"its {name} is not finite.")
-    if not math.isfinite(s.objective):
-        raise ValueError("its objective is not finite.")
-    return True

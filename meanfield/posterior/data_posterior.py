@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.archive import write_archive
+from meanfield.archive import Arrays, Header, write_archive
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from
 from meanfield.posterior.generalization import Generalization, generalization, nearest_class
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count
-from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.posterior import Posterior, SolutionNumbers
 from meanfield.posterior.predictor import Predictor
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
@@ -27,10 +27,20 @@ from meanfield.problem.network import Network
 from meanfield.validation import FloatArray, entry, flag, real_number
 from meanfield.validation import generator as new_generator
 
-__all__ = ["DataPosterior", "rest_of_header", "solution_arrays"]
+__all__ = ["DataPosterior", "check_data_posterior", "rest_of_header", "solution_arrays", "solution_from"]
 
+_Solution = TypeVar("_Solution")
 _PREFIX = "solution_"  # of the solution's arrays in a file
 _KNOWN = ("activation", "targets")  # of a solution, which the network and the task hold, too
+
+
+class OnData(SolutionNumbers, Protocol):
+    """The numbers that a solver found, with the value of its objective; a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field]]
+
+    @property
+    def objective(self) -> float: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +67,7 @@ class DataPosterior(Posterior):
     network: Network
     task: DataTask
     tau: float
-    solution: Any
+    solution: OnData
     certificate: Certificate
     status: Status = Status.OPTIMAL
     message: str = ""
@@ -85,7 +95,15 @@ class DataPosterior(Posterior):
 
     # ---- any inputs ------------------------------------------------------------------------------
 
-    def predict(self, X: object = None, variance: bool = False, *, width: float | None = None) -> Any:
+    @overload
+    def predict(self, X: object = ..., variance: Literal[False] = ..., *, width: float | None = ...) -> FloatArray: ...
+    @overload
+    def predict(
+        self, X: object, variance: bool, *, width: float | None = ...
+    ) -> FloatArray | tuple[FloatArray, FloatArray]: ...
+    def predict(
+        self, X: object = None, variance: bool = False, *, width: float | None = None
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """Mean outputs on new inputs, and their variance over the posterior.
 
         Parameters
@@ -119,7 +137,7 @@ class DataPosterior(Posterior):
             raise ValueError("the variance of a non-lazy network is of order 1/N: give width=N, the number of neurons.")
         return mean, self._predictor.variance(new, self._width(width))
 
-    def predict_class(self, X: object) -> np.ndarray[Any, Any]:
+    def predict_class(self, X: object) -> np.ndarray:
         """(n,) names of the classes whose targets are nearest to the mean outputs on raw inputs.
 
         Raises
@@ -151,7 +169,7 @@ class DataPosterior(Posterior):
             spread = self._predictor.variance(new, size)
         return generalization(self.task, self._predictor.mean(new), spread, targets, size)
 
-    def kernel(self, X: Any = None, X2: Any = None, *, layer: int = -1) -> Kernel:
+    def kernel(self, X: object = None, X2: object = None, *, layer: int = -1) -> Kernel:
         """Posterior kernel K(x, x') = <phi(z(x)) phi(z(x'))> over the neurons of a hidden layer.
 
         Parameters
@@ -183,7 +201,7 @@ class DataPosterior(Posterior):
     def _training_kernel(self, layer: int) -> FloatArray:
         return self._predictor.kernel(self.task.inputs, None, layer)
 
-    def sample_neurons(self, n: int, *, rng: Any = None, X: Any = None, labels: Any = None) -> Neurons:
+    def sample_neurons(self, n: int, *, rng: object = None, X: object = None, labels: object = None) -> Neurons:
         """Draw `n` neurons of the last hidden layer with their responses to inputs.
 
         The same seed gives the same neurons, so that they can be seen on several sets of inputs (lazy networks of more
@@ -251,13 +269,45 @@ class DataPosterior(Posterior):
         return math.inf if width is None else real_number("width", width, at_least=1, infinite=True)
 
 
-def solution_arrays(arrays: dict[str, Any]) -> dict[str, Any]:
+def solution_from(kind: type[_Solution], header: Header, arrays: Arrays) -> _Solution:
+    """The solution of some type in a file of `DataPosterior.save`."""
+    values: dict = {**entry(header, "solution", dict), **solution_arrays(arrays)}
+    return kind(**values)
+
+
+def solution_arrays(arrays: Arrays) -> Arrays:
     """The arrays of the solution in a file of `DataPosterior.save`, by name."""
     return {name.removeprefix(_PREFIX): value for name, value in arrays.items() if name.startswith(_PREFIX)}
 
 
-def rest_of_header(header: dict[str, Any]) -> tuple[Certificate, Status, str, tuple[str, ...]]:
+def rest_of_header(header: Header) -> tuple[Certificate, Status, str, tuple[str, ...]]:
     """Certificate, status, message and notes, the last fields of a data posterior, from the header of its file."""
     word = entry(header, "status", str)
     proof = certificate_from(entry(header, "certificate", dict), word)
     return proof, Status.of(word), entry(header, "message", str), tuple(entry(header, "notes", list))
+
+
+def check_data_posterior(posterior: DataPosterior) -> bool:
+    """Refuse a solution whose shapes or signs are not those of its task; whether its equations are to be checked, too.
+
+    Raises
+    ------
+    ValueError
+    """
+    s, task, tau = posterior.solution, posterior.task, posterior.tau
+    real_number("tau", tau, at_least=0.0)
+    if s.t.shape != task.targets.shape:
+        raise ValueError(f"its t has shape {s.t.shape}, the targets have {task.targets.shape}.")
+    if posterior.status != "optimal":
+        return False
+    for name, value in vars(s).items():
+        if (
+            isinstance(value, np.ndarray)
+            and value.dtype.kind == "f"
+            and name != "cuts"
+            and not np.isfinite(value).all()
+        ):
+            raise ValueError(f"its {name} is not finite.")
+    if not math.isfinite(s.objective):
+        raise ValueError("its objective is not finite.")
+    return True

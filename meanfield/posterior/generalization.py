@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +76,12 @@ class Generalization:
 
     def table(self) -> str:
         """Errors as text, one line per class and one for all."""
-        rows: list[Any] = [(name, *row.values()) for name, row in self.per_class().items()]
-        rows.append(("all", float(self.bias_per_sample.size), self.bias, self.variance, self.accuracy))
-        width = max(5, *(len(row[0]) for row in rows))
+        rows: list[tuple[str, tuple[float | None, ...]]]
+        rows = [(name, tuple(row.values())) for name, row in self.per_class().items()]
+        rows.append(("all", (float(self.bias_per_sample.size), self.bias, self.variance, self.accuracy)))
+        width = max(5, *(len(name) for name, _ in rows))
         lines = [f"{'class':<{width}} {'samples':>8} {'bias':>10} {'variance':>10} {'accuracy':>9}"]
-        for name, count, bias, variance, accuracy in rows:
+        for name, (count, bias, variance, accuracy) in rows:
             last = "" if accuracy is None else f"{accuracy:9.4f}"
             lines.append(f"{name:<{width}} {count:8.0f} {bias:10.6f} {variance:10.3e} {last:>9}".rstrip())
         return "\n".join(lines)

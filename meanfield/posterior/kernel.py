@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from meanfield.validation import FloatArray, plain_array, short
 
 __all__ = ["Kernel"]
+
+
+_Index = int | slice | np.ndarray | tuple[int | slice | np.ndarray | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class Kernel(NDArrayOperatorsMixin):
         """`elements`, transposed."""
         return self.elements.T
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """What arrays have besides (max, mean, diagonal sums, ...), of `elements`."""
         if name.startswith("_") or name == "elements":  # not while it is unpickled
             raise AttributeError(name)
@@ -116,13 +118,13 @@ class Kernel(NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self.elements)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: _Index) -> np.ndarray:
         return self.elements[index]
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.elements, dtype=dtype) if copy or dtype is not None else self.elements
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: object, **options: object) -> object:
         plain = tuple(value.elements if isinstance(value, Kernel) else value for value in inputs)
         return getattr(ufunc, method)(*plain, **options)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,15 +55,13 @@ def positive_count(name: str, value: object) -> int:
     return whole_number(name, value, at_least=1, at_most=10**8)
 
 
-def sample_counts(fractions: FloatArray, samples_per_class: Any) -> list[int]:
+def sample_counts(fractions: FloatArray, samples_per_class: object) -> list[int]:
     """Samples shown of each class: as given, or about 100 in all."""
-    if samples_per_class is None:
-        return [max(1, round(_SHOWN * float(p))) for p in fractions]
     given = samples_per_class
+    if given is None:
+        return [max(1, round(_SHOWN * float(p))) for p in fractions]
     if not isinstance(given, (list, tuple, np.ndarray)) or getattr(given, "shape", None) == ():
-        return [positive_count("samples_per_class", samples_per_class)] * fractions.size
-    if len(samples_per_class) != fractions.size:
-        raise ValueError(
-            f"samples_per_class must be one integer or {fractions.size}, one per class, got {len(samples_per_class)}."
-        )
-    return [positive_count("samples_per_class", value) for value in samples_per_class]
+        return [positive_count("samples_per_class", given)] * fractions.size
+    if len(given) != fractions.size:
+        raise ValueError(f"samples_per_class must be one integer or {fractions.size}, one per class, got {len(given)}.")
+    return [positive_count("samples_per_class", value) for value in given]

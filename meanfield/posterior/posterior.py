@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, Self, overload
 
 import numpy as np
 
@@ -16,17 +16,40 @@ from meanfield.validation import FloatArray, real_array, real_number, short
 
 if TYPE_CHECKING:
     from meanfield.posterior.certificate import Certificate
+    from meanfield.posterior.generalization import Generalization
     from meanfield.posterior.kernel import Kernel
     from meanfield.posterior.neurons import Neurons
     from meanfield.posterior.parts import Code, Outlier
     from meanfield.posterior.status import Status
+    from meanfield.problem.class_task import ClassTask
+    from meanfield.problem.data_task import DataTask
     from meanfield.problem.network import Network
 
-__all__ = ["NotAvailable", "Posterior", "SolvedPosterior"]
+__all__ = ["EndedNumbers", "NotAvailable", "Posterior", "SolutionNumbers", "SolvedPosterior"]
 
 
 class NotAvailable(ValueError):
     """A question that this theory has no answer to; the text says why, and what to ask instead."""
+
+
+class SolutionNumbers(Protocol):
+    """The numbers that a solver found, of any theory."""
+
+    @property
+    def t(self) -> FloatArray: ...
+    @property
+    def objective(self) -> float: ...
+
+
+class EndedNumbers(SolutionNumbers, Protocol):
+    """Such numbers with what became of the solver."""
+
+    @property
+    def status(self) -> Status: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
 
 class Posterior(ABC):
@@ -59,9 +82,9 @@ class Posterior(ABC):
     """
 
     network: Network
-    task: Any
+    task: ClassTask | DataTask
     tau: float
-    solution: Any
+    solution: SolutionNumbers
     if TYPE_CHECKING:  # fields of some theories, properties of others
 
         @property
@@ -86,7 +109,7 @@ class Posterior(ABC):
 
     @property
     @abstractmethod
-    def order_parameters(self) -> dict[str, Any]:
+    def order_parameters(self) -> Mapping[str, object]:
         """Named solution of the stationarity conditions: t (C, m) or (P, m), and what else the theory has."""
 
     @property
@@ -162,11 +185,11 @@ class Posterior(ABC):
             return int(cls)
         raise ValueError(f"there is no class {short(cls)}; give an index 0..{len(labels) - 1} or one of {labels}.")
 
-    def _layer(self, layer: Any) -> int:
+    def _layer(self, layer: object) -> int:
         """1..L of such a number, or of a negative one, from the last layer."""
         return layer_index(layer, self.network.depth) + 1
 
-    def _named_fractions(self, fractions: Any) -> list[tuple[str, float]]:
+    def _named_fractions(self, fractions: object) -> list[tuple[str, float]]:
         """Patterns of codes with their numbers >= 0, from a mapping or from numbers in the order of `codes`."""
         if isinstance(fractions, Mapping):
             pairs = [
@@ -182,7 +205,7 @@ class Posterior(ABC):
             raise ValueError("fractions of codes must not be negative, and not all zero.")
         return pairs
 
-    def _counts(self, counts: Any) -> FloatArray:
+    def _counts(self, counts: object) -> FloatArray:
         """(C,) numbers of samples, one per class."""
         sizes, n_classes = real_array("counts", counts), len(self.task.class_names)
         if sizes.shape != (n_classes,) or not (sizes > 0.0).all():
@@ -195,7 +218,7 @@ class Posterior(ABC):
     def _described(self) -> str:
         return f"a posterior of the theory {self.theory!r} ({self.scheme} coding)"
 
-    def kernel(self, *args: Any, **options: Any) -> Kernel:
+    def kernel(self, *, layer: int = -1) -> Kernel:
         """Posterior kernel of a hidden layer, ``layer=`` 1..L or from the last by negative numbers (-1 if left out)."""
         self._refuse("the kernel")
 
@@ -233,15 +256,23 @@ class Posterior(ABC):
         self._counts(counts)
         return self
 
-    def predict(self, X: object = None, variance: bool = False, *, width: float | None = None) -> Any:
+    @overload
+    def predict(self, X: object = ..., variance: Literal[False] = ..., *, width: float | None = ...) -> FloatArray: ...
+    @overload
+    def predict(
+        self, X: object, variance: bool, *, width: float | None = ...
+    ) -> FloatArray | tuple[FloatArray, FloatArray]: ...
+    def predict(
+        self, X: object = None, variance: bool = False, *, width: float | None = None
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """Mean outputs on new inputs."""
         self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
 
-    def predict_class(self, X: object) -> Any:
+    def predict_class(self, X: object) -> np.ndarray:
         """Names of the classes whose targets are nearest to the mean outputs."""
         self._refuse("a prediction on new inputs", "classes have no inputs of their own: read .predictions")
 
-    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Any:
+    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Generalization:
         """Squared error on test samples."""
         self._refuse("the generalisation error", "solve a task of data_task(X, Y) for it")
 
@@ -256,11 +287,17 @@ class SolvedPosterior(Posterior):
     Apart from `Posterior`, where theories on data have fields of these names.
     """
 
+    task: ClassTask
+    solution: EndedNumbers
+
+    @abstractmethod
+    def sample_neurons(self, n: int, *, rng: object = None, samples_per_class: object = None) -> Neurons:
+        """Draw `n` neurons, with their responses to samples of every class, about 100 in all if not given."""
+
     @property
     def status(self) -> Status:
         """ "optimal", or what went wrong."""
-        status: Status = self.solution.status
-        return status
+        return self.solution.status
 
     @property
     def message(self) -> str:

@@ -5,13 +5,16 @@ A predictor answers for inputs as the network sees them (centred, scaled); `Data
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Predictor"]
+__all__ = ["Drawn", "Predictor"]
+
+Drawn = tuple[FloatArray, IntArray, Sequence[str], FloatArray]  # readouts, parts, names of the parts, preactivations
 
 
 class Predictor(Protocol):
@@ -26,5 +29,5 @@ class Predictor(Protocol):
     def kernel(self, left: FloatArray, right: FloatArray | None, layer: int) -> FloatArray:
         """(n, n') posterior kernel <phi(z(x)) phi(z(x'))> of a hidden layer; `right` None: of `left` with itself."""
 
-    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
+    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Drawn:
         """Readouts (N, m), part of the posterior (N,), names of the parts, preactivations (N, n) of N = `n` neurons."""

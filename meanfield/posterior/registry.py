@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
+from meanfield.archive import Arrays, Header
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.problem import Problem, checked_problem
 
-__all__ = ["ROOMS", "Theory", "check_theory", "covering_theory", "theories", "theory_named"]
+if TYPE_CHECKING:
+    from meanfield.posterior.status import Status
+
+__all__ = [
+    "ROOMS",
+    "Answer",
+    "Options",
+    "Restores",
+    "Theory",
+    "check_theory",
+    "covering_theory",
+    "theories",
+    "theory_named",
+]
 
 ROOMS = (
     "meanfield.theories.linear",
@@ -22,6 +37,29 @@ ROOMS = (
     "meanfield.theories.general_data",
     "meanfield.theories.deep",
 )
+
+
+class Options(TypedDict, total=False):
+    """What `meanfield.solve` hands to a theory; each takes what concerns it."""
+
+    max_boxes: int
+    rtol: float | None
+    max_seconds: float | None
+    refine: bool | None
+    width: float | None
+    fractions: Mapping[str, float]
+
+
+class Answer(Protocol):
+    """A `meanfield.posterior.posterior.Posterior`, which asks this module for the theory that reads a file."""
+
+    @property
+    def status(self) -> Status: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def certified(self) -> bool: ...
+    def frozen(self, fractions: object) -> Answer: ...
 
 
 class Theory(Protocol):
@@ -48,11 +86,18 @@ class Theory(Protocol):
     def refuses(self, problem: Problem) -> str | None:
         """None if the theory covers the problem; else the reason, as a sentence to its user. Cheap."""
 
-    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options) -> Answer:
         """The posterior of a covered problem, whatever its status; ValueError for inputs that cannot be solved."""
 
-    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    def load(self, header: Header, arrays: Arrays) -> Answer:
         """The posterior from header and arrays of a file; ValueError if they do not fit together."""
+
+
+@runtime_checkable
+class Restores(Protocol):
+    """A theory whose solutions are kept whole in a sweep: ``solution.pack()`` gave header and arrays."""
+
+    def restore(self, problem: Problem, header: Header, arrays: Arrays) -> Answer: ...
 
 
 @functools.cache

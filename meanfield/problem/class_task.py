@@ -6,9 +6,10 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from meanfield.validation import (
     FloatArray,
@@ -23,6 +24,8 @@ from meanfield.validation import (
 
 _MOST_SAMPLES = 1e15  # beyond, P + 1 is P
 _SUM_TOLERANCE = 1e-8  # fractions typed with a few digits are an error; rounding of 1/3 is not
+
+_Names = TypeVar("_Names")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,21 +140,21 @@ class ClassTask:
             values["class_names"] = ()
         return class_task(**values)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The task as lists, numbers and strings, for a JSON header."""
         plain = {"fractions": self.fractions.tolist(), "targets": self.targets.tolist()}
         plain["class_names"] = list(self.class_names)
         return plain | {"n_samples": self.n_samples, "on": self.on, "off": self.off}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ClassTask:
+    def from_dict(cls, values: Mapping[str, object]) -> ClassTask:
         """Inverse of `to_dict`; ValueError for what is missing, unknown or of another type."""
         # In the first files they were called labels.
         names = entry(values, "class_names" if "class_names" in values else "labels", list)
-        known = {name: entry(values, name, list) for name in ("fractions", "targets")}
-        known |= {name: entry(values, name, (int, float)) for name in ("n_samples",)}
-        known |= {name: values.get(name) for name in ("on", "off")}
-        return cls(**known, class_names=tuple(str(name) for name in names))
+        fractions, targets = (real_array(name, entry(values, name, list)) for name in ("fractions", "targets"))
+        on, off = (None if values.get(name) is None else entry(values, name, (int, float)) for name in ("on", "off"))
+        n_samples = entry(values, "n_samples", (int, float))
+        return cls(fractions, targets, n_samples, tuple(str(name) for name in names), on, off)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClassTask) and self._key() == other._key()
@@ -159,7 +162,7 @@ class ClassTask:
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def _key(self) -> tuple[Any, ...]:
+    def _key(self) -> tuple[object, ...]:
         arrays = (self.fractions.tobytes(), self.targets.tobytes(), self.targets.shape)
         return (*arrays, self.n_samples, self.class_names, self.on, self.off)
 
@@ -173,15 +176,15 @@ class ClassTask:
 
 
 def class_task(
-    fractions: Any = None,
+    fractions: object = None,
     n_classes: int | None = None,
     *,
     on: float | None = None,
     off: float | None = None,
-    targets: Any = None,
+    targets: object = None,
     n_samples: float = math.inf,
     class_names: tuple[str, ...] = (),
-    labels: Any = None,
+    labels: object = None,
 ) -> ClassTask:
     """A classification task: one-hot targets y_+ = `on`, y_- = `off`, or any `targets`.
 
@@ -214,7 +217,7 @@ def class_task(
     array([0.5, 0.5])
     """
     if labels is not None:
-        class_names = _deprecated(labels)
+        class_names = class_name_tuple(_deprecated(labels))
     if n_classes is not None:
         if isinstance(n_classes, int) and not isinstance(n_classes, bool) and n_classes == 1:
             raise ValueError("a classification task needs at least two classes, got 1.")
@@ -232,7 +235,7 @@ def class_task(
     if targets is not None:
         if on is not None or off is not None:
             raise ValueError("give either targets= or on=/off= (one-hot targets), not both.")
-        return ClassTask(checked, targets, n_samples, class_names)
+        return ClassTask(checked, real_array("targets", targets), n_samples, class_names)
     on = real_number("on", 1.0 if on is None else on)
     off = real_number("off", 0.0 if off is None else off)
     if on == off:
@@ -243,7 +246,7 @@ def class_task(
     return ClassTask(checked, _one_hot(checked.size, on, off), n_samples, class_names, on, off)
 
 
-def _deprecated(names: object) -> Any:
+def _deprecated(names: _Names) -> _Names:
     warnings.warn(
         "labels of a class task are called class_names; the old name will mean the class of each sample",
         DeprecationWarning,
@@ -272,14 +275,14 @@ def _checked_fractions(value: object) -> FloatArray:
     return fractions / total if abs(total - 1) > 1e-15 * fractions.size else fractions
 
 
-def _checked_targets(value: Any, n_classes: int) -> FloatArray:
+def _checked_targets(value: object, n_classes: int) -> FloatArray:
     targets = real_array("targets", value)
     if targets.ndim == 1:
         targets = targets[:, None]
     if targets.ndim != 2 or targets.shape[0] != n_classes:
         raise ValueError(
             f"targets must have shape (C, m) = ({n_classes}, m) or ({n_classes},) for one output, one row per class, "
-            f"got shape {np.shape(value)}."
+            f"got shape {np.shape(cast(ArrayLike, value))}."
         )
     check_scale("targets", targets)
     if (targets == targets[0]).all():

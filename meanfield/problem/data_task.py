@@ -6,16 +6,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from meanfield.archive import Arrays
 from meanfield.problem.features import Features, features_from_inputs
 from meanfield.validation import (
     FloatArray,
     check_scale,
     class_name_tuple,
+    entry,
     plain_array,
     read_only,
     real_array,
@@ -134,7 +136,7 @@ class DataTask:
         differ = (self.targets[pair[:, 0]] != self.targets[pair[:, 1]]).any(axis=1)
         return np.asarray(pair[same & differ])
 
-    def transform(self, raw: Any) -> FloatArray:
+    def transform(self, raw: object) -> FloatArray:
         """Raw inputs (n, N_0), or images, as the network sees them: flattened, centred and scaled as in training.
 
         Raises
@@ -146,7 +148,7 @@ class DataTask:
         if rows.shape[1] != self.n_inputs:
             raise ValueError(
                 f"inputs must have {self.n_inputs} numbers per sample as in training, got an array of shape "
-                f"{np.shape(raw)}."
+                f"{np.shape(cast(ArrayLike, raw))}."
             )
         return (rows - self.center) / self.scale
 
@@ -154,7 +156,7 @@ class DataTask:
         """Feature factor F (P, r) of the kernel K = sigma_w^2 X X^T / N_0; remembered."""
         return _features(self, float(sigma_w))
 
-    def targets_of(self, wanted: Any, n: int) -> FloatArray:
+    def targets_of(self, wanted: object, n: int) -> FloatArray:
         """(n, m) targets of new samples, from such an array, or from their class names or raw labels (n,).
 
         Raises
@@ -177,7 +179,7 @@ class DataTask:
             )
         return targets
 
-    def _are_targets(self, values: NDArray[Any]) -> bool:
+    def _are_targets(self, values: np.ndarray) -> bool:
         """Whether numbers (n,), for a task of one output, are targets and not labels."""
         if values.dtype.kind not in "biu":
             return values.dtype.kind == "f"
@@ -191,7 +193,7 @@ class DataTask:
             )
         return False
 
-    def class_index(self, names: Any, n: int) -> NDArray[np.intp]:
+    def class_index(self, names: object, n: int) -> NDArray[np.intp]:
         """(n,) class indices of class names or of the raw labels they were made from."""
         values = [_name(value) for value in plain_array("labels", names).ravel().tolist()]
         unknown = sorted(set(values) - set(self.class_names))
@@ -201,25 +203,25 @@ class DataTask:
         index = {name: c for c, name in enumerate(self.class_names)}
         return np.array([index[value] for value in values], dtype=np.intp)
 
-    def to_arrays(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def to_arrays(self) -> tuple[dict[str, object], Arrays]:
         """Header and arrays, for `meanfield.archive.write_archive`."""
-        arrays: dict[str, Any] = {"inputs": self.inputs, "targets": self.targets, "center": self.center}
+        arrays: Arrays = {"inputs": self.inputs, "targets": self.targets, "center": self.center}
         if self.labels is not None:
             arrays["labels"] = self.labels
         header = {"class_names": list(self.class_names), "scale": self.scale, "image_shape": list(self.image_shape)}
         return header, arrays
 
     @classmethod
-    def from_arrays(cls, header: Mapping[str, Any], arrays: Mapping[str, Any]) -> DataTask:
+    def from_arrays(cls, header: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> DataTask:
         """Inverse of `to_arrays`."""
         return cls(
             arrays["inputs"],
             arrays["targets"],
             arrays.get("labels"),
-            tuple(header["class_names"]),
+            tuple(entry(header, "class_names", list)),
             arrays["center"],
-            header["scale"],
-            tuple(header["image_shape"]),
+            entry(header, "scale", (int, float)),
+            tuple(entry(header, "image_shape", list)),
         )
 
     def __repr__(self) -> str:
@@ -229,15 +231,15 @@ class DataTask:
 
 
 def data_task(
-    X: Any,
-    Y: Any = None,
+    X: object,
+    Y: object = None,
     *,
-    labels: Any = None,
+    labels: object = None,
     on: float = 1.0,
     off: float = 0.0,
-    center: Any = False,
-    scale: Any = None,
-    class_names: Any = (),
+    center: object = False,
+    scale: object = None,
+    class_names: object = (),
 ) -> DataTask:
     """A task on any inputs: images or vectors in, targets or class labels out.
 
@@ -312,7 +314,7 @@ def _features(task: DataTask, sigma_w: float) -> Features:
     return features_from_inputs(task.inputs, sigma_w)
 
 
-def _flattened(name: str, value: Any) -> tuple[FloatArray, tuple[int, ...]]:
+def _flattened(name: str, value: object) -> tuple[FloatArray, tuple[int, ...]]:
     array = real_array(name, value)
     if array.ndim not in (2, 3, 4):
         raise ValueError(
@@ -321,7 +323,7 @@ def _flattened(name: str, value: Any) -> tuple[FloatArray, tuple[int, ...]]:
     return array.reshape(len(array), -1), array.shape[1:] if array.ndim > 2 else ()
 
 
-def _center(center: Any, rows: FloatArray, image_shape: tuple[int, ...]) -> FloatArray:
+def _center(center: object, rows: FloatArray, image_shape: tuple[int, ...]) -> FloatArray:
     if isinstance(center, (bool, np.bool_)):
         # A constant column is its own mean: the rounding of the mean would be taken for data.
         mean = np.where((rows == rows[0]).all(axis=0), rows[0], rows.mean(axis=0))
@@ -332,7 +334,7 @@ def _center(center: Any, rows: FloatArray, image_shape: tuple[int, ...]) -> Floa
     return wanted.ravel()
 
 
-def _scale(scale: Any, rows: FloatArray) -> float:
+def _scale(scale: object, rows: FloatArray) -> float:
     if scale is None:
         return 1.0
     if not isinstance(scale, str):
@@ -346,20 +348,20 @@ def _scale(scale: Any, rows: FloatArray) -> float:
     return value
 
 
-def _name(value: Any) -> str:
+def _name(value: object) -> str:
     if isinstance(value, (float, bool)) and math.isfinite(value) and value == int(value):
         return str(int(value))
     return value if isinstance(value, str) else short(value)
 
 
-def _is_missing(value: Any) -> bool:
+def _is_missing(value: object) -> bool:
     try:
         return value is None or bool(value != value)
     except TypeError:  # pandas.NA is neither equal nor unequal to anything
         return True
 
 
-def _classes(labels: Any, n: int) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+def _classes(labels: object, n: int) -> tuple[NDArray[np.intp], tuple[str, ...]]:
     """Class indices and names of raw labels, in the order of their values."""
     raw = plain_array("labels", labels)
     if raw.shape != (n,):
@@ -386,7 +388,7 @@ def _distinct_rows(targets: FloatArray) -> tuple[NDArray[np.intp] | None, tuple[
     return index.ravel().astype(np.intp), tuple(names or [str(c + 1) for c in range(len(rows))])
 
 
-def _checked_labels(value: Any, n: int, names: tuple[str, ...]) -> NDArray[np.intp]:
+def _checked_labels(value: object, n: int, names: tuple[str, ...]) -> NDArray[np.intp]:
     labels = np.asarray(value)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be {n} class indices, got an array of {labels.dtype} and shape {labels.shape}.")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.validation import short
@@ -11,7 +9,7 @@ from meanfield.validation import short
 __all__ = ["layer_index"]
 
 
-def layer_index(layer: Any, depth: int) -> int:
+def layer_index(layer: object, depth: int) -> int:
     """Position 0 .. L - 1 of a hidden layer.
 
     Raises
@@ -19,7 +17,7 @@ def layer_index(layer: Any, depth: int) -> int:
     ValueError
         If `layer` is not an integer 1 .. L or -L .. -1.
     """
-    whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, (bool, np.bool_))
-    if not whole or layer == 0 or not -depth <= layer <= depth:
+    number = int(layer) if isinstance(layer, (int, np.integer)) and not isinstance(layer, (bool, np.bool_)) else 0
+    if number == 0 or not -depth <= number <= depth:
         raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {short(layer)}.")
-    return int(layer) - 1 if layer > 0 else int(layer) + depth
+    return number - 1 if number > 0 else number + depth

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from meanfield.activations.activation import Activation, activation, activation_of_formula
 from meanfield.activations.builtin import names
@@ -74,7 +74,7 @@ class Network:
         if not isinstance(self.scaling, str) or self.scaling not in _SCALINGS:
             raise ValueError(f"scaling must be one of {_SCALINGS}, got {short(self.scaling)}.")
         values = {
-            "activation": activation(cast(Any, self.activation)),
+            "activation": activation(self.activation),
             "depth": whole_number("depth, the number of hidden layers,", self.depth, at_least=1, at_most=10**6),
             "sigma_a": scale_number("sigma_a", self.sigma_a),
             "sigma_w": scale_number("sigma_w", self.sigma_w),
@@ -128,14 +128,14 @@ class Network:
             rest["activation"] = base.with_parameters(**phi)
         return replace(self, **rest)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The network as numbers and strings, for a JSON header; a nonlinearity of the user's as a formula.
 
         One that no formula of `meanfield.symbolic.text` describes is marked "unreadable", with the reason: such a
         dictionary tells networks apart, but cannot be written to a file or read back.
         """
         phi = self.activation
-        described: dict[str, Any] = {"name": phi.name, "parameters": phi.parameters}
+        described: dict[str, object] = {"name": phi.name, "parameters": phi.parameters}
         if phi.name not in names() or activation(phi.name, **phi.parameters) != phi:
             from meanfield.symbolic.text import to_formula
 
@@ -148,7 +148,7 @@ class Network:
         return {"activation": described} | own
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Network:
+    def from_dict(cls, values: Mapping[str, object]) -> Network:
         """Inverse of `to_dict`; without readout_exponent (files written before there was one) it is None.
 
         Raises
@@ -157,16 +157,17 @@ class Network:
             If the text of the nonlinearity is no formula, or an entry is missing or of another type. Nothing of the
             text is executed, see `meanfield.symbolic.text`.
         """
-        described = entry(values, "activation", Mapping)
-        name, given = entry(described, "name", str), entry(described, "parameters", Mapping)
+        described = entry(values, "activation", dict)
+        name, given = entry(described, "name", str), entry(described, "parameters", dict)
         parameters = {str(key): real_number(f"parameter {str(key)[:40]}", value) for key, value in given.items()}
         if "expression" not in described:
             phi = activation(name, **parameters)
         else:
             text, symbol = entry(described, "expression", str), entry(described, "symbol", str)
             phi = activation_of_formula(text, parameters, symbol=symbol, name=name)
-        rest = {key: entry(values, key, object) for key in ("depth", "sigma_a", "sigma_w", "scaling")}
-        return cls(activation=phi, **rest, readout_exponent=values.get("readout_exponent"))
+        sigma_a, sigma_w = (entry(values, name, (int, float)) for name in ("sigma_a", "sigma_w"))
+        exponent = None if values.get("readout_exponent") is None else entry(values, "readout_exponent", (int, float))
+        return cls(phi, entry(values, "depth", int), sigma_a, sigma_w, entry(values, "scaling", str), exponent)
 
     def __repr__(self) -> str:
         exponent = "" if self.readout_exponent is None else f", readout_exponent={self.readout_exponent:.6g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -16,8 +16,20 @@ class Problem(NamedTuple):
     """A network, its task, and tau = N T."""
 
     network: Network
-    task: Any  # ClassTask or DataTask
+    task: ClassTask | DataTask
     tau: float
+
+    @property
+    def class_task(self) -> ClassTask:
+        """The task of a problem that is one of classes."""
+        assert isinstance(self.task, ClassTask)
+        return self.task
+
+    @property
+    def data_task(self) -> DataTask:
+        """The task of a problem that is one of data."""
+        assert isinstance(self.task, DataTask)
+        return self.task
 
 
 def checked_problem(network: object, task: object, tau: object) -> Problem:

@@ -6,20 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meanfield.archive import read_archive, reading, write_archive
+from meanfield.archive import Arrays, Header, read_archive, reading, write_archive
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling import diagnostics
 from meanfield.sampling.compiled import forward
-from meanfield.sampling.problem import Problem, class_means
-from meanfield.validation import FloatArray, choice, read_only, short
+from meanfield.sampling.problem import SampledProblem, class_means
+from meanfield.validation import FloatArray, choice, entry, read_only, whole_number
 
 __all__ = ["Chains", "Diagnostics"]
 
@@ -52,7 +51,7 @@ class Chains:
     ----------
     network : Network
     task : ClassTask or DataTask
-    problem : Problem
+    problem : SampledProblem
         What was sampled, in the numbers of the sampler.
     readout : (c, d, N, m) array
         a_i.
@@ -84,7 +83,7 @@ class Chains:
 
     network: Network
     task: ClassTask | DataTask
-    problem: Problem
+    problem: SampledProblem
     readout: FloatArray
     class_activation: FloatArray
     lower_activation: FloatArray
@@ -99,7 +98,7 @@ class Chains:
     step_size: FloatArray
     state_first: FloatArray
     state_last: FloatArray
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
     def __post_init__(self) -> None:
         for name in (*DRAWN, *PER_CHAIN):
@@ -201,9 +200,9 @@ class Chains:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to an npz file (without pickle); returns its path."""
-        header: dict[str, Any] = {"network": self.network.to_dict(), "settings": self.settings}
+        header: Header = {"network": self.network.to_dict(), "settings": self.settings}
         header |= {"width": self.width, "tau": self.tau, "n_groups": self.n_groups}
-        arrays: dict[str, Any] = {**self.to_dict(), **{f"problem_{n}": getattr(self.problem, n) for n in _PROBLEM}}
+        arrays: Arrays = {**self.to_dict(), **{f"problem_{n}": getattr(self.problem, n) for n in _PROBLEM}}
         if isinstance(self.task, ClassTask):
             header["class_task"] = self.task.to_dict()
         else:
@@ -229,37 +228,38 @@ class Chains:
         return chains
 
     @classmethod
-    def _unpacked(cls, header: dict[str, Any], arrays: dict[str, Any]) -> Chains:
-        def part(prefix: str) -> dict[str, Any]:
+    def _unpacked(cls, header: Header, arrays: Arrays) -> Chains:
+        def part(prefix: str) -> Arrays:
             return {n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)}
 
-        for name in ("width", "n_groups"):
-            if type(header[name]) is not int or header[name] < 1:
-                raise ValueError(f"its {name} is {short(header[name])}, expected a positive integer.")
-        if not isinstance(header["settings"], dict):
-            raise ValueError(f"its settings are {short(header['settings'])}.")
-        network = Network.from_dict(header["network"])
+        width, n_groups = (whole_number(f"its {name}", header[name], at_least=1) for name in ("width", "n_groups"))
+        settings = entry(header, "settings", dict)
+        network = Network.from_dict(entry(header, "network", dict))
         task: ClassTask | DataTask
         if "class_task" in header:
-            task = ClassTask.from_dict(header["class_task"])
+            task = ClassTask.from_dict(entry(header, "class_task", dict))
         else:
-            task = DataTask.from_arrays(header["data_task"], part("task_"))
-        problem = Problem(
+            task = DataTask.from_arrays(entry(header, "data_task", dict), part("task_"))
+        problem = SampledProblem(
             network=network,
-            width=header["width"],
-            tau=header["tau"],
-            n_groups=header["n_groups"],
+            width=width,
+            tau=entry(header, "tau", (int, float)),
+            n_groups=n_groups,
             **part("problem_"),
         )
         if "lower_activation" not in arrays and network.depth == 1:  # written before it was recorded
             c, d, n, groups = arrays["class_activation"].shape
             arrays["lower_activation"] = np.empty((c, d, 0, n, groups))
         own = {name: arrays[name] for name in (*DRAWN, *PER_CHAIN)}
-        return cls(network=network, task=task, problem=problem, settings=header["settings"], **own)
+        return cls(network=network, task=task, problem=problem, settings=settings, **own)
 
     @classmethod
     def join(
-        cls, task: ClassTask | DataTask, problem: Problem, chains: Sequence[Mapping[str, Any]], settings: dict[str, Any]
+        cls,
+        task: ClassTask | DataTask,
+        problem: SampledProblem,
+        chains: Sequence[Mapping[str, FloatArray | float]],
+        settings: dict[str, object],
     ) -> Chains:
         """From the results of `run_chain`."""
         arrays = {name: np.array([chain[name] for chain in chains]) for name in (*DRAWN, *PER_CHAIN)}

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 from meanfield.posterior.claims import same
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
+from meanfield.sampling.problem import SampledProblem
 from meanfield.sampling.problem import problem as problem_of
+from meanfield.validation import FloatArray
 
 __all__ = ["check_chains"]
 
 
-def check_chains(chains: Any) -> None:
+class Recorded(Protocol):
+    """`meanfield.sampling.chains.Chains`, which ask this module when they are loaded."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def task(self) -> ClassTask | DataTask: ...
+    @property
+    def problem(self) -> SampledProblem: ...
+    @property
+    def settings(self) -> dict[str, object]: ...
+    @property
+    def energy(self) -> FloatArray: ...
+    @property
+    def step_size(self) -> FloatArray: ...
+    @property
+    def state_last(self) -> FloatArray: ...
+    @property
+    def residual(self) -> FloatArray: ...
+    @property
+    def readout(self) -> FloatArray: ...
+
+
+def check_chains(chains: Recorded) -> None:
     """Refuse records that are not those of their network and task; the last draw must have the energy of its weights.
 
     Raises

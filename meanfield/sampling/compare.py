@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from meanfield.drawing import drawn
 from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
 from meanfield.validation import FloatArray, instance
@@ -77,7 +78,7 @@ class Comparison:
     notes : tuple of str
     """
 
-    posterior: Any
+    posterior: Posterior
     draws: Draws
     rows: tuple[Row, ...]
     fractions: str
@@ -132,7 +133,7 @@ class Comparison:
         """Figure: theory against sample, z-scores, readouts with the codes of the theory."""
         return drawn("sampling.figure_comparison", self)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything but the arrays, for a JSON file."""
         rows = [asdict(row) for row in self.rows]
         return {"width": self.width, "fractions": self.fractions, "max_z": self.max_z, "rows": rows} | {
@@ -145,11 +146,11 @@ class Comparison:
 
 def compare(
     posterior: Posterior,
-    chains: Any,
+    chains: object,
     *,
     statistics: Sequence[str] | None = None,
     fractions: Literal["sampled", "equilibrium"] = "sampled",
-    inputs: Any = None,
+    inputs: object = None,
 ) -> Comparison:
     """Hold a solved theory against sampled networks, statistic by statistic.
 
@@ -288,13 +289,13 @@ def _unstable(left_out: dict[str, float]) -> list[str]:
     return [f"codes that are not locally stable in the theory, left out of its fractions: {listed}"]
 
 
-def _same_task(one: Any, other: Any) -> bool:
+def _same_task(one: ClassTask | DataTask, other: ClassTask | DataTask) -> bool:
     if isinstance(one, ClassTask):
         return one == other
     return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("inputs", "targets"))
 
 
-def _check_same_problem(posterior: Any, draws: Draws) -> None:
+def _check_same_problem(posterior: Posterior, draws: Draws) -> None:
     instance("posterior", posterior, Posterior, "what mf.solve returned")
     if type(posterior.task) is not type(draws.task):
         raise ValueError(

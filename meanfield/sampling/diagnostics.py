@@ -8,7 +8,6 @@ improved R-hat for assessing convergence of MCMC", Bayesian Analysis 16:667 (202
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
@@ -21,7 +20,7 @@ __all__ = ["ess_bulk", "ess_mean", "ess_quantile", "ess_tail", "mcse_mean", "rha
 _FEWEST = 4  # draws per chain
 
 
-def rhat(draws: object) -> Any:
+def rhat(draws: object) -> FloatArray:
     """Rank-normalised split R-hat, the larger of the one for the location and the one for the scale.
 
     Parameters
@@ -41,32 +40,32 @@ def rhat(draws: object) -> Any:
     return _each(draws, one)
 
 
-def ess_bulk(draws: object) -> Any:
+def ess_bulk(draws: object) -> FloatArray:
     """Effective sample size of rank-normalised draws: how well the centre of the distribution is known."""
     return _each(draws, lambda x: _ess(_normal_scores(_split(x))))
 
 
-def ess_tail(draws: object) -> Any:
+def ess_tail(draws: object) -> FloatArray:
     """The smaller effective sample size of the 5 % and the 95 % quantiles."""
     return _each(draws, lambda x: min(_ess_quantile(x, 0.05), _ess_quantile(x, 0.95)))
 
 
-def ess_quantile(draws: object, probability: float) -> Any:
+def ess_quantile(draws: object, probability: float) -> FloatArray:
     """Effective sample size of one quantile."""
     return _each(draws, lambda x: _ess_quantile(x, probability))
 
 
-def ess_mean(draws: object) -> Any:
+def ess_mean(draws: object) -> FloatArray:
     """Effective sample size of the mean."""
     return _each(draws, lambda x: _ess(_split(x)))
 
 
-def mcse_mean(draws: object) -> Any:
+def mcse_mean(draws: object) -> FloatArray:
     """Monte-Carlo standard error of the mean over all chains and draws."""
     return _each(draws, lambda x: float(np.std(x, ddof=1) / np.sqrt(_ess(_split(x)))))
 
 
-def _each(draws: object, function: Callable[[FloatArray], float]) -> Any:
+def _each(draws: object, function: Callable[[FloatArray], float]) -> FloatArray:
     array = real_array("draws", draws)
     if array.ndim < 2 or array.shape[1] < _FEWEST:
         raise ValueError(
@@ -74,7 +73,7 @@ def _each(draws: object, function: Callable[[FloatArray], float]) -> Any:
         )
     flat = array.reshape(*array.shape[:2], -1)
     values = np.array([function(flat[:, :, i]) for i in range(flat.shape[2])])
-    return float(values[0]) if array.ndim == 2 else values.reshape(array.shape[2:])
+    return values.reshape(array.shape[2:])[()]  # a number for one quantity
 
 
 def _split(x: FloatArray) -> FloatArray:

@@ -9,14 +9,16 @@ representations drift.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.drawing import drawn
 from meanfield.problem.layers import layer_index
+from meanfield.sampling.observe import Observed
 from meanfield.sampling.statistics import as_draws, code_words, coding_threshold
 from meanfield.validation import FloatArray
 
@@ -86,7 +88,7 @@ class Drift:
         )
 
 
-def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
+def drift(chains: object, *, layer: int = -1, n_lags: int = 20) -> Drift:
     """How codes of a hidden layer persist along the chains.
 
     Parameters
@@ -112,7 +114,7 @@ def drift(chains: Any, *, layer: int = -1, n_lags: int = 20) -> Drift:
         m = draws.activation(place)
         lags = np.unique(np.rint(np.linspace(0, n_draws - 1, n_lags + 1)).astype(np.intp))
     else:  # networks that were observed: layers of other widths
-        runs = chains if isinstance(chains, (list, tuple)) else [chains]
+        runs: Sequence[Observed] = chains if isinstance(chains, (list, tuple)) else [cast("Observed", chains)]
         ends = [np.concatenate([run.class_activations(place, at) for run in runs]) for at in ("first", "last")]
         m, lags = np.stack(ends, axis=1), np.array([0, 1])
     centred = m - m.mean(axis=(1, 2), keepdims=True)

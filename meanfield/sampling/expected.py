@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.certificate import UnstableFractions
+from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import Posterior
 from meanfield.sampling.statistics import Draws, layer_suffix
 from meanfield.validation import FloatArray
@@ -20,6 +20,8 @@ from meanfield.validation import FloatArray
 __all__ = ["expected", "theory_patterns"]
 
 _MIN_SHARE = 0.02  # codes with less are too rare to be compared one by one
+
+Values = dict[str, FloatArray]  # of the observables, by name
 
 
 def theory_patterns(posterior: Posterior) -> tuple[str, ...]:
@@ -39,9 +41,9 @@ def expected(
     draws: Draws,
     patterns: Sequence[str],
     shares: FloatArray | None = None,
-    inputs: Any = None,
+    inputs: object = None,
     left_out: dict[str, float] | None = None,
-) -> dict[str, Any]:
+) -> Values:
     """Values of `statistics.observables`, by name; with a leading axis for the chains where they differ.
 
     Parameters
@@ -64,12 +66,12 @@ def expected(
         neurons together.
     """
     equilibrium = posterior.by_activation(draws.counts)
-    values: dict[str, Any] = {}
+    values: Values = {}
     if posterior.bulk is None:
         for code in equilibrium.codes:  # the equilibrium, whatever the fractions are
             if code.pattern in patterns:
                 name = f"fraction {code.label}"
-                values[name] = values.get(name, 0.0) + np.float64(code.weight)
+                values[name] = np.asarray(values.get(name, 0.0) + np.float64(code.weight))
     if shares is None:
         return values | _observables(equilibrium, draws, patterns, inputs)
     distinct, chain = np.unique(shares, axis=0, return_inverse=True)
@@ -84,7 +86,7 @@ def expected(
     return values
 
 
-def _frozen(posterior: Posterior, fractions: dict[str, Any], left_out: dict[str, float] | None) -> Posterior:
+def _frozen(posterior: Posterior, fractions: dict[str, float], left_out: dict[str, float] | None) -> Posterior:
     """The theory at these fractions, without codes that are not locally stable if they are rare."""
     kept = dict(fractions)
     while True:
@@ -102,12 +104,12 @@ def _frozen(posterior: Posterior, fractions: dict[str, Any], left_out: dict[str,
                     left_out[pattern] = max(share, left_out.get(pattern, 0.0))
 
 
-def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: Any) -> dict[str, Any]:
+def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: object) -> Values:
     """Values of the observables under this posterior, by name."""
     residual = np.asarray(posterior.residual)
     if len(residual) != draws.counts.size:
         residual = (np.eye(draws.counts.size)[draws.labels] / draws.counts).T @ residual
-    values: dict[str, Any] = {"residual": residual}
+    values: Values = {"residual": residual}
     depth = posterior.network.depth
     for layer in range(1, depth + 1):
         kernel, where = posterior.kernel(layer=layer), layer_suffix(layer, depth)
@@ -137,12 +139,12 @@ def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], in
     return values
 
 
-def _of_code(code: Any, label: str) -> dict[str, Any]:
-    values = {f"readout {label}": code.readout, f"activation {label}": code.activation}
+def _of_code(code: Code, label: str) -> Values:
+    values: Values = {f"readout {label}": code.readout, f"activation {label}": code.activation}
     return values if code.covariance is None else values | {f"covariance {label}": code.covariance}
 
 
-def _of_outliers(posterior: Posterior, pattern: str) -> dict[str, Any]:
+def _of_outliers(posterior: Posterior, pattern: str) -> Values:
     """Totals over the outliers that share a pattern, as `statistics` forms them over neurons."""
     label, driven = "-".join(pattern), [c for c, bit in enumerate(pattern) if bit == "1"]
     same = [outlier for outlier in posterior.outliers if outlier.pattern == pattern]
@@ -150,7 +152,7 @@ def _of_outliers(posterior: Posterior, pattern: str) -> dict[str, Any]:
     readout = sum(math.sqrt(outlier.weight) * outlier.readout for outlier in same) / math.sqrt(weight)
     activation = np.sqrt(sum(outlier.activation[driven] ** 2 for outlier in same))
     return {
-        f"outlier weight {label}": np.float64(weight),
+        f"outlier weight {label}": np.asarray(weight),
         f"outlier readout {label}": np.asarray(readout),
         f"outlier activation {label}": activation,
     }

@@ -15,17 +15,16 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from meanfield.archive import read_archive, write_archive
 from meanfield.sampling.compiled import forward, trajectory
-from meanfield.sampling.problem import Problem
-from meanfield.validation import FloatArray
+from meanfield.sampling.problem import Record, SampledProblem
+from meanfield.validation import FloatArray, entry
 
 __all__ = ["Interrupted", "Job", "Settings", "run_chain"]
 
@@ -56,7 +55,7 @@ class Settings:
 class Job:
     """One chain to run: its problem, where it starts (None: the prior), its random stream, its checkpoint file."""
 
-    problem: Problem
+    problem: SampledProblem
     settings: Settings
     seed: np.random.SeedSequence
     start: FloatArray | None = None
@@ -89,9 +88,7 @@ class DualAveraging:
         self.log_mean += self.count**-0.75 * (self.log_step - self.log_mean)
 
 
-def run_chain(
-    job: Job, stop: Callable[[], bool] | None = None, report: Callable[[], None] | None = None
-) -> dict[str, Any]:
+def run_chain(job: Job, stop: Callable[[], bool] | None = None, report: Callable[[], None] | None = None) -> Record:
     """Run a chain, or the rest of it if its checkpoint file exists.
 
     Parameters
@@ -105,7 +102,7 @@ def run_chain(
     Returns
     -------
     dict
-        Arrays with the draw as first axis (see `Problem.observe`), "acceptance", "divergent", "steps" likewise,
+        Arrays with the draw as first axis (see `SampledProblem.observe`), "acceptance", "divergent", "steps" likewise,
         "step_size", "state_first" and "state_last".
     """
     chain = _Chain(job)
@@ -130,7 +127,7 @@ class _Chain:
         self.target, self.work = self.problem.target(), self.problem.work()
         self.rng = np.random.Generator(np.random.PCG64(job.seed))
         self.gradient = np.empty(self.problem.n_weights)
-        self.records: dict[str, list[Any]] = {}
+        self.records: dict[str, list[FloatArray | float]] = {}
         self.tally = np.zeros(3)  # acceptance, divergences, leapfrog steps since the last kept draw
         self.iteration = 0
         self.adaptation = DualAveraging.begin(self.settings.target_acceptance, 0.1)
@@ -191,9 +188,9 @@ class _Chain:
         if not self.state_first.size:
             self.state_first = self.x.copy()
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Record:
         """Everything recorded."""
-        arrays: dict[str, Any] = {name: np.array(values) for name, values in self.records.items()}
+        arrays: Record = {name: np.array(values) for name, values in self.records.items()}
         return arrays | {
             "step_size": math.exp(self.adaptation.log_mean),
             "state_first": self.state_first,
@@ -239,10 +236,11 @@ class _Chain:
         try:
             header, arrays = read_archive(path, "chain")
             digest = header.pop("digest")
-            if header["key"] != self.job.key or digest != _digest(header, arrays):
+            if header.get("key") != self.job.key or digest != _digest(header, arrays):
                 raise ValueError("it is not what was written")
-            adaptation = DualAveraging(**header["adaptation"])
-            random = header["random"]
+            adaptation = DualAveraging(**entry(header, "adaptation", dict))
+            random = entry(header, "random", dict)
+            iteration = entry(header, "iteration", int)
             self.rng.bit_generator.state = random | {"state": {k: int(v) for k, v in random["state"].items()}}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             warnings.warn(
@@ -250,13 +248,13 @@ class _Chain:
             )
             self.rng = np.random.Generator(np.random.PCG64(self.job.seed))
             return False
-        self.iteration, self.adaptation = header["iteration"], adaptation
+        self.iteration, self.adaptation = iteration, adaptation
         self.x, self.state_first, self.tally = (arrays.pop(name) for name in ("x", "state_first", "tally"))
         self.records = {name.removeprefix("record_"): list(values) for name, values in arrays.items()}
         return True
 
 
-def _digest(header: dict[str, Any], arrays: dict[str, Any]) -> str:
+def _digest(header: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> str:
     """Of everything that a checkpoint holds: what has this and the right key was written by `_Chain.save`."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(arrays):

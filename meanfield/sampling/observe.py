@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -173,11 +173,11 @@ def observe(
     task: ClassTask | DataTask,
     tau: float | None = None,
     *,
-    readouts: Any,
-    weights: Sequence[Any] | None = None,
-    activations: Any = None,
-    inputs: Any = None,
-    labels: Any = None,
+    readouts: object,
+    weights: Sequence[object] | None = None,
+    activations: object = None,
+    inputs: object = None,
+    labels: object = None,
     parameterization: Parameterization = "theory",
 ) -> Observed:
     """Hold networks of your own against the theory: from weights, or from activations on the training samples.
@@ -266,7 +266,7 @@ def _kernels(layers: Sequence[FloatArray], labels: NDArray[np.intp], n_groups: i
     return np.stack([between for _, between, _ in found], axis=2), np.stack([square for *_, square in found], axis=2)
 
 
-def _samples(task: ClassTask | DataTask, labels: Any) -> tuple[NDArray[np.intp], int, FloatArray]:
+def _samples(task: ClassTask | DataTask, labels: object) -> tuple[NDArray[np.intp], int, FloatArray]:
     """Class of every sample, number of classes, targets of the samples."""
     if isinstance(task, DataTask):
         if labels is not None:
@@ -296,7 +296,7 @@ def _samples(task: ClassTask | DataTask, labels: Any) -> tuple[NDArray[np.intp],
     return which, task.n_classes, read_only(task.targets[which])
 
 
-def _seen(task: ClassTask | DataTask, inputs: Any, n_samples: int, notes: list[str]) -> FloatArray:
+def _seen(task: ClassTask | DataTask, inputs: object, n_samples: int, notes: list[str]) -> FloatArray:
     """(P, N_0) inputs as the networks saw them."""
     if inputs is None:
         if isinstance(task, ClassTask):
@@ -320,7 +320,7 @@ def _seen(task: ClassTask | DataTask, inputs: Any, n_samples: int, notes: list[s
     return seen
 
 
-def _stacked(name: str, value: Any, ndim: int) -> FloatArray:
+def _stacked(name: str, value: object, ndim: int) -> FloatArray:
     """An array with the axes (k, d) in front."""
     array = real_array(name, value)
     if not ndim <= array.ndim <= ndim + 2:
@@ -330,7 +330,7 @@ def _stacked(name: str, value: Any, ndim: int) -> FloatArray:
     return array
 
 
-def _forward(network: Network, weights: Any, seen: FloatArray, parameterization: str) -> list[FloatArray]:
+def _forward(network: Network, weights: object, seen: FloatArray, parameterization: str) -> list[FloatArray]:
     if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence) or len(weights) != network.depth:
         raise ValueError(
             f"weights must be a list of {network.depth} arrays, one per hidden layer, got "
@@ -353,9 +353,9 @@ def _forward(network: Network, weights: Any, seen: FloatArray, parameterization:
     return layers
 
 
-def _given(network: Network, activations: Any, n_samples: int) -> list[FloatArray]:
+def _given(network: Network, activations: object, n_samples: int) -> list[FloatArray]:
     several = isinstance(activations, (list, tuple)) and bool(activations) and np.ndim(activations[0]) >= 2
-    values = list(activations) if several else [activations]
+    values = list(activations) if several and isinstance(activations, (list, tuple)) else [activations]
     if len(values) > network.depth:
         raise ValueError(
             f"a list of activations is one array per layer, but it has {len(values)} and the network has depth "
@@ -371,10 +371,11 @@ def _given(network: Network, activations: Any, n_samples: int) -> list[FloatArra
     return layers
 
 
-def _readouts(value: Any, shape: tuple[int, ...]) -> FloatArray:
+def _readouts(value: object, shape: tuple[int, ...]) -> FloatArray:
     """(k, d, N, m) readouts from (m, N) or (N, m)."""
     k, d, width, outputs = shape
-    one_output = np.ndim(value) == 1 and outputs == 1
+    given = cast(ArrayLike, value)
+    one_output = np.ndim(given) == 1 and outputs == 1
     array = _stacked("readouts", np.asarray(value)[:, None] if one_output else value, 2)
     last = array.shape[2:]
     if width == outputs and last == (width, outputs) and width > 1:
@@ -386,6 +387,6 @@ def _readouts(value: Any, shape: tuple[int, ...]) -> FloatArray:
     if array.shape != shape:
         raise ValueError(
             f"readouts must have shape (m, N) = ({outputs}, {width}) or (N, m), with the same axes of networks and "
-            f"snapshots in front as the rest, ({k}, {d}); got {np.shape(value)}."
+            f"snapshots in front as the rest, ({k}, {d}); got {np.shape(given)}."
         )
     return array

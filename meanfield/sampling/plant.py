@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from meanfield.sampling.problem import Problem, class_means, class_sizes
+from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.parts import Code, Outlier
+from meanfield.sampling.problem import SampledProblem, class_means, class_sizes
 from meanfield.validation import FloatArray
 
 __all__ = ["planted", "weights_of"]
@@ -17,9 +19,19 @@ __all__ = ["planted", "weights_of"]
 _GIVE = 0.05  # by how much of their variance within a class preactivations of the upper layers may be missed
 
 
-def planted(posed: Problem, posterior: Any, rng: np.random.Generator) -> FloatArray:
+class Drawable(Protocol):
+    """A posterior whose neurons can be drawn in every layer, with samples of each class as wanted."""
+
+    @property
+    def codes(self) -> Sequence[Code]: ...
+    @property
+    def outliers(self) -> Sequence[Outlier]: ...
+    def sample_neurons(self, n: int, *, rng: np.random.Generator, **where: object) -> Neurons: ...
+
+
+def planted(posed: SampledProblem, posterior: Drawable, rng: np.random.Generator) -> FloatArray:
     """Weights of a network whose neurons are drawn from the theory, with rounded instead of random code counts."""
-    where: dict[str, Any] = {}
+    where: dict[str, object] = {}
     if not posed.features.size:
         where["samples_per_class"] = class_sizes(posed.labels, posed.n_groups).tolist()
     depth = posed.network.depth
@@ -29,7 +41,7 @@ def planted(posed: Problem, posterior: Any, rng: np.random.Generator) -> FloatAr
 
 
 def _last_layer(
-    n: int, posterior: Any, rng: np.random.Generator, where: dict[str, Any]
+    n: int, posterior: Drawable, rng: np.random.Generator, where: dict[str, object]
 ) -> tuple[FloatArray, FloatArray]:
     """Readouts and preactivations of n neurons, of every code its share of them."""
     codes = getattr(posterior, "codes", ())
@@ -48,7 +60,7 @@ def _last_layer(
 
 
 def weights_of(
-    posed: Problem, readouts: FloatArray, z: Sequence[FloatArray], rng: np.random.Generator | None = None
+    posed: SampledProblem, readouts: FloatArray, z: Sequence[FloatArray], rng: np.random.Generator | None = None
 ) -> FloatArray:
     """All weights x of a network with these readouts (N, m) and preactivations (N, P) of its layers, first layer first.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +18,13 @@ from meanfield.problem.network import Network
 from meanfield.sampling import compiled
 from meanfield.validation import FloatArray, read_only, real_number, scale_number, whole_number
 
-__all__ = ["Problem", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
+__all__ = ["Record", "SampledProblem", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
+
+Record = dict[str, FloatArray | float]  # what is recorded of one draw, or of a chain of them
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class SampledProblem:
     """Everything that the weight posterior of one network depends on.
 
     Attributes
@@ -148,7 +149,7 @@ class Problem:
         missing = self.targets.T - q * (start @ phi) - noise / math.sqrt(coldness)
         return np.asarray(start + q * (phi @ cho_solve(cho_factor(covariance, lower=True), missing.T)).T)
 
-    def observe(self, x: FloatArray, work: compiled.Work, rng: np.random.Generator) -> dict[str, Any]:
+    def observe(self, x: FloatArray, work: compiled.Work, rng: np.random.Generator) -> Record:
         """What is recorded of the weights x: permutation-invariant functionals, readouts, class-mean activations.
 
         See `meanfield.sampling.chains.Chains` for the names. `work` must hold the activations of x (see `forward`).
@@ -215,7 +216,7 @@ def class_means(labels: NDArray[np.intp], n_groups: int) -> FloatArray:
     return np.asarray(one_hot / one_hot.sum(axis=0))
 
 
-def problem(network: object, task: object, width: object, tau: object, inputs: object = None) -> Problem:
+def problem(network: object, task: object, width: object, tau: object, inputs: object = None) -> SampledProblem:
     """Check what a user gives to `meanfield.sample`.
 
     Raises
@@ -240,7 +241,7 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
             )
         sizes = _integer_sizes(task)
         labels = np.repeat(np.arange(task.n_classes), sizes)
-        return Problem(
+        return SampledProblem(
             network=network,
             width=int(width),
             tau=tau,
@@ -256,7 +257,7 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
     if inputs is not None:
         new, rest = features.project(task.transform(inputs))
     known = task.labels is not None
-    return Problem(
+    return SampledProblem(
         network=network,
         width=int(width),
         tau=tau,

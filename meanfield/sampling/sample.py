@@ -8,16 +8,19 @@ import os
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from meanfield.numerics.jit import source_hash
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
+from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.sampling.chains import Chains
 from meanfield.sampling.hmc import Job, Settings, run_chain
-from meanfield.sampling.plant import planted, weights_of
-from meanfield.sampling.problem import Problem, problem
+from meanfield.sampling.plant import Drawable, planted, weights_of
+from meanfield.sampling.problem import Record, SampledProblem, problem
 from meanfield.validation import (
     FloatArray,
     executor_or_none,
@@ -35,8 +38,8 @@ _MOST_STEPS = 1000  # leapfrog steps of one trajectory
 
 
 def sample(
-    network: Any,
-    task: Any,
+    network: Network,
+    task: ClassTask | DataTask,
     width: int,
     tau: float,
     *,
@@ -44,9 +47,9 @@ def sample(
     warmup: int = 500,
     chains: int = 4,
     thin: int = 1,
-    start: Any = "annealed",
-    inputs: Any = None,
-    rng: Any = None,
+    start: object = "annealed",
+    inputs: object = None,
+    rng: object = None,
     length: float = 1.5,
     target_acceptance: float = 0.8,
     executor: Executor | None = None,
@@ -61,7 +64,7 @@ def sample(
     Parameters
     ----------
     network : Network
-        Any depth, both scalings, any activation without jumps. In deep networks sigma_w is the prior scale of the
+        Every depth, both scalings, any activation without jumps. In deep networks sigma_w is the prior scale of the
         weights of every hidden layer.
     task : ClassTask or DataTask
         A class task needs a finite `n_samples` that makes whole numbers of samples per class; its inputs are
@@ -153,12 +156,14 @@ def sample(
     return Chains.join(task, posed, results, described)
 
 
-def _spawn(rng: Any, n: int, advance: bool = True) -> list[np.random.SeedSequence]:
+def _spawn(rng: object, n: int, advance: bool = True) -> list[np.random.SeedSequence]:
     """Streams of n chains; unless to `advance`, a SeedSequence or Generator gives the same ones when asked again."""
     if isinstance(rng, np.random.Generator):
-        sequence: Any = rng.bit_generator.seed_seq
+        sequence = cast(np.random.SeedSequence, rng.bit_generator.seed_seq)
+    elif isinstance(rng, np.random.SeedSequence):
+        sequence = rng
     else:
-        sequence = rng if isinstance(rng, np.random.SeedSequence) else np.random.SeedSequence(rng)
+        sequence = np.random.SeedSequence(cast("int | None", rng))
     if not advance:
         sequence = np.random.SeedSequence(
             sequence.entropy,
@@ -173,7 +178,9 @@ def _describe(seed: np.random.SeedSequence) -> str:
     return f"{seed.entropy}/{'.'.join(map(str, seed.spawn_key))}"
 
 
-def _fingerprint(posed: Problem, settings: Settings, seed: np.random.SeedSequence, state: FloatArray | None) -> str:
+def _fingerprint(
+    posed: SampledProblem, settings: Settings, seed: np.random.SeedSequence, state: FloatArray | None
+) -> str:
     digest = hashlib.sha256()
     numbers = [posed.width, posed.tau, _describe(seed), asdict(settings), source_hash(run_chain.__code__.co_filename)]
     digest.update(json.dumps([posed.network.to_dict(), *numbers], sort_keys=True, default=str).encode())
@@ -183,7 +190,7 @@ def _fingerprint(posed: Problem, settings: Settings, seed: np.random.SeedSequenc
 
 
 def _starts(
-    posed: Problem, start: Any, seeds: list[np.random.SeedSequence]
+    posed: SampledProblem, start: object, seeds: list[np.random.SeedSequence]
 ) -> tuple[str, list[FloatArray] | list[None]]:
     """What the start is called, and the weights of every chain (None: drawn from the prior)."""
     if isinstance(start, str):
@@ -205,7 +212,9 @@ def _starts(
                 f"depth {depth}; solve the theory for the same network."
             )
         # Children of the chain's own stream: independent of it and of the other chains.
-        return "planted", [planted(posed, start, np.random.default_rng(seed.spawn(1)[0])) for seed in seeds]
+        return "planted", [
+            planted(posed, cast("Drawable", start), np.random.default_rng(seed.spawn(1)[0])) for seed in seeds
+        ]
     if hasattr(start, "preactivations") and hasattr(start, "readouts"):
         if posed.network.depth != 1:
             raise ValueError("neurons of one layer do not make a deep network: give the posterior as start=.")
@@ -213,7 +222,7 @@ def _starts(
     raise ValueError(f'start must be "annealed", "prior", a posterior, neurons or chains, got {type(start).__name__}.')
 
 
-def _run(jobs: list[Job], executor: Executor | None, progress: bool | None) -> list[dict[str, Any]]:
+def _run(jobs: list[Job], executor: Executor | None, progress: bool | None) -> list[Record]:
     """Results of all chains, in order; an interrupt stops chains in threads at their next iteration."""
     if executor is not None:
         with progress_bar(progress, len(jobs), unit="chain", title="sampling") as advance:

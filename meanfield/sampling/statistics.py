@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from meanfield.posterior.parts import activity_threshold
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
 from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling.diagnostics import ess_bulk, ess_mean, ess_tail, rhat
-from meanfield.validation import FloatArray, short
+from meanfield.validation import FloatArray, IntArray, short
 
 __all__ = [
     "FEWEST_DRAWS",
@@ -78,14 +79,14 @@ class Estimate:
         return f"<Estimate of shape {self.value.shape}, standard errors up to {self.standard_error.max():.2g}>"
 
 
-def normal_deviate(t: Any, dof: Any) -> FloatArray:
+def normal_deviate(t: ArrayLike, dof: ArrayLike) -> FloatArray:
     """The normal deviate with the tail probability of Student's t; t itself beyond 200 degrees of freedom."""
     t, dof = np.broadcast_arrays(np.asarray(t, dtype=float), np.asarray(dof, dtype=float))
     tail = np.maximum(stats.t.sf(np.abs(t), np.minimum(dof, 200.0)), 1e-300)
     return np.where(dof > 200, t, np.sign(t) * stats.norm.isf(tail))
 
 
-def estimate(series: Any) -> Estimate:
+def estimate(series: ArrayLike) -> Estimate:
     """Mean over chains and draws with an error that holds for autocorrelated chains, also if they do not mix.
 
     Two errors are computed: from within the chains, sd / sqrt(ESS) of the draws about their chain's mean, and from
@@ -180,7 +181,7 @@ class Draws:
     """
 
     network: Network
-    task: Any
+    task: ClassTask | DataTask
     width: int
     tau: float
     labels: NDArray[np.intp]
@@ -224,7 +225,26 @@ class Draws:
         return "-".join(format(int(word), f"0{self.class_activation.shape[3]}b"))
 
 
-def as_draws(chains: Any, *, whole: bool = False) -> Draws:
+class Run(Protocol):
+    """Sampled networks of one problem, `meanfield.sampling.chains.Chains` for example."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def task(self) -> ClassTask | DataTask: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def tau(self) -> float: ...
+    @property
+    def labels(self) -> IntArray: ...
+    @property
+    def readout(self) -> FloatArray: ...
+    @property
+    def class_activation(self) -> FloatArray: ...
+
+
+def as_draws(chains: object, *, whole: bool = False) -> Draws:
     """One door for `Chains`, several `Chains` of the same problem, networks of a user (`Observed`), or `Draws`.
 
     `whole` keeps a single observed network together, whose neurons are draws otherwise.
@@ -239,7 +259,7 @@ def as_draws(chains: Any, *, whole: bool = False) -> Draws:
     if hasattr(chains, "as_draws"):
         found: Draws = chains.as_draws(whole=whole)
         return found
-    runs: Sequence[Any] = list(chains) if isinstance(chains, (list, tuple)) else [chains]
+    runs = cast("Sequence[Run]", list(chains) if isinstance(chains, (list, tuple)) else [chains])
     if not runs:
         raise ValueError("no chains given; sample some with mf.sample(network, task, width, tau).")
     for run in runs:
@@ -257,9 +277,13 @@ def as_draws(chains: Any, *, whole: bool = False) -> Draws:
                 f"the runs have {first.readout.shape[1]} and {run.readout.shape[1]} draws per chain; they must agree."
             )
 
-    def joined(name: str) -> Any:
-        parts: list[Any] = [getattr(run, name, None) for run in runs]
-        return None if any(part is None or part.size == 0 for part in parts) else np.concatenate(parts)
+    def joined(name: str) -> FloatArray:
+        return np.concatenate([getattr(run, name) for run in runs])
+
+    def joined_if_known(name: str) -> FloatArray | None:
+        parts = [getattr(run, name, None) for run in runs]
+        known = [part for part in parts if part is not None and part.size]
+        return np.concatenate(known) if len(known) == len(parts) else None
 
     labels = np.asarray(first.labels, dtype=np.intp)
     residual = joined("residual")
@@ -278,8 +302,8 @@ def as_draws(chains: Any, *, whole: bool = False) -> Draws:
         kernel_between=joined("kernel_between"),
         kernel_diagonal=joined("kernel_diagonal"),
         residual=residual,
-        prediction=joined("prediction"),
-        lower_activation=joined("lower_activation"),
+        prediction=joined_if_known("prediction"),
+        lower_activation=joined_if_known("lower_activation"),
     )
 
 

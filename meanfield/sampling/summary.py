@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -152,7 +151,7 @@ class ChainSummary:
         return f"<ChainSummary at N = {self.width}: {parts or 'no codes'}>"
 
 
-def summarize(chains: Any) -> ChainSummary:
+def summarize(chains: object) -> ChainSummary:
     """Permutation-invariant results of sampled networks with Monte-Carlo standard errors, R-hat and effective sizes.
 
     Parameters
@@ -212,7 +211,7 @@ def _patterns(draws: Draws) -> list[str]:
 
 def _of_layer(found: Estimate, layer: int) -> Estimate:
     """One layer, counted from 0, of an estimate for all."""
-    values: dict[str, Any] = {field.name: getattr(found, field.name)[layer] for field in fields(found)}
+    values = {field.name: getattr(found, field.name)[layer] for field in fields(found)}
     return Estimate(**values | {"chain_means": found.chain_means[:, layer]})
 
 

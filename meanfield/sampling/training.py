@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from meanfield.problem.network import Network
 from meanfield.sampling.observe import PARAMETERIZATIONS
@@ -148,7 +148,7 @@ def theory_parameters(
         ) from None
     sizes = _sizes(width, n_inputs, n_samples, n_outputs)
     count = network.depth + 1
-    given: list[Any] = [weight_decay] * count
+    given: list[object] = [weight_decay] * count
     if isinstance(weight_decay, Sequence) and not isinstance(weight_decay, (str, bytes)):
         given = list(weight_decay)
     if len(given) != count:
@@ -167,7 +167,7 @@ def theory_parameters(
     return found, temperature / _factor(loss, sizes) * _scale_of_tau(network, sizes[0])
 
 
-def _sizes(width: Any, n_inputs: Any, n_samples: Any, n_outputs: Any) -> tuple[int, int, int, int]:
+def _sizes(width: object, n_inputs: object, n_samples: object, n_outputs: object) -> tuple[int, int, int, int]:
     named = {"width": width, "n_inputs": n_inputs, "n_samples": n_samples, "n_outputs": n_outputs}
     n, n_0, p, m = (whole_number(name, value, at_least=1) for name, value in named.items())
     return n, n_0, p, m

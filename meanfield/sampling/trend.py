@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from scipy import stats
@@ -118,7 +118,7 @@ def finite_size_trend(comparisons: Iterable[Comparison], *, order: int = 1) -> T
         For not more different widths than `order`, or widths that share no tested statistic.
     """
     several = isinstance(comparisons, Iterable) and not isinstance(comparisons, np.ndarray)
-    given: list[Any] = list(comparisons) if several else [comparisons]
+    given = list(comparisons) if several else [cast("Comparison", comparisons)]
     for comparison in given:
         if not all(hasattr(comparison, name) for name in ("width", "tested", "draws")):
             raise ValueError(f"comparisons must be a list of what mf.compare returned, got {short(comparison)}.")

@@ -9,7 +9,7 @@ from inspect import CO_GENERATOR as _GENERATOR
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 
 import mpmath
 import sympy as sp
@@ -20,16 +20,17 @@ from meanfield.symbolic.switches import SWITCHES
 
 __all__ = ["asymptotic_slope", "checked_limit", "limit_of", "value_at"]
 
+_Value = TypeVar("_Value")
 _DECADES = (2, 3, 4, 5, 6, 8, 12, 16, 20)  # how far out limits are looked at
 _MAX_OPERATIONS = 25
 _SYMPY = str(Path(sp.__file__).parent)
 _MAX_CALLS = 1_000_000  # of functions within one limit of SymPy: a few seconds, the same on every machine
 
 
-def _no_overflow(name: str) -> Any:
+def _no_overflow(name: str) -> Callable[[mpmath.mpc], mpmath.mpc]:
     """A function of mpmath that would hang on arguments that are exponentials themselves."""
 
-    def function(x: object) -> Any:
+    def function(x: mpmath.mpc) -> mpmath.mpc:
         if abs(mpmath.re(x)) < mpmath.mpf(10) ** 30:
             return getattr(mpmath, name)(x)
         if name == "tanh":
@@ -45,11 +46,11 @@ _FUNCTIONS = {name: _no_overflow(name) for name in ("exp", "sinh", "cosh", "tanh
 
 
 @lru_cache(maxsize=256)
-def _evaluator(expression: sp.Expr, z: sp.Symbol) -> Any:
+def _evaluator(expression: sp.Expr, z: sp.Symbol) -> Callable[[mpmath.mpc], mpmath.mpc]:
     return mpmath_function(expression, z, [_FUNCTIONS, "mpmath"])
 
 
-def value_at(expression: sp.Expr, z: sp.Symbol, point: object, digits: int = 40) -> Any:
+def value_at(expression: sp.Expr, z: sp.Symbol, point: object, digits: int = 40) -> mpmath.mpc | None:
     """A value in high precision; None where mpmath cannot say."""
     try:
         with mpmath.workdps(digits):
@@ -105,9 +106,9 @@ def checked_limit(f: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.S
             return limit
     if min(len(y), len(again)) < 6:
         return sp.nan
-    ends = [_power_law(values) for values in (y, again)]
+    ends = [end for values in (y, again) if (end := _power_law(values)) is not None]
     scale = max(1, abs(y[-1]))
-    if None not in ends and abs(ends[1] - ends[0]) <= scale / 1e9 and abs(ends[0] - y[-1]) <= scale / 1000:
+    if len(ends) == 2 and abs(ends[1] - ends[0]) <= scale / 1e9 and abs(ends[0] - y[-1]) <= scale / 1000:
         return _rounded(ends[0], 1e-8)
     steps = [b - a for values in (y, again) for a, b in pairwise(values[-6:])]
     if all(abs(step) > 0.1 and step * y[-1] > 0 for step in steps):
@@ -115,18 +116,18 @@ def checked_limit(f: sp.Expr, z: sp.Symbol, direction: int, sample: Mapping[sp.S
     return sp.nan
 
 
-def _far_out(f: sp.Expr, z: sp.Symbol, direction: int, seed: int) -> list[Any]:
+def _far_out(f: sp.Expr, z: sp.Symbol, direction: int, seed: int) -> list[mpmath.mpf]:
     values = [value_at(f, z, direction * far_point(e, seed), 80) for e in _DECADES]
     return [mpmath.re(v) for v in values if v is not None and mpmath.isfinite(v)]
 
 
-def far_point(decade: int, seed: int) -> Any:
+def far_point(decade: int, seed: int) -> mpmath.mpf:
     """About 10**decade, at no special place of any period; for one seed in geometric progression."""
     with mpmath.workdps(80):
         return mpmath.sqrt(seed + mpmath.mpf(1) / 7) * mpmath.mpf(10) ** decade
 
 
-def _power_law(y: list[Any]) -> Any:
+def _power_law(y: list[mpmath.mpf]) -> mpmath.mpf | None:
     """L of L + c x**-a, from values at 1e8, 1e12, 1e16 and 1e20; None where those do not follow such a law."""
     found = []
     for a, b, c in (y[-4:-1], y[-3:]):
@@ -139,7 +140,7 @@ class _TooLong(BaseException):
     """Not an Exception, which SymPy would catch."""
 
 
-def _within_calls(function: Callable[[], Any], calls: int) -> Any:
+def _within_calls(function: Callable[[], _Value], calls: int) -> _Value | None:
     """The value of a function written in Python; None if it takes more than so many calls of functions."""
     left = calls
 
@@ -170,7 +171,7 @@ def _sympy_limit(f: sp.Expr, z: sp.Symbol, direction: int) -> sp.Expr | None:
         return None
 
 
-def _rounded(value: Any, tolerance: float = 1e-10) -> sp.Expr:
+def _rounded(value: mpmath.mpf, tolerance: float = 1e-10) -> sp.Expr:
     """A simple fraction where the value is one, else the number."""
     simple = mpmath.nint(24 * value)
     return sp.Rational(int(simple), 24) if abs(24 * value - simple) < tolerance else sp.Float(float(value), 17)

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sympy as sp
 
@@ -105,7 +104,7 @@ def size_of_product(parts: Sequence[Size]) -> Size:
     return _joined(parts, value, math.prod(p.terms for p in parts), sum)
 
 
-def _joined(parts: Sequence[Size], value: complex, terms: int, degree: Callable[[Any], int]) -> Size:
+def _joined(parts: Sequence[Size], value: complex, terms: int, degree: Callable[[Iterable[int]], int]) -> Size:
     constant = all(part.value is not None for part in parts)
     checked = size_of_number(value).value
     size = Size(

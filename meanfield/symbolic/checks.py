@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Protocol
 
 import mpmath
 import numpy as np
@@ -127,7 +127,7 @@ def check_far_out(phi: sp.Expr, z: sp.Symbol, shape: Shape) -> None:
                 )
 
 
-def _approaches(y: list[Any], claimed: sp.Expr) -> bool:
+def _approaches(y: list[mpmath.mpf], claimed: sp.Expr) -> bool:
     if claimed is sp.nan:  # what goes one way does not oscillate
         steps = [b - a for a, b in pairwise(y)]
         return not (all(s > 0 for s in steps) or all(s < 0 for s in steps))
@@ -146,13 +146,39 @@ def unbounded_oscillation(phi: sp.Expr, z: sp.Symbol, direction: int) -> tuple[b
         lows.append(min(y))
         highs.append(max(y))
 
-    def grows(x: list[Any]) -> bool:
+    def grows(x: list[mpmath.mpf]) -> bool:
         return all(b > a + 0.04 * max(abs(a), abs(b)) and b > 0 for a, b in pairwise(x))
 
     return grows([-x for x in lows]), grows(highs)
 
 
-def check_values(phi: sp.Expr, z: sp.Symbol, facts: Any, value: Function) -> None:
+class Lines(Protocol):
+    """Linear pieces of phi: where they meet, and their coefficients."""
+
+    @property
+    def breaks(self) -> tuple[float, ...]: ...
+    @property
+    def intercepts(self) -> tuple[float, ...]: ...
+    @property
+    def slopes(self) -> tuple[float, ...]: ...
+
+
+class Claims(Protocol):
+    """What is claimed of phi, `meanfield.activations.facts.Facts` for example."""
+
+    @property
+    def infimum(self) -> float: ...
+    @property
+    def supremum(self) -> float: ...
+    @property
+    def complement(self) -> float | None: ...
+    @property
+    def even(self) -> bool: ...
+    @property
+    def pieces(self) -> Lines | None: ...
+
+
+def check_values(phi: sp.Expr, z: sp.Symbol, facts: Claims, value: Function) -> None:
     """Refuse a range, symmetry or linear pieces that the values of phi contradict."""
     points = sample_points()
     values = value(points)

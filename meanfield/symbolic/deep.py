@@ -16,9 +16,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TypeAlias
 
 import sympy as sp
+from sympy.printing.latex import LatexPrinter
 
 from meanfield.symbolic.latex import align
 
@@ -36,6 +37,7 @@ __all__ = [
     "site_orders",
 ]
 
+Layer: TypeAlias = int | sp.Expr  # a number, or the symbol of any
 Key = tuple[int, int, int, int]  # orders of the derivatives by b, h, delta, d
 
 n = sp.Symbol("n", positive=True)
@@ -148,7 +150,7 @@ _SIGMA, _TAU, _S = sp.Symbol("sigma_w", positive=True), sp.Symbol("tau"), sp.Sym
 _T, _Y = sp.IndexedBase("t"), sp.IndexedBase("y")
 
 
-def _array(name: str, layer: Any) -> sp.IndexedBase:
+def _array(name: str, layer: Layer) -> sp.IndexedBase:
     tilde = name.endswith("~")
     letter = name[:-1] if name in ("k~", "delta~") else name
     letter = {"K": r"\bar{K}", "delta": r"\delta"}.get(letter, letter)
@@ -163,7 +165,7 @@ def _of_class(expression: sp.Expr, cls: sp.Expr) -> sp.Expr:
     return found.replace(lambda x: x.is_Symbol and x.name.startswith("g"), lambda x: sp.IndexedBase(x.name)[cls])
 
 
-def _average(expression: sp.Expr, layer: Any) -> sp.Expr:
+def _average(expression: sp.Expr, layer: Layer) -> sp.Expr:
     """<...>, numbers and class sizes in front."""
     total = sp.Integer(0)
     for term in sp.Add.make_args(sp.expand(expression)):
@@ -179,13 +181,13 @@ class LayerAverage(sp.Function):
 
     nargs = 2
 
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
+    def _latex(self, printer: LatexPrinter, exp: str | None = None) -> str:
         inside, layer = map(printer.doprint, self.args)
         text = rf"\left\langle {inside} \right\rangle_{{{layer}}}"
         return text if exp is None else f"{text}^{{{exp}}}"
 
 
-def _log_z_slope(kind: str, same: bool, layer: Any) -> sp.Expr:
+def _log_z_slope(kind: str, same: bool, layer: Layer) -> sp.Expr:
     """d ln Z / d entry of k~ or H (an entry off the diagonal stands for both), delta or d, of class c, or c and e."""
     if kind in _ONE:
         return _average(_of_class(class_function(_ONE[kind]), c), layer)
@@ -195,7 +197,7 @@ def _log_z_slope(kind: str, same: bool, layer: Any) -> sp.Expr:
     return _average(_of_class(class_function(key), c) * _of_class(class_function(key), e), layer)
 
 
-def _saddle(pair: str, one: str, scale: sp.Expr, layer: Any) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
+def _saddle(pair: str, one: str, scale: sp.Expr, layer: Layer) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
     """Off-diagonal, diagonal and own part of the array conjugate to (pair, one), at which Phi is stationary.
 
     - tr K~ K / 2 in an entry c, e is n_c n_e X_ce, in one c, c (n_c^2 X_cc + n_c x_c) / 2, in the own part
@@ -240,7 +242,7 @@ class DeepEquations:
         return self.latex()
 
 
-def _eq(left: Any, right: Any) -> sp.Eq:
+def _eq(left: sp.Expr | str, right: sp.Expr) -> sp.Eq:
     return sp.Eq(sp.Symbol(left) if isinstance(left, str) else left, right, evaluate=False)
 
 
@@ -250,9 +252,9 @@ def _text(text: str) -> sp.Symbol:
 
 def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquations:
     """Equations of a network of `depth` hidden layers, or of any."""
-    layers: list[Any] = list(range(1, depth)) if depth else [_text(r"\ell")]
-    upper: list[Any] = list(range(2, depth + 1)) if depth else [_text(r"\ell + 1")]
-    last: Any = depth or L
+    layers: list[Layer] = list(range(1, depth)) if depth else [_text(r"\ell")]
+    upper: list[Layer] = list(range(2, depth + 1)) if depth else [_text(r"\ell + 1")]
+    last: Layer = depth or L
     trace = r"\sum_{\ell < L} \left[ \ln Z_{\ell} - \tfrac{1}{2} \operatorname{tr} \tilde{K}_{\ell} K_{\ell} \right]"
     objective = _eq(
         r"\Phi",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import sympy as sp
 
@@ -15,7 +15,7 @@ from meanfield.symbolic.deep import DeepEquations, deep_equations
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate
 from meanfield.symbolic.latex import aligned, environment
 from meanfield.symbolic.shape import shape_of
-from meanfield.symbolic.theories import DataEquations, data_equations
+from meanfield.symbolic.theories import DataEquations, SymbolicActivation, SymbolicNetwork, SymbolicTask, data_equations
 
 __all__ = ["Equations", "equations", "finite_equations", "limit_equations", "linear_equations"]
 
@@ -100,7 +100,9 @@ def _exponential(row: sp.Eq) -> sp.Eq:
     return row
 
 
-def equations(network: Any, task: Any = None) -> Equations | DataEquations | DeepEquations:
+def equations(
+    network: SymbolicNetwork | SymbolicActivation, task: SymbolicTask | None = None
+) -> Equations | DataEquations | DeepEquations:
     """What `meanfield.solve` solves for a network and a task, derived by SymPy.
 
     On a class task, or without a task: the equations of one hidden layer with this network's nonlinearity, and those of
@@ -128,9 +130,9 @@ def equations(network: Any, task: Any = None) -> Equations | DataEquations | Dee
         for what is no nonlinearity.
     """
     if hasattr(task, "inputs"):
-        return data_equations(network)
+        return data_equations(cast("SymbolicNetwork", network))
     depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
-    activation = getattr(network, "activation", network)
+    activation = cast("SymbolicActivation", getattr(network, "activation", network))
     if scaling == "non-lazy" and depth > 1 and activation.parts != "outliers":
         return deep_equations(depth)
     if depth != 1 or scaling != "non-lazy":
@@ -178,7 +180,7 @@ def _assemble(
     *,
     constraint: sp.Expr | None = None,
     definitions: tuple[sp.Eq, ...] = (),
-    derivative: Any = theory.derivative,
+    derivative: Callable[[sp.Expr, sp.Expr], sp.Expr] = theory.derivative,
     objective_name: str = "J",
 ) -> Equations:
     parameters = tuple(sorted(cumulant.free_symbols - {_KAPPA, theory.k}, key=str))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import sympy as sp
+from sympy.printing.latex import LatexPrinter
 
 __all__ = [
     "Average",
@@ -32,7 +32,7 @@ class Ordered(sp.Function):
     def fdiff(self, argindex: int = 2) -> sp.Expr:
         return self.func(self.args[0] + 1, self.args[1])
 
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
+    def _latex(self, printer: LatexPrinter, exp: str | None = None) -> str:
         text = f"{self.letter}{chr(39) * int(self.args[0])}{{\\left({printer.doprint(self.args[1])}\\right)}}"
         return text if exp is None else f"\\left[{text}\\right]^{{{exp}}}"
 
@@ -60,7 +60,7 @@ class _Change(sp.Function):
             raise sp.core.function.ArgumentIndexError(self, argindex)
         return self.func(self.args[0] + 1, *self.args[1:])
 
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
+    def _latex(self, printer: LatexPrinter, exp: str | None = None) -> str:
         order, x, parameter = self.args
         text = f"\\partial_{{{printer.doprint(parameter)}}} {self.letter}{chr(39) * int(order)}"
         text += f"{{\\left({printer.doprint(x)}\\right)}}"
@@ -84,7 +84,7 @@ class Average(sp.Function):
 
     nargs = 1
 
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
+    def _latex(self, printer: LatexPrinter, exp: str | None = None) -> str:
         text = f"\\left\\langle {printer.doprint(self.args[0])} \\right\\rangle"
         return text if exp is None else f"{text}^{{{exp}}}"
 

@@ -6,7 +6,7 @@ its place there, checked before it is used.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mpmath
 import numpy as np
@@ -78,7 +78,7 @@ def patch(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float) -> Patch | N
     return Patch(centre, radius, tuple(coefficients)) if accurate else None
 
 
-def _agrees(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float, powers: list[Any], error: object) -> bool:
+def _agrees(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float, powers: list[mpmath.mpf], error: object) -> bool:
     with mpmath.workdps(_DIGITS):
         for u in _CHECK:
             there = value_at(phi, z, centre + radius * u, _DIGITS)
@@ -87,7 +87,7 @@ def _agrees(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float, powers: li
     return True
 
 
-def _fit(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float, degree: int) -> list[Any] | None:
+def _fit(phi: sp.Expr, z: sp.Symbol, centre: float, radius: float, degree: int) -> list[mpmath.mpf] | None:
     """Powers of (z - centre) / radius of the polynomial through the values at Chebyshev's points."""
     with mpmath.workdps(_DIGITS):
         n = degree + 2 - degree % 2  # even: the centre is no node

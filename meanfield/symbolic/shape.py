@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import combinations, pairwise, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mpmath
 import numpy as np
@@ -147,7 +147,8 @@ def _check_finite(phi: sp.Expr, z: sp.Symbol, points: list[float]) -> None:
             grows = size[2] > 10 * size[0] > 1000 or (size[1] - size[0] > 1 and size[2] - size[1] > 1)
             if grows or size[-1] > 100 * size[-2] > 10**4 * size[-3]:
                 raise ValueError(f"phi({z}) = {phi} is not finite at {z} = {c:.6g}; G(kappa) would be infinite")
-            if None not in near and max(abs(a - b) for a, b in pairwise(near[2:])) > 0.02 * max(1, *size):
+            known = [v for v in near if v is not None]
+            if len(known) == len(near) and max(abs(a - b) for a, b in pairwise(known[2:])) > 0.02 * max(1, *size):
                 raise ValueError(f"phi({z}) = {phi} has no limit at {z} = {c:.6g}: it oscillates there")
 
 
@@ -283,7 +284,7 @@ def _branch(expression: sp.Expr, at: Mapping[sp.Symbol, float]) -> sp.Expr:
     return side if isinstance(expression, sp.sign) else (1 + side) / 2
 
 
-def _last_branch(phi: sp.Expr, at: Mapping[sp.Symbol, Any], z: sp.Symbol, direction: int) -> bool:
+def _last_branch(phi: sp.Expr, at: Mapping[sp.Symbol, sp.Expr | float], z: sp.Symbol, direction: int) -> bool:
     """Whether the branch around the point `at`, beyond all kinks found, goes on for ever (that of |sin z| does not).
 
     Every switch has to stand far out as it stands there. Rounding may take its argument to the point where it switches
@@ -302,7 +303,11 @@ def _switches(node: object, z: sp.Symbol) -> bool:
 
 
 def _stays(
-    node: sp.Expr, at: Mapping[sp.Symbol, Any], numbers: Mapping[sp.Symbol, Any], z: sp.Symbol, points: list[Any]
+    node: sp.Expr,
+    at: Mapping[sp.Symbol, sp.Expr | float],
+    numbers: Mapping[sp.Symbol, sp.Expr | float],
+    z: sp.Symbol,
+    points: list[mpmath.mpf],
 ) -> bool:
     """Whether no argument of one switch passes, at the points, the value at which it would switch."""
     signs: list[sp.Expr] = []  # stay on the side of 0 on which they are
@@ -334,8 +339,9 @@ def _symmetry(phi: sp.Expr, z: sp.Symbol, kinks: list[float]) -> tuple[float | N
     """Whether phi(z) + phi(-z) is constant (its half is returned) and whether phi is even, checked to 25 digits."""
     around = [abs(c) * x for c in (kinks[0], kinks[-1]) for x in (0.9731, 1.0173)] if kinks else []
     points = [*_PROBES, mpmath.mpf("31.37"), mpmath.mpf("173.29"), *(mpmath.mpf(x) for x in around if x)]
-    pairs = [(value_at(phi, z, x), value_at(phi, z, -x)) for x in points]
-    if any(v is None for pair in pairs for v in pair):
+    found = [(value_at(phi, z, x), value_at(phi, z, -x)) for x in points]
+    pairs = [(plus, minus) for plus, minus in found if plus is not None and minus is not None]
+    if len(pairs) < len(found):
         return None, False
     scale = max(1, *(abs(v) for pair in pairs for v in pair))
     sums = [mpmath.re(a + b) for a, b in pairs]

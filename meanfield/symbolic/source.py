@@ -6,7 +6,7 @@ import ast
 import builtins
 import math
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, cast
 
 import mpmath
@@ -18,7 +18,7 @@ from sympy.printing.codeprinter import PrintMethodNotImplementedError
 from sympy.printing.numpy import SciPyPrinter
 
 from meanfield.symbolic.text import is_plain_name
-from meanfield.validation import short
+from meanfield.validation import FloatArray, short
 
 __all__ = [
     "compiled_source",
@@ -26,6 +26,7 @@ __all__ = [
     "high_precision",
     "mpmath_function",
     "numpy_function",
+    "numpy_function_of",
     "numpy_source",
     "printable",
     "remainder",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 
+ArrayFunction = Callable[[FloatArray], FloatArray]
 _ATOMS = (sp.Number, sp.NumberSymbol, BooleanAtom, type(sp.I), type(sp.zoo), type(sp.S.EmptySet), type(sp.S.Reals))
 _BUILTINS = {f.__name__: f for f in (abs, complex, float, int, max, min, range, round, sum)}
 _LIBRARY = re.compile(
@@ -159,7 +161,7 @@ def remainder(expression: sp.Expr, z: sp.Symbol, slope: sp.Expr, direction: int)
     def outward(u: sp.Expr) -> int:
         return 0 if not u.is_polynomial(z) else int(sp.sign(sp.Poly(u, z).LC()) * direction ** sp.degree(u, z))
 
-    def flip(function: Any, identity: Callable[[sp.Expr], sp.Expr], side: int) -> None:
+    def flip(function: type[sp.Function], identity: Callable[[sp.Expr], sp.Expr], side: int) -> None:
         nonlocal expression
         expression = expression.replace(function, lambda u: identity(u) if outward(u) == side else function(u))
 
@@ -196,14 +198,23 @@ def numpy_source(expression: sp.Expr) -> str:
         raise ValueError(f"no NumPy code for {expression}: {str(error).splitlines()[0]}") from error
 
 
-def numpy_function(expression: sp.Expr, z: sp.Symbol) -> Callable[[Any], Any]:
+def numpy_function(expression: sp.Expr, z: sp.Symbol) -> ArrayFunction:
     """Vectorised NumPy function of z."""
     return compiled_source(numpy_source(expression.xreplace({z: sp.Symbol("z", real=True)})))
 
 
-def mpmath_function(expression: sp.Expr, z: sp.Symbol, modules: object = "mpmath") -> Callable[[Any], Any]:
+def numpy_function_of(expression: sp.Expr, symbols: Sequence[sp.Symbol]) -> Callable[..., Any]:
+    """Vectorised NumPy function of several symbols, in this order."""
+    names = [f"x{i}" for i in range(len(symbols))]
+    plain = {symbol: sp.Symbol(name, real=True) for symbol, name in zip(symbols, names, strict=True)}
+    return _compiled(numpy_source(expression.xreplace(plain)), names)
+
+
+def mpmath_function(
+    expression: sp.Expr, z: sp.Symbol, modules: object = "mpmath"
+) -> Callable[[mpmath.mpc], mpmath.mpc]:
     """Function of one mpmath number; `lambdify` executes what it prints, so names must be names."""
-    return cast("Callable[[Any], Any]", sp.lambdify(z, printable(expression), modules))
+    return cast("Callable[[mpmath.mpc], mpmath.mpc]", sp.lambdify(z, printable(expression), modules))
 
 
 def printable(expression: sp.Expr) -> sp.Expr:
@@ -226,14 +237,19 @@ def printable(expression: sp.Expr) -> sp.Expr:
     return expression.xreplace(renamed) if renamed else expression
 
 
-def compiled_source(source: str) -> Callable[[Any], Any]:
+def compiled_source(source: str) -> ArrayFunction:
     """Vectorised function of z from its NumPy source, which may hold arithmetic and functions of NumPy and SciPy."""
+    return _compiled(source, ("z",))
+
+
+def _compiled(source: str, names: Sequence[str]) -> Callable[..., Any]:
+    """Vectorised function of these names from its NumPy source."""
     import scipy.integrate
     import scipy.special
 
-    _check_source(source, {"z"})
+    _check_source(source, set(names))
     known = {"numpy": np, "scipy": scipy, "builtins": builtins, "__builtins__": _BUILTINS}
-    return cast("Callable[[Any], Any]", eval(f"lambda z: {source}", known))
+    return cast("Callable[..., Any]", eval(f"lambda {', '.join(names)}: {source}", known))
 
 
 def _check_source(source: str, symbols: Set[str]) -> None:

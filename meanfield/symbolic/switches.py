@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any
 
 import sympy as sp
 from sympy.core.function import AppliedUndef
@@ -19,7 +18,7 @@ __all__ = ["SWITCHES", "plain_switches", "switching"]
 SWITCHES = (sp.Abs, sp.Max, sp.Min, sp.Heaviside, sp.sign, sp.Piecewise, sp.floor, sp.ceiling)
 
 # Analytic on the whole real line.
-_ANALYTIC: tuple[Any, ...] = (
+_ANALYTIC: tuple[type[sp.Function], ...] = (
     sp.exp, sp.sin, sp.cos, sp.sinc, sp.sinh, sp.cosh, sp.tanh, sp.sech, sp.asinh, sp.atan, sp.erf, sp.erfc, sp.erfi,
     sp.Si, sp.Shi, sp.fresnels, sp.fresnelc, sp.airyai, sp.airybi, sp.airyaiprime, sp.airybiprime, sp.re, sp.im,
     sp.conjugate, sp.legendre, sp.chebyshevt, sp.chebyshevu, sp.hermite, sp.exp_polar,
@@ -31,7 +30,7 @@ def _negative_integers(x: sp.Expr) -> list[sp.Expr]:
 
 
 # Singular where one of these vanishes; which argument of the function counts is the number.
-_SINGULAR: dict[Any, tuple[int, Callable[[sp.Expr], list[sp.Expr]]]] = {
+_SINGULAR: dict[type[sp.Function], tuple[int, Callable[[sp.Expr], list[sp.Expr]]]] = {
     sp.log: (0, lambda x: [x]),
     sp.tan: (0, lambda x: [sp.cos(x)]),
     sp.sec: (0, lambda x: [sp.cos(x)]),

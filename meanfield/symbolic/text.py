@@ -11,8 +11,7 @@ import ast
 import keyword
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import sympy as sp
 from sympy.functions.elementary.piecewise import ExprCondPair
@@ -21,7 +20,7 @@ from meanfield.symbolic.bounds import Size, size_of_call, size_of_number, size_o
 
 __all__ = ["CONSTANTS", "FUNCTIONS", "from_formula", "is_plain_name", "to_formula"]
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., sp.Expr]] = {
     name: getattr(sp, name)
     for name in (
         "exp", "log", "sqrt", "cbrt", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot",
@@ -45,7 +44,7 @@ _RELATIONS |= {
     name: getattr(sp, name)
     for name in ("StrictLessThan", "LessThan", "StrictGreaterThan", "GreaterThan", "Equality", "Unequality")
 }
-_LOGIC: dict[str, Any] = {"And": sp.And, "Or": sp.Or, "Not": sp.Not}
+_LOGIC: dict[str, type[sp.logic.boolalg.BooleanFunction]] = {"And": sp.And, "Or": sp.Or, "Not": sp.Not}
 _FLOAT_TEXT = re.compile(r"[+-]?\d{1,400}(\.\d{0,400})?([eE][+-]?\d{1,3})?|[+-]?\.\d{1,400}([eE][+-]?\d{1,3})?")
 _LONGEST = 20_000  # characters
 _DEEPEST = 60
@@ -123,7 +122,7 @@ class _Reader:
     def __init__(self, symbols: Mapping[str, sp.Symbol]) -> None:
         self.symbols = symbols
 
-    def read(self, node: ast.expr) -> tuple[Any, Size]:
+    def read(self, node: ast.expr) -> tuple[sp.Basic, Size]:
         match node:
             case ast.Constant(value=bool() as value):
                 return sp.true if value else sp.false, Size()
@@ -169,7 +168,7 @@ class _Reader:
             raise ValueError(f"{_shown(node)} is a condition; a SymPy expression has numbers here.")
         return found, size
 
-    def condition(self, node: ast.expr) -> Any:
+    def condition(self, node: ast.expr) -> sp.Basic:
         found = self.read(node)[0]
         if isinstance(found, sp.Expr):
             raise ValueError(f"{_shown(node)} is a number; a SymPy expression has a condition here.")
@@ -220,7 +219,7 @@ class _Reader:
         size = size_of_power(base[0], base[1], exponent[0], exponent[1])
         return sp.Pow(base[0], exponent[0]), size
 
-    def call(self, name: str, args: list[ast.expr], keywords: list[ast.keyword]) -> tuple[Any, Size]:
+    def call(self, name: str, args: list[ast.expr], keywords: list[ast.keyword]) -> tuple[sp.Basic, Size]:
         match name, args:
             case "Symbol", [ast.Constant(value=str() as text)]:
                 return self.name(text) if text in self.symbols else self.unknown_symbol(text)
@@ -258,11 +257,11 @@ class _Reader:
         size = size_of_call(name, sizes)
         return FUNCTIONS[name](*values), size
 
-    def unknown_symbol(self, name: str) -> tuple[Any, Size]:
+    def unknown_symbol(self, name: str) -> tuple[sp.Basic, Size]:
         known = ", ".join(self.symbols) or "none"
         raise ValueError(f"{name[:40]!r} is no symbol of this SymPy expression (known: {known}).")
 
-    def pair(self, node: ast.expr) -> tuple[Any, Size]:
+    def pair(self, node: ast.expr) -> tuple[sp.Basic, Size]:
         match node:
             case ast.Tuple(elts=[value, condition]):
                 pass
@@ -299,8 +298,8 @@ def _shown(node: ast.expr) -> str:
 
 # ---- writing -----------------------------------------------------------------------------------------------------
 
-_NAME_OF: dict[Any, str] = {function: name for name, function in reversed(FUNCTIONS.items())}
-_NAME_OF_CONSTANT: dict[Any, str] = {constant: name for name, constant in CONSTANTS.items()}
+_NAME_OF: dict[Callable[..., sp.Expr], str] = {function: name for name, function in reversed(FUNCTIONS.items())}
+_NAME_OF_CONSTANT: dict[sp.Expr, str] = {constant: name for name, constant in CONSTANTS.items()}
 _SIGNS = {sp.StrictLessThan: "<", sp.LessThan: "<=", sp.StrictGreaterThan: ">", sp.GreaterThan: ">="}
 
 
@@ -319,8 +318,8 @@ def to_formula(expression: sp.Expr) -> str:
     return text
 
 
-def _write(node: Any, symbols: set[str]) -> str:
-    def arguments(items: Any) -> str:
+def _write(node: sp.Basic, symbols: set[str]) -> str:
+    def arguments(items: Sequence[sp.Basic]) -> str:
         return ", ".join(_write(item, symbols) for item in items)
 
     def joined(sign: str) -> str:
@@ -356,7 +355,7 @@ def _write(node: Any, symbols: set[str]) -> str:
     raise ValueError(f"the text of a SymPy expression cannot hold {type(node).__name__} ({str(node)[:60]}).")
 
 
-def _atomic(node: Any, symbols: set[str]) -> str:
+def _atomic(node: sp.Basic, symbols: set[str]) -> str:
     text = _write(node, symbols)
     plain = re.fullmatch(r"\w+", text) or (getattr(node, "func", None) in _NAME_OF and not node.is_Atom)
     return text if plain else f"({text})"

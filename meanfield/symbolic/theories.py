@@ -6,17 +6,28 @@ included; the readout has prior variance s = sigma_a^2 / P^(1/L).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import sympy as sp
+from sympy.printing.latex import LatexPrinter
 
 from meanfield.symbolic import action as class_theory
 from meanfield.symbolic.index import Ordered, contract, differentiate
 from meanfield.symbolic.latex import align
 from meanfield.symbolic.propagation import SiteSymbols, site_equations
 
-__all__ = ["DataEquations", "data_equations", "general_data", "lazy", "linear"]
+__all__ = [
+    "DataEquations",
+    "SymbolicActivation",
+    "SymbolicNetwork",
+    "SymbolicTask",
+    "data_equations",
+    "general_data",
+    "lazy",
+    "linear",
+]
 
 a, r, s, q, o, i = (
     class_theory.a, class_theory.r, class_theory.s, class_theory.q, class_theory.o, class_theory.i
@@ -50,7 +61,7 @@ class MeanActivation(sp.Function):
 
     nargs = 2
 
-    def _latex(self, printer: Any, exp: str | None = None) -> str:
+    def _latex(self, printer: LatexPrinter, exp: str | None = None) -> str:
         text = rf"\left\langle \varphi_{{{printer.doprint(self.args[0])}}} \right\rangle_{{a}}"
         return text if exp is None else f"{text}^{{{exp}}}"
 
@@ -89,7 +100,42 @@ class DataEquations:
         return self.latex()
 
 
-def data_equations(network: Any) -> DataEquations:
+class SymbolicActivation(Protocol):
+    """What the equations ask of a nonlinearity, an `Activation` for example."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def parts(self) -> str: ...
+    @property
+    def formula(self) -> sp.Expr: ...
+    @property
+    def expression(self) -> sp.Expr: ...
+    @property
+    def symbol(self) -> sp.Symbol: ...
+    @property
+    def parameters(self) -> Mapping[str, float]: ...
+
+
+class SymbolicTask(Protocol):
+    """What the equations ask of a class task."""
+
+    @property
+    def n_samples(self) -> float: ...
+
+
+class SymbolicNetwork(Protocol):
+    """What the equations ask of a network, which has a depth and a scaling besides."""
+
+    @property
+    def activation(self) -> SymbolicActivation: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def scaling(self) -> str: ...
+
+
+def data_equations(network: SymbolicNetwork) -> DataEquations:
     """Equations of a network on a data task.
 
     Raises
@@ -182,7 +228,7 @@ def linear() -> DataEquations:
     trace = sp.Sum(U[q, q], (q, 1, m))
     shown = _order_part(tau) + sp.Sum(U[q, s] * _quadratic(q, s), (q, 1, m), (s, 1, m)) / 2
     shown += (log_det - trace / variance + m) / 2 + m * sp.log(variance) / -2
-    # Any depth: u^{-1} = v (1 + v q)^{L-1} and u = s (1 + v q) for every eigenvalue.
+    # At every depth: u^{-1} = v (1 + v q)^{L-1} and u = s (1 + v q) for every eigenvalue.
     u, v, eigenvalue = sp.symbols("u v q", positive=True)
     inverse_u, from_prior = v * (1 + v * eigenvalue) ** (depth - 1), variance * (1 + v * eigenvalue)
     closed = sp.powsimp(inverse_u * from_prior / variance)  # u / (u s)

@@ -8,8 +8,8 @@ from general_oracles import digits, numpy_ep
 
 import meanfield as mf
 from meanfield.activations.activation import activation
-from meanfield.theories.general_data.lattice.dual import Dual, minimise
-from meanfield.theories.general_data.lattice.nodes import Lattice, Nodes, grow
+from meanfield.theories.general_data.lattice.dual import LatticeDual, minimise
+from meanfield.theories.general_data.lattice.nodes import Lattice, LatticeNodes, grow
 from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solve import solve_frozen, solve_general
 
@@ -78,14 +78,14 @@ def test_objective_is_convex_and_its_gradient_is_right(small, sharpness):
     matrix, targets, _, found = small
     neuron = Neuron(SIGMOID, matrix, found.prior, threads=2)
     lattice = Lattice(3, found.prior, 1.4, 8.0, sharpness=sharpness)
-    dual = Dual(neuron, targets, found.tau, lattice, None)
+    dual = LatticeDual(neuron, targets, found.tau, lattice, None)
     rng = np.random.default_rng(3)
     direction = rng.normal(size=found.t.shape)
     index = np.unique(lattice.nearest(found.readout), axis=0)
 
     def nodes(x):
         t = found.t + x * direction
-        return Nodes(lattice, t, index, neuron.evaluate(t, lattice.readouts(index), tolerance=1e-10))
+        return LatticeNodes(lattice, t, index, neuron.evaluate(t, lattice.readouts(index), tolerance=1e-10))
 
     x = np.array([-0.2, -0.1, 0.0, 0.1, 0.2])
     values = np.array([dual.objective(grow(neuron, nodes(here), 1e-9)) for here in x])
@@ -93,9 +93,9 @@ def test_objective_is_convex_and_its_gradient_is_right(small, sharpness):
     # On a fixed set of nodes J is smooth, and its gradient exact. The window must not cut.
     wide = Lattice(3, found.prior, 1.4, 1e9, sharpness=sharpness)
     h = 1e-4
-    low, high = (dual.objective(Nodes(wide, n.t, n.index, n.at)) for n in (nodes(-h), nodes(h)))
+    low, high = (dual.objective(LatticeNodes(wide, n.t, n.index, n.at)) for n in (nodes(-h), nodes(h)))
     here = nodes(0.0)
-    slope = np.sum(dual.state(found.t, Nodes(wide, here.t, here.index, here.at)).gradient * direction)
+    slope = np.sum(dual.state(found.t, LatticeNodes(wide, here.t, here.index, here.at)).gradient * direction)
     assert (high - low) / (2 * h) == pytest.approx(slope, abs=2e-6)
 
 
@@ -112,7 +112,7 @@ def test_lattice_leaves_no_trace(small):
 def test_more_starts_find_no_more(small):
     matrix, _, _, found = small
     neuron = Neuron(SIGMOID, matrix, found.prior, threads=2)
-    dual = Dual(neuron, found.targets, found.tau, Lattice(3, found.prior, 1.4, 8.0), None)
+    dual = LatticeDual(neuron, found.targets, found.tau, Lattice(3, found.prior, 1.4, 8.0), None)
     nodes = None
     for seed in range(4):
         more = dual.search(found.t, 2.5, np.random.default_rng(seed), 1e-6)
@@ -269,7 +269,7 @@ def test_polishing_ends_where_only_noise_is_left(small):
     """A gradient that is good enough is improved only as long as a few steps still help."""
     matrix, targets, _, found = small
     neuron = Neuron(SIGMOID, matrix, found.prior, threads=2)
-    dual = Dual(neuron, targets, found.tau, Lattice(3, found.prior, 1.4, 8.0), None)
+    dual = LatticeDual(neuron, targets, found.tau, Lattice(3, found.prior, 1.4, 8.0), None)
     nodes = grow(neuron, dual.search(found.t, 2.5, np.random.default_rng(0), 1e-6), 1e-6)
     steps = {}
     for accepted in (1e-4, 0.0):

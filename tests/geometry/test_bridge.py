@@ -10,7 +10,7 @@ import meanfield as mf
 @pytest.mark.statistical
 def test_learning_raises_the_capacity_of_drawn_neurons():
     posterior = mf.solve(mf.Network("linear"), mf.class_task(fractions=[0.5, 0.25, 0.25]))
-    neurons = posterior.sample_neurons(300, rng=0, samples_per_class=20)
+    neurons = posterior.sample_neurons(300, rng=0, samples_per_class=60)
     learned = mf.geometry.glue((neurons.activations.T, neurons.labels), seed=1)
     prior = np.random.default_rng(2).standard_normal(neurons.activations.T.shape)
     random = mf.geometry.glue((prior, neurons.labels), seed=1)

@@ -14,6 +14,7 @@ from meanfield.geometry import (
     replica_manifold,
     spherical_manifolds,
 )
+from meanfield.geometry.descriptors import CONVENTIONS
 from meanfield.geometry.problem import cone_problem, solve_problem
 
 
@@ -116,22 +117,22 @@ def test_spheres_have_their_dimension_and_radius(radius):
     ):
         error = np.hypot(found.standard_errors[name], systematic * expected)
         assert below((getattr(found, name) - expected) / error, what=f"|z| of {name}")
-        assert below(error / expected, 0.06, f"relative error of {name}")
+        assert below(error / expected, 0.05, f"relative error of {name}")
 
 
 @pytest.mark.statistical
 def test_inactive_rules_differ_only_where_manifolds_idle():
     small = spherical_manifolds(2, 1000, 200, 4, 0.3, seed=8)
-    found = {rule: glue(small, n_probes=600, inactive=rule, seed=10) for rule in ("support", "zero", "exclude")}
+    found = {rule: glue(small, n_probes=2400, inactive=rule, seed=10) for rule in ("support", "zero", "exclude")}
     assert found["support"].capacity == found["zero"].capacity == found["exclude"].capacity
     error = np.hypot(found["support"].standard_errors["dimension"], 0.1)  # 200 points fill the sphere incompletely
     assert below((found["support"].dimension - 4.0) / error)
-    assert below(found["support"].radius / 0.3 - 1, 0.2, "radius")
-    assert below(found["exclude"].radius / 0.3 - 1, 0.2, "radius, exclude")
+    assert below(found["support"].radius / 0.3 - 1, 0.08, "radius")
+    assert below(found["exclude"].radius / 0.3 - 1, 0.08, "radius, exclude")
     assert below(found["exclude"].dimension, 3.4, "dimension, exclude")
     assert below(found["zero"].dimension, 3.4, "dimension, zero")
-    assert beyond(found["zero"].radius, 0.45, "radius, zero")
-    assert below(found["zero"].active_fraction.mean(), 0.8, "active fraction, zero")
+    assert beyond(np.log(found["zero"].radius / 0.3), 0.3, "log of radius / true, zero")
+    assert beyond(1 - found["zero"].active_fraction.mean(), 0.12, "idle fraction, zero")
     assert found["zero"].options["inactive"] == "zero"
 
 
@@ -147,10 +148,10 @@ def test_correlated_centres_raise_radius_not_dimension():
             [np.mean([getattr(r, n) for r in results]) for n in ("center_alignment", "radius", "dimension", "capacity")]
         )
     alignment, radius, dimension, alpha = np.array(rows).T
-    assert below(alignment - [0.05, 0.42, 0.81], 0.15, "alignment")
-    assert below(radius / radius[0] / [1.0, 1.23, 1.9] - 1, 0.15, "radius")
-    assert below(dimension - 3.9, 0.5, "dimension")
-    assert below(alpha / [0.405, 0.345, 0.268] - 1, 0.15, "capacity")
+    assert below(alignment - [0.05, 0.42, 0.81], 0.12, "alignment")
+    assert below(radius / radius[0] / [1.0, 1.23, 1.9] - 1, 0.05, "radius")
+    assert below(dimension - 3.9, 0.25, "dimension")
+    assert below(alpha / [0.405, 0.345, 0.268] - 1, 0.11, "capacity")
 
 
 # ------------------------------------------------------------------ identities
@@ -315,8 +316,8 @@ def test_data_of_the_same_seed_do_not_meet_their_own_probes(seed):
     own = spherical_manifolds(2, 1000, 100, 4, 1.0, seed=seed)
     rng = np.random.default_rng(seed)
     users = rng.standard_normal((2, 1, 1000)) + rng.standard_normal((2, 5, 1000))
-    assert below(glue(own, n_probes=200, seed=seed).dimension, 5.0, "dimension")
-    assert below(glue(users, n_probes=200, seed=seed).dimension, 5.0, "dimension of users")
+    assert below(glue(own, n_probes=200, seed=seed).dimension, 4.5, "dimension")
+    assert below(glue(users, n_probes=200, seed=seed).dimension, 4.5, "dimension of users")
 
 
 @pytest.mark.statistical
@@ -326,7 +327,8 @@ def test_standard_errors_are_honest():
     for name in ("capacity", "capacity_faces", "dimension", "radius", "utility", "center_alignment", "axis_alignment"):
         spread = np.std([getattr(r, name) for r in results], ddof=1)
         error = np.mean([r.standard_errors[name] for r in results])
-        assert below(np.log(spread / error), np.log(1.8), "log of spread / error"), name
+        # The spread of 60 is known to 1 / sqrt(2 * 59) = 9 %, six of which are 55 %.
+        assert below(np.log(spread / error), 0.55, "log of spread / error"), name
 
 
 # --------------------------------------------------------------------- options
@@ -460,3 +462,22 @@ def test_more_points_than_a_gram_matrix_holds():
     few = glue(spheres[:, :200], n_probes=60, seed=37)
     assert many.capacity < few.capacity  # common probes, more constraints
     assert many.dimension > few.dimension
+
+
+# ---- conventions -----------------------------------------------------------------------------------------------------
+
+
+def test_conventions_share_the_capacity_and_recover_published_dimensions():
+    """Rows of zeros give what an independent implementation reports for D = 4: 4.07; the default less (THEORY.md)."""
+    spheres = spherical_manifolds(2, 1000, 200, 4, 1.0, seed=3)
+    found = {name: glue(spheres, convention=name, n_probes=200, seed=1) for name in CONVENTIONS}
+    assert len({result.capacity for result in found.values()}) == 1
+    zero, own = found["algorithm"], found["scale-free"]
+    assert abs(zero.dimension - 4.07) < 5 * zero.standard_errors["dimension"]
+    assert zero.dimension > own.dimension  # the same probes
+    assert found["older"].radius == found["older"].radius_mean_ratio != zero.radius
+    assert found["signed"].center_alignment == pytest.approx(found["signed"].center_cosines[0, 1], abs=1e-12)
+    assert found["definition"].options["inactive"] == "exclude"
+    assert glue(spheres, convention="algorithm", inactive="support", n_probes=200, seed=1).dimension == (own.dimension)
+    with pytest.raises(ValueError, match="convention"):
+        glue(spheres, convention="icml")

@@ -42,19 +42,19 @@ def layers():
     for name, weight, bias in zip(("first", "second"), network.coefs_, network.intercepts_):
         features = np.maximum(features @ weight + bias, 0.0)
         found[name] = features[:, (features > 0).any(axis=0)]
-    return found, labels
+    return found, labels, network.predict_proba(pixels)
 
 
 @pytest.mark.filterwarnings("ignore:.*general position.*:UserWarning", "ignore:.*inseparable.*:UserWarning")
 @pytest.mark.parametrize("name", ["random", "first", "second"])
 def test_simulation_equals_glue(layers, name):
     """The exact finite-size identity between random projections and the solution cone, on correlated real data."""
-    features, labels = layers
-    simulated = simulated_capacity((features[name], labels), n_draws=120, seed=2)
+    features, labels, _ = layers
+    simulated = simulated_capacity((features[name], labels), n_draws=160, seed=2)
     theory = glue((features[name], labels), n_probes=400, seed=3)
     error = np.hypot(simulated.standard_error, theory.standard_errors["capacity_faces"])
     assert below((simulated.capacity - theory.capacity_faces) / error)
-    assert below(error / theory.capacity, 0.07, "error / capacity")
+    assert below(error / theory.capacity, 0.05, "error / capacity")
     identity = theory.utility * (1 + theory.radius**-2) / theory.dimension
     assert identity == pytest.approx(theory.capacity, rel=1e-10)
 
@@ -62,15 +62,15 @@ def test_simulation_equals_glue(layers, name):
 @pytest.mark.filterwarnings("ignore:.*general position.*:UserWarning", "ignore:.*inseparable.*:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*of the dichotomies have no solution:UserWarning")  # in some draws of the training
 def test_training_untangles_the_digits(layers):
-    """In a trained network capacity is larger, fewer directions are used."""
-    features, labels = layers
+    """In a trained network capacity is larger, fewer directions are used, and outputs are aligned with the labels."""
+    features, labels, outputs = layers
     path = trajectory(list(features.values()), y=labels, parameter=list(features), parameter_name="layer", seed=4)
     capacity = dict(zip(features, path["capacity"]))
     error = dict(zip(features, path["capacity_error"]))
     assert beyond((capacity["first"] - capacity["random"]) / error["first"], 5, "(first - random) / error")
     assert beyond((capacity["second"] - capacity["random"]) / error["second"], 5, "(second - random) / error")
-    aligned = {name: kernel_target_alignment(x, labels) for name, x in features.items()}
-    assert beyond(min(aligned["first"], aligned["second"]) / aligned["random"], 0.95, "alignment, trained / random")
+    aligned = kernel_target_alignment(outputs, labels) / kernel_target_alignment(features["random"], labels)
+    assert beyond(np.log(aligned), 0.2, "log of alignment, outputs / random")
     spread = {name: participation_ratio(x) for name, x in features.items()}
     assert below(spread["second"] / spread["random"], 0.9, "spread, second / random")
     kept = [cka(features["pixels"], features[name]) for name in ("random", "second")]

@@ -25,7 +25,7 @@ def moments(chains):
 def test_lazy_network_is_a_gaussian_process(phi, depth, width):
     network = mf.Network(phi, depth=depth, scaling="lazy", sigma_a=2.0, sigma_w=1.3)
     post = mf.solve(network, TASK, tau=0.1)
-    chains = mf.sample(network, TASK, width, 0.1, inputs=NEW, draws=800, warmup=300, chains=2, rng=2, progress=False)
+    chains = mf.sample(network, TASK, width, 0.1, inputs=NEW, draws=400, warmup=300, chains=2, rng=2, progress=False)
     mean, error, variance, variance_error = moments(chains)
     wanted, wanted_variance = post.predict(NEW, variance=True)
     # Corrections of order 1 / N to mean and variance.
@@ -44,7 +44,7 @@ def test_linear_network_on_data():
     found = []
     for width in (40, 80):
         chains = mf.sample(
-            network, TASK, width, tau, inputs=NEW, draws=3000, warmup=300, chains=2, rng=width, progress=False
+            network, TASK, width, tau, inputs=NEW, draws=1000, warmup=300, chains=2, rng=width, progress=False
         )
         found.append(moments(chains))
     wanted, wanted_variance = post.predict(NEW, variance=True, width=1)

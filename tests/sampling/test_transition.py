@@ -99,10 +99,10 @@ def test_simulation_based_calibration():
     """Ranks of the true value among posterior draws are uniform (Talts et al. 2018)."""
     posed = problem(mf.Network("sigmoid", sigma_w=1.5, sigma_a=2.0), TINY, 3, 0.1)
     assert below(calibration(posed, 1.0))
-    assert beyond(calibration(posed, 4.0, runs=160))  # trajectories at T / 4
+    assert beyond(calibration(posed, 4.0, runs=100))  # trajectories at T / 4
 
 
-def calibration(posed, factor, runs=320, kept=15, bins=8):
+def calibration(posed, factor, runs=160, kept=15, bins=8):
     """Normal deviates of the chi-square tests for uniform ranks, of chains with trajectories at T / factor."""
     ranks = []
     for run in range(runs):

@@ -33,16 +33,16 @@ def test_error_of_independent_draws():
     x = np.random.default_rng(0).standard_normal((40, 100))
     found = estimate(x)
     assert found.value == pytest.approx(x.mean())
-    assert below(found.standard_error * np.sqrt(x.size) / x.std() - 1, 0.5, "error / exact - 1")
+    assert below(found.standard_error * np.sqrt(x.size) / x.std() - 1, 0.4, "error / exact - 1")
     assert found.dof == 39 or found.dof > 1000  # one time in twenty chance makes independent chains disagree
-    assert below(found.rhat - 1, 0.03, "R-hat - 1")
+    assert below(found.rhat - 1, 0.01, "R-hat - 1")
 
 
 @pytest.mark.statistical
 def test_error_of_autocorrelated_chains():
     """The error of a mean of an AR(1) chain is sqrt((1 + r) / (1 - r)) times that of independent draws."""
     x = autoregressive(np.random.default_rng(1), 32, 1000, 0.9)
-    assert below(estimate(x).standard_error / np.sqrt(1.9 / 0.1 / x.size) - 1, 0.8, "error / exact - 1")
+    assert below(estimate(x).standard_error / np.sqrt(1.9 / 0.1 / x.size) - 1, 0.25, "error / exact - 1")
 
 
 @pytest.mark.statistical
@@ -51,7 +51,7 @@ def test_z_scores_of_a_right_theory_are_standard_normal():
     rng = np.random.default_rng(2)
     z = np.array([estimate(autoregressive(rng, 4, 150, 0.7)).z() for _ in range(400)])
     assert below(z.mean() * np.sqrt(z.size))
-    assert below(z.std() - 0.95, 0.25, "sd - 0.95")
+    assert below(z.std() - 0.95, 0.22, "sd - 0.95")
     assert below(np.mean(np.abs(z) > 1.96), 0.12, "5 % quantile")
     assert below(z, what="max |z|")
 
@@ -71,8 +71,8 @@ def test_chains_that_do_not_mix_are_the_independent_units():
 def test_z_scores_of_frozen_chains_follow_students_t():
     rng = np.random.default_rng(4)
     z = [estimate(rng.standard_normal((4, 1)) + 1e-3 * rng.standard_normal((4, 20))).z() for _ in range(600)]
-    assert below(np.mean(np.abs(z) > 1.96), 0.12, "5 % quantile")
-    assert below(np.std(z) - 1, 0.2, "sd - 1")
+    assert below(np.mean(np.abs(z) > 1.96), 0.105, "5 % quantile")
+    assert below(np.std(z) - 1, 0.16, "sd - 1")
 
 
 def test_normal_deviate():

@@ -12,7 +12,7 @@ from dataclasses import replace
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.start import planted, readout_minimum, relax, uncoded
-from meanfield.theories.deep.system import Order, Problem, System
+from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
 __all__ = ["coding_branch", "frozen_branch", "polish", "prior_branch"]
@@ -20,18 +20,19 @@ __all__ = ["coding_branch", "frozen_branch", "polish", "prior_branch"]
 Report = Callable[[str, int, float], None]
 
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
+_FIRST_STEPS, _MORE_STEPS, _HOPELESS = 5, 7, 1.0  # of the uncoded branch, which is given up at this residual
 _FEWEST = 60.0  # samples per class, below which there is no other start
 
 
 def polish(
-    problem: Problem, x: FloatArray, tolerance: float, report: Report | None, most: int = 30
+    problem: DeepProblem, x: FloatArray, tolerance: float, report: Report | None, most: int = 30
 ) -> tuple[System, Found]:
     """Newton at the fine quadrature with natural weights of the codes."""
     system = System(problem, FINE)
     return system, newton(system, x, tolerance, most=most, progress=report)
 
 
-def coding_branch(problem: Problem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
+def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
     """The branch with codes: from the planted start, else from a third of the samples, where the start is better.
 
     Raises
@@ -60,7 +61,7 @@ def coding_branch(problem: Problem, tolerance: float, report: Report | None = No
     return system, found
 
 
-def _continued(problem: Problem, order: Order, tolerance: float, report: Report | None) -> tuple[System, Found]:
+def _continued(problem: DeepProblem, order: Order, tolerance: float, report: Report | None) -> tuple[System, Found]:
     """The same branch at three times the samples of `order`."""
     moved = Order(order.kernel, order.d, order.tilde / 3.0, order.delta, order.t / 3.0 ** (1.0 - problem.exponent))
     system = System(problem, COARSE)
@@ -69,7 +70,7 @@ def _continued(problem: Problem, order: Order, tolerance: float, report: Report 
     return polish(problem, rough.x, tolerance, report)
 
 
-def _from_plant(problem: Problem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
     system = System(problem, COARSE)
     order = readout_minimum(system, planted(problem))[0]
     if problem.depth == 1:
@@ -78,15 +79,18 @@ def _from_plant(problem: Problem, tolerance: float, report: Report | None) -> tu
     return polish(problem, rough.x, tolerance, report)
 
 
-def prior_branch(problem: Problem, report: Report | None = None) -> tuple[System, Found]:
+def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[System, Found]:
     """The branch without codes, from Gaussian process kernels, at the coarse quadrature."""
     system = System(problem, COARSE)
     order = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))[0]
-    return system, newton(system, relax(system, order), _ROUGH, most=12, progress=report)
+    found = newton(system, relax(system, order), _ROUGH, most=_FIRST_STEPS, progress=report)
+    if not _ROUGH < found.residual < _HOPELESS:
+        return system, found
+    return system, newton(system, found.x, _ROUGH, most=_MORE_STEPS, progress=report)
 
 
 def frozen_branch(
-    problem: Problem,
+    problem: DeepProblem,
     fractions: dict[str, float],
     tolerance: float,
     report: Report | None = None,

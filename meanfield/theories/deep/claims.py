@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.claims import check_covariances, check_weights, same
+from meanfield.theories.deep.posterior import DeepPosterior
 
 __all__ = ["check_deep"]
 
 _EXACT = 1e-6  # relative error of the equation of the outputs
 
 
-def check_deep(posterior: Any) -> None:
+def check_deep(posterior: DeepPosterior) -> None:
     """Refuse a solution that is not one of its network and task; an uncertified one is held to shapes only.
 
     Recomputed is y = (s [K_L diag(n) + diag(d_L)] + tau) t, with s the variance of the readout prior; the saddle

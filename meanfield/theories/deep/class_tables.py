@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from meanfield.theories.deep.compiled.kernels import POINTS, contract
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_derivatives, z_rule
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["MEANS", "ClassTable"]
 
@@ -49,10 +48,10 @@ class ClassTable:
     g: FloatArray  # (nodes, h)
     derivatives: FloatArray  # (orders, nodes, h)
     log_v: FloatArray  # (rows, alpha) ln of the weight of the class, in the rows that are `done`; in between roughly
-    done: Any
-    coarse: Any  # columns that are computed for all of these rows
-    begin: Any  # (rows,) columns from here
-    end: Any  # to here are computed as well
+    done: BoolArray
+    coarse: IntArray  # columns that are computed for all of these rows
+    begin: IntArray  # (rows,) columns from here
+    end: IntArray  # to here are computed as well
 
     @classmethod
     def build(
@@ -94,7 +93,7 @@ class ClassTable:
             whole,
         )  # fmt: skip
 
-    def _interpolation(self, b: Any) -> FloatArray:
+    def _interpolation(self, b: np.ndarray) -> FloatArray:
         difference = b[:, None] - self.nodes
         exact = difference == 0.0
         difference[exact] = 1.0
@@ -103,7 +102,7 @@ class ClassTable:
         weight[exact] = 1.0
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
-    def at(self, b: Any) -> FloatArray:
+    def at(self, b: np.ndarray) -> FloatArray:
         """g (N, h) at any b (N,) of the table."""
         return np.asarray(self._interpolation(b) @ self.g)
 
@@ -112,7 +111,14 @@ class ClassTable:
         """Whether most values of the shared field are computed only where nodes need them."""
         return len(self.coarse) < len(self.fields.alpha)
 
-    def _contract(self, g: FloatArray, parts: FloatArray, columns: Any, span: Any, log_v: FloatArray) -> FloatArray:
+    def _contract(
+        self,
+        g: FloatArray,
+        parts: FloatArray,
+        columns: IntArray | slice,
+        span: tuple[IntArray, IntArray],
+        log_v: FloatArray,
+    ) -> FloatArray:
         """Fills log_v (rows, columns) from span[0] to span[1] (rows,); the means of parts there, 0 elsewhere."""
         c, fields = self.index, self.fields
         means = np.zeros((*log_v.shape, parts.shape[2]))
@@ -122,12 +128,12 @@ class ClassTable:
         )  # fmt: skip
         return means
 
-    def _first(self, b: FloatArray) -> Any:
+    def _first(self, b: FloatArray) -> IntArray:
         return np.floor((b - self.low) / self.step).astype(np.int64) - POINTS // 2 + 1
 
-    def needed(self, b: FloatArray) -> Any:
+    def needed(self, b: np.ndarray) -> BoolArray:
         """Which rows (rows,) the interpolation at b (N,) reads."""
-        change: Any = np.zeros(self.count + 1, dtype=np.int64)
+        change: IntArray = np.zeros(self.count + 1, dtype=np.int64)
         first, often = np.unique(np.clip(self._first(b), 0, self.count - POINTS), return_counts=True)
         change[first] += often
         change[first + POINTS] -= often
@@ -151,7 +157,7 @@ class ClassTable:
                 self.log_v[rows] = found
         self.done[missing] = True
 
-    def refine(self, b: FloatArray, begin: Any, end: Any) -> None:
+    def refine(self, b: FloatArray, begin: IntArray, end: IntArray) -> None:
         """Fills `log_v` where the interpolation at b (N,) reads it, from column begin (N,) to column end (N,)."""
         first = np.clip(self._first(b), 0, self.count - POINTS)
         low, high = np.full(self.count, len(self.fields.alpha)), np.zeros(self.count, dtype=np.int64)
@@ -170,7 +176,7 @@ class ClassTable:
             self._contract(g, np.empty((*g.shape, 0)), every, (self.begin[rows], self.end[rows]), found)
             self.log_v[rows] = found
 
-    def means(self, needed: Any, curvature: bool, out: FloatArray) -> None:
+    def means(self, needed: BoolArray, curvature: bool, out: FloatArray) -> None:
         """Fills out (alpha, rows, columns), of the rows `needed` alone.
 
         Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h.

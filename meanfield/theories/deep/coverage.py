@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from meanfield.activations.activation import Activation
+from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 
@@ -15,7 +16,7 @@ __all__ = ["refuses"]
 _MOST_CLASSES = 3
 
 
-def refuses(network: Network, task: Any, tau: float) -> str | None:
+def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
     """Why this theory does not cover a problem, in words; None if it does."""
     phi = network.activation
     if isinstance(task, DataTask):
@@ -68,6 +69,6 @@ def refuses(network: Network, task: Any, tau: float) -> str | None:
     return None
 
 
-def _odd_around_its_middle(phi: Any) -> bool:
+def _odd_around_its_middle(phi: Activation) -> bool:
     z = np.linspace(0.0, 12.0, 97)
     return bool(np.abs(phi(z) + phi(-z) - 2.0 * float(phi(0.0))).max() < 1e-12)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting
 from meanfield.theories.deep.site import site_table, z_rule
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Fields", "fields_of", "shared_field"]
 
@@ -88,11 +88,11 @@ class Fields:
     h: list[FloatArray]
     log_prior: list[FloatArray]
     tilt: list[FloatArray]
-    first: list[Any]
-    last: list[Any]
+    first: list[IntArray]
+    last: list[IntArray]
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
-    kind: Any  # (C,) first class that is like this one
+    kind: IntArray  # (C,) first class that is like this one
     rows: list[float]  # spacing of rows of the class tables in units of the proven one
 
 
@@ -174,7 +174,7 @@ def _row_scale(setting: Setting, c: int, region: _Region | None) -> float:
     return min(max(1.0 / max(unit * region.spread, 1e-300), 1.0), _SLOWEST)
 
 
-def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> Any:
+def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
     """For every class the first one of the same size, d, delta and fields: their tables are the same."""
     facts = np.stack([n, setting.d, setting.delta, variance, u], axis=1)
     unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)
@@ -182,7 +182,10 @@ def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray)
     return np.argmax(near, axis=1)
 
 
-def _following(centre: FloatArray, variance: float) -> tuple[Any, ...]:
+_Own = tuple[FloatArray, FloatArray, FloatArray, IntArray, IntArray, float]  # h, ln prior, tilt, first, last, step
+
+
+def _following(centre: FloatArray, variance: float) -> _Own:
     """A class whose own field is narrow, or none: Gauss-Hermite nodes around the shared one."""
     x, weight = _HERMITE if variance > 0.0 else (np.zeros(1), np.ones(1))
     k, count = len(x), len(centre)
@@ -200,7 +203,7 @@ def _lattice(
     h: FloatArray,
     shared: float,
     force: tuple[float, float] | None,
-) -> tuple[Any, ...]:
+) -> _Own:
     """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends.
 
     Where the force of the class on h is known to stay within bounds, only the h that it can reach from the shared field
@@ -217,8 +220,8 @@ def _lattice(
     # N(h; u alpha, D) = exp(-h^2 / 2 D + h u alpha / D - (u alpha)^2 / 2 D): the last factor is the shared field's.
     log_prior = -0.5 * grid**2 / variance - 0.5 * math.log(2 * math.pi * variance) + math.log(step)
     if force is None:
-        first: Any = np.zeros(len(centre), dtype=np.int64)
-        last: Any = first + len(grid)
+        first: IntArray = np.zeros(len(centre), dtype=np.int64)
+        last: IntArray = first + len(grid)
     else:
         first = np.searchsorted(grid, centre + variance * force[0] - alone)
         last = np.searchsorted(grid, centre + variance * force[1] + alone)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 
@@ -14,19 +13,19 @@ __all__ = ["HALF", "difference", "keys", "sheared", "unique"]
 HALF, _WIDTH = 1 << 15, 1 << 16  # indices lie within 32768 steps of the origin
 
 
-def keys(index: FloatArray) -> FloatArray:
+def keys(index: np.ndarray) -> FloatArray:
     """One integer per row of lattice indices."""
     r = index.shape[1]
     return np.asarray((index + HALF) @ (np.int64(_WIDTH) ** np.arange(r - 1, -1, -1, dtype=np.int64)))
 
 
-def unique(index: FloatArray) -> FloatArray:
+def unique(index: np.ndarray) -> np.ndarray:
     """Distinct rows."""
     _, first = np.unique(keys(index), return_index=True)
     return index[first]
 
 
-def difference(candidates: Any, known: Any) -> FloatArray:
+def difference(candidates: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Rows of `candidates` whose keys are not among the sorted keys `known`, once each."""
     names, first = np.unique(keys(candidates), return_index=True)
     at = np.minimum(np.searchsorted(known, names), max(len(known) - 1, 0))
@@ -37,7 +36,7 @@ def difference(candidates: Any, known: Any) -> FloatArray:
 _FLATTEST = 1e-3  # smallest precision of a lattice
 
 
-def sheared(heights: Any, step: float, turns: Any) -> FloatArray:
+def sheared(heights: FloatArray, step: float, turns: FloatArray) -> FloatArray:
     """Symmetric (r, r) matrix S with which a lattice of unit spacing fits a weight: S Z^r instead of Z^r.
 
     S^{-2} bounds the precision -d^2 ln w / d beta^2 at all probes, is at most 1 (a mixture of unit Gaussians has no

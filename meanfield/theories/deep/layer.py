@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from meanfield.theories.deep.lattice import sheared as sheared_lattice
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
 
@@ -161,11 +161,11 @@ class Layer:
             raise _Narrow
         return weight
 
-    def _nodes(self, index: FloatArray) -> FloatArray:
+    def _nodes(self, index: np.ndarray) -> FloatArray:
         nodes = self.rule.beta * (index + self.rule.offset)
         return np.asarray(nodes @ self.shear if self._sheared(index.shape[1]) else nodes)
 
-    def _nearest(self, beta: FloatArray) -> Any:
+    def _nearest(self, beta: FloatArray) -> IntArray:
         """Indices of the lattice nodes next to beta (k, r)."""
         if self._sheared(beta.shape[1]):
             beta = beta @ np.linalg.inv(self.shear)
@@ -200,7 +200,7 @@ class Layer:
         )  # fmt: skip
         return joint / joint.sum(axis=1, keepdims=True), g
 
-    def class_law(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def class_law(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray, np.ndarray]:
         """Nodes of h_c (n_h,), and at nodes beta (N, r): weights over them (N, n_h) and g_c there (N, n_h)."""
         view = self._covering(setting, beta)
         total = self._terms(view, beta)
@@ -208,7 +208,9 @@ class Layer:
         joint, g = self._joint(view, beta, c, share / share.sum(axis=1, keepdims=True))
         return view.fields.h[c], joint, g
 
-    def draw(self, setting: Setting, beta: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, Any]:
+    def draw(
+        self, setting: Setting, beta: FloatArray, rng: np.random.Generator
+    ) -> tuple[FloatArray, FloatArray, np.ndarray]:
         """Neurons (b, h), each (k, C), from nodes beta (k, r) drawn by their shares, and the row each came from.
 
         The nodes are moved inside their cells and resampled in proportion to the exact weight there; then h given b.
@@ -312,7 +314,7 @@ class Layer:
             results.append(self._average(view, self.regions[pattern], detail, curvature, whole=False))
         return results
 
-    def _basin(self, view: _View, seeds: Any) -> tuple[_View, FloatArray]:
+    def _basin(self, view: _View, seeds: np.ndarray) -> tuple[_View, FloatArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -458,11 +460,11 @@ class Layer:
         images = np.sort(names[:, chosen], axis=0)
         return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
 
-    def _class_means(self, view: _View, b: FloatArray, columns: int, curvature: bool) -> tuple[FloatArray, Any]:
+    def _class_means(self, view: _View, b: FloatArray, columns: int, curvature: bool) -> tuple[FloatArray, IntArray]:
         """(kinds, alpha, rows, columns) of the rows that nodes need, and where each row of a table is in them."""
         needed = [table.needed(b[:, view.fields.kind == c].ravel()) for c, table in view.tables.items()]
         most = max(int(rows.sum()) for rows in needed)
-        place: Any = np.zeros((len(needed), max(map(len, needed))), dtype=np.int64)
+        place = np.zeros((len(needed), max(map(len, needed))), dtype=np.int64)
         means = np.zeros((len(needed), len(view.fields.alpha), most, columns))
         for i, (rows, table) in enumerate(zip(needed, view.tables.values())):
             place[i, : len(rows)] = np.cumsum(rows) - 1

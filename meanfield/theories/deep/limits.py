@@ -14,7 +14,7 @@ from meanfield.theories.deep.rules import code_words
 from meanfield.theories.deep.saturated import saturated_solve
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.start import prior_kernels
-from meanfield.theories.deep.system import Problem
+from meanfield.theories.deep.system import DeepProblem
 
 __all__ = ["limit_solution"]
 
@@ -26,9 +26,9 @@ def limit_solution(network: Network, task: ClassTask, tau: float) -> DeepSolutio
     return _saturated(network, task, tau) if network.beta == 1.0 else _reduced(network, task, tau)
 
 
-def _problem(network: Network, task: ClassTask, tau: float) -> Problem:
+def _problem(network: Network, task: ClassTask, tau: float) -> DeepProblem:
     fractions, targets = np.array(task.fractions), np.array(task.targets)
-    return Problem(
+    return DeepProblem(
         network.activation, network.depth, fractions, targets, tau, network.sigma_a**2, network.k, network.sigma_w**2,
         network.beta,
     )  # fmt: skip

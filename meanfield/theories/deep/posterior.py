@@ -7,36 +7,30 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 
-from meanfield.activations.density import _pieces
 from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
-from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.registry import theory_named
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import Detail
+from meanfield.theories.deep.densities import LayerDensities
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
-from meanfield.theories.deep.states import layer_nodes, states_of
-from meanfield.theories.deep.system import Order, System
 from meanfield.theories.deep.table import deep_table
-from meanfield.validation import FloatArray, read_only, real_array, short
+from meanfield.validation import FloatArray, read_only
 from meanfield.validation import generator as new_generator
 
 __all__ = ["DeepPosterior"]
 
 _DRAW = np.linspace(-6.5, 6.5, 261)
-_MOST_NODES = 3000  # of one density
 
 
 @dataclass(frozen=True, eq=False)
-class DeepPosterior(SolvedPosterior):
+class DeepPosterior(LayerDensities):
     """Posterior of the neurons of every hidden layer; what `solve_deep` returns.
 
     Layers are numbered 1 .. L, or from the last by negative numbers.
@@ -76,30 +70,8 @@ class DeepPosterior(SolvedPosterior):
             for i in range(len(s.patterns))
         )  # fmt: skip
 
-    def layer_codes(self, layer: int = -1) -> tuple[Code, ...]:
-        """Codes of any layer: neurons grouped by the classes on which their mean activation is above the midpoint.
-
-        Below the last layer a code is soft: the group of neurons, not a delta; its "readout" is the mean field b (C,)
-        that the layers above exert.
-        """
-        layer = self._layer(layer) - 1
-        if layer == self.network.depth - 1:
-            return self.codes
-        detail, words = self._nodes(layer)
-        states = states_of(detail, words)
-        root = self._system.setting(self._order, layer).root
-        at = self._index
-        return tuple(
-            Code(
-                "".join(states.patterns[i][c] for c in at), float(states.share[i]),
-                read_only((root @ states.beta[i])[at]), read_only(states.activation[i][at]),
-                read_only(states.variance[i][at]), read_only((root @ states.covariance[i] @ root.T)[np.ix_(at, at)]),
-            )
-            for i in range(len(states.patterns))
-        )  # fmt: skip
-
     @property
-    def order_parameters(self) -> dict[str, Any]:
+    def order_parameters(self) -> dict[str, object]:
         """kernel (L, C, C), d (L, C), tilde (L-1, C, C), delta (L-1, C), t (C, m), readout and weight of the codes."""
         s = self.solution
         names = ("kernel", "d", "tilde", "delta", "t", "readout", "weight")
@@ -135,121 +107,9 @@ class DeepPosterior(SolvedPosterior):
         s = self.solution
         return Kernel(s.kernel[layer], read_only(np.diag(s.kernel[layer]) + s.d[layer]))
 
-    def separation(self, layer: int = -1) -> dict[str, FloatArray]:
-        """How sharp the code of a layer is: class-mean activation of active and of inactive neurons, per class (C,),
-        and kurtosis (C, C) of the difference of two class means over neurons (1: two deltas, 3: Gaussian).
-
-        The means are those given the field b of a neuron; the kurtosis includes the spread over h and over samples.
-        """
-        detail, _ = self._nodes(self._layer(layer) - 1)
-        at, middle = self._index, self._middle
-        w, mean = detail.share[:, None], detail.activation
-        on = mean > middle
-        with np.errstate(invalid="ignore"):
-            active = (w * mean * on).sum(axis=0) / (w * on).sum(axis=0)
-            silent = (w * mean * ~on).sum(axis=0) / (w * ~on).sum(axis=0)
-        gap = mean[:, :, None] - mean[:, None, :]
-        gap = gap - np.tensordot(detail.share, gap, 1)
-        own = np.maximum(detail.activation_square - mean**2, 0.0) + detail.noise / self._system.problem.n
-        spread = own[:, :, None] + own[:, None, :]
-        spread[:, np.arange(spread.shape[1]), np.arange(spread.shape[1])] = 0.0
-        second = np.tensordot(detail.share, gap**2 + spread, 1)
-        fourth = np.tensordot(detail.share, gap**4 + 6.0 * gap**2 * spread + 3.0 * spread**2, 1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            kurtosis = fourth / second**2
-        return {"on": active[at], "off": silent[at], "kurtosis": kurtosis[np.ix_(at, at)]}
-
-    def readout_density(self, a: Any) -> FloatArray:
-        """Density of the readout at `a`, shape (..., m).
-
-        Raises
-        ------
-        ValueError
-            At P = infinity (a sum of deltas) and for a wrong shape.
-        """
-        a = real_array("a", a)
-        m = self.task.n_outputs
-        if a.shape[-1:] != (m,):
-            raise ValueError(f"a must have shape (..., m) with m = {m}, got {a.shape}.")
-        if self.scheme == "analog":
-            inverse, (_, log_det) = np.linalg.inv(self.readout_covariance), np.linalg.slogdet(self.readout_covariance)
-            return np.asarray(
-                np.exp(
-                    -0.5 * np.einsum("...i,ij,...j->...", a, inverse, a) - 0.5 * (log_det + m * math.log(2 * math.pi))
-                )
-            )
-        self._finite("the readout posterior")
-        if self.solution.frozen:
-            raise ValueError("with given shares of the codes the readout has a density per code only; read .codes.")
-        system, order, top = self._system, self._order, self.network.depth - 1
-        scale = math.sqrt(system.problem.readout_variance)
-        flat = a.reshape(-1, m) / scale
-        log_weight = system.layers[top].log_density(system.setting(order, top), flat)
-        log_z = system.averages(order, top)[0].log_z
-        density = np.exp(log_weight - log_z - 0.5 * m * math.log(2 * math.pi)) / scale**m
-        return np.asarray(density.reshape(a.shape[:-1]))
-
-    def preactivation_density(self, code: Any, cls: int | str, grid: Any, layer: int = -1) -> FloatArray:
-        """Density of the preactivation on a training sample of class `cls` over the neurons of a code (None: all).
-
-        Parameters
-        ----------
-        code : None, int, str or Code
-            Index or pattern in `layer_codes(layer)`.
-        cls : int or str
-        grid : array-like
-        layer : int
-        """
-        z = real_array("grid", grid)
-        return np.asarray(self._density(code, cls, self._layer(layer) - 1)(z.ravel()).reshape(z.shape))
-
-    def activation_density(self, code: Any, cls: int | str, grid: Any, layer: int = -1) -> FloatArray:
-        """Density of the activation phi(z), as `preactivation_density`."""
-        value = real_array("grid", grid)
-        density, phi = self._density(code, cls, self._layer(layer) - 1), self.network.activation
-        total = np.zeros(value.shape)
-        for piece in _pieces(phi, -12.0, 12.0):
-            if piece.flat:
-                continue
-            inside = (value > min(piece.ends)) & (value < max(piece.ends))
-            z = piece.invert(phi, value[inside])
-            with np.errstate(divide="ignore"):
-                total[inside] += density(z) / np.abs(phi.derivative(z))
-        return total
-
-    def _density(self, code: Any, cls: int | str, layer: int) -> Any:
-        """z -> density of z for class `cls` under a code."""
-        self._finite("the law of an activation")
-        system, order = self._system, self._order
-        c = int(self._index[self._find_class(cls)])
-        detail, words = self._nodes(layer)
-        chosen = np.ones(len(words), dtype=bool) if code is None else words == self._word(code, layer)
-        share = np.where(chosen, detail.share, 0.0)
-        rows = np.argsort(-share)[:_MOST_NODES]
-        rows = rows[share[rows] > 1e-12 * share.max()]
-        share = share[rows] / share[rows].sum()
-        setting = system.setting(order, layer)
-        beta = detail.beta[rows]
-        h, joint, g = system.layers[layer].class_law(setting, beta, c)
-        b = beta @ setting.root[c]
-        d, delta = float(setting.d[c]), float(setting.delta[c])
-        phi = self.network.activation
-
-        def density(z: FloatArray) -> FloatArray:
-            out = np.empty(len(z))
-            for start in range(0, len(z), 256):
-                at = z[start : start + 256]
-                gauss = np.exp(-0.5 * (at - h[:, None]) ** 2 / d) / math.sqrt(2 * math.pi * d)
-                value = phi(at)
-                top = g.min(axis=1, keepdims=True)
-                inside = (joint * np.exp(top - g)) @ gauss
-                tilt = np.exp(np.clip(b[:, None] * value + 0.5 * delta * value**2 - top, -700.0, 700.0))
-                out[start : start + 256] = share @ (inside * tilt)
-            return out
-
-        return density
-
-    def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None, layer: int = -1) -> Neurons:
+    def sample_neurons(
+        self, n: int, *, rng: object = None, samples_per_class: object = None, layer: int = -1
+    ) -> Neurons:
         """Draw `n` neurons of a layer from the theory, with their responses to a few training samples of every class.
 
         Neurons of layers below the last have no readout: `readouts` then has shape (n, 0).
@@ -284,7 +144,7 @@ class DeepPosterior(SolvedPosterior):
         return Neurons(readouts, part, tuple(full), z, np.asarray(phi(z)), labels, self.task.class_names)
 
     def _drawn(
-        self, layer: int, beta: FloatArray, words: FloatArray, generator: Any
+        self, layer: int, beta: FloatArray, words: FloatArray, generator: np.random.Generator
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Fields b and h of neurons at nodes, and which node each came from; numbers of neurons per code are kept."""
         setting = self._system.setting(self._order, layer)
@@ -310,7 +170,7 @@ class DeepPosterior(SolvedPosterior):
         fields = np.array([code.readout for code in self.codes]) @ self.solution.t.T
         return {code.pattern: float(value) for code, value in zip(self.codes, (sign * fields).min(axis=1))}
 
-    def frozen(self, fractions: Any) -> DeepPosterior:
+    def frozen(self, fractions: object) -> DeepPosterior:
         """The theory with given shares of the last layer's codes, as a sampler has frozen them.
 
         Fractions are admissible only while every code among them is locally stable, see `stability`.
@@ -351,64 +211,3 @@ class DeepPosterior(SolvedPosterior):
         return write_archive(path, "posterior", header | {"theory": self.theory}, arrays)
 
     # ---- helpers ---------------------------------------------------------------------------------
-
-    @cached_property
-    def _reduced(self) -> tuple[System, FloatArray]:
-        problem, index = problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)
-        shares = None
-        if self.solution.frozen:
-            shares = dict(zip(self.solution.patterns, self.solution.weight.tolist()))
-        return System(problem, fractions=shares), index
-
-    @property
-    def _system(self) -> System:
-        return self._reduced[0]
-
-    @property
-    def _index(self) -> FloatArray:
-        return self._reduced[1]
-
-    @cached_property
-    def _order(self) -> Order:
-        s, index = self.solution, self._index
-        first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(index.max() + 1)])
-        return Order(
-            s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first],
-            s.delta[:, first], s.t[first],
-        )  # fmt: skip
-
-    @cached_property
-    def _kept(self) -> dict[int, tuple[Detail, FloatArray]]:
-        return {}
-
-    def _nodes(self, layer: int) -> tuple[Detail, FloatArray]:
-        self._finite("the law of a layer's neurons")
-        if self.scheme == "analog":
-            raise ValueError("neurons of a linear network are Gaussian; read kernel and readout_covariance.")
-        if layer not in self._kept:
-            self._kept[layer] = layer_nodes(self._system, self._order, layer)
-        return self._kept[layer]
-
-    @property
-    def _middle(self) -> float:
-        middle = self.network.activation.midpoint
-        return 0.0 if middle is None else middle
-
-    def _finite(self, what: str) -> None:
-        if math.isinf(self.task.n_samples):
-            raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
-
-    def _word(self, code: Any, layer: int) -> str:
-        """Pattern over the reduced classes of a code of a layer."""
-        known = self.layer_codes(layer + 1)
-        if isinstance(code, Code):
-            code = code.pattern
-        if isinstance(code, (int, np.integer)) and not isinstance(code, bool) and 0 <= code < len(known):
-            code = known[int(code)].pattern
-        pattern = code.replace("-", "") if isinstance(code, str) else ""
-        if pattern not in {c.pattern for c in known}:
-            raise ValueError(
-                f"there is no code {short(code)} in layer {layer + 1}; there are {', '.join(c.pattern for c in known)}."
-            )
-        first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
-        return "".join(pattern[c] for c in first)

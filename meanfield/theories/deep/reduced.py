@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import least_squares, minimize
 
 from meanfield.theories.deep.start import prior_kernels, saturated_weights
-from meanfield.theories.deep.system import Problem
+from meanfield.theories.deep.system import DeepProblem
 from meanfield.validation import FloatArray
 
 __all__ = ["Reduced", "reduced_solve"]
@@ -63,13 +63,13 @@ class Reduced:
     excess: float
 
 
-def reduced_solve(problem: Problem) -> Reduced:
+def reduced_solve(problem: DeepProblem) -> Reduced:
     """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau."""
     return _Reduction(problem).solve()
 
 
 class _Reduction:
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: DeepProblem) -> None:
         self.problem, self.p = problem, problem.n / problem.n_samples
         self.root_p = np.sqrt(self.p)
         _, own, gain = prior_kernels(problem)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.system import Problem
+from meanfield.theories.deep.system import DeepProblem
+from meanfield.validation import IntArray
 
 __all__ = ["problem_of"]
 
 
-def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[Problem, Any]:
+def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True) -> tuple[DeepProblem, IntArray]:
     """The problem in numbers, classes of equal targets taken together, and which of its classes each class is."""
     targets = np.array(task.targets)
-    index: Any = np.arange(task.n_classes)
-    n: Any = np.array(task.fractions) * task.n_samples
+    index = np.arange(task.n_classes)
+    n = np.array(task.fractions) * task.n_samples
     if merge:
         _, first, inverse = np.unique(targets, axis=0, return_index=True, return_inverse=True)
         order = np.argsort(first)
@@ -25,8 +24,8 @@ def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True
         rank[order] = np.arange(len(order))
         index = rank[inverse.ravel()]
         targets = targets[np.sort(first)]
-        n = np.bincount(index, weights=n)
+        n = np.asarray(np.bincount(index, weights=n), dtype=float)
     s = network.readout_variance(task.n_samples)
-    return Problem(
+    return DeepProblem(
         network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2, network.beta
     ), index

@@ -37,7 +37,7 @@ class Site(NamedTuple):
     hh: FloatArray
 
 
-class Nodes(NamedTuple):
+class SiteNodes(NamedTuple):
     """Quadrature over z: points, weights, phi there."""
 
     z: FloatArray
@@ -45,7 +45,7 @@ class Nodes(NamedTuple):
     phi: FloatArray
 
 
-def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, tilt: float = 0.0) -> Nodes:
+def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, tilt: float = 0.0) -> SiteNodes:
     """Nodes for N(z; h, d) exp(b phi(z)), for every h between the bounds and |b| <= tilt.
 
     A uniform lattice of spacing step * (width of the tilted law) where phi is analytic (its error falls like
@@ -75,7 +75,7 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
             zs.append(((bounds[1:] + bounds[:-1]) / 2 + half * x[:, None]).T.ravel())
             ws.append((half * w[:, None]).T.ravel())
         z, weight = np.concatenate(zs), np.concatenate(ws).astype(float)
-    return Nodes(np.asarray(z, dtype=float), np.asarray(weight, dtype=float), phi(z))
+    return SiteNodes(np.asarray(z, dtype=float), np.asarray(weight, dtype=float), phi(z))
 
 
 @lru_cache(maxsize=64)
@@ -89,7 +89,7 @@ def _width(phi: Activation) -> float:
 
 
 def site_derivatives(
-    nodes: Nodes, b: FloatArray, h: FloatArray, d: float, delta: float
+    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float
 ) -> tuple[FloatArray, FloatArray]:
     """g (n_b, n_h) and its derivatives (orders, n_b, n_h), in the order of ORDERS, at all pairs of b and h."""
     xi = (nodes.z[:, None] - h) / math.sqrt(d)  # (n_z, n_h)
@@ -111,7 +111,7 @@ def site_derivatives(
     return top + np.log(total), found.reshape(len(ORDERS), *total.shape)
 
 
-def site_table(nodes: Nodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> Site:
+def site_table(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> Site:
     """g, g_b, g_bb, g_h, g_hh at all pairs of b (n_b,) and h (n_h,)."""
     g, found = site_derivatives(nodes, b, h, d, delta)
     return Site(g, *(found[ORDERS.index(order)] for order in ((1, 0), (2, 0), (0, 1), (0, 2))))

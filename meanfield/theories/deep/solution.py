@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 
+from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.validation import FloatArray, read_only
@@ -154,24 +154,24 @@ class DeepSolution:
         """Phi / P, the counterpart of min J of one hidden layer."""
         return self.free_energy if np.isinf(self.n_samples) else self.free_energy / self.n_samples
 
-    def pack(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+    def pack(self) -> tuple[Header, dict[str, FloatArray]]:
         """Header and arrays, for `write_archive`."""
         header = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
         header["certificate"] = asdict(self.certificate)
         return header, {name: getattr(self, name) for name in _ARRAYS}
 
     @classmethod
-    def unpack(cls, header: dict[str, Any], arrays: dict[str, Any]) -> DeepSolution:
+    def unpack(cls, header: dict, arrays: Arrays) -> DeepSolution:
         """Inverse of `pack`."""
         proof = dict(header["certificate"])
         proof["branches"] = tuple(Branch(**branch) for branch in proof["branches"])
-        values = {
+        values: dict = {
             **header,
             "certificate": DeepCertificate(**proof),
             "notes": tuple(header["notes"]),
             "patterns": tuple(header["patterns"]),
         }
-        return cls(**values, **{name: arrays[name] for name in _ARRAYS})
+        return cls(**(values | {name: arrays[name] for name in _ARRAYS}))
 
 
 _ARRAYS = (

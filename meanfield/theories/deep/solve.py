@@ -24,8 +24,8 @@ from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSoluti
 from meanfield.theories.deep.stability import SecondOrder, second_order
 from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.states import top_states
-from meanfield.theories.deep.system import Order, Problem, System
-from meanfield.validation import FloatArray, real_number
+from meanfield.theories.deep.system import DeepProblem, Order, System
+from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["solve_deep"]
 
@@ -112,7 +112,9 @@ def solve_deep(
     return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second)
 
 
-def _from_start(problem: Problem, start: Order | None, tolerance: float, report: Report | None) -> tuple[System, Found]:
+def _from_start(
+    problem: DeepProblem, start: Order | None, tolerance: float, report: Report | None
+) -> tuple[System, Found]:
     if start is not None:
         system = System(problem)
         found = newton(system, system.pack(start), tolerance, progress=report, most=20)
@@ -121,7 +123,7 @@ def _from_start(problem: Problem, start: Order | None, tolerance: float, report:
     return coding_branch(problem, tolerance, report)
 
 
-def _linear_branch(problem: Problem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+def _linear_branch(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
     system = System(problem)
     slope = problem.phi.slopes[1]
     kernel, d, t = linear_order(
@@ -132,7 +134,7 @@ def _linear_branch(problem: Problem, tolerance: float, report: Report | None) ->
 
 
 def _compete(
-    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None, warm: bool
+    problem: DeepProblem, system: System, found: Found, tolerance: float, report: Report | None, warm: bool
 ) -> tuple[System, Found, list[Branch], str]:
     """The better of two branches, the other one, and what has to be said if there is no other.
 
@@ -165,7 +167,7 @@ def _compete(
 
 
 def _against_codes(
-    problem: Problem, system: System, found: Found, tolerance: float, report: Report | None
+    problem: DeepProblem, system: System, found: Found, tolerance: float, report: Report | None
 ) -> tuple[System, Found, list[Branch], str]:
     """A solution on the uncoded branch, that a warm start led to, against the branch with codes."""
     unknown = "the branch with codes was not compared: "
@@ -187,7 +189,7 @@ def _posterior(
     network: Network,
     task: ClassTask,
     tau: float,
-    index: FloatArray,
+    index: IntArray,
     system: System,
     found: Found,
     branches: list[Branch],
@@ -286,7 +288,7 @@ def _linear_readout(system: System, order: Order) -> FloatArray:
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
 
 
-def _warm(posterior: DeepPosterior | None, problem: Problem, index: FloatArray, frozen: bool) -> Order | None:
+def _warm(posterior: DeepPosterior | None, problem: DeepProblem, index: IntArray, frozen: bool) -> Order | None:
     """Order parameters to start from; None if the other problem has another shape."""
     if posterior is None or not isinstance(posterior, DeepPosterior):
         return None

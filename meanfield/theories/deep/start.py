@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from meanfield.theories.deep.rules import Averages
-from meanfield.theories.deep.system import Evaluation, Order, Problem, System
+from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
 
 __all__ = ["planted", "prior_kernels", "readout_minimum", "relax", "saturated_weights", "uncoded"]
@@ -24,7 +24,7 @@ def _gauss(values: FloatArray) -> float:
     return float(values @ _HERMITE[1] / _HERMITE[1].sum())
 
 
-def prior_kernels(problem: Problem) -> tuple[FloatArray, FloatArray, FloatArray]:
+def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Of every layer under the prior: common part of the kernel, d, and the largest gain over constant fields."""
     x = _HERMITE[0]
     common, own, gain = [], [], []
@@ -43,7 +43,7 @@ def prior_kernels(problem: Problem) -> tuple[FloatArray, FloatArray, FloatArray]
     return np.array(common), np.array(own), np.array(gain)
 
 
-def saturated_weights(problem: Problem, sweeps: int = 400) -> tuple[FloatArray, FloatArray]:
+def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArray, FloatArray]:
     """Code words (k, C) of saturated activations and their weights (k,), roughly, by P <- P |sum_c S_c u_c|."""
     n_classes = len(problem.n)
     low, high = problem.phi.infimum, problem.phi.supremum
@@ -59,7 +59,7 @@ def saturated_weights(problem: Problem, sweeps: int = 400) -> tuple[FloatArray, 
     return words, weight
 
 
-def planted(problem: Problem, fractions: Mapping[str, float] | None = None) -> Order:
+def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None) -> Order:
     """Order parameters of the coding branch: saturated codes, kernels of the lower layers from their large-P form."""
     common, own, gain = prior_kernels(problem)
     n, p_total = problem.n, problem.n_samples
@@ -127,7 +127,7 @@ def planted(problem: Problem, fractions: Mapping[str, float] | None = None) -> O
     )
 
 
-def uncoded(problem: Problem) -> Order:
+def uncoded(problem: DeepProblem) -> Order:
     """Order parameters of the branch that continues the prior: Gaussian process kernels, weak conjugates."""
     common, own, _ = prior_kernels(problem)
     n_classes, depth = len(problem.n), problem.depth
@@ -207,7 +207,7 @@ def readout_minimum(
     return replace(order, t=np.tensordot(x, basis, 1)), parts
 
 
-def _critical(problem: Problem, tilde: FloatArray) -> FloatArray:
+def _critical(problem: DeepProblem, tilde: FloatArray) -> FloatArray:
     """Conjugate of the first layer scaled to where it belongs: n k~ d below its instability at 1, closer for many P."""
     own = prior_kernels(problem)[1][0]
     gap = _GAP * min(1.0, (_MANY_SAMPLES / problem.n_samples) ** _CLOSER)

@@ -16,11 +16,11 @@ from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import FloatArray
 
-__all__ = ["Evaluation", "Order", "Problem", "System"]
+__all__ = ["DeepProblem", "Evaluation", "Order", "System"]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class DeepProblem:
     """A deep network on a class task, as numbers.
 
     Attributes
@@ -85,7 +85,7 @@ class System:
     them follow from ln Z.
     """
 
-    problem: Problem
+    problem: DeepProblem
     rule: Rule = FINE
     fractions: dict[str, float] | None = None
     group: Symmetry = field(init=False)

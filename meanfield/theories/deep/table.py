@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
+from meanfield.posterior.parts import Code
+from meanfield.posterior.status import Status
 from meanfield.posterior.table import number_row
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 
 
-def deep_table(posterior: Any) -> str:
+class DeepAnswer(Protocol):
+    """The posterior of a deep network, which asks this module for its text."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def task(self) -> ClassTask: ...
+    @property
+    def tau(self) -> float: ...
+    @property
+    def solution(self) -> DeepSolution: ...
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def codes(self) -> tuple[Code, ...]: ...
+    @property
+    def certificate(self) -> DeepCertificate: ...
+    @property
+    def free_energy(self) -> float: ...
+    @property
+    def status(self) -> Status: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+
+
+def deep_table(posterior: DeepAnswer) -> str:
     """Task, kernels of every layer, codes of the last one, Phi and certificate."""
     network, task, solution = posterior.network, posterior.task, posterior.solution
     fractions = ", ".join(f"{p:.4g}" for p in task.fractions)

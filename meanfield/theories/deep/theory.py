@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+from meanfield.archive import Arrays, Header
 from meanfield.numerics.interruptible import check_time
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.registry import check_theory
+from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.swept import Swept
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
+from meanfield.validation import entry
+
+if TYPE_CHECKING:
+    from meanfield.theories.deep.posterior import DeepPosterior
+    from meanfield.theories.deep.relu.posterior import ReluPosterior
+    from meanfield.theories.deep.transitions import CodeTransition
 
 __all__ = ["THEORY", "DeepTheory"]
+
+_RTOL = 1e-6  # of the order parameters, unless the user wants another
 
 
 class DeepTheory:
@@ -30,34 +41,42 @@ class DeepTheory:
 
         return relu.refuses(*problem) if relu.covers(problem.network) else refuses(*problem)
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(
+        self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
+    ) -> DeepPosterior | ReluPosterior:
         from meanfield.theories.deep.relu import handover as relu
+        from meanfield.theories.deep.relu.posterior import ReluPosterior
 
-        warm = None if warm_start is None or warm_start.theory != self.name else warm_start
-        if warm is not None and relu.covers(warm.network) != relu.covers(problem.network):
-            warm = None
-        given = options.get("fractions")
-        if given is not None and relu.covers(problem.network):
-            raise ValueError("fractions= is for bounded phi, whose codes share the neurons; rectifiers have outliers.")
-        shares: dict[str, Any] = {} if given is None else {"fractions": _normalised(given)}
-        return _solved(problem, progress, warm_start=warm, **_accuracy(options), **_width(problem, options), **shares)
+        rtol, width, given = options.get("rtol") or _RTOL, options.get("width"), options.get("fractions")
+        if relu.covers(problem.network):
+            if given is not None:
+                text = "fractions= is for bounded phi, whose codes share the neurons; rectifiers have outliers."
+                raise ValueError(text)
+            start = warm_start if isinstance(warm_start, ReluPosterior) else None
+            with _in_steps(progress) as report:
+                return relu.solve(problem, warm_start=start, rtol=rtol, width=width, progress=report)
+        if width is not None:
+            raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
+        return _solved(problem, progress, warm_start, rtol, None if given is None else _normalised(given))
 
-    def frozen(self, posterior: Any, fractions: Any) -> Any:
+    def frozen(self, posterior: DeepPosterior, fractions: object) -> DeepPosterior:
         """`DeepPosterior.frozen`."""
         given = dict(posterior._named_fractions(fractions))
         problem = Problem(posterior.network, posterior.task, posterior.tau)
-        found = _solved(problem, False, fractions=_normalised(given))
+        found = _solved(problem, False, None, _RTOL, _normalised(given))
         if found.status != "optimal":
             raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
         return found
 
-    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
-        tau = header["solution"]["tau"]
+    def load(self, header: Header, arrays: Arrays) -> DeepPosterior | ReluPosterior:
+        network = Network.from_dict(entry(header, "network", dict))
+        task = ClassTask.from_dict(entry(header, "task", dict))
+        own = entry(header, "solution", dict)
+        tau = entry(own, "tau", (int, float))
         check_theory(self.name, network, task, tau)
-        return self.restore(Problem(network, task, tau), header["solution"], arrays)
+        return self.restore(Problem(network, task, tau), own, arrays)
 
-    def restore(self, problem: Problem, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    def restore(self, problem: Problem, header: Header, arrays: Arrays) -> DeepPosterior | ReluPosterior:
         """The posterior of a problem from what its ``solution.pack()`` gave."""
         from meanfield.theories.deep.claims import check_deep
         from meanfield.theories.deep.posterior import DeepPosterior
@@ -69,11 +88,11 @@ class DeepTheory:
         solution = DeepSolution.unpack(header, arrays)
         if solution.tau != problem.tau:
             raise ValueError(f"its solution is at tau = {solution.tau:g}, its problem at {problem.tau:g}.")
-        found = DeepPosterior(*problem, solution)
+        found = DeepPosterior(problem.network, problem.class_task, problem.tau, solution)
         check_deep(found)
         return found
 
-    def transitions_along(self, diagram: Any) -> Any:
+    def transitions_along(self, diagram: Swept) -> tuple[CodeTransition, ...]:
         """Where the code set of the last layer changes along a sweep at P = infinity."""
         from meanfield.theories.deep.transitions import transitions_along
 
@@ -83,7 +102,7 @@ class DeepTheory:
 THEORY = DeepTheory()
 
 
-def _normalised(fractions: Mapping[Any, Any]) -> dict[str, float]:
+def _normalised(fractions: Mapping[str, float]) -> dict[str, float]:
     given = {str(pattern).replace("-", ""): float(value) for pattern, value in fractions.items() if value != 0.0}
     total = sum(given.values())
     if not total > 0.0 or min(given.values()) < 0.0:
@@ -91,25 +110,21 @@ def _normalised(fractions: Mapping[Any, Any]) -> dict[str, float]:
     return {pattern: value / total for pattern, value in given.items()}
 
 
-def _accuracy(options: dict[str, Any]) -> dict[str, float]:
-    return {} if options.get("rtol") is None else {"rtol": options["rtol"]}
-
-
-def _width(problem: Problem, options: dict[str, Any]) -> dict[str, float]:
-    """N of the finite-N saddle, which only rectifiers have."""
-    from meanfield.theories.deep.relu import handover as relu
-
-    if options.get("width") is None:
-        return {}
-    if not relu.covers(problem.network):
-        raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
-    return {"width": options["width"]}
-
-
-def _solved(problem: Problem, progress: bool | None, **options: Any) -> Any:
-    from meanfield.theories.deep.relu import handover as relu
+def _solved(
+    problem: Problem, progress: bool | None, warm_start: object, rtol: float, fractions: Mapping[str, float] | None
+) -> DeepPosterior:
+    from meanfield.theories.deep.posterior import DeepPosterior
     from meanfield.theories.deep.solve import solve_deep
 
+    start = warm_start if isinstance(warm_start, DeepPosterior) else None
+    network, task, tau = problem.network, problem.class_task, problem.tau
+    with _in_steps(progress) as report:
+        return solve_deep(network, task, tau, warm_start=start, rtol=rtol, fractions=fractions, progress=report)
+
+
+@contextmanager
+def _in_steps(progress: bool | None) -> Iterator[Callable[[str, int, float], None]]:
+    """What a solver calls after every step, so that it shows progress and stops in time."""
     with progress_bar(progress, None, unit="step") as advance:
 
         def step_done(stage: str, step: int, residual: float) -> None:
@@ -117,7 +132,6 @@ def _solved(problem: Problem, progress: bool | None, **options: Any) -> Any:
             check_time()
 
         try:
-            solver = relu.solve if relu.covers(problem.network) else solve_deep
-            return solver(*problem, progress=step_done, **options)
+            yield step_done
         except TimeoutError as error:
             raise ConvergenceError(f"no solution yet: {error}; give more time.") from error

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.swept import Swept
 from meanfield.theories.deep.first_order import crossings
+from meanfield.validation import FloatArray
 
 __all__ = ["CodeTransition", "transitions_along"]
 
@@ -71,7 +73,7 @@ class CodeTransition:
         return f"<Transition: {self.label} at {self.parameter} = {self.value:.10g} to {self.width:.0e}>"
 
 
-def transitions_along(diagram: Any) -> tuple[CodeTransition, ...]:
+def transitions_along(diagram: Swept) -> tuple[CodeTransition, ...]:
     """Changes of the code set along a sweep of one parameter, sorted by position; at finite P first-order ones.
 
     Two changes of the same codes between two neighbouring points of the sweep, there and back, are missed.
@@ -103,7 +105,7 @@ def transitions_along(diagram: Any) -> tuple[CodeTransition, ...]:
     return tuple(_joined(found, name, _SAME * span))
 
 
-def _first_order(diagram: Any, name: str, values: Any) -> tuple[CodeTransition, ...]:
+def _first_order(diagram: Swept, name: str, values: FloatArray) -> tuple[CodeTransition, ...]:
     """Where all codes are lost, or found, at once."""
     if any(network.activation.parts != "codes" for network, _, _ in diagram.problems()):
         raise ValueError("first-order transitions are located for bounded activations.")
@@ -122,12 +124,12 @@ def _first_order(diagram: Any, name: str, values: Any) -> tuple[CodeTransition, 
     return tuple(found)
 
 
-def _codes(posterior: Any) -> tuple[str, ...]:
+def _codes(posterior: Posterior) -> tuple[str, ...]:
     return tuple(sorted(code.pattern for code in posterior.codes if code.weight > 1e-9))
 
 
 def _search(
-    diagram: Any,
+    diagram: Swept,
     name: str,
     left: tuple[float, tuple[str, ...]],
     right: tuple[float, tuple[str, ...]],
@@ -160,7 +162,7 @@ def _search(
 
 
 def _vanishing(
-    diagram: Any,
+    diagram: Swept,
     name: str,
     low: tuple[float, tuple[str, ...]],
     high: tuple[float, tuple[str, ...]],

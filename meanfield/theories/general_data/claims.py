@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.posterior.claims import check_weights, same
+from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
 __all__ = ["check_general"]
 
 _ROUGHLY = 0.05  # of t, where readouts of codes are taken as Gaussian
 
 
-def check_general(posterior: Any) -> None:
+def check_general(posterior: GeneralDataPosterior) -> None:
     """Refuse a solution whose arrays do not fit, or whose moments do not meet the constraint."""
     s, task = posterior.solution, posterior.task
     n, p, m = s.weight.size, task.n_samples, task.n_outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,14 +13,15 @@ from scipy.special import logsumexp
 from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.compiled import ep
 from meanfield.theories.general_data.compiled.variational import ascend
-from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.limits import check_time, mapped, stop_word
 from meanfield.theories.general_data.readouts import EXTRAPOLATED, Components, Line, Readouts, components, joined
 from meanfield.theories.general_data.tilt import tilt_of
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["EXTRAPOLATED", "Components", "Line", "Neuron", "Readouts", "components", "features_tuple", "joined"]
 
 _CHUNK = 8
+_OPERATIONS = 1e9  # of a chunk, between two looks at the clock
 _SITE_SCALE = 0.5, 1.6
 _LINE_STEP = 0.5  # of x = u.w
 _LINE_ROUND = 4  # values of x evaluated at a time on either side
@@ -31,10 +32,11 @@ _DAMPINGS = np.array([1.0, 0.8, 0.4])  # from known sites, then from zero sites
 _SOFT_DAMPING, _SOFT_CAP = np.array([0.25]), 150
 
 
-def features_tuple(matrix: FloatArray) -> ep.Features:
+def features_tuple(matrix: FloatArray) -> ep.FactorMatrix:
     """F (P, r) as compiled code wants it."""
     matrix = np.ascontiguousarray(matrix, dtype=float)
-    return ep.Features(matrix, np.ascontiguousarray(matrix.T), np.sum(matrix * matrix, axis=1), np.zeros(len(matrix)))
+    variance, offset = np.sum(matrix * matrix, axis=1), np.zeros(len(matrix))
+    return ep.FactorMatrix(matrix, np.ascontiguousarray(matrix.T), variance, offset, np.zeros(1, np.int64))
 
 
 class Neuron:
@@ -60,7 +62,7 @@ class Neuron:
         self.tilt = tilt_of(activation)
         self.features = self.bounded(matrix)
         self.prior = prior
-        self.directions: list[tuple[FloatArray, ep.Features, FloatArray]] = []  # u, F - F u u^T, F u
+        self.directions: list[tuple[FloatArray, ep.FactorMatrix, FloatArray]] = []  # u, F - F u u^T, F u
         self.refused: dict[
             tuple[float, int], int
         ] = {}  # lattice nodes that no soft direction helped: how many were tried
@@ -70,7 +72,7 @@ class Neuron:
         self.n_evaluations = 0
         self.n_iterations = 0
 
-    def bounded(self, matrix: FloatArray) -> ep.Features:
+    def bounded(self, matrix: FloatArray) -> ep.FactorMatrix:
         """F for compiled code, which uses its variances as bounds only."""
         features = features_tuple(matrix)
         return features._replace(variance=self.room * features.variance)
@@ -79,26 +81,29 @@ class Neuron:
     def n_samples(self) -> int:
         return len(self.features.matrix)
 
-    def spread_over_threads(self, n: int, job: Callable[[Any], None], chunk: int = _CHUNK) -> None:
+    def spread_over_threads(self, n: int, job: Callable[[IntArray], None], chunk: int | None = None) -> None:
         """job(rows) for chunks of 0 ... n - 1."""
+        if chunk is None:
+            each = self.cap * self.features.matrix.size * self.features.matrix.shape[1]
+            chunk = int(np.clip(_OPERATIONS / each, 1, _CHUNK))
         parts = [np.arange(i, min(i + chunk, n)) for i in range(0, n, chunk)]
         if len(parts) <= 1 or self.threads == 1:
             for part in parts:
                 check_time()
                 job(part)
         else:
-            for _ in self.pool.map(job, parts):
-                check_time()
+            for _ in mapped(self.pool, job, parts):
+                pass
 
     def run(
         self,
-        k: Any,
-        s: Any,
-        nu: Any,
-        origin: Any,
-        tolerance: Any,
+        k: FloatArray,
+        s: FloatArray,
+        nu: FloatArray,
+        origin: IntArray | None,
+        tolerance: float | FloatArray,
         *,
-        features: ep.Features | None = None,
+        features: ep.FactorMatrix | None = None,
         shift: FloatArray | None = None,
         x: FloatArray | None = None,
         chain: bool = False,
@@ -110,7 +115,7 @@ class Neuron:
         `chain`: rows refer to earlier ones as `origin` and must stay in order.
         """
         n, p = k.shape
-        features = features or self.features
+        features = (features or self.features)._replace(stop=stop_word())
         moments = ep.Moments(
             np.empty(n), *np.empty((3, n, p)), np.full(n, ep.FAILED), np.zeros(n, np.int64), np.empty(n)
         )
@@ -123,13 +128,16 @@ class Neuron:
         )
         dampings, cap = (_SOFT_DAMPING, _SOFT_CAP) if softest else (dampings, self.cap)
 
-        def job(rows: Any) -> None:
+        def job(rows: IntArray) -> None:
             self.compiled(*arguments, rows, k, s, nu, origin, dampings, tolerance, cap, moments, soft)
 
         if chain:
-            job(np.arange(n))
+            for i in range(n):
+                check_time()
+                job(np.array([i]))
         else:
             self.spread_over_threads(n, job)
+        check_time()  # what was stopped has failed
         self.n_evaluations += n
         self.n_iterations += int(moments.iterations.sum())
         return moments, soft
@@ -151,9 +159,11 @@ class Neuron:
         moments, _ = self.run(k, s, nu, origin, tol, dampings=dampings)
         failed = np.flatnonzero(moments.status == ep.FAILED)
         if (self.fallback if fallback is None else fallback) and failed.size:
+            features = self.features._replace(stop=stop_word())
             self.spread_over_threads(
-                failed.size, lambda rows: ascend(self.features, self.tilt, failed[rows], k, s, nu, tol, moments)
+                failed.size, lambda rows: ascend(features, self.tilt, failed[rows], k, s, nu, tol, moments)
             )
+            check_time()
         failed = moments.status == ep.FAILED
         exponent = moments.log_z - 0.5 * np.sum(readout**2, axis=1) / self.prior
         slope = moments.phi @ t - readout / self.prior
@@ -196,11 +206,11 @@ class Neuron:
     def resolve(
         self,
         new: Readouts,
-        rows: Any,
+        rows: Sequence[int] | IntArray,
         t: FloatArray,
         direction: list[int],
         known: list[Line | None],
-        tolerance: Any,
+        tolerance: FloatArray,
         ratio: FloatArray | None = None,
     ) -> None:
         """Fill in `rows` of `new` by integrating along a soft direction each; status FAILED where that is not enough.
@@ -209,7 +219,7 @@ class Neuron:
         """
         k = new.readout[rows] @ t.T
 
-        def job(i: int) -> Any:
+        def job(i: int) -> tuple[float, Line] | None:
             old = known[i]
             if old is None:
                 return self._new_line(k[i], direction[i], new.s[rows[i]], new.nu[rows[i]], float(tolerance[i]))
@@ -220,7 +230,7 @@ class Neuron:
             )
             return self._summed(direction[i], found, check_ends=False)
 
-        for i, found in zip(rows, self.pool.map(job, range(len(rows)))):
+        for i, found in zip(rows, mapped(self.pool, job, range(len(rows)))):
             if found is None:
                 new.exponent[i], new.status[i] = -np.inf, ep.FAILED
                 continue
@@ -233,7 +243,16 @@ class Neuron:
             new.gain[i], new.s[i], new.nu[i] = line.gain[best], line.s[best], line.nu[best]
             new.slope[i] = new.phi[i] @ t - new.readout[i] / self.prior
 
-    def _at_x(self, k: Any, direction: int, x: Any, s: Any, nu: Any, origin: Any, tolerance: float) -> list[Any]:
+    def _at_x(
+        self,
+        k: FloatArray,
+        direction: int,
+        x: FloatArray,
+        s: FloatArray,
+        nu: FloatArray,
+        origin: IntArray | None,
+        tolerance: float,
+    ) -> list[FloatArray]:
         """[x, log weight, status, phi, spread, gain, s, nu], one row per value of x = u.w."""
         _, features, shift = self.directions[direction]
         n = len(x)
@@ -250,7 +269,7 @@ class Neuron:
         )
         return [x, moments.log_z - 0.5 * x * x, moments.status, moments.phi, moments.spread, moments.gain, s, nu]
 
-    def _new_line(self, k: Any, direction: int, s: Any, nu: Any, tolerance: float) -> Any:
+    def _new_line(self, k: FloatArray, direction: int, s: FloatArray, nu: FloatArray, tolerance: float) -> Any:
         """Values of x outwards from that of the Gaussian with sites s, nu, until the weight is negligible."""
         mean = np.empty((1, len(self.directions[direction][0])))
         one = np.zeros(1, np.int64)
@@ -285,7 +304,7 @@ class Neuron:
                     break
         return self._summed(direction, found, check_ends=True)
 
-    def _summed(self, direction: int, found: list[Any], *, check_ends: bool) -> Any:
+    def _summed(self, direction: int, found: list[FloatArray], *, check_ends: bool) -> tuple[float, Line] | None:
         """ln Z(k) and the neuron along u; None where values of x that matter fail or lie outside the range."""
         x, log_weight, status, *columns = found
         good = np.flatnonzero(status == ep.EP)
@@ -327,7 +346,7 @@ class Neuron:
         mean = np.empty((n, self.features.matrix.shape[1]))
         for features, group in self.groups(parts):
 
-            def job(rows: Any, features: Any = features, group: Any = group) -> None:
+            def job(rows: IntArray, features: ep.FactorMatrix = features, group: IntArray = group) -> None:
                 ep.factors(features, group[rows], parts.s, parts.nu, parts.gain, solved, mean)
 
             if alone:
@@ -336,7 +355,7 @@ class Neuron:
                 self.spread_over_threads(len(group), job)
         return solved, parts.spread - np.sum(solved * solved, axis=1)
 
-    def extrapolate(self, new: Readouts, rows: Any, known: Readouts, change: FloatArray, t: FloatArray) -> None:
+    def extrapolate(self, new: Readouts, rows: IntArray, known: Readouts, change: FloatArray, t: FloatArray) -> None:
         """Fill in `rows` of `new` from `known` neurons whose k differ by `change` (n, P), to second order."""
         if not len(rows):
             return
@@ -357,7 +376,7 @@ class Neuron:
         new.status[rows] = EXTRAPOLATED
         new.slope[rows] = new.phi[rows] @ t - new.readout[rows] / self.prior
 
-    def groups(self, parts: Components) -> list[tuple[ep.Features, Any]]:
+    def groups(self, parts: Components) -> list[tuple[ep.FactorMatrix, IntArray]]:
         """Feature factors and the rows of `parts` that go with each."""
         return [
             (self.features if d < 0 else self.directions[d][1], np.flatnonzero(parts.direction == d))
@@ -372,7 +391,7 @@ class Neuron:
         size = self.n_samples if basis is None else basis.shape[1]
         totals: list[FloatArray] = []
 
-        def job(rows: Any) -> None:
+        def job(rows: IntArray) -> None:
             total = np.zeros((len(pairs), size, size))
             for i in range(0, len(rows), _CHUNK):
                 some = parts.take(rows[i : i + _CHUNK])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.posterior.table import number_row
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
+from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, read_only
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class DataOutlier(Outlier):
     sample_activation: FloatArray = field(default_factory=lambda: np.empty(0))
 
 
-def codes_of(network: Network, task: DataTask, solution: Any) -> tuple[DataCode, ...]:
+def codes_of(network: Network, task: DataTask, solution: GeneralSolution) -> tuple[DataCode, ...]:
     """Codes of a `GeneralSolution`, in its order (heaviest first)."""
     second = np.array([
         solution.weight[mine] @ (solution.spread[mine] + solution.phi[mine] ** 2) / solution.weight[mine].sum()
@@ -72,7 +73,7 @@ def codes_of(network: Network, task: DataTask, solution: Any) -> tuple[DataCode,
     return tuple(codes)
 
 
-def outliers_of(network: Network, task: DataTask, solution: Any) -> tuple[DataOutlier, ...]:
+def outliers_of(network: Network, task: DataTask, solution: GeneralSolution) -> tuple[DataOutlier, ...]:
     """Outliers of a `GeneralSolution`, heaviest first."""
     left, right = network.activation.slopes
     found: list[DataOutlier] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.parts import by_pattern
 from meanfield.posterior.status import Status
 from meanfield.posterior.table import data_table
+from meanfield.theories.general_data.exact.examine import Examined
 from meanfield.theories.general_data.exact.particles import ParticleSolution, frozen_particles
 from meanfield.theories.general_data.exact.predictor import ParticlePredictor
 from meanfield.theories.general_data.limits import interruptible, one_blas_thread
@@ -28,6 +29,8 @@ __all__ = ["GeneralDataPosterior"]
 @dataclass(frozen=True, eq=False, repr=False)
 class GeneralDataPosterior(DataPosterior):
     """Codes, a bulk and outliers on data, from expectation propagation inside the convex dual."""
+
+    solution: GeneralSolution
 
     theory: ClassVar[str] = "general_data"
     kind: ClassVar[str] = "general"
@@ -66,13 +69,13 @@ class GeneralDataPosterior(DataPosterior):
         total = np.einsum("g,gij->ij", s.code_weight, s.code_covariance) + (centred.T * s.code_weight) @ centred
         return np.asarray(total + (s.outlier_direction.T * s.outlier_weight) @ s.outlier_direction)
 
-    def code_activations(self, X: Any = None) -> FloatArray:
+    def code_activations(self, X: object = None) -> FloatArray:
         """(codes, n) mean activation of the neurons of each code on raw inputs (the training inputs if left out)."""
         if X is None:  # moments of expectation propagation, where new inputs are taken as Gaussian
             return np.array([code.sample_activation for code in self.codes])
         return self._predictor.code_activations(self._inputs(X))
 
-    def frozen(self, fractions: Any) -> GeneralDataPosterior:
+    def frozen(self, fractions: object) -> GeneralDataPosterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
 
         Neurons of sampled networks do not hop between codes: they keep the fractions of their start, t and the readouts
@@ -98,7 +101,7 @@ class GeneralDataPosterior(DataPosterior):
         if isinstance(fractions, Mapping):
             fractions = by_pattern(self.codes, fractions)
 
-        def work() -> Any:
+        def work() -> Examined:
             found: GeneralSolution
             with one_blas_thread():
                 if isinstance(self.solution, ParticleSolution):

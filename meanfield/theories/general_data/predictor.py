@@ -23,16 +23,20 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from meanfield.activations.activation import Activation
+from meanfield.posterior.predictor import Drawn
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.features import Features
 from meanfield.problem.network import Network
-from meanfield.validation import FloatArray
+from meanfield.theories.general_data.solution import GeneralSolution
+from meanfield.validation import FloatArray, IntArray
+
+_Result = TypeVar("_Result")
 
 __all__ = ["GeneralPredictor", "hermite_moments"]
 
@@ -124,7 +128,7 @@ def _stretched(phi: Activation, mean: FloatArray, root: FloatArray) -> tuple[Flo
     return x, (u[:, 1:2] - u[:, :1]) * np.cosh(u) / root[:, None] * _gaussian_density(x)
 
 
-def _gaussian_density(x: Any) -> FloatArray:
+def _gaussian_density(x: np.ndarray) -> FloatArray:
     return np.asarray(np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi))
 
 
@@ -156,6 +160,17 @@ class Component(NamedTuple):
     x: float
 
 
+def _gaussian(component: Component, new: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean (n,) of z* and V* (r, n) of features (n, r)."""
+    offset: float | FloatArray = 0.0
+    if component.direction is not None:
+        projection = new @ component.direction
+        new = new - np.outer(projection, component.direction)
+        offset = component.x * projection
+    solved = solve_triangular(component.lower, new.T, lower=True, check_finite=False)
+    return component.centre @ solved + offset, solved
+
+
 @dataclass(frozen=True, eq=False)
 class GeneralPredictor:
     """See the module; `solution` is a `meanfield.theories.general_data.solution.GeneralSolution`.
@@ -166,7 +181,7 @@ class GeneralPredictor:
     network: Network
     task: DataTask
     tau: float
-    solution: Any
+    solution: GeneralSolution
     part_names: tuple[str, ...]  # codes, then outliers
 
     # ---- the mixture -------------------------------------------------------------------------------
@@ -176,7 +191,7 @@ class GeneralPredictor:
         return self.task.features(self.network.sigma_w)
 
     @cached_property
-    def _rows(self) -> Any:
+    def _rows(self) -> IntArray:
         """Components that carry weight, heaviest first."""
         weight = self.solution.weight
         order = np.argsort(-weight, kind="stable")
@@ -203,17 +218,7 @@ class GeneralPredictor:
         solved = solve_triangular(lower, features.T, lower=True, check_finite=False)
         return Component(lower, solved, solved @ linear, u, x)
 
-    def _gaussian(self, component: Component, new: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean (n,) of z* and V* (r, n) of features (n, r)."""
-        offset: Any = 0.0
-        if component.direction is not None:
-            projection = new @ component.direction
-            new = new - np.outer(projection, component.direction)
-            offset = component.x * projection
-        solved = solve_triangular(component.lower, new.T, lower=True, check_finite=False)
-        return component.centre @ solved + offset, solved
-
-    def _each(self, job: Callable[[int], Any], count: int | None = None) -> Iterable[Any]:
+    def _each(self, job: Callable[[int], _Result], count: int | None = None) -> Iterable[_Result]:
         """job(position) for every component, or the heaviest ones, on all processors."""
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             yield from pool.map(job, range(len(self._rows) if count is None else count))
@@ -223,7 +228,7 @@ class GeneralPredictor:
         features, residual = self._features.project(new)
 
         def job(position: int) -> tuple[FloatArray, FloatArray]:
-            mean, solved = self._gaussian(self._component(self._rows[position]), features)
+            mean, solved = _gaussian(self._component(self._rows[position]), features)
             variance = (solved**2).sum(axis=0) + residual
             return hermite_moments(self.network.activation, mean, variance, terms)[0], variance
 
@@ -263,7 +268,7 @@ class GeneralPredictor:
         return np.maximum(np.concatenate(blocks), 0.0) / width
 
     @cached_property
-    def _train(self) -> tuple[Any, FloatArray]:
+    def _train(self) -> tuple[FloatArray, FloatArray]:
         """Cholesky factor of C + tau (P m, P m), and the centred sqrt(p_i) g_i (components, P m)."""
         s, weight, rows = self.solution, self._weights, self._rows
         p, m = s.t.shape
@@ -292,7 +297,7 @@ class GeneralPredictor:
         def job(position: int) -> tuple[FloatArray, FloatArray, FloatArray]:
             row = rows[position]
             component = self._component(row)
-            mean, solved = self._gaussian(component, features)
+            mean, solved = _gaussian(component, features)
             variance = (solved**2).sum(axis=0) + residual
             moments, square = hermite_moments(self.network.activation, mean, variance, 2)
             slope = moments[:, 1] / np.sqrt(np.maximum(variance, 1e-300))
@@ -343,7 +348,7 @@ class GeneralPredictor:
             component = self._component(self._rows[position])
             parts = []
             for f, r in ((features, rest), (others, others_rest)):
-                mean, solved = self._gaussian(component, f)
+                mean, solved = _gaussian(component, f)
                 variance = (solved**2).sum(axis=0) + r
                 parts.append((solved, variance, *hermite_moments(self.network.activation, mean, variance, _TERMS)))
             (v, variance, c, square), (v2, variance2, c2, square2) = parts
@@ -379,7 +384,7 @@ class GeneralPredictor:
         outlier = self.outlier_activations(self.task.inputs)
         return np.asarray(kernel + (outlier.T * s.outlier_weight) @ outlier)
 
-    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
+    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Drawn:
         """Weights from the mixture; readouts from their Gaussian given the weights, N(s2 t^T phi, s2)."""
         s, features = self.solution, self._features
         outliers = len(s.outlier_weight)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
 from meanfield.theories.general_data.compiled import ep
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray, IntArray, Rows
 
 __all__ = ["EXTRAPOLATED", "Components", "Line", "Readouts", "components", "joined"]
 
@@ -47,16 +46,16 @@ class Readouts:
     gain: FloatArray
     s: FloatArray
     nu: FloatArray
-    status: Any
+    status: IntArray
     lowest: FloatArray
-    iterations: Any
+    iterations: IntArray
     slope: FloatArray
-    line: Any  # (n,) objects: Line or None
+    line: np.ndarray  # (n,) objects: Line or None
 
-    def take(self, rows: Any) -> Readouts:
+    def take(self, rows: Rows) -> Readouts:
         return Readouts(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def assign(self, rows: Any, other: Readouts) -> None:
+    def assign(self, rows: Rows, other: Readouts) -> None:
         """Overwrite `rows` with those of `other`."""
         for f in fields(self):
             array = np.array(getattr(self, f.name))
@@ -67,7 +66,7 @@ class Readouts:
         return len(self.exponent)
 
     @property
-    def ok(self) -> Any:
+    def ok(self) -> BoolArray:
         return self.status != ep.FAILED
 
 
@@ -78,7 +77,7 @@ class Components:
     node (n,) row of the readout it belongs to; direction (n,) -1 or the soft direction along which u.w = x.
     """
 
-    node: Any
+    node: IntArray
     readout: FloatArray
     weight: FloatArray
     phi: FloatArray
@@ -86,10 +85,10 @@ class Components:
     gain: FloatArray
     s: FloatArray
     nu: FloatArray
-    direction: Any
+    direction: IntArray
     x: FloatArray
 
-    def take(self, rows: Any) -> Components:
+    def take(self, rows: Rows) -> Components:
         return Components(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 

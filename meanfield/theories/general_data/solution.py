@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.validation import FloatArray, read_only
+from meanfield.posterior.status import Status
+from meanfield.validation import FloatArray, IntArray, read_only
 
 __all__ = ["MAX_EXTRAPOLATED", "GeneralSolution", "accepted_residual", "beyond_capacity", "verdict"]
 
@@ -106,8 +106,8 @@ class GeneralSolution:
     gain: FloatArray
     s: FloatArray
     nu: FloatArray
-    basin: Any
-    soft: Any
+    basin: IntArray
+    soft: IntArray
     soft_x: FloatArray
     directions: FloatArray
     code_weight: FloatArray
@@ -122,7 +122,7 @@ class GeneralSolution:
     outlier_w: FloatArray
     cuts: FloatArray = field(default_factory=lambda: np.empty((0, 5)))
     frozen: bool = False
-    status: str = "optimal"
+    status: str = Status.OPTIMAL
     message: str = ""
     method: str = "lattice"
     method_error: float = 0.0
@@ -172,23 +172,26 @@ def verdict(
     failed = extrapolated + bounded
     accepted = accepted_residual(tolerance)
     if not residual <= accepted and residual > beyond_capacity(targets):
-        return "EP failed", (
+        return Status.EP_FAILED, (
             f"max |dJ/dt| = {residual:.2g}: expectation propagation has no fixed point, or several, as for neurons "
             f"beyond their capacity (P = {len(targets)} inputs of rank {rank}, tau = {tau:.3g}). Random labels of more "
             "samples than input dimensions and contradicting targets at small tau do this; a larger tau, more input "
             "dimensions or fewer samples help."
         )
     if not residual <= accepted:
-        return "not converged", f"max |dJ/dt| = {residual:.2g}, at most {accepted:.2g} is accepted; try a larger tau."
+        return (
+            Status.NOT_CONVERGED,
+            f"max |dJ/dt| = {residual:.2g}, at most {accepted:.2g} is accepted; try a larger tau.",
+        )
     if failed > MAX_EXTRAPOLATED:
-        return "EP failed", (
+        return Status.EP_FAILED, (
             f"expectation propagation failed on readouts that carry {failed:.2g} of the weight ({bounded:.2g}: "
             f"variational bound, {extrapolated:.2g}: expanded from elsewhere): single neurons are near or beyond their "
             "capacity. Results are approximate; a larger tau or more inputs help."
         )
     if method_error > _MAX_METHOD_ERROR * max(1.0, float(np.abs(targets).max())):
-        return "EP failed", (
+        return Status.EP_FAILED, (
             f"codes are too shallow for Gaussians of readout and weights: <a phi> is known to {method_error:.2g} only; "
             "use method='lattice' of solve_general (at most five outputs), a larger tau, or more samples."
         )
-    return "optimal", ""
+    return Status.OPTIMAL, ""

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.status import Status
 from meanfield.progress import Progress
 from meanfield.theories.general_data.joint.descent import JointRun
 from meanfield.theories.general_data.lattice.descent import LatticeRun
@@ -18,7 +18,7 @@ from meanfield.theories.general_data.lattice.dual import class_basis
 from meanfield.theories.general_data.limits import OutOfTime, time_limit
 from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray, real_array, real_number
+from meanfield.validation import FloatArray, IntArray, Seed, real_array, real_number
 
 __all__ = ["shares", "solve_frozen", "solve_general"]
 
@@ -31,13 +31,13 @@ _MAX_OUTPUTS = 5  # 350 nodes per code; one more output multiplies that by two a
 
 def solve_general(
     activation: Activation,
-    features: Any,
-    targets: Any,
+    features: object,
+    targets: object,
     sigma_a: float,
     tau: float,
     *,
-    labels: Any = None,
-    fractions: Any = None,
+    labels: IntArray | None = None,
+    fractions: object = None,
     warm_start: GeneralSolution | None = None,
     tolerance: float = TOLERANCE,
     spacing: float = 1.4,
@@ -45,7 +45,7 @@ def solve_general(
     shift: float = 0.0,
     method: str = "auto",
     threads: int | None = None,
-    rng: Any = None,
+    rng: Seed = None,
     progress: Progress | None = None,
 ) -> GeneralSolution:
     """Minimise J(t) = -<t, Y> + (tau / 2)|t|^2 + ln int da N(a; 0, s2) Z(t a) for one hidden layer on any data.
@@ -130,19 +130,21 @@ def solve_general(
         if found is not None and (method == "joint" or not small or (len(y) > _TINY_SAMPLES and _trusted(found))):
             return found
     run = LatticeRun(Neuron(activation, matrix, prior, threads), y, tau, tolerance, generator, progress)
-    final: dict[str, Any] = {"spacing": spacing, "window": window, "shift": shift}
+    final: dict[str, float] = {"spacing": spacing, "window": window, "shift": shift}
     if fractions is not None:
         assert warm_start is not None
         return run.frozen(warm_start, fractions, final)
-    start = warm_start if found is None or found.status != "optimal" else found
+    start = warm_start if found is None or found.status != Status.OPTIMAL else found
     try:
         refined = run.equilibrium(groups, start, final)
     except OutOfTime:
-        return found if found is not None and found.status == "optimal" else _best(run)
-    return found if found is not None and found.status == "optimal" != refined.status else refined
+        return found if found is not None and found.status == Status.OPTIMAL else _best(run)
+    return found if found is not None and found.status == Status.OPTIMAL != refined.status else refined
 
 
-def _checked_arrays(features: Any, targets: Any, labels: Any) -> tuple[FloatArray, FloatArray, NDArray[Any] | None]:
+def _checked_arrays(
+    features: object, targets: object, labels: IntArray | None
+) -> tuple[FloatArray, FloatArray, IntArray | None]:
     matrix, y = real_array("features", features), real_array("targets", targets)
     if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):
         raise ValueError(
@@ -173,18 +175,20 @@ def _best(run: JointRun | LatticeRun) -> GeneralSolution:
     if run.last is None:
         raise OutOfTime
     with time_limit(None):
-        found = run.solution(*run.last)
-    return replace(found, status="out of time", message=f"max |dJ/dt| = {found.residual:.2g} when the time was over.")
+        found = run.best()
+    return replace(
+        found, status=Status.OUT_OF_TIME, message=f"max |dJ/dt| = {found.residual:.2g} when the time was over."
+    )
 
 
 def _trusted(solution: GeneralSolution) -> bool:
     """Whether codes are so sharp that Gaussians of readout and weights will do."""
     accurate = solution.method_error < _TRUSTED_ERROR and solution.extrapolated_weight < _TRUSTED_WEIGHT
     # Codes in pieces need them on a lattice too, where there are none.
-    return solution.status == "optimal" and (accurate or len(solution.cuts) > 0)
+    return solution.status == Status.OPTIMAL and (accurate or len(solution.cuts) > 0)
 
 
-def shares(fractions: Any, solution: GeneralSolution) -> FloatArray:
+def shares(fractions: object, solution: GeneralSolution) -> FloatArray:
     """Fractions of the neurons in each code, summing to 1."""
     shares = real_array("fractions", fractions)
     if shares.shape != solution.code_weight.shape or (shares < 0).any() or shares.sum() <= 0:
@@ -194,7 +198,7 @@ def shares(fractions: Any, solution: GeneralSolution) -> FloatArray:
     return np.asarray(shares / shares.sum())
 
 
-def solve_frozen(solution: GeneralSolution, fractions: Any, **options: Any) -> GeneralSolution:
+def solve_frozen(solution: GeneralSolution, fractions: object, **options: Any) -> GeneralSolution:
     """The same problem with given fractions of the neurons in each code of `solution`, as sampled networks have."""
     return solve_general(
         solution.activation,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from meanfield.activations.activation import Activation
+from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.claims import check_data_posterior
-from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
-from meanfield.posterior.registry import check_theory
+from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_arrays
+from meanfield.posterior.registry import Options, check_theory
+from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -23,6 +26,12 @@ from meanfield.theories.general_data.limits import (
     seconds_left,
     time_limit,
 )
+from meanfield.validation import FloatArray, IntArray, entry
+
+if TYPE_CHECKING:
+    from meanfield.theories.general_data.exact.examine import Examined
+    from meanfield.theories.general_data.posterior import GeneralDataPosterior
+    from meanfield.theories.general_data.solution import GeneralSolution
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
@@ -53,16 +62,22 @@ class GeneralDataTheory:
             return unbounded_refusal(network.activation, task.targets.size)
         return None
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined
+    def solve(
+        self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
+    ) -> GeneralDataPosterior:
+        from meanfield.theories.general_data.exact.examine import certificate_of, examined, seconds_of_measurement
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
-        network, task, tau = problem
+        network, task, tau = problem.network, problem.data_task, problem.tau
         warm = _start(warm_start)
-        refine = options.get("refine")
+        refine, seconds = options.get("refine"), options.get("max_seconds")
+        kept = 0.0
+        if seconds is not None:
+            rank = min(task.inputs.shape)
+            kept = min(_KEPT * seconds, seconds_of_measurement(task.n_samples, task.n_outputs, rank))
 
-        def work() -> Any:
-            with time_limit(options.get("max_seconds")), one_blas_thread():
+        def work() -> Examined:
+            with time_limit(seconds, kept), one_blas_thread():
                 return examined(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
 
         verdict = interruptible(work)
@@ -77,7 +92,7 @@ class GeneralDataTheory:
             (*verdict.notes, *_notes(verdict.solution)),
         )
 
-    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    def load(self, header: Header, arrays: Arrays) -> GeneralDataPosterior:
         from meanfield.theories.general_data.claims import check_general
         from meanfield.theories.general_data.exact.outliers import OutlierParticles
         from meanfield.theories.general_data.exact.particles import ParticleSolution
@@ -85,19 +100,21 @@ class GeneralDataTheory:
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
         from meanfield.theories.general_data.solution import GeneralSolution
 
-        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
-        check_theory(self.name, network, task, header["tau"])
-        own = solution_arrays(arrays)
+        network = Network.from_dict(entry(header, "network", dict))
+        task, tau = DataTask.from_arrays(entry(header, "task", dict), arrays), entry(header, "tau", (int, float))
+        check_theory(self.name, network, task, tau)
+        given, own = entry(header, "solution", dict), solution_arrays(arrays)
         # The singular value decomposition of another machine may differ by signs and rotations.
         features = task.features(network.sigma_w).matrix
         turn = np.linalg.lstsq(features, own["features"], rcond=None)[0]
         own |= {name: own[name] @ turn.T for name in ("directions", "outlier_w", "particles") if name in own}
-        own |= {"features": features, "targets": task.targets, "activation": network.activation}
-        kind: type[GeneralSolution] = OutlierSolution if "limit" in header["solution"] else GeneralSolution
+        own |= {"features": features, "targets": task.targets}
+        given = given | {"activation": network.activation}
+        kind: type[GeneralSolution] = OutlierSolution if "limit" in given else GeneralSolution
         if "particles" in own:
             kind = OutlierParticles if kind is OutlierSolution else ParticleSolution
-        solution = kind(**(header["solution"] | own))
-        found = GeneralDataPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
+        solution = kind(**{**given, **own})
+        found = GeneralDataPosterior(network, task, float(tau), solution, *rest_of_header(header))
         if check_data_posterior(found) and not issubclass(
             kind, ParticleSolution
         ):  # whose moments are sums over its particles
@@ -108,29 +125,60 @@ class GeneralDataTheory:
 THEORY = GeneralDataTheory()
 
 
-def _start(warm_start: Any) -> Any:
-    warm = None if warm_start is None or warm_start.theory != THEORY.name else warm_start.solution
+def _start(warm_start: object) -> GeneralSolution | None:
+    from meanfield.theories.general_data.posterior import GeneralDataPosterior
+
+    warm = warm_start.solution if isinstance(warm_start, GeneralDataPosterior) else None
     return None if warm is None or warm.method == "particles" else warm  # particles are no mixture to start from
 
 
-def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: bool | None, refine: bool | None) -> Any:
+class _Solver(Protocol):
+    """What both solvers take."""
+
+    def __call__(
+        self,
+        activation: Activation,
+        features: FloatArray,
+        targets: FloatArray,
+        sigma_a: float,
+        tau: float,
+        *,
+        labels: IntArray | None,
+        warm_start: GeneralSolution | None,
+        rng: int,
+        progress: Callable[[str, int, float], None],
+    ) -> GeneralSolution: ...
+
+
+def _solved(
+    network: Network,
+    task: DataTask,
+    tau: float,
+    warm: GeneralSolution | None,
+    progress: bool | None,
+    refine: bool | None,
+) -> GeneralSolution:
     """The solution of expectation propagation, or a start for samples of the exact measure."""
-    solver: Any
     phi = network.activation
+    solver: _Solver
     if phi.parts == "outliers":
-        from meanfield.theories.general_data.outliers.descent import solve_outliers as solver  # both load compiled code
+        from meanfield.theories.general_data.outliers.descent import solve_outliers  # both load compiled code
+
+        solver = solve_outliers
     else:
-        from meanfield.theories.general_data.solve import solve_general as solver
+        from meanfield.theories.general_data.solve import solve_general
+
+        solver = solve_general
     # Of unbounded phi with other shapes the solution for its asymptote is where samples start from.
     known = phi.parts != "outliers" or homogeneous(phi)
     unaided = refine is not False and phi.parts != "outliers"  # particles need no solution to start from
     left = seconds_left()
 
-    def nothing(message: str) -> Any:
+    def nothing(message: str, status: Status = Status.EP_FAILED) -> GeneralSolution:
         from meanfield.theories.general_data.exact.unaided import blank
 
         start = blank(phi, task.features(network.sigma_w).matrix, task.targets, network.sigma_a, tau)
-        return replace(start, status="EP failed", message=message)
+        return replace(start, status=status, message=message)
 
     with progress_bar(progress, None, unit="step") as advance, time_limit(_SHARE * left if unaided else left):
         try:
@@ -152,15 +200,19 @@ def _solved(network: Network, task: DataTask, tau: float, warm: Any, progress: b
         except OutOfTime as error:
             if unaided and _SHARE * left > _WORTH:
                 return nothing("expectation propagation found no state in its share of the time.")
-            raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
+            over = "the time was over before there was any state"
+            if unaided:
+                return nothing(f"{over}: these are t = 0 and the prior; allow more.", Status.OUT_OF_TIME)
+            raise ConvergenceError(f"no solution: {over}; allow more.") from error
         except (ArithmeticError, MemoryError) as error:
             raise ConvergenceError(f"no solution: {error}; give a larger tau, or other scales.") from error
     if known:
         return found
-    status = found.status if found.status == "out of time" else "not converged"
+    status = found.status if found.status == Status.OUT_OF_TIME else Status.NOT_CONVERGED
     return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
 
 
+_KEPT = 0.25  # of the time, at most, for the measurement of what was reached
 _SHARE = 0.5  # of the time, for expectation propagation where particles are another way
 _WORTH = 10.0  # seconds that particles need at least
 _STARTED = (
@@ -169,7 +221,7 @@ _STARTED = (
 )
 
 
-def _notes(found: Any) -> tuple[str, ...]:
+def _notes(found: GeneralSolution) -> tuple[str, ...]:
     notes = []
     if found.extrapolated_weight > 1e-4:
         share = f"{found.extrapolated_weight:.2g} of the weight"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.claims import same
 from meanfield.theories.lazy.gaussian_process import lazy_kernels
+from meanfield.theories.lazy.posterior import LazyPosterior
 
 __all__ = ["check_lazy"]
 
 
-def check_lazy(posterior: Any) -> None:
+def check_lazy(posterior: LazyPosterior) -> None:
     """Refuse a solution whose kernel, basis, t or objective is not that of its network and task."""
     s, task, network = posterior.solution, posterior.task, posterior.network
     n, y = task.n_samples, task.targets

@@ -1,6 +1,6 @@
 """Gaussian kernels of a layer: E[phi(z) phi(z')] for jointly Gaussian preactivations, for every activation.
 
-Closed forms: affine phi, sigmoid and erf (arcsine kernel), steps at 0, ReLU and leaky ReLU (arc-cosine kernels). Any
+Closed forms: affine phi, sigmoid and erf (arcsine kernel), steps at 0, ReLU and leaky ReLU (arc-cosine kernels). Every
 other continuous piecewise linear phi by Plackett's identity: with slope changes D_i at b_i,
 
     E[phi phi'] = E[phi] E[phi'] + k12 E[dphi] E[dphi'] + int_0^k12 (k12 - c) sum_ij D_i D_j p_c(b_i, b_j) dc,

@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.table import data_table
+from meanfield.theories.lazy.gaussian_process import LazySolution
 from meanfield.theories.lazy.predictor import LazyPredictor
 from meanfield.validation import FloatArray
 
@@ -19,6 +20,8 @@ __all__ = ["LazyPosterior"]
 @dataclass(frozen=True, eq=False, repr=False)
 class LazyPosterior(DataPosterior):
     """Gaussian process posterior, see `meanfield.theories.lazy.gaussian_process`; neurons stay as in the prior."""
+
+    solution: LazySolution
 
     theory: ClassVar[str] = "lazy"
     kind: ClassVar[str] = "lazy"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from meanfield.numerics.symmetric import symmetric_root
+from meanfield.posterior.predictor import Drawn
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.theories.lazy.gaussian_process import LazySolution, lazy_kernels
@@ -40,7 +40,7 @@ class LazyPredictor:
     def kernel(self, left: FloatArray, right: FloatArray | None, layer: int) -> FloatArray:
         return lazy_kernels(self.network, left, left if right is None else right)[layer - 1].cross
 
-    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
+    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Drawn:
         network, s = self.network, self.solution
         readouts = rng.standard_normal((n, self.task.n_outputs)) * math.sqrt(s.readout_variance)
         if network.depth == 1:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import Certificate
-from meanfield.posterior.claims import check_data_posterior
-from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_from
 from meanfield.posterior.notes import offset_notes
-from meanfield.posterior.registry import check_theory
+from meanfield.posterior.registry import Options, check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
+from meanfield.validation import entry
+
+if TYPE_CHECKING:
+    from meanfield.theories.lazy.posterior import LazyPosterior
 
 __all__ = ["THEORY", "LazyTheory"]
 
@@ -36,11 +40,11 @@ class LazyTheory:
             return "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
         return None
 
-    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options) -> LazyPosterior:
         from meanfield.theories.lazy.gaussian_process import lazy_solve
         from meanfield.theories.lazy.posterior import LazyPosterior
 
-        network, task, temperature = problem
+        network, task, temperature = problem.network, problem.data_task, problem.tau
         found = lazy_solve(network, task, temperature)
         certified = bool(found.residual <= _TOLERANCE and np.isfinite(found.objective))
         notes = []
@@ -61,15 +65,16 @@ class LazyTheory:
             tuple(notes),
         )
 
-    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    def load(self, header: Header, arrays: Arrays) -> LazyPosterior:
         from meanfield.theories.lazy.claims import check_lazy
         from meanfield.theories.lazy.gaussian_process import LazySolution
         from meanfield.theories.lazy.posterior import LazyPosterior
 
-        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
-        check_theory(self.name, network, task, header["tau"])
-        solution = LazySolution(**(header["solution"] | solution_arrays(arrays)))
-        found = LazyPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
+        network = Network.from_dict(entry(header, "network", dict))
+        task, tau = DataTask.from_arrays(entry(header, "task", dict), arrays), entry(header, "tau", (int, float))
+        check_theory(self.name, network, task, tau)
+        solution = solution_from(LazySolution, header, arrays)
+        found = LazyPosterior(network, task, float(tau), solution, *rest_of_header(header))
         if check_data_posterior(found):
             check_lazy(found)
         return found

@@ -10,6 +10,7 @@ import numpy as np
 
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.table import data_table, number_row
+from meanfield.theories.linear.data_tasks import LinearDataSolution
 from meanfield.theories.linear.predictor import LinearPredictor
 from meanfield.validation import FloatArray
 
@@ -21,6 +22,8 @@ _WIDEST = 12  # outputs that fit on a line of a terminal
 @dataclass(frozen=True, eq=False, repr=False)
 class LinearDataPosterior(DataPosterior):
     """Gaussian readouts N(0, U) and kernels in closed form, see `meanfield.theories.linear.data_tasks`."""
+
+    solution: LinearDataSolution
 
     theory: ClassVar[str] = "linear"
     kind: ClassVar[str] = "linear"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from meanfield.numerics.symmetric import symmetric_root
+from meanfield.posterior.predictor import Drawn
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.theories.linear.data_tasks import LinearDataSolution, linear_variance
@@ -55,7 +55,7 @@ class LinearPredictor:
         learned = self.mean(left) @ self.solution.learned[layer] @ self.mean(other).T
         return np.asarray((prior + learned) / scale ** (2 * (depth - layer)))
 
-    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
+    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Drawn:
         s, outputs = self.solution, self.mean(new)
         readouts = rng.standard_normal((n, len(s.readout_covariance))) @ symmetric_root(s.readout_covariance)
         learned = rng.standard_normal(readouts.shape) @ symmetric_root(s.learned[-2])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import Certificate
-from meanfield.posterior.claims import check_data_posterior
-from meanfield.posterior.data_posterior import rest_of_header, solution_arrays
+from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_from
 from meanfield.posterior.notes import offset_notes
-from meanfield.posterior.registry import check_theory
+from meanfield.posterior.registry import Options, check_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.theories.linear.coverage import deep_linear_refusal
+from meanfield.validation import entry
+
+if TYPE_CHECKING:
+    from meanfield.theories.linear.posterior import LinearDataPosterior
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 __all__ = ["THEORY", "LinearTheory"]
 
@@ -47,36 +52,41 @@ class LinearTheory:
             return f"linear networks of depth {network.depth} are not available for class tasks; use depth = 1"
         return deep_linear_refusal(network.depth, tau)
 
-    def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: dict[str, Any]) -> Any:
-        return (_on_classes if isinstance(problem.task, ClassTask) else _on_data)(*problem)
+    def solve(
+        self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
+    ) -> LinearDataPosterior | SingleNeuronPosterior:
+        network, task, tau = problem
+        return _on_classes(network, task, tau) if isinstance(task, ClassTask) else _on_data(network, task, tau)
 
-    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    def load(self, header: Header, arrays: Arrays) -> LinearDataPosterior | SingleNeuronPosterior:
         if "kind" not in header:
             return _load_classes(header, arrays)
         from meanfield.theories.linear.claims import check_data
         from meanfield.theories.linear.data_tasks import LinearDataSolution
         from meanfield.theories.linear.posterior import LinearDataPosterior
 
-        network, task = Network.from_dict(header["network"]), DataTask.from_arrays(header["task"], arrays)
-        check_theory(self.name, network, task, header["tau"])
-        solution = LinearDataSolution(**(header["solution"] | solution_arrays(arrays)))
-        found = LinearDataPosterior(network, task, float(header["tau"]), solution, *rest_of_header(header))
+        network = Network.from_dict(entry(header, "network", dict))
+        task, tau = DataTask.from_arrays(entry(header, "task", dict), arrays), entry(header, "tau", (int, float))
+        check_theory(self.name, network, task, tau)
+        solution = solution_from(LinearDataSolution, header, arrays)
+        found = LinearDataPosterior(network, task, float(tau), solution, *rest_of_header(header))
         if check_data_posterior(found):
-            check_data(found, _on_data(*Problem(network, task, found.tau)).solution)
+            check_data(found, _on_data(network, task, found.tau).solution)
         return found
 
 
 THEORY = LinearTheory()
 
 
-def _load_classes(header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+def _load_classes(header: Header, arrays: Arrays) -> SingleNeuronPosterior:
     from meanfield.theories.linear.claims import check_classes
     from meanfield.theories.single_layer.claims import check_posterior
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
     from meanfield.theories.single_layer.solution import unpack_solution
 
-    solution = unpack_solution(header["solution"], arrays)
-    network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+    solution = unpack_solution(entry(header, "solution", dict), arrays)
+    network = Network.from_dict(entry(header, "network", dict))
+    task = ClassTask.from_dict(entry(header, "task", dict))
     check_theory(THEORY.name, network, task, solution.tau)
     found = SingleNeuronPosterior(network, task, solution.tau, solution)
     check_posterior(found)
@@ -85,7 +95,7 @@ def _load_classes(header: dict[str, Any], arrays: dict[str, Any]) -> Any:
     return found
 
 
-def _on_classes(network: Network, task: ClassTask, tau: float) -> Any:
+def _on_classes(network: Network, task: ClassTask, tau: float) -> SingleNeuronPosterior:
     from meanfield.theories.linear.class_tasks import linear_solve
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
     from meanfield.theories.single_layer.solution import Solution
@@ -117,7 +127,7 @@ def _on_classes(network: Network, task: ClassTask, tau: float) -> Any:
     return SingleNeuronPosterior(network, task, tau, solution)
 
 
-def _on_data(network: Network, task: DataTask, tau: float) -> Any:
+def _on_data(network: Network, task: DataTask, tau: float) -> LinearDataPosterior:
     from meanfield.theories.linear.data_tasks import linear_data_solve
     from meanfield.theories.linear.posterior import LinearDataPosterior
     from meanfield.theories.linear.predictor import linear_scale

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +210,7 @@ def log_orbit_size(n: FloatArray, counts: FloatArray) -> float:
     )
 
 
-def averaged_over_orbits(kind: NDArray[np.intp], matrix: Any) -> FloatArray:
+def averaged_over_orbits(kind: NDArray[np.intp], matrix: FloatArray) -> FloatArray:
     """(C, C) mean of `matrix` over permutations of classes within kinds."""
     matrix = np.asarray(matrix, dtype=float)
     one = (kind[:, None] == np.arange(int(kind.max()) + 1)).astype(float)  # (C, K)

@@ -16,7 +16,8 @@ as in samples: given a, the M_c are independent normal variables of mean G'(a.t_
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -26,7 +27,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import activity_threshold
-from meanfield.posterior.posterior import Posterior
+from meanfield.theories.single_layer.densities import Densities
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import FloatArray
 
@@ -74,7 +75,7 @@ class CodeAverages:
         Order parameters of the posterior.
     """
 
-    def __init__(self, posterior: Posterior, counts: Any) -> None:
+    def __init__(self, posterior: Densities, counts: object) -> None:
         task, network = posterior.task, posterior.network
         self.t = posterior.solution.t
         self.counts = np.asarray(counts, dtype=float)
@@ -171,11 +172,11 @@ class CodeAverages:
         weight = np.exp(sides.log_weight) * sides.probability[bits, :, classes].prod(axis=0)
         return weight, sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
 
-    def _masses(self, sides: _Sides, words: Any) -> FloatArray:
+    def _masses(self, sides: _Sides, words: Iterable[int]) -> FloatArray:
         mass = np.array([self._word(sides, word)[0].sum() for word in words])
         return np.asarray(mass / mass.sum())
 
-    def _mixture(self, sides: _Sides, shares: FloatArray) -> Any:
+    def _mixture(self, sides: _Sides, shares: FloatArray) -> list[tuple[float, FloatArray, FloatArray, FloatArray]]:
         """(share, normalised node weights, E[M], E[M^2]) of all codes that occur; shares renormalised."""
         found = []
         total = np.exp(sides.log_weight).sum()
@@ -207,7 +208,7 @@ class CodeAverages:
         return total
 
 
-def _nodes(posterior: Posterior) -> tuple[FloatArray, FloatArray]:
+def _nodes(posterior: Densities) -> tuple[FloatArray, FloatArray]:
     """Nodes (n, m) and weights (n,) of the readout posterior: the lattice, or points of the Gaussian codes."""
     lattice = readout_lattice(posterior.network, posterior.task, posterior.solution)
     if lattice is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,9 @@ from meanfield.activations import density
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.problem.class_task import ClassTask
 from meanfield.theories.single_layer.readout_lattice import log_integral
+from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["HERMITE_W", "HERMITE_X", "Densities"]
@@ -23,7 +24,10 @@ HERMITE_W = HERMITE_W / HERMITE_W.sum()
 class Densities(SolvedPosterior):
     """The questions about densities that the posterior of a class task answers."""
 
-    def readout_density(self, a: Any) -> FloatArray:
+    task: ClassTask
+    solution: Solution
+
+    def readout_density(self, a: object) -> FloatArray:
         """Density of the readout at `a`, shape (..., m): (P / 2 pi sigma_a^2)^(m/2) exp(P [h(a; t) - S]) at finite P.
 
         For unbounded phi this is the density of the bulk; outliers lie beyond, at a = sqrt(N) abar.
@@ -59,7 +63,7 @@ class Densities(SolvedPosterior):
         exponent = n * (h - log_integral(self.task, s))
         return np.asarray(np.exp(exponent + 0.5 * m * math.log(n / (2 * math.pi * prior))))
 
-    def preactivation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+    def preactivation_density(self, code: object, cls: int | str, grid: object) -> FloatArray:
         """Density of the preactivation z on a sample of class `cls`, given a code.
 
         Parameters
@@ -80,7 +84,7 @@ class Densities(SolvedPosterior):
         phi, mixture = self.network.activation, self._mixture(code, cls)
         return np.asarray(sum(w * density.preactivation_density(phi, k, kappa, z) for w, k, kappa in mixture))
 
-    def activation_density(self, code: Any, cls: int | str, grid: Any) -> FloatArray:
+    def activation_density(self, code: object, cls: int | str, grid: object) -> FloatArray:
         """Density of the activation phi(z) on a sample of class `cls`, given a code; arguments as above.
 
         Where phi is constant on an interval (ReLU at 0, step) the activation has atoms besides this density, see
@@ -90,7 +94,7 @@ class Densities(SolvedPosterior):
         phi, mixture = self.network.activation, self._mixture(code, cls)
         return np.asarray(sum(w * density.activation_density(phi, k, kappa, value) for w, k, kappa in mixture))
 
-    def activation_atoms(self, code: Any, cls: int | str) -> dict[float, float]:
+    def activation_atoms(self, code: object, cls: int | str) -> dict[float, float]:
         """Values that the activation takes with positive probability given a code, and these probabilities."""
         atoms: dict[float, float] = {}
         for weight, k, kappa in self._mixture(code, cls):
@@ -98,7 +102,7 @@ class Densities(SolvedPosterior):
                 atoms[float(value)] = atoms.get(float(value), 0.0) + weight * float(mass)
         return atoms
 
-    def _find_code(self, code: Any) -> Code:
+    def _find_code(self, code: object) -> Code:
         if isinstance(code, Code):
             return code
         known = ", ".join(c.pattern for c in self.codes) or "none (the posterior is Gaussian)"
@@ -113,7 +117,7 @@ class Densities(SolvedPosterior):
             raise ValueError(f"there is no code number {short(code)}; there are {len(self.codes)} codes: {known}.")
         return self.codes[int(code)]
 
-    def _mixture(self, code: Any, cls: int | str) -> list[tuple[float, float, float]]:
+    def _mixture(self, code: object, cls: int | str) -> list[tuple[float, float, float]]:
         """Weight, k and kappa = a.t_c of the single-site densities that add up to the one asked for."""
         k = self.network.k
         t = self.solution.t[self._find_class(cls)]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.activations.density import preactivation_quantile
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
-from meanfield.posterior.posterior import Posterior
 from meanfield.theories.single_layer.class_kinds import class_kinds
+from meanfield.theories.single_layer.densities import Densities
 from meanfield.validation import FloatArray
 from meanfield.validation import generator as new_generator
 
 __all__ = ["draw"]
 
 
-def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neurons:
+def draw(posterior: Densities, n: object, rng: object, samples_per_class: object) -> Neurons:
     """See `SingleNeuronPosterior.sample_neurons`."""
     task, solution = posterior.task, posterior.solution
     labels = np.repeat(np.arange(task.n_classes), sample_counts(task.fractions, samples_per_class))
@@ -49,7 +47,7 @@ def draw(posterior: Posterior, n: Any, rng: Any, samples_per_class: Any) -> Neur
 
 
 def _preactivations(
-    posterior: Posterior, readouts: FloatArray, labels: NDArray[np.intp], generator: np.random.Generator
+    posterior: Densities, readouts: FloatArray, labels: NDArray[np.intp], generator: np.random.Generator
 ) -> FloatArray:
     """Independent draws of z_is from q(z) at kappa = a_i.t_c(s), by inversion of the distribution function."""
     phi, k = posterior.network.activation, posterior.network.k

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
@@ -298,8 +299,8 @@ def _in_words(error: Exception, problem: ReadoutIntegral) -> ConvergenceError:
 
 def _best(failures: list[ConvergenceError]) -> ConvergenceError:
     """The failure that came closest; without any result the first, of the theory that was to apply."""
-    partial = [f for f in failures if isinstance(f.result, FiniteSolution)]
-    return min(partial, key=lambda f: f.result.residual) if partial else failures[0]
+    partial = [(f.result.residual, f) for f in failures if isinstance(f.result, FiniteSolution)]
+    return min(partial, key=itemgetter(0))[1] if partial else failures[0]
 
 
 def _solve(

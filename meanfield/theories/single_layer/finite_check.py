@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ __all__ = ["Direct", "laplace_error", "laplace_residual", "lattice_codes", "latt
 
 _EXTRA_STARTS = 64
 
-Direct = Callable[[Any], tuple[FloatArray, FloatArray, FloatArray]]
+Direct = Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
 
 
 def lattice_codes(

@@ -188,7 +188,7 @@ def settle(
         residual = np.concatenate([problem.gradient(t, sums, weight, none), problem.mismatch(sums, weight), [0.0]])
         step = -inverse @ residual
         t, weight = t + step[: t.size].reshape(t.shape), _stepped(weight, step[t.size : -1])
-        sums = problem.moved(sums, t, accuracy)
+        sums = problem.evaluate_nearby(sums, t, accuracy)
         if sums.log_share.size != weight.size:
             break
     return best

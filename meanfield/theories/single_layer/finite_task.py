@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.activations.cumulant import cumulant
@@ -13,15 +11,16 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.finite import FiniteSolution, finite_solve
 from meanfield.theories.single_layer.solution import Solution
+from meanfield.validation import FloatArray
 
 __all__ = ["solve_finite"]
 
 
-def solve_finite(network: Network, task: ClassTask, tau: float, warm_start: Any) -> Solution:
+def solve_finite(network: Network, task: ClassTask, tau: float, warm: FloatArray | None) -> Solution:
     """Solve a class task at finite P; the result may be uncertified (see `Solution.status`)."""
     sigma_a = network.sigma_a
     single_site = cumulant(network.activation, network.k)
-    start = None if warm_start is None else warm_start.solution.t * sigma_a
+    start = None if warm is None else warm * sigma_a
     failure = None
     try:
         found: FiniteSolution = finite_solve(

@@ -20,7 +20,7 @@ from meanfield.numerics.budget import new_stop
 from meanfield.numerics.interruptible import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
 from meanfield.theories.single_layer.compiled import kind_bound, kind_master
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray, Rows
 
 __all__ = ["KindSolution", "solve_kinds"]
 
@@ -114,7 +114,7 @@ class _Codes:
     v: FloatArray
     heights: FloatArray
 
-    def take(self, index: Any) -> _Codes:
+    def take(self, index: Rows) -> _Codes:
         return _Codes(self.counts[index], self.v[index], self.heights[index])
 
     def __add__(self, other: _Codes) -> _Codes:
@@ -220,7 +220,7 @@ def _proven(
     overlap, excess_norm = kinds.overlaps(solution.theta)
     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(solution.level))
 
-    def run(stop: Any, budget: int) -> Any:
+    def run(stop: IntArray, budget: int) -> Any:
         return kind_bound.kind_bound(
             task.table._replace(stop=stop), bounds, kinds.n, kinds.p, overlap, excess_norm, *phi_range,
             solution.level, tolerance, budget,
@@ -285,7 +285,7 @@ class _Fields:
     slope: float  # |dh/dv|
 
 
-def _fields(task: _Task, theta: FloatArray, counts: FloatArray, v: FloatArray, direct: Any = None) -> _Fields:
+def _fields(task: _Task, theta: FloatArray, counts: Any, v: FloatArray, direct: Any = None) -> _Fields:
     kinds = task.kinds
     (n_kinds, d), n_v = theta.shape, len(v)
     lift = np.zeros((n_kinds, 2, d, n_v))

@@ -13,7 +13,7 @@ from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics import budget
 from meanfield.numerics.interruptible import call_in_thread, seconds_left
-from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.certificate import Certificate, ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -23,7 +23,7 @@ from meanfield.theories.single_layer.compiled.bounds import interval_bounds
 from meanfield.theories.single_layer.kind_solution import solution_of_kinds
 from meanfield.theories.single_layer.kind_solver import solve_kinds
 from meanfield.theories.single_layer.solution import Solution, heaviest_first
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = [
     "MAX_BOXES",
@@ -42,6 +42,7 @@ __all__ = [
 PhiRange = tuple[float, float, float, float]
 _MANY, _FEW = 6, 4  # from so many classes on, and up to so many kinds, exchangeable ones are divided out
 _MOST = 10  # classes of the same kind, for which the full solver is a second chance
+_LARGEST = 12_000  # order parameters of the full solver, whose matrices hold the square of this: 1.2 GB
 MAX_BOXES = 1_000_000  # of branch and bound, before a solution counts as unproven
 
 # By the numbers of `compiled.sweep`.
@@ -67,8 +68,8 @@ def message_of(status: Status, excess: float = math.inf, boxes: int = 0) -> str:
 # In units of work of `compiled.budget`: what is done between two looks at signals, and for one point, before it goes
 # to a thread of its own and starts again there. Both are small against the patience of a user, the second is large
 # against an ordinary point.
-_SLICE = 200_000
-_LONG = 300_000
+_SLICE = 500_000
+_LONG = 1_000_000
 
 
 @lru_cache(maxsize=64)
@@ -132,6 +133,12 @@ def limit_point(
         Budget of the global check; 0 leaves the point unproven.
     """
     n_classes, m = y.shape
+    if n_classes * m > _LARGEST:
+        raise ConvergenceError(
+            f"{n_classes} classes of different sizes or targets, with {m} outputs, have {n_classes * m} order "
+            f"parameters, whose matrices do not fit into memory; up to {_LARGEST} are solved, and any number where "
+            f"classes are of at most {_FEW} kinds (equal fractions and equal on and off)."
+        )
     # Carathéodory bounds the codes needed; degenerate phases report whole orbits of a symmetry.
     room = n_classes * m + 1 + 512
     i = 0 if warm is None else 1  # the warm start is a point before
@@ -139,6 +146,7 @@ def limit_point(
     codes = np.zeros((i + 1, room, m)), np.zeros((i + 1, room))
     outliers = np.zeros((i + 1, room, m)), np.zeros((i + 1, room))
     numbers = np.zeros((i + 1, len(sweep.NUMBERS)))
+    numbers[:, 0] = sweep.FAILED  # until the solver has said otherwise
     parent = np.array([-1, 0])
     if warm is not None:
         n, o = len(warm.weights), len(warm.direction_weights)
@@ -147,7 +155,13 @@ def limit_point(
         outliers[0][0, :o], outliers[1][0, :o] = warm.directions, warm.direction_weights
     tasks = np.array([p] * (i + 1)), np.array([y] * (i + 1)), np.full(i + 1, float(tau))
     site = compiled_tables(activation, k), phi_range(activation, k)
-    solve_points(site, tasks, parent, max_boxes, i, i + 1, codes, outliers, t, numbers)
+    try:
+        solve_points(site, tasks, parent, max_boxes, i, i + 1, codes, outliers, t, numbers)
+    except TimeoutError:  # the call was left behind, and may still write to its arrays
+        unknown = dict.fromkeys(sweep.NUMBERS, math.inf) | {"status": sweep.STOPPED}
+        unknown |= dict.fromkeys(("level", "n_codes", "n_outliers", "boxes", "nullity", "t_nullity", "rounds"), 0.0)
+        none = np.zeros((0, m)), np.zeros(0)
+        return Point(np.zeros((n_classes, m)), *none, *none, unknown)
     n, o = int(numbers[i, 1]), int(numbers[i, 2])
     named = dict(zip(sweep.NUMBERS, numbers[i].tolist(), strict=True))
     return Point(t[i], codes[0][i, :n], codes[1][i, :n], outliers[0][i, :o], outliers[1][i, :o], named)
@@ -165,7 +179,7 @@ def solve_points(
     end_time = time.monotonic() + seconds
     (table, *rest), limits = site
 
-    def run(stop: Any, end: int) -> int:
+    def run(stop: IntArray, end: int) -> int:
         tables = (table._replace(stop=stop), *rest)
         arguments = (tables, tasks, limits, parent, max_boxes, first, end, codes, outliers, t, numbers)
         try:

@@ -7,11 +7,9 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from meanfield.activations.cumulant import cumulant
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.kernel import Kernel
@@ -19,19 +17,19 @@ from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.single_layer.class_kinds import ClassKinds, averaged_over_orbits, class_kinds, orbit_size
+from meanfield.theories.single_layer.class_kinds import orbit_size
 from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
-from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
+from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X
 from meanfield.theories.single_layer.draw import draw
+from meanfield.theories.single_layer.kernels import ClassKernels
 from meanfield.theories.single_layer.orbit_code import OrbitCode
-from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
 from meanfield.validation import FloatArray, read_only
 
 
 @dataclass(frozen=True, eq=False)
-class SingleNeuronPosterior(Densities):
+class SingleNeuronPosterior(ClassKernels):
     """Posterior of the readout a in R^m and the preactivations z of one neuron; what `solve` returns.
 
     Parameters
@@ -79,7 +77,7 @@ class SingleNeuronPosterior(Densities):
         s = self.solution
         if s.gaussian_covariance is not None:
             return ()
-        covariance: Any = [None] * s.weight.size if s.covariance is None else s.covariance
+        covariance = [None] * s.weight.size if s.covariance is None else s.covariance
         return tuple(self._code(*parts) for parts in zip(s.weight, s.readout, covariance, strict=True))
 
     def _code(self, weight: float, readout: FloatArray, covariance: FloatArray | None) -> Code:
@@ -140,10 +138,10 @@ class SingleNeuronPosterior(Densities):
         return read_only(total + sum(np.outer(o.readout, o.readout) for o in self.outliers))
 
     @property
-    def order_parameters(self) -> dict[str, Any]:
+    def order_parameters(self) -> dict[str, object]:
         """Named solution of the stationarity conditions: t (C, m), level s = max_a h(a; t), readout, weight, ..."""
         s = self.solution
-        values: dict[str, Any] = {"t": s.t, "level": s.level}
+        values: dict[str, object] = {"t": s.t, "level": s.level}
         if s.gaussian_covariance is not None:
             return values | {"covariance": s.gaussian_covariance}
         values |= {"readout": s.readout, "weight": s.weight}
@@ -163,56 +161,7 @@ class SingleNeuronPosterior(Densities):
 
     # ---- kernel and densities --------------------------------------------------------------------
 
-    def kernel(self, layer: int = -1) -> Kernel:
-        """Posterior kernel of the hidden layer (`layer` 1 or -1), block-structured by class.
-
-        K_mu,nu = sum_gamma P_gamma G'_c G'_c' + sum_o phi(zbar_oc) phi(zbar_oc') for two samples, with G'' added on the
-        diagonal; for the analog scheme, where G' is affine, its mean square over a ~ N(0, U). At finite P the sum over
-        codes is the average over P(a): on a lattice for m <= 4, else with codes taken as Gaussian.
-        """
-        self._layer(layer)
-        t = self.solution.t
-        if self.solution.gaussian_covariance is not None:
-            _, first, second = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
-            block = first**2 + second**2 * t @ self.solution.gaussian_covariance @ t.T
-            return Kernel(read_only(block), read_only(np.diag(block) + second))
-        lattice = readout_lattice(self.network, self.task, self.solution)
-        if lattice is not None:
-            readouts, weight = lattice
-            _, first, second = self._cumulant.direct(readouts @ t.T)
-            block = (first.T * weight) @ first
-            diagonal = np.diag(block) + weight @ second
-        else:
-            block = np.sum([c.weight * self._second_moment(c) for c in self.codes], axis=0)
-            diagonal = np.sum([c.weight * (c.activation**2 + c.activation_variance) for c in self.codes], axis=0)
-        for outlier in self.outliers:
-            block = block + np.outer(outlier.activation, outlier.activation)
-            diagonal = diagonal + outlier.activation**2
-        if self._kinds is not None:
-            kind = self._kinds.kind
-            block = averaged_over_orbits(kind, block)
-            diagonal = np.diag(averaged_over_orbits(kind, np.diag(diagonal)))
-        return Kernel(read_only(block), read_only(diagonal))
-
-    def _second_moment(self, code: Code) -> FloatArray:
-        """(C, C) mean of G'(a.t_c) G'(a.t_c') over the readouts of a code."""
-        if code.covariance is None:
-            return np.outer(code.activation, code.activation)
-        t = self.solution.t
-        moment = np.empty((len(t), len(t)))
-        weight = np.outer(HERMITE_W, HERMITE_W)
-        for c in range(len(t)):
-            for d in range(c + 1):
-                pair = t[[c, d]]
-                value, vector = np.linalg.eigh(pair @ code.covariance @ pair.T)
-                root = vector * np.sqrt(np.maximum(value, 0.0))
-                grid = np.stack(np.meshgrid(HERMITE_X, HERMITE_X, indexing="ij"))
-                kappa = (pair @ code.readout)[:, None, None] + np.tensordot(root, grid, axes=1)
-                _, first, _ = self._cumulant.direct(kappa)
-                moment[c, d] = moment[d, c] = np.sum(weight * first[0] * first[1])
-        return moment
-
-    def frozen(self, fractions: Any) -> SingleNeuronPosterior:
+    def frozen(self, fractions: object) -> SingleNeuronPosterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
 
         Neurons of sampled networks do not hop between codes: they keep the fractions of their start, and t and the
@@ -236,17 +185,17 @@ class SingleNeuronPosterior(Densities):
             self._named_fractions(fractions)
         return self._by_activation(fractions, None)
 
-    def by_activation(self, counts: Any) -> SingleNeuronPosterior:
+    def by_activation(self, counts: object) -> SingleNeuronPosterior:
         """This posterior with neurons assigned to codes by their mean activations over `counts` (C,) samples."""
         sizes = self._counts(counts)
         return self if self.scheme != "redundant" else self._by_activation(None, sizes)
 
-    def _by_activation(self, fractions: Any, counts: Any) -> SingleNeuronPosterior:
+    def _by_activation(self, fractions: object, counts: object) -> SingleNeuronPosterior:
         if self.scheme != "redundant":
             self._refuse("a solution at given fractions of the codes")
         return _frozen(self, fractions, counts)
 
-    def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None) -> Neurons:
+    def sample_neurons(self, n: int, *, rng: object = None, samples_per_class: object = None) -> Neurons:
         """Draw `n` neurons of a network from the theory, with their responses to a few samples of every class.
 
         Parameters
@@ -288,17 +237,6 @@ class SingleNeuronPosterior(Densities):
         return write_archive(path, "posterior", header, arrays)
 
     # ---- helpers ---------------------------------------------------------------------------------
-
-    @property
-    def _cumulant(self) -> Any:
-        return cumulant(self.network.activation, self.network.k)
-
-    @cached_property
-    def _kinds(self) -> ClassKinds | None:
-        """Kinds of classes, where codes are orbits."""
-        if self.solution.kind is None:
-            return None
-        return class_kinds(self.task.fractions, self.task.targets)
 
     def _kappa(self, readout: FloatArray) -> FloatArray:
         return np.asarray(self.solution.t @ readout)
@@ -352,7 +290,7 @@ class FrozenPosterior(SingleNeuronPosterior):
         return Kernel(read_only(self._moments.block), read_only(self._moments.diagonal))
 
 
-def _frozen(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> FrozenPosterior:
+def _frozen(posterior: SingleNeuronPosterior, fractions: object, counts: object) -> FrozenPosterior:
     """See `SingleNeuronPosterior.frozen` and `by_activation`; equilibrium fractions if `fractions` is None."""
     task = posterior.task
     if isinstance(posterior, FrozenPosterior) and counts is None:
@@ -366,7 +304,7 @@ def _frozen(posterior: SingleNeuronPosterior, fractions: Any, counts: Any) -> Fr
     return _at(posterior, CodeAverages(posterior, sizes), fractions)
 
 
-def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any) -> FrozenPosterior:
+def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: object) -> FrozenPosterior:
     shares, t = averages.shares, averages.t
     if fractions is not None:
         shares = _shares(posterior, fractions)
@@ -375,7 +313,7 @@ def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: Any
     return FrozenPosterior(posterior.network, posterior.task, posterior.tau, solution, averages, shares)
 
 
-def _shares(posterior: SingleNeuronPosterior, fractions: Any) -> FloatArray:
+def _shares(posterior: SingleNeuronPosterior, fractions: object) -> FloatArray:
     """(2^C,) fractions of all code words, from a mapping of patterns or numbers in the order of the codes."""
     n_classes = posterior.task.n_classes
     shares = np.zeros(2**n_classes)

@@ -91,7 +91,7 @@ class ReadoutIntegral:
         self.refinement = 1.0
         self.accuracy = ACCURACY  # of the final lattice
         self.visited = 0  # lattice nodes so far
-        self._last: tuple[Any, Sums] | None = None
+        self._last: tuple[object, Sums] | None = None
 
     def basis(self, accuracy: float) -> FloatArray:
         """Lattice vectors (m, m), as rows, whose aliasing error is the accuracy."""
@@ -172,7 +172,7 @@ class ReadoutIntegral:
             self._last = key, self._evaluated(t, accuracy, accuracy if tail is None else tail, hessian)
         return self._last[1]
 
-    def moved(self, near: Sums, t: FloatArray, accuracy: float) -> Sums:
+    def evaluate_nearby(self, near: Sums, t: FloatArray, accuracy: float) -> Sums:
         """`evaluate` without the Hessian, on the lattice nodes that were found at a t close by."""
         nodes = replace(near.detail, exponent=near.detail.exponent.copy())
         log_share, first, changed = slopes(self.quick, self.p, t, self.n_samples, near.level, nodes)
@@ -189,7 +189,6 @@ class ReadoutIntegral:
             raise NotIntegrable(f"at P = {self.asked:g} the readout posterior has no maximum at a trial step.")
         size, m = t.size, t.shape[1]
         blocks = np.zeros((size, size))
-        detail: Any
         if self.method == "lattice":
             nodes, maxima = self.grow(t, maxima, height, accuracy, np.zeros(m), tail)
             if hessian:

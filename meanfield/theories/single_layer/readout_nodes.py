@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.activations.cumulant import Cumulant
+from meanfield.numerics.cumulant_table import Table
 from meanfield.numerics.interruptible import check_time
 from meanfield.theories.single_layer.compiled import lattice as compiled
 from meanfield.theories.single_layer.compiled.quick import Quick, cumulants, interpolated_sums
@@ -100,7 +100,7 @@ def quick_table(single_site: Cumulant) -> Quick:
     return quick
 
 
-def _polynomials(table: Any, centre: FloatArray, width: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+def _polynomials(table: Table, centre: FloatArray, width: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
     """Coefficients (n, 8) for each interval, and whether they agree with the table."""
     node = 0.5 * np.cos(np.pi * (np.arange(6) + 0.5) / 6)
     powers = np.linalg.inv(np.vander(node, increasing=True)).T  # values at the nodes -> coefficients of powers
@@ -213,7 +213,7 @@ def moments(
     return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, product, blocks[pairs:]
 
 
-def _longer(array: NDArray[Any], room: int) -> NDArray[Any]:
+def _longer(array: np.ndarray, room: int) -> np.ndarray:
     longer = np.empty((room, *array.shape[1:]), array.dtype)
     longer[: len(array)] = array
     return longer

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 import numpy as np
 
+from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.status import Status
@@ -108,14 +108,14 @@ def heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:
 _ARRAYS = ("t", "readout", "weight", "outlier_direction", "outlier_weight", "covariance", "gaussian_covariance", "kind")
 
 
-def pack_solution(solution: Solution) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+def pack_solution(solution: Solution) -> tuple[Header, dict[str, FloatArray]]:
     """Header and arrays of a solution, for `write_archive`."""
     header = {f.name: getattr(solution, f.name) for f in fields(solution) if f.name not in _ARRAYS}
     header["certificate"] = asdict(solution.certificate)
     return header, {name: getattr(solution, name) for name in _ARRAYS if getattr(solution, name) is not None}
 
 
-def unpack_solution(header: dict[str, Any], arrays: dict[str, Any]) -> Solution:
+def unpack_solution(header: dict, arrays: Arrays) -> Solution:
     """Inverse of `pack_solution`; ValueError for what is missing, unknown or of another type."""
     unknown = sorted(set(arrays) - set(_ARRAYS))
     if unknown:
@@ -125,5 +125,5 @@ def unpack_solution(header: dict[str, Any], arrays: dict[str, Any]) -> Solution:
     status = entry(header, "status", str)
     certificate = certificate_from(entry(header, "certificate", dict), status)
     notes = tuple(str(note) for note in entry(header, "notes", list))
-    values = {**header, "message": entry(header, "message", str), "certificate": certificate, "notes": notes}
-    return Solution(**values, **{name: arrays[name] for name in _ARRAYS if name in arrays})
+    values: dict = {**header, "message": entry(header, "message", str), "certificate": certificate, "notes": notes}
+    return Solution(**(values | {name: array for name, array in arrays.items() if name in _ARRAYS}))

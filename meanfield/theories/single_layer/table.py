@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from meanfield.posterior.posterior import Posterior
+from meanfield.theories.single_layer.densities import Densities
 from meanfield.theories.single_layer.orbit_code import OrbitCode
 from meanfield.validation import FloatArray
 
 _WIDEST = 12  # outputs plus classes that fit on a line of a terminal
 
 
-def posterior_table(posterior: Posterior) -> str:
+def posterior_table(posterior: Densities) -> str:
     """Task, parts of the posterior, objective and certificate, a few lines each."""
     lines = [*_heading(posterior), ""]
     if posterior.scheme == "analog":
@@ -21,7 +21,7 @@ def posterior_table(posterior: Posterior) -> str:
     return "\n".join([*lines, "", *_proof(posterior)])
 
 
-def _heading(posterior: Posterior) -> list[str]:
+def _heading(posterior: Densities) -> list[str]:
     network, task = posterior.network, posterior.task
     targets = f"one-hot on {task.on:g}, off {task.off:g}" if task.is_one_hot else f"{task.n_outputs} outputs"
     shown = task.fractions if task.n_classes <= 2 * _WIDEST else sorted(set(task.fractions.tolist()), reverse=True)
@@ -33,7 +33,7 @@ def _heading(posterior: Posterior) -> list[str]:
     ]
 
 
-def _parts(posterior: Posterior) -> list[str]:
+def _parts(posterior: Densities) -> list[str]:
     if any(isinstance(code, OrbitCode) for code in posterior.codes):
         return _orbits(posterior)
     m, n_classes = posterior.task.n_outputs, posterior.task.n_classes
@@ -63,7 +63,7 @@ def _parts(posterior: Posterior) -> list[str]:
     return lines
 
 
-def _orbits(posterior: Posterior) -> list[str]:
+def _orbits(posterior: Densities) -> list[str]:
     """Orbits of codes: how many classes of each kind are active, how strongly, and how many codes share the weight."""
     rows = []
     for code in posterior.codes:
@@ -77,7 +77,7 @@ def _orbits(posterior: Posterior) -> list[str]:
     return [*lines, "rows: active classes of each kind of exchangeable classes, and their mean activations"]
 
 
-def _proof(posterior: Posterior) -> list[str]:
+def _proof(posterior: Densities) -> list[str]:
     c = posterior.certificate
     proven = f"no better readout exists ({c.boxes} boxes)" if c.boxes else "global minimum of a convex J"
     checked = proven if c.global_check else "global check NOT passed"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
-from meanfield.posterior.registry import check_theory, covering_theory
+from meanfield.archive import Arrays, Header
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.registry import Options, check_theory, covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
+from meanfield.validation import entry
+
+if TYPE_CHECKING:
+    from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 __all__ = ["THEORY", "SingleLayerTheory", "is_limit"]
 
@@ -32,26 +38,31 @@ class SingleLayerTheory:
             return f"networks of depth {network.depth} are not available for class tasks; use depth = 1"
         return None
 
-    def solve(self, problem: Problem, *, warm_start: Any, progress: bool | None, options: dict[str, Any]) -> Any:
+    def solve(
+        self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
+    ) -> SingleNeuronPosterior:
         from meanfield.theories.single_layer.finite_task import solve_finite
         from meanfield.theories.single_layer.limit import MAX_BOXES, solve_limit
         from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
-        network, task, tau = problem
+        network, task, tau = problem.network, problem.class_task, problem.tau
         if math.isinf(task.n_samples):
-            warm = None if warm_start is None else warm_start.solution
+            warm = warm_start.solution if isinstance(warm_start, SingleNeuronPosterior) else None
             solution = solve_limit(network, task, tau, warm, options.get("max_boxes") or MAX_BOXES)
         else:
-            solution = solve_finite(network, task, tau, warm_start)
+            solution = solve_finite(
+                network, task, tau, warm_start.solution.t if isinstance(warm_start, Posterior) else None
+            )
         return SingleNeuronPosterior(network, task, tau, solution)
 
-    def load(self, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+    def load(self, header: Header, arrays: Arrays) -> SingleNeuronPosterior:
         from meanfield.theories.single_layer.claims import check_posterior
         from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
         from meanfield.theories.single_layer.solution import unpack_solution
 
-        solution = unpack_solution(header["solution"], arrays)
-        network, task = Network.from_dict(header["network"]), ClassTask.from_dict(header["task"])
+        solution = unpack_solution(entry(header, "solution", dict), arrays)
+        network = Network.from_dict(entry(header, "network", dict))
+        task = ClassTask.from_dict(entry(header, "task", dict))
         check_theory(self.name, network, task, solution.tau)
         found = SingleNeuronPosterior(network, task, solution.tau, solution)
         check_posterior(found)
@@ -63,4 +74,4 @@ THEORY = SingleLayerTheory()
 
 def is_limit(problem: Problem) -> bool:
     """Whether this theory covers the problem, at P = infinity: what the compiled sweep and transitions are made for."""
-    return covering_theory(*problem) is THEORY and math.isinf(problem.task.n_samples)
+    return covering_theory(*problem) is THEORY and math.isinf(problem.class_task.n_samples)

@@ -19,7 +19,7 @@ from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.theories.deep.stability import second_order
 from meanfield.theories.deep.start import relax
 from meanfield.theories.deep.symmetry import symmetry
-from meanfield.theories.deep.system import Order, Problem, System
+from meanfield.theories.deep.system import DeepProblem, Order, System
 
 SIGMOID = mf.activation("sigmoid")
 TWO = np.array([[1.0], [-1.0]])
@@ -189,7 +189,7 @@ def test_linear_networks_satisfy_the_closed_form(depth, n, y, k, scale, gain):
     n, y = np.array(n, float), np.array(y)
     s = n.sum() ** (-1.0 / depth)
     phi = mf.activation("linear", gain=gain)
-    system = System(Problem(phi, depth, n, y, 0.0, s, k, scale))
+    system = System(DeepProblem(phi, depth, n, y, 0.0, s, k, scale))
     kernel, d, t = linear_order(n, y, s, k, scale, gain, depth)
     x = relax(system, Order(kernel, d, np.zeros_like(kernel), np.zeros_like(d), t), 1)
     assert np.abs(system.residual(x, system.evaluate(x))).max() < 1e-8
@@ -208,7 +208,7 @@ def test_one_layer_equals_the_single_layer_solver(n, y, tau):
     n, y = np.array(n, float), np.array(y)
     task = mf.class_task(n / n.sum(), targets=y, n_samples=n.sum())
     wanted = mf.solve(mf.Network("sigmoid"), task, tau=tau)
-    system, found = coding_branch(Problem(SIGMOID, 1, n, y, tau, 1.0 / n.sum()), 1e-11)
+    system, found = coding_branch(DeepProblem(SIGMOID, 1, n, y, tau, 1.0 / n.sum()), 1e-11)
     assert found.residual < 1e-11
     np.testing.assert_allclose(system.unpack(found.x).t, wanted.solution.t, rtol=1e-8)
     assert system.free_energy(found.x, found.averages) / n.sum() == pytest.approx(wanted.objective, rel=1e-8)
@@ -216,7 +216,7 @@ def test_one_layer_equals_the_single_layer_solver(n, y, tau):
 
 def test_free_energy_is_stationary_and_its_hessian_symmetric():
     """The equations are the derivative of Phi: by differences of Phi itself, and by the symmetry of its Hessian."""
-    problem = Problem(SIGMOID, 3, np.array([20.0, 20.0]), TWO, 0.1, 0.05)
+    problem = DeepProblem(SIGMOID, 3, np.array([20.0, 20.0]), TWO, 0.1, 0.05)
     system, found = coding_branch(problem, 1e-10)
     assert found.residual < 1e-10
     phi = system.free_energy(found.x, found.averages)
@@ -236,7 +236,7 @@ def test_free_energy_is_stationary_and_its_hessian_symmetric():
 
 def test_far_from_the_solution_the_gradient_is_that_of_phi():
     """Not only where it vanishes: d Phi / dx by differences of Phi, its Hessian by differences of d Phi / dx."""
-    problem = Problem(SIGMOID, 2, np.array([15.0, 10.0]), np.array([[1.0], [-0.5]]), 0.1, 0.08)
+    problem = DeepProblem(SIGMOID, 2, np.array([15.0, 10.0]), np.array([[1.0], [-0.5]]), 0.1, 0.08)
     system, found = coding_branch(problem, 1e-6)
     x = found.x * (1.0 + 0.02 * np.cos(np.arange(len(found.x))))
     averages = system.evaluate(x)
@@ -256,7 +256,7 @@ def test_far_from_the_solution_the_gradient_is_that_of_phi():
 
 
 def test_newton_reports_where_it_stops():
-    problem = Problem(SIGMOID, 2, np.array([20.0, 20.0]), TWO, 0.1, 0.05)
+    problem = DeepProblem(SIGMOID, 2, np.array([20.0, 20.0]), TWO, 0.1, 0.05)
     _, found = coding_branch(problem, 1e-9)
     system = System(problem, COARSE)
     again = newton(system, found.x * 1.05, 1e-12, most=1)

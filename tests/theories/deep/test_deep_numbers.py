@@ -14,7 +14,7 @@ from meanfield.theories.deep.products import pairs_of
 from meanfield.theories.deep.reduced import reduced_solve
 from meanfield.theories.deep.rules import FINE, Setting
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.system import Order, Problem, System
+from meanfield.theories.deep.system import DeepProblem, Order, System
 
 SIGMOID, TANH, LINEAR = (mf.activation(name) for name in ("sigmoid", "tanh", "linear"))
 TWO = np.array([[1.0], [-1.0]])
@@ -146,13 +146,13 @@ def test_linear_networks_equal_the_closed_form(depth):
 
 
 def test_reduced_problem_of_two_classes():
-    found = reduced_solve(Problem(SIGMOID, 2, np.full(2, 0.5), TWO, 0.0, 1.0))
+    found = reduced_solve(DeepProblem(SIGMOID, 2, np.full(2, 0.5), TWO, 0.0, 1.0))
     assert np.abs(found.field) == pytest.approx(1.1132, abs=1e-4)
     assert np.abs(found.readout) == pytest.approx(2.4876, abs=1e-4)
     assert np.abs(found.t) == pytest.approx(6.1879, abs=1e-4)
     assert np.diag(found.kappa[0]) == pytest.approx(0.36008, abs=1e-5)
     assert found.residual < 1e-12
-    deeper = reduced_solve(Problem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0))
+    deeper = reduced_solve(DeepProblem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0))
     assert np.abs(deeper.field) == pytest.approx(1.0254, abs=1e-4)
     assert np.abs(deeper.readout) == pytest.approx(2.5154, abs=1e-4)
     assert np.abs(deeper.t) == pytest.approx(6.3273, abs=1e-4)
@@ -160,7 +160,7 @@ def test_reduced_problem_of_two_classes():
 
 
 def test_reduced_problem_of_three_classes():
-    found = reduced_solve(Problem(SIGMOID, 2, np.full(3, 1 / 3), np.eye(3), 0.0, 1.0))
+    found = reduced_solve(DeepProblem(SIGMOID, 2, np.full(3, 1 / 3), np.eye(3), 0.0, 1.0))
     np.testing.assert_allclose(np.sort(found.readout), np.tile([-1.9171, 1.7353, 1.7353], (3, 1)), atol=1e-4)
     np.testing.assert_allclose(np.sort(found.field), np.tile([-1.1228, 1.1953, 1.1953], (3, 1)), atol=1e-4)
     np.testing.assert_allclose(found.t[0], [9.6977, -3.6421, -3.6421], atol=1e-4)
@@ -171,8 +171,8 @@ def test_reduced_problem_of_three_classes():
 
 def test_reduced_problem_balances_by_scales_of_the_weights():
     """sigma_w = g with gain 1 is sigma_w = 1 with gain g."""
-    scaled = reduced_solve(Problem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0, 1.69, 1.69))
-    steep = reduced_solve(Problem(mf.activation("sigmoid", gain=1.3), 3, np.full(2, 0.5), TWO, 0.0, 1.0))
+    scaled = reduced_solve(DeepProblem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0, 1.69, 1.69))
+    steep = reduced_solve(DeepProblem(mf.activation("sigmoid", gain=1.3), 3, np.full(2, 0.5), TWO, 0.0, 1.0))
     np.testing.assert_allclose(scaled.kappa, steep.kappa, rtol=1e-9)
     np.testing.assert_allclose(np.abs(scaled.t), np.abs(steep.t), rtol=1e-9)
     assert scaled.objective == pytest.approx(steep.objective, rel=1e-9)
@@ -237,7 +237,7 @@ def test_odd_activations_with_opposite_targets():
     for kernel in post.solution.kernel:
         np.testing.assert_allclose(kernel, kernel[0, 0] * np.array([[1, -1], [-1, 1]]), atol=1e-9)
     one = np.array([[1.0]])  # the same as one class of all samples
-    system = System(Problem(TANH, 2, np.array([100.0]), one, 0.1, 0.01))
+    system = System(DeepProblem(TANH, 2, np.array([100.0]), one, 0.1, 0.01))
     s = post.solution
     order = Order(s.kernel[:1, :1, :1], s.d[:1, :1], s.tilde[:, :1, :1], s.delta[:, :1], s.t[:1])
     x = system.pack(order)

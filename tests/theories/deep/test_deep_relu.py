@@ -14,10 +14,10 @@ from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.setting import Setting, factor
+from meanfield.theories.deep.relu.setting import ReluSetting, factor
 from meanfield.theories.deep.relu.solve import _reduced_order
 from meanfield.theories.deep.relu.start import chain_start
-from meanfield.theories.deep.relu.system import Order, System
+from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
 
 TASK = mf.class_task(targets=[1, -1], n_samples=100)
 TWO = mf.Network("relu", depth=2)
@@ -37,7 +37,7 @@ def system_of(network, task, tau):
     problem, _, _ = relu_problem(network, task, tau)
     n_classes = len(problem.n)
     words = tuple("".join("1" if c == o else "0" for c in range(n_classes)) for o in range(n_classes))
-    return System(problem, words)
+    return ReluSystem(problem, words)
 
 
 @pytest.mark.parametrize(("b", "h", "d", "delta"), [(0.7, -0.3, 0.4, -0.5), (-2.0, 0.9, 0.2, 0.3), (3.0, -4.0, 1.0, 0)])
@@ -119,7 +119,7 @@ def test_no_direction_is_condensed_but_the_outliers(limit):
 def test_an_outlier_is_where_ehat_touches_zero(limit):
     problem, _, _ = relu_problem(TWO, TASK, 0.05)
     s = limit.solution
-    setting = Setting(math.sqrt(0.1) * s.t, problem.n, s.d[0], np.zeros(2), s.kernel[0])
+    setting = ReluSetting(math.sqrt(0.1) * s.t, problem.n, s.d[0], np.zeros(2), s.kernel[0])
     found = condensed(setting, s.outlier_readout[0] / math.sqrt(0.1))
     np.testing.assert_allclose(found.h, [0.97724, 0.02218], atol=1e-5)
     assert found.gain == pytest.approx(s.outlier_readout[0, 0] ** 2 / 0.1, rel=1e-8)
@@ -131,10 +131,10 @@ def test_the_equations_are_the_stationarity_of_the_action(limit):
     """Phi by differences, for the unknowns of the bulk and of the outputs; outliers enter as multipliers."""
     system = system_of(TWO, TASK.with_(n_samples=100), 0.05)
     s = limit.solution
-    roots = [system.setting(Order(s.kernel[:1], s.d[:1], s.tilde, s.delta, s.t, 0, 0), i).root for i in (0, 1)]
+    roots = [system.setting(ReluOrder(s.kernel[:1], s.d[:1], s.tilde, s.delta, s.t, 0, 0), i).root for i in (0, 1)]
     lower = np.linalg.lstsq(roots[0], s.outlier_field[0].T, rcond=None)[0].T[None]
     top = np.linalg.lstsq(roots[1], s.outlier_field[1].T, rcond=None)[0].T
-    order = Order(s.kernel[:1], s.d[:1], s.tilde, s.delta, s.t, lower, top)
+    order = ReluOrder(s.kernel[:1], s.d[:1], s.tilde, s.delta, s.t, lower, top)
     x = system.pack(order)
     assert system.error(x, CHECK) < 1e-8
     # Without the outliers' multipliers the gradient is that of their constraints: -n_c n_c' phi phi' / 2 on Kbar~ etc.
@@ -178,7 +178,7 @@ def test_finite_width_table_up_to_3200(narrow):
     system, span = system_of(TWO, TASK, 0.05), np.eye(1)
     x = system.pack(_reduced_order(narrow.solution, system, span))
     for width, (first, second, t, square) in table.items():
-        system = System(replace(system.problem, width=width), system.words)
+        system = ReluSystem(replace(system.problem, width=width), system.words)
         x, size, _ = newton(system, x, FINE, 1e-7, 20, lambda size: None)
         assert size < 1e-7
         order = system.unpack(x)

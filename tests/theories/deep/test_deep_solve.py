@@ -173,8 +173,8 @@ def test_drawn_neurons_have_the_kernel_and_the_output_of_the_theory(three, layer
     # Neurons are drawn with repetition of the nodes: allow for it with a factor of two.
     assert below((kernel - wanted) / (2 * spread + 1e-4))
     if layer == 3:
-        output = drawn.output[:, 0]
-        assert below(output - three.predictions[drawn.labels, 0], 0.15, "output")
+        error = np.std(phi * drawn.readouts, axis=0) / math.sqrt(n)
+        assert below((drawn.output - three.predictions[drawn.labels])[:, 0] / (2 * error))
     else:
         assert drawn.readouts.shape == (n, 0)
 

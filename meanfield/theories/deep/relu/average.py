@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meanfield.theories.deep.relu.compiled.flood import flood
-from meanfield.theories.deep.relu.setting import NotIntegrable, Setting
+from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
 
-__all__ = ["CHECK", "COARSE", "FINE", "Averages", "Rule", "bulk", "slab"]
+__all__ = ["CHECK", "COARSE", "FINE", "ReluAverages", "ReluRule", "bulk", "slab"]
 
 _WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
 _REACH = {0: 0, 1: 20000, 2: 700, 3: 140}
@@ -22,7 +22,7 @@ _FIRST_REACH, _FIRST_WIDE = 80, 250  # of the table of class averages, in steps;
 _MARGIN = 12
 
 
-class Rule(NamedTuple):
+class ReluRule(NamedTuple):
     """A quadrature: steps in standard deviations (conjugate fields, class field, shared field), entries of the table of
     class averages in steps, shift of all lattices in steps, ln of the weight below which class fields and nodes are
     left out."""
@@ -37,12 +37,12 @@ class Rule(NamedTuple):
     far: float
 
 
-COARSE = Rule(1.15, 1.15, 1.15, 0.5, 0.0, 22.0, 18.0, 80.0)
-FINE = Rule(0.92, 0.92, 0.92, 1.0 / 3.0, 0.0, 36.0, 30.0, 90.0)
-CHECK = Rule(0.81, 0.83, 0.79, 0.29, 0.37, 38.0, 33.0, 105.0)
+COARSE = ReluRule(1.15, 1.15, 1.15, 0.5, 0.0, 22.0, 18.0, 80.0)
+FINE = ReluRule(0.92, 0.92, 0.92, 1.0 / 3.0, 0.0, 36.0, 30.0, 90.0)
+CHECK = ReluRule(0.81, 0.83, 0.79, 0.29, 0.37, 38.0, 33.0, 105.0)
 
 
-class Averages(NamedTuple):
+class ReluAverages(NamedTuple):
     """Of one layer.
 
     Attributes
@@ -71,7 +71,7 @@ class Averages(NamedTuple):
     nodes: int
 
 
-def bulk(setting: Setting, rule: Rule, walls: FloatArray, far: bool) -> Averages:
+def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> ReluAverages:
     """Over the neurons of the bulk; `walls` (o, q) holds the outliers that end it at finite N.
 
     With `far` (N = infinity) they only give the directions in which it is ended at `rule.far`.
@@ -85,7 +85,7 @@ def bulk(setting: Setting, rule: Rule, walls: FloatArray, far: bool) -> Averages
     return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, tabled=q > 1)
 
 
-def slab(setting: Setting, beta: FloatArray, rule: Rule) -> Averages:
+def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages:
     """Over the fields across the ray, at the distance |beta| along it; <beta ..> are left out.
 
     `log_z` is ln of the density of the weight along the ray.
@@ -98,8 +98,8 @@ def slab(setting: Setting, beta: FloatArray, rule: Rule) -> Averages:
 
 
 def _average(
-    setting: Setting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: Rule, tabled: bool = False
-) -> Averages:
+    setting: ReluSetting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: ReluRule, tabled: bool = False
+) -> ReluAverages:
     setting.check()
     n_classes, q = root.shape
     u, spread = setting.shared
@@ -118,24 +118,24 @@ def _average(
             break
         reach, wide = min(2 * reach, _REACH[q]), 2 * wide
     if not math.isfinite(float(total.sum())):
-        raise NotIntegrable("the weight of a neuron grows along an outlier.")
+        raise BulkDiverges("the weight of a neuron grows along an outlier.")
     if status == 3 or math.isnan(log_z):
         if status in (1, 2):
-            raise NotIntegrable("the bulk does not end: it is not separated from the outliers.")
-        raise NotIntegrable("the weight of a neuron is not a number.")
+            raise BulkDiverges("the bulk does not end: it is not separated from the outliers.")
+        raise BulkDiverges("the weight of a neuron is not a number.")
     if status == 1:
-        raise NotIntegrable("the bulk reaches the edge of the lattice.")
+        raise BulkDiverges("the bulk reaches the edge of the lattice.")
     value = total / total[0]
     at = np.cumsum([1, n_classes, n_classes**2, n_classes, n_classes**2, n_classes, q * n_classes, q * q])
     part = [value[i:j] for i, j in pairwise(at)]
     square = (n_classes, n_classes)
-    return Averages(
+    return ReluAverages(
         log_z, part[0], part[1].reshape(square), part[2], part[3].reshape(square), part[4],
         part[5].reshape(q, n_classes), part[6].reshape(q, q), nodes,
     )  # fmt: skip
 
 
-def _kinds(setting: Setting, root: FloatArray, u: FloatArray, spread: FloatArray) -> tuple[NDArray[np.int64], int]:
+def _kinds(setting: ReluSetting, root: FloatArray, u: FloatArray, spread: FloatArray) -> tuple[NDArray[np.int64], int]:
     """Classes with the same averages read the same table."""
     rows = np.column_stack([setting.n, setting.d, setting.delta, u, spread, np.linalg.norm(root, axis=1)])
     known: list[FloatArray] = []

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from meanfield.posterior.claims import check_covariances, same
+from meanfield.theories.deep.relu.posterior import ReluPosterior
 
 __all__ = ["check_relu"]
 
 _EXACT = 1e-6
 
 
-def check_relu(posterior: Any) -> None:
+def check_relu(posterior: ReluPosterior) -> None:
     """Refuse a solution that does not belong to its network and task; an uncertified one is held to shapes only.
 
     Recomputed are y = (s [K_L diag(n) + diag(d_L)] + tau) t (at finite N up to the weight at the end of the bulk) and

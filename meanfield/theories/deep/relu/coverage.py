@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 
 __all__ = ["is_rectifier", "refuses"]
@@ -25,7 +25,7 @@ def is_rectifier(phi: Activation) -> bool:
     return bool((np.asarray(phi(_POINTS)) == np.maximum(_POINTS, 0.0)).all())
 
 
-def refuses(network: Network, task: Any, tau: float) -> str | None:
+def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
     """Why this theory does not cover a problem of rectifiers in two and more layers, in words; None if it does."""
     if not isinstance(task, ClassTask):
         return "deep networks of rectifiers are solved on class tasks only"

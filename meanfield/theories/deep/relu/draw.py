@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.special import log_ndtr, ndtri_exp
 
-from meanfield.theories.deep.relu.setting import Setting
+from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import FloatArray
 
 __all__ = ["draw_bulk", "draw_site"]
@@ -30,7 +28,7 @@ def draw_site(
     return np.asarray(np.where(generator.random((len(b), size)) < on[:, None], np.maximum(above, 0.0), below))
 
 
-def draw_bulk(setting: Setting, count: int, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+def draw_bulk(setting: ReluSetting, count: int, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """Whitened conjugate fields (count, q) and class fields (count, C) of neurons of the bulk.
 
     Every neuron is a chain of its own, started at rest: samples given the fields, fields given the samples. Numbers of
@@ -39,10 +37,10 @@ def draw_bulk(setting: Setting, count: int, generator: np.random.Generator) -> t
     n_classes, q = setting.root.shape
     n = np.maximum(np.round(setting.n), 1.0).astype(int)
     beta, h = np.zeros((count, q)), np.zeros((count, n_classes))
-    precision: Any = None
+    fields = None  # precision of the fields, and its root
     if setting.has_fields:
         precision = np.linalg.inv(setting.inverse + np.diag(n / setting.d))
-        root = np.linalg.cholesky(precision)
+        fields = precision, np.linalg.cholesky(precision)
     for _ in range(_SWEEPS):
         b = beta @ setting.root.T
         total, first = np.empty((count, n_classes)), np.empty((count, n_classes))
@@ -50,6 +48,7 @@ def draw_bulk(setting: Setting, count: int, generator: np.random.Generator) -> t
             z = draw_site(b[:, c], h[:, c], float(setting.d[c]), float(setting.delta[c]), generator, int(n[c]))
             total[:, c], first[:, c] = np.maximum(z, 0.0).sum(axis=1), z.sum(axis=1)
         beta = total @ setting.root + generator.standard_normal((count, q))
-        if precision is not None:
+        if fields is not None:
+            precision, root = fields
             h = (first / setting.d) @ precision + generator.standard_normal((count, n_classes)) @ root.T
     return beta, h

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from meanfield.archive import Arrays, Header
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 
+if TYPE_CHECKING:
+    from meanfield.theories.deep.relu.posterior import ReluPosterior
+
 __all__ = ["covers", "refuses", "restore", "solve"]
+
+Report = Callable[[str, int, float], None]
 
 
 def covers(network: Network) -> bool:
@@ -17,21 +26,24 @@ def covers(network: Network) -> bool:
     return network.depth > 1 and is_rectifier(network.activation)
 
 
-def refuses(network: Network, task: Any, tau: float) -> str | None:
+def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
     """Why a problem of such a network is not covered; None if it is."""
     from meanfield.theories.deep.relu import coverage
 
     return coverage.refuses(network, task, tau)
 
 
-def solve(network: Network, task: Any, tau: float, **options: Any) -> Any:
+def solve(
+    problem: Problem, *, warm_start: ReluPosterior | None, rtol: float, width: float | None, progress: Report
+) -> ReluPosterior:
     """`solve_relu`."""
     from meanfield.theories.deep.relu.solve import solve_relu
 
-    return solve_relu(network, task, tau, **options)
+    network, task, tau = problem.network, problem.class_task, problem.tau
+    return solve_relu(network, task, tau, warm_start=warm_start, rtol=rtol, width=width, progress=progress)
 
 
-def restore(problem: Problem, header: dict[str, Any], arrays: dict[str, Any]) -> Any:
+def restore(problem: Problem, header: Header, arrays: Arrays) -> ReluPosterior:
     """The posterior of a problem from what its ``solution.pack()`` gave."""
     from meanfield.theories.deep.relu.claims import check_relu
     from meanfield.theories.deep.relu.posterior import ReluPosterior
@@ -40,6 +52,6 @@ def restore(problem: Problem, header: dict[str, Any], arrays: dict[str, Any]) ->
     solution = ReluSolution.unpack(header, arrays)
     if solution.tau != problem.tau:
         raise ValueError(f"its solution is at tau = {solution.tau:g}, its problem at {problem.tau:g}.")
-    found = ReluPosterior(*problem, solution)
+    found = ReluPosterior(problem.network, problem.class_task, problem.tau, solution)
     check_relu(found)
     return found

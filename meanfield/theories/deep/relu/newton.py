@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from meanfield.theories.deep.relu.average import COARSE, Rule
-from meanfield.theories.deep.relu.setting import NotIntegrable
-from meanfield.theories.deep.relu.system import System
+from meanfield.theories.deep.relu.average import COARSE, ReluRule
+from meanfield.theories.deep.relu.setting import BulkDiverges
+from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.validation import FloatArray
 
 __all__ = ["newton"]
@@ -19,9 +19,9 @@ _SLOW = 0.3  # a step that leaves more of the residual renews the Jacobian
 
 
 def newton(
-    system: System,
+    system: ReluSystem,
     x: FloatArray,
-    rule: Rule,
+    rule: ReluRule,
     tolerance: float,
     steps: int,
     report: Callable[[float], None],
@@ -34,7 +34,7 @@ def newton(
 
     Raises
     ------
-    NotIntegrable
+    BulkDiverges
         If `x` has no residual.
     """
     r = system.residual(x, rule)
@@ -66,7 +66,7 @@ def newton(
 
 
 def _shorter(
-    system: System, x: FloatArray, rule: Rule, step: FloatArray, size: float
+    system: ReluSystem, x: FloatArray, rule: ReluRule, step: FloatArray, size: float
 ) -> tuple[FloatArray, FloatArray, float, float] | None:
     """The first of the halved steps that lowers the residual."""
     part = 1.0
@@ -77,7 +77,7 @@ def _shorter(
             new = float(np.linalg.norm(r))
             if new < (1.0 - 0.05 * part) * size:
                 return moved, r, new, part
-        except NotIntegrable:
+        except BulkDiverges:
             pass  # too long a step
         part *= 0.5
     return None

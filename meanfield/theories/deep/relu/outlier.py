@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.deep.relu.setting import Setting
+from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import FloatArray
 
 __all__ = ["Condensed", "condensed", "worst_direction"]
@@ -43,7 +43,7 @@ class Condensed(NamedTuple):
     force: FloatArray
 
 
-def condensed(setting: Setting, beta: FloatArray) -> Condensed:
+def condensed(setting: ReluSetting, beta: FloatArray) -> Condensed:
     """Maximum over h at given beta; gain = inf where the on-branch is unbounded."""
     n, d, delta = setting.n, setting.d, setting.delta
     b = setting.root @ beta
@@ -72,7 +72,7 @@ def _pieces(n_classes: int) -> FloatArray:
     return np.array(list(itertools.product(range(3), repeat=n_classes)))
 
 
-def _at(setting: Setting, b: FloatArray, h: FloatArray, narrow: FloatArray) -> Condensed:
+def _at(setting: ReluSetting, b: FloatArray, h: FloatArray, narrow: FloatArray) -> Condensed:
     d = setting.d
     mu = narrow * (b + h / d)
     off = -(np.maximum(h, 0.0) ** 2) / (2.0 * d)
@@ -84,7 +84,7 @@ def _at(setting: Setting, b: FloatArray, h: FloatArray, narrow: FloatArray) -> C
     return Condensed(2.0 * total, h, activation, (z - h) / d)
 
 
-def worst_direction(setting: Setting) -> float:
+def worst_direction(setting: ReluSetting) -> float:
     """Largest gain over all unit beta: Ehat <= 0 in all directions where it is at most 1.
 
     gain(beta) is a maximum of squares of linear functions of beta, so that beta -> R^T (n ghat_b) / |.| never lowers

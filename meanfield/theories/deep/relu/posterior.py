@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,14 +18,16 @@ from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
+from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.setting import Setting
+from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
-from meanfield.theories.deep.relu.system import Order, System
-from meanfield.validation import FloatArray, read_only
+from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
+from meanfield.validation import FloatArray, IntArray, read_only
+from meanfield.validation import generator as new_generator
 
 __all__ = ["ReluPosterior"]
 
@@ -108,7 +110,7 @@ class ReluPosterior(SolvedPosterior):
         )  # fmt: skip
 
     @property
-    def order_parameters(self) -> dict[str, Any]:
+    def order_parameters(self) -> dict[str, object]:
         """kernel (L, C, C), d (L, C), tilde (L-1, C, C), delta (L-1, C), t (C, m), outlier_field (L, o, C),
         outlier_activation (L, o, C), outlier_readout (o, m)."""
         names = ("kernel", "d", "tilde", "delta", "t", "outlier_field", "outlier_activation", "outlier_readout")
@@ -122,7 +124,7 @@ class ReluPosterior(SolvedPosterior):
     @property
     def objective(self) -> float:
         """Phi / P, the counterpart of min J of one hidden layer."""
-        return self.solution.free_energy / self.solution.n_samples
+        return self.solution.objective
 
     @property
     def readout_covariance(self) -> FloatArray:
@@ -141,7 +143,9 @@ class ReluPosterior(SolvedPosterior):
         s = self.solution
         return Kernel(s.kernel[layer], read_only(np.diag(s.kernel[layer]) + s.d[layer]))
 
-    def sample_neurons(self, n: int, *, rng: Any = None, samples_per_class: Any = None, layer: int = -1) -> Neurons:
+    def sample_neurons(
+        self, n: int, *, rng: object = None, samples_per_class: object = None, layer: int = -1
+    ) -> Neurons:
         """Draw `n` neurons of a layer, outliers among them, with their responses to a few training samples.
 
         Neurons of layers below the last have no readout: `readouts` then has shape (n, 0).
@@ -152,7 +156,7 @@ class ReluPosterior(SolvedPosterior):
         count = len(present)
         if n <= count:
             raise ValueError(f"n = {n} neurons cannot hold {count} outliers and a bulk; ask for more neurons.")
-        generator = np.random.default_rng(rng)
+        generator = new_generator("rng", rng)
         labels = np.repeat(np.arange(task.n_classes), sample_counts(task.fractions, samples_per_class))
         setting, index, span = self._setting(layer)
         beta, h = draw_bulk(setting, n - count, generator)
@@ -183,26 +187,26 @@ class ReluPosterior(SolvedPosterior):
         size = np.abs(self.solution.outlier_activation[layer]).max(axis=1, initial=0.0)
         return [int(o) for o in np.flatnonzero(size > _GONE)]
 
-    def _condensed_field(self, setting: Setting, layer: int, o: int) -> FloatArray:
+    def _condensed_field(self, setting: ReluSetting, layer: int, o: int) -> FloatArray:
         _, index, _ = self._reduced
         first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
         b = self.solution.outlier_field[layer][o][first]
         return condensed(setting, np.linalg.lstsq(setting.root, b, rcond=1e-10)[0]).h
 
     @cached_property
-    def _reduced(self) -> tuple[Any, Any, FloatArray]:
+    def _reduced(self) -> tuple[ReluProblem, IntArray, FloatArray]:
         return relu_problem(self.network, self.task, self.tau)
 
-    def _setting(self, layer: int) -> tuple[Setting, Any, FloatArray]:
+    def _setting(self, layer: int) -> tuple[ReluSetting, IntArray, FloatArray]:
         """Fields of a layer, for classes of different targets."""
         problem, index, span = self._reduced
         first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(int(index.max()) + 1)])
         s = self.solution
-        order = Order(
+        order = ReluOrder(
             s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first], s.delta[:, first],
             s.t[first] @ span, np.zeros(0), np.zeros(0),
         )  # fmt: skip
-        return System(problem, ()).setting(order, layer), index, span
+        return ReluSystem(problem, ()).setting(order, layer), index, span
 
     # ---- printing, saving ------------------------------------------------------------------------
 
@@ -252,9 +256,5 @@ class ReluPosterior(SolvedPosterior):
         header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
         return write_archive(path, "posterior", header | {"theory": self.theory}, arrays)
 
-    def _layer(self, layer: Any) -> int:
-        depth = self.network.depth
-        whole = isinstance(layer, (int, np.integer)) and not isinstance(layer, bool)
-        if not whole or layer == 0 or not -depth <= layer <= depth:
-            raise ValueError(f"layer must be an integer 1..{depth} (or negative, from the last), got {layer!r}.")
-        return int(layer) - 1 if layer > 0 else int(layer) + depth
+    def _layer(self, layer: object) -> int:
+        return layer_index(layer, self.network.depth)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.relu.system import Problem
-from meanfield.validation import FloatArray
+from meanfield.theories.deep.relu.system import ReluProblem
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["relu_problem"]
 
 
-def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[Problem, Any, FloatArray]:
+def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluProblem, IntArray, FloatArray]:
     """The problem in numbers; which of its classes each class is; (m, q) orthonormal basis of the targets' span."""
     found, index = problem_of(network, task, tau)
     _, size, right = np.linalg.svd(found.y, full_matrices=False)
@@ -23,4 +21,4 @@ def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[Problem
     # Without loss of generality: the signs of the basis are those that make its largest entries positive.
     span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
     y = found.y @ span
-    return Problem(found.depth, found.n, y, tau, found.readout_variance, found.k, found.scale), index, span
+    return ReluProblem(found.depth, found.n, y, tau, found.readout_variance, found.k, found.scale), index, span

@@ -10,17 +10,17 @@ import numpy as np
 
 from meanfield.validation import FloatArray
 
-__all__ = ["NotIntegrable", "Setting", "factor"]
+__all__ = ["BulkDiverges", "ReluSetting", "factor"]
 
 _TINY = 1e-13
 
 
-class NotIntegrable(ValueError):
+class BulkDiverges(ValueError):
     """Order parameters for which the weight of a neuron has no integral."""
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class ReluSetting:
     """A layer, as numbers.
 
     Attributes
@@ -56,7 +56,7 @@ class Setting:
     def check(self) -> None:
         """Refuse what has no integral."""
         if not (np.isfinite(self.root).all() and (self.d > 0.0).all() and (self.delta * self.d < 1.0).all()):
-            raise NotIntegrable("a variance is not positive, or delta~ d >= 1.")
+            raise BulkDiverges("a variance is not positive, or delta~ d >= 1.")
 
 
 def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -64,7 +64,7 @@ def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
 
     Raises
     ------
-    NotIntegrable
+    BulkDiverges
         Where there is none: more than three classes that are not equivalent, negative or too strong correlations.
     """
     n = len(covariance)
@@ -73,7 +73,7 @@ def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     if n == 1:
         u = np.zeros(1)
     elif off.min() <= 0.0:
-        raise NotIntegrable("the common parts of two classes are not positively correlated.")
+        raise BulkDiverges("the common parts of two classes are not positively correlated.")
     elif n == 2:
         ratio = math.sqrt(diagonal[0] / diagonal[1])
         u = np.sqrt(covariance[0, 1] * np.array([ratio, 1.0 / ratio]))
@@ -90,5 +90,5 @@ def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     rest = np.outer(u, u) - covariance
     np.fill_diagonal(rest, 0.0)
     if spread.min() <= _TINY * diagonal.max() or np.abs(rest).max() > 1e-9 * diagonal.max():
-        raise NotIntegrable("the fields of the classes do not have one shared part.")
+        raise BulkDiverges("the fields of the classes do not have one shared part.")
     return u, spread

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.status import Status
@@ -115,14 +116,19 @@ class ReluSolution:
         for name in _ARRAYS:
             object.__setattr__(self, name, read_only(getattr(self, name)))
 
-    def pack(self) -> tuple[dict[str, Any], dict[str, FloatArray]]:
+    @property
+    def objective(self) -> float:
+        """Phi / P, the counterpart of min J of one hidden layer."""
+        return self.free_energy if math.isinf(self.n_samples) else self.free_energy / self.n_samples
+
+    def pack(self) -> tuple[Header, dict[str, FloatArray]]:
         """Header and arrays, for `write_archive`."""
         header = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
         header["certificate"] = asdict(self.certificate)
         return header | {"rectifier": True}, {name: getattr(self, name) for name in _ARRAYS}
 
     @classmethod
-    def unpack(cls, header: dict[str, Any], arrays: dict[str, Any]) -> ReluSolution:
+    def unpack(cls, header: Header, arrays: Arrays) -> ReluSolution:
         """Inverse of `pack`; ValueError for what is missing, unknown or of another type."""
         if set(arrays) != set(_ARRAYS):
             raise ValueError(f"its arrays are {', '.join(sorted(arrays))[:80]}, not those of deep rectifiers.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -13,16 +12,16 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, Rule
+from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, ReluRule
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.posterior import ReluPosterior
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.setting import NotIntegrable
+from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.start import chain_start
-from meanfield.theories.deep.relu.system import Order, System
-from meanfield.validation import FloatArray
+from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
 
@@ -39,7 +38,7 @@ def solve_relu(
     task: ClassTask,
     tau: float,
     *,
-    warm_start: Any = None,
+    warm_start: ReluPosterior | None = None,
     rtol: float = 1e-6,
     width: float | None = None,
     progress: Callable[[str, int, float], None] | None = None,
@@ -66,7 +65,7 @@ def solve_relu(
     problem, index, span = relu_problem(network, task, tau)
     n_classes = len(problem.n)
     words = tuple("".join("1" if c == o else "0" for c in range(n_classes)) for o in range(n_classes))
-    system = System(problem, words)
+    system = ReluSystem(problem, words)
     steps = iter(range(10**9))
 
     def report(size: float) -> None:
@@ -81,7 +80,7 @@ def solve_relu(
     solver = system.error(x, rule)
     try:
         residual, phi = system.error(x, check), system.free_energy(x, check)
-    except NotIntegrable:
+    except BulkDiverges:
         residual, phi = math.inf, math.nan
     free_energy = system.free_energy(x, rule)
     passed = worst <= 1.0 + _ROUNDING
@@ -100,8 +99,8 @@ def solve_relu(
 
 
 def _refined(
-    system: System, x: FloatArray, jacobian: FloatArray | None, report: Callable[[float], None]
-) -> tuple[FloatArray, float, Rule]:
+    system: ReluSystem, x: FloatArray, jacobian: FloatArray | None, report: Callable[[float], None]
+) -> tuple[FloatArray, float, ReluRule]:
     """Newton on fine lattices, further out until nothing of the bulk is left beyond."""
     rule = FINE
     while True:
@@ -115,11 +114,11 @@ def _refined(
 
 
 def _limit(
-    system: System, warm_start: Any, span: FloatArray, report: Callable[[float], None]
-) -> tuple[FloatArray, Rule]:
+    system: ReluSystem, warm_start: ReluPosterior | None, span: FloatArray, report: Callable[[float], None]
+) -> tuple[FloatArray, ReluRule]:
     """Unknowns at N = infinity, and the lattices that they need."""
     problem, best = system.problem, math.inf
-    starts: list[Any] = list(_CONDENSED)
+    starts: list[float | ReluPosterior] = list(_CONDENSED)
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         starts.insert(0, warm_start)
     for start in starts:
@@ -133,7 +132,7 @@ def _limit(
                 best = min(best, size)
                 continue
             x, size, rule = _refined(system, x, jacobian, report)
-        except (NotIntegrable, np.linalg.LinAlgError, ValueError, OverflowError):
+        except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError):
             continue
         best = min(best, size)
         if size <= 1e-7:
@@ -145,17 +144,17 @@ def _limit(
 
 
 def _narrowed(
-    system: System, x: FloatArray, width: float, report: Callable[[float], None]
-) -> tuple[System, FloatArray]:
+    system: ReluSystem, x: FloatArray, width: float, report: Callable[[float], None]
+) -> tuple[ReluSystem, FloatArray]:
     """From N = infinity to N, by way of 400."""
     steps = max(math.ceil(abs(math.log2(width / _FIRST_WIDTH))), 1)
     rungs = np.unique(np.geomspace(_FIRST_WIDTH, width, steps + 1)).tolist()
     jacobian: FloatArray | None = None
     for rung in rungs if width > _FIRST_WIDTH else rungs[::-1]:
-        system = System(replace(system.problem, width=rung), system.words)
+        system = ReluSystem(replace(system.problem, width=rung), system.words)
         try:
             x, size, jacobian = newton(system, x, FINE, _TOLERANCE, 25, report, jacobian)
-        except NotIntegrable:
+        except BulkDiverges:
             size = math.inf
         if size > 1e-6:
             raise ConvergenceError(
@@ -165,9 +164,9 @@ def _narrowed(
     return system, x
 
 
-def _reduced_order(s: ReluSolution, system: System, span: FloatArray) -> Order:
+def _reduced_order(s: ReluSolution, system: ReluSystem, span: FloatArray) -> ReluOrder:
     """Order parameters of a solution of a similar task, with equally many classes of different targets."""
-    order = Order(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t @ span, np.zeros(0), np.zeros(0))
+    order = ReluOrder(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t @ span, np.zeros(0), np.zeros(0))
     n_classes = len(system.problem.n)
     if len(s.kernel) != system.problem.depth:
         raise ValueError("the warm start has another depth.")
@@ -182,7 +181,7 @@ def _reduced_order(s: ReluSolution, system: System, span: FloatArray) -> Order:
 
 
 def _solution(
-    system: System, x: FloatArray, rule: Rule, index: Any, span: FloatArray, proof: ReluCertificate,
+    system: ReluSystem, x: FloatArray, rule: ReluRule, index: IntArray, span: FloatArray, proof: ReluCertificate,
     ending: tuple[Status, str], task: ClassTask,
 ) -> ReluSolution:  # fmt: skip
     problem, order = system.problem, system.unpack(x)

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from meanfield.theories.deep.relu.outlier import Condensed, condensed
-from meanfield.theories.deep.relu.setting import Setting
-from meanfield.theories.deep.relu.system import Order, Problem, System
+from meanfield.theories.deep.relu.setting import ReluSetting
+from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
 from meanfield.validation import FloatArray
 
 __all__ = ["chain_start"]
@@ -22,7 +22,7 @@ _COMMON = (0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.97, 1.0, 1.05)
 _ROOM = 0.93  # largest gain of a code that is not condensed
 
 
-def prior_kernels(problem: Problem) -> list[tuple[float, float]]:
+def prior_kernels(problem: ReluProblem) -> list[tuple[float, float]]:
     """Kernel between samples, and what the diagonal has beyond, of every layer under the prior."""
     variance, covariance, found = problem.k, 0.0, []
     for _ in range(problem.depth):
@@ -33,7 +33,7 @@ def prior_kernels(problem: Problem) -> list[tuple[float, float]]:
     return found
 
 
-def chain_start(problem: Problem, words: tuple[str, ...], condensed_part: float) -> Order:
+def chain_start(problem: ReluProblem, words: tuple[str, ...], condensed_part: float) -> ReluOrder:
     """Order parameters of outliers that carry `condensed_part` of each target, class by class."""
     depth, (n_classes, q) = problem.depth, problem.y.shape
     prior = prior_kernels(problem)
@@ -59,12 +59,12 @@ def chain_start(problem: Problem, words: tuple[str, ...], condensed_part: float)
         for o, word in enumerate(words):
             lower[layer, o] = root @ _shown(problem, word, lengths[:, layer])
     top = np.array([math.sqrt(s) * t.T @ _shown(problem, word, lengths[:, -1]) for word in words]).reshape(-1, q)
-    return _critical(problem, words, Order(kernel[:-1], d[:-1], tilde, delta, t, lower, top), lengths)
+    return _critical(problem, words, ReluOrder(kernel[:-1], d[:-1], tilde, delta, t, lower, top), lengths)
 
 
-def _critical(problem: Problem, words: tuple[str, ...], order: Order, lengths: FloatArray) -> Order:
+def _critical(problem: ReluProblem, words: tuple[str, ...], order: ReluOrder, lengths: FloatArray) -> ReluOrder:
     """Conjugates and t scaled class by class until Ehat = 0 on the outliers, which keep their activations."""
-    system = System(problem, words)
+    system = ReluSystem(problem, words)
     for layer in range(problem.depth):
         for common in _COMMON:
             found = _scaled(system, _without_common(order, layer, common), layer, lengths)
@@ -75,7 +75,7 @@ def _critical(problem: Problem, words: tuple[str, ...], order: Order, lengths: F
     return order
 
 
-def _without_common(order: Order, layer: int, part: float) -> Order:
+def _without_common(order: ReluOrder, layer: int, part: float) -> ReluOrder:
     """Less of what drives all classes alike: the code of all classes must not condense before those of one."""
     n_classes = order.t.shape[0]
     project = np.eye(n_classes) - part / n_classes
@@ -86,7 +86,7 @@ def _without_common(order: Order, layer: int, part: float) -> Order:
     return replace(order, tilde=tilde)
 
 
-def _other_codes(setting: Setting, words: tuple[str, ...]) -> float:
+def _other_codes(setting: ReluSetting, words: tuple[str, ...]) -> float:
     """Largest gain of a code that is none of `words`, and 2 where one of them is not stable."""
     worst = 0.0
     for word in itertools.product("01", repeat=len(setting.n)):
@@ -103,7 +103,7 @@ def _other_codes(setting: Setting, words: tuple[str, ...]) -> float:
     return worst
 
 
-def _scaled(system: System, order: Order, layer: int, lengths: FloatArray) -> Order:
+def _scaled(system: ReluSystem, order: ReluOrder, layer: int, lengths: FloatArray) -> ReluOrder:
     """Conjugates scaled class by class until the gain of every outlier is 1."""
     outliers = np.array(order.outliers(layer))
     for _ in range(_ROUNDS):
@@ -125,7 +125,7 @@ def _scaled(system: System, order: Order, layer: int, lengths: FloatArray) -> Or
     return order
 
 
-def _climbed(setting: Setting, beta: FloatArray) -> tuple[FloatArray, Condensed]:
+def _climbed(setting: ReluSetting, beta: FloatArray) -> tuple[FloatArray, Condensed]:
     """The direction of largest gain above `beta`."""
     size = float(np.linalg.norm(beta))
     if size <= 1e-12:  # opposite classes: nothing drives both
@@ -140,13 +140,13 @@ def _climbed(setting: Setting, beta: FloatArray) -> tuple[FloatArray, Condensed]
     return beta, condensed(setting, beta)
 
 
-def _shown(problem: Problem, word: str, lengths: FloatArray) -> FloatArray:
+def _shown(problem: ReluProblem, word: str, lengths: FloatArray) -> FloatArray:
     """n_c times the activation of the outlier of a word."""
     on = np.array([letter == "1" for letter in word])
     return np.asarray(np.where(on, problem.n * np.sqrt(lengths), 0.0))
 
 
-def _chain(problem: Problem, prior: list[tuple[float, float]], c: int, target: float) -> FloatArray:
+def _chain(problem: ReluProblem, prior: list[tuple[float, float]], c: int, target: float) -> FloatArray:
     """(L,) squared activations of the cheapest chain of outliers that gives class c its target."""
     n_classes, n, depth = len(problem.n), problem.n[c], problem.depth
 

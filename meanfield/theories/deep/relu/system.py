@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.numerics.interruptible import check_time
-from meanfield.theories.deep.relu.average import Averages, Rule, bulk, slab
+from meanfield.theories.deep.relu.average import ReluAverages, ReluRule, bulk, slab
 from meanfield.theories.deep.relu.outlier import condensed
-from meanfield.theories.deep.relu.setting import NotIntegrable, Setting
+from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import FloatArray
 
-__all__ = ["Layered", "Order", "Problem", "System"]
+__all__ = ["Layered", "ReluOrder", "ReluProblem", "ReluSystem"]
 
 _SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
 _GONE = 1e-6  # and below which there is none
@@ -28,7 +28,7 @@ _KEPT = 64  # averages that are remembered
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class ReluProblem:
     """A deep network of rectifiers on a class task, as numbers.
 
     Attributes
@@ -64,7 +64,7 @@ class Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class ReluOrder:
     """Order parameters: kernel (L-1, C, C), d (L-1, C), tilde (L-1, C, C), delta (L-1, C), t (C, q), and the outliers:
     lower (L-1, o, C) and top (o, q), whitened, in units of sqrt(N)."""
 
@@ -84,7 +84,7 @@ class Order:
 class Layered(NamedTuple):
     """Averages of a layer: `total` over all neurons, `inner` over those of the bulk, `parts` of each outlier."""
 
-    inner: Averages
+    inner: ReluAverages
     activation: FloatArray  # (o, C), in units of sqrt(N)
     force: FloatArray  # (o, C)
     b_b: FloatArray
@@ -97,14 +97,14 @@ class Layered(NamedTuple):
     barrier: float
 
 
-class System:
+class ReluSystem:
     """Residuals and their Jacobian for a problem and a set of code words, one outlier per word and layer."""
 
-    def __init__(self, problem: Problem, words: tuple[str, ...]) -> None:
+    def __init__(self, problem: ReluProblem, words: tuple[str, ...]) -> None:
         self.problem = problem
         self.words = words
         self.symmetry: Symmetry = symmetry(problem.n, problem.y)
-        self._memory: OrderedDict[Any, Layered] = OrderedDict()
+        self._memory: OrderedDict[object, Layered] = OrderedDict()
         n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
         matrices = self.symmetry.matrix_basis()
         vectors = self.symmetry.vector_basis()[:, None]
@@ -136,7 +136,7 @@ class System:
 
     # ---- vectors ---------------------------------------------------------------------------------
 
-    def pack(self, order: Order) -> FloatArray:
+    def pack(self, order: ReluOrder) -> FloatArray:
         """The vector of unknowns: coordinates of every block in its (orthogonal) basis."""
         parts = []
         for name, layer, basis, unit in self.blocks:
@@ -146,11 +146,11 @@ class System:
             parts.append(flat @ value.ravel() / (flat**2).sum(axis=1) / unit)
         return np.concatenate(parts)
 
-    def unpack(self, x: FloatArray) -> Order:
+    def unpack(self, x: FloatArray) -> ReluOrder:
         problem = self.problem
         n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
         o = len(self.words)
-        order = Order(
+        order = ReluOrder(
             np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)),
             np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)), np.zeros((n_classes, q)),
             np.zeros((n_lower, o, n_classes)), np.zeros((o, q)),
@@ -166,7 +166,7 @@ class System:
 
     # ---- layers ----------------------------------------------------------------------------------
 
-    def setting(self, order: Order, layer: int) -> Setting:
+    def setting(self, order: ReluOrder, layer: int) -> ReluSetting:
         problem = self.problem
         n_classes = len(problem.n)
         if layer == problem.depth - 1:
@@ -174,14 +174,14 @@ class System:
         else:
             value, vector = np.linalg.eigh(order.tilde[layer])
             if value[0] < -1e-9 * max(value[-1], 1e-300):
-                raise NotIntegrable("a conjugate kernel is not positive.")
+                raise BulkDiverges("a conjugate kernel is not positive.")
             root, delta = (vector * np.sqrt(np.maximum(value, 0.0))) @ vector.T, order.delta[layer]
         if layer == 0:
-            return Setting(root, problem.n, np.full(n_classes, problem.k), delta, np.zeros((n_classes, n_classes)))
+            return ReluSetting(root, problem.n, np.full(n_classes, problem.k), delta, np.zeros((n_classes, n_classes)))
         below = layer - 1
-        return Setting(root, problem.n, problem.scale * order.d[below], delta, problem.scale * order.kernel[below])
+        return ReluSetting(root, problem.n, problem.scale * order.d[below], delta, problem.scale * order.kernel[below])
 
-    def layer(self, order: Order, layer: int, rule: Rule) -> Layered:
+    def layer(self, order: ReluOrder, layer: int, rule: ReluRule) -> Layered:
         """Averages of a layer, bulk and outliers together."""
         setting, outliers = self.setting(order, layer), order.outliers(layer)
         key = (layer, rule, *(a.tobytes() for a in (setting.root, setting.d, setting.delta, setting.covariance)))
@@ -197,12 +197,12 @@ class System:
             self._memory.popitem(last=False)
         return found
 
-    def _limit(self, setting: Setting, outliers: FloatArray, rule: Rule) -> Layered:
+    def _limit(self, setting: ReluSetting, outliers: FloatArray, rule: ReluRule) -> Layered:
         inner = bulk(setting, rule, outliers, True)
         parts = [condensed(setting, beta) for beta in outliers]
         shape = (len(outliers), len(setting.n))
         if any(not math.isfinite(part.gain) for part in parts):
-            raise NotIntegrable("an outlier grows without bound.")
+            raise BulkDiverges("an outlier grows without bound.")
         activation = np.array([part.activation for part in parts]).reshape(shape)
         force = np.array([part.force for part in parts]).reshape(shape)
         return Layered(
@@ -211,7 +211,7 @@ class System:
             math.inf,
         )  # fmt: skip
 
-    def _finite(self, setting: Setting, outliers: FloatArray, rule: Rule) -> Layered:
+    def _finite(self, setting: ReluSetting, outliers: FloatArray, rule: ReluRule) -> Layered:
         width, there = self.problem.width, np.linalg.norm(outliers, axis=1) > _GONE
         share = 1.0 - there.sum() / width
         inner = bulk(setting, rule, math.sqrt(width) * outliers[there], False)
@@ -235,7 +235,7 @@ class System:
 
     # ---- equations -------------------------------------------------------------------------------
 
-    def mapped(self, x: FloatArray, rule: Rule) -> Order:
+    def mapped(self, x: FloatArray, rule: ReluRule) -> ReluOrder:
         """Right-hand sides of the equations in the place of the order parameters; t holds t + (f + tau t - y)."""
         problem, order = self.problem, self.unpack(x)
         depth = problem.depth
@@ -244,7 +244,7 @@ class System:
         shape = order.lower.shape
         lower = [self._push(order, layer, layers[layer]) for layer in range(depth - 1)]
         output = root_s * layers[-1].beta_b.T
-        return Order(
+        return ReluOrder(
             np.array([layers[i].b_b for i in range(depth - 1)]).reshape(order.kernel.shape),
             np.array([layers[i].bb for i in range(depth - 1)]).reshape(order.d.shape),
             np.array([problem.scale * layers[i + 1].h_h for i in range(depth - 1)]).reshape(order.tilde.shape),
@@ -254,15 +254,15 @@ class System:
             self._push(order, depth - 1, layers[-1]),
         )
 
-    def _push(self, order: Order, layer: int, found: Layered) -> FloatArray:
+    def _push(self, order: ReluOrder, layer: int, found: Layered) -> FloatArray:
         """R^T (n g_b) of every outlier: where it is stationary."""
         setting = self.setting(order, layer)
         return np.asarray((setting.n * found.activation) @ setting.root)
 
-    def residual(self, x: FloatArray, rule: Rule) -> FloatArray:
+    def residual(self, x: FloatArray, rule: ReluRule) -> FloatArray:
         return np.asarray(self.pack(self.mapped(x, rule)) - x)
 
-    def error(self, x: FloatArray, rule: Rule) -> float:
+    def error(self, x: FloatArray, rule: ReluRule) -> float:
         """Largest violation of an equation, relative to the size of its block; outputs relative to the targets."""
         order, found = self.unpack(x), self.mapped(x, rule)
         worst = 0.0
@@ -278,7 +278,7 @@ class System:
             worst = max(worst, float(np.abs(want - have).max() / max(size, 1e-300)))
         return worst
 
-    def jacobian(self, x: FloatArray, rule: Rule, start: FloatArray) -> FloatArray:
+    def jacobian(self, x: FloatArray, rule: ReluRule, start: FloatArray) -> FloatArray:
         """By differences: an unknown enters the averages of one layer only, the others are remembered."""
         columns = []
         for i in range(len(x)):
@@ -288,7 +288,7 @@ class System:
             columns.append((self.residual(moved, rule) - start) / step)
         return np.array(columns).T
 
-    def free_energy(self, x: FloatArray, rule: Rule) -> float:
+    def free_energy(self, x: FloatArray, rule: ReluRule) -> float:
         """Phi."""
         problem, order, n = self.problem, self.unpack(x), self.problem.n
         total = float(-n @ (order.t * problem.y).sum(1) + 0.5 * problem.tau * n @ (order.t**2).sum(1))

@@ -22,7 +22,7 @@ __all__ = [
     "EP",
     "FAILED",
     "VGA",
-    "Features",
+    "FactorMatrix",
     "Moments",
     "Workspace",
     "evaluate",
@@ -39,13 +39,14 @@ _SMALLEST_STEP = 0.02
 _SMALLEST_DAMPING = 0.1
 
 
-class Features(NamedTuple):
+class FactorMatrix(NamedTuple):
     """Feature factor of the preactivations: z = offset + matrix w."""
 
     matrix: np.ndarray  # F (P, r)
     transposed: np.ndarray  # F^T (r, P), contiguous
     variance: np.ndarray  # (P,) prior variances |F_mu|^2
     offset: np.ndarray  # (P,)
+    stop: np.ndarray  # (1,) integers; not 0: nobody waits for the result any more, which is FAILED
 
 
 class Workspace(NamedTuple):
@@ -185,6 +186,8 @@ def _iterate(features, tilt, k, s, nu, damping, tolerance, cap, work, phi, sprea
     copy_vector(work.curvature, s)
     copy_vector(work.linear, nu)
     for iteration in range(1, cap + 1):
+        if features.stop[0] != 0:
+            return 0.0, iteration, False
         step = damping
         while True:
             log_det, constant, ok = step_to(features, s, nu, step, work, True)
@@ -264,7 +267,8 @@ def evaluate(features, shift, x, tilt, rows, k, s, nu, origin, dampings, toleran
     smallest eigenvalue of A.
     """
     work = workspace(*features.matrix.shape)
-    local = Features(features.matrix, features.transposed, features.variance, np.empty_like(features.offset))
+    offset = np.empty_like(features.offset)
+    local = FactorMatrix(features.matrix, features.transposed, features.variance, offset, features.stop)
     for i in rows:
         copy_vector(local.offset, features.offset + x[i] * shift)
         warm = origin[i] >= 0

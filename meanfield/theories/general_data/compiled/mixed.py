@@ -16,7 +16,7 @@ from meanfield.numerics.jit import jit
 from meanfield.theories.general_data.compiled.ep import (
     EP,
     FAILED,
-    Features,
+    FactorMatrix,
     _lowest_eigenvector,
     _propose,
     step_to,
@@ -80,6 +80,8 @@ def _iterate(features, tilt, k, s, nu, damping, tolerance, cap, work, phi, sprea
     copy_vector(work.curvature, s)
     copy_vector(work.linear, nu)
     for iteration in range(1, cap + 1):
+        if features.stop[0] != 0:
+            return 0.0, iteration, False
         length = 1.0 if n > 1 else damping
         while True:
             log_det, constant, ok = step_to(features, s, nu, length, work, True)
@@ -132,7 +134,8 @@ def evaluate_mixed(features, shift, x, tilt, rows, k, s, nu, origin, dampings, t
     """`ep.evaluate`, accelerated."""
     p = features.matrix.shape[0]
     work = workspace(*features.matrix.shape)
-    local = Features(features.matrix, features.transposed, features.variance, np.empty_like(features.offset))
+    offset = np.empty_like(features.offset)
+    local = FactorMatrix(features.matrix, features.transposed, features.variance, offset, features.stop)
     sites, gaps = np.empty((_KEPT, 2, p)), np.empty((_KEPT, 2, p))
     for i in rows:
         copy_vector(local.offset, features.offset + x[i] * shift)

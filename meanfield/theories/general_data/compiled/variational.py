@@ -1,6 +1,8 @@
 """Gaussian approximation of P(w | k) that maximises the variational lower bound of log Z(k).
 
 The natural gradient of the bound k.E phi - KL moves the sites towards S = -k d2E/dm2, nu = S m + k dE/dm, E = E phi.
+Nothing of it is derived in symbols: it stands in where expectation propagation fails, which is what is printed, and its
+equations are these two, whose derivatives are moments E[phi He_j] by quadrature.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ def _ascend(features, tilt, k, s, nu, tolerance, work, phi, spread, gain):
     value = -np.inf
     step = 1.0
     for iteration in range(1, _CAP + 1):
+        if features.stop[0] != 0:
+            return value, iteration, False
         while True:
             _, _, ok = step_to(features, s, nu, step, work, False)
             target_s = work.curvature.copy()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.theories.general_data.exact.coverage import covered, gathered, modes
 from meanfield.theories.general_data.exact.moves import annealed
 from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
-from meanfield.theories.general_data.exact.proposal import Mixture, adapted, mixture_of, refitted
+from meanfield.theories.general_data.exact.proposal import FEW, Mixture, adapted, mixture_of, refitted
 from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Measured", "Sampler", "scale_of"]
+__all__ = ["Measured", "Sampler", "first_sample", "scale_of"]
 
 RMS, LARGEST = 0.003, 0.01  # of the outputs, in units of the largest target (at least 1)
 _RMS_NOISE, _LARGEST_NOISE = 0.0015, 0.004  # standard errors beyond which more points are drawn
@@ -28,6 +29,7 @@ _FEWEST, _MOST = 4096, 65536  # points
 _VALUES = 1.5e6  # n P of a first sample
 _FITS = 2  # annealed samples that a proposal is fitted to
 _ANNEALED = 8192  # the same, of samples that are annealed
+_FITTINGS, _WELL = 8, 0.4  # of a proposal in few dimensions, at most, and the effective share that is enough
 _BUDGET = 4e7  # n P of the largest
 
 
@@ -72,6 +74,11 @@ class Measured(NamedTuple):
         return self.reliable and self.rms <= RMS * scale and self.largest <= LARGEST * scale
 
 
+def first_sample(samples: int) -> int:
+    """Points of a first sample."""
+    return int(np.clip(_VALUES / samples, _FEWEST, _MOST // 4))
+
+
 def scale_of(targets: FloatArray) -> float:
     """Unit of tolerances: the largest target, 1 at least."""
     return max(1.0, float(np.abs(targets).max()))
@@ -95,7 +102,7 @@ class Sampler:
     def __init__(
         self,
         solution: GeneralSolution,
-        labels: Any,
+        labels: IntArray | None,
         rng: np.random.Generator,
         mixture: Mixture | None = None,
     ) -> None:
@@ -108,7 +115,7 @@ class Sampler:
         self.scouting = True
         self.annealing = False  # weights alone turned out too uneven
         p = solution.n_samples
-        self.first = int(np.clip(_VALUES / p, _FEWEST, _MOST // 4))
+        self.first = first_sample(p)
         self.most = int(np.clip(_BUDGET / p, 4 * _FEWEST, _MOST))
 
     def quadrature(self, t: FloatArray, shift: float = 0.0) -> Sample | None:
@@ -121,7 +128,8 @@ class Sampler:
     def sample(self, n: int, t: FloatArray) -> Sample:
         """A sample for use near t."""
         if self.annealing:
-            return annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
+            found = annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
+            return found if self.dual.fractions is None else replace(found, group=self.mixture.codes(found.points))
         return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
 
     def shift(self, sample: Sample, t: FloatArray) -> tuple[Shift, At]:
@@ -149,6 +157,35 @@ class Sampler:
         found = (gathered if jumps else modes)(self.solution, t, self.labels, self.rng)
         check_time()
         self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng)
+
+    def fitted(self, t: FloatArray, n: int, first: Mixture | None = None) -> tuple[Sample, At] | None:
+        """A sample of n points at t from the best of proposals fitted to their own samples, again and again.
+
+        Stops where weights are even enough. A fit that turns out worse than what it was fitted to is not followed: too
+        narrow Gaussians leave out places of which their own points know nothing. `first` is tried before the present.
+        """
+        waiting, best = [self.mixture] if first is None else [self.mixture, first], None
+        for attempt in range(_FITTINGS):
+            check_time()
+            trial = waiting.pop()
+            sample = trial.sample(self.solution, n, self.rng)
+            at = self.dual.at(sample, t)
+            if math.isfinite(at.log_z) and (best is None or at.effective > best[1].effective):
+                self.mixture, best = trial, (sample, at)
+            if best is None:
+                return None
+            if best[1].effective >= _WELL * n:
+                break
+            if not waiting:
+                points, share = best[0].points, best[1].share
+                fit = adapted(self.mixture, points, share) if attempt % 2 else None
+                waiting.append(refitted(self.mixture, points, share, self.rng) if fit is None else fit)
+        return best
+
+    @property
+    def few(self) -> bool:
+        """Whether weights have so few dimensions that mixtures follow any measure."""
+        return self.solution.features.shape[1] <= FEW and self.dual.fractions is None
 
     def measured(self, t: FloatArray) -> Measured:
         """e at t; more points, and a proposal adapted to them, where they say too little."""
@@ -180,7 +217,11 @@ class Sampler:
         if self.most <= self.first:
             return None
         if self.dual.fractions is not None:
-            return min(4 * n, self.most) if n < self.most else None
+            if self.annealing:
+                return None
+            self.adapt(sample, at)  # components keep their codes; fits might leave one without any
+            self.annealing = n >= self.most
+            return min(4 * n, self.most)
         if self.annealing:
             self.annealing = False
             self.fits += 1
@@ -195,7 +236,7 @@ class Sampler:
         return self.most
 
     def adapt(self, sample: Sample, at: At) -> None:
-        if self.dual.fractions is None and at.effective > 3.0 * sample.points.shape[1] + 50.0:
+        if at.effective > 3.0 * sample.points.shape[1] + 50.0:
             self.mixture = adapted(self.mixture, sample.points, at.share)
 
     def _by_quadrature(self, exact: Sample, t: FloatArray) -> Measured:

@@ -7,7 +7,6 @@ far that few points are left, a new sample is drawn there.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,8 @@ def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measur
         if n is None:
             return None
         check_time()
-        sample = sampler.sample(n, t)
+        found = sampler.fitted(t, n) if sampler.few and not sampler.annealing else None
+        sample = sampler.sample(n, t) if found is None else found[0]
         before = sampler.dual.at(sample, t)
         if not math.isfinite(before.log_z):
             return None
@@ -89,11 +89,11 @@ def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, 
 
 
 def _joined(one: Sample, other: Sample) -> Sample:
-    def both(name: str) -> Any:
-        pair = getattr(one, name), getattr(other, name)
-        return None if pair[0] is None else np.concatenate(pair)
+    def both(name: str) -> FloatArray:
+        return np.concatenate([getattr(one, name), getattr(other, name)])
 
-    return Sample(both("points"), both("phi"), both("base") - math.log(2.0), both("group"))
+    group = None if one.group is None else np.concatenate([one.group, other.group])
+    return Sample(both("points"), both("phi"), both("base") - math.log(2.0), group)
 
 
 def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[ParticleSolution, Measured] | None:

@@ -14,7 +14,7 @@ from meanfield.theories.general_data.joint.codes import JointNeuron
 from meanfield.theories.general_data.joint.scout import Scout
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Mode", "covered", "gathered", "modes"]
 
@@ -45,7 +45,7 @@ class Mode(NamedTuple):
     log_z: float
 
 
-def modes(solution: GeneralSolution, t: FloatArray, labels: object, rng: np.random.Generator) -> list[Mode]:
+def modes(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng: np.random.Generator) -> list[Mode]:
     """Maxima where ascents end that start from sets of classes, or at random; highest first."""
     neuron = JointNeuron(solution.activation, solution.features, solution.prior, 1)
     try:
@@ -74,7 +74,7 @@ def modes(solution: GeneralSolution, t: FloatArray, labels: object, rng: np.rand
     return sorted((mode for mode in found if mode.log_z > top - 2.0 * _DEPTH), key=lambda mode: -mode.log_z)
 
 
-def gathered(solution: GeneralSolution, t: FloatArray, labels: object, rng: np.random.Generator) -> list[Mode]:
+def gathered(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng: np.random.Generator) -> list[Mode]:
     """Where chains stay that start from sets of classes, or at random; for phi with jumps, which nothing can climb.
 
     Every start is followed by elliptical slices of the exact measure; a Gaussian with the moments of its chains stands
@@ -141,6 +141,7 @@ def _laplace(solution: GeneralSolution, t: FloatArray, weights: FloatArray) -> M
 
     value = level(weights)
     for _ in range(_STEPS):
+        check_time()
         slope, curvature = _derivatives(solution, t, weights)
         if np.abs(slope).max() < 1e-6 * (1.0 + np.abs(weights).max()):
             break

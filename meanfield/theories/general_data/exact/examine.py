@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.theories.general_data.coverage import MAX_SAMPLED
-from meanfield.theories.general_data.exact.check import LARGEST, RMS, Measured, Sampler, scale_of
+from meanfield.theories.general_data.exact.check import LARGEST, RMS, Measured, Sampler, first_sample, scale_of
 from meanfield.theories.general_data.exact.correct import corrected
 from meanfield.theories.general_data.exact.outliers import BulkSampler
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.unaided import approached
-from meanfield.theories.general_data.limits import OutOfTime, seconds_left, time_limit
+from meanfield.theories.general_data.limits import OutOfTime, last_seconds, seconds_left
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Examined", "certificate_of", "examined", "unmeasured"]
+__all__ = ["Examined", "certificate_of", "examined", "seconds_of_measurement", "unmeasured"]
 
+_PIECES, _RATE = 40, 3e9  # of a solution that is hard; operations per second of a busy processor
 _FAR = 0.05  # residual, in units of the largest target, of a solution that is no start
 _CORRECTED = "expectation propagation is corrected on samples of the exact single-neuron posterior"
 
@@ -56,7 +57,7 @@ def _words(reason: str) -> str:
     return f"the error of expectation propagation was not measured: {reason}"
 
 
-def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Examined:
+def examined(solution: GeneralSolution, labels: IntArray | None, refine: bool | None) -> Examined:
     """Measure the error of a solution, and correct it.
 
     Parameters
@@ -96,7 +97,7 @@ def examined(solution: GeneralSolution, labels: Any, refine: bool | None) -> Exa
     )
 
 
-def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
+def _sampler(solution: GeneralSolution, labels: IntArray | None) -> Sampler:
     rng = np.random.default_rng(0)
     return (
         BulkSampler(solution, labels, rng) if isinstance(solution, OutlierSolution) else Sampler(solution, labels, rng)
@@ -104,7 +105,7 @@ def _sampler(solution: GeneralSolution, labels: Any) -> Sampler:
 
 
 def _better(
-    sampler: Sampler, solution: GeneralSolution, labels: Any, scale: float
+    sampler: Sampler, solution: GeneralSolution, labels: IntArray | None, scale: float
 ) -> tuple[ParticleSolution, Measured] | None:
     """The exact solution, from the approximate one; or without it, where it is too far away or does not help."""
     t = np.array(solution.t)
@@ -123,7 +124,7 @@ def _better(
     return None
 
 
-def _twice(solution: GeneralSolution, labels: Any) -> tuple[ParticleSolution, Measured] | None:
+def _twice(solution: GeneralSolution, labels: IntArray | None) -> tuple[ParticleSolution, Measured] | None:
     """The solution that particles find, with the difference to that of other random numbers as part of its error."""
     found = []
     for seed in (0, 1):
@@ -143,18 +144,34 @@ def _twice(solution: GeneralSolution, labels: Any) -> tuple[ParticleSolution, Me
     )
 
 
-def _out_of_time(solution: GeneralSolution, labels: Any) -> Examined:
-    """One measurement all the same, without a search for codes."""
-    with time_limit(None):
-        sampler = _sampler(solution, labels)
-        sampler.most, sampler.scouting, sampler.missed = sampler.first, False, math.nan
-        return _late(solution, sampler.measured(np.array(solution.t)))
+def seconds_of_measurement(samples: int, outputs: int, rank: int) -> float:
+    """Processor time of one measurement, roughly, if the solution has as many pieces as most."""
+    n, unknowns = first_sample(samples), float(samples * outputs)
+    if unknowns > MAX_SAMPLED:
+        return 0.0
+    proposal = _PIECES * (2.0 * n * rank**2 + 2.0 * samples * rank**2 + rank**3)
+    newton = n * unknowns**2 + unknowns**3 / 3.0
+    return (proposal + 2.0 * n * samples * rank + newton) / _RATE
 
 
-def _late(solution: GeneralSolution, measured: Measured) -> Examined:
+def _out_of_time(solution: GeneralSolution, labels: IntArray | None) -> Examined:
+    """One measurement all the same, in the time kept for it, without a search for codes."""
+    try:
+        with last_seconds():
+            sampler = _sampler(solution, labels)
+            sampler.most, sampler.scouting, sampler.missed = sampler.first, False, math.nan
+            return _late(solution, sampler.measured(np.array(solution.t)))
+    except OutOfTime:
+        return _late(solution, None)
+
+
+def _late(solution: GeneralSolution, measured: Measured | None) -> Examined:
     before = f"{solution.message} " if solution.message else "The time was over before the check was complete: "
-    message = before + _shortcoming(measured, scale_of(solution.targets))
-    return Examined(solution, measured, Status.OUT_OF_TIME, message, ())
+    if measured is None:
+        words = "its distance from the exact theory was not measured in time."
+    else:
+        words = _shortcoming(measured, scale_of(solution.targets))
+    return Examined(solution, measured, Status.OUT_OF_TIME, before + words, ())
 
 
 def _shortcoming(measured: Measured, scale: float) -> str:

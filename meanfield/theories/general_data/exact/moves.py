@@ -19,6 +19,7 @@ from meanfield.theories.general_data.exact.quadrature import has_jumps
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.slices import solved_rows
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
@@ -62,6 +63,7 @@ class _Path:
     def slopes(self, w: FloatArray, b: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """ln p, ln q and the gradient of (1 - b) ln q + b ln p."""
         s = self.solution
+        check_time()
         z = w @ s.features.T
         readout = readout_given(s.prior * (s.activation(z) @ self.t), s.prior, self.reach)
         log_p = readout.level - 0.5 * (w**2).sum(axis=1)
@@ -69,6 +71,7 @@ class _Path:
         parts = np.empty((len(w), len(self.inverse)))
         offs = []
         for i, (weight, mean, inverse) in enumerate(zip(self.mixture.weight, self.mixture.mean, self.inverse)):
+            check_time()
             off = (w - mean) @ inverse.T
             parts[:, i] = math.log(weight) + np.log(np.diag(inverse)).sum() - 0.5 * (off**2).sum(axis=1)
             offs.append(off)
@@ -87,7 +90,7 @@ class _Path:
         step = self.step * self.rng.uniform(0.8, 1.2)
 
         def whitened(slope: FloatArray) -> FloatArray:
-            return solve_triangular(self.mass_root, slope.T, lower=True, check_finite=False).T
+            return solved_rows(self.mass_root, slope)
 
         kick = kick + 0.5 * step * whitened(slope)
         for leap in range(_LEAPS):
@@ -113,6 +116,7 @@ class _Path:
             low, high = angle - 2.0 * math.pi, angle.copy()
             moved, open_ = w.copy(), np.arange(len(w))
             while len(open_):
+                check_time()
                 trial = w[open_] * np.cos(angle[open_, None]) + other[open_] * np.sin(angle[open_, None])
                 inside = (level(trial) > floor[open_]) | (np.abs(high[open_] - low[open_]) < 1e-9)
                 moved[open_[inside]] = trial[inside]

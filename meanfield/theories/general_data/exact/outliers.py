@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -27,10 +26,11 @@ from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.outliers.check import outlier_violation
-from meanfield.theories.general_data.outliers.cone import Maxima, follow
-from meanfield.theories.general_data.outliers.dual import OutlierDual, State
+from meanfield.theories.general_data.outliers.cone import ConeMaxima, follow
+from meanfield.theories.general_data.outliers.dual import OutlierDual, OutlierState
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
-from meanfield.validation import FloatArray
+from meanfield.theories.general_data.slices import factorised
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["BulkSampler", "OutlierParticles"]
 
@@ -83,7 +83,7 @@ class SampledDual(OutlierDual):
         super().__init__(solution.features, solution.targets, solution.prior, solution.tau, slopes)
         self.exact, self.sample, self.least_effective = exact, sample, least_effective
 
-    def bulk(self, t: FloatArray, start: Any, thorough: bool = False) -> SampledBulk | None:
+    def bulk(self, t: FloatArray, start: object, thorough: bool = False) -> SampledBulk | None:
         at = self.exact.at(self.sample, t)
         enough = math.isfinite(at.log_z) and at.effective >= self.least_effective
         return SampledBulk(self.exact, self.sample, at) if enough else None
@@ -95,13 +95,17 @@ class BulkSampler(Sampler):
     solution: OutlierSolution
 
     def __init__(
-        self, solution: OutlierSolution, labels: Any, rng: np.random.Generator, mixture: Mixture | None = None
+        self,
+        solution: OutlierSolution,
+        labels: IntArray | None,
+        rng: np.random.Generator,
+        mixture: Mixture | None = None,
     ) -> None:
         sigma_a = math.sqrt(solution.prior * solution.n_samples)
         self.reach = min(solution.reach, sigma_a) if math.isinf(solution.reach) else solution.reach
         super().__init__(solution, labels, rng, mixture)
-        self.maxima: Maxima | None = None  # of q, the last ones found
-        self.state: State | None = None
+        self.maxima: ConeMaxima | None = None  # of q, the last ones found
+        self.state: OutlierState | None = None
 
     def quadrature(self, t: FloatArray, shift: float = 0.0) -> None:
         return None
@@ -109,12 +113,12 @@ class BulkSampler(Sampler):
     def _programme(self, sample: Sample, least_effective: float = 0.0) -> SampledDual:
         return SampledDual(self.solution, self.dual, sample, least_effective)
 
-    def _found(self, dual: SampledDual, t: FloatArray, starts: int) -> Maxima:
+    def _found(self, dual: SampledDual, t: FloatArray, starts: int) -> ConeMaxima:
         """The nearly active maxima of q at t."""
         if self.maxima is None:
             s = self.solution
             none = len(s.outlier_weight)
-            self.maxima = Maxima(
+            self.maxima = ConeMaxima(
                 np.full(none, dual.limit), np.array(s.outlier_direction), np.array(s.outlier_w),
                 np.array(s.outlier_pattern), np.ones(none, dtype=int), 0, 0,
             )  # fmt: skip
@@ -134,13 +138,13 @@ class BulkSampler(Sampler):
         error = self._noise(dual, sample, state, at)
         return Shift(self.solution.tau * state.step, error), at
 
-    def _noise(self, dual: SampledDual, sample: Sample, state: State, at: At) -> FloatArray:
+    def _noise(self, dual: SampledDual, sample: Sample, state: OutlierState, at: At) -> FloatArray:
         """Standard error of tau dt: what fluctuates of <a phi>, through the step along the active constraints."""
-        from scipy.linalg import cho_factor, cho_solve
+        from scipy.linalg import cho_solve
 
         batches = self.dual.batches(sample, at)
         hessian = dual.hessian(state.t, state.bulk, state.maxima, state.multiplier)
-        factor = cho_factor(hessian, lower=True, overwrite_a=True, check_finite=False)
+        factor = factorised(hessian)
         solved = cho_solve(factor, batches.T, check_finite=False)
         active = np.flatnonzero(state.multiplier > _LIGHTEST * state.multiplier.max(initial=0.0))
         if len(active):
@@ -174,7 +178,7 @@ class BulkSampler(Sampler):
         check_time()
         self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng, self.reach)
 
-    def _ridges(self, dual: SampledDual, t: FloatArray, maxima: Maxima) -> Iterator[Mode]:
+    def _ridges(self, dual: SampledDual, t: FloatArray, maxima: ConeMaxima) -> Iterator[Mode]:
         """Gaussians along w = rho w_o, up to the reach of the readout, with the width of q across."""
         s = self.solution
         for i in range(min(_MOST_RIDGES, len(maxima.value))):

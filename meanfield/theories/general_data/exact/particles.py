@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from meanfield.posterior.status import Status
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["ParticleSolution", "frozen_particles", "particle_solution"]
 
@@ -40,7 +40,7 @@ class ParticleSolution(GeneralSolution):
 
 
 def particle_solution(
-    solution: GeneralSolution, sample: Sample, at: At, t: FloatArray, group: Any, steps: int
+    solution: GeneralSolution, sample: Sample, at: At, t: FloatArray, group: IntArray | None, steps: int
 ) -> ParticleSolution:
     """The solution at t on a sample; `group` is the code of each point."""
     order = np.argsort(-at.share, kind="stable")
@@ -110,7 +110,7 @@ def frozen_particles(solution: ParticleSolution, fractions: FloatArray) -> Parti
     sample = Sample(solution.particles, solution.phi, base, solution.basin)
     dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
     t, at, converged = dual.minimised(sample, np.array(solution.t))
-    status = "optimal" if converged else "not converged"
+    status = Status.OPTIMAL if converged else Status.NOT_CONVERGED
     at = at._replace(value=at.value if math.isfinite(at.value) else math.nan)
     found = particle_solution(replace(solution, frozen=True), sample, at, t, sample.group, 0)
     return replace(found, status=status, message="" if converged else "Newton's method found no minimum.")

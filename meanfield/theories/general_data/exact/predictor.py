@@ -13,13 +13,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.linalg import cho_solve
 
 from meanfield.activations.activation import Activation
+from meanfield.posterior.predictor import Drawn
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.features import Features
 from meanfield.problem.network import Network
@@ -27,7 +27,7 @@ from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample
 from meanfield.theories.general_data.predictor import hermite_moments
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["ParticlePredictor"]
 
@@ -121,7 +121,7 @@ class ParticlePredictor:
         return np.maximum(np.concatenate(parts), 0.0) / width
 
     @cached_property
-    def _factor(self) -> Any:
+    def _factor(self) -> FloatArray:
         return self._dual.curvature(self._sample, self._at)
 
     def _variance(self, features: FloatArray, rest: FloatArray) -> FloatArray:
@@ -186,7 +186,7 @@ class ParticlePredictor:
             total[same] = np.broadcast_to(diagonal[:, None], total.shape)[same]
         return np.asarray(total)
 
-    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Any:
+    def draw(self, n: int, new: FloatArray, rng: np.random.Generator) -> Drawn:
         """Points by their weights; readouts from their Gaussian given the weights; the last neurons are outliers."""
         s, features = self.solution, self._features
         outliers = len(s.outlier_weight)
@@ -206,7 +206,7 @@ class ParticlePredictor:
         z = w @ features.project(new)[0].T + scale * unseen @ new.T
         return readouts, part, self.part_names, z
 
-    def _readouts(self, chosen: Any, rng: np.random.Generator) -> FloatArray:
+    def _readouts(self, chosen: IntArray, rng: np.random.Generator) -> FloatArray:
         """From N(s2 t^T phi, s2) at these particles, drawn again where they are beyond the reach of the bulk."""
         s = self.solution
         centre = s.prior * (s.phi[chosen] @ s.t)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
-from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
+from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.slices import solved_rows
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Mixture", "adapted", "mixture_of", "prior_mixture", "refitted"]
+__all__ = ["FEW", "Mixture", "adapted", "affordable", "mixture_of", "prior_mixture", "refitted"]
 
 _LEAST = 0.02  # weight of a component
 _WIDE = 0.2  # weight of the components once more, with larger covariance
 _PRIOR = 0.05  # weight of the prior
 _HEAVY = 48  # components of a piece that its moments are taken from
 _MOST_FITTED, _FITS = 12, 5  # components of a fit, and its steps
-_MANY_FITTED, _LOW = 40, 12  # the same, in few dimensions; and how many are few
+_MANY_FITTED, FEW = 120, 20  # the same, in few dimensions; and how many are few
+_NOTHING = 1e-12  # weight of a component that has no points
+_PER_CODE = 3  # Gaussians of the particles of a code
 _FLOOR = 1e-10  # of covariances, relative to the prior
 
 
@@ -35,7 +37,7 @@ class Mixture:
     weight: FloatArray  # (K,)
     mean: FloatArray  # (K, r)
     root: FloatArray  # (K, r, r), lower triangular
-    code: Any  # (K,)
+    code: IntArray  # (K,)
 
     def drawn(self, n: int, rng: np.random.Generator) -> FloatArray:
         """(n, r) points, as nearly as possible in proportion from every component."""
@@ -43,6 +45,7 @@ class Mixture:
         chosen = np.searchsorted(edges[:-1], (np.arange(n) + rng.random()) / n)
         points = rng.standard_normal((n, self.mean.shape[1]))
         for k in np.unique(chosen):
+            check_time()
             mine = chosen == k
             points[mine] = self.mean[k] + points[mine] @ self.root[k].T
         return points
@@ -51,15 +54,15 @@ class Mixture:
         """(n, K) ln of the weighted density of every component, without (2 pi)^{-r/2}."""
         found = np.empty((len(points), len(self.weight)))
         for k, (mean, root) in enumerate(zip(self.mean, self.root)):
-            off = solve_triangular(root, (points - mean).T, lower=True, check_finite=False)
+            off = solved_rows(root, points - mean)
             level = math.log(self.weight[k]) - float(np.log(np.diag(root)).sum())
-            found[:, k] = level - 0.5 * np.einsum("ij,ij->j", off, off)
+            found[:, k] = level - 0.5 * np.einsum("ij,ij->i", off, off)
         return found
 
     def log_density(self, points: FloatArray) -> FloatArray:
         return np.asarray(logsumexp(self.log_parts(points), axis=1))
 
-    def codes(self, points: FloatArray) -> Any:
+    def codes(self, points: FloatArray) -> IntArray:
         """(n,) the code most likely to have made each point."""
         parts = self.log_parts(points)
         known = self.code >= 0
@@ -91,7 +94,7 @@ def mixture_of(solution: GeneralSolution) -> Mixture:
     cuts: dict[int, list[tuple[float, ...]]] = {}
     for component, *cut in solution.cuts:
         cuts.setdefault(int(component), []).append(tuple(cut))
-    pieces: dict[Any, list[int]] = {}
+    pieces: dict[tuple[int, tuple[tuple[float, ...], ...]], list[int]] = {}
     for i, g in enumerate(solution.basin):
         pieces.setdefault((int(g), tuple(cuts.get(i, ()))), []).append(i)
     weights, means, covariances, codes = [], [], [], []
@@ -109,14 +112,51 @@ def mixture_of(solution: GeneralSolution) -> Mixture:
 
 
 def _of_particles(solution: ParticleSolution) -> Mixture:
-    means, covariances = [], []
+    """Gaussians of the particles of every code: several where a code has the points for it, as those in pieces need."""
+    rng = np.random.default_rng(0)
+    weights: list[float] = []
+    means: list[FloatArray] = []
+    covariances: list[FloatArray] = []
+    codes: list[int] = []
     for g in range(solution.n_codes):
-        share = np.where(solution.basin == g, solution.weight, 0.0) / solution.code_weight[g]
-        mean = share @ solution.particles
-        off = solution.particles - mean
-        means.append(mean)
-        covariances.append((off.T * share) @ off)
-    return _defensive(list(solution.code_weight), means, covariances, list(range(solution.n_codes)))
+        mine = solution.basin == g
+        points, share = solution.particles[mine], solution.weight[mine] / solution.code_weight[g]
+        number = int(np.clip(affordable(points.shape[1], share), 1, _PER_CODE))
+        for weight, mean, covariance in _clusters(points, share, number, rng):
+            weights.append(weight * float(solution.code_weight[g]))
+            means.append(mean)
+            covariances.append(covariance)
+            codes.append(g)
+    return _defensive(weights, means, covariances, codes)
+
+
+def affordable(rank: int, share: FloatArray) -> int:
+    """How many Gaussians a weighted sample determines."""
+    effective = 1.0 / float(share @ share)
+    return int(min(_MANY_FITTED if rank <= FEW else _MOST_FITTED, effective / (4.0 * rank + 20.0)))
+
+
+def _clusters(
+    points: FloatArray, share: FloatArray, number: int, rng: np.random.Generator
+) -> Iterator[tuple[float, FloatArray, FloatArray]]:
+    """Weight, mean and covariance of clusters of a weighted sample; covariances shrunk towards that of all of it."""
+    rank = points.shape[1]
+    mean = share @ points
+    off = points - mean
+    if number == 1:
+        yield 1.0, mean, (off.T * share) @ off
+        return
+    size = min(4000, 4 * int(1.0 / float(share @ share)))
+    chosen = points[rng.choice(len(points), size=size, p=share / share.sum())]
+    label = kmeans2(chosen, number, minit="++", rng=rng)[1]
+    whole = np.cov(chosen.T).reshape(rank, rank)
+    for k in range(number):
+        mine = chosen[label == k]
+        if len(mine) < 2:
+            continue
+        shrink = rank / (rank + len(mine))
+        own = np.cov(mine.T).reshape(rank, rank)
+        yield len(mine) / len(chosen), mine.mean(axis=0), (1.0 - shrink) * own + shrink * whole
 
 
 def prior_mixture(rank: int) -> Mixture:
@@ -158,6 +198,7 @@ def _moments(solution: GeneralSolution, rows: Sequence[int]) -> tuple[FloatArray
             offset = solution.soft_x[i] * u
         key = (solution.s[i].tobytes(), soft)
         if key not in known:
+            check_time()
             precision = np.eye(rank) + features.T @ (solution.s[i][:, None] * features)
             known[key] = np.linalg.inv(precision)
         covariance = known[key]
@@ -179,44 +220,34 @@ def adapted(mixture: Mixture, points: FloatArray, share: FloatArray) -> Mixture:
     rank = points.shape[1]
     weights, means, covariances, names = [], [], [], []
     for k in range(half):
+        check_time()
         own = share * (level[:, k] + (level[:, k + half] if 2 * half < len(codes) else 0.0))
-        total = own.sum()
-        if total <= 0.0 or total**2 / (own @ own) < 2.0 * rank + 10.0:  # too few points: as it was
+        total = float(own.sum())
+        inside = own / total if total > _NOTHING else own
+        if not total > _NOTHING or 1.0 / float(inside @ inside) < 2.0 * rank + 10.0:  # too few points: as it was
             weights.append(max(total, 1e-3))
             means.append(mixture.mean[k])
             covariances.append(mixture.root[k] @ mixture.root[k].T)
         else:
-            mean = own @ points / total
+            mean = inside @ points
             off = points - mean
             weights.append(total)
             means.append(mean)
-            covariances.append((off.T * (own / total)) @ off)
+            covariances.append((off.T * inside) @ off)
         names.append(int(codes[k]))
     return _defensive(weights, means, covariances, names)
 
 
 def refitted(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.random.Generator) -> Mixture:
-    """A mixture fitted to a weighted sample, with as many components as it determines (at most twelve)."""
-    rank = points.shape[1]
-    effective = 1.0 / float(share @ share)
-    number = int(min(_MANY_FITTED if rank <= _LOW else _MOST_FITTED, effective / (4.0 * rank + 20.0)))
+    """A mixture fitted to a weighted sample, with as many components as it determines."""
+    number = affordable(points.shape[1], share)
     if number < 2:
         return mixture
-    chosen = points[rng.choice(len(points), size=min(4000, 4 * int(effective)), p=share / share.sum())]
-    label = kmeans2(chosen, number, minit="++", rng=rng)[1]
-    weights, means, covariances = [], [], []
-    whole = np.cov(chosen.T).reshape(rank, rank)
-    for k in range(number):
-        mine = chosen[label == k]
-        if len(mine) < 2:
-            continue
-        shrink = rank / (rank + len(mine))
-        weights.append(len(mine) / len(chosen))
-        means.append(mine.mean(axis=0))
-        covariances.append((1.0 - shrink) * np.cov(mine.T).reshape(rank, rank) + shrink * whole)
+    weights, means, covariances = zip(*_clusters(points, share, number, rng))
     # Points of a fitted component belong to the code that is the most likely one there.
     codes = mixture.codes(np.array(means))
     found = _defensive(weights, means, covariances, [int(g) for g in codes])
     for _ in range(_FITS):
+        check_time()
         found = adapted(found, points, share)
     return found

@@ -19,18 +19,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
-from scipy.linalg.blas import dsyrk
+from scipy.linalg import cho_solve
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.slices import factorised, gram, rows_at_a_time
 from meanfield.validation import FloatArray
 
 __all__ = ["At", "Dual", "Sample", "Shift", "sample_of"]
 
 _BATCHES = 32  # that the standard error is taken from
-_ROWS = 2048  # of the sample, treated at a time
 _MAX_STEPS = 60
 _ARMIJO = 1e-4
 
@@ -156,24 +155,23 @@ class Dual:
     def gradient(self, at: At, t: FloatArray) -> FloatArray:
         return np.asarray(self.tau * t - self.targets + at.average)
 
-    def curvature(self, sample: Sample, at: At) -> Any:
+    def curvature(self, sample: Sample, at: At) -> FloatArray:
         """Cholesky factor of H = tau + Cov(a phi), (P m, P m)."""
         matrix = self.covariance(sample, at)
         matrix.flat[:: len(matrix) + 1] += self.tau
-        return cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        return factorised(matrix)
 
     def covariance(self, sample: Sample, at: At) -> FloatArray:
         """Cov(a phi), (P m, P m)."""
         (n, p), m = sample.phi.shape, at.mean.shape[1]
-        total, own = np.zeros((p * m, p * m), order="F"), np.zeros((p, p), order="F")
-        for start in range(0, n, _ROWS):
-            part = slice(start, start + _ROWS)
+        matrix, own = np.zeros((p * m, p * m)), np.zeros((p, p))
+        spare, small = np.empty_like(matrix), np.empty_like(own)
+        for part in rows_at_a_time(n, float(p * m) ** 2):
             root = np.sqrt(at.share[part])[:, None] * sample.phi[part]
             rows = root[:, :, None] * (np.sqrt(at.along[part])[:, None] * at.mean[part])[:, None, :]
-            total = dsyrk(1.0, rows.reshape(len(root), p * m).T, 1.0, total, lower=1, overwrite_c=1)
+            gram(matrix, rows.reshape(len(root), p * m), spare)
             root *= np.sqrt(at.scatter[part])[:, None]
-            own = dsyrk(1.0, root.T, 1.0, own, lower=1, overwrite_c=1)
-        matrix, own = np.ascontiguousarray(_symmetric(total)), _symmetric(own)
+            gram(own, root, small)
         blocks = matrix.reshape(p, m, p, m)
         for r in range(m):
             blocks[:, r, :, r] += own
@@ -246,12 +244,6 @@ class Dual:
                     return t, at, bool(np.abs(slope).max() < 1e3 * tolerance)
             t, at = t + length * step, trial
         return t, at, False
-
-
-def _symmetric(lower: FloatArray) -> FloatArray:
-    """The symmetric matrix of which only the lower triangle is given."""
-    below = np.tril(lower, -1)
-    return np.asarray(below + below.T + np.diag(np.diag(lower)))
 
 
 def _normalised(level: FloatArray) -> tuple[float, FloatArray]:

@@ -1,4 +1,10 @@
-"""The exact theory without expectation propagation: particles that follow t from 0, where they have their prior.
+"""The exact theory without expectation propagation: t is followed from 0, where weights have their prior.
+
+In few dimensions a mixture of many Gaussians follows the measure: on a sample of it Newton's method goes as far as half
+of the points still count, and the mixture is fitted again to samples of itself at the new t. Weights of distant codes
+then are those of the samples, whatever lies between.
+
+In many dimensions particles follow, which know their own place only.
 
 On particles at some t Newton's method goes as far as half of them still count; they are drawn again by their weights,
 moved (Hamiltonian moves, or elliptical slices) at the new t, and so on until t stays. What is found is only a start: a
@@ -16,17 +22,20 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.moves import moved
 from meanfield.theories.general_data.exact.particles import particle_solution
-from meanfield.theories.general_data.exact.proposal import Mixture, prior_mixture, refitted
+from meanfield.theories.general_data.exact.proposal import Mixture, adapted, affordable, prior_mixture, refitted
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, sample_of
 from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["approached", "blank"]
 
-_POINTS = 4096
+_POINTS, _FOLLOWING = 4096, 20_000  # particles, and points of a mixture
 _ROUNDS, _SETTLED = 150, 6  # steps of t; how many full ones count as arrived
-_KEPT = 0.5
+_AGREED = 2  # the same of mixtures
+_KEPT, _SOUND = 0.5, 0.1  # effective points: share that a step leaves, and share that a sample needs for one
+_MOST_LOST = 8  # steps that were too long
+_RICHER = 0.75  # Gaussians that points are enough for, in units of those there are (with their wider copies)
 _MOVES = 8
 _SAME = 0.02  # mean square difference of activations within a code
 
@@ -47,8 +56,49 @@ def blank(
     return particle_solution(found, sample, at, zero, np.zeros(1, dtype=int), 0)
 
 
-def approached(solution: GeneralSolution, labels: Any, rng: np.random.Generator) -> tuple[Sampler, FloatArray] | None:
-    """A sampler whose proposal is fitted to particles, and the t they arrived at; None if they did not."""
+def approached(
+    solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
+) -> tuple[Sampler, FloatArray] | None:
+    """A sampler and the t at which its proposal has arrived; None where neither way leads there."""
+    return _by_mixtures(solution, labels, rng) or _by_particles(solution, labels, rng)
+
+
+def _by_mixtures(
+    solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
+) -> tuple[Sampler, FloatArray] | None:
+    sampler = Sampler(solution, labels, rng, prior_mixture(solution.features.shape[1]))
+    if not sampler.few:
+        return None
+    n, full = _FOLLOWING, 0
+    t = before = np.zeros(solution.targets.shape)
+    adjusted: Mixture | None = None
+    lost = 0
+    for _ in range(_ROUNDS):
+        known = sampler.mixture
+        found = sampler.fitted(t, n, adjusted)
+        if found is None or found[1].effective < _SOUND * n:
+            # Newton's method went where the sample happened to have no points: less far.
+            sampler.mixture, adjusted, t, full = known, None, 0.5 * (before + t), 0
+            lost += 1
+            if lost > _MOST_LOST:
+                return None
+            continue
+        before = t
+        t, at, arrived = sampler.dual.minimised(found[0], t, least_effective=_KEPT * found[1].effective)
+        points, share = found[0].points, at.share
+        adjusted = adapted(sampler.mixture, points, share)
+        if affordable(points.shape[1], share) > _RICHER * len(adjusted.weight):  # it was fitted to fewer points
+            adjusted = refitted(adjusted, points, share, rng)
+        full = full + 1 if arrived else 0
+        if full >= _AGREED:
+            sampler.mixture = _coded(sampler.mixture, solution, t)
+            return sampler, t
+    return None
+
+
+def _by_particles(
+    solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
+) -> tuple[Sampler, FloatArray] | None:
     s = solution
     dual = Dual(s.targets, s.prior, s.tau)
     t = np.zeros(s.targets.shape)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 from scipy.special import logsumexp
@@ -17,9 +17,13 @@ from meanfield.theories.general_data.compiled.joint import gaussian_moments
 from meanfield.theories.general_data.compiled.joint import joint_moments as tilted_moments
 from meanfield.theories.general_data.joint.neuron import Cut, Joint, Tilted, cavities, joint_bound, joint_moments
 from meanfield.theories.general_data.joint.pieces import apart, beside, between, places, region, within
-from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.limits import mapped
 from meanfield.theories.general_data.tilt import tilt_of
 from meanfield.validation import FloatArray
+
+Start = tuple[FloatArray, FloatArray] | None  # sites
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 __all__ = ["Codes", "JointNeuron", "pattern"]
 
@@ -131,12 +135,12 @@ class JointNeuron:
         gaussian_moments(self.tilt, mean, variance, moments)
         return moments
 
-    def _ep(self, t: FloatArray, start: Any, tolerance: float, cuts: Cuts, effort: tuple[int, float]) -> Joint | None:
+    def _ep(self, t: FloatArray, start: Start, tolerance: float, cuts: Cuts, effort: tuple[int, float]) -> Joint | None:
         tilted = functools.partial(self.tilted, cuts=cuts) if cuts else self.tilted
         return joint_moments(self.matrix, t, self.prior, tilted, start, tolerance, self.bound, *effort)
 
     def solve(
-        self, t: FloatArray, start: Any, tolerance: float, bound: bool = False, cuts: Cuts = (), family: int = -1
+        self, t: FloatArray, start: Start, tolerance: float, bound: bool = False, cuts: Cuts = (), family: int = -1
     ) -> Joint | None:
         """The code near sites (Q, nu) by EP, if need be from the variational Gaussian; that one itself if `bound`.
 
@@ -148,26 +152,24 @@ class JointNeuron:
             return None
         return found._replace(cuts=cuts, family=next(self.families) if family < 0 else family)
 
-    def _solve(self, t: FloatArray, start: Any, tolerance: float, only: bool, cuts: Cuts) -> Joint | None:
+    def _solve(self, t: FloatArray, start: Start, tolerance: float, only: bool, cuts: Cuts) -> Joint | None:
         found = None if only else self._ep(t, start, tolerance, cuts, _FIRST)
         if found is None and not cuts:
             loose = min(tolerance, _SEARCH_TOLERANCE) if only or self.fallback else _SEARCH_TOLERANCE
-            found = joint_bound(self.matrix, t, self.prior, self.gaussian, start, loose)
+            found = joint_bound(
+                self.matrix, t, self.prior, self.gaussian, cast("tuple[FloatArray, FloatArray]", start), loose
+            )
             if found is not None and not only:
                 exact = self._ep(t, (found.q, found.nu), tolerance, cuts, _SECOND)
                 found = found if exact is None and self.fallback else exact
         return found
 
-    def again(self, t: FloatArray, joint: Joint, start: Any, tolerance: float) -> Joint | None:
+    def again(self, t: FloatArray, joint: Joint, start: Start, tolerance: float) -> Joint | None:
         """The same code or piece from other sites."""
         return self.solve(t, start, tolerance, joint.bound, joint.cuts, joint.family)
 
-    def map(self, job: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        found = []
-        for result in self.pool.map(job, items):
-            check_time()
-            found.append(result)
-        return found
+    def map(self, job: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+        return list(mapped(self.pool, job, items))
 
     def move(self, codes: Codes, t: FloatArray, tolerance: float) -> tuple[Codes, list[Joint]]:
         """The codes at another t, each once; those (at the old t) that merged, or for which EP has become the bound."""
@@ -310,7 +312,7 @@ class JointNeuron:
         """A code on one side of a cut and that of activations phi on the other."""
         row = self.matrix[sample]
 
-        def beyond(cut: Cut, start: Any) -> Joint | None:
+        def beyond(cut: Cut, start: Start) -> Joint | None:
             found = self.solve(t, start, tolerance, cuts=(*near.cuts, cut), family=near.family)
             return found if found is not None and float(np.mean((found.phi - phi) ** 2)) < _SAME_PHI else None
 
@@ -356,10 +358,12 @@ class JointNeuron:
         chosen = {id(joint) for joint in kept}
         return Codes(codes.t, tuple(joint for joint in codes.joints if id(joint) in chosen))
 
-    def search(self, t: FloatArray, sites: list[Any], known: Codes | None, tolerance: float, depth: float) -> Codes:
+    def search(
+        self, t: FloatArray, sites: Sequence[Start], known: Codes | None, tolerance: float, depth: float
+    ) -> Codes:
         """Known codes and those that EP reaches from sites, roughly if `depth` below the top."""
 
-        def rough(start: Any) -> Joint | None:
+        def rough(start: Start) -> Joint | None:
             return self.solve(t, start, _SEARCH_TOLERANCE, bound=self.variational or self.fallback)
 
         old = () if known is None else known.joints

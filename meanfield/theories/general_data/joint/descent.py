@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from meanfield.theories.general_data.joint.neuron import Cut, Joint
 from meanfield.theories.general_data.joint.scout import Scout
 from meanfield.theories.general_data.neuron import Neuron, Readouts
 from meanfield.theories.general_data.solution import GeneralSolution, verdict
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["JointRun"]
 
@@ -67,7 +66,7 @@ class JointRun:
         prior: float,
         tau: float,
         tolerance: float,
-        labels: Any,
+        labels: IntArray | None,
         rng: np.random.Generator,
         threads: int | None = None,
         report: Progress | None = None,
@@ -246,14 +245,18 @@ class JointRun:
         again = self.neuron.map(job, state.codes.joints)
         same = np.array([abs(a.log_z - b.log_z) < _SAME_LOG_Z for a, b in zip(again, state.codes.joints)])
         mixed = tuple(a if ok else b for a, b, ok in zip(again, state.codes.joints, same))
-        weight = state.weight[: len(mixed)]
-        gradient = self.tau * t - self.targets
-        for w, joint in zip(weight, mixed):
-            gradient = gradient + w * joint.mean_a_phi
-        rest = state.weight[len(mixed) :] @ state.tangents.slope
-        return float(np.abs(gradient + rest.reshape(t.shape)).max()), float(weight[~same].sum())
+        return self.residual(state, mixed), float(state.weight[: len(mixed)][~same].sum())
 
-    def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, Any]:
+    def residual(self, state: CodesState, joints: Sequence[Joint]) -> float:
+        """max |dJ/dt| with these codes in place of those of a state."""
+        t = state.codes.t
+        gradient = self.tau * t - self.targets
+        for w, joint in zip(state.weight, joints):
+            gradient = gradient + w * joint.mean_a_phi
+        rest = state.weight[len(joints) :] @ state.tangents.slope
+        return float(np.abs(gradient + rest.reshape(t.shape)).max())
+
+    def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, IntArray]:
         """Neurons at readouts that stand for those of each piece of a code, their weights and pieces.
 
         A Gaussian of covariance C is replaced by 2 m points at the mean +- sqrt(m) times the columns of a root of C,
@@ -283,14 +286,23 @@ class JointRun:
                 at.gain[rows, cut.sample] = joint.gain[cut.sample]
         return at, np.concatenate(shares), pieces
 
-    def solution(self, dual: CodesDual, state: CodesState) -> GeneralSolution:
+    def best(self) -> GeneralSolution:
+        """What was reached, without another look at it."""
+        assert self.last is not None
+        dual, state = self.last
+        return self.solution(dual, state, hurried=True)
+
+    def solution(self, dual: CodesDual, state: CodesState, hurried: bool = False) -> GeneralSolution:
         if not dual.frozen:
             order = np.argsort(-state.weight[: len(state.codes.joints)], kind="stable")
             kept = [i for i in order if state.weight[i] > _RARE]
             state = dual.state(
                 state.theta, Codes(state.codes.t, tuple(state.codes.joints[i] for i in kept)), state.tangents
             )
-        residual, ambiguous = self.recomputed(dual, state)
+        if hurried:
+            residual, ambiguous = self.residual(state, state.codes.joints), 0.0
+        else:
+            residual, ambiguous = self.recomputed(dual, state)
         joints = state.codes.joints
         share = state.weight[: len(joints)]
         extrapolated = state.extrapolated

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_solve
 from scipy.special import logsumexp
 
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
 from meanfield.theories.general_data.joint.neuron import Joint
+from meanfield.theories.general_data.limits import check_time
+from meanfield.theories.general_data.slices import factorised
 from meanfield.validation import FloatArray
 
 __all__ = ["CodesDual", "CodesState", "Tangents", "minimise_codes"]
@@ -194,13 +196,15 @@ class _Model:
         size = gradient.size
         for i in curved:
             if i not in self.matrices:
+                check_time()
                 self.matrices[i] = self.joints[i].hessian(None)
         matrix = between.T @ between
         for i in curved:
+            check_time()
             matrix += weight[i] * self.matrices[i]
         matrix.flat[:: size + 1] += self.dual.tau
         try:
-            factor = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+            factor = factorised(matrix)
         except LinAlgError:
             return None
         return np.asarray(-cho_solve(factor, gradient.ravel(), check_finite=False)).reshape(gradient.shape)

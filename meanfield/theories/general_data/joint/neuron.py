@@ -15,11 +15,12 @@ and what is left out is of order 1 / P^2 in <a phi>, the readout being Gaussian 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["Cut", "Joint", "Tilted", "cavities", "joint_bound", "joint_moments"]
@@ -251,7 +252,11 @@ def cavities(joint: Joint, t: FloatArray) -> tuple[FloatArray, FloatArray, Float
 
 
 def _sites(cavity: _Posterior, tilted: Tilted) -> tuple[FloatArray, FloatArray]:
-    """Sites that give every marginal the mean and covariance of its tilted distribution."""
+    """Sites that give every marginal the mean and covariance of its tilted distribution.
+
+    Of matrices, and from derivatives of ln norm by the cavity's mean instead of moments: the covariance of (kappa, z)
+    may be singular, and the derived `matching_site` of one sample takes its inverse.
+    """
     back, _ = _inverse(np.eye(2) + tilted.second @ cavity.cavity_cov)
     q = -back @ tilted.second
     return 0.5 * (q + q.transpose(0, 2, 1)), _times(back, tilted.first - _times(tilted.second, cavity.cavity_mean))
@@ -290,7 +295,8 @@ def joint_moments(
         Of the first iterations; halved where they make no progress.
     """
 
-    def evaluated(sites: FloatArray) -> tuple[_Posterior, Tilted, FloatArray] | None:
+    def evaluated(sites: FloatArray) -> _Point | None:
+        check_time()
         state = _posterior(features, t, s2, *_unpacked(sites), bound)
         tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
         if state is None or tilted is None:
@@ -298,7 +304,7 @@ def joint_moments(
         gap = _packed(*_sites(state, tilted)) - sites
         return (state, tilted, gap) if np.isfinite(gap).all() else None
 
-    def advanced(sites: FloatArray, step: FloatArray, least: float) -> tuple[FloatArray, Any]:
+    def advanced(sites: FloatArray, step: FloatArray, least: float) -> tuple[FloatArray, _Point | None]:
         """The longest of step, step / 2, ... down to `least` that leads to proper Gaussians."""
         rate = 1.0
         while rate >= least:
@@ -333,6 +339,9 @@ def joint_moments(
             damping, waits = max(0.5 * damping, _SMALLEST_DAMPING), 0
         sites, point = advanced(sites, damping * gap, _SMALLEST_STEP)
     return None
+
+
+_Point = tuple[_Posterior, Tilted, FloatArray]  # posterior, tilted moments, gap of the sites
 
 
 def _packed(q: FloatArray, nu: FloatArray) -> FloatArray:
@@ -433,6 +442,7 @@ def joint_bound(
     kept = None
     iterations = 0
     while iterations < cap:
+        check_time()
         iterations += 1
         state = _posterior(features, t, s2, *trial, None, with_cavities=False)
         value = -np.inf

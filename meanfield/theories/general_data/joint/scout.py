@@ -10,12 +10,12 @@ whose maxima lie near the codes. They cost two matrix products a step for all of
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
 
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
-from meanfield.validation import FloatArray
+from meanfield.theories.general_data.limits import check_time
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Scout"]
 
@@ -39,7 +39,7 @@ class Scout:
     rng : Generator
     """
 
-    def __init__(self, labels: Any, neuron: JointNeuron, rng: np.random.Generator) -> None:
+    def __init__(self, labels: IntArray | None, neuron: JointNeuron, rng: np.random.Generator) -> None:
         self.neuron, self.rng = neuron, rng
         self.sets = np.empty((len(neuron.matrix), 0))
         if labels is not None:
@@ -64,6 +64,7 @@ class Scout:
         z = matrix @ weights
         phi = phi_of(z)
         for step in range(_STEPS):
+            check_time()
             free = step >= _STEPS // 3  # the readout stays that of the set at first
             slope = matrix.T @ ((t @ readout) * phi_of.derivative(z)) - weights
             trial = weights + steps * slope

@@ -10,8 +10,8 @@ import numpy as np
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.progress import Progress
 from meanfield.theories.general_data.compiled.ep import FAILED, VGA
-from meanfield.theories.general_data.lattice.dual import MAX_STEPS, Dual, State, class_basis, minimise
-from meanfield.theories.general_data.lattice.nodes import Frozen, Lattice, Nodes, basins, grow
+from meanfield.theories.general_data.lattice.dual import MAX_STEPS, LatticeDual, LatticeState, class_basis, minimise
+from meanfield.theories.general_data.lattice.nodes import Frozen, Lattice, LatticeNodes, basins, grow
 from meanfield.theories.general_data.neuron import Neuron, components
 from meanfield.theories.general_data.solution import (
     MAX_EXTRAPOLATED,
@@ -20,7 +20,7 @@ from meanfield.theories.general_data.solution import (
     beyond_capacity,
     verdict,
 )
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["LatticeRun"]
 
@@ -49,16 +49,16 @@ class LatticeRun:
         self.neuron, self.targets, self.tau, self.tolerance, self.rng = neuron, targets, tau, tolerance, rng
         self.progress = progress
         self.steps = 0
-        self.last: tuple[Dual, State] | None = None  # the best so far
+        self.last: tuple[LatticeDual, LatticeState] | None = None  # the best so far
         self.accepted = accepted_residual(tolerance)
 
-    def beyond(self, state: State, factor: float = 1.0) -> bool:
+    def beyond(self, state: LatticeState, factor: float = 1.0) -> bool:
         """Whether J(t) is too rough for steps of Newton's method: EP has several fixed points, or none."""
         return state.error > factor * beyond_capacity(self.targets)
 
-    def dual(self, basis: FloatArray | None, soft: bool, frozen: Frozen | None = None, **lattice: Any) -> Dual:
+    def dual(self, basis: FloatArray | None, soft: bool, frozen: Frozen | None = None, **lattice: Any) -> LatticeDual:
         outputs = self.targets.shape[1]
-        return Dual(
+        return LatticeDual(
             self.neuron,
             self.targets,
             self.tau,
@@ -67,15 +67,17 @@ class LatticeRun:
             soft,
         )
 
-    def report(self, stage: str, dual: Dual) -> Callable[[State, str], None]:
-        def inner(state: State, message: str) -> None:
+    def report(self, stage: str, dual: LatticeDual) -> Callable[[LatticeState, str], None]:
+        def inner(state: LatticeState, message: str) -> None:
             self.last = dual, state
             if self.progress is not None:
                 self.progress(f"{stage}: {message}", state.steps, state.error)
 
         return inner
 
-    def minimise_from(self, dual: Dual, start: State, tolerance: float, ep_tolerance: float, stage: str) -> State:
+    def minimise_from(
+        self, dual: LatticeDual, start: LatticeState, tolerance: float, ep_tolerance: float, stage: str
+    ) -> LatticeState:
         self.report(stage, dual)(start, "start")
         if self.neuron.fallback and self.beyond(start, _FAR):
             return start  # what EP had found is not a solution
@@ -85,7 +87,9 @@ class LatticeRun:
         self.steps += state.steps
         return state
 
-    def equilibrium(self, labels: Any, warm_start: GeneralSolution | None, final: dict[str, Any]) -> GeneralSolution:
+    def equilibrium(
+        self, labels: IntArray | None, warm_start: GeneralSolution | None, final: dict[str, Any]
+    ) -> GeneralSolution:
         state = None
         if warm_start is None:
             basis = class_basis(labels, self.targets)
@@ -125,7 +129,7 @@ class LatticeRun:
             state = bounded if self.neuron.fallback else state
         return self.solution(dual, state)
 
-    def first(self, dual: Dual, basis: FloatArray) -> State:
+    def first(self, dual: LatticeDual, basis: FloatArray) -> LatticeState:
         """theta proportional to the centred targets; halved while expectation propagation fails everywhere."""
         off = self.targets - self.targets.mean(axis=0)
         theta = np.linalg.lstsq(basis, 4.0 * off / max(np.abs(off).max(), 1e-300), rcond=None)[0]
@@ -140,12 +144,12 @@ class LatticeRun:
 
     def continued(
         self,
-        dual: Dual,
+        dual: LatticeDual,
         theta: FloatArray,
-        state: State | None,
+        state: LatticeState | None,
         ep_tolerance: float,
         solution: GeneralSolution | None = None,
-    ) -> State:
+    ) -> LatticeState:
         """The state of a coarser lattice, or a solution, on the lattice of `dual`."""
         known = None
         reach = 1.5
@@ -169,7 +173,7 @@ class LatticeRun:
             )
         return dual.state(theta, grow(self.neuron, nodes, ep_tolerance, dual.soft))
 
-    def refresh(self, dual: Dual, state: State, ep_tolerance: float) -> State:
+    def refresh(self, dual: LatticeDual, state: LatticeState, ep_tolerance: float) -> LatticeState:
         """The same nodes at the same point, to another accuracy of expectation propagation."""
         nodes = dual.move(state.nodes.take(state.nodes.inside), state.theta, ep_tolerance)
         return dual.state(state.theta, grow(self.neuron, nodes, ep_tolerance, dual.soft))
@@ -188,7 +192,7 @@ class LatticeRun:
             1e-5,
         )
         index, first = np.unique(dual.lattice.nearest(at.readout), axis=0, return_index=True)
-        nodes = Nodes(dual.lattice, theta, index, at.take(first)).take(at.status[first] != FAILED)
+        nodes = LatticeNodes(dual.lattice, theta, index, at.take(first)).take(at.status[first] != FAILED)
         start = dual.state(theta, grow(self.neuron, nodes, 1e-5, True))
         state = self.minimise_from(dual, start, max(1e-3, self.tolerance), 1e-5, "frozen")
         ep_tolerance = min(1e-4, 0.3 * self.tolerance)
@@ -197,7 +201,7 @@ class LatticeRun:
         )
         return self.solution(dual, state)
 
-    def recomputed(self, dual: Dual, state: State) -> tuple[float, float]:
+    def recomputed(self, dual: LatticeDual, state: LatticeState) -> tuple[float, float]:
         """max |dJ/dt| with expectation propagation from zero sites, and the weight where it ends elsewhere.
 
         Where it fails from there, or finds another fixed point (a bimodal P(w | a)), the old moments count.
@@ -210,12 +214,18 @@ class LatticeRun:
         same = cold.ok & (np.abs(cold.exponent - at.exponent[rows]) < _SAME)
         at.assign(rows[same], cold.take(same))
         ambiguous = float(nodes.weight[rows[cold.ok & ~same]].sum())
-        return dual.state(state.theta, Nodes(nodes.lattice, nodes.t, nodes.index, at)).error, ambiguous
+        return dual.state(state.theta, LatticeNodes(nodes.lattice, nodes.t, nodes.index, at)).error, ambiguous
 
-    def solution(self, dual: Dual, state: State) -> GeneralSolution:
+    def best(self) -> GeneralSolution:
+        """What was reached, without another look at it."""
+        assert self.last is not None
+        dual, state = self.last
+        return self.solution(dual, state, hurried=True)
+
+    def solution(self, dual: LatticeDual, state: LatticeState, hurried: bool = False) -> GeneralSolution:
         nodes = state.nodes.take(state.nodes.inside)
         weight = nodes.weight
-        residual, ambiguous = self.recomputed(dual, state)
+        residual, ambiguous = (state.error, 0.0) if hurried else self.recomputed(dual, state)
         extrapolated = state.extrapolated
         bounded = float(weight[nodes.at.status == VGA].sum())
         label = nodes.code if dual.lattice.frozen is not None else basins(nodes, _RARE)

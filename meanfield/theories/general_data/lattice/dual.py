@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from meanfield.theories.general_data.lattice.nodes import Lattice, Nodes, _keys, grow, search
+from meanfield.theories.general_data.lattice.nodes import Lattice, LatticeNodes, _keys, grow, search
 from meanfield.theories.general_data.neuron import Neuron, Readouts, components, joined
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["MAX_STEPS", "Dual", "State", "class_basis", "minimise"]
+__all__ = ["MAX_STEPS", "LatticeDual", "LatticeState", "class_basis", "minimise"]
 
 _FLAT = 1e-6  # nodes below this weight do not enter the Hessian
 MAX_STEPS = 80
@@ -30,11 +29,11 @@ _NOISE = 0.03  # of J, in units of the weight of extrapolated nodes
 
 
 @dataclass
-class State:
+class LatticeState:
     """A point t = basis theta with its nodes; gradient is that of theta (q, m)."""
 
     theta: FloatArray
-    nodes: Nodes
+    nodes: LatticeNodes
     objective: float
     gradient: FloatArray
     steps: int = 0
@@ -50,7 +49,7 @@ class State:
         return self.nodes.extrapolated
 
 
-class Dual:
+class LatticeDual:
     """J(t) = -<t, Y> + (tau / 2)|t|^2 + ln int da N(a; 0, s2) Z(t a) with t = basis theta.
 
     basis (P, q), or None for the identity.
@@ -76,15 +75,15 @@ class Dual:
     def reduced(self, gradient: FloatArray) -> FloatArray:
         return gradient if self.basis is None else self.basis.T @ gradient
 
-    def objective(self, nodes: Nodes) -> float:
+    def objective(self, nodes: LatticeNodes) -> float:
         t = nodes.t
         return float(np.sum(t * (0.5 * self.tau * t - self.targets))) + nodes.log_integral
 
-    def state(self, theta: FloatArray, nodes: Nodes, steps: int = 0) -> State:
+    def state(self, theta: FloatArray, nodes: LatticeNodes, steps: int = 0) -> LatticeState:
         gradient = self.tau * nodes.t - self.targets + (nodes.at.phi.T * nodes.weight) @ nodes.at.readout
-        return State(theta, nodes, self.objective(nodes), self.reduced(gradient) / self.scale[:, None], steps)
+        return LatticeState(theta, nodes, self.objective(nodes), self.reduced(gradient) / self.scale[:, None], steps)
 
-    def hessian(self, nodes: Nodes) -> FloatArray:
+    def hessian(self, nodes: LatticeNodes) -> FloatArray:
         """tau + sum_i w_i C_i (x) a_i a_i^T + sharpness times covariance of phi_i a_i^T over the nodes, (q m, q m)."""
         parts = components(nodes.at, nodes.weight, _FLAT)
         weight = parts.weight
@@ -115,7 +114,7 @@ class Dual:
 
     def search(
         self, theta: FloatArray, reach: float, rng: np.random.Generator, tolerance: float, known: Readouts | None = None
-    ) -> Nodes | None:
+    ) -> LatticeNodes | None:
         """Lattice nodes where ascents end, and those next to `known` readouts; None where EP fails at every start."""
         t = self.t(theta)
         found = search(self.neuron, t, self.starts(reach, rng), self.lattice)
@@ -130,28 +129,30 @@ class Dual:
         index, first = np.unique(self.lattice.nearest(found.readout), axis=0, return_index=True)
         start = found.s[first], found.nu[first]
         at = self.neuron.evaluate(t, self.lattice.readouts(index), start, tolerance)
-        nodes = Nodes(self.lattice, t, index, at).take(at.ok)
+        nodes = LatticeNodes(self.lattice, t, index, at).take(at.ok)
         return nodes if len(nodes.at) else None
 
-    def merged(self, nodes: Nodes, more: Nodes | None) -> Nodes:
+    def merged(self, nodes: LatticeNodes, more: LatticeNodes | None) -> LatticeNodes:
         """Both sets (same t), each index once."""
         if more is None:
             return nodes
         index = np.concatenate([nodes.index, more.index])
         _, first = np.unique(index, axis=0, return_index=True)
         rows = np.sort(first)
-        return Nodes(nodes.lattice, nodes.t, index[rows], joined([nodes.at, more.at]).take(rows))
+        return LatticeNodes(nodes.lattice, nodes.t, index[rows], joined([nodes.at, more.at]).take(rows))
 
     def completed(
-        self, nodes: Nodes, theta: FloatArray, rng: np.random.Generator, tolerance: float, look: bool
-    ) -> Nodes:
+        self, nodes: LatticeNodes, theta: FloatArray, rng: np.random.Generator, tolerance: float, look: bool
+    ) -> LatticeNodes:
         """All nodes that count at theta, from those known there; codes are searched for if `look`."""
         if look:
             reach = 1.2 * float(np.abs(nodes.at.readout).max())
             nodes = self.merged(nodes, self.search(theta, reach, rng, tolerance))
         return grow(self.neuron, nodes, tolerance, self.soft)
 
-    def returned(self, trial: Nodes, old: Nodes, state: State, tolerance: float) -> tuple[Nodes, Any]:
+    def returned(
+        self, trial: LatticeNodes, old: LatticeNodes, state: LatticeState, tolerance: float
+    ) -> tuple[LatticeNodes, IntArray]:
         """Nodes of `state` with those of a rejected `trial` that `old` did not have; the rows of these."""
         missing = trial.take((trial.weight > 1e-4) & ~np.isin(_keys(trial.index), _keys(old.index)))
         if not len(missing.at):
@@ -160,12 +161,12 @@ class Dual:
         nodes = grow(self.neuron, self.merged(state.nodes, back), tolerance, self.soft)
         return nodes, np.flatnonzero(np.isin(_keys(nodes.index), _keys(back.index)))
 
-    def move(self, nodes: Nodes, theta: FloatArray, tolerance: float) -> Nodes:
+    def move(self, nodes: LatticeNodes, theta: FloatArray, tolerance: float) -> LatticeNodes:
         """The same nodes at another theta; light ones less accurately."""
         t = self.t(theta)
         gap = np.minimum(nodes.depth, 6.0)
         at = self.neuron.move(nodes.at, nodes.t, t, np.minimum(tolerance * np.exp(np.maximum(gap, 0.0)), 1e-2))
-        return Nodes(self.lattice, t, nodes.index, at).take(at.ok)
+        return LatticeNodes(self.lattice, t, nodes.index, at).take(at.ok)
 
 
 def step_of(hessian: FloatArray, gradient: FloatArray, radius: float) -> tuple[FloatArray, float, bool]:
@@ -196,22 +197,22 @@ def step_of(hessian: FloatArray, gradient: FloatArray, radius: float) -> tuple[F
 
 
 def minimise(
-    dual: Dual,
-    state: State,
+    dual: LatticeDual,
+    state: LatticeState,
     tolerance: float,
     ep_tolerance: float,
     rng: np.random.Generator,
-    report: Callable[[State, str], None],
+    report: Callable[[LatticeState, str], None],
     accepted: float = 0.0,
     max_steps: int = MAX_STEPS,
-) -> State:
+) -> LatticeState:
     """Newton's method with honest acceptance, until |grad| < tolerance or there is no more progress.
 
     A gradient below `accepted` is polished only as long as every few steps reduce it.
     """
     radius = 3.0
     hessian: FloatArray | None = None
-    extra: Any = np.empty(0, dtype=np.int64)  # rows of the state's nodes that matter only at a rejected trial
+    extra = np.empty(0, dtype=np.int64)  # rows of the state's nodes that matter only at a rejected trial
     travelled = np.inf  # since the last search for codes
     best, mark, stalled, crawls = np.inf, np.inf, 0, False
     for step_count in range(1, max_steps + 1):
@@ -280,7 +281,7 @@ def minimise(
     return state
 
 
-def class_basis(labels: Any, targets: FloatArray) -> FloatArray:
+def class_basis(labels: IntArray | None, targets: FloatArray) -> FloatArray:
     """(P, q) basis of the first stage: indicators of the classes, or 1 and the targets."""
     if labels is not None:
         return np.asarray((labels[:, None] == np.unique(labels)).astype(float))

@@ -11,15 +11,14 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from meanfield.theories.general_data.compiled.ep import FAILED, VGA
 from meanfield.theories.general_data.neuron import EXTRAPOLATED, Neuron, Readouts, joined
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray, IntArray, Rows
 
-__all__ = ["Frozen", "Lattice", "Nodes", "basins", "grow", "search", "soften"]
+__all__ = ["Frozen", "Lattice", "LatticeNodes", "basins", "grow", "search", "soften"]
 
 _MARGIN = 0.5  # neighbours predicted to lie this far below the window are not evaluated
 _MAX_NODES = 40_000
@@ -33,10 +32,10 @@ class Frozen:
     """Fixed fractions p_g of the neurons per code; a readout belongs to the code of the nearest of `centres` (c, m)."""
 
     centres: FloatArray
-    code: Any  # (c,) integers
+    code: IntArray  # (c,) integers
     fractions: FloatArray  # (g,)
 
-    def code_of(self, readout: FloatArray) -> Any:
+    def code_of(self, readout: FloatArray) -> IntArray:
         distance = np.sum((readout[:, None] - self.centres) ** 2, axis=2)
         return self.code[np.argmin(distance, axis=1)]
 
@@ -67,10 +66,10 @@ class Lattice:
         m = self.outputs
         return m * math.log(self.step) + (m - 1) * math.log(2.0) - 0.5 * m * math.log(2.0 * math.pi * self.prior)
 
-    def readouts(self, index: Any) -> FloatArray:
+    def readouts(self, index: np.ndarray) -> FloatArray:
         return self.step * (index + self.shift)
 
-    def nearest(self, readout: FloatArray) -> Any:
+    def nearest(self, readout: FloatArray) -> IntArray:
         """Index (n, m) of the node nearest to each readout."""
         x = readout / self.step - self.shift
         even, odd = 2.0 * np.round(0.5 * x), 2.0 * np.round(0.5 * (x - 1.0)) + 1.0
@@ -78,25 +77,25 @@ class Lattice:
         return np.where(nearer[:, None], even, odd).astype(np.int64)
 
     @property
-    def moves(self) -> Any:
+    def moves(self) -> IntArray:
         """Steps to the nearest neighbours (2^m, m)."""
         return np.array(list(itertools.product((-1, 1), repeat=self.outputs)), dtype=np.int64)
 
 
 @dataclass
-class Nodes:
+class LatticeNodes:
     """Lattice nodes that have been evaluated at t."""
 
     lattice: Lattice
     t: FloatArray
-    index: Any  # (n, m) integers
+    index: IntArray  # (n, m) integers
     at: Readouts
 
-    def take(self, rows: Any) -> Nodes:
-        return Nodes(self.lattice, self.t, self.index[rows], self.at.take(rows))
+    def take(self, rows: Rows) -> LatticeNodes:
+        return LatticeNodes(self.lattice, self.t, self.index[rows], self.at.take(rows))
 
     @cached_property
-    def code(self) -> Any:
+    def code(self) -> IntArray:
         """(n,) code of each node where the fractions are frozen, else 0."""
         frozen = self.lattice.frozen
         return np.zeros(len(self.at), np.int64) if frozen is None else frozen.code_of(self.at.readout)
@@ -117,11 +116,11 @@ class Nodes:
         return np.asarray(self.lattice.sharpness * (top[self.code] - self.at.exponent))
 
     @property
-    def inside(self) -> Any:
+    def inside(self) -> BoolArray:
         """Which nodes count."""
         return self.depth < self.lattice.window
 
-    def _sums(self) -> tuple[Any, Any]:
+    def _sums(self) -> tuple[FloatArray, IntArray]:
         """(n,) e^{-depth} of the nodes that count, and (g,) their sums per code."""
         share = np.where(self.inside, np.exp(-self.depth), 0.0)
         return share, np.bincount(self.code, share, minlength=len(self.fractions))
@@ -170,13 +169,13 @@ def search(
     return joined([*done, at])
 
 
-def _keys(index: Any) -> Any:
+def _keys(index: IntArray) -> np.ndarray:
     """One integer per row of `index` (..., m)."""
     base = 1 << (60 // index.shape[-1])
     return np.asarray((index + base // 2) @ base ** np.arange(index.shape[-1], dtype=np.int64))
 
 
-def _neighbours(nodes: Nodes) -> tuple[Any, Any, FloatArray]:
+def _neighbours(nodes: LatticeNodes) -> tuple[IntArray, IntArray, FloatArray]:
     """Unknown neighbours (k, m) of the nodes inside the window: index, position of the parent, predicted exponent.
 
     Prediction: gradient at the parent, curvature from the difference of gradients to the node opposite, if known.
@@ -188,7 +187,7 @@ def _neighbours(nodes: Nodes) -> tuple[Any, Any, FloatArray]:
     parent = np.flatnonzero(nodes.inside & (nodes.at.status <= VGA))
     index = nodes.index[parent][:, None] + moves
 
-    def position(of: Any) -> Any:
+    def position(of: IntArray) -> IntArray:
         """Position of a node among the known ones, or -1."""
         wanted = _keys(of)
         at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
@@ -207,7 +206,7 @@ def _neighbours(nodes: Nodes) -> tuple[Any, Any, FloatArray]:
     return index[rows], parent[rows], guess[rows]
 
 
-def soften(neuron: Neuron, nodes: Nodes, rows: Any, tolerance: float) -> Nodes:
+def soften(neuron: Neuron, nodes: LatticeNodes, rows: IntArray, tolerance: float) -> LatticeNodes:
     """Integrate along a soft direction, where one serves, for the heavy nodes among `rows` whose EP is not reliable."""
     at = nodes.at.take(slice(None))
     bad = (at.status[rows] == EXTRAPOLATED) | (at.lowest[rows] < _SOFT_EIGENVALUE)
@@ -236,10 +235,10 @@ def soften(neuron: Neuron, nodes: Nodes, rows: Any, tolerance: float) -> Nodes:
         tried += 1
     for key in _keys(nodes.index[rows]):
         neuron.refused[nodes.lattice.spacing, int(key)] = len(neuron.directions)
-    return Nodes(nodes.lattice, nodes.t, nodes.index, at)
+    return LatticeNodes(nodes.lattice, nodes.t, nodes.index, at)
 
 
-def grow(neuron: Neuron, nodes: Nodes, tolerance: float, soft: bool = False) -> Nodes:
+def grow(neuron: Neuron, nodes: LatticeNodes, tolerance: float, soft: bool = False) -> LatticeNodes:
     """Flood fill: neighbours of the nodes inside the window, until none is new."""
     if soft:
         nodes = soften(neuron, nodes, np.flatnonzero(nodes.inside), tolerance)
@@ -257,14 +256,14 @@ def grow(neuron: Neuron, nodes: Nodes, tolerance: float, soft: bool = False) -> 
         change = (readout[failed] - nodes.at.readout[parent[failed]]) @ nodes.t.T
         neuron.extrapolate(new, failed, nodes.at.take(parent[failed]), change, nodes.t)
         n = len(nodes.at)
-        nodes = Nodes(nodes.lattice, nodes.t, np.concatenate([nodes.index, index]), joined([nodes.at, new]))
+        nodes = LatticeNodes(nodes.lattice, nodes.t, np.concatenate([nodes.index, index]), joined([nodes.at, new]))
         if soft:
             nodes = soften(neuron, nodes, np.arange(n, len(nodes.at)), tolerance)
         if len(nodes.at) > _MAX_NODES:
             raise MemoryError(f"the readout posterior covers more than {_MAX_NODES} lattice nodes")
 
 
-def basins(nodes: Nodes, rare: float) -> Any:
+def basins(nodes: LatticeNodes, rare: float) -> IntArray:
     """(n,) label of the local maximum that steepest ascent on the lattice reaches from each node.
 
     Basins lighter than `rare` count to the heavier one whose highest node is nearest.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_ndtr
 
+from meanfield.theories.general_data.compiled.generated.propagation import given_preactivation
 from meanfield.theories.general_data.joint.neuron import Joint, Tilted, joint_moments
 from meanfield.validation import FloatArray
 
@@ -19,16 +20,20 @@ __all__ = ["bulk_moments"]
 
 _TOLERANCE = 1e-11
 _SMALLEST = 1e-24  # variance of a preactivation whose input is zero
+_GIVEN = getattr(given_preactivation, "py_func", given_preactivation)  # derived; for arrays, so not compiled
 
 
 def _tilted(mean: FloatArray, cov: FloatArray, slopes: tuple[float, float]) -> Tilted | None:
     """Closed form: kappa is integrated at given z, which leaves half a Gaussian on either side of the kink.
 
+    `compiled.joint.joint_moments` does the same by quadrature for any phi; of the derived formulas only that of kappa
+    given z applies, since theirs for pieces of phi hold at a given kappa, and here kappa is correlated with z.
+
     None where one of them has no end: the site is not confined.
     """
     kappa, z, v = mean[:, 0], mean[:, 1], np.maximum(cov[:, 1, 1], _SMALLEST)
-    beta = cov[:, 0, 1] / v
-    rest = np.maximum(cov[:, 0, 0] - beta * cov[:, 0, 1], 0.0)
+    beta, rest = _GIVEN(cov[:, 0, 0], cov[:, 0, 1], v)
+    rest = np.maximum(rest, 0.0)
     offset = kappa - beta * z  # E[kappa | z] = offset + beta z before the tilt, + rest phi(z) after it
     halves = []
     for s, side in zip(slopes, (-1.0, 1.0)):

@@ -17,16 +17,18 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.theories.general_data.compiled.cone import climb, maximise_pattern, search
+from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
-__all__ = ["Maxima", "cone_starts", "cone_terms", "crossed_starts", "follow", "local_maxima"]
+__all__ = ["ConeMaxima", "cone_starts", "cone_terms", "crossed_starts", "follow", "local_maxima"]
 
 _MAX_SWEEPS = 200
+_TOGETHER = 4  # climbs between two looks at the clock
 _SAME = 1e-6  # relative distance of weight vectors that count as one maximum
 _CLOSE_GAP = 1e-6  # eigenvalues closer than this to the largest one, relatively, would make the curvature infinite
 
 
-class Maxima(NamedTuple):
+class ConeMaxima(NamedTuple):
     """Local maxima of q, highest first.
 
     Attributes
@@ -53,11 +55,11 @@ class Maxima(NamedTuple):
     starts: int
     failed: int
 
-    def keep(self, index: np.ndarray) -> Maxima:
+    def keep(self, index: np.ndarray) -> ConeMaxima:
         """A selection of the maxima."""
         arrays = (self.value, self.direction, self.weights, self.pattern, self.hits)
         value, direction, weights, pattern, hits = (a[index] for a in arrays)
-        return Maxima(value, direction, weights, pattern, hits, self.starts, self.failed)
+        return ConeMaxima(value, direction, weights, pattern, hits, self.starts, self.failed)
 
 
 def cone_starts(
@@ -79,7 +81,7 @@ def cone_starts(
     return np.vstack([fixed, drawn]), np.vstack([zero, means, rng.standard_normal((n_random - n_u, rank))])
 
 
-def crossed_starts(maxima: Maxima, rng: np.random.Generator, n: int) -> tuple[FloatArray, FloatArray]:
+def crossed_starts(maxima: ConeMaxima, rng: np.random.Generator, n: int) -> tuple[FloatArray, FloatArray]:
     """Starts (u (n, m), w (n, r)) between two known maxima each, with some noise.
 
     Maxima that random starts reach once in thousands of times are reached once in fifty from there (MNIST, P = 100).
@@ -96,7 +98,7 @@ def crossed_starts(maxima: Maxima, rng: np.random.Generator, n: int) -> tuple[Fl
 
 def local_maxima(
     features: FloatArray, t: FloatArray, slopes: tuple[float, float], starts: tuple[FloatArray, FloatArray]
-) -> Maxima:
+) -> ConeMaxima:
     """Climb from every start (u (n, m), w (n, r)) and merge what coincides."""
     u, w = (np.array(x, dtype=float, order="C") for x in starts)
     n = len(u)
@@ -107,11 +109,15 @@ def local_maxima(
     response = (z * np.where(z > 0, slopes[1], slopes[0])) @ t
     size = np.linalg.norm(response, axis=1)
     u[given[size > 0]] = response[size > 0] / size[size > 0, None]
-    search(features, t, np.array(slopes), u, w, pattern, _MAX_SWEEPS, ok, value)
+    numbers = np.array(slopes)
+    for i in range(0, n, _TOGETHER):
+        check_time()
+        some = slice(i, i + _TOGETHER)
+        search(features, t, numbers, u[some], w[some], pattern[some], _MAX_SWEEPS, ok[some], value[some])
     return _merged(value, u, w, pattern, ok)
 
 
-def _merged(value: FloatArray, u: FloatArray, w: FloatArray, pattern: np.ndarray, ok: np.ndarray) -> Maxima:
+def _merged(value: FloatArray, u: FloatArray, w: FloatArray, pattern: np.ndarray, ok: np.ndarray) -> ConeMaxima:
     order = [i for i in np.argsort(-value, kind="stable") if ok[i]]
     kept: list[int] = []
     hits: list[int] = []
@@ -126,15 +132,16 @@ def _merged(value: FloatArray, u: FloatArray, w: FloatArray, pattern: np.ndarray
             kept.append(i)
             hits.append(1)
     failed = int(np.sum(~ok))
-    return Maxima(value[kept], u[kept], w[kept], pattern[kept], np.array(hits, dtype=int), len(value), failed)
+    return ConeMaxima(value[kept], u[kept], w[kept], pattern[kept], np.array(hits, dtype=int), len(value), failed)
 
 
-def follow(features: FloatArray, t: FloatArray, slopes: tuple[float, float], maxima: Maxima) -> Maxima:
+def follow(features: FloatArray, t: FloatArray, slopes: tuple[float, float], maxima: ConeMaxima) -> ConeMaxima:
     """The same maxima at another t: on their patterns where these still hold, by a climb from w otherwise."""
     u, w, pattern = maxima.direction.copy(), maxima.weights.copy(), maxima.pattern.copy()
     ok, value = np.zeros(len(u), dtype=bool), np.zeros(len(u))
     numbers = np.array(slopes)
     for i in range(len(u)):
+        check_time()
         ok[i], u_new, w_new = maximise_pattern(features, t, numbers, pattern[i])
         if ok[i]:
             u[i], w[i], value[i] = u_new, w_new, 0.5 * w_new @ w_new
@@ -144,7 +151,7 @@ def follow(features: FloatArray, t: FloatArray, slopes: tuple[float, float], max
 
 
 def cone_terms(
-    features: FloatArray, t: FloatArray, slopes: tuple[float, float], maxima: Maxima, i: int
+    features: FloatArray, t: FloatArray, slopes: tuple[float, float], maxima: ConeMaxima, i: int
 ) -> tuple[FloatArray, FloatArray]:
     """First and second derivative of q at a local maximum with respect to t.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.posterior.status import Status
 from meanfield.progress import Progress
 from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.coverage import piecewise_refusal
@@ -17,12 +18,12 @@ from meanfield.theories.general_data.joint.neuron import Joint
 from meanfield.theories.general_data.lattice.nodes import Lattice
 from meanfield.theories.general_data.limits import OutOfTime, check_time, time_limit
 from meanfield.theories.general_data.outliers.check import joint_average, node_moments, outlier_violation
-from meanfield.theories.general_data.outliers.cone import Maxima
-from meanfield.theories.general_data.outliers.dual import OutlierDual, State
-from meanfield.theories.general_data.outliers.lattice import BoundedNeuron
+from meanfield.theories.general_data.outliers.cone import ConeMaxima
+from meanfield.theories.general_data.outliers.dual import OutlierDual, OutlierState
+from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, LatticeBulk
 from meanfield.theories.general_data.outliers.solution import OutlierSolution, joint_parts, node_parts
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray, real_array, real_number
+from meanfield.validation import FloatArray, IntArray, Seed, real_array, real_number
 
 __all__ = ["OutlierSolution", "solve_outliers"]
 
@@ -48,13 +49,13 @@ _LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are roundi
 
 def solve_outliers(
     activation: Activation,
-    features: Any,
-    targets: Any,
+    features: object,
+    targets: object,
     sigma_a: float,
     tau: float,
     *,
-    labels: Any = None,
-    rng: Any = None,
+    labels: IntArray | None = None,
+    rng: Seed = None,
     warm_start: GeneralSolution | None = None,
     progress: Progress | None = None,
     tolerance: float = TOLERANCE,
@@ -121,8 +122,12 @@ def solve_outliers(
         if run.last is None:
             raise
         with time_limit(None):
-            found = run.solution(run.last, run.separation(run.last, sigma_a), math.inf)
-        return replace(found, status="out of time", message=f"residual {found.residual:.2g} when the time was over.")
+            neuron = run.final.neuron
+            within = math.inf if neuron is None else neuron.reach
+            found = run.solution(run.last, 0.0, within, hurried=True)
+        return replace(
+            found, status=Status.OUT_OF_TIME, message=f"residual {found.residual:.2g} when the time was over."
+        )
 
 
 def _equilibrium(run: _Run, warm_start: GeneralSolution | None, reach: float | None, method: str) -> OutlierSolution:
@@ -157,8 +162,8 @@ _NO_BULK = (
 
 
 def _checked(
-    activation: Activation, features: Any, targets: Any, labels: Any
-) -> tuple[FloatArray, FloatArray, tuple[float, float], Any]:
+    activation: Activation, features: object, targets: object, labels: IntArray | None
+) -> tuple[FloatArray, FloatArray, tuple[float, float], IntArray | None]:
     matrix, y = real_array("features", features), real_array("targets", targets)
     if matrix.ndim != 2 or y.ndim != 2 or len(matrix) != len(y):
         raise ValueError(
@@ -187,7 +192,7 @@ class _Run:
         sigma_a: float,
         tau: float,
         slopes: tuple[float, float],
-        labels: Any,
+        labels: IntArray | None,
         rng: np.random.Generator,
         progress: Progress | None,
         tolerance: float,
@@ -196,9 +201,9 @@ class _Run:
         self.sigma_a, self.s2, self.tau, self.slopes = sigma_a, sigma_a**2 / len(targets), tau, slopes
         self.labels, self.rng, self.progress, self.tolerance = labels, rng, progress, tolerance
         self.steps = 0
-        self.last: State | None = None  # the best so far
+        self.last: OutlierState | None = None  # the best so far
         self.stopped = tau  # the approach from larger tau got there
-        self.found: Maxima | None = None  # by the last search of the cone
+        self.found: ConeMaxima | None = None  # by the last search of the cone
 
     def dual(
         self, basis: FloatArray | None, reach: float | None = None, *, coarse: bool = False, tolerance: float = 1e-6
@@ -219,11 +224,11 @@ class _Run:
         self,
         dual: OutlierDual,
         t: FloatArray | None,
-        known: Maxima | None,
+        known: ConeMaxima | None,
         tolerance: float,
         stage: str,
         **options: Any,
-    ) -> State | None:
+    ) -> OutlierState | None:
         if t is None:
             t = dual.start(self.rng, self.labels)
         self.final = dual
@@ -231,8 +236,13 @@ class _Run:
         return dual.minimise(t, self.rng, tolerance, labels=self.labels, known=known, report=report, **options)
 
     def confirm(
-        self, dual: OutlierDual, t: FloatArray, known: Maxima | None, bulk: Any = None, **options: Any
-    ) -> State | None:
+        self,
+        dual: OutlierDual,
+        t: FloatArray,
+        known: ConeMaxima | None,
+        bulk: Joint | LatticeBulk | None = None,
+        **options: Any,
+    ) -> OutlierState | None:
         """The minimum over all of t; starts again while new starts find the cone violated, or a higher fixed point."""
         if dual.lattice is not None:
             dual.loose, options = _COARSE_EP, {"n_random": _COARSE["n_random"], **options}
@@ -258,12 +268,12 @@ class _Run:
             t, known = state.t, self.found
         return state
 
-    def solve_in_stages(self, t: FloatArray | None, separated: float) -> State | None:
+    def solve_in_stages(self, t: FloatArray | None, separated: float) -> OutlierState | None:
         """Bulk by joint expectation propagation: one value of t per class, if there are classes, then per sample.
 
         None where there is no such fixed point, or the separation (see there) of the first stage is below `separated`.
         """
-        known: Maxima | None = None
+        known: ConeMaxima | None = None
         if self.by_class is not None and t is None:
             state = self.minimise_from(self.dual(self.by_class), None, None, _USABLE, "classes")
             if state is None or not state.error <= _USABLE or self.separation(state, self.sigma_a) < separated:
@@ -272,7 +282,7 @@ class _Run:
         dual = self.dual(None)
         return self.confirm(dual, dual.start(self.rng, self.labels) if t is None else t, known)
 
-    def ridges(self, t: FloatArray | None, sigma_a: float, reach: float | None) -> tuple[State | None, float]:
+    def ridges(self, t: FloatArray | None, sigma_a: float, reach: float | None) -> tuple[OutlierState | None, float]:
         """Bulk on the lattice, as far out along the ridges as expectation propagation works; with its reach.
 
         From larger tau, then outwards on a coarse lattice, then from the largest usable reach inwards on the final one.
@@ -304,7 +314,7 @@ class _Run:
                 t, known, bulk = state.t, state.maxima, state.bulk
         return state, reaches[i]
 
-    def approached(self, t: FloatArray | None, reach: float) -> State | None:
+    def approached(self, t: FloatArray | None, reach: float) -> OutlierState | None:
         """Coarse solution, without a start from larger tau: there t is small, and full steps overshoot less."""
         tau, state = self.tau, None
         dual = self.dual(None, reach, coarse=True, tolerance=1e-5)
@@ -331,8 +341,8 @@ class _Run:
         self.stopped, self.tau, dual.tau = self.tau, tau, tau
         return state
 
-    def report(self, stage: str) -> Callable[[State], None]:
-        def inner(state: State) -> None:
+    def report(self, stage: str) -> Callable[[OutlierState], None]:
+        def inner(state: OutlierState) -> None:
             self.steps += 1
             self.last = state
             check_time()
@@ -341,7 +351,7 @@ class _Run:
 
         return inner
 
-    def separation(self, state: State, radius: float) -> float:
+    def separation(self, state: OutlierState, radius: float) -> float:
         """ln of the readout density at its maximum over the largest at |a| = radius along nearly active maxima of q."""
         if not state.maxima.value.size:
             return math.inf
@@ -352,23 +362,23 @@ class _Run:
         found = bool(np.isfinite(outer).any() and np.isfinite(inner).any())
         return float(inner.max() - outer.max()) if found else 0.0
 
-    def active(self, state: State) -> np.ndarray:
+    def active(self, state: OutlierState) -> np.ndarray:
         """Outliers: the maxima of q with a multiplier, heaviest first."""
         weight = state.multiplier
         order = np.argsort(-weight, kind="stable")
         return np.asarray(order[weight[order] > _LIGHTEST * max(1e-300, float(weight.max(initial=0.0)))])
 
-    def solution(self, state: State, separation: float, reach: float) -> OutlierSolution:
+    def solution(self, state: OutlierState, separation: float, reach: float, hurried: bool = False) -> OutlierSolution:
         active, limit = self.active(state), self.final.limit
         u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
         parts = (
             joint_parts(state.bulk, state.t, self.features) if isinstance(state.bulk, Joint) else node_parts(state.bulk)
         )
-        average, mismatch = self.recomputed(state)
+        average, mismatch = (state.bulk.mean_a_phi, 0.0) if hurried else self.recomputed(state)
         z = self.features @ w.T
         outputs = (np.where(z > 0, self.slopes[1], self.slopes[0]) * z * weight) @ u
         residual = float(np.abs(self.targets - average - outputs - self.tau * state.t).max())
-        found = self.found
+        found = state.maxima if hurried else self.found
         if found is None:
             found = self.final.explore(state.t, state.maxima, self.rng, self.n_starts, self.labels)
         highest = float(found.value.max(initial=0.0))
@@ -377,11 +387,11 @@ class _Run:
         violation = outlier_violation(self.features, state.t, self.s2, self.slopes, u, w)
         worst = max(residual, excess, slackness, violation)
         status, message = (
-            "optimal",
+            Status.OPTIMAL,
             "stationarity recomputed; the cone was searched from many starts, which is no proof",
         )
         if not worst <= _ACCEPTED:
-            status = "not converged"
+            status = Status.NOT_CONVERGED
             message = (
                 f"residual {residual:.1e}, excess of the cone {excess:.1e}, slackness {slackness:.1e}, outliers "
                 f"{violation:.1e}; wanted {_ACCEPTED:.0e}. Use a larger tau, or more starts (n_starts)."
@@ -394,7 +404,7 @@ class _Run:
                     "weight: single neurons are near or beyond their capacity."
                 )
         elif parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
-            status = "EP failed"
+            status = Status.EP_FAILED
             message = (
                 f"expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the weight; "
                 "they are extrapolated to second order. Predictions are approximate; a larger tau helps."
@@ -436,7 +446,7 @@ class _Run:
             **parts,
         )
 
-    def recomputed(self, state: State) -> tuple[FloatArray, float]:
+    def recomputed(self, state: OutlierState) -> tuple[FloatArray, float]:
         """<a phi>_bulk and the mismatch of expectation propagation, in plain NumPy."""
         bulk = state.bulk
         if isinstance(bulk, Joint):

@@ -20,9 +20,10 @@ import numpy as np
 
 from meanfield.numerics.quadratic import quadratic_programme
 from meanfield.theories.general_data.lattice.nodes import Lattice
+from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.outliers.bulk import bulk_moments
 from meanfield.theories.general_data.outliers.cone import (
-    Maxima,
+    ConeMaxima,
     cone_starts,
     cone_terms,
     crossed_starts,
@@ -32,7 +33,7 @@ from meanfield.theories.general_data.outliers.cone import (
 from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, lattice_bulk
 from meanfield.validation import FloatArray
 
-__all__ = ["OutlierDual", "State"]
+__all__ = ["OutlierDual", "OutlierState"]
 
 _NEARLY_ACTIVE = 0.8
 _SEED = 0.9  # of the reach: where nodes are looked for along the ridges
@@ -46,12 +47,12 @@ _SEARCHED = 1e-3  # error at which maxima are first searched from many starts
 _LOOSEST, _LOOSER = 1e-4, 1e-2  # tolerance of expectation propagation: at most, and as a share of the error
 
 
-class State(NamedTuple):
+class OutlierState(NamedTuple):
     """One t with its bulk, the tracked maxima of the cone, and the quadratic programme solved there."""
 
     t: FloatArray  # (P, m)
     bulk: Any
-    maxima: Maxima
+    maxima: ConeMaxima
     multiplier: FloatArray  # (n,) of the maxima, lam_o >= 0
     step: FloatArray  # (P, m)
     error: float  # violation of the stationarity conditions
@@ -102,7 +103,7 @@ class OutlierDual:
         """-<t, Y> + tau |t|^2 / 2."""
         return float(np.sum(t * (0.5 * self.tau * t - self.targets)))
 
-    def violation(self, maxima: Maxima) -> float:
+    def violation(self, maxima: ConeMaxima) -> float:
         """Sum over the maxima of what q exceeds its limit by, as a share of it."""
         return float(np.maximum(maxima.value / self.limit - 1.0, 0.0).sum())
 
@@ -114,8 +115,13 @@ class OutlierDual:
         return bulk_moments(self.features, t, self.s2, self.slopes, start)
 
     def explore(
-        self, t: FloatArray, known: Maxima | None, rng: np.random.Generator, n_random: int, labels: np.ndarray | None
-    ) -> Maxima:
+        self,
+        t: FloatArray,
+        known: ConeMaxima | None,
+        rng: np.random.Generator,
+        n_random: int,
+        labels: np.ndarray | None,
+    ) -> ConeMaxima:
         """Local maxima at t from the known ones and from new starts."""
         u, w = cone_starts(self.features, t, rng, n_random, labels)
         if known is not None:
@@ -123,7 +129,7 @@ class OutlierDual:
             u, w = np.vstack([known.direction, between[0], u]), np.vstack([known.weights, between[1], w])
         return local_maxima(self.features, t, self.slopes, (u, w))
 
-    def track(self, maxima: Maxima) -> Maxima:
+    def track(self, maxima: ConeMaxima) -> ConeMaxima:
         """Those that are nearly active."""
         return maxima.keep(np.flatnonzero(maxima.value > _NEARLY_ACTIVE * self.limit)[:_MAX_TRACKED])
 
@@ -133,7 +139,7 @@ class OutlierDual:
         maxima = self.explore(t, None, rng, 20, labels)
         return t * np.sqrt(0.95 * self.limit / maxima.value[0]) if maxima.value.size else np.zeros_like(t)
 
-    def state(self, t: FloatArray, bulk: Any, maxima: Maxima, before: State | None) -> State:
+    def state(self, t: FloatArray, bulk: Any, maxima: ConeMaxima, before: OutlierState | None) -> OutlierState:
         """Solve the quadratic programme at t; its multipliers are the outliers' weights once the step vanishes."""
         gradient = self.reduced(self.tau * t - self.targets + bulk.mean_a_phi)
         slope = np.array([
@@ -153,15 +159,16 @@ class OutlierDual:
             float((multiplier * np.abs(slack)).max(initial=0.0)) * self.s2**0.5,
             float(slack.max(initial=0.0)) / self.limit,
         )
-        return State(t, bulk, maxima, multiplier, self.full(step.reshape(gradient.shape)), error)
+        return OutlierState(t, bulk, maxima, multiplier, self.full(step.reshape(gradient.shape)), error)
 
     def phi(self, z: FloatArray) -> FloatArray:
         return np.where(z > 0, self.slopes[1], self.slopes[0]) * z
 
-    def hessian(self, t: FloatArray, bulk: Any, maxima: Maxima, multiplier: FloatArray) -> FloatArray:
+    def hessian(self, t: FloatArray, bulk: Any, maxima: ConeMaxima, multiplier: FloatArray) -> FloatArray:
         """d^2 J / dt^2 (nearly: the response of the EP sites is left out) plus multipliers times that of q."""
         matrix = bulk.hessian(self.basis)
         for i in np.flatnonzero(multiplier > 0):
+            check_time()
             roots = self.reduced(cone_terms(self.features, t, self.slopes, maxima, int(i))[1])
             roots = roots.reshape(len(roots), -1)
             matrix += multiplier[i] * (roots.T @ roots)
@@ -182,11 +189,11 @@ class OutlierDual:
         max_steps: int = 150,
         n_random: int = 8,
         n_final: int = 100,
-        known: Maxima | None = None,
+        known: ConeMaxima | None = None,
         max_extrapolated: float = np.inf,
         start: Any = None,
-        report: Callable[[State], None] | None = None,
-    ) -> State | None:
+        report: Callable[[OutlierState], None] | None = None,
+    ) -> OutlierState | None:
         """SQP from t; None where the bulk has no EP fixed point at the start. The last state otherwise.
 
         `start` is a bulk at a neighbouring t. Given up where EP fails on more than `max_extrapolated` of the weight.
@@ -229,13 +236,13 @@ class OutlierDual:
 
     def line_search(
         self,
-        state: State,
+        state: OutlierState,
         penalty: float,
         rng: np.random.Generator,
         n_random: int,
         labels: np.ndarray | None,
         forced: bool = False,
-    ) -> State | None:
+    ) -> OutlierState | None:
         """The first of the shortened steps that decreases J + penalty * violation, or the error; any, if `forced`."""
         self.loose = min(_LOOSEST, _LOOSER * state.error)
         self.ridges = state.maxima.direction[state.multiplier > 0]
@@ -264,7 +271,7 @@ class OutlierDual:
         return None
 
 
-def inherited(maxima: Maxima, before: State | None) -> FloatArray:
+def inherited(maxima: ConeMaxima, before: OutlierState | None) -> FloatArray:
     """Multipliers of the maxima from those that were nearest to them one step before."""
     multiplier = np.zeros(len(maxima.value))
     if before is not None and len(before.maxima.value) and len(multiplier):

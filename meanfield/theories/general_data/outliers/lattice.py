@@ -15,9 +15,9 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.compiled.mixed import evaluate_mixed
-from meanfield.theories.general_data.lattice.nodes import Lattice, Nodes, grow, search
+from meanfield.theories.general_data.lattice.nodes import Lattice, LatticeNodes, grow, search
 from meanfield.theories.general_data.neuron import Neuron, Readouts, components, joined
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["BoundedNeuron", "LatticeBulk", "lattice_bulk"]
 
@@ -85,7 +85,7 @@ class LatticeBulk:
     """The bulk at one t as a sum over lattice nodes; the names mean what they do in `joint.Joint`."""
 
     neuron: Neuron
-    nodes: Nodes
+    nodes: LatticeNodes
     log_z: float
     mean_a_phi: FloatArray
     iterations: int
@@ -112,11 +112,11 @@ class LatticeBulk:
         return np.asarray(inner.reshape(size, size) + (rows.T * weight) @ rows)
 
 
-def added(neuron: BoundedNeuron, nodes: Nodes, near: FloatArray, tolerance: float) -> Nodes:
+def added(neuron: BoundedNeuron, nodes: LatticeNodes, near: FloatArray, tolerance: float) -> LatticeNodes:
     """With the nodes to which ascents from readouts `near` (n, m) lead, where they are not among the known ones."""
     lattice, t = nodes.lattice, nodes.t
 
-    def unknown(readout: FloatArray) -> Any:
+    def unknown(readout: FloatArray) -> BoolArray:
         index = np.unique(lattice.nearest(readout), axis=0)
         known = (index[:, None] == nodes.index).all(axis=2).any(axis=1)
         return index[~known & (np.linalg.norm(lattice.readouts(index), axis=1) <= neuron.reach)]
@@ -127,10 +127,10 @@ def added(neuron: BoundedNeuron, nodes: Nodes, near: FloatArray, tolerance: floa
     found = search(neuron, t, lattice.readouts(first), lattice)
     index = unknown(np.vstack([lattice.readouts(first), found.readout]))
     at = joined([nodes.at, neuron.evaluate(t, lattice.readouts(index), tolerance=tolerance)])
-    return Nodes(lattice, t, np.concatenate([nodes.index, index]), at)
+    return LatticeNodes(lattice, t, np.concatenate([nodes.index, index]), at)
 
 
-def raise_heights(neuron: BoundedNeuron, nodes: Nodes, tolerance: float) -> Nodes:
+def raise_heights(neuron: BoundedNeuron, nodes: LatticeNodes, tolerance: float) -> LatticeNodes:
     """With the larger log Z where a start from a neighbour farther out, or farther in, leads to another fixed point.
 
     Where P(w | a) has several maxima there is a fixed point for each, and the sum over them is nearest to the largest.
@@ -152,7 +152,7 @@ def raise_heights(neuron: BoundedNeuron, nodes: Nodes, tolerance: float) -> Node
             better = (new.status == EP) & ((new.exponent > at.exponent[rows] + _HIGHER) | (at.status[rows] != EP))
             at.assign(rows[better], new.take(better))
             changed[rows[better]] = True
-    return Nodes(nodes.lattice, nodes.t, nodes.index, at)
+    return LatticeNodes(nodes.lattice, nodes.t, nodes.index, at)
 
 
 def lattice_bulk(
@@ -171,16 +171,16 @@ def lattice_bulk(
     if start is None:
         found = search(neuron, t, np.zeros((1, t.shape[1])), lattice)
         index = np.unique(lattice.nearest(np.vstack([found.readout, np.zeros((1, t.shape[1]))])), axis=0)
-        nodes = Nodes(lattice, t, index, neuron.evaluate(t, lattice.readouts(index), tolerance=tolerance))
+        nodes = LatticeNodes(lattice, t, index, neuron.evaluate(t, lattice.readouts(index), tolerance=tolerance))
     elif start.nodes.lattice.step != lattice.step:
         other = start.nodes.at.take(np.flatnonzero(start.nodes.at.status == EP))
         index, first = np.unique(lattice.nearest(other.readout), axis=0, return_index=True)
         sites = other.s[first], other.nu[first]
-        nodes = Nodes(lattice, t, index, neuron.evaluate(t, lattice.readouts(index), sites, tolerance))
+        nodes = LatticeNodes(lattice, t, index, neuron.evaluate(t, lattice.readouts(index), sites, tolerance))
     else:
         # Extrapolated nodes start afresh from a neighbour: extrapolation from one t to the next would pile up.
         known = start.nodes.take(np.flatnonzero(start.nodes.at.status == EP))
-        nodes = Nodes(lattice, t, known.index, neuron.move(known.at, known.t, t, tolerance))
+        nodes = LatticeNodes(lattice, t, known.index, neuron.move(known.at, known.t, t, tolerance))
         # While a ridge was heavier than all the rest, the rest may have been dropped; and the other way round.
         nodes = added(neuron, nodes, np.vstack([np.zeros((1, t.shape[1])), seeds]), tolerance)
     usable = nodes.at.ok & np.isfinite(nodes.at.exponent)

@@ -46,7 +46,7 @@ class OutlierSolution(GeneralSolution):
         Largest |a| that counts as bulk (infinite where the bulk is separated).
     """
 
-    outlier_pattern: Any = field(default_factory=lambda: np.empty((0, 0), dtype=np.int8))
+    outlier_pattern: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int8))
     limit: float = 0.0
     cone_excess: float = 0.0
     cone_starts: int = 0

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _MAX_STEPS = 200
+_CRAWLING = 20  # monotone steps after which they are stretched
 _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
 
@@ -42,11 +43,16 @@ def ascend(table, p, t, a):
     trial_grad = np.empty(m)
     trial_hess = np.empty((m, m))
     scale = 1.0
+    work = 1 + t.shape[0] * (16 + m * m) // 64
     for c in range(t.shape[0]):
         for r in range(m):
             scale += p[c] * abs(t[c, r])
     h = action_hessian(table, p, t, a, grad, hess)
+    plain = 0
+    stretch = 1.0
     for _ in range(_MAX_STEPS):
+        if exhausted(table.stop, work):
+            break
         size = 0.0
         for r in range(m):
             size = max(size, abs(grad[r]))
@@ -67,9 +73,16 @@ def ascend(table, p, t, a):
             if not newton and size <= 1e-13 * scale:
                 return h, size
         if not newton:
-            for r in range(m):
-                trial[r] = a[r] + grad[r]
-            h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+            # On a long ridge the monotone step crawls: twice as far each time, as long as that leads uphill.
+            plain += 1
+            stretch = 2.0 * stretch if plain > _CRAWLING else 1.0
+            while True:
+                for r in range(m):
+                    trial[r] = a[r] + stretch * grad[r]
+                h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+                if h_trial > h or stretch == 1.0:
+                    break
+                stretch = 1.0
             if h_trial <= h and size <= 1e-13 * scale:
                 return h, size
         h = h_trial
@@ -101,6 +114,8 @@ def climb_direction(table, p, t, u):
     first = np.empty(n_classes)
     second = np.empty(n_classes)
     for _ in range(2000):
+        if exhausted(table.stop, 1 + n_classes * m // 64):
+            break
         new = 2.0 * growth_fields(table.growth_plus, table.growth_minus, p, t, u, first, second)
         field_gradient(first, t, trial)
         norm = np.sqrt(np.sum(trial * trial))
@@ -167,15 +182,14 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
     n_classes, m = t.shape
     count = 0
     a = np.empty(m)
-    work = n_classes * m
     for i in range(starts.shape[0]):
-        if exhausted(table.stop, work):
+        if exhausted(table.stop, 1):
             break
         copy_vector(a, starts[i])
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     words = 1 << min(n_classes, 12)
     for word in range(words):
-        if exhausted(table.stop, work):
+        if exhausted(table.stop, 1):
             break
         code_word_start(p, t, word, low, high, a)
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)

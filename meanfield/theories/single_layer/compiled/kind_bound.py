@@ -11,6 +11,11 @@ kind can sit at a maximum, since exchanging preactivation between two of them wo
 nu (K,), the number of classes on the upper branch of every kind, and whether one is on the middle branch. Boxes of
 these are contracted by nu = overlap q and, at fixed numbers, by its linearisation, and bounded by
 h = sum_c p_c psi(kappa_c).
+
+`globalcheck.global_bound` proves the same for classes that all differ, and has a stack of boxes, too. Its boxes are of
+kappa (C,), which the increasing G' maps to boxes; these are of nu (K,) with numbers of classes beside them, contracted
+by the roots of F_k. What the two have in common, the bounds psi and the maximum of a function over a range of
+its table, is in `bounds`; what would be left to share is the stack itself, ten lines.
 """
 
 from __future__ import annotations

@@ -3,6 +3,12 @@
 There are K kinds with n_k classes each. In the coordinates of `class_kinds` the order parameter of a kind is theta_k
 (d,), a readout is v (d - 1 + K,), and the classes of a kind are in two parts, the upper one with `counts[k]` of them.
 A readout enters through its part vectors z (K, 2, d), kappa = z . theta, and what a part counts, weight (K, 2).
+
+`kind_master` takes the same steps as `master.solve_master` (Mehrotra's predictor and corrector), but shares no loop
+with it. There the gradient of a cut is an outer product p_c G'(a.t_c) a, which is never formed: a cut costs C + m
+numbers instead of C m, and its rows of the normal matrix are written from them. Here the gradient is a sum over two
+parts of a kind and is kept whole, and there are no cuts of growth. One loop for both would form the gradients of the
+former, or call a function per cut in the innermost loop.
 """
 
 from __future__ import annotations

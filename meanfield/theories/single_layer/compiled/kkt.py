@@ -24,14 +24,14 @@ from meanfield.theories.single_layer.compiled.generated.stationarity import (
     output_by_weights,
 )
 
-__all__ = ["kkt_newton", "select_weights", "weight_columns"]
+__all__ = ["add_neuron", "feasible_weights", "follow_direction", "kkt_newton", "select_weights", "weight_columns"]
 
 _MAX_STEPS = 40
 _FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (degenerate cone)
 
 
 @jit_apart
-def _follow_direction(table, p, t, u, mixed, response):
+def follow_direction(table, p, t, u, mixed, response):
     """Move the unit vector u (in place) to its stationary point along stiff directions.
 
     With `mixed` (m, C, m) = d^2 q / du dt given, also fills response (m, C, m) = (lambda - A)^+ mixed on the stiff
@@ -121,7 +121,7 @@ def weight_columns(table, p, t, readouts, directions, columns):
 
 
 @jit
-def _add_neuron(matrix, row, weight, gradient, mixed, response):
+def add_neuron(matrix, row, weight, gradient, mixed, response):
     """One neuron in the Newton matrix: dh/dt (C, m) as a row and column, and its readout's response to t.
 
     mixed (m, C, m) = d(grad_a h)/dt, response (m, C, m) = da/dt.
@@ -224,7 +224,7 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
                         cholesky_solve(curvature[k], column)
                         for r in range(m):
                             response[r, c, q] = column[r]
-                _add_neuron(matrix, n + k, weights[k], gradient[k], mixed[k], response)
+                add_neuron(matrix, n + k, weights[k], gradient[k], mixed[k], response)
                 matrix[n + k, size - 1] = -1.0
                 matrix[size - 1, n + k] = -1.0
         if lost:
@@ -247,7 +247,7 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             return False, s, np.inf, 0
         for k in range(n_out):
             u = directions[k]
-            _follow_direction(table, p, t, u, none, none)
+            follow_direction(table, p, t, u, none, none)
             f = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first_out[k], second_out[k])
             residual = max(residual, abs(f - 0.5))
             rhs[n + n_codes + k] = 0.5 - f
@@ -256,8 +256,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             same_class,
         )  # fmt: skip
         for k in range(n_out):
-            _follow_direction(table, p, t, directions[k], mixed_out[k], response)
-            _add_neuron(matrix, n + n_codes + k, direction_weights[k], gradient_out[k], mixed_out[k], response)
+            follow_direction(table, p, t, directions[k], mixed_out[k], response)
+            add_neuron(matrix, n + n_codes + k, direction_weights[k], gradient_out[k], mixed_out[k], response)
         rhs[size - 1] = -1.0
         order_residual(y, tau, t, order)
         for c in range(n_classes):

@@ -13,7 +13,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit_apart
-from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.numerics.linalg import cholesky_solve, cholesky_until
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 
@@ -58,7 +58,7 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
         weights[k] /= total_weight
     ok = False
     for _ in range(_MAX_ITERATIONS):
-        if exhausted(table.stop, 1 + n * n * (n + total) // 1000):
+        if exhausted(table.stop, 1 + n * total // 1000):
             break
         mu = 0.0
         for k in range(total):
@@ -96,6 +96,8 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
         for k in range(total):
             row = cuts[k] if k < n_cuts else directions[k - n_cuts]
             ratio = weights[k] / slack[k]
+            if exhausted(table.stop, n * n // 1000):
+                break
             for c in range(n_classes):
                 curvature = weights[k] * second[k, c]
                 for r in range(m):
@@ -111,7 +113,7 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
                         matrix[n, i] -= ratio * gradient
             if k < n_cuts:
                 matrix[n, n] += ratio
-        if not cholesky(matrix):
+        if not cholesky_until(matrix, table.stop):
             break
         # Predictor (centring 0), then corrector with Mehrotra's centring and second-order term.
         centring = 0.0

@@ -88,6 +88,15 @@ class Transition:
         """Value of the first parameter."""
         return self.parameters[self.parameter]
 
+    @property
+    def continuous(self) -> bool:
+        """Whether codes, weights and order parameters are the same on both sides.
+
+        The optimal solutions at neighbouring parameters tend to optimal solutions of this point (phases/THEORY.md,
+        "Order"); where that is unique there is no jump.
+        """
+        return self.solution.certificate.nullity == 0 and self.singular_value > 0.0
+
     def __repr__(self) -> str:
         where = ", ".join(f"{name} = {value:.12g}" for name, value in self.parameters.items())
         return f"<Transition: {self.label} at {where} ({self.kind})>"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
 
 import numpy as np
 from scipy.optimize import brentq
@@ -18,14 +17,28 @@ from scipy.optimize import brentq
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.control import Control
-from meanfield.theories.single_layer.transitions.extended import newton
+from meanfield.theories.single_layer.transitions.extended import (
+    ExtendedSystem,
+    Linearised,
+    Soft,
+    Vanishing,
+    newton,
+    quartic,
+)
+from meanfield.theories.single_layer.transitions.meeting import meeting_point
 from meanfield.theories.single_layer.transitions.transition import RESIDUAL, Setup, locate, make_root, set_up
 from meanfield.validation import FloatArray
 
-__all__ = ["Boundary", "trace_boundary"]
+__all__ = ["MEETING", "Boundary", "trace_boundary"]
+
+MEETING = "meeting point"  # how the reason for an end begins that was located with a second condition
 
 _ALIGNED = 0.9  # cosine between successive tangents
 _SHORTEST = 1e-5
+_SHORTEST_CLOSE = 5e-4  # the same where two codes come closer than `_CLOSE`, in units of sigma_a
+_CLOSE = 0.2
+_FOLD = 1e-6  # of a step: accuracy of a fold's place along the curve, squared in the parameter that turns
+_REACH = 3.0  # steps within which a meeting point belongs to this end
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +55,8 @@ class Boundary:
         Parameter that has an extremum along the curve, and where.
     ends : (str, str)
         Why the curve stops at its first and last point: "limit of <name>", "cusp" (the end point is part of `points`),
-        "closed", or the reason why the next point is no transition of this kind.
+        "closed", or the reason why the next point is no transition of this kind. Where that is a second condition
+        which holds at the end, the end is located with both ("meeting point", see `meeting`).
     """
 
     names: tuple[str, str]
@@ -53,9 +67,38 @@ class Boundary:
     _stretches: tuple[list[_Point], list[_Point]]
 
     @property
+    def label(self) -> str:
+        """What happens along the curve, as the first parameter increases."""
+        middle = self.points[len(self.points) // 2]
+        return next((p.label for p in (middle, *self.points) if p.kind != "cusp"), middle.label)
+
+    @property
+    def kind(self) -> str:
+        """Kind of the transitions along the curve, see `KINDS`."""
+        return next((p.kind for p in self.points if p.kind != "cusp"), "cusp")
+
+    @property
+    def crossover(self) -> bool:
+        """Whether only a label changes."""
+        return self.points[0].crossover
+
+    @property
+    def continuous(self) -> bool:
+        """Whether codes, weights and order parameters are continuous across the curve, see `Transition.continuous`."""
+        return all(point.continuous for point in self.points[1:-1] or self.points)
+
+    @property
     def curve(self) -> FloatArray:
         """Parameter values along the curve, (n, 2)."""
         return np.array([[point.parameters[name] for name in self.names] for point in self.points])
+
+    def fine(self, per_step: int = 8) -> FloatArray:
+        """Parameter values along the curve with `per_step` places on each step, (n, 2): cubics through the points.
+
+        The cubics share the tangents of the points; they are for drawing and for comparisons with a raster.
+        """
+        back, forth = (_cubics(stretch, per_step) for stretch in self._stretches)
+        return np.vstack([back[::-1], forth[1:]]) if len(forth) else back
 
     def at(self, name: str, value: float) -> tuple[Transition, ...]:
         """Where the curve crosses a value of one parameter, to the accuracy of `locate`.
@@ -73,6 +116,7 @@ class Boundary:
             for here, there in pairwise(stretch):
                 if (here.unknowns[i] - value) * (there.unknowns[i] - value) < 0:
                     found.append(self._tracer.meet(here, there, i, value).transition)
+            found += [point.transition for point in stretch if point.unknowns[i] == value]
         return tuple(found)
 
 
@@ -88,6 +132,7 @@ def trace_boundary(
     second: str,
     limits: Mapping[str, tuple[float, float]],
     *,
+    order: tuple[str, str] | None = None,
     step: float = 0.02,
     longest: float = 0.1,
     max_points: int = 400,
@@ -102,6 +147,8 @@ def trace_boundary(
         Name of the second parameter.
     limits : dict of str to (float, float)
         Range of each parameter; the curve ends just inside.
+    order : (str, str), optional
+        The two parameters as `Boundary.names` is to have them; the transition's own one first if left out.
     step, longest : float
         First and longest step, measured in the parameters (relative to 1 + |value|).
     max_points : int
@@ -114,7 +161,7 @@ def trace_boundary(
     ConvergenceError
         If the starting point cannot be reproduced.
     """
-    names = (transition.parameter, second)
+    names = order or (transition.parameter, second)
     if set(limits) != set(names):
         raise ValueError(f"limits must be given for {names[0]!r} and {names[1]!r}, got {sorted(limits)}.")
     control = Control(transition.network, transition.task, transition.tau, names)
@@ -141,6 +188,26 @@ def trace_boundary(
 
 def _transitions(points: list[_Point]) -> tuple[Transition, ...]:
     return tuple(point.transition for point in points)
+
+
+def _cubics(points: list[_Point], per_step: int) -> FloatArray:
+    """Hermite cubics through the parameters of successive points, (n, 2)."""
+    places = [point.unknowns[-2:] for point in points[:1]]
+    u = np.arange(1, per_step + 1)[:, None] / per_step
+    for here, there in pairwise(points):
+        scale = _scale(here.unknowns)
+        length = float(here.tangent @ ((there.unknowns - here.unknowns) * scale))
+        start, end = here.unknowns[-2:], there.unknowns[-2:]
+        chord = np.linalg.norm(end - start)
+        leaving, arriving = (
+            length * here.tangent[-2:] / scale[-2:],
+            length * there.tangent[-2:] / _scale(there.unknowns)[-2:],
+        )
+        if max(np.linalg.norm(leaving), np.linalg.norm(arriving)) > 3.0 * chord:  # a sharp turn: no cubic follows it
+            leaving = arriving = end - start
+        h = (2 * u**3 - 3 * u**2 + 1) * start + (u**3 - 2 * u**2 + u) * leaving
+        places.extend(h + (3 * u**2 - 2 * u**3) * end + (u**3 - u**2) * arriving)
+    return np.array(places).reshape(-1, 2)
 
 
 def _scale(unknowns: FloatArray) -> FloatArray:
@@ -173,17 +240,17 @@ def _point(setup: Setup, unknowns: FloatArray, residual: float, along: FloatArra
 class _Pinned:
     """The extended system with one more equation: normal.(X - origin) = 0 in scaled unknowns."""
 
-    system: Any
+    system: Linearised
     normal: FloatArray
     origin: FloatArray
 
     @property
     def control(self) -> Control:
-        return cast(Control, self.system.control)
+        return self.system.control
 
     @property
     def bounded(self) -> slice:
-        return cast(slice, self.system.bounded)
+        return self.system.bounded
 
     def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
         residual, matrix = self.system.linearised(unknowns)
@@ -220,8 +287,12 @@ class _Tracer:
                 if point.tangent @ last.tangent < _ALIGNED:
                     raise ConvergenceError("the curve bends too sharply for this step.")
             except ConvergenceError as error:
+                if isinstance(error.result, Transition) and (
+                    end := self._meeting(last, unknowns, length, error.result)
+                ):
+                    return [*points, end], f"{MEETING}: {error}"
                 length *= 0.5
-                if length >= _SHORTEST:
+                if length >= _SHORTEST and (length >= _SHORTEST_CLOSE or not self._approach(last)):
                     continue
                 return points, str(error)
             if cusp := self._cusp(last, point):
@@ -233,6 +304,45 @@ class _Tracer:
             error_size = np.abs((unknowns - predicted) * _scale(last.unknowns)).max()
             length = min(length * (1.5 if error_size < 0.05 * length else 0.8), self.longest)
         return points, f"{self.max_points} points"
+
+    def _meeting(self, last: _Point, beyond: FloatArray, length: float, refused: Transition) -> _Point | None:
+        """The end of the curve, where a second condition holds; None if that is not what ends it."""
+        if refused.kind == "merge" and (end := self._end_of_mergers(last, length)) is not None:
+            return end
+        transition = meeting_point(self.setup, last.transition, last.unknowns, beyond)
+        if transition is None:
+            return None
+        values = np.array([transition.parameters[name] for name in self.names])
+        unknowns = np.append(beyond[:-2], values)
+        apart = np.abs((values - last.unknowns[-2:]) * _scale(last.unknowns)[-2:]).max()
+        return (
+            None if apart > _REACH * length or self._outside(unknowns) else _Point(unknowns, last.tangent, transition)
+        )
+
+    def _end_of_mergers(self, last: _Point, length: float) -> _Point | None:
+        """Where the quartic coefficient of a merger vanishes: beyond, codes leave at a distance before they merge."""
+        system = self.setup.system
+        assert isinstance(system, ExtendedSystem)
+        (condition,) = system.conditions
+        assert isinstance(condition, Soft)
+
+        def coefficient(x: float) -> float:
+            problem, state, _ = system.split(self.advance(last, x)[0])
+            return quartic(problem, state, condition.code)
+
+        try:
+            # Short of the root, where the coefficient still has the sign of a continuous merger.
+            reach = brentq(coefficient, 0.0, length, xtol=_SHORTEST * 1e-3) - _SHORTEST * 1e-3
+            unknowns, residual = self.advance(last, max(reach, 0.0))
+            return _point(self.setup, unknowns, residual, last.tangent)
+        except (ConvergenceError, ValueError):
+            return None
+
+    def _approach(self, last: _Point) -> bool:
+        """Whether two codes come close at the end of a curve, where the Jacobian degenerates."""
+        readout = last.transition.solution.readout
+        distance = np.linalg.norm(readout[:, None] - readout, axis=2) + 1e9 * np.eye(len(readout))
+        return bool(distance.min(initial=np.inf) < _CLOSE * last.transition.network.sigma_a)
 
     def _outside(self, unknowns: FloatArray) -> str:
         for name, value in zip(self.names, unknowns[-2:]):
@@ -252,19 +362,35 @@ class _Tracer:
 
     def meet(self, here: _Point, there: _Point, i: int, value: float) -> _Point:
         """The point between two where parameter `i` (-2 or -1) has a given value."""
+        pinned = np.zeros(here.unknowns.size)
+        pinned[i] = 1.0
+
+        def landed(start: FloatArray) -> _Point:
+            start[i] = value
+            unknowns, residual = newton(_Pinned(self.setup.system, pinned, start), start)
+            return _point(self.setup, unknowns, residual, here.tangent)
+
+        share = (value - here.unknowns[i]) / (there.unknowns[i] - here.unknowns[i])
+        apart = np.abs((there.unknowns - here.unknowns)[-2:]).max()
+        try:
+            found = landed(here.unknowns + share * (there.unknowns - here.unknowns))
+            if np.abs((found.unknowns - here.unknowns)[-2:]).max() <= 2.0 * apart:
+                return found
+        except ConvergenceError:
+            pass  # the chord is no good start where the curve turns
         length = float(here.tangent @ ((there.unknowns - here.unknowns) * _scale(here.unknowns)))
         reach = brentq(lambda x: self.advance(here, x)[0][i] - value, 0.0, length, xtol=1e-15, rtol=1e-14)
-        unknowns, _ = self.advance(here, reach)
-        pinned = np.zeros(unknowns.size)
-        pinned[i] = 1.0
-        unknowns[i] = value
-        return _point(self.setup, *newton(_Pinned(self.setup.system, pinned, unknowns), unknowns), here.tangent)
+        return landed(self.advance(here, reach)[0])
 
     def _cusp(self, last: _Point, point: _Point) -> Transition | None:
         """The critical end point between two points where the vanishing code passes through another one."""
         if last.transition.kind != "weight":
             return None
-        shape, j = self.setup.system.shape, self.setup.system.conditions[0].code
+        system = self.setup.system
+        assert isinstance(system, ExtendedSystem)
+        condition = system.conditions[0]
+        assert isinstance(condition, Vanishing)
+        shape, j = system.shape, condition.code
         before, after = (shape.with_unknowns(p.unknowns[:-2]) for p in (last, point))
         i = int(np.argmin(np.linalg.norm(before.a - before.a[j], axis=1) + 1e9 * (np.arange(len(before.a)) == j)))
         if (before.a[i] - before.a[j]) @ (after.a[i] - after.a[j]) > 0:
@@ -296,6 +422,6 @@ class _Tracer:
                     return float(_tangent(self.setup, self.advance(here, x)[0], here.tangent)[i - 2])
 
                 if slope(0.0) * slope(length) < 0:
-                    unknowns, _ = self.advance(here, brentq(slope, 0.0, length, xtol=1e-12))
+                    unknowns, _ = self.advance(here, brentq(slope, 0.0, length, xtol=_FOLD * length))
                     found.append((name, dict(zip(self.names, map(float, unknowns[-2:])))))
         return tuple(found)

@@ -12,7 +12,7 @@ The equations, their Jacobian and their change with p and G are generated
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,12 +24,12 @@ from meanfield.validation import FloatArray
 __all__ = [
     "Active",
     "Blocks",
+    "CodeFields",
     "CodeState",
     "Condition",
     "Control",
     "Cubic",
     "ExtendedSystem",
-    "Fields",
     "ScaledTask",
     "Soft",
     "Vanishing",
@@ -49,7 +49,7 @@ __all__ = [
 _MAX_STEPS = 40
 
 
-class Fields(NamedTuple):
+class CodeFields(NamedTuple):
     """h of every neuron (n,), and f[i] = p_c G^(i)(kappa_c), its derivatives by kappa_c = a_gamma.t_c, (5, n, C)."""
 
     height: FloatArray
@@ -90,16 +90,16 @@ class CodeState:
         """a_gamma.t_c, (n, C)."""
         return np.asarray(self.a @ self.t.T)
 
-    def fields(self, problem: ScaledTask) -> Fields:
+    def fields(self, problem: ScaledTask) -> CodeFields:
         """G from the table, and its derivatives."""
         return neuron_fields(problem, self.t, self.a)
 
 
-def neuron_fields(problem: ScaledTask, t: FloatArray, a: FloatArray) -> Fields:
+def neuron_fields(problem: ScaledTask, t: FloatArray, a: FloatArray) -> CodeFields:
     """Fields of neurons with readouts a (n, m), G from the table."""
     f = np.empty((5, len(a), len(t)))
     height = [action_fields4(problem.cumulant.table, problem.p, t, a[j], *f[:, j]) for j in range(len(a))]
-    return Fields(np.array(height), f)
+    return CodeFields(np.array(height), f)
 
 
 class Blocks(NamedTuple):
@@ -140,7 +140,7 @@ def neuron_blocks(
 
 
 def neuron_changes(
-    fields: Fields, change: Change, cumulants: FloatArray, t: FloatArray, a: FloatArray, weight: FloatArray
+    fields: CodeFields, change: Change, cumulants: FloatArray, t: FloatArray, a: FloatArray, weight: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Derivatives of dh/da (n, m), h (n,) and the sum of weight a G' (C, m) by a control parameter.
 
@@ -161,7 +161,7 @@ def order_rows(y: FloatArray, tau: float, t: FloatArray) -> FloatArray:
     return output
 
 
-def stationarity(problem: ScaledTask, state: CodeState, fields: Fields) -> FloatArray:
+def stationarity(problem: ScaledTask, state: CodeState, fields: CodeFields) -> FloatArray:
     """F(x), (N,)."""
     gradient, output = neuron_rows(fields.f[1], problem.p, state.t, state.a, state.weight)
     output += order_rows(problem.y, problem.tau, state.t)
@@ -169,7 +169,7 @@ def stationarity(problem: ScaledTask, state: CodeState, fields: Fields) -> Float
     return np.concatenate([gradient.ravel(), height, [state.weight.sum() - 1.0], output.ravel()])
 
 
-def jacobian(problem: ScaledTask, state: CodeState, fields: Fields) -> FloatArray:
+def jacobian(problem: ScaledTask, state: CodeState, fields: CodeFields) -> FloatArray:
     """dF/dx, (N, N)."""
     t, a = state.t, state.a
     (n_classes, m), n = t.shape, len(a)
@@ -193,7 +193,7 @@ def jacobian(problem: ScaledTask, state: CodeState, fields: Fields) -> FloatArra
     return matrix
 
 
-def change(state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> FloatArray:
+def change(state: CodeState, fields: CodeFields, by: Change, cumulants: FloatArray) -> FloatArray:
     """dF/d(control parameter), (N,); `cumulants` = by.cumulants(kappa)."""
     gradient, height, output = neuron_changes(fields, by, cumulants, state.t, state.a, state.weight)
     return np.concatenate([gradient.ravel(), height, [0.0], (output + order_rows(by.y, by.tau, state.t)).ravel()])
@@ -202,10 +202,10 @@ def change(state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) 
 class Condition(Protocol):
     """One equation of a transition, or crossover."""
 
-    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: CodeFields) -> tuple[float, FloatArray]:
         """Value and its gradient with respect to x."""
 
-    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+    def change(self, state: CodeState, fields: CodeFields, by: Change, cumulants: FloatArray) -> float:
         """Derivative of the value by a control parameter at fixed x."""
 
 
@@ -215,12 +215,12 @@ class Vanishing:
 
     code: int
 
-    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: CodeFields) -> tuple[float, FloatArray]:
         gradient = np.zeros(state.x.size)
         gradient[state.where(weight=self.code)] = 1.0
         return float(state.weight[self.code]), gradient
 
-    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+    def change(self, state: CodeState, fields: CodeFields, by: Change, cumulants: FloatArray) -> float:
         return 0.0
 
 
@@ -231,7 +231,7 @@ class Active:
     code: int
     cls: int
 
-    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: CodeFields) -> tuple[float, FloatArray]:
         level = problem.activation.midpoint
         assert level is not None
         gradient, by_t, by_a = np.zeros(state.x.size), np.empty(state.t.shape), np.empty(state.t.shape)
@@ -240,11 +240,11 @@ class Active:
         gradient[state.where(a=self.code)] = by_a[self.cls]
         return float(fields.f[1, self.code, self.cls] / problem.p[self.cls]) - level, gradient
 
-    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+    def change(self, state: CodeState, fields: CodeFields, by: Change, cumulants: FloatArray) -> float:
         return float(cumulants[1, self.code, self.cls]) - by.midpoint
 
 
-def soft_mode(state: CodeState, fields: Fields, code: int) -> tuple[FloatArray, FloatArray]:
+def soft_mode(state: CodeState, fields: CodeFields, code: int) -> tuple[FloatArray, FloatArray]:
     """Eigenvalues, ascending, and eigenvectors of d^2 h at a code; the last one is the soft mode."""
     m = state.t.shape[1]
     stiffness = np.empty((m, m))
@@ -253,7 +253,7 @@ def soft_mode(state: CodeState, fields: Fields, code: int) -> tuple[FloatArray, 
     return values, vectors
 
 
-def _curvature(state: CodeState, fields: Fields, code: int, v: FloatArray) -> FloatArray:
+def _curvature(state: CodeState, fields: CodeFields, code: int, v: FloatArray) -> FloatArray:
     """d(d^2 h v)/dx at fixed v, (m, N)."""
     t, m = state.t, state.t.shape[1]
     by_t, by_a = np.empty((m, *t.shape)), np.empty((m, m))
@@ -264,7 +264,7 @@ def _curvature(state: CodeState, fields: Fields, code: int, v: FloatArray) -> Fl
     return found
 
 
-def _field_change(fields: Fields, by: Change, cumulants: FloatArray, order: int, code: int) -> FloatArray:
+def _field_change(fields: CodeFields, by: Change, cumulants: FloatArray, order: int, code: int) -> FloatArray:
     """Derivative of a field p_c G^(order) by a control parameter at fixed kappa, (C,)."""
     p = by.problem.p
     return np.asarray(by.p / p * fields.f[order, code] + p * cumulants[order, code])
@@ -283,12 +283,12 @@ class Soft:
 
     code: int
 
-    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: CodeFields) -> tuple[float, FloatArray]:
         values, vectors = soft_mode(state, fields, self.code)
         v = vectors[:, -1].copy()
         return float(values[-1]), v @ _curvature(state, fields, self.code, v)
 
-    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+    def change(self, state: CodeState, fields: CodeFields, by: Change, cumulants: FloatArray) -> float:
         v = soft_mode(state, fields, self.code)[1][:, -1].copy()
         second = _field_change(fields, by, cumulants, 2, self.code)
         return float(v @ _curvature_change(state.t, second, v))
@@ -308,7 +308,7 @@ class _Along(NamedTuple):
     vectors: FloatArray
 
 
-def _along_soft_mode(state: CodeState, fields: Fields, code: int) -> _Along:
+def _along_soft_mode(state: CodeState, fields: CodeFields, code: int) -> _Along:
     t, m = state.t, state.t.shape[1]
     values, vectors = soft_mode(state, fields, code)
     v = vectors[:, -1] * np.sign(vectors[np.argmax(np.abs(vectors[:, -1])), -1])
@@ -325,7 +325,7 @@ class Cubic:
 
     code: int
 
-    def __call__(self, problem: ScaledTask, state: CodeState, fields: Fields) -> tuple[float, FloatArray]:
+    def __call__(self, problem: ScaledTask, state: CodeState, fields: CodeFields) -> tuple[float, FloatArray]:
         along = _along_soft_mode(state, fields, self.code)
         gradient = np.zeros(state.x.size)
         gradient[: state.t.size] = along.by_t.ravel()
@@ -333,7 +333,7 @@ class Cubic:
         gradient += along.by_v @ along.turning @ _curvature(state, fields, self.code, along.v)
         return along.cubic, gradient
 
-    def change(self, state: CodeState, fields: Fields, by: Change, cumulants: FloatArray) -> float:
+    def change(self, state: CodeState, fields: CodeFields, by: Change, cumulants: FloatArray) -> float:
         along = _along_soft_mode(state, fields, self.code)
         t, v = state.t, along.v
         second, third = (_field_change(fields, by, cumulants, order, self.code) for order in (2, 3))
@@ -389,7 +389,17 @@ class ExtendedSystem:
         return residual, np.column_stack([by_x, *columns])
 
 
-def newton(system: Any, unknowns: FloatArray, *, longest: float = 1.0) -> tuple[FloatArray, float]:
+class Linearised(Protocol):
+    """What Newton's method and the tracer of boundaries ask of a system of equations."""
+
+    @property
+    def control(self) -> Control: ...
+    @property
+    def bounded(self) -> slice: ...
+    def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]: ...
+
+
+def newton(system: Linearised, unknowns: FloatArray, *, longest: float = 1.0) -> tuple[FloatArray, float]:
     """Newton's method with least-squares steps; (unknowns, residual) of the best point, for the caller to judge.
 
     Least squares because the weights of a degenerate phase, or the equations of an orbit of codes, are redundant.
@@ -409,7 +419,7 @@ def newton(system: Any, unknowns: FloatArray, *, longest: float = 1.0) -> tuple[
             best, smallest = unknowns, error
         elif smallest < 1e-11 or error > 1e6 * (1.0 + smallest):
             break
-        if error < 1e-15:
+        if error < 3e-15:
             break
         step = np.linalg.lstsq(matrix, -residual, rcond=1e-12)[0]
         unknowns = unknowns + step * min(1.0, longest / max(np.abs(step[bounded]).max(initial=0.0), 1e-300))

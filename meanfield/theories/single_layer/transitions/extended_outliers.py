@@ -17,7 +17,7 @@ import numpy as np
 from meanfield.theories.single_layer.transitions.control import Change, Control, ScaledTask
 from meanfield.theories.single_layer.transitions.extended import (
     Blocks,
-    Fields,
+    CodeFields,
     neuron_blocks,
     neuron_changes,
     neuron_fields,
@@ -32,13 +32,13 @@ __all__ = ["ConeSystem", "OutlierSystem"]
 _ONE = np.ones(1)  # weight of the bulk
 
 
-def _bulk(problem: ScaledTask, t: FloatArray, a: FloatArray) -> tuple[Fields, Blocks]:
+def _bulk(problem: ScaledTask, t: FloatArray, a: FloatArray) -> tuple[CodeFields, Blocks]:
     """Fields of the bulk, and its rows with their derivatives."""
     fields = neuron_fields(problem, t, a[None])
     return fields, neuron_blocks(fields.f[1], fields.f[2], problem.p, t, a[None], _ONE)
 
 
-def _bulk_change(by: Change, fields: Fields, t: FloatArray, a: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _bulk_change(by: Change, fields: CodeFields, t: FloatArray, a: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Derivatives of grad h(a_0) (m,) and a_0 G' + tau t - y (C, m) by a control parameter."""
     gradient, _, output = neuron_changes(fields, by, by.cumulants(t @ a)[:, None], t, a[None], _ONE)
     return gradient[0], output + order_rows(by.y, by.tau, t)
@@ -96,13 +96,13 @@ class OutlierSystem:
         pull, more = neuron_rows(self._fields(problem, t, u).f[1], problem.p, t, u, w)
         return self._rows(t, u, w, output + more + order_rows(problem.y, problem.tau, t), gradient, pull)
 
-    def _fields(self, problem: ScaledTask, t: FloatArray, u: FloatArray) -> Fields:
-        """Fields k/2 p_c g(t_c.u_o) of the outliers, each class on its side."""
+    def _fields(self, problem: ScaledTask, t: FloatArray, u: FloatArray) -> CodeFields:
+        """CodeFields k/2 p_c g(t_c.u_o) of the outliers, each class on its side."""
         table = problem.cumulant.table
         second = problem.p * self._on_side(table.growth_plus, table.growth_minus)
         kappa = u @ t.T
         f = np.stack([0.5 * second * kappa * kappa, second * kappa, second])
-        return Fields(f[0].sum(axis=1) - 0.5 * np.sum(u * u, axis=1), f)
+        return CodeFields(f[0].sum(axis=1) - 0.5 * np.sum(u * u, axis=1), f)
 
     def _on_side(self, plus: float, minus: float) -> FloatArray:
         """(o, C): the value of the side on which a class drives an outlier, else 0."""
@@ -153,7 +153,14 @@ class OutlierSystem:
         return residual, np.column_stack([by_x, *columns])
 
     def _change(
-        self, by: Change, bulk: Fields, fields: Fields, t: FloatArray, a: FloatArray, u: FloatArray, w: FloatArray
+        self,
+        by: Change,
+        bulk: CodeFields,
+        fields: CodeFields,
+        t: FloatArray,
+        a: FloatArray,
+        u: FloatArray,
+        w: FloatArray,
     ) -> FloatArray:
         """Derivative of the residual by a control parameter."""
         gradient, output = _bulk_change(by, bulk, t, a)

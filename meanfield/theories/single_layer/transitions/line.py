@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.swept import Swept
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.line_outliers import Proposal, outlier_proposals, outlier_signature
@@ -35,8 +37,9 @@ class _Point(NamedTuple):
     posterior: SingleNeuronPosterior
 
 
-def _point(value: float, posterior: SingleNeuronPosterior) -> _Point:
+def _point(value: float, posterior: Posterior) -> _Point:
     """A solution, each code once: a solver may return one that is nearly flat twice."""
+    assert isinstance(posterior, SingleNeuronPosterior)
     s = posterior.solution
     if s.gaussian_covariance is None and len(s.weight) > 1:
         first = np.argmax(_distance(s.readout, s.readout) < _TWICE, axis=1)
@@ -48,11 +51,11 @@ def _point(value: float, posterior: SingleNeuronPosterior) -> _Point:
     return _Point(value, posterior)
 
 
-def transitions_along(diagram: Any) -> tuple[Transition, ...]:
+def transitions_along(diagram: Swept, max_solves: int = _MAX_SOLVES) -> tuple[Transition, ...]:
     """Transitions and label crossovers between the points of a one-axis `PhaseDiagram`, sorted by position.
 
     Empty at finite P and for a linear phi, where nothing is sharp. What cannot be explained by one of the known types
-    is reported as a RuntimeWarning.
+    is reported as a RuntimeWarning; `max_solves` is how many further points are solved between two neighbouring ones.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def transitions_along(diagram: Any) -> tuple[Transition, ...]:
         _point(float(values[i]), diagram.posterior(int(i))) for i in np.argsort(values) if diagram.certified[int(i)]
     ]
     pairs = pairwise(_regular(points))
-    return _joined([item for left, right in pairs for item in _Interval(diagram, name, left, right).found])
+    return _joined([item for left, right in pairs for item in _Interval(diagram, name, left, right, max_solves).found])
 
 
 def _regular(points: list[_Point]) -> list[_Point]:
@@ -110,9 +113,9 @@ class _Proposal(NamedTuple):
 class _Interval:
     """What happens between two neighbouring points of a diagram."""
 
-    def __init__(self, diagram: Any, name: str, left: _Point, right: _Point) -> None:
+    def __init__(self, diagram: Swept, name: str, left: _Point, right: _Point, max_solves: int) -> None:
         self.diagram, self.name = diagram, name
-        self.budget = _MAX_SOLVES
+        self.budget = max_solves
         self.unexplained: list[tuple[float, float]] = []
         self.found = self.between(left, right, 0)
         if self.unexplained:
@@ -182,7 +185,7 @@ class _Interval:
         """The transition, and what else happens on either side of it."""
         beside = (_BESIDE_MERGER if transition.kind == "merge" else _BESIDE) * (right.value - left.value)
         found = [transition]
-        if depth == _MAX_DEPTH:
+        if depth == _MAX_DEPTH or self.budget <= 0:
             return found
         below, above = transition.value - beside, transition.value + beside
         if below > left.value and (point := self._solved(below)):

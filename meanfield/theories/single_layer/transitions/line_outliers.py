@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -54,7 +53,7 @@ def _cone(post: SingleNeuronPosterior) -> set[tuple[int, int]] | None:
     return None if tight is None or (g_minus > 0 and len(tight) < every) else tight
 
 
-def outlier_signature(post: SingleNeuronPosterior) -> Any:
+def outlier_signature(post: SingleNeuronPosterior) -> object:
     """What a phase with outliers is: how many there are and who drives them, or which constraints span a cone of them.
 
     In a cone that is not described by norms and angles the decomposition into outliers is not unique: "degenerate".

@@ -15,7 +15,7 @@ Every root is tested before it is returned; the false ones (a_j = a_i with P_j =
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from meanfield.theories.single_layer.transitions.extended import (
     Condition,
     Cubic,
     ExtendedSystem,
+    Linearised,
     Soft,
     Vanishing,
     newton,
@@ -62,7 +63,7 @@ _TIGHT = 1e-8  # constraints on t that are active
 class Setup(NamedTuple):
     """An extended system, where to start, and what makes a root of it a transition."""
 
-    system: Any
+    system: Linearised
     start: FloatArray
     accept: Callable[[Root, FloatArray], Transition]
 
@@ -134,7 +135,7 @@ def set_up(
     return _code_setup(kind, control, solution, codes, pairs)
 
 
-def solve_system(kind: str, system: Any, start: FloatArray) -> tuple[Root, FloatArray]:
+def solve_system(kind: str, system: Linearised, start: FloatArray) -> tuple[Root, FloatArray]:
     """Root of an extended system and the unknowns there."""
     unknowns, residual = newton(system, start)
     if not residual <= RESIDUAL:
@@ -145,7 +146,7 @@ def solve_system(kind: str, system: Any, start: FloatArray) -> tuple[Root, Float
     return make_root(system, unknowns, residual), unknowns
 
 
-def make_root(system: Any, unknowns: FloatArray, residual: float, free: int = 0) -> Root:
+def make_root(system: Linearised, unknowns: FloatArray, residual: float, free: int = 0) -> Root:
     """What is known about the unknowns before they are tested; `free` parameters are left over (1 along a boundary)."""
     control = system.control
     k = len(control.names)

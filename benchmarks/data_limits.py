@@ -1,0 +1,127 @@
+"""Limits of data solves: by how much `max_seconds` is overrun, and how long Ctrl-C takes to end the whole process.
+
+    MEANFIELD_DATA=FOLDER python benchmarks/data_limits.py [--seconds 3 10] [--interrupt 2 5] [NAME ...]
+
+Cases are those of `data_cases.py`, each in a process of its own. "over" is wall clock beyond the limit, "gap" the
+longest stretches between two looks at the clock by any thread that looks, in processor seconds of that thread, with the
+lines where they begin and end. Ctrl-C is compared with that of a process which has loaded the same and sleeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+
+import numpy as np
+from data_cases import CASES, _raw
+
+
+def _ready(name):
+    import meanfield as mf
+
+    phi, tau, make = CASES[name]
+    network = mf.Network(phi() if callable(phi) else phi)
+    for phi in {"sigmoid", network.activation}:  # compiles
+        mf.solve(mf.Network(phi), _raw(np.eye(3), np.eye(3)[:, :2]), 1.0, on_failure="return", max_seconds=600.0)
+    return network, make(), tau
+
+
+def limited(name: str, seconds: float) -> None:
+    import meanfield as mf
+    from meanfield.theories.general_data import limits
+
+    network, task, tau = _ready(name)
+    own, gaps = threading.local(), {}
+    check = limits.check_time
+
+    def counted() -> None:
+        now = time.thread_time()
+        frame = sys._getframe(1)
+        place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        if getattr(own, "last", None) is not None:
+            pair = own.place, place
+            gaps[pair] = max(gaps.get(pair, 0.0), now - own.last)
+        own.last, own.place = now, place
+        check()
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "check_time", None) is check:
+            module.check_time = counted
+    start = time.monotonic()
+    error = None
+    try:
+        post = mf.solve(network, task, tau, max_seconds=seconds, on_failure="return")
+        status, error = post.status, post.certificate.output_error
+    except mf.ConvergenceError as refused:
+        status = f"refused: {refused}"
+    except Exception:
+        status = traceback.format_exc()
+    over = time.monotonic() - start - seconds
+    longest = sorted(gaps.items(), key=lambda item: -item[1])[:3]
+    text = ", ".join(f"{gap:.2f} {a} -> {b}" for (a, b), gap in longest)
+    claimed = "      --" if error is None else f"{error:8.1e}"
+    print(f"{name:24}{seconds:7g}{over:8.2f}  {claimed}  {status!s:14} gap {text}", flush=True)
+
+
+def _endless(name: str, idle: bool, ready, caught) -> None:
+    import meanfield as mf
+
+    network, task, tau = _ready(name)
+    ready.set()
+    try:
+        while True:
+            if idle:
+                time.sleep(60.0)
+            else:
+                mf.solve(network, task, tau, on_failure="return")
+    except KeyboardInterrupt:
+        caught.value = time.monotonic()
+
+
+def interrupted(name: str, after: float, idle: bool) -> tuple[float, float]:
+    """Wall clock from the interrupt until it is caught, and until the process has ended."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, caught = spawn.Event(), spawn.Value("d", 0.0)
+    child = spawn.Process(target=_endless, args=(name, idle, ready, caught))
+    child.start()
+    ready.wait()
+    time.sleep(after)
+    start = time.monotonic()
+    os.kill(child.pid, signal.SIGINT)
+    child.join(60.0)
+    child.kill()  # if it has not ended
+    return caught.value - start, time.monotonic() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--seconds", type=float, nargs="*", default=[])
+    parser.add_argument("--interrupt", type=float, nargs="*", default=[])
+    options = parser.parse_args()
+    names = [name for name in CASES if not options.names or any(word in name for word in options.names)]
+    spawn = multiprocessing.get_context("spawn")
+    print(f"{'case':24}{'limit':>7}{'over':>8}  {'claimed':>8}  status", flush=True)
+    for name in names:
+        for seconds in options.seconds:
+            child = spawn.Process(target=limited, args=(name, seconds))
+            child.start()
+            child.join()
+        for after in options.interrupt:
+            times = [interrupted(name, after, idle) for idle in (False, True)]
+            (one, two), (three, four) = times
+            print(
+                f"{name:24} Ctrl-C after {after:g} s: caught after {one:.2f} s, process ended after {two:.2f} s "
+                f"(a process that sleeps: {three:.2f} and {four:.2f})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Which deviations of sampled networks from expectation propagation the correction removes.
+
+    MEANFIELD_DATA=FOLDER python benchmarks/data_variance.py [--chains 4] [--draws 400] [NAME ...]
+
+Both solutions on test images: how far they are apart, also as a share of the way to the lazy network. Chains (planted
+from the corrected solution, N = 100) are compared with both at their own fractions of codes: root mean square of the
+difference of the outputs on test images, the place of the chains on the line from lazy network to theory, and the
+variance of the outputs within a chain over that of the theory; +- are standard errors over chains. `--chains 0` leaves
+them out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+import numpy as np
+
+CASES = {  # phi, tau, off, wrong labels
+    "digits 90, wrong label": ("sigmoid", 0.01, 0.0, 1),
+    "MNIST 99, 0": ("sigmoid", 0.01, 0.0, 0),
+    "MNIST 99, 1/2": ("sigmoid", 0.01, 0.5, 0),
+    "ReLU, MNIST 99, 1/2": ("relu", 0.05, 0.5, 0),
+}
+WIDTH, WARMUP = 100, 200
+
+
+def _rms(x):
+    return float(np.sqrt(np.mean(x**2)))
+
+
+def _compared(post, chains, images, lazy):
+    """rms difference of outputs, place from lazy to theory, ratio of variances: an array (chains, 3)."""
+    from meanfield.sampling.statistics import all_shares, as_draws
+
+    found = []
+    for chain, share in enumerate(all_shares(as_draws(chains))):
+        words = {format(word, "03b"): share[word] for word in np.flatnonzero(share > 0.5 / WIDTH)}
+        theory = post.frozen(words)
+        mean, variance = theory.predict(images, True, width=WIDTH)
+        sampled = chains.prediction[chain]
+        off, way = sampled.mean(axis=0) - lazy, mean - lazy
+        found.append(
+            (_rms(off - way), np.vdot(off, way) / np.vdot(way, way), sampled.var(axis=0).mean() / variance.mean())
+        )
+    return np.array(found)
+
+
+def main() -> None:
+    import meanfield as mf
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--draws", type=int, default=400)
+    options = parser.parse_args()
+    for name, (phi, tau, off, wrong) in CASES.items():
+        if options.names and not any(word in name for word in options.names):
+            continue
+        start = time.process_time()
+        images = mf.datasets.mnist(os.environ["MEANFIELD_DATA"], "test") if "MNIST" in name else mf.datasets.digits()
+        train, test = images.classes(0, 1, 2).split(99 if "MNIST" in name else 90, 399, rng=0)
+        labels = np.unique(train.labels, return_inverse=True)[1]
+        labels[:wrong] = (labels[:wrong] + 1) % 3
+        task, network = mf.data_task(train.images, labels=labels, on=1.0, off=off), mf.Network(phi)
+        pair = [mf.solve(network, task, tau, refine=refine, on_failure="return") for refine in (False, True)]
+        lazy = mf.solve(mf.Network(phi, scaling="lazy"), task, tau).predict(test.images)
+        rough, exact = (post.predict(test.images) for post in pair)
+        largest = [float(np.abs(task.targets - post.predictions).max()) for post in pair]
+        print(
+            f"{name}: {pair[0].status}, {pair[1].status}, {len(pair[0].codes)} and {len(pair[1].codes)} codes; "
+            f"outputs {_rms(exact - rough):.5f} apart, {_rms(exact - rough) / _rms(lazy - rough):.2%} of the way to "
+            f"lazy; training +- {pair[1].certificate.output_error_se:.5f}, "
+            f"largest residual {largest[1] / largest[0]:.4f}",
+            flush=True,
+        )
+        if options.chains and phi != "relu":
+            chains = mf.sample(
+                network, task, WIDTH, tau, draws=options.draws, warmup=WARMUP, chains=options.chains, start=pair[1],
+                inputs=test.images, rng=0, progress=False,
+            )  # fmt: skip
+            for title, post in zip(("expectation propagation", "corrected"), pair):
+                values = _compared(post, chains, test.images, lazy)
+                mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
+                print(
+                    f"    {title:24} rms {mean[0]:.5f} +- {error[0]:.5f}, place {mean[1]:.4f} +- {error[1]:.4f}, "
+                    f"variance {mean[2]:.4f} +- {error[2]:.4f}",
+                    flush=True,
+                )
+        print(f"    cpu {time.process_time() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

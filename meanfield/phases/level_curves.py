@@ -1,0 +1,309 @@
+"""Where the codes of a plane come and go without a sharp transition of one hidden layer: finite P, and deep networks.
+
+At finite P everything is smooth. A code counts as present where it has more than one neuron in a thousand, as in
+`PhaseDiagram.phase`, and its curve is where its share passes that value; two codes that become one, or a label that
+flips, are curves as well. Each point lies on an edge of the raster, between two certified points, and is enclosed by
+further certified solutions, so that its error is `ACCURACY` of a cell. Along whole-numbered parameters (depth) nothing
+lies between two points: there curves join the places found at each value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from meanfield.phases.points import Plane
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.validation import FloatArray
+
+__all__ = ["ACCURACY", "LevelCurve", "LevelPoint", "level_curves"]
+
+_Open = tuple[dict[str, float], dict[str, float]]  # two points of the raster, what is between them is not known
+
+ACCURACY = 2e-2  # of a cell of the raster
+_SOLVES = 12  # per edge and change
+_WHOLE = ("depth",)
+_NOTHING = 1e-30
+_ALIKE = 3e-3  # of the ranges: curves of one orbit, each enclosed on its own
+_FAR = 12.0
+_ENOUGH = 0.05  # of ln(share)
+
+
+@dataclass(frozen=True)
+class LevelPoint:
+    """A point of a `LevelCurve`: parameters, what happens, and that it is no sharp transition at finite P."""
+
+    parameters: dict[str, float]
+    label: str
+    kind: str
+    crossover: bool
+
+
+@dataclass(frozen=True, eq=False)
+class LevelCurve:
+    """A curve on which a code comes to count as present; see `level_curves`.
+
+    Attributes
+    ----------
+    names : (str, str)
+    points : tuple of LevelPoint
+        In order along the curve.
+    label : str
+        The codes concerned.
+    kind : str
+        "share" at finite P; "weight" where the code's weight passes through zero (deep networks at P = infinity).
+    continuous : bool
+        Always true: shares are continuous.
+    """
+
+    names: tuple[str, str]
+    points: tuple[LevelPoint, ...]
+    label: str
+    kind: str
+    continuous: bool = True
+
+    @property
+    def crossover(self) -> bool:
+        """Whether nothing is sharp here."""
+        return self.kind == "share"
+
+    @property
+    def curve(self) -> FloatArray:
+        """Parameter values along the curve, (n, 2)."""
+        return np.array([[point.parameters[name] for name in self.names] for point in self.points])
+
+    def fine(self, per_step: int = 1) -> FloatArray:
+        """The points; between them curves are straight."""
+        return self.curve
+
+
+def level_curves(diagram: Plane) -> tuple[list[LevelCurve], list[_Open]]:
+    """Curves between all points of the raster whose codes differ, and the pairs of points that remained open."""
+    names = cast("tuple[str, str]", tuple(diagram.axes))
+    sharp = "n_samples" not in names and math.isinf(diagram.problem((0, 0)).task.n_samples)
+    whole = [name in _WHOLE for name in names]
+    crossings: _Crossings
+    open_edges: list[_Open]
+    if sharp and any(whole):
+        crossings, open_edges = _by_rows(diagram, whole.index(True)), []
+    else:
+        crossings, open_edges = _by_edges(diagram, names)
+    found: list[LevelCurve] = []
+    for code, places in sorted(crossings.items()):
+        joined = _along_rows(places, whole.index(True)) if any(whole) else _through_cells(places)
+        found += [_curve(names, code, np.array(line), sharp) for line in joined]
+    ranges = np.array([float(np.ptp(axis[np.isfinite(axis)])) or 1.0 for axis in diagram.axes.values()])
+    return _orbits(found, ranges), open_edges
+
+
+_Place = tuple[int, int, int]  # edge of the raster
+_Crossings = dict[str, dict[_Place, FloatArray]]  # code -> edge of the raster -> where it comes or goes
+
+
+def _by_rows(diagram: Plane, whole: int) -> _Crossings:
+    """At every value of a whole-numbered parameter the transitions along the other one."""
+    crossings: _Crossings = {}
+    values = list(diagram.axes.values())
+    rank = np.argsort(np.argsort(values[whole]))
+    for k, fixed in enumerate(values[whole]):
+        row = diagram.row(whole, k)
+        for n, transition in enumerate(t for t in row.transitions() if not t.crossover):
+            place = np.empty(2)
+            place[whole], place[1 - whole] = fixed, transition.value
+            for code in transition.codes:
+                edge = (int(rank[k]), n, 1) if whole == 0 else (n, int(rank[k]), 0)
+                crossings.setdefault(code, {})[edge] = place
+    return crossings
+
+
+def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[_Open]]:
+    """On every edge of the raster whose ends have different codes, where these come or go."""
+    orders = [np.argsort(axis) for axis in diagram.axes.values()]
+    axes = [axis[order] for axis, order in zip(diagram.axes.values(), orders)]
+    shares = _Shares(diagram)
+    nodes = {
+        (i, j): shares.at_node((int(orders[0][i]), int(orders[1][j])))
+        for i in range(len(axes[0]))
+        for j in range(len(axes[1]))
+    }
+    crossings: _Crossings = {}
+    open_edges: list[_Open] = []
+    for axis in (0, 1):
+        if names[axis] in _WHOLE:
+            continue
+        for place in nodes:
+            there = (place[0] + 1, place[1]) if axis == 0 else (place[0], place[1] + 1)
+            one, other = nodes[place], nodes.get(there)
+            if one is None or other is None or not np.isfinite(axes[axis][there[axis]]):
+                continue
+            ends = (float(axes[axis][place[axis]]), float(axes[axis][there[axis]]))
+            fixed = {names[1 - axis]: float(axes[1 - axis][place[1 - axis]])}
+            edge = _Edge(shares, names[axis], fixed, {ends[0]: one, ends[1]: other})
+            for code in sorted(edge.changing()):
+                at = edge.enclosed(code)
+                if at is None:
+                    low, high = ({**fixed, names[axis]: end} for end in ends)
+                    open_edges.append((low, high))
+                    continue
+                where = np.empty(2)
+                where[axis], where[1 - axis] = at, fixed[names[1 - axis]]
+                crossings.setdefault(code, {})[*place, axis] = where
+    return crossings, open_edges
+
+
+class _Shares:
+    """Share of every code: at points of the raster, and between them."""
+
+    def __init__(self, diagram: Plane) -> None:
+        self.diagram = diagram
+        self.least = diagram.present(0)
+        self.certified = np.asarray(diagram.certified)
+
+    def at_node(self, place: tuple[int, int]) -> dict[str, float] | None:
+        """None where the point is not certified."""
+        if not self.certified[place]:
+            return None
+        flat = int(np.ravel_multi_index(place, self.diagram.shape))
+        return _added(zip(self.diagram.patterns[flat], self.diagram.points.weight[flat]))
+
+    def solved(self, values: dict[str, float]) -> dict[str, float]:
+        """At a place of its own."""
+        return _added((code.pattern, code.weight) for code in self.diagram.solve(**values).codes)
+
+    def excess(self, share: float) -> float:
+        """ln(share / least), limited: of a code that is not there at all nothing is known."""
+        return float(np.clip(math.log(max(share, _NOTHING) / self.least), -_FAR, _FAR))
+
+
+def _added(shares: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Codes that the exact label of their neurons does not tell apart are one."""
+    found: dict[str, float] = {}
+    for pattern, share in shares:
+        found[str(pattern)] = found.get(str(pattern), 0.0) + float(share)
+    return found
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """Between two neighbouring points of the raster: everything that has been solved there, by the parameter."""
+
+    shares: _Shares
+    name: str
+    fixed: dict[str, float]
+    solved: dict[float, dict[str, float]]
+
+    def _excess(self, value: float, code: str) -> float:
+        return self.shares.excess(self.solved[value].get(code, 0.0))
+
+    def changing(self) -> set[str]:
+        """Codes that count as present at one end only."""
+        low, high = (
+            {c for c in self.solved[v] if self._excess(v, c) > 0.0} for v in (min(self.solved), max(self.solved))
+        )
+        return low ^ high
+
+    def enclosed(self, code: str) -> float | None:
+        """Where a code comes to be present: regula falsi on ln(share / least), halving where that does not help.
+
+        Codes of one orbit change together: what was solved for one of them encloses the others.
+        """
+        width = ACCURACY * (max(self.solved) - min(self.solved))
+        for step in range(_SOLVES):
+            places = sorted(self.solved)
+            signs = [self._excess(place, code) > 0.0 for place in places]
+            k = next(k for k in range(len(places) - 1) if signs[k] != signs[k + 1])
+            left, right = places[k], places[k + 1]
+            f_left, f_right = self._excess(left, code), self._excess(right, code)
+            share = f_left / (f_left - f_right)
+            if right - left <= width or min(abs(f_left), abs(f_right)) < _ENOUGH:
+                return left + share * (right - left)
+            if step % 3 == 2 or max(abs(f_left), abs(f_right)) >= _FAR:
+                share = 0.5
+            middle = left + min(max(share, 0.02), 0.98) * (right - left)
+            try:
+                self.solved[middle] = self.shares.solved({**self.fixed, self.name: middle})
+            except (ConvergenceError, ValueError):
+                return None
+        return 0.5 * (left + right)
+
+
+def _curve(names: tuple[str, str], code: str, places: FloatArray, sharp: bool) -> LevelCurve:
+    shown = "-".join(code)
+    kind = "weight" if sharp else "share"
+    points = tuple(LevelPoint(dict(zip(names, map(float, place))), shown, kind, not sharp) for place in places)
+    return LevelCurve(names, points, shown, kind)
+
+
+def _orbits(curves: list[LevelCurve], ranges: FloatArray) -> list[LevelCurve]:
+    """Curves that coincide, those of codes that an exchange of classes maps onto each other, as one."""
+    kept: list[LevelCurve] = []
+    for curve in curves:
+        for n, other in enumerate(kept):
+            same = len(other.points) == len(curve.points)
+            if same and np.abs((other.curve - curve.curve) / ranges).max() < _ALIKE:
+                label = f"{other.label} and {curve.label}"
+                kept[n] = LevelCurve(other.names, other.points, label, other.kind)
+                break
+        else:
+            kept.append(curve)
+    return kept
+
+
+# ---- joining places to lines -----------------------------------------------------------------------------------------
+
+
+def _through_cells(places: dict[tuple[int, int, int], FloatArray]) -> Iterator[list[FloatArray]]:
+    """Places on edges of the raster joined through its cells; in a cell with four of them the nearest pairs."""
+    links: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {edge: [] for edge in places}
+    cells = {
+        (i - di, j - dj) for i, j, axis in places for di, dj in (((0, 0), (0, 1)) if axis == 0 else ((0, 0), (1, 0)))
+    }
+    for i, j in sorted(cells):
+        around = [(i, j, 0), (i, j + 1, 0), (i, j, 1), (i + 1, j, 1)]
+        around = [edge for edge in around if edge in places]
+        pairs = [(around[0], around[1])] if len(around) == 2 else []
+        if len(around) == 4:  # bottom, top, left, right: a curve cuts off two opposite corners
+            bottom, top, left, right = around
+            pairs = [(bottom, left), (top, right)]
+            if _length(places, pairs) > _length(places, [(bottom, right), (top, left)]):
+                pairs = [(bottom, right), (top, left)]
+        for one, other in pairs:
+            links[one].append(other)
+            links[other].append(one)
+    yield from _chains(places, links)
+
+
+def _length(places: dict[_Place, FloatArray], pairs: list[tuple[_Place, _Place]]) -> float:
+    return float(sum(np.linalg.norm(places[a] - places[b]) for a, b in pairs))
+
+
+def _along_rows(places: dict[tuple[int, int, int], FloatArray], whole: int) -> Iterator[list[FloatArray]]:
+    """Places at successive values of a whole-numbered parameter, each joined to the nearest one at the next value."""
+    links: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {edge: [] for edge in places}
+    for edge in places:
+        after = [other for other in places if other[whole] == edge[whole] + 1 and len(links[other]) == 0]
+        if after:
+            nearest = min(after, key=lambda other: abs(places[other][1 - whole] - places[edge][1 - whole]))
+            links[edge].append(nearest)
+            links[nearest].append(edge)
+    yield from _chains(places, links)
+
+
+def _chains(places: dict[_Place, FloatArray], links: dict[_Place, list[_Place]]) -> Iterator[list[FloatArray]]:
+    """Lines through linked places, open ones from an end, then closed ones."""
+    left = dict.fromkeys(sorted(places, key=lambda edge: (len(links[edge]) != 1, edge)))
+    while left:
+        edge = next((one for one in left if len([k for k in links[one] if k in left]) < 2), next(iter(left)))
+        line, start = [], edge
+        here: _Place | None = edge
+        while here is not None:
+            left.pop(here)
+            line.append(places[here])
+            here = next((other for other in links[here] if other in left), None)
+        if len(line) > 2 and line[-1] is not line[0] and any(np.array_equal(places[k], line[-1]) for k in links[start]):
+            line.append(line[0])
+        yield line

@@ -1,0 +1,110 @@
+"""The numbers of a sweep on its grid: status, residuals, order parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from meanfield.phases.raster import PointArrays
+from meanfield.posterior.swept import Swept
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
+from meanfield.theories.deep.transitions import CodeTransition
+from meanfield.theories.single_layer.compiled.sweep import CONVERGED
+from meanfield.theories.single_layer.limit import STATUS, message_of
+from meanfield.theories.single_layer.transitions.acceptance import Transition
+from meanfield.validation import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+)
+
+__all__ = ["GridOfPoints", "Plane"]
+
+
+@dataclass(frozen=True, eq=False)
+class GridOfPoints:
+    """What a `meanfield.phases.diagram.PhaseDiagram` knows of its points without making posteriors of them."""
+
+    network: Network
+    task: ClassTask
+    tau: float
+    axes: dict[str, FloatArray]
+    points: PointArrays
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid."""
+        return tuple(len(values) for values in self.axes.values())
+
+    def _grid(self, values: np.ndarray) -> np.ndarray:
+        array = np.asarray(values)
+        return array.reshape(*self.shape, *array.shape[1:])
+
+    @property
+    def certified(self) -> BoolArray:
+        """Bool array: residual, duality gap and global check all passed."""
+        return self._grid(self.points.column("status") == CONVERGED)
+
+    @property
+    def status(self) -> np.ndarray:
+        """Array of str: "optimal", or what went wrong at the point."""
+        return self._grid(np.array(STATUS)[self.points.column("status").astype(int)])
+
+    @property
+    def messages(self) -> np.ndarray:
+        """Array of str: the status in words; for points that failed the error."""
+        said = np.array([message_of(word) for word in STATUS])[self.points.column("status").astype(int)]
+        if self.points.message is not None:
+            said = np.where(self.points.message == "", said, self.points.message)
+        return self._grid(said)
+
+    @property
+    def objective(self) -> FloatArray:
+        """min J; NaN where the solver failed."""
+        return self._grid(
+            np.where(np.isfinite(self.points.column("objective")), self.points.column("objective"), np.nan)
+        )
+
+    @property
+    def kkt_residual(self) -> FloatArray:
+        """Stationarity residual of each point, recomputed without tables."""
+        return self._grid(self.points.column("residual"))
+
+    @property
+    def duality_gap(self) -> FloatArray:
+        """J minus the primal value."""
+        return self._grid(self.points.column("gap"))
+
+    @property
+    def unique(self) -> np.ndarray:
+        """Bool array: weights and order parameters are unique."""
+        return self._grid((self.points.column("nullity") + self.points.column("t_nullity")) == 0)
+
+    @property
+    def t(self) -> FloatArray:
+        """(..., C, m) order parameters."""
+        return self._grid(self.points.t)
+
+
+class Plane(Swept, Protocol):
+    """A `meanfield.phases.diagram.PhaseDiagram`, as those see it whom it asks for its boundaries."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def points(self) -> PointArrays: ...
+    @property
+    def patterns(self) -> list[tuple[str, ...]]: ...
+    @property
+    def phase(self) -> IntArray: ...
+    @property
+    def phase_labels(self) -> tuple[str, ...]: ...
+    def problem(self, index: int | tuple[int, ...]) -> Problem: ...
+    def present(self, i: int) -> float: ...
+    def row(self, axis: int, k: int) -> Plane: ...
+    def segment(self, one: tuple[int, int], other: tuple[int, int]) -> Plane: ...
+    def transitions(self) -> tuple[Transition | CodeTransition, ...]: ...

@@ -1,0 +1,39 @@
+"""What a theory sees of a sweep whose transitions it locates: a `meanfield.phases.diagram.PhaseDiagram`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, runtime_checkable
+
+from meanfield.posterior.posterior import Posterior
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.problem.problem import Problem
+from meanfield.validation import BoolArray, FloatArray
+
+__all__ = ["LocatesTransitions", "Swept"]
+
+
+class Swept(Protocol):
+    """Solutions along one or two parameters, and solutions in between."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def task(self) -> ClassTask: ...
+    @property
+    def tau(self) -> float: ...
+    @property
+    def axes(self) -> Mapping[str, FloatArray]: ...
+    @property
+    def certified(self) -> BoolArray: ...
+    def problems(self) -> Iterable[Problem]: ...
+    def posterior(self, index: int | tuple[int, ...]) -> Posterior: ...
+    def solve(self, **values: float) -> Posterior: ...
+
+
+@runtime_checkable
+class LocatesTransitions(Protocol):
+    """A theory that locates transitions in its own way."""
+
+    def transitions_along(self, diagram: Swept) -> tuple[object, ...]: ...

@@ -1,0 +1,110 @@
+"""Densities of readouts, preactivations and activations in deep networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from meanfield.activations.density import _pieces
+from meanfield.theories.deep.recomputed import RecomputedLayers
+from meanfield.validation import FloatArray, real_array
+
+__all__ = ["LayerDensities"]
+
+_MOST_NODES = 3000  # of one density
+
+
+class LayerDensities(RecomputedLayers):
+    """The questions about densities that a deep posterior answers."""
+
+    def readout_density(self, a: object) -> FloatArray:
+        """Density of the readout at `a`, shape (..., m).
+
+        Raises
+        ------
+        ValueError
+            At P = infinity (a sum of deltas) and for a wrong shape.
+        """
+        a = real_array("a", a)
+        m = self.task.n_outputs
+        if a.shape[-1:] != (m,):
+            raise ValueError(f"a must have shape (..., m) with m = {m}, got {a.shape}.")
+        if self.scheme == "analog":
+            inverse, (_, log_det) = np.linalg.inv(self.readout_covariance), np.linalg.slogdet(self.readout_covariance)
+            return np.asarray(
+                np.exp(
+                    -0.5 * np.einsum("...i,ij,...j->...", a, inverse, a) - 0.5 * (log_det + m * math.log(2 * math.pi))
+                )
+            )
+        self._finite("the readout posterior")
+        if self.solution.frozen:
+            raise ValueError("with given shares of the codes the readout has a density per code only; read .codes.")
+        system, order, top = self._system, self._order, self.network.depth - 1
+        scale = math.sqrt(system.problem.readout_variance)
+        flat = a.reshape(-1, m) / scale
+        log_weight = system.layers[top].log_density(system.setting(order, top), flat)
+        log_z = system.averages(order, top)[0].log_z
+        density = np.exp(log_weight - log_z - 0.5 * m * math.log(2 * math.pi)) / scale**m
+        return np.asarray(density.reshape(a.shape[:-1]))
+
+    def preactivation_density(self, code: object, cls: int | str, grid: object, layer: int = -1) -> FloatArray:
+        """Density of the preactivation on a training sample of class `cls` over the neurons of a code (None: all).
+
+        Parameters
+        ----------
+        code : None, int, str or Code
+            Index or pattern in `layer_codes(layer)`.
+        cls : int or str
+        grid : array-like
+        layer : int
+        """
+        z = real_array("grid", grid)
+        return np.asarray(self._density(code, cls, self._layer(layer) - 1)(z.ravel()).reshape(z.shape))
+
+    def activation_density(self, code: object, cls: int | str, grid: object, layer: int = -1) -> FloatArray:
+        """Density of the activation phi(z), as `preactivation_density`."""
+        value = real_array("grid", grid)
+        density, phi = self._density(code, cls, self._layer(layer) - 1), self.network.activation
+        total = np.zeros(value.shape)
+        for piece in _pieces(phi, -12.0, 12.0):
+            if piece.flat:
+                continue
+            inside = (value > min(piece.ends)) & (value < max(piece.ends))
+            z = piece.invert(phi, value[inside])
+            with np.errstate(divide="ignore"):
+                total[inside] += density(z) / np.abs(phi.derivative(z))
+        return total
+
+    def _density(self, code: object, cls: int | str, layer: int) -> Callable[[FloatArray], FloatArray]:
+        """z -> density of z for class `cls` under a code."""
+        self._finite("the law of an activation")
+        system, order = self._system, self._order
+        c = int(self._index[self._find_class(cls)])
+        detail, words = self._nodes(layer)
+        chosen = np.ones(len(words), dtype=bool) if code is None else words == self._word(code, layer)
+        share = np.where(chosen, detail.share, 0.0)
+        rows = np.argsort(-share)[:_MOST_NODES]
+        rows = rows[share[rows] > 1e-12 * share.max()]
+        share = share[rows] / share[rows].sum()
+        setting = system.setting(order, layer)
+        beta = detail.beta[rows]
+        h, joint, g = system.layers[layer].class_law(setting, beta, c)
+        b = beta @ setting.root[c]
+        d, delta = float(setting.d[c]), float(setting.delta[c])
+        phi = self.network.activation
+
+        def density(z: FloatArray) -> FloatArray:
+            out = np.empty(len(z))
+            for start in range(0, len(z), 256):
+                at = z[start : start + 256]
+                gauss = np.exp(-0.5 * (at - h[:, None]) ** 2 / d) / math.sqrt(2 * math.pi * d)
+                value = phi(at)
+                top = g.min(axis=1, keepdims=True)
+                inside = (joint * np.exp(top - g)) @ gauss
+                tilt = np.exp(np.clip(b[:, None] * value + 0.5 * delta * value**2 - top, -700.0, 700.0))
+                out[start : start + 256] = share @ (inside * tilt)
+            return out
+
+        return density

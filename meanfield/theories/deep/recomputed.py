@@ -1,0 +1,137 @@
+"""What a deep posterior computes again from its order parameters: the neurons of every layer."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import numpy as np
+
+from meanfield.posterior.parts import Code
+from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.problem.class_task import ClassTask
+from meanfield.problem.network import Network
+from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import Detail
+from meanfield.theories.deep.solution import DeepSolution
+from meanfield.theories.deep.states import layer_nodes, states_of
+from meanfield.theories.deep.system import Order, System
+from meanfield.validation import FloatArray, IntArray, read_only, short
+
+__all__ = ["RecomputedLayers"]
+
+
+class RecomputedLayers(SolvedPosterior):
+    """The system at the solution, the neurons of its layers on their lattices, and their code words."""
+
+    network: Network
+    task: ClassTask
+    tau: float
+    solution: DeepSolution
+
+    def layer_codes(self, layer: int = -1) -> tuple[Code, ...]:
+        """Codes of any layer: neurons grouped by the classes on which their mean activation is above the midpoint.
+
+        Below the last layer a code is soft: the group of neurons, not a delta; its "readout" is the mean field b (C,)
+        that the layers above exert.
+        """
+        layer = self._layer(layer) - 1
+        if layer == self.network.depth - 1:
+            return self.codes
+        detail, words = self._nodes(layer)
+        states = states_of(detail, words)
+        root = self._system.setting(self._order, layer).root
+        at = self._index
+        return tuple(
+            Code(
+                "".join(states.patterns[i][c] for c in at), float(states.share[i]),
+                read_only((root @ states.beta[i])[at]), read_only(states.activation[i][at]),
+                read_only(states.variance[i][at]), read_only((root @ states.covariance[i] @ root.T)[np.ix_(at, at)]),
+            )
+            for i in range(len(states.patterns))
+        )  # fmt: skip
+
+    def separation(self, layer: int = -1) -> dict[str, FloatArray]:
+        """How sharp the code of a layer is: class-mean activation of active and of inactive neurons, per class (C,),
+        and kurtosis (C, C) of the difference of two class means over neurons (1: two deltas, 3: Gaussian).
+
+        The means are those given the field b of a neuron; the kurtosis includes the spread over h and over samples.
+        """
+        detail, _ = self._nodes(self._layer(layer) - 1)
+        at, middle = self._index, self._middle
+        w, mean = detail.share[:, None], detail.activation
+        on = mean > middle
+        with np.errstate(invalid="ignore"):
+            active = (w * mean * on).sum(axis=0) / (w * on).sum(axis=0)
+            silent = (w * mean * ~on).sum(axis=0) / (w * ~on).sum(axis=0)
+        gap = mean[:, :, None] - mean[:, None, :]
+        gap = gap - np.tensordot(detail.share, gap, 1)
+        own = np.maximum(detail.activation_square - mean**2, 0.0) + detail.noise / self._system.problem.n
+        spread = own[:, :, None] + own[:, None, :]
+        spread[:, np.arange(spread.shape[1]), np.arange(spread.shape[1])] = 0.0
+        second = np.tensordot(detail.share, gap**2 + spread, 1)
+        fourth = np.tensordot(detail.share, gap**4 + 6.0 * gap**2 * spread + 3.0 * spread**2, 1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            kurtosis = fourth / second**2
+        return {"on": active[at], "off": silent[at], "kurtosis": kurtosis[np.ix_(at, at)]}
+
+    @cached_property
+    def _reduced(self) -> tuple[System, IntArray]:
+        problem, index = problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)
+        shares = None
+        if self.solution.frozen:
+            shares = dict(zip(self.solution.patterns, self.solution.weight.tolist()))
+        return System(problem, fractions=shares), index
+
+    @property
+    def _system(self) -> System:
+        return self._reduced[0]
+
+    @property
+    def _index(self) -> IntArray:
+        return self._reduced[1]
+
+    @cached_property
+    def _order(self) -> Order:
+        s, index = self.solution, self._index
+        first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(index.max() + 1)])
+        return Order(
+            s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first],
+            s.delta[:, first], s.t[first],
+        )  # fmt: skip
+
+    @cached_property
+    def _kept(self) -> dict[int, tuple[Detail, FloatArray]]:
+        return {}
+
+    def _nodes(self, layer: int) -> tuple[Detail, FloatArray]:
+        self._finite("the law of a layer's neurons")
+        if self.scheme == "analog":
+            raise ValueError("neurons of a linear network are Gaussian; read kernel and readout_covariance.")
+        if layer not in self._kept:
+            self._kept[layer] = layer_nodes(self._system, self._order, layer)
+        return self._kept[layer]
+
+    @property
+    def _middle(self) -> float:
+        middle = self.network.activation.midpoint
+        return 0.0 if middle is None else middle
+
+    def _finite(self, what: str) -> None:
+        if math.isinf(self.task.n_samples):
+            raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
+
+    def _word(self, code: object, layer: int) -> str:
+        """Pattern over the reduced classes of a code of a layer."""
+        known = self.layer_codes(layer + 1)
+        if isinstance(code, Code):
+            code = code.pattern
+        if isinstance(code, (int, np.integer)) and not isinstance(code, bool) and 0 <= code < len(known):
+            code = known[int(code)].pattern
+        pattern = code.replace("-", "") if isinstance(code, str) else ""
+        if pattern not in {c.pattern for c in known}:
+            raise ValueError(
+                f"there is no code {short(code)} in layer {layer + 1}; there are {', '.join(c.pattern for c in known)}."
+            )
+        first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
+        return "".join(pattern[c] for c in first)

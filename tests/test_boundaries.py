@@ -1,0 +1,145 @@
+"""Boundaries of planes: sharp ones against the raster and closed forms, those of finite P against the shares."""
+
+import math
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.phases.boundaries import _crossings, _edges, _sorted_phase
+
+TASK = mf.class_task(fractions=[0.5, 0.25, 0.25])
+
+
+@pytest.fixture(scope="module")
+def cusp_plane():
+    plane = mf.sweep(mf.Network("sigmoid"), TASK, off=np.linspace(-1, 0.95, 12), sigma_a=np.linspace(0.5, 2.5, 12))
+    return plane, plane.boundaries()
+
+
+def test_the_cusp_is_a_meeting_point(cusp_plane):
+    """phases/THEORY.md, "Boundaries in the plane of off and sigma_a"."""
+    _, found = cusp_plane
+    (cusp,) = [point for point in found.points if point.kind == "cusp"]
+    assert cusp.parameters == pytest.approx({"off": 0.771578712608, "sigma_a": 1.705095081546}, abs=1e-10)
+    assert {found[i].label.split()[0] for i in cusp.curves} == {"0-1-1", "1-1-1"}
+    assert len(found) == 5
+    assert sum(curve.crossover for curve in found) == 1
+    assert "cusp" in repr(found)
+
+
+def test_boundaries_are_continuous_and_say_so(cusp_plane):
+    """J is concave in the targets and the solution on the curve unique, so that nothing can jump."""
+    plane, found = cusp_plane
+    assert [row["continuous"] for row in found.table()] == [True] * len(found)
+    assert found.jumps == (0.0,) * len(found)
+    curve = next(curve for curve in found if curve.label == "1-1-1 enters")
+    (on,) = curve.at("sigma_a", 1.0)
+    beside = [plane.solve(off=on.value + step, sigma_a=1.0) for step in (-1e-4, 1e-4)]
+    np.testing.assert_allclose(beside[0].solution.t, beside[1].solution.t, atol=5e-3)
+
+
+def test_raster_and_curves_agree(cusp_plane):
+    """Every change of the raster is crossed by a curve; every sharp curve is among changes of the raster."""
+    plane, found = cusp_plane
+    assert found.unexplained == ()
+    phase = _sorted_phase(plane)
+    ends = np.array([edge[:2] for edge in _edges(phase)], dtype=float)
+    cells = []
+    for curve in found:
+        places = curve.fine()
+        cells.append(
+            np.stack([np.interp(places[:, k], a, np.arange(12.0)) for k, a in enumerate(plane.axes.values())], 1)
+        )
+    crossed = np.any([_crossings(line, ends) for line in cells], axis=0)
+    assert crossed.all()
+    for curve, line in zip(found, cells, strict=True):
+        if curve.crossover:
+            continue
+        for i, j in np.floor(line).astype(int):
+            around = phase[max(i - 1, 0) : i + 3, max(j - 1, 0) : j + 3]
+            assert len(np.unique(around)) > 1, (curve.label, i, j)
+
+
+def test_four_boundaries_meet_and_all_are_rooted_there():
+    plane = mf.sweep(mf.Network("sigmoid"), TASK, off=np.linspace(0.3, 0.7, 9), fraction_1=np.linspace(0.62, 0.8, 9))
+    found = plane.boundaries()
+    (point,) = [point for point in found.points if point.kind == "4-fold point"]
+    assert point.error < 1e-9
+    assert found.unexplained == ()
+    # At the point two codes that are absent are as high as those that are present.
+    task = TASK.with_(fractions=[p := point.parameters["fraction_1"], (1 - p) / 2, (1 - p) / 2])
+    posterior = mf.solve(mf.Network("sigmoid"), task.with_(off=point.parameters["off"]))
+    assert {code.pattern for code in posterior.codes if code.weight > 1e-6} == {"011", "101", "110"}
+
+
+def test_codes_that_merge_end_where_they_would_jump():
+    """phases/THEORY.md, "Finite temperature": at y_- = 0.2 the pairs merge at tau = 0.129325686327."""
+    plane = mf.sweep(mf.Network("sigmoid"), TASK, tau=np.linspace(0.1, 0.17, 6), off=np.linspace(0.05, 0.26, 6))
+    found = plane.boundaries()
+    (merger,) = [curve for curve in found if curve.kind == "merge"]
+    assert merger.at("off", 0.2)[0].parameters["tau"] == pytest.approx(0.129325686327, abs=1e-10)
+    ends = [point for point in found.points if point.kind == "end of mergers"]
+    assert len(ends) == 2
+    assert all(point.quartic < 0 for point in merger.points)
+
+
+def test_regions_with_outliers():
+    """phases/THEORY.md, "ReLU", two classes: class 2 drives the outlier from u = sigma_a / (pi sqrt 2) on."""
+    plane = mf.sweep(
+        mf.Network("relu"), mf.class_task(targets=[1.0, 0.2]), target_2=[0.1, 0.2, 0.3, 0.4], sigma_a=[0.8, 1.0, 1.2]
+    )
+    (curve,) = plane.boundaries()
+    assert curve.kind == "driven"
+    np.testing.assert_allclose(curve.curve[:, 0], curve.curve[:, 1] / (math.pi * math.sqrt(2)), atol=1e-9)
+
+
+def test_at_finite_samples_a_code_has_one_neuron_in_a_thousand():
+    network, task = mf.Network("sigmoid"), TASK.with_(n_samples=60)
+    plane = mf.sweep(network, task, off=np.linspace(0.3, 0.6, 4), tau=[0.02, 0.05])
+    found = plane.boundaries()
+    assert found.unexplained == ()
+    curve = next(curve for curve in found if curve.label == "1-1-1")
+    assert curve.kind == "share"
+    assert curve.crossover
+
+    def share(off, tau):
+        codes = mf.solve(network, task.with_(off=off), tau).codes
+        return sum(code.weight for code in codes if code.pattern == "111")
+
+    for point in curve.points:
+        off, tau = point.parameters["off"], point.parameters["tau"]
+        if tau in plane.axes["tau"]:  # on an edge along off, of length 0.1
+            assert share(off - 0.003, tau) < 1e-3 < share(off + 0.003, tau)
+
+
+def test_along_depth_each_row_has_its_transitions():
+    network = mf.Network("sigmoid")
+    plane = mf.sweep(network, TASK, depth=[1, 2, 3], off=np.linspace(-0.1, 0.6, 8))
+    found = plane.boundaries()
+    by_code = {curve.label: curve for curve in found}
+    first = mf.sweep(network, TASK, off=np.linspace(-0.1, 0.6, 8)).transitions()
+    expected = sorted(t.value for t in first if not t.crossover)
+    at_one = sorted(row[1] for curve in by_code.values() for row in curve.curve if row[0] == 1)
+    np.testing.assert_allclose(at_one, expected, atol=1e-9)
+    assert len(by_code["1-1-1"].points) == 3
+
+
+def test_planes_without_sharp_codes_have_no_curves():
+    assert len(mf.sweep(mf.Network("linear"), TASK, off=[0.0, 0.1], sigma_a=[1.0, 1.1]).boundaries()) == 0
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match="curves in a plane"):
+        mf.sweep(mf.Network("sigmoid"), TASK, off=[0.1, 0.2]).boundaries()
+    line = mf.sweep(mf.Network("sigmoid"), TASK, off=[0.1, 0.2], fractions=[[0.5, 0.25, 0.25], [0.4, 0.3, 0.3]])
+    with pytest.raises(ValueError, match="sweep one fraction"):
+        line.boundaries()
+
+
+def test_segments_that_cross_edges():
+    edges = np.array([[[0.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [0.0, 2.0]]])
+    line = np.array([[0.5, -0.5], [0.5, 0.5], [0.4, 1.5]])
+    assert _crossings(line, edges).tolist() == [True, False, False]
+    assert not _crossings(line[:1], edges).any()
+    assert math.isfinite(line.sum())
