@@ -47,7 +47,7 @@ def test_autoregressive_process(memory):
     exact = x.size * (1 - memory) / (1 + memory)
     assert below(ess_mean(x) / exact - 1, 0.12, "ESS / exact - 1")
     assert below(x.mean() / mcse_mean(x))
-    assert below(rhat(x) - 1, 0.001, "R-hat - 1")
+    assert below(rhat(x) - 1, 0.0015, "R-hat - 1")
 
 
 @pytest.mark.statistical
