@@ -52,15 +52,13 @@ NUMBERS = (
 )
 
 # Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path (for
-# unbounded phi); bundle method with patience; continuation in tau, for which t is unique: tau -> 0 selects the optimal
-# t of least norm.
-_WARM, _SCRATCH, _PATH, _LONG, _TAU = range(5)
+# unbounded phi); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of least norm.
+_WARM, _SCRATCH, _PATH, _TAU = range(4)
 
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS = 300
-_FEW_ROUNDS = 60  # before the central path is tried
 _MAX_REFINEMENTS = 8  # with readouts that branch and bound has found
 _FEW_BOXES = 30_000  # after which one looks for such a readout before going on
 _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
@@ -124,11 +122,11 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         level = 0.0
         while stage <= _TAU:
             if stage == _PATH and not unbounded:
-                stage = _LONG
+                stage = _TAU
             start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
             steps = 1
             failures = 0
-            if stage in (_SCRATCH, _LONG):
+            if stage == _SCRATCH:
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             if stage == _PATH:
                 solution = smooth_path(table, p, y, tau, low, high, none)
@@ -163,8 +161,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 state = (origin, none, no_weights, none, no_weights, 1.0)
                 used = 0
                 chunk = int(6.0)
-                most = _FEW_ROUNDS if stage == _SCRATCH and unbounded else _MAX_ROUNDS
-                while used < most and not exhausted(stop, 1):
+                while used < _MAX_ROUNDS and not exhausted(stop, 1):
                     state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
                     used += more
                     chunk = 3 if used < 60 else 12
