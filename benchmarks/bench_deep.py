@@ -96,8 +96,24 @@ def sizes() -> None:
         print(f"L = {depth}: " + ", ".join(times))
 
 
+def rectifiers() -> None:
+    """Rectifiers: certified solutions from scratch, N = infinity and a finite width."""
+    print("rectifiers, tau = 0.05")
+    relu = mf.Network("relu", 2)
+    for name, network, task, options in (
+        ("C = 2, L = 2", relu, BINARY, {}),
+        ("C = 2, L = 2, N = 400", relu, BINARY, {"width": 400}),
+        ("C = 2, L = 3", mf.Network("relu", 3), BINARY, {}),
+        ("C = 3, L = 2, P = 120", relu, mf.class_task(n_classes=3, n_samples=120), {}),
+    ):
+        seconds, post = timed(mf.solve, network, task, 0.05, **options)
+        print(f"{name}: {seconds:.1f} s, Phi = {post.free_energy:.9g}, residual {post.certificate.residual:.0e}")
+
+
 if __name__ == "__main__":
     solve_deep(sigmoid(2), BINARY, 0.02)  # compiles
+    mf.solve(mf.Network("relu", 2), BINARY, 0.1)
     compare()
     solutions()
     sizes()
+    rectifiers()

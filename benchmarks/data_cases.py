@@ -65,6 +65,15 @@ def _opposite():
     return _raw(np.concatenate([x, -x]), np.ones(30))
 
 
+def _three_clusters():
+    rng = np.random.default_rng(1)
+    labels = np.arange(24) % 3
+    x = rng.normal(size=(24, 40)) + 0.8 * rng.normal(size=(3, 40))[labels]
+    import meanfield as mf
+
+    return mf.data_task(x, labels=labels, on=1.0, off=0.0)
+
+
 def _bump():
     import sympy
 
@@ -88,6 +97,8 @@ CASES = {  # name: phi, tau, task
     "MNIST 1000, 0": ("sigmoid", 0.01, lambda: _mnist(333, 0.0)),
     "ten digits 500": ("sigmoid", 0.05, lambda: _digits(50, 0.0)),
     "CIFAR 300": ("sigmoid", 0.1, lambda: _cifar(100, 0.0)),
+    "softplus, three clusters": ("softplus", 0.3, _three_clusters),
+    "GELU, three clusters": ("gelu", 0.3, _three_clusters),
     "ReLU, digits 90, 0": ("relu", 0.01, lambda: _digits(30, 0.0, (0, 1, 2))),
     "ReLU, MNIST 99, 0": ("relu", 0.05, lambda: _mnist(33, 0.0)),
     "ReLU, MNIST 99, 1/2": ("relu", 0.05, lambda: _mnist(33, 0.5)),

@@ -5,11 +5,12 @@
     done
     python benchmarks/seeds.py margins-*.tsv
 
-One file per seed. Every comparison of tests/margins.py is a line: test, statistic, sign, limit, value. A row of the
-table is a test (all its parameters together) and a statistic: the number of seeds, the value that came closest to the
-limit, and its share of it. For "<" (a right theory) the share has to stay below 1; for ">" (a planted error) above 1,
-and 2 is what is wanted of its median. The last column is the way from the mean over seeds to the limit in standard
-deviations over seeds (of the worst value of each seed): what a limit that is not in standard errors rests on.
+benchmarks/run_seeds.py does the loop in one process. Every comparison of tests/margins.py is a line: test, statistic,
+sign, limit, value. A row of the table is a test (all its parameters together) and a statistic: the number of seeds, the
+value that came closest to the limit, and its share of it. For "<" (a right theory) the share has to stay below 1; for
+">" (a planted error) above 1, and 2 is what is wanted of its median. The last column is the way from the mean over
+seeds to the limit in standard deviations over seeds (of the worst value of each seed): what a limit that is not in
+standard errors rests on.
 """
 
 from __future__ import annotations

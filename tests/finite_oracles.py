@@ -165,25 +165,8 @@ def outlier_part(network, t, solution, basis):
     return result
 
 
-def sobol_residual(network, task, tau, solution, log2_points, seeds=(0, 1, 2, 3)):
-    """The same by importance sampling: Sobol points in each code's Gaussian, one mixture; (value, standard error)."""
-    y, t, mean, covariance, _ = in_the_span(task, solution)
-    chol = np.linalg.cholesky(1.3 * covariance)
-    results = []
-    for seed in seeds:
-        points = [qmc.Sobol(y.shape[1], seed=100 * seed + j).random_base2(log2_points) for j in range(len(mean))]
-        a = np.concatenate([m + norm.ppf(x) @ c.T for m, c, x in zip(mean, chol, points)])
-        log_q = []
-        for m, c in zip(mean, chol):
-            x = np.linalg.solve(c, (a - m).T)
-            log_q.append(-0.5 * np.sum(x * x, axis=0) - np.log(np.diag(c)).sum())
-        results.append(y - tau * t - weighted_mean(network, task, t, a, -logsumexp(log_q, axis=0)))
-    error = np.std(results, axis=0, ddof=1) / np.sqrt(len(seeds))
-    return np.abs(np.mean(results, axis=0)).max(), error.max()
-
-
 def student_residual(network, task, tau, solution, log2_points, n_scramblings=8):
-    """The same with tails: Sobol points in a Student-t (6 degrees) around each code; (value, standard error).
+    """The same by importance sampling: Sobol points in a Student-t around each code; (value, standard error).
 
     Returned is the largest component of the mean over independent scramblings and the largest standard error of one.
     """

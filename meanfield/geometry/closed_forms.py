@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from meanfield.geometry.clouds import Seed, streams
 from meanfield.validation import real_number, short, squarable_array, whole_number
 
-__all__ = ["ClosedFormEstimate", "ball_capacity", "ellipsoid_capacity", "ellipsoid_distance", "point_capacity"]
+__all__ = ["Estimate", "ball_capacity", "ellipsoid_capacity", "ellipsoid_distance", "point_capacity"]
 
 Array = NDArray[np.float64]
 
 
-class ClosedFormEstimate(NamedTuple):
+class Estimate(NamedTuple):
     """A Monte-Carlo value and its standard error."""
 
     value: float
@@ -139,9 +139,7 @@ def ellipsoid_distance(radii: Array, probes: Array, heights: Array, kappa: float
     return result
 
 
-def ellipsoid_capacity(
-    radii: ArrayLike, kappa: float = 0.0, *, n_probes: int = 20_000, seed: Seed = None
-) -> ClosedFormEstimate:
+def ellipsoid_capacity(radii: ArrayLike, kappa: float = 0.0, *, n_probes: int = 20_000, seed: Seed = None) -> Estimate:
     """Capacity of ellipsoids with uncorrelated centres, averaged over Gaussian probes.
 
     Parameters
@@ -155,7 +153,7 @@ def ellipsoid_capacity(
 
     Returns
     -------
-    ClosedFormEstimate
+    Estimate
         Named tuple of value and standard error.
     """
     kappa = check_margin(kappa)
@@ -166,4 +164,4 @@ def ellipsoid_capacity(
     rng = np.random.default_rng(streams(seed, 1)[0])
     distance = ellipsoid_distance(axes, rng.standard_normal((number, axes.size)), rng.standard_normal(number), kappa)
     value = 1.0 / float(distance.mean())
-    return ClosedFormEstimate(value, value**2 * float(distance.std(ddof=1)) / math.sqrt(number))
+    return Estimate(value, value**2 * float(distance.std(ddof=1)) / math.sqrt(number))

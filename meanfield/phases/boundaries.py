@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 from scipy.spatial import KDTree
 
-from meanfield.phases.level_curves import level_curves
+from meanfield.phases.level_curves import LevelCurve, level_curves
 from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.registry import covering_theory
@@ -64,7 +64,7 @@ class MeetingPoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Boundaries(Sequence[Any]):
+class Boundaries(Sequence[Boundary | LevelCurve]):
     """The boundaries of a plane, a sequence of curves; what `PhaseDiagram.boundaries` returns.
 
     Attributes
@@ -75,7 +75,7 @@ class Boundaries(Sequence[Any]):
         Pairs of neighbouring points of the raster with different phases and no curve between them.
     """
 
-    curves: tuple[Any, ...]
+    curves: tuple[Boundary | LevelCurve, ...]
     points: tuple[MeetingPoint, ...] = ()
     unexplained: tuple[tuple[dict[str, float], dict[str, float]], ...] = ()
     jumps: tuple[float, ...] = field(default=())

@@ -28,8 +28,8 @@ __all__ = [
     "FEWEST_DRAWS",
     "OUTLIER_LEVEL",
     "Draws",
-    "Estimate",
     "Observable",
+    "SampledEstimate",
     "all_shares",
     "as_draws",
     "code_words",
@@ -48,7 +48,7 @@ _DISAGREE = 0.95  # confidence at which chains are said to disagree: then only t
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class SampledEstimate:
     """Posterior means with Monte-Carlo standard errors; all fields have the shape of the quantity.
 
     Attributes
@@ -86,7 +86,7 @@ def normal_deviate(t: ArrayLike, dof: ArrayLike) -> FloatArray:
     return np.where(dof > 200, t, np.sign(t) * stats.norm.isf(tail))
 
 
-def estimate(series: ArrayLike) -> Estimate:
+def estimate(series: ArrayLike) -> SampledEstimate:
     """Mean over chains and draws with an error that holds for autocorrelated chains, also if they do not mix.
 
     Two errors are computed: from within the chains, sd / sqrt(ESS) of the draws about their chain's mean, and from
@@ -119,7 +119,7 @@ def estimate(series: ArrayLike) -> Estimate:
     columns = [_diagnose(flat[:, :, i], means[:, i]) for i in range(flat.shape[2])]
     error, dof, r, bulk, tail = (np.reshape(values, shape) for values in zip(*columns, strict=True))
     means = means.reshape(k, *shape)
-    return Estimate(means.mean(axis=0), error, dof, r, bulk, tail, means)
+    return SampledEstimate(means.mean(axis=0), error, dof, r, bulk, tail, means)
 
 
 def _diagnose(x: FloatArray, means: FloatArray) -> tuple[float, ...]:

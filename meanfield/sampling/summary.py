@@ -9,7 +9,7 @@ import numpy as np
 
 from meanfield.sampling.statistics import (
     Draws,
-    Estimate,
+    SampledEstimate,
     all_shares,
     as_draws,
     coding_threshold,
@@ -32,20 +32,20 @@ class SampledCode:
     ----------
     label : str
         "1-1-0", or "bulk".
-    fraction : Estimate
+    fraction : SampledEstimate
         Of all neurons.
-    readout : Estimate (m,)
+    readout : SampledEstimate (m,)
         Mean readout.
-    covariance : Estimate (m, m)
-    activation : Estimate (C,)
+    covariance : SampledEstimate (m, m)
+    activation : SampledEstimate (C,)
         Mean activation on the training samples of each class.
     """
 
     label: str
-    fraction: Estimate
-    readout: Estimate
-    covariance: Estimate
-    activation: Estimate
+    fraction: SampledEstimate
+    readout: SampledEstimate
+    covariance: SampledEstimate
+    activation: SampledEstimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +56,21 @@ class SampledOutlier:
     ----------
     label : str
         The classes that drive them.
-    number : Estimate
+    number : SampledEstimate
         How many neurons share the outlier.
-    weight : Estimate
+    weight : SampledEstimate
         sum |a|^2 / N.
-    readout : Estimate (m,)
+    readout : SampledEstimate (m,)
         abar, that of a single neuron with the total weight.
-    activation : Estimate (driven classes,)
+    activation : SampledEstimate (driven classes,)
         zbar on the classes that drive it, sqrt(sum phi^2 / N).
     """
 
     label: str
-    number: Estimate
-    weight: Estimate
-    readout: Estimate
-    activation: Estimate
+    number: SampledEstimate
+    weight: SampledEstimate
+    readout: SampledEstimate
+    activation: SampledEstimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,17 +84,17 @@ class ChainSummary:
     codes : tuple of SampledCode
         Heaviest first; only the bulk for an unbounded phi, none for an affine one.
     outliers : tuple of SampledOutlier
-    kernel_between : Estimate (L, C, C)
+    kernel_between : SampledEstimate (L, C, C)
         Class blocks of the kernel of every hidden layer, over pairs of different samples.
-    kernel_diagonal : Estimate (L, C)
-    residual : Estimate (C, m)
+    kernel_diagonal : SampledEstimate (L, C)
+    residual : SampledEstimate (C, m)
         y - f, mean over the training samples of a class.
-    order_parameter : Estimate (C, m) or None
+    order_parameter : SampledEstimate (C, m) or None
         t = residual / tau; None where tau is not known.
-    readout_mean : (m,) Estimate
-    readout_moment : (m, m) Estimate
+    readout_mean : (m,) SampledEstimate
+    readout_moment : (m, m) SampledEstimate
         Second moment of the readouts of all neurons.
-    prediction : Estimate (n, m) or None
+    prediction : SampledEstimate (n, m) or None
         Mean predictor on the new inputs.
     prediction_variance : (n, m) array or None
         Posterior variance of the predictor, over draws and chains.
@@ -106,13 +106,13 @@ class ChainSummary:
     tau: float
     codes: tuple[SampledCode, ...]
     outliers: tuple[SampledOutlier, ...]
-    kernel_between: Estimate
-    kernel_diagonal: Estimate
-    residual: Estimate
-    order_parameter: Estimate | None
-    readout_mean: Estimate
-    readout_moment: Estimate
-    prediction: Estimate | None = None
+    kernel_between: SampledEstimate
+    kernel_diagonal: SampledEstimate
+    residual: SampledEstimate
+    order_parameter: SampledEstimate | None
+    readout_mean: SampledEstimate
+    readout_moment: SampledEstimate
+    prediction: SampledEstimate | None = None
     prediction_variance: FloatArray | None = None
     depth: int = 1
 
@@ -209,13 +209,13 @@ def _patterns(draws: Draws) -> list[str]:
     return [format(word, f"0{n_classes}b") for word in np.argsort(-share) if share[word] > _MIN_SHARE]
 
 
-def _of_layer(found: Estimate, layer: int) -> Estimate:
+def _of_layer(found: SampledEstimate, layer: int) -> SampledEstimate:
     """One layer, counted from 0, of an estimate for all."""
     values = {field.name: getattr(found, field.name)[layer] for field in fields(found)}
-    return Estimate(**values | {"chain_means": found.chain_means[:, layer]})
+    return SampledEstimate(**values | {"chain_means": found.chain_means[:, layer]})
 
 
-def _rows(found: Estimate) -> list[str]:
+def _rows(found: SampledEstimate) -> list[str]:
     value, error = np.atleast_1d(found.value), np.atleast_1d(found.standard_error)
     value, error = np.atleast_2d(value), np.atleast_2d(error)
     return [

@@ -385,6 +385,14 @@ def test_time_that_is_over_leaves_the_best_state_with_its_error(monkeypatch):
     assert clock.now <= 1.05 * half
 
 
+def test_a_corrected_solution_says_how_noisy_new_outputs_are(blobs):
+    refined, rough, _ = blobs
+    points = f"{refined.certificate.effective_samples:.0f} effective points"
+    assert any(points in note for note in refined.notes)
+    assert not any("effective points" in note for note in rough.notes)
+    assert not any("effective points" in note for note in pair_of("sigmoid").notes)  # by quadrature
+
+
 def test_limits_hold_in_threads_and_in_compiled_code():
     with limits.time_limit(1e-9, 0.0), ThreadPoolExecutor(1) as pool:
         with pytest.raises(limits.OutOfTime):

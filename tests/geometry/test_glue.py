@@ -468,7 +468,7 @@ def test_more_points_than_a_gram_matrix_holds():
 
 
 def test_conventions_share_the_capacity_and_recover_published_dimensions():
-    """Rows of zeros give what an independent implementation reports for D = 4: 4.07; the default less (THEORY.md)."""
+    """Rows of zeros give what an independent implementation reports for D = 4: 4.07; the default gives less."""
     spheres = spherical_manifolds(2, 1000, 200, 4, 1.0, seed=3)
     found = {name: glue(spheres, convention=name, n_probes=200, seed=1) for name in CONVENTIONS}
     assert len({result.capacity for result in found.values()}) == 1

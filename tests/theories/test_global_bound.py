@@ -8,8 +8,10 @@ from independent import SingleSite
 from scipy.special import erf
 
 import meanfield as mf
+from meanfield.activations.cumulant import cumulant
 from meanfield.theories.single_layer import limit
-from meanfield.theories.single_layer.compiled import ascent, globalcheck, outlier
+from meanfield.theories.single_layer.compiled import ascent, globalcheck, outlier, relaxation
+from meanfield.theories.single_layer.compiled.bounds import asymptotic_lines
 
 
 def bound(name, p, t, level, tolerance=1e-10, max_boxes=200_000):
@@ -92,3 +94,72 @@ def test_unbounded_without_growth(formula):
     p = np.array([0.5, 0.3, 0.2])
     assert bound(phi, p, t, 0.0)[0]
     assert not bound(phi, p, t, -1e-6)[0]
+
+
+def relaxed(phi, p, t, low, high, level, products=True):
+    """Bound of h over a box of kappa (as many classes as outputs), and the box that is left."""
+    p, t = np.array(p, dtype=float), np.array(t, dtype=float)
+    table, bounds, _ = limit.compiled_tables(phi, 1.0)
+    lines = asymptotic_lines(table, *limit.phi_range(phi, 1.0)[2:])
+    n = len(p)
+    low, high = np.array(low, dtype=float), np.array(high, dtype=float)
+    box = low.copy(), high.copy()
+    patterns = 1 << n if products else 0
+    kept = np.zeros((patterns, n, n)), np.zeros(patterns, np.bool_)
+    scratch = np.empty((n, n)), np.empty((n, n))
+    value = relaxation.relaxed_bound(
+        table, bounds, p, np.eye(n), np.linalg.inv(t @ t.T), lines, *box, low, high, level, *kept, np.empty(n), *scratch
+    )
+    return value, box
+
+
+def action_at(phi, p, t, kappa):
+    """h at fields kappa (N, C), by quadrature."""
+    g0 = np.asarray(cumulant(phi, 1.0).direct(kappa)[0])
+    return g0 @ p - 0.5 * np.einsum("nc,cd,nd->n", kappa, np.linalg.inv(t @ t.T), kappa)
+
+
+@pytest.mark.parametrize("name", ["gelu", "leaky_relu", "sigmoid"])
+def test_relaxation_bounds_h_and_cuts_only_what_lies_below(name):
+    """Over random boxes, narrow and wide, on one side of zero and across: nothing in the box exceeds the bound."""
+    phi = mf.activation(name)
+    rng = np.random.default_rng(0)
+    finite = 0
+    for width in (0.1, 1.0, 10.0, 40.0):
+        for _ in range(12):
+            p = rng.dirichlet(np.ones(3))
+            t = rng.normal(size=(3, 3))
+            if name != "sigmoid":
+                table = limit.compiled_tables(phi, 1.0)[0]
+                growth = outlier.worst_directions(table, p, t, np.inf, np.empty((0, 3)), np.empty(0))[1]
+                t *= np.sqrt(rng.uniform(0.5, 1.0) / growth)
+            low = rng.normal(size=3) * width * rng.integers(0, 2, 3)
+            high = low + width * rng.uniform(0.2, 1.0, 3)
+            kappa = low + (high - low) * rng.uniform(size=(400, 3))
+            h = action_at(phi, p, t, kappa)
+            level = float(np.quantile(h, 0.9))
+            value, box = relaxed(phi, p, t, low, high, level)
+            assert value >= h.max() - 1e-9 * (1.0 + abs(h.max()))
+            finite += value < np.inf
+            above = kappa[h > level + 1e-9]
+            assert (above >= box[0] - 1e-9).all()
+            assert (above <= box[1] + 1e-9).all()
+    assert finite > 30
+
+
+def test_products_of_signs_make_copositive_forms_concave():
+    """Growth in two classes that point apart: the form is not concave, on kappa > 0 it is confined all the same."""
+    phi = mf.activation("relu")
+    p, t = np.array([0.5, 0.5]), np.array([[1.3, 0.0], [-1.0, 0.8]])
+    form = np.linalg.inv(t @ t.T) - np.diag(p)
+    assert np.linalg.eigvalsh(form)[0] < -0.05
+    products = np.empty((2, 2))
+    relaxation.sign_products(np.linalg.inv(t @ t.T), np.eye(2), p, np.ones(2), products)
+    assert products.min() >= 0.0
+    assert np.array_equal(products, products.T)
+    assert np.linalg.eigvalsh(form - products)[0] > -1e-9
+    low, high = [0.0, 0.0], [100.0, 100.0]
+    assert relaxed(phi, p, t, low, high, 0.0, products=False)[0] == np.inf
+    value, _ = relaxed(phi, p, t, low, high, 0.0)
+    corners = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0], [100.0, 100.0]])
+    assert action_at(phi, p, t, corners).max() <= value < 5.0

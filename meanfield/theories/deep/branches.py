@@ -20,6 +20,7 @@ __all__ = ["coding_branch", "frozen_branch", "polish", "prior_branch"]
 Report = Callable[[str, int, float], None]
 
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
+_FIRST_STEPS, _MORE_STEPS, _HOPELESS = 5, 7, 1.0  # of the uncoded branch, which is given up at this residual
 _FEWEST = 60.0  # samples per class, below which there is no other start
 
 
@@ -82,7 +83,10 @@ def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[Sy
     """The branch without codes, from Gaussian process kernels, at the coarse quadrature."""
     system = System(problem, COARSE)
     order = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))[0]
-    return system, newton(system, relax(system, order), _ROUGH, most=12, progress=report)
+    found = newton(system, relax(system, order), _ROUGH, most=_FIRST_STEPS, progress=report)
+    if not _ROUGH < found.residual < _HOPELESS:
+        return system, found
+    return system, newton(system, found.x, _ROUGH, most=_MORE_STEPS, progress=report)
 
 
 def frozen_branch(

@@ -16,7 +16,7 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Fields", "fields_of", "shared_field"]
 
-_MOST_FIELDS = 60_000
+_MOST_FIELDS = 5000
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
 _SLOWEST = 8.0  # times wider than proven, at most, rows may be

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.problem.problem import Problem
 from meanfield.theories.deep.newton import newton
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, NotCovered
 from meanfield.theories.deep.system import Order, System
+from meanfield.validation import FloatArray
 
 __all__ = ["Crossing", "crossings"]
 
@@ -60,7 +62,7 @@ def branch_of(posterior: Any) -> str:
     return "coding" if apart > _APART * float(np.abs(np.diag(kernel)).max()) else "uncoded"
 
 
-def crossings(diagram: Any, name: str, values: Any) -> list[Crossing]:
+def crossings(diagram: Any, name: str, values: FloatArray) -> list[Crossing]:
     """All first-order transitions between neighbouring certified points of a sweep, in order.
 
     Raises
@@ -89,7 +91,7 @@ def _uncertainty(known: list[tuple[float, float]]) -> float:
 class _Branch:
     """A branch, followed from the last place at which it was solved."""
 
-    def __init__(self, problem_at: Callable[[float], Any], where: float, order: Order) -> None:
+    def __init__(self, problem_at: Callable[[float], Problem], where: float, order: Order) -> None:
         self.problem_at, self.where, self.order = problem_at, where, order
         self.residual = math.nan
 
@@ -99,7 +101,8 @@ class _Branch:
         while True:
             target = x if abs(x - self.where) <= abs(step) else self.where + step
             try:
-                system = System(problem_of(*self.problem_at(target))[0])
+                problem = self.problem_at(target)
+                system = System(problem_of(problem.network, problem.class_task, problem.tau)[0])
                 solved = newton(system, system.pack(self.order), _EXACT, most=15)
                 reached = solved.residual <= _EXACT
             except (NotCovered, np.linalg.LinAlgError):
@@ -120,8 +123,9 @@ class _Branch:
 def _crossing(diagram: Any, name: str, ends: tuple[float, float], posteriors: Any, before: str) -> Crossing:
     """By secants, kept inside the bracket."""
 
-    def problem_at(x: float) -> Any:
-        return diagram._problems.problem_with({name: x})
+    def problem_at(x: float) -> Problem:
+        problem: Problem = diagram._problems.problem_with({name: x})
+        return problem
 
     low, high = ends
     one, two = (_Branch(problem_at, x, post._order) for x, post in zip(ends, posteriors, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -269,7 +268,9 @@ class Neuron:
         )
         return [x, moments.log_z - 0.5 * x * x, moments.status, moments.phi, moments.spread, moments.gain, s, nu]
 
-    def _new_line(self, k: FloatArray, direction: int, s: FloatArray, nu: FloatArray, tolerance: float) -> Any:
+    def _new_line(
+        self, k: FloatArray, direction: int, s: FloatArray, nu: FloatArray, tolerance: float
+    ) -> tuple[float, Line] | None:
         """Values of x outwards from that of the Gaussian with sites s, nu, until the weight is negligible."""
         mean = np.empty((1, len(self.directions[direction][0])))
         one = np.zeros(1, np.int64)

@@ -245,6 +245,7 @@ class ReluPosterior(SolvedPosterior):
             f"certificate: residual {proof.residual:.1e} by independent lattices (solver {proof.solver_residual:.1e}), "
             f"largest Ehat {proof.bound_gap:.1e}"
         )
+        lines.append("second order not computed: outliers are constraints on Phi")
         if self.message and self.status != "optimal":
             lines.append(self.message)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

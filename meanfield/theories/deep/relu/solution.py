@@ -36,10 +36,15 @@ class ReluCertificate(Certificate):
         The residual with the solver's own lattices.
     quadrature_error : float
         |Phi - Phi'| / max(1, |Phi|) between the two.
+    inner_curvature, outer_curvature : float
+        Second-order check as in `DeepCertificate`. NaN: it is not computed, outliers being constraints on Phi whose
+        second derivatives are not available.
     """
 
     solver_residual: float = math.nan
     quadrature_error: float = math.nan
+    inner_curvature: float = math.nan
+    outer_curvature: float = math.nan
 
     @property
     def residual(self) -> float:

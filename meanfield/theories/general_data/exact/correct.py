@@ -62,6 +62,8 @@ def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, 
     scale = scale_of(sampler.solution.targets)
     best: tuple[ParticleSolution, Measured] | None = None
     while True:
+        if sampler.few and not sampler.annealing:
+            sampler.fitted(t, n)
         found = []
         for _ in range(2):
             check_time()
@@ -79,7 +81,7 @@ def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, 
         result = summary(Shift(half, error), at, sampler.missed, scale)
         if best is None or (result.even, -result.noise) > (best[1].even, -best[1].noise):
             best = sampler.answer(both, at, t), result
-        if best[1].reliable and best[1].noise <= _NOISE * scale:
+        if best[1].within(scale) and best[1].noise <= _NOISE * scale:
             break
         more = sampler.improved(both, at, n, result.even)
         if more is None or (best[1].reliable and more <= n):

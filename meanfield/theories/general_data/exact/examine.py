@@ -83,7 +83,7 @@ def examined(solution: GeneralSolution, labels: IntArray | None, refine: bool | 
         if refine is not False:
             better = _better(sampler, solution, labels, scale)
             if better is not None:
-                return Examined(*better, Status.OPTIMAL, _CORRECTED, ())
+                return Examined(*better, Status.OPTIMAL, _CORRECTED, _noise(better[1]))
     except OutOfTime:
         return _out_of_time(solution, labels) if measured is None else _late(solution, measured)
     if measured is None:
@@ -94,6 +94,16 @@ def examined(solution: GeneralSolution, labels: IntArray | None, refine: bool | 
         return Examined(solution, measured, Status.OPTIMAL, "expectation propagation; no correction was found", ())
     return Examined(
         solution, measured, Status.APPROXIMATE, _shortcoming(measured, scale) + _advice(measured, refine), ()
+    )
+
+
+def _noise(measured: Measured) -> tuple[str, ...]:
+    """What is to be said about outputs on new inputs."""
+    if math.isinf(measured.effective):
+        return ()
+    return (
+        f"outputs on new inputs have the noise of {measured.effective:.0f} effective points: the standard deviation of "
+        "a network with so many neurons",
     )
 
 

@@ -76,6 +76,7 @@ def interval_bounds(table, infimum, supremum):
     flatness = np.full((levels, n), -np.inf)
     remainder = np.full((levels, n), -np.inf)
     samples = 16
+    rest = np.empty((samples + 1, 2))  # R less its line, and the slope of that
     lines = asymptotic_lines(table, infimum, supremum)
     degree = table.coefficients.shape[2]
     for i in range(n):
@@ -96,7 +97,8 @@ def interval_bounds(table, infimum, supremum):
             third = value[3] * table.inverse[i]
             psi[0, i] = max(psi[0, i], value[0] - 0.5 * kappa * value[1])
             line = lines[1] if table.centre[i] > 0.0 else lines[0]
-            remainder[0, i] = max(remainder[0, i], value[0] - line * kappa)
+            rest[j, 0] = value[0] - line * kappa
+            rest[j, 1] = value[1] - line
             bend[0, i] = max(bend[0, i], abs(kappa * third))
             curvature[0, i] = max(curvature[0, i], value[2] + growth)
             flatness[0, i] = max(flatness[0, i], -value[2] - growth)
@@ -107,7 +109,23 @@ def interval_bounds(table, infimum, supremum):
         curvature[0, i] += 0.5 * spacing * largest
         flatness[0, i] += 0.5 * spacing * largest
         growth = table.growth_plus if table.centre[i] > 0.0 else table.growth_minus
-        remainder[0, i] += 0.125 * spacing * spacing * max(curvature[0, i] - growth, flatness[0, i] + growth)
+        # Between two samples R lies below its chord and a bow, and below a parabola on the tangent at either: where R
+        # is concave and highest at a sample, as at 0, that is no more than the sample.
+        bow = 0.125 * spacing * spacing * max(flatness[0, i] + growth, 0.0)
+        bend_up = 0.5 * spacing * spacing * max(curvature[0, i] - growth, 0.0)
+        for j in range(samples):
+            left, right = rest[j, 0], rest[j + 1, 0]
+            top = max(left, right) + bow
+            top = min(top, max(left, left + rest[j, 1] * spacing) + bend_up)
+            top = min(top, max(right, right - rest[j + 1, 1] * spacing) + bend_up)
+            remainder[0, i] = max(remainder[0, i], top)
+        # Far out R hardly moves, and its polynomial knows that better than derivatives do.
+        tilt = table.line[i] - (lines[1] if table.centre[i] > 0.0 else lines[0])
+        level = table.coefficients[i, 0, 0] + tilt * table.centre[i]
+        level += abs(table.coefficients[i, 0, 1] + tilt * half)
+        for k in range(2, degree):
+            level += abs(table.coefficients[i, 0, k])
+        remainder[0, i] = min(remainder[0, i], level + 1e-15)
     for level in range(1, levels):
         reach = 1 << (level - 1)
         for i in range(n - 2 * reach + 1):

@@ -17,7 +17,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
-from meanfield.numerics.cumulant_table import interval_index
+from meanfield.numerics.cumulant_table import cumulant2, interval_index
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.bounds import (
@@ -68,7 +68,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
 
     infimum, supremum: range of phi (may be infinite); confinement: 1 - Q(t), at least. Returns (proved, excess, boxes):
     `excess` is the largest proven bound minus level, or that of the box that could not be decided; `where` (m,) is
-    filled with a readout in that box.
+    filled with the highest centre of a box that is left.
     """
     n_classes, m = t.shape
     _, singular, right = np.linalg.svd(t, full_matrices=False)
@@ -140,6 +140,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     ready = np.zeros(patterns, np.bool_)
     hess = np.empty((m, m))
     gradient = np.empty(d)
+    centre_x = np.empty(d)
     matrix = np.empty((d, d))
     middle_matrix = np.empty((d, d))
     radius = np.empty((d, d))
@@ -313,16 +314,34 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                 best = i
         low = low_x[best]
         high = high_x[best]
-        if boxes >= max_boxes or stack + 2 > _MAX_STACK or high - low <= 1e-13 * (1.0 + abs(low)):
-            for r in range(m):
-                where[r] = 0.0
+        if boxes >= max_boxes or stack + 3 > _MAX_STACK or high - low <= 1e-13 * (1.0 + abs(low)):
+            # A place to climb from: the highest centre of a box that is left.
+            copy_vector(lows[stack], low_x)
+            copy_vector(highs[stack], high_x)
+            highest = -np.inf
+            for k in range(stack + 1):
+                height = 0.0
                 for i in range(d):
-                    centre = 0.5 * (low_x[i] + high_x[i])
-                    if over_kappa:
-                        for c in range(n_classes):
-                            where[r] += centre * prior[i, c] * t[c, r]
-                    else:
-                        where[r] += centre * right[i, r]
+                    centre_x[i] = 0.5 * (lows[k, i] + highs[k, i])
+                for i in range(d):
+                    for j in range(d):
+                        height -= 0.5 * centre_x[i] * prior[i, j] * centre_x[j]
+                for c in range(n_classes):
+                    kappa = 0.0
+                    for i in range(d):
+                        kappa += to_kappa[c, i] * centre_x[i]
+                    height += p[c] * cumulant2(table, kappa)[0]
+                if not (height > highest or (k == stack and highest == -np.inf)):
+                    continue
+                highest = height
+                for r in range(m):
+                    where[r] = 0.0
+                    for i in range(d):
+                        if over_kappa:
+                            for c in range(n_classes):
+                                where[r] += centre_x[i] * prior[i, c] * t[c, r]
+                        else:
+                            where[r] += centre_x[i] * right[i, r]
             return False, bound - level, boxes
         middle = 0.5 * (low + high)
         unit = 4.0 / table.scale

@@ -25,6 +25,8 @@ __all__ = ["PRODUCT_CLASSES", "relaxed_bound", "sign_products"]
 PRODUCT_CLASSES = 8  # up to so many classes products are added: 2^C patterns of signs
 _SWEEPS = 24  # of coordinate descent
 _FAR = 1e6  # a wider interval has no chord
+_TOLERANCE = 1e-9  # to which no direction is to grow against the prior (the certificate checks Q(t))
+_REMOTE = 1e9  # |readout|^2 from which on that decides
 
 
 @jit
@@ -210,7 +212,11 @@ def relaxed_bound(
     size = 1e-300
     for i in range(d):
         size += prior[i, i] * max(low_x[i] * low_x[i], high_x[i] * high_x[i])
-    shift = min(max(2e-3 * max(abs(target), 1e-3) / size, 1e-13), 1e-9)
+    # A form that is semidefinite is shifted; far out, where Q(t) <= 1 is known to `_TOLERANCE` only, at no charge.
+    shift = min(max(2e-3 * max(abs(target), 1e-3) / size, 1e-13), _TOLERANCE)
+    charge = 0.5 * shift * size
+    if size > _REMOTE:
+        shift, charge = _TOLERANCE, 0.0
     used = none
     _form(prior, to_kappa, weight, none, sign, matrix)
     if not _inverse(matrix, 0.5 * shift, prior, inverse):
@@ -231,7 +237,7 @@ def relaxed_bound(
             return np.inf
     for i in range(d):
         matrix[i, i] += shift * prior[i, i]
-    constant += 0.5 * shift * size
+    constant += charge
     _inverse(matrix, 0.0, prior, inverse)
     linear = np.zeros(d)
     for c in range(n_classes):
@@ -286,7 +292,8 @@ def relaxed_bound(
 def _dual_value(matrix, floor, prior, linear, multiplier, x, low_x, high_x):
     """Bound of linear.x - x^T matrix x / 2 over the box at these multipliers, x about their maximiser, with rounding.
 
-    With v = linear - multiplier, r = v - matrix x: v^T matrix^-1 v / 2 = v.x - x^T matrix x / 2 + r^T matrix^-1 r / 2,
+    With v = linear - multiplier and r = v - matrix x,
+        v^T matrix^-1 v / 2 = v.x - x^T matrix x / 2 + r^T matrix^-1 r / 2,
     and matrix is at least `floor` times the diagonal of the prior.
     """
     value = 0.0

@@ -154,7 +154,7 @@ def _shares(beta, maxima, heights, count, directions, growths, n_worst):
 
 @jit_apart
 def smooth_path(table, p, y, tau, low, high, found):
-    """Follow the central path from t = 0; `found` (n, m) are readouts known before. Returned as of `active_set`."""
+    """Follow the central path from t = 0; `found` (n, m) are readouts known from before. Returns as `active_set`."""
     n_classes, m = y.shape
     n = n_classes * m
     maxima = np.empty((_MOST, m))

@@ -17,6 +17,7 @@ from meanfield.theories.single_layer.compiled.certificate import certify
 from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.smoothing import smooth_path
 
 __all__ = [
     "CONVERGED",
@@ -50,11 +51,16 @@ NUMBERS = (
     "rounds",
 )
 
+# Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path (for
+# unbounded phi); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of least norm.
+_WARM, _SCRATCH, _PATH, _TAU = range(4)
+
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS = 300
 _MAX_REFINEMENTS = 8  # with readouts that branch and bound has found
+_FEW_BOXES = 30_000  # after which one looks for such a readout before going on
 _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
 
 
@@ -92,10 +98,10 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         y = y_all[i].copy()
         tau = tau_all[i]
         j = parent[i]
-        stage = 1
+        stage = _SCRATCH
         solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
         if 0 <= j < i and numbers[j, 0] == CONVERGED:
-            stage = 0
+            stage = _WARM
             n = int(numbers[j, 1])
             o = int(numbers[j, 2])
             solution = (
@@ -114,15 +120,18 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         residual = gap = objective = excess = np.inf
         boxes = 0
         level = 0.0
-        # Stage 0: active set from the neighbour. 1: from scratch. 2: continuation in tau, for which t is unique;
-        # tau -> 0 selects the optimal t of least norm.
-        while stage < 3:
+        while stage <= _TAU:
+            if stage == _PATH and not unbounded:
+                stage = _TAU
             start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
             steps = 1
             failures = 0
-            if stage == 1:
+            if stage == _SCRATCH:
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
-            if stage == 2:
+            if stage == _PATH:
+                solution = smooth_path(table, p, y, tau, low, high, none)
+                steps = 0
+            if stage == _TAU:
                 steps = _TAU_STEPS
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             for step in range(steps):
@@ -144,7 +153,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         solution[4].copy(),
                         solution[5].copy(),
                     )
-                if solution[0] or stage == 0:
+                if solution[0] or stage == _WARM:
                     continue
                 failures += 1
                 if failures > 3:
@@ -178,7 +187,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         break
                 rounds += used
             refinements = 0
-            while solution[0] and (solution[8] == 0 or stage == 2):
+            budget = min(max_boxes, _FEW_BOXES)
+            while solution[0] and (solution[8] == 0 or stage == _TAU):
                 _, t, readouts, weights, directions, direction_weights, s, _, _ = solution
                 residual, gap, objective, level = certify(
                     direct,
@@ -215,7 +225,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         infimum,
                         supremum,
                         tolerance,
-                        max_boxes,
+                        budget,
                         confinement,
                         where,
                     )
@@ -228,7 +238,10 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 # The box that could not be decided may hold a better readout that the ascents have missed.
                 height, _ = ascend(table, p, t, where)
                 if not (height > s + _GLOBAL_TOLERANCE * (1.0 + abs(s)) and np.max(np.abs(where)) < 1e5):
-                    break
+                    if budget == max_boxes:
+                        break
+                    budget = max_boxes
+                    continue
                 refinements += 1
                 grown = np.zeros((readouts.shape[0] + 1, m))
                 grown_weights = np.zeros(readouts.shape[0] + 1)
@@ -272,6 +285,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         )
                         if found[0] or exhausted(stop, 1):
                             break
+                if not found[0] and unbounded:
+                    found = smooth_path(table, p, y, tau, low, high, grown)
                 if not found[0]:
                     break
                 solution = found

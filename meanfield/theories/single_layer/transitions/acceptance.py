@@ -93,7 +93,7 @@ class Transition:
         """Whether codes, weights and order parameters are the same on both sides.
 
         The optimal solutions at neighbouring parameters tend to optimal solutions of this point (phases/THEORY.md,
-        "Order"); where that is unique there is no jump.
+        "Planes"); where that is unique there is no jump.
         """
         return self.solution.certificate.nullity == 0 and self.singular_value > 0.0
 

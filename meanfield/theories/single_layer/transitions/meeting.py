@@ -1,7 +1,7 @@
 """Where a boundary of codes ends because a second condition holds: another weight vanishes, a code enters or merges.
 
 Beyond such a point the boundary is no transition any more: what has changed there says which condition to add, and with
-it the point is the root of a system with two parameters (phases/THEORY.md, "Meeting points").
+it the point is the root of a system with two parameters (phases/THEORY.md, "Planes").
 """
 
 from __future__ import annotations
