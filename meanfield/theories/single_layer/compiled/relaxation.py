@@ -25,8 +25,6 @@ __all__ = ["PRODUCT_CLASSES", "relaxed_bound", "sign_products"]
 PRODUCT_CLASSES = 8  # up to so many classes products are added: 2^C patterns of signs
 _SWEEPS = 24  # of coordinate descent
 _FAR = 1e6  # a wider interval has no chord
-_TOLERANCE = 1e-9  # to which no direction is to grow against the prior (the certificate checks Q(t))
-_REMOTE = 1e9  # |readout|^2 from which on that decides
 
 
 @jit
@@ -212,11 +210,8 @@ def relaxed_bound(
     size = 1e-300
     for i in range(d):
         size += prior[i, i] * max(low_x[i] * low_x[i], high_x[i] * high_x[i])
-    # A form that is semidefinite is shifted; far out, where Q(t) <= 1 is known to `_TOLERANCE` only, at no charge.
-    shift = min(max(2e-3 * max(abs(target), 1e-3) / size, 1e-13), _TOLERANCE)
-    charge = 0.5 * shift * size
-    if size > _REMOTE:
-        shift, charge = _TOLERANCE, 0.0
+    # A form that is semidefinite is shifted, which is charged.
+    shift = min(max(2e-3 * max(abs(target), 1e-3) / size, 1e-13), 1e-9)
     used = none
     _form(prior, to_kappa, weight, none, sign, matrix)
     if not _inverse(matrix, 0.5 * shift, prior, inverse):
@@ -237,7 +232,7 @@ def relaxed_bound(
             return np.inf
     for i in range(d):
         matrix[i, i] += shift * prior[i, i]
-    constant += charge
+    constant += 0.5 * shift * size
     _inverse(matrix, 0.0, prior, inverse)
     linear = np.zeros(d)
     for c in range(n_classes):
