@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,12 +16,10 @@ from meanfield.archive import read_archive, reading, write_archive
 from meanfield.drawing import drawn
 from meanfield.phases.export import dataset
 from meanfield.phases.grid import Grid, checked_axes
-from meanfield.phases.kept import has_kept
-from meanfield.phases.points import GridOfPoints
-from meanfield.phases.raster import PointArrays, Problem, posterior_at
+from meanfield.phases.phase_names import PhaseNames
+from meanfield.phases.raster import PointArrays, posterior_at
 from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.parts import code_pattern
 from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.posterior.registry import covering_theory
 from meanfield.posterior.swept import LocatesTransitions
@@ -30,11 +27,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.progress import progress_bar
 from meanfield.solve import solve
-from meanfield.theories.single_layer.compiled.sweep import CONVERGED
-from meanfield.theories.single_layer.theory import is_limit
 from meanfield.validation import (
-    FloatArray,
-    IntArray,
     entry,
     executor_or_none,
     flag,
@@ -52,12 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PhaseDiagram", "sweep"]
 
-_PRESENT = 1e-9  # weight above which a code is part of the phase
-_PRESENT_SOFT = 1e-3  # the same at finite P, where every code has some neurons, and in deep networks
-
 
 @dataclass(frozen=True, eq=False)
-class PhaseDiagram(GridOfPoints):
+class PhaseDiagram(PhaseNames):
     """Solutions on a grid of one or two control parameters; what `sweep` returns.
 
     Arrays have the shape of the grid, in the order of ``axes``.
@@ -71,111 +61,6 @@ class PhaseDiagram(GridOfPoints):
     points : PointArrays
         All points, first axis outermost.
     """
-
-    def present(self, i: int) -> float:
-        """Weight above which a code is part of the phase at point i: any at P = infinity, a thousandth elsewhere."""
-        soft = has_kept(self.points.packed, i) or not is_limit(self.problem(i))
-        return _PRESENT_SOFT if soft else _PRESENT
-
-    @cached_property
-    def patterns(self) -> list[tuple[str, ...]]:
-        """Labels of the codes of each point."""
-        found = []
-        for i, problem in enumerate(self.problems()):
-            if has_kept(self.points.packed, i):
-                found.append(tuple(code.pattern for code in posterior_at(self.points, i, problem).codes))
-                continue
-            readout = self.points.readout[i, : int(self.points.column("n_codes")[i])]
-            kappa = readout @ self.points.t[i].T
-            found.append(tuple(_labels(problem.network, kappa)))
-        return found
-
-    @cached_property
-    def codes(self) -> tuple[str, ...]:
-        """Patterns of all codes met, the heaviest on average first."""
-        total: dict[str, float] = {}
-        for patterns, weight in zip(self.patterns, self.points.weight, strict=True):
-            for pattern, value in zip(patterns, weight):
-                total[pattern] = total.get(pattern, 0.0) + float(value)
-        return tuple(sorted(total, key=lambda pattern: (-round(total[pattern], 9), pattern)))
-
-    def weights(self, pattern: str) -> FloatArray:
-        """Weight P_gamma of the code(s) with this label at every point; NaN where the point is not certified.
-
-        Raises
-        ------
-        ValueError
-            For a code that occurs nowhere.
-        """
-        if pattern not in self.codes:
-            raise ValueError(f"no point has a code {pattern!r}; there are {', '.join(self.codes) or 'none'}.")
-        weight = np.zeros(len(self.patterns))
-        for i, patterns in enumerate(self.patterns):
-            mine = [k for k, found in enumerate(patterns) if found == pattern]
-            weight[i] = self.points.weight[i, mine].sum()
-        return np.where(self.certified, self._grid(weight), np.nan)
-
-    @cached_property
-    def _phases(self) -> tuple[tuple[str, ...], IntArray]:
-        names: dict[str, int] = {}
-        index = np.full(len(self.patterns), -1)
-        status = self.points.column("status")
-        for i, patterns in enumerate(self.patterns):
-            if status[i] == CONVERGED:
-                index[i] = names.setdefault(self._phase_name(i, patterns), len(names))
-        return tuple(names), self._grid(index)
-
-    def _phase_name(self, i: int, patterns: Sequence[str]) -> str:
-        """The codes present; with outliers, which classes share them."""
-        parts = self.network.activation.parts
-        if parts == "gaussian":
-            return "analog"
-        least = self.present(i)
-        present = sorted(
-            (pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > least),
-            key=lambda pattern: (pattern.count("1"), pattern),
-        )
-        counted = []
-        for pattern in dict.fromkeys(present):
-            # At finite P one code may be found as several maxima of a flat ridge.
-            times = present.count(pattern) if least == _PRESENT else 1
-            counted.append("-".join(pattern) + (f" ×{times}" if times > 1 else ""))
-        if parts == "codes":
-            return ", ".join(counted)
-        return ("bulk" if len(present) == 1 else f"{len(present)} codes") + self._outlier_name(i)
-
-    def _outlier_name(self, i: int) -> str:
-        """Which classes drive outliers, joined by + where outliers are shared: the zeros of sum_o z_oc z_oc'."""
-        weight = self.points.outlier_weight[i]
-        keep = weight > _PRESENT
-        if not keep.any():
-            return ", no outliers"
-        g_minus, g_plus = self.network.activation.growth
-        kappa = self.points.outlier_direction[i][keep] @ self.points.t[i].T
-        # Where phi grows on both sides, the steeper one says whose outlier it is.
-        on_plus, on_minus = (np.sqrt(g) if g >= other else 0.0 for g, other in ((g_plus, g_minus), (g_minus, g_plus)))
-        zbar = np.where(kappa > 0, on_plus, on_minus) * kappa
-        overlap = np.abs(zbar.T * weight[keep]) @ np.abs(zbar)
-        linked = overlap > 1e-7 * overlap.max()
-        groups: list[set[int]] = []
-        for c in np.flatnonzero(np.diag(linked)):
-            joined = {int(c)} | {int(d) for d in np.flatnonzero(linked[c])}
-            for group in [g for g in groups if g & joined]:
-                joined |= group
-                groups.remove(group)
-            groups.append(joined)
-        labels = self.task.class_names
-        return ", outliers " + ", ".join(sorted("+".join(labels[c] for c in sorted(group)) for group in groups))
-
-    @property
-    def phase_labels(self) -> tuple[str, ...]:
-        """Names of the phases met."""
-        return self._phases[0]
-
-    @property
-    def phase(self) -> IntArray:
-        """Int array: index into `phase_labels`; -1 where the point is not certified."""
-        return self._phases[1]
 
     def row(self, axis: int, k: int) -> PhaseDiagram:
         """The points with the k-th value of one of two parameters, as a diagram over the other."""
@@ -193,22 +78,6 @@ class PhaseDiagram(GridOfPoints):
         points = PointArrays(**{key: array[index] for key, array in self.points.arrays().items()})
         axes = {name: values[[place[along] for place in places]]}
         return PhaseDiagram(problem.network, problem.class_task, problem.tau, axes, points)
-
-    def _position(self, flat: int) -> tuple[int, ...]:
-        return tuple(int(i) for i in np.unravel_index(flat, self.shape))
-
-    def problem(self, index: int | tuple[int, ...]) -> Problem:
-        """Network, task and tau of one grid point."""
-        at = self._position(int(index)) if isinstance(index, (int, np.integer)) else index
-        return self._problems.problem(at)
-
-    def problems(self) -> Iterator[Problem]:
-        """All grid points, first axis outermost."""
-        return self._problems.problems()
-
-    @cached_property
-    def _problems(self) -> Grid:
-        return Grid(self.network, self.task, self.tau, self.axes)
 
     def posterior(self, index: int | tuple[int, ...]) -> SolvedPosterior:
         """Posterior at a grid point, as the sweep found it.
@@ -244,7 +113,7 @@ class PhaseDiagram(GridOfPoints):
         distance[~self.certified] = np.inf
         nearest = int(np.argmin(distance))
         start = self.posterior(self._position(nearest)) if np.isfinite(distance).any() else None
-        problem = self._problems.problem_with(values)
+        problem = self.problem_with(values)
         if start is not None and start.theory != covering_theory(*problem).name:
             start = None
         return solve(problem.network, problem.class_task, problem.tau, warm_start=start)
@@ -434,11 +303,3 @@ def sweep(
         finally:
             work.save()
     return PhaseDiagram(network, task, tau, grid.axes, work.joined())
-
-
-def _labels(network: Network, kappa: FloatArray) -> list[str]:
-    """Code patterns for kappa (n, C): which classes have a mean activation above the midpoint of phi."""
-    from meanfield.activations.cumulant import cumulant
-
-    mean = cumulant(network.activation, network.k).direct(kappa)[1]
-    return [code_pattern(network, row) for row in mean]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from meanfield.phases.grid import Grid
 from meanfield.phases.raster import PointArrays
 from meanfield.posterior.swept import Swept
 from meanfield.problem.class_task import ClassTask
@@ -88,6 +91,26 @@ class GridOfPoints:
     def t(self) -> FloatArray:
         """(..., C, m) order parameters."""
         return self._grid(self.points.t)
+
+    def _position(self, flat: int) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.unravel_index(flat, self.shape))
+
+    def problem(self, index: int | tuple[int, ...]) -> Problem:
+        """Network, task and tau of one grid point."""
+        at = self._position(int(index)) if isinstance(index, (int, np.integer)) else index
+        return self._problems.problem(at)
+
+    def problems(self) -> Iterator[Problem]:
+        """All grid points, first axis outermost."""
+        return self._problems.problems()
+
+    def problem_with(self, values: Mapping[str, object]) -> Problem:
+        """Network, task and tau at these values of the swept parameters."""
+        return self._problems.problem_with(dict(values))
+
+    @cached_property
+    def _problems(self) -> Grid:
+        return Grid(self.network, self.task, self.tau, self.axes)
 
 
 class Plane(Swept, Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.swept import Swept
 from meanfield.problem.problem import Problem
 from meanfield.theories.deep.newton import newton
 from meanfield.theories.deep.reduction import problem_of
@@ -62,7 +63,7 @@ def branch_of(posterior: Any) -> str:
     return "coding" if apart > _APART * float(np.abs(np.diag(kernel)).max()) else "uncoded"
 
 
-def crossings(diagram: Any, name: str, values: FloatArray) -> list[Crossing]:
+def crossings(diagram: Swept, name: str, values: FloatArray) -> list[Crossing]:
     """All first-order transitions between neighbouring certified points of a sweep, in order.
 
     Raises
@@ -120,12 +121,11 @@ class _Branch:
                 return system.free_energy(solved.x, solved.averages)
 
 
-def _crossing(diagram: Any, name: str, ends: tuple[float, float], posteriors: Any, before: str) -> Crossing:
+def _crossing(diagram: Swept, name: str, ends: tuple[float, float], posteriors: Any, before: str) -> Crossing:
     """By secants, kept inside the bracket."""
 
     def problem_at(x: float) -> Problem:
-        problem: Problem = diagram._problems.problem_with({name: x})
-        return problem
+        return diagram.problem_with({name: x})
 
     low, high = ends
     one, two = (_Branch(problem_at, x, post._order) for x, post in zip(ends, posteriors, strict=True))

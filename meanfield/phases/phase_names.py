@@ -1,0 +1,139 @@
+"""Codes and phases of the points of a sweep, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from meanfield.phases.kept import has_kept
+from meanfield.phases.points import GridOfPoints
+from meanfield.phases.raster import posterior_at
+from meanfield.posterior.parts import code_pattern
+from meanfield.problem.network import Network
+from meanfield.theories.single_layer.compiled.sweep import CONVERGED
+from meanfield.theories.single_layer.theory import is_limit
+from meanfield.validation import FloatArray, IntArray
+
+__all__ = ["PhaseNames"]
+
+_PRESENT = 1e-9  # weight above which a code is part of the phase
+_PRESENT_SOFT = 1e-3  # the same at finite P, where every code has some neurons, and in deep networks
+
+
+class PhaseNames(GridOfPoints):
+    """Which codes every point has, and the phases that they make."""
+
+    def present(self, i: int) -> float:
+        """Weight above which a code is part of the phase at point i: any at P = infinity, a thousandth elsewhere."""
+        soft = has_kept(self.points.packed, i) or not is_limit(self.problem(i))
+        return _PRESENT_SOFT if soft else _PRESENT
+
+    @cached_property
+    def patterns(self) -> list[tuple[str, ...]]:
+        """Labels of the codes of each point."""
+        found = []
+        for i, problem in enumerate(self.problems()):
+            if has_kept(self.points.packed, i):
+                found.append(tuple(code.pattern for code in posterior_at(self.points, i, problem).codes))
+                continue
+            readout = self.points.readout[i, : int(self.points.column("n_codes")[i])]
+            kappa = readout @ self.points.t[i].T
+            found.append(tuple(_labels(problem.network, kappa)))
+        return found
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        """Patterns of all codes met, the heaviest on average first."""
+        total: dict[str, float] = {}
+        for patterns, weight in zip(self.patterns, self.points.weight, strict=True):
+            for pattern, value in zip(patterns, weight):
+                total[pattern] = total.get(pattern, 0.0) + float(value)
+        return tuple(sorted(total, key=lambda pattern: (-round(total[pattern], 9), pattern)))
+
+    def weights(self, pattern: str) -> FloatArray:
+        """Weight P_gamma of the code(s) with this label at every point; NaN where the point is not certified.
+
+        Raises
+        ------
+        ValueError
+            For a code that occurs nowhere.
+        """
+        if pattern not in self.codes:
+            raise ValueError(f"no point has a code {pattern!r}; there are {', '.join(self.codes) or 'none'}.")
+        weight = np.zeros(len(self.patterns))
+        for i, patterns in enumerate(self.patterns):
+            mine = [k for k, found in enumerate(patterns) if found == pattern]
+            weight[i] = self.points.weight[i, mine].sum()
+        return np.where(self.certified, self._grid(weight), np.nan)
+
+    @cached_property
+    def _phases(self) -> tuple[tuple[str, ...], IntArray]:
+        names: dict[str, int] = {}
+        index = np.full(len(self.patterns), -1)
+        status = self.points.column("status")
+        for i, patterns in enumerate(self.patterns):
+            if status[i] == CONVERGED:
+                index[i] = names.setdefault(self._phase_name(i, patterns), len(names))
+        return tuple(names), self._grid(index)
+
+    def _phase_name(self, i: int, patterns: Sequence[str]) -> str:
+        """The codes present; with outliers, which classes share them."""
+        parts = self.network.activation.parts
+        if parts == "gaussian":
+            return "analog"
+        least = self.present(i)
+        present = sorted(
+            (pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > least),
+            key=lambda pattern: (pattern.count("1"), pattern),
+        )
+        counted = []
+        for pattern in dict.fromkeys(present):
+            # At finite P one code may be found as several maxima of a flat ridge.
+            times = present.count(pattern) if least == _PRESENT else 1
+            counted.append("-".join(pattern) + (f" ×{times}" if times > 1 else ""))
+        if parts == "codes":
+            return ", ".join(counted)
+        return ("bulk" if len(present) == 1 else f"{len(present)} codes") + self._outlier_name(i)
+
+    def _outlier_name(self, i: int) -> str:
+        """Which classes drive outliers, joined by + where outliers are shared: the zeros of sum_o z_oc z_oc'."""
+        weight = self.points.outlier_weight[i]
+        keep = weight > _PRESENT
+        if not keep.any():
+            return ", no outliers"
+        g_minus, g_plus = self.network.activation.growth
+        kappa = self.points.outlier_direction[i][keep] @ self.points.t[i].T
+        # Where phi grows on both sides, the steeper one says whose outlier it is.
+        on_plus, on_minus = (np.sqrt(g) if g >= other else 0.0 for g, other in ((g_plus, g_minus), (g_minus, g_plus)))
+        zbar = np.where(kappa > 0, on_plus, on_minus) * kappa
+        overlap = np.abs(zbar.T * weight[keep]) @ np.abs(zbar)
+        linked = overlap > 1e-7 * overlap.max()
+        groups: list[set[int]] = []
+        for c in np.flatnonzero(np.diag(linked)):
+            joined = {int(c)} | {int(d) for d in np.flatnonzero(linked[c])}
+            for group in [g for g in groups if g & joined]:
+                joined |= group
+                groups.remove(group)
+            groups.append(joined)
+        labels = self.task.class_names
+        return ", outliers " + ", ".join(sorted("+".join(labels[c] for c in sorted(group)) for group in groups))
+
+    @property
+    def phase_labels(self) -> tuple[str, ...]:
+        """Names of the phases met."""
+        return self._phases[0]
+
+    @property
+    def phase(self) -> IntArray:
+        """Int array: index into `phase_labels`; -1 where the point is not certified."""
+        return self._phases[1]
+
+
+def _labels(network: Network, kappa: FloatArray) -> list[str]:
+    """Code patterns for kappa (n, C): which classes have a mean activation above the midpoint of phi."""
+    from meanfield.activations.cumulant import cumulant
+
+    mean = cumulant(network.activation, network.k).direct(kappa)[1]
+    return [code_pattern(network, row) for row in mean]
