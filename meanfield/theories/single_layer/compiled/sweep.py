@@ -160,6 +160,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     break
                 state = (origin, none, no_weights, none, no_weights, 1.0)
                 used = 0
+                converged = 0
                 chunk = int(6.0)
                 while used < _MAX_ROUNDS and not exhausted(stop, 1):
                     state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
@@ -183,7 +184,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         directions,
                         direction_weights,
                     )
-                    if solution[0] or (more < chunk and used > 100):
+                    # With nothing left to gain the same candidates return; the central path starts elsewhere.
+                    converged += more < chunk or predicted < 1e-12 * (1.0 + abs(best))
+                    if solution[0] or (more < chunk and used > 100) or (unbounded and converged > 3):
                         break
                 rounds += used
             refinements = 0
