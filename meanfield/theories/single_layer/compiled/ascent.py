@@ -201,8 +201,11 @@ def _climb_and_merge(table, p, t, a, maxima, heights, count):
 
 
 @jit_apart
-def find_maxima(table, p, t, low, high, starts, maxima, heights):
-    """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number."""
+def find_maxima(table, p, t, low, high, starts, on_ridges, maxima, heights):
+    """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number.
+
+    on_ridges: also from far out on the ridges of h, where phi grows on both sides, but not equally.
+    """
     n_classes, m = t.shape
     count = 0
     a = np.empty(m)
@@ -212,7 +215,7 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
         copy_vector(a, starts[i])
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     least, most = min(table.growth_plus, table.growth_minus), max(table.growth_plus, table.growth_minus)
-    ridges = 0.0 < least < most
+    ridges = on_ridges and 0.0 < least < most
     words = 1 << min(n_classes, 12)
     for word in range(words):
         if exhausted(table.stop, 1):

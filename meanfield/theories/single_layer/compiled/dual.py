@@ -154,7 +154,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
                 added = True
         if added:
             continue
-        count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+        count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
         top = np.max(heights[:count])
         if top > s + _VIOLATION * (1.0 + abs(s)):
             # The highest, and whatever ties with it: orbits of a symmetry enter together.

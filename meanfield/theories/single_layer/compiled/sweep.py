@@ -216,7 +216,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 elif not gap <= GAP_LIMIT * max(1.0, abs(objective)):
                     status = DUALITY_GAP
                 else:
-                    count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+                    count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
                     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
                     worst = 0.0
                     exact = True
