@@ -14,6 +14,7 @@ from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
+from meanfield.theories.single_layer.compiled.continuation import grown_targets
 from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
@@ -52,8 +53,9 @@ NUMBERS = (
 )
 
 # Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path (for
-# unbounded phi); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of least norm.
-_WARM, _SCRATCH, _PATH, _TAU = range(4)
+# unbounded phi); growing targets (also); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of
+# least norm.
+_WARM, _SCRATCH, _PATH, _GROWN, _TAU = range(5)
 
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
@@ -130,6 +132,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             if stage == _PATH:
                 solution = smooth_path(table, p, y, tau, low, high, none)
+                steps = 0
+            if stage == _GROWN:
+                solution = grown_targets(table, p, y, tau, low, high)
                 steps = 0
             if stage == _TAU:
                 steps = _TAU_STEPS
