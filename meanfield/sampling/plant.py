@@ -9,8 +9,6 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
-from meanfield.posterior.neurons import Neurons
-from meanfield.posterior.parts import Code, Outlier
 from meanfield.sampling.problem import SampledProblem, class_means, class_sizes
 from meanfield.validation import FloatArray
 
@@ -19,14 +17,32 @@ __all__ = ["planted", "weights_of"]
 _GIVE = 0.05  # by how much of their variance within a class preactivations of the upper layers may be missed
 
 
+class DrawnNeurons(Protocol):
+    """Readouts (n, m), preactivations (n, S) and codes (n,) of neurons, as `Posterior.sample_neurons` returns them."""
+
+    @property
+    def code(self) -> np.ndarray: ...
+    @property
+    def readouts(self) -> FloatArray: ...
+    @property
+    def preactivations(self) -> FloatArray: ...
+
+
+class PlantedCode(Protocol):
+    """A code and its share of the neurons."""
+
+    @property
+    def weight(self) -> float: ...
+
+
 class Drawable(Protocol):
     """A posterior whose neurons can be drawn in every layer, with samples of each class as wanted."""
 
     @property
-    def codes(self) -> Sequence[Code]: ...
+    def codes(self) -> Sequence[PlantedCode]: ...
     @property
-    def outliers(self) -> Sequence[Outlier]: ...
-    def sample_neurons(self, n: int, *, rng: np.random.Generator, **where: object) -> Neurons: ...
+    def outliers(self) -> Sequence[object]: ...
+    def sample_neurons(self, n: int, *, rng: np.random.Generator, **where: object) -> DrawnNeurons: ...
 
 
 def planted(posed: SampledProblem, posterior: Drawable, rng: np.random.Generator) -> FloatArray:

@@ -137,6 +137,8 @@ class ReluSolution:
         status, proof = entry(header, "status", str), dict(entry(header, "certificate", dict))
         numbers(proof, "solver_residual", "quadrature_error")
         own = {name: proof.pop(name) for name in ("solver_residual", "quadrature_error")}
+        for name in ("inner_curvature", "outer_curvature"):
+            proof.pop(name, None)  # never known
         values: dict[str, Any] = {name: value for name, value in header.items() if name != "rectifier"}
         values |= {
             "certificate": ReluCertificate(**vars(certificate_from(proof, status)), **own),
