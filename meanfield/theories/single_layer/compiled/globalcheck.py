@@ -246,8 +246,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         relaxed = np.inf
         if boxes > _EASY:
             relaxed = relaxed_bound(
-                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, level + tolerance, products, ready,
-                gap, matrix, middle_matrix,
+                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, level + tolerance, products,
+                ready, gap, matrix, middle_matrix,
             )  # fmt: skip
         if relaxed <= level + tolerance:
             excess = max(excess, relaxed - level)
