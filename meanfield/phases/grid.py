@@ -22,6 +22,7 @@ from meanfield.validation import FloatArray, plain_array, real_array, real_numbe
 
 __all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
 
+_KEPT = 4096  # problems that are not made a second time
 _DIRECT = ("fractions", "n_samples", "depth", "readout_exponent")  # parameters that are not those of transitions
 _OF_NETWORK = ("depth", "readout_exponent")
 
@@ -72,6 +73,7 @@ class Grid:
     def __init__(self, network: Network, task: ClassTask, tau: float, axes: dict[str, FloatArray]) -> None:
         self.axes, self.tau = axes, tau
         self.base = network, task
+        self._made: dict[tuple[int, ...], Problem] = {}
         self._rest = tuple(name for name in axes if name not in _DIRECT)
         if self._rest:
             self._control = Control(network, task, tau, self._rest)
@@ -82,7 +84,16 @@ class Grid:
 
     def problem(self, at: Sequence[int]) -> Problem:
         """The problem at a position of the grid."""
-        return self.problem_with({name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)})
+        place = tuple(int(i) for i in at)
+        if place not in self._made:
+            if len(self._made) >= _KEPT:
+                self._made.clear()
+            values = {name: values[i] for (name, values), i in zip(self.axes.items(), place, strict=True)}
+            self._made[place] = self.problem_with(values)
+        return self._made[place]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_made": {}}  # workers make their own problems
 
     def problem_with(self, values: dict[str, Any]) -> Problem:
         """The problem with these values of the parameters."""
