@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from numpy.linalg import LinAlgError
 
@@ -32,60 +32,28 @@ class CertificateWarning(UserWarning):
     """A result is returned although its certificate is incomplete."""
 
 
-@overload
-def solve(
-    network: Network,
-    task: ClassTask,
-    tau: float = ...,
-    *,
-    warm_start: Posterior | None = ...,
-    on_failure: Literal["raise", "warn", "return"] = ...,
-    max_boxes: int = ...,
-    rtol: float | None = ...,
-    max_seconds: float | None = ...,
-    refine: bool | None = ...,
-    width: float | None = ...,
-    fractions: Mapping[str, float] | None = ...,
-    progress: bool | None = ...,
-) -> SolvedPosterior: ...
+class SolveOptions(TypedDict, total=False):
+    """Keywords of `solve`."""
+
+    warm_start: Posterior | None
+    on_failure: Literal["raise", "warn", "return"]
+    max_boxes: int
+    rtol: float | None
+    max_seconds: float | None
+    refine: bool | None
+    width: float | None
+    fractions: Mapping[str, float] | None
+    progress: bool | None
 
 
 @overload
-def solve(
-    network: Network,
-    task: DataTask,
-    tau: float = ...,
-    *,
-    warm_start: Posterior | None = ...,
-    on_failure: Literal["raise", "warn", "return"] = ...,
-    max_boxes: int = ...,
-    rtol: float | None = ...,
-    max_seconds: float | None = ...,
-    refine: bool | None = ...,
-    width: float | None = ...,
-    fractions: Mapping[str, float] | None = ...,
-    progress: bool | None = ...,
-) -> DataPosterior: ...
-
-
+def solve(network: Network, task: ClassTask, tau: float = ..., **options: Unpack[SolveOptions]) -> SolvedPosterior: ...
+@overload
+def solve(network: Network, task: DataTask, tau: float = ..., **options: Unpack[SolveOptions]) -> DataPosterior: ...
 @overload
 def solve(
-    network: Network,
-    task: ClassTask | DataTask,
-    tau: float = ...,
-    *,
-    warm_start: Posterior | None = ...,
-    on_failure: Literal["raise", "warn", "return"] = ...,
-    max_boxes: int = ...,
-    rtol: float | None = ...,
-    max_seconds: float | None = ...,
-    refine: bool | None = ...,
-    width: float | None = ...,
-    fractions: Mapping[str, float] | None = ...,
-    progress: bool | None = ...,
+    network: Network, task: ClassTask | DataTask, tau: float = ..., **options: Unpack[SolveOptions]
 ) -> Posterior: ...
-
-
 def solve(
     network: Network,
     task: ClassTask | DataTask,

@@ -13,45 +13,41 @@ _RELATIVE_RANK = 1e-11  # singular values below this fraction of the largest cou
 
 
 @jit
+def _next_column(matrix, j):
+    """Column j of the Cholesky factor, from the columns before it; False where the pivot is not positive."""
+    pivot = matrix[j, j]
+    for i in range(j):
+        pivot -= matrix[j, i] * matrix[j, i]
+    if not pivot > 1e-14 * abs(matrix[j, j]):
+        return False
+    pivot = np.sqrt(pivot)
+    matrix[j, j] = pivot
+    for row in range(j + 1, matrix.shape[0]):
+        value = matrix[row, j]
+        for i in range(j):
+            value -= matrix[row, i] * matrix[j, i]
+        matrix[row, j] = value / pivot
+    return True
+
+
+@jit
 def cholesky(matrix):
     """Overwrite the lower triangle of `matrix` with its Cholesky factor; False where it is not positive definite."""
     n = matrix.shape[0]
-    for j in range(n):
-        pivot = matrix[j, j]
-        for i in range(j):
-            pivot -= matrix[j, i] * matrix[j, i]
-        if not pivot > 1e-14 * abs(matrix[j, j]):
-            return False
-        pivot = np.sqrt(pivot)
-        matrix[j, j] = pivot
-        for row in range(j + 1, n):
-            value = matrix[row, j]
-            for i in range(j):
-                value -= matrix[row, i] * matrix[j, i]
-            matrix[row, j] = value / pivot
-    return True
+    done = 0
+    while done < n and _next_column(matrix, done):
+        done += 1
+    return done == n
 
 
 @jit
 def cholesky_until(matrix, stop):
     """`cholesky`, to the last bit, of a matrix that may be large: False where `stop` ends it, too."""
     n = matrix.shape[0]
-    for j in range(n):
-        if exhausted(stop, (n - j) * j // 1000):
-            return False
-        pivot = matrix[j, j]
-        for i in range(j):
-            pivot -= matrix[j, i] * matrix[j, i]
-        if not pivot > 1e-14 * abs(matrix[j, j]):
-            return False
-        pivot = np.sqrt(pivot)
-        matrix[j, j] = pivot
-        for row in range(j + 1, n):
-            value = matrix[row, j]
-            for i in range(j):
-                value -= matrix[row, i] * matrix[j, i]
-            matrix[row, j] = value / pivot
-    return True
+    done = 0
+    while done < n and not exhausted(stop, (n - done) * done // 1000) and _next_column(matrix, done):
+        done += 1
+    return done == n
 
 
 @jit

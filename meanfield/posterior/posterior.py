@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from meanfield.problem.data_task import DataTask
     from meanfield.problem.network import Network
 
-__all__ = ["EndedNumbers", "NotAvailable", "Posterior", "SolutionNumbers", "SolvedPosterior"]
+__all__ = ["Ended", "EndedNumbers", "NotAvailable", "Posterior", "SolutionNumbers", "SolvedPosterior"]
 
 
 class NotAvailable(ValueError):
@@ -41,8 +41,8 @@ class SolutionNumbers(Protocol):
     def objective(self) -> float: ...
 
 
-class EndedNumbers(SolutionNumbers, Protocol):
-    """Such numbers with what became of the solver."""
+class Ended(Protocol):
+    """What became of a solver."""
 
     @property
     def status(self) -> Status: ...
@@ -50,6 +50,10 @@ class EndedNumbers(SolutionNumbers, Protocol):
     def message(self) -> str: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
+
+
+class EndedNumbers(SolutionNumbers, Ended, Protocol):
+    """Such numbers with what became of the solver."""
 
 
 class Posterior(ABC):

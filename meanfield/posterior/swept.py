@@ -6,23 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
 from meanfield.posterior.posterior import Posterior
-from meanfield.problem.class_task import ClassTask
-from meanfield.problem.network import Network
-from meanfield.problem.problem import Problem
+from meanfield.problem.problem import OfClasses, Problem
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["LocatesTransitions", "Swept"]
 
 
-class Swept(Protocol):
+class Swept(OfClasses, Protocol):
     """Solutions along one or two parameters, and solutions in between."""
 
-    @property
-    def network(self) -> Network: ...
-    @property
-    def task(self) -> ClassTask: ...
-    @property
-    def tau(self) -> float: ...
     @property
     def axes(self) -> Mapping[str, FloatArray]: ...
     @property

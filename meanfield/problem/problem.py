@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.validation import temperature
 
-__all__ = ["Problem", "checked_problem"]
+__all__ = ["OfClasses", "Problem", "checked_problem"]
 
 
 class Problem(NamedTuple):
@@ -30,6 +30,17 @@ class Problem(NamedTuple):
         """The task of a problem that is one of data."""
         assert isinstance(self.task, DataTask)
         return self.task
+
+
+class OfClasses(Protocol):
+    """What belongs to a network, a class task and tau."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def task(self) -> ClassTask: ...
+    @property
+    def tau(self) -> float: ...
 
 
 def checked_problem(network: object, task: object, tau: object) -> Problem:

@@ -1,23 +1,17 @@
 """The exact single-neuron measure: derivatives, quadrature against sampling, coverage, closed forms by symmetry."""
 
-import _thread
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from exact_problems import PAIR, SIGMOID, cube, pair_of, raw
+from exact_problems import PAIR, SIGMOID, Clock, cube, pair_of, raw
 from margins import below, beyond
 from problems import fixed_rng
-from scipy.linalg import cho_factor, cho_solve
 
 import meanfield as mf
 from meanfield.activations.activation import activation
 from meanfield.posterior.certificate import Certificate, ConvergenceError
-from meanfield.theories.general_data import limits, slices
-from meanfield.theories.general_data.compiled.ep import EP, FAILED
+from meanfield.theories.general_data import limits
 from meanfield.theories.general_data.exact import check, examine
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.correct import corrected
@@ -29,7 +23,6 @@ from meanfield.theories.general_data.exact.proposal import Mixture, mixture_of, 
 from meanfield.theories.general_data.exact.quadrature import nodes
 from meanfield.theories.general_data.exact.sample import Dual, sample_of
 from meanfield.theories.general_data.exact.unaided import approached, blank
-from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solve import solve_general
 
 
@@ -339,24 +332,13 @@ def test_options_are_checked(options):
 # ---- limits, and no help from expectation propagation ------------------------------------------------
 
 
-class _Clock:
-    """A time that passes by one second whenever it is asked for."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        self.now += 1.0
-        return self.now
-
-
 def _noisy():
     rng = fixed_rng(0)
     return mf.data_task(rng.normal(size=(24, 30)), labels=[0, 1] * 12, off=0.0)
 
 
 def test_time_that_is_over_leaves_the_best_state_with_its_error(monkeypatch):
-    clock = _Clock()
+    clock = Clock()
     monkeypatch.setattr(limits, "time", clock)
     monkeypatch.setattr(examine, "seconds_of_measurement", lambda *sizes: 1e6)  # a quarter of the time is kept for it
 
@@ -391,44 +373,6 @@ def test_a_corrected_solution_says_how_noisy_new_outputs_are(blobs):
     assert any(points in note for note in refined.notes)
     assert not any("effective points" in note for note in rough.notes)
     assert not any("effective points" in note for note in pair_of("sigmoid").notes)  # by quadrature
-
-
-def test_limits_hold_in_threads_and_in_compiled_code():
-    with limits.time_limit(1e-9, 0.0), ThreadPoolExecutor(1) as pool:
-        with pytest.raises(limits.OutOfTime):
-            list(limits.mapped(pool, lambda item: limits.check_time(), [0]))
-        assert limits.stop_word() is not None
-    with limits.time_limit(1e6, 1e6 + 1.0), limits.last_seconds():
-        limits.check_time()  # what was kept for the end is left
-    neuron = Neuron(SIGMOID, np.eye(3), 1.0, 1)
-    k, zeros = np.ones((1, 3)), np.zeros((1, 3))
-
-    def status():
-        origin, tolerance = np.full(1, -1), np.full(1, 1e-6)
-        return neuron.run(k, zeros.copy(), zeros.copy(), origin, tolerance)[0].status[0]
-
-    assert status() == EP
-    with limits.time_limit(1e6):
-        limits.stop_word()[0] = 1
-        assert status() == FAILED
-
-
-@pytest.mark.parametrize("size", [7, 1300])
-def test_sliced_factors_are_those_of_the_library(size, monkeypatch):
-    clock = _Clock()
-    monkeypatch.setattr(limits, "time", clock)
-    rows = np.random.default_rng(0).normal(size=(size, size + 5))
-    matrix = rows @ rows.T + np.eye(size)
-    expected = cho_solve(cho_factor(matrix, lower=True), rows[:, 0])
-    clock.now = 0.0
-    factor = slices.factorised(matrix.copy())
-    looks = clock.now
-    np.testing.assert_allclose(cho_solve(factor, rows[:, 0]), expected, rtol=1e-8)
-    lower = np.tril(factor[0])
-    np.testing.assert_allclose(lower @ slices.solved_rows(lower, rows.T).T, rows, atol=1e-8 * size)
-    assert looks >= 10 if size > 1000 else looks >= 1
-    with pytest.raises(np.linalg.LinAlgError):
-        slices.factorised(matrix - 1e6 * np.eye(size))
 
 
 def test_mixtures_follow_a_measure_that_they_do_not_fit():
@@ -488,24 +432,3 @@ def test_two_runs_of_particles_agree_and_say_so():
     assert measured.seeds > 0.0
     assert below(measured.seeds / measured.noise)
     assert below(0.1 * (found.t - exact.t) / (measured.largest_noise + measured.largest))
-
-
-def test_ctrl_c_reaches_the_caller_and_the_work():
-    """The caller at once; the work where it looks at the clock."""
-    ended = threading.Event()
-
-    def work():
-        _thread.interrupt_main()
-        try:
-            while True:
-                time.sleep(0.01)
-                limits.check_time()
-        finally:
-            ended.set()
-
-    with pytest.raises(KeyboardInterrupt):
-        limits.interruptible(work)
-    assert ended.wait(60.0)
-    with pytest.raises(ZeroDivisionError):
-        limits.interruptible(lambda: 1 / 0)
-    assert limits.interruptible(lambda: 5) == 5

@@ -6,22 +6,15 @@ import math
 from typing import Protocol
 
 from meanfield.posterior.parts import Code
-from meanfield.posterior.status import Status
+from meanfield.posterior.posterior import Ended
 from meanfield.posterior.table import number_row
-from meanfield.problem.class_task import ClassTask
-from meanfield.problem.network import Network
+from meanfield.problem.problem import OfClasses
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 
 
-class DeepAnswer(Protocol):
+class DeepAnswer(OfClasses, Ended, Protocol):
     """The posterior of a deep network, which asks this module for its text."""
 
-    @property
-    def network(self) -> Network: ...
-    @property
-    def task(self) -> ClassTask: ...
-    @property
-    def tau(self) -> float: ...
     @property
     def solution(self) -> DeepSolution: ...
     @property
@@ -32,12 +25,6 @@ class DeepAnswer(Protocol):
     def certificate(self) -> DeepCertificate: ...
     @property
     def free_energy(self) -> float: ...
-    @property
-    def status(self) -> Status: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
 
 
 def deep_table(posterior: DeepAnswer) -> str:

@@ -140,6 +140,29 @@ def add_neuron(matrix, row, weight, gradient, mixed, response):
                     matrix[i, d * m + s] += weight * value
 
 
+@jit
+def follow_readout(curvature, mixed, response):
+    """Fill response (m, C, m) = (-d^2 h / da^2)^-1 mixed of a readout; False where it is no strict maximum.
+
+    `curvature` (m, m) is overwritten.
+    """
+    m, n_classes = mixed.shape[0], mixed.shape[1]
+    column = np.empty(m)
+    for r in range(m):
+        for q in range(m):
+            curvature[r, q] = -curvature[r, q]
+    if not cholesky(curvature):
+        return False
+    for c in range(n_classes):
+        for q in range(m):
+            for r in range(m):
+                column[r] = mixed[r, c, q]
+            cholesky_solve(curvature, column)
+            for r in range(m):
+                response[r, c, q] = column[r]
+    return True
+
+
 @jit_apart
 def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_weights, max_steps):
     """Newton from the given point; all arrays are updated in place.
@@ -153,7 +176,6 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     size = n + n_codes + n_out + 1
     matrix = np.empty((size, size))
     rhs = np.empty(size)
-    column = np.empty(m)
     response = np.empty((m, n_classes, m))
     none = np.empty((m, 0, m))
     order = np.empty((n_classes, m))
@@ -211,19 +233,9 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
         if not lost:
             neuron_jacobian(first, second, p, t, readouts, weights, mixed, curvature, gradient, same_class)
             for k in range(n_codes):
-                for r in range(m):
-                    for q in range(m):
-                        curvature[k, r, q] = -curvature[k, r, q]
-                if not cholesky(curvature[k]):
+                if not follow_readout(curvature[k], mixed[k], response):
                     lost = True
                     break
-                for c in range(n_classes):
-                    for q in range(m):
-                        for r in range(m):
-                            column[r] = mixed[k, r, c, q]
-                        cholesky_solve(curvature[k], column)
-                        for r in range(m):
-                            response[r, c, q] = column[r]
                 add_neuron(matrix, n + k, weights[k], gradient[k], mixed[k], response)
                 matrix[n + k, size - 1] = -1.0
                 matrix[size - 1, n + k] = -1.0

@@ -23,7 +23,7 @@ from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.dual import active_set
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_jacobian
-from meanfield.theories.single_layer.compiled.kkt import add_neuron, follow_direction
+from meanfield.theories.single_layer.compiled.kkt import add_neuron, follow_direction, follow_readout
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
 __all__ = ["smooth_path"]
@@ -75,24 +75,13 @@ def _newton_system(table, p, y, tau, beta, t, readouts, weights, directions, dir
     slope_out = np.empty((n_out, n_classes, m))
     same_class = np.zeros((n_classes, m, m))
     response = np.empty((m, n_classes, m))
-    column = np.empty(m)
     full = np.zeros((n + 1, n + 1))
     for k in range(n_codes):
         action_fields(table, p, t, readouts[k], first[k], second[k])
     neuron_jacobian(first, second, p, t, readouts, weights, mixed, curvature, slope, same_class)
     for k in range(n_codes):
-        for r in range(m):
-            for q in range(m):
-                curvature[k, r, q] = -curvature[k, r, q]
-        if not cholesky(curvature[k]):
+        if not follow_readout(curvature[k], mixed[k], response):
             return False
-        for c in range(n_classes):
-            for q in range(m):
-                for r in range(m):
-                    column[r] = mixed[k, r, c, q]
-                cholesky_solve(curvature[k], column)
-                for r in range(m):
-                    response[r, c, q] = column[r]
         add_neuron(full, n, weights[k], slope[k], mixed[k], response)
     for k in range(n_out):
         growth_fields(table.growth_plus, table.growth_minus, p, t, directions[k], first_out[k], second_out[k])

@@ -202,6 +202,10 @@ def change(state: CodeState, fields: CodeFields, by: Change, cumulants: FloatArr
 class Condition(Protocol):
     """One equation of a transition, or crossover."""
 
+    @property
+    def code(self) -> int:
+        """Index of the code that it concerns."""
+
     def __call__(self, problem: ScaledTask, state: CodeState, fields: CodeFields) -> tuple[float, FloatArray]:
         """Value and its gradient with respect to x."""
 

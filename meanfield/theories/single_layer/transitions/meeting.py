@@ -68,7 +68,7 @@ def meeting_point(setup: Setup, transition: Transition, last: FloatArray, beyond
         if not residual <= RESIDUAL:
             return None
         root = make_root(both, unknowns, residual)
-        codes = tuple(condition.code for condition in both.conditions)  # type: ignore[attr-defined]
+        codes = tuple(condition.code for condition in both.conditions)
         found = accept_codes(transition.kind, root, start.with_unknowns(unknowns[: start.x.size]), codes[:1], ())
     except (ConvergenceError, ValueError, np.linalg.LinAlgError):
         return None
@@ -79,7 +79,7 @@ def _second_condition(
     system: ExtendedSystem, problem: ScaledTask, state: CodeState
 ) -> tuple[CodeState, tuple[Condition, ...]]:
     """What is violated beyond the end of a boundary, as a condition; with the codes that it concerns."""
-    concerned = {condition.code for condition in system.conditions}  # type: ignore[attr-defined]
+    concerned = {condition.code for condition in system.conditions}
     negative = [j for j in np.flatnonzero(state.weight < _NEGATIVE) if j not in concerned]
     if negative:
         return state, tuple(Vanishing(int(j)) for j in negative)
