@@ -10,8 +10,8 @@ code of all files that a process reads is linked by these names. `numpy.sort` an
 code of two processes that had come to the same number, `sort` was linked to `argsort` and left its array unsorted,
 without an error. Every process that keeps code starts from a random number instead.
 
-This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._reduce`, `FunctionIdentity._unique_ids`).
-Where they have changed, everything is compiled in memory.
+This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._reduce`,
+`FunctionIdentity._unique_ids`). Where they have changed, everything is compiled in memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def cache_home() -> Path | None:
 
 
 def count_from_anywhere() -> None:
-    """Let the names of the functions that this process compiles, and of those it forks, be those of no other process."""
+    """Let no other process, a forked one neither, give its functions the names that this one gives."""
 
     def restart() -> None:
         FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(7)))
