@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from numpy.linalg import LinAlgError
 
-from meanfield.numerics.interruptible import long_work
+from meanfield.numerics.limits import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.registry import Options, covering_theory
@@ -149,11 +149,12 @@ def solve(
     _check_options(task, warm_start, on_failure, max_boxes)
     progress = flag("progress", progress, none=True)
     options = _numbers(max_boxes, rtol, max_seconds, refine, width)
-    if width is not None and theory.name != "deep":
+    takes = getattr(theory, "takes", ())
+    if width is not None and "width" not in takes:
         raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
     if fractions is not None and not isinstance(fractions, Mapping):
         raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
-    shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
+    shares = fractions is not None and "fractions" in takes
     if shares:
         options["fractions"] = dict(fractions or {})
     try:
@@ -162,6 +163,8 @@ def solve(
             assert isinstance(posterior, Posterior)
             if fractions is not None and not shares:
                 posterior = posterior.frozen(fractions)
+    except TimeoutError as error:
+        raise ConvergenceError(f"no solution yet: {error}; give more time.") from error
     except (ArithmeticError, IndexError, LinAlgError) as error:
         raise ConvergenceError(
             f"no certified solution: the numbers of this problem are beyond what float64 resolves ({error}); bring "

@@ -10,8 +10,8 @@ from problems import fixed_rng
 
 import meanfield as mf
 from meanfield.activations.activation import activation
+from meanfield.numerics import limits
 from meanfield.posterior.certificate import Certificate, ConvergenceError
-from meanfield.theories.general_data import limits
 from meanfield.theories.general_data.exact import check, examine
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.correct import corrected

@@ -10,7 +10,8 @@ import pytest
 from exact_problems import SIGMOID, Clock
 from scipy.linalg import cho_factor, cho_solve
 
-from meanfield.theories.general_data import limits, slices
+from meanfield.numerics import limits
+from meanfield.theories.general_data import slices
 from meanfield.theories.general_data.compiled.ep import EP, FAILED
 from meanfield.theories.general_data.neuron import Neuron
 

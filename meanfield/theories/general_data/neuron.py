@@ -10,9 +10,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time, mapped, stop_word
 from meanfield.theories.general_data.compiled import ep
 from meanfield.theories.general_data.compiled.variational import ascend
-from meanfield.theories.general_data.limits import check_time, mapped, stop_word
 from meanfield.theories.general_data.readouts import EXTRAPOLATED, Components, Line, Readouts, components, joined
 from meanfield.theories.general_data.tilt import tilt_of
 from meanfield.validation import FloatArray, IntArray

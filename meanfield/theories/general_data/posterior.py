@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from meanfield.numerics.limits import interruptible, one_blas_thread
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.parts import by_pattern
@@ -17,7 +18,6 @@ from meanfield.posterior.table import data_table
 from meanfield.theories.general_data.exact.examine import Examined
 from meanfield.theories.general_data.exact.particles import ParticleSolution, frozen_particles
 from meanfield.theories.general_data.exact.predictor import ParticlePredictor
-from meanfield.theories.general_data.limits import interruptible, one_blas_thread
 from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
 from meanfield.theories.general_data.predictor import GeneralPredictor
 from meanfield.theories.general_data.solution import GeneralSolution

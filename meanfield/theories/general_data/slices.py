@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cho_factor, solve_triangular
 
-from meanfield.theories.general_data.limits import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["factorised", "gram", "rows_at_a_time", "solved_rows"]

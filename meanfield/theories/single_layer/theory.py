@@ -14,6 +14,8 @@ from meanfield.problem.problem import Problem
 from meanfield.validation import entry
 
 if TYPE_CHECKING:
+    from meanfield.problem.data_task import DataTask
+    from meanfield.symbolic.equations import Equations
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 __all__ = ["THEORY", "SingleLayerTheory", "is_limit"]
@@ -54,6 +56,14 @@ class SingleLayerTheory:
                 network, task, tau, warm_start.solution.t if isinstance(warm_start, Posterior) else None
             )
         return SingleNeuronPosterior(network, task, tau, solution)
+
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> Equations | None:
+        """Those of linear networks, too, which are a case of them."""
+        from meanfield.symbolic.equations import equations
+
+        if network.scaling != "non-lazy" or network.depth != 1 or not isinstance(task, ClassTask | None):
+            return None
+        return equations(network.activation, math.inf if task is None else task.n_samples)
 
     def load(self, header: Header, arrays: Arrays) -> SingleNeuronPosterior:
         from meanfield.theories.single_layer.claims import check_posterior

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.coverage import covered, gathered, modes
 from meanfield.theories.general_data.exact.moves import annealed
 from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
 from meanfield.theories.general_data.exact.proposal import FEW, Mixture, adapted, mixture_of, refitted
 from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 

@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.check import Measured, Sampler, scale_of, summary
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import At, Sample, Shift
-from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["corrected"]

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.moves import moved
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.joint.codes import JointNeuron
 from meanfield.theories.general_data.joint.scout import Scout
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import OutOfTime, last_seconds, seconds_left
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.theories.general_data.coverage import MAX_SAMPLED
@@ -16,7 +17,6 @@ from meanfield.theories.general_data.exact.correct import corrected
 from meanfield.theories.general_data.exact.outliers import BulkSampler
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.unaided import approached
-from meanfield.theories.general_data.limits import OutOfTime, last_seconds, seconds_left
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray

@@ -14,11 +14,11 @@ from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.quadrature import has_jumps
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.slices import solved_rows
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray

@@ -19,12 +19,12 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.coverage import Mode, covered
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.outliers.check import outlier_violation
 from meanfield.theories.general_data.outliers.cone import ConeMaxima, follow
 from meanfield.theories.general_data.outliers.dual import OutlierDual, OutlierState

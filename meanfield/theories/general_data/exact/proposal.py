@@ -10,9 +10,9 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.slices import solved_rows
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray

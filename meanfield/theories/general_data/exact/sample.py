@@ -22,8 +22,8 @@ import numpy as np
 from scipy.linalg import cho_solve
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.readout import readout_given
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.slices import factorised, gram, rows_at_a_time
 from meanfield.validation import FloatArray
 

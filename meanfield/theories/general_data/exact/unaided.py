@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.check import Sampler
 from meanfield.theories.general_data.exact.moves import moved
 from meanfield.theories.general_data.exact.particles import particle_solution
 from meanfield.theories.general_data.exact.proposal import Mixture, adapted, affordable, prior_mixture, refitted
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, sample_of
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 

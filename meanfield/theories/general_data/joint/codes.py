@@ -13,11 +13,11 @@ import numpy as np
 from scipy.special import logsumexp
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import mapped
 from meanfield.theories.general_data.compiled.joint import gaussian_moments
 from meanfield.theories.general_data.compiled.joint import joint_moments as tilted_moments
 from meanfield.theories.general_data.joint.neuron import Cut, Joint, Tilted, cavities, joint_bound, joint_moments
 from meanfield.theories.general_data.joint.pieces import apart, beside, between, places, region, within
-from meanfield.theories.general_data.limits import mapped
 from meanfield.theories.general_data.tilt import tilt_of
 from meanfield.validation import FloatArray
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_solve
 from scipy.special import logsumexp
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
 from meanfield.theories.general_data.joint.neuron import Joint
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.slices import factorised
 from meanfield.validation import FloatArray
 

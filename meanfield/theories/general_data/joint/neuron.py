@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from meanfield.theories.general_data.limits import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["Cut", "Joint", "Tilted", "cavities", "joint_bound", "joint_moments"]

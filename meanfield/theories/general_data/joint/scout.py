@@ -13,8 +13,8 @@ import itertools
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
-from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Scout"]

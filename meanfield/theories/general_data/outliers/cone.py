@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.compiled.cone import climb, maximise_pattern, search
-from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["ConeMaxima", "cone_starts", "cone_terms", "crossed_starts", "follow", "local_maxima"]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import OutOfTime, check_time, time_limit
 from meanfield.posterior.status import Status
 from meanfield.progress import Progress
 from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.coverage import piecewise_refusal
 from meanfield.theories.general_data.joint.neuron import Joint
 from meanfield.theories.general_data.lattice.nodes import Lattice
-from meanfield.theories.general_data.limits import OutOfTime, check_time, time_limit
 from meanfield.theories.general_data.outliers.check import joint_average, node_moments, outlier_violation
 from meanfield.theories.general_data.outliers.cone import ConeMaxima
 from meanfield.theories.general_data.outliers.dual import OutlierDual, OutlierState

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.numerics.quadratic import quadratic_programme
 from meanfield.theories.general_data.lattice.nodes import Lattice
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.outliers.bulk import bulk_moments
 from meanfield.theories.general_data.outliers.cone import (
     ConeMaxima,
