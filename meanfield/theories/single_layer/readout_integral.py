@@ -112,7 +112,7 @@ class ReadoutIntegral:
         starts = [self.starts, self.patterns @ t] + ([] if extra is None else [extra])
         found = np.empty((_MAX_MAXIMA, t.shape[1]))
         height = np.empty(_MAX_MAXIMA)
-        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), found, height)
+        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), True, found, height)
         order = np.argsort(-height[:count], kind="stable")
         self.starts = found[order]
         return found[order], height[order]

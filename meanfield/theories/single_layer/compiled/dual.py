@@ -7,8 +7,10 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.kkt import feasible_weights, kkt_newton, select_weights
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
@@ -16,6 +18,7 @@ __all__ = ["active_set", "candidates"]
 
 _MAX_CHANGES = 40  # codes or directions entering or leaving during one active-set solve
 _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
+_FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
 @jit_apart
@@ -151,7 +154,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
                 added = True
         if added:
             continue
-        count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+        count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
         top = np.max(heights[:count])
         if top > s + _VIOLATION * (1.0 + abs(s)):
             # The highest, and whatever ties with it: orbits of a symmetry enter together.
@@ -189,12 +192,31 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
 
 
+@jit
+def _stands(table, p, t, a):
+    """Whether h bends down at `a` in all directions: on the ridge of an outlier it does not, and no code is there."""
+    m = a.shape[0]
+    gradient = np.empty(m)
+    hess = np.empty((m, m))
+    action_hessian(table, p, t, a, gradient, hess)
+    for r in range(m):
+        hess[r, r] -= _FLAT
+    return cholesky(hess)
+
+
 @jit_apart
 def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
     t, cuts, cut_weights, directions, direction_weights, _ = state
     keep = np.nonzero(cut_weights > 2e-3 / cut_weights.shape[0])[0]
     readouts, weights = _distinct_codes(table, p, t, cuts[keep], cut_weights[keep], 1e-5)
+    if table.growth_plus > 0.0 or table.growth_minus > 0.0:
+        steep = np.empty(readouts.shape[0], np.bool_)
+        for k in range(readouts.shape[0]):
+            steep[k] = _stands(table, p, t, readouts[k])
+        keep = np.nonzero(steep)[0]
+        if keep.shape[0] > 0:
+            readouts, weights = readouts[keep], weights[keep] / np.sum(weights[keep])
     keep = np.nonzero(direction_weights > 1e-6)[0]
     directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], distance)
     return readouts, weights, directions, direction_weights

@@ -46,7 +46,7 @@ def _smoothed(table, p, y, tau, low, high, beta, t, starts, maxima, heights, dir
             return np.inf, 0, 0
         for k in range(n_worst):
             barrier -= np.log((1.0 - growths[k]) / (1.0 - _WATCHED))
-    count = find_maxima(table, p, t, low, high, starts, maxima, heights)
+    count = find_maxima(table, p, t, low, high, starts, True, maxima, heights)
     if count == 0:
         return np.inf, 0, 0
     top = np.max(heights[:count])

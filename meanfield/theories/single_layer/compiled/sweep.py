@@ -14,6 +14,7 @@ from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
+from meanfield.theories.single_layer.compiled.continuation import grown_targets
 from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
@@ -52,8 +53,9 @@ NUMBERS = (
 )
 
 # Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path (for
-# unbounded phi); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of least norm.
-_WARM, _SCRATCH, _PATH, _TAU = range(4)
+# unbounded phi); growing targets (also); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of
+# least norm.
+_WARM, _SCRATCH, _PATH, _GROWN, _TAU = range(5)
 
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
@@ -131,6 +133,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             if stage == _PATH:
                 solution = smooth_path(table, p, y, tau, low, high, none)
                 steps = 0
+            if stage == _GROWN:
+                solution = grown_targets(table, p, y, tau, low, high)
+                steps = 0
             if stage == _TAU:
                 steps = _TAU_STEPS
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
@@ -160,6 +165,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     break
                 state = (origin, none, no_weights, none, no_weights, 1.0)
                 used = 0
+                converged = 0
                 chunk = int(6.0)
                 while used < _MAX_ROUNDS and not exhausted(stop, 1):
                     state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
@@ -183,7 +189,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         directions,
                         direction_weights,
                     )
-                    if solution[0] or (more < chunk and used > 100):
+                    # With nothing left to gain the same candidates return; the central path starts elsewhere.
+                    converged += more < chunk or predicted < 1e-12 * (1.0 + abs(best))
+                    if solution[0] or (more < chunk and used > 100) or (unbounded and converged > 3):
                         break
                 rounds += used
             refinements = 0
@@ -208,7 +216,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 elif not gap <= GAP_LIMIT * max(1.0, abs(objective)):
                     status = DUALITY_GAP
                 else:
-                    count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+                    count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
                     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
                     worst = 0.0
                     exact = True
