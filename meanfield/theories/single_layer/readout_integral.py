@@ -112,7 +112,9 @@ class ReadoutIntegral:
         starts = [self.starts, self.patterns @ t] + ([] if extra is None else [extra])
         found = np.empty((_MAX_MAXIMA, t.shape[1]))
         height = np.empty(_MAX_MAXIMA)
-        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), True, found, height)
+        # Ridges lead along outlier directions: what is there belongs to the tail.
+        on_ridges = not self.isolated
+        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), on_ridges, found, height)
         order = np.argsort(-height[:count], kind="stable")
         self.starts = found[order]
         return found[order], height[order]

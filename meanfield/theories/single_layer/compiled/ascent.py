@@ -23,9 +23,11 @@ __all__ = [
 ]
 
 _MAX_STEPS = 200
-_CRAWLING = 20  # monotone steps after which longer ones are tried
+_CRAWLING = 20  # monotone steps after which they are stretched
+_STRIDING = 40  # and after which axes are told apart
 _CURVATURE = 1e-14  # below which h counts as straight along an axis
 _RADII = 3  # starts on a ridge where phi grows on both sides, but not equally
+_LOST = 1e7  # where an ascent ends, if h still does not bend down
 _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
 
@@ -51,6 +53,8 @@ def ascend(table, p, t, a):
             scale += p[c] * abs(t[c, r])
     h = action_hessian(table, p, t, a, grad, hess)
     plain = 0
+    stretch = 1.0
+    strides = True
     for _ in range(_MAX_STEPS):
         if exhausted(table.stop, work):
             break
@@ -74,12 +78,24 @@ def ascend(table, p, t, a):
             if not newton and size <= 1e-13 * scale:
                 return h, size
         if not newton:
-            # On a long ridge the monotone step crawls.
+            # On a long ridge the monotone step crawls: twice as far each time, as long as that leads uphill, then with
+            # a length of its own for each axis.
             plain += 1
-            if not (plain > _CRAWLING and _stride(table, p, t, a, h, grad, trial, trial_grad, trial_hess)):
-                for r in range(m):
-                    trial[r] = a[r] + grad[r]
-            h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+            if np.max(np.abs(a)) > _LOST:
+                return h, size
+            strides = strides and plain > _STRIDING and _stride(table, p, t, a, h, grad, trial, trial_grad, trial_hess)
+            if strides:
+                h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+            else:
+                strides = plain <= _STRIDING
+                stretch = 2.0 * stretch if plain > _CRAWLING else 1.0
+                while True:
+                    for r in range(m):
+                        trial[r] = a[r] + stretch * grad[r]
+                    h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+                    if h_trial > h or stretch == 1.0:
+                        break
+                    stretch = 1.0
             if h_trial <= h and size <= 1e-13 * scale:
                 return h, size
         h = h_trial
