@@ -19,7 +19,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.budget import new_stop
 from meanfield.numerics.interruptible import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
-from meanfield.theories.single_layer.compiled import kind_bound, kind_master
+from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_master
 from meanfield.validation import FloatArray, IntArray, Rows
 
 __all__ = ["KindSolution", "solve_kinds"]
@@ -220,16 +220,20 @@ def _proven(
     overlap, excess_norm = kinds.overlaps(solution.theta)
     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(solution.level))
 
-    def run(stop: IntArray, budget: int) -> Any:
-        return kind_bound.kind_bound(
+    def run(bound: Any, stop: IntArray, budget: int) -> Any:
+        return bound(
             task.table._replace(stop=stop), bounds, kinds.n, kinds.p, overlap, excess_norm, *phi_range,
             solution.level, tolerance, budget,
         )  # fmt: skip
 
-    found = run(new_stop(), min(max_boxes, _SHORT))
+    bound = kind_dual.kind_dual
+    found = run(bound, new_stop(), min(max_boxes, _SHORT))
+    if found[2] < 0:  # classes between the branches
+        bound = kind_bound.kind_bound
+        found = run(bound, new_stop(), min(max_boxes, _SHORT))
     if not found[0] and found[2] >= _SHORT and max_boxes > _SHORT:
         stop = new_stop()
-        found = call_in_thread(lambda: run(stop, max_boxes), stop, lambda: 0)
+        found = call_in_thread(lambda: run(bound, stop, max_boxes), stop, lambda: 0)
     return replace(solution, proved=bool(found[0]), excess=float(found[1]), boxes=int(found[2])), found[4]
 
 

@@ -27,6 +27,7 @@ def grown_targets(table, p, y, tau, low, high):
     none = np.empty((0, m))
     no_weights = np.empty(0)
     failed = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+    search = np.empty((1024, m)), np.empty(1024), np.empty(1, np.int64)
     for first in _SHARES:
         share = first
         solution = smooth_path(table, p, y * share, tau, low, high, none)
@@ -47,6 +48,7 @@ def grown_targets(table, p, y, tau, low, high):
                 solution[3].copy(),
                 solution[4].copy(),
                 solution[5].copy(),
+                search,
             )
             if found[0]:
                 solution = found

@@ -94,16 +94,17 @@ def _with(rows, values, row, value):
 
 
 @jit_apart
-def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights):
+def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights, search):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
 
     Returns (ok, t, readouts, weights, directions, direction_weights, s, nullity, nullity of t): the dimensions of the
-    families of optimal weights and of optimal t.
+    families of optimal weights and of optimal t. search = (maxima (1024, m), heights (1024,), number (1,)) is filled
+    with the local maxima of h at the t that is returned; their number is -1 where none was found.
     """
     n_classes, m = t.shape
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
-    maxima = np.empty((1024, m))
-    heights = np.empty(1024)
+    maxima, heights, searched = search
+    searched[0] = -1
     worst = np.empty((64, m))
     worst_values = np.empty(64)
     s = 0.0
@@ -188,6 +189,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         keep = np.nonzero(direction_weights > 1e-13)[0]
         directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
         nullity = weight_nullity(table, p, t, readouts, directions)
+        searched[0] = count
         return True, t, readouts, weights, directions, direction_weights, s, nullity, t_nullity
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
 
