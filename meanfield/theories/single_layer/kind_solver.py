@@ -27,6 +27,7 @@ __all__ = ["KindSolution", "solve_kinds"]
 _ROUNDS = 200
 _ALL_COUNTS = 32  # up to so many choices of counts all are tried in every round
 _NEW_CUTS = 6
+_PATIENCE = 3  # rounds that a cut without weight is kept
 _VIOLATION = 1e-11
 _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
@@ -154,7 +155,7 @@ def _solve(
     task = _Task(kinds, table._replace(stop=new_stop()), tau, low, high)
     theta = np.zeros(kinds.y.shape)
     codes = task.readouts(theta, np.zeros((1, kinds.n_kinds)))
-    multipliers = np.ones(1)
+    multipliers, idle = np.ones(1), np.zeros(1)
     best, rho, predicted = math.inf, 1.0, math.inf
     refinements, wait = 0, 0
     for used in range(1, _ROUNDS + 1):
@@ -164,8 +165,10 @@ def _solve(
             task.table, task.share, kinds.y, tau, rho, theta, task.cuts(codes), trial, multipliers, inner
         )
         active = multipliers > 1e-7
-        kept, kept_weights = codes.take(active), multipliers[active]
-        maxima = _search(task, trial, kept)
+        idle = np.where(active, 0.0, idle + 1.0)
+        maxima = _search(task, trial, codes.take(active))
+        young = np.flatnonzero(idle <= _PATIENCE)
+        kept, kept_weights, idle = codes.take(young), multipliers[young], idle[young]
         value = task.linear(trial) + maxima.heights[0]
         # The search is not exhaustive: what it finds now may show that the best value was an underestimate.
         if best < math.inf:
@@ -173,8 +176,7 @@ def _solve(
         gain = best - model if best < math.inf else math.inf
         serious = best == math.inf or value < best - 0.1 * gain
         codes = (kept + maxima.take(slice(_NEW_CUTS))).distinct(1e-9)
-        multipliers = np.zeros(len(codes.v))
-        multipliers[: len(kept_weights)] = kept_weights
+        multipliers, idle = _padded(kept_weights, len(codes.v)), _padded(idle, len(codes.v))
         if serious:
             theta, best, rho = trial, value, min(4.0 * rho, 1e8)
         else:
@@ -197,10 +199,14 @@ def _solve(
                 task.starts = np.concatenate([task.starts, better.counts[:1]])
                 theta, rho = solution.theta, 1.0
                 codes = (found.codes + better.take(slice(_NEW_CUTS))).distinct()
-                multipliers = np.zeros(len(codes.v))
-                multipliers[: len(found.weights)] = found.weights
+                multipliers, idle = _padded(found.weights, len(codes.v)), np.zeros(len(codes.v))
                 best, predicted = task.linear(theta) + float(better.heights[0]), math.inf
     return None
+
+
+def _padded(values: FloatArray, size: int) -> FloatArray:
+    """Zeros for what has been added."""
+    return np.concatenate([values, np.zeros(size - len(values))])
 
 
 def _better(task: _Task, solution: KindSolution, counts: FloatArray) -> _Codes:
