@@ -13,7 +13,7 @@ from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import Table
 from meanfield.numerics.interruptible import check_time
 from meanfield.theories.single_layer.compiled import lattice as compiled
-from meanfield.theories.single_layer.compiled.quick import Quick, cumulants, interpolated_sums
+from meanfield.theories.single_layer.compiled.quick import Quick, cumulants
 from meanfield.validation import FloatArray
 
 __all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "slopes"]
@@ -56,6 +56,18 @@ class Nodes:
         start = (key + self.shift) @ self.basis
         step = np.arange(len(self)) - np.repeat(first, size)
         return np.asarray(np.repeat(start, size, axis=0) + step[:, None] * self.basis[0])
+
+    def at(self, index: NDArray[np.int64]) -> FloatArray:
+        """a_i (k, m) of some nodes."""
+        run = np.searchsorted(self.runs[:, 0], index, side="right") - 1
+        key = self.runs[run, compiled.COLUMNS :]
+        return np.asarray((key + self.shift) @ self.basis + (index - self.runs[run, 0])[:, None] * self.basis[0])
+
+    def field_range(self, t: FloatArray) -> tuple[float, float]:
+        """Smallest and largest a_i . t_c: along a run it is linear."""
+        start = (self.runs[:, compiled.COLUMNS :] + self.shift) @ self.basis @ t.T
+        end = start + (self.runs[:, 1:2] - 1) * (self.basis[0] @ t.T)
+        return float(min(start.min(), end.min())), float(max(start.max(), end.max()))
 
     def log_cell(self, n_samples: float) -> float:
         """ln of the volume of a cell, in units of (2 pi / P)^{m/2}."""
@@ -254,30 +266,32 @@ class DirectSamples:
         return np.concatenate(parts)
 
     def sums(
-        self, p: FloatArray, t: FloatArray, n_samples: float, top: float, a: FloatArray,
-        region: NDArray[np.int64], n_regions: int,
+        self, p: FloatArray, t: FloatArray, n_samples: float, top: float, nodes: Nodes,
+        group: NDArray[np.int64], n_groups: int,
     ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-        """Sums of e^{P (h - top)} (K,) and of its product with p_c G'(a.t_c) a (K, C m) over each region's nodes."""
-        share, first = np.zeros(n_regions), np.zeros((n_regions, *t.shape))
-        kappa = a @ t.T
-        grid = self.cover(float(kappa.min()), float(kappa.max()))
+        """Sums of e^{P (h - top)} (K,) and of its product with p_c G'(a.t_c) a (K, C m) over the nodes of each group.
+
+        `group` says to which of them a region belongs.
+        """
+        share, first = np.zeros(n_groups), np.zeros((n_groups, *t.shape))
+        grid = self.cover(*nodes.field_range(t))
         if grid is not None:
-            begin_of_grid, samples = grid
-            for begin in range(0, len(a), _SLICE):
-                rows = slice(begin, begin + _SLICE)
-                interpolated_sums(
-                    samples, self.step, begin_of_grid, p, t, n_samples, top, a[rows], region[rows], share, first
+            origin, samples = grid
+            where = nodes.basis, nodes.shift, nodes.runs
+            for begin, end in nodes.slices():
+                compiled.direct_slopes(
+                    samples, self.step, origin, p, t, n_samples, top, *where, begin, end, group, share, first
                 )  # fmt: skip
-                check_time()
-            return share, first.reshape(n_regions, t.size)
+            return share, first.reshape(n_groups, t.size)
+        a, region = nodes.position, group[nodes.region]
         for begin in range(0, len(a), _DIRECT_SLICE):
-            part, where = a[begin : begin + _DIRECT_SLICE], region[begin : begin + _DIRECT_SLICE]
+            part, of = a[begin : begin + _DIRECT_SLICE], region[begin : begin + _DIRECT_SLICE]
             g0, g1, _ = self.direct(part @ t.T)
             mass = np.exp(n_samples * (g0 @ p - 0.5 * np.sum(part**2, axis=1) - top))
-            np.add.at(share, where, mass)
-            np.add.at(first, where, mass[:, None, None] * (g1 * p)[:, :, None] * part[:, None, :])
+            np.add.at(share, of, mass)
+            np.add.at(first, of, mass[:, None, None] * (g1 * p)[:, :, None] * part[:, None, :])
             check_time()
-        return share, first.reshape(n_regions, t.size)
+        return share, first.reshape(n_groups, t.size)
 
 
 @lru_cache(maxsize=64)

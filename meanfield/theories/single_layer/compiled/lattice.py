@@ -19,9 +19,19 @@ import math
 import numpy as np
 
 from meanfield.numerics.jit import jit
-from meanfield.theories.single_layer.compiled.quick import quick1, quick2
+from meanfield.theories.single_layer.compiled.quick import hermite, quick1, quick2
 
-__all__ = ["COLUMNS", "CURSOR", "basin_roots", "code_moments", "grow", "moments", "rehash", "slopes"]
+__all__ = [
+    "COLUMNS",
+    "CURSOR",
+    "basin_roots",
+    "code_moments",
+    "direct_slopes",
+    "grow",
+    "moments",
+    "rehash",
+    "slopes",
+]
 
 _HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products wrap around
 CURSOR = 6  # entries: nodes, runs, next run to expand, next seed, regions closed, whether the open one has nodes
@@ -250,6 +260,46 @@ def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent
 
 
 @jit
+def direct_slopes(sample, step, origin, p, t, n_samples, top, basis, shift, runs, begin, end, group, mass, first):
+    """What `slopes` adds up, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`).
+
+    group (K',) says to which entry of mass (K,) and first (K, C, m) the nodes of a region belong.
+    """
+    n_classes, m = t.shape
+    a, x = np.empty(m), np.empty(m)
+    kappa, slope = np.empty(n_classes), np.empty(n_classes)
+    along = _along(basis, t)
+    part = np.empty((n_classes, m))
+    for run in range(begin, end):
+        _start(basis, shift, t, runs[run, _KEY:], a, kappa)
+        for c in range(n_classes):
+            for r in range(m):
+                part[c, r] = 0.0
+        total = 0.0
+        for i in range(runs[run, _SIZE]):
+            position = runs[run, _KEY] + i
+            h = 0.0
+            for r in range(m):
+                x[r] = a[r] + position * basis[0, r]
+                h -= 0.5 * x[r] * x[r]
+            for c in range(n_classes):
+                g0, g1 = hermite(sample, step, origin, kappa[c] + position * along[c])
+                h += p[c] * g0
+                slope[c] = g1
+            w = math.exp(n_samples * (h - top))
+            total += w
+            for c in range(n_classes):
+                factor = w * slope[c]
+                for r in range(m):
+                    part[c, r] += factor * x[r]
+        k = group[runs[run, _REGION]]
+        mass[k] += total
+        for c in range(n_classes):
+            for r in range(m):
+                first[k, c, r] += p[c] * part[c, r]
+
+
+@jit
 def moments(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent, mass, first, second):
     """As `slopes`, and over all regions second (C (C + 1) / 2 + C, m (m + 1) / 2): sums of e^{P (h - top)} times
     p_c G'_c p_d G'_d a_r a_q for c >= d (rows) and r >= q (columns), then of p_c G''_c a_r a_q.
@@ -335,28 +385,37 @@ def basin_roots(exponent, runs, slots):
 
 
 @jit
-def code_moments(a, mass, label, n_codes):
-    """Weight (n_codes,), mean (n_codes, m) and covariance (n_codes, m, m) of the nodes a (n, m) with each label."""
-    m = a.shape[1]
-    total = np.zeros(n_codes)
-    mean = np.zeros((n_codes, m))
-    covariance = np.zeros((n_codes, m, m))
-    for i in range(a.shape[0]):
-        total[label[i]] += mass[i]
+def code_moments(basis, shift, runs, exponent, scale, centre, code, roots, total, mean, covariance):
+    """Weight (n,), mean (n, m) and covariance (n, m, m) of each code, in place of zeros.
+
+    The mass of a node is e^exponent times the `scale` (K,) of its region, its code that of its root (`basin_roots`);
+    `centre` (n, m) is somewhere in the code, so that squares keep their digits.
+    """
+    n_codes, m = mean.shape
+    a = np.empty(m)
+    x = np.empty(m)
+    for run in range(runs.shape[0]):
         for r in range(m):
-            mean[label[i], r] += mass[i] * a[i, r]
+            a[r] = (runs[run, _KEY] + shift[0]) * basis[0, r]
+            for q in range(1, m):
+                a[r] += (runs[run, _KEY + q] + shift[q]) * basis[q, r]
+        factor = scale[runs[run, _REGION]]
+        for i in range(runs[run, _SIZE]):
+            node = runs[run, _FIRST] + i
+            k = code[roots[node]]
+            mass = factor * math.exp(exponent[node])
+            total[k] += mass
+            for r in range(m):
+                x[r] = a[r] + i * basis[0, r] - centre[k, r]
+                mean[k, r] += mass * x[r]
+                for q in range(r + 1):
+                    covariance[k, r, q] += mass * x[r] * x[q]
     for k in range(n_codes):
         for r in range(m):
             mean[k, r] /= total[k]
-    for i in range(a.shape[0]):
-        k = label[i]
-        for r in range(m):
-            factor = mass[i] * (a[i, r] - mean[k, r])
-            for q in range(r + 1):
-                covariance[k, r, q] += factor * (a[i, q] - mean[k, q])
-    for k in range(n_codes):
         for r in range(m):
             for q in range(r + 1):
-                covariance[k, r, q] /= total[k]
+                covariance[k, r, q] = covariance[k, r, q] / total[k] - mean[k, r] * mean[k, q]
                 covariance[k, q, r] = covariance[k, r, q]
-    return total, mean, covariance
+        for r in range(m):
+            mean[k, r] += centre[k, r]
