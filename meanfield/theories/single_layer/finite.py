@@ -134,7 +134,7 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
         try:
             if problem.method == "lattice":
                 error, t0 = approach(problem, t0, COARSE)
-                if error < 1e-9:
+                if error <= 1e-5:
                     return t0, 0
             t, residual, total = minimise(problem, t0, COARSE, 1e-5)
         except NotIntegrable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,7 +17,7 @@ from meanfield.theories.single_layer.compiled import lattice as compiled
 from meanfield.theories.single_layer.compiled.quick import Quick, cumulants
 from meanfield.validation import FloatArray
 
-__all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "slopes"]
+__all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "shares", "slopes"]
 
 _SLICE = 200_000  # nodes between two looks at the clock: well below 0.1 s
 _INTERVALS = 8192  # of equal width in the quick table
@@ -40,6 +41,7 @@ class Nodes:
     seed_region: NDArray[np.int64]  # region of each maximum that the fill started from, or -1
     n_regions: int
     complete: bool  # False: the fill was stopped at the largest number of nodes
+    sums: tuple[FloatArray, FloatArray] | None = None  # mass (K,) and first (K, C, m) of `slopes`, at the t of the fill
 
     def __len__(self) -> int:
         return len(self.exponent)
@@ -69,9 +71,13 @@ class Nodes:
         end = start + (self.runs[:, 1:2] - 1) * (self.basis[0] @ t.T)
         return float(min(start.min(), end.min())), float(max(start.max(), end.max()))
 
+    @cached_property
+    def _log_volume(self) -> float:
+        return float(np.linalg.slogdet(self.basis)[1])
+
     def log_cell(self, n_samples: float) -> float:
         """ln of the volume of a cell, in units of (2 pi / P)^{m/2}."""
-        return float(np.linalg.slogdet(self.basis)[1] + 0.5 * len(self.basis) * np.log(n_samples / (2.0 * np.pi)))
+        return self._log_volume + 0.5 * len(self.basis) * math.log(n_samples / (2.0 * math.pi))
 
     def slices(self) -> Iterator[tuple[int, int]]:
         """Ranges of runs between which one looks at the clock."""
@@ -130,22 +136,25 @@ def _polynomials(table: Table, centre: FloatArray, width: FloatArray) -> tuple[F
 
 def fill(
     quick: Quick, p: FloatArray, t: FloatArray, n_samples: float, basis: FloatArray, shift: FloatArray,
-    maxima: FloatArray, top: float, window: float, limit: int,
+    maxima: FloatArray, top: float, window: float, limit: int, summed: bool = False,
 ) -> Nodes:  # fmt: skip
     """Nodes where P (h - top) > -window, by flood fills from `maxima` (n, m) of h.
 
-    Stopped, and not complete, at about `limit` nodes.
+    Stopped, and not complete, at about `limit` nodes. `summed`: with what `slopes` adds up over them.
     """
     m, basis = t.shape[1], np.ascontiguousarray(basis)  # one layout, one compilation
     seeds = np.floor(maxima @ np.linalg.inv(basis) - shift + 0.5).astype(np.int64)
     exponent, runs = np.empty(8192), np.empty((1024, compiled.COLUMNS + m), np.int64)
     slots = np.full(2 * len(runs), -1)
     seed_region, cursor = np.full(len(seeds), -1), np.zeros(compiled.CURSOR, np.int64)
+    n_sums = len(seeds) if summed else 0
+    mass, first = np.zeros(n_sums), np.zeros((n_sums, *t.shape))
     while True:
         until = min(limit, int(cursor[0]) + _SLICE)
         state = compiled.grow(
-            quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor
-        )
+            quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor,
+            mass, first,
+        )  # fmt: skip
         # A single run that does not end, where h grows along its line, never adds to the count.
         if state == 0 or cursor[0] > limit or (state == 2 and len(exponent) - cursor[0] > limit):
             break
@@ -156,8 +165,9 @@ def fill(
             runs = _longer(runs, 4 * len(runs))
             slots = np.full(2 * len(runs), -1)
             compiled.rehash(runs, cursor[1], slots)
-    n, n_runs = int(cursor[0]), int(cursor[1])
-    return Nodes(basis, shift, exponent[:n], runs[:n_runs], slots, seed_region, int(cursor[4]), state == 0)
+    n, n_runs, n_regions = int(cursor[0]), int(cursor[1]), int(cursor[4])
+    sums = (mass[:n_regions], first[:n_regions]) if summed else None
+    return Nodes(basis, shift, exponent[:n], runs[:n_runs], slots, seed_region, n_regions, state == 0, sums)
 
 
 def common_regions(
@@ -197,8 +207,24 @@ def slopes(
     for begin, end in nodes.slices():
         part = compiled.slopes(quick, p, t, n_samples, *where, begin, end, nodes.exponent, mass, first)
         changed = max(changed, part)
-    first = first.reshape(-1, t.size) / mass[:, None]
-    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, changed
+    return *shares(mass, first, n_samples, top, nodes), changed
+
+
+@np.errstate(all="ignore")
+def shares(
+    mass: FloatArray, first: FloatArray, n_samples: float, top: float, nodes: Nodes
+) -> tuple[FloatArray, FloatArray]:
+    """ln of each region's share of I (K,) and <g> (K, C m) from the sums over its nodes."""
+    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first.reshape(len(mass), -1) / mass[:, None]
+
+
+@lru_cache(maxsize=64)
+def _lower(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the lower triangle of an n x n matrix, and the place of each entry (n, n) in it."""
+    rows, columns = np.tril_indices(n)
+    place = np.empty((n, n), np.int64)
+    place[rows, columns] = place[columns, rows] = np.arange(rows.size)
+    return rows, columns, place
 
 
 @np.errstate(all="ignore")
@@ -213,16 +239,10 @@ def moments(
     where = nodes.basis, nodes.shift, top, nodes.runs
     for begin, end in nodes.slices():
         compiled.moments(quick, p, t, n_samples, *where, begin, end, nodes.exponent, mass, first, second)
-    square = np.empty((m, m), np.int64)
-    rows, columns = np.tril_indices(m)
-    square[rows, columns] = square[columns, rows] = np.arange(rows.size)
-    blocks = second[:, square] / mass.sum()  # (pairs + C, m, m)
-    between = np.empty((n_classes, n_classes, m, m))
-    rows, columns = np.tril_indices(n_classes)
-    between[rows, columns] = between[columns, rows] = blocks[:pairs]
+    blocks = second[:, _lower(m)[2]] / mass.sum()  # (pairs + C, m, m)
+    between = blocks[:pairs][_lower(n_classes)[2]]
     product = between.transpose(0, 2, 1, 3).reshape(t.size, t.size)
-    first = first.reshape(-1, t.size) / mass[:, None]
-    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, product, blocks[pairs:]
+    return *shares(mass, first, n_samples, top, nodes), product, blocks[pairs:]
 
 
 def _longer(array: np.ndarray, room: int) -> np.ndarray:

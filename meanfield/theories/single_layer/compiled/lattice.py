@@ -109,14 +109,22 @@ def _along(basis, t):
 
 
 @jit
-def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor):
+def grow(
+    quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor, mass,
+    first,
+):  # fmt: skip
     """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), lattice points near the local maxima of h.
 
     `basis` (m, m) has the lattice vectors as rows, `shift` (m,) counts in lattice vectors. Fills exponent (N,) =
-    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside. Returns 0 when
-    done, 1 at `until` nodes, 2 and 3 where there is no room for further nodes or runs: call it again.
+    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside; adds to mass (n,)
+    and first (n, C, m) what `slopes` does, unless these are empty. Returns 0 when done, 1 at `until` nodes, 2 and 3
+    where there is no room for further nodes or runs: call it again.
     """
     n_classes, m = t.shape
+    summed = mass.shape[0] > 0
+    x = np.empty(m)
+    slope = np.empty(n_classes)
+    part = np.empty((n_classes, m))
     key = np.empty(m, np.int64)
     a = np.empty(m)
     kappa = np.empty(n_classes)
@@ -154,22 +162,35 @@ def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, expone
                     outside = position
                     continue
                 # A run, if there is one: down from here, turned round, then up.
-                end, at, step, first = count, position, -1, position
+                end, at, step, begin = count, position, -1, position
+                total = 0.0
                 while end < exponent.shape[0]:
                     h = 0.0
                     for r in range(m):
-                        x = a[r] + at * basis[0, r]
-                        h -= 0.5 * x * x
+                        x[r] = a[r] + at * basis[0, r]
+                        h -= 0.5 * x[r] * x[r]
                     for c in range(n_classes):
-                        g0, _ = quick1(quick, kappa[c] + at * along[c])
+                        g0, g1 = quick1(quick, kappa[c] + at * along[c])
                         h += p[c] * g0
+                        slope[c] = g1
                     value = n_samples * (h - top)
                     if value > -window:
                         exponent[end] = value
+                        if summed:
+                            if end == count:
+                                for c in range(n_classes):
+                                    for r in range(m):
+                                        part[c, r] = 0.0
+                            w = math.exp(value)
+                            total += w
+                            for c in range(n_classes):
+                                factor = w * slope[c]
+                                for r in range(m):
+                                    part[c, r] += factor * x[r]
                         end += 1
                         at += step
                     elif step < 0 and end > count:
-                        first = at + 1
+                        begin = at + 1
                         for i in range((end - count) // 2):
                             exponent[count + i], exponent[end - 1 - i] = exponent[end - 1 - i], exponent[count + i]
                         at, step = position + 1, 1
@@ -185,12 +206,17 @@ def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, expone
                     break
                 slot = _find(slots, runs, key)
                 runs[n_runs, _FIRST], runs[n_runs, _SIZE], runs[n_runs, _REGION] = count, end - count, n_regions
-                runs[n_runs, _NEXT], runs[n_runs, _KEY] = slots[slot], first
-                runs[n_runs, _LOW], runs[n_runs, _HIGH] = min(first - 1, outside), at
+                runs[n_runs, _NEXT], runs[n_runs, _KEY] = slots[slot], begin
+                runs[n_runs, _LOW], runs[n_runs, _HIGH] = min(begin - 1, outside), at
                 for r in range(1, m):
                     runs[n_runs, _KEY + r] = key[r]
                 slots[slot] = n_runs
                 n_runs += 1
+                if summed:
+                    mass[n_regions] += total
+                    for c in range(n_classes):
+                        for r in range(m):
+                            first[n_regions, c, r] += p[c] * part[c, r]
                 count = end
                 open_region = 1
                 beside = n_runs - 1
