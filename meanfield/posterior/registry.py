@@ -83,6 +83,8 @@ class Theory(Protocol):
     takes : tuple of str, optional
         Options of `Options` that only some theories know and this one does: "width", and "fractions", the shares of the
         codes; without the latter `Posterior.frozen` is asked.
+    sweep_rtol : float, optional
+        Accuracy that is aimed at in a sweep where nothing else is said, if it is not that of a single solve.
     answers : str
         What it covers, in a few words, for the texts of refusals: "lazy networks on data".
     """

@@ -67,9 +67,10 @@ def message_of(status: Status, excess: float = math.inf, boxes: int = 0) -> str:
 
 # In units of work of `compiled.budget`: what is done between two looks at signals, and for one point, before it goes
 # to a thread of its own and starts again there. Both are small against the patience of a user, the second is large
-# against an ordinary point.
+# against an ordinary point. Points of many order parameters, whose matrices alone take longer, start in a thread.
 _SLICE = 500_000
 _LONG = 1_000_000
+_LARGE = 1_000
 
 
 @lru_cache(maxsize=64)
@@ -187,8 +188,9 @@ def solve_points(
         except ValueError as error:  # of a reduction or a factorisation, where numbers ran out
             raise FloatingPointError(str(error)) from error
 
+    large = math.prod(tasks[1].shape[1:]) > _LARGE
     while first < last:
-        reached = run(budget.new_stop(_SLICE, _LONG), last)
+        reached = first if large else run(budget.new_stop(_SLICE, _LONG), last)
         if reached == first:
             reached, stop = first + 1, budget.new_stop()
             call_in_thread(partial(run, stop, reached), stop, partial(stop.item, budget.ROUNDS))

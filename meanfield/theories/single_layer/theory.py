@@ -27,6 +27,7 @@ class SingleLayerTheory:
     name = "single_layer"
     answers = "coding schemes of one hidden layer"
     sweeps = True
+    sweep_rtol = 1e-8  # residual at finite P: lattices for 1e-10 have twice as many nodes
 
     def refuses(self, problem: Problem) -> str | None:
         network, task, _ = problem
@@ -52,9 +53,8 @@ class SingleLayerTheory:
             warm = warm_start.solution if isinstance(warm_start, SingleNeuronPosterior) else None
             solution = solve_limit(network, task, tau, warm, options.get("max_boxes") or MAX_BOXES)
         else:
-            solution = solve_finite(
-                network, task, tau, warm_start.solution.t if isinstance(warm_start, Posterior) else None
-            )
+            start = warm_start.solution.t if isinstance(warm_start, Posterior) else None
+            solution = solve_finite(network, task, tau, start, options.get("rtol"))
         return SingleNeuronPosterior(network, task, tau, solution)
 
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> Equations | None:

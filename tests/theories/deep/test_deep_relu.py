@@ -20,6 +20,7 @@ from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import ReluSetting, factor
 from meanfield.theories.deep.relu.solve import _reduced_order
+from meanfield.theories.deep.relu.stability import gradient
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
 
@@ -353,3 +354,29 @@ def test_the_printed_equations_hold_for_the_solution(limit):
             at = {x: i + 1 for x, i in zip(free, values)}
             left, right = (printed(side, at, arrays, averages, sizes) for side in (row.lhs, row.rhs))
             assert right == pytest.approx(left, abs=2e-6 * max(1.0, abs(left))), (row.lhs, at)
+
+
+def test_second_order_of_outliers(limit):
+    """grad Lambda is the derivative of Phi and of Ehat on outliers; the saddle is a maximum over kernels."""
+    proof = limit.certificate
+    assert proof.inner_curvature == pytest.approx(0.0361, abs=1e-3)
+    assert proof.outer_curvature == pytest.approx(-3.505e-4, abs=5e-6)
+    assert proof.curvature_error < 1e-3
+    system = system_of(TWO, TASK, 0.05)
+    x = system.pack(_reduced_order(limit.solution, system, np.array([[1.0]])))
+    assert np.abs(gradient(system, x, FINE)).max() < 1e-7
+    x = x * (1.0 + 1e-3 * np.cos(np.arange(len(x))))
+
+    def lagrangian(x):
+        order, total = system.unpack(x), system.free_energy(x, FINE)
+        for layer in range(2):
+            given = system.setting(order, layer)
+            total += sum(0.5 * (condensed(given, beta).gain - beta @ beta) for beta in order.outliers(layer))
+        return total
+
+    found = gradient(system, x, FINE)
+    for i in range(len(x)):
+        step = np.zeros(len(x))
+        step[i] = 1e-4 * abs(x[i])
+        slope = (lagrangian(x + step) - lagrangian(x - step)) / (2.0 * step[i])
+        assert found[i] == pytest.approx(slope, rel=2e-3, abs=1e-6)
