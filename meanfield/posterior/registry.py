@@ -26,6 +26,7 @@ __all__ = [
     "Answer",
     "Derives",
     "Divides",
+    "Freezes",
     "Options",
     "Restores",
     "Theory",
@@ -123,6 +124,14 @@ class Divides(Protocol):
 
     def division(self, network: Network, task: ClassTask | DataTask) -> Division | None:
         """How the neurons of its networks divide into parts; None for networks that are not its own."""
+
+
+@runtime_checkable
+class Freezes(Protocol):
+    """A theory that solves again at given fractions of the codes."""
+
+    def frozen(self, posterior: Answer, fractions: object) -> Answer:
+        """`Posterior.frozen`."""
 
 
 @functools.cache

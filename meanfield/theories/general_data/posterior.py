@@ -93,7 +93,7 @@ class GeneralDataPosterior(DataPosterior):
         ConvergenceError
             If no solution is found.
         """
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined
+        from meanfield.theories.general_data.exact.examine import certificate_of, examine
         from meanfield.theories.general_data.solve import shares, solve_frozen  # loads compiled code
 
         if self._has_bulk:
@@ -108,7 +108,7 @@ class GeneralDataPosterior(DataPosterior):
                     found = frozen_particles(self.solution, shares(fractions, self.solution))
                 else:
                     found = solve_frozen(self.solution, fractions, rng=0)
-                return examined(found, self.task.labels, None)
+                return examine(found, self.task.labels, None)
 
         verdict = interruptible(work)
         posterior = replace(

@@ -67,7 +67,7 @@ class GeneralDataTheory:
     def solve(
         self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
     ) -> GeneralDataPosterior:
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined, seconds_of_measurement
+        from meanfield.theories.general_data.exact.examine import certificate_of, examine, seconds_of_measurement
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem.network, problem.data_task, problem.tau
@@ -80,7 +80,7 @@ class GeneralDataTheory:
 
         def work() -> Examined:
             with time_limit(seconds, kept), one_blas_thread():
-                return examined(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
+                return examine(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
 
         verdict = interruptible(work)
         return GeneralDataPosterior(
