@@ -117,11 +117,11 @@ CASES = {
     "data, P 1000": data(1000),
     "data, P 1000, lazy": data(1000, scaling="lazy"),
     "data, P 1000, lazy, step, 3 layers": data(1000, scaling="lazy", phi="step", depth=3),
-    "data, P 1000, linear, 3 layers": data(1000, phi="linear", depth=3, tau=0.0),
+    "data, P 1000, linear, 3 layers": data(1000, 1500, phi="linear", depth=3, tau=0.0),
     "sweep, 40 x 40": sweep,
     "sweep, P 300, 40 x 40": partial(sweep, n_samples=300.0),
     "sample, N 500, P 300": sample,
-    "sample, two layers, N 200, P 100": partial(sample, depth=2, width=200, n_samples=100),
+    "sample, two layers, N 200, P 99": partial(sample, depth=2, width=200, n_samples=99),
     "glue, 60 manifolds of 60 in 1000": partial(manifolds, "glue"),
     "replica_capacity, 60 manifolds of 60 in 1000": partial(manifolds, "replica_capacity"),
     "simulated_capacity, 60 manifolds of 60 in 1000": partial(manifolds, "simulated_capacity"),
@@ -170,9 +170,9 @@ def interrupted(name, seed, after, idle=False):
     ready, caught = spawn.Event(), spawn.Array("d", 2)
     child = spawn.Process(target=_endless, args=(name, seed, idle, ready, caught))
     child.start()
-    if not ready.wait(300.0):
-        child.kill()
-        return np.nan, np.nan
+    while not ready.wait(1.0):
+        if not child.is_alive():
+            return np.nan, np.nan
     time.sleep(after)
     start, used = time.monotonic(), processor_seconds(child.pid)
     os.kill(child.pid, signal.SIGINT)
