@@ -64,8 +64,11 @@ def slopes(rows):
 def agrees(values, expected, noticed):
     """Whether the mean over chains is within half of `noticed` (relative) of `expected`: an error of `noticed` shows.
 
-    Half of `noticed` holds O(1/N), by which sampled networks differ from the theory, and six standard errors.
+    Half of `noticed` holds O(1/N), by which sampled networks differ from the theory, and six standard errors. That the
+    chains are many and long enough for it is checked up to six times the scatter of a standard error of so few.
     """
     values = np.asarray(values) / expected
     error = values.std(ddof=1) / np.sqrt(len(values))
-    return below(values.mean() - 1, noticed / 2, "mean - 1") and below(error, noticed / 12, "its standard error")
+    scatter = 1 / np.sqrt(2 * (len(values) - 1))
+    most = (1 + 6 * scatter) * noticed / 12
+    return below(values.mean() - 1, noticed / 2, "mean - 1") and below(error, most, "its standard error")

@@ -12,7 +12,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics import budget
-from meanfield.numerics.interruptible import call_in_thread, seconds_left
+from meanfield.numerics.limits import call_in_thread, seconds_left
 from meanfield.posterior.certificate import Certificate, ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
@@ -270,9 +270,9 @@ def solve_reduced(network: Network, task: ClassTask, tau: float, max_boxes: int)
         elif not point.gap <= sweep.GAP_LIMIT * max(1.0, abs(point.objective)):
             status = Status.DUALITY_GAP
     left = seconds_left()
-    if status != Status.OPTIMAL and task.n_classes <= _MOST and (left is None or left > 0.0):
+    if status != Status.OPTIMAL and task.n_classes <= _MOST and left > 0.0:
         return None  # the full solver may do better
-    if point is None and left is not None and left <= 0.0:
+    if point is None and left <= 0.0:
         status = Status.STOPPED
     message = message_of(status) if point is None else message_of(status, point.excess, point.boxes)
     return solution_of_kinds(kinds, point, network, tau, status, message)
