@@ -133,6 +133,11 @@ def equations(
         return data_equations(cast("SymbolicNetwork", network))
     depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
     activation = cast("SymbolicActivation", getattr(network, "activation", network))
+    if not getattr(network, "uniform", True):
+        raise ValueError(
+            "the equations are those of layers of one width and one scale of their weights; leave layer_sigmas= and "
+            "width_ratios= out (deep/THEORY.md has what they change)."
+        )
     if scaling == "non-lazy" and depth > 1 and activation.parts != "outliers":
         return deep_equations(depth)
     if depth != 1 or scaling != "non-lazy":
