@@ -10,8 +10,8 @@ from scipy import ndimage
 
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
-from meanfield.numerics.interruptible import long_work
 from meanfield.numerics.lattice_basis import unlike_shift
+from meanfield.numerics.limits import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer import readout_integral, readout_nodes
 from meanfield.theories.single_layer.compiled.quick import cumulants, quick1, quick2
@@ -119,7 +119,7 @@ def test_every_slice_looks_at_the_clock(plane, what, monkeypatch):
         "fill": lambda: filled(plane, np.zeros(2)),
         "slopes": lambda: readout_nodes.slopes(problem.quick, problem.p, t, 800.0, top, nodes),
         "moments": lambda: readout_nodes.moments(problem.quick, problem.p, t, 800.0, top, nodes),
-        "direct": lambda: direct.sums(problem.p, t, 800.0, top, nodes.position, nodes.region, nodes.n_regions),
+        "direct": lambda: direct.sums(problem.p, t, 800.0, top, nodes, np.arange(nodes.n_regions), nodes.n_regions),
     }
     with long_work(1e-9, False), pytest.raises(TimeoutError, match="max_seconds"):
         calls[what]()

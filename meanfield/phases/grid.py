@@ -22,9 +22,10 @@ from meanfield.validation import FloatArray, plain_array, real_array, real_numbe
 
 __all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
 
-_KEPT = 4096  # problems that are not made a second time
+_KEPT = 65_536  # problems that are not made a second time
 _DIRECT = ("fractions", "n_samples", "depth", "readout_exponent")  # parameters that are not those of transitions
 _OF_NETWORK = ("depth", "readout_exponent")
+_OF_TASK = ("on", "off", "fraction_", "target_")  # parameters of the task, or how they begin
 
 
 def checked_axes(axes: Mapping[str, object]) -> dict[str, FloatArray]:
@@ -74,9 +75,14 @@ class Grid:
         self.axes, self.tau = axes, tau
         self.base = network, task
         self._made: dict[tuple[int, ...], Problem] = {}
-        self._rest = tuple(name for name in axes if name not in _DIRECT)
-        if self._rest:
-            self._control = Control(network, task, tau, self._rest)
+        # Networks and tasks by the values that make them: along an axis of the one the other stays the same.
+        self._networks: dict[tuple[float, ...], Network] = {}
+        self._tasks: dict[tuple[object, ...], ClassTask] = {}
+        rest = tuple(name for name in axes if name not in _DIRECT)
+        if rest:
+            Control(network, task, tau, rest)  # refuses parameters that do not exist
+        self._task_names = tuple(name for name in rest if name.startswith(_OF_TASK))
+        self._network_names = tuple(name for name in rest if name != "tau" and name not in self._task_names)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,24 +99,38 @@ class Grid:
         return self._made[place]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_made": {}}  # workers make their own problems
+        return {**vars(self), "_made": {}, "_networks": {}, "_tasks": {}}  # workers make their own problems
 
     def problem_with(self, values: dict[str, Any]) -> Problem:
         """The problem with these values of the parameters."""
-        (network, task), tau = self.base, self.tau
-        if self._rest:
-            network, task, tau = self._control.physical([float(values[name]) for name in self._rest])
-        direct = {name: values[name] for name in _DIRECT if name in values}
-        of_network = {name: direct.pop(name) for name in _OF_NETWORK if name in direct}
-        if of_network:
-            kinds = {"depth": int, "readout_exponent": float}
-            network = network.with_(**{name: kinds[name](value) for name, value in of_network.items()})
-        if direct:
-            task = task.with_(**direct)
+        network, task = self._network(values), self._task(values)
+        tau = float(values["tau"]) if "tau" in values else self.tau
         theory = covering_theory(network, task, tau)
         if not theory.sweeps:
             raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
         return Problem(network, task, tau)
+
+    def _network(self, values: dict[str, Any]) -> Network:
+        names = (*self._network_names, *(name for name in _OF_NETWORK if name in values))
+        key = tuple(float(values[name]) for name in names)
+        if key not in self._networks:
+            base, task = self.base
+            control = Control(base, task, self.tau, self._network_names)
+            network = control.physical([values[name] for name in self._network_names])[0]
+            kinds = {"depth": int, "readout_exponent": float}
+            direct = {name: kinds[name](values[name]) for name in _OF_NETWORK if name in values}
+            self._networks[key] = network.with_(**direct) if direct else network
+        return self._networks[key]
+
+    def _task(self, values: dict[str, Any]) -> ClassTask:
+        direct = {name: values[name] for name in _DIRECT if name in values and name not in _OF_NETWORK}
+        key = (*(float(values[name]) for name in self._task_names), *(np.array(v).tobytes() for v in direct.values()))
+        if key not in self._tasks:
+            network, base = self.base
+            control = Control(network, base, self.tau, self._task_names)
+            task = control.physical([values[name] for name in self._task_names])[1]
+            self._tasks[key] = task.with_(**direct) if direct else task
+        return self._tasks[key]
 
     def problems(self) -> Iterator[Problem]:
         """All problems, first axis outermost."""

@@ -124,19 +124,21 @@ def solution_at(points: PointArrays, i: int, task: ClassTask, tau: float) -> Sol
 
 
 def solve_segment(
-    problems: Sequence[Problem], parent: Sequence[int], before: PointArrays | None, seconds: float = math.inf
-) -> PointArrays:
+    problems: Sequence[Problem], parent: Sequence[int], before: PointArrays | None, seconds: float = math.inf,
+    limit: bool | None = None,
+) -> PointArrays:  # fmt: skip
     """Solve the points of a segment that come after those in `before`, until the time is up (one at least).
 
     Point i is warm-started from parent[i] < i, or from scratch if that is negative. Never raises for points that fail:
-    their status and message say so. The result is raw: see `physical`.
+    their status and message say so. The result is raw: see `physical`. `limit`: what `all_limits` says, if it is known.
     """
-    return (_compiled if _is_limit(problems) else _one_by_one)(problems, parent, before, seconds)
+    limit = all_limits(problems) if limit is None else limit
+    return (_compiled if limit else _one_by_one)(problems, parent, before, seconds)
 
 
-def physical(raw: PointArrays, problems: Sequence[Problem]) -> PointArrays:
+def physical(raw: PointArrays, problems: Sequence[Problem], limit: bool) -> PointArrays:
     """The points of a whole segment in physical units; compiled loops work, and go on, in units sigma_a = 1."""
-    if not _is_limit(problems):
+    if not limit:
         return raw
     sigma_a = np.array([q.network.sigma_a for q in problems])
     scale = sigma_a[:, None]
@@ -155,7 +157,8 @@ def physical(raw: PointArrays, problems: Sequence[Problem]) -> PointArrays:
     )
 
 
-def _is_limit(problems: Sequence[Problem]) -> bool:
+def all_limits(problems: Sequence[Problem]) -> bool:
+    """Whether all are at P = infinity, with one hidden layer: then one compiled loop solves them."""
     return all(is_limit(problem) for problem in problems)
 
 
@@ -276,7 +279,8 @@ def _start(problem: Problem, before: Problem, point: PointArrays) -> Posterior |
 
 def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
     try:
-        post = solve(*problem, warm_start=start, on_failure="return")
+        rtol = getattr(covering_theory(*problem), "sweep_rtol", None)
+        post = solve(*problem, warm_start=start, on_failure="return", rtol=rtol)
     except ConvergenceError as error:
         return _nothing(problem, loop.NOT_CONVERGED, str(error))
     except Exception as error:  # numerical ones; others can be read in the message

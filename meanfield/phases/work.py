@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
 
-from meanfield.numerics.interruptible import stop_everything
+from meanfield.numerics.limits import stop_everything
 from meanfield.phases.checkpoint import Checkpoint, Piece
 from meanfield.phases.grid import Grid, chunks, fingerprint, parents, segment_size
-from meanfield.phases.raster import PointArrays, Problem, physical, solve_segment
+from meanfield.phases.raster import PointArrays, Problem, all_limits, physical, solve_segment
 from meanfield.validation import file_path
 
 __all__ = ["SweepWork"]
@@ -37,6 +37,7 @@ class SweepWork:
         size = segment_size(grid.problem((0,) * len(grid.shape)))
         self.segments = list(chunks(grid.shape, size))
         self.known: dict[int, PointArrays] = {}
+        self.limits: dict[int, bool] = {}
         self.waiting: list[Piece] = []
         self.saved = time.monotonic()
         self.advance: Callable[[], None] = lambda: None
@@ -50,6 +51,12 @@ class SweepWork:
     def problems(self, number: int) -> list[Problem]:
         return [self.grid.problem(at) for at in self.segments[number]]
 
+    def is_limit(self, number: int) -> bool:
+        """Whether the compiled loop solves this segment."""
+        if number not in self.limits:
+            self.limits[number] = all_limits(self.problems(number))
+        return self.limits[number]
+
     def finished(self, number: int) -> bool:
         return number in self.known and len(self.known[number]) == len(self.segments[number])
 
@@ -61,9 +68,9 @@ class SweepWork:
 
     def here(self) -> None:
         for number in range(len(self.segments)):
-            problems, parent = self.problems(number), parents(self.segments[number])
+            problems, parent, limit = self.problems(number), parents(self.segments[number]), self.is_limit(number)
             while not self.finished(number):
-                self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE))
+                self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE, limit))
 
     def on_pool(self, executor: Executor) -> None:
         """Slices of all segments on the executor, a limited number at a time; taken, and written, as they finish."""
@@ -118,4 +125,4 @@ class SweepWork:
     def joined(self) -> PointArrays:
         """All points, in physical units."""
         everything = range(len(self.segments))
-        return PointArrays.concatenate([physical(self.known[n], self.problems(n)) for n in everything])
+        return PointArrays.concatenate([physical(self.known[n], self.problems(n), self.is_limit(n)) for n in everything])

@@ -21,7 +21,7 @@ def bound(name, p, t, level, tolerance=1e-10, max_boxes=200_000):
     low, high, infimum, supremum = limit.phi_range(phi, 1.0)
     p, t = np.array(p, dtype=float), np.array(t, dtype=float)
     maxima, heights = np.empty((1024, t.shape[1])), np.empty(1024)
-    count = ascent.find_maxima(table, p, t, low, high, np.empty((0, t.shape[1])), maxima, heights)
+    count = ascent.find_maxima(table, p, t, low, high, np.empty((0, t.shape[1])), True, maxima, heights)
     confinement = 1.0
     if table.growth_plus or table.growth_minus:
         confinement = 1.0 - outlier.worst_directions(table, p, t, np.inf, np.empty((0, t.shape[1])), np.empty(0))[1]

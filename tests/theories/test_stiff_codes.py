@@ -42,3 +42,12 @@ def test_certified_and_stationary(name):
         assert h[inside].max(initial=-np.inf) <= s.level + 1e-8 * (1.0 + abs(s.level))
         step = sigma_a**2 * (task.fractions * mean) @ s.t
         a = np.where(inside[:, None], step, a)
+
+
+def test_minimum_on_the_growth_constraint():
+    """Flat ridges and outliers alone: as for linear phi, J = -|sqrt(p) y| (nuclear norm), here of a single column."""
+    network = mf.Network(mf.Activation(FORMULAS["hardshrink"], Z, name="hardshrink"))
+    post = mf.solve(network, mf.class_task(fractions=[0.5, 0.5], targets=[[1.0], [-0.5]]))
+    assert post.objective == pytest.approx(-np.sqrt(0.5 * (1.0 + 0.25)), abs=1e-12)
+    assert post.solution.weight == pytest.approx([1.0])
+    assert len(post.outliers) > 0

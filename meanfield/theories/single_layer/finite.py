@@ -53,13 +53,15 @@ from meanfield.theories.single_layer.readout_integral import (
 from meanfield.theories.single_layer.solution import heaviest_first
 from meanfield.validation import FloatArray
 
-__all__ = ["MAX_LATTICE_DIMENSION", "TOLERANCE", "FiniteSolution", "finite_solve"]
+__all__ = ["AIM", "MAX_LATTICE_DIMENSION", "TOLERANCE", "FiniteSolution", "finite_solve"]
 
 TOLERANCE = 1e-6  # of the residual; 1e-10 is the aim, missed by many outputs and wide posteriors
 _LATTICE_MAX_SAMPLES = 1e6  # above, the rounding of P h exceeds the 1 / P^2 that Laplace's method leaves out
 _LAPLACE_MIN_SAMPLES = 1e3  # below, Laplace's method is not worth trying
 _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
+AIM = 1e-10  # of the residual
+_MARGIN = 1e-2  # error of the lattice, relative to the residual that is aimed at
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
 # The first whose lattice has fewer nodes than this.
@@ -132,7 +134,7 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
         try:
             if problem.method == "lattice":
                 error, t0 = approach(problem, t0, COARSE)
-                if error < 1e-9:
+                if error <= 1e-5:
                     return t0, 0
             t, residual, total = minimise(problem, t0, COARSE, 1e-5)
         except NotIntegrable:
@@ -200,15 +202,15 @@ def _start(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray,
     return t, no_outliers(t), steps
 
 
-def _choose_accuracy(problem: ReadoutIntegral, t: FloatArray) -> float:
-    """The best accuracy whose lattice is affordable; returns the number of nodes expected."""
+def _choose_accuracy(problem: ReadoutIntegral, t: FloatArray, wanted: float) -> float:
+    """The accuracy that is wanted, or the best whose lattice is affordable; returns the number of nodes expected."""
     m = t.shape[1]
     few = len(problem.evaluate(t, COARSE).detail)
 
     def size(accuracy: float) -> float:
         return float((problem.window(accuracy) / problem.basis(accuracy)[0, 0] ** 2) ** (0.5 * m))
 
-    for accuracy, budget in _ACCURACIES:
+    for accuracy, budget in ((max(wanted, best), budget) for best, budget in _ACCURACIES):
         problem.accuracy, nodes = accuracy, few * size(accuracy) / size(COARSE)
         if nodes <= budget:
             return nodes
@@ -227,7 +229,7 @@ def finite_solve(
     t0: FloatArray | None = None,
     *,
     method: str = "auto",
-    aim: float = 1e-10,
+    aim: float = AIM,
     tolerance: float = TOLERANCE,
 ) -> FiniteSolution:
     """Minimise J at finite P, in units sigma_a = 1.
@@ -248,7 +250,7 @@ def finite_solve(
         "auto": the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions
         the lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
     aim : float
-        Residual for which the lattice is refined while that is affordable.
+        Residual for which the lattice is made as fine as it has to be, while that is affordable.
     tolerance : float
         Largest residual accepted.
 
@@ -309,8 +311,9 @@ def _solve(
     """`finite_solve` with one method, in the span of the targets (columns of `basis`)."""
     t, outliers, steps = _start(problem, t0)
     lattice = problem.method == "lattice"
-    n_nodes = _choose_accuracy(problem, t) if lattice else 0.0
-    if not lattice or problem.accuracy > ACCURACY:
+    wanted = max(ACCURACY, _MARGIN * aim)
+    n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
+    if not lattice or problem.accuracy > wanted:
         aim = max(aim, tolerance)
     found: FiniteSolution | None = None
     # Where a p_c P is not an integer, e^{P h} has branch points at complex a: a finer lattice may be needed.

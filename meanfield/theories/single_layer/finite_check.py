@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from meanfield.numerics.interruptible import check_time
 from meanfield.numerics.lattice_basis import unlike_shift
+from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.lattice import basin_roots, code_moments
@@ -36,16 +36,20 @@ def lattice_codes(
     # Two lattice maxima can belong to one maximum of h, on a ridge that runs across the axes.
     modes: list[FloatArray] = []
     code = np.empty(roots.size, dtype=np.int64)
-    for i, start in zip(tops, nodes.position[tops], strict=True):
+    for i, start in zip(tops, nodes.at(tops), strict=True):
         ascend(problem.table, problem.p, t, start)
         known = [j for j, mode in enumerate(modes) if np.abs(mode - start).max() < 1e-5 * (1.0 + np.abs(start).max())]
         code[i] = known[0] if known else len(modes)
         if not known:
             modes.append(start)
-    mass = np.exp(nodes.exponent)
-    mass *= (weight / np.bincount(nodes.region, mass, minlength=weight.size))[nodes.region]
-    total, mean, covariance = code_moments(nodes.position, mass, code[roots], len(modes))
-    return total, np.array(modes), mean, covariance
+    found = np.array(modes)
+    n, m = found.shape
+    total, mean, covariance = np.zeros(n), np.zeros((n, m)), np.zeros((n, m, m))
+    scale = weight / np.exp(sums.log_share - nodes.log_cell(problem.n_samples) - problem.n_samples * sums.level)
+    code_moments(
+        nodes.basis, nodes.shift, nodes.runs, nodes.exponent, scale, found, code, roots, total, mean, covariance
+    )
+    return total, found, mean, covariance
 
 
 def lattice_residual(
@@ -60,14 +64,13 @@ def lattice_residual(
     accuracy = 0.1 * problem.accuracy
     maxima, height = problem.maxima(t, _extra_starts(problem, t))
     nodes, seeds = problem.grow(t, maxima, height, accuracy, unlike_shift(t.shape[1]), accuracy)
-    a, region = nodes.position, nodes.region
     groups = common_regions(judged.detail, judged.maxima, nodes, seeds)
     if groups is None:  # found on one lattice only: all weights follow from h
-        region, weight = np.zeros_like(region), np.ones(1)
+        group, weight = np.zeros(nodes.n_regions, dtype=np.int64), np.ones(1)
     else:
-        region, weight = groups[1][region], np.asarray(np.bincount(groups[0], weight), dtype=np.float64)
+        group, weight = groups[1], np.asarray(np.bincount(groups[0], weight), dtype=np.float64)
     share, first = direct_samples(problem.single_site).sums(
-        problem.p, t, problem.n_samples, height[0], a, region, weight.size
+        problem.p, t, problem.n_samples, height[0], nodes, group, weight.size
     )
     sums = Sums(0.0, np.log(share), first / share[:, None], np.empty(0), maxima, height[0], None)
     cell = nodes.log_cell(problem.n_samples)

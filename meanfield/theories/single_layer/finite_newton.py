@@ -23,6 +23,7 @@ __all__ = ["approach", "hessian_of", "minimise", "newton_step", "no_outliers", "
 _MAX_STEPS = 60
 _MAX_POLISH = 12
 _MAX_CHORDS = 6
+_NEAR = 1e-5  # error at which the coarse lattice, whose own is larger, has said what it can
 _LIGHTEST = 1e-8  # of the weights that a start from few codes gives to the others
 
 
@@ -88,20 +89,25 @@ def _error(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArr
 
 
 def polish(
-    problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, accuracy: float, weight: FloatArray | None = None
+    problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, accuracy: float, weight: FloatArray | None = None,
+    enough: float | None = None,
 ) -> tuple[float, FloatArray, FloatArray, Outliers, Sums]:
     """Newton on t, the weights of separated regions and the outlier weights together, to round-off.
 
     For t alone, weights e^{P l} would turn a relative error of 1e-16 in t into one of 1e-16 P in the residual.
-    Returns (residual, t, weights, outliers, sums) of the best point.
+    Returns (residual, t, weights, outliers, sums) of the best point. `enough`: the error at which it ends, by default
+    what the accuracy allows.
     """
     sums = problem.evaluate(t, accuracy)
+    enough = max(1e-14, 1e-3 * accuracy) if enough is None else enough
     weight = sums.weight if weight is None else weight
     best = np.inf, t, weight, outliers, sums
     rises = 0
     for _ in range(_MAX_POLISH):
-        flat = min(max(10.0 * _error(problem, t, sums, weight, outliers), 1e-7), 0.1)
-        terms = [outlier_terms(problem, t, u, flat) for u in outliers.direction]
+        terms = []
+        if len(outliers.weight):
+            flat = min(max(10.0 * _error(problem, t, sums, weight, outliers), 1e-7), 0.1)
+            terms = [outlier_terms(problem, t, u, flat) for u in outliers.direction]
         directions = np.array([u for u, *_ in terms]).reshape(-1, t.shape[1])
         outliers = Outliers(directions, outliers.weight)
         slack = np.array([q - 0.5 for _, q, *_ in terms])
@@ -114,7 +120,7 @@ def polish(
             break
         if error < best[0]:
             best = error, t, weight, outliers, sums
-        if error < max(1e-14, 1e-3 * accuracy):
+        if error < enough:
             break
         n, k, o = t.size, weight.size, len(slack)
         matrix = np.zeros((n + k + 1 + o, n + k + 1 + o))
@@ -208,7 +214,7 @@ def approach(problem: ReadoutIntegral, t: FloatArray, accuracy: float) -> tuple[
     columns = np.vstack([sums.first.T * scale[:, None], np.ones(zero.size)])
     weight, _ = nonnegative_least_squares(columns, np.append(-problem.gradient(t, sums, zero, none) * scale, 1.0))
     weight = np.maximum(weight, _LIGHTEST)
-    error, t, *_ = polish(problem, t, none, accuracy, weight / weight.sum())
+    error, t, *_ = polish(problem, t, none, accuracy, weight / weight.sum(), _NEAR)
     return error, t
 
 

@@ -9,15 +9,20 @@ from meanfield.posterior.certificate import Certificate, ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.single_layer.finite import FiniteSolution, finite_solve
+from meanfield.theories.single_layer.finite import AIM, TOLERANCE, FiniteSolution, finite_solve
 from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray
 
 __all__ = ["solve_finite"]
 
 
-def solve_finite(network: Network, task: ClassTask, tau: float, warm: FloatArray | None) -> Solution:
-    """Solve a class task at finite P; the result may be uncertified (see `Solution.status`)."""
+def solve_finite(
+    network: Network, task: ClassTask, tau: float, warm: FloatArray | None, rtol: float | None = None
+) -> Solution:
+    """Solve a class task at finite P; the result may be uncertified (see `Solution.status`).
+
+    `rtol`: the residual that is aimed at; coarser ones cost less, those above a tenth of the tolerance no less.
+    """
     sigma_a = network.sigma_a
     single_site = cumulant(network.activation, network.k)
     start = None if warm is None else warm * sigma_a
@@ -30,6 +35,7 @@ def solve_finite(network: Network, task: ClassTask, tau: float, warm: FloatArray
             tau / sigma_a**2,
             task.n_samples,
             start,
+            aim=AIM if rtol is None else min(max(rtol, AIM), 0.1 * TOLERANCE),
         )
     except ConvergenceError as error:
         if not isinstance(error.result, FiniteSolution):

@@ -17,9 +17,9 @@ from scipy.optimize import nnls
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.budget import new_stop
-from meanfield.numerics.interruptible import call_in_thread, check_time
+from meanfield.numerics.limits import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
-from meanfield.theories.single_layer.compiled import kind_bound, kind_master
+from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_master, kind_path
 from meanfield.validation import FloatArray, IntArray, Rows
 
 __all__ = ["KindSolution", "solve_kinds"]
@@ -27,10 +27,18 @@ __all__ = ["KindSolution", "solve_kinds"]
 _ROUNDS = 200
 _ALL_COUNTS = 32  # up to so many choices of counts all are tried in every round
 _NEW_CUTS = 6
+_PATIENCE = 3  # rounds that a cut without weight is kept, and steps without progress
+_SMALLEST = 1e-12, 1e-15  # relative singular values that Newton's method resolves, first and then
 _VIOLATION = 1e-11
 _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
 _REFINEMENTS = 20  # with codes that branch and bound has found
+_MOST_COUNTS = 2e6  # choices of counts that the central path keeps a mark for
+_STAGES, _FIRST_STAGE, _FACTOR = 24, 4, 4.0  # of beta; from which on Newton's method is tried
+_FEW_ORBITS = 60  # of weight, below which the path looks at more counts
+_DEPENDENT = 1e-6, 1e-9  # see `_Task.dependent`: on the path, in turns
+_ROUNDING = 1e-13  # of contributions
+_GOOD = 1e-10  # residual
 _SHORT = 3000  # boxes that take no longer than a user waits for Ctrl-C
 
 
@@ -77,6 +85,7 @@ class _Task:
     high: float
     share: FloatArray = field(init=False)
     starts: FloatArray = field(init=False)  # counts where the search has missed something before
+    dependent: float = 0.0  # singular values of contributions, relative to the largest, that count as none
 
     def __post_init__(self) -> None:
         self.share = self.kinds.n * self.kinds.p
@@ -152,9 +161,25 @@ def _solve(
 ) -> KindSolution | None:
     (table, bounds, _), (low, high, infimum, supremum) = site
     task = _Task(kinds, table._replace(stop=new_stop()), tau, low, high)
+    followed = _followed(task)
+    for _ in range(_REFINEMENTS):
+        if followed is None:
+            break
+        solution = _certified(task, followed, activation, k, 0)
+        solution, counts = _proven(task, solution, bounds, (infimum, supremum), max_boxes)
+        if solution.proved and solution.residual <= _GOOD:
+            return solution
+        missed = _better(task, solution, counts)
+        if not len(missed.v):
+            break
+        task.starts = np.concatenate([task.starts, missed.counts])
+        codes = (followed.codes + missed).distinct()
+        weights = _padded(followed.weights, len(codes.v))
+        followed = _active_set(task, followed.theta, *_basic(task, followed.theta, codes, weights))
+    task.dependent = _Task.dependent
     theta = np.zeros(kinds.y.shape)
     codes = task.readouts(theta, np.zeros((1, kinds.n_kinds)))
-    multipliers = np.ones(1)
+    multipliers, idle = np.ones(1), np.zeros(1)
     best, rho, predicted = math.inf, 1.0, math.inf
     refinements, wait = 0, 0
     for used in range(1, _ROUNDS + 1):
@@ -164,8 +189,10 @@ def _solve(
             task.table, task.share, kinds.y, tau, rho, theta, task.cuts(codes), trial, multipliers, inner
         )
         active = multipliers > 1e-7
-        kept, kept_weights = codes.take(active), multipliers[active]
-        maxima = _search(task, trial, kept)
+        idle = np.where(active, 0.0, idle + 1.0)
+        maxima = _search(task, trial, codes.take(active))
+        young = np.flatnonzero(idle <= _PATIENCE)
+        kept, kept_weights, idle = codes.take(young), multipliers[young], idle[young]
         value = task.linear(trial) + maxima.heights[0]
         # The search is not exhaustive: what it finds now may show that the best value was an underestimate.
         if best < math.inf:
@@ -173,8 +200,7 @@ def _solve(
         gain = best - model if best < math.inf else math.inf
         serious = best == math.inf or value < best - 0.1 * gain
         codes = (kept + maxima.take(slice(_NEW_CUTS))).distinct(1e-9)
-        multipliers = np.zeros(len(codes.v))
-        multipliers[: len(kept_weights)] = kept_weights
+        multipliers, idle = _padded(kept_weights, len(codes.v)), _padded(idle, len(codes.v))
         if serious:
             theta, best, rho = trial, value, min(4.0 * rho, 1e8)
         else:
@@ -197,10 +223,72 @@ def _solve(
                 task.starts = np.concatenate([task.starts, better.counts[:1]])
                 theta, rho = solution.theta, 1.0
                 codes = (found.codes + better.take(slice(_NEW_CUTS))).distinct()
-                multipliers = np.zeros(len(codes.v))
-                multipliers[: len(found.weights)] = found.weights
+                multipliers, idle = _padded(found.weights, len(codes.v)), np.zeros(len(codes.v))
                 best, predicted = task.linear(theta) + float(better.heights[0]), math.inf
     return None
+
+
+def _followed(task: _Task) -> _Point | None:
+    """The end of the central path of `kind_path`; None where it leads nowhere, or orbits are few enough without."""
+    kinds = task.kinds
+    n = np.where(kinds.split, kinds.n, 0.0)
+    if not _ALL_COUNTS < float(np.prod(n + 1.0)) <= _MOST_COUNTS:
+        return None
+    theta, strides = np.zeros(kinds.y.shape), np.maximum(n // 4, 1.0)
+    grid = product(*(sorted({0.0, a // 4, a // 2, a - a // 4, a}) for a in n))
+    codes = task.readouts(theta, list(grid))
+    beta = 3.0 / (float(np.abs(kinds.y).max()) + 1e-9)
+    factor = kinds.n / np.maximum(kinds.n - 1.0, 1.0)
+    for stage in range(_STAGES):
+        ok, counts, v, heights, weights = kind_path.smooth_stage(
+            task.table, kinds.n, kinds.p, task.share, factor, kinds.y, task.tau, kinds.split, task.low, task.high, theta,
+            beta, (codes.counts, codes.v), strides,
+        )  # fmt: skip
+        check_time()
+        if not ok:
+            return None
+        codes = _Codes(counts, v, heights)
+        strong = np.flatnonzero(weights > 1e-6)
+        if stage >= _FIRST_STAGE:
+            task.starts, task.dependent = counts[strong], _DEPENDENT[stage % 2]
+            basic, share = _basic(task, theta, codes.take(strong), weights[strong])
+            found = _active_set(task, theta, basic, share)
+            if found is not None:
+                return found
+        if len(strong) < _FEW_ORBITS:
+            strides = np.maximum(strides // 2.0, 1.0)
+        beta *= _FACTOR
+    return None
+
+
+def _basic(task: _Task, theta: FloatArray, codes: _Codes, weights: FloatArray) -> tuple[_Codes, FloatArray]:
+    """Some of the orbits, with weights that do the same: none of them can be had from the others.
+
+    Along directions in which weights can change they change uphill in sum_o w_o h_o, until one of them is gone.
+    """
+    columns = _columns(task, theta, codes)
+    columns = columns / np.maximum(np.abs(columns).max(axis=1, keepdims=True), 1e-300)
+    heights = _heights(task, theta, codes)
+    kept, weights = np.arange(len(weights)), weights.copy()
+    while len(kept) > 1:
+        _, singular, right = np.linalg.svd(columns[:, kept])
+        free = right[int(np.sum(singular > task.dependent * singular[0])) :]
+        if not len(free):
+            break
+        along = (free @ (heights[kept] - heights[kept].max())) @ free
+        if np.abs(along).max() <= 1e-14 * (1.0 + np.abs(heights).max()):
+            along = free[0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = np.where(along < 0.0, weights[kept] / -along, np.inf)
+        gone = int(np.argmin(reach))
+        weights[kept] = np.maximum(weights[kept] + reach[gone] * along, 0.0)
+        kept = np.delete(kept, gone)
+    return codes.take(kept), weights[kept]
+
+
+def _padded(values: FloatArray, size: int) -> FloatArray:
+    """Zeros for what has been added."""
+    return np.concatenate([values, np.zeros(size - len(values))])
 
 
 def _better(task: _Task, solution: KindSolution, counts: FloatArray) -> _Codes:
@@ -220,16 +308,20 @@ def _proven(
     overlap, excess_norm = kinds.overlaps(solution.theta)
     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(solution.level))
 
-    def run(stop: IntArray, budget: int) -> Any:
-        return kind_bound.kind_bound(
+    def run(bound: Any, stop: IntArray, budget: int) -> Any:
+        return bound(
             task.table._replace(stop=stop), bounds, kinds.n, kinds.p, overlap, excess_norm, *phi_range,
             solution.level, tolerance, budget,
         )  # fmt: skip
 
-    found = run(new_stop(), min(max_boxes, _SHORT))
+    bound = kind_dual.kind_dual
+    found = run(bound, new_stop(), min(max_boxes, _SHORT))
+    if found[2] < 0:  # classes between the branches
+        bound = kind_bound.kind_bound
+        found = run(bound, new_stop(), min(max_boxes, _SHORT))
     if not found[0] and found[2] >= _SHORT and max_boxes > _SHORT:
         stop = new_stop()
-        found = call_in_thread(lambda: run(stop, max_boxes), stop, lambda: 0)
+        found = call_in_thread(lambda: run(bound, stop, max_boxes), stop, lambda: 0)
     return replace(solution, proved=bool(found[0]), excess=float(found[1]), boxes=int(found[2])), found[4]
 
 
@@ -285,39 +377,31 @@ class _Fields:
     slope: float  # |dh/dv|
 
 
-def _fields(task: _Task, theta: FloatArray, counts: Any, v: FloatArray, direct: Any = None) -> _Fields:
+def _fields(task: _Task, theta: FloatArray, counts: FloatArray, v: FloatArray) -> _Fields:
+    kinds = task.kinds
+    columns, curvature = np.empty(theta.size), np.empty((theta.size, theta.size))
+    h, slope, log_det = kind_path.orbit_fields(
+        task.table, kinds.n, kinds.p, kinds.overlaps(theta)[1], theta, counts, v, columns, curvature
+    )
+    return _Fields(h, columns.reshape(theta.shape), curvature, log_orbit_size(kinds.n, counts) - 0.5 * log_det, slope)
+
+
+def _direct_fields(
+    task: _Task, theta: FloatArray, counts: FloatArray, v: FloatArray, direct: Any
+) -> tuple[float, FloatArray, float]:
+    """h of an orbit, dh / dtheta (K, d) and |dh / dv| with G from quadrature, apart from the compiled code."""
     kinds = task.kinds
     (n_kinds, d), n_v = theta.shape, len(v)
     lift = np.zeros((n_kinds, 2, d, n_v))
     lift[:, :, : d - 1, : d - 1] = np.eye(d - 1)
     for k in range(n_kinds):
         lift[k, :, d - 1, d - 1 + k] = kind_master.split_factors(kinds.n[k], counts[k])
-    parts = np.stack([kinds.n - counts, counts], axis=1)
-    weight = kinds.p[:, None] * parts
+    weight = kinds.p[:, None] * np.stack([kinds.n - counts, counts], axis=1)
     z = lift @ v
-    kappa = np.einsum("kbr,kr->kb", z, theta)
-    if direct is not None:
-        value, first, second = (np.asarray(g) for g in direct(kappa))
-    else:
-        value, first, second = (np.empty(kappa.size) for _ in range(3))
-        kind_master.cumulant_values(task.table, kappa.ravel(), value, first, second)
-        value, first, second = (g.reshape(kappa.shape) for g in (value, first, second))
-    t = np.einsum("kbrv,kr->kbv", lift, theta)
-    h = float((weight * value).sum() - 0.5 * v @ v)
-    slope = np.einsum("kb,kbv->v", weight * first, t) - v
-    stiff = np.eye(n_v) - np.einsum("kb,kbv,kbw->vw", weight * second, t, t)
+    value, first, _ = (np.asarray(g) for g in direct(np.einsum("kbr,kr->kb", z, theta)))
+    slope = np.einsum("kb,kbv->v", weight * first, np.einsum("kbrv,kr->kbv", lift, theta)) - v
     columns = np.einsum("kb,kbr->kr", weight * first, z)
-    mixed = np.einsum("kb,kbr,kbv->krv", weight * second, z, t) + np.einsum("kb,kbrv->krv", weight * first, lift)
-    mixed = mixed.reshape(n_kinds * d, n_v)
-    own = np.einsum("kb,kbr,kbq->krq", weight * second, z, z)
-    curvature = mixed @ np.linalg.solve(stiff, mixed.T)
-    for k in range(n_kinds):
-        curvature[k * d : (k + 1) * d, k * d : (k + 1) * d] += own[k]
-    excess = kinds.overlaps(theta)[1]
-    within = np.maximum(1.0 - excess[:, None] * kinds.p[:, None] * second, 1e-300)
-    log_det = np.linalg.slogdet(stiff)[1] + (np.maximum(parts - 1.0, 0.0) * np.log(within)).sum()
-    log_width = log_orbit_size(kinds.n, counts) - 0.5 * float(log_det)
-    return _Fields(h, columns, curvature, log_width, float(np.sqrt(slope @ slope)))
+    return float((weight * value).sum() - 0.5 * v @ v), columns, float(np.sqrt(slope @ slope))
 
 
 @dataclass(eq=False)
@@ -355,7 +439,9 @@ def _active_set(task: _Task, theta: FloatArray, codes: _Codes, weights: FloatArr
             codes = (codes + entering).distinct()
             if len(codes.v) == count:
                 return None
-            weights = np.concatenate([weights, np.zeros(len(codes.v) - count)])
+            weights = _padded(weights, len(codes.v))
+            if task.dependent > 0.0:
+                codes, weights = _basic(task, theta, codes, weights)
             continue
         touching = (codes + maxima.take(maxima.heights >= level - 1e-10 * (1.0 + abs(level)))).distinct()
         if len(touching.v) > len(codes.v) or _nullity(task, theta, codes):
@@ -374,7 +460,7 @@ def _newton(
 ) -> tuple[FloatArray, _Codes, FloatArray, float] | None:
     kinds, n = task.kinds, theta.size
     free = kinds.free.ravel()
-    previous = math.inf
+    previous, least, stalled, smallest = math.inf, math.inf, 0, _SMALLEST[0]
     for _ in range(_STEPS):
         before = len(codes.v)
         fresh = task.readouts(theta, codes.counts, codes.v)
@@ -394,6 +480,13 @@ def _newton(
         if residual <= 1e-14 or (residual <= 1e-11 and residual >= 0.3 * previous):
             return theta, codes, weights, float(h[0])
         previous = residual
+        # Orbits that nearly depend on each other: first their common part, then what tells them apart.
+        stalled = stalled + 1 if residual > 0.5 * least else 0
+        least = min(least, residual)
+        if stalled > _PATIENCE:
+            if smallest == _SMALLEST[1]:
+                return None
+            smallest, stalled, least = _SMALLEST[1], 0, math.inf
         size = n + len(h) + 1
         matrix, rhs = np.zeros((size, size)), np.zeros(size)
         matrix[:n, :n] = sum(w * part.curvature for w, part in zip(weights, parts, strict=True))
@@ -404,7 +497,7 @@ def _newton(
         dead = np.flatnonzero(~free)
         matrix[dead], matrix[:, dead], rhs[dead] = 0.0, 0.0, 0.0
         matrix[dead, dead] = 1.0
-        step = np.linalg.lstsq(matrix, rhs, rcond=1e-12)[0]
+        step = np.linalg.lstsq(matrix, rhs, rcond=smallest)[0]
         length = min(1.0, max(1.0, float(np.abs(theta).max())) / max(float(np.abs(step[:n]).max()), 1e-300))
         theta = theta + length * step[:n].reshape(theta.shape)
         weights = weights + length * (step[n:-1] - weights)
@@ -449,6 +542,7 @@ def _select(task: _Task, theta: FloatArray, codes: _Codes, given: FloatArray) ->
     columns = _columns(task, theta, codes)[:-1]
     log_width = np.array([_fields(task, theta, c, v).log_width for c, v in zip(codes.counts, codes.v, strict=True)])
     centred = columns - (columns @ given)[:, None]
+    centred[np.abs(centred) <= _ROUNDING * (1.0 + np.abs(columns).max())] = 0.0
     multiplier, best = np.zeros(len(columns)), math.inf
     step = np.zeros(len(columns))
     weights: Any = given
@@ -474,14 +568,14 @@ def _certified(task: _Task, point: _Point, activation: Activation, k: float, rou
     """Residual of all equations and duality gap, with G from quadrature; norms are those of the full equations."""
     direct = cumulant(activation, k).direct
     theta, codes, weights, kinds = point.theta, point.codes, point.weights, task.kinds
-    parts = [_fields(task, theta, c, v, direct) for c, v in zip(codes.counts, codes.v, strict=True)]
-    h = np.array([part.h for part in parts])
+    parts = [_direct_fields(task, theta, c, v, direct) for c, v in zip(codes.counts, codes.v, strict=True)]
+    h = np.array([part[0] for part in parts])
     level = float(h.max())
-    columns = np.array([part.columns for part in parts])
+    columns = np.array([part[1] for part in parts])
     defect = (kinds.y - task.tau * theta) - np.einsum("n,nkr->kr", weights, columns) / task.share[:, None]
     residual = max(
         float(np.sqrt((defect**2).sum(axis=1)).max()),
-        max(part.slope for part in parts),
+        max(part[2] for part in parts),
         level - float(h.min()),
         abs(float(weights.sum()) - 1.0),
     )

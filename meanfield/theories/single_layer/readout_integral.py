@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,13 @@ from scipy.special import gammainccinv
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import cumulant2
-from meanfield.numerics.interruptible import check_time
 from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_basis
+from meanfield.numerics.limits import check_time
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
-from meanfield.theories.single_layer.readout_nodes import Nodes, fill, moments, quick_table, slopes
+from meanfield.theories.single_layer.readout_nodes import Nodes, fill, moments, quick_table, shares, slopes
 from meanfield.validation import FloatArray
 
 __all__ = ["ACCURACY", "COARSE", "NotIntegrable", "OutOfBudget", "Outliers", "ReadoutIntegral", "Sums", "outlier_terms"]
@@ -105,14 +106,23 @@ class ReadoutIntegral:
 
     def window(self, accuracy: float) -> float:
         """P (max h - h) up to which nodes are kept."""
-        return float(gammainccinv(0.5 * self.y.shape[1], accuracy)) + 1.0
+        return _window(self.y.shape[1], accuracy)
 
-    def maxima(self, t: FloatArray, extra: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
-        """Local maxima of h, highest first, from the last ones and the 0/1 and -1/+1 patterns of the classes."""
-        starts = [self.starts, self.patterns @ t] + ([] if extra is None else [extra])
+    def maxima(
+        self, t: FloatArray, extra: FloatArray | None = None, on_the_way: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
+        """Local maxima of h, highest first, from the last ones and the 0/1 and -1/+1 patterns of the classes.
+
+        `on_the_way`: without the second patterns where there are last ones.
+        """
+        starts = [self.starts] if on_the_way and len(self.starts) else [self.starts, self.patterns @ t]
+        if extra is not None:
+            starts.append(extra)
         found = np.empty((_MAX_MAXIMA, t.shape[1]))
         height = np.empty(_MAX_MAXIMA)
-        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), found, height)
+        # Ridges lead along outlier directions: what is there belongs to the tail.
+        on_ridges = not self.isolated
+        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), on_ridges, found, height)
         order = np.argsort(-height[:count], kind="stable")
         self.starts = found[order]
         return found[order], height[order]
@@ -122,8 +132,9 @@ class ReadoutIntegral:
         return np.maximum(*np.abs(self.range)) * (self.p @ np.abs(t))
 
     def grow(
-        self, t: FloatArray, maxima: FloatArray, height: FloatArray, accuracy: float, shift: FloatArray, tail: float
-    ) -> tuple[Nodes, FloatArray]:
+        self, t: FloatArray, maxima: FloatArray, height: FloatArray, accuracy: float, shift: FloatArray, tail: float,
+        summed: bool = False,
+    ) -> tuple[Nodes, FloatArray]:  # fmt: skip
         """Lattice nodes around those maxima that carry weight, and these; `tail` is the share that is cut off."""
         m = t.shape[1]
         if self.unbounded and not self.isolated:
@@ -137,7 +148,7 @@ class ReadoutIntegral:
         if self.isolated or accuracy >= COARSE:
             limit = _MAX_COARSE_NODES * (1 if m <= 4 else 5)
         basis = self.basis(accuracy)
-        nodes = fill(self.quick, self.p, t, self.n_samples, basis, shift, seeds, height[0], window, limit)
+        nodes = fill(self.quick, self.p, t, self.n_samples, basis, shift, seeds, height[0], window, limit, summed)
         self.visited += len(nodes)
         if self.visited > _NODE_BUDGET:
             raise OutOfBudget(
@@ -184,20 +195,21 @@ class ReadoutIntegral:
         return Sums(objective, log_share, first, np.empty((0, 0)), near.maxima, near.level, nodes)
 
     def _evaluated(self, t: FloatArray, accuracy: float, tail: float, hessian: bool) -> Sums:
-        maxima, height = self.maxima(t)
+        maxima, height = self.maxima(t, on_the_way=accuracy >= COARSE)
         if len(height) == 0 or not np.isfinite(height[0]):
             raise NotIntegrable(f"at P = {self.asked:g} the readout posterior has no maximum at a trial step.")
         size, m = t.size, t.shape[1]
         blocks = np.zeros((size, size))
         if self.method == "lattice":
-            nodes, maxima = self.grow(t, maxima, height, accuracy, np.zeros(m), tail)
+            nodes, maxima = self.grow(t, maxima, height, accuracy, np.zeros(m), tail, not hessian)
             if hessian:
                 log_share, first, second, curvature = moments(self.quick, self.p, t, self.n_samples, height[0], nodes)
                 for c, block in enumerate(curvature):
                     rows = slice(c * m, (c + 1) * m)
                     blocks[rows, rows] = block
             else:
-                log_share, first, _ = slopes(self.quick, self.p, t, self.n_samples, height[0], nodes)
+                assert nodes.sums is not None
+                log_share, first = shares(*nodes.sums, self.n_samples, height[0], nodes)
             detail = nodes
         else:
             maxima = maxima[self.n_samples * (height - height[0]) > np.log(accuracy)]
@@ -256,6 +268,11 @@ class ReadoutIntegral:
         """
         lightness = np.minimum(1.0, self.n_samples * weight)
         return float(np.max(np.abs(self.mismatch(sums, weight)) * lightness))
+
+
+@lru_cache(maxsize=256)
+def _window(m: int, accuracy: float) -> float:
+    return float(gammainccinv(0.5 * m, accuracy)) + 1.0
 
 
 def _signs(n_classes: int) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import Table
-from meanfield.numerics.interruptible import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.compiled import lattice as compiled
-from meanfield.theories.single_layer.compiled.quick import Quick, cumulants, interpolated_sums
+from meanfield.theories.single_layer.compiled.quick import Quick, cumulants
 from meanfield.validation import FloatArray
 
-__all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "slopes"]
+__all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "shares", "slopes"]
 
 _SLICE = 200_000  # nodes between two looks at the clock: well below 0.1 s
 _INTERVALS = 8192  # of equal width in the quick table
@@ -40,6 +41,7 @@ class Nodes:
     seed_region: NDArray[np.int64]  # region of each maximum that the fill started from, or -1
     n_regions: int
     complete: bool  # False: the fill was stopped at the largest number of nodes
+    sums: tuple[FloatArray, FloatArray] | None = None  # mass (K,) and first (K, C, m) of `slopes`, at the t of the fill
 
     def __len__(self) -> int:
         return len(self.exponent)
@@ -57,9 +59,25 @@ class Nodes:
         step = np.arange(len(self)) - np.repeat(first, size)
         return np.asarray(np.repeat(start, size, axis=0) + step[:, None] * self.basis[0])
 
+    def at(self, index: NDArray[np.int64]) -> FloatArray:
+        """a_i (k, m) of some nodes."""
+        run = np.searchsorted(self.runs[:, 0], index, side="right") - 1
+        key = self.runs[run, compiled.COLUMNS :]
+        return np.asarray((key + self.shift) @ self.basis + (index - self.runs[run, 0])[:, None] * self.basis[0])
+
+    def field_range(self, t: FloatArray) -> tuple[float, float]:
+        """Smallest and largest a_i . t_c: along a run it is linear."""
+        start = (self.runs[:, compiled.COLUMNS :] + self.shift) @ self.basis @ t.T
+        end = start + (self.runs[:, 1:2] - 1) * (self.basis[0] @ t.T)
+        return float(min(start.min(), end.min())), float(max(start.max(), end.max()))
+
+    @cached_property
+    def _log_volume(self) -> float:
+        return float(np.linalg.slogdet(self.basis)[1])
+
     def log_cell(self, n_samples: float) -> float:
         """ln of the volume of a cell, in units of (2 pi / P)^{m/2}."""
-        return float(np.linalg.slogdet(self.basis)[1] + 0.5 * len(self.basis) * np.log(n_samples / (2.0 * np.pi)))
+        return self._log_volume + 0.5 * len(self.basis) * math.log(n_samples / (2.0 * math.pi))
 
     def slices(self) -> Iterator[tuple[int, int]]:
         """Ranges of runs between which one looks at the clock."""
@@ -118,22 +136,25 @@ def _polynomials(table: Table, centre: FloatArray, width: FloatArray) -> tuple[F
 
 def fill(
     quick: Quick, p: FloatArray, t: FloatArray, n_samples: float, basis: FloatArray, shift: FloatArray,
-    maxima: FloatArray, top: float, window: float, limit: int,
+    maxima: FloatArray, top: float, window: float, limit: int, summed: bool = False,
 ) -> Nodes:  # fmt: skip
     """Nodes where P (h - top) > -window, by flood fills from `maxima` (n, m) of h.
 
-    Stopped, and not complete, at about `limit` nodes.
+    Stopped, and not complete, at about `limit` nodes. `summed`: with what `slopes` adds up over them.
     """
     m, basis = t.shape[1], np.ascontiguousarray(basis)  # one layout, one compilation
     seeds = np.floor(maxima @ np.linalg.inv(basis) - shift + 0.5).astype(np.int64)
     exponent, runs = np.empty(8192), np.empty((1024, compiled.COLUMNS + m), np.int64)
     slots = np.full(2 * len(runs), -1)
     seed_region, cursor = np.full(len(seeds), -1), np.zeros(compiled.CURSOR, np.int64)
+    n_sums = len(seeds) if summed else 0
+    mass, first = np.zeros(n_sums), np.zeros((n_sums, *t.shape))
     while True:
         until = min(limit, int(cursor[0]) + _SLICE)
         state = compiled.grow(
-            quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor
-        )
+            quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor,
+            mass, first,
+        )  # fmt: skip
         # A single run that does not end, where h grows along its line, never adds to the count.
         if state == 0 or cursor[0] > limit or (state == 2 and len(exponent) - cursor[0] > limit):
             break
@@ -144,8 +165,9 @@ def fill(
             runs = _longer(runs, 4 * len(runs))
             slots = np.full(2 * len(runs), -1)
             compiled.rehash(runs, cursor[1], slots)
-    n, n_runs = int(cursor[0]), int(cursor[1])
-    return Nodes(basis, shift, exponent[:n], runs[:n_runs], slots, seed_region, int(cursor[4]), state == 0)
+    n, n_runs, n_regions = int(cursor[0]), int(cursor[1]), int(cursor[4])
+    sums = (mass[:n_regions], first[:n_regions]) if summed else None
+    return Nodes(basis, shift, exponent[:n], runs[:n_runs], slots, seed_region, n_regions, state == 0, sums)
 
 
 def common_regions(
@@ -185,8 +207,24 @@ def slopes(
     for begin, end in nodes.slices():
         part = compiled.slopes(quick, p, t, n_samples, *where, begin, end, nodes.exponent, mass, first)
         changed = max(changed, part)
-    first = first.reshape(-1, t.size) / mass[:, None]
-    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, changed
+    return *shares(mass, first, n_samples, top, nodes), changed
+
+
+@np.errstate(all="ignore")
+def shares(
+    mass: FloatArray, first: FloatArray, n_samples: float, top: float, nodes: Nodes
+) -> tuple[FloatArray, FloatArray]:
+    """ln of each region's share of I (K,) and <g> (K, C m) from the sums over its nodes."""
+    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first.reshape(len(mass), -1) / mass[:, None]
+
+
+@lru_cache(maxsize=64)
+def _lower(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the lower triangle of an n x n matrix, and the place of each entry (n, n) in it."""
+    rows, columns = np.tril_indices(n)
+    place = np.empty((n, n), np.int64)
+    place[rows, columns] = place[columns, rows] = np.arange(rows.size)
+    return rows, columns, place
 
 
 @np.errstate(all="ignore")
@@ -201,16 +239,10 @@ def moments(
     where = nodes.basis, nodes.shift, top, nodes.runs
     for begin, end in nodes.slices():
         compiled.moments(quick, p, t, n_samples, *where, begin, end, nodes.exponent, mass, first, second)
-    square = np.empty((m, m), np.int64)
-    rows, columns = np.tril_indices(m)
-    square[rows, columns] = square[columns, rows] = np.arange(rows.size)
-    blocks = second[:, square] / mass.sum()  # (pairs + C, m, m)
-    between = np.empty((n_classes, n_classes, m, m))
-    rows, columns = np.tril_indices(n_classes)
-    between[rows, columns] = between[columns, rows] = blocks[:pairs]
+    blocks = second[:, _lower(m)[2]] / mass.sum()  # (pairs + C, m, m)
+    between = blocks[:pairs][_lower(n_classes)[2]]
     product = between.transpose(0, 2, 1, 3).reshape(t.size, t.size)
-    first = first.reshape(-1, t.size) / mass[:, None]
-    return np.log(mass) + (n_samples * top + nodes.log_cell(n_samples)), first, product, blocks[pairs:]
+    return *shares(mass, first, n_samples, top, nodes), product, blocks[pairs:]
 
 
 def _longer(array: np.ndarray, room: int) -> np.ndarray:
@@ -254,30 +286,32 @@ class DirectSamples:
         return np.concatenate(parts)
 
     def sums(
-        self, p: FloatArray, t: FloatArray, n_samples: float, top: float, a: FloatArray,
-        region: NDArray[np.int64], n_regions: int,
+        self, p: FloatArray, t: FloatArray, n_samples: float, top: float, nodes: Nodes,
+        group: NDArray[np.int64], n_groups: int,
     ) -> tuple[FloatArray, FloatArray]:  # fmt: skip
-        """Sums of e^{P (h - top)} (K,) and of its product with p_c G'(a.t_c) a (K, C m) over each region's nodes."""
-        share, first = np.zeros(n_regions), np.zeros((n_regions, *t.shape))
-        kappa = a @ t.T
-        grid = self.cover(float(kappa.min()), float(kappa.max()))
+        """Sums of e^{P (h - top)} (K,) and of its product with p_c G'(a.t_c) a (K, C m) over the nodes of each group.
+
+        `group` says to which of them a region belongs.
+        """
+        share, first = np.zeros(n_groups), np.zeros((n_groups, *t.shape))
+        grid = self.cover(*nodes.field_range(t))
         if grid is not None:
-            begin_of_grid, samples = grid
-            for begin in range(0, len(a), _SLICE):
-                rows = slice(begin, begin + _SLICE)
-                interpolated_sums(
-                    samples, self.step, begin_of_grid, p, t, n_samples, top, a[rows], region[rows], share, first
+            origin, samples = grid
+            where = nodes.basis, nodes.shift, nodes.runs
+            for begin, end in nodes.slices():
+                compiled.direct_slopes(
+                    samples, self.step, origin, p, t, n_samples, top, *where, begin, end, group, share, first
                 )  # fmt: skip
-                check_time()
-            return share, first.reshape(n_regions, t.size)
+            return share, first.reshape(n_groups, t.size)
+        a, region = nodes.position, group[nodes.region]
         for begin in range(0, len(a), _DIRECT_SLICE):
-            part, where = a[begin : begin + _DIRECT_SLICE], region[begin : begin + _DIRECT_SLICE]
+            part, of = a[begin : begin + _DIRECT_SLICE], region[begin : begin + _DIRECT_SLICE]
             g0, g1, _ = self.direct(part @ t.T)
             mass = np.exp(n_samples * (g0 @ p - 0.5 * np.sum(part**2, axis=1) - top))
-            np.add.at(share, where, mass)
-            np.add.at(first, where, mass[:, None, None] * (g1 * p)[:, :, None] * part[:, None, :])
+            np.add.at(share, of, mass)
+            np.add.at(first, of, mass[:, None, None] * (g1 * p)[:, :, None] * part[:, None, :])
             check_time()
-        return share, first.reshape(n_regions, t.size)
+        return share, first.reshape(n_groups, t.size)
 
 
 @lru_cache(maxsize=64)

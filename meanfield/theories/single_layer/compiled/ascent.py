@@ -24,6 +24,10 @@ __all__ = [
 
 _MAX_STEPS = 200
 _CRAWLING = 20  # monotone steps after which they are stretched
+_STRIDING = 40  # and after which axes are told apart
+_CURVATURE = 1e-14  # below which h counts as straight along an axis
+_RADII = 3  # starts on a ridge where phi grows on both sides, but not equally
+_LOST = 1e7  # where an ascent ends, if h still does not bend down
 _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
 
@@ -33,7 +37,7 @@ def ascend(table, p, t, a):
     """Move `a` (in place) to a local maximum of h; returns (h, |grad h|_inf).
 
     Newton where h is strictly concave, otherwise the monotone step a <- sum_c p_c G'(a.t_c) t_c that maximises the
-    minorant obtained by linearising the convex G.
+    minorant obtained by linearising the convex G, or a longer one along ridges.
     """
     m = a.shape[0]
     grad = np.empty(m)
@@ -50,6 +54,7 @@ def ascend(table, p, t, a):
     h = action_hessian(table, p, t, a, grad, hess)
     plain = 0
     stretch = 1.0
+    strides = True
     for _ in range(_MAX_STEPS):
         if exhausted(table.stop, work):
             break
@@ -73,16 +78,24 @@ def ascend(table, p, t, a):
             if not newton and size <= 1e-13 * scale:
                 return h, size
         if not newton:
-            # On a long ridge the monotone step crawls: twice as far each time, as long as that leads uphill.
+            # On a long ridge the monotone step crawls: twice as far each time, as long as that leads uphill, then with
+            # a length of its own for each axis.
             plain += 1
-            stretch = 2.0 * stretch if plain > _CRAWLING else 1.0
-            while True:
-                for r in range(m):
-                    trial[r] = a[r] + stretch * grad[r]
+            if np.max(np.abs(a)) > _LOST:
+                return h, size
+            strides = strides and plain > _STRIDING and _stride(table, p, t, a, h, grad, trial, trial_grad, trial_hess)
+            if strides:
                 h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
-                if h_trial > h or stretch == 1.0:
-                    break
-                stretch = 1.0
+            else:
+                strides = plain <= _STRIDING
+                stretch = 2.0 * stretch if plain > _CRAWLING else 1.0
+                while True:
+                    for r in range(m):
+                        trial[r] = a[r] + stretch * grad[r]
+                    h_trial = action_hessian(table, p, t, trial, trial_grad, trial_hess)
+                    if h_trial > h or stretch == 1.0:
+                        break
+                    stretch = 1.0
             if h_trial <= h and size <= 1e-13 * scale:
                 return h, size
         h = h_trial
@@ -93,6 +106,33 @@ def ascend(table, p, t, a):
     for r in range(m):
         size = max(size, abs(grad[r]))
     return h, size
+
+
+@jit
+def _stride(table, p, t, a, h, grad, trial, trial_grad, trial_hess):
+    """Fill `trial` with a higher point by Newton's step with the absolute values of the curvatures; False if none is.
+
+    Along a ridge h bends up, or hardly, and across it strongly: each axis is given a step of its own.
+    """
+    m = a.shape[0]
+    action_hessian(table, p, t, a, trial_grad, trial_hess)
+    curvatures, axes = np.linalg.eigh(trial_hess)
+    step = np.zeros(m)
+    for i in range(m):
+        along = 0.0
+        for r in range(m):
+            along += axes[r, i] * grad[r]
+        along /= max(abs(curvatures[i]), _CURVATURE)
+        for r in range(m):
+            step[r] += along * axes[r, i]
+    length = min(1.0, (1.0 + np.sqrt(np.sum(a * a))) / max(np.sqrt(np.sum(step * step)), 1e-300))
+    for _ in range(6):
+        for r in range(m):
+            trial[r] = a[r] + length * step[r]
+        if action_hessian(table, p, t, trial, trial_grad, trial_hess) > h:
+            return True
+        length *= 0.25
+    return False
 
 
 @jit
@@ -177,8 +217,11 @@ def _climb_and_merge(table, p, t, a, maxima, heights, count):
 
 
 @jit_apart
-def find_maxima(table, p, t, low, high, starts, maxima, heights):
-    """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number."""
+def find_maxima(table, p, t, low, high, starts, on_ridges, maxima, heights):
+    """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number.
+
+    on_ridges: also from far out on the ridges of h, where phi grows on both sides, but not equally.
+    """
     n_classes, m = t.shape
     count = 0
     a = np.empty(m)
@@ -187,6 +230,8 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
             break
         copy_vector(a, starts[i])
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+    least, most = min(table.growth_plus, table.growth_minus), max(table.growth_plus, table.growth_minus)
+    ridges = on_ridges and 0.0 < least < most
     words = 1 << min(n_classes, 12)
     for word in range(words):
         if exhausted(table.stop, 1):
@@ -204,5 +249,15 @@ def find_maxima(table, p, t, low, high, starts, maxima, heights):
             if push > NO_PUSH and confinement > 0.0:
                 copy_vector(a, u * min(push / confinement, 1e6))
                 count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+            elif ridges:
+                # The steeper side masks the other one up to here: R rises along the ridge, against the confinement.
+                longest = 1e-300
+                for d in range(n_classes):
+                    longest = max(longest, abs(np.sum(t[d] * u)))
+                reach = np.sqrt(most / least) / (table.scale * longest)
+                for _ in range(_RADII):
+                    copy_vector(a, u * min(reach, 0.5 * _FAR_OUT))
+                    count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+                    reach *= 3.0
     code_word_start(p, t, 0, 0.5 * (low + high), high, a)
     return _climb_and_merge(table, p, t, a, maxima, heights, count)

@@ -35,7 +35,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
     best = np.inf
     if cuts.shape[0] > 0:
         level = -np.inf
-        count = find_maxima(table, p, t_best, low, high, cuts, maxima, heights)
+        count = find_maxima(table, p, t_best, low, high, cuts, False, maxima, heights)
         level = np.max(heights[:count])
         best = linear_part(p, y, tau, t_best) + level
     predicted = np.inf
@@ -74,7 +74,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
             if weights[k] > 1e-7:
                 copy_vector(starts[active], cuts[k])
                 active += 1
-        count = find_maxima(table, p, t, low, high, starts, maxima, heights)
+        count = find_maxima(table, p, t, low, high, starts, False, maxima, heights)
         top = np.max(heights[:count])
         value = linear_part(p, y, tau, t) + top
         gain = best - model if best < np.inf else np.inf

@@ -7,8 +7,10 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.kkt import feasible_weights, kkt_newton, select_weights
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
@@ -16,6 +18,7 @@ __all__ = ["active_set", "candidates"]
 
 _MAX_CHANGES = 40  # codes or directions entering or leaving during one active-set solve
 _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
+_FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
 @jit_apart
@@ -91,16 +94,17 @@ def _with(rows, values, row, value):
 
 
 @jit_apart
-def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights):
+def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights, search):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
 
     Returns (ok, t, readouts, weights, directions, direction_weights, s, nullity, nullity of t): the dimensions of the
-    families of optimal weights and of optimal t.
+    families of optimal weights and of optimal t. search = (maxima (1024, m), heights (1024,), number (1,)) is filled
+    with the local maxima of h at the t that is returned; their number is -1 where none was found.
     """
     n_classes, m = t.shape
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
-    maxima = np.empty((1024, m))
-    heights = np.empty(1024)
+    maxima, heights, searched = search
+    searched[0] = -1
     worst = np.empty((64, m))
     worst_values = np.empty(64)
     s = 0.0
@@ -151,7 +155,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
                 added = True
         if added:
             continue
-        count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+        count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
         top = np.max(heights[:count])
         if top > s + _VIOLATION * (1.0 + abs(s)):
             # The highest, and whatever ties with it: orbits of a symmetry enter together.
@@ -185,8 +189,21 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         keep = np.nonzero(direction_weights > 1e-13)[0]
         directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
         nullity = weight_nullity(table, p, t, readouts, directions)
+        searched[0] = count
         return True, t, readouts, weights, directions, direction_weights, s, nullity, t_nullity
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
+
+
+@jit
+def _stands(table, p, t, a):
+    """Whether h bends down at `a` in all directions: on the ridge of an outlier it does not, and no code is there."""
+    m = a.shape[0]
+    gradient = np.empty(m)
+    hess = np.empty((m, m))
+    action_hessian(table, p, t, a, gradient, hess)
+    for r in range(m):
+        hess[r, r] -= _FLAT
+    return cholesky(hess)
 
 
 @jit_apart
@@ -195,6 +212,13 @@ def candidates(table, p, state, distance):
     t, cuts, cut_weights, directions, direction_weights, _ = state
     keep = np.nonzero(cut_weights > 2e-3 / cut_weights.shape[0])[0]
     readouts, weights = _distinct_codes(table, p, t, cuts[keep], cut_weights[keep], 1e-5)
+    if table.growth_plus > 0.0 or table.growth_minus > 0.0:
+        steep = np.empty(readouts.shape[0], np.bool_)
+        for k in range(readouts.shape[0]):
+            steep[k] = _stands(table, p, t, readouts[k])
+        keep = np.nonzero(steep)[0]
+        if keep.shape[0] > 0:
+            readouts, weights = readouts[keep], weights[keep] / np.sum(weights[keep])
     keep = np.nonzero(direction_weights > 1e-6)[0]
     directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], distance)
     return readouts, weights, directions, direction_weights

@@ -27,6 +27,7 @@ from meanfield.theories.single_layer.compiled.generated.stationarity import (
 __all__ = ["add_neuron", "feasible_weights", "follow_direction", "kkt_newton", "select_weights", "weight_columns"]
 
 _MAX_STEPS = 40
+_ROUNDING, _WANDERING = 5e-11, 6  # residual from which on so many steps suffice
 _FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (degenerate cone)
 
 
@@ -194,6 +195,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     s = 0.0
     nullity = 0
     previous = np.inf
+    least = np.inf
+    small = 0
     # The point before the last step, to return to where a code ran away (an almost unconfined direction).
     solution = np.zeros(size)
     length = 0.0
@@ -291,6 +294,12 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             return False, s, np.inf, nullity
         if residual <= 1e-14 or (residual <= 1e-11 and residual >= 0.3 * previous):
             return True, level, residual, nullity
+        # Codes far out are known to fewer digits, and the residual wanders about its rounding.
+        if residual <= _ROUNDING:
+            small += 1
+            least = min(least, residual)
+            if small >= _WANDERING and residual <= 2.0 * least:
+                return True, level, residual, nullity
         previous = residual
         solution, nullity = solve_symmetric(matrix, rhs)
         change = 0.0

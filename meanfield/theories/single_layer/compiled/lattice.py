@@ -19,9 +19,19 @@ import math
 import numpy as np
 
 from meanfield.numerics.jit import jit
-from meanfield.theories.single_layer.compiled.quick import quick1, quick2
+from meanfield.theories.single_layer.compiled.quick import hermite, quick1, quick2
 
-__all__ = ["COLUMNS", "CURSOR", "basin_roots", "code_moments", "grow", "moments", "rehash", "slopes"]
+__all__ = [
+    "COLUMNS",
+    "CURSOR",
+    "basin_roots",
+    "code_moments",
+    "direct_slopes",
+    "grow",
+    "moments",
+    "rehash",
+    "slopes",
+]
 
 _HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products wrap around
 CURSOR = 6  # entries: nodes, runs, next run to expand, next seed, regions closed, whether the open one has nodes
@@ -99,14 +109,22 @@ def _along(basis, t):
 
 
 @jit
-def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor):
+def grow(
+    quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor, mass,
+    first,
+):  # fmt: skip
     """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), lattice points near the local maxima of h.
 
     `basis` (m, m) has the lattice vectors as rows, `shift` (m,) counts in lattice vectors. Fills exponent (N,) =
-    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside. Returns 0 when
-    done, 1 at `until` nodes, 2 and 3 where there is no room for further nodes or runs: call it again.
+    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside; adds to mass (n,)
+    and first (n, C, m) what `slopes` does, unless these are empty. Returns 0 when done, 1 at `until` nodes, 2 and 3
+    where there is no room for further nodes or runs: call it again.
     """
     n_classes, m = t.shape
+    summed = mass.shape[0] > 0
+    x = np.empty(m)
+    slope = np.empty(n_classes)
+    part = np.empty((n_classes, m))
     key = np.empty(m, np.int64)
     a = np.empty(m)
     kappa = np.empty(n_classes)
@@ -144,22 +162,35 @@ def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, expone
                     outside = position
                     continue
                 # A run, if there is one: down from here, turned round, then up.
-                end, at, step, first = count, position, -1, position
+                end, at, step, begin = count, position, -1, position
+                total = 0.0
                 while end < exponent.shape[0]:
                     h = 0.0
                     for r in range(m):
-                        x = a[r] + at * basis[0, r]
-                        h -= 0.5 * x * x
+                        x[r] = a[r] + at * basis[0, r]
+                        h -= 0.5 * x[r] * x[r]
                     for c in range(n_classes):
-                        g0, _ = quick1(quick, kappa[c] + at * along[c])
+                        g0, g1 = quick1(quick, kappa[c] + at * along[c])
                         h += p[c] * g0
+                        slope[c] = g1
                     value = n_samples * (h - top)
                     if value > -window:
                         exponent[end] = value
+                        if summed:
+                            if end == count:
+                                for c in range(n_classes):
+                                    for r in range(m):
+                                        part[c, r] = 0.0
+                            w = math.exp(value)
+                            total += w
+                            for c in range(n_classes):
+                                factor = w * slope[c]
+                                for r in range(m):
+                                    part[c, r] += factor * x[r]
                         end += 1
                         at += step
                     elif step < 0 and end > count:
-                        first = at + 1
+                        begin = at + 1
                         for i in range((end - count) // 2):
                             exponent[count + i], exponent[end - 1 - i] = exponent[end - 1 - i], exponent[count + i]
                         at, step = position + 1, 1
@@ -175,12 +206,17 @@ def grow(quick, p, t, n_samples, basis, shift, seeds, top, window, until, expone
                     break
                 slot = _find(slots, runs, key)
                 runs[n_runs, _FIRST], runs[n_runs, _SIZE], runs[n_runs, _REGION] = count, end - count, n_regions
-                runs[n_runs, _NEXT], runs[n_runs, _KEY] = slots[slot], first
-                runs[n_runs, _LOW], runs[n_runs, _HIGH] = min(first - 1, outside), at
+                runs[n_runs, _NEXT], runs[n_runs, _KEY] = slots[slot], begin
+                runs[n_runs, _LOW], runs[n_runs, _HIGH] = min(begin - 1, outside), at
                 for r in range(1, m):
                     runs[n_runs, _KEY + r] = key[r]
                 slots[slot] = n_runs
                 n_runs += 1
+                if summed:
+                    mass[n_regions] += total
+                    for c in range(n_classes):
+                        for r in range(m):
+                            first[n_regions, c, r] += p[c] * part[c, r]
                 count = end
                 open_region = 1
                 beside = n_runs - 1
@@ -247,6 +283,46 @@ def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent
             for r in range(m):
                 first[k, c, r] += p[c] * part[c, r]
     return changed
+
+
+@jit
+def direct_slopes(sample, step, origin, p, t, n_samples, top, basis, shift, runs, begin, end, group, mass, first):
+    """What `slopes` adds up, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`).
+
+    group (K',) says to which entry of mass (K,) and first (K, C, m) the nodes of a region belong.
+    """
+    n_classes, m = t.shape
+    a, x = np.empty(m), np.empty(m)
+    kappa, slope = np.empty(n_classes), np.empty(n_classes)
+    along = _along(basis, t)
+    part = np.empty((n_classes, m))
+    for run in range(begin, end):
+        _start(basis, shift, t, runs[run, _KEY:], a, kappa)
+        for c in range(n_classes):
+            for r in range(m):
+                part[c, r] = 0.0
+        total = 0.0
+        for i in range(runs[run, _SIZE]):
+            position = runs[run, _KEY] + i
+            h = 0.0
+            for r in range(m):
+                x[r] = a[r] + position * basis[0, r]
+                h -= 0.5 * x[r] * x[r]
+            for c in range(n_classes):
+                g0, g1 = hermite(sample, step, origin, kappa[c] + position * along[c])
+                h += p[c] * g0
+                slope[c] = g1
+            w = math.exp(n_samples * (h - top))
+            total += w
+            for c in range(n_classes):
+                factor = w * slope[c]
+                for r in range(m):
+                    part[c, r] += factor * x[r]
+        k = group[runs[run, _REGION]]
+        mass[k] += total
+        for c in range(n_classes):
+            for r in range(m):
+                first[k, c, r] += p[c] * part[c, r]
 
 
 @jit
@@ -335,28 +411,37 @@ def basin_roots(exponent, runs, slots):
 
 
 @jit
-def code_moments(a, mass, label, n_codes):
-    """Weight (n_codes,), mean (n_codes, m) and covariance (n_codes, m, m) of the nodes a (n, m) with each label."""
-    m = a.shape[1]
-    total = np.zeros(n_codes)
-    mean = np.zeros((n_codes, m))
-    covariance = np.zeros((n_codes, m, m))
-    for i in range(a.shape[0]):
-        total[label[i]] += mass[i]
+def code_moments(basis, shift, runs, exponent, scale, centre, code, roots, total, mean, covariance):
+    """Weight (n,), mean (n, m) and covariance (n, m, m) of each code, in place of zeros.
+
+    The mass of a node is e^exponent times the `scale` (K,) of its region, its code that of its root (`basin_roots`);
+    `centre` (n, m) is somewhere in the code, so that squares keep their digits.
+    """
+    n_codes, m = mean.shape
+    a = np.empty(m)
+    x = np.empty(m)
+    for run in range(runs.shape[0]):
         for r in range(m):
-            mean[label[i], r] += mass[i] * a[i, r]
+            a[r] = (runs[run, _KEY] + shift[0]) * basis[0, r]
+            for q in range(1, m):
+                a[r] += (runs[run, _KEY + q] + shift[q]) * basis[q, r]
+        factor = scale[runs[run, _REGION]]
+        for i in range(runs[run, _SIZE]):
+            node = runs[run, _FIRST] + i
+            k = code[roots[node]]
+            mass = factor * math.exp(exponent[node])
+            total[k] += mass
+            for r in range(m):
+                x[r] = a[r] + i * basis[0, r] - centre[k, r]
+                mean[k, r] += mass * x[r]
+                for q in range(r + 1):
+                    covariance[k, r, q] += mass * x[r] * x[q]
     for k in range(n_codes):
         for r in range(m):
             mean[k, r] /= total[k]
-    for i in range(a.shape[0]):
-        k = label[i]
-        for r in range(m):
-            factor = mass[i] * (a[i, r] - mean[k, r])
-            for q in range(r + 1):
-                covariance[k, r, q] += factor * (a[i, q] - mean[k, q])
-    for k in range(n_codes):
         for r in range(m):
             for q in range(r + 1):
-                covariance[k, r, q] /= total[k]
+                covariance[k, r, q] = covariance[k, r, q] / total[k] - mean[k, r] * mean[k, q]
                 covariance[k, q, r] = covariance[k, r, q]
-    return total, mean, covariance
+        for r in range(m):
+            mean[k, r] += centre[k, r]

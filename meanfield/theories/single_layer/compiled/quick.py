@@ -14,7 +14,7 @@ import numpy as np
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 
-__all__ = ["Quick", "cumulants", "interpolated_sums", "quick1", "quick2"]
+__all__ = ["Quick", "cumulants", "hermite", "quick1", "quick2"]
 
 
 class Quick(NamedTuple):
@@ -101,7 +101,7 @@ def quick2(quick, kappa):
 
 
 @jit
-def _hermite(sample, step, begin, kappa):
+def hermite(sample, step, begin, kappa):
     """G and G' by quintic Hermite interpolation between samples of G, G', G'' at begin * step, (begin + 1) * step, ...
 
     The same bits whatever `begin` is.
@@ -119,29 +119,3 @@ def _hermite(sample, step, begin, kappa):
     value = b0 + x * (b1 + x * (b2 + x * cubic))
     slope = b1 + x * (2.0 * b2 + x * (3.0 * cubic + x * (b4 + 2.0 * u * b5)))
     return value, slope / step
-
-
-@jit
-def interpolated_sums(sample, step, begin, p, t, n_samples, top, a, region, share, first):
-    """Add e^{P (h - top)} and its product with a G'(a.t_c) p_c over nodes a (n, m) to share (K,) and first (K, C, m).
-
-    What `lattice.slopes` does, written apart from it, from samples of G that owe nothing to the table.
-    """
-    n_classes, m = t.shape
-    slope = np.empty(n_classes)
-    for i in range(a.shape[0]):
-        h = 0.0
-        for c in range(n_classes):
-            kappa = 0.0
-            for r in range(m):
-                kappa += a[i, r] * t[c, r]
-            value, g1 = _hermite(sample, step, begin, kappa)
-            h += p[c] * value
-            slope[c] = p[c] * g1
-        for r in range(m):
-            h -= 0.5 * a[i, r] * a[i, r]
-        mass = math.exp(n_samples * (h - top))
-        share[region[i]] += mass
-        for c in range(n_classes):
-            for r in range(m):
-                first[region[i], c, r] += mass * slope[c] * a[i, r]

@@ -46,7 +46,7 @@ def _smoothed(table, p, y, tau, low, high, beta, t, starts, maxima, heights, dir
             return np.inf, 0, 0
         for k in range(n_worst):
             barrier -= np.log((1.0 - growths[k]) / (1.0 - _WATCHED))
-    count = find_maxima(table, p, t, low, high, starts, maxima, heights)
+    count = find_maxima(table, p, t, low, high, starts, True, maxima, heights)
     if count == 0:
         return np.inf, 0, 0
     top = np.max(heights[:count])
@@ -161,6 +161,7 @@ def smooth_path(table, p, y, tau, low, high, found):
     scale = np.max(np.abs(y)) + 1e-9
     beta = 3.0 / scale
     starts = found.copy()
+    search = np.empty((1024, m)), np.empty(1024), np.empty(1, np.int64)
     solution = (False, t, np.empty((0, m)), np.empty(0), np.empty((0, m)), np.empty(0), 0.0, 0, 0)
     for stage in range(_STAGES):
         value, count, n_worst = _smoothed(
@@ -235,7 +236,7 @@ def smooth_path(table, p, y, tau, low, high, found):
             carried = np.nonzero(kept_weights > 1e-3 * scale / (1.0 + beta * scale) ** 0.25)[0]
             solution = active_set(
                 table, p, y, tau, low, high, t.copy(), readouts[strong].copy(), weights[strong].copy(),
-                kept[carried].copy(), kept_weights[carried].copy(),
+                kept[carried].copy(), kept_weights[carried].copy(), search,
             )  # fmt: skip
             if solution[0]:
                 break

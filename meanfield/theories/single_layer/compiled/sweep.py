@@ -14,6 +14,7 @@ from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
+from meanfield.theories.single_layer.compiled.continuation import grown_targets
 from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
@@ -52,8 +53,9 @@ NUMBERS = (
 )
 
 # Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path (for
-# unbounded phi); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of least norm.
-_WARM, _SCRATCH, _PATH, _TAU = range(4)
+# unbounded phi); growing targets (also); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of
+# least norm.
+_WARM, _SCRATCH, _PATH, _GROWN, _TAU = range(5)
 
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
@@ -86,6 +88,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
     maxima = np.empty((1024, m))
     heights = np.empty(1024)
+    searched = np.full(1, -1)
+    search = maxima, heights, searched
     none = np.empty((0, m))
     no_weights = np.empty(0)
     where = np.empty(m)
@@ -130,6 +134,11 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             if stage == _PATH:
                 solution = smooth_path(table, p, y, tau, low, high, none)
+                searched[0] = -1
+                steps = 0
+            if stage == _GROWN:
+                solution = grown_targets(table, p, y, tau, low, high)
+                searched[0] = -1
                 steps = 0
             if stage == _TAU:
                 steps = _TAU_STEPS
@@ -152,6 +161,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         solution[3].copy(),
                         solution[4].copy(),
                         solution[5].copy(),
+                        search,
                     )
                 if solution[0] or stage == _WARM:
                     continue
@@ -160,6 +170,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     break
                 state = (origin, none, no_weights, none, no_weights, 1.0)
                 used = 0
+                converged = 0
                 chunk = int(6.0)
                 while used < _MAX_ROUNDS and not exhausted(stop, 1):
                     state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
@@ -182,8 +193,11 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         weights,
                         directions,
                         direction_weights,
+                        search,
                     )
-                    if solution[0] or (more < chunk and used > 100):
+                    # With nothing left to gain the same candidates return; the central path starts elsewhere.
+                    converged += more < chunk or predicted < 1e-12 * (1.0 + abs(best))
+                    if solution[0] or (more < chunk and used > 100) or (unbounded and converged > 3):
                         break
                 rounds += used
             refinements = 0
@@ -208,7 +222,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 elif not gap <= GAP_LIMIT * max(1.0, abs(objective)):
                     status = DUALITY_GAP
                 else:
-                    count = find_maxima(table, p, t, low, high, readouts, maxima, heights)
+                    count = searched[0]
+                    if count < 0:
+                        count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
                     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
                     worst = 0.0
                     exact = True
@@ -263,6 +279,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     grown_weights.copy(),
                     directions.copy(),
                     direction_weights.copy(),
+                    search,
                 )
                 if not found[0]:
                     state = (t, grown, grown_weights, directions, direction_weights, 1.0)
@@ -282,11 +299,13 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                             weights,
                             directions,
                             direction_weights,
+                            search,
                         )
                         if found[0] or exhausted(stop, 1):
                             break
                 if not found[0] and unbounded:
                     found = smooth_path(table, p, y, tau, low, high, grown)
+                    searched[0] = -1
                 if not found[0]:
                     break
                 solution = found

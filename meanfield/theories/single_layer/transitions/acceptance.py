@@ -246,7 +246,7 @@ def _certificate(
     carrying = state.weight > 0
     nullity = int(weight_nullity(table, problem.p, state.t, state.a[carrying], directions[outliers > 0]))
     maxima, height = np.empty((256, state.a.shape[1])), np.empty(256)
-    count = find_maxima(table, problem.p, state.t, low, high, state.a, maxima, height)
+    count = find_maxima(table, problem.p, state.t, low, high, state.a, True, maxima, height)
     excess = max(0.0, float(height[:count].max()) - state.level)
     proved, bound, boxes = global_bound(
         table, bounds, problem.p, state.t, state.level + excess, maxima[:count], infimum, supremum, _HEIGHT, _MAX_BOXES,

@@ -101,7 +101,7 @@ def _entering(problem: ScaledTask, state: CodeState) -> FloatArray | None:
     table = problem.cumulant.table
     low, high, _, _ = phi_range(problem.activation, problem.cumulant.k)
     maxima, height = np.empty((256, state.a.shape[1])), np.empty(256)
-    count = find_maxima(table, problem.p, state.t, low, high, state.a, maxima, height)
+    count = find_maxima(table, problem.p, state.t, low, high, state.a, True, maxima, height)
     maxima, height = maxima[:count], height[:count]
     apart = np.linalg.norm(maxima[:, None] - state.a, axis=2).min(axis=1) > _APART
     above = apart & (height > state.level + _ABOVE)

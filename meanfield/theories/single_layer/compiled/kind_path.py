@@ -1,0 +1,276 @@
+"""A central path for tasks with kinds of classes: J with a soft maximum over orbits of codes (sigma_a = 1).
+
+    J_beta(theta) = -sum_k share_k theta_k . y_k + tau/2 sum_k share_k |theta_k|^2 + (1/beta) ln sum_j e^{beta H_j(theta)}
+
+with H_j the local maximum of h at the counts j of classes in the upper parts. J_beta is smooth, and Newton's method takes
+a few steps at each beta, whatever the number of orbits that are nearly as high as the highest. These are found by a
+flood fill over counts, from those of the step before; while beta is small, over a sublattice of counts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
+from meanfield.numerics.cumulant_table import cumulant2
+from meanfield.numerics.jit import jit
+from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.theories.single_layer.compiled.kind_master import best_readouts, split_factors
+
+__all__ = ["orbit_fields", "smooth_stage"]
+
+_MOST = 600  # orbits at a time
+_WINDOW = 18.0  # of beta (H - max H), where orbits count
+_STEPS = 30
+_DECREMENT = 0.02  # Newton's estimate of J_beta above its minimum, in units of 1 / beta, at which a stage ends
+
+
+@jit
+def orbit_fields(table, n, p, excess_norm, theta, counts, v, columns, curvature):
+    """h of an orbit; fills columns (K d,) = dh / dtheta and curvature (K d, K d), the second derivative of max_v h.
+
+    Returns (h, |dh / dv|, ln det of minus the second derivative of h by the readout, all outputs).
+    """
+    n_kinds, d = theta.shape
+    n_v = v.shape[0]
+    stiff = np.eye(n_v)
+    mixed = np.zeros((n_kinds * d, n_v))
+    slope = np.zeros(n_v)
+    z = np.empty(d)
+    t = np.zeros(n_v)
+    h = 0.0
+    log_det = 0.0
+    for i in range(n_kinds * d):
+        columns[i] = 0.0
+        for j in range(n_kinds * d):
+            curvature[i, j] = 0.0
+    for k in range(n_kinds):
+        factors = split_factors(n[k], counts[k])
+        for b in range(2):
+            number = counts[k] if b == 1 else n[k] - counts[k]
+            if number <= 0.0:
+                continue
+            kappa = 0.0
+            for r in range(d):
+                z[r] = v[r] if r < d - 1 else factors[b] * v[d - 1 + k]
+                kappa += z[r] * theta[k, r]
+            for i in range(n_v):
+                t[i] = theta[k, i] if i < d - 1 else 0.0
+            t[d - 1 + k] = factors[b] * theta[k, d - 1]
+            g0, g1, g2 = cumulant2(table, kappa)
+            weight = p[k] * number
+            h += weight * g0
+            log_det += (number - 1.0) * np.log(max(1.0 - excess_norm[k] * p[k] * g2, 1e-300))
+            for i in range(n_v):
+                slope[i] += weight * g1 * t[i]
+                for j in range(n_v):
+                    stiff[i, j] -= weight * g2 * t[i] * t[j]
+            for r in range(d):
+                row = k * d + r
+                columns[row] += weight * g1 * z[r]
+                for i in range(n_v):
+                    mixed[row, i] += weight * g2 * z[r] * t[i]
+                if r < d - 1:
+                    mixed[row, r] += weight * g1
+                else:
+                    mixed[row, d - 1 + k] += weight * g1 * factors[b]
+                for q in range(d):
+                    curvature[row, k * d + q] += weight * g2 * z[r] * z[q]
+    size = 0.0
+    for i in range(n_v):
+        h -= 0.5 * v[i] * v[i]
+        size += (slope[i] - v[i]) ** 2
+    solved = np.linalg.solve(stiff, mixed.T)
+    for i in range(n_kinds * d):
+        for j in range(n_kinds * d):
+            for r in range(n_v):
+                curvature[i, j] += mixed[i, r] * solved[r, j]
+    return h, np.sqrt(size), log_det + np.linalg.slogdet(stiff)[1]
+
+
+@jit
+def _key(n, counts):
+    key = 0
+    for k in range(n.shape[0]):
+        key = key * (int(n[k]) + 1) + int(counts[k])
+    return key
+
+
+@jit
+def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits):
+    """Fill orbits = (counts, v, heights) with the maxima within `window` of the highest; returns their number.
+
+    known = (counts, v) are climbed from where they are, neighbours at the distance `strides` from their code words.
+    """
+    counts, v, heights = orbits
+    n_kinds = n.shape[0]
+    for i in range(seen.shape[0]):
+        seen[i] = False
+    count = 0
+    top = -np.inf
+    row = np.empty((1, n_kinds))
+    readout = np.empty((1, v.shape[1]))
+    height = np.empty(1)
+    for i in range(known[0].shape[0]):
+        if count == counts.shape[0]:
+            break
+        copy_vector(row[0], known[0][i])
+        copy_vector(readout[0], known[1][i])
+        best_readouts(table, n, p, theta, row, readout, height, low, high, False)
+        key = _key(n, row[0])
+        if seen[key]:
+            continue
+        seen[key] = True
+        copy_vector(counts[count], row[0])
+        copy_vector(v[count], readout[0])
+        heights[count] = height[0]
+        top = max(top, height[0])
+        count += 1
+    head = 0
+    while head < count:
+        if heights[head] > top - window:
+            for move in range(2 * n_kinds):
+                k = move // 2
+                if not split[k] or count == counts.shape[0] or exhausted(table.stop, 1):
+                    continue
+                copy_vector(row[0], counts[head])
+                row[0, k] = min(max(row[0, k] + (strides[k] if move % 2 == 1 else -strides[k]), 0.0), n[k])
+                key = _key(n, row[0])
+                if seen[key]:
+                    continue
+                seen[key] = True
+                best_readouts(table, n, p, theta, row, readout, height, low, high, True)
+                found = _key(n, row[0])
+                if found != key and seen[found]:
+                    continue
+                seen[found] = True
+                copy_vector(counts[count], row[0])
+                copy_vector(v[count], readout[0])
+                heights[count] = height[0]
+                top = max(top, height[0])
+                count += 1
+        head += 1
+    kept = 0
+    for i in range(count):
+        if heights[i] > top - 1.5 * window:
+            copy_vector(counts[kept], counts[i])
+            copy_vector(v[kept], v[i])
+            heights[kept] = heights[i]
+            kept += 1
+    return kept
+
+
+@jit
+def _value(share, y, tau, theta, beta, heights, count, weights):
+    """J_beta; fills the weights of the orbits."""
+    top = np.max(heights[:count])
+    total = 0.0
+    for i in range(count):
+        weights[i] = np.exp(beta * (heights[i] - top))
+        total += weights[i]
+    for i in range(count):
+        weights[i] /= total
+    value = top + np.log(total) / beta
+    for k in range(theta.shape[0]):
+        for r in range(theta.shape[1]):
+            value += share[k] * theta[k, r] * (0.5 * tau * theta[k, r] - y[k, r])
+    return value
+
+
+@jit
+def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, theta, beta, known, strides):
+    """Minimise J_beta from `theta` (overwritten); known = (counts, v) of orbits to begin with.
+
+    Returns (ok, counts, v, heights, weights).
+    """
+    n_kinds, d = theta.shape
+    size = n_kinds * d
+    n_v = d - 1 + n_kinds
+    total = 1
+    for k in range(n_kinds):
+        total *= int(n[k]) + 1
+    seen = np.empty(total, np.bool_)
+    window = _WINDOW / beta
+    orbits = np.empty((_MOST, n_kinds)), np.empty((_MOST, n_v)), np.empty(_MOST)
+    trials = np.empty((_MOST, n_kinds)), np.empty((_MOST, n_v)), np.empty(_MOST)
+    counts, v, heights = orbits
+    weights = np.empty(_MOST)
+    trial_weights = np.empty(_MOST)
+    columns = np.empty((_MOST, size))
+    curvature = np.empty((size, size))
+    matrix = np.empty((size, size))
+    factor = np.empty((size, size))
+    gradient = np.empty(size)
+    mean = np.empty(size)
+    step = np.empty(size)
+    excess = np.empty(n_kinds)
+    trial = np.empty((n_kinds, d))
+    ok = True
+    count = _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits)
+    value = _value(share, y, tau, theta, beta, heights, count, weights)
+    for _ in range(_STEPS):
+        if exhausted(table.stop, count * size):
+            ok = False
+            break
+        for k in range(n_kinds):
+            excess[k] = excess_factor[k] * theta[k, d - 1] ** 2
+        for i in range(size):
+            mean[i] = 0.0
+            for j in range(size):
+                matrix[i, j] = 0.0
+        for o in range(count):
+            orbit_fields(table, n, p, excess, theta, counts[o], v[o], columns[o], curvature)
+            for i in range(size):
+                mean[i] += weights[o] * columns[o, i]
+                for j in range(i + 1):
+                    matrix[i, j] += weights[o] * (curvature[i, j] + beta * columns[o, i] * columns[o, j])
+        for i in range(size):
+            k, r = i // d, i % d
+            gradient[i] = mean[i] + share[k] * (tau * theta[k, r] - y[k, r])
+            for j in range(i + 1):
+                matrix[i, j] -= beta * mean[i] * mean[j]
+            matrix[i, i] += share[k] * tau
+            if r == d - 1 and not split[k]:
+                for j in range(size):
+                    matrix[max(i, j), min(i, j)] = 0.0
+                matrix[i, i] = 1.0
+                gradient[i] = 0.0
+        damping = 1e-13
+        while True:
+            copy_matrix(factor, matrix)
+            for i in range(size):
+                factor[i, i] += damping * (1e-3 + matrix[i, i])
+            if cholesky(factor) or damping > 1e3:
+                break
+            damping *= 100.0
+        for i in range(size):
+            step[i] = -gradient[i]
+        cholesky_solve(factor, step)
+        slope = np.sum(step * gradient)
+        if not -slope * beta > _DECREMENT:
+            break
+        length = min(1.0, (1.0 + np.max(np.abs(theta))) / np.max(np.abs(step)))
+        moved = False
+        for _ in range(30):
+            for k in range(n_kinds):
+                for r in range(d):
+                    trial[k, r] = theta[k, r] + length * step[k * d + r]
+            found = _orbits(
+                table, n, p, trial, split, low, high, (counts[:count], v[:count]), window, strides, seen, trials
+            )
+            trial_value = _value(share, y, tau, trial, beta, trials[2], found, trial_weights)
+            if trial_value <= value + 0.1 * length * slope + 1e-13 * (1.0 + abs(value)):
+                moved = True
+                break
+            length *= 0.4
+        if not moved:
+            break
+        copy_matrix(theta, trial)
+        value, count = trial_value, found
+        for i in range(count):
+            copy_vector(counts[i], trials[0][i])
+            copy_vector(v[i], trials[1][i])
+            heights[i] = trials[2][i]
+            weights[i] = trial_weights[i]
+    return ok, counts[:count].copy(), v[:count].copy(), heights[:count].copy(), weights[:count].copy()
