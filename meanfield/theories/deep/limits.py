@@ -30,8 +30,8 @@ def deep_problem(network: Network, task: ClassTask, tau: float) -> DeepProblem:
     """All classes, none merged."""
     fractions, targets = np.array(task.fractions), np.array(task.targets)
     return DeepProblem(
-        network.activation, network.depth, fractions, targets, tau, network.sigma_a**2, network.k, network.sigma_w**2,
-        network.beta,
+        network.activation, network.depth, fractions, targets, tau, network.sigma_a**2, network.k,
+        tuple(sigma**2 for sigma in network.scales[1:]), network.beta, network.ratios,
     )  # fmt: skip
 
 
