@@ -136,7 +136,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measured(name, data, arguments, options):
+def measure(name, data, arguments, options):
     """A line of the table."""
     matrix, targets, labels = data(*arguments)
     sigmoid = activation("sigmoid")
@@ -159,7 +159,7 @@ def main():
     print(HEADER)
     for case in CASES + (LARGE if options.large else []):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            print(fresh.submit(measured, *case).result(), flush=True)
+            print(fresh.submit(measure, *case).result(), flush=True)
 
 
 if __name__ == "__main__":

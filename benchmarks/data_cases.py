@@ -25,26 +25,26 @@ def _images(collection, per_class, classes, off):
     return train.task(on=1.0, off=off)
 
 
-def _digits(per_class, off, classes=()):
+def digits(per_class, off, classes=()):
     import meanfield as mf
 
     return _images(mf.datasets.digits(), per_class, classes, off)
 
 
-def _mnist(per_class, off):
+def mnist(per_class, off):
     import meanfield as mf
 
     return _images(mf.datasets.mnist(os.environ["MEANFIELD_DATA"], "test"), per_class, (0, 1, 2), off)
 
 
-def _cifar(per_class, off):
+def cifar(per_class, off):
     import meanfield as mf
 
     images = mf.datasets.cifar10(sorted(Path(os.environ["MEANFIELD_DATA"]).glob("cifar10*"))[0]).gray()
     return _images(images, per_class, ("airplane", "automobile", "frog"), off)
 
 
-def _table(name):
+def table(name):
     import sklearn.datasets
 
     import meanfield as mf
@@ -85,24 +85,24 @@ CASES = {  # name: phi, tau, task
     "two samples, exp(-z^2)": (_bump, 0.1, lambda: _raw(np.eye(2), [1.0, 0.3])),
     "15 opposite pairs, tanh": ("tanh", 0.1, _opposite),
     "15 opposite pairs, sigmoid": ("sigmoid", 0.01, _opposite),
-    "iris, sigmoid": ("sigmoid", 0.01, lambda: _table("iris")),
-    "iris, tanh": ("tanh", 0.01, lambda: _table("iris")),
-    "wine, sigmoid": ("sigmoid", 0.01, lambda: _table("wine")),
-    "wine, tanh": ("tanh", 0.01, lambda: _table("wine")),
-    "digits 90, 0": ("sigmoid", 0.01, lambda: _digits(30, 0.0, (0, 1, 2))),
-    "digits 90, 1/2": ("sigmoid", 0.01, lambda: _digits(30, 0.5, (0, 1, 2))),
-    "MNIST 99, 0": ("sigmoid", 0.01, lambda: _mnist(33, 0.0)),
-    "MNIST 300, 0": ("sigmoid", 0.01, lambda: _mnist(100, 0.0)),
-    "MNIST 300, 1/2": ("sigmoid", 0.01, lambda: _mnist(100, 0.5)),
-    "MNIST 1000, 0": ("sigmoid", 0.01, lambda: _mnist(333, 0.0)),
-    "ten digits 500": ("sigmoid", 0.05, lambda: _digits(50, 0.0)),
-    "CIFAR 300": ("sigmoid", 0.1, lambda: _cifar(100, 0.0)),
+    "iris, sigmoid": ("sigmoid", 0.01, lambda: table("iris")),
+    "iris, tanh": ("tanh", 0.01, lambda: table("iris")),
+    "wine, sigmoid": ("sigmoid", 0.01, lambda: table("wine")),
+    "wine, tanh": ("tanh", 0.01, lambda: table("wine")),
+    "digits 90, 0": ("sigmoid", 0.01, lambda: digits(30, 0.0, (0, 1, 2))),
+    "digits 90, 1/2": ("sigmoid", 0.01, lambda: digits(30, 0.5, (0, 1, 2))),
+    "MNIST 99, 0": ("sigmoid", 0.01, lambda: mnist(33, 0.0)),
+    "MNIST 300, 0": ("sigmoid", 0.01, lambda: mnist(100, 0.0)),
+    "MNIST 300, 1/2": ("sigmoid", 0.01, lambda: mnist(100, 0.5)),
+    "MNIST 1000, 0": ("sigmoid", 0.01, lambda: mnist(333, 0.0)),
+    "ten digits 500": ("sigmoid", 0.05, lambda: digits(50, 0.0)),
+    "CIFAR 300": ("sigmoid", 0.1, lambda: cifar(100, 0.0)),
     "softplus, three clusters": ("softplus", 0.3, _three_clusters),
     "GELU, three clusters": ("gelu", 0.3, _three_clusters),
-    "ReLU, digits 90, 0": ("relu", 0.01, lambda: _digits(30, 0.0, (0, 1, 2))),
-    "ReLU, MNIST 99, 0": ("relu", 0.05, lambda: _mnist(33, 0.0)),
-    "ReLU, MNIST 99, 1/2": ("relu", 0.05, lambda: _mnist(33, 0.5)),
-    "ReLU, MNIST 300, 0": ("relu", 0.05, lambda: _mnist(100, 0.0)),
+    "ReLU, digits 90, 0": ("relu", 0.01, lambda: digits(30, 0.0, (0, 1, 2))),
+    "ReLU, MNIST 99, 0": ("relu", 0.05, lambda: mnist(33, 0.0)),
+    "ReLU, MNIST 99, 1/2": ("relu", 0.05, lambda: mnist(33, 0.5)),
+    "ReLU, MNIST 300, 0": ("relu", 0.05, lambda: mnist(100, 0.0)),
 }
 
 

@@ -20,7 +20,7 @@ import meanfield as mf
 from meanfield.theories.general_data.exact.proposal import prior_mixture
 from meanfield.theories.general_data.exact.quadrature import nodes
 from meanfield.theories.general_data.exact.sample import Dual
-from meanfield.theories.general_data.exact.unaided import approached, blank
+from meanfield.theories.general_data.exact.unaided import approach, blank
 
 POINTS, FEWEST, ACCURATE = 400_000, 300, 5e-4  # of the reference; effective ones and standard error that it needs
 
@@ -70,17 +70,17 @@ def reference(task, phi, sigma_w, tau):
     sample = nodes(shape, problem.features, problem.prior, t + 1.0 / tau / len(t) ** 0.5)
     if sample is None:
         sample = prior_mixture(problem.features.shape[1]).sample(problem, POINTS, np.random.default_rng(7))
-    t, _, _ = dual.minimised(sample, t)
+    t, _, _ = dual.minimise(sample, t)
     shift, at = dual.shift(sample, t)
     error = float(np.sqrt(np.mean(shift.error**2)))
     if sample.random and (at.effective < FEWEST or error > ACCURATE):
-        found = approached(problem, None, np.random.default_rng(7))
+        found = approach(problem, None, np.random.default_rng(7))
         if found is None:
             return task.targets, np.nan
         sampler, t = found
-        sampler.fitted(t, POINTS // 20)
+        sampler.fit(t, POINTS // 20)
         sample = sampler.mixture.sample(problem, POINTS, sampler.rng)
-        t, _, _ = dual.minimised(sample, t)
+        t, _, _ = dual.minimise(sample, t)
         shift, at = dual.shift(sample, t)
         error = float(np.sqrt(np.mean(shift.error**2)))
     usable = not sample.random or at.effective >= FEWEST

@@ -34,7 +34,7 @@ def _ready(name):
 
 def limited(name: str, seconds: float) -> None:
     import meanfield as mf
-    from meanfield.theories.general_data import limits
+    from meanfield.numerics import limits
 
     network, task, tau = _ready(name)
     own, gaps = threading.local(), {}

@@ -1,12 +1,12 @@
 """Which deviations of sampled networks from expectation propagation the correction removes.
 
-    MEANFIELD_DATA=FOLDER python benchmarks/data_variance.py [--chains 4] [--draws 400] [NAME ...]
+    MEANFIELD_DATA=FOLDER python benchmarks/data_variance.py [--chains 4] [--draws 400] [--width 100] [NAME ...]
 
 Both solutions on test images: how far they are apart, also as a share of the way to the lazy network. Chains (planted
-from the corrected solution, N = 100) are compared with both at their own fractions of codes: root mean square of the
-difference of the outputs on test images, the place of the chains on the line from lazy network to theory, and the
-variance of the outputs within a chain over that of the theory; +- are standard errors over chains. `--chains 0` leaves
-them out.
+from the corrected solution, of the given width) are compared with both at their own fractions of codes: root mean
+square of the difference of the outputs on test images, the place of the chains on the line from lazy network to theory,
+and the variance of the outputs within a chain over that of the theory; +- are standard errors over chains. `--chains 0`
+leaves them out.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ CASES = {  # phi, tau, off, wrong labels
     "MNIST 99, 1/2": ("sigmoid", 0.01, 0.5, 0),
     "ReLU, MNIST 99, 1/2": ("relu", 0.05, 0.5, 0),
 }
-WIDTH, WARMUP = 100, 200
+WARMUP = 200
 
 
 def _rms(x):
     return float(np.sqrt(np.mean(x**2)))
 
 
-def _compared(post, chains, images, lazy):
+def _compared(post, chains, images, lazy, neurons):
     """rms difference of outputs, place from lazy to theory, ratio of variances: an array (chains, 3)."""
     from meanfield.sampling.statistics import all_shares, as_draws
 
     found = []
     for chain, share in enumerate(all_shares(as_draws(chains))):
-        words = {format(word, "03b"): share[word] for word in np.flatnonzero(share > 0.5 / WIDTH)}
+        words = {format(word, "03b"): share[word] for word in np.flatnonzero(share > 0.5 / neurons)}
         theory = post.frozen(words)
-        mean, variance = theory.predict(images, True, width=WIDTH)
+        mean, variance = theory.predict(images, True, width=neurons)
         sampled = chains.prediction[chain]
         off, way = sampled.mean(axis=0) - lazy, mean - lazy
         found.append(
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--chains", type=int, default=4)
     parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--width", type=int, default=100)
     options = parser.parse_args()
     for name, (phi, tau, off, wrong) in CASES.items():
         if options.names and not any(word in name for word in options.names):
@@ -77,11 +78,11 @@ def main() -> None:
         )
         if options.chains and phi != "relu":
             chains = mf.sample(
-                network, task, WIDTH, tau, draws=options.draws, warmup=WARMUP, chains=options.chains, start=pair[1],
-                inputs=test.images, rng=0, progress=False,
+                network, task, options.width, tau, draws=options.draws, warmup=WARMUP, chains=options.chains,
+                start=pair[1], inputs=test.images, rng=0, progress=False,
             )  # fmt: skip
             for title, post in zip(("expectation propagation", "corrected"), pair):
-                values = _compared(post, chains, test.images, lazy)
+                values = _compared(post, chains, test.images, lazy, options.width)
                 mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
                 print(
                     f"    {title:24} rms {mean[0]:.5f} +- {error[0]:.5f}, place {mean[1]:.4f} +- {error[1]:.4f}, "

@@ -2,10 +2,11 @@
 
     python benchmarks/deep_samples.py FOLDER [case ...] [--sample]
 
-Chains are kept in FOLDER and found there again; with --sample nothing is compared. "annealed": cooled from the prior,
-nothing of the theory is used, and the theory is taken at the fractions of codes into which each chain froze; else
-chains start from neurons drawn from the theory at the fractions given here (None: at equilibrium). Chains of 400 and
-more neurons are shorter and never annealed. Rectifiers are compared with the saddle at their own width.
+Chains are kept in FOLDER and found there again, unfinished ones continued; with --sample nothing is compared.
+"annealed": cooled from the prior, nothing of the theory is used, and the theory is taken at the fractions of codes into
+which each chain froze; else chains start from neurons drawn from the theory at the fractions given here (None: at
+equilibrium). Chains of 400 and more neurons are shorter and never annealed. Rectifiers are compared with the saddle at
+their own width.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def sampled(name, width, folder):
     origin = start if annealed else theory(name, folder, width)
     options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
     options |= WIDE if width >= 400 else {}
+    options["checkpoint"] = folder / "checkpoints"
     chains = mf.sample(network, task, width, tau, **options)
     chains.save(path)
     print(f"{name}, N = {width}: {time.time() - begun:.0f} s, {chains}", flush=True)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from meanfield.activations.activation import Activation, activation
+from meanfield.posterior.registry import Derives, theories
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.symbolic import equations as derived
-from meanfield.symbolic.deep import DeepEquations
-from meanfield.symbolic.equations import Equations
-from meanfield.symbolic.theories import DataEquations
 from meanfield.validation import instance
 
 if TYPE_CHECKING:
     import sympy as sp
+
+    from meanfield.symbolic.deep import DeepEquations
+    from meanfield.symbolic.equations import Equations
+    from meanfield.symbolic.theories import DataEquations
 
 __all__ = ["equations"]
 
@@ -23,7 +24,7 @@ __all__ = ["equations"]
 def equations(
     network: Network | Activation | sp.Expr | str, task: ClassTask | DataTask | None = None
 ) -> Equations | DataEquations | DeepEquations:
-    """What `meanfield.solve` solves for a network and a task, derived by SymPy.
+    """What `meanfield.solve` solves for a network and a task, derived by SymPy: that of the theory it belongs to.
 
     Parameters
     ----------
@@ -36,13 +37,22 @@ def equations(
     Returns
     -------
     Equations, DeepEquations for a deep network, or DataEquations for a data task
-        To be printed; ``latex()`` gives LaTeX.
+        To be printed; ``latex()`` gives LaTeX. What is not derived for deep networks of rectifiers is said in
+        `meanfield.symbolic.rectifiers`.
 
     Raises
     ------
     ValueError
-        For what is no nonlinearity, and for networks whose equations are not available in symbols.
+        For what is no nonlinearity, and for networks whose equations no theory has in symbols.
     """
     if task is not None:
         instance("task", task, (ClassTask, DataTask), "built with class_task or data_task")
-    return derived(cast("Network", network) if hasattr(network, "activation") else activation(network), task)
+    asked = network if isinstance(network, Network) else Network(activation(network))
+    for theory in theories():
+        if isinstance(theory, Derives) and (found := theory.equations(asked, task)) is not None:
+            return found  # type: ignore[return-value]  # of a third party: whatever it derives
+    kind = "data" if isinstance(task, DataTask) else "classes"
+    raise ValueError(
+        f"not available yet: equations for depth {asked.depth} on {kind}, {asked.scaling} scaling, "
+        f"{asked.activation.name}; no theory derives them"
+    )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from numpy.linalg import LinAlgError
 
-from meanfield.numerics.interruptible import long_work
+from meanfield.numerics.limits import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
-from meanfield.posterior.registry import Options, covering_theory
+from meanfield.posterior.registry import Options, Theory, covering_theory
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -149,11 +149,7 @@ def solve(
     _check_options(task, warm_start, on_failure, max_boxes)
     progress = flag("progress", progress, none=True)
     options = _numbers(max_boxes, rtol, max_seconds, refine, width)
-    if width is not None and theory.name != "deep":
-        raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
-    if fractions is not None and not isinstance(fractions, Mapping):
-        raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
-    shares = fractions is not None and getattr(theory, "solves_at_fractions", False)
+    shares = _takes_fractions(theory, width, fractions)
     if shares:
         options["fractions"] = dict(fractions or {})
     try:
@@ -162,6 +158,8 @@ def solve(
             assert isinstance(posterior, Posterior)
             if fractions is not None and not shares:
                 posterior = posterior.frozen(fractions)
+    except TimeoutError as error:
+        raise ConvergenceError(f"no solution yet: {error}; give more time.") from error
     except (ArithmeticError, IndexError, LinAlgError) as error:
         raise ConvergenceError(
             f"no certified solution: the numbers of this problem are beyond what float64 resolves ({error}); bring "
@@ -173,6 +171,16 @@ def solve(
             raise ConvergenceError(text, posterior)
         warnings.warn(text, CertificateWarning, stacklevel=2)
     return posterior
+
+
+def _takes_fractions(theory: Theory, width: object, fractions: object) -> bool:
+    """Whether the theory itself solves at these fractions; refuses options that only others know."""
+    takes = getattr(theory, "takes", ())
+    if width is not None and "width" not in takes:
+        raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
+    if fractions is not None and not isinstance(fractions, Mapping):
+        raise ValueError(f"fractions must be a mapping from code patterns to numbers, got {short(fractions)}.")
+    return fractions is not None and "fractions" in takes
 
 
 def _numbers(max_boxes: int, rtol: object, max_seconds: object, refine: object, width: object) -> Options:

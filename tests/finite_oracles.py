@@ -1,4 +1,4 @@
-"""Stationarity at finite P integrated anew, with nothing of the solver: own G, cubic lattice or Sobol points."""
+"""Stationarity at finite P integrated anew, with nothing of the solver: own G, lattices, Sobol points; missed codes."""
 
 import numpy as np
 from scipy.interpolate import BPoly, PPoly
@@ -128,6 +128,61 @@ def ball_residual(network, task, tau, solution, radii=BALL):
     return np.abs(y - rest - found).max(), np.abs(found - less).max()
 
 
+def cloud_size(task, solution, radius):
+    """Number of nodes that `cloud_residual` sums over."""
+    rank = in_the_span(task, solution)[0].shape[1]
+    return 2 * len(solution.weight) * (radius * np.sqrt(np.pi)) ** rank / gamma(0.5 * rank + 1)
+
+
+def cloud_residual(network, task, tau, solution, radii):
+    """As `ball_residual`, with a lattice of its own for every code, along its principal axes in standard deviations.
+
+    Codes share the space smoothly (a code's part is its Gaussian over the sum of all), so that lattices need not fit
+    each other. Each is summed twice, shifted by half a cell: (value from both, largest of the change from the smaller
+    to the larger ellipsoids and half of the change between the two lattices).
+    """
+    y, t, mean, covariance, basis = in_the_span(task, solution)
+    rank = y.shape[1]
+    small, large = radii
+    away = large * np.sqrt(np.einsum("ca,nab,cb->nc", t, covariance, t))
+    slopes = SlopesOfG(network.activation, network.k, (mean @ t.T - away).min(), (mean @ t.T + away).max())
+    whiten = np.linalg.cholesky(np.linalg.inv(covariance))  # covariance^-1 = w w'
+    log_gauss = np.log(solution.weight) + np.log(np.diagonal(whiten, axis1=1, axis2=2)).sum(axis=1)
+
+    def exponent(a):
+        g0, g1 = slopes(a @ t.T)
+        return task.n_samples * (g0 @ task.fractions - 0.5 * np.sum(a * a, axis=1) / network.sigma_a**2), g1
+
+    def share(a, code):
+        near = np.flatnonzero(
+            np.einsum("na,ab,nb->n", mean - mean[code], whiten[code] @ whiten[code].T, mean - mean[code])
+            <= 9.0 * large**2
+        )
+        parts = [log_gauss[j] - 0.5 * np.sum(((a - mean[j]) @ whiten[j]) ** 2, axis=1) for j in near]
+        return np.exp(parts[list(near).index(code)] - logsumexp(parts, axis=0))
+
+    top = exponent(mean)[0].max()
+    mass, total = np.zeros((2, 2)), np.zeros((2, 2, *t.shape))  # inner ellipsoid and whole, lattice
+    for code, lattice in np.ndindex(len(mean), 2):
+        axes = np.linalg.inv(whiten[code]).T  # columns of the Cholesky factor: a = mean + axes x
+        volume = np.exp(-log_gauss[code]) * solution.weight[code]
+        shift = np.full(rank, 0.5 * lattice)
+        for nodes in _nodes(shift, np.eye(rank), large):
+            x = nodes - shift
+            a = mean[code] + x @ axes.T
+            height, g1 = exponent(a)
+            weight = volume * share(a, code) * np.exp(height - top)
+            inner = np.where(np.sum(x * x, axis=1) <= small**2, weight, 0.0)
+            for i, w in enumerate((inner, weight)):
+                mass[i, lattice] += w.sum()
+                total[i, lattice] += (g1 * w[:, None]).T @ a
+    found = total / mass[..., None, None]
+    both = total.sum(axis=1) / mass.sum(axis=1)[:, None, None]
+    rest = tau * t + outlier_part(network, t, solution, basis)
+    error = max(np.abs(both[1] - both[0]).max(), 0.5 * np.abs(found[1, 1] - found[1, 0]).max())
+    return np.abs(y - rest - both[1]).max(), error
+
+
 def _reach(weight, radius):
     """Half axes for codes of some weights: what is left out is the same share of all."""
     return np.sqrt(np.maximum(9.0, radius**2 + 2.0 * np.log(weight)))
@@ -153,6 +208,32 @@ def _extended(blocks, steps, centre, metric, reach, block):
             longer = longer[np.einsum("ir,rq,iq->i", away, metric, away) <= reach**2]
             if len(longer):
                 yield longer
+
+
+def unlisted_height(network, task, solution, n_starts=1000, n_steps=1500):
+    """ln of the density that ascents from random readouts end at outside all codes, relative to the highest code.
+
+    a <- sigma_a^2 sum_c f_c G'(a.t_c) t_c never falls, as G is convex. -inf where every ascent ends at a listed code.
+    """
+    y, t, mean, covariance, _ = in_the_span(task, solution)
+    rng = np.random.default_rng(0)
+    spread = np.sqrt(np.mean(np.sum(mean**2, axis=1)) + np.trace(covariance.mean(axis=0)))
+    a = 2.0 * spread * rng.normal(size=(n_starts, y.shape[1])) / np.sqrt(y.shape[1])
+    reach = np.abs(a @ t.T).max()
+    slopes = SlopesOfG(network.activation, network.k, -reach, reach)
+    to_codes = np.linalg.inv(covariance)
+
+    def height(a):
+        return task.n_samples * (slopes(a @ t.T)[0] @ task.fractions - 0.5 * np.sum(a * a, axis=1) / network.sigma_a**2)
+
+    for _ in range(n_steps):
+        step = network.sigma_a**2 * (slopes(a @ t.T)[1] * task.fractions) @ t - a
+        a = a + step
+        if np.abs(step).max() < 1e-10 * spread:
+            break
+    from_codes = a[:, None] - mean
+    outside = np.einsum("ina,nab,inb->in", from_codes, to_codes, from_codes).min(axis=1) > 6.0**2
+    return np.max(height(a[outside]), initial=-np.inf) - height(mean).max()
 
 
 def outlier_part(network, t, solution, basis):

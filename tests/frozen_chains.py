@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from margins import below
+from margins import below, beyond
+from scipy.stats import binom
 
 
 def compared(posterior, chains, inputs):
@@ -19,7 +20,7 @@ def compared(posterior, chains, inputs):
         mean, variance = frozen.predict(inputs, variance=True, width=width)
         rows.append(
             {
-                "stray": 1 - fractions.sum(),
+                "fractions": fractions,
                 "theory": mean,
                 "sample": chains.prediction[c].mean(axis=0),
                 "t": frozen.order_parameters["t"],
@@ -29,6 +30,24 @@ def compared(posterior, chains, inputs):
             }
         )
     return rows
+
+
+def without_code(theory, rows, width):
+    """Whether no chain has more neurons that follow none of the codes than the theory allows.
+
+    Of 20,000 neurons of the theory n do so; with n + 3 for n (2 sigma of the Poisson law of none), more than the limit
+    are found in a chain once in a million. A theory that lacks the code of the fewest neurons has to be noticed.
+    """
+    neurons = theory.sample_neurons(20_000, rng=0)
+    labels, middle = np.asarray(theory.task.labels), theory.network.activation.midpoint
+    active = np.stack([neurons.activations[:, labels == c].mean(axis=1) > middle for c in np.unique(labels)], axis=1)
+    patterns = [[digit == "1" for digit in code.pattern] for code in theory.codes]
+    stray = np.sum(~(active[:, None] == patterns).all(axis=2).any(axis=1))
+    most = binom.isf(1e-6, width, (stray + 3) / 20_000)
+    limit = (most + 0.5) / width
+    fractions = np.array([row["fractions"] for row in rows])
+    lacking = 1 - fractions.sum(axis=1) + fractions.min(axis=1)
+    return below(1 - fractions.sum(axis=1), limit, "stray") and beyond(lacking, limit, "stray without a code")
 
 
 def places(rows, lazy):
@@ -45,8 +64,11 @@ def slopes(rows):
 def agrees(values, expected, noticed):
     """Whether the mean over chains is within half of `noticed` (relative) of `expected`: an error of `noticed` shows.
 
-    Half of `noticed` holds O(1/N), by which sampled networks differ from the theory, and six standard errors.
+    Half of `noticed` holds O(1/N), by which sampled networks differ from the theory, and six standard errors. That the
+    chains are many and long enough for it is checked up to six times the scatter of a standard error of so few.
     """
     values = np.asarray(values) / expected
     error = values.std(ddof=1) / np.sqrt(len(values))
-    return below(values.mean() - 1, noticed / 2, "mean - 1") and below(error, noticed / 12, "its standard error")
+    scatter = 1 / np.sqrt(2 * (len(values) - 1))
+    most = (1 + 6 * scatter) * noticed / 12
+    return below(values.mean() - 1, noticed / 2, "mean - 1") and below(error, most, "its standard error")

@@ -13,8 +13,13 @@ MEANFIELD_TEST_MARGINS names a file to which every comparison adds a line: test,
 import os
 
 import numpy as np
+from scipy.stats import t as student
 
 LIMIT = 6.0
+
+# For the largest of n numbers z that `meanfield.compare` has made normal deviates, whatever their degrees of freedom: n
+# times 6e-7 is the chance of one beyond, 6e-5 for hundred. The expected largest is 2.5 for n = 50, 2.7 for n = 100.
+MAX_Z = 5.0
 
 
 def _record(what, sign, limit, value):
@@ -37,6 +42,11 @@ def beyond(values, limit=LIMIT, what="planted |z|"):
     worst = float(np.max(np.abs(values)))
     _record(what, ">", limit, worst)
     return worst > limit
+
+
+def reach(error, dof, systematic=0.0):
+    """A limit: what is known to differ, and as many standard errors as Student's t exceeds once in a million."""
+    return systematic + student.isf(0.5e-6, dof) * error
 
 
 def ratio(deviation, error):

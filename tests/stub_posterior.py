@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
+from meanfield.posterior.division import ByCode
 from meanfield.posterior.generalization import generalization
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code
@@ -28,6 +29,7 @@ class StubPosterior(DataPosterior):
     scheme: str = "redundant"
     network: object = Network("sigmoid")
     outliers: tuple = ()
+    division: object = ByCode()
 
     def __post_init__(self):
         object.__setattr__(self, "features", self.task.features(1.0))

@@ -269,10 +269,10 @@ def test_time_limits_are_checked(bad):
 @pytest.mark.parametrize("run", [mf.solve, lambda network, task: mf.sweep(network, task, off=[0.0, 0.1])])
 def test_many_classes_can_be_interrupted(run, monkeypatch):
     """The signal comes while compiled code runs; without the stop word this task runs for many minutes."""
-    from meanfield.numerics import interruptible
+    from meanfield.numerics import limits
 
     begun = threading.Event()
-    monkeypatch.setattr(interruptible, "_running", _Noting(begun))
+    monkeypatch.setattr(limits, "_running", _Noting(begun))
 
     def press():
         begun.wait()

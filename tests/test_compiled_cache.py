@@ -2,8 +2,12 @@
 
 import errno
 import hashlib
+import itertools
+import os
 import pickle
 import pwd
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -184,3 +188,35 @@ def test_writers_side_by_side(tmp_path):
     while any(thread.is_alive() for thread in threads):
         assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
+
+
+NEXT_NUMBERS = """
+import os
+from numba.core.bytecode import FunctionIdentity
+import meanfield.numerics.jit
+print(next(FunctionIdentity._unique_ids), flush=True)
+if hasattr(os, "fork"):
+    if os.fork() == 0:
+        print(next(FunctionIdentity._unique_ids), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_processes_name_their_functions_differently():
+    """Names of sort and argsort that agreed once left arrays unsorted: the code of all processes is linked by name."""
+    numbers = []
+    for _ in range(3):
+        found = subprocess.run([sys.executable, "-c", NEXT_NUMBERS], capture_output=True, text=True, check=True)
+        numbers += [int(word) for word in found.stdout.split()]
+    assert len(numbers) == (6 if hasattr(os, "fork") else 3)
+    distances = [abs(a - b) for a, b in itertools.combinations(numbers, 2)]
+    assert min(distances) > 1e6  # functions that a process may compile
+
+
+def test_other_versions_of_numba_compile_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "_MISSING", "this version of Numba names functions otherwise")
+    with pytest.warns(RuntimeWarning, match="names functions otherwise"):
+        dispatcher = kept(tmp_path / "folder")
+    assert dispatcher(2) == 4
+    assert not (tmp_path / "folder").exists()

@@ -1,7 +1,5 @@
 """Equations of theories other than class tasks, and the blocks of equations in Markdown pages."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import sympy as sp
@@ -93,7 +91,7 @@ def test_what_is_solved_on_data(phi, theory):
     assert text.count("{") == text.count("}")
     if phi != "linear":
         with pytest.raises(ValueError, match="depth 2 on data"):
-            mf.equations(SimpleNamespace(activation=mf.activation(phi), depth=2), task)
+            mf.equations(mf.Network(phi, 2), task)
 
 
 def test_every_page_shows_the_equations_that_are_derived():

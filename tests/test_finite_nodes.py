@@ -10,8 +10,8 @@ from scipy import ndimage
 
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
-from meanfield.numerics.interruptible import long_work
 from meanfield.numerics.lattice_basis import unlike_shift
+from meanfield.numerics.limits import long_work
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer import readout_integral, readout_nodes
 from meanfield.theories.single_layer.compiled.quick import cumulants, quick1, quick2

@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 import meanfield as mf
 from meanfield import plot
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.division import ByCode
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
@@ -83,6 +84,7 @@ class Line(PhaseDiagram):
 
     codes = ("110", "101", "111", "001")
     network = Network("sigmoid")
+    division = ByCode()
     unique = np.arange(57) != 16
 
     def __init__(self):

@@ -3,7 +3,6 @@
 import itertools
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -275,12 +274,8 @@ def test_what_is_solved_for_which_growth():
     assert "M" in linear.unknowns
     gain, kappa = linear.parameters[0], linear.cumulant.lhs.args[1]
     assert sp.expand(linear.cumulant.rhs - theory.k * (gain * kappa) ** 2 / 2) == 0
-    task = SimpleNamespace(n_samples=200.0)
-    assert len(equations(activation("sigmoid"), task).stationarity) == 1
-    with pytest.raises(ValueError, match="not available yet: equations for depth 2"):
-        equations(SimpleNamespace(activation=activation("relu"), depth=2))
-    network = SimpleNamespace(activation=activation("step"))
-    assert equations(network).cumulant.rhs.subs(sp.Symbol("kappa", real=True), 0) == 0
+    assert len(equations(activation("sigmoid"), 200.0).stationarity) == 1
+    assert equations(activation("step")).cumulant.rhs.subs(sp.Symbol("kappa", real=True), 0) == 0
 
 
 def test_linear_equations_hold_for_the_closed_form():
@@ -301,7 +296,7 @@ def test_linear_equations_hold_for_the_closed_form():
 
 def test_finite_hessian_and_jacobian_against_differences_of_J():
     """One output, two classes: J(t) by integrating over a on a grid, its derivatives by differences."""
-    found = equations(activation("sigmoid"), SimpleNamespace(n_samples=7.0))
+    found = equations(activation("sigmoid"), 7.0)
     table = cumulant(activation("sigmoid")).table
     P, sigma, tau, p, y = 7.0, 1.2, 0.3, np.array([0.6, 0.4]), np.array([1.0, -0.5])
     grid = np.linspace(-9.0, 9.0, 3001)
@@ -415,7 +410,7 @@ def test_no_closed_form_shows_the_integral():
     [("sigmoid", np.inf), ("relu", np.inf), ("leaky_relu", np.inf), ("linear", np.inf), ("tanh", 50), ("hard_tanh", 1)],
 )
 def test_latex_is_well_formed(phi, n_samples):
-    text = equations(SimpleNamespace(activation=activation(phi)), SimpleNamespace(n_samples=n_samples)).latex()
+    text = equations(activation(phi), n_samples).latex()
     opening, closing = "\\begin{align}\n", "\n\\end{align}"
     assert text.startswith(opening)
     assert text.endswith(closing)

@@ -7,7 +7,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.numerics.budget import HARD, USED, new_stop
-from meanfield.numerics.interruptible import call_in_thread, long_work
+from meanfield.numerics.limits import call_in_thread, long_work
 from meanfield.numerics.linalg import cholesky, cholesky_until
 from meanfield.theories.single_layer import limit
 from meanfield.theories.single_layer.compiled.ascent import ascend, climb_direction

@@ -197,7 +197,9 @@ def _comparison(solved: Mapping[str, DataPosterior], errors: Mapping[str, Genera
     lines = ["", *head.splitlines(), "-" * len(head.splitlines()[-1])]
     for name, error in errors.items():
         posterior = solved[name]
-        label = f"lazy, T = {posterior.tau:.3g}" if name == "lazy" else f"{name}, N = {error.width:g}"
+        label = (
+            f"lazy, T = {posterior.tau:.3g}" if posterior.network.scaling == "lazy" else f"{name}, N = {error.width:g}"
+        )
         residual = float(np.sqrt(np.mean(np.sum(posterior.residual**2, axis=1))))
         values = {"accuracy": f"{error.accuracy:.4f}", "error": f"{error.error:.5f}", "bias": f"{error.bias:.5f}"}
         values["variance"] = f"{error.variance:.2e}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from meanfield.plot.style import MAP, PALETTE, group_centres
 from meanfield.posterior.neurons import Neurons
-from meanfield.sampling.statistics import code_words, coding_threshold
+from meanfield.posterior.registry import division_of
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -27,16 +27,9 @@ def network_of(chains: Chains, *, chain: int = 0, layer: int = -1) -> Neurons:
     phi = chains.activations(layer)[chain]
     z = chains.preactivations(layer)[chain]
     means = chains.class_activations(layer)[chain]
-    parts = chains.network.activation.parts
-    names: tuple[str, ...]
-    if parts == "gaussian":
-        code, names = np.zeros(len(phi), dtype=np.intp), ("Gaussian",)
-    else:
-        words, code = np.unique(code_words(means, coding_threshold(chains.network)), return_inverse=True)
-        labels = ["-".join(format(int(word), f"0{means.shape[1]}b")) for word in words]
-        if parts == "outliers":
-            labels = ["bulk" if word == 0 else f"outlier {label}" for word, label in zip(words, labels, strict=True)]
-        names = tuple(labels)
+    division = division_of(chains.network, chains.task)
+    words, code = np.unique(division.told_apart(division.words(means, chains.network)), return_inverse=True)
+    names = tuple(division.label(int(word), means.shape[1]) for word in words)
     return Neurons(chains.readout[chain, -1], code, names, z, phi, chains.labels, chains.task.class_names)
 
 
@@ -91,15 +84,11 @@ def strongest(neurons: Neurons, n: int) -> NDArray[np.intp]:
 
 def marginal(posterior: Posterior, output: int, grid: FloatArray) -> FloatArray:
     """Density of one component of the readout: the Gaussian parts of the posterior, integrated over the others."""
-    parts: list[tuple[float, float, float]] = []
-    if posterior.scheme == "analog":
-        parts.append((1.0, 0.0, float(posterior.readout_covariance[output, output])))
-    for code in posterior.codes:
-        if code.covariance is not None:
-            parts.append((code.weight, float(code.readout[output]), float(code.covariance[output, output])))
     density = np.zeros_like(grid)
-    for weight, mean, variance in parts:
-        density += weight * np.exp(-0.5 * (grid - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
+    for weight, center, covariance in posterior.division.gaussians(posterior):
+        if covariance is not None:
+            mean, variance = float(center[output]), float(covariance[output, output])
+            density += weight * np.exp(-0.5 * (grid - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
     return density
 
 

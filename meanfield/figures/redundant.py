@@ -20,7 +20,6 @@ from meanfield.figures.runs import effort, sampled
 from meanfield.plot.style import PALETTE, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
-from meanfield.sampling.statistics import code_words, coding_threshold
 from meanfield.solve import solve
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")
     draw_readouts(axes[0, 0], chains.readout[..., 0].ravel(), posterior, 0)
     axes[0, 0].legend(frameon=False)
-    words = code_words(chains.class_activation, coding_threshold(network))
+    words = posterior.division.words(chains.class_activation, network)
     for pattern, color in zip(("110", "101"), PALETTE, strict=False):  # neurons whose code is clear, one of each
         same = np.flatnonzero((words[0] == int(pattern, 2)).all(axis=0))
         for i in same[:1]:
@@ -69,7 +68,7 @@ def draw(name: str, scale: Scale) -> Drawing:
 def _activation_of_code(ax: Axes, posterior: Posterior, chains: Chains) -> None:
     """Activations of the 1-1-0 neurons on the samples of class 1, with their density."""
     phi, means = chains.activations(), chains.class_activations()
-    member = code_words(means, coding_threshold(chains.network)) == 0b110
+    member = posterior.division.words(means, chains.network) == 0b110
     values = phi[member][:, chains.labels == 0].ravel()
     grid = np.linspace(0.002, 0.998, 400)
     ax.hist(values, bins=50, range=(0, 1), density=True, color="0.8")

@@ -5,14 +5,20 @@ an index per function that processes which compile side by side may mix up. Here
 named by a hash, moved into place when it is complete, and with a checksum. What cannot be read is compiled again; what
 cannot be written stays in memory, which is said once.
 
-This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._reduce`). Where they have changed,
-everything is compiled in memory.
+Numba tells functions of one name and signature apart by a number that it counts up from 1 in every process, and the
+code of all files that a process reads is linked by these names. `numpy.sort` and `numpy.argsort` share such names: with
+code of two processes that had come to the same number, `sort` was linked to `argsort` and left its array unsorted,
+without an error. Every process that keeps code starts from a random number instead.
+
+This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._reduce`,
+`FunctionIdentity._unique_ids`). Where they have changed, everything is compiled in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import pickle
 import re
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from numba.core.typing.templates import Signature
 
 try:
+    from numba.core.bytecode import FunctionIdentity
     from numba.core.caching import FunctionCache
     from numba.core.compiler import CompileResult
     from numba.core.serialize import dumps
@@ -37,9 +44,9 @@ except ImportError as error:  # another Numba
     _MISSING: str | None = f"this version of Numba lacks what the cache needs: {error}"
     FunctionCache = object
 else:
-    _MISSING = None
+    _MISSING = None if hasattr(FunctionIdentity, "_unique_ids") else "this version of Numba names functions otherwise"
 
-__all__ = ["KernelCache", "cache_home", "keep_on_disk"]
+__all__ = ["KernelCache", "cache_home", "count_from_anywhere", "keep_on_disk"]
 
 _DIGEST = hashlib.sha256().digest_size
 _told = False
@@ -56,6 +63,18 @@ def cache_home() -> Path | None:
         return (Path(user).expanduser() / "meanfield").absolute()
     except (RuntimeError, OSError):  # no HOME and no entry for the user; a working directory that was deleted
         return None
+
+
+def count_from_anywhere() -> None:
+    """Let no other process, a forked one neither, give its functions the names that this one gives."""
+
+    def restart() -> None:
+        FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(7)))
+
+    if _MISSING is None:
+        restart()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=restart)
 
 
 def keep_on_disk(dispatcher: Dispatcher, folder: Path | None) -> Dispatcher:

@@ -19,7 +19,7 @@ from typing import Any
 import numba
 
 from meanfield.numerics.barrier import behind_barrier
-from meanfield.numerics.cache import cache_home, keep_on_disk
+from meanfield.numerics.cache import cache_home, count_from_anywhere, keep_on_disk
 
 __all__ = ["cache_directory", "jit", "jit_apart", "source_hash"]
 
@@ -49,6 +49,7 @@ def source_hash(file: str) -> str:
 
 
 _CACHE = None if numba.config.DISABLE_JIT else cache_home()
+count_from_anywhere()
 
 
 def cache_directory() -> Path | None:

@@ -21,7 +21,6 @@ from scipy.spatial import KDTree
 from meanfield.phases.level_curves import LevelCurve, level_curves
 from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.registry import covering_theory
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.boundary import MEETING, Boundary, trace_boundary
@@ -114,8 +113,8 @@ def find_boundaries(diagram: Plane) -> Boundaries:
         raise ValueError(f"boundaries are curves in a plane, but the diagram has the axes {list(diagram.axes)}.")
     if any(values.ndim > 1 for values in diagram.axes.values()):
         raise ValueError("boundaries are not followed along fractions=; sweep one fraction, fraction_<class>=.")
-    if diagram.network.activation.parts == "gaussian":
-        return Boundaries(())
+    if not diagram.codes:
+        return Boundaries(())  # what has no codes has no phases
     if not _sharp(diagram):
         levels, unexplained = level_curves(diagram)
         return Boundaries(tuple(levels), (), tuple(unexplained), (0.0,) * len(levels))
@@ -131,7 +130,7 @@ def _sharp(diagram: Plane) -> bool:
     if {"n_samples", "depth", "readout_exponent"} & set(diagram.axes):
         return False
     problem = diagram.problem((0, 0))
-    return is_limit(problem) and math.isinf(problem.task.n_samples) and covering_theory(*problem).name == "single_layer"
+    return is_limit(problem) and math.isinf(problem.task.n_samples)
 
 
 class _Explained:
@@ -144,7 +143,7 @@ class _Explained:
         self.limits = {name: (float(axis.min()), float(axis.max())) for name, axis in diagram.axes.items()}
         phase = _sorted_phase(diagram)
         edges = list(_edges(phase))
-        codes = _codes_of_phases(diagram)
+        codes = diagram.phase_codes
         differ = [codes[phase[one]] ^ codes[phase[other]] for one, other, _ in edges]
         self.ends = np.array([edge[:2] for edge in edges], dtype=float).reshape(-1, 2, 2)
         self.crossing: list[set[str]] = [set() for _ in edges]
@@ -258,16 +257,6 @@ def _orders(diagram: Plane) -> list[IntArray]:
 
 def _sorted_phase(diagram: Plane) -> IntArray:
     return np.asarray(diagram.phase)[np.ix_(*_orders(diagram))]
-
-
-def _codes_of_phases(diagram: Plane) -> list[set[str]]:
-    """Patterns of the codes of each phase; what distinguishes phases with outliers is not in them."""
-    found: list[set[str]] = [set() for _ in diagram.phase_labels]
-    if diagram.network.activation.parts != "codes":
-        return found
-    for label, codes in zip(diagram.phase_labels, found):
-        codes.update(part.split(" ")[0].replace("-", "") for part in label.split(", "))
-    return found
 
 
 def _on_border(edge: _Edge, shape: tuple[int, ...]) -> bool:

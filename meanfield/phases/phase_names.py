@@ -10,7 +10,9 @@ import numpy as np
 from meanfield.phases.kept import has_kept
 from meanfield.phases.points import GridOfPoints
 from meanfield.phases.raster import posterior_at
+from meanfield.posterior.division import Division
 from meanfield.posterior.parts import code_pattern
+from meanfield.posterior.registry import division_of
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.theory import is_limit
@@ -19,6 +21,7 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["PhaseNames"]
 
 _PRESENT = 1e-9  # weight above which a code is part of the phase
+_SHARED = 1e-7  # overlap of two classes in the outliers, relative to the largest, from which they share some
 _PRESENT_SOFT = 1e-3  # the same at finite P, where every code has some neurons, and in deep networks
 
 
@@ -69,47 +72,47 @@ class PhaseNames(GridOfPoints):
         return np.where(self.certified, self._grid(weight), np.nan)
 
     @cached_property
-    def _phases(self) -> tuple[tuple[str, ...], IntArray]:
-        names: dict[str, int] = {}
+    def division(self) -> Division:
+        """How the neurons of these networks divide into parts."""
+        return division_of(self.network, self.task)
+
+    @cached_property
+    def _phases(self) -> tuple[dict[str, frozenset[str]], IntArray]:
+        """Names of the phases with the codes that tell them from others, and the phase of every point."""
+        telling: dict[str, frozenset[str]] = {}
         index = np.full(len(self.patterns), -1)
         status = self.points.column("status")
         for i, patterns in enumerate(self.patterns):
             if status[i] == CONVERGED:
-                index[i] = names.setdefault(self._phase_name(i, patterns), len(names))
-        return tuple(names), self._grid(index)
+                present = [pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > self.present(i)]
+                name = self._phase_name(i, present)
+                telling.setdefault(name, self.division.telling(present))
+                index[i] = list(telling).index(name)
+        return telling, self._grid(index)
 
     def _phase_name(self, i: int, patterns: Sequence[str]) -> str:
         """The codes present; with outliers, which classes share them."""
-        parts = self.network.activation.parts
-        if parts == "gaussian":
-            return "analog"
-        least = self.present(i)
-        present = sorted(
-            (pattern for pattern, w in zip(patterns, self.points.weight[i]) if w > least),
-            key=lambda pattern: (pattern.count("1"), pattern),
-        )
+        present = sorted(patterns, key=lambda pattern: (pattern.count("1"), pattern))
         counted = []
         for pattern in dict.fromkeys(present):
             # At finite P one code may be found as several maxima of a flat ridge.
-            times = present.count(pattern) if least == _PRESENT else 1
+            times = present.count(pattern) if self.present(i) == _PRESENT else 1
             counted.append("-".join(pattern) + (f" ×{times}" if times > 1 else ""))
-        if parts == "codes":
-            return ", ".join(counted)
-        return ("bulk" if len(present) == 1 else f"{len(present)} codes") + self._outlier_name(i)
+        return self.division.phase_name(counted, len(present), self._sharing(i))
 
-    def _outlier_name(self, i: int) -> str:
+    def _sharing(self, i: int) -> list[str]:
         """Which classes drive outliers, joined by + where outliers are shared: the zeros of sum_o z_oc z_oc'."""
         weight = self.points.outlier_weight[i]
         keep = weight > _PRESENT
         if not keep.any():
-            return ", no outliers"
+            return []
         g_minus, g_plus = self.network.activation.growth
         kappa = self.points.outlier_direction[i][keep] @ self.points.t[i].T
         # Where phi grows on both sides, the steeper one says whose outlier it is.
         on_plus, on_minus = (np.sqrt(g) if g >= other else 0.0 for g, other in ((g_plus, g_minus), (g_minus, g_plus)))
         zbar = np.where(kappa > 0, on_plus, on_minus) * kappa
         overlap = np.abs(zbar.T * weight[keep]) @ np.abs(zbar)
-        linked = overlap > 1e-7 * overlap.max()
+        linked = overlap > _SHARED * overlap.max()
         groups: list[set[int]] = []
         for c in np.flatnonzero(np.diag(linked)):
             joined = {int(c)} | {int(d) for d in np.flatnonzero(linked[c])}
@@ -118,12 +121,17 @@ class PhaseNames(GridOfPoints):
                 groups.remove(group)
             groups.append(joined)
         labels = self.task.class_names
-        return ", outliers " + ", ".join(sorted("+".join(labels[c] for c in sorted(group)) for group in groups))
+        return sorted("+".join(labels[c] for c in sorted(group)) for group in groups)
 
     @property
     def phase_labels(self) -> tuple[str, ...]:
         """Names of the phases met."""
-        return self._phases[0]
+        return tuple(self._phases[0])
+
+    @property
+    def phase_codes(self) -> tuple[frozenset[str], ...]:
+        """Patterns of the codes that tell each phase from others; what tells phases with outliers is not in them."""
+        return tuple(self._phases[0].values())
 
     @property
     def phase(self) -> IntArray:

@@ -42,7 +42,6 @@ from meanfield.validation import FloatArray
 __all__ = ["PointArrays", "Problem", "physical", "posterior_at", "solution_at", "solve_segment"]
 
 _TEXTS = ("message", "packed")
-_RTOL = 1e-8  # residual that is aimed at, at finite P: a lattice for 1e-10 has twice as many nodes
 _PENDING = -1.0  # status of a point that has not been solved yet
 
 
@@ -280,7 +279,7 @@ def _start(problem: Problem, before: Problem, point: PointArrays) -> Posterior |
 
 def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
     try:
-        rtol = _RTOL if covering_theory(*problem).name == "single_layer" else None
+        rtol = getattr(covering_theory(*problem), "sweep_rtol", None)
         post = solve(*problem, warm_start=start, on_failure="return", rtol=rtol)
     except ConvergenceError as error:
         return _nothing(problem, loop.NOT_CONVERGED, str(error))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from itertools import islice
 
-from meanfield.numerics.interruptible import stop_everything
+from meanfield.numerics.limits import stop_everything
 from meanfield.phases.checkpoint import Checkpoint, Piece
 from meanfield.phases.grid import Grid, chunks, fingerprint, parents, segment_size
 from meanfield.phases.raster import PointArrays, Problem, all_limits, physical, solve_segment

@@ -48,7 +48,7 @@ def plot_readout_posterior(
     m = posterior.task.n_outputs
     if m == 1:
         _readout_line(posterior, ax)
-    elif outputs is not None or m == 2 or posterior.scheme == "analog":
+    elif outputs is not None or m == 2 or not posterior.codes:
         _readout_plane(posterior, ax, outputs or (0, 1))
     else:
         _readout_components(posterior, ax)
@@ -141,17 +141,15 @@ def draw_kernel(task: ClassTask | DataTask, kernel: Kernel, ax: Axes, n_samples:
 
 def _readout_line(posterior: Posterior, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
-    if posterior.scheme == "analog" or math.isfinite(posterior.task.n_samples):
-        u = posterior.readout_covariance if posterior.scheme == "analog" else None
-        humps = [(0.0, u)] if u is not None else [(code.readout[0], code.covariance) for code in posterior.codes]
-        reach = [(float(a), 6 * math.sqrt(float(variance[0, 0]))) for a, variance in humps if variance is not None]
+    humps = [(mean, variance) for _, mean, variance in posterior.division.gaussians(posterior) if variance is not None]
+    if humps:
+        reach = [(float(mean[0]), 6 * math.sqrt(float(variance[0, 0]))) for mean, variance in humps]
         a = np.linspace(min(a - r for a, r in reach), max(a + r for a, r in reach), 2001)
         ax.plot(a, posterior.readout_density(a[:, None]), color=PALETTE[0], label="bulk" if posterior.outliers else "")
         ax.set_ylabel("density $P(a)$")
     else:
         ax.set_ylabel(r"weight $P_\gamma$")
-        for style, code in zip(line_styles(), posterior.codes, strict=False):
-            name = "bulk" if posterior.scheme == "sparse" else code.label
+        for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
             ax.plot([code.readout[0]] * 2, [0, code.weight], **style)
             ax.plot(code.readout[0], code.weight, "o", color=style["color"], label=name)
         ax.margins(x=0.15)
@@ -166,8 +164,7 @@ def _readout_line(posterior: Posterior, ax: Axes) -> None:
 def _readout_components(posterior: Posterior, ax: Axes) -> None:
     r = np.arange(1, posterior.task.n_outputs + 1)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
-    for style, code in zip(line_styles(), posterior.codes, strict=False):
-        name = "bulk" if posterior.scheme == "sparse" else code.label
+    for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
         ax.plot(
             r, code.readout, marker="o", markersize=3 + 4 * math.sqrt(code.weight), linewidth=0.8 + 2 * code.weight,
             color=style["color"], label=f"{name} ({code.weight:.3f})",
@@ -189,11 +186,12 @@ def _readout_components(posterior: Posterior, ax: Axes) -> None:
 
 def _readout_plane(posterior: Posterior, ax: Axes, outputs: tuple[int, int]) -> None:
     pair = list(outputs)
-    if posterior.scheme == "analog":
-        _ellipses(ax, np.zeros(2), posterior.readout_covariance[np.ix_(pair, pair)], PALETTE[0])
-        ax.plot(0, 0, "+", color="0.3")
-    for style, code in zip(line_styles(), posterior.codes, strict=False):
-        name = "bulk" if posterior.scheme == "sparse" else code.label
+    if not posterior.codes:
+        for _, mean, covariance in posterior.division.gaussians(posterior):
+            if covariance is not None:
+                _ellipses(ax, mean[pair], covariance[np.ix_(pair, pair)], PALETTE[0])
+                ax.plot(*mean[pair], "+", color="0.3")
+    for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
         x, y = code.readout[pair]
         if code.covariance is not None:
             _ellipses(ax, code.readout[pair], code.covariance[np.ix_(pair, pair)], style["color"])

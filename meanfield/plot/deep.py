@@ -14,10 +14,10 @@ from meanfield.plot.style import PALETTE, axes_or_new, styled, symbol
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, sample_counts
 from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.posterior.registry import division_of
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.sampling.chains import Chains
-from meanfield.sampling.statistics import code_words, coding_threshold
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.validation import FloatArray
 from meanfield.validation import generator as new_generator
@@ -195,7 +195,8 @@ class _Sampled:
         columns = np.concatenate([np.flatnonzero(chains.labels == c)[:k] for c, k in enumerate(counts)])
         z = chains.preactivations(layer)[0][np.ix_(rows, columns)]
         phi = np.asarray(self.network.activation(z))
-        words = code_words(chains.class_activations(layer)[0][rows], coding_threshold(chains.network))
+        division = division_of(chains.network, self.task)
+        words = division.words(chains.class_activations(layer)[0][rows], chains.network)
         found = np.unique(words)[::-1]
         names = tuple("-".join(format(int(word), f"0{self.task.n_classes}b")) for word in found)
         code = np.searchsorted(-found, -words)
@@ -208,7 +209,7 @@ class _Sampled:
         below = at < self.network.depth - 1
         mean = self.chains.lower_activation[:, :, at] if below else self.chains.class_activation
         mean = mean.reshape(-1, mean.shape[-1])
-        active = mean > coding_threshold(self.network)
+        active = mean > division_of(self.network, self.task).threshold(self.network)
         with np.errstate(invalid="ignore"):
             on, off = ((mean * kind).sum(axis=0) / kind.sum(axis=0) for kind in (active, ~active))
         gap = mean[:, :, None] - mean[:, None, :]

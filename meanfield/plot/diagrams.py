@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import distance_transform_edt, label
 
-from meanfield.phases.curves import LINE_QUANTITIES, line_quantities, orbits
+from meanfield.phases.curves import line_quantities, orbits
 from meanfield.plot.class_tasks import plot_activation_map
 from meanfield.plot.style import PALETTE, axes_or_new, line_styles, panel_letter, side_legend, styled, symbol, tint
 from meanfield.theories.deep.transitions import CodeTransition
@@ -56,12 +56,11 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax.set_xlim(values.min(), values.max())
     ax.set_ylim(0, None)
     ax.set_xlabel(symbol(name))
-    quantity_name, legend_title = LINE_QUANTITIES[diagram.network.activation.parts]
-    ax.set_ylabel(quantity_name)
+    ax.set_ylabel(diagram.division.quantity)
     lines = [(t.value, t.label, "0.45" if t.crossover else "0.2", ":" if t.crossover else "-") for t in transitions]
     _mark(ax, lines + [(value, "not unique", "0.45", "--") for value in values[~regular]])
     ax.spines[["top", "right"]].set_visible(False)
-    side_legend(ax, legend_title)
+    side_legend(ax, diagram.division.key)
     return ax
 
 

@@ -62,7 +62,7 @@ if (facts.chosen !== undefined) {
   };
   const pixels = image.data.image[0];  // an array with a shape: filled anew, not replaced
   pixels.fill(NaN);
-  const bulk = facts.scheme === "outliers";
+  const bulk = rows.some((row) => row.label.startsWith("outlier"));
   let next = 0;
   for (const row of bulk ? [...rows].reverse() : rows) {
     // Codes hold their share of the neurons; an outlier is one neuron, drawn as one row.

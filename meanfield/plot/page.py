@@ -11,8 +11,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from meanfield.phases.curves import LINE_QUANTITIES, line_quantities
+from meanfield.phases.curves import line_quantities
 from meanfield.plot.style import MAP, PALETTE, tint
+from meanfield.posterior.division import Part
 from meanfield.validation import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
         "m": first.task.n_outputs, "n_codes": int(arrays["weight"].shape[2]), "n_neurons": _N_NEURONS,
         "axes": [np.asarray(axis).tolist() for axis in first.axes.values()], "slider": slider_values.tolist(),
         "slider_name": _plain(slider_name) if slider_name else "", "messages": [layer["messages"] for layer in layers],
-        "scheme": first.network.activation.parts, "palette": list(PALETTE),
+        "palette": list(PALETTE),
     }  # fmt: skip
     plane, cells = _plane(first, arrays["phase"][0], colors, phases)
     readouts, lines = _readouts(facts)
@@ -141,7 +142,7 @@ def _points(diagram: PhaseDiagram, phases: Sequence[str]) -> dict[str, Any]:
     index = np.array([phases.index(name) for name in diagram.phase_labels] or [0])
     flat = np.asarray(diagram.phase).ravel()
     said = np.asarray(diagram.messages).ravel()
-    rows: list[list[tuple[str, float, FloatArray, FloatArray]]] = []
+    rows: list[list[Part]] = []
     messages = {}
     for i in range(flat.size):
         if flat[i] < 0:
@@ -149,13 +150,7 @@ def _points(diagram: PhaseDiagram, phases: Sequence[str]) -> dict[str, Any]:
             rows.append([])
             continue
         posterior = diagram.posterior(i)
-        sparse = diagram.network.activation.parts == "outliers"
-        parts = [("bulk" if sparse else c.label, c.weight, c.readout, c.activation) for c in posterior.codes]
-        parts += [(f"outlier {o.label}", o.weight, o.readout, o.activation) for o in posterior.outliers]
-        if diagram.network.activation.parts == "gaussian":
-            spread = np.sqrt(np.diag(posterior.readout_covariance))
-            parts = [("Gaussian, ± std", 1.0, spread, np.full(diagram.task.n_classes, np.nan))]
-        rows.append(parts)
+        rows.append(posterior.division.parts(posterior))
     return {
         "rows": rows,
         "labels": dict.fromkeys(label for parts in rows for label, *_ in parts),
@@ -214,7 +209,7 @@ def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases
     )  # fmt: skip
     x = _borders(axes[0])
     if len(axes) == 1:
-        plane.yaxis.axis_label = _unicode(LINE_QUANTITIES[diagram.network.activation.parts][0])
+        plane.yaxis.axis_label = diagram.division.said
         low, high = [0.0], [1.0]
         top = 0.0
         for j, (name, values) in enumerate(line_quantities(diagram).items()):
@@ -267,10 +262,6 @@ def _borders(axis: FloatArray) -> FloatArray:
     borders = np.empty((2, axis.size))
     borders[:, order] = edges[:-1], edges[1:]
     return borders
-
-
-def _unicode(label: str) -> str:
-    return {"c": "code weight P", "o": "outlier overlap M", "r": "readout variance U"}[label[0]]
 
 
 def _readouts(facts: dict[str, Any]) -> tuple[Any, Any]:

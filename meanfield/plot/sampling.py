@@ -11,7 +11,6 @@ import numpy as np
 from meanfield.plot.style import MAP, PALETTE, axes_or_new, styled
 from meanfield.posterior.posterior import Posterior
 from meanfield.sampling.compare import LIMIT, STATISTICS, Comparison
-from meanfield.sampling.statistics import coding_threshold
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -102,17 +101,14 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
     """
     ax = axes_or_new(ax, (2.8, 2.5))
     draws, posterior = comparison.draws, comparison.posterior
-    parts = draws.network.activation.parts
-    unit = np.sqrt(draws.width) if parts == "outliers" else 1.0
+    division, n_classes = draws.division, draws.class_activation.shape[3]
+    unit, written = division.readout_unit(draws.width)
     readout = draws.readout.reshape(-1, draws.readout.shape[-1]) / unit
-    words = draws.words(coding_threshold(draws.network)).ravel()
-    if parts == "gaussian":
-        words = np.zeros_like(words)
-    shown = [word for word in np.unique(words)[::-1] if parts == "outliers" or np.mean(words == word) > 1e-3]
+    words = division.told_apart(draws.words).ravel()
     pair = (0, 0) if readout.shape[1] == 1 else outputs or (0, 1)
-    for i, word in enumerate(shown):
+    for i, word in enumerate(division.shown(words)):
         color = PALETTE[i % len(PALETTE)]
-        label = "" if parts == "gaussian" else "bulk" if parts == "outliers" and word == 0 else draws.label(word)
+        label = division.legend(word, n_classes)
         own = readout[words == word]
         if pair[0] == pair[1]:
             edges = np.linspace(readout.min(), readout.max(), 81).tolist()
@@ -127,7 +123,7 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
         ax.plot(*mean[list(pair)], "k+", markersize=6, mew=0.9)
         if covariance is not None:
             ax.plot(*_ellipse(mean, covariance, pair), color="black", linewidth=0.8)
-    axis = rf"readout $a_{{{pair[0] + 1}}}$" + (r"$/\sqrt{N}$" if parts == "outliers" else "")
+    axis = rf"readout $a_{{{pair[0] + 1}}}$" + written
     ax.set_xlabel(axis)
     if pair[0] == pair[1]:
         ax.set_ylabel("fraction of neurons")
@@ -144,11 +140,11 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
 
 def _parts_of_theory(posterior: Posterior, unit: float) -> list[tuple[FloatArray, FloatArray | None]]:
     """Means and covariances of codes, bulk or Gaussian, and outliers without a covariance."""
-    if posterior.scheme == "analog":
-        covariance = posterior.readout_covariance
-        return [(np.zeros(len(covariance)), covariance)]
-    codes = [(c.readout / unit, None if c.covariance is None else c.covariance / unit**2) for c in posterior.codes]
-    return [*codes, *((outlier.readout, None) for outlier in posterior.outliers)]
+    parts = [
+        (mean / unit, None if covariance is None else covariance / unit**2)
+        for _, mean, covariance in posterior.division.gaussians(posterior)
+    ]
+    return [*parts, *((outlier.readout, None) for outlier in posterior.outliers)]
 
 
 def _ellipse(mean: FloatArray, covariance: FloatArray, pair: tuple[int, int]) -> FloatArray:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, Self, overload
 import numpy as np
 
 from meanfield.posterior.archive import load_posterior
+from meanfield.posterior.registry import division_of
 from meanfield.problem.layers import layer_index
 from meanfield.validation import FloatArray, real_array, real_number, short
 
 if TYPE_CHECKING:
     from meanfield.posterior.certificate import Certificate
+    from meanfield.posterior.division import Division
     from meanfield.posterior.generalization import Generalization
     from meanfield.posterior.kernel import Kernel
     from meanfield.posterior.neurons import Neurons
@@ -148,6 +150,11 @@ class Posterior(ABC):
         return found
 
     # ---- what most have --------------------------------------------------------------------------
+
+    @property
+    def division(self) -> Division:
+        """How the neurons divide into parts; what pictures and comparisons ask."""
+        return division_of(self.network, self.task)
 
     @property
     def codes(self) -> tuple[Code, ...]:

@@ -16,16 +16,23 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.problem import Problem, checked_problem
 
 if TYPE_CHECKING:
+    from meanfield.posterior.division import Division
     from meanfield.posterior.status import Status
+    from meanfield.problem.data_task import DataTask
+    from meanfield.problem.network import Network
 
 __all__ = [
     "ROOMS",
     "Answer",
+    "Derives",
+    "Divides",
+    "Freezes",
     "Options",
     "Restores",
     "Theory",
     "check_theory",
     "covering_theory",
+    "division_of",
     "theories",
     "theory_named",
 ]
@@ -73,8 +80,11 @@ class Theory(Protocol):
         Whether `meanfield.sweep` can keep its solutions as points of a diagram: its posteriors are those of one hidden
         layer, or their ``solution.pack()`` gives a header and arrays from which ``restore(problem, header, arrays)``
         makes the posterior again. ``transitions_along(diagram)``, where there is one, locates transitions.
-    solves_at_fractions : bool, optional
-        Whether `solve` takes the option "fractions", the shares of the codes; else `Posterior.frozen` is asked.
+    takes : tuple of str, optional
+        Options of `Options` that only some theories know and this one does: "width", and "fractions", the shares of the
+        codes; without the latter `Posterior.frozen` is asked.
+    sweep_rtol : float, optional
+        Accuracy that is aimed at in a sweep where nothing else is said, if it is not that of a single solve.
     answers : str
         What it covers, in a few words, for the texts of refusals: "lazy networks on data".
     """
@@ -98,6 +108,30 @@ class Restores(Protocol):
     """A theory whose solutions are kept whole in a sweep: ``solution.pack()`` gave header and arrays."""
 
     def restore(self, problem: Problem, header: Header, arrays: Arrays) -> Answer: ...
+
+
+@runtime_checkable
+class Derives(Protocol):
+    """A theory that prints what it solves."""
+
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> object | None:
+        """Its equations for a network and a task (None: classes, P -> infinity); None if they are not its own."""
+
+
+@runtime_checkable
+class Divides(Protocol):
+    """A theory whose networks divide into parts in another way than phi says."""
+
+    def division(self, network: Network, task: ClassTask | DataTask) -> Division | None:
+        """How the neurons of its networks divide into parts; None for networks that are not its own."""
+
+
+@runtime_checkable
+class Freezes(Protocol):
+    """A theory that solves again at given fractions of the codes."""
+
+    def frozen(self, posterior: Answer, fractions: object) -> Answer:
+        """`Posterior.frozen`."""
 
 
 @functools.cache
@@ -138,6 +172,16 @@ def covering_theory(network: object, task: object, tau: object) -> Theory:
     kind = "class task" if isinstance(task, ClassTask) else "data task"
     listed = "; ".join(f"{reason} ({' and '.join(answers)})" for reason, answers in reasons.items())
     raise ValueError(f"no theory covers this network on a {kind} at tau = {problem.tau:g}: {listed}.")
+
+
+def division_of(network: Network, task: ClassTask | DataTask) -> Division:
+    """How the neurons of a network, solved or sampled, divide into parts."""
+    from meanfield.posterior.division import division_by_growth
+
+    for theory in theories():
+        if isinstance(theory, Divides) and (found := theory.division(network, task)) is not None:
+            return found
+    return division_by_growth(network)
 
 
 def check_theory(name: str, network: object, task: object, tau: object) -> None:

@@ -202,7 +202,7 @@ def compare(
         raise ValueError(f"fractions must be 'sampled' or 'equilibrium', got {fractions!r}.")
     _check_same_problem(posterior, draws)
     patterns = theory_patterns(posterior)
-    frozen = fractions == "sampled" and bool(patterns) and draws.network.activation.parts == "codes"
+    frozen = fractions == "sampled" and bool(patterns) and draws.division.freezes
     shares = all_shares(draws) if frozen else None
     left_out: dict[str, float] = {}
     theory = expected(posterior, draws, patterns, shares, inputs, left_out)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from meanfield.drawing import drawn
 from meanfield.problem.layers import layer_index
 from meanfield.sampling.observe import Observed
-from meanfield.sampling.statistics import as_draws, code_words, coding_threshold
+from meanfield.sampling.statistics import as_draws
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -124,11 +124,11 @@ def drift(chains: object, *, layer: int = -1, n_lags: int = 20) -> Drift:
     for lag in lags:
         pairs = np.einsum("kdnc,kdnc->k", centred[:, : length - lag], centred[:, lag:]) / (length - lag)
         at_lag.append(pairs / norm)
-    words = code_words(m, coding_threshold(draws.network))
-    bulk = draws.network.activation.parts == "outliers"
+    division = draws.division
+    words = division.words(m, draws.network)
     kept, expected, size = [], [], 0
     for chain in words:
-        coding = chain[0] > 0 if bulk else np.ones(draws.width, dtype=bool)
+        coding = division.carrying(chain[0])
         if coding.any():
             share = np.bincount(chain.ravel(), minlength=2 ** m.shape[3]) / chain.size
             kept.append(float(np.mean(chain[0][coding] == chain[-1][coding])))
@@ -143,7 +143,7 @@ def drift(chains: object, *, layer: int = -1, n_lags: int = 20) -> Drift:
         lags=lags,
         overlap=np.mean(at_lag, axis=1),
         overlap_error=np.std(at_lag, axis=1, ddof=1) / np.sqrt(k) if k > 1 else np.full(lags.size, np.nan),
-        coding="outliers" if bulk else "neurons",
+        coding=division.carriers,
         persistence=value,
         persistence_error=float(error),
         chance=float(np.mean(expected)) if kept else math.nan,

@@ -119,7 +119,7 @@ def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], in
         values[f"kernel diagonal{where}"] = kernel.block_diagonal
         if depth > 1 and kernel.per_class:
             values[f"kernel excess{where}"] = kernel.block_diagonal - np.diag(kernel.block)
-    if posterior.scheme != "lazy":
+    if posterior.network.scaling != "lazy":
         weighted = [code.weight * code.readout for code in posterior.codes if code.weight > 0.0]
         mean = sum(weighted, np.zeros(posterior.task.n_outputs))
         values["readout mean"] = mean

@@ -11,6 +11,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from meanfield.posterior.registry import division_of
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.layers import layer_index
@@ -137,7 +138,7 @@ class Observed:
         sum over neurons training pins, that is more than networks differ by. `whole` leaves it together.
         """
         few = self.n_chains == 1 and self.n_draws < FEWEST_DRAWS
-        alone = few and not whole and self.network.activation.parts != "outliers"
+        alone = few and not whole and division_of(self.network, self.task).alike
         readout, layers, residual = self.readout, self.layers, self.residual
         activation, between, diagonal = self.class_activation, self.kernel_between, self.kernel_diagonal
         if alone:

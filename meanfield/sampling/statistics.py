@@ -1,22 +1,24 @@
 """Statistics of sampled networks that do not depend on the order of neurons, each with its Monte-Carlo error.
 
 A neuron of a sampled network is told by its code only: which classes drive it above the midpoint of phi (the convention
-of the theory, `meanfield.theories.single_layer.posterior.code_pattern`). For a phi that is unbounded and not linear
-neurons are the bulk, and outliers: those whose mean activation on some class exceeds `OUTLIER_LEVEL` standard
-deviations of the prior.
+of the theory). For a phi that is unbounded and not linear neurons are the bulk, and outliers: those whose mean
+activation on some class exceeds `OUTLIER_LEVEL` standard deviations of the prior. Which parts there are, the
+`meanfield.posterior.division.Division` of the network says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from meanfield.posterior.parts import activity_threshold
+from meanfield.posterior.division import OUTLIER_LEVEL, Division, word_shares
+from meanfield.posterior.registry import division_of
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.layers import layer_index
@@ -32,17 +34,12 @@ __all__ = [
     "SampledEstimate",
     "all_shares",
     "as_draws",
-    "code_words",
-    "coding_threshold",
     "estimate",
     "layer_suffix",
     "normal_deviate",
     "observables",
 ]
 
-# Averaged over the samples of a class, a neuron of the bulk stays below about one standard deviation of the prior; an
-# outlier grows like sqrt(N).
-OUTLIER_LEVEL = 2.5
 FEWEST_DRAWS = 4  # of a chain whose own scatter tells an error; R-hat splits chains in halves
 _DISAGREE = 0.95  # confidence at which chains are said to disagree: then only they are independent
 
@@ -216,13 +213,15 @@ class Draws:
             raise ValueError("these chains have no record of the activations below the last layer; sample again.")
         return np.asarray(self.lower_activation[:, :, below])
 
-    def words(self, threshold: float) -> NDArray[np.int64]:
-        """(k, d, N) code of every neuron, see `code_words`."""
-        return code_words(self.class_activation, threshold)
+    @cached_property
+    def division(self) -> Division:
+        """How the neurons divide into parts."""
+        return division_of(self.network, self.task)
 
-    def label(self, word: int) -> str:
-        """ "1-1-0" of a code word."""
-        return "-".join(format(int(word), f"0{self.class_activation.shape[3]}b"))
+    @cached_property
+    def words(self) -> NDArray[np.int64]:
+        """(k, d, N) code of every neuron."""
+        return self.division.words(self.class_activation, self.network)
 
 
 class Run(Protocol):
@@ -356,19 +355,15 @@ def observables(draws: Draws, patterns: Iterable[str]) -> list[Observable]:
         variance = draws.width * n_draws / (n_draws - 1) * deviation**2
         found.append(Observable("prediction", "predictor", draws.prediction, everywhere))
         found.append(Observable("prediction variance times N", "predictor", variance, everywhere))
-    parts = draws.network.activation.parts
-    if parts != "outliers":  # outliers add O(N^-1/2) to the mean readout: there the mean of the bulk is compared
+    if draws.division.alike:  # outliers add O(N^-1/2) to the mean readout: there the mean of the bulk is compared
         found.append(Observable("readout mean", "readout", a.mean(axis=2), everywhere))
     moment = np.einsum("kdni,kdnj->kdij", a, a) / a.shape[2]
     found.append(Observable("readout second moment", "readout", moment, everywhere))
-    words = draws.words(coding_threshold(draws.network))
-    if parts == "codes":
-        for pattern in patterns:
-            found += _of_code(draws, words == int(pattern, 2), "-".join(pattern))
-    elif parts == "outliers":
-        found += _of_code(draws, words == 0, "bulk")
-        for pattern in patterns:
-            found += _of_outlier(draws, words == int(pattern, 2), pattern)
+    members = draws.division.members(draws.words, patterns)
+    for label, member in members.codes.items():
+        found += _of_code(draws, member, label)
+    for pattern, member in members.outliers.items():
+        found += _of_outlier(draws, member, pattern)
     return found
 
 
@@ -443,24 +438,6 @@ def _of_outlier(draws: Draws, member: NDArray[np.bool_], pattern: str) -> list[O
     ]
 
 
-def code_words(activation: FloatArray, threshold: float) -> NDArray[np.int64]:
-    """(...) code words of class activations (..., C): integers, class 1 the highest bit."""
-    return np.asarray((activation > threshold) @ (1 << np.arange(activation.shape[-1])[::-1]))
-
-
-def coding_threshold(network: Network) -> float:
-    """Mean activation on a class beyond which a neuron counts as active.
-
-    The `activity_threshold` of the theory; where phi has outliers, only they carry codes: the level that makes a neuron
-    one of them.
-    """
-    if network.activation.parts != "outliers":
-        return activity_threshold(network)
-    return float(OUTLIER_LEVEL * np.sqrt(network.k) * np.abs(network.activation.slopes).max())
-
-
 def all_shares(draws: Draws) -> FloatArray:
     """(k, 2^C) fraction of the neurons with each code word, mean over the draws of a chain."""
-    words = draws.words(coding_threshold(draws.network))
-    size = 2 ** draws.class_activation.shape[3]
-    return np.stack([np.bincount(chain.ravel(), minlength=size) / chain.size for chain in words])
+    return word_shares(draws.words, draws.class_activation.shape[3])

@@ -8,11 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from meanfield.sampling.statistics import (
-    Draws,
     SampledEstimate,
-    all_shares,
     as_draws,
-    coding_threshold,
     estimate,
     layer_suffix,
     observables,
@@ -20,8 +17,6 @@ from meanfield.sampling.statistics import (
 from meanfield.validation import FloatArray
 
 __all__ = ["ChainSummary", "SampledCode", "SampledOutlier", "summarize"]
-
-_MIN_SHARE = 1e-3  # rarer codes are not listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,19 +160,17 @@ def summarize(chains: object) -> ChainSummary:
         For classes of a single sample, fewer than 4 draws, and as `as_draws`.
     """
     draws = as_draws(chains)
-    patterns = _patterns(draws)
+    patterns = draws.division.patterns(draws.words, draws.class_activation.shape[3])
     found = {observable.name: estimate(observable.series) for observable in observables(draws, patterns)}
     codes, outliers = [], []
-    labels = ["bulk"] if draws.network.activation.parts == "outliers" else ["-".join(word) for word in patterns]
-    for label in labels:
+    for label in (name.removeprefix("fraction ") for name in found if name.startswith("fraction ")):
         names = ("fraction", "readout", "covariance", "activation")
         if f"readout {label}" in found:
             codes.append(SampledCode(label, *(found[f"{name} {label}"] for name in names)))
-    if draws.network.activation.parts == "outliers":
-        for label in map("-".join, patterns):
-            names = ("number of outliers", "outlier weight", "outlier readout", "outlier activation")
-            if f"outlier weight {label}" in found:
-                outliers.append(SampledOutlier(label, *(found[f"{name} {label}"] for name in names)))
+    for label in map("-".join, patterns):
+        names = ("number of outliers", "outlier weight", "outlier readout", "outlier activation")
+        if f"outlier weight {label}" in found:
+            outliers.append(SampledOutlier(label, *(found[f"{name} {label}"] for name in names)))
     residual = found["residual"]
     prediction = draws.prediction
     return ChainSummary(
@@ -195,18 +188,6 @@ def summarize(chains: object) -> ChainSummary:
         prediction=None if prediction is None else estimate(prediction),
         prediction_variance=None if prediction is None else prediction.var(axis=(0, 1), ddof=1),
     )
-
-
-def _patterns(draws: Draws) -> list[str]:
-    """Patterns of all codes, or outliers, that occur."""
-    parts, n_classes = draws.network.activation.parts, draws.class_activation.shape[3]
-    if parts == "gaussian":
-        return []
-    if parts == "outliers":
-        found = np.unique(draws.words(coding_threshold(draws.network)))
-        return [format(word, f"0{n_classes}b") for word in found if word > 0]
-    share = all_shares(draws).mean(axis=0)
-    return [format(word, f"0{n_classes}b") for word in np.argsort(-share) if share[word] > _MIN_SHARE]
 
 
 def _of_layer(found: SampledEstimate, layer: int) -> SampledEstimate:

@@ -24,17 +24,36 @@ from sympy.printing.latex import LatexPrinter
 from meanfield.symbolic.latex import align
 
 __all__ = [
+    "READOUT_VARIANCE",
+    "SIGMA_W",
+    "SIZE",
+    "TAU",
+    "C",
     "DeepEquations",
+    "L",
+    "Layer",
+    "LayerAverage",
+    "T",
+    "Y",
+    "array_of",
+    "c",
     "class_function",
     "class_keys",
     "cumulants",
     "deep_equations",
+    "e",
+    "equation",
     "moment",
     "n",
+    "of_class",
+    "q",
     "root_d",
+    "saddle",
+    "saddle_action",
     "second_derivatives",
     "site",
     "site_orders",
+    "written",
 ]
 
 Layer: TypeAlias = int | sp.Expr  # a number, or the symbol of any
@@ -145,12 +164,12 @@ def cumulants(i: int, j: int) -> sp.Expr:
 
 C, L = sp.symbols("C L", integer=True, positive=True)
 c, e, q = sp.symbols("c e q", integer=True)
-_N = sp.IndexedBase("n")
-_SIGMA, _TAU, _S = sp.Symbol("sigma_w", positive=True), sp.Symbol("tau"), sp.Symbol("s", positive=True)
-_T, _Y = sp.IndexedBase("t"), sp.IndexedBase("y")
+SIZE = sp.IndexedBase("n")
+SIGMA_W, TAU, READOUT_VARIANCE = sp.Symbol("sigma_w", positive=True), sp.Symbol("tau"), sp.Symbol("s", positive=True)
+T, Y = sp.IndexedBase("t"), sp.IndexedBase("y")
 
 
-def _array(name: str, layer: Layer) -> sp.IndexedBase:
+def array_of(name: str, layer: Layer) -> sp.IndexedBase:
     tilde = name.endswith("~")
     letter = name[:-1] if name in ("k~", "delta~") else name
     letter = {"K": r"\bar{K}", "delta": r"\delta"}.get(letter, letter)
@@ -159,13 +178,13 @@ def _array(name: str, layer: Layer) -> sp.IndexedBase:
     )
 
 
-def _of_class(expression: sp.Expr, cls: sp.Expr) -> sp.Expr:
+def of_class(expression: sp.Expr, cls: sp.Expr) -> sp.Expr:
     """Derivatives of g and n of one class."""
-    found = expression.subs(n, _N[cls])
+    found = expression.subs(n, SIZE[cls])
     return found.replace(lambda x: x.is_Symbol and x.name.startswith("g"), lambda x: sp.IndexedBase(x.name)[cls])
 
 
-def _average(expression: sp.Expr, layer: Layer) -> sp.Expr:
+def layer_average(expression: sp.Expr, layer: Layer) -> sp.Expr:
     """<...>, numbers and class sizes in front."""
     total = sp.Integer(0)
     for term in sp.Add.make_args(sp.expand(expression)):
@@ -190,23 +209,29 @@ class LayerAverage(sp.Function):
 def _log_z_slope(kind: str, same: bool, layer: Layer) -> sp.Expr:
     """d ln Z / d entry of k~ or H (an entry off the diagonal stands for both), delta or d, of class c, or c and e."""
     if kind in _ONE:
-        return _average(_of_class(class_function(_ONE[kind]), c), layer)
+        return layer_average(of_class(class_function(_ONE[kind]), c), layer)
     key = _PAIR[kind]
     if same:
-        return _average(_HALF * _of_class(class_function(_added(key, key)), c), layer)
-    return _average(_of_class(class_function(key), c) * _of_class(class_function(key), e), layer)
+        return layer_average(_HALF * of_class(class_function(_added(key, key)), c), layer)
+    return layer_average(of_class(class_function(key), c) * of_class(class_function(key), e), layer)
 
 
-def _saddle(pair: str, one: str, scale: sp.Expr, layer: Layer) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
+NOTHING: tuple[sp.Expr, sp.Expr, sp.Expr] = (sp.Integer(0), sp.Integer(0), sp.Integer(0))
+
+
+def saddle(
+    pair: str, one: str, scale: sp.Expr, layer: Layer, beside: tuple[sp.Expr, sp.Expr, sp.Expr] = NOTHING
+) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
     """Off-diagonal, diagonal and own part of the array conjugate to (pair, one), at which Phi is stationary.
 
     - tr K~ K / 2 in an entry c, e is n_c n_e X_ce, in one c, c (n_c^2 X_cc + n_c x_c) / 2, in the own part
-    n_c (X_cc + x_c) / 2: X, x the block and the own part of the conjugate array.
+    n_c (X_cc + x_c) / 2: X, x the block and the own part of the conjugate array. `beside` ln Z the action may have
+    other terms that depend on (pair, one): their derivatives by an off-diagonal and a diagonal entry, and by one.
     """
     off, block, own = sp.symbols("off block own")
-    between = sp.solve(scale * _log_z_slope(pair, False, layer) - _N[c] * _N[e] * off, off)[0]
-    pairwise = scale * _log_z_slope(pair, True, layer) - (_N[c] ** 2 * block + _N[c] * own) / 2
-    single = scale * _log_z_slope(one, True, layer) - _N[c] * (block + own) / 2
+    between = sp.solve(scale * (_log_z_slope(pair, False, layer) + beside[0]) - SIZE[c] * SIZE[e] * off, off)[0]
+    pairwise = scale * (_log_z_slope(pair, True, layer) + beside[1]) - (SIZE[c] ** 2 * block + SIZE[c] * own) / 2
+    single = scale * (_log_z_slope(one, True, layer) + beside[2]) - SIZE[c] * (block + own) / 2
     found = sp.solve([pairwise, single], [block, own], dict=True)[0]
     return tuple(sp.simplify(sp.expand(x)) for x in (between, found[block], found[own]))
 
@@ -226,6 +251,8 @@ class DeepEquations:
         Kernels and d of layers 1 .. L - 1, their conjugates, and t.
     jacobian : tuple of sympy.Eq
         Second derivatives of ln Z, of which that of Phi consists, in class functions, and these.
+    constraint : tuple of sympy.Rel
+        Where the bulk has an integral (rectifiers).
     """
 
     depth: int | None
@@ -233,35 +260,40 @@ class DeepEquations:
     definitions: tuple[sp.Eq, ...]
     stationarity: tuple[sp.Eq, ...]
     jacobian: tuple[sp.Eq, ...]
+    constraint: tuple[sp.Rel, ...] = ()
 
     def latex(self) -> str:
         """An ``align`` environment (package amsmath) with every equation."""
-        return align((self.objective, *self.definitions, *self.stationarity, *self.jacobian))
+        return align((self.objective, *self.definitions, *self.constraint, *self.stationarity, *self.jacobian))
 
     def _repr_latex_(self) -> str:
         return self.latex()
 
 
-def _eq(left: sp.Expr | str, right: sp.Expr) -> sp.Eq:
+def equation(left: sp.Expr | str, right: sp.Expr) -> sp.Eq:
     return sp.Eq(sp.Symbol(left) if isinstance(left, str) else left, right, evaluate=False)
 
 
-def _text(text: str) -> sp.Symbol:
+def written(text: str) -> sp.Symbol:
     return sp.Symbol(text)
+
+
+def saddle_action() -> sp.Eq:
+    """Phi, ln p(Y) / N."""
+    trace = r"\sum_{\ell < L} \left[ \ln Z_{\ell} - \tfrac{1}{2} \operatorname{tr} \tilde{K}_{\ell} K_{\ell} \right]"
+    return equation(
+        r"\Phi",
+        written(trace) + written(r"\ln Z_{L}")
+        - sp.Sum(SIZE[c] * T[c, q] * Y[c, q], (q, 1, sp.Symbol("m")), (c, 1, C))
+        + TAU / 2 * sp.Sum(SIZE[c] * T[c, q] ** 2, (q, 1, sp.Symbol("m")), (c, 1, C)),
+    )  # fmt: skip
 
 
 def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquations:
     """Equations of a network of `depth` hidden layers, or of any."""
-    layers: list[Layer] = list(range(1, depth)) if depth else [_text(r"\ell")]
-    upper: list[Layer] = list(range(2, depth + 1)) if depth else [_text(r"\ell + 1")]
+    layers: list[Layer] = list(range(1, depth)) if depth else [written(r"\ell")]
+    upper: list[Layer] = list(range(2, depth + 1)) if depth else [written(r"\ell + 1")]
     last: Layer = depth or L
-    trace = r"\sum_{\ell < L} \left[ \ln Z_{\ell} - \tfrac{1}{2} \operatorname{tr} \tilde{K}_{\ell} K_{\ell} \right]"
-    objective = _eq(
-        r"\Phi",
-        _text(trace) + _text(r"\ln Z_{L}")
-        - sp.Sum(_N[c] * _T[c, q] * _Y[c, q], (q, 1, sp.Symbol("m")), (c, 1, C))
-        + _TAU / 2 * sp.Sum(_N[c] * _T[c, q] ** 2, (q, 1, sp.Symbol("m")), (c, 1, C)),
-    )  # fmt: skip
     weight = r"\left\langle e^{\sum_{c} n_{c} g_{c}(b_{c}, h_{c})} \right\rangle"
     gaussian_b = r"b \sim \mathcal{N}(0, \tilde{k}_{\ell})"
     gaussian_h = r"h \sim \mathcal{N}(0, \sigma_w^2 \bar{K}_{\ell-1})"
@@ -271,25 +303,25 @@ def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquat
         rf"\ln \left\langle e^{{b \varphi(z) + \tilde{{\delta}}_c \varphi(z)^2 / 2}} \right\rangle_{{{gaussian_z}}}"
     )
     definitions = (
-        _eq(r"Z_{\ell}", _text(fields)),
-        _eq(r"g_{c}(b, h)", _text(tilted)),
-        _eq(r"b^{(L)}_{c}", _text(r"a \cdot t_{c}, \quad a \sim \mathcal{N}(0, s)")),
+        equation(r"Z_{\ell}", written(fields)),
+        equation(r"g_{c}(b, h)", written(tilted)),
+        equation(r"b^{(L)}_{c}", written(r"a \cdot t_{c}, \quad a \sim \mathcal{N}(0, s)")),
     )
     rows = []
     for layer, above in zip(layers, upper):
-        kernel, d = _array("K", layer), _array("d", layer)
-        tilde, delta = _array("k~", layer), _array("delta~", layer)
-        off, block, own = _saddle("k", "delta", sp.Integer(1), layer)
+        kernel, d = array_of("K", layer), array_of("d", layer)
+        tilde, delta = array_of("k~", layer), array_of("delta~", layer)
+        off, block, own = saddle("k", "delta", sp.Integer(1), layer)
         assert off.subs(e, c) == block  # one equation for both
-        rows += [_eq(kernel[c, e], off), _eq(d[c], own)]
-        off, block, own = _saddle("H", "d", _SIGMA**2, above)
+        rows += [equation(kernel[c, e], off), equation(d[c], own)]
+        off, block, own = saddle("H", "d", SIGMA_W**2, above)
         assert off.subs(e, c) == block
-        rows += [_eq(tilde[c, e], off), _eq(delta[c], own)]
+        rows += [equation(tilde[c, e], off), equation(delta[c], own)]
     # <a g_b> + tau t = y, integrated by parts in a.
-    top_off, _, top_own = _saddle("k", "delta", sp.Integer(1), last)
-    match = _S * (sp.Sum(top_off * _N[e] * _T[e, q], (e, 1, C)) + top_own * _T[c, q]) + _TAU * _T[c, q]
-    rows.append(_eq(_Y[c, q], match))
-    return DeepEquations(depth, objective, definitions, tuple(rows), second_derivatives() if jacobian else ())
+    top_off, _, top_own = saddle("k", "delta", sp.Integer(1), last)
+    match = READOUT_VARIANCE * (sp.Sum(top_off * SIZE[e] * T[e, q], (e, 1, C)) + top_own * T[c, q]) + TAU * T[c, q]
+    rows.append(equation(Y[c, q], match))
+    return DeepEquations(depth, saddle_action(), definitions, tuple(rows), second_derivatives() if jacobian else ())
 
 
 def second_derivatives() -> tuple[sp.Eq, ...]:
@@ -299,11 +331,13 @@ def second_derivatives() -> tuple[sp.Eq, ...]:
         r" \left\langle A_{\theta'} \right\rangle"
     )
     rows = [
-        _eq(r"\frac{\partial^2 \ln Z}{\partial \theta \, \partial \theta'}", _text(general)),
-        _eq(r"A_{\theta \ldots}", _text(r"\prod_{c} e^{-n_{c} g_{c}} \, \partial_{\theta} \cdots \, e^{n_{c} g_{c}}")),
-        _eq(
+        equation(r"\frac{\partial^2 \ln Z}{\partial \theta \, \partial \theta'}", written(general)),
+        equation(
+            r"A_{\theta \ldots}", written(r"\prod_{c} e^{-n_{c} g_{c}} \, \partial_{\theta} \cdots \, e^{n_{c} g_{c}}")
+        ),
+        equation(
             r"\partial_{\tilde{k}_{ce}}, \; \partial_{\bar{K}_{ce}}, \; \partial_{t_{cq}}",
-            _text(
+            written(
                 r"\left(1 - \tfrac{1}{2} \delta_{ce}\right) \partial_{b_{c}} \partial_{b_{e}}, \;"
                 r" \sigma_w^2 \left(1 - \tfrac{1}{2} \delta_{ce}\right) \partial_{h_{c}} \partial_{h_{e}}, \;"
                 r" a_{q} \partial_{b_{c}}"
@@ -314,7 +348,7 @@ def second_derivatives() -> tuple[sp.Eq, ...]:
     for key in class_keys():
         if 0 < sum(key[:2]) + 2 * sum(key[2:]) <= 2:
             name = "".join(letter * order for letter, order in zip(letters, key))
-            rows.append(_eq(f"A_{{{name}}}", class_function(key)))
-    rows.append(_eq("A_{bbbb}", class_function((4, 0, 0, 0))))
-    rows.append(_eq(r"A_{\delta d}", class_function((0, 0, 1, 1))))
+            rows.append(equation(f"A_{{{name}}}", class_function(key)))
+    rows.append(equation("A_{bbbb}", class_function((4, 0, 0, 0))))
+    rows.append(equation(r"A_{\delta d}", class_function((0, 0, 1, 1))))
     return tuple(rows)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import sympy as sp
 
 from meanfield.symbolic import action as theory
 from meanfield.symbolic.cumulant import closed_form, definition
-from meanfield.symbolic.deep import DeepEquations, deep_equations
 from meanfield.symbolic.index import Average, CumulantFunction, GrowthFunction, contract, differentiate
 from meanfield.symbolic.latex import aligned, environment
 from meanfield.symbolic.shape import shape_of
-from meanfield.symbolic.theories import DataEquations, SymbolicActivation, SymbolicNetwork, SymbolicTask, data_equations
+from meanfield.symbolic.theories import SymbolicActivation
 
 __all__ = ["Equations", "equations", "finite_equations", "limit_equations", "linear_equations"]
 
@@ -100,46 +98,24 @@ def _exponential(row: sp.Eq) -> sp.Eq:
     return row
 
 
-def equations(
-    network: SymbolicNetwork | SymbolicActivation, task: SymbolicTask | None = None
-) -> Equations | DataEquations | DeepEquations:
-    """What `meanfield.solve` solves for a network and a task, derived by SymPy.
-
-    On a class task, or without a task: the equations of one hidden layer with this network's nonlinearity, and those of
-    every layer of a deeper network at finite P.
+def equations(activation: SymbolicActivation, n_samples: float = math.inf) -> Equations:
+    """What is solved for one hidden layer on a class task, derived by SymPy.
 
     In the notation of single_layer/THEORY.md the outliers' k g'(abar_o . t_c) / 2 is their activation: for ReLU
     phi(zbar_oc) = zbar_oc = k [t_c . abar_o]_+.
 
     Parameters
     ----------
-    network : Network (or anything with an `activation`), or an Activation.
-    task : ClassTask or DataTask, optional
-        A finite number of samples asks for the finite-P equations; the limit P -> inf is the default. With a data task:
-        the equations of linear (any depth), lazy (any depth) and other networks (one hidden layer) on any inputs.
+    activation : Activation
+        Whether phi is linear, and whether G grows, is read off its formula.
+    n_samples : float
+        P; a finite number asks for the finite-P equations.
 
     Returns
     -------
-    Equations, DeepEquations for a deep network, or DataEquations for a data task
+    Equations
         The symbols keep their names (sigma_a, k = sigma_w**2, tau, p_c, y_cr); only the nonlinearity is special.
-
-    Raises
-    ------
-    ValueError
-        For a lazy network and for a deep one whose phi grows (but for a linear one), whose equations these are not, and
-        for what is no nonlinearity.
     """
-    if hasattr(task, "inputs"):
-        return data_equations(cast("SymbolicNetwork", network))
-    depth, scaling = getattr(network, "depth", 1), getattr(network, "scaling", "non-lazy")
-    activation = cast("SymbolicActivation", getattr(network, "activation", network))
-    if scaling == "non-lazy" and depth > 1 and activation.parts != "outliers":
-        return deep_equations(depth)
-    if depth != 1 or scaling != "non-lazy":
-        raise ValueError(
-            f"not available yet: equations for depth {depth}, {scaling} scaling, {activation.name}; on class tasks "
-            "there are those of one hidden layer, and of deeper networks whose phi is bounded or linear"
-        )
     formula, z = activation.formula, activation.symbol
     sample = {s: sp.Rational(repr(activation.parameters[s.name])) for s in formula.free_symbols - {z}}
     try:
@@ -153,13 +129,13 @@ def equations(
     else:
         right = closed_form(shape.kinks, pieces, _KAPPA, theory.k)
     cumulant = sp.Eq(CumulantFunction(0, _KAPPA), right, evaluate=False)
-    if activation.parts == "gaussian" and pieces is not None and pieces[0][0] == 0:
+    if pieces is not None and not shape.kinks and pieces[0][0] == 0:
         return linear_equations(cumulant, pieces[0][1])
-    if task is not None and math.isfinite(task.n_samples):
+    if math.isfinite(n_samples):
         return finite_equations(cumulant)
     growth = None
-    if activation.parts != "codes":
-        minus, plus = (max(*side, key=lambda x: float(x.subs(sample))) for side in _one_sided(shape.slopes))
+    minus, plus = (max(*side, key=lambda x: float(x.subs(sample))) for side in _one_sided(shape.slopes))
+    if not (minus.is_zero and plus.is_zero):
         rectified = plus**2 * sp.Max(_KAPPA, 0) ** 2 + minus**2 * sp.Max(-_KAPPA, 0) ** 2
         growth = sp.Eq(GrowthFunction(0, _KAPPA), rectified, evaluate=False)
     return limit_equations(cumulant, growth)

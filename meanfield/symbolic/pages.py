@@ -15,6 +15,7 @@ from meanfield.symbolic.deep import deep_equations, second_derivatives
 from meanfield.symbolic.equations import finite_equations, limit_equations, linear_equations
 from meanfield.symbolic.index import CumulantFunction, GrowthFunction
 from meanfield.symbolic.latex import align, with_equations
+from meanfield.symbolic.rectifiers import rectifier_equations
 
 __all__ = ["THEORIES", "latex_of", "pages", "rendered"]
 
@@ -43,6 +44,7 @@ THEORIES: dict[str, Callable[[], str]] = {
     "general_data": lambda: theories.general_data().latex(),
     "general_data_outliers": lambda: theories.general_data(outliers=True).latex(),
     "deep_network": lambda: deep_equations(jacobian=False).latex(),
+    "deep_rectifiers": lambda: rectifier_equations().latex(),
     "deep_network_jacobian": lambda: align(second_derivatives()),
 }
 

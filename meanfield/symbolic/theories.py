@@ -21,9 +21,6 @@ from meanfield.symbolic.propagation import SiteSymbols, site_equations
 __all__ = [
     "DataEquations",
     "SymbolicActivation",
-    "SymbolicNetwork",
-    "SymbolicTask",
-    "data_equations",
     "general_data",
     "lazy",
     "linear",
@@ -106,8 +103,6 @@ class SymbolicActivation(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def parts(self) -> str: ...
-    @property
     def formula(self) -> sp.Expr: ...
     @property
     def expression(self) -> sp.Expr: ...
@@ -115,44 +110,6 @@ class SymbolicActivation(Protocol):
     def symbol(self) -> sp.Symbol: ...
     @property
     def parameters(self) -> Mapping[str, float]: ...
-
-
-class SymbolicTask(Protocol):
-    """What the equations ask of a class task."""
-
-    @property
-    def n_samples(self) -> float: ...
-
-
-class SymbolicNetwork(Protocol):
-    """What the equations ask of a network, which has a depth and a scaling besides."""
-
-    @property
-    def activation(self) -> SymbolicActivation: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def scaling(self) -> str: ...
-
-
-def data_equations(network: SymbolicNetwork) -> DataEquations:
-    """Equations of a network on a data task.
-
-    Raises
-    ------
-    ValueError
-        For a nonlinear network of depth > 1 that is not lazy.
-    """
-    activation = network.activation
-    if getattr(network, "scaling", "non-lazy") == "lazy":
-        return lazy()
-    if activation.parts == "gaussian":
-        return linear()
-    if getattr(network, "depth", 1) != 1:
-        raise ValueError(
-            f"not available yet: equations for depth {network.depth} on data; only linear and lazy networks are deep"
-        )
-    return general_data(outliers=activation.parts == "outliers")
 
 
 def _eq(left: sp.Expr, right: sp.Expr) -> sp.Eq:

@@ -7,6 +7,7 @@ from margins import below
 from scipy.special import erf
 
 import meanfield as mf
+from meanfield.theories.lazy import kernel as lazy_kernel
 from meanfield.theories.lazy.kernel import gaussian_kernel, gaussian_moment, kernel_layers
 
 _X, _W = np.polynomial.legendre.leggauss(24)
@@ -211,3 +212,15 @@ def test_layers_equal_a_very_wide_random_network():
 def test_bad_input_is_refused_in_words(arguments, message):
     with pytest.raises(ValueError, match=message):
         gaussian_kernel("tanh", *arguments)
+
+
+def test_an_element_of_equal_inputs_is_held_against_the_mean_square(monkeypatch):
+    """Integrals over panels in a wrong order agree with each other at every order of the rule: E[phi^2] does not."""
+    k = 1.5**2 * np.array([[1.0, 0.3], [0.3, 2.0]])
+    right = gaussian_kernel("hard_tanh", k, np.diag(k), np.diag(k))
+    np.testing.assert_allclose(np.diag(right.cross), right.left, atol=1e-10)
+    near = lazy_kernel.near_kernel
+    monkeypatch.setattr(lazy_kernel, "near_kernel", lambda *arguments: (3.0 * near(*arguments)[0], 0.0))
+    monkeypatch.setattr(lazy_kernel, "_WANTED", 0.0)
+    with pytest.raises(ValueError, match="contradicts itself"):
+        gaussian_kernel("hard_tanh", k, np.diag(k), np.diag(k))

@@ -177,10 +177,10 @@ def test_integral_along_a_direction_is_plain_ep_where_that_is_good():
     neuron = Neuron(activation("sigmoid"), matrix, 1.0, threads=1)
     t = k[:, None]
     plain = neuron.evaluate(t, np.ones((1, 1)), tolerance=1e-9)
-    positions = neuron.soft_directions(k[None], plain.s, plain.nu)
+    positions = neuron.lines.soft_directions(k[None], plain.s, plain.nu)
     line = plain.take(slice(None))
     line.assign([0], plain)
-    neuron.resolve(line, [0], t, positions, [None], [1e-9])
+    neuron.lines.resolve(line, [0], t, positions, [None], [1e-9])
     assert line.line[0] is not None
     assert line.exponent[0] == pytest.approx(plain.exponent[0], abs=2e-4)
     assert line.phi[0] == pytest.approx(plain.phi[0], abs=2e-4)

@@ -10,19 +10,19 @@ from problems import fixed_rng
 
 import meanfield as mf
 from meanfield.activations.activation import activation
+from meanfield.numerics import limits
 from meanfield.posterior.certificate import Certificate, ConvergenceError
-from meanfield.theories.general_data import limits
 from meanfield.theories.general_data.exact import check, examine
 from meanfield.theories.general_data.exact.check import Sampler
-from meanfield.theories.general_data.exact.correct import corrected
-from meanfield.theories.general_data.exact.coverage import covered, modes
+from meanfield.theories.general_data.exact.correct import correct
+from meanfield.theories.general_data.exact.coverage import cover, modes
 from meanfield.theories.general_data.exact.examine import _twice
-from meanfield.theories.general_data.exact.moves import annealed
+from meanfield.theories.general_data.exact.moves import anneal
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.proposal import Mixture, mixture_of, prior_mixture
 from meanfield.theories.general_data.exact.quadrature import nodes
 from meanfield.theories.general_data.exact.sample import Dual, sample_of
-from meanfield.theories.general_data.exact.unaided import approached, blank
+from meanfield.theories.general_data.exact.unaided import approach, blank
 from meanfield.theories.general_data.solve import solve_general
 
 
@@ -67,7 +67,7 @@ def test_the_minimum_is_one():
     features, targets = rng.normal(size=(5, 3)), rng.normal(size=(5, 1))
     sample = sample_of(SIGMOID, features, rng.normal(size=(2000, 3)), np.full(2000, -np.log(2000)))
     dual = Dual(targets, 0.2, 0.1)
-    t, at, arrived = dual.minimised(sample, np.zeros((5, 1)))
+    t, at, arrived = dual.minimise(sample, np.zeros((5, 1)))
     assert arrived
     assert np.abs(dual.gradient(at, t)).max() < 1e-9
     # J is tau-strongly convex.
@@ -94,7 +94,7 @@ def test_nodes_integrate_the_prior(phi):
 @pytest.mark.statistical
 def test_a_proposal_is_a_density(three_codes):
     mixture = mixture_of(three_codes[0])
-    points = mixture.drawn(4000, np.random.default_rng(0))
+    points = mixture.draw(4000, np.random.default_rng(0))
     rank = points.shape[1]
     # E_q[prior / q] = 1: the mean of weights with a bounded second moment, as the prior is one of the components.
     ratio = np.exp(-0.5 * (points**2).sum(axis=1) - mixture.log_density(points))
@@ -132,7 +132,7 @@ def test_annealed_points_are_of_the_exact_measure(phi):
     if exact is None:
         exact = prior_mixture(2).sample(solution, 100_000, np.random.default_rng(1))
     expected = dual.at(exact, t)
-    sample = annealed(solution, prior_mixture(2), t, 4096, np.random.default_rng(0))
+    sample = anneal(solution, prior_mixture(2), t, 4096, np.random.default_rng(0))
     assert dual.at(sample, t).effective > 2500
     mean, error = _moments(sample, dual, t)
     wanted = np.append(expected.average.ravel(), expected.log_z)
@@ -148,13 +148,13 @@ def test_a_code_that_the_proposal_misses_is_found(three_codes):
     rng = np.random.default_rng(0)
     found = modes(solution, t, labels, rng)
     log_z = Dual(solution.targets, solution.prior, solution.tau).at(mixture.sample(solution, 4096, rng), t).log_z
-    _, missed = covered(mixture, solution, t, log_z, found, rng)
+    _, missed = cover(mixture, solution, t, log_z, found, rng)
     assert below(missed, 0.05, "missed")
     keep = mixture.code != 0
     less = Mixture(
         mixture.weight[keep] / mixture.weight[keep].sum(), mixture.mean[keep], mixture.root[keep], mixture.code[keep]
     )
-    repaired, missed = covered(less, solution, t, log_z, found, rng)
+    repaired, missed = cover(less, solution, t, log_z, found, rng)
     assert beyond(missed, 0.05, "missed, one code removed")
     assert len(repaired.weight) > len(less.weight)
 
@@ -228,16 +228,16 @@ def test_sampling_agrees_with_quadrature(monkeypatch):
     )
     solution = post.solution
     exact = Sampler(solution, None, np.random.default_rng(0))
-    by_nodes = exact.measured(np.array(solution.t))
+    by_nodes = exact.measure(np.array(solution.t))
     assert by_nodes.effective == np.inf
-    true, _ = corrected(exact, np.array(solution.t))
+    true, _ = correct(exact, np.array(solution.t))
     monkeypatch.setattr(check, "MAX_RANK", 0)
     sampled = Sampler(solution, None, np.random.default_rng(0))
-    by_points = sampled.measured(np.array(solution.t))
+    by_points = sampled.measure(np.array(solution.t))
     assert np.isfinite(by_points.effective)
     assert below((by_points.rms - by_nodes.rms) / by_points.noise)
     assert below(by_points.log_z - by_nodes.log_z, 0.1, "ln Z")
-    found, measured = corrected(sampled, np.array(solution.t))
+    found, measured = correct(sampled, np.array(solution.t))
     assert below(0.1 * (found.t - true.t) / (measured.largest_noise + 1e-6))
     # What the solver's answer was off by.
     actual = np.sqrt(np.mean((0.1 * (true.t - solution.t)) ** 2))
@@ -382,7 +382,7 @@ def test_mixtures_follow_a_measure_that_they_do_not_fit():
     t = 4.0 * rng.normal(size=(12, 1))
     sampler = Sampler(problem, None, rng, prior_mixture(3))
     assert sampler.dual.at(sampler.sample(4000, t), t).effective < 400.0
-    _, at = sampler.fitted(t, 4000)
+    _, at = sampler.fit(t, 4000)
     assert at.effective > 1600.0
     exact = sampler.dual.at(sampler.quadrature(t), t)
     assert at.log_z == pytest.approx(exact.log_z, abs=0.1)
@@ -396,11 +396,11 @@ def test_particles_from_the_prior_end_where_quadrature_does():
     y = (x.sum(axis=1) > 0).astype(float)[:, None]
     features = raw(x, y).features(1.0).matrix
     nothing = blank(SIGMOID, features, y, 1.0, 0.1)
-    exact, _ = corrected(Sampler(nothing, None, np.random.default_rng(0), prior_mixture(3)), np.zeros((8, 1)))
-    sampler, t = approached(nothing, None, np.random.default_rng(0))
+    exact, _ = correct(Sampler(nothing, None, np.random.default_rng(0), prior_mixture(3)), np.zeros((8, 1)))
+    sampler, t = approach(nothing, None, np.random.default_rng(0))
     assert below(0.1 * (t - exact.t), 0.1, "first approach")
     sampler.quadrature = lambda t, shift=0.0: None
-    found, measured = corrected(sampler, t)
+    found, measured = correct(sampler, t)
     assert measured.reliable
     assert below(0.1 * (found.t - exact.t) / measured.largest_noise)
 
@@ -413,7 +413,7 @@ def test_random_labels_without_a_fixed_point_are_solved():
     network = mf.Network("sigmoid")
     post = mf.solve(network, task, 0.1)
     nothing = blank(SIGMOID, task.features(1.0).matrix, task.targets, 1.0, 0.1)
-    found, measured = corrected(*approached(nothing, None, np.random.default_rng(5)))
+    found, measured = correct(*approach(nothing, None, np.random.default_rng(5)))
     assert measured.reliable
     noise = np.hypot(measured.noise, post.certificate.output_error_se)
     difference = 0.1 * (found.t - post.order_parameters["t"])
@@ -427,7 +427,7 @@ def test_two_runs_of_particles_agree_and_say_so():
     nothing = replace(
         blank(SIGMOID, task.features(2.0).matrix, task.targets, 1.0, 0.1), status="EP failed", residual=np.inf
     )
-    exact, _ = corrected(Sampler(nothing, None, np.random.default_rng(0), prior_mixture(3)), np.zeros((8, 1)))
+    exact, _ = correct(Sampler(nothing, None, np.random.default_rng(0), prior_mixture(3)), np.zeros((8, 1)))
     found, measured = _twice(nothing, None)
     assert measured.seeds > 0.0
     assert below(measured.seeds / measured.noise)

@@ -10,7 +10,8 @@ import pytest
 from exact_problems import SIGMOID, Clock
 from scipy.linalg import cho_factor, cho_solve
 
-from meanfield.theories.general_data import limits, slices
+from meanfield.numerics import limits
+from meanfield.theories.general_data import slices
 from meanfield.theories.general_data.compiled.ep import EP, FAILED
 from meanfield.theories.general_data.neuron import Neuron
 
@@ -43,14 +44,14 @@ def test_sliced_factors_are_those_of_the_library(size, monkeypatch):
     matrix = rows @ rows.T + np.eye(size)
     expected = cho_solve(cho_factor(matrix, lower=True), rows[:, 0])
     clock.now = 0.0
-    factor = slices.factorised(matrix.copy())
+    factor = slices.factorise(matrix.copy())
     looks = clock.now
     np.testing.assert_allclose(cho_solve(factor, rows[:, 0]), expected, rtol=1e-8)
     lower = np.tril(factor[0])
-    np.testing.assert_allclose(lower @ slices.solved_rows(lower, rows.T).T, rows, atol=1e-8 * size)
+    np.testing.assert_allclose(lower @ slices.solve_rows(lower, rows.T).T, rows, atol=1e-8 * size)
     assert looks >= 10 if size > 1000 else looks >= 1
     with pytest.raises(np.linalg.LinAlgError):
-        slices.factorised(matrix - 1e6 * np.eye(size))
+        slices.factorise(matrix - 1e6 * np.eye(size))
 
 
 def test_ctrl_c_reaches_the_caller_and_the_work():

@@ -15,6 +15,7 @@ from meanfield.theories.general_data.joint import neuron as joint
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron, pattern
 from meanfield.theories.general_data.joint.neuron import Cut, cavities, joint_moments
 from meanfield.theories.general_data.joint.pieces import apart, places, region, within
+from meanfield.theories.general_data.joint.splitting import regrow_pieces, split_shoulder
 from meanfield.theories.general_data.solve import solve_frozen, solve_general
 
 SIGMOID = activation("sigmoid")
@@ -133,7 +134,7 @@ def test_leaves_and_their_code_are_told_apart():
     if low.log_z < code.log_z - 1.0:
         assert neuron.distinct(Codes(t, (code, low))).joints == (code,)
     assert neuron.flipped(parts[0], t, 0) == pytest.approx(parts[1].log_z - parts[0].log_z, abs=0.5)  # others react
-    grown = neuron.regrow_pieces(Codes(t, (parts[0],)), 1e-9)
+    grown = regrow_pieces(neuron, Codes(t, (parts[0],)), 1e-9)
     assert [joint.cuts for joint in grown.joints] == [(cut,), (cut.flipped,)]
     assert neuron.place(code._replace(family=99), tuple(parts)) is None
 
@@ -234,7 +235,7 @@ def test_shoulder_of_a_code_is_cut_off():
         shoulder = phi[:, max(tops, key=lambda i: abs(W[i] - code.weights[0]))]
         if np.mean((shoulder - code.phi) ** 2) < 0.02:
             continue
-        parts = neuron.split_shoulder(Codes(t, (code,)), shoulder, 1e-9)
+        parts = split_shoulder(neuron, Codes(t, (code,)), shoulder, 1e-9)
         if len(parts.joints) == 1:
             continue
         assert parts.joints[0].cuts[0] == parts.joints[1].cuts[0].flipped
@@ -255,4 +256,4 @@ def test_no_shoulder_is_cut_off_where_there_is_none():
     neuron = JointNeuron(SIGMOID, matrix, 1.0 / 30.0, 1)
     t = 6.0 * (targets - targets.mean(axis=0))
     codes = Codes(t, (neuron.solve(t, pattern(np.where(labels == 0, 1.0, 0.0)), 1e-9),))
-    assert neuron.split_shoulder(codes, np.where(np.arange(30) % 2, 1.0, 0.0), 1e-9) is codes
+    assert split_shoulder(neuron, codes, np.where(np.arange(30) % 2, 1.0, 0.0), 1e-9) is codes

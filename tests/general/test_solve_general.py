@@ -116,7 +116,7 @@ def test_more_starts_find_no_more(small):
     nodes = None
     for seed in range(4):
         more = dual.search(found.t, 2.5, np.random.default_rng(seed), 1e-6)
-        nodes = more if nodes is None else dual.merged(nodes, more)
+        nodes = more if nodes is None else dual.merge(nodes, more)
     nodes = grow(neuron, nodes, 1e-6)
     assert dual.objective(nodes) == pytest.approx(found.objective, abs=1e-4)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from margins import below, beyond
+from margins import MAX_Z, below, beyond
 
 import meanfield as mf
 from meanfield.sampling.compare import STATISTICS
@@ -28,7 +28,7 @@ def trend_of(posterior, chains):
 def test_right_theory_agrees_after_extrapolation(comparisons):
     trend = mf.finite_size_trend(comparisons)
     assert len(trend.rows) > 60
-    assert below(trend.max_z, 5.0)
+    assert below(trend.max_z, MAX_Z)
     assert trend.passed()
 
 
@@ -36,7 +36,7 @@ def test_right_theory_agrees_after_extrapolation(comparisons):
 def test_residuals_agree_already_at_finite_width(problem, chains):
     comparison = mf.compare(problem[2], chains[100], statistics=["residual"])
     assert len(comparison.rows) == 9
-    assert below(comparison.max_z, 5.0)
+    assert below(comparison.max_z, MAX_Z)
     assert comparison.passed()
 
 
@@ -75,8 +75,8 @@ def test_t_off_by_five_percent_is_caught(problem, chains):
     wrong = replace(posterior, solution=replace(posterior.solution, t=1.05 * posterior.solution.t))
     single = mf.compare(wrong, chains[100], statistics=["residual"])
     assert not single.passed()
-    assert beyond(single.max_z, 5.0)
-    assert beyond(trend_of(wrong, chains).max_z, 5.0, "planted |z| of the trend")
+    assert beyond(single.max_z, MAX_Z)
+    assert beyond(trend_of(wrong, chains).max_z, MAX_Z, "planted |z| of the trend")
     assert not trend_of(wrong, chains).passed()
 
 
@@ -87,8 +87,8 @@ def test_sigma_a_off_by_ten_percent_is_caught(problem, chains):
     wrong = replace(other, network=network)  # it claims to be the theory of the network that was sampled
     single = mf.compare(wrong, chains[100], statistics=["residual"])
     assert not single.passed()
-    assert beyond(single.max_z, 5.0)
-    assert beyond(trend_of(wrong, chains).max_z, 5.0, "planted |z| of the trend")
+    assert beyond(single.max_z, MAX_Z)
+    assert beyond(trend_of(wrong, chains).max_z, MAX_Z, "planted |z| of the trend")
     assert not trend_of(wrong, chains).passed()
 
 
@@ -100,7 +100,7 @@ def test_tau_off_by_ten_percent_is_caught(problem):
     many = mf.sample(network, task, 100, 0.02, rng=0, **options)
     single = mf.compare(wrong, many, statistics=["residual"])
     assert not single.passed()
-    assert beyond(single.max_z, 5.0)
+    assert beyond(single.max_z, MAX_Z)
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------

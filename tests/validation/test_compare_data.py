@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from margins import below, beyond
+from margins import MAX_Z, below, beyond
 from problems import fixed_rng
 
 import meanfield as mf
@@ -44,7 +44,7 @@ def test_linear_network_on_data(images):
     groups = {row.group for row in found[0].tested}
     assert groups == {"residual", "kernel", "readout", "predictor"}
     trend = mf.finite_size_trend(found)
-    assert below(trend.max_z, 5.0)
+    assert below(trend.max_z, MAX_Z)
     assert trend.passed()
     predictor = mf.compare(posterior, chains, statistics=["predictor"], inputs=images[1])
     assert len(predictor.tested) == 36
@@ -98,6 +98,6 @@ def test_wrong_theories_and_other_data_are_refused_or_caught(images):
         mf.compare(mf.solve(mf.Network("linear"), mf.class_task(n_classes=3), TAU), chains)
     wrong = replace(posterior, solution=replace(posterior.solution, t=1.2 * posterior.solution.t))
     right = mf.compare(posterior, chains, statistics=["residual"])
-    assert below(right.max_z, 5.0)
-    assert beyond(mf.compare(wrong, chains, statistics=["residual"]).max_z, 5.0)
+    assert below(right.max_z, MAX_Z)
+    assert beyond(mf.compare(wrong, chains, statistics=["residual"]).max_z, MAX_Z)
     assert not any(row.group == "predictor" and row.tested for row in mf.compare(posterior, chains).rows)

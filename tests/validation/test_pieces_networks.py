@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from frozen_chains import agrees, compared, places, slopes
-from margins import below
+from frozen_chains import agrees, compared, places, slopes, without_code
+from margins import below, beyond, reach
 from problems import fixed_rng
 
 import meanfield as mf
@@ -17,7 +17,7 @@ TAU, WIDTH, CHAINS, PER_CLASS = 0.01, 100, 10, 30
 
 @pytest.fixture(scope="module")
 def outcome():
-    """Per chain theory and sample, the outputs of the lazy network, the sample with the wrong label, the solution."""
+    """Per chain theory and sample, the outputs of the lazy network, the sample with the wrong label, the theory."""
     from sklearn.datasets import load_digits
 
     X, digit = load_digits(return_X_y=True)
@@ -37,12 +37,12 @@ def outcome():
         network, task, WIDTH, TAU, draws=300, warmup=700, thin=4, chains=CHAINS, rng=1, inputs=X[new], start=post,
         progress=False,
     )  # fmt: skip
-    return compared(post, chains, X[new]), lazy, wrong, post.solution
+    return compared(post, chains, X[new]), lazy, wrong, post
 
 
 def test_neurons_keep_their_codes(outcome):
-    rows, *_ = outcome
-    assert below([row["stray"] for row in rows], 0.03, "stray")
+    rows, _, _, post = outcome
+    assert without_code(post, rows, WIDTH)
 
 
 def test_outputs_on_new_inputs(outcome):
@@ -68,7 +68,7 @@ def test_residual_of_the_wrong_label(outcome):
 
 
 def test_without_pieces_there_is_no_certified_solution(outcome, monkeypatch):
-    *_, solution = outcome
+    solution = outcome[-1].solution
     monkeypatch.setattr(JointNeuron, "pieces", lambda *_: [])
     found = solve_general(solution.activation, solution.features, solution.targets, 1.0, TAU, method="joint", rng=0)
     assert found.status != "optimal"
@@ -79,5 +79,7 @@ def test_variance_of_the_outputs(outcome):
     """Some percent low: a chain hardly changes how many neurons meet the sample, and the covariance is approximate."""
     rows, *_ = outcome
     ratio = np.array([np.sum(row["sample_variance"]) / np.sum(row["variance"]) for row in rows])
-    assert below(ratio.mean() - 1, 0.08, "variance / theory - 1")
-    assert below(ratio.std(ddof=1) / np.sqrt(len(ratio)), 0.015, "its standard error")
+    error = ratio.std(ddof=1) / np.sqrt(len(ratio))
+    limit = reach(error, len(ratio) - 1, systematic=3.0 / WIDTH)  # measured: -0.024 +- 0.003 over runs of this test
+    assert below(ratio.mean() - 1, limit, "variance / theory - 1")
+    assert beyond(ratio.mean() / 1.25 - 1, limit, "variance a fifth too small")

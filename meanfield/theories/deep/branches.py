@@ -9,18 +9,25 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.start import planted, readout_minimum, relax, uncoded
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["coding_branch", "frozen_branch", "polish", "prior_branch"]
+__all__ = ["NoBranch", "coding_branch", "frozen_branch", "polish", "prior_branch"]
 
 Report = Callable[[str, int, float], None]
 
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
 _FEWEST = 60.0  # samples per class, below which there is no other start
+_HIGHER = (3.0, 10.0, 30.0, 100.0)  # times tau: where else the branch without codes is looked at
+
+
+class NoBranch(ValueError):
+    """There is no solution that continues the prior; the text says why."""
 
 
 def polish(
@@ -79,10 +86,58 @@ def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None) -
 
 
 def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[System, Found]:
-    """The branch without codes, from Gaussian process kernels, at the coarse quadrature."""
+    """The branch without codes, from Gaussian process kernels, at the coarse quadrature.
+
+    Raises
+    ------
+    NoBranch
+        If it has ended at a larger tau.
+    NotCovered
+        If the integrals cannot be done on the way.
+    """
     system = System(problem, COARSE)
-    order = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))[0]
-    return system, newton(system, relax(system, order), _ROUGH, most=12, progress=report)
+    try:
+        order, parts = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
+    except NotCovered:
+        _ended_above(problem)
+        raise
+    if problem.depth > 1:
+        _still_stable(problem, order, parts[0].tilde)
+    return system, newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
+
+
+def _ended_above(problem: DeepProblem) -> None:
+    """Whether the branch without codes has ended at a tau where the integrals can be done."""
+    for factor in _HIGHER:
+        above = replace(problem, tau=factor * problem.tau)
+        try:
+            order, parts = readout_minimum(System(above, COARSE), replace(uncoded(above), t=planted(above).t))
+        except NotCovered:
+            continue
+        _still_stable(above, order, parts[0].tilde)
+        return
+
+
+def _still_stable(problem: DeepProblem, order: Order, tilde: FloatArray) -> None:
+    """Whether the layer below the top stays as it is under the prior when the readout has learned.
+
+    With conjugates k~ the class means of its kernel are d^2 k~ / (1 - n k~ d): no k~ beyond 1 / n d goes with a small
+    kernel, and Phi, whose slope by the kernel is the difference of the k~ asked for from above and that, grows with it.
+
+    Raises
+    ------
+    NoBranch
+        If it does not.
+    """
+    root = np.sqrt(problem.n * order.d[-1])
+    common = np.outer(root, root) / float(root @ root)  # what the classes share is part of the prior
+    centred = np.eye(len(root)) - common
+    largest = float(np.linalg.eigvalsh(centred @ (problem.scale * tilde * np.outer(root, root)) @ centred)[-1])
+    if largest > 1.0:
+        raise NoBranch(
+            f"with the kernels of the prior n k~ d = {largest:.3g} > 1 in layer {problem.depth - 1} at "
+            f"tau = {problem.tau:.3g}, so that Phi grows with what tells the classes apart there"
+        )
 
 
 def frozen_branch(

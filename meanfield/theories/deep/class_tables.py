@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS, class_functions
-from meanfield.theories.deep.compiled.kernels import POINTS, contract
+from meanfield.theories.deep.compiled.kernels import POINTS, contract, reach
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_derivatives, z_rule
@@ -27,7 +28,7 @@ MEANS = {
     "hh": ((0, 2),),
 }
 _STEEPEST = 1500.0  # nodes in b grow with it
-_ROWS = 48  # at a time
+_ROWS, _AT_ONCE = 48, 4096  # rows at a time, and rows times values of h
 _MOST_ROWS = 1_000_000
 _FEW = 48  # values of the shared field that are all computed for every row
 _STRIDE = 6  # of more of them one in so many is computed, and the others where nodes need them
@@ -47,9 +48,9 @@ class ClassTable:
     bary: FloatArray
     g: FloatArray  # (nodes, h)
     derivatives: FloatArray  # (orders, nodes, h)
-    log_v: FloatArray  # (rows, alpha) ln of the weight of the class, in the rows that are `done`; in between roughly
+    log_v: FloatArray  # (rows, alpha) ln of the weight of the class, where it was computed
     done: BoolArray
-    coarse: IntArray  # columns that are computed for all of these rows
+    coarse: IntArray  # columns that are computed for all rows that are `done`
     begin: IntArray  # (rows,) columns from here
     end: IntArray  # to here are computed as well
 
@@ -118,56 +119,60 @@ class ClassTable:
         columns: IntArray | slice,
         span: tuple[IntArray, IntArray],
         log_v: FloatArray,
+        inside: slice = slice(None),
     ) -> FloatArray:
-        """Fills log_v (rows, columns) from span[0] to span[1] (rows,); the means of parts there, 0 elsewhere."""
+        """Fills log_v (rows, columns) from span[0] to span[1] (rows,); the means of parts there, 0 elsewhere.
+
+        g and parts are given at the h `inside` alone.
+        """
         c, fields = self.index, self.fields
         means = np.zeros((*log_v.shape, parts.shape[2]))
+        start, count = inside.start or 0, g.shape[1]
         contract(
-            g, self.n, fields.log_prior[c], fields.h[c], fields.tilt[c][columns], fields.first[c][columns],
-            fields.last[c][columns], *span, parts, log_v, means,
+            g, self.n, fields.log_prior[c][inside], fields.h[c][inside], fields.tilt[c][columns],
+            np.clip(fields.first[c][columns] - start, 0, count), np.clip(fields.last[c][columns] - start, 0, count),
+            *span, parts, log_v, means,
         )  # fmt: skip
         return means
 
     def _first(self, b: FloatArray) -> IntArray:
         return np.floor((b - self.low) / self.step).astype(np.int64) - POINTS // 2 + 1
 
-    def needed(self, b: np.ndarray) -> BoolArray:
-        """Which rows (rows,) the interpolation at b (N,) reads."""
-        change: IntArray = np.zeros(self.count + 1, dtype=np.int64)
-        first, often = np.unique(np.clip(self._first(b), 0, self.count - POINTS), return_counts=True)
-        change[first] += often
-        change[first + POINTS] -= often
-        return np.cumsum(change)[:-1] > 0
+    def needed(self, b: np.ndarray) -> IntArray:
+        """Rows that the interpolation at b (N,) reads, ascending."""
+        first = np.unique(np.clip(self._first(b), 0, self.count - POINTS))
+        return np.unique((first[:, None] + np.arange(POINTS)).ravel())
 
     def prepare(self, b: FloatArray) -> None:
-        """Fills the columns `coarse` of `log_v` where the interpolation at b (N,) reads it, the others roughly."""
-        missing = np.flatnonzero(self.needed(b) & ~self.done)
-        columns, every = self.coarse, np.arange(len(self.fields.alpha))
-        right = np.clip(np.searchsorted(columns, every), 1, max(len(columns) - 1, 1))
+        """Fills the columns `coarse` of `log_v` where the interpolation at b (N,) reads it."""
+        missing = self.needed(b)
+        missing = missing[~self.done[missing]]
+        if not len(missing):
+            return
+        columns = self.coarse
         for start in range(0, len(missing), 512):
             rows = missing[start : start + 512]
             g = self.at(self.low + self.step * rows)
             found = np.empty((len(rows), len(columns)))
             span = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), len(columns))
             self._contract(g, np.empty((*g.shape, 0)), columns, span, found)
-            if self.sparse:
-                part = (every - columns[right - 1]) / (columns[right] - columns[right - 1])
-                self.log_v[rows] = found[:, right - 1] * (1.0 - part) + found[:, right] * part
-            else:
-                self.log_v[rows] = found
+            self.log_v[np.ix_(rows, columns)] = found
         self.done[missing] = True
 
     def refine(self, b: FloatArray, begin: IntArray, end: IntArray) -> None:
         """Fills `log_v` where the interpolation at b (N,) reads it, from column begin (N,) to column end (N,)."""
         first = np.clip(self._first(b), 0, self.count - POINTS)
-        low, high = np.full(self.count, len(self.fields.alpha)), np.zeros(self.count, dtype=np.int64)
-        for i in range(POINTS):
-            np.minimum.at(low, first + i, begin)
-            np.maximum.at(high, first + i, end)
-        missing = np.flatnonzero((high > low) & ((low < self.begin) | (high > self.end)))
+        rows = self.needed(b)
+        at = np.searchsorted(rows, first)
+        low, high = np.full(len(rows), len(self.fields.alpha)), np.zeros(len(rows), dtype=np.int64)
+        for i in range(POINTS):  # rows of one interpolation are neighbours in `rows` as well
+            np.minimum.at(low, at + i, begin)
+            np.maximum.at(high, at + i, end)
+        wanted = (low < self.begin[rows]) | (high > self.end[rows])
+        missing, low, high = rows[wanted], low[wanted], high[wanted]
         new = self.end[missing] == 0
-        self.begin[missing] = np.where(new, low[missing], np.minimum(low[missing], self.begin[missing]))
-        self.end[missing] = np.maximum(high[missing], self.end[missing])
+        self.begin[missing] = np.where(new, low, np.minimum(low, self.begin[missing]))
+        self.end[missing] = np.maximum(high, self.end[missing])
         every = slice(None)
         for start in range(0, len(missing), 512):
             rows = missing[start : start + 512]
@@ -176,8 +181,8 @@ class ClassTable:
             self._contract(g, np.empty((*g.shape, 0)), every, (self.begin[rows], self.end[rows]), found)
             self.log_v[rows] = found
 
-    def means(self, needed: BoolArray, curvature: bool, out: FloatArray) -> None:
-        """Fills out (alpha, rows, columns), of the rows `needed` alone.
+    def means(self, at: IntArray, curvature: bool, out: FloatArray) -> None:
+        """Fills out (alpha, len(at), columns), of the rows `at` alone.
 
         Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h.
         """
@@ -185,14 +190,12 @@ class ClassTable:
         position = {ORDERS[order]: i for i, order in enumerate(wanted)}
         chosen = self.derivatives[list(wanted)]
         front = len(KEYS) if curvature else 1
-        h = self.fields.h[self.index]
-        at = np.flatnonzero(needed)
-        for start in range(0, len(at), _ROWS):
-            rows = at[start : start + _ROWS]
-            b = self.low + self.step * rows
-            matrix = self._interpolation(b)
+        for rows in self._groups(at):
+            matrix = self._interpolation(self.low + self.step * rows)
             g = matrix @ self.g
-            found = np.tensordot(chosen, matrix, (1, 1)).transpose(0, 2, 1).reshape(len(chosen), -1)
+            inside = self._reach(g, rows)
+            g = np.ascontiguousarray(g[:, inside])
+            found = np.tensordot(chosen[:, :, inside], matrix, (1, 1)).transpose(0, 2, 1).reshape(len(chosen), -1)
             parts = np.empty((g.size, front + len(MEANS) + 1))
             if curvature:
                 class_functions(np.ascontiguousarray(found), self.n, parts)
@@ -200,7 +203,22 @@ class ClassTable:
                 parts[:, 0] = 1.0
             for i, orders in enumerate(MEANS.values()):
                 parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
-            parts[:, -1] = np.tile(h, len(rows))
-            span = self.begin[rows], self.end[rows]
-            found = self._contract(g, parts.reshape(*g.shape, -1), slice(None), span, np.empty((len(rows), len(out))))
-            out[:, start : start + len(rows)] = found.transpose(1, 0, 2)
+            parts[:, -1] = np.tile(self.fields.h[self.index][inside], len(rows))
+            span, log_v = (self.begin[rows], self.end[rows]), np.empty((len(rows), len(out)))
+            means = self._contract(g, parts.reshape(*g.shape, -1), slice(None), span, log_v, inside)
+            places = np.searchsorted(at, rows)
+            out[:, places[0] : places[-1] + 1] = means.transpose(1, 0, 2)
+
+    def _groups(self, at: IntArray) -> Iterator[IntArray]:
+        """Neighbouring rows, not too many at once: they need about the same h."""
+        size = max(_ROWS, _AT_ONCE // len(self.fields.h[self.index]))
+        for run in np.split(at, np.flatnonzero(np.diff(at) > size) + 1):
+            yield from (run[start : start + size] for start in range(0, len(run), size))
+
+    def _reach(self, g: FloatArray, rows: IntArray) -> slice:
+        """The h that count at rows (k,) with g (k, h)."""
+        c, fields = self.index, self.fields
+        return slice(*reach(
+            g, self.n, fields.log_prior[c], fields.h[c], fields.tilt[c], fields.first[c], fields.last[c],
+            self.begin[rows], self.end[rows],
+        ))  # fmt: skip

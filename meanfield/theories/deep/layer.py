@@ -113,27 +113,41 @@ class Layer:
         return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0))
 
     def _terms(self, view: _View, beta: FloatArray) -> FloatArray:
-        """(N, alpha) ln of the weight of lattice nodes and shared fields; where that is negligible, roughly."""
+        """(N, alpha) ln of the weight of lattice nodes and shared fields; -inf where it is known to be negligible."""
         b = beta @ view.setting.root.T
         outer = -0.5 * (beta**2).sum(axis=1)[:, None]
         classes = [(view.table(c), np.ascontiguousarray(b[:, c])) for c in range(len(self.n))]
         for table, at in classes:
             table.prepare(at)
-        if classes[0][0].sparse:
-            columns = classes[0][0].coarse
-            rough = outer + view.fields.log_alpha[columns]
-            for table, at in classes:
-                add_log(at, table.low, table.step, np.ascontiguousarray(table.log_v[:, columns]), rough)
-            counts = rough > rough.max(axis=1, keepdims=True) - self.rule.depth - _BEYOND - _ROUGH
-            # Between the last column that counts and the next one there may be more.
-            begin = columns[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
-            last = np.minimum(len(columns) - np.argmax(counts[:, ::-1], axis=1), len(columns) - 1)
-            for table, at in classes:
-                table.refine(at, begin, columns[last] + 1)
         total = outer + view.fields.log_alpha
+        begin, end = self._window(view, outer, classes) if classes[0][0].sparse else (None, None)
+        if begin is None or end is None:
+            begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
+        else:
+            every = np.arange(len(view.fields.alpha))
+            total[(every < begin[:, None]) | (every >= end[:, None])] = -np.inf
         for table, at in classes:
-            add_log(at, table.low, table.step, table.log_v, total)
+            add_log(at, table.low, table.step, table.log_v, begin, end, total)
         return np.asarray(total)
+
+    def _window(
+        self, view: _View, outer: FloatArray, classes: list[tuple[ClassTable, FloatArray]]
+    ) -> tuple[IntArray, IntArray]:
+        """First and last shared field + 1 that count for every node (N,), from those that all rows have."""
+        columns = classes[0][0].coarse
+        rough = outer + view.fields.log_alpha[columns]
+        none, whole = np.zeros(len(outer), dtype=np.int64), np.full(len(outer), len(columns))
+        for table, at in classes:
+            some = np.ascontiguousarray(table.log_v[:, columns])
+            add_log(at, table.low, table.step, some, none, whole, rough)
+        counts = rough > rough.max(axis=1, keepdims=True) - self.rule.depth - _BEYOND - _ROUGH
+        # Between the last column that counts and the next one there may be more.
+        begin = columns[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
+        last = np.minimum(len(columns) - np.argmax(counts[:, ::-1], axis=1), len(columns) - 1)
+        end = columns[last] + 1
+        for table, at in classes:
+            table.refine(at, begin, end)
+        return begin, end
 
     def _log_weight(self, view: _View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
@@ -463,11 +477,11 @@ class Layer:
     def _class_means(self, view: _View, b: FloatArray, columns: int, curvature: bool) -> tuple[FloatArray, IntArray]:
         """(kinds, alpha, rows, columns) of the rows that nodes need, and where each row of a table is in them."""
         needed = [table.needed(b[:, view.fields.kind == c].ravel()) for c, table in view.tables.items()]
-        most = max(int(rows.sum()) for rows in needed)
-        place = np.zeros((len(needed), max(map(len, needed))), dtype=np.int64)
+        most = max(map(len, needed))
+        place = np.zeros((len(needed), max(table.count for table in view.tables.values())), dtype=np.int64)
         means = np.zeros((len(needed), len(view.fields.alpha), most, columns))
         for i, (rows, table) in enumerate(zip(needed, view.tables.values())):
-            place[i, : len(rows)] = np.cumsum(rows) - 1
+            place[i, rows] = np.arange(len(rows))
             table.means(rows, curvature, means[i])
         return means, place
 

@@ -37,9 +37,10 @@ def newton(
     tolerance: float,
     *,
     most: int = 40,
+    patience: int = _PATIENCE,
     progress: Callable[[str, int, float], None] | None = None,
 ) -> Found:
-    """Solve the equations from x.
+    """Solve the equations from x, in at most `most` steps of which `patience` in a row bring no progress.
 
     A step is shortened so that no block changes by more than 30 % of its size, and d stays positive. Weights of codes
     follow t exponentially; far from the solution t is therefore minimised over after every step, a convex problem.
@@ -49,7 +50,7 @@ def newton(
     error = float(np.abs(residual).max())
     best = Found(x, error, averages, 0)
     worse = count = 0
-    while error > tolerance and count < most and worse <= _PATIENCE and np.isfinite(error):
+    while error > tolerance and count < most and worse <= patience and np.isfinite(error):
         count += 1
         move = _direction(system, x, averages)
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))

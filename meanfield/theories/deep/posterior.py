@@ -15,7 +15,7 @@ from meanfield.archive import write_archive
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
-from meanfield.posterior.registry import theory_named
+from meanfield.posterior.registry import Freezes, theory_named
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.densities import LayerDensities
@@ -187,7 +187,9 @@ class DeepPosterior(LayerDensities):
         ConvergenceError
             If no certified solution was found.
         """
-        return cast(DeepPosterior, theory_named(self.theory).frozen(self, fractions))  # type: ignore[attr-defined]
+        theory = theory_named(self.theory)
+        assert isinstance(theory, Freezes)
+        return cast(DeepPosterior, theory.frozen(self, fractions))
 
     # ---- printing, saving ------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.branches import coding_branch, frozen_branch, polish, prior_branch
+from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
@@ -152,6 +152,8 @@ def _compete(
                 return system, found, [Branch("uncoded", against, other.residual)], ""
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(problem, other.x, tolerance, report)
+    except NoBranch as error:
+        return system, found, [], f"there is no branch without codes: {error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
         return system, found, [], f"{unknown}{error}"
     against = rival.free_energy(other.x, other.averages)

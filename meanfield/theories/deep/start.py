@@ -16,7 +16,9 @@ from meanfield.validation import FloatArray
 
 __all__ = ["planted", "prior_kernels", "readout_minimum", "relax", "saturated_weights", "uncoded"]
 
-_GAP, _MANY_SAMPLES, _CLOSER = 0.2, 2000.0, 0.45  # 1 - n k~ d of solved cases falls like P^-0.45
+# 1 - n k~ d of solved cases: at most the first, falling beyond P of the second like P to minus the third; L = 2, more.
+_GAP = {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
+_LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
 _HERMITE = np.polynomial.hermite_e.hermegauss(80)
 
 
@@ -112,12 +114,15 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None) 
     for layer in range(depth - 1):
         size = (eta * p_total / gamma[-1]) ** ((layer + 1) / depth)
         kappa = (vectors * (gamma[layer] * size / p_total)) @ vectors.T / np.outer(root, root)
-        if layer > 0:  # the formula is that of a linear layer; phi saturates
+        level, free, share = common[layer], own[layer], 0.8  # <phi^2> = K + d hardly changes while a layer learns
+        if layer > 0:
+            # The formula is that of a linear layer; phi saturates. Of the prior's neurons those of largest gain learn.
             span = problem.phi.supremum - problem.phi.infimum
             kappa = kappa / (1.0 + 3.0 * float(np.diag(kappa).max()) / span**2)
-        kernel.append(common[layer] + kappa + 1e-4 * np.eye(n_classes))
-        # <phi^2> = K + d hardly changes while a layer learns.
-        d.append(np.maximum(own[layer] - 0.8 * np.diag(kappa), 0.4 * own[layer]))
+            level, free = _at_largest_gain(problem, own[layer - 1])
+            share = 0.12
+        kernel.append(level + kappa + min(1e-4, _LOOSE * float(np.trace(kappa)) / n_classes) * np.eye(n_classes))
+        d.append(np.maximum(free - share * np.diag(kappa), 0.3 * free))
     return Order(
         np.array(kernel).reshape(-1, n_classes, n_classes),
         np.array(d).reshape(-1, n_classes),
@@ -125,6 +130,17 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None) 
         np.full((depth - 1, n_classes), -0.3),
         1.03 * readout(h),
     )
+
+
+def _at_largest_gain(problem: DeepProblem, below: float) -> tuple[float, float]:
+    """Squared mean and variance of phi where a constant field makes the gain largest, for d = `below` underneath."""
+    noise = math.sqrt(problem.scale * below) * _HERMITE[0]
+    field = np.linspace(-3.0, 3.0, 61)
+    phi = problem.phi(field[:, None] + noise)
+    weight = _HERMITE[1] / _HERMITE[1].sum()
+    best = int(np.argmax(np.abs((phi * noise) @ weight)))
+    mean = float(phi[best] @ weight)
+    return mean**2, float(phi[best] ** 2 @ weight) - mean**2
 
 
 def uncoded(problem: DeepProblem) -> Order:
@@ -210,7 +226,8 @@ def readout_minimum(
 def _critical(problem: DeepProblem, tilde: FloatArray) -> FloatArray:
     """Conjugate of the first layer scaled to where it belongs: n k~ d below its instability at 1, closer for many P."""
     own = prior_kernels(problem)[1][0]
-    gap = _GAP * min(1.0, (_MANY_SAMPLES / problem.n_samples) ** _CLOSER)
+    most, many, power = _GAP[min(problem.depth, 3)]
+    gap = most * min(1.0, (many / problem.n_samples) ** power)
     root = np.sqrt(problem.n * own)
     values, vectors = np.linalg.eigh(tilde * np.outer(root, root))
     return np.asarray((vectors * (values * (1.0 - gap) / values[-1])) @ vectors.T / np.outer(root, root))

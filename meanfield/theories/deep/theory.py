@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from meanfield.archive import Arrays, Header
-from meanfield.numerics.interruptible import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.registry import Options, check_theory
 from meanfield.posterior.swept import Swept
@@ -18,6 +18,8 @@ from meanfield.progress import progress_bar
 from meanfield.validation import entry
 
 if TYPE_CHECKING:
+    from meanfield.problem.data_task import DataTask
+    from meanfield.symbolic.deep import DeepEquations
     from meanfield.theories.deep.posterior import DeepPosterior
     from meanfield.theories.deep.relu.posterior import ReluPosterior
     from meanfield.theories.deep.transitions import CodeTransition
@@ -33,7 +35,7 @@ class DeepTheory:
     name = "deep"
     answers = "deep networks"
     sweeps = True
-    solves_at_fractions = True
+    takes = ("fractions", "width")
 
     def refuses(self, problem: Problem) -> str | None:
         from meanfield.theories.deep.coverage import refuses
@@ -67,6 +69,17 @@ class DeepTheory:
         if found.status != "optimal":
             raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
         return found
+
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> DeepEquations | None:
+        from meanfield.symbolic.deep import deep_equations
+        from meanfield.symbolic.rectifiers import rectifier_equations
+        from meanfield.theories.deep.relu import handover as relu
+
+        if network.scaling != "non-lazy" or network.depth == 1 or not isinstance(task, ClassTask | None):
+            return None
+        if relu.covers(network):
+            return rectifier_equations(network.depth)
+        return None if network.activation.parts == "outliers" else deep_equations(network.depth)
 
     def load(self, header: Header, arrays: Arrays) -> DeepPosterior | ReluPosterior:
         network = Network.from_dict(entry(header, "network", dict))

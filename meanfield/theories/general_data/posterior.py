@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from meanfield.numerics.limits import interruptible, one_blas_thread
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.parts import by_pattern
@@ -17,7 +18,6 @@ from meanfield.posterior.table import data_table
 from meanfield.theories.general_data.exact.examine import Examined
 from meanfield.theories.general_data.exact.particles import ParticleSolution, frozen_particles
 from meanfield.theories.general_data.exact.predictor import ParticlePredictor
-from meanfield.theories.general_data.limits import interruptible, one_blas_thread
 from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
 from meanfield.theories.general_data.predictor import GeneralPredictor
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -93,7 +93,7 @@ class GeneralDataPosterior(DataPosterior):
         ConvergenceError
             If no solution is found.
         """
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined
+        from meanfield.theories.general_data.exact.examine import certificate_of, examine
         from meanfield.theories.general_data.solve import shares, solve_frozen  # loads compiled code
 
         if self._has_bulk:
@@ -108,7 +108,7 @@ class GeneralDataPosterior(DataPosterior):
                     found = frozen_particles(self.solution, shares(fractions, self.solution))
                 else:
                     found = solve_frozen(self.solution, fractions, rng=0)
-                return examined(found, self.task.labels, None)
+                return examine(found, self.task.labels, None)
 
         verdict = interruptible(work)
         posterior = replace(

@@ -47,6 +47,9 @@ _SMALL = 1e-6  # last term that is kept, relative to the first
 _REACH = 9.0
 _GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(16)
 _BLOCK = 200  # test inputs treated at a time
+_SMALLEST, _AGREE = 1e-3, 1e-11  # step of a trapezoidal sum that is halved until two shifts of it agree so well
+_RIDGE = 1e-10  # of the mean diagonal: where tau is smaller the response is regularised by it
+_SAME_INPUT = 1.0 - 1e-9  # correlation of preactivations from which two inputs are one
 _COARSE = 0.3  # step of the trapezoidal rule for a Gaussian of variance 1
 _WIDE = 30.0  # standard deviation of z beyond which nodes at equal distances would be too many
 _NODES = 2_000_000  # of all rows that are treated at a time
@@ -69,7 +72,7 @@ def hermite_moments(
         wide = root > _WIDE
         groups = [
             (np.flatnonzero(mine), grid(phi, mean[mine], root[mine]))
-            for mine, grid in ((~wide, _even), (wide, _stretched))
+            for mine, grid in ((~wide, _even), (wide, _stretch))
             if mine.any()
         ]
     for rows, (x, w) in groups:
@@ -79,11 +82,11 @@ def hermite_moments(
             mine = rows[part]
             own = slice(None) if len(x) == 1 else part
             values = phi(mean[mine, None] + root[mine, None] * x[own])
-            found[mine], square[mine] = _projected(values, x[own], w[own], terms)
+            found[mine], square[mine] = _project(values, x[own], w[own], terms)
     return found, square
 
 
-def _projected(value: FloatArray, x: FloatArray, w: FloatArray, terms: int) -> tuple[FloatArray, FloatArray]:
+def _project(value: FloatArray, x: FloatArray, w: FloatArray, terms: int) -> tuple[FloatArray, FloatArray]:
     """Sums of phi h_j (n, terms) and phi^2 (n,) over nodes x with weights w, (1, nodes) or (n, nodes)."""
     weighted = value * w
     found = np.empty((len(value), terms))
@@ -115,7 +118,7 @@ def _even(phi: Activation, mean: FloatArray, root: FloatArray) -> tuple[FloatArr
     return x, step * _gaussian_density(x)
 
 
-def _stretched(phi: Activation, mean: FloatArray, root: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _stretch(phi: Activation, mean: FloatArray, root: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Nodes at equal distances of asinh z: dense where |z| is small and phi bends, sparse where it is nearly straight.
 
     Far from zero they are |z| du apart, which has to resolve the Gaussian.
@@ -137,14 +140,14 @@ def _resolution(phi: Activation) -> float:
     """Step in z at which the trapezoidal rule knows E phi and E phi^2 of Gaussians to rounding, 5e-4 at least."""
     root, mean = 3.0, np.linspace(-9.0, 9.0, 19)[:, None]
     step = _COARSE
-    while step > 1e-3:
+    while step > _SMALLEST:
         sums = []
         for shift in (0.0, 0.5):
             x = step / root * (np.arange(math.ceil(-_REACH * root / step), math.ceil(_REACH * root / step)) + shift)
             value = phi(mean + root * x)
             w = step / root * _gaussian_density(x)
             sums.append(np.array([value @ w, value**2 @ w]))
-        if np.abs(sums[0] - sums[1]).max() <= 1e-11 * max(1.0, float(np.abs(sums[0]).max())):
+        if np.abs(sums[0] - sums[1]).max() <= _AGREE * max(1.0, float(np.abs(sums[0]).max())):
             break
         step *= 0.5
     return step
@@ -274,7 +277,7 @@ class GeneralPredictor:
         p, m = s.t.shape
         readout = s.readout[rows]
         g = (s.phi[rows][:, :, None] * readout[:, None, :]).reshape(len(rows), p * m)
-        g = self._centred(g)
+        g = self._centre(g)
         total = (g.T @ g).reshape(p, m, p, m)
 
         for i, covariance in enumerate(self._each(self._covariance)):
@@ -283,7 +286,7 @@ class GeneralPredictor:
                 for q in range(m):
                     total[:, r, :, q] += outer[r, q] * covariance
         matrix = total.reshape(p * m, p * m)
-        matrix.flat[:: p * m + 1] += max(self.tau, 1e-10 * float(np.trace(matrix)) / (p * m))
+        matrix.flat[:: p * m + 1] += max(self.tau, _RIDGE * float(np.trace(matrix)) / (p * m))
         return cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False), g
 
     def _variance(self, new: FloatArray) -> FloatArray:
@@ -311,7 +314,7 @@ class GeneralPredictor:
             activation[i] = phi
             own += np.multiply.outer(weight[i] * spread, readout[i] ** 2)
             pairs += (weight[i] * np.multiply.outer(readout[i], readout[i]))[:, :, None, None] * cross
-        new_g = self._centred((activation[:, :, None] * readout[:, None, :]).reshape(len(rows), n * m))
+        new_g = self._centre((activation[:, :, None] * readout[:, None, :]).reshape(len(rows), n * m))
         own += (new_g**2).sum(axis=0).reshape(n, m)
         cross = pairs.transpose(2, 0, 3, 1).reshape(n * m, p * m)
         cross = cross + new_g.T @ g
@@ -326,7 +329,7 @@ class GeneralPredictor:
         np.fill_diagonal(covariance, self.solution.spread[row])
         return np.asarray(covariance)
 
-    def _centred(self, g: FloatArray) -> FloatArray:
+    def _centre(self, g: FloatArray) -> FloatArray:
         """sqrt(p_i) (g_i - g), g_i in rows."""
         weight, label = self._weights, self.solution.basin[self._rows]
         if not self.solution.frozen:
@@ -359,8 +362,8 @@ class GeneralPredictor:
             for j in range(int(np.flatnonzero(size > _SMALL * size[0])[-1]), -1, -1):
                 total *= rho
                 total += np.multiply.outer(c[:, j], c2[:, j])
-            if rho.max() > 1.0 - 1e-9:  # the same input: no series
-                same = (rho > 1.0 - 1e-9) & np.isclose(square[:, None], square2)
+            if rho.max() > _SAME_INPUT:  # the same input: no series
+                same = (rho > _SAME_INPUT) & np.isclose(square[:, None], square2)
                 total[same] = np.sqrt(np.multiply.outer(square, square2))[same]
             return self._weights[position] * total
 

@@ -9,7 +9,7 @@ import numpy as np
 from meanfield.theories.general_data.compiled import ep
 from meanfield.validation import BoolArray, FloatArray, IntArray, Rows
 
-__all__ = ["EXTRAPOLATED", "Components", "Line", "Readouts", "components", "joined"]
+__all__ = ["EXTRAPOLATED", "Components", "Line", "Readouts", "components", "join"]
 
 EXTRAPOLATED = 3  # status, after ep.EP, ep.VGA, ep.FAILED: second order from the same readout at an earlier t
 
@@ -18,7 +18,8 @@ EXTRAPOLATED = 3  # status, after ep.EP, ep.VGA, ep.FAILED: second order from th
 class Line:
     """A neuron resolved along a soft direction u of weight space, one row per value of x = u.w.
 
-    direction is the position of u in `Neuron.directions`; log_p (n_x,) ln P(x | a); phi, spread, gain, s, nu (n_x, P).
+    direction is the position of u in `SoftLines.directions`; log_p (n_x,) ln P(x | a); phi, spread, gain, s, nu
+    (n_x, P).
     """
 
     direction: int
@@ -122,6 +123,6 @@ def components(at: Readouts, weight: FloatArray, smallest: float = 0.0) -> Compo
     )
 
 
-def joined(parts: list[Readouts]) -> Readouts:
+def join(parts: list[Readouts]) -> Readouts:
     """All of them, in order."""
     return Readouts(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Readouts)))

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cho_factor, solve_triangular
 
-from meanfield.theories.general_data.limits import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
 
-__all__ = ["factorised", "gram", "rows_at_a_time", "solved_rows"]
+__all__ = ["factorise", "gram", "rows_at_a_time", "solve_rows"]
 
 _FLOPS = 3e8  # between two looks at the clock, about
 _FEWEST = 16  # rows of a slice
@@ -29,7 +29,7 @@ def rows_at_a_time(n: int, flops: float) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def factorised(matrix: FloatArray) -> Any:
+def factorise(matrix: FloatArray) -> Any:
     """`scipy.linalg.cho_factor` (lower) of a symmetric matrix, which is overwritten.
 
     Raises
@@ -51,11 +51,11 @@ def factorised(matrix: FloatArray) -> Any:
         corner: FloatArray = np.asarray(np.linalg.cholesky(panel[: stop - start]), dtype=np.float64)
         panel[: stop - start] = corner
         if stop < n:
-            panel[stop - start :] = solved_rows(corner, panel[stop - start :])
+            panel[stop - start :] = solve_rows(corner, panel[stop - start :])
     return lower, True
 
 
-def solved_rows(lower: FloatArray, rows: FloatArray) -> FloatArray:
+def solve_rows(lower: FloatArray, rows: FloatArray) -> FloatArray:
     """rows L^-T, (n, r): every row x becomes L^-1 x."""
     found = np.empty_like(rows)
     for part in rows_at_a_time(len(rows), float(len(lower)) ** 2):

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import OutOfTime, time_limit
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.progress import Progress
 from meanfield.theories.general_data.joint.descent import JointRun
 from meanfield.theories.general_data.lattice.descent import LatticeRun
 from meanfield.theories.general_data.lattice.dual import class_basis
-from meanfield.theories.general_data.limits import OutOfTime, time_limit
 from meanfield.theories.general_data.neuron import Neuron
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray, Seed, real_array, real_number

@@ -10,6 +10,13 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.archive import Arrays, Header
+from meanfield.numerics.limits import (
+    OutOfTime,
+    interruptible,
+    one_blas_thread,
+    seconds_left,
+    time_limit,
+)
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_arrays
 from meanfield.posterior.registry import Options, check_theory
@@ -19,16 +26,11 @@ from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.progress import progress_bar
 from meanfield.theories.general_data.coverage import asymptote, homogeneous, unbounded_refusal
-from meanfield.theories.general_data.limits import (
-    OutOfTime,
-    interruptible,
-    one_blas_thread,
-    seconds_left,
-    time_limit,
-)
 from meanfield.validation import FloatArray, IntArray, entry
 
 if TYPE_CHECKING:
+    from meanfield.problem.class_task import ClassTask
+    from meanfield.symbolic.theories import DataEquations
     from meanfield.theories.general_data.exact.examine import Examined
     from meanfield.theories.general_data.posterior import GeneralDataPosterior
     from meanfield.theories.general_data.solution import GeneralSolution
@@ -65,7 +67,7 @@ class GeneralDataTheory:
     def solve(
         self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
     ) -> GeneralDataPosterior:
-        from meanfield.theories.general_data.exact.examine import certificate_of, examined, seconds_of_measurement
+        from meanfield.theories.general_data.exact.examine import certificate_of, examine, seconds_of_measurement
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem.network, problem.data_task, problem.tau
@@ -78,7 +80,7 @@ class GeneralDataTheory:
 
         def work() -> Examined:
             with time_limit(seconds, kept), one_blas_thread():
-                return examined(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
+                return examine(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
 
         verdict = interruptible(work)
         return GeneralDataPosterior(
@@ -91,6 +93,12 @@ class GeneralDataTheory:
             verdict.message,
             (*verdict.notes, *_notes(verdict.solution)),
         )
+
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> DataEquations | None:
+        from meanfield.symbolic.theories import general_data
+
+        own = isinstance(task, DataTask) and network.scaling == "non-lazy" and network.depth == 1
+        return general_data(outliers=network.activation.parts == "outliers") if own else None
 
     def load(self, header: Header, arrays: Arrays) -> GeneralDataPosterior:
         from meanfield.theories.general_data.claims import check_general

@@ -97,7 +97,16 @@ def gaussian_kernel(phi: Activation | str, cross: FloatArray, left: FloatArray, 
         raise ValueError("the covariances are larger than the variances allow (|cross| > sqrt(left right)).")
     rho = np.divide(k12, scale, out=np.zeros_like(k12), where=scale > 0.0).clip(-1.0, 1.0)
     squares = gaussian_moment(phi, k11)[1], gaussian_moment(phi, k22)[1]
-    values, error = _cross(phi, rho, k11, k22, math.sqrt(squares[0].max() * squares[1].max()))
+    largest = math.sqrt(squares[0].max() * squares[1].max())
+    values, error = _cross(phi, rho, k11, k22, largest)
+    # A second way to the elements of equal inputs, whose errors would else be measured by the rule that made them.
+    equal = (rho == 1.0) & np.equal.outer(k11, k22)
+    off = np.abs(values - squares[0][:, None])[equal].max(initial=0.0)
+    if not off <= _TOLERANCE * largest:
+        raise ValueError(
+            f"the kernel of {phi.name!r} contradicts itself: two ways of integrating E[phi(z)^2] differ by {off:.1e}, "
+            f"where the largest is {largest:.3g}. phi may not be a function of z alone, or not be smooth to rounding."
+        )
     return LayerKernel(values, *squares, error)
 
 

@@ -18,6 +18,8 @@ from meanfield.problem.problem import Problem
 from meanfield.validation import entry
 
 if TYPE_CHECKING:
+    from meanfield.problem.class_task import ClassTask
+    from meanfield.symbolic.theories import DataEquations
     from meanfield.theories.lazy.posterior import LazyPosterior
 
 __all__ = ["THEORY", "LazyTheory"]
@@ -64,6 +66,11 @@ class LazyTheory:
             "Gaussian process" if certified else "rounding errors: the kernel is nearly singular; give tau = T > 0",
             tuple(notes),
         )
+
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> DataEquations | None:
+        from meanfield.symbolic.theories import lazy
+
+        return lazy() if isinstance(task, DataTask) and network.scaling == "lazy" else None
 
     def load(self, header: Header, arrays: Arrays) -> LazyPosterior:
         from meanfield.theories.lazy.claims import check_lazy

@@ -20,6 +20,7 @@ from meanfield.theories.linear.coverage import deep_linear_refusal
 from meanfield.validation import entry
 
 if TYPE_CHECKING:
+    from meanfield.symbolic.theories import DataEquations
     from meanfield.theories.linear.posterior import LinearDataPosterior
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
@@ -57,6 +58,13 @@ class LinearTheory:
     ) -> LinearDataPosterior | SingleNeuronPosterior:
         network, task, tau = problem
         return _on_classes(network, task, tau) if isinstance(task, ClassTask) else _on_data(network, task, tau)
+
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> DataEquations | None:
+        """Of data; those of class tasks are a case of one hidden layer, or of many."""
+        from meanfield.symbolic.theories import linear
+
+        own = isinstance(task, DataTask) and network.scaling == "non-lazy" and network.activation.parts == "gaussian"
+        return linear() if own else None
 
     def load(self, header: Header, arrays: Arrays) -> LinearDataPosterior | SingleNeuronPosterior:
         if "kind" not in header:

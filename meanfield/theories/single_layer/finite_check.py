@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from meanfield.numerics.interruptible import check_time
 from meanfield.numerics.lattice_basis import unlike_shift
+from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.lattice import basin_roots, code_moments

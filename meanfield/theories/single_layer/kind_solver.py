@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.budget import new_stop
-from meanfield.numerics.interruptible import call_in_thread, check_time
+from meanfield.numerics.limits import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds
 from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_master, kind_path
 from meanfield.theories.single_layer.kind_orbits import (

@@ -12,7 +12,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics import budget
-from meanfield.numerics.interruptible import call_in_thread, seconds_left
+from meanfield.numerics.limits import call_in_thread, seconds_left
 from meanfield.posterior.certificate import Certificate, ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
@@ -67,9 +67,10 @@ def message_of(status: Status, excess: float = math.inf, boxes: int = 0) -> str:
 
 # In units of work of `compiled.budget`: what is done between two looks at signals, and for one point, before it goes
 # to a thread of its own and starts again there. Both are small against the patience of a user, the second is large
-# against an ordinary point.
+# against an ordinary point. Points of many order parameters, whose matrices alone take longer, start in a thread.
 _SLICE = 500_000
 _LONG = 1_000_000
+_LARGE = 1_000
 
 
 @lru_cache(maxsize=64)
@@ -187,8 +188,9 @@ def solve_points(
         except ValueError as error:  # of a reduction or a factorisation, where numbers ran out
             raise FloatingPointError(str(error)) from error
 
+    large = math.prod(tasks[1].shape[1:]) > _LARGE
     while first < last:
-        reached = run(budget.new_stop(_SLICE, _LONG), last)
+        reached = first if large else run(budget.new_stop(_SLICE, _LONG), last)
         if reached == first:
             reached, stop = first + 1, budget.new_stop()
             call_in_thread(partial(run, stop, reached), stop, partial(stop.item, budget.ROUNDS))
@@ -268,9 +270,9 @@ def solve_reduced(network: Network, task: ClassTask, tau: float, max_boxes: int)
         elif not point.gap <= sweep.GAP_LIMIT * max(1.0, abs(point.objective)):
             status = Status.DUALITY_GAP
     left = seconds_left()
-    if status != Status.OPTIMAL and task.n_classes <= _MOST and (left is None or left > 0.0):
+    if status != Status.OPTIMAL and task.n_classes <= _MOST and left > 0.0:
         return None  # the full solver may do better
-    if point is None and left is not None and left <= 0.0:
+    if point is None and left <= 0.0:
         status = Status.STOPPED
     message = message_of(status) if point is None else message_of(status, point.excess, point.boxes)
     return solution_of_kinds(kinds, point, network, tau, status, message)

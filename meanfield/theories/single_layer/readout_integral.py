@@ -12,8 +12,8 @@ from scipy.special import gammainccinv
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import cumulant2
-from meanfield.numerics.interruptible import check_time
 from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_basis
+from meanfield.numerics.limits import check_time
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.laplace import laplace

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.cumulant_table import Table
-from meanfield.numerics.interruptible import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.compiled import lattice as compiled
 from meanfield.theories.single_layer.compiled.quick import Quick, cumulants
 from meanfield.validation import FloatArray

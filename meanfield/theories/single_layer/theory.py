@@ -14,6 +14,8 @@ from meanfield.problem.problem import Problem
 from meanfield.validation import entry
 
 if TYPE_CHECKING:
+    from meanfield.problem.data_task import DataTask
+    from meanfield.symbolic.equations import Equations
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
 __all__ = ["THEORY", "SingleLayerTheory", "is_limit"]
@@ -25,6 +27,7 @@ class SingleLayerTheory:
     name = "single_layer"
     answers = "coding schemes of one hidden layer"
     sweeps = True
+    sweep_rtol = 1e-8  # residual at finite P: lattices for 1e-10 have twice as many nodes
 
     def refuses(self, problem: Problem) -> str | None:
         network, task, _ = problem
@@ -53,6 +56,14 @@ class SingleLayerTheory:
             start = warm_start.solution.t if isinstance(warm_start, Posterior) else None
             solution = solve_finite(network, task, tau, start, options.get("rtol"))
         return SingleNeuronPosterior(network, task, tau, solution)
+
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> Equations | None:
+        """Those of linear networks, too, which are a case of them."""
+        from meanfield.symbolic.equations import equations
+
+        if network.scaling != "non-lazy" or network.depth != 1 or not isinstance(task, ClassTask | None):
+            return None
+        return equations(network.activation, math.inf if task is None else task.n_samples)
 
     def load(self, header: Header, arrays: Arrays) -> SingleNeuronPosterior:
         from meanfield.theories.single_layer.claims import check_posterior

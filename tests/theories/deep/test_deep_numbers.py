@@ -12,8 +12,10 @@ from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer, linear_order
 from meanfield.theories.deep.products import pairs_of
 from meanfield.theories.deep.reduced import reduced_solve
-from meanfield.theories.deep.rules import FINE, Setting
+from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
 from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.start import uncoded
 from meanfield.theories.deep.system import DeepProblem, Order, System
 
 SIGMOID, TANH, LINEAR = (mf.activation(name) for name in ("sigmoid", "tanh", "linear"))
@@ -124,7 +126,7 @@ def test_equations_of_deep_networks():
         assert rf"\bar{{K}}^{{({layer})}}" in text
     assert r"\right\rangle_{3}" in text
     with pytest.raises(ValueError, match="depth 2"):
-        mf.equations(mf.Network("relu", 2))
+        mf.equations(mf.Network("softplus", 2))
 
 
 # ---- linear ---------------------------------------------------------------------------------------
@@ -253,6 +255,40 @@ def test_uncoded_solution_where_codes_are_lost():
     assert post.free_energy == pytest.approx(-99.9617, abs=1e-3)
 
 
-def test_a_rival_that_could_not_be_compared_is_named():
-    post = solve_deep(mf.Network("sigmoid", 2), mf.class_task(targets=[1, -1], n_samples=100), 0.01, second=False)
-    assert post.certificate.branches or any("branch without codes" in note for note in post.notes)
+@pytest.mark.parametrize(("depth", "ends"), [(2, (0.2, 0.25)), (3, (0.12, 0.17))])
+def test_the_branch_without_codes_ends(depth, ends):
+    """Below its end the conjugate under the top is beyond the instability of that layer; above it is a rival."""
+    network, task = mf.Network("sigmoid", depth), mf.class_task(targets=[1, -1], n_samples=100)
+    for tau in (0.01, ends[0]):
+        post = solve_deep(network, task, tau, second=False)
+        assert post.status == "optimal"
+        assert not post.certificate.branches
+        assert any("there is no branch without codes" in note for note in post.notes)
+    (rival,) = solve_deep(network, task, ends[1], second=False).certificate.branches
+    assert rival.name == "uncoded"
+    assert rival.free_energy < -50 / ends[1] * 0.99
+
+
+@pytest.mark.parametrize("t", [4.0, 5.0, 5.5, 7.0])
+def test_integrals_at_kernels_of_nearly_one_field(t):
+    """The classes share almost all of their field, and few values of it matter to a node."""
+    order = uncoded(problem_of(mf.Network("sigmoid", 2), mf.class_task(targets=[1, -1], n_samples=100), 0.1)[0])
+    n, root = np.full(2, 50.0), 0.1 * t * np.array([[1.0], [-1.0]])
+    given = Setting(root, order.kernel[0], order.d[0], np.zeros(2))
+    found = [Layer(SIGMOID, n, rule, True).evaluate(given)[0] for rule in (FINE, CHECK, COARSE)]
+    for other, accuracy in zip(found[1:], (1e-9, 1e-3)):
+        assert other.log_z == pytest.approx(found[0].log_z, abs=accuracy)
+        np.testing.assert_allclose(other.kernel, found[0].kernel, atol=accuracy)
+
+
+@pytest.mark.parametrize("samples", [1e2, 1e6])
+def test_newton_takes_few_steps_at_any_number_of_samples(samples):
+    steps = []
+
+    def step_done(stage, step, residual):
+        steps.append(step)
+
+    task = mf.class_task(targets=[1, -1], n_samples=samples)
+    post = solve_deep(mf.Network("sigmoid", 3), task, 0.01, second=False, competitors=False, progress=step_done)
+    assert post.status == "optimal"
+    assert len(steps) <= 8

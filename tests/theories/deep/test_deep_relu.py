@@ -1,21 +1,26 @@
 """Deep networks of rectifiers: reference values, limits, and what is refused."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import sympy as sp
 from scipy.integrate import quad
 
 import meanfield as mf
 from meanfield.posterior.posterior import NotAvailable
-from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE
+from meanfield.symbolic import rectifiers as derived
+from meanfield.symbolic.deep import LayerAverage
+from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, bulk
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import ReluSetting, factor
 from meanfield.theories.deep.relu.solve import _reduced_order
+from meanfield.theories.deep.relu.stability import gradient
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
 
@@ -288,3 +293,90 @@ def test_one_shared_field():
     np.testing.assert_allclose(np.outer(u, u) + np.diag(spread), covariance, atol=1e-15)
     with pytest.raises(ValueError, match="positively"):
         factor(np.array([[1.0, -0.1], [-0.1, 1.0]]))
+
+
+# ---- what is printed --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("b", "h", "d", "delta"), [(0.7, -0.3, 0.4, -0.5), (-2.0, 0.9, 0.2, 0.3), (1.5, 2.0, 1.0, 0)])
+def test_the_derived_single_site_functions_are_those_that_run(b, h, d, delta):
+    narrow, mu, _ = derived.completed_square()
+    at = {derived.b: b, derived.h: h, derived.d: d, derived.delta: delta}
+    shown = {derived._NARROW: narrow, derived._MU: mu}
+    assert float(derived.site_function().subs(shown).subs(at)) == pytest.approx(site(b, h, d, delta)[0], abs=1e-13)
+    z = np.linspace(-6.0, 12.0, 180_001)
+    best = np.max(b * np.maximum(z, 0) + delta * np.maximum(z, 0) ** 2 / 2 - (z - h) ** 2 / (2 * d))
+    assert float(derived.condensed_site().subs(shown).subs(at)) == pytest.approx(best, abs=1e-7)
+
+
+def printed(expression, at, arrays, averages, sizes):
+    """An equation of `rectifier_equations` in numbers: arrays by name, averages over the bulk by what is averaged."""
+    plain = expression.subs(at).subs({x: sizes[str(x)] for x in expression.free_symbols if str(x) in sizes}).doit()
+
+    def average(inside, layer):
+        powers = inside.as_powers_dict()
+        found = sorted((str(x.base), *map(int, x.indices)) for x, times in powers.items() for _ in range(int(times)))
+        name = " ".join(x[0] for x in found)
+        return sp.Float(float(averages[int(layer)][name][tuple(i - 1 for x in found for i in x[1:])]))
+
+    def entry(x):
+        return sp.Float(float(arrays[re.sub(r"^{(.*)}$", r"\1", str(x.base))][tuple(int(i) - 1 for i in x.indices)]))
+
+    plain = plain.replace(LayerAverage, average)
+    return float(plain.replace(lambda x: isinstance(x, sp.Indexed), entry))
+
+
+def test_the_printed_equations_hold_for_the_solution(limit):
+    """Outliers from the maximum over h that is exact, the bulk from the lattices: both sides of every equation."""
+    system = system_of(TWO, TASK, 0.05)
+    problem, order = system.problem, _reduced_order(limit.solution, system, np.eye(1))
+    root_s = math.sqrt(problem.readout_variance)
+    arrays = {"n": problem.n, "t": order.t, "y": problem.y, r"\bar{K}^{(1)}": order.kernel[0], "d^{(1)}": order.d[0]}
+    arrays |= {r"\tilde{k}^{(1)}": order.tilde[0], r"\tilde{\delta}^{(1)}": order.delta[0]}
+    arrays |= {r"\bar{a}^{(2)}": root_s * order.top}
+    averages = {}
+    for layer in (1, 2):
+        setting, outliers = system.setting(order, layer - 1), order.outliers(layer - 1)
+        found = [condensed(setting, beta) for beta in outliers]
+        arrays[rf"\bar{{b}}^{{({layer})}}"] = outliers @ setting.root.T
+        arrays[rf"\bar{{h}}^{{({layer})}}"] = np.array([one.h for one in found])
+        arrays[rf"\hat{{g}}_{{b}}^{{({layer})}}"] = np.array([one.activation for one in found])
+        arrays[rf"\hat{{g}}_{{h}}^{{({layer})}}"] = np.array([one.force for one in found])
+        inner = bulk(setting, CHECK, outliers, True)
+        averages[layer] = {"g_b g_b": inner.b_b, "g_bb": inner.bb, "g_h g_h": inner.h_h, "g_hh": inner.hh}
+        averages[layer]["a g_b"] = root_s * inner.beta_b
+    sizes = {"tau": 0.05, "s": problem.readout_variance, "sigma_w": 1.0, "C": 2, "n_o": len(system.words)}
+    rows = mf.equations(TWO, TASK).stationarity
+    assert len(rows) == 8
+    for row in rows:
+        free = sorted((x for x in row.lhs.indices), key=str)
+        for values in np.ndindex(*(1 if str(x) == "q" else 2 for x in free)):
+            at = {x: i + 1 for x, i in zip(free, values)}
+            left, right = (printed(side, at, arrays, averages, sizes) for side in (row.lhs, row.rhs))
+            assert right == pytest.approx(left, abs=2e-6 * max(1.0, abs(left))), (row.lhs, at)
+
+
+def test_second_order_of_outliers(limit):
+    """grad Lambda is the derivative of Phi and of Ehat on outliers; the saddle is a maximum over kernels."""
+    proof = limit.certificate
+    assert proof.inner_curvature == pytest.approx(0.0361, abs=1e-3)
+    assert proof.outer_curvature == pytest.approx(-3.505e-4, abs=5e-6)
+    assert proof.curvature_error < 1e-3
+    system = system_of(TWO, TASK, 0.05)
+    x = system.pack(_reduced_order(limit.solution, system, np.array([[1.0]])))
+    assert np.abs(gradient(system, x, FINE)).max() < 1e-7
+    x = x * (1.0 + 1e-3 * np.cos(np.arange(len(x))))
+
+    def lagrangian(x):
+        order, total = system.unpack(x), system.free_energy(x, FINE)
+        for layer in range(2):
+            given = system.setting(order, layer)
+            total += sum(0.5 * (condensed(given, beta).gain - beta @ beta) for beta in order.outliers(layer))
+        return total
+
+    found = gradient(system, x, FINE)
+    for i in range(len(x)):
+        step = np.zeros(len(x))
+        step[i] = 1e-4 * abs(x[i])
+        slope = (lagrangian(x + step) - lagrangian(x - step)) / (2.0 * step[i])
+        assert found[i] == pytest.approx(slope, rel=2e-3, abs=1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.numerics.jit import jit
 
-__all__ = ["POINTS", "accumulate", "add_log", "contract", "field_law", "log_sum"]
+__all__ = ["POINTS", "accumulate", "add_log", "contract", "field_law", "log_sum", "reach"]
 
 POINTS = 10  # of the interpolation between rows
 _NEGLIGIBLE = 42.0
@@ -66,6 +66,31 @@ def contract(g, n, log_prior, h, tilt, first, last, begin, end, parts, log_v, me
 
 
 @jit
+def reach(g, n, log_prior, h, tilt, first, last, begin, end):
+    """Smallest range of h that holds what `contract` sums over at any row and column.
+
+    The tilt is monotonic in the column, and a stronger one moves the range upwards: the two end columns are enough.
+    """
+    low, high = g.shape[1], 0
+    for i in range(len(g)):
+        if begin[i] >= end[i]:
+            continue
+        for j in (begin[i], end[i] - 1):
+            top = -np.inf
+            for k in range(first[j], last[j]):
+                top = max(top, n * g[i, k] + log_prior[k] + tilt[j] * h[k])
+            k = first[j]
+            while n * g[i, k] + log_prior[k] + tilt[j] * h[k] <= top - _NEGLIGIBLE:
+                k += 1
+            low = min(low, k)
+            k = last[j] - 1
+            while n * g[i, k] + log_prior[k] + tilt[j] * h[k] <= top - _NEGLIGIBLE:
+                k -= 1
+            high = max(high, k + 1)
+    return low, high
+
+
+@jit
 def field_law(g, n, log_prior, h, tilt, first, last, share, joint):
     """Weights of h (nodes, h) when the shared field has the weights share (nodes, alpha)."""
     n_h = g.shape[1]
@@ -104,13 +129,13 @@ def _stencil(b, low, step, n_row, weight):
 
 
 @jit
-def add_log(b, low, step, log_v, total):
-    """Adds log_v (rows, alpha), interpolated at b (nodes,), to total (nodes, alpha)."""
+def add_log(b, low, step, log_v, begin, end, total):
+    """Adds log_v (rows, alpha), interpolated at b (nodes,), to total (nodes, alpha), from begin to end (nodes,)."""
     weight = np.empty(POINTS)
     for i in range(len(b)):
         start = _stencil(b[i], low, step, len(log_v), weight)
         for k in range(POINTS):
-            for j in range(log_v.shape[1]):
+            for j in range(begin[i], end[i]):
                 total[i, j] += weight[k] * log_v[start + k, j]
 
 

@@ -37,14 +37,18 @@ class ReluCertificate(Certificate):
     quadrature_error : float
         |Phi - Phi'| / max(1, |Phi|) between the two.
     inner_curvature, outer_curvature : float
-        Second-order check as in `DeepCertificate`. NaN: it is not computed, outliers being constraints on Phi whose
-        second derivatives are not available.
+        Smallest relative curvature of Phi over the conjugates and t along the constraints that outliers are (positive:
+        a minimum), and largest over the kernels after that minimisation (negative: a maximum), among perturbations that
+        respect the symmetry; at finite N of the solution at N = infinity. NaN if not computed.
+    curvature_error : float
+        Largest antisymmetric part of the Hessian, relative to its diagonal: it is computed by differences.
     """
 
     solver_residual: float = math.nan
     quadrature_error: float = math.nan
     inner_curvature: float = math.nan
     outer_curvature: float = math.nan
+    curvature_error: float = math.nan
 
     @property
     def residual(self) -> float:
@@ -137,8 +141,9 @@ class ReluSolution:
         status, proof = entry(header, "status", str), dict(entry(header, "certificate", dict))
         numbers(proof, "solver_residual", "quadrature_error")
         own = {name: proof.pop(name) for name in ("solver_residual", "quadrature_error")}
-        for name in ("inner_curvature", "outer_curvature"):
-            proof.pop(name, None)  # never known
+        for name in ("inner_curvature", "outer_curvature", "curvature_error"):  # files may be older than them
+            own[name] = proof.pop(name) if isinstance(proof.get(name), float) else math.nan
+            proof.pop(name, None)
         values: dict[str, Any] = {name: value for name, value in header.items() if name != "rectifier"}
         values |= {
             "certificate": ReluCertificate(**vars(certificate_from(proof, status)), **own),

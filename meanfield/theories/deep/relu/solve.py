@@ -19,6 +19,7 @@ from meanfield.theories.deep.relu.posterior import ReluPosterior
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
+from meanfield.theories.deep.relu.stability import ReluSecondOrder, second_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
 from meanfield.validation import FloatArray, IntArray
@@ -74,6 +75,10 @@ def solve_relu(
 
     x, rule = _limit(system, warm_start, span, report)
     worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
+    try:
+        curvature = second_order(system, x, COARSE)
+    except (BulkDiverges, np.linalg.LinAlgError):
+        curvature = ReluSecondOrder(math.nan, math.nan, math.nan)
     if width is not None:
         system, x = _narrowed(system, x, width, report)
     check = CHECK._replace(far=CHECK.far / FINE.far * rule.far)
@@ -87,6 +92,7 @@ def solve_relu(
     proof = ReluCertificate(
         residual, math.nan, worst - 1.0, passed, True, solver_residual=solver,
         quadrature_error=abs(phi - free_energy) / max(1.0, abs(free_energy)),
+        inner_curvature=curvature.inner, outer_curvature=curvature.outer, curvature_error=curvature.error,
     )  # fmt: skip
     status, message = Status.OPTIMAL, ""
     if not residual <= rtol:
@@ -203,6 +209,8 @@ def _solution(
         for i in range(problem.depth)
         if np.abs(order.outliers(i)).max() < _GONE
     ]
+    if not (math.isnan(proof.outer_curvature) or proof.inner_curvature > 0.0 > proof.outer_curvature):
+        notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
     barrier = np.array([layer.barrier for layer in layers])
     if barrier.min() < math.log(problem.width) if math.isfinite(problem.width) else False:
         notes.append(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.numerics.interruptible import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import ReluAverages, ReluRule, bulk, slab
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting

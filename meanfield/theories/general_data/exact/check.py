@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.general_data.exact.coverage import covered, gathered, modes
-from meanfield.theories.general_data.exact.moves import annealed
+from meanfield.numerics.limits import check_time
+from meanfield.theories.general_data.exact.coverage import cover, gather, modes
+from meanfield.theories.general_data.exact.moves import anneal
 from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
-from meanfield.theories.general_data.exact.proposal import FEW, Mixture, adapted, mixture_of, refitted
+from meanfield.theories.general_data.exact.proposal import FEW, Mixture, adapt, mixture_of, refit
 from meanfield.theories.general_data.exact.quadrature import MAX_RANK, has_jumps, nodes
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
@@ -128,7 +128,7 @@ class Sampler:
     def sample(self, n: int, t: FloatArray) -> Sample:
         """A sample for use near t."""
         if self.annealing:
-            found = annealed(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
+            found = anneal(self.solution, self.mixture, t, min(n, _ANNEALED), self.rng, reach=self.reach)
             return found if self.dual.fractions is None else replace(found, group=self.mixture.codes(found.points))
         return self.mixture.sample(self.solution, n, self.rng, self.dual.fractions is not None)
 
@@ -136,15 +136,15 @@ class Sampler:
         """e at t, from this sample."""
         return self.dual.shift(sample, t)
 
-    def minimised(self, sample: Sample, t: FloatArray, least_effective: float = 0.0) -> tuple[FloatArray, At, bool]:
+    def minimise(self, sample: Sample, t: FloatArray, least_effective: float = 0.0) -> tuple[FloatArray, At, bool]:
         """`Dual.minimised`."""
-        return self.dual.minimised(sample, t, least_effective=least_effective)
+        return self.dual.minimise(sample, t, least_effective=least_effective)
 
     def answer(self, sample: Sample, at: At, t: FloatArray) -> ParticleSolution:
         """The solution at the minimum of a sample."""
         return particle_solution(self.solution, sample, at, t, self.mixture.codes(sample.points), 1)
 
-    def scouted(self, t: FloatArray) -> None:
+    def scout(self, t: FloatArray) -> None:
         """Add codes that the proposal does not reach."""
         sample = self.sample(self.first, t)
         at = self.dual.at(sample, t)
@@ -154,11 +154,11 @@ class Sampler:
             else Dual(self.dual.targets, self.dual.prior, self.dual.tau).at(sample, t).log_z
         )
         jumps = has_jumps(self.solution.activation)  # then there are no maxima to climb to
-        found = (gathered if jumps else modes)(self.solution, t, self.labels, self.rng)
+        found = (gather if jumps else modes)(self.solution, t, self.labels, self.rng)
         check_time()
-        self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng)
+        self.mixture, self.missed = cover(self.mixture, self.solution, t, log_z, found, self.rng)
 
-    def fitted(self, t: FloatArray, n: int, first: Mixture | None = None) -> tuple[Sample, At] | None:
+    def fit(self, t: FloatArray, n: int, first: Mixture | None = None) -> tuple[Sample, At] | None:
         """A sample of n points at t from the best of proposals fitted to their own samples, again and again.
 
         Stops where weights are even enough. A fit that turns out worse than what it was fitted to is not followed: too
@@ -178,8 +178,8 @@ class Sampler:
                 break
             if not waiting:
                 points, share = best[0].points, best[1].share
-                fit = adapted(self.mixture, points, share) if attempt % 2 else None
-                waiting.append(refitted(self.mixture, points, share, self.rng) if fit is None else fit)
+                fit = adapt(self.mixture, points, share) if attempt % 2 else None
+                waiting.append(refit(self.mixture, points, share, self.rng) if fit is None else fit)
         return best
 
     @property
@@ -187,13 +187,13 @@ class Sampler:
         """Whether weights have so few dimensions that mixtures follow any measure."""
         return self.solution.features.shape[1] <= FEW and self.dual.fractions is None
 
-    def measured(self, t: FloatArray) -> Measured:
+    def measure(self, t: FloatArray) -> Measured:
         """e at t; more points, and a proposal adapted to them, where they say too little."""
         exact = self.quadrature(t)
         if exact is not None:
             return self._by_quadrature(exact, t)
         if self.dual.fractions is None and self.scouting:
-            self.scouted(t)
+            self.scout(t)
         n: int | None = self.first
         best: Measured | None = None
         while n is not None:
@@ -205,11 +205,11 @@ class Sampler:
                 best = result
             if best.reliable:
                 break
-            n = self.improved(sample, at, n, result.even)
+            n = self.improve(sample, at, n, result.even)
         assert best is not None
         return best
 
-    def improved(self, sample: Sample, at: At, n: int, even: bool) -> int | None:
+    def improve(self, sample: Sample, at: At, n: int, even: bool) -> int | None:
         """Make the next sample better than this one of n points; its size, or None where there is no more to do.
 
         More points from a proposal with their moments; then annealing, and a proposal fitted to what that finds.
@@ -225,7 +225,7 @@ class Sampler:
         if self.annealing:
             self.annealing = False
             self.fits += 1
-            self.mixture = refitted(self.mixture, sample.points, at.share, self.rng)
+            self.mixture = refit(self.mixture, sample.points, at.share, self.rng)
             return self.most
         if n < self.most and (even or (self.fits == 0 and n == self.first)):
             self.adapt(sample, at)
@@ -237,7 +237,7 @@ class Sampler:
 
     def adapt(self, sample: Sample, at: At) -> None:
         if at.effective > 3.0 * sample.points.shape[1] + 50.0:
-            self.mixture = adapted(self.mixture, sample.points, at.share)
+            self.mixture = adapt(self.mixture, sample.points, at.share)
 
     def _by_quadrature(self, exact: Sample, t: FloatArray) -> Measured:
         shift, at = self.dual.shift(exact, t)

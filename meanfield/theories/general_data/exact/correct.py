@@ -10,13 +10,13 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.check import Measured, Sampler, scale_of, summary
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import At, Sample, Shift
-from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
-__all__ = ["corrected"]
+__all__ = ["correct"]
 
 _ROUNDS = 30  # samples on the way
 _EVEN = 0.02  # share of effective points of a usable sample
@@ -26,7 +26,7 @@ _NOISE = 3e-4  # of the outputs, that more points are drawn for
 _SIGMAS = 3.0
 
 
-def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measured] | None:
+def correct(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measured] | None:
     """The exact solution near t, and how well it is known; None where sampling does not work."""
     exact = sampler.quadrature(t)
     if exact is not None:
@@ -37,43 +37,43 @@ def corrected(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measur
         if n is None:
             return None
         check_time()
-        found = sampler.fitted(t, n) if sampler.few and not sampler.annealing else None
+        found = sampler.fit(t, n) if sampler.few and not sampler.annealing else None
         sample = sampler.sample(n, t) if found is None else found[0]
         before = sampler.dual.at(sample, t)
         if not math.isfinite(before.log_z):
             return None
-        t, at, arrived = sampler.minimised(sample, t, least_effective=_KEPT * before.effective)
+        t, at, arrived = sampler.minimise(sample, t, least_effective=_KEPT * before.effective)
         even = at.effective >= _EVEN * len(at.share)
         if arrived and even:
             break
         if even:
             sampler.adapt(sample, at)
         else:
-            n = sampler.improved(sample, at, n, even)
+            n = sampler.improve(sample, at, n, even)
     if not arrived or n is None:
         return None
     if sampler.dual.fractions is None:
-        sampler.scouted(t)
-    return _pooled(sampler, t, n)
+        sampler.scout(t)
+    return _pool(sampler, t, n)
 
 
-def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, Measured] | None:
+def _pool(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, Measured] | None:
     """Two new samples, each with its own minimum, then both together; the difference is the error."""
     scale = scale_of(sampler.solution.targets)
     best: tuple[ParticleSolution, Measured] | None = None
     while True:
         if sampler.few and not sampler.annealing:
-            sampler.fitted(t, n)
+            sampler.fit(t, n)
         found = []
         for _ in range(2):
             check_time()
             sample = sampler.sample(n, t)
-            own, _, arrived = sampler.minimised(sample, t)
+            own, _, arrived = sampler.minimise(sample, t)
             if not arrived:
                 return None
             found.append((sample, own))
-        both = _joined(found[0][0], found[1][0])
-        t, at, arrived = sampler.minimised(both, 0.5 * (found[0][1] + found[1][1]))
+        both = _join(found[0][0], found[1][0])
+        t, at, arrived = sampler.minimise(both, 0.5 * (found[0][1] + found[1][1]))
         if not arrived:
             return None
         error = sampler.shift(both, t)[0].error
@@ -83,14 +83,14 @@ def _pooled(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, 
             best = sampler.answer(both, at, t), result
         if best[1].within(scale) and best[1].noise <= _NOISE * scale:
             break
-        more = sampler.improved(both, at, n, result.even)
+        more = sampler.improve(both, at, n, result.even)
         if more is None or (best[1].reliable and more <= n):
             break
         n = more
     return best
 
 
-def _joined(one: Sample, other: Sample) -> Sample:
+def _join(one: Sample, other: Sample) -> Sample:
     def both(name: str) -> FloatArray:
         return np.concatenate([getattr(one, name), getattr(other, name)])
 
@@ -103,7 +103,7 @@ def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[Part
     for _ in range(_ROUNDS):
         check_time()
         before = t
-        t, at, arrived = sampler.minimised(exact, t)
+        t, at, arrived = sampler.minimise(exact, t)
         if not arrived:
             return None
         if np.abs(t - before).max() <= _EXACT * (1.0 + np.abs(t).max()):
@@ -112,5 +112,5 @@ def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[Part
         if again is None:
             return None
         exact = again
-    measured = sampler.measured(t)
+    measured = sampler.measure(t)
     return sampler.answer(exact, at, t), measured

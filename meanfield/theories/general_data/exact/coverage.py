@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.general_data.exact.moves import moved
+from meanfield.numerics.limits import check_time
+from meanfield.theories.general_data.exact.moves import move
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.joint.codes import JointNeuron
 from meanfield.theories.general_data.joint.scout import Scout
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Mode", "covered", "gathered", "modes"]
+__all__ = ["Mode", "cover", "gather", "modes"]
 
 _MOST = 40  # modes that are looked at
 _DEPTH = 12.0  # ln of the weight below which a mode does not matter
@@ -52,7 +52,7 @@ def modes(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng
         scout = Scout(labels, neuron, rng)
         random = np.sign(solution.features @ rng.normal(size=(solution.features.shape[1], 24)))
         signs = np.concatenate([scout.sets, random], axis=1)
-        value, _, z = scout.ascended(t, signs)
+        value, _, z = scout.ascend(t, signs)
     finally:
         neuron.pool.shutdown(wait=False)
     found: list[Mode] = []
@@ -74,7 +74,7 @@ def modes(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng
     return sorted((mode for mode in found if mode.log_z > top - 2.0 * _DEPTH), key=lambda mode: -mode.log_z)
 
 
-def gathered(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng: np.random.Generator) -> list[Mode]:
+def gather(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng: np.random.Generator) -> list[Mode]:
     """Where chains stay that start from sets of classes, or at random; for phi with jumps, which nothing can climb.
 
     Every start is followed by elliptical slices of the exact measure; a Gaussian with the moments of its chains stands
@@ -94,7 +94,7 @@ def gathered(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, 
     places = []
     for _ in range(_SLICES):
         check_time()
-        points = moved(solution, points, t, 1, rng)
+        points = move(solution, points, t, 1, rng)
         places.append(points.reshape(len(starts), _CHAINS, rank))
     found = []
     for mine in np.concatenate(places[_SLICES // 2 :], axis=1):
@@ -108,7 +108,7 @@ def gathered(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, 
     return sorted(found, key=lambda mode: -mode.log_z)
 
 
-def covered(
+def cover(
     mixture: Mixture,
     solution: GeneralSolution,
     t: FloatArray,
@@ -127,7 +127,7 @@ def covered(
         level = readout_given(centre, solution.prior, reach).level - 0.5 * (points**2).sum(axis=1)
         if float(np.mean(level - mixture.log_density(points))) - log_z > _UNCOVERED:
             missed += math.exp(min(0.0, mode.log_z - log_z))
-            mixture = mixture.joined(_ADDED, mode.weights, mode.root)
+            mixture = mixture.join(_ADDED, mode.weights, mode.root)
     return mixture, min(missed, 1.0)
 
 

@@ -8,20 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import OutOfTime, last_seconds, seconds_left
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.theories.general_data.coverage import MAX_SAMPLED
 from meanfield.theories.general_data.exact.check import LARGEST, RMS, Measured, Sampler, first_sample, scale_of
-from meanfield.theories.general_data.exact.correct import corrected
+from meanfield.theories.general_data.exact.correct import correct
 from meanfield.theories.general_data.exact.outliers import BulkSampler
 from meanfield.theories.general_data.exact.particles import ParticleSolution
-from meanfield.theories.general_data.exact.unaided import approached
-from meanfield.theories.general_data.limits import OutOfTime, last_seconds, seconds_left
+from meanfield.theories.general_data.exact.unaided import approach
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Examined", "certificate_of", "examined", "seconds_of_measurement", "unmeasured"]
+__all__ = ["Examined", "certificate_of", "examine", "seconds_of_measurement", "unmeasured"]
 
 _PIECES, _RATE = 40, 3e9  # of a solution that is hard; operations per second of a busy processor
 _FAR = 0.05  # residual, in units of the largest target, of a solution that is no start
@@ -57,7 +57,7 @@ def _words(reason: str) -> str:
     return f"the error of expectation propagation was not measured: {reason}"
 
 
-def examined(solution: GeneralSolution, labels: IntArray | None, refine: bool | None) -> Examined:
+def examine(solution: GeneralSolution, labels: IntArray | None, refine: bool | None) -> Examined:
     """Measure the error of a solution, and correct it.
 
     Parameters
@@ -77,7 +77,7 @@ def examined(solution: GeneralSolution, labels: IntArray | None, refine: bool | 
     try:
         sampler = _sampler(solution, labels)
         if solution.status == Status.OPTIMAL:
-            measured = sampler.measured(np.array(solution.t))
+            measured = sampler.measure(np.array(solution.t))
             if measured.within(scale) and not refine:
                 return Examined(solution, measured, Status.OPTIMAL, solution.message or "expectation propagation", ())
         if refine is not False:
@@ -126,7 +126,7 @@ def _better(
         ways = [True]
     for from_there in ways:
         if from_there:
-            found = corrected(sampler, t)
+            found = correct(sampler, t)
         else:
             found = _twice(solution, labels)
         if found is not None and found[1].within(scale):
@@ -138,8 +138,8 @@ def _twice(solution: GeneralSolution, labels: IntArray | None) -> tuple[Particle
     """The solution that particles find, with the difference to that of other random numbers as part of its error."""
     found = []
     for seed in (0, 1):
-        start = approached(solution, labels, np.random.default_rng(seed))
-        better = None if start is None else corrected(*start)
+        start = approach(solution, labels, np.random.default_rng(seed))
+        better = None if start is None else correct(*start)
         if better is None:
             return None
         found.append(better)
@@ -170,7 +170,7 @@ def _out_of_time(solution: GeneralSolution, labels: IntArray | None) -> Examined
         with last_seconds():
             sampler = _sampler(solution, labels)
             sampler.most, sampler.scouting, sampler.missed = sampler.first, False, math.nan
-            return _late(solution, sampler.measured(np.array(solution.t)))
+            return _late(solution, sampler.measure(np.array(solution.t)))
     except OutOfTime:
         return _late(solution, None)
 

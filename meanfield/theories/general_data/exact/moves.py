@@ -14,16 +14,16 @@ from scipy.cluster.vq import kmeans2
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.quadrature import has_jumps
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
-from meanfield.theories.general_data.limits import check_time
-from meanfield.theories.general_data.slices import solved_rows
+from meanfield.theories.general_data.slices import solve_rows
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray
 
-__all__ = ["annealed", "moved"]
+__all__ = ["anneal", "move"]
 
 _STAGES, _LEAPS, _SLICES = 16, 3, 2
 _ACCEPTED = 0.75  # rate of acceptance that the step is adapted to
@@ -89,14 +89,14 @@ class _Path:
         moved = w
         step = self.step * self.rng.uniform(0.8, 1.2)
 
-        def whitened(slope: FloatArray) -> FloatArray:
-            return solved_rows(self.mass_root, slope)
+        def whiten(slope: FloatArray) -> FloatArray:
+            return solve_rows(self.mass_root, slope)
 
-        kick = kick + 0.5 * step * whitened(slope)
+        kick = kick + 0.5 * step * whiten(slope)
         for leap in range(_LEAPS):
             moved = moved + step * solve_triangular(self.mass_root, kick.T, lower=True, trans=1, check_finite=False).T
             log_p, log_q, slope = self.slopes(moved, b)
-            kick = kick + (1.0 if leap < _LEAPS - 1 else 0.5) * step * whitened(slope)
+            kick = kick + (1.0 if leap < _LEAPS - 1 else 0.5) * step * whiten(slope)
         end = b * log_p + (1.0 - b) * log_q - 0.5 * (kick**2).sum(axis=1)
         accepted = np.log(self.rng.uniform(size=len(w))) < end - start
         self.step = min(_LONGEST, self.step * math.exp(0.4 * (float(accepted.mean()) - _ACCEPTED)))
@@ -129,7 +129,7 @@ class _Path:
         return w
 
 
-def annealed(
+def anneal(
     solution: GeneralSolution,
     mixture: Mixture,
     t: FloatArray,
@@ -141,7 +141,7 @@ def annealed(
     """A sample whose weights are even at t, and those of the exact measure elsewhere."""
     path = _Path(solution, mixture, t, rng, reach)
     move = path.slices if has_jumps(solution.activation) else path.hamiltonian
-    points = mixture.drawn(n, rng)
+    points = mixture.draw(n, rng)
     collected = np.full(n, -math.log(n))
     before = 0.0
     for stage in range(1, stages + 1):
@@ -156,7 +156,7 @@ def annealed(
     return Sample(points, found.phi, base)
 
 
-def moved(
+def move(
     solution: GeneralSolution, points: FloatArray, t: FloatArray, times: int, rng: np.random.Generator
 ) -> FloatArray:
     """Points of the exact measure at t, moved within it; each with the widths of its own cluster of points."""

@@ -19,17 +19,17 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.check import Sampler
-from meanfield.theories.general_data.exact.coverage import Mode, covered
+from meanfield.theories.general_data.exact.coverage import Mode, cover
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.proposal import Mixture
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, Shift
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.outliers.check import outlier_violation
 from meanfield.theories.general_data.outliers.cone import ConeMaxima, follow
 from meanfield.theories.general_data.outliers.dual import OutlierDual, OutlierState
 from meanfield.theories.general_data.outliers.solution import OutlierSolution
-from meanfield.theories.general_data.slices import factorised
+from meanfield.theories.general_data.slices import factorise
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["BulkSampler", "OutlierParticles"]
@@ -144,7 +144,7 @@ class BulkSampler(Sampler):
 
         batches = self.dual.batches(sample, at)
         hessian = dual.hessian(state.t, state.bulk, state.maxima, state.multiplier)
-        factor = factorised(hessian)
+        factor = factorise(hessian)
         solved = cho_solve(factor, batches.T, check_finite=False)
         active = np.flatnonzero(state.multiplier > _LIGHTEST * state.multiplier.max(initial=0.0))
         if len(active):
@@ -158,7 +158,7 @@ class BulkSampler(Sampler):
         error = self.solution.tau * np.sqrt(np.sum(solved**2, axis=1) * (count / (count - 1.0)))
         return np.asarray(error.reshape(state.t.shape))
 
-    def minimised(self, sample: Sample, t: FloatArray, least_effective: float = 0.0) -> tuple[FloatArray, At, bool]:
+    def minimise(self, sample: Sample, t: FloatArray, least_effective: float = 0.0) -> tuple[FloatArray, At, bool]:
         dual = self._programme(sample, least_effective)
         known = follow(self.solution.features, t, dual.slopes, self._found(dual, t, _FEW))
         state = dual.minimise(
@@ -169,14 +169,14 @@ class BulkSampler(Sampler):
         self.state, self.maxima = state, state.maxima
         return state.t, state.bulk.at, state.error <= _ARRIVED
 
-    def scouted(self, t: FloatArray) -> None:
+    def scout(self, t: FloatArray) -> None:
         """Add the ridges along the maxima of q that the proposal does not reach."""
         sample = self.sample(self.first, t)
         dual = self._programme(sample)
         log_z = self.dual.at(sample, t).log_z
         found = list(self._ridges(dual, t, self._found(dual, t, _STARTS)))
         check_time()
-        self.mixture, self.missed = covered(self.mixture, self.solution, t, log_z, found, self.rng, self.reach)
+        self.mixture, self.missed = cover(self.mixture, self.solution, t, log_z, found, self.rng, self.reach)
 
     def _ridges(self, dual: SampledDual, t: FloatArray, maxima: ConeMaxima) -> Iterator[Mode]:
         """Gaussians along w = rho w_o, up to the reach of the readout, with the width of q across."""

@@ -109,7 +109,7 @@ def frozen_particles(solution: ParticleSolution, fractions: FloatArray) -> Parti
     base = np.log(solution.weight) - (0.5 / solution.prior) * (mean**2).sum(axis=1)
     sample = Sample(solution.particles, solution.phi, base, solution.basin)
     dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
-    t, at, converged = dual.minimised(sample, np.array(solution.t))
+    t, at, converged = dual.minimise(sample, np.array(solution.t))
     status = Status.OPTIMAL if converged else Status.NOT_CONVERGED
     at = at._replace(value=at.value if math.isfinite(at.value) else math.nan)
     found = particle_solution(replace(solution, frozen=True), sample, at, t, sample.group, 0)

@@ -85,7 +85,7 @@ class ParticlePredictor:
                 found[0][:, column] = phi(z[:, column])
                 square[:, column] = found[0][:, column] ** 2
                 continue
-            table = _tabulated(phi, z[:, column], float(variance), terms)
+            table = _tabulate(phi, z[:, column], float(variance), terms)
             for j in range(terms):
                 found[j][:, column] = table[:, j]
             square[:, column] = table[:, -1]
@@ -221,7 +221,7 @@ class ParticlePredictor:
         return np.asarray(found)
 
 
-def _tabulated(phi: Activation, z: FloatArray, variance: float, terms: int) -> FloatArray:
+def _tabulate(phi: Activation, z: FloatArray, variance: float, terms: int) -> FloatArray:
     """(n, terms + 1) E[phi h_j] and E phi^2 at the means z (n,), interpolated from a table."""
     low, high = float(z.min()), float(z.max())
     width = math.sqrt(variance) if phi.kinks else max(math.sqrt(variance), 0.3)

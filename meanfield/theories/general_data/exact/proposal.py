@@ -10,14 +10,14 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 from scipy.special import logsumexp
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import Sample, sample_of
-from meanfield.theories.general_data.limits import check_time
-from meanfield.theories.general_data.slices import solved_rows
+from meanfield.theories.general_data.slices import solve_rows
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["FEW", "Mixture", "adapted", "affordable", "mixture_of", "prior_mixture", "refitted"]
+__all__ = ["FEW", "Mixture", "adapt", "affordable", "mixture_of", "prior_mixture", "refit"]
 
 _LEAST = 0.02  # weight of a component
 _WIDE = 0.2  # weight of the components once more, with larger covariance
@@ -39,7 +39,7 @@ class Mixture:
     root: FloatArray  # (K, r, r), lower triangular
     code: IntArray  # (K,)
 
-    def drawn(self, n: int, rng: np.random.Generator) -> FloatArray:
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
         """(n, r) points, as nearly as possible in proportion from every component."""
         edges = np.cumsum(self.weight / self.weight.sum())
         chosen = np.searchsorted(edges[:-1], (np.arange(n) + rng.random()) / n)
@@ -54,7 +54,7 @@ class Mixture:
         """(n, K) ln of the weighted density of every component, without (2 pi)^{-r/2}."""
         found = np.empty((len(points), len(self.weight)))
         for k, (mean, root) in enumerate(zip(self.mean, self.root)):
-            off = solved_rows(root, points - mean)
+            off = solve_rows(root, points - mean)
             level = math.log(self.weight[k]) - float(np.log(np.diag(root)).sum())
             found[:, k] = level - 0.5 * np.einsum("ij,ij->i", off, off)
         return found
@@ -71,13 +71,13 @@ class Mixture:
         return names[np.argmax(levels, axis=1)]
 
     def sample(self, solution: GeneralSolution, n: int, rng: np.random.Generator, coded: bool = False) -> Sample:
-        points = self.drawn(n, rng)
+        points = self.draw(n, rng)
         parts = self.log_parts(points)
         base = -0.5 * np.einsum("ij,ij->i", points, points) - logsumexp(parts, axis=1) - math.log(n)
         group = self.codes(points) if coded else None
         return sample_of(solution.activation, solution.features, points, base, group=group)
 
-    def joined(self, weight: float, mean: FloatArray, root: FloatArray, code: int = -1) -> Mixture:
+    def join(self, weight: float, mean: FloatArray, root: FloatArray, code: int = -1) -> Mixture:
         """With one more component."""
         return Mixture(
             np.append((1.0 - weight) * self.weight, weight),
@@ -211,7 +211,7 @@ def _moments(solution: GeneralSolution, rows: Sequence[int]) -> tuple[FloatArray
     return mean, inside + (off.T * share) @ off
 
 
-def adapted(mixture: Mixture, points: FloatArray, share: FloatArray) -> Mixture:
+def adapt(mixture: Mixture, points: FloatArray, share: FloatArray) -> Mixture:
     """A mixture whose components have the moments of a weighted sample (one step of expectation maximisation)."""
     parts = mixture.log_parts(points)
     codes = mixture.code
@@ -238,7 +238,7 @@ def adapted(mixture: Mixture, points: FloatArray, share: FloatArray) -> Mixture:
     return _defensive(weights, means, covariances, names)
 
 
-def refitted(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.random.Generator) -> Mixture:
+def refit(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.random.Generator) -> Mixture:
     """A mixture fitted to a weighted sample, with as many components as it determines."""
     number = affordable(points.shape[1], share)
     if number < 2:
@@ -249,5 +249,5 @@ def refitted(mixture: Mixture, points: FloatArray, share: FloatArray, rng: np.ra
     found = _defensive(weights, means, covariances, [int(g) for g in codes])
     for _ in range(_FITS):
         check_time()
-        found = adapted(found, points, share)
+        found = adapt(found, points, share)
     return found

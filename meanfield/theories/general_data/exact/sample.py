@@ -22,9 +22,9 @@ import numpy as np
 from scipy.linalg import cho_solve
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.readout import readout_given
-from meanfield.theories.general_data.limits import check_time
-from meanfield.theories.general_data.slices import factorised, gram, rows_at_a_time
+from meanfield.theories.general_data.slices import factorise, gram, rows_at_a_time
 from meanfield.validation import FloatArray
 
 __all__ = ["At", "Dual", "Sample", "Shift", "sample_of"]
@@ -159,7 +159,7 @@ class Dual:
         """Cholesky factor of H = tau + Cov(a phi), (P m, P m)."""
         matrix = self.covariance(sample, at)
         matrix.flat[:: len(matrix) + 1] += self.tau
-        return factorised(matrix)
+        return factorise(matrix)
 
     def covariance(self, sample: Sample, at: At) -> FloatArray:
         """Cov(a phi), (P m, P m)."""
@@ -216,7 +216,7 @@ class Dual:
                 found[b] -= inside.sum() * average
         return found
 
-    def minimised(
+    def minimise(
         self, sample: Sample, t: FloatArray, tolerance: float = 1e-9, least_effective: float = 0.0
     ) -> tuple[FloatArray, At, bool]:
         """Minimum of J on the sample by Newton's method, or the last point where that has enough effective points.

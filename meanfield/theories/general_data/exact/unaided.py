@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.exact.check import Sampler
-from meanfield.theories.general_data.exact.moves import moved
+from meanfield.theories.general_data.exact.moves import move
 from meanfield.theories.general_data.exact.particles import particle_solution
-from meanfield.theories.general_data.exact.proposal import Mixture, adapted, affordable, prior_mixture, refitted
+from meanfield.theories.general_data.exact.proposal import Mixture, adapt, affordable, prior_mixture, refit
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample, sample_of
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["approached", "blank"]
+__all__ = ["approach", "blank"]
 
 _POINTS, _FOLLOWING = 4096, 20_000  # particles, and points of a mixture
 _ROUNDS, _SETTLED = 150, 6  # steps of t; how many full ones count as arrived
@@ -56,7 +56,7 @@ def blank(
     return particle_solution(found, sample, at, zero, np.zeros(1, dtype=int), 0)
 
 
-def approached(
+def approach(
     solution: GeneralSolution, labels: IntArray | None, rng: np.random.Generator
 ) -> tuple[Sampler, FloatArray] | None:
     """A sampler and the t at which its proposal has arrived; None where neither way leads there."""
@@ -75,7 +75,7 @@ def _by_mixtures(
     lost = 0
     for _ in range(_ROUNDS):
         known = sampler.mixture
-        found = sampler.fitted(t, n, adjusted)
+        found = sampler.fit(t, n, adjusted)
         if found is None or found[1].effective < _SOUND * n:
             # Newton's method went where the sample happened to have no points: less far.
             sampler.mixture, adjusted, t, full = known, None, 0.5 * (before + t), 0
@@ -84,11 +84,11 @@ def _by_mixtures(
                 return None
             continue
         before = t
-        t, at, arrived = sampler.dual.minimised(found[0], t, least_effective=_KEPT * found[1].effective)
+        t, at, arrived = sampler.dual.minimise(found[0], t, least_effective=_KEPT * found[1].effective)
         points, share = found[0].points, at.share
-        adjusted = adapted(sampler.mixture, points, share)
+        adjusted = adapt(sampler.mixture, points, share)
         if affordable(points.shape[1], share) > _RICHER * len(adjusted.weight):  # it was fitted to fewer points
-            adjusted = refitted(adjusted, points, share, rng)
+            adjusted = refit(adjusted, points, share, rng)
         full = full + 1 if arrived else 0
         if full >= _AGREED:
             sampler.mixture = _coded(sampler.mixture, solution, t)
@@ -109,11 +109,11 @@ def _by_particles(
         phi = s.activation(points @ s.features.T)
         base = -0.5 * s.prior * ((phi @ t) ** 2).sum(axis=1) - math.log(_POINTS)
         sample = Sample(points, phi, base)
-        t, at, arrived = dual.minimised(sample, t, least_effective=_KEPT * _POINTS)
+        t, at, arrived = dual.minimise(sample, t, least_effective=_KEPT * _POINTS)
         if not np.isfinite(at.share).all():
             return None
         chosen = np.searchsorted(np.cumsum(at.share)[:-1], (np.arange(_POINTS) + rng.random()) / _POINTS)
-        points = moved(s, points[chosen], t, _MOVES, rng)
+        points = move(s, points[chosen], t, _MOVES, rng)
         full = full + 1 if arrived else 0
         history.append(t)
         if full >= _SETTLED:
@@ -122,7 +122,7 @@ def _by_particles(
         return None
     t = np.mean(history[-_SETTLED + 1 :], axis=0)
     share = np.full(_POINTS, 1.0 / _POINTS)
-    mixture = refitted(prior_mixture(points.shape[1]), points, share, rng)
+    mixture = refit(prior_mixture(points.shape[1]), points, share, rng)
     return Sampler(solution, labels, rng, _coded(mixture, s, t)), t
 
 

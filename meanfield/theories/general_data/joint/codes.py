@@ -13,11 +13,11 @@ import numpy as np
 from scipy.special import logsumexp
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import mapped
 from meanfield.theories.general_data.compiled.joint import gaussian_moments
 from meanfield.theories.general_data.compiled.joint import joint_moments as tilted_moments
 from meanfield.theories.general_data.joint.neuron import Cut, Joint, Tilted, cavities, joint_bound, joint_moments
-from meanfield.theories.general_data.joint.pieces import apart, beside, between, places, region, within
-from meanfield.theories.general_data.limits import mapped
+from meanfield.theories.general_data.joint.pieces import apart, places, region, within
 from meanfield.theories.general_data.tilt import tilt_of
 from meanfield.validation import FloatArray
 
@@ -25,17 +25,16 @@ Start = tuple[FloatArray, FloatArray] | None  # sites
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-__all__ = ["Codes", "JointNeuron", "pattern"]
+__all__ = ["NEGLIGIBLE", "SAME_PHI", "Codes", "Cuts", "JointNeuron", "Start", "pattern"]
 
 _MAX_VARIANCE = 10.0  # of a preactivation, in units of its prior variance
 _OVERLAP = 8.0  # squared distance of readouts, in units of their covariance, within a code
 _FAR = 6.0  # of a component, in units of sqrt(s2)
-_SAME_PHI = 0.02  # mean square difference of activations
+SAME_PHI = 0.02  # mean square difference of activations
 _SEARCH_TOLERANCE = 1e-2
 _MAX_CUTS, _SIBLINGS = 8, 3
-_SHOULDERS = 8  # samples at which a code is tried to be cut off
 _SHORTEST = 1.0 / 16.0  # part of a step
-_NEGLIGIBLE = -12.0  # ln of a weight
+NEGLIGIBLE = -12.0  # ln of a weight
 _INCOMPLETE = 1.0  # of ln Z
 _FIRST, _SECOND = (60, 1.0), (120, 0.5)  # iterations and damping of EP, from known sites and from the bound
 
@@ -74,7 +73,7 @@ class Codes(NamedTuple):
         top: dict[int, float] = {}
         for joint in self.joints:
             top[joint.family] = max(top.get(joint.family, -np.inf), joint.log_z)
-        return Codes(self.t, tuple(j for j in self.joints if not j.cuts or j.log_z > top[j.family] + _NEGLIGIBLE))
+        return Codes(self.t, tuple(j for j in self.joints if not j.cuts or j.log_z > top[j.family] + NEGLIGIBLE))
 
     @property
     def weight(self) -> FloatArray:
@@ -174,7 +173,7 @@ class JointNeuron:
     def move(self, codes: Codes, t: FloatArray, tolerance: float) -> tuple[Codes, list[Joint]]:
         """The codes at another t, each once; those (at the old t) that merged, or for which EP has become the bound."""
 
-        floor = codes.top + _NEGLIGIBLE
+        floor = codes.top + NEGLIGIBLE
 
         def job(old: Joint) -> list[Joint]:
             if not old.bound and not self.variational:
@@ -241,7 +240,7 @@ class JointNeuron:
         above = self.matrix[cuts[0].sample] @ old.weights > cuts[0].at
         cut = cuts[0] if above else cuts[0].flipped
         for part in ((*old.cuts, cut), (*old.cuts, cut.flipped)):
-            if found and max(self.flipped(joint, t, len(old.cuts)) for joint in found) < _NEGLIGIBLE:
+            if found and max(self.flipped(joint, t, len(old.cuts)) for joint in found) < NEGLIGIBLE:
                 break
             with np.errstate(all="ignore"):
                 new = self._ep(t, (old.q, old.nu), tolerance, part, _SECOND)
@@ -264,74 +263,13 @@ class JointNeuron:
             sides.append(moments[0, 0])
         return float(cut.side * (sides[0] - sides[1]))
 
-    def regrow_pieces(self, codes: Codes, tolerance: float) -> Codes:
-        """With pieces that were left out as negligible and may have become heavier."""
-        known: dict[int, list[Cuts]] = {}
-        for joint in codes.joints:
-            known.setdefault(joint.family, []).append(joint.cuts)
-        wanted: dict[tuple[int, Cuts], Joint] = {}
-        for joint in codes.joints:
-            for i, cut in enumerate(joint.cuts):
-                part = (*joint.cuts[:i], cut.flipped)
-                missing = not any(cuts[: i + 1] == part for cuts in known[joint.family])
-                if missing and joint.log_z + self.flipped(joint, codes.t, i) > codes.top + _NEGLIGIBLE:
-                    wanted.setdefault((joint.family, part), joint)
-
-        def job(item: tuple[tuple[int, Cuts], Joint]) -> list[Joint]:
-            (family, part), joint = item
-            for sites in ((joint.q, joint.nu), pattern(joint.phi)):
-                new = self.solve(codes.t, sites, tolerance, cuts=part, family=family)
-                if new is not None:
-                    return [new]
-            cuts = places(joint, codes.t, self.activation)
-            return self.pieces(joint._replace(cuts=part), codes.t, cuts, tolerance)
-
-        found = [joint for group in self.map(job, wanted.items()) for joint in group]
-        return Codes(codes.t, (*codes.joints, *found))
-
-    def split_shoulder(self, codes: Codes, phi: FloatArray, tolerance: float) -> Codes:
-        """With a code of activations phi (P,) that has become the shoulder of another one cut off from that.
-
-        Two codes that approach each other merge for EP although one Gaussian does not cover both.
-        """
-        near = min(codes.joints, key=lambda joint: float(np.mean((joint.phi - phi) ** 2)))
-        gap = phi - near.phi
-        rising = 1 if self.ends[1] >= self.ends[0] else -1
-        for i in np.argsort(-np.abs(gap))[:_SHOULDERS]:
-            likely = rising * int(np.sign(gap[i]))
-            for side in (likely, -likely):
-                pair = self._split_at(codes.t, near, phi, int(i), side, tolerance)
-                if pair is not None:
-                    rest = (joint for joint in codes.joints if joint is not near)
-                    return Codes(codes.t, (*rest, *pair))
-        return codes
-
-    def _split_at(
-        self, t: FloatArray, near: Joint, phi: FloatArray, sample: int, side: int, tolerance: float
-    ) -> tuple[Joint, Joint] | None:
-        """A code on one side of a cut and that of activations phi on the other."""
-        row = self.matrix[sample]
-
-        def beyond(cut: Cut, start: Start) -> Joint | None:
-            found = self.solve(t, start, tolerance, cuts=(*near.cuts, cut), family=near.family)
-            return found if found is not None and float(np.mean((found.phi - phi) ** 2)) < _SAME_PHI else None
-
-        here = float(row @ near.weights)
-        far = beyond(beside(near, sample, here, side), pattern(phi))
-        if far is None:
-            return None
-        cut = between(near, far, sample, (here, float(row @ far.weights)), side)
-        far = beyond(cut, (far.q, far.nu))
-        rest = self.solve(t, (near.q, near.nu), tolerance, cuts=(*near.cuts, cut.flipped), family=near.family)
-        return None if far is None or rest is None or not self.alike(rest, near) else (rest, far)
-
     def alike(self, one: Joint, other: Joint) -> bool:
         """Whether two Gaussians describe one code: their readouts overlap and their activations agree."""
         gap = one.readout - other.readout
         if float(np.abs(gap).max()) > _FAR * np.sqrt(self.prior):
             return False
         far = float(gap @ np.linalg.solve(0.5 * (one.covariance + other.covariance), gap)) > _OVERLAP
-        return not far and float(np.mean((one.phi - other.phi) ** 2)) < _SAME_PHI
+        return not far and float(np.mean((one.phi - other.phi) ** 2)) < SAME_PHI
 
     def same(self, one: Joint, other: Joint) -> bool:
         """Whether two Gaussians cover the same."""

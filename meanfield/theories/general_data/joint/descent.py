@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meanfield.activations.activation import Activation
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.progress import Progress
+from meanfield.theories.general_data.joint.answer import JointAnswer
 from meanfield.theories.general_data.joint.codes import Codes, Cuts, JointNeuron, pattern
 from meanfield.theories.general_data.joint.dual import CodesDual, CodesState, minimise_codes
 from meanfield.theories.general_data.joint.neuron import Cut, Joint
 from meanfield.theories.general_data.joint.scout import Scout
-from meanfield.theories.general_data.neuron import Neuron, Readouts
-from meanfield.theories.general_data.solution import GeneralSolution, verdict
+from meanfield.theories.general_data.joint.splitting import regrow_pieces, split_shoulder
+from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["JointRun"]
@@ -25,10 +25,7 @@ _RECOVERED = 1e-5, 1e-4, 1e-3  # accuracies at which codes of a given solution a
 _EXPENDABLE = 1e-3  # weight of a piece that may be missing
 _SEARCHED = 16  # starts of a search for codes
 _FEW = 3.0  # largest entry of the first theta
-_RARE = 1e-6  # weight below which a code is not kept
-_SPREAD = 1e-4  # weight of a code whose readout fluctuations are resolved
 _REVISITED = 1e-4  # weight of codes for which EP is tried again
-_SAME_LOG_Z = 1e-4
 _CLASS_TOLERANCE = 0.03
 _LAST_ACCURACY = 1e-7
 _LEAST_FRACTION = 1e-4  # frozen codes with fewer neurons are left out
@@ -90,11 +87,11 @@ class JointRun:
 
     def look(self, state: CodesState, accuracy: float) -> Codes:
         """Known codes and those found by a search; EP is tried again where it failed."""
-        codes = state.codes if self.neuron.variational else self.neuron.regrow_pieces(state.codes, accuracy)
+        codes = state.codes if self.neuron.variational else regrow_pieces(self.neuron, state.codes, accuracy)
         if self.neuron.fallback:  # on the way there codes come back
             heavy = state.weight[len(state.codes.joints) :] > _REVISITED
             for phi in state.tangents.phi[heavy]:
-                codes = self.neuron.split_shoulder(codes, phi, accuracy)
+                codes = split_shoulder(self.neuron, codes, phi, accuracy)
         depth = _LAST_DEPTH if self.neuron.fallback else max(40.0, 0.3 * len(self.targets))
         found = self.neuron.search(codes.t, self.scout.starts(codes.t, codes, _SEARCHED), codes, accuracy, depth)
         if self.neuron.variational:
@@ -114,7 +111,7 @@ class JointRun:
         if warm_start is not None:
             with contextlib.suppress(ConvergenceError):  # a hint, never a constraint
                 codes = self.recover_codes(warm_start)
-        return self.solution(*self.refined(self.approached(basis) if codes is None else codes))
+        return self.solution(*self.refine(self.approach(basis) if codes is None else codes))
 
     def classes(self, basis: FloatArray, tau: float, before: CodesState | None) -> CodesState:
         """Minimum over t = basis theta by the variational bound, from that at another tau."""
@@ -142,9 +139,9 @@ class JointRun:
         total = fractions[used].sum()
         shares = {families[g]: float(fractions[g] / total) for g in used}
         kept = tuple(joint for joint in codes.joints if joint.family in shares)
-        return self.solution(*self.refined(Codes(codes.t, kept), shares))
+        return self.solution(*self.refine(Codes(codes.t, kept), shares))
 
-    def refined(self, codes: Codes, fractions: Mapping[int, float] | None = None) -> tuple[CodesDual, CodesState]:
+    def refine(self, codes: Codes, fractions: Mapping[int, float] | None = None) -> tuple[CodesDual, CodesState]:
         """All of t, from codes at some t; fractions of the neurons in each of them, if they are frozen."""
         dual = CodesDual(self.neuron, self.targets, self.tau, None, fractions)
         state = self.start_from(dual, codes)
@@ -164,7 +161,7 @@ class JointRun:
         start = Codes(codes.t, tuple(self.neuron.map(exact, codes.joints)))
         return dual.state(codes.t, start if dual.frozen else self.neuron.distinct(start))
 
-    def approached(self, basis: FloatArray) -> Codes:
+    def approach(self, basis: FloatArray) -> Codes:
         """Codes near the minimum: that at a tau as large as it takes to keep the codes, then at smaller ones.
 
         At large tau neurons need not meet every sample, at the minimum they do nearly; on the way from afar they meet
@@ -231,61 +228,6 @@ class JointRun:
                 raise ConvergenceError("not every code of warm_start was found again; solve without it.")
         return Codes(t, tuple(joint for joint in found if joint is not None))
 
-    def recomputed(self, dual: CodesDual, state: CodesState) -> tuple[float, float]:
-        """max |dJ/dt| with EP from second-order sites, and the weight of codes where that ends elsewhere."""
-        t = state.codes.t
-
-        def job(joint: Joint) -> Joint:
-            if joint.bound:
-                return joint
-            start = self.scout.sites(t, joint.phi, self.neuron.matrix @ joint.weights)
-            found = self.neuron.again(t, joint, start, min(1e-7, self.tolerance))
-            return joint if found is None or found.bound else found
-
-        again = self.neuron.map(job, state.codes.joints)
-        same = np.array([abs(a.log_z - b.log_z) < _SAME_LOG_Z for a, b in zip(again, state.codes.joints)])
-        mixed = tuple(a if ok else b for a, b, ok in zip(again, state.codes.joints, same))
-        return self.residual(state, mixed), float(state.weight[: len(mixed)][~same].sum())
-
-    def residual(self, state: CodesState, joints: Sequence[Joint]) -> float:
-        """max |dJ/dt| with these codes in place of those of a state."""
-        t = state.codes.t
-        gradient = self.tau * t - self.targets
-        for w, joint in zip(state.weight, joints):
-            gradient = gradient + w * joint.mean_a_phi
-        rest = state.weight[len(joints) :] @ state.tangents.slope
-        return float(np.abs(gradient + rest.reshape(t.shape)).max())
-
-    def readouts(self, state: CodesState) -> tuple[Readouts, FloatArray, IntArray]:
-        """Neurons at readouts that stand for those of each piece of a code, their weights and pieces.
-
-        A Gaussian of covariance C is replaced by 2 m points at the mean +- sqrt(m) times the columns of a root of C,
-        which have its mean and covariance.
-        """
-        weight = state.weight[: len(state.codes.joints)]
-        t, m = state.codes.t, self.targets.shape[1]
-        plain = Neuron(self.activation, self.neuron.matrix, self.prior, self.threads)
-        parts, shares, piece = [], [], []
-        for g, (w, joint) in enumerate(zip(weight, state.codes.joints)):
-            root = np.sqrt(m) * np.linalg.cholesky(joint.covariance).T
-            points = joint.readout + (np.concatenate([root, -root]) if w > _SPREAD else np.zeros((1, m)))
-            q, nu = joint.q, joint.nu
-            start = np.tile(q[:, 1, 1], (len(points), 1)), nu[:, 1] - q[:, 0, 1] * (points @ t.T)
-            parts.append((points, *start))
-            shares.append(np.full(len(points), w / len(points)))
-            piece.append(np.full(len(points), g))
-        points, s, nu = (np.concatenate(column) for column in zip(*parts))
-        # No iterations: the sites, hence P(w | a), are those of the joint posterior.
-        at = plain.evaluate(t, points, (s, nu), np.inf, fallback=True)
-        pieces = np.concatenate(piece)
-        for g, joint in enumerate(state.codes.joints):
-            for cut in joint.cuts:  # which side it is, sites do not know
-                rows = pieces == g
-                at.phi[rows, cut.sample] = joint.phi[cut.sample]
-                at.spread[rows, cut.sample] = joint.spread[cut.sample]
-                at.gain[rows, cut.sample] = joint.gain[cut.sample]
-        return at, np.concatenate(shares), pieces
-
     def best(self) -> GeneralSolution:
         """What was reached, without another look at it."""
         assert self.last is not None
@@ -293,86 +235,8 @@ class JointRun:
         return self.solution(dual, state, hurried=True)
 
     def solution(self, dual: CodesDual, state: CodesState, hurried: bool = False) -> GeneralSolution:
-        if not dual.frozen:
-            order = np.argsort(-state.weight[: len(state.codes.joints)], kind="stable")
-            kept = [i for i in order if state.weight[i] > _RARE]
-            state = dual.state(
-                state.theta, Codes(state.codes.t, tuple(state.codes.joints[i] for i in kept)), state.tangents
-            )
-        if hurried:
-            residual, ambiguous = self.residual(state, state.codes.joints), 0.0
-        else:
-            residual, ambiguous = self.recomputed(dual, state)
-        joints = state.codes.joints
-        share = state.weight[: len(joints)]
-        extrapolated = state.extrapolated
-        bounded = float(share[[joint.bound for joint in joints]].sum())
-        at, weight, piece = self.readouts(state)
-        other = (at.phi.T * weight) @ at.readout
-        own = sum(w * joint.mean_a_phi for w, joint in zip(share, joints))
-        method_error = float(np.abs(other - own).max())
-        m, rank = self.targets.shape[1], self.neuron.matrix.shape[1]
-        code, code_weight, code_readout, code_covariance, code_phi = grouped(joints, share / share.sum())
-        status, message = verdict(
-            residual, self.tolerance, self.targets, rank, self.tau, extrapolated, bounded, method_error
+        """What is reported of a state."""
+        reported = JointAnswer(
+            self.activation, self.neuron, self.scout, self.targets, self.prior, self.tau, self.tolerance, self.threads
         )
-        return GeneralSolution(
-            activation=self.activation,
-            features=self.neuron.matrix,
-            targets=self.targets,
-            prior=self.prior,
-            tau=self.tau,
-            t=state.codes.t,
-            objective=state.objective,
-            readout=at.readout,
-            weight=weight / weight.sum(),
-            phi=at.phi,
-            spread=at.spread,
-            gain=at.gain,
-            s=at.s,
-            nu=at.nu,
-            basin=code[piece],
-            soft=np.full(len(piece), -1),
-            soft_x=np.zeros(len(piece)),
-            directions=np.empty((0, rank)),
-            cuts=np.array([(c, *cut) for c, i in enumerate(piece) for cut in joints[i].cuts], dtype=float).reshape(
-                -1, 5
-            ),
-            code_weight=code_weight,
-            code_readout=code_readout,
-            code_covariance=code_covariance,
-            code_phi=code_phi,
-            residual=residual,
-            extrapolated_weight=extrapolated + bounded,
-            ambiguous_weight=ambiguous,
-            outlier_direction=np.empty((0, m)),
-            outlier_weight=np.empty(0),
-            outlier_w=np.empty((0, rank)),
-            frozen=dual.frozen,
-            status=status,
-            message=message,
-            method="joint",
-            method_error=method_error,
-            n_nodes=len(piece),
-            iterations=self.steps,
-        )
-
-
-def grouped(
-    joints: Sequence[Joint], share: FloatArray
-) -> tuple[NDArray[np.intp], FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Code of each piece; weight, mean readout, its covariance and E phi of every code, heaviest first."""
-    weights: dict[int, float] = {}
-    for joint, part in zip(joints, share):
-        weights[joint.family] = weights.get(joint.family, 0.0) + part
-    families = sorted(weights, key=lambda family: -weights[family])
-    code = np.array([families.index(joint.family) for joint in joints], dtype=np.intp)
-    member = (code == np.arange(len(families))[:, None]) * share
-    weight = member.sum(axis=1)
-    member = member / weight[:, None]
-    readouts = np.array([joint.readout for joint in joints])
-    readout = member @ readouts
-    off = readouts - readout[code]
-    inner = np.array([joint.covariance for joint in joints]) + off[:, :, None] * off[:, None, :]
-    covariance = np.einsum("gi,irs->grs", member, inner)
-    return code, weight, readout, covariance, member @ np.array([joint.phi for joint in joints])
+        return reported.solution(dual, state, self.steps, hurried)

@@ -17,14 +17,17 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_solve
 from scipy.special import logsumexp
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
 from meanfield.theories.general_data.joint.neuron import Joint
-from meanfield.theories.general_data.limits import check_time
-from meanfield.theories.general_data.slices import factorised
+from meanfield.theories.general_data.slices import factorise
 from meanfield.validation import FloatArray
 
 __all__ = ["CodesDual", "CodesState", "Tangents", "minimise_codes"]
 
+_CURVED = 1e-8  # weight of a code that enters the Hessian of the weights
+_SLOWEST, _STALLED = 1e-4, 1e-3  # rate, and share of what was gained, at which descent along the bounds ends
+_LOWER, _ROUNDING = 1e-6, 1e-9  # of J: progress, and what counts as none
 _INNER = 15  # Newton steps on the model
 _INNER_TOLERANCE = 0.1
 _DENSE, _DENSE_MEMORY = 3600, 2e8  # unknowns, and matrix elements of all codes, up to which the Hessian is a matrix
@@ -66,7 +69,7 @@ class Tangents(NamedTuple):
     def take(self, rows: list[int]) -> Tangents:
         return Tangents(self.offset[rows], self.slope[rows], self.phi[rows])
 
-    def joined(self, other: Tangents) -> Tangents:
+    def join(self, other: Tangents) -> Tangents:
         return Tangents(*(np.concatenate(pair) for pair in zip(self, other)))
 
     def besides(self, codes: Codes, least: float) -> Tangents:
@@ -128,7 +131,7 @@ class CodesDual:
     def t(self, theta: FloatArray) -> FloatArray:
         return theta if self.basis is None else self.basis @ theta
 
-    def reduced(self, gradient: FloatArray) -> FloatArray:
+    def reduce(self, gradient: FloatArray) -> FloatArray:
         return gradient if self.basis is None else self.basis.T @ gradient
 
     def linear(self, t: FloatArray) -> float:
@@ -160,7 +163,7 @@ class CodesDual:
             tangents = Tangents.of(t, [])
         else:
             codes, low = codes.without_negligible.split(self.depth, _MAX_CODES)
-            tangents = tangents.joined(Tangents.of(t, low)).besides(codes, codes.top - _TANGENT_DEPTH * len(t))
+            tangents = tangents.join(Tangents.of(t, low)).besides(codes, codes.top - _TANGENT_DEPTH * len(t))
         total, weight = self.log_sum(
             np.concatenate([codes.log_z, tangents.at(t)]), self.group(codes.joints, len(tangents.offset))
         )
@@ -168,7 +171,7 @@ class CodesDual:
         for w, joint in zip(weight, codes.joints):
             gradient = gradient + w * joint.mean_a_phi
         gradient = gradient + (weight[len(codes.joints) :] @ tangents.slope).reshape(t.shape)
-        reduced = self.reduced(gradient) / self.scale[:, None]
+        reduced = self.reduce(gradient) / self.scale[:, None]
         return CodesState(theta, codes, tangents, self.linear(t) + total, reduced, weight)
 
 
@@ -180,11 +183,11 @@ class _Model:
         t = state.codes.t
         self.joints = state.codes.joints
         self.value = np.concatenate([state.codes.log_z, state.tangents.at(t)])
-        slopes = [dual.reduced(joint.mean_a_phi).ravel() for joint in self.joints]
-        slopes += [dual.reduced(slope.reshape(t.shape)).ravel() for slope in state.tangents.slope]
+        slopes = [dual.reduce(joint.mean_a_phi).ravel() for joint in self.joints]
+        slopes += [dual.reduce(slope.reshape(t.shape)).ravel() for slope in state.tangents.slope]
         self.slope = np.array(slopes)
         self.metric = None if dual.basis is None else dual.basis.T @ dual.basis
-        self.slope_at_rest = dual.reduced(dual.tau * t - dual.targets)
+        self.slope_at_rest = dual.reduce(dual.tau * t - dual.targets)
         self.sharpness = 1.0
         self.group = dual.group(self.joints, len(state.tangents.offset))
         self.matrices: dict[int, FloatArray] = {}
@@ -204,13 +207,13 @@ class _Model:
             matrix += weight[i] * self.matrices[i]
         matrix.flat[:: size + 1] += self.dual.tau
         try:
-            factor = factorised(matrix)
+            factor = factorise(matrix)
         except LinAlgError:
             return None
         return np.asarray(-cho_solve(factor, gradient.ravel(), check_finite=False)).reshape(gradient.shape)
 
     def bend(self, i: int, v: FloatArray) -> FloatArray:
-        return self.dual.reduced(self.joints[i].curvature(self.dual.t(v)))
+        return self.dual.reduce(self.joints[i].curvature(self.dual.t(v)))
 
     def at(self, step: FloatArray) -> tuple[float, FloatArray, FloatArray, FloatArray]:
         """Value less that of the linear part at rest, gradient, weights and slopes (n, q m) of the pieces."""
@@ -228,7 +231,7 @@ class _Model:
     def newton(self, gradient: FloatArray, weight: FloatArray, slopes: FloatArray) -> FloatArray:
         """Step from the Hessian of the model: directly, or, with many unknowns or codes, by conjugate gradients."""
         dual = self.dual
-        heavy = np.flatnonzero(weight > 1e-8)
+        heavy = np.flatnonzero(weight > _CURVED)
         curved = [int(i) for i in heavy if i < len(self.joints)]
         between = slopes[heavy]
         for g in range(len(dual.shares)):
@@ -272,7 +275,7 @@ class _Model:
         samples = len(self.dual.targets)
         self.sharpness = min(1.0, _BLUNT / samples) if self.state.error > _FAR else 1.0
         while True:
-            step = self._descended(step, radius)
+            step = self._descend(step, radius)
             if self.sharpness == 1.0:
                 break
             self.sharpness = min(1.0, _SHARPER * self.sharpness)
@@ -297,7 +300,7 @@ class _Model:
             step = step * (radius / largest)
         return step, -0.5 * float(np.sum(gradient * step))
 
-    def _descended(self, step: FloatArray, radius: float) -> FloatArray:
+    def _descend(self, step: FloatArray, radius: float) -> FloatArray:
         value, gradient, weight, slopes = self.at(step)
         scale = self.dual.scale[:, None]
         goal = _INNER_TOLERANCE * min(np.abs(gradient / scale).max(), self.state.error)
@@ -311,14 +314,14 @@ class _Model:
                 if largest > radius:
                     trial *= radius / largest
                 new = self.at(trial)
-                if new[0] < value or rate < 1e-4:
+                if new[0] < value or rate < _SLOWEST:
                     break
                 rate *= 0.3
             if not new[0] < value:
                 break
             gained = value - new[0]
             step, (value, gradient, weight, slopes) = trial, new
-            if np.abs(gradient / scale).max() < goal or gained < 1e-3 * (start - value):
+            if np.abs(gradient / scale).max() < goal or gained < _STALLED * (start - value):
                 break
         return step
 
@@ -353,7 +356,7 @@ def minimise_codes(
             if state.error < tolerance:
                 break
             best, lowest, stalled, radius, secants = np.inf, np.inf, 0, max(radius, _RESTART), []
-        progress = state.objective < best - 1e-6 * (1.0 + abs(state.objective)) or state.error < 0.7 * lowest
+        progress = state.objective < best - _LOWER * (1.0 + abs(state.objective)) or state.error < 0.7 * lowest
         stalled = 0 if progress else stalled + 1
         best, lowest = min(best, state.objective), min(lowest, state.error)
         if stalled > _PATIENCE or (state.error < _NEAR and state.extrapolated > most_tangents):
@@ -363,7 +366,7 @@ def minimise_codes(
         length = float(np.abs(step).max())
         theta = state.theta + step
         codes, left = dual.neuron.move(state.codes, dual.t(theta), accuracy)
-        tangents = state.tangents.joined(Tangents.of(state.codes.t, left))
+        tangents = state.tangents.join(Tangents.of(state.codes.t, left))
         lost = sum(state.weight[[joint is old for joint in state.codes.joints].index(True)] for old in left)
         careful = dual.basis is None and (strict or radius > _CAREFUL[int(state.error < _FAR)])
         if codes.joints and not (lost > _HEAVY and careful) and dual.complete(codes):
@@ -381,7 +384,7 @@ def minimise_codes(
             if radius < _SMALLEST_RADIUS:
                 break
             continue
-        if new.objective > state.objective + 1e-9 * (1.0 + abs(state.objective)):
+        if new.objective > state.objective + _ROUNDING * (1.0 + abs(state.objective)):
             radius = 0.35 * min(radius, length)
             secants = secants[1:] if len(secants) == _SECANTS else secants
             report(
@@ -391,7 +394,7 @@ def minimise_codes(
             )
             known, left = dual.neuron.move(new.codes, state.codes.t, accuracy)
             merged = dual.neuron.distinct(Codes(state.codes.t, (*state.codes.joints, *known.joints)))
-            tangents = state.tangents.joined(Tangents.of(new.codes.t, left))
+            tangents = state.tangents.join(Tangents.of(new.codes.t, left))
             secants = [] if left or len(merged.joints) > len(state.codes.joints) else secants
             state = dual.state(state.theta, merged, tangents)
             if radius < _SMALLEST_RADIUS:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from meanfield.theories.general_data.limits import check_time
+from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["Cut", "Joint", "Tilted", "cavities", "joint_bound", "joint_moments"]
@@ -295,27 +295,27 @@ def joint_moments(
         Of the first iterations; halved where they make no progress.
     """
 
-    def evaluated(sites: FloatArray) -> _Point | None:
+    def evaluate_joint(sites: FloatArray) -> _Point | None:
         check_time()
-        state = _posterior(features, t, s2, *_unpacked(sites), bound)
+        state = _posterior(features, t, s2, *_unpack(sites), bound)
         tilted = None if state is None else tilted_of(state.cavity_mean, state.cavity_cov)
         if state is None or tilted is None:
             return None
-        gap = _packed(*_sites(state, tilted)) - sites
+        gap = _pack(*_sites(state, tilted)) - sites
         return (state, tilted, gap) if np.isfinite(gap).all() else None
 
-    def advanced(sites: FloatArray, step: FloatArray, least: float) -> tuple[FloatArray, _Point | None]:
+    def advance(sites: FloatArray, step: FloatArray, least: float) -> tuple[FloatArray, _Point | None]:
         """The longest of step, step / 2, ... down to `least` that leads to proper Gaussians."""
         rate = 1.0
         while rate >= least:
-            found = evaluated(sites + rate * step)
+            found = evaluate_joint(sites + rate * step)
             if found is not None:
                 return sites + rate * step, found
             rate *= 0.5
         return sites, None
 
-    sites = np.zeros((len(features), 5)) if start is None else _packed(*start)
-    point = evaluated(sites)
+    sites = np.zeros((len(features), 5)) if start is None else _pack(*start)
+    point = evaluate_joint(sites)
     mixing = _Mixing()
     best, waits, plain = np.inf, 0, 0
     for iteration in range(cap):
@@ -324,11 +324,11 @@ def joint_moments(
         state, tilted, gap = point
         change = float(np.max(np.abs(gap) / (1.0 + np.abs(sites))))
         if change < tolerance:
-            return _report(t, state, tilted, *_unpacked(sites), iteration)
+            return _report(t, state, tilted, *_unpack(sites), iteration)
         if mixing.used(plain, change):
             sized, point = mixing.step(sites, gap, _scale(state)), None
             if sized is not None:
-                sites, point = advanced(sites, sized, _LEAST_MIXED)
+                sites, point = advance(sites, sized, _LEAST_MIXED)
             if point is not None:
                 continue
             mixing, plain, best = _Mixing(), 0, np.inf  # it went astray
@@ -337,19 +337,19 @@ def joint_moments(
         best = min(best, change)
         if waits >= _WAITS:  # it oscillates
             damping, waits = max(0.5 * damping, _SMALLEST_DAMPING), 0
-        sites, point = advanced(sites, damping * gap, _SMALLEST_STEP)
+        sites, point = advance(sites, damping * gap, _SMALLEST_STEP)
     return None
 
 
 _Point = tuple[_Posterior, Tilted, FloatArray]  # posterior, tilted moments, gap of the sites
 
 
-def _packed(q: FloatArray, nu: FloatArray) -> FloatArray:
+def _pack(q: FloatArray, nu: FloatArray) -> FloatArray:
     """Sites as one array (P, 5)."""
     return np.stack([q[:, 0, 0], q[:, 0, 1], q[:, 1, 1], nu[:, 0], nu[:, 1]], axis=-1)
 
 
-def _unpacked(sites: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _unpack(sites: FloatArray) -> tuple[FloatArray, FloatArray]:
     return _symmetric(*sites[:, :3].T), np.ascontiguousarray(sites[:, 3:])
 
 

@@ -13,8 +13,8 @@ import itertools
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.joint.codes import Codes, JointNeuron
-from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Scout"]
@@ -53,7 +53,7 @@ class Scout:
         matrix = neuron.matrix
         self.ridge = matrix.T @ matrix + _RIDGE * len(matrix) * np.eye(matrix.shape[1])
 
-    def ascended(self, t: FloatArray, signs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def ascend(self, t: FloatArray, signs: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """E (n,), phi and z (n, P) where ascents end that start at preactivations of these signs (P, n)."""
         matrix, s2, phi_of = self.neuron.matrix, self.neuron.prior, self.neuron.activation
         low, high = self.neuron.ends
@@ -86,7 +86,7 @@ class Scout:
     def starts(self, t: FloatArray, known: Codes | None, number: int) -> list[tuple[FloatArray, FloatArray]]:
         """Sites of the highest maxima at t that are not among known codes."""
         random = np.sign(self.neuron.matrix @ self.rng.normal(size=(self.neuron.matrix.shape[1], _RANDOM)))
-        value, phi, z = self.ascended(t, np.concatenate([self.sets, random], axis=1))
+        value, phi, z = self.ascend(t, np.concatenate([self.sets, random], axis=1))
         seen = [] if known is None else [joint.phi for joint in known.joints]
         chosen: list[tuple[FloatArray, FloatArray]] = []
         for i in np.argsort(-value, kind="stable"):

@@ -31,6 +31,13 @@ _RARE = 1e-4  # lighter codes are counted to the nearest heavier one
 _HALVINGS = 12
 _SOFT_SAMPLES = 60.0  # sharpness of the first stage, times P
 _SHARPER = 3.0
+_COARSE, _FINE, _CHECKED = 1e-4, 1e-5, 1e-7  # accuracies of expectation propagation: classes, samples, starting anew
+_COARSE_ERROR, _FROZEN_ERROR = 1e-2, 1e-3  # largest gradient at which a stage ends, unless the tolerance is larger
+_SHARE = 0.3  # of the tolerance: the final accuracy of expectation propagation
+_REACH, _WIDER = 1.5, 1.2  # of a first lattice, and of one around known readouts, relative to the farthest
+_HEAVY = 0.02  # nodes of this share of the heaviest are starts
+_FIRST = 4.0  # largest entry of the first theta
+_START = 1e-3  # accuracy at which nodes of a given solution are evaluated
 _SAME = 1e-4  # in log Z: two runs of expectation propagation this close found the same fixed point
 
 
@@ -97,12 +104,14 @@ class LatticeRun:
             sharpness = 1.0 if samples <= 2 * _SOFT_SAMPLES else _SOFT_SAMPLES / samples
             dual = self.dual(basis, False, spacing=2.0, window=4.5, sharpness=sharpness)
             start = self.first(dual, basis)
-            state = self.minimise_from(dual, start, 1e-2, 1e-4, "classes")
+            state = self.minimise_from(dual, start, _COARSE_ERROR, _COARSE, "classes")
             theta = basis @ state.theta
             while True:
                 dual = self.dual(None, False, spacing=1.8, window=5.0, sharpness=sharpness)
                 stage = f"coarse, sharpness {sharpness:.2g}"
-                state = self.minimise_from(dual, self.continued(dual, theta, state, 1e-4), 1e-2, 1e-4, stage)
+                state = self.minimise_from(
+                    dual, self.carry_over(dual, theta, state, _COARSE), _COARSE_ERROR, _COARSE, stage
+                )
                 theta = state.theta
                 if sharpness == 1.0:
                     break
@@ -112,18 +121,18 @@ class LatticeRun:
         else:
             theta = np.array(warm_start.t)
         dual = self.dual(None, False, **final)
-        start = self.continued(dual, theta, state, 1e-5, warm_start)
-        state = self.minimise_from(dual, start, max(1e-2, self.tolerance), 1e-5, "samples")
+        start = self.carry_over(dual, theta, state, _FINE, warm_start)
+        state = self.minimise_from(dual, start, max(_COARSE_ERROR, self.tolerance), _FINE, "samples")
         if self.beyond(state):
             return self.solution(dual, state)
         dual.soft = True
         # Error of E phi at a mismatch e of the sites: about e.
-        ep_tolerance = min(1e-4, 0.3 * self.tolerance)
+        ep_tolerance = min(_COARSE, _SHARE * self.tolerance)
         state = self.minimise_from(dual, self.refresh(dual, state, ep_tolerance), self.tolerance, ep_tolerance, "final")
         if state.extrapolated > MAX_EXTRAPOLATED:
             # A lower bound of log Z where there is nothing better: of use if it leads anywhere.
             self.neuron.fallback = True
-            start = self.continued(dual, state.theta, state, ep_tolerance)
+            start = self.carry_over(dual, state.theta, state, ep_tolerance)
             bounded = self.minimise_from(dual, start, self.tolerance, ep_tolerance, "variational")
             self.neuron.fallback = bounded.error < max(self.accepted, state.error)
             state = bounded if self.neuron.fallback else state
@@ -132,17 +141,17 @@ class LatticeRun:
     def first(self, dual: LatticeDual, basis: FloatArray) -> LatticeState:
         """theta proportional to the centred targets; halved while expectation propagation fails everywhere."""
         off = self.targets - self.targets.mean(axis=0)
-        theta = np.linalg.lstsq(basis, 4.0 * off / max(np.abs(off).max(), 1e-300), rcond=None)[0]
+        theta = np.linalg.lstsq(basis, _FIRST * off / max(np.abs(off).max(), 1e-300), rcond=None)[0]
         for _ in range(_HALVINGS):
-            nodes = dual.search(theta, 1.5, self.rng, 1e-4)
+            nodes = dual.search(theta, _REACH, self.rng, _COARSE)
             if nodes is not None:
-                return dual.state(theta, grow(self.neuron, nodes, 1e-4))
+                return dual.state(theta, grow(self.neuron, nodes, _COARSE))
             theta = 0.5 * theta
-        nodes = dual.search(0.0 * theta, 1.5, self.rng, 1e-4)  # Z = 1 there
+        nodes = dual.search(0.0 * theta, _REACH, self.rng, _COARSE)  # Z = 1 there
         assert nodes is not None
-        return dual.state(0.0 * theta, grow(self.neuron, nodes, 1e-4))
+        return dual.state(0.0 * theta, grow(self.neuron, nodes, _COARSE))
 
-    def continued(
+    def carry_over(
         self,
         dual: LatticeDual,
         theta: FloatArray,
@@ -152,16 +161,16 @@ class LatticeRun:
     ) -> LatticeState:
         """The state of a coarser lattice, or a solution, on the lattice of `dual`."""
         known = None
-        reach = 1.5
+        reach = _REACH
         if state is not None:
-            heavy = state.nodes.weight > 0.02 * state.nodes.weight.max()
+            heavy = state.nodes.weight > _HEAVY * state.nodes.weight.max()
             known = state.nodes.at.take(heavy)
-            reach = 1.2 * float(np.abs(known.readout).max())
+            reach = _WIDER * float(np.abs(known.readout).max())
         elif solution is not None:
-            rows = np.flatnonzero((solution.weight > 0.02 * solution.weight.max()) & (solution.soft < 0))
-            known = self.neuron.evaluate(theta, solution.readout[rows], (solution.s[rows], solution.nu[rows]), 1e-3)
+            rows = np.flatnonzero((solution.weight > _HEAVY * solution.weight.max()) & (solution.soft < 0))
+            known = self.neuron.evaluate(theta, solution.readout[rows], (solution.s[rows], solution.nu[rows]), _START)
             known = known.take(known.ok)
-            reach = 1.2 * float(np.abs(solution.readout).max())
+            reach = _WIDER * float(np.abs(solution.readout).max())
         nodes = dual.search(theta, reach, self.rng, ep_tolerance, known)
         if nodes is None:
             self.neuron.fallback = True
@@ -189,26 +198,26 @@ class LatticeRun:
             theta,
             dual.lattice.readouts(dual.lattice.nearest(solution.readout[rows])),
             (solution.s[rows], solution.nu[rows]),
-            1e-5,
+            _FINE,
         )
         index, first = np.unique(dual.lattice.nearest(at.readout), axis=0, return_index=True)
         nodes = LatticeNodes(dual.lattice, theta, index, at.take(first)).take(at.status[first] != FAILED)
-        start = dual.state(theta, grow(self.neuron, nodes, 1e-5, True))
-        state = self.minimise_from(dual, start, max(1e-3, self.tolerance), 1e-5, "frozen")
-        ep_tolerance = min(1e-4, 0.3 * self.tolerance)
+        start = dual.state(theta, grow(self.neuron, nodes, _FINE, True))
+        state = self.minimise_from(dual, start, max(_FROZEN_ERROR, self.tolerance), _FINE, "frozen")
+        ep_tolerance = min(_COARSE, _SHARE * self.tolerance)
         state = self.minimise_from(
             dual, self.refresh(dual, state, ep_tolerance), self.tolerance, ep_tolerance, "frozen"
         )
         return self.solution(dual, state)
 
-    def recomputed(self, dual: LatticeDual, state: LatticeState) -> tuple[float, float]:
+    def recompute(self, dual: LatticeDual, state: LatticeState) -> tuple[float, float]:
         """max |dJ/dt| with expectation propagation from zero sites, and the weight where it ends elsewhere.
 
         Where it fails from there, or finds another fixed point (a bimodal P(w | a)), the old moments count.
         """
         nodes = state.nodes.take(state.nodes.inside)
         plain = np.array([line is None for line in nodes.at.line], dtype=bool) & (nodes.at.status == 0)
-        cold = self.neuron.evaluate(nodes.t, nodes.at.readout[plain], None, min(1e-7, self.tolerance))
+        cold = self.neuron.evaluate(nodes.t, nodes.at.readout[plain], None, min(_CHECKED, self.tolerance))
         at = nodes.at.take(slice(None))
         rows = np.flatnonzero(plain)
         same = cold.ok & (np.abs(cold.exponent - at.exponent[rows]) < _SAME)
@@ -225,7 +234,7 @@ class LatticeRun:
     def solution(self, dual: LatticeDual, state: LatticeState, hurried: bool = False) -> GeneralSolution:
         nodes = state.nodes.take(state.nodes.inside)
         weight = nodes.weight
-        residual, ambiguous = (state.error, 0.0) if hurried else self.recomputed(dual, state)
+        residual, ambiguous = (state.error, 0.0) if hurried else self.recompute(dual, state)
         extrapolated = state.extrapolated
         bounded = float(weight[nodes.at.status == VGA].sum())
         label = nodes.code if dual.lattice.frozen is not None else basins(nodes, _RARE)
@@ -258,7 +267,7 @@ class LatticeRun:
             basin=place[label][parts.node],
             soft=parts.direction,
             soft_x=parts.x,
-            directions=np.array([u for u, *_ in self.neuron.directions]).reshape(-1, rank),
+            directions=np.array([u for u, *_ in self.neuron.lines.directions]).reshape(-1, rank),
             code_weight=share[order],
             code_readout=mean,
             code_covariance=covariance,

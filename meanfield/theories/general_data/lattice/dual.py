@@ -10,7 +10,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from meanfield.theories.general_data.lattice.nodes import Lattice, LatticeNodes, _keys, grow, search
-from meanfield.theories.general_data.neuron import Neuron, Readouts, components, joined
+from meanfield.theories.general_data.neuron import Neuron, Readouts, components, join
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["MAX_STEPS", "LatticeDual", "LatticeState", "class_basis", "minimise"]
@@ -22,6 +22,13 @@ _SEARCH_GRADIENT = 0.02  # or at every step while |grad| is above this
 _SMALLEST_RADIUS = 1e-6
 _PATIENCE = 12  # steps without progress in J or in the gradient,
 _POLISH = 3  # or in the gradient where it is already accepted
+_ATTEMPT = 1e-3  # accuracy at which known readouts are evaluated at another t
+_WIDER = 1.2  # lattice of a search, relative to the farthest node
+_MISSED = 1e-4  # weight of a node that a search adds
+_LOOSEST = 1e-2  # accuracy of expectation propagation at the lightest nodes
+_FALLS, _LOWER = 1e-4, 1e-6  # of J: progress, and how much lower another set of nodes must be
+_ROUNDING = 1e-9  # of J
+_SAME_CLASS = 1e-10  # singular values below this, relative to the largest, are rounding
 _CRAWL = 1e-3  # of |theta|: steps cut to less are no progress
 _MOSTLY = 0.5  # of the weight: a step that has more of it extrapolated is refused
 _CUT = 0.3  # of J, in units of e^-window
@@ -72,7 +79,7 @@ class LatticeDual:
     def t(self, theta: FloatArray) -> FloatArray:
         return theta if self.basis is None else self.basis @ theta
 
-    def reduced(self, gradient: FloatArray) -> FloatArray:
+    def reduce(self, gradient: FloatArray) -> FloatArray:
         return gradient if self.basis is None else self.basis.T @ gradient
 
     def objective(self, nodes: LatticeNodes) -> float:
@@ -81,7 +88,7 @@ class LatticeDual:
 
     def state(self, theta: FloatArray, nodes: LatticeNodes, steps: int = 0) -> LatticeState:
         gradient = self.tau * nodes.t - self.targets + (nodes.at.phi.T * nodes.weight) @ nodes.at.readout
-        return LatticeState(theta, nodes, self.objective(nodes), self.reduced(gradient) / self.scale[:, None], steps)
+        return LatticeState(theta, nodes, self.objective(nodes), self.reduce(gradient) / self.scale[:, None], steps)
 
     def hessian(self, nodes: LatticeNodes) -> FloatArray:
         """tau + sum_i w_i C_i (x) a_i a_i^T + sharpness times covariance of phi_i a_i^T over the nodes, (q m, q m)."""
@@ -119,8 +126,8 @@ class LatticeDual:
         t = self.t(theta)
         found = search(self.neuron, t, self.starts(reach, rng), self.lattice)
         if known is not None:
-            again = self.neuron.evaluate(t, known.readout, (known.s, known.nu), 1e-3)
-            found = joined([found, again])
+            again = self.neuron.evaluate(t, known.readout, (known.s, known.nu), _ATTEMPT)
+            found = join([found, again])
         found = found.take(found.exponent > -np.inf)
         if not len(found):
             return None
@@ -132,40 +139,40 @@ class LatticeDual:
         nodes = LatticeNodes(self.lattice, t, index, at).take(at.ok)
         return nodes if len(nodes.at) else None
 
-    def merged(self, nodes: LatticeNodes, more: LatticeNodes | None) -> LatticeNodes:
+    def merge(self, nodes: LatticeNodes, more: LatticeNodes | None) -> LatticeNodes:
         """Both sets (same t), each index once."""
         if more is None:
             return nodes
         index = np.concatenate([nodes.index, more.index])
         _, first = np.unique(index, axis=0, return_index=True)
         rows = np.sort(first)
-        return LatticeNodes(nodes.lattice, nodes.t, index[rows], joined([nodes.at, more.at]).take(rows))
+        return LatticeNodes(nodes.lattice, nodes.t, index[rows], join([nodes.at, more.at]).take(rows))
 
-    def completed(
+    def complete(
         self, nodes: LatticeNodes, theta: FloatArray, rng: np.random.Generator, tolerance: float, look: bool
     ) -> LatticeNodes:
         """All nodes that count at theta, from those known there; codes are searched for if `look`."""
         if look:
-            reach = 1.2 * float(np.abs(nodes.at.readout).max())
-            nodes = self.merged(nodes, self.search(theta, reach, rng, tolerance))
+            reach = _WIDER * float(np.abs(nodes.at.readout).max())
+            nodes = self.merge(nodes, self.search(theta, reach, rng, tolerance))
         return grow(self.neuron, nodes, tolerance, self.soft)
 
-    def returned(
+    def return_to(
         self, trial: LatticeNodes, old: LatticeNodes, state: LatticeState, tolerance: float
     ) -> tuple[LatticeNodes, IntArray]:
         """Nodes of `state` with those of a rejected `trial` that `old` did not have; the rows of these."""
-        missing = trial.take((trial.weight > 1e-4) & ~np.isin(_keys(trial.index), _keys(old.index)))
+        missing = trial.take((trial.weight > _MISSED) & ~np.isin(_keys(trial.index), _keys(old.index)))
         if not len(missing.at):
             return self.move(state.nodes.take(state.nodes.inside), state.theta, tolerance), np.empty(0, np.int64)
         back = self.move(missing, state.theta, tolerance)
-        nodes = grow(self.neuron, self.merged(state.nodes, back), tolerance, self.soft)
+        nodes = grow(self.neuron, self.merge(state.nodes, back), tolerance, self.soft)
         return nodes, np.flatnonzero(np.isin(_keys(nodes.index), _keys(back.index)))
 
     def move(self, nodes: LatticeNodes, theta: FloatArray, tolerance: float) -> LatticeNodes:
         """The same nodes at another theta; light ones less accurately."""
         t = self.t(theta)
         gap = np.minimum(nodes.depth, 6.0)
-        at = self.neuron.move(nodes.at, nodes.t, t, np.minimum(tolerance * np.exp(np.maximum(gap, 0.0)), 1e-2))
+        at = self.neuron.move(nodes.at, nodes.t, t, np.minimum(tolerance * np.exp(np.maximum(gap, 0.0)), _LOOSEST))
         return LatticeNodes(self.lattice, t, nodes.index, at).take(at.ok)
 
 
@@ -218,7 +225,7 @@ def minimise(
     for step_count in range(1, max_steps + 1):
         # Noise in J (bimodal or extrapolated neurons) ends in a long row of tiny steps: better to stop and say so.
         fine = state.error < accepted
-        falls = not fine and not crawls and state.objective < best - 1e-4 * (1.0 + abs(best)) ** 0.5
+        falls = not fine and not crawls and state.objective < best - _FALLS * (1.0 + abs(best)) ** 0.5
         best = min(best, state.objective)
         if falls or state.error < 0.7 * mark:
             mark, stalled = min(mark, state.error), 0
@@ -229,9 +236,9 @@ def minimise(
                 break
             travelled = 0.0
             found = dual.state(
-                state.theta, dual.completed(state.nodes, state.theta, rng, ep_tolerance, True), step_count
+                state.theta, dual.complete(state.nodes, state.theta, rng, ep_tolerance, True), step_count
             )
-            if found.objective <= state.objective + 1e-6 * (1.0 + abs(state.objective)):
+            if found.objective <= state.objective + _LOWER * (1.0 + abs(state.objective)):
                 break
             state, hessian, best, mark, stalled = found, None, np.inf, np.inf, 0
             if state.error < tolerance:
@@ -246,14 +253,14 @@ def minimise(
         theta = state.theta + step
         rows = np.union1d(np.flatnonzero(state.nodes.inside), extra)
         trial = old = dual.move(state.nodes.take(rows), theta, ep_tolerance)
-        slack = 1e-9 * (1.0 + abs(state.objective))
+        slack = _ROUNDING * (1.0 + abs(state.objective))
         lower = dual.objective(trial) < state.objective + slack
         # Far from where EP has fixed points extrapolated neurons promise anything.
         lower &= trial.extrapolated <= max(_MOSTLY, state.extrapolated)
         if lower:
             travelled += length
             look = dual.lattice.frozen is None and (state.error > _SEARCH_GRADIENT or travelled > _SEARCH_EVERY)
-            trial = dual.completed(trial, theta, rng, ep_tolerance, look)
+            trial = dual.complete(trial, theta, rng, ep_tolerance, look)
             travelled = 0.0 if look else travelled
             new = dual.state(theta, trial, step_count)
             # J of nodes that are extrapolated, or enter the window, is not quite a function of t.
@@ -262,7 +269,7 @@ def minimise(
             lower = new.objective < state.objective + noise
             if not lower:
                 # What made the difference may count at the present theta as well: J there must include it.
-                nodes, extra = dual.returned(trial, old, state, ep_tolerance)
+                nodes, extra = dual.return_to(trial, old, state, ep_tolerance)
                 state = dual.state(state.theta, nodes, step_count)
                 hessian = dual.hessian(state.nodes)
         if not lower:
@@ -287,4 +294,4 @@ def class_basis(labels: IntArray | None, targets: FloatArray) -> FloatArray:
         return np.asarray((labels[:, None] == np.unique(labels)).astype(float))
     columns = np.column_stack([np.ones(len(targets)), targets])
     left, singular, _ = np.linalg.svd(columns, full_matrices=False)
-    return np.asarray(left[:, singular > 1e-10 * singular[0]])
+    return np.asarray(left[:, singular > _SAME_CLASS * singular[0]])

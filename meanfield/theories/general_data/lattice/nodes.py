@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from meanfield.theories.general_data.compiled.ep import FAILED, VGA
-from meanfield.theories.general_data.neuron import EXTRAPOLATED, Neuron, Readouts, joined
+from meanfield.theories.general_data.neuron import EXTRAPOLATED, Neuron, Readouts, join
 from meanfield.validation import BoolArray, FloatArray, IntArray, Rows
 
 __all__ = ["Frozen", "Lattice", "LatticeNodes", "basins", "grow", "search", "soften"]
@@ -166,7 +166,7 @@ def search(
         _, first = np.unique(lattice.nearest(moved), axis=0, return_index=True)
         at, moved = at.take(first), moved[first]
         at = neuron.evaluate(t, moved, (at.s, at.nu), tolerance)
-    return joined([*done, at])
+    return join([*done, at])
 
 
 def _keys(index: IntArray) -> np.ndarray:
@@ -214,27 +214,29 @@ def soften(neuron: Neuron, nodes: LatticeNodes, rows: IntArray, tolerance: float
     rows = rows[bad & plain & (nodes.depth[rows] < _SOFT_WINDOW)]
     place = [(nodes.lattice.spacing, int(key)) for key in _keys(nodes.index[rows])]
     # A node that no direction helped is left alone until there is a new one.
-    rows = rows[[neuron.refused.get(key, -1) < len(neuron.directions) for key in place]] if rows.size else rows
+    rows = (
+        rows[[neuron.lines.refused.get(key, -1) < len(neuron.lines.directions) for key in place]] if rows.size else rows
+    )
     if not rows.size:
         return nodes
     tried = 0
-    while rows.size and tried <= len(neuron.directions):
-        if tried < len(neuron.directions):
+    while rows.size and tried <= len(neuron.lines.directions):
+        if tried < len(neuron.lines.directions):
             choice = [tried] * len(rows)
-        elif len(neuron.directions) < _MAX_DIRECTIONS:
+        elif len(neuron.lines.directions) < _MAX_DIRECTIONS:
             worst = rows[np.argmax(at.exponent[rows])][None]
-            if neuron.soft_directions(at.readout[worst] @ nodes.t.T, at.s[worst], at.nu[worst])[0] < tried:
+            if neuron.lines.soft_directions(at.readout[worst] @ nodes.t.T, at.s[worst], at.nu[worst])[0] < tried:
                 break
             choice = [tried] * len(rows)
         else:
             break
         new = at.take(rows)
-        neuron.resolve(new, range(len(rows)), nodes.t, choice, [None] * len(rows), np.full(len(rows), tolerance))
+        neuron.lines.resolve(new, range(len(rows)), nodes.t, choice, [None] * len(rows), np.full(len(rows), tolerance))
         at.assign(rows[new.ok], new.take(new.ok))
         rows = rows[~new.ok]
         tried += 1
     for key in _keys(nodes.index[rows]):
-        neuron.refused[nodes.lattice.spacing, int(key)] = len(neuron.directions)
+        neuron.lines.refused[nodes.lattice.spacing, int(key)] = len(neuron.lines.directions)
     return LatticeNodes(nodes.lattice, nodes.t, nodes.index, at)
 
 
@@ -256,7 +258,7 @@ def grow(neuron: Neuron, nodes: LatticeNodes, tolerance: float, soft: bool = Fal
         change = (readout[failed] - nodes.at.readout[parent[failed]]) @ nodes.t.T
         neuron.extrapolate(new, failed, nodes.at.take(parent[failed]), change, nodes.t)
         n = len(nodes.at)
-        nodes = LatticeNodes(nodes.lattice, nodes.t, np.concatenate([nodes.index, index]), joined([nodes.at, new]))
+        nodes = LatticeNodes(nodes.lattice, nodes.t, np.concatenate([nodes.index, index]), join([nodes.at, new]))
         if soft:
             nodes = soften(neuron, nodes, np.arange(n, len(nodes.at)), tolerance)
         if len(nodes.at) > _MAX_NODES:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.general_data.compiled.cone import climb, maximise_pattern, search
-from meanfield.theories.general_data.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["ConeMaxima", "cone_starts", "cone_terms", "crossed_starts", "follow", "local_maxima"]
@@ -114,10 +114,10 @@ def local_maxima(
         check_time()
         some = slice(i, i + _TOGETHER)
         search(features, t, numbers, u[some], w[some], pattern[some], _MAX_SWEEPS, ok[some], value[some])
-    return _merged(value, u, w, pattern, ok)
+    return _merge(value, u, w, pattern, ok)
 
 
-def _merged(value: FloatArray, u: FloatArray, w: FloatArray, pattern: np.ndarray, ok: np.ndarray) -> ConeMaxima:
+def _merge(value: FloatArray, u: FloatArray, w: FloatArray, pattern: np.ndarray, ok: np.ndarray) -> ConeMaxima:
     order = [i for i in np.argsort(-value, kind="stable") if ok[i]]
     kept: list[int] = []
     hits: list[int] = []
@@ -147,7 +147,7 @@ def follow(features: FloatArray, t: FloatArray, slopes: tuple[float, float], max
             u[i], w[i], value[i] = u_new, w_new, 0.5 * w_new @ w_new
         else:
             ok[i], value[i], _ = climb(features, t, numbers, u[i], w[i], pattern[i], _MAX_SWEEPS)
-    return _merged(value, u, w, pattern, ok)
+    return _merge(value, u, w, pattern, ok)
 
 
 def cone_terms(

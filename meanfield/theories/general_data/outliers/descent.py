@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import OutOfTime, check_time, time_limit
 from meanfield.posterior.status import Status
 from meanfield.progress import Progress
-from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.coverage import piecewise_refusal
 from meanfield.theories.general_data.joint.neuron import Joint
 from meanfield.theories.general_data.lattice.nodes import Lattice
-from meanfield.theories.general_data.limits import OutOfTime, check_time, time_limit
-from meanfield.theories.general_data.outliers.check import joint_average, node_moments, outlier_violation
+from meanfield.theories.general_data.outliers.answer import ACCEPTED, MAX_EXTRAPOLATED, SEPARATED, OutlierAnswer
 from meanfield.theories.general_data.outliers.cone import ConeMaxima
 from meanfield.theories.general_data.outliers.dual import OutlierDual, OutlierState
 from meanfield.theories.general_data.outliers.lattice import BoundedNeuron, LatticeBulk
-from meanfield.theories.general_data.outliers.solution import OutlierSolution, joint_parts, node_parts
+from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray, Seed, real_array, real_number
 
@@ -29,7 +28,6 @@ __all__ = ["OutlierSolution", "solve_outliers"]
 
 TOLERANCE = 1e-8
 MAX_OUTPUTS = 4  # of the readout lattice
-_ACCEPTED = 1e-6
 _COMPARED = 20  # maxima
 _REACHES = 0.35, 0.5, 0.7, 1.0, 2.0, 4.0  # sigma_a
 _COARSE_EP = 1e-4  # tolerance
@@ -39,12 +37,12 @@ _COARSE = {"max_steps": 40, "n_random": 30}
 _RUNG = 2.5  # from one tau to the next
 _EASY = 0.3  # first tau, in units of that at which t is at the edge of the cone
 _ROUGH, _LOST = 0.1, 0.5  # error at which one tau is left for the next, and beyond which the approach is given up
-_SEPARATED = 12.0  # the tail along an outlier direction has at most e^-12 of the bulk's density
-_MAX_EXTRAPOLATED = 0.02  # weight
 _OUTWARD = 0.015  # the same, up to which a larger reach is tried: the final lattice goes into the tails
+_COARSE_LATTICE, _LATTICE = (1.6, 6.0), (1.4, 8.0)  # spacing and window
+_FIRST_EP, _CLASS_EP = 1e-5, 1e-4  # accuracies of expectation propagation on coarse lattices
+_SHARE = 0.1  # of the tolerance: that on the final one
 _ROUNDS = 8  # searches that may find the cone violated
 _USABLE = 1e-2  # error at which a state serves as a start
-_LIGHTEST = 1e-10  # multipliers below this, relative to the largest, are rounding
 
 
 def solve_outliers(
@@ -136,12 +134,12 @@ def _equilibrium(run: _Run, warm_start: GeneralSolution | None, reach: float | N
     state, separation = None, math.inf
     if method != "lattice":
         either = method == "auto" and y.shape[1] <= MAX_OUTPUTS
-        state = run.solve_in_stages(start, _SEPARATED if either else -math.inf)
+        state = run.solve_in_stages(start, SEPARATED if either else -math.inf)
         if state is not None:
             separation = run.separation(state, sigma_a)
         if method == "joint" and state is None:
             raise ArithmeticError(_NO_BULK)
-    trusted = state is not None and state.error <= _ACCEPTED and separation >= _SEPARATED
+    trusted = state is not None and state.error <= ACCEPTED and separation >= SEPARATED
     if method == "joint" or trusted:
         assert state is not None
         return run.solution(state, separation, math.inf)
@@ -211,7 +209,7 @@ class _Run:
         dual = OutlierDual(self.features, self.targets, self.s2, self.tau, self.slopes, basis)
         if reach is not None:
             dual.neuron = BoundedNeuron(self.activation, self.features, self.s2, reach)
-            dual.lattice = Lattice(self.targets.shape[1], self.s2, *((1.6, 6.0) if coarse else (1.4, 8.0)))
+            dual.lattice = Lattice(self.targets.shape[1], self.s2, *(_COARSE_LATTICE if coarse else _LATTICE))
             dual.ep_tolerance = tolerance
         return dual
 
@@ -254,13 +252,13 @@ class _Run:
             state = self.minimise_from(
                 dual, t, known, tolerance, "samples", n_final=self.n_starts, start=bulk, **options
             )
-            if state is None or not state.error <= max(tolerance, _ACCEPTED):
+            if state is None or not state.error <= max(tolerance, ACCEPTED):
                 return state
             bulk = state.bulk
             if dual.lattice is not None and tolerance > self.tolerance:
                 bulk = dual.bulk(state.t, state.bulk, thorough=True) or state.bulk
             self.found = dual.explore(state.t, state.maxima, self.rng, self.n_starts, self.labels)
-            inside = self.found.value.max(initial=0.0) <= dual.limit * (1.0 + max(tolerance, 0.5 * _ACCEPTED))
+            inside = self.found.value.max(initial=0.0) <= dual.limit * (1.0 + max(tolerance, 0.5 * ACCEPTED))
             if inside and bulk.log_z <= state.bulk.log_z + _HIGHER:
                 if tolerance <= self.tolerance:
                     return state
@@ -288,16 +286,16 @@ class _Run:
         From larger tau, then outwards on a coarse lattice, then from the largest usable reach inwards on the final one.
         """
         reaches = [r * sigma_a for r in _REACHES] if reach is None else [reach]
-        limit, last = _MAX_EXTRAPOLATED if reach is None else math.inf, 0
+        limit, last = MAX_EXTRAPOLATED if reach is None else math.inf, 0
         if t is not None and reach is not None:
-            return self.confirm(self.dual(None, reach, tolerance=0.1 * self.tolerance), t, None), reach
-        state = self.approached(t, reaches[0])
+            return self.confirm(self.dual(None, reach, tolerance=_SHARE * self.tolerance), t, None), reach
+        state = self.approach(t, reaches[0])
         if state is None or not state.error <= _ROUGH:
             return state, reaches[0]
         for i in range(1, len(reaches)):
             if state.bulk.extrapolated > _OUTWARD or not state.error <= _USABLE:
                 break
-            dual = self.dual(None, reaches[i], coarse=True, tolerance=1e-5)
+            dual = self.dual(None, reaches[i], coarse=True, tolerance=_FIRST_EP)
             further = self.minimise_from(
                 dual, state.t, state.maxima, _USABLE, "coarse", start=state.bulk, max_extrapolated=_OUTWARD, **_COARSE
             )
@@ -306,18 +304,18 @@ class _Run:
             state, last = further, i
         t, known, bulk = state.t, state.maxima, state.bulk
         for i in range(last, -1, -1):
-            dual = self.dual(None, reaches[i], tolerance=0.1 * self.tolerance)
+            dual = self.dual(None, reaches[i], tolerance=_SHARE * self.tolerance)
             state = self.confirm(dual, t, known, bulk, max_extrapolated=limit if i > 0 else math.inf)
-            if state is not None and state.error <= _ACCEPTED and state.bulk.extrapolated <= _MAX_EXTRAPOLATED:
+            if state is not None and state.error <= ACCEPTED and state.bulk.extrapolated <= MAX_EXTRAPOLATED:
                 break
             if state is not None and state.error <= _USABLE:
                 t, known, bulk = state.t, state.maxima, state.bulk
         return state, reaches[i]
 
-    def approached(self, t: FloatArray | None, reach: float) -> OutlierState | None:
+    def approach(self, t: FloatArray | None, reach: float) -> OutlierState | None:
         """Coarse solution, without a start from larger tau: there t is small, and full steps overshoot less."""
         tau, state = self.tau, None
-        dual = self.dual(None, reach, coarse=True, tolerance=1e-5)
+        dual = self.dual(None, reach, coarse=True, tolerance=_FIRST_EP)
         taus, known = [tau], None
         if t is None:
             t = dual.start(self.rng, self.labels)
@@ -325,7 +323,7 @@ class _Run:
             easy = _EASY * float(np.abs(self.targets).max()) / max(float(np.abs(t).max()), 1e-300)
             taus = [tau * _RUNG**k for k in range(max(0, math.ceil(math.log(easy / tau, _RUNG))), -1, -1)]
             if self.by_class is not None:
-                by_class = self.dual(self.by_class, reach, coarse=True, tolerance=1e-4)
+                by_class = self.dual(self.by_class, reach, coarse=True, tolerance=_CLASS_EP)
                 by_class.tau = taus[0]
                 state = self.minimise_from(by_class, None, None, _ROUGH, "classes", max_steps=40)
                 if state is not None:
@@ -362,100 +360,10 @@ class _Run:
         found = bool(np.isfinite(outer).any() and np.isfinite(inner).any())
         return float(inner.max() - outer.max()) if found else 0.0
 
-    def active(self, state: OutlierState) -> np.ndarray:
-        """Outliers: the maxima of q with a multiplier, heaviest first."""
-        weight = state.multiplier
-        order = np.argsort(-weight, kind="stable")
-        return np.asarray(order[weight[order] > _LIGHTEST * max(1e-300, float(weight.max(initial=0.0)))])
-
     def solution(self, state: OutlierState, separation: float, reach: float, hurried: bool = False) -> OutlierSolution:
-        active, limit = self.active(state), self.final.limit
-        u, w, weight = state.maxima.direction[active], state.maxima.weights[active], state.multiplier[active]
-        parts = (
-            joint_parts(state.bulk, state.t, self.features) if isinstance(state.bulk, Joint) else node_parts(state.bulk)
-        )
-        average, mismatch = (state.bulk.mean_a_phi, 0.0) if hurried else self.recomputed(state)
-        z = self.features @ w.T
-        outputs = (np.where(z > 0, self.slopes[1], self.slopes[0]) * z * weight) @ u
-        residual = float(np.abs(self.targets - average - outputs - self.tau * state.t).max())
-        found = state.maxima if hurried else self.found
-        if found is None:
-            found = self.final.explore(state.t, state.maxima, self.rng, self.n_starts, self.labels)
-        highest = float(found.value.max(initial=0.0))
-        excess = highest / limit - 1.0
-        slackness = float((weight * np.abs(state.maxima.value[active] / limit - 1.0)).max(initial=0.0))
-        violation = outlier_violation(self.features, state.t, self.s2, self.slopes, u, w)
-        worst = max(residual, excess, slackness, violation)
-        status, message = (
-            Status.OPTIMAL,
-            "stationarity recomputed; the cone was searched from many starts, which is no proof",
-        )
-        if not worst <= _ACCEPTED:
-            status = Status.NOT_CONVERGED
-            message = (
-                f"residual {residual:.1e}, excess of the cone {excess:.1e}, slackness {slackness:.1e}, outliers "
-                f"{violation:.1e}; wanted {_ACCEPTED:.0e}. Use a larger tau, or more starts (n_starts)."
-            )
-            if self.stopped > self.tau:
-                message += f" The approach from larger tau was lost at tau = {self.stopped:.3g}."
-            if parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
-                message += (
-                    f" Expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the "
-                    "weight: single neurons are near or beyond their capacity."
-                )
-        elif parts["extrapolated_weight"] > _MAX_EXTRAPOLATED:
-            status = Status.EP_FAILED
-            message = (
-                f"expectation propagation failed on readouts with {parts['extrapolated_weight']:.2g} of the weight; "
-                "they are extrapolated to second order. Predictions are approximate; a larger tau helps."
-            )
-        elif separation < _SEPARATED:
-            message += (
-                f"; bulk and outliers are not separated (ln of the ratio of densities {separation:.1f}): the bulk has "
-                f"ridges, and readouts beyond |a| = {reach:.3g} count as outliers"
-            )
-        return OutlierSolution(
-            activation=self.activation,
-            features=self.features,
-            targets=self.targets,
-            prior=self.s2,
-            tau=self.tau,
-            t=state.t,
-            objective=self.final.linear(state.t) + state.bulk.log_z,
-            residual=residual,
-            outlier_direction=u,
-            outlier_weight=weight,
-            outlier_w=w,
-            status=status,
-            message=message,
-            iterations=self.steps,
-            outlier_pattern=state.maxima.pattern[active],
-            limit=limit,
-            cone_excess=excess,
-            cone_starts=found.starts,
-            cone_hits=int(found.hits[found.value >= highest * (1.0 - 1e-6)].sum()),
-            cone_failed=found.failed,
-            slackness=slackness,
-            outlier_violation=violation,
-            ep_mismatch=mismatch,
-            separation=separation,
-            reach=reach,
-            soft=np.full(len(parts["weight"]), -1),
-            soft_x=np.zeros(len(parts["weight"])),
-            directions=np.empty((0, self.features.shape[1])),
-            **parts,
-        )
-
-    def recomputed(self, state: OutlierState) -> tuple[FloatArray, float]:
-        """<a phi>_bulk and the mismatch of expectation propagation, in plain NumPy."""
-        bulk = state.bulk
-        if isinstance(bulk, Joint):
-            return joint_average(self.features, state.t, self.s2, self.slopes, bulk.q, bulk.nu)
-        at = bulk.nodes.at.take(np.flatnonzero(bulk.nodes.inside))
-        exponent, phi = np.array(at.exponent), np.array(at.phi)
-        # The sites of the other nodes do not belong to this t: they are extrapolated, and their weight is reported.
-        rows = np.flatnonzero(at.status == EP)
-        found = node_moments(self.features, state.t, self.s2, self.slopes, at.readout[rows], at.s[rows], at.nu[rows])
-        exponent[rows], phi[rows] = found[:2]
-        weight = np.exp(exponent - exponent.max())
-        return (phi.T * (weight / weight.sum())) @ at.readout, found[2]
+        """What is reported of a state."""
+        reported = OutlierAnswer(
+            self.activation, self.features, self.targets, self.s2, self.tau, self.slopes, self.labels, self.rng,
+            self.n_starts, self.steps, self.final, self.stopped, self.found,
+        )  # fmt: skip
+        return reported.solution(state, separation, reach, hurried)

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.numerics.quadratic import quadratic_programme
 from meanfield.theories.general_data.lattice.nodes import Lattice
-from meanfield.theories.general_data.limits import check_time
 from meanfield.theories.general_data.outliers.bulk import bulk_moments
 from meanfield.theories.general_data.outliers.cone import (
     ConeMaxima,
@@ -91,7 +91,7 @@ class OutlierDual:
         self.loose = 0.0  # tolerance while the error is large
         self.ridges = np.empty((0, targets.shape[1]))  # directions in which the bulk may have ridges
 
-    def reduced(self, rows: FloatArray) -> FloatArray:
+    def reduce(self, rows: FloatArray) -> FloatArray:
         """Component of (..., P, m) along the basis, (..., n_free, m)."""
         return rows if self.basis is None else np.asarray(np.einsum("...pm,pc->...cm", rows, self.basis))
 
@@ -135,18 +135,18 @@ class OutlierDual:
 
     def start(self, rng: np.random.Generator, labels: np.ndarray | None) -> FloatArray:
         """The targets, scaled so that q is just below its limit; zero where they are."""
-        t = self.full(self.reduced(self.targets) / (1.0 if self.basis is None else self.basis.sum(0)[:, None]))
+        t = self.full(self.reduce(self.targets) / (1.0 if self.basis is None else self.basis.sum(0)[:, None]))
         maxima = self.explore(t, None, rng, 20, labels)
         return t * np.sqrt(0.95 * self.limit / maxima.value[0]) if maxima.value.size else np.zeros_like(t)
 
     def state(self, t: FloatArray, bulk: Any, maxima: ConeMaxima, before: OutlierState | None) -> OutlierState:
         """Solve the quadratic programme at t; its multipliers are the outliers' weights once the step vanishes."""
-        gradient = self.reduced(self.tau * t - self.targets + bulk.mean_a_phi)
+        gradient = self.reduce(self.tau * t - self.targets + bulk.mean_a_phi)
         slope = np.array([
-            self.reduced(maxima.direction[i] * self.phi(self.features @ w)[:, None])
+            self.reduce(maxima.direction[i] * self.phi(self.features @ w)[:, None])
             for i, w in enumerate(maxima.weights)
         ]).reshape(len(maxima.value), gradient.size)  # fmt: skip
-        hessian = self.hessian(t, bulk, maxima, inherited(maxima, before))
+        hessian = self.hessian(t, bulk, maxima, inherit(maxima, before))
         slack = maxima.value - self.limit
         if len(slope):
             step, multiplier = quadratic_programme(hessian, gradient.ravel(), slope, slack)
@@ -169,7 +169,7 @@ class OutlierDual:
         matrix = bulk.hessian(self.basis)
         for i in np.flatnonzero(multiplier > 0):
             check_time()
-            roots = self.reduced(cone_terms(self.features, t, self.slopes, maxima, int(i))[1])
+            roots = self.reduce(cone_terms(self.features, t, self.slopes, maxima, int(i))[1])
             roots = roots.reshape(len(roots), -1)
             matrix += multiplier[i] * (roots.T @ roots)
         if self.basis is None:
@@ -271,7 +271,7 @@ class OutlierDual:
         return None
 
 
-def inherited(maxima: ConeMaxima, before: OutlierState | None) -> FloatArray:
+def inherit(maxima: ConeMaxima, before: OutlierState | None) -> FloatArray:
     """Multipliers of the maxima from those that were nearest to them one step before."""
     multiplier = np.zeros(len(maxima.value))
     if before is not None and len(before.maxima.value) and len(multiplier):

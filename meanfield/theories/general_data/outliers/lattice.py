@@ -16,7 +16,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.general_data.compiled.ep import EP
 from meanfield.theories.general_data.compiled.mixed import evaluate_mixed
 from meanfield.theories.general_data.lattice.nodes import Lattice, LatticeNodes, grow, search
-from meanfield.theories.general_data.neuron import Neuron, Readouts, components, joined
+from meanfield.theories.general_data.neuron import Neuron, Readouts, components, join
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["BoundedNeuron", "LatticeBulk", "lattice_bulk"]
@@ -74,7 +74,7 @@ class BoundedNeuron(Neuron):
             parts.append(outside)
             order.append(np.flatnonzero(beyond))
         self.cap = type(self).cap
-        at = joined(parts).take(np.argsort(np.concatenate(order)))
+        at = join(parts).take(np.argsort(np.concatenate(order)))
         self.hopeless -= {name for name, failed in zip(names, ~at.ok) if not failed}
         self.hopeless |= {name for name, failed in zip(names, ~at.ok) if failed}
         return at
@@ -112,7 +112,7 @@ class LatticeBulk:
         return np.asarray(inner.reshape(size, size) + (rows.T * weight) @ rows)
 
 
-def added(neuron: BoundedNeuron, nodes: LatticeNodes, near: FloatArray, tolerance: float) -> LatticeNodes:
+def add(neuron: BoundedNeuron, nodes: LatticeNodes, near: FloatArray, tolerance: float) -> LatticeNodes:
     """With the nodes to which ascents from readouts `near` (n, m) lead, where they are not among the known ones."""
     lattice, t = nodes.lattice, nodes.t
 
@@ -126,7 +126,7 @@ def added(neuron: BoundedNeuron, nodes: LatticeNodes, near: FloatArray, toleranc
         return nodes
     found = search(neuron, t, lattice.readouts(first), lattice)
     index = unknown(np.vstack([lattice.readouts(first), found.readout]))
-    at = joined([nodes.at, neuron.evaluate(t, lattice.readouts(index), tolerance=tolerance)])
+    at = join([nodes.at, neuron.evaluate(t, lattice.readouts(index), tolerance=tolerance)])
     return LatticeNodes(lattice, t, np.concatenate([nodes.index, index]), at)
 
 
@@ -182,7 +182,7 @@ def lattice_bulk(
         known = start.nodes.take(np.flatnonzero(start.nodes.at.status == EP))
         nodes = LatticeNodes(lattice, t, known.index, neuron.move(known.at, known.t, t, tolerance))
         # While a ridge was heavier than all the rest, the rest may have been dropped; and the other way round.
-        nodes = added(neuron, nodes, np.vstack([np.zeros((1, t.shape[1])), seeds]), tolerance)
+        nodes = add(neuron, nodes, np.vstack([np.zeros((1, t.shape[1])), seeds]), tolerance)
     usable = nodes.at.ok & np.isfinite(nodes.at.exponent)
     if not usable.any():
         return None

@@ -38,6 +38,7 @@ __all__ = ["exchangeable", "global_bound"]
 _FAR = 1e9  # stands for infinity in kappa
 _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
 _MAX_STACK = 8192
+_EASY = 300  # boxes after which majorants are worth their price
 
 
 @jit
@@ -242,10 +243,12 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             if second <= level + tolerance:
                 excess = max(excess, second - level)
                 continue
-        relaxed = relaxed_bound(
-            table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, level + tolerance, products, ready,
-            gap, matrix, middle_matrix,
-        )  # fmt: skip
+        relaxed = np.inf
+        if boxes > _EASY:
+            relaxed = relaxed_bound(
+                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, level + tolerance, products,
+                ready, gap, matrix, middle_matrix,
+            )  # fmt: skip
         if relaxed <= level + tolerance:
             excess = max(excess, relaxed - level)
             continue

@@ -1,0 +1,155 @@
+"""Second-order check of the saddle of all layers at N = infinity (relu/THEORY.md, "What the certificate proves").
+
+Outliers are constraints Ehat <= 0 on the minimum over conjugates and t. With them the equations are the stationarity of
+
+    Lambda(x, beta) = Phi_bulk(x) + sum_{l, o} Ehat(beta_o; x),
+
+in which the squared length of beta_o is a multiplier (Ehat is homogeneous of degree two) and its direction a maximum.
+Over z = (K~, delta~, t; beta) the Hessian of Lambda therefore has as many negative eigenvalues as there are coordinates
+of outliers where Phi has its minimum under the constraints, and the Schur complement of z is the curvature over the
+kernels of that minimum: the bordered Hessian of a constrained problem.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_continuous_lyapunov
+
+from meanfield.theories.deep.relu.average import ReluRule
+from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.validation import FloatArray
+
+__all__ = ["ReluSecondOrder", "gradient", "second_order"]
+
+_OUTER = ("kernel", "d")
+_OUTLIERS = ("lower", "top")
+_STEP = 1e-4  # of the differences, of an unknown
+_GONE = 1e-6  # coordinate of an outlier below which there is none
+_RIGID, _NOT_A_MAXIMUM = (
+    1e-8,
+    1e-3,
+)  # curvatures along outliers that count as none, and that are no error of differences
+
+
+@dataclass(frozen=True)
+class ReluSecondOrder:
+    """Curvatures of Phi at a solution at N = infinity, among perturbations that respect the symmetry of the task.
+
+    Attributes
+    ----------
+    inner : float
+        Smallest eigenvalue over the conjugates and t in the directions that keep Ehat = 0 of all outliers, relative to
+        the largest; positive at a minimum.
+    outer : float
+        Largest eigenvalue over the kernels after that minimisation, relative to the largest in size; negative at a
+        maximum.
+    error : float
+        Largest antisymmetric part of the Hessian, relative to sqrt(H_ii H_jj): it is computed by differences.
+    """
+
+    inner: float
+    outer: float
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the solution is a maximum over the kernels of the minimum over conjugates and t."""
+        return self.inner > 0.0 and self.outer < 0.0
+
+
+def gradient(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
+    """d Lambda / dx at N = infinity: what the equations are violated by, in the metric of Phi."""
+    order, found, n = system.unpack(x), system.mapped(x, rule), system.problem.n
+    partner = {
+        "kernel": ("tilde", "delta"),
+        "d": ("tilde", "delta"),
+        "tilde": ("kernel", "d"),
+        "delta": ("kernel", "d"),
+    }
+    parts = []
+    for name, layer, basis, unit in system.blocks:
+        if name in partner:
+            block, own = (getattr(found, p)[layer] - getattr(order, p)[layer] for p in partner[name])
+            if name in ("kernel", "tilde"):
+                slope = 0.5 * (np.outer(n, n) * block + np.diag(n * own))
+                if name == "tilde":
+                    slope = slope + _at_fixed_outliers(system, order, layer, rule)
+            else:
+                slope = 0.5 * n * (np.diag(block) + own)
+        elif name == "t":
+            slope = n[:, None] * (found.t - order.t)
+        else:
+            slope = getattr(found, name) - getattr(order, name)
+            slope = slope if layer < 0 else slope[layer]
+        parts.append(unit * (basis.reshape(len(basis), -1) @ slope.ravel()))
+    return np.concatenate(parts)
+
+
+def _at_fixed_outliers(system: ReluSystem, order: ReluOrder, layer: int, rule: ReluRule) -> FloatArray:
+    """d (sum_o Ehat) / dk~ at given beta, less what it is at stationary ones, (n ghat_b) (n ghat_b)^T / 2.
+
+    b = R beta with R the symmetric root of k~: <n ghat_b beta^T, dR> with R dR + dR R = dk~ is <X, dk~> with
+    R X + X R the symmetric part of n ghat_b beta^T.
+    """
+    outliers, root = order.outliers(layer), system.setting(order, layer).root
+    pushed = system.problem.n * system.layer(order, layer, rule).activation
+    mixed = pushed.T @ outliers
+    if not mixed.any():
+        return np.zeros_like(mixed)
+    return np.asarray(solve_continuous_lyapunov(root, 0.5 * (mixed + mixed.T)) - 0.5 * pushed.T @ pushed)
+
+
+def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> ReluSecondOrder:
+    """Signs of the curvature of Phi at a solution at N = infinity.
+
+    Raises
+    ------
+    BulkDiverges
+        If the averages cannot be computed beside the solution.
+    """
+    columns = []
+    for i in range(len(x)):
+        step = _STEP * max(abs(float(x[i])), 1e-2)
+        ends = []
+        for sign in (1.0, -1.0):
+            moved = x.copy()
+            moved[i] += sign * step
+            ends.append(gradient(system, moved, rule))
+        columns.append((ends[0] - ends[1]) / (2.0 * step))
+    hessian = np.array(columns)
+    names = np.repeat([name for name, *_ in system.blocks], [len(basis) for _, _, basis, _ in system.blocks])
+    outlier = np.isin(names, _OUTLIERS)
+    outer = np.flatnonzero(np.isin(names, _OUTER))
+    inner = np.flatnonzero(~outlier & ~np.isin(names, _OUTER))
+    held = np.flatnonzero(outlier & (np.abs(x) > _GONE))  # one that is not there is no constraint
+    size = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    # Along its length an outlier has no curvature of its own: its unit is that of its coupling.
+    size[held] = np.maximum((np.abs(hessian[inner][:, held]) / size[inner][:, None]).max(axis=0), 1e-300)
+    unit = hessian / np.outer(size, size)
+    used = np.concatenate([inner, held, outer])
+    error = 0.5 * float(np.abs(unit - unit.T)[np.ix_(used, used)].max())
+    unit = 0.5 * (unit + unit.T)
+    both = np.concatenate([inner, held])
+    mixed = unit[np.ix_(both, outer)]
+    schur = unit[np.ix_(outer, outer)] - mixed.T @ np.linalg.solve(unit[np.ix_(both, both)], mixed)
+    high = np.linalg.eigvalsh(0.5 * (schur + schur.T))
+    own, coupling = unit[np.ix_(inner, inner)], unit[np.ix_(inner, held)]
+    least = _constrained(own, coupling, unit[np.ix_(held, held)])
+    return ReluSecondOrder(least, float(high[-1] / np.abs(high).max()), error)
+
+
+def _constrained(own: FloatArray, coupling: FloatArray, held: FloatArray) -> float:
+    """Smallest curvature over the conjugates and t once outliers are maximised over, relative to the largest.
+
+    Maximising adds what is positive, without limit along the length of an outlier: there a constraint is left. An
+    outlier that is not a maximum returns its own, negative.
+    """
+    values, axes = np.linalg.eigh(-held) if len(held) else (np.empty(0), np.empty((0, 0)))
+    largest = float(np.linalg.eigvalsh(own)[-1])
+    if len(values) and values[0] < -_NOT_A_MAXIMUM:
+        return float(values[0]) / largest
+    along = coupling @ axes
+    total = own + (along / np.maximum(values, _RIGID)) @ along.T
+    return float(np.linalg.eigvalsh(total)[0]) / largest
