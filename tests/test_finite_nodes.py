@@ -167,6 +167,14 @@ def test_regions_are_compared_by_what_they_hold():
     assert compare(nodes(0, 1, 2), maxima, nodes(0, 1), maxima[:2]) is None
 
 
+def test_coarser_answers_cost_less_and_say_so():
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=300.0)
+    fine, coarse = (mf.solve(mf.Network("sigmoid"), task, tau=0.01, rtol=rtol) for rtol in (None, 1e-7))
+    assert fine.certificate.kkt_residual < 1e-10 < coarse.certificate.kkt_residual < 1e-7
+    assert fine.certificate.bound_gap < coarse.certificate.bound_gap < 1e-7
+    np.testing.assert_allclose(coarse.solution.t, fine.solution.t, atol=coarse.certificate.kkt_residual / 0.01)
+
+
 def test_lattices_that_join_different_codes():
     """Codes 1-1-0 and 1-0-1 mirror each other, a lattice does not: each joins another of them with 0-1-1 here."""
     task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=2.0**-54, n_samples=50 * 2000 ** (1 / 15))

@@ -124,5 +124,5 @@ class SweepWork:
 
     def joined(self) -> PointArrays:
         """All points, in physical units."""
-        everything = range(len(self.segments))
-        return PointArrays.concatenate([physical(self.known[n], self.problems(n), self.is_limit(n)) for n in everything])
+        found = [physical(self.known[n], self.problems(n), self.is_limit(n)) for n in range(len(self.segments))]
+        return PointArrays.concatenate(found)

@@ -12,7 +12,8 @@ from scipy.special import erf
 import meanfield as mf
 from meanfield.theories.single_layer import limit
 from meanfield.theories.single_layer.class_kinds import averaged_over_orbits, class_kinds, kinds_of, orbit_size
-from meanfield.theories.single_layer.compiled import kind_bound
+from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_path
+from meanfield.theories.single_layer.kind_orbits import KindTask, fields_of
 from meanfield.theories.single_layer.kind_solver import solve_kinds
 
 
@@ -67,7 +68,7 @@ def test_reduced_answer_is_that_of_the_full_solver(name, sizes, off, tau):
     np.testing.assert_allclose(sorted(rows), sorted(expected), atol=2e-6)
 
 
-@pytest.mark.parametrize(("sizes", "off"), [([12], 0.5), ([24], 0.0), ([7, 5], 0.5)])
+@pytest.mark.parametrize(("sizes", "off"), [([12], 0.5), ([24], 0.0), ([7, 5], 0.5), ([5, 4, 3], 0.5)])
 def test_full_equations_hold_in_numpy(sizes, off):
     """Stationarity of all C x m equations with all permuted codes, and no better readout by random restarts."""
     task = one_hot(sizes, off=off)
@@ -194,9 +195,8 @@ def brute_force(table, n, p, overlap, excess_norm):
     return float((value @ weight - 0.5 * ((weight * q) * kappa).sum(axis=1)).max())
 
 
-@pytest.mark.parametrize("n", [[3, 2], [4, 1]])
-def test_bound_is_sharp(n):
-    """A level just above the highest maximum is proven, one just below is not."""
+def couplings(n):
+    """Arguments of the bounds for kinds with random means, and the highest maximum."""
     _phi, ((table, bounds, _), (_, _, infimum, supremum)) = site()
     n = np.array(n)
     p = 0.5 / n
@@ -205,6 +205,83 @@ def test_bound_is_sharp(n):
     spread = np.where(n > 1, theta2 / np.maximum(n - 1, 1), 0.0)
     overlap, excess_norm = root @ root.T - np.diag(spread), spread * n
     top = brute_force(table, n, p, overlap, excess_norm)
-    arguments = table, bounds, n.astype(float), p, overlap, excess_norm, infimum, supremum
+    return (table, bounds, n.astype(float), p, overlap, excess_norm, infimum, supremum), top
+
+
+@pytest.mark.parametrize("n", [[3, 2], [4, 1]])
+def test_bound_is_sharp(n):
+    """A level just above the highest maximum is proven, one just below is not."""
+    arguments, top = couplings(n)
     assert kind_bound.kind_bound(*arguments, top + 1e-7, 1e-9, 50_000)[0]
     assert not kind_bound.kind_bound(*arguments, top - 1e-7, 1e-9, 50_000)[0]
+
+
+@pytest.mark.parametrize(("n", "applies"), [([5, 4], True), ([6, 1], True), ([2, 2], False)])
+def test_dual_bound_is_sharp(n, applies):
+    """As `test_bound_is_sharp`; two classes of a kind may share what is between the branches, and are left alone."""
+    arguments, top = couplings(n)
+    proved, _, boxes, *_ = kind_dual.kind_dual(*arguments, top + 1e-8, 1e-9, 50_000)
+    assert proved == applies
+    assert (boxes > 0) == applies
+    assert not kind_dual.kind_dual(*arguments, top - 1e-8, 1e-9, 50_000)[0]
+
+
+@pytest.mark.parametrize(("sizes", "off"), [([12, 8, 5], 0.0), ([12, 8, 5], 0.5), ([9, 7], -1.0)])
+def test_both_proofs_agree_on_solutions(sizes, off):
+    """On the answer, on its level raised, and lowered by hardly more than the tolerance."""
+    kinds, found = reduced(one_hot(sizes, off=off))
+    assert found.proved
+    _phi, ((table, bounds, _), (_, _, infimum, supremum)) = site()
+    overlap, excess_norm = kinds.overlaps(found.theta)
+    arguments = table, bounds, kinds.n, kinds.p, overlap, excess_norm, infimum, supremum
+    tolerance = 1e-9 * (1.0 + abs(found.level))
+    for level, expected in ((found.level, True), (found.level + 0.1, True), (found.level - 2.0 * tolerance, False)):
+        new = kind_dual.kind_dual(*arguments, level, tolerance, 100_000)
+        assert new[0] == kind_bound.kind_bound(*arguments, level, tolerance, 100_000)[0] == expected
+        assert new[2] > 0
+        assert (new[1] <= tolerance) == expected
+
+
+def test_fields_of_orbits_are_derivatives():
+    """Columns and curvature of an orbit against differences of max_v h."""
+    task = one_hot([4, 3], off=0.3)
+    kinds = class_kinds(task.fractions, task.targets)
+    _phi, ((table, _, _), (low, high, _, _)) = site()
+    reduced_task = KindTask(kinds, table, 0.0, low, high)
+    theta = np.random.default_rng(2).normal(size=kinds.y.shape) * 8.0
+    orbit = reduced_task.readouts(theta, [[2.0, 1.0]])
+    counts = orbit.counts[0]
+    whole = fields_of(reduced_task, theta, counts, orbit.v[0])
+    assert whole.slope < 1e-11
+    step = 1e-5
+    for i in range(theta.size):
+        change = np.zeros(theta.size)
+        change[i] = step
+        sides = []
+        for sign in (1.0, -1.0):
+            moved = theta + sign * change.reshape(theta.shape)
+            near = reduced_task.readouts(moved, [counts], orbit.v)
+            sides.append(fields_of(reduced_task, moved, counts, near.v[0]))
+        up, down = sides
+        assert whole.columns.ravel()[i] == pytest.approx((up.h - down.h) / (2 * step), abs=1e-8)
+        slope = (up.columns - down.columns).ravel() / (2 * step)
+        np.testing.assert_allclose(whole.curvature[i], slope, atol=1e-6 * np.abs(whole.curvature).max())
+
+
+def test_soft_maximum_tends_to_the_maximum():
+    """J_beta lies above min J by ln(number of orbits) / beta at most, at its minimum."""
+    task = one_hot([6, 5], off=0.5)
+    kinds, found = reduced(task)
+    _phi, ((table, _, _), (low, high, _, _)) = site()
+    reduced_task = KindTask(kinds, table, 0.0, low, high)
+    theta, factor = found.theta.copy(), kinds.n / (kinds.n - 1.0)
+    for beta in (1e2, 1e4):
+        ok, counts, _, heights, weights = kind_path.smooth_stage(
+            table, kinds.n, kinds.p, reduced_task.share, factor, kinds.y, 0.0, kinds.split, low, high, theta, beta,
+            (found.counts, found.v), np.ones(2),
+        )  # fmt: skip
+        assert ok
+        assert weights.sum() == pytest.approx(1.0)
+        top = heights.max()
+        value = reduced_task.linear(theta) + top + np.log(np.exp(beta * (heights - top)).sum()) / beta
+        assert -1e-9 <= value - found.objective <= np.log(len(counts)) / beta + 1e-9

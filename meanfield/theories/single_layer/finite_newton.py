@@ -89,7 +89,11 @@ def _error(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArr
 
 
 def polish(
-    problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, accuracy: float, weight: FloatArray | None = None,
+    problem: ReadoutIntegral,
+    t: FloatArray,
+    outliers: Outliers,
+    accuracy: float,
+    weight: FloatArray | None = None,
     enough: float | None = None,
 ) -> tuple[float, FloatArray, FloatArray, Outliers, Sums]:
     """Newton on t, the weights of separated regions and the outlier weights together, to round-off.

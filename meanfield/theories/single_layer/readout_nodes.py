@@ -17,7 +17,17 @@ from meanfield.theories.single_layer.compiled import lattice as compiled
 from meanfield.theories.single_layer.compiled.quick import Quick, cumulants
 from meanfield.validation import FloatArray
 
-__all__ = ["DirectSamples", "Nodes", "common_regions", "direct_samples", "fill", "moments", "quick_table", "shares", "slopes"]
+__all__ = [
+    "DirectSamples",
+    "Nodes",
+    "common_regions",
+    "direct_samples",
+    "fill",
+    "moments",
+    "quick_table",
+    "shares",
+    "slopes",
+]
 
 _SLICE = 200_000  # nodes between two looks at the clock: well below 0.1 s
 _INTERVALS = 8192  # of equal width in the quick table

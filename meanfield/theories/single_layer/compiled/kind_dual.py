@@ -2,7 +2,8 @@
 
 With m_k = a . tau_k, the mean of kappa_c over a kind, and the classes' deviations from it at their best,
 
-    h = -|a_0|^2 / 2 + sum_k Phi_k(m_k),   Phi_k(m) = max_{kappa, mean m} sum_c [p_k G(kappa_c) - (kappa_c - m)^2 / 2 rho_k],
+    h = -|a_0|^2 / 2 + sum_k Phi_k(m_k),
+    Phi_k(m) = max_{kappa, mean m} sum_c [p_k G(kappa_c) - (kappa_c - m)^2 / 2 rho_k],
 
 with rho_k what |t_c|^2 has in excess of t_c . t_c'. Phi_k is convex, as a maximum of sums of G over its argument plus
 something, so that for any slopes g and intervals of m, with M_kl = tau_k . tau_l,
@@ -15,12 +16,12 @@ class of either branch makes of p G - (kappa - m)^2 / 2 rho + (nu - m)(kappa - m
 each other in the order of j, with one kink between two. Where a box holds one piece of each kind, h is bounded by its
 expansion about a point, with the largest curvature of the piece in it.
 
-One class of a kind may sit between the branches (`kind_bound`), where -1 / (n - 1) < F' < 0: on a stretch next to either
-fold, where what it makes of its kappa is largest at an end. With nu* where A_lower = A_upper, and m_j where the piece j
-has nu = nu*, piece j is the largest one at m_j, and the kink between j and j + 1 lies between m_j and m_j+1. There, at
-the nu of piece j, which is nu* at least, any split with a class between, next to the lower fold, is worth phi_kj at
-most if the far end of that stretch is below A_lower; and so with piece j + 1 next to the upper fold. Both differences
-are monotonic in nu, which rises with m. Where this does not hold nothing is proven here.
+One class of a kind may sit between the branches (`kind_bound`), where -1 / (n - 1) < F' < 0: on a stretch next to
+either fold, where what it makes of its kappa is largest at an end. With nu* where A_lower = A_upper, and m_j where the
+piece j has nu = nu*, piece j is the largest one at m_j, and the kink between j and j + 1 lies between m_j and m_j+1.
+There, at the nu of piece j, which is nu* at least, any split with a class between, next to the lower fold, is worth
+phi_kj at most if the far end of that stretch is below A_lower; and so with piece j + 1 next to the upper fold. Both
+differences are monotonic in nu, which rises with m. Where this does not hold nothing is proven here.
 """
 
 from __future__ import annotations
@@ -344,9 +345,7 @@ def kind_dual(table, bounds, n, p, overlap, excess_norm, infimum, supremum, leve
         split[k] = changes == 2
         if exhausted(table.stop, 100 * most):
             return False, np.inf, -1, where, numbers
-        if split[k] and not _kinks(
-            table, p[k], excess_norm[k], n[k], ends[k, 0], ends[k, 1], kinks[k], values[k]
-        ):
+        if split[k] and not _kinks(table, p[k], excess_norm[k], n[k], ends[k, 0], ends[k, 1], kinks[k], values[k]):
             return False, np.inf, -1, where, numbers
     # Columns: ends of the interval of m, Phi there, first and last piece.
     stack = np.empty((_MAX_STACK, n_kinds, 6))
@@ -395,8 +394,9 @@ def kind_dual(table, bounds, n, p, overlap, excess_norm, infimum, supremum, leve
         bound = _slopes_bound(matrix, box[:, 0], box[:, 1], box[:, 2], box[:, 3], slopes, gaps)
         if single and bound > level + tolerance:
             second = _expanded_bound(
-                table, bounds, n, p, excess_norm, matrix, ends, split, box[:, 0], box[:, 1], box[:, 4], response, scratch
-            )
+                table, bounds, n, p, excess_norm, matrix, ends, split, box[:, 0], box[:, 1], box[:, 4], response,
+                scratch,
+            )  # fmt: skip
             bound = min(bound, second)
         if bound <= level + tolerance:
             excess = max(excess, bound - level)

@@ -1,10 +1,11 @@
 """A central path for tasks with kinds of classes: J with a soft maximum over orbits of codes (sigma_a = 1).
 
-    J_beta(theta) = -sum_k share_k theta_k . y_k + tau/2 sum_k share_k |theta_k|^2 + (1/beta) ln sum_j e^{beta H_j(theta)}
+    J_beta(theta) = -sum_k share_k theta_k . y_k + tau/2 sum_k share_k |theta_k|^2
+                    + (1/beta) ln sum_j e^{beta H_j(theta)}
 
-with H_j the local maximum of h at the counts j of classes in the upper parts. J_beta is smooth, and Newton's method takes
-a few steps at each beta, whatever the number of orbits that are nearly as high as the highest. These are found by a
-flood fill over counts, from those of the step before; while beta is small, over a sublattice of counts.
+with H_j the local maximum of h at the counts j of classes in the upper parts. J_beta is smooth, and Newton's method
+takes a few steps at each beta, whatever the number of orbits that are nearly as high as the highest. These are found
+by a flood fill over counts, from those of the step before; while beta is small, over a sublattice of counts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = ["orbit_fields", "smooth_stage"]
 
 _MOST = 600  # orbits at a time
 _WINDOW = 18.0  # of beta (H - max H), where orbits count
+_KEPT = 8.0  # windows: what is lower is forgotten
 _STEPS = 30
 _DECREMENT = 0.02  # Newton's estimate of J_beta above its minimum, in units of 1 / beta, at which a stage ends
 
@@ -130,12 +132,17 @@ def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, 
     head = 0
     while head < count:
         if heights[head] > top - window:
-            for move in range(2 * n_kinds):
-                k = move // 2
-                if not split[k] or count == counts.shape[0] or exhausted(table.stop, 1):
+            # One class more or less of a kind, or of one kind more and of another less.
+            for move in range((n_kinds + 1) ** 2):
+                more = move // (n_kinds + 1)
+                less = move % (n_kinds + 1)
+                if more == less or count == counts.shape[0] or exhausted(table.stop, 1):
                     continue
                 copy_vector(row[0], counts[head])
-                row[0, k] = min(max(row[0, k] + (strides[k] if move % 2 == 1 else -strides[k]), 0.0), n[k])
+                if more < n_kinds and split[more]:
+                    row[0, more] = min(row[0, more] + strides[more], n[more])
+                if less < n_kinds and split[less]:
+                    row[0, less] = max(row[0, less] - strides[less], 0.0)
                 key = _key(n, row[0])
                 if seen[key]:
                     continue
@@ -153,7 +160,7 @@ def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, 
         head += 1
     kept = 0
     for i in range(count):
-        if heights[i] > top - 1.5 * window:
+        if heights[i] > top - _KEPT * window:
             copy_vector(counts[kept], counts[i])
             copy_vector(v[kept], v[i])
             heights[kept] = heights[i]
@@ -163,7 +170,9 @@ def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, 
 
 @jit
 def _value(share, y, tau, theta, beta, heights, count, weights):
-    """J_beta; fills the weights of the orbits."""
+    """J_beta; fills the weights of the orbits. Infinite where there is none: numbers ran out."""
+    if count == 0:
+        return np.inf
     top = np.max(heights[:count])
     total = 0.0
     for i in range(count):
@@ -206,10 +215,10 @@ def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, th
     step = np.empty(size)
     excess = np.empty(n_kinds)
     trial = np.empty((n_kinds, d))
-    ok = True
     count = _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits)
     value = _value(share, y, tau, theta, beta, heights, count, weights)
-    for _ in range(_STEPS):
+    ok = value < np.inf
+    for _ in range(_STEPS if ok else 0):
         if exhausted(table.stop, count * size):
             ok = False
             break
@@ -220,6 +229,8 @@ def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, th
             for j in range(size):
                 matrix[i, j] = 0.0
         for o in range(count):
+            if weights[o] < 1e-12:
+                continue
             orbit_fields(table, n, p, excess, theta, counts[o], v[o], columns[o], curvature)
             for i in range(size):
                 mean[i] += weights[o] * columns[o, i]

@@ -116,9 +116,9 @@ def grow(
     """Flood fill of {a : P (h(a) - top) > -window} from `seeds` (n, m), lattice points near the local maxima of h.
 
     `basis` (m, m) has the lattice vectors as rows, `shift` (m,) counts in lattice vectors. Fills exponent (N,) =
-    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside; adds to mass (n,)
-    and first (n, C, m) what `slopes` does, unless these are empty. Returns 0 when done, 1 at `until` nodes, 2 and 3
-    where there is no room for further nodes or runs: call it again.
+    P (h - top) of the nodes inside, runs (R, COLUMNS + m), and seed_region (n,), -1 for seeds outside; adds to mass
+    (n,) and first (n, C, m) what `slopes` does, unless these are empty. Returns 0 when done, 1 at `until` nodes, 2 and
+    3 where there is no room for further nodes or runs: call it again.
     """
     n_classes, m = t.shape
     summed = mass.shape[0] > 0

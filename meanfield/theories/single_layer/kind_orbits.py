@@ -1,0 +1,191 @@
+"""A task with kinds of classes in reduced coordinates, its orbits of codes, and the search for them (sigma_a = 1)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
+from meanfield.theories.single_layer.compiled import kind_master, kind_path
+from meanfield.validation import FloatArray, Rows
+
+__all__ = [
+    "ALL_COUNTS",
+    "KindTask",
+    "Orbits",
+    "columns_of",
+    "direct_fields",
+    "fields_of",
+    "heights_of",
+    "nullity_of",
+    "search",
+]
+
+ALL_COUNTS = 32  # up to so many choices of counts all are tried in every round
+
+
+@dataclass(eq=False)
+class KindTask:
+    kinds: ClassKinds
+    table: Any
+    tau: float
+    low: float
+    high: float
+    share: FloatArray = field(init=False)
+    starts: FloatArray = field(init=False)  # counts where the search has missed something before
+    dependent: float = 0.0  # singular values of contributions, relative to the largest, that count as none
+
+    def __post_init__(self) -> None:
+        self.share = self.kinds.n * self.kinds.p
+        self.starts = np.empty((0, self.kinds.n_kinds))
+
+    def linear(self, theta: FloatArray) -> float:
+        y = self.kinds.y
+        return float(self.share @ (theta * (0.5 * self.tau * theta - y)).sum(axis=1))
+
+    def readouts(self, theta: FloatArray, counts: Any, v: FloatArray | None = None) -> Orbits:
+        """Local maxima of h, from v or from code words; different ones only, highest first."""
+        counts = np.array(counts, dtype=float).reshape(-1, self.kinds.n_kinds)
+        fresh = v is None
+        v = np.zeros((len(counts), self.kinds.y.shape[1] - 1 + self.kinds.n_kinds)) if v is None else v.copy()
+        heights = np.empty(len(counts))
+        kinds = self.kinds
+        kind_master.best_readouts(self.table, kinds.n, kinds.p, theta, counts, v, heights, self.low, self.high, fresh)
+        return Orbits(counts, v, heights)
+
+    def cuts(self, codes: Orbits) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Constants (N,), weights (N, K, 2) and part vectors (N, K, 2, d)."""
+        n_kinds, d = self.kinds.y.shape
+        z, weight = np.empty((len(codes.v), n_kinds, 2, d)), np.empty((len(codes.v), n_kinds, 2))
+        constant = np.empty(len(codes.v))
+        for i in range(len(codes.v)):
+            constant[i] = kind_master.part_vectors(
+                self.kinds.n, self.kinds.p, codes.counts[i], codes.v[i], z[i], weight[i]
+            )
+        return constant, weight, z
+
+
+@dataclass(eq=False)
+class Orbits:
+    counts: FloatArray
+    v: FloatArray
+    heights: FloatArray
+
+    def take(self, index: Rows) -> Orbits:
+        return Orbits(self.counts[index], self.v[index], self.heights[index])
+
+    def __add__(self, other: Orbits) -> Orbits:
+        return Orbits(
+            np.concatenate([self.counts, other.counts]),
+            np.concatenate([self.v, other.v]),
+            np.concatenate([self.heights, other.heights]),
+        )
+
+    def distinct(self, distance: float = 1e-6) -> Orbits:
+        """One of each, in the order of first appearance."""
+        kept: list[int] = []
+        same_counts: dict[tuple[float, ...], list[int]] = {}
+        for i, key in enumerate(map(tuple, self.counts.tolist())):
+            others = same_counts.setdefault(key, [])
+            reach = distance * (1.0 + np.abs(self.v[i]).max(initial=0.0)) if others else 0.0
+            if all(np.abs(self.v[i] - self.v[j]).max(initial=0.0) > reach for j in others):
+                others.append(i)
+                kept.append(i)
+        return self.take(kept)
+
+
+def heights_of(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray:
+    """h of given readouts."""
+    constant, weight, z = task.cuts(codes)
+    kappa = np.einsum("nkbr,kr->nkb", z, theta)
+    value, first, second = (np.empty(kappa.size) for _ in range(3))
+    kind_master.cumulant_values(task.table, kappa.ravel(), value, first, second)
+    return np.asarray(constant + (weight * value.reshape(kappa.shape)).sum(axis=(1, 2)))
+
+
+def search(task: KindTask, theta: FloatArray, known: Orbits) -> Orbits:
+    """Maxima of h, highest first: over all counts where these are few, else on a coarse grid and uphill from there."""
+    kinds = task.kinds
+    n = [int(n) if split else 0 for n, split in zip(kinds.n, kinds.split, strict=True)]
+    if math.prod(a + 1 for a in n) <= ALL_COUNTS:
+        found = task.readouts(theta, list(product(*(range(a + 1) for a in n))))
+    else:
+        grid = product(*(sorted({0, a // 4, a // 2, a - a // 4, a}) for a in n))
+        starts = np.concatenate([known.counts, task.starts, np.array(list(grid), dtype=float)])
+        found = _uphill(task, theta, task.readouts(theta, starts).distinct(), np.array(n, dtype=float))
+    found = found + task.readouts(theta, known.counts, known.v)
+    return found.take(np.argsort(-found.heights, kind="stable")).distinct()
+
+
+def _uphill(task: KindTask, theta: FloatArray, found: Orbits, n: FloatArray) -> Orbits:
+    """Neighbours in counts of the highest codes, until none is higher."""
+    seen = {tuple(row) for row in found.counts}
+    steps = np.concatenate([np.eye(len(n)), -np.eye(len(n))])
+    step = max(1.0, float(n.max()) // 8)
+    while True:
+        top = np.argsort(-found.heights, kind="stable")[:6]
+        near = (found.counts[top][:, None] + step * steps).reshape(-1, len(n))
+        new = {tuple(row) for row in near if (row >= 0.0).all() and (row <= n).all()} - seen
+        if new:
+            seen.update(new)
+            found = found + task.readouts(theta, sorted(new))
+        elif step > 1.0:
+            step = max(1.0, step // 2)
+        else:
+            return found
+
+
+@dataclass(eq=False)
+class OrbitFields:
+    """h of one orbit and its derivatives by theta and v."""
+
+    h: float
+    columns: FloatArray  # (K, d) dh/dtheta
+    curvature: FloatArray  # (K d, K d) second derivative of max_v h by theta
+    log_width: float  # ln of what fluctuations around all readouts of the orbit contribute
+    slope: float  # |dh/dv|
+
+
+def fields_of(task: KindTask, theta: FloatArray, counts: FloatArray, v: FloatArray) -> OrbitFields:
+    kinds = task.kinds
+    columns, curvature = np.empty(theta.size), np.empty((theta.size, theta.size))
+    h, slope, log_det = kind_path.orbit_fields(
+        task.table, kinds.n, kinds.p, kinds.overlaps(theta)[1], theta, counts, v, columns, curvature
+    )
+    return OrbitFields(
+        h, columns.reshape(theta.shape), curvature, log_orbit_size(kinds.n, counts) - 0.5 * log_det, slope
+    )
+
+
+def direct_fields(
+    task: KindTask, theta: FloatArray, counts: FloatArray, v: FloatArray, direct: Any
+) -> tuple[float, FloatArray, float]:
+    """h of an orbit, dh / dtheta (K, d) and |dh / dv| with G from quadrature, apart from the compiled code."""
+    kinds = task.kinds
+    (n_kinds, d), n_v = theta.shape, len(v)
+    lift = np.zeros((n_kinds, 2, d, n_v))
+    lift[:, :, : d - 1, : d - 1] = np.eye(d - 1)
+    for k in range(n_kinds):
+        lift[k, :, d - 1, d - 1 + k] = kind_master.split_factors(kinds.n[k], counts[k])
+    weight = kinds.p[:, None] * np.stack([kinds.n - counts, counts], axis=1)
+    z = lift @ v
+    value, first, _ = (np.asarray(g) for g in direct(np.einsum("kbr,kr->kb", z, theta)))
+    slope = np.einsum("kb,kbv->v", weight * first, np.einsum("kbrv,kr->kbv", lift, theta)) - v
+    columns = np.einsum("kb,kbr->kr", weight * first, z)
+    return float((weight * value).sum() - 0.5 * v @ v), columns, float(np.sqrt(slope @ slope))
+
+
+def columns_of(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray:
+    """(free + 1, n) what a unit of weight of each orbit contributes to the equations of y and to 1."""
+    free = task.kinds.free.ravel()
+    parts = [fields_of(task, theta, c, v) for c, v in zip(codes.counts, codes.v, strict=True)]
+    rows = np.array([part.columns.ravel()[free] for part in parts]).T
+    return np.vstack([rows, np.ones(len(parts))])
+
+
+def nullity_of(task: KindTask, theta: FloatArray, codes: Orbits) -> int:
+    return len(codes.v) - int(np.linalg.matrix_rank(columns_of(task, theta, codes), rtol=1e-9))
