@@ -25,7 +25,6 @@ WIDTHS, WARMUP, FACTORS = (100, 200), 300, (-1.0, 2.0)  # d(0) = 2 d(1/200) - d(
 CASES = {  # task, phi, tau
     "digits 0, 1, 2, P = 90": (lambda: digits(30, 0.0, (0, 1, 2)), "sigmoid", 0.01),
     "the same, y_- = 1/2": (lambda: digits(30, 0.5, (0, 1, 2)), "sigmoid", 0.01),
-    "digits 0, 1, 2, tanh": (lambda: digits(30, 0.0, (0, 1, 2)), "tanh", 0.05),
     "MNIST 0, 1, 2, P = 99": (lambda: mnist(33, 0.0), "sigmoid", 0.01),
     "grey CIFAR-10, P = 60": (lambda: cifar(20, 0.0), "sigmoid", 0.1),
     "iris": (lambda: table("iris"), "sigmoid", 0.1),

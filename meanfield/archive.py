@@ -23,7 +23,17 @@ from numpy.lib import format as npy
 
 from meanfield.validation import file_path
 
-__all__ = ["Arrays", "Header", "open_archive", "read_archive", "read_arrays", "reading", "write_archive"]
+__all__ = [
+    "Arrays",
+    "Header",
+    "npz_path",
+    "open_archive",
+    "output_path",
+    "read_archive",
+    "read_arrays",
+    "reading",
+    "write_archive",
+]
 
 Header = dict[str, object]  # what a file says in JSON; read by `entry`, which checks
 Arrays = dict[str, np.ndarray]  # of any type: what they must be is checked where they are loaded
@@ -86,7 +96,12 @@ def _unreadable(network: object) -> object:
 
 
 def npz_path(path: str | os.PathLike[str]) -> Path:
-    """Where a file is written: ``.npz`` is added if missing; a folder, or a path in one that is not there, is refused.
+    """`output_path` of an archive."""
+    return output_path(path, ".npz")
+
+
+def output_path(path: str | os.PathLike[str], suffix: str) -> Path:
+    """Where a file is written: the suffix is added if missing; a folder, or a path in a missing one, is refused.
 
     Raises
     ------
@@ -94,9 +109,11 @@ def npz_path(path: str | os.PathLike[str]) -> Path:
     """
     target = file_path("path", path)
     if target.is_dir() or not target.name:
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file in it, e.g. {target / 'result.npz'}.")
-    if target.suffix != ".npz":
-        target = target.with_name(target.name + ".npz")
+        raise IsADirectoryError(
+            f"{path} is a folder; give the name of a file in it, e.g. {target / f'result{suffix}'}."
+        )
+    if target.suffix != suffix:
+        target = target.with_name(target.name + suffix)
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder; give the name of a file.")
     if not target.parent.is_dir():

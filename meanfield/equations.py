@@ -48,6 +48,11 @@ def equations(
     if task is not None:
         instance("task", task, (ClassTask, DataTask), "built with class_task or data_task")
     asked = network if isinstance(network, Network) else Network(activation(network))
+    if not asked.uniform:
+        raise ValueError(
+            "the equations are those of layers of one width and one scale of their weights; leave layer_sigmas= and "
+            "width_ratios= out (deep/THEORY.md has what they change)."
+        )
     for theory in theories():
         if isinstance(theory, Derives) and (found := theory.equations(asked, task)) is not None:
             return found  # type: ignore[return-value]  # of a third party: whatever it derives

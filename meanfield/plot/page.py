@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from meanfield.archive import output_path
 from meanfield.phases.curves import line_quantities
 from meanfield.plot.style import MAP, PALETTE, tint
 from meanfield.posterior.division import Part
@@ -39,6 +40,7 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
         from bokeh.resources import INLINE
     except ImportError as error:
         raise ImportError(f"a page needs bokeh: install the extra html, meanfield-codes[html] ({error}).") from error
+    written = output_path(path, ".html")
     first = diagrams[0]
     slider_name, slider_values = _third(diagrams)
     phases = list(dict.fromkeys(name for diagram in diagrams for name in diagram.phase_labels))
@@ -79,9 +81,6 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
     title = f"{first.network.activation.name}: {len(phases)} phases"
     head = Div(text=f"<b>{title}</b><br>{_said(first)}", width=520)
     page = row(column(head, plane, *below), column(table, row(readouts, maps)))
-    written = Path(path)
-    if written.suffix != ".html":
-        written = written.with_name(written.name + ".html")
     written.write_text(file_html(page, INLINE, title), encoding="utf-8")
     return written
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import sympy
 
 _SCALINGS = ("non-lazy", "lazy")
+_BY_LAYER = ("layer_sigmas", "width_ratios")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,17 @@ class Network:
         bounded phi at any depth (the last layer saturates and its codes are those of one hidden layer), 1/L for phi
         that grows (linear, ReLU-like). With one hidden layer both are 1, the only value there: another beta is
         sigma_a P^((1 - beta)/2).
+    layer_sigmas : tuple of float, optional
+        Scales of the weights of the hidden layers 2 to L; sigma_w for all of them by default.
+    width_ratios : tuple of float, optional
+        N_l / N of the hidden layers 1 to L - 1, where N is the width of the last one (of f = (1/N) sum and tau = N T);
+        1 for all of them by default.
 
     Raises
     ------
     ValueError
         For an unknown activation or scaling, scales that are not positive, a depth that is not a positive integer, a
-        negative exponent, or an exponent other than 1 with one hidden layer.
+        negative exponent, an exponent other than 1 with one hidden layer, or not L - 1 scales or widths of layers.
 
     Examples
     --------
@@ -57,6 +63,8 @@ class Network:
     sigma_w: float = 1.0
     scaling: Literal["non-lazy", "lazy"] = "non-lazy"
     readout_exponent: float | None = None
+    layer_sigmas: tuple[float, ...] | None = None
+    width_ratios: tuple[float, ...] | None = None
 
     if TYPE_CHECKING:
 
@@ -68,6 +76,8 @@ class Network:
             sigma_w: float = 1.0,
             scaling: str = "non-lazy",
             readout_exponent: float | None = None,
+            layer_sigmas: Sequence[float] | None = None,
+            width_ratios: Sequence[float] | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -87,8 +97,27 @@ class Network:
                     f"with one hidden layer the readout prior is N(0, sigma_a^2 / P), got readout_exponent = "
                     f"{exponent:g}; pass sigma_a * P**((1 - readout_exponent) / 2) as sigma_a instead."
                 )
+        for name in _BY_LAYER:
+            values[name] = _by_layer(name, getattr(self, name), self.depth)
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all hidden layers have the same width and scale of their weights."""
+        return all(s == self.sigma_w for s in self.layer_sigmas or ()) and all(
+            r == 1.0 for r in self.width_ratios or ()
+        )
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """(L,) scale of the weights of every hidden layer."""
+        return (self.sigma_w, *(self.layer_sigmas or (self.sigma_w,) * (self.depth - 1)))
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """(L,) N_l / N of every hidden layer."""
+        return (*(self.width_ratios or (1.0,) * (self.depth - 1)), 1.0)
 
     @property
     def k(self) -> float:
@@ -114,7 +143,7 @@ class Network:
         ValueError
             For a name that neither the network nor its activation has, and as for the class itself.
         """
-        own = {"activation", "depth", "sigma_a", "sigma_w", "scaling", "readout_exponent"}
+        own = {"activation", "depth", "sigma_a", "sigma_w", "scaling", "readout_exponent", *_BY_LAYER}
         phi = {name: value for name, value in changes.items() if name not in own}
         rest = {name: value for name, value in changes.items() if name in own}
         base = activation(rest.get("activation", self.activation))
@@ -145,7 +174,8 @@ class Network:
             except ValueError as error:
                 described |= {"expression": str(phi.formula), "unreadable": str(error)}
         own = {name: getattr(self, name) for name in ("depth", "sigma_a", "sigma_w", "scaling", "readout_exponent")}
-        return {"activation": described} | own
+        given = {name: list(value) for name in _BY_LAYER if (value := getattr(self, name)) is not None}
+        return {"activation": described} | own | given
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Network:
@@ -167,11 +197,27 @@ class Network:
             phi = activation_of_formula(text, parameters, symbol=symbol, name=name)
         sigma_a, sigma_w = (entry(values, name, (int, float)) for name in ("sigma_a", "sigma_w"))
         exponent = None if values.get("readout_exponent") is None else entry(values, "readout_exponent", (int, float))
-        return cls(phi, entry(values, "depth", int), sigma_a, sigma_w, entry(values, "scaling", str), exponent)
+        layers = (None if values.get(name) is None else entry(values, name, list) for name in _BY_LAYER)
+        return cls(phi, entry(values, "depth", int), sigma_a, sigma_w, entry(values, "scaling", str), exponent, *layers)
 
     def __repr__(self) -> str:
         exponent = "" if self.readout_exponent is None else f", readout_exponent={self.readout_exponent:.6g}"
+        for name in _BY_LAYER:
+            given = getattr(self, name)
+            exponent += "" if given is None else f", {name}=({', '.join(f'{x:.6g}' for x in given)},)"
         return (
             f"Network({self.activation!r}, depth={self.depth}, sigma_a={self.sigma_a:.6g}, sigma_w={self.sigma_w:.6g}, "
             f"scaling={self.scaling!r}{exponent})"
         )
+
+
+def _by_layer(name: str, value: object, depth: int) -> tuple[float, ...] | None:
+    """One positive number for every hidden layer but one."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a sequence of depth - 1 = {depth - 1} numbers, got {short(value)}.")
+    numbers = tuple(scale_number(name, x) for x in value)
+    if len(numbers) != depth - 1:
+        raise ValueError(f"{name} must have depth - 1 = {depth - 1} numbers, got {len(numbers)}.")
+    return numbers

@@ -204,6 +204,8 @@ def compare(
     patterns = theory_patterns(posterior)
     frozen = fractions == "sampled" and bool(patterns) and draws.division.freezes
     shares = all_shares(draws) if frozen else None
+    if shares is not None:
+        _check_codes_are_followed(shares, patterns)
     left_out: dict[str, float] = {}
     theory = expected(posterior, draws, patterns, shares, inputs, left_out)
     rows: list[Row] = []
@@ -218,6 +220,15 @@ def compare(
     if unknown_tau:
         notes.append(f"the networks' tau is not known; theory at tau = {posterior.tau:g}")
     return Comparison(posterior, draws, tuple(rows), fractions, tuple(notes))
+
+
+def _check_codes_are_followed(shares: FloatArray, patterns: Sequence[str]) -> None:
+    lost = np.flatnonzero(shares[:, [int(pattern, 2) for pattern in patterns]].sum(axis=1) == 0)
+    if lost.size:
+        raise ValueError(
+            f"of {lost.size} chains or networks (the first: {lost[0]}) no neuron follows any code of the theory "
+            f"({', '.join(patterns[:6])}); are they trained on this task? fractions='equilibrium' compares them anyway."
+        )
 
 
 def _counted(draws: Draws) -> str:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from meanfield.posterior.registry import division_of
 from meanfield.problem.class_task import ClassTask
@@ -18,7 +18,7 @@ from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.sampling.problem import class_kernels, class_means, output_scale
 from meanfield.sampling.statistics import FEWEST_DRAWS, Draws
-from meanfield.validation import FloatArray, read_only, real_array, real_number, short
+from meanfield.validation import FloatArray, plain_array, read_only, real_array, real_number, short
 
 __all__ = ["PARAMETERIZATIONS", "Observed", "observe"]
 
@@ -375,9 +375,8 @@ def _given(network: Network, activations: object, n_samples: int) -> list[FloatA
 def _readouts(value: object, shape: tuple[int, ...]) -> FloatArray:
     """(k, d, N, m) readouts from (m, N) or (N, m)."""
     k, d, width, outputs = shape
-    given = cast(ArrayLike, value)
-    one_output = np.ndim(given) == 1 and outputs == 1
-    array = _stacked("readouts", np.asarray(value)[:, None] if one_output else value, 2)
+    given = plain_array("readouts", value)
+    array = _stacked("readouts", given[:, None] if given.ndim == 1 and outputs == 1 else given, 2)
     last = array.shape[2:]
     if width == outputs and last == (width, outputs) and width > 1:
         raise ValueError(

@@ -223,7 +223,7 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
     ------
     ValueError
         For an activation with jumps, a class task without a finite number of samples per class, tau <= 0, a width that
-        is not a positive integer, and new inputs for a class task.
+        is not a positive integer, layers of different width or scale, and new inputs for a class task.
     """
     if not isinstance(network, Network) or not isinstance(task, (ClassTask, DataTask)):
         raise ValueError(
@@ -233,6 +233,11 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
     width = whole_number("width, the number N of neurons per layer,", width, at_least=1, at_most=10**7)
     tau = scale_number("tau", real_number("tau", tau, above=0.0))
     _refuse_jumps(network.activation)
+    if not network.uniform:
+        raise ValueError(
+            "sampled networks have hidden layers of one width and one scale of their weights; leave layer_sigmas= and "
+            "width_ratios= out."
+        )
     if isinstance(task, ClassTask):
         if inputs is not None:
             raise ValueError(

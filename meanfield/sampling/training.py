@@ -9,6 +9,7 @@ T_L / lambda for every weight.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from typing import Literal
 from meanfield.problem.network import Network
 from meanfield.sampling.observe import PARAMETERIZATIONS
 from meanfield.sampling.problem import output_scale
-from meanfield.validation import real_number, short, whole_number
+from meanfield.validation import instance, real_number, short, whole_number
 
 __all__ = ["LOSSES", "TrainingParameters", "theory_parameters", "training_parameters"]
 
@@ -84,12 +85,15 @@ def training_parameters(
     >>> found.temperature, [round(rate, 9) for rate in found.weight_decay]
     (0.001, [0.4, 500.0])
     """
+    instance("network", network, Network, "made by Network('sigmoid')")
     tau = real_number("tau", tau, above=0.0)
     sizes = _sizes(width, n_inputs, n_samples, n_outputs)
     variance = _variances(network, sizes, parameterization)
     temperature = _factor(loss, sizes) * tau / _scale_of_tau(network, sizes[0])
+    decay = tuple(temperature / value for value in variance)
+    _within_float64({"temperature": (temperature,), "weight_decay": decay}, f"tau = {tau:g}")
     return TrainingParameters(
-        weight_decay=tuple(temperature / value for value in variance),
+        weight_decay=decay,
         temperature=temperature,
         prior_std=tuple(math.sqrt(value) for value in variance),
         loss=loss,
@@ -139,6 +143,7 @@ def theory_parameters(
     >>> round(net.sigma_a, 12), round(net.sigma_w, 12), round(tau, 12)
     (1.0, 1.0, 0.1)
     """
+    instance("network", network, Network, "made by Network('sigmoid')")
     try:
         temperature = real_number("temperature", temperature, above=0.0)
     except ValueError as error:
@@ -164,7 +169,19 @@ def theory_parameters(
             f"theory has one sigma_w; give the hidden layers weight_decay = {[float(f'{n:.6g}') for n in needed]}."
         )
     found = network.with_(sigma_a=math.sqrt(readout), sigma_w=math.sqrt(hidden[0]))
-    return found, temperature / _factor(loss, sizes) * _scale_of_tau(network, sizes[0])
+    tau = temperature / _factor(loss, sizes) * _scale_of_tau(network, sizes[0])
+    _within_float64({"tau": (tau,)}, f"temperature = {temperature:g}")
+    return found, tau
+
+
+def _within_float64(found: dict[str, tuple[float, ...]], given: str) -> None:
+    """Refuses numbers that overflow, or that have lost digits."""
+    for name, values in found.items():
+        for value in values:
+            if not sys.float_info.min <= value < math.inf:
+                raise ValueError(
+                    f"{given} makes {name} = {value:g}, beyond the range of float64; choose it closer to 1."
+                )
 
 
 def _sizes(width: object, n_inputs: object, n_samples: object, n_outputs: object) -> tuple[int, int, int, int]:

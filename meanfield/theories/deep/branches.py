@@ -23,6 +23,7 @@ Report = Callable[[str, int, float], None]
 
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
 _FEWEST = 60.0  # samples per class, below which there is no other start
+_MANY = 3000.0  # samples, from which on the start is that of the limit first
 _HIGHER = (3.0, 10.0, 30.0, 100.0)  # times tau: where else the branch without codes is looked at
 
 
@@ -39,32 +40,37 @@ def polish(
 
 
 def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
-    """The branch with codes: from the planted start, else from a third of the samples, where the start is better.
+    """The branch with codes: from the planted starts, else from a third of the samples, where these are better.
 
     Raises
     ------
     NotCovered
         If the integrals cannot be done on the way.
     """
-    try:
-        system, found = _from_plant(problem, tolerance, report)
-        if found.residual <= tolerance:
-            return system, found
-    except NotCovered:
-        if problem.n_samples < _FEWEST * len(problem.n):
-            raise
-        found = None
+    found: tuple[System, Found] | None = None
+    error = NotCovered("no start was found from which the quadrature of all layers can be done")
+    many = problem.n_samples > _MANY
+    for limit in (many, not many) if problem.depth > 2 or many else (many,):
+        try:
+            system, again = _from_plant(problem, tolerance, report, limit)
+        except NotCovered as problem_of_start:
+            error = problem_of_start
+            continue
+        if again.residual <= tolerance:
+            return system, again
+        if found is None or again.residual < found[1].residual:
+            found = system, again
     if problem.n_samples >= _FEWEST * len(problem.n):
         fewer = replace(problem, n=problem.n / 3.0, readout_variance=problem.readout_variance * 3.0**problem.exponent)
         with contextlib.suppress(NotCovered):
             lower, start = coding_branch(fewer, tolerance, report)
             if start.residual <= tolerance:
-                again = _continued(problem, lower.unpack(start.x), tolerance, report)
-                if found is None or again[1].residual < found.residual:
-                    return again
+                continued = _continued(problem, lower.unpack(start.x), tolerance, report)
+                if found is None or continued[1].residual < found[1].residual:
+                    return continued
     if found is None:
-        raise NotCovered("no start was found from which the quadrature of all layers can be done")
-    return system, found
+        raise error
+    return found
 
 
 def _continued(problem: DeepProblem, order: Order, tolerance: float, report: Report | None) -> tuple[System, Found]:
@@ -76,12 +82,12 @@ def _continued(problem: DeepProblem, order: Order, tolerance: float, report: Rep
     return polish(problem, rough.x, tolerance, report)
 
 
-def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, limit: bool) -> tuple[System, Found]:
     system = System(problem, COARSE)
-    order = readout_minimum(system, planted(problem))[0]
+    order = readout_minimum(system, planted(problem, limit=limit))[0]
     if problem.depth == 1:
         return polish(problem, system.pack(order), tolerance, report)
-    rough = newton(system, relax(system, order, critical=True), _ROUGH, progress=report)
+    rough = newton(system, relax(system, order, critical=True, limit=limit), _ROUGH, progress=report)
     return polish(problem, rough.x, tolerance, report)
 
 
@@ -132,7 +138,7 @@ def _still_stable(problem: DeepProblem, order: Order, tilde: FloatArray) -> None
     root = np.sqrt(problem.n * order.d[-1])
     common = np.outer(root, root) / float(root @ root)  # what the classes share is part of the prior
     centred = np.eye(len(root)) - common
-    largest = float(np.linalg.eigvalsh(centred @ (problem.scale * tilde * np.outer(root, root)) @ centred)[-1])
+    largest = float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
     if largest > 1.0:
         raise NoBranch(
             f"with the kernels of the prior n k~ d = {largest:.3g} > 1 in layer {problem.depth - 1} at "

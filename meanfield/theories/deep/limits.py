@@ -16,7 +16,7 @@ from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.start import prior_kernels
 from meanfield.theories.deep.system import DeepProblem
 
-__all__ = ["limit_solution"]
+__all__ = ["deep_problem", "limit_solution"]
 
 _EXACT = 1e-8
 
@@ -26,17 +26,18 @@ def limit_solution(network: Network, task: ClassTask, tau: float) -> DeepSolutio
     return _saturated(network, task, tau) if network.beta == 1.0 else _reduced(network, task, tau)
 
 
-def _problem(network: Network, task: ClassTask, tau: float) -> DeepProblem:
+def deep_problem(network: Network, task: ClassTask, tau: float) -> DeepProblem:
+    """All classes, none merged."""
     fractions, targets = np.array(task.fractions), np.array(task.targets)
     return DeepProblem(
-        network.activation, network.depth, fractions, targets, tau, network.sigma_a**2, network.k, network.sigma_w**2,
-        network.beta,
+        network.activation, network.depth, fractions, targets, tau, network.sigma_a**2, network.k,
+        tuple(sigma**2 for sigma in network.scales[1:]), network.beta, network.ratios,
     )  # fmt: skip
 
 
 def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     """Exponent 1 / L: t ~ P^(1/L - 1) vanishes, and with it the training residual at any tau."""
-    problem = _problem(network, task, tau)
+    problem = deep_problem(network, task, tau)
     common, own, _ = prior_kernels(problem)
     found = reduced_solve(problem)
     n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
@@ -90,7 +91,7 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     )
     scale = max(1.0, abs(found.objective))
     good = abs(found.gap) <= 1e-8 * scale and found.residual <= 1e-8 * max(1.0, float(np.abs(task.targets).max()))
-    common, own, _ = prior_kernels(_problem(network, task, tau))
+    common, own, _ = prior_kernels(deep_problem(network, task, tau))
     n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
     top = (found.words.T * found.weight) @ found.words
     kernel = np.array([*(c * np.ones((n_classes, n_classes)) for c in common[:-1]), top])

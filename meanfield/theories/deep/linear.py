@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,35 +121,40 @@ class LinearLayer:
 
 
 def linear_order(
-    n: FloatArray, y: FloatArray, s: float, k: float, scale: float, slope: float, depth: int
+    n: FloatArray,
+    y: FloatArray,
+    s: float,
+    k: float,
+    scales: Sequence[float],
+    slope: float,
+    ratios: Sequence[float] | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Kernels (L-1, C, C), d (L-1, C) and t (C, m) at tau = 0, in closed form (linear/THEORY.md), as a start.
+    """Kernels (L-1, C, C), d (L-1, C) and t (C, m) at tau = 0, in closed form (THEORY.md, "Linear phi"), as a start.
 
-    In layers of unit gain: the fields of layer l + 1 have covariance scale * slope^2 times that of layer l.
+    The fields of layer l + 1 have covariance scales[l - 1] times the kernel of layer l, of width ratios[l - 1].
     """
-    gain = scale * slope**2
-    q_matrix = (y.T * n) @ y / k
-    q, vectors = np.linalg.eigh(q_matrix)
-    q = np.maximum(q, 0.0) / gain ** (depth - 1) / slope**2
+    depth = len(scales) + 1
+    width = np.ones(depth) if ratios is None else np.array(ratios)
+    gain = slope**2 * np.array([1.0, *scales]).cumprod() * slope ** (2 * np.arange(depth))  # of layer 1..L
+    q, vectors = np.linalg.eigh((y.T * n) @ y / k)
+    q = np.maximum(q, 0.0) / gain[-1]
     v = np.full_like(q, 0.0)
     for i, value in enumerate(q):
         low, high = -80.0, math.log(1.0 / s)
         for _ in range(200):
             middle = 0.5 * (low + high)
-            if middle + depth * math.log1p(math.exp(middle) * value) > -math.log(s):
+            if middle + float(np.log1p(math.exp(middle) * value / width).sum()) > -math.log(s):
                 high = middle
             else:
                 low = middle
         v[i] = math.exp(0.5 * (low + high))
+    grown = np.cumprod(1.0 + v * q / width[:, None], axis=0)  # (L, m): what learning makes of a direction
     kernels, d = [], []
     for layer in range(1, depth):
-        growth = np.where(q > 0.0, ((1.0 + v * q) ** layer - 1.0) / np.maximum(q, 1e-300), layer * v)
-        learned = y @ (vectors * growth) @ vectors.T @ y.T
-        factor = slope**2 * gain ** (layer - 1)
-        kernels.append(factor * learned / (gain ** (depth - 1) * slope**2))
-        d.append(np.full(len(n), factor * k))
-    u = s * (1.0 + v * q)
-    strength = 1.0 / (gain ** (depth - 1) * slope**2 * k * (1.0 + v * q) ** (depth - 1) * u)
-    t = y @ (vectors * strength) @ vectors.T
+        start = v * float((1.0 / width[:layer]).sum())  # the limit of no signal
+        growth = np.where(q > 0.0, (grown[layer - 1] - 1.0) / np.maximum(q, 1e-300), start)
+        kernels.append(gain[layer - 1] / gain[-1] * y @ (vectors * growth) @ vectors.T @ y.T)
+        d.append(np.full(len(n), gain[layer - 1] * k))
+    t = y @ (vectors / (s * gain[-1] * k * grown[-1])) @ vectors.T
     shape = (depth - 1, len(n), len(n))
     return np.array(kernels).reshape(shape), np.array(d).reshape(shape[:2]), t

@@ -73,7 +73,7 @@ class _Reduction:
         self.problem, self.p = problem, problem.n / problem.n_samples
         self.root_p = np.sqrt(self.p)
         _, own, gain = prior_kernels(problem)
-        depth, scale = problem.depth, problem.scale
+        depth, scale = problem.depth, problem.scales[0]  # that of all layers
         gains = np.array([own[0], *(scale * gain[1 : depth - 1] ** 2)])
         self.gammas = np.cumprod(gains)  # of kappa_l
         self.gamma = scale * float(self.gammas[-1])  # of the fields of the last layer

@@ -26,6 +26,6 @@ def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True
         targets = targets[np.sort(first)]
         n = np.asarray(np.bincount(index, weights=n), dtype=float)
     s = network.readout_variance(task.n_samples)
-    return DeepProblem(
-        network.activation, network.depth, n, targets, tau, s, network.k, network.sigma_w**2, network.beta
-    ), index
+    scales = tuple(sigma**2 for sigma in network.scales[1:])
+    phi, depth = network.activation, network.depth
+    return DeepProblem(phi, depth, n, targets, tau, s, network.k, scales, network.beta, network.ratios), index

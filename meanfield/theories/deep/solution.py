@@ -163,6 +163,9 @@ class DeepSolution:
     @classmethod
     def unpack(cls, header: dict, arrays: Arrays) -> DeepSolution:
         """Inverse of `pack`."""
+        for name in _ARRAYS:
+            if arrays[name].dtype.kind not in "fiu":
+                raise ValueError(f"its {name} has dtype {arrays[name].dtype}, expected real numbers.")
         proof = dict(header["certificate"])
         proof["branches"] = tuple(Branch(**branch) for branch in proof["branches"])
         values: dict = {

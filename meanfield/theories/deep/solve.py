@@ -127,7 +127,7 @@ def _linear_branch(problem: DeepProblem, tolerance: float, report: Report | None
     system = System(problem)
     slope = problem.phi.slopes[1]
     kernel, d, t = linear_order(
-        problem.n, problem.y, problem.readout_variance, problem.k, problem.scale, slope, problem.depth
+        problem.n, problem.y, problem.readout_variance, problem.k, problem.scales, slope, problem.ratios
     )
     x = relax(system, Order(kernel, d, np.zeros_like(kernel), np.zeros_like(d), t), 1)
     return system, newton(system, x, max(tolerance * 1e-3, 1e-13), progress=report)

@@ -16,8 +16,9 @@ from meanfield.validation import FloatArray
 
 __all__ = ["planted", "prior_kernels", "readout_minimum", "relax", "saturated_weights", "uncoded"]
 
-# 1 - n k~ d of solved cases: at most the first, falling beyond P of the second like P to minus the third; L = 2, more.
-_GAP = {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
+# 1 - n k~ d at most the first, falling beyond P of the second like P to minus the third: cautious, and as in solved
+# cases of two classes, at L = 2 and more.
+_CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
 _LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
 _HERMITE = np.polynomial.hermite_e.hermegauss(80)
 
@@ -31,7 +32,7 @@ def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatAr
     x = _HERMITE[0]
     common, own, gain = [], [], []
     q, d = 0.0, problem.k
-    for _ in range(problem.depth):
+    for scale in (*problem.scales, 1.0):
         h = math.sqrt(q) * x
         phi = problem.phi(h[:, None] + math.sqrt(d) * x)
         mean = phi @ _HERMITE[1] / _HERMITE[1].sum()
@@ -41,7 +42,7 @@ def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatAr
         field = np.linspace(-3.0, 3.0, 61)
         slope = problem.phi(field[:, None] + math.sqrt(d) * x) * x / math.sqrt(d)
         gain.append(float(np.abs(slope @ _HERMITE[1] / _HERMITE[1].sum()).max()))
-        q, d = problem.scale * common[-1], problem.scale * own[-1]
+        q, d = scale * common[-1], scale * own[-1]
     return np.array(common), np.array(own), np.array(gain)
 
 
@@ -61,8 +62,11 @@ def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArr
     return words, weight
 
 
-def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None) -> Order:
-    """Order parameters of the coding branch: saturated codes, kernels of the lower layers from their large-P form."""
+def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, limit: bool = False) -> Order:
+    """Order parameters of the coding branch: saturated codes, kernels of the lower layers from their large-P form.
+
+    With `limit` middle layers are as in the limit of many samples, else closer to the prior.
+    """
     common, own, gain = prior_kernels(problem)
     n, p_total = problem.n, problem.n_samples
     p = n / p_total
@@ -77,11 +81,11 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None) 
     sign = np.sign(words - middle)
     gains = np.array([own[0] if layer == 0 else gain[layer] ** 2 for layer in range(depth - 1)])
     gamma = np.cumprod(gains)
-    d_top = own[depth - 2] if depth > 1 else problem.k
+    d_top, last = (own[depth - 2], problem.scales[-1]) if depth > 1 else (problem.k, 1.0)
     x = _HERMITE[0]
 
     def mean_activation(h: float) -> float:
-        return _gauss(problem.phi(h + math.sqrt(problem.scale * d_top) * x))
+        return _gauss(problem.phi(h + math.sqrt(last * d_top) * x))
 
     def readout(h: float) -> FloatArray:
         soft = middle + sign * (mean_activation(h) - mean_activation(-h)) / 2.0
@@ -119,10 +123,11 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None) 
             # The formula is that of a linear layer; phi saturates. Of the prior's neurons those of largest gain learn.
             span = problem.phi.supremum - problem.phi.infimum
             kappa = kappa / (1.0 + 3.0 * float(np.diag(kappa).max()) / span**2)
-            level, free = _at_largest_gain(problem, own[layer - 1])
-            share = 0.12
+            if limit:
+                level, free = _at_largest_gain(problem, problem.scales[layer - 1] * own[layer - 1])
+                share = 0.12
         kernel.append(level + kappa + min(1e-4, _LOOSE * float(np.trace(kappa)) / n_classes) * np.eye(n_classes))
-        d.append(np.maximum(free - share * np.diag(kappa), 0.3 * free))
+        d.append(np.maximum(free - share * np.diag(kappa), 0.4 * free))
     return Order(
         np.array(kernel).reshape(-1, n_classes, n_classes),
         np.array(d).reshape(-1, n_classes),
@@ -133,8 +138,8 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None) 
 
 
 def _at_largest_gain(problem: DeepProblem, below: float) -> tuple[float, float]:
-    """Squared mean and variance of phi where a constant field makes the gain largest, for d = `below` underneath."""
-    noise = math.sqrt(problem.scale * below) * _HERMITE[0]
+    """Squared mean and variance of phi where a constant field makes the gain largest, for noise of variance `below`."""
+    noise = math.sqrt(below) * _HERMITE[0]
     field = np.linspace(-3.0, 3.0, 61)
     phi = problem.phi(field[:, None] + noise)
     weight = _HERMITE[1] / _HERMITE[1].sum()
@@ -155,7 +160,7 @@ def uncoded(problem: DeepProblem) -> Order:
     return Order(kernel, d, np.zeros((depth - 1, n_classes, n_classes)), np.zeros((depth - 1, n_classes)), t)
 
 
-def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False) -> FloatArray:
+def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False, limit: bool = False) -> FloatArray:
     """Coordinates after a downward pass for the conjugates, and half-steps of d and delta."""
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
@@ -166,10 +171,10 @@ def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False)
             parts = system.averages(now, layer)
             found = system.combined(Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
             if layer > 0:
-                tilde[layer - 1] = problem.scale * found.tilde
+                tilde[layer - 1] = problem.push[layer - 1] * found.tilde
                 if critical and layer == 1:
-                    tilde[0] = _critical(problem, tilde[0])
-                new = problem.scale * found.delta
+                    tilde[0] = _critical(problem, tilde[0], limit)
+                new = problem.push[layer - 1] * found.delta
                 delta[layer - 1] = new if sweep == 0 else 0.5 * (delta[layer - 1] + new)
             if layer < problem.depth - 1 and sweep > 0:
                 d[layer] = 0.5 * (d[layer] + found.d)
@@ -223,10 +228,10 @@ def readout_minimum(
     return replace(order, t=np.tensordot(x, basis, 1)), parts
 
 
-def _critical(problem: DeepProblem, tilde: FloatArray) -> FloatArray:
+def _critical(problem: DeepProblem, tilde: FloatArray, limit: bool) -> FloatArray:
     """Conjugate of the first layer scaled to where it belongs: n k~ d below its instability at 1, closer for many P."""
     own = prior_kernels(problem)[1][0]
-    most, many, power = _GAP[min(problem.depth, 3)]
+    most, many, power = _GAP[min(problem.depth, 3)] if limit else _CAUTIOUS
     gap = most * min(1.0, (many / problem.n_samples) ** power)
     root = np.sqrt(problem.n * own)
     values, vectors = np.linalg.eigh(tilde * np.outer(root, root))

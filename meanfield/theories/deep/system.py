@@ -36,10 +36,12 @@ class DeepProblem:
         s = sigma_a^2 / P^beta.
     k : float
         Variance of a preactivation of the first layer.
-    scale : float
-        sigma^2 of the weights above it: the fields of layer l + 1 have covariance scale * K_l.
+    scales : (L - 1,) tuple of float
+        sigma^2 of the weights above it: the fields of layer l + 1 have covariance scales[l - 1] K_l.
     exponent : float
         beta.
+    ratios : (L,) tuple of float
+        Widths N_l of the layers in units of that of the last one.
     """
 
     phi: Activation
@@ -49,8 +51,19 @@ class DeepProblem:
     tau: float
     readout_variance: float
     k: float = 1.0
-    scale: float = 1.0
+    scales: tuple[float, ...] = ()
     exponent: float = 1.0
+    ratios: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", self.scales or (1.0,) * (self.depth - 1))
+        object.__setattr__(self, "ratios", self.ratios or (1.0,) * self.depth)
+
+    @property
+    def push(self) -> FloatArray:
+        """(L - 1,) factors of <g_h g_h^T> and <g_hh> of layer l + 1 in the conjugates of layer l."""
+        ratios = np.array(self.ratios)
+        return np.array(self.scales) * ratios[1:] / ratios[:-1]
 
     @property
     def n_samples(self) -> float:
@@ -197,7 +210,8 @@ class System:
             root, delta = _root(order.tilde[layer]), order.delta[layer]
         if layer == 0:
             return Setting(root, np.zeros((n_classes, n_classes)), np.full(n_classes, p.k), delta)
-        return Setting(root, p.scale * _clipped(order.kernel[layer - 1]), p.scale * order.d[layer - 1], delta)
+        scale = p.scales[layer - 1]
+        return Setting(root, scale * _clipped(order.kernel[layer - 1]), scale * order.d[layer - 1], delta)
 
     def averages(self, order: Order, layer: int, *, grow: bool = True, curvature: bool = False) -> list[Averages]:
         """Averages of one layer, made symmetric; one per code in the top layer of given codes."""
@@ -240,14 +254,14 @@ class System:
 
     def residual(self, x: FloatArray, found: Evaluation) -> FloatArray:
         """Violation of the equations in units of the blocks, F(x) - x."""
-        scale = self.problem.scale
+        push = self.problem.push
         layers = self.combined(found)
         top = layers[-1]
         order = Order(
             np.array([a.kernel for a in layers[:-1]]).reshape(-1, *top.kernel.shape),
             np.array([a.d for a in layers[:-1]]).reshape(-1, len(top.d)),
-            scale * np.array([a.tilde for a in layers[1:]]).reshape(-1, *top.kernel.shape),
-            scale * np.array([a.delta for a in layers[1:]]).reshape(-1, len(top.d)),
+            push[:, None, None] * np.array([a.tilde for a in layers[1:]]).reshape(-1, *top.kernel.shape),
+            push[:, None] * np.array([a.delta for a in layers[1:]]).reshape(-1, len(top.d)),
             self.readout_order(top),
         )
         return np.asarray((self.pack(order) - x) / self.scales(x))
@@ -273,7 +287,7 @@ class System:
         return matrix
 
     def _coupling(self) -> FloatArray:
-        """Second derivatives of -1/2 sum_l tr K~_l K_l, a bilinear form of kernels and conjugates."""
+        """Second derivatives of -1/2 sum_l (N_l / N_L) tr K~_l K_l, a bilinear form of kernels and conjugates."""
         n, total = self.problem.n, np.zeros((self.size, self.size))
         pairs = np.outer(n, n)
         blocks = np.einsum("iab,jab,ab->ij", self.matrices, self.matrices, pairs)
@@ -284,7 +298,7 @@ class System:
         for layer in range(self.problem.depth - 1):
             low = slice(2 * layer * size, (2 * layer + 1) * size)
             high = slice(low.stop, low.stop + size)
-            total[low, high], total[high, low] = form, form.T
+            total[low, high], total[high, low] = self.problem.ratios[layer] * form, self.problem.ratios[layer] * form.T
         return total
 
     def gradient(self, x: FloatArray, found: Evaluation) -> FloatArray:
@@ -312,12 +326,12 @@ class System:
                 scaled = both
                 columns = list(range(first + group, first + 2 * group))
             if layer > 0:
-                below = p.scale * both
+                below = p.scales[layer - 1] * both
                 scaled = np.block([
                     [scaled, np.zeros((len(scaled), group))], [np.zeros((len(below), scaled.shape[1])), below]
                 ])  # fmt: skip
                 columns += list(range(first - 2 * group, first - group))
-            total[np.ix_(columns, columns)] += scaled.T @ second @ scaled
+            total[np.ix_(columns, columns)] += p.ratios[layer] * scaled.T @ second @ scaled
         at = self.blocks[-1][2]
         total[at, at] += p.tau * np.einsum("iab,jab,a->ij", self.outputs, self.outputs, p.n)
         return total
@@ -326,12 +340,12 @@ class System:
         """Phi at order parameters x, from their averages."""
         p, order = self.problem, self.unpack(x)
         n = p.n
-        phi = sum(a.log_z for a in self.combined(found))
+        phi = sum(ratio * a.log_z for ratio, a in zip(p.ratios, self.combined(found)))
         for layer in range(p.depth - 1):
             kernel, d = order.kernel[layer], order.d[layer]
             tilde, delta = order.tilde[layer], order.delta[layer]
             trace = float(n @ (tilde * kernel) @ n + n @ (d * np.diag(tilde) + delta * (np.diag(kernel) + d)))
-            phi -= 0.5 * trace
+            phi -= 0.5 * p.ratios[layer] * trace
         return float(phi - n @ (order.t * p.y).sum(axis=1) + 0.5 * p.tau * n @ (order.t**2).sum(axis=1))
 
 

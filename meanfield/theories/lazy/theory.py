@@ -40,6 +40,8 @@ class LazyTheory:
             return "the network is not lazy; scaling='lazy' would be"
         if not isinstance(problem.task, DataTask):
             return "lazy networks are solved on data only: give a task of data_task(X, Y), or use scaling='non-lazy'"
+        if not problem.network.uniform:
+            return "layers of different width, or with weights of different scale, are solved for class tasks only"
         return None
 
     def solve(self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options) -> LazyPosterior:

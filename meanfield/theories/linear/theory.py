@@ -43,6 +43,8 @@ class LinearTheory:
             return "the network is lazy"
         if network.activation.parts != "gaussian":
             return f"{network.activation.name} is not linear"
+        if not network.uniform:
+            return "layers of different width, or with weights of different scale, are solved for class tasks only"
         offset = float(network.activation(0.0))
         if offset != 0.0:
             return (

@@ -189,14 +189,14 @@ def test_linear_networks_satisfy_the_closed_form(depth, n, y, k, scale, gain):
     n, y = np.array(n, float), np.array(y)
     s = n.sum() ** (-1.0 / depth)
     phi = mf.activation("linear", gain=gain)
-    system = System(DeepProblem(phi, depth, n, y, 0.0, s, k, scale))
-    kernel, d, t = linear_order(n, y, s, k, scale, gain, depth)
+    system = System(DeepProblem(phi, depth, n, y, 0.0, s, k, (scale,) * (depth - 1)))
+    kernel, d, t = linear_order(n, y, s, k, (scale,) * (depth - 1), gain)
     x = relax(system, Order(kernel, d, np.zeros_like(kernel), np.zeros_like(d), t), 1)
     assert np.abs(system.residual(x, system.evaluate(x))).max() < 1e-8
 
 
 def test_linear_numbers():
-    kernel, _, t = linear_order(np.array([50.0, 50.0]), TWO, 100.0 ** (-1 / 3), 1.0, 1.0, 1.0, 3)
+    kernel, _, t = linear_order(np.array([50.0, 50.0]), TWO, 100.0 ** (-1 / 3), 1.0, (1.0, 1.0), 1.0)
     assert kernel[:, 0, 0] == pytest.approx([0.03913, 0.23141], abs=1e-5)
     assert t[0, 0] == pytest.approx(0.0391, abs=1e-4)
 

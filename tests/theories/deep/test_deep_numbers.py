@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 import meanfield as mf
 from meanfield.symbolic import deep as derived
@@ -137,11 +138,98 @@ def test_linear_networks_equal_the_closed_form(depth):
     n, y = np.array([60.0, 25.0, 15.0]), np.eye(3) - 0.3
     task = mf.class_task(n / 100, targets=y, n_samples=100)
     post = solve_deep(mf.Network("linear", depth), task, 0.0)
-    kernel, _, t = linear_order(n, y, 100 ** (-1 / depth), 1.0, 1.0, 1.0, depth)
+    kernel, _, t = linear_order(n, y, 100 ** (-1 / depth), 1.0, (1.0,) * (depth - 1), 1.0)
     np.testing.assert_allclose(post.solution.kernel[:-1], kernel, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(post.solution.t, t, rtol=1e-8, atol=1e-9)
     exact = mf.solve(mf.Network("linear", depth), mf.data_task(10.0 * np.eye(100), np.repeat(y, n.astype(int), axis=0)))
     np.testing.assert_allclose(post.solution.t, exact.solution.t[[0, 60, 85]], rtol=1e-8, atol=1e-9)
+
+
+def layered(name, **options):
+    return mf.Network(name, 3, layer_sigmas=(0.8, 1.3), width_ratios=(2.0, 0.6), **options)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.1])
+def test_linear_networks_of_different_layers(tau):
+    """(N_l / N) K~_l K_l = q is the same in all layers: K_l / sigma^2 K_{l-1} = 1 + q N / N_l on the targets."""
+    network, task = layered("linear", sigma_w=0.9), mf.class_task(targets=[1, -1], n_samples=100)
+    post, s = solve_deep(network, task, tau), 100 ** (-1 / 3)
+    prior = (0.9 * 0.8 * 1.3) ** 2
+
+    def growth(q):
+        return (1 + q / 2.0) * (1 + q / 0.6) * (1 + q)
+
+    def excess(q):
+        kernel = prior * growth(q)
+        return q - 100 * s * kernel / (s * kernel + tau) ** 2
+
+    q = brentq(excess, 0.0, 1e4, xtol=1e-13)
+    kernel = prior * growth(q)  # in the direction of y; n = 50 of each class
+    assert post.solution.t[0, 0] == pytest.approx(1.0 / (s * kernel + tau), rel=1e-8)
+    found = post.solution.kernel[:, 0, 0] - post.solution.kernel[:, 0, 1]
+    one = 0.81 * (1 + q / 2.0)
+    two = one * 0.64 * (1 + q / 0.6)
+    np.testing.assert_allclose(50 * found + post.solution.d[:, 0], [one, two, kernel], rtol=1e-8)
+
+
+def test_layers_of_different_width_and_scale():
+    """Phi is stationary: its differences, each layer weighted by its width, and its Hessian."""
+    network, task = layered("sigmoid"), mf.class_task(targets=[1, -1], n_samples=100)
+    post = solve_deep(network, task, 0.05)
+    assert post.status == "optimal"
+    assert post.certificate.inner_curvature > 0.0 > post.certificate.outer_curvature
+    system = System(problem_of(network, task, 0.05)[0])
+    s = post.solution
+    x = system.pack(Order(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t))
+    unit = system.scales(x)
+
+    def phi(x):
+        return system.free_energy(x, system.evaluate(x, grow=False))
+
+    hessian = system.hessian(system.evaluate(x, curvature=True))
+    for j in range(len(x)):
+        step = np.zeros(len(x))
+        step[j] = 1e-4 * unit[j]
+        ends = phi(x + step), phi(x), phi(x - step)
+        assert abs(ends[0] - ends[2]) < 1e-6
+        curved = hessian[j, j] * step[j] ** 2
+        assert ends[0] - 2 * ends[1] + ends[2] == pytest.approx(curved, abs=2e-9 + 1e-2 * abs(curved))
+
+
+def test_layers_of_different_width_and_scale_elsewhere():
+    """Written to files and read back; refused in words by what does not know them."""
+    network, task = layered("sigmoid"), mf.class_task(targets=[1, -1], n_samples=100)
+    assert mf.Network.from_dict(network.to_dict()) == network
+    assert mf.Network("sigmoid", 3).uniform
+    assert "layer_sigmas" not in mf.Network("sigmoid", 3).to_dict()
+    for act in (
+        lambda: mf.sample(network, task, 20, 0.1),
+        lambda: mf.equations(network),
+        lambda: mf.solve(layered("relu"), task, 0.1),
+        lambda: mf.solve(layered("linear"), mf.data_task(np.eye(4), np.ones((4, 1)))),
+        lambda: mf.solve(layered("tanh", scaling="lazy"), mf.data_task(np.eye(4), np.ones((4, 1))), 0.1),
+        lambda: mf.solve(layered("sigmoid", readout_exponent=1 / 3), task.with_(n_samples=math.inf)),
+    ):
+        with pytest.raises(ValueError, match="width"):
+            act()
+    for wrong in ((1.0,), (1.0, -1.0), "ab", 2.0):
+        with pytest.raises(ValueError, match="width_ratios"):
+            mf.Network("sigmoid", 3, width_ratios=wrong)
+
+
+def test_scales_of_layers_are_gains():
+    """sigma_l of all layers at once is the gain of phi; wide lower layers learn less."""
+    task = mf.class_task(targets=[1, -1], n_samples=100)
+    steep = mf.Network(mf.activation("sigmoid", gain=1.2), 2)
+    same = mf.Network("sigmoid", 2, sigma_w=1.2, layer_sigmas=(1.2,))
+    found = [solve_deep(network, task, 0.05, second=False, competitors=False) for network in (steep, same)]
+    np.testing.assert_allclose(found[0].solution.kernel, found[1].solution.kernel, atol=1e-8)
+    gaps = []
+    for ratio in (0.5, 1.0, 4.0):
+        network = mf.Network("sigmoid", 2, width_ratios=(ratio,))
+        kernel = solve_deep(network, task, 0.05, second=False, competitors=False).solution.kernel[0]
+        gaps.append(kernel[0, 0] - kernel[0, 1])
+    assert gaps == sorted(gaps, reverse=True)
 
 
 # ---- P -> infinity at the exponent 1 / L ----------------------------------------------------------
@@ -173,7 +261,7 @@ def test_reduced_problem_of_three_classes():
 
 def test_reduced_problem_balances_by_scales_of_the_weights():
     """sigma_w = g with gain 1 is sigma_w = 1 with gain g."""
-    scaled = reduced_solve(DeepProblem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0, 1.69, 1.69))
+    scaled = reduced_solve(DeepProblem(SIGMOID, 3, np.full(2, 0.5), TWO, 0.0, 1.0, 1.69, (1.69, 1.69)))
     steep = reduced_solve(DeepProblem(mf.activation("sigmoid", gain=1.3), 3, np.full(2, 0.5), TWO, 0.0, 1.0))
     np.testing.assert_allclose(scaled.kappa, steep.kappa, rtol=1e-9)
     np.testing.assert_allclose(np.abs(scaled.t), np.abs(steep.t), rtol=1e-9)
