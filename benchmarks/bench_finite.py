@@ -81,10 +81,10 @@ def compare(folder: str, rounds: int) -> None:
                 )
 
 
-def diagrams(size: int) -> None:
+def diagrams(size: int, low: float, high: float) -> None:
     import meanfield as mf
 
-    network, off = mf.Network("sigmoid"), np.linspace(-0.4, 0.8, size)
+    network, off = mf.Network("sigmoid"), np.linspace(low, high, size)
     task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=200.0)
     mf.solve(network, task, 0.01)
     for name, axis in (("n_samples", np.geomspace(50, 1e5, size)), ("tau", np.geomspace(1e-3, 1, size))):
@@ -104,11 +104,12 @@ def main() -> None:
     parser.add_argument("--against")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--diagram", type=int, default=0)
+    parser.add_argument("--off", nargs=2, type=float, default=(-0.4, 0.8), help="range of y_- in the diagrams")
     options = parser.parse_args()
     if options.against:
         compare(options.against, options.rounds)
     if options.diagram:
-        diagrams(options.diagram)
+        diagrams(options.diagram, *options.off)
 
 
 if __name__ == "__main__":

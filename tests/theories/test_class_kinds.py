@@ -187,7 +187,9 @@ def brute_force(table, n, p, overlap, excess_norm):
     gram[np.diag_indices(len(kind))] += excess_norm[kind]
     weight = p[kind]
     single = SingleSite(sigmoid, 1.0, reach=12.0)
-    q = np.array(list(product([0.0, 1.0], repeat=len(kind))))
+    # Which classes of a kind begin with 1 does not matter.
+    counts = product(*(range(size + 1) for size in n))
+    q = np.array([np.concatenate([np.arange(a) < j for a, j in zip(n, row)]) for row in counts], dtype=float)
     for _ in range(400):
         q = np.asarray(single((weight * q) @ gram)[1])
     kappa = (weight * q) @ gram
