@@ -213,15 +213,19 @@ def _extended(blocks, steps, centre, metric, reach, block):
 def unlisted_height(network, task, solution, n_starts=1000, n_steps=1500):
     """ln of the density that ascents from random readouts end at outside all codes, relative to the highest code.
 
-    a <- sigma_a^2 sum_c f_c G'(a.t_c) t_c never falls, as G is convex. -inf where every ascent ends at a listed code.
+    a <- sigma_a^2 sum_c f_c G'(a.t_c) t_c never falls, as G is convex. -inf where all ascents end at listed codes, and
+    of solutions with outliers, along whose directions the density of a bulk has no maximum.
     """
+    if solution.outlier_weight.size:
+        return -np.inf
     y, t, mean, covariance, _ = in_the_span(task, solution)
     rng = np.random.default_rng(0)
     spread = np.sqrt(np.mean(np.sum(mean**2, axis=1)) + np.trace(covariance.mean(axis=0)))
     a = 2.0 * spread * rng.normal(size=(n_starts, y.shape[1])) / np.sqrt(y.shape[1])
     reach = np.abs(a @ t.T).max()
     slopes = SlopesOfG(network.activation, network.k, -reach, reach)
-    to_codes = np.linalg.inv(covariance)
+    cell = 1e-6 * network.sigma_a**2 / task.n_samples  # codes of a single node have no covariance
+    to_codes = np.linalg.inv(covariance + cell * np.eye(y.shape[1]))
 
     def height(a):
         return task.n_samples * (slopes(a @ t.T)[0] @ task.fractions - 0.5 * np.sum(a * a, axis=1) / network.sigma_a**2)
