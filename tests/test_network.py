@@ -46,7 +46,7 @@ def test_parameters_of_the_activation_can_be_replaced_like_those_of_the_network(
     net = Network("leaky_relu").with_(slope=0.3, sigma_a=2.0)
     assert net.activation.parameters["slope"] == 0.3
     assert net.sigma_a == 2.0
-    with pytest.raises(ValueError, match="'gian'; there are activation, depth, gain, readout_exponent, scaling"):
+    with pytest.raises(ValueError, match="'gian'; there are activation, depth, gain, layer_sigmas, readout_exponent"):
         Network("sigmoid").with_(gian=2.0)
 
 
