@@ -58,6 +58,7 @@ def equations(
             return found  # type: ignore[return-value]  # of a third party: whatever it derives
     kind = "data" if isinstance(task, DataTask) else "classes"
     raise ValueError(
-        f"not available yet: equations for depth {asked.depth} on {kind}, {asked.scaling} scaling, "
-        f"{asked.activation.name}; no theory derives them"
+        f"no theory derives equations for depth {asked.depth} on {kind}, {asked.scaling} scaling, "
+        f"{asked.activation.name}. Networks with one hidden layer have them, linear and deep ones on classes too; "
+        "the THEORY.md of a theory says what else it solves."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.sampling.chains import Chains
 from meanfield.theories.deep.posterior import DeepPosterior
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, short
 from meanfield.validation import generator as new_generator
 
 if TYPE_CHECKING:
@@ -51,11 +52,9 @@ def figure_layers(
     Raises
     ------
     ValueError
-        If the networks differ in depth or number of classes.
+        If the networks differ in depth or number of classes, or a theory does not draw its neurons layer by layer.
     """
-    views: list[DeepPosterior | _Sampled] = [
-        _Sampled(one) if isinstance(one, Chains) else cast("DeepPosterior", one) for one in networks
-    ]
+    views: list[DeepPosterior | _Sampled] = [_layered(one, "sample_neurons") for one in networks]
     depths = {view.network.depth for view in views}
     if len(depths) != 1 or len({view.task.n_classes for view in views}) != 1:
         raise ValueError(f"give networks of the same depth and task, got depths {sorted(depths)}.")
@@ -98,6 +97,11 @@ def plot_sharpening(
     The grey axis at the right has the kurtosis over neurons of the difference of the means of the first two classes
     (dotted): 3 where they are Gaussian, the inverse of the share of neurons that tell these classes apart where all are
     on or off.
+
+    Raises
+    ------
+    ValueError
+        For a theory whose neurons are not on or off in every layer.
     """
     ax = axes_or_new(ax, (3.6, 2.6))
     given = posteriors if isinstance(posteriors, Mapping) else {"": posteriors}
@@ -105,7 +109,7 @@ def plot_sharpening(
     deepest = 1
     for color, (name, one) in zip(PALETTE, given.items()):
         sampled = isinstance(one, Chains)
-        view = _Sampled(one) if isinstance(one, Chains) else one
+        view = _layered(one, "separation")
         layers = np.arange(1, view.network.depth + 1)
         found = [view.separation(int(layer)) for layer in layers]
         weights = np.asarray(view.task.fractions)
@@ -127,6 +131,18 @@ def plot_sharpening(
     if len(given) > 1:
         ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.3, 0.5))
     return ax
+
+
+def _layered(one: object, asked: str) -> DeepPosterior | _Sampled:
+    """Chains or a posterior that answers `asked` for every layer."""
+    if isinstance(one, Chains):
+        return _Sampled(one)
+    answer = getattr(one, asked, None)
+    if answer is None or "layer" not in inspect.signature(answer).parameters:
+        raise ValueError(
+            f"{asked} is asked of every layer: give posteriors of deep networks or Chains, got {short(one)}."
+        )
+    return cast("DeepPosterior", one)
 
 
 @styled

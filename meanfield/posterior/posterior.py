@@ -129,7 +129,11 @@ class Posterior(ABC):
 
     @abstractmethod
     def sample_neurons(self, n: int, *, rng: object = None) -> Neurons:
-        """Draw `n` neurons of a network from the theory, with their responses."""
+        """Draw `n` neurons of a network from the theory, with their responses.
+
+        Some theories take more by keyword: ``samples_per_class=`` on class tasks, ``layer=`` in deep networks (pictures
+        of all layers ask for it), ``X=`` and ``labels=`` on data.
+        """
 
     @abstractmethod
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -115,7 +115,10 @@ class Derives(Protocol):
     """A theory that prints what it solves."""
 
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> object | None:
-        """Its equations for a network and a task (None: classes, P -> infinity); None if they are not its own."""
+        """Its equations for a network and a task (None: classes, P -> infinity); None if they are not its own.
+
+        Users print them; the command line asks them for ``latex()``.
+        """
 
 
 @runtime_checkable

@@ -208,6 +208,10 @@ def test_pictures_of_layers(frozen, chains):
     shallow = mf.solve(mf.Network("sigmoid", 3), BINARY.with_(n_samples=np.inf), 0.01)
     with pytest.raises(ValueError, match="same depth"):
         plot.figure_layers(frozen, shallow)
+    single = mf.solve(mf.Network("sigmoid"), BINARY)
+    for draw in (plot.figure_layers, plot.plot_sharpening, lambda one: plot.plot_sharpening({"one": one})):
+        with pytest.raises(ValueError, match="of every layer: give posteriors of deep networks or Chains, got"):
+            draw(single)
     plt.close("all")
 
 
