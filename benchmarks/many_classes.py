@@ -2,7 +2,8 @@
 
     python benchmarks/many_classes.py [--groups 12 24 100 20+12+8]
 
-One-hot targets; the classes of the i-th group have a fraction proportional to 1 + i/2. CPU time, the best of three solves.
+One-hot targets; the classes of the i-th group have a fraction proportional to 1 + i/2. CPU time of the best of three
+solves.
 """
 
 from __future__ import annotations
