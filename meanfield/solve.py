@@ -101,7 +101,8 @@ def solve(
     max_boxes : int
         Budget of the global check (class tasks, P -> infinity).
     rtol : float, optional
-        Deep networks: wanted accuracy of the order parameters, 1e-6 by default; what is reached is in the certificate.
+        Deep networks: wanted accuracy of the order parameters, 1e-6 by default; class tasks with one hidden layer at
+        finite P: residual that is aimed at, 1e-10 by default (1e-6 is demanded). What is reached is in the certificate.
     max_seconds : float, optional
         Time after which the solver gives up, no limit by default; it is looked at a few times a second. Class tasks at
         P -> infinity then have the status "stopped", nonlinear networks on data "out of time" with what was reached;
