@@ -36,7 +36,8 @@ def without_code(theory, rows, width):
     """Whether no chain has more neurons that follow none of the codes than the theory allows.
 
     Of 20,000 neurons of the theory n do so; with n + 3 for n (2 sigma of the Poisson law of none), more than the limit
-    are found in a chain once in a million. A theory that lacks the code of the fewest neurons has to be noticed.
+    are found in a chain once in a million. A theory that lacks a code has to be noticed in every chain where the code
+    is common: where chance leaves it no more neurons than the limit less than once in a million, at its weight.
     """
     neurons = theory.sample_neurons(20_000, rng=0)
     labels, middle = np.asarray(theory.task.labels), theory.network.activation.midpoint
@@ -46,7 +47,9 @@ def without_code(theory, rows, width):
     most = binom.isf(1e-6, width, (stray + 3) / 20_000)
     limit = (most + 0.5) / width
     fractions = np.array([row["fractions"] for row in rows])
-    lacking = 1 - fractions.sum(axis=1) + fractions.min(axis=1)
+    common = binom.cdf(most, width, [code.weight for code in theory.codes]) < 1e-6
+    assert common.sum() > 1
+    lacking = (1 - fractions.sum(axis=1))[:, None] + fractions[:, common]
     return below(1 - fractions.sum(axis=1), limit, "stray") and beyond(lacking, limit, "stray without a code")
 
 

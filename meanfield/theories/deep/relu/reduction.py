@@ -21,4 +21,5 @@ def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluPro
     # Without loss of generality: the signs of the basis are those that make its largest entries positive.
     span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
     y = found.y @ span
-    return ReluProblem(found.depth, found.n, y, tau, found.readout_variance, found.k, found.scales[0]), index, span
+    scale = found.scales[0] if found.scales else 1.0  # one layer has none above it
+    return ReluProblem(found.depth, found.n, y, tau, found.readout_variance, found.k, scale), index, span
