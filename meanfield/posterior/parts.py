@@ -79,6 +79,9 @@ class Outlier:
         return f"Outlier({self.label}, weight={self.weight:.6g}, readout={_row(self.readout)})"
 
 
+_STRAY = 0.05  # share of the neurons that may follow none of the codes, as some of sampled networks do
+
+
 def by_pattern(codes: Sequence[Code], fractions: Mapping[str, float]) -> FloatArray:
     """(codes,) fractions from those of the patterns, normalised; codes of the same pattern share as in equilibrium."""
     total: dict[str, float] = {}
@@ -88,6 +91,13 @@ def by_pattern(codes: Sequence[Code], fractions: Mapping[str, float]) -> FloatAr
     found = np.array([given.get(code.pattern, 0.0) * code.weight / total[code.pattern] for code in codes])
     if not found.sum() > 0.0:
         raise ValueError(f"none of {', '.join(given)} is a code with weight; there are {', '.join(total)}.")
+    left = {pattern: value for pattern, value in given.items() if pattern not in total and value > 0.0}
+    if sum(left.values()) > _STRAY * sum(given.values()):
+        raise ValueError(
+            f"{sum(left.values()) / sum(given.values()):.1%} of the neurons have codes that the solution lacks, "
+            f"{', '.join(sorted(left))}; there are {', '.join(total)}. Where neurons are not on or off in every class "
+            "codes do not freeze: take the equilibrium (in comparisons: fractions='equilibrium')."
+        )
     return np.asarray(found / found.sum())
 
 

@@ -10,6 +10,8 @@ from reference_posteriors import _W, _X, CERTIFICATE, cumulant, make, relu, sigm
 from scipy import stats
 from scipy.integrate import quad
 
+import meanfield as mf
+from meanfield.posterior.parts import by_pattern
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
@@ -319,3 +321,15 @@ def test_readouts_spread_at_finite_p(finite):
     assert np.unique(neurons.readouts).size == 40
     distance = np.abs(np.abs(neurons.readouts[:, 0]) - finite.codes[0].readout[0])
     assert below(distance / math.sqrt(finite.codes[0].covariance[0, 0]))
+
+
+def test_fractions_by_pattern_leave_out_strays_only():
+    """A few neurons may follow none of the codes; many would make another problem of it, without a word."""
+    codes = mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5)).codes
+    (first, second), rest = [code.pattern for code in codes[:2]], len(codes) - 2
+    found = by_pattern(codes, {"-".join(first): 30, second: 10, "000": 1})
+    np.testing.assert_allclose(found, [0.75, 0.25, *[0.0] * rest])
+    with pytest.raises(ValueError, match=r"23.1% of the neurons have codes that the solution lacks, 000; there are"):
+        by_pattern(codes, {first: 30, second: 10, "000": 12})
+    with pytest.raises(ValueError, match="none of 000 is a code"):
+        by_pattern(codes, {"000": 1})

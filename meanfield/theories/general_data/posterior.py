@@ -84,7 +84,8 @@ class GeneralDataPosterior(DataPosterior):
         Parameters
         ----------
         fractions : (codes,) array-like, or mapping of pattern to number
-            In the order of `codes`; normalised. Codes of the same pattern share as in equilibrium.
+            In the order of `codes`; normalised. Codes of the same pattern share as in equilibrium. Up to 5 % of the
+            neurons may have patterns of no code, and are left out.
 
         Raises
         ------
