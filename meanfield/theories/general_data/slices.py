@@ -6,7 +6,6 @@ The routines of LAPACK and BLAS that SciPy wraps hold the interpreter lock while
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, solve_triangular
@@ -29,7 +28,7 @@ def rows_at_a_time(n: int, flops: float) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def factorise(matrix: FloatArray) -> Any:
+def factorise(matrix: FloatArray) -> tuple[FloatArray, bool]:
     """`scipy.linalg.cho_factor` (lower) of a symmetric matrix, which is overwritten.
 
     Raises

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
 from meanfield.theories.single_layer.compiled import kind_master, kind_path
@@ -47,7 +48,7 @@ class KindTask:
         y = self.kinds.y
         return float(self.share @ (theta * (0.5 * self.tau * theta - y)).sum(axis=1))
 
-    def readouts(self, theta: FloatArray, counts: Any, v: FloatArray | None = None) -> Orbits:
+    def readouts(self, theta: FloatArray, counts: ArrayLike, v: FloatArray | None = None) -> Orbits:
         """Local maxima of h, from v or from code words; different ones only, highest first."""
         counts = np.array(counts, dtype=float).reshape(-1, self.kinds.n_kinds)
         fresh = v is None

@@ -121,7 +121,7 @@ class ParticlePredictor:
         return np.maximum(np.concatenate(parts), 0.0) / width
 
     @cached_property
-    def _factor(self) -> FloatArray:
+    def _factor(self) -> tuple[FloatArray, bool]:
         return self._dual.curvature(self._sample, self._at)
 
     def _variance(self, features: FloatArray, rest: FloatArray) -> FloatArray:

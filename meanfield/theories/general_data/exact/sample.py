@@ -155,8 +155,8 @@ class Dual:
     def gradient(self, at: At, t: FloatArray) -> FloatArray:
         return np.asarray(self.tau * t - self.targets + at.average)
 
-    def curvature(self, sample: Sample, at: At) -> FloatArray:
-        """Cholesky factor of H = tau + Cov(a phi), (P m, P m)."""
+    def curvature(self, sample: Sample, at: At) -> tuple[FloatArray, bool]:
+        """Cholesky factor of H = tau + Cov(a phi), (P m, P m), and that it is the lower one, for `cho_solve`."""
         matrix = self.covariance(sample, at)
         matrix.flat[:: len(matrix) + 1] += self.tau
         return factorise(matrix)
