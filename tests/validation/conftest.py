@@ -19,5 +19,5 @@ def problem():
 def chains(problem):
     """Chains by width, started from neurons drawn from the theory."""
     network, task, posterior = problem
-    options = {"draws": 120, "warmup": 150, "thin": 2, "start": posterior, "progress": False}
+    options = {"draws": 120, "chains": 8, "warmup": 150, "thin": 2, "start": posterior, "progress": False}
     return {width: mf.sample(network, task, width, TAU, rng=width, **options) for width in (50, 100)}
