@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ import traceback
 
 import numpy as np
 from data_cases import CASES, _raw
+from interrupts import interrupted, until_interrupted
 
 
 def _ready(name):
@@ -73,30 +73,7 @@ def _endless(name: str, idle: bool, ready, caught) -> None:
     import meanfield as mf
 
     network, task, tau = _ready(name)
-    ready.set()
-    try:
-        while True:
-            if idle:
-                time.sleep(60.0)
-            else:
-                mf.solve(network, task, tau, on_failure="return")
-    except KeyboardInterrupt:
-        caught.value = time.monotonic()
-
-
-def interrupted(name: str, after: float, idle: bool) -> tuple[float, float]:
-    """Wall clock from the interrupt until it is caught, and until the process has ended."""
-    spawn = multiprocessing.get_context("spawn")
-    ready, caught = spawn.Event(), spawn.Value("d", 0.0)
-    child = spawn.Process(target=_endless, args=(name, idle, ready, caught))
-    child.start()
-    ready.wait()
-    time.sleep(after)
-    start = time.monotonic()
-    os.kill(child.pid, signal.SIGINT)
-    child.join(60.0)
-    child.kill()  # if it has not ended
-    return caught.value - start, time.monotonic() - start
+    until_interrupted(lambda: mf.solve(network, task, tau, on_failure="return"), idle, ready, caught)
 
 
 def main() -> None:
@@ -114,8 +91,8 @@ def main() -> None:
             child.start()
             child.join()
         for after in options.interrupt:
-            times = [interrupted(name, after, idle) for idle in (False, True)]
-            (one, two), (three, four) = times
+            times = [interrupted(_endless, (name, idle), after) for idle in (False, True)]
+            (one, _, two), (three, _, four) = times
             print(
                 f"{name:24} Ctrl-C after {after:g} s: caught after {one:.2f} s, process ended after {two:.2f} s "
                 f"(a process that sleeps: {three:.2f} and {four:.2f})",

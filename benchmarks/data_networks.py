@@ -17,6 +17,7 @@ import numpy as np
 from data_cases import cifar, digits, mnist, table
 
 import meanfield as mf
+from meanfield.posterior.division import pattern_of
 from meanfield.sampling.statistics import all_shares, as_draws
 
 WIDTHS, WARMUP, FACTORS = (100, 200), 300, (-1.0, 2.0)  # d(0) = 2 d(1/200) - d(1/100)
@@ -40,7 +41,7 @@ def _deviations(post, task, width, options):
     )  # fmt: skip
     found = []
     for chain, share in enumerate(all_shares(as_draws(chains))):
-        words = {format(word, f"0{task.n_classes}b"): share[word] for word in np.flatnonzero(share > 0.5 / width)}
+        words = {pattern_of(word, task.n_classes): share[word] for word in np.flatnonzero(share > 0.5 / width)}
         try:
             theory = post.frozen(words)
         except ValueError:  # neurons are not on or off in every class: nothing freezes

@@ -32,11 +32,12 @@ def _rms(x):
 
 def _compared(post, chains, images, lazy, neurons):
     """rms difference of outputs, place from lazy to theory, ratio of variances: an array (chains, 3)."""
+    from meanfield.posterior.division import pattern_of
     from meanfield.sampling.statistics import all_shares, as_draws
 
     found = []
     for chain, share in enumerate(all_shares(as_draws(chains))):
-        words = {format(word, "03b"): share[word] for word in np.flatnonzero(share > 0.5 / neurons)}
+        words = {pattern_of(word, 3): share[word] for word in np.flatnonzero(share > 0.5 / neurons)}
         theory = post.frozen(words)
         mean, variance = theory.predict(images, True, width=neurons)
         sampled = chains.prediction[chain]

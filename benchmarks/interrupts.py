@@ -134,10 +134,44 @@ def processor_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def until_interrupted(work, idle, ready, caught):
+    """Work, or sleep, again and again until Ctrl-C; then the time of the clock and of the processor."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
+    ready.set()
+    try:
+        while True:
+            if idle:
+                time.sleep(60.0)
+            else:
+                work()
+    except KeyboardInterrupt:
+        caught[:] = time.monotonic(), processor_seconds(os.getpid())
+
+
+def interrupted(target, arguments, after):
+    """Seconds of the clock and of the processor from the signal until it is caught, and until the process has ended.
+
+    `target(*arguments, ready, caught)` is the process: it hands both to `until_interrupted`.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ready, caught = spawn.Event(), spawn.Array("d", 2)
+    child = spawn.Process(target=target, args=(*arguments, ready, caught))
+    child.start()
+    while not ready.wait(1.0):
+        if not child.is_alive():
+            return np.nan, np.nan, np.nan
+    time.sleep(after)
+    start, used = time.monotonic(), processor_seconds(child.pid)
+    os.kill(child.pid, signal.SIGINT)
+    child.join(60.0)
+    child.kill()  # if it has not ended
+    ended = time.monotonic() - start
+    return (caught[0] - start, caught[1] - used, ended) if caught[0] else (np.inf, np.inf, ended)
+
+
 def _endless(name, seed, idle, ready, caught):
     import meanfield as mf
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
     rng = np.random.default_rng(seed)
 
     def work(**limits):
@@ -152,33 +186,8 @@ def _endless(name, seed, idle, ready, caught):
         mf.solve(mf.Network("sigmoid"), mf.class_task(n_classes=3))
         if not callable(CASES[name](rng)):
             work(max_seconds=5.0)
-    ready.set()
-    try:
-        while True:
-            if idle:
-                time.sleep(60.0)
-            else:
-                work()
-    except KeyboardInterrupt:
-        caught[:] = time.monotonic(), processor_seconds(os.getpid())
-        os._exit(0)
-
-
-def interrupted(name, seed, after, idle=False):
-    """Seconds of the clock and of the processor from the signal until it is caught."""
-    spawn = multiprocessing.get_context("spawn")
-    ready, caught = spawn.Event(), spawn.Array("d", 2)
-    child = spawn.Process(target=_endless, args=(name, seed, idle, ready, caught))
-    child.start()
-    while not ready.wait(1.0):
-        if not child.is_alive():
-            return np.nan, np.nan
-    time.sleep(after)
-    start, used = time.monotonic(), processor_seconds(child.pid)
-    os.kill(child.pid, signal.SIGINT)
-    child.join(60.0)
-    child.kill()
-    return (caught[0] - start, caught[1] - used) if caught[0] else (np.inf, np.inf)
+    until_interrupted(work, idle, ready, caught)
+    os._exit(0)  # what is still running is not waited for
 
 
 def main():
@@ -193,10 +202,10 @@ def main():
         if options.names and not any(word in name for word in options.names):
             continue
         seconds = [
-            interrupted(name, options.seed + i, after)
+            interrupted(_endless, (name, options.seed + i, False), after)[:2]
             for i, after in enumerate(rng.uniform(0.1, options.longest, options.times))
         ]
-        idle = interrupted(name, options.seed, 0.5, idle=True)
+        idle = interrupted(_endless, (name, options.seed, True), 0.5)
         text = "  ".join(f"{clock:.2f}/{processor:.2f}" for clock, processor in seconds)
         clock, processor = np.max(seconds, axis=0)
         print(f"{name:42s} {text}  longest {clock:.2f}/{processor:.2f} s ({idle[0]:.2f}/{idle[1]:.2f})", flush=True)

@@ -55,7 +55,7 @@ def equations(
         )
     for theory in theories():
         if isinstance(theory, Derives) and (found := theory.equations(asked, task)) is not None:
-            return found  # type: ignore[return-value]  # of a third party: whatever it derives
+            return found
     kind = "data" if isinstance(task, DataTask) else "classes"
     raise ValueError(
         f"no theory derives equations for depth {asked.depth} on {kind}, {asked.scaling} scaling, "

@@ -12,6 +12,7 @@ import numpy as np
 
 from meanfield.plot.class_tasks import draw_kernel, plot_activation_map
 from meanfield.plot.style import PALETTE, axes_or_new, styled, symbol
+from meanfield.posterior.division import label_of, pattern_of
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, sample_counts
 from meanfield.posterior.posterior import SolvedPosterior
@@ -214,7 +215,7 @@ class _Sampled:
         division = division_of(chains.network, self.task)
         words = division.words(chains.class_activations(layer)[0][rows], chains.network)
         found = np.unique(words)[::-1]
-        names = tuple("-".join(format(int(word), f"0{self.task.n_classes}b")) for word in found)
+        names = tuple(label_of(pattern_of(word, self.task.n_classes)) for word in found)
         code = np.searchsorted(-found, -words)
         last = chains.readout[0, -1][rows] if layer in (-1, chains.network.depth) else np.empty((len(rows), 0))
         return Neurons(last, code, names, z, phi, chains.labels[columns], self.task.class_names)

@@ -31,6 +31,8 @@ __all__ = [
     "Part",
     "WithOutliers",
     "division_by_growth",
+    "label_of",
+    "pattern_of",
 ]
 
 # Averaged over the samples of a class, a neuron of the bulk stays below about one standard deviation of the prior; an

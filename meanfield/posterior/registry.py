@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from meanfield.posterior.status import Status
     from meanfield.problem.data_task import DataTask
     from meanfield.problem.network import Network
+    from meanfield.symbolic.deep import DeepEquations
+    from meanfield.symbolic.equations import Equations
+    from meanfield.symbolic.theories import DataEquations
+
+    _Equations = Equations | DataEquations | DeepEquations
 
 __all__ = [
     "ROOMS",
@@ -114,7 +119,7 @@ class Restores(Protocol):
 class Derives(Protocol):
     """A theory that prints what it solves."""
 
-    def equations(self, network: Network, task: ClassTask | DataTask | None) -> object | None:
+    def equations(self, network: Network, task: ClassTask | DataTask | None) -> _Equations | None:
         """Its equations for a network and a task (None: classes, P -> infinity); None if they are not its own.
 
         Users print them; the command line asks them for ``latex()``.

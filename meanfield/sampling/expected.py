@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from meanfield.posterior.certificate import UnstableFractions
+from meanfield.posterior.division import pattern_of
 from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import Posterior
 from meanfield.sampling.statistics import Draws, layer_suffix
@@ -77,7 +78,7 @@ def expected(
     distinct, chain = np.unique(shares, axis=0, return_inverse=True)
     found = []
     for share in distinct:
-        fractions = {format(word, f"0{draws.counts.size}b"): share[word] for word in np.flatnonzero(share)}
+        fractions = {pattern_of(int(word), draws.counts.size): share[word] for word in np.flatnonzero(share)}
         found.append(_observables(_frozen(equilibrium, fractions, left_out), draws, patterns, inputs))
     for name, value in {name: value for one in found for name, value in one.items()}.items():
         # A chain without neurons of a code has no theory for it either.

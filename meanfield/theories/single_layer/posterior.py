@@ -12,6 +12,7 @@ import numpy as np
 
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.division import pattern_of
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
 from meanfield.posterior.parts import Code, Outlier, code_pattern
@@ -275,9 +276,8 @@ class FrozenPosterior(SingleNeuronPosterior):
 
     def _of_word(self, word: int, share: float) -> Code:
         mean, covariance, activation, variance = self.averages.of_code(self.solution.t, word)
-        pattern = format(word, f"0{self.task.n_classes}b")
         parts = (read_only(part) for part in (mean, activation, variance, covariance))
-        return Code(pattern, share, *parts)
+        return Code(pattern_of(word, self.task.n_classes), share, *parts)
 
     @cached_property
     def readout_covariance(self) -> FloatArray:

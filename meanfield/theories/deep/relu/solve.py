@@ -19,9 +19,10 @@ from meanfield.theories.deep.relu.posterior import ReluPosterior
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
-from meanfield.theories.deep.relu.stability import ReluSecondOrder, second_order
+from meanfield.theories.deep.relu.stability import second_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
@@ -78,7 +79,7 @@ def solve_relu(
     try:
         curvature = second_order(system, x, COARSE)
     except (BulkDiverges, np.linalg.LinAlgError):
-        curvature = ReluSecondOrder(math.nan, math.nan, math.nan)
+        curvature = SecondOrder(math.nan, math.nan, math.nan)
     if width is not None:
         system, x = _narrowed(system, x, width, report)
     check = CHECK._replace(far=CHECK.far / FINE.far * rule.far)

@@ -12,51 +12,22 @@ kernels of that minimum: the bordered Hessian of a constrained problem.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
 from meanfield.theories.deep.relu.average import ReluRule
 from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray
 
-__all__ = ["ReluSecondOrder", "gradient", "second_order"]
+__all__ = ["gradient", "second_order"]
 
 _OUTER = ("kernel", "d")
 _OUTLIERS = ("lower", "top")
 _STEP = 1e-4  # of the differences, of an unknown
 _GONE = 1e-6  # coordinate of an outlier below which there is none
-_RIGID, _NOT_A_MAXIMUM = (
-    1e-8,
-    1e-3,
-)  # curvatures along outliers that count as none, and that are no error of differences
-
-
-@dataclass(frozen=True)
-class ReluSecondOrder:
-    """Curvatures of Phi at a solution at N = infinity, among perturbations that respect the symmetry of the task.
-
-    Attributes
-    ----------
-    inner : float
-        Smallest eigenvalue over the conjugates and t in the directions that keep Ehat = 0 of all outliers, relative to
-        the largest; positive at a minimum.
-    outer : float
-        Largest eigenvalue over the kernels after that minimisation, relative to the largest in size; negative at a
-        maximum.
-    error : float
-        Largest antisymmetric part of the Hessian, relative to sqrt(H_ii H_jj): it is computed by differences.
-    """
-
-    inner: float
-    outer: float
-    error: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether the solution is a maximum over the kernels of the minimum over conjugates and t."""
-        return self.inner > 0.0 and self.outer < 0.0
+_RIGID = 1e-8  # curvature along an outlier that counts as none
+_NOT_A_MAXIMUM = 1e-3  # and one that is no error of the differences
 
 
 def gradient(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
@@ -101,8 +72,10 @@ def _at_fixed_outliers(system: ReluSystem, order: ReluOrder, layer: int, rule: R
     return np.asarray(solve_continuous_lyapunov(root, 0.5 * (mixed + mixed.T)) - 0.5 * pushed.T @ pushed)
 
 
-def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> ReluSecondOrder:
-    """Signs of the curvature of Phi at a solution at N = infinity.
+def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrder:
+    """Signs of the curvature of Phi at a solution at N = infinity, the inner one in the directions that keep Ehat = 0.
+
+    Its error is the largest antisymmetric part of the Hessian, which is computed by differences.
 
     Raises
     ------
@@ -137,7 +110,7 @@ def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> ReluSecon
     high = np.linalg.eigvalsh(0.5 * (schur + schur.T))
     own, coupling = unit[np.ix_(inner, inner)], unit[np.ix_(inner, held)]
     least = _constrained(own, coupling, unit[np.ix_(held, held)])
-    return ReluSecondOrder(least, float(high[-1] / np.abs(high).max()), error)
+    return SecondOrder(least, float(high[-1] / np.abs(high).max()), error)
 
 
 def _constrained(own: FloatArray, coupling: FloatArray, held: FloatArray) -> float:
