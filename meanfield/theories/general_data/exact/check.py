@@ -56,6 +56,8 @@ class Measured(NamedTuple):
         Whether that is so, and the noise small enough for a verdict.
     seeds : float or None
         Root mean square of the difference between the outputs of two runs, where particles found t from the prior.
+    new_noise : float or None
+        Of a corrected solution, root mean square of the standard errors of outputs on inputs like new ones.
     """
 
     rms: float
@@ -68,6 +70,7 @@ class Measured(NamedTuple):
     even: bool
     reliable: bool
     seeds: float | None = None
+    new_noise: float | None = None
 
     def within(self, scale: float) -> bool:
         """Whether the solution may be called one."""
@@ -140,9 +143,9 @@ class Sampler:
         """`Dual.minimised`."""
         return self.dual.minimise(sample, t, least_effective=least_effective)
 
-    def answer(self, sample: Sample, at: At, t: FloatArray) -> ParticleSolution:
-        """The solution at the minimum of a sample."""
-        return particle_solution(self.solution, sample, at, t, self.mixture.codes(sample.points), 1)
+    def answer(self, sample: Sample, at: At, t: FloatArray, half_t: FloatArray | None = None) -> ParticleSolution:
+        """The solution at the minimum of a sample; `half_t` are those of its halves."""
+        return particle_solution(self.solution, sample, at, t, self.mixture.codes(sample.points), 1, half_t)
 
     def scout(self, t: FloatArray) -> None:
         """Add codes that the proposal does not reach."""
