@@ -112,10 +112,11 @@ class ParticlePredictor:
         """(l, m) variance over the posterior, without the bias of a finite sample where there are two halves of it.
 
         The variance is what remains of a regression on the sample that it is measured on, of n points that count: too
-        small by Cov r_i^2 h_i / n, with r_i the residual of a point and h_i its leverage; t, the minimum of J on the
-        same sample, gives points weights that take off about as much once more; together twice the degrees of freedom,
-        tr H^-1 Cov, over n. Whatever its coefficient, what is of order 1/n is twice as large on a half with its own
-        minimum, so that 2 V - (V_1 + V_2) / 2 has none of it (M. H. Quenouille, Biometrika 43:353, 1956).
+        small by sum_i W_i^2 s_i^T H^-1 s_i, with s_i the gradient of a point's squared residual r_i^2 (for evenly
+        scattered residuals their variance times tr H^-1 Cov / n, degrees of freedom over points). And t, the minimum of
+        J on the same sample, moves weights by W_i X_i . dt, dt = -H^-1 sum_i W_i X_i, which correlates with r_i^2. All
+        this is of order 1/n and, whatever its coefficient, twice as large on a half with its own minimum: 2 V - (V_1 +
+        V_2) / 2 has none of it (M. H. Quenouille, Biometrika 43:353, 1956).
         """
         found = self._variances(new)
         if self._halves:
