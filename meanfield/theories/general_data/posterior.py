@@ -94,8 +94,8 @@ class GeneralDataPosterior(DataPosterior):
         """How well `predict(X)` is known: the distance to the exact theory, and its standard error, on any inputs.
 
         A corrected solution is an average over a sample: the distance is zero, the standard error that of the sample
-        (zero where it is a quadrature). Solutions of expectation propagation are compared with the corrected one, which
-        is found for this purpose in seconds.
+        (of a quadrature, what other nodes change). Solutions of expectation propagation are compared with the corrected
+        one, which is found for this purpose in seconds.
 
         Parameters
         ----------

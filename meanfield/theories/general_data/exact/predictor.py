@@ -24,6 +24,7 @@ from meanfield.problem.data_task import DataTask
 from meanfield.problem.features import Features
 from meanfield.problem.network import Network
 from meanfield.theories.general_data.exact.particles import ParticleSolution, halves
+from meanfield.theories.general_data.exact.quadrature import nodes
 from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import At, Sample, batches_of
 from meanfield.theories.general_data.predictor import hermite_moments
@@ -35,6 +36,7 @@ _SPANNED = 1e-10  # rho* up to which an input counts as spanned by the training 
 _PER_WIDTH = 12.0  # nodes of a table, per width of what is tabulated
 _FEWEST, _MOST = 64, 6000
 _TERMS = 12  # of Mehler's series for kernels
+_NOTHING = 1e-15  # weight of nodes that are left out
 _PARTS = 8  # of a sample that the noise of kernels is taken from
 _TRIALS = 200  # draws of a readout within its reach
 _BLOCK = 2_000_000  # activations at a time
@@ -178,11 +180,14 @@ class ParticlePredictor:
         return found
 
     def noise(self, new: FloatArray) -> FloatArray:
-        """(l, m) standard errors of `mean`, from the sample that it is an average over."""
+        """(l, m) standard errors of `mean`, from the sample that it is an average over.
+
+        Of a quadrature, the difference to that with nodes in between.
+        """
         s, m = self.solution, self.task.n_outputs
-        found = np.zeros((len(new), m))
         if not s.random:
-            return found
+            return np.abs(self.mean(new) - self._between.mean(new))
+        found = np.zeros((len(new), m))
         features, rest = self._features.project(new)
         for b in self._blocks(len(new) * m):
             if b.start >= len(new):
@@ -190,6 +195,21 @@ class ParticlePredictor:
             phi = self._moments(features[b], rest[b])[0][0]
             found[b] = s.dual.noise(self._sample, self._at, phi, self._factor, self._free(features[b]))
         return found
+
+    @cached_property
+    def _between(self) -> ParticlePredictor:
+        """The same on the nodes of a quadrature that are between these."""
+        s = self.solution
+        sample = nodes(s.activation, s.features, s.prior, np.array(s.t), 0.5)
+        if sample is None:  # of a file from elsewhere
+            return self
+        at = s.dual.at(sample, np.array(s.t))
+        kept = np.flatnonzero(at.share > _NOTHING)
+        own = replace(
+            s, weight=at.share[kept], readout=at.mean[kept], phi=sample.phi[kept], particles=sample.points[kept],
+            basin=np.zeros(len(kept), dtype=np.int64), family=kept,
+        )  # fmt: skip
+        return replace(self, solution=own)
 
     def _free(self, features: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Outputs of outliers of weight 1 on training inputs, (o, P m), and on others, (o, l m)."""
@@ -213,9 +233,8 @@ class ParticlePredictor:
 
     def kernel_noise(self, left: FloatArray, right: FloatArray | None) -> FloatArray:
         """(l, l') standard errors of `kernel`, which parts of the sample move, and with each of them the minimum t."""
-        other = left if right is None else right
         if not self.solution.random:
-            return np.zeros((len(left), len(other)))
+            return np.abs(self.kernel(left, right, 1) - self._between.kernel(left, right, 1))
         parts = self._averages(left, right, self._influences())
         return np.asarray(np.sqrt(sum(part**2 for part in parts) * (_PARTS / (_PARTS - 1.0))))
 
