@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 _TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
-_NETWORK_FLAGS = ("activation", "depth", "sigma_a", "sigma_w", "readout_exponent")
+_BY_LAYER = ("layer_sigmas", "width_ratios")
+_NETWORK_FLAGS = ("activation", "depth", "sigma_a", "sigma_w", "readout_exponent", *_BY_LAYER)
 _LARGEST_CONFIG = 2**20
 _LONGEST_NUMBER = 60
 _MOST_POINTS = 10_000_000
@@ -73,9 +74,10 @@ def _check_types(path: Path, config: dict[str, Any]) -> None:
         for name in names:
             if name in table and (isinstance(table[name], bool) or not isinstance(table[name], (int, float))):
                 raise ValueError(f"{where}{name} of {path} must be a number, got {short(table[name])}.")
-    for name in ("fractions", "targets"):
-        if name in task and not isinstance(task[name], list):
-            raise ValueError(f"[task] {name} of {path} must be a list, got {short(task[name])}.")
+    for table_name, table, names in (("task", task, ("fractions", "targets")), ("network", network, _BY_LAYER)):
+        for name in names:
+            if name in table and not isinstance(table[name], list):
+                raise ValueError(f"[{table_name}] {name} of {path} must be a list, got {short(table[name])}.")
     if not isinstance(network.get("activation", ""), str):
         raise ValueError(f"[network] activation of {path} must be text, got {short(network['activation'])}.")
     parameters = network.get("parameters", {})
@@ -96,6 +98,9 @@ def network_from(options: argparse.Namespace, config: dict[str, Any]) -> Network
         name, value = _name_and_value("--parameter", item, "NAME=VALUE")
         parameters[name] = _number(f"--parameter {name}", value)
     values["activation"] = _activation(values.get("activation", "sigmoid"), parameters)
+    for name in _BY_LAYER:
+        if name in values:
+            values[name] = [_number(name, x) for x in values[name]]
     return Network(**values)
 
 
