@@ -6,7 +6,7 @@ import pytest
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
 from meanfield.theories.single_layer import limit
-from meanfield.theories.single_layer.compiled import ascent, code_path
+from meanfield.theories.single_layer.compiled import ascent, basic_codes, code_path
 
 
 def fractions_of(n_classes, seed):
@@ -76,7 +76,7 @@ def test_basic_codes_keep_contributions():
     count = ascent.find_maxima(table, p, t, low, high, np.empty((0, 4)), False, maxima, heights)
     assert count >= 16
     readouts, weights = maxima[:16].copy(), rng.dirichlet(np.ones(16))
-    kept, share = code_path.basic_codes(table, p, t, readouts, weights)
+    kept, share = basic_codes.basic_codes(table, p, t, readouts, weights)
     assert len(kept) <= 17 - 8
     assert share.min() >= 0.0
     mean = mean_activations("tanh", readouts, t)
