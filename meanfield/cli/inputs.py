@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from meanfield.problem.network import Network
     from meanfield.validation import FloatArray
 
-__all__ = ["axis_from", "class_task_from", "given", "network_from", "read_config", "tau_from"]
+__all__ = [
+    "axis_from",
+    "check_folder",
+    "class_task_from",
+    "folder_for",
+    "given",
+    "network_from",
+    "read_config",
+    "tau_from",
+]
 
 _TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
 _BY_LAYER = ("layer_sigmas", "width_ratios")
@@ -32,9 +41,11 @@ def read_config(options: argparse.Namespace) -> dict[str, Any]:
     if options.config is None:
         return config
     try:
-        if options.config.stat().st_size > _LARGEST_CONFIG:
+        with options.config.open("rb") as stream:  # devices and pipes do not tell their sizes
+            content = stream.read(_LARGEST_CONFIG + 1)
+        if len(content) > _LARGEST_CONFIG:
             raise ValueError(f"{options.config} has more than {_LARGEST_CONFIG} bytes: no task file.")
-        config |= tomllib.loads(options.config.read_text(encoding="utf-8"))
+        config |= tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{options.config} is not TOML: it is no text in UTF-8.") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -157,6 +168,23 @@ def _name_and_value(flag: str, item: str, form: str) -> tuple[str, str]:
     if not separator or not name:
         raise ValueError(f"{flag} {item!r} does not read {form}.")
     return name.strip(), value
+
+
+def check_folder(output: Path) -> None:
+    """ValueError where there cannot be a folder `--output`."""
+    there = next(path for path in (output, *output.parents, Path()) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--output {output} can be no folder: {there} is a file.")
+
+
+def folder_for(output: Path) -> Path:
+    """The folder `--output`, made where it is missing; ValueError where that cannot be."""
+    check_folder(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {output} cannot be made ({error.strerror}).") from error
+    return output
 
 
 def axis_from(item: str) -> tuple[str, FloatArray]:

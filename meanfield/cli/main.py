@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import meanfield.cli.data as cli_data
-from meanfield.cli.inputs import axis_from, class_task_from, given, network_from, read_config, tau_from
+from meanfield.cli.inputs import axis_from, class_task_from, folder_for, given, network_from, read_config, tau_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -266,8 +266,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
     from meanfield.phases.diagram import sweep
 
-    folder = options.output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_for(options.output)
     from meanfield.cli.warmup import beside
 
     with beside(), _workers(options.workers) as executor:

@@ -214,7 +214,7 @@ def _phi(table: Nonlinearity, z: FloatArray) -> FloatArray:
 
 
 def stacked(layers: Sequence[FloatArray], empty: tuple[int, ...]) -> FloatArray:
-    """Arrays (..., N_l, C) of layers as one (layers, ..., max N_l, C), NaN beyond N_l; `empty` without any layer."""
+    """Arrays (..., N_l, C) of layers as one (layers, ..., max N_l, C), NaN beyond N_l; `empty`: shape without any."""
     if not layers:
         return np.empty(empty)
     most = max(layer.shape[-2] for layer in layers)

@@ -3,7 +3,8 @@
 On the branch the Hessian of Phi has signs of its own (a maximum over kernels of a minimum over conjugates). As tau
 falls it meets the state over which it would have to pass to learn codes, an eigenvalue of the Hessian goes through
 zero, and both are gone. Followed here by the size of the conjugate under the top, in which tau is a smooth function
-with a minimum: unknowns are all order parameters and ln tau; the Hessian is exact, and so is the slope of tau.
+with a minimum: unknowns are all order parameters and ln tau, and the Hessian is exact, so that the slope of tau is,
+too.
 """
 
 from __future__ import annotations
