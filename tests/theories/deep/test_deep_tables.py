@@ -109,7 +109,7 @@ ROWS = [
     (MANY, "half 1584", "t^ 11, t^ 12, kappa, a 110 1, a 110 3", "9.741 -3.657 0.721 1.734 -1.911", None),
 ]
 
-# Numbers that differ from the sampled ones by more than is stated there, with what the deterministic integrals give: the
+# Numbers that differ from the sampled ones by more than is stated there, and what deterministic integrals give: the
 # common part of K_2; residuals at shares of codes that are printed with two or three digits; and where rare codes were
 # missed by the importance sampling, the weights and with them K_2 (P 100 was 0.0035 before they were looked for).
 DIFFERENT = {
