@@ -47,7 +47,7 @@ def different(options):
                     c = post.certificate
                     print(
                         f"{name}, C = {n_classes}, {what}: {best:.2f} s, {c.boxes} boxes, "
-                        f"residual {c.kkt_residual:.1e}, gap {c.duality_gap:.1e}, {post.status}, J = {post.objective:.8f}, "
+                        f"kkt {c.kkt_residual:.1e}, gap {c.duality_gap:.1e}, {post.status}, J {post.objective:.8f}, "
                         f"{len(post.codes)} codes",
                         flush=True,
                     )

@@ -261,7 +261,7 @@ def _descend(table, p, y, tau, low, high, beta, t, known, slots, now, trials):
     """
     n_classes, m = t.shape
     n = n_classes * m
-    _, readouts, _, weights = now
+    words, readouts, heights, weights = now
     trial_words, trial_readouts, trial_heights, trial_weights = trials
     matrix, factor = np.empty((n, n)), np.empty((n, n))
     gradient, step = np.empty(n), np.empty(n)
