@@ -6,10 +6,14 @@ import io
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
@@ -233,6 +237,68 @@ def test_a_callee_that_cannot_be_had_is_an_error(monkeypatch, capfd):
     with pytest.raises(RuntimeError, match="could not be loaded"):
         caller(1.0)
     assert "KeyError" in capfd.readouterr().err
+
+
+def test_an_interrupt_while_a_callee_is_looked_for_comes_later(monkeypatch):
+    """Ctrl-C in a callback would be lost, and the caller get no address."""
+    monkeypatch.setattr(barrier, "_find", _Pressing(barrier._find))
+
+    @jit_apart
+    def callee(x):
+        return x + 3
+
+    @jit
+    def caller(x):
+        return callee(x)
+
+    assert caller(1.0) == 4.0
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(60.0)
+    assert barrier._find.pressed
+
+
+class _Pressing:
+    """A function during whose first call Ctrl-C is pressed."""
+
+    def __init__(self, function):
+        self.function, self.pressed, self.thread = function, False, None
+
+    def __call__(self, *arguments):
+        if not self.pressed:
+            self.pressed, self.thread = True, threading.current_thread()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return self.function(*arguments)
+
+
+def test_compiling_is_not_broken_off(monkeypatch):
+    """Ctrl-C reaches the caller at once and the compiler never: half made code raised AssertionError."""
+
+    @jit
+    def slow(x):
+        return x + 1
+
+    looked_for = _Pressing(lambda *_: None)
+    monkeypatch.setattr(slow._cache, "load_overload", looked_for)
+    with pytest.raises(KeyboardInterrupt):
+        slow(1.0)
+    assert looked_for.thread is not threading.main_thread()
+    assert slow(1.0) == 2.0
+    assert len(slow.signatures) == 1
+
+
+def test_compiled_functions_may_be_called_by_those_of_others():
+    """Who compiles a caller holds the lock that the compiler needs."""
+
+    @jit
+    def ours(x):
+        return x + 1
+
+    @numba.njit
+    def theirs(x):
+        return ours(x)
+
+    assert theirs(1.0) == 2.0
 
 
 def test_another_numba_links_as_usual(monkeypatch):

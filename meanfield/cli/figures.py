@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from meanfield.cli.commands import Commands
+from meanfield.cli.inputs import folder_for
 
 __all__ = ["add_arguments"]
 
@@ -24,7 +25,7 @@ def add_arguments(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the figures")
     parser.add_argument("--full", action="store_true", help="the paper's N and P")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="MNIST for fig3; without it digits of scikit-learn")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with MNIST, CIFAR-10; else digits of scikit-learn")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is sampled; default: 0")
     parser.add_argument("--output", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
     parser.set_defaults(run=_run)
@@ -37,13 +38,13 @@ def _run(options: argparse.Namespace) -> None:
     names = chosen(options.only)
     if options.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {options.seed}.")
-    options.output.mkdir(parents=True, exist_ok=True)
+    folder = folder_for(options.output)
     reports = []
     for name in names:
         begin = time.monotonic()
         drawing = draw(name, Scale(full=options.full, seed=options.seed, data=options.data))
         reports.append(drawing.report())
         print(f"{reports[-1]}\n  {time.monotonic() - begin:.0f} s", flush=True)
-        for path in save_figure(drawing.figure, options.output / name):
+        for path in save_figure(drawing.figure, folder / name):
             print(f"  {path}")
-        (options.output / "figures.txt").write_text("\n\n".join(reports) + "\n", encoding="utf-8")
+        (folder / "figures.txt").write_text("\n\n".join(reports) + "\n", encoding="utf-8")

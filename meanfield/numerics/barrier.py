@@ -11,12 +11,17 @@ convention). Where they have changed, functions are linked as usual, which costs
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import hashlib
 import pickle
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from meanfield.numerics.limits import aside
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -106,14 +111,38 @@ def _call_through_cell(description: FunctionDescriptor, request: bytes) -> Calla
 
 @ctypes.CFUNCTYPE(_WORD, _WORD, ctypes.c_size_t)
 def _address_of(request: int, size: int) -> int | None:
-    """Address of the compiled function that a caller asks for; None where there is none."""
-    try:
-        module, function, arguments = pickle.loads(ctypes.string_at(request, size))
-        dispatcher = _callees[module, function]
-        dispatcher.compile(arguments)
-        result = dispatcher.overloads[arguments]
-        address = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
-    except BaseException:  # there is no frame above that could take it: the caller raises
-        traceback.print_exc()
-        return None
-    return int(address)
+    """Address of the compiled function that a caller asks for; None where there is none.
+
+    There is no frame above that could take an exception. After Ctrl-C the caller, which is compiled code, gets its
+    address all the same, and the signal comes again when it has gone on.
+    """
+    interrupted = False
+    while True:
+        try:
+            address = aside(lambda: _find(ctypes.string_at(request, size)))
+        except KeyboardInterrupt:
+            interrupted = True
+            continue
+        except BaseException:
+            traceback.print_exc()  # the caller raises
+            return None
+        if interrupted:
+            threading.Timer(0.05, _interrupt_main).start()
+        return address
+
+
+def _interrupt_main() -> None:
+    """Ctrl-C, also where the main thread sleeps."""
+    main = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
+def _find(request: bytes) -> int:
+    module, function, arguments = pickle.loads(request)
+    dispatcher = _callees[module, function]
+    dispatcher.compile(arguments)
+    result = dispatcher.overloads[arguments]
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))

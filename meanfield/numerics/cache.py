@@ -29,6 +29,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from numba.core.compiler_lock import global_compiler_lock
+
+from meanfield.numerics.limits import aside
+
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
     from numba.core.codegen import Codegen
@@ -78,14 +82,27 @@ def count_from_anywhere() -> None:
 
 
 def keep_on_disk(dispatcher: Dispatcher, folder: Path | None) -> Dispatcher:
-    """Let a Numba dispatcher read its machine code from `folder` and write it there."""
+    """Let a Numba dispatcher read its machine code from `folder` and write it there, never broken off by Ctrl-C."""
     if not hasattr(dispatcher, "_cache"):  # compilation is switched off
         return dispatcher
+    _compile_aside(dispatcher)
     if _MISSING is None:
         dispatcher._cache = KernelCache(dispatcher.py_func, folder)
     else:
         tell(None, _MISSING)
     return dispatcher
+
+
+def _compile_aside(dispatcher: Dispatcher) -> None:
+    """Let a dispatcher compile in a thread: in callbacks of LLVM Ctrl-C would be lost, and leave code half made."""
+    compile_here = dispatcher.compile
+
+    def compile_(signature: Signature) -> object:
+        if global_compiler_lock.is_locked():  # by this thread, which compiles a caller
+            return compile_here(signature)
+        return aside(lambda: compile_here(signature))
+
+    dispatcher.compile = compile_
 
 
 def tell(folder: Path | None, reason: object) -> None:

@@ -26,6 +26,7 @@ from meanfield.validation import IntArray
 
 __all__ = [
     "OutOfTime",
+    "aside",
     "call_in_thread",
     "check_time",
     "interruptible",
@@ -173,6 +174,17 @@ def _attended(
     if failed:
         raise failed[0]
     return found[0]
+
+
+def aside(work: Callable[[], _Result]) -> _Result:
+    """The result of `work`, done in a thread of its own: Ctrl-C reaches the caller at once, and never the work.
+
+    For what cannot be broken off anywhere, as compilation: it goes on, and is there when it is asked for again.
+    Elsewhere than in the main thread it is simply done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    return _attended(work, lambda: None, lambda done: None)
 
 
 def interruptible(work: Callable[[], _Result]) -> _Result:

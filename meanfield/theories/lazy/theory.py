@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from meanfield.archive import Arrays, Header
+from meanfield.numerics.limits import interruptible
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_from
 from meanfield.posterior.notes import offset_notes
@@ -49,7 +50,7 @@ class LazyTheory:
         from meanfield.theories.lazy.posterior import LazyPosterior
 
         network, task, temperature = problem.network, problem.data_task, problem.tau
-        found = lazy_solve(network, task, temperature)
+        found = interruptible(lambda: lazy_solve(network, task, temperature))  # LAPACK does not listen
         certified = bool(found.residual <= _TOLERANCE and np.isfinite(found.objective))
         notes = []
         if found.jitter > 0.0:
@@ -72,7 +73,8 @@ class LazyTheory:
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> DataEquations | None:
         from meanfield.symbolic.theories import lazy
 
-        return lazy() if isinstance(task, DataTask) and network.scaling == "lazy" else None
+        own = isinstance(task, DataTask) and network.scaling == "lazy" and network.uniform
+        return lazy() if own else None
 
     def load(self, header: Header, arrays: Arrays) -> LazyPosterior:
         from meanfield.theories.lazy.claims import check_lazy

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from meanfield.archive import Arrays, Header
+from meanfield.numerics.limits import interruptible
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.data_posterior import check_data_posterior, rest_of_header, solution_from
 from meanfield.posterior.notes import offset_notes
@@ -59,14 +60,16 @@ class LinearTheory:
         self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
     ) -> LinearDataPosterior | SingleNeuronPosterior:
         network, task, tau = problem
-        return _on_classes(network, task, tau) if isinstance(task, ClassTask) else _on_data(network, task, tau)
+        if isinstance(task, ClassTask):
+            return _on_classes(network, task, tau)
+        return interruptible(lambda: _on_data(network, task, tau))  # LAPACK does not listen
 
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> DataEquations | None:
         """Of data; those of class tasks are a case of one hidden layer, or of many."""
         from meanfield.symbolic.theories import linear
 
-        own = isinstance(task, DataTask) and network.scaling == "non-lazy" and network.activation.parts == "gaussian"
-        return linear() if own else None
+        non_lazy = network.scaling == "non-lazy" and network.uniform
+        return linear() if isinstance(task, DataTask) and non_lazy and network.activation.parts == "gaussian" else None
 
     def load(self, header: Header, arrays: Arrays) -> LinearDataPosterior | SingleNeuronPosterior:
         if "kind" not in header:
