@@ -1,11 +1,11 @@
 """Throughput of a sweep: this process, and executors of one and two workers.
 
-``python benchmarks/parallel.py [--points 5000] [--executors processes]`` (loky and dask: extra ``parallel``). Wall times
-tell little on a shared machine, so that the CPU seconds of this process are printed as well: what an executor costs
-here is its overhead, while the points are solved elsewhere. Where the system tells (Linux, pools of processes), so are
-those of the warm workers, and the ratio of the CPU seconds of the serial sweep to those that each of the processors has
-to spend: the speed-up of an idle machine with as many processors as workers, as far as it is a matter of work.
-"""
+``python benchmarks/parallel.py [--points 5000] [--executors processes]`` (loky and dask: extra ``parallel``). Wall
+times tell little on a shared machine, so that the CPU seconds of this process are printed as well: what an executor
+costs here is its overhead, while the points are solved elsewhere. Where the system tells (Linux, pools of processes),
+so are those of the warm workers, and the ratio of the CPU seconds of the serial sweep to those that each of the
+processors has to spend: the speed-up of an idle machine with as many processors as workers, as far as it is a matter of
+work.
 
 from __future__ import annotations
 
