@@ -47,8 +47,8 @@ def different(options):
                     c = post.certificate
                     print(
                         f"{name}, C = {n_classes}, {what}: {best:.2f} s, {c.boxes} boxes, "
-                        f"kkt {c.kkt_residual:.1e}, gap {c.duality_gap:.1e}, {post.status}, J {post.objective:.8f}, "
-                        f"{len(post.codes)} codes",
+                        f"residual {c.kkt_residual:.1e}, gap {c.duality_gap:.1e}, {post.status}, "
+                        f"J = {post.objective:.8f}, {len(post.codes)} codes",
                         flush=True,
                     )
 

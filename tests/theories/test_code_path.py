@@ -94,3 +94,15 @@ def test_crowds_of_equal_codes_say_that_weights_are_not_unique():
     assert post.certificate.nullity > 900
     assert any("one choice of many" in note for note in post.notes)
     assert post.solution.weight.sum() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_sweep_has_room_for_crowds_of_codes():
+    """All 2^8 equal codes of eight classes: what a point of a sweep keeps is the whole solution."""
+    task = mf.class_task(fractions=fractions_of(8, 800), off=0.0)
+    diagram = mf.sweep(mf.Network("tanh"), task, sigma_a=[1.0, 1.01], progress=False)
+    assert diagram.certified.all()
+    for i in range(2):
+        solution = diagram.posterior(i).solution
+        assert len(solution.weight) == 256
+        assert solution.weight.sum() == pytest.approx(1.0, abs=1e-12)
+        assert trained_output("tanh", solution) == pytest.approx(task.targets, abs=1e-9)
