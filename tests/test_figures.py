@@ -12,8 +12,9 @@ from scipy.integrate import quad
 
 import meanfield as mf
 from meanfield.cli.main import main
-from meanfield.figures import FIGURES, Drawing, Scale, draw
+from meanfield.figures import FIGURES, Drawing, Scale, digits, draw, three_layers
 from meanfield.figures.panels import draw_readouts, marginal, network_of, strongest
+from meanfield.figures.runs import Runs
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +100,41 @@ def test_the_command_draws_and_reports(tmp_path, capsys, monkeypatch):
     assert main(["figures", "--only", "fig9", "--output", str(tmp_path)]) == 2
     assert "there is no figure 'fig9'" in capsys.readouterr().err
     assert main(["figures", "--seed", "-1", "--output", str(tmp_path)]) == 2
+
+
+def test_at_a_temperature_a_deep_linear_network_misses_its_targets_by_tau_t():
+    """Depth 1 has a theory of its own at tau > 0; the iteration must agree with it, and hold at depth 2."""
+    rng = np.random.default_rng(0)
+    task = mf.data_task(rng.standard_normal((12, 30)), rng.standard_normal((12, 2)), center=False)
+    direct = mf.solve(mf.Network("linear"), task, tau=0.01)
+    found = digits._at_temperature(direct.network, task, 0.01)
+    np.testing.assert_allclose(found.readout_covariance, direct.readout_covariance, rtol=1e-8)
+    np.testing.assert_allclose(found.residual, direct.residual, atol=1e-9)
+    new = rng.standard_normal((5, 30))
+    np.testing.assert_allclose(found.predict(new), direct.predict(new), atol=1e-9)
+    deep = digits._at_temperature(mf.Network("linear", depth=2), task, 0.01)
+    outputs = deep.network.readout_variance(12) * deep.kernel(layer=2).elements @ deep.solution.t
+    np.testing.assert_allclose(outputs + 0.01 * deep.solution.t, task.targets, atol=1e-8)
+
+
+def test_where_the_outputs_do_not_settle_nothing_is_drawn():
+    task = mf.data_task(np.eye(4)[:, :2] * 1e-2 + np.ones((4, 2)), np.arange(4.0), center=False, scale=None)
+    with pytest.raises((mf.ConvergenceError, ValueError)):
+        digits._at_temperature(mf.Network("linear", depth=2), task, 1.0)
+
+
+def test_statistics_without_a_theory_are_left_out(posterior, chains):
+    comparison = mf.compare(posterior, chains)
+    runs = Runs((chains,), (comparison,)).without("kernel")
+    left = [row.name for row in runs.comparisons[0].rows]
+    assert left == [row.name for row in comparison.rows if not row.name.startswith("kernel")]
+    assert len(left) < len(comparison.rows)
+
+
+def test_halves_of_two_kernels():
+    labels = np.array([1, 0, 1])
+    both = three_layers._halves(np.full((3, 3), 2.0), np.full((3, 3), 1.0), labels)
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_array_equal(both[np.ix_(order, order)], np.where(np.triu(np.ones((3, 3)), 1), 2.0, 1.0))
+    assert three_layers._contrast(np.array([[1.0, 0.0], [0.0, 1.0]])) == 1.0
+    assert three_layers._contrast(np.ones((2, 2))) == 0.0

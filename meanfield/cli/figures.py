@@ -25,7 +25,7 @@ def add_arguments(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the figures")
     parser.add_argument("--full", action="store_true", help="the paper's N and P")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="MNIST for fig3; without it digits of scikit-learn")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with MNIST, CIFAR-10; else digits of scikit-learn")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is sampled; default: 0")
     parser.add_argument("--output", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
     parser.set_defaults(run=_run)

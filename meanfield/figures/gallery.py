@@ -23,6 +23,11 @@ FIGURES = {
     "fig4": ("redundant", "redundant coding in a sigmoid network: readouts, activations, kernel"),
     "fig5": ("coding_transitions", "coding transitions: activations at four targets of the other classes"),
     "sparse": ("sparse", "sparse coding in a ReLU network: bulk and outliers"),
+    "deep": ("three_layers", "three hidden layers, linear, sigmoid and ReLU: codes sharpen from layer to layer"),
+    "images": (
+        "generalisation",
+        "generalisation on images: sigmoid and ReLU networks, theory, Gaussian process",
+    ),
     "drift": ("stability", "representations drift (linear) or stay (sigmoid, ReLU)"),
     "collapse": ("collapse", "neural collapse and manifold geometry of the three codes"),
     "planes": ("planes", "phases and their boundaries in planes of two control parameters"),
@@ -40,7 +45,7 @@ class Scale:
     seed : int
         Of all that is drawn or sampled.
     data : Path or None
-        Folder with MNIST; scikit-learn's digits without it.
+        Folder with MNIST, and maybe CIFAR-10; scikit-learn's digits without it.
     """
 
     full: bool = False

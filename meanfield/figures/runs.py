@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 from meanfield.figures.gallery import Scale
@@ -27,6 +27,11 @@ class Runs:
     def widest(self) -> Chains:
         """Of the last width."""
         return self.chains[-1]
+
+    def without(self, beginning: str) -> Runs:
+        """Without the statistics whose names begin like this, on which the theory has no word."""
+        kept = (tuple(row for row in one.rows if not row.name.startswith(beginning)) for one in self.comparisons)
+        return Runs(self.chains, tuple(replace(one, rows=rows) for one, rows in zip(self.comparisons, kept)))
 
     @property
     def trend(self) -> Trend:

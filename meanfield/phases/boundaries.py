@@ -35,7 +35,7 @@ _MARGIN = 0.05  # cells: by which a curve may miss an edge of the raster that it
 _SOLVES = (0, 2, 12)
 _TRIES = 12  # such places
 _TOGETHER = 5e-3  # of the ranges: ends that lie closer meet
-_LONGEST = 0.08  # step along a curve, relative to 1 + |value|
+_LONGEST = 0.12  # step along a curve, relative to 1 + |value|
 _SAME = 1e-6
 _BESIDE = 1e-3  # of the ranges: where both sides of a boundary that may jump are looked at
 

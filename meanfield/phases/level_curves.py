@@ -2,8 +2,9 @@
 
 At finite P everything is smooth. A code counts as present where it has more than one neuron in a thousand, as in
 `PhaseDiagram.phase`, and its curve is where its share passes that value; two codes that become one, or a label that
-flips, are curves as well. Each point lies on an edge of the raster, between two certified points, and is enclosed by
-further certified solutions, so that its error is `ACCURACY` of a cell. Along whole-numbered parameters (depth) nothing
+flips, are curves as well. Each point lies on an edge of the raster, between two certified points. Parabolas of
+ln(share) through these two and the next one on either side have to meet zero within `ACCURACY` of a cell of each other;
+as long as they do not, further certified solutions enclose the point. Along whole-numbered parameters (depth) nothing
 lies between two points: there curves join the places found at each value.
 """
 
@@ -142,15 +143,20 @@ def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[
                 continue
             ends = (float(axes[axis][place[axis]]), float(axes[axis][there[axis]]))
             fixed = {names[1 - axis]: float(axes[1 - axis][place[1 - axis]])}
-            edge = _Edge(shares, names[axis], fixed, {ends[0]: one, ends[1]: other})
+            edge = _Edge(shares, names[axis], fixed, {ends[0]: one, ends[1]: other}, {})
+            for step in (-1, 2):
+                at = (place[0] + step, place[1]) if axis == 0 else (place[0], place[1] + step)
+                beyond = nodes.get(at)
+                if beyond is not None and np.isfinite(axes[axis][at[axis]]):
+                    edge.around[float(axes[axis][at[axis]])] = beyond
             for code in sorted(edge.changing()):
-                at = edge.enclosed(code)
-                if at is None:
+                found = edge.enclosed(code)
+                if found is None:
                     low, high = ({**fixed, names[axis]: end} for end in ends)
                     open_edges.append((low, high))
                     continue
                 where = np.empty(2)
-                where[axis], where[1 - axis] = at, fixed[names[1 - axis]]
+                where[axis], where[1 - axis] = found, fixed[names[1 - axis]]
                 crossings.setdefault(code, {})[*place, axis] = where
     return crossings, open_edges
 
@@ -189,15 +195,17 @@ def _added(shares: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Edge:
-    """Between two neighbouring points of the raster: everything that has been solved there, by the parameter."""
+    """Between two neighbouring points of the raster: what has been solved there, and around it, by the parameter."""
 
     shares: _Shares
     name: str
     fixed: dict[str, float]
     solved: dict[float, dict[str, float]]
+    around: dict[float, dict[str, float]]
 
     def _excess(self, value: float, code: str) -> float:
-        return self.shares.excess(self.solved[value].get(code, 0.0))
+        known = self.solved if value in self.solved else self.around
+        return self.shares.excess(known[value].get(code, 0.0))
 
     def changing(self) -> set[str]:
         """Codes that count as present at one end only."""
@@ -221,14 +229,38 @@ class _Edge:
             share = f_left / (f_left - f_right)
             if right - left <= width or min(abs(f_left), abs(f_right)) < _ENOUGH:
                 return left + share * (right - left)
-            if step % 3 == 2 or max(abs(f_left), abs(f_right)) >= _FAR:
+            known = max(abs(f_left), abs(f_right)) < _FAR
+            guesses = self._by_parabolas(code, left, right) if known else []
+            if len(guesses) == 2 and abs(guesses[1] - guesses[0]) <= width:
+                return sum(guesses) / 2.0
+            if step % 3 == 2 or not known:
                 share = 0.5
+            elif guesses:
+                share = (sum(guesses) / len(guesses) - left) / (right - left)
             middle = left + min(max(share, 0.02), 0.98) * (right - left)
             try:
                 self.solved[middle] = self.shares.solved({**self.fixed, self.name: middle})
             except (ConvergenceError, ValueError):
                 return None
         return 0.5 * (left + right)
+
+    def _by_parabolas(self, code: str, left: float, right: float) -> list[float]:
+        """Zeros of the parabolas through both ends of a bracket and the next known place on either side of it."""
+        places = {*self.solved, *self.around}
+        before = max((place for place in places if place < left), default=None)
+        after = min((place for place in places if place > right), default=None)
+        f_left, f_right = self._excess(left, code), self._excess(right, code)
+        found = []
+        for third in (before, after):
+            if third is None or abs(f_third := self._excess(third, code)) >= _FAR:
+                continue
+            # f(s) = f_left (1 - s) + f_right s + bend s (s - 1), with s = 0 and 1 at the ends: one zero between them.
+            s = (third - left) / (right - left)
+            bend = (f_third - f_left * (1.0 - s) - f_right * s) / (s * (s - 1.0))
+            slope = f_right - f_left - bend
+            root = -2.0 * f_left / (slope + math.copysign(math.sqrt(slope**2 - 4.0 * bend * f_left), f_right - f_left))
+            found.append(left + root * (right - left))
+        return found
 
 
 def _curve(names: tuple[str, str], code: str, places: FloatArray, sharp: bool) -> LevelCurve:

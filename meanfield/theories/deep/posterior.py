@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 import numpy as np
 
 from meanfield.archive import write_archive
+from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
@@ -160,6 +161,10 @@ class DeepPosterior(LayerDensities):
         b, h, row = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.argsort(row, kind="stable")
         return b[order], h[order], row[order]
+
+    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Generalization:
+        """Refused: a class task has no new inputs, and deep nonlinear networks are solved on class tasks only."""
+        self._refuse("the generalisation error", "deep networks are solved on class tasks, which have no new inputs")
 
     def stability(self) -> dict[str, float]:
         """How far each code of the last layer is from losing its stability: the smallest of its fields.

@@ -81,7 +81,7 @@ def test_comparison_drift_and_pictures(chains, post):
     for layer, width in enumerate(chains.problem.widths, 1):
         assert mf.drift(chains, layer=layer).first.shape == (width, 2)
     plt.close(mf.plot.figure_layers(post, chains))
-    plt.close(mf.plot.plot_sharpening(post, chains).figure)
+    plt.close(mf.plot.plot_sharpening({"theory": post, "sampled": chains}).figure)
 
 
 def test_weights_of_a_user_are_observed(chains):

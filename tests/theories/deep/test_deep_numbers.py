@@ -393,7 +393,7 @@ def test_integrals_at_kernels_of_nearly_one_field(t):
         np.testing.assert_allclose(other.kernel, found[0].kernel, atol=accuracy)
 
 
-@pytest.mark.parametrize("samples", [1e2, 1e6])
+@pytest.mark.parametrize("samples", [1e2, 1e6, 1e8])
 def test_newton_takes_few_steps_at_any_number_of_samples(samples):
     steps = []
 

@@ -38,6 +38,7 @@ _SHORTEST = 1e-5
 _SHORTEST_CLOSE = 5e-4  # the same where two codes come closer than `_CLOSE`, in units of sigma_a
 _CLOSE = 0.2
 _FOLD = 1e-6  # of a step: accuracy of a fold's place along the curve, squared in the parameter that turns
+_CORRECTIONS = 15  # Newton steps; a corrector that needs more has a step that is too long
 _REACH = 3.0  # steps within which a meeting point belongs to this end
 
 
@@ -270,7 +271,8 @@ class _Tracer:
         """Unknowns at arclength about `length` from a point, and their residual."""
         scale = _scale(start.unknowns)
         predicted = start.unknowns + length * start.tangent / scale
-        return newton(_Pinned(self.setup.system, start.tangent * scale, predicted), predicted)
+        pinned = _Pinned(self.setup.system, start.tangent * scale, predicted)
+        return newton(pinned, predicted, max_steps=_CORRECTIONS)
 
     def follow(self, start: _Point) -> tuple[list[_Point], str]:
         """Points from `start` along its tangent, and why they end."""

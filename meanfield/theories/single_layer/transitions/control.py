@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +82,10 @@ class Control:
     task: ClassTask
     tau: float
     names: tuple[str, ...]
+    # The last values and the problem there: residual, Jacobian and tests of a point ask for it one after another.
+    _last: dict[tuple[float, ...], tuple[tuple[Network, ClassTask, float], ScaledTask]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         self.at(self.values)
@@ -120,8 +124,26 @@ class Control:
 
     def physical(self, values: Sequence[float] | FloatArray) -> tuple[Network, ClassTask, float]:
         """Network, task and tau at these values of the parameters."""
+        return self._problem(values)[0]
+
+    def at(self, values: Sequence[float] | FloatArray) -> ScaledTask:
+        """The problem at these values, in units sigma_a = 1."""
+        return self._problem(values)[1]
+
+    def _problem(self, values: Sequence[float] | FloatArray) -> tuple[tuple[Network, ClassTask, float], ScaledTask]:
+        key = tuple(map(float, values))
+        if key not in self._last:
+            network, task, tau = self._set(key)
+            sigma_a = network.sigma_a
+            table = cumulant(network.activation, network.k)
+            scaled = ScaledTask(table, np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, sigma_a)
+            self._last.clear()
+            self._last[key] = (network, task, tau), scaled
+        return self._last[key]
+
+    def _set(self, values: tuple[float, ...]) -> tuple[Network, ClassTask, float]:
         network, task, tau = self.network, self.task, self.tau
-        for name, value in zip(self.names, (float(v) for v in values), strict=True):
+        for name, value in zip(self.names, values, strict=True):
             if name == "tau":
                 tau = value
             elif name in ("on", "off"):
@@ -138,13 +160,6 @@ class Control:
             else:
                 network = network.with_(**{name: value})
         return network, task, tau
-
-    def at(self, values: Sequence[float] | FloatArray) -> ScaledTask:
-        """The problem at these values, in units sigma_a = 1."""
-        network, task, tau = self.physical(values)
-        sigma_a = network.sigma_a
-        table = cumulant(network.activation, network.k)
-        return ScaledTask(table, np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, sigma_a)
 
     def changes(self, values: Sequence[float] | FloatArray) -> tuple[Change, ...]:
         """Derivative of `at(values)` by each of the parameters."""

@@ -11,7 +11,7 @@ The equations, their Jacobian and their change with p and G are generated
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -360,6 +360,8 @@ class ExtendedSystem:
     control: Control
     shape: CodeState
     conditions: tuple[Condition, ...]
+    # The last unknowns with residual and Jacobian: what follows Newton's method asks for them again.
+    _last: dict[bytes, tuple[FloatArray, FloatArray]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def bounded(self) -> slice:
@@ -380,6 +382,16 @@ class ExtendedSystem:
 
     def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Residual and Jacobian with respect to X."""
+        key = unknowns.tobytes()
+        if key not in self._last:
+            found = self._linearised(unknowns)
+            for array in found:
+                array.flags.writeable = False
+            self._last.clear()
+            self._last[key] = found
+        return self._last[key]
+
+    def _linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]:
         problem, state, values = self.split(unknowns)
         fields = state.fields(problem)
         extra = [condition(problem, state, fields) for condition in self.conditions]
@@ -403,7 +415,9 @@ class Linearised(Protocol):
     def linearised(self, unknowns: FloatArray) -> tuple[FloatArray, FloatArray]: ...
 
 
-def newton(system: Linearised, unknowns: FloatArray, *, longest: float = 1.0) -> tuple[FloatArray, float]:
+def newton(
+    system: Linearised, unknowns: FloatArray, *, longest: float = 1.0, max_steps: int = _MAX_STEPS
+) -> tuple[FloatArray, float]:
     """Newton's method with least-squares steps; (unknowns, residual) of the best point, for the caller to judge.
 
     Least squares because the weights of a degenerate phase, or the equations of an orbit of codes, are redundant.
@@ -411,7 +425,7 @@ def newton(system: Linearised, unknowns: FloatArray, *, longest: float = 1.0) ->
     """
     best, smallest = unknowns, np.inf
     bounded = system.bounded
-    for _ in range(_MAX_STEPS):
+    for _ in range(max_steps):
         try:
             residual, matrix = system.linearised(unknowns)
         except ValueError:  # a parameter left its domain
