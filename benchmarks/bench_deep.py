@@ -88,12 +88,28 @@ def sizes() -> None:
     print("cost against P, C = 2, tau = 0.01, without rivals")
     for depth in (2, 3):
         times = []
-        for samples in (1e2, 1e3, 1e4, 1e5, 1e6):
+        for samples in (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8):
             seconds, post = timed(
                 solve_deep, sigmoid(depth), BINARY.with_(n_samples=samples), 0.01, competitors=False, second=False
             )
             times.append(f"{samples:.0e}: {seconds:.2f} s ({post.certificate.residual:.0e})")
         print(f"L = {depth}: " + ", ".join(times))
+
+
+def folds() -> None:
+    """Where the branch without codes ends."""
+    print("end of the branch without codes: tau, Phi, residual, eigenvalue there and 3 % before and behind")
+    for name, network, task in (
+        ("C = 2, L = 2, P = 100", sigmoid(2), BINARY),
+        ("C = 2, L = 3, P = 100", sigmoid(3), BINARY),
+        ("C = 2, L = 2, P = 1000", sigmoid(2), BINARY.with_(n_samples=1000)),
+        ("C = 3, L = 2, P = 99", sigmoid(2), ONE_HOT),
+    ):
+        seconds, end = timed(solve_deep(network, task, 0.05, competitors=False, second=False).uncoded_end)
+        print(
+            f"{name}: {end.tau:.7f}, {end.free_energy:.5f}, {end.residual:.0e}, {end.eigenvalue:.0e}, "
+            f"{end.before:.3f}, {end.behind:.3f} in {seconds:.1f} s"
+        )
 
 
 def rectifiers() -> None:
@@ -116,4 +132,5 @@ if __name__ == "__main__":
     compare()
     solutions()
     sizes()
+    folds()
     rectifiers()

@@ -6,6 +6,10 @@
 them count, else of a mixture that has followed t from 0 with random numbers of its own; rms of the outputs.
 "approximate" is expectation propagation alone with its measured error, "answer" what `solve` returns; +- is the claimed
 standard error.
+
+The second line of a task is about 20 new inputs: what expectation propagation is off by, what the corrected solution is
+off by ("answer", or the one that `prediction_error` finds for an answer that needed no correction), the standard error
+that `prediction_error` claims, and that of the reference.
 """
 
 from __future__ import annotations
@@ -17,11 +21,14 @@ import time
 import numpy as np
 
 import meanfield as mf
+from meanfield.theories.general_data.exact.particles import particle_solution
+from meanfield.theories.general_data.exact.predictor import ParticlePredictor
 from meanfield.theories.general_data.exact.proposal import prior_mixture
 from meanfield.theories.general_data.exact.quadrature import nodes
 from meanfield.theories.general_data.exact.sample import Dual
 from meanfield.theories.general_data.exact.unaided import approach, blank
 
+NEW = 20
 POINTS, FEWEST, ACCURATE = 400_000, 300, 5e-4  # of the reference; effective ones and standard error that it needs
 
 
@@ -61,10 +68,14 @@ def tasks():
         yield f"random labels {p}, {n}", "sigmoid", 1.0, 0.1, rng.normal(size=(p, n)), rng.integers(0, 2, p) * 1.0, None
 
 
-def reference(task, phi, sigma_w, tau):
-    """Exact outputs (P, 1) and their standard error; NaN where the reference is of no use."""
-    shape = mf.activation(phi)
-    problem = blank(shape, task.features(sigma_w).matrix, task.targets, 1.0, tau)
+def _rms(x):
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+def reference(network, task, tau, new):
+    """Exact outputs (P, 1) and their standard error, NaN where the reference is of no use; the same of new inputs."""
+    shape = network.activation
+    problem = blank(shape, task.features(network.sigma_w).matrix, task.targets, 1.0, tau)
     dual = Dual(task.targets, problem.prior, tau)
     t = np.zeros(task.targets.shape)
     sample = nodes(shape, problem.features, problem.prior, t + 1.0 / tau / len(t) ** 0.5)
@@ -72,19 +83,32 @@ def reference(task, phi, sigma_w, tau):
         sample = prior_mixture(problem.features.shape[1]).sample(problem, POINTS, np.random.default_rng(7))
     t, _, _ = dual.minimise(sample, t)
     shift, at = dual.shift(sample, t)
-    error = float(np.sqrt(np.mean(shift.error**2)))
+    error = _rms(shift.error)
     if sample.random and (at.effective < FEWEST or error > ACCURATE):
         found = approach(problem, None, np.random.default_rng(7))
         if found is None:
-            return task.targets, np.nan
+            return task.targets, np.nan, None, None
         sampler, t = found
         sampler.fit(t, POINTS // 20)
         sample = sampler.mixture.sample(problem, POINTS, sampler.rng)
         t, _, _ = dual.minimise(sample, t)
         shift, at = dual.shift(sample, t)
-        error = float(np.sqrt(np.mean(shift.error**2)))
+        error = _rms(shift.error)
     usable = not sample.random or at.effective >= FEWEST
-    return task.targets - tau * t, error if usable else np.nan
+    solution = particle_solution(problem, sample, at, t, np.zeros(len(at.share), dtype=int), 0)
+    predictor = ParticlePredictor(network, task, tau, solution, ("code",))
+    inputs = task.transform(new)
+    return task.targets - tau * t, error if usable else np.nan, predictor.mean(inputs), predictor.noise(inputs)
+
+
+def on_new_inputs(rough, post, new, exact, error):
+    """What EP and the corrected solution are off by, claimed standard error, and whether that covers it (rms)."""
+    off = rough.predict(new) - exact
+    measured = post.prediction_error(new)
+    known = post.predict(new) - measured.difference - exact
+    se = _rms(measured.standard_error)
+    covered = _rms(known) <= 4 * np.hypot(se, _rms(error)) + 1e-6
+    return _rms(off), _rms(known), se, covered
 
 
 def main() -> None:
@@ -93,15 +117,17 @@ def main() -> None:
         f"{'task':24}{'approximate: actual':>20}{'claimed':>9}  {'answer: actual':>15}{'claimed':>9}{'+-':>9}"
         f"{'ref +-':>9}  status, s"
     )
-    bad = 0
+    bad, missed, squares = 0, 0, []
     for name, phi, sigma_w, tau, x, y, exact in tasks():
         if wanted and not any(word in name for word in wanted):
             continue
         task = mf.data_task(x, y, center=False, scale=None)
         network = mf.Network(phi, sigma_w=sigma_w)
-        error = 0.0
+        error, new = 0.0, np.random.default_rng(1).normal(size=(NEW, x.shape[1]))
         if exact is None:
-            exact, error = reference(task, phi, sigma_w, tau)
+            exact, error, there, noise = reference(network, task, tau, new)
+        else:
+            there, noise = exact, 0.0
         rough = mf.solve(network, task, tau, refine=False, on_failure="return")
         start = time.perf_counter()
         post = mf.solve(network, task, tau, on_failure="return")
@@ -125,6 +151,17 @@ def main() -> None:
             f"{post.status} {seconds:.1f}{verdict}",
             flush=True,
         )
+        if not np.isnan(error):
+            first, second, se, covered = on_new_inputs(rough, post, new, there, noise)
+            missed += not covered
+            squares.append((first**2, second**2))
+            print(
+                f"{'    new inputs':24}{first:20.5f}{'':9}  {second:15.5f}{'':9}{se:9.5f}{_rms(noise):9.5f}"
+                + ("" if covered else "  NOT COVERED"),
+                flush=True,
+            )
+    rms = np.sqrt(np.mean(squares, axis=0))
+    print(f"new inputs: {missed} beyond their claimed error; over all tasks {rms[0]:.5f}, corrected {rms[1]:.5f}")
     print(f"{bad} certified answers beyond their claimed error")
 
 

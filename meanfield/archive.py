@@ -182,8 +182,8 @@ def read_arrays(
         If there is no such file.
     """
     file = file_path("path", path)
-    if file.is_dir():
-        raise ValueError(f"{path} is not {what} (it is a folder).")
+    if file.exists() and not file.is_file():  # a device may never end
+        raise ValueError(f"{path} is not {what} (it is {'a folder' if file.is_dir() else 'no ordinary file'}).")
     try:
         # Given a path, zipfile leaves files that are cut off open.
         with file.open("rb") as whole, zipfile.ZipFile(whole) as archive:

@@ -29,7 +29,7 @@ def equations(
     Parameters
     ----------
     network : Network, Activation, SymPy expression or name of a built-in activation
-        On class tasks only the nonlinearity and the depth matter.
+        On class tasks only the nonlinearity, the depth and whether layers have widths or scales of their own matter.
     task : ClassTask or DataTask, optional
         A finite number of samples asks for the finite-P equations; the limit P -> infinity is the default. With a data
         task: the equations of linear (any depth), lazy (any depth) and other networks (one hidden layer) on any inputs.
@@ -48,17 +48,13 @@ def equations(
     if task is not None:
         instance("task", task, (ClassTask, DataTask), "built with class_task or data_task")
     asked = network if isinstance(network, Network) else Network(activation(network))
-    if not asked.uniform:
-        raise ValueError(
-            "the equations are those of layers of one width and one scale of their weights; leave layer_sigmas= and "
-            "width_ratios= out (deep/THEORY.md has what they change)."
-        )
     for theory in theories():
         if isinstance(theory, Derives) and (found := theory.equations(asked, task)) is not None:
             return found
+    own = "" if asked.uniform else ", layers of different width or scale"
     kind = "data" if isinstance(task, DataTask) else "classes"
     raise ValueError(
         f"no theory derives equations for depth {asked.depth} on {kind}, {asked.scaling} scaling, "
-        f"{asked.activation.name}. Networks with one hidden layer have them, linear and deep ones on classes too; "
+        f"{asked.activation.name}{own}. Networks with one hidden layer have them, linear and deep ones on classes too; "
         "the THEORY.md of a theory says what else it solves."
     )

@@ -54,6 +54,7 @@ FLAGS = [
     ["--on", "1e400"],
     ["--config", "nowhere.toml"],
     ["--config", "."],
+    ["--config", "/dev/zero"],
     ["--output", "."],
     ["--output", "no/where.npz"],
 ]
@@ -91,6 +92,14 @@ def test_a_task_file_that_is_no_text(tmp_path, monkeypatch, capsys):
 def test_bad_flags_give_one_line(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     refused(["solve", *flags], capsys)
+
+
+@pytest.mark.parametrize("command", ["phase-diagram", "figures", "validate", "solve --data digits"])
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_folders_that_cannot_be_made_give_one_line(command, output, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("not a folder", encoding="utf-8")
+    refused([*command.split(), "--output", output], capsys)
 
 
 @pytest.mark.parametrize(

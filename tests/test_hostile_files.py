@@ -270,6 +270,8 @@ def test_members_that_are_no_arrays(tmp_path):
         read_arrays(path)
     with pytest.raises(ValueError, match="is a folder"):
         read_arrays(tmp_path)
+    with pytest.raises(ValueError, match="no ordinary file"):
+        read_arrays("/dev/zero")  # a device that never ends
     with pytest.raises(FileNotFoundError):
         read_arrays(tmp_path / "nowhere.npz")
 

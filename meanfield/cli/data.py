@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meanfield.cli.inputs import check_folder, folder_for
+
 if TYPE_CHECKING:
     from meanfield.datasets import ImageSet
     from meanfield.posterior.data_posterior import DataPosterior
@@ -66,8 +68,8 @@ def check(options: argparse.Namespace, config: Mapping[str, dict]) -> None:
     unknown = sorted(set(config["task"]) - {"on", "off"})
     if unknown:
         raise ValueError(f"[task] of {options.config} has {', '.join(unknown)}; with --data it may hold on, off.")
-    if options.output is not None and options.output.exists() and not options.output.is_dir():
-        raise ValueError(f"--output {options.output} is a file; with --data it is the folder for all results.")
+    if options.output is not None:
+        check_folder(options.output)  # before the work
     for name, value in _DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -115,7 +117,7 @@ def solve_data(
     print(_comparison(solved, errors))
     if options.output is None:
         return []
-    options.output.mkdir(parents=True, exist_ok=True)
+    folder_for(options.output)
     written = _figures(options, solved, errors, test)
     written.append(_write_errors(options.output / "errors.csv", errors))
     for name, posterior in solved.items():

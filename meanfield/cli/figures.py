@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from meanfield.cli.commands import Commands
+from meanfield.cli.inputs import folder_for
 
 __all__ = ["add_arguments"]
 
@@ -37,13 +38,13 @@ def _run(options: argparse.Namespace) -> None:
     names = chosen(options.only)
     if options.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {options.seed}.")
-    options.output.mkdir(parents=True, exist_ok=True)
+    folder = folder_for(options.output)
     reports = []
     for name in names:
         begin = time.monotonic()
         drawing = draw(name, Scale(full=options.full, seed=options.seed, data=options.data))
         reports.append(drawing.report())
         print(f"{reports[-1]}\n  {time.monotonic() - begin:.0f} s", flush=True)
-        for path in save_figure(drawing.figure, options.output / name):
+        for path in save_figure(drawing.figure, folder / name):
             print(f"  {path}")
-        (options.output / "figures.txt").write_text("\n\n".join(reports) + "\n", encoding="utf-8")
+        (folder / "figures.txt").write_text("\n\n".join(reports) + "\n", encoding="utf-8")

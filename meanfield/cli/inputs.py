@@ -15,10 +15,20 @@ if TYPE_CHECKING:
     from meanfield.problem.network import Network
     from meanfield.validation import FloatArray
 
-__all__ = ["axis_from", "class_task_from", "given", "network_from", "read_config", "tau_from"]
+__all__ = [
+    "axis_from",
+    "check_folder",
+    "class_task_from",
+    "folder_for",
+    "given",
+    "network_from",
+    "read_config",
+    "tau_from",
+]
 
 _TASK_FLAGS = ("fractions", "on", "off", "targets", "n_samples")
-_NETWORK_FLAGS = ("activation", "depth", "sigma_a", "sigma_w", "readout_exponent")
+_BY_LAYER = ("layer_sigmas", "width_ratios")
+_NETWORK_FLAGS = ("activation", "depth", "sigma_a", "sigma_w", "readout_exponent", *_BY_LAYER)
 _LARGEST_CONFIG = 2**20
 _LONGEST_NUMBER = 60
 _MOST_POINTS = 10_000_000
@@ -31,9 +41,11 @@ def read_config(options: argparse.Namespace) -> dict[str, Any]:
     if options.config is None:
         return config
     try:
-        if options.config.stat().st_size > _LARGEST_CONFIG:
+        with options.config.open("rb") as stream:  # devices and pipes do not tell their sizes
+            content = stream.read(_LARGEST_CONFIG + 1)
+        if len(content) > _LARGEST_CONFIG:
             raise ValueError(f"{options.config} has more than {_LARGEST_CONFIG} bytes: no task file.")
-        config |= tomllib.loads(options.config.read_text(encoding="utf-8"))
+        config |= tomllib.loads(content.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError(f"{options.config} is not TOML: it is no text in UTF-8.") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -62,9 +74,10 @@ def _check_types(path: Path, config: dict[str, Any]) -> None:
         for name in names:
             if name in table and (isinstance(table[name], bool) or not isinstance(table[name], (int, float))):
                 raise ValueError(f"{where}{name} of {path} must be a number, got {short(table[name])}.")
-    for name in ("fractions", "targets"):
-        if name in task and not isinstance(task[name], list):
-            raise ValueError(f"[task] {name} of {path} must be a list, got {short(task[name])}.")
+    for table_name, table, names in (("task", task, ("fractions", "targets")), ("network", network, _BY_LAYER)):
+        for name in names:
+            if name in table and not isinstance(table[name], list):
+                raise ValueError(f"[{table_name}] {name} of {path} must be a list, got {short(table[name])}.")
     if not isinstance(network.get("activation", ""), str):
         raise ValueError(f"[network] activation of {path} must be text, got {short(network['activation'])}.")
     parameters = network.get("parameters", {})
@@ -85,6 +98,9 @@ def network_from(options: argparse.Namespace, config: dict[str, Any]) -> Network
         name, value = _name_and_value("--parameter", item, "NAME=VALUE")
         parameters[name] = _number(f"--parameter {name}", value)
     values["activation"] = _activation(values.get("activation", "sigmoid"), parameters)
+    for name in _BY_LAYER:
+        if name in values:
+            values[name] = [_number(name, x) for x in values[name]]
     return Network(**values)
 
 
@@ -152,6 +168,23 @@ def _name_and_value(flag: str, item: str, form: str) -> tuple[str, str]:
     if not separator or not name:
         raise ValueError(f"{flag} {item!r} does not read {form}.")
     return name.strip(), value
+
+
+def check_folder(output: Path) -> None:
+    """ValueError where there cannot be a folder `--output`."""
+    there = next(path for path in (output, *output.parents, Path()) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--output {output} can be no folder: {there} is a file.")
+
+
+def folder_for(output: Path) -> Path:
+    """The folder `--output`, made where it is missing; ValueError where that cannot be."""
+    check_folder(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {output} cannot be made ({error.strerror}).") from error
+    return output
 
 
 def axis_from(item: str) -> tuple[str, FloatArray]:

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import meanfield.cli.data as cli_data
-from meanfield.cli.inputs import axis_from, class_task_from, given, network_from, read_config, tau_from
+from meanfield.cli.inputs import axis_from, class_task_from, folder_for, given, network_from, read_config, tau_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,7 @@ A task file (TOML) holds the same things as the flags, and flags given besides i
   activation = "sigmoid"              # a built-in name or a formula in z
   sigma_a = 1.0
   sigma_w = 1.0
+  # depth = 3, layer_sigmas = [0.8, 1.3], width_ratios = [2.0, "1/2"]
   [network.parameters]
   gain = 1.0"""
 
@@ -164,6 +165,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--depth", type=int, metavar="L", help="hidden layers; default: 1")
     group.add_argument("--sigma-a", type=float, metavar="X", help="readout prior scale; default: 1")
     group.add_argument("--sigma-w", type=float, metavar="X", help="input weight scale, k = sigma_w^2; default: 1")
+    group.add_argument("--layer-sigmas", nargs="+", metavar="X", help="weight scales of layers 2 .. L")
+    group.add_argument("--width-ratios", nargs="+", metavar="R", help="N_l / N of layers 1 .. L - 1; default: 1")
     group.add_argument(
         "--readout-exponent", type=float, metavar="B",
         help="readout prior N(0, sigma_a^2/P^B); default: 1 for bounded activations, else 1/L",
@@ -263,8 +266,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
     from meanfield.phases.diagram import sweep
 
-    folder = options.output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_for(options.output)
     from meanfield.cli.warmup import beside
 
     with beside(), _workers(options.workers) as executor:

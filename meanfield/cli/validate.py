@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meanfield.cli.commands import Commands
+from meanfield.cli.inputs import folder_for
 
 if TYPE_CHECKING:
     from meanfield.cli.report import Case
@@ -110,8 +111,7 @@ def run(options: argparse.Namespace, solve: Callable[..., Posterior]) -> int:
         warmup=values["warmup"],
         thin=values["thin"],
     )
-    folder = options.output
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_for(options.output)
     cases = []
     for name in options.activation:
         network = Network(name)

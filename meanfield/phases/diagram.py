@@ -57,7 +57,7 @@ class PhaseDiagram(PhaseNames):
     network, task, tau
         The problem; swept parameters are replaced point by point.
     axes : dict of str to (n,) array
-        Parameter values; for ``fractions`` (n, C).
+        Parameter values; for ``fractions`` (n, C), for ``layer_sigmas`` and ``width_ratios`` (n, L - 1).
     points : PointArrays
         All points, first axis outermost.
     """

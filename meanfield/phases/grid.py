@@ -23,8 +23,9 @@ from meanfield.validation import FloatArray, plain_array, real_array, real_numbe
 __all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
 
 _KEPT = 65_536  # problems that are not made a second time
-_DIRECT = ("fractions", "n_samples", "depth", "readout_exponent")  # parameters that are not those of transitions
-_OF_NETWORK = ("depth", "readout_exponent")
+_BY_LAYER = ("layer_sigmas", "width_ratios")
+_OF_NETWORK = ("depth", "readout_exponent", *_BY_LAYER)
+_DIRECT = ("fractions", "n_samples", *_OF_NETWORK)  # parameters that are not those of transitions
 _OF_TASK = ("on", "off", "fraction_", "target_")  # parameters of the task, or how they begin
 
 
@@ -45,11 +46,9 @@ def checked_axes(axes: Mapping[str, object]) -> dict[str, FloatArray]:
             array = real_array(name, values)
         if name == "depth" and (array != np.rint(array)).any():
             raise ValueError(f"depth must hold whole numbers of hidden layers, got {array.tolist()}.")
-        wanted = 2 if name == "fractions" else 1
-        if array.ndim != wanted:
-            raise ValueError(
-                f"{name} must hold {'rows of fractions' if wanted == 2 else 'a list of values'}, one per point."
-            )
+        row = {"fractions": "rows of fractions"} | dict.fromkeys(_BY_LAYER, "rows of depth - 1 numbers")
+        if array.ndim != (2 if name in row else 1):
+            raise ValueError(f"{name} must hold {row.get(name, 'a list of values')}, one per point.")
         grid[name] = array
     return grid
 
@@ -62,7 +61,7 @@ class Grid:
     network, task, tau
         The problem; swept parameters are replaced point by point.
     axes : dict of str to (n,) array
-        Values of the parameters; for ``fractions`` (n, C).
+        Values of the parameters; for ``fractions`` (n, C), for ``layer_sigmas`` and ``width_ratios`` (n, L - 1).
 
     Raises
     ------
@@ -76,7 +75,7 @@ class Grid:
         self.base = network, task
         self._made: dict[tuple[int, ...], Problem] = {}
         # Networks and tasks by the values that make them: along an axis of the one the other stays the same.
-        self._networks: dict[tuple[float, ...], Network] = {}
+        self._networks: dict[tuple[object, ...], Network] = {}
         self._tasks: dict[tuple[object, ...], ClassTask] = {}
         rest = tuple(name for name in axes if name not in _DIRECT)
         if rest:
@@ -112,12 +111,12 @@ class Grid:
 
     def _network(self, values: dict[str, Any]) -> Network:
         names = (*self._network_names, *(name for name in _OF_NETWORK if name in values))
-        key = tuple(float(values[name]) for name in names)
+        key = tuple(tuple(values[name]) if name in _BY_LAYER else float(values[name]) for name in names)
         if key not in self._networks:
             base, task = self.base
             control = Control(base, task, self.tau, self._network_names)
             network = control.physical([values[name] for name in self._network_names])[0]
-            kinds = {"depth": int, "readout_exponent": float}
+            kinds: dict[str, Any] = {"depth": int, "readout_exponent": float} | dict.fromkeys(_BY_LAYER, tuple)
             direct = {name: kinds[name](values[name]) for name in _OF_NETWORK if name in values}
             self._networks[key] = network.with_(**direct) if direct else network
         return self._networks[key]

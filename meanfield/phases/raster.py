@@ -29,6 +29,7 @@ from meanfield.theories.single_layer.limit import (
     MAX_BOXES,
     STATUS,
     certificate_of,
+    code_room,
     compiled_tables,
     message_of,
     phi_range,
@@ -170,7 +171,7 @@ def _compiled(
 ) -> PointArrays:
     n_points, done = len(problems), 0 if before is None else len(before)
     n_classes, m = problems[0].task.targets.shape
-    room = n_classes * m + 1 + 2 ** min(n_classes, 6)
+    room = code_room(n_classes, m)
     sigma_a = np.array([q.network.sigma_a for q in problems])
     p = np.array([q.class_task.fractions for q in problems])
     y = np.array([q.task.targets for q in problems]) / sigma_a[:, None, None]

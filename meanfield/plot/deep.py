@@ -207,10 +207,11 @@ class _Sampled:
     def sample_neurons(self, n: int, *, rng: object = None, layer: int = -1) -> Neurons:
         """Neurons of the last draw of the first chain, with the responses to as many samples as a theory shows."""
         chains, generator = self.chains, new_generator("rng", rng)
-        rows = np.sort(generator.choice(chains.width, size=min(n, chains.width), replace=False))
         counts = sample_counts(self.task.fractions, None)
         columns = np.concatenate([np.flatnonzero(chains.labels == c)[:k] for c, k in enumerate(counts)])
-        z = chains.preactivations(layer)[0][np.ix_(rows, columns)]
+        z = chains.preactivations(layer)[0]
+        rows = np.sort(generator.choice(len(z), size=min(n, len(z)), replace=False))
+        z = z[np.ix_(rows, columns)]
         phi = np.asarray(self.network.activation(z))
         division = division_of(chains.network, self.task)
         words = division.words(chains.class_activations(layer)[0][rows], chains.network)
@@ -226,6 +227,7 @@ class _Sampled:
         below = at < self.network.depth - 1
         mean = self.chains.lower_activation[:, :, at] if below else self.chains.class_activation
         mean = mean.reshape(-1, mean.shape[-1])
+        mean = mean[~np.isnan(mean[:, 0])]  # a layer may be narrower than others
         active = mean > division_of(self.network, self.task).threshold(self.network)
         with np.errstate(invalid="ignore"):
             on, off = ((mean * kind).sum(axis=0) / kind.sum(axis=0) for kind in (active, ~active))

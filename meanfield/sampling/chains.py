@@ -43,7 +43,7 @@ _MOST_CLASSES = 4  # whose kernel elements are listed one by one
 
 @dataclass(frozen=True, eq=False)
 class Chains:
-    """What `meanfield.sample` returns: c chains of d draws of a network of N neurons per layer.
+    """What `meanfield.sample` returns: c chains of d draws of a network of N neurons per layer (N_l in layer l).
 
     Neurons have no identity across chains: average only what does not depend on their order.
 
@@ -57,8 +57,8 @@ class Chains:
         a_i.
     class_activation : (c, d, N, C) array
         Mean of phi(z^L) over the samples of a class, for every neuron of the last layer.
-    lower_activation : (c, d, L - 1, N, C) array
-        The same in the layers below.
+    lower_activation : (c, d, L - 1, max N_l, C) array
+        The same in the layers below; NaN beyond the N_l neurons of a layer that is narrower than others.
     kernel_between : (c, d, L, C, C) array
         (1/N) sum_i phi_i phi_i of two different samples, averaged over the pairs of such samples of two classes, per
         layer; NaN within a class of one sample.
@@ -106,7 +106,7 @@ class Chains:
 
     @property
     def width(self) -> int:
-        """N."""
+        """N, of the last layer."""
         return self.problem.width
 
     @property
@@ -139,15 +139,15 @@ class Chains:
         return np.asarray(class_means(self.labels, self.n_groups).T @ self.residual)
 
     def preactivations(self, layer: int = -1, at: str = "last") -> FloatArray:
-        """(c, N, P) preactivations z^l on the training samples at the "first" or "last" draw; layers 1..L, -1: last."""
+        """(c, N_l, P) z^l on the training samples at the "first" or "last" draw; layers 1..L, -1: last."""
         return self._replay(layer, at)[0]
 
     def activations(self, layer: int = -1, at: str = "last") -> FloatArray:
-        """(c, N, P) phi(z^l) on the training samples at the "first" or "last" draw; layers 1..L, -1: last."""
+        """(c, N_l, P) phi(z^l) on the training samples at the "first" or "last" draw; layers 1..L, -1: last."""
         return self._replay(layer, at)[1]
 
     def class_activations(self, layer: int = -1, at: str = "last") -> FloatArray:
-        """(c, N, C) mean of phi(z^l) over the samples of a class at the "first" or "last" draw."""
+        """(c, N_l, C) mean of phi(z^l) over the samples of a class at the "first" or "last" draw."""
         return np.asarray(self.activations(layer, at) @ class_means(self.labels, self.n_groups))
 
     def _replay(self, layer: int, at: str) -> tuple[FloatArray, FloatArray]:
@@ -158,8 +158,9 @@ class Chains:
         for state in self.state_last if at == "last" else self.state_first:
             x = np.array(state)
             forward(target, x, self.problem.readout(x), work)
-            z.append(work.z[layer].copy())
-            phi.append(work.phi[layer].copy())
+            n = self.problem.widths[layer]
+            z.append(work.z[layer, :n].copy())
+            phi.append(work.phi[layer, :n].copy())
         return np.array(z), np.array(phi)
 
     def functionals(self) -> dict[str, FloatArray]:

@@ -61,9 +61,10 @@ def check_chains(chains: Recorded) -> None:
         raise ValueError(f"its energy has shape {chains.energy.shape}; expected chains and draws.")
     c, d = chains.energy.shape
     n, m, groups, depth = q.width, q.n_outputs, q.n_groups, chains.network.depth
+    below = max(q.widths[:-1], default=n)
     shapes = {
         "readout": (c, d, n, m), "class_activation": (c, d, n, groups),
-        "lower_activation": (c, d, depth - 1, n, groups), "kernel_between": (c, d, depth, groups, groups),
+        "lower_activation": (c, d, depth - 1, below, groups), "kernel_between": (c, d, depth, groups, groups),
         "kernel_diagonal": (c, d, depth, groups), "residual": (c, d, q.n_samples, m),
         "prediction": (c, d, len(q.new_features), m), "acceptance": (c, d), "divergent": (c, d), "steps": (c, d),
         "step_size": (c,), "state_first": (c, q.n_weights), "state_last": (c, q.n_weights),
@@ -72,6 +73,9 @@ def check_chains(chains: Recorded) -> None:
         array = getattr(chains, name)
         if array.shape != shape:
             raise ValueError(f"its {name} has shape {array.shape}, expected {shape}.")
+        if name == "lower_activation":
+            known = np.arange(below) < np.array(q.widths[:-1], dtype=int)[:, None]
+            array = array[:, :, known]
         if name != "kernel_between" and not np.isfinite(array).all():
             raise ValueError(f"its {name} is not finite.")
     if not np.isfinite(chains.energy).all() or (chains.step_size <= 0.0).any() or "start" not in chains.settings:
@@ -86,7 +90,7 @@ def check_chains(chains: Recorded) -> None:
         phi = chains.network.activation(
             chains.network.sigma_w * first if q.features.size == 0 else first @ q.features.T
         )
-        for weights in others:
-            phi = chains.network.activation(chains.network.sigma_w / math.sqrt(q.width) * weights @ phi)
+        for n, scale, weights in zip(q.widths, chains.network.scales[1:], others):
+            phi = chains.network.activation(scale / math.sqrt(n) * weights @ phi)
         residual = q.targets - q.output_scale * (readout.T @ phi).T
         same("residual", residual, chains.residual[i, -1], 1e-8, float(np.abs(residual).max()))

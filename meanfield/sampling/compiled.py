@@ -1,8 +1,8 @@
 """Energy of the weights of a network, its gradient, and leapfrog trajectories.
 
-Weights are in units of their prior standard deviation, in one vector x: first-layer weights (N, r), weights of the
-layers above (N, N) each, then the readout (m, N). With z^1 = W^1 F^T, z^l = sigma_w W^l phi(z^{l-1}) / sqrt(N) and
-f = q a^T phi(z^L), q = sigma_a P^{-beta/2} / N (lazy: / sqrt(N)),
+Weights are in units of their prior standard deviation, in one vector x: first-layer weights (N_1, r), weights of the
+layers above (N_l, N_{l-1}), then the readout (m, N). With z^1 = W^1 F^T, z^l = sigma_l W^l phi(z^{l-1}) / sqrt(N_{l-1})
+and f = q a^T phi(z^L), q = sigma_a P^{-beta/2} / N (lazy: / sqrt(N)), N = N_L,
 
     E = |x|^2 / 2 + (beta / 2) sum_mu |y_mu - f_mu|^2,         beta = 1 / T.
 """
@@ -26,7 +26,8 @@ class Target(NamedTuple):
 
     features: np.ndarray  # (P, r) F; (0, 0) where F is a multiple of the identity
     features_t: np.ndarray  # (r, P)
-    scale: float  # sigma_w: that multiple, and the prior scale of the weights of the layers above
+    scales: np.ndarray  # (L,) sigma_l; the first is that multiple
+    widths: np.ndarray  # (L,) N_l
     targets: np.ndarray  # (m, P)
     depth: int
     readout_scale: float  # q
@@ -34,12 +35,12 @@ class Target(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Scratch memory, and what a call of `forward` leaves behind."""
+    """Scratch memory, and what a call of `forward` leaves behind; layer l uses the first N_l rows of the widest."""
 
-    z: np.ndarray  # (L, N, P) preactivations
-    phi: np.ndarray  # (L, N, P)
-    slope: np.ndarray  # (L, N, P) phi', then the derivative of the loss by z
-    back: np.ndarray  # (N, P)
+    z: np.ndarray  # (L, max N_l, P) preactivations
+    phi: np.ndarray  # (L, max N_l, P)
+    slope: np.ndarray  # (L, max N_l, P) phi', then the derivative of the loss by z
+    back: np.ndarray  # (max N_l, P)
     residual: np.ndarray  # (m, P) f - y
     pull: np.ndarray  # (m, P)
 
@@ -68,16 +69,18 @@ def _layer(target, weights, below, scale, z, phi, slope):
 @jit
 def _hidden(target, x, work):
     """Preactivations, phi and phi' of all layers; returns where the readout starts in x."""
-    _, n, p = work.z.shape
+    p = work.z.shape[2]
     r = p if target.features.size == 0 else target.features.shape[1]
+    n = target.widths[0]
     at = n * r
-    scale = target.scale if target.features.size == 0 else 1.0
-    _layer(target, x[:at].reshape((n, r)), target.features_t, scale, work.z[0], work.phi[0], work.slope[0])
+    scale = target.scales[0] if target.features.size == 0 else 1.0
+    _layer(target, x[:at].reshape((n, r)), target.features_t, scale, work.z[0, :n], work.phi[0, :n], work.slope[0, :n])
     for layer in range(1, target.depth):
-        weights = x[at : at + n * n].reshape((n, n))
-        below = work.phi[layer - 1]
-        _layer(target, weights, below, target.scale / np.sqrt(n), work.z[layer], work.phi[layer], work.slope[layer])
-        at += n * n
+        low, n = n, target.widths[layer]
+        weights = x[at : at + n * low].reshape((n, low))
+        below, scale = work.phi[layer - 1, :low], target.scales[layer] / np.sqrt(low)
+        _layer(target, weights, below, scale, work.z[layer, :n], work.phi[layer, :n], work.slope[layer, :n])
+        at += n * low
     return at
 
 
@@ -90,7 +93,7 @@ def forward(target, x, readout, work):
 
 @jit
 def _residual(target, readout, work):
-    top, residual = work.phi[target.depth - 1], work.residual
+    top, residual = work.phi[target.depth - 1, : target.widths[-1]], work.residual
     m, p = residual.shape
     residual[:] = 0.0
     for i in range(top.shape[0]):
@@ -109,15 +112,15 @@ def _residual(target, readout, work):
 @jit
 def _first_gradient(target, x, work, gradient):
     """Gradient by the first-layer weights, from the derivatives by z^1 in `work.slope`, with that of the prior."""
-    _, n, p = work.z.shape
-    delta = work.slope[0]
+    n, p = target.widths[0], work.z.shape[2]
+    delta = work.slope[0, :n]
     r = p if target.features.size == 0 else target.features.shape[1]
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         if target.features.size == 0:
             for i in range(start, stop):
                 for mu in range(p):
-                    gradient[i * p + mu] = target.scale * delta[i, mu]
+                    gradient[i * p + mu] = target.scales[0] * delta[i, mu]
         else:
             np.dot(delta[start:stop], target.features, gradient[start * r : stop * r].reshape((stop - start, r)))
         for i in range(start * r, stop * r):
@@ -127,9 +130,8 @@ def _first_gradient(target, x, work, gradient):
 @jit_apart
 def energy_gradient(target, x, beta, work, gradient):
     """E at x; its gradient is written into `gradient`."""
-    _, n, p = work.z.shape
+    n, p = target.widths[-1], work.z.shape[2]
     m = target.targets.shape[0]
-    root = target.scale / np.sqrt(n)
     at = _hidden(target, x, work)
     readout = x[at:].reshape((m, n))
     square = _residual(target, readout, work)
@@ -137,7 +139,7 @@ def energy_gradient(target, x, beta, work, gradient):
     for r in range(m):
         for mu in range(p):
             pull[r, mu] = beta * target.readout_scale * work.residual[r, mu]
-    top, delta = work.phi[target.depth - 1], work.slope[target.depth - 1]
+    top, delta = work.phi[target.depth - 1, :n], work.slope[target.depth - 1, :n]
     row = np.empty(p)
     for i in range(n):  # while the row of a neuron is at hand: derivatives by its readout and by its z
         row[:] = 0.0
@@ -151,16 +153,18 @@ def energy_gradient(target, x, beta, work, gradient):
         for mu in range(p):
             delta[i, mu] *= row[mu]
     for layer in range(target.depth - 1, 0, -1):
-        at -= n * n
-        weights, delta = x[at : at + n * n].reshape((n, n)), work.slope[layer]
-        np.dot(delta, work.phi[layer - 1].T, gradient[at : at + n * n].reshape((n, n)))
-        for i in range(at, at + n * n):
+        n, low = target.widths[layer], target.widths[layer - 1]
+        root = target.scales[layer] / np.sqrt(low)
+        at -= n * low
+        weights, delta = x[at : at + n * low].reshape((n, low)), work.slope[layer, :n]
+        np.dot(delta, work.phi[layer - 1, :low].T, gradient[at : at + n * low].reshape((n, low)))
+        for i in range(at, at + n * low):
             gradient[i] = root * gradient[i] + x[i]
-        np.dot(weights.T, delta, work.back)
-        below = work.slope[layer - 1]
-        for i in range(n):
+        back, below = work.back[:low], work.slope[layer - 1, :low]
+        np.dot(weights.T, delta, back)
+        for i in range(low):
             for mu in range(p):
-                below[i, mu] *= root * work.back[i, mu]
+                below[i, mu] *= root * back[i, mu]
     _first_gradient(target, x, work, gradient)
     prior = 0.0
     for i in range(x.size):

@@ -154,7 +154,7 @@ class _Chain:
         settings, problem = self.settings, self.problem
         beta = self.coldness()
         forward(self.target, self.x, problem.readout(self.x), self.work)
-        problem.readout(self.x)[:] = problem.draw_readout(self.work.phi[-1], beta, self.rng)
+        problem.readout(self.x)[:] = problem.draw_readout(self.work.phi[-1, : problem.width], beta, self.rng)
         warm = self.iteration < settings.warmup
         step = math.exp(self.adaptation.log_step if warm else self.adaptation.log_mean)
         momentum = self.rng.standard_normal(problem.n_weights)

@@ -16,7 +16,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
-from meanfield.sampling.problem import class_kernels, class_means, output_scale
+from meanfield.sampling.problem import class_kernels, class_means, output_scale, stacked
 from meanfield.sampling.statistics import FEWEST_DRAWS, Draws
 from meanfield.validation import FloatArray, plain_array, read_only, real_array, real_number, short
 
@@ -151,8 +151,8 @@ class Observed:
             residual = self.targets - single
         mean = class_means(self.labels, self.n_groups)
         below = [phi @ mean for phi in layers[:-1]]
-        regular = not alone and len(layers) == self.network.depth and all(one.shape[2] == self.width for one in below)
-        recorded = np.stack(below, axis=2) if regular and below else None
+        every = bool(below) and not alone and len(layers) == self.network.depth
+        recorded = np.moveaxis(stacked(below, ()), 0, 2) if every else None
         return Draws(
             network=self.network, task=self.task, width=self.width, tau=self.tau, labels=self.labels, readout=readout,
             class_activation=activation, kernel_between=between, kernel_diagonal=diagonal,

@@ -51,7 +51,10 @@ def planted(posed: SampledProblem, posterior: Drawable, rng: np.random.Generator
     if not posed.features.size:
         where["samples_per_class"] = class_sizes(posed.labels, posed.n_groups).tolist()
     depth = posed.network.depth
-    z = [posterior.sample_neurons(posed.width, rng=rng, layer=i, **where).preactivations for i in range(1, depth)]
+    z = [
+        posterior.sample_neurons(n, rng=rng, layer=i, **where).preactivations
+        for i, n in zip(range(1, depth), posed.widths)
+    ]
     readouts, top = _last_layer(posed.width, posterior, rng, where)
     return weights_of(posed, readouts, [*z, top], rng)
 
@@ -78,12 +81,12 @@ def _last_layer(
 def weights_of(
     posed: SampledProblem, readouts: FloatArray, z: Sequence[FloatArray], rng: np.random.Generator | None = None
 ) -> FloatArray:
-    """All weights x of a network with these readouts (N, m) and preactivations (N, P) of its layers, first layer first.
+    """All weights x of a network with these readouts (N, m) and preactivations (N_l, P), first layer first.
 
     The first layer has its preactivations exactly. Those of a layer above are regressed on the activations that the
     layer below really has: a draw of its weights from their prior, given preactivations with a little noise.
     """
-    wanted = (posed.width, posed.n_outputs), (posed.width, posed.n_samples)
+    wanted = (posed.width, posed.n_outputs), (posed.widths[0], posed.n_samples)
     found = readouts.shape, z[0].shape
     if found != wanted:
         raise ValueError(
@@ -95,15 +98,15 @@ def weights_of(
     else:
         parts = [z[0] / posed.network.sigma_w]
     phi = np.asarray(posed.network.activation(z[0]))
-    scale = posed.network.sigma_w / math.sqrt(posed.width)
     mean = class_means(posed.labels, posed.n_groups)
-    for layer in z[1:]:
+    for layer, scale in zip(z[1:], posed.network.scales[1:]):
         assert rng is not None
-        inputs = scale * phi  # (N, P): z = W inputs
+        low = len(phi)
+        inputs = scale / math.sqrt(low) * phi  # (N_{l-1}, P): z = W inputs
         gram = inputs.T @ inputs
-        noise = _GIVE * float(np.mean((inputs - (inputs @ mean)[:, posed.labels]) ** 2)) * posed.width
+        noise = _GIVE * float(np.mean((inputs - (inputs @ mean)[:, posed.labels]) ** 2)) * low
         gram[np.diag_indices(len(gram))] += noise
-        weights = rng.standard_normal((posed.width, posed.width))
+        weights = rng.standard_normal((len(layer), low))
         missing = layer - weights @ inputs - math.sqrt(noise) * rng.standard_normal(layer.shape)
         weights = weights + cho_solve(cho_factor(gram), missing.T).T @ inputs.T
         parts.append(weights)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +13,24 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from meanfield.activations.activation import Activation
 from meanfield.activations.nonlinearity import nonlinearity
-from meanfield.numerics.phi_table import phi0_array
+from meanfield.numerics.phi_table import Nonlinearity, phi0_array
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
 from meanfield.sampling import compiled
 from meanfield.validation import FloatArray, read_only, real_number, scale_number, whole_number
 
-__all__ = ["Record", "SampledProblem", "class_kernels", "class_means", "class_sizes", "output_scale", "problem"]
+__all__ = [
+    "Record",
+    "SampledProblem",
+    "class_kernels",
+    "class_means",
+    "class_sizes",
+    "layer_widths",
+    "output_scale",
+    "problem",
+    "stacked",
+]
 
 Record = dict[str, FloatArray | float]  # what is recorded of one draw, or of a chain of them
 
@@ -31,7 +43,7 @@ class SampledProblem:
     ----------
     network : Network
     width : int
-        N.
+        N, of the last layer; those below have `Network.width_ratios` times as many neurons.
     tau : float
         N T; T itself for the lazy scaling.
     features : (P, r) array
@@ -68,6 +80,11 @@ class SampledProblem:
         return int(self.targets.shape[1])
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """(L,) neurons N_l of every hidden layer."""
+        return layer_widths(self.network, self.width)
+
+    @property
     def rank(self) -> int:
         """Weights per neuron of the first layer."""
         return int(self.features.shape[1]) or self.n_samples
@@ -75,7 +92,8 @@ class SampledProblem:
     @property
     def n_hidden(self) -> int:
         """Number of weights below the readout."""
-        return self.width * self.rank + (self.network.depth - 1) * self.width**2
+        widths = self.widths
+        return widths[0] * self.rank + sum(n * low for low, n in itertools.pairwise(widths))
 
     @property
     def n_weights(self) -> int:
@@ -102,7 +120,8 @@ class SampledProblem:
         return compiled.Target(
             features=np.ascontiguousarray(self.features),
             features_t=np.ascontiguousarray(self.features.T),
-            scale=self.network.sigma_w,
+            scales=np.array(self.network.scales),
+            widths=np.array(self.widths, dtype=np.int64),
             targets=np.ascontiguousarray(self.targets.T),
             depth=self.network.depth,
             readout_scale=self.readout_std * self.output_scale,
@@ -111,18 +130,27 @@ class SampledProblem:
 
     def work(self) -> compiled.Work:
         """Scratch memory of the compiled energy."""
-        layers = [np.empty((self.network.depth, self.width, self.n_samples)) for _ in range(3)]
+        most = max(self.widths)
+        layers = [np.empty((self.network.depth, most, self.n_samples)) for _ in range(3)]
         outputs = [np.empty((self.n_outputs, self.n_samples)) for _ in range(2)]
-        return compiled.Work(*layers, np.empty((self.width, self.n_samples)), *outputs)
+        return compiled.Work(*layers, np.empty((most, self.n_samples)), *outputs)
 
     def weights(self, x: FloatArray) -> list[FloatArray]:
-        """W^1 (N, r) and W^l (N, N), in units of the prior standard deviation, as views of x."""
-        n, at = self.width, self.width * self.rank
-        parts = [x[:at].reshape(n, self.rank)]
-        for _ in range(self.network.depth - 1):
-            parts.append(x[at : at + n * n].reshape(n, n))
-            at += n * n
+        """W^1 (N_1, r) and W^l (N_l, N_{l-1}), in units of the prior standard deviation, as views of x."""
+        widths = self.widths
+        at = widths[0] * self.rank
+        parts = [x[:at].reshape(widths[0], self.rank)]
+        for low, n in itertools.pairwise(widths):
+            parts.append(x[at : at + n * low].reshape(n, low))
+            at += n * low
         return parts
+
+    def propagated(self, x: FloatArray, first: FloatArray) -> FloatArray:
+        """phi(z^L) (N, S) of the weights x, from preactivations (N_1, S) of the first layer."""
+        table, z = nonlinearity(self.network.activation), first
+        for low, scale, weights in zip(self.widths, self.network.scales[1:], self.weights(x)[1:]):
+            z = (scale / math.sqrt(low)) * weights @ _phi(table, z)
+        return _phi(table, z)
 
     def readout(self, x: FloatArray) -> FloatArray:
         """(m, N) readout in units of its prior standard deviation, a view of x."""
@@ -155,14 +183,15 @@ class SampledProblem:
         See `meanfield.sampling.chains.Chains` for the names. `work` must hold the activations of x (see `forward`).
         """
         readout = self.readout(x)
-        means, between, squares = class_kernels(work.phi, self.labels, self.n_groups)
+        found = [class_kernels(phi[:n], self.labels, self.n_groups) for phi, n in zip(work.phi, self.widths)]
+        means, between, squares = zip(*found, strict=True)
         loss = 0.5 * self.coldness * float(np.sum(work.residual**2))
         return {
             "readout": self.readout_std * readout.T,
             "class_activation": means[-1],
-            "lower_activation": means[:-1],
-            "kernel_between": between,
-            "kernel_diagonal": squares,
+            "lower_activation": stacked(means[:-1], (0, self.width, self.n_groups)),
+            "kernel_between": np.array(between),
+            "kernel_diagonal": np.array(squares),
             "residual": -work.residual.T,
             "prediction": self.predict(x, rng),
             "energy": loss + 0.5 * float(x @ x),
@@ -173,15 +202,44 @@ class SampledProblem:
         n = len(self.new_features)
         if n == 0:
             return np.empty((0, self.n_outputs))
-        first, *others = self.weights(x)
-        z = first @ self.new_features.T + np.sqrt(self.new_residual) * rng.standard_normal((self.width, n))
-        table = nonlinearity(self.network.activation)
-        phi = np.empty_like(z)
-        phi0_array(table, z.ravel(), phi.ravel())
-        for weights in others:
-            z = (self.network.sigma_w / math.sqrt(self.width)) * weights @ phi
-            phi0_array(table, z.ravel(), phi.ravel())
-        return np.asarray(self.output_scale * self.readout_std * (self.readout(x) @ phi).T)
+        first = self.weights(x)[0]
+        z = first @ self.new_features.T + np.sqrt(self.new_residual) * rng.standard_normal((len(first), n))
+        return np.asarray(self.output_scale * self.readout_std * (self.readout(x) @ self.propagated(x, z)).T)
+
+
+def _phi(table: Nonlinearity, z: FloatArray) -> FloatArray:
+    phi = np.empty_like(z)
+    phi0_array(table, z.ravel(), phi.ravel())
+    return phi
+
+
+def stacked(layers: Sequence[FloatArray], empty: tuple[int, ...]) -> FloatArray:
+    """Arrays (..., N_l, C) of layers as one (layers, ..., max N_l, C), NaN beyond N_l; `empty`: shape without any."""
+    if not layers:
+        return np.empty(empty)
+    most = max(layer.shape[-2] for layer in layers)
+    room = [(0, 0)] * (layers[0].ndim - 2)
+    return np.array([
+        np.pad(layer, [*room, (0, most - layer.shape[-2]), (0, 0)], constant_values=np.nan) for layer in layers
+    ])  # fmt: skip
+
+
+def layer_widths(network: Network, width: int) -> tuple[int, ...]:
+    """(L,) neurons of every hidden layer of a network whose last one has `width`.
+
+    Raises
+    ------
+    ValueError
+        If `Network.width_ratios` make no whole numbers of them.
+    """
+    wanted = [ratio * width for ratio in network.ratios]
+    found = tuple(max(round(n), 1) for n in wanted)
+    if any(abs(n - exact) > 1e-9 * exact for n, exact in zip(found, wanted, strict=True)):
+        raise ValueError(
+            f"width_ratios = {network.width_ratios} of width = {width} are {[round(n, 6) for n in wanted[:-1]]} "
+            "neurons, which must be whole numbers; choose another width."
+        )
+    return found
 
 
 def output_scale(network: Network, width: int) -> float:
@@ -223,7 +281,7 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
     ------
     ValueError
         For an activation with jumps, a class task without a finite number of samples per class, tau <= 0, a width that
-        is not a positive integer, layers of different width or scale, and new inputs for a class task.
+        is not a positive integer, ratios of widths that make no whole numbers, and new inputs for a class task.
     """
     if not isinstance(network, Network) or not isinstance(task, (ClassTask, DataTask)):
         raise ValueError(
@@ -233,11 +291,7 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
     width = whole_number("width, the number N of neurons per layer,", width, at_least=1, at_most=10**7)
     tau = scale_number("tau", real_number("tau", tau, above=0.0))
     _refuse_jumps(network.activation)
-    if not network.uniform:
-        raise ValueError(
-            "sampled networks have hidden layers of one width and one scale of their weights; leave layer_sigmas= and "
-            "width_ratios= out."
-        )
+    layer_widths(network, int(width))
     if isinstance(task, ClassTask):
         if inputs is not None:
             raise ValueError(

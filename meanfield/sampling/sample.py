@@ -65,12 +65,13 @@ def sample(
     ----------
     network : Network
         Every depth, both scalings, any activation without jumps. In deep networks sigma_w is the prior scale of the
-        weights of every hidden layer.
+        weights of every hidden layer, unless `layer_sigmas` says otherwise.
     task : ClassTask or DataTask
         A class task needs a finite `n_samples` that makes whole numbers of samples per class; its inputs are
         orthogonal, so that preactivations are sampled instead of first-layer weights.
     width : int
-        N, neurons per hidden layer.
+        N, neurons of the last hidden layer, and of the others unless the network has `width_ratios`, whose product
+        with N must be whole numbers.
     tau : float
         Rescaled temperature N T > 0; for the lazy scaling, as in `solve`, T itself.
     draws, warmup, chains, thin : int

@@ -164,8 +164,8 @@ class Draws:
     readout : (k, d, N, m) array
     class_activation : (k, d, N, C) array
         Mean of phi(z^L) over the samples of a class, per neuron.
-    lower_activation : (k, d, L - 1, N, C) array or None
-        The same in the layers below the last.
+    lower_activation : (k, d, L - 1, max N_l, C) array or None
+        The same in the layers below the last; NaN beyond the N_l neurons of a layer that is narrower than others.
     kernel_between : (k, d, L, C, C) array
         Mean of K_mu,nu over pairs of different samples.
     kernel_diagonal : (k, d, L, C) array
@@ -205,13 +205,14 @@ class Draws:
         return layer_index(layer, self.network.depth) == self.network.depth - 1 or self.lower_activation is not None
 
     def activation(self, layer: int) -> FloatArray:
-        """(k, d, N, C) mean activation on the samples of a class, of the neurons of layer 1..L (or -1, ...)."""
+        """(k, d, N_l, C) mean activation on the samples of a class, of the neurons of layer 1..L (or -1, ...)."""
         below = layer_index(layer, self.network.depth)
         if below == self.network.depth - 1:
             return self.class_activation
         if self.lower_activation is None:
             raise ValueError("these chains have no record of the activations below the last layer; sample again.")
-        return np.asarray(self.lower_activation[:, :, below])
+        found = self.lower_activation[:, :, below]
+        return np.asarray(found[:, :, ~np.isnan(found[0, 0, :, 0])])
 
     @cached_property
     def division(self) -> Division:

@@ -16,13 +16,13 @@ from typing import Literal
 
 from meanfield.problem.network import Network
 from meanfield.sampling.observe import PARAMETERIZATIONS
-from meanfield.sampling.problem import output_scale
+from meanfield.sampling.problem import layer_widths, output_scale
 from meanfield.validation import instance, real_number, short, whole_number
 
 __all__ = ["LOSSES", "TrainingParameters", "theory_parameters", "training_parameters"]
 
 LOSSES = ("sum", "mean")
-_SAME = 1e-6  # relative difference between layers up to which they have one sigma_w
+_SAME = 1e-6  # relative difference between layers up to which they have one sigma
 
 Loss = Literal["sum", "mean"]
 
@@ -68,7 +68,7 @@ def training_parameters(
     tau : float
         N T > 0 (T itself for the lazy scaling).
     width, n_inputs, n_samples, n_outputs : int
-        N, N_0, P, m.
+        N of the last hidden layer, N_0, P, m.
     loss : {"sum", "mean"}
         "sum": L = sum_mu |y - f|^2 / 2. "mean": the mean over samples and outputs of (y - f)^2, PyTorch's MSELoss.
     parameterization : {"theory", "ntk", "standard"}
@@ -118,7 +118,7 @@ def theory_parameters(
     Parameters
     ----------
     network : Network
-        phi, depth, scaling and readout exponent; its scales are replaced.
+        phi, depth, scaling, readout exponent and ratios of widths; its scales are replaced.
     weight_decay : float or sequence of L + 1 floats
         lambda > 0 of all weights, or of each hidden layer and the readout.
     temperature : float
@@ -134,7 +134,8 @@ def theory_parameters(
     Raises
     ------
     ValueError
-        For numbers out of range, and weight decays that give hidden layers different sigma_w, which the theory has not.
+        For numbers out of range. Weight decays that give the hidden layers different scales make a network with
+        `layer_sigmas`.
 
     Examples
     --------
@@ -159,16 +160,12 @@ def theory_parameters(
     if len(given) != count:
         raise ValueError(f"weight_decay must be one number or {count}, one per layer and readout, got {len(given)}.")
     decay = [real_number("weight_decay", value, above=0.0) for value in given]
-    unit = _variances(network.with_(sigma_a=1.0, sigma_w=1.0), sizes, parameterization)
+    unit = _variances(network.with_(sigma_a=1.0, sigma_w=1.0, layer_sigmas=None), sizes, parameterization)
     squares = [temperature / rate / one for rate, one in zip(decay, unit, strict=True)]
     *hidden, readout = squares
-    if max(hidden) > (1 + _SAME) * min(hidden):
-        needed = [decay[0] * one_first / one for one_first, one in zip([unit[0]] * len(hidden), unit, strict=False)]
-        raise ValueError(
-            f"these weight decays give the hidden layers sigma_w = {[round(math.sqrt(s), 6) for s in hidden]}, but the "
-            f"theory has one sigma_w; give the hidden layers weight_decay = {[float(f'{n:.6g}') for n in needed]}."
-        )
-    found = network.with_(sigma_a=math.sqrt(readout), sigma_w=math.sqrt(hidden[0]))
+    one = max(hidden) <= (1 + _SAME) * min(hidden)
+    scales = None if one else [math.sqrt(square) for square in hidden[1:]]
+    found = network.with_(sigma_a=math.sqrt(readout), sigma_w=math.sqrt(hidden[0]), layer_sigmas=scales)
     tau = temperature / _factor(loss, sizes) * _scale_of_tau(network, sizes[0])
     _within_float64({"tau": (tau,)}, f"temperature = {temperature:g}")
     return found, tau
@@ -207,8 +204,8 @@ def _variances(network: Network, sizes: tuple[int, int, int, int], parameterizat
     if parameterization not in PARAMETERIZATIONS:
         raise ValueError(f"parameterization must be one of {PARAMETERIZATIONS}, got {short(parameterization)}.")
     width, n_inputs, n_samples, _ = sizes
-    inside = [n_inputs] + [width] * (network.depth - 1)
-    hidden = [network.k / (n if parameterization == "standard" else 1) for n in inside]
+    inside = [n_inputs, *layer_widths(network, width)[:-1]]
+    hidden = [s**2 / (n if parameterization == "standard" else 1) for s, n in zip(network.scales, inside, strict=True)]
     own = output_scale(network, width)  # of the theory
     factor = {"theory": own, "ntk": 1.0 / math.sqrt(width), "standard": 1.0}[parameterization]
     return [*hidden, network.readout_variance(n_samples) * (own / factor) ** 2]

@@ -43,6 +43,8 @@ __all__ = [
     "deep_equations",
     "e",
     "equation",
+    "layer_scale",
+    "layer_width",
     "moment",
     "n",
     "of_class",
@@ -278,9 +280,21 @@ def written(text: str) -> sp.Symbol:
     return sp.Symbol(text)
 
 
-def saddle_action() -> sp.Eq:
-    """Phi, ln p(Y) / N."""
-    trace = r"\sum_{\ell < L} \left[ \ln Z_{\ell} - \tfrac{1}{2} \operatorname{tr} \tilde{K}_{\ell} K_{\ell} \right]"
+def layer_scale(layer: Layer) -> sp.Symbol:
+    """sigma_l, where layers have scales of their own."""
+    return sp.Symbol(rf"\sigma_{{{layer}}}", positive=True)
+
+
+def layer_width(layer: Layer) -> sp.Symbol:
+    """N_l, where layers have widths of their own; N is the last one."""
+    return sp.Symbol(rf"N_{{{layer}}}", positive=True)
+
+
+def saddle_action(layered: bool = False) -> sp.Eq:
+    """Phi, ln p(Y) / N; `layered`: with a width for every layer."""
+    share = r"\tfrac{N_{\ell}}{N_{L}} " if layered else ""
+    within = r"\left[ \ln Z_{\ell} - \tfrac{1}{2} \operatorname{tr} \tilde{K}_{\ell} K_{\ell} \right]"
+    trace = r"\sum_{\ell < L} " + share + within
     return equation(
         r"\Phi",
         written(trace) + written(r"\ln Z_{L}")
@@ -289,16 +303,22 @@ def saddle_action() -> sp.Eq:
     )  # fmt: skip
 
 
-def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquations:
-    """Equations of a network of `depth` hidden layers, or of any."""
+def deep_equations(depth: int | None = None, jacobian: bool = True, layered: bool = False) -> DeepEquations:
+    """Equations of a network of `depth` hidden layers, or of any.
+
+    `layered`: every layer has a width N_l and a scale sigma_l of its own. The kernel of layer l enters N_l / N_L times
+    in -tr K~ K / 2, and the fields of layer l + 1 have covariance sigma_(l+1)^2 K_l, with ln Z counted N_(l+1) / N_L
+    times.
+    """
     layers: list[Layer] = list(range(1, depth)) if depth else [written(r"\ell")]
     upper: list[Layer] = list(range(2, depth + 1)) if depth else [written(r"\ell + 1")]
     last: Layer = depth or L
     weight = r"\left\langle e^{\sum_{c} n_{c} g_{c}(b_{c}, h_{c})} \right\rangle"
     gaussian_b = r"b \sim \mathcal{N}(0, \tilde{k}_{\ell})"
-    gaussian_h = r"h \sim \mathcal{N}(0, \sigma_w^2 \bar{K}_{\ell-1})"
+    sigma = r"\sigma_{\ell}" if layered else r"\sigma_w"
+    gaussian_h = rf"h \sim \mathcal{{N}}(0, {sigma}^2 \bar{{K}}_{{\ell-1}})"
     fields = rf"{weight}_{{{gaussian_b}, \; {gaussian_h}}}"
-    gaussian_z = r"z \sim \mathcal{N}(h, \sigma_w^2 d_{\ell - 1, c})"
+    gaussian_z = rf"z \sim \mathcal{{N}}(h, {sigma}^2 d_{{\ell - 1, c}})"
     tilted = (
         rf"\ln \left\langle e^{{b \varphi(z) + \tilde{{\delta}}_c \varphi(z)^2 / 2}} \right\rangle_{{{gaussian_z}}}"
     )
@@ -314,18 +334,21 @@ def deep_equations(depth: int | None = None, jacobian: bool = True) -> DeepEquat
         off, block, own = saddle("k", "delta", sp.Integer(1), layer)
         assert off.subs(e, c) == block  # one equation for both
         rows += [equation(kernel[c, e], off), equation(d[c], own)]
-        off, block, own = saddle("H", "d", SIGMA_W**2, above)
+        push = layer_scale(above) ** 2 * layer_width(above) / layer_width(layer) if layered else SIGMA_W**2
+        off, block, own = saddle("H", "d", push, above)
         assert off.subs(e, c) == block
         rows += [equation(tilde[c, e], off), equation(delta[c], own)]
     # <a g_b> + tau t = y, integrated by parts in a.
     top_off, _, top_own = saddle("k", "delta", sp.Integer(1), last)
     match = READOUT_VARIANCE * (sp.Sum(top_off * SIZE[e] * T[e, q], (e, 1, C)) + top_own * T[c, q]) + TAU * T[c, q]
     rows.append(equation(Y[c, q], match))
-    return DeepEquations(depth, saddle_action(), definitions, tuple(rows), second_derivatives() if jacobian else ())
+    second = second_derivatives(layered) if jacobian else ()
+    return DeepEquations(depth, saddle_action(layered), definitions, tuple(rows), second)
 
 
-def second_derivatives() -> tuple[sp.Eq, ...]:
+def second_derivatives(layered: bool = False) -> tuple[sp.Eq, ...]:
     """Second derivatives of ln Z in class functions, and the simplest of these."""
+    sigma = r"\sigma_{\ell + 1}" if layered else r"\sigma_w"
     general = (
         r"\left\langle A_{\theta\theta'} \right\rangle - \left\langle A_{\theta} \right\rangle"
         r" \left\langle A_{\theta'} \right\rangle"
@@ -339,7 +362,8 @@ def second_derivatives() -> tuple[sp.Eq, ...]:
             r"\partial_{\tilde{k}_{ce}}, \; \partial_{\bar{K}_{ce}}, \; \partial_{t_{cq}}",
             written(
                 r"\left(1 - \tfrac{1}{2} \delta_{ce}\right) \partial_{b_{c}} \partial_{b_{e}}, \;"
-                r" \sigma_w^2 \left(1 - \tfrac{1}{2} \delta_{ce}\right) \partial_{h_{c}} \partial_{h_{e}}, \;"
+                rf" {sigma}^2 "
+                r"\left(1 - \tfrac{1}{2} \delta_{ce}\right) \partial_{h_{c}} \partial_{h_{e}}, \;"
                 r" a_{q} \partial_{b_{c}}"
             ),
         ),

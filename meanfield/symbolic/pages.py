@@ -44,6 +44,7 @@ THEORIES: dict[str, Callable[[], str]] = {
     "general_data": lambda: theories.general_data().latex(),
     "general_data_outliers": lambda: theories.general_data(outliers=True).latex(),
     "deep_network": lambda: deep_equations(jacobian=False).latex(),
+    "deep_network_layers": lambda: deep_equations(jacobian=False, layered=True).latex(),
     "deep_rectifiers": lambda: rectifier_equations().latex(),
     "deep_network_jacobian": lambda: align(second_derivatives()),
 }

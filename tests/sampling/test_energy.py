@@ -66,6 +66,29 @@ def test_energy_and_gradient(name, depth, scaling, task, sigma_a):
     np.testing.assert_allclose(gradient, exact, rtol=1e-9, atol=1e-9 * np.abs(exact).max())
 
 
+def test_energy_of_layers_of_different_width_and_scale():
+    """f from its definition, layer by layer, and its gradient by complex steps."""
+    network = mf.Network("sigmoid", 3, 0.7, 1.2, layer_sigmas=(0.8, 1.3), width_ratios=(2.0, 0.5))
+    posed = problem(network, CLASSES, 4, 0.3)
+    assert (posed.widths, posed.n_hidden) == ((8, 2, 4), 8 * 8 + 2 * 8 + 4 * 2)
+
+    def plain(x):
+        first, second, third = x[:64].reshape(8, 8), x[64:80].reshape(2, 8), x[80:88].reshape(4, 2)
+        phi = PHI["sigmoid"](1.2 * first)
+        phi = PHI["sigmoid"](0.8 * second @ phi / math.sqrt(8))
+        phi = PHI["sigmoid"](1.3 * third @ phi / math.sqrt(2))
+        f = 0.7 / math.sqrt(8) * x[88:].reshape(3, 4) @ phi / 4
+        return 0.5 * 13.0 * np.sum((posed.targets.T - f) ** 2) + 0.5 * np.sum(x * x)
+
+    x = np.random.default_rng(3).standard_normal(posed.n_weights)
+    gradient = np.empty(x.size)
+    assert energy_gradient(posed.target(), x, 13.0, posed.work(), gradient) == pytest.approx(plain(x), rel=1e-12)
+    exact = np.array([plain(row).imag for row in x + 1e-30j * np.eye(x.size)]) / 1e-30
+    np.testing.assert_allclose(gradient, exact, rtol=1e-9, atol=1e-9 * np.abs(exact).max())
+    with pytest.raises(ValueError, match="whole numbers"):
+        problem(network, CLASSES, 5, 0.3)
+
+
 def test_features_of_a_class_task_are_those_of_orthogonal_inputs():
     """Preactivation space and weights of N_0 = P orthogonal inputs are the same network."""
     labels = np.repeat([0, 1, 2], [4, 2, 2])

@@ -221,12 +221,18 @@ def test_what_is_trained_is_the_posterior(task, depth, parameterization, loss):
     assert (back.sigma_a, back.sigma_w) == pytest.approx((1.3, 0.7), rel=1e-12)
 
 
-def test_layers_with_different_priors_are_refused_with_the_right_ones():
+def test_weight_decays_may_give_layers_scales_of_their_own():
     sizes = {"width": 10, "n_inputs": 40, "n_samples": 20}
     network = mf.Network("tanh", depth=2)
-    with pytest.raises(ValueError, match="one sigma_w") as refused:
-        mf.theory_parameters(network, weight_decay=0.1, temperature=0.01, **sizes)
-    assert "[0.1, 0.025]" in str(refused.value)
+    net, tau = mf.theory_parameters(network, weight_decay=0.1, temperature=0.01, **sizes)
+    assert net.scales == pytest.approx((2.0, 1.0))
+    decay = mf.training_parameters(net, tau, **sizes).weight_decay
+    assert decay == pytest.approx((0.1, 0.1, 0.1))
+    wide, _ = mf.theory_parameters(
+        network.with_(width_ratios=(4.0,)), weight_decay=0.1, temperature=0.01, **sizes
+    )  # 40 neurons, as many as inputs
+    assert wide.scales == pytest.approx((2.0, 2.0))
+    assert wide.layer_sigmas is None
     net, _ = mf.theory_parameters(network, weight_decay=[0.1, 0.025, 1.0], temperature=0.01, **sizes)
     assert net.sigma_w == pytest.approx(2.0)
     with pytest.raises(ValueError, match="without noise"):

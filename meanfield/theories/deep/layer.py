@@ -465,12 +465,14 @@ class Layer:
         return averages, Detail(beta, share / share.sum(), log_weight, **conditional)
 
     def _orbits(self, index: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """One node of every orbit, and how many there are in it."""
+        """One node of every orbit, and how many there are in it: nodes may have been found in a part of it alone."""
         turns = self.turns if self.rule.offset == 0.0 else self.turns[(self.turns >= 0).all(axis=(1, 2))]
         if len(turns) < 2 or index.shape[1] != turns.shape[1]:
             return index, np.ones(len(index))
         names = np.array([keys(index @ turn.T) for turn in turns])
-        chosen = names.max(axis=0) == keys(index)
+        orbit = names.max(axis=0)
+        order = np.lexsort((orbit != keys(index), orbit))
+        chosen = np.sort(order[np.unique(orbit[order], return_index=True)[1]])
         images = np.sort(names[:, chosen], axis=0)
         return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
 

@@ -12,13 +12,18 @@ from typing import ClassVar, cast
 import numpy as np
 
 from meanfield.archive import write_archive
+from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code
 from meanfield.posterior.registry import Freezes, theory_named
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.branches import NoBranch
 from meanfield.theories.deep.densities import LayerDensities
+from meanfield.theories.deep.fold import BranchEnd, uncoded_end
+from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.table import deep_table
 from meanfield.validation import FloatArray, read_only
@@ -157,6 +162,10 @@ class DeepPosterior(LayerDensities):
         order = np.argsort(row, kind="stable")
         return b[order], h[order], row[order]
 
+    def generalization_error(self, X: object, Y: object, *, width: float | None = None) -> Generalization:
+        """Refused: a class task has no new inputs, and deep nonlinear networks are solved on class tasks only."""
+        self._refuse("the generalisation error", "deep networks are solved on class tasks, which have no new inputs")
+
     def stability(self) -> dict[str, float]:
         """How far each code of the last layer is from losing its stability: the smallest of its fields.
 
@@ -190,6 +199,26 @@ class DeepPosterior(LayerDensities):
         theory = theory_named(self.theory)
         assert isinstance(theory, Freezes)
         return cast(DeepPosterior, theory.frozen(self, fractions))
+
+    def uncoded_end(self) -> BranchEnd:
+        """Where the solution that continues the prior ends as tau falls: a fold of the saddle equations.
+
+        Below its tau no such solution rivals the one with codes. Followed from large tau; takes seconds.
+
+        Raises
+        ------
+        ValueError
+            For linear phi and at P = infinity, where there are no such branches, and if the branch does not end or was
+            lost.
+        """
+        self._finite("the end of a branch of solutions")
+        if self.scheme == "analog":
+            raise ValueError("linear networks have one solution, no branches of them.")
+        problem = problem_of(self.network, self.task, self.tau)[0]
+        try:
+            return uncoded_end(problem)
+        except (NotCovered, np.linalg.LinAlgError) as error:
+            raise NoBranch(f"the branch without codes was not followed to its end: {error}") from error
 
     # ---- printing, saving ------------------------------------------------------------------------
 

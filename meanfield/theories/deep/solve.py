@@ -14,6 +14,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.coverage import refuses
+from meanfield.theories.deep.fold import BranchEnd, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
@@ -31,6 +32,9 @@ __all__ = ["solve_deep"]
 
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _SAME_BRANCH = 1e-4
+_FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
+_UNKNOWN = "the branch without codes was not compared: "
+_NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
 
 Report = Callable[[str, int, float], None]
 
@@ -140,32 +144,59 @@ def _compete(
 
     A warm start may have led to either of them.
     """
-    unknown = "the branch without codes was not compared: "
+    certain = found.residual <= tolerance
+    alone: list[Branch] = []
     try:
-        rival, other = prior_branch(problem, report)
-        if not other.residual <= 1e-2:
-            return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+        reached = _rival(problem, certain, report)
+        if isinstance(reached, str):
+            return system, found, alone, reached
+        rival, other = reached
         phi, against = (s.free_energy(f.x, f.averages) for s, f in ((system, found), (rival, other)))
-        certain = found.residual <= tolerance
         if certain and against < phi:
             if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
                 return system, found, [Branch("uncoded", against, other.residual)], ""
-            return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
+            return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, alone, "")
         rival, other = polish(problem, other.x, tolerance, report)
     except NoBranch as error:
-        return system, found, [], f"there is no branch without codes: {error}"
+        return system, found, alone, f"there is no branch without codes: {error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
-        return system, found, [], f"{unknown}{error}"
+        return system, found, alone, f"{_UNKNOWN}{error}"
     against = rival.free_energy(other.x, other.averages)
     if other.residual > tolerance:
-        return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+        return system, found, alone, f"{_UNKNOWN}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
         if warm and certain:
             return _against_codes(problem, system, found, tolerance, report)
-        return (system, found, [], "") if certain else (rival, other, [], "")
+        return (system, found, alone, "") if certain else (rival, other, alone, "")
     if certain and against <= phi:
         return system, found, [Branch("uncoded", against, other.residual)], ""
     return rival, other, [Branch("coding", phi, found.residual)], ""
+
+
+def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[System, Found] | str:
+    """The branch without codes at the coarse quadrature, or why it was not compared.
+
+    Where Newton does not reach it from the prior it is followed from a larger tau, to here or to its end in a fold.
+
+    Raises
+    ------
+    NoBranch
+        If it has ended.
+    """
+    try:
+        rival, other = prior_branch(problem, report)
+        if other.residual <= (_FOUND if certain else _NEAR):
+            return rival, other
+        reason = f"Newton ended at a residual of {other.residual:.0e}"
+    except (NotCovered, np.linalg.LinAlgError) as error:
+        reason = str(error)
+    try:
+        reached = uncoded_at(problem)
+    except (NoBranch, NotCovered, np.linalg.LinAlgError):
+        return f"{_UNKNOWN}{reason}"
+    if isinstance(reached, BranchEnd):
+        raise NoBranch(f"it ends in a fold at tau = {reached.tau:.6g}, where its Phi is {reached.free_energy:.6g}")
+    return reached if reached[1].residual <= _FOUND else f"{_UNKNOWN}{reason}"
 
 
 def _against_codes(

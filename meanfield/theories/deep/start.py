@@ -104,7 +104,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
 
     h = 1.0
     if depth > 1:
-        grid = np.linspace(0.4, 4.0, 37)
+        grid = np.linspace(0.4, 8.0, 77)
         values = np.array([slope(x) for x in grid])
         crossing = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
         h = brentq(slope, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0

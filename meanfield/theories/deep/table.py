@@ -31,12 +31,16 @@ def deep_table(posterior: DeepAnswer) -> str:
     """Task, kernels of every layer, codes of the last one, Phi and certificate."""
     network, task, solution = posterior.network, posterior.task, posterior.solution
     fractions = ", ".join(f"{p:.4g}" for p in task.fractions)
+    layers = {"layer_sigmas": network.layer_sigmas, "width_ratios": network.width_ratios}
+    own = "".join(
+        f", {name} = ({', '.join(f'{x:g}' for x in value)})" for name, value in layers.items() if value is not None
+    )
     lines = [
         f"{posterior.scheme} coding in {network.depth} layers: {network.activation.name}, {task.n_classes} classes "
         f"({fractions}), {task.n_outputs} outputs",
         f"P = {task.n_samples:g}, tau = {posterior.tau:g}, sigma_a = {network.sigma_a:g}, "
         f"sigma_w = {network.sigma_w:g}, "
-        f"readout prior sigma_a^2 / P^{network.beta:.4g}",
+        f"readout prior sigma_a^2 / P^{network.beta:.4g}{own}",
         "",
         "kernels (samples of two classes; last column: what the diagonal has beyond)",
     ]

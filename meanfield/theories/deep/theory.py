@@ -78,8 +78,9 @@ class DeepTheory:
         if network.scaling != "non-lazy" or network.depth == 1 or not isinstance(task, ClassTask | None):
             return None
         if relu.covers(network):
-            return rectifier_equations(network.depth)
-        return None if network.activation.parts == "outliers" else deep_equations(network.depth)
+            return rectifier_equations(network.depth) if network.uniform else None
+        layered = not network.uniform
+        return None if network.activation.parts == "outliers" else deep_equations(network.depth, layered=layered)
 
     def load(self, header: Header, arrays: Arrays) -> DeepPosterior | ReluPosterior:
         network = Network.from_dict(entry(header, "network", dict))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from meanfield.numerics.limits import interruptible, one_blas_thread
+from meanfield.numerics.limits import OutOfTime, interruptible, one_blas_thread, time_limit
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.parts import by_pattern
@@ -21,9 +21,24 @@ from meanfield.theories.general_data.exact.predictor import ParticlePredictor
 from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
 from meanfield.theories.general_data.predictor import GeneralPredictor
 from meanfield.theories.general_data.solution import GeneralSolution
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, real_number
 
-__all__ = ["GeneralDataPosterior"]
+__all__ = ["GeneralDataPosterior", "MeasuredError"]
+
+
+class MeasuredError(NamedTuple):
+    """How well an answer is known.
+
+    Attributes
+    ----------
+    difference : array
+        The answer minus that of the exact theory, as far as it is measured.
+    standard_error : array
+        Of this measurement.
+    """
+
+    difference: FloatArray
+    standard_error: FloatArray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,7 +90,59 @@ class GeneralDataPosterior(DataPosterior):
             return np.array([code.sample_activation for code in self.codes])
         return self._predictor.code_activations(self._inputs(X))
 
-    def frozen(self, fractions: object) -> GeneralDataPosterior:
+    def prediction_error(self, X: object = None) -> MeasuredError:
+        """How well `predict(X)` is known: the distance to the exact theory, and its standard error, on any inputs.
+
+        A corrected solution is an average over a sample: the distance is zero, the standard error that of the sample
+        (of a quadrature, what other nodes change). Solutions of expectation propagation are compared with the corrected
+        one, which is found for this purpose in seconds.
+
+        Parameters
+        ----------
+        X : raw inputs, as for `predict`
+            The training inputs by default.
+
+        Returns
+        -------
+        MeasuredError
+            difference, standard_error : (n, m) arrays.
+
+        Raises
+        ------
+        ConvergenceError
+            Where the exact theory could not be sampled.
+        """
+        new, known = self._inputs(X), self._exact
+        mean = self.predictions if X is None else self._predictor.mean(new)
+        difference = np.zeros_like(mean) if known is self._predictor else mean - known.mean(new)
+        return MeasuredError(difference, known.noise(new))
+
+    def kernel_error(self, X: object = None, X2: object = None) -> MeasuredError:
+        """How well `kernel(X, X2)` is known, as `prediction_error` says it of outputs; (n, n') arrays."""
+        left, known = self._inputs(X), self._exact
+        right = None if X2 is None else self._inputs(X2)
+        kernel = np.asarray(self.kernel(X, X2))
+        difference = np.zeros_like(kernel) if known is self._predictor else kernel - known.kernel(left, right, 1)
+        return MeasuredError(difference, known.kernel_noise(left, right))
+
+    @cached_property
+    def _exact(self) -> ParticlePredictor:
+        """The predictor of the corrected solution: this one's own, if it is corrected."""
+        from meanfield.theories.general_data.exact.examine import corrected
+
+        if isinstance(self._predictor, ParticlePredictor):
+            return self._predictor
+
+        def work() -> ParticleSolution | None:
+            with one_blas_thread():
+                return corrected(self.solution, self.task.labels)
+
+        found = interruptible(work)
+        if found is None:
+            raise ConvergenceError("the exact theory could not be sampled; use a larger tau or fewer samples.", self)
+        return ParticlePredictor(self.network, self.task, self.tau, found, self._part_names)
+
+    def frozen(self, fractions: object, *, max_seconds: float | None = None) -> GeneralDataPosterior:
         """The same network with given fractions of its neurons in each code, as sampled networks have them.
 
         Neurons of sampled networks do not hop between codes: they keep the fractions of their start, t and the readouts
@@ -86,6 +153,8 @@ class GeneralDataPosterior(DataPosterior):
         fractions : (codes,) array-like, or mapping of pattern to number
             In the order of `codes`; normalised. Codes of the same pattern share as in equilibrium. Up to 5 % of the
             neurons may have patterns of no code, and are left out.
+        max_seconds : float, optional
+            Limit of time, as for `solve`: the error that is raised then holds what was reached.
 
         Raises
         ------
@@ -94,9 +163,11 @@ class GeneralDataPosterior(DataPosterior):
         ConvergenceError
             If no solution is found.
         """
-        from meanfield.theories.general_data.exact.examine import certificate_of, examine
+        from meanfield.theories.general_data.exact.examine import certificate_of, examine, kept_for_measurement
         from meanfield.theories.general_data.solve import shares, solve_frozen  # loads compiled code
 
+        if max_seconds is not None:
+            max_seconds = real_number("max_seconds", max_seconds, above=0.0)
         if self._has_bulk:
             self._refuse("a solution at given fractions", "a bulk and outliers have no fractions to be frozen")
         if isinstance(fractions, Mapping):
@@ -104,14 +175,17 @@ class GeneralDataPosterior(DataPosterior):
 
         def work() -> Examined:
             found: GeneralSolution
-            with one_blas_thread():
+            with time_limit(max_seconds, kept_for_measurement(self.task, max_seconds)), one_blas_thread():
                 if isinstance(self.solution, ParticleSolution):
                     found = frozen_particles(self.solution, shares(fractions, self.solution))
                 else:
                     found = solve_frozen(self.solution, fractions, rng=0)
                 return examine(found, self.task.labels, None)
 
-        verdict = interruptible(work)
+        try:
+            verdict = interruptible(work)
+        except OutOfTime as error:
+            raise ConvergenceError("no solution: the time was over before there was any state; allow more.") from error
         posterior = replace(
             self,
             solution=verdict.solution,

@@ -133,7 +133,10 @@ def solve_general(
     final: dict[str, float] = {"spacing": spacing, "window": window, "shift": shift}
     if fractions is not None:
         assert warm_start is not None
-        return run.frozen(warm_start, fractions, final)
+        try:
+            return run.frozen(warm_start, fractions, final)
+        except OutOfTime:
+            return _best(run)
     start = warm_start if found is None or found.status != Status.OPTIMAL else found
     try:
         refined = run.equilibrium(groups, start, final)

@@ -67,16 +67,13 @@ class GeneralDataTheory:
     def solve(
         self, problem: Problem, *, warm_start: object, progress: bool | None, options: Options
     ) -> GeneralDataPosterior:
-        from meanfield.theories.general_data.exact.examine import certificate_of, examine, seconds_of_measurement
+        from meanfield.theories.general_data.exact.examine import certificate_of, examine, kept_for_measurement
         from meanfield.theories.general_data.posterior import GeneralDataPosterior
 
         network, task, tau = problem.network, problem.data_task, problem.tau
         warm = _start(warm_start)
         refine, seconds = options.get("refine"), options.get("max_seconds")
-        kept = 0.0
-        if seconds is not None:
-            rank = min(task.inputs.shape)
-            kept = min(_KEPT * seconds, seconds_of_measurement(task.n_samples, task.n_outputs, rank))
+        kept = kept_for_measurement(task, seconds)
 
         def work() -> Examined:
             with time_limit(seconds, kept), one_blas_thread():
@@ -220,7 +217,6 @@ def _solved(
     return replace(found, activation=phi, status=status, message=_STARTED.format(phi=repr(phi)))
 
 
-_KEPT = 0.25  # of the time, at most, for the measurement of what was reached
 _SHARE = 0.5  # of the time, for expectation propagation where particles are another way
 _WORTH = 10.0  # seconds that particles need at least
 _STARTED = (

@@ -73,7 +73,8 @@ class LazyTheory:
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> DataEquations | None:
         from meanfield.symbolic.theories import lazy
 
-        return lazy() if isinstance(task, DataTask) and network.scaling == "lazy" else None
+        own = isinstance(task, DataTask) and network.scaling == "lazy" and network.uniform
+        return lazy() if own else None
 
     def load(self, header: Header, arrays: Arrays) -> LazyPosterior:
         from meanfield.theories.lazy.claims import check_lazy

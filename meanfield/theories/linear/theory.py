@@ -68,8 +68,8 @@ class LinearTheory:
         """Of data; those of class tasks are a case of one hidden layer, or of many."""
         from meanfield.symbolic.theories import linear
 
-        own = isinstance(task, DataTask) and network.scaling == "non-lazy" and network.activation.parts == "gaussian"
-        return linear() if own else None
+        non_lazy = network.scaling == "non-lazy" and network.uniform
+        return linear() if isinstance(task, DataTask) and non_lazy and network.activation.parts == "gaussian" else None
 
     def load(self, header: Header, arrays: Arrays) -> LinearDataPosterior | SingleNeuronPosterior:
         if "kind" not in header:

@@ -20,6 +20,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.single_layer.class_kinds import class_kinds
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import interval_bounds
+from meanfield.theories.single_layer.compiled.dual import MOST_SPARE
 from meanfield.theories.single_layer.kind_solution import solution_of_kinds
 from meanfield.theories.single_layer.kind_solver import solve_kinds
 from meanfield.theories.single_layer.solution import Solution, heaviest_first
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_BOXES",
     "STATUS",
     "Point",
+    "code_room",
     "compiled_tables",
     "limit_point",
     "message_of",
@@ -95,6 +97,14 @@ def phi_range(activation: Activation, k: float) -> PhiRange:
     )
 
 
+def code_room(n_classes: int, m: int) -> int:
+    """Codes and outliers that a solution may have: what is needed (Carathéodory), and orbits of a symmetry or cones.
+
+    Beyond, the codes that are needed are reported without those that could share their weights.
+    """
+    return n_classes * m + 1 + MOST_SPARE
+
+
 class Point(NamedTuple):
     """A solution of the compiled solver at P -> infinity, units sigma_a = 1: n codes, o outlier directions."""
 
@@ -140,8 +150,7 @@ def limit_point(
             f"parameters, whose matrices do not fit into memory; up to {_LARGEST} are solved, and any number where "
             f"classes are of at most {_FEW} kinds (equal fractions and equal on and off)."
         )
-    # Carathéodory bounds the codes needed; degenerate phases report whole orbits of a symmetry.
-    room = n_classes * m + 1 + 512
+    room = code_room(n_classes, m)
     i = 0 if warm is None else 1  # the warm start is a point before
     t = np.zeros((i + 1, n_classes, m))
     codes = np.zeros((i + 1, room, m)), np.zeros((i + 1, room))
@@ -223,6 +232,11 @@ def point_to_solution(point: Point, sigma_a: float, tau: float) -> Solution:
         notes.append(
             f"the weights of codes and outliers are not unique ({nullity} free directions): the kernel is determined, "
             "its decomposition into outliers is one of many"
+        )
+    elif nullity >= point.weights.size:
+        notes.append(
+            f"the code weights are not unique ({nullity} free directions): so many codes are at the same height that "
+            "some which suffice are reported, one choice of many"
         )
     elif nullity:
         notes.append(

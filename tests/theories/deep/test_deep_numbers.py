@@ -1,5 +1,6 @@
 """Deep theory: numbers that were established by other means, and limits."""
 
+import itertools
 import math
 
 import numpy as np
@@ -203,8 +204,8 @@ def test_layers_of_different_width_and_scale_elsewhere():
     assert mf.Network("sigmoid", 3).uniform
     assert "layer_sigmas" not in mf.Network("sigmoid", 3).to_dict()
     for act in (
-        lambda: mf.sample(network, task, 20, 0.1),
-        lambda: mf.equations(network),
+        lambda: mf.equations(layered("relu")),
+        lambda: mf.equations(layered("linear"), mf.data_task(np.eye(4), np.ones((4, 1)))),
         lambda: mf.solve(layered("relu"), task, 0.1),
         lambda: mf.solve(layered("linear"), mf.data_task(np.eye(4), np.ones((4, 1)))),
         lambda: mf.solve(layered("tanh", scaling="lazy"), mf.data_task(np.eye(4), np.ones((4, 1))), 0.1),
@@ -343,18 +344,41 @@ def test_uncoded_solution_where_codes_are_lost():
     assert post.free_energy == pytest.approx(-99.9617, abs=1e-3)
 
 
-@pytest.mark.parametrize(("depth", "ends"), [(2, (0.2, 0.25)), (3, (0.12, 0.17))])
-def test_the_branch_without_codes_ends(depth, ends):
-    """Below its end the conjugate under the top is beyond the instability of that layer; above it is a rival."""
+@pytest.mark.parametrize(("depth", "tau_end", "phi_end"), [(2, 0.27266548, -183.192157), (3, 0.1532935, -326.0748)])
+def test_the_branch_without_codes_ends(depth, tau_end, phi_end):
+    """In a fold, where an eigenvalue of the Hessian goes through zero. Far below it the conjugate under the top is
+    beyond the instability of that layer; just below it the fold is named, just above it the branch is a rival."""
     network, task = mf.Network("sigmoid", depth), mf.class_task(targets=[1, -1], n_samples=100)
-    for tau in (0.01, ends[0]):
-        post = solve_deep(network, task, tau, second=False)
-        assert post.status == "optimal"
-        assert not post.certificate.branches
-        assert any("there is no branch without codes" in note for note in post.notes)
-    (rival,) = solve_deep(network, task, ends[1], second=False).certificate.branches
+    post = solve_deep(network, task, 0.01, second=False)
+    assert post.status == "optimal"
+    assert any("there is no branch without codes" in note for note in post.notes)
+    end = post.uncoded_end()
+    assert end.tau == pytest.approx(tau_end, rel=1e-6)
+    assert end.free_energy == pytest.approx(phi_end, rel=1e-6)
+    assert end.residual < 1e-8
+    assert abs(end.eigenvalue) < 1e-5 < min(abs(end.before), abs(end.behind))
+    assert end.before * end.behind < 0.0
+    below, above = (solve_deep(network, task, factor * end.tau, second=False) for factor in (0.998, 1.002))
+    assert not below.certificate.branches
+    assert any("fold at tau" in note for note in below.notes)
+    (rival,) = above.certificate.branches
     assert rival.name == "uncoded"
-    assert rival.free_energy < -50 / ends[1] * 0.99
+    assert rival.residual < 1e-4
+    assert rival.free_energy == pytest.approx(end.free_energy / 1.002, rel=2e-3)  # Phi ~ -1 / tau
+    with pytest.raises(ValueError, match="linear"):
+        solve_deep(mf.Network("linear", depth), task, 0.01).uncoded_end()
+
+
+def test_nodes_found_in_a_part_of_their_orbit_count_for_all_of_it():
+    """A weight with one maximum far out on one side: its images under permutations are not in the list."""
+    group = System(DeepProblem(SIGMOID, 2, np.full(3, 33.0), np.eye(3), 0.1, 0.01)).group
+    layer = Layer(SIGMOID, np.full(3, 33.0), FINE, False, group.permuted())
+    part = np.array([[-2, 9, -2], [-2, 9, -3], [-3, 9, -2], [1, 1, 1]])
+    kept, often = layer._orbits(part)
+    assert sorted(map(tuple, np.sort(kept, axis=1))) == [(-3, -2, 9), (-2, -2, 9), (1, 1, 1)]
+    assert sorted(often) == [1, 3, 6]
+    whole = np.unique(np.vstack([part[:, list(p)] for p in itertools.permutations(range(3))]), axis=0)
+    assert sorted(layer._orbits(whole)[1]) == [1, 3, 6]
 
 
 @pytest.mark.parametrize("t", [4.0, 5.0, 5.5, 7.0])
@@ -369,7 +393,7 @@ def test_integrals_at_kernels_of_nearly_one_field(t):
         np.testing.assert_allclose(other.kernel, found[0].kernel, atol=accuracy)
 
 
-@pytest.mark.parametrize("samples", [1e2, 1e6])
+@pytest.mark.parametrize("samples", [1e2, 1e6, 1e8])
 def test_newton_takes_few_steps_at_any_number_of_samples(samples):
     steps = []
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.general_data.exact.coverage import cover, gather, modes
+from meanfield.theories.general_data.exact.coverage import climbed, cover, gather, modes
 from meanfield.theories.general_data.exact.moves import anneal
 from meanfield.theories.general_data.exact.particles import ParticleSolution, particle_solution
 from meanfield.theories.general_data.exact.proposal import FEW, Mixture, adapt, mixture_of, refit
@@ -30,6 +30,8 @@ _VALUES = 1.5e6  # n P of a first sample
 _FITS = 2  # annealed samples that a proposal is fitted to
 _ANNEALED = 8192  # the same, of samples that are annealed
 _FITTINGS, _WELL = 8, 0.4  # of a proposal in few dimensions, at most, and the effective share that is enough
+_MOST_HEAVY, _OUTWEIGHS = 40, 150.0  # points that maxima are looked for at, and how many others they outweigh
+_MORE = 0.3  # ln Z by which a sample has seen more than another one
 _BUDGET = 4e7  # n P of the largest
 
 
@@ -56,6 +58,8 @@ class Measured(NamedTuple):
         Whether that is so, and the noise small enough for a verdict.
     seeds : float or None
         Root mean square of the difference between the outputs of two runs, where particles found t from the prior.
+    new_noise : float or None
+        Of a corrected solution, root mean square of the standard errors of outputs on inputs like new ones.
     """
 
     rms: float
@@ -68,6 +72,7 @@ class Measured(NamedTuple):
     even: bool
     reliable: bool
     seeds: float | None = None
+    new_noise: float | None = None
 
     def within(self, scale: float) -> bool:
         """Whether the solution may be called one."""
@@ -140,9 +145,9 @@ class Sampler:
         """`Dual.minimised`."""
         return self.dual.minimise(sample, t, least_effective=least_effective)
 
-    def answer(self, sample: Sample, at: At, t: FloatArray) -> ParticleSolution:
-        """The solution at the minimum of a sample."""
-        return particle_solution(self.solution, sample, at, t, self.mixture.codes(sample.points), 1)
+    def answer(self, sample: Sample, at: At, t: FloatArray, half_t: FloatArray | None = None) -> ParticleSolution:
+        """The solution at the minimum of a sample; `half_t` are those of its halves."""
+        return particle_solution(self.solution, sample, at, t, self.mixture.codes(sample.points), 1, half_t)
 
     def scout(self, t: FloatArray) -> None:
         """Add codes that the proposal does not reach."""
@@ -162,7 +167,9 @@ class Sampler:
         """A sample of n points at t from the best of proposals fitted to their own samples, again and again.
 
         Stops where weights are even enough. A fit that turns out worse than what it was fitted to is not followed: too
-        narrow Gaussians leave out places of which their own points know nothing. `first` is tried before the present.
+        narrow Gaussians leave out places of which their own points know nothing. Nor is one that knows of less: where a
+        later sample has a larger Z the weights of the earlier one were even for want of points. Single points that
+        outweigh hundreds of others are on maxima that the proposal lacks. `first` is tried before the present.
         """
         waiting, best = [self.mixture] if first is None else [self.mixture, first], None
         for attempt in range(_FITTINGS):
@@ -170,7 +177,7 @@ class Sampler:
             trial = waiting.pop()
             sample = trial.sample(self.solution, n, self.rng)
             at = self.dual.at(sample, t)
-            if math.isfinite(at.log_z) and (best is None or at.effective > best[1].effective):
+            if math.isfinite(at.log_z) and (best is None or _better(at, best[1])):
                 self.mixture, best = trial, (sample, at)
             if best is None:
                 return None
@@ -178,9 +185,20 @@ class Sampler:
                 break
             if not waiting:
                 points, share = best[0].points, best[1].share
-                fit = adapt(self.mixture, points, share) if attempt % 2 else None
+                more = self._heaviest(t, *best) if attempt % 2 == 0 else None
+                fit = adapt(self.mixture, points, share) if attempt % 2 else more
                 waiting.append(refit(self.mixture, points, share, self.rng) if fit is None else fit)
         return best
+
+    def _heaviest(self, t: FloatArray, sample: Sample, at: At) -> Mixture | None:
+        """The proposal with the maxima at which points outweigh hundreds of others; None if there are none."""
+        if has_jumps(self.solution.activation):
+            return None
+        order = np.argsort(-at.share)[:_MOST_HEAVY]
+        heavy = order[at.share[order] * len(at.share) > _OUTWEIGHS]
+        found = climbed(self.solution, t, sample.points[heavy])
+        wider, _ = cover(self.mixture, self.solution, t, at.log_z, found, self.rng)
+        return wider if len(wider.weight) > len(self.mixture.weight) else None
 
     @property
     def few(self) -> bool:
@@ -246,6 +264,13 @@ class Sampler:
         error = np.abs(self.dual.shift(other, t)[0].outputs - shift.outputs)
         found = summary(Shift(shift.outputs, error), at, 0.0, scale_of(self.solution.targets))
         return found._replace(effective=math.inf, reliable=found.noise <= _RMS_NOISE)
+
+
+def _better(at: At, known: At) -> bool:
+    """Whether a sample says more than another one of as many points."""
+    if abs(at.log_z - known.log_z) > _MORE:
+        return at.log_z > known.log_z
+    return at.effective > known.effective
 
 
 def summary(shift: Shift, at: At, missed: float, scale: float) -> Measured:

@@ -7,13 +7,15 @@ far that few points are left, a new sample is drawn there.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.numerics.limits import check_time
+from meanfield.numerics.limits import OutOfTime, check_time
 from meanfield.theories.general_data.exact.check import Measured, Sampler, scale_of, summary
 from meanfield.theories.general_data.exact.particles import ParticleSolution
 from meanfield.theories.general_data.exact.sample import At, Sample, Shift
+from meanfield.theories.general_data.exact.spread import noise_on_probes, spread, states_for
 from meanfield.validation import FloatArray
 
 __all__ = ["correct"]
@@ -26,8 +28,11 @@ _NOISE = 3e-4  # of the outputs, that more points are drawn for
 _SIGMAS = 3.0
 
 
-def correct(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measured] | None:
-    """The exact solution near t, and how well it is known; None where sampling does not work."""
+def correct(sampler: Sampler, t: FloatArray, thorough: bool = True) -> tuple[ParticleSolution, Measured] | None:
+    """The exact solution near t, and how well it is known; None where sampling does not work.
+
+    `thorough`: with points enough for new inputs, too.
+    """
     exact = sampler.quadrature(t)
     if exact is not None:
         return _by_quadrature(sampler, t, exact)
@@ -54,48 +59,102 @@ def correct(sampler: Sampler, t: FloatArray) -> tuple[ParticleSolution, Measured
         return None
     if sampler.dual.fractions is None:
         sampler.scout(t)
-    return _pool(sampler, t, n)
+    return _pool(sampler, t, n, thorough)
 
 
-def _pool(sampler: Sampler, t: FloatArray, n: int) -> tuple[ParticleSolution, Measured] | None:
+class _Found(NamedTuple):
+    """An answer with its error, on two independent samples."""
+
+    parts: list[Sample]
+    t: FloatArray
+    answer: ParticleSolution
+    measured: Measured
+
+
+def _pool(sampler: Sampler, t: FloatArray, n: int, thorough: bool) -> tuple[ParticleSolution, Measured] | None:
     """Two new samples, each with its own minimum, then both together; the difference is the error."""
     scale = scale_of(sampler.solution.targets)
-    best: tuple[ParticleSolution, Measured] | None = None
+    best: _Found | None = None
     while True:
         if sampler.few and not sampler.annealing:
             sampler.fit(t, n)
-        found = []
+        parts = []
         for _ in range(2):
             check_time()
-            sample = sampler.sample(n, t)
-            own, _, arrived = sampler.minimise(sample, t)
-            if not arrived:
-                return None
-            found.append((sample, own))
-        both = _join(found[0][0], found[1][0])
-        t, at, arrived = sampler.minimise(both, 0.5 * (found[0][1] + found[1][1]))
-        if not arrived:
+            parts.append(sampler.sample(n, t))
+        both, at, found = _together(sampler, parts, t)
+        if found is None:
             return None
-        error = sampler.shift(both, t)[0].error
-        half = 0.5 * sampler.solution.tau * (found[0][1] - found[1][1])
-        result = summary(Shift(half, error), at, sampler.missed, scale)
-        if best is None or (result.even, -result.noise) > (best[1].even, -best[1].noise):
-            best = sampler.answer(both, at, t), result
-        if best[1].within(scale) and best[1].noise <= _NOISE * scale:
+        t = found.t
+        key = found.measured.even, -found.measured.noise
+        if best is None or key > (best.measured.even, -best.measured.noise):
+            best = found
+        if best.measured.within(scale) and best.measured.noise <= _NOISE * scale:
             break
-        more = sampler.improve(both, at, n, result.even)
-        if more is None or (best[1].reliable and more <= n):
+        more = sampler.improve(both, at, n, found.measured.even)
+        if more is None or (best.measured.reliable and more <= n):
             break
         n = more
-    return best
+    if thorough and best.measured.within(scale):
+        best = _spread(sampler, best, scale)
+    return best.answer, best.measured
+
+
+def _spread(sampler: Sampler, found: _Found, scale: float) -> _Found:
+    """The same with so many points that outputs on new inputs are known, too, if there is the time for it."""
+    measured = found.measured
+    assert measured.new_noise is not None
+    states = states_for(sampler, measured.new_noise, measured.effective, scale)
+    if not states:
+        return found
+    try:
+        parts = [spread(sampler, part, found.t, states) for part in found.parts]
+        _, _, better = _together(sampler, parts, found.t)
+    except OutOfTime:
+        return found
+    if better is None or not better.measured.within(scale):
+        return found
+    less = better.measured.new_noise
+    assert less is not None
+    if not less < measured.new_noise:
+        return found
+    # Points of a family are not independent: as many count as would have this noise.
+    effective = min(better.measured.effective, measured.effective * (measured.new_noise / max(less, 1e-300)) ** 2)
+    return better._replace(measured=better.measured._replace(effective=effective))
+
+
+def _together(sampler: Sampler, parts: list[Sample], t: FloatArray) -> tuple[Sample, At, _Found | None]:
+    """Two samples as one, what it says at its minimum, and the answer there; None where there is no minimum."""
+    ends = []
+    for part in parts:
+        own, at, arrived = sampler.minimise(part, t)
+        if not arrived:
+            return part, at, None
+        ends.append(own)
+    both = _join(parts[0], parts[1])
+    t, at, arrived = sampler.minimise(both, 0.5 * (ends[0] + ends[1]))
+    if not arrived:
+        return both, at, None
+    error = sampler.shift(both, t)[0].error
+    half = 0.5 * sampler.solution.tau * (ends[0] - ends[1])
+    measured = summary(Shift(half, error), at, sampler.missed, scale_of(sampler.solution.targets))
+    measured = measured._replace(new_noise=noise_on_probes(sampler, both, at))
+    return both, at, _Found(parts, t, sampler.answer(both, at, t, np.array(ends)), measured)
 
 
 def _join(one: Sample, other: Sample) -> Sample:
     def both(name: str) -> FloatArray:
         return np.concatenate([getattr(one, name), getattr(other, name)])
 
-    group = None if one.group is None else np.concatenate([one.group, other.group])
-    return Sample(both("points"), both("phi"), both("base") - math.log(2.0), group)
+    sizes = len(one.base), len(other.base)
+    return Sample(
+        both("points"),
+        both("phi"),
+        both("base") - math.log(2.0),
+        None if one.group is None else both("group"),
+        family=np.concatenate([np.arange(n) if x.family is None else x.family for n, x in zip(sizes, (one, other))]),
+        half=np.repeat([0, 1], sizes),
+    )
 
 
 def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[ParticleSolution, Measured] | None:
@@ -113,4 +172,4 @@ def _by_quadrature(sampler: Sampler, t: FloatArray, exact: Sample) -> tuple[Part
             return None
         exact = again
     measured = sampler.measure(t)
-    return sampler.answer(exact, at, t), measured
+    return sampler.answer(exact, at, t), measured._replace(new_noise=0.0)

@@ -16,7 +16,7 @@ from meanfield.theories.general_data.joint.scout import Scout
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Mode", "cover", "gather", "modes"]
+__all__ = ["Mode", "climbed", "cover", "gather", "modes"]
 
 _MOST = 40  # modes that are looked at
 _DEPTH = 12.0  # ln of the weight below which a mode does not matter
@@ -72,6 +72,21 @@ def modes(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng
         top = max(top, mode.log_z)
         found.append(mode)
     return sorted((mode for mode in found if mode.log_z > top - 2.0 * _DEPTH), key=lambda mode: -mode.log_z)
+
+
+def climbed(solution: GeneralSolution, t: FloatArray, points: FloatArray) -> list[Mode]:
+    """Maxima where Newton's method ends from these points, each of them once."""
+    found: list[Mode] = []
+    seen: list[FloatArray] = []
+    for point in points:
+        mode = _laplace(solution, t, point)
+        if mode is None:
+            continue
+        at = solution.features @ mode.weights
+        if not seen or np.mean((np.array(seen) - at) ** 2, axis=1).min() >= _SAME:
+            seen.append(at)
+            found.append(mode)
+    return found
 
 
 def gather(solution: GeneralSolution, t: FloatArray, labels: IntArray | None, rng: np.random.Generator) -> list[Mode]:

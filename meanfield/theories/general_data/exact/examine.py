@@ -11,6 +11,7 @@ import numpy as np
 from meanfield.numerics.limits import OutOfTime, last_seconds, seconds_left
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
+from meanfield.problem.data_task import DataTask
 from meanfield.theories.general_data.coverage import MAX_SAMPLED
 from meanfield.theories.general_data.exact.check import LARGEST, RMS, Measured, Sampler, first_sample, scale_of
 from meanfield.theories.general_data.exact.correct import correct
@@ -21,9 +22,18 @@ from meanfield.theories.general_data.outliers.solution import OutlierSolution
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Examined", "certificate_of", "examine", "seconds_of_measurement", "unmeasured"]
+__all__ = [
+    "Examined",
+    "certificate_of",
+    "corrected",
+    "examine",
+    "kept_for_measurement",
+    "seconds_of_measurement",
+    "unmeasured",
+]
 
 _PIECES, _RATE = 40, 3e9  # of a solution that is hard; operations per second of a busy processor
+_KEPT = 0.25  # of the time, at most, for the measurement of what was reached
 _FAR = 0.05  # residual, in units of the largest target, of a solution that is no start
 _CORRECTED = "expectation propagation is corrected on samples of the exact single-neuron posterior"
 
@@ -75,7 +85,7 @@ def examine(solution: GeneralSolution, labels: IntArray | None, refine: bool | N
     scale = scale_of(solution.targets)
     measured: Measured | None = None
     try:
-        sampler = _sampler(solution, labels)
+        sampler = sampler_for(solution, labels)
         if solution.status == Status.OPTIMAL:
             measured = sampler.measure(np.array(solution.t))
             if measured.within(scale) and not refine:
@@ -99,19 +109,27 @@ def examine(solution: GeneralSolution, labels: IntArray | None, refine: bool | N
 
 def _noise(measured: Measured) -> tuple[str, ...]:
     """What is to be said about outputs on new inputs."""
-    if math.isinf(measured.effective):
+    if not measured.new_noise:
         return ()
     return (
-        f"outputs on new inputs have the noise of {measured.effective:.0f} effective points: the standard deviation of "
-        "a network with so many neurons",
+        f"outputs on new inputs have a standard error of about {measured.new_noise:.1g} ({measured.effective:.0f} "
+        "effective points; root mean square over inputs between those of training); prediction_error(X) gives that of "
+        "each",
     )
 
 
-def _sampler(solution: GeneralSolution, labels: IntArray | None) -> Sampler:
+def sampler_for(solution: GeneralSolution, labels: IntArray | None) -> Sampler:
+    """Samples of the exact measure near a solution."""
     rng = np.random.default_rng(0)
     return (
         BulkSampler(solution, labels, rng) if isinstance(solution, OutlierSolution) else Sampler(solution, labels, rng)
     )
+
+
+def corrected(solution: GeneralSolution, labels: IntArray | None) -> ParticleSolution | None:
+    """The exact theory next to a solution of expectation propagation; None where it could not be sampled."""
+    found = correct(sampler_for(solution, labels), np.array(solution.t)) if solution.t.size <= MAX_SAMPLED else None
+    return found[0] if found is not None and found[1].within(scale_of(solution.targets)) else None
 
 
 def _better(
@@ -139,7 +157,7 @@ def _twice(solution: GeneralSolution, labels: IntArray | None) -> tuple[Particle
     found = []
     for seed in (0, 1):
         start = approach(solution, labels, np.random.default_rng(seed))
-        better = None if start is None else correct(*start)
+        better = None if start is None else correct(*start, thorough=seed == 0)
         if better is None:
             return None
         found.append(better)
@@ -164,11 +182,19 @@ def seconds_of_measurement(samples: int, outputs: int, rank: int) -> float:
     return (proposal + 2.0 * n * samples * rank + newton) / _RATE
 
 
+def kept_for_measurement(task: DataTask, seconds: float | None) -> float:
+    """What is kept of a limit of time for the measurement of what was reached."""
+    if seconds is None:
+        return 0.0
+    needed = seconds_of_measurement(task.n_samples, task.n_outputs, min(task.inputs.shape))
+    return min(_KEPT * seconds, needed)
+
+
 def _out_of_time(solution: GeneralSolution, labels: IntArray | None) -> Examined:
     """One measurement all the same, in the time kept for it, without a search for codes."""
     try:
         with last_seconds():
-            sampler = _sampler(solution, labels)
+            sampler = sampler_for(solution, labels)
             sampler.most, sampler.scouting, sampler.missed = sampler.first, False, math.nan
             return _late(solution, sampler.measure(np.array(solution.t)))
     except OutOfTime:

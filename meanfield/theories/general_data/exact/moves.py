@@ -157,7 +157,12 @@ def anneal(
 
 
 def move(
-    solution: GeneralSolution, points: FloatArray, t: FloatArray, times: int, rng: np.random.Generator
+    solution: GeneralSolution,
+    points: FloatArray,
+    t: FloatArray,
+    times: int,
+    rng: np.random.Generator,
+    reach: float = math.inf,
 ) -> FloatArray:
     """Points of the exact measure at t, moved within it; each with the widths of its own cluster of points."""
     rank = points.shape[1]
@@ -175,7 +180,7 @@ def move(
         covariance = np.asarray(np.cov(near.T), dtype=np.float64).reshape(rank, rank) + 1e-9 * np.eye(rank)
         root = np.asarray(np.linalg.cholesky(covariance + 1e-6 * np.trace(covariance) / rank * np.eye(rank)))
         around = Mixture(np.ones(1), near.mean(axis=0)[None], root[None], np.zeros(1, dtype=int))
-        path = _Path(solution, around, t, rng)
+        path = _Path(solution, around, t, rng, reach)
         move = path.slices if jumps else path.hamiltonian
         for _ in range(times):
             points[mine] = move(points[mine], 1.0)

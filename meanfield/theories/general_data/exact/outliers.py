@@ -200,10 +200,10 @@ class BulkSampler(Sampler):
             level = self.dual.at(_point(s, weights), t).log_z - 0.5 * weights @ weights
             yield Mode(weights, root, float(level + np.log(np.diag(root)).sum()))
 
-    def answer(self, sample: Sample, at: At, t: FloatArray) -> OutlierParticles:
+    def answer(self, sample: Sample, at: At, t: FloatArray, half_t: FloatArray | None = None) -> OutlierParticles:
         state = self.state
         assert state is not None
-        plain = super().answer(sample, at, t)
+        plain = super().answer(sample, at, t, half_t)
         dual = self._programme(sample)
         order = np.argsort(-state.multiplier, kind="stable")
         heaviest = float(state.multiplier.max(initial=0.0))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from meanfield.posterior.status import Status
+from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.exact.sample import At, Dual, Sample
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["ParticleSolution", "frozen_particles", "particle_solution"]
+__all__ = ["ParticleSolution", "frozen_particles", "halves", "particle_solution"]
 
 _NEGLIGIBLE = 1e-7  # weight of all points that are left out
 
@@ -32,17 +33,48 @@ class ParticleSolution(GeneralSolution):
         t of the approximation that was corrected.
     reach : float
         Largest |a| of the neurons that the particles stand for; infinite unless phi is unbounded.
+    random : bool
+        Whether particles were drawn, or are nodes of a quadrature.
+    family : (n,) integer array
+        Particles of different families are independent.
+    half : (n,) integer array
+        Which of two independent samples a particle is from; empty where there is only one.
+    half_t : (2, P, m) array
+        t at the minimum of J on either half.
     """
 
     particles: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     start: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     reach: float = math.inf
+    random: bool = True
+    family: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    half: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    half_t: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0)))
+
+    @property
+    def sample(self) -> Sample:
+        """The particles, with the weights that they have at t = 0."""
+        level = readout_given(self.prior * (self.phi @ self.t), self.prior, self.reach).level
+        family = self.family if len(self.family) else None
+        half = self.half if len(self.half) else None
+        return Sample(self.particles, self.phi, np.log(self.weight) - level, self.basin, self.random, family, half)
+
+    @property
+    def dual(self) -> Dual:
+        """J(t) on them."""
+        return Dual(self.targets, self.prior, self.tau, self.code_weight if self.frozen else None, self.reach)
 
 
 def particle_solution(
-    solution: GeneralSolution, sample: Sample, at: At, t: FloatArray, group: IntArray | None, steps: int
+    solution: GeneralSolution,
+    sample: Sample,
+    at: At,
+    t: FloatArray,
+    group: IntArray | None,
+    steps: int,
+    half_t: FloatArray | None = None,
 ) -> ParticleSolution:
-    """The solution at t on a sample; `group` is the code of each point."""
+    """The solution at t on a sample; `group` is the code of each point, `half_t` the minimum on either half."""
     order = np.argsort(-at.share, kind="stable")
     count = int(np.searchsorted(np.cumsum(at.share[order]), 1.0 - _NEGLIGIBLE)) + 1
     kept = np.sort(order[:count])
@@ -98,19 +130,37 @@ def particle_solution(
         iterations=solution.iterations + steps,
         particles=sample.points[kept],
         start=solution.t,
+        random=sample.random,
+        family=kept if sample.family is None else sample.family[kept],
+        half=np.empty(0, dtype=np.int64) if sample.half is None else sample.half[kept],
+        half_t=np.empty((0, *t.shape)) if half_t is None else half_t,
     )
+
+
+def halves(sample: Sample) -> list[Sample]:
+    """The two independent samples that a sample consists of; none where it does not."""
+    if sample.half is None:
+        return []
+    found = []
+    for half in (0, 1):
+        mine = np.flatnonzero(sample.half == half)
+        group = None if sample.group is None else sample.group[mine]
+        family = None if sample.family is None else sample.family[mine]
+        found.append(Sample(sample.points[mine], sample.phi[mine], sample.base[mine], group, sample.random, family))
+    return found
 
 
 def frozen_particles(solution: ParticleSolution, fractions: FloatArray) -> ParticleSolution:
     """The same with given fractions of the neurons in each code; points keep their code."""
-    from dataclasses import replace
-
-    mean = solution.prior * (solution.phi @ solution.t)
-    base = np.log(solution.weight) - (0.5 / solution.prior) * (mean**2).sum(axis=1)
-    sample = Sample(solution.particles, solution.phi, base, solution.basin)
-    dual = Dual(solution.targets, solution.prior, solution.tau, fractions)
+    sample = solution.sample
+    dual = replace(solution.dual, fractions=fractions)
     t, at, converged = dual.minimise(sample, np.array(solution.t))
+    ends = [dual.minimise(part, t) for part in halves(sample)]
+    known = all(arrived for _, _, arrived in ends)
+    half_t = np.array([own for own, _, _ in ends]) if ends and known else None
     status = Status.OPTIMAL if converged else Status.NOT_CONVERGED
     at = at._replace(value=at.value if math.isfinite(at.value) else math.nan)
-    found = particle_solution(replace(solution, frozen=True), sample, at, t, sample.group, 0)
+    if half_t is None:
+        sample = replace(sample, half=None)
+    found = particle_solution(replace(solution, frozen=True), sample, at, t, sample.group, 0, half_t)
     return replace(found, status=status, message="" if converged else "Newton's method found no minimum.")

@@ -27,7 +27,7 @@ from meanfield.theories.general_data.exact.readout import readout_given
 from meanfield.theories.general_data.slices import factorise, gram, rows_at_a_time
 from meanfield.validation import FloatArray
 
-__all__ = ["At", "Dual", "Sample", "Shift", "sample_of"]
+__all__ = ["At", "Dual", "Sample", "Shift", "batches_of", "sample_of"]
 
 _BATCHES = 32  # that the standard error is taken from
 _MAX_STEPS = 60
@@ -50,6 +50,10 @@ class Sample:
         Code of each point; only frozen fractions need it.
     random : bool
         Whether points were drawn (or are nodes of a quadrature).
+    family : (n,) integer array or None
+        Points of different families are independent; None: all points.
+    half : (n,) integer array or None
+        0 and 1: which of two independent samples a point is from, where there are two.
     """
 
     points: FloatArray
@@ -57,6 +61,8 @@ class Sample:
     base: FloatArray
     group: Any = None
     random: bool = True
+    family: Any = None
+    half: Any = None
 
 
 def sample_of(
@@ -179,15 +185,30 @@ class Dual:
             matrix -= weight * np.multiply.outer(g, g)
         return matrix
 
-    def _means(self, sample: Sample, at: At) -> list[tuple[float, FloatArray]]:
+    def cross(self, sample: Sample, at: At, phi: FloatArray) -> FloatArray:
+        """Cov(a phi*, a phi), (l m, P m), of activations phi* (n, l) on other inputs with those of the sample."""
+        m, (p, count) = at.mean.shape[1], (sample.phi.shape[1], phi.shape[1])
+        found = np.empty((count, m, p, m))
+        for r in range(m):
+            for q in range(m):
+                pair = at.share * (at.along * at.mean[:, r] * at.mean[:, q] + at.scatter * (r == q))
+                found[:, r, :, q] = phi.T @ (pair[:, None] * sample.phi)
+        rows = found.reshape(count * m, p * m)
+        for (weight, g), (_, h) in zip(self._means(sample, at, phi), self._means(sample, at)):
+            rows -= weight * np.multiply.outer(g, h)
+        return rows
+
+    def _means(self, sample: Sample, at: At, phi: FloatArray | None = None) -> list[tuple[float, FloatArray]]:
         """Weight and <a phi> of what fluctuates together: all neurons, or each code if their fractions are frozen."""
         if self.fractions is None:
-            return [(1.0, at.average.ravel())]
+            average = at.average if phi is None else phi.T @ (at.share[:, None] * at.mean)
+            return [(1.0, average.ravel())]
+        phi = sample.phi if phi is None else phi
         found = []
         for g, fraction in enumerate(self.fractions):
             if fraction > 0.0:
                 mine = sample.group == g
-                inside = sample.phi[mine].T @ (at.share[mine, None] * at.mean[mine]) / fraction
+                inside = phi[mine].T @ (at.share[mine, None] * at.mean[mine]) / fraction
                 found.append((float(fraction), inside.ravel()))
         return found
 
@@ -201,20 +222,55 @@ class Dual:
         error = np.sqrt(np.sum(solved[:, 1:] ** 2, axis=1) * (_BATCHES / (_BATCHES - 1.0)))
         return Shift(solved[:, 0].reshape(t.shape), error.reshape(t.shape)), at
 
-    def batches(self, sample: Sample, at: At) -> FloatArray:
-        """(batches, P m) fluctuations of <a phi> over interleaved parts of the sample; they sum to zero."""
+    def batches(self, sample: Sample, at: At, phi: FloatArray | None = None) -> FloatArray:
+        """(batches, P m) fluctuations of <a phi> over parts of the sample, independent ones; they sum to zero.
+
+        With phi* (n, l) on other inputs those of <a phi*>, (batches, l m).
+        """
+        values = sample.phi if phi is None else phi
         if not sample.random:
-            return np.zeros((_BATCHES, at.average.size))
-        found = np.empty((_BATCHES, at.average.size))
-        means = [g for _, g in self._means(sample, at)]
+            return np.zeros((_BATCHES, values.shape[1] * at.mean.shape[1]))
+        found = np.empty((_BATCHES, values.shape[1] * at.mean.shape[1]))
+        means = [g for _, g in self._means(sample, at, phi)]
         used = [0] if self.fractions is None else [g for g, x in enumerate(self.fractions) if x > 0.0]
-        for b in range(_BATCHES):
-            share, mean = at.share[b::_BATCHES], at.mean[b::_BATCHES]
-            found[b] = (sample.phi[b::_BATCHES].T @ (share[:, None] * mean)).ravel()
+        for b, mine in enumerate(batches_of(sample)):
+            share, mean = at.share[mine], at.mean[mine]
+            found[b] = (values[mine].T @ (share[:, None] * mean)).ravel()
             for g, average in zip(used, means):
-                inside = share if self.fractions is None else share[sample.group[b::_BATCHES] == g]
+                inside = share if self.fractions is None else share[sample.group[mine] == g]
                 found[b] -= inside.sum() * average
         return found
+
+    def noise(
+        self,
+        sample: Sample,
+        at: At,
+        phi: FloatArray,
+        factor: tuple[FloatArray, bool],
+        free: tuple[FloatArray, FloatArray] | None = None,
+    ) -> FloatArray:
+        """(l, m) standard errors of <a phi*> at the minimum of J on the sample.
+
+        If <a phi> fluctuates by d, the minimum moves by dt = -H^-1 d, and <a phi*> by d* + Cov(a phi*, a phi) dt. What
+        training inputs tell is not noise: it is that of the residual of a regression.
+
+        Parameters
+        ----------
+        phi : (n, l) array
+        factor
+            Of H, at the minimum.
+        free : (o, P m) and (o, l m) arrays, optional
+            Outputs of outliers, whose multipliers move so that t stays on the cone.
+        """
+        rows = self.cross(sample, at, phi)
+        slope = cho_solve(factor, rows.T, check_finite=False).T
+        if free is not None and len(free[0]):
+            inside = cho_solve(factor, free[0].T, check_finite=False)
+            missing = free[1] - free[0] @ slope.T
+            slope = slope + np.linalg.lstsq(free[0] @ inside, missing, rcond=1e-12)[0].T @ inside.T
+        off = self.batches(sample, at, phi) - self.batches(sample, at) @ slope.T
+        error = np.sqrt(np.sum(off**2, axis=0) * (_BATCHES / (_BATCHES - 1.0)))
+        return np.asarray(error.reshape(phi.shape[1], -1))
 
     def minimise(
         self, sample: Sample, t: FloatArray, tolerance: float = 1e-9, least_effective: float = 0.0
@@ -244,6 +300,14 @@ class Dual:
                     return t, at, bool(np.abs(slope).max() < 1e3 * tolerance)
             t, at = t + length * step, trial
         return t, at, False
+
+
+def batches_of(sample: Sample) -> list[Any]:
+    """Indices of independent parts of a sample."""
+    if sample.family is None:
+        return [slice(b, None, _BATCHES) for b in range(_BATCHES)]
+    part = np.asarray(sample.family) % _BATCHES
+    return [np.flatnonzero(part == b) for b in range(_BATCHES)]
 
 
 def _normalised(level: FloatArray) -> tuple[float, FloatArray]:

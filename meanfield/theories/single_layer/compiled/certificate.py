@@ -80,7 +80,7 @@ def weight_nullity(table, p, t, readouts, directions):
         if norm > 0.0:
             for i in range(columns.shape[0]):
                 columns[i, k] /= norm
-    singular = np.linalg.svd(columns)[1]
+    singular = np.linalg.svd(columns, False)[1]
     rank = 0
     for value in singular:
         if value > 1e-7 * singular[0]:

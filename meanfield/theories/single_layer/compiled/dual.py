@@ -14,10 +14,12 @@ from meanfield.theories.single_layer.compiled.generated.action import action_hes
 from meanfield.theories.single_layer.compiled.kkt import feasible_weights, kkt_newton, select_weights
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
-__all__ = ["active_set", "candidates"]
+__all__ = ["MOST_SPARE", "active_set", "candidates"]
 
 _MAX_CHANGES = 40  # codes or directions entering or leaving during one active-set solve
 _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
+_TOUCHING = 1e-10  # the same below s for one that counts as touching, where codes far out are known to fewer digits
+MOST_SPARE = 512  # codes beyond those that are needed, up to which weights are selected among all of them
 _FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
@@ -110,7 +112,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     s = 0.0
     nullity = 0
     for _ in range(_MAX_CHANGES):
-        if readouts.shape[0] > n_classes * m + 1 + 512 or exhausted(table.stop, 1):
+        if readouts.shape[0] > n_classes * m + 1 + MOST_SPARE or exhausted(table.stop, 1):
             break
         readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7)
         converged, s, _residual, nullity = kkt_newton(
@@ -168,17 +170,19 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         touching = readouts.copy()
         touching_weights = weights.copy()
         for i in range(count):
-            if heights[i] >= s - 1e-10 * (1.0 + abs(s)):
+            if heights[i] >= s - (_TOUCHING if unbounded else _VIOLATION) * (1.0 + abs(s)):
                 before = touching.shape[0]
                 grown = np.empty((before + 1, m))
                 copy_matrix(grown, touching)
                 spare = np.zeros(before + 1)
                 if merge_maximum(grown, spare, before, maxima[i], 0.0, 1e-6) > before:
                     touching, touching_weights = _with(touching, touching_weights, maxima[i], 0.0)
+        many = touching.shape[0] > n_classes * m + 1 + MOST_SPARE
         if (
             (touching.shape[0] > readouts.shape[0] or nullity > 0)
             and directions.shape[0] == 0
             and touching.shape[0] > 1
+            and not many
         ):
             select_weights(table, p, t, touching, touching_weights)
             readouts = touching
@@ -188,7 +192,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         weights = weights[keep]
         keep = np.nonzero(direction_weights > 1e-13)[0]
         directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
-        nullity = weight_nullity(table, p, t, readouts, directions)
+        nullity = weight_nullity(table, p, t, touching if many else readouts, directions)
         searched[0] = count
         return True, t, readouts, weights, directions, direction_weights, s, nullity, t_nullity
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0

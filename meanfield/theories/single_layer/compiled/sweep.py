@@ -14,6 +14,7 @@ from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
+from meanfield.theories.single_layer.compiled.code_path import code_path
 from meanfield.theories.single_layer.compiled.continuation import grown_targets
 from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
@@ -52,15 +53,16 @@ NUMBERS = (
     "rounds",
 )
 
-# Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path (for
-# unbounded phi); growing targets (also); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of
-# least norm.
+# Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path; growing
+# targets (for unbounded phi); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of least norm.
+# With many classes and outputs codes come in crowds, and the central path goes first.
 _WARM, _SCRATCH, _PATH, _GROWN, _TAU = range(5)
 
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS = 300
+_MANY_CLASSES, _MANY_UNKNOWNS = 6, 40  # from which on the central path goes first
 _MAX_REFINEMENTS = 8  # with readouts that branch and bound has found
 _FEW_BOXES = 30_000  # after which one looks for such a readout before going on
 _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
@@ -70,6 +72,7 @@ _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
 def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes, outliers, t_out, numbers):
     """Solve and certify tasks first .. last - 1.
 
+    max_boxes = 0 asks for no proof: the first stationary point is what is returned, NOT_GLOBAL.
     tables = (Table, Bounds, Direct); tasks = (p (N, C), y (N, C, m), tau (N,)); phi_range = (low, high, infimum,
     supremum): activations for code-word starts and the range of phi. Task i starts from the solution of task
     parent[i] < i, if that is certified; -1 means none.
@@ -102,7 +105,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         y = y_all[i].copy()
         tau = tau_all[i]
         j = parent[i]
-        stage = _SCRATCH
+        many = not unbounded and n_classes >= _MANY_CLASSES and n_classes * m >= _MANY_UNKNOWNS
+        stage = _PATH if many else _SCRATCH
         solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
         if 0 <= j < i and numbers[j, 0] == CONVERGED:
             stage = _WARM
@@ -125,7 +129,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         boxes = 0
         level = 0.0
         while stage <= _TAU:
-            if stage == _PATH and not unbounded:
+            if stage == _GROWN and not unbounded:
                 stage = _TAU
             start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
             steps = 1
@@ -133,7 +137,10 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             if stage == _SCRATCH:
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             if stage == _PATH:
-                solution = smooth_path(table, p, y, tau, low, high, none)
+                if unbounded:
+                    solution = smooth_path(table, p, y, tau, low, high, none)
+                else:
+                    solution = code_path(table, p, y, tau, low, high)
                 searched[0] = -1
                 steps = 0
             if stage == _GROWN:
@@ -309,9 +316,12 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 if not found[0]:
                     break
                 solution = found
-            if status == CONVERGED:
+            if status == CONVERGED or (status == NOT_GLOBAL and max_boxes == 0):  # no proof is asked for
                 break
-            stage += 1
+            if many and stage != _TAU:
+                stage = (_PATH, _SCRATCH, _TAU)[0 if stage == _WARM else 1 if stage == _PATH else 2]
+            else:
+                stage += 1
             if exhausted(stop, 0):
                 break
         if status != CONVERGED and exhausted(stop, 0):

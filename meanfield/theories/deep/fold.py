@@ -1,0 +1,294 @@
+"""Where the branch that continues the prior ends: the fold at which it turns back to larger tau.
+
+On the branch the Hessian of Phi has signs of its own (a maximum over kernels of a minimum over conjugates). As tau
+falls it meets the state over which it would have to pass to learn codes, an eigenvalue of the Hessian goes through
+zero, and both are gone. Followed here by the size of the conjugate under the top, in which tau is a smooth function
+with a minimum: unknowns are all order parameters and ln tau, and the Hessian is exact, so that the slope of tau is,
+too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from meanfield.theories.deep.branches import NoBranch, prior_branch
+from meanfield.theories.deep.newton import Found, newton
+from meanfield.theories.deep.rules import CHECK, FINE, NotCovered, Rule
+from meanfield.theories.deep.system import DeepProblem, Evaluation, System
+from meanfield.validation import FloatArray
+
+__all__ = ["BranchEnd", "uncoded_at", "uncoded_end"]
+
+_HIGHER = 1.6  # factor between the tau at which the branch is looked for
+_MOST_STARTS = 24
+_GROWTH = 0.12  # of the conjugate, per step
+_STEPS = 80
+_CORRECTIONS = 12
+_ROUGH, _EXACT = 1e-5, 1e-9  # residuals on the way, and at the end
+_FLAT = 1e-7  # d ln tau / d ln k~ at the fold
+
+
+@dataclass(frozen=True)
+class BranchEnd:
+    """The fold at which the branch without codes ends.
+
+    Attributes
+    ----------
+    tau : float
+        There is no such solution below.
+    free_energy : float
+        Phi there.
+    residual : float
+        Of the saddle equations, by an independent quadrature.
+    eigenvalue : float
+        The one of the Hessian of Phi that vanishes, in units of its diagonal and of the next larger in size.
+    before, behind : float
+        The same where the conjugate is 3 % smaller (on the branch) and larger (on the one that it meets): the signs
+        differ.
+    """
+
+    tau: float
+    free_energy: float
+    residual: float
+    eigenvalue: float
+    before: float
+    behind: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """A solution and the direction of the branch there, d(x, ln tau) per relative change of the conjugate."""
+
+    x: FloatArray
+    log_tau: float
+    system: System
+    averages: Evaluation
+    tangent: FloatArray
+
+    @property
+    def slope(self) -> float:
+        """d ln tau / d ln k~."""
+        return float(self.tangent[-1])
+
+
+def uncoded_end(problem: DeepProblem) -> BranchEnd:
+    """The end of the branch that continues the prior of a problem, whose own tau only says where to begin.
+
+    Raises
+    ------
+    NoBranch
+        If the branch was not found at any tau, or does not turn back.
+    NotCovered
+        If integrals cannot be done on the way.
+    """
+    *_, (before, point) = _followed(_start(problem))
+    return _described(_flattest(_at_rule(before, FINE), point))
+
+
+def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | BranchEnd:
+    """The solution of this branch, at the coarse quadrature, followed from a larger tau; where it has ended, its end.
+
+    Raises
+    ------
+    NoBranch, NotCovered
+        As `uncoded_end`.
+    """
+    wanted = math.log(max(problem.tau, 1e-300))
+    for before, point in _followed(_start(problem)):
+        if point.log_tau <= wanted:
+            share = (wanted - before.log_tau) / (point.log_tau - before.log_tau) if point is not before else 0.0
+            system = _with_tau(point.system, problem.tau)
+            return system, newton(system, before.x + share * (point.x - before.x), _ROUGH)
+    end = _flattest(_at_rule(before, FINE), point)
+    if wanted <= end.log_tau:
+        return _described(end)
+    # Between the last point and the fold, where tau is a parabola.
+    share = 1.0 - math.sqrt((wanted - end.log_tau) / (before.log_tau - end.log_tau))
+    system = _with_tau(end.system, problem.tau)
+    return system, newton(system, before.x + share * (end.x - before.x), _ROUGH)
+
+
+def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
+    """Neighbouring points of the branch, from a first one to the first behind the fold."""
+    before, step = point, _GROWTH
+    for _ in range(_STEPS):
+        yield before, point
+        if point.slope >= 0.0:
+            return
+        following = None
+        while following is None:
+            following = _moved(point, step)
+            if following is None:
+                step *= 0.5
+                if step < 1e-3:
+                    raise NoBranch(f"it was lost at tau = {math.exp(point.log_tau):.4g}")
+        before, point = point, following
+    raise NoBranch(f"it was followed to tau = {math.exp(point.log_tau):.3g} and does not turn back")
+
+
+def _start(problem: DeepProblem) -> _Point:
+    tau = problem.tau if problem.tau > 0.0 else 1e-3
+    for _ in range(_MOST_STARTS):
+        try:
+            system, found = prior_branch(replace(problem, tau=tau))
+        except (NoBranch, NotCovered, np.linalg.LinAlgError):
+            tau *= _HIGHER
+            continue
+        if found.residual <= 1e-4:
+            point = _point(found.x, math.log(tau), system)
+            if point.slope < 0.0:
+                return point
+        tau *= _HIGHER
+    raise NoBranch(f"it was not found at any tau up to {tau:.3g}")
+
+
+def _border(system: System, x: FloatArray) -> FloatArray:
+    """What grows: the conjugate of the layer under the top apart from what all classes share, in its own units."""
+    row = np.zeros(len(x) + 1)
+    for name, layer, at in system.blocks:
+        if name == "tilde" and layer == system.problem.depth - 2:
+            n = system.problem.n
+            centred = np.eye(len(n)) - np.outer(np.ones(len(n)), n) / n.sum()
+            parts = np.array([float(np.trace(centred @ one @ centred.T)) for one in system.matrices])
+            size = float(parts @ x[at])
+            row[at] = parts / size
+    return row
+
+
+def _matrix(point_system: System, x: FloatArray, averages: Evaluation, scale: FloatArray) -> FloatArray:
+    """Derivatives of the gradient of Phi by x and ln tau, all in units of the blocks."""
+    p = point_system.problem
+    hessian = point_system.hessian(averages) * np.outer(scale, scale)
+    order = point_system.unpack(x)
+    by_tau = np.zeros(len(x))
+    at = point_system.blocks[-1][2]
+    by_tau[at] = [p.tau * float((p.n[:, None] * order.t * one).sum()) for one in point_system.outputs]
+    return np.hstack([hessian, (by_tau * scale)[:, None]])
+
+
+def _solve(matrix: FloatArray, row: FloatArray, scale: FloatArray, right: FloatArray) -> FloatArray:
+    """Solution (x, ln tau) of the equations with the size of the conjugate as the last one."""
+    border = row.copy()
+    border[:-1] *= scale
+    whole = np.vstack([matrix, border])
+    size = np.abs(whole).max(axis=1)
+    found = np.linalg.solve(whole / size[:, None], right / size)
+    found[:-1] *= scale
+    return np.asarray(found)
+
+
+def _point(x: FloatArray, log_tau: float, system: System, averages: Evaluation | None = None) -> _Point:
+    averages = system.evaluate(x, curvature=True) if averages is None else averages
+    scale = system.scales(x)
+    right = np.zeros(len(x) + 1)
+    right[-1] = 1.0
+    tangent = _solve(_matrix(system, x, averages, scale), _border(system, x), scale, right)
+    return _Point(x, log_tau, system, averages, tangent)
+
+
+def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) -> _Point | None:
+    """The solution with the conjugate's size of x; None if Newton does not get there."""
+    row, smallest = _border(system, x), math.inf
+    for _ in range(_CORRECTIONS):
+        system = _with_tau(system, math.exp(log_tau))
+        averages = system.evaluate(x, curvature=True)
+        error = float(np.abs(system.residual(x, averages)).max())
+        if error <= tolerance:
+            return _point(x, log_tau, system, averages)
+        if not error < 10.0 * smallest:
+            return None
+        smallest = min(smallest, error)
+        scale = system.scales(x)
+        right = np.append(-system.gradient(x, averages) * scale, 0.0)
+        move = _solve(_matrix(system, x, averages, scale), row, scale, right)
+        largest = max(float(np.abs(move[:-1] / scale).max()), abs(float(move[-1])))
+        move *= min(1.0, 0.3 / max(largest, 1e-300))
+        x, log_tau = x + move[:-1], log_tau + float(move[-1])
+        if not (system.unpack(x).d > 0.0).all():
+            return None
+    return None
+
+
+def _moved(point: _Point, step: float, tolerance: float = _ROUGH) -> _Point | None:
+    """The point where the conjugate is larger by this share."""
+    try:
+        return _corrected(
+            point.x + step * point.tangent[:-1], point.log_tau + step * point.slope, point.system, tolerance
+        )
+    except (NotCovered, np.linalg.LinAlgError):
+        return None
+
+
+def _with_tau(system: System, tau: float) -> System:
+    """The same equations at another tau; lattices and symmetry stay."""
+    if tau == system.problem.tau:
+        return system
+    other = object.__new__(System)
+    other.__dict__.update(system.__dict__)
+    other.problem = replace(system.problem, tau=tau)
+    return other
+
+
+def _at_rule(point: _Point, rule: Rule) -> _Point:
+    found = _corrected(point.x, point.log_tau, point.system.at_rule(rule), _EXACT)
+    if found is None:
+        raise NoBranch(f"it was lost at tau = {math.exp(point.log_tau):.4g}")
+    return found
+
+
+def _flattest(point: _Point, beyond: _Point) -> _Point:
+    """Where tau has its minimum, from the point before it: secants on its exact slope."""
+    slopes = [(0.0, point.slope), (1.0, beyond.slope)]  # by the share of the step between them
+    whole = _size(beyond) / _size(point) - 1.0
+    here = point
+    for _ in range(20):
+        if abs(here.slope) <= _FLAT:
+            return here
+        (a, fa), (b, fb) = slopes[-2:]
+        at = b - fb * (b - a) / (fb - fa) if fb != fa else 0.5 * (a + b)
+        target = (1.0 + whole * at) * _size(point)
+        moved = _moved(here, target / _size(here) - 1.0, _EXACT)
+        if moved is None:
+            break
+        here = moved
+        slopes.append((at, here.slope))
+    raise NoBranch(f"its end near tau = {math.exp(here.log_tau):.4g} was not located")
+
+
+def _size(point: _Point) -> float:
+    """Of the conjugate apart from what all classes share."""
+    system = point.system
+    n = system.problem.n
+    centred = np.eye(len(n)) - np.outer(np.ones(len(n)), n) / n.sum()
+    tilde = system.unpack(point.x).tilde[-1]
+    return float(np.trace(centred @ tilde @ centred.T))
+
+
+def _soft(point: _Point) -> float:
+    """The eigenvalue of the Hessian that is smallest in size, in units of the next one."""
+    hessian = point.system.hessian(point.averages)
+    size = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    values = np.linalg.eigvalsh(hessian / np.outer(size, size))
+    order = np.argsort(np.abs(values))
+    return float(values[order[0]] / abs(values[order[1]]))
+
+
+def _described(point: _Point) -> BranchEnd:
+    check = point.system.at_rule(CHECK)
+    residual = float(np.abs(check.residual(point.x, check.evaluate(point.x))).max())
+    beside = [_moved(point, step) for step in (-0.03, 0.03)]
+    if any(one is None for one in beside):
+        raise NoBranch("its end could not be looked at from both sides")
+    before, behind = (_soft(one) for one in beside if one is not None)
+    return BranchEnd(
+        tau=math.exp(point.log_tau),
+        free_energy=point.system.free_energy(point.x, point.averages),
+        residual=residual,
+        eigenvalue=_soft(point),
+        before=before,
+        behind=behind,
+    )
