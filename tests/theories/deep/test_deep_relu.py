@@ -239,6 +239,21 @@ def test_three_classes_on_coarse_lattices():
     assert system.free_energy(x, COARSE) == pytest.approx(-27.209760, abs=1e-3)
 
 
+def test_three_layers_at_finite_width(tmp_path):
+    """No neuron condenses in the last layer, at no width: all of its neurons are bulk, also in files."""
+    post = mf.solve(mf.Network("relu", 3), TASK, 0.05, width=400)
+    assert post.status == "optimal"
+    assert post.certificate.residual < 1e-8
+    kernels = [(0.21419, 0.16935), (0.70268, 0.45586), (1.95390, 0.55897)]
+    for layer, entries in enumerate(kernels, 1):
+        np.testing.assert_allclose(post.kernel(layer).block[0], entries, atol=2e-5)
+    np.testing.assert_allclose(post.solution.d[:, 0], [0.35897, 0.19867, 0.11262], atol=2e-5)
+    assert post.solution.t[0, 0] == pytest.approx(0.0662219, abs=2e-7)
+    assert not post.outliers
+    np.testing.assert_allclose(post.solution.bulk_output + 0.05 * post.solution.t, [[1.0], [-1.0]], atol=1e-8)
+    assert mf.load(post.save(tmp_path / "three.npz")).free_energy == post.free_energy
+
+
 def test_drawn_neurons_have_the_kernels_of_the_theory(limit):
     for layer in (1, 2):
         neurons = limit.sample_neurons(800, rng=1, samples_per_class=30, layer=layer)

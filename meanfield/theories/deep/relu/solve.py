@@ -218,7 +218,8 @@ def _solution(
             f"at N = {problem.width:g} bulk and outliers are not separated (barrier {barrier.min():.1f} below ln N): "
             "one outlier per code and layer is a qualitative picture"
         )
-    share = 1.0 - (0.0 if math.isinf(problem.width) else len(system.words) / problem.width)
+    condensed_here = int((np.linalg.norm(order.top, axis=1) > _GONE).sum())  # in the last layer there may be none
+    share = 1.0 - (0.0 if math.isinf(problem.width) else condensed_here / problem.width)
     return ReluSolution(
         kernel=np.array([layer.b_b[at] for layer in layers]), d=np.array([layer.bb[index] for layer in layers]),
         bulk_kernel=np.array([layer.inner.b_b[at] for layer in layers]),
