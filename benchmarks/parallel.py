@@ -6,6 +6,7 @@ costs here is its overhead, while the points are solved elsewhere. Where the sys
 so are those of the warm workers, and the ratio of the CPU seconds of the serial sweep to those that each of the
 processors has to spend: the speed-up of an idle machine with as many processors as workers, as far as it is a matter of
 work.
+"""
 
 from __future__ import annotations
 
