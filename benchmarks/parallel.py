@@ -1,16 +1,22 @@
-"""Throughput of a sweep: this process, and executors of joblib's loky and dask with one and two workers.
+"""Throughput of a sweep: this process, and executors of one and two workers.
 
-``python benchmarks/parallel.py [--points 5000]`` (extra ``parallel``). Wall times tell little on a shared machine, so
-that the CPU seconds of this process are printed as well: what an executor costs here is its overhead, while the points
-are solved elsewhere.
+``python benchmarks/parallel.py [--points 5000] [--executors processes]`` (loky and dask: extra ``parallel``). Wall times
+tell little on a shared machine, so that the CPU seconds of this process are printed as well: what an executor costs
+here is its overhead, while the points are solved elsewhere. Where the system tells (Linux, pools of processes), so are
+those of the warm workers, and the ratio of the CPU seconds of the serial sweep to those that each of the processors has
+to spend: the speed-up of an idle machine with as many processors as workers, as far as it is a matter of work.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +31,13 @@ def executors(kind: str, workers: int) -> Iterator[Any]:
     """An executor of this kind; None for this process."""
     if kind == "serial":
         yield None
+    elif kind == "processes":
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as executor:
+            yield executor
     elif kind == "loky":
-        from joblib.externals.loky import ProcessPoolExecutor
+        from joblib.externals.loky import ProcessPoolExecutor as LokyExecutor
 
-        with ProcessPoolExecutor(workers) as executor:
+        with LokyExecutor(workers) as executor:
             yield executor
     else:
         from distributed import Client, LocalCluster
@@ -40,23 +49,41 @@ def executors(kind: str, workers: int) -> Iterator[Any]:
             yield client.get_executor()
 
 
-def measure(points: int) -> list[dict[str, Any]]:
-    """One row per executor: wall and own CPU seconds of the second sweep, when its workers are warm."""
+def worker_seconds(executor: Any) -> float:
+    """CPU seconds that the processes of a pool have used so far; NaN where that cannot be known."""
+    pids = list(getattr(executor, "_processes", None) or ())
+    if not pids or not Path("/proc/self/stat").exists():
+        return float("nan")
+    ticks = 0
+    for pid in pids:
+        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks += int(after_name[11]) + int(after_name[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+EXECUTORS = "serial", "processes", "loky", "dask"
+
+
+def measure(points: int, chosen: Sequence[str] = EXECUTORS) -> list[dict[str, Any]]:
+    """One row per executor: wall and CPU seconds of the last of a few sweeps, when its workers are warm."""
     n = max(2, round((points / 2) ** 0.5))
     axes = {"off": np.linspace(-1, 0.95, 2 * n), "sigma_a": np.linspace(0.5, 2.5, n)}
-    rows, reference = [], None
-    for kind, workers in (("serial", 1), ("loky", 1), ("loky", 2), ("dask", 1), ("dask", 2)):
+    rows, reference, serial = [], None, 0.0
+    kinds = [(kind, workers) for kind in chosen for workers in ((1,) if kind == "serial" else (1, 2))]
+    for kind, workers in kinds:
         with suppress(ImportError), executors(kind, workers) as executor:
-            for _ in range(2):
-                wall, cpu = time.perf_counter(), time.process_time()
+            for _ in range(1 + max(2, workers)):  # the first ones start the workers, which load what is compiled
+                wall, cpu, theirs = time.perf_counter(), time.process_time(), worker_seconds(executor)
                 diagram = mf.sweep(NETWORK, TASK, executor=executor, progress=False, **axes)
                 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                theirs = worker_seconds(executor) - theirs
             if reference is None:
-                reference = diagram.objective
+                reference, serial = diagram.objective, cpu
             same = bool(np.array_equal(diagram.objective, reference, equal_nan=True))
             rows.append({
                 "executor": kind, "workers": workers, "points": reference.size, "wall / s": f"{wall:.2f}",
-                "CPU of this process / s": f"{cpu:.2f}", "same bits": same,
+                "CPU of this process / s": f"{cpu:.2f}", "of the workers / s": f"{theirs:.2f}",
+                "speed-up by work": f"{serial * workers / (theirs + cpu):.2f}", "same bits": same,
             })  # fmt: skip
             print(", ".join(f"{key}: {value}" for key, value in rows[-1].items()), flush=True)
     return rows
@@ -66,7 +93,9 @@ def main() -> None:
     """One line per executor."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=5000)
-    measure(parser.parse_args().points)
+    parser.add_argument("--executors", nargs="+", choices=EXECUTORS, default=EXECUTORS)
+    options = parser.parse_args()
+    measure(options.points, ("serial", *(kind for kind in options.executors if kind != "serial")))
 
 
 if __name__ == "__main__":

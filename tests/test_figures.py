@@ -136,5 +136,5 @@ def test_halves_of_two_kernels():
     both = three_layers._halves(np.full((3, 3), 2.0), np.full((3, 3), 1.0), labels)
     order = np.argsort(labels, kind="stable")
     np.testing.assert_array_equal(both[np.ix_(order, order)], np.where(np.triu(np.ones((3, 3)), 1), 2.0, 1.0))
-    assert three_layers._contrast(np.array([[1.0, 0.0], [0.0, 1.0]])) == 1.0
-    assert three_layers._contrast(np.ones((2, 2))) == 0.0
+    assert three_layers._contrast(np.array([[1.0, 0.2], [0.2, 1.0]]), np.array([1.0, 3.0])) == pytest.approx(0.4)
+    assert three_layers._contrast(np.ones((2, 2)), np.ones(2)) == 0.0

@@ -85,18 +85,21 @@ def _rectifier(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
 
 
 def _sharpening(posterior: Posterior, runs: Runs) -> list[str]:
-    """How far the kernel tells classes apart, (K_same - K_other) / (K_same + K_other), by layer."""
-    measured = runs.widest.kernel_between.mean(axis=(0, 1))
-    theory = [_contrast(posterior.kernel(layer=layer).block) for layer in range(1, DEPTH + 1)]
-    found = [_contrast(block) for block in measured]
+    """How far the kernels tell classes apart, by layer."""
+    chains = runs.widest
+    between, diagonal = chains.kernel_between.mean(axis=(0, 1)), chains.kernel_diagonal.mean(axis=(0, 1))
+    kernels = [posterior.kernel(layer=layer) for layer in range(1, DEPTH + 1)]
+    theory = [_contrast(kernel.block, kernel.diagonal) for kernel in kernels]
+    found = [_contrast(*one) for one in zip(between, diagonal, strict=True)]
     pairs = ", ".join(f"{a:.3f} ({b:.3f})" for a, b in zip(theory, found, strict=True))
-    return [f"contrast of the kernel between classes, layers 1 to {DEPTH}, theory (sampled): {pairs}"]
+    return [f"kernel within minus between classes over its diagonal, layers 1 to {DEPTH}, theory (sampled): {pairs}"]
 
 
-def _contrast(block: FloatArray) -> float:
-    same = np.diag(block).mean()
-    other = block[~np.eye(len(block), dtype=bool)].mean()
-    return float((same - other) / (same + abs(other)))
+def _contrast(block: FloatArray, diagonal: FloatArray) -> float:
+    """Of different samples of one class minus those of two classes, relative to the diagonal."""
+    within = np.diag(block).mean()
+    between = block[~np.eye(len(block), dtype=bool)].mean()
+    return float((within - between) / diagonal.mean())
 
 
 def _halves(upper: FloatArray, lower: FloatArray, labels: object) -> FloatArray:

@@ -6,7 +6,7 @@ import pytest
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
 from meanfield.theories.single_layer import limit
-from meanfield.theories.single_layer.compiled import ascent, code_path
+from meanfield.theories.single_layer.compiled import ascent, basic_codes, code_path
 
 
 def fractions_of(n_classes, seed):
@@ -76,7 +76,7 @@ def test_basic_codes_keep_contributions():
     count = ascent.find_maxima(table, p, t, low, high, np.empty((0, 4)), False, maxima, heights)
     assert count >= 16
     readouts, weights = maxima[:16].copy(), rng.dirichlet(np.ones(16))
-    kept, share = code_path.basic_codes(table, p, t, readouts, weights)
+    kept, share = basic_codes.basic_codes(table, p, t, readouts, weights)
     assert len(kept) <= 17 - 8
     assert share.min() >= 0.0
     mean = mean_activations("tanh", readouts, t)
@@ -94,3 +94,15 @@ def test_crowds_of_equal_codes_say_that_weights_are_not_unique():
     assert post.certificate.nullity > 900
     assert any("one choice of many" in note for note in post.notes)
     assert post.solution.weight.sum() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_sweep_has_room_for_crowds_of_codes():
+    """All 2^8 equal codes of eight classes: what a point of a sweep keeps is the whole solution."""
+    task = mf.class_task(fractions=fractions_of(8, 800), off=0.0)
+    diagram = mf.sweep(mf.Network("tanh"), task, sigma_a=[1.0, 1.01], progress=False)
+    assert diagram.certified.all()
+    for i in range(2):
+        solution = diagram.posterior(i).solution
+        assert len(solution.weight) == 256
+        assert solution.weight.sum() == pytest.approx(1.0, abs=1e-12)
+        assert trained_output("tanh", solution) == pytest.approx(task.targets, abs=1e-9)

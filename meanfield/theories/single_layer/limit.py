@@ -98,11 +98,11 @@ def phi_range(activation: Activation, k: float) -> PhiRange:
 
 
 def code_room(n_classes: int, m: int) -> int:
-    """Codes a solution may have: Carathéodory bounds those needed, degenerate phases report whole orbits of a symmetry.
+    """Codes and outliers that a solution may have: what is needed (Carathéodory), and orbits of a symmetry or cones.
 
     Beyond, the codes that are needed are reported without those that could share their weights.
     """
-    return n_classes * m + 1 + min(MOST_SPARE, 2**n_classes)
+    return n_classes * m + 1 + MOST_SPARE
 
 
 class Point(NamedTuple):

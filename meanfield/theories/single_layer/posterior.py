@@ -110,7 +110,7 @@ class SingleNeuronPosterior(ClassKernels):
         s, phi, k = self.solution, self.network.activation, self.network.k
         found = []
         for direction, weight in zip(s.outlier_direction, s.outlier_weight, strict=True):
-            readout = math.sqrt(weight) * direction
+            readout = math.sqrt(max(weight, 0.0)) * direction  # below zero where a solution has failed
             kappa = self._kappa(readout)
             # zbar maximises kappa phi(zbar) - zbar^2/2k with phi = slope * z on the branch of zbar's sign.
             slope_minus, slope_plus = phi.slopes

@@ -72,6 +72,7 @@ _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
 def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes, outliers, t_out, numbers):
     """Solve and certify tasks first .. last - 1.
 
+    max_boxes = 0 asks for no proof: the first stationary point is what is returned, NOT_GLOBAL.
     tables = (Table, Bounds, Direct); tasks = (p (N, C), y (N, C, m), tau (N,)); phi_range = (low, high, infimum,
     supremum): activations for code-word starts and the range of phi. Task i starts from the solution of task
     parent[i] < i, if that is certified; -1 means none.
@@ -315,7 +316,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 if not found[0]:
                     break
                 solution = found
-            if status == CONVERGED:
+            if status == CONVERGED or (status == NOT_GLOBAL and max_boxes == 0):  # no proof is asked for
                 break
             if many and stage != _TAU:
                 stage = (_PATH, _SCRATCH, _TAU)[0 if stage == _WARM else 1 if stage == _PATH else 2]
