@@ -6,7 +6,7 @@ Chains are kept in FOLDER and found there again, unfinished ones continued; with
 "annealed": cooled from the prior, nothing of the theory is used, and the theory is taken at the fractions of codes into
 which each chain froze; else chains start from neurons drawn from the theory at the fractions given here (None: at
 equilibrium). Chains of 400 and more neurons are shorter and never annealed. Rectifiers are compared with the saddle at
-their own width.
+their own width, or, in short chains, with N = infinity.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ CASES = {
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
+    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200), None),
+    "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200), None),
 }  # fmt: skip
+AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers compared with N = infinity: bulk and outliers overlap
+KINKED = {"draws": 300, "warmup": 80, "thin": 1, "length": 0.8, "target_acceptance": 0.8}
 WIDE = {"draws": 120, "thin": 3}  # at N >= 400
 OPTIONS = {"draws": 250, "thin": 4, "chains": 2, "target_acceptance": 0.85}
 WARMUP = {True: 1000, False: 300}  # of annealed and of planted chains
@@ -55,11 +59,12 @@ def theory(name, folder, width=None):
     """The theory of a case: at the fractions of its planted chains, or at equilibrium; of rectifiers at its width."""
     network, task, tau, _, start = CASES[name]
     rectifier = network.activation.name == "relu"
-    path = folder / (f"{name}-saddle{width}.npz" if rectifier else f"{name}.npz")
+    path = folder / (f"{name}-saddle{width}.npz" if rectifier and name not in AT_INFINITY else f"{name}.npz")
     if path.exists():
         return mf.load(path)
     begun = time.time()
     given = {"width": width} if rectifier else {"fractions": start if isinstance(start, dict) else None}
+    given = {} if name in AT_INFINITY else given
     post = mf.solve(network, task, tau, progress=False, **given)
     print(f"{name}: {time.time() - begun:.0f} s, {post}", flush=True)
     post.save(path)
@@ -76,7 +81,7 @@ def sampled(name, width, folder):
     annealed = start == "annealed" and width < 400
     origin = start if annealed else theory(name, folder, width)
     options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
-    options |= WIDE if width >= 400 else {}
+    options |= WIDE if width >= 400 else KINKED if name in AT_INFINITY else {}
     options["checkpoint"] = folder / "checkpoints"
     chains = mf.sample(network, task, width, tau, **options)
     chains.save(path)
@@ -86,11 +91,11 @@ def sampled(name, width, folder):
 
 def compared(name, folder):
     """The trend over the widths whose chains are there, and a line of the table."""
-    if CASES[name][0].activation.name == "relu":
+    if CASES[name][0].activation.name == "relu" and name not in AT_INFINITY:
         return rectifiers(name, folder)
     post, start = theory(name, folder), CASES[name][4]
     widths = [n for n in CASES[name][3] if (folder / f"{name}-N{n}.npz").exists()]
-    fractions = "equilibrium" if start is None else "sampled"
+    fractions = "sampled" if start is not None or name in AT_INFINITY else "equilibrium"
     comparisons = [mf.compare(post, sampled(name, n, folder), fractions=fractions) for n in widths]
     trend = mf.finite_size_trend(comparisons)
     single = ", ".join(f"{c.max_z:.1f}" for c in comparisons)

@@ -1,10 +1,10 @@
-"""Throughput of a sweep: this process, and executors of joblib's loky and dask with one and two workers.
+"""Throughput of a sweep: this process, and executors of one and two workers.
 
-``python benchmarks/parallel.py [--points 5000]`` (extra ``parallel``). Wall times tell little on a shared machine, so
-that the CPU seconds of this process are printed as well: what an executor costs here is its overhead, while the points
-are solved elsewhere. Where the system tells (Linux, pools of processes), so are those of the warm workers, and the
-ratio of the CPU seconds of the serial sweep to those that each of the processors has to spend: the speed-up of an idle
-machine with as many processors as workers, as far as it is a matter of work.
+``python benchmarks/parallel.py [--points 5000] [--executors processes]`` (loky and dask: extra ``parallel``). Wall times
+tell little on a shared machine, so that the CPU seconds of this process are printed as well: what an executor costs
+here is its overhead, while the points are solved elsewhere. Where the system tells (Linux, pools of processes), so are
+those of the warm workers, and the ratio of the CPU seconds of the serial sweep to those that each of the processors has
+to spend: the speed-up of an idle machine with as many processors as workers, as far as it is a matter of work.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
@@ -61,12 +61,15 @@ def worker_seconds(executor: Any) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure(points: int) -> list[dict[str, Any]]:
+EXECUTORS = "serial", "processes", "loky", "dask"
+
+
+def measure(points: int, chosen: Sequence[str] = EXECUTORS) -> list[dict[str, Any]]:
     """One row per executor: wall and CPU seconds of the last of a few sweeps, when its workers are warm."""
     n = max(2, round((points / 2) ** 0.5))
     axes = {"off": np.linspace(-1, 0.95, 2 * n), "sigma_a": np.linspace(0.5, 2.5, n)}
     rows, reference, serial = [], None, 0.0
-    kinds = ("serial", 1), ("processes", 1), ("processes", 2), ("loky", 1), ("loky", 2), ("dask", 1), ("dask", 2)
+    kinds = [(kind, workers) for kind in chosen for workers in ((1,) if kind == "serial" else (1, 2))]
     for kind, workers in kinds:
         with suppress(ImportError), executors(kind, workers) as executor:
             for _ in range(1 + max(2, workers)):  # the first ones start the workers, which load what is compiled
@@ -90,7 +93,9 @@ def main() -> None:
     """One line per executor."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=5000)
-    measure(parser.parse_args().points)
+    parser.add_argument("--executors", nargs="+", choices=EXECUTORS, default=EXECUTORS)
+    options = parser.parse_args()
+    measure(options.points, ("serial", *(kind for kind in options.executors if kind != "serial")))
 
 
 if __name__ == "__main__":
