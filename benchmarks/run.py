@@ -81,11 +81,16 @@ def suite(name: str, pictures: Path) -> str:
         {
             "what": label, "best / s": f"{row['stats']['min']:.3g}", "median / s": f"{row['stats']['median']:.3g}",
             "rounds": row["stats"]["rounds"],
-            "also": ", ".join(f"{key} {value}" for key, value in row["extra_info"].items()),
+            "also": ", ".join(f"{key} {shown(value)}" for key, value in row["extra_info"].items()),
         }
         for label, row in zip(names, rows, strict=True)
     ]  # fmt: skip
     return f"{table(cells)}\n![{name}](page/{picture.name})\n"
+
+
+def shown(value: object) -> str:
+    """A number in four digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
