@@ -135,7 +135,7 @@ def _halved(problem, task, network, n, rng):
 
 @pytest.mark.statistical
 def test_variances_have_no_bias_from_the_size_of_the_sample():
-    """300 samples of 120 points of the prior, against quadrature: 2 to 3 % too small without halves."""
+    """1200 samples of 120 points of the prior, against quadrature: 2 to 3 % too small without halves."""
     sigma_w, y = TASKS["and, or"]
     network, task = mf.Network("sigmoid", sigma_w=sigma_w), raw(INPUTS, y)
     problem = blank(SIGMOID, task.features(sigma_w).matrix, task.targets, 1.0, 0.1)
@@ -144,14 +144,14 @@ def test_variances_have_no_bias_from_the_size_of_the_sample():
     expected = ParticlePredictor(network, task, 0.1, exact, ("code",)).variance(new, 1.0).mean()
     ratios = []
     rng = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(1200):
         predictor = _halved(problem, task, network, 120, rng)
         ratios.append([predictor.variance(new, 1.0).mean(), predictor._variances(new).mean()])
     ratios = np.array(ratios) / expected
     mean, error = ratios.mean(axis=0) - 1.0, ratios.std(axis=0) / np.sqrt(len(ratios))
     assert below(mean[0] / error[0])
     assert beyond(mean[1] / error[1], what="variance of a finite sample, in standard errors of its bias")
-    assert below(mean[0] / mean[1], 0.3, "bias left, of what there was")
+    assert below(mean[0] / mean[1], 0.4, "bias left, of what there was")
 
 
 # ---- families ------------------------------------------------------------------------------------
