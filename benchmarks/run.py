@@ -24,7 +24,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 FOLDER = Path(__file__).parent
-# Name -> what is measured; those with a file are suites of pytest-benchmark.
+# Name -> what is measured.
 PARTS = {
     "solve": "class tasks: against a generic formulation, and by classes, outputs and samples",
     "deep": "deep networks: by depth",
@@ -34,6 +34,13 @@ PARTS = {
     "geometry": "manifold capacity: against an interior-point method, and by size",
     "planes": "boundaries of planes, against their raster",
     "parallel": "sweeps in one and two processes",
+}
+
+# Those that print a text of their own, with arguments and those of --quick; others are suites of pytest-benchmark.
+SCRIPTS = {
+    "deep": ([], []),
+    "finite": (["--diagram", "100"], ["--diagram", "16"]),
+    "general": (["--large"], []),
 }
 
 
@@ -56,6 +63,14 @@ def header() -> str:
         f"{time.strftime('%Y-%m-%d')}, {platform.system()} on {model}, {os.cpu_count()} processors, load {load} at the "
         f"start; Python {platform.python_version()}, {', '.join(versions)}.\n"
     )
+
+
+def script(name: str, quick: bool) -> str:
+    """What a script prints."""
+    command = [sys.executable, str(FOLDER / f"bench_{name}.py"), *SCRIPTS[name][quick]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    failed = f"Ended with status {done.returncode}:\n\n```\n{done.stderr[-800:]}\n```\n\n" if done.returncode else ""
+    return f"{failed}```\n{done.stdout.rstrip()}\n```\n"
 
 
 def suite(name: str, pictures: Path) -> str:
@@ -115,6 +130,8 @@ def part(name: str, quick: bool, pictures: Path) -> str:
         import parallel
 
         return table(parallel.measure(600 if quick else 5000))
+    if name in SCRIPTS:
+        return script(name, quick)
     return suite(name, pictures)
 
 
