@@ -11,7 +11,6 @@ work.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from interrupts import processor_seconds
 
 import meanfield as mf
 
@@ -55,11 +55,7 @@ def worker_seconds(executor: Any) -> float:
     pids = list(getattr(executor, "_processes", None) or ())
     if not pids or not Path("/proc/self/stat").exists():
         return float("nan")
-    ticks = 0
-    for pid in pids:
-        after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        ticks += int(after_name[11]) + int(after_name[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return float(sum(map(processor_seconds, pids)))
 
 
 EXECUTORS = "serial", "processes", "loky", "dask"

@@ -172,7 +172,7 @@ def _name_and_value(flag: str, item: str, form: str) -> tuple[str, str]:
 
 def check_folder(output: Path) -> None:
     """ValueError where there cannot be a folder `--output`."""
-    there = next(path for path in (output, *output.parents, Path()) if path.exists())
+    there = next(path for path in (output, *output.parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"--output {output} can be no folder: {there} is a file.")
 

@@ -9,6 +9,7 @@ too.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -146,17 +147,20 @@ def _start(problem: DeepProblem) -> _Point:
     raise NoBranch(f"it was not found at any tau up to {tau:.3g}")
 
 
-def _border(system: System, x: FloatArray) -> FloatArray:
-    """What grows: the conjugate of the layer under the top apart from what all classes share, in its own units."""
-    row = np.zeros(len(x) + 1)
-    for name, layer, at in system.blocks:
-        if name == "tilde" and layer == system.problem.depth - 2:
-            n = system.problem.n
-            centred = np.eye(len(n)) - np.outer(np.ones(len(n)), n) / n.sum()
-            parts = np.array([float(np.trace(centred @ one @ centred.T)) for one in system.matrices])
-            size = float(parts @ x[at])
-            row[at] = parts / size
+def _conjugate(system: System, x: FloatArray) -> FloatArray:
+    """Row whose product with the unknowns is what grows: the conjugate under the top apart from what classes share."""
+    n = system.problem.n
+    centred = np.eye(len(n)) - np.outer(np.ones(len(n)), n) / n.sum()
+    row = np.zeros(len(x))
+    (at,) = (at for name, layer, at in system.blocks if name == "tilde" and layer == system.problem.depth - 2)
+    row[at] = [float(np.trace(centred @ one @ centred.T)) for one in system.matrices]
     return row
+
+
+def _border(system: System, x: FloatArray) -> FloatArray:
+    """The same in units of what it is, without ln tau."""
+    row = _conjugate(system, x)
+    return np.append(row / float(row @ x), 0.0)
 
 
 def _matrix(point_system: System, x: FloatArray, averages: Evaluation, scale: FloatArray) -> FloatArray:
@@ -227,8 +231,7 @@ def _with_tau(system: System, tau: float) -> System:
     """The same equations at another tau; lattices and symmetry stay."""
     if tau == system.problem.tau:
         return system
-    other = object.__new__(System)
-    other.__dict__.update(system.__dict__)
+    other = copy.copy(system)
     other.problem = replace(system.problem, tau=tau)
     return other
 
@@ -261,11 +264,7 @@ def _flattest(point: _Point, beyond: _Point) -> _Point:
 
 def _size(point: _Point) -> float:
     """Of the conjugate apart from what all classes share."""
-    system = point.system
-    n = system.problem.n
-    centred = np.eye(len(n)) - np.outer(np.ones(len(n)), n) / n.sum()
-    tilde = system.unpack(point.x).tilde[-1]
-    return float(np.trace(centred @ tilde @ centred.T))
+    return float(_conjugate(point.system, point.x) @ point.x)
 
 
 def _soft(point: _Point) -> float:

@@ -145,29 +145,28 @@ def _compete(
     A warm start may have led to either of them.
     """
     certain = found.residual <= tolerance
-    alone: list[Branch] = []
     try:
         reached = _rival(problem, certain, report)
         if isinstance(reached, str):
-            return system, found, alone, reached
+            return system, found, [], reached
         rival, other = reached
         phi, against = (s.free_energy(f.x, f.averages) for s, f in ((system, found), (rival, other)))
         if certain and against < phi:
             if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
                 return system, found, [Branch("uncoded", against, other.residual)], ""
-            return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, alone, "")
+            return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(problem, other.x, tolerance, report)
     except NoBranch as error:
-        return system, found, alone, f"there is no branch without codes: {error}"
+        return system, found, [], f"there is no branch without codes: {error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
-        return system, found, alone, f"{_UNKNOWN}{error}"
+        return system, found, [], f"{_UNKNOWN}{error}"
     against = rival.free_energy(other.x, other.averages)
     if other.residual > tolerance:
-        return system, found, alone, f"{_UNKNOWN}Newton ended at a residual of {other.residual:.0e}"
+        return system, found, [], f"{_UNKNOWN}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
         if warm and certain:
             return _against_codes(problem, system, found, tolerance, report)
-        return (system, found, alone, "") if certain else (rival, other, alone, "")
+        return (system, found, [], "") if certain else (rival, other, [], "")
     if certain and against <= phi:
         return system, found, [Branch("uncoded", against, other.residual)], ""
     return rival, other, [Branch("coding", phi, found.residual)], ""

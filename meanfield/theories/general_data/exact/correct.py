@@ -63,9 +63,11 @@ def correct(sampler: Sampler, t: FloatArray, thorough: bool = True) -> tuple[Par
 
 
 class _Found(NamedTuple):
-    """An answer with its error, on two independent samples."""
+    """An answer with its error, on two independent samples and on both as one, at its minimum."""
 
     parts: list[Sample]
+    both: Sample
+    at: At
     t: FloatArray
     answer: ParticleSolution
     measured: Measured
@@ -82,7 +84,7 @@ def _pool(sampler: Sampler, t: FloatArray, n: int, thorough: bool) -> tuple[Part
         for _ in range(2):
             check_time()
             parts.append(sampler.sample(n, t))
-        both, at, found = _together(sampler, parts, t)
+        found = _together(sampler, parts, t)
         if found is None:
             return None
         t = found.t
@@ -91,55 +93,53 @@ def _pool(sampler: Sampler, t: FloatArray, n: int, thorough: bool) -> tuple[Part
             best = found
         if best.measured.within(scale) and best.measured.noise <= _NOISE * scale:
             break
-        more = sampler.improve(both, at, n, found.measured.even)
+        more = sampler.improve(found.both, found.at, n, found.measured.even)
         if more is None or (best.measured.reliable and more <= n):
             break
         n = more
+    noise = noise_on_probes(sampler, best.both, best.at)
     if thorough and best.measured.within(scale):
-        best = _spread(sampler, best, scale)
-    return best.answer, best.measured
+        best, noise = _spread(sampler, best, noise, scale)
+    return best.answer, best.measured._replace(new_noise=noise)
 
 
-def _spread(sampler: Sampler, found: _Found, scale: float) -> _Found:
-    """The same with so many points that outputs on new inputs are known, too, if there is the time for it."""
-    measured = found.measured
-    assert measured.new_noise is not None
-    states = states_for(sampler, measured.new_noise, measured.effective, scale)
+def _spread(sampler: Sampler, found: _Found, noise: float, scale: float) -> tuple[_Found, float]:
+    """The same, and its noise, with points enough that outputs on new inputs are known, too, if there is time."""
+    effective = found.measured.effective
+    states = states_for(sampler, noise, effective, scale)
     if not states:
-        return found
+        return found, noise
     try:
         parts = [spread(sampler, part, found.t, states) for part in found.parts]
-        _, _, better = _together(sampler, parts, found.t)
+        better = _together(sampler, parts, found.t)
+        if better is None or not better.measured.within(scale):
+            return found, noise
+        less = noise_on_probes(sampler, better.both, better.at)
     except OutOfTime:
-        return found
-    if better is None or not better.measured.within(scale):
-        return found
-    less = better.measured.new_noise
-    assert less is not None
-    if not less < measured.new_noise:
-        return found
+        return found, noise
+    if not less < noise:
+        return found, noise
     # Points of a family are not independent: as many count as would have this noise.
-    effective = min(better.measured.effective, measured.effective * (measured.new_noise / max(less, 1e-300)) ** 2)
-    return better._replace(measured=better.measured._replace(effective=effective))
+    effective = min(better.measured.effective, effective * (noise / max(less, 1e-300)) ** 2)
+    return better._replace(measured=better.measured._replace(effective=effective)), less
 
 
-def _together(sampler: Sampler, parts: list[Sample], t: FloatArray) -> tuple[Sample, At, _Found | None]:
-    """Two samples as one, what it says at its minimum, and the answer there; None where there is no minimum."""
+def _together(sampler: Sampler, parts: list[Sample], t: FloatArray) -> _Found | None:
+    """Two samples as one, and the answer at its minimum; None where there is no minimum."""
     ends = []
     for part in parts:
-        own, at, arrived = sampler.minimise(part, t)
+        own, _, arrived = sampler.minimise(part, t)
         if not arrived:
-            return part, at, None
+            return None
         ends.append(own)
     both = _join(parts[0], parts[1])
     t, at, arrived = sampler.minimise(both, 0.5 * (ends[0] + ends[1]))
     if not arrived:
-        return both, at, None
+        return None
     error = sampler.shift(both, t)[0].error
     half = 0.5 * sampler.solution.tau * (ends[0] - ends[1])
     measured = summary(Shift(half, error), at, sampler.missed, scale_of(sampler.solution.targets))
-    measured = measured._replace(new_noise=noise_on_probes(sampler, both, at))
-    return both, at, _Found(parts, t, sampler.answer(both, at, t, np.array(ends)), measured)
+    return _Found(parts, both, at, t, sampler.answer(both, at, t, np.array(ends)), measured)
 
 
 def _join(one: Sample, other: Sample) -> Sample:

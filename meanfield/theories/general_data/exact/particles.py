@@ -141,13 +141,7 @@ def halves(sample: Sample) -> list[Sample]:
     """The two independent samples that a sample consists of; none where it does not."""
     if sample.half is None:
         return []
-    found = []
-    for half in (0, 1):
-        mine = np.flatnonzero(sample.half == half)
-        group = None if sample.group is None else sample.group[mine]
-        family = None if sample.family is None else sample.family[mine]
-        found.append(Sample(sample.points[mine], sample.phi[mine], sample.base[mine], group, sample.random, family))
-    return found
+    return [sample.part(np.flatnonzero(sample.half == half)) for half in (0, 1)]
 
 
 def frozen_particles(solution: ParticleSolution, fractions: FloatArray) -> ParticleSolution:

@@ -160,24 +160,14 @@ class ParticlePredictor:
     def _variance(self, phi: FloatArray, square: FloatArray) -> FloatArray:
         s, at = self.solution, self._at
         own = np.empty((phi.shape[1], s.t.shape[1]))
-        means = self._code_means(phi)
         for r in range(own.shape[1]):
             second = s.weight * (at.along * s.readout[:, r] ** 2 + at.scatter)
-            own[:, r] = second @ square - sum(w * g[:, r] ** 2 for w, g in means)
+            own[:, r] = second @ square
+        for weight, mean in s.dual.means(self._sample, at, phi):
+            own -= weight * mean.reshape(own.shape) ** 2
         rows = s.dual.cross(self._sample, at, phi)
         explained = np.einsum("ij,ji->i", rows, cho_solve(self._factor, rows.T, check_finite=False))
         return np.asarray(own - explained.reshape(own.shape))
-
-    def _code_means(self, phi: FloatArray) -> list[tuple[float, FloatArray]]:
-        """Weight and <a phi> of what fluctuates together."""
-        s = self.solution
-        if not s.frozen:
-            return [(1.0, phi.T @ (s.weight[:, None] * s.readout))]
-        found = []
-        for g, weight in enumerate(s.code_weight):
-            share = np.where(s.basin == g, s.weight, 0.0) / weight
-            found.append((float(weight), phi.T @ (share[:, None] * s.readout)))
-        return found
 
     def noise(self, new: FloatArray) -> FloatArray:
         """(l, m) standard errors of `mean`, from the sample that it is an average over.

@@ -64,6 +64,11 @@ class Sample:
     family: Any = None
     half: Any = None
 
+    def part(self, index: Any) -> Sample:
+        """These points of it, at the same base."""
+        group, family, half = (None if x is None else x[index] for x in (self.group, self.family, self.half))
+        return Sample(self.points[index], self.phi[index], self.base[index], group, self.random, family, half)
+
 
 def sample_of(
     activation: Activation, features: FloatArray, points: FloatArray, base: FloatArray, **rest: Any
@@ -181,7 +186,7 @@ class Dual:
         blocks = matrix.reshape(p, m, p, m)
         for r in range(m):
             blocks[:, r, :, r] += own
-        for weight, g in self._means(sample, at):
+        for weight, g in self.means(sample, at):
             matrix -= weight * np.multiply.outer(g, g)
         return matrix
 
@@ -194,12 +199,15 @@ class Dual:
                 pair = at.share * (at.along * at.mean[:, r] * at.mean[:, q] + at.scatter * (r == q))
                 found[:, r, :, q] = phi.T @ (pair[:, None] * sample.phi)
         rows = found.reshape(count * m, p * m)
-        for (weight, g), (_, h) in zip(self._means(sample, at, phi), self._means(sample, at)):
+        for (weight, g), (_, h) in zip(self.means(sample, at, phi), self.means(sample, at)):
             rows -= weight * np.multiply.outer(g, h)
         return rows
 
-    def _means(self, sample: Sample, at: At, phi: FloatArray | None = None) -> list[tuple[float, FloatArray]]:
-        """Weight and <a phi> of what fluctuates together: all neurons, or each code if their fractions are frozen."""
+    def means(self, sample: Sample, at: At, phi: FloatArray | None = None) -> list[tuple[float, FloatArray]]:
+        """Weight and <a phi> (P m,) of what fluctuates together: all neurons, or each code if fractions are frozen.
+
+        With phi* (n, l) on other inputs <a phi*>, (l m,).
+        """
         if self.fractions is None:
             average = at.average if phi is None else phi.T @ (at.share[:, None] * at.mean)
             return [(1.0, average.ravel())]
@@ -231,7 +239,7 @@ class Dual:
         if not sample.random:
             return np.zeros((_BATCHES, values.shape[1] * at.mean.shape[1]))
         found = np.empty((_BATCHES, values.shape[1] * at.mean.shape[1]))
-        means = [g for _, g in self._means(sample, at, phi)]
+        means = [g for _, g in self.means(sample, at, phi)]
         used = [0] if self.fractions is None else [g for g, x in enumerate(self.fractions) if x > 0.0]
         for b, mine in enumerate(batches_of(sample)):
             share, mean = at.share[mine], at.mean[mine]

@@ -17,12 +17,13 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
-from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import ascend, code_word_start
 from meanfield.theories.single_layer.compiled.basic_codes import basic_codes
 from meanfield.theories.single_layer.compiled.dual import active_set
 from meanfield.theories.single_layer.compiled.generated.action import action_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, minus_hessian, neuron_jacobian
+from meanfield.theories.single_layer.compiled.newton_step import newton_step
 
 __all__ = ["code_path", "flood"]
 
@@ -236,23 +237,6 @@ def _newton_system(table, p, y, tau, beta, t, readouts, weights, count, matrix, 
     return True
 
 
-@jit
-def _newton_step(matrix, gradient, factor, step):
-    """Fill `step` with that of Newton's method, damped where the Hessian is not positive definite."""
-    n = gradient.shape[0]
-    damping = 1e-13
-    while True:
-        copy_matrix(factor, matrix)
-        for i in range(n):
-            factor[i, i] += damping * (1e-3 + matrix[i, i])
-        if cholesky(factor) or damping > 1e3:
-            break
-        damping *= 100.0
-    for i in range(n):
-        step[i] = -gradient[i]
-    cholesky_solve(factor, step)
-
-
 @jit_apart
 def _descend(table, p, y, tau, low, high, beta, t, known, slots, now, trials):
     """Newton's method on J_beta from `t` (overwritten), codes found by `flood`; returns their number, 0 for none.
@@ -275,7 +259,7 @@ def _descend(table, p, y, tau, low, high, beta, t, known, slots, now, trials):
             return 0
         if not _newton_system(table, p, y, tau, beta, t, readouts, weights, count, matrix, gradient):
             break
-        _newton_step(matrix, gradient, factor, step)
+        newton_step(matrix, gradient, factor, step)
         slope = np.sum(step * gradient)
         if not -slope * beta > _DECREMENT:
             break
@@ -346,7 +330,7 @@ def _sharpen(table, p, y, tau, beta, t, readouts, weights, count):
             if weights[k] > _LIGHT:
                 for i in range(n):
                     gradient[i] += weights[k] * rise[k] * (columns[k, i] - mean[i])
-        _newton_step(matrix, gradient, factor, step)
+        newton_step(matrix, gradient, factor, step)
         if not np.isfinite(np.sum(step)):
             return
         if off < _OFF and -np.sum(step * gradient) * beta < _DECREMENT:

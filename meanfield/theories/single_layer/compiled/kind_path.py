@@ -16,8 +16,8 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
-from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.kind_master import best_readouts, split_factors
+from meanfield.theories.single_layer.compiled.newton_step import newton_step
 
 __all__ = ["orbit_fields", "smooth_stage"]
 
@@ -247,17 +247,7 @@ def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, th
                     matrix[max(i, j), min(i, j)] = 0.0
                 matrix[i, i] = 1.0
                 gradient[i] = 0.0
-        damping = 1e-13
-        while True:
-            copy_matrix(factor, matrix)
-            for i in range(size):
-                factor[i, i] += damping * (1e-3 + matrix[i, i])
-            if cholesky(factor) or damping > 1e3:
-                break
-            damping *= 100.0
-        for i in range(size):
-            step[i] = -gradient[i]
-        cholesky_solve(factor, step)
+        newton_step(matrix, gradient, factor, step)
         slope = np.sum(step * gradient)
         if not -slope * beta > _DECREMENT:
             break

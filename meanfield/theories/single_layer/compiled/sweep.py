@@ -318,10 +318,14 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 solution = found
             if status == CONVERGED or (status == NOT_GLOBAL and max_boxes == 0):  # no proof is asked for
                 break
-            if many and stage != _TAU:
-                stage = (_PATH, _SCRATCH, _TAU)[0 if stage == _WARM else 1 if stage == _PATH else 2]
-            else:
+            if not many or stage == _TAU:
                 stage += 1
+            elif stage == _WARM:
+                stage = _PATH
+            elif stage == _PATH:
+                stage = _SCRATCH
+            else:
+                stage = _TAU
             if exhausted(stop, 0):
                 break
         if status != CONVERGED and exhausted(stop, 0):
