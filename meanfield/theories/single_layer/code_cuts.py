@@ -22,7 +22,7 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["moments_of_codes"]
 
-_UNCUT = 1e-9  # share of a node beside which no cut is looked for
+_UNCUT = 1e-7  # share of a node beside which no cut is looked for
 _NEAR = 0.05  # of the distance between two codes: closer to one of them than that, a step leads nowhere else
 _SLICE = 5_000  # nodes between two looks at the clock
 
@@ -40,7 +40,7 @@ def moments_of_codes(
     whole = np.ones(len(nodes.runs), dtype=np.bool_)
     total, mean, square = np.zeros(n), np.zeros((n, m)), np.zeros((n, m, m))
     where = nodes.basis, nodes.shift, nodes.runs
-    if n > 1:
+    if n > nodes.n_regions:  # else each is on its own
         near = radii(modes, _NEAR)
         if _put_right(problem, t, nodes, np.log(_UNCUT) - np.log(scale), modes, near, label):
             action = problem.table, problem.p, t, problem.n_samples, sums.level
