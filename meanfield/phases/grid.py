@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,11 @@ import numpy as np
 from meanfield import __version__
 from meanfield.numerics.jit import source_hash
 from meanfield.phases import raster
-from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.registry import Theory, covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
-from meanfield.theories.single_layer.theory import is_limit
+from meanfield.theories.single_layer.theory import THEORY, is_limit
 from meanfield.theories.single_layer.transitions.extended import Control
 from meanfield.validation import FloatArray, plain_array, real_array, real_number
 
@@ -73,7 +74,7 @@ class Grid:
     def __init__(self, network: Network, task: ClassTask, tau: float, axes: dict[str, FloatArray]) -> None:
         self.axes, self.tau = axes, tau
         self.base = network, task
-        self._made: dict[tuple[int, ...], Problem] = {}
+        self._made: dict[tuple[int, ...], tuple[Problem, bool]] = {}
         # Networks and tasks by the values that make them: along an axis of the one the other stays the same.
         self._networks: dict[tuple[object, ...], Network] = {}
         self._tasks: dict[tuple[object, ...], ClassTask] = {}
@@ -89,12 +90,25 @@ class Grid:
 
     def problem(self, at: Sequence[int]) -> Problem:
         """The problem at a position of the grid."""
+        return self._at(at)[0]
+
+    def is_limit(self, at: Sequence[int]) -> bool:
+        """`is_limit` of the problem there."""
+        return self._at(at)[1]
+
+    def sigma_a(self, at: Sequence[int]) -> float:
+        """That of the network there, without a look at the rest of the problem."""
+        values = {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
+        return self._network(values).sigma_a
+
+    def _at(self, at: Sequence[int]) -> tuple[Problem, bool]:
         place = tuple(int(i) for i in at)
         if place not in self._made:
             if len(self._made) >= _KEPT:
                 self._made.clear()
             values = {name: values[i] for (name, values), i in zip(self.axes.items(), place, strict=True)}
-            self._made[place] = self.problem_with(values)
+            problem, theory = self._problem_with(values)
+            self._made[place] = problem, theory is THEORY and math.isinf(problem.class_task.n_samples)
         return self._made[place]
 
     def __getstate__(self) -> dict[str, object]:
@@ -102,12 +116,16 @@ class Grid:
 
     def problem_with(self, values: dict[str, Any]) -> Problem:
         """The problem with these values of the parameters."""
+        return self._problem_with(values)[0]
+
+    def _problem_with(self, values: dict[str, Any]) -> tuple[Problem, Theory]:
+        """That, and the theory that covers it."""
         network, task = self._network(values), self._task(values)
         tau = float(values["tau"]) if "tau" in values else self.tau
         theory = covering_theory(network, task, tau)
         if not theory.sweeps:
             raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
-        return Problem(network, task, tau)
+        return Problem(network, task, tau), theory
 
     def _network(self, values: dict[str, Any]) -> Network:
         names = (*self._network_names, *(name for name in _OF_NETWORK if name in values))
