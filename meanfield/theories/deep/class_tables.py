@@ -10,13 +10,14 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS, class_functions
-from meanfield.theories.deep.compiled.kernels import POINTS, contract, reach
+from meanfield.theories.deep.compiled.kernels import contract, reach
 from meanfield.theories.deep.fields import Fields
+from meanfield.theories.deep.rows import Rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_derivatives, z_rule
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["MEANS", "ClassTable"]
+__all__ = ["FEW", "MEANS", "ClassTable"]
 
 # Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
 MEANS = {
@@ -29,19 +30,18 @@ MEANS = {
 }
 _STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS, _AT_ONCE = 48, 4096  # rows at a time, and rows times values of h
+_APART = 8  # rows at a time that are as far apart as lattice nodes
 _MOST_ROWS = 1_000_000
-_FEW = 48  # values of the shared field that are all computed for every row
+FEW = 48  # values of the shared field that are all computed for every row
 _STRIDE = 6  # of more of them one in so many is computed, and the others where nodes need them
 
 
 @dataclass(eq=False)
 class ClassTable:
-    """Rows of b at low + step * i, which cover what was asked for."""
+    """A class at some rows of b."""
 
     n: float
-    low: float
-    step: float
-    count: int
+    rows: Rows
     fields: Fields
     index: int  # of the class
     nodes: FloatArray  # Chebyshev, in b
@@ -56,9 +56,9 @@ class ClassTable:
 
     @classmethod
     def build(
-        cls, phi: Activation, n: float, rule: Rule, setting: Setting, fields: Fields, c: int, low: float, high: float
+        cls, phi: Activation, n: float, rule: Rule, setting: Setting, fields: Fields, c: int, rows: Rows
     ) -> ClassTable:
-        """A table that covers b between the bounds.
+        """The table of class c at these rows.
 
         Raises
         ------
@@ -66,13 +66,9 @@ class ClassTable:
             If b is too large for the quadrature.
         """
         infimum, supremum = activation_range(phi)
-        unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-        step = max(rule.rows * fields.rows[c] * unit, 1e-12)
-        margin = (POINTS // 2 + 1) * step
-        count = math.ceil((high - low) / step) + POINTS + 3
+        low, high, count = float(rows.b[0]), float(rows.b[-1]), len(rows.b)
         if count > _MOST_ROWS or max(abs(low), abs(high)) * (supremum - infimum) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
-        low, high = low - margin, high + margin
         half = max(0.5 * (high - low), 1e-9)
         ratio = 3.0 / (half * max(supremum - infimum, 1e-9))  # nearest zeros of exp(g): i pi / (range of phi)
         growth = math.log(ratio + math.sqrt(1.0 + ratio**2))
@@ -85,13 +81,11 @@ class ClassTable:
         rule_z = z_rule(phi, d, float(h.min()), float(h.max()), rule.z, max(abs(low), abs(high)))
         g, derivatives = site_derivatives(rule_z, nodes, h, d, delta)
         log_v = np.zeros((count, len(fields.alpha)))
-        weights: FloatArray = np.asarray(bary, dtype=float)
         n_alpha = len(fields.alpha)
-        coarse = np.unique(np.append(np.arange(0, n_alpha, 1 if n_alpha <= _FEW else _STRIDE), n_alpha - 1))
-        done, whole = np.zeros(count, dtype=bool), np.full(count, n_alpha if n_alpha <= _FEW else 0)
+        coarse = np.unique(np.append(np.arange(0, n_alpha, 1 if n_alpha <= FEW else _STRIDE), n_alpha - 1))
+        done, whole = np.zeros(count, dtype=bool), np.full(count, n_alpha if n_alpha <= FEW else 0)
         return cls(
-            n, low, step, count, fields, c, nodes, weights, g, derivatives, log_v, done, coarse, np.zeros_like(whole),
-            whole,
+            n, rows, fields, c, nodes, bary, g, derivatives, log_v, done, coarse, np.zeros_like(whole), whole,
         )  # fmt: skip
 
     def _interpolation(self, b: np.ndarray) -> FloatArray:
@@ -129,43 +123,34 @@ class ClassTable:
         means = np.zeros((*log_v.shape, parts.shape[2]))
         start, count = inside.start or 0, g.shape[1]
         contract(
-            g, self.n, fields.log_prior[c][inside], fields.h[c][inside], fields.tilt[c][columns],
+            g, self.n, fields.log_prior[c][inside], fields.h[c][inside], fields.centre[c][columns], fields.precision[c],
             np.clip(fields.first[c][columns] - start, 0, count), np.clip(fields.last[c][columns] - start, 0, count),
             *span, parts, log_v, means,
         )  # fmt: skip
         return means
 
-    def _first(self, b: FloatArray) -> IntArray:
-        return np.floor((b - self.low) / self.step).astype(np.int64) - POINTS // 2 + 1
-
-    def needed(self, b: np.ndarray) -> IntArray:
-        """Rows that the interpolation at b (N,) reads, ascending."""
-        first = np.unique(np.clip(self._first(b), 0, self.count - POINTS))
-        return np.unique((first[:, None] + np.arange(POINTS)).ravel())
-
-    def prepare(self, b: FloatArray) -> None:
-        """Fills the columns `coarse` of `log_v` where the interpolation at b (N,) reads it."""
-        missing = self.needed(b)
+    def prepare(self, start: IntArray) -> None:
+        """Fills the columns `coarse` of `log_v` where stencils that start at these rows (N,) read it."""
+        missing = self.rows.needed(start)
         missing = missing[~self.done[missing]]
         if not len(missing):
             return
         columns = self.coarse
-        for start in range(0, len(missing), 512):
-            rows = missing[start : start + 512]
-            g = self.at(self.low + self.step * rows)
+        for at in range(0, len(missing), 512):
+            rows = missing[at : at + 512]
+            g = self.at(self.rows.b[rows])
             found = np.empty((len(rows), len(columns)))
             span = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), len(columns))
             self._contract(g, np.empty((*g.shape, 0)), columns, span, found)
             self.log_v[np.ix_(rows, columns)] = found
         self.done[missing] = True
 
-    def refine(self, b: FloatArray, begin: IntArray, end: IntArray) -> None:
-        """Fills `log_v` where the interpolation at b (N,) reads it, from column begin (N,) to column end (N,)."""
-        first = np.clip(self._first(b), 0, self.count - POINTS)
-        rows = self.needed(b)
-        at = np.searchsorted(rows, first)
+    def refine(self, start: IntArray, begin: IntArray, end: IntArray) -> None:
+        """Fills `log_v` where the stencils read it, from column begin (N,) to column end (N,)."""
+        rows = self.rows.needed(start)
+        at = np.searchsorted(rows, start)
         low, high = np.full(len(rows), len(self.fields.alpha)), np.zeros(len(rows), dtype=np.int64)
-        for i in range(POINTS):  # rows of one interpolation are neighbours in `rows` as well
+        for i in range(self.rows.points):  # rows of one stencil are neighbours in `rows` as well
             np.minimum.at(low, at + i, begin)
             np.maximum.at(high, at + i, end)
         wanted = (low < self.begin[rows]) | (high > self.end[rows])
@@ -174,9 +159,9 @@ class ClassTable:
         self.begin[missing] = np.where(new, low, np.minimum(low, self.begin[missing]))
         self.end[missing] = np.maximum(high, self.end[missing])
         every = slice(None)
-        for start in range(0, len(missing), 512):
-            rows = missing[start : start + 512]
-            g = self.at(self.low + self.step * rows)
+        for first in range(0, len(missing), 512):
+            rows = missing[first : first + 512]
+            g = self.at(self.rows.b[rows])
             found = self.log_v[rows]
             self._contract(g, np.empty((*g.shape, 0)), every, (self.begin[rows], self.end[rows]), found)
             self.log_v[rows] = found
@@ -191,7 +176,7 @@ class ClassTable:
         chosen = self.derivatives[list(wanted)]
         front = len(KEYS) if curvature else 1
         for rows in self._groups(at):
-            matrix = self._interpolation(self.low + self.step * rows)
+            matrix = self._interpolation(self.rows.b[rows])
             g = matrix @ self.g
             inside = self._reach(g, rows)
             g = np.ascontiguousarray(g[:, inside])
@@ -211,7 +196,7 @@ class ClassTable:
 
     def _groups(self, at: IntArray) -> Iterator[IntArray]:
         """Neighbouring rows, not too many at once: they need about the same h."""
-        size = max(_ROWS, _AT_ONCE // len(self.fields.h[self.index]))
+        size = max(_ROWS, _AT_ONCE // len(self.fields.h[self.index])) if self.rows.points > 1 else _APART
         for run in np.split(at, np.flatnonzero(np.diff(at) > size) + 1):
             yield from (run[start : start + size] for start in range(0, len(run), size))
 
@@ -219,6 +204,6 @@ class ClassTable:
         """The h that count at rows (k,) with g (k, h)."""
         c, fields = self.index, self.fields
         return slice(*reach(
-            g, self.n, fields.log_prior[c], fields.h[c], fields.tilt[c], fields.first[c], fields.last[c],
-            self.begin[rows], self.end[rows],
+            g, self.n, fields.log_prior[c], fields.h[c], fields.centre[c], fields.precision[c],
+            fields.first[c], fields.last[c], self.begin[rows], self.end[rows],
         ))  # fmt: skip
