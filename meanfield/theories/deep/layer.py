@@ -20,7 +20,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import ClassTable
-from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum
+from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
 from meanfield.theories.deep.lattice import sheared as sheared_lattice
@@ -40,10 +40,11 @@ _MANY_NODES = 600  # from which on a lattice fitted to the curvature is consider
 _MOST_SHEARED = 2  # for up to two conjugate fields: with three Newton was seen to go astray on it
 _BEYOND_DEPTH = 14.0  # nats below the maximum down to which that curvature counts
 _PROBES, _PROBE = 60, 0.25  # nodes at which it is computed by differences, and their step
+_LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _LOOSE, _GAIN = 1.06, 1.3  # a lattice is replaced if too coarse by this in one direction, or too fine by this in volume
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
-_ROUGH = 12.0  # nats that the height of a node is uncertain by where the shared field is looked at here and there
+_ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
 
 
 class _Narrow(Exception):
@@ -122,31 +123,32 @@ class Layer:
     def _terms(self, view: View, beta: FloatArray) -> FloatArray:
         """(N, alpha) ln of the weight of lattice nodes and shared fields; -inf where it is known to be negligible."""
         start, weight = view.stencils(beta)
-        outer = -0.5 * (beta**2).sum(axis=1)[:, None]
+        outer = -0.5 * (beta**2).sum(axis=1)
         for c, table in view.tables.items():
             table.prepare(start[view.fields.kind == c].ravel())
-        total = outer + view.fields.log_alpha
         if view.table(0).sparse:
             begin, end = self._window(view, outer, start, weight)
-            every = np.arange(len(view.fields.alpha))
-            total[(every < begin[:, None]) | (every >= end[:, None])] = -np.inf
         else:
             begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
+        total = prior_terms(outer, view.fields.log_alpha, begin, end)
         for c in range(len(self.n)):
             add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
         return np.asarray(total)
 
     def _window(
-        self, view: View, outer: FloatArray, start: FloatArray, weight: FloatArray
+        self, view: View, outer: FloatArray, start: IntArray, weight: FloatArray
     ) -> tuple[IntArray, IntArray]:
         """First and last shared field + 1 that count for every node (N,), from those that all rows have."""
         columns = view.table(0).coarse
-        rough = outer + view.fields.log_alpha[columns]
+        rough = outer[:, None] + view.fields.log_alpha[columns]
         none, whole = np.zeros(len(outer), dtype=np.int64), np.full(len(outer), len(columns))
         some = {c: np.ascontiguousarray(table.log_v[:, columns]) for c, table in view.tables.items()}
         for c in range(len(self.n)):
             add_log(start[c], weight[c], some[int(view.fields.kind[c])], none, whole, rough)
-        counts = rough > rough.max(axis=1, keepdims=True) - self.rule.depth - BEYOND - _ROUGH
+        # Of a node that is lighter than the lightest that counts the highest term is enough.
+        view.highest = max(view.highest, float(rough.max()))
+        enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - BEYOND - _ROUGH)
+        counts = rough >= enough[:, None]
         # Between the last column that counts and the next one there may be more.
         begin = columns[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
         last = np.minimum(len(columns) - np.argmax(counts[:, ::-1], axis=1), len(columns) - 1)
@@ -164,22 +166,25 @@ class Layer:
         for i in range(0, len(beta), size):
             yield self._terms(view, beta[i : i + size])
 
-    def _covered(self, view: View, beta: FloatArray) -> FloatArray:
-        """ln of the weight of all lattice nodes.
+    def _covered(self, view: View, beta: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
+        """ln of the weight of all lattice nodes, and its terms (N, alpha) if these are not too many to keep.
 
         Raises
         ------
         _Narrow
             If more than a negligible part of it is at an end of the lattice of the shared field.
         """
-        found, ends = [], -math.inf
+        found, ends, kept = [], -math.inf, []
         for terms in self._blocks(view, beta):
             found.append(log_sum(terms))
             ends = max(ends, float(terms[:, 0].max()), float(terms[:, -1].max()))
+            kept.append(terms)
+            if len(beta) > len(terms):
+                kept.clear()
         weight = np.concatenate(found)
         if len(view.fields.alpha) > 1 and ends > float(weight.max()) - self.rule.depth + _EDGE:
             raise _Narrow
-        return weight
+        return weight, kept
 
     def _nodes(self, index: np.ndarray) -> FloatArray:
         nodes = self.rule.beta * (index + self.rule.offset)
@@ -378,7 +383,7 @@ class Layer:
         r = setting.root.shape[1]
         seeds = self._nearest(modes)
         index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
-        steps = np.vstack([np.eye(r, dtype=np.int64), -np.eye(r, dtype=np.int64)])
+        near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
         reach = 8.0 if len(index) == len(seeds) else 3.0
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -394,6 +399,7 @@ class Layer:
             if len(known) > _MAX_NODES or np.abs(new).max() >= HALF - 2:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
+            steps = far if len(alive) < _FEW_NODES else near
             new = difference((alive[:, None, :] + steps).reshape(-1, r), seen)
         kept = weight > weight.max() - rule.depth - 4.0
         self.index, self.heights = known[kept], weight[kept]
@@ -428,7 +434,7 @@ class Layer:
         beta, depth, r = self._nodes(index), self.rule.depth, index.shape[1]
         products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()))
         nodes = products.with_nodes() if detail else {}
-        log_weight = self._covered(view, beta)
+        log_weight, known = self._covered(view, beta)
         top = float(log_weight.max())
         start, weight = view.stencils(beta)
         sums = Sums(view, products, start, curvature)
@@ -439,7 +445,7 @@ class Layer:
         size = max(16, _BLOCK // max(len(view.fields.alpha), len(totals)))
         for i in range(0, len(beta), size):
             part = slice(i, i + size)
-            at, terms = beta[part], self._terms(view, beta[part])
+            at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
             out = sums.per_node(start[:, part], weight[:, part], terms, top, depth) * often[part, None]
             totals += out.sum(axis=0)
             if by_a:
@@ -468,6 +474,13 @@ class Layer:
         chosen = np.sort(order[np.unique(orbit[order], return_index=True)[1]])
         images = np.sort(names[:, chosen], axis=0)
         return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
+
+
+def _cross(r: int, most: int) -> IntArray:
+    """Steps from a node to those that are up to `most` single steps away."""
+    cube = np.array(list(itertools.product(range(-most, most + 1), repeat=r)), dtype=np.int64)
+    size = np.abs(cube).sum(axis=1)
+    return np.asarray(cube[(size > 0) & (size <= most)])
 
 
 def _diagonals(r: int) -> list[FloatArray]:

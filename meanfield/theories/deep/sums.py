@@ -19,21 +19,22 @@ __all__ = ["BEYOND", "Sums", "View", "log_cell"]
 BEYOND = 9.0  # nats below the lightest node that counts, for single terms
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class View:
-    """Fields and class tables of one setting, which cover part of the lattice."""
+    """Fields and class tables of one setting, which cover part of the lattice; the highest term that was met."""
 
     setting: Setting
     fields: Fields
     tables: dict[int, ClassTable]  # by the first class of a kind
     low: FloatArray
     high: FloatArray
+    highest: float = -math.inf
 
     def table(self, c: int) -> ClassTable:
         """That of class c."""
         return self.tables[int(self.fields.kind[c])]
 
-    def stencils(self, beta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def stencils(self, beta: FloatArray) -> tuple[IntArray, FloatArray]:
         """First rows (C, N), and weights (C, N, points), with which the tables are read at nodes."""
         b = beta @ self.setting.root.T
         starts, weights = zip(*(self.table(c).rows.stencil(b[:, c]) for c in range(b.shape[1])))
@@ -50,19 +51,22 @@ class Sums:
         self.view, self.products = view, products
         columns = products.offset + len(MEANS) + 1
         needed = [table.rows.needed(start[view.fields.kind == c].ravel()) for c, table in view.tables.items()]
-        counts = [len(table.rows.b) for table in view.tables.values()]
-        self.place = np.zeros((len(needed), max(counts)), dtype=np.int64)  # of a row of a table in the means
-        self.means = np.zeros((len(needed), len(view.fields.alpha), max(map(len, needed)), columns))
-        for i, (rows, table) in enumerate(zip(needed, view.tables.values())):
-            self.place[i, rows] = np.arange(len(rows))
-            table.means(rows, curvature, self.means[i])
+        tables = list(view.tables.values())
         self.kind = np.searchsorted(list(view.tables), view.fields.kind)
+        self.place = np.zeros((len(tables), max(len(table.rows.b) for table in tables)), dtype=np.int64)
+        used = 0
+        for place, rows, table in zip(self.place, needed, tables):
+            width = table.end[rows] - table.begin[rows]
+            place[rows] = used + np.cumsum(width) - width - table.begin[rows]
+            used += int(width.sum())
+        self.means = np.empty((used, columns))  # of row r of a table at shared field j in row place[r] + j
+        for place, rows, table in zip(self.place, needed, tables):
+            table.means(rows, curvature, place, self.means)
 
     def per_node(self, start: IntArray, weight: FloatArray, terms: FloatArray, top: float, depth: float) -> FloatArray:
         """(N, products) of the nodes whose terms (N, alpha) these are, in units of exp(top)."""
-        out = np.empty((len(terms), len(self.products.table)))
-        start = np.array([self.place[k, at] for k, at in zip(self.kind, start)])
-        accumulate(start, weight, self.kind, self.means, terms, top, depth + BEYOND, self.products.table, out)
+        out, products = np.empty((len(terms), len(self.products.table))), self.products.table
+        accumulate(start, weight, self.kind, self.place, self.means, terms, top, depth + BEYOND, products, out)
         return out
 
     def averages(
