@@ -13,7 +13,7 @@ import numpy as np
 
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
-from meanfield.theories.deep.start import planted, readout_minimum, relax, uncoded
+from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
@@ -24,7 +24,14 @@ Report = Callable[[str, int, float], None]
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
-_HIGHER = (3.0, 10.0, 30.0, 100.0)  # times tau: where else the branch without codes is looked at
+_HIGHER = (
+    4.0,
+    2.8,
+    2.0,
+    1.4,
+    1.0,
+)  # times the tau of `uncoded_onset`: where else the branch without codes is looked at
+_LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 
 
 class NoBranch(ValueError):
@@ -102,29 +109,57 @@ def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[Sy
         If the integrals cannot be done on the way.
     """
     system = System(problem, COARSE)
-    try:
-        order, parts = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
-    except NotCovered:
-        _ended_above(problem)
-        raise
-    if problem.depth > 1:
-        _still_stable(problem, order, parts[0].tilde)
+    if problem.depth == 1:
+        order, _ = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
+    else:
+        below = _followed_down(problem)
+        order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
     return system, newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
 
 
-def _ended_above(problem: DeepProblem) -> None:
-    """Whether the branch without codes has ended at a tau where the integrals can be done."""
+def _followed_down(problem: DeepProblem) -> list[FloatArray]:
+    """The readout with the kernels of the prior at the last of a few larger tau, from where it is linear; none if there
+    are none, or it was lost.
+
+    Raises
+    ------
+    NoBranch
+        If the branch without codes has ended at one of them.
+    """
+    onset = uncoded_onset(problem)
+    t: list[FloatArray] = []
     for factor in _HIGHER:
-        above = replace(problem, tau=factor * problem.tau)
+        there = replace(problem, tau=factor * onset)
+        if there.tau <= problem.tau:
+            break
+        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
+            t = [_learned(there, *t, uncoded(there).t).t]
+    return t
+
+
+def _learned(problem: DeepProblem, *starts: FloatArray) -> Order:
+    """The kernels of the prior with t at its minimum, from the first of several t that leads there.
+
+    Raises
+    ------
+    NoBranch
+        If the layer below does not stay as it is (`_still_stable`).
+    NotCovered
+        If no start leads to the minimum.
+    """
+    error = NotCovered("the readout with the kernels of the prior was not found")
+    for t in starts:
         try:
-            order, parts = readout_minimum(System(above, COARSE), replace(uncoded(above), t=planted(above).t))
-        except NotCovered:
-            continue
-        _still_stable(above, order, parts[0].tilde)
-        return
+            order, _ = readout_minimum(System(problem, COARSE), replace(uncoded(problem), t=t))
+            _still_stable(problem, order)
+        except NotCovered as reason:
+            error = reason
+        else:
+            return order
+    raise error
 
 
-def _still_stable(problem: DeepProblem, order: Order, tilde: FloatArray) -> None:
+def _still_stable(problem: DeepProblem, order: Order) -> None:
     """Whether the layer below the top stays as it is under the prior when the readout has learned.
 
     With conjugates k~ the class means of its kernel are d^2 k~ / (1 - n k~ d): no k~ beyond 1 / n d goes with a small
@@ -134,11 +169,14 @@ def _still_stable(problem: DeepProblem, order: Order, tilde: FloatArray) -> None
     ------
     NoBranch
         If it does not.
+    NotCovered
+        If t is not at its minimum, so that this is not known.
     """
-    root = np.sqrt(problem.n * order.d[-1])
-    common = np.outer(root, root) / float(root @ root)  # what the classes share is part of the prior
-    centred = np.eye(len(root)) - common
-    largest = float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
+    system = System(problem, COARSE)  # with nodes of its own, in case some were missed
+    (top,) = system.averages(order, problem.depth - 1)
+    if np.abs(system.readout_order(top) - order.t).max() > _LEARNED * np.abs(order.t).max():
+        raise NotCovered("the readout with the kernels of the prior was not found")
+    largest = instability(problem, order.d[-1], top.tilde)
     if largest > 1.0:
         raise NoBranch(
             f"with the kernels of the prior n k~ d = {largest:.3g} > 1 in layer {problem.depth - 1} at "

@@ -135,9 +135,7 @@ class Layer:
             add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
         return np.asarray(total)
 
-    def _window(
-        self, view: View, outer: FloatArray, start: IntArray, weight: FloatArray
-    ) -> tuple[IntArray, IntArray]:
+    def _window(self, view: View, outer: FloatArray, start: IntArray, weight: FloatArray) -> tuple[IntArray, IntArray]:
         """First and last shared field + 1 that count for every node (N,), from those that all rows have."""
         columns = view.table(0).coarse
         rough = outer[:, None] + view.fields.log_alpha[columns]
