@@ -6,6 +6,7 @@ Newton first at a coarse quadrature, then at the fine one.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,13 +18,16 @@ from meanfield.theories.deep.start import instability, planted, readout_minimum,
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["NoBranch", "coding_branch", "frozen_branch", "polish", "prior_branch"]
+__all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch"]
 
 Report = Callable[[str, int, float], None]
 
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
+_CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
+_RUNG = 1.5  # times as many samples at a time
+_FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
 _HIGHER = (
     4.0,
     2.8,
@@ -54,6 +58,8 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     NotCovered
         If the integrals cannot be done on the way.
     """
+    if problem.depth > 2 and problem.n_samples > _CLIMB:
+        return climbed(problem, tolerance, report)
     found: tuple[System, Found] | None = None
     error = NotCovered("no start was found from which the quadrature of all layers can be done")
     many = problem.n_samples > _MANY
@@ -68,7 +74,7 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
         if found is None or again.residual < found[1].residual:
             found = system, again
     if problem.n_samples >= _FEWEST * len(problem.n):
-        fewer = replace(problem, n=problem.n / 3.0, readout_variance=problem.readout_variance * 3.0**problem.exponent)
+        fewer = _with_samples(problem, 1.0 / 3.0)
         with contextlib.suppress(NotCovered):
             lower, start = coding_branch(fewer, tolerance, report)
             if start.residual <= tolerance:
@@ -78,6 +84,63 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     if found is None:
         raise error
     return found
+
+
+def _with_samples(problem: DeepProblem, factor: float) -> DeepProblem:
+    """The same task with so many times the samples."""
+    variance = problem.readout_variance / factor**problem.exponent
+    return replace(problem, n=problem.n * factor, readout_variance=variance)
+
+
+def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
+    """The branch with codes of very many samples: from fewer, `_RUNG` times as many at a time.
+
+    The layers are so close to an instability there that planted starts miss it; from two solutions the powers of P with
+    which they change are known. At the coarse quadrature, until the last.
+
+    Raises
+    ------
+    NotCovered
+        If it is lost on the way; the text says where.
+    """
+    steps = math.ceil(math.log(problem.n_samples / _CLIMB) / math.log(_RUNG))
+    orders: list[Order] = []
+    for k in range(steps + 1, -1, -1):
+        rung = _with_samples(problem, _RUNG**-k)
+        system = System(rung, COARSE)
+        if len(orders) < 2:
+            order = readout_minimum(system, planted(rung, limit=True))[0]
+            x = relax(system, order, critical=True, limit=True)
+        else:
+            x = system.pack(readout_minimum(system, _extrapolated(*orders[-2:]))[0])
+        found = newton(system, x, _ROUGH, most=_FEW_STEPS, patience=4, progress=report)
+        if found.residual > _LOST:
+            raise NotCovered(
+                f"with so many samples the layers are close to an instability; at {rung.n_samples:.3g} samples, on the "
+                f"way to {problem.n_samples:.3g}, Newton ended at a residual of {found.residual:.1g}"
+            )
+        orders.append(system.unpack(found.x))
+    return polish(problem, found.x, tolerance, report)
+
+
+def _extrapolated(one: Order, two: Order) -> Order:
+    """The order parameters at more samples than those of `two`, by the same factor as these are more than of `one`."""
+    mean, last = (order.kernel.mean(axis=(1, 2), keepdims=True) for order in (two, one))
+    apart, before = two.kernel - mean, one.kernel - last
+    return Order(
+        mean * _ratio(mean, last) + apart * _ratio(apart, before),
+        two.d * _ratio(two.d, one.d),
+        two.tilde * _ratio(two.tilde, one.tilde),
+        two.delta * _ratio(two.delta, one.delta),
+        two.t * _ratio(two.t, one.t),
+    )
+
+
+def _ratio(two: FloatArray, one: FloatArray) -> FloatArray:
+    """two / one, where that is a moderate factor, else 1."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = two / one
+    return np.where(np.isfinite(found) & (found > 0.1) & (found < 10.0), found, 1.0)
 
 
 def _continued(problem: DeepProblem, order: Order, tolerance: float, report: Report | None) -> tuple[System, Found]:
