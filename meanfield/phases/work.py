@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -25,11 +26,18 @@ _POOL_SLICE = 2.0
 _AHEAD = 64  # segments handed to an executor at a time
 
 
-def _solve_pickled(job: bytes) -> tuple[PointArrays, bool]:
-    """A slice of the segment of a grid, (grid, points of the segment, what is known of them); whether it is a limit."""
-    grid, points, known = pickle.loads(job)
-    limit = all(grid.is_limit(at) for at in points)
-    return solve_segment([grid.problem(at) for at in points], parents(points), known, _POOL_SLICE, limit), limit
+@lru_cache(maxsize=2)
+def _grid(pickled: bytes) -> Grid:
+    """A grid keeps the networks and tasks that its segments share."""
+    grid: Grid = pickle.loads(pickled)
+    return grid
+
+
+def _solve_pickled(job: bytes) -> PointArrays:
+    """A slice of the segment of a grid: (grid, points of the segment, what is known of them, whether it is a limit)."""
+    pickled, points, known, limit = pickle.loads(job)
+    grid = _grid(pickled)
+    return solve_segment([grid.problem(at) for at in points], parents(points), known, _POOL_SLICE, limit)
 
 
 class SweepWork:
@@ -77,13 +85,14 @@ class SweepWork:
 
     def on_pool(self, executor: Executor) -> None:
         """Slices of all segments on the executor, a limited number at a time; taken, and written, as they finish."""
+        grid = pickle.dumps(self.grid)
         todo = iter([number for number in range(len(self.segments)) if not self.finished(number)])
-        running: dict[Future[tuple[PointArrays, bool]], int] = {}
+        running: dict[Future[PointArrays], int] = {}
 
         def submit(number: int) -> None:
             # As bytes: some executors look through all they are given for futures of theirs, which takes longer than
             # solving; and the problems themselves are made where they are solved.
-            job = pickle.dumps((self.grid, self.segments[number], self.known.get(number)))
+            job = pickle.dumps((grid, self.segments[number], self.known.get(number), self.is_limit(number)))
             running[executor.submit(_solve_pickled, job)] = number
 
         try:
@@ -92,8 +101,7 @@ class SweepWork:
             while running:
                 for future in wait(list(running), timeout=_SAVE_EVERY, return_when=FIRST_COMPLETED).done:
                     number = running.pop(future)
-                    points, self.limits[number] = future.result()
-                    self._take(number, points)
+                    self._take(number, future.result())
                     following = next(todo, None) if self.finished(number) else number
                     if following is not None:
                         submit(following)

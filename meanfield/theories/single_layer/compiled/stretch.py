@@ -170,16 +170,21 @@ def anywhere(quick, n_samples, p, kappa, n, value, slope, curvature):
 
 @jit
 def direct_site(sample, spacing, origin, n_samples, p, kappa, n, value, slope):
-    """As `single_site`, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`)."""
+    """As `single_site`, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`).
+
+    The same bits whatever `origin` is: a sample more at either end changes nothing.
+    """
     last = float(sample.shape[0] - 2)
     inverse = 1.0 / spacing
     for c in range(p.shape[0]):
         weight = n_samples * p[c]
         for i in range(n):
-            x = kappa[c, i] * inverse - origin
-            inside = x if x > 0.0 else 0.0
-            j = np.int32(inside if inside < last else last)
-            x -= j
+            x = kappa[c, i] * inverse
+            whole = math.floor(x)
+            x -= whole
+            place = whole - origin
+            place = place if place > 0.0 else 0.0
+            j = np.int32(place if place < last else last)
             b0, b1, b2 = sample[j, 0], spacing * sample[j, 1], 0.5 * spacing * spacing * sample[j, 2]
             b3 = sample[j + 1, 0] - b0 - b1 - b2
             b4 = spacing * sample[j + 1, 1] - b1 - 2.0 * b2 - 3.0 * b3
