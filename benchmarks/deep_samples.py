@@ -45,11 +45,12 @@ CASES = {
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
-    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200), None),
-    "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200), None),
+    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
+    "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200, 400, 800), None),
 }  # fmt: skip
 AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers compared with N = infinity: bulk and outliers overlap
-KINKED = {"draws": 300, "warmup": 80, "thin": 1, "length": 0.8, "target_acceptance": 0.8}
+KINKED = {"warmup": 150, "thin": 1, "chains": 4, "length": 0.8, "target_acceptance": 0.8}
+KINKED_DRAWS = {2: {100: 1000, 200: 800, 400: 400, 800: 200}, 3: {100: 500, 200: 400, 400: 200}}  # by depth and N
 WIDE = {"draws": 120, "thin": 3}  # at N >= 400
 OPTIONS = {"draws": 250, "thin": 4, "chains": 2, "target_acceptance": 0.85}
 WARMUP = {True: 1000, False: 300}  # of annealed and of planted chains
@@ -81,7 +82,10 @@ def sampled(name, width, folder):
     annealed = start == "annealed" and width < 400
     origin = start if annealed else theory(name, folder, width)
     options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
-    options |= WIDE if width >= 400 else KINKED if name in AT_INFINITY else {}
+    if name in AT_INFINITY:
+        options |= KINKED | {"draws": KINKED_DRAWS[network.depth][width]}
+    elif width >= 400:
+        options |= WIDE
     options["checkpoint"] = folder / "checkpoints"
     chains = mf.sample(network, task, width, tau, **options)
     chains.save(path)
