@@ -49,9 +49,9 @@ class _Point:
 
 @dataclass(frozen=True)
 class _End:
-    """The fold: N there, the layer whose outliers meet the bulk, and -ln of the density of the bulk at them."""
+    """The fold: the layer whose outliers meet the bulk there, and -ln of the density of the bulk at them."""
 
-    width: float
+    point: _Point
     layer: int
     barrier: float
 
@@ -136,7 +136,11 @@ class _Branch:
                     )
                 continue
             following, corrections = found
-            if following.tangent[-1] >= 0.0 or following.width <= width:
+            turned, narrow = following.tangent[-1] >= 0.0, following.width <= width
+            if turned and narrow and step > _SHORTEST:  # which of them first?
+                step *= 0.4
+                continue
+            if turned or narrow:
                 return point, following
             point, step = following, min(step * (1.6 if corrections < 4 else 0.8), _LONGEST)
         raise ConvergenceError(f"the saddle at width {width:g} was not reached: the branch from N = infinity is long.")
@@ -157,7 +161,7 @@ class _Branch:
         system = self.system(float(lowest.z[-1]))
         order = system.unpack(lowest.z[:-1])
         barriers = [system.layer(order, i, COARSE).barrier for i in range(self.problem.depth)]
-        return _End(lowest.width, int(np.argmin(barriers)), min(barriers))
+        return _End(lowest, int(np.argmin(barriers)), min(barriers))
 
 
 def _branch(system: ReluSystem, x: FloatArray) -> _Branch:
@@ -177,7 +181,7 @@ def branch_end(system: ReluSystem, x: FloatArray, report: Report = lambda size: 
     """
     branch = _branch(system, x)
     before, behind = branch.followed(x, 1.0, report)
-    return 0.0 if behind.tangent[-1] < 0.0 else branch.end(before, behind, report).width
+    return 0.0 if behind.tangent[-1] < 0.0 else branch.end(before, behind, report).point.width
 
 
 def narrowed(system: ReluSystem, x: FloatArray, width: float, report: Report) -> tuple[ReluSystem, FloatArray]:
@@ -190,24 +194,32 @@ def narrowed(system: ReluSystem, x: FloatArray, width: float, report: Report) ->
     """
     branch = _branch(system, x)
     before, behind = branch.followed(x, width, report)
+    left = (before.z[-1] - math.log(width)) / (before.z[-1] - behind.z[-1]) if behind is not before else 0.0
     if behind.tangent[-1] >= 0.0:
         end = branch.end(before, behind, report)
-        if end.width > width:
-            raise ConvergenceError(
-                f"there is no saddle with one outlier per code and layer at width {width:g}: followed from N = "
-                f"infinity, it ends at N = {end.width:.3g}, where the outliers of layer {end.layer + 1} and the bulk "
-                f"meet (density there exp(-{end.barrier:.1f})). Leave width out: sampled networks extrapolated in 1/N "
-                "are those of N = infinity."
-            )
-        behind = min((before, behind), key=lambda one: abs(one.width - width))
-    share = (math.log(width) - before.z[-1]) / (behind.z[-1] - before.z[-1]) if behind is not before else 0.0
-    x = (before.z + share * (behind.z - before.z))[:-1]
+        if end.point.width > width:
+            raise ConvergenceError(_no_saddle(width, end))
+        behind = end.point  # near it N is a parabola
+        left = 1.0 - math.sqrt(math.log(width / behind.width) / max(before.z[-1] - behind.z[-1], 1e-12))
+    x = (before.z + left * (behind.z - before.z))[:-1]
     system = ReluSystem(replace(system.problem, width=width), system.words)
     try:
         x, size, jacobian = newton(system, x, COARSE, _CLOSE, 15, report)
-        x, size, _ = newton(system, x, FINE, _TOLERANCE, 25, report, jacobian)
+        z = np.append(x, math.log(width))
+        slope = branch.tangent(branch.jacobian(z, branch.residual(z)), before.tangent)[-1]
+        if size <= _CLOSE and slope < 0.0:
+            x, size, _ = newton(system, x, FINE, _TOLERANCE, 25, report, jacobian)
     except BulkDiverges:
-        size = math.inf
-    if size > _CLOSE:
-        raise ConvergenceError(f"the saddle at width {width:g} was not reached (residual {size:.1e}).")
+        size, slope = math.inf, -1.0
+    if size > _CLOSE or slope >= 0.0:
+        why = "it is too near to the end of its branch" if slope >= 0.0 else f"residual {size:.1e}"
+        raise ConvergenceError(f"the saddle at width {width:g} was not reached ({why}).")
     return system, x
+
+
+def _no_saddle(width: float, end: _End) -> str:
+    return (
+        f"there is no saddle with one outlier per code and layer at width {width:g}: followed from N = infinity, it "
+        f"ends at N = {end.point.width:.3g}, where the outliers of layer {end.layer + 1} and the bulk meet (density "
+        f"there exp(-{end.barrier:.1f})). Leave width out: sampled networks extrapolated in 1/N are those of N = infinity."
+    )
