@@ -221,5 +221,6 @@ def _no_saddle(width: float, end: _End) -> str:
     return (
         f"there is no saddle with one outlier per code and layer at width {width:g}: followed from N = infinity, it "
         f"ends at N = {end.point.width:.3g}, where the outliers of layer {end.layer + 1} and the bulk meet (density "
-        f"there exp(-{end.barrier:.1f})). Leave width out: sampled networks extrapolated in 1/N are those of N = infinity."
+        f"there exp(-{end.barrier:.1f})). Leave width out: sampled networks extrapolated in 1/N are those of N = "
+        "infinity."
     )
