@@ -178,7 +178,7 @@ class _Shares:
 
     def solved(self, values: dict[str, float]) -> dict[str, float]:
         """At a place of its own."""
-        return _added((code.pattern, code.weight) for code in self.diagram.solve(**values).codes)
+        return _added((code.pattern, code.weight) for code in self.diagram.solve_as_swept(values).codes)
 
     def excess(self, share: float) -> float:
         """ln(share / least), limited: of a code that is not there at all nothing is known."""

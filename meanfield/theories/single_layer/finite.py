@@ -208,7 +208,8 @@ def _choose_accuracy(problem: ReadoutIntegral, t: FloatArray, wanted: float) -> 
     few = len(problem.evaluate(t, COARSE).detail)
 
     def size(accuracy: float) -> float:
-        return float((problem.window(accuracy) / problem.basis(accuracy)[0, 0] ** 2) ** (0.5 * m))
+        first = problem.basis(accuracy)[0]
+        return float((problem.window(accuracy) / (first @ first)) ** (0.5 * m))
 
     for accuracy, budget in ((max(wanted, best), budget) for best, budget in _ACCURACIES):
         problem.accuracy, nodes = accuracy, few * size(accuracy) / size(COARSE)

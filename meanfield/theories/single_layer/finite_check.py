@@ -8,9 +8,10 @@ import numpy as np
 
 from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.numerics.limits import check_time
+from meanfield.theories.single_layer.code_cuts import moments_of_codes
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.laplace import laplace
-from meanfield.theories.single_layer.compiled.lattice import basin_roots, code_moments
+from meanfield.theories.single_layer.compiled.lattice import basin_roots
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.readout_integral import ACCURACY, Outliers, ReadoutIntegral, Sums
 from meanfield.theories.single_layer.readout_nodes import Nodes, common_regions, direct_samples
@@ -28,7 +29,7 @@ def lattice_codes(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Weight, mode, mean, covariance of the basin of every local maximum of h.
 
-    Basins are those of steepest ascent on the lattice; where codes overlap, the cut between them is a convention.
+    Where codes overlap, what is whose is a convention: see `meanfield.theories.single_layer.code_cuts`.
     """
     nodes: Nodes = sums.detail
     roots = basin_roots(nodes.exponent, nodes.runs, nodes.slots)
@@ -43,12 +44,8 @@ def lattice_codes(
         if not known:
             modes.append(start)
     found = np.array(modes)
-    n, m = found.shape
-    total, mean, covariance = np.zeros(n), np.zeros((n, m)), np.zeros((n, m, m))
     scale = weight / np.exp(sums.log_share - nodes.log_cell(problem.n_samples) - problem.n_samples * sums.level)
-    code_moments(
-        nodes.basis, nodes.shift, nodes.runs, nodes.exponent, scale, found, code, roots, total, mean, covariance
-    )
+    total, mean, covariance = moments_of_codes(problem, t, sums, scale, found, code[roots])
     return total, found, mean, covariance
 
 

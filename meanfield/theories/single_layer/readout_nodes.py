@@ -89,11 +89,11 @@ class Nodes:
         """ln of the volume of a cell, in units of (2 pi / P)^{m/2}."""
         return self._log_volume + 0.5 * len(self.basis) * math.log(n_samples / (2.0 * math.pi))
 
-    def slices(self) -> Iterator[tuple[int, int]]:
+    def slices(self, size: int = _SLICE) -> Iterator[tuple[int, int]]:
         """Ranges of runs between which one looks at the clock."""
         begin = 0
         while begin < len(self.runs):
-            end = int(np.searchsorted(self.runs[:, 0], self.runs[begin, 0] + _SLICE))
+            end = int(np.searchsorted(self.runs[:, 0], self.runs[begin, 0] + size, side="right"))
             yield begin, end
             check_time()
             begin = end

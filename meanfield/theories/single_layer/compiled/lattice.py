@@ -411,11 +411,11 @@ def basin_roots(exponent, runs, slots):
 
 
 @jit
-def code_moments(basis, shift, runs, exponent, scale, centre, code, roots, total, mean, covariance):
-    """Weight (n,), mean (n, m) and covariance (n, m, m) of each code, in place of zeros.
+def code_moments(basis, shift, runs, exponent, scale, centre, label, whole, total, mean, covariance):
+    """Weight (n,), mean (n, m) and covariance (n, m, m) of each code, in place of the moments of runs that are cut.
 
-    The mass of a node is e^exponent times the `scale` (K,) of its region, its code that of its root (`basin_roots`);
-    `centre` (n, m) is somewhere in the code, so that squares keep their digits.
+    The mass of a node is e^exponent times the `scale` (K,) of its region, its code that of `label` (N,); runs that are
+    not `whole` (R,) are left out. `centre` (n, m) is somewhere in the code, so that squares keep their digits.
     """
     n_codes, m = mean.shape
     a = np.empty(m)
@@ -426,9 +426,9 @@ def code_moments(basis, shift, runs, exponent, scale, centre, code, roots, total
             for q in range(1, m):
                 a[r] += (runs[run, _KEY + q] + shift[q]) * basis[q, r]
         factor = scale[runs[run, _REGION]]
-        for i in range(runs[run, _SIZE]):
+        for i in range(runs[run, _SIZE] if whole[run] else 0):
             node = runs[run, _FIRST] + i
-            k = code[roots[node]]
+            k = label[node]
             mass = factor * math.exp(exponent[node])
             total[k] += mass
             for r in range(m):
