@@ -127,10 +127,9 @@ def line_of(name, trend):
 def at_infinity(name, post, chains):
     """Rectifiers against N = infinity: lines in 1/N through neighbouring widths, a parabola through all.
 
-    Which neurons are outliers is not compared: at these widths the tail of the bulk reaches as far. The table averages
-    over the classes, which are equivalent in these tasks.
+    The table averages over the classes, which are equivalent in these tasks.
     """
-    comparisons = [mf.compare(post, one, statistics=("residual", "kernel", "readout")) for one in chains.values()]
+    comparisons = [mf.compare(post, one) for one in chains.values()]
     fits = [(pair, 1) for pair in itertools.pairwise(comparisons)]
     fits += [(comparisons, 2)] if len(comparisons) > 2 else []
     lines = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -68,15 +68,11 @@ def sampled(
     *,
     start: object = None,
     inputs: object = None,
-    statistics: Sequence[str] | None = None,
 ) -> Runs:
-    """Chains of these widths at the problem of a posterior, started from it unless told otherwise.
-
-    `statistics` are the groups of `mf.compare` that are held against it, all of them if left out.
-    """
+    """Chains of these widths at the problem of a posterior, started from it unless told otherwise."""
     start = posterior if start is None else start
     problem = posterior.network, posterior.task
     chains = tuple(
         sample(*problem, width, posterior.tau, rng=scale.seed, start=start, inputs=inputs, **how) for width in widths
     )
-    return Runs(chains, tuple(compare(posterior, one, inputs=inputs, statistics=statistics) for one in chains))
+    return Runs(chains, tuple(compare(posterior, one, inputs=inputs) for one in chains))

@@ -292,6 +292,12 @@ def test_drawn_neurons_have_the_kernels_of_the_theory(limit):
         )  # fmt: skip
 
 
+def test_the_tail_of_the_bulk_is_not_held_against_outliers(limit):
+    """No level tells them apart: kernels, outputs and readouts over all neurons are compared, parts are not."""
+    chains = mf.sample(TWO, TASK, 30, 0.05, draws=4, warmup=2, chains=1, rng=0, start=limit, progress=False)
+    assert {row.group for row in mf.compare(limit, chains).rows} == {"residual", "kernel", "readout"}
+
+
 def test_what_has_no_answer_is_refused(limit, tmp_path):
     for network, task, word in (
         (TWO, TASK.with_(n_samples=math.inf), "finite n_samples"),
