@@ -98,6 +98,15 @@ def _with(rows, values, row, value):
     return longer, longer_values
 
 
+@jit
+def _pushed(table, p, t, directions):
+    """Whether h rises without bound along the direction of an outlier: J is infinite, and a code far out is sought."""
+    most = 0.0
+    for k in range(directions.shape[0]):
+        most = max(most, linear_push(table, p, t, directions[k]))
+    return most > NO_PUSH
+
+
 @jit_apart
 def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights, search):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
@@ -197,6 +206,8 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         weights = weights[keep]
         keep = np.nonzero(direction_weights > 1e-13)[0]
         directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
+        if _pushed(table, p, t, directions):
+            break
         nullity = weight_nullity(table, p, t, touching if many else readouts, directions)
         searched[0] = count
         return True, t, readouts, weights, directions, direction_weights, s, nullity, t_nullity

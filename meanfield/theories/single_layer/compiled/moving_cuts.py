@@ -139,10 +139,11 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
             n_directions = _insert(directions, growths, n_directions, worst[k], worst_values[k], _SAME)
         push = linear_push(table, p, t, worst[k])
         if push > NO_PUSH:
-            for part in range(2):
-                reach = (1.0 if part == 0 else 0.2) * 2.0 * max(s, 1e-3 * min(soft, 1.0)) / push
+            # Where -(1 - Q) r^2 / 2 + push r + R_0 - s over r^2 is largest at Q = 1, with R_0 from 0 to about -1/2.
+            for part in range(3):
+                rest = max(s, 1e-3 * min(soft, 1.0)) * (0.2 if part == 0 else 1.0) + (0.5 if part == 2 else 0.0)
                 for r in range(m):
-                    a[r] = worst[k, r] * min(reach, _LOST)
+                    a[r] = worst[k, r] * min(2.0 * rest / push, _LOST)
                 value = _climb(table, p, t, s, soft, a)
                 if value > -_WINDOW:
                     count = _insert(readouts, values, count, a, value, 1e-5)

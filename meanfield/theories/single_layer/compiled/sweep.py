@@ -54,7 +54,8 @@ NUMBERS = (
 
 # Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; for bounded phi a
 # central path over codes, for others the bundle method whose cuts move; continuation in tau, for which t is unique: tau
-# -> 0 selects the optimal t of least norm. With many classes and outputs codes come in crowds, and the path goes first.
+# -> 0 selects the optimal t of least norm. The second comes first where codes come in crowds, with many classes and
+# outputs, and where they sit far out.
 _WARM, _SCRATCH, _PATH, _TAU = range(4)
 
 RESIDUAL_LIMIT = 1e-10
@@ -88,6 +89,10 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     directions_out, direction_weights_out = outliers
     n_classes, m = y_all.shape[1], y_all.shape[2]
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    # Where phi grows on one side and keeps a value on the other, codes sit far out.
+    dips = unbounded and (
+        (table.growth_minus == 0.0 and abs(infimum) > 0.0) or (table.growth_plus == 0.0 and abs(supremum) > 0.0)
+    )
     maxima = np.empty((1024, m))
     heights = np.empty(1024)
     searched = np.full(1, -1)
@@ -105,7 +110,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         tau = tau_all[i]
         j = parent[i]
         many = not unbounded and n_classes >= _MANY_CLASSES and n_classes * m >= _MANY_UNKNOWNS
-        first_path = many
+        first_path = many or dips
         stage = _PATH if first_path else _SCRATCH
         solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
         if 0 <= j < i and numbers[j, 0] == CONVERGED:
