@@ -201,12 +201,29 @@ def test_beyond_the_reach():
     reach = one.table.kappa_max
     assert in_range(one.table, reach)
     assert not in_range(one.table, 1.01 * reach)
-    assert np.isnan(one.direct([1.01 * reach])[0]).all()
+    # phi is its asymptote z there, to all digits; one whose G does not grow quadratically has no such line.
+    g, g1, g2 = one.direct([1.01 * reach, 12.0 * reach])
+    at = np.array([1.01 * reach, 12.0 * reach])
+    np.testing.assert_allclose([g, g1, g2], [at**2 / 2, at, np.ones(2)], rtol=1e-15)
+    assert np.isnan(one.direct([-1.01 * reach])[0]).all()
+    bounded = cumulant(activation("sigmoid"))
+    assert np.isnan(bounded.direct([1.01 * bounded.direct_data.kappa_max])[0]).all()
     # G'' of the asymptote, and G continued with the slope it has at the end.
     g, g1, g2 = cumulant2(one.table, 2 * reach)
     assert g == pytest.approx(2 * reach**2, rel=1e-12)
     assert g1 == pytest.approx(2 * reach, rel=1e-12)
     assert g2 == pytest.approx(1.0, abs=1e-10)
+
+
+def test_asymptote_of_a_function_with_an_offset():
+    """phi = z - 1 + e^-z for z > 0: R = -kappa far out, and so is the rule where it ends."""
+    z = sp.Symbol("z", real=True)
+    one = cumulant(Activation(sp.Piecewise((z - 1 + sp.exp(-z), z > 0), (0, True)), z))
+    edge = one.direct_data.kappa_max
+    for at in (0.999 * edge, 1.5 * edge):
+        g, g1, g2 = (float(value[0]) for value in one.direct([at]))
+        assert g - at**2 / 2 == pytest.approx(-at, rel=1e-10)
+        assert (g1, g2) == pytest.approx((at - 1.0, 1.0), rel=1e-13)
 
 
 def test_arrays_and_density():

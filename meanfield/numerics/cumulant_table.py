@@ -261,10 +261,41 @@ def _remainder4(direct, kappa, growth, line, log_term, value):
 
 
 @jit
+def _asymptotic_line(direct, kappa):
+    """Slope of R at large |kappa| of this sign, where psi is its asymptote wherever the tilted law lives; else NaN.
+
+    That is so where the last panel on the steeper side holds the asymptote, and R at the end of the rule is on the line
+    already: the rest of the integral falls further behind as |kappa| grows, since psi is smaller there.
+    """
+    growth = direct.growth_plus if kappa > 0.0 else direct.growth_minus
+    right = direct.sigma_plus * kappa > 0.0 and direct.sigma_plus**2 == growth
+    left = direct.sigma_minus * kappa < 0.0 and direct.sigma_minus**2 == growth
+    if not growth > 0.0 or left == right or direct.log_half.size == 0:
+        return np.nan
+    last = 0
+    for i in range(direct.log_half.size):
+        if (direct.centre[i] > direct.centre[last]) == right:
+            last = i
+    line = direct.remainder_range[last, 0]
+    if line != direct.remainder_range[last, 1]:
+        return np.nan
+    log_term, value = _scratch(direct)
+    edge = direct.kappa_max if kappa > 0.0 else -direct.kappa_max
+    r0, r1, r2, _, _ = _remainder4(direct, edge, growth, 0.0, log_term, value)
+    off = max(abs(r0 - line * edge), abs(r1 - line), abs(r2))
+    return line if off <= 1e-12 * (1.0 + abs(line * edge)) else np.nan
+
+
+@jit
 def direct4(direct, kappa):
-    """G and its first four derivatives at one kappa, without the table; NaN beyond `kappa_max`."""
+    """G and its first four derivatives at one kappa, without the table; NaN beyond the reach of the rule.
+
+    It reaches to `kappa_max`, and where psi is its asymptote to all digits from there on, everywhere.
+    """
     if not abs(kappa) <= direct.kappa_max:
-        return np.nan, np.nan, np.nan, np.nan, np.nan
+        line = _asymptotic_line(direct, kappa)
+        growth = direct.growth_plus if kappa > 0.0 else direct.growth_minus
+        return kappa * (line + 0.5 * growth * kappa), line + growth * kappa, line * 0.0 + growth, line * 0.0, line * 0.0
     log_term, value = _scratch(direct)
     growth = direct.growth_plus if kappa > 0.0 else direct.growth_minus
     r0, r1, r2, r3, r4 = _remainder4(direct, kappa, growth, 0.0, log_term, value)
@@ -273,7 +304,7 @@ def direct4(direct, kappa):
 
 @jit
 def direct2(direct, kappa):
-    """G, G', G'' at one kappa, without the table; NaN beyond `kappa_max`."""
+    """G, G', G'' at one kappa, without the table; NaN beyond its reach, see `direct4`."""
     g0, g1, g2, _, _ = direct4(direct, kappa)
     return g0, g1, g2
 

@@ -79,16 +79,10 @@ def largest_eigenvalue_below(matrix, bound):
 
 
 @jit
-def solve_symmetric(matrix, vector):
-    """Solve a symmetric, possibly indefinite or singular system; returns (solution, nullity).
-
-    Gaussian elimination with partial pivoting on a copy; where a pivot is tiny, the solution of least norm.
-    """
-    n = matrix.shape[0]
-    lu = matrix.copy()
-    x = vector.copy()
+def _eliminate(lu, x, least):
+    """Gaussian elimination with partial pivoting (in place); False where a pivot is below `least` times the largest."""
+    n = x.shape[0]
     largest = 0.0
-    singular = False
     for j in range(n):
         pivot_row = j
         for i in range(j + 1, n):
@@ -96,9 +90,8 @@ def solve_symmetric(matrix, vector):
                 pivot_row = i
         pivot = lu[pivot_row, j]
         largest = max(largest, abs(pivot))
-        if not abs(pivot) > 1e-9 * largest:
-            singular = True
-            break
+        if not abs(pivot) > least * largest:
+            return False
         if pivot_row != j:
             for i in range(n):
                 lu[j, i], lu[pivot_row, i] = lu[pivot_row, i], lu[j, i]
@@ -109,12 +102,47 @@ def solve_symmetric(matrix, vector):
                 for k in range(j + 1, n):
                     lu[i, k] -= ratio * lu[j, k]
                 x[i] -= ratio * x[j]
-    if not singular:
-        for i in range(n - 1, -1, -1):
-            value = x[i]
-            for k in range(i + 1, n):
-                value -= lu[i, k] * x[k]
-            x[i] = value / lu[i, i]
+    for i in range(n - 1, -1, -1):
+        value = x[i]
+        for k in range(i + 1, n):
+            value -= lu[i, k] * x[k]
+        x[i] = value / lu[i, i]
+    return True
+
+
+@jit
+def solve_stiff(matrix, vector):
+    """Solve a symmetric system whose rows differ much in size; returns (solution, whether it is regular).
+
+    Rows and columns are scaled until their largest entries are about one. Pivots may be as small as rounding.
+    """
+    n = matrix.shape[0]
+    lu = matrix.copy()
+    scale = np.ones(n)
+    for _ in range(4):
+        factor = np.ones(n)
+        for i in range(n):
+            size = np.max(np.abs(lu[i]))
+            if size > 0.0:
+                factor[i] = 1.0 / np.sqrt(size)
+        for i in range(n):
+            scale[i] *= factor[i]
+            for j in range(n):
+                lu[i, j] *= factor[i] * factor[j]
+    x = vector * scale
+    regular = _eliminate(lu, x, 1e-14)
+    return x * scale, regular
+
+
+@jit
+def solve_symmetric(matrix, vector):
+    """Solve a symmetric, possibly indefinite or singular system; returns (solution, nullity).
+
+    Gaussian elimination with partial pivoting on a copy; where a pivot is tiny, the solution of least norm.
+    """
+    n = matrix.shape[0]
+    x = vector.copy()
+    if _eliminate(matrix.copy(), x, 1e-9):
         return x, 0
     values, vectors = np.linalg.eigh(matrix)
     cut = _RELATIVE_RANK * np.max(np.abs(values))

@@ -101,6 +101,9 @@ def _solve(
     (table, bounds, _), (low, high, infimum, supremum) = site
     task = KindTask(kinds, table._replace(stop=new_stop()), tau, low, high)
     followed = _followed(task)
+    theta = np.zeros(kinds.y.shape)
+    codes = task.readouts(theta, np.zeros((1, kinds.n_kinds)))
+    multipliers, best = np.ones(1), math.inf
     for _ in range(_REFINEMENTS):
         if followed is None:
             break
@@ -112,14 +115,14 @@ def _solve(
         if not len(missed.v):
             break
         task.starts = np.concatenate([task.starts, missed.counts])
-        codes = (followed.codes + missed).distinct()
-        weights = _padded(followed.weights, len(codes.v))
-        followed = _active_set(task, followed.theta, *_basic(task, followed.theta, codes, weights))
+        # Where Newton's method fails with these, cuts go on from here.
+        theta, codes = followed.theta.copy(), (followed.codes + missed.take(slice(_NEW_CUTS))).distinct()
+        multipliers, best = _padded(followed.weights, len(codes.v)), task.linear(theta) + float(missed.heights[0])
+        weights = _padded(followed.weights, len((followed.codes + missed).distinct().v))
+        followed = _active_set(task, theta, *_basic(task, theta, (followed.codes + missed).distinct(), weights))
     task.dependent = KindTask.dependent
-    theta = np.zeros(kinds.y.shape)
-    codes = task.readouts(theta, np.zeros((1, kinds.n_kinds)))
-    multipliers, idle = np.ones(1), np.zeros(1)
-    best, rho, predicted = math.inf, 1.0, math.inf
+    idle = np.zeros(len(codes.v))
+    rho, predicted = 1.0, math.inf
     refinements, wait = 0, 0
     for used in range(1, _ROUNDS + 1):
         trial = theta.copy()

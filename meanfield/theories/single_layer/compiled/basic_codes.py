@@ -8,7 +8,7 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.generated.action import action_fields
-from meanfield.theories.single_layer.compiled.kkt import weight_columns
+from meanfield.theories.single_layer.compiled.weights import weight_columns
 
 __all__ = ["basic_codes"]
 

@@ -32,6 +32,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
     heights = np.empty(256)
     worst = np.empty((64, m))
     worst_values = np.empty(64)
+    no_metric = np.empty((0, 0))
     best = np.inf
     if cuts.shape[0] > 0:
         level = -np.inf
@@ -49,8 +50,10 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
             cut_weights = np.ones(1)
         weights = np.concatenate((cut_weights, direction_weights))
         inner = 1e-9 if predicted == np.inf else min(1e-9, max(1e-13, 1e-3 * predicted))
-        _, model, ok = solve_master(table, p, y, tau, rho, t_best, cuts, directions, t, weights, inner)
         n_cuts = cuts.shape[0]
+        _, model, ok = solve_master(
+            table, p, y, tau, rho, t_best, cuts, np.ones(n_cuts), directions, no_metric, 0.0, t, weights, inner
+        )
         # New directions first; then t is scaled back to where J is finite.
         n_worst = 0
         if unbounded:

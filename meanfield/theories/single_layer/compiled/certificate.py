@@ -10,7 +10,8 @@ import numpy as np
 from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.generated.action import action_direct, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_residual, order_residual
-from meanfield.theories.single_layer.compiled.kkt import weight_columns
+from meanfield.theories.single_layer.compiled.kkt import height_unit
+from meanfield.theories.single_layer.compiled.weights import weight_columns
 
 __all__ = ["certify", "weight_nullity"]
 
@@ -21,7 +22,7 @@ def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, 
 
     The primal value is  -sum_gamma P_gamma [|a|^2/2 + sum_c p_c KL(q_gamma,c || prior)] - sum_o w_o (1/2 + q(u_o))
     - (1/2 tau) sum_c p_c |y_c - <a phi>_c|^2, with KL = kappa G' - G; at tau = 0 a residual r of the last term is
-    charged sum_c p_c |t_c.r_c|.
+    charged sum_c p_c |t_c.r_c|. Heights of codes are compared in units of `height_unit`: 1, unless they are far out.
     """
     n_classes, m = t.shape
     n = readouts.shape[0]
@@ -34,13 +35,16 @@ def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, 
     residual = abs(np.sum(weights) - 1.0)
     primal = 0.0
     s = -np.inf
-    lowest = np.inf
+    heights = np.empty(n)
+    unit = np.empty(n)
     for k in range(n):
-        h, cost = action_direct(direct, p, t, readouts[k], first[k])
+        heights[k], cost = action_direct(direct, p, t, readouts[k], first[k])
         primal -= weights[k] * cost
-        s = max(s, h)
-        lowest = min(lowest, h)
-    residual = max(residual, s - lowest)
+        s = max(s, heights[k])
+        unit[k] = height_unit(readouts[k])
+    level = heights[np.argmin(unit)] if n > 0 else 0.0  # the best known height
+    for k in range(n):
+        residual = max(residual, abs(heights[k] - level) / unit[k])
     neuron_residual(first, p, t, readouts, weights, gradient, output)
     first_out = np.empty((n_out, n_classes))
     gradient_out = np.empty((n_out, m))

@@ -11,8 +11,9 @@ from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian
-from meanfield.theories.single_layer.compiled.kkt import feasible_weights, kkt_newton, select_weights
+from meanfield.theories.single_layer.compiled.kkt import kkt_newton
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.weights import feasible_weights, select_weights
 
 __all__ = ["MOST_SPARE", "active_set", "candidates"]
 
@@ -20,12 +21,13 @@ _MAX_CHANGES = 40  # codes or directions entering or leaving during one active-s
 _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
 _TOUCHING = 1e-10  # the same below s for one that counts as touching, where codes far out are known to fewer digits
 MOST_SPARE = 512  # codes beyond those that are needed, up to which weights are selected among all of them
+_HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
 _FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
 @jit_apart
-def _distinct_codes(table, p, t, readouts, weights, distance):
-    """Climb every readout to its local maximum and merge those that coincide; returns (readouts, weights)."""
+def _distinct_codes(table, p, t, readouts, weights, distance, climb):
+    """Climb every readout to its local maximum, or not, and merge those that coincide; returns (readouts, weights)."""
     m = t.shape[1]
     merged = np.empty((readouts.shape[0], m))
     total = np.zeros(readouts.shape[0])
@@ -33,7 +35,8 @@ def _distinct_codes(table, p, t, readouts, weights, distance):
     a = np.empty(m)
     for k in range(readouts.shape[0]):
         copy_vector(a, readouts[k])
-        ascend(table, p, t, a)
+        if climb:
+            ascend(table, p, t, a)
         found = -1
         for i in range(count):
             gap = 0.0
@@ -95,6 +98,15 @@ def _with(rows, values, row, value):
     return longer, longer_values
 
 
+@jit
+def _pushed(table, p, t, directions):
+    """Whether h rises without bound along the direction of an outlier: J is infinite, and a code far out is sought."""
+    most = 0.0
+    for k in range(directions.shape[0]):
+        most = max(most, linear_push(table, p, t, directions[k]))
+    return most > NO_PUSH
+
+
 @jit_apart
 def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights, search):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
@@ -114,7 +126,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     for _ in range(_MAX_CHANGES):
         if readouts.shape[0] > n_classes * m + 1 + MOST_SPARE or exhausted(table.stop, 1):
             break
-        readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7)
+        readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7, True)
         converged, s, _residual, nullity = kkt_newton(
             table, p, y, tau, t, readouts, weights, directions, direction_weights, 25
         )
@@ -122,7 +134,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
             break
         # Codes may have merged on the way (next to a pitchfork): solve again with one of them.
         before = readouts.shape[0]
-        readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7)
+        readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7, False)
         if readouts.shape[0] < before:
             continue
         lowest = np.min(weights)
@@ -158,11 +170,13 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         if added:
             continue
         count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
-        top = np.max(heights[:count])
+        top = -np.inf
+        for i in range(count):
+            top = max(top, heights[i] - _HEIGHT_ROUNDING * np.sum(maxima[i] * maxima[i]))
         if top > s + _VIOLATION * (1.0 + abs(s)):
             # The highest, and whatever ties with it: orbits of a symmetry enter together.
             for i in range(count):
-                if heights[i] > s + 0.5 * (top - s):
+                if heights[i] - _HEIGHT_ROUNDING * np.sum(maxima[i] * maxima[i]) > s + 0.5 * (top - s):
                     readouts, weights = _with(readouts, weights, maxima[i], 0.0)
             continue
         t_nullity = max(nullity - weight_nullity(table, p, t, readouts, directions), 0) if nullity > 0 else 0
@@ -192,6 +206,8 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         weights = weights[keep]
         keep = np.nonzero(direction_weights > 1e-13)[0]
         directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
+        if _pushed(table, p, t, directions):
+            break
         nullity = weight_nullity(table, p, t, touching if many else readouts, directions)
         searched[0] = count
         return True, t, readouts, weights, directions, direction_weights, s, nullity, t_nullity
@@ -215,7 +231,7 @@ def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
     t, cuts, cut_weights, directions, direction_weights, _ = state
     keep = np.nonzero(cut_weights > 2e-3 / cut_weights.shape[0])[0]
-    readouts, weights = _distinct_codes(table, p, t, cuts[keep], cut_weights[keep], 1e-5)
+    readouts, weights = _distinct_codes(table, p, t, cuts[keep], cut_weights[keep], 1e-5, True)
     if table.growth_plus > 0.0 or table.growth_minus > 0.0:
         steep = np.empty(readouts.shape[0], np.bool_)
         for k in range(readouts.shape[0]):

@@ -13,7 +13,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
-from meanfield.numerics.linalg import cholesky, cholesky_solve, nonnegative_least_squares, solve_symmetric
+from meanfield.numerics.linalg import cholesky, cholesky_solve, solve_stiff, solve_symmetric
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import (
@@ -21,19 +21,29 @@ from meanfield.theories.single_layer.compiled.generated.stationarity import (
     minus_hessian,
     neuron_jacobian,
     order_residual,
-    output_by_weights,
 )
 
-__all__ = ["add_neuron", "feasible_weights", "follow_direction", "kkt_newton", "select_weights", "weight_columns"]
+__all__ = [
+    "add_neuron",
+    "direction_step",
+    "follow_direction",
+    "follow_readout",
+    "height_unit",
+    "kkt_newton",
+]
 
 _MAX_STEPS = 40
 _ROUNDING, _WANDERING = 5e-11, 6  # residual from which on so many steps suffice
-_FLAT = 1e-6  # gaps below this make a direction of an outlier's sphere flat (degenerate cone)
+_JOINT = 1e-6  # residual from which on readouts are unknowns of their own
+_FAR_OUT = 100.0  # |a|^2 beyond which heights are compared in units of their terms
+# Gaps below this make a direction of an outlier's sphere flat: a degenerate cone, or where phi grows on both sides only
+# nearly so, by the ratio of the growths.
+_FLAT, _FLAT_TWO_SIDED = 1e-6, 1e-9
 
 
 @jit_apart
-def follow_direction(table, p, t, u, mixed, response):
-    """Move the unit vector u (in place) to its stationary point along stiff directions.
+def direction_step(table, p, t, u, mixed, response, move):
+    """Newton's step of the unit vector u to its stationary point along stiff directions: fills move (m,).
 
     With `mixed` (m, C, m) = d^2 q / du dt given, also fills response (m, C, m) = (lambda - A)^+ mixed on the stiff
     tangent space.
@@ -45,80 +55,62 @@ def follow_direction(table, p, t, u, mixed, response):
     minus = np.empty((m, m))
     au = np.empty(m)
     tangent = np.empty((m, m))
-    for sweep in range(20):
-        value = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first, second)
-        field_gradient(first, t, gradient)
-        minus_hessian(second, t, minus)
-        # Project A = 1 - minus onto the tangent space of the sphere; u itself gets eigenvalue -1, far from any gap.
-        uau = 0.0
+    value = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first, second)
+    field_gradient(first, t, gradient)
+    minus_hessian(second, t, minus)
+    # Project A = 1 - minus onto the tangent space of the sphere; u itself gets eigenvalue -1, far from any gap.
+    uau = 0.0
+    for r in range(m):
+        au[r] = u[r]
+        for s in range(m):
+            au[r] -= minus[r, s] * u[s]
+        uau += u[r] * au[r]
+    for r in range(m):
+        gradient[r] -= 2.0 * value * u[r]
+        for s in range(m):
+            tangent[r, s] = -minus[r, s] - u[r] * au[s] - au[r] * u[s] + (uau - 1.0) * u[r] * u[s]
+        tangent[r, r] += 1.0
+    eigenvalues, eigenvectors = np.linalg.eigh(tangent)
+    move[:] = 0.0
+    response[:] = 0.0
+    flat = _FLAT_TWO_SIDED if min(table.growth_plus, table.growth_minus) > 0.0 else _FLAT
+    for i in range(m):
+        gap = 2.0 * value - eigenvalues[i]
+        inner = 0.0
+        overlap = 0.0
         for r in range(m):
-            au[r] = u[r]
-            for s in range(m):
-                au[r] -= minus[r, s] * u[s]
-            uau += u[r] * au[r]
+            inner += eigenvectors[r, i] * gradient[r]
+            overlap += eigenvectors[r, i] * u[r]
+        if not (abs(overlap) < 0.5 and gap > flat):
+            continue
         for r in range(m):
-            gradient[r] -= 2.0 * value * u[r]
+            move[r] += inner / gap * eigenvectors[r, i]
+        for c in range(response.shape[1]):
             for s in range(m):
-                tangent[r, s] = -minus[r, s] - u[r] * au[s] - au[r] * u[s] + (uau - 1.0) * u[r] * u[s]
-            tangent[r, r] += 1.0
-        eigenvalues, eigenvectors = np.linalg.eigh(tangent)
-        move = np.zeros(m)
-        for i in range(m):
-            gap = 2.0 * value - eigenvalues[i]
-            inner = 0.0
-            overlap = 0.0
-            for r in range(m):
-                inner += eigenvectors[r, i] * gradient[r]
-                overlap += eigenvectors[r, i] * u[r]
-            if abs(overlap) < 0.5 and gap > _FLAT:
+                inner = 0.0
                 for r in range(m):
-                    move[r] += inner / gap * eigenvectors[r, i]
-        size = np.max(np.abs(move))
-        if size < 1e-15 or sweep == 19:
-            if response.shape[1] > 0:
-                response[:] = 0.0
-                for i in range(m):
-                    gap = 2.0 * value - eigenvalues[i]
-                    overlap = 0.0
-                    for r in range(m):
-                        overlap += eigenvectors[r, i] * u[r]
-                    if abs(overlap) < 0.5 and gap > _FLAT:
-                        for c in range(n_classes):
-                            for s in range(m):
-                                inner = 0.0
-                                for r in range(m):
-                                    inner += eigenvectors[r, i] * mixed[r, c, s]
-                                for r in range(m):
-                                    response[r, c, s] += inner / gap * eigenvectors[r, i]
-            return
-        if size > 0.3:
-            move *= 0.3 / size
-        u += move
-        u /= np.sqrt(np.sum(u * u))
+                    inner += eigenvectors[r, i] * mixed[r, c, s]
+                for r in range(m):
+                    response[r, c, s] += inner / gap * eigenvectors[r, i]
 
 
 @jit
-def weight_columns(table, p, t, readouts, directions, columns):
-    """Fill columns (mC, n + o): what a unit of weight of each code or outlier contributes to y, class by class."""
-    n_classes, m = t.shape
-    n = readouts.shape[0]
-    total = n + directions.shape[0]
-    rows = np.empty((total, m))
-    first = np.empty((total, n_classes))
-    second = np.empty(n_classes)
-    for k in range(total):
-        for r in range(m):
-            rows[k, r] = readouts[k, r] if k < n else directions[k - n, r]
-        if k < n:
-            action_fields(table, p, t, rows[k], first[k], second)
-        else:
-            growth_fields(table.growth_plus, table.growth_minus, p, t, rows[k], first[k], second)
-    output = np.empty((n_classes, m, total))
-    output_by_weights(first, p, rows, output)
-    for c in range(n_classes):
-        for r in range(m):
-            for k in range(total):
-                columns[c * m + r, k] = output[c, r, k]
+def _turn(u, move):
+    """Move a unit vector (in place)."""
+    size = np.max(np.abs(move))
+    u += move * min(1.0, 0.3 / max(size, 1e-300))
+    u /= np.sqrt(np.sum(u * u))
+
+
+@jit_apart
+def follow_direction(table, p, t, u, none):
+    """Move the unit vector u (in place) to its stationary point along stiff directions; `none` is (m, 0, m)."""
+    move = np.empty(u.shape[0])
+    for _ in range(19):
+        direction_step(table, p, t, u, none, none, move)
+        if np.max(np.abs(move)) < 1e-15:
+            break
+        _turn(u, move)
 
 
 @jit
@@ -164,9 +156,31 @@ def follow_readout(curvature, mixed, response):
     return True
 
 
+@jit
+def _joint_step(drift, response, solution):
+    """Newton's step of a readout or direction (m,), where t changes by the first numbers of `solution`."""
+    step = drift.copy()
+    m, n_classes = response.shape[0], response.shape[1]
+    for r in range(m):
+        for c in range(n_classes):
+            for q in range(m):
+                step[r] += response[r, c, q] * solution[c * m + q]
+    return step
+
+
+@jit
+def height_unit(a):
+    """The unit in which h(a; t) = s is looked at: its terms of order |a|^2 cancel, and are rounded."""
+    return max(np.sum(a * a) / _FAR_OUT, 1.0)
+
+
 @jit_apart
 def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_weights, max_steps):
     """Newton from the given point; all arrays are updated in place.
+
+    Readouts climb to their maxima before every step, until it is small. From then on they are unknowns like the others:
+    along flat directions maxima are known to few digits, which the equations for y would feel. Weights of codes far
+    out are in units of one over `height_unit`.
 
     Returns (ok, s, residual, nullity): residual of all equations, nullity of the last Newton matrix.
     """
@@ -177,7 +191,6 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     size = n + n_codes + n_out + 1
     matrix = np.empty((size, size))
     rhs = np.empty(size)
-    response = np.empty((m, n_classes, m))
     none = np.empty((m, 0, m))
     order = np.empty((n_classes, m))
     # Fields of the neurons, and the derivatives of their equations.
@@ -201,6 +214,13 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     solution = np.zeros(size)
     length = 0.0
     reductions = 0
+    joint = False
+    unit = np.ones(n_codes)
+    heights = np.empty(n_codes)
+    responses = np.empty((n_codes, m, n_classes, m))
+    drift = np.zeros((n_codes, m))  # Newton's step of a readout at fixed t
+    responses_out = np.empty((n_out, m, n_classes, m))
+    drift_out = np.zeros((n_out, m))
     t_before = t.copy()
     readouts_before = readouts.copy()
     weights_before = weights.copy()
@@ -218,7 +238,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             if exhausted(table.stop, 1 + n * n * m // 500):
                 return False, s, np.inf, 0
             a = readouts[k]
-            ascend(table, p, t, a)
+            if not joint:
+                ascend(table, p, t, a)
             if steps > 0:
                 reach = 1.0
                 moved = 0.0
@@ -229,19 +250,34 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             if lost:
                 break
             f = action_fields(table, p, t, a, first[k], second[k])
-            if k == 0:
-                level = f
-            residual = max(residual, abs(f - level))
-            rhs[n + k] = -f
+            unit[k] = height_unit(a)
+            heights[k] = f
+            rhs[n + k] = -f / unit[k]
         if not lost:
+            level = heights[np.argmin(unit)]  # of a code that is not far out, where there is one
+            for k in range(n_codes):
+                residual = max(residual, abs(heights[k] - level) / unit[k])
             neuron_jacobian(first, second, p, t, readouts, weights, mixed, curvature, gradient, same_class)
             for k in range(n_codes):
-                if not follow_readout(curvature[k], mixed[k], response):
+                if not follow_readout(curvature[k], mixed[k], responses[k]):
                     lost = True
                     break
-                add_neuron(matrix, n + k, weights[k], gradient[k], mixed[k], response)
-                matrix[n + k, size - 1] = -1.0
-                matrix[size - 1, n + k] = -1.0
+                if joint:
+                    field_gradient(first[k], t, drift[k])
+                    for r in range(m):
+                        drift[k, r] -= readouts[k, r]
+                        residual = max(residual, abs(drift[k, r]) / unit[k])
+                    cholesky_solve(curvature[k], drift[k])
+                    for c in range(n_classes):
+                        for r in range(m):
+                            for q in range(m):
+                                rhs[c * m + r] -= weights[k] * mixed[k, q, c, r] * drift[k, q]
+                for c in range(n_classes):
+                    for r in range(m):
+                        gradient[k, c, r] /= unit[k]
+                add_neuron(matrix, n + k, weights[k], gradient[k], mixed[k], responses[k])
+                matrix[n + k, size - 1] = -1.0 / unit[k]
+                matrix[size - 1, n + k] = -1.0 / unit[k]
         if lost:
             reductions += 1
             if steps == 0 or reductions > 12:
@@ -252,7 +288,7 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             for i in range(n):
                 t[i // m, i % m] = t_before[i // m, i % m] + length * solution[i]
             for k in range(n_codes):
-                weights[k] = weights_before[k] + length * (solution[n + k] - weights_before[k])
+                weights[k] = weights_before[k] + length * (solution[n + k] / unit[k] - weights_before[k])
             for k in range(n_out):
                 change = solution[n + n_codes + k] - direction_weights_before[k]
                 direction_weights[k] = direction_weights_before[k] + length * change
@@ -262,7 +298,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             return False, s, np.inf, 0
         for k in range(n_out):
             u = directions[k]
-            follow_direction(table, p, t, u, none, none)
+            if not joint:
+                follow_direction(table, p, t, u, none)
             f = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first_out[k], second_out[k])
             residual = max(residual, abs(f - 0.5))
             rhs[n + n_codes + k] = 0.5 - f
@@ -271,21 +308,27 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             same_class,
         )  # fmt: skip
         for k in range(n_out):
-            follow_direction(table, p, t, directions[k], mixed_out[k], response)
+            direction_step(table, p, t, directions[k], mixed_out[k], responses_out[k], drift_out[k])
+            response = responses_out[k]
             add_neuron(matrix, n + n_codes + k, direction_weights[k], gradient_out[k], mixed_out[k], response)
+            for c in range(n_classes):
+                for r in range(m):
+                    for q in range(m):
+                        if joint:
+                            rhs[c * m + r] -= direction_weights[k] * mixed_out[k, q, c, r] * drift_out[k, q]
         rhs[size - 1] = -1.0
         order_residual(y, tau, t, order)
         for c in range(n_classes):
             for r in range(m):
                 i = c * m + r
-                rhs[i] = -p[c] * order[c, r]
+                rhs[i] -= p[c] * order[c, r]
                 matrix[i, i] += p[c] * tau
                 for q in range(m):
                     matrix[i, c * m + q] += p[c] * same_class[c, r, q]
                 # Residual of the y equations with the current weights.
-                value = rhs[i]
+                value = -p[c] * order[c, r]
                 for k in range(n_codes):
-                    value -= weights[k] * matrix[i, n + k]
+                    value -= weights[k] * unit[k] * matrix[i, n + k]
                 for k in range(n_out):
                     value -= direction_weights[k] * matrix[i, n + n_codes + k]
                 residual = max(residual, abs(value) / p[c])
@@ -302,6 +345,11 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
                 return True, level, residual, nullity
         previous = residual
         solution, nullity = solve_symmetric(matrix, rhs)
+        if nullity > 0 and np.max(unit) > 1.0:  # stiff rather than singular, perhaps
+            stiff_solution, regular = solve_stiff(matrix, rhs)
+            if regular:
+                solution = stiff_solution
+                nullity = 0
         change = 0.0
         largest = 1.0
         for i in range(n):
@@ -315,116 +363,17 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
         copy_vector(direction_weights_before, direction_weights)
         for i in range(n):
             t[i // m, i % m] += length * solution[i]
+        joint = joint or (residual <= _JOINT and length == 1.0)
         for k in range(n_codes):
-            weights[k] += length * (solution[n + k] - weights[k])
+            weights[k] += length * (solution[n + k] / unit[k] - weights[k])
         for k in range(n_out):
             direction_weights[k] += length * (solution[n + n_codes + k] - direction_weights[k])
+        if joint:
+            for k in range(n_codes):
+                move = _joint_step(drift[k], responses[k], solution)
+                for r in range(m):
+                    readouts[k, r] += move[r]
+            for k in range(n_out):
+                _turn(directions[k], _joint_step(drift_out[k], responses_out[k], solution))
         s = solution[size - 1]
     return False, s, previous, nullity
-
-
-@jit_apart
-def select_weights(table, p, t, readouts, weights):
-    """Among all optimal code weights, those of the P -> infinity limit of the finite-P theory (in place).
-
-    They maximise -sum_gamma P_gamma ln(P_gamma / D_gamma), D_gamma = det(-d^2 h(a_gamma))^(-1/2), at fixed sum_gamma
-    P_gamma v_gamma, v_gamma the contribution of code gamma to y; the dual has P_gamma ~ D_gamma exp(lambda.v_gamma).
-    `weights` must satisfy the constraints on entry. Returns the largest remaining violation.
-    """
-    n_classes, m = t.shape
-    n = n_classes * m
-    n_codes = readouts.shape[0]
-    columns = np.empty((n, n_codes))
-    weight_columns(table, p, t, readouts, np.empty((0, m)), columns)
-    log_width = np.empty(n_codes)
-    first = np.empty(n_classes)
-    second = np.empty(n_classes)
-    stiffness = np.empty((m, m))
-    for k in range(n_codes):
-        action_fields(table, p, t, readouts[k], first, second)
-        minus_hessian(second, t, stiffness)
-        if not cholesky(stiffness):
-            return np.inf
-        log_width[k] = 0.0
-        for r in range(m):
-            log_width[k] -= np.log(stiffness[r, r])
-    target = columns @ weights
-    multiplier = np.zeros(n)
-    gradient = np.empty(n)
-    trial_weights = np.empty(n_codes)
-    violation = np.inf
-    last = np.inf
-    damping = 1e-12
-    value = np.inf
-    step = np.zeros(n)
-    for _ in range(200):
-        if exhausted(table.stop, 1 + n * n * n_codes // 500):
-            break
-        trial = multiplier + step
-        exponent = log_width.copy()
-        for k in range(n_codes):
-            for i in range(n):
-                exponent[k] += trial[i] * (columns[i, k] - target[i])
-        top = np.max(exponent)
-        total = 0.0
-        for k in range(n_codes):
-            trial_weights[k] = np.exp(exponent[k] - top)
-            total += trial_weights[k]
-        trial_value = top + np.log(total)
-        if trial_value > value + 1e-12 * (1.0 + abs(value)):
-            step *= 0.25
-            if np.max(np.abs(step)) < 1e-14:
-                break
-            continue
-        value = trial_value
-        multiplier = trial
-        for k in range(n_codes):
-            trial_weights[k] /= total
-        violation = 0.0
-        hess = np.zeros((n, n))
-        for i in range(n):
-            gradient[i] = -target[i]
-            for k in range(n_codes):
-                gradient[i] += trial_weights[k] * columns[i, k]
-            violation = max(violation, abs(gradient[i]))
-        if violation < 1e-15 or (violation < 1e-12 and violation > 0.5 * last):
-            break
-        last = violation
-        for k in range(n_codes):
-            for i in range(n):
-                di = columns[i, k] - target[i]
-                for j in range(n):
-                    hess[i, j] += trial_weights[k] * di * (columns[j, k] - target[j])
-        for i in range(n):
-            hess[i, i] += damping
-        step, _ = solve_symmetric(hess, -gradient)
-        largest = np.max(np.abs(step))
-        if largest > 20.0:
-            step *= 20.0 / largest
-    if violation < 1e-11:
-        copy_vector(weights, trial_weights)
-    return violation
-
-
-@jit_apart
-def feasible_weights(table, p, y, tau, t, readouts, weights, directions, direction_weights):
-    """Non-negative weights that satisfy the y equations and sum to one (in place); returns the residual norm."""
-    n_classes, m = t.shape
-    n = n_classes * m
-    total = readouts.shape[0] + directions.shape[0]
-    columns = np.empty((n + 1, total))
-    weight_columns(table, p, t, readouts, directions, columns)
-    rhs = np.empty(n + 1)
-    for c in range(n_classes):
-        for r in range(m):
-            rhs[c * m + r] = y[c, r] - tau * t[c, r]
-    for k in range(total):
-        columns[n, k] = 1.0 if k < readouts.shape[0] else 0.0
-    rhs[n] = 1.0
-    solution = np.empty(total)
-    norm = nonnegative_least_squares(columns, rhs, solution, table.stop)
-    for k in range(readouts.shape[0]):
-        weights[k] = solution[k]
-    for k in range(directions.shape[0]):
-        direction_weights[k] = solution[readouts.shape[0] + k]
-    return norm

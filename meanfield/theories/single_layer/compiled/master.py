@@ -1,10 +1,12 @@
 """Primal-dual interior-point method for the master problem of the bundle method.
 
     minimise over (t, s):  s - sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2 + 1/(2 rho) sum_c p_c |t_c - centre_c|^2
-    subject to             h(a_k; t) <= s          (readout cuts, multipliers = code weights)
-                           q(u_o; t) <= 1/2        (direction cuts, multipliers = outlier weights)
+                           + 1/2 (x - x_0)^T metric (x - x_0),   x = (t, s)
+    subject to             h(a_k; t) / n_k <= s / n_k    (readout cuts, multipliers = n_k times code weights)
+                           q(u_o; t) <= 1/2              (direction cuts, multipliers = outlier weights)
 
-with q(u; t) = 1/2 sum_c p_c g(t_c.u), g(kappa) = growth_plus kappa^2 for kappa > 0, growth_minus kappa^2 below.
+with q(u; t) = 1/2 sum_c p_c g(t_c.u), g(kappa) = growth_plus kappa^2 for kappa > 0, growth_minus kappa^2 below, and n_k
+the size of a cut: 1, or 1 + |a_k|^2 for readouts far out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit_apart
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky_solve, cholesky_until
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
@@ -22,14 +24,29 @@ __all__ = ["solve_master"]
 _MAX_ITERATIONS = 60
 
 
+@jit
+def _cut_fields(table, p, t, cuts, unit, directions, value, first, second):
+    """Values of all cuts and directions, their first and second fields, cuts in units of their sizes."""
+    n_cuts = cuts.shape[0]
+    for k in range(value.shape[0]):
+        if k < n_cuts:
+            value[k] = action_fields(table, p, t, cuts[k], first[k], second[k]) * unit[k]
+            for c in range(p.shape[0]):
+                first[k, c] *= unit[k]
+                second[k, c] *= unit[k]
+        else:
+            u = directions[k - n_cuts]
+            value[k] = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first[k], second[k])
+
+
 @jit_apart
-def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, tolerance):
+def solve_master(table, p, y, tau, rho, centre, cuts, sizes, directions, metric, centre_s, t, weights, tolerance):
     """Solve the master problem from `t` (overwritten); fills `weights` (K + O,) and returns (s, model value, ok).
 
-    The model value excludes the proximal term. `cuts` (K, m), `directions` (O, m); K >= 1.
+    The model value excludes the proximal terms. `cuts` (K, m) of sizes (K,), `directions` (O, m); K >= 1. `metric`
+    (C m + 1, C m + 1) about x_0 = (centre, centre_s), or (0, 0) where there is none.
     """
     n_classes, m = t.shape
-    plus, minus = table.growth_plus, table.growth_minus
     n_cuts = cuts.shape[0]
     total = n_cuts + directions.shape[0]
     n = n_classes * m
@@ -43,19 +60,22 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
     step_slack = np.empty(total)
     step_weight = np.empty(total)
     target = np.empty(total)
+    unit = np.zeros(total)  # what a cut takes of s
+    for k in range(n_cuts):
+        unit[k] = 1.0 / sizes[k]
+    metric_size = metric.shape[0]
+    shift = np.zeros(n + 1)  # x - x_0
+    _cut_fields(table, p, t, cuts, unit, directions, value, first, second)
+    s = centre_s if metric_size > 0 else np.max(value[:n_cuts]) + 0.1
+    total_weight = 0.0
     for k in range(total):
-        if k < n_cuts:
-            value[k] = action_fields(table, p, t, cuts[k], first[k], second[k])
-        else:
-            value[k] = growth_fields(plus, minus, p, t, directions[k - n_cuts], first[k], second[k])
-    s = np.max(value[:n_cuts]) + 0.1
-    for k in range(total):
-        level = s if k < n_cuts else 0.5
+        level = s * unit[k] if k < n_cuts else 0.5
         slack[k] = max(level - value[k], 0.05)
         weights[k] = max(weights[k], 1e-3)
-    total_weight = np.sum(weights[:n_cuts])
-    for k in range(n_cuts):
-        weights[k] /= total_weight
+        total_weight += weights[k] * unit[k]
+    if metric_size == 0:
+        for k in range(n_cuts):
+            weights[k] /= total_weight
     ok = False
     for _ in range(_MAX_ITERATIONS):
         if exhausted(table.stop, 1 + n * total // 1000):
@@ -67,20 +87,25 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
         # Dual and primal residuals.
         dual = 0.0
         scale = 1.0
+        for i in range(metric_size):
+            shift[i] = t[i // m, i % m] - centre[i // m, i % m] if i < n else s - centre_s
         for c in range(n_classes):
             for r in range(m):
                 value_cr = p[c] * (-y[c, r] + tau * t[c, r] + (t[c, r] - centre[c, r]) / rho)
                 for k in range(total):
                     x = cuts[k, r] if k < n_cuts else directions[k - n_cuts, r]
                     value_cr += weights[k] * first[k, c] * x
+                for j in range(metric_size):
+                    value_cr += metric[c * m + r, j] * shift[j]
                 residual[c * m + r] = value_cr
                 dual = max(dual, abs(value_cr))
         mass = 1.0
         primal = 0.0
+        for j in range(metric_size):
+            mass += metric[n, j] * shift[j]
         for k in range(total):
-            if k < n_cuts:
-                mass -= weights[k]
-            violation = value[k] - (s if k < n_cuts else 0.5) + slack[k]
+            mass -= weights[k] * unit[k]
+            violation = value[k] - (s * unit[k] if k < n_cuts else 0.5) + slack[k]
             primal = max(primal, abs(violation))
         scale = 1.0 + abs(s)
         if max(dual, abs(mass)) <= tolerance and primal <= tolerance * scale and mu <= tolerance * scale:
@@ -89,10 +114,10 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
         # Normal matrix W + J^T diag(weights / slack) J in (t, s).
         for i in range(n + 1):
             for j in range(n + 1):
-                matrix[i, j] = 0.0
+                matrix[i, j] = metric[i, j] if metric_size > 0 else 0.0
         for c in range(n_classes):
             for r in range(m):
-                matrix[c * m + r, c * m + r] = p[c] * (tau + 1.0 / rho) + 1e-14
+                matrix[c * m + r, c * m + r] += p[c] * (tau + 1.0 / rho) + 1e-14
         for k in range(total):
             row = cuts[k] if k < n_cuts else directions[k - n_cuts]
             ratio = weights[k] / slack[k]
@@ -110,9 +135,8 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
                         for q in range(m):
                             matrix[i, d * m + q] += factor * row[q]
                     if k < n_cuts:
-                        matrix[n, i] -= ratio * gradient
-            if k < n_cuts:
-                matrix[n, n] += ratio
+                        matrix[n, i] -= ratio * gradient * unit[k]
+            matrix[n, n] += ratio * unit[k] * unit[k]
         if not cholesky_until(matrix, table.stop):
             break
         # Predictor (centring 0), then corrector with Mehrotra's centring and second-order term.
@@ -124,7 +148,7 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
             rhs[n] = -mass
             for k in range(total):
                 row = cuts[k] if k < n_cuts else directions[k - n_cuts]
-                violation = value[k] - (s if k < n_cuts else 0.5) + slack[k]
+                violation = value[k] - (s * unit[k] if k < n_cuts else 0.5) + slack[k]
                 target[k] = weights[k] * slack[k] - centring * mu
                 if stage == 1:
                     target[k] += step_weight[k] * step_slack[k]
@@ -133,20 +157,19 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
                 for c in range(n_classes):
                     for r in range(m):
                         rhs[c * m + r] -= push * first[k, c] * row[r]
-                if k < n_cuts:
-                    rhs[n] += push
+                rhs[n] += push * unit[k]
             cholesky_solve(matrix, rhs)
             length_primal = 1.0
             length_dual = 1.0
             for k in range(total):
                 row = cuts[k] if k < n_cuts else directions[k - n_cuts]
-                change = -rhs[n] if k < n_cuts else 0.0
+                change = -rhs[n] * unit[k]
                 for c in range(n_classes):
                     inner = 0.0
                     for r in range(m):
                         inner += row[r] * rhs[c * m + r]
                     change += first[k, c] * inner
-                violation = value[k] - (s if k < n_cuts else 0.5) + slack[k]
+                violation = value[k] - (s * unit[k] if k < n_cuts else 0.5) + slack[k]
                 step_slack[k] = -violation - change
                 step_weight[k] = (-target[k] - weights[k] * step_slack[k]) / slack[k]
                 if step_slack[k] < 0.0:
@@ -175,11 +198,8 @@ def solve_master(table, p, y, tau, rho, centre, cuts, directions, t, weights, to
         for k in range(total):
             slack[k] += length * step_slack[k]
             weights[k] += length * step_weight[k]
-            if k < n_cuts:
-                value[k] = action_fields(table, p, t, cuts[k], first[k], second[k])
-                # Keep the nonlinear constraint's slack honest where that only enlarges it.
-                slack[k] = max(slack[k], s - value[k])
-            else:
-                value[k] = growth_fields(plus, minus, p, t, directions[k - n_cuts], first[k], second[k])
-                slack[k] = max(slack[k], 0.5 - value[k])
+        _cut_fields(table, p, t, cuts, unit, directions, value, first, second)
+        for k in range(total):
+            # Keep the nonlinear constraint's slack honest where that only enlarges it.
+            slack[k] = max(slack[k], (s * unit[k] if k < n_cuts else 0.5) - value[k])
     return s, s + linear_part(p, y, tau, t), ok

@@ -15,11 +15,10 @@ from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
 from meanfield.theories.single_layer.compiled.code_path import code_path
-from meanfield.theories.single_layer.compiled.continuation import grown_targets
 from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
+from meanfield.theories.single_layer.compiled.moving_cuts import moving_cuts
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
-from meanfield.theories.single_layer.compiled.smoothing import smooth_path
 
 __all__ = [
     "CONVERGED",
@@ -53,10 +52,11 @@ NUMBERS = (
     "rounds",
 )
 
-# Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; central path; growing
-# targets (for unbounded phi); continuation in tau, for which t is unique: tau -> 0 selects the optimal t of least norm.
-# With many classes and outputs codes come in crowds, and the central path goes first.
-_WARM, _SCRATCH, _PATH, _GROWN, _TAU = range(5)
+# Ways to a solution, in this order: active set from the neighbour; bundle method from scratch; for bounded phi a
+# central path over codes, for others the bundle method whose cuts move; continuation in tau, for which t is unique: tau
+# -> 0 selects the optimal t of least norm. The second comes first where codes come in crowds, with many classes and
+# outputs, and where they sit far out.
+_WARM, _SCRATCH, _PATH, _TAU = range(4)
 
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
@@ -89,6 +89,10 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     directions_out, direction_weights_out = outliers
     n_classes, m = y_all.shape[1], y_all.shape[2]
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    # Where phi grows on one side and keeps a value on the other, codes sit far out.
+    dips = unbounded and (
+        (table.growth_minus == 0.0 and abs(infimum) > 0.0) or (table.growth_plus == 0.0 and abs(supremum) > 0.0)
+    )
     maxima = np.empty((1024, m))
     heights = np.empty(1024)
     searched = np.full(1, -1)
@@ -106,7 +110,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         tau = tau_all[i]
         j = parent[i]
         many = not unbounded and n_classes >= _MANY_CLASSES and n_classes * m >= _MANY_UNKNOWNS
-        stage = _PATH if many else _SCRATCH
+        first_path = many or dips
+        stage = _PATH if first_path else _SCRATCH
         solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
         if 0 <= j < i and numbers[j, 0] == CONVERGED:
             stage = _WARM
@@ -129,8 +134,6 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         boxes = 0
         level = 0.0
         while stage <= _TAU:
-            if stage == _GROWN and not unbounded:
-                stage = _TAU
             start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
             steps = 1
             failures = 0
@@ -138,13 +141,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             if stage == _PATH:
                 if unbounded:
-                    solution = smooth_path(table, p, y, tau, low, high, none)
+                    solution = moving_cuts(table, p, y, tau, low, high, none)
                 else:
                     solution = code_path(table, p, y, tau, low, high)
-                searched[0] = -1
-                steps = 0
-            if stage == _GROWN:
-                solution = grown_targets(table, p, y, tau, low, high)
                 searched[0] = -1
                 steps = 0
             if stage == _TAU:
@@ -202,7 +201,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         direction_weights,
                         search,
                     )
-                    # With nothing left to gain the same candidates return; the central path starts elsewhere.
+                    # With nothing left to gain the same candidates return; cuts that move go elsewhere.
                     converged += more < chunk or predicted < 1e-12 * (1.0 + abs(best))
                     if solution[0] or (more < chunk and used > 100) or (unbounded and converged > 3):
                         break
@@ -311,14 +310,14 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                         if found[0] or exhausted(stop, 1):
                             break
                 if not found[0] and unbounded:
-                    found = smooth_path(table, p, y, tau, low, high, grown)
+                    found = moving_cuts(table, p, y, tau, low, high, grown)
                     searched[0] = -1
                 if not found[0]:
                     break
                 solution = found
             if status == CONVERGED or (status == NOT_GLOBAL and max_boxes == 0):  # no proof is asked for
                 break
-            if not many or stage == _TAU:
+            if not first_path or stage == _TAU:
                 stage += 1
             elif stage == _WARM:
                 stage = _PATH

@@ -1,0 +1,402 @@
+"""The minimum of J by a bundle method on a half sphere of readouts, for tasks with codes far out (sigma_a = 1).
+
+Where phi grows, codes may sit far out, at readouts r u with 1 - Q(u) of order 1 / r^2, and outliers are where they end.
+With a = b / rho, |b|^2 + n rho^2 = 1, what a readout asks for,
+
+    F(b, rho; t, s) = rho^2 (h(b / rho; t) - s) = (h(a; t) - s) / (n + |a|^2) <= 0,
+
+goes over into (Q(u; t) - 1) / 2 <= 0 at rho = 0: the index set is compact, F is convex in (t, s) and of order one, and
+the multipliers w = (n + |a|^2) P of far codes are of the order of outlier weights. Local maxima of F move with (t, s)
+along almost flat directions, so that cuts at fixed readouts crawl. The curvature that this adds to the Lagrangian,
+
+    sum_k w_k (d_x d_a F) (-d_a^2 F)^-1 (d_a d_x F),   x = (t, s),
+
+is the metric of the proximal term. Steps are then those of Newton's method, while cuts, which hold everywhere, keep
+them from going astray. Accepted is what lowers the exact penalty function J's objective + sigma [max F]_+.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
+from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, code_word_start, linear_push
+from meanfield.theories.single_layer.compiled.dual import active_set
+from meanfield.theories.single_layer.compiled.generated.action import action_fields, action_hessian, growth_fields
+from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_jacobian
+from meanfield.theories.single_layer.compiled.kkt import direction_step
+from meanfield.theories.single_layer.compiled.master import solve_master
+from meanfield.theories.single_layer.compiled.outlier import worst_directions
+
+__all__ = ["moving_cuts"]
+
+_ROUNDS = 80
+_CLIMB_STEPS, _TRIALS = 60, 30
+_LOST = 1e6  # beyond, a readout is an outlier
+_WINDOW = 0.05  # of F below zero, where maxima become cuts
+_MOST = 64  # new readouts in a round
+_CARRIED = 1e-9  # multiplier from which on a cut is kept
+_SAME = 1e-9  # relative distance of cuts that are one
+_NEAR = 0.05  # squared distance on the half sphere within which a maximum is where a cut went
+_FLAT = 1e-9  # least curvature of F, in units of 1 / (n + |a|^2)
+_WATCHED = 0.7  # growth from which on a direction is looked at
+_MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to the active set as one; of directions
+_FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
+_SMALLEST_GAIN = 1e-12
+
+
+@jit
+def _climb(table, p, t, s, soft, a):
+    """Move `a` (in place) to a local maximum of F; returns F, or -1 where the readout runs away."""
+    m = a.shape[0]
+    grad = np.empty(m)
+    hess = np.empty((m, m))
+    factor = np.empty((m, m))
+    trial = np.empty(m)
+    step = np.empty(m)
+    h = action_hessian(table, p, t, a, grad, hess)
+    value = (h - s) / (soft + np.sum(a * a))
+    for _ in range(_CLIMB_STEPS):
+        if exhausted(table.stop, 1 + t.shape[0] * (16 + m * m) // 64):
+            break
+        for r in range(m):
+            grad[r] -= 2.0 * value * a[r]
+            hess[r, r] += 2.0 * value
+            step[r] = grad[r]
+        copy_matrix(factor, hess)
+        if cholesky(factor):
+            cholesky_solve(factor, step)
+        else:
+            curvatures, axes = np.linalg.eigh(hess)
+            step[:] = 0.0
+            for i in range(m):
+                along = 0.0
+                for r in range(m):
+                    along += axes[r, i] * grad[r]
+                along /= max(abs(curvatures[i]), 1e-13)
+                for r in range(m):
+                    step[r] += along * axes[r, i]
+        length = min(1.0, (1.0 + np.sqrt(np.sum(a * a))) / max(np.sqrt(np.sum(step * step)), 1e-300))
+        if length * np.max(np.abs(step)) <= 1e-13 * (1.0 + np.max(np.abs(a))):
+            break
+        moved = False
+        for _ in range(_TRIALS):
+            for r in range(m):
+                trial[r] = a[r] + length * step[r]
+            h = action_hessian(table, p, t, trial, grad, hess)
+            new = (h - s) / (soft + np.sum(trial * trial))
+            if new >= value - 1e-16:
+                moved = True
+                break
+            length *= 0.3
+        if not moved:
+            break
+        copy_vector(a, trial)
+        value = new
+        if np.max(np.abs(a)) > _LOST:
+            return -1.0
+    return value
+
+
+@jit
+def _insert(cuts, values, count, a, value, distance):
+    """Add a readout or direction unless it is there, or the array is full; returns the count."""
+    for k in range(count):
+        gap = 0.0
+        size = 1.0
+        for r in range(a.shape[0]):
+            gap = max(gap, abs(cuts[k, r] - a[r]))
+            size = max(size, abs(cuts[k, r]))
+        if gap <= distance * size:
+            return count
+    if count == cuts.shape[0]:
+        return count
+    copy_vector(cuts[count], a)
+    values[count] = value
+    return count + 1
+
+
+@jit_apart
+def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions, growths):
+    """Local maxima of F above -_WINDOW: fills readouts, values and directions, growths.
+
+    Returns (readouts, directions, largest F).
+    """
+    n_classes, m = t.shape
+    a = np.empty(m)
+    worst = np.empty((64, m))
+    worst_values = np.empty(64)
+    count = 0
+    n_directions = 0
+    largest = -1.0
+    n_worst, q_max, _ = worst_directions(table, p, t, _WATCHED, worst, worst_values)
+    largest = max(largest, 0.5 * (q_max - 1.0))
+    for k in range(n_worst):
+        if worst_values[k] >= 1.0 - 2.0 * _WINDOW:
+            n_directions = _insert(directions, growths, n_directions, worst[k], worst_values[k], _SAME)
+        push = linear_push(table, p, t, worst[k])
+        if push > NO_PUSH:
+            # Where -(1 - Q) r^2 / 2 + push r + R_0 - s over r^2 is largest at Q = 1, with R_0 from 0 to about -1/2.
+            for part in range(3):
+                rest = max(s, 1e-3 * min(soft, 1.0)) * (0.2 if part == 0 else 1.0) + (0.5 if part == 2 else 0.0)
+                for r in range(m):
+                    a[r] = worst[k, r] * min(2.0 * rest / push, _LOST)
+                value = _climb(table, p, t, s, soft, a)
+                if value > -_WINDOW:
+                    count = _insert(readouts, values, count, a, value, 1e-5)
+                    largest = max(largest, value)
+    for k in range(known.shape[0] + (1 << min(n_classes, 10))):
+        if exhausted(table.stop, 1):
+            break
+        if k < known.shape[0]:
+            copy_vector(a, known[k])
+        else:
+            code_word_start(p, t, k - known.shape[0], low, high, a)
+        value = _climb(table, p, t, s, soft, a)
+        if value > -_WINDOW:
+            count = _insert(readouts, values, count, a, value, 1e-5)
+            largest = max(largest, value)
+    return count, n_directions, largest
+
+
+@jit
+def _add_response(metric, n, weight, across, curvatures, axes, least):
+    """Add weight across (axes / curvatures) across^T, `across` (n, m), where curvatures are at least `least`."""
+    m = across.shape[1]
+    turned = np.zeros((n, m))
+    for i in range(n):
+        for j in range(m):
+            for r in range(m):
+                turned[i, j] += across[i, r] * axes[r, j]
+    for j in range(m):
+        share = weight / max(curvatures[j], least)
+        for i in range(n):
+            for k in range(n):
+                metric[i, k] += share * turned[i, j] * turned[k, j]
+
+
+@jit_apart
+def _metric(table, p, t, s, soft, readouts, weights, directions, direction_weights, metric):
+    """Fill metric (C m + 1, C m + 1) with the curvature that moving maxima add, see the module."""
+    n_classes, m = t.shape
+    n = n_classes * m
+    n_codes, n_out = readouts.shape[0], directions.shape[0]
+    metric[:] = 0.0
+    first = np.empty((n_codes, n_classes))
+    second = np.empty((n_codes, n_classes))
+    mixed = np.empty((n_codes, m, n_classes, m))
+    curvature = np.empty((n_codes, m, m))
+    slope = np.empty((n_codes, n_classes, m))
+    same_class = np.zeros((n_classes, m, m))
+    across = np.empty((n + 1, m))
+    heights = np.empty(n_codes)
+    for k in range(n_codes):
+        heights[k] = action_fields(table, p, t, readouts[k], first[k], second[k])
+    neuron_jacobian(first, second, p, t, readouts, weights, mixed, curvature, slope, same_class)
+    for k in range(n_codes):
+        if not weights[k] > 0.0:
+            continue
+        a = readouts[k]
+        size = soft + np.sum(a * a)
+        value = (heights[k] - s) / size
+        bend = np.empty((m, m))
+        for r in range(m):
+            for q in range(m):
+                bend[r, q] = -curvature[k, r, q] / size
+            bend[r, r] += 2.0 * value / size
+            for i in range(n):
+                c = i // m
+                across[i, r] = mixed[k, r, c, i % m] / size - 2.0 * slope[k, c, i % m] * a[r] / (size * size)
+            across[n, r] = 2.0 * a[r] / (size * size)
+        curvatures, axes = np.linalg.eigh(bend)
+        _add_response(metric, n + 1, weights[k], across, curvatures, axes, _FLAT / size)
+    first_out = np.empty((n_out, n_classes))
+    second_out = np.empty((n_out, n_classes))
+    mixed_out = np.empty((n_out, m, n_classes, m))
+    curvature_out = np.empty((n_out, m, m))
+    slope_out = np.empty((n_out, n_classes, m))
+    response = np.empty((m, n_classes, m))
+    move = np.empty(m)
+    for k in range(n_out):
+        growth_fields(table.growth_plus, table.growth_minus, p, t, directions[k], first_out[k], second_out[k])
+    neuron_jacobian(
+        first_out, second_out, p, t, directions, direction_weights, mixed_out, curvature_out, slope_out, same_class
+    )
+    for k in range(n_out):
+        if not direction_weights[k] > 0.0:
+            continue
+        direction_step(table, p, t, directions[k], mixed_out[k], response, move)
+        for i in range(n):
+            for j in range(n):
+                total = 0.0
+                for r in range(m):
+                    total += mixed_out[k, r, i // m, i % m] * response[r, j // m, j % m]
+                metric[i, j] += direction_weights[k] * total
+
+
+@jit
+def _distance(a, size, b, other):
+    """Squared distance of two points of the half sphere; sizes: n + |a|^2, or 1 of a direction."""
+    total = 0.0
+    for r in range(a.shape[0]):
+        total += (a[r] / np.sqrt(size) - b[r] / np.sqrt(other)) ** 2
+    return total
+
+
+@jit
+def _weights_of_maxima(cuts, sizes, directions, multipliers, soft, readouts, new_directions, weights, new_weights):
+    """Give each multiplier to the maximum that is nearest on the half sphere."""
+    n_cuts, count = cuts.shape[0], readouts.shape[0]
+    weights[:] = 0.0
+    new_weights[:] = 0.0
+    for k in range(multipliers.shape[0]):
+        if not multipliers[k] > _CARRIED:
+            continue
+        best = -1
+        nearest = _NEAR
+        here = cuts[k] if k < n_cuts else directions[k - n_cuts]
+        size = sizes[k] if k < n_cuts else 1.0
+        for j in range(count + new_directions.shape[0]):
+            if j < count:
+                gap = _distance(here, size, readouts[j], soft + np.sum(readouts[j] * readouts[j]))
+            else:
+                gap = _distance(here, size, new_directions[j - count], 1.0)
+            if gap < nearest:
+                nearest = gap
+                best = j
+        if best >= count:
+            new_weights[best - count] += multipliers[k]
+        elif best >= 0:
+            weights[best] += multipliers[k]
+
+
+@jit
+def _merged(rows, multipliers, sizes, least, distance):
+    """Rows of multipliers above `least`, with those near each other as one, and multipliers over sizes."""
+    kept = np.empty(rows.shape)
+    total = np.zeros(rows.shape[0])
+    heaviest = np.zeros(rows.shape[0])
+    count = 0
+    for k in range(rows.shape[0]):
+        if not multipliers[k] > least:
+            continue
+        found = -1
+        for j in range(count):
+            if np.max(np.abs(kept[j] - rows[k])) <= distance * (1.0 + np.max(np.abs(rows[k]))):
+                found = j
+                break
+        if found < 0:
+            found = count
+            count += 1
+        if multipliers[k] > heaviest[found]:
+            heaviest[found] = multipliers[k]
+            copy_vector(kept[found], rows[k])
+        total[found] += multipliers[k] / sizes[k]
+    return kept[:count].copy(), total[:count].copy()
+
+
+@jit
+def _pool(rows, multipliers, new_rows):
+    """Rows that carry weight, and the new ones that are not among them."""
+    pool = np.empty((rows.shape[0] + new_rows.shape[0], rows.shape[1]))
+    values = np.empty(pool.shape[0])
+    count = 0
+    for k in range(rows.shape[0]):
+        if multipliers[k] > _CARRIED:
+            count = _insert(pool, values, count, rows[k], 0.0, _SAME)
+    for k in range(new_rows.shape[0]):
+        count = _insert(pool, values, count, new_rows[k], 0.0, _SAME)
+    return pool[:count].copy()
+
+
+@jit_apart
+def moving_cuts(table, p, y, tau, low, high, found):
+    """Solve from t = 0; `found` (n, m) are readouts known from before. Returns as `active_set`."""
+    n_classes, m = y.shape
+    n = n_classes * m
+    none = np.empty((0, m))
+    no_weights = np.empty(0)
+    search = np.empty((1024, m)), np.empty(1024), np.empty(1, np.int64)
+    solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+    readouts = np.empty((_MOST, m))
+    values = np.empty(_MOST)
+    ways = np.empty((_MOST, m))
+    growths = np.empty(_MOST)
+    metric = np.zeros((n + 1, n + 1))
+    centre = np.zeros((n_classes, m))
+    scale = max(np.max(np.abs(y)), 1e-9)  # of J and of multipliers of far codes, where |t| is of order one
+    centre_s, soft = 0.1 * scale, scale
+    objective = linear_part(p, y, tau, centre) + centre_s
+    violation = 0.0
+    cuts = np.concatenate((np.zeros((1, m)), found))
+    directions = none.copy()
+    rho, penalty, next_try = max(1.0, 1.0 / scale), 0.0, _FIRST_TRY
+    for number in range(_ROUNDS):
+        table.stop[4] += 1
+        if exhausted(table.stop, 1):
+            break
+        sizes = np.empty(cuts.shape[0])
+        for k in range(cuts.shape[0]):
+            sizes[k] = soft + np.sum(cuts[k] * cuts[k])
+        multipliers = np.full(cuts.shape[0] + directions.shape[0], 0.1)
+        t = centre.copy()
+        s, model, _ = solve_master(
+            table, p, y, tau, rho, centre, cuts, sizes, directions, metric, centre_s, t, multipliers, 1e-11 * scale
+        )
+        if not (np.isfinite(s) and np.isfinite(model)):
+            break
+        carried = multipliers[: cuts.shape[0]]
+        known = _pool(cuts, carried, none)
+        soft = scale + 2.0 * max(s, 0.0)
+        count, n_ways, largest = _maxima(table, p, t, s, soft, low, high, known, readouts, values, ways, growths)
+        penalty = max(penalty, 1.5 * np.sum(multipliers))
+        excess = max(largest, 0.0)
+        before = objective + penalty * violation
+        gain = before - model
+        accepted = number == 0 or model + penalty * excess < before - 0.05 * gain
+        weights = np.empty(count)
+        way_weights = np.empty(n_ways)
+        maxima, rims = readouts[:count].copy(), ways[:n_ways].copy()
+        _weights_of_maxima(cuts, sizes, directions, multipliers, soft, maxima, rims, weights, way_weights)
+        if accepted:
+            _metric(table, p, t, s, soft, maxima, weights, rims, way_weights, metric)
+            copy_matrix(centre, t)
+            centre_s, objective, violation = s, model, excess
+            rho = min(4.0 * rho, 1e8 / scale)
+        else:
+            rho = max(rho / 3.0, 1e-5)
+        off = max(penalty * excess, abs(gain)) / (scale + abs(model))
+        if number > 2 and off < next_try:
+            next_try = _NEXT_TRY * off
+            tried = -1
+            for way in range(3):
+                if way < 2:  # maxima with the multipliers of the cuts near them, directions as few as possible at first
+                    spread = np.empty(count)
+                    for k in range(count):
+                        spread[k] = soft + np.sum(maxima[k] * maxima[k])
+                    codes, code_weights = _merged(maxima, weights, spread, 1e-7 * scale, _MERGED)
+                    apart = _MERGED if way == 1 else _MERGED_AT_FIRST
+                    outliers, outlier_weights = _merged(rims, way_weights, np.ones(n_ways), 1e-6 * scale, apart)
+                    if way == 1 and outliers.shape[0] == tried:
+                        continue
+                    tried = outliers.shape[0]
+                else:  # the cuts themselves
+                    codes, code_weights = _merged(cuts, carried, sizes, 1e-7 * scale, _MERGED)
+                    rest = multipliers[cuts.shape[0] :]
+                    outliers, outlier_weights = _merged(directions, rest, np.ones(rest.shape[0]), 1e-6 * scale, _MERGED)
+                if codes.shape[0] == 0:
+                    continue
+                code_weights /= np.sum(code_weights)
+                solution = active_set(
+                    table, p, y, tau, low, high, t.copy(), codes, code_weights, outliers, outlier_weights, search
+                )
+                if solution[0]:
+                    return solution
+        if off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale):
+            break
+        directions = _pool(directions, multipliers[cuts.shape[0] :], rims)
+        cuts = _pool(cuts, carried, maxima)
+    return solution
