@@ -301,8 +301,7 @@ def sweep(
             "sweep needs a Network and a ClassTask; build them with Network('sigmoid') and class_task(...)."
         )
     grid = Grid(network, task, tau, checked_axes(axes))
-    for _ in grid.problems():
-        pass  # each is checked as it is made: nothing is solved of a grid that no theory covers
+    grid.check()
     work = SweepWork(grid, checkpoint)
     with progress_bar(progress, int(np.prod(grid.shape)), unit="point") as advance:
         work.advance = advance
