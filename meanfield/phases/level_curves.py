@@ -230,6 +230,8 @@ class _Edge:
             if right - left <= width or min(abs(f_left), abs(f_right)) < _ENOUGH:
                 return left + share * (right - left)
             known = max(abs(f_left), abs(f_right)) < _FAR
+            if not known and right - left <= 2.0 * width:  # a code that is not there at all: the middle is near enough
+                return 0.5 * (left + right)
             guesses = self._by_parabolas(code, left, right) if known else []
             if len(guesses) == 2 and abs(guesses[1] - guesses[0]) <= width:
                 return sum(guesses) / 2.0

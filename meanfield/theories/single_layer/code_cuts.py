@@ -23,6 +23,7 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["moments_of_codes"]
 
 _UNCUT = 1e-7  # share of a node beside which no cut is looked for
+_UNHALVED = 1e-6  # share of what lies between two places that may hold a cut
 _NEAR = 0.05  # of the distance between two codes: closer to one of them than that, a step leads nowhere else
 _SLICE = 5_000  # nodes between two looks at the clock
 
@@ -46,7 +47,7 @@ def moments_of_codes(
             action = problem.table, problem.p, t, problem.n_samples, sums.level
             for begin, end in nodes.slices(_SLICE):
                 run_moments(
-                    *action, *where, begin, end, nodes.exponent, scale, _UNCUT, modes, near, label, whole,
+                    *action, *where, begin, end, nodes.exponent, scale, _UNHALVED, modes, near, label, whole,
                     total, mean, square,
                 )  # fmt: skip
     code_moments(*where, nodes.exponent, scale, modes, label, whole, total, mean, square)

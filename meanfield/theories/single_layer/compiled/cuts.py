@@ -19,6 +19,7 @@ from meanfield.theories.single_layer.compiled.lattice import _find as find_line
 __all__ = ["beside_a_cut", "owners", "radii", "run_moments"]
 
 _STEPS = 400
+_ALIGNED = 0.9  # squared cosine between steps
 _FINEST = 24  # halvings of a cell
 _GAUSS_X = np.polynomial.legendre.leggauss(6)[0] * 0.5 + 0.5
 _GAUSS_W = np.polynomial.legendre.leggauss(6)[1] * 0.5
@@ -50,22 +51,41 @@ def radii(modes, part):
 
 @jit
 def _owner(table, p, t, a, modes, near):
-    """Which of the modes the readout `a` (m,), which is lost, leads to: the one that it comes within `near` (n,) of."""
+    """Which of the modes the readout `a` (m,), which is lost, leads to: the one that it comes within `near` (n,) of.
+
+    Steps that go the same way as the one before, away from a saddle, are made longer, up to what is `near`.
+    """
     n_classes, m = t.shape
-    after = np.empty(m)
-    for step in range(_STEPS):
+    step = np.empty(m)
+    before = np.zeros(m)
+    longest = np.min(near)
+    stretch = 1.0
+    for _ in range(_STEPS):
         for r in range(m):
-            after[r] = 0.0
+            step[r] = -a[r]
         for c in range(n_classes):
             kappa = 0.0
             for r in range(m):
                 kappa += a[r] * t[c, r]
             g1 = p[c] * cumulant2(table, kappa)[1]
             for r in range(m):
-                after[r] += g1 * t[c, r]
+                step[r] += g1 * t[c, r]
+        along, size, last = 0.0, 0.0, 0.0
         for r in range(m):
-            a[r] = after[r]
-        if step & 3 == 3:
+            along += step[r] * before[r]
+            size += step[r] * step[r]
+            last += before[r] * before[r]
+        if along > 0.0 and along * along > _ALIGNED * size * last:
+            stretch *= 2.0
+        else:
+            stretch = 1.0
+        size = math.sqrt(size)
+        if size * stretch > longest:
+            stretch = max(1.0, longest / size)
+        for r in range(m):
+            a[r] += stretch * step[r]
+            before[r] = step[r]
+        if size < longest:
             k, distance = _nearest(modes, a)
             if distance < near[k]:
                 return k
