@@ -90,7 +90,9 @@ def test_averages_are_those_of_the_whole_grid(solved, samples, monkeypatch):
         for at, (mine, right) in enumerate(zip([*one.lower, *one.top], [*wanted.lower, *wanted.top])):
             for name in NAMES if at else NAMES[:3]:  # the first layer has no fields
                 value, value_right = getattr(mine, name), getattr(right, name)
-                np.testing.assert_allclose(value, value_right, rtol=0.0, atol=3e-9 * np.abs(value_right).max())
+                # d of the top is 3e-11 at 10^6, beside squares of order 1: rounding where rows are interpolated.
+                atol = 3e-9 * np.abs(value_right).max() + (1e-16 if name == "d" else 0.0)
+                np.testing.assert_allclose(value, value_right, rtol=0.0, atol=atol)
         assert np.abs((system.hessian(one) - hessian) / np.outer(size, size)).max() < 1e-6
 
 
