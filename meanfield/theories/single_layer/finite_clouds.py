@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.finite_check import extra_starts, stationarity
 from meanfield.theories.single_layer.finite_newton import jacobian, no_outliers, stepped
 from meanfield.theories.single_layer.readout_clouds import (
@@ -99,6 +100,7 @@ def _newton(
     inverse: np.ndarray | None = None
     within, before = np.empty((0, 0)), np.inf
     for _ in range(_MAX_STEPS):
+        check_time()
         if rules is None:  # on the way: the fewest nodes, with the Hessian
             sums = cloud_sums(problem, t, frames, [hermite_rule(t.shape[1], ORDERS[0])] * len(frames), weight)
         else:
