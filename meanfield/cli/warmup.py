@@ -18,16 +18,13 @@ import numpy as np, meanfield as mf
 inputs = np.random.default_rng(0).standard_normal((8, 6))
 task = mf.data_task(inputs, labels=[0, 1] * 4)
 """
-# What is compiled together -> a program that needs it. The second one has what a first solve needs last; the third what
-# it needs where the bundle method does not do.
+# What is compiled together -> a program that needs it. The second one has what a first solve needs last.
 FIRST = {
     "class tasks": _CLASSES + "mf.solve(mf.Network('sigmoid'), task)",
     "global check": "from meanfield.theories.single_layer.precompile import precompile; precompile()",
-    "many classes, codes far out": "from meanfield.theories.single_layer.precompile import precompile_paths\n"
-    "precompile_paths()",
 }
 OTHERS = {
-    "finite P": _CLASSES + "mf.solve(mf.Network('sigmoid'), task.with_(n_samples=100), tau=0.02)",
+    "finite P": _CLASSES + "mf.solve(mf.Network('sigmoid'), task.with_(n_samples=100), tau=0.1)",
     "data": _DATA + "mf.solve(mf.Network('sigmoid'), task, tau=0.3, on_failure='return')",
     "data, unbounded": _DATA + "mf.solve(mf.Network('relu'), task, tau=0.3, on_failure='return')",
     "lazy kernels": _DATA + "mf.solve(mf.Network('tanh', scaling='lazy'), task, tau=0.3)",
