@@ -6,16 +6,20 @@ Chains are kept in FOLDER and found there again, unfinished ones continued; with
 "annealed": cooled from the prior, nothing of the theory is used, and the theory is taken at the fractions of codes into
 which each chain froze; else chains start from neurons drawn from the theory at the fractions given here (None: at
 equilibrium). Chains of 400 and more neurons are shorter and never annealed. Rectifiers are compared with the saddle at
-their own width, or, in short chains, with N = infinity.
+their own width, or, where there is none, with N = infinity.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
+import numpy as np
+
 import meanfield as mf
+from meanfield.sampling.statistics import estimate
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 TWO, THREE = mf.Network("sigmoid", 2), mf.Network("sigmoid", 3)
@@ -45,11 +49,15 @@ CASES = {
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
-    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200), None),
-    "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200), None),
+    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
+    "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200, 400, 800), None),
 }  # fmt: skip
-AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers compared with N = infinity: bulk and outliers overlap
-KINKED = {"draws": 300, "warmup": 80, "thin": 1, "length": 0.8, "target_acceptance": 0.8}
+AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers whose saddle at finite width ends above N = 1e4
+KINKED = {"warmup": 150, "thin": 1, "length": 0.8, "target_acceptance": 0.8}
+KINKED_CHAINS = {  # chains and draws by depth and N
+    2: {100: (4, 1000), 200: (4, 800), 400: (2, 400), 800: (2, 200)},
+    3: {100: (4, 500), 200: (4, 400), 400: (2, 200)},
+}
 WIDE = {"draws": 120, "thin": 3}  # at N >= 400
 OPTIONS = {"draws": 250, "thin": 4, "chains": 2, "target_acceptance": 0.85}
 WARMUP = {True: 1000, False: 300}  # of annealed and of planted chains
@@ -81,7 +89,10 @@ def sampled(name, width, folder):
     annealed = start == "annealed" and width < 400
     origin = start if annealed else theory(name, folder, width)
     options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
-    options |= WIDE if width >= 400 else KINKED if name in AT_INFINITY else {}
+    if name in AT_INFINITY:
+        options |= KINKED | dict(zip(("chains", "draws"), KINKED_CHAINS[network.depth][width]))
+    elif width >= 400:
+        options |= WIDE
     options["checkpoint"] = folder / "checkpoints"
     chains = mf.sample(network, task, width, tau, **options)
     chains.save(path)
@@ -95,14 +106,93 @@ def compared(name, folder):
         return rectifiers(name, folder)
     post, start = theory(name, folder), CASES[name][4]
     widths = [n for n in CASES[name][3] if (folder / f"{name}-N{n}.npz").exists()]
-    fractions = "sampled" if start is not None or name in AT_INFINITY else "equilibrium"
+    if name in AT_INFINITY:
+        return None, at_infinity(name, post, {n: sampled(name, n, folder) for n in widths})
+    fractions = "sampled" if start is not None else "equilibrium"
     comparisons = [mf.compare(post, sampled(name, n, folder), fractions=fractions) for n in widths]
     trend = mf.finite_size_trend(comparisons)
-    single = ", ".join(f"{c.max_z:.1f}" for c in comparisons)
+    return trend, line_of(name, trend)
+
+
+def line_of(name, trend):
+    """Of the table: largest and rms z of a trend."""
+    single = ", ".join(f"{c.max_z:.1f}" for c in trend.comparisons)
+    widths = ", ".join(str(c.width) for c in trend.comparisons)
     rms = (sum(row.z**2 for row in trend.rows) / len(trend.rows)) ** 0.5
     worst = max(trend.rows, key=lambda row: abs(row.z))
-    line = f"| {name} | {', '.join(map(str, widths))} | {len(trend.rows)} | {single} | {trend.max_z:.1f}, {rms:.1f} |"
-    return trend, f"{line} {worst.name} |"
+    line = f"| {name} | {widths} | {len(trend.rows)} | {single} | {trend.max_z:.1f}, {rms:.1f} |"
+    return f"{line} {worst.name} |"
+
+
+def at_infinity(name, post, chains):
+    """Rectifiers against N = infinity: lines in 1/N through neighbouring widths, a parabola through all.
+
+    The table averages over the classes, which are equivalent in these tasks.
+    """
+    comparisons = [mf.compare(post, one) for one in chains.values()]
+    fits = [(pair, 1) for pair in itertools.pairwise(comparisons)]
+    fits += [(comparisons, 2)] if len(comparisons) > 2 else []
+    lines = []
+    for given, order in fits:
+        trend = mf.finite_size_trend(given, order=order)
+        print(f"{name}, order {order}\n{trend.table()}")
+        lines.append(f"{line_of(name, trend)} order {order} |")
+    found = {n: class_averages(one) for n, one in chains.items()}
+    print("| | theory | " + " | ".join(f"N = {n}" for n in found) + " | " + " | ".join(map(fit_name, fits)) + " |")
+    for key, wanted in class_averages(post).items():
+        cells = [f"{found[n][key].value:.4f}({found[n][key].standard_error:.4f})" for n in found]
+        for given, order in fits:
+            limit, error = extrapolated({c.width: found[c.width][key] for c in given}, order)
+            cells.append(f"{limit:.4f}({error:.4f}), {(limit - wanted) / error:+.1f}")
+        print(f"| {key} | {wanted:.5f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def fit_name(fit):
+    given, order = fit
+    return f"order {order} from {', '.join(str(c.width) for c in given)}, z"
+
+
+def class_averages(of):
+    """Kernels, outputs and readouts averaged over classes (and outputs): of a posterior, or estimates of chains."""
+    task = of.task
+    n_classes, m = task.targets.shape
+    off = ~np.eye(n_classes, dtype=bool)
+    own = np.sign(task.targets) if m == 1 else np.where(off, 0.0, 1.0)
+    if isinstance(of, mf.Chains):
+        blocks, diagonal, readout = of.kernel_between, of.kernel_diagonal, (of.readout**2).mean(axis=(2, 3))
+        residual = of.class_residual
+        read = estimate
+    else:
+        blocks = np.array([of.kernel(layer).block for layer in range(1, of.network.depth + 1)])[None, None]
+        diagonal = np.array([of.kernel(layer).block_diagonal for layer in range(1, of.network.depth + 1)])[None, None]
+        second = of.readout_covariance + np.outer(of.bulk.readout, of.bulk.readout)
+        readout, residual = np.array([[np.trace(second) / m]]), np.asarray(of.residual)[None, None]
+
+        def read(series):
+            return float(series.ravel()[0])
+
+    found = {}
+    for i in range(of.network.depth):
+        within = np.diagonal(blocks[:, :, i], axis1=2, axis2=3).mean(axis=2)
+        found[f"K_{i + 1} within"] = read(within)
+        found[f"K_{i + 1} between"] = read(blocks[:, :, i][:, :, off].mean(axis=2))
+        found[f"d_{i + 1}"] = read(diagonal[:, :, i].mean(axis=2) - within)
+    found["t on the own output"] = read((residual * own).sum(axis=(2, 3)) / n_classes / of.tau)
+    if m > 1:
+        found["t on another"] = read(residual[:, :, off].mean(axis=2) / of.tau)
+    found["mean a^2 per output"] = read(readout)
+    return found
+
+
+def extrapolated(by_width, order):
+    """Intercept of a weighted fit in powers of 1/N, and its error."""
+    widths = np.array(list(by_width), dtype=float)
+    error = np.array([one.standard_error for one in by_width.values()])
+    design = np.stack([widths**-power for power in range(order + 1)], axis=1) / error[:, None]
+    covariance = np.linalg.inv(design.T @ design)
+    fitted = covariance @ design.T @ (np.array([one.value for one in by_width.values()]) / error)
+    return float(fitted[0]), float(covariance[0, 0] ** 0.5)
 
 
 def rectifiers(name, folder):

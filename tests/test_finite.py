@@ -156,7 +156,7 @@ def test_rotation_leaves_objective_and_weights():
     plain, turned = (solve("sigmoid", REFERENCE_P, z, 0.02, 80.0) for z in (y, y @ rotation))
     assert turned.objective == pytest.approx(plain.objective, abs=1e-12)
     np.testing.assert_allclose(turned.t, plain.t @ rotation, atol=1e-9)
-    np.testing.assert_allclose(turned.weight, plain.weight, atol=2e-3)  # the cut between basins follows the axes
+    np.testing.assert_allclose(turned.weight, plain.weight, atol=1e-6)  # codes hardly overlap, and the cut follows h
 
 
 def test_large_tau_leaves_the_prior():

@@ -76,12 +76,12 @@ def _sigmoid(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
 
 def _rectifier(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     """The theory is that of N = infinity; chains start from it."""
-    n = scale.size(100, 400)
+    n = scale.size(160, 400)
     network, task = Network("relu", depth=DEPTH), class_task(targets=[1.0, -1.0], n_samples=scale.size(80, 200))
     posterior = solve(network, task, 0.05, progress=False)
-    how = effort(scale, draws=(40, 300), warmup=(80, 400), thin=2, chains=2)
-    runs = sampled(posterior, [n], scale, how)
-    return posterior, runs, ["theory at N = infinity, which rectifiers approach slowly: no extrapolation in 1/N"]
+    how = effort(scale, draws=(80, 300), warmup=(80, 300), thin=1, chains=2)
+    runs = sampled(posterior, (n // 2, n), scale, how)
+    return posterior, runs, [runs.said]
 
 
 def _sharpening(posterior: Posterior, runs: Runs) -> list[str]:

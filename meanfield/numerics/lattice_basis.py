@@ -38,6 +38,12 @@ def _fundamental_weights(dimension: int) -> FloatArray:
 @cache
 def unit_basis(dimension: int) -> FloatArray:
     """Basis (rows) of the dual of the root lattice whose shortest vectors have length 1."""
+    basis = _turned(_short_basis(dimension))
+    basis.setflags(write=False)
+    return basis
+
+
+def _short_basis(dimension: int) -> FloatArray:
     basis = _fundamental_weights(dimension)
     # Short vectors, so that a flood fill over +- basis vectors steps to neighbours.
     changed = True
@@ -48,8 +54,18 @@ def unit_basis(dimension: int) -> FloatArray:
                 shorter = basis[i] - np.rint(basis[i] @ basis[j] / (basis[j] @ basis[j])) * basis[j]
                 if i != j and shorter @ shorter < basis[i] @ basis[i] - 1e-9:
                     basis[i], changed = shorter, True
-    basis.setflags(write=False)
     return basis
+
+
+def _turned(basis: FloatArray) -> FloatArray:
+    """The lattice reflected, so that its first vector lies in no plane between two codes of the usual tasks.
+
+    These have normals with entries -1, 0 and 1, and what is cut there is integrated along the first vector.
+    """
+    along = (1.0 + np.sqrt(2.0)) ** np.arange(len(basis))
+    mirror = along / np.linalg.norm(along) - basis[0] / np.linalg.norm(basis[0])
+    size = mirror @ mirror
+    return basis - (2.0 / size) * np.outer(basis @ mirror, mirror) if size > 1e-12 else basis
 
 
 @cache
@@ -61,7 +77,7 @@ def unlike_shift(dimension: int) -> FloatArray:
     """
     coxeter = _SHORTEST[dimension] // dimension
     shift = _fundamental_weights(dimension).sum(axis=0) / coxeter
-    return np.asarray(np.mod(shift @ np.linalg.inv(unit_basis(dimension)), 1.0))
+    return np.asarray(np.mod(shift @ np.linalg.inv(_short_basis(dimension)), 1.0))
 
 
 def aliasing(dimension: int, length: float, n_samples: float) -> float:

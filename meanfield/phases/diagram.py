@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,14 @@ class PhaseDiagram(PhaseNames):
         """
         if set(values) != set(self.axes):
             raise ValueError(f"give a value for each of {', '.join(self.axes)}, got {', '.join(values) or 'nothing'}.")
+        return self._solved(values, None)
+
+    def solve_as_swept(self, values: Mapping[str, float]) -> SolvedPosterior:
+        """The same with the accuracy that sweeps aim at, for what is looked at between points of the grid."""
+        theory = covering_theory(*self.problem_with(values))
+        return self._solved(values, getattr(theory, "sweep_rtol", None))
+
+    def _solved(self, values: Mapping[str, float], rtol: float | None) -> SolvedPosterior:
         distance = np.zeros(self.shape)
         for i, (name, axis) in enumerate(self.axes.items()):
             away = np.abs(axis - values[name]).reshape(len(axis), -1).max(1) / (np.ptp(axis) or 1.0)
@@ -116,7 +124,7 @@ class PhaseDiagram(PhaseNames):
         problem = self.problem_with(values)
         if start is not None and start.theory != covering_theory(*problem).name:
             start = None
-        return solve(problem.network, problem.class_task, problem.tau, warm_start=start)
+        return solve(problem.network, problem.class_task, problem.tau, warm_start=start, rtol=rtol)
 
     def transitions(self) -> tuple[Transition | CodeTransition, ...]:
         """Transitions and label crossovers along a one-parameter sweep, located by Newton on the extended systems.
@@ -293,8 +301,7 @@ def sweep(
             "sweep needs a Network and a ClassTask; build them with Network('sigmoid') and class_task(...)."
         )
     grid = Grid(network, task, tau, checked_axes(axes))
-    for _ in grid.problems():
-        pass  # each is checked as it is made: nothing is solved of a grid that no theory covers
+    grid.check()
     work = SweepWork(grid, checkpoint)
     with progress_bar(progress, int(np.prod(grid.shape)), unit="point") as advance:
         work.advance = advance

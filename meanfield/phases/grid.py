@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meanfield import __version__
 from meanfield.numerics.jit import source_hash
 from meanfield.phases import raster
-from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.registry import Theory, covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
-from meanfield.theories.single_layer.theory import is_limit
+from meanfield.theories.single_layer.theory import THEORY, is_limit
 from meanfield.theories.single_layer.transitions.extended import Control
 from meanfield.validation import FloatArray, plain_array, real_array, real_number
 
@@ -74,6 +76,7 @@ class Grid:
         self.axes, self.tau = axes, tau
         self.base = network, task
         self._made: dict[tuple[int, ...], Problem] = {}
+        self._limits: NDArray[np.bool_] | None = None  # of all problems, once each has been seen to be covered
         # Networks and tasks by the values that make them: along an axis of the one the other stays the same.
         self._networks: dict[tuple[object, ...], Network] = {}
         self._tasks: dict[tuple[object, ...], ClassTask] = {}
@@ -93,21 +96,49 @@ class Grid:
         if place not in self._made:
             if len(self._made) >= _KEPT:
                 self._made.clear()
-            values = {name: values[i] for (name, values), i in zip(self.axes.items(), place, strict=True)}
-            self._made[place] = self.problem_with(values)
+            self._made[place] = self.problem_with(self._values(place))
         return self._made[place]
+
+    def check(self) -> None:
+        """Make each problem once, so that nothing is solved of a grid that no theory covers."""
+        limits = np.empty(self.shape, dtype=np.bool_)
+        for at in np.ndindex(self.shape):
+            self._made[at], theory = self._covered(self._values(at))
+            limits[at] = theory is THEORY and math.isinf(self._made[at].class_task.n_samples)
+            if len(self._made) > _KEPT:
+                self._made.clear()
+        self._limits = limits
+
+    def is_limit(self, at: Sequence[int]) -> bool:
+        """`is_limit` of the problem there."""
+        return is_limit(self.problem(at)) if self._limits is None else bool(self._limits[tuple(at)])
+
+    def sigma_a(self, at: Sequence[int]) -> float:
+        """That of the network there, without a look at the rest of the problem."""
+        return self._network(self._values(at)).sigma_a
+
+    def _values(self, at: Sequence[int]) -> dict[str, Any]:
+        return {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
 
     def __getstate__(self) -> dict[str, object]:
         return {**vars(self), "_made": {}, "_networks": {}, "_tasks": {}}  # workers make their own problems
 
     def problem_with(self, values: dict[str, Any]) -> Problem:
         """The problem with these values of the parameters."""
-        network, task = self._network(values), self._task(values)
-        tau = float(values["tau"]) if "tau" in values else self.tau
-        theory = covering_theory(network, task, tau)
+        if self._limits is None:
+            return self._covered(values)[0]
+        return Problem(self._network(values), self._task(values), self._tau(values))
+
+    def _covered(self, values: dict[str, Any]) -> tuple[Problem, Theory]:
+        """The problem with these values, and the theory that covers it."""
+        problem = Problem(self._network(values), self._task(values), self._tau(values))
+        theory = covering_theory(*problem)
         if not theory.sweeps:
             raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
-        return Problem(network, task, tau)
+        return problem, theory
+
+    def _tau(self, values: dict[str, Any]) -> float:
+        return float(values["tau"]) if "tau" in values else self.tau
 
     def _network(self, values: dict[str, Any]) -> Network:
         names = (*self._network_names, *(name for name in _OF_NETWORK if name in values))

@@ -178,7 +178,7 @@ class _Shares:
 
     def solved(self, values: dict[str, float]) -> dict[str, float]:
         """At a place of its own."""
-        return _added((code.pattern, code.weight) for code in self.diagram.solve(**values).codes)
+        return _added((code.pattern, code.weight) for code in self.diagram.solve_as_swept(values).codes)
 
     def excess(self, share: float) -> float:
         """ln(share / least), limited: of a code that is not there at all nothing is known."""
@@ -230,6 +230,8 @@ class _Edge:
             if right - left <= width or min(abs(f_left), abs(f_right)) < _ENOUGH:
                 return left + share * (right - left)
             known = max(abs(f_left), abs(f_right)) < _FAR
+            if not known and right - left <= 2.0 * width:  # a code that is not there at all: the middle is near enough
+                return 0.5 * (left + right)
             guesses = self._by_parabolas(code, left, right) if known else []
             if len(guesses) == 2 and abs(guesses[1] - guesses[0]) <= width:
                 return sum(guesses) / 2.0

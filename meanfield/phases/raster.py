@@ -131,17 +131,15 @@ def solve_segment(
     """Solve the points of a segment that come after those in `before`, until the time is up (one at least).
 
     Point i is warm-started from parent[i] < i, or from scratch if that is negative. Never raises for points that fail:
-    their status and message say so. The result is raw: see `physical`. `limit`: what `all_limits` says, if it is known.
+    their status and message say so. The result is raw: see `physical`. `limit`: whether all are at P = infinity, with
+    one hidden layer, so that one compiled loop solves them; if it is known.
     """
-    limit = all_limits(problems) if limit is None else limit
+    limit = all(is_limit(problem) for problem in problems) if limit is None else limit
     return (_compiled if limit else _one_by_one)(problems, parent, before, seconds)
 
 
-def physical(raw: PointArrays, problems: Sequence[Problem], limit: bool) -> PointArrays:
-    """The points of a whole segment in physical units; compiled loops work, and go on, in units sigma_a = 1."""
-    if not limit:
-        return raw
-    sigma_a = np.array([q.network.sigma_a for q in problems])
+def physical(raw: PointArrays, sigma_a: FloatArray) -> PointArrays:
+    """Points of the compiled loop, which works, and goes on, in units sigma_a = 1, in physical units."""
     scale = sigma_a[:, None]
     numbers = raw.numbers.copy()
     numbers[:, loop.NUMBERS.index("residual")] *= np.maximum(1.0, sigma_a)
@@ -156,11 +154,6 @@ def physical(raw: PointArrays, problems: Sequence[Problem], limit: bool) -> Poin
         numbers=numbers,
         message=raw.message,
     )
-
-
-def all_limits(problems: Sequence[Problem]) -> bool:
-    """Whether all are at P = infinity, with one hidden layer: then one compiled loop solves them."""
-    return all(is_limit(problem) for problem in problems)
 
 
 # ---- P -> infinity -------------------------------------------------------------------------------------------------

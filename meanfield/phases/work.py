@@ -7,12 +7,15 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from functools import lru_cache
 from itertools import islice
+
+import numpy as np
 
 from meanfield.numerics.limits import stop_everything
 from meanfield.phases.checkpoint import Checkpoint, Piece
 from meanfield.phases.grid import Grid, chunks, fingerprint, parents, segment_size
-from meanfield.phases.raster import PointArrays, Problem, all_limits, physical, solve_segment
+from meanfield.phases.raster import PointArrays, Problem, physical, solve_segment
 from meanfield.validation import file_path
 
 __all__ = ["SweepWork"]
@@ -23,10 +26,18 @@ _POOL_SLICE = 2.0
 _AHEAD = 64  # segments handed to an executor at a time
 
 
+@lru_cache(maxsize=2)
+def _grid(pickled: bytes) -> Grid:
+    """A grid keeps the networks and tasks that its segments share."""
+    grid: Grid = pickle.loads(pickled)
+    return grid
+
+
 def _solve_pickled(job: bytes) -> PointArrays:
-    """A slice of the segment of a grid: (grid, points of the segment, what is known of them)."""
-    grid, points, known = pickle.loads(job)
-    return solve_segment([grid.problem(at) for at in points], parents(points), known, _POOL_SLICE)
+    """A slice of the segment of a grid: (grid, points of the segment, what is known of them, whether it is a limit)."""
+    pickled, points, known, limit = pickle.loads(job)
+    grid = _grid(pickled)
+    return solve_segment([grid.problem(at) for at in points], parents(points), known, _POOL_SLICE, limit)
 
 
 class SweepWork:
@@ -54,7 +65,7 @@ class SweepWork:
     def is_limit(self, number: int) -> bool:
         """Whether the compiled loop solves this segment."""
         if number not in self.limits:
-            self.limits[number] = all_limits(self.problems(number))
+            self.limits[number] = all(self.grid.is_limit(at) for at in self.segments[number])
         return self.limits[number]
 
     def finished(self, number: int) -> bool:
@@ -74,13 +85,14 @@ class SweepWork:
 
     def on_pool(self, executor: Executor) -> None:
         """Slices of all segments on the executor, a limited number at a time; taken, and written, as they finish."""
+        grid = pickle.dumps(self.grid)
         todo = iter([number for number in range(len(self.segments)) if not self.finished(number)])
         running: dict[Future[PointArrays], int] = {}
 
         def submit(number: int) -> None:
             # As bytes: some executors look through all they are given for futures of theirs, which takes longer than
             # solving; and the problems themselves are made where they are solved.
-            job = pickle.dumps((self.grid, self.segments[number], self.known.get(number)))
+            job = pickle.dumps((grid, self.segments[number], self.known.get(number), self.is_limit(number)))
             running[executor.submit(_solve_pickled, job)] = number
 
         try:
@@ -124,5 +136,9 @@ class SweepWork:
 
     def joined(self) -> PointArrays:
         """All points, in physical units."""
-        found = [physical(self.known[n], self.problems(n), self.is_limit(n)) for n in range(len(self.segments))]
-        return PointArrays.concatenate(found)
+        return PointArrays.concatenate([self._physical(number) for number in range(len(self.segments))])
+
+    def _physical(self, number: int) -> PointArrays:
+        if not self.is_limit(number):
+            return self.known[number]
+        return physical(self.known[number], np.array([self.grid.sigma_a(at) for at in self.segments[number]]))

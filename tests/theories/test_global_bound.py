@@ -11,7 +11,7 @@ import meanfield as mf
 from meanfield.activations.cumulant import cumulant
 from meanfield.theories.single_layer import limit
 from meanfield.theories.single_layer.compiled import ascent, globalcheck, outlier, relaxation
-from meanfield.theories.single_layer.compiled.bounds import asymptotic_lines
+from meanfield.theories.single_layer.compiled.bounds import asymptotic_lines, curvature_range
 
 
 def bound(name, p, t, level, tolerance=1e-10, max_boxes=200_000):
@@ -94,6 +94,27 @@ def test_unbounded_without_growth(formula):
     p = np.array([0.5, 0.3, 0.2])
     assert bound(phi, p, t, 0.0)[0]
     assert not bound(phi, p, t, -1e-6)[0]
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "step", "relu", "gelu"])
+def test_curvature_range_holds_and_shrinks_with_the_interval(name):
+    """G'' by quadrature lies in the range, whose width falls in proportion to that of the interval."""
+    phi = mf.activation(name)
+    table, bounds, _ = limit.compiled_tables(phi, 1.0)
+    direct = cumulant(phi, 1.0).direct
+    rng = np.random.default_rng(0)
+    for centre in rng.normal(size=12) * 3.0:
+        second = float(np.asarray(direct(np.array([centre]))[2])[0])
+        widths = []
+        for half in (0.5, 5e-3, 5e-5):
+            inside = centre + half * np.append(rng.uniform(-1.0, 1.0, 20), [-1.0, 1.0])
+            exact = np.asarray(direct(inside)[2])
+            least, most = curvature_range(table, bounds, centre - half, centre + half, second)
+            assert least - 1e-9 <= exact.min() <= exact.max() <= most + 1e-9
+            widths.append(most - least)
+        assert widths[2] < 2e-4
+        assert widths[1] < 2e-2
+        assert widths[2] <= widths[1] <= widths[0]
 
 
 def relaxed(phi, p, t, low, high, level, products=True):

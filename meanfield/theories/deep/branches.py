@@ -6,6 +6,7 @@ Newton first at a coarse quadrature, then at the fine one.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,18 +14,28 @@ import numpy as np
 
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
-from meanfield.theories.deep.start import planted, readout_minimum, relax, uncoded
+from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["NoBranch", "coding_branch", "frozen_branch", "polish", "prior_branch"]
+__all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch"]
 
 Report = Callable[[str, int, float], None]
 
 _ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
-_HIGHER = (3.0, 10.0, 30.0, 100.0)  # times tau: where else the branch without codes is looked at
+_CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
+_RUNG = 1.5  # times as many samples at a time
+_FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
+_HIGHER = (
+    4.0,
+    2.8,
+    2.0,
+    1.4,
+    1.0,
+)  # times the tau of `uncoded_onset`: where else the branch without codes is looked at
+_LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 
 
 class NoBranch(ValueError):
@@ -47,6 +58,8 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     NotCovered
         If the integrals cannot be done on the way.
     """
+    if problem.depth > 2 and problem.n_samples > _CLIMB:
+        return climbed(problem, tolerance, report)
     found: tuple[System, Found] | None = None
     error = NotCovered("no start was found from which the quadrature of all layers can be done")
     many = problem.n_samples > _MANY
@@ -61,7 +74,7 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
         if found is None or again.residual < found[1].residual:
             found = system, again
     if problem.n_samples >= _FEWEST * len(problem.n):
-        fewer = replace(problem, n=problem.n / 3.0, readout_variance=problem.readout_variance * 3.0**problem.exponent)
+        fewer = _with_samples(problem, 1.0 / 3.0)
         with contextlib.suppress(NotCovered):
             lower, start = coding_branch(fewer, tolerance, report)
             if start.residual <= tolerance:
@@ -71,6 +84,63 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     if found is None:
         raise error
     return found
+
+
+def _with_samples(problem: DeepProblem, factor: float) -> DeepProblem:
+    """The same task with so many times the samples."""
+    variance = problem.readout_variance / factor**problem.exponent
+    return replace(problem, n=problem.n * factor, readout_variance=variance)
+
+
+def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
+    """The branch with codes of very many samples: from fewer, `_RUNG` times as many at a time.
+
+    The layers are so close to an instability there that planted starts miss it; from two solutions the powers of P with
+    which they change are known. At the coarse quadrature, until the last.
+
+    Raises
+    ------
+    NotCovered
+        If it is lost on the way; the text says where.
+    """
+    steps = math.ceil(math.log(problem.n_samples / _CLIMB) / math.log(_RUNG))
+    orders: list[Order] = []
+    for k in range(steps + 1, -1, -1):
+        rung = _with_samples(problem, _RUNG**-k)
+        system = System(rung, COARSE)
+        if len(orders) < 2:
+            order = readout_minimum(system, planted(rung, limit=True))[0]
+            x = relax(system, order, critical=True, limit=True)
+        else:
+            x = system.pack(readout_minimum(system, _extrapolated(*orders[-2:]))[0])
+        found = newton(system, x, _ROUGH, most=_FEW_STEPS, patience=4, progress=report)
+        if found.residual > _LOST:
+            raise NotCovered(
+                f"with so many samples the layers are close to an instability; at {rung.n_samples:.3g} samples, on the "
+                f"way to {problem.n_samples:.3g}, Newton ended at a residual of {found.residual:.1g}"
+            )
+        orders.append(system.unpack(found.x))
+    return polish(problem, found.x, tolerance, report)
+
+
+def _extrapolated(one: Order, two: Order) -> Order:
+    """The order parameters at more samples than those of `two`, by the same factor as these are more than of `one`."""
+    mean, last = (order.kernel.mean(axis=(1, 2), keepdims=True) for order in (two, one))
+    apart, before = two.kernel - mean, one.kernel - last
+    return Order(
+        mean * _ratio(mean, last) + apart * _ratio(apart, before),
+        two.d * _ratio(two.d, one.d),
+        two.tilde * _ratio(two.tilde, one.tilde),
+        two.delta * _ratio(two.delta, one.delta),
+        two.t * _ratio(two.t, one.t),
+    )
+
+
+def _ratio(two: FloatArray, one: FloatArray) -> FloatArray:
+    """two / one, where that is a moderate factor, else 1."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = two / one
+    return np.where(np.isfinite(found) & (found > 0.1) & (found < 10.0), found, 1.0)
 
 
 def _continued(problem: DeepProblem, order: Order, tolerance: float, report: Report | None) -> tuple[System, Found]:
@@ -102,29 +172,57 @@ def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[Sy
         If the integrals cannot be done on the way.
     """
     system = System(problem, COARSE)
-    try:
-        order, parts = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
-    except NotCovered:
-        _ended_above(problem)
-        raise
-    if problem.depth > 1:
-        _still_stable(problem, order, parts[0].tilde)
+    if problem.depth == 1:
+        order, _ = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
+    else:
+        below = _followed_down(problem)
+        order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
     return system, newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
 
 
-def _ended_above(problem: DeepProblem) -> None:
-    """Whether the branch without codes has ended at a tau where the integrals can be done."""
+def _followed_down(problem: DeepProblem) -> list[FloatArray]:
+    """The readout with the kernels of the prior at the last of a few larger tau, from where it is linear; none if there
+    are none, or it was lost.
+
+    Raises
+    ------
+    NoBranch
+        If the branch without codes has ended at one of them.
+    """
+    onset = uncoded_onset(problem)
+    t: list[FloatArray] = []
     for factor in _HIGHER:
-        above = replace(problem, tau=factor * problem.tau)
+        there = replace(problem, tau=factor * onset)
+        if there.tau <= problem.tau:
+            break
+        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
+            t = [_learned(there, *t, uncoded(there).t).t]
+    return t
+
+
+def _learned(problem: DeepProblem, *starts: FloatArray) -> Order:
+    """The kernels of the prior with t at its minimum, from the first of several t that leads there.
+
+    Raises
+    ------
+    NoBranch
+        If the layer below does not stay as it is (`_still_stable`).
+    NotCovered
+        If no start leads to the minimum.
+    """
+    error = NotCovered("the readout with the kernels of the prior was not found")
+    for t in starts:
         try:
-            order, parts = readout_minimum(System(above, COARSE), replace(uncoded(above), t=planted(above).t))
-        except NotCovered:
-            continue
-        _still_stable(above, order, parts[0].tilde)
-        return
+            order, _ = readout_minimum(System(problem, COARSE), replace(uncoded(problem), t=t))
+            _still_stable(problem, order)
+        except NotCovered as reason:
+            error = reason
+        else:
+            return order
+    raise error
 
 
-def _still_stable(problem: DeepProblem, order: Order, tilde: FloatArray) -> None:
+def _still_stable(problem: DeepProblem, order: Order) -> None:
     """Whether the layer below the top stays as it is under the prior when the readout has learned.
 
     With conjugates k~ the class means of its kernel are d^2 k~ / (1 - n k~ d): no k~ beyond 1 / n d goes with a small
@@ -134,11 +232,14 @@ def _still_stable(problem: DeepProblem, order: Order, tilde: FloatArray) -> None
     ------
     NoBranch
         If it does not.
+    NotCovered
+        If t is not at its minimum, so that this is not known.
     """
-    root = np.sqrt(problem.n * order.d[-1])
-    common = np.outer(root, root) / float(root @ root)  # what the classes share is part of the prior
-    centred = np.eye(len(root)) - common
-    largest = float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
+    system = System(problem, COARSE)  # with nodes of its own, in case some were missed
+    (top,) = system.averages(order, problem.depth - 1)
+    if np.abs(system.readout_order(top) - order.t).max() > _LEARNED * np.abs(order.t).max():
+        raise NotCovered("the readout with the kernels of the prior was not found")
+    largest = instability(problem, order.d[-1], top.tilde)
     if largest > 1.0:
         raise NoBranch(
             f"with the kernels of the prior n k~ d = {largest:.3g} > 1 in layer {problem.depth - 1} at "

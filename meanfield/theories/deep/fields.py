@@ -80,14 +80,16 @@ def _rank_one(off: FloatArray) -> FloatArray:
 class Fields:
     """Quadrature of the fields h of a layer for one setting; lists have an entry per class.
 
-    The weight of h[c][k] given alpha[j] is exp(log_prior[c][k] + tilt[c][j] h[c][k]) for first[c][j] <= k < last[c][j].
+    The weight of h = h[c][k] given alpha[j] is exp(log_prior[c][k] - precision[c] (h - centre[c][j])^2 / 2) for
+    first[c][j] <= k < last[c][j].
     """
 
     alpha: FloatArray
     log_alpha: FloatArray  # exponent and lattice weight of every alpha
     h: list[FloatArray]
     log_prior: list[FloatArray]
-    tilt: list[FloatArray]
+    centre: list[FloatArray]
+    precision: list[float]
     first: list[IntArray]
     last: list[IntArray]
     step: list[float]  # of h; 0 where its nodes follow alpha
@@ -126,7 +128,8 @@ def fields_of(
         kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
         firsts, lasts = [none] * n_classes, [whole] * n_classes
         rows = [1.0] * n_classes
-        return Fields(one, one, copies, copies, copies, firsts, lasts, [0.0] * n_classes, one, kind, rows)
+        zeros = [0.0] * n_classes
+        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, rows)
     variance, u = shared_field(setting.covariance)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
@@ -160,10 +163,9 @@ def fields_of(
             stiffest = stiffness[c][1] if region is None else max(stiffness[c][1], region.stiffness)
             force = None if region is None else region.force
             classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
-            log_alpha = log_alpha - 0.5 * (u[c] * alpha) ** 2 / variance[c]
-    grids, priors, tilts, firsts, lasts, steps = map(list, zip(*classes))
+    grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     rows = [_row_scale(setting, c, region) for c, region in enumerate(regions)]
-    return Fields(alpha, log_alpha, grids, priors, tilts, firsts, lasts, steps, u, kind, rows)
+    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, rows)
 
 
 def _row_scale(setting: Setting, c: int, region: _Region | None) -> float:
@@ -182,7 +184,8 @@ def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray)
     return np.argmax(near, axis=1)
 
 
-_Own = tuple[FloatArray, FloatArray, FloatArray, IntArray, IntArray, float]  # h, ln prior, tilt, first, last, step
+# h, ln of the weight, centre, precision, first, last, step
+_Own = tuple[FloatArray, FloatArray, FloatArray, float, IntArray, IntArray, float]
 
 
 def _following(centre: FloatArray, variance: float) -> _Own:
@@ -192,7 +195,7 @@ def _following(centre: FloatArray, variance: float) -> _Own:
     h = (centre[:, None] + math.sqrt(variance) * x).ravel()
     log_prior = np.tile(np.log(weight / weight.sum()), count)
     first = k * np.arange(count)
-    return h, log_prior, np.zeros(count), first, first + k, 0.0
+    return h, log_prior, np.zeros(count), 0.0, first, first + k, 0.0
 
 
 def _lattice(
@@ -217,8 +220,7 @@ def _lattice(
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
     grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
-    # N(h; u alpha, D) = exp(-h^2 / 2 D + h u alpha / D - (u alpha)^2 / 2 D): the last factor is the shared field's.
-    log_prior = -0.5 * grid**2 / variance - 0.5 * math.log(2 * math.pi * variance) + math.log(step)
+    log_prior = np.full(len(grid), math.log(step) - 0.5 * math.log(2 * math.pi * variance))
     if force is None:
         first: IntArray = np.zeros(len(centre), dtype=np.int64)
         last: IntArray = first + len(grid)
@@ -227,7 +229,7 @@ def _lattice(
         last = np.searchsorted(grid, centre + variance * force[1] + alone)
         first = np.minimum(first, len(grid) - 1)
         last = np.maximum(last, first + 1)
-    return grid, log_prior, centre / variance, first, last, step
+    return grid, log_prior, centre, 1.0 / variance, first, last, step
 
 
 def _region(

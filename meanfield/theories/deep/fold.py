@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from meanfield.theories.deep.rules import CHECK, FINE, NotCovered, Rule
 from meanfield.theories.deep.system import DeepProblem, Evaluation, System
 from meanfield.validation import FloatArray
 
-__all__ = ["BranchEnd", "uncoded_at", "uncoded_end"]
+__all__ = ["BranchEnd", "Fold", "uncoded_at", "uncoded_end"]
 
 _HIGHER = 1.6  # factor between the tau at which the branch is looked for
 _MOST_STARTS = 24
@@ -30,7 +31,8 @@ _GROWTH = 0.12  # of the conjugate, per step
 _STEPS = 80
 _CORRECTIONS = 12
 _ROUGH, _EXACT = 1e-5, 1e-9  # residuals on the way, and at the end
-_FLAT = 1e-7  # d ln tau / d ln k~ at the fold
+_FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
+_CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class BranchEnd:
     eigenvalue: float
     before: float
     behind: float
+
+
+class Fold(NamedTuple):
+    """tau and Phi where the branch without codes ends, to the accuracy that a comparison needs."""
+
+    tau: float
+    free_energy: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +99,10 @@ def uncoded_end(problem: DeepProblem) -> BranchEnd:
     return _described(_flattest(_at_rule(before, FINE), point))
 
 
-def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | BranchEnd:
+def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | Fold:
     """The solution of this branch, at the coarse quadrature, followed from a larger tau; where it has ended, its end.
+
+    The end is located at the coarse quadrature, and at the fine one only if that leaves open whether it is above tau.
 
     Raises
     ------
@@ -99,14 +110,16 @@ def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | BranchEnd:
         As `uncoded_end`.
     """
     wanted = math.log(max(problem.tau, 1e-300))
-    for before, point in _followed(_start(problem)):
+    for before, point in _followed(_start(replace(problem, tau=_HIGHER * max(problem.tau, 1e-3)))):
         if point.log_tau <= wanted:
             share = (wanted - before.log_tau) / (point.log_tau - before.log_tau) if point is not before else 0.0
             system = _with_tau(point.system, problem.tau)
             return system, newton(system, before.x + share * (point.x - before.x), _ROUGH)
-    end = _flattest(_at_rule(before, FINE), point)
+    end = _flattest(before, point, _ROUGH, _ROUGHLY_FLAT)
+    if abs(wanted - end.log_tau) < _CLEAR:
+        end = _flattest(_at_rule(before, FINE), point)
     if wanted <= end.log_tau:
-        return _described(end)
+        return Fold(math.exp(end.log_tau), end.system.free_energy(end.x, end.averages))
     # Between the last point and the fold, where tau is a parabola.
     share = 1.0 - math.sqrt((wanted - end.log_tau) / (before.log_tau - end.log_tau))
     system = _with_tau(end.system, problem.tau)
@@ -243,18 +256,18 @@ def _at_rule(point: _Point, rule: Rule) -> _Point:
     return found
 
 
-def _flattest(point: _Point, beyond: _Point) -> _Point:
+def _flattest(point: _Point, beyond: _Point, tolerance: float = _EXACT, flat: float = _FLAT) -> _Point:
     """Where tau has its minimum, from the point before it: secants on its exact slope."""
     slopes = [(0.0, point.slope), (1.0, beyond.slope)]  # by the share of the step between them
     whole = _size(beyond) / _size(point) - 1.0
     here = point
     for _ in range(20):
-        if abs(here.slope) <= _FLAT:
+        if abs(here.slope) <= flat:
             return here
         (a, fa), (b, fb) = slopes[-2:]
         at = b - fb * (b - a) / (fb - fa) if fb != fa else 0.5 * (a + b)
         target = (1.0 + whole * at) * _size(point)
-        moved = _moved(here, target / _size(here) - 1.0, _EXACT)
+        moved = _moved(here, target / _size(here) - 1.0, tolerance)
         if moved is None:
             break
         here = moved

@@ -15,19 +15,20 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.class_tables import MEANS, ClassTable
-from meanfield.theories.deep.compiled.kernels import accumulate, add_log, field_law, log_sum
+from meanfield.theories.deep.class_tables import ClassTable
+from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
 from meanfield.theories.deep.lattice import sheared as sheared_lattice
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
+from meanfield.theories.deep.rows import Rows, even_rows, given_rows
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
+from meanfield.theories.deep.sums import BEYOND, Sums, View, log_cell
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
@@ -39,29 +40,15 @@ _MANY_NODES = 600  # from which on a lattice fitted to the curvature is consider
 _MOST_SHEARED = 2  # for up to two conjugate fields: with three Newton was seen to go astray on it
 _BEYOND_DEPTH = 14.0  # nats below the maximum down to which that curvature counts
 _PROBES, _PROBE = 60, 0.25  # nodes at which it is computed by differences, and their step
+_LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _LOOSE, _GAIN = 1.06, 1.3  # a lattice is replaced if too coarse by this in one direction, or too fine by this in volume
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
-_BEYOND = 9.0  # nats below the lightest node that counts, for single terms
-_ROUGH = 12.0  # nats that the height of a node is uncertain by where the shared field is looked at here and there
+_ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
 
 
 class _Narrow(Exception):
     """The lattice of the shared field does not cover its weight."""
-
-
-class _View(NamedTuple):
-    """Fields and class tables of one setting, which cover part of the lattice."""
-
-    setting: Setting
-    fields: Fields
-    tables: dict[int, ClassTable]  # by the first class of a kind
-    low: FloatArray
-    high: FloatArray
-
-    def table(self, c: int) -> ClassTable:
-        """That of class c."""
-        return self.tables[int(self.fields.kind[c])]
 
 
 @dataclass(eq=False)
@@ -88,15 +75,36 @@ class Layer:
 
     # ---- tables ----------------------------------------------------------------------------------
 
-    def _view(self, setting: Setting, fields: Fields, low: FloatArray, high: FloatArray) -> _View:
-        tables = {}
+    def _view(self, setting: Setting, fields: Fields, low: FloatArray, high: FloatArray, between: bool = False) -> View:
+        """Tables that cover b between the bounds, at nodes of the lattice, and with `between` everywhere."""
         low, high = low.copy(), high.copy()
-        for c in sorted(set(fields.kind.tolist())):
+        for c in set(fields.kind.tolist()):
             like = fields.kind == c
             low[like], high[like] = low[like].min(), high[like].max()
-            bounds = float(low[c]), float(high[c])
-            tables[c] = ClassTable.build(self.phi, float(self.n[c]), self.rule, setting, fields, c, *bounds)
-        return _View(setting, fields, tables, low, high)
+        kinds = sorted(set(fields.kind.tolist()))
+        if setting.root.shape[1] == 1 and not between:
+            rows = {c: self._own_rows(setting, np.flatnonzero(fields.kind == c), low[c], high[c]) for c in kinds}
+        else:
+            rows = {}
+            for c in kinds:
+                unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
+                rows[c] = even_rows(float(low[c]), float(high[c]), max(self.rule.rows * fields.rows[c] * unit, 1e-12))
+        tables = {c: self._table(setting, fields, c, rows[c]) for c in kinds}
+        return View(setting, fields, tables, low, high)
+
+    def _table(self, setting: Setting, fields: Fields, c: int, rows: Rows) -> ClassTable:
+        return ClassTable.build(self.phi, float(self.n[c]), self.rule, setting, fields, c, rows)
+
+    def _own_rows(self, setting: Setting, like: IntArray, low: float, high: float) -> Rows:
+        """Those of the lattice nodes themselves, of one conjugate field, for classes of one kind."""
+        step = self.rule.beta * (float(self.shear[0, 0]) if self._sheared(1) else 1.0)
+        found = [np.zeros(1)]
+        units = step * setting.root[like, 0]
+        for unit in units[units != 0.0]:
+            first, last = sorted((low / unit, high / unit))
+            index = np.arange(math.floor(first) - 2, math.ceil(last) + 3)
+            found.append(unit * (index + self.rule.offset))
+        return given_rows(np.concatenate(found), 1e-9 * float(np.abs(units).max()))
 
     def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray]:
         """Fields, and the maxima in beta."""
@@ -109,71 +117,72 @@ class Layer:
         fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch)
         return fields, b @ np.linalg.pinv(setting.root).T
 
-    def _covering(self, setting: Setting, beta: FloatArray) -> _View:
-        return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0))
+    def _covering(self, setting: Setting, beta: FloatArray) -> View:
+        return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0), between=True)
 
-    def _terms(self, view: _View, beta: FloatArray) -> FloatArray:
+    def _terms(self, view: View, beta: FloatArray) -> FloatArray:
         """(N, alpha) ln of the weight of lattice nodes and shared fields; -inf where it is known to be negligible."""
-        b = beta @ view.setting.root.T
-        outer = -0.5 * (beta**2).sum(axis=1)[:, None]
-        classes = [(view.table(c), np.ascontiguousarray(b[:, c])) for c in range(len(self.n))]
-        for table, at in classes:
-            table.prepare(at)
-        total = outer + view.fields.log_alpha
-        begin, end = self._window(view, outer, classes) if classes[0][0].sparse else (None, None)
-        if begin is None or end is None:
-            begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
+        start, weight = view.stencils(beta)
+        outer = -0.5 * (beta**2).sum(axis=1)
+        for c, table in view.tables.items():
+            table.prepare(start[view.fields.kind == c].ravel())
+        if view.table(0).sparse:
+            begin, end = self._window(view, outer, start, weight)
         else:
-            every = np.arange(len(view.fields.alpha))
-            total[(every < begin[:, None]) | (every >= end[:, None])] = -np.inf
-        for table, at in classes:
-            add_log(at, table.low, table.step, table.log_v, begin, end, total)
+            begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
+        total = prior_terms(outer, view.fields.log_alpha, begin, end)
+        for c in range(len(self.n)):
+            add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
         return np.asarray(total)
 
-    def _window(
-        self, view: _View, outer: FloatArray, classes: list[tuple[ClassTable, FloatArray]]
-    ) -> tuple[IntArray, IntArray]:
+    def _window(self, view: View, outer: FloatArray, start: IntArray, weight: FloatArray) -> tuple[IntArray, IntArray]:
         """First and last shared field + 1 that count for every node (N,), from those that all rows have."""
-        columns = classes[0][0].coarse
-        rough = outer + view.fields.log_alpha[columns]
+        columns = view.table(0).coarse
+        rough = outer[:, None] + view.fields.log_alpha[columns]
         none, whole = np.zeros(len(outer), dtype=np.int64), np.full(len(outer), len(columns))
-        for table, at in classes:
-            some = np.ascontiguousarray(table.log_v[:, columns])
-            add_log(at, table.low, table.step, some, none, whole, rough)
-        counts = rough > rough.max(axis=1, keepdims=True) - self.rule.depth - _BEYOND - _ROUGH
+        some = {c: np.ascontiguousarray(table.log_v[:, columns]) for c, table in view.tables.items()}
+        for c in range(len(self.n)):
+            add_log(start[c], weight[c], some[int(view.fields.kind[c])], none, whole, rough)
+        # Of a node that is lighter than the lightest that counts the highest term is enough.
+        view.highest = max(view.highest, float(rough.max()))
+        enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - BEYOND - _ROUGH)
+        counts = rough >= enough[:, None]
         # Between the last column that counts and the next one there may be more.
         begin = columns[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
         last = np.minimum(len(columns) - np.argmax(counts[:, ::-1], axis=1), len(columns) - 1)
         end = columns[last] + 1
-        for table, at in classes:
-            table.refine(at, begin, end)
+        for c in range(len(self.n)):
+            view.table(c).refine(start[c], begin, end)
         return begin, end
 
-    def _log_weight(self, view: _View, beta: FloatArray) -> FloatArray:
+    def _log_weight(self, view: View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
         return np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
 
-    def _blocks(self, view: _View, beta: FloatArray) -> Iterator[FloatArray]:
+    def _blocks(self, view: View, beta: FloatArray) -> Iterator[FloatArray]:
         size = max(16, _BLOCK // len(view.fields.alpha))
         for i in range(0, len(beta), size):
             yield self._terms(view, beta[i : i + size])
 
-    def _covered(self, view: _View, beta: FloatArray) -> FloatArray:
-        """ln of the weight of all lattice nodes.
+    def _covered(self, view: View, beta: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
+        """ln of the weight of all lattice nodes, and its terms (N, alpha) if these are not too many to keep.
 
         Raises
         ------
         _Narrow
             If more than a negligible part of it is at an end of the lattice of the shared field.
         """
-        found, ends = [], -math.inf
+        found, ends, kept = [], -math.inf, []
         for terms in self._blocks(view, beta):
             found.append(log_sum(terms))
             ends = max(ends, float(terms[:, 0].max()), float(terms[:, -1].max()))
+            kept.append(terms)
+            if len(beta) > len(terms):
+                kept.clear()
         weight = np.concatenate(found)
         if len(view.fields.alpha) > 1 and ends > float(weight.max()) - self.rule.depth + _EDGE:
             raise _Narrow
-        return weight
+        return weight, kept
 
     def _nodes(self, index: np.ndarray) -> FloatArray:
         nodes = self.rule.beta * (index + self.rule.offset)
@@ -193,7 +202,7 @@ class Layer:
         extra = margin * np.sqrt((setting.root**2).sum(axis=1)) + 1e-9
         return b.min(axis=0) - extra, b.max(axis=0) + extra
 
-    def _reached(self, view: _View, beta: FloatArray) -> bool:
+    def _reached(self, view: View, beta: FloatArray) -> bool:
         low, high = self._bounds(view.setting, beta, 0.0)
         return bool((low >= view.low).all() and (high <= view.high).all())
 
@@ -203,14 +212,14 @@ class Layer:
         """ln of the weight at any beta (k, r), fields h integrated, without the normalisation of N(beta; 0, 1)."""
         return self._log_weight(self._covering(setting, beta), beta)
 
-    def _joint(self, view: _View, beta: FloatArray, c: int, share: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _joint(self, view: View, beta: FloatArray, c: int, share: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Weights of h_c at nodes (N, h) whose shared fields have the weights (N, alpha), and g_c there."""
         fields = view.fields
         g = view.table(c).at(beta @ view.setting.root[c])
         joint = np.empty_like(g)
         field_law(
-            g, float(self.n[c]), fields.log_prior[c], fields.h[c], fields.tilt[c], fields.first[c], fields.last[c],
-            share, joint,
+            g, float(self.n[c]), fields.log_prior[c], fields.h[c], fields.centre[c], fields.precision[c],
+            fields.first[c], fields.last[c], share, joint,
         )  # fmt: skip
         return joint / joint.sum(axis=1, keepdims=True), g
 
@@ -328,7 +337,7 @@ class Layer:
             results.append(self._average(view, self.regions[pattern], detail, curvature, whole=False))
         return results
 
-    def _basin(self, view: _View, seeds: np.ndarray) -> tuple[_View, FloatArray]:
+    def _basin(self, view: View, seeds: np.ndarray) -> tuple[View, FloatArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -366,13 +375,13 @@ class Layer:
                 raise NotCovered(f"a code needs more than {_MAX_NODES} lattice nodes")
         return view, np.concatenate(kept)
 
-    def _grow(self, setting: Setting, fields: Fields, modes: FloatArray) -> _View:
+    def _grow(self, setting: Setting, fields: Fields, modes: FloatArray) -> View:
         """Flood the lattice from the modes and the old nodes until its rim is negligible."""
         rule = self.rule
         r = setting.root.shape[1]
         seeds = self._nearest(modes)
         index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
-        steps = np.vstack([np.eye(r, dtype=np.int64), -np.eye(r, dtype=np.int64)])
+        near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
         reach = 8.0 if len(index) == len(seeds) else 3.0
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -388,12 +397,13 @@ class Layer:
             if len(known) > _MAX_NODES or np.abs(new).max() >= HALF - 2:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
+            steps = far if len(alive) < _FEW_NODES else near
             new = difference((alive[:, None, :] + steps).reshape(-1, r), seen)
         kept = weight > weight.max() - rule.depth - 4.0
         self.index, self.heights = known[kept], weight[kept]
         return view
 
-    def _widened(self, view: _View) -> bool:
+    def _widened(self, view: View) -> bool:
         """Fits the lattice to the curvature of the weight where its bound is useless; whether it was changed."""
         r = self.index.shape[1]
         old = self.shear if self._sheared(r) else np.eye(r)
@@ -402,8 +412,8 @@ class Layer:
         beta = self._nodes(self.index[chosen])
         steps = _PROBE * np.vstack([np.zeros((1, r)), *([x, -x] for x in np.eye(r)), *_diagonals(r)])
         around = (beta[:, None, :] + steps).reshape(-1, r)
-        if not self._reached(view, around):
-            view = self._view(view.setting, view.fields, *self._bounds(view.setting, around, 0.0))
+        if r == 1 or not self._reached(view, around):
+            view = self._view(view.setting, view.fields, *self._bounds(view.setting, around, 0.0), between=True)
         heights = self._log_weight(view, around).reshape(len(beta), -1)
         turns = self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None]
         found = sheared_lattice(heights, _PROBE, turns)
@@ -416,31 +426,25 @@ class Layer:
         return True
 
     def _average(
-        self, view: _View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
+        self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
     ) -> tuple[Averages, Detail | None]:
         index, often = self._orbits(index) if whole and not detail else (index, np.ones(len(index)))
-        beta, fields = self._nodes(index), bool(view.setting.covariance.any())
-        r, n_alpha = beta.shape[1], len(view.fields.alpha)
-        products = Products(len(self.n), curvature, self.last, fields)
+        beta, depth, r = self._nodes(index), self.rule.depth, index.shape[1]
+        products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()))
         nodes = products.with_nodes() if detail else {}
-        log_weight = self._covered(view, beta)
+        log_weight, known = self._covered(view, beta)
         top = float(log_weight.max())
-        b = beta @ view.setting.root.T
-        means, place = self._class_means(view, b, products.offset + len(MEANS) + 1, curvature)
-        tables = [view.table(c) for c in range(len(self.n))]
-        low, step, count = (np.array([getattr(t, name) for t in tables]) for name in ("low", "step", "count"))
-        kind = np.searchsorted(list(view.tables), view.fields.kind)
+        start, weight = view.stencils(beta)
+        sums = Sums(view, products, start, curvature)
         totals = np.zeros(len(products.table))
         by_a = curvature and self.last
         once, twice = np.zeros((r, len(totals))), np.zeros((r, r, len(totals)))
         kept = []
-        size = max(16, _BLOCK // max(n_alpha, len(totals)))
+        size = max(16, _BLOCK // max(len(view.fields.alpha), len(totals)))
         for i in range(0, len(beta), size):
-            at = beta[i : i + size]
-            out = np.empty((len(at), len(totals)))
-            terms, depth = self._terms(view, at), self.rule.depth + _BEYOND
-            accumulate(b[i : i + size], low, step, count, kind, place, means, terms, top, depth, products.table, out)
-            out *= often[i : i + size, None]
+            part = slice(i, i + size)
+            at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
+            out = sums.per_node(start[:, part], weight[:, part], terms, top, depth) * often[part, None]
             totals += out.sum(axis=0)
             if by_a:
                 once += at.T @ out
@@ -448,15 +452,8 @@ class Layer:
             if detail:
                 kept.append(out)
         norm = float(totals[products.one])
-        log_z = top + math.log(norm) + r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
-        if self._sheared(r):
-            log_z += math.log(np.linalg.det(self.shear))
-        totals /= norm
-        second = None
-        if curvature:
-            second = products.second_derivatives(totals, (once / norm, twice / norm) if by_a else None)
-        part = {name: totals[rows] for name, rows in products.averages.items()}
-        averages = Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second)
+        log_z = top + math.log(norm) + log_cell(self.rule.beta, r, self.shear if self._sheared(r) else None)
+        averages = sums.averages(totals / norm, log_z, (once / norm, twice / norm) if by_a else None, curvature)
         if not detail:
             return averages, None
         rows = np.concatenate(kept)
@@ -476,16 +473,12 @@ class Layer:
         images = np.sort(names[:, chosen], axis=0)
         return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
 
-    def _class_means(self, view: _View, b: FloatArray, columns: int, curvature: bool) -> tuple[FloatArray, IntArray]:
-        """(kinds, alpha, rows, columns) of the rows that nodes need, and where each row of a table is in them."""
-        needed = [table.needed(b[:, view.fields.kind == c].ravel()) for c, table in view.tables.items()]
-        most = max(map(len, needed))
-        place = np.zeros((len(needed), max(table.count for table in view.tables.values())), dtype=np.int64)
-        means = np.zeros((len(needed), len(view.fields.alpha), most, columns))
-        for i, (rows, table) in enumerate(zip(needed, view.tables.values())):
-            place[i, rows] = np.arange(len(rows))
-            table.means(rows, curvature, means[i])
-        return means, place
+
+def _cross(r: int, most: int) -> IntArray:
+    """Steps from a node to those that are up to `most` single steps away."""
+    cube = np.array(list(itertools.product(range(-most, most + 1), repeat=r)), dtype=np.int64)
+    size = np.abs(cube).sum(axis=1)
+    return np.asarray(cube[(size > 0) & (size <= most)])
 
 
 def _diagonals(r: int) -> list[FloatArray]:

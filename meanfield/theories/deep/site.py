@@ -19,7 +19,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
 from meanfield.validation import FloatArray
 
-__all__ = ["Site", "site_derivatives", "site_table", "z_rule"]
+__all__ = ["Site", "SiteNodes", "site_derivatives", "site_table", "site_values", "z_rule"]
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
@@ -88,15 +88,28 @@ def _width(phi: Activation) -> float:
     return (phi.supremum - phi.infimum) / slope
 
 
+def _factors(
+    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """What the integral over z consists of: ln of a scale (n_b, 1), the tilt (n_b, n_z), xi and its law (n_z, n_h)."""
+    xi = (nodes.z[:, None] - h) / math.sqrt(d)
+    gauss = np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]
+    exponent = b[:, None] * nodes.phi + 0.5 * delta * nodes.phi**2
+    top = exponent.max(axis=1, keepdims=True)
+    return top, np.exp(exponent - top), xi, gauss
+
+
+def site_values(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> FloatArray:
+    """g (n_b, n_h) at all pairs of b and h."""
+    top, tilt, _, gauss = _factors(nodes, b, h, d, delta)
+    return np.asarray(top + np.log(np.maximum(tilt @ gauss, _TINY)))
+
+
 def site_derivatives(
     nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float
 ) -> tuple[FloatArray, FloatArray]:
     """g (n_b, n_h) and its derivatives (orders, n_b, n_h), in the order of ORDERS, at all pairs of b and h."""
-    xi = (nodes.z[:, None] - h) / math.sqrt(d)  # (n_z, n_h)
-    gauss = np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]
-    exponent = b[:, None] * nodes.phi + 0.5 * delta * nodes.phi**2  # (n_b, n_z)
-    top = exponent.max(axis=1, keepdims=True)
-    tilt = np.exp(exponent - top)
+    top, tilt, xi, gauss = _factors(nodes, b, h, d, delta)
     middle = 0.5 * (nodes.phi.max() + nodes.phi.min())
     phi = nodes.phi - middle
     by_phi, by_xi = [tilt], [gauss]

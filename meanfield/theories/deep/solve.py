@@ -14,7 +14,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.fold import BranchEnd, uncoded_at
+from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
@@ -193,8 +193,8 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
         reached = uncoded_at(problem)
     except (NoBranch, NotCovered, np.linalg.LinAlgError):
         return f"{_UNKNOWN}{reason}"
-    if isinstance(reached, BranchEnd):
-        raise NoBranch(f"it ends in a fold at tau = {reached.tau:.6g}, where its Phi is {reached.free_energy:.6g}")
+    if isinstance(reached, Fold):
+        raise NoBranch(f"it ends in a fold at tau = {reached.tau:.4g}, where its Phi is {reached.free_energy:.5g}")
     return reached if reached[1].residual <= _FOUND else f"{_UNKNOWN}{reason}"
 
 

@@ -14,7 +14,16 @@ from meanfield.theories.deep.rules import Averages
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["planted", "prior_kernels", "readout_minimum", "relax", "saturated_weights", "uncoded"]
+__all__ = [
+    "instability",
+    "planted",
+    "prior_kernels",
+    "readout_minimum",
+    "relax",
+    "saturated_weights",
+    "uncoded",
+    "uncoded_onset",
+]
 
 # 1 - n k~ d at most the first, falling beyond P of the second like P to minus the third: cautious, and as in solved
 # cases of two classes, at L = 2 and more.
@@ -158,6 +167,32 @@ def uncoded(problem: DeepProblem) -> Order:
     matrix = problem.readout_variance * (common[-1] * ones * problem.n + own[-1] * np.eye(n_classes))
     t = np.linalg.solve(matrix + problem.tau * np.eye(n_classes), problem.y)
     return Order(kernel, d, np.zeros((depth - 1, n_classes, n_classes)), np.zeros((depth - 1, n_classes)), t)
+
+
+def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float:
+    """Largest eigenvalue of n k~ d of the layer under the top, apart from what all classes share.
+
+    d (C,) is that of the layer, tilde (C, C) the <g_h g_h^T> of the top.
+    """
+    root = np.sqrt(problem.n * d)
+    common = np.outer(root, root) / float(root @ root)  # part of the prior
+    centred = np.eye(len(root)) - common
+    return float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
+
+
+def uncoded_onset(problem: DeepProblem) -> float:
+    """tau at which n k~ d = 1 for a readout that is linear, with the kernels of the prior; 0 if there is none."""
+    common, own, _ = prior_kernels(problem)
+    h, noise = math.sqrt(problem.scales[-1] * common[-2]) * _HERMITE[0], math.sqrt(problem.scales[-1] * own[-2])
+    slope = problem.phi(h[:, None] + noise * _HERMITE[0]) * _HERMITE[0] @ _HERMITE[1] / _HERMITE[1].sum() / noise
+    square = problem.readout_variance * _gauss(slope**2)
+
+    def excess(log_tau: float) -> float:
+        order = uncoded(replace(problem, tau=math.exp(log_tau)))
+        return instability(problem, order.d[-1], square * order.t @ order.t.T) - 1.0
+
+    low, high = math.log(1e-12), math.log(1e6)
+    return math.exp(brentq(excess, low, high, rtol=1e-3)) if excess(low) > 0.0 > excess(high) else 0.0
 
 
 def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False, limit: bool = False) -> FloatArray:

@@ -18,6 +18,7 @@ from meanfield.progress import progress_bar
 from meanfield.validation import entry
 
 if TYPE_CHECKING:
+    from meanfield.posterior.division import Division
     from meanfield.problem.data_task import DataTask
     from meanfield.symbolic.deep import DeepEquations
     from meanfield.theories.deep.posterior import DeepPosterior
@@ -81,6 +82,13 @@ class DeepTheory:
             return rectifier_equations(network.depth) if network.uniform else None
         layered = not network.uniform
         return None if network.activation.parts == "outliers" else deep_equations(network.depth, layered=layered)
+
+    def division(self, network: Network, task: ClassTask | DataTask) -> Division | None:
+        from meanfield.theories.deep.relu import handover as relu
+        from meanfield.theories.deep.relu.tail import BulkWithTail
+
+        own = network.scaling == "non-lazy" and isinstance(task, ClassTask) and relu.covers(network)
+        return BulkWithTail() if own else None
 
     def load(self, header: Header, arrays: Arrays) -> DeepPosterior | ReluPosterior:
         network = Network.from_dict(entry(header, "network", dict))

@@ -32,6 +32,7 @@ from meanfield.theories.single_layer.finite_check import (
     lattice_codes,
     lattice_residual,
 )
+from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
 from meanfield.theories.single_layer.finite_newton import (
     approach,
     minimise,
@@ -49,6 +50,7 @@ from meanfield.theories.single_layer.readout_integral import (
     Outliers,
     OutOfBudget,
     ReadoutIntegral,
+    Sums,
 )
 from meanfield.theories.single_layer.solution import heaviest_first
 from meanfield.validation import FloatArray
@@ -165,8 +167,8 @@ def _rungs(target: float, start: float, factor: float) -> list[float]:
     return rungs[::-1]
 
 
-def _limit(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers]:
-    """t and outliers of P -> infinity."""
+def _limit(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers, Codes]:
+    """t, outliers and codes of P -> infinity."""
     site = problem.single_site
     point = limit_point(site.activation, site.k, problem.p, problem.y, problem.tau, max_boxes=0)
     if point.status in (NOT_CONVERGED, RESIDUAL) or not np.isfinite(point.t).all():
@@ -174,13 +176,13 @@ def _limit(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers]:
             "the solution at P -> infinity, from which this P is approached, was not found; a larger tau is easier, "
             "and warm_start takes the solution of a similar task."
         )
-    return point.t, Outliers(point.directions, point.direction_weights)
+    return point.t, Outliers(point.directions, point.direction_weights), Codes(point.readouts, point.weights)
 
 
 def _descend_with_outliers(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers, int]:
     """From P -> infinity down to P: at large P the bulk is sharp and the outliers are those of the limit."""
     target = problem.n_samples
-    t, outliers = _limit(problem)
+    t, outliers, _ = _limit(problem)
     rungs = _rungs(target, max(1e4, target), 4.0)
     for n_samples in rungs:
         problem.n_samples = n_samples
@@ -208,7 +210,8 @@ def _choose_accuracy(problem: ReadoutIntegral, t: FloatArray, wanted: float) -> 
     few = len(problem.evaluate(t, COARSE).detail)
 
     def size(accuracy: float) -> float:
-        return float((problem.window(accuracy) / problem.basis(accuracy)[0, 0] ** 2) ** (0.5 * m))
+        first = problem.basis(accuracy)[0]
+        return float((problem.window(accuracy) / (first @ first)) ** (0.5 * m))
 
     for accuracy, budget in ((max(wanted, best), budget) for best, budget in _ACCURACIES):
         problem.accuracy, nodes = accuracy, few * size(accuracy) / size(COARSE)
@@ -228,6 +231,7 @@ def finite_solve(
     n_samples: float,
     t0: FloatArray | None = None,
     *,
+    codes0: Codes | None = None,
     method: str = "auto",
     aim: float = AIM,
     tolerance: float = TOLERANCE,
@@ -246,6 +250,8 @@ def finite_solve(
         tau = N T >= 0 and P, finite.
     t0 : (C, m) array, optional
         Start, e.g. the solution at P -> infinity or at a neighbouring parameter (bounded phi).
+    codes0 : Codes, optional
+        Codes of that solution.
     method : {"auto", "lattice", "laplace"}
         "auto": the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions
         the lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
@@ -271,6 +277,7 @@ def finite_solve(
         return _trivial(y, n_samples)
     basis = np.eye(rank) if rank == y.shape[1] else axes[:rank].T  # (m, rank)
     start = None if t0 is None else np.ascontiguousarray(t0 @ basis)
+    codes = None if codes0 is None else Codes(np.ascontiguousarray(codes0.readout @ basis), codes0.weight)
     failures: list[ConvergenceError] = []
     for kind in _methods(rank, n_samples) if method == "auto" else [method]:
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
@@ -278,7 +285,7 @@ def finite_solve(
             problem = ReadoutIntegral(single_site, p, problem.y, tau, n_samples, kind)
             problem.isolated = isolated
             try:
-                return _solve(problem, start, basis, aim, tolerance)
+                return _solve(problem, start, codes, basis, aim, tolerance)
             except (ConvergenceError, np.linalg.LinAlgError) as error:
                 failures.append(_in_words(error, problem))
     raise _best(failures)
@@ -306,12 +313,29 @@ def _best(failures: list[ConvergenceError]) -> ConvergenceError:
 
 
 def _solve(
-    problem: ReadoutIntegral, t0: FloatArray | None, basis: FloatArray, aim: float, tolerance: float
+    problem: ReadoutIntegral,
+    t0: FloatArray | None,
+    codes: Codes | None,
+    basis: FloatArray,
+    aim: float,
+    tolerance: float,
 ) -> FiniteSolution:
     """`finite_solve` with one method, in the span of the targets (columns of `basis`)."""
-    t, outliers, steps = _start(problem, t0)
     lattice = problem.method == "lattice"
     wanted = max(ACCURACY, _MARGIN * aim)
+    if lattice and not problem.unbounded and problem.y.shape[1] <= MAX_CLOUD_DIMENSION:
+        if t0 is None and problem.n_samples > _FEW_SAMPLES:
+            with suppress(ConvergenceError):
+                t0, _, codes = _limit(problem)
+        clouds = None if t0 is None or codes is None else solve_clouds(problem, t0, codes, aim, wanted)
+        if clouds is not None:
+            t0 = clouds.t
+            residual = 2.0 * clouds.other + clouds.reached
+            if residual <= aim:
+                parts = clouds.weight, clouds.sums.maxima, *clouds.sums.detail
+                measured = residual, clouds.error, clouds.n_nodes
+                return _solution(problem, t0, clouds.sums, no_outliers(t0), parts, measured, basis, 0)
+    t, outliers, steps = _start(problem, t0)
     n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
     if not lattice or problem.accuracy > wanted:
         aim = max(aim, tolerance)
@@ -374,30 +398,42 @@ def _polished(
         residual = 2.0 * other + reached  # |other| plus at least the difference of the two lattices
         error = max(problem.aliasing(), n_samples * abs(objective - sums.objective))
         n_nodes = len(sums.detail)
+    parts, measured = (share, mode, mean, covariance), (residual, error, n_nodes)
+    return t, outliers, steps, _solution(problem, t, sums, outliers, parts, measured, basis, steps)
+
+
+def _solution(
+    problem: ReadoutIntegral,
+    t: FloatArray,
+    sums: Sums,
+    outliers: Outliers,
+    parts: tuple[FloatArray, FloatArray, FloatArray, FloatArray],
+    measured: tuple[float, float, int],
+    basis: FloatArray,
+    steps: int,
+) -> FiniteSolution:
+    """The solution in the space of all outputs; `parts`: weight, mode, mean and covariance of each code."""
+    share, mode, mean, covariance = parts
+    residual, error, n_nodes = measured
     _, slope = newton_step(problem, t, sums, outliers)
     order = [i for i in heaviest_first(share, mode @ basis.T) if share[i] > _MIN_WEIGHT]
-    outside = (np.eye(len(basis)) - basis @ basis.T) / n_samples
-    return (
-        t,
-        outliers,
-        steps,
-        FiniteSolution(
-            t=t @ basis.T,
-            objective=sums.objective,
-            level=sums.level,
-            weight=share[order] / share[order].sum(),
-            mode=mode[order] @ basis.T,
-            mean=mean[order] @ basis.T,
-            covariance=basis @ covariance[order] @ basis.T + outside,
-            outlier_direction=outliers.direction @ basis.T,
-            outlier_weight=outliers.weight,
-            residual=residual,
-            decrement=-0.5 * slope,
-            integration_error=error,
-            method=problem.method,
-            n_nodes=n_nodes,
-            iterations=steps,
-        ),
+    outside = (np.eye(len(basis)) - basis @ basis.T) / problem.n_samples
+    return FiniteSolution(
+        t=t @ basis.T,
+        objective=sums.objective,
+        level=sums.level,
+        weight=share[order] / share[order].sum(),
+        mode=mode[order] @ basis.T,
+        mean=mean[order] @ basis.T,
+        covariance=basis @ covariance[order] @ basis.T + outside,
+        outlier_direction=outliers.direction @ basis.T,
+        outlier_weight=outliers.weight,
+        residual=residual,
+        decrement=-0.5 * slope,
+        integration_error=error,
+        method=problem.method,
+        n_nodes=n_nodes,
+        iterations=steps,
     )
 
 

@@ -8,15 +8,25 @@ import numpy as np
 
 from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.numerics.limits import check_time
+from meanfield.theories.single_layer.code_cuts import moments_of_codes
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.laplace import laplace
-from meanfield.theories.single_layer.compiled.lattice import basin_roots, code_moments
+from meanfield.theories.single_layer.compiled.lattice import basin_roots
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.readout_integral import ACCURACY, Outliers, ReadoutIntegral, Sums
 from meanfield.theories.single_layer.readout_nodes import Nodes, common_regions, direct_samples
 from meanfield.validation import FloatArray
 
-__all__ = ["Direct", "laplace_error", "laplace_residual", "lattice_codes", "lattice_residual", "outlier_residual"]
+__all__ = [
+    "Direct",
+    "extra_starts",
+    "laplace_error",
+    "laplace_residual",
+    "lattice_codes",
+    "lattice_residual",
+    "outlier_residual",
+    "stationarity",
+]
 
 _EXTRA_STARTS = 64
 
@@ -28,7 +38,7 @@ def lattice_codes(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Weight, mode, mean, covariance of the basin of every local maximum of h.
 
-    Basins are those of steepest ascent on the lattice; where codes overlap, the cut between them is a convention.
+    Where codes overlap, what is whose is a convention: see `meanfield.theories.single_layer.code_cuts`.
     """
     nodes: Nodes = sums.detail
     roots = basin_roots(nodes.exponent, nodes.runs, nodes.slots)
@@ -43,12 +53,8 @@ def lattice_codes(
         if not known:
             modes.append(start)
     found = np.array(modes)
-    n, m = found.shape
-    total, mean, covariance = np.zeros(n), np.zeros((n, m)), np.zeros((n, m, m))
     scale = weight / np.exp(sums.log_share - nodes.log_cell(problem.n_samples) - problem.n_samples * sums.level)
-    code_moments(
-        nodes.basis, nodes.shift, nodes.runs, nodes.exponent, scale, found, code, roots, total, mean, covariance
-    )
+    total, mean, covariance = moments_of_codes(problem, t, sums, scale, found, code[roots])
     return total, found, mean, covariance
 
 
@@ -62,7 +68,7 @@ def lattice_residual(
     Maxima of h are searched again from extra starts, so that a missed code shows up as missing weight.
     """
     accuracy = 0.1 * problem.accuracy
-    maxima, height = problem.maxima(t, _extra_starts(problem, t))
+    maxima, height = problem.maxima(t, extra_starts(problem, t))
     nodes, seeds = problem.grow(t, maxima, height, accuracy, unlike_shift(t.shape[1]), accuracy)
     groups = common_regions(judged.detail, judged.maxima, nodes, seeds)
     if groups is None:  # found on one lattice only: all weights follow from h
@@ -75,14 +81,14 @@ def lattice_residual(
     sums = Sums(0.0, np.log(share), first / share[:, None], np.empty(0), maxima, height[0], None)
     cell = nodes.log_cell(problem.n_samples)
     objective = problem.linear(t) + height[0] + (np.log(share.sum()) + cell) / problem.n_samples
-    return _stationarity(problem, t, sums, weight, outliers), float(objective)
+    return stationarity(problem, t, sums, weight, outliers), float(objective)
 
 
 def laplace_residual(
     problem: ReadoutIntegral, direct: Direct, t: FloatArray, weight: FloatArray, outliers: Outliers
 ) -> float:
     """Stationarity of Laplace's J at (t, weights), recomputed with `direct` in plain NumPy from maxima found afresh."""
-    maxima, height = problem.maxima(t, _extra_starts(problem, t))
+    maxima, height = problem.maxima(t, extra_starts(problem, t))
     maxima = maxima[problem.n_samples * (height - height[0]) > np.log(ACCURACY)]
     if len(maxima) != weight.size:
         return float("inf")
@@ -108,7 +114,7 @@ def laplace_residual(
         determinant += np.outer(g1, moved) + np.outer(g2 * (t @ moved), a)
         first[k] = (p[:, None] * (np.outer(g1, a) - 0.5 * determinant / problem.n_samples)).ravel()
     sums = Sums(0.0, log_share, first, np.empty(0), maxima, height[0], None)
-    return max(climb, _stationarity(problem, t, sums, weight, outliers))
+    return max(climb, stationarity(problem, t, sums, weight, outliers))
 
 
 def laplace_error(problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, sums: Sums) -> float:
@@ -150,11 +156,11 @@ def outlier_residual(problem: ReadoutIntegral, t: FloatArray, outliers: Outliers
     return error
 
 
-def _stationarity(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArray, outliers: Outliers) -> float:
+def stationarity(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: FloatArray, outliers: Outliers) -> float:
     gradient = problem.gradient(t, sums, weight, outliers)
     return max(problem.residual(gradient), problem.share_error(sums, weight), outlier_residual(problem, t, outliers))
 
 
-def _extra_starts(problem: ReadoutIntegral, t: FloatArray) -> FloatArray:
+def extra_starts(problem: ReadoutIntegral, t: FloatArray) -> FloatArray:
     reach = problem.reach(t)
     return np.random.default_rng(0).uniform(-reach, reach, (_EXTRA_STARTS, t.shape[1]))

@@ -18,7 +18,17 @@ from meanfield.theories.single_layer.readout_integral import (
 from meanfield.theories.single_layer.readout_nodes import common_regions
 from meanfield.validation import FloatArray
 
-__all__ = ["approach", "hessian_of", "minimise", "newton_step", "no_outliers", "polish", "settle"]
+__all__ = [
+    "approach",
+    "hessian_of",
+    "jacobian",
+    "minimise",
+    "newton_step",
+    "no_outliers",
+    "polish",
+    "settle",
+    "stepped",
+]
 
 _MAX_STEPS = 60
 _MAX_POLISH = 12
@@ -128,13 +138,13 @@ def polish(
             break
         n, k, o = t.size, weight.size, len(slack)
         matrix = np.zeros((n + k + 1 + o, n + k + 1 + o))
-        matrix[: n + k + 1, : n + k + 1] = _jacobian(problem, sums, weight)
+        matrix[: n + k + 1, : n + k + 1] = jacobian(problem, sums, weight)
         for w, term in zip(outliers.weight, terms):
             matrix[:n, :n] += w * term[3]
         for i, (_, _, slope, _) in enumerate(terms):
             matrix[:n, n + k + 1 + i] = matrix[n + k + 1 + i, :n] = slope
         step = np.linalg.lstsq(matrix, -np.concatenate([gradient, mismatch, [0.0], slack]), rcond=1e-14)[0]
-        t, weight = t + step[:n].reshape(t.shape), _stepped(weight, step[n : n + k])
+        t, weight = t + step[:n].reshape(t.shape), stepped(weight, step[n : n + k])
         outliers = Outliers(outliers.direction, outliers.weight + step[n + k + 1 :])
         try:
             sums = problem.evaluate(t, accuracy)
@@ -145,7 +155,7 @@ def polish(
     return best
 
 
-def _jacobian(problem: ReadoutIntegral, sums: Sums, weight: FloatArray) -> FloatArray:
+def jacobian(problem: ReadoutIntegral, sums: Sums, weight: FloatArray) -> FloatArray:
     """Derivatives of gradient, mismatches and total weight by t, the ln of the weights, and their normalisation."""
     n, k = sums.within.shape[0], weight.size
     matrix = np.zeros((n + k + 1, n + k + 1))
@@ -158,7 +168,7 @@ def _jacobian(problem: ReadoutIntegral, sums: Sums, weight: FloatArray) -> Float
     return matrix
 
 
-def _stepped(weight: FloatArray, step: FloatArray) -> FloatArray:
+def stepped(weight: FloatArray, step: FloatArray) -> FloatArray:
     weight = weight * np.exp(np.clip(step, -20.0, 20.0))
     return np.asarray(weight / weight.sum())
 
@@ -186,7 +196,7 @@ def settle(
         coarse = problem.evaluate(t, COARSE, tail=accuracy)
     if not _alike(coarse, sums):
         return None
-    inverse = np.linalg.pinv(_jacobian(problem, coarse, weight), rcond=1e-14)
+    inverse = np.linalg.pinv(jacobian(problem, coarse, weight), rcond=1e-14)
     best = np.inf, t, weight, none, sums
     for _ in range(_MAX_CHORDS):
         error = _error(problem, t, sums, weight, none)
@@ -197,7 +207,7 @@ def settle(
             break
         residual = np.concatenate([problem.gradient(t, sums, weight, none), problem.mismatch(sums, weight), [0.0]])
         step = -inverse @ residual
-        t, weight = t + step[: t.size].reshape(t.shape), _stepped(weight, step[t.size : -1])
+        t, weight = t + step[: t.size].reshape(t.shape), stepped(weight, step[t.size : -1])
         sums = problem.evaluate_nearby(sums, t, accuracy)
         if sums.log_share.size != weight.size:
             break

@@ -6,18 +6,19 @@ import numpy as np
 
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.certificate import Certificate, ConvergenceError
+from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.finite import AIM, TOLERANCE, FiniteSolution, finite_solve
+from meanfield.theories.single_layer.finite_clouds import Codes
 from meanfield.theories.single_layer.solution import Solution
-from meanfield.validation import FloatArray
 
 __all__ = ["solve_finite"]
 
 
 def solve_finite(
-    network: Network, task: ClassTask, tau: float, warm: FloatArray | None, rtol: float | None = None
+    network: Network, task: ClassTask, tau: float, warm: Posterior | None, rtol: float | None = None
 ) -> Solution:
     """Solve a class task at finite P; the result may be uncertified (see `Solution.status`).
 
@@ -25,7 +26,10 @@ def solve_finite(
     """
     sigma_a = network.sigma_a
     single_site = cumulant(network.activation, network.k)
-    start = None if warm is None else warm * sigma_a
+    start = None if warm is None else warm.solution.t * sigma_a
+    codes = None
+    if warm is not None and isinstance(warm.solution, Solution) and warm.solution.kind is None:
+        codes = Codes(warm.solution.readout / sigma_a, warm.solution.weight)
     failure = None
     try:
         found: FiniteSolution = finite_solve(
@@ -35,6 +39,7 @@ def solve_finite(
             tau / sigma_a**2,
             task.n_samples,
             start,
+            codes0=codes,
             aim=AIM if rtol is None else min(max(rtol, AIM), 0.1 * TOLERANCE),
         )
     except ConvergenceError as error:

@@ -23,6 +23,8 @@ __all__ = [
     "common_regions",
     "direct_samples",
     "fill",
+    "from_lower",
+    "lower_size",
     "moments",
     "quick_table",
     "shares",
@@ -89,11 +91,11 @@ class Nodes:
         """ln of the volume of a cell, in units of (2 pi / P)^{m/2}."""
         return self._log_volume + 0.5 * len(self.basis) * math.log(n_samples / (2.0 * math.pi))
 
-    def slices(self) -> Iterator[tuple[int, int]]:
+    def slices(self, size: int = _SLICE) -> Iterator[tuple[int, int]]:
         """Ranges of runs between which one looks at the clock."""
         begin = 0
         while begin < len(self.runs):
-            end = int(np.searchsorted(self.runs[:, 0], self.runs[begin, 0] + _SLICE))
+            end = int(np.searchsorted(self.runs[:, 0], self.runs[begin, 0] + size, side="right"))
             yield begin, end
             check_time()
             begin = end
@@ -244,15 +246,24 @@ def moments(
     """ln of shares and <g> as in `slopes`, over all nodes <g g^T> (C m, C m) and blocks <p_c G'' a a^T> (C, m, m)."""
     n_classes, m = t.shape
     mass, first = np.zeros(nodes.n_regions), np.zeros((nodes.n_regions, *t.shape))
-    pairs = n_classes * (n_classes + 1) // 2
-    second = np.zeros((pairs + n_classes, m * (m + 1) // 2))
+    second = np.zeros((lower_size(n_classes) + n_classes, lower_size(m)))
     where = nodes.basis, nodes.shift, top, nodes.runs
     for begin, end in nodes.slices():
         compiled.moments(quick, p, t, n_samples, *where, begin, end, nodes.exponent, mass, first, second)
-    blocks = second[:, _lower(m)[2]] / mass.sum()  # (pairs + C, m, m)
+    return *shares(mass, first, n_samples, top, nodes), *from_lower(second / mass.sum(), n_classes, m)
+
+
+def lower_size(n: int) -> int:
+    """Entries of the lower triangle of an n x n matrix."""
+    return n * (n + 1) // 2
+
+
+def from_lower(second: FloatArray, n_classes: int, m: int) -> tuple[FloatArray, FloatArray]:
+    """Matrix (C m, C m) and blocks (C, m, m) from sums over lower triangles, as compiled loops add them up."""
+    pairs = lower_size(n_classes)
+    blocks = second[:, _lower(m)[2]]  # (pairs + C, m, m)
     between = blocks[:pairs][_lower(n_classes)[2]]
-    product = between.transpose(0, 2, 1, 3).reshape(t.size, t.size)
-    return *shares(mass, first, n_samples, top, nodes), product, blocks[pairs:]
+    return between.transpose(0, 2, 1, 3).reshape(n_classes * m, n_classes * m), blocks[pairs:]
 
 
 def _longer(array: np.ndarray, room: int) -> np.ndarray:

@@ -53,7 +53,7 @@ class SingleLayerTheory:
             warm = warm_start.solution if isinstance(warm_start, SingleNeuronPosterior) else None
             solution = solve_limit(network, task, tau, warm, options.get("max_boxes") or MAX_BOXES)
         else:
-            start = warm_start.solution.t if isinstance(warm_start, Posterior) else None
+            start = warm_start if isinstance(warm_start, Posterior) else None
             solution = solve_finite(network, task, tau, start, options.get("rtol"))
         return SingleNeuronPosterior(network, task, tau, solution)
 

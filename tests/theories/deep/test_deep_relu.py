@@ -15,6 +15,7 @@ from meanfield.symbolic import rectifiers as derived
 from meanfield.symbolic.deep import LayerAverage
 from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, bulk
 from meanfield.theories.deep.relu.compiled.site import site
+from meanfield.theories.deep.relu.narrow import branch_end, narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
@@ -237,21 +238,42 @@ def test_three_classes_on_coarse_lattices():
     np.testing.assert_allclose(order.d[0], 0.366718, atol=1e-4)
     np.testing.assert_allclose((order.t @ span.T)[0], [0.171221, -0.050971, -0.050971], atol=1e-4)
     assert system.free_energy(x, COARSE) == pytest.approx(-27.209760, abs=1e-3)
+    # The saddle at N = 5e4 (certified to 2e-10 with fine lattices): the outliers of the last layer are shorter.
+    wide = ReluSystem(replace(system.problem, width=5e4), system.words)
+    x, size, _ = newton(wide, x, COARSE, 1e-5, 30, lambda size: None)
+    assert size < 1e-5
+    first, second = (wide.layer(wide.unpack(x), i, COARSE) for i in (0, 1))
+    np.testing.assert_allclose(first.b_b[0], [0.31824, 0.18110, 0.18110], atol=1e-4)
+    np.testing.assert_allclose(second.b_b[0], [2.12264, 0.91022, 0.91022], atol=1e-3)
+    assert (first.barrier, second.barrier) == pytest.approx((55.9, 38.3), abs=0.2)
 
 
-def test_three_layers_at_finite_width(tmp_path):
-    """No neuron condenses in the last layer, at no width: all of its neurons are bulk, also in files."""
-    post = mf.solve(mf.Network("relu", 3), TASK, 0.05, width=400)
+def test_three_layers_and_no_saddle_at_finite_width(tmp_path):
+    """No neuron condenses in the last layer: all of its neurons are bulk, also in files.
+
+    The branch of saddles at finite width ends at N = 2.9e5. Newton from N = infinity finds a solution at N = 400, too:
+    the other side of the fold, which is no answer.
+    """
+    network = mf.Network("relu", 3)
+    post = mf.solve(network, TASK, 0.05)
     assert post.status == "optimal"
-    assert post.certificate.residual < 1e-8
-    kernels = [(0.21419, 0.16935), (0.70268, 0.45586), (1.95390, 0.55897)]
-    for layer, entries in enumerate(kernels, 1):
-        np.testing.assert_allclose(post.kernel(layer).block[0], entries, atol=2e-5)
-    np.testing.assert_allclose(post.solution.d[:, 0], [0.35897, 0.19867, 0.11262], atol=2e-5)
-    assert post.solution.t[0, 0] == pytest.approx(0.0662219, abs=2e-7)
     assert not post.outliers
     np.testing.assert_allclose(post.solution.bulk_output + 0.05 * post.solution.t, [[1.0], [-1.0]], atol=1e-8)
     assert mf.load(post.save(tmp_path / "three.npz")).free_energy == post.free_energy
+    system = system_of(network, TASK, 0.05)
+    x = system.pack(_reduced_order(post.solution, system, np.eye(1)))
+    with pytest.raises(mf.ConvergenceError, match=r"ends at N = 2\.9\de\+05, where the outliers of layer 2"):
+        narrowed(system, x, 400.0, lambda size: None)
+
+
+def test_the_branch_of_two_layers_ends_where_nobody_asks(limit):
+    """Below the smallest width that is allowed; N has a minimum along the branch there."""
+    system = system_of(TWO, TASK, 0.05)
+    x = system.pack(_reduced_order(limit.solution, system, np.eye(1)))
+    end = branch_end(system, x)
+    assert end == pytest.approx(25.6, rel=0.05)
+    with pytest.raises(mf.ConvergenceError, match="ends at N = 25"):
+        narrowed(system, x, 20.0, lambda size: None)
 
 
 def test_drawn_neurons_have_the_kernels_of_the_theory(limit):
@@ -268,6 +290,12 @@ def test_drawn_neurons_have_the_kernels_of_the_theory(limit):
             [outliers[0][neurons.labels == 0].mean(), outliers[1][neurons.labels == 1].mean()],
             s.outlier_activation[layer - 1][0, 0], rtol=0.03,
         )  # fmt: skip
+
+
+def test_the_tail_of_the_bulk_is_not_held_against_outliers(limit):
+    """No level tells them apart: kernels, outputs and readouts over all neurons are compared, parts are not."""
+    chains = mf.sample(TWO, TASK, 30, 0.05, draws=4, warmup=2, chains=1, rng=0, start=limit, progress=False)
+    assert {row.group for row in mf.compare(limit, chains).rows} == {"residual", "kernel", "readout"}
 
 
 def test_what_has_no_answer_is_refused(limit, tmp_path):

@@ -12,97 +12,144 @@ import numpy as np
 
 from meanfield.numerics.jit import jit
 
-__all__ = ["POINTS", "accumulate", "add_log", "contract", "field_law", "log_sum", "reach"]
+__all__ = ["POINTS", "accumulate", "add_log", "contract", "field_law", "lagrange", "log_sum", "prior_terms", "reach"]
 
-POINTS = 10  # of the interpolation between rows
+POINTS = 10  # of the interpolation between equally spaced rows
 _NEGLIGIBLE = 42.0
 _STRIDE, _FAR = 8, 90.0
+_TOGETHER, _SPAN = 8, 16.0  # columns that share exponentials, at most, and how far apart they may be in steps of h
+_STEEP = 250.0  # nats between their maxima
 
 
 @jit
-def contract(g, n, log_prior, h, tilt, first, last, begin, end, parts, log_v, means):
-    """Over h: ln sum exp(n g + log_prior + tilt h) in log_v (rows, alpha), and means of parts (rows, h, k) under it.
+def _range(base, h, centre, half, first, last):
+    """Of h[first:last]: where base - half (h - centre)^2 is not negligible, from and to, and its maximum.
 
-    Of column j only h[first[j]:last[j]] take part; g is (rows, h), tilt (alpha,). Row i has its columns from begin[i]
-    to end[i] filled.
+    It is smooth on the scale of the lattice: blocks whose ends are far below the top are left out.
+    """
+    rough = -np.inf
+    for k in range(first, last, _STRIDE):
+        rough = max(rough, base[k] - half * (h[k] - centre) ** 2)
+    low, high, top = last, first, -np.inf
+    for start in range(first, last, _STRIDE):
+        stop = min(start + _STRIDE, last)
+        one, two = base[start] - half * (h[start] - centre) ** 2, base[stop - 1] - half * (h[stop - 1] - centre) ** 2
+        if max(one, two) < rough - _FAR:
+            continue
+        low, high = min(low, start), stop
+        for k in range(start, stop):
+            top = max(top, base[k] - half * (h[k] - centre) ** 2)
+    while base[low] - half * (h[low] - centre) ** 2 <= top - _NEGLIGIBLE:
+        low += 1
+    while base[high - 1] - half * (h[high - 1] - centre) ** 2 <= top - _NEGLIGIBLE:
+        high -= 1
+    return low, high, top
+
+
+@jit
+def contract(g, n, log_prior, h, centre, precision, first, last, begin, end, parts, log_v, place, means):
+    """Over h: ln sum exp(n g + log_prior - precision (h - centre)^2 / 2) in log_v (rows, alpha), and means of parts
+    (rows, h, k) under it in means[place[row] + alpha].
+
+    Of column j only h[first[j]:last[j]] take part; g is (rows, h), centre (alpha,). Row i has its columns from begin[i]
+    to end[i] filled. From one column to the next weights change by a factor that is geometric in h, where both lattices
+    are uniform: a few columns take one exponential for every h.
     """
     n_row, n_h = g.shape
-    n_part = parts.shape[2]
-    base = np.empty(n_h)
-    weight = np.empty(n_h)
+    n_part, half = parts.shape[2], 0.5 * precision
+    step = h[1] - h[0] if precision > 0.0 and n_h > 1 else 0.0
+    base, weight, ratio = np.empty(n_h), np.empty(n_h), np.empty(n_h)
     for i in range(n_row):
         for k in range(n_h):
             base[k] = n * g[i, k] + log_prior[k]
-        for j in range(begin[i], end[i]):
-            low, high = first[j], last[j]
-            # The exponent is smooth on the scale of the lattice: blocks whose ends are far below the top are left out.
-            rough = -np.inf
-            for k in range(low, high, _STRIDE):
-                rough = max(rough, base[k] + tilt[j] * h[k])
-            top = -np.inf
-            for start in range(low, high, _STRIDE):
-                stop = min(start + _STRIDE, high)
-                ends = max(base[start] + tilt[j] * h[start], base[stop - 1] + tilt[j] * h[stop - 1])
-                if ends < rough - _FAR:
-                    weight[start] = -np.inf
-                    continue
-                for k in range(start, stop):
-                    weight[k] = base[k] + tilt[j] * h[k]
-                    top = max(top, weight[k])
-            total = 0.0
-            means[i, j, :] = 0.0
-            for start in range(low, high, _STRIDE):
-                if weight[start] == -np.inf:
-                    continue
-                for k in range(start, min(start + _STRIDE, high)):
-                    if weight[k] > top - _NEGLIGIBLE:
-                        w = math.exp(weight[k] - top)
-                        total += w
-                        for p in range(n_part):
-                            means[i, j, p] += w * parts[i, k, p]
-            log_v[i, j] = top + math.log(total)
-            for p in range(n_part):
-                means[i, j, p] /= total
+        j = begin[i]
+        while j < end[i]:
+            many, shift = 1, 0.0
+            if step > 0.0 and j + 1 < end[i]:
+                shift = centre[j + 1] - centre[j]
+                most = min(_TOGETHER, int(_SPAN * step / max(abs(shift), 1e-300)))
+                while (
+                    many < most
+                    and j + many < end[i]
+                    and abs(centre[j + many] - centre[j + many - 1] - shift) < 1e-6 * abs(shift)
+                ):
+                    many += 1
+            low, high, top = _range(base, h, centre[j], half, first[j], last[j])
+            if many > 1:
+                tail = j + many - 1
+                other = _range(base, h, centre[tail], half, first[tail], last[tail])
+                low, high = min(low, other[0]), max(high, other[1])
+                if max(other[2] - top, top - other[2]) > _STEEP:
+                    many = 1  # weights would leave the range of numbers
+            for k in range(low, high):
+                weight[k] = math.exp(base[k] - half * (h[k] - centre[j]) ** 2 - top)
+            middle = h[(low + high) // 2]
+            if many > 1:
+                factor = math.exp(2.0 * half * shift * step)
+                ratio[low] = math.exp(2.0 * half * shift * (h[low] - middle))
+                for k in range(low + 1, high):
+                    ratio[k] = ratio[k - 1] * factor
+            for m in range(many):
+                column = j + m
+                total = 0.0
+                for k in range(low, high):
+                    total += weight[k]
+                log_v[i, column] = top + math.log(total)
+                if n_part > 0:
+                    row = means[place[i] + column]
+                    row[:] = 0.0
+                    least = 1e-19 * total
+                    for k in range(low, high):
+                        if weight[k] > least:
+                            w = weight[k] / total
+                            for p in range(n_part):
+                                row[p] += w * parts[i, k, p]
+                if m + 1 < many:
+                    for k in range(low, high):
+                        weight[k] *= ratio[k]
+                    top += half * shift * (2.0 * middle - centre[column] - centre[column + 1])
+            j += many
 
 
 @jit
-def reach(g, n, log_prior, h, tilt, first, last, begin, end):
+def reach(g, n, log_prior, h, centre, precision, first, last, begin, end):
     """Smallest range of h that holds what `contract` sums over at any row and column.
 
-    The tilt is monotonic in the column, and a stronger one moves the range upwards: the two end columns are enough.
+    The centre is monotonic in the column, and a larger one moves the range upwards: the two end columns are enough.
     """
     low, high = g.shape[1], 0
+    half = 0.5 * precision
     for i in range(len(g)):
         if begin[i] >= end[i]:
             continue
         for j in (begin[i], end[i] - 1):
             top = -np.inf
             for k in range(first[j], last[j]):
-                top = max(top, n * g[i, k] + log_prior[k] + tilt[j] * h[k])
+                top = max(top, n * g[i, k] + log_prior[k] - half * (h[k] - centre[j]) ** 2)
             k = first[j]
-            while n * g[i, k] + log_prior[k] + tilt[j] * h[k] <= top - _NEGLIGIBLE:
+            while n * g[i, k] + log_prior[k] - half * (h[k] - centre[j]) ** 2 <= top - _NEGLIGIBLE:
                 k += 1
             low = min(low, k)
             k = last[j] - 1
-            while n * g[i, k] + log_prior[k] + tilt[j] * h[k] <= top - _NEGLIGIBLE:
+            while n * g[i, k] + log_prior[k] - half * (h[k] - centre[j]) ** 2 <= top - _NEGLIGIBLE:
                 k -= 1
             high = max(high, k + 1)
     return low, high
 
 
 @jit
-def field_law(g, n, log_prior, h, tilt, first, last, share, joint):
+def field_law(g, n, log_prior, h, centre, precision, first, last, share, joint):
     """Weights of h (nodes, h) when the shared field has the weights share (nodes, alpha)."""
-    n_h = g.shape[1]
+    n_h, half = g.shape[1], 0.5 * precision
     weight = np.empty(n_h)
     for i in range(len(g)):
         joint[i, :] = 0.0
-        for j in range(len(tilt)):
+        for j in range(len(centre)):
             if share[i, j] < 1e-18:
                 continue
             top = -np.inf
             for k in range(first[j], last[j]):
-                weight[k] = n * g[i, k] + log_prior[k] + tilt[j] * h[k]
+                weight[k] = n * g[i, k] + log_prior[k] - half * (h[k] - centre[j]) ** 2
                 top = max(top, weight[k])
             total = 0.0
             for k in range(first[j], last[j]):
@@ -113,30 +160,39 @@ def field_law(g, n, log_prior, h, tilt, first, last, share, joint):
 
 
 @jit
-def _stencil(b, low, step, n_row, weight):
-    """First row and Lagrange weights (POINTS,) of the interpolation at b."""
-    place = (b - low) / step
-    start = math.floor(place) - POINTS // 2 + 1
-    start = min(max(start, 0), n_row - POINTS)
-    x = place - start
-    for k in range(POINTS):
-        value = 1.0
-        for m in range(POINTS):
-            if m != k:
-                value *= (x - m) / (k - m)
-        weight[k] = value
-    return start
+def lagrange(b, low, step, n_row, start, weight):
+    """First row (nodes,) and Lagrange weights (nodes, POINTS) of the interpolation at b between equally spaced rows."""
+    for i in range(len(b)):
+        place = (b[i] - low) / step
+        first = math.floor(place) - POINTS // 2 + 1
+        start[i] = min(max(first, 0), n_row - POINTS)
+        x = place - start[i]
+        for k in range(POINTS):
+            value = 1.0
+            for m in range(POINTS):
+                if m != k:
+                    value *= (x - m) / (k - m)
+            weight[i, k] = value
 
 
 @jit
-def add_log(b, low, step, log_v, begin, end, total):
-    """Adds log_v (rows, alpha), interpolated at b (nodes,), to total (nodes, alpha), from begin to end (nodes,)."""
-    weight = np.empty(POINTS)
-    for i in range(len(b)):
-        start = _stencil(b[i], low, step, len(log_v), weight)
-        for k in range(POINTS):
+def prior_terms(outer, log_alpha, begin, end):
+    """outer (nodes,) + log_alpha (alpha,) from begin to end (nodes,), -inf elsewhere."""
+    total = np.full((len(outer), len(log_alpha)), -np.inf)
+    for i in range(len(outer)):
+        for j in range(begin[i], end[i]):
+            total[i, j] = outer[i] + log_alpha[j]
+    return total
+
+
+@jit
+def add_log(start, weight, log_v, begin, end, total):
+    """Adds log_v (rows, alpha), read with the stencils of the nodes, to total (nodes, alpha), from begin to end."""
+    for i in range(len(start)):
+        for k in range(weight.shape[1]):
+            x, row = weight[i, k], log_v[start[i] + k]
             for j in range(begin[i], end[i]):
-                total[i, j] += weight[k] * log_v[start + k, j]
+                total[i, j] += x * row[j]
 
 
 @jit
@@ -149,40 +205,43 @@ def log_sum(total):
             top = max(top, total[i, j])
         value = 0.0
         for j in range(total.shape[1]):
-            value += math.exp(total[i, j] - top)
+            if total[i, j] > top - _NEGLIGIBLE:
+                value += math.exp(total[i, j] - top)
         out[i] = top + math.log(value)
     return out
 
 
 @jit
-def accumulate(b, low, step, n_row, kind, place, means, total, top, depth, products, out):
+def accumulate(start, weight, kind, place, means, total, top, depth, products, out):
     """Sums over alpha of exp(total - top) times products of class means, per node, in out (nodes, products).
 
-    b (nodes, C); class c is means[kind[c]], (alpha, rows, k), its table's row i at place[kind[c], i]; products
-    (products, C) name the column of each class, 0 for 1. Terms below exp(-depth) are left out.
+    start (C, nodes) and weight (C, nodes, points) read class c from its rows, row r at alpha j being
+    means[place[kind[c], r] + j]; products (products, C) name the column of each class, 0 for 1. Terms below exp(-depth)
+    are left out.
     """
-    n_class, n_part = b.shape[1], means.shape[3]
-    weight = np.empty((n_class, POINTS))
-    start = np.empty(n_class, dtype=np.int64)
+    n_class, points = len(start), weight.shape[2]
+    n_part = means.shape[1]
     mean = np.empty((n_class, n_part))
-    for i in range(len(b)):
+    for i in range(start.shape[1]):
         out[i, :] = 0.0
-        for c in range(n_class):
-            start[c] = place[kind[c], _stencil(b[i, c], low[c], step[c], n_row[c], weight[c])]
         for j in range(total.shape[1]):
             if total[i, j] < top - depth:
                 continue
             w = math.exp(total[i, j] - top)
             for c in range(n_class):
-                table = means[kind[c], j]
+                table, first = place[kind[c]], start[c, i]
                 row = mean[c]
                 for k in range(n_part):
                     row[k] = 0.0
-                for r in range(0, POINTS, 2):
-                    x, y = weight[c, r], weight[c, r + 1]
-                    one, two = table[start[c] + r], table[start[c] + r + 1]
+                for r in range(0, points - 1, 2):
+                    x, y = weight[c, i, r], weight[c, i, r + 1]
+                    one, two = means[table[first + r] + j], means[table[first + r + 1] + j]
                     for k in range(n_part):
                         row[k] += x * one[k] + y * two[k]
+                if points % 2 == 1:
+                    x, one = weight[c, i, points - 1], means[table[first + points - 1] + j]
+                    for k in range(n_part):
+                        row[k] += x * one[k]
             for p in range(len(products)):
                 value = w
                 for c in range(n_class):

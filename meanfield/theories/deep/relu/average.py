@@ -16,7 +16,8 @@ from meanfield.validation import FloatArray
 __all__ = ["CHECK", "COARSE", "FINE", "ReluAverages", "ReluRule", "bulk", "slab"]
 
 _WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
-_REACH = {0: 0, 1: 20000, 2: 700, 3: 140}
+_REACH = {0: 0, 1: 20000, 2: 700, 3: 200}
+_INSIDE = 0.8  # of that reach: where the bulk ends at the latest at finite N
 _MOST_NODES = 4_000_000
 _FIRST_REACH, _FIRST_WIDE = 80, 250  # of the table of class averages, in steps; doubled where they are too small
 _MARGIN = 12
@@ -74,14 +75,16 @@ class ReluAverages(NamedTuple):
 def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> ReluAverages:
     """Over the neurons of the bulk; `walls` (o, q) holds the outliers that end it at finite N.
 
-    With `far` (N = infinity) they only give the directions in which it is ended at `rule.far`.
+    With `far` (N = infinity) they only give the directions in which it is ended at `rule.far`. Outliers beyond the
+    lattice end it inside: what is lost differs from rule to rule, so that the certificate sees it.
     """
     q = setting.root.shape[1]
     ends = np.zeros((0, q + 2))
     walls = walls[np.linalg.norm(walls, axis=1) > 0.0]
     if len(walls):
         size = np.linalg.norm(walls, axis=1)[:, None]
-        ends = np.hstack([walls / size, np.full_like(size, rule.far) if far else size, np.full_like(size, _WALL)])
+        at = np.full_like(size, rule.far) if far else np.minimum(size, _INSIDE * _REACH[q] * rule.beta)
+        ends = np.hstack([walls / size, at, np.full_like(size, _WALL)])
     return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, tabled=q > 1)
 
 

@@ -13,6 +13,7 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, ReluRule
+from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.posterior import ReluPosterior
@@ -27,7 +28,6 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
 
-_FIRST_WIDTH = 400.0  # reached from N = infinity; the others from there by factors of two
 _CONDENSED = (0.75, 0.6, 0.9, 0.45)  # part of the targets that the outliers carry, in the starts
 _TOLERANCE = 1e-9
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
@@ -81,7 +81,7 @@ def solve_relu(
     except (BulkDiverges, np.linalg.LinAlgError):
         curvature = SecondOrder(math.nan, math.nan, math.nan)
     if width is not None:
-        system, x = _narrowed(system, x, width, report)
+        system, x = narrowed(system, x, width, report)
     check = CHECK._replace(far=CHECK.far / FINE.far * rule.far)
     solver = system.error(x, rule)
     try:
@@ -148,27 +148,6 @@ def _limit(
         f"no start led to a solution with one outlier per class and layer (smallest residual {best:.1e}); targets that "
         "single out the classes, a larger n_samples, or warm_start= with the solution of a similar task may help."
     )
-
-
-def _narrowed(
-    system: ReluSystem, x: FloatArray, width: float, report: Callable[[float], None]
-) -> tuple[ReluSystem, FloatArray]:
-    """From N = infinity to N, by way of 400."""
-    steps = max(math.ceil(abs(math.log2(width / _FIRST_WIDTH))), 1)
-    rungs = np.unique(np.geomspace(_FIRST_WIDTH, width, steps + 1)).tolist()
-    jacobian: FloatArray | None = None
-    for rung in rungs if width > _FIRST_WIDTH else rungs[::-1]:
-        system = ReluSystem(replace(system.problem, width=rung), system.words)
-        try:
-            x, size, jacobian = newton(system, x, FINE, _TOLERANCE, 25, report, jacobian)
-        except BulkDiverges:
-            size = math.inf
-        if size > 1e-6:
-            raise ConvergenceError(
-                f"the saddle at width {rung:g} was not reached from N = infinity (residual {size:.1e}); bulk and "
-                "outliers are not separated there, or a larger width is easier."
-            )
-    return system, x
 
 
 def _reduced_order(s: ReluSolution, system: ReluSystem, span: FloatArray) -> ReluOrder:

@@ -21,6 +21,7 @@ __all__ = [
     "Bounds",
     "asymptotic_lines",
     "confined_radius",
+    "curvature_range",
     "growth_bound",
     "interval_bounds",
     "psi_and_mean",
@@ -40,6 +41,7 @@ class Bounds(NamedTuple):
     bend: np.ndarray  # max of |kappa G'''|
     curvature: np.ndarray  # max of G''
     flatness: np.ndarray  # max of -G''
+    steepness: np.ndarray  # max of |G'''|
     remainder: np.ndarray  # max of R = G - growth kappa^2 / 2, less its asymptotic line
 
 
@@ -65,7 +67,11 @@ def asymptotic_lines(table, infimum, supremum):
 
 @jit
 def interval_bounds(table, infimum, supremum):
-    """Range maxima of psi, |kappa G'''|, +-G'' and R for `global_bound`, from samples with a second-order margin."""
+    """Range maxima of psi, |kappa G'''|, +-G'', |G'''| and R for `global_bound`.
+
+    Those of third derivatives are sums of the sizes of the coefficients of their polynomials, the others come from
+    samples with a second-order margin.
+    """
     n = table.centre.shape[0]
     levels = 1
     while (1 << levels) <= n:
@@ -74,6 +80,7 @@ def interval_bounds(table, infimum, supremum):
     bend = np.zeros((levels, n))
     curvature = np.full((levels, n), -np.inf)
     flatness = np.full((levels, n), -np.inf)
+    steepness = np.zeros((levels, n))
     remainder = np.full((levels, n), -np.inf)
     samples = 16
     rest = np.empty((samples + 1, 2))  # R less its line, and the slope of that
@@ -85,29 +92,30 @@ def interval_bounds(table, infimum, supremum):
             u = -1.0 + 2.0 * j / samples
             kappa = table.centre[i] + half * u
             # The interval's own polynomials, also at the edges.
-            value = np.zeros(4)
+            value = np.zeros(3)
             for k in range(degree - 1, -1, -1):
-                value[3] = value[3] * u + value[2]
                 value[2] = value[2] * u + table.coefficients[i, 2, k]
                 value[1] = value[1] * u + table.coefficients[i, 1, k]
                 value[0] = value[0] * u + table.coefficients[i, 0, k]
             value[0] += table.line[i] * kappa
             value[1] += table.line[i]
             growth = table.growth_plus if table.centre[i] > 0.0 else table.growth_minus
-            third = value[3] * table.inverse[i]
             psi[0, i] = max(psi[0, i], value[0] - 0.5 * kappa * value[1])
             line = lines[1] if table.centre[i] > 0.0 else lines[0]
             rest[j, 0] = value[0] - line * kappa
             rest[j, 1] = value[1] - line
-            bend[0, i] = max(bend[0, i], abs(kappa * third))
             curvature[0, i] = max(curvature[0, i], value[2] + growth)
             flatness[0, i] = max(flatness[0, i], -value[2] - growth)
         spacing = 2.0 * half / samples
-        bend[0, i] *= 1.1
+        before = 0.0
+        for k in range(1, degree + 1):
+            third = k * table.coefficients[i, 2, k] * table.inverse[i] if k < degree else 0.0  # of u^(k - 1)
+            steepness[0, i] += abs(third)
+            bend[0, i] += abs(table.centre[i] * third + half * before)
+            before = third
         psi[0, i] += 0.0625 * spacing * spacing * bend[0, i]
-        largest = bend[0, i] / max(abs(table.centre[i]) - half, 0.5 * half)
-        curvature[0, i] += 0.5 * spacing * largest
-        flatness[0, i] += 0.5 * spacing * largest
+        curvature[0, i] += 0.5 * spacing * steepness[0, i]
+        flatness[0, i] += 0.5 * spacing * steepness[0, i]
         growth = table.growth_plus if table.centre[i] > 0.0 else table.growth_minus
         # Between two samples R lies below its chord and a bow, and below a parabola on the tangent at either: where R
         # is concave and highest at a sample, as at 0, that is no more than the sample.
@@ -133,8 +141,9 @@ def interval_bounds(table, infimum, supremum):
             bend[level, i] = max(bend[level - 1, i], bend[level - 1, i + reach])
             curvature[level, i] = max(curvature[level - 1, i], curvature[level - 1, i + reach])
             flatness[level, i] = max(flatness[level - 1, i], flatness[level - 1, i + reach])
+            steepness[level, i] = max(steepness[level - 1, i], steepness[level - 1, i + reach])
             remainder[level, i] = max(remainder[level - 1, i], remainder[level - 1, i + reach])
-    return Bounds(psi, bend, curvature, flatness, remainder)
+    return Bounds(psi, bend, curvature, flatness, steepness, remainder)
 
 
 @jit
@@ -174,6 +183,20 @@ def range_maximum(levels, first, last):
 
 
 @jit
+def curvature_range(table, bounds, low, high, centre):
+    """Range of G'' on an interval, from that of the table's intervals and from `centre` = G'' in its middle."""
+    first = interval_index(table, low)
+    last = interval_index(table, high)
+    least = -range_maximum(bounds.flatness, first, last)
+    most = range_maximum(bounds.curvature, first, last)
+    if low >= -table.kappa_max and high <= table.kappa_max:
+        change = range_maximum(bounds.steepness, first, last) * 0.5 * (high - low) + 1e-13
+        least = max(least, centre - change)
+        most = min(most, centre + change)
+    return least, most
+
+
+@jit
 def second_order(
     table, bounds, p, to_kappa, prior, low_x, high_x, low_k, high_k, target, gradient, upper, middle, radius
 ):
@@ -201,12 +224,11 @@ def second_order(
         kappa = 0.0
         for i in range(d):
             kappa += to_kappa[c, i] * 0.5 * (low_x[i] + high_x[i])
-        g0, g1, _ = cumulant2(table, kappa)
+        g0, g1, g2 = cumulant2(table, kappa)
         value += p[c] * g0
-        first = interval_index(table, low_k[c])
-        last = interval_index(table, high_k[c])
-        top = p[c] * range_maximum(bounds.curvature, first, last)
-        half_gap = 0.5 * (top + p[c] * range_maximum(bounds.flatness, first, last))
+        least, most = curvature_range(table, bounds, low_k[c], high_k[c], g2)
+        top = p[c] * most
+        half_gap = 0.5 * p[c] * (most - least)
         for i in range(d):
             gradient[i] += p[c] * g1 * to_kappa[c, i]
             for j in range(d):

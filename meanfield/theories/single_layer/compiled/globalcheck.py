@@ -25,6 +25,7 @@ from meanfield.theories.single_layer.compiled.bounds import (
     CONTRACTED,
     asymptotic_lines,
     confined_radius,
+    curvature_range,
     growth_bound,
     psi_and_mean,
     range_maximum,
@@ -281,9 +282,9 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                     break
             if inside:
                 for c in range(n_classes):
-                    first = interval_index(table, low_k[c])
-                    last = interval_index(table, high_k[c])
-                    curvature[c] = p[c] * range_maximum(bounds.curvature, first, last)
+                    middle = 0.5 * (low_k[c] + high_k[c])
+                    _, most = curvature_range(table, bounds, low_k[c], high_k[c], cumulant2(table, middle)[2])
+                    curvature[c] = p[c] * most
                 minus_hessian(curvature, t, hess)
                 if cholesky(hess):
                     done = True

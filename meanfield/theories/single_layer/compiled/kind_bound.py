@@ -25,7 +25,12 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.cumulant_table import cumulant2, interval_index
 from meanfield.numerics.jit import jit
-from meanfield.theories.single_layer.compiled.bounds import asymptotic_lines, psi_and_mean, range_maximum
+from meanfield.theories.single_layer.compiled.bounds import (
+    asymptotic_lines,
+    curvature_range,
+    psi_and_mean,
+    range_maximum,
+)
 
 __all__ = ["folds", "kind_bound"]
 
@@ -101,17 +106,8 @@ def _top_of_psi(table, bounds, lines, low, high):
 @jit
 def _response(bounds, table, slope, low, high):
     """Range of d G' / d nu = G'' / F' on a branch, (-inf, inf) next to a fold."""
-    first = interval_index(table, low)
-    last = interval_index(table, high)
-    largest = range_maximum(bounds.curvature, first, last)
-    smallest = max(-range_maximum(bounds.flatness, first, last), 0.0)
-    # Mean-value bounds are sharper where the interval is narrow against those of the table.
-    distance = min(abs(low), abs(high))
-    if low * high > 0.0 and distance > 0.0:
-        change = range_maximum(bounds.bend, first, last) / distance * 0.5 * (high - low) + 1e-13
-        centre = cumulant2(table, 0.5 * (low + high))[2]
-        largest = min(largest, centre + change)
-        smallest = max(smallest, centre - change)
+    smallest, largest = curvature_range(table, bounds, low, high, cumulant2(table, 0.5 * (low + high))[2])
+    smallest = max(smallest, 0.0)
     if 1.0 - slope * largest > 0.0:
         return smallest / (1.0 - slope * smallest), largest / (1.0 - slope * largest)
     if 1.0 - slope * smallest < 0.0:

@@ -29,10 +29,10 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.cumulant_table import cumulant2, interval_index
+from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
-from meanfield.theories.single_layer.compiled.bounds import range_maximum
+from meanfield.theories.single_layer.compiled.bounds import curvature_range
 from meanfield.theories.single_layer.compiled.kind_bound import folds
 
 __all__ = ["kind_dual"]
@@ -205,14 +205,7 @@ def _piece(table, p, rho, n, j, m, ends, split):
 @jit
 def _highest_curvature(table, bounds, left, right):
     """Upper bound of G'' on an interval."""
-    first = interval_index(table, left)
-    last = interval_index(table, right)
-    largest = range_maximum(bounds.curvature, first, last)
-    distance = min(abs(left), abs(right))
-    if left * right > 0.0 and distance > 0.0:
-        change = range_maximum(bounds.bend, first, last) / distance * 0.5 * (right - left) + 1e-13
-        largest = min(largest, cumulant2(table, 0.5 * (left + right))[2] + change)
-    return largest
+    return curvature_range(table, bounds, left, right, cumulant2(table, 0.5 * (left + right))[2])[1]
 
 
 @jit

@@ -19,7 +19,18 @@ import math
 import numpy as np
 
 from meanfield.numerics.jit import jit
-from meanfield.theories.single_layer.compiled.quick import hermite, quick1, quick2
+from meanfield.theories.single_layer.compiled.stretch import (
+    LANES,
+    ROOM,
+    along,
+    anywhere,
+    direct_site,
+    exponentials,
+    line_fields,
+    line_through,
+    padded,
+    single_site,
+)
 
 __all__ = [
     "COLUMNS",
@@ -39,6 +50,7 @@ CURSOR = 6  # entries: nodes, runs, next run to expand, next seed, regions close
 # it about which all is known, and the integers n (m,) of its first node.
 _FIRST, _SIZE, _REGION, _NEXT, _LOW, _HIGH, _KEY = range(7)
 COLUMNS = _KEY
+_BELOW = 2  # nodes below and above those beside a run that are evaluated with them
 
 
 @jit
@@ -83,32 +95,6 @@ def rehash(runs, n_runs, slots):
 
 
 @jit
-def _start(basis, shift, t, key, a, kappa):
-    """Readout a (m,) at position 0 of the line of `key` and its kappa_c (C,), in place."""
-    n_classes, m = t.shape
-    for r in range(m):
-        a[r] = shift[0] * basis[0, r]
-    for q in range(1, m):
-        n = key[q] + shift[q]
-        for r in range(m):
-            a[r] += n * basis[q, r]
-    for c in range(n_classes):
-        kappa[c] = 0.0
-        for r in range(m):
-            kappa[c] += a[r] * t[c, r]
-
-
-@jit
-def _along(basis, t):
-    """What kappa_c gains with a step along the first basis vector (C,)."""
-    result = np.zeros(t.shape[0])
-    for c in range(t.shape[0]):
-        for r in range(t.shape[1]):
-            result[c] += basis[0, r] * t[c, r]
-    return result
-
-
-@jit
 def grow(
     quick, p, t, n_samples, basis, shift, seeds, top, window, until, exponent, runs, slots, seed_region, cursor, mass,
     first,
@@ -121,14 +107,13 @@ def grow(
     3 where there is no room for further nodes or runs: call it again.
     """
     n_classes, m = t.shape
+    coefficients, inverse, half = quick.coefficients, quick.inverse, quick.half
     summed = mass.shape[0] > 0
-    x = np.empty(m)
-    slope = np.empty(n_classes)
-    part = np.empty((n_classes, m))
-    key = np.empty(m, np.int64)
-    a = np.empty(m)
-    kappa = np.empty(n_classes)
-    along = _along(basis, t)
+    kappa, slope, value, w = np.empty((n_classes, ROOM)), np.empty((n_classes, ROOM)), np.empty(ROOM), np.empty(ROOM)
+    none = np.empty((0, 0))
+    part = np.empty((n_classes, 2))
+    key, a = np.empty(m, np.int64), np.empty(m)
+    line, step = np.empty(n_classes + 2), along(basis, t, n_samples)
     count, n_runs, head, seed, n_regions, open_region = cursor
     state = 1
     while count <= until:
@@ -150,7 +135,9 @@ def grow(
             last = position if fresh else position + runs[head, _SIZE] - 1
             if not fresh:
                 key[1 + (move >> 1)] += 1 if move & 1 else -1
-            _start(basis, shift, t, key, a, kappa)
+            origin = position  # distances along the line are counted from here
+            line_through(basis, shift, t, n_samples, top, key, origin, a, line)
+            low, got = position, 0  # nodes low ... low + got - 1 are evaluated
             outside = position  # from here to the position all nodes are outside, up from what is known about `beside`
             beside = -1
             while position <= last:
@@ -161,48 +148,59 @@ def grow(
                     position = runs[known, _HIGH] + 1
                     outside = position
                     continue
-                # A run, if there is one: down from here, turned round, then up.
-                end, at, step, begin = count, position, -1, position
-                total = 0.0
-                while end < exponent.shape[0]:
-                    h = 0.0
-                    for r in range(m):
-                        x[r] = a[r] + at * basis[0, r]
-                        h -= 0.5 * x[r] * x[r]
-                    for c in range(n_classes):
-                        g0, g1 = quick1(quick, kappa[c] + at * along[c])
-                        h += p[c] * g0
-                        slope[c] = g1
-                    value = n_samples * (h - top)
-                    if value > -window:
-                        exponent[end] = value
-                        if summed:
-                            if end == count:
-                                for c in range(n_classes):
-                                    for r in range(m):
-                                        part[c, r] = 0.0
-                            w = math.exp(value)
-                            total += w
-                            for c in range(n_classes):
-                                factor = w * slope[c]
-                                for r in range(m):
-                                    part[c, r] += factor * x[r]
-                        end += 1
-                        at += step
-                    elif step < 0 and end > count:
-                        begin = at + 1
-                        for i in range((end - count) // 2):
-                            exponent[count + i], exponent[end - 1 - i] = exponent[end - 1 - i], exponent[count + i]
-                        at, step = position + 1, 1
-                    else:
-                        break
-                if end == count and end < exponent.shape[0]:
+                if not low <= position < low + got:
+                    low, got = position - _BELOW, min(last - position + 1 + 2 * _BELOW, ROOM)
+                    line_fields(line, step, low - origin, padded(got), kappa, value)
+                    if not single_site(
+                        coefficients, inverse, half, n_samples, p, kappa, padded(got), value, slope, none
+                    ):
+                        anywhere(quick, n_samples, p, kappa, padded(got), value, slope, none)
+                if not value[position - low] > -window:
                     if beside >= 0:
                         runs[beside, _HIGH] = position
                     position += 1
                     continue
-                if end >= exponent.shape[0] or n_runs == runs.shape[0]:
-                    state = 2 if end >= exponent.shape[0] else 3
+                # A run: down from here to where it begins, then up.
+                begin = position
+                while True:
+                    while begin > low and value[begin - 1 - low] > -window:
+                        begin -= 1
+                    if begin > low or position - begin > exponent.shape[0]:
+                        break
+                    low, got = begin - ROOM // 2, ROOM
+                    line_fields(line, step, low - origin, padded(got), kappa, value)
+                    if not single_site(
+                        coefficients, inverse, half, n_samples, p, kappa, padded(got), value, slope, none
+                    ):
+                        anywhere(quick, n_samples, p, kappa, padded(got), value, slope, none)
+                end, at = count, begin
+                total = 0.0
+                for c in range(n_classes):
+                    part[c, 0], part[c, 1] = 0.0, 0.0
+                while True:
+                    if at >= low + got:
+                        low, got = at, ROOM // 2
+                        line_fields(line, step, low - origin, padded(got), kappa, value)
+                        if not single_site(
+                            coefficients, inverse, half, n_samples, p, kappa, padded(got), value, slope, none
+                        ):
+                            anywhere(quick, n_samples, p, kappa, padded(got), value, slope, none)
+                    i, n = at - low, 0
+                    while i + n < got and value[i + n] > -window:
+                        n += 1
+                    if end + n > exponent.shape[0]:
+                        break
+                    for j in range(n):
+                        exponent[end + j] = value[i + j]
+                    if summed:
+                        exponentials(value, i + n, w)
+                        total += _add(w, slope, i, i + n, low - origin, part)
+                    end += n
+                    at += n
+                    if i + n < got:
+                        break
+                if (at < low + got and value[at - low] > -window) or n_runs == runs.shape[0]:
+                    state = 3 if n_runs == runs.shape[0] else 2
                     break
                 slot = _find(slots, runs, key)
                 runs[n_runs, _FIRST], runs[n_runs, _SIZE], runs[n_runs, _REGION] = count, end - count, n_regions
@@ -214,9 +212,7 @@ def grow(
                 n_runs += 1
                 if summed:
                     mass[n_regions] += total
-                    for c in range(n_classes):
-                        for r in range(m):
-                            first[n_regions, c, r] += p[c] * part[c, r]
+                    _spread(p, a, basis, part, first, n_regions)
                 count = end
                 open_region = 1
                 beside = n_runs - 1
@@ -239,6 +235,41 @@ def grow(
 
 
 @jit
+def _add(w, slope, begin, end, at, part):
+    """Add the sums of w G'_c and of its product with the distance, at + i, to part (C, 2); returns the sum of w.
+
+    Over begin <= i < end; w of the other nodes in the same lanes becomes 0.
+    """
+    first, last = begin // LANES * LANES, padded(end)
+    for i in range(first, begin):
+        w[i] = 0.0
+    for i in range(end, last):
+        w[i] = 0.0
+    total = 0.0
+    for block in range(first, last, LANES):
+        for i in range(block, block + LANES):
+            total += w[i]
+    for c in range(part.shape[0]):
+        one, two = 0.0, 0.0
+        for block in range(first, last, LANES):
+            for i in range(block, block + LANES):
+                factor = w[i] * slope[c, i]
+                one += factor
+                two += factor * (at + i)
+        part[c, 0] += one
+        part[c, 1] += two
+    return total
+
+
+@jit
+def _spread(p, a, basis, part, first, k):
+    """Add p_c times the sums of w G'_c x to first[k] (C, m), x = a + distance times the first basis vector."""
+    for c in range(part.shape[0]):
+        for r in range(a.shape[0]):
+            first[k, c, r] += p[c] * (part[c, 0] * a[r] + part[c, 1] * basis[0, r])
+
+
+@jit
 def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent, mass, first):
     """Add to each region's mass (K,) and first (K, C, m), sums of e^{P (h - top)} and of its product with
     p_c G'(a.t_c) a, over the runs begin ... end - 1.
@@ -246,83 +277,66 @@ def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent
     The nodes may come from a nearby t: exponents (n,) are those of this t afterwards. Returns the largest change.
     """
     n_classes, m = t.shape
-    a, x = np.empty(m), np.empty(m)
-    kappa, slope = np.empty(n_classes), np.empty(n_classes)
-    along = _along(basis, t)
-    part = np.empty((n_classes, m))
-    changed = 0.0
+    coefficients, inverse, half = quick.coefficients, quick.inverse, quick.half
+    kappa, slope, value, w = np.empty((n_classes, ROOM)), np.empty((n_classes, ROOM)), np.empty(ROOM), np.empty(ROOM)
+    none = np.empty((0, 0))
+    a, line, step = np.empty(m), np.empty(n_classes + 2), along(basis, t, n_samples)
+    part = np.empty((n_classes, 2))
+    changed, check = 0.0, 0.0
     for run in range(begin, end):
-        _start(basis, shift, t, runs[run, _KEY:], a, kappa)
+        line_through(basis, shift, t, n_samples, top, runs[run, _KEY:], runs[run, _KEY], a, line)
         for c in range(n_classes):
-            for r in range(m):
-                part[c, r] = 0.0
+            part[c, 0], part[c, 1] = 0.0, 0.0
         total = 0.0
-        for i in range(runs[run, _SIZE]):
-            position = runs[run, _KEY] + i
-            h = 0.0
-            for r in range(m):
-                x[r] = a[r] + position * basis[0, r]
-                h -= 0.5 * x[r] * x[r]
-            for c in range(n_classes):
-                g0, g1 = quick1(quick, kappa[c] + position * along[c])
-                h += p[c] * g0
-                slope[c] = g1
-            node = runs[run, _FIRST] + i
-            value = n_samples * (h - top)
-            changed = max(changed, abs(value - exponent[node]))
-            exponent[node] = value
-            w = math.exp(value)
-            total += w
-            for c in range(n_classes):
-                factor = w * slope[c]
-                for r in range(m):
-                    part[c, r] += factor * x[r]
+        for at in range(0, runs[run, _SIZE], ROOM):
+            n = min(ROOM, runs[run, _SIZE] - at)
+            line_fields(line, step, at, padded(n), kappa, value)
+            if not single_site(coefficients, inverse, half, n_samples, p, kappa, padded(n), value, slope, none):
+                anywhere(quick, n_samples, p, kappa, padded(n), value, slope, none)
+            node = runs[run, _FIRST] + at
+            for i in range(n):
+                changed = max(changed, abs(value[i] - exponent[node + i]))
+                check += value[i]
+                exponent[node + i] = value[i]
+            exponentials(value, n, w)
+            total += _add(w, slope, 0, n, at, part)
         k = runs[run, _REGION]
         mass[k] += total
-        for c in range(n_classes):
-            for r in range(m):
-                first[k, c, r] += p[c] * part[c, r]
-    return changed
+        _spread(p, a, basis, part, first, k)
+    return changed if np.isfinite(check) else np.inf
 
 
 @jit
-def direct_slopes(sample, step, origin, p, t, n_samples, top, basis, shift, runs, begin, end, group, mass, first):
+def direct_slopes(sample, spacing, origin, p, t, n_samples, top, basis, shift, runs, begin, end, group, mass, first):
     """What `slopes` adds up, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`).
 
     group (K',) says to which entry of mass (K,) and first (K, C, m) the nodes of a region belong.
     """
     n_classes, m = t.shape
-    a, x = np.empty(m), np.empty(m)
-    kappa, slope = np.empty(n_classes), np.empty(n_classes)
-    along = _along(basis, t)
-    part = np.empty((n_classes, m))
+    kappa, slope, value, w = np.empty((n_classes, ROOM)), np.empty((n_classes, ROOM)), np.empty(ROOM), np.empty(ROOM)
+    a, line, step = np.empty(m), np.empty(n_classes + 2), along(basis, t, n_samples)
     for run in range(begin, end):
-        _start(basis, shift, t, runs[run, _KEY:], a, kappa)
-        for c in range(n_classes):
-            for r in range(m):
-                part[c, r] = 0.0
-        total = 0.0
-        for i in range(runs[run, _SIZE]):
-            position = runs[run, _KEY] + i
-            h = 0.0
-            for r in range(m):
-                x[r] = a[r] + position * basis[0, r]
-                h -= 0.5 * x[r] * x[r]
-            for c in range(n_classes):
-                g0, g1 = hermite(sample, step, origin, kappa[c] + position * along[c])
-                h += p[c] * g0
-                slope[c] = g1
-            w = math.exp(n_samples * (h - top))
-            total += w
-            for c in range(n_classes):
-                factor = w * slope[c]
-                for r in range(m):
-                    part[c, r] += factor * x[r]
+        line_through(basis, shift, t, n_samples, top, runs[run, _KEY:], runs[run, _KEY], a, line)
         k = group[runs[run, _REGION]]
-        mass[k] += total
-        for c in range(n_classes):
-            for r in range(m):
-                first[k, c, r] += p[c] * part[c, r]
+        for at in range(0, runs[run, _SIZE], ROOM):
+            n = min(ROOM, runs[run, _SIZE] - at)
+            whole = padded(n)
+            line_fields(line, step, at, whole, kappa, value)
+            direct_site(sample, spacing, origin, n_samples, p, kappa, whole, value, slope)
+            exponentials(value, n, w)
+            for i in range(n, whole):
+                w[i] = 0.0
+            for block in range(0, whole, LANES):
+                for i in range(block, block + LANES):
+                    mass[k] += w[i]
+            for c in range(n_classes):
+                one, two = 0.0, 0.0
+                for block in range(0, whole, LANES):
+                    for i in range(block, block + LANES):
+                        one += w[i] * slope[c, i]
+                        two += w[i] * slope[c, i] * (at + i)
+                for r in range(m):
+                    first[k, c, r] += p[c] * (one * a[r] + two * basis[0, r])
 
 
 @jit
@@ -331,48 +345,60 @@ def moments(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponen
     p_c G'_c p_d G'_d a_r a_q for c >= d (rows) and r >= q (columns), then of p_c G''_c a_r a_q.
     """
     n_classes, m = t.shape
-    a, x = np.empty(m), np.empty(m)
-    kappa, slope, curvature = np.empty(n_classes), np.empty(n_classes), np.empty(n_classes)
-    along = _along(basis, t)
-    n_squares = m * (m + 1) // 2
-    square = np.empty(n_squares)
+    coefficients, inverse, half = quick.coefficients, quick.inverse, quick.half
+    kappa, slope, value, w = np.empty((n_classes, ROOM)), np.empty((n_classes, ROOM)), np.empty(ROOM), np.empty(ROOM)
+    curvature = np.empty((n_classes, ROOM))
+    a, line, step = np.empty(m), np.empty(n_classes + 2), along(basis, t, n_samples)
+    part = np.empty((n_classes, 2))
     for run in range(begin, end):
-        _start(basis, shift, t, runs[run, _KEY:], a, kappa)
+        line_through(basis, shift, t, n_samples, top, runs[run, _KEY:], runs[run, _KEY], a, line)
         k = runs[run, _REGION]
-        for i in range(runs[run, _SIZE]):
-            position = runs[run, _KEY] + i
-            h = 0.0
-            j = 0
-            for r in range(m):
-                x[r] = a[r] + position * basis[0, r]
-                h -= 0.5 * x[r] * x[r]
-                for q in range(r + 1):
-                    square[j] = x[r] * x[q]
-                    j += 1
+        for at in range(0, runs[run, _SIZE], ROOM):
+            n = min(ROOM, runs[run, _SIZE] - at)
+            line_fields(line, step, at, padded(n), kappa, value)
+            if not single_site(coefficients, inverse, half, n_samples, p, kappa, padded(n), value, slope, curvature):
+                anywhere(quick, n_samples, p, kappa, padded(n), value, slope, curvature)
+            node = runs[run, _FIRST] + at
+            for i in range(n):
+                exponent[node + i] = value[i]
+            exponentials(value, n, w)
             for c in range(n_classes):
-                g0, g1, g2 = quick2(quick, kappa[c] + position * along[c])
-                h += p[c] * g0
-                slope[c] = p[c] * g1
-                curvature[c] = p[c] * g2
-            value = n_samples * (h - top)
-            exponent[runs[run, _FIRST] + i] = value
-            w = math.exp(value)
-            mass[k] += w
+                part[c, 0], part[c, 1] = 0.0, 0.0
+            mass[k] += _add(w, slope, 0, n, at, part)
+            _spread(p, a, basis, part, first, k)
             row = 0
             for c in range(n_classes):
-                factor = w * slope[c]
-                for r in range(m):
-                    first[k, c, r] += factor * x[r]
+                for i in range(padded(n)):
+                    value[i] = w[i] * slope[c, i]
                 for d in range(c + 1):
-                    both = factor * slope[d]
-                    for j in range(n_squares):
-                        second[row, j] += both * square[j]
+                    _add_squares(p[c] * p[d], value, slope, d, n, at, a, basis, second, row)
                     row += 1
             for c in range(n_classes):
-                both = w * curvature[c]
-                for j in range(n_squares):
-                    second[row, j] += both * square[j]
+                _add_squares(p[c], w, curvature, c, n, at, a, basis, second, row)
                 row += 1
+
+
+@jit
+def _add_squares(scale, w, factor, c, n, at, a, basis, second, row):
+    """Add scale times the sum of w factor_c x_r x_q, x = a + distance times the first basis vector, to a row.
+
+    w is 0 beyond n in the last lanes.
+    """
+    zero, one, two = 0.0, 0.0, 0.0
+    for block in range(0, n, LANES):
+        for i in range(block, block + LANES):
+            value = w[i] * factor[c, i]
+            moved = value * (at + i)
+            zero += value
+            one += moved
+            two += moved * (at + i)
+    zero, one, two = scale * zero, scale * one, scale * two
+    j = 0
+    for r in range(a.shape[0]):
+        for q in range(r + 1):
+            mixed = a[r] * basis[0, q] + a[q] * basis[0, r]
+            second[row, j] += zero * a[r] * a[q] + one * mixed + two * basis[0, r] * basis[0, q]
+            j += 1
 
 
 @jit
@@ -411,11 +437,11 @@ def basin_roots(exponent, runs, slots):
 
 
 @jit
-def code_moments(basis, shift, runs, exponent, scale, centre, code, roots, total, mean, covariance):
-    """Weight (n,), mean (n, m) and covariance (n, m, m) of each code, in place of zeros.
+def code_moments(basis, shift, runs, exponent, scale, centre, label, whole, total, mean, covariance):
+    """Weight (n,), mean (n, m) and covariance (n, m, m) of each code, in place of the moments of runs that are cut.
 
-    The mass of a node is e^exponent times the `scale` (K,) of its region, its code that of its root (`basin_roots`);
-    `centre` (n, m) is somewhere in the code, so that squares keep their digits.
+    The mass of a node is e^exponent times the `scale` (K,) of its region, its code that of `label` (N,); runs that are
+    not `whole` (R,) are left out. `centre` (n, m) is somewhere in the code, so that squares keep their digits.
     """
     n_codes, m = mean.shape
     a = np.empty(m)
@@ -426,9 +452,9 @@ def code_moments(basis, shift, runs, exponent, scale, centre, code, roots, total
             for q in range(1, m):
                 a[r] += (runs[run, _KEY + q] + shift[q]) * basis[q, r]
         factor = scale[runs[run, _REGION]]
-        for i in range(runs[run, _SIZE]):
+        for i in range(runs[run, _SIZE] if whole[run] else 0):
             node = runs[run, _FIRST] + i
-            k = code[roots[node]]
+            k = label[node]
             mass = factor * math.exp(exponent[node])
             total[k] += mass
             for r in range(m):

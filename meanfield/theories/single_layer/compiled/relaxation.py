@@ -15,10 +15,10 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.cumulant_table import interval_index
+from meanfield.numerics.cumulant_table import cumulant2, interval_index
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
-from meanfield.theories.single_layer.compiled.bounds import psi_and_mean, range_maximum
+from meanfield.theories.single_layer.compiled.bounds import curvature_range, psi_and_mean, range_maximum
 
 __all__ = ["PRODUCT_CLASSES", "relaxed_bound", "sign_products"]
 
@@ -185,8 +185,9 @@ def relaxed_bound(
         off = np.inf
         least = 0.0
         if inside:
-            least = min(max(-range_maximum(bounds.flatness, first, last), 0.0), growth)
-            off = 0.125 * width * width * max(range_maximum(bounds.curvature, first, last) - least, 0.0)
+            least, most = curvature_range(table, bounds, low, high, cumulant2(table, 0.5 * (low + high))[2])
+            least = min(max(least, 0.0), growth)
+            off = 0.125 * width * width * max(most - least, 0.0)
         if low >= 0.0 or high <= 0.0:
             top = max(range_maximum(bounds.remainder, first, last), max(rest_low - line * low, rest_high - line * high))
             spread = top - min(rest_low - line * low, rest_high - line * high)

@@ -1,0 +1,84 @@
+"""The single-site function of a class on the lattice of its own field h, at any conjugate field b of an interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.rules import Rule, activation_range
+from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_values, z_rule
+from meanfield.validation import FloatArray
+
+__all__ = ["SingleSites"]
+
+
+@dataclass(eq=False)
+class SingleSites:
+    """g(b, h) and its derivatives: by interpolation between Chebyshev points in b, or directly."""
+
+    phi: Activation
+    rule: Rule
+    d: float
+    delta: float
+    h: FloatArray
+    bounds: tuple[float, float]  # of b
+
+    @cached_property
+    def _chebyshev(self) -> tuple[FloatArray, FloatArray]:
+        """Points in b, and their barycentric weights."""
+        infimum, supremum = activation_range(self.phi)
+        low, high = self.bounds
+        half = max(0.5 * (high - low), 1e-9)
+        ratio = 3.0 / (half * max(supremum - infimum, 1e-9))  # nearest zeros of exp(g): i pi / (range of phi)
+        growth = math.log(ratio + math.sqrt(1.0 + ratio**2))
+        digits = 16.0 if self.rule.depth < 20 else 34.0
+        size = max(8, math.ceil(digits / growth) + 4)
+        theta = math.pi * (np.arange(size) + 0.5) / size
+        sign = 1.0 - 2.0 * (np.arange(size) % 2)
+        return 0.5 * (low + high) + half * np.cos(theta), np.asarray(sign * np.sin(theta))
+
+    def _z(self, h: FloatArray, b: FloatArray) -> SiteNodes:
+        return z_rule(self.phi, self.d, float(h.min()), float(h.max()), self.rule.z, float(np.abs(b).max()))
+
+    @cached_property
+    def _table(self) -> FloatArray:
+        """(points, h)"""
+        return self.values(self._chebyshev[0], slice(None))
+
+    @cached_property
+    def _derived(self) -> FloatArray:
+        """(orders, points, h)"""
+        return self.derivatives(self._chebyshev[0], slice(None))[1]
+
+    def values(self, b: FloatArray, inside: slice) -> FloatArray:
+        """g (N, h) at b (N,) and h[inside], integrated there."""
+        h = self.h[inside]
+        return site_values(self._z(h, b), b, h, self.d, self.delta)
+
+    def derivatives(self, b: FloatArray, inside: slice) -> tuple[FloatArray, FloatArray]:
+        """g (N, h) and its derivatives (orders, N, h) at b (N,) and h[inside], integrated there."""
+        h = self.h[inside]
+        return site_derivatives(self._z(h, b), b, h, self.d, self.delta)
+
+    def _weights(self, b: FloatArray) -> FloatArray:
+        nodes, bary = self._chebyshev
+        difference = b[:, None] - nodes
+        exact = difference == 0.0
+        difference[exact] = 1.0
+        weight = bary / difference
+        weight[exact.any(axis=1)] = 0.0
+        weight[exact] = 1.0
+        return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+    def interpolated(self, b: FloatArray) -> FloatArray:
+        """g (N, h) at b (N,) and all h."""
+        return np.asarray(self._weights(b) @ self._table)
+
+    def interpolated_derivatives(self, b: FloatArray, inside: slice, wanted: list[int]) -> FloatArray:
+        """(wanted, N h) derivatives at b (N,) and h[inside]."""
+        found = np.tensordot(self._derived[wanted][:, :, inside], self._weights(b), (1, 1)).transpose(0, 2, 1)
+        return np.ascontiguousarray(found.reshape(len(wanted), -1))

@@ -1,0 +1,207 @@
+"""h(a; t) at several readouts at once, in loops that vectorise; along a line, where kappa_c is linear in the position.
+
+The loops have no branches and no calls; what is asked for beyond the intervals of equal width of the quick table goes
+node by node. They are fastest where the number of nodes is a multiple of `LANES`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.quick import quick2
+
+__all__ = [
+    "LANES",
+    "ROOM",
+    "along",
+    "anywhere",
+    "direct_site",
+    "exponentials",
+    "line_through",
+    "padded",
+    "single_site",
+]
+
+LANES = 8  # nodes that are done together
+ROOM = 64  # nodes of a stretch at most
+_LOWEST, _HIGHEST = -745.0, 800.0  # beyond, e^x is 0 and infinite
+_LEAST = 1080
+_POWERS = np.append(np.ldexp(1.0, np.arange(-_LEAST, 1024)), np.full(160, np.inf))  # 2^k
+_LOG2E = 1.4426950408889634
+_LN2, _LN2_REST = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # the first has 32 bits
+_INSIDE = 1.0 - 1e-9
+
+
+@jit
+def padded(n):
+    """n, filled up to whole lanes."""
+    return (n + LANES - 1) // LANES * LANES
+
+
+@jit
+def exponentials(value, n, result):
+    """result[i] = e^value[i], to 3e-16, for i < n; where value is not a number, 0. Writes whole lanes."""
+    for block in range(0, n, LANES):
+        for i in range(block, block + LANES):
+            x = value[i] if value[i] > _LOWEST else _LOWEST
+            x = x if x < _HIGHEST else _HIGHEST
+            k = math.floor(x * _LOG2E + 0.5)
+            r = x - k * _LN2 - k * _LN2_REST
+            q = 1.0 / 479001600.0
+            q = q * r + 1.0 / 39916800.0
+            q = q * r + 1.0 / 3628800.0
+            q = q * r + 1.0 / 362880.0
+            q = q * r + 1.0 / 40320.0
+            q = q * r + 1.0 / 5040.0
+            q = q * r + 1.0 / 720.0
+            q = q * r + 1.0 / 120.0
+            q = q * r + 1.0 / 24.0
+            q = q * r + 1.0 / 6.0
+            q = q * r + 0.5
+            q = q * r + 1.0
+            q = q * r + 1.0
+            result[i] = q * _POWERS[np.int32(k) + _LEAST]
+
+
+@jit
+def along(basis, t, n_samples):
+    """What a step along the first basis vector does: gains of kappa_c (C,), then -P/2 times its squared length."""
+    n_classes, m = t.shape
+    result = np.zeros(n_classes + 1)
+    for r in range(m):
+        for c in range(n_classes):
+            result[c] += basis[0, r] * t[c, r]
+        result[n_classes] -= 0.5 * n_samples * basis[0, r] * basis[0, r]
+    return result
+
+
+@jit
+def line_through(basis, shift, t, n_samples, top, key, first, a, line):
+    """Readout a (m,) at position `first` of the line of `key`, its kappa_c, and the first two coefficients of
+    P (-|a|^2 / 2 - top) in the distance from there (`line`, (C + 2,)), in place.
+    """
+    n_classes, m = t.shape
+    for r in range(m):
+        a[r] = (first + shift[0]) * basis[0, r]
+    for q in range(1, m):
+        n = key[q] + shift[q]
+        for r in range(m):
+            a[r] += n * basis[q, r]
+    size, slope = 0.0, 0.0
+    for r in range(m):
+        size += a[r] * a[r]
+        slope += a[r] * basis[0, r]
+    line[n_classes] = -n_samples * (0.5 * size + top)
+    line[n_classes + 1] = -n_samples * slope
+    for c in range(n_classes):
+        kappa = 0.0
+        for r in range(m):
+            kappa += a[r] * t[c, r]
+        line[c] = kappa
+
+
+@jit
+def single_site(coefficients, inverse, half, n_samples, p, kappa, n, value, slope, curvature):
+    """Add P p_c G(kappa_c) (n,) to value, and set slope to G', curvature to G'' (C, n) unless it is empty.
+
+    False, and nothing done, where kappa leaves the intervals of equal width: `anywhere` then does it. (The table itself
+    is not an argument: to pass it on takes longer than the polynomials of a short stretch.)
+    """
+    n_classes = p.shape[0]
+    far = 0
+    for c in range(n_classes):
+        for i in range(n):
+            far += 0 if abs(kappa[c, i] * inverse) < half * _INSIDE else 1
+    if far > 0:
+        return False
+    for c in range(n_classes):
+        weight = n_samples * p[c]
+        for i in range(n):
+            x = kappa[c, i] * inverse + half
+            j = np.int32(x)
+            u = x - j - 0.5
+            g0 = coefficients[j, 7]
+            g1 = 7.0 * g0
+            g0 = g0 * u + coefficients[j, 6]
+            g1 = g1 * u + 6.0 * coefficients[j, 6]
+            g0 = g0 * u + coefficients[j, 5]
+            g1 = g1 * u + 5.0 * coefficients[j, 5]
+            g0 = g0 * u + coefficients[j, 4]
+            g1 = g1 * u + 4.0 * coefficients[j, 4]
+            g0 = g0 * u + coefficients[j, 3]
+            g1 = g1 * u + 3.0 * coefficients[j, 3]
+            g0 = g0 * u + coefficients[j, 2]
+            g1 = g1 * u + 2.0 * coefficients[j, 2]
+            g0 = g0 * u + coefficients[j, 1]
+            g1 = g1 * u + coefficients[j, 1]
+            g0 = g0 * u + coefficients[j, 0]
+            value[i] += weight * g0
+            slope[c, i] = g1 * inverse
+    if curvature.shape[0] == 0:
+        return True
+    for c in range(n_classes):
+        for i in range(n):
+            x = kappa[c, i] * inverse + half
+            j = np.int32(x)
+            u = x - j - 0.5
+            g2 = 42.0 * coefficients[j, 7]
+            g2 = g2 * u + 30.0 * coefficients[j, 6]
+            g2 = g2 * u + 20.0 * coefficients[j, 5]
+            g2 = g2 * u + 12.0 * coefficients[j, 4]
+            g2 = g2 * u + 6.0 * coefficients[j, 3]
+            curvature[c, i] = (g2 * u + 2.0 * coefficients[j, 2]) * (inverse * inverse)
+    return True
+
+
+@jit
+def anywhere(quick, n_samples, p, kappa, n, value, slope, curvature):
+    """`single_site` at any kappa, one by one."""
+    for c in range(p.shape[0]):
+        for i in range(n):
+            g0, g1, g2 = quick2(quick, kappa[c, i])
+            value[i] += n_samples * p[c] * g0
+            slope[c, i] = g1
+            if curvature.shape[0] > 0:
+                curvature[c, i] = g2
+
+
+@jit
+def direct_site(sample, spacing, origin, n_samples, p, kappa, n, value, slope):
+    """As `single_site`, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`).
+
+    The same bits whatever `origin` is: a sample more at either end changes nothing.
+    """
+    last = float(sample.shape[0] - 2)
+    inverse = 1.0 / spacing
+    for c in range(p.shape[0]):
+        weight = n_samples * p[c]
+        for i in range(n):
+            x = kappa[c, i] * inverse
+            whole = math.floor(x)
+            x -= whole
+            place = whole - origin
+            place = place if place > 0.0 else 0.0
+            j = np.int32(place if place < last else last)
+            b0, b1, b2 = sample[j, 0], spacing * sample[j, 1], 0.5 * spacing * spacing * sample[j, 2]
+            b3 = sample[j + 1, 0] - b0 - b1 - b2
+            b4 = spacing * sample[j + 1, 1] - b1 - 2.0 * b2 - 3.0 * b3
+            b5 = 0.5 * (spacing * spacing * sample[j + 1, 2] - 2.0 * b2 - 6.0 * b3 - 6.0 * b4)
+            u = x - 1.0
+            cubic = b3 + u * (b4 + u * b5)
+            value[i] += weight * (b0 + x * (b1 + x * (b2 + x * cubic)))
+            slope[c, i] = (b1 + x * (2.0 * b2 + x * (3.0 * cubic + x * (b4 + 2.0 * u * b5)))) * inverse
+
+
+@jit
+def line_fields(line, step, at, n, kappa, value):
+    """kappa_c (C, n) and P (-|a|^2 / 2 - top) (n,) of the nodes at distances at, at + 1, ... along a line."""
+    n_classes = kappa.shape[0]
+    for i in range(n):
+        d = float(at + i)
+        value[i] = line[n_classes] + d * (line[n_classes + 1] + d * step[n_classes])
+    for c in range(n_classes):
+        for i in range(n):
+            kappa[c, i] = line[c] + (at + i) * step[c]

@@ -1,0 +1,179 @@
+"""Finite P where codes are separated and nearly Gaussian: Newton's method with a rule around each code (sigma_a = 1).
+
+Codes and their weights are unknowns beside t, as in `finite_newton.polish`; they come from a neighbour or from
+P -> infinity. Wherever anything is out of the ordinary the answer is None, and the lattice over all codes takes over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from meanfield.theories.single_layer.finite_check import extra_starts, stationarity
+from meanfield.theories.single_layer.finite_newton import jacobian, no_outliers, stepped
+from meanfield.theories.single_layer.readout_clouds import (
+    ORDERS,
+    Frames,
+    Rule,
+    ball_sums,
+    choose_rules,
+    cloud_sums,
+    framed,
+    hermite_rule,
+    overlapping,
+)
+from meanfield.theories.single_layer.readout_integral import ReadoutIntegral, Sums
+from meanfield.validation import FloatArray
+
+__all__ = ["MAX_CLOUD_DIMENSION", "Clouds", "Codes", "solve_clouds"]
+
+MAX_CLOUD_DIMENSION = 4
+_MAX_STEPS = 10
+_MAX_ROUNDS = 3  # of codes that the check finds and the solution lacks
+_SAME = 1e-5  # distance up to which two maxima are one, relative to 1 + |a|
+_LIGHTEST = 1e-8  # weight with which a code starts that was not known
+_GONE = -50.0  # ln of the weight below which a code is left out
+_NEAR = 1e-3  # error of the first rules at which those that are good enough take over
+_FAR = 0.5  # change of t in one step, relative to 1 + |t|, beyond which the start was not near
+
+
+class Codes(NamedTuple):
+    """Readouts near the maxima of h (K, m), and weights (K,)."""
+
+    readout: FloatArray
+    weight: FloatArray
+
+
+class Clouds(NamedTuple):
+    """A solution by rules around codes, and what the rule unlike them says of it."""
+
+    t: FloatArray
+    weight: FloatArray
+    sums: Sums
+    reached: float  # residual of the rules themselves
+    other: float  # residual of the other rule
+    error: float  # of the integral: difference of both, or what the other leaves out
+    n_nodes: int
+
+
+def solve_clouds(problem: ReadoutIntegral, t: FloatArray, codes: Codes, aim: float, accuracy: float) -> Clouds | None:
+    """Minimise J from near its minimum; None where codes overlap, or the start is not near enough."""
+    for _ in range(_MAX_ROUNDS):
+        solved = _newton(problem, t, codes, 3e-2 * aim, accuracy)
+        if solved is None:
+            return None
+        t, weight, frames, rules, sums, reached = solved
+        found, height = problem.maxima(t, extra_starts(problem, t))
+        seeds = found[problem.n_samples * (height - height[0]) > 2.0 - problem.window(0.1 * accuracy)]
+        new = [i for i, a in enumerate(seeds) if not _known(a, frames.mode)]
+        if new:
+            heaviest = int(np.argmax(weight))
+            excess = problem.n_samples * (height[new] - frames.height[heaviest])
+            weights = np.append(weight, weight[heaviest] * np.exp(np.clip(excess, np.log(_LIGHTEST), 0.0)))
+            codes = Codes(np.vstack([frames.mode, seeds[new]]), weights / weights.sum())
+            continue
+        return _checked(problem, t, weight, frames, rules, sums, reached, accuracy)
+    return None
+
+
+def _known(a: FloatArray, modes: FloatArray) -> bool:
+    return bool((np.abs(modes - a).max(axis=1) < _SAME * (1.0 + np.abs(a).max())).any())
+
+
+def _newton(
+    problem: ReadoutIntegral, t: FloatArray, codes: Codes, enough: float, accuracy: float
+) -> tuple[FloatArray, FloatArray, Frames, list[Rule], Sums, float] | None:
+    """t, weights, frames, rules, sums and residual of the rules of Gauss and Hermite."""
+    none = no_outliers(t)
+    frames = framed(problem, t, codes.readout)
+    if frames is None:
+        return None
+    frames, weight = _merged(frames, codes.weight)
+    if overlapping(problem, t, frames, weight):
+        return None
+    rules: list[Rule] | None = None
+    inverse: np.ndarray | None = None
+    within, before = np.empty((0, 0)), np.inf
+    for _ in range(_MAX_STEPS):
+        if rules is None:  # on the way: the fewest nodes, with the Hessian
+            sums = cloud_sums(problem, t, frames, [hermite_rule(t.shape[1], ORDERS[0])] * len(frames), weight)
+        else:
+            sums = cloud_sums(problem, t, frames, rules)
+        gradient = problem.gradient(t, sums, weight, none)
+        mismatch = problem.mismatch(sums, weight)
+        error = max(problem.residual(gradient), problem.share_error(sums, weight))
+        if rules is not None and error <= enough:
+            return t, weight, frames, rules, replace(sums, within=within), error
+        if not error < (2.0 if rules is None else 0.5) * before:
+            return None
+        before = error
+        if rules is None:
+            within = sums.within
+            try:
+                inverse = np.linalg.inv(jacobian(problem, sums, weight))
+            except np.linalg.LinAlgError:
+                return None
+        assert inverse is not None
+        step = -inverse @ np.concatenate([gradient, mismatch, [0.0]])
+        change = step[: t.size].reshape(t.shape)
+        if not np.abs(change).max() <= _FAR * (1.0 + np.abs(t).max()):
+            return None
+        t, weight = t + change, stepped(weight, step[t.size : -1])
+        kept = np.log(weight) > _GONE
+        if not kept.all():
+            weight, inverse = weight[kept] / weight[kept].sum(), None
+        moved = framed(problem, t, frames.mode[kept])
+        if moved is None or (len(moved) > 1 and _closest(moved.mode) < _SAME):
+            return None
+        frames = moved
+        if rules is None and error < _NEAR and inverse is not None:
+            rules, before = choose_rules(problem, t, frames, weight, accuracy), np.inf
+            if rules is None:
+                return None
+        elif inverse is None:
+            rules = None
+    return None
+
+
+def _closest(modes: FloatArray) -> float:
+    """Smallest distance of two maxima, relative to 1 + |a|."""
+    distance = np.abs(modes[:, None] - modes).max(axis=2) + np.diag(np.full(len(modes), np.inf))
+    return float(distance.min() / (1.0 + np.abs(modes).max()))
+
+
+def _merged(frames: Frames, weight: FloatArray) -> tuple[Frames, FloatArray]:
+    """Each maximum once, with all its weight."""
+    kept: list[int] = []
+    total: list[float] = []
+    for i, a in enumerate(frames.mode):
+        same = [n for n, j in enumerate(kept) if _known(a, frames.mode[j : j + 1])]
+        if same:
+            total[same[0]] += weight[i]
+        else:
+            kept.append(i)
+            total.append(weight[i])
+    chosen = {name: array[kept] for name, array in vars(frames).items()}
+    shares = np.maximum(total, _LIGHTEST)
+    return Frames(**chosen), shares / shares.sum()
+
+
+def _checked(
+    problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, frames: Frames, rules: list[Rule], sums: Sums,
+    reached: float, accuracy: float,
+) -> Clouds | None:  # fmt: skip
+    """Held against lattices in balls around the codes, with G evaluated directly."""
+    unlike = ball_sums(problem, t, frames, weight, accuracy)
+    if unlike is None:
+        return None
+    log_share, first, shell = unlike
+    top = log_share.max()
+    objective = problem.linear(t) + (top + np.log(np.exp(log_share - top).sum())) / problem.n_samples
+    again = Sums(objective, log_share, first, np.empty(0), frames.mode, sums.level, None)
+    other = stationarity(problem, t, again, weight, no_outliers(t))
+    # What is beyond the balls holds about as much as their outermost shells.
+    other = float(other + shell * (1.0 + np.abs(problem.y).max()))
+    error = float(max(accuracy, shell, problem.n_samples * abs(objective - sums.objective)))
+    n_nodes = sum(rule.weight.size for rule in rules)
+    return Clouds(t, weight, sums, reached, other, error, n_nodes)

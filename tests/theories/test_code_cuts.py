@@ -1,0 +1,77 @@
+"""Codes that overlap at finite P: what belongs to which of them, held against sums that know where h leads."""
+
+import numpy as np
+import pytest
+from independent import SingleSite
+from scipy.integrate import quad
+from scipy.optimize import minimize_scalar
+from scipy.special import erf
+
+import meanfield as mf
+
+
+def sigmoid(z):
+    return 0.5 * (1.0 + erf(np.sqrt(np.pi) * z / 2.0))
+
+
+@pytest.mark.parametrize(("n_samples", "tau"), [(30, 0.1), (60, 0.15), (400, 0.1)])
+def test_one_output_is_cut_at_the_minimum_between_two_codes(n_samples, tau):
+    post = mf.solve(mf.Network("sigmoid"), mf.class_task(targets=[1.0, -0.9], n_samples=n_samples), tau)
+    t = post.solution.t[:, 0]
+    single = SingleSite(sigmoid, 1.0, reach=12.0)
+
+    def h(a):
+        return float(0.5 * np.sum(np.asarray(single(t * a)[0])) - 0.5 * a * a)
+
+    low, high = sorted(code.readout[0] for code in post.codes)
+    cut = minimize_scalar(h, bounds=(low, high), method="bounded", options={"xatol": 1e-10}).x
+    top = max(h(low), h(high))
+
+    def mass(a, b):
+        return quad(lambda x: np.exp(n_samples * (h(x) - top)), a, b, epsabs=1e-12, limit=200)[0]
+
+    below, above = mass(-4.0, cut), mass(cut, 4.0)
+    weight = {code.readout[0]: code.weight for code in post.codes}
+    assert weight[low] == pytest.approx(below / (below + above), abs=2e-7)
+    first = quad(lambda x: x * np.exp(n_samples * (h(x) - top)), cut, 4.0, epsabs=1e-12, limit=200)[0] / above
+    assert high == pytest.approx(first, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "tau", "off", "expected"),
+    [
+        (100, 0.1, 0.0, {"110": 0.27515, "101": 0.27515, "011": 0.26117, "100": 0.18854}),
+        (50, 0.05, 0.5, {"111": 0.42936, "110": 0.21095, "101": 0.21095, "011": 0.14875}),
+        (100, 0.2, -0.6, {"100": 0.66002, "110": 0.11382, "101": 0.11382, "011": 0.11234}),
+    ],
+)
+def test_three_outputs(n_samples, tau, off, expected):
+    """`expected`: sums over 400,000 to 580,000 points of a grid, each followed along a <- sum_c p_c G'(a.t_c) t_c."""
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=off, n_samples=n_samples)
+    found = {code.pattern: code.weight for code in mf.solve(mf.Network("sigmoid"), task, tau).codes}
+    assert found.keys() == expected.keys()
+    for pattern, weight in expected.items():
+        assert found[pattern] == pytest.approx(weight, abs=8e-4)
+
+
+@pytest.mark.parametrize("n_samples", [50, 100, 500])
+@pytest.mark.parametrize("tau", [0.01, 0.05, 0.1, 0.2])
+def test_exchange_of_classes(n_samples, tau):
+    """Steepest ascent along the axes of a lattice made codes of one orbit differ by up to 0.04."""
+    for off in (-0.6, 0.0, 0.5):
+        task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=off, n_samples=n_samples)
+        found = {code.pattern: code.weight for code in mf.solve(mf.Network("sigmoid"), task, tau).codes}
+        for pattern, weight in found.items():
+            assert weight == pytest.approx(found.get(pattern[0] + pattern[2] + pattern[1], 0.0), abs=2e-3)
+
+
+def test_the_cut_is_that_of_h_in_any_coordinates():
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.0, n_samples=100)
+    plain, turned = (
+        mf.solve(mf.Network("sigmoid"), task.with_(targets=task.targets @ basis), 0.1).codes
+        for basis in (np.eye(3), rotation)
+    )
+    for one, other in zip(plain, turned, strict=True):
+        assert one.weight == pytest.approx(other.weight, abs=5e-4)
+        np.testing.assert_allclose(one.readout @ rotation, other.readout, atol=3e-3)
