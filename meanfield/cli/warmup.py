@@ -18,13 +18,10 @@ import numpy as np, meanfield as mf
 inputs = np.random.default_rng(0).standard_normal((8, 6))
 task = mf.data_task(inputs, labels=[0, 1] * 4)
 """
-# What is compiled together -> a program that needs it. The second one has what a first solve needs last; the third what
-# it needs where the bundle method does not do.
+# What is compiled together -> a program that needs it. The second one has what a first solve needs last.
 FIRST = {
     "class tasks": _CLASSES + "mf.solve(mf.Network('sigmoid'), task)",
     "global check": "from meanfield.theories.single_layer.precompile import precompile; precompile()",
-    "many classes, codes far out": "from meanfield.theories.single_layer.precompile import precompile_paths\n"
-    "precompile_paths()",
 }
 OTHERS = {
     "finite P": _CLASSES + "for n in (100, 10_000): mf.solve(mf.Network('sigmoid'), task.with_(n_samples=n), tau=0.1)",

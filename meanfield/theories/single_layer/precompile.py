@@ -10,11 +10,9 @@ from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled import globalcheck, sweep
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
-from meanfield.theories.single_layer.compiled.code_path import code_path
-from meanfield.theories.single_layer.compiled.moving_cuts import moving_cuts
 from meanfield.theories.single_layer.limit import compiled_tables, phi_range
 
-__all__ = ["is_compiled", "precompile", "precompile_paths"]
+__all__ = ["is_compiled", "precompile"]
 
 
 def is_compiled() -> bool:
@@ -37,19 +35,3 @@ def precompile() -> None:
     growth = table.growth_plus, table.growth_minus
     certify(direct, *growth, p, y, 0.1, t, maxima, weights, none, no_weights)
     bundle_rounds(table, p, y, 0.1, low, high, (t, none, no_weights, none, no_weights, 1.0), 1e-12, 1)
-
-
-def precompile_paths() -> None:
-    """The same for what is called where the bundle method does not do: many different classes, codes far out.
-
-    What these call in turn is compiled as far as a small task gets: two classes that need two codes and an outlier.
-    """
-    p, y, none = np.array([0.6, 0.4]), np.array([[1.0, -0.2], [0.1, 0.8]]), np.empty((0, 2))
-    for phi in ("sigmoid", "gelu"):
-        network = Network(phi)
-        table = compiled_tables(network.activation, network.k)[0]._replace(stop=budget.new_stop())
-        low, high, _, _ = phi_range(network.activation, network.k)
-        if phi == "sigmoid":
-            code_path(table, p, y, 0.1, low, high)
-        else:
-            moving_cuts(table, p, y, 0.1, low, high, none)
