@@ -7,6 +7,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.phases.boundaries import _crossings, _edges, _sorted_phase
+from meanfield.theories.single_layer.transitions.boundary import trace_boundary
 
 TASK = mf.class_task(fractions=[0.5, 0.25, 0.25])
 
@@ -79,7 +80,7 @@ def test_a_step_beyond_two_limits_ends_at_the_one_that_is_met_first():
     row = mf.sweep(mf.Network("sigmoid"), task, tau=np.linspace(0.25, 0.27, 5), progress=False)
     (transition,) = row.transitions()
     limits = {"tau": (0.0, 0.3), "off": (-1.0, 0.0)}
-    curve = mf.trace_boundary(transition, "off", limits, order=("tau", "off"), longest=0.3)
+    curve = trace_boundary(transition, "off", limits, order=("tau", "off"), longest=0.3)
     assert "limit of off" in curve.ends
     end = curve.curve[np.argmin(curve.curve[:, 1])]
     np.testing.assert_allclose(end, [0.288828276996, -1.0], atol=1e-9)

@@ -352,7 +352,7 @@ class _Tracer:
         return [n for n, (low, high) in self.limits.items() if not low - slack <= values[n] <= high + slack]
 
     def _first_limit(self, last: _Point, names: list[str], beyond: FloatArray) -> tuple[str, list[_Point]]:
-        """Which of the limits that it has passed the curve met first, and the point there if it is not there already."""
+        """Which of the limits that it has passed the curve met first, and the point there unless it is the last one."""
         ends = [(name, self._at_limit(last, name, beyond)) for name in names]
         inside = [end for end in ends if not any(self._outside(point.unknowns, 1e-9) for point in end[1])]
         return (inside or ends)[0]
