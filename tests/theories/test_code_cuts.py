@@ -48,7 +48,9 @@ def test_one_output_is_cut_at_the_minimum_between_two_codes(n_samples, tau):
 def test_three_outputs(n_samples, tau, off, expected):
     """`expected`: sums over 400,000 to 580,000 points of a grid, each followed along a <- sum_c p_c G'(a.t_c) t_c."""
     task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=off, n_samples=n_samples)
-    found = {code.pattern: code.weight for code in mf.solve(mf.Network("sigmoid"), task, tau).codes}
+    post = mf.solve(mf.Network("sigmoid"), task, tau)
+    assert any("codes overlap" in note for note in post.notes)
+    found = {code.pattern: code.weight for code in post.codes}
     assert found.keys() == expected.keys()
     for pattern, weight in expected.items():
         assert found[pattern] == pytest.approx(weight, abs=8e-4)
@@ -63,6 +65,11 @@ def test_exchange_of_classes(n_samples, tau):
         found = {code.pattern: code.weight for code in mf.solve(mf.Network("sigmoid"), task, tau).codes}
         for pattern, weight in found.items():
             assert weight == pytest.approx(found.get(pattern[0] + pattern[2] + pattern[1], 0.0), abs=2e-3)
+
+
+def test_codes_that_are_apart_say_nothing_of_cuts():
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=500)
+    assert not mf.solve(mf.Network("sigmoid"), task, 0.01).notes
 
 
 def test_the_cut_is_that_of_h_in_any_coordinates():

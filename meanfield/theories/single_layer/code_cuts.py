@@ -30,8 +30,8 @@ _SLICE = 5_000  # nodes between two looks at the clock
 
 def moments_of_codes(
     problem: ReadoutIntegral, t: FloatArray, sums: Sums, scale: FloatArray, modes: FloatArray, label: IntArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Weights (n,), means (n, m) and covariances (n, m, m) of the codes with these modes (n, m).
+) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+    """Weights (n,), means (n, m), covariances (n, m, m) of the codes with these modes (n, m); what is beside a cut.
 
     `scale` (K,): mass of a node at the top of each region; `label` (N,): first guess of the code of each node, which is
     put right in place.
@@ -41,9 +41,11 @@ def moments_of_codes(
     whole = np.ones(len(nodes.runs), dtype=np.bool_)
     total, mean, square = np.zeros(n), np.zeros((n, m)), np.zeros((n, m, m))
     where = nodes.basis, nodes.shift, nodes.runs
+    beside = 0.0
     if n > nodes.n_regions:  # else each is on its own
         near = radii(modes, _NEAR)
-        if _put_right(problem, t, nodes, np.log(_UNCUT) - np.log(scale), modes, near, label):
+        beside = _put_right(problem, t, nodes, np.log(scale), modes, near, label)
+        if beside > 0.0:
             action = problem.table, problem.p, t, problem.n_samples, sums.level
             for begin, end in nodes.slices(_SLICE):
                 run_moments(
@@ -51,19 +53,20 @@ def moments_of_codes(
                     total, mean, square,
                 )  # fmt: skip
     code_moments(*where, nodes.exponent, scale, modes, label, whole, total, mean, square)
-    return total, mean, square
+    return total, mean, square, beside
 
 
 def _put_right(
-    problem: ReadoutIntegral, t: FloatArray, nodes: Nodes, floor: FloatArray, modes: FloatArray, near: FloatArray,
+    problem: ReadoutIntegral, t: FloatArray, nodes: Nodes, log_scale: FloatArray, modes: FloatArray, near: FloatArray,
     label: IntArray,
-) -> bool:  # fmt: skip
-    """Codes of nodes above e^`floor` (K,) of their region; whether any of them lies beside a cut."""
+) -> float:  # fmt: skip
+    """Codes of nodes that carry weight, in place; the share of the neurons at nodes that have been beside a cut."""
     beside, seen = np.empty(len(nodes), dtype=np.bool_), np.zeros(len(nodes), dtype=np.bool_)
+    log_mass = nodes.exponent + log_scale[nodes.region]
     while True:
         beside_a_cut(nodes.runs, nodes.slots, label, beside)
         new = np.flatnonzero(beside & ~seen)
-        new = new[nodes.exponent[new] > floor[nodes.region[new]]]
+        new = new[log_mass[new] > np.log(_UNCUT)]
         seen[new] = True
         before = label[new]
         for begin in range(0, new.size, _SLICE):
@@ -73,4 +76,4 @@ def _put_right(
             label[part] = found
             check_time()
         if (label[new] == before).all():
-            return bool(seen.any())
+            return float(np.exp(log_mass[seen]).sum())

@@ -101,6 +101,8 @@ class FiniteSolution:
     method : str
         "lattice" or "laplace".
     n_nodes, iterations : int
+    beside_cuts : float
+        Share of the readouts that lie within a cell of the lattice of a cut between two codes.
     """
 
     t: FloatArray
@@ -118,6 +120,7 @@ class FiniteSolution:
     method: str
     n_nodes: int
     iterations: int
+    beside_cuts: float = 0.0
 
 
 def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray, int]:
@@ -373,7 +376,7 @@ def _polished(
     problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, basis: FloatArray, aim: float
 ) -> tuple[FloatArray, Outliers, int, FiniteSolution]:
     """Solution on the final lattice (or by Laplace's method), with its codes and its independent check."""
-    accuracy, n_samples, steps = problem.accuracy, problem.n_samples, 0
+    accuracy, n_samples, steps, beside = problem.accuracy, problem.n_samples, 0, 0.0
     if problem.isolated:
         reached, t, weight, outliers, sums = minimise_with_outliers(problem, t, outliers, accuracy)
     else:
@@ -392,13 +395,14 @@ def _polished(
         residual += laplace_error(problem, t, weight, sums)
         error, n_nodes = float(np.max(correction**2 * (weight > _MIN_WEIGHT))), len(mean)
     else:
-        share, mode, mean, covariance = lattice_codes(problem, t, weight, sums)
+        share, mode, mean, covariance, beside = lattice_codes(problem, t, weight, sums)
         other, objective = lattice_residual(problem, t, weight, outliers, sums)
         residual = 2.0 * other + reached  # |other| plus at least the difference of the two lattices
         error = max(problem.aliasing(), n_samples * abs(objective - sums.objective))
         n_nodes = len(sums.detail)
     parts, measured = (share, mode, mean, covariance), (residual, error, n_nodes)
-    return t, outliers, steps, _solution(problem, t, sums, outliers, parts, measured, basis, steps)
+    found = _solution(problem, t, sums, outliers, parts, measured, basis, steps)
+    return t, outliers, steps, replace(found, beside_cuts=beside)
 
 
 def _solution(

@@ -35,8 +35,8 @@ Direct = Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
 
 def lattice_codes(
     problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, sums: Sums
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Weight, mode, mean, covariance of the basin of every local maximum of h.
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, float]:
+    """Weight, mode, mean, covariance of the basin of every local maximum of h; the share that is beside a cut.
 
     Where codes overlap, what is whose is a convention: see `meanfield.theories.single_layer.code_cuts`.
     """
@@ -54,8 +54,8 @@ def lattice_codes(
             modes.append(start)
     found = np.array(modes)
     scale = weight / np.exp(sums.log_share - nodes.log_cell(problem.n_samples) - problem.n_samples * sums.level)
-    total, mean, covariance = moments_of_codes(problem, t, sums, scale, found, code[roots])
-    return total, found, mean, covariance
+    total, mean, covariance, beside = moments_of_codes(problem, t, sums, scale, found, code[roots])
+    return total, found, mean, covariance, beside
 
 
 def lattice_residual(

@@ -16,6 +16,8 @@ from meanfield.theories.single_layer.solution import Solution
 
 __all__ = ["solve_finite"]
 
+_BESIDE = 1e-4  # share of the neurons beside cuts from which on weights of codes are not known as well as all else
+
 
 def solve_finite(
     network: Network, task: ClassTask, tau: float, warm: Posterior | None, rtol: float | None = None
@@ -74,6 +76,16 @@ def solve_finite(
         f"{found.residual:.0e} with it; J is convex, so its stationary point is the minimum"
         if failure is None
         else str(failure),
+        notes=_notes(found),
         n_samples=task.n_samples,
         tau=tau,
+    )
+
+
+def _notes(found: FiniteSolution) -> tuple[str, ...]:
+    if found.beside_cuts < _BESIDE:
+        return ()
+    return (
+        f"codes overlap, {found.beside_cuts:.1%} of the neurons lie beside a cut between two: whose they are is a "
+        "convention, and weights of codes are accurate to 1e-3 only; t, kernels and outputs do not depend on it",
     )

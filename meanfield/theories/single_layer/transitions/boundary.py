@@ -283,8 +283,8 @@ class _Tracer:
             try:
                 unknowns, residual = self.advance(last, length)
                 if leaving := self._outside(unknowns):
-                    name, end = self._first_limit(last, leaving, unknowns)
-                    return [*points, *end], f"limit of {name}"
+                    name, border = self._first_limit(last, leaving, unknowns)
+                    return [*points, *border], f"limit of {name}"
                 point = _point(self.setup, unknowns, residual, last.tangent)
                 if point.tangent @ last.tangent < _ALIGNED:
                     raise ConvergenceError("the curve bends too sharply for this step.")
