@@ -84,16 +84,46 @@ def solutions() -> None:
 
 
 def sizes() -> None:
-    """Cost against P."""
+    """Cost against P: the smallest of three interleaved runs, and what the last costs in units of the first."""
     print("cost against P, C = 2, tau = 0.01, without rivals")
+    samples = (1e2, 1e3, 1e4, 1e5, 1e6)
     for depth in (2, 3):
-        times = []
-        for samples in (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, *([1e8] if depth == 2 else [])):  # L = 3: refused
-            seconds, post = timed(
-                solve_deep, sigmoid(depth), BINARY.with_(n_samples=samples), 0.01, competitors=False, second=False
-            )
-            times.append(f"{samples:.0e}: {seconds:.2f} s ({post.certificate.residual:.0e})")
-        print(f"L = {depth}: " + ", ".join(times))
+        seconds, residual = dict.fromkeys(samples, float("inf")), {}
+        for _ in range(3):
+            for size in samples:
+                took, post = timed(_one, depth, size)
+                seconds[size], residual[size] = min(seconds[size], took), post.certificate.residual
+        print(
+            f"L = {depth}: "
+            + ", ".join(f"{size:.0e}: {seconds[size]:.2f} s ({residual[size]:.0e})" for size in samples)
+        )
+        print(f"L = {depth}: 10^6 costs {seconds[1e6] / seconds[1e2]:.2f} times what 10^2 does")
+        for size in (1e7, 1e8):
+            start = time.process_time()
+            try:
+                found = f"residual {_one(depth, size).certificate.residual:.0e}"
+            except mf.ConvergenceError as error:
+                found = str(error)
+            print(f"L = {depth}: {size:.0e}: {time.process_time() - start:.1f} s, {found}")
+
+
+def _one(depth: int, samples: float) -> Any:
+    return solve_deep(sigmoid(depth), BINARY.with_(n_samples=samples), 0.01, competitors=False, second=False)
+
+
+def searches() -> None:
+    """The branch without codes: how long it takes to know, deep below its end, between both ends, and above."""
+    print("search for the branch without codes, on top of the solution")
+    for name, network, task, taus in (
+        ("C = 2, L = 2", sigmoid(2), BINARY, (0.01, 0.25, 0.4)),
+        ("C = 2, L = 3", sigmoid(3), BINARY, (0.01,)),
+        ("C = 3, L = 2", sigmoid(2), ONE_HOT, (0.05, 0.09)),
+        ("C = 3, L = 2, 1/2 1/4 1/4", sigmoid(2), THREE, (0.005, 0.12)),
+    ):
+        for tau in taus:
+            alone, _ = timed(solve_deep, network, task, tau, competitors=False, second=False)
+            both, post = timed(solve_deep, network, task, tau, second=False)
+            print(f"{name}, tau = {tau}: {alone:.2f} s, {both:.2f} s; {'; '.join(post.notes)}")
 
 
 def folds() -> None:
@@ -132,5 +162,6 @@ if __name__ == "__main__":
     compare()
     solutions()
     sizes()
+    searches()
     folds()
     rectifiers()

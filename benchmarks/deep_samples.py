@@ -49,14 +49,14 @@ CASES = {
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
-    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
-    "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200, 400, 800), None),
+    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200), None),
+    "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200, 400), None),
 }  # fmt: skip
 AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers whose saddle at finite width ends above N = 1e4
 KINKED = {"warmup": 150, "thin": 1, "length": 0.8, "target_acceptance": 0.8}
 KINKED_CHAINS = {  # chains and draws by depth and N
-    2: {100: (4, 1000), 200: (4, 800), 400: (2, 400), 800: (2, 200)},
-    3: {100: (4, 500), 200: (4, 400), 400: (2, 200)},
+    2: {100: (4, 1000), 200: (4, 800), 400: (2, 400)},
+    3: {100: (4, 500), 200: (4, 400)},
 }
 WIDE = {"draws": 120, "thin": 3}  # at N >= 400
 OPTIONS = {"draws": 250, "thin": 4, "chains": 2, "target_acceptance": 0.85}

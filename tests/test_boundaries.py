@@ -7,6 +7,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.phases.boundaries import _crossings, _edges, _sorted_phase
+from meanfield.theories.single_layer.transitions.boundary import trace_boundary
 
 TASK = mf.class_task(fractions=[0.5, 0.25, 0.25])
 
@@ -71,6 +72,20 @@ def test_four_boundaries_meet_and_all_are_rooted_there():
     task = TASK.with_(fractions=[p := point.parameters["fraction_1"], (1 - p) / 2, (1 - p) / 2])
     posterior = mf.solve(mf.Network("sigmoid"), task.with_(off=point.parameters["off"]))
     assert {code.pattern for code in posterior.codes if code.weight > 1e-6} == {"011", "101", "110"}
+
+
+def test_a_step_beyond_two_limits_ends_at_the_one_that_is_met_first():
+    """The last step leaves at off = -1 and tau = 0.3 at once; the curve once ended at off = -1.06."""
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=-0.8)
+    row = mf.sweep(mf.Network("sigmoid"), task, tau=np.linspace(0.25, 0.27, 5), progress=False)
+    (transition,) = row.transitions()
+    limits = {"tau": (0.0, 0.3), "off": (-1.0, 0.0)}
+    curve = trace_boundary(transition, "off", limits, order=("tau", "off"), longest=0.3)
+    assert "limit of off" in curve.ends
+    end = curve.curve[np.argmin(curve.curve[:, 1])]
+    np.testing.assert_allclose(end, [0.288828276996, -1.0], atol=1e-9)
+    for (low, high), values in zip(limits.values(), curve.curve.T, strict=True):
+        assert low - 1e-9 <= values.min() <= values.max() <= high + 1e-9
 
 
 def test_codes_that_merge_end_where_they_would_jump():

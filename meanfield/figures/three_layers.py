@@ -79,7 +79,7 @@ def _rectifier(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     n = scale.size(160, 400)
     network, task = Network("relu", depth=DEPTH), class_task(targets=[1.0, -1.0], n_samples=scale.size(80, 200))
     posterior = solve(network, task, 0.05, progress=False)
-    how = effort(scale, draws=(80, 300), warmup=(80, 300), thin=1, chains=2)
+    how = effort(scale, draws=(80, 300), warmup=(60, 300), thin=1, chains=2)
     runs = sampled(posterior, (n // 2, n), scale, how)
     return posterior, runs, [runs.said]
 

@@ -93,7 +93,7 @@ def _with_samples(problem: DeepProblem, factor: float) -> DeepProblem:
 
 
 def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
-    """The branch with codes of very many samples: from fewer, `_RUNG` times as many at a time.
+    """The branch with codes of very many samples: planted, else from fewer, `_RUNG` times as many at a time.
 
     The layers are so close to an instability there that planted starts miss it; from two solutions the powers of P with
     which they change are known. At the coarse quadrature, until the last.
@@ -103,24 +103,34 @@ def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None
     NotCovered
         If it is lost on the way; the text says where.
     """
+    found = _rung(problem, None, report)
+    if found.residual <= _LOST:
+        reached = polish(problem, found.x, tolerance, report, _FEW_STEPS)
+        if reached[1].residual <= tolerance:
+            return reached
     steps = math.ceil(math.log(problem.n_samples / _CLIMB) / math.log(_RUNG))
     orders: list[Order] = []
     for k in range(steps + 1, -1, -1):
         rung = _with_samples(problem, _RUNG**-k)
-        system = System(rung, COARSE)
-        if len(orders) < 2:
-            order = readout_minimum(system, planted(rung, limit=True))[0]
-            x = relax(system, order, critical=True, limit=True)
-        else:
-            x = system.pack(readout_minimum(system, _extrapolated(*orders[-2:]))[0])
-        found = newton(system, x, _ROUGH, most=_FEW_STEPS, patience=4, progress=report)
+        found = _rung(rung, _extrapolated(*orders[-2:]) if len(orders) > 1 else None, report)
         if found.residual > _LOST:
             raise NotCovered(
                 f"with so many samples the layers are close to an instability; at {rung.n_samples:.3g} samples, on the "
                 f"way to {problem.n_samples:.3g}, Newton ended at a residual of {found.residual:.1g}"
             )
-        orders.append(system.unpack(found.x))
+        orders.append(System(rung, COARSE).unpack(found.x))
     return polish(problem, found.x, tolerance, report)
+
+
+def _rung(problem: DeepProblem, order: Order | None, report: Report | None) -> Found:
+    """A few steps of Newton at the coarse quadrature, from order parameters or planted ones."""
+    system = System(problem, COARSE)
+    if order is None:
+        planted_one = readout_minimum(system, planted(problem, limit=True))[0]
+        x = relax(system, planted_one, critical=True, limit=True)
+    else:
+        x = system.pack(readout_minimum(system, order)[0])
+    return newton(system, x, _ROUGH, most=_FEW_STEPS, patience=4, progress=report)
 
 
 def _extrapolated(one: Order, two: Order) -> Order:

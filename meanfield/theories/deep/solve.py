@@ -157,7 +157,8 @@ def _compete(
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(problem, other.x, tolerance, report)
     except NoBranch as error:
-        return system, found, [], f"there is no branch without codes: {error}"
+        remark = f"there is no branch without codes that continues the prior, the only one looked for: {error}"
+        return system, found, [], remark
     except (NotCovered, np.linalg.LinAlgError) as error:
         return system, found, [], f"{_UNKNOWN}{error}"
     against = rival.free_energy(other.x, other.averages)

@@ -16,6 +16,7 @@ from meanfield.validation import FloatArray
 
 __all__ = [
     "instability",
+    "linear_instability",
     "planted",
     "prior_kernels",
     "readout_minimum",
@@ -180,16 +181,20 @@ def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float
     return float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
 
 
-def uncoded_onset(problem: DeepProblem) -> float:
-    """tau at which n k~ d = 1 for a readout that is linear, with the kernels of the prior; 0 if there is none."""
+def linear_instability(problem: DeepProblem) -> float:
+    """`instability` for a readout that is linear, with the kernels of the prior: <g_h g_h^T> = s t t^T <phi'>^2."""
     common, own, _ = prior_kernels(problem)
     h, noise = math.sqrt(problem.scales[-1] * common[-2]) * _HERMITE[0], math.sqrt(problem.scales[-1] * own[-2])
     slope = problem.phi(h[:, None] + noise * _HERMITE[0]) * _HERMITE[0] @ _HERMITE[1] / _HERMITE[1].sum() / noise
-    square = problem.readout_variance * _gauss(slope**2)
+    order = uncoded(problem)
+    return instability(problem, order.d[-1], problem.readout_variance * _gauss(slope**2) * order.t @ order.t.T)
+
+
+def uncoded_onset(problem: DeepProblem) -> float:
+    """tau at which `linear_instability` is 1; 0 if there is none."""
 
     def excess(log_tau: float) -> float:
-        order = uncoded(replace(problem, tau=math.exp(log_tau)))
-        return instability(problem, order.d[-1], square * order.t @ order.t.T) - 1.0
+        return linear_instability(replace(problem, tau=math.exp(log_tau))) - 1.0
 
     low, high = math.log(1e-12), math.log(1e6)
     return math.exp(brentq(excess, low, high, rtol=1e-3)) if excess(low) > 0.0 > excess(high) else 0.0

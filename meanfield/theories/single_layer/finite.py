@@ -327,11 +327,10 @@ def _solve(
         if t0 is None and problem.n_samples > _FEW_SAMPLES:
             with suppress(ConvergenceError):
                 t0, _, codes = _limit(problem)
-        clouds = None if t0 is None or codes is None else solve_clouds(problem, t0, codes, aim, wanted)
-        if clouds is not None:
-            t0 = clouds.t
-            residual = 2.0 * clouds.other + clouds.reached
-            if residual <= aim:
+        if t0 is not None and codes is not None:
+            t0, clouds = solve_clouds(problem, t0, codes, aim, wanted)
+            residual = np.inf if clouds is None else 2.0 * clouds.other + clouds.reached
+            if clouds is not None and residual <= aim:
                 parts = clouds.weight, clouds.sums.maxima, *clouds.sums.detail
                 measured = residual, clouds.error, clouds.n_nodes
                 return _solution(problem, t0, clouds.sums, no_outliers(t0), parts, measured, basis, 0)

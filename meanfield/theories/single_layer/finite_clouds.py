@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.finite_check import extra_starts, stationarity
 from meanfield.theories.single_layer.finite_newton import jacobian, no_outliers, stepped
 from meanfield.theories.single_layer.readout_clouds import (
@@ -58,12 +59,14 @@ class Clouds(NamedTuple):
     n_nodes: int
 
 
-def solve_clouds(problem: ReadoutIntegral, t: FloatArray, codes: Codes, aim: float, accuracy: float) -> Clouds | None:
-    """Minimise J from near its minimum; None where codes overlap, or the start is not near enough."""
+def solve_clouds(
+    problem: ReadoutIntegral, t: FloatArray, codes: Codes, aim: float, accuracy: float
+) -> tuple[FloatArray, Clouds | None]:
+    """Minimise J from near its minimum; None, and the best t so far, where codes overlap or the start is not near."""
     for _ in range(_MAX_ROUNDS):
         solved = _newton(problem, t, codes, 3e-2 * aim, accuracy)
-        if solved is None:
-            return None
+        if not isinstance(solved, tuple):
+            return (t if solved is None else solved), None
         t, weight, frames, rules, sums, reached = solved
         found, height = problem.maxima(t, extra_starts(problem, t))
         seeds = found[problem.n_samples * (height - height[0]) > 2.0 - problem.window(0.1 * accuracy)]
@@ -74,8 +77,8 @@ def solve_clouds(problem: ReadoutIntegral, t: FloatArray, codes: Codes, aim: flo
             weights = np.append(weight, weight[heaviest] * np.exp(np.clip(excess, np.log(_LIGHTEST), 0.0)))
             codes = Codes(np.vstack([frames.mode, seeds[new]]), weights / weights.sum())
             continue
-        return _checked(problem, t, weight, frames, rules, sums, reached, accuracy)
-    return None
+        return t, _checked(problem, t, weight, frames, rules, sums, reached, accuracy)
+    return t, None
 
 
 def _known(a: FloatArray, modes: FloatArray) -> bool:
@@ -84,8 +87,8 @@ def _known(a: FloatArray, modes: FloatArray) -> bool:
 
 def _newton(
     problem: ReadoutIntegral, t: FloatArray, codes: Codes, enough: float, accuracy: float
-) -> tuple[FloatArray, FloatArray, Frames, list[Rule], Sums, float] | None:
-    """t, weights, frames, rules, sums and residual of the rules of Gauss and Hermite."""
+) -> tuple[FloatArray, FloatArray, Frames, list[Rule], Sums, float] | FloatArray | None:
+    """t, weights, frames, rules, sums and residual; t alone where no rules do but the fewest nodes, None without it."""
     none = no_outliers(t)
     frames = framed(problem, t, codes.readout)
     if frames is None:
@@ -97,6 +100,7 @@ def _newton(
     inverse: np.ndarray | None = None
     within, before = np.empty((0, 0)), np.inf
     for _ in range(_MAX_STEPS):
+        check_time()
         if rules is None:  # on the way: the fewest nodes, with the Hessian
             sums = cloud_sums(problem, t, frames, [hermite_rule(t.shape[1], ORDERS[0])] * len(frames), weight)
         else:
@@ -131,7 +135,7 @@ def _newton(
         if rules is None and error < _NEAR and inverse is not None:
             rules, before = choose_rules(problem, t, frames, weight, accuracy), np.inf
             if rules is None:
-                return None
+                return t
         elif inverse is None:
             rules = None
     return None

@@ -308,7 +308,7 @@ def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent
 
 @jit
 def direct_slopes(sample, spacing, origin, p, t, n_samples, top, basis, shift, runs, begin, end, group, mass, first):
-    """What `slopes` adds up, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`).
+    """What `slopes` adds up, written apart from it, from samples of G that owe nothing to the table.
 
     group (K',) says to which entry of mass (K,) and first (K, C, m) the nodes of a region belong.
     """

@@ -14,7 +14,7 @@ import numpy as np
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 
-__all__ = ["Quick", "cumulants", "hermite", "quick1", "quick2"]
+__all__ = ["Quick", "cumulants", "quick2"]
 
 
 class Quick(NamedTuple):
@@ -64,23 +64,6 @@ def _interval(quick, kappa):
 
 
 @jit
-def quick1(quick, kappa):
-    """G and G' at one kappa."""
-    reach = min(max(kappa, -quick.kappa_max), quick.kappa_max)
-    i, u, inverse = _interval(quick, reach)
-    g0 = quick.coefficients[i, 7]
-    g1 = 7.0 * g0
-    for j in range(6, 0, -1):
-        g0 = g0 * u + quick.coefficients[i, j]
-        g1 = g1 * u + j * quick.coefficients[i, j]
-    g0 = g0 * u + quick.coefficients[i, 0]
-    g1 *= inverse
-    beyond = kappa - reach
-    growth = quick.growth_plus if kappa > 0.0 else quick.growth_minus
-    return g0 + beyond * (g1 + 0.5 * growth * beyond), g1 + growth * beyond
-
-
-@jit
 def quick2(quick, kappa):
     """G, G' and G'' at one kappa."""
     reach = min(max(kappa, -quick.kappa_max), quick.kappa_max)
@@ -98,24 +81,3 @@ def quick2(quick, kappa):
     beyond = kappa - reach
     growth = quick.growth_plus if kappa > 0.0 else quick.growth_minus
     return g0 + beyond * (g1 + 0.5 * growth * beyond), g1 + growth * beyond, g2 * (inverse * inverse)
-
-
-@jit
-def hermite(sample, step, begin, kappa):
-    """G and G' by quintic Hermite interpolation between samples of G, G', G'' at begin * step, (begin + 1) * step, ...
-
-    The same bits whatever `begin` is.
-    """
-    x = kappa / step
-    i = min(max(math.floor(x) - begin, 0), sample.shape[0] - 2)
-    x -= i + begin
-    b0, b1, b2 = sample[i, 0], step * sample[i, 1], 0.5 * step * step * sample[i, 2]
-    # G = b0 + x b1 + x^2 b2 + x^3 (b3 + b4 (x - 1) + b5 (x - 1)^2), matched at both ends.
-    b3 = sample[i + 1, 0] - b0 - b1 - b2
-    b4 = step * sample[i + 1, 1] - b1 - 2.0 * b2 - 3.0 * b3
-    b5 = 0.5 * (step * step * sample[i + 1, 2] - 2.0 * b2 - 6.0 * b3 - 6.0 * b4)
-    u = x - 1.0
-    cubic = b3 + u * (b4 + u * b5)
-    value = b0 + x * (b1 + x * (b2 + x * cubic))
-    slope = b1 + x * (2.0 * b2 + x * (3.0 * cubic + x * (b4 + 2.0 * u * b5)))
-    return value, slope / step

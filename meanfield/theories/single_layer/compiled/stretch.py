@@ -170,9 +170,10 @@ def anywhere(quick, n_samples, p, kappa, n, value, slope, curvature):
 
 @jit
 def direct_site(sample, spacing, origin, n_samples, p, kappa, n, value, slope):
-    """As `single_site`, written apart from it, from samples of G that owe nothing to the table (`quick.hermite`).
+    """As `single_site`, written apart from it, from samples of G, G', G'' that owe nothing to the table.
 
-    The same bits whatever `origin` is: a sample more at either end changes nothing.
+    Those at origin, origin + 1, ... times the spacing, by quintic Hermite interpolation between them: the same bits
+    whatever `origin` is.
     """
     last = float(sample.shape[0] - 2)
     inverse = 1.0 / spacing
@@ -186,6 +187,7 @@ def direct_site(sample, spacing, origin, n_samples, p, kappa, n, value, slope):
             place = place if place > 0.0 else 0.0
             j = np.int32(place if place < last else last)
             b0, b1, b2 = sample[j, 0], spacing * sample[j, 1], 0.5 * spacing * spacing * sample[j, 2]
+            # G = b0 + x b1 + x^2 b2 + x^3 (b3 + b4 (x - 1) + b5 (x - 1)^2), matched at both ends.
             b3 = sample[j + 1, 0] - b0 - b1 - b2
             b4 = spacing * sample[j + 1, 1] - b1 - 2.0 * b2 - 3.0 * b3
             b5 = 0.5 * (spacing * spacing * sample[j + 1, 2] - 2.0 * b2 - 6.0 * b3 - 6.0 * b4)

@@ -283,8 +283,8 @@ class _Tracer:
             try:
                 unknowns, residual = self.advance(last, length)
                 if leaving := self._outside(unknowns):
-                    points += self._at_limit(last, leaving, unknowns)
-                    return points, f"limit of {leaving}"
+                    name, end = self._first_limit(last, leaving, unknowns)
+                    return [*points, *end], f"limit of {name}"
                 point = _point(self.setup, unknowns, residual, last.tangent)
                 if point.tangent @ last.tangent < _ALIGNED:
                     raise ConvergenceError("the curve bends too sharply for this step.")
@@ -346,12 +346,16 @@ class _Tracer:
         distance = np.linalg.norm(readout[:, None] - readout, axis=2) + 1e9 * np.eye(len(readout))
         return bool(distance.min(initial=np.inf) < _CLOSE * last.transition.network.sigma_a)
 
-    def _outside(self, unknowns: FloatArray) -> str:
-        for name, value in zip(self.names, unknowns[-2:]):
-            low, high = self.limits[name]
-            if not low <= value <= high:
-                return name
-        return ""
+    def _outside(self, unknowns: FloatArray, slack: float = 0.0) -> list[str]:
+        """Parameters that are beyond their limits."""
+        values = dict(zip(self.names, unknowns[-2:]))
+        return [n for n, (low, high) in self.limits.items() if not low - slack <= values[n] <= high + slack]
+
+    def _first_limit(self, last: _Point, names: list[str], beyond: FloatArray) -> tuple[str, list[_Point]]:
+        """Which of the limits that it has passed the curve met first, and the point there unless it is the last one."""
+        ends = [(name, self._at_limit(last, name, beyond)) for name in names]
+        inside = [end for end in ends if not any(self._outside(point.unknowns, 1e-9) for point in end[1])]
+        return (inside or ends)[0]
 
     def _at_limit(self, last: _Point, name: str, beyond: FloatArray) -> list[_Point]:
         """The point where the curve meets the limit of a parameter, unless it is there already."""
