@@ -18,7 +18,7 @@ from meanfield.cli import warmup
 from meanfield.numerics.jit import cache_directory, source_hash
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer import precompile
-from meanfield.theories.single_layer.compiled import basic_codes, code_path, moving_cuts
+from meanfield.theories.single_layer.compiled import code_path, moving_cuts
 
 matplotlib.use("Agg")
 
@@ -276,7 +276,7 @@ def test_precompiled_signatures_are_those_that_are_used():
     mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5))
     precompile.precompile()
     # What a first solve compiles although it has no need of it: for many different classes, and codes far out.
-    of_paths = (code_path.code_path, code_path.flood, basic_codes.basic_codes, moving_cuts.moving_cuts)
+    of_paths = (code_path.code_path, moving_cuts.moving_cuts)
     for function in (precompile.globalcheck.global_bound, precompile.certify, precompile.bundle_rounds, *of_paths):
         folder = cache_directory() / source_hash(function.py_func.__code__.co_filename)
         assert len(list(folder.glob(f"*.{function.py_func.__name__}-*.nbc"))) == 1
