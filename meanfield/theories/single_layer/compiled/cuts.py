@@ -9,12 +9,7 @@ import numpy as np
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.ascent import ascend
-from meanfield.theories.single_layer.compiled.lattice import _FIRST as FIRST
-from meanfield.theories.single_layer.compiled.lattice import _KEY as KEY
-from meanfield.theories.single_layer.compiled.lattice import _NEXT as NEXT
-from meanfield.theories.single_layer.compiled.lattice import _REGION as REGION
-from meanfield.theories.single_layer.compiled.lattice import _SIZE as SIZE
-from meanfield.theories.single_layer.compiled.lattice import _find as find_line
+from meanfield.theories.single_layer.compiled.lattice import FIRST, KEY, NEXT, REGION, SIZE, find_line
 
 __all__ = ["beside_a_cut", "owners", "radii", "run_moments"]
 

@@ -35,9 +35,15 @@ from meanfield.theories.single_layer.compiled.stretch import (
 __all__ = [
     "COLUMNS",
     "CURSOR",
+    "FIRST",
+    "KEY",
+    "NEXT",
+    "REGION",
+    "SIZE",
     "basin_roots",
     "code_moments",
     "direct_slopes",
+    "find_line",
     "grow",
     "moments",
     "rehash",
@@ -48,13 +54,13 @@ _HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products w
 CURSOR = 6  # entries: nodes, runs, next run to expand, next seed, regions closed, whether the open one has nodes
 # Columns of `runs`: where its nodes begin, their number, region, next run on the same line (or -1), the stretch around
 # it about which all is known, and the integers n (m,) of its first node.
-_FIRST, _SIZE, _REGION, _NEXT, _LOW, _HIGH, _KEY = range(7)
-COLUMNS = _KEY
+FIRST, SIZE, REGION, NEXT, _LOW, _HIGH, KEY = range(7)
+COLUMNS = KEY
 _BELOW = 2  # nodes below and above those beside a run that are evaluated with them
 
 
 @jit
-def _find(slots, runs, key):
+def find_line(slots, runs, key):
     """Slot of the line through `key` (m,), along the first basis vector, or the empty slot where it belongs."""
     code = 0
     for r in range(1, key.shape[0]):
@@ -66,7 +72,7 @@ def _find(slots, runs, key):
         i = slots[slot]
         same = True
         for r in range(1, key.shape[0]):
-            if runs[i, _KEY + r] != key[r]:
+            if runs[i, KEY + r] != key[r]:
                 same = False
                 break
         if same:
@@ -78,20 +84,20 @@ def _find(slots, runs, key):
 @jit
 def _known(slots, runs, key, position):
     """The run on the line of `key` around which `position` is known, or -1."""
-    i = slots[_find(slots, runs, key)]
+    i = slots[find_line(slots, runs, key)]
     while i >= 0 and not (runs[i, _LOW] <= position <= runs[i, _HIGH]):
-        i = runs[i, _NEXT]
+        i = runs[i, NEXT]
     return i
 
 
 @jit
 def rehash(runs, n_runs, slots):
     """Enter the lines of all runs into the empty hash table `slots`; the last run of a line leads to the others."""
-    key = np.empty(runs.shape[1] - _KEY, np.int64)
+    key = np.empty(runs.shape[1] - KEY, np.int64)
     for i in range(n_runs):
         for r in range(key.shape[0]):
-            key[r] = runs[i, _KEY + r]
-        slots[_find(slots, runs, key)] = i
+            key[r] = runs[i, KEY + r]
+        slots[find_line(slots, runs, key)] = i
 
 
 @jit
@@ -130,9 +136,9 @@ def grow(
         state = 1
         for move in range(1 if fresh else 2 * (m - 1)):
             for r in range(m):
-                key[r] = seeds[seed, r] if fresh else runs[head, _KEY + r]
+                key[r] = seeds[seed, r] if fresh else runs[head, KEY + r]
             position = key[0]
-            last = position if fresh else position + runs[head, _SIZE] - 1
+            last = position if fresh else position + runs[head, SIZE] - 1
             if not fresh:
                 key[1 + (move >> 1)] += 1 if move & 1 else -1
             origin = position  # distances along the line are counted from here
@@ -202,12 +208,12 @@ def grow(
                 if (at < low + got and value[at - low] > -window) or n_runs == runs.shape[0]:
                     state = 3 if n_runs == runs.shape[0] else 2
                     break
-                slot = _find(slots, runs, key)
-                runs[n_runs, _FIRST], runs[n_runs, _SIZE], runs[n_runs, _REGION] = count, end - count, n_regions
-                runs[n_runs, _NEXT], runs[n_runs, _KEY] = slots[slot], begin
+                slot = find_line(slots, runs, key)
+                runs[n_runs, FIRST], runs[n_runs, SIZE], runs[n_runs, REGION] = count, end - count, n_regions
+                runs[n_runs, NEXT], runs[n_runs, KEY] = slots[slot], begin
                 runs[n_runs, _LOW], runs[n_runs, _HIGH] = min(begin - 1, outside), at
                 for r in range(1, m):
-                    runs[n_runs, _KEY + r] = key[r]
+                    runs[n_runs, KEY + r] = key[r]
                 slots[slot] = n_runs
                 n_runs += 1
                 if summed:
@@ -225,8 +231,8 @@ def grow(
         if fresh:
             known = _known(slots, runs, seeds[seed], seeds[seed, 0])
             seed_region[seed] = -1
-            if known >= 0 and 0 <= seeds[seed, 0] - runs[known, _KEY] < runs[known, _SIZE]:
-                seed_region[seed] = runs[known, _REGION]
+            if known >= 0 and 0 <= seeds[seed, 0] - runs[known, KEY] < runs[known, SIZE]:
+                seed_region[seed] = runs[known, REGION]
             seed += 1
         else:
             head += 1
@@ -284,23 +290,23 @@ def slopes(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponent
     part = np.empty((n_classes, 2))
     changed, check = 0.0, 0.0
     for run in range(begin, end):
-        line_through(basis, shift, t, n_samples, top, runs[run, _KEY:], runs[run, _KEY], a, line)
+        line_through(basis, shift, t, n_samples, top, runs[run, KEY:], runs[run, KEY], a, line)
         for c in range(n_classes):
             part[c, 0], part[c, 1] = 0.0, 0.0
         total = 0.0
-        for at in range(0, runs[run, _SIZE], ROOM):
-            n = min(ROOM, runs[run, _SIZE] - at)
+        for at in range(0, runs[run, SIZE], ROOM):
+            n = min(ROOM, runs[run, SIZE] - at)
             line_fields(line, step, at, padded(n), kappa, value)
             if not single_site(coefficients, inverse, half, n_samples, p, kappa, padded(n), value, slope, none):
                 anywhere(quick, n_samples, p, kappa, padded(n), value, slope, none)
-            node = runs[run, _FIRST] + at
+            node = runs[run, FIRST] + at
             for i in range(n):
                 changed = max(changed, abs(value[i] - exponent[node + i]))
                 check += value[i]
                 exponent[node + i] = value[i]
             exponentials(value, n, w)
             total += _add(w, slope, 0, n, at, part)
-        k = runs[run, _REGION]
+        k = runs[run, REGION]
         mass[k] += total
         _spread(p, a, basis, part, first, k)
     return changed if np.isfinite(check) else np.inf
@@ -316,10 +322,10 @@ def direct_slopes(sample, spacing, origin, p, t, n_samples, top, basis, shift, r
     kappa, slope, value, w = np.empty((n_classes, ROOM)), np.empty((n_classes, ROOM)), np.empty(ROOM), np.empty(ROOM)
     a, line, step = np.empty(m), np.empty(n_classes + 2), along(basis, t, n_samples)
     for run in range(begin, end):
-        line_through(basis, shift, t, n_samples, top, runs[run, _KEY:], runs[run, _KEY], a, line)
-        k = group[runs[run, _REGION]]
-        for at in range(0, runs[run, _SIZE], ROOM):
-            n = min(ROOM, runs[run, _SIZE] - at)
+        line_through(basis, shift, t, n_samples, top, runs[run, KEY:], runs[run, KEY], a, line)
+        k = group[runs[run, REGION]]
+        for at in range(0, runs[run, SIZE], ROOM):
+            n = min(ROOM, runs[run, SIZE] - at)
             whole = padded(n)
             line_fields(line, step, at, whole, kappa, value)
             direct_site(sample, spacing, origin, n_samples, p, kappa, whole, value, slope)
@@ -351,14 +357,14 @@ def moments(quick, p, t, n_samples, basis, shift, top, runs, begin, end, exponen
     a, line, step = np.empty(m), np.empty(n_classes + 2), along(basis, t, n_samples)
     part = np.empty((n_classes, 2))
     for run in range(begin, end):
-        line_through(basis, shift, t, n_samples, top, runs[run, _KEY:], runs[run, _KEY], a, line)
-        k = runs[run, _REGION]
-        for at in range(0, runs[run, _SIZE], ROOM):
-            n = min(ROOM, runs[run, _SIZE] - at)
+        line_through(basis, shift, t, n_samples, top, runs[run, KEY:], runs[run, KEY], a, line)
+        k = runs[run, REGION]
+        for at in range(0, runs[run, SIZE], ROOM):
+            n = min(ROOM, runs[run, SIZE] - at)
             line_fields(line, step, at, padded(n), kappa, value)
             if not single_site(coefficients, inverse, half, n_samples, p, kappa, padded(n), value, slope, curvature):
                 anywhere(quick, n_samples, p, kappa, padded(n), value, slope, curvature)
-            node = runs[run, _FIRST] + at
+            node = runs[run, FIRST] + at
             for i in range(n):
                 exponent[node + i] = value[i]
             exponentials(value, n, w)
@@ -404,11 +410,11 @@ def _add_squares(scale, w, factor, c, n, at, a, basis, second, row):
 @jit
 def basin_roots(exponent, runs, slots):
     """Position of the lattice maximum that steepest ascent over nearest neighbours reaches from each node."""
-    m = runs.shape[1] - _KEY
+    m = runs.shape[1] - KEY
     root = np.arange(exponent.shape[0])
     key = np.empty(m, np.int64)
     for run in range(runs.shape[0]):
-        first, size = runs[run, _FIRST], runs[run, _SIZE]
+        first, size = runs[run, FIRST], runs[run, SIZE]
         for i in range(first, first + size):
             if i > first and exponent[i - 1] > exponent[i]:
                 root[i] = i - 1
@@ -416,16 +422,16 @@ def basin_roots(exponent, runs, slots):
                 root[i] = i + 1
         for move in range(2 * (m - 1)):
             for r in range(m):
-                key[r] = runs[run, _KEY + r]
+                key[r] = runs[run, KEY + r]
             key[1 + (move >> 1)] += 1 if move & 1 else -1
-            other = slots[_find(slots, runs, key)]
+            other = slots[find_line(slots, runs, key)]
             while other >= 0:
-                ahead = runs[run, _KEY] - runs[other, _KEY]
-                for i in range(max(0, -ahead), min(size, runs[other, _SIZE] - ahead)):
-                    j = runs[other, _FIRST] + i + ahead
+                ahead = runs[run, KEY] - runs[other, KEY]
+                for i in range(max(0, -ahead), min(size, runs[other, SIZE] - ahead)):
+                    j = runs[other, FIRST] + i + ahead
                     if exponent[j] > exponent[root[first + i]]:
                         root[first + i] = j
-                other = runs[other, _NEXT]
+                other = runs[other, NEXT]
     for i in range(root.shape[0]):
         top = i
         while root[top] != top:
@@ -448,12 +454,12 @@ def code_moments(basis, shift, runs, exponent, scale, centre, label, whole, tota
     x = np.empty(m)
     for run in range(runs.shape[0]):
         for r in range(m):
-            a[r] = (runs[run, _KEY] + shift[0]) * basis[0, r]
+            a[r] = (runs[run, KEY] + shift[0]) * basis[0, r]
             for q in range(1, m):
-                a[r] += (runs[run, _KEY + q] + shift[q]) * basis[q, r]
-        factor = scale[runs[run, _REGION]]
-        for i in range(runs[run, _SIZE] if whole[run] else 0):
-            node = runs[run, _FIRST] + i
+                a[r] += (runs[run, KEY + q] + shift[q]) * basis[q, r]
+        factor = scale[runs[run, REGION]]
+        for i in range(runs[run, SIZE] if whole[run] else 0):
+            node = runs[run, FIRST] + i
             k = label[node]
             mass = factor * math.exp(exponent[node])
             total[k] += mass
