@@ -31,20 +31,21 @@ def unequal(off):
     return mf.class_task([0.5, 0.25, 0.25], off=off, n_samples=100)
 
 
+ALL_THREE = {"110": 0.265, "101": 0.265, "011": 0.265, "111": 0.205}
+SINGLES = {"100": 0.24, "010": 0.14, "001": 0.14, "110": 0.16, "101": 0.16, "011": 0.16}
 PAIRS = {"110": 0.33, "101": 0.33, "011": 0.28, "100": 0.06}
 # name: network, task, tau, widths, start
 CASES = {
     "L2-C2": (TWO, BINARY, 0.01, (100, 200, 400), "annealed"),
     "L2-C3-y0": (TWO, unequal(0.0), 0.005, (100, 200), PAIRS),
-    "L2-C3-y0.5": (TWO, unequal(0.5), 0.005, (100, 200), {"110": 0.265, "101": 0.265, "011": 0.265, "111": 0.205}),
-    "L2-C3-y-0.5": (
-        TWO, unequal(-0.5), 0.005, (100, 200),
-        {"100": 0.24, "010": 0.14, "001": 0.14, "110": 0.16, "101": 0.16, "011": 0.16},
-    ),
+    "L2-C3-y0.5": (TWO, unequal(0.5), 0.005, (100, 200), ALL_THREE),
+    "L2-C3-y-0.5": (TWO, unequal(-0.5), 0.005, (100, 200), SINGLES),
     "L3-C2": (THREE, BINARY, 0.01, (100, 200), {"10": 0.54, "01": 0.46}),
     "L2-C2-half": (TWO.with_(readout_exponent=1 / 2), BINARY, 0.05, (100, 200), None),
     "L3-C2-third": (THREE.with_(readout_exponent=1 / 3), BINARY, 0.05, (100, 200), None),
     "L3-C3-y0": (THREE, unequal(0.0), 0.005, (100, 200), PAIRS),
+    "L3-C3-y0.5": (THREE, unequal(0.5), 0.005, (100, 200), ALL_THREE),
+    "L3-C3-y-0.5": (THREE, unequal(-0.5), 0.005, (100, 200), SINGLES),
     "L2-C3-half": (
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),

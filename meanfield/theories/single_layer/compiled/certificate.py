@@ -42,9 +42,9 @@ def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, 
         primal -= weights[k] * cost
         s = max(s, heights[k])
         unit[k] = height_unit(readouts[k])
-    level = heights[np.argmin(unit)] if n > 0 else 0.0  # the best known height
     for k in range(n):
-        residual = max(residual, abs(heights[k] - level) / unit[k])
+        for j in range(k):
+            residual = max(residual, abs(heights[k] - heights[j]) / max(unit[k], unit[j]))
     neuron_residual(first, p, t, readouts, weights, gradient, output)
     first_out = np.empty((n_out, n_classes))
     gradient_out = np.empty((n_out, m))
