@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -241,12 +241,12 @@ class Activation:
         """Breaks, intercepts and slopes of a piecewise linear phi, else None."""
         return self._facts.pieces
 
-    @property
+    @cached_property
     def growth(self) -> tuple[float, float]:
         left, right = self.slopes
         return max(0.0, -right, left) ** 2, max(0.0, right, -left) ** 2
 
-    @property
+    @cached_property
     def parts(self) -> str:
         if self.pieces is not None and not self.kinks:
             return "gaussian"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from functools import lru_cache
-from itertools import islice
 
 import numpy as np
 
@@ -23,7 +23,8 @@ __all__ = ["SweepWork"]
 _SAVE_EVERY = 3.0  # seconds between files of a checkpoint: what is lost at most, besides the slice that is being solved
 _SLICE = 1.0  # seconds of work of this process before it looks at the clock
 _POOL_SLICE = 2.0
-_AHEAD = 64  # segments handed to an executor at a time
+_AHEAD = 64  # jobs handed to an executor at a time
+_JOBS = 4 * max(2, os.cpu_count() or 2)  # of quick segments, in all: some executors take 10 ms for each
 
 
 @lru_cache(maxsize=2)
@@ -33,11 +34,21 @@ def _grid(pickled: bytes) -> Grid:
     return grid
 
 
-def _solve_pickled(job: bytes) -> PointArrays:
-    """A slice of the segment of a grid: (grid, points of the segment, what is known of them, whether it is a limit)."""
-    pickled, points, known, limit = pickle.loads(job)
-    grid = _grid(pickled)
-    return solve_segment([grid.problem(at) for at in points], parents(points), known, _POOL_SLICE, limit)
+_Segment = tuple[list[tuple[int, ...]], PointArrays | None, bool]  # its points, what is known of them, is it a limit
+
+
+def _solve_pickled(job: bytes) -> list[PointArrays]:
+    """A slice of the work on some segments of a grid; of the last ones nothing, where time is over."""
+    pickled, segments = pickle.loads(job)
+    grid, end = _grid(pickled), time.monotonic() + _POOL_SLICE
+    solved: list[PointArrays] = []
+    for points, known, limit in segments:
+        left = end - time.monotonic()
+        if solved and left <= 0.0:
+            break
+        problems = [grid.problem(at) for at in points]
+        solved.append(solve_segment(problems, parents(points), known, left, limit))
+    return solved
 
 
 class SweepWork:
@@ -84,27 +95,29 @@ class SweepWork:
                 self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE, limit))
 
     def on_pool(self, executor: Executor) -> None:
-        """Slices of all segments on the executor, a limited number at a time; taken, and written, as they finish."""
+        """Slices of all segments on the executor, some at a time; taken, and written, as they finish."""
         grid = pickle.dumps(self.grid)
-        todo = iter([number for number in range(len(self.segments)) if not self.finished(number)])
-        running: dict[Future[PointArrays], int] = {}
+        todo = [number for number in range(len(self.segments)) if not self.finished(number)]
+        together = max(1, len(todo) // _JOBS) if all(map(self.is_limit, todo)) else 1
+        waiting = deque(todo[i : i + together] for i in range(0, len(todo), together))
+        running: dict[Future[list[PointArrays]], list[int]] = {}
 
-        def submit(number: int) -> None:
+        def submit(numbers: list[int]) -> None:
             # As bytes: some executors look through all they are given for futures of theirs, which takes longer than
             # solving; and the problems themselves are made where they are solved.
-            job = pickle.dumps((grid, self.segments[number], self.known.get(number), self.is_limit(number)))
-            running[executor.submit(_solve_pickled, job)] = number
+            segments: list[_Segment] = [(self.segments[n], self.known.get(n), self.is_limit(n)) for n in numbers]
+            running[executor.submit(_solve_pickled, pickle.dumps((grid, segments)))] = numbers
 
         try:
-            for number in islice(todo, _AHEAD):
-                submit(number)
-            while running:
+            while waiting or running:
+                while waiting and len(running) < _AHEAD:
+                    submit(waiting.popleft())
                 for future in wait(list(running), timeout=_SAVE_EVERY, return_when=FIRST_COMPLETED).done:
-                    number = running.pop(future)
-                    self._take(number, future.result())
-                    following = next(todo, None) if self.finished(number) else number
-                    if following is not None:
-                        submit(following)
+                    numbers = running.pop(future)
+                    for number, points in zip(numbers, future.result(), strict=False):
+                        self._take(number, points)
+                    if rest := [number for number in numbers if not self.finished(number)]:
+                        waiting.appendleft(rest)
                 self._save_if_due()
         except BaseException:
             for future in running:
