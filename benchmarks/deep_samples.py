@@ -20,6 +20,7 @@ import numpy as np
 
 import meanfield as mf
 from meanfield.sampling.statistics import estimate
+from meanfield.sampling.trend import weighted_fit
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 TWO, THREE = mf.Network("sigmoid", 2), mf.Network("sigmoid", 3)
@@ -189,10 +190,8 @@ def class_averages(of):
 def extrapolated(by_width, order):
     """Intercept of a weighted fit in powers of 1/N, and its error."""
     widths = np.array(list(by_width), dtype=float)
-    error = np.array([one.standard_error for one in by_width.values()])
-    design = np.stack([widths**-power for power in range(order + 1)], axis=1) / error[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    fitted = covariance @ design.T @ (np.array([one.value for one in by_width.values()]) / error)
+    values, error = np.array([(one.value, one.standard_error) for one in by_width.values()]).T
+    fitted, covariance, _ = weighted_fit(widths, values, error, order)
     return float(fitted[0]), float(covariance[0, 0] ** 0.5)
 
 

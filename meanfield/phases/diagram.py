@@ -21,7 +21,7 @@ from meanfield.phases.raster import PointArrays, posterior_at
 from meanfield.phases.work import SweepWork
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import SolvedPosterior
-from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.registry import covering_theory, sweep_accuracy
 from meanfield.posterior.swept import LocatesTransitions
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
@@ -106,14 +106,13 @@ class PhaseDiagram(PhaseNames):
         """
         if set(values) != set(self.axes):
             raise ValueError(f"give a value for each of {', '.join(self.axes)}, got {', '.join(values) or 'nothing'}.")
-        return self._solved(values, None)
+        return self._solved(values, as_swept=False)
 
     def solve_as_swept(self, values: Mapping[str, float]) -> SolvedPosterior:
         """The same with the accuracy that sweeps aim at, for what is looked at between points of the grid."""
-        theory = covering_theory(*self.problem_with(values))
-        return self._solved(values, getattr(theory, "sweep_rtol", None))
+        return self._solved(values, as_swept=True)
 
-    def _solved(self, values: Mapping[str, float], rtol: float | None) -> SolvedPosterior:
+    def _solved(self, values: Mapping[str, float], as_swept: bool) -> SolvedPosterior:
         distance = np.zeros(self.shape)
         for i, (name, axis) in enumerate(self.axes.items()):
             away = np.abs(axis - values[name]).reshape(len(axis), -1).max(1) / (np.ptp(axis) or 1.0)
@@ -122,8 +121,10 @@ class PhaseDiagram(PhaseNames):
         nearest = int(np.argmin(distance))
         start = self.posterior(self._position(nearest)) if np.isfinite(distance).any() else None
         problem = self.problem_with(values)
-        if start is not None and start.theory != covering_theory(*problem).name:
+        theory = covering_theory(*problem)
+        if start is not None and start.theory != theory.name:
             start = None
+        rtol = sweep_accuracy(theory) if as_swept else None
         return solve(problem.network, problem.class_task, problem.tau, warm_start=start, rtol=rtol)
 
     def transitions(self) -> tuple[Transition | CodeTransition, ...]:

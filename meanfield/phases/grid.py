@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from meanfield.posterior.registry import Theory, covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
-from meanfield.theories.single_layer.theory import THEORY, is_limit
+from meanfield.theories.single_layer.theory import is_limit, is_limit_of
 from meanfield.theories.single_layer.transitions.extended import Control
 from meanfield.validation import FloatArray, plain_array, real_array, real_number
 
@@ -94,19 +93,21 @@ class Grid:
         """The problem at a position of the grid."""
         place = tuple(int(i) for i in at)
         if place not in self._made:
-            if len(self._made) >= _KEPT:
-                self._made.clear()
-            self._made[place] = self.problem_with(self._values(place))
+            self._keep(place, self.problem_with(self._values(place)))
         return self._made[place]
+
+    def _keep(self, place: tuple[int, ...], problem: Problem) -> None:
+        if len(self._made) >= _KEPT:
+            self._made.clear()
+        self._made[place] = problem
 
     def check(self) -> None:
         """Make each problem once, so that nothing is solved of a grid that no theory covers."""
         limits = np.empty(self.shape, dtype=np.bool_)
         for at in np.ndindex(self.shape):
-            self._made[at], theory = self._covered(self._values(at))
-            limits[at] = theory is THEORY and math.isinf(self._made[at].class_task.n_samples)
-            if len(self._made) > _KEPT:
-                self._made.clear()
+            problem, theory = self._covered(self._values(at))
+            limits[at] = is_limit_of(theory, problem)
+            self._keep(at, problem)
         self._limits = limits
 
     def is_limit(self, at: Sequence[int]) -> bool:

@@ -20,7 +20,7 @@ from meanfield.archive import Arrays
 from meanfield.phases.kept import Packable, has_kept, packed, restored
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior, SolvedPosterior
-from meanfield.posterior.registry import covering_theory
+from meanfield.posterior.registry import covering_theory, sweep_accuracy
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.problem import Problem
 from meanfield.solve import solve
@@ -273,7 +273,7 @@ def _start(problem: Problem, before: Problem, point: PointArrays) -> Posterior |
 
 def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
     try:
-        rtol = getattr(covering_theory(*problem), "sweep_rtol", None)
+        rtol = sweep_accuracy(covering_theory(*problem))
         post = solve(*problem, warm_start=start, on_failure="return", rtol=rtol)
     except ConvergenceError as error:
         return _nothing(problem, loop.NOT_CONVERGED, str(error))

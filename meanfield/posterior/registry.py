@@ -38,6 +38,7 @@ __all__ = [
     "check_theory",
     "covering_theory",
     "division_of",
+    "sweep_accuracy",
     "theories",
     "theory_named",
 ]
@@ -180,6 +181,11 @@ def covering_theory(network: object, task: object, tau: object) -> Theory:
     kind = "class task" if isinstance(task, ClassTask) else "data task"
     listed = "; ".join(f"{reason} ({' and '.join(answers)})" for reason, answers in reasons.items())
     raise ValueError(f"no theory covers this network on a {kind} at tau = {problem.tau:g}: {listed}.")
+
+
+def sweep_accuracy(theory: Theory) -> float | None:
+    """`rtol` of a solve in a sweep, and of what is looked at between its points; None: that of a single solve."""
+    return getattr(theory, "sweep_rtol", None)
 
 
 def division_of(network: Network, task: ClassTask | DataTask) -> Division:

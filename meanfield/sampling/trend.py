@@ -18,7 +18,7 @@ from meanfield.validation import FloatArray, short
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Trend", "TrendRow", "finite_size_trend"]
+__all__ = ["Trend", "TrendRow", "finite_size_trend", "weighted_fit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +152,19 @@ def finite_size_trend(comparisons: Iterable[Comparison], *, order: int = 1) -> T
 
 def _fit(widths: FloatArray, deviation: FloatArray, error: FloatArray, dof: float, order: int) -> tuple[float, ...]:
     """Weighted least squares: limit, its error, slope, its error, z, probability of the scatter."""
-    design = np.stack([widths**-power for power in range(order + 1)], axis=1) / error[:, None]
-    covariance = np.linalg.inv(design.T @ design)
-    fitted = covariance @ design.T @ (deviation / error)
-    chi2 = float(np.sum((deviation / error - design @ fitted) ** 2))
+    fitted, covariance, chi2 = weighted_fit(widths, deviation, error, order)
     free = widths.size - order - 1
     misfit = float(stats.chi2.sf(chi2, free)) if free else math.nan
     (limit, slope), (limit_error, slope_error) = fitted[:2], np.sqrt(np.diag(covariance))[:2]
     z = float(normal_deviate(limit / limit_error, np.float64(dof)))
     return float(limit), float(limit_error), float(slope), float(slope_error), z, misfit
+
+
+def weighted_fit(
+    widths: FloatArray, values: FloatArray, error: FloatArray, order: int
+) -> tuple[FloatArray, FloatArray, float]:
+    """Weighted least squares in powers of 1/N up to `order`: coefficients, their covariance, chi^2."""
+    design = np.stack([widths**-power for power in range(order + 1)], axis=1) / error[:, None]
+    covariance: FloatArray = np.asarray(np.linalg.inv(design.T @ design), dtype=float)
+    fitted = covariance @ design.T @ (values / error)
+    return fitted, covariance, float(np.sum((values / error - design @ fitted) ** 2))

@@ -28,13 +28,8 @@ _MANY = 3000.0  # samples, from which on the start is that of the limit first
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
 _RUNG = 1.5  # times as many samples at a time
 _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
-_HIGHER = (
-    4.0,
-    2.8,
-    2.0,
-    1.4,
-    1.0,
-)  # times the tau of `uncoded_onset`: where else the branch without codes is looked at
+# Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
+_HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 
 

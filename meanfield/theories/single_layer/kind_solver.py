@@ -118,8 +118,9 @@ def _solve(
         # Where Newton's method fails with these, cuts go on from here.
         theta, codes = followed.theta.copy(), (followed.codes + missed.take(slice(_NEW_CUTS))).distinct()
         multipliers, best = _padded(followed.weights, len(codes.v)), task.linear(theta) + float(missed.heights[0])
-        weights = _padded(followed.weights, len((followed.codes + missed).distinct().v))
-        followed = _active_set(task, theta, *_basic(task, theta, (followed.codes + missed).distinct(), weights))
+        together = (followed.codes + missed).distinct()
+        weights = _padded(followed.weights, len(together.v))
+        followed = _active_set(task, theta, *_basic(task, theta, together, weights))
     task.dependent = KindTask.dependent
     idle = np.zeros(len(codes.v))
     rho, predicted = 1.0, math.inf

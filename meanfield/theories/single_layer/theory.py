@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from meanfield.archive import Arrays, Header
 from meanfield.posterior.posterior import Posterior
-from meanfield.posterior.registry import Options, check_theory, covering_theory
+from meanfield.posterior.registry import Options, Theory, check_theory, covering_theory
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meanfield.symbolic.equations import Equations
     from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 
-__all__ = ["THEORY", "SingleLayerTheory", "is_limit"]
+__all__ = ["THEORY", "SingleLayerTheory", "is_limit", "is_limit_of"]
 
 
 class SingleLayerTheory:
@@ -84,4 +84,9 @@ THEORY = SingleLayerTheory()
 
 def is_limit(problem: Problem) -> bool:
     """Whether this theory covers the problem, at P = infinity: what the compiled sweep and transitions are made for."""
-    return covering_theory(*problem) is THEORY and math.isinf(problem.class_task.n_samples)
+    return is_limit_of(covering_theory(*problem), problem)
+
+
+def is_limit_of(theory: Theory, problem: Problem) -> bool:
+    """The same, where the theory that covers the problem is known."""
+    return theory is THEORY and math.isinf(problem.class_task.n_samples)

@@ -30,6 +30,7 @@ __all__ = [
     "follow_readout",
     "height_unit",
     "kkt_newton",
+    "room_for_derivatives",
 ]
 
 _MAX_STEPS = 40
@@ -39,6 +40,18 @@ _FAR_OUT = 100.0  # |a|^2 beyond which heights are compared in units of their te
 # Gaps below this make a direction of an outlier's sphere flat: a degenerate cone, or where phi grows on both sides only
 # nearly so, by the ratio of the growths.
 _FLAT, _FLAT_TWO_SIDED = 1e-6, 1e-9
+
+
+@jit
+def room_for_derivatives(n, n_classes, m):
+    """Of n neurons fields G' and G'', and what `neuron_jacobian` fills: d^2 h / da dt, d^2 h / da^2, dh / dt."""
+    return (
+        np.empty((n, n_classes)),
+        np.empty((n, n_classes)),
+        np.empty((n, m, n_classes, m)),
+        np.empty((n, m, m)),
+        np.empty((n, n_classes, m)),
+    )
 
 
 @jit_apart
@@ -194,16 +207,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     none = np.empty((m, 0, m))
     order = np.empty((n_classes, m))
     # Fields of the neurons, and the derivatives of their equations.
-    first = np.empty((n_codes, n_classes))
-    second = np.empty((n_codes, n_classes))
-    mixed = np.empty((n_codes, m, n_classes, m))
-    curvature = np.empty((n_codes, m, m))
-    gradient = np.empty((n_codes, n_classes, m))
-    first_out = np.empty((n_out, n_classes))
-    second_out = np.empty((n_out, n_classes))
-    mixed_out = np.empty((n_out, m, n_classes, m))
-    curvature_out = np.empty((n_out, m, m))
-    gradient_out = np.empty((n_out, n_classes, m))
+    first, second, mixed, curvature, gradient = room_for_derivatives(n_codes, n_classes, m)
+    first_out, second_out, mixed_out, curvature_out, gradient_out = room_for_derivatives(n_out, n_classes, m)
     same_class = np.empty((n_classes, m, m))
     s = 0.0
     nullity = 0

@@ -27,7 +27,7 @@ from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, code_word_s
 from meanfield.theories.single_layer.compiled.dual import active_set
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, action_hessian, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_jacobian
-from meanfield.theories.single_layer.compiled.kkt import direction_step
+from meanfield.theories.single_layer.compiled.kkt import direction_step, room_for_derivatives
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
@@ -185,11 +185,7 @@ def _metric(table, p, t, s, soft, readouts, weights, directions, direction_weigh
     n = n_classes * m
     n_codes, n_out = readouts.shape[0], directions.shape[0]
     metric[:] = 0.0
-    first = np.empty((n_codes, n_classes))
-    second = np.empty((n_codes, n_classes))
-    mixed = np.empty((n_codes, m, n_classes, m))
-    curvature = np.empty((n_codes, m, m))
-    slope = np.empty((n_codes, n_classes, m))
+    first, second, mixed, curvature, slope = room_for_derivatives(n_codes, n_classes, m)
     same_class = np.zeros((n_classes, m, m))
     across = np.empty((n + 1, m))
     heights = np.empty(n_codes)
@@ -213,11 +209,7 @@ def _metric(table, p, t, s, soft, readouts, weights, directions, direction_weigh
             across[n, r] = 2.0 * a[r] / (size * size)
         curvatures, axes = np.linalg.eigh(bend)
         _add_response(metric, n + 1, weights[k], across, curvatures, axes, _FLAT / size)
-    first_out = np.empty((n_out, n_classes))
-    second_out = np.empty((n_out, n_classes))
-    mixed_out = np.empty((n_out, m, n_classes, m))
-    curvature_out = np.empty((n_out, m, m))
-    slope_out = np.empty((n_out, n_classes, m))
+    first_out, second_out, mixed_out, curvature_out, slope_out = room_for_derivatives(n_out, n_classes, m)
     response = np.empty((m, n_classes, m))
     move = np.empty(m)
     for k in range(n_out):
