@@ -66,6 +66,11 @@ def jit(function: Callable[..., object]) -> Any:
     return keep_on_disk(compiled, None if _CACHE is None else _CACHE / source_hash(source))
 
 
-def jit_apart(function: Callable[..., object]) -> Any:
-    """`jit` for big functions with several callers: those call through a pointer instead of compiling it again."""
-    return behind_barrier(jit(function))
+def jit_apart(function: Any = None, *, returns: str | None = None) -> Any:
+    """`jit` for big functions: callers call through a pointer instead of compiling it again.
+
+    With `returns`, the type of what it returns in Numba's words, it is not compiled before it is called.
+    """
+    if function is None:
+        return functools.partial(jit_apart, returns=returns)
+    return behind_barrier(jit(function), returns)

@@ -369,7 +369,7 @@ def confined_radius(table, p, t, confinement, infimum, supremum):
     return radius
 
 
-@jit_apart
+@jit_apart(returns="float64")
 def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, matrix, vector):
     """Upper bound, over a box, of sum_c p_c (line kappa_c + growth kappa_c^2 / 2) - x^T prior x / 2.
 

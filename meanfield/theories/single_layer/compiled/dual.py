@@ -13,6 +13,7 @@ from meanfield.theories.single_layer.compiled.certificate import weight_nullity
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.returned import CUTS, SOLUTION
 from meanfield.theories.single_layer.compiled.weights import feasible_weights, select_weights
 
 __all__ = ["MOST_SPARE", "active_set", "candidates"]
@@ -25,7 +26,7 @@ _HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
 _FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
-@jit_apart
+@jit_apart(returns=f"Tuple(({CUTS}))")
 def _distinct_codes(table, p, t, readouts, weights, distance, climb):
     """Climb every readout to its local maximum, or not, and merge those that coincide; returns (readouts, weights)."""
     m = t.shape[1]
@@ -107,7 +108,7 @@ def _pushed(table, p, t, directions):
     return most > NO_PUSH
 
 
-@jit_apart
+@jit_apart(returns=SOLUTION)
 def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights, search):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
 
@@ -226,7 +227,7 @@ def _stands(table, p, t, a):
     return cholesky(hess)
 
 
-@jit_apart
+@jit_apart(returns=f"Tuple(({CUTS}, {CUTS}))")
 def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
     t, cuts, cut_weights, directions, direction_weights, _ = state

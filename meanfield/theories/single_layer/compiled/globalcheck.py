@@ -64,7 +64,7 @@ def exchangeable(p, t):
     return follower
 
 
-@jit_apart
+@jit_apart(returns="Tuple((boolean, float64, int64))")
 def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, where):
     """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
 

@@ -54,7 +54,7 @@ def room_for_derivatives(n, n_classes, m):
     )
 
 
-@jit_apart
+@jit_apart(returns="none")
 def direction_step(table, p, t, u, mixed, response, move):
     """Newton's step of the unit vector u to its stationary point along stiff directions: fills move (m,).
 
@@ -115,7 +115,7 @@ def _turn(u, move):
     u /= np.sqrt(np.sum(u * u))
 
 
-@jit_apart
+@jit_apart(returns="none")
 def follow_direction(table, p, t, u, none):
     """Move the unit vector u (in place) to its stationary point along stiff directions; `none` is (m, 0, m)."""
     move = np.empty(u.shape[0])
@@ -187,7 +187,7 @@ def height_unit(a):
     return max(np.sum(a * a) / _FAR_OUT, 1.0)
 
 
-@jit_apart
+@jit_apart(returns="Tuple((boolean, float64, float64, int64))")
 def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_weights, max_steps):
     """Newton from the given point; all arrays are updated in place.
 
