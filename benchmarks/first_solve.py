@@ -124,9 +124,10 @@ def main():
         start = os.times()
         subprocess.run(command, env=environment, check=True)
         end = os.times()
+        cpu = end.children_user + end.children_system - start.children_user - start.children_system
         files = [path for _, _, names in os.walk(folder) for path in names]
         print(
-            f"process and children {end.children_user + end.children_system - start.children_user - start.children_system:.1f} "
+            f"process and children {cpu:.1f} "
             f"CPU s, {end.elapsed - start.elapsed:.1f} s of wall clock, {len(files)} files"
         )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 
 from meanfield.numerics.barrier import behind_barrier
 from meanfield.numerics.cache import cache_home, count_from_anywhere, keep_on_disk
@@ -63,7 +64,25 @@ def jit(function: Callable[..., object]) -> Any:
     source = function.__code__.co_filename
     if not Path(source).is_file():  # typed in: nothing tells one version from the next
         return compiled
+    _ignore_literals(compiled)
     return keep_on_disk(compiled, None if _CACHE is None else _CACHE / source_hash(source))
+
+
+def _ignore_literals(dispatcher: Any) -> None:
+    """Let compiled callers that pass a literal share the code of those that pass a variable.
+
+    Numba compiles a function once more for every literal integer or truth value, also for one that a variable only
+    starts from.
+    """
+    if not hasattr(dispatcher, "get_call_template"):  # compilation is switched off
+        return
+    template_of = dispatcher.get_call_template
+
+    def get_call_template(arguments: Any, keywords: Any) -> Any:
+        plain = {name: types.unliteral(kind) for name, kind in keywords.items()}
+        return template_of([types.unliteral(kind) for kind in arguments], plain)
+
+    dispatcher.get_call_template = get_call_template
 
 
 def jit_apart(function: Any = None, *, returns: str | None = None) -> Any:

@@ -99,7 +99,7 @@ def _with(rows, values, row, value):
     return longer, longer_values
 
 
-@jit
+@jit_apart(returns="boolean")
 def _pushed(table, p, t, directions):
     """Whether h rises without bound along the direction of an outlier: J is infinite, and a code far out is sought."""
     most = 0.0
@@ -215,7 +215,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
 
 
-@jit
+@jit_apart(returns="boolean")
 def _stands(table, p, t, a):
     """Whether h bends down at `a` in all directions: on the ridge of an outlier it does not, and no code is there."""
     m = a.shape[0]

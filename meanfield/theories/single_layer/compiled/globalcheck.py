@@ -73,7 +73,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     filled with the highest centre of a box that is left.
     """
     n_classes, m = t.shape
-    _, singular, right = np.linalg.svd(t, full_matrices=False)
+    _, singular, right = np.linalg.svd(t, False)
     over_kappa = n_classes <= m and singular[n_classes - 1] > 1e-3 * singular[0]
     if over_kappa:
         # Branch over kappa itself: |a|^2 = kappa^T (t t^T)^-1 kappa.
