@@ -165,6 +165,18 @@ def _with_readout(table, p, y, tau, low, high, solution, where, chunk, search):
     return found, rounds
 
 
+@jit_apart(returns="int64")
+def _put_heaviest(rows_out, weights_out, rows, weights):
+    """Copy rows and weights, heaviest first, as many as there is room for; returns their number."""
+    n = 0
+    for k in np.argsort(-weights):
+        if n < weights_out.shape[0]:
+            copy_vector(rows_out[n], rows[k])
+            weights_out[n] = weights[k]
+            n += 1
+    return n
+
+
 @jit
 def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes, outliers, t_out, numbers):
     """Solve and certify tasks first .. last - 1.
@@ -304,18 +316,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             status = STOPPED
         _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
         copy_matrix(t_out[i], t)
-        n = 0
-        for k in np.argsort(-weights):
-            if n < weights_out.shape[1]:
-                copy_vector(readouts_out[i, n], readouts[k])
-                weights_out[i, n] = weights[k]
-                n += 1
-        o = 0
-        for k in np.argsort(-direction_weights):
-            if o < direction_weights_out.shape[1]:
-                copy_vector(directions_out[i, o], directions[k])
-                direction_weights_out[i, o] = direction_weights[k]
-                o += 1
+        n = _put_heaviest(readouts_out[i], weights_out[i], readouts, weights)
+        o = _put_heaviest(directions_out[i], direction_weights_out[i], directions, direction_weights)
         numbers[i, 0] = status
         numbers[i, 1] = n
         numbers[i, 2] = o
