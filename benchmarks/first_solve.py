@@ -1,10 +1,13 @@
-"""What the first class task compiles on an empty cache, function by function: CPU seconds, the callees' not counted.
+"""What the first class task compiles on an empty cache, function by function, and what it takes as a whole.
 
     python benchmarks/first_solve.py                # three classes, sigmoid, y_- = 1/2
     python benchmarks/first_solve.py --show 200     # the whole table
+    python benchmarks/first_solve.py --table 0      # no table: only the solve as a whole
 
-"types" is inference and what precedes it, "IR" the writing of LLVM's code, "LLVM" its optimisation and translation.
-Every row is a function; "n" counts its signatures. A fresh process does it, with a cache that is thrown away.
+The table: CPU seconds of one process, the callees' not counted. "types" is inference and what precedes it, "IR" the
+writing of LLVM's code, "LLVM" its optimisation and translation; "n" counts the signatures of a function. Then the solve
+without Numba's events: alone, and with the second process that `precompile.beside` starts where there are two
+processors. Every run is a fresh process, with a cache that is thrown away.
 """
 
 from __future__ import annotations
@@ -110,26 +113,41 @@ def measure(show):
     )
 
 
+PLAIN = """\
+import meanfield as mf
+mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5))
+"""
+
+
+def fresh(command, title, beside):
+    """Run a program on an empty cache; says what it took, its children included."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "MEANFIELD_CACHE_DIR": folder, "MEANFIELD_PRECOMPILE": "1" if beside else "0"}
+        start = os.times()
+        subprocess.run([sys.executable, *command], env=environment, check=True)
+        end = os.times()
+        cpu = end.children_user + end.children_system - start.children_user - start.children_system
+        files = [os.path.getsize(os.path.join(home, name)) for home, _, names in os.walk(folder) for name in names]
+    print(
+        f"{title}: {cpu:.1f} CPU s, {end.elapsed - start.elapsed:.1f} s of wall clock; {len(files)} files, "
+        f"{sum(files) / 1e6:.1f} MB",
+        flush=True,
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", type=int, default=60, help="rows of the table")
+    parser.add_argument("--table", type=int, default=1, help="0: none")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
         measure(options.show)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "MEANFIELD_CACHE_DIR": folder}
-        command = [sys.executable, __file__, "--here", "--show", str(options.show)]
-        start = os.times()
-        subprocess.run(command, env=environment, check=True)
-        end = os.times()
-        cpu = end.children_user + end.children_system - start.children_user - start.children_system
-        files = [path for _, _, names in os.walk(folder) for path in names]
-        print(
-            f"process and children {cpu:.1f} "
-            f"CPU s, {end.elapsed - start.elapsed:.1f} s of wall clock, {len(files)} files"
-        )
+    if options.table:
+        fresh([__file__, "--here", "--show", str(options.show)], "with the table", beside=False)
+    fresh(["-c", PLAIN], "alone", beside=False)
+    fresh(["-c", PLAIN], "with a second process", beside=True)
 
 
 if __name__ == "__main__":
