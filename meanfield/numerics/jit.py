@@ -22,7 +22,7 @@ from numba import types
 from meanfield.numerics.barrier import behind_barrier
 from meanfield.numerics.cache import cache_home, count_from_anywhere, keep_on_disk
 
-__all__ = ["cache_directory", "jit", "jit_apart", "source_hash"]
+__all__ = ["cache_directory", "compile_for", "jit", "jit_apart", "source_hash"]
 
 # Flags that keep NaN and infinities meaningful (fastmath=True would not).
 _FLAGS = {"reassoc", "contract", "arcp"}
@@ -93,3 +93,9 @@ def jit_apart(function: Any = None, *, returns: str | None = None) -> Any:
     if function is None:
         return functools.partial(jit_apart, returns=returns)
     return behind_barrier(jit(function), returns)
+
+
+def compile_for(function: Any, *arguments: Any) -> None:
+    """Compile a function for arguments of these types, or read it where that has been done; it is not called."""
+    if hasattr(function, "compile"):  # else compilation is switched off
+        function.compile(tuple(numba.typeof(argument) for argument in arguments))

@@ -15,12 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 from meanfield.numerics.budget import new_stop
 from meanfield.numerics.cumulant_table import Direct, Table
-from meanfield.numerics.jit import cache_directory, source_hash
+from meanfield.numerics.jit import cache_directory, compile_for, source_hash
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import Bounds, second_order
 from meanfield.theories.single_layer.compiled.certificate import certify, weight_nullity
@@ -76,7 +75,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
 def precompile() -> None:
     """Compile the big functions, or read them where that has been done."""
     for function, arguments in calls():
-        function.compile(tuple(numba.typeof(argument) for argument in arguments))
+        compile_for(function, *arguments)
 
 
 @contextmanager
