@@ -19,6 +19,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.lattice_basis import MAX_LATTICE_DIMENSION
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.sweep import NOT_CONVERGED, RESIDUAL
+from meanfield.theories.single_layer.deferred import Later, pending, whole
 from meanfield.theories.single_layer.finite_check import (
     laplace_error,
     laplace_residual,
@@ -33,6 +35,7 @@ from meanfield.theories.single_layer.finite_check import (
     lattice_residual,
 )
 from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
+from meanfield.theories.single_layer.finite_marginal import Minimum, is_marginal, solve_marginal
 from meanfield.theories.single_layer.finite_newton import (
     approach,
     minimise,
@@ -121,6 +124,19 @@ class FiniteSolution:
     n_nodes: int
     iterations: int
     beside_cuts: float = 0.0
+
+
+class DeferredSolution(FiniteSolution):
+    """A solution whose codes are worked out when they are asked for."""
+
+    weight: Any = Later()
+    mode: Any = Later()
+    mean: Any = Later()
+    covariance: Any = Later()
+    beside_cuts: Any = Later()
+
+    def __reduce__(self) -> tuple[type[FiniteSolution], tuple[object, ...]]:
+        return whole(FiniteSolution, self)
 
 
 def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray, int]:
@@ -337,6 +353,10 @@ def _solve(
                 parts = clouds.weight, clouds.sums.maxima, *clouds.sums.detail
                 measured = residual, clouds.error, clouds.n_nodes
                 return _solution(problem, t0, clouds.sums, no_outliers(t0), parts, measured, basis, 0)
+        if t0 is not None and is_marginal(problem):
+            t0, marginal = solve_marginal(problem, t0, aim)
+            if marginal is not None:
+                return _deferred(problem, marginal, basis, wanted)
     t, outliers, steps = _start(problem, t0)
     n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
     if not lattice or problem.accuracy > wanted:
@@ -416,19 +436,13 @@ def _solution(
     steps: int,
 ) -> FiniteSolution:
     """The solution in the space of all outputs; `parts`: weight, mode, mean and covariance of each code."""
-    share, mode, mean, covariance = parts
     residual, error, n_nodes = measured
     _, slope = newton_step(problem, t, sums, outliers)
-    order = [i for i in heaviest_first(share, mode @ basis.T) if share[i] > _MIN_WEIGHT]
-    outside = (np.eye(len(basis)) - basis @ basis.T) / problem.n_samples
     return FiniteSolution(
         t=t @ basis.T,
         objective=sums.objective,
         level=sums.level,
-        weight=share[order] / share[order].sum(),
-        mode=mode[order] @ basis.T,
-        mean=mean[order] @ basis.T,
-        covariance=basis @ covariance[order] @ basis.T + outside,
+        **_codes(problem, parts, basis),
         outlier_direction=outliers.direction @ basis.T,
         outlier_weight=outliers.weight,
         residual=residual,
@@ -438,6 +452,52 @@ def _solution(
         n_nodes=n_nodes,
         iterations=steps,
     )
+
+
+def _codes(
+    problem: ReadoutIntegral, parts: tuple[FloatArray, FloatArray, FloatArray, FloatArray], basis: FloatArray
+) -> dict[str, Any]:
+    """Codes that are not too light, heaviest first, in the space of all outputs."""
+    share, mode, mean, covariance = parts
+    order = [i for i in heaviest_first(share, mode @ basis.T) if share[i] > _MIN_WEIGHT]
+    outside = (np.eye(len(basis)) - basis @ basis.T) / problem.n_samples
+    return {
+        "weight": share[order] / share[order].sum(),
+        "mode": mode[order] @ basis.T,
+        "mean": mean[order] @ basis.T,
+        "covariance": basis @ covariance[order] @ basis.T + outside,
+    }
+
+
+def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, wanted: float) -> FiniteSolution:
+    """The solution with one class integrated out; codes are those of the lattice over all outputs, when asked for."""
+    t, m = found.t, len(basis)
+    no_codes = np.empty((0, m))
+    solved = FiniteSolution(
+        t=t @ basis.T,
+        objective=found.objective,
+        level=found.level,
+        weight=np.empty(0),
+        mode=no_codes,
+        mean=no_codes,
+        covariance=np.empty((0, m, m)),
+        outlier_direction=no_codes,
+        outlier_weight=np.empty(0),
+        residual=2.0 * found.other + found.reached,
+        decrement=found.decrement,
+        integration_error=found.error,
+        method=problem.method,
+        n_nodes=found.n_nodes,
+        iterations=found.steps,
+    )
+
+    def codes() -> dict[str, Any]:
+        _choose_accuracy(problem, t, wanted)
+        sums = problem.evaluate(t, problem.accuracy, hessian=False)
+        share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
+        return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
+
+    return pending(DeferredSolution, solved, codes)
 
 
 def _trivial(y: FloatArray, n_samples: float) -> FiniteSolution:
