@@ -46,6 +46,7 @@ from meanfield.theories.single_layer.finite_newton import (
 )
 from meanfield.theories.single_layer.finite_outliers import minimise_with_outliers
 from meanfield.theories.single_layer.limit import limit_point
+from meanfield.theories.single_layer.readout_clouds import OVERLAP
 from meanfield.theories.single_layer.readout_integral import (
     ACCURACY,
     COARSE,
@@ -66,6 +67,7 @@ _LAPLACE_MIN_SAMPLES = 1e3  # below, Laplace's method is not worth trying
 _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
 AIM = 1e-10  # of the residual
+_SLIGHT = 3e-8  # overlap of codes from which on rules around them need more nodes than they save
 _MARGIN = 1e-2  # error of the lattice, relative to the residual that is aimed at
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
@@ -347,7 +349,8 @@ def _solve(
             with suppress(ConvergenceError):
                 t0, _, codes = _limit(problem)
         if t0 is not None and codes is not None:
-            t0, clouds = solve_clouds(problem, t0, codes, aim, wanted)
+            overlap = min(OVERLAP, _SLIGHT * np.sqrt(aim / AIM)) if is_marginal(problem) else OVERLAP
+            t0, clouds = solve_clouds(problem, t0, codes, aim, wanted, overlap)
             residual = np.inf if clouds is None else 2.0 * clouds.other + clouds.reached
             if clouds is not None and residual <= aim:
                 parts = clouds.weight, clouds.sums.maxima, *clouds.sums.detail

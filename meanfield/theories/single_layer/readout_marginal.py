@@ -15,7 +15,7 @@ import numpy as np
 
 from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_basis, unlike_shift
 from meanfield.numerics.limits import check_time
-from meanfield.theories.single_layer.compiled.marginal import marginal_value, n_cells_of, product_sums
+from meanfield.theories.single_layer.compiled.marginal import marginal_value, product_sums
 from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
 from meanfield.theories.single_layer.compiled.stretch import LANES, ROOM
 from meanfield.theories.single_layer.finite_check import extra_starts
@@ -128,6 +128,8 @@ class Marginal:
         low, high = ends.min(axis=0).sum(axis=1), ends.max(axis=0).sum(axis=1)
         x_low, x_high = (f.x_first + x_shift) * f.x_step, (f.x_first + f.n_x + ROOM) * f.x_step
         kappa_low, kappa_high = low[-1] + f.gain * x_low, high[-1] + f.gain * x_high
+        n_kappa = LANES * math.ceil((kappa_high - kappa_low) / (f.gain * f.x_step * LANES))
+        kappa_high = kappa_low + (n_kappa + LANES) * f.gain * f.x_step
         samples = direct_samples(problem.single_site)
         grid = samples.cover(min(low[:-1].min(), kappa_low), max(high[:-1].max(), kappa_high))
         if grid is None:
@@ -137,7 +139,7 @@ class Marginal:
         n_nodes, mass = product_sums(
             grid[1], samples.step, grid[0], f.shares, f.fields, problem.p[f.j], f.gain, problem.n_samples, self.level,
             f.along, f.basis, f.low, shape, shift, nearest(f, _inverse(d), lengths[0], shift, self.seeds), x_low,
-            f.x_step, f.n_x, kappa_low, n_cells_of(kappa_low, kappa_high, f.gain, f.x_step), problem.window(accuracy), _MAX_PRODUCT_NODES, first,
+            f.x_step, f.n_x, kappa_low, n_kappa, problem.window(accuracy), _MAX_PRODUCT_NODES, first,
         )  # fmt: skip
         if n_nodes <= 0 or not mass > 0.0:
             raise NotIntegrable("the readout posterior covers too many nodes.")

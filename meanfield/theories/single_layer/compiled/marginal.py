@@ -31,13 +31,12 @@ from meanfield.theories.single_layer.compiled.stretch import (
     single_site,
 )
 
-__all__ = ["BLOCK", "marginal_value", "n_cells_of", "product_sums"]
+__all__ = ["BLOCK", "marginal_value", "product_sums"]
 
 BLOCK = 16  # nodes of a line that are visited together
-_CELL = 6  # steps of x that one bound is for
 _OUT = -1e300
 _MAX_INTERVALS = 20_000
-_FAINT = -46.0  # ln of what is left out of the integral over x
+_FAINT = -40.0  # ln of what is left out of the integral over x
 
 
 def _hermite() -> np.ndarray:
@@ -81,19 +80,21 @@ def _smoothed(quick, n_samples, p, gain, low, spacing, of_s, of_x, first, n_x, c
     scale = n_samples * width / gain
     cell = math.log(step * math.sqrt(n_samples / (2.0 * math.pi)))
     w, exponent, ends = np.empty(padded(n_x)), np.empty(padded(n_x)), np.empty((2, 4))
+    kept = 0  # what carries weight moves up with s, since G is convex
     for i in range(n + 1):
         top = -np.inf
-        for k in range(n_x):
+        for k in range(kept, n_x):
             x = (first + k) * step
-            exponent[k] = action[i * of_s + k * of_x] - 0.5 * n_samples * x * x
-            top = max(top, exponent[k])
-        begin, end = 0, n_x
-        while exponent[begin] < top + _FAINT:
+            exponent[k - kept] = action[i * of_s + k * of_x] - 0.5 * n_samples * x * x
+            top = max(top, exponent[k - kept])
+        begin, end = kept, n_x
+        while exponent[begin - kept] < top + _FAINT:
             begin += 1
-        while exponent[end - 1] < top + _FAINT:
+        while exponent[end - 1 - kept] < top + _FAINT:
             end -= 1
         for k in range(begin, end):
-            exponent[k - begin] = exponent[k] - top
+            exponent[k - begin] = exponent[k - kept] - top
+        kept = begin
         exponentials(exponent, end - begin, w)
         s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
         for k in range(end - begin):
@@ -449,22 +450,31 @@ def _turned(second, order, axes, mass, matrix):
                     matrix[order[e] * m + q, order[c] * m + r] = total
 
 
-def n_cells_of(kappa_low: float, kappa_high: float, gain: float, x_step: float) -> int:
-    """How many cells of `product_sums` cover a range of kappa."""
-    return math.ceil((kappa_high - kappa_low) / (gain * x_step * _CELL))
+@jit
+def _grid(sample, spacing, origin, n_samples, share, low, step, action, slope):
+    """P p_j G (n,) and G' (n,) at low, low + step, ..., from direct samples."""
+    kappa, value, rise, only = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.full(1, share)
+    for begin in range(0, action.shape[0], ROOM):
+        count = min(ROOM, action.shape[0] - begin)
+        for i in range(count):
+            kappa[0, i] = low + (begin + i) * step
+            value[i] = 0.0
+        direct_site(sample, spacing, origin, n_samples, only, kappa, count, value, rise)
+        for i in range(count):
+            action[begin + i], slope[begin + i] = value[i], rise[0, i]
 
 
 @jit
 def product_sums(
     sample, spacing, origin, p, t, share, gain, n_samples, top, along, basis, low, shape, shift, seeds, x_first, x_step,
-    n_x, kappa_low, n_cells, window, limit, first,
+    n_x, kappa_low, n_kappa, window, limit, first,
 ):  # fmt: skip
-    """Sums over a product of lattices, of b and of x, of e^{P (h - top)}: number of nodes, and their sum.
+    """Sums over lattices of b and, for each b, of x of e^{P (h - top)}: number of nodes, and their sum.
 
-    Written apart from `marginal_value`: every node (b, x) is one of the sum, G comes from direct samples. `share` is p_j.
-    Adds sums of p_c G'_c a to first (C, d + 1), class j last. G is convex, so that chords over `n_cells` cells of kappa
-    from `kappa_low` on, each of `_CELL` steps of x, bound it: what is below e^{-window} by them is left out. Nodes are -1
-    beyond `limit`.
+    Written apart from `marginal_value`: every node (b, x) is one of the sum, G comes from direct samples. Nodes x of each
+    line of fixed b are shifted so that kappa_j is on one grid of `n_kappa` (whole lanes) nodes from `kappa_low` on.
+    `share` is p_j. Adds sums of p_c G'_c a to first (C, d + 1), class j last. G is convex, so that chords bound it: lanes
+    that are below e^{-window} by them are left out. Nodes are -1 beyond `limit`.
     """
     n_other, d = t.shape
     n_blocks = 1
@@ -473,19 +483,10 @@ def product_sums(
     visited, stack = np.zeros(n_blocks, np.uint8), np.empty(n_blocks, np.int64)
     place, base = np.empty(d, np.int64), np.empty(d)
     beta, kappa, slope = np.empty((d, LANES)), np.empty((n_other, LANES)), np.empty((n_other, LANES))
-    s, line = np.empty(LANES), np.empty(LANES)
-    inner, value, w = np.empty((1, ROOM)), np.empty(ROOM), np.empty(ROOM)
-    inner_slope, only = np.empty((1, ROOM)), np.full(1, share)
-    length = _CELL * x_step
-    chord = np.empty(padded(n_cells + 1))
-    for begin in range(0, chord.shape[0], ROOM):
-        count = min(ROOM, chord.shape[0] - begin)
-        for i in range(count):
-            inner[0, i] = kappa_low + (begin + i) * gain * length
-            value[i] = 0.0
-        direct_site(sample, spacing, origin, n_samples, only, inner, count, value, inner_slope)
-        for i in range(count):
-            chord[begin + i] = value[i]
+    s, line, value, w = np.empty(LANES), np.empty(LANES), np.empty(ROOM), np.empty(ROOM)
+    action, rising = np.empty(n_kappa + LANES), np.empty(n_kappa + LANES)
+    _grid(sample, spacing, origin, n_samples, share, kappa_low, gain * x_step, action, rising)
+    length, half = LANES * x_step, 0.5 * n_samples
     mass, n_nodes, n_stack = 0.0, 0, 0
     for k in range(seeds.shape[0]):
         n_stack = _seed(seeds[k], low, shape, LANES, visited, stack, n_stack)
@@ -498,7 +499,7 @@ def product_sums(
         for r in range(d):
             for i in range(LANES):
                 beta[r, i] = base[r] + i * basis[0, r]
-                line[i] -= 0.5 * n_samples * beta[r, i] * beta[r, i]
+                line[i] -= half * beta[r, i] * beta[r, i]
                 s[i] += along[r] * beta[r, i]
         for c in range(n_other):
             for i in range(LANES):
@@ -509,35 +510,30 @@ def product_sums(
         direct_site(sample, spacing, origin, n_samples, p, kappa, LANES, line, slope)
         begin, end = LANES, -1
         for i in range(LANES):
+            start = (kappa_low - s[i]) / gain  # x of the first node of the grid
+            cell = max(0, math.floor((x_first - start) / length))
+            last = min(n_kappa // LANES, math.ceil((x_first + n_x * x_step - start) / length))
             total, moment, with_slope, both, highest = 0.0, 0.0, 0.0, 0.0, -np.inf
-            done = 0  # nodes along x that have been dealt with
-            cell = max(0, math.floor((s[i] - kappa_low) / (gain * length) + x_first / length))
-            while done < n_x and cell < n_cells:
-                x0 = (kappa_low - s[i]) / gain + cell * length
-                rise = (chord[cell + 1] - chord[cell]) / length
-                x = min(max(rise / n_samples, x0), x0 + length)
+            while cell < last:
+                x0 = start + cell * length
+                g = cell * LANES
                 cell += 1
-                if not line[i] + chord[cell - 1] + rise * (x - x0) - 0.5 * n_samples * x * x > -window:
+                rise = (action[g + LANES] - action[g]) / length
+                x = min(max(rise / n_samples, x0), x0 + length)
+                if not line[i] + action[g] + rise * (x - x0) - half * x * x > -window:
                     continue
-                k = max(done, math.floor((x0 - x_first) / x_step))
-                count = min(padded(max(1, math.ceil((x0 + length - x_first) / x_step) + 1 - k)), ROOM)
-                done = k + count
-                for j in range(count):
-                    x = x_first + (k + j) * x_step
-                    inner[0, j] = s[i] + gain * x
-                    value[j] = line[i] - 0.5 * n_samples * x * x
-                direct_site(sample, spacing, origin, n_samples, only, inner, count, value, inner_slope)
-                exponentials(value, count, w)
-                n_nodes += count
-                for j in range(count):
-                    x = x_first + (k + j) * x_step
+                for j in range(LANES):
+                    x = x0 + j * x_step
+                    value[j] = line[i] + action[g + j] - half * x * x
+                exponentials(value, LANES, w)
+                n_nodes += LANES
+                for j in range(LANES):
+                    x = x0 + j * x_step
                     highest = max(highest, value[j])
                     total += w[j]
                     moment += w[j] * x
-                    with_slope += w[j] * inner_slope[0, j]
-                    both += w[j] * inner_slope[0, j] * x
-                while cell < n_cells and (kappa_low - s[i]) / gain + (cell + 1) * length <= x_first + done * x_step:
-                    cell += 1
+                    with_slope += w[j] * rising[g + j]
+                    both += w[j] * rising[g + j] * x
             if not highest > -window:
                 continue
             begin, end = min(begin, i), i
