@@ -1,7 +1,7 @@
 """Solutions whose codes are worked out when they are asked for.
 
-Where codes overlap at finite P, which neuron belongs to which code is a convention that t, kernels of it and outputs do not
-depend on, and finding it out takes longer than all the rest.
+Where codes overlap at finite P, which neuron belongs to which code is a convention that t and outputs do not depend on,
+and finding it out takes longer than all the rest.
 """
 
 from __future__ import annotations

@@ -359,7 +359,7 @@ def _solve(
         if t0 is not None and is_marginal(problem):
             t0, marginal = solve_marginal(problem, t0, aim)
             if marginal is not None:
-                return _deferred(problem, marginal, basis, wanted)
+                return _deferred(problem, marginal, basis, aim)
     t, outliers, steps = _start(problem, t0)
     n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
     if not lattice or problem.accuracy > wanted:
@@ -472,9 +472,9 @@ def _codes(
     }
 
 
-def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, wanted: float) -> FiniteSolution:
+def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, aim: float) -> FiniteSolution:
     """The solution with one class integrated out; codes are those of the lattice over all outputs, when asked for."""
-    t, m = found.t, len(basis)
+    t, m, accuracy = found.t, len(basis), max(ACCURACY, _MARGIN * aim)
     no_codes = np.empty((0, m))
     solved = FiniteSolution(
         t=t @ basis.T,
@@ -495,8 +495,7 @@ def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, wante
     )
 
     def codes() -> dict[str, Any]:
-        _choose_accuracy(problem, t, wanted)
-        sums = problem.evaluate(t, problem.accuracy, hessian=False)
+        sums = problem.evaluate(t, accuracy, hessian=False)
         share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
         return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
 

@@ -20,9 +20,10 @@ MAX_MARGINAL_SAMPLES = 2e4  # beyond, an error of 1e-16 in t is felt in the shar
 _OUTPUTS = 2, 4
 _ROUGH = 1e-6  # accuracy of the lattice on the way: what costs are calls, not nodes
 _NEAR = 1e-3  # residual up to which that is the way
-_MARGIN = 0.1  # error of the lattice, relative to the residual that is aimed at
+_MARGIN = 0.05  # error of the lattice, relative to the residual that is aimed at
 _MAX_COARSE, _MAX_FINE = 40, 6
 _REFINEMENTS = (1.0, 0.75, 0.5)
+_ENOUGH = 0.1  # residual of the lattice itself, relative to that
 _LONG = 0.03  # change of t in one step, relative to 1 + |t|, beyond which maxima of h are looked for again
 
 
@@ -47,15 +48,13 @@ def is_marginal(problem: ReadoutIntegral) -> bool:
     return few and n_classes == m and _OUTPUTS[0] <= m <= _OUTPUTS[1] and not problem.unbounded
 
 
-def solve_marginal(
-    problem: ReadoutIntegral, t: FloatArray, aim: float
-) -> tuple[FloatArray, Minimum | None]:
+def solve_marginal(problem: ReadoutIntegral, t: FloatArray, aim: float) -> tuple[FloatArray, Minimum | None]:
     """Minimise J from t; None, and the best t so far, where this does not lead to a residual below the aim."""
     marginal, accuracy = Marginal(problem), max(ACCURACY, _MARGIN * aim)
     try:
         t, steps = _approach(marginal, t)
         for marginal.refinement in _REFINEMENTS:
-            t, value, inverse, reached, more = _newton(marginal, t, _MARGIN * aim, accuracy)
+            t, value, inverse, reached, more = _newton(marginal, t, _ENOUGH * aim, accuracy)
             steps += more
             again = marginal.checked(t, 0.1 * accuracy)
             other = problem.residual(again.gradient)
@@ -114,16 +113,15 @@ def _newton(
     """t, J there, inverse of a Hessian nearby, residual and number of steps, on the fine lattice."""
     problem = marginal.problem
     value = marginal.value(t, accuracy, True)
-    inverse = np.linalg.inv(value.hessian)
+    inverse: FloatArray = np.asarray(np.linalg.inv(value.hessian), dtype=np.float64)
     best, residual = t, problem.residual(value.gradient)
-    step = 0
-    for step in range(1, _MAX_FINE):
-        if residual <= enough:
-            break
+    steps = 0
+    while residual > enough and steps < _MAX_FINE:
+        steps += 1
         trial = best - (inverse @ value.gradient).reshape(t.shape)
         new = marginal.value(trial, accuracy, False)
         error = problem.residual(new.gradient)
         if not error < 0.5 * residual:
             break
         best, value, residual = trial, new, error
-    return best, value, inverse, residual, step
+    return best, value, inverse, residual, steps

@@ -1,8 +1,8 @@
 """The readout integral where there is one class for each output: over the others' fields on a lattice (sigma_a = 1).
 
 The integral along the vector that is orthogonal to the t_c of all classes but one depends on a single number; see
-`meanfield.theories.single_layer.compiled.marginal`. What is left has one dimension less, and a tenth of the nodes. It is
-split into no regions: where codes overlap, their shares need not be unknowns.
+`meanfield.theories.single_layer.compiled.marginal`. What is left has one dimension less, and a tenth of the nodes. It
+is split into no regions: where codes overlap, their shares need not be unknowns.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 
 from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_basis, unlike_shift
 from meanfield.numerics.limits import check_time
-from meanfield.theories.single_layer.compiled.marginal import marginal_value, product_sums
+from meanfield.theories.single_layer.compiled.marginal import marginal_value
 from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
+from meanfield.theories.single_layer.compiled.product import product_sums
 from meanfield.theories.single_layer.compiled.stretch import LANES, ROOM
 from meanfield.theories.single_layer.finite_check import extra_starts
 from meanfield.theories.single_layer.readout_integral import NotIntegrable, ReadoutIntegral
@@ -44,7 +45,7 @@ class Value(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _inverse(d: int) -> FloatArray:
-    return np.linalg.inv(unit_basis(d))
+    return np.asarray(np.linalg.inv(unit_basis(d)), dtype=np.float64)
 
 
 class Marginal:

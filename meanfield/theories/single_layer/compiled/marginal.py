@@ -1,12 +1,12 @@
 """The readout integral where there is one class for each output: one class integrated out, the others on a lattice.
 
 Along the unit vector u that is orthogonal to the t_c of all other classes only kappa_j moves. With a = b + x u,
-s = b.t_j and gain = u.t_j the integral over x is a function of s alone, for which G of that class is smoothed once:
+s = b.t_j and gain = u.t_j the integral over x is a function of s alone,
 
     e^{L(s)} = int dx (P / 2 pi)^{1/2} e^{-P x^2 / 2 + P p_j G(s + gain x)}
 
-What is left is a lattice sum with one dimension less (sigma_a = 1). Derivatives of L are moments of x, and the other way
-round: with D_n = e^{-L} d^n e^L / ds^n at given b
+What is left is a lattice sum with one dimension less (sigma_a = 1). Moments of x are derivatives of L: at given b, with
+D_n = e^{-L} d^n e^L / ds^n,
 
     <x> = gain D_1 / P,  <x^2> = 1/P + (gain / P)^2 D_2,  P p_j <G'> = D_1,  P p_j <x G'> = gain D_2 / P  and so on.
 
@@ -20,18 +20,11 @@ import math
 import numpy as np
 
 from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.marginal_blocks import push, push_seed, start_of
 from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
-from meanfield.theories.single_layer.compiled.stretch import (
-    LANES,
-    ROOM,
-    anywhere,
-    direct_site,
-    exponentials,
-    padded,
-    single_site,
-)
+from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, exponentials, padded, single_site
 
-__all__ = ["BLOCK", "marginal_value", "product_sums"]
+__all__ = ["BLOCK", "marginal_value"]
 
 BLOCK = 16  # nodes of a line that are visited together
 _OUT = -1e300
@@ -120,65 +113,6 @@ def _smoothed(quick, n_samples, p, gain, low, spacing, of_s, of_x, first, n_x, c
 
 
 @jit
-def _start(block, low, shape, shift, basis, size, place, base):
-    """Integers (d,) of the first of the `size` nodes of a block, and where it is (d,), in place."""
-    d = base.shape[0]
-    rest = block
-    for r in range(d):
-        place[r] = rest % shape[r]
-        rest //= shape[r]
-    for q in range(d):
-        base[q] = 0.0
-    for r in range(d):
-        n = low[r] + place[r] * (size if r == 0 else 1) + shift[r]
-        for q in range(d):
-            base[q] += n * basis[r, q]
-
-
-@jit
-def _push(place, shape, first, last, size, visited, stack, n_stack):
-    """Put the blocks of the lines beside `place` that hold nodes first ... last of it on the stack; its new height.
-
-    On the line itself they do too, where they are others.
-    """
-    d = shape.shape[0]
-    for move in range(-1, 2 * (d - 1)):
-        r = 1 + (move >> 1)
-        here = 0 if move < 0 else place[r] + (1 if move & 1 else -1)
-        if move >= 0 and not 0 <= here < shape[r]:
-            continue
-        begin = max(0, (place[0] * size + first - 2) // size)
-        end = min(shape[0] - 1, (place[0] * size + last + 2) // size)
-        for b in range(begin, end + 1):
-            code, scale = b, shape[0]
-            for q in range(1, d):
-                code += (here if move >= 0 and q == r else place[q]) * scale
-                scale *= shape[q]
-            if visited[code] == 0:
-                visited[code] = 1
-                stack[n_stack] = code
-                n_stack += 1
-    return n_stack
-
-
-@jit
-def _seed(seed, low, shape, size, visited, stack, n_stack):
-    """The same for the block that holds the node `seed` (d,)."""
-    code, scale = 0, 1
-    for r in range(shape.shape[0]):
-        n = seed[r] - low[r]
-        if r == 0:
-            n = n // size
-        code += min(max(n, 0), shape[r] - 1) * scale
-        scale *= shape[r]
-    if visited[code] == 0:
-        visited[code] = 1
-        stack[n_stack] = code
-        n_stack += 1
-    return n_stack
-
-
-@jit
 def _smooth_site(smooth, low, inverse, s, value, slope):
     """Add L(s) (n,) to value and set slope (4, n) to the first derivatives; outside of the table nothing is there."""
     n = smooth.shape[0]
@@ -233,10 +167,12 @@ def _marginal_sums(
     """Sums over the lattice of e^{P h} integrated over x, in the coordinates (b, x): number of nodes, top, their sum.
 
     p (C - 1,) and t (C - 1, d) are of the other classes, `along` (d,) is t_j, all in coordinates of b; L is in `smooth`
-    on intervals from `s_low` on. Lattice: basis (d, d), from the integers `low` (d,) on, `shape` (d,) counts blocks
-    first, then lines. seeds (n, d) are nodes near maxima. With e^{P h} taken relative to the top, adds to first (C, d + 1)
-    sums of p_c G'_c a, with class j last, and to second, unless it is empty, for c >= e (rows) and components of a
-    lower triangle (columns) P p_c p_e G'_c G'_e a a^T, with p_c G''_c a a^T where c = e. Nodes are -1 beyond `limit`.
+    on intervals from `s_low` on. Lattice: basis (d, d), from the integers `low` (d,) on; `shape` (d,) counts blocks
+    first, then lines. seeds (n, d) are nodes near maxima.
+
+    With e^{P h} relative to its top, adds sums of p_c G'_c a to first (C, d + 1), with class j last, and to second,
+    unless it is empty, of P p_c p_e G'_c G'_e a a^T for c >= e (rows) and a lower triangle of components (columns),
+    with p_c G''_c a a^T where c = e. The number of nodes is -1 beyond `limit`.
     """
     n_other, d = t.shape
     with_second = second.shape[0] > 0
@@ -259,10 +195,10 @@ def _marginal_sums(
         for i in range(n_blocks if phase == 1 and seeds.shape[0] > 0 else 0):
             visited[i] = 0
         for k in range(seeds.shape[0]):
-            n_stack = _seed(seeds[k], low, shape, BLOCK, visited, stack, n_stack)
+            n_stack = push_seed(seeds[k], low, shape, BLOCK, visited, stack, n_stack)
         while n_stack > 0:
             n_stack -= 1
-            _start(stack[n_stack], low, shape, no_shift, basis, BLOCK, place, base)
+            start_of(stack[n_stack], low, shape, no_shift, basis, BLOCK, place, base)
             for i in range(BLOCK):
                 value[i] = -top if phase == 1 else 0.0
                 s[i] = 0.0
@@ -295,7 +231,7 @@ def _marginal_sums(
             n_nodes += BLOCK
             if n_nodes > limit:
                 return -1, top, mass
-            n_stack = _push(place, shape, begin, end, BLOCK, visited, stack, n_stack)
+            n_stack = push(place, shape, begin, end, BLOCK, visited, stack, n_stack)
             exponentials(value, BLOCK, w)
             for i in range(BLOCK):
                 mass += w[i]
@@ -359,10 +295,11 @@ def marginal_value(
     quick, p, y, tau, n_samples, low, high, t, maxima, unit, inverse, lengths, window, radius, width, limit, hessian,
     gradient, matrix,
 ):  # fmt: skip
-    """J(t), its gradient (C m,) and, if asked for, its Hessian (C m, C m); the number of nodes, 0 where that is too much.
+    """Number of nodes, 0 where these are too many, and J(t); fills its gradient (C m,) and its Hessian (C m, C m), if
+    it is asked for.
 
-    `low` and `high` bound phi. The lattice of b is lengths[0] times `unit` (d, d), whose inverse is `inverse`, steps of x
-    are lengths[1]; L is on intervals of about `width`, maxima (n, m) are near those of h. See
+    `low` and `high` bound phi. The lattice of b is lengths[0] times `unit` (d, d), whose inverse is `inverse`, steps of
+    x are lengths[1]; L is on intervals of about `width`, maxima (n, m) are near those of h. See
     `meanfield.theories.single_layer.compiled.marginal_frame.framed` for `radius`.
     """
     n_classes, m = t.shape
@@ -448,106 +385,3 @@ def _turned(second, order, axes, mass, matrix):
                         total += half[r, i] * axes[q, i]
                     matrix[order[c] * m + r, order[e] * m + q] = total
                     matrix[order[e] * m + q, order[c] * m + r] = total
-
-
-@jit
-def _grid(sample, spacing, origin, n_samples, share, low, step, action, slope):
-    """P p_j G (n,) and G' (n,) at low, low + step, ..., from direct samples."""
-    kappa, value, rise, only = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.full(1, share)
-    for begin in range(0, action.shape[0], ROOM):
-        count = min(ROOM, action.shape[0] - begin)
-        for i in range(count):
-            kappa[0, i] = low + (begin + i) * step
-            value[i] = 0.0
-        direct_site(sample, spacing, origin, n_samples, only, kappa, count, value, rise)
-        for i in range(count):
-            action[begin + i], slope[begin + i] = value[i], rise[0, i]
-
-
-@jit
-def product_sums(
-    sample, spacing, origin, p, t, share, gain, n_samples, top, along, basis, low, shape, shift, seeds, x_first, x_step,
-    n_x, kappa_low, n_kappa, window, limit, first,
-):  # fmt: skip
-    """Sums over lattices of b and, for each b, of x of e^{P (h - top)}: number of nodes, and their sum.
-
-    Written apart from `marginal_value`: every node (b, x) is one of the sum, G comes from direct samples. Nodes x of each
-    line of fixed b are shifted so that kappa_j is on one grid of `n_kappa` (whole lanes) nodes from `kappa_low` on.
-    `share` is p_j. Adds sums of p_c G'_c a to first (C, d + 1), class j last. G is convex, so that chords bound it: lanes
-    that are below e^{-window} by them are left out. Nodes are -1 beyond `limit`.
-    """
-    n_other, d = t.shape
-    n_blocks = 1
-    for r in range(d):
-        n_blocks *= shape[r]
-    visited, stack = np.zeros(n_blocks, np.uint8), np.empty(n_blocks, np.int64)
-    place, base = np.empty(d, np.int64), np.empty(d)
-    beta, kappa, slope = np.empty((d, LANES)), np.empty((n_other, LANES)), np.empty((n_other, LANES))
-    s, line, value, w = np.empty(LANES), np.empty(LANES), np.empty(ROOM), np.empty(ROOM)
-    action, rising = np.empty(n_kappa + LANES), np.empty(n_kappa + LANES)
-    _grid(sample, spacing, origin, n_samples, share, kappa_low, gain * x_step, action, rising)
-    length, half = LANES * x_step, 0.5 * n_samples
-    mass, n_nodes, n_stack = 0.0, 0, 0
-    for k in range(seeds.shape[0]):
-        n_stack = _seed(seeds[k], low, shape, LANES, visited, stack, n_stack)
-    while n_stack > 0:
-        n_stack -= 1
-        _start(stack[n_stack], low, shape, shift, basis, LANES, place, base)
-        for i in range(LANES):
-            line[i] = -n_samples * top
-            s[i] = 0.0
-        for r in range(d):
-            for i in range(LANES):
-                beta[r, i] = base[r] + i * basis[0, r]
-                line[i] -= half * beta[r, i] * beta[r, i]
-                s[i] += along[r] * beta[r, i]
-        for c in range(n_other):
-            for i in range(LANES):
-                kappa[c, i] = 0.0
-            for r in range(d):
-                for i in range(LANES):
-                    kappa[c, i] += t[c, r] * beta[r, i]
-        direct_site(sample, spacing, origin, n_samples, p, kappa, LANES, line, slope)
-        begin, end = LANES, -1
-        for i in range(LANES):
-            start = (kappa_low - s[i]) / gain  # x of the first node of the grid
-            cell = max(0, math.floor((x_first - start) / length))
-            last = min(n_kappa // LANES, math.ceil((x_first + n_x * x_step - start) / length))
-            total, moment, with_slope, both, highest = 0.0, 0.0, 0.0, 0.0, -np.inf
-            while cell < last:
-                x0 = start + cell * length
-                g = cell * LANES
-                cell += 1
-                rise = (action[g + LANES] - action[g]) / length
-                x = min(max(rise / n_samples, x0), x0 + length)
-                if not line[i] + action[g] + rise * (x - x0) - half * x * x > -window:
-                    continue
-                for j in range(LANES):
-                    x = x0 + j * x_step
-                    value[j] = line[i] + action[g + j] - half * x * x
-                exponentials(value, LANES, w)
-                n_nodes += LANES
-                for j in range(LANES):
-                    x = x0 + j * x_step
-                    highest = max(highest, value[j])
-                    total += w[j]
-                    moment += w[j] * x
-                    with_slope += w[j] * rising[g + j]
-                    both += w[j] * rising[g + j] * x
-            if not highest > -window:
-                continue
-            begin, end = min(begin, i), i
-            mass += total
-            for c in range(n_other):
-                factor = p[c] * slope[c, i]
-                for r in range(d):
-                    first[c, r] += factor * total * beta[r, i]
-                first[c, d] += factor * moment
-            for r in range(d):
-                first[n_other, r] += share * with_slope * beta[r, i]
-            first[n_other, d] += share * both
-        if end >= 0:
-            if n_nodes > limit:
-                return -1, mass
-            n_stack = _push(place, shape, begin, end, LANES, visited, stack, n_stack)
-    return n_nodes, mass

@@ -1,7 +1,7 @@
 """Coordinates in which one class is integrated out, and the box in which its readouts are (sigma_a = 1).
 
-With as many classes as outputs, a = W b + x u with u orthogonal to the t_c of all classes but j. At finite P readouts are
-sum_c p_c phi_c t_c with phi_c in the range of phi, convolved with N(0, 1/P): that bounds every coordinate of theirs.
+With as many classes as outputs, a = W b + x u with u orthogonal to the t_c of all classes but j. At finite P readouts
+are sum_c p_c phi_c t_c with phi_c in the range of phi, convolved with N(0, 1/P): that bounds all their coordinates.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Framed(NamedTuple):
 
 @jit
 def _orthogonal(t, j, plane, u):
-    """Fill `plane` with an orthonormal basis of the t_c of other classes, u with what is orthogonal; returns u . t_j."""
+    """Fill `plane` with an orthonormal basis of the t_c of other classes, u with what is orthogonal; u . t_j."""
     m = t.shape[0]
-    column = 0
-    for k in range(m):
+    size = 0.0
+    for k in range(m):  # the last is j
         c = k if k < j else (k + 1 if k < m - 1 else j)
         for r in range(m):
             u[r] = t[c, r]
         for _ in range(2):
-            for q in range(column):
+            for q in range(k):
                 overlap = 0.0
                 for r in range(m):
                     overlap += plane[r, q] * u[r]
@@ -68,8 +68,7 @@ def _orthogonal(t, j, plane, u):
         for r in range(m):
             u[r] /= size
             if k < m - 1:
-                plane[r, column] = u[r]
-        column += 1
+                plane[r, k] = u[r]
     return size
 
 
@@ -93,8 +92,8 @@ def _span(p, t, low, high, vector, radius):
 def framed(p, t, low, high, n_samples, rank, unit, inverse, lengths, shift, x_shift, radius):
     """The frame of the class with the largest gain (`rank` 0), the second largest (1), ...
 
-    `low`, `high`: range of phi. Nodes b = (n + shift) lengths[0] unit, with the inverse of `unit`, and x = (n + x_shift)
-    lengths[1]. The box is that of readouts no farther than `radius` from all sum_c p_c phi_c t_c.
+    `low`, `high`: range of phi. Nodes b = (n + shift) lengths[0] unit, with the inverse of `unit`, and
+    x = (n + x_shift) lengths[1]. The box is that of readouts no farther than `radius` from all sum_c p_c phi_c t_c.
     """
     m = t.shape[0]
     d = m - 1
@@ -130,7 +129,7 @@ def framed(p, t, low, high, n_samples, rank, unit, inverse, lengths, shift, x_sh
             else:
                 vector[i] = u[i] / lengths[1]
         begin, end = _span(p, t, low, high, vector, radius)
-        fits = fits and -_FARTHEST < begin and end < _FARTHEST
+        fits = fits and begin > -_FARTHEST and end < _FARTHEST
         offset = shift[r] if r < d else x_shift
         begin, end = (math.floor(begin - offset), math.ceil(end - offset)) if fits else (0, 0)
         if r < d:
@@ -156,7 +155,8 @@ def box_shape(f, block):
     for r in range(shape.shape[0]):
         total *= shape[r]
     if f.j < 0 or total > _MAX_BLOCKS or f.n_x > _MAX_ALONG:
-        shape[:] = 0
+        for r in range(shape.shape[0]):
+            shape[r] = 0
     return shape
 
 
