@@ -113,6 +113,19 @@ class ClassKinds:
                 a = a + v[len(self.basis) + k] * math.sqrt(1.0 - 1.0 / n) * x @ self.simplex[chosen]
         return np.asarray(a)
 
+    def first_readouts(self, v: FloatArray, counts: FloatArray) -> FloatArray:
+        """(n, m) readouts of orbits (n, d - 1 + K) whose upper classes are the first `counts` (n, K) of each kind."""
+        a = v[:, : len(self.basis)] @ self.basis
+        for k in np.flatnonzero(self.split):
+            n, j = self.n[k], counts[:, k]
+            # As in `readout`; all u_c of a kind together are zero.
+            sums = np.vstack([np.zeros(self.simplex.shape[1]), np.cumsum(self.simplex[self.kind == k], axis=0)])
+            inside = (j > 0) & (j < n)
+            up, low = np.maximum(j, 1.0), np.maximum(n - j, 1.0)
+            size = np.where(inside, np.sqrt(low / (up * n)) + np.sqrt(up / (low * n)), 0.0) * math.sqrt(1.0 - 1.0 / n)
+            a = a + (size * v[:, len(self.basis) + k])[:, None] * sums[j.astype(np.intp)]
+        return np.asarray(a)
+
     @property
     def span(self) -> int:
         """Dimension of the span of the targets."""
@@ -147,14 +160,6 @@ class ClassKinds:
             fields = generator.permuted(readouts @ u.T, axis=1)
             result = result + (self.n[k] - 1.0) / self.n[k] * fields @ u
         return np.asarray(result)
-
-    def first_upper(self, counts: FloatArray) -> NDArray[np.bool_]:
-        """(C,) the representative of an orbit: the first classes of every kind are upper."""
-        rank = np.zeros(len(self.kind), dtype=np.intp)
-        for k in range(self.n_kinds):
-            chosen = self.kind == k
-            rank[chosen] = np.arange(chosen.sum())
-        return np.asarray(rank < counts[self.kind])
 
     def members(self, counts: FloatArray) -> list[NDArray[np.bool_]]:
         """All choices of upper classes with these counts."""

@@ -23,9 +23,9 @@ from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind
 from meanfield.theories.single_layer.kind_orbits import (
     KindTask,
     Orbits,
+    all_fields_of,
     columns_of,
     direct_fields,
-    fields_of,
     heights_of,
     nullity_of,
     search,
@@ -333,7 +333,7 @@ def _newton(
         codes = fresh.distinct(1e-7)
         if len(codes.v) < before:  # orbits have merged
             weights = _merged(fresh, codes, weights)
-        parts = [fields_of(task, theta, c, v) for c, v in zip(codes.counts, codes.v, strict=True)]
+        parts = all_fields_of(task, theta, codes)
         h = np.array([part.h for part in parts])
         columns = np.array([part.columns.ravel() for part in parts])
         target = (task.share[:, None] * (kinds.y - task.tau * theta)).ravel()
@@ -392,7 +392,7 @@ def _feasible(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray | 
 def _select(task: KindTask, theta: FloatArray, codes: Orbits, given: FloatArray) -> FloatArray | None:
     """Of all optimal weights those that the limit P -> infinity selects: maximal -sum_o w_o ln(w_o / (N_o D_o))."""
     columns = columns_of(task, theta, codes)[:-1]
-    log_width = np.array([fields_of(task, theta, c, v).log_width for c, v in zip(codes.counts, codes.v, strict=True)])
+    log_width = np.array([part.log_width for part in all_fields_of(task, theta, codes)])
     centred = columns - (columns @ given)[:, None]
     centred[np.abs(centred) <= _ROUNDING * (1.0 + np.abs(columns).max())] = 0.0
     multiplier, best = np.zeros(len(columns)), math.inf
@@ -420,14 +420,12 @@ def _certified(task: KindTask, point: _Point, activation: Activation, k: float, 
     """Residual of all equations and duality gap, with G from quadrature; norms are those of the full equations."""
     direct = cumulant(activation, k).direct
     theta, codes, weights, kinds = point.theta, point.codes, point.weights, task.kinds
-    parts = [direct_fields(task, theta, c, v, direct) for c, v in zip(codes.counts, codes.v, strict=True)]
-    h = np.array([part[0] for part in parts])
+    h, columns, slopes = direct_fields(task, theta, codes, direct)
     level = float(h.max())
-    columns = np.array([part[1] for part in parts])
     defect = (kinds.y - task.tau * theta) - np.einsum("n,nkr->kr", weights, columns) / task.share[:, None]
     residual = max(
         float(np.sqrt((defect**2).sum(axis=1)).max()),
-        max(part[2] for part in parts),
+        float(slopes.max()),
         level - float(h.min()),
         abs(float(weights.sum()) - 1.0),
     )
