@@ -18,10 +18,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from meanfield.validation import FloatArray
 
-__all__ = ["ClassKinds", "averaged_over_orbits", "class_kinds", "kinds_of", "log_orbit_size", "orbit_size"]
+__all__ = ["ClassKinds", "averaged_over_orbits", "class_kinds", "kinds_of", "log_orbit_sizes", "orbit_size"]
 
 _SAME = 1e-12  # relative difference of fractions and of entries of y y^T that counts as rounding
 
@@ -208,11 +209,9 @@ def orbit_size(kind: NDArray[np.intp], fields: FloatArray) -> int:
     return size
 
 
-def log_orbit_size(n: FloatArray, counts: FloatArray) -> float:
-    """ln of the number of readouts that exchange makes of one: a product of binomials."""
-    return sum(
-        math.lgamma(a + 1.0) - math.lgamma(j + 1.0) - math.lgamma(a - j + 1.0) for a, j in zip(n, counts, strict=True)
-    )
+def log_orbit_sizes(n: FloatArray, counts: FloatArray) -> FloatArray:
+    """(N,) ln of the number of readouts that exchange makes of one, of orbits (N, K): a product of binomials."""
+    return np.asarray((gammaln(n + 1.0) - gammaln(counts + 1.0) - gammaln(n - counts + 1.0)).sum(axis=1))
 
 
 def averaged_over_orbits(kind: NDArray[np.intp], matrix: FloatArray) -> FloatArray:

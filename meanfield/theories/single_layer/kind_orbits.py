@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
+from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_sizes
 from meanfield.theories.single_layer.compiled import kind_master, kind_path
 from meanfield.validation import FloatArray, Rows
 
@@ -18,11 +18,11 @@ __all__ = [
     "ALL_COUNTS",
     "KindTask",
     "Orbits",
-    "all_fields_of",
     "columns_of",
     "direct_fields",
     "fields_of",
     "heights_of",
+    "log_widths",
     "nullity_of",
     "search",
 ]
@@ -90,6 +90,8 @@ class Orbits:
 
     def distinct(self, distance: float = 1e-6) -> Orbits:
         """One of each, in the order of first appearance."""
+        if len(set(map(tuple, self.counts.tolist()))) == len(self.v):
+            return self
         kept: list[int] = []
         same_counts: dict[tuple[float, ...], list[int]] = {}
         for i, key in enumerate(map(tuple, self.counts.tolist())):
@@ -143,20 +145,16 @@ def _uphill(task: KindTask, theta: FloatArray, found: Orbits, n: FloatArray) -> 
 
 @dataclass(eq=False)
 class OrbitFields:
-    """h of one orbit and its derivatives by theta and v."""
+    """h of some orbits and its derivatives by theta and v."""
 
-    h: float
-    columns: FloatArray  # (K, d) dh/dtheta
-    curvature: FloatArray  # (K d, K d) second derivative of max_v h by theta
-    log_width: float  # ln of what fluctuations around all readouts of the orbit contribute
-    slope: float  # |dh/dv|
-
-
-def fields_of(task: KindTask, theta: FloatArray, counts: FloatArray, v: FloatArray) -> OrbitFields:
-    return all_fields_of(task, theta, Orbits(counts[None], v[None], np.empty(1)))[0]
+    h: FloatArray  # (n,)
+    columns: FloatArray  # (n, K, d) dh/dtheta
+    curvature: FloatArray  # (n, K d, K d) second derivative of max_v h by theta
+    log_det: FloatArray  # (n,) ln det of minus the second derivative of h by the readout, all outputs
+    slope: FloatArray  # (n,) |dh/dv|
 
 
-def all_fields_of(task: KindTask, theta: FloatArray, codes: Orbits) -> list[OrbitFields]:
+def fields_of(task: KindTask, theta: FloatArray, codes: Orbits) -> OrbitFields:
     kinds, n, size = task.kinds, len(codes.v), theta.size
     h, slope, log_det = np.empty(n), np.empty(n), np.empty(n)
     columns, curvature = np.empty((n, size)), np.empty((n, size, size))
@@ -164,13 +162,12 @@ def all_fields_of(task: KindTask, theta: FloatArray, codes: Orbits) -> list[Orbi
         task.table, kinds.n, kinds.p, kinds.overlaps(theta)[1], theta, codes.counts, codes.v, h, slope, log_det,
         columns, curvature,
     )  # fmt: skip
-    return [
-        OrbitFields(
-            float(h[i]), columns[i].reshape(theta.shape), curvature[i],
-            log_orbit_size(kinds.n, codes.counts[i]) - 0.5 * float(log_det[i]), float(slope[i]),
-        )
-        for i in range(n)
-    ]  # fmt: skip
+    return OrbitFields(h, columns.reshape(n, *theta.shape), curvature, log_det, slope)
+
+
+def log_widths(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray:
+    """(n,) ln of what fluctuations around all readouts of each orbit contribute."""
+    return log_orbit_sizes(task.kinds.n, codes.counts) - 0.5 * fields_of(task, theta, codes).log_det
 
 
 def direct_fields(
@@ -199,10 +196,8 @@ def direct_fields(
 
 def columns_of(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray:
     """(free + 1, n) what a unit of weight of each orbit contributes to the equations of y and to 1."""
-    free = task.kinds.free.ravel()
-    parts = all_fields_of(task, theta, codes)
-    rows = np.array([part.columns.ravel()[free] for part in parts]).T
-    return np.vstack([rows, np.ones(len(parts))])
+    rows = fields_of(task, theta, codes).columns[:, task.kinds.free].T
+    return np.vstack([rows, np.ones(len(codes.v))])
 
 
 def nullity_of(task: KindTask, theta: FloatArray, codes: Orbits) -> int:
