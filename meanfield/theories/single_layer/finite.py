@@ -5,8 +5,10 @@
 
 J is smooth and strictly convex, so Newton's method with a line search finds the minimum from anywhere; raising P in
 steps keeps it short. Up to rank-six targets the integral is a lattice sum: e^{P h} is a positive measure convolved with
-N(0, 1/P), so the error is that of Poisson summation (`lattice_basis`; rigorous where every p_c P is an integer). Beyond
-six dimensions, and at large P, each maximum of h becomes a Gaussian with its next order in 1/P.
+N(0, 1/P), so the error is that of Poisson summation (`lattice_basis`; rigorous where every p_c P is an integer). Where
+codes overlap and there is one class for each output, one class is integrated out before (`finite_marginal`), and codes
+are worked out when they are asked for. Beyond six dimensions, and at large P, each maximum of h becomes a Gaussian with
+its next order in 1/P.
 
 Whatever integrates, its error counts: the residual is the one on another lattice, or with the order left out.
 
@@ -303,7 +305,8 @@ def finite_solve(
     for kind in _methods(rank, n_samples) if method == "auto" else [method]:
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
         for isolated in (True, False) if problem.unbounded and kind == "lattice" else (problem.unbounded,):
-            problem = ReadoutIntegral(single_site, p, problem.y, tau, n_samples, kind)
+            if isolated != problem.isolated:  # the second attempt
+                problem = ReadoutIntegral(single_site, p, problem.y, tau, n_samples, kind)
             problem.isolated = isolated
             try:
                 return _solve(problem, start, codes, basis, aim, tolerance)
