@@ -27,7 +27,8 @@ FIRST = {
     "mf.solve(mf.Network('sigmoid'), mf.class_task(fractions=[k / 28 for k in range(1, 8)], off=0.2))",
 }
 OTHERS = {
-    "finite P": _CLASSES + "for n in (100, 10_000): mf.solve(mf.Network('sigmoid'), task.with_(n_samples=n), tau=0.1)",
+    "finite P": _CLASSES
+    + "for n in (100, 10_000): mf.solve(mf.Network('sigmoid'), task.with_(n_samples=n), tau=0.1).codes",
     "data": _DATA + "mf.solve(mf.Network('sigmoid'), task, tau=0.3, on_failure='return')",
     "data, unbounded": _DATA + "mf.solve(mf.Network('relu'), task, tau=0.3, on_failure='return')",
     "lazy kernels": _DATA + "mf.solve(mf.Network('tanh', scaling='lazy'), task, tau=0.3)",
