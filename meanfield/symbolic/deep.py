@@ -52,6 +52,8 @@ __all__ = [
     "root_d",
     "saddle",
     "saddle_action",
+    "sample_function",
+    "sample_keys",
     "second_derivatives",
     "site",
     "site_orders",
@@ -60,6 +62,7 @@ __all__ = [
 
 Layer: TypeAlias = int | sp.Expr  # a number, or the symbol of any
 Key = tuple[int, int, int, int]  # orders of the derivatives by b, h, delta, d
+SampleKey = tuple[int, int, int, int]  # x, y; orders by b and h
 
 n = sp.Symbol("n", positive=True)
 root_d = sp.Symbol("root_d", positive=True)
@@ -134,9 +137,40 @@ def class_keys() -> tuple[Key, ...]:
 
 
 @cache
+def sample_function(key: SampleKey) -> sp.Expr:
+    """e^(-n g) d_b^i d_h^j (g_xy e^(n g)), key = (x, y, i, j), x and y counted as (b, h, delta, d).
+
+    What a perturbation that tells the samples of a class apart (u over them, sum u = 0, sum u^2 = 1) couples to: first
+    derivatives by it vanish, and of second derivatives sum u^2 g_xy is left.
+    """
+    x, y, *orders = key
+    found = _derivative(_derivative(site(0, 0), max(x, y)), min(x, y))
+    for axis, times in enumerate(orders):
+        for _ in range(times):
+            found = sp.expand(_derivative(found, axis) + n * _derivative(site(0, 0), axis) * found)
+    return found
+
+
+@cache
+def sample_keys() -> tuple[SampleKey, ...]:
+    """Keys of all sample functions that second derivatives of ln Z need.
+
+    An entry of k~ or H differentiates by b or h of one sample and of a whole class: x = b, h, perhaps with one more
+    derivative of this class. t, delta and d: of one sample alone.
+    """
+    whole = {0: ((0, 0), (1, 0)), 1: ((0, 0), (0, 1))}
+    found = set()
+    for x, y in itertools.combinations_with_replacement(range(4), 2):
+        for one, two in itertools.product(whole.get(x, ((0, 0),)), whole.get(y, ((0, 0),))):
+            found.add((x, y, one[0] + two[0], one[1] + two[1]))
+    return tuple(sorted(found))
+
+
+@cache
 def site_orders() -> tuple[tuple[int, int], ...]:
     """Orders (i, j) of the derivatives of g in the class functions."""
-    return tuple(sorted({order for key in class_keys() for order in _orders(class_function(key))} - {(0, 0)}))
+    used = [*map(class_function, class_keys()), *map(sample_function, sample_keys())]
+    return tuple(sorted({order for expression in used for order in _orders(expression)} - {(0, 0)}))
 
 
 @cache

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS, class_functions
+from meanfield.theories.deep.compiled.generated.site import (
+    KEYS,
+    ORDERS,
+    SAMPLE_KEYS,
+    class_functions,
+    sample_functions,
+)
 from meanfield.theories.deep.compiled.kernels import contract, reach
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.rows import Rows
@@ -16,7 +22,7 @@ from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_
 from meanfield.theories.deep.single_sites import SingleSites
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["MEANS", "ClassTable"]
+__all__ = ["MEANS", "SQUARES", "ClassTable"]
 
 # Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
 MEANS = {
@@ -27,6 +33,7 @@ MEANS = {
     "h2": ((0, 1), (0, 1)),
     "hh": ((0, 2),),
 }
+SQUARES = {(0, 0): (2, 0), (0, 1): (1, 1), (1, 1): (0, 2)}  # and, after the sample functions, g_bb^2, g_bh^2, g_hh^2
 _STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS, _AT_ONCE = 48, 4096  # rows at a time, and rows times values of h
 _APART = 8  # rows at a time that are as far apart as lattice nodes
@@ -161,10 +168,11 @@ class ClassTable:
             self._contract(g, every, (self.begin[rows], self.end[rows]), found)
             self.log_v[rows] = found
 
-    def means(self, at: IntArray, curvature: bool, place: IntArray, out: FloatArray) -> None:
+    def means(self, at: IntArray, curvature: bool, samples: bool, place: IntArray, out: FloatArray) -> None:
         """Fills out[place[row] + alpha] for the rows `at`, which are `done`, and the alpha that they have.
 
-        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h.
+        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h, and with `samples`
+        of all sample functions and SQUARES.
         """
         wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})
         position = {ORDERS[order]: i for i, order in enumerate(wanted)}
@@ -172,14 +180,20 @@ class ClassTable:
         size = max(_ROWS, _AT_ONCE // len(self.fields.h[self.index]))
         for rows in self._groups(at, size):
             g, found, inside = self._derivatives(rows, list(wanted))
-            parts = np.empty((g.size, front + len(MEANS) + 1))
+            parts = np.empty((g.size, out.shape[1]))
             if curvature:
                 class_functions(found, self.n, parts)
             else:
                 parts[:, 0] = 1.0
             for i, orders in enumerate(MEANS.values()):
                 parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
-            parts[:, -1] = np.tile(self.fields.h[self.index][inside], len(rows))
+            end = front + len(MEANS) + 1
+            parts[:, end - 1] = np.tile(self.fields.h[self.index][inside], len(rows))
+            if samples:
+                squares = end + len(SAMPLE_KEYS)
+                sample_functions(found, self.n, parts[:, end:squares])
+                for i, order in enumerate(SQUARES.values()):
+                    parts[:, squares + i] = found[position[order]] ** 2
             span, log_v = (self.begin[rows], self.end[rows]), np.empty((len(rows), len(self.fields.alpha)))
             self._contract(g, slice(None), span, log_v, inside, (parts.reshape(*g.shape, -1), place[rows], out))
 

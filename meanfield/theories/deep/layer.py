@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,7 @@ from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
-from meanfield.theories.deep.sums import BEYOND, Sums, View, log_cell
+from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined, log_cell
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
@@ -198,7 +198,7 @@ class Layer:
         return self.shear.shape == (r, r)
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
-        b = beta @ setting.root.T
+        b = beta @ setting.root.T + setting.shift
         extra = margin * np.sqrt((setting.root**2).sum(axis=1)) + 1e-9
         return b.min(axis=0) - extra, b.max(axis=0) + extra
 
@@ -266,12 +266,18 @@ class Layer:
     # ---- averages --------------------------------------------------------------------------------
 
     def evaluate(
-        self, setting: Setting, *, grow: bool = True, detail: bool = False, curvature: bool = False
+        self,
+        setting: Setting,
+        *,
+        grow: bool = True,
+        detail: bool = False,
+        curvature: bool = False,
+        samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
-        """Averages of a layer; with `grow` the set of nodes is brought up to date first."""
+        """Averages of a layer; with `grow` the set of nodes is brought up to date first; `samples` needs `curvature`."""
         while True:
             try:
-                return self._evaluate(setting, grow, detail, curvature)
+                return self._evaluate(setting, grow, detail, curvature, samples)
             except _Narrow:
                 self._stretch()
 
@@ -280,7 +286,9 @@ class Layer:
         if self.stretch > _MOST_STRETCH:
             raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
 
-    def _evaluate(self, setting: Setting, grow: bool, detail: bool, curvature: bool) -> tuple[Averages, Detail | None]:
+    def _evaluate(
+        self, setting: Setting, grow: bool, detail: bool, curvature: bool, samples: bool
+    ) -> tuple[Averages, Detail | None]:
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
@@ -293,7 +301,7 @@ class Layer:
                 view = self._grow(setting, fields, modes)
         else:
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(self.index), 0.0))
-        return self._average(view, self.index, detail, curvature)
+        return self._average(view, self.index, detail, curvature, samples=samples)
 
     def evaluate_codes(
         self,
@@ -303,6 +311,7 @@ class Layer:
         grow: bool = True,
         detail: bool = False,
         curvature: bool = False,
+        samples: bool = False,
     ) -> list[tuple[Averages, Detail | None]]:
         """Averages over the neurons of each code alone: those below the local maximum of the weight with its pattern.
 
@@ -315,12 +324,18 @@ class Layer:
             self.regions.setdefault(pattern, np.empty((0, 0), dtype=np.int64))
         while True:
             try:
-                return self._evaluate_codes(setting, patterns, grow, detail, curvature)
+                return self._evaluate_codes(setting, patterns, grow, detail, curvature, samples)
             except _Narrow:
                 self._stretch()
 
     def _evaluate_codes(
-        self, setting: Setting, patterns: tuple[str, ...], grow: bool, detail: bool, curvature: bool
+        self,
+        setting: Setting,
+        patterns: tuple[str, ...],
+        grow: bool,
+        detail: bool,
+        curvature: bool,
+        samples: bool,
     ) -> list[tuple[Averages, Detail | None]]:
         fields, beta = self._prepared(setting)
         assert self.maxima.known is not None
@@ -334,7 +349,7 @@ class Layer:
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):
                 view, self.regions[pattern] = self._basin(view, seeds)
-            results.append(self._average(view, self.regions[pattern], detail, curvature, whole=False))
+            results.append(self._average(view, self.regions[pattern], detail, curvature, False, samples))
         return results
 
     def _basin(self, view: View, seeds: np.ndarray) -> tuple[View, FloatArray]:
@@ -426,40 +441,61 @@ class Layer:
         return True
 
     def _average(
-        self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
+        self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
         index, often = self._orbits(index) if whole and not detail else (index, np.ones(len(index)))
-        beta, depth, r = self._nodes(index), self.rule.depth, index.shape[1]
-        products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()))
+        beta, r = self._nodes(index), index.shape[1]
+        products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples)
         nodes = products.with_nodes() if detail else {}
+        found = self._summed(view, products, beta, often, detail)
+        log_z = found.top + log_cell(self.rule.beta, r, self.shear if self._sheared(r) else None)
+        averages = found.averages(products, log_z)
+        if not detail:
+            return averages, None
+        rows, log_weight = np.concatenate(found.rows), found.log_weight
+        share = rows[:, products.one]
+        conditional = {name: rows[:, at] / np.maximum(share, 1e-300)[:, None] for name, at in nodes.items()}
+        return averages, Detail(beta, share / share.sum(), log_weight, **conditional)
+
+    def _summed(
+        self, view: View, products: Products, beta: FloatArray, often: FloatArray, detail: bool = False
+    ) -> Totals:
+        """Sums of all products over nodes beta (N, r), each of which counts `often`."""
+        r, columns = beta.shape[1], len(products.table)
         log_weight, known = self._covered(view, beta)
         top = float(log_weight.max())
         start, weight = view.stencils(beta)
-        sums = Sums(view, products, start, curvature)
-        totals = np.zeros(len(products.table))
-        by_a = curvature and self.last
-        once, twice = np.zeros((r, len(totals))), np.zeros((r, r, len(totals)))
-        kept = []
-        size = max(16, _BLOCK // max(len(view.fields.alpha), len(totals)))
+        sums = Sums(view, products, start)
+        once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
+        kept, totals = [], np.zeros(columns)
+        size = max(16, _BLOCK // max(len(view.fields.alpha), columns))
         for i in range(0, len(beta), size):
             part = slice(i, i + size)
             at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
-            out = sums.per_node(start[:, part], weight[:, part], terms, top, depth) * often[part, None]
+            out = sums.per_node(start[:, part], weight[:, part], terms, top, self.rule.depth) * often[part, None]
             totals += out.sum(axis=0)
-            if by_a:
+            if products.by_readout:
                 once += at.T @ out
                 twice += ((at[:, :, None] * at[:, None, :]).reshape(len(at), -1).T @ out).reshape(twice.shape)
             if detail:
                 kept.append(out)
-        norm = float(totals[products.one])
-        log_z = top + math.log(norm) + log_cell(self.rule.beta, r, self.shear if self._sheared(r) else None)
-        averages = sums.averages(totals / norm, log_z, (once / norm, twice / norm) if by_a else None, curvature)
-        if not detail:
-            return averages, None
-        rows = np.concatenate(kept)
-        share = rows[:, products.one]
-        conditional = {name: rows[:, at] / np.maximum(share, 1e-300)[:, None] for name, at in nodes.items()}
-        return averages, Detail(beta, share / share.sum(), log_weight, **conditional)
+        return Totals(top, totals, once, twice, tuple(kept), log_weight)
+
+    def tilted(
+        self, setting: Setting, copies: Sequence[tuple[float, FloatArray]], pattern: str | None = None
+    ) -> Averages:
+        """Averages of all kinds over a sum of weights, each as large as its number says and b shifted, at old nodes,
+        those of all neurons or of one code."""
+        index = self.index if pattern is None else self.regions[pattern]
+        often = np.ones(len(index))
+        beta, fields = self._nodes(index), self._prepared(setting)[0]
+        products = Products(len(self.n), True, self.last, bool(setting.covariance.any()), True)
+        parts = []
+        for factor, shift in copies:
+            moved = setting._replace(shift=shift)
+            view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
+            parts.append((factor, self._summed(view, products, beta, often)))
+        return combined(parts).averages(products, 0.0)
 
     def _orbits(self, index: FloatArray) -> tuple[FloatArray, FloatArray]:
         """One node of every orbit, and how many there are in it: nodes may have been found in a part of it alone."""

@@ -12,6 +12,7 @@ from typing import ClassVar, cast
 import numpy as np
 
 from meanfield.archive import write_archive
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
@@ -22,6 +23,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch
 from meanfield.theories.deep.densities import LayerDensities
 from meanfield.theories.deep.fold import BranchEnd, uncoded_end
+from meanfield.theories.deep.one_loop import OneLoop, one_loop
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
@@ -219,6 +221,29 @@ class DeepPosterior(LayerDensities):
             return uncoded_end(problem)
         except (NotCovered, np.linalg.LinAlgError) as error:
             raise NoBranch(f"the branch without codes was not followed to its end: {error}") from error
+
+    def one_loop(self) -> OneLoop:
+        """What a network of finite width N has beyond this solution, at order 1/N: kernels of all layers, outputs and
+        readouts, from the fluctuations of all order parameters around it (THEORY.md, "One loop").
+
+        Also says whether the solution is stable against perturbations that tell the samples of a class apart. Takes
+        half a second for two classes and two layers, a minute for three and three. At given shares of the codes these
+        do not fluctuate.
+
+        Raises
+        ------
+        ValueError
+            At P = infinity and for linear phi.
+        ConvergenceError
+            If integrals beside the solution are outside of what the quadrature covers.
+        """
+        self._finite("a term of order 1/N")
+        if self.scheme == "analog":
+            raise ValueError("one_loop() is there for networks with codes; phi is linear.")
+        try:
+            return one_loop(self._system, self._order, self._index)
+        except NotCovered as error:
+            raise ConvergenceError(f"the term of order 1/N was not found: {error}.", self) from error
 
     # ---- printing, saving ------------------------------------------------------------------------
 
