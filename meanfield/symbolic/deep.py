@@ -48,6 +48,7 @@ __all__ = [
     "moment",
     "n",
     "of_class",
+    "one_loop_equations",
     "q",
     "root_d",
     "saddle",
@@ -378,6 +379,44 @@ def deep_equations(depth: int | None = None, jacobian: bool = True, layered: boo
     rows.append(equation(Y[c, q], match))
     second = second_derivatives(layered) if jacobian else ()
     return DeepEquations(depth, saddle_action(layered), definitions, tuple(rows), second)
+
+
+def one_loop_equations() -> tuple[sp.Eq, ...]:
+    """Second derivatives of ln Z by perturbations of the samples of a class, in sample functions, and some of these."""
+    rows = [
+        equation(
+            r"\partial_{\tilde{\kappa}_{e}}, \; \partial_{\tau_{q}}, \; \partial_{\tilde{\delta}}, \;"
+            r" \partial_{\kappa_{e}}, \; \partial_{d}",
+            written(
+                r"\sum_{\mu} u_{\mu} \partial_{b_{\mu}} \partial_{b_{e}}, \;"
+                r" a_{q} \sum_{\mu} u_{\mu} \partial_{b_{\mu}}, \;"
+                r" \sum_{\mu} u_{\mu} \partial_{\tilde{\delta}_{\mu}}, \;"
+                r" \sigma_w^2 \sum_{\mu} u_{\mu} \partial_{h_{\mu}} \partial_{h_{e}}, \;"
+                r" \sigma_w^2 \sum_{\mu} u_{\mu} \partial_{d_{\mu}}"
+            ),
+        ),
+        equation(
+            r"\Big( \sum_{\mu} u_{\mu} \partial_{x_{\mu}} \Big) \Big( \sum_{\mu} u_{\mu} \partial_{y_{\mu}} \Big)"
+            r" \partial_{b_{c}}^{i} \partial_{h_{c}}^{j} e^{n_{c} g_{c}}",
+            written(r"e^{n_{c} g_{c}} S_{x y; \ldots}"),
+        ),
+        equation(
+            r"\partial_{\tilde{K}_{u v}}^2, \; \partial_{\tilde{K}_{u v}} \partial_{K_{u v}}, \; \partial_{K_{u v}}^2"
+            r" \ln Z",
+            written(
+                r"\left\langle {g_{bb}}_{c} {g_{bb}}_{e} \right\rangle, \;"
+                r" \sigma_w^2 \left\langle {g_{bh}}_{c} {g_{bh}}_{e} \right\rangle, \;"
+                r" \sigma_w^4 \left\langle {g_{hh}}_{c} {g_{hh}}_{e} \right\rangle"
+            ),
+        ),
+    ]
+    letters = ("b", "h", r"\delta ", "d")
+    for key in sample_keys():
+        if max(key[:2]) < 2 or key in {(0, 2, 0, 0), (2, 2, 0, 0), (2, 3, 0, 0)}:
+            name = "".join(letters[axis] for axis in key[:2])
+            more = "b" * key[2] + "h" * key[3]
+            rows.append(equation(f"S_{{{name}{'; ' + more if more else ''}}}", sample_function(key)))
+    return tuple(rows)
 
 
 def second_derivatives(layered: bool = False) -> tuple[sp.Eq, ...]:

@@ -171,8 +171,8 @@ class ClassTable:
     def means(self, at: IntArray, curvature: bool, samples: bool, place: IntArray, out: FloatArray) -> None:
         """Fills out[place[row] + alpha] for the rows `at`, which are `done`, and the alpha that they have.
 
-        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h, and with `samples`
-        of all sample functions and SQUARES.
+        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h, and with
+        `samples` of all sample functions and SQUARES.
         """
         wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})
         position = {ORDERS[order]: i for i, order in enumerate(wanted)}

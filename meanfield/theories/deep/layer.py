@@ -274,7 +274,7 @@ class Layer:
         curvature: bool = False,
         samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
-        """Averages of a layer; with `grow` the set of nodes is brought up to date first; `samples` needs `curvature`."""
+        """Averages of a layer; with `grow` nodes are brought up to date first, and `samples` needs `curvature`."""
         while True:
             try:
                 return self._evaluate(setting, grow, detail, curvature, samples)

@@ -7,100 +7,21 @@ any order parameters that respect the classes: their mean is moved by -(Phi'')^-
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from meanfield.posterior.finite_width import FiniteWidth, OneLoop
 from meanfield.theories.deep.rules import Averages, Setting, activation_range
-from meanfield.theories.deep.sectors import Sector, sectors
+from meanfield.theories.deep.sectors import sectors
 from meanfield.theories.deep.system import Evaluation, Order, System
-from meanfield.validation import FloatArray, IntArray, read_only, scale_number
+from meanfield.validation import FloatArray, IntArray, read_only
 
-__all__ = ["FiniteWidth", "OneLoop", "one_loop"]
+__all__ = ["one_loop"]
 
 _STEP = 2e-4  # of differences, of the size of a block of order parameters
 _SHIFT = 0.05  # of b, in units of 1 / n_c over the range of phi: the weight changes by so much
 _TILT = 1e-3  # of a weight, by a source
-
-
-@dataclass(frozen=True, eq=False)
-class FiniteWidth:
-    """What a network of N neurons per layer has on average, up to terms of order 1/N^2.
-
-    Attributes
-    ----------
-    width : float
-        N, of the last layer where widths differ.
-    kernel, d : (L, C, C) and (L, C) arrays
-        Kernels between two samples, and what the diagonal has beyond.
-    outputs : (C, m) array
-        On the training samples.
-    second_readout : float
-        <|a|^2> of a neuron.
-    """
-
-    width: float
-    kernel: FloatArray
-    d: FloatArray
-    outputs: FloatArray
-    second_readout: float
-
-
-@dataclass(frozen=True, eq=False)
-class OneLoop:
-    """The term of order 1/N of a solution: what fluctuations of the order parameters add to it at width N.
-
-    Attributes
-    ----------
-    kernel, d : (L, C, C) and (L, C) arrays
-        Coefficients of 1/N of the kernels of all layers.
-    outputs : (C, m) array
-        Of the outputs on training samples, - tau t.
-    t : (C, m) array
-        Of the conjugate of the outputs.
-    second_readout : float
-        Of <|a|^2>.
-    log_determinant : float
-        L in ln p(Y) = N Phi + L + (m P / 2) ln(N / 2 pi).
-    sectors : tuple of Sector
-        Perturbations that mix among themselves alone, with the second derivatives of Phi by them.
-    limit : FiniteWidth
-        The solution itself.
-    """
-
-    kernel: FloatArray
-    d: FloatArray
-    outputs: FloatArray
-    t: FloatArray
-    second_readout: float
-    log_determinant: float
-    sectors: tuple[Sector, ...]
-    limit: FiniteWidth
-
-    def at(self, width: float) -> FiniteWidth:
-        """The averages at N neurons per layer.
-
-        Raises
-        ------
-        ValueError
-            If width is not a positive number.
-        """
-        width = scale_number("width", width)
-        names = ("kernel", "d", "outputs", "second_readout")
-        found = {name: getattr(self.limit, name) + getattr(self, name) / width for name in names}
-        return FiniteWidth(width, **found)
-
-    @property
-    def stable(self) -> bool:
-        """Whether Phi is a maximum over the kernels of the minimum over the conjugates in every direction, those
-        included that tell samples of a class apart."""
-        return all(sector.curvature.passed for sector in self.sectors if sector.multiplicity > 0.0)
-
-    def __repr__(self) -> str:
-        return (
-            f"<OneLoop: {'stable' if self.stable else 'not stable'}, {len(self.sectors)} kinds of perturbations, "
-            f"ln p(Y) = N Phi + {self.log_determinant:.6g} + (m P / 2) ln(N / 2 pi)>"
-        )
 
 
 def _value(system: System, layers: list[Averages]) -> float:
@@ -238,7 +159,9 @@ def one_loop(system: System, order: Order, index: IntArray) -> OneLoop:
         math.inf, read_only(own), read_only(np.array([one.d for one in layers])[:, index]),
         read_only((p.y - p.tau * order.t)[index]), float(loop.observed(order, layers[-1])[-1]),
     )  # fmt: skip
+    curvatures = {one.name: one.curvature for one in sectors(loop.distinct, layers) if one.multiplicity > 0.0}
     return OneLoop(
         read_only(kernel[:, index][:, :, index]), read_only(d[:, index]), read_only(-p.tau * change.t[index]),
-        read_only(change.t[index]), float(top[-1]), loop.value(layers), tuple(sectors(loop.distinct, layers)), limit,
+        read_only(change.t[index]), float(top[-1]), loop.value(layers),
+        {name: (signs.inner, signs.outer) for name, signs in curvatures.items()}, limit,
     )  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 
 from meanfield.archive import write_archive
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.finite_width import OneLoop
 from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
@@ -23,7 +24,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch
 from meanfield.theories.deep.densities import LayerDensities
 from meanfield.theories.deep.fold import BranchEnd, uncoded_end
-from meanfield.theories.deep.one_loop import OneLoop, one_loop
+from meanfield.theories.deep.one_loop import one_loop
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution

@@ -173,6 +173,9 @@ def solved():
 def test_face(solved):
     loop = solved.one_loop()
     assert loop.stable
+    assert set(loop.curvatures) == {"classes", "samples of class 0", "samples of class 1"} | {
+        f"pairs of samples of classes {pair}" for pair in ("0 and 0", "0 and 1", "1 and 1")
+    }
     assert "stable" in repr(loop)
     wide, narrow = loop.at(1e9), loop.at(100)
     np.testing.assert_allclose(wide.kernel, solved.solution.kernel, rtol=1e-6)
@@ -220,3 +223,28 @@ def test_given_fractions_do_not_fluctuate(solved):
     loop = solved.one_loop()
     np.testing.assert_allclose(frozen.kernel[0], loop.kernel[0], rtol=2e-2)
     assert frozen.log_determinant > loop.log_determinant
+
+
+def test_sampled_networks_at_their_own_width(tmp_path):
+    """With the term of order 1/N the theory is that of 60 neurons; without, it is 20 standard errors away."""
+    network, task = mf.Network("sigmoid", 2), mf.class_task(targets=[1, -1], n_samples=40)
+    post = mf.solve(network, task, 0.1)
+    chains = mf.sample(
+        network, task, 60, 0.1, draws=400, thin=3, warmup=300, chains=2, rng=3, start=post, progress=False,
+        target_acceptance=0.85,
+    )  # fmt: skip
+    own = mf.compare(post, chains, one_loop=True)
+    assert {row.group for row in own.tested} == {"residual", "kernel"}
+    assert any("order 1/N" in note for note in own.notes)
+    limit = mf.compare(post, chains, statistics=("residual", "kernel"))
+    assert own.max_z < 5.0 < limit.max_z
+
+
+def test_compare_says_where_there_is_no_such_term():
+    network, task = mf.Network("sigmoid"), mf.class_task(targets=[1, -1], n_samples=8)
+    post = mf.solve(network, task, 0.1)
+    chains = mf.sample(network, task, 20, 0.1, draws=20, warmup=50, chains=2, rng=0, start=post, progress=False)
+    with pytest.raises(mf.NotAvailable, match="order 1/N"):
+        mf.compare(post, chains, one_loop=True)
+    with pytest.raises(ValueError, match="one_loop"):
+        mf.compare(post, chains, one_loop="yes")
