@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from meanfield.validation import FloatArray, scale_number
@@ -52,7 +53,7 @@ class OneLoop:
         By kind of perturbation, of the classes and of their samples: smallest relative curvature of Phi over conjugates
         and t (positive: a minimum), and largest over the kernels after that minimisation (negative: a maximum).
     limit : FiniteWidth
-        The solution itself.
+        The solution itself. Where it is one of finite width (rectifiers) the term belongs to that width alone.
     """
 
     kernel: FloatArray
@@ -70,9 +71,14 @@ class OneLoop:
         Raises
         ------
         ValueError
-            If width is not a positive number.
+            If width is not a positive number, or not that of a solution of finite width.
         """
         width = scale_number("width", width)
+        if math.isfinite(self.limit.width) and width != self.limit.width:
+            raise ValueError(
+                f"this term of order 1/N is that of a solution at width {self.limit.width:g}, not {width:g}: solve at "
+                "that width."
+            )
         names = ("kernel", "d", "outputs", "second_readout")
         found = {name: getattr(self.limit, name) + getattr(self, name) / width for name in names}
         return FiniteWidth(width, **found)

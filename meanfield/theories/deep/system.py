@@ -328,34 +328,38 @@ class System:
 
     def hessian_of(self, layers: list[Averages]) -> FloatArray:
         """The same from averages of every layer, codes put together."""
-        p, group = self.problem, len(self.matrices) + len(self.vectors)
-        total = self._coupling()
-        both = np.zeros((len(self._entries) + len(p.n), group))
-        both[: len(self._entries), : len(self.matrices)] = self._entries
-        both[len(self._entries) :, len(self.matrices) :] = self.vectors.T
+        p, total = self.problem, self._coupling()
         for layer, averages in enumerate(layers):
             second = averages.curvature
             assert second is not None
-            top = layer == p.depth - 1
-            first = 2 * layer * group  # kernel, d of this layer, which the layer above depends on
-            if top:
-                own = np.zeros((self.outputs[0].size + len(p.n), len(self.outputs)))
-                own[: self.outputs[0].size] = self.outputs.reshape(len(self.outputs), -1).T
-                columns = list(range(first, first + len(self.outputs)))
-                scaled = math.sqrt(p.readout_variance) * own
-            else:
-                scaled = both
-                columns = list(range(first + group, first + 2 * group))
-            if layer > 0:
-                below = p.scales[layer - 1] * both
-                scaled = np.block([
-                    [scaled, np.zeros((len(scaled), group))], [np.zeros((len(below), scaled.shape[1])), below]
-                ])  # fmt: skip
-                columns += list(range(first - 2 * group, first - group))
+            columns, scaled = self.placement(layer)
             total[np.ix_(columns, columns)] += p.ratios[layer] * scaled.T @ second @ scaled
         at = self.blocks[-1][2]
         total[at, at] += p.tau * np.einsum("iab,jab,a->ij", self.outputs, self.outputs, p.n)
         return total
+
+    def placement(self, layer: int) -> tuple[list[int], FloatArray]:
+        """Coordinates that ln Z of a layer depends on, and what derivatives by its own entries are by these."""
+        p, group = self.problem, len(self.matrices) + len(self.vectors)
+        both = np.zeros((len(self._entries) + len(p.n), group))
+        both[: len(self._entries), : len(self.matrices)] = self._entries
+        both[len(self._entries) :, len(self.matrices) :] = self.vectors.T
+        first = 2 * layer * group  # kernel, d of this layer, which the layer above depends on
+        if layer == p.depth - 1:
+            own = np.zeros((self.outputs[0].size + len(p.n), len(self.outputs)))
+            own[: self.outputs[0].size] = self.outputs.reshape(len(self.outputs), -1).T
+            columns = list(range(first, first + len(self.outputs)))
+            scaled = math.sqrt(p.readout_variance) * own
+        else:
+            scaled = both
+            columns = list(range(first + group, first + 2 * group))
+        if layer > 0:
+            below = p.scales[layer - 1] * both
+            scaled = np.block([
+                [scaled, np.zeros((len(scaled), group))], [np.zeros((len(below), scaled.shape[1])), below]
+            ])  # fmt: skip
+            columns += list(range(first - 2 * group, first - group))
+        return columns, scaled
 
     def free_energy(self, x: FloatArray, found: Evaluation) -> float:
         """Phi at order parameters x, from their averages."""
