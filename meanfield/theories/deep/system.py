@@ -227,7 +227,8 @@ class System:
         self, order: Order, layer: int, *, grow: bool = True, curvature: bool = False, samples: bool = False
     ) -> list[Averages]:
         """Averages of one layer, made symmetric; one per code in the top layer of given codes."""
-        return self.averages_at(self.setting(order, layer), layer, grow=grow, curvature=curvature, samples=samples)
+        options = {"grow": grow, "curvature": curvature} | ({"samples": True} if samples else {})
+        return self.averages_at(self.setting(order, layer), layer, **options)
 
     def averages_at(self, setting: Setting, layer: int, **options: bool) -> list[Averages]:
         """The same for a layer that is given something else."""
