@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting
 from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.validation import FloatArray, IntArray
@@ -96,6 +97,7 @@ class Fields:
     shared: FloatArray  # u
     kind: IntArray  # (C,) first class that is like this one
     rows: list[float]  # spacing of rows of the class tables in units of the proven one
+    axis: Axis  # that the lattice of alpha is uniform along
 
 
 class _Region(NamedTuple):
@@ -115,11 +117,13 @@ def fields_of(
     h: FloatArray,
     bounds: tuple[FloatArray, FloatArray],
     stretch: float = 1.0,
+    axis: Axis | None = None,
 ) -> Fields:
     """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
-    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
+    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless. `axis`:
+    spacings along the shared field that were fitted to its weight, instead of those of the bound.
     """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
@@ -129,7 +133,7 @@ def fields_of(
         firsts, lasts = [none] * n_classes, [whole] * n_classes
         rows = [1.0] * n_classes
         zeros = [0.0] * n_classes
-        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, rows)
+        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, rows, Axis())
     variance, u = shared_field(setting.covariance)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
@@ -151,8 +155,11 @@ def fields_of(
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step = rule.alpha / math.sqrt(precision)
-    alpha = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
-    log_alpha = -0.5 * alpha**2 + math.log(step / math.sqrt(2 * math.pi))
+    axis = Axis(0.0, step / rule.alpha) if axis is None else axis
+    first, last = axis.inverse(np.array([low, high])) / rule.alpha
+    place = rule.alpha * (np.arange(math.floor(first), math.ceil(last) + 1) + rule.offset)
+    alpha = axis.at(place)
+    log_alpha = -0.5 * alpha**2 + np.log(axis.slope(place) * (rule.alpha / math.sqrt(2 * math.pi)))
     classes = []
     for c in range(n_classes):
         if variance[c] < _PINNED * own[c]:
@@ -165,7 +172,7 @@ def fields_of(
             classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     rows = [_row_scale(setting, c, region) for c, region in enumerate(regions)]
-    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, rows)
+    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, rows, axis)
 
 
 def _row_scale(setting: Setting, c: int, region: _Region | None) -> float:

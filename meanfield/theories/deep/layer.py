@@ -19,16 +19,26 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.deep.charts import (
+    Axis,
+    Chart,
+    fewer,
+    fitted_axis,
+    fitted_chart,
+    node_probes,
+    term_probes,
+    too_coarse,
+    unit_chart,
+)
 from meanfield.theories.deep.class_tables import ClassTable
 from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
-from meanfield.theories.deep.lattice import sheared as sheared_lattice
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
-from meanfield.theories.deep.sums import BEYOND, Sums, View, log_cell
+from meanfield.theories.deep.sums import BEYOND, Sums, View
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
@@ -36,12 +46,10 @@ __all__ = ["Layer"]
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
-_MANY_NODES = 600  # from which on a lattice fitted to the curvature is considered,
-_MOST_SHEARED = 2  # for up to two conjugate fields: with three Newton was seen to go astray on it
-_BEYOND_DEPTH = 14.0  # nats below the maximum down to which that curvature counts
-_PROBES, _PROBE = 60, 0.25  # nodes at which it is computed by differences, and their step
+_MANY_NODES, _MANY_VALUES = 150, 40  # from which on lattices, and values of the shared field, are fitted to the weight
+_REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice is so many times larger
+_ROOM = 0.2  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
-_LOOSE, _GAIN = 1.06, 1.3  # a lattice is replaced if too coarse by this in one direction, or too fine by this in volume
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
 _ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
@@ -49,6 +57,10 @@ _ROUGH = 6.0  # nats that single terms are uncertain by where the shared field i
 
 class _Narrow(Exception):
     """The lattice of the shared field does not cover its weight."""
+
+
+class _Coarse(Exception):
+    """The lattice of the shared field is too coarse, and was replaced."""
 
 
 @dataclass(eq=False)
@@ -67,7 +79,10 @@ class Layer:
     index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, FloatArray] = field(default_factory=dict)
     stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
-    shear: FloatArray = field(default_factory=lambda: np.empty((0, 0)))  # (r, r) of the lattice; none: the unit matrix
+    chart: Chart | None = None  # coordinates of the lattice; None: beta itself
+    axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
+    refits: int = 0  # of it, in the evaluation at hand
+    tried: dict[str, int] = field(default_factory=dict)  # sizes of the lattices that were last fitted
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
@@ -97,7 +112,7 @@ class Layer:
 
     def _own_rows(self, setting: Setting, like: IntArray, low: float, high: float) -> Rows:
         """Those of the lattice nodes themselves, of one conjugate field, for classes of one kind."""
-        step = self.rule.beta * (float(self.shear[0, 0]) if self._sheared(1) else 1.0)
+        step = self.rule.beta
         found = [np.zeros(1)]
         units = step * setting.root[like, 0]
         for unit in units[units != 0.0]:
@@ -114,7 +129,7 @@ class Layer:
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
             known = self._bounds(setting, self._nodes(self.index), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
-        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch)
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis)
         return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
@@ -184,18 +199,34 @@ class Layer:
             raise _Narrow
         return weight, kept
 
-    def _nodes(self, index: np.ndarray) -> FloatArray:
-        nodes = self.rule.beta * (index + self.rule.offset)
-        return np.asarray(nodes @ self.shear if self._sheared(index.shape[1]) else nodes)
+    def _chart(self, r: int) -> Chart:
+        return unit_chart(r) if self.chart is None or len(self.chart.axes) != r else self.chart
+
+    def _places(self, index: IntArray) -> FloatArray:
+        """Lattice nodes in the coordinates of the chart."""
+        offset = self._chart(index.shape[1]).offset(self.rule.offset)
+        return np.asarray(self.rule.beta * (index + offset))
+
+    def _nodes(self, index: IntArray) -> FloatArray:
+        """Lattice nodes beta (N, r)."""
+        return self._chart(index.shape[1]).beta(self._places(index))
 
     def _nearest(self, beta: FloatArray) -> IntArray:
         """Indices of the lattice nodes next to beta (k, r)."""
-        if self._sheared(beta.shape[1]):
-            beta = beta @ np.linalg.inv(self.shear)
-        return np.round(beta / self.rule.beta - self.rule.offset).astype(np.int64)
+        chart = self._chart(beta.shape[1])
+        return np.round(chart.inverse(beta) / self.rule.beta - chart.offset(self.rule.offset)).astype(np.int64)
 
-    def _sheared(self, r: int) -> bool:
-        return self.shear.shape == (r, r)
+    def _log_cells(self, index: IntArray) -> FloatArray:
+        """(N,) ln of the volumes of the cells of lattice nodes, times the norm of N(beta; 0, 1)."""
+        r = index.shape[1]
+        unit = r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
+        return unit + self._chart(r).log_slope(self._places(index))
+
+    def as_fine(self, other: Layer) -> None:
+        """Takes over where another layer, at another rule, has found its weight."""
+        self.stretch, self.chart, self.axis, self.tried = other.stretch, other.chart, other.axis, dict(other.tried)
+        if len(other.index) and not other.regions:
+            self.index, self.heights = unique(self._nearest(other._nodes(other.index))), np.empty(0)
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
         b = beta @ setting.root.T
@@ -239,11 +270,13 @@ class Layer:
         The nodes are moved inside their cells and resampled in proportion to the exact weight there; then h given b.
         """
         count, copies = len(beta), 12
-        inside = self.rule.beta * (rng.random((count * copies, beta.shape[1])) - 0.5)
-        moved = np.repeat(beta, copies, axis=0) + (inside @ self.shear if self._sheared(beta.shape[1]) else inside)
+        chart = self._chart(beta.shape[1])
+        place = np.repeat(chart.inverse(beta), copies, axis=0)
+        inside = place + self.rule.beta * (rng.random(place.shape) - 0.5)
+        moved = chart.beta(inside)
         view = self._covering(setting, np.vstack([moved, beta]))
-        weight = self._log_weight(view, moved)
-        base = np.repeat(self._log_weight(view, beta), copies)
+        weight = self._log_weight(view, moved) + chart.log_slope(inside)
+        base = np.repeat(self._log_weight(view, beta), copies) + chart.log_slope(place)
         chance = np.exp(np.minimum(weight - base, 30.0))
         pick = np.sort(rng.choice(len(moved), size=count, p=chance / chance.sum()))
         chosen = moved[pick]
@@ -256,7 +289,8 @@ class Layer:
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
         one = np.zeros_like(total)
         one[np.arange(count), alpha] = 1.0
-        move = (fields.alpha[1] - fields.alpha[0]) * (rng.random(count) - 0.5) if len(fields.alpha) > 1 else 0.0
+        cells = np.gradient(fields.alpha) if len(fields.alpha) > 1 else np.zeros(1)
+        move = cells[alpha] * (rng.random(count) - 0.5)
         for c in range(len(self.n)):
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
             offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else fields.shared[c] * move
@@ -269,11 +303,14 @@ class Layer:
         self, setting: Setting, *, grow: bool = True, detail: bool = False, curvature: bool = False
     ) -> tuple[Averages, Detail | None]:
         """Averages of a layer; with `grow` the set of nodes is brought up to date first."""
+        self.refits = 0
         while True:
             try:
                 return self._evaluate(setting, grow, detail, curvature)
             except _Narrow:
                 self._stretch()
+            except _Coarse:
+                continue
 
     def _stretch(self) -> None:
         self.stretch *= 1.5
@@ -288,7 +325,9 @@ class Layer:
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
-            if r <= _MOST_SHEARED and len(self.index) > _MANY_NODES and not self.regions and self._widened(view):
+            for _ in range(_REFITS if r == 2 and len(self.index) > _MANY_NODES and not self.regions else 0):
+                if not self._refitted():
+                    break
                 fields, modes = self._prepared(setting)
                 view = self._grow(setting, fields, modes)
         else:
@@ -382,7 +421,8 @@ class Layer:
         seeds = self._nearest(modes)
         index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
         near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
-        reach = 8.0 if len(index) == len(seeds) else 3.0
+        reach = _ROOM * (self._nodes(index).max(axis=0) - self._nodes(index).min(axis=0)).max()
+        reach = max(8.0 if len(index) == len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.0)
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
         weight = np.empty(0)
@@ -391,7 +431,7 @@ class Layer:
             if not self._reached(view, self._nodes(new)):
                 everything = self._nodes(np.vstack([known, new]))
                 view = self._view(setting, fields, *self._bounds(setting, everything, reach))
-            found = self._log_weight(view, self._nodes(new))
+            found = self._log_weight(view, self._nodes(new)) + self._log_cells(new)
             known, weight = np.vstack([known, new]), np.append(weight, found)
             seen = np.sort(np.append(seen, keys(new)), kind="stable")
             if len(known) > _MAX_NODES or np.abs(new).max() >= HALF - 2:
@@ -403,27 +443,47 @@ class Layer:
         self.index, self.heights = known[kept], weight[kept]
         return view
 
-    def _widened(self, view: View) -> bool:
-        """Fits the lattice to the curvature of the weight where its bound is useless; whether it was changed."""
-        r = self.index.shape[1]
-        old = self.shear if self._sheared(r) else np.eye(r)
-        chosen = np.flatnonzero(self.heights > self.heights.max() - _BEYOND_DEPTH)
-        chosen = chosen[np.argsort(self.heights[chosen])][:: max(1, len(chosen) // _PROBES)]
-        beta = self._nodes(self.index[chosen])
-        steps = _PROBE * np.vstack([np.zeros((1, r)), *([x, -x] for x in np.eye(r)), *_diagonals(r)])
-        around = (beta[:, None, :] + steps).reshape(-1, r)
-        if r == 1 or not self._reached(view, around):
-            view = self._view(view.setting, view.fields, *self._bounds(view.setting, around, 0.0), between=True)
-        heights = self._log_weight(view, around).reshape(len(beta), -1)
-        turns = self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None]
-        found = sheared_lattice(heights, _PROBE, turns)
-        stiff = np.linalg.norm(np.linalg.inv(found) @ old, 2)
-        if stiff < _LOOSE and np.linalg.det(found) < _GAIN * np.linalg.det(old):
+    def _refitted(self) -> bool:
+        """Fits the lattice to the curvature of the weight at its nodes; whether it was changed."""
+        chart = self._chart(2)
+        probes = node_probes(self.index, self.heights, self._places(self.index), chart, self.rule.beta)
+        if probes is None or not (too_coarse(probes, chart) or self._grown("nodes", len(self.index))):
+            return False
+        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None])
+        if not (too_coarse(probes, chart) or fewer(probes, found)):
             return False
         nodes = self._nodes(self.index)
-        self.shear = found
+        self.chart = found
         self.index = unique(self._nearest(nodes))
         return True
+
+    def _grown(self, what: str, size: int) -> bool:
+        """Whether a lattice is larger than when it was last fitted, or never was."""
+        if size <= _GROWN * self.tried.get(what, 0):
+            return False
+        self.tried[what] = size
+        return True
+
+    def _fit_axis(self, terms: FloatArray, top: float, fields: Fields) -> None:
+        """Fits the lattice of the shared field to the terms (N, alpha) of nodes, the highest of all being `top`.
+
+        Raises
+        ------
+        _Coarse
+            If the lattice that the terms are on was too coarse.
+        """
+        axis, step = fields.axis, self.rule.alpha
+        probes = term_probes(terms, top, self.rule.depth + BEYOND, axis, axis.inverse(fields.alpha), step)
+        if len(probes.x) < _MANY_VALUES:
+            return
+        coarse = too_coarse(probes)
+        if coarse or self._grown("values", len(fields.alpha)):
+            found = fitted_axis(probes, False)
+            if coarse or fewer(probes, found):
+                self.axis = found
+        if coarse and self.refits < _REFITS:
+            self.refits += 1
+            raise _Coarse
 
     def _average(
         self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
@@ -433,7 +493,12 @@ class Layer:
         products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()))
         nodes = products.with_nodes() if detail else {}
         log_weight, known = self._covered(view, beta)
-        top = float(log_weight.max())
+        cells = self._log_cells(index)
+        top = float((log_weight + cells).max())
+        if whole and len(view.fields.alpha) > _MANY_VALUES:
+            stride = 1 if known else math.ceil(len(beta) * len(view.fields.alpha) / _BLOCK)
+            some = known[0] if known else self._terms(view, beta[::stride])
+            self._fit_axis(some + cells[::stride, None], top, view.fields)
         start, weight = view.stencils(beta)
         sums = Sums(view, products, start, curvature)
         totals = np.zeros(len(products.table))
@@ -444,6 +509,7 @@ class Layer:
         for i in range(0, len(beta), size):
             part = slice(i, i + size)
             at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
+            terms = terms + cells[part, None]
             out = sums.per_node(start[:, part], weight[:, part], terms, top, depth) * often[part, None]
             totals += out.sum(axis=0)
             if by_a:
@@ -452,7 +518,7 @@ class Layer:
             if detail:
                 kept.append(out)
         norm = float(totals[products.one])
-        log_z = top + math.log(norm) + log_cell(self.rule.beta, r, self.shear if self._sheared(r) else None)
+        log_z = top + math.log(norm)
         averages = sums.averages(totals / norm, log_z, (once / norm, twice / norm) if by_a else None, curvature)
         if not detail:
             return averages, None
@@ -463,10 +529,18 @@ class Layer:
 
     def _orbits(self, index: FloatArray) -> tuple[FloatArray, FloatArray]:
         """One node of every orbit, and how many there are in it: nodes may have been found in a part of it alone."""
-        turns = self.turns if self.rule.offset == 0.0 else self.turns[(self.turns >= 0).all(axis=(1, 2))]
-        if len(turns) < 2 or index.shape[1] != turns.shape[1]:
-            return index, np.ones(len(index))
-        names = np.array([keys(index @ turn.T) for turn in turns])
+        r = index.shape[1]
+        chart, alone = self._chart(r), (index, np.ones(len(index)))
+        if len(self.turns) < 2 or self.turns.shape[1] != r:
+            return alone
+        turns = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
+        offset = chart.offset(self.rule.offset)
+        shifts = offset @ turns.transpose(0, 2, 1) - offset
+        kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9  # those that the lattice has
+        if kept.sum() < 2:
+            return alone
+        shifts = np.round(shifts).astype(np.int64)
+        names = np.array([keys(index @ turn.T + shift) for turn, shift in zip(turns[kept], shifts[kept])])
         orbit = names.max(axis=0)
         order = np.lexsort((orbit != keys(index), orbit))
         chosen = np.sort(order[np.unique(orbit[order], return_index=True)[1]])
@@ -479,12 +553,6 @@ def _cross(r: int, most: int) -> IntArray:
     cube = np.array(list(itertools.product(range(-most, most + 1), repeat=r)), dtype=np.int64)
     size = np.abs(cube).sum(axis=1)
     return np.asarray(cube[(size > 0) & (size <= most)])
-
-
-def _diagonals(r: int) -> list[FloatArray]:
-    """Steps along two coordinates at once, for mixed differences."""
-    unit = np.eye(r)
-    return [np.array([unit[i] + unit[j], -unit[i] - unit[j]]) for i, j in itertools.combinations(range(r), 2)]
 
 
 def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:

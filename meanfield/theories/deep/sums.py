@@ -14,7 +14,7 @@ from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["BEYOND", "Sums", "View", "log_cell"]
+__all__ = ["BEYOND", "Sums", "View"]
 
 BEYOND = 9.0  # nats below the lightest node that counts, for single terms
 
@@ -76,9 +76,3 @@ class Sums:
         second = self.products.second_derivatives(totals, moments) if curvature else None
         part = {name: totals[rows] for name, rows in self.products.averages.items()}
         return Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second)
-
-
-def log_cell(step: float, r: int, shear: FloatArray | None) -> float:
-    """ln of the volume of a lattice cell times the norm of N(beta; 0, 1)."""
-    found = r * math.log(step / math.sqrt(2 * math.pi))
-    return found if shear is None else found + math.log(np.linalg.det(shear))
