@@ -22,7 +22,7 @@ __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "p
 
 Report = Callable[[str, int, float], None]
 
-_ROUGH = 1e-5  # residual at the coarse quadrature, about its own error
+_ROUGH = 5e-5  # residual at the coarse quadrature
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer

@@ -29,7 +29,7 @@ __all__ = [
     "unit_chart",
 ]
 
-_RELIEF = 31.0  # nats below the highest, at which spacings may be sqrt(2) wider: errors count by their weight
+_WHOLE, _LEAST = 31.0, 0.1  # nats that the error of a lattice is below the weight itself, and the share that stays
 _FLATTEST = 1e-3  # smallest precision that is made use of
 _LONGEST = 6.0  # scale in units of the pace, at least: how fast spacings may change
 _SCALES = 2.0 ** np.arange(-3.0, 7.5, 0.5)
@@ -115,7 +115,12 @@ class Probes(NamedTuple):
     @property
     def widest(self) -> FloatArray:
         """Largest spacing in units of that of a rule."""
-        return np.asarray(np.sqrt((1.0 + self.depth / _RELIEF) / np.maximum(self.precision, _FLATTEST)) / _CAUTION)
+        return np.sqrt(_relief(self.depth) / np.maximum(self.precision, _FLATTEST)) / _CAUTION
+
+
+def _relief(depth: FloatArray) -> FloatArray:
+    """How much larger the squared spacing may be where the weight itself is small."""
+    return np.asarray(1.0 / np.maximum(1.0 - depth / _WHOLE, _LEAST))
 
 
 def node_probes(index: IntArray, heights: FloatArray, v: FloatArray, chart: Chart, step: float) -> Probes | None:
@@ -155,7 +160,7 @@ def term_probes(terms: FloatArray, top: float, deepest: float, axis: Axis, v: Fl
     known = np.isfinite(second) & (middle > top - deepest)
     x, slope = axis.at(v[1:-1]), axis.slope(v[1:-1])
     # Of one column the widest spacing allowed is the smallest.
-    allowed = np.where(known, (1.0 + (top - middle) / _RELIEF) / np.maximum(second, 1e-300), np.inf).min(axis=0)
+    allowed = np.where(known, _relief(top - middle) / np.maximum(second, 1e-300), np.inf).min(axis=0)
     kept = known.any(axis=0)
     precision = 1.0 / np.maximum(allowed[kept], 1e-300) / (step * slope[kept]) ** 2
     return Probes(x[kept], precision, np.zeros(int(kept.sum())), slope[kept])
@@ -193,7 +198,7 @@ def fitted_chart(probes: Probes, turns: FloatArray) -> Chart:
     flips = np.array([(turned[:, i, i] < 0.0).any() for i in range(2)])
     if mixed:
         largest = np.linalg.eigvalsh(probes.precision)[:, -1]
-        widest = float(np.sqrt((1.0 + probes.depth / _RELIEF) / np.maximum(largest, _FLATTEST)).min())
+        widest = float(np.sqrt(_relief(probes.depth) / np.maximum(largest, _FLATTEST)).min())
         return Chart(np.eye(2), (Axis(0.0, widest),) * 2, np.zeros(2, dtype=bool))
     x, along = probes.x @ frame.T, frame @ probes.precision @ frame.T
     axes = tuple(

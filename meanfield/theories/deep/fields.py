@@ -20,6 +20,7 @@ __all__ = ["Fields", "fields_of", "shared_field"]
 _MOST_FIELDS = 60_000
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
+_BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
 _SLOWEST = 8.0  # times wider than proven, at most, rows may be
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
@@ -156,8 +157,8 @@ def fields_of(
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step = rule.alpha / math.sqrt(precision)
     axis = Axis(0.0, step / rule.alpha) if axis is None else axis
-    first, last = axis.inverse(np.array([low, high])) / rule.alpha
-    place = rule.alpha * (np.arange(math.floor(first), math.ceil(last) + 1) + rule.offset)
+    first, last = axis.inverse(np.array([low, high])) / rule.alpha - rule.offset
+    place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
     alpha = axis.at(place)
     log_alpha = -0.5 * alpha**2 + np.log(axis.slope(place) * (rule.alpha / math.sqrt(2 * math.pi)))
     classes = []
@@ -223,7 +224,7 @@ def _lattice(
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
     low, high = h.min() - reach, h.max() + reach
-    step = rule.h * width
+    step = rule.h * width * (1.0 if force is None else _BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
     grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)

@@ -46,9 +46,11 @@ __all__ = ["Layer"]
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
-_MANY_NODES, _MANY_VALUES = 150, 40  # from which on lattices, and values of the shared field, are fitted to the weight
-_REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice is so many times larger
-_ROOM = 0.2  # of their extent that nodes of another rule are expected to spread further
+_MANY_NODES, _MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
+_REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
+_SOME = 150  # nodes that spacings along the shared field are fitted to
+_ROUGH_DEPTH = 20.0  # up to which a lattice that is a little too coarse will do
+_ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
@@ -83,6 +85,7 @@ class Layer:
     axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
     refits: int = 0  # of it, in the evaluation at hand
     tried: dict[str, int] = field(default_factory=dict)  # sizes of the lattices that were last fitted
+    visits: int = 0  # evaluations
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
@@ -127,7 +130,7 @@ class Layer:
         extra = _USUAL * np.sqrt((setting.root**2).sum(axis=1))
         low, high = b.min(axis=0) - extra, b.max(axis=0) + extra
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
-            known = self._bounds(setting, self._nodes(self.index), 0.0)
+            known = self._bounds(setting, self._nodes(self._everywhere(self.index)), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
         fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis)
         return fields, b @ np.linalg.pinv(setting.root).T
@@ -224,9 +227,10 @@ class Layer:
 
     def as_fine(self, other: Layer) -> None:
         """Takes over where another layer, at another rule, has found its weight."""
-        self.stretch, self.chart, self.axis, self.tried = other.stretch, other.chart, other.axis, dict(other.tried)
+        self.stretch, self.chart, self.axis = other.stretch, other.chart, other.axis
         if len(other.index) and not other.regions:
-            self.index, self.heights = unique(self._nearest(other._nodes(other.index))), np.empty(0)
+            nodes = other._nodes(other._everywhere(other.index))
+            self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
         b = beta @ setting.root.T
@@ -303,7 +307,7 @@ class Layer:
         self, setting: Setting, *, grow: bool = True, detail: bool = False, curvature: bool = False
     ) -> tuple[Averages, Detail | None]:
         """Averages of a layer; with `grow` the set of nodes is brought up to date first."""
-        self.refits = 0
+        self.refits, self.visits = 0, self.visits + 1
         while True:
             try:
                 return self._evaluate(setting, grow, detail, curvature)
@@ -321,7 +325,7 @@ class Layer:
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
-            self.index = unique(self._nearest(modes))
+            self.index = self._representatives(self._nearest(modes))
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
@@ -419,10 +423,10 @@ class Layer:
         rule = self.rule
         r = setting.root.shape[1]
         seeds = self._nearest(modes)
-        index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
+        index = self._representatives(np.vstack([self.index.reshape(-1, r), seeds]))
         near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
         reach = _ROOM * (self._nodes(index).max(axis=0) - self._nodes(index).min(axis=0)).max()
-        reach = max(8.0 if len(index) == len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.0)
+        reach = max(8.0 if len(index) <= len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.0)
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
         weight = np.empty(0)
@@ -438,7 +442,7 @@ class Layer:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
             steps = far if len(alive) < _FEW_NODES else near
-            new = difference((alive[:, None, :] + steps).reshape(-1, r), seen)
+            new = difference(self._representatives((alive[:, None, :] + steps).reshape(-1, r)), seen)
         kept = weight > weight.max() - rule.depth - 4.0
         self.index, self.heights = known[kept], weight[kept]
         return view
@@ -446,23 +450,27 @@ class Layer:
     def _refitted(self) -> bool:
         """Fits the lattice to the curvature of the weight at its nodes; whether it was changed."""
         chart = self._chart(2)
-        probes = node_probes(self.index, self.heights, self._places(self.index), chart, self.rule.beta)
-        if probes is None or not (too_coarse(probes, chart) or self._grown("nodes", len(self.index))):
+        images = [self.index @ turn.T + shift for turn, shift in self._images(2)]
+        index = np.vstack(images)
+        first = np.unique(keys(index), return_index=True)[1]
+        index, heights = index[first], np.tile(self.heights, len(images))[first]
+        probes = node_probes(index, heights, self._places(index), chart, self.rule.beta)
+        if probes is None or not (too_coarse(probes, chart) or self._due("nodes", len(self.index))):
             return False
         found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None])
         if not (too_coarse(probes, chart) or fewer(probes, found)):
             return False
-        nodes = self._nodes(self.index)
+        nodes = self._nodes(self._everywhere(self.index))
         self.chart = found
-        self.index = unique(self._nearest(nodes))
+        self.index = self._representatives(self._nearest(nodes))
         return True
 
-    def _grown(self, what: str, size: int) -> bool:
-        """Whether a lattice is larger than when it was last fitted, or never was."""
-        if size <= _GROWN * self.tried.get(what, 0):
-            return False
-        self.tried[what] = size
-        return True
+    def _due(self, what: str, size: int) -> bool:
+        """Whether a lattice is to be fitted although it is fine enough: seldom, and where it has grown."""
+        due = self.visits & (self.visits - 1) == 0 or size > _GROWN * self.tried.get(what, 0)
+        if due:
+            self.tried[what] = size
+        return due
 
     def _fit_axis(self, terms: FloatArray, top: float, fields: Fields) -> None:
         """Fits the lattice of the shared field to the terms (N, alpha) of nodes, the highest of all being `top`.
@@ -477,18 +485,20 @@ class Layer:
         if len(probes.x) < _MANY_VALUES:
             return
         coarse = too_coarse(probes)
-        if coarse or self._grown("values", len(fields.alpha)):
+        if coarse or self._due("values", len(fields.alpha)):
             found = fitted_axis(probes, False)
             if coarse or fewer(probes, found):
                 self.axis = found
-        if coarse and self.refits < _REFITS:
+        if coarse and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
             self.refits += 1
             raise _Coarse
 
     def _average(
         self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
     ) -> tuple[Averages, Detail | None]:
-        index, often = self._orbits(index) if whole and not detail else (index, np.ones(len(index)))
+        if whole and detail:
+            index = self._everywhere(index)
+        often = self._often(index) if whole and not detail else np.ones(len(index))
         beta, depth, r = self._nodes(index), self.rule.depth, index.shape[1]
         products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()))
         nodes = products.with_nodes() if detail else {}
@@ -496,8 +506,8 @@ class Layer:
         cells = self._log_cells(index)
         top = float((log_weight + cells).max())
         if whole and len(view.fields.alpha) > _MANY_VALUES:
-            stride = 1 if known else math.ceil(len(beta) * len(view.fields.alpha) / _BLOCK)
-            some = known[0] if known else self._terms(view, beta[::stride])
+            stride = math.ceil(len(beta) / _SOME)
+            some = known[0][::stride] if known else self._terms(view, beta[::stride])
             self._fit_axis(some + cells[::stride, None], top, view.fields)
         start, weight = view.stencils(beta)
         sums = Sums(view, products, start, curvature)
@@ -527,25 +537,34 @@ class Layer:
         conditional = {name: rows[:, at] / np.maximum(share, 1e-300)[:, None] for name, at in nodes.items()}
         return averages, Detail(beta, share / share.sum(), log_weight, **conditional)
 
-    def _orbits(self, index: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """One node of every orbit, and how many there are in it: nodes may have been found in a part of it alone."""
-        r = index.shape[1]
-        chart, alone = self._chart(r), (index, np.ones(len(index)))
-        if len(self.turns) < 2 or self.turns.shape[1] != r:
-            return alone
+    def _images(self, r: int) -> list[tuple[IntArray, IntArray]]:
+        """(turn, shift) of the symmetries that the lattice has: index -> index @ turn.T + shift."""
+        if self.regions or not len(self.turns) or self.turns.shape[1] != r:
+            return [(np.eye(r, dtype=np.int64), np.zeros(r, dtype=np.int64))]
+        chart = self._chart(r)
         turns = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
         offset = chart.offset(self.rule.offset)
         shifts = offset @ turns.transpose(0, 2, 1) - offset
-        kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9  # those that the lattice has
-        if kept.sum() < 2:
-            return alone
-        shifts = np.round(shifts).astype(np.int64)
-        names = np.array([keys(index @ turn.T + shift) for turn, shift in zip(turns[kept], shifts[kept])])
-        orbit = names.max(axis=0)
-        order = np.lexsort((orbit != keys(index), orbit))
-        chosen = np.sort(order[np.unique(orbit[order], return_index=True)[1]])
-        images = np.sort(names[:, chosen], axis=0)
-        return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
+        kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9
+        return list(zip(turns[kept], np.round(shifts[kept]).astype(np.int64)))
+
+    def _representatives(self, index: IntArray) -> IntArray:
+        """One node of every orbit, once each: the one of the largest name."""
+        images = self._images(index.shape[1])
+        if len(images) < 2:
+            return unique(index)
+        each = np.array([index @ turn.T + shift for turn, shift in images])
+        best = np.argmax([keys(one) for one in each], axis=0)
+        return unique(each[best, np.arange(len(index))])
+
+    def _everywhere(self, index: IntArray) -> IntArray:
+        """All nodes of the orbits of representatives."""
+        return unique(np.vstack([index @ turn.T + shift for turn, shift in self._images(index.shape[1])]))
+
+    def _often(self, index: IntArray) -> FloatArray:
+        """(N,) how many nodes there are in the orbits of representatives."""
+        names = np.sort([keys(index @ turn.T + shift) for turn, shift in self._images(index.shape[1])], axis=0)
+        return 1.0 + (np.diff(names, axis=0) > 0).sum(axis=0)
 
 
 def _cross(r: int, most: int) -> IntArray:

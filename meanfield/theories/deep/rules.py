@@ -50,8 +50,8 @@ class Rule(NamedTuple):
 
 
 COARSE = Rule(1.25, 1.15, 0.95, 0.6, 13.0, 0.0, 0.8)
-FINE = Rule(0.92, 0.9, 0.8, 0.45, 27.0, 0.0, 0.3)
-CHECK = Rule(0.8, 0.78, 0.69, 0.37, 31.0, 0.37, 0.25)
+FINE = Rule(0.92, 0.9, 0.62, 0.45, 27.0, 0.0, 0.3)
+CHECK = Rule(0.8, 0.78, 0.5, 0.37, 31.0, 0.37, 0.25)
 
 
 class Setting(NamedTuple):
