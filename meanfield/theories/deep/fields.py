@@ -21,7 +21,6 @@ _MOST_FIELDS = 60_000
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
 _BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
-_SLOWEST = 8.0  # times wider than proven, at most, rows may be
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
@@ -97,16 +96,14 @@ class Fields:
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
     kind: IntArray  # (C,) first class that is like this one
-    rows: list[float]  # spacing of rows of the class tables in units of the proven one
     axis: Axis  # that the lattice of alpha is uniform along
 
 
 class _Region(NamedTuple):
-    """Over the b and h of a class that matter: largest -n g_hh, range of n g_h, largest standard deviation of n phi."""
+    """Over the b and h of a class that matter: largest -n g_hh, and the range of n g_h."""
 
     stiffness: float
     force: tuple[float, float]
-    spread: float
 
 
 def fields_of(
@@ -132,9 +129,8 @@ def fields_of(
         copies = [one] * n_classes
         kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
         firsts, lasts = [none] * n_classes, [whole] * n_classes
-        rows = [1.0] * n_classes
         zeros = [0.0] * n_classes
-        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, rows, Axis())
+        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, Axis())
     variance, u = shared_field(setting.covariance)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
@@ -152,7 +148,7 @@ def fields_of(
     regions: list[_Region | None] = [None] * n_classes
     if high - low > _MANY * step:
         for c in range(n_classes):
-            regions[c] = _region(phi, n, setting, c, float(variance[c]), bounds, h[:, like[c]])
+            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]])
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step = rule.alpha / math.sqrt(precision)
@@ -172,16 +168,7 @@ def fields_of(
             force = None if region is None else region.force
             classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    rows = [_row_scale(setting, c, region) for c, region in enumerate(regions)]
-    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, rows, axis)
-
-
-def _row_scale(setting: Setting, c: int, region: _Region | None) -> float:
-    """ln of the weight of a class is as smooth in b as the sum of its phi is narrow."""
-    if region is None:
-        return 1.0
-    unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-    return min(max(1.0 / max(unit * region.spread, 1e-300), 1.0), _SLOWEST)
+    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis)
 
 
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
@@ -245,7 +232,6 @@ def _region(
     n: FloatArray,
     setting: Setting,
     c: int,
-    variance: float,
     bounds: tuple[FloatArray, FloatArray],
     h: FloatArray,
 ) -> _Region:
@@ -256,10 +242,8 @@ def _region(
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
     nodes = z_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
-    rise = np.gradient(site.b, h_grid, axis=1)
-    spread = size * float(site.bb.max()) + size**2 * variance * float((rise**2).max())
     force = size * float(site.h.min()), size * float(site.h.max())
-    return _Region(max(size * float(-site.hh.min()), 0.0), force, math.sqrt(spread))
+    return _Region(max(size * float(-site.hh.min()), 0.0), force)
 
 
 def _stiffness(

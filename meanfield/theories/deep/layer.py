@@ -31,13 +31,13 @@ from meanfield.theories.deep.charts import (
     unit_chart,
 )
 from meanfield.theories.deep.class_tables import ClassTable
-from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
+from meanfield.theories.deep.compiled.kernels import POINTS, add_log, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
-from meanfield.theories.deep.rows import Rows, even_rows, given_rows
-from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
+from meanfield.theories.deep.rows import Rows, even_rows, given_rows, spare
+from meanfield.theories.deep.rules import FINE, Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
 from meanfield.theories.deep.sums import BEYOND, Sums, View
 from meanfield.validation import FloatArray, IntArray
 
@@ -48,6 +48,9 @@ _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
 _MANY_NODES, _MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
 _REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
+# Error of tables between rows that is aimed at, and rounding in g, of coarse rules as well; how much closer rows have to
+# be for an evaluation to be repeated; limit.
+_READ, _ROUNDING, _MISREAD, _WIDEST = 1e-12, (1e-16, 1e-12), 0.7, 20.0
 _SOME = 150  # nodes that spacings along the shared field are fitted to
 _ROUGH_DEPTH = 20.0  # up to which a lattice that is a little too coarse will do
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
@@ -83,7 +86,8 @@ class Layer:
     stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
     chart: Chart | None = None  # coordinates of the lattice; None: beta itself
     axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
-    refits: int = 0  # of it, in the evaluation at hand
+    wider: float = 1.0  # times that rows of class tables may be apart than they would be for few samples
+    refits: int = 0  # in the evaluation at hand
     tried: dict[str, int] = field(default_factory=dict)  # sizes of the lattices that were last fitted
     visits: int = 0  # evaluations
 
@@ -106,7 +110,7 @@ class Layer:
             rows = {}
             for c in kinds:
                 unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-                rows[c] = even_rows(float(low[c]), float(high[c]), max(self.rule.rows * fields.rows[c] * unit, 1e-12))
+                rows[c] = even_rows(float(low[c]), float(high[c]), max(self.rule.rows * self.wider * unit, 1e-12))
         tables = {c: self._table(setting, fields, c, rows[c]) for c in kinds}
         return View(setting, fields, tables, low, high)
 
@@ -227,7 +231,7 @@ class Layer:
 
     def as_fine(self, other: Layer) -> None:
         """Takes over where another layer, at another rule, has found its weight."""
-        self.stretch, self.chart, self.axis = other.stretch, other.chart, other.axis
+        self.stretch, self.chart, self.axis, self.wider = other.stretch, other.chart, other.axis, other.wider
         if len(other.index) and not other.regions:
             nodes = other._nodes(other._everywhere(other.index))
             self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
@@ -505,6 +509,8 @@ class Layer:
         log_weight, known = self._covered(view, beta)
         cells = self._log_cells(index)
         top = float((log_weight + cells).max())
+        if whole and known and self.visits & (self.visits - 1) == 0:
+            self._fit_rows(view, beta, known[0] + (cells[:, None] - top))
         if whole and len(view.fields.alpha) > _MANY_VALUES:
             stride = math.ceil(len(beta) / _SOME)
             some = known[0][::stride] if known else self._terms(view, beta[::stride])
@@ -560,6 +566,33 @@ class Layer:
     def _everywhere(self, index: IntArray) -> IntArray:
         """All nodes of the orbits of representatives."""
         return unique(np.vstack([index @ turn.T + shift for turn, shift in self._images(index.shape[1])]))
+
+    def _fit_rows(self, view: View, beta: FloatArray, terms: FloatArray) -> None:
+        """Fits the distance of rows to how smooth the tables are; terms (N, alpha) are relative to the highest.
+
+        Raises
+        ------
+        _Coarse
+            If they were too far apart.
+        """
+        start, _ = view.stencils(beta)
+        share, factor = np.exp(np.minimum(terms, 0.0)), math.inf
+        # An error of order POINTS, which each rule may have according to its own distance of rows.
+        rounding = _ROUNDING[0] if self.rule.depth > _ROUGH_DEPTH else _ROUNDING[1]
+        allowed = _READ * (self.rule.rows / FINE.rows) ** POINTS + rounding * float(self.n.max())
+        for c, table in view.tables.items():
+            if table.rows.points == 1:
+                return
+            most = np.zeros_like(table.log_v)
+            for e in np.flatnonzero(view.fields.kind == c):
+                np.maximum.at(most, start[e], share)
+            factor = min(factor, spare(table.log_v, table.known, most, allowed))
+        if not math.isfinite(factor):
+            return
+        self.wider = min(max(0.9 * factor * self.wider, 1.0), _WIDEST)
+        if factor < _MISREAD and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
+            self.refits += 1
+            raise _Coarse
 
     def _often(self, index: IntArray) -> FloatArray:
         """(N,) how many nodes there are in the orbits of representatives."""
