@@ -196,7 +196,7 @@ class ClassTable:
         b = self.rows.b[rows]
         if self.rows.points == 1:
             inside = slice(int(self.inside[rows, 0].min()), int(self.inside[rows, 1].max()))
-            g, found = self.sites.derivatives(b, inside)
+            g, found = self.sites.derivatives(b, inside, max(sum(ORDERS[order]) for order in wanted))
             return g, np.ascontiguousarray(found[wanted].reshape(len(wanted), -1)), inside
         g = self.at(b)
         inside = self._reach(g, rows)

@@ -49,23 +49,29 @@ _MOST_STRETCH = 30.0
 _MANY_NODES, _MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
 _REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
 # Error of tables between rows that is aimed at, and rounding in g, of coarse rules as well; how much closer rows have to
-# be for an evaluation to be repeated; limit.
-_READ, _ROUNDING, _MISREAD, _WIDEST = 1e-12, (1e-16, 1e-12), 0.7, 20.0
+# be for an evaluation to be repeated; limits of the distance and of its growth.
+_READ, _ROUNDING, _MISREAD, _WIDEST, _WIDEN = 1e-12, (1e-16, 1e-12), 0.7, 12.0, 4.0
+_ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
 _SOME = 150  # nodes that spacings along the shared field are fitted to
 _ROUGH_DEPTH = 20.0  # up to which a lattice that is a little too coarse will do
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
+_LIGHT = 0.8  # of all nats, from where on nodes that are missed for it do not count
 _ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
 
 
 class _Narrow(Exception):
-    """The lattice of the shared field does not cover its weight."""
+    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed."""
+
+    def __init__(self, heavy: bool) -> None:
+        super().__init__()
+        self.heavy = heavy
 
 
 class _Coarse(Exception):
-    """The lattice of the shared field is too coarse, and was replaced."""
+    """The lattice of the shared field, or that of rows, is too coarse, and was replaced."""
 
 
 @dataclass(eq=False)
@@ -110,7 +116,9 @@ class Layer:
             rows = {}
             for c in kinds:
                 unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-                rows[c] = even_rows(float(low[c]), float(high[c]), max(self.rule.rows * self.wider * unit, 1e-12))
+                step = unit * self.rule.rows
+                step = max(step, min(step * self.wider, float(high[c] - low[c]) / _ROWS_INSIDE), 1e-12)
+                rows[c] = even_rows(float(low[c]), float(high[c]), step)
         tables = {c: self._table(setting, fields, c, rows[c]) for c in kinds}
         return View(setting, fields, tables, low, high)
 
@@ -179,7 +187,10 @@ class Layer:
 
     def _log_weight(self, view: View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
-        return np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
+        found = np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
+        if np.isnan(found).any():
+            raise NotCovered("the fields of a layer lie outside of the quadrature")
+        return found
 
     def _blocks(self, view: View, beta: FloatArray) -> Iterator[FloatArray]:
         size = max(16, _BLOCK // len(view.fields.alpha))
@@ -202,8 +213,9 @@ class Layer:
             if len(beta) > len(terms):
                 kept.clear()
         weight = np.concatenate(found)
-        if len(view.fields.alpha) > 1 and ends > float(weight.max()) - self.rule.depth + _EDGE:
-            raise _Narrow
+        ends -= float(weight.max())
+        if len(view.fields.alpha) > 1 and ends > _EDGE - self.rule.depth:
+            raise _Narrow(ends > -_LIGHT * self.rule.depth)
         return weight, kept
 
     def _chart(self, r: int) -> Chart:
@@ -315,10 +327,11 @@ class Layer:
         while True:
             try:
                 return self._evaluate(setting, grow, detail, curvature)
-            except _Narrow:
+            except _Narrow as narrow:
                 self._stretch()
+                grow = grow and narrow.heavy
             except _Coarse:
-                continue
+                grow = False
 
     def _stretch(self) -> None:
         self.stretch *= 1.5
@@ -430,7 +443,7 @@ class Layer:
         index = self._representatives(np.vstack([self.index.reshape(-1, r), seeds]))
         near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
         reach = _ROOM * (self._nodes(index).max(axis=0) - self._nodes(index).min(axis=0)).max()
-        reach = max(8.0 if len(index) <= len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.0)
+        reach = max(8.0 if len(index) <= len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.1 * reach)
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
         weight = np.empty(0)
@@ -466,7 +479,7 @@ class Layer:
             return False
         nodes = self._nodes(self._everywhere(self.index))
         self.chart = found
-        self.index = self._representatives(self._nearest(nodes))
+        self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
         return True
 
     def _due(self, what: str, size: int) -> bool:
@@ -585,11 +598,13 @@ class Layer:
                 return
             most = np.zeros_like(table.log_v)
             for e in np.flatnonzero(view.fields.kind == c):
-                np.maximum.at(most, start[e], share)
+                order = np.argsort(start[e], kind="stable")
+                rows, first = np.unique(start[e][order], return_index=True)
+                most[rows] = np.maximum(most[rows], np.maximum.reduceat(share[order], first))
             factor = min(factor, spare(table.log_v, table.known, most, allowed))
         if not math.isfinite(factor):
             return
-        self.wider = min(max(0.9 * factor * self.wider, 1.0), _WIDEST)
+        self.wider = min(max(min(0.9 * factor, _WIDEN) * self.wider, 1.0), _WIDEST)
         if factor < _MISREAD and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
             self.refits += 1
             raise _Coarse
