@@ -20,10 +20,10 @@ __all__ = [
     "Axis",
     "Chart",
     "Probes",
-    "fewer",
     "fitted_axis",
     "fitted_chart",
     "node_probes",
+    "saved",
     "term_probes",
     "too_coarse",
     "unit_chart",
@@ -34,7 +34,6 @@ _FLATTEST = 1e-3  # smallest precision that is made use of
 _LONGEST = 6.0  # scale in units of the pace, at least: how fast spacings may change
 _SCALES = 2.0 ** np.arange(-3.0, 7.5, 0.5)
 _LOOSE, _CAUTION = 1.06, 1.03  # a lattice is too coarse by this, and fitted with some room
-_GAIN = 1.15  # times fewer nodes are worth another one
 _FEWEST = 12  # probes
 
 
@@ -166,9 +165,12 @@ def term_probes(terms: FloatArray, top: float, deepest: float, axis: Axis, v: Fl
     return Probes(x[kept], precision, np.zeros(int(kept.sum())), slope[kept])
 
 
-def fitted_axis(probes: Probes, centred: bool) -> Axis:
-    """The axis with fewest nodes that is fine enough at all probes; `centred`: around zero."""
-    x, widest = probes.x, probes.widest
+def fitted_axis(probes: Probes, centred: bool, most: float) -> Axis:
+    """The axis with fewest nodes that is fine enough at all probes; `centred`: around zero.
+
+    most: spacing up to which the weight is as smooth as its curvature says, where a wider one may be allowed by that.
+    """
+    x, widest = probes.x, np.minimum(probes.widest, most)
     scales = _SCALES * max(float(np.abs(x).max()), 1e-300)
     centres = [0.0] if centred else [0.0, float(x[np.argmin(widest)]), *np.quantile(x, (0.1, 0.3, 0.5, 0.7, 0.9))]
     best, least = Axis(0.0, float(widest.min())), float((probes.spacing / widest.min()).sum())
@@ -183,7 +185,7 @@ def fitted_axis(probes: Probes, centred: bool) -> Axis:
     return best
 
 
-def fitted_chart(probes: Probes, turns: FloatArray) -> Chart:
+def fitted_chart(probes: Probes, turns: FloatArray, most: float) -> Chart:
     """The chart of two axes with fewest nodes that is fine enough at all probes (precisions (k, 2, 2)).
 
     Along the principal axes of the mean precision; turns (g, 2, 2) that mix them leave only a lattice of squares.
@@ -198,11 +200,11 @@ def fitted_chart(probes: Probes, turns: FloatArray) -> Chart:
     flips = np.array([(turned[:, i, i] < 0.0).any() for i in range(2)])
     if mixed:
         largest = np.linalg.eigvalsh(probes.precision)[:, -1]
-        widest = float(np.sqrt(_relief(probes.depth) / np.maximum(largest, _FLATTEST)).min())
+        widest = min(float(np.sqrt(_relief(probes.depth) / np.maximum(largest, _FLATTEST)).min()), most)
         return Chart(np.eye(2), (Axis(0.0, widest),) * 2, np.zeros(2, dtype=bool))
     x, along = probes.x @ frame.T, frame @ probes.precision @ frame.T
     axes = tuple(
-        fitted_axis(Probes(x[:, i], along[:, i, i], probes.depth, probes.spacing.prod(axis=1)), bool(flips[i]))
+        fitted_axis(Probes(x[:, i], along[:, i, i], probes.depth, probes.spacing.prod(axis=1)), bool(flips[i]), most)
         for i in range(2)
     )
     return Chart(frame, axes, flips)
@@ -218,12 +220,12 @@ def too_coarse(probes: Probes, chart: Chart | None = None) -> bool:
     )
 
 
-def fewer(probes: Probes, found: Axis | Chart) -> bool:
-    """Whether a lattice along these axes would have far fewer nodes than the one of the probes."""
+def saved(probes: Probes, found: Axis | Chart) -> float:
+    """How many times fewer nodes a lattice along these axes would have than the one of the probes."""
     if isinstance(found, Axis):
         share = probes.spacing / found.spacing(probes.x)
     else:
         at = probes.x @ found.frame.T
         dense = np.prod([axis.spacing(at[:, i]) for i, axis in enumerate(found.axes)], axis=0)
         share = probes.spacing.prod(axis=1) / dense
-    return float(share.sum()) * _GAIN < len(probes.x)
+    return len(probes.x) / float(share.sum())

@@ -11,7 +11,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
-from meanfield.theories.deep.rules import NotCovered, Rule, Setting
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.validation import FloatArray, IntArray
 
@@ -20,6 +20,7 @@ __all__ = ["Fields", "fields_of", "shared_field"]
 _MOST_FIELDS = 60_000
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
+_SMOOTH, _STRONG = 0.5, 4.0
 _BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
@@ -97,6 +98,7 @@ class Fields:
     shared: FloatArray  # u
     kind: IntArray  # (C,) first class that is like this one
     axis: Axis  # that the lattice of alpha is uniform along
+    smooth: float  # spacing of alpha up to which the weight is as smooth as its curvature says
 
 
 class _Region(NamedTuple):
@@ -130,7 +132,7 @@ def fields_of(
         kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
         firsts, lasts = [none] * n_classes, [whole] * n_classes
         zeros = [0.0] * n_classes
-        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, Axis())
+        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, Axis(), math.inf)
     variance, u = shared_field(setting.covariance)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
@@ -152,6 +154,11 @@ def fields_of(
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step = rule.alpha / math.sqrt(precision)
+    # phi(h) is smooth on the scale of sqrt(d), its law under strong fields b is not.
+    proven, (infimum, supremum) = step / rule.alpha, activation_range(phi)
+    smooth = max(_SMOOTH * float((np.sqrt(setting.d) / np.maximum(np.abs(u), 1e-300)).min()), proven)
+    if max(np.abs(bounds[0]).max(), np.abs(bounds[1]).max()) * (supremum - infimum) > _STRONG:
+        smooth, axis = proven, None
     axis = Axis(0.0, step / rule.alpha) if axis is None else axis
     first, last = axis.inverse(np.array([low, high])) / rule.alpha - rule.offset
     place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
@@ -168,7 +175,7 @@ def fields_of(
             force = None if region is None else region.force
             classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis)
+    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth)
 
 
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:

@@ -22,10 +22,10 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import (
     Axis,
     Chart,
-    fewer,
     fitted_axis,
     fitted_chart,
     node_probes,
+    saved,
     term_probes,
     too_coarse,
     unit_chart,
@@ -37,7 +37,17 @@ from meanfield.theories.deep.lattice import HALF, difference, keys, unique
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows, spare
-from meanfield.theories.deep.rules import FINE, Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
+from meanfield.theories.deep.rules import (
+    FINE,
+    Averages,
+    Detail,
+    NotCovered,
+    Rule,
+    Setting,
+    UnstableCode,
+    activation_range,
+    code_words,
+)
 from meanfield.theories.deep.sums import BEYOND, Sums, View
 from meanfield.validation import FloatArray, IntArray
 
@@ -47,6 +57,8 @@ _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
 _MANY_NODES, _MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
+_ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
+_GAIN = 1.15, 2.0  # of fine and of coarse rules
 _REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
 # Error of tables between rows that is aimed at, and rounding in g, of coarse rules as well; how much closer rows have to
 # be for an evaluation to be repeated; limits of the distance and of its growth.
@@ -347,7 +359,7 @@ class Layer:
         if grow:
             view = self._grow(setting, fields, modes)
             for _ in range(_REFITS if r == 2 and len(self.index) > _MANY_NODES and not self.regions else 0):
-                if not self._refitted():
+                if not self._refitted(setting):
                     break
                 fields, modes = self._prepared(setting)
                 view = self._grow(setting, fields, modes)
@@ -464,7 +476,7 @@ class Layer:
         self.index, self.heights = known[kept], weight[kept]
         return view
 
-    def _refitted(self) -> bool:
+    def _refitted(self, setting: Setting) -> bool:
         """Fits the lattice to the curvature of the weight at its nodes; whether it was changed."""
         chart = self._chart(2)
         images = [self.index @ turn.T + shift for turn, shift in self._images(2)]
@@ -474,13 +486,21 @@ class Layer:
         probes = node_probes(index, heights, self._places(index), chart, self.rule.beta)
         if probes is None or not (too_coarse(probes, chart) or self._due("nodes", len(self.index))):
             return False
-        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None])
-        if not (too_coarse(probes, chart) or fewer(probes, found)):
+        # exp(g) has zeros at imaginary b.
+        low, high = activation_range(self.phi)
+        most = max(1.0, _ZEROS / ((high - low) * float(np.linalg.norm(setting.root, axis=1).max())))
+        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None], most)
+        if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
             return False
         nodes = self._nodes(self._everywhere(self.index))
         self.chart = found
         self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
         return True
+
+    @property
+    def _gain(self) -> float:
+        """How many times fewer nodes are worth another lattice: a coarse one is better than its nominal error."""
+        return _GAIN[0] if self.rule.depth > _ROUGH_DEPTH else _GAIN[1]
 
     def _due(self, what: str, size: int) -> bool:
         """Whether a lattice is to be fitted although it is fine enough: seldom, and where it has grown."""
@@ -503,8 +523,8 @@ class Layer:
             return
         coarse = too_coarse(probes)
         if coarse or self._due("values", len(fields.alpha)):
-            found = fitted_axis(probes, False)
-            if coarse or fewer(probes, found):
+            found = fitted_axis(probes, False, fields.smooth)
+            if coarse or saved(probes, found) > self._gain:
                 self.axis = found
         if coarse and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
             self.refits += 1
