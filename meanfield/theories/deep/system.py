@@ -127,11 +127,11 @@ class System:
         self._entries = self.matrices[:, rows, columns].T  # entries on and above the diagonal by coordinates
 
     def at_rule(self, rule: Rule) -> System:
-        """The same equations with another quadrature."""
+        """The same equations with another quadrature, which starts from where this one has found its nodes."""
         other = replace(self, rule=rule)
         for own, layer in zip(self.layers, other.layers):
             if isinstance(own, Layer):
-                layer.stretch = own.stretch
+                layer.as_fine(own)
         return other
 
     # ---- coordinates -----------------------------------------------------------------------------
