@@ -38,7 +38,7 @@ _STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS, _AT_ONCE = 48, 4096  # rows at a time, and rows times values of h
 _APART = 8  # rows at a time that are as far apart as lattice nodes
 _MOST_ROWS = 1_000_000
-_FEW = 48  # values of the shared field that are all computed for every row
+_FEW = 130  # values of the shared field that are all computed for every row
 _STRIDE = 6  # of more of them one in so many is computed, and the others where nodes need them
 _COARSE, _FAR = 4, 48.0  # which h a row needs is looked for at one in so many, down to so many nats
 _MANY_H = 160  # from how many on
@@ -92,6 +92,14 @@ class ClassTable:
     def sparse(self) -> bool:
         """Whether most values of the shared field are computed only where nodes need them."""
         return len(self.coarse) < len(self.fields.alpha)
+
+    @property
+    def known(self) -> BoolArray:
+        """(rows, alpha) where `log_v` was computed."""
+        column = np.arange(len(self.fields.alpha))
+        found = (column >= self.begin[:, None]) & (column < self.end[:, None])
+        found[:, self.coarse] = True
+        return np.asarray(found & self.done[:, None])
 
     def _contract(
         self,
@@ -202,7 +210,7 @@ class ClassTable:
         b = self.rows.b[rows]
         if self.rows.points == 1:
             inside = slice(int(self.inside[rows, 0].min()), int(self.inside[rows, 1].max()))
-            g, found = self.sites.derivatives(b, inside)
+            g, found = self.sites.derivatives(b, inside, max(sum(ORDERS[order]) for order in wanted))
             return g, np.ascontiguousarray(found[wanted].reshape(len(wanted), -1)), inside
         g = self.at(b)
         inside = self._reach(g, rows)

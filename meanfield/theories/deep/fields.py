@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.rules import NotCovered, Rule, Setting
+from meanfield.theories.deep.charts import Axis
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.validation import FloatArray, IntArray
 
@@ -19,7 +20,8 @@ __all__ = ["Fields", "fields_of", "shared_field"]
 _MOST_FIELDS = 60_000
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
-_SLOWEST = 8.0  # times wider than proven, at most, rows may be
+_SMOOTH, _STRONG = 0.5, 4.0
+_BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
@@ -95,15 +97,15 @@ class Fields:
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
     kind: IntArray  # (C,) first class that is like this one
-    rows: list[float]  # spacing of rows of the class tables in units of the proven one
+    axis: Axis  # that the lattice of alpha is uniform along
+    smooth: float  # spacing of alpha up to which the weight is as smooth as its curvature says
 
 
 class _Region(NamedTuple):
-    """Over the b and h of a class that matter: largest -n g_hh, range of n g_h, largest standard deviation of n phi."""
+    """Over the b and h of a class that matter: largest -n g_hh, and the range of n g_h."""
 
     stiffness: float
     force: tuple[float, float]
-    spread: float
 
 
 def fields_of(
@@ -115,11 +117,13 @@ def fields_of(
     h: FloatArray,
     bounds: tuple[FloatArray, FloatArray],
     stretch: float = 1.0,
+    axis: Axis | None = None,
 ) -> Fields:
     """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
-    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
+    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless. `axis`:
+    spacings along the shared field that were fitted to its weight, instead of those of the bound.
     """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
@@ -127,9 +131,8 @@ def fields_of(
         copies = [one] * n_classes
         kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
         firsts, lasts = [none] * n_classes, [whole] * n_classes
-        rows = [1.0] * n_classes
         zeros = [0.0] * n_classes
-        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, rows)
+        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, Axis(), math.inf)
     variance, u = shared_field(setting.covariance)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
@@ -147,12 +150,20 @@ def fields_of(
     regions: list[_Region | None] = [None] * n_classes
     if high - low > _MANY * step:
         for c in range(n_classes):
-            regions[c] = _region(phi, n, setting, c, float(variance[c]), bounds, h[:, like[c]])
+            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]])
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step = rule.alpha / math.sqrt(precision)
-    alpha = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
-    log_alpha = -0.5 * alpha**2 + math.log(step / math.sqrt(2 * math.pi))
+    # phi(h) is smooth on the scale of sqrt(d), its law under strong fields b is not.
+    proven, (infimum, supremum) = step / rule.alpha, activation_range(phi)
+    smooth = max(_SMOOTH * float((np.sqrt(setting.d) / np.maximum(np.abs(u), 1e-300)).min()), proven)
+    if max(np.abs(bounds[0]).max(), np.abs(bounds[1]).max()) * (supremum - infimum) > _STRONG:
+        smooth, axis = proven, None
+    axis = Axis(0.0, step / rule.alpha) if axis is None else axis
+    first, last = axis.inverse(np.array([low, high])) / rule.alpha - rule.offset
+    place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
+    alpha = axis.at(place)
+    log_alpha = -0.5 * alpha**2 + np.log(axis.slope(place) * (rule.alpha / math.sqrt(2 * math.pi)))
     classes = []
     for c in range(n_classes):
         if variance[c] < _PINNED * own[c]:
@@ -164,16 +175,7 @@ def fields_of(
             force = None if region is None else region.force
             classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    rows = [_row_scale(setting, c, region) for c, region in enumerate(regions)]
-    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, rows)
-
-
-def _row_scale(setting: Setting, c: int, region: _Region | None) -> float:
-    """ln of the weight of a class is as smooth in b as the sum of its phi is narrow."""
-    if region is None:
-        return 1.0
-    unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-    return min(max(1.0 / max(unit * region.spread, 1e-300), 1.0), _SLOWEST)
+    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth)
 
 
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
@@ -216,7 +218,7 @@ def _lattice(
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
     low, high = h.min() - reach, h.max() + reach
-    step = rule.h * width
+    step = rule.h * width * (1.0 if force is None else _BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
     grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
@@ -237,7 +239,6 @@ def _region(
     n: FloatArray,
     setting: Setting,
     c: int,
-    variance: float,
     bounds: tuple[FloatArray, FloatArray],
     h: FloatArray,
 ) -> _Region:
@@ -248,10 +249,8 @@ def _region(
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
     nodes = z_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
-    rise = np.gradient(site.b, h_grid, axis=1)
-    spread = size * float(site.bb.max()) + size**2 * variance * float((rise**2).max())
     force = size * float(site.h.min()), size * float(site.h.max())
-    return _Region(max(size * float(-site.hh.min()), 0.0), force, math.sqrt(spread))
+    return _Region(max(size * float(-site.hh.min()), 0.0), force)
 
 
 def _stiffness(

@@ -19,16 +19,36 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.deep.charts import (
+    Axis,
+    Chart,
+    fitted_axis,
+    fitted_chart,
+    node_probes,
+    saved,
+    term_probes,
+    too_coarse,
+    unit_chart,
+)
 from meanfield.theories.deep.class_tables import ClassTable
-from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
+from meanfield.theories.deep.compiled.kernels import POINTS, add_log, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
-from meanfield.theories.deep.lattice import sheared as sheared_lattice
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.products import Products
-from meanfield.theories.deep.rows import Rows, even_rows, given_rows
-from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
-from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined, log_cell
+from meanfield.theories.deep.rows import Rows, even_rows, given_rows, spare
+from meanfield.theories.deep.rules import (
+    FINE,
+    Averages,
+    Detail,
+    NotCovered,
+    Rule,
+    Setting,
+    UnstableCode,
+    activation_range,
+    code_words,
+)
+from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
@@ -36,19 +56,34 @@ __all__ = ["Layer"]
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
-_MANY_NODES = 600  # from which on a lattice fitted to the curvature is considered,
-_MOST_SHEARED = 2  # for up to two conjugate fields: with three Newton was seen to go astray on it
-_BEYOND_DEPTH = 14.0  # nats below the maximum down to which that curvature counts
-_PROBES, _PROBE = 60, 0.25  # nodes at which it is computed by differences, and their step
+_MANY_NODES, _MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
+_ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
+_GAIN = 1.15, 2.0  # of fine and of coarse rules
+_REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
+# Error of tables between rows that is aimed at, and rounding in g, of coarse rules as well; how much closer rows have to
+# be for an evaluation to be repeated; limits of the distance and of its growth.
+_READ, _ROUNDING, _MISREAD, _WIDEST, _WIDEN = 1e-12, (1e-16, 1e-12), 0.7, 12.0, 4.0
+_ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
+_SOME = 150  # nodes that spacings along the shared field are fitted to
+_ROUGH_DEPTH = 20.0  # up to which a lattice that is a little too coarse will do
+_ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
-_LOOSE, _GAIN = 1.06, 1.3  # a lattice is replaced if too coarse by this in one direction, or too fine by this in volume
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
+_LIGHT = 0.8  # of all nats, from where on nodes that are missed for it do not count
 _ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
 
 
 class _Narrow(Exception):
-    """The lattice of the shared field does not cover its weight."""
+    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed."""
+
+    def __init__(self, heavy: bool) -> None:
+        super().__init__()
+        self.heavy = heavy
+
+
+class _Coarse(Exception):
+    """The lattice of the shared field, or that of rows, is too coarse, and was replaced."""
 
 
 @dataclass(eq=False)
@@ -67,7 +102,12 @@ class Layer:
     index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, FloatArray] = field(default_factory=dict)
     stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
-    shear: FloatArray = field(default_factory=lambda: np.empty((0, 0)))  # (r, r) of the lattice; none: the unit matrix
+    chart: Chart | None = None  # coordinates of the lattice; None: beta itself
+    axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
+    wider: float = 1.0  # times that rows of class tables may be apart than they would be for few samples
+    refits: int = 0  # in the evaluation at hand
+    tried: dict[str, int] = field(default_factory=dict)  # sizes of the lattices that were last fitted
+    visits: int = 0  # evaluations
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
@@ -88,7 +128,9 @@ class Layer:
             rows = {}
             for c in kinds:
                 unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-                rows[c] = even_rows(float(low[c]), float(high[c]), max(self.rule.rows * fields.rows[c] * unit, 1e-12))
+                step = unit * self.rule.rows
+                step = max(step, min(step * self.wider, float(high[c] - low[c]) / _ROWS_INSIDE), 1e-12)
+                rows[c] = even_rows(float(low[c]), float(high[c]), step)
         tables = {c: self._table(setting, fields, c, rows[c]) for c in kinds}
         return View(setting, fields, tables, low, high)
 
@@ -97,7 +139,7 @@ class Layer:
 
     def _own_rows(self, setting: Setting, like: IntArray, low: float, high: float) -> Rows:
         """Those of the lattice nodes themselves, of one conjugate field, for classes of one kind."""
-        step = self.rule.beta * (float(self.shear[0, 0]) if self._sheared(1) else 1.0)
+        step = self.rule.beta
         found = [np.zeros(1)]
         units = step * setting.root[like, 0]
         for unit in units[units != 0.0]:
@@ -112,9 +154,9 @@ class Layer:
         extra = _USUAL * np.sqrt((setting.root**2).sum(axis=1))
         low, high = b.min(axis=0) - extra, b.max(axis=0) + extra
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
-            known = self._bounds(setting, self._nodes(self.index), 0.0)
+            known = self._bounds(setting, self._nodes(self._everywhere(self.index)), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
-        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch)
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis)
         return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
@@ -157,7 +199,10 @@ class Layer:
 
     def _log_weight(self, view: View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
-        return np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
+        found = np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
+        if np.isnan(found).any():
+            raise NotCovered("the fields of a layer lie outside of the quadrature")
+        return found
 
     def _blocks(self, view: View, beta: FloatArray) -> Iterator[FloatArray]:
         size = max(16, _BLOCK // len(view.fields.alpha))
@@ -180,22 +225,40 @@ class Layer:
             if len(beta) > len(terms):
                 kept.clear()
         weight = np.concatenate(found)
-        if len(view.fields.alpha) > 1 and ends > float(weight.max()) - self.rule.depth + _EDGE:
-            raise _Narrow
+        ends -= float(weight.max())
+        if len(view.fields.alpha) > 1 and ends > _EDGE - self.rule.depth:
+            raise _Narrow(ends > -_LIGHT * self.rule.depth)
         return weight, kept
 
-    def _nodes(self, index: np.ndarray) -> FloatArray:
-        nodes = self.rule.beta * (index + self.rule.offset)
-        return np.asarray(nodes @ self.shear if self._sheared(index.shape[1]) else nodes)
+    def _chart(self, r: int) -> Chart:
+        return unit_chart(r) if self.chart is None or len(self.chart.axes) != r else self.chart
+
+    def _places(self, index: IntArray) -> FloatArray:
+        """Lattice nodes in the coordinates of the chart."""
+        offset = self._chart(index.shape[1]).offset(self.rule.offset)
+        return np.asarray(self.rule.beta * (index + offset))
+
+    def _nodes(self, index: IntArray) -> FloatArray:
+        """Lattice nodes beta (N, r)."""
+        return self._chart(index.shape[1]).beta(self._places(index))
 
     def _nearest(self, beta: FloatArray) -> IntArray:
         """Indices of the lattice nodes next to beta (k, r)."""
-        if self._sheared(beta.shape[1]):
-            beta = beta @ np.linalg.inv(self.shear)
-        return np.round(beta / self.rule.beta - self.rule.offset).astype(np.int64)
+        chart = self._chart(beta.shape[1])
+        return np.round(chart.inverse(beta) / self.rule.beta - chart.offset(self.rule.offset)).astype(np.int64)
 
-    def _sheared(self, r: int) -> bool:
-        return self.shear.shape == (r, r)
+    def _log_cells(self, index: IntArray) -> FloatArray:
+        """(N,) ln of the volumes of the cells of lattice nodes, times the norm of N(beta; 0, 1)."""
+        r = index.shape[1]
+        unit = r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
+        return unit + self._chart(r).log_slope(self._places(index))
+
+    def as_fine(self, other: Layer) -> None:
+        """Takes over where another layer, at another rule, has found its weight."""
+        self.stretch, self.chart, self.axis, self.wider = other.stretch, other.chart, other.axis, other.wider
+        if len(other.index) and not other.regions:
+            nodes = other._nodes(other._everywhere(other.index))
+            self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
         b = beta @ setting.root.T + setting.shift
@@ -239,11 +302,13 @@ class Layer:
         The nodes are moved inside their cells and resampled in proportion to the exact weight there; then h given b.
         """
         count, copies = len(beta), 12
-        inside = self.rule.beta * (rng.random((count * copies, beta.shape[1])) - 0.5)
-        moved = np.repeat(beta, copies, axis=0) + (inside @ self.shear if self._sheared(beta.shape[1]) else inside)
+        chart = self._chart(beta.shape[1])
+        place = np.repeat(chart.inverse(beta), copies, axis=0)
+        inside = place + self.rule.beta * (rng.random(place.shape) - 0.5)
+        moved = chart.beta(inside)
         view = self._covering(setting, np.vstack([moved, beta]))
-        weight = self._log_weight(view, moved)
-        base = np.repeat(self._log_weight(view, beta), copies)
+        weight = self._log_weight(view, moved) + chart.log_slope(inside)
+        base = np.repeat(self._log_weight(view, beta), copies) + chart.log_slope(place)
         chance = np.exp(np.minimum(weight - base, 30.0))
         pick = np.sort(rng.choice(len(moved), size=count, p=chance / chance.sum()))
         chosen = moved[pick]
@@ -256,7 +321,8 @@ class Layer:
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
         one = np.zeros_like(total)
         one[np.arange(count), alpha] = 1.0
-        move = (fields.alpha[1] - fields.alpha[0]) * (rng.random(count) - 0.5) if len(fields.alpha) > 1 else 0.0
+        cells = np.gradient(fields.alpha) if len(fields.alpha) > 1 else np.zeros(1)
+        move = cells[alpha] * (rng.random(count) - 0.5)
         for c in range(len(self.n)):
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
             offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else fields.shared[c] * move
@@ -275,11 +341,15 @@ class Layer:
         samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
         """Averages of a layer; with `grow` nodes are brought up to date first, and `samples` needs `curvature`."""
+        self.refits, self.visits = 0, self.visits + 1
         while True:
             try:
                 return self._evaluate(setting, grow, detail, curvature, samples)
-            except _Narrow:
+            except _Narrow as narrow:
                 self._stretch()
+                grow = grow and narrow.heavy
+            except _Coarse:
+                grow = False
 
     def _stretch(self) -> None:
         self.stretch *= 1.5
@@ -292,11 +362,13 @@ class Layer:
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
-            self.index = unique(self._nearest(modes))
+            self.index = self._representatives(self._nearest(modes))
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
-            if r <= _MOST_SHEARED and len(self.index) > _MANY_NODES and not self.regions and self._widened(view):
+            for _ in range(_REFITS if r == 2 and len(self.index) > _MANY_NODES and not self.regions else 0):
+                if not self._refitted(setting):
+                    break
                 fields, modes = self._prepared(setting)
                 view = self._grow(setting, fields, modes)
         else:
@@ -395,9 +467,10 @@ class Layer:
         rule = self.rule
         r = setting.root.shape[1]
         seeds = self._nearest(modes)
-        index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
+        index = self._representatives(np.vstack([self.index.reshape(-1, r), seeds]))
         near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
-        reach = 8.0 if len(index) == len(seeds) else 3.0
+        reach = _ROOM * (self._nodes(index).max(axis=0) - self._nodes(index).min(axis=0)).max()
+        reach = max(8.0 if len(index) <= len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.1 * reach)
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
         weight = np.empty(0)
@@ -406,64 +479,103 @@ class Layer:
             if not self._reached(view, self._nodes(new)):
                 everything = self._nodes(np.vstack([known, new]))
                 view = self._view(setting, fields, *self._bounds(setting, everything, reach))
-            found = self._log_weight(view, self._nodes(new))
+            found = self._log_weight(view, self._nodes(new)) + self._log_cells(new)
             known, weight = np.vstack([known, new]), np.append(weight, found)
             seen = np.sort(np.append(seen, keys(new)), kind="stable")
             if len(known) > _MAX_NODES or np.abs(new).max() >= HALF - 2:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
             steps = far if len(alive) < _FEW_NODES else near
-            new = difference((alive[:, None, :] + steps).reshape(-1, r), seen)
+            new = difference(self._representatives((alive[:, None, :] + steps).reshape(-1, r)), seen)
         kept = weight > weight.max() - rule.depth - 4.0
         self.index, self.heights = known[kept], weight[kept]
         return view
 
-    def _widened(self, view: View) -> bool:
-        """Fits the lattice to the curvature of the weight where its bound is useless; whether it was changed."""
-        r = self.index.shape[1]
-        old = self.shear if self._sheared(r) else np.eye(r)
-        chosen = np.flatnonzero(self.heights > self.heights.max() - _BEYOND_DEPTH)
-        chosen = chosen[np.argsort(self.heights[chosen])][:: max(1, len(chosen) // _PROBES)]
-        beta = self._nodes(self.index[chosen])
-        steps = _PROBE * np.vstack([np.zeros((1, r)), *([x, -x] for x in np.eye(r)), *_diagonals(r)])
-        around = (beta[:, None, :] + steps).reshape(-1, r)
-        if r == 1 or not self._reached(view, around):
-            view = self._view(view.setting, view.fields, *self._bounds(view.setting, around, 0.0), between=True)
-        heights = self._log_weight(view, around).reshape(len(beta), -1)
-        turns = self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None]
-        found = sheared_lattice(heights, _PROBE, turns)
-        stiff = np.linalg.norm(np.linalg.inv(found) @ old, 2)
-        if stiff < _LOOSE and np.linalg.det(found) < _GAIN * np.linalg.det(old):
+    def _refitted(self, setting: Setting) -> bool:
+        """Fits the lattice to the curvature of the weight at its nodes; whether it was changed."""
+        chart = self._chart(2)
+        images = [self.index @ turn.T + shift for turn, shift in self._images(2)]
+        index = np.vstack(images)
+        first = np.unique(keys(index), return_index=True)[1]
+        index, heights = index[first], np.tile(self.heights, len(images))[first]
+        probes = node_probes(index, heights, self._places(index), chart, self.rule.beta)
+        if probes is None or not (too_coarse(probes, chart) or self._due("nodes", len(self.index))):
             return False
-        nodes = self._nodes(self.index)
-        self.shear = found
-        self.index = unique(self._nearest(nodes))
+        # exp(g) has zeros at imaginary b.
+        low, high = activation_range(self.phi)
+        most = max(1.0, _ZEROS / ((high - low) * float(np.linalg.norm(setting.root, axis=1).max())))
+        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None], most)
+        if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
+            return False
+        nodes = self._nodes(self._everywhere(self.index))
+        self.chart = found
+        self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
         return True
+
+    @property
+    def _gain(self) -> float:
+        """How many times fewer nodes are worth another lattice: a coarse one is better than its nominal error."""
+        return _GAIN[0] if self.rule.depth > _ROUGH_DEPTH else _GAIN[1]
+
+    def _due(self, what: str, size: int) -> bool:
+        """Whether a lattice is to be fitted although it is fine enough: seldom, and where it has grown."""
+        due = self.visits & (self.visits - 1) == 0 or size > _GROWN * self.tried.get(what, 0)
+        if due:
+            self.tried[what] = size
+        return due
+
+    def _fit_axis(self, terms: FloatArray, top: float, fields: Fields) -> None:
+        """Fits the lattice of the shared field to the terms (N, alpha) of nodes, the highest of all being `top`.
+
+        Raises
+        ------
+        _Coarse
+            If the lattice that the terms are on was too coarse.
+        """
+        axis, step = fields.axis, self.rule.alpha
+        probes = term_probes(terms, top, self.rule.depth + BEYOND, axis, axis.inverse(fields.alpha), step)
+        if len(probes.x) < _MANY_VALUES:
+            return
+        coarse = too_coarse(probes)
+        if coarse or self._due("values", len(fields.alpha)):
+            found = fitted_axis(probes, False, fields.smooth)
+            if coarse or saved(probes, found) > self._gain:
+                self.axis = found
+        if coarse and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
+            self.refits += 1
+            raise _Coarse
 
     def _average(
         self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
-        index, often = self._orbits(index) if whole and not detail else (index, np.ones(len(index)))
-        beta, r = self._nodes(index), index.shape[1]
+        if whole and detail:
+            index = self._everywhere(index)
+        often = self._often(index) if whole and not detail else np.ones(len(index))
         products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples)
         nodes = products.with_nodes() if detail else {}
-        found = self._summed(view, products, beta, often, detail)
-        log_z = found.top + log_cell(self.rule.beta, r, self.shear if self._sheared(r) else None)
-        averages = found.averages(products, log_z)
+        found = self._summed(view, products, index, often, whole, detail)
+        averages = found.averages(products)
         if not detail:
             return averages, None
         rows, log_weight = np.concatenate(found.rows), found.log_weight
         share = rows[:, products.one]
         conditional = {name: rows[:, at] / np.maximum(share, 1e-300)[:, None] for name, at in nodes.items()}
-        return averages, Detail(beta, share / share.sum(), log_weight, **conditional)
+        return averages, Detail(self._nodes(index), share / share.sum(), log_weight, **conditional)
 
     def _summed(
-        self, view: View, products: Products, beta: FloatArray, often: FloatArray, detail: bool = False
+        self, view: View, products: Products, index: IntArray, often: FloatArray, whole: bool, detail: bool = False
     ) -> Totals:
-        """Sums of all products over nodes beta (N, r), each of which counts `often`."""
-        r, columns = beta.shape[1], len(products.table)
+        """Sums of all products over nodes, each of which counts `often`."""
+        beta, r, columns = self._nodes(index), index.shape[1], len(products.table)
         log_weight, known = self._covered(view, beta)
-        top = float(log_weight.max())
+        cells = self._log_cells(index)
+        top = float((log_weight + cells).max())
+        if whole and known and self.visits & (self.visits - 1) == 0:
+            self._fit_rows(view, beta, known[0] + (cells[:, None] - top))
+        if whole and len(view.fields.alpha) > _MANY_VALUES:
+            stride = math.ceil(len(beta) / _SOME)
+            some = known[0][::stride] if known else self._terms(view, beta[::stride])
+            self._fit_axis(some + cells[::stride, None], top, view.fields)
         start, weight = view.stencils(beta)
         sums = Sums(view, products, start)
         once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
@@ -472,6 +584,7 @@ class Layer:
         for i in range(0, len(beta), size):
             part = slice(i, i + size)
             at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
+            terms = terms + cells[part, None]
             out = sums.per_node(start[:, part], weight[:, part], terms, top, self.rule.depth) * often[part, None]
             totals += out.sum(axis=0)
             if products.by_readout:
@@ -487,27 +600,72 @@ class Layer:
         """Averages of all kinds over a sum of weights, each as large as its number says and b shifted, at old nodes,
         those of all neurons or of one code."""
         index = self.index if pattern is None else self.regions[pattern]
-        often = np.ones(len(index))
-        beta, fields = self._nodes(index), self._prepared(setting)[0]
+        often, beta, fields = np.ones(len(index)), self._nodes(index), self._prepared(setting)[0]
         products = Products(len(self.n), True, self.last, bool(setting.covariance.any()), True)
         parts = []
         for factor, shift in copies:
             moved = setting._replace(shift=shift)
             view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
-            parts.append((factor, self._summed(view, products, beta, often)))
-        return combined(parts).averages(products, 0.0)
+            parts.append((factor, self._summed(view, products, index, often, False)))
+        return combined(parts).averages(products)
 
-    def _orbits(self, index: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """One node of every orbit, and how many there are in it: nodes may have been found in a part of it alone."""
-        turns = self.turns if self.rule.offset == 0.0 else self.turns[(self.turns >= 0).all(axis=(1, 2))]
-        if len(turns) < 2 or index.shape[1] != turns.shape[1]:
-            return index, np.ones(len(index))
-        names = np.array([keys(index @ turn.T) for turn in turns])
-        orbit = names.max(axis=0)
-        order = np.lexsort((orbit != keys(index), orbit))
-        chosen = np.sort(order[np.unique(orbit[order], return_index=True)[1]])
-        images = np.sort(names[:, chosen], axis=0)
-        return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
+    def _images(self, r: int) -> list[tuple[IntArray, IntArray]]:
+        """(turn, shift) of the symmetries that the lattice has: index -> index @ turn.T + shift."""
+        if self.regions or not len(self.turns) or self.turns.shape[1] != r:
+            return [(np.eye(r, dtype=np.int64), np.zeros(r, dtype=np.int64))]
+        chart = self._chart(r)
+        turns = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
+        offset = chart.offset(self.rule.offset)
+        shifts = offset @ turns.transpose(0, 2, 1) - offset
+        kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9
+        return list(zip(turns[kept], np.round(shifts[kept]).astype(np.int64)))
+
+    def _representatives(self, index: IntArray) -> IntArray:
+        """One node of every orbit, once each: the one of the largest name."""
+        images = self._images(index.shape[1])
+        if len(images) < 2:
+            return unique(index)
+        each = np.array([index @ turn.T + shift for turn, shift in images])
+        best = np.argmax([keys(one) for one in each], axis=0)
+        return unique(each[best, np.arange(len(index))])
+
+    def _everywhere(self, index: IntArray) -> IntArray:
+        """All nodes of the orbits of representatives."""
+        return unique(np.vstack([index @ turn.T + shift for turn, shift in self._images(index.shape[1])]))
+
+    def _fit_rows(self, view: View, beta: FloatArray, terms: FloatArray) -> None:
+        """Fits the distance of rows to how smooth the tables are; terms (N, alpha) are relative to the highest.
+
+        Raises
+        ------
+        _Coarse
+            If they were too far apart.
+        """
+        start, _ = view.stencils(beta)
+        share, factor = np.exp(np.minimum(terms, 0.0)), math.inf
+        # An error of order POINTS, which each rule may have according to its own distance of rows.
+        rounding = _ROUNDING[0] if self.rule.depth > _ROUGH_DEPTH else _ROUNDING[1]
+        allowed = _READ * (self.rule.rows / FINE.rows) ** POINTS + rounding * float(self.n.max())
+        for c, table in view.tables.items():
+            if table.rows.points == 1:
+                return
+            most = np.zeros_like(table.log_v)
+            for e in np.flatnonzero(view.fields.kind == c):
+                order = np.argsort(start[e], kind="stable")
+                rows, first = np.unique(start[e][order], return_index=True)
+                most[rows] = np.maximum(most[rows], np.maximum.reduceat(share[order], first))
+            factor = min(factor, spare(table.log_v, table.known, most, allowed))
+        if not math.isfinite(factor):
+            return
+        self.wider = min(max(min(0.9 * factor, _WIDEN) * self.wider, 1.0), _WIDEST)
+        if factor < _MISREAD and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
+            self.refits += 1
+            raise _Coarse
+
+    def _often(self, index: IntArray) -> FloatArray:
+        """(N,) how many nodes there are in the orbits of representatives."""
+        names = np.sort([keys(index @ turn.T + shift) for turn, shift in self._images(index.shape[1])], axis=0)
+        return 1.0 + (np.diff(names, axis=0) > 0).sum(axis=0)
 
 
 def _cross(r: int, most: int) -> IntArray:
@@ -515,12 +673,6 @@ def _cross(r: int, most: int) -> IntArray:
     cube = np.array(list(itertools.product(range(-most, most + 1), repeat=r)), dtype=np.int64)
     size = np.abs(cube).sum(axis=1)
     return np.asarray(cube[(size > 0) & (size <= most)])
-
-
-def _diagonals(r: int) -> list[FloatArray]:
-    """Steps along two coordinates at once, for mixed differences."""
-    unit = np.eye(r)
-    return [np.array([unit[i] + unit[j], -unit[i] - unit[j]]) for i, j in itertools.combinations(range(r), 2)]
 
 
 def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:

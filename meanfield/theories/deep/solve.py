@@ -155,7 +155,7 @@ def _compete(
             if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
                 return system, found, [Branch("uncoded", against, other.residual)], ""
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
-        rival, other = polish(problem, other.x, tolerance, report)
+        rival, other = polish(rival, other, tolerance, report)
     except NoBranch as error:
         remark = f"there is no branch without codes that continues the prior, the only one looked for: {error}"
         return system, found, [], remark
@@ -240,7 +240,10 @@ def _posterior(
         residual = float(np.abs(check.residual(found.x, again)).max())
         error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
         if second and residual < 1e-3:
-            curvature = second_order(system, found.averages, check.hessian(again))
+            curved = found.averages
+            if curved.top[0].curvature is None:
+                curved = system.evaluate(found.x, grow=False, curvature=True)
+            curvature = second_order(system, curved, check.hessian(again))
     except NotCovered:
         residual = error = math.inf
     except np.linalg.LinAlgError:

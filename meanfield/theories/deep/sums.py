@@ -15,7 +15,7 @@ from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["BEYOND", "Sums", "Totals", "View", "combined", "log_cell"]
+__all__ = ["BEYOND", "Sums", "Totals", "View", "combined"]
 
 BEYOND = 9.0  # nats below the lightest node that counts, for single terms
 
@@ -84,7 +84,7 @@ class Totals:
     rows: tuple[FloatArray, ...] = ()
     log_weight: FloatArray = field(default_factory=lambda: np.empty(0))
 
-    def averages(self, products: Products, log_cell: float) -> Averages:
+    def averages(self, products: Products) -> Averages:
         """Averages, and what else `products` has."""
         norm = float(self.plain[products.one])
         total = self.plain / norm
@@ -92,7 +92,7 @@ class Totals:
         second = products.second_derivatives(total, by_readout) if products.curvature else None
         samples = products.by_sample(total, by_readout) if products.samples else None
         part = {name: total[rows] for name, rows in products.averages.items()}
-        log_z = log_cell + math.log(norm)
+        log_z = self.top + math.log(norm)
         return Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second, samples)
 
 
@@ -105,9 +105,3 @@ def combined(parts: list[tuple[float, Totals]]) -> Totals:
         for name in ("plain", "once", "twice")
     )
     return Totals(top, plain, once, twice)
-
-
-def log_cell(step: float, r: int, shear: FloatArray | None) -> float:
-    """ln of the volume of a lattice cell times the norm of N(beta; 0, 1)."""
-    found = r * math.log(step / math.sqrt(2 * math.pi))
-    return found if shear is None else found + math.log(np.linalg.det(shear))

@@ -127,11 +127,11 @@ class System:
         self._entries = self.matrices[:, rows, columns].T  # entries on and above the diagonal by coordinates
 
     def at_rule(self, rule: Rule) -> System:
-        """The same equations with another quadrature."""
+        """The same equations with another quadrature, which starts from where this one has found its nodes."""
         other = replace(self, rule=rule)
         for own, layer in zip(self.layers, other.layers):
             if isinstance(own, Layer):
-                layer.stretch = own.stretch
+                layer.as_fine(own)
         return other
 
     # ---- coordinates -----------------------------------------------------------------------------
@@ -227,7 +227,8 @@ class System:
         self, order: Order, layer: int, *, grow: bool = True, curvature: bool = False, samples: bool = False
     ) -> list[Averages]:
         """Averages of one layer, made symmetric; one per code in the top layer of given codes."""
-        return self.averages_at(self.setting(order, layer), layer, grow=grow, curvature=curvature, samples=samples)
+        options = {"grow": grow, "curvature": curvature} | ({"samples": True} if samples else {})
+        return self.averages_at(self.setting(order, layer), layer, **options)
 
     def averages_at(self, setting: Setting, layer: int, **options: bool) -> list[Averages]:
         """The same for a layer that is given something else."""
