@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.special import log_ndtr
@@ -27,9 +27,10 @@ from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.sums import Totals
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["STEP", "Nodes", "RayProducts", "line", "plane", "summed", "tilts"]
+__all__ = ["Nodes", "RayProducts", "line", "plane", "summed", "tilts"]
 
-STEP = 0.92  # of lattices, in standard deviations
+_STEP = 0.92  # of lattices, in standard deviations
+_LOG_CELL = math.log(_STEP / math.sqrt(2.0 * math.pi))
 _CUT = 36.0  # ln of the weight below which nodes are left out
 _WALL = 1.3  # width of the smooth end of the bulk, as in `average`
 _COARSE, _LOSS = 6, 16.0  # stride at which the weight is looked for, and what it may be lower by there
@@ -64,6 +65,10 @@ class Nodes:
     spacing: float = 0.0
     windows: IntArray = field(default_factory=lambda: np.empty((0, 2, 2), dtype=np.int64))
 
+    def times(self, log_factor: FloatArray) -> Nodes:
+        """With other weights."""
+        return replace(self, log_prior=self.log_prior + log_factor)
+
     @classmethod
     def kept(cls, beta: FloatArray, log_prior: FloatArray, b: FloatArray, setting: ReluSetting, reach: float) -> Nodes:
         """Those of some nodes that count; h up to `reach` is looked at."""
@@ -74,7 +79,7 @@ class Nodes:
             counts = height > height.max() - _CUT
             return cls(beta[counts], log_prior[counts])
         stiffest = float(np.linalg.eigvalsh(setting.inverse + np.diag(setting.n / setting.d))[-1])
-        spacing = STEP / math.sqrt(stiffest)
+        spacing = _STEP / math.sqrt(stiffest)
         coarse = np.arange(-math.ceil(reach / spacing / _COARSE), math.ceil(reach / spacing / _COARSE) + 1) * _COARSE
         h, inverse = np.asarray(coarse * spacing, dtype=np.float64), setting.inverse
         prior = -0.5 * (inverse[0, 0] * h[:, None] ** 2 + inverse[1, 1] * h**2) - inverse[0, 1] * h[:, None] * h
@@ -98,10 +103,10 @@ def plane(root: FloatArray, setting: ReluSetting, outliers: FloatArray, reach: f
     """The bulk, ended at the outliers (o, q): whitened, with their lengths."""
     q = root.shape[1]
     size = np.linalg.norm(outliers, axis=1)
-    most = math.ceil((float(size.max(initial=40.0)) + 9.0 * _WALL) / STEP)
+    most = math.ceil((float(size.max(initial=40.0)) + 9.0 * _WALL) / _STEP)
     lattice = np.arange(-most, most + 1)
-    beta = STEP * np.array(list(itertools.product(lattice, repeat=q)), dtype=float)
-    log_prior = -0.5 * (beta**2).sum(axis=1)
+    beta = _STEP * np.array(list(itertools.product(lattice, repeat=q)), dtype=float)
+    log_prior = q * _LOG_CELL - 0.5 * (beta**2).sum(axis=1)
     for outlier, length in zip(outliers, size):
         beyond = (beta @ (outlier / length) - length) / _WALL
         log_prior = log_prior + log_ndtr(-beyond)
@@ -112,8 +117,8 @@ def line(origin: FloatArray, root: FloatArray, setting: ReluSetting, reach: floa
     """The fields across a ray: b = origin + root gamma, beta = gamma."""
     q = root.shape[1]
     lattice = np.arange(-40, 41)
-    gamma = STEP * np.array(list(itertools.product(lattice, repeat=q)), dtype=float)
-    log_prior = -0.5 * (gamma**2).sum(axis=1)
+    gamma = _STEP * np.array(list(itertools.product(lattice, repeat=q)), dtype=float)
+    log_prior = q * _LOG_CELL - 0.5 * (gamma**2).sum(axis=1)
     return Nodes.kept(gamma, log_prior, origin + gamma @ root.T, setting, reach)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,13 @@ import numpy as np
 from meanfield.activations.activation import activation
 from meanfield.numerics.limits import check_time
 from meanfield.posterior.finite_width import FiniteWidth, OneLoop
-from meanfield.theories.deep.relu.neurons import STEP, Nodes, RayProducts, line, plane, summed, tilts
+from meanfield.theories.deep.relu.neurons import Nodes, RayProducts, line, plane, summed, tilts
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
 from meanfield.theories.deep.rules import Averages, SampleCurvature
 from meanfield.theories.deep.sectors import Sector, sectors
-from meanfield.theories.deep.sums import Totals, combined, log_cell
+from meanfield.theories.deep.sums import Totals, combined
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray, IntArray, read_only
 
@@ -189,10 +189,9 @@ class ReluLoop:
         readout = 0.0 if source is None else source.readout
         bulk, share = self.bulks[layer], 1.0 - len(self.rays[layer]) / self.width
         beta = bulk.nodes.beta
-        nodes = _tilted(bulk.nodes, beta, readout)
+        nodes = bulk.nodes.times(0.5 * readout * (beta**2).sum(axis=1))
         total = self._total(nodes, beta @ root.T, beta, setting, products, tilde, bulk.reach)
-        q = root.shape[1]
-        parts = [(share, total.averages(products, total.top + _log_cell(q)))]
+        parts = [(share, total.averages(products))]
         square = share * float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one])
         slopes, along, mixed = [], [], []
         for ray, size in zip(self.rays[layer], place.size[layer][place.size[layer] > 0.0]):
@@ -200,9 +199,11 @@ class ReluLoop:
             spread = root @ ray.across if top else ray.spread
             beta = size * ray.unit + ray.nodes.beta @ ray.across.T
             b = size * push + ray.nodes.beta @ spread.T
-            total = self._total(_tilted(ray.nodes, beta, readout), b, beta, setting, products, tilde, ray.reach)
-            prior = -0.5 * size**2 - 0.5 * math.log(2.0 * math.pi)
-            parts.append((1.0 / self.width, total.averages(products, total.top + _log_cell(q - 1) + prior)))
+            nodes = ray.nodes.times(
+                0.5 * readout * (beta**2).sum(axis=1) - 0.5 * size**2 - 0.5 * math.log(2.0 * math.pi)
+            )
+            total = self._total(nodes, b, beta, setting, products, tilde, ray.reach)
+            parts.append((1.0 / self.width, total.averages(products)))
             square += float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one]) / self.width
             slope, twice, cross = _along(products, total, push, ray.unit)
             slopes.append(slope - (1.0 - readout) * size)
@@ -312,16 +313,6 @@ class ReluLoop:
             signed = _Source(sign * source.tilde, sign * source.delta, sign * source.readout)
             ends.append(self.value([*layers[:-1], self.layer(self.place, self.problem.depth - 1, signed)]))
         return 0.5 * (ends[1] - ends[0])
-
-
-def _tilted(nodes: Nodes, beta: FloatArray, readout: float) -> Nodes:
-    """Weights times exp(readout |beta|^2 / 2)."""
-    return replace(nodes, log_prior=nodes.log_prior + 0.5 * readout * (beta**2).sum(axis=1)) if readout else nodes
-
-
-def _log_cell(q: int) -> float:
-    """ln of the volume of a lattice cell times the norm of N(beta; 0, 1)."""
-    return log_cell(STEP, q, None)
 
 
 def _ray(setting: ReluSetting, beta: FloatArray, far: float) -> _Ray:
