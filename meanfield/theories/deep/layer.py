@@ -220,7 +220,7 @@ class Layer:
         found, ends, kept = [], -math.inf, []
         for terms in self._blocks(view, beta):
             found.append(log_sum(terms))
-            ends = max(ends, float(terms[:, 0].max()), float(terms[:, -1].max()))
+            ends = max(ends, float(terms[:, view.fields.rim].max()))
             kept.append(terms)
             if len(beta) > len(terms):
                 kept.clear()
@@ -321,11 +321,10 @@ class Layer:
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
         one = np.zeros_like(total)
         one[np.arange(count), alpha] = 1.0
-        cells = np.gradient(fields.alpha) if len(fields.alpha) > 1 else np.zeros(1)
-        move = cells[alpha] * (rng.random(count) - 0.5)
+        move = fields.scattered(alpha, rng)
         for c in range(len(self.n)):
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
-            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else fields.shared[c] * move
+            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else move[:, c]
             h[:, c] = fields.h[c][row] + offset
         return b, h, pick // copies
 
@@ -572,7 +571,7 @@ class Layer:
         top = float((log_weight + cells).max())
         if whole and known and self.visits & (self.visits - 1) == 0:
             self._fit_rows(view, beta, known[0] + (cells[:, None] - top))
-        if whole and len(view.fields.alpha) > _MANY_VALUES:
+        if whole and len(view.fields.alpha) > _MANY_VALUES and view.fields.plane is None:
             stride = math.ceil(len(beta) / _SOME)
             some = known[0][::stride] if known else self._terms(view, beta[::stride])
             self._fit_axis(some + cells[::stride, None], top, view.fields)
