@@ -122,8 +122,8 @@ def fields_of(
     """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
-    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless. `axis`:
-    spacings along the shared field that were fitted to its weight, instead of those of the bound.
+    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
+    `axis`: spacings along the shared field that were fitted to its weight, instead of those of the bound.
     """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)

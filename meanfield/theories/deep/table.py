@@ -65,6 +65,9 @@ def deep_table(posterior: DeepAnswer) -> str:
             f"(solver {proof.solver_residual:.1e})"
             f", Phi to {proof.quadrature_error:.1e}"
         )
+    softest = proof.softest
+    if softest is not None:
+        lines.append(f"order parameters to {softest.value:.1e} (largest: {softest.name} of layer {softest.layer})")
     if not math.isnan(proof.outer_curvature):
         verdict = "passed" if proof.inner_curvature > 0.0 > proof.outer_curvature else "NOT passed"
         lines.append(
