@@ -67,6 +67,9 @@ class DeepCertificate(Certificate):
         At P = infinity the distance between bounds from both sides, else NaN: Phi is not convex in the kernels.
     branches : tuple of Branch
         Other solutions that were found; the one with the largest Phi is reported.
+    searched : tuple of str
+        Where solutions were looked for, and with what outcome; others are not excluded (`DeepPosterior.rivals` looks
+        for more).
     """
 
     solver_residual: float = math.nan
@@ -77,6 +80,7 @@ class DeepCertificate(Certificate):
     branches: tuple[Branch, ...] = ()
     order_error: float = math.nan
     order_errors: tuple[OrderError, ...] = ()
+    searched: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -90,6 +94,7 @@ class DeepCertificate(Certificate):
         duality_gap: float = math.nan,
         branches: tuple[Branch, ...] = (),
         order_errors: tuple[OrderError, ...] = (),
+        searched: tuple[str, ...] = (),
     ) -> DeepCertificate:
         """Global optimality is proven by a duality gap only; weights of codes are taken as unique."""
         return cls(
@@ -106,6 +111,7 @@ class DeepCertificate(Certificate):
             branches=branches,
             order_error=max((error.value for error in order_errors), default=math.nan),
             order_errors=order_errors,
+            searched=searched,
         )
 
     @property
@@ -197,6 +203,7 @@ class DeepSolution:
                 raise ValueError(f"its {name} has dtype {arrays[name].dtype}, expected real numbers.")
         proof = dict(header["certificate"])
         proof["branches"] = tuple(Branch(**branch) for branch in proof["branches"])
+        proof["searched"] = tuple(proof.get("searched", ()))
         proof["order_errors"] = tuple(OrderError(**error) for error in proof.get("order_errors", ()))
         values: dict = {
             **header,

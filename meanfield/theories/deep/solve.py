@@ -23,7 +23,7 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, NotCovered, UnstableCode
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
-from meanfield.theories.deep.start import relax
+from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray, IntArray, real_number
@@ -114,7 +114,25 @@ def solve_deep(
     if competitors and shares is None and problem.phi.parts != "gaussian":
         warm = start is not None
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
-    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second)
+    searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
+    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second, searched)
+
+
+def _searched(
+    competitors: bool, warm: bool, given: bool, problem: DeepProblem, branches: list[Branch], remark: str
+) -> tuple[str, ...]:
+    """Where solutions were looked for, in words."""
+    if problem.phi.parts == "gaussian":
+        return ()
+    if given:
+        return ("codes with the given shares",)
+    first = "the solution that a warm start led to" if warm else "codes planted from the limit of many samples"
+    if not competitors:
+        return (first,)
+    second = "the branch without codes that continues the prior"
+    if any(branch.name == "uncoded" for branch in branches):
+        return first, f"{second}: found"
+    return first, f"{second}: {remark or 'the same solution'}"
 
 
 def _from_start(
@@ -178,23 +196,27 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
     """The branch without codes at the coarse quadrature, or why it was not compared.
 
     Where Newton does not reach it from the prior it is followed from a larger tau, to here or to its end in a fold.
+    That readouts learn with the kernels of the prior (`prior_branch`) does not end it: what classes share may have
+    learned before.
 
     Raises
     ------
     NoBranch
         If it has ended.
     """
-    try:
-        rival, other = prior_branch(problem, report)
-        if other.residual <= (_FOUND if certain else _NEAR):
-            return rival, other
-        reason = f"Newton ended at a residual of {other.residual:.0e}"
-    except (NotCovered, np.linalg.LinAlgError) as error:
-        reason = str(error)
+    reason = "it was not found from the prior"
+    if problem.tau > uncoded_onset(problem):
+        try:
+            rival, other = prior_branch(problem, report)
+            if other.residual <= (_FOUND if certain else _NEAR):
+                return rival, other
+            reason = f"Newton ended at a residual of {other.residual:.0e}"
+        except (NoBranch, NotCovered, np.linalg.LinAlgError) as error:
+            reason = str(error)
     try:
         reached = uncoded_at(problem)
-    except (NoBranch, NotCovered, np.linalg.LinAlgError):
-        return f"{_UNKNOWN}{reason}"
+    except (NoBranch, NotCovered, np.linalg.LinAlgError) as error:
+        return f"{_UNKNOWN}{reason}; {error}"
     if isinstance(reached, Fold):
         raise NoBranch(f"it ends in a fold at tau = {reached.tau:.4g}, where its Phi is {reached.free_energy:.5g}")
     return reached if reached[1].residual <= _FOUND else f"{_UNKNOWN}{reason}"
@@ -230,6 +252,7 @@ def _posterior(
     remark: str,
     rtol: float,
     second: bool,
+    searched: tuple[str, ...],
 ) -> DeepPosterior:
     """Certificate, codes and arrays of all classes."""
     allowed = max(rtol, _VALLEY) if system.codes else rtol
@@ -260,6 +283,7 @@ def _posterior(
         math.nan,
         tuple(branches),
         proof.errors,
+        searched,
     )
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "

@@ -74,6 +74,7 @@ def deep_table(posterior: DeepAnswer) -> str:
             f"second order {verdict}: over conjugates {proof.inner_curvature:.1e}, "
             f"over kernels {proof.outer_curvature:.1e}"
         )
+    lines += [f"searched: {text}" for text in proof.searched]
     if posterior.message and posterior.status != "optimal":
         lines.append(posterior.message)
     return "\n".join([*lines, *(f"note: {note}" for note in posterior.notes)])
