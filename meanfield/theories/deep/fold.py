@@ -33,6 +33,7 @@ _ABOVE = 3.2  # times the tau at which a linear readout makes layers unstable, w
 _FAR = 0.3  # of ln tau below the fold, where its place need not be known well
 _STEPS = 80
 _CORRECTIONS = 12
+_SURE, _HOPELESS = 4, 0.02  # corrections after which the residual has to be below that
 _ROUGH, _EXACT = 1e-5, 1e-9  # residuals on the way, and at the end
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
 _CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
@@ -135,7 +136,7 @@ def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | Fold:
 
 def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
     """Neighbouring points of the branch, from a first one to the first behind the fold."""
-    before, step = point, _GROWTH
+    before, step, most = point, _GROWTH, _MOST_GROWTH
     for _ in range(_STEPS):
         yield before, point
         if point.slope >= 0.0:
@@ -144,10 +145,10 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
         while following is None:
             following = _moved(point, step)
             if following is None:
-                step *= 0.5
+                step = most = 0.5 * step
                 if step < 1e-3:
                     raise NoBranch(f"it was lost at tau = {math.exp(point.log_tau):.4g}")
-        before, point, step = point, following, min(_FASTER * step, _MOST_GROWTH)
+        before, point, step = point, following, min(_FASTER * step, most)
     raise NoBranch(f"it was followed to tau = {math.exp(point.log_tau):.3g} and does not turn back")
 
 
@@ -217,13 +218,13 @@ def _point(x: FloatArray, log_tau: float, system: System, averages: Evaluation |
 def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) -> _Point | None:
     """The solution with the conjugate's size of x; None if Newton does not get there."""
     row, smallest = _border(system, x), math.inf
-    for _ in range(_CORRECTIONS):
+    for count in range(_CORRECTIONS):
         system = _with_tau(system, math.exp(log_tau))
         averages = system.evaluate(x, curvature=True)
         error = float(np.abs(system.residual(x, averages)).max())
         if error <= tolerance:
             return _point(x, log_tau, system, averages)
-        if not error < 10.0 * smallest:
+        if not error < 10.0 * smallest or (count >= _SURE and error > _HOPELESS):
             return None
         smallest = min(smallest, error)
         scale = system.scales(x)

@@ -34,6 +34,7 @@ _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undeter
 _SAME_BRANCH = 1e-4
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
 _UNKNOWN = "the branch without codes was not compared: "
+_ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
 
@@ -132,7 +133,8 @@ def _searched(
     second = "the branch without codes that continues the prior"
     if any(branch.name == "uncoded" for branch in branches):
         return first, f"{second}: found"
-    return first, f"{second}: {remark or 'the same solution'}"
+    outcome = remark.removeprefix(_ENDED).replace(_UNKNOWN, "not compared, ") or "the same solution"
+    return first, f"{second}: {outcome}"
 
 
 def _from_start(
@@ -176,8 +178,7 @@ def _compete(
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(rival, other, tolerance, report)
     except NoBranch as error:
-        remark = f"there is no branch without codes that continues the prior, the only one looked for: {error}"
-        return system, found, [], remark
+        return system, found, [], f"{_ENDED}{error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
         return system, found, [], f"{_UNKNOWN}{error}"
     against = rival.free_energy(other.x, other.averages)
