@@ -166,8 +166,8 @@ def fields_of(
     """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
-    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless. `axis`:
-    spacings along the shared field that were fitted to its weight, instead of those of the bound.
+    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
+    `axis`: spacings along the shared field that were fitted to its weight, instead of those of the bound.
     """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
@@ -246,8 +246,7 @@ def _plane_fields(
     centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
     least = [_stiffness(phi, n, setting, c, b[:, c], h[:, c]) for c in range(len(n))]
     held = np.eye(2) + (u * np.array([one[0] for one in least])[:, None]).T @ u
-    spread = np.sqrt(np.diag(axes.T @ np.linalg.inv(given) @ axes)) + np.sqrt(np.diag(axes.T @ np.linalg.inv(held) @ axes))
-    spread *= stretch
+    spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
     step = rule.alpha / np.sqrt(precision)
     lines = [
@@ -274,8 +273,9 @@ def _plane_fields(
     plane = Plane(u, (axes * step).T, np.flatnonzero(edge.ravel()))
     every = np.arange(len(alpha), dtype=float)
     return Fields(
-        every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u[:, 0], kind, Axis(), math.inf, plane
-    )
+        every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u[:, 0], kind, Axis(), math.inf,
+        plane,
+    )  # fmt: skip
 
 
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
