@@ -347,7 +347,7 @@ class Layer(LayerNodes):
             results.append(self._average(view, self.regions[pattern], detail, curvature, False, samples))
         return results
 
-    def _basin(self, view: View, seeds: np.ndarray) -> tuple[View, FloatArray]:
+    def _basin(self, view: View, seeds: IntArray) -> tuple[View, IntArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -415,7 +415,7 @@ class Layer(LayerNodes):
         return view
 
     def _average(
-        self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
+        self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
         if whole and detail:
             index = self._everywhere(index)
@@ -486,7 +486,7 @@ def _cross(r: int, most: int) -> IntArray:
     return np.asarray(cube[(size > 0) & (size <= most)])
 
 
-def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _pick(weights: FloatArray, rng: np.random.Generator) -> IntArray:
     """One column per row, in proportion to the weights."""
     total = np.cumsum(weights, axis=1)
     return np.asarray((total < rng.random((len(total), 1)) * total[:, -1:]).sum(axis=1))
