@@ -78,7 +78,7 @@ class ClassTable:
         sites = SingleSites(phi, rule, float(setting.d[c]), float(setting.delta[c]), fields.h[c], (low, high))
         n_alpha = len(fields.alpha)
         log_v = np.zeros((count, n_alpha))
-        every = n_alpha <= _FEW or rows.points == 1
+        every = n_alpha <= _FEW or rows.points == 1 or fields.plane is not None
         coarse = np.unique(np.append(np.arange(0, n_alpha, 1 if every else _STRIDE), n_alpha - 1))
         done, whole = np.zeros(count, dtype=bool), np.full(count, n_alpha if every else 0)
         inside = np.tile([0, len(fields.h[c])], (count if rows.points == 1 else 0, 1))
@@ -150,7 +150,8 @@ class ClassTable:
         if count < _MANY_H or fields.precision[c] == 0.0:
             return slice(0, count)
         some = slice(0, count, _COARSE)
-        h, ends = fields.h[c][some], fields.centre[c][[0, -1]]
+        centre = fields.centre[c]
+        h, ends = fields.h[c][some], np.array([centre.min(), centre.max()])
         exponent = self.n * self.sites.values(b, some)[:, None] - 0.5 * fields.precision[c] * (h - ends[:, None]) ** 2
         counts = np.flatnonzero((exponent > exponent.max(axis=2, keepdims=True) - _FAR).any(axis=(0, 1)))
         return slice(max((counts[0] - 1) * _COARSE, 0), min((counts[-1] + 1) * _COARSE + 1, count))
@@ -226,7 +227,14 @@ class ClassTable:
     def _reach(self, g: FloatArray, rows: IntArray) -> slice:
         """The h that count at rows (k,) with g (k, h)."""
         c, fields = self.index, self.fields
+        centre, first, last = fields.centre[c], fields.first[c], fields.last[c]
+        begin, end = self.begin[rows], self.end[rows]
+        if fields.plane is not None:  # all columns are there, in no order
+            if fields.precision[c] == 0.0:
+                return slice(0, len(fields.h[c]))
+            ends = [int(np.argmin(centre)), int(np.argmax(centre))]
+            centre, first, last = centre[ends], first[ends], last[ends]
+            begin, end = np.zeros_like(begin), np.full_like(end, 2)
         return slice(*reach(
-            g, self.n, fields.log_prior[c], fields.h[c], fields.centre[c], fields.precision[c],
-            fields.first[c], fields.last[c], self.begin[rows], self.end[rows],
+            g, self.n, fields.log_prior[c], fields.h[c], centre, fields.precision[c], first, last, begin, end,
         ))  # fmt: skip

@@ -1,4 +1,5 @@
-"""Quadrature over the fields h of a layer: one shared field alpha, and given it a field of its own for every class."""
+"""Quadrature over the fields h of a layer: one shared field alpha, or two, and given it a field of its own for every
+class."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_
 from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Fields", "fields_of", "shared_field"]
+__all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 
 _MOST_FIELDS = 60_000
+_MOST_PAIRS = 20_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
 _SMOOTH, _STRONG = 0.5, 4.0
@@ -58,6 +60,26 @@ def shared_field(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.maximum(d, 0.0), u
 
 
+def shared_plane(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(D, U) with H = diag(D) + U U^T, U (C, 2), and the largest D in proportion to diag(H): for any three classes.
+
+    Raises
+    ------
+    NotCovered
+        If two shared fields do not do.
+    """
+    size = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+    values, vectors = np.linalg.eigh(covariance / np.outer(size, size))
+    least = max(float(values[0]), 0.0)
+    if len(size) > 3 and values[-3] - least > 1e-9 * values[-1]:
+        raise NotCovered(
+            "the kernel of a layer needs more than two fields that its classes share; covered are three classes, and "
+            "more where they fall into few groups of equal ones"
+        )
+    top = np.sqrt(np.maximum(values[-2:] - least, 0.0))
+    return least * size**2, size[:, None] * vectors[:, -2:] * top
+
+
 def _rank_one(off: FloatArray) -> FloatArray:
     """u with u_i u_j = off_ij for i != j, if there is one."""
     n = len(off)
@@ -76,6 +98,15 @@ def _rank_one(off: FloatArray) -> FloatArray:
     sign = np.where(off[i] < 0.0, -1.0, 1.0)
     sign[i] = 1.0
     return root * sign
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Two shared fields: U (C, 2), the edges of a lattice cell (2, 2), and which nodes are at the rim."""
+
+    shared: FloatArray
+    cell: FloatArray
+    rim: IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +130,19 @@ class Fields:
     kind: IntArray  # (C,) first class that is like this one
     axis: Axis  # that the lattice of alpha is uniform along
     smooth: float  # spacing of alpha up to which the weight is as smooth as its curvature says
+    plane: Plane | None = None  # of two shared fields, of which `alpha` only counts the nodes
+
+    @property
+    def rim(self) -> IntArray:
+        """Nodes at the ends of the lattice of the shared field."""
+        return np.array([0, len(self.alpha) - 1]) if self.plane is None else self.plane.rim
+
+    def scattered(self, at: IntArray, rng: np.random.Generator) -> FloatArray:
+        """(k, C) moves of the centres for shared fields drawn from the cells of nodes `at` (k,)."""
+        if self.plane is not None:
+            return np.asarray((rng.random((len(at), 2)) - 0.5) @ self.plane.cell @ self.plane.shared.T)
+        cells = np.gradient(self.alpha) if len(self.alpha) > 1 else np.zeros(1)
+        return np.asarray(np.outer(cells[at] * (rng.random(len(at)) - 0.5), self.shared))
 
 
 class _Region(NamedTuple):
@@ -122,8 +166,8 @@ def fields_of(
     """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
-    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless. `axis`:
-    spacings along the shared field that were fitted to its weight, instead of those of the bound.
+    nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
+    `axis`: spacings along the shared field that were fitted to its weight, instead of those of the bound.
     """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
@@ -133,7 +177,10 @@ def fields_of(
         firsts, lasts = [none] * n_classes, [whole] * n_classes
         zeros = [0.0] * n_classes
         return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, Axis(), math.inf)
-    variance, u = shared_field(setting.covariance)
+    try:
+        variance, u = shared_field(setting.covariance)
+    except NotCovered:
+        return _plane_fields(phi, n, rule, setting, b, h, bounds, stretch)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
@@ -178,9 +225,62 @@ def fields_of(
     return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth)
 
 
+def _plane_fields(
+    phi: Activation,
+    n: FloatArray,
+    rule: Rule,
+    setting: Setting,
+    b: FloatArray,
+    h: FloatArray,
+    bounds: tuple[FloatArray, FloatArray],
+    stretch: float,
+) -> Fields:
+    """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
+    variance, u = shared_plane(setting.covariance)
+    kind, own = _kinds(n, setting, variance, u), setting.d / n
+    regions = [_region(phi, n, setting, c, bounds, h) for c in range(len(n))]
+    width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
+    precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
+    safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
+    given = np.eye(2) + (u / safe[:, None]).T @ u
+    centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
+    least = [_stiffness(phi, n, setting, c, b[:, c], h[:, c]) for c in range(len(n))]
+    held = np.eye(2) + (u * np.array([one[0] for one in least])[:, None]).T @ u
+    spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
+    reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
+    step = rule.alpha / np.sqrt(precision)
+    lines = [
+        np.arange(math.ceil(low / size - rule.offset), math.floor(high / size - rule.offset) + 1)
+        for low, high, size in zip(centre.min(axis=0) - reach, centre.max(axis=0) + reach, step)
+    ]
+    if len(lines[0]) * len(lines[1]) > _MOST_PAIRS:
+        raise NotCovered("two fields that the classes of a layer share need too fine a lattice")
+    place = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
+    edge = np.zeros(place.shape[:2], dtype=bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    place = (place.reshape(-1, 2) + rule.offset) * step
+    alpha = place @ axes.T
+    log_alpha = -0.5 * (alpha**2).sum(axis=1) + np.log(step / math.sqrt(2 * math.pi)).sum()
+    classes = []
+    for c, region in enumerate(regions):
+        middle, shared = alpha @ u[c], float(np.linalg.norm(u[c] @ axes * spread))
+        if variance[c] < _PINNED * own[c]:
+            classes.append(_following(middle, float(variance[c])))
+        else:
+            stiffest = max(least[c][1], region.stiffness)
+            classes.append(_lattice(rule, middle, float(variance[c]), stiffest, h[:, c], shared, region.force))
+    grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
+    plane = Plane(u, (axes * step).T, np.flatnonzero(edge.ravel()))
+    every = np.arange(len(alpha), dtype=float)
+    return Fields(
+        every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u[:, 0], kind, Axis(), math.inf,
+        plane,
+    )  # fmt: skip
+
+
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
     """For every class the first one of the same size, d, delta and fields: their tables are the same."""
-    facts = np.stack([n, setting.d, setting.delta, variance, u], axis=1)
+    facts = np.column_stack([n, setting.d, setting.delta, variance, u])
     unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)
     near = (np.abs(facts[:, None] - facts) <= 1e-12 * unit).all(axis=2)
     return np.argmax(near, axis=1)

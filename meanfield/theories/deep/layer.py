@@ -14,38 +14,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.activations.activation import Activation
-from meanfield.theories.deep.charts import (
-    Axis,
-    Chart,
-    fitted_axis,
-    fitted_chart,
-    node_probes,
-    saved,
-    term_probes,
-    too_coarse,
-    unit_chart,
-)
 from meanfield.theories.deep.class_tables import ClassTable
-from meanfield.theories.deep.compiled.kernels import POINTS, add_log, field_law, log_sum, prior_terms
+from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
 from meanfield.theories.deep.maxima import Maxima
+from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, LayerNodes, TooCoarse
 from meanfield.theories.deep.products import Products
-from meanfield.theories.deep.rows import Rows, even_rows, given_rows, spare
+from meanfield.theories.deep.rows import Rows, even_rows, given_rows
 from meanfield.theories.deep.rules import (
-    FINE,
     Averages,
     Detail,
     NotCovered,
-    Rule,
     Setting,
     UnstableCode,
-    activation_range,
     code_words,
 )
 from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined
@@ -56,16 +42,8 @@ __all__ = ["Layer"]
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
-_MANY_NODES, _MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
-_ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
-_GAIN = 1.15, 2.0  # of fine and of coarse rules
-_REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
-# Error of tables between rows that is aimed at, and rounding in g, of coarse rules as well; how much closer rows have to
-# be for an evaluation to be repeated; limits of the distance and of its growth.
-_READ, _ROUNDING, _MISREAD, _WIDEST, _WIDEN = 1e-12, (1e-16, 1e-12), 0.7, 12.0, 4.0
 _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
 _SOME = 150  # nodes that spacings along the shared field are fitted to
-_ROUGH_DEPTH = 20.0  # up to which a lattice that is a little too coarse will do
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
@@ -82,36 +60,12 @@ class _Narrow(Exception):
         self.heavy = heavy
 
 
-class _Coarse(Exception):
-    """The lattice of the shared field, or that of rows, is too coarse, and was replaced."""
-
-
 @dataclass(eq=False)
-class Layer:
-    """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next.
-
-    `turns` (g, r, r): permutations of the coordinates of beta, up to signs, that leave the weight as it is. Averages
-    are then those over one node of every orbit, and right once they are made symmetric.
-    """
-
-    phi: Activation
-    n: FloatArray
-    rule: Rule
-    last: bool = False
-    turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.int64))
-    index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
-    regions: dict[str, FloatArray] = field(default_factory=dict)
-    stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
-    chart: Chart | None = None  # coordinates of the lattice; None: beta itself
-    axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
-    wider: float = 1.0  # times that rows of class tables may be apart than they would be for few samples
-    refits: int = 0  # in the evaluation at hand
-    tried: dict[str, int] = field(default_factory=dict)  # sizes of the lattices that were last fitted
-    visits: int = 0  # evaluations
+class Layer(LayerNodes):
+    """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next."""
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
-        self.heights: FloatArray = np.empty(0)
 
     # ---- tables ----------------------------------------------------------------------------------
 
@@ -220,7 +174,7 @@ class Layer:
         found, ends, kept = [], -math.inf, []
         for terms in self._blocks(view, beta):
             found.append(log_sum(terms))
-            ends = max(ends, float(terms[:, 0].max()), float(terms[:, -1].max()))
+            ends = max(ends, float(terms[:, view.fields.rim].max()))
             kept.append(terms)
             if len(beta) > len(terms):
                 kept.clear()
@@ -229,36 +183,6 @@ class Layer:
         if len(view.fields.alpha) > 1 and ends > _EDGE - self.rule.depth:
             raise _Narrow(ends > -_LIGHT * self.rule.depth)
         return weight, kept
-
-    def _chart(self, r: int) -> Chart:
-        return unit_chart(r) if self.chart is None or len(self.chart.axes) != r else self.chart
-
-    def _places(self, index: IntArray) -> FloatArray:
-        """Lattice nodes in the coordinates of the chart."""
-        offset = self._chart(index.shape[1]).offset(self.rule.offset)
-        return np.asarray(self.rule.beta * (index + offset))
-
-    def _nodes(self, index: IntArray) -> FloatArray:
-        """Lattice nodes beta (N, r)."""
-        return self._chart(index.shape[1]).beta(self._places(index))
-
-    def _nearest(self, beta: FloatArray) -> IntArray:
-        """Indices of the lattice nodes next to beta (k, r)."""
-        chart = self._chart(beta.shape[1])
-        return np.round(chart.inverse(beta) / self.rule.beta - chart.offset(self.rule.offset)).astype(np.int64)
-
-    def _log_cells(self, index: IntArray) -> FloatArray:
-        """(N,) ln of the volumes of the cells of lattice nodes, times the norm of N(beta; 0, 1)."""
-        r = index.shape[1]
-        unit = r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
-        return unit + self._chart(r).log_slope(self._places(index))
-
-    def as_fine(self, other: Layer) -> None:
-        """Takes over where another layer, at another rule, has found its weight."""
-        self.stretch, self.chart, self.axis, self.wider = other.stretch, other.chart, other.axis, other.wider
-        if len(other.index) and not other.regions:
-            nodes = other._nodes(other._everywhere(other.index))
-            self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
         b = beta @ setting.root.T + setting.shift
@@ -321,11 +245,10 @@ class Layer:
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
         one = np.zeros_like(total)
         one[np.arange(count), alpha] = 1.0
-        cells = np.gradient(fields.alpha) if len(fields.alpha) > 1 else np.zeros(1)
-        move = cells[alpha] * (rng.random(count) - 0.5)
+        move = fields.scattered(alpha, rng)
         for c in range(len(self.n)):
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
-            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else fields.shared[c] * move
+            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else move[:, c]
             h[:, c] = fields.h[c][row] + offset
         return b, h, pick // copies
 
@@ -348,7 +271,7 @@ class Layer:
             except _Narrow as narrow:
                 self._stretch()
                 grow = grow and narrow.heavy
-            except _Coarse:
+            except TooCoarse:
                 grow = False
 
     def _stretch(self) -> None:
@@ -366,7 +289,7 @@ class Layer:
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
-            for _ in range(_REFITS if r == 2 and len(self.index) > _MANY_NODES and not self.regions else 0):
+            for _ in range(REFITS if r == 2 and self.crowded and not self.regions else 0):
                 if not self._refitted(setting):
                     break
                 fields, modes = self._prepared(setting)
@@ -424,7 +347,7 @@ class Layer:
             results.append(self._average(view, self.regions[pattern], detail, curvature, False, samples))
         return results
 
-    def _basin(self, view: View, seeds: np.ndarray) -> tuple[View, FloatArray]:
+    def _basin(self, view: View, seeds: IntArray) -> tuple[View, IntArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -491,62 +414,8 @@ class Layer:
         self.index, self.heights = known[kept], weight[kept]
         return view
 
-    def _refitted(self, setting: Setting) -> bool:
-        """Fits the lattice to the curvature of the weight at its nodes; whether it was changed."""
-        chart = self._chart(2)
-        images = [self.index @ turn.T + shift for turn, shift in self._images(2)]
-        index = np.vstack(images)
-        first = np.unique(keys(index), return_index=True)[1]
-        index, heights = index[first], np.tile(self.heights, len(images))[first]
-        probes = node_probes(index, heights, self._places(index), chart, self.rule.beta)
-        if probes is None or not (too_coarse(probes, chart) or self._due("nodes", len(self.index))):
-            return False
-        # exp(g) has zeros at imaginary b.
-        low, high = activation_range(self.phi)
-        most = max(1.0, _ZEROS / ((high - low) * float(np.linalg.norm(setting.root, axis=1).max())))
-        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None], most)
-        if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
-            return False
-        nodes = self._nodes(self._everywhere(self.index))
-        self.chart = found
-        self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
-        return True
-
-    @property
-    def _gain(self) -> float:
-        """How many times fewer nodes are worth another lattice: a coarse one is better than its nominal error."""
-        return _GAIN[0] if self.rule.depth > _ROUGH_DEPTH else _GAIN[1]
-
-    def _due(self, what: str, size: int) -> bool:
-        """Whether a lattice is to be fitted although it is fine enough: seldom, and where it has grown."""
-        due = self.visits & (self.visits - 1) == 0 or size > _GROWN * self.tried.get(what, 0)
-        if due:
-            self.tried[what] = size
-        return due
-
-    def _fit_axis(self, terms: FloatArray, top: float, fields: Fields) -> None:
-        """Fits the lattice of the shared field to the terms (N, alpha) of nodes, the highest of all being `top`.
-
-        Raises
-        ------
-        _Coarse
-            If the lattice that the terms are on was too coarse.
-        """
-        axis, step = fields.axis, self.rule.alpha
-        probes = term_probes(terms, top, self.rule.depth + BEYOND, axis, axis.inverse(fields.alpha), step)
-        if len(probes.x) < _MANY_VALUES:
-            return
-        coarse = too_coarse(probes)
-        if coarse or self._due("values", len(fields.alpha)):
-            found = fitted_axis(probes, False, fields.smooth)
-            if coarse or saved(probes, found) > self._gain:
-                self.axis = found
-        if coarse and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
-            self.refits += 1
-            raise _Coarse
-
     def _average(
-        self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
+        self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
         if whole and detail:
             index = self._everywhere(index)
@@ -572,7 +441,7 @@ class Layer:
         top = float((log_weight + cells).max())
         if whole and known and self.visits & (self.visits - 1) == 0:
             self._fit_rows(view, beta, known[0] + (cells[:, None] - top))
-        if whole and len(view.fields.alpha) > _MANY_VALUES:
+        if whole and len(view.fields.alpha) > MANY_VALUES and view.fields.plane is None:
             stride = math.ceil(len(beta) / _SOME)
             some = known[0][::stride] if known else self._terms(view, beta[::stride])
             self._fit_axis(some + cells[::stride, None], top, view.fields)
@@ -609,64 +478,6 @@ class Layer:
             parts.append((factor, self._summed(view, products, index, often, False)))
         return combined(parts).averages(products)
 
-    def _images(self, r: int) -> list[tuple[IntArray, IntArray]]:
-        """(turn, shift) of the symmetries that the lattice has: index -> index @ turn.T + shift."""
-        if self.regions or not len(self.turns) or self.turns.shape[1] != r:
-            return [(np.eye(r, dtype=np.int64), np.zeros(r, dtype=np.int64))]
-        chart = self._chart(r)
-        turns = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
-        offset = chart.offset(self.rule.offset)
-        shifts = offset @ turns.transpose(0, 2, 1) - offset
-        kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9
-        return list(zip(turns[kept], np.round(shifts[kept]).astype(np.int64)))
-
-    def _representatives(self, index: IntArray) -> IntArray:
-        """One node of every orbit, once each: the one of the largest name."""
-        images = self._images(index.shape[1])
-        if len(images) < 2:
-            return unique(index)
-        each = np.array([index @ turn.T + shift for turn, shift in images])
-        best = np.argmax([keys(one) for one in each], axis=0)
-        return unique(each[best, np.arange(len(index))])
-
-    def _everywhere(self, index: IntArray) -> IntArray:
-        """All nodes of the orbits of representatives."""
-        return unique(np.vstack([index @ turn.T + shift for turn, shift in self._images(index.shape[1])]))
-
-    def _fit_rows(self, view: View, beta: FloatArray, terms: FloatArray) -> None:
-        """Fits the distance of rows to how smooth the tables are; terms (N, alpha) are relative to the highest.
-
-        Raises
-        ------
-        _Coarse
-            If they were too far apart.
-        """
-        start, _ = view.stencils(beta)
-        share, factor = np.exp(np.minimum(terms, 0.0)), math.inf
-        # An error of order POINTS, which each rule may have according to its own distance of rows.
-        rounding = _ROUNDING[0] if self.rule.depth > _ROUGH_DEPTH else _ROUNDING[1]
-        allowed = _READ * (self.rule.rows / FINE.rows) ** POINTS + rounding * float(self.n.max())
-        for c, table in view.tables.items():
-            if table.rows.points == 1:
-                return
-            most = np.zeros_like(table.log_v)
-            for e in np.flatnonzero(view.fields.kind == c):
-                order = np.argsort(start[e], kind="stable")
-                rows, first = np.unique(start[e][order], return_index=True)
-                most[rows] = np.maximum(most[rows], np.maximum.reduceat(share[order], first))
-            factor = min(factor, spare(table.log_v, table.known, most, allowed))
-        if not math.isfinite(factor):
-            return
-        self.wider = min(max(min(0.9 * factor, _WIDEN) * self.wider, 1.0), _WIDEST)
-        if factor < _MISREAD and self.refits < _REFITS and self.rule.depth > _ROUGH_DEPTH:
-            self.refits += 1
-            raise _Coarse
-
-    def _often(self, index: IntArray) -> FloatArray:
-        """(N,) how many nodes there are in the orbits of representatives."""
-        names = np.sort([keys(index @ turn.T + shift) for turn, shift in self._images(index.shape[1])], axis=0)
-        return 1.0 + (np.diff(names, axis=0) > 0).sum(axis=0)
-
 
 def _cross(r: int, most: int) -> IntArray:
     """Steps from a node to those that are up to `most` single steps away."""
@@ -675,7 +486,7 @@ def _cross(r: int, most: int) -> IntArray:
     return np.asarray(cube[(size > 0) & (size <= most)])
 
 
-def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _pick(weights: FloatArray, rng: np.random.Generator) -> IntArray:
     """One column per row, in proportion to the weights."""
     total = np.cumsum(weights, axis=1)
     return np.asarray((total < rng.random((len(total), 1)) * total[:, -1:]).sum(axis=1))

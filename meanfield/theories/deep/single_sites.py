@@ -63,7 +63,7 @@ class SingleSites:
         return site_values(self._z(h, b), b, h, self.d, self.delta)
 
     def derivatives(self, b: FloatArray, inside: slice, highest: int) -> tuple[FloatArray, FloatArray]:
-        """g (N, h) and its derivatives (orders, N, h) up to a total order, at b (N,) and h[inside], integrated there."""
+        """g (N, h) and derivatives (orders, N, h) up to a total order, at b (N,) and h[inside], integrated there."""
         h = self.h[inside]
         return site_derivatives(self._z(h, b), b, h, self.d, self.delta, highest)
 

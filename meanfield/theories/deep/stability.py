@@ -1,4 +1,5 @@
 """Second-order check: Phi is convex in the conjugates and t, and concave in the kernels once those are minimised over.
+Error of the order parameters: what is left of the equations, by the inverse of that Hessian.
 
 The Hessian of Phi is exact (`System.hessian`) and symmetric by construction; what it differs by from that of another
 quadrature is the error of these curvatures.
@@ -11,10 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meanfield.theories.deep.newton import direction
+from meanfield.theories.deep.solution import OrderError
 from meanfield.theories.deep.system import Evaluation, System
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["SecondOrder", "second_order", "signs"]
+__all__ = ["SecondOrder", "order_errors", "second_order", "signs"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,13 @@ def signs(hessian: FloatArray, outer: BoolArray) -> SecondOrder:
 
 def _size(hessian: FloatArray) -> FloatArray:
     return np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+
+
+def order_errors(system: System, x: FloatArray, found: Evaluation) -> tuple[OrderError, ...]:
+    """How far the order parameters x are from where they solve the equations of a system: the step of Newton's method.
+
+    `found`: averages there with curvature. Along a soft direction, in which Phi is nearly flat, a small residual leaves
+    a large error.
+    """
+    move = np.abs(direction(system, x, found, system.hessian(found)))
+    return tuple(OrderError(name, layer + 1, float(move[at].max())) for name, layer, at in system.blocks)
