@@ -26,7 +26,7 @@ _ROUGH = 5e-5  # residual at the coarse quadrature
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
-_RUNG = 1.5  # times as many samples at a time
+_RUNG = 1.25  # times as many samples at a time
 _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
@@ -99,7 +99,7 @@ def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None
     """The branch with codes of very many samples: planted, else from fewer, `_RUNG` times as many at a time.
 
     The layers are so close to an instability there that planted starts miss it; from two solutions the powers of P with
-    which they change are known. At the coarse quadrature, until the last.
+    which they change are known. At the fine quadrature: the coarse one leaves the common part of a middle kernel open.
 
     Raises
     ------
@@ -126,13 +126,14 @@ def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None
 
 
 def _rung(problem: DeepProblem, order: Order | None, report: Report | None) -> tuple[System, Found]:
-    """A few steps of Newton at the coarse quadrature, from order parameters or planted ones."""
+    """A few steps of Newton at the fine quadrature, from order parameters or planted ones."""
     system = System(problem, COARSE)
     if order is None:
         planted_one = readout_minimum(system, planted(problem, limit=True))[0]
         x = relax(system, planted_one, critical=True, limit=True)
     else:
-        x = system.pack(readout_minimum(system, order)[0])
+        x = system.pack(order)
+    system = system.at_rule(FINE)
     return system, newton(system, x, _ROUGH, most=_FEW_STEPS, patience=4, progress=report)
 
 

@@ -154,9 +154,7 @@ class Layer(LayerNodes):
     def _log_weight(self, view: View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
         found = np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
-        if np.isnan(found).any():
-            raise NotCovered("the fields of a layer lie outside of the quadrature")
-        return found
+        return np.where(np.isnan(found), -math.inf, found)  # far out, where no field h of the lattice is
 
     def _blocks(self, view: View, beta: FloatArray) -> Iterator[FloatArray]:
         size = max(16, _BLOCK // len(view.fields.alpha))
@@ -296,7 +294,11 @@ class Layer(LayerNodes):
                 view = self._grow(setting, fields, modes)
         else:
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(self.index), 0.0))
-        return self._average(view, self.index, detail, curvature, samples=samples)
+        index = self.index
+        if detail:
+            index = self._everywhere(index)
+            view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), 0.0))
+        return self._average(view, index, detail, curvature, samples=samples)
 
     def evaluate_codes(
         self,
@@ -417,8 +419,6 @@ class Layer(LayerNodes):
     def _average(
         self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
-        if whole and detail:
-            index = self._everywhere(index)
         often = self._often(index) if whole and not detail else np.ones(len(index))
         products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples)
         nodes = products.with_nodes() if detail else {}

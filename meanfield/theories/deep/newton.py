@@ -112,7 +112,7 @@ def chord(
         averages = system.evaluate(x)
         error = float(np.abs(system.residual(x, averages)).max())
         if progress is not None:
-            progress("newton", count, error)
+            progress("chord", count, error)
         helps = error < _HELPS * best.residual
         if error < best.residual:
             best = Found(x, error, averages, count)

@@ -115,9 +115,12 @@ def test_work_hardly_grows_with_the_samples(solved, rule):
 
 def test_very_many_samples_are_solved_or_refused():
     network = mf.Network("sigmoid", 3)
-    post = solve_deep(network, BINARY.with_(n_samples=1.3e7), 0.01, competitors=False, second=False)
+    post = solve_deep(network, BINARY.with_(n_samples=2e7), 0.01, competitors=False, second=False)
     assert post.status == "optimal"
     assert post.certificate.residual < 1e-7
+    assert post.certificate.order_error < 1e-6
+    # What is soft there: from another path, in other steps.
+    assert post.kernel(2).block.mean() == pytest.approx(0.192140, abs=1e-6)
     with pytest.raises(ConvergenceError, match=r"close to an instability; at .* samples, on the way to 1e"):
         solve_deep(network, BINARY.with_(n_samples=1e8), 0.01, competitors=False, second=False)
 

@@ -77,7 +77,7 @@ def contract(g, n, log_prior, h, centre, precision, first, last, begin, end, par
                     many = 1  # weights would leave the range of numbers
             for k in range(low, high):
                 weight[k] = math.exp(base[k] - half * (h[k] - centre[j]) ** 2 - top)
-            middle, shift = h[(low + high) // 2], 0.0
+            middle, shift = h[(low + high) // 2], np.inf
             for m in range(many):
                 column = j + m
                 total = 0.0
@@ -95,7 +95,7 @@ def contract(g, n, log_prior, h, centre, precision, first, last, begin, end, par
                                 row[p] += w * parts[i, k, p]
                 if m + 1 < many:
                     further = centre[column + 1] - centre[column]
-                    if abs(further - shift) > 1e-12 * abs(further):
+                    if not abs(further - shift) <= 1e-12 * abs(further):
                         shift, factor = further, math.exp(2.0 * half * further * step)
                         ratio[low] = math.exp(2.0 * half * shift * (h[low] - middle))
                         for k in range(low + 1, high):
