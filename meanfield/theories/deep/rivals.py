@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,8 @@ __all__ = ["other_solutions"]
 
 _SAME = 1e-6  # relative difference of Phi, and of the order parameters in units of their blocks, of one solution
 _ROUGH, _FINE = 1e-4, 1e-8
+_Start = Order | Callable[[], tuple[System, Found] | None]
+
 _MOST, _PATIENCE = 25, 6
 _MOST_WORDS = 4  # classes, up to which all code sets of one or two orbits are planted
 
@@ -67,7 +69,7 @@ def _from(problem: DeepProblem, order: Order) -> tuple[System, Found]:
     return system, newton(system, relax(system, order), _ROUGH, most=_MOST, patience=_PATIENCE)
 
 
-def _starts(problem: DeepProblem, starts: int, rng: np.random.Generator) -> Iterator[tuple[str, object]]:
+def _starts(problem: DeepProblem, starts: int, rng: np.random.Generator) -> Iterator[tuple[str, _Start]]:
     def without() -> tuple[System, Found] | None:
         reached = uncoded_at(problem)
         return None if isinstance(reached, Fold) else reached
