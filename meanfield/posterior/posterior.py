@@ -18,6 +18,7 @@ from meanfield.validation import FloatArray, real_array, real_number, short
 if TYPE_CHECKING:
     from meanfield.posterior.certificate import Certificate
     from meanfield.posterior.division import Division
+    from meanfield.posterior.finite_width import OneLoop
     from meanfield.posterior.generalization import Generalization
     from meanfield.posterior.kernel import Kernel
     from meanfield.posterior.neurons import Neurons
@@ -262,6 +263,10 @@ class Posterior(ABC):
             In the order of `codes`; normalised. Codes of the same pattern share as in equilibrium.
         """
         self._refuse("a solution at given fractions of the codes")
+
+    def one_loop(self) -> OneLoop:
+        """What networks of finite width N have beyond this solution, at order 1/N."""
+        self._refuse("the term of order 1/N", "extrapolate samples of several widths with finite_size_trend")
 
     def by_activation(self, counts: object) -> Posterior:
         """This posterior with neurons assigned to codes as in samples: by mean activations over `counts` (C,) samples.

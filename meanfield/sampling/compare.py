@@ -15,7 +15,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.sampling.expected import expected, theory_patterns
 from meanfield.sampling.statistics import Draws, Observable, all_shares, as_draws, estimate, observables
-from meanfield.validation import FloatArray, instance
+from meanfield.validation import FloatArray, flag, instance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,11 +151,13 @@ def compare(
     statistics: Sequence[str] | None = None,
     fractions: Literal["sampled", "equilibrium"] = "sampled",
     inputs: object = None,
+    one_loop: bool = False,
 ) -> Comparison:
     """Hold a solved theory against sampled networks, statistic by statistic.
 
     The theory is that of N -> infinity at the P and tau = N T of the samples: deviations of order 1/N are to be
-    expected, and seen with enough draws; see `finite_size_trend`.
+    expected, and seen with enough draws; see `finite_size_trend`. With `one_loop` it is that of their own N, up to
+    terms of order 1/N^2.
 
     Parameters
     ----------
@@ -170,6 +172,8 @@ def compare(
         fractions (exact in the same limit whether they are frozen or not), "equilibrium" with the weights P_gamma.
     inputs : raw inputs, optional
         Of a data task: the new inputs given to `sample`, for the mean and variance of the predictor.
+    one_loop : bool
+        Add the term of order 1/N, `Posterior.one_loop`: kernels and residuals alone are tested then.
 
     Returns
     -------
@@ -178,7 +182,8 @@ def compare(
     Raises
     ------
     ValueError
-        If theory and samples belong to different networks, tasks, P or tau, and for unknown statistics.
+        If theory and samples belong to different networks, tasks, P or tau, for unknown statistics, and with
+        `one_loop` for theories that do not have it.
 
     Examples
     --------
@@ -201,13 +206,14 @@ def compare(
     if fractions not in ("sampled", "equilibrium"):
         raise ValueError(f"fractions must be 'sampled' or 'equilibrium', got {fractions!r}.")
     _check_same_problem(posterior, draws)
+    at_width = draws.width if flag("one_loop", one_loop) else None
     patterns = theory_patterns(posterior)
     frozen = fractions == "sampled" and bool(patterns) and draws.division.freezes
     shares = all_shares(draws) if frozen else None
     if shares is not None:
         _check_codes_are_followed(shares, patterns)
     left_out: dict[str, float] = {}
-    theory = expected(posterior, draws, patterns, shares, inputs, left_out)
+    theory = expected(posterior, draws, patterns, shares, inputs, left_out, at_width)
     rows: list[Row] = []
     for observable in observables(draws, patterns):
         if observable.group in groups:
@@ -217,6 +223,8 @@ def compare(
     if not any(row.tested for row in rows):
         raise ValueError(f"the statistics {', '.join(groups)} do not exist for these samples; choose others.")
     notes = [*_notes(draws, patterns, rows, shares), *_unstable(left_out)]
+    if one_loop:
+        notes.append(f"theory at N = {draws.width}, up to terms of order 1/N^2, of kernels and residuals alone")
     if unknown_tau:
         notes.append(f"the networks' tau is not known; theory at tau = {posterior.tau:g}")
     return Comparison(posterior, draws, tuple(rows), fractions, tuple(notes))

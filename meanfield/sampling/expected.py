@@ -44,6 +44,7 @@ def expected(
     shares: FloatArray | None = None,
     inputs: object = None,
     left_out: dict[str, float] | None = None,
+    width: int | None = None,
 ) -> Values:
     """Values of `statistics.observables`, by name; with a leading axis for the chains where they differ.
 
@@ -59,6 +60,8 @@ def expected(
     left_out : dict, optional
         Receives, by pattern, the largest share among the chains of the codes that the theory was solved without:
         codes that are not locally stable, of neurons that are just passing from one code to another.
+    width : int, optional
+        N of networks at which kernels and residuals are given, up to terms of order 1/N^2, and nothing else.
 
     Raises
     ------
@@ -68,18 +71,18 @@ def expected(
     """
     equilibrium = posterior.by_activation(draws.counts)
     values: Values = {}
-    if posterior.bulk is None:
+    if posterior.bulk is None and width is None:
         for code in equilibrium.codes:  # the equilibrium, whatever the fractions are
             if code.pattern in patterns:
                 name = f"fraction {code.label}"
                 values[name] = np.asarray(values.get(name, 0.0) + np.float64(code.weight))
     if shares is None:
-        return values | _observables(equilibrium, draws, patterns, inputs)
+        return values | _observables(equilibrium, draws, patterns, inputs, width)
     distinct, chain = np.unique(shares, axis=0, return_inverse=True)
     found = []
     for share in distinct:
         fractions = {pattern_of(int(word), draws.counts.size): share[word] for word in np.flatnonzero(share)}
-        found.append(_observables(_frozen(equilibrium, fractions, left_out), draws, patterns, inputs))
+        found.append(_observables(_frozen(equilibrium, fractions, left_out), draws, patterns, inputs, width))
     for name, value in {name: value for one in found for name, value in one.items()}.items():
         # A chain without neurons of a code has no theory for it either.
         missing = np.full(np.shape(value), np.nan)
@@ -105,8 +108,12 @@ def _frozen(posterior: Posterior, fractions: dict[str, float], left_out: dict[st
                     left_out[pattern] = max(share, left_out.get(pattern, 0.0))
 
 
-def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: object) -> Values:
+def _observables(
+    posterior: Posterior, draws: Draws, patterns: Sequence[str], inputs: object, width: int | None
+) -> Values:
     """Values of the observables under this posterior, by name."""
+    if width is not None:
+        return _at_width(posterior, width)
     residual = np.asarray(posterior.residual)
     if len(residual) != draws.counts.size:
         residual = (np.eye(draws.counts.size)[draws.labels] / draws.counts).T @ residual
@@ -137,6 +144,18 @@ def _observables(posterior: Posterior, draws: Draws, patterns: Sequence[str], in
     if inputs is not None:
         mean, variance = posterior.predict(inputs, variance=True, width=draws.width)
         values |= {"prediction": mean, "prediction variance times N": draws.width * np.asarray(variance)}
+    return values
+
+
+def _at_width(posterior: Posterior, width: int) -> Values:
+    """Those that the theory has at order 1/N."""
+    found, depth = posterior.one_loop().at(width), posterior.network.depth
+    values: Values = {"residual": posterior.task.targets - found.outputs}
+    for layer, (block, own) in enumerate(zip(found.kernel, found.d), 1):
+        where = layer_suffix(layer, depth)
+        values[f"kernel between samples{where}"] = block
+        values[f"kernel diagonal{where}"] = np.diag(block) + own
+        values[f"kernel excess{where}"] = own
     return values
 
 

@@ -48,10 +48,13 @@ __all__ = [
     "moment",
     "n",
     "of_class",
+    "one_loop_equations",
     "q",
     "root_d",
     "saddle",
     "saddle_action",
+    "sample_function",
+    "sample_keys",
     "second_derivatives",
     "site",
     "site_orders",
@@ -60,6 +63,7 @@ __all__ = [
 
 Layer: TypeAlias = int | sp.Expr  # a number, or the symbol of any
 Key = tuple[int, int, int, int]  # orders of the derivatives by b, h, delta, d
+SampleKey = tuple[int, int, int, int]  # x, y; orders by b and h
 
 n = sp.Symbol("n", positive=True)
 root_d = sp.Symbol("root_d", positive=True)
@@ -134,9 +138,40 @@ def class_keys() -> tuple[Key, ...]:
 
 
 @cache
+def sample_function(key: SampleKey) -> sp.Expr:
+    """e^(-n g) d_b^i d_h^j (g_xy e^(n g)), key = (x, y, i, j), x and y counted as (b, h, delta, d).
+
+    What a perturbation that tells the samples of a class apart (u over them, sum u = 0, sum u^2 = 1) couples to: first
+    derivatives by it vanish, and of second derivatives sum u^2 g_xy is left.
+    """
+    x, y, *orders = key
+    found = _derivative(_derivative(site(0, 0), max(x, y)), min(x, y))
+    for axis, times in enumerate(orders):
+        for _ in range(times):
+            found = sp.expand(_derivative(found, axis) + n * _derivative(site(0, 0), axis) * found)
+    return found
+
+
+@cache
+def sample_keys() -> tuple[SampleKey, ...]:
+    """Keys of all sample functions that second derivatives of ln Z need.
+
+    An entry of k~ or H differentiates by b or h of one sample and of a whole class: x = b, h, perhaps with one more
+    derivative of this class. t, delta and d: of one sample alone.
+    """
+    whole = {0: ((0, 0), (1, 0)), 1: ((0, 0), (0, 1))}
+    found = set()
+    for x, y in itertools.combinations_with_replacement(range(4), 2):
+        for one, two in itertools.product(whole.get(x, ((0, 0),)), whole.get(y, ((0, 0),))):
+            found.add((x, y, one[0] + two[0], one[1] + two[1]))
+    return tuple(sorted(found))
+
+
+@cache
 def site_orders() -> tuple[tuple[int, int], ...]:
     """Orders (i, j) of the derivatives of g in the class functions."""
-    return tuple(sorted({order for key in class_keys() for order in _orders(class_function(key))} - {(0, 0)}))
+    used = [*map(class_function, class_keys()), *map(sample_function, sample_keys())]
+    return tuple(sorted({order for expression in used for order in _orders(expression)} - {(0, 0)}))
 
 
 @cache
@@ -344,6 +379,44 @@ def deep_equations(depth: int | None = None, jacobian: bool = True, layered: boo
     rows.append(equation(Y[c, q], match))
     second = second_derivatives(layered) if jacobian else ()
     return DeepEquations(depth, saddle_action(layered), definitions, tuple(rows), second)
+
+
+def one_loop_equations() -> tuple[sp.Eq, ...]:
+    """Second derivatives of ln Z by perturbations of the samples of a class, in sample functions, and some of these."""
+    rows = [
+        equation(
+            r"\partial_{\tilde{\kappa}_{e}}, \; \partial_{\tau_{q}}, \; \partial_{\tilde{\delta}}, \;"
+            r" \partial_{\kappa_{e}}, \; \partial_{d}",
+            written(
+                r"\sum_{\mu} u_{\mu} \partial_{b_{\mu}} \partial_{b_{e}}, \;"
+                r" a_{q} \sum_{\mu} u_{\mu} \partial_{b_{\mu}}, \;"
+                r" \sum_{\mu} u_{\mu} \partial_{\tilde{\delta}_{\mu}}, \;"
+                r" \sigma_w^2 \sum_{\mu} u_{\mu} \partial_{h_{\mu}} \partial_{h_{e}}, \;"
+                r" \sigma_w^2 \sum_{\mu} u_{\mu} \partial_{d_{\mu}}"
+            ),
+        ),
+        equation(
+            r"\Big( \sum_{\mu} u_{\mu} \partial_{x_{\mu}} \Big) \Big( \sum_{\mu} u_{\mu} \partial_{y_{\mu}} \Big)"
+            r" \partial_{b_{c}}^{i} \partial_{h_{c}}^{j} e^{n_{c} g_{c}}",
+            written(r"e^{n_{c} g_{c}} S_{x y; \ldots}"),
+        ),
+        equation(
+            r"\partial_{\tilde{K}_{u v}}^2, \; \partial_{\tilde{K}_{u v}} \partial_{K_{u v}}, \; \partial_{K_{u v}}^2"
+            r" \ln Z",
+            written(
+                r"\left\langle {g_{bb}}_{c} {g_{bb}}_{e} \right\rangle, \;"
+                r" \sigma_w^2 \left\langle {g_{bh}}_{c} {g_{bh}}_{e} \right\rangle, \;"
+                r" \sigma_w^4 \left\langle {g_{hh}}_{c} {g_{hh}}_{e} \right\rangle"
+            ),
+        ),
+    ]
+    letters = ("b", "h", r"\delta ", "d")
+    for key in sample_keys():
+        if max(key[:2]) < 2 or key in {(0, 2, 0, 0), (2, 2, 0, 0), (2, 3, 0, 0)}:
+            name = "".join(letters[axis] for axis in key[:2])
+            more = "b" * key[2] + "h" * key[3]
+            rows.append(equation(f"S_{{{name}{'; ' + more if more else ''}}}", sample_function(key)))
+    return tuple(rows)
 
 
 def second_derivatives(layered: bool = False) -> tuple[sp.Eq, ...]:

@@ -14,12 +14,13 @@ __all__ = ["site_source"]
 _HEADER = '''"""Machine-written by ``python -m meanfield.activations.generate`` from symbolic/deep.py; do not edit.
 
 Derivatives of the single-site function g of a deep network in moments of one sample, and class functions
-A_key = e^(-n g) d^key e^(n g), key = orders of the derivatives by (b, h, delta, d).
+A_key = e^(-n g) d^key e^(n g), key = orders of the derivatives by (b, h, delta, d). Sample functions
+e^(-n g) d_b^i d_h^j (g_xy e^(n g)), key = (x, y, i, j), x and y counted as (b, h, delta, d).
 """
 
 from meanfield.numerics.jit import jit
 
-__all__ = ["class_functions", "derivatives"]
+__all__ = ["class_functions", "derivatives", "sample_functions"]
 
 '''
 
@@ -63,21 +64,21 @@ def _body(targets: Sequence[str], expressions: Sequence[sp.Expr]) -> list[str]:
 
 def site_source() -> str:
     """Source of `meanfield/theories/deep/compiled/generated/site.py`."""
-    orders, keys = deep.site_orders(), deep.class_keys()
+    orders, keys, samples = deep.site_orders(), deep.class_keys(), deep.sample_keys()
     formulas = [deep.cumulants(*order) for order in orders]
     moments = sorted({s for f in formulas for s in f.free_symbols} - {deep.root_d}, key=str)
     known = [tuple(int(x) for x in s.name[2:]) for s in moments]
     first = [f"{s} = moments[{i}, k]" for i, s in enumerate(moments)]
     first += _body([f"out[{i}, k]" for i in range(len(orders))], formulas)
-    second = [f"{deep.site(*order)} = site[{i}, k]" for i, order in enumerate(orders)]
-    used = [deep.class_function(key) for key in keys]
-    second += _body([f"out[k, {i}]" for i in range(len(keys))], used)
+    second = _functions([deep.class_function(key) for key in keys], orders)
+    third = _functions([deep.sample_function(key) for key in samples], orders)
     parts = [
         _HEADER,
         "# Rows of `moments`: orders of phi and xi; of `derivatives`: in b and h; columns of `class_functions`.\n",
         _constant("MOMENTS", known),
         _constant("ORDERS", orders),
         _constant("KEYS", keys),
+        _constant("SAMPLE_KEYS", samples),
         _function(
             "derivatives",
             "Derivatives of g, rows as ORDERS, from moments, rows as MOMENTS; g_b lacks the middle of phi.",
@@ -92,8 +93,22 @@ def site_source() -> str:
             "site.shape[1]",
             second,
         ),
+        _function(
+            "sample_functions",
+            "Columns as SAMPLE_KEYS, from the derivatives of g, rows as ORDERS, for a class of n samples.",
+            ("site", "n", "out"),
+            "site.shape[1]",
+            third,
+        ),
     ]
     return "".join(parts)
+
+
+def _functions(expressions: Sequence[sp.Expr], orders: Sequence[tuple[int, int]]) -> list[str]:
+    """Lines that compute polynomials in the derivatives of g that they contain."""
+    used = {symbol for expression in expressions for symbol in expression.free_symbols}
+    lines = [f"{deep.site(*order)} = site[{i}, k]" for i, order in enumerate(orders) if deep.site(*order) in used]
+    return lines + _body([f"out[k, {i}]" for i in range(len(expressions))], expressions)
 
 
 def _function(name: str, summary: str, arguments: Sequence[str], size: str, body: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import sympy as sp
 from meanfield.symbolic import action as theory
 from meanfield.symbolic import theories
 from meanfield.symbolic.cumulant import definition
-from meanfield.symbolic.deep import deep_equations, second_derivatives
+from meanfield.symbolic.deep import deep_equations, one_loop_equations, second_derivatives
 from meanfield.symbolic.equations import finite_equations, limit_equations, linear_equations
 from meanfield.symbolic.index import CumulantFunction, GrowthFunction
 from meanfield.symbolic.latex import align, with_equations
@@ -47,6 +47,7 @@ THEORIES: dict[str, Callable[[], str]] = {
     "deep_network_layers": lambda: deep_equations(jacobian=False, layered=True).latex(),
     "deep_rectifiers": lambda: rectifier_equations().latex(),
     "deep_network_jacobian": lambda: align(second_derivatives()),
+    "deep_one_loop": lambda: align(one_loop_equations()),
 }
 
 

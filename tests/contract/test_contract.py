@@ -147,6 +147,7 @@ QUESTIONS = {
     "predict_class": lambda post: post.predict_class(_INPUTS),
     "generalization_error": lambda post: post.generalization_error(_INPUTS, DATA.targets),
     "code_activations": lambda post: post.code_activations(_INPUTS),
+    "one_loop": lambda post: post.one_loop(),
 }
 
 

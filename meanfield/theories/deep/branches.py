@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from meanfield.theories.deep.newton import Found, newton
+from meanfield.theories.deep.newton import Found, chord, newton
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import DeepProblem, Order, System
@@ -22,11 +22,11 @@ __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "p
 
 Report = Callable[[str, int, float], None]
 
-_ROUGH = 1e-4  # residual at the coarse quadrature, below its own error
+_ROUGH = 5e-5  # residual at the coarse quadrature
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
-_RUNG = 1.5  # times as many samples at a time
+_RUNG = 1.25  # times as many samples at a time
 _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
@@ -38,11 +38,19 @@ class NoBranch(ValueError):
 
 
 def polish(
-    problem: DeepProblem, x: FloatArray, tolerance: float, report: Report | None, most: int = 30
+    coarse: System, rough: Found, tolerance: float, report: Report | None, most: int = 30
 ) -> tuple[System, Found]:
-    """Newton at the fine quadrature with natural weights of the codes."""
-    system = System(problem, FINE)
-    return system, newton(system, x, tolerance, most=most, progress=report)
+    """Newton at the fine quadrature, from a solution at the coarse one and its lattices.
+
+    Its second derivatives are good enough for the few steps from there, where it is one.
+    """
+    system = coarse.at_rule(FINE)
+    if rough.residual > _ROUGH:
+        return system, newton(system, rough.x, tolerance, most=most, progress=report)
+    found = chord(system, rough.x, coarse.hessian(rough.averages), tolerance, report)
+    if found.residual <= tolerance:
+        return system, found
+    return system, newton(system, found.x, tolerance, most=most, progress=report)
 
 
 def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
@@ -91,41 +99,42 @@ def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None
     """The branch with codes of very many samples: planted, else from fewer, `_RUNG` times as many at a time.
 
     The layers are so close to an instability there that planted starts miss it; from two solutions the powers of P with
-    which they change are known. At the coarse quadrature, until the last.
+    which they change are known. At the fine quadrature: the coarse one leaves the common part of a middle kernel open.
 
     Raises
     ------
     NotCovered
         If it is lost on the way; the text says where.
     """
-    found = _rung(problem, None, report)
+    system, found = _rung(problem, None, report)
     if found.residual <= _LOST:
-        reached = polish(problem, found.x, tolerance, report, _FEW_STEPS)
+        reached = polish(system, found, tolerance, report, _FEW_STEPS)
         if reached[1].residual <= tolerance:
             return reached
     steps = math.ceil(math.log(problem.n_samples / _CLIMB) / math.log(_RUNG))
     orders: list[Order] = []
     for k in range(steps + 1, -1, -1):
         rung = _with_samples(problem, _RUNG**-k)
-        found = _rung(rung, _extrapolated(*orders[-2:]) if len(orders) > 1 else None, report)
+        system, found = _rung(rung, _extrapolated(*orders[-2:]) if len(orders) > 1 else None, report)
         if found.residual > _LOST:
             raise NotCovered(
                 f"with so many samples the layers are close to an instability; at {rung.n_samples:.3g} samples, on the "
                 f"way to {problem.n_samples:.3g}, Newton ended at a residual of {found.residual:.1g}"
             )
-        orders.append(System(rung, COARSE).unpack(found.x))
-    return polish(problem, found.x, tolerance, report)
+        orders.append(system.unpack(found.x))
+    return polish(system, found, tolerance, report)
 
 
-def _rung(problem: DeepProblem, order: Order | None, report: Report | None) -> Found:
-    """A few steps of Newton at the coarse quadrature, from order parameters or planted ones."""
+def _rung(problem: DeepProblem, order: Order | None, report: Report | None) -> tuple[System, Found]:
+    """A few steps of Newton at the fine quadrature, from order parameters or planted ones."""
     system = System(problem, COARSE)
     if order is None:
         planted_one = readout_minimum(system, planted(problem, limit=True))[0]
         x = relax(system, planted_one, critical=True, limit=True)
     else:
-        x = system.pack(readout_minimum(system, order)[0])
-    return newton(system, x, _ROUGH, most=_FEW_STEPS, patience=4, progress=report)
+        x = system.pack(order)
+    system = system.at_rule(FINE)
+    return system, newton(system, x, _ROUGH, most=_FEW_STEPS, patience=4, progress=report)
 
 
 def _extrapolated(one: Order, two: Order) -> Order:
@@ -154,16 +163,16 @@ def _continued(problem: DeepProblem, order: Order, tolerance: float, report: Rep
     system = System(problem, COARSE)
     moved = readout_minimum(system, moved)[0]
     rough = newton(system, system.pack(moved), _ROUGH, progress=report)
-    return polish(problem, rough.x, tolerance, report)
+    return polish(system, rough, tolerance, report)
 
 
 def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, limit: bool) -> tuple[System, Found]:
     system = System(problem, COARSE)
     order = readout_minimum(system, planted(problem, limit=limit))[0]
     if problem.depth == 1:
-        return polish(problem, system.pack(order), tolerance, report)
+        return polish(system, newton(system, system.pack(order), _ROUGH, progress=report), tolerance, report)
     rough = newton(system, relax(system, order, critical=True, limit=limit), _ROUGH, progress=report)
-    return polish(problem, rough.x, tolerance, report)
+    return polish(system, rough, tolerance, report)
 
 
 def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[System, Found]:
@@ -269,5 +278,4 @@ def frozen_branch(
     system = System(problem, COARSE, fractions)
     x = relax(system, planted(problem, fractions) if order is None else order, critical=order is None)
     rough = newton(system, x, _ROUGH, progress=report)
-    fine = System(problem, FINE, fractions)
-    return fine, newton(fine, rough.x, tolerance, progress=report)
+    return polish(system, rough, tolerance, report, 40)

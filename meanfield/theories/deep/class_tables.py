@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS, class_functions
+from meanfield.theories.deep.compiled.generated.site import (
+    KEYS,
+    ORDERS,
+    SAMPLE_KEYS,
+    class_functions,
+    sample_functions,
+)
 from meanfield.theories.deep.compiled.kernels import contract, reach
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.rows import Rows
@@ -16,7 +22,7 @@ from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_
 from meanfield.theories.deep.single_sites import SingleSites
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["MEANS", "ClassTable"]
+__all__ = ["MEANS", "SQUARES", "ClassTable"]
 
 # Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
 MEANS = {
@@ -27,11 +33,12 @@ MEANS = {
     "h2": ((0, 1), (0, 1)),
     "hh": ((0, 2),),
 }
+SQUARES = {(0, 0): (2, 0), (0, 1): (1, 1), (1, 1): (0, 2)}  # and, after the sample functions, g_bb^2, g_bh^2, g_hh^2
 _STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS, _AT_ONCE = 48, 4096  # rows at a time, and rows times values of h
 _APART = 8  # rows at a time that are as far apart as lattice nodes
 _MOST_ROWS = 1_000_000
-_FEW = 48  # values of the shared field that are all computed for every row
+_FEW = 130  # values of the shared field that are all computed for every row
 _STRIDE = 6  # of more of them one in so many is computed, and the others where nodes need them
 _COARSE, _FAR = 4, 48.0  # which h a row needs is looked for at one in so many, down to so many nats
 _MANY_H = 160  # from how many on
@@ -71,7 +78,7 @@ class ClassTable:
         sites = SingleSites(phi, rule, float(setting.d[c]), float(setting.delta[c]), fields.h[c], (low, high))
         n_alpha = len(fields.alpha)
         log_v = np.zeros((count, n_alpha))
-        every = n_alpha <= _FEW or rows.points == 1
+        every = n_alpha <= _FEW or rows.points == 1 or fields.plane is not None
         coarse = np.unique(np.append(np.arange(0, n_alpha, 1 if every else _STRIDE), n_alpha - 1))
         done, whole = np.zeros(count, dtype=bool), np.full(count, n_alpha if every else 0)
         inside = np.tile([0, len(fields.h[c])], (count if rows.points == 1 else 0, 1))
@@ -85,6 +92,14 @@ class ClassTable:
     def sparse(self) -> bool:
         """Whether most values of the shared field are computed only where nodes need them."""
         return len(self.coarse) < len(self.fields.alpha)
+
+    @property
+    def known(self) -> BoolArray:
+        """(rows, alpha) where `log_v` was computed."""
+        column = np.arange(len(self.fields.alpha))
+        found = (column >= self.begin[:, None]) & (column < self.end[:, None])
+        found[:, self.coarse] = True
+        return np.asarray(found & self.done[:, None])
 
     def _contract(
         self,
@@ -135,7 +150,8 @@ class ClassTable:
         if count < _MANY_H or fields.precision[c] == 0.0:
             return slice(0, count)
         some = slice(0, count, _COARSE)
-        h, ends = fields.h[c][some], fields.centre[c][[0, -1]]
+        centre = fields.centre[c]
+        h, ends = fields.h[c][some], np.array([centre.min(), centre.max()])
         exponent = self.n * self.sites.values(b, some)[:, None] - 0.5 * fields.precision[c] * (h - ends[:, None]) ** 2
         counts = np.flatnonzero((exponent > exponent.max(axis=2, keepdims=True) - _FAR).any(axis=(0, 1)))
         return slice(max((counts[0] - 1) * _COARSE, 0), min((counts[-1] + 1) * _COARSE + 1, count))
@@ -161,10 +177,11 @@ class ClassTable:
             self._contract(g, every, (self.begin[rows], self.end[rows]), found)
             self.log_v[rows] = found
 
-    def means(self, at: IntArray, curvature: bool, place: IntArray, out: FloatArray) -> None:
+    def means(self, at: IntArray, curvature: bool, samples: bool, place: IntArray, out: FloatArray) -> None:
         """Fills out[place[row] + alpha] for the rows `at`, which are `done`, and the alpha that they have.
 
-        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h.
+        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h, and with
+        `samples` of all sample functions and SQUARES.
         """
         wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})
         position = {ORDERS[order]: i for i, order in enumerate(wanted)}
@@ -172,14 +189,20 @@ class ClassTable:
         size = max(_ROWS, _AT_ONCE // len(self.fields.h[self.index]))
         for rows in self._groups(at, size):
             g, found, inside = self._derivatives(rows, list(wanted))
-            parts = np.empty((g.size, front + len(MEANS) + 1))
+            parts = np.empty((g.size, out.shape[1]))
             if curvature:
                 class_functions(found, self.n, parts)
             else:
                 parts[:, 0] = 1.0
             for i, orders in enumerate(MEANS.values()):
                 parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
-            parts[:, -1] = np.tile(self.fields.h[self.index][inside], len(rows))
+            end = front + len(MEANS) + 1
+            parts[:, end - 1] = np.tile(self.fields.h[self.index][inside], len(rows))
+            if samples:
+                squares = end + len(SAMPLE_KEYS)
+                sample_functions(found, self.n, parts[:, end:squares])
+                for i, order in enumerate(SQUARES.values()):
+                    parts[:, squares + i] = found[position[order]] ** 2
             span, log_v = (self.begin[rows], self.end[rows]), np.empty((len(rows), len(self.fields.alpha)))
             self._contract(g, slice(None), span, log_v, inside, (parts.reshape(*g.shape, -1), place[rows], out))
 
@@ -188,7 +211,7 @@ class ClassTable:
         b = self.rows.b[rows]
         if self.rows.points == 1:
             inside = slice(int(self.inside[rows, 0].min()), int(self.inside[rows, 1].max()))
-            g, found = self.sites.derivatives(b, inside)
+            g, found = self.sites.derivatives(b, inside, max(sum(ORDERS[order]) for order in wanted))
             return g, np.ascontiguousarray(found[wanted].reshape(len(wanted), -1)), inside
         g = self.at(b)
         inside = self._reach(g, rows)
@@ -204,7 +227,14 @@ class ClassTable:
     def _reach(self, g: FloatArray, rows: IntArray) -> slice:
         """The h that count at rows (k,) with g (k, h)."""
         c, fields = self.index, self.fields
+        centre, first, last = fields.centre[c], fields.first[c], fields.last[c]
+        begin, end = self.begin[rows], self.end[rows]
+        if fields.plane is not None:  # all columns are there, in no order
+            if fields.precision[c] == 0.0:
+                return slice(0, len(fields.h[c]))
+            ends = [int(np.argmin(centre)), int(np.argmax(centre))]
+            centre, first, last = centre[ends], first[ends], last[ends]
+            begin, end = np.zeros_like(begin), np.full_like(end, 2)
         return slice(*reach(
-            g, self.n, fields.log_prior[c], fields.h[c], fields.centre[c], fields.precision[c],
-            fields.first[c], fields.last[c], self.begin[rows], self.end[rows],
+            g, self.n, fields.log_prior[c], fields.h[c], centre, fields.precision[c], first, last, begin, end,
         ))  # fmt: skip

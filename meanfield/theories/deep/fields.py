@@ -1,4 +1,5 @@
-"""Quadrature over the fields h of a layer: one shared field alpha, and given it a field of its own for every class."""
+"""Quadrature over the fields h of a layer: one shared field alpha, or two, and given it a field of its own for every
+class."""
 
 from __future__ import annotations
 
@@ -10,16 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.activations.activation import Activation
-from meanfield.theories.deep.rules import NotCovered, Rule, Setting
+from meanfield.theories.deep.charts import Axis
+from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Fields", "fields_of", "shared_field"]
+__all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 
 _MOST_FIELDS = 60_000
+_MOST_PAIRS = 20_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
-_SLOWEST = 8.0  # times wider than proven, at most, rows may be
+_SMOOTH, _STRONG = 0.5, 4.0
+_BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
@@ -56,6 +60,26 @@ def shared_field(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.maximum(d, 0.0), u
 
 
+def shared_plane(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(D, U) with H = diag(D) + U U^T, U (C, 2), and the largest D in proportion to diag(H): for any three classes.
+
+    Raises
+    ------
+    NotCovered
+        If two shared fields do not do.
+    """
+    size = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+    values, vectors = np.linalg.eigh(covariance / np.outer(size, size))
+    least = max(float(values[0]), 0.0)
+    if len(size) > 3 and values[-3] - least > 1e-9 * values[-1]:
+        raise NotCovered(
+            "the kernel of a layer needs more than two fields that its classes share; covered are three classes, and "
+            "more where they fall into few groups of equal ones"
+        )
+    top = np.sqrt(np.maximum(values[-2:] - least, 0.0))
+    return least * size**2, size[:, None] * vectors[:, -2:] * top
+
+
 def _rank_one(off: FloatArray) -> FloatArray:
     """u with u_i u_j = off_ij for i != j, if there is one."""
     n = len(off)
@@ -77,6 +101,15 @@ def _rank_one(off: FloatArray) -> FloatArray:
 
 
 @dataclass(frozen=True, eq=False)
+class Plane:
+    """Two shared fields: U (C, 2), the edges of a lattice cell (2, 2), and which nodes are at the rim."""
+
+    shared: FloatArray
+    cell: FloatArray
+    rim: IntArray
+
+
+@dataclass(frozen=True, eq=False)
 class Fields:
     """Quadrature of the fields h of a layer for one setting; lists have an entry per class.
 
@@ -95,15 +128,28 @@ class Fields:
     step: list[float]  # of h; 0 where its nodes follow alpha
     shared: FloatArray  # u
     kind: IntArray  # (C,) first class that is like this one
-    rows: list[float]  # spacing of rows of the class tables in units of the proven one
+    axis: Axis  # that the lattice of alpha is uniform along
+    smooth: float  # spacing of alpha up to which the weight is as smooth as its curvature says
+    plane: Plane | None = None  # of two shared fields, of which `alpha` only counts the nodes
+
+    @property
+    def rim(self) -> IntArray:
+        """Nodes at the ends of the lattice of the shared field."""
+        return np.array([0, len(self.alpha) - 1]) if self.plane is None else self.plane.rim
+
+    def scattered(self, at: IntArray, rng: np.random.Generator) -> FloatArray:
+        """(k, C) moves of the centres for shared fields drawn from the cells of nodes `at` (k,)."""
+        if self.plane is not None:
+            return np.asarray((rng.random((len(at), 2)) - 0.5) @ self.plane.cell @ self.plane.shared.T)
+        cells = np.gradient(self.alpha) if len(self.alpha) > 1 else np.zeros(1)
+        return np.asarray(np.outer(cells[at] * (rng.random(len(at)) - 0.5), self.shared))
 
 
 class _Region(NamedTuple):
-    """Over the b and h of a class that matter: largest -n g_hh, range of n g_h, largest standard deviation of n phi."""
+    """Over the b and h of a class that matter: largest -n g_hh, and the range of n g_h."""
 
     stiffness: float
     force: tuple[float, float]
-    spread: float
 
 
 def fields_of(
@@ -115,11 +161,13 @@ def fields_of(
     h: FloatArray,
     bounds: tuple[FloatArray, FloatArray],
     stretch: float = 1.0,
+    axis: Axis | None = None,
 ) -> Fields:
     """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
     nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
+    `axis`: spacings along the shared field that were fitted to its weight, instead of those of the bound.
     """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
@@ -127,10 +175,12 @@ def fields_of(
         copies = [one] * n_classes
         kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
         firsts, lasts = [none] * n_classes, [whole] * n_classes
-        rows = [1.0] * n_classes
         zeros = [0.0] * n_classes
-        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, rows)
-    variance, u = shared_field(setting.covariance)
+        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, Axis(), math.inf)
+    try:
+        variance, u = shared_field(setting.covariance)
+    except NotCovered:
+        return _plane_fields(phi, n, rule, setting, b, h, bounds, stretch)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
@@ -147,12 +197,20 @@ def fields_of(
     regions: list[_Region | None] = [None] * n_classes
     if high - low > _MANY * step:
         for c in range(n_classes):
-            regions[c] = _region(phi, n, setting, c, float(variance[c]), bounds, h[:, like[c]])
+            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]])
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step = rule.alpha / math.sqrt(precision)
-    alpha = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
-    log_alpha = -0.5 * alpha**2 + math.log(step / math.sqrt(2 * math.pi))
+    # phi(h) is smooth on the scale of sqrt(d), its law under strong fields b is not.
+    proven, (infimum, supremum) = step / rule.alpha, activation_range(phi)
+    smooth = max(_SMOOTH * float((np.sqrt(setting.d) / np.maximum(np.abs(u), 1e-300)).min()), proven)
+    if max(np.abs(bounds[0]).max(), np.abs(bounds[1]).max()) * (supremum - infimum) > _STRONG:
+        smooth, axis = proven, None
+    axis = Axis(0.0, step / rule.alpha) if axis is None else axis
+    first, last = axis.inverse(np.array([low, high])) / rule.alpha - rule.offset
+    place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
+    alpha = axis.at(place)
+    log_alpha = -0.5 * alpha**2 + np.log(axis.slope(place) * (rule.alpha / math.sqrt(2 * math.pi)))
     classes = []
     for c in range(n_classes):
         if variance[c] < _PINNED * own[c]:
@@ -164,21 +222,65 @@ def fields_of(
             force = None if region is None else region.force
             classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    rows = [_row_scale(setting, c, region) for c, region in enumerate(regions)]
-    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, rows)
+    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth)
 
 
-def _row_scale(setting: Setting, c: int, region: _Region | None) -> float:
-    """ln of the weight of a class is as smooth in b as the sum of its phi is narrow."""
-    if region is None:
-        return 1.0
-    unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-    return min(max(1.0 / max(unit * region.spread, 1e-300), 1.0), _SLOWEST)
+def _plane_fields(
+    phi: Activation,
+    n: FloatArray,
+    rule: Rule,
+    setting: Setting,
+    b: FloatArray,
+    h: FloatArray,
+    bounds: tuple[FloatArray, FloatArray],
+    stretch: float,
+) -> Fields:
+    """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
+    variance, u = shared_plane(setting.covariance)
+    kind, own = _kinds(n, setting, variance, u), setting.d / n
+    regions = [_region(phi, n, setting, c, bounds, h) for c in range(len(n))]
+    width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
+    precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
+    safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
+    given = np.eye(2) + (u / safe[:, None]).T @ u
+    centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
+    least = [_stiffness(phi, n, setting, c, b[:, c], h[:, c]) for c in range(len(n))]
+    held = np.eye(2) + (u * np.array([one[0] for one in least])[:, None]).T @ u
+    spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
+    reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
+    step = rule.alpha / np.sqrt(precision)
+    lines = [
+        np.arange(math.ceil(low / size - rule.offset), math.floor(high / size - rule.offset) + 1)
+        for low, high, size in zip(centre.min(axis=0) - reach, centre.max(axis=0) + reach, step)
+    ]
+    if len(lines[0]) * len(lines[1]) > _MOST_PAIRS:
+        raise NotCovered("two fields that the classes of a layer share need too fine a lattice")
+    place = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
+    edge = np.zeros(place.shape[:2], dtype=bool)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    place = (place.reshape(-1, 2) + rule.offset) * step
+    alpha = place @ axes.T
+    log_alpha = -0.5 * (alpha**2).sum(axis=1) + np.log(step / math.sqrt(2 * math.pi)).sum()
+    classes = []
+    for c, region in enumerate(regions):
+        middle, shared = alpha @ u[c], float(np.linalg.norm(u[c] @ axes * spread))
+        if variance[c] < _PINNED * own[c]:
+            classes.append(_following(middle, float(variance[c])))
+        else:
+            stiffest = max(least[c][1], region.stiffness)
+            classes.append(_lattice(rule, middle, float(variance[c]), stiffest, h[:, c], shared, region.force))
+    grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
+    plane = Plane(u, (axes * step).T, np.flatnonzero(edge.ravel()))
+    every = np.arange(len(alpha), dtype=float)
+    return Fields(
+        every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u[:, 0], kind, Axis(), math.inf,
+        plane,
+    )  # fmt: skip
 
 
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:
     """For every class the first one of the same size, d, delta and fields: their tables are the same."""
-    facts = np.stack([n, setting.d, setting.delta, variance, u], axis=1)
+    facts = np.column_stack([n, setting.d, setting.delta, variance, u])
     unit = np.maximum(np.abs(facts).max(axis=0), 1e-300)
     near = (np.abs(facts[:, None] - facts) <= 1e-12 * unit).all(axis=2)
     return np.argmax(near, axis=1)
@@ -216,7 +318,7 @@ def _lattice(
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
     low, high = h.min() - reach, h.max() + reach
-    step = rule.h * width
+    step = rule.h * width * (1.0 if force is None else _BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
     grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
@@ -237,7 +339,6 @@ def _region(
     n: FloatArray,
     setting: Setting,
     c: int,
-    variance: float,
     bounds: tuple[FloatArray, FloatArray],
     h: FloatArray,
 ) -> _Region:
@@ -248,10 +349,8 @@ def _region(
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
     nodes = z_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
-    rise = np.gradient(site.b, h_grid, axis=1)
-    spread = size * float(site.bb.max()) + size**2 * variance * float((rise**2).max())
     force = size * float(site.h.min()), size * float(site.h.max())
-    return _Region(max(size * float(-site.hh.min()), 0.0), force, math.sqrt(spread))
+    return _Region(max(size * float(-site.hh.min()), 0.0), force)
 
 
 def _stiffness(

@@ -20,6 +20,7 @@ import numpy as np
 from meanfield.theories.deep.branches import NoBranch, prior_branch
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.rules import CHECK, FINE, NotCovered, Rule
+from meanfield.theories.deep.start import uncoded_onset
 from meanfield.theories.deep.system import DeepProblem, Evaluation, System
 from meanfield.validation import FloatArray
 
@@ -27,9 +28,12 @@ __all__ = ["BranchEnd", "Fold", "uncoded_at", "uncoded_end"]
 
 _HIGHER = 1.6  # factor between the tau at which the branch is looked for
 _MOST_STARTS = 24
-_GROWTH = 0.12  # of the conjugate, per step
+_GROWTH, _FASTER, _MOST_GROWTH = 0.2, 1.4, 0.5  # of the conjugate, per step: at first, how it changes, at most
+_ABOVE = 3.2  # times the tau at which a linear readout makes layers unstable, where the branch is nearly the prior
+_FAR = 0.3  # of ln tau below the fold, where its place need not be known well
 _STEPS = 80
 _CORRECTIONS = 12
+_SURE, _HOPELESS = 4, 0.02  # corrections after which the residual has to be below that
 _ROUGH, _EXACT = 1e-5, 1e-9  # residuals on the way, and at the end
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
 _CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
@@ -110,11 +114,15 @@ def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | Fold:
         As `uncoded_end`.
     """
     wanted = math.log(max(problem.tau, 1e-300))
-    for before, point in _followed(_start(replace(problem, tau=_HIGHER * max(problem.tau, 1e-3)))):
+    above = max(_HIGHER * max(problem.tau, 1e-3), _ABOVE * uncoded_onset(problem))
+    for before, point in _followed(_start(replace(problem, tau=above))):
         if point.log_tau <= wanted:
             share = (wanted - before.log_tau) / (point.log_tau - before.log_tau) if point is not before else 0.0
             system = _with_tau(point.system, problem.tau)
             return system, newton(system, before.x + share * (point.x - before.x), _ROUGH)
+    close = _near_fold(before, point)
+    if close is not None and wanted < close.log_tau - _FAR:
+        return Fold(math.exp(close.log_tau), close.system.free_energy(close.x, close.averages))
     end = _flattest(before, point, _ROUGH, _ROUGHLY_FLAT)
     if abs(wanted - end.log_tau) < _CLEAR:
         end = _flattest(_at_rule(before, FINE), point)
@@ -128,7 +136,7 @@ def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | Fold:
 
 def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
     """Neighbouring points of the branch, from a first one to the first behind the fold."""
-    before, step = point, _GROWTH
+    before, step, most = point, _GROWTH, _MOST_GROWTH
     for _ in range(_STEPS):
         yield before, point
         if point.slope >= 0.0:
@@ -137,10 +145,10 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
         while following is None:
             following = _moved(point, step)
             if following is None:
-                step *= 0.5
+                step = most = 0.5 * step
                 if step < 1e-3:
                     raise NoBranch(f"it was lost at tau = {math.exp(point.log_tau):.4g}")
-        before, point = point, following
+        before, point, step = point, following, min(_FASTER * step, most)
     raise NoBranch(f"it was followed to tau = {math.exp(point.log_tau):.3g} and does not turn back")
 
 
@@ -210,13 +218,13 @@ def _point(x: FloatArray, log_tau: float, system: System, averages: Evaluation |
 def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) -> _Point | None:
     """The solution with the conjugate's size of x; None if Newton does not get there."""
     row, smallest = _border(system, x), math.inf
-    for _ in range(_CORRECTIONS):
+    for count in range(_CORRECTIONS):
         system = _with_tau(system, math.exp(log_tau))
         averages = system.evaluate(x, curvature=True)
         error = float(np.abs(system.residual(x, averages)).max())
         if error <= tolerance:
             return _point(x, log_tau, system, averages)
-        if not error < 10.0 * smallest:
+        if not error < 10.0 * smallest or (count >= _SURE and error > _HOPELESS):
             return None
         smallest = min(smallest, error)
         scale = system.scales(x)
@@ -254,6 +262,12 @@ def _at_rule(point: _Point, rule: Rule) -> _Point:
     if found is None:
         raise NoBranch(f"it was lost at tau = {math.exp(point.log_tau):.4g}")
     return found
+
+
+def _near_fold(point: _Point, beyond: _Point) -> _Point | None:
+    """A point near the fold between two others, from the slopes of tau there; None if it was not reached."""
+    whole = _size(beyond) / _size(point) - 1.0
+    return _moved(point, whole * point.slope / (point.slope - beyond.slope))
 
 
 def _flattest(point: _Point, beyond: _Point, tolerance: float = _EXACT, flat: float = _FLAT) -> _Point:

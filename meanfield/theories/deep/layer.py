@@ -13,22 +13,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import ClassTable
 from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
-from meanfield.theories.deep.lattice import sheared as sheared_lattice
 from meanfield.theories.deep.maxima import Maxima
+from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, LayerNodes, TooCoarse
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows
-from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, UnstableCode, code_words
-from meanfield.theories.deep.sums import BEYOND, Sums, View, log_cell
+from meanfield.theories.deep.rules import (
+    Averages,
+    Detail,
+    NotCovered,
+    Setting,
+    UnstableCode,
+    code_words,
+)
+from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
@@ -36,42 +42,30 @@ __all__ = ["Layer"]
 _MAX_NODES = 400_000
 _BLOCK = 2_000_000  # numbers per temporary array
 _MOST_STRETCH = 30.0
-_MANY_NODES = 600  # from which on a lattice fitted to the curvature is considered,
-_MOST_SHEARED = 2  # for up to two conjugate fields: with three Newton was seen to go astray on it
-_BEYOND_DEPTH = 14.0  # nats below the maximum down to which that curvature counts
-_PROBES, _PROBE = 60, 0.25  # nodes at which it is computed by differences, and their step
+_ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
+_SOME = 150  # nodes that spacings along the shared field are fitted to
+_ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
-_LOOSE, _GAIN = 1.06, 1.3  # a lattice is replaced if too coarse by this in one direction, or too fine by this in volume
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
+_LIGHT = 0.8  # of all nats, from where on nodes that are missed for it do not count
 _ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
 
 
 class _Narrow(Exception):
-    """The lattice of the shared field does not cover its weight."""
+    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed."""
+
+    def __init__(self, heavy: bool) -> None:
+        super().__init__()
+        self.heavy = heavy
 
 
 @dataclass(eq=False)
-class Layer:
-    """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next.
-
-    `turns` (g, r, r): permutations of the coordinates of beta, up to signs, that leave the weight as it is. Averages
-    are then those over one node of every orbit, and right once they are made symmetric.
-    """
-
-    phi: Activation
-    n: FloatArray
-    rule: Rule
-    last: bool = False
-    turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.int64))
-    index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
-    regions: dict[str, FloatArray] = field(default_factory=dict)
-    stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
-    shear: FloatArray = field(default_factory=lambda: np.empty((0, 0)))  # (r, r) of the lattice; none: the unit matrix
+class Layer(LayerNodes):
+    """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next."""
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
-        self.heights: FloatArray = np.empty(0)
 
     # ---- tables ----------------------------------------------------------------------------------
 
@@ -88,7 +82,9 @@ class Layer:
             rows = {}
             for c in kinds:
                 unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-                rows[c] = even_rows(float(low[c]), float(high[c]), max(self.rule.rows * fields.rows[c] * unit, 1e-12))
+                step = unit * self.rule.rows
+                step = max(step, min(step * self.wider, float(high[c] - low[c]) / _ROWS_INSIDE), 1e-12)
+                rows[c] = even_rows(float(low[c]), float(high[c]), step)
         tables = {c: self._table(setting, fields, c, rows[c]) for c in kinds}
         return View(setting, fields, tables, low, high)
 
@@ -97,7 +93,7 @@ class Layer:
 
     def _own_rows(self, setting: Setting, like: IntArray, low: float, high: float) -> Rows:
         """Those of the lattice nodes themselves, of one conjugate field, for classes of one kind."""
-        step = self.rule.beta * (float(self.shear[0, 0]) if self._sheared(1) else 1.0)
+        step = self.rule.beta
         found = [np.zeros(1)]
         units = step * setting.root[like, 0]
         for unit in units[units != 0.0]:
@@ -112,9 +108,9 @@ class Layer:
         extra = _USUAL * np.sqrt((setting.root**2).sum(axis=1))
         low, high = b.min(axis=0) - extra, b.max(axis=0) + extra
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
-            known = self._bounds(setting, self._nodes(self.index), 0.0)
+            known = self._bounds(setting, self._nodes(self._everywhere(self.index)), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
-        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch)
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis)
         return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
@@ -157,7 +153,8 @@ class Layer:
 
     def _log_weight(self, view: View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
-        return np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
+        found = np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
+        return np.where(np.isnan(found), -math.inf, found)  # far out, where no field h of the lattice is
 
     def _blocks(self, view: View, beta: FloatArray) -> Iterator[FloatArray]:
         size = max(16, _BLOCK // len(view.fields.alpha))
@@ -175,30 +172,18 @@ class Layer:
         found, ends, kept = [], -math.inf, []
         for terms in self._blocks(view, beta):
             found.append(log_sum(terms))
-            ends = max(ends, float(terms[:, 0].max()), float(terms[:, -1].max()))
+            ends = max(ends, float(terms[:, view.fields.rim].max()))
             kept.append(terms)
             if len(beta) > len(terms):
                 kept.clear()
         weight = np.concatenate(found)
-        if len(view.fields.alpha) > 1 and ends > float(weight.max()) - self.rule.depth + _EDGE:
-            raise _Narrow
+        ends -= float(weight.max())
+        if len(view.fields.alpha) > 1 and ends > _EDGE - self.rule.depth:
+            raise _Narrow(ends > -_LIGHT * self.rule.depth)
         return weight, kept
 
-    def _nodes(self, index: np.ndarray) -> FloatArray:
-        nodes = self.rule.beta * (index + self.rule.offset)
-        return np.asarray(nodes @ self.shear if self._sheared(index.shape[1]) else nodes)
-
-    def _nearest(self, beta: FloatArray) -> IntArray:
-        """Indices of the lattice nodes next to beta (k, r)."""
-        if self._sheared(beta.shape[1]):
-            beta = beta @ np.linalg.inv(self.shear)
-        return np.round(beta / self.rule.beta - self.rule.offset).astype(np.int64)
-
-    def _sheared(self, r: int) -> bool:
-        return self.shear.shape == (r, r)
-
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
-        b = beta @ setting.root.T
+        b = beta @ setting.root.T + setting.shift
         extra = margin * np.sqrt((setting.root**2).sum(axis=1)) + 1e-9
         return b.min(axis=0) - extra, b.max(axis=0) + extra
 
@@ -239,11 +224,13 @@ class Layer:
         The nodes are moved inside their cells and resampled in proportion to the exact weight there; then h given b.
         """
         count, copies = len(beta), 12
-        inside = self.rule.beta * (rng.random((count * copies, beta.shape[1])) - 0.5)
-        moved = np.repeat(beta, copies, axis=0) + (inside @ self.shear if self._sheared(beta.shape[1]) else inside)
+        chart = self._chart(beta.shape[1])
+        place = np.repeat(chart.inverse(beta), copies, axis=0)
+        inside = place + self.rule.beta * (rng.random(place.shape) - 0.5)
+        moved = chart.beta(inside)
         view = self._covering(setting, np.vstack([moved, beta]))
-        weight = self._log_weight(view, moved)
-        base = np.repeat(self._log_weight(view, beta), copies)
+        weight = self._log_weight(view, moved) + chart.log_slope(inside)
+        base = np.repeat(self._log_weight(view, beta), copies) + chart.log_slope(place)
         chance = np.exp(np.minimum(weight - base, 30.0))
         pick = np.sort(rng.choice(len(moved), size=count, p=chance / chance.sum()))
         chosen = moved[pick]
@@ -256,44 +243,62 @@ class Layer:
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
         one = np.zeros_like(total)
         one[np.arange(count), alpha] = 1.0
-        move = (fields.alpha[1] - fields.alpha[0]) * (rng.random(count) - 0.5) if len(fields.alpha) > 1 else 0.0
+        move = fields.scattered(alpha, rng)
         for c in range(len(self.n)):
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
-            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else fields.shared[c] * move
+            offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else move[:, c]
             h[:, c] = fields.h[c][row] + offset
         return b, h, pick // copies
 
     # ---- averages --------------------------------------------------------------------------------
 
     def evaluate(
-        self, setting: Setting, *, grow: bool = True, detail: bool = False, curvature: bool = False
+        self,
+        setting: Setting,
+        *,
+        grow: bool = True,
+        detail: bool = False,
+        curvature: bool = False,
+        samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
-        """Averages of a layer; with `grow` the set of nodes is brought up to date first."""
+        """Averages of a layer; with `grow` nodes are brought up to date first, and `samples` needs `curvature`."""
+        self.refits, self.visits = 0, self.visits + 1
         while True:
             try:
-                return self._evaluate(setting, grow, detail, curvature)
-            except _Narrow:
+                return self._evaluate(setting, grow, detail, curvature, samples)
+            except _Narrow as narrow:
                 self._stretch()
+                grow = grow and narrow.heavy
+            except TooCoarse:
+                grow = False
 
     def _stretch(self) -> None:
         self.stretch *= 1.5
         if self.stretch > _MOST_STRETCH:
             raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
 
-    def _evaluate(self, setting: Setting, grow: bool, detail: bool, curvature: bool) -> tuple[Averages, Detail | None]:
+    def _evaluate(
+        self, setting: Setting, grow: bool, detail: bool, curvature: bool, samples: bool
+    ) -> tuple[Averages, Detail | None]:
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
         if self.index.shape[1] != r or not len(self.index):
-            self.index = unique(self._nearest(modes))
+            self.index = self._representatives(self._nearest(modes))
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
-            if r <= _MOST_SHEARED and len(self.index) > _MANY_NODES and not self.regions and self._widened(view):
+            for _ in range(REFITS if r == 2 and self.crowded and not self.regions else 0):
+                if not self._refitted(setting):
+                    break
                 fields, modes = self._prepared(setting)
                 view = self._grow(setting, fields, modes)
         else:
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(self.index), 0.0))
-        return self._average(view, self.index, detail, curvature)
+        index = self.index
+        if detail:
+            index = self._everywhere(index)
+            view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), 0.0))
+        return self._average(view, index, detail, curvature, samples=samples)
 
     def evaluate_codes(
         self,
@@ -303,6 +308,7 @@ class Layer:
         grow: bool = True,
         detail: bool = False,
         curvature: bool = False,
+        samples: bool = False,
     ) -> list[tuple[Averages, Detail | None]]:
         """Averages over the neurons of each code alone: those below the local maximum of the weight with its pattern.
 
@@ -315,12 +321,18 @@ class Layer:
             self.regions.setdefault(pattern, np.empty((0, 0), dtype=np.int64))
         while True:
             try:
-                return self._evaluate_codes(setting, patterns, grow, detail, curvature)
+                return self._evaluate_codes(setting, patterns, grow, detail, curvature, samples)
             except _Narrow:
                 self._stretch()
 
     def _evaluate_codes(
-        self, setting: Setting, patterns: tuple[str, ...], grow: bool, detail: bool, curvature: bool
+        self,
+        setting: Setting,
+        patterns: tuple[str, ...],
+        grow: bool,
+        detail: bool,
+        curvature: bool,
+        samples: bool,
     ) -> list[tuple[Averages, Detail | None]]:
         fields, beta = self._prepared(setting)
         assert self.maxima.known is not None
@@ -334,10 +346,10 @@ class Layer:
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):
                 view, self.regions[pattern] = self._basin(view, seeds)
-            results.append(self._average(view, self.regions[pattern], detail, curvature, whole=False))
+            results.append(self._average(view, self.regions[pattern], detail, curvature, False, samples))
         return results
 
-    def _basin(self, view: View, seeds: np.ndarray) -> tuple[View, FloatArray]:
+    def _basin(self, view: View, seeds: IntArray) -> tuple[View, IntArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -380,9 +392,10 @@ class Layer:
         rule = self.rule
         r = setting.root.shape[1]
         seeds = self._nearest(modes)
-        index = unique(np.vstack([self.index.reshape(-1, r), seeds]))
+        index = self._representatives(np.vstack([self.index.reshape(-1, r), seeds]))
         near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
-        reach = 8.0 if len(index) == len(seeds) else 3.0
+        reach = _ROOM * (self._nodes(index).max(axis=0) - self._nodes(index).min(axis=0)).max()
+        reach = max(8.0 if len(index) <= len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.1 * reach)
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
         known, seen = np.empty((0, r), dtype=np.int64), np.empty(0, dtype=np.int64)
         weight = np.empty(0)
@@ -391,87 +404,79 @@ class Layer:
             if not self._reached(view, self._nodes(new)):
                 everything = self._nodes(np.vstack([known, new]))
                 view = self._view(setting, fields, *self._bounds(setting, everything, reach))
-            found = self._log_weight(view, self._nodes(new))
+            found = self._log_weight(view, self._nodes(new)) + self._log_cells(new)
             known, weight = np.vstack([known, new]), np.append(weight, found)
             seen = np.sort(np.append(seen, keys(new)), kind="stable")
             if len(known) > _MAX_NODES or np.abs(new).max() >= HALF - 2:
                 raise NotCovered(f"a layer needs more than {_MAX_NODES} lattice nodes")
             alive = new[found > weight.max() - rule.depth]
             steps = far if len(alive) < _FEW_NODES else near
-            new = difference((alive[:, None, :] + steps).reshape(-1, r), seen)
+            new = difference(self._representatives((alive[:, None, :] + steps).reshape(-1, r)), seen)
         kept = weight > weight.max() - rule.depth - 4.0
         self.index, self.heights = known[kept], weight[kept]
         return view
 
-    def _widened(self, view: View) -> bool:
-        """Fits the lattice to the curvature of the weight where its bound is useless; whether it was changed."""
-        r = self.index.shape[1]
-        old = self.shear if self._sheared(r) else np.eye(r)
-        chosen = np.flatnonzero(self.heights > self.heights.max() - _BEYOND_DEPTH)
-        chosen = chosen[np.argsort(self.heights[chosen])][:: max(1, len(chosen) // _PROBES)]
-        beta = self._nodes(self.index[chosen])
-        steps = _PROBE * np.vstack([np.zeros((1, r)), *([x, -x] for x in np.eye(r)), *_diagonals(r)])
-        around = (beta[:, None, :] + steps).reshape(-1, r)
-        if r == 1 or not self._reached(view, around):
-            view = self._view(view.setting, view.fields, *self._bounds(view.setting, around, 0.0), between=True)
-        heights = self._log_weight(view, around).reshape(len(beta), -1)
-        turns = self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None]
-        found = sheared_lattice(heights, _PROBE, turns)
-        stiff = np.linalg.norm(np.linalg.inv(found) @ old, 2)
-        if stiff < _LOOSE and np.linalg.det(found) < _GAIN * np.linalg.det(old):
-            return False
-        nodes = self._nodes(self.index)
-        self.shear = found
-        self.index = unique(self._nearest(nodes))
-        return True
-
     def _average(
-        self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
+        self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
-        index, often = self._orbits(index) if whole and not detail else (index, np.ones(len(index)))
-        beta, depth, r = self._nodes(index), self.rule.depth, index.shape[1]
-        products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()))
+        often = self._often(index) if whole and not detail else np.ones(len(index))
+        products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples)
         nodes = products.with_nodes() if detail else {}
+        found = self._summed(view, products, index, often, whole, detail)
+        averages = found.averages(products)
+        if not detail:
+            return averages, None
+        rows, log_weight = np.concatenate(found.rows), found.log_weight
+        share = rows[:, products.one]
+        conditional = {name: rows[:, at] / np.maximum(share, 1e-300)[:, None] for name, at in nodes.items()}
+        return averages, Detail(self._nodes(index), share / share.sum(), log_weight, **conditional)
+
+    def _summed(
+        self, view: View, products: Products, index: IntArray, often: FloatArray, whole: bool, detail: bool = False
+    ) -> Totals:
+        """Sums of all products over nodes, each of which counts `often`."""
+        beta, r, columns = self._nodes(index), index.shape[1], len(products.table)
         log_weight, known = self._covered(view, beta)
-        top = float(log_weight.max())
+        cells = self._log_cells(index)
+        top = float((log_weight + cells).max())
+        if whole and known and self.visits & (self.visits - 1) == 0:
+            self._fit_rows(view, beta, known[0] + (cells[:, None] - top))
+        if whole and len(view.fields.alpha) > MANY_VALUES and view.fields.plane is None:
+            stride = math.ceil(len(beta) / _SOME)
+            some = known[0][::stride] if known else self._terms(view, beta[::stride])
+            self._fit_axis(some + cells[::stride, None], top, view.fields)
         start, weight = view.stencils(beta)
-        sums = Sums(view, products, start, curvature)
-        totals = np.zeros(len(products.table))
-        by_a = curvature and self.last
-        once, twice = np.zeros((r, len(totals))), np.zeros((r, r, len(totals)))
-        kept = []
-        size = max(16, _BLOCK // max(len(view.fields.alpha), len(totals)))
+        sums = Sums(view, products, start)
+        once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
+        kept, totals = [], np.zeros(columns)
+        size = max(16, _BLOCK // max(len(view.fields.alpha), columns))
         for i in range(0, len(beta), size):
             part = slice(i, i + size)
             at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
-            out = sums.per_node(start[:, part], weight[:, part], terms, top, depth) * often[part, None]
+            terms = terms + cells[part, None]
+            out = sums.per_node(start[:, part], weight[:, part], terms, top, self.rule.depth) * often[part, None]
             totals += out.sum(axis=0)
-            if by_a:
+            if products.by_readout:
                 once += at.T @ out
                 twice += ((at[:, :, None] * at[:, None, :]).reshape(len(at), -1).T @ out).reshape(twice.shape)
             if detail:
                 kept.append(out)
-        norm = float(totals[products.one])
-        log_z = top + math.log(norm) + log_cell(self.rule.beta, r, self.shear if self._sheared(r) else None)
-        averages = sums.averages(totals / norm, log_z, (once / norm, twice / norm) if by_a else None, curvature)
-        if not detail:
-            return averages, None
-        rows = np.concatenate(kept)
-        share = rows[:, products.one]
-        conditional = {name: rows[:, at] / np.maximum(share, 1e-300)[:, None] for name, at in nodes.items()}
-        return averages, Detail(beta, share / share.sum(), log_weight, **conditional)
+        return Totals(top, totals, once, twice, tuple(kept), log_weight)
 
-    def _orbits(self, index: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """One node of every orbit, and how many there are in it: nodes may have been found in a part of it alone."""
-        turns = self.turns if self.rule.offset == 0.0 else self.turns[(self.turns >= 0).all(axis=(1, 2))]
-        if len(turns) < 2 or index.shape[1] != turns.shape[1]:
-            return index, np.ones(len(index))
-        names = np.array([keys(index @ turn.T) for turn in turns])
-        orbit = names.max(axis=0)
-        order = np.lexsort((orbit != keys(index), orbit))
-        chosen = np.sort(order[np.unique(orbit[order], return_index=True)[1]])
-        images = np.sort(names[:, chosen], axis=0)
-        return index[chosen], 1.0 + (np.diff(images, axis=0) > 0).sum(axis=0)
+    def tilted(
+        self, setting: Setting, copies: Sequence[tuple[float, FloatArray]], pattern: str | None = None
+    ) -> Averages:
+        """Averages of all kinds over a sum of weights, each as large as its number says and b shifted, at old nodes,
+        those of all neurons or of one code."""
+        index = self.index if pattern is None else self.regions[pattern]
+        often, beta, fields = np.ones(len(index)), self._nodes(index), self._prepared(setting)[0]
+        products = Products(len(self.n), True, self.last, bool(setting.covariance.any()), True)
+        parts = []
+        for factor, shift in copies:
+            moved = setting._replace(shift=shift)
+            view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
+            parts.append((factor, self._summed(view, products, index, often, False)))
+        return combined(parts).averages(products)
 
 
 def _cross(r: int, most: int) -> IntArray:
@@ -481,13 +486,7 @@ def _cross(r: int, most: int) -> IntArray:
     return np.asarray(cube[(size > 0) & (size <= most)])
 
 
-def _diagonals(r: int) -> list[FloatArray]:
-    """Steps along two coordinates at once, for mixed differences."""
-    unit = np.eye(r)
-    return [np.array([unit[i] + unit[j], -unit[i] - unit[j]]) for i, j in itertools.combinations(range(r), 2)]
-
-
-def _pick(weights: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _pick(weights: FloatArray, rng: np.random.Generator) -> IntArray:
     """One column per row, in proportion to the weights."""
     total = np.cumsum(weights, axis=1)
     return np.asarray((total < rng.random((len(total), 1)) * total[:, -1:]).sum(axis=1))

@@ -14,6 +14,7 @@ from meanfield.validation import FloatArray
 __all__ = ["Maxima"]
 
 _STRIDE = 0.6
+_STILL = 1e-4  # relative change, at which maxima are found well enough
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
 _RESTART = 12  # maxima are looked for afresh every so many settings
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
@@ -42,6 +43,7 @@ class Maxima:
             (b, h), sweeps = self._starts(setting, b_cov), 60
         self.visits += 1
         for _ in range(sweeps):
+            before = b, h
             mean, force, stiffness = self.tilted(setting, b, h)
             b = (mean * self.n) @ b_cov
             if setting.covariance.any():
@@ -50,6 +52,8 @@ class Maxima:
                 wanted = (force * self.n) @ setting.covariance - h
                 full = np.linalg.solve(matrix, wanted[:, :, None])[:, :, 0]
                 h = h + full * np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
+            if all(np.abs(one - other).max() <= _STILL * np.abs(one).max() for one, other in zip((b, h), before)):
+                break
         # All are kept: one that is too low now may be the highest of the next setting.
         self.known = _distinct(b, h)
         return self.known if every else self._relevant(setting, *self.known, depth)

@@ -12,6 +12,8 @@ from typing import ClassVar, cast
 import numpy as np
 
 from meanfield.archive import write_archive
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.finite_width import OneLoop
 from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
@@ -22,11 +24,13 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch
 from meanfield.theories.deep.densities import LayerDensities
 from meanfield.theories.deep.fold import BranchEnd, uncoded_end
+from meanfield.theories.deep.one_loop import one_loop
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
+from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
 from meanfield.theories.deep.table import deep_table
-from meanfield.validation import FloatArray, read_only
+from meanfield.validation import FloatArray, read_only, whole_number
 from meanfield.validation import generator as new_generator
 
 __all__ = ["DeepPosterior"]
@@ -219,6 +223,60 @@ class DeepPosterior(LayerDensities):
             return uncoded_end(problem)
         except (NotCovered, np.linalg.LinAlgError) as error:
             raise NoBranch(f"the branch without codes was not followed to its end: {error}") from error
+
+    def rivals(self, starts: int = 8, *, rng: object = None) -> tuple[Branch, ...]:
+        """Solutions of the saddle equations found from many starts, largest Phi first; takes seconds to minutes.
+
+        Starts are the branch without codes (followed from larger tau), the usual planted codes, every set of one or two
+        orbits of codes up to four classes, and random kernels. One of larger Phi than `free_energy` would be the better
+        answer; that none is found proves nothing.
+
+        Parameters
+        ----------
+        starts : int
+            Number of random kernels.
+        rng : None, int or numpy.random.Generator
+
+        Returns
+        -------
+        tuple of Branch
+            Name of the first start that led there, Phi, and residual by an independent quadrature. The reported
+            solution is among them, if any start leads to it.
+
+        Raises
+        ------
+        ValueError
+            For linear phi, at P = infinity and with given shares, where there are no such branches.
+        """
+        self._finite("a search for other solutions")
+        if self.scheme == "analog" or self.solution.frozen:
+            raise ValueError("only solutions of nonlinear networks at equilibrium have rivals.")
+        problem = problem_of(self.network, self.task, self.tau)[0]
+        found = other_solutions(problem, whole_number("starts", starts, at_least=0), new_generator("rng", rng))
+        return tuple(branch for branch, _ in found)
+
+    def one_loop(self) -> OneLoop:
+        """What a network of finite width N has beyond this solution, at order 1/N: kernels of all layers, outputs and
+        readouts, from the fluctuations of all order parameters around it (THEORY.md, "One loop").
+
+        Also says whether the solution is stable against perturbations that tell the samples of a class apart. Takes
+        half a second for two classes and two layers, a minute for three and three. At given shares of the codes these
+        do not fluctuate.
+
+        Raises
+        ------
+        ValueError
+            At P = infinity and for linear phi.
+        ConvergenceError
+            If integrals beside the solution are outside of what the quadrature covers.
+        """
+        self._finite("a term of order 1/N")
+        if self.scheme == "analog":
+            raise ValueError("one_loop() is there for networks with codes; phi is linear.")
+        try:
+            return one_loop(self._system, self._order, self._index)
+        except NotCovered as error:
+            raise ConvergenceError(f"the term of order 1/N was not found: {error}.", self) from error
 
     # ---- printing, saving ------------------------------------------------------------------------
 

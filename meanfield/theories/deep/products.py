@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from meanfield.theories.deep.class_tables import MEANS
-from meanfield.theories.deep.compiled.generated.site import KEYS
+from meanfield.theories.deep.class_tables import MEANS, SQUARES
+from meanfield.theories.deep.compiled.generated.site import KEYS, SAMPLE_KEYS
+from meanfield.theories.deep.rules import SampleCurvature
 from meanfield.validation import FloatArray
 
 __all__ = ["Products", "pairs_of"]
 
 _COLUMN = {key: i for i, key in enumerate(KEYS)}
 _NAMES = [*MEANS, "field"]
+_SAMPLE = {key: i for i, key in enumerate(SAMPLE_KEYS)}
 _Operator = dict[int, tuple[int, int, int, int]]
 
 
@@ -43,6 +45,7 @@ class Products:
     curvature: bool
     last: bool
     fields: bool
+    samples: bool = False
     rows: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,10 +61,17 @@ class Products:
         self.coefficient = np.empty(0)
         if self.curvature:
             self._second()
+        if self.samples:
+            self._by_sample()
         self._finish()
 
     def _finish(self) -> None:
         self.table = np.array(list(self.rows), dtype=np.int64).reshape(-1, self.n_classes)
+
+    @property
+    def by_readout(self) -> bool:
+        """Whether derivatives are by t, which come with factors a."""
+        return self.curvature and self.last
 
     def with_nodes(self) -> dict[str, FloatArray]:
         """Rows of the means of single classes that `Detail` has."""
@@ -112,6 +122,43 @@ class Products:
         self.curved = np.empty((size, size), dtype=np.int64)
         for i, j in itertools.combinations_with_replacement(range(size), 2):
             self.curved[i, j] = self.curved[j, i] = self._derivative(_added(self.operators[i], self.operators[j]))
+
+    def _by_sample(self) -> None:
+        """Rows of the second derivatives by perturbations of the samples of one class, and of two."""
+        classes, front = range(self.n_classes), self.offset + len(_NAMES)
+        parameters: list[tuple[int, int | None]] = [(0, None)] if self.last else [*((0, e) for e in classes), (2, None)]
+        if self.fields:
+            parameters += [*((1, e) for e in classes), (3, None)]
+        size = len(parameters)
+        self.one_class = np.empty((self.n_classes, size, size), dtype=np.int64)
+        for c, i, j in itertools.product(classes, range(size), range(size)):
+            whole: _Operator = {}
+            for axis, e in (parameters[i], parameters[j]):
+                if e is not None:
+                    whole = _added(whole, {e: (1, 0, 0, 0) if axis == 0 else (0, 1, 0, 0)})
+            own = whole.pop(c, (0, 0, 0, 0))
+            x, y = sorted((parameters[i][0], parameters[j][0]))
+            columns = {e: _COLUMN[key] for e, key in whole.items()}
+            self.one_class[c, i, j] = self._row({**columns, c: front + _SAMPLE[x, y, own[0], own[1]]})
+        self.two_classes = np.empty((self.n_classes, self.n_classes, 2, 2), dtype=np.int64)
+        for c, e, x, y in itertools.product(classes, classes, range(2), range(2)):
+            low, high = sorted((x, y))
+            at = front + _SAMPLE[low, high, 0, 0]
+            square = front + len(SAMPLE_KEYS) + list(SQUARES).index((low, high))
+            self.two_classes[c, e, x, y] = self._row({c: square} if c == e else {c: at, e: at})
+
+    def by_sample(self, total: FloatArray, by_readout: tuple[FloatArray, FloatArray] | None) -> SampleCurvature:
+        """Second derivatives of ln Z by perturbations that tell samples apart; arguments as `second_derivatives`."""
+        one = total[self.one_class]
+        if by_readout is not None:
+            once, twice = by_readout
+            m, rows = len(once), self.one_class
+            t_t = twice[:, :, rows[:, 0, 0]].transpose(2, 0, 1)
+            t_rest = once[:, rows[:, 0, 1:]].transpose(1, 0, 2).reshape(len(rows), m, -1)
+            one = np.concatenate(
+                [np.concatenate([t_t, t_rest], 2), np.concatenate([t_rest.transpose(0, 2, 1), one[:, 1:, 1:]], 2)], 1
+            )
+        return SampleCurvature(one, total[self.two_classes])
 
     def second_derivatives(self, total: FloatArray, by_readout: tuple[FloatArray, FloatArray] | None) -> FloatArray:
         """Hessian of ln Z from the means of all products (products,).

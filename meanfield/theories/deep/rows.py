@@ -12,10 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from meanfield.theories.deep.compiled.kernels import POINTS, lagrange
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["Rows", "even_rows", "given_rows"]
+__all__ = ["Rows", "even_rows", "given_rows", "spare"]
 
+# Error of the polynomial through POINTS neighbours in the middle between two of them, in units of a difference of that
+# order.
+_MIDDLE = float(np.prod(np.arange(1, POINTS, 2, dtype=float)) ** 2 / (2.0**POINTS * math.factorial(POINTS)))
+_HEAVY, _MOST = 1e-2, 0.9  # entries that count, and how many of them differences have to reach
 _HIT = 1e-6  # of the mean distance of given rows, within which a b is one of them
 
 
@@ -57,3 +61,33 @@ def given_rows(values: FloatArray, least: float) -> Rows:
     """Rows at these b (k,); those that are closer than `least` are one."""
     ordered = np.sort(values)
     return Rows(ordered[np.append(True, np.diff(ordered) > least)], 1)
+
+
+def spare(table: FloatArray, known: BoolArray, share: FloatArray, allowed: float) -> float:
+    """How many times further apart rows may be, so that the error of what is read, times its share, is as allowed.
+
+    table, known (where it has values) and share are (rows, columns), the last by the first row of a stencil. NaN if
+    there are too few rows. From differences of every, of every second and of every fourth row: those of close ones may
+    be rounding.
+    """
+    best = math.nan
+    for stride in (1, 2, 4):
+        count = len(table) - POINTS * stride
+        if count <= 0:
+            break
+        whole = np.logical_and.reduce([known[i * stride : count + i * stride] for i in range(POINTS + 1)])
+        # Stencils of a larger distance have the same middle.
+        first = 5 * stride - 5
+        weight = np.maximum.reduce([share[first + i : first + i + count] for i in range(stride)])
+        change = np.where(known, table, 0.0)
+        for _ in range(POINTS):
+            change = change[stride:] - change[:-stride]
+        heavy = np.argwhere(share > _HEAVY * share.max())
+        at = np.clip(heavy[:, 0] - first, 0, count - 1)
+        if stride > 1 and not whole[at, heavy[:, 1]].mean() * (at == heavy[:, 0] - first).mean() > _MOST:
+            break
+        if not whole.any():
+            break
+        error = _MIDDLE * float((np.abs(change) * weight)[whole].max())
+        best = np.fmax(best, stride * (allowed / max(error, 1e-300)) ** (1.0 / POINTS))
+    return float(best)

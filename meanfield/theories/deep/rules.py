@@ -18,6 +18,7 @@ __all__ = [
     "Detail",
     "NotCovered",
     "Rule",
+    "SampleCurvature",
     "Setting",
     "UnstableCode",
     "activation_range",
@@ -55,12 +56,29 @@ CHECK = Rule(0.8, 0.78, 0.5, 0.37, 31.0, 0.37, 0.25)
 
 
 class Setting(NamedTuple):
-    """What one layer is given: root (C, r) of the covariance of b, covariance of h (C, C), d and delta (C,)."""
+    """What one layer is given: root (C, r) of the covariance of b, covariance of h (C, C), d and delta (C,).
+
+    `shift` (C,): added to b.
+    """
 
     root: FloatArray
     covariance: FloatArray
     d: FloatArray
     delta: FloatArray
+    shift: FloatArray | float = 0.0
+
+
+class SampleCurvature(NamedTuple):
+    """Second derivatives of ln Z by perturbations that tell the samples of a class apart.
+
+    one_class (C, k, k): by u_mu times, in this order, the entries of k~ with each class and delta (t in the last
+    layer), and where there are fields h the entries of their covariance with each class and d; u over the samples of
+    class c, sum u = 0, sum u^2 = 1. two_classes (C, C, 2, 2): by (k~, H)_mu_nu = u_mu v_nu, v over those of class e, or
+    of class c again without a trace.
+    """
+
+    one_class: FloatArray
+    two_classes: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +86,8 @@ class Averages:
     """<g_b g_b^T> (C, C), <g_bb> (C,), <g_h g_h^T> (C, C), <g_hh> (C,) and ln Z of one layer.
 
     `curvature`, where asked for: second derivatives of ln Z by the entries of k~ on and above the diagonal (by t in the
-    last layer), by delta, and then, in layers with fields h, by the entries of their covariance and d.
+    last layer), by delta, and then, in layers with fields h, by the entries of their covariance and d. `samples`
+    likewise.
     """
 
     log_z: float
@@ -77,6 +96,7 @@ class Averages:
     tilde: FloatArray
     delta: FloatArray
     curvature: FloatArray | None = None
+    samples: SampleCurvature | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.rules import Rule, activation_range
 from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_values, z_rule
 from meanfield.validation import FloatArray
@@ -26,6 +27,7 @@ class SingleSites:
     delta: float
     h: FloatArray
     bounds: tuple[float, float]  # of b
+    derived: dict[int, FloatArray] = field(default_factory=dict)  # by the highest order
 
     @cached_property
     def _chebyshev(self) -> tuple[FloatArray, FloatArray]:
@@ -49,20 +51,21 @@ class SingleSites:
         """(points, h)"""
         return self.values(self._chebyshev[0], slice(None))
 
-    @cached_property
-    def _derived(self) -> FloatArray:
+    def _derived(self, highest: int) -> FloatArray:
         """(orders, points, h)"""
-        return self.derivatives(self._chebyshev[0], slice(None))[1]
+        if highest not in self.derived:
+            self.derived[highest] = self.derivatives(self._chebyshev[0], slice(None), highest)[1]
+        return self.derived[highest]
 
     def values(self, b: FloatArray, inside: slice) -> FloatArray:
         """g (N, h) at b (N,) and h[inside], integrated there."""
         h = self.h[inside]
         return site_values(self._z(h, b), b, h, self.d, self.delta)
 
-    def derivatives(self, b: FloatArray, inside: slice) -> tuple[FloatArray, FloatArray]:
-        """g (N, h) and its derivatives (orders, N, h) at b (N,) and h[inside], integrated there."""
+    def derivatives(self, b: FloatArray, inside: slice, highest: int) -> tuple[FloatArray, FloatArray]:
+        """g (N, h) and derivatives (orders, N, h) up to a total order, at b (N,) and h[inside], integrated there."""
         h = self.h[inside]
-        return site_derivatives(self._z(h, b), b, h, self.d, self.delta)
+        return site_derivatives(self._z(h, b), b, h, self.d, self.delta, highest)
 
     def _weights(self, b: FloatArray) -> FloatArray:
         nodes, bary = self._chebyshev
@@ -80,5 +83,5 @@ class SingleSites:
 
     def interpolated_derivatives(self, b: FloatArray, inside: slice, wanted: list[int]) -> FloatArray:
         """(wanted, N h) derivatives at b (N,) and h[inside]."""
-        found = np.tensordot(self._derived[wanted][:, :, inside], self._weights(b), (1, 1)).transpose(0, 2, 1)
-        return np.ascontiguousarray(found.reshape(len(wanted), -1))
+        highest = max(sum(ORDERS[order]) for order in wanted)
+        return (self._weights(b) @ self._derived(highest)[wanted][:, :, inside]).reshape(len(wanted), -1)

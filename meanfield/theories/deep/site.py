@@ -106,18 +106,24 @@ def site_values(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta:
 
 
 def site_derivatives(
-    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float
+    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float, highest: int = 4
 ) -> tuple[FloatArray, FloatArray]:
-    """g (n_b, n_h) and its derivatives (orders, n_b, n_h), in the order of ORDERS, at all pairs of b and h."""
+    """g (n_b, n_h) and its derivatives (orders, n_b, n_h), in the order of ORDERS, at all pairs of b and h.
+
+    Derivatives of a higher total order than `highest` are not meaningful.
+    """
     top, tilt, xi, gauss = _factors(nodes, b, h, d, delta)
     middle = 0.5 * (nodes.phi.max() + nodes.phi.min())
     phi = nodes.phi - middle
     by_phi, by_xi = [tilt], [gauss]
-    for _ in range(max(max(order) for order in MOMENTS)):
+    for _ in range(min(highest, max(max(order) for order in MOMENTS))):
         by_phi.append(by_phi[-1] * phi)
         by_xi.append(by_xi[-1] * xi)
     total = np.maximum(tilt @ gauss, _TINY)
-    moments = np.array([((by_phi[i] @ by_xi[j]) / total).ravel() for i, j in MOMENTS])
+    moments = np.zeros((len(MOMENTS), total.size))
+    for row, (i, j) in zip(moments, MOMENTS):
+        if i + j <= highest:
+            row[:] = ((by_phi[i] @ by_xi[j]) / total).ravel()
     found = np.empty((len(ORDERS), total.size))
     derivatives(moments, math.sqrt(d), found)
     found[ORDERS.index((1, 0))] += middle
@@ -126,5 +132,5 @@ def site_derivatives(
 
 def site_table(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> Site:
     """g, g_b, g_bb, g_h, g_hh at all pairs of b (n_b,) and h (n_h,)."""
-    g, found = site_derivatives(nodes, b, h, d, delta)
+    g, found = site_derivatives(nodes, b, h, d, delta, 2)
     return Site(g, *(found[ORDERS.index(order)] for order in ((1, 0), (2, 0), (0, 1), (0, 2))))

@@ -12,7 +12,7 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.validation import FloatArray, read_only
 
-__all__ = ["Branch", "DeepCertificate", "DeepSolution"]
+__all__ = ["Branch", "DeepCertificate", "DeepSolution", "OrderError"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,18 @@ class Branch:
     name: str
     free_energy: float
     residual: float
+
+
+@dataclass(frozen=True)
+class OrderError:
+    """Error of the order parameters of one kind ("kernel", "d", "tilde", "delta", "t") of a layer (1 .. L).
+
+    `value` is that of the worst entry, relative to the largest of its kind and layer.
+    """
+
+    name: str
+    layer: int
+    value: float
 
 
 @dataclass(frozen=True)
@@ -44,10 +56,20 @@ class DeepCertificate(Certificate):
         not computed.
     curvature_error : float
         Largest difference of the Hessian, relative to its diagonal, from that of the other quadrature.
+    order_error : float
+        Largest error of the order parameters, each relative to the largest of its kind and layer: Newton's step from
+        the reported ones, with residual and exact Jacobian of the other quadrature. Where Phi is nearly flat in some
+        direction this is much larger than the residual. Certified answers have it below `rtol` as well. NaN where it
+        was not computed: at P = infinity.
+    order_errors : tuple of OrderError
+        The same for every kind of order parameters of every layer.
     duality_gap : float
         At P = infinity the distance between bounds from both sides, else NaN: Phi is not convex in the kernels.
     branches : tuple of Branch
         Other solutions that were found; the one with the largest Phi is reported.
+    searched : tuple of str
+        Where solutions were looked for, and with what outcome; others are not excluded (`DeepPosterior.rivals` looks
+        for more).
     """
 
     solver_residual: float = math.nan
@@ -56,6 +78,9 @@ class DeepCertificate(Certificate):
     outer_curvature: float = math.nan
     curvature_error: float = math.nan
     branches: tuple[Branch, ...] = ()
+    order_error: float = math.nan
+    order_errors: tuple[OrderError, ...] = ()
+    searched: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -68,6 +93,8 @@ class DeepCertificate(Certificate):
         curvature_error: float = math.nan,
         duality_gap: float = math.nan,
         branches: tuple[Branch, ...] = (),
+        order_errors: tuple[OrderError, ...] = (),
+        searched: tuple[str, ...] = (),
     ) -> DeepCertificate:
         """Global optimality is proven by a duality gap only; weights of codes are taken as unique."""
         return cls(
@@ -82,7 +109,15 @@ class DeepCertificate(Certificate):
             outer_curvature=outer_curvature,
             curvature_error=curvature_error,
             branches=branches,
+            order_error=max((error.value for error in order_errors), default=math.nan),
+            order_errors=order_errors,
+            searched=searched,
         )
+
+    @property
+    def softest(self) -> OrderError | None:
+        """The order parameters with the largest error."""
+        return max(self.order_errors, key=lambda error: error.value, default=None)
 
     @property
     def residual(self) -> float:
@@ -168,6 +203,8 @@ class DeepSolution:
                 raise ValueError(f"its {name} has dtype {arrays[name].dtype}, expected real numbers.")
         proof = dict(header["certificate"])
         proof["branches"] = tuple(Branch(**branch) for branch in proof["branches"])
+        proof["searched"] = tuple(proof.get("searched", ()))
+        proof["order_errors"] = tuple(OrderError(**error) for error in proof.get("order_errors", ()))
         values: dict = {
             **header,
             "certificate": DeepCertificate(**proof),

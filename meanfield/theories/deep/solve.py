@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,9 +21,9 @@ from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, NotCovered, UnstableCode
-from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
-from meanfield.theories.deep.stability import SecondOrder, second_order
-from meanfield.theories.deep.start import relax
+from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
+from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
+from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray, IntArray, real_number
@@ -34,6 +34,8 @@ _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undeter
 _SAME_BRANCH = 1e-4
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
 _UNKNOWN = "the branch without codes was not compared: "
+_ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
+_LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
 
 Report = Callable[[str, int, float], None]
@@ -63,8 +65,8 @@ def solve_deep(
     warm_start : DeepPosterior, optional
         Solution of a neighbouring problem with equally many classes, outputs and layers; a hint.
     rtol : float
-        Wanted accuracy of the order parameters: the residual of the saddle equations, recomputed with an independent
-        quadrature, relative to each block of them.
+        Wanted accuracy of the order parameters, relative to each block of them: of the residual of the saddle
+        equations, recomputed with an independent quadrature, and of the Newton step that this residual asks for.
     progress : callable, optional
         Called with stage, step and residual.
     fractions : mapping of str to float, optional
@@ -76,7 +78,7 @@ def solve_deep(
     Returns
     -------
     DeepPosterior
-        ``status`` is "optimal" only if the independent residual is below `rtol`.
+        ``status`` is "optimal" only if the independent residual and the error of the order parameters are below `rtol`.
 
     Raises
     ------
@@ -93,7 +95,7 @@ def solve_deep(
         if fractions is not None:
             raise ValueError("shares of codes can be given at a finite n_samples only")
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
-    shares = None if fractions is None else _checked(fractions, task.n_classes)
+    shares = None if fractions is None else _shares(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
@@ -113,7 +115,26 @@ def solve_deep(
     if competitors and shares is None and problem.phi.parts != "gaussian":
         warm = start is not None
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
-    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second)
+    searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
+    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second, searched)
+
+
+def _searched(
+    competitors: bool, warm: bool, given: bool, problem: DeepProblem, branches: list[Branch], remark: str
+) -> tuple[str, ...]:
+    """Where solutions were looked for, in words."""
+    if problem.phi.parts == "gaussian":
+        return ()
+    if given:
+        return ("codes with the given shares",)
+    first = "the solution that a warm start led to" if warm else "codes planted from the limit of many samples"
+    if not competitors:
+        return (first,)
+    second = "the branch without codes that continues the prior"
+    if any(branch.name == "uncoded" for branch in branches):
+        return first, f"{second}: found"
+    outcome = remark.removeprefix(_ENDED).replace(_UNKNOWN, "not compared, ") or "the same solution"
+    return first, f"{second}: {outcome}"
 
 
 def _from_start(
@@ -155,10 +176,9 @@ def _compete(
             if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
                 return system, found, [Branch("uncoded", against, other.residual)], ""
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
-        rival, other = polish(problem, other.x, tolerance, report)
+        rival, other = polish(rival, other, tolerance, report)
     except NoBranch as error:
-        remark = f"there is no branch without codes that continues the prior, the only one looked for: {error}"
-        return system, found, [], remark
+        return system, found, [], f"{_ENDED}{error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
         return system, found, [], f"{_UNKNOWN}{error}"
     against = rival.free_energy(other.x, other.averages)
@@ -177,23 +197,27 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
     """The branch without codes at the coarse quadrature, or why it was not compared.
 
     Where Newton does not reach it from the prior it is followed from a larger tau, to here or to its end in a fold.
+    That readouts learn with the kernels of the prior (`prior_branch`) does not end it: what classes share may have
+    learned before.
 
     Raises
     ------
     NoBranch
         If it has ended.
     """
-    try:
-        rival, other = prior_branch(problem, report)
-        if other.residual <= (_FOUND if certain else _NEAR):
-            return rival, other
-        reason = f"Newton ended at a residual of {other.residual:.0e}"
-    except (NotCovered, np.linalg.LinAlgError) as error:
-        reason = str(error)
+    reason = "it was not found from the prior"
+    if problem.tau > uncoded_onset(problem):
+        try:
+            rival, other = prior_branch(problem, report)
+            if other.residual <= (_FOUND if certain else _NEAR):
+                return rival, other
+            reason = f"Newton ended at a residual of {other.residual:.0e}"
+        except (NoBranch, NotCovered, np.linalg.LinAlgError) as error:
+            reason = str(error)
     try:
         reached = uncoded_at(problem)
-    except (NoBranch, NotCovered, np.linalg.LinAlgError):
-        return f"{_UNKNOWN}{reason}"
+    except (NoBranch, NotCovered, np.linalg.LinAlgError) as error:
+        return f"{_UNKNOWN}{reason}; {error}"
     if isinstance(reached, Fold):
         raise NoBranch(f"it ends in a fold at tau = {reached.tau:.4g}, where its Phi is {reached.free_energy:.5g}")
     return reached if reached[1].residual <= _FOUND else f"{_UNKNOWN}{reason}"
@@ -229,47 +253,46 @@ def _posterior(
     remark: str,
     rtol: float,
     second: bool,
+    searched: tuple[str, ...],
 ) -> DeepPosterior:
     """Certificate, codes and arrays of all classes."""
-    check = system.at_rule(CHECK)
+    allowed = max(rtol, _VALLEY) if system.codes else rtol
+    proof = _checked(system, found, second)
+    if not proof.error <= allowed and proof.residual <= allowed and not system.codes:
+        # The equations hold, and leave a soft direction open.
+        again = newton(system, found.x, 1e-2 * found.residual, most=_LAST)
+        if again.residual < found.residual:
+            found, proof = again, _checked(system, again, second)
     linear = system.problem.phi.parts == "gaussian"
     phi = system.free_energy(found.x, found.averages)
-    curvature = SecondOrder(math.nan, math.nan, math.nan)
-    try:
-        again = check.evaluate(found.x, curvature=second)
-        residual = float(np.abs(check.residual(found.x, again)).max())
-        error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
-        if second and residual < 1e-3:
-            curvature = second_order(system, found.averages, check.hessian(again))
-    except NotCovered:
-        residual = error = math.inf
-    except np.linalg.LinAlgError:
-        pass
-    allowed = max(rtol, _VALLEY) if system.codes else rtol
+    residual, curvature = proof.residual, proof.curvature
     notes = [remark] if remark else []
     if branches:
         other = branches[0]
         notes.append(f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}")
     if not math.isnan(curvature.outer) and not curvature.passed:
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
-    good = residual <= allowed
+    good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
         residual,
         found.residual,
-        error,
+        proof.phi_error,
         curvature.inner,
         curvature.outer,
         curvature.error,
         math.nan,
         tuple(branches),
+        proof.errors,
+        searched,
     )
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
         "global optimality over the kernels is not proven"
         if good
-        else f"residual {residual:.1e} by an independent quadrature, wanted {allowed:.1e}: start from a neighbouring "
-        "problem with warm_start, or ask for less with rtol"
+        else f"residual {residual:.1e} by an independent quadrature, which leaves an error of {proof.error:.1e} of the "
+        f"order parameters, wanted {allowed:.1e}: start from a neighbouring problem with warm_start, or ask for less "
+        "with rtol"
     )
     order = system.unpack(found.x)
     top = system.combined(found.averages)[-1]
@@ -312,6 +335,42 @@ def _posterior(
     return DeepPosterior(network, task, tau, solution)
 
 
+class _Proof(NamedTuple):
+    """What another quadrature says of a solution."""
+
+    residual: float
+    phi_error: float
+    errors: tuple[OrderError, ...]
+    curvature: SecondOrder
+
+    @property
+    def error(self) -> float:
+        """Largest of `errors`; infinite if they are not known."""
+        return max((error.value for error in self.errors), default=math.inf)
+
+
+def _checked(system: System, found: Found, second: bool) -> _Proof:
+    """Residual, error of Phi and of the order parameters, and curvatures."""
+    check, unknown = system.at_rule(CHECK), SecondOrder(math.nan, math.nan, math.nan)
+    phi = system.free_energy(found.x, found.averages)
+    try:
+        again = check.evaluate(found.x, curvature=True)
+    except NotCovered:
+        return _Proof(math.inf, math.inf, (), unknown)
+    residual = float(np.abs(check.residual(found.x, again)).max())
+    error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
+    try:
+        errors = order_errors(check, found.x, again)
+        if not second or residual >= _NEARLY:
+            return _Proof(residual, error, errors, unknown)
+        curved = found.averages
+        if curved.top[0].curvature is None:
+            curved = system.evaluate(found.x, grow=False, curvature=True)
+        return _Proof(residual, error, errors, second_order(system, curved, check.hessian(again)))
+    except np.linalg.LinAlgError:
+        return _Proof(residual, error, (), unknown)
+
+
 def _linear_readout(system: System, order: Order) -> FloatArray:
     """<a a^T> = s + s^2 sum_mu,nu t_mu <phi_mu phi_nu> t_nu of a Gaussian readout, from the top layer's kernel."""
     p = system.problem
@@ -339,7 +398,7 @@ def _warm(posterior: DeepPosterior | None, problem: DeepProblem, index: IntArray
     )
 
 
-def _checked(fractions: Mapping[str, float], n_classes: int) -> dict[str, float]:
+def _shares(fractions: Mapping[str, float], n_classes: int) -> dict[str, float]:
     """Shares of codes, normalised patterns."""
     shares: dict[str, float] = {}
     for word, share in fractions.items():

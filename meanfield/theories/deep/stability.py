@@ -1,4 +1,5 @@
 """Second-order check: Phi is convex in the conjugates and t, and concave in the kernels once those are minimised over.
+Error of the order parameters: what is left of the equations, by the inverse of that Hessian.
 
 The Hessian of Phi is exact (`System.hessian`) and symmetric by construction; what it differs by from that of another
 quadrature is the error of these curvatures.
@@ -7,14 +8,16 @@ quadrature is the error of these curvatures.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meanfield.theories.deep.newton import direction
+from meanfield.theories.deep.solution import OrderError
 from meanfield.theories.deep.system import Evaluation, System
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["SecondOrder", "second_order"]
+__all__ = ["SecondOrder", "order_errors", "second_order", "signs"]
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,40 @@ class SecondOrder:
 def second_order(system: System, found: Evaluation, again: FloatArray | None = None) -> SecondOrder:
     """Signs of the curvature of Phi at a solution, from averages with curvature; `again`: by another quadrature."""
     hessian = system.hessian(found)
-    size = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    outer = np.zeros(len(hessian), dtype=bool)
+    for name, _, at in system.blocks:
+        outer[at] = name in ("kernel", "d")
+    found_signs = signs(hessian, outer)
+    if again is None:
+        return found_signs
+    size = _size(hessian)
+    error = float(np.abs((again - hessian) / np.outer(size, size)).max())
+    return replace(found_signs, error=error)
+
+
+def signs(hessian: FloatArray, outer: BoolArray) -> SecondOrder:
+    """Curvatures of Phi from its second derivatives, `outer` those by kernels."""
+    size = _size(hessian)
     unit = hessian / np.outer(size, size)
-    error = math.nan if again is None else float(np.abs(again / np.outer(size, size) - unit).max())
-    names = [(name, range(at.start, at.stop)) for name, _, at in system.blocks]
-    outer = [j for name, at in names if name in ("kernel", "d") for j in at]
-    inner = [j for name, at in names if name not in ("kernel", "d") for j in at]
+    inner = ~outer
     low = np.linalg.eigvalsh(unit[np.ix_(inner, inner)])
-    if not outer:
-        return SecondOrder(float(low[0] / low[-1]), -1.0, error)
+    if not outer.any():
+        return SecondOrder(float(low[0] / low[-1]), -1.0, math.nan)
     mixed = unit[np.ix_(inner, outer)]
     schur = unit[np.ix_(outer, outer)] - mixed.T @ np.linalg.solve(unit[np.ix_(inner, inner)], mixed)
     high = np.linalg.eigvalsh(schur)
-    return SecondOrder(float(low[0] / low[-1]), float(high[-1] / np.abs(high).max()), error)
+    return SecondOrder(float(low[0] / low[-1]), float(high[-1] / np.abs(high).max()), math.nan)
+
+
+def _size(hessian: FloatArray) -> FloatArray:
+    return np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+
+
+def order_errors(system: System, x: FloatArray, found: Evaluation) -> tuple[OrderError, ...]:
+    """How far the order parameters x are from where they solve the equations of a system: the step of Newton's method.
+
+    `found`: averages there with curvature. Along a soft direction, in which Phi is nearly flat, a small residual leaves
+    a large error.
+    """
+    move = np.abs(direction(system, x, found, system.hessian(found)))
+    return tuple(OrderError(name, layer + 1, float(move[at].max())) for name, layer, at in system.blocks)

@@ -29,6 +29,7 @@ __all__ = [
 # 1 - n k~ d at most the first, falling beyond P of the second like P to minus the third: cautious, and as in solved
 # cases of two classes, at L = 2 and more.
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
+_LIMIT_SWEEPS, _SECANTS, _NEAR_KERNEL = 2, 4, 0.03
 _LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
 _HERMITE = np.polynomial.hermite_e.hermegauss(80)
 
@@ -128,14 +129,18 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
     for layer in range(depth - 1):
         size = (eta * p_total / gamma[-1]) ** ((layer + 1) / depth)
         kappa = (vectors * (gamma[layer] * size / p_total)) @ vectors.T / np.outer(root, root)
-        level, free, share = common[layer], own[layer], 0.8  # <phi^2> = K + d hardly changes while a layer learns
+        level, free, share = (
+            common[layer],
+            own[layer],
+            0.73 if limit else 0.8,
+        )  # <phi^2> = K + d hardly changes while a layer learns
         if layer > 0:
             # The formula is that of a linear layer; phi saturates. Of the prior's neurons those of largest gain learn.
             span = problem.phi.supremum - problem.phi.infimum
             kappa = kappa / (1.0 + 3.0 * float(np.diag(kappa).max()) / span**2)
             if limit:
                 level, free = _at_largest_gain(problem, problem.scales[layer - 1] * own[layer - 1])
-                share = 0.12
+                share = 0.13
         kernel.append(level + kappa + min(1e-4, _LOOSE * float(np.trace(kappa)) / n_classes) * np.eye(n_classes))
         d.append(np.maximum(free - share * np.diag(kappa), 0.4 * free))
     return Order(
@@ -201,12 +206,17 @@ def uncoded_onset(problem: DeepProblem) -> float:
 
 
 def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False, limit: bool = False) -> FloatArray:
-    """Coordinates after a downward pass for the conjugates, and half-steps of d and delta."""
+    """Coordinates after a downward pass for the conjugates, and half-steps of d and delta.
+
+    With `limit`, where d is known well enough, a pass less and no half-steps of d, and the first layer has its kernel.
+    """
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
     tilde, delta = order.tilde.copy(), order.delta.copy()
-    for sweep in range(sweeps if problem.depth > 1 else 0):
+    for sweep in range(min(sweeps, _LIMIT_SWEEPS if limit else sweeps) if problem.depth > 1 else 0):
         for layer in range(problem.depth - 1, -1, -1):
+            if layer == 0 and limit:
+                break
             now = Order(kernel, d, tilde, delta, order.t)
             parts = system.averages(now, layer)
             found = system.combined(Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
@@ -215,10 +225,41 @@ def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False,
                 if critical and layer == 1:
                     tilde[0] = _critical(problem, tilde[0], limit)
                 new = problem.push[layer - 1] * found.delta
-                delta[layer - 1] = new if sweep == 0 else 0.5 * (delta[layer - 1] + new)
-            if layer < problem.depth - 1 and sweep > 0:
+                delta[layer - 1] = new if sweep == 0 or limit else 0.5 * (delta[layer - 1] + new)
+            if layer < problem.depth - 1 and sweep > 0 and not limit:
                 d[layer] = 0.5 * (d[layer] + found.d)
-    return system.pack(Order(kernel, d, tilde, delta, order.t))
+    found_order = Order(kernel, d, tilde, delta, order.t)
+    if critical and limit:
+        _with_kernel(system, found_order)
+    return system.pack(found_order)
+
+
+def _with_kernel(system: System, order: Order) -> None:
+    """Scales the conjugate of the first layer until that has the kernel that it is meant to have, as far as classes
+    differ: secants for the distance from its instability.
+    """
+    problem, wanted, tilde = system.problem, order.kernel[0], order.tilde[0].copy()
+    n = problem.n
+    centred = np.eye(len(n)) - np.outer(np.ones(len(n)), n) / n.sum()
+    root = np.sqrt(n * order.d[0])
+    size = float(np.linalg.eigvalsh(tilde * np.outer(root, root))[-1])
+
+    def apart(kernel: FloatArray) -> float:
+        return math.log(max(float(np.trace(centred @ kernel @ centred.T)), 1e-300))
+
+    tried: list[tuple[float, float]] = []
+    gap = math.log(max(1.0 - size, 1e-3))
+    for _ in range(_SECANTS):
+        order.tilde[0] = tilde * (1.0 - math.exp(gap)) / size
+        miss = apart(system.averages(order, 0)[0].kernel) - apart(wanted)
+        tried.append((gap, miss))
+        if abs(miss) < _NEAR_KERNEL:
+            break
+        slope = -1.0  # as long as the layer is linear
+        if len(tried) > 1:
+            (one, before), (two, after) = tried[-2:]
+            slope = min((after - before) / (two - one), -0.2) if two != one else slope
+        gap = min(gap + max(-1.5, min(1.5, -miss / slope)), -0.05)
 
 
 def readout_minimum(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from meanfield.theories.deep.class_tables import MEANS, ClassTable
+from meanfield.theories.deep.class_tables import MEANS, SQUARES, ClassTable
+from meanfield.theories.deep.compiled.generated.site import SAMPLE_KEYS
 from meanfield.theories.deep.compiled.kernels import accumulate
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["BEYOND", "Sums", "View", "log_cell"]
+__all__ = ["BEYOND", "Sums", "Totals", "View", "combined"]
 
 BEYOND = 9.0  # nats below the lightest node that counts, for single terms
 
@@ -36,7 +37,7 @@ class View:
 
     def stencils(self, beta: FloatArray) -> tuple[IntArray, FloatArray]:
         """First rows (C, N), and weights (C, N, points), with which the tables are read at nodes."""
-        b = beta @ self.setting.root.T
+        b = beta @ self.setting.root.T + self.setting.shift
         starts, weights = zip(*(self.table(c).rows.stencil(b[:, c]) for c in range(b.shape[1])))
         return np.array(starts), np.array(weights)
 
@@ -47,9 +48,9 @@ class Sums:
     Means of the class functions are those of the rows that `start` (C, N) reads.
     """
 
-    def __init__(self, view: View, products: Products, start: IntArray, curvature: bool) -> None:
+    def __init__(self, view: View, products: Products, start: IntArray) -> None:
         self.view, self.products = view, products
-        columns = products.offset + len(MEANS) + 1
+        columns = products.offset + len(MEANS) + 1 + (len(SAMPLE_KEYS) + len(SQUARES) if products.samples else 0)
         needed = [table.rows.needed(start[view.fields.kind == c].ravel()) for c, table in view.tables.items()]
         tables = list(view.tables.values())
         self.kind = np.searchsorted(list(view.tables), view.fields.kind)
@@ -61,7 +62,7 @@ class Sums:
             used += int(width.sum())
         self.means = np.empty((used, columns))  # of row r of a table at shared field j in row place[r] + j
         for place, rows, table in zip(self.place, needed, tables):
-            table.means(rows, curvature, place, self.means)
+            table.means(rows, products.curvature, products.samples, place, self.means)
 
     def per_node(self, start: IntArray, weight: FloatArray, terms: FloatArray, top: float, depth: float) -> FloatArray:
         """(N, products) of the nodes whose terms (N, alpha) these are, in units of exp(top)."""
@@ -69,16 +70,38 @@ class Sums:
         accumulate(start, weight, self.kind, self.place, self.means, terms, top, depth + BEYOND, products, out)
         return out
 
-    def averages(
-        self, totals: FloatArray, log_z: float, moments: tuple[FloatArray, FloatArray] | None, curvature: bool
-    ) -> Averages:
-        """From sums of products in units of Z; `moments` as `Products.second_derivatives` takes them."""
-        second = self.products.second_derivatives(totals, moments) if curvature else None
-        part = {name: totals[rows] for name, rows in self.products.averages.items()}
-        return Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second)
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Sums over nodes of all products (products,), of beta times them (r, products) and of beta beta^T times them, in
+    units of exp(top); where asked for, ln of the weight of every node and its own products (N, products), in
+    pieces."""
+
+    top: float
+    plain: FloatArray
+    once: FloatArray
+    twice: FloatArray
+    rows: tuple[FloatArray, ...] = ()
+    log_weight: FloatArray = field(default_factory=lambda: np.empty(0))
+
+    def averages(self, products: Products) -> Averages:
+        """Averages, and what else `products` has."""
+        norm = float(self.plain[products.one])
+        total = self.plain / norm
+        by_readout = (self.once / norm, self.twice / norm) if products.by_readout else None
+        second = products.second_derivatives(total, by_readout) if products.curvature else None
+        samples = products.by_sample(total, by_readout) if products.samples else None
+        part = {name: total[rows] for name, rows in products.averages.items()}
+        log_z = self.top + math.log(norm)
+        return Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second, samples)
 
 
-def log_cell(step: float, r: int, shear: FloatArray | None) -> float:
-    """ln of the volume of a lattice cell times the norm of N(beta; 0, 1)."""
-    found = r * math.log(step / math.sqrt(2 * math.pi))
-    return found if shear is None else found + math.log(np.linalg.det(shear))
+def combined(parts: list[tuple[float, Totals]]) -> Totals:
+    """Sum of several weights, each times a number."""
+    top = parts[0][1].top
+    scaled = [(factor * math.exp(found.top - top), found) for factor, found in parts]
+    plain, once, twice = (
+        np.asarray(sum(factor * getattr(found, name) for factor, found in scaled))
+        for name in ("plain", "once", "twice")
+    )
+    return Totals(top, plain, once, twice)

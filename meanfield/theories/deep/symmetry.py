@@ -10,7 +10,7 @@ import numpy as np
 
 from meanfield.validation import FloatArray
 
-__all__ = ["Symmetry", "symmetry"]
+__all__ = ["Symmetry", "no_symmetry", "symmetry"]
 
 _MOST_CLASSES = 7  # all permutations are tried up to here
 _SAME = 1e-12
@@ -117,6 +117,11 @@ def _orbits(permutations: list[tuple[int, ...]], items: list[tuple[int, ...]]) -
             left.pop(item, None)
         found.append(np.array(orbit))
     return found
+
+
+def no_symmetry(n_classes: int, n_outputs: int) -> Symmetry:
+    """The group of one element."""
+    return Symmetry(np.array([range(n_classes)]), np.eye(n_outputs)[None])
 
 
 def symmetry(n: FloatArray, y: FloatArray, fractions: Mapping[str, float] | None = None) -> Symmetry:

@@ -12,8 +12,8 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
 from meanfield.theories.deep.products import pairs_of
-from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting
-from meanfield.theories.deep.symmetry import Symmetry, symmetry
+from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, SampleCurvature, Setting
+from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
 from meanfield.validation import FloatArray
 
 __all__ = ["DeepProblem", "Evaluation", "Order", "System"]
@@ -95,17 +95,19 @@ class System:
     """Equations of a problem at a quadrature rule, with symmetric coordinates.
 
     `fractions` (code pattern -> share of the top layer's neurons) gives the weights of the codes instead of letting
-    them follow from ln Z.
+    them follow from ln Z. `distinct`: every class has coordinates of its own, whatever the symmetry of the
+    task, and t in all directions.
     """
 
     problem: DeepProblem
     rule: Rule = FINE
     fractions: dict[str, float] | None = None
+    distinct: bool = False
     group: Symmetry = field(init=False)
 
     def __post_init__(self) -> None:
         p = self.problem
-        self.group = symmetry(p.n, p.y, self.fractions)
+        self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
         kind = LinearLayer if p.phi.parts == "gaussian" else Layer
         lower, last = self.group.permuted(), self.group.turned()
         self.layers: list[Any] = [
@@ -114,7 +116,8 @@ class System:
         ]
         self.vectors = self.group.vector_basis()
         self.matrices = self.group.matrix_basis()
-        self.outputs = self.group.output_basis(p.y)
+        every = np.eye(p.y.size).reshape(-1, *p.y.shape)
+        self.outputs = every if self.distinct else self.group.output_basis(p.y)
         orbits = self.group.patterns([] if self.fractions is None else list(self.fractions))
         self.codes = tuple(orbit[0] for orbit in orbits)
         self.members = orbits
@@ -124,11 +127,11 @@ class System:
         self._entries = self.matrices[:, rows, columns].T  # entries on and above the diagonal by coordinates
 
     def at_rule(self, rule: Rule) -> System:
-        """The same equations with another quadrature."""
+        """The same equations with another quadrature, which starts from where this one has found its nodes."""
         other = replace(self, rule=rule)
         for own, layer in zip(self.layers, other.layers):
             if isinstance(own, Layer):
-                layer.stretch = own.stretch
+                layer.as_fine(own)
         return other
 
     # ---- coordinates -----------------------------------------------------------------------------
@@ -213,9 +216,22 @@ class System:
         scale = p.scales[layer - 1]
         return Setting(root, scale * _clipped(order.kernel[layer - 1]), scale * order.d[layer - 1], delta)
 
-    def averages(self, order: Order, layer: int, *, grow: bool = True, curvature: bool = False) -> list[Averages]:
+    @property
+    def free(self) -> FloatArray:
+        """Second derivatives of Phi without neurons, with tau = 1."""
+        total, at = self._coupling(), self.blocks[-1][2]
+        total[at, at] += np.einsum("iab,jab,a->ij", self.outputs, self.outputs, self.problem.n)
+        return total
+
+    def averages(
+        self, order: Order, layer: int, *, grow: bool = True, curvature: bool = False, samples: bool = False
+    ) -> list[Averages]:
         """Averages of one layer, made symmetric; one per code in the top layer of given codes."""
-        setting, options = self.setting(order, layer), {"grow": grow, "curvature": curvature}
+        options = {"grow": grow, "curvature": curvature} | ({"samples": True} if samples else {})
+        return self.averages_at(self.setting(order, layer), layer, **options)
+
+    def averages_at(self, setting: Setting, layer: int, **options: bool) -> list[Averages]:
+        """The same for a layer that is given something else."""
         if self.codes and layer == self.problem.depth - 1:
             found = self.layers[layer].evaluate_codes(setting, self.codes, **options)
             return [self._symmetric(averages) for averages, _ in found]
@@ -231,7 +247,7 @@ class System:
         g = self.group
         return Averages(
             found.log_z, g.matrices(found.kernel), g.vectors(found.d), g.matrices(found.tilde), g.vectors(found.delta),
-            found.curvature,
+            found.curvature, found.samples,
         )  # fmt: skip
 
     def readout_order(self, top: Averages) -> FloatArray:
@@ -250,7 +266,9 @@ class System:
         parts = {name: np.tensordot(share, np.array([getattr(a, name) for a in found.top]), 1) for name in names}
         curved = [a.curvature for a in found.top if a.curvature is not None]
         second = np.tensordot(share, np.array(curved), 1) if curved else None
-        return [*found.lower, Averages(float(share @ log_z), **parts, curvature=second)]
+        apart = [a.samples for a in found.top if a.samples is not None]
+        samples = SampleCurvature(*(np.tensordot(share, np.array(x), 1) for x in zip(*apart))) if apart else None
+        return [*found.lower, Averages(float(share @ log_z), **parts, curvature=second, samples=samples)]
 
     def residual(self, x: FloatArray, found: Evaluation) -> FloatArray:
         """Violation of the equations in units of the blocks, F(x) - x."""
@@ -307,34 +325,42 @@ class System:
 
     def hessian(self, found: Evaluation) -> FloatArray:
         """Second derivatives of Phi by x: exact, from the same nodes as the averages, which need `curvature`."""
-        p, group = self.problem, len(self.matrices) + len(self.vectors)
-        total = self._coupling()
-        both = np.zeros((len(self._entries) + len(p.n), group))
-        both[: len(self._entries), : len(self.matrices)] = self._entries
-        both[len(self._entries) :, len(self.matrices) :] = self.vectors.T
-        for layer, averages in enumerate(self.combined(found)):
+        return self.hessian_of(self.combined(found))
+
+    def hessian_of(self, layers: list[Averages]) -> FloatArray:
+        """The same from averages of every layer, codes put together."""
+        p, total = self.problem, self._coupling()
+        for layer, averages in enumerate(layers):
             second = averages.curvature
             assert second is not None
-            top = layer == p.depth - 1
-            first = 2 * layer * group  # kernel, d of this layer, which the layer above depends on
-            if top:
-                own = np.zeros((self.outputs[0].size + len(p.n), len(self.outputs)))
-                own[: self.outputs[0].size] = self.outputs.reshape(len(self.outputs), -1).T
-                columns = list(range(first, first + len(self.outputs)))
-                scaled = math.sqrt(p.readout_variance) * own
-            else:
-                scaled = both
-                columns = list(range(first + group, first + 2 * group))
-            if layer > 0:
-                below = p.scales[layer - 1] * both
-                scaled = np.block([
-                    [scaled, np.zeros((len(scaled), group))], [np.zeros((len(below), scaled.shape[1])), below]
-                ])  # fmt: skip
-                columns += list(range(first - 2 * group, first - group))
+            columns, scaled = self.placement(layer)
             total[np.ix_(columns, columns)] += p.ratios[layer] * scaled.T @ second @ scaled
         at = self.blocks[-1][2]
         total[at, at] += p.tau * np.einsum("iab,jab,a->ij", self.outputs, self.outputs, p.n)
         return total
+
+    def placement(self, layer: int) -> tuple[list[int], FloatArray]:
+        """Coordinates that ln Z of a layer depends on, and what derivatives by its own entries are by these."""
+        p, group = self.problem, len(self.matrices) + len(self.vectors)
+        both = np.zeros((len(self._entries) + len(p.n), group))
+        both[: len(self._entries), : len(self.matrices)] = self._entries
+        both[len(self._entries) :, len(self.matrices) :] = self.vectors.T
+        first = 2 * layer * group  # kernel, d of this layer, which the layer above depends on
+        if layer == p.depth - 1:
+            own = np.zeros((self.outputs[0].size + len(p.n), len(self.outputs)))
+            own[: self.outputs[0].size] = self.outputs.reshape(len(self.outputs), -1).T
+            columns = list(range(first, first + len(self.outputs)))
+            scaled = math.sqrt(p.readout_variance) * own
+        else:
+            scaled = both
+            columns = list(range(first + group, first + 2 * group))
+        if layer > 0:
+            below = p.scales[layer - 1] * both
+            scaled = np.block([
+                [scaled, np.zeros((len(scaled), group))], [np.zeros((len(below), scaled.shape[1])), below]
+            ])  # fmt: skip
+            columns += list(range(first - 2 * group, first - group))
+        return columns, scaled
 
     def free_energy(self, x: FloatArray, found: Evaluation) -> float:
         """Phi at order parameters x, from their averages."""

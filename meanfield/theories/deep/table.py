@@ -65,12 +65,16 @@ def deep_table(posterior: DeepAnswer) -> str:
             f"(solver {proof.solver_residual:.1e})"
             f", Phi to {proof.quadrature_error:.1e}"
         )
+    softest = proof.softest
+    if softest is not None:
+        lines.append(f"order parameters to {softest.value:.1e} (largest: {softest.name} of layer {softest.layer})")
     if not math.isnan(proof.outer_curvature):
         verdict = "passed" if proof.inner_curvature > 0.0 > proof.outer_curvature else "NOT passed"
         lines.append(
             f"second order {verdict}: over conjugates {proof.inner_curvature:.1e}, "
             f"over kernels {proof.outer_curvature:.1e}"
         )
+    lines += [f"searched: {text}" for text in proof.searched]
     if posterior.message and posterior.status != "optimal":
         lines.append(posterior.message)
     return "\n".join([*lines, *(f"note: {note}" for note in posterior.notes)])

@@ -228,7 +228,9 @@ def test_free_energy_is_stationary_and_its_hessian_symmetric():
         slope = (system.free_energy(up, system.evaluate(up)) - system.free_energy(down, system.evaluate(down))) / 2e-4
         assert abs(slope) < 1e-6 * abs(phi)
     curvature = second_order(
-        system, found.averages, system.at_rule(CHECK).hessian(system.at_rule(CHECK).evaluate(found.x, curvature=True))
+        system,
+        system.evaluate(found.x, curvature=True),
+        system.at_rule(CHECK).hessian(system.at_rule(CHECK).evaluate(found.x, curvature=True)),
     )
     assert curvature.error < 1e-6
     assert curvature.passed

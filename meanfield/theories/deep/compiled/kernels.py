@@ -52,8 +52,8 @@ def contract(g, n, log_prior, h, centre, precision, first, last, begin, end, par
     (rows, h, k) under it in means[place[row] + alpha].
 
     Of column j only h[first[j]:last[j]] take part; g is (rows, h), centre (alpha,). Row i has its columns from begin[i]
-    to end[i] filled. From one column to the next weights change by a factor that is geometric in h, where both lattices
-    are uniform: a few columns take one exponential for every h.
+    to end[i] filled. From one column to the next weights change by a factor that is geometric in h, whose lattice is
+    uniform: a few columns take one exponential for every h.
     """
     n_row, n_h = g.shape
     n_part, half = parts.shape[2], 0.5 * precision
@@ -64,15 +64,9 @@ def contract(g, n, log_prior, h, centre, precision, first, last, begin, end, par
             base[k] = n * g[i, k] + log_prior[k]
         j = begin[i]
         while j < end[i]:
-            many, shift = 1, 0.0
-            if step > 0.0 and j + 1 < end[i]:
-                shift = centre[j + 1] - centre[j]
-                most = min(_TOGETHER, int(_SPAN * step / max(abs(shift), 1e-300)))
-                while (
-                    many < most
-                    and j + many < end[i]
-                    and abs(centre[j + many] - centre[j + many - 1] - shift) < 1e-6 * abs(shift)
-                ):
+            many = 1
+            if step > 0.0:
+                while many < _TOGETHER and j + many < end[i] and abs(centre[j + many] - centre[j]) <= _SPAN * step:
                     many += 1
             low, high, top = _range(base, h, centre[j], half, first[j], last[j])
             if many > 1:
@@ -83,12 +77,7 @@ def contract(g, n, log_prior, h, centre, precision, first, last, begin, end, par
                     many = 1  # weights would leave the range of numbers
             for k in range(low, high):
                 weight[k] = math.exp(base[k] - half * (h[k] - centre[j]) ** 2 - top)
-            middle = h[(low + high) // 2]
-            if many > 1:
-                factor = math.exp(2.0 * half * shift * step)
-                ratio[low] = math.exp(2.0 * half * shift * (h[low] - middle))
-                for k in range(low + 1, high):
-                    ratio[k] = ratio[k - 1] * factor
+            middle, shift = h[(low + high) // 2], np.inf
             for m in range(many):
                 column = j + m
                 total = 0.0
@@ -105,6 +94,12 @@ def contract(g, n, log_prior, h, centre, precision, first, last, begin, end, par
                             for p in range(n_part):
                                 row[p] += w * parts[i, k, p]
                 if m + 1 < many:
+                    further = centre[column + 1] - centre[column]
+                    if not abs(further - shift) <= 1e-12 * abs(further):
+                        shift, factor = further, math.exp(2.0 * half * further * step)
+                        ratio[low] = math.exp(2.0 * half * shift * (h[low] - middle))
+                        for k in range(low + 1, high):
+                            ratio[k] = ratio[k - 1] * factor
                     for k in range(low, high):
                         weight[k] *= ratio[k]
                     top += half * shift * (2.0 * middle - centre[column] - centre[column + 1])

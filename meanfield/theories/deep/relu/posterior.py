@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from meanfield.archive import write_archive
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.finite_width import OneLoop
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code, Outlier
@@ -21,9 +23,10 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.layers import layer_index
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.draw import draw_bulk, draw_site
+from meanfield.theories.deep.relu.one_loop import NotSmall, relu_one_loop
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
-from meanfield.theories.deep.relu.setting import ReluSetting
+from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
 from meanfield.validation import FloatArray, IntArray, read_only
@@ -142,6 +145,49 @@ class ReluPosterior(SolvedPosterior):
         layer = self._layer(layer)
         s = self.solution
         return Kernel(s.kernel[layer], read_only(np.diag(s.kernel[layer]) + s.d[layer]))
+
+    def one_loop(self) -> OneLoop:
+        """What fluctuations add to the saddle at N neurons per layer: `one_loop().at(post.width)`.
+
+        Raises
+        ------
+        ValueError
+            At N = infinity (outliers of different N have different fluctuations: solve with ``width=``), and for other
+            than two classes of different targets or more than two layers.
+        ConvergenceError
+            Where N is so small that fluctuations move outliers by a good part of their distance.
+        """
+        if math.isinf(self.width):
+            raise ValueError(
+                "one_loop() of rectifiers is that of a given width, as outliers are single neurons: solve with width=N."
+            )
+        problem, index, span = self._reduced
+        if len(problem.n) != 2 or problem.depth > 2:
+            raise ValueError(
+                "one_loop() of deep rectifiers is there for two classes of different targets and two layers."
+            )
+        try:
+            return relu_one_loop(*self._system, index, span)
+        except (NotSmall, BulkDiverges, np.linalg.LinAlgError) as error:
+            raise ConvergenceError(f"the term of order 1/N was not found: {error}.", self) from error
+
+    @cached_property
+    def _system(self) -> tuple[ReluSystem, ReluOrder]:
+        """The equations at this width, and the solution in their terms."""
+        problem, index, span = self._reduced
+        s, n_classes = self.solution, len(problem.n)
+        first = [int(np.flatnonzero(index == c)[0]) for c in range(n_classes)]
+        lower = [
+            np.linalg.lstsq(self._setting(layer)[0].root, s.outlier_field[layer][:, first].T, rcond=1e-10)[0].T
+            for layer in range(problem.depth - 1)
+        ]
+        order = ReluOrder(
+            s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first], s.delta[:, first],
+            s.t[first] @ span, np.array(lower).reshape(problem.depth - 1, len(s.patterns), n_classes),
+            s.outlier_readout @ span / math.sqrt(problem.readout_variance),
+        )  # fmt: skip
+        words = tuple("".join(word[c] for c in first) for word in s.patterns)
+        return ReluSystem(replace(problem, width=self.width), words), order
 
     def sample_neurons(
         self, n: int, *, rng: object = None, samples_per_class: object = None, layer: int = -1

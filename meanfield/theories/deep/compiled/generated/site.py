@@ -1,12 +1,13 @@
 """Machine-written by ``python -m meanfield.activations.generate`` from symbolic/deep.py; do not edit.
 
 Derivatives of the single-site function g of a deep network in moments of one sample, and class functions
-A_key = e^(-n g) d^key e^(n g), key = orders of the derivatives by (b, h, delta, d).
+A_key = e^(-n g) d^key e^(n g), key = orders of the derivatives by (b, h, delta, d). Sample functions
+e^(-n g) d_b^i d_h^j (g_xy e^(n g)), key = (x, y, i, j), x and y counted as (b, h, delta, d).
 """
 
 from meanfield.numerics.jit import jit
 
-__all__ = ["class_functions", "derivatives"]
+__all__ = ["class_functions", "derivatives", "sample_functions"]
 
 # Rows of `moments`: orders of phi and xi; of `derivatives`: in b and h; columns of `class_functions`.
 MOMENTS = (
@@ -64,6 +65,29 @@ KEYS = (
     (0, 0, 2, 0),
     (0, 0, 1, 1),
     (0, 0, 0, 2),
+)
+SAMPLE_KEYS = (
+    (0, 0, 0, 0),
+    (0, 0, 1, 0),
+    (0, 0, 2, 0),
+    (0, 1, 0, 0),
+    (0, 1, 0, 1),
+    (0, 1, 1, 0),
+    (0, 1, 1, 1),
+    (0, 2, 0, 0),
+    (0, 2, 1, 0),
+    (0, 3, 0, 0),
+    (0, 3, 1, 0),
+    (1, 1, 0, 0),
+    (1, 1, 0, 1),
+    (1, 1, 0, 2),
+    (1, 2, 0, 0),
+    (1, 2, 0, 1),
+    (1, 3, 0, 0),
+    (1, 3, 0, 1),
+    (2, 2, 0, 0),
+    (2, 3, 0, 0),
+    (3, 3, 0, 0),
 )
 
 
@@ -223,3 +247,65 @@ def class_functions(site, n, out):
         out[k, 24] += (0.25)*x3*x4
         out[k, 24] *= n
         out[k, 25] = n*((0.25)*g_hhhh + x43*x50 + x44*x50 + x45 + x47 + x48 + (0.5)*x49)
+
+
+@jit
+def sample_functions(site, n, out):
+    """Columns as SAMPLE_KEYS, from the derivatives of g, rows as ORDERS, for a class of n samples."""
+    for k in range(site.shape[1]):
+        g_h = site[0, k]
+        g_hh = site[1, k]
+        g_hhh = site[2, k]
+        g_hhhh = site[3, k]
+        g_b = site[4, k]
+        g_bh = site[5, k]
+        g_bhh = site[6, k]
+        g_bb = site[7, k]
+        g_bbh = site[8, k]
+        g_bbhh = site[9, k]
+        g_bbb = site[10, k]
+        g_bbbb = site[11, k]
+        x0 = g_b*g_bb
+        x1 = (g_bb*g_bb)
+        x2 = g_b*g_bbb
+        x3 = 2*n
+        x4 = (n*n)
+        x5 = (g_b*g_b)*g_bb
+        x6 = g_bh*g_h
+        x7 = n*x6
+        x8 = g_b*g_bh
+        x9 = g_b*g_bhh
+        x10 = g_bbh*g_h
+        x11 = n*x10
+        x12 = (g_bh*g_bh)
+        x13 = g_b*x6
+        x14 = (0.5)*g_bbb
+        x15 = (0.5)*g_bhh
+        x16 = g_b*x15
+        x17 = g_b*x7 + (0.5)*g_bbhh + x12
+        x18 = g_h*g_hh
+        x19 = (g_hh*g_hh)
+        x20 = g_h*g_hhh
+        x21 = (g_h*g_h)*g_hh
+        x22 = (0.5)*g_hhh
+        out[k, 0] = g_bb
+        out[k, 1] = g_bbb + n*x0
+        out[k, 2] = g_bbbb + n*x1 + x2*x3 + x4*x5
+        out[k, 3] = g_bh
+        out[k, 4] = g_bhh + x7
+        out[k, 5] = g_bbh + n*x8
+        out[k, 6] = g_bbhh + n*x12 + n*x9 + x11 + x13*x4
+        out[k, 7] = x0 + x14
+        out[k, 8] = g_b*n*x14 + (0.5)*g_bbbb + n*x5 + x1 + x2
+        out[k, 9] = x15 + x6
+        out[k, 10] = n*x16 + x10 + x17
+        out[k, 11] = g_hh
+        out[k, 12] = g_hhh + n*x18
+        out[k, 13] = g_hhhh + n*x19 + x20*x3 + x21*x4
+        out[k, 14] = (0.5)*g_bbh + x8
+        out[k, 15] = (0.5)*x11 + x17 + x9
+        out[k, 16] = x18 + x22
+        out[k, 17] = g_h*n*x22 + (0.5)*g_hhhh + n*x21 + x19 + x20
+        out[k, 18] = (0.25)*g_bbbb + (0.5)*x1 + x2 + x5
+        out[k, 19] = (0.25)*g_bbhh + (0.5)*x10 + (0.5)*x12 + x13 + x16
+        out[k, 20] = (0.25)*g_hhhh + (0.5)*x19 + x20 + x21

@@ -1,0 +1,215 @@
+"""Where a layer is integrated: lattice nodes up to its symmetries, and spacings that are fitted to its weight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.charts import (
+    Axis,
+    Chart,
+    fitted_axis,
+    fitted_chart,
+    node_probes,
+    saved,
+    term_probes,
+    too_coarse,
+    unit_chart,
+)
+from meanfield.theories.deep.compiled.kernels import POINTS
+from meanfield.theories.deep.fields import Fields
+from meanfield.theories.deep.lattice import keys, unique
+from meanfield.theories.deep.rows import spare
+from meanfield.theories.deep.rules import FINE, Rule, Setting, activation_range
+from meanfield.theories.deep.sums import BEYOND, View
+from meanfield.validation import FloatArray, IntArray
+
+__all__ = ["MANY_VALUES", "REFITS", "LayerNodes", "TooCoarse"]
+
+_MANY_NODES, MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
+_ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
+_GAIN = 1.15, 2.0  # of fine and of coarse rules
+REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
+_ROUGH_DEPTH = 20.0  # up to which a lattice that is a little too coarse will do
+# Error of tables between rows that is aimed at, and rounding in g, of coarse rules as well; how much closer rows have
+# to be for an evaluation to be repeated; limits of the distance and of its growth.
+_READ, _ROUNDING, _MISREAD, _WIDEST, _WIDEN = 1e-12, (1e-16, 1e-12), 0.7, 12.0, 4.0
+
+
+class TooCoarse(Exception):
+    """The lattice of the shared field, or that of rows, is too coarse, and was replaced."""
+
+
+@dataclass(eq=False)
+class LayerNodes:
+    """The lattices of a layer: of its conjugate fields, of the shared field, and of the rows of its tables.
+
+    `turns` (g, r, r): permutations of the coordinates of beta, up to signs, that leave the weight as it is. Averages
+    are then those over one node of every orbit, and right once they are made symmetric.
+    """
+
+    phi: Activation
+    n: FloatArray
+    rule: Rule
+    last: bool = False
+    turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.int64))
+    index: IntArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
+    regions: dict[str, IntArray] = field(default_factory=dict)
+    stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
+    chart: Chart | None = None  # coordinates of the lattice; None: beta itself
+    axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
+    wider: float = 1.0  # times that rows of class tables may be apart than they would be for few samples
+    refits: int = 0  # in the evaluation at hand
+    tried: dict[str, int] = field(default_factory=dict)  # sizes of the lattices that were last fitted
+    visits: int = 0  # evaluations
+    heights: FloatArray = field(default_factory=lambda: np.empty(0))  # ln of the integrand at the nodes
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are so many nodes that a lattice fitted to the weight pays."""
+        return len(self.index) > _MANY_NODES
+
+    def _chart(self, r: int) -> Chart:
+        return unit_chart(r) if self.chart is None or len(self.chart.axes) != r else self.chart
+
+    def _places(self, index: IntArray) -> FloatArray:
+        """Lattice nodes in the coordinates of the chart."""
+        offset = self._chart(index.shape[1]).offset(self.rule.offset)
+        return np.asarray(self.rule.beta * (index + offset))
+
+    def _nodes(self, index: IntArray) -> FloatArray:
+        """Lattice nodes beta (N, r)."""
+        return self._chart(index.shape[1]).beta(self._places(index))
+
+    def _nearest(self, beta: FloatArray) -> IntArray:
+        """Indices of the lattice nodes next to beta (k, r)."""
+        chart = self._chart(beta.shape[1])
+        return np.round(chart.inverse(beta) / self.rule.beta - chart.offset(self.rule.offset)).astype(np.int64)
+
+    def _log_cells(self, index: IntArray) -> FloatArray:
+        """(N,) ln of the volumes of the cells of lattice nodes, times the norm of N(beta; 0, 1)."""
+        r = index.shape[1]
+        unit = r * math.log(self.rule.beta / math.sqrt(2 * math.pi))
+        return unit + self._chart(r).log_slope(self._places(index))
+
+    def as_fine(self, other: LayerNodes) -> None:
+        """Takes over where another layer, at another rule, has found its weight."""
+        self.stretch, self.chart, self.axis, self.wider = other.stretch, other.chart, other.axis, other.wider
+        if len(other.index) and not other.regions:
+            nodes = other._nodes(other._everywhere(other.index))
+            self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
+
+    def _images(self, r: int) -> list[tuple[IntArray, IntArray]]:
+        """(turn, shift) of the symmetries that the lattice has: index -> index @ turn.T + shift."""
+        if self.regions or not len(self.turns) or self.turns.shape[1] != r:
+            return [(np.eye(r, dtype=np.int64), np.zeros(r, dtype=np.int64))]
+        chart = self._chart(r)
+        turns = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
+        offset = chart.offset(self.rule.offset)
+        shifts = offset @ turns.transpose(0, 2, 1) - offset
+        kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9
+        return list(zip(turns[kept], np.round(shifts[kept]).astype(np.int64)))
+
+    def _representatives(self, index: IntArray) -> IntArray:
+        """One node of every orbit, once each: the one of the largest name."""
+        images = self._images(index.shape[1])
+        if len(images) < 2:
+            return unique(index)
+        each = np.array([index @ turn.T + shift for turn, shift in images])
+        best = np.argmax([keys(one) for one in each], axis=0)
+        return unique(each[best, np.arange(len(index))])
+
+    def _everywhere(self, index: IntArray) -> IntArray:
+        """All nodes of the orbits of representatives."""
+        return unique(np.vstack([index @ turn.T + shift for turn, shift in self._images(index.shape[1])]))
+
+    def _often(self, index: IntArray) -> FloatArray:
+        """(N,) how many nodes there are in the orbits of representatives."""
+        names = np.sort([keys(index @ turn.T + shift) for turn, shift in self._images(index.shape[1])], axis=0)
+        return 1.0 + (np.diff(names, axis=0) > 0).sum(axis=0)
+
+    def _refitted(self, setting: Setting) -> bool:
+        """Fits the lattice to the curvature of the weight at its nodes; whether it was changed."""
+        chart = self._chart(2)
+        images = [self.index @ turn.T + shift for turn, shift in self._images(2)]
+        index = np.vstack(images)
+        first = np.unique(keys(index), return_index=True)[1]
+        index, heights = index[first], np.tile(self.heights, len(images))[first]
+        probes = node_probes(index, heights, self._places(index), chart, self.rule.beta)
+        if probes is None or not (too_coarse(probes, chart) or self._due("nodes", len(self.index))):
+            return False
+        # exp(g) has zeros at imaginary b.
+        low, high = activation_range(self.phi)
+        most = max(1.0, _ZEROS / ((high - low) * float(np.linalg.norm(setting.root, axis=1).max())))
+        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None], most)
+        if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
+            return False
+        nodes = self._nodes(self._everywhere(self.index))
+        self.chart = found
+        self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
+        return True
+
+    @property
+    def _gain(self) -> float:
+        """How many times fewer nodes are worth another lattice: a coarse one is better than its nominal error."""
+        return _GAIN[0] if self.rule.depth > _ROUGH_DEPTH else _GAIN[1]
+
+    def _due(self, what: str, size: int) -> bool:
+        """Whether a lattice is to be fitted although it is fine enough: seldom, and where it has grown."""
+        due = self.visits & (self.visits - 1) == 0 or size > _GROWN * self.tried.get(what, 0)
+        if due:
+            self.tried[what] = size
+        return due
+
+    def _fit_axis(self, terms: FloatArray, top: float, fields: Fields) -> None:
+        """Fits the lattice of the shared field to the terms (N, alpha) of nodes, the highest of all being `top`.
+
+        Raises
+        ------
+        TooCoarse
+            If the lattice that the terms are on was too coarse.
+        """
+        axis, step = fields.axis, self.rule.alpha
+        probes = term_probes(terms, top, self.rule.depth + BEYOND, axis, axis.inverse(fields.alpha), step)
+        if len(probes.x) < MANY_VALUES:
+            return
+        coarse = too_coarse(probes)
+        if coarse or self._due("values", len(fields.alpha)):
+            found = fitted_axis(probes, False, fields.smooth)
+            if coarse or saved(probes, found) > self._gain:
+                self.axis = found
+        if coarse and self.refits < REFITS and self.rule.depth > _ROUGH_DEPTH:
+            self.refits += 1
+            raise TooCoarse
+
+    def _fit_rows(self, view: View, beta: FloatArray, terms: FloatArray) -> None:
+        """Fits the distance of rows to how smooth the tables are; terms (N, alpha) are relative to the highest.
+
+        Raises
+        ------
+        TooCoarse
+            If they were too far apart.
+        """
+        start, _ = view.stencils(beta)
+        share, factor = np.exp(np.minimum(terms, 0.0)), math.inf
+        # An error of order POINTS, which each rule may have according to its own distance of rows.
+        rounding = _ROUNDING[0] if self.rule.depth > _ROUGH_DEPTH else _ROUNDING[1]
+        allowed = _READ * (self.rule.rows / FINE.rows) ** POINTS + rounding * float(self.n.max())
+        for c, table in view.tables.items():
+            if table.rows.points == 1:
+                return
+            most = np.zeros_like(table.log_v)
+            for e in np.flatnonzero(view.fields.kind == c):
+                order = np.argsort(start[e], kind="stable")
+                rows, first = np.unique(start[e][order], return_index=True)
+                most[rows] = np.maximum(most[rows], np.maximum.reduceat(share[order], first))
+            factor = min(factor, spare(table.log_v, table.known, most, allowed))
+        if not math.isfinite(factor):
+            return
+        self.wider = min(max(min(0.9 * factor, _WIDEN) * self.wider, 1.0), _WIDEST)
+        if factor < _MISREAD and self.refits < REFITS and self.rule.depth > _ROUGH_DEPTH:
+            self.refits += 1
+            raise TooCoarse

@@ -1,0 +1,408 @@
+"""Fluctuations around the saddle at N neurons: the term of order 1/N with outliers (relu/THEORY.md, "One loop").
+
+N - O neurons of the bulk and O outliers at distances r_o along their rays have the joint action
+
+    N Phi(x, r) = (N - O) ln Z_bulk(x) + sum_o ln W_o(r_o; x) + N (what depends on order parameters alone)
+
+with W_o the weight of a neuron at r_o, fields across the ray integrated. Order parameters of single samples and
+distances fluctuate: <(x, r)> = saddle - (Phi'')^-1 L' / N, L = -1/2 ln |det Phi''|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meanfield.activations.activation import activation
+from meanfield.numerics.limits import check_time
+from meanfield.posterior.finite_width import FiniteWidth, OneLoop
+from meanfield.theories.deep.relu.neurons import Nodes, RayProducts, line, plane, summed, tilts
+from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.setting import ReluSetting
+from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.theories.deep.rules import Averages, SampleCurvature
+from meanfield.theories.deep.sectors import Sector, sectors
+from meanfield.theories.deep.sums import Totals, combined
+from meanfield.theories.deep.system import DeepProblem, Order, System
+from meanfield.validation import FloatArray, IntArray, read_only
+
+__all__ = ["NotSmall", "Place", "ReluLoop", "relu_one_loop"]
+
+_STEP = 0.001  # of differences, over N, of the size of a block of order parameters
+_SHIFT = 0.012  # of b: the weight of a class changes by so much
+_TILT = 2e-4  # of a weight, by a source
+_GONE = 1e-6  # whitened length of an outlier, in units of sqrt(N), below which there is none
+_LARGEST = 0.15  # part of the distance of an outlier that the term of order 1/N may move it by
+_FARTHER = 1.3  # than the field of the farthest outlier: where weights are looked for,
+_BEYOND = 9.0  # and so many standard deviations
+
+
+class NotSmall(ValueError):
+    """The term of order 1/N is not a small one; the text says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Order parameters, and distances (L, o) of the outliers, whitened; 0 where there is none."""
+
+    order: Order
+    size: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Ray:
+    """An outlier: its direction (q,) in whitened fields, root of the covariance of the fields across, and nodes there.
+
+    `push` (C,): direction of b along the ray, below the last layer; `reach` (C,): size of its activations.
+    """
+
+    unit: FloatArray
+    across: FloatArray
+    push: FloatArray
+    spread: FloatArray
+    nodes: Nodes
+    reach: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Bulk:
+    root: FloatArray
+    nodes: Nodes
+    reach: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Added to ln of the weight of a neuron of the last layer: sum_ce tilde_ce phi_c phi_e / 2 of class sums,
+    sum_c delta_c phi^2 / 2 over samples, readout |a|^2 / 2s."""
+
+    tilde: FloatArray
+    delta: FloatArray
+    readout: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A layer: averages over all neurons, <|a|^2> / s, and of every outlier derivatives of ln W by r, once and twice,
+    and by r and what ln Z is differentiated by (operators,)."""
+
+    averages: Averages
+    square: float
+    slope: FloatArray
+    along: FloatArray
+    mixed: FloatArray
+
+
+class ReluLoop:
+    """L as a function of order parameters and distances, at the lattice nodes of a saddle at finite N."""
+
+    def __init__(self, system: ReluSystem, order: ReluOrder) -> None:
+        p = system.problem
+        self.width = p.width
+        self.problem = DeepProblem(
+            activation("relu"), p.depth, p.n, p.y, p.tau, p.readout_variance, k=p.k, scales=(p.scale,) * (p.depth - 1)
+        )
+        self.distinct, self.symmetric = System(self.problem, distinct=True), System(self.problem)
+        self.bulks: list[_Bulk] = []
+        self.rays: list[list[_Ray]] = []
+        lengths = np.zeros((p.depth, len(system.words)))
+        for layer in range(p.depth):
+            setting, outliers = system.setting(order, layer), math.sqrt(p.width) * order.outliers(layer)
+            lengths[layer] = np.linalg.norm(outliers, axis=1)
+            lengths[layer, lengths[layer] < _GONE * math.sqrt(p.width)] = 0.0
+            outliers = outliers[lengths[layer] > 0.0]
+            far = _FARTHER * max((float(np.abs(condensed(setting, beta).h).max()) for beta in outliers), default=0.0)
+            far += _BEYOND * math.sqrt(float(np.diag(setting.covariance).max()))
+            own = np.sqrt(np.diag(setting.covariance) + setting.d)
+            self.bulks.append(_Bulk(setting.root, plane(setting.root, setting, outliers, far), own))
+            self.rays.append([_ray(setting, beta, far) for beta in outliers])
+        self.place = Place(Order(order.kernel, order.d, order.tilde, order.delta, order.t), lengths)
+        self.orbits = self._orbits(system.words)
+
+    def _orbits(self, words: tuple[str, ...]) -> FloatArray:
+        """(k, L, o) distances that the symmetry makes equal."""
+        found = []
+        for layer, sizes in enumerate(self.place.size):
+            for orbit in self.symmetric.group.patterns(list(words)):
+                one = np.zeros_like(self.place.size)
+                one[layer] = [size > 0.0 and word in orbit for word, size in zip(words, sizes)]
+                if one.any():
+                    found.append(one)
+        return np.array(found).reshape(len(found), *self.place.size.shape)
+
+    # ---- coordinates -----------------------------------------------------------------------------
+
+    def pack(self, place: Place) -> FloatArray:
+        """Coordinates of order parameters and distances, which are made symmetric."""
+        sizes = [float((place.size * orbit).sum() / orbit.sum()) for orbit in self.orbits]
+        return np.append(self.symmetric.pack(place.order), sizes)
+
+    def unpack(self, z: FloatArray) -> Place:
+        """Order parameters and distances of coordinates."""
+        at = self.symmetric.size
+        return Place(self.symmetric.unpack(z[:at]), np.tensordot(z[at:], self.orbits, 1))
+
+    def scales(self, z: FloatArray) -> FloatArray:
+        """Sizes of what the coordinates belong to."""
+        at = self.symmetric.size
+        return np.append(self.symmetric.scales(z[:at]), z[at:])
+
+    def _symmetric_directions(self) -> FloatArray:
+        """(distinct, symmetric) coordinates."""
+        n_x, n_z = self.symmetric.size, self.symmetric.size + len(self.orbits)
+        columns = []
+        for unit in np.eye(n_z):
+            order = self.symmetric.unpack(unit[:n_x])
+            sizes = np.tensordot(unit[n_x:], self.orbits, 1)[self.place.size > 0.0]
+            columns.append(np.append(self.distinct.pack(order), sizes))
+        return np.array(columns).T
+
+    # ---- averages --------------------------------------------------------------------------------
+
+    def layers(self, place: Place) -> list[Found]:
+        """All layers."""
+        return [self.layer(place, layer) for layer in range(self.problem.depth)]
+
+    def layer(self, place: Place, layer: int, source: _Source | None = None) -> Found:
+        """One layer. Below the last, conjugate kernels beside those of the saddle are sources of products of
+        activations: b, and with it distances along a ray, mean the same for all of them."""
+        check_time()
+        p, top = self.problem, layer == self.problem.depth - 1
+        n_classes, order = len(p.n), place.order
+        if top:
+            tilde, delta = np.zeros((n_classes, n_classes)), np.zeros(n_classes)
+            if source is not None:
+                tilde, delta = source.tilde, source.delta
+            root = math.sqrt(p.readout_variance) * order.t
+        else:
+            tilde, delta = order.tilde[layer] - self.place.order.tilde[layer], order.delta[layer]
+            root = self.bulks[layer].root
+        covariance, d = np.zeros((n_classes, n_classes)), np.full(n_classes, p.k)
+        if layer > 0:
+            covariance, d = p.scales[layer - 1] * order.kernel[layer - 1], p.scales[layer - 1] * order.d[layer - 1]
+        setting = ReluSetting(root, p.n, d, delta, covariance)
+        products = RayProducts(n_classes, True, top, setting.has_fields, True)
+        readout = 0.0 if source is None else source.readout
+        bulk, share = self.bulks[layer], 1.0 - len(self.rays[layer]) / self.width
+        beta = bulk.nodes.beta
+        nodes = bulk.nodes.times(0.5 * readout * (beta**2).sum(axis=1))
+        total = self._total(nodes, beta @ root.T, beta, setting, products, tilde, bulk.reach)
+        parts = [(share, total.averages(products))]
+        square = share * float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one])
+        slopes, along, mixed = [], [], []
+        for ray, size in zip(self.rays[layer], place.size[layer][place.size[layer] > 0.0]):
+            push = root @ ray.unit if top else ray.push
+            spread = root @ ray.across if top else ray.spread
+            beta = size * ray.unit + ray.nodes.beta @ ray.across.T
+            b = size * push + ray.nodes.beta @ spread.T
+            nodes = ray.nodes.times(
+                0.5 * readout * (beta**2).sum(axis=1) - 0.5 * size**2 - 0.5 * math.log(2.0 * math.pi)
+            )
+            total = self._total(nodes, b, beta, setting, products, tilde, ray.reach)
+            parts.append((1.0 / self.width, total.averages(products)))
+            square += float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one]) / self.width
+            slope, twice, cross = _along(products, total, push, ray.unit)
+            slopes.append(slope - (1.0 - readout) * size)
+            along.append(twice - 1.0 + readout)
+            mixed.append(cross)
+        return Found(_mixed(parts), square, np.array(slopes), np.array(along), np.array(mixed))
+
+    def _total(
+        self, nodes: Nodes, b: FloatArray, beta: FloatArray, setting: ReluSetting, products: RayProducts,
+        tilde: FloatArray, reach: FloatArray,
+    ) -> Totals:  # fmt: skip
+        copies = [(1.0, np.zeros(len(setting.n)))]
+        if tilde.any():
+            copies += tilts(tilde, _SHIFT / (setting.n * reach))
+        return combined([(factor, summed(nodes, b + shift, beta, setting, products)) for factor, shift in copies])
+
+    # ---- L ---------------------------------------------------------------------------------------
+
+    def sectors(self, layers: list[Found]) -> list[Sector]:
+        """All perturbations: of the classes and of the distances of outliers, and of their samples."""
+        found = sectors(self.distinct, [one.averages for one in layers])
+        size, count = self.distinct.size, sum(len(one.along) for one in layers)
+        hessian, reference = np.zeros((2, size + count, size + count))
+        hessian[:size, :size], reference[:size, :size] = found[0].hessian, found[0].reference
+        at = size
+        for layer, one in enumerate(layers):
+            columns, scaled = self.distinct.placement(layer)
+            for twice, cross in zip(one.along, one.mixed):
+                hessian[at, columns] = hessian[columns, at] = scaled.T @ cross / self.width
+                hessian[at, at], reference[at, at] = twice / self.width, -1.0 / self.width
+                at += 1
+        outer = np.append(found[0].outer, np.ones(count, dtype=bool))
+        return [Sector("classes", 1.0, hessian, reference, outer), *found[1:]]
+
+    def value(self, layers: list[Found]) -> float:
+        """L."""
+        return -0.5 * sum(sector.multiplicity * sector.log_determinant for sector in self.sectors(layers))
+
+    def observed(self, top: Found) -> FloatArray:
+        """Kernel and d of the last layer, and <|a|^2>."""
+        return np.concatenate([
+            top.averages.kernel.ravel(), top.averages.d, [self.problem.readout_variance * top.square]
+        ])  # fmt: skip
+
+    # ---- the term of order 1/N -------------------------------------------------------------------
+
+    def gradient(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """dL / dz (k,), and d observed / dz (k, observables); a layer that does not depend on z_i is kept."""
+        start = self.layers(self.unpack(z))
+        slope, moving = [], []
+        for i, step in enumerate(_STEP / self.width * self.scales(z)):
+            ends = []
+            for sign in (-1.0, 1.0):
+                moved = z.copy()
+                moved[i] += sign * step
+                there = self.unpack(moved)
+                found = [
+                    self.layer(there, layer) if self._touched(there, layer) else start[layer]
+                    for layer in range(self.problem.depth)
+                ]
+                ends.append((self.value(found), self.observed(found[-1])))
+            slope.append((ends[1][0] - ends[0][0]) / (2.0 * step))
+            moving.append((ends[1][1] - ends[0][1]) / (2.0 * step))
+        return np.array(slope), np.array(moving)
+
+    def _touched(self, place: Place, layer: int) -> bool:
+        one, other = place.order, self.place.order
+        names = [] if layer == 0 else [("kernel", layer - 1), ("d", layer - 1)]
+        top = layer == self.problem.depth - 1
+        names += [] if top else [("tilde", layer), ("delta", layer)]
+        changed = any(bool((getattr(one, name)[at] != getattr(other, name)[at]).any()) for name, at in names)
+        changed |= top and bool((one.t != other.t).any())
+        return changed or bool((place.size[layer] != self.place.size[layer]).any())
+
+    def hessian(self, layers: list[Found]) -> FloatArray:
+        """Second derivatives of Phi by the symmetric coordinates."""
+        directions = self._symmetric_directions()
+        return np.asarray(directions.T @ self.sectors(layers)[0].hessian @ directions)
+
+    def explicit(self, layers: list[Found]) -> FloatArray:
+        """What `observed` changes by at fixed order parameters: derivatives of L by sources of its parts."""
+        p, n_classes = self.problem, len(self.problem.n)
+        reach = max((float(ray.reach.max()) for ray in self.rays[-1]), default=float(self.bulks[-1].reach.max()))
+        none, nothing = np.zeros((n_classes, n_classes)), np.zeros(n_classes)
+        slopes = np.zeros((n_classes, n_classes))
+        for basis in self.symmetric.matrices:  # one entry for all that the symmetry makes equal
+            c, e = np.argwhere(basis)[0]
+            size = _TILT / (p.n[c] * p.n[e] * reach**2)
+            tilde = np.zeros((n_classes, n_classes))
+            tilde[c, e] = tilde[e, c] = size
+            slopes[basis > 0.0] = self._slope(layers, _Source(tilde, nothing)) / size
+        own = np.zeros(n_classes)
+        for row in self.symmetric.vectors:
+            size = _TILT / (p.n.max() * reach**2)
+            unit = np.eye(n_classes)[np.flatnonzero(row)[0]]
+            own[row > 0.0] = self._slope(layers, _Source(none, size * unit)) / size
+        square = 2.0 * p.readout_variance * self._slope(layers, _Source(none, nothing, _TILT / self.width)) * self.width
+        kernel = slopes / np.outer(p.n, p.n)
+        index = np.arange(n_classes)
+        kernel[index, index] = 2.0 * (np.diag(slopes) - own) / (p.n**2 - p.n)
+        d = 2.0 * own / p.n - np.diag(kernel)
+        return np.concatenate([kernel.ravel(), d, [square / _TILT]])
+
+    def _slope(self, layers: list[Found], source: _Source) -> float:
+        ends = []
+        for sign in (-1.0, 1.0):
+            signed = _Source(sign * source.tilde, sign * source.delta, sign * source.readout)
+            ends.append(self.value([*layers[:-1], self.layer(self.place, self.problem.depth - 1, signed)]))
+        return 0.5 * (ends[1] - ends[0])
+
+
+def _ray(setting: ReluSetting, beta: FloatArray, far: float) -> _Ray:
+    size = float(np.linalg.norm(beta))
+    unit = beta / size
+    across = np.linalg.svd(unit[None])[2][1:].T
+    push, spread = setting.root @ unit, setting.root @ across
+    activation = condensed(setting, beta).activation
+    return _Ray(
+        unit, across, push, spread, line(size * push, spread, setting, far),
+        np.maximum(activation, float(np.sqrt(setting.d).max())),
+    )  # fmt: skip
+
+
+def _mixed(parts: list[tuple[float, Averages]]) -> Averages:
+    """Averages over kinds of neurons with their shares."""
+
+    def mean(of: Callable[[Averages], Any]) -> FloatArray:
+        return np.asarray(sum(share * of(one) for share, one in parts))
+
+    apart = [(share, one.samples) for share, one in parts if one.samples is not None]
+    samples = SampleCurvature(
+        np.asarray(sum(share * one.one_class for share, one in apart)),
+        np.asarray(sum(share * one.two_classes for share, one in apart)),
+    )
+    return Averages(
+        float(mean(lambda one: one.log_z)), mean(lambda one: one.kernel), mean(lambda one: one.d),
+        mean(lambda one: one.tilde), mean(lambda one: one.delta), mean(lambda one: one.curvature), samples,
+    )  # fmt: skip
+
+
+def _along(products: RayProducts, total: Totals, push: FloatArray, unit: FloatArray) -> tuple[float, float, FloatArray]:
+    """Derivatives of ln W by r without its prior: first, second, and by r and every operator (t by t in the last
+    layer, whose factors beta grow with r)."""
+    norm = float(total.plain[products.one])
+    plain, once = total.plain / norm, total.once / norm
+    first = plain[products.once]
+    slope = float(push @ first)
+    twice = float(push @ plain[products.pairs] @ push) - slope**2
+    scale = products.coefficient
+    cross = scale * (plain[products.mixed] @ push - plain[products.slopes] * slope)
+    if products.by_readout:
+        n_classes = products.n_classes
+        rows = products.mixed[:n_classes]
+        readout = np.einsum("qce,e->cq", once[:, rows], push) - slope * once[:, products.slopes[:n_classes]].T
+        readout += plain[products.slopes[:n_classes], None] * unit
+        cross = np.append(readout.ravel(), cross[n_classes:])
+    return slope, twice, cross
+
+
+def _check_small(loop: ReluLoop, change: Place) -> None:
+    """Refuse where fluctuations move an outlier by a good part of its distance: terms beyond 1/N are as large then."""
+    size, moved = loop.place.size, change.size / loop.width
+    part = np.abs(moved[size > 0.0] / size[size > 0.0])
+    if part.max(initial=0.0) > _LARGEST:
+        layer = int(np.argmax(np.abs(moved / np.where(size > 0.0, size, 1.0)).max(axis=1)))
+        raise NotSmall(
+            f"fluctuations move the outliers of layer {layer + 1} by {100.0 * part.max():.0f} % of their distance: N = "
+            f"{loop.width:g} is too small for an expansion in 1/N around them"
+        )
+
+
+def relu_one_loop(system: ReluSystem, order: ReluOrder, index: IntArray, span: FloatArray) -> OneLoop:
+    """The term of order 1/N at a saddle at finite N; arrays for classes that are `index` of the system's.
+
+    Raises
+    ------
+    NotSmall
+    """
+    loop = ReluLoop(system, order)
+    p, n_classes = loop.problem, len(loop.problem.n)
+    z, layers = loop.pack(loop.place), loop.layers(loop.place)
+    slope, moving = loop.gradient(z)
+    shift = np.asarray(-np.linalg.solve(loop.hessian(layers), slope))
+    change = loop.unpack(shift)
+    _check_small(loop, change)
+    top = loop.explicit(layers) + shift @ moving
+    size = n_classes**2
+    kernel = np.append(change.order.kernel, top[:size].reshape(1, n_classes, n_classes), axis=0)
+    d = np.append(change.order.d, top[None, size:-1], axis=0)
+    own = np.array([one.averages.kernel for one in layers])[:, index][:, :, index]
+    rest = p.readout_variance * (len(span) - span.shape[1])
+    limit = FiniteWidth(
+        system.problem.width, read_only(own), read_only(np.array([one.averages.d for one in layers])[:, index]),
+        read_only((p.y - p.tau * loop.place.order.t)[index] @ span.T), float(loop.observed(layers[-1])[-1]) + rest,
+    )  # fmt: skip
+    curvatures = {one.name: one.curvature for one in loop.sectors(layers) if one.multiplicity > 0.0}
+    t = change.order.t[index] @ span.T
+    return OneLoop(
+        read_only(kernel[:, index][:, :, index]), read_only(d[:, index]), read_only(-p.tau * t), read_only(t),
+        float(top[-1]), loop.value(layers),
+        {name: (signs.inner, signs.outer) for name, signs in curvatures.items()}, limit,
+    )  # fmt: skip

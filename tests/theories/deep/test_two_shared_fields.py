@@ -1,0 +1,110 @@
+"""Three classes of any targets: kernels that need two fields which the classes share."""
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.theories.deep import fields
+from meanfield.theories.deep.fields import shared_field, shared_plane
+from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.rules import CHECK, FINE, NotCovered, Setting
+
+PHI = mf.Network("sigmoid", 2).activation
+# Classes on a line: the middle one is closer to both others than these are to each other.
+LINE = np.array([[0.29, 0.19, 0.24], [0.19, 0.30, 0.26], [0.24, 0.26, 0.26]])
+
+
+def test_any_kernel_of_three_classes_splits():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        root = rng.normal(size=(3, 3))
+        covariance = root @ root.T
+        own, u = shared_plane(covariance)
+        assert u.shape == (3, 2)
+        assert (own >= 0.0).all()
+        np.testing.assert_allclose(np.diag(own) + u @ u.T, covariance, atol=1e-12 * np.trace(covariance))
+
+
+def test_one_field_does_not_do_on_a_line():
+    with pytest.raises(NotCovered, match="more than one field"):
+        shared_field(LINE)
+    four = np.diag([1.0, 2.0, 3.0, 4.0]) + 0.1 * np.outer([1.0, 2.0, 0.5, -1.0], [1.0, 2.0, 0.5, -1.0])
+    with pytest.raises(NotCovered, match="more than two fields"):
+        shared_plane(four)
+
+
+def setting(covariance):
+    root = 0.4 * np.array([[1.0, 0.2], [-0.7, 0.5], [0.3, -0.9]])
+    return Setting(root, covariance, np.array([0.08, 0.09, 0.07]), np.array([-0.1, -0.2, -0.05]))
+
+
+def test_two_fields_agree_with_one_where_that_does(monkeypatch):
+    covariance = np.diag([0.05, 0.03, 0.06]) + np.outer([0.45, 0.5, 0.4], [0.45, 0.5, 0.4])
+    n = np.array([20.0, 12.0, 16.0])
+    one, _ = Layer(PHI, n, FINE).evaluate(setting(covariance), curvature=True)
+    asked = []
+
+    def refused(value):
+        asked.append(value)
+        raise NotCovered("one is not enough")
+
+    monkeypatch.setattr(fields, "shared_field", refused)
+    two, _ = Layer(PHI, n, FINE).evaluate(setting(covariance), curvature=True)
+    assert asked
+    assert two.log_z == pytest.approx(one.log_z, abs=1e-8)
+    for name in ("kernel", "d", "tilde", "delta", "curvature"):
+        np.testing.assert_allclose(getattr(two, name), getattr(one, name), rtol=1e-7, atol=1e-8)
+
+
+def test_averages_against_gauss_hermite():
+    """ln Z of three classes on a line by a tensor product over h, given each of few conjugate fields."""
+    n, given = np.array([6.0, 5.0, 4.0]), setting(LINE)._replace(root=np.array([[0.4], [-0.3], [0.2]]))
+    layer = Layer(PHI, n, FINE)
+    beta = np.array([[0.0], [1.0], [-1.5]])
+    layer.evaluate(given)
+    found = layer.log_density(given, beta)
+    x, w = np.polynomial.hermite_e.hermegauss(24)
+    z, wz = np.polynomial.hermite_e.hermegauss(40)
+    grid = np.stack(np.meshgrid(x, x, x, indexing="ij"), -1).reshape(-1, 3)
+    weight = np.prod(np.stack(np.meshgrid(*[w / w.sum()] * 3, indexing="ij"), -1), axis=-1).ravel()
+    h = grid @ np.linalg.cholesky(LINE).T
+    exact = []
+    for b in beta @ given.root.T:
+        total = np.zeros(len(h))
+        for c in range(3):
+            value = PHI(h[:, c, None] + np.sqrt(given.d[c]) * z)
+            tilt = np.exp(b[c] * value + 0.5 * given.delta[c] * value**2)
+            total += n[c] * np.log(tilt @ wz / wz.sum())
+        exact.append(np.log(weight @ np.exp(total)))
+    exact = np.array(exact) - 0.5 * beta[:, 0] ** 2
+    np.testing.assert_allclose(found - found[0], exact - exact[0], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def solved():
+    task = mf.class_task([0.3, 0.4, 0.3], targets=[[1.0], [-0.3], [0.2]], n_samples=60)
+    return mf.solve(mf.Network("sigmoid", 2), task, 0.1)
+
+
+def test_three_targets_on_a_line(solved):
+    assert solved.certificate.residual < 1e-6
+    assert solved.certificate.inner_curvature > 0.0 > solved.certificate.outer_curvature
+    with pytest.raises(NotCovered):  # by one shared field alone there was no solution
+        shared_field(solved.solution.kernel[0])
+    other = Layer(PHI, np.array([18.0, 24.0, 18.0]), CHECK, last=True)
+    order = solved.solution
+    root = np.sqrt(solved.network.readout_variance(60)) * order.t
+    found, _ = other.evaluate(Setting(root, np.array(order.kernel[0]), np.array(order.d[0]), np.zeros(3)))
+    np.testing.assert_allclose(order.kernel[1], found.kernel, rtol=1e-6)
+    np.testing.assert_allclose(order.tilde[0], found.tilde, rtol=1e-5, atol=1e-8)
+
+
+def test_neurons_drawn_with_two_fields(solved):
+    """Means over drawn neurons against the kernel of the theory, within five standard errors."""
+    neurons = solved.sample_neurons(400, rng=0, samples_per_class=[2, 2, 2])
+    activation = neurons.activations
+    for one, other in ((0, 2), (0, 4), (2, 4), (0, 1)):
+        product = activation[:, one] * activation[:, other]
+        error = product.std() / np.sqrt(len(product))
+        c, e = neurons.labels[one], neurons.labels[other]
+        assert abs(product.mean() - solved.solution.kernel[1][c, e]) < 5.0 * error
