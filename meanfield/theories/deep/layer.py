@@ -335,7 +335,7 @@ class Layer(LayerNodes):
             results.append(self._average(view, self.regions[pattern], detail, curvature, whole=False))
         return results
 
-    def _basin(self, view: View, seeds: np.ndarray) -> tuple[View, FloatArray]:
+    def _basin(self, view: View, seeds: np.ndarray) -> tuple[View, IntArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -403,7 +403,7 @@ class Layer(LayerNodes):
         return view
 
     def _average(
-        self, view: View, index: FloatArray, detail: bool, curvature: bool, whole: bool = True
+        self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True
     ) -> tuple[Averages, Detail | None]:
         often = self._often(index) if whole and not detail else np.ones(len(index))
         beta, depth, r = self._nodes(index), self.rule.depth, index.shape[1]

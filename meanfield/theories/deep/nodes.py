@@ -56,8 +56,8 @@ class LayerNodes:
     rule: Rule
     last: bool = False
     turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0), dtype=np.int64))
-    index: FloatArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
-    regions: dict[str, FloatArray] = field(default_factory=dict)
+    index: IntArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
+    regions: dict[str, IntArray] = field(default_factory=dict)
     stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
     chart: Chart | None = None  # coordinates of the lattice; None: beta itself
     axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
@@ -107,7 +107,7 @@ class LayerNodes:
         if self.regions or not len(self.turns) or self.turns.shape[1] != r:
             return [(np.eye(r, dtype=np.int64), np.zeros(r, dtype=np.int64))]
         chart = self._chart(r)
-        turns = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
+        turns: IntArray = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
         offset = chart.offset(self.rule.offset)
         shifts = offset @ turns.transpose(0, 2, 1) - offset
         kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9

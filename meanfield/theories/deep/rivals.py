@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +35,7 @@ def other_solutions(problem: DeepProblem, starts: int, rng: np.random.Generator)
     found: list[tuple[Branch, FloatArray]] = []
     for name, start in _starts(problem, starts, rng):
         try:
-            reached = start() if callable(start) else _from(problem, start)
+            reached = _from(problem, start) if isinstance(start, Order) else start()
             if reached is None:
                 continue
             system, rough = reached
@@ -67,7 +67,9 @@ def _from(problem: DeepProblem, order: Order) -> tuple[System, Found]:
     return system, newton(system, relax(system, order), _ROUGH, most=_MOST, patience=_PATIENCE)
 
 
-def _starts(problem: DeepProblem, starts: int, rng: np.random.Generator) -> Iterator[tuple[str, object]]:
+def _starts(
+    problem: DeepProblem, starts: int, rng: np.random.Generator
+) -> Iterator[tuple[str, Order | Callable[[], tuple[System, Found] | None]]]:
     def without() -> tuple[System, Found] | None:
         reached = uncoded_at(problem)
         return None if isinstance(reached, Fold) else reached
