@@ -107,7 +107,7 @@ class LayerNodes:
         if self.regions or not len(self.turns) or self.turns.shape[1] != r:
             return [(np.eye(r, dtype=np.int64), np.zeros(r, dtype=np.int64))]
         chart = self._chart(r)
-        turns = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
+        turns: IntArray = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
         offset = chart.offset(self.rule.offset)
         shifts = offset @ turns.transpose(0, 2, 1) - offset
         kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9

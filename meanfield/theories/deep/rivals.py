@@ -37,7 +37,7 @@ def other_solutions(problem: DeepProblem, starts: int, rng: np.random.Generator)
     found: list[tuple[Branch, FloatArray]] = []
     for name, start in _starts(problem, starts, rng):
         try:
-            reached = start() if callable(start) else _from(problem, start)
+            reached = _from(problem, start) if isinstance(start, Order) else start()
             if reached is None:
                 continue
             system, rough = reached
