@@ -30,6 +30,7 @@ from meanfield.theories.single_layer.compiled.generated.stationarity import line
 from meanfield.theories.single_layer.compiled.kkt import direction_step, room_for_derivatives
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.ridges import RIDGE_RADII, ridge_start
 
 __all__ = ["moving_cuts"]
 
@@ -148,6 +149,15 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
                 if value > -_WINDOW:
                     count = _insert(readouts, values, count, a, value, 1e-5)
                     largest = max(largest, value)
+    for k in range(n_worst * RIDGE_RADII):
+        u = worst[k // RIDGE_RADII]
+        if worst_values[k // RIDGE_RADII] < 1.0 - 2.0 * _WINDOW:
+            continue
+        if ridge_start(table, p, t, u, k % RIDGE_RADII, a):
+            value = _climb(table, p, t, s, soft, a)
+            if value > -_WINDOW:
+                count = _insert(readouts, values, count, a, value, 1e-5)
+                largest = max(largest, value)
     for k in range(known.shape[0] + (1 << min(n_classes, 10))):
         if exhausted(table.stop, 1):
             break

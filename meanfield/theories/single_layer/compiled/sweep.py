@@ -19,6 +19,7 @@ from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.moving_cuts import moving_cuts
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.ridges import climb_ridges
 
 __all__ = [
     "CONVERGED",
@@ -133,6 +134,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         residual = gap = objective = excess = np.inf
         boxes = 0
         level = 0.0
+        reported = solution  # the point whose numbers are known, if there is one
         while stage <= _TAU:
             start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
             steps = 1
@@ -210,6 +212,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             budget = min(max_boxes, _FEW_BOXES)
             while solution[0] and (solution[8] == 0 or stage == _TAU):
                 _, t, readouts, weights, directions, direction_weights, s, _, _ = solution
+                reported = solution
+                excess = np.inf
+                boxes = 0
                 residual, gap, objective, level = certify(
                     direct,
                     table.growth_plus,
@@ -231,6 +236,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     count = searched[0]
                     if count < 0:
                         count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
+                        count, _ = climb_ridges(table, p, t, maxima, heights, count)
                     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
                     worst = 0.0
                     exact = True
@@ -329,7 +335,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 break
         if status != CONVERGED and exhausted(stop, 0):
             status = STOPPED
-        _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
+        if residual == np.inf:
+            reported = solution
+        _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = reported
         copy_matrix(t_out[i], t)
         n = 0
         for k in np.argsort(-weights):
