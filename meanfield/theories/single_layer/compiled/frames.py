@@ -2,8 +2,8 @@
 
 Far out h hardly depends on fields kappa_c = a.t_c that are large: what matters is which few are small. These are
 oblique to any axes that are chosen once, along which a box around them would have to be tiny. Boxes therefore have
-sides in all fields, and each is looked at in the frame of those d independent classes in which it is smallest: with T_B the targets'
-order parameters of these, kappa = T T_B^-1 kappa_B, |a|^2 = kappa_B^T (T_B T_B^T)^-1 kappa_B.
+sides in all fields, and each is looked at in the frame of those d independent classes in which it is smallest: with
+T_B the rows of t of these, kappa = T T_B^-1 kappa_B and |a|^2 = kappa_B^T (T_B T_B^T)^-1 kappa_B.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ __all__ = ["exchangeable", "global_bound"]
 _FAR = 1e9  # stands for infinity in kappa
 _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
 _MAX_STACK = 8192
+_THIN = 1e-13  # relative width of a side that is not split
 _EASY = 300  # boxes after which majorants are worth their price
 
 
@@ -342,6 +343,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         for i in range(sides):
             score = 0.0
             width = high_s[i] - low_s[i]
+            if width <= _THIN * (1.0 + abs(low_s[i])):
+                continue
             for c in range(n_classes):
                 if over_kappa and c != i:
                     continue
@@ -356,9 +359,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             if score > best_score:
                 best_score = score
                 best = i
-        low = low_s[best]
-        high = high_s[best]
-        if boxes >= max_boxes or stack + 3 > _MAX_STACK or high - low <= 1e-13 * (1.0 + abs(low)):
+        if boxes >= max_boxes or stack + 3 > _MAX_STACK or best < 0:
             # A place to climb from: the highest centre of a box that is left.
             highest = -np.inf
             for k in range(stack + 1):
@@ -376,6 +377,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                     highest = height
                     copy_vector(where, trial)
             return False, bound - level, boxes
+        low = low_s[best]
+        high = high_s[best]
         middle = 0.5 * (low + high)
         unit = 4.0 / table.scale
         if low < 0.0 < high and (high > unit or low < -unit):

@@ -47,6 +47,7 @@ _WATCHED = 0.7  # growth from which on a direction is looked at
 _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to the active set as one; of directions
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
 _SMALLEST_GAIN = 1e-12
+_RIM = 4e8  # |a|^2 from which on a code is an outlier on its way
 
 
 @jit
@@ -301,6 +302,39 @@ def _merged(rows, multipliers, sizes, least, distance):
 
 
 @jit
+def _far_as_directions(codes, weights, directions, direction_weights):
+    """Codes so far out that their weights are rounding are outliers on their way."""
+    m = codes.shape[1]
+    kept = np.empty(codes.shape)
+    kept_weights = np.empty(codes.shape[0])
+    rims = np.empty((codes.shape[0] + directions.shape[0], m))
+    rim_weights = np.empty(rims.shape[0])
+    n = directions.shape[0]
+    copy_matrix(rims[:n], directions)
+    copy_vector(rim_weights[:n], direction_weights)
+    count = 0
+    for k in range(codes.shape[0]):
+        size = np.sum(codes[k] * codes[k])
+        if size < _RIM:
+            copy_vector(kept[count], codes[k])
+            kept_weights[count] = weights[k]
+            count += 1
+            continue
+        found = -1
+        for j in range(n):
+            if np.max(np.abs(rims[j] - codes[k] / np.sqrt(size))) <= _MERGED:
+                found = j
+                break
+        if found < 0:
+            found = n
+            n += 1
+            copy_vector(rims[found], codes[k] / np.sqrt(size))
+            rim_weights[found] = 0.0
+        rim_weights[found] += weights[k] * size
+    return kept[:count].copy(), kept_weights[:count].copy(), rims[:n].copy(), rim_weights[:n].copy()
+
+
+@jit
 def _pool(rows, multipliers, new_rows):
     """Rows that carry weight, and the new ones that are not among them."""
     pool = np.empty((rows.shape[0] + new_rows.shape[0], rows.shape[1]))
@@ -351,7 +385,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
         if not (np.isfinite(s) and np.isfinite(model)):
             break
         carried = multipliers[: cuts.shape[0]]
-        known = _pool(cuts, carried, none)
+        known = _pool(cuts, carried, found)
         soft = scale + 2.0 * max(s, 0.0)
         count, n_ways, largest = _maxima(table, p, t, s, soft, low, high, known, readouts, values, ways, growths)
         penalty = max(penalty, 1.5 * np.sum(multipliers))
@@ -389,6 +423,9 @@ def moving_cuts(table, p, y, tau, low, high, found):
                     codes, code_weights = _merged(cuts, carried, sizes, 1e-7 * scale, _MERGED)
                     rest = multipliers[cuts.shape[0] :]
                     outliers, outlier_weights = _merged(directions, rest, np.ones(rest.shape[0]), 1e-6 * scale, _MERGED)
+                    codes, code_weights, outliers, outlier_weights = _far_as_directions(
+                        codes, code_weights, outliers, outlier_weights
+                    )
                 if codes.shape[0] == 0:
                     continue
                 code_weights /= np.sum(code_weights)

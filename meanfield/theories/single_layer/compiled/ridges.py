@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.ascent import ascend, merge_maximum
