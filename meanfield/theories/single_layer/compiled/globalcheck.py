@@ -42,6 +42,8 @@ _FAR = 1e9  # stands for infinity in kappa
 _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
 _MAX_STACK = 8192
 _THIN = 1e-13  # relative width of a side that is not split
+_LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
+_FEW_FRAMED, _ALONG_AXES = 4_000, 100_000  # boxes of each kind before the other is tried
 _EASY = 300  # boxes after which majorants are worth their price
 
 
@@ -75,24 +77,58 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     `excess` is the largest proven bound minus level, or that of the box that could not be decided; `where` (m,) is
     filled with the highest centre of a box that is left.
     """
+    singular = np.linalg.svd(t, full_matrices=False)[1]
+    d = _rank(singular)
+    if d == 0:
+        return level >= -tolerance, max(-level, 0.0), 0
+    straight = singular[d - 1] > _LEAST_RATIO * singular[0]
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    several = unbounded and straight and 1 < d < t.shape[0] <= PRODUCT_CLASSES
+    excess = np.inf
+    total = 0
+    # A few boxes with sides in all fields, then sides along axes, then the former again with what is left.
+    shares = (_FEW_FRAMED, _ALONG_AXES, max_boxes)
+    for turn in range(3):
+        budget = min(shares[turn], max_boxes - total) if several else max_boxes
+        if budget <= 0 or exhausted(table.stop, 1):
+            break
+        proved, excess, boxes = _branch_and_bound(
+            table, bounds, p, t, level, known, infimum, supremum, tolerance, budget, confinement,
+            several and turn != 1, where,
+        )  # fmt: skip
+        total += boxes
+        if proved or not several:
+            return proved, excess, total
+    return False, excess, total
+
+
+@jit
+def _rank(singular):
+    rank = 0
+    for value in singular:
+        if value > 1e-13 * singular[0]:
+            rank += 1
+    return rank
+
+
+@jit_apart
+def _branch_and_bound(
+    table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, framed, where
+):
+    """As `global_bound`, over boxes of one kind.
+
+    Sides are in kappa, |a|^2 = kappa^T (t t^T)^-1 kappa, where there are no more classes than outputs; where there are,
+    along the principal axes of t, or `framed`: in all kappa, each box being looked at in a frame of its own.
+    """
     n_classes, m = t.shape
     left, singular, right = np.linalg.svd(t, full_matrices=False)
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
-    d = 0
-    for i in range(singular.shape[0]):
-        if singular[i] > 1e-13 * singular[0]:
-            d += 1
-    if d == 0:
-        return level >= -tolerance, max(-level, 0.0), 0
-    # Boxes have sides in kappa, |a|^2 = kappa^T (t t^T)^-1 kappa; with more classes than outputs each is looked at in a
-    # frame of its own. Otherwise sides are along the principal axes of t.
-    over_kappa = d == n_classes and singular[d - 1] > 1e-3 * singular[0]
+    d = _rank(singular)
     axes = np.ascontiguousarray(right[:d].T)
-    if not over_kappa and unbounded and d > 1 and n_classes <= PRODUCT_CLASSES:
-        over_kappa = singular[d - 1] > 1e-3 * singular[0]
+    over_kappa = framed or (d == n_classes and singular[d - 1] > _LEAST_RATIO * singular[0])
     frames = class_frames(t, d if over_kappa else n_classes + 1)
     over_kappa = over_kappa and frames.volume.shape[0] > 0
-    framed = over_kappa and n_classes > d
+    framed = framed and over_kappa
     sides = n_classes if over_kappa else d
     if over_kappa:
         from_activation = t @ t.T

@@ -15,11 +15,12 @@ from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.ascent import ascend, merge_maximum
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
-__all__ = ["RIDGE_RADII", "climb_ridges", "ridge_start"]
+__all__ = ["HEIGHT_ROUNDING", "RIDGE_RADII", "climb_ridges", "highest_maximum", "ridge_start"]
 
 RIDGE_RADII = 3  # starts along each direction
 _SMALL = 0.05  # kappa below this, in units of the largest, may be held
 _RIDGE = 0.98  # growth from which on a direction is a ridge
+HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
 _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 
 
@@ -69,9 +70,21 @@ def ridge_start(table, p, t, u, number, a):
     return True
 
 
+@jit
+def highest_maximum(maxima, heights, count):
+    """The largest of `heights`, each less what rounding may feign: its terms of order |a|^2 cancel."""
+    top = -np.inf
+    for i in range(count):
+        top = max(top, heights[i] - HEIGHT_ROUNDING * np.sum(maxima[i] * maxima[i]))
+    return top
+
+
 @jit_apart
 def climb_ridges(table, p, t, maxima, heights, count):
-    """Add the maxima of h that ridges lead to; returns (their number, the largest h of a readout that runs away)."""
+    """Add the maxima of h that ridges lead to; returns (their number, the largest h of a readout that runs away).
+
+    The latter is reduced by what the cancellation of terms of order |a|^2 may feign.
+    """
     m = t.shape[1]
     escaped = -np.inf
     if table.growth_plus == 0.0 and table.growth_minus == 0.0:
@@ -90,5 +103,5 @@ def climb_ridges(table, p, t, maxima, heights, count):
             if np.max(np.abs(a)) < _FAR_OUT:
                 count = merge_maximum(maxima, heights, count, a, h, 1e-6)
             else:
-                escaped = max(escaped, h)
+                escaped = max(escaped, h - 4.0 * HEIGHT_ROUNDING * np.sum(a * a))
     return count, escaped

@@ -19,7 +19,7 @@ from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.moving_cuts import moving_cuts
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
-from meanfield.theories.single_layer.compiled.ridges import climb_ridges
+from meanfield.theories.single_layer.compiled.ridges import climb_ridges, highest_maximum
 
 __all__ = [
     "CONVERGED",
@@ -260,7 +260,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     if unbounded:
                         proved = proved and exact and worst <= 1.0 + _GLOBAL_TOLERANCE
                         excess = max(excess, worst - 1.0)
-                    status = CONVERGED if proved and np.max(heights[:count]) <= s + tolerance else NOT_GLOBAL
+                    status = (
+                        CONVERGED if proved and highest_maximum(maxima, heights, count) <= s + tolerance else NOT_GLOBAL
+                    )
                 if status != NOT_GLOBAL or refinements == _MAX_REFINEMENTS or exhausted(stop, 1):
                     break
                 # The box that could not be decided may hold a better readout that the ascents have missed.
