@@ -43,6 +43,7 @@ _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contra
 _MAX_STACK = 8192
 _THIN = 1e-13  # relative width of a side that is not split
 _LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
+_FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
 _FEW_FRAMED, _ALONG_AXES = 4_000, 100_000  # boxes of each kind before the other is tried
 _EASY = 300  # boxes after which majorants are worth their price
 
@@ -83,7 +84,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         return level >= -tolerance, max(-level, 0.0), 0
     straight = singular[d - 1] > _LEAST_RATIO * singular[0]
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
-    several = unbounded and straight and 1 < d < t.shape[0] <= PRODUCT_CLASSES
+    several = unbounded and straight and 1 < d < t.shape[0] <= _FRAMED_CLASSES
     excess = np.inf
     total = 0
     # A few boxes with sides in all fields, then sides along axes, then the former again with what is left.

@@ -22,7 +22,7 @@ from meanfield.theories.single_layer.compiled.bounds import curvature_range, psi
 
 __all__ = ["PRODUCT_CLASSES", "relaxed_bound", "sign_products"]
 
-PRODUCT_CLASSES = 8  # up to so many classes products are added: 2^C patterns of signs
+PRODUCT_CLASSES = 12  # up to so many classes products are added: 2^C patterns of signs
 _SWEEPS = 24  # of coordinate descent
 _FAR = 1e6  # a wider interval has no chord
 _RIM = 1e3  # beyond which a side may reach along a direction of an outlier
