@@ -47,6 +47,7 @@ _WATCHED = 0.7  # growth from which on a direction is looked at
 _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to the active set as one; of directions
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
 _SMALLEST_GAIN = 1e-12
+_MUCH = 1e-4  # multiplier, in units of the targets, of what surely counts
 _RIM = 4e8  # |a|^2 from which on a code is an outlier on its way
 
 
@@ -408,7 +409,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
         if number > 2 and off < next_try:
             next_try = _NEXT_TRY * off
             tried = -1
-            for way in range(3):
+            for way in range(4):
                 if way < 2:  # maxima with the multipliers of the cuts near them, directions as few as possible at first
                     spread = np.empty(count)
                     for k in range(count):
@@ -419,10 +420,15 @@ def moving_cuts(table, p, y, tau, low, high, found):
                     if way == 1 and outliers.shape[0] == tried:
                         continue
                     tried = outliers.shape[0]
-                else:  # the cuts themselves
-                    codes, code_weights = _merged(cuts, carried, sizes, 1e-7 * scale, _MERGED)
+                else:  # the cuts themselves, all or those that carry much: a cone of outliers needs many
+                    least = 1e-7 * scale if way == 2 else _MUCH * scale
+                    codes, code_weights = _merged(cuts, carried, sizes, least, _MERGED)
                     rest = multipliers[cuts.shape[0] :]
-                    outliers, outlier_weights = _merged(directions, rest, np.ones(rest.shape[0]), 1e-6 * scale, _MERGED)
+                    least = 1e-6 * scale if way == 2 else _MUCH * scale
+                    outliers, outlier_weights = _merged(directions, rest, np.ones(rest.shape[0]), least, _MERGED)
+                    if way == 3 and codes.shape[0] + outliers.shape[0] == tried:
+                        continue
+                    tried = codes.shape[0] + outliers.shape[0]
                     codes, code_weights, outliers, outlier_weights = _far_as_directions(
                         codes, code_weights, outliers, outlier_weights
                     )
