@@ -243,3 +243,19 @@ def test_bounds_of_remainder_and_growth_hold(name):
     value = growth_bound(table, p, np.eye(3), prior, np.zeros(2), low, high, low, high, *scratch)
     assert form.max() <= value + 1e-9
     assert value < form.max() + 0.05
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "gelu"])
+def test_numbers_of_what_is_not_proven_are_those_of_the_point(name):
+    """Later ways than the one whose point was looked at may fail, and leave another t."""
+    phi, sigma_a, tau, fractions, targets = TASKS[name]
+    task = mf.class_task(fractions=np.array(fractions), targets=np.array(targets))
+    post = mf.solve(mf.Network(phi, sigma_a=sigma_a), task, tau=tau, on_failure="return", max_boxes=12)
+    assert post.status == "not proven global"
+    s, p, phi = post.solution, task.fractions, post.network.activation
+    linear = (-p[:, None] * s.t * task.targets).sum() + 0.5 * tau * (p[:, None] * s.t**2).sum()
+    assert s.level + linear == pytest.approx(post.objective, abs=1e-9)
+    reach = 15.0 + 1.2 * np.abs(s.readout @ s.t.T).max()
+    site = SingleSite(phi, 1.0, phi.kinks, reach=reach, panels_per_unit=1)
+    assert post.certificate.kkt_residual < 1e-10
+    assert stationarity(site, task, s, tau, sigma_a, 1.0, phi.growth) < 1e-9 * max(1.0, reach / 15.0)
