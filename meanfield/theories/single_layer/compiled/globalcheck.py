@@ -70,7 +70,28 @@ def exchangeable(p, t):
     return follower
 
 
-@jit_apart
+@jit_apart(returns="none")
+def _highest_centre(table, p, t, lows, highs, to_readout, where):
+    """A place to climb from: fills `where` (m,) with the readout at the highest centre of boxes (n, sides)."""
+    n_classes, m = t.shape
+    stack, sides = lows.shape
+    trial = np.empty(m)
+    highest = -np.inf
+    for k in range(stack):
+        height = 0.0
+        for r in range(m):
+            trial[r] = 0.0
+            for i in range(sides):
+                trial[r] += to_readout[r, i] * 0.5 * (lows[k, i] + highs[k, i])
+            height -= 0.5 * trial[r] * trial[r]
+        for c in range(n_classes):
+            height += p[c] * cumulant2(table, np.sum(t[c] * trial))[0]
+        if height > highest or (k == stack - 1 and highest == -np.inf):
+            highest = height
+            copy_vector(where, trial)
+
+
+@jit_apart(returns="Tuple((boolean, float64, int64))")
 def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, where):
     """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
 
@@ -78,7 +99,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     `excess` is the largest proven bound minus level, or that of the box that could not be decided; `where` (m,) is
     filled with the highest centre of a box that is left.
     """
-    singular = np.linalg.svd(t, full_matrices=False)[1]
+    singular = np.linalg.svd(t, False)[1]
     d = _rank(singular)
     if d == 0:
         return level >= -tolerance, max(-level, 0.0), 0
@@ -112,7 +133,7 @@ def _rank(singular):
     return rank
 
 
-@jit_apart
+@jit_apart(returns="Tuple((boolean, float64, int64))")
 def _branch_and_bound(
     table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, framed, where
 ):
@@ -122,7 +143,7 @@ def _branch_and_bound(
     along the principal axes of t, or `framed`: in all kappa, each box being looked at in a frame of its own.
     """
     n_classes, m = t.shape
-    left, singular, right = np.linalg.svd(t, full_matrices=False)
+    left, singular, right = np.linalg.svd(t, False)
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
     d = _rank(singular)
     axes = np.ascontiguousarray(right[:d].T)
@@ -191,8 +212,6 @@ def _branch_and_bound(
     ready = np.zeros(patterns, np.bool_)
     hess = np.empty((m, m))
     gradient = np.empty(d)
-    centre_s = np.empty(sides)
-    trial = np.empty(m)
     matrix = np.empty((d, d))
     middle_matrix = np.empty((d, d))
     radius = np.empty((d, d))
@@ -397,22 +416,7 @@ def _branch_and_bound(
                 best_score = score
                 best = i
         if boxes >= max_boxes or stack + 3 > _MAX_STACK or best < 0:
-            # A place to climb from: the highest centre of a box that is left.
-            highest = -np.inf
-            for k in range(stack + 1):
-                for i in range(sides):
-                    centre_s[i] = 0.5 * (lows[k, i] + highs[k, i])
-                height = 0.0
-                for r in range(m):
-                    trial[r] = 0.0
-                    for i in range(sides):
-                        trial[r] += to_readout[r, i] * centre_s[i]
-                    height -= 0.5 * trial[r] * trial[r]
-                for c in range(n_classes):
-                    height += p[c] * cumulant2(table, np.sum(t[c] * trial))[0]
-                if height > highest or (k == stack and highest == -np.inf):
-                    highest = height
-                    copy_vector(where, trial)
+            _highest_centre(table, p, t, lows[: stack + 1], highs[: stack + 1], to_readout, where)
             return False, bound - level, boxes
         low = low_s[best]
         high = high_s[best]

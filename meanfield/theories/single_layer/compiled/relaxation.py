@@ -64,7 +64,7 @@ def _inverse(matrix, shift, prior, result):
     return True
 
 
-@jit_apart
+@jit_apart(returns="none")
 def sign_products(prior, to_kappa, weight, sign, products):
     """Fill the symmetric products (C, C) >= 0 so that the form with them is positive semidefinite, if that is found.
 
@@ -228,7 +228,7 @@ def _without_rims(p, prior, to_kappa, slope, high_x, low_x, matrix, free):
         matrix[i, i] = prior[i, i]
 
 
-@jit_apart
+@jit_apart(returns="float64")
 def relaxed_bound(
     table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, slabs, target, products, ready, gap,
     matrix, inverse,

@@ -79,7 +79,7 @@ def highest_maximum(maxima, heights, count):
     return top
 
 
-@jit_apart
+@jit_apart(returns="Tuple((int64, float64))")
 def climb_ridges(table, p, t, maxima, heights, count):
     """Add the maxima of h that ridges lead to; returns (their number, the largest h of a readout that runs away).
 
