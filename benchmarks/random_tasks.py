@@ -9,9 +9,9 @@ that is not certified raises in `meanfield.solve`; here it is counted, after at 
 activations given by a formula, and draws sigma_a of every fourth task log-uniformly from [0.3, 1000]. `--verify` looks
 for better readouts than those of certified tasks from random starts. `--apart` solves every task in a process of its
 own, which ends after `--seconds` of CPU time: for versions without time limits, and for comparisons on a busy
-machine; `--part` solves some of the same tasks. `--check` compares the objective of certified tasks with the exchange
-method of tests/independent.py (SciPy's SLSQP and L-BFGS-B: seconds to minutes a task; for GELU it misses the far
-maxima of h and ends below the value that the primal problem proves).
+machine; `--part` solves some of the same tasks, `--numbers` single ones. `--check` compares the objective of
+certified tasks with the exchange method of tests/independent.py (SciPy's SLSQP and L-BFGS-B: seconds to minutes a task;
+for GELU it misses the far maxima of h and ends below the value that the primal problem proves).
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ def main():
     parser.add_argument("--part", nargs=2, type=int, default=(1, 1), metavar=("I", "N"), help="the I-th of N parts")
     parser.add_argument("--extended", action="store_true", help="more activations, sigma_a up to 1000")
     parser.add_argument("--only", nargs="+", help="names of activations")
+    parser.add_argument("--numbers", nargs="+", type=int, help="solve these of the tasks alone")
     parser.add_argument("--failures", action="store_true", help="print the number and message of what is not certified")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
@@ -166,6 +167,8 @@ def main():
         wide = options.extended and (i // len(kinds)) % 4 == 3
         problem = random_problem(rng, name, widest=1000.0 if wide else 3.0)
         if i * options.part[1] // options.tasks != options.part[0] - 1:
+            continue
+        if options.numbers is not None and i not in options.numbers:
             continue
         start = time.perf_counter()
         post = solved(problem, options.seconds, options.apart)

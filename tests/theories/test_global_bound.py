@@ -129,7 +129,20 @@ def relaxed(phi, p, t, low, high, level, products=True):
     kept = np.zeros((patterns, n, n)), np.zeros(patterns, np.bool_)
     scratch = np.empty((n, n)), np.empty((n, n))
     value = relaxation.relaxed_bound(
-        table, bounds, p, np.eye(n), np.linalg.inv(t @ t.T), lines, *box, low, high, level, *kept, np.empty(n), *scratch
+        table,
+        bounds,
+        p,
+        np.eye(n),
+        np.linalg.inv(t @ t.T),
+        lines,
+        *box,
+        low,
+        high,
+        False,
+        level,
+        *kept,
+        np.empty(n),
+        *scratch,
     )
     return value, box
 

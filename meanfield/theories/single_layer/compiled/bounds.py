@@ -26,6 +26,7 @@ __all__ = [
     "interval_bounds",
     "psi_and_mean",
     "range_maximum",
+    "remainder_maximum",
     "second_order",
 ]
 
@@ -180,6 +181,24 @@ def range_maximum(levels, first, last):
     while (2 << level) <= last - first + 1:
         level += 1
     return max(levels[level, first], levels[level, last - (1 << level) + 1])
+
+
+@jit
+def remainder_maximum(table, bounds, low, high, rest_low, rest_high):
+    """Largest R less its line on an interval, which is `rest_low` and `rest_high` at its ends.
+
+    On one side of 0 it lies below its chord and a bow, which is better than the intervals of the table where those are
+    wider.
+    """
+    first = interval_index(table, low)
+    last = interval_index(table, high)
+    ends = max(rest_low, rest_high)
+    top = max(range_maximum(bounds.remainder, first, last), ends)
+    if low >= 0.0 or high <= 0.0:
+        growth = table.growth_plus if low >= 0.0 else table.growth_minus
+        bow = 0.125 * (high - low) ** 2 * max(range_maximum(bounds.flatness, first, last) + growth, 0.0)
+        top = min(top, ends + bow + 1e-15 * (1.0 + abs(ends)))
+    return top
 
 
 @jit
@@ -373,9 +392,9 @@ def confined_radius(table, p, t, confinement, infimum, supremum):
 def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, matrix, vector):
     """Upper bound, over a box, of sum_c p_c (line kappa_c + growth kappa_c^2 / 2) - x^T prior x / 2.
 
-    `lines` = asymptotic slopes of R at -inf and +inf. Where the form is positive semidefinite, the wide sides of the
-    box (they reach towards infinity) are maximised out and the rest, concave, is bounded by its tangent at the centre;
-    inf where nothing is known. `matrix` and `vector` are scratch.
+    `lines` = asymptotic slopes of R at -inf and +inf. Where the form is positive semidefinite along the wide sides of
+    the box (they reach towards infinity), these are maximised out; the rest is bounded by its tangent at the centre,
+    and by its largest curvature where it is not concave. inf where nothing is known. `matrix` and `vector` are scratch.
     """
     d, n_classes = low_x.shape[0], p.shape[0]
     value = 0.0
@@ -401,16 +420,22 @@ def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k,
             for j in range(d):
                 matrix[i, j] -= p[c] * growth * to_kappa[c, i] * to_kappa[c, j]
     wide = 8.0 / table.scale
-    # Eliminate the wide sides, then check on a copy that what is left is positive semidefinite.
+    # Eliminate the wide sides, then check on a copy whether what is left is positive semidefinite.
     rest = matrix.copy()
+    concave = True
     for stage in range(2):
         work = matrix if stage == 0 else rest
         for i in range(d):
             if (stage == 0) != (high_x[i] - low_x[i] > wide):
                 continue
+            if not concave:
+                break
             pivot = work[i, i]
             if pivot <= 1e-9 * prior[i, i]:
-                if pivot < -1e-9 * prior[i, i] or (stage == 0 and abs(vector[i]) > 1e-12):
+                if stage == 1:
+                    concave = False
+                    break
+                if pivot < -1e-9 * prior[i, i] or abs(vector[i]) > 1e-12:
                     return np.inf
                 for j in range(d):
                     if j != i and abs(work[i, j]) > 1e-6 * prior[i, i]:
@@ -436,9 +461,14 @@ def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k,
         if high_x[i] - low_x[i] > wide:
             continue
         slope = 0.0
+        row = 0.0
         for j in range(d):
             if high_x[j] - low_x[j] <= wide:
                 slope += matrix[i, j] * 0.5 * (low_x[j] + high_x[j])
+                row += (-matrix[i, i] if i == j else abs(matrix[i, j])) * 0.5 * (high_x[j] - low_x[j])
+        half = 0.5 * (high_x[i] - low_x[i])
         centre = 0.5 * (low_x[i] + high_x[i])
-        value += centre * (vector[i] - 0.5 * slope) + 0.5 * (high_x[i] - low_x[i]) * abs(vector[i] - slope)
+        value += centre * (vector[i] - 0.5 * slope) + half * abs(vector[i] - slope)
+        if not concave:
+            value += 0.5 * half * max(row, 0.0)
     return value

@@ -14,6 +14,7 @@ from meanfield.theories.single_layer.compiled.generated.action import action_hes
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.returned import CUTS, SOLUTION
+from meanfield.theories.single_layer.compiled.ridges import HEIGHT_ROUNDING, climb_ridges, highest_maximum
 from meanfield.theories.single_layer.compiled.weights import feasible_weights, select_weights
 
 __all__ = ["MOST_SPARE", "active_set", "candidates"]
@@ -22,7 +23,7 @@ _MAX_CHANGES = 40  # codes or directions entering or leaving during one active-s
 _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as violating
 _TOUCHING = 1e-10  # the same below s for one that counts as touching, where codes far out are known to fewer digits
 MOST_SPARE = 512  # codes beyond those that are needed, up to which weights are selected among all of them
-_HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
+_ESCAPED = 1e-6  # excess of h of a readout that runs away, which rounding may feign
 _FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
@@ -187,13 +188,14 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         if added:
             continue
         count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
-        top = -np.inf
-        for i in range(count):
-            top = max(top, heights[i] - _HEIGHT_ROUNDING * np.sum(maxima[i] * maxima[i]))
+        count, escaped = climb_ridges(table, p, t, maxima, heights, count)
+        if escaped > s + _VIOLATION * (1.0 + abs(s)) + _ESCAPED:
+            break  # a readout at infinity is better
+        top = highest_maximum(maxima, heights, count)
         if top > s + _VIOLATION * (1.0 + abs(s)):
             # The highest, and whatever ties with it: orbits of a symmetry enter together.
             for i in range(count):
-                if heights[i] - _HEIGHT_ROUNDING * np.sum(maxima[i] * maxima[i]) > s + 0.5 * (top - s):
+                if heights[i] - HEIGHT_ROUNDING * np.sum(maxima[i] * maxima[i]) > s + 0.5 * (top - s):
                     readouts, weights = _with(readouts, weights, maxima[i], 0.0)
             continue
         t_nullity = max(nullity - weight_nullity(table, p, t, readouts, directions), 0) if nullity > 0 else 0

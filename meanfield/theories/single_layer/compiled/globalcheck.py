@@ -29,8 +29,10 @@ from meanfield.theories.single_layer.compiled.bounds import (
     growth_bound,
     psi_and_mean,
     range_maximum,
+    remainder_maximum,
     second_order,
 )
+from meanfield.theories.single_layer.compiled.frames import class_frames, narrowest_frame, tie
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
 
@@ -39,6 +41,10 @@ __all__ = ["exchangeable", "global_bound"]
 _FAR = 1e9  # stands for infinity in kappa
 _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
 _MAX_STACK = 8192
+_THIN = 1e-13  # relative width of a side that is not split
+_LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
+_FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
+_FEW_FRAMED, _ALONG_AXES = 4_000, 100_000  # boxes of each kind before the other is tried
 _EASY = 300  # boxes after which majorants are worth their price
 
 
@@ -65,35 +71,24 @@ def exchangeable(p, t):
 
 
 @jit_apart(returns="none")
-def _highest_centre(table, p, t, lows, highs, to_kappa, prior, right, over_kappa, where):
-    """A place to climb from: fills `where` (m,) with the readout at the highest centre of boxes (n, d)."""
+def _highest_centre(table, p, t, lows, highs, to_readout, where):
+    """A place to climb from: fills `where` (m,) with the readout at the highest centre of boxes (n, sides)."""
     n_classes, m = t.shape
-    stack, d = lows.shape
-    centre_x = np.empty(d)
+    stack, sides = lows.shape
+    trial = np.empty(m)
     highest = -np.inf
     for k in range(stack):
         height = 0.0
-        for i in range(d):
-            centre_x[i] = 0.5 * (lows[k, i] + highs[k, i])
-        for i in range(d):
-            for j in range(d):
-                height -= 0.5 * centre_x[i] * prior[i, j] * centre_x[j]
-        for c in range(n_classes):
-            kappa = 0.0
-            for i in range(d):
-                kappa += to_kappa[c, i] * centre_x[i]
-            height += p[c] * cumulant2(table, kappa)[0]
-        if not (height > highest or (k == stack - 1 and highest == -np.inf)):
-            continue
-        highest = height
         for r in range(m):
-            where[r] = 0.0
-            for i in range(d):
-                if over_kappa:
-                    for c in range(n_classes):
-                        where[r] += centre_x[i] * prior[i, c] * t[c, r]
-                else:
-                    where[r] += centre_x[i] * right[i, r]
+            trial[r] = 0.0
+            for i in range(sides):
+                trial[r] += to_readout[r, i] * 0.5 * (lows[k, i] + highs[k, i])
+            height -= 0.5 * trial[r] * trial[r]
+        for c in range(n_classes):
+            height += p[c] * cumulant2(table, np.sum(t[c] * trial))[0]
+        if height > highest or (k == stack - 1 and highest == -np.inf):
+            highest = height
+            copy_vector(where, trial)
 
 
 @jit_apart(returns="Tuple((boolean, float64, int64))")
@@ -104,28 +99,70 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     `excess` is the largest proven bound minus level, or that of the box that could not be decided; `where` (m,) is
     filled with the highest centre of a box that is left.
     """
+    singular = np.linalg.svd(t, False)[1]
+    d = _rank(singular)
+    if d == 0:
+        return level >= -tolerance, max(-level, 0.0), 0
+    straight = singular[d - 1] > _LEAST_RATIO * singular[0]
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    several = unbounded and straight and 1 < d < t.shape[0] <= _FRAMED_CLASSES
+    excess = np.inf
+    total = 0
+    # A few boxes with sides in all fields, then sides along axes, then the former again with what is left.
+    shares = (_FEW_FRAMED, _ALONG_AXES, max_boxes)
+    for turn in range(3):
+        budget = min(shares[turn], max_boxes - total) if several else max_boxes
+        if budget <= 0 or exhausted(table.stop, 1):
+            break
+        proved, excess, boxes = _branch_and_bound(
+            table, bounds, p, t, level, known, infimum, supremum, tolerance, budget, confinement,
+            several and turn != 1, where,
+        )  # fmt: skip
+        total += boxes
+        if proved or not several:
+            return proved, excess, total
+    return False, excess, total
+
+
+@jit
+def _rank(singular):
+    rank = 0
+    for value in singular:
+        if value > 1e-13 * singular[0]:
+            rank += 1
+    return rank
+
+
+@jit_apart(returns="Tuple((boolean, float64, int64))")
+def _branch_and_bound(
+    table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, framed, where
+):
+    """As `global_bound`, over boxes of one kind.
+
+    Sides are in kappa, |a|^2 = kappa^T (t t^T)^-1 kappa, where there are no more classes than outputs; where there are,
+    along the principal axes of t, or `framed`: in all kappa, each box being looked at in a frame of its own.
+    """
     n_classes, m = t.shape
-    _, singular, right = np.linalg.svd(t, False)
-    over_kappa = n_classes <= m and singular[n_classes - 1] > 1e-3 * singular[0]
+    left, singular, right = np.linalg.svd(t, False)
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    d = _rank(singular)
+    axes = np.ascontiguousarray(right[:d].T)
+    over_kappa = framed or (d == n_classes and singular[d - 1] > _LEAST_RATIO * singular[0])
+    frames = class_frames(t, d if over_kappa else n_classes + 1)
+    over_kappa = over_kappa and frames.volume.shape[0] > 0
+    framed = framed and over_kappa
+    sides = n_classes if over_kappa else d
     if over_kappa:
-        # Branch over kappa itself: |a|^2 = kappa^T (t t^T)^-1 kappa.
-        d = n_classes
-        to_kappa = np.eye(n_classes)
         from_activation = t @ t.T
-        prior = np.linalg.inv(from_activation)
+        to_readout = np.ascontiguousarray(axes * (1.0 / singular[:d])) @ np.ascontiguousarray(left[:, :d].T)
+        to_kappa = frames.to_kappa[0]
+        prior = frames.prior[0]
     else:
-        # Branch over the readout along the principal axes of t.
-        d = 0
-        for i in range(singular.shape[0]):
-            if singular[i] > 1e-13 * singular[0]:
-                d += 1
-        if d == 0:
-            return level >= -tolerance, max(-level, 0.0), 0
-        axes = np.ascontiguousarray(right[:d].T)
         to_kappa = t @ axes
         from_activation = np.ascontiguousarray(to_kappa.T)
         prior = np.eye(d)
-    for i in range(d):
+        to_readout = axes
+    for i in range(sides):
         for c in range(n_classes):
             from_activation[i, c] *= p[c]
     known_x = np.empty((known.shape[0], n_classes))
@@ -133,9 +170,9 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         for c in range(n_classes):
             known_x[k, c] = np.sum(known[k] * t[c])
     follower = exchangeable(p, t)
-    lows = np.empty((_MAX_STACK, d))
-    highs = np.empty((_MAX_STACK, d))
-    for i in range(d):
+    lows = np.empty((_MAX_STACK, sides))
+    highs = np.empty((_MAX_STACK, sides))
+    for i in range(sides):
         low = 0.0
         high = 0.0
         for c in range(n_classes):
@@ -148,11 +185,10 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                 high += factor * max(infimum, -_FAR)
         lows[0, i] = max(low - 1e-9 * (1.0 + abs(low)), -_FAR)
         highs[0, i] = min(high + 1e-9 * (1.0 + abs(high)), _FAR)
-    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
     lines = asymptotic_lines(table, infimum, supremum)
     if infimum == -np.inf or supremum == np.inf:
         ball = confined_radius(table, p, t, confinement, infimum, supremum)
-        for i in range(d):
+        for i in range(sides):
             reach = ball * (np.sqrt(np.sum(t[i] * t[i])) if over_kappa else 1.0)
             lows[0, i] = max(lows[0, i], -reach)
             highs[0, i] = min(highs[0, i], reach)
@@ -160,6 +196,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     stack = 1
     boxes = 0
     excess = -np.inf
+    low_s = np.empty(sides)
+    high_s = np.empty(sides)
     low_x = np.empty(d)
     high_x = np.empty(d)
     low_k = np.empty(n_classes)
@@ -179,28 +217,35 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     radius = np.empty((d, d))
     while stack > 0:
         stack -= 1
-        copy_vector(low_x, lows[stack])
-        copy_vector(high_x, highs[stack])
+        copy_vector(low_s, lows[stack])
+        copy_vector(high_s, highs[stack])
         boxes += 1
         if exhausted(table.stop, n_classes):
             return False, np.inf, boxes
         bound = np.inf
         empty = False
         done = False
-        for _ in range(12):
+        for turn in range(12):
             bound = 0.0
             second = 0.0
+            if framed and turn < 2:
+                for f in range(frames.volume.shape[0]):
+                    if not tie(frames.classes[f], frames.to_kappa[f], low_s, high_s):
+                        empty = True
+                        break
+                if empty:
+                    break
             for c in range(n_classes):
                 if over_kappa:
-                    low = low_x[c]
-                    high = high_x[c]
+                    low = low_s[c]
+                    high = high_s[c]
                 else:
                     low = 0.0
                     high = 0.0
                     for i in range(d):
                         factor = to_kappa[c, i]
-                        low += factor * (low_x[i] if factor > 0.0 else high_x[i])
-                        high += factor * (high_x[i] if factor > 0.0 else low_x[i])
+                        low += factor * (low_s[i] if factor > 0.0 else high_s[i])
+                        high += factor * (high_s[i] if factor > 0.0 else low_s[i])
                 low_k[c] = low
                 high_k[c] = high
                 psi_low, low_q[c], r_low = psi_and_mean(table, low, lines)
@@ -218,7 +263,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                 if unbounded:
                     r_low -= (lines[0] if low < 0.0 else lines[1]) * low
                     r_high -= (lines[0] if high < 0.0 else lines[1]) * high
-                    r_top = max(range_maximum(bounds.remainder, first, last), max(r_low, r_high))
+                    r_top = remainder_maximum(table, bounds, low, high, r_low, r_high)
                     second += p[c] * r_top
                     spread[c] = min(r_top - min(r_low, r_high), (high_q[c] - low_q[c]) * width)
             if straight:
@@ -231,15 +276,15 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                 for c in range(n_classes):
                     after = follower[c]
                     if after >= 0:
-                        low_x[c] = max(low_x[c], low_x[after])
-                        high_x[after] = min(high_x[after], high_x[c])
-                        if low_x[c] > high_x[c] or low_x[after] > high_x[after]:
+                        low_s[c] = max(low_s[c], low_s[after])
+                        high_s[after] = min(high_s[after], high_s[c])
+                        if low_s[c] > high_s[c] or low_s[after] > high_s[after]:
                             empty = True
                 if empty:
                     break
             # Contract with the stationarity equation.
             shrink = 1.0
-            for i in range(d):
+            for i in range(sides):
                 low = 0.0
                 high = 0.0
                 size = 0.0
@@ -253,14 +298,14 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
                 margin = _SLACK * (1.0 + size)
                 low -= margin
                 high += margin
-                width = high_x[i] - low_x[i]
-                low_x[i] = max(low_x[i], low)
-                high_x[i] = min(high_x[i], high)
-                if low_x[i] > high_x[i]:
+                width = high_s[i] - low_s[i]
+                low_s[i] = max(low_s[i], low)
+                high_s[i] = min(high_s[i], high)
+                if low_s[i] > high_s[i]:
                     empty = True
                     break
                 if width > 0.0:
-                    shrink = min(shrink, (high_x[i] - low_x[i]) / width)
+                    shrink = min(shrink, (high_s[i] - low_s[i]) / width)
             if empty or shrink > 0.9:
                 break
         if empty:
@@ -268,6 +313,15 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         if done:
             excess = max(excess, bound - level)
             continue
+        frame = 0
+        if framed:
+            frame = narrowest_frame(frames, low_s, high_s)
+            to_kappa = frames.to_kappa[frame]
+            prior = frames.prior[frame]
+        for i in range(d):
+            side = frames.classes[frame, i] if over_kappa else i
+            low_x[i] = low_s[side]
+            high_x[i] = high_s[side]
         if unbounded:
             second += growth_bound(
                 table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, middle_matrix, gradient
@@ -278,8 +332,8 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         relaxed = np.inf
         if boxes > _EASY:
             relaxed = relaxed_bound(
-                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, level + tolerance, products,
-                ready, gap, matrix, middle_matrix,
+                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed,
+                level + tolerance, products, ready, gap, matrix, middle_matrix,
             )  # fmt: skip
         if relaxed <= level + tolerance:
             excess = max(excess, relaxed - level)
@@ -323,20 +377,34 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         if done:
             excess = max(excess, 0.0)
             continue
+        if framed:  # the relaxation may have cut sides of other classes
+            copy_vector(low_s, low_k)
+            copy_vector(high_s, high_k)
+        for i in range(d):
+            side = frames.classes[frame, i] if over_kappa else i
+            low_s[side] = max(low_s[side], low_x[i])
+            high_s[side] = min(high_s[side], high_x[i])
+            empty = empty or low_s[side] > high_s[side]
+        if empty:  # cut from both ends
+            excess = max(excess, tolerance)
+            continue
+        copy_vector(lows[stack], low_s)
+        copy_vector(highs[stack], high_s)
         if verdict == CONTRACTED and boxes < max_boxes:
-            for i in range(d):
-                lows[stack, i] = low_x[i]
-                highs[stack, i] = high_x[i]
             stack += 1
             continue
         # Split where the curvature of G is felt most.
         best = -1
         best_score = -1.0
-        for i in range(d):
+        for i in range(sides):
             score = 0.0
-            width = high_x[i] - low_x[i]
+            width = high_s[i] - low_s[i]
+            if width <= _THIN * (1.0 + abs(low_s[i])):
+                continue
             for c in range(n_classes):
-                share = abs(to_kappa[c, i]) * width
+                if over_kappa and c != i:
+                    continue
+                share = width if over_kappa else abs(to_kappa[c, i]) * width
                 if relaxed < np.inf:
                     score += p[c] * share / max(high_k[c] - low_k[c], 1e-300) * gap[c] + 1e-12 * width
                 elif unbounded:
@@ -347,15 +415,11 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             if score > best_score:
                 best_score = score
                 best = i
-        low = low_x[best]
-        high = high_x[best]
-        if boxes >= max_boxes or stack + 3 > _MAX_STACK or high - low <= 1e-13 * (1.0 + abs(low)):
-            copy_vector(lows[stack], low_x)
-            copy_vector(highs[stack], high_x)
-            _highest_centre(
-                table, p, t, lows[: stack + 1], highs[: stack + 1], to_kappa, prior, right, over_kappa, where
-            )
+        if boxes >= max_boxes or stack + 3 > _MAX_STACK or best < 0:
+            _highest_centre(table, p, t, lows[: stack + 1], highs[: stack + 1], to_readout, where)
             return False, bound - level, boxes
+        low = low_s[best]
+        high = high_s[best]
         middle = 0.5 * (low + high)
         unit = 4.0 / table.scale
         if low < 0.0 < high and (high > unit or low < -unit):
@@ -364,11 +428,9 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
             middle = math.sqrt(max(low, unit) * high)
         elif -low > 8.0 * max(-high, unit) and high <= 0.0:
             middle = -math.sqrt(max(-high, unit) * -low)
-        copy_vector(lows[stack], low_x)
-        copy_vector(highs[stack], high_x)
         highs[stack, best] = middle
-        copy_vector(lows[stack + 1], low_x)
-        copy_vector(highs[stack + 1], high_x)
+        copy_vector(lows[stack + 1], low_s)
+        copy_vector(highs[stack + 1], high_s)
         lows[stack + 1, best] = middle
         stack += 2
     return True, max(excess, 0.0), boxes

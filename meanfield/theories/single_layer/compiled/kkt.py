@@ -258,6 +258,13 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     weights_before = weights.copy()
     directions_before = directions.copy()
     direction_weights_before = direction_weights.copy()
+    # The best point at the level of rounding.
+    best = (0.0, 0)
+    t_best = t.copy()
+    readouts_best = readouts.copy()
+    weights_best = weights.copy()
+    directions_best = directions.copy()
+    direction_weights_best = direction_weights.copy()
     steps = 0
     while steps < max_steps:
         lost = False
@@ -368,7 +375,14 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
         # Codes far out are known to fewer digits, and the residual wanders about its rounding.
         if residual <= _ROUNDING:
             small += 1
-            least = min(least, residual)
+            if residual < least:
+                least = residual
+                best = level, nullity
+                copy_matrix(t_best, t)
+                copy_matrix(readouts_best, readouts)
+                copy_vector(weights_best, weights)
+                copy_matrix(directions_best, directions)
+                copy_vector(direction_weights_best, direction_weights)
             if small >= _WANDERING and residual <= 2.0 * least:
                 return True, level, residual, nullity
         previous = residual
@@ -404,4 +418,11 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             for k in range(n_out):
                 _turn(directions[k], _joint_step(drift_out[k], responses_out[k], solution))
         s = solution[size - 1]
+    if least <= _ROUNDING:
+        copy_matrix(t, t_best)
+        copy_matrix(readouts, readouts_best)
+        copy_vector(weights, weights_best)
+        copy_matrix(directions, directions_best)
+        copy_vector(direction_weights, direction_weights_best)
+        return True, best[0], least, best[1]
     return False, s, previous, nullity

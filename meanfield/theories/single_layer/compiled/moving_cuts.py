@@ -31,6 +31,7 @@ from meanfield.theories.single_layer.compiled.kkt import direction_step, room_fo
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.returned import SOLUTION
+from meanfield.theories.single_layer.compiled.ridges import RIDGE_RADII, ridge_start
 
 __all__ = ["moving_cuts"]
 
@@ -47,6 +48,8 @@ _WATCHED = 0.7  # growth from which on a direction is looked at
 _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to the active set as one; of directions
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
 _SMALLEST_GAIN = 1e-12
+_MUCH = 1e-4  # multiplier, in units of the targets, of what surely counts
+_RIM = 4e8  # |a|^2 from which on a code is an outlier on its way
 
 
 @jit
@@ -149,6 +152,15 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
                 if value > -_WINDOW:
                     count = _insert(readouts, values, count, a, value, 1e-5)
                     largest = max(largest, value)
+    for k in range(n_worst * RIDGE_RADII):
+        u = worst[k // RIDGE_RADII]
+        if worst_values[k // RIDGE_RADII] < 1.0 - 2.0 * _WINDOW:
+            continue
+        if ridge_start(table, p, t, u, k % RIDGE_RADII, a):
+            value = _climb(table, p, t, s, soft, a)
+            if value > -_WINDOW:
+                count = _insert(readouts, values, count, a, value, 1e-5)
+                largest = max(largest, value)
     for k in range(known.shape[0] + (1 << min(n_classes, 10))):
         if exhausted(table.stop, 1):
             break
@@ -292,6 +304,39 @@ def _merged(rows, multipliers, sizes, least, distance):
 
 
 @jit
+def _far_as_directions(codes, weights, directions, direction_weights):
+    """Codes so far out that their weights are rounding are outliers on their way."""
+    m = codes.shape[1]
+    kept = np.empty(codes.shape)
+    kept_weights = np.empty(codes.shape[0])
+    rims = np.empty((codes.shape[0] + directions.shape[0], m))
+    rim_weights = np.empty(rims.shape[0])
+    n = directions.shape[0]
+    copy_matrix(rims[:n], directions)
+    copy_vector(rim_weights[:n], direction_weights)
+    count = 0
+    for k in range(codes.shape[0]):
+        size = np.sum(codes[k] * codes[k])
+        if size < _RIM:
+            copy_vector(kept[count], codes[k])
+            kept_weights[count] = weights[k]
+            count += 1
+            continue
+        found = -1
+        for j in range(n):
+            if np.max(np.abs(rims[j] - codes[k] / np.sqrt(size))) <= _MERGED:
+                found = j
+                break
+        if found < 0:
+            found = n
+            n += 1
+            copy_vector(rims[found], codes[k] / np.sqrt(size))
+            rim_weights[found] = 0.0
+        rim_weights[found] += weights[k] * size
+    return kept[:count].copy(), kept_weights[:count].copy(), rims[:n].copy(), rim_weights[:n].copy()
+
+
+@jit
 def _pool(rows, multipliers, new_rows):
     """Rows that carry weight, and the new ones that are not among them."""
     pool = np.empty((rows.shape[0] + new_rows.shape[0], rows.shape[1]))
@@ -342,7 +387,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
         if not (np.isfinite(s) and np.isfinite(model)):
             break
         carried = multipliers[: cuts.shape[0]]
-        known = _pool(cuts, carried, none)
+        known = _pool(cuts, carried, found)
         soft = scale + 2.0 * max(s, 0.0)
         count, n_ways, largest = _maxima(table, p, t, s, soft, low, high, known, readouts, values, ways, growths)
         penalty = max(penalty, 1.5 * np.sum(multipliers))
@@ -365,7 +410,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
         if number > 2 and off < next_try:
             next_try = _NEXT_TRY * off
             tried = -1
-            for way in range(3):
+            for way in range(4):
                 if way < 2:  # maxima with the multipliers of the cuts near them, directions as few as possible at first
                     spread = np.empty(count)
                     for k in range(count):
@@ -376,10 +421,18 @@ def moving_cuts(table, p, y, tau, low, high, found):
                     if way == 1 and outliers.shape[0] == tried:
                         continue
                     tried = outliers.shape[0]
-                else:  # the cuts themselves
-                    codes, code_weights = _merged(cuts, carried, sizes, 1e-7 * scale, _MERGED)
+                else:  # the cuts themselves, all or those that carry much: a cone of outliers needs many
+                    least = 1e-7 * scale if way == 2 else _MUCH * scale
+                    codes, code_weights = _merged(cuts, carried, sizes, least, _MERGED)
                     rest = multipliers[cuts.shape[0] :]
-                    outliers, outlier_weights = _merged(directions, rest, np.ones(rest.shape[0]), 1e-6 * scale, _MERGED)
+                    least = 1e-6 * scale if way == 2 else _MUCH * scale
+                    outliers, outlier_weights = _merged(directions, rest, np.ones(rest.shape[0]), least, _MERGED)
+                    if way == 3 and codes.shape[0] + outliers.shape[0] == tried:
+                        continue
+                    tried = codes.shape[0] + outliers.shape[0]
+                    codes, code_weights, outliers, outlier_weights = _far_as_directions(
+                        codes, code_weights, outliers, outlier_weights
+                    )
                 if codes.shape[0] == 0:
                     continue
                 code_weights /= np.sum(code_weights)

@@ -15,16 +15,18 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.cumulant_table import cumulant2, interval_index
+from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
-from meanfield.theories.single_layer.compiled.bounds import curvature_range, psi_and_mean, range_maximum
+from meanfield.theories.single_layer.compiled.bounds import curvature_range, psi_and_mean, remainder_maximum
 
 __all__ = ["PRODUCT_CLASSES", "relaxed_bound", "sign_products"]
 
-PRODUCT_CLASSES = 8  # up to so many classes products are added: 2^C patterns of signs
+PRODUCT_CLASSES = 12  # up to so many classes products are added: 2^C patterns of signs
 _SWEEPS = 24  # of coordinate descent
 _FAR = 1e6  # a wider interval has no chord
+_RIM = 1e3  # beyond which a side may reach along a direction of an outlier
+_STIFFEST = 1e6  # curvature of a majorant in units of 1 / kappa^2, for rounding
 
 
 @jit
@@ -151,34 +153,20 @@ def sign_products(prior, to_kappa, weight, sign, products):
         shift = max(0.5 * (1.0 + fraction) * shift if fraction > 0.1 else 0.1 * shift, 1e-12)
 
 
-@jit_apart(returns="float64")
-def relaxed_bound(
-    table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, target, products, ready, gap, matrix,
-    inverse,
-):  # fmt: skip
-    """Upper bound of h(x) = -x^T prior x / 2 + sum_c p_c G(kappa_c) over a box; inf where no majorant is concave.
+@jit
+def _majorant(table, bounds, p, lines, low_k, high_k, frozen, weight, slope, gap, sign, anchor):
+    """Majorants of p_c G(kappa_c): fills weight = p_c lambda_c, slope and gap; returns the sum of constants.
 
-    Where the bound is above `target` the box is cut (in place) to what may lie above it: a side with multiplier mu
-    gains mu for a unit of width. gap (C,) is filled with about the most by which each class's majorant is off.
-    products (2^C, C, C) and ready (2^C,) keep what `sign_products` has found, empty where that is not wanted; `matrix`
-    and `inverse` (d, d) are scratch.
+    With frozen > 0 narrow classes are given a lambda so far below G'' that their majorants are off by `frozen`.
     """
-    d, n_classes = low_x.shape[0], p.shape[0]
-    weight = np.empty(n_classes)  # p_c lambda_c
-    slope = np.empty(n_classes)
-    sign = np.empty(n_classes)
-    anchor = np.empty(n_classes)
-    none = np.zeros((n_classes, n_classes))
     constant = 0.0
-    for c in range(n_classes):
+    for c in range(p.shape[0]):
         low, high = low_k[c], high_k[c]
         width = high - low
         sign[c] = 1.0 if high > -low else -1.0
         anchor[c] = low if sign[c] > 0.0 else high
         growth = table.growth_plus if sign[c] > 0.0 else table.growth_minus
         line = lines[1] if sign[c] > 0.0 else lines[0]
-        first = interval_index(table, low)
-        last = interval_index(table, high)
         _, _, rest_low = psi_and_mean(table, low, lines)
         _, _, rest_high = psi_and_mean(table, high, lines)
         inside = max(-low, high) <= table.kappa_max and width <= _FAR
@@ -188,9 +176,15 @@ def relaxed_bound(
             least, most = curvature_range(table, bounds, low, high, cumulant2(table, 0.5 * (low + high))[2])
             least = min(max(least, 0.0), growth)
             off = 0.125 * width * width * max(most - least, 0.0)
+            if frozen > 0.0 and p[c] * off < frozen:
+                reach = max(-low, high)
+                lower = most - 8.0 * frozen / (p[c] * max(width * width, 1e-300))
+                least = min(least, max(lower, -_STIFFEST / (1.0 + reach * reach)))
+                off = 0.0
         if low >= 0.0 or high <= 0.0:
-            top = max(range_maximum(bounds.remainder, first, last), max(rest_low - line * low, rest_high - line * high))
-            spread = top - min(rest_low - line * low, rest_high - line * high)
+            end_low, end_high = rest_low - line * low, rest_high - line * high
+            top = remainder_maximum(table, bounds, low, high, end_low, end_high)
+            spread = top - min(end_low, end_high)
             if spread < off:
                 gap[c] = spread
                 weight[c] = p[c] * growth
@@ -208,16 +202,77 @@ def relaxed_bound(
         value_high = rest_high + 0.5 * (growth_high - least) * high * high
         slope[c] = (value_high - value_low) / width if width > 1e-12 * (1.0 + abs(low)) else 0.0
         constant += p[c] * max(value_low - slope[c] * low, value_high - slope[c] * high)
-    size = 1e-300
+    return constant
+
+
+@jit
+def _without_rims(p, prior, to_kappa, slope, high_x, low_x, matrix, free):
+    """Take sides along which the form vanishes far out from it: marks them in `free`, and puts the prior there."""
+    d = prior.shape[0]
     for i in range(d):
-        size += prior[i, i] * max(low_x[i] * low_x[i], high_x[i] * high_x[i])
-    # A form that is semidefinite is shifted, which is charged.
-    shift = min(max(2e-3 * max(abs(target), 1e-3) / size, 1e-13), 1e-9)
+        free[i] = False
+        if not max(high_x[i], -low_x[i]) > _RIM or abs(matrix[i, i]) > 1e-12 * prior[i, i]:
+            continue
+        pull = 0.0
+        for c in range(p.shape[0]):
+            pull += abs(p[c] * slope[c] * to_kappa[c, i])
+        flat = pull <= 1e-12
+        for j in range(d):
+            flat = flat and (j == i or abs(matrix[i, j]) <= 1e-9 * np.sqrt(prior[i, i] * prior[j, j]))
+        if not flat:
+            continue
+        free[i] = True
+        for j in range(d):
+            matrix[i, j] = 0.0
+            matrix[j, i] = 0.0
+        matrix[i, i] = prior[i, i]
+
+
+@jit_apart(returns="float64")
+def relaxed_bound(
+    table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, slabs, target, products, ready, gap,
+    matrix, inverse,
+):  # fmt: skip
+    """Upper bound of h(x) = -x^T prior x / 2 + sum_c p_c G(kappa_c) over a box; inf where no majorant is concave.
+
+    slabs: the box has sides in kappa, low_k and high_k, that those in x do not imply.
+    Where the bound is above `target` the box is cut (in place) to what may lie above it: a side with multiplier mu
+    gains mu for a unit of width. gap (C,) is filled with about the most by which each class's majorant is off.
+    products (2^C, C, C) and ready (2^C,) keep what `sign_products` has found, empty where that is not wanted; `matrix`
+    and `inverse` (d, d) are scratch.
+    """
+    d, n_classes = low_x.shape[0], p.shape[0]
+    weight = np.empty(n_classes)  # p_c lambda_c
+    slope = np.empty(n_classes)
+    sign = np.empty(n_classes)
+    anchor = np.empty(n_classes)
+    none = np.zeros((n_classes, n_classes))
+    free = np.zeros(d, np.bool_)
+    size = 1e-300
+    shift = 0.0
+    constant = 0.0
+    concave = False
+    for stage in range(2):
+        frozen = 0.01 * max(abs(target), 1e-3) if stage == 1 else 0.0
+        constant = _majorant(table, bounds, p, lines, low_k, high_k, frozen, weight, slope, gap, sign, anchor)
+        if constant == np.inf:
+            return np.inf
+        _form(prior, to_kappa, weight, none, sign, matrix)
+        _without_rims(p, prior, to_kappa, slope, high_x, low_x, matrix, free)
+        size = 1e-300
+        for i in range(d):
+            if not free[i]:
+                size += prior[i, i] * max(low_x[i] * low_x[i], high_x[i] * high_x[i])
+        # A form that is semidefinite is shifted, which is charged.
+        shift = min(max(2e-3 * max(abs(target), 1e-3) / size, 1e-13), 1e-9)
+        concave = _inverse(matrix, 0.5 * shift, prior, inverse)
+        if concave:
+            break
     used = none
-    _form(prior, to_kappa, weight, none, sign, matrix)
-    if not _inverse(matrix, 0.5 * shift, prior, inverse):
+    if not concave:
         if ready.shape[0] == 0:
             return np.inf
+        constant = _majorant(table, bounds, p, lines, low_k, high_k, 0.0, weight, slope, gap, sign, anchor)
         pattern = 0
         for c in range(n_classes):
             pattern = 2 * pattern + (1 if sign[c] > 0.0 else 0)
@@ -229,6 +284,7 @@ def relaxed_bound(
             sign_products(prior, to_kappa, most, sign, products[pattern])
         used = products[pattern]
         _form(prior, to_kappa, weight, used, sign, matrix)
+        free[:] = False
         if not _inverse(matrix, 0.5 * shift, prior, inverse):
             return np.inf
     for i in range(d):
@@ -247,60 +303,98 @@ def relaxed_bound(
                 gap[c] += 0.5 * abs(share) * (high_k[c] - low_k[c]) * (high_k[e] - low_k[e]) / p[c]
         for i in range(d):
             linear[i] += pull * to_kappa[c, i]
-    multiplier = np.zeros(d)
+    # Sides of x, then those of kappa where they are not the same.
+    sides = d + (n_classes if slabs else 0)
+    multiplier = np.zeros(sides)
     x = np.zeros(d)
+    along = np.empty((sides, d))  # inverse times the normal of a side
+    stiff = np.empty(sides)
+    blind = np.zeros(sides, np.bool_)
+    for k in range(sides):
+        stiff[k] = 0.0
+        for i in range(d):
+            along[k, i] = inverse[i, k] if k < d else 0.0
+            if k >= d:
+                for j in range(d):
+                    along[k, i] += inverse[i, j] * to_kappa[k - d, j]
+                stiff[k] += along[k, i] * to_kappa[k - d, i]
+        if k < d:
+            stiff[k] = inverse[k, k]
+        for i in range(d):  # what is free has no sides
+            blind[k] = blind[k] or (free[i] and (i == k if k < d else abs(to_kappa[k - d, i]) > 0.0))
     for i in range(d):
         for j in range(d):
             x[i] += inverse[i, j] * linear[j]
     value = np.inf
     for _ in range(_SWEEPS):
         change = 0.0
-        for i in range(d):
-            free = x[i] + inverse[i, i] * multiplier[i]
+        for k in range(sides):
+            if not stiff[k] > 0.0 or blind[k]:
+                continue
+            place = 0.0
+            if k < d:
+                place = x[k]
+            else:
+                for i in range(d):
+                    place += to_kappa[k - d, i] * x[i]
+            low = low_x[k] if k < d else low_k[k - d]
+            high = high_x[k] if k < d else high_k[k - d]
+            free = place + stiff[k] * multiplier[k]
             new = 0.0
-            if free > high_x[i]:
-                new = (free - high_x[i]) / inverse[i, i]
-            elif free < low_x[i]:
-                new = (free - low_x[i]) / inverse[i, i]
-            step = new - multiplier[i]
+            if free > high:
+                new = (free - high) / stiff[k]
+            elif free < low:
+                new = (free - low) / stiff[k]
+            step = new - multiplier[k]
             if step != 0.0:
-                change = max(change, abs(step) * (high_x[i] - low_x[i]))
-                multiplier[i] = new
+                change = max(change, abs(step) * (high - low))
+                multiplier[k] = new
                 for j in range(d):
-                    x[j] -= inverse[j, i] * step
-        value = constant + _dual_value(matrix, 0.5 * shift, prior, linear, multiplier, x, low_x, high_x)
+                    x[j] -= along[k, j] * step
+        value = constant + _dual_value(
+            matrix, 0.5 * shift, prior, linear, multiplier, x, to_kappa, low_x, high_x, low_k, high_k
+        )
         value += 1e-15 * abs(constant)
         if value <= target:
             return value
         if change <= 1e-3 * (value - target):
             break
-    for i in range(d):
-        if multiplier[i] != 0.0:
-            reach = (value - target) / abs(multiplier[i]) * (1.0 + 1e-9)
-            if multiplier[i] > 0.0:
-                low_x[i] = max(low_x[i], high_x[i] - reach)
+    for k in range(sides):
+        if multiplier[k] != 0.0:
+            reach = (value - target) / abs(multiplier[k]) * (1.0 + 1e-9)
+            lows, highs = (low_x, high_x) if k < d else (low_k, high_k)
+            i = k if k < d else k - d
+            if multiplier[k] > 0.0:
+                lows[i] = max(lows[i], highs[i] - reach)
             else:
-                high_x[i] = min(high_x[i], low_x[i] + reach)
+                highs[i] = min(highs[i], lows[i] + reach)
     return value
 
 
 @jit
-def _dual_value(matrix, floor, prior, linear, multiplier, x, low_x, high_x):
+def _dual_value(matrix, floor, prior, linear, multiplier, x, to_kappa, low_x, high_x, low_k, high_k):
     """Bound of linear.x - x^T matrix x / 2 over the box at these multipliers, x about their maximiser, with rounding.
 
-    With v = linear - multiplier and r = v - matrix x,
+    With v = linear less the multipliers times the normals of their sides and r = v - matrix x,
         v^T matrix^-1 v / 2 = v.x - x^T matrix x / 2 + r^T matrix^-1 r / 2,
     and matrix is at least `floor` times the diagonal of the prior.
     """
+    d = x.shape[0]
     value = 0.0
     size = 0.0
-    for i in range(x.shape[0]):
+    for i in range(d):
         v = linear[i] - multiplier[i]
+        for k in range(d, multiplier.shape[0]):
+            v -= multiplier[k] * to_kappa[k - d, i]
         along = 0.0
-        for j in range(x.shape[0]):
+        for j in range(d):
             along += matrix[i, j] * x[j]
         rest = v - along
         side = multiplier[i] * (high_x[i] if multiplier[i] > 0.0 else low_x[i])
         value += x[i] * (v - 0.5 * along) + 0.5 * rest * rest / (floor * prior[i, i]) + side
         size += abs(x[i]) * (abs(v) + abs(along)) + abs(side)
+    for k in range(d, multiplier.shape[0]):
+        side = multiplier[k] * (high_k[k - d] if multiplier[k] > 0.0 else low_k[k - d])
+        value += side
+        size += abs(side)
     return value + 1e-15 * size

@@ -20,6 +20,7 @@ from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.moving_cuts import moving_cuts
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.returned import SOLUTION
+from meanfield.theories.single_layer.compiled.ridges import climb_ridges, highest_maximum
 
 __all__ = [
     "CONVERGED",
@@ -118,6 +119,7 @@ def _proved(tables, phi_range, p, solution, max_boxes, where, search):
     count = searched[0]
     if count < 0:
         count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
+        count, _ = climb_ridges(table, p, t, maxima, heights, count)
     tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
     worst = 0.0
     exact = True
@@ -130,7 +132,7 @@ def _proved(tables, phi_range, p, solution, max_boxes, where, search):
     if unbounded:
         proved = proved and exact and worst <= 1.0 + _GLOBAL_TOLERANCE
         excess = max(excess, worst - 1.0)
-    return proved and np.max(heights[:count]) <= s + tolerance, excess, boxes
+    return proved and highest_maximum(maxima, heights, count) <= s + tolerance, excess, boxes
 
 
 @jit_apart(returns=f"Tuple(({SOLUTION}, int64))")
@@ -238,6 +240,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         residual = gap = objective = excess = np.inf
         boxes = 0
         level = 0.0
+        reported = solution  # the point whose numbers are known, if there is one
         while stage <= _TAU:
             start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
             steps = 1
@@ -274,6 +277,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             budget = min(max_boxes, _FEW_BOXES)
             while solution[0] and (solution[8] == 0 or stage == _TAU):
                 _, t, readouts, weights, directions, direction_weights, s, _, _ = solution
+                reported = solution
+                excess = np.inf
+                boxes = 0
                 residual, gap, objective, level = certify(
                     direct, table.growth_plus, table.growth_minus, p, y, tau, t, readouts, weights, directions,
                     direction_weights,
@@ -314,7 +320,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 break
         if status != CONVERGED and exhausted(stop, 0):
             status = STOPPED
-        _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
+        if residual == np.inf:
+            reported = solution
+        _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = reported
         copy_matrix(t_out[i], t)
         n = _put_heaviest(readouts_out[i], weights_out[i], readouts, weights)
         o = _put_heaviest(directions_out[i], direction_weights_out[i], directions, direction_weights)
