@@ -50,7 +50,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     network, task = Network("linear", depth=2), train.task(on=1.0, off=0.0, center=False)
     cold, gaussian_process = solve(network, task), solve(Network("linear", scaling="lazy"), task)  # both at T = 0
     posterior = _at_temperature(network, task, TAU)
-    how = effort(scale, draws=(60, 400), warmup=(120, 600), thin=2, chains=3)
+    how = effort(scale, draws=(60, 80), warmup=(120, 250), thin=2, chains=(3, 2))
     # The theory's fluctuations of outputs are those of tau = 0.
     runs = sampled(posterior, [n // 2, n], scale, how, start="annealed", inputs=test.images).without("prediction var")
     chains = runs.widest

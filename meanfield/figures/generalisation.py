@@ -11,13 +11,12 @@ import numpy as np
 from meanfield.datasets.images import ImageSet
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import letters
-from meanfield.figures.runs import Effort, effort
+from meanfield.figures.runs import Effort, effort, networks, solved
 from meanfield.plot.style import PALETTE, styled
 from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.sampling.sample import sample
 from meanfield.solve import solve
 
 # phi -> rescaled temperature; unbounded phi need more, or the theory takes hours.
@@ -36,7 +35,7 @@ class _Found(NamedTuple):
 def draw(name: str, scale: Scale) -> Drawing:
     """Three classes, y_+ = 1, y_- = 0; CIFAR-10 in grey where the data folder has it."""
     n, per_class = scale.size(60, 200), scale.size(10, 33)
-    how = effort(scale, draws=(40, 300), warmup=(150, 600), thin=2, chains=2)
+    how = effort(scale, draws=(40, 80), warmup=(150, 250), thin=2, chains=(2, 2))
     sets = _sets(scale)
     rows: dict[str, dict[str, _Found]] = {}
     said = []
@@ -47,12 +46,12 @@ def draw(name: str, scale: Scale) -> Drawing:
             found: dict[str, _Found] = {}
             network = Network(phi)
             if phi == "sigmoid" or scale.full:  # of rectifiers minutes to hours on images
-                posterior = solve(network, task, tau, on_failure="return", progress=False)
+                posterior = solved(scale, network, task, tau, on_failure="return", progress=False)
                 if posterior.status is Status.OPTIMAL:
                     found["theory"] = _of(posterior.generalization_error(test.images, test.labels, width=n))
                 else:
                     said.append(f"{data}, {phi}: the theory is not certified ({posterior.status})")
-            found["sampled"] = _sampled(network, tau, n, task, test, how, scale.seed)
+            found["sampled"] = _sampled(network, tau, n, task, test, how, scale)
             process = solve(Network(phi, scaling="lazy"), task)
             found["GP"] = _of(process.generalization_error(test.images, test.labels))
             rows[f"{data}\n{phi}"] = found
@@ -91,9 +90,9 @@ def _of(found: Generalization) -> _Found:
     return _Found(found.bias + found.variance, math.nan if found.accuracy is None else found.accuracy)
 
 
-def _sampled(network: Network, tau: float, n: int, task: DataTask, test: ImageSet, how: Effort, seed: int) -> _Found:
+def _sampled(network: Network, tau: float, n: int, task: DataTask, test: ImageSet, how: Effort, scale: Scale) -> _Found:
     """Networks cooled from the prior: nothing of the theory is used."""
-    chains = sample(network, task, n, tau, rng=seed, inputs=test.images, **how)
+    chains = networks(network, task, n, tau, scale, how, inputs=test.images)
     index = task.class_index(test.labels, len(test))
     wanted = np.eye(task.n_classes)[index]
     error = float(((chains.prediction - wanted) ** 2).sum(axis=-1).mean())

@@ -18,7 +18,7 @@ CASES = {"sigmoid": 0.2, "relu": 0.0, "linear": 0.0}  # phi -> y_-
 def draw(name: str, scale: Scale) -> Drawing:
     """The same neurons in the first and in the last draw."""
     n, p = scale.size(60, 200), scale.size(100, 200)
-    how = effort(scale, draws=(80, 400), warmup=(100, 500), thin=3, chains=2)
+    how = effort(scale, draws=(80, 200), warmup=(100, 200), thin=3, chains=(2, 2))
     drifts: list[Drift] = []
     comparisons: list[Comparison] = []
     for phi, off in CASES.items():
