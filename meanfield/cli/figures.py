@@ -52,7 +52,12 @@ def _run(options: argparse.Namespace) -> None:
             _say(f"{name}: {_left(names[k:])}")
         begin, work = time.monotonic(), time.process_time()
         told = _say if options.full else None
-        drawing = draw(name, Scale(full=options.full, seed=options.seed, data=options.data, kept=kept, told=told))
+        try:
+            drawing = draw(name, Scale(full=options.full, seed=options.seed, data=options.data, kept=kept, told=told))
+        except KeyboardInterrupt:
+            if kept is not None:
+                _say(f"stopped in {name}; the same command goes on from the chains in {kept}")
+            raise
         report = drawing.report()
         print(f"{report}\n  {time.monotonic() - begin:.0f} s, {time.process_time() - work:.0f} s CPU", flush=True)
         for path in save_figure(drawing.figure, folder / name):
