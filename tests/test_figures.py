@@ -177,17 +177,22 @@ def test_solutions_of_full_runs_are_kept(kind, tmp_path, monkeypatch):
         solved(scale, network, task, 0.02)
 
 
-def test_at_a_temperature_a_deep_linear_network_misses_its_targets_by_tau_t():
+def test_at_a_temperature_a_deep_linear_network_misses_its_targets_by_tau_t(tmp_path, monkeypatch):
     """Depth 1 has a theory of its own at tau > 0; the iteration must agree with it, and hold at depth 2."""
     rng = np.random.default_rng(0)
     task = mf.data_task(rng.standard_normal((12, 30)), rng.standard_normal((12, 2)), center=False)
     direct = mf.solve(mf.Network("linear"), task, tau=0.01)
-    found = digits._at_temperature(direct.network, task, 0.01)
+    found = digits._at_temperature(direct.network, task, 0.01, Scale())
     np.testing.assert_allclose(found.readout_covariance, direct.readout_covariance, rtol=1e-8)
     np.testing.assert_allclose(found.residual, direct.residual, atol=1e-9)
     new = rng.standard_normal((5, 30))
     np.testing.assert_allclose(found.predict(new), direct.predict(new), atol=1e-9)
-    deep = digits._at_temperature(mf.Network("linear", depth=2), task, 0.01)
+    deep = digits._at_temperature(mf.Network("linear", depth=2), task, 0.01, kept := Scale(kept=tmp_path))
+    monkeypatch.setattr(digits, "_given_outputs", _refused := lambda *_: pytest.fail("solved again"))
+    _refused.__name__ = "_given_outputs"
+    again = digits._at_temperature(mf.Network("linear", depth=2), task, 0.01, kept)
+    np.testing.assert_array_equal(again.readout_covariance, deep.readout_covariance)
+    assert (again.tau, again.task) == (0.01, task)
     outputs = deep.network.readout_variance(12) * deep.kernel(layer=2).elements @ deep.solution.t
     np.testing.assert_allclose(outputs + 0.01 * deep.solution.t, task.targets, atol=1e-8)
 
@@ -195,7 +200,7 @@ def test_at_a_temperature_a_deep_linear_network_misses_its_targets_by_tau_t():
 def test_where_the_outputs_do_not_settle_nothing_is_drawn():
     task = mf.data_task(np.eye(4)[:, :2] * 1e-2 + np.ones((4, 2)), np.arange(4.0), center=False, scale=None)
     with pytest.raises((mf.ConvergenceError, ValueError)):
-        digits._at_temperature(mf.Network("linear", depth=2), task, 1.0)
+        digits._at_temperature(mf.Network("linear", depth=2), task, 1.0, Scale())
 
 
 def test_statistics_without_a_theory_are_left_out(posterior, chains):

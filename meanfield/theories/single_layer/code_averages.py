@@ -189,7 +189,7 @@ class CodeAverages:
         bits = (word >> classes[::-1]) & 1
         log_weight = self._log_weight(sides, bits)
         weight = np.exp(log_weight - log_weight.max())
-        return weight / weight.sum(), sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
+        return np.asarray(weight / weight.sum()), sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
 
     def _log_weight(self, sides: _Sides, bits: NDArray[np.intp]) -> FloatArray:
         """(n,) of the nodes, times the probability that a neuron there shows a code."""
@@ -206,9 +206,9 @@ class CodeAverages:
         """(share, normalised node weights, E[M], E[M^2]) of all codes that occur; shares renormalised."""
         # What a code weighs at other t is no matter: its fraction is given, and nodes only tell how it is distributed.
         known = np.flatnonzero((shares > 0) & (self.shares > MIN_MASS))
-        found = [(float(shares[word]), *self._word(sides, int(word))) for word in known]
+        found = [(float(shares[word]), *self._word(sides, int(word))) for word in known.tolist()]
         norm = sum(share for share, *_ in found) or 1.0
-        return [(share / norm, *rest) for share, *rest in found]
+        return [(share / norm, weight, first, second) for share, weight, first, second in found]
 
     def _output(self, sides: _Sides, shares: FloatArray) -> FloatArray:
         """(C, m) sum_g p_g <a M_c>_g."""
