@@ -40,7 +40,7 @@ def draw(name: str, scale: Scale) -> Drawing:
         posterior = solve(network, own, tau=TAU)
         runs = sampled(posterior, (n // 2, n), scale, how)
         comparisons += runs.comparisons
-        said.append(f"{symbol('off')} = {off:g}, {runs.said}")
+        said.append(f"y_- = {off:g}, {runs.said}")
         draw_activations(ax, network_of(runs.widest))
         ax.set_title(f"{letter}:  {symbol('off')} = ${off:g}$")
         top.plot(off, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
