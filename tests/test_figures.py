@@ -124,6 +124,16 @@ def test_full_figures_say_how_long_they_take_and_reports_stay(tmp_path, capsys, 
     assert set(FULL_SECONDS) == set(FIGURES)
 
 
+def test_who_stops_a_full_figure_hears_that_it_goes_on(tmp_path, capsys, monkeypatch):
+    def stopped(name, scale):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("meanfield.figures.stability"), "draw", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        main(["figures", "--full", "--only", "drift", "--output", str(tmp_path / "out")])
+    assert "stopped in drift; the same command goes on" in capsys.readouterr().err
+
+
 def test_full_runs_go_on_until_errors_are_known_and_are_found_again(posterior, tmp_path, monkeypatch):
     told = []
     scale = Scale(full=True, kept=tmp_path / "chains", told=told.append)

@@ -45,13 +45,13 @@ def draw(name: str, scale: Scale) -> Drawing:
             mean = [float(v.mean()) for v in rows]
             error = [float(v.std(ddof=1) / np.sqrt(v.size)) for v in rows]
             ax.bar(np.arange(3) + shift, mean, 0.4, yerr=error, color=color, label=source)
-            cells = ", ".join(f"{s} {m:.3f} ± {e:.3f}" for s, m, e in zip(SCHEMES.values(), mean, error, strict=True))
+            cells = ", ".join(f"{s} {m:.3g} ± {e:.1g}" for s, m, e in zip(SCHEMES.values(), mean, error, strict=True))
             said.append(f"{title}, {source}: {cells}")
         ax.set_xticks(range(3), SCHEMES.values())
         ax.set_ylabel(title)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_yscale("log")
-    axes[1].legend(frameon=False)
+    figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
     letters(axes)
     said.append(
         "NC1 of sampled networks is smaller: it measures scatter along the readouts, where training pins the sum over "

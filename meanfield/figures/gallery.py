@@ -33,10 +33,11 @@ FIGURES = {
     "planes": ("planes", "phases and their boundaries in planes of two control parameters"),
 }
 
-# Seconds of one processor at full size; of tens of minutes most are trajectories (`benchmarks/RESULTS.md`).
+# Seconds of one processor at full size, roughly; fig1, fig3, deep and images from the cost of short chains
+# (`benchmarks/figure_costs.py`), the others as measured.
 FULL_SECONDS = {
-    "fig1": 900, "fig2": 300, "fig3": 500, "fig4": 200, "fig5": 250, "sparse": 250, "deep": 900, "images": 600,
-    "drift": 80, "collapse": 120, "planes": 120,
+    "fig1": 1200, "fig2": 150, "fig3": 500, "fig4": 190, "fig5": 200, "sparse": 160, "deep": 1000, "images": 600,
+    "drift": 60, "collapse": 110, "planes": 150,
 }  # fmt: skip
 
 

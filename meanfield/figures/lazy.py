@@ -23,7 +23,7 @@ _SHOWN = 20  # neurons of an activation map
 
 @styled
 def draw(name: str, scale: Scale) -> Drawing:
-    """N = P, y = +-1 with probability 1/2, orthogonal inputs; lazy networks deviate by O(P/N), and are extrapolated."""
+    """N = P, y = +-1 with probability 1/2, orthogonal inputs; lazy networks have N >= 2 P, and deviate by O(P/N)."""
     n = scale.size(100, 500)
     task = class_task(targets=[1.0, -1.0], n_samples=n)
     sign = np.repeat([1.0, -1.0], n // 2)
@@ -43,12 +43,16 @@ def draw(name: str, scale: Scale) -> Drawing:
             posterior = solve(network, own, tau=TAU)
             from_prior = scaling == "lazy" or phi == "linear"
             runs = sampled(
-                posterior, (n, 2 * n) if scaling == "lazy" else (n // 2, n), scale,
+                posterior, (2 * n, 4 * n) if scaling == "lazy" else (n // 2, n), scale,
                 cooled if from_prior else planted, start="annealed" if from_prior else posterior,
             )  # fmt: skip
             comparisons += runs.comparisons
-            chains = next(found for found in runs.chains if found.width == n)
-            said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {runs.trend.max_z:.2f}")
+            chains, trend = runs.widest, runs.trend
+            if scaling == "lazy":  # P/N is not small enough for a line
+                wide, wider = np.sqrt(np.mean([row.deviation**2 for row in trend.rows], axis=0))
+                said.append(f"{phi}, lazy: deviations fall {wide / wider:.2f} times from N = {2 * n} to {4 * n}")
+            else:
+                said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {trend.max_z:.2f}")
             draw_kernel_matrix(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
             neurons = replace(network_of(chains), class_names=("+", "−"))
             draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))
