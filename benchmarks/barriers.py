@@ -40,10 +40,10 @@ def measure(without):
     from meanfield.numerics import barrier, jit
 
     if without == "all":
-        jit.behind_barrier = lambda dispatcher: dispatcher
+        jit.behind_barrier = lambda dispatcher, returns: dispatcher
     else:
         left_out, kept = set(without.split(",")), barrier.behind_barrier
-        jit.behind_barrier = lambda d: d if d.py_func.__name__ in left_out else kept(d)
+        jit.behind_barrier = lambda d, returns: d if d.py_func.__name__ in left_out else kept(d, returns)
     import numpy as np
 
     import meanfield as mf

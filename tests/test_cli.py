@@ -15,10 +15,8 @@ import pytest
 import meanfield as mf
 from meanfield import cli
 from meanfield.cli import warmup
-from meanfield.numerics.jit import cache_directory, source_hash
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer import precompile
-from meanfield.theories.single_layer.compiled import code_path, moving_cuts
 
 matplotlib.use("Agg")
 
@@ -246,12 +244,12 @@ def test_warmup_says_what_it_compiles(monkeypatch, capsys):
 
     def compile_part(program):
         programs.append(program)
-        return "no memory" if "relu" in program else None
+        return "no memory" if "labels" in program and "relu" in program else None
 
     monkeypatch.setattr(warmup, "_compile", compile_part)
     assert run("warmup") == 0
     assert sorted(programs) == sorted(warmup.FIRST.values())
-    assert "[2/2]" in capsys.readouterr().out
+    assert "[4/4]" in capsys.readouterr().out
     assert run("warmup", "--all", "--workers", 3) == 1
     printed = capsys.readouterr().out
     assert "data, unbounded failed: no memory" in printed
@@ -274,10 +272,66 @@ def test_parts_of_warmup_report_failures():
 def test_precompiled_signatures_are_those_that_are_used():
     """What the second process compiles is found by the first: no signature of its own."""
     mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5))
+    before = [len(function.overloads) for function, _ in precompile.calls()]
     precompile.precompile()
-    # What a first solve compiles although it has no need of it: for many different classes, and codes far out.
-    of_paths = (code_path.code_path, moving_cuts.moving_cuts)
-    for function in (precompile.globalcheck.global_bound, precompile.certify, precompile.bundle_rounds, *of_paths):
-        folder = cache_directory() / source_hash(function.py_func.__code__.co_filename)
-        assert len(list(folder.glob(f"*.{function.py_func.__name__}-*.nbc"))) == 1
+    assert [len(function.overloads) for function, _ in precompile.calls()] == before
     assert precompile.is_compiled()
+
+
+class TestBeside:
+    """The second process: where it is started, and that it ends with the first."""
+
+    @pytest.fixture(autouse=True)
+    def _as_in_a_new_process(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(precompile, "_asked", False)
+        monkeypatch.setattr(precompile, "cache_directory", lambda: tmp_path / "empty" / "cache")
+        monkeypatch.setattr(precompile.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+        monkeypatch.delenv(precompile.SWITCH, raising=False)
+
+    @pytest.fixture
+    def started(self, monkeypatch):
+        """The processes that are started; they wait until they are told to end."""
+        found, popen = [], subprocess.Popen
+
+        def start(command, **options):
+            program = command[-1].replace("from meanfield.theories.single_layer.precompile import", "import time #")
+            found.append(popen([*command[:-1], program.replace("precompile()", "time.sleep(60)")], **options))
+            return found[-1]
+
+        monkeypatch.setattr(precompile.subprocess, "Popen", start)
+        return found
+
+    def test_once_and_no_longer_than_the_first(self, started):
+        with precompile.beside():
+            (helper,) = started
+            assert helper.poll() is None
+        assert helper.poll() is not None
+        with precompile.beside():
+            assert started == [helper]
+
+    def test_after_an_interrupt(self, started):
+        with pytest.raises(KeyboardInterrupt), precompile.beside():
+            raise KeyboardInterrupt
+        assert started[0].poll() is not None
+
+    def test_where_the_first_is_gone(self, started):
+        with precompile.beside():
+            started[0].stdin.close()
+            assert started[0].wait(60.0) == 1
+
+    @pytest.mark.parametrize("reason", ["switch", "worker", "one processor", "no cache", "read-only", "not Python"])
+    def test_not_where_it_would_be_of_no_use(self, started, monkeypatch, reason):
+        if reason == "switch":
+            monkeypatch.setenv(precompile.SWITCH, "0")
+        elif reason == "worker":
+            monkeypatch.setattr(precompile.multiprocessing, "parent_process", lambda: "another")
+        elif reason == "one processor":
+            monkeypatch.setattr(precompile.os, "sched_getaffinity", lambda _: {0}, raising=False)
+        elif reason == "no cache":
+            monkeypatch.setattr(precompile, "cache_directory", lambda: None)
+        elif reason == "read-only":
+            monkeypatch.setattr(precompile.os, "access", lambda *_: False)
+        else:
+            monkeypatch.setattr(precompile.sys, "executable", "/usr/bin/editor")
+        with precompile.beside():
+            assert not started

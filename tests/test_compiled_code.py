@@ -222,6 +222,67 @@ def test_cached_callers_find_what_they_call(tmp_path):
     assert [done.stdout.split() for done in said] == [["3.0", "0"], ["3.0", "1"]]
 
 
+@jit_apart(returns="Tuple((float64, float64[::1]))")
+def _late(x, twice):
+    return (2.0 if twice else 1.0) * np.sum(x), x.copy()
+
+
+@jit
+def _seldom(x, wanted):
+    total = 0.0
+    if wanted:
+        total, copy = _late(x, True)
+        total += _late(copy, False)[0]
+    return total
+
+
+def test_what_says_what_it_returns_is_compiled_when_it_is_called():
+    """And once for all literals."""
+    for function in (_late, _seldom):
+        function._cache.flush()
+    x = np.arange(3.0)
+    assert _seldom(x, False) == 0.0
+    assert not _late.signatures
+    assert _seldom(x, True) == 9.0
+    assert len(_late.signatures) == 1
+
+
+def test_functions_return_what_is_said_of_them(capfd):
+    @jit_apart(returns="int64")
+    def callee(x):
+        return x + 0.5
+
+    @jit
+    def caller(x):
+        return callee(x)
+
+    caller.compile("int64(int64)")
+    with pytest.raises(RuntimeError, match="could not be loaded"):
+        caller(1)
+    assert "returns float64, and not int64, as is said of it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    {
+        "code_path": ("code_path", "flood", "_descend", "_sharpen"),
+        "basic_codes": ("basic_codes", "_reduced"),
+        "moving_cuts": ("moving_cuts", "_maxima", "_metric"),
+        "relaxation": ("relaxed_bound", "sign_products"),
+        "outlier": ("worst_directions",),
+        "bounds": ("growth_bound", "confined_radius"),
+        "sweep": ("_with_readout",),
+        "kkt": ("direction_step", "follow_direction", "_add_directions"),
+        "weights": ("select_weights", "feasible_weights"),
+    }.items(),
+)
+def test_solvers_that_few_tasks_need_are_compiled_when_they_are_called(module, names):
+    """A first solve would compile all of them, where only one of them did not say what it returns."""
+    home = f"meanfield.theories.single_layer.compiled.{module}"
+    importlib.import_module(home)
+    assert [name for name in names if (home, name) not in barrier._returned] == []
+
+
 def test_a_callee_that_cannot_be_had_is_an_error(monkeypatch, capfd):
     @jit_apart
     def callee(x):

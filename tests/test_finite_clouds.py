@@ -136,7 +136,7 @@ def test_rules_too_coarse_are_not_certified_by_themselves(monkeypatch):
     claims = []
     known = finite.solve_clouds
     monkeypatch.setattr(finite, "solve_clouds", lambda *args: claims.append(known(*args)) or claims[-1])
-    found = mf.solve(mf.Network("sigmoid"), one_hot(0.0, 200.0), TAU)
+    found = mf.solve(mf.Network("sigmoid"), one_hot(0.0, 500.0), TAU)
     assert claims[0][1].reached < 1e-10 < 1e-7 < claims[0][1].other
     assert found.certificate.kkt_residual < 1e-10
 

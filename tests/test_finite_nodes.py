@@ -13,7 +13,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.numerics.limits import long_work
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.single_layer import readout_integral, readout_nodes
+from meanfield.theories.single_layer import readout_integral, readout_marginal, readout_nodes
 from meanfield.theories.single_layer.compiled.quick import cumulants, quick2
 from meanfield.theories.single_layer.readout_integral import ReadoutIntegral
 
@@ -134,6 +134,7 @@ def test_refusals_name_the_number_of_samples_asked_for(name, monkeypatch):
     """Whatever P is on the way there."""
     monkeypatch.setattr(readout_integral, "_MAX_COARSE_NODES", 3)
     monkeypatch.setattr(readout_integral, "_MAX_NODES", 3)
+    monkeypatch.setattr(readout_marginal, "_MAX_NODES", 3)
     task = mf.class_task(n_classes=3, off=0.3, n_samples=49)
     with pytest.raises(ConvergenceError) as caught:
         mf.solve(mf.Network(name), task, tau=0.02)

@@ -267,7 +267,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     from meanfield.phases.diagram import sweep
 
     folder = folder_for(options.output)
-    from meanfield.cli.warmup import beside
+    from meanfield.theories.single_layer.precompile import beside
 
     with beside(), _workers(options.workers) as executor:
         shared = partial(sweep, executor=executor, checkpoint=options.checkpoint)

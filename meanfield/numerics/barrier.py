@@ -5,8 +5,12 @@ the caller has a cell for the callee's address instead, empty at first. On first
 disk, or by compiling it) and fills the cell. No address reaches the cache of compiled code: the caller asks by name and
 types.
 
-This leans on semi-private parts of Numba (`Dispatcher.get_overload`, `BaseContext.insert_func_defn`, the calling
-convention). Where they have changed, functions are linked as usual, which costs time and nothing else.
+What a function returns may be said where it is defined. Then callers need not know its body, and it is not compiled
+before it is called: what a solve does not need costs it nothing.
+
+This leans on semi-private parts of Numba (`Dispatcher.get_call_template` and `get_overload`,
+`BaseContext.insert_func_defn`, the calling convention). Where they have changed, functions are linked as usual, which
+costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from meanfield.numerics.limits import aside
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
     from numba.core.dispatcher import Dispatcher
-    from numba.core.funcdesc import FunctionDescriptor
+    from numba.core.types import Type
     from numba.core.typing.templates import Signature
 
 try:
@@ -35,6 +39,8 @@ try:
     from numba.core import cgutils
     from numba.core.serialize import dumps
     from numba.core.sigutils import normalize_signature
+    from numba.core.types import unliteral
+    from numba.core.typing import make_concrete_template, signature
 except ImportError:  # another Numba
     AVAILABLE = False
 else:
@@ -45,12 +51,20 @@ __all__ = ["AVAILABLE", "behind_barrier"]
 _SYMBOL = "meanfield_address_of_compiled_function"
 _WORD = ctypes.c_void_p
 _callees: dict[tuple[str, str], Dispatcher] = {}
+_returned: dict[tuple[str, str], Type] = {}  # by those callees of which it is said
 
 
-def behind_barrier(dispatcher: Dispatcher) -> Dispatcher:
+def behind_barrier(dispatcher: Dispatcher, returns: str | None = None) -> Dispatcher:
     """Let compiled callers reach a Numba dispatcher through a pointer; returns the dispatcher.
 
     Its own compilation, its calls from Python and its results stay what they are.
+
+    Parameters
+    ----------
+    dispatcher : Dispatcher
+    returns : str, optional
+        The type of what it returns, in Numba's words, e.g. "Tuple((boolean, float64[:, ::1]))". Callers are compiled
+        without looking at it then, and it is when one of them calls it first.
     """
     if not AVAILABLE or not hasattr(dispatcher, "get_overload"):  # another Numba, or compilation is switched off
         return dispatcher
@@ -58,28 +72,44 @@ def behind_barrier(dispatcher: Dispatcher) -> Dispatcher:
     name = (function.__module__, function.__qualname__)
     try:
         llvmlite.binding.add_symbol(_SYMBOL, ctypes.cast(_address_of, _WORD).value)
-        context, linked = dispatcher.targetctx, dispatcher.get_overload
-        context.insert_func_defn, context.call_conv.call_function, context.insert_const_bytes  # noqa: B018  (are they there?)
+        context = dispatcher.targetctx
+        dispatcher.get_call_template, dispatcher._compiler.fold_argument_types  # noqa: B018  (are they there?)
+        context.insert_func_defn, context.call_conv.call_function, context.insert_const_bytes  # noqa: B018
     except AttributeError:
         return dispatcher
     keys: dict[object, tuple[str, object]] = {}
 
-    def get_overload(signature: Signature) -> tuple[str, object]:
-        entry = linked(signature)  # compiled or read when the caller was typed
-        if entry not in keys:
-            arguments, _ = normalize_signature(signature)
-            result = dispatcher.overloads[tuple(arguments)]
-            keys[entry] = ("behind a barrier", entry)
-            lowering = _call_through_cell(result.fndesc, dumps((*name, tuple(arguments))))
-            context.insert_func_defn([(lowering, keys[entry], result.signature.args)])
-        return keys[entry]
+    def get_overload(wanted: Signature) -> tuple[str, object]:
+        arguments = tuple(normalize_signature(wanted)[0])
+        if arguments not in keys:
+            keys[arguments] = ("behind a barrier", (*name, arguments))
+            returned = _returned.get(name) or dispatcher.overloads[arguments].signature.return_type
+            lowering = _call_through_cell(returned, arguments, dumps((*name, arguments)))
+            context.insert_func_defn([(lowering, keys[arguments], arguments)])
+        return keys[arguments]
 
     _callees[name] = dispatcher
     dispatcher.get_overload = get_overload
+    if returns is not None:
+        _, _returned[name] = normalize_signature(f"{returns}()")
+        dispatcher.get_call_template = _template_of(dispatcher, _returned[name])
     return dispatcher
 
 
-def _call_through_cell(description: FunctionDescriptor, request: bytes) -> Callable[..., ir.Value]:
+def _template_of(dispatcher: Dispatcher, returned: Type) -> Callable[..., object]:
+    """`Dispatcher.get_call_template` of a function whose type is known, for which nothing needs to be compiled."""
+
+    def get_call_template(arguments: Sequence[Type], keywords: dict[str, Type]) -> tuple[object, ...]:
+        parameters, folded = dispatcher._compiler.fold_argument_types(arguments, keywords)
+        folded = tuple(unliteral(kind) for kind in folded)  # no code of its own for every literal
+        name = dispatcher.py_func.__name__
+        template = make_concrete_template(name, key=name, signatures=[signature(returned, *folded)])
+        return template, parameters, folded, {}
+
+    return get_call_template
+
+
+def _call_through_cell(returned: Type, kinds: Sequence[Type], request: bytes) -> Callable[..., ir.Value]:
     """Lowering of a call: the address from the cell, which is filled first where it is empty."""
 
     def lower(
@@ -97,11 +127,9 @@ def _call_through_cell(description: FunctionDescriptor, request: bytes) -> Calla
                 message = "a compiled function could not be loaded or compiled"
                 context.call_conv.return_user_exc(builder, RuntimeError, (message,))
             builder.store(found, cell)
-        kind = context.call_conv.get_function_type(description.restype, description.argtypes).as_pointer()
+        kind = context.call_conv.get_function_type(returned, kinds).as_pointer()
         callee = builder.bitcast(builder.load(cell), kind)
-        status, result = context.call_conv.call_function(
-            builder, callee, description.restype, description.argtypes, arguments
-        )
+        status, result = context.call_conv.call_function(builder, callee, returned, kinds, arguments)
         with cgutils.if_unlikely(builder, status.is_error):
             context.call_conv.return_status_propagate(builder, status)
         return result
@@ -145,4 +173,8 @@ def _find(request: bytes) -> int:
     dispatcher = _callees[module, function]
     dispatcher.compile(arguments)
     result = dispatcher.overloads[arguments]
+    found = result.signature.return_type
+    said = _returned.get((module, function), found)
+    if found != said:
+        raise TypeError(f"{module}.{function} returns {found}, and not {said}, as is said of it.")
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))

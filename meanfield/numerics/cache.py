@@ -8,7 +8,9 @@ cannot be written stays in memory, which is said once.
 Numba tells functions of one name and signature apart by a number that it counts up from 1 in every process, and the
 code of all files that a process reads is linked by these names. `numpy.sort` and `numpy.argsort` share such names: with
 code of two processes that had come to the same number, `sort` was linked to `argsort` and left its array unsorted,
-without an error. Every process that keeps code starts from a random number instead.
+without an error. Every process that keeps code starts from a random number instead. For the same reason a function that
+is linked into several others has one of its copies called by all of them, whichever was loaded first: copies may differ
+in last digits, functions behind a pointer (`meanfield.numerics.barrier`) have none.
 
 This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._reduce`,
 `FunctionIdentity._unique_ids`). Where they have changed, everything is compiled in memory.

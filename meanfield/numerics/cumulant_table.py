@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.budget import new_stop
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 
 __all__ = [
     "NODE",
@@ -145,7 +145,7 @@ class Direct(NamedTuple):
     kappa_max: float  # |kappa| beyond which the rule does not reach (inf for linear pieces)
 
 
-@jit
+@jit_apart(returns="int64")
 def _piece_terms(direct, kappa, growth, line, log_term, value):
     """Log terms and values (minus line + growth * kappa) of E exp(kappa (psi - line) - growth kappa**2 / 2)."""
     n = 0
@@ -174,7 +174,7 @@ def _piece_terms(direct, kappa, growth, line, log_term, value):
     return n
 
 
-@jit
+@jit_apart(returns="int64")
 def _panel_terms(direct, kappa, growth, line, log_term, value):
     """As `_piece_terms`, from the fixed rule; only the panels that matter at this kappa are visited."""
     n_panels = direct.log_half.size
@@ -260,7 +260,7 @@ def _remainder4(direct, kappa, growth, line, log_term, value):
     return largest + math.log(total), mean, second - growth, third / total, fourth / total - 3.0 * second * second
 
 
-@jit
+@jit_apart(returns="float64")
 def _asymptotic_line(direct, kappa):
     """Slope of R at large |kappa| of this sign, where psi is its asymptote wherever the tilted law lives; else NaN.
 
@@ -286,7 +286,7 @@ def _asymptotic_line(direct, kappa):
     return line if off <= 1e-12 * (1.0 + abs(line * edge)) else np.nan
 
 
-@jit
+@jit_apart(returns="UniTuple(float64, 5)")
 def direct4(direct, kappa):
     """G and its first four derivatives at one kappa, without the table; NaN beyond the reach of the rule.
 

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 
 from meanfield.numerics.barrier import behind_barrier
 from meanfield.numerics.cache import cache_home, count_from_anywhere, keep_on_disk
 
-__all__ = ["cache_directory", "jit", "jit_apart", "source_hash"]
+__all__ = ["cache_directory", "compile_for", "jit", "jit_apart", "source_hash"]
 
 # Flags that keep NaN and infinities meaningful (fastmath=True would not).
 _FLAGS = {"reassoc", "contract", "arcp"}
@@ -63,9 +64,38 @@ def jit(function: Callable[..., object]) -> Any:
     source = function.__code__.co_filename
     if not Path(source).is_file():  # typed in: nothing tells one version from the next
         return compiled
+    _ignore_literals(compiled)
     return keep_on_disk(compiled, None if _CACHE is None else _CACHE / source_hash(source))
 
 
-def jit_apart(function: Callable[..., object]) -> Any:
-    """`jit` for big functions with several callers: those call through a pointer instead of compiling it again."""
-    return behind_barrier(jit(function))
+def _ignore_literals(dispatcher: Any) -> None:
+    """Let compiled callers that pass a literal share the code of those that pass a variable.
+
+    Numba compiles a function once more for every literal integer or truth value, also for one that a variable only
+    starts from.
+    """
+    if not hasattr(dispatcher, "get_call_template"):  # compilation is switched off
+        return
+    template_of = dispatcher.get_call_template
+
+    def get_call_template(arguments: Any, keywords: Any) -> Any:
+        plain = {name: types.unliteral(kind) for name, kind in keywords.items()}
+        return template_of([types.unliteral(kind) for kind in arguments], plain)
+
+    dispatcher.get_call_template = get_call_template
+
+
+def jit_apart(function: Any = None, *, returns: str | None = None) -> Any:
+    """`jit` for big functions: callers call through a pointer instead of compiling it again.
+
+    With `returns`, the type of what it returns in Numba's words, it is not compiled before it is called.
+    """
+    if function is None:
+        return functools.partial(jit_apart, returns=returns)
+    return behind_barrier(jit(function), returns)
+
+
+def compile_for(function: Any, *arguments: Any) -> None:
+    """Compile a function for arguments of these types, or read it where that has been done; it is not called."""
+    if hasattr(function, "compile"):  # else compilation is switched off
+        function.compile(tuple(numba.typeof(argument) for argument in arguments))

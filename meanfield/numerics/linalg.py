@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 
 __all__ = ["cholesky", "cholesky_solve", "cholesky_until", "largest_eigenvalue_below", "solve_symmetric"]
 
@@ -110,7 +110,7 @@ def _eliminate(lu, x, least):
     return True
 
 
-@jit
+@jit_apart(returns="Tuple((float64[::1], boolean))")
 def solve_stiff(matrix, vector):
     """Solve a symmetric system whose rows differ much in size; returns (solution, whether it is regular).
 
@@ -134,7 +134,7 @@ def solve_stiff(matrix, vector):
     return x * scale, regular
 
 
-@jit
+@jit_apart(returns="Tuple((float64[::1], int64))")
 def solve_symmetric(matrix, vector):
     """Solve a symmetric, possibly indefinite or singular system; returns (solution, nullity).
 

@@ -18,10 +18,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from meanfield.validation import FloatArray
 
-__all__ = ["ClassKinds", "averaged_over_orbits", "class_kinds", "kinds_of", "log_orbit_size", "orbit_size"]
+__all__ = ["ClassKinds", "averaged_over_orbits", "class_kinds", "kinds_of", "log_orbit_sizes", "orbit_size"]
 
 _SAME = 1e-12  # relative difference of fractions and of entries of y y^T that counts as rounding
 
@@ -113,6 +114,19 @@ class ClassKinds:
                 a = a + v[len(self.basis) + k] * math.sqrt(1.0 - 1.0 / n) * x @ self.simplex[chosen]
         return np.asarray(a)
 
+    def first_readouts(self, v: FloatArray, counts: FloatArray) -> FloatArray:
+        """(n, m) readouts of orbits (n, d - 1 + K) whose upper classes are the first `counts` (n, K) of each kind."""
+        a = v[:, : len(self.basis)] @ self.basis
+        for k in np.flatnonzero(self.split):
+            n, j = self.n[k], counts[:, k]
+            # As in `readout`; all u_c of a kind together are zero.
+            sums = np.vstack([np.zeros(self.simplex.shape[1]), np.cumsum(self.simplex[self.kind == k], axis=0)])
+            inside = (j > 0) & (j < n)
+            up, low = np.maximum(j, 1.0), np.maximum(n - j, 1.0)
+            size = np.where(inside, np.sqrt(low / (up * n)) + np.sqrt(up / (low * n)), 0.0) * math.sqrt(1.0 - 1.0 / n)
+            a = a + (size * v[:, len(self.basis) + k])[:, None] * sums[j.astype(np.intp)]
+        return np.asarray(a)
+
     @property
     def span(self) -> int:
         """Dimension of the span of the targets."""
@@ -147,14 +161,6 @@ class ClassKinds:
             fields = generator.permuted(readouts @ u.T, axis=1)
             result = result + (self.n[k] - 1.0) / self.n[k] * fields @ u
         return np.asarray(result)
-
-    def first_upper(self, counts: FloatArray) -> NDArray[np.bool_]:
-        """(C,) the representative of an orbit: the first classes of every kind are upper."""
-        rank = np.zeros(len(self.kind), dtype=np.intp)
-        for k in range(self.n_kinds):
-            chosen = self.kind == k
-            rank[chosen] = np.arange(chosen.sum())
-        return np.asarray(rank < counts[self.kind])
 
     def members(self, counts: FloatArray) -> list[NDArray[np.bool_]]:
         """All choices of upper classes with these counts."""
@@ -203,11 +209,9 @@ def orbit_size(kind: NDArray[np.intp], fields: FloatArray) -> int:
     return size
 
 
-def log_orbit_size(n: FloatArray, counts: FloatArray) -> float:
-    """ln of the number of readouts that exchange makes of one: a product of binomials."""
-    return sum(
-        math.lgamma(a + 1.0) - math.lgamma(j + 1.0) - math.lgamma(a - j + 1.0) for a, j in zip(n, counts, strict=True)
-    )
+def log_orbit_sizes(n: FloatArray, counts: FloatArray) -> FloatArray:
+    """(N,) ln of the number of readouts that exchange makes of one, of orbits (N, K): a product of binomials."""
+    return np.asarray((gammaln(n + 1.0) - gammaln(counts + 1.0) - gammaln(n - counts + 1.0)).sum(axis=1))
 
 
 def averaged_over_orbits(kind: NDArray[np.intp], matrix: FloatArray) -> FloatArray:

@@ -5,8 +5,10 @@
 
 J is smooth and strictly convex, so Newton's method with a line search finds the minimum from anywhere; raising P in
 steps keeps it short. Up to rank-six targets the integral is a lattice sum: e^{P h} is a positive measure convolved with
-N(0, 1/P), so the error is that of Poisson summation (`lattice_basis`; rigorous where every p_c P is an integer). Beyond
-six dimensions, and at large P, each maximum of h becomes a Gaussian with its next order in 1/P.
+N(0, 1/P), so the error is that of Poisson summation (`lattice_basis`; rigorous where every p_c P is an integer). Where
+codes overlap and there is one class for each output, one class is integrated out before (`finite_marginal`), and codes
+are worked out when they are asked for. Beyond six dimensions, and at large P, each maximum of h becomes a Gaussian with
+its next order in 1/P.
 
 Whatever integrates, its error counts: the residual is the one on another lattice, or with the order left out.
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +29,7 @@ from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.lattice_basis import MAX_LATTICE_DIMENSION
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.sweep import NOT_CONVERGED, RESIDUAL
+from meanfield.theories.single_layer.deferred import Later, pending, whole
 from meanfield.theories.single_layer.finite_check import (
     laplace_error,
     laplace_residual,
@@ -33,6 +37,7 @@ from meanfield.theories.single_layer.finite_check import (
     lattice_residual,
 )
 from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
+from meanfield.theories.single_layer.finite_marginal import Minimum, is_marginal, solve_marginal
 from meanfield.theories.single_layer.finite_newton import (
     approach,
     minimise,
@@ -43,6 +48,7 @@ from meanfield.theories.single_layer.finite_newton import (
 )
 from meanfield.theories.single_layer.finite_outliers import minimise_with_outliers
 from meanfield.theories.single_layer.limit import limit_point
+from meanfield.theories.single_layer.readout_clouds import OVERLAP
 from meanfield.theories.single_layer.readout_integral import (
     ACCURACY,
     COARSE,
@@ -63,6 +69,7 @@ _LAPLACE_MIN_SAMPLES = 1e3  # below, Laplace's method is not worth trying
 _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
 AIM = 1e-10  # of the residual
+_SLIGHT = 3e-8  # overlap of codes from which on rules around them need more nodes than they save
 _MARGIN = 1e-2  # error of the lattice, relative to the residual that is aimed at
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
@@ -121,6 +128,19 @@ class FiniteSolution:
     n_nodes: int
     iterations: int
     beside_cuts: float = 0.0
+
+
+class DeferredSolution(FiniteSolution):
+    """A solution whose codes are worked out when they are asked for."""
+
+    weight: Any = Later()
+    mode: Any = Later()
+    mean: Any = Later()
+    covariance: Any = Later()
+    beside_cuts: Any = Later()
+
+    def __reduce__(self) -> tuple[type[FiniteSolution], tuple[object, ...]]:
+        return whole(FiniteSolution, self)
 
 
 def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray, int]:
@@ -285,7 +305,8 @@ def finite_solve(
     for kind in _methods(rank, n_samples) if method == "auto" else [method]:
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
         for isolated in (True, False) if problem.unbounded and kind == "lattice" else (problem.unbounded,):
-            problem = ReadoutIntegral(single_site, p, problem.y, tau, n_samples, kind)
+            if isolated != problem.isolated:  # the second attempt
+                problem = ReadoutIntegral(single_site, p, problem.y, tau, n_samples, kind)
             problem.isolated = isolated
             try:
                 return _solve(problem, start, codes, basis, aim, tolerance)
@@ -331,12 +352,17 @@ def _solve(
             with suppress(ConvergenceError):
                 t0, _, codes = _limit(problem)
         if t0 is not None and codes is not None:
-            t0, clouds = solve_clouds(problem, t0, codes, aim, wanted)
+            overlap = min(OVERLAP, _SLIGHT * np.sqrt(aim / AIM)) if is_marginal(problem) else OVERLAP
+            t0, clouds = solve_clouds(problem, t0, codes, aim, wanted, overlap)
             residual = np.inf if clouds is None else 2.0 * clouds.other + clouds.reached
             if clouds is not None and residual <= aim:
                 parts = clouds.weight, clouds.sums.maxima, *clouds.sums.detail
                 measured = residual, clouds.error, clouds.n_nodes
                 return _solution(problem, t0, clouds.sums, no_outliers(t0), parts, measured, basis, 0)
+        if t0 is not None and is_marginal(problem):
+            t0, marginal = solve_marginal(problem, t0, aim)
+            if marginal is not None:
+                return _deferred(problem, marginal, basis, aim)
     t, outliers, steps = _start(problem, t0)
     n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
     if not lattice or problem.accuracy > wanted:
@@ -416,19 +442,13 @@ def _solution(
     steps: int,
 ) -> FiniteSolution:
     """The solution in the space of all outputs; `parts`: weight, mode, mean and covariance of each code."""
-    share, mode, mean, covariance = parts
     residual, error, n_nodes = measured
     _, slope = newton_step(problem, t, sums, outliers)
-    order = [i for i in heaviest_first(share, mode @ basis.T) if share[i] > _MIN_WEIGHT]
-    outside = (np.eye(len(basis)) - basis @ basis.T) / problem.n_samples
     return FiniteSolution(
         t=t @ basis.T,
         objective=sums.objective,
         level=sums.level,
-        weight=share[order] / share[order].sum(),
-        mode=mode[order] @ basis.T,
-        mean=mean[order] @ basis.T,
-        covariance=basis @ covariance[order] @ basis.T + outside,
+        **_codes(problem, parts, basis),
         outlier_direction=outliers.direction @ basis.T,
         outlier_weight=outliers.weight,
         residual=residual,
@@ -438,6 +458,51 @@ def _solution(
         n_nodes=n_nodes,
         iterations=steps,
     )
+
+
+def _codes(
+    problem: ReadoutIntegral, parts: tuple[FloatArray, FloatArray, FloatArray, FloatArray], basis: FloatArray
+) -> dict[str, Any]:
+    """Codes that are not too light, heaviest first, in the space of all outputs."""
+    share, mode, mean, covariance = parts
+    order = [i for i in heaviest_first(share, mode @ basis.T) if share[i] > _MIN_WEIGHT]
+    outside = (np.eye(len(basis)) - basis @ basis.T) / problem.n_samples
+    return {
+        "weight": share[order] / share[order].sum(),
+        "mode": mode[order] @ basis.T,
+        "mean": mean[order] @ basis.T,
+        "covariance": basis @ covariance[order] @ basis.T + outside,
+    }
+
+
+def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, aim: float) -> FiniteSolution:
+    """The solution with one class integrated out; codes are those of the lattice over all outputs, when asked for."""
+    t, m, accuracy = found.t, len(basis), max(ACCURACY, _MARGIN * aim)
+    no_codes = np.empty((0, m))
+    solved = FiniteSolution(
+        t=t @ basis.T,
+        objective=found.objective,
+        level=found.level,
+        weight=np.empty(0),
+        mode=no_codes,
+        mean=no_codes,
+        covariance=np.empty((0, m, m)),
+        outlier_direction=no_codes,
+        outlier_weight=np.empty(0),
+        residual=2.0 * found.other + found.reached,
+        decrement=found.decrement,
+        integration_error=found.error,
+        method=problem.method,
+        n_nodes=found.n_nodes,
+        iterations=found.steps,
+    )
+
+    def codes() -> dict[str, Any]:
+        sums = problem.evaluate(t, accuracy, hessian=False)
+        share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
+        return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
+
+    return pending(DeferredSolution, solved, codes)
 
 
 def _trivial(y: FloatArray, n_samples: float) -> FiniteSolution:

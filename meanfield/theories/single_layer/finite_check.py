@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -162,5 +163,9 @@ def stationarity(problem: ReadoutIntegral, t: FloatArray, sums: Sums, weight: Fl
 
 
 def extra_starts(problem: ReadoutIntegral, t: FloatArray) -> FloatArray:
-    reach = problem.reach(t)
-    return np.random.default_rng(0).uniform(-reach, reach, (_EXTRA_STARTS, t.shape[1]))
+    return (2.0 * _evenly(t.shape[1]) - 1.0) * problem.reach(t)
+
+
+@lru_cache(maxsize=16)
+def _evenly(m: int) -> FloatArray:
+    return np.random.default_rng(0).random((_EXTRA_STARTS, m))

@@ -16,6 +16,7 @@ from meanfield.theories.single_layer.finite_check import extra_starts, stationar
 from meanfield.theories.single_layer.finite_newton import jacobian, no_outliers, stepped
 from meanfield.theories.single_layer.readout_clouds import (
     ORDERS,
+    OVERLAP,
     Frames,
     Rule,
     ball_sums,
@@ -60,11 +61,11 @@ class Clouds(NamedTuple):
 
 
 def solve_clouds(
-    problem: ReadoutIntegral, t: FloatArray, codes: Codes, aim: float, accuracy: float
+    problem: ReadoutIntegral, t: FloatArray, codes: Codes, aim: float, accuracy: float, overlap: float = OVERLAP
 ) -> tuple[FloatArray, Clouds | None]:
     """Minimise J from near its minimum; None, and the best t so far, where codes overlap or the start is not near."""
     for _ in range(_MAX_ROUNDS):
-        solved = _newton(problem, t, codes, 3e-2 * aim, accuracy)
+        solved = _newton(problem, t, codes, 3e-2 * aim, accuracy, overlap)
         if not isinstance(solved, tuple):
             return (t if solved is None else solved), None
         t, weight, frames, rules, sums, reached = solved
@@ -86,7 +87,7 @@ def _known(a: FloatArray, modes: FloatArray) -> bool:
 
 
 def _newton(
-    problem: ReadoutIntegral, t: FloatArray, codes: Codes, enough: float, accuracy: float
+    problem: ReadoutIntegral, t: FloatArray, codes: Codes, enough: float, accuracy: float, overlap: float
 ) -> tuple[FloatArray, FloatArray, Frames, list[Rule], Sums, float] | FloatArray | None:
     """t, weights, frames, rules, sums and residual; t alone where no rules do but the fewest nodes, None without it."""
     none = no_outliers(t)
@@ -94,7 +95,7 @@ def _newton(
     if frames is None:
         return None
     frames, weight = _merged(frames, codes.weight)
-    if overlapping(problem, t, frames, weight):
+    if overlapping(problem, t, frames, weight, overlap):
         return None
     rules: list[Rule] | None = None
     inverse: np.ndarray | None = None

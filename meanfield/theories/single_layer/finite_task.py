@@ -10,9 +10,12 @@ from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.single_layer.deferred import is_pending, pending
 from meanfield.theories.single_layer.finite import AIM, TOLERANCE, FiniteSolution, finite_solve
 from meanfield.theories.single_layer.finite_clouds import Codes
-from meanfield.theories.single_layer.solution import Solution
+from meanfield.theories.single_layer.finite_marginal import MAX_MARGINAL_SAMPLES
+from meanfield.theories.single_layer.solution import DeferredSolution, Solution
+from meanfield.validation import read_only
 
 __all__ = ["solve_finite"]
 
@@ -30,8 +33,10 @@ def solve_finite(
     single_site = cumulant(network.activation, network.k)
     start = None if warm is None else warm.solution.t * sigma_a
     codes = None
-    if warm is not None and isinstance(warm.solution, Solution) and warm.solution.kind is None:
-        codes = Codes(warm.solution.readout / sigma_a, warm.solution.weight)
+    known = warm.solution if warm is not None and isinstance(warm.solution, Solution) else None
+    # Codes that overlap so much that nobody has asked for them yet are no start.
+    if known is not None and known.kind is None and not (is_pending(known) and task.n_samples <= MAX_MARGINAL_SAMPLES):
+        codes = Codes(known.readout / sigma_a, known.weight)
     failure = None
     try:
         found: FiniteSolution = finite_solve(
@@ -61,25 +66,39 @@ def solve_finite(
         unique=True,
     )
     how = "lattice" if found.method == "lattice" else "Laplace's method"
-    return Solution(
+    later = is_pending(found)
+    no_codes = np.empty((0, task.n_outputs))
+    solution = Solution(
         t=found.t / sigma_a,
         objective=found.objective,
         level=found.level,
-        readout=found.mean * sigma_a,
-        weight=found.weight,
+        readout=no_codes if later else found.mean * sigma_a,
+        weight=np.empty(0) if later else found.weight,
         outlier_direction=found.outlier_direction,
         outlier_weight=found.outlier_weight * sigma_a**2,
-        covariance=found.covariance * sigma_a**2,
+        covariance=None if later else found.covariance * sigma_a**2,
         certificate=certificate,
         status=Status.OPTIMAL if failure is None else Status.RESIDUAL,
         message=f"readout integrated by {how}, relative error {found.integration_error:.0e}, residual "
         f"{found.residual:.0e} with it; J is convex, so its stationary point is the minimum"
         if failure is None
         else str(failure),
-        notes=_notes(found),
+        notes=() if later else _notes(found),
         n_samples=task.n_samples,
         tau=tau,
     )
+    if not later:
+        return solution
+
+    def codes_of() -> dict[str, object]:
+        return {
+            "readout": read_only(found.mean * sigma_a),
+            "weight": read_only(found.weight),
+            "covariance": read_only(found.covariance * sigma_a**2),
+            "notes": _notes(found),
+        }
+
+    return pending(DeferredSolution, solution, codes_of)
 
 
 def _notes(found: FiniteSolution) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_size
+from meanfield.theories.single_layer.class_kinds import ClassKinds, log_orbit_sizes
 from meanfield.theories.single_layer.compiled import kind_master, kind_path
 from meanfield.validation import FloatArray, Rows
 
@@ -22,10 +22,12 @@ __all__ = [
     "direct_fields",
     "fields_of",
     "heights_of",
+    "log_widths",
     "nullity_of",
     "search",
 ]
 
+_RIDGE = 1e-7  # difference of heights of codes that are equally high, relative to 1 + |h|
 ALL_COUNTS = 32  # up to so many choices of counts all are tried in every round
 
 
@@ -88,6 +90,8 @@ class Orbits:
 
     def distinct(self, distance: float = 1e-6) -> Orbits:
         """One of each, in the order of first appearance."""
+        if len(set(map(tuple, self.counts.tolist()))) == len(self.v):
+            return self
         kept: list[int] = []
         same_counts: dict[tuple[float, ...], list[int]] = {}
         for i, key in enumerate(map(tuple, self.counts.tolist())):
@@ -123,69 +127,77 @@ def search(task: KindTask, theta: FloatArray, known: Orbits) -> Orbits:
 
 
 def _uphill(task: KindTask, theta: FloatArray, found: Orbits, n: FloatArray) -> Orbits:
-    """Neighbours in counts of the highest codes, until none is higher."""
-    seen = {tuple(row) for row in found.counts}
-    steps = np.concatenate([np.eye(len(n)), -np.eye(len(n))])
-    step = max(1.0, float(n.max()) // 8)
+    """The highest codes that lead up from some, in ever smaller steps: many may be equally high, in rows."""
+    kinds = task.kinds
+    strides = np.maximum(n // 8, 1.0)
     while True:
-        top = np.argsort(-found.heights, kind="stable")[:6]
-        near = (found.counts[top][:, None] + step * steps).reshape(-1, len(n))
-        new = {tuple(row) for row in near if (row >= 0.0).all() and (row <= n).all()} - seen
-        if new:
-            seen.update(new)
-            found = found + task.readouts(theta, sorted(new))
-        elif step > 1.0:
-            step = max(1.0, step // 2)
-        else:
+        window = _RIDGE * (1.0 + abs(float(found.heights.max())))
+        found = Orbits(
+            *kind_path.highest_orbits(
+                task.table, kinds.n, kinds.p, theta, kinds.split, task.low, task.high, (found.counts, found.v), window,
+                strides,
+            )
+        )  # fmt: skip
+        if strides.max() <= 1.0:
             return found
+        strides = np.maximum(strides // 2.0, 1.0)
 
 
 @dataclass(eq=False)
 class OrbitFields:
-    """h of one orbit and its derivatives by theta and v."""
+    """h of some orbits and its derivatives by theta and v."""
 
-    h: float
-    columns: FloatArray  # (K, d) dh/dtheta
-    curvature: FloatArray  # (K d, K d) second derivative of max_v h by theta
-    log_width: float  # ln of what fluctuations around all readouts of the orbit contribute
-    slope: float  # |dh/dv|
+    h: FloatArray  # (n,)
+    columns: FloatArray  # (n, K, d) dh/dtheta
+    curvature: FloatArray  # (n, K d, K d) second derivative of max_v h by theta
+    log_det: FloatArray  # (n,) ln det of minus the second derivative of h by the readout, all outputs
+    slope: FloatArray  # (n,) |dh/dv|
 
 
-def fields_of(task: KindTask, theta: FloatArray, counts: FloatArray, v: FloatArray) -> OrbitFields:
-    kinds = task.kinds
-    columns, curvature = np.empty(theta.size), np.empty((theta.size, theta.size))
-    h, slope, log_det = kind_path.orbit_fields(
-        task.table, kinds.n, kinds.p, kinds.overlaps(theta)[1], theta, counts, v, columns, curvature
-    )
-    return OrbitFields(
-        h, columns.reshape(theta.shape), curvature, log_orbit_size(kinds.n, counts) - 0.5 * log_det, slope
-    )
+def fields_of(task: KindTask, theta: FloatArray, codes: Orbits) -> OrbitFields:
+    kinds, n, size = task.kinds, len(codes.v), theta.size
+    h, slope, log_det = np.empty(n), np.empty(n), np.empty(n)
+    columns, curvature = np.empty((n, size)), np.empty((n, size, size))
+    kind_path.all_fields(
+        task.table, kinds.n, kinds.p, kinds.overlaps(theta)[1], theta, codes.counts, codes.v, h, slope, log_det,
+        columns, curvature,
+    )  # fmt: skip
+    return OrbitFields(h, columns.reshape(n, *theta.shape), curvature, log_det, slope)
+
+
+def log_widths(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray:
+    """(n,) ln of what fluctuations around all readouts of each orbit contribute."""
+    return log_orbit_sizes(task.kinds.n, codes.counts) - 0.5 * fields_of(task, theta, codes).log_det
 
 
 def direct_fields(
-    task: KindTask, theta: FloatArray, counts: FloatArray, v: FloatArray, direct: Any
-) -> tuple[float, FloatArray, float]:
-    """h of an orbit, dh / dtheta (K, d) and |dh / dv| with G from quadrature, apart from the compiled code."""
+    task: KindTask, theta: FloatArray, codes: Orbits, direct: Any
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """h of orbits (n,), dh / dtheta (n, K, d) and |dh / dv| with G from quadrature, apart from the compiled code."""
     kinds = task.kinds
-    (n_kinds, d), n_v = theta.shape, len(v)
-    lift = np.zeros((n_kinds, 2, d, n_v))
-    lift[:, :, : d - 1, : d - 1] = np.eye(d - 1)
+    (n_kinds, d), (n, n_v) = theta.shape, codes.v.shape
+    lift = np.zeros((n, n_kinds, 2, d, n_v))
+    lift[:, :, :, : d - 1, : d - 1] = np.eye(d - 1)
+    upper, lower = codes.counts, kinds.n - codes.counts
+    inside = (upper > 0.0) & (lower > 0.0)
+    up, low = np.where(inside, upper, 1.0), np.where(inside, lower, 1.0)
+    rest = np.maximum(kinds.n - 1.0, 1.0)
     for k in range(n_kinds):
-        lift[k, :, d - 1, d - 1 + k] = kind_master.split_factors(kinds.n[k], counts[k])
-    weight = kinds.p[:, None] * np.stack([kinds.n - counts, counts], axis=1)
-    z = lift @ v
-    value, first, _ = (np.asarray(g) for g in direct(np.einsum("kbr,kr->kb", z, theta)))
-    slope = np.einsum("kb,kbv->v", weight * first, np.einsum("kbrv,kr->kbv", lift, theta)) - v
-    columns = np.einsum("kb,kbr->kr", weight * first, z)
-    return float((weight * value).sum() - 0.5 * v @ v), columns, float(np.sqrt(slope @ slope))
+        lift[:, k, 0, d - 1, d - 1 + k] = -np.where(inside, np.sqrt(up / (low * rest)), 0.0)[:, k]
+        lift[:, k, 1, d - 1, d - 1 + k] = np.where(inside, np.sqrt(low / (up * rest)), 0.0)[:, k]
+    weight = kinds.p[:, None] * np.stack([lower, upper], axis=2)  # (n, K, 2)
+    z = np.einsum("nkbrv,nv->nkbr", lift, codes.v)
+    value, first, _ = (np.asarray(g) for g in direct(np.einsum("nkbr,kr->nkb", z, theta)))
+    slope = np.einsum("nkb,nkbv->nv", weight * first, np.einsum("nkbrv,kr->nkbv", lift, theta)) - codes.v
+    columns = np.einsum("nkb,nkbr->nkr", weight * first, z)
+    h = (weight * value).sum(axis=(1, 2)) - 0.5 * (codes.v**2).sum(axis=1)
+    return np.asarray(h), np.asarray(columns), np.sqrt((slope**2).sum(axis=1))
 
 
 def columns_of(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray:
     """(free + 1, n) what a unit of weight of each orbit contributes to the equations of y and to 1."""
-    free = task.kinds.free.ravel()
-    parts = [fields_of(task, theta, c, v) for c, v in zip(codes.counts, codes.v, strict=True)]
-    rows = np.array([part.columns.ravel()[free] for part in parts]).T
-    return np.vstack([rows, np.ones(len(parts))])
+    rows = fields_of(task, theta, codes).columns[:, task.kinds.free].T
+    return np.vstack([rows, np.ones(len(codes.v))])
 
 
 def nullity_of(task: KindTask, theta: FloatArray, codes: Orbits) -> int:

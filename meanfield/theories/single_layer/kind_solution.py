@@ -43,8 +43,7 @@ def solution_of_kinds(
         nullity = total - (len(t) * kinds.span + 1)
     if not listed:
         weights = point.weights
-        firsts = [kinds.first_upper(counts) for counts in point.counts]
-        readouts = np.array([kinds.readout(v, upper) for v, upper in zip(point.v, firsts, strict=True)])
+        readouts = kinds.first_readouts(point.v, point.counts)
     t_nullity = _free_order_parameters(kinds, point, network, t)
     notes = []
     least = "" if listed else "at least "
@@ -121,8 +120,7 @@ def _free_order_parameters(kinds: ClassKinds, point: KindSolution, network: Netw
     readouts span it. Outside, it is that of sum_gamma P_gamma (sum_c p_c G'_c delta_c)^2 / 2.
     """
     outside = t.shape[1] - kinds.span
-    firsts = [kinds.first_upper(counts) for counts in point.counts]
-    readouts = np.array([kinds.readout(v, upper) for v, upper in zip(point.v, firsts, strict=True)])
+    readouts = kinds.first_readouts(point.v, point.counts)
     inside = kinds.span - int(np.linalg.matrix_rank(kinds.moments(readouts, point.weights)[1], rtol=1e-10))
     if not outside:
         return inside

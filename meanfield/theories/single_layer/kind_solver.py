@@ -27,6 +27,7 @@ from meanfield.theories.single_layer.kind_orbits import (
     direct_fields,
     fields_of,
     heights_of,
+    log_widths,
     nullity_of,
     search,
 )
@@ -48,7 +49,7 @@ _FEW_ORBITS = 60  # of weight, below which the path looks at more counts
 _DEPENDENT = 1e-6, 1e-9  # see `KindTask.dependent`: on the path, in turns
 _ROUNDING = 1e-13  # of contributions
 _GOOD = 1e-10  # residual
-_SHORT = 3000  # boxes that take no longer than a user waits for Ctrl-C
+_SHORT = 20_000, 3000  # boxes of `kind_dual` and `kind_bound` that take no longer than a user waits for Ctrl-C
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,17 +216,22 @@ def _basic(task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray
     kept, weights = np.arange(len(weights)), weights.copy()
     while len(kept) > 1:
         _, singular, right = np.linalg.svd(columns[:, kept])
-        free = right[int(np.sum(singular > task.dependent * singular[0])) :]
-        if not len(free):
+        free = right[int(np.sum(singular > task.dependent * singular[0])) :].T  # (kept, directions), orthonormal
+        if not free.size:
             break
-        along = (free @ (heights[kept] - heights[kept].max())) @ free
-        if np.abs(along).max() <= 1e-14 * (1.0 + np.abs(heights).max()):
-            along = free[0]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            reach = np.where(along < 0.0, weights[kept] / -along, np.inf)
-        gone = int(np.argmin(reach))
-        weights[kept] = np.maximum(weights[kept] + reach[gone] * along, 0.0)
-        kept = np.delete(kept, gone)
+        while free.shape[1] > 0:
+            along = free @ ((heights[kept] - heights[kept].max()) @ free)
+            if np.abs(along).max() <= 1e-14 * (1.0 + np.abs(heights).max()):
+                along = free[:, 0]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                reach = np.where(along < 0.0, weights[kept] / -along, np.inf)
+            gone = int(np.argmin(reach))
+            weights[kept] = np.maximum(weights[kept] + reach[gone] * along, 0.0)
+            # What is left are the directions that do not change the one that is gone.
+            mirror = free[gone].copy()
+            mirror[0] += math.copysign(float(np.linalg.norm(mirror)), mirror[0])
+            free = free - np.outer(free @ mirror, mirror) * (2.0 / (mirror @ mirror))
+            free, kept = np.delete(free[:, 1:], gone, axis=0), np.delete(kept, gone)
     return codes.take(kept), weights[kept]
 
 
@@ -257,12 +263,12 @@ def _proven(
             solution.level, tolerance, budget,
         )  # fmt: skip
 
-    bound = kind_dual.kind_dual
-    found = run(bound, new_stop(), min(max_boxes, _SHORT))
+    bound, short = kind_dual.kind_dual, _SHORT[0]
+    found = run(bound, new_stop(), min(max_boxes, short))
     if found[2] < 0:  # classes between the branches
-        bound = kind_bound.kind_bound
-        found = run(bound, new_stop(), min(max_boxes, _SHORT))
-    if not found[0] and found[2] >= _SHORT and max_boxes > _SHORT:
+        bound, short = kind_bound.kind_bound, _SHORT[1]
+        found = run(bound, new_stop(), min(max_boxes, short))
+    if not found[0] and found[2] >= short and max_boxes > short:
         stop = new_stop()
         found = call_in_thread(lambda: run(bound, stop, max_boxes), stop, lambda: 0)
     return replace(solution, proved=bool(found[0]), excess=float(found[1]), boxes=int(found[2])), found[4]
@@ -333,9 +339,8 @@ def _newton(
         codes = fresh.distinct(1e-7)
         if len(codes.v) < before:  # orbits have merged
             weights = _merged(fresh, codes, weights)
-        parts = [fields_of(task, theta, c, v) for c, v in zip(codes.counts, codes.v, strict=True)]
-        h = np.array([part.h for part in parts])
-        columns = np.array([part.columns.ravel() for part in parts])
+        fields = fields_of(task, theta, codes)
+        h, columns = fields.h, fields.columns.reshape(len(fields.h), -1)
         target = (task.share[:, None] * (kinds.y - task.tau * theta)).ravel()
         defect = (target - weights @ columns) / np.repeat(task.share, theta.shape[1])
         residual = max(float(np.abs(defect[free]).max()), float(np.ptp(h)), abs(float(weights.sum()) - 1.0))
@@ -353,7 +358,7 @@ def _newton(
             smallest, stalled, least = _SMALLEST[1], 0, math.inf
         size = n + len(h) + 1
         matrix, rhs = np.zeros((size, size)), np.zeros(size)
-        matrix[:n, :n] = sum(w * part.curvature for w, part in zip(weights, parts, strict=True))
+        matrix[:n, :n] = np.tensordot(weights, fields.curvature, 1)
         matrix[:n, :n] += task.tau * np.diag(np.repeat(task.share, theta.shape[1]))
         matrix[:n, n:-1], matrix[n:-1, :n] = columns.T, columns
         matrix[n:-1, -1] = matrix[-1, n:-1] = -1.0
@@ -392,7 +397,7 @@ def _feasible(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray | 
 def _select(task: KindTask, theta: FloatArray, codes: Orbits, given: FloatArray) -> FloatArray | None:
     """Of all optimal weights those that the limit P -> infinity selects: maximal -sum_o w_o ln(w_o / (N_o D_o))."""
     columns = columns_of(task, theta, codes)[:-1]
-    log_width = np.array([fields_of(task, theta, c, v).log_width for c, v in zip(codes.counts, codes.v, strict=True)])
+    log_width = log_widths(task, theta, codes)
     centred = columns - (columns @ given)[:, None]
     centred[np.abs(centred) <= _ROUNDING * (1.0 + np.abs(columns).max())] = 0.0
     multiplier, best = np.zeros(len(columns)), math.inf
@@ -420,14 +425,12 @@ def _certified(task: KindTask, point: _Point, activation: Activation, k: float, 
     """Residual of all equations and duality gap, with G from quadrature; norms are those of the full equations."""
     direct = cumulant(activation, k).direct
     theta, codes, weights, kinds = point.theta, point.codes, point.weights, task.kinds
-    parts = [direct_fields(task, theta, c, v, direct) for c, v in zip(codes.counts, codes.v, strict=True)]
-    h = np.array([part[0] for part in parts])
+    h, columns, slopes = direct_fields(task, theta, codes, direct)
     level = float(h.max())
-    columns = np.array([part[1] for part in parts])
     defect = (kinds.y - task.tau * theta) - np.einsum("n,nkr->kr", weights, columns) / task.share[:, None]
     residual = max(
         float(np.sqrt((defect**2).sum(axis=1)).max()),
-        max(part[2] for part in parts),
+        float(slopes.max()),
         level - float(h.min()),
         abs(float(weights.sum()) - 1.0),
     )

@@ -23,6 +23,7 @@ from meanfield.theories.single_layer.compiled.bounds import interval_bounds
 from meanfield.theories.single_layer.compiled.dual import MOST_SPARE
 from meanfield.theories.single_layer.kind_solution import solution_of_kinds
 from meanfield.theories.single_layer.kind_solver import solve_kinds
+from meanfield.theories.single_layer.precompile import beside
 from meanfield.theories.single_layer.solution import Solution, heaviest_first
 from meanfield.validation import FloatArray, IntArray
 
@@ -198,14 +199,15 @@ def solve_points(
             raise FloatingPointError(str(error)) from error
 
     large = math.prod(tasks[1].shape[1:]) > _LARGE
-    while first < last:
-        reached = first if large else run(budget.new_stop(_SLICE, _LONG), last)
-        if reached == first:
-            reached, stop = first + 1, budget.new_stop()
-            call_in_thread(partial(run, stop, reached), stop, partial(stop.item, budget.ROUNDS))
-        first = reached
-        if time.monotonic() > end_time:
-            break
+    with beside():
+        while first < last:
+            reached = first if large else run(budget.new_stop(_SLICE, _LONG), last)
+            if reached == first:
+                reached, stop = first + 1, budget.new_stop()
+                call_in_thread(partial(run, stop, reached), stop, partial(stop.item, budget.ROUNDS))
+            first = reached
+            if time.monotonic() > end_time:
+                break
     return first
 
 

@@ -1,18 +1,46 @@
-"""Compiles what a first solve of a class task needs last, in a process beside the one that solves."""
+"""Compiles what a first solve of a class task needs last, in a process beside the one that solves.
+
+The two meet in the cache of compiled code. The second process is given types only, and ends with the first one; where
+there is one processor, no cache that can be written, or MEANFIELD_PRECOMPILE=0, there is none.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from meanfield.numerics import budget
-from meanfield.numerics.jit import cache_directory, source_hash
-from meanfield.problem.network import Network
-from meanfield.theories.single_layer.compiled import globalcheck, sweep
-from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
-from meanfield.theories.single_layer.compiled.certificate import certify
-from meanfield.theories.single_layer.limit import compiled_tables, phi_range
+from meanfield.numerics.budget import new_stop
+from meanfield.numerics.cumulant_table import Direct, Table
+from meanfield.numerics.jit import cache_directory, compile_for, source_hash
+from meanfield.theories.single_layer.compiled import sweep
+from meanfield.theories.single_layer.compiled.bounds import Bounds, second_order
+from meanfield.theories.single_layer.compiled.certificate import certify, weight_nullity
+from meanfield.theories.single_layer.compiled.dual import active_set
+from meanfield.theories.single_layer.compiled.globalcheck import global_bound
+from meanfield.theories.single_layer.compiled.kkt import kkt_newton
+from meanfield.theories.single_layer.compiled.master import solve_master
 
-__all__ = ["is_compiled", "precompile"]
+__all__ = ["SWITCH", "beside", "calls", "is_compiled", "precompile"]
+
+SWITCH = "MEANFIELD_PRECOMPILE"  # 0: no second process
+_PROGRAM = """\
+import os, sys, threading
+def follow():
+    sys.stdin.buffer.read()  # until the other process closes it, or is gone
+    os._exit(1)
+threading.Thread(target=follow, daemon=True).start()
+from meanfield.theories.single_layer.precompile import precompile
+precompile()
+"""
+_asked = False
 
 
 def is_compiled() -> bool:
@@ -23,15 +51,67 @@ def is_compiled() -> bool:
     return any((home / source_hash(sweep.__file__)).glob("sweep.sweep_points-*.nbc"))
 
 
+def calls() -> list[tuple[Any, tuple[Any, ...]]]:
+    """The big functions of a first solve, the last ones first, and arguments of the types they are called with."""
+    x, rows, matrix, index = np.zeros(2), np.zeros((2, 2)), np.zeros((2, 2)), 1
+    strided = np.zeros((4, 4))[::2, ::2]
+    cube, s = np.zeros((2, 2, 2)), 1.0
+    table = Table(cube, x, x, s, s, s, s, index, s, s, s, x, new_stop())
+    bounds = Bounds(*[matrix] * 6)
+    direct = Direct(x, x, x, x, x, x, matrix, matrix, x, matrix, matrix, index, s, s, s, s, s)
+    codes = rows, x, rows, x  # readouts and weights, directions and weights
+    search = rows, x, np.zeros(1, np.int64)
+    return [
+        (global_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, x)),
+        (second_order, (table, bounds, x, rows, strided, x, x, x, x, s, x, matrix, matrix, matrix)),
+        (certify, (direct, s, s, x, rows, s, rows, *codes)),
+        (weight_nullity, (table, x, rows, rows, rows)),
+        (kkt_newton, (table, x, rows, s, rows, *codes, index)),
+        (active_set, (table, x, rows, s, s, s, rows, *codes, search)),
+        (solve_master, (table, x, rows, s, s, rows, rows, x, rows, matrix, s, rows, x, s)),
+    ]
+
+
 def precompile() -> None:
-    """Call the big functions with the types with which `sweep_points` calls them, the last ones first."""
-    network = Network("sigmoid")
-    table, bounds, direct = compiled_tables(network.activation, network.k)
-    low, high, infimum, supremum = phi_range(network.activation, network.k)
-    table = table._replace(stop=budget.new_stop())
-    p, t, y = np.array([0.5, 0.5]), np.eye(2), np.eye(2)
-    maxima, weights, none, no_weights = np.zeros((2, 2)), np.array([0.5, 0.5]), np.empty((0, 2)), np.empty(0)
-    globalcheck.global_bound(table, bounds, p, t, 1.0, maxima[:1], infimum, supremum, 1e-9, 10, 1.0, np.empty(2))
-    growth = table.growth_plus, table.growth_minus
-    certify(direct, *growth, p, y, 0.1, t, maxima, weights, none, no_weights)
-    bundle_rounds(table, p, y, 0.1, low, high, (t, none, no_weights, none, no_weights, 1.0), 1e-12, 1)
+    """Compile the big functions, or read them where that has been done."""
+    for function, arguments in calls():
+        compile_for(function, *arguments)
+
+
+@contextmanager
+def beside() -> Iterator[None]:
+    """While this process compiles what it needs first, another one compiles a part that it needs last.
+
+    Once in a process, and not where that has been compiled already.
+    """
+    global _asked
+    helper = None if _asked or not _helps() else _start()
+    _asked = True
+    try:
+        yield
+    finally:
+        if helper is not None:
+            helper.terminate()
+            helper.communicate()
+
+
+def _helps() -> bool:
+    """Whether a second process can be started, and its work be found by this one."""
+    if os.environ.get(SWITCH) == "0" or multiprocessing.parent_process() is not None or is_compiled():
+        return False
+    python = Path(sys.executable or "-").name.lower().startswith("python") and not getattr(sys, "frozen", False)
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    folder = cache_directory()
+    while folder is not None and not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return python and processors > 1 and folder is not None and os.access(folder, os.W_OK)
+
+
+def _start() -> subprocess.Popen[bytes] | None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with suppress(OSError):
+        return subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )  # fmt: skip
+    return None

@@ -25,6 +25,7 @@ from meanfield.validation import FloatArray
 
 __all__ = [
     "ORDERS",
+    "OVERLAP",
     "Frames",
     "Rule",
     "ball_sums",
@@ -37,7 +38,7 @@ __all__ = [
 
 ORDERS = (5, 8, 11, 14)  # nodes per axis of the rules of Gauss and Hermite
 _CHANGES = (np.inf, 1e-2, 1e-4, 3e-6)  # of the integral from rule to rule, beyond which it does not converge
-_OVERLAP = 5e-5  # of the integral from the first rule to the second, beyond which no rule converged where it was tried
+OVERLAP = 5e-5  # of the integral from the first rule to the second, beyond which no rule converged where it was tried
 _ROUNDING = 1e-14  # of P h
 _REACHES = (1.0, 1.25, 1.5)  # of balls, in units of that for a normal density
 _NEARLY = 30.0  # excess of the change with which the largest ball is tried
@@ -110,15 +111,17 @@ def framed(problem: ReadoutIntegral, t: FloatArray, near: FloatArray) -> Frames 
     return Frames(mode, height, factor, inverse, log_size)
 
 
-def overlapping(problem: ReadoutIntegral, t: FloatArray, frames: Frames, weight: FloatArray) -> bool:
-    """Whether the first two rules differ so much that none will do."""
+def overlapping(
+    problem: ReadoutIntegral, t: FloatArray, frames: Frames, weight: FloatArray, most: float = OVERLAP
+) -> bool:
+    """Whether the first two rules differ by more than `most`, by default so much that none will do."""
     masses = np.empty((2, len(frames)))
     for order, mass in zip(ORDERS, masses, strict=False):
         rule = hermite_rule(t.shape[1], order)
         compiled.masses(
             problem.quick, problem.p, t, problem.n_samples, frames.height, frames.mode, frames.factor, *rule[:2], mass
         )
-    return not float(np.max(weight * np.abs(masses[1] / masses[0] - 1.0))) < _OVERLAP
+    return not float(np.max(weight * np.abs(masses[1] / masses[0] - 1.0))) < most
 
 
 def choose_rules(

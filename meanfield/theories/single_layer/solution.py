@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.status import Status
+from meanfield.theories.single_layer.deferred import Later, whole
 from meanfield.validation import FloatArray, entry, read_only
 
-__all__ = ["Solution", "heaviest_first", "pack_solution", "unpack_solution"]
+__all__ = ["DeferredSolution", "Solution", "heaviest_first", "pack_solution", "unpack_solution"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,18 @@ class Solution:
             if array.shape != shape:
                 raise ValueError(f"{name} of a solution must have shape {shape}, got {array.shape}.")
             object.__setattr__(self, name, array)
+
+
+class DeferredSolution(Solution):
+    """A solution whose codes are worked out when they are asked for."""
+
+    readout: Any = Later()
+    weight: Any = Later()
+    covariance: Any = Later()
+    notes: Any = Later()
+
+    def __reduce__(self) -> tuple[type[Solution], tuple[object, ...]]:
+        return whole(Solution, self)
 
 
 def heaviest_first(weights: FloatArray, vectors: FloatArray) -> list[int]:

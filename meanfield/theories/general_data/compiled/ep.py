@@ -147,7 +147,7 @@ def _admissible(features, s, work):
     return True
 
 
-@jit_apart
+@jit_apart(returns="UniTuple(float64, 2)")
 def _propose(features, tilt, k, s, nu, work, phi, spread, gain):
     """Tilted moments at every cavity: proposed sites in `work`, the sites' share of log Z, and the mismatch."""
     log_z = 0.0
@@ -168,7 +168,7 @@ def _propose(features, tilt, k, s, nu, work, phi, spread, gain):
     return log_z, error
 
 
-@jit_apart
+@jit_apart(returns="Tuple((float64, float64, boolean))")
 def step_to(features, s, nu, step, work, bounded):
     """Marginals at sites moved by `step` towards the proposal; (ln det L, rest, ok), the sites in work.trial."""
     for i in range(s.shape[0]):
@@ -238,7 +238,7 @@ def _infer(features, tilt, k, s, nu, warm, dampings, tolerance, cap, work, phi, 
     return np.nan, FAILED, total
 
 
-@jit_apart
+@jit_apart(returns="Tuple((float64, float64[::1]))")
 def _lowest_eigenvector(factor, sweeps):
     """Smallest eigenvalue of L L^T (from above) and its unit eigenvector, by inverse iteration."""
     rank = factor.shape[0]

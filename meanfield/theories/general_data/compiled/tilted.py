@@ -225,7 +225,7 @@ def _grid_values(tilt, low, high, step, scratch):
     return n, spacing, first * spacing
 
 
-@jit_apart
+@jit_apart(returns="int64")
 def rule(tilt, window, mean, sd, scratch):
     """Values of phi, nodes z - mean and weights of the rule (rows 1 to 3) for a window from `window`; their number."""
     value, node, weight = scratch.rows[1], scratch.rows[2], scratch.rows[3]
@@ -310,7 +310,7 @@ def integrated(n, mean, sd, scratch):
     )
 
 
-@jit_apart
+@jit_apart(returns="UniTuple(float64, 6)")
 def tilted_moments(tilt, k, mean, variance, scratch):
     """ln Zhat, E z, Var z, E phi, Var phi and Cov(phi, z) under N(z; mean, variance) e^{k phi(z)} / Zhat."""
     if tilt.kind == PIECEWISE_LINEAR:
@@ -318,7 +318,7 @@ def tilted_moments(tilt, k, mean, variance, scratch):
     return _quadrature(tilt, k, mean, variance, scratch)
 
 
-@jit_apart
+@jit_apart(returns="float64")
 def gaussian_curvature(tilt, mean, variance, scratch):
     """d^2/dmean^2 of E phi(z), z ~ N(mean, variance)."""
     sd = math.sqrt(variance)

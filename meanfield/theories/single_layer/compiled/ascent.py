@@ -32,7 +32,7 @@ _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
 NO_PUSH = 1e-6  # slopes of R far out below this count as zero (rounding, or slowly decaying tails)
 
 
-@jit
+@jit_apart(returns="UniTuple(float64, 2)")
 def ascend(table, p, t, a):
     """Move `a` (in place) to a local maximum of h; returns (h, |grad h|_inf).
 
@@ -108,7 +108,7 @@ def ascend(table, p, t, a):
     return h, size
 
 
-@jit
+@jit_apart(returns="boolean")
 def _stride(table, p, t, a, h, grad, trial, trial_grad, trial_hess):
     """Fill `trial` with a higher point by Newton's step with the absolute values of the curvatures; False if none is.
 
@@ -145,7 +145,7 @@ def code_word_start(p, t, word, low, high, a):
             a[r] += p[c] * t[c, r] * (high if (word >> c) & 1 else low)
 
 
-@jit
+@jit_apart(returns="float64")
 def climb_direction(table, p, t, u):
     """Fixed point u <- sum_c p_c g'(t_c.u) t_c / |.| (in place, monotone); returns sum_c p_c g(t_c.u)."""
     n_classes, m = t.shape
@@ -172,7 +172,7 @@ def climb_direction(table, p, t, u):
     return value
 
 
-@jit
+@jit_apart(returns="float64")
 def linear_push(table, p, t, u):
     """Slope in r of sum_c p_c R(r t_c.u) far out: where it is positive, codes sit far out but not at infinity."""
     push = 0.0
@@ -216,7 +216,7 @@ def _climb_and_merge(table, p, t, a, maxima, heights, count):
     return merge_maximum(maxima, heights, count, a, h, 1e-6)
 
 
-@jit_apart
+@jit_apart(returns="int64")
 def find_maxima(table, p, t, low, high, starts, on_ridges, maxima, heights):
     """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number.
 

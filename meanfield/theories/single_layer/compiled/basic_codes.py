@@ -15,7 +15,7 @@ __all__ = ["basic_codes"]
 _DEPENDENT = 1e-9  # relative singular value below which contributions of codes are dependent
 
 
-@jit_apart
+@jit_apart(returns="Tuple((int64[::1], float64[::1]))")
 def basic_codes(table, p, t, readouts, weights):
     """Codes (n,) that are kept and their weights: the same contributions to y, none of which can be had from the rest.
 
@@ -49,7 +49,7 @@ def basic_codes(table, p, t, readouts, weights):
     return kept, weights[kept]
 
 
-@jit_apart
+@jit_apart(returns="int64[::1]")
 def _reduced(columns, heights, weights, index):
     """Which of the codes `index` are left of them; `weights` of all codes change in place."""
     n, total = columns.shape[0], index.shape[0]

@@ -196,7 +196,7 @@ def curvature_range(table, bounds, low, high, centre):
     return least, most
 
 
-@jit
+@jit_apart(returns="int64")
 def second_order(
     table, bounds, p, to_kappa, prior, low_x, high_x, low_k, high_k, target, gradient, upper, middle, radius
 ):
@@ -332,7 +332,7 @@ def _invert(matrix, inverse):
     return True
 
 
-@jit
+@jit_apart(returns="float64")
 def confined_radius(table, p, t, confinement, infimum, supremum):
     """|a| beyond which h(a; t) < 0 = h(0; t), where prior and growth together confine: 1 - Q(t) = `confinement` > 0.
 
@@ -369,7 +369,7 @@ def confined_radius(table, p, t, confinement, infimum, supremum):
     return radius
 
 
-@jit_apart
+@jit_apart(returns="float64")
 def growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, matrix, vector):
     """Upper bound, over a box, of sum_c p_c (line kappa_c + growth kappa_c^2 / 2) - x^T prior x / 2.
 

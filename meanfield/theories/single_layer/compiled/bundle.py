@@ -11,6 +11,7 @@ from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.returned import STATE
 
 __all__ = ["bundle_rounds"]
 
@@ -19,7 +20,7 @@ _NEW_CUTS = (
 )
 
 
-@jit_apart
+@jit_apart(returns=f"Tuple(({STATE}, float64, float64, int64))")
 def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
     """Run up to `max_rounds` rounds on `state` = (t, cuts, cut weights, directions, direction weights, rho).
 

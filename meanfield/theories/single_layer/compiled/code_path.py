@@ -24,6 +24,7 @@ from meanfield.theories.single_layer.compiled.dual import active_set
 from meanfield.theories.single_layer.compiled.generated.action import action_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, minus_hessian, neuron_jacobian
 from meanfield.theories.single_layer.compiled.newton_step import newton_step
+from meanfield.theories.single_layer.compiled.returned import SOLUTION
 
 __all__ = ["code_path", "flood"]
 
@@ -77,7 +78,7 @@ def _climb(table, p, t, a, first, second, stiff):
     return h if cholesky(stiff) else -np.inf
 
 
-@jit_apart
+@jit_apart(returns="int64")
 def flood(table, p, t, low, high, known, window, slots, words, readouts, heights):
     """Fill words (N,), readouts (N, m), heights (N,) with maxima of h; returns their number.
 
@@ -237,7 +238,7 @@ def _newton_system(table, p, y, tau, beta, t, readouts, weights, count, matrix, 
     return True
 
 
-@jit_apart
+@jit_apart(returns="int64")
 def _descend(table, p, y, tau, low, high, beta, t, known, slots, now, trials):
     """Newton's method on J_beta from `t` (overwritten), codes found by `flood`; returns their number, 0 for none.
 
@@ -294,7 +295,7 @@ def _descend(table, p, y, tau, low, high, beta, t, known, slots, now, trials):
     return count
 
 
-@jit_apart
+@jit_apart(returns="none")
 def _sharpen(table, p, y, tau, beta, t, readouts, weights, count):
     """Newton's method on t and the weights of given codes together, towards the minimum of J_beta.
 
@@ -351,7 +352,7 @@ def _sharpen(table, p, y, tau, beta, t, readouts, weights, count):
             weights[k] /= total
 
 
-@jit_apart
+@jit_apart(returns=SOLUTION)
 def code_path(table, p, y, tau, low, high):
     """Follow the central path from t = 0. Returns as `active_set`."""
     n_classes, m = y.shape

@@ -6,13 +6,14 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.jit import jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.returned import CUTS, SOLUTION
 from meanfield.theories.single_layer.compiled.weights import feasible_weights, select_weights
 
 __all__ = ["MOST_SPARE", "active_set", "candidates"]
@@ -25,7 +26,7 @@ _HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
 _FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
-@jit_apart
+@jit_apart(returns=f"Tuple(({CUTS}))")
 def _distinct_codes(table, p, t, readouts, weights, distance, climb):
     """Climb every readout to its local maximum, or not, and merge those that coincide; returns (readouts, weights)."""
     m = t.shape[1]
@@ -53,7 +54,23 @@ def _distinct_codes(table, p, t, readouts, weights, distance, climb):
     return merged[:count].copy(), total[:count].copy()
 
 
-@jit
+@jit_apart(returns=f"Tuple(({CUTS}))")
+def _carrying(rows, values, least):
+    """Rows whose values are above `least`, and these values."""
+    count = 0
+    for value in values:
+        count += value > least
+    kept, kept_values = np.empty((count, rows.shape[1])), np.empty(count)
+    count = 0
+    for k in range(rows.shape[0]):
+        if values[k] > least:
+            copy_vector(kept[count], rows[k])
+            kept_values[count] = values[k]
+            count += 1
+    return kept, kept_values
+
+
+@jit_apart(returns=f"Tuple(({CUTS}))")
 def _distinct_directions(directions, weights, distance):
     merged = np.empty(directions.shape)
     total = np.zeros(directions.shape[0])
@@ -72,7 +89,7 @@ def _distinct_directions(directions, weights, distance):
     return merged[:count].copy(), total[:count].copy()
 
 
-@jit
+@jit_apart(returns=f"Tuple(({CUTS}))")
 def _without(rows, values, index):
     n = rows.shape[0]
     kept = np.empty((n - 1, rows.shape[1]))
@@ -86,7 +103,7 @@ def _without(rows, values, index):
     return kept, kept_values
 
 
-@jit
+@jit_apart(returns=f"Tuple(({CUTS}))")
 def _with(rows, values, row, value):
     n = rows.shape[0]
     longer = np.empty((n + 1, rows.shape[1]))
@@ -98,7 +115,7 @@ def _with(rows, values, row, value):
     return longer, longer_values
 
 
-@jit
+@jit_apart(returns="boolean")
 def _pushed(table, p, t, directions):
     """Whether h rises without bound along the direction of an outlier: J is infinite, and a code far out is sought."""
     most = 0.0
@@ -107,7 +124,7 @@ def _pushed(table, p, t, directions):
     return most > NO_PUSH
 
 
-@jit_apart
+@jit_apart(returns=SOLUTION)
 def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights, search):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
 
@@ -201,11 +218,9 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
             select_weights(table, p, t, touching, touching_weights)
             readouts = touching
             weights = touching_weights
-        keep = np.nonzero(weights > 1e-13)[0]
-        readouts = readouts[keep]
-        weights = weights[keep]
-        keep = np.nonzero(direction_weights > 1e-13)[0]
-        directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], 1e-6)
+        readouts, weights = _carrying(readouts, weights, 1e-13)
+        directions, direction_weights = _carrying(directions, direction_weights, 1e-13)
+        directions, direction_weights = _distinct_directions(directions, direction_weights, 1e-6)
         if _pushed(table, p, t, directions):
             break
         nullity = weight_nullity(table, p, t, touching if many else readouts, directions)
@@ -214,7 +229,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
 
 
-@jit
+@jit_apart(returns="boolean")
 def _stands(table, p, t, a):
     """Whether h bends down at `a` in all directions: on the ridge of an outlier it does not, and no code is there."""
     m = a.shape[0]
@@ -226,19 +241,22 @@ def _stands(table, p, t, a):
     return cholesky(hess)
 
 
-@jit_apart
+@jit_apart(returns=f"Tuple(({CUTS}, {CUTS}))")
 def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
     t, cuts, cut_weights, directions, direction_weights, _ = state
-    keep = np.nonzero(cut_weights > 2e-3 / cut_weights.shape[0])[0]
-    readouts, weights = _distinct_codes(table, p, t, cuts[keep], cut_weights[keep], 1e-5, True)
+    readouts, weights = _carrying(cuts, cut_weights, 2e-3 / cut_weights.shape[0])
+    readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-5, True)
     if table.growth_plus > 0.0 or table.growth_minus > 0.0:
-        steep = np.empty(readouts.shape[0], np.bool_)
+        steep = np.full(readouts.shape[0], -1.0)
+        standing = 0
         for k in range(readouts.shape[0]):
-            steep[k] = _stands(table, p, t, readouts[k])
-        keep = np.nonzero(steep)[0]
-        if keep.shape[0] > 0:
-            readouts, weights = readouts[keep], weights[keep] / np.sum(weights[keep])
-    keep = np.nonzero(direction_weights > 1e-6)[0]
-    directions, direction_weights = _distinct_directions(directions[keep], direction_weights[keep], distance)
+            if _stands(table, p, t, readouts[k]):
+                steep[k] = weights[k]
+                standing += 1
+        if standing > 0:
+            readouts, weights = _carrying(readouts, steep, -0.5)
+            weights /= np.sum(weights)
+    directions, direction_weights = _carrying(directions, direction_weights, 1e-6)
+    directions, direction_weights = _distinct_directions(directions, direction_weights, distance)
     return readouts, weights, directions, direction_weights

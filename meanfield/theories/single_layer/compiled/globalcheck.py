@@ -64,7 +64,39 @@ def exchangeable(p, t):
     return follower
 
 
-@jit_apart
+@jit_apart(returns="none")
+def _highest_centre(table, p, t, lows, highs, to_kappa, prior, right, over_kappa, where):
+    """A place to climb from: fills `where` (m,) with the readout at the highest centre of boxes (n, d)."""
+    n_classes, m = t.shape
+    stack, d = lows.shape
+    centre_x = np.empty(d)
+    highest = -np.inf
+    for k in range(stack):
+        height = 0.0
+        for i in range(d):
+            centre_x[i] = 0.5 * (lows[k, i] + highs[k, i])
+        for i in range(d):
+            for j in range(d):
+                height -= 0.5 * centre_x[i] * prior[i, j] * centre_x[j]
+        for c in range(n_classes):
+            kappa = 0.0
+            for i in range(d):
+                kappa += to_kappa[c, i] * centre_x[i]
+            height += p[c] * cumulant2(table, kappa)[0]
+        if not (height > highest or (k == stack - 1 and highest == -np.inf)):
+            continue
+        highest = height
+        for r in range(m):
+            where[r] = 0.0
+            for i in range(d):
+                if over_kappa:
+                    for c in range(n_classes):
+                        where[r] += centre_x[i] * prior[i, c] * t[c, r]
+                else:
+                    where[r] += centre_x[i] * right[i, r]
+
+
+@jit_apart(returns="Tuple((boolean, float64, int64))")
 def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, where):
     """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
 
@@ -73,7 +105,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     filled with the highest centre of a box that is left.
     """
     n_classes, m = t.shape
-    _, singular, right = np.linalg.svd(t, full_matrices=False)
+    _, singular, right = np.linalg.svd(t, False)
     over_kappa = n_classes <= m and singular[n_classes - 1] > 1e-3 * singular[0]
     if over_kappa:
         # Branch over kappa itself: |a|^2 = kappa^T (t t^T)^-1 kappa.
@@ -142,7 +174,6 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     ready = np.zeros(patterns, np.bool_)
     hess = np.empty((m, m))
     gradient = np.empty(d)
-    centre_x = np.empty(d)
     matrix = np.empty((d, d))
     middle_matrix = np.empty((d, d))
     radius = np.empty((d, d))
@@ -319,33 +350,11 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         low = low_x[best]
         high = high_x[best]
         if boxes >= max_boxes or stack + 3 > _MAX_STACK or high - low <= 1e-13 * (1.0 + abs(low)):
-            # A place to climb from: the highest centre of a box that is left.
             copy_vector(lows[stack], low_x)
             copy_vector(highs[stack], high_x)
-            highest = -np.inf
-            for k in range(stack + 1):
-                height = 0.0
-                for i in range(d):
-                    centre_x[i] = 0.5 * (lows[k, i] + highs[k, i])
-                for i in range(d):
-                    for j in range(d):
-                        height -= 0.5 * centre_x[i] * prior[i, j] * centre_x[j]
-                for c in range(n_classes):
-                    kappa = 0.0
-                    for i in range(d):
-                        kappa += to_kappa[c, i] * centre_x[i]
-                    height += p[c] * cumulant2(table, kappa)[0]
-                if not (height > highest or (k == stack and highest == -np.inf)):
-                    continue
-                highest = height
-                for r in range(m):
-                    where[r] = 0.0
-                    for i in range(d):
-                        if over_kappa:
-                            for c in range(n_classes):
-                                where[r] += centre_x[i] * prior[i, c] * t[c, r]
-                        else:
-                            where[r] += centre_x[i] * right[i, r]
+            _highest_centre(
+                table, p, t, lows[: stack + 1], highs[: stack + 1], to_kappa, prior, right, over_kappa, where
+            )
             return False, bound - level, boxes
         middle = 0.5 * (low + high)
         unit = 4.0 / table.scale

@@ -16,10 +16,11 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
+from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.kind_master import best_readouts, split_factors
 from meanfield.theories.single_layer.compiled.newton_step import newton_step
 
-__all__ = ["orbit_fields", "smooth_stage"]
+__all__ = ["all_fields", "highest_orbits", "orbit_fields", "smooth_stage"]
 
 _MOST = 600  # orbits at a time
 _WINDOW = 18.0  # of beta (H - max H), where orbits count
@@ -83,12 +84,39 @@ def orbit_fields(table, n, p, excess_norm, theta, counts, v, columns, curvature)
     for i in range(n_v):
         h -= 0.5 * v[i] * v[i]
         size += (slope[i] - v[i]) ** 2
-    solved = np.linalg.solve(stiff, mixed.T)
-    for i in range(n_kinds * d):
-        for j in range(n_kinds * d):
+    factor = stiff.copy()
+    if cholesky(factor):
+        for i in range(n_kinds * d):  # rows of mixed C^{-T}
             for r in range(n_v):
-                curvature[i, j] += mixed[i, r] * solved[r, j]
-    return h, np.sqrt(size), log_det + np.linalg.slogdet(stiff)[1]
+                for q in range(r):
+                    mixed[i, r] -= factor[r, q] * mixed[i, q]
+                mixed[i, r] /= factor[r, r]
+            for j in range(i + 1):
+                total = 0.0
+                for r in range(n_v):
+                    total += mixed[i, r] * mixed[j, r]
+                curvature[i, j] += total
+                if j < i:
+                    curvature[j, i] += total
+        for r in range(n_v):
+            log_det += 2.0 * np.log(factor[r, r])
+    else:  # h does not bend down there
+        solved = np.linalg.solve(stiff, mixed.T)
+        for i in range(n_kinds * d):
+            for j in range(n_kinds * d):
+                for r in range(n_v):
+                    curvature[i, j] += mixed[i, r] * solved[r, j]
+        log_det += np.linalg.slogdet(stiff)[1]
+    return h, np.sqrt(size), log_det
+
+
+@jit
+def all_fields(table, n, p, excess_norm, theta, counts, v, heights, slopes, widths, columns, curvature):
+    """`orbit_fields` of several orbits: h (N,), slopes (N,), log determinants (N,), columns (N, K d) and curvature."""
+    for o in range(counts.shape[0]):
+        heights[o], slopes[o], widths[o] = orbit_fields(
+            table, n, p, excess_norm, theta, counts[o], v[o], columns[o], curvature[o]
+        )
 
 
 @jit
@@ -139,10 +167,13 @@ def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, 
                 if more == less or count == counts.shape[0] or exhausted(table.stop, 1):
                     continue
                 copy_vector(row[0], counts[head])
+                # To the next multiple of the stride, or to the end: one sublattice, wherever it is entered.
                 if more < n_kinds and split[more]:
-                    row[0, more] = min(row[0, more] + strides[more], n[more])
+                    next_up = (np.floor(row[0, more] / strides[more]) + 1.0) * strides[more]
+                    row[0, more] = min(next_up, n[more])
                 if less < n_kinds and split[less]:
-                    row[0, less] = max(row[0, less] - strides[less], 0.0)
+                    row[0, less] = (np.ceil(row[0, less] / strides[less]) - 1.0) * strides[less]
+                    row[0, less] = max(row[0, less], 0.0)
                 key = _key(n, row[0])
                 if seen[key]:
                     continue
@@ -166,6 +197,20 @@ def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, 
             heights[kept] = heights[i]
             kept += 1
     return kept
+
+
+@jit
+def highest_orbits(table, n, p, theta, split, low, high, known, window, strides):
+    """(counts, v, heights) of the orbits within `window` of the highest, along ridges and uphill from known ones."""
+    n_kinds = n.shape[0]
+    total = 1
+    for k in range(n_kinds):
+        total *= int(n[k]) + 1
+    seen = np.empty(total, np.bool_)
+    room = known[0].shape[0] + _MOST
+    orbits = np.empty((room, n_kinds)), np.empty((room, known[1].shape[1])), np.empty(room)
+    count = _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits)
+    return orbits[0][:count].copy(), orbits[1][:count].copy(), orbits[2][:count].copy()
 
 
 @jit

@@ -54,7 +54,7 @@ def room_for_derivatives(n, n_classes, m):
     )
 
 
-@jit_apart
+@jit_apart(returns="none")
 def direction_step(table, p, t, u, mixed, response, move):
     """Newton's step of the unit vector u to its stationary point along stiff directions: fills move (m,).
 
@@ -115,7 +115,7 @@ def _turn(u, move):
     u /= np.sqrt(np.sum(u * u))
 
 
-@jit_apart
+@jit_apart(returns="none")
 def follow_direction(table, p, t, u, none):
     """Move the unit vector u (in place) to its stationary point along stiff directions; `none` is (m, 0, m)."""
     move = np.empty(u.shape[0])
@@ -181,13 +181,42 @@ def _joint_step(drift, response, solution):
     return step
 
 
+@jit_apart(returns="float64")
+def _add_directions(
+    table, p, t, directions, direction_weights, joint, n_codes, matrix, rhs, same_class, responses, drift
+):
+    """Outliers in the Newton system; returns the residual of their q = 1/2. Fills `responses` and `drift` of each."""
+    n_classes, m = t.shape
+    n, n_out = n_classes * m, directions.shape[0]
+    none = np.empty((m, 0, m))
+    first, second, mixed, curvature, gradient = room_for_derivatives(n_out, n_classes, m)
+    residual = 0.0
+    for k in range(n_out):
+        u = directions[k]
+        if not joint:
+            follow_direction(table, p, t, u, none)
+        f = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first[k], second[k])
+        residual = max(residual, abs(f - 0.5))
+        rhs[n + n_codes + k] = 0.5 - f
+    neuron_jacobian(first, second, p, t, directions, direction_weights, mixed, curvature, gradient, same_class)
+    for k in range(n_out):
+        direction_step(table, p, t, directions[k], mixed[k], responses[k], drift[k])
+        add_neuron(matrix, n + n_codes + k, direction_weights[k], gradient[k], mixed[k], responses[k])
+        if joint:
+            for c in range(n_classes):
+                for r in range(m):
+                    for q in range(m):
+                        rhs[c * m + r] -= direction_weights[k] * mixed[k, q, c, r] * drift[k, q]
+    return residual
+
+
 @jit
 def height_unit(a):
     """The unit in which h(a; t) = s is looked at: its terms of order |a|^2 cancel, and are rounded."""
     return max(np.sum(a * a) / _FAR_OUT, 1.0)
 
 
-@jit_apart
+@jit_apart(returns="Tuple((boolean, float64, float64, int64))")
 def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_weights, max_steps):
     """Newton from the given point; all arrays are updated in place.
 
@@ -204,11 +233,9 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
     size = n + n_codes + n_out + 1
     matrix = np.empty((size, size))
     rhs = np.empty(size)
-    none = np.empty((m, 0, m))
     order = np.empty((n_classes, m))
-    # Fields of the neurons, and the derivatives of their equations.
+    # Fields of the codes, and the derivatives of their equations.
     first, second, mixed, curvature, gradient = room_for_derivatives(n_codes, n_classes, m)
-    first_out, second_out, mixed_out, curvature_out, gradient_out = room_for_derivatives(n_out, n_classes, m)
     same_class = np.empty((n_classes, m, m))
     s = 0.0
     nullity = 0
@@ -301,26 +328,22 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
         steps += 1
         if exhausted(table.stop, size * size * size // 5000):
             return False, s, np.inf, 0
-        for k in range(n_out):
-            u = directions[k]
-            if not joint:
-                follow_direction(table, p, t, u, none)
-            f = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first_out[k], second_out[k])
-            residual = max(residual, abs(f - 0.5))
-            rhs[n + n_codes + k] = 0.5 - f
-        neuron_jacobian(
-            first_out, second_out, p, t, directions, direction_weights, mixed_out, curvature_out, gradient_out,
-            same_class,
-        )  # fmt: skip
-        for k in range(n_out):
-            direction_step(table, p, t, directions[k], mixed_out[k], responses_out[k], drift_out[k])
-            response = responses_out[k]
-            add_neuron(matrix, n + n_codes + k, direction_weights[k], gradient_out[k], mixed_out[k], response)
-            for c in range(n_classes):
-                for r in range(m):
-                    for q in range(m):
-                        if joint:
-                            rhs[c * m + r] -= direction_weights[k] * mixed_out[k, q, c, r] * drift_out[k, q]
+        if n_out > 0:
+            off = _add_directions(
+                table,
+                p,
+                t,
+                directions,
+                direction_weights,
+                joint,
+                n_codes,
+                matrix,
+                rhs,
+                same_class,
+                responses_out,
+                drift_out,
+            )
+            residual = max(residual, off)
         rhs[size - 1] = -1.0
         order_residual(y, tau, t, order)
         for c in range(n_classes):

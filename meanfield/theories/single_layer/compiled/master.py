@@ -39,7 +39,7 @@ def _cut_fields(table, p, t, cuts, unit, directions, value, first, second):
             value[k] = growth_fields(table.growth_plus, table.growth_minus, p, t, u, first[k], second[k])
 
 
-@jit_apart
+@jit_apart(returns="Tuple((float64, float64, boolean))")
 def solve_master(table, p, y, tau, rho, centre, cuts, sizes, directions, metric, centre_s, t, weights, tolerance):
     """Solve the master problem from `t` (overwritten); fills `weights` (K + O,) and returns (s, model value, ok).
 

@@ -30,6 +30,7 @@ from meanfield.theories.single_layer.compiled.generated.stationarity import line
 from meanfield.theories.single_layer.compiled.kkt import direction_step, room_for_derivatives
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.returned import SOLUTION
 
 __all__ = ["moving_cuts"]
 
@@ -119,7 +120,7 @@ def _insert(cuts, values, count, a, value, distance):
     return count + 1
 
 
-@jit_apart
+@jit_apart(returns="Tuple((int64, int64, float64))")
 def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions, growths):
     """Local maxima of F above -_WINDOW: fills readouts, values and directions, growths.
 
@@ -178,7 +179,7 @@ def _add_response(metric, n, weight, across, curvatures, axes, least):
                 metric[i, k] += share * turned[i, j] * turned[k, j]
 
 
-@jit_apart
+@jit_apart(returns="none")
 def _metric(table, p, t, s, soft, readouts, weights, directions, direction_weights, metric):
     """Fill metric (C m + 1, C m + 1) with the curvature that moving maxima add, see the module."""
     n_classes, m = t.shape
@@ -304,7 +305,7 @@ def _pool(rows, multipliers, new_rows):
     return pool[:count].copy()
 
 
-@jit_apart
+@jit_apart(returns=SOLUTION)
 def moving_cuts(table, p, y, tau, low, high, found):
     """Solve from t = 0; `found` (n, m) are readouts known from before. Returns as `active_set`."""
     n_classes, m = y.shape

@@ -20,7 +20,7 @@ __all__ = ["MAX_PATTERNS", "worst_directions"]
 MAX_PATTERNS = 1 << 20  # above this the enumeration is replaced by a multistart search, which proves nothing
 
 
-@jit_apart
+@jit_apart(returns="Tuple((int64, float64, boolean))")
 def worst_directions(table, p, t, threshold, directions, values):
     """Local maxima u of sum_c p_c g(t_c.u) above `threshold`: fills directions (n, m), values (n,).
 

@@ -62,7 +62,7 @@ def _inverse(matrix, shift, prior, result):
     return True
 
 
-@jit_apart
+@jit_apart(returns="none")
 def sign_products(prior, to_kappa, weight, sign, products):
     """Fill the symmetric products (C, C) >= 0 so that the form with them is positive semidefinite, if that is found.
 
@@ -151,7 +151,7 @@ def sign_products(prior, to_kappa, weight, sign, products):
         shift = max(0.5 * (1.0 + fraction) * shift if fraction > 0.1 else 0.1 * shift, 1e-12)
 
 
-@jit_apart
+@jit_apart(returns="float64")
 def relaxed_bound(
     table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, target, products, ready, gap, matrix,
     inverse,

@@ -1,7 +1,7 @@
 """The compiled loop over tasks: warm start, bundle from scratch, certificate (sigma_a = 1).
 
-One function on purpose: Numba optimises everything a function calls along with it, so a single entry point keeps
-compilation short.
+The stages call each other through pointers and say what they return (`numerics.barrier`): one that no task needs is not
+compiled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
@@ -19,6 +19,7 @@ from meanfield.theories.single_layer.compiled.dual import active_set, candidates
 from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.moving_cuts import moving_cuts
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.returned import SOLUTION
 
 __all__ = [
     "CONVERGED",
@@ -63,9 +64,117 @@ GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS = 300
 _MANY_CLASSES, _MANY_UNKNOWNS = 6, 40  # from which on the central path goes first
+_FIRST_CHUNK = 6  # rounds of the bundle method before candidates are looked at
 _MAX_REFINEMENTS = 8  # with readouts that branch and bound has found
 _FEW_BOXES = 30_000  # after which one looks for such a readout before going on
 _TAU_STEPS = 18  # tau falls by 4 per step, to 1e-10 of its first value
+
+
+@jit
+def _nothing(n_classes, m):
+    """What `active_set` returns, where there is no solution yet."""
+    none, no_weights = np.empty((0, m)), np.empty(0)
+    return False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0
+
+
+@jit_apart(returns=f"Tuple(({SOLUTION}, int64, int64))")
+def _bundled(table, p, y, tau, low, high, origin, solution, search):
+    """The bundle method from order parameters `origin`, `active_set` now and then with the cuts that carry weight.
+
+    `solution` is what was found before. Returns (solution, rounds, rounds between two looks at the end).
+    """
+    m = y.shape[1]
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    none, no_weights = np.empty((0, m)), np.empty(0)
+    state = (origin, none, no_weights, none, no_weights, 1.0)
+    used = 0
+    converged = 0
+    chunk = _FIRST_CHUNK
+    while used < _MAX_ROUNDS and not exhausted(table.stop, 1):
+        state, best, predicted, more = bundle_rounds(table, p, y, tau, low, high, state, 1e-12, chunk)
+        used += more
+        chunk = 3 if used < 60 else 12
+        if not predicted < 0.1 * (1.0 + abs(best)):
+            continue
+        readouts, weights, directions, direction_weights = candidates(table, p, state, 0.1 if used < 60 else 0.02)
+        solution = active_set(
+            table, p, y, tau, low, high, state[0].copy(), readouts, weights, directions, direction_weights, search
+        )
+        # With nothing left to gain the same candidates return; cuts that move go elsewhere.
+        converged += more < chunk or predicted < 1e-12 * (1.0 + abs(best))
+        if solution[0] or (more < chunk and used > 100) or (unbounded and converged > 3):
+            break
+    return solution, used, chunk
+
+
+@jit_apart(returns="Tuple((boolean, float64, int64))")
+def _proved(tables, phi_range, p, solution, max_boxes, where, search):
+    """Whether no readout is higher than the codes, by how much one may be, and boxes; `where` as in `global_bound`."""
+    table, bounds, _ = tables
+    low, high, infimum, supremum = phi_range
+    _, t, readouts, _, _, _, s, _, _ = solution
+    maxima, heights, searched = search
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    count = searched[0]
+    if count < 0:
+        count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
+    tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
+    worst = 0.0
+    exact = True
+    if unbounded:
+        _, worst, exact = worst_directions(table, p, t, np.inf, np.empty((0, t.shape[1])), np.empty(0))
+    confinement = 1.0 - worst if exact else 0.0
+    proved, excess, boxes = global_bound(
+        table, bounds, p, t, s, maxima[:count], infimum, supremum, tolerance, max_boxes, confinement, where
+    )
+    if unbounded:
+        proved = proved and exact and worst <= 1.0 + _GLOBAL_TOLERANCE
+        excess = max(excess, worst - 1.0)
+    return proved and np.max(heights[:count]) <= s + tolerance, excess, boxes
+
+
+@jit_apart(returns=f"Tuple(({SOLUTION}, int64))")
+def _with_readout(table, p, y, tau, low, high, solution, where, chunk, search):
+    """Solve with the readout `where` (m,) beside those of a solution that has missed it; returns (solution, rounds)."""
+    _, t, readouts, weights, directions, direction_weights, _, _, _ = solution
+    m = where.shape[0]
+    rounds = 0
+    grown = np.zeros((readouts.shape[0] + 1, m))
+    grown_weights = np.zeros(readouts.shape[0] + 1)
+    copy_matrix(grown, readouts)
+    copy_vector(grown_weights, weights)
+    copy_vector(grown[readouts.shape[0]], where)
+    found = active_set(
+        table, p, y, tau, low, high, t.copy(), grown.copy(), grown_weights.copy(), directions.copy(),
+        direction_weights.copy(), search,
+    )  # fmt: skip
+    if not found[0]:
+        state = (t, grown, grown_weights, directions, direction_weights, 1.0)
+        for _ in range(6):
+            state, _, _, more = bundle_rounds(table, p, y, tau, low, high, state, 1e-12, chunk)
+            rounds += more
+            readouts, weights, directions, direction_weights = candidates(table, p, state, 0.1)
+            found = active_set(
+                table, p, y, tau, low, high, state[0].copy(), readouts, weights, directions, direction_weights, search
+            )
+            if found[0] or exhausted(table.stop, 1):
+                break
+    if not found[0] and (table.growth_plus > 0.0 or table.growth_minus > 0.0):
+        found = moving_cuts(table, p, y, tau, low, high, grown)
+        search[2][0] = -1
+    return found, rounds
+
+
+@jit_apart(returns="int64")
+def _put_heaviest(rows_out, weights_out, rows, weights):
+    """Copy rows and weights, heaviest first, as many as there is room for; returns their number."""
+    n = 0
+    for k in np.argsort(-weights):
+        if n < weights_out.shape[0]:
+            copy_vector(rows_out[n], rows[k])
+            weights_out[n] = weights[k]
+            n += 1
+    return n
 
 
 @jit
@@ -82,7 +191,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     Returns the first task that is not done: `last`, or less where table.stop ended the loop, between tasks or inside
     one, whose status is STOPPED then.
     """
-    table, bounds, direct = tables
+    table, _, direct = tables
     p_all, y_all, tau_all = tasks
     low, high, infimum, supremum = phi_range
     readouts_out, weights_out = codes
@@ -93,14 +202,10 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     dips = unbounded and (
         (table.growth_minus == 0.0 and abs(infimum) > 0.0) or (table.growth_plus == 0.0 and abs(supremum) > 0.0)
     )
-    maxima = np.empty((1024, m))
-    heights = np.empty(1024)
     searched = np.full(1, -1)
-    search = maxima, heights, searched
-    none = np.empty((0, m))
-    no_weights = np.empty(0)
+    search = np.empty((1024, m)), np.empty(1024), searched
     where = np.empty(m)
-    chunk = int(6.0)  # not a literal: Numba would compile bundle_rounds twice
+    chunk = _FIRST_CHUNK
     stop = table.stop
     for i in range(first, last):
         if i > first and stop[1] > stop[2]:
@@ -112,7 +217,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         many = not unbounded and n_classes >= _MANY_CLASSES and n_classes * m >= _MANY_UNKNOWNS
         first_path = many or dips
         stage = _PATH if first_path else _SCRATCH
-        solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+        solution = _nothing(n_classes, m)
         if 0 <= j < i and numbers[j, 0] == CONVERGED:
             stage = _WARM
             n = int(numbers[j, 1])
@@ -137,18 +242,17 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             start = 0.03 * np.max(np.abs(y)) ** 2 + 1e-3
             steps = 1
             failures = 0
-            if stage == _SCRATCH:
-                solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
             if stage == _PATH:
                 if unbounded:
-                    solution = moving_cuts(table, p, y, tau, low, high, none)
+                    solution = moving_cuts(table, p, y, tau, low, high, np.empty((0, m)))
                 else:
                     solution = code_path(table, p, y, tau, low, high)
                 searched[0] = -1
                 steps = 0
-            if stage == _TAU:
-                steps = _TAU_STEPS
-                solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+            elif stage != _WARM:
+                solution = _nothing(n_classes, m)
+                if stage == _TAU:
+                    steps = _TAU_STEPS
             for step in range(steps):
                 if exhausted(stop, 1):
                     break
@@ -156,105 +260,31 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 origin = solution[1].copy()
                 if solution[0]:
                     solution = active_set(
-                        table,
-                        p,
-                        y,
-                        tau_now,
-                        low,
-                        high,
-                        origin.copy(),
-                        solution[2].copy(),
-                        solution[3].copy(),
-                        solution[4].copy(),
-                        solution[5].copy(),
-                        search,
-                    )
+                        table, p, y, tau_now, low, high, origin.copy(), solution[2].copy(), solution[3].copy(),
+                        solution[4].copy(), solution[5].copy(), search,
+                    )  # fmt: skip
                 if solution[0] or stage == _WARM:
                     continue
                 failures += 1
                 if failures > 3:
                     break
-                state = (origin, none, no_weights, none, no_weights, 1.0)
-                used = 0
-                converged = 0
-                chunk = int(6.0)
-                while used < _MAX_ROUNDS and not exhausted(stop, 1):
-                    state, best, predicted, more = bundle_rounds(table, p, y, tau_now, low, high, state, 1e-12, chunk)
-                    used += more
-                    chunk = 3 if used < 60 else 12
-                    if not predicted < 0.1 * (1.0 + abs(best)):
-                        continue
-                    readouts, weights, directions, direction_weights = candidates(
-                        table, p, state, 0.1 if used < 60 else 0.02
-                    )
-                    solution = active_set(
-                        table,
-                        p,
-                        y,
-                        tau_now,
-                        low,
-                        high,
-                        state[0].copy(),
-                        readouts,
-                        weights,
-                        directions,
-                        direction_weights,
-                        search,
-                    )
-                    # With nothing left to gain the same candidates return; cuts that move go elsewhere.
-                    converged += more < chunk or predicted < 1e-12 * (1.0 + abs(best))
-                    if solution[0] or (more < chunk and used > 100) or (unbounded and converged > 3):
-                        break
+                solution, used, chunk = _bundled(table, p, y, tau_now, low, high, origin, solution, search)
                 rounds += used
             refinements = 0
             budget = min(max_boxes, _FEW_BOXES)
             while solution[0] and (solution[8] == 0 or stage == _TAU):
                 _, t, readouts, weights, directions, direction_weights, s, _, _ = solution
                 residual, gap, objective, level = certify(
-                    direct,
-                    table.growth_plus,
-                    table.growth_minus,
-                    p,
-                    y,
-                    tau,
-                    t,
-                    readouts,
-                    weights,
-                    directions,
+                    direct, table.growth_plus, table.growth_minus, p, y, tau, t, readouts, weights, directions,
                     direction_weights,
-                )
+                )  # fmt: skip
                 if not residual <= RESIDUAL_LIMIT:
                     status = RESIDUAL
                 elif not gap <= GAP_LIMIT * max(1.0, abs(objective)):
                     status = DUALITY_GAP
                 else:
-                    count = searched[0]
-                    if count < 0:
-                        count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
-                    tolerance = _GLOBAL_TOLERANCE * (1.0 + abs(s))
-                    worst = 0.0
-                    exact = True
-                    if unbounded:
-                        _, worst, exact = worst_directions(table, p, t, np.inf, none, no_weights)
-                    confinement = 1.0 - worst if exact else 0.0
-                    proved, excess, boxes = global_bound(
-                        table,
-                        bounds,
-                        p,
-                        t,
-                        s,
-                        maxima[:count],
-                        infimum,
-                        supremum,
-                        tolerance,
-                        budget,
-                        confinement,
-                        where,
-                    )
-                    if unbounded:
-                        proved = proved and exact and worst <= 1.0 + _GLOBAL_TOLERANCE
-                        excess = max(excess, worst - 1.0)
-                    status = CONVERGED if proved and np.max(heights[:count]) <= s + tolerance else NOT_GLOBAL
+                    proved, excess, boxes = _proved(tables, phi_range, p, solution, budget, where, search)
+                    status = CONVERGED if proved else NOT_GLOBAL
                 if status != NOT_GLOBAL or refinements == _MAX_REFINEMENTS or exhausted(stop, 1):
                     break
                 # The box that could not be decided may hold a better readout that the ascents have missed.
@@ -265,53 +295,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     budget = max_boxes
                     continue
                 refinements += 1
-                grown = np.zeros((readouts.shape[0] + 1, m))
-                grown_weights = np.zeros(readouts.shape[0] + 1)
-                for k in range(readouts.shape[0]):
-                    grown_weights[k] = weights[k]
-                    for r in range(m):
-                        grown[k, r] = readouts[k, r]
-                for r in range(m):
-                    grown[readouts.shape[0], r] = where[r]
-                found = active_set(
-                    table,
-                    p,
-                    y,
-                    tau,
-                    low,
-                    high,
-                    t.copy(),
-                    grown.copy(),
-                    grown_weights.copy(),
-                    directions.copy(),
-                    direction_weights.copy(),
-                    search,
-                )
-                if not found[0]:
-                    state = (t, grown, grown_weights, directions, direction_weights, 1.0)
-                    for _ in range(6):
-                        state, best, predicted, more = bundle_rounds(table, p, y, tau, low, high, state, 1e-12, chunk)
-                        rounds += more
-                        readouts, weights, directions, direction_weights = candidates(table, p, state, 0.1)
-                        found = active_set(
-                            table,
-                            p,
-                            y,
-                            tau,
-                            low,
-                            high,
-                            state[0].copy(),
-                            readouts,
-                            weights,
-                            directions,
-                            direction_weights,
-                            search,
-                        )
-                        if found[0] or exhausted(stop, 1):
-                            break
-                if not found[0] and unbounded:
-                    found = moving_cuts(table, p, y, tau, low, high, grown)
-                    searched[0] = -1
+                found, used = _with_readout(table, p, y, tau, low, high, solution, where, chunk, search)
+                rounds += used
                 if not found[0]:
                     break
                 solution = found
@@ -331,18 +316,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             status = STOPPED
         _, t, readouts, weights, directions, direction_weights, _, nullity, t_nullity = solution
         copy_matrix(t_out[i], t)
-        n = 0
-        for k in np.argsort(-weights):
-            if n < weights_out.shape[1]:
-                copy_vector(readouts_out[i, n], readouts[k])
-                weights_out[i, n] = weights[k]
-                n += 1
-        o = 0
-        for k in np.argsort(-direction_weights):
-            if o < direction_weights_out.shape[1]:
-                copy_vector(directions_out[i, o], directions[k])
-                direction_weights_out[i, o] = direction_weights[k]
-                o += 1
+        n = _put_heaviest(readouts_out[i], weights_out[i], readouts, weights)
+        o = _put_heaviest(directions_out[i], direction_weights_out[i], directions, direction_weights)
         numbers[i, 0] = status
         numbers[i, 1] = n
         numbers[i, 2] = o

@@ -38,7 +38,7 @@ def weight_columns(table, p, t, readouts, directions, columns):
                 columns[c * m + r, k] = output[c, r, k]
 
 
-@jit_apart
+@jit_apart(returns="float64")
 def select_weights(table, p, t, readouts, weights):
     """Among all optimal code weights, those of the P -> infinity limit of the finite-P theory (in place).
 
@@ -121,7 +121,7 @@ def select_weights(table, p, t, readouts, weights):
     return violation
 
 
-@jit_apart
+@jit_apart(returns="float64")
 def feasible_weights(table, p, y, tau, t, readouts, weights, directions, direction_weights):
     """Non-negative weights that satisfy the y equations and sum to one (in place); returns the residual norm."""
     n_classes, m = t.shape

@@ -1,0 +1,119 @@
+"""The readout integral node by node, with classes as in `meanfield.theories.single_layer.compiled.marginal`.
+
+What that does by derivatives of a smoothed function is done here by sums alone, with G from direct samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from meanfield.numerics.jit import jit
+from meanfield.theories.single_layer.compiled.marginal_blocks import push, push_seed, start_of
+from meanfield.theories.single_layer.compiled.stretch import LANES, ROOM, direct_site, exponentials
+
+__all__ = ["product_sums"]
+
+
+@jit
+def _grid(sample, spacing, origin, n_samples, share, low, step, action, slope):
+    """P p_j G (n,) and G' (n,) at low, low + step, ..., from direct samples."""
+    kappa, value, rise, only = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.full(1, share)
+    for begin in range(0, action.shape[0], ROOM):
+        count = min(ROOM, action.shape[0] - begin)
+        for i in range(count):
+            kappa[0, i] = low + (begin + i) * step
+            value[i] = 0.0
+        direct_site(sample, spacing, origin, n_samples, only, kappa, count, value, rise)
+        for i in range(count):
+            action[begin + i], slope[begin + i] = value[i], rise[0, i]
+
+
+@jit
+def product_sums(
+    sample, spacing, origin, p, t, share, gain, n_samples, top, along, basis, low, shape, shift, seeds, x_first, x_step,
+    n_x, kappa_low, n_kappa, window, limit, first,
+):  # fmt: skip
+    """Sums over lattices of b and, for each b, of x of e^{P (h - top)}: number of nodes, and their sum.
+
+    Written apart from `marginal_value`: every node (b, x) is in the sum, G is that of direct samples. Nodes x of every
+    line of fixed b are shifted so that kappa_j is on one grid of `n_kappa` (whole lanes) nodes from `kappa_low` on.
+    `share` is p_j. Adds sums of p_c G'_c a to first (C, d + 1), class j last. G is convex, so that chords bound it:
+    lanes that are below e^{-window} by them are left out. Nodes are -1 beyond `limit`.
+    """
+    n_other, d = t.shape
+    n_blocks = 1
+    for r in range(d):
+        n_blocks *= shape[r]
+    visited, stack = np.zeros(n_blocks, np.uint8), np.empty(n_blocks, np.int64)
+    place, base = np.empty(d, np.int64), np.empty(d)
+    beta, kappa, slope = np.empty((d, LANES)), np.empty((n_other, LANES)), np.empty((n_other, LANES))
+    s, line, value, w = np.empty(LANES), np.empty(LANES), np.empty(ROOM), np.empty(ROOM)
+    action, rising = np.empty(n_kappa + LANES), np.empty(n_kappa + LANES)
+    _grid(sample, spacing, origin, n_samples, share, kappa_low, gain * x_step, action, rising)
+    length, half = LANES * x_step, 0.5 * n_samples
+    mass, n_nodes, n_stack = 0.0, 0, 0
+    for k in range(seeds.shape[0]):
+        n_stack = push_seed(seeds[k], low, shape, LANES, visited, stack, n_stack)
+    while n_stack > 0:
+        n_stack -= 1
+        start_of(stack[n_stack], low, shape, shift, basis, LANES, place, base)
+        for i in range(LANES):
+            line[i] = -n_samples * top
+            s[i] = 0.0
+        for r in range(d):
+            for i in range(LANES):
+                beta[r, i] = base[r] + i * basis[0, r]
+                line[i] -= half * beta[r, i] * beta[r, i]
+                s[i] += along[r] * beta[r, i]
+        for c in range(n_other):
+            for i in range(LANES):
+                kappa[c, i] = 0.0
+            for r in range(d):
+                for i in range(LANES):
+                    kappa[c, i] += t[c, r] * beta[r, i]
+        direct_site(sample, spacing, origin, n_samples, p, kappa, LANES, line, slope)
+        begin, end = LANES, -1
+        for i in range(LANES):
+            start = (kappa_low - s[i]) / gain  # x of the first node of the grid
+            cell = max(0, math.floor((x_first - start) / length))
+            last = min(n_kappa // LANES, math.ceil((x_first + n_x * x_step - start) / length))
+            total, moment, with_slope, both, highest = 0.0, 0.0, 0.0, 0.0, -np.inf
+            while cell < last:
+                x0 = start + cell * length
+                g = cell * LANES
+                cell += 1
+                rise = (action[g + LANES] - action[g]) / length
+                x = min(max(rise / n_samples, x0), x0 + length)
+                if not line[i] + action[g] + rise * (x - x0) - half * x * x > -window:
+                    continue
+                for j in range(LANES):
+                    x = x0 + j * x_step
+                    value[j] = line[i] + action[g + j] - half * x * x
+                exponentials(value, LANES, w)
+                n_nodes += LANES
+                for j in range(LANES):
+                    x = x0 + j * x_step
+                    highest = max(highest, value[j])
+                    total += w[j]
+                    moment += w[j] * x
+                    with_slope += w[j] * rising[g + j]
+                    both += w[j] * rising[g + j] * x
+            if not highest > -window:
+                continue
+            begin, end = min(begin, i), i
+            mass += total
+            for c in range(n_other):
+                factor = p[c] * slope[c, i]
+                for r in range(d):
+                    first[c, r] += factor * total * beta[r, i]
+                first[c, d] += factor * moment
+            for r in range(d):
+                first[n_other, r] += share * with_slope * beta[r, i]
+            first[n_other, d] += share * both
+        if end >= 0:
+            if n_nodes > limit:
+                return -1, mass
+            n_stack = push(place, shape, begin, end, LANES, visited, stack, n_stack)
+    return n_nodes, mass
