@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.phases.boundaries import _crossings, _edges, _sorted_phase
+from meanfield.activations.cumulant import cumulant
+from meanfield.phases.boundaries import _at, _crossings, _edges, _sorted_phase
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.boundary import trace_boundary
 
 TASK = mf.class_task(fractions=[0.5, 0.25, 0.25])
@@ -99,6 +101,40 @@ def test_codes_that_merge_end_where_they_would_jump():
     assert all(point.quartic < 0 for point in merger.points)
 
 
+ISLAND = mf.Network("tanh"), mf.class_task(fractions=[0.5, 0.25, 0.25], targets=[0.5, 0.4, 0.9]), 0.3
+
+
+def excess(first, second):
+    """phi odd, one output: no neuron responds where sum_c p_c y_c^2 < tau^2 / (sigma_a^2 E phi^2), an ellipse."""
+    level = 0.3**2 / cumulant(ISLAND[0].activation, 1.0).direct(np.zeros(1))[2][0]
+    return 0.5 * first**2 + 0.25 * second**2 + 0.25 * 0.9**2 - level
+
+
+def test_an_island_between_the_rows_of_the_raster_is_closed():
+    axis = np.linspace(-1.05, 0.95, 5)  # in cells of 1/2 the island is 0.46 and 0.64 wide: one point is in it
+    plane = mf.sweep(*ISLAND, target_1=axis, target_2=axis + 0.1, progress=False)
+    assert (plane.phase == plane.phase[2, 2]).sum() == 1
+    found = plane.boundaries()
+    assert found.unexplained == ()
+    (island,) = [curve for curve in found if not curve.crossover]
+    assert island.ends == ("closed", "closed")
+    first, second = island.curve.T
+    np.testing.assert_allclose(excess(first, second), 0.0, atol=1e-8)
+    angle = np.unwrap(np.arctan2(second / math.sqrt(2), first))
+    assert abs(angle[-1] - angle[0]) > 2 * math.pi - 0.3
+    assert np.abs(np.diff(angle)).max() < 0.7
+
+
+def test_the_island_on_a_fine_raster():
+    axes = {"target_1": np.linspace(-0.4, 0.4, 15), "target_2": np.linspace(-0.5, 0.5, 15)}
+    plane = mf.sweep(*ISLAND, **axes, progress=False)
+    assert plane.certified.all()
+    inside = np.array(plane.phase_labels)[plane.phase] == "0-0-0"
+    expected = excess(*np.meshgrid(*axes.values(), indexing="ij"))
+    np.testing.assert_array_equal(inside, expected < 0)
+    assert 30 < inside.sum() < 200
+
+
 def test_regions_with_outliers():
     """phases/THEORY.md, "ReLU", two classes: class 2 drives the outlier from u = sigma_a / (pi sqrt 2) on."""
     plane = mf.sweep(
@@ -150,6 +186,24 @@ def test_bad_requests():
     line = mf.sweep(mf.Network("sigmoid"), TASK, off=[0.1, 0.2], fractions=[[0.5, 0.25, 0.25], [0.4, 0.3, 0.3]])
     with pytest.raises(ValueError, match="sweep one fraction"):
         line.boundaries()
+
+
+def test_two_fractions_are_set_at_once_and_have_no_boundaries():
+    plane = mf.sweep(mf.Network("sigmoid"), TASK, fraction_1=[0.2, 0.5], fraction_2=[0.3, 0.4], progress=False)
+    np.testing.assert_allclose(plane.problem((1, 0)).task.fractions, [0.5, 0.3, 0.2], atol=1e-15)
+    np.testing.assert_allclose(plane.problem((0, 1)).task.fractions, [0.2, 0.4, 0.4], atol=1e-15)
+    with pytest.raises(ValueError, match="plane of two fractions"):
+        plane.boundaries()
+    with pytest.raises(ValueError, match="the other fraction would not stay"):
+        plane.row(0, 0)
+
+
+def test_a_crossing_beside_the_end_of_a_curve_is_none():
+    class Ending:
+        def at(self, name, value):
+            raise ConvergenceError(f"two codes coincide at {name} = {value}")
+
+    assert _at(Ending(), "tau", 0.1) == ()
 
 
 def test_segments_that_cross_edges():

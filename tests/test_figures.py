@@ -12,9 +12,11 @@ from scipy.integrate import quad
 
 import meanfield as mf
 from meanfield.cli.main import main
-from meanfield.figures import FIGURES, Drawing, Scale, digits, draw, three_layers
+from meanfield.figures import FIGURES, Drawing, Scale, digits, draw, runs, three_layers
+from meanfield.figures.gallery import FULL_SECONDS
 from meanfield.figures.panels import draw_readouts, marginal, network_of, strongest
-from meanfield.figures.runs import Runs
+from meanfield.figures.runs import Runs, effort, sampled, solved
+from meanfield.sampling import hmc
 
 
 @pytest.fixture(autouse=True)
@@ -102,17 +104,105 @@ def test_the_command_draws_and_reports(tmp_path, capsys, monkeypatch):
     assert main(["figures", "--seed", "-1", "--output", str(tmp_path)]) == 2
 
 
-def test_at_a_temperature_a_deep_linear_network_misses_its_targets_by_tau_t():
+def test_full_figures_say_how_long_they_take_and_reports_stay(tmp_path, capsys, monkeypatch):
+    def fake(name, scale):
+        scale.say(f"chains of {name} go to {scale.kept.name}")
+        return Drawing(name, plt.figure(), (), (f"seed {scale.seed}",))
+
+    monkeypatch.setattr(importlib.import_module("meanfield.figures.stability"), "draw", fake)
+    monkeypatch.setattr(importlib.import_module("meanfield.figures.sparse"), "draw", fake)
+    folder = str(tmp_path / "out")
+    assert main(["figures", "--full", "--only", "drift", "sparse", "--output", folder]) == 0
+    told = capsys.readouterr().err
+    assert "min for 1 more" in told
+    assert "chains of drift go to chains" in told
+    assert main(["figures", "--full", "--only", "drift", "--seed", "5", "--output", folder]) == 0
+    text = (tmp_path / "out" / "figures.txt").read_text(encoding="utf-8")
+    assert [line.split(":")[0] for line in text.splitlines() if line and line[0] != " "] == ["sparse", "drift"]
+    assert "seed 5" in text
+    assert "seed 0" in text
+    assert set(FULL_SECONDS) == set(FIGURES)
+
+
+def test_who_stops_a_full_figure_hears_that_it_goes_on(tmp_path, capsys, monkeypatch):
+    def stopped(name, scale):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("meanfield.figures.stability"), "draw", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        main(["figures", "--full", "--only", "drift", "--output", str(tmp_path / "out")])
+    assert "stopped in drift; the same command goes on" in capsys.readouterr().err
+
+
+def test_full_runs_go_on_until_errors_are_known_and_are_found_again(posterior, tmp_path, monkeypatch):
+    told = []
+    scale = Scale(full=True, kept=tmp_path / "chains", told=told.append)
+    monkeypatch.setattr(runs, "ROUNDS", 3)
+    monkeypatch.setattr(runs, "_SHARE", 2.0)  # never enough
+    how = effort(scale, draws=(4, 8), warmup=(5, 10), thin=1, chains=(1, 2))
+    first = sampled(posterior, [24], scale, how)
+    assert first.widest.readout.shape[:2] == (2, 24)
+    assert first.widest.settings["draws"] == first.widest.n_draws == 24
+    assert [line for line in told if "degrees of freedom: round" in line][-1].endswith("round 3")
+    assert len(list(scale.kept.iterdir())) == 6
+    chain = mf.sample(
+        posterior.network, posterior.task, 24, 0.1, rng=0, start=posterior, draws=8, warmup=10, chains=2, progress=False
+    )
+    np.testing.assert_array_equal(first.widest.readout[:, :8], chain.readout)
+    np.testing.assert_array_equal(first.widest.state_first, chain.state_first)
+
+    def sampled_again(self):
+        raise AssertionError("chains that were kept are sampled again")
+
+    monkeypatch.setattr(hmc._Chain, "advance", sampled_again)
+    again = sampled(posterior, [24], scale, how)
+    np.testing.assert_array_equal(again.widest.energy, first.widest.energy)
+    monkeypatch.setattr(runs, "_SHARE", 0.0)
+    assert sampled(posterior, [24], scale, how).widest.n_draws == 8
+
+
+def test_small_runs_have_one_round_and_keep_nothing(posterior, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "_SHARE", 2.0)
+    monkeypatch.chdir(tmp_path)
+    found = sampled(posterior, [24], Scale(), effort(Scale(), draws=(4, 8), warmup=(5, 9), thin=1, chains=(1, 2)))
+    assert found.widest.readout.shape[:2] == (1, 4)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["classes", "data"])
+def test_solutions_of_full_runs_are_kept(kind, tmp_path, monkeypatch):
+    scale, network = Scale(full=True, kept=tmp_path), mf.Network("linear")
+    task = mf.class_task(n_classes=2, n_samples=20)
+    if kind == "data":
+        task = mf.data_task(np.random.default_rng(0).standard_normal((6, 9)), np.arange(6.0), center=False)
+    found = solved(scale, network, task, 0.02)
+    monkeypatch.setattr(runs, "solve", None)
+    again = solved(scale, network, task, 0.02)
+    np.testing.assert_array_equal(again.solution.t, found.solution.t)
+    with pytest.raises(TypeError, match="not callable"):
+        solved(scale, network, task, 0.03)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(b"broken")
+    with pytest.raises(TypeError, match="not callable"):  # solved again
+        solved(scale, network, task, 0.02)
+
+
+def test_at_a_temperature_a_deep_linear_network_misses_its_targets_by_tau_t(tmp_path, monkeypatch):
     """Depth 1 has a theory of its own at tau > 0; the iteration must agree with it, and hold at depth 2."""
     rng = np.random.default_rng(0)
     task = mf.data_task(rng.standard_normal((12, 30)), rng.standard_normal((12, 2)), center=False)
     direct = mf.solve(mf.Network("linear"), task, tau=0.01)
-    found = digits._at_temperature(direct.network, task, 0.01)
+    found = digits._at_temperature(direct.network, task, 0.01, Scale())
     np.testing.assert_allclose(found.readout_covariance, direct.readout_covariance, rtol=1e-8)
     np.testing.assert_allclose(found.residual, direct.residual, atol=1e-9)
     new = rng.standard_normal((5, 30))
     np.testing.assert_allclose(found.predict(new), direct.predict(new), atol=1e-9)
-    deep = digits._at_temperature(mf.Network("linear", depth=2), task, 0.01)
+    deep = digits._at_temperature(mf.Network("linear", depth=2), task, 0.01, kept := Scale(kept=tmp_path))
+    monkeypatch.setattr(digits, "_given_outputs", _refused := lambda *_: pytest.fail("solved again"))
+    _refused.__name__ = "_given_outputs"
+    again = digits._at_temperature(mf.Network("linear", depth=2), task, 0.01, kept)
+    np.testing.assert_array_equal(again.readout_covariance, deep.readout_covariance)
+    assert (again.tau, again.task) == (0.01, task)
     outputs = deep.network.readout_variance(12) * deep.kernel(layer=2).elements @ deep.solution.t
     np.testing.assert_allclose(outputs + 0.01 * deep.solution.t, task.targets, atol=1e-8)
 
@@ -120,7 +210,7 @@ def test_at_a_temperature_a_deep_linear_network_misses_its_targets_by_tau_t():
 def test_where_the_outputs_do_not_settle_nothing_is_drawn():
     task = mf.data_task(np.eye(4)[:, :2] * 1e-2 + np.ones((4, 2)), np.arange(4.0), center=False, scale=None)
     with pytest.raises((mf.ConvergenceError, ValueError)):
-        digits._at_temperature(mf.Network("linear", depth=2), task, 1.0)
+        digits._at_temperature(mf.Network("linear", depth=2), task, 1.0, Scale())
 
 
 def test_statistics_without_a_theory_are_left_out(posterior, chains):

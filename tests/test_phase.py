@@ -254,3 +254,15 @@ def test_unexplained_changes_warn(default_line, monkeypatch):
     monkeypatch.setattr(line, "locate", refuse)
     with pytest.warns(RuntimeWarning, match="none of the known types"):
         assert default_line.transitions() == ()
+
+
+def test_points_carry_the_note_that_codes_overlap(tmp_path):
+    """At P = 50 codes 0-1-1 and 1-1-1 overlap; at off = -1/2 the codes lie apart."""
+    task = TASK.with_(n_samples=50)
+    diagram = mf.sweep(SIGMOID, task, 0.02, off=[-0.5, 0.5], progress=False)
+    alone = mf.solve(SIGMOID, task.with_(off=0.5), 0.02)
+    assert "lie beside a cut" in alone.notes[0]
+    for one in (diagram, mf.load(diagram.save(tmp_path / "line.npz"))):
+        assert one.notes.tolist() == ["", one.posterior(1).notes[0]]
+        assert one.posterior(0).notes == ()
+        assert "lie beside a cut" in one.notes[1]

@@ -31,7 +31,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     network = Network("linear", depth=2)
     task = class_task(fractions=[0.5, 0.25, 0.25], n_samples=n)
     posterior = solve(network, task, tau=TAU)
-    how = effort(scale, draws=(100, 400), warmup=(150, 500), thin=3, chains=3)
+    how = effort(scale, draws=(100, 80), warmup=(150, 300), thin=3, chains=(3, 2))
     runs = sampled(posterior, (n // 2, n), scale, how, start="annealed")
     chains, neurons = runs.widest, [network_of(runs.widest, layer=layer) for layer in (-2, -1)]
     figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")

@@ -29,19 +29,21 @@ def draw(name: str, scale: Scale) -> Drawing:
     network, task = Network("sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.0)
     diagram = sweep(network, task, off=np.linspace(-1, 0.95, 196), progress=False)
     n = scale.size(80, 500)
-    how = effort(scale, draws=(50, 200), warmup=(120, 600), thin=2, chains=2)
+    how = effort(scale, draws=(50, 50), warmup=(120, 120), thin=2, chains=(2, 2))
     figure = plt.figure(figsize=(8.0, 4.8), layout="constrained")
     upper, lower = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=(1.1, 1.0)))
     top = plot_weights(diagram, upper.subplots())
     comparisons: list[Comparison] = []
+    said: list[str] = []
     for ax, off, letter in zip(lower.subplots(1, len(TARGETS)), TARGETS, "ABCD", strict=True):
         own = task.with_(off=off, n_samples=n)
         posterior = solve(network, own, tau=TAU)
-        runs = sampled(posterior, [n], scale, how)
+        runs = sampled(posterior, (n // 2, n), scale, how)
         comparisons += runs.comparisons
+        said.append(f"y_- = {off:g}, {runs.said}")
         draw_activations(ax, network_of(runs.widest))
         ax.set_title(f"{letter}:  {symbol('off')} = ${off:g}$")
         top.plot(off, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
     lower.supylabel("sampled neurons by code", fontsize="medium")
-    said = [f"{found.label} at y_- = {found.value:.10f}" for found in diagram.transitions() if not found.crossover]
+    said += [f"{found.label} at y_- = {found.value:.10f}" for found in diagram.transitions() if not found.crossover]
     return Drawing(name, figure, tuple(comparisons), tuple(said))

@@ -23,7 +23,7 @@ from meanfield.figures.panels import (
     network_of,
     strongest,
 )
-from meanfield.figures.runs import effort, sampled
+from meanfield.figures.runs import effort, sampled, solved
 from meanfield.plot.style import PALETTE, styled
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.generalization import Generalization
@@ -49,8 +49,8 @@ def draw(name: str, scale: Scale) -> Drawing:
     train, test = images.split(scale.size(42, 99), scale.size(150, 999), rng=scale.seed)
     network, task = Network("linear", depth=2), train.task(on=1.0, off=0.0, center=False)
     cold, gaussian_process = solve(network, task), solve(Network("linear", scaling="lazy"), task)  # both at T = 0
-    posterior = _at_temperature(network, task, TAU)
-    how = effort(scale, draws=(60, 400), warmup=(120, 600), thin=2, chains=3)
+    posterior = _at_temperature(network, task, TAU, scale)
+    how = effort(scale, draws=(60, 80), warmup=(120, 250), thin=2, chains=(3, 2))
     # The theory's fluctuations of outputs are those of tau = 0.
     runs = sampled(posterior, [n // 2, n], scale, how, start="annealed", inputs=test.images).without("prediction var")
     chains = runs.widest
@@ -102,19 +102,25 @@ def _images(scale: Scale) -> ImageSet:
     return datasets.digits() if scale.data is None else datasets.mnist(scale.data)
 
 
-def _at_temperature(network: Network, task: DataTask, tau: float) -> LinearDataPosterior:
+def _at_temperature(network: Network, task: DataTask, tau: float, scale: Scale) -> LinearDataPosterior:
     """A deep linear network at a small tau, N -> infinity: its outputs f miss the targets by tau t.
 
-    The posterior given the outputs is that of tau = 0 with f for targets, whose order parameters are t(f); f = y - tau
-    t(f) is iterated. The action is not convex in f for depth > 1, so that this is the solution near the targets, which
-    is all that is left as tau -> 0.
+    The posterior given the outputs is that of tau = 0 with f for targets, whose order parameters are t(f). The action
+    is not convex in f for depth > 1, so that this is the solution near the targets, which is all that is left as
+    tau -> 0.
     """
+    found = cast("LinearDataPosterior", solved(scale, network, task, tau, by=_given_outputs))
+    return replace(found, task=task, tau=tau)
+
+
+def _given_outputs(network: Network, task: DataTask, tau: float) -> LinearDataPosterior:
+    """The solution of tau = 0 with f = y - tau t(f) for targets, by iteration."""
     found = cast("LinearDataPosterior", solve(network, task))
     for _ in range(200):
         outputs = task.targets - tau * found.solution.t
         last, found = found, cast("LinearDataPosterior", solve(network, replace(task, targets=outputs)))
         if np.abs(found.solution.t - last.solution.t).max() <= _FIXED * np.abs(found.solution.t).max():
-            return replace(found, task=task, tau=tau)
+            return found
     raise ConvergenceError(f"the outputs at tau = {tau:g} did not settle; take a smaller one.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from meanfield.sampling.compare import Comparison
 
-__all__ = ["FIGURES", "Drawing", "Scale", "draw"]
+__all__ = ["FIGURES", "FULL_SECONDS", "Drawing", "Scale", "draw"]
 
 # Name -> module of this folder, what it shows.
 FIGURES = {
@@ -33,6 +33,13 @@ FIGURES = {
     "planes": ("planes", "phases and their boundaries in planes of two control parameters"),
 }
 
+# Seconds of one processor at full size, roughly; fig1, fig3, deep and images from the cost of short chains
+# (`benchmarks/figure_costs.py`), the others as measured.
+FULL_SECONDS = {
+    "fig1": 1200, "fig2": 150, "fig3": 500, "fig4": 190, "fig5": 200, "sparse": 160, "deep": 1000, "images": 600,
+    "drift": 60, "collapse": 110, "planes": 150,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -46,11 +53,22 @@ class Scale:
         Of all that is drawn or sampled.
     data : Path or None
         Folder with MNIST, and maybe CIFAR-10; scikit-learn's digits without it.
+    kept : Path or None
+        Folder in which chains and slow solutions are kept: an interrupted figure goes on from there.
+    told : function or None
+        Called with a line about what is being sampled.
     """
 
     full: bool = False
     seed: int = 0
     data: Path | None = None
+    kept: Path | None = None
+    told: Callable[[str], None] | None = None
+
+    def say(self, line: str) -> None:
+        """What is going on, to who wants to know."""
+        if self.told is not None:
+            self.told(line)
 
     def size(self, small: int, full: int) -> int:
         """N, P or a number of draws."""
@@ -89,7 +107,7 @@ class Drawing:
             lines.append(
                 f"  {net.activation.name} (L = {net.depth}, {net.scaling}), N = {found.width}, "
                 f"P = {found.draws.labels.size}, tau = {found.draws.tau:g}: max |z| = {found.max_z:.2f} over "
-                f"{len(found.tested)} statistics"
+                f"{len(found.tested)} statistics of {found.draws.n_chains} x {found.draws.readout.shape[1]} draws"
             )
         return "\n".join([*lines, *(f"  {line}" for line in self.said)])
 

@@ -23,13 +23,14 @@ _SHOWN = 20  # neurons of an activation map
 
 @styled
 def draw(name: str, scale: Scale) -> Drawing:
-    """N = P, y = +-1 with probability 1/2, orthogonal inputs; lazy networks have N = 4 P, and deviate by O(P/N)."""
+    """N = P, y = +-1 with probability 1/2, orthogonal inputs; lazy networks have N >= 2 P, and deviate by O(P/N)."""
     n = scale.size(100, 500)
     task = class_task(targets=[1.0, -1.0], n_samples=n)
     sign = np.repeat([1.0, -1.0], n // 2)
     # The same task with its orthogonal inputs, |x|^2 = N_0: what lazy networks are solved on.
     data = data_task(np.sqrt(n) * np.eye(n), sign, labels=np.repeat(["+", "-"], n // 2), center=False, scale=None)
-    how = effort(scale, draws=(60, 200), warmup=(150, 600), thin=2, chains=2)
+    cooled = effort(scale, draws=(60, 60), warmup=(150, 300), thin=2, chains=(2, 2))
+    planted = effort(scale, draws=(60, 60), warmup=(150, 150), thin=2, chains=(2, 2))
     figure, axes = plt.subplots(3, 4, figsize=(8.2, 5.6), layout="constrained")
     comparisons: list[Comparison] = []
     said: list[str] = []
@@ -40,13 +41,18 @@ def draw(name: str, scale: Scale) -> Drawing:
             network = Network(phi, scaling=scaling, sigma_a=np.sqrt(n) if scaling == "lazy" else 1.0)
             own = data if scaling == "lazy" else task
             posterior = solve(network, own, tau=TAU)
-            start = "annealed" if scaling == "lazy" or phi == "linear" else posterior
-            widths = (4 * n,) if scaling == "lazy" else (n // 2, n)
-            runs = sampled(posterior, widths, scale, how, start=start)
+            from_prior = scaling == "lazy" or phi == "linear"
+            runs = sampled(
+                posterior, (2 * n, 4 * n) if scaling == "lazy" else (n // 2, n), scale,
+                cooled if from_prior else planted, start="annealed" if from_prior else posterior,
+            )  # fmt: skip
             comparisons += runs.comparisons
-            chains = runs.widest
-            if len(widths) > 1:
-                said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {runs.trend.max_z:.2f}")
+            chains, trend = runs.widest, runs.trend
+            if scaling == "lazy":  # P/N is not small enough for a line
+                wide, wider = np.sqrt(np.mean([row.deviation**2 for row in trend.rows], axis=0))
+                said.append(f"{phi}, lazy: deviations fall {wide / wider:.2f} times from N = {2 * n} to {4 * n}")
+            else:
+                said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {trend.max_z:.2f}")
             draw_kernel_matrix(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
             neurons = replace(network_of(chains), class_names=("+", "−"))
             draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))

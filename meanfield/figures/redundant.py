@@ -37,7 +37,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     n = scale.size(100, 500)
     network, task = Network("sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=n)
     posterior = solve(network, task, tau=TAU)
-    how = effort(scale, draws=(100, 300), warmup=(150, 600), thin=2, chains=3)
+    how = effort(scale, draws=(100, 60), warmup=(150, 150), thin=2, chains=(3, 4))
     runs = sampled(posterior, (n // 2, n), scale, how)
     chains = runs.widest
     figure, axes = plt.subplots(2, 3, figsize=(8.0, 4.6), layout="constrained")

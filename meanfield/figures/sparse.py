@@ -25,7 +25,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     n = scale.size(100, 500)
     network, task = Network("relu"), class_task(fractions=[0.5, 0.25, 0.25], n_samples=scale.size(100, 200))
     posterior = solve(network, task, tau=TAU)
-    how = effort(scale, draws=(80, 300), warmup=(120, 600), thin=3, chains=3)
+    how = effort(scale, draws=(80, 80), warmup=(120, 150), thin=3, chains=(3, 3))
     runs = sampled(posterior, (n // 2, n), scale, how)
     chains = runs.widest
     figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.8), layout="constrained")

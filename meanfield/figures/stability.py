@@ -18,13 +18,15 @@ CASES = {"sigmoid": 0.2, "relu": 0.0, "linear": 0.0}  # phi -> y_-
 def draw(name: str, scale: Scale) -> Drawing:
     """The same neurons in the first and in the last draw."""
     n, p = scale.size(60, 200), scale.size(100, 200)
-    how = effort(scale, draws=(80, 400), warmup=(100, 500), thin=3, chains=2)
+    how = effort(scale, draws=(80, 200), warmup=(100, 200), thin=3, chains=(2, 2))
     drifts: list[Drift] = []
+    said: list[str] = []
     comparisons: list[Comparison] = []
     for phi, off in CASES.items():
         network, task = Network(phi), class_task(fractions=[0.5, 0.25, 0.25], off=off, n_samples=p)
         posterior = solve(network, task, tau=TAU)
-        runs = sampled(posterior, [n], scale, how)
+        runs = sampled(posterior, (n // 2, n), scale, how)
         comparisons += runs.comparisons
         drifts.append(drift(runs.widest))
-    return Drawing(name, figure_drift(drifts), tuple(comparisons), tuple(repr(found) for found in drifts))
+        said.append(f"{phi}, {runs.said}")
+    return Drawing(name, figure_drift(drifts), tuple(comparisons), (*map(repr, drifts), *said))

@@ -9,7 +9,7 @@ import numpy as np
 
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel_matrix, letters, mean_kernel, network_of, strongest
-from meanfield.figures.runs import Runs, effort, sampled
+from meanfield.figures.runs import Runs, effort, sampled, solved
 from meanfield.plot.style import styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
@@ -58,7 +58,7 @@ def _linear(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     network = Network("linear", depth=DEPTH)
     task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(80, 200))
     posterior = solve(network, task, tau=0.02)
-    how = effort(scale, draws=(60, 400), warmup=(120, 600), thin=3, chains=2)
+    how = effort(scale, draws=(60, 60), warmup=(120, 200), thin=scale.size(3, 2), chains=(2, 2))
     runs = sampled(posterior, (n // 2, n), scale, how, start="annealed")
     return posterior, runs, [runs.said]
 
@@ -68,19 +68,19 @@ def _sigmoid(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     n = scale.size(100, 200)
     network = Network("sigmoid", depth=DEPTH, readout_exponent=1.0)
     task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(100, 200))
-    posterior = solve(network, task, 1e-3, fractions=FROZEN, progress=False)
-    how = effort(scale, draws=(40, 300), warmup=(80, 400), thin=2, chains=2)
+    posterior = solved(scale, network, task, 1e-3, fractions=FROZEN, progress=False)
+    how = effort(scale, draws=(40, 80), warmup=(80, 150), thin=2, chains=(2, 2))
     runs = sampled(posterior, (n // 2, n), scale, how)
     return posterior, runs, [runs.said]
 
 
 def _rectifier(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     """The theory is that of N = infinity; chains start from it."""
-    n = scale.size(160, 400)
-    network, task = Network("relu", depth=DEPTH), class_task(targets=[1.0, -1.0], n_samples=scale.size(80, 200))
-    posterior = solve(network, task, 0.05, progress=False)
-    how = effort(scale, draws=(80, 300), warmup=(60, 300), thin=1, chains=2)
-    runs = sampled(posterior, (n // 2, n), scale, how)
+    n = scale.size(160, 200)
+    network, task = Network("relu", depth=DEPTH), class_task(targets=[1.0, -1.0], n_samples=scale.size(80, 100))
+    posterior = solved(scale, network, task, 0.05, progress=False)
+    how = effort(scale, draws=(80, 150), warmup=(60, 150), thin=1, chains=(2, 2))
+    runs = sampled(posterior, (n // 2, n), scale, how, length=0.8 if scale.full else 1.5)
     return posterior, runs, [runs.said]
 
 

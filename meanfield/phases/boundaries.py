@@ -113,6 +113,8 @@ def find_boundaries(diagram: Plane) -> Boundaries:
         raise ValueError(f"boundaries are curves in a plane, but the diagram has the axes {list(diagram.axes)}.")
     if any(values.ndim > 1 for values in diagram.axes.values()):
         raise ValueError("boundaries are not followed along fractions=; sweep one fraction, fraction_<class>=.")
+    if sum(name.startswith("fraction_") for name in diagram.axes) > 1:
+        raise ValueError("boundaries are not followed in a plane of two fractions; sweep one of them.")
     if not diagram.codes:
         return Boundaries(())  # what has no codes has no phases
     if not _sharp(diagram):
@@ -189,11 +191,11 @@ class _Explained:
                 continue
             if np.abs(self._cells(curve.fine(32)) - self._cells(np.array([place]))).max(axis=1).min() > 0.2:
                 continue
-            crossings = curve.at(transition.parameter, transition.value) if len(curve.points) > 1 else ()
+            crossings = _at(curve, transition.parameter, transition.value) if len(curve.points) > 1 else ()
             other = next(name for name in self.diagram.axes if name != transition.parameter)
             if any(abs(point.parameters[other] - own[other]) < _SAME for point in crossings):
                 return True
-            fixed = curve.at(other, own[other])
+            fixed = _at(curve, other, own[other])
             if any(abs(point.parameters[transition.parameter] - transition.value) < _SAME for point in fixed):
                 return True
         return False
@@ -208,6 +210,14 @@ class _Explained:
         """Parameter values in units of the raster's cells, (n, 2)."""
         axes = list(self.diagram.axes.values())
         return np.stack([_position(axis, places[:, k]) for k, axis in enumerate(axes)], axis=1)
+
+
+def _at(curve: Boundary, name: str, value: float) -> tuple[Transition, ...]:
+    """Where a curve crosses a value; nowhere if that is beside its end, where it is no transition any more."""
+    try:
+        return curve.at(name, value)
+    except ConvergenceError:
+        return ()
 
 
 def _position(axis: FloatArray, values: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.archive import Arrays, Header, read_archive, write_archive
 from meanfield.phases.kept import has_kept
-from meanfield.phases.raster import PointArrays
+from meanfield.phases.raster import TEXTS, PointArrays
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED, NUMBERS, STOPPED
 
 __all__ = ["Checkpoint", "Piece"]
@@ -126,12 +126,11 @@ def _check_points(points: PointArrays, task_shape: tuple[int, int]) -> None:
         "covariance": (n, wide, m, m),
         "gaussian_covariance": (n, m, m),
         "numbers": (n, len(NUMBERS)),
-        "message": (n,),
-        "packed": (n,),
+        **dict.fromkeys(TEXTS, (n,)),
         "kept": (n, 0 if points.kept is None else points.kept.shape[1]),
     }
     for name, array in points.arrays().items():
-        if array.shape != wanted[name] or array.dtype.kind != ("U" if name in ("message", "packed") else "f"):
+        if array.shape != wanted[name] or array.dtype.kind != ("U" if name in TEXTS else "f"):
             raise ValueError(f"{name} has shape {array.shape}, expected {wanted[name]}.")
     status, codes, outliers = (points.column(name) for name in ("status", "n_codes", "n_outliers"))
     if not (np.isin(status, range(STOPPED)) & (codes >= 0) & (codes <= k) & (outliers >= 0) & (outliers <= o)).all():

@@ -9,7 +9,7 @@ import numpy as np
 
 from meanfield.phases.grid import checked_axes
 from meanfield.phases.kept import has_kept
-from meanfield.phases.raster import PointArrays
+from meanfield.phases.raster import TEXTS, PointArrays
 from meanfield.posterior.claims import check_weights, real_arrays
 from meanfield.posterior.swept import Swept
 from meanfield.theories.single_layer.claims import check_posterior
@@ -31,7 +31,7 @@ def check_points(points: PointArrays, count: int, classes: int, outputs: int) ->
     ValueError
     """
     arrays = points.arrays()
-    for name in ("message", "packed"):
+    for name in TEXTS:
         told = arrays.pop(name, None)
         if told is not None and (told.dtype.kind != "U" or told.shape != (count,)):
             raise ValueError(f"its {name}s are {told.dtype} of shape {told.shape}, expected {count} texts.")

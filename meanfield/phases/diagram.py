@@ -73,6 +73,8 @@ class PhaseDiagram(PhaseNames):
 
     def _part(self, places: Sequence[tuple[int, int]], along: int) -> PhaseDiagram:
         name, values = list(self.axes.items())[along]
+        if all(axis.startswith("fraction_") for axis in self.axes):
+            raise ValueError(f"along {name} alone the other fraction would not stay; solve the points of the plane.")
         problem = self.problem(places[0])
         index = np.array([np.ravel_multi_index(place, self.shape) for place in places])
         points = PointArrays(**{key: array[index] for key, array in self.points.arrays().items()})
@@ -156,7 +158,7 @@ class PhaseDiagram(PhaseNames):
         Raises
         ------
         ValueError
-            Unless the diagram has two axes, both of one number each.
+            Unless the diagram has two axes, both of one number each; in a plane of two fractions.
 
         Examples
         --------
@@ -274,7 +276,8 @@ def sweep(
         Progress bar (needs tqdm); by default only on a terminal.
     **axes : array_like
         One or two of off, on, tau, n_samples, sigma_a, sigma_w, depth, readout_exponent, fractions (n, C),
-        fraction_<class>, target_<class> and parameters of the activation (gain, slope, ...), with the values to visit.
+        fraction_<class> (classes that are not named keep their proportions), target_<class> and parameters of the
+        activation (gain, slope, ...), with the values to visit.
 
     Returns
     -------

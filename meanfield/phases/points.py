@@ -67,6 +67,12 @@ class GridOfPoints:
         return self._grid(said)
 
     @property
+    def notes(self) -> np.ndarray:
+        """Array of str: remarks on solutions at finite P, e.g. that codes overlap; mostly empty."""
+        none = np.zeros(len(self.points), dtype="U1")
+        return self._grid(none if self.points.note is None else self.points.note)
+
+    @property
     def objective(self) -> FloatArray:
         """min J; NaN where the solver failed."""
         return self._grid(

@@ -40,9 +40,9 @@ from meanfield.theories.single_layer.solution import Solution
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.validation import FloatArray
 
-__all__ = ["PointArrays", "Problem", "physical", "posterior_at", "solution_at", "solve_segment"]
+__all__ = ["TEXTS", "PointArrays", "Problem", "physical", "posterior_at", "solution_at", "solve_segment"]
 
-_TEXTS = ("message", "packed")
+TEXTS = ("message", "packed", "note")  # of `PointArrays`
 _PENDING = -1.0  # status of a point that has not been solved yet
 
 
@@ -61,6 +61,7 @@ class PointArrays:
     message: NDArray[np.str_] | None = None  # (N,), empty where the status says all
     packed: NDArray[np.str_] | None = None  # (N,), of theories that keep more than this: see `phases.kept`
     kept: FloatArray | None = None  # (N, width), NaN beyond what `packed` tells
+    note: NDArray[np.str_] | None = None  # (N,), remarks on solutions at finite P, a line each
 
     def __len__(self) -> int:
         return len(self.t)
@@ -76,7 +77,7 @@ class PointArrays:
         """Points of all parts, in order; slots are padded to the largest number used."""
         joined: dict[str, np.ndarray] = {}
         for name in vars(parts[0]):
-            if name in _TEXTS:
+            if name in TEXTS:
                 continue
             arrays = [getattr(part, name) for part in parts]
             if name == "kept":
@@ -91,7 +92,7 @@ class PointArrays:
                 wide[:, : a.shape[1]] = a
                 padded.append(wide)
             joined[name] = np.concatenate(padded)
-        for name in _TEXTS:
+        for name in TEXTS:
             texts = [getattr(part, name) for part in parts]
             if any(text is not None for text in texts):
                 none = [np.zeros(len(part), dtype="U1") if text is None else text for part, text in zip(parts, texts)]
@@ -119,6 +120,7 @@ def solution_at(points: PointArrays, i: int, task: ClassTask, tau: float) -> Sol
         certificate=certificate_of(number),
         status=STATUS[status],
         message=told or message_of(STATUS[status]),
+        notes=() if points.note is None else tuple(str(points.note[i]).splitlines()),
         n_samples=task.n_samples,
         tau=tau,
     )
@@ -306,6 +308,7 @@ def _solved(problem: Problem, start: Posterior | None) -> PointArrays:
         gauss[None],
         np.array([[float(found.get(name, 0.0)) for name in loop.NUMBERS]]),
         np.array([s.message]),
+        note=np.array(["\n".join(s.notes)]) if s.notes else None,
     )
 
 

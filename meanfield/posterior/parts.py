@@ -79,6 +79,7 @@ class Outlier:
         return f"Outlier({self.label}, weight={self.weight:.6g}, readout={_row(self.readout)})"
 
 
+_ROUNDING = 1e-10  # of the range of phi
 _STRAY = 0.05  # share of the neurons that may follow none of the codes, as some of sampled networks do
 
 
@@ -113,8 +114,13 @@ def activity_threshold(network: Network) -> float:
 
 
 def code_pattern(network: Network, activation: FloatArray) -> str:
-    """Pattern of a code with mean activations (C,): "1" above `activity_threshold` (a.t_c > 0 for unbounded phi)."""
-    middle = activity_threshold(network)
+    """Pattern of a code with mean activations (C,): "1" above `activity_threshold` (a.t_c > 0 for unbounded phi).
+
+    A readout of zero leaves all classes at the threshold, up to rounding: 0-0-0.
+    """
+    phi = network.activation
+    span = 1.0 if phi.midpoint is None else phi.supremum - phi.infimum
+    middle = activity_threshold(network) + _ROUNDING * span
     return "".join("1" if x > middle else "0" for x in activation)
 
 

@@ -16,10 +16,10 @@ as in samples: given a, the M_c are independent normal variables of mean G'(a.t_
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
@@ -36,6 +36,7 @@ __all__ = ["MIN_MASS", "CodeAverages", "NetworkMoments"]
 MIN_MASS = 1e-11  # of a code on the lattice; rarer ones have no theory
 _GRID = 4000  # nodes of the splines of G, G', G''
 _STEPS = 30
+_HALVINGS = 30
 _TOLERANCE = 1e-10
 
 
@@ -57,7 +58,7 @@ class _Sides(NamedTuple):
     second: FloatArray  # E[M^2 | side]
     site_mean: FloatArray  # G', G'' (n, C)
     site_variance: FloatArray
-    log_weight: FloatArray  # (n,)
+    log_weight: FloatArray  # (n,), 0 at most: only ratios count
 
 
 class CodeAverages:
@@ -87,25 +88,42 @@ class CodeAverages:
         self._reach = (math.inf, -math.inf)
         self._base = np.log(weight) - self.n_samples * self._cumulants(self.t)[0] @ self.fractions
         start = self._sides(self.t)
-        self.shares = self._masses(start, range(2 ** len(self.t)))
+        self.shares = self._masses(start)
         # What the posterior violates of its own stationarity is handed on: a wrong t stays wrong at other fractions.
         self._offset = self._output(start, self.shares) + self.tau * self.t - self.targets
 
     def given(self, shares: FloatArray) -> FloatArray:
-        """(C, m) order parameters at the fractions (2^C,) of the codes: minimum of J_p by Newton's method."""
-        t, wanted = self.t, self.targets + self._offset
+        """(C, m) order parameters at the fractions (2^C,) of the codes: minimum of J_p by Newton's method.
+
+        Raises
+        ------
+        ConvergenceError
+            If no minimum is found near those of the posterior.
+        """
+        t = self.t
+        sides = self._sides(t)
+        misfit = self._misfit(sides, shares, t)
         for _ in range(_STEPS):
-            sides = self._sides(t)
-            misfit = self._output(sides, shares) + self.tau * t - wanted
             if np.abs(misfit).max() <= _TOLERANCE:
                 return t
             # the Hessian is exact but for neurons at the threshold; J_p is convex, and fractions change t little
             step = np.linalg.solve(self._jacobian(sides, shares), misfit.ravel()).reshape(t.shape)
-            t = t - step * min(1.0, 1.0 / np.abs(step).max())
+            length, before = min(1.0, 1.0 / np.abs(step).max()), float(np.linalg.norm(misfit))
+            for _ in range(_HALVINGS):  # codes have widths of 1 / sqrt(P): beyond, Newton's steps are too long
+                new = t - length * step
+                sides = self._sides(new)
+                misfit = self._misfit(sides, shares, new)
+                if np.linalg.norm(misfit) <= (1.0 - 1e-4 * length) * before:
+                    break
+                length *= 0.5
+            t = new
         raise ConvergenceError(
             f"the theory at these fractions of the codes did not converge (misfit {np.abs(misfit).max():.1e}); they "
             "may be too far from equilibrium (compare samples with fractions='equilibrium')."
         )
+
+    def _misfit(self, sides: _Sides, shares: FloatArray, t: FloatArray) -> FloatArray:
+        return self._output(sides, shares) + self.tau * t - self.targets - self._offset
 
     def moments(self, t: FloatArray, shares: FloatArray) -> NetworkMoments:
         """Averages over all neurons at order parameters t and fractions (2^C,) of the codes."""
@@ -163,30 +181,34 @@ class CodeAverages:
         excess = sign * sd * np.exp(-0.5 * theta**2) / math.sqrt(2 * math.pi) / probability
         second = mu**2 + sd**2 + (mu + self.middle) * excess
         log_weight = self._base + self.n_samples * g0 @ self.fractions
-        return _Sides(probability, mu + excess, second, mu, site, log_weight)
+        return _Sides(probability, mu + excess, second, mu, site, log_weight - log_weight.max())
 
     def _word(self, sides: _Sides, word: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Unnormalised weights (n,) of a code, and E[M | code], E[M^2 | code] (n, C)."""
+        """Weights (n,) of a code, of sum 1, and E[M | code], E[M^2 | code] (n, C)."""
         classes = np.arange(len(self.t))
         bits = (word >> classes[::-1]) & 1
-        weight = np.exp(sides.log_weight) * sides.probability[bits, :, classes].prod(axis=0)
-        return weight, sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
+        log_weight = self._log_weight(sides, bits)
+        weight = np.exp(log_weight - log_weight.max())
+        return np.asarray(weight / weight.sum()), sides.first[bits, :, classes].T, sides.second[bits, :, classes].T
 
-    def _masses(self, sides: _Sides, words: Iterable[int]) -> FloatArray:
-        mass = np.array([self._word(sides, word)[0].sum() for word in words])
+    def _log_weight(self, sides: _Sides, bits: NDArray[np.intp]) -> FloatArray:
+        """(n,) of the nodes, times the probability that a neuron there shows a code."""
+        return np.asarray(sides.log_weight + np.log(sides.probability[bits, :, np.arange(len(bits))]).sum(axis=0))
+
+    def _masses(self, sides: _Sides) -> FloatArray:
+        """(2^C,) shares of all codes."""
+        classes = np.arange(len(self.t))
+        words = (np.arange(2**classes.size)[:, None] >> classes[::-1]) & 1
+        mass = np.array([np.exp(self._log_weight(sides, bits)).sum() for bits in words])
         return np.asarray(mass / mass.sum())
 
     def _mixture(self, sides: _Sides, shares: FloatArray) -> list[tuple[float, FloatArray, FloatArray, FloatArray]]:
         """(share, normalised node weights, E[M], E[M^2]) of all codes that occur; shares renormalised."""
-        found = []
-        total = np.exp(sides.log_weight).sum()
-        for word in np.flatnonzero(shares):
-            weight, first, second = self._word(sides, int(word))
-            mass = weight.sum()
-            if mass > MIN_MASS * total:
-                found.append((float(shares[word]), weight / mass, first, second))
+        # What a code weighs at other t is no matter: its fraction is given, and nodes only tell how it is distributed.
+        known = np.flatnonzero((shares > 0) & (self.shares > MIN_MASS))
+        found = [(float(shares[word]), *self._word(sides, int(word))) for word in known.tolist()]
         norm = sum(share for share, *_ in found) or 1.0
-        return [(share / norm, *rest) for share, *rest in found]
+        return [(share / norm, weight, first, second) for share, weight, first, second in found]
 
     def _output(self, sides: _Sides, shares: FloatArray) -> FloatArray:
         """(C, m) sum_g p_g <a M_c>_g."""

@@ -108,6 +108,8 @@ class Boundary:
         ------
         ValueError
             If `name` is neither parameter.
+        ConvergenceError
+            If that is beside an end, where codes are too close to be told apart.
         """
         if name not in self.names:
             raise ValueError(f"the curve is in the plane of {self.names}, got {name!r}.")

@@ -74,8 +74,8 @@ class Control:
     """A network and task whose parameters `names` are to be varied.
 
     Names: tau; on, off (y_+, y_- of one-hot targets); target_<label> (y_c of a task with one output);
-    fraction_<label> (p_c of one class, the others keep their proportions); sigma_a, sigma_w and parameters of the
-    activation.
+    fraction_<label> (p_c of a class; those that are not named keep their proportions); sigma_a, sigma_w and parameters
+    of the activation.
     """
 
     network: Network
@@ -142,31 +142,46 @@ class Control:
         return self._last[key]
 
     def _set(self, values: tuple[float, ...]) -> tuple[Network, ClassTask, float]:
-        network, task, tau = self.network, self.task, self.tau
+        network, task, tau = self.network, self._with_fractions(values), self.tau
         for name, value in zip(self.names, values, strict=True):
             if name == "tau":
                 tau = value
             elif name in ("on", "off"):
                 task = task.with_(**{name: value})
-            elif name.startswith(_FRACTION):
-                c = task.class_names.index(name.removeprefix(_FRACTION))
-                fractions = task.fractions * (1 - value) / (1 - task.fractions[c])
-                fractions[c] = value
-                task = task.with_(fractions=fractions)
             elif name.startswith(_TARGET):
                 targets = np.array(task.targets)
                 targets[task.class_names.index(name.removeprefix(_TARGET)), 0] = value
                 task = task.with_(targets=targets)
-            else:
+            elif not name.startswith(_FRACTION):
                 network = network.with_(**{name: value})
         return network, task, tau
 
+    @property
+    def _set_fractions(self) -> dict[int, int]:
+        """Class of every fraction among the names, by its place there."""
+        return {
+            i: self.task.class_names.index(name.removeprefix(_FRACTION))
+            for i, name in enumerate(self.names)
+            if name.startswith(_FRACTION)
+        }
+
+    def _with_fractions(self, values: tuple[float, ...]) -> ClassTask:
+        given = {c: values[i] for i, c in self._set_fractions.items()}
+        if not given:
+            return self.task
+        p = np.array(self.task.fractions)
+        others = [c for c in range(p.size) if c not in given]
+        p[others] *= (1.0 - sum(given.values())) / (p[others].sum() or 1.0)
+        p[list(given)] = list(given.values())
+        return self.task.with_(fractions=p)
+
     def changes(self, values: Sequence[float] | FloatArray) -> tuple[Change, ...]:
         """Derivative of `at(values)` by each of the parameters."""
-        problem = self.at(values)
+        problem, fractions = self.at(values), self._set_fractions
         sigma_a, still = problem.sigma_a, np.zeros_like(problem.y)
         found = []
-        for name, p in zip(self.names, self._fraction_changes(values), strict=True):
+        for i, name in enumerate(self.names):
+            p = self._fraction_change(fractions, fractions.get(i))
             y, tau, moves, rate = still, 0.0, "", 0.0
             if name == "tau":
                 tau = 1.0 / sigma_a**2
@@ -185,19 +200,11 @@ class Control:
             found.append(Change(problem, p, y, tau, moves, rate))
         return tuple(found)
 
-    def _fraction_changes(self, values: Sequence[float] | FloatArray) -> FloatArray:
-        """Derivatives of p by each parameter, (names, C); several fractions are set one after another."""
-        p = np.array(self.task.fractions)
-        changes = np.zeros((len(self.names), p.size))
-        for i, (name, value) in enumerate(zip(self.names, values, strict=True)):
-            if not name.startswith(_FRACTION):
-                continue
-            c = self.task.class_names.index(name.removeprefix(_FRACTION))
-            left = 1.0 - p[c]
-            changes = (changes + np.outer(changes[:, c], p) / left) * (1.0 - value) / left
-            changes[i] = -p / left
-            p = p * (1.0 - value) / left
-            changes[:, c] = 0.0
-            changes[i, c] = 1.0
-            p[c] = value
-        return changes
+    def _fraction_change(self, fractions: dict[int, int], own: int | None) -> FloatArray:
+        """Derivative of p, (C,), by the fraction of class `own`: those that no parameter sets make room for it."""
+        change = np.zeros(len(self.task.fractions))
+        if own is not None:
+            others = [c for c in range(change.size) if c not in fractions.values()]
+            change[others] = -self.task.fractions[others] / (self.task.fractions[others].sum() or 1.0)
+            change[own] = 1.0
+        return change
