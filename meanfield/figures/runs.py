@@ -16,7 +16,7 @@ from typing import Any, TypedDict, cast
 import numpy as np
 
 from meanfield.figures.gallery import Scale
-from meanfield.load import load
+from meanfield.posterior.archive import load_posterior
 from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -188,7 +188,7 @@ def solved(
     path = scale.kept / f"solution-{digest.hexdigest()[:16]}.npz"
     if path.exists():
         try:
-            return cast("Posterior", load(path))
+            return cast("Posterior", load_posterior(path))
         except ValueError:  # of another version
             pass
     found = by(network, task, tau, **options)
