@@ -33,6 +33,7 @@ __all__ = ["solve_deep"]
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _SAME_BRANCH = 1e-4
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
+_NO_CODES = "the branch with codes was not compared: "
 _UNKNOWN = "the branch without codes was not compared: "
 _ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
@@ -133,6 +134,10 @@ def _searched(
     second = "the branch without codes that continues the prior"
     if any(branch.name == "uncoded" for branch in branches):
         return first, f"{second}: found"
+    if remark.startswith(_NO_CODES):
+        return f"{first}: not compared, {remark.removeprefix(_NO_CODES)}", f"{second}: the answer"
+    if any(branch.name == "coding" for branch in branches):
+        return f"{first}: found", f"{second}: the answer"
     outcome = remark.removeprefix(_ENDED).replace(_UNKNOWN, "not compared, ") or "the same solution"
     return first, f"{second}: {outcome}"
 
@@ -190,6 +195,8 @@ def _compete(
         return (system, found, [], "") if certain else (rival, other, [], "")
     if certain and against <= phi:
         return system, found, [Branch("uncoded", against, other.residual)], ""
+    if not certain:
+        return rival, other, [], f"{_NO_CODES}Newton ended at a residual of {found.residual:.0e}"
     return rival, other, [Branch("coding", phi, found.residual)], ""
 
 
@@ -227,14 +234,13 @@ def _against_codes(
     problem: DeepProblem, system: System, found: Found, tolerance: float, report: Report | None
 ) -> tuple[System, Found, list[Branch], str]:
     """A solution on the uncoded branch, that a warm start led to, against the branch with codes."""
-    unknown = "the branch with codes was not compared: "
     try:
         rival, other = coding_branch(problem, tolerance, report)
     except (NotCovered, np.linalg.LinAlgError) as error:
-        return system, found, [], f"{unknown}{error}"
+        return system, found, [], f"{_NO_CODES}{error}"
     phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
     if other.residual > tolerance:
-        return system, found, [], f"{unknown}Newton ended at a residual of {other.residual:.0e}"
+        return system, found, [], f"{_NO_CODES}Newton ended at a residual of {other.residual:.0e}"
     if abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
         return system, found, [], ""
     if against > phi:

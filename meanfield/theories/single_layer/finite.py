@@ -19,7 +19,7 @@ P so small that bulk and tail are one, the integral is that of both, and there a
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -29,7 +29,7 @@ from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.lattice_basis import MAX_LATTICE_DIMENSION
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.sweep import NOT_CONVERGED, RESIDUAL
-from meanfield.theories.single_layer.deferred import Later, pending, whole
+from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_check import (
     laplace_error,
     laplace_residual,
@@ -47,6 +47,7 @@ from meanfield.theories.single_layer.finite_newton import (
     settle,
 )
 from meanfield.theories.single_layer.finite_outliers import minimise_with_outliers
+from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
 from meanfield.theories.single_layer.limit import limit_point
 from meanfield.theories.single_layer.readout_clouds import OVERLAP
 from meanfield.theories.single_layer.readout_integral import (
@@ -61,7 +62,7 @@ from meanfield.theories.single_layer.readout_integral import (
 from meanfield.theories.single_layer.solution import heaviest_first
 from meanfield.validation import FloatArray
 
-__all__ = ["AIM", "MAX_LATTICE_DIMENSION", "TOLERANCE", "FiniteSolution", "finite_solve"]
+__all__ = ["AIM", "MAX_LATTICE_DIMENSION", "TOLERANCE", "finite_solve"]
 
 TOLERANCE = 1e-6  # of the residual; 1e-10 is the aim, missed by many outputs and wide posteriors
 _LATTICE_MAX_SAMPLES = 1e6  # above, the rounding of P h exceeds the 1 / P^2 that Laplace's method leaves out
@@ -75,72 +76,6 @@ _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
 # The first whose lattice has fewer nodes than this.
 _ACCURACIES = ((ACCURACY, 2e6), (1e-9, 1.5e6), (1e-7, 3e6), (1e-6, 4.5e6), (1e-5, 4.5e6))
-
-
-@dataclass(frozen=True, eq=False)
-class FiniteSolution:
-    """Minimum of J at finite P with the codes it contains, in units sigma_a = 1.
-
-    Attributes
-    ----------
-    t : (C, m) array
-    objective : float
-        J(t).
-    level : float
-        max_a h(a; t).
-    weight : (n,) array
-        Posterior mass of each code (basin of a local maximum of h), heaviest first.
-    mode, mean : (n, m) array
-        Maximum of h, and mean readout, of each code.
-    covariance : (n, m, m) array
-        Covariance of the readout within each code.
-    outlier_direction : (o, m) array
-    outlier_weight : (o,) array
-    residual : float
-        max_c |y_c - <a G'(a.t_c)> - sum_o w_o u_o g'(t_c.u_o)/2 - tau t_c| and, where codes are separated, violation
-        of P_gamma = exp(P (l_gamma - s)) in units of l; recomputed with `direct` on another, finer lattice, plus the
-        difference of the two lattices; for Laplace's method plus the effect of the order in 1/P left out.
-    decrement : float
-        Newton estimate of J(t) - min J.
-    integration_error : float
-        Relative error of the readout integral: Poisson bound or difference of two lattices, whichever is larger;
-        for Laplace's method the square of its correction of order 1/P.
-    method : str
-        "lattice" or "laplace".
-    n_nodes, iterations : int
-    beside_cuts : float
-        Share of the readouts that lie within a cell of the lattice of a cut between two codes.
-    """
-
-    t: FloatArray
-    objective: float
-    level: float
-    weight: FloatArray
-    mode: FloatArray
-    mean: FloatArray
-    covariance: FloatArray
-    outlier_direction: FloatArray
-    outlier_weight: FloatArray
-    residual: float
-    decrement: float
-    integration_error: float
-    method: str
-    n_nodes: int
-    iterations: int
-    beside_cuts: float = 0.0
-
-
-class DeferredSolution(FiniteSolution):
-    """A solution whose codes are worked out when they are asked for."""
-
-    weight: Any = Later()
-    mode: Any = Later()
-    mean: Any = Later()
-    covariance: Any = Later()
-    beside_cuts: Any = Later()
-
-    def __reduce__(self) -> tuple[type[FiniteSolution], tuple[object, ...]]:
-        return whole(FiniteSolution, self)
 
 
 def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray, int]:

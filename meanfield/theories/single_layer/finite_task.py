@@ -11,9 +11,10 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.deferred import is_pending, pending
-from meanfield.theories.single_layer.finite import AIM, TOLERANCE, FiniteSolution, finite_solve
+from meanfield.theories.single_layer.finite import AIM, TOLERANCE, finite_solve
 from meanfield.theories.single_layer.finite_clouds import Codes
 from meanfield.theories.single_layer.finite_marginal import MAX_MARGINAL_SAMPLES
+from meanfield.theories.single_layer.finite_solution import FiniteSolution
 from meanfield.theories.single_layer.solution import DeferredSolution, Solution
 from meanfield.validation import read_only
 
