@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from killed_sweeps import killed_and_resumed, same_bits, sweep
+from killed_sweeps import elsewhere, killed_and_resumed, same_bits
 
 
 def main():
@@ -23,7 +23,10 @@ def main():
     parser.add_argument("--sweeps", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    whole, different = sweep(), 0
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        elsewhere(Path(first))  # compiles
+        whole = elsewhere(Path(second))
+    different = 0
     for number in range(options.sweeps):
         pool = number % 2 == 1
         with tempfile.TemporaryDirectory() as folder:

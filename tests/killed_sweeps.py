@@ -1,4 +1,8 @@
-"""Sweeps killed at random moments (SIGKILL, workers included) and resumed; benchmarks/kills.py counts."""
+"""Sweeps killed at random moments (SIGKILL, workers included) and resumed; benchmarks/kills.py counts.
+
+All in processes of their own that find the compiled code in the cache: the one that compiles it may differ from those in
+the last digits (functions that are linked into several others are one of their copies, whichever was loaded first).
+"""
 
 from __future__ import annotations
 
@@ -43,18 +47,28 @@ def same_bits(one: mf.PhaseDiagram, other: mf.PhaseDiagram) -> bool:
     return all(np.array_equal(array, others[name], equal_nan=array.dtype.kind == "f") for name, array in arrays.items())
 
 
+def _environment() -> dict[str, str]:
+    return os.environ | {"MEANFIELD_CACHE_DIR": str(cache_directory()), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def elsewhere(folder: Path, pool: bool = False) -> mf.PhaseDiagram:
+    """The sweep, or what is left of it, in a process of its own."""
+    arguments = [sys.executable, __file__, str(folder), *(["--pool"] if pool else [])]
+    subprocess.run(arguments, env=_environment(), check=True)
+    return sweep(folder)
+
+
 def killed_and_resumed(folder: Path, kills: int, pool: bool, seed: int) -> tuple[mf.PhaseDiagram, list[int]]:
     """The diagram after so many kills, and the number of files that were there at each.
 
     A run is killed some time after it has written a random number of further files, so that none of them is idle.
     """
     rng = random.Random(seed)
-    environment = os.environ | {"MEANFIELD_CACHE_DIR": str(cache_directory()), "PYTHONPATH": os.pathsep.join(sys.path)}
     found = []
     for _ in range(kills):
         wanted = len(list(folder.glob("*.npz"))) + rng.randint(0, 5)
         arguments = [sys.executable, __file__, str(folder), *(["--pool"] if pool else [])]
-        run = subprocess.Popen(arguments, env=environment, start_new_session=True)
+        run = subprocess.Popen(arguments, env=_environment(), start_new_session=True)
         while run.poll() is None and len(list(folder.glob("*.npz"))) < wanted:
             time.sleep(0.002)
         time.sleep(rng.uniform(0.0, 0.1))
@@ -62,7 +76,7 @@ def killed_and_resumed(folder: Path, kills: int, pool: bool, seed: int) -> tuple
             os.killpg(run.pid, signal.SIGKILL)
         run.wait()
         found.append(len(list(folder.glob("*.npz"))))
-    return sweep(folder, pool), found
+    return elsewhere(folder, pool), found
 
 
 if __name__ == "__main__":

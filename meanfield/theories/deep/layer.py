@@ -102,9 +102,9 @@ class Layer(LayerNodes):
             found.append(unit * (index + self.rule.offset))
         return given_rows(np.concatenate(found), 1e-9 * float(np.abs(units).max()))
 
-    def _prepared(self, setting: Setting) -> tuple[Fields, FloatArray]:
-        """Fields, and the maxima in beta."""
-        b, h = self.maxima.find(setting, self.rule.depth, bool(self.regions))
+    def _prepared(self, setting: Setting, exact: bool = False) -> tuple[Fields, FloatArray]:
+        """Fields, and the maxima in beta; with `exact` the same whatever was asked before."""
+        b, h = self.maxima.find(setting, self.rule.depth, bool(self.regions), exact)
         extra = _USUAL * np.sqrt((setting.root**2).sum(axis=1))
         low, high = b.min(axis=0) - extra, b.max(axis=0) + extra
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
@@ -114,7 +114,8 @@ class Layer(LayerNodes):
         return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
-        return self._view(setting, self._prepared(setting)[0], *self._bounds(setting, beta, 0.0), between=True)
+        fields = self._prepared(setting, exact=True)[0]
+        return self._view(setting, fields, *self._bounds(setting, beta, 0.0), between=True)
 
     def _terms(self, view: View, beta: FloatArray) -> FloatArray:
         """(N, alpha) ln of the weight of lattice nodes and shared fields; -inf where it is known to be negligible."""

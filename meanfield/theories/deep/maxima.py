@@ -14,7 +14,7 @@ from meanfield.validation import FloatArray
 __all__ = ["Maxima"]
 
 _STRIDE = 0.6
-_STILL = 1e-4  # relative change, at which maxima are found well enough
+_STILL, _SETTLED = 1e-4, 1e-13  # relative change, at which maxima are found well enough, and exactly
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
 _RESTART = 12  # maxima are looked for afresh every so many settings
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
@@ -29,11 +29,11 @@ class Maxima:
     known: tuple[FloatArray, FloatArray] | None = None
     visits: int = 0
 
-    def find(self, setting: Setting, depth: float, every: bool) -> tuple[FloatArray, FloatArray]:
+    def find(self, setting: Setting, depth: float, every: bool, exact: bool = False) -> tuple[FloatArray, FloatArray]:
         """Local maxima (b, h), each (k, C), of the weight reached from all sign patterns of b, and 0.
 
         b <- R R^T n g_b never lowers the weight; h moves by Newton steps. Unless `every`, those are left out that lie
-        too low to matter at that depth.
+        too low to matter at that depth. With `exact` they do not depend on where the search began.
         """
         n_classes = len(self.n)
         b_cov = setting.root @ setting.root.T
@@ -41,6 +41,7 @@ class Maxima:
             (b, h), sweeps = self.known, 20
         else:
             (b, h), sweeps = self._starts(setting, b_cov), 60
+        sweeps, still = (60, _SETTLED) if exact else (sweeps, _STILL)
         self.visits += 1
         for _ in range(sweeps):
             before = b, h
@@ -52,7 +53,7 @@ class Maxima:
                 wanted = (force * self.n) @ setting.covariance - h
                 full = np.linalg.solve(matrix, wanted[:, :, None])[:, :, 0]
                 h = h + full * np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
-            if all(np.abs(one - other).max() <= _STILL * np.abs(one).max() for one, other in zip((b, h), before)):
+            if all(np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip((b, h), before)):
                 break
         # All are kept: one that is too low now may be the highest of the next setting.
         self.known = _distinct(b, h)
