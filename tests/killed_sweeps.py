@@ -1,7 +1,7 @@
 """Sweeps killed at random moments (SIGKILL, workers included) and resumed; benchmarks/kills.py counts.
 
-All in processes of their own that find the compiled code in the cache: the one that compiles it may differ from those in
-the last digits (functions that are linked into several others are one of their copies, whichever was loaded first).
+All in processes of their own that find the compiled code in the cache: the one that compiles it may differ from those
+in the last digits (of functions that are linked into several others the copy that was loaded first serves all).
 """
 
 from __future__ import annotations
