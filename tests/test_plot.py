@@ -245,6 +245,23 @@ def test_transitions_are_solid_and_crossovers_dotted_and_labels_do_not_collide()
     assert_legible(ax)
 
 
+def test_names_of_close_points_do_not_lie_over_each_other():
+    """Every meeting point has its dot; of those in one place the first has its name."""
+
+    class Curves(list):
+        points = tuple(
+            SimpleNamespace(kind=kind, parameters={"off": off, "tau": tau})
+            for kind, off, tau in [("cusp", 0.2, 0.05), ("triple point", 0.22, 0.051), ("4-fold point", 0.2, 0.09)]
+        )
+
+    task = class_task(fractions=(0.5, 0.25, 0.25))
+    diagram = mf.sweep(Network("sigmoid"), task, off=np.linspace(0, 0.5, 4), tau=np.linspace(0.01, 0.1, 3))
+    ax = plot.plot_phases(diagram, boundaries=Curves())
+    assert {text.get_text() for text in ax.texts} & {"cusp", "triple point", "4-fold point"} == {"cusp", "4-fold point"}
+    assert sum(line.get_marker() == "o" for line in ax.lines) == 3
+    plt.close(ax.figure)
+
+
 def test_phases_have_letters_inside_and_codes_beside():
     ax = plot.plot_phases(Plane())
     diagram = Plane()

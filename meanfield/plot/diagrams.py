@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["figure_phase_diagram", "plot_phases", "plot_weights"]
 
+_NAME = (0.3, 0.05)  # size of the name of a point, in those of the plane
 _BOLD: dict[str, Any] = {
     "ha": "center",
     "fontweight": "bold",
@@ -98,11 +99,15 @@ def plot_phases(
     for curve in curves:
         dash = "--" if curve.kind == "share" else ":" if curve.crossover else "-"
         ax.plot(*curve.fine().T, color="0.15", linewidth=0.8, linestyle=dash)
+    named: list[np.ndarray] = []
     for point in getattr(boundaries, "points", ()):
         if point.kind not in ("crossovers", "end"):
             place = (point.parameters[x_name], point.parameters[y_name])
             ax.plot(*place, marker="o", color="0.15", markersize=3)
-            ax.annotate(point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small")
+            at = np.array(place) / (np.ptp(x), np.ptp(y))
+            if all((np.abs(at - other) > _NAME).any() for other in named):  # names must not lie over each other
+                ax.annotate(point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small")
+                named.append(at)
     if (phase < 0).any():
         ax.patch.set(hatch="////", edgecolor="0.6")
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////", label="not certified"))
