@@ -125,6 +125,7 @@ def test_a_killed_sweep_goes_on_from_its_checkpoint(tmp_path):
     found = mf.sweep(SIGMOID, FINITE, off=np.linspace(0, 0.5, 6), checkpoint=tmp_path)
     assert [path.read_bytes() for path in written] == before  # what was there is kept as it was
     whole = mf.sweep(SIGMOID, FINITE, off=np.linspace(0, 0.5, 6))
+    # Not to the bit where this process has compiled the code itself (killed_sweeps.py); the next test is.
     np.testing.assert_allclose(found.points.arrays()["t"], whole.points.arrays()["t"], rtol=1e-10)
 
 

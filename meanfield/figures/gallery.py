@@ -33,10 +33,9 @@ FIGURES = {
     "planes": ("planes", "phases and their boundaries in planes of two control parameters"),
 }
 
-# Seconds of one processor at full size, roughly; fig1, fig3, deep and images from the cost of short chains
-# (`benchmarks/figure_costs.py`), the others as measured.
+# Seconds of one processor at full size, roughly: as measured, but for fig1 and images, which are guesses.
 FULL_SECONDS = {
-    "fig1": 1200, "fig2": 150, "fig3": 500, "fig4": 190, "fig5": 200, "sparse": 160, "deep": 1000, "images": 600,
+    "fig1": 1200, "fig2": 150, "fig3": 190, "fig4": 190, "fig5": 200, "sparse": 160, "deep": 530, "images": 600,
     "drift": 60, "collapse": 110, "planes": 150,
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from meanfield.numerics.limits import aside
@@ -73,8 +74,10 @@ def behind_barrier(dispatcher: Dispatcher, returns: str | None = None) -> Dispat
     try:
         llvmlite.binding.add_symbol(_SYMBOL, ctypes.cast(_address_of, _WORD).value)
         context = dispatcher.targetctx
-        dispatcher.get_call_template, dispatcher._compiler.fold_argument_types  # noqa: B018  (are they there?)
-        context.insert_func_defn, context.call_conv.call_function, context.insert_const_bytes  # noqa: B018
+        used = (dispatcher, "get_call_template"), (dispatcher, "_compiler.fold_argument_types")
+        used += (context, "insert_func_defn"), (context, "call_conv.call_function"), (context, "insert_const_bytes")
+        for owner, name_in_it in used:
+            attrgetter(name_in_it)(owner)
     except AttributeError:
         return dispatcher
     keys: dict[object, tuple[str, object]] = {}

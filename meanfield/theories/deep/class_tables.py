@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,7 @@ from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_
 from meanfield.theories.deep.single_sites import SingleSites
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["MEANS", "SQUARES", "ClassTable"]
+__all__ = ["MEANS", "SQUARES", "ClassTable", "class_columns"]
 
 # Columns of a table besides the class functions: orders by b and h of the derivatives of g that are multiplied; h.
 MEANS = {
@@ -42,6 +42,29 @@ _FEW = 130  # values of the shared field that are all computed for every row
 _STRIDE = 6  # of more of them one in so many is computed, and the others where nodes need them
 _COARSE, _FAR = 4, 48.0  # which h a row needs is looked for at one in so many, down to so many nats
 _MANY_H = 160  # from how many on
+
+
+def class_columns(
+    every: FloatArray | None, derivatives: Mapping[tuple[int, int], FloatArray], h: FloatArray, n: float, samples: bool
+) -> FloatArray:
+    """(k, columns) what means of a class are taken of, at k fields: all class functions, or 1 alone where `every`, all
+    derivatives of g in the order of ORDERS, is None; the products of MEANS; h; with `samples` all sample functions and
+    SQUARES."""
+    front = (1 if every is None else len(KEYS)) + len(MEANS) + 1
+    parts = np.empty((len(h), front + (len(SAMPLE_KEYS) + len(SQUARES) if samples else 0)))
+    if every is None:
+        parts[:, 0] = 1.0
+    else:
+        class_functions(every, n, parts)
+    for i, orders in enumerate(MEANS.values()):
+        parts[:, front - 1 - len(MEANS) + i] = np.prod([derivatives[order] for order in orders], axis=0)
+    parts[:, front - 1] = h
+    if samples:
+        squares = front + len(SAMPLE_KEYS)
+        sample_functions(every, n, parts[:, front:squares])
+        for i, order in enumerate(SQUARES.values()):
+            parts[:, squares + i] = derivatives[order] ** 2
+    return parts
 
 
 @dataclass(eq=False)
@@ -95,11 +118,11 @@ class ClassTable:
 
     @property
     def known(self) -> BoolArray:
-        """(rows, alpha) where `log_v` was computed."""
+        """(rows, alpha) where `log_v` was computed, and is a number."""
         column = np.arange(len(self.fields.alpha))
         found = (column >= self.begin[:, None]) & (column < self.end[:, None])
         found[:, self.coarse] = True
-        return np.asarray(found & self.done[:, None])
+        return np.asarray(found & self.done[:, None] & np.isfinite(self.log_v))
 
     def _contract(
         self,
@@ -180,29 +203,15 @@ class ClassTable:
     def means(self, at: IntArray, curvature: bool, samples: bool, place: IntArray, out: FloatArray) -> None:
         """Fills out[place[row] + alpha] for the rows `at`, which are `done`, and the alpha that they have.
 
-        Columns: means of all class functions, or of 1 alone, then of the products of MEANS, and of h, and with
-        `samples` of all sample functions and SQUARES.
+        Columns: means of those of `class_columns`.
         """
         wanted = range(len(ORDERS)) if curvature else sorted({ORDERS.index(o) for os in MEANS.values() for o in os})
-        position = {ORDERS[order]: i for i, order in enumerate(wanted)}
-        front = len(KEYS) if curvature else 1
         size = max(_ROWS, _AT_ONCE // len(self.fields.h[self.index]))
         for rows in self._groups(at, size):
             g, found, inside = self._derivatives(rows, list(wanted))
-            parts = np.empty((g.size, out.shape[1]))
-            if curvature:
-                class_functions(found, self.n, parts)
-            else:
-                parts[:, 0] = 1.0
-            for i, orders in enumerate(MEANS.values()):
-                parts[:, front + i] = np.prod([found[position[order]] for order in orders], axis=0)
-            end = front + len(MEANS) + 1
-            parts[:, end - 1] = np.tile(self.fields.h[self.index][inside], len(rows))
-            if samples:
-                squares = end + len(SAMPLE_KEYS)
-                sample_functions(found, self.n, parts[:, end:squares])
-                for i, order in enumerate(SQUARES.values()):
-                    parts[:, squares + i] = found[position[order]] ** 2
+            derivatives = {ORDERS[order]: row for order, row in zip(wanted, found)}
+            h = np.tile(self.fields.h[self.index][inside], len(rows))
+            parts = class_columns(found if curvature else None, derivatives, h, self.n, samples)
             span, log_v = (self.begin[rows], self.end[rows]), np.empty((len(rows), len(self.fields.alpha)))
             self._contract(g, slice(None), span, log_v, inside, (parts.reshape(*g.shape, -1), place[rows], out))
 

@@ -102,9 +102,8 @@ def _rank_one(off: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """Two shared fields: U (C, 2), the edges of a lattice cell (2, 2), and which nodes are at the rim."""
+    """Lattice of two shared fields: the edges of a cell (2, 2), and which nodes are at the rim."""
 
-    shared: FloatArray
     cell: FloatArray
     rim: IntArray
 
@@ -126,7 +125,7 @@ class Fields:
     first: list[IntArray]
     last: list[IntArray]
     step: list[float]  # of h; 0 where its nodes follow alpha
-    shared: FloatArray  # u
+    shared: FloatArray  # u (C,), U (C, 2) of two shared fields
     kind: IntArray  # (C,) first class that is like this one
     axis: Axis  # that the lattice of alpha is uniform along
     smooth: float  # spacing of alpha up to which the weight is as smooth as its curvature says
@@ -140,7 +139,7 @@ class Fields:
     def scattered(self, at: IntArray, rng: np.random.Generator) -> FloatArray:
         """(k, C) moves of the centres for shared fields drawn from the cells of nodes `at` (k,)."""
         if self.plane is not None:
-            return np.asarray((rng.random((len(at), 2)) - 0.5) @ self.plane.cell @ self.plane.shared.T)
+            return np.asarray((rng.random((len(at), 2)) - 0.5) @ self.plane.cell @ self.shared.T)
         cells = np.gradient(self.alpha) if len(self.alpha) > 1 else np.zeros(1)
         return np.asarray(np.outer(cells[at] * (rng.random(len(at)) - 0.5), self.shared))
 
@@ -270,10 +269,10 @@ def _plane_fields(
             stiffest = max(least[c][1], region.stiffness)
             classes.append(_lattice(rule, middle, float(variance[c]), stiffest, h[:, c], shared, region.force))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    plane = Plane(u, (axes * step).T, np.flatnonzero(edge.ravel()))
+    plane = Plane((axes * step).T, np.flatnonzero(edge.ravel()))
     every = np.arange(len(alpha), dtype=float)
     return Fields(
-        every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u[:, 0], kind, Axis(), math.inf,
+        every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, Axis(), math.inf,
         plane,
     )  # fmt: skip
 

@@ -154,8 +154,7 @@ class Layer(LayerNodes):
 
     def _log_weight(self, view: View, beta: FloatArray) -> FloatArray:
         """(N,) ln of the weight of lattice nodes, fields summed over."""
-        found = np.concatenate([log_sum(terms) for terms in self._blocks(view, beta)])
-        return np.where(np.isnan(found), -math.inf, found)  # far out, where no field h of the lattice is
+        return np.concatenate([_log_sum(terms) for terms in self._blocks(view, beta)])
 
     def _blocks(self, view: View, beta: FloatArray) -> Iterator[FloatArray]:
         size = max(16, _BLOCK // len(view.fields.alpha))
@@ -172,7 +171,7 @@ class Layer(LayerNodes):
         """
         found, ends, kept = [], -math.inf, []
         for terms in self._blocks(view, beta):
-            found.append(log_sum(terms))
+            found.append(_log_sum(terms))
             ends = max(ends, float(terms[:, view.fields.rim].max()))
             kept.append(terms)
             if len(beta) > len(terms):
@@ -478,6 +477,12 @@ class Layer(LayerNodes):
             view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
             parts.append((factor, self._summed(view, products, index, often, False)))
         return combined(parts).averages(products)
+
+
+def _log_sum(terms: FloatArray) -> FloatArray:
+    """ln of the sum over the shared field; nothing far out, where no field h of the lattice is."""
+    found = log_sum(terms)
+    return np.where(np.isnan(found), -math.inf, found)
 
 
 def _cross(r: int, most: int) -> IntArray:

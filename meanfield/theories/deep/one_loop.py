@@ -11,21 +11,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from meanfield.posterior.finite_width import FiniteWidth, OneLoop
+from meanfield.posterior.finite_width import OneLoop
+from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
 from meanfield.theories.deep.rules import Averages, Setting, activation_range
 from meanfield.theories.deep.sectors import sectors
+from meanfield.theories.deep.sums import tilts
 from meanfield.theories.deep.system import Evaluation, Order, System
-from meanfield.validation import FloatArray, IntArray, read_only
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["one_loop"]
 
 _STEP = 2e-4  # of differences, of the size of a block of order parameters
 _SHIFT = 0.05  # of b, in units of 1 / n_c over the range of phi: the weight changes by so much
 _TILT = 1e-3  # of a weight, by a source
-
-
-def _value(system: System, layers: list[Averages]) -> float:
-    return -0.5 * sum(sector.multiplicity * sector.log_determinant for sector in sectors(system, layers))
 
 
 class _Loop:
@@ -45,7 +43,7 @@ class _Loop:
 
     def value(self, layers: list[Averages]) -> float:
         """L."""
-        return _value(self.distinct, layers)
+        return log_fluctuations(sectors(self.distinct, layers))
 
     def observed(self, order: Order, top: Averages) -> FloatArray:
         """Kernel and d of the last layer, and <|a|^2> = m s + s sum_c n_c t_c.f_c with outputs f."""
@@ -56,40 +54,25 @@ class _Loop:
 
     def explicit(self, order: Order, layers: list[Averages]) -> FloatArray:
         """What `observed` changes by at fixed order parameters: derivatives of L by sources of its parts."""
-        p, n_classes = self.problem, len(self.problem.n)
-        slopes = np.zeros((n_classes, n_classes))
-        for basis in self.system.matrices:  # one entry for all that the symmetry makes equal
-            c, e = np.argwhere(basis)[0]
-            slopes[basis > 0.0] = self._by_field(order, layers, int(c), int(e))
-        own = np.zeros(n_classes)
-        for row in self.system.vectors:
-            own[row > 0.0] = self._by_delta(order, layers, int(np.flatnonzero(row)[0]))
-        kernel = slopes / np.outer(p.n, p.n)
-        index = np.arange(n_classes)
-        kernel[index, index] = 2.0 * (np.diag(slopes) - own) / (p.n**2 - p.n)
-        d = 2.0 * own / p.n - np.diag(kernel)
-        return np.concatenate([kernel.ravel(), d, [2.0 * p.readout_variance**2 * self._by_variance(order, layers)]])
+        return by_sources(
+            self.system,
+            lambda c, e: self._by_field(order, layers, c, e),
+            lambda c: self._by_delta(order, layers, c),
+            2.0 * self.problem.readout_variance**2 * self._by_variance(order, layers),
+        )
 
     def _by_field(self, order: Order, layers: list[Averages], c: int, e: int) -> float:
-        """dL / dk~_ce of the last layer: of a weight, half its second derivative by b_c, and that by b_c and b_e."""
-        p, unit = self.problem, np.eye(len(self.problem.n))
+        """dL / dk~_ce of the last layer."""
+        p = self.problem
         low, high = activation_range(p.phi)
-        curved: list[tuple[float, FloatArray]] = []
-        for size, share in ((1.0, -1.0 / 3.0), (0.5, 4.0 / 3.0)):
-            steps = size * _SHIFT / (high - low) / p.n[:, None] * unit
-            if c == e:
-                parts = [(0.5, steps[c]), (0.5, -steps[c]), (-1.0, 0.0 * steps[c])]
-            else:
-                up, down = steps[c] + steps[e], steps[c] - steps[e]
-                parts = [(0.25, up), (0.25, -up), (-0.25, down), (-0.25, -down)]
-            area = float(steps[c, c] * steps[e, e])
-            curved += [(share * factor / area, shift) for factor, shift in parts]
         setting = self.distinct.setting(order, p.depth - 1)
         tilt = _TILT / float(p.n[c] * p.n[e])
+        change = np.zeros((len(p.n), len(p.n)))
+        change[c, e] = change[e, c] = tilt
+        codes: list[str | None] = [*self.distinct.codes] or [None]
         ends = []
         for sign in (-1.0, 1.0):
-            copies = [(1.0, 0.0 * unit[0]), *((sign * tilt * factor, shift) for factor, shift in curved)]
-            codes: list[str | None] = [*self.distinct.codes] or [None]
+            copies = [(1.0, np.zeros(len(p.n))), *tilts(sign * change, _SHIFT / (high - low) / p.n)]
             ends.append([self.distinct.layers[-1].tilted(setting, copies, code) for code in codes])
         return self._slope(layers, ends, tilt)
 
@@ -110,7 +93,7 @@ class _Loop:
             setting = self.distinct.setting(order, p.depth - 1)
             top = self._top(setting._replace(root=setting.root * math.sqrt(s / p.readout_variance)))
             other = replace(self.distinct, problem=replace(p, readout_variance=s))
-            ends.append(_value(other, self._with(layers, top)))
+            ends.append(log_fluctuations(sectors(other, self._with(layers, top))))
         return (ends[1] - ends[0]) / (2.0 * _STEP * p.readout_variance)
 
     def _top(self, setting: Setting) -> list[Averages]:
@@ -138,30 +121,15 @@ def one_loop(system: System, order: Order, index: IntArray) -> OneLoop:
     loop, p = _Loop(system), system.problem
     x = system.pack(order)
     layers = loop.layers(order, grow=True)
-    slope, moving = np.empty(len(x)), []
-    for i, step in enumerate(_STEP * system.scales(x)):
-        ends = []
-        for sign in (-1.0, 1.0):
-            moved = x.copy()
-            moved[i] += sign * step
-            there = system.unpack(moved)
-            found = loop.layers(there)
-            ends.append((loop.value(found), loop.observed(there, found[-1])))
-        slope[i] = (ends[1][0] - ends[0][0]) / (2.0 * step)
-        moving.append((ends[1][1] - ends[0][1]) / (2.0 * step))
+
+    def at(moved: FloatArray) -> tuple[float, FloatArray]:
+        there = system.unpack(moved)
+        found = loop.layers(there)
+        return loop.value(found), loop.observed(there, found[-1])
+
+    slope, moving = differences(at, x, _STEP * system.scales(x))
     shift = np.asarray(-np.linalg.solve(system.hessian(system.evaluate(x, curvature=True)), slope))
-    change = system.unpack(shift)
-    top, size = loop.explicit(order, layers) + shift @ np.array(moving), len(p.n)
-    kernel = np.append(change.kernel, top[: size**2].reshape(1, size, size), axis=0)
-    d = np.append(change.d, top[None, size**2 : -1], axis=0)
-    own = np.array([one.kernel for one in layers])[:, index][:, :, index]
-    limit = FiniteWidth(
-        math.inf, read_only(own), read_only(np.array([one.d for one in layers])[:, index]),
-        read_only((p.y - p.tau * order.t)[index]), float(loop.observed(order, layers[-1])[-1]),
-    )  # fmt: skip
-    curvatures = {one.name: one.curvature for one in sectors(loop.distinct, layers) if one.multiplicity > 0.0}
-    return OneLoop(
-        read_only(kernel[:, index][:, :, index]), read_only(d[:, index]), read_only(-p.tau * change.t[index]),
-        read_only(change.t[index]), float(top[-1]), loop.value(layers),
-        {name: (signs.inner, signs.outer) for name, signs in curvatures.items()}, limit,
-    )  # fmt: skip
+    top = loop.explicit(order, layers) + shift @ moving
+    observed, found = loop.observed(order, layers[-1]), sectors(loop.distinct, layers)
+    span = np.eye(p.y.shape[1])
+    return assembled(p, order, system.unpack(shift), layers, observed, top, found, index, span)

@@ -12,7 +12,7 @@ from meanfield.theories.deep.compiled.generated.site import KEYS, SAMPLE_KEYS
 from meanfield.theories.deep.rules import SampleCurvature
 from meanfield.validation import FloatArray
 
-__all__ = ["Products", "pairs_of"]
+__all__ = ["Products", "added", "pairs_of"]
 
 _COLUMN = {key: i for i, key in enumerate(KEYS)}
 _NAMES = [*MEANS, "field"]
@@ -25,7 +25,8 @@ def pairs_of(n_classes: int) -> list[tuple[int, int]]:
     return [(c, e) for c in range(n_classes) for e in range(c, n_classes)]
 
 
-def _added(first: _Operator, second: _Operator) -> _Operator:
+def added(first: _Operator, second: _Operator) -> _Operator:
+    """The operator that differentiates by both."""
     total = dict(first)
     for c, key in second.items():
         before = total.get(c, (0, 0, 0, 0))
@@ -102,7 +103,7 @@ class Products:
 
         def by_covariance(one: tuple[int, int, int, int]) -> None:
             for c, e in pairs:
-                self.operators.append(_added({c: one}, {e: one}))
+                self.operators.append(added({c: one}, {e: one}))
                 coefficient.append(0.5 if c == e else 1.0)
 
         if self.last:
@@ -121,7 +122,7 @@ class Products:
         size = len(self.operators)
         self.curved = np.empty((size, size), dtype=np.int64)
         for i, j in itertools.combinations_with_replacement(range(size), 2):
-            self.curved[i, j] = self.curved[j, i] = self._derivative(_added(self.operators[i], self.operators[j]))
+            self.curved[i, j] = self.curved[j, i] = self._derivative(added(self.operators[i], self.operators[j]))
 
     def _by_sample(self) -> None:
         """Rows of the second derivatives by perturbations of the samples of one class, and of two."""
@@ -135,7 +136,7 @@ class Products:
             whole: _Operator = {}
             for axis, e in (parameters[i], parameters[j]):
                 if e is not None:
-                    whole = _added(whole, {e: (1, 0, 0, 0) if axis == 0 else (0, 1, 0, 0)})
+                    whole = added(whole, {e: (1, 0, 0, 0) if axis == 0 else (0, 1, 0, 0)})
             own = whole.pop(c, (0, 0, 0, 0))
             x, y = sorted((parameters[i][0], parameters[j][0]))
             columns = {e: _COLUMN[key] for e, key in whole.items()}

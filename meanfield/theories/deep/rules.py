@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ __all__ = [
     "UnstableCode",
     "activation_range",
     "code_words",
+    "mixed",
 ]
 
 
@@ -97,6 +99,23 @@ class Averages:
     delta: FloatArray
     curvature: FloatArray | None = None
     samples: SampleCurvature | None = None
+
+
+def mixed(parts: Sequence[tuple[float, Averages]]) -> Averages:
+    """Averages over several kinds of neurons, each with its share."""
+    share = np.array([one for one, _ in parts])
+    kinds = [averages for _, averages in parts]
+
+    def mean(values: Sequence[FloatArray | float]) -> FloatArray:
+        return np.asarray(np.tensordot(share, np.array(values), 1))
+
+    curved = [one.curvature for one in kinds if one.curvature is not None]
+    apart = [one.samples for one in kinds if one.samples is not None]
+    return Averages(
+        float(mean([one.log_z for one in kinds])), mean([one.kernel for one in kinds]), mean([one.d for one in kinds]),
+        mean([one.tilde for one in kinds]), mean([one.delta for one in kinds]), mean(curved) if curved else None,
+        SampleCurvature(*(mean(one) for one in zip(*apart))) if apart else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -129,11 +129,8 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
     for layer in range(depth - 1):
         size = (eta * p_total / gamma[-1]) ** ((layer + 1) / depth)
         kappa = (vectors * (gamma[layer] * size / p_total)) @ vectors.T / np.outer(root, root)
-        level, free, share = (
-            common[layer],
-            own[layer],
-            0.73 if limit else 0.8,
-        )  # <phi^2> = K + d hardly changes while a layer learns
+        # <phi^2> = K + d hardly changes while a layer learns.
+        level, free, share = common[layer], own[layer], 0.73 if limit else 0.8
         if layer > 0:
             # The formula is that of a linear layer; phi saturates. Of the prior's neurons those of largest gain learn.
             span = problem.phi.supremum - problem.phi.infimum

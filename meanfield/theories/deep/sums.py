@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["BEYOND", "Sums", "Totals", "View", "combined"]
+__all__ = ["BEYOND", "Sums", "Totals", "View", "combined", "tilts"]
 
 BEYOND = 9.0  # nats below the lightest node that counts, for single terms
 
@@ -105,3 +106,22 @@ def combined(parts: list[tuple[float, Totals]]) -> Totals:
         for name in ("plain", "once", "twice")
     )
     return Totals(top, plain, once, twice)
+
+
+def tilts(change: FloatArray, unit: FloatArray) -> list[tuple[float, FloatArray]]:
+    """Factors and shifts of b, for `combined`, that add sum_ce change_ce d^2 / db_c db_e / 2 of the weight: what a
+    change of the covariance of b adds (Price). By differences of size unit (C,), extrapolated once."""
+    found: list[tuple[float, FloatArray]] = []
+    classes = np.eye(len(unit))
+    for c, e in itertools.combinations_with_replacement(range(len(unit)), 2):
+        if change[c, e] == 0.0:
+            continue
+        for size, share in ((1.0, -1.0 / 3.0), (0.5, 4.0 / 3.0)):
+            one, two = size * unit[c] * classes[c], size * unit[e] * classes[e]
+            if c == e:
+                factor = 0.5 * share * change[c, c] / (size * unit[c]) ** 2
+                found += [(factor, one), (factor, -one), (-2.0 * factor, 0.0 * one)]
+            else:
+                factor = 0.25 * share * change[c, e] / (size**2 * unit[c] * unit[e])
+                found += [(factor, one + two), (factor, -one - two), (-factor, one - two), (-factor, two - one)]
+    return found

@@ -12,7 +12,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
 from meanfield.theories.deep.products import pairs_of
-from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, SampleCurvature, Setting
+from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting, mixed
 from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
 from meanfield.validation import FloatArray
 
@@ -261,14 +261,8 @@ class System:
         if not self.codes:
             return [*found.lower, *found.top]
         share = self.given * self.multiplicity
-        log_z = np.array([a.log_z for a in found.top]) - np.log(self.given)
-        names = ("kernel", "d", "tilde", "delta")
-        parts = {name: np.tensordot(share, np.array([getattr(a, name) for a in found.top]), 1) for name in names}
-        curved = [a.curvature for a in found.top if a.curvature is not None]
-        second = np.tensordot(share, np.array(curved), 1) if curved else None
-        apart = [a.samples for a in found.top if a.samples is not None]
-        samples = SampleCurvature(*(np.tensordot(share, np.array(x), 1) for x in zip(*apart))) if apart else None
-        return [*found.lower, Averages(float(share @ log_z), **parts, curvature=second, samples=samples)]
+        top = mixed(list(zip(share, found.top)))
+        return [*found.lower, replace(top, log_z=top.log_z - float(share @ np.log(self.given)))]
 
     def residual(self, x: FloatArray, found: Evaluation) -> FloatArray:
         """Violation of the equations in units of the blocks, F(x) - x."""

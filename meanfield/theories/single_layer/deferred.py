@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 __all__ = ["Later", "is_pending", "pending", "whole"]
 
@@ -49,4 +49,4 @@ def is_pending(solution: object) -> bool:
 
 def whole(kind: type[_T], solution: object) -> tuple[type[_T], tuple[object, ...]]:
     """What `__reduce__` returns: copies and pickles have all fields."""
-    return kind, tuple(getattr(solution, field.name) for field in fields(kind))  # type: ignore[arg-type]
+    return kind, tuple(getattr(solution, field.name) for field in fields(cast(Any, kind)))

@@ -13,9 +13,9 @@ from meanfield.theories.deep.relu.compiled.flood import flood
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
 
-__all__ = ["CHECK", "COARSE", "FINE", "ReluAverages", "ReluRule", "bulk", "slab"]
+__all__ = ["CHECK", "COARSE", "FINE", "WALL", "ReluAverages", "ReluRule", "bulk", "slab"]
 
-_WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
+WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
 _REACH = {0: 0, 1: 20000, 2: 700, 3: 200}
 _INSIDE = 0.8  # of that reach: where the bulk ends at the latest at finite N
 _MOST_NODES = 4_000_000
@@ -84,7 +84,7 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
     if len(walls):
         size = np.linalg.norm(walls, axis=1)[:, None]
         at = np.full_like(size, rule.far) if far else np.minimum(size, _INSIDE * _REACH[q] * rule.beta)
-        ends = np.hstack([walls / size, at, np.full_like(size, _WALL)])
+        ends = np.hstack([walls / size, at, np.full_like(size, WALL)])
     return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, tabled=q > 1)
 
 

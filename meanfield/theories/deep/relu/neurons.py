@@ -13,26 +13,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.special import log_ndtr
 
-from meanfield.theories.deep.class_tables import MEANS, SQUARES
-from meanfield.theories.deep.compiled.generated.site import (
-    KEYS,
-    ORDERS,
-    SAMPLE_KEYS,
-    class_functions,
-    sample_functions,
-)
-from meanfield.theories.deep.products import Products
+from meanfield.theories.deep.class_tables import class_columns
+from meanfield.theories.deep.compiled.generated.site import ORDERS
+from meanfield.theories.deep.products import Products, added
+from meanfield.theories.deep.relu.average import WALL
 from meanfield.theories.deep.relu.moments import sample_derivatives, sample_moments
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.sums import Totals
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Nodes", "RayProducts", "line", "plane", "summed", "tilts"]
+__all__ = ["Nodes", "RayProducts", "line", "plane", "summed"]
 
 _STEP = 0.92  # of lattices, in standard deviations
 _LOG_CELL = math.log(_STEP / math.sqrt(2.0 * math.pi))
 _CUT = 36.0  # ln of the weight below which nodes are left out
-_WALL = 1.3  # width of the smooth end of the bulk, as in `average`
 _COARSE, _LOSS = 6, 16.0  # stride at which the weight is looked for, and what it may be lower by there
 _AT_ONCE = 30_000  # fields of a class
 
@@ -45,14 +39,9 @@ class RayProducts(Products):
         classes = range(self.n_classes)
         once = (1, 0, 0, 0)
         self.once = np.array([self._derivative({e: once}) for e in classes])
-        self.pairs = np.array([[self._derivative(_with({c: once}, e)) for e in classes] for c in classes])
-        self.mixed = np.array([[self._derivative(_with(one, e)) for e in classes] for one in self.operators])
+        self.pairs = np.array([[self._derivative(added({c: once}, {e: once})) for e in classes] for c in classes])
+        self.mixed = np.array([[self._derivative(added(one, {e: once})) for e in classes] for one in self.operators])
         self._finish()
-
-
-def _with(operator: dict[int, tuple[int, int, int, int]], e: int) -> dict[int, tuple[int, int, int, int]]:
-    b, h, delta, d = operator.get(e, (0, 0, 0, 0))
-    return {**operator, e: (b + 1, h, delta, d)}
 
 
 @dataclass(eq=False)
@@ -103,12 +92,12 @@ def plane(root: FloatArray, setting: ReluSetting, outliers: FloatArray, reach: f
     """The bulk, ended at the outliers (o, q): whitened, with their lengths."""
     q = root.shape[1]
     size = np.linalg.norm(outliers, axis=1)
-    most = math.ceil((float(size.max(initial=40.0)) + 9.0 * _WALL) / _STEP)
+    most = math.ceil((float(size.max(initial=40.0)) + 9.0 * WALL) / _STEP)
     lattice = np.arange(-most, most + 1)
     beta = _STEP * np.array(list(itertools.product(lattice, repeat=q)), dtype=float)
     log_prior = q * _LOG_CELL - 0.5 * (beta**2).sum(axis=1)
     for outlier, length in zip(outliers, size):
-        beyond = (beta @ (outlier / length) - length) / _WALL
+        beyond = (beta @ (outlier / length) - length) / WALL
         log_prior = log_prior + log_ndtr(-beyond)
     return Nodes.kept(beta, log_prior, beta @ root.T, setting, reach)
 
@@ -122,41 +111,12 @@ def line(origin: FloatArray, root: FloatArray, setting: ReluSetting, reach: floa
     return Nodes.kept(gamma, log_prior, origin + gamma @ root.T, setting, reach)
 
 
-def tilts(change: FloatArray, unit: FloatArray) -> list[tuple[float, FloatArray]]:
-    """Copies that add sum_ce change_ce d^2 / db_c db_e / 2 of the weight, by differences of size unit (C,)."""
-    found: list[tuple[float, FloatArray]] = []
-    classes = np.eye(len(unit))
-    for c, e in itertools.combinations_with_replacement(range(len(unit)), 2):
-        if change[c, e] == 0.0:
-            continue
-        for size, share in ((1.0, -1.0 / 3.0), (0.5, 4.0 / 3.0)):
-            one, two = size * unit[c] * classes[c], size * unit[e] * classes[e]
-            if c == e:
-                factor = 0.5 * share * change[c, c] / (size * unit[c]) ** 2
-                found += [(factor, one), (factor, -one), (-2.0 * factor, 0.0 * one)]
-            else:
-                factor = 0.25 * share * change[c, e] / (size**2 * unit[c] * unit[e])
-                found += [(factor, one + two), (factor, -one - two), (-factor, one - two), (-factor, two - one)]
-    return found
-
-
 def _columns(
     b: FloatArray, h: FloatArray, n: float, d: float, delta: float, samples: bool
 ) -> tuple[FloatArray, FloatArray]:
-    """n g (k,) and all functions of a class (k, columns), as `ClassTable.means` has them."""
+    """n g (k,) and all functions of a class (k, columns)."""
     g, found = sample_derivatives(b, h, d, delta)
-    front = len(KEYS) + len(MEANS) + 1
-    parts = np.zeros((len(b), front + (len(SAMPLE_KEYS) + len(SQUARES) if samples else 0)))
-    class_functions(found, n, parts)
-    for i, orders in enumerate(MEANS.values()):
-        parts[:, len(KEYS) + i] = np.prod([found[ORDERS.index(order)] for order in orders], axis=0)
-    parts[:, front - 1] = h
-    if samples:
-        squares = front + len(SAMPLE_KEYS)
-        sample_functions(found, n, parts[:, front:squares])
-        for i, order in enumerate(SQUARES.values()):
-            parts[:, squares + i] = found[ORDERS.index(order)] ** 2
-    return n * g, parts
+    return n * g, class_columns(found, dict(zip(ORDERS, found)), h, n, samples)
 
 
 def summed(nodes: Nodes, b: FloatArray, beta: FloatArray, setting: ReluSetting, products: Products) -> Totals:

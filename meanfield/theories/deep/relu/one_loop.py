@@ -11,24 +11,23 @@ distances fluctuate: <(x, r)> = saddle - (Phi'')^-1 L' / N, L = -1/2 ln |det Phi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from meanfield.activations.activation import activation
 from meanfield.numerics.limits import check_time
-from meanfield.posterior.finite_width import FiniteWidth, OneLoop
-from meanfield.theories.deep.relu.neurons import Nodes, RayProducts, line, plane, summed, tilts
+from meanfield.posterior.finite_width import OneLoop
+from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
+from meanfield.theories.deep.relu.neurons import Nodes, RayProducts, line, plane, summed
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
-from meanfield.theories.deep.rules import Averages, SampleCurvature
+from meanfield.theories.deep.rules import Averages, mixed
 from meanfield.theories.deep.sectors import Sector, sectors
-from meanfield.theories.deep.sums import Totals, combined
+from meanfield.theories.deep.sums import Totals, combined, tilts
 from meanfield.theories.deep.system import DeepProblem, Order, System
-from meanfield.validation import FloatArray, IntArray, read_only
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["NotSmall", "Place", "ReluLoop", "relu_one_loop"]
 
@@ -193,7 +192,7 @@ class ReluLoop:
         total = self._total(nodes, beta @ root.T, beta, setting, products, tilde, bulk.reach)
         parts = [(share, total.averages(products))]
         square = share * float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one])
-        slopes, along, mixed = [], [], []
+        slopes, along, crosses = [], [], []
         for ray, size in zip(self.rays[layer], place.size[layer][place.size[layer] > 0.0]):
             push = root @ ray.unit if top else ray.push
             spread = root @ ray.across if top else ray.spread
@@ -208,8 +207,8 @@ class ReluLoop:
             slope, twice, cross = _along(products, total, push, ray.unit)
             slopes.append(slope - (1.0 - readout) * size)
             along.append(twice - 1.0 + readout)
-            mixed.append(cross)
-        return Found(_mixed(parts), square, np.array(slopes), np.array(along), np.array(mixed))
+            crosses.append(cross)
+        return Found(mixed(parts), square, np.array(slopes), np.array(along), np.array(crosses))
 
     def _total(
         self, nodes: Nodes, b: FloatArray, beta: FloatArray, setting: ReluSetting, products: RayProducts,
@@ -240,7 +239,7 @@ class ReluLoop:
 
     def value(self, layers: list[Found]) -> float:
         """L."""
-        return -0.5 * sum(sector.multiplicity * sector.log_determinant for sector in self.sectors(layers))
+        return log_fluctuations(self.sectors(layers))
 
     def observed(self, top: Found) -> FloatArray:
         """Kernel and d of the last layer, and <|a|^2>."""
@@ -253,21 +252,16 @@ class ReluLoop:
     def gradient(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """dL / dz (k,), and d observed / dz (k, observables); a layer that does not depend on z_i is kept."""
         start = self.layers(self.unpack(z))
-        slope, moving = [], []
-        for i, step in enumerate(_STEP / self.width * self.scales(z)):
-            ends = []
-            for sign in (-1.0, 1.0):
-                moved = z.copy()
-                moved[i] += sign * step
-                there = self.unpack(moved)
-                found = [
-                    self.layer(there, layer) if self._touched(there, layer) else start[layer]
-                    for layer in range(self.problem.depth)
-                ]
-                ends.append((self.value(found), self.observed(found[-1])))
-            slope.append((ends[1][0] - ends[0][0]) / (2.0 * step))
-            moving.append((ends[1][1] - ends[0][1]) / (2.0 * step))
-        return np.array(slope), np.array(moving)
+
+        def at(moved: FloatArray) -> tuple[float, FloatArray]:
+            there = self.unpack(moved)
+            found = [
+                self.layer(there, layer) if self._touched(there, layer) else start[layer]
+                for layer in range(self.problem.depth)
+            ]
+            return self.value(found), self.observed(found[-1])
+
+        return differences(at, z, _STEP / self.width * self.scales(z))
 
     def _touched(self, place: Place, layer: int) -> bool:
         one, other = place.order, self.place.order
@@ -288,24 +282,20 @@ class ReluLoop:
         p, n_classes = self.problem, len(self.problem.n)
         reach = max((float(ray.reach.max()) for ray in self.rays[-1]), default=float(self.bulks[-1].reach.max()))
         none, nothing = np.zeros((n_classes, n_classes)), np.zeros(n_classes)
-        slopes = np.zeros((n_classes, n_classes))
-        for basis in self.symmetric.matrices:  # one entry for all that the symmetry makes equal
-            c, e = np.argwhere(basis)[0]
+
+        def by_pair(c: int, e: int) -> float:
             size = _TILT / (p.n[c] * p.n[e] * reach**2)
-            tilde = np.zeros((n_classes, n_classes))
+            tilde = none.copy()
             tilde[c, e] = tilde[e, c] = size
-            slopes[basis > 0.0] = self._slope(layers, _Source(tilde, nothing)) / size
-        own = np.zeros(n_classes)
-        for row in self.symmetric.vectors:
+            return float(self._slope(layers, _Source(tilde, nothing)) / size)
+
+        def by_class(c: int) -> float:
             size = _TILT / (p.n.max() * reach**2)
-            unit = np.eye(n_classes)[np.flatnonzero(row)[0]]
-            own[row > 0.0] = self._slope(layers, _Source(none, size * unit)) / size
-        square = 2.0 * p.readout_variance * self._slope(layers, _Source(none, nothing, _TILT / self.width)) * self.width
-        kernel = slopes / np.outer(p.n, p.n)
-        index = np.arange(n_classes)
-        kernel[index, index] = 2.0 * (np.diag(slopes) - own) / (p.n**2 - p.n)
-        d = 2.0 * own / p.n - np.diag(kernel)
-        return np.concatenate([kernel.ravel(), d, [square / _TILT]])
+            return float(self._slope(layers, _Source(none, size * np.eye(n_classes)[c])) / size)
+
+        size = _TILT / self.width
+        square = 2.0 * p.readout_variance * self._slope(layers, _Source(none, nothing, size)) / size
+        return by_sources(self.symmetric, by_pair, by_class, square)
 
     def _slope(self, layers: list[Found], source: _Source) -> float:
         ends = []
@@ -324,23 +314,6 @@ def _ray(setting: ReluSetting, beta: FloatArray, far: float) -> _Ray:
     return _Ray(
         unit, across, push, spread, line(size * push, spread, setting, far),
         np.maximum(activation, float(np.sqrt(setting.d).max())),
-    )  # fmt: skip
-
-
-def _mixed(parts: list[tuple[float, Averages]]) -> Averages:
-    """Averages over kinds of neurons with their shares."""
-
-    def mean(of: Callable[[Averages], Any]) -> FloatArray:
-        return np.asarray(sum(share * of(one) for share, one in parts))
-
-    apart = [(share, one.samples) for share, one in parts if one.samples is not None]
-    samples = SampleCurvature(
-        np.asarray(sum(share * one.one_class for share, one in apart)),
-        np.asarray(sum(share * one.two_classes for share, one in apart)),
-    )
-    return Averages(
-        float(mean(lambda one: one.log_z)), mean(lambda one: one.kernel), mean(lambda one: one.d),
-        mean(lambda one: one.tilde), mean(lambda one: one.delta), mean(lambda one: one.curvature), samples,
     )  # fmt: skip
 
 
@@ -383,26 +356,14 @@ def relu_one_loop(system: ReluSystem, order: ReluOrder, index: IntArray, span: F
     NotSmall
     """
     loop = ReluLoop(system, order)
-    p, n_classes = loop.problem, len(loop.problem.n)
     z, layers = loop.pack(loop.place), loop.layers(loop.place)
     slope, moving = loop.gradient(z)
     shift = np.asarray(-np.linalg.solve(loop.hessian(layers), slope))
     change = loop.unpack(shift)
     _check_small(loop, change)
     top = loop.explicit(layers) + shift @ moving
-    size = n_classes**2
-    kernel = np.append(change.order.kernel, top[:size].reshape(1, n_classes, n_classes), axis=0)
-    d = np.append(change.order.d, top[None, size:-1], axis=0)
-    own = np.array([one.averages.kernel for one in layers])[:, index][:, :, index]
-    rest = p.readout_variance * (len(span) - span.shape[1])
-    limit = FiniteWidth(
-        system.problem.width, read_only(own), read_only(np.array([one.averages.d for one in layers])[:, index]),
-        read_only((p.y - p.tau * loop.place.order.t)[index] @ span.T), float(loop.observed(layers[-1])[-1]) + rest,
-    )  # fmt: skip
-    curvatures = {one.name: one.curvature for one in loop.sectors(layers) if one.multiplicity > 0.0}
-    t = change.order.t[index] @ span.T
-    return OneLoop(
-        read_only(kernel[:, index][:, :, index]), read_only(d[:, index]), read_only(-p.tau * t), read_only(t),
-        float(top[-1]), loop.value(layers),
-        {name: (signs.inner, signs.outer) for name, signs in curvatures.items()}, limit,
+    averages, observed = [one.averages for one in layers], loop.observed(layers[-1])
+    return assembled(
+        loop.problem, loop.place.order, change.order, averages, observed, top, loop.sectors(layers), index, span,
+        system.problem.width,
     )  # fmt: skip

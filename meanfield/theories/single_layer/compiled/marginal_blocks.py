@@ -24,6 +24,16 @@ def start_of(block, low, shape, shift, basis, size, place, base):
 
 
 @jit
+def _put(code, visited, stack, n_stack):
+    """Put a block on the stack, if it was not yet; its new height."""
+    if visited[code] == 0:
+        visited[code] = 1
+        stack[n_stack] = code
+        n_stack += 1
+    return n_stack
+
+
+@jit
 def push(place, shape, first, last, size, visited, stack, n_stack):
     """Put the blocks of the lines beside `place` that hold nodes first ... last of it on the stack; its new height.
 
@@ -42,10 +52,7 @@ def push(place, shape, first, last, size, visited, stack, n_stack):
             for q in range(1, d):
                 code += (here if move >= 0 and q == r else place[q]) * scale
                 scale *= shape[q]
-            if visited[code] == 0:
-                visited[code] = 1
-                stack[n_stack] = code
-                n_stack += 1
+            n_stack = _put(code, visited, stack, n_stack)
     return n_stack
 
 
@@ -59,8 +66,4 @@ def push_seed(seed, low, shape, size, visited, stack, n_stack):
             n = n // size
         code += min(max(n, 0), shape[r] - 1) * scale
         scale *= shape[r]
-    if visited[code] == 0:
-        visited[code] = 1
-        stack[n_stack] = code
-        n_stack += 1
-    return n_stack
+    return _put(code, visited, stack, n_stack)

@@ -1,0 +1,94 @@
+"""What the terms of order 1/N of bounded phi and of rectifiers share: from L and its derivatives to coefficients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from meanfield.posterior.finite_width import FiniteWidth, OneLoop
+from meanfield.theories.deep.rules import Averages
+from meanfield.theories.deep.sectors import Sector
+from meanfield.theories.deep.system import DeepProblem, Order, System
+from meanfield.validation import FloatArray, IntArray, read_only
+
+__all__ = ["assembled", "by_sources", "differences", "log_fluctuations"]
+
+
+def log_fluctuations(found: Sequence[Sector]) -> float:
+    """L = -1/2 ln det of the second derivatives of Phi by all perturbations."""
+    return -0.5 * sum(sector.multiplicity * sector.log_determinant for sector in found)
+
+
+def differences(
+    at: Callable[[FloatArray], tuple[float, FloatArray]], z: FloatArray, steps: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Central differences of a number (k,) and of observables (k, observables), both of which `at` gives."""
+    slope, moving = [], []
+    for i, step in enumerate(steps):
+        ends = []
+        for sign in (-1.0, 1.0):
+            moved = z.copy()
+            moved[i] += sign * step
+            ends.append(at(moved))
+        slope.append((ends[1][0] - ends[0][0]) / (2.0 * step))
+        moving.append((ends[1][1] - ends[0][1]) / (2.0 * step))
+    return np.array(slope), np.array(moving)
+
+
+def by_sources(
+    system: System, by_pair: Callable[[int, int], float], by_class: Callable[[int], float], square: float
+) -> FloatArray:
+    """What kernel and d of the last layer and <|a|^2> (`square`) change by at fixed order parameters.
+
+    `by_pair` is dL / dk~_ce, `by_class` dL / ddelta~_c of the last layer; of entries that the symmetry of the task
+    makes equal one is asked for. A source of k~_ce is one of n_c n_e K_ce, of k~_cc one of n_c (n_c K_cc + d_c) / 2, of
+    delta~_c one of n_c (K_cc + d_c) / 2.
+    """
+    n = system.problem.n
+    slopes, own = np.zeros((len(n), len(n))), np.zeros(len(n))
+    for basis in system.matrices:
+        c, e = np.argwhere(basis)[0]
+        slopes[basis > 0.0] = by_pair(int(c), int(e))
+    for row in system.vectors:
+        own[row > 0.0] = by_class(int(np.flatnonzero(row)[0]))
+    kernel = slopes / np.outer(n, n)
+    np.fill_diagonal(kernel, 2.0 * (np.diag(slopes) - own) / (n**2 - n))
+    return np.concatenate([kernel.ravel(), 2.0 * own / n - np.diag(kernel), [square]])
+
+
+def assembled(
+    problem: DeepProblem,
+    order: Order,
+    change: Order,
+    layers: Sequence[Averages],
+    observed: FloatArray,
+    top: FloatArray,
+    found: Sequence[Sector],
+    index: IntArray,
+    span: FloatArray,
+    width: float = math.inf,
+) -> OneLoop:
+    """Coefficients for classes that are `index` of the problem's and outputs (m,) spanned by `span` (m, q).
+
+    `observed` and `top`: kernel and d of the last layer and <|a|^2> at order parameters `order`, and their
+    coefficients; `change`: those of the order parameters; `width`: that of the solution.
+    """
+    n_classes = len(problem.n)
+    size = n_classes**2
+    kernel = np.append(change.kernel, top[:size].reshape(1, n_classes, n_classes), axis=0)
+    d = np.append(change.d, top[None, size:-1], axis=0)
+    own = np.array([one.kernel for one in layers])
+    unseen = problem.readout_variance * (len(span) - span.shape[1])  # <a^2> of outputs without targets
+    limit = FiniteWidth(
+        width, read_only(own[:, index][:, :, index]), read_only(np.array([one.d for one in layers])[:, index]),
+        read_only((problem.y - problem.tau * order.t)[index] @ span.T), float(observed[-1]) + unseen,
+    )  # fmt: skip
+    curvatures = {one.name: one.curvature for one in found if one.multiplicity > 0.0}
+    t = change.t[index] @ span.T
+    return OneLoop(
+        read_only(kernel[:, index][:, :, index]), read_only(d[:, index]), read_only(-problem.tau * t), read_only(t),
+        float(top[-1]), log_fluctuations(found),
+        {name: (signs.inner, signs.outer) for name, signs in curvatures.items()}, limit,
+    )  # fmt: skip
