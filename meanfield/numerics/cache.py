@@ -9,8 +9,8 @@ Numba tells functions of one name and signature apart by a number that it counts
 code of all files that a process reads is linked by these names. `numpy.sort` and `numpy.argsort` share such names: with
 code of two processes that had come to the same number, `sort` was linked to `argsort` and left its array unsorted,
 without an error. Every process that keeps code starts from a random number instead. For the same reason a function that
-is linked into several others has one of its copies called by all of them, whichever was loaded first: copies may differ
-in last digits, functions behind a pointer (`meanfield.numerics.barrier`) have none.
+is linked into several others would have one of its copies called by all of them, whichever was loaded first, and copies
+differ in last digits; `meanfield.numerics.linkage` gives every caller its own.
 
 This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._reduce`,
 `FunctionIdentity._unique_ids`). Where they have changed, everything is compiled in memory.
@@ -19,6 +19,7 @@ This leans on semi-private parts of Numba (`Dispatcher._cache`, `CompileResult._
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import os
@@ -27,13 +28,14 @@ import re
 import sys
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from numba.core.compiler_lock import global_compiler_lock
 
 from meanfield.numerics.limits import aside
+from meanfield.numerics.linkage import own_copies
 
 if TYPE_CHECKING:
     from numba.core.base import BaseContext
@@ -102,9 +104,22 @@ def _compile_aside(dispatcher: Dispatcher) -> None:
     def compile_(signature: Signature) -> object:
         if global_compiler_lock.is_locked():  # by this thread, which compiles a caller
             return compile_here(signature)
-        return aside(lambda: compile_here(signature))
+        with own_copies(), _rarely_collecting():
+            return aside(lambda: compile_here(signature))
 
     dispatcher.compile = compile_
+
+
+@contextlib.contextmanager
+def _rarely_collecting() -> Iterator[None]:
+    """A tenth of a compilation is Python's search for circles among millions of small objects that are in use."""
+    thresholds = gc.get_threshold()
+    if thresholds[0] > 0:
+        gc.set_threshold(max(thresholds[0], 50_000), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def tell(folder: Path | None, reason: object) -> None:
