@@ -13,7 +13,9 @@ import warnings
 from pathlib import Path
 
 import numba
+import numpy as np
 import pytest
+from llvmlite.binding import Linkage
 
 from meanfield.numerics import cache
 
@@ -212,6 +214,25 @@ def test_processes_name_their_functions_differently():
     assert len(numbers) == (6 if hasattr(os, "fork") else 3)
     distances = [abs(a - b) for a, b in itertools.combinations(numbers, 2)]
     assert min(distances) > 1e6  # functions that a process may compile
+
+
+def two_smallest(x):
+    return np.sort(x)[0] + np.sort(2.0 * x)[1]
+
+
+def test_callers_call_their_own_copies_of_callees(tmp_path):
+    """Symbols of linked callees were weak: the copy that a process had loaded first served all callers."""
+    dispatcher = cache.keep_on_disk(numba.njit(two_smallest), tmp_path)
+    assert dispatcher(np.array([3.0, 1.0, 2.0])) == 5.0
+    (compiled,) = dispatcher.overloads.values()
+    defined = list(compiled.library.get_defined_functions())
+    copies = [one for one in defined if "quicksort" in one.name]
+    assert copies  # not inlined, or there would be nothing to see
+    assert all(one.linkage == Linkage.internal for one in copies)
+    assert not [one.name for one in defined if one.linkage not in (Linkage.internal, Linkage.external)]
+    again = cache.keep_on_disk(numba.njit(two_smallest), tmp_path)
+    assert again(np.array([3.0, 1.0, 2.0])) == 5.0
+    assert hits(again) == 1
 
 
 def test_other_versions_of_numba_compile_in_memory(tmp_path, monkeypatch):

@@ -67,4 +67,4 @@ def _keep_copies_inside(library: CPUCodeLibrary) -> None:
 
 
 if AVAILABLE:
-    _Library._finalize_final_module = _finish
+    _Library._finalize_final_module = _finish  # type: ignore[method-assign]
