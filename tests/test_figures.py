@@ -104,6 +104,24 @@ def test_the_command_draws_and_reports(tmp_path, capsys, monkeypatch):
     assert main(["figures", "--seed", "-1", "--output", str(tmp_path)]) == 2
 
 
+def test_another_nonlinearity_is_for_the_figure_that_takes_one(tmp_path, capsys, monkeypatch):
+    seen = []
+
+    def fake(name, scale):
+        seen.append(scale.activation.name)
+        return Drawing(name, plt.figure())
+
+    monkeypatch.setattr(importlib.import_module("meanfield.figures.coding_transitions"), "draw", fake)
+    folder = str(tmp_path / "out")
+    assert main(["figures", "--only", "fig5", "--activation", "tanh", "--output", folder]) == 0
+    assert seen == ["tanh"]
+    for wrong in (["--activation", "tanh"], ["--only", "fig5", "--activation", "nonsense"]):
+        assert main(["figures", *wrong, "--output", folder]) == 2
+    assert "--only fig5" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="fig4"):
+        draw("fig4", Scale(activation="tanh"))
+
+
 def test_full_figures_say_how_long_they_take_and_reports_stay(tmp_path, capsys, monkeypatch):
     def fake(name, scale):
         scale.say(f"chains of {name} go to {scale.kept.name}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meanfield.cli.commands import Commands
-from meanfield.cli.inputs import folder_for
+from meanfield.cli.inputs import activation_named, folder_for
 
 __all__ = ["add_arguments"]
 
@@ -33,16 +33,22 @@ def add_arguments(commands: Commands) -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the figures")
     parser.add_argument("--full", action="store_true", help="the paper's N and P; goes on from a run that was stopped")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="with MNIST, CIFAR-10; else digits of scikit-learn")
+    parser.add_argument(
+        "--activation", metavar="NAME", help="of fig5 (--only fig5): a built-in one or a formula in z; default: sigmoid"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is sampled; default: 0")
     parser.add_argument("--output", type=Path, default=Path("results"), metavar="FOLDER", help="default: results")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
-    from meanfield.figures.gallery import Scale, chosen, draw
+    from meanfield.figures.gallery import ANY_ACTIVATION, Scale, chosen, draw
     from meanfield.plot import save_figure
 
     names = chosen(options.only)
+    activation = None if options.activation is None else activation_named(options.activation)
+    if activation is not None and not set(names) <= set(ANY_ACTIVATION):
+        raise ValueError(f"--activation needs --only {' '.join(ANY_ACTIVATION)}; other figures are about their own.")
     if options.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {options.seed}.")
     folder = folder_for(options.output)
@@ -52,8 +58,9 @@ def _run(options: argparse.Namespace) -> None:
             _say(f"{name}: {_left(names[k:])}")
         begin, work = time.monotonic(), time.process_time()
         told = _say if options.full else None
+        scale = Scale(options.full, options.seed, options.data, kept, told, activation)
         try:
-            drawing = draw(name, Scale(full=options.full, seed=options.seed, data=options.data, kept=kept, told=told))
+            drawing = draw(name, scale)
         except KeyboardInterrupt:
             if kept is not None:
                 _say(f"stopped in {name}; the same command goes on from the chains in {kept}")

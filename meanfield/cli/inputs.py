@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from meanfield.validation import FloatArray
 
 __all__ = [
+    "activation_named",
     "axis_from",
     "check_folder",
     "class_task_from",
@@ -97,14 +99,15 @@ def network_from(options: argparse.Namespace, config: dict[str, Any]) -> Network
     for item in options.parameter or []:
         name, value = _name_and_value("--parameter", item, "NAME=VALUE")
         parameters[name] = _number(f"--parameter {name}", value)
-    values["activation"] = _activation(values.get("activation", "sigmoid"), parameters)
+    values["activation"] = activation_named(values.get("activation", "sigmoid"), parameters)
     for name in _BY_LAYER:
         if name in values:
             values[name] = [_number(name, x) for x in values[name]]
     return Network(**values)
 
 
-def _activation(name: str, parameters: dict[str, float]) -> Activation:
+def activation_named(name: str, parameters: Mapping[str, float] = MappingProxyType({})) -> Activation:
+    """A built-in nonlinearity, or that of a formula."""
     from meanfield.activations.activation import activation, activation_of_formula
     from meanfield.activations.builtin import names
 

@@ -1,4 +1,4 @@
-"""Figure 5: the codes of a sigmoid network change with the target of the other classes."""
+"""Figure 5: the codes of a network, sigmoid unless told otherwise, change with the target of the other classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TARGETS = (-0.75, 0.25, 0.55, 0.8)  # of the other classes, at which networks ar
 @styled
 def draw(name: str, scale: Scale) -> Drawing:
     """Weights of the codes over y_- at P -> infinity, and a sampled network at each of four values."""
-    network, task = Network("sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.0)
+    network, task = Network(scale.activation or "sigmoid"), class_task(fractions=[0.5, 0.25, 0.25], off=0.0)
     diagram = sweep(network, task, off=np.linspace(-1, 0.95, 196), progress=False)
     n = scale.size(80, 500)
     how = effort(scale, draws=(50, 50), warmup=(120, 120), thin=2, chains=(2, 2))

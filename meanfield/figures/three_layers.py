@@ -54,9 +54,9 @@ def draw(name: str, scale: Scale) -> Drawing:
 
 def _linear(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     """Prior of the readout 1/P^(1/3), where all layers learn."""
-    n = scale.size(80, 200)
+    n = scale.size(80, 300)  # terms of order 1/N^2 are seen at 100 and 200
     network = Network("linear", depth=DEPTH)
-    task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(80, 200))
+    task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(80, 100))
     posterior = solve(network, task, tau=0.02)
     how = effort(scale, draws=(60, 60), warmup=(120, 200), thin=scale.size(3, 2), chains=(2, 2))
     runs = sampled(posterior, (n // 2, n), scale, how, start="annealed")
@@ -69,7 +69,7 @@ def _sigmoid(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     network = Network("sigmoid", depth=DEPTH, readout_exponent=1.0)
     task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(100, 200))
     posterior = solved(scale, network, task, 1e-3, fractions=FROZEN, progress=False)
-    how = effort(scale, draws=(40, 80), warmup=(80, 150), thin=2, chains=(2, 2))
+    how = effort(scale, draws=(40, 100), warmup=(80, 150), thin=2, chains=(2, 4))
     runs = sampled(posterior, (n // 2, n), scale, how)
     return posterior, runs, [runs.said]
 
@@ -79,7 +79,7 @@ def _rectifier(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     n = scale.size(160, 200)
     network, task = Network("relu", depth=DEPTH), class_task(targets=[1.0, -1.0], n_samples=scale.size(80, 100))
     posterior = solved(scale, network, task, 0.05, progress=False)
-    how = effort(scale, draws=(80, 150), warmup=(60, 150), thin=1, chains=(2, 2))
+    how = effort(scale, draws=(80, 400), warmup=(60, 200), thin=1, chains=(2, 4))
     runs = sampled(posterior, (n // 2, n), scale, how, length=0.8 if scale.full else 1.5)
     return posterior, runs, [runs.said]
 

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
+from meanfield.problem.class_task import ClassTask
 from meanfield.sampling.problem import SampledProblem, class_means, class_sizes
 from meanfield.validation import FloatArray
 
@@ -39,6 +40,8 @@ class Drawable(Protocol):
     """A posterior whose neurons can be drawn in every layer, with samples of each class as wanted."""
 
     @property
+    def task(self) -> object: ...
+    @property
     def codes(self) -> Sequence[PlantedCode]: ...
     @property
     def outliers(self) -> Sequence[object]: ...
@@ -48,7 +51,7 @@ class Drawable(Protocol):
 def planted(posed: SampledProblem, posterior: Drawable, rng: np.random.Generator) -> FloatArray:
     """Weights of a network whose neurons are drawn from the theory, with rounded instead of random code counts."""
     where: dict[str, object] = {}
-    if not posed.features.size:
+    if isinstance(posterior.task, ClassTask):
         where["samples_per_class"] = class_sizes(posed.labels, posed.n_groups).tolist()
     depth = posed.network.depth
     z = [

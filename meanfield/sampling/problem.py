@@ -47,7 +47,7 @@ class SampledProblem:
     tau : float
         N T; T itself for the lazy scaling.
     features : (P, r) array
-        F with z^1 = W^1 F^T; (0, 0) where F = sigma_w 1, the orthogonal inputs of a class task.
+        F with z^1 = W^1 F^T; (0, 0) where F = sigma_w 1, orthogonal inputs with |x|^2 = N_0.
     targets : (P, m) array
     labels : (P,) integer array
         Group of every sample, 0 to C - 1.
@@ -315,18 +315,27 @@ def problem(network: object, task: object, width: object, tau: object, inputs: o
     new, rest = np.empty((0, features.rank)), np.empty(0)
     if inputs is not None:
         new, rest = features.project(task.transform(inputs))
+    matrix = features.matrix
+    if _orthogonal(matrix, network.sigma_w):  # weights turned, F = sigma_w 1: a product less in every gradient
+        new, matrix = new @ matrix.T / network.sigma_w, read_only(np.empty((0, 0)))
     known = task.labels is not None
     return SampledProblem(
         network=network,
         width=int(width),
         tau=tau,
-        features=features.matrix,
+        features=matrix,
         targets=read_only(task.targets),
         labels=np.asarray(task.labels) if known else np.zeros(task.n_samples, dtype=np.intp),
         n_groups=task.n_classes if known else 1,
         new_features=read_only(new),
         new_residual=read_only(rest),
     )
+
+
+def _orthogonal(matrix: FloatArray, sigma_w: float) -> bool:
+    """Whether F F^T = sigma_w^2 1, to rounding."""
+    p, r = matrix.shape
+    return p == r and bool(np.abs(matrix @ matrix.T / sigma_w**2 - np.eye(p)).max() < 1e-12 * p)
 
 
 def _refuse_jumps(phi: Activation) -> None:

@@ -89,21 +89,33 @@ def test_energy_of_layers_of_different_width_and_scale():
         problem(network, CLASSES, 5, 0.3)
 
 
-def test_features_of_a_class_task_are_those_of_orthogonal_inputs():
-    """Preactivation space and weights of N_0 = P orthogonal inputs are the same network."""
+def test_orthogonal_inputs_need_no_features():
+    """Inputs with X X^T = N_0 are those of a class task, whichever way they are turned: energies, outputs elsewhere."""
     labels = np.repeat([0, 1, 2], [4, 2, 2])
-    task = mf.data_task(math.sqrt(8) * np.eye(8), CLASSES.targets[labels])
-    weights, classes = pose("sigmoid", task=task), pose("sigmoid")
-    x = np.random.default_rng(0).standard_normal(classes.n_weights)
-    sign = np.sign(weights.features.sum(axis=0))  # F is the identity up to order and signs of its columns
-    order = np.argmax(np.abs(weights.features), axis=0)
+    turned = np.linalg.qr(RNG.standard_normal((8, 8)))[0]
+    task = mf.data_task(math.sqrt(8) * turned, CLASSES.targets[labels], center=False, scale=None)
+    network, new = mf.Network("sigmoid", sigma_w=1.2), RNG.standard_normal((3, 8))
+    lean, classes = problem(network, task, 5, 0.3, new), pose("sigmoid")
+    features = task.features(1.2)
+    projected = features.project(task.transform(new))[0]
+    dense = dataclasses.replace(lean, features=features.matrix, new_features=projected)
+    x = RNG.standard_normal(classes.n_weights)
     other = x.copy()
-    other[:40] = (x[:40].reshape(5, 8)[:, order] * sign).ravel()
+    other[: lean.n_hidden] = (lean.weights(x)[0] @ dense.features / 1.2).ravel()
     values = [
         energy_gradient(posed.target(), state, 3.0, posed.work(), np.empty(x.size))
-        for posed, state in ((classes, x), (weights, other))
+        for posed, state in ((classes, x), (lean, x), (dense, other))
     ]
-    assert values[0] == pytest.approx(values[1], rel=1e-13)
+    assert lean.features.size == 0
+    assert values == pytest.approx([values[0]] * 3, rel=1e-13)
+    outputs = [posed.weights(state)[0] @ posed.new_features.T for posed, state in ((lean, x), (dense, other))]
+    assert outputs[0] == pytest.approx(outputs[1], rel=1e-12, abs=1e-13)
+
+
+def test_inputs_of_unequal_norms_keep_their_features():
+    inputs = math.sqrt(8) * np.diag([1.0] * 7 + [1.001])
+    task = mf.data_task(inputs, np.ones((8, 1)), center=False, scale=None)
+    assert problem(mf.Network("sigmoid"), task, 5, 0.3).features.shape == (8, 8)
 
 
 def test_forward_leaves_the_residual():
