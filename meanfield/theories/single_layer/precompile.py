@@ -24,7 +24,7 @@ from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import Bounds, second_order
 from meanfield.theories.single_layer.compiled.certificate import certify, weight_nullity
 from meanfield.theories.single_layer.compiled.dual import active_set
-from meanfield.theories.single_layer.compiled.globalcheck import global_bound
+from meanfield.theories.single_layer.compiled.globalcheck import branch_and_bound, global_bound
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
 from meanfield.theories.single_layer.compiled.master import solve_master
 
@@ -62,6 +62,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     codes = rows, x, rows, x  # readouts and weights, directions and weights
     search = rows, x, np.zeros(1, np.int64)
     return [
+        (branch_and_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, True, x)),
         (global_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, x)),
         (second_order, (table, bounds, x, rows, strided, x, x, x, x, s, x, matrix, matrix, matrix)),
         (certify, (direct, s, s, x, rows, s, rows, *codes)),

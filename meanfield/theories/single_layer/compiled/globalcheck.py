@@ -36,7 +36,7 @@ from meanfield.theories.single_layer.compiled.frames import class_frames, narrow
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
 
-__all__ = ["exchangeable", "global_bound"]
+__all__ = ["branch_and_bound", "exchangeable", "global_bound"]
 
 _FAR = 1e9  # stands for infinity in kappa
 _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
@@ -114,7 +114,7 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
         budget = min(shares[turn], max_boxes - total) if several else max_boxes
         if budget <= 0 or exhausted(table.stop, 1):
             break
-        proved, excess, boxes = _branch_and_bound(
+        proved, excess, boxes = branch_and_bound(
             table, bounds, p, t, level, known, infimum, supremum, tolerance, budget, confinement,
             several and turn != 1, where,
         )  # fmt: skip
@@ -134,7 +134,7 @@ def _rank(singular):
 
 
 @jit_apart(returns="Tuple((boolean, float64, int64))")
-def _branch_and_bound(
+def branch_and_bound(
     table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, framed, where
 ):
     """As `global_bound`, over boxes of one kind.
