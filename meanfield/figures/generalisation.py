@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TAUS = {"sigmoid": 0.02, "relu": 0.05}
 _FEW = (2, 5, 10)  # images per class
 _CIFAR = ("airplane", "automobile", "frog")
-_PATIENCE = 300.0  # seconds for one solution: images that a network hardly tells apart tear its codes
+_PATIENCE = 300.0  # seconds for one solution: theory takes many minutes where a network hardly tells images apart
 
 
 class _Found(NamedTuple):
@@ -52,7 +52,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     rows: dict[str, dict[str, _Found]] = {}
     said = []
     for data, images in sets.items():
-        # Ten of CIFAR-10: with 33 of each class codes are in dozens of pieces, and theory takes many minutes.
+        # Ten of CIFAR-10: with 33 of each class the theory of sigmoid networks is not certified within minutes.
         per_class = 10 if data == "CIFAR-10" else scale.size(10, 33)
         train, test = images.split(3 * per_class, scale.size(150, 600), rng=scale.seed)
         task = train.task(on=1.0, off=0.0)
