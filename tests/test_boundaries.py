@@ -110,9 +110,10 @@ def excess(first, second):
     return 0.5 * first**2 + 0.25 * second**2 + 0.25 * 0.9**2 - level
 
 
-def test_an_island_between_the_rows_of_the_raster_is_closed():
+@pytest.mark.parametrize("shift", [0.05, 0.08])
+def test_an_island_between_the_rows_of_the_raster_is_closed(shift):
     axis = np.linspace(-1.05, 0.95, 5)  # in cells of 1/2 the island is 0.46 and 0.64 wide: one point is in it
-    plane = mf.sweep(*ISLAND, target_1=axis, target_2=axis + 0.1, progress=False)
+    plane = mf.sweep(*ISLAND, target_1=axis, target_2=axis + shift, progress=False)
     assert (plane.phase == plane.phase[2, 2]).sum() == 1
     found = plane.boundaries()
     assert found.unexplained == ()
