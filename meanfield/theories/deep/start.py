@@ -57,6 +57,11 @@ def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatAr
     return np.array(common), np.array(own), np.array(gain)
 
 
+def _shared_by_prior(common: FloatArray, own: FloatArray) -> bool:
+    """Whether classes have a part of the kernel in common under the prior, which costs nothing: not for odd phi."""
+    return bool(common[0] > 1e-9 * own[0])
+
+
 def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArray, FloatArray]:
     """Code words (k, C) of saturated activations and their weights (k,), roughly, by P <- P |sum_c S_c u_c|."""
     n_classes = len(problem.n)
@@ -120,7 +125,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         crossing = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
         h = brentq(slope, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0
     field = h * sign
-    centred = field - (field @ p)[:, None]
+    centred = field - (field @ p)[:, None] if _shared_by_prior(common, own) else field
     root = np.sqrt(p)
     spread = (centred.T * weight) @ centred * np.outer(root, root)
     eta, vectors = np.linalg.eigh(spread)
@@ -178,8 +183,9 @@ def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float
     d (C,) is that of the layer, tilde (C, C) the <g_h g_h^T> of the top.
     """
     root = np.sqrt(problem.n * d)
-    common = np.outer(root, root) / float(root @ root)  # part of the prior
-    centred = np.eye(len(root)) - common
+    centred = np.eye(len(root))
+    if _shared_by_prior(*prior_kernels(problem)[:2]):
+        centred -= np.outer(root, root) / float(root @ root)  # part of the prior
     return float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
 
 
@@ -237,7 +243,9 @@ def _with_kernel(system: System, order: Order) -> None:
     """
     problem, wanted, tilde = system.problem, order.kernel[0], order.tilde[0].copy()
     n = problem.n
-    centred = np.eye(len(n)) - np.outer(np.ones(len(n)), n) / n.sum()
+    centred = np.eye(len(n))
+    if _shared_by_prior(*prior_kernels(problem)[:2]):
+        centred -= np.outer(np.ones(len(n)), n) / n.sum()
     root = np.sqrt(n * order.d[0])
     size = float(np.linalg.eigvalsh(tilde * np.outer(root, root))[-1])
 

@@ -108,3 +108,15 @@ def test_neurons_drawn_with_two_fields(solved):
         error = product.std() / np.sqrt(len(product))
         c, e = neurons.labels[one], neurons.labels[other]
         assert abs(product.mean() - solved.solution.kernel[1][c, e]) < 5.0 * error
+
+
+@pytest.mark.parametrize("phi", ["tanh", "erf"])
+def test_odd_activations_have_no_common_part_to_start_from(phi):
+    """Under the prior of an odd phi a field that is the same for all classes costs as much as any other."""
+    p, y = np.array([0.28, 0.31, 0.41]), [[0.1257], [-0.1321], [0.6404]]
+    task = mf.class_task(fractions=p, targets=y, n_samples=100)
+    one = mf.solve(mf.Network(phi, depth=2), task, tau=0.1)
+    assert one.status == "optimal"
+    turned = mf.class_task(fractions=p, targets=-np.array(y), n_samples=100)
+    other = mf.solve(one.network, turned, tau=0.1)
+    np.testing.assert_allclose(other.solution.kernel, one.solution.kernel, rtol=1e-4, atol=1e-6)
