@@ -110,7 +110,7 @@ def excess(first, second):
     return 0.5 * first**2 + 0.25 * second**2 + 0.25 * 0.9**2 - level
 
 
-@pytest.mark.parametrize("shift", [0.05, 0.08])
+@pytest.mark.parametrize("shift", [0.1, 0.08])
 def test_an_island_between_the_rows_of_the_raster_is_closed(shift):
     axis = np.linspace(-1.05, 0.95, 5)  # in cells of 1/2 the island is 0.46 and 0.64 wide: one point is in it
     plane = mf.sweep(*ISLAND, target_1=axis, target_2=axis + shift, progress=False)
@@ -121,6 +121,8 @@ def test_an_island_between_the_rows_of_the_raster_is_closed(shift):
     assert island.ends == ("closed", "closed")
     first, second = island.curve.T
     np.testing.assert_allclose(excess(first, second), 0.0, atol=1e-8)
+    # Nothing but symmetry fixes this readout: rounding must not move it.
+    assert max(np.abs(point.solution.readout).max() for point in island.points) < 1e-6
     angle = np.unwrap(np.arctan2(second / math.sqrt(2), first))
     assert abs(angle[-1] - angle[0]) > 2 * math.pi - 0.3
     assert np.abs(np.diff(angle)).max() < 0.7

@@ -19,14 +19,20 @@ from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.limit import compiled_tables, phi_range
 from meanfield.theories.single_layer.solution import Solution
 from meanfield.theories.single_layer.transitions.control import Control, ScaledTask
-from meanfield.theories.single_layer.transitions.extended import CodeState, change, jacobian, quartic, soft_mode
+from meanfield.theories.single_layer.transitions.extended import (
+    SINGULAR,
+    CodeState,
+    change,
+    jacobian,
+    quartic,
+    soft_mode,
+)
 from meanfield.validation import FloatArray
 
 __all__ = ["Root", "Transition", "accept_codes", "accept_outliers"]
 
 _HEIGHT = 1e-9  # by which no readout may exceed the level
 _CLOSE = 1e-3  # codes nearer than this are the same
-_SINGULAR = 1e-9  # relative; below, the root is not isolated
 _MAX_BOXES = 200_000
 
 
@@ -147,7 +153,7 @@ def accept_codes(
         refuse(f"recomputed without tables, the residual is {found.solution.certificate.kkt_residual:.1e}")
     if found.solution.certificate.bound_gap > 2.0 * _HEIGHT * (1.0 + abs(state.level)):
         refuse(f"another readout lies above the level by {found.solution.certificate.bound_gap:.1e}")
-    if root.singular_value < _SINGULAR:
+    if root.singular_value < SINGULAR:
         refuse("it is not isolated (singular Jacobian)")
     if found.quartic is not None and found.quartic > 0 and kind == "merge":
         refuse("the quartic coefficient is positive, so that the codes have jumped before")
@@ -328,6 +334,6 @@ def accept_outliers(
         raise ConvergenceError(f"{where}: recomputed, the residual is {certificate.kkt_residual:.1e}.", found)
     if certificate.bound_gap > 2.0 * _HEIGHT * (1.0 + abs(level)):
         raise ConvergenceError(f"{where}: another readout lies above the bulk by {certificate.bound_gap:.1e}.", found)
-    if root.singular_value < _SINGULAR:
+    if root.singular_value < SINGULAR:
         raise ConvergenceError(f"{where}: it is not isolated (singular Jacobian).", found)
     return found

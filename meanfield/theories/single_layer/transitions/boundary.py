@@ -18,6 +18,7 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.control import Control
 from meanfield.theories.single_layer.transitions.extended import (
+    SINGULAR,
     ExtendedSystem,
     Linearised,
     Soft,
@@ -224,7 +225,7 @@ def _tangent(setup: Setup, unknowns: FloatArray, along: FloatArray | None) -> Fl
     """Unit null vector of the Jacobian, in scaled unknowns, pointing along the last one."""
     matrix = setup.system.linearised(unknowns)[1] / _scale(unknowns)
     _, spectrum, vectors = np.linalg.svd(matrix)
-    rank = min(int(np.sum(spectrum > 1e-9 * spectrum[0])), len(vectors) - 1)
+    rank = min(int(np.sum(spectrum > SINGULAR * spectrum[0])), len(vectors) - 1)
     null = vectors[rank:]
     if len(null) > 1:  # non-unique weights: keep the combination that moves the parameters
         null = np.linalg.svd(null[:, -2:])[0][:, :1].T @ null

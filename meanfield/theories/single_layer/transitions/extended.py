@@ -22,6 +22,7 @@ from meanfield.theories.single_layer.transitions.control import Change, Control,
 from meanfield.validation import FloatArray
 
 __all__ = [
+    "SINGULAR",
     "Active",
     "Blocks",
     "CodeFields",
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 _MAX_STEPS = 40
+SINGULAR = 1e-9  # of the largest: smaller singular values are zero, for steps and for what is made of a root
 
 
 class CodeFields(NamedTuple):
@@ -420,7 +422,8 @@ def newton(
 ) -> tuple[FloatArray, float]:
     """Newton's method with least-squares steps; (unknowns, residual) of the best point, for the caller to judge.
 
-    Least squares because the weights of a degenerate phase, or the equations of an orbit of codes, are redundant.
+    Least squares because the weights of a degenerate phase, or the equations of an orbit of codes, are redundant, and
+    where phi is odd nothing fixes a readout of zero that others merge into: it must not move.
     Steps are cut to `longest` in any weight or parameter.
     """
     best, smallest = unknowns, np.inf
@@ -439,6 +442,6 @@ def newton(
             break
         if error < 3e-15:
             break
-        step = np.linalg.lstsq(matrix, -residual, rcond=1e-12)[0]
+        step = np.linalg.lstsq(matrix, -residual, rcond=SINGULAR)[0]
         unknowns = unknowns + step * min(1.0, longest / max(np.abs(step[bounded]).max(initial=0.0), 1e-300))
     return best, smallest

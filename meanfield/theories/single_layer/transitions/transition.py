@@ -28,6 +28,7 @@ from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.acceptance import Root, Transition, accept_codes, accept_outliers
 from meanfield.theories.single_layer.transitions.control import Control
 from meanfield.theories.single_layer.transitions.extended import (
+    SINGULAR,
     Active,
     CodeState,
     Condition,
@@ -56,7 +57,6 @@ __all__ = [
 KINDS = ("weight", "merge", "cusp", "label", "outlier", "driven", "cone")
 
 RESIDUAL = 1e-11
-_SINGULAR = 1e-9  # relative: smaller singular values are zero
 _TIGHT = 1e-8  # constraints on t that are active
 
 
@@ -155,9 +155,9 @@ def make_root(system: Linearised, unknowns: FloatArray, residual: float, free: i
     spectrum = np.zeros(unknowns.size)
     spectrum[: found.size] = found
     # Weights may be free (complements of odd phi, cones of outliers), as long as this does not free the parameters.
-    null = vectors[spectrum <= _SINGULAR * spectrum[0]][:, -k:]
+    null = vectors[spectrum <= SINGULAR * spectrum[0]][:, -k:]
     moving = int(np.sum(np.linalg.svd(null, compute_uv=False) > 1e-6)) if len(null) else 0
-    smallest = spectrum[spectrum > _SINGULAR * spectrum[0]][-1] / spectrum[0]
+    smallest = spectrum[spectrum > SINGULAR * spectrum[0]][-1] / spectrum[0]
     return Root(control, values, control.at(values), residual, float(smallest) if moving <= free else 0.0)
 
 
