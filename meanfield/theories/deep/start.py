@@ -57,9 +57,13 @@ def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatAr
     return np.array(common), np.array(own), np.array(gain)
 
 
-def _shared_by_prior(common: FloatArray, own: FloatArray) -> bool:
-    """Whether classes have a part of the kernel in common under the prior, which costs nothing: not for odd phi."""
-    return bool(common[0] > 1e-9 * own[0])
+def _apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArray:
+    """Projection (C, C) on what tells classes apart: off `one`, which costs nothing as the prior has it, along `other`.
+
+    Under the prior of an odd phi classes have nothing in common.
+    """
+    whole = np.eye(len(one))
+    return whole if problem.phi.parity == "odd" else whole - np.outer(one, other) / float(one @ other)
 
 
 def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArray, FloatArray]:
@@ -125,7 +129,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         crossing = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
         h = brentq(slope, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0
     field = h * sign
-    centred = field - (field @ p)[:, None] if _shared_by_prior(common, own) else field
+    centred = field - (field @ p)[:, None] if problem.phi.parity != "odd" else field  # as `_apart`
     root = np.sqrt(p)
     spread = (centred.T * weight) @ centred * np.outer(root, root)
     eta, vectors = np.linalg.eigh(spread)
@@ -183,9 +187,7 @@ def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float
     d (C,) is that of the layer, tilde (C, C) the <g_h g_h^T> of the top.
     """
     root = np.sqrt(problem.n * d)
-    centred = np.eye(len(root))
-    if _shared_by_prior(*prior_kernels(problem)[:2]):
-        centred -= np.outer(root, root) / float(root @ root)  # part of the prior
+    centred = _apart(problem, root, root)
     return float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
 
 
@@ -243,9 +245,7 @@ def _with_kernel(system: System, order: Order) -> None:
     """
     problem, wanted, tilde = system.problem, order.kernel[0], order.tilde[0].copy()
     n = problem.n
-    centred = np.eye(len(n))
-    if _shared_by_prior(*prior_kernels(problem)[:2]):
-        centred -= np.outer(np.ones(len(n)), n) / n.sum()
+    centred = _apart(problem, np.ones(len(n)), n)
     root = np.sqrt(n * order.d[0])
     size = float(np.linalg.eigvalsh(tilde * np.outer(root, root))[-1])
 

@@ -119,4 +119,4 @@ def test_odd_activations_have_no_common_part_to_start_from(phi):
     assert one.status == "optimal"
     turned = mf.class_task(fractions=p, targets=-np.array(y), n_samples=100)
     other = mf.solve(one.network, turned, tau=0.1)
-    np.testing.assert_allclose(other.solution.kernel, one.solution.kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(other.solution.kernel, one.solution.kernel, rtol=1e-9, atol=1e-12)
