@@ -42,13 +42,11 @@ def add_arguments(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from meanfield.figures.gallery import ANY_ACTIVATION, Scale, chosen, draw
+    from meanfield.figures.gallery import Scale, chosen, draw
     from meanfield.plot import save_figure
 
-    names = chosen(options.only)
+    names = chosen(options.only, options.activation)
     activation = None if options.activation is None else activation_named(options.activation)
-    if activation is not None and not set(names) <= set(ANY_ACTIVATION):
-        raise ValueError(f"--activation needs --only {' '.join(ANY_ACTIVATION)}; other figures are about their own.")
     if options.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {options.seed}.")
     folder = folder_for(options.output)

@@ -125,19 +125,23 @@ def draw(name: str, scale: Scale | None = None) -> Drawing:
     ValueError
         For a name that is none of them, and for a nonlinearity in a figure that is about others.
     """
-    chosen([name])
-    if scale is not None and scale.activation is not None and name not in ANY_ACTIVATION:
-        raise ValueError(f"{name} is about its own nonlinearities; another one goes with {', '.join(ANY_ACTIVATION)}.")
+    scale = scale or Scale()
+    chosen([name], scale.activation)
     module = importlib.import_module(f"meanfield.figures.{FIGURES[name][0]}")
-    drawing: Drawing = module.draw(name, scale or Scale())
+    drawing: Drawing = module.draw(name, scale)
     return drawing
 
 
-def chosen(names: Sequence[str] | None) -> list[str]:
-    """All names, or those given; ValueError for others."""
+def chosen(names: Sequence[str] | None, activation: object = None) -> list[str]:
+    """All names, or those given; ValueError for others, and for a nonlinearity in a figure that is about its own."""
     from meanfield.validation import short  # late: the command's help needs no NumPy
 
     for name in names or ():
         if name not in FIGURES:
             raise ValueError(f"there is no figure {short(name)}; there are {', '.join(FIGURES)}.")
-    return list(dict.fromkeys(names)) if names else list(FIGURES)
+    found = list(dict.fromkeys(names)) if names else list(FIGURES)
+    fixed = [name for name in found if name not in ANY_ACTIVATION]
+    if activation is not None and fixed:
+        others = " ".join(ANY_ACTIVATION)
+        raise ValueError(f"{fixed[0]} is about its own nonlinearities; another one is for {others} (--only {others}).")
+    return found

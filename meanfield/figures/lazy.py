@@ -29,7 +29,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     sign = np.repeat([1.0, -1.0], n // 2)
     # The same task with its orthogonal inputs, |x|^2 = N_0: what lazy networks are solved on.
     data = data_task(np.sqrt(n) * np.eye(n), sign, labels=np.repeat(["+", "-"], n // 2), center=False, scale=None)
-    cooled = effort(scale, draws=(60, 60), warmup=(150, 60), thin=scale.size(2, 1), chains=(2, 2))
+    free = effort(scale, draws=(60, 60), warmup=(150, 60), thin=scale.size(2, 1), chains=(2, 2))
     planted = effort(scale, draws=(60, 60), warmup=(150, 100), thin=2, chains=(2, 2))
     figure, axes = plt.subplots(3, 4, figsize=(8.2, 5.6), layout="constrained")
     comparisons: list[Comparison] = []
@@ -44,7 +44,7 @@ def draw(name: str, scale: Scale) -> Drawing:
             from_prior = scaling == "lazy"  # which is where its weights stay
             runs = sampled(
                 posterior, (2 * n, 4 * n) if scaling == "lazy" else (n // 2, n), scale,
-                cooled if from_prior else planted, start="prior" if from_prior else posterior,
+                free if from_prior else planted, start="prior" if from_prior else posterior,
             )  # fmt: skip
             comparisons += runs.comparisons
             chains, trend = runs.widest, runs.trend

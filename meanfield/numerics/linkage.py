@@ -24,11 +24,11 @@ try:
 
     _finalize = _Library._finalize_final_module
 except (ImportError, AttributeError):  # another Numba
-    AVAILABLE = False
+    _AVAILABLE = False
 else:
-    AVAILABLE = True
+    _AVAILABLE = True
 
-__all__ = ["AVAILABLE", "own_copies"]
+__all__ = ["own_copies"]
 
 _users = 0  # compilations that want it; other users of Numba get what they are used to
 
@@ -66,5 +66,6 @@ def _keep_copies_inside(library: CPUCodeLibrary) -> None:
             function.linkage = Linkage.internal
 
 
-if AVAILABLE:
+if _AVAILABLE:
+    # Numba has no hook between linking and translation: the method is replaced.
     _Library._finalize_final_module = _finish  # type: ignore[method-assign]
