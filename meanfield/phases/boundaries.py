@@ -3,7 +3,8 @@
 At P = infinity with one hidden layer boundaries are sharp. The first place of the raster that no curve explains gives a
 transition, located between two neighbouring points, and from there the boundary is followed both ways; this repeats
 until nothing is left, so that islands which no row or column crosses twice are found as well; those that no point hits
-are looked for (`islands`). Elsewhere (finite P, deep networks) see `level_curves`. Ends that lie together are meeting points: cusps, triple points, ends of mergers.
+are looked for (`islands`). Elsewhere (finite P, deep networks) see `level_curves`. Ends that lie together are meeting
+points: cusps, triple points, ends of mergers.
 """
 
 from __future__ import annotations

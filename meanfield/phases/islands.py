@@ -3,7 +3,7 @@
 Inside a phase some smooth functions of the two parameters are positive, and each vanishes where the phase ends: by how
 much the highest maximum of h that is no code stays below the level, the least weight of a code, the least squared
 distance of two codes (they merge), and how firm the softest code is (it splits). An island that no point of the raster
-hits lies around a minimum of one of them. Points of the raster that are lowest among their neighbours, by so little that
+hits lies around a minimum of one of them. Points of the raster that are lowest among their neighbours, and so low that
 the minimum may pass zero within a cell (a parabola along each axis says so), are starts from which it is followed
 downhill through further certified solutions. One with another number of codes lies in an island.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ _FLAT = 0.1  # of the least value: simplexes on which it changes less have ended
 
 @dataclass(frozen=True, eq=False)
 class Leg:
-    """From a point of the raster to one in an island along one parameter, as `transitions_along` takes it."""
+    """Two points, one of them in an island, which share the value of one parameter; for `transitions_along`."""
 
     diagram: Plane
     name: str
@@ -86,7 +87,7 @@ class Leg:
 
 
 def hidden_islands(diagram: Plane) -> Iterator[Leg]:
-    """Ways into islands that no point of the raster hits: one or two legs to each, at right angles.
+    """Ways out of islands that no point of the raster hits, up to four of each.
 
     For codes (bounded phi); what has outliers is not looked at.
     """
@@ -119,6 +120,10 @@ class _InAnIsland(Exception):
     """Ends a search: the solution has another number of codes."""
 
 
+class _Flat(Exception):
+    """Ends a search: there is hardly anything left to fall."""
+
+
 class _Look:
     """What keeps the phase at each point of a raster, and the searches that start where it is least."""
 
@@ -138,9 +143,12 @@ class _Look:
                 solution = solution_at(diagram.points, flat, problem.class_task, problem.tau)
                 self.n_codes[at], self.margin[(slice(None), *at)] = margins(problem, solution)
 
+    def _place(self, at: tuple[int, ...]) -> tuple[int, ...]:
+        """Position on the raster of the diagram."""
+        return tuple(int(order[i]) for order, i in zip(self.orders, at))
+
     def _flat(self, at: tuple[int, ...]) -> int:
-        place = tuple(int(order[i]) for order, i in zip(self.orders, at))
-        return int(np.ravel_multi_index(place, self.diagram.shape))
+        return int(np.ravel_multi_index(self._place(at), self.diagram.shape))
 
     def starts(self) -> Iterator[tuple[int, tuple[int, int]]]:
         """Function and place, those whose minimum is the likeliest to pass zero first."""
@@ -171,7 +179,7 @@ class _Look:
         return float(here / falls) if 0.0 < falls < math.inf else math.inf
 
     def legs(self, which: int, at: tuple[int, int]) -> Iterator[Leg]:
-        """Downhill from a point of the raster; ways into the island, if one is met."""
+        """Downhill from a point of the raster; ways out of the island, if one is met."""
         origin = np.array([axis[i] for axis, i in zip(self.axes, at)])
         cell = np.array([_cell(axis, i) for axis, i in zip(self.axes, at)])
         low, high = (np.array([f(axis) for axis in self.axes]) for f in (np.min, np.max))
@@ -192,38 +200,30 @@ class _Look:
                 raise _InAnIsland
             evaluated.append(float(found[which]))
             if len(evaluated) >= 9 and np.ptp(evaluated[-3:]) < _FLAT * min(evaluated):
-                raise StopIteration
+                raise _Flat
             return evaluated[-1]
 
         downhill = self._downhill(which, at)
         across = np.array([-downhill[1], downhill[0]])
         simplex = np.array([np.zeros(2), downhill, 0.5 * downhill + 0.5 * across])
-        try:
+        with suppress(_InAnIsland, _Flat):
             minimize(
                 height, np.zeros(2), method="Nelder-Mead",
                 options={"initial_simplex": simplex, "maxfev": _SOLVES, "xatol": 1e-3, "fatol": 0.0},
             )  # fmt: skip
-        except (_InAnIsland, StopIteration):
-            pass
         if not met:
             return
-        (place, inside) = met[0]
-        first, second = self.names
-        corner = {first: float(place[0]), second: float(origin[1])}
-        start = self.diagram.posterior(self.diagram_place(at))
-        try:
-            turn = self.diagram.solve(**corner)
-        except (ConvergenceError, ValueError):
-            return
-        if place[0] != origin[0]:
-            ends = (float(origin[0]), start), (float(place[0]), turn)
-            yield Leg(self.diagram, first, {second: corner[second]}, ends)
-        if place[1] != origin[1]:
-            ends = (float(origin[1]), turn), (float(place[1]), inside)
-            yield Leg(self.diagram, second, {first: corner[first]}, ends)
+        yield from self._cross(*met[0])
 
-    def diagram_place(self, at: tuple[int, int]) -> tuple[int, ...]:
-        return tuple(int(order[i]) for order, i in zip(self.orders, at))
+    def _cross(self, place: FloatArray, inside: Posterior) -> Iterator[Leg]:
+        """From a point in an island along both parameters, both ways, to the next values of the raster."""
+        for k, name in enumerate(self.names):
+            fixed = {self.names[1 - k]: float(place[1 - k])}
+            below, above = self.axes[k][self.axes[k] < place[k]], self.axes[k][self.axes[k] > place[k]]
+            for end in (*below[-1:], *above[:1]):
+                with suppress(ConvergenceError, ValueError):
+                    outside = self.diagram.solve(**fixed, **{name: float(end)})
+                    yield Leg(self.diagram, name, fixed, ((float(place[k]), inside), (float(end), outside)))
 
     def _downhill(self, which: int, at: tuple[int, int]) -> FloatArray:
         """Newton's step to the minimum of parabolas along both axes, in cells; at least a quarter of one."""
