@@ -77,18 +77,18 @@ def test_rasters_without_islands_have_none():
 
 
 def test_margins_against_maxima_found_by_scipy():
-    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.55)
-    network = mf.Network("sigmoid", sigma_a=1.3)
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.3)
+    network = mf.Network("sigmoid", sigma_a=0.8)
     posterior = mf.solve(network, task)
     count, (gap, weight, apart, firm) = margins(Problem(network, task, 0.0), posterior.solution)
     t, present = posterior.solution.t, posterior.solution.readout
 
     def h(a):
-        return task.fractions @ cumulant(network.activation, 1.0).direct(t @ a)[0] - 0.5 * a @ a / 1.3**2
+        return task.fractions @ cumulant(network.activation, 1.0).direct(t @ a)[0] - 0.5 * a @ a / 0.8**2
 
     heights = []
     for word in np.ndindex(2, 2, 2):
-        found = minimize(lambda a: -h(a), 1.3**2 * (task.fractions * word) @ t, tol=1e-10)
+        found = minimize(lambda a: -h(a), 0.8**2 * (task.fractions * word) @ t, tol=1e-10)
         if np.linalg.norm(present - found.x, axis=1).min() > 0.01:
             heights.append(-found.fun)
     assert gap == pytest.approx(posterior.solution.level - max(heights), abs=1e-7)
@@ -96,10 +96,10 @@ def test_margins_against_maxima_found_by_scipy():
     assert count == len(posterior.codes)
     assert weight == pytest.approx(min(code.weight for code in posterior.codes))
     distances = [np.sum((a - b) ** 2) for i, a in enumerate(present) for b in present[:i]]
-    assert apart == pytest.approx(min(distances) / 1.3**2)
+    assert apart == pytest.approx(min(distances) / 0.8**2)
     bends = []
     for a in present:
         steps = 1e-3 * np.eye(3)
         hessian = np.array([[h(a + x + y) - h(a + x - y) - h(a - x + y) + h(a - x - y) for x in steps] for y in steps])
-        bends.append(np.linalg.eigvalsh(1.3**2 * hessian / 4e-6).max())
+        bends.append(np.linalg.eigvalsh(0.8**2 * hessian / 4e-6).max())
     assert firm == pytest.approx(-max(bends), abs=1e-5)
