@@ -117,7 +117,9 @@ class PhaseDiagram(PhaseNames):
     def _solved(self, values: Mapping[str, float], as_swept: bool) -> SolvedPosterior:
         distance = np.zeros(self.shape)
         for i, (name, axis) in enumerate(self.axes.items()):
-            away = np.abs(axis - values[name]).reshape(len(axis), -1).max(1) / (np.ptp(axis) or 1.0)
+            # A number of samples may be infinite: at no distance from itself, and far from all others.
+            away = np.where(axis == values[name], 0.0, np.abs(axis - np.nan_to_num(values[name], posinf=1e300)))
+            away = away.reshape(len(axis), -1).max(1) / (np.ptp(axis[np.isfinite(axis)]) or 1.0)
             distance = distance + away.reshape([-1 if j == i else 1 for j in range(len(self.shape))])
         distance[~self.certified] = np.inf
         nearest = int(np.argmin(distance))
@@ -179,7 +181,7 @@ class PhaseDiagram(PhaseNames):
         `interactive`: a figure of its own in which a click solves that point and draws it, in any interactive backend;
         returns the `meanfield.plot.explore.Explorer`, which has to be kept.
         """
-        if interactive:
+        if flag("interactive", interactive):
             if ax is not None:
                 raise ValueError("an interactive diagram has a figure of its own; leave ax out.")
             return drawn("explore.explore", self)
