@@ -153,9 +153,10 @@ class PhaseDiagram(PhaseNames):
         """Phase boundaries of a diagram with two axes: curves, the points where they meet, and what they leave open.
 
         At P = infinity with one hidden layer each boundary is followed by continuation, every point of it with its own
-        certificate (`Boundary`), from wherever the raster changes its phase, islands included. At finite P, and in deep
-        networks, codes come and go smoothly: there a curve is where a code begins to have more than one neuron in a
-        thousand, found between neighbouring points of the raster (`LevelCurve`).
+        certificate (`Boundary`), from wherever the raster changes its phase, and from islands between its points, as
+        far as codes on them foretell these (phases/THEORY.md, "Planes"). At finite P, and in deep networks, codes come
+        and go smoothly: there a curve is where a code begins to have more than one neuron in a thousand, found between
+        neighbouring points of the raster (`LevelCurve`).
 
         Raises
         ------
