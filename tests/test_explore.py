@@ -326,6 +326,8 @@ def test_infinity_in_a_browser(browser, endless, tmp_path):
     shown.click(0.2, 390.0)
     check(shown.rows(), endless.posterior((1, 2)))
     assert "P = ∞" in shown.table
+    labels = "Bokeh.documents[0].get_model_by_name('plane').left[0].major_label_overrides"
+    assert shown.driver.execute_script(f"return Array.from({labels}.values())") == ["∞"]
     shown.click(0.4, 110.0)
     check(shown.rows(), endless.posterior((2, 0)))
     assert not shown.errors()

@@ -252,6 +252,10 @@ def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases
             renderers=[quads], tooltips=[("phase", "@phase{custom}"), ("at", "$x, $y")], formatters={"@phase": named}
         )
     )
+    for shown, swept, places in zip((plane.xaxis, plane.yaxis), diagram.axes.values(), axes):
+        if not np.isfinite(swept).all():
+            shown.ticker = sorted(set(places.tolist()))
+            shown.major_label_overrides = {float(places[np.isinf(swept)][0]): "∞"}
     plane.grid.visible = flat
     plane.x_range.start, plane.x_range.end = float(x[0].min()), float(x[1].max())
     plane.y_range.start, plane.y_range.end = float(np.min(bottom)), float(np.max(top_edge))

@@ -76,6 +76,40 @@ def test_samples_in_any_order(chains, task):
     np.testing.assert_allclose(seen.residual, straight.residual[:, :, order], atol=1e-13)
 
 
+class Tensor:
+    """As PyTorch has them: no array before it is detached from its graph."""
+
+    def __init__(self, values, attached=True):
+        self.values, self.attached = np.asarray(values, dtype=np.float32), attached
+
+    def detach(self):
+        return Tensor(self.values, attached=False)
+
+    def cpu(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        if self.attached:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return np.asarray(self.values, dtype=dtype)
+
+
+def test_a_pair_of_tensors_is_compared_with_the_theory_in_ten_lines():
+    rng = np.random.default_rng(0)
+    x = math.sqrt(18) * np.linalg.qr(rng.normal(size=(18, P)))[0].T
+    first, second = Tensor(rng.normal(size=(N, 18))), Tensor(rng.normal(size=(3, N)))
+    # What a user writes:
+    task = mf.class_task(fractions=FRACTIONS, off=0.5, n_samples=P)
+    network = mf.Network("sigmoid")
+    seen = mf.observe(network, task, TAU, weights=[first], readouts=second, inputs=Tensor(x))
+    found = mf.compare(mf.solve(network, task, tau=TAU), seen)
+    assert not found.passed()  # random weights were not trained
+    assert "one network" in found.table()
+    z = first.values.astype(float) @ x.T.astype(np.float32) / math.sqrt(18)
+    expected = mf.Network("sigmoid").activation(z).T @ second.values.T / N
+    np.testing.assert_allclose(seen.outputs[0, 0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_parameterizations_are_the_same_network(depth):
     rng = np.random.default_rng(0)
