@@ -40,7 +40,8 @@ _NOTHING = 1e-9  # what counts as zero already: ties that a symmetry makes
 _REACH = 3.0  # times what a parabola allows within half a cell
 _MOST = 6  # starts per function
 _SOLVES = 24  # per start
-_MOST_POINTS = 2_500  # of the raster that are looked at
+_MOST_CLIMBS = 20_000  # to maxima of h: 2^C at each point that is looked at, 2,500 points of three classes
+_MOST_CLASSES = 5  # beyond, there are so many climbs, and solutions may hold orbits of codes
 _FLAT = 0.1  # of the least value: simplexes on which it changes less have ended
 
 
@@ -89,9 +90,10 @@ class Leg:
 def hidden_islands(diagram: Plane) -> Iterator[Leg]:
     """Ways out of islands that no point of the raster hits, up to four of each.
 
-    For codes (bounded phi); what has outliers is not looked at.
+    For codes (bounded phi) of up to five classes; what has outliers is not looked at.
     """
-    if diagram.network.activation.parts != "codes" or min(diagram.shape) < 3:
+    few = diagram.task.n_classes <= _MOST_CLASSES
+    if diagram.network.activation.parts != "codes" or not few or min(diagram.shape) < 3:
         return
     look = _Look(diagram)
     for place in look.starts():
@@ -130,7 +132,8 @@ class _Look:
     def __init__(self, diagram: Plane) -> None:
         self.diagram = diagram
         self.names = tuple(diagram.axes)
-        stride = math.ceil(math.sqrt(math.prod(diagram.shape) / _MOST_POINTS))
+        climbs = math.prod(diagram.shape) * 2**diagram.task.n_classes
+        stride = math.ceil(math.sqrt(climbs / _MOST_CLIMBS))
         self.orders = [np.argsort(axis)[::stride] for axis in diagram.axes.values()]
         self.axes = [axis[order] for axis, order in zip(diagram.axes.values(), self.orders)]
         shape = tuple(len(axis) for axis in self.axes)
