@@ -31,6 +31,26 @@ def _grid(sample, spacing, origin, n_samples, share, low, step, action, slope):
 
 
 @jit
+def _add(value, n, w, lines, cells, starts, x_step, slope, sums):
+    """Add the first n cells of `value`, one of each line in `lines`, to sums (., 4): of e^value, times x, G', x G'."""
+    exponentials(value, n * LANES, w)
+    for k in range(n):
+        total, moment, with_slope, both = 0.0, 0.0, 0.0, 0.0
+        for j in range(LANES):
+            here = w[k * LANES + j]
+            moved = here * (starts[k] + j * x_step)
+            total += here
+            moment += moved
+            with_slope += here * slope[cells[k] + j]
+            both += moved * slope[cells[k] + j]
+        i = lines[k]
+        sums[i, 0] += total
+        sums[i, 1] += moment
+        sums[i, 2] += with_slope
+        sums[i, 3] += both
+
+
+@jit
 def product_sums(
     sample, spacing, origin, p, t, share, gain, n_samples, top, along, basis, low, shape, shift, seeds, x_first, x_step,
     n_x, kappa_low, n_kappa, window, limit, first,
@@ -49,10 +69,12 @@ def product_sums(
     visited, stack = np.zeros(n_blocks, np.uint8), np.empty(n_blocks, np.int64)
     place, base = np.empty(d, np.int64), np.empty(d)
     beta, kappa, slope = np.empty((d, LANES)), np.empty((n_other, LANES)), np.empty((n_other, LANES))
-    s, line, value, w = np.empty(LANES), np.empty(LANES), np.empty(ROOM), np.empty(ROOM)
+    s, line, sums = np.empty(LANES), np.empty(LANES), np.empty((LANES, 4))
+    value, w = np.empty(LANES * LANES), np.empty(LANES * LANES)  # of some cells, whose exponentials are taken together
+    lines, cells, starts = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(LANES)
     action, rising = np.empty(n_kappa + LANES), np.empty(n_kappa + LANES)
     _grid(sample, spacing, origin, n_samples, share, kappa_low, gain * x_step, action, rising)
-    length, half = LANES * x_step, 0.5 * n_samples
+    length, half, least = LANES * x_step, 0.5 * n_samples, math.exp(-window)
     mass, n_nodes, n_stack = 0.0, 0, 0
     for k in range(seeds.shape[0]):
         n_stack = push_seed(seeds[k], low, shape, LANES, visited, stack, n_stack)
@@ -74,12 +96,13 @@ def product_sums(
                 for i in range(LANES):
                     kappa[c, i] += t[c, r] * beta[r, i]
         direct_site(sample, spacing, origin, n_samples, p, kappa, LANES, line, slope)
-        begin, end = LANES, -1
+        waiting = 0
         for i in range(LANES):
             start = (kappa_low - s[i]) / gain  # x of the first node of the grid
             cell = max(0, math.floor((x_first - start) / length))
             last = min(n_kappa // LANES, math.ceil((x_first + n_x * x_step - start) / length))
-            total, moment, with_slope, both, highest = 0.0, 0.0, 0.0, 0.0, -np.inf
+            for k in range(4):
+                sums[i, k] = 0.0
             while cell < last:
                 x0 = start + cell * length
                 g = cell * LANES
@@ -88,19 +111,20 @@ def product_sums(
                 x = min(max(rise / n_samples, x0), x0 + length)
                 if not line[i] + action[g] + rise * (x - x0) - half * x * x > -window:
                     continue
+                lines[waiting], cells[waiting], starts[waiting] = i, g, x0
                 for j in range(LANES):
                     x = x0 + j * x_step
-                    value[j] = line[i] + action[g + j] - half * x * x
-                exponentials(value, LANES, w)
+                    value[waiting * LANES + j] = line[i] + action[g + j] - half * x * x
+                waiting += 1
                 n_nodes += LANES
-                for j in range(LANES):
-                    x = x0 + j * x_step
-                    highest = max(highest, value[j])
-                    total += w[j]
-                    moment += w[j] * x
-                    with_slope += w[j] * rising[g + j]
-                    both += w[j] * rising[g + j] * x
-            if not highest > -window:
+                if waiting == LANES:
+                    _add(value, waiting, w, lines, cells, starts, x_step, rising, sums)
+                    waiting = 0
+        _add(value, waiting, w, lines, cells, starts, x_step, rising, sums)
+        begin, end = LANES, -1
+        for i in range(LANES):
+            total, moment, with_slope, both = sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]
+            if not total > least:
                 continue
             begin, end = min(begin, i), i
             mass += total
