@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.limits import check_time
+from meanfield.theories.single_layer.compiled.cloud import closest
 from meanfield.theories.single_layer.finite_check import extra_starts, stationarity
 from meanfield.theories.single_layer.finite_newton import jacobian, no_outliers, stepped
 from meanfield.theories.single_layer.readout_clouds import (
@@ -25,6 +26,7 @@ from meanfield.theories.single_layer.readout_clouds import (
     framed,
     hermite_rule,
     overlapping,
+    violations,
 )
 from meanfield.theories.single_layer.readout_integral import ReadoutIntegral, Sums
 from meanfield.validation import FloatArray
@@ -90,7 +92,6 @@ def _newton(
     problem: ReadoutIntegral, t: FloatArray, codes: Codes, enough: float, accuracy: float, overlap: float
 ) -> tuple[FloatArray, FloatArray, Frames, list[Rule], Sums, float] | FloatArray | None:
     """t, weights, frames, rules, sums and residual; t alone where no rules do but the fewest nodes, None without it."""
-    none = no_outliers(t)
     frames = framed(problem, t, codes.readout)
     if frames is None:
         return None
@@ -106,9 +107,7 @@ def _newton(
             sums = cloud_sums(problem, t, frames, [hermite_rule(t.shape[1], ORDERS[0])] * len(frames), weight)
         else:
             sums = cloud_sums(problem, t, frames, rules)
-        gradient = problem.gradient(t, sums, weight, none)
-        mismatch = problem.mismatch(sums, weight)
-        error = max(problem.residual(gradient), problem.share_error(sums, weight))
+        error, violation = violations(problem, t, sums, weight)
         if rules is not None and error <= enough:
             return t, weight, frames, rules, replace(sums, within=within), error
         if not error < (2.0 if rules is None else 0.5) * before:
@@ -121,7 +120,7 @@ def _newton(
             except np.linalg.LinAlgError:
                 return None
         assert inverse is not None
-        step = -inverse @ np.concatenate([gradient, mismatch, [0.0]])
+        step = -inverse @ violation
         change = step[: t.size].reshape(t.shape)
         if not np.abs(change).max() <= _FAR * (1.0 + np.abs(t).max()):
             return None
@@ -130,7 +129,7 @@ def _newton(
         if not kept.all():
             weight, inverse = weight[kept] / weight[kept].sum(), None
         moved = framed(problem, t, frames.mode[kept])
-        if moved is None or (len(moved) > 1 and _closest(moved.mode) < _SAME):
+        if moved is None or closest(moved.mode) < _SAME:
             return None
         frames = moved
         if rules is None and error < _NEAR and inverse is not None:
@@ -140,12 +139,6 @@ def _newton(
         elif inverse is None:
             rules = None
     return None
-
-
-def _closest(modes: FloatArray) -> float:
-    """Smallest distance of two maxima, relative to 1 + |a|."""
-    distance = np.abs(modes[:, None] - modes).max(axis=2) + np.diag(np.full(len(modes), np.inf))
-    return float(distance.min() / (1.0 + np.abs(modes).max()))
 
 
 def _merged(frames: Frames, weight: FloatArray) -> tuple[Frames, FloatArray]:

@@ -6,8 +6,6 @@ node by node. They are fastest where the number of nodes is a multiple of `LANES
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from meanfield.numerics.jit import jit
