@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -60,7 +61,7 @@ from meanfield.theories.single_layer.readout_integral import (
     Sums,
 )
 from meanfield.theories.single_layer.solution import heaviest_first
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, read_only
 
 __all__ = ["AIM", "MAX_LATTICE_DIMENSION", "TOLERANCE", "finite_solve"]
 
@@ -228,16 +229,13 @@ def finite_solve(
     """
     if method not in ("auto", "lattice", "laplace"):
         raise ValueError(f"method must be 'auto', 'lattice' or 'laplace', got {method!r}.")
-    # J is invariant under reflections that leave every y_c in place, and convex: t_c lies in the span of the y_c.
-    _, size, axes = np.linalg.svd(y)
-    rank = int(np.sum(size > 1e-13 * size[0]))
-    if rank == 0:
+    basis = _span(y.tobytes(), y.shape[1])
+    if basis.shape[1] == 0:
         return _trivial(y, n_samples)
-    basis = np.eye(rank) if rank == y.shape[1] else axes[:rank].T  # (m, rank)
     start = None if t0 is None else np.ascontiguousarray(t0 @ basis)
     codes = None if codes0 is None else Codes(np.ascontiguousarray(codes0.readout @ basis), codes0.weight)
     failures: list[ConvergenceError] = []
-    for kind in _methods(rank, n_samples) if method == "auto" else [method]:
+    for kind in _methods(basis.shape[1], n_samples) if method == "auto" else [method]:
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
         for isolated in (True, False) if problem.unbounded and kind == "lattice" else (problem.unbounded,):
             if isolated != problem.isolated:  # the second attempt
@@ -248,6 +246,17 @@ def finite_solve(
             except (ConvergenceError, np.linalg.LinAlgError) as error:
                 failures.append(_in_words(error, problem))
     raise _best(failures)
+
+
+@lru_cache(maxsize=16)
+def _span(targets: bytes, m: int) -> FloatArray:
+    """Orthonormal basis (m, rank), as columns, of the span of the targets, which are given row by row.
+
+    J is invariant under reflections that leave every y_c in place, and convex: t_c lies in that span.
+    """
+    _, size, axes = np.linalg.svd(np.frombuffer(targets).reshape(-1, m))
+    rank = int(np.sum(size > 1e-13 * size[0]))
+    return read_only(np.eye(m) if rank == m else np.ascontiguousarray(axes[:rank].T))
 
 
 def _methods(rank: int, n_samples: float) -> list[str]:

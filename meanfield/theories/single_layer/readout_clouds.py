@@ -48,7 +48,8 @@ _FAINT = 10.0  # mass of the outermost shell with which a ball is large enough, 
 _SHELL = 2.0  # in |z|^2 / 2: of the ball of the lattice, whose mass bounds what is beyond
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Rule:
     """(2 pi)^{-m/2} int dz f(z) ~ sum_i W_i f(z_i), in blocks of `ROOM` nodes, the last filled up with W = 0."""
 
     z: FloatArray  # (B, m, ROOM)
@@ -102,6 +103,15 @@ def _joined(rules: Sequence[Rule]) -> _Rules:
     z, weight = np.concatenate([rule.z for rule in rules]), np.concatenate([rule.weight for rule in rules])
     ends = np.cumsum([len(rule.weight) for rule in rules])
     return _Rules(tuple(rules), z, weight, ends, np.array([rule.radius for rule in rules]))
+
+
+@lru_cache(maxsize=64)
+def _placed(rules: tuple[Rule, ...]) -> tuple[_Rules, IntArray, IntArray]:
+    """The rules of some codes, each of them once, and for each code where its blocks begin and end."""
+    once = list(dict.fromkeys(rules))
+    joined = _joined(once)
+    ends = joined.ends[[once.index(rule) for rule in rules]]
+    return joined, ends - np.array([len(rule.weight) for rule in rules]), ends
 
 
 @lru_cache(maxsize=64)
@@ -159,7 +169,7 @@ def _first_rules(m: int) -> _Rules:
 
 def choose_rules(
     problem: ReadoutIntegral, t: FloatArray, frames: Frames, weight: FloatArray, accuracy: float
-) -> list[Rule] | None:
+) -> tuple[Rule, ...] | None:
     """A rule for each code, so that the integral would change by less than the accuracy with the next better one.
 
     Gauss and Hermite's with few nodes, else the lattice in a ball, for codes with long tails. Codes of little weight
@@ -173,33 +183,27 @@ def choose_rules(
         chosen,
     ):  # fmt: skip
         return None
-    return [rules.every[number] for number in chosen]
+    return tuple(rules.every[number] for number in chosen)
 
 
 def cloud_sums(
-    problem: ReadoutIntegral, t: FloatArray, frames: Frames, rules: list[Rule], weight: FloatArray | None = None
+    problem: ReadoutIntegral, t: FloatArray, frames: Frames, rules: tuple[Rule, ...], weight: FloatArray | None = None
 ) -> Sums:
     """The integral over all codes, each by its rule; with the Hessian of J if the codes' weights are given.
 
     `Sums.detail` is (mean (K, m), covariance (K, m, m)) of the readout in each code.
     """
-    k, m, n_samples, size = len(frames), t.shape[1], problem.n_samples, t.size
-    # A rule that many codes have is there once.
-    place = {id(rule): number for number, rule in reversed(list(enumerate(rules)))}
-    once = sorted(set(place.values()))
-    joined = _joined([rules[number] for number in once])
-    ends = joined.ends[[once.index(place[id(rule)]) for rule in rules]]
-    begins = ends - [len(rule.weight) for rule in rules]
+    k, m, size = len(frames), t.shape[1], t.size
+    joined, begins, ends = _placed(rules)
     log_share, first = np.empty(k), np.empty((k, size))
     readout, covariance = np.empty((k, m)), np.empty((k, m, m))
     blocks = np.empty((size, size) if weight is not None else (0, 0))
-    total = compiled.clouds(
-        problem.quick, problem.p, problem.tau, t, n_samples, frames.height, frames.mode, frames.factor, frames.log_size,
-        log_share if weight is None else weight, joined.z, joined.weight, begins, ends, weight is not None, log_share,
-        first, readout, covariance, blocks,
+    objective = compiled.clouds(
+        problem.quick, problem.p, problem.y, problem.tau, t, problem.n_samples, frames.height, frames.mode,
+        frames.factor, frames.log_size, log_share if weight is None else weight, joined.z, joined.weight, begins, ends,
+        weight is not None, log_share, first, readout, covariance, blocks,
     )  # fmt: skip
     level = float(frames.height.max())
-    objective = problem.linear(t) + total / n_samples
     return Sums(objective, log_share, first, blocks, frames.mode, level, (readout, covariance))
 
 

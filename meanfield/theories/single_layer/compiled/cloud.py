@@ -179,10 +179,10 @@ def choose(
 
 @jit
 def clouds(
-    quick, p, tau, t, n_samples, height, modes, factor, log_size, share, z, weight, begins, ends, hessian, log_share,
+    quick, p, y, tau, t, n_samples, height, modes, factor, log_size, share, z, weight, begins, ends, hessian, log_share,
     first, readout, covariance, blocks,
 ):  # fmt: skip
-    """Sums over all codes, code k over blocks begins[k] ... ends[k] of nodes; returns ln of the integral.
+    """Sums over all codes, code k over blocks begins[k] ... ends[k] of nodes; returns J(t).
 
     Fills, per code, ln of its share (K,), <p_c G'_c a> (K, C m), mean (K, m) and covariance (K, m, m) of the readout
     and, if it is asked for, the Hessian of J at these `share`s of the codes without the part between them (C m, C m).
@@ -230,10 +230,13 @@ def clouds(
                         covariance[k, r, q] += factor[k, r, i] * within * factor[k, q, j]
     if hessian:
         _blocks(p, tau, n_samples, share, first, mean_second, blocks)
-    value = 0.0
+    value, linear = 0.0, 0.0
     for k in range(modes.shape[0]):
         value += np.exp(log_share[k] - top)
-    return top + np.log(value)
+    for c in range(n_classes):
+        for r in range(m):
+            linear += p[c] * t[c, r] * (0.5 * tau * t[c, r] - y[c, r])
+    return linear + (top + np.log(value)) / n_samples
 
 
 @jit

@@ -11,9 +11,10 @@ import numpy as np
 
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.marginal_blocks import push, push_seed, start_of
+from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
 from meanfield.theories.single_layer.compiled.stretch import LANES, ROOM, direct_site, exponentials
 
-__all__ = ["product_sums"]
+__all__ = ["product_range", "product_value"]
 
 
 @jit
@@ -141,3 +142,68 @@ def product_sums(
                 return -1, mass
             n_stack = push(place, shape, begin, end, LANES, visited, stack, n_stack)
     return n_nodes, mass
+
+
+@jit
+def _fields(f, x_shift):
+    """Range of the fields of all classes but j in a box and a block around it, and the grid of kappa_j: (low, high,
+    kappa_low, number of nodes in whole lanes).
+    """
+    d = f.low.shape[0]
+    low, high, kappa_low, kappa_high = np.inf, -np.inf, 0.0, 0.0
+    for k in range(d + 1):
+        least, most = 0.0, 0.0
+        for r in range(d):
+            gain = 0.0
+            for q in range(d):
+                gain += (f.fields[k, q] if k < d else f.along[q]) * f.basis[r, q]
+            one, other = (f.low[r] - 2) * gain, (f.low[r] + f.size[r] + LANES + 2) * gain
+            least, most = least + min(one, other), most + max(one, other)
+        if k < d:
+            low, high = min(low, least), max(high, most)
+        else:
+            kappa_low = least + f.gain * (f.x_first + x_shift) * f.x_step
+            kappa_high = most + f.gain * (f.x_first + f.n_x + ROOM) * f.x_step
+    return low, high, kappa_low, LANES * math.ceil((kappa_high - kappa_low) / (f.gain * f.x_step * LANES))
+
+
+@jit
+def product_range(p, t, low, high, n_samples, unit, inverse, lengths, shift, x_shift, radius):
+    """Whether the box around the readouts is small enough, and the range of kappa in `product_value`."""
+    f = framed(p, t, low, high, n_samples, 1, unit, inverse, lengths, shift, x_shift, radius)
+    if box_shape(f, LANES)[0] == 0:
+        return False, 0.0, 0.0
+    least, most, kappa_low, n_kappa = _fields(f, x_shift)
+    return True, min(least, kappa_low), max(most, kappa_low + (n_kappa + LANES) * f.gain * f.x_step)
+
+
+@jit
+def product_value(
+    sample, spacing, origin, p, y, tau, n_samples, low, high, t, maxima, level, unit, inverse, lengths, shift, x_shift,
+    window, radius, limit, gradient,
+):  # fmt: skip
+    """Number of nodes, -1 beyond `limit`, and J(t); fills its gradient (C m,). As `marginal_value`, by `product_sums`.
+
+    The class with the second largest gain is the one that has a lattice of its own; `level` is the maximum of h.
+    """
+    f = framed(p, t, low, high, n_samples, 1, unit, inverse, lengths, shift, x_shift, radius)
+    m = t.shape[0]
+    d = m - 1
+    _, _, kappa_low, n_kappa = _fields(f, x_shift)
+    first = np.zeros((m, m))
+    n_nodes, mass = product_sums(
+        sample, spacing, origin, f.shares, f.fields, p[f.j], f.gain, n_samples, level, f.along, f.basis, f.low,
+        box_shape(f, LANES), shift, nearest(f, inverse, lengths[0], shift, maxima), (f.x_first + x_shift) * f.x_step,
+        f.x_step, f.n_x, kappa_low, n_kappa, window, limit, first,
+    )  # fmt: skip
+    linear = 0.0
+    for k in range(m):
+        c = f.others[k] if k < d else f.j
+        for r in range(m):
+            total = first[k, d] * f.u[r]
+            for q in range(d):
+                total += first[k, q] * f.plane[r, q]
+            gradient[c * m + r] = total / mass + p[c] * (tau * t[c, r] - y[c, r])
+            linear += p[c] * t[c, r] * (0.5 * tau * t[c, r] - y[c, r])
+    cell = f.volume + math.log(f.x_step) + 0.5 * m * math.log(n_samples / (2.0 * math.pi))
+    return n_nodes, linear + level + (math.log(mass) + cell) / n_samples
