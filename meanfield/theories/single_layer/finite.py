@@ -291,22 +291,24 @@ def _solve(
     """`finite_solve` with one method, in the span of the targets (columns of `basis`)."""
     lattice = problem.method == "lattice"
     wanted = max(ACCURACY, _MARGIN * aim)
-    if lattice and not problem.unbounded and problem.y.shape[1] <= MAX_CLOUD_DIMENSION:
+    near_codes = problem.y.shape[1] <= MAX_CLOUD_DIMENSION
+    marginal = lattice and is_marginal(problem)
+    if marginal or (lattice and not problem.unbounded and near_codes):
         if t0 is None and problem.n_samples > _FEW_SAMPLES:
             with suppress(ConvergenceError):
                 t0, _, codes = _limit(problem)
-        if t0 is not None and codes is not None:
-            overlap = min(OVERLAP, _SLIGHT * np.sqrt(aim / AIM)) if is_marginal(problem) else OVERLAP
+        if t0 is not None and codes is not None and near_codes:
+            overlap = min(OVERLAP, _SLIGHT * np.sqrt(aim / AIM)) if marginal else OVERLAP
             t0, clouds = solve_clouds(problem, t0, codes, aim, wanted, overlap)
             residual = np.inf if clouds is None else 2.0 * clouds.other + clouds.reached
             if clouds is not None and residual <= aim:
                 parts = clouds.weight, clouds.sums.maxima, *clouds.sums.detail
                 measured = residual, clouds.error, clouds.n_nodes
                 return _solution(problem, t0, clouds.sums, no_outliers(t0), parts, measured, basis, 0)
-        if t0 is not None and is_marginal(problem):
-            t0, marginal = solve_marginal(problem, t0, aim)
-            if marginal is not None:
-                return _deferred(problem, marginal, basis, aim)
+        if t0 is not None and marginal:
+            t0, minimum = solve_marginal(problem, t0, aim)
+            if minimum is not None:
+                return _deferred(problem, minimum, basis, aim)
     t, outliers, steps = _start(problem, t0)
     n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
     if not lattice or problem.accuracy > wanted:

@@ -26,8 +26,8 @@ __all__ = ["Marginal", "Value"]
 
 _BEYOND = 20.0  # what is farther than this beyond the window, in units of P h, is not looked at
 _SEEDS = 8.0  # P (h_max - h) beyond the window up to which maxima are seeds: their widths differ
-_MAX_NODES = 1_000_000
-_MAX_PRODUCT_NODES = 3_000_000  # of all outputs
+_MAX_NODES = 5_000_000
+_MAX_PRODUCT_NODES = 100_000_000  # of all outputs
 _ROUGH = 1e-7  # accuracy from which on L is on wide intervals
 _WIDTH, _WIDE = 0.7, 2.0  # of the intervals of L, in those of the quick table of G
 
