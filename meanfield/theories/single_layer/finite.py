@@ -294,7 +294,7 @@ def _solve(
     near_codes = problem.y.shape[1] <= MAX_CLOUD_DIMENSION
     marginal = lattice and is_marginal(problem)
     if marginal or (lattice and not problem.unbounded and near_codes):
-        if t0 is None and problem.n_samples > _FEW_SAMPLES:
+        if t0 is None and (marginal or problem.n_samples > _FEW_SAMPLES):
             with suppress(ConvergenceError):
                 t0, _, codes = _limit(problem)
         if t0 is not None and codes is not None and near_codes:
