@@ -233,6 +233,27 @@ def _value(share, y, tau, theta, beta, heights, count, weights):
 
 
 @jit
+def _at_least(table, n, p, share, y, tau, theta, beta, counts, v, count, heights, weights):
+    """J_beta with the readouts of known orbits as they are: no more than with those that are maxima at this theta."""
+    n_kinds, d = theta.shape
+    for o in range(count):
+        heights[o] = 0.0
+        for k in range(n_kinds):
+            factors = split_factors(n[k], counts[o, k])
+            mean = 0.0
+            for r in range(d - 1):
+                mean += v[o, r] * theta[k, r]
+            for b in range(2):
+                number = counts[o, k] if b == 1 else n[k] - counts[o, k]
+                if number > 0.0:
+                    g0, _, _ = cumulant2(table, mean + factors[b] * v[o, d - 1 + k] * theta[k, d - 1])
+                    heights[o] += p[k] * number * g0
+        for i in range(v.shape[1]):
+            heights[o] -= 0.5 * v[o, i] * v[o, i]
+    return _value(share, y, tau, theta, beta, heights, count, weights)
+
+
+@jit
 def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, theta, beta, known, strides):
     """Minimise J_beta from `theta` (overwritten); known = (counts, v) of orbits to begin with.
 
@@ -297,18 +318,22 @@ def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, th
         if not -slope * beta > _DECREMENT:
             break
         length = min(1.0, (1.0 + np.max(np.abs(theta))) / np.max(np.abs(step)))
-        moved = False
+        moved, found, trial_value = False, 0, value
         for _ in range(30):
             for k in range(n_kinds):
                 for r in range(d):
                     trial[k, r] = theta[k, r] + length * step[k * d + r]
-            found = _orbits(
-                table, n, p, trial, split, low, high, (counts[:count], v[:count]), window, strides, seen, trials
-            )
-            trial_value = _value(share, y, tau, trial, beta, trials[2], found, trial_weights)
-            if trial_value <= value + 0.1 * length * slope + 1e-13 * (1.0 + abs(value)):
-                moved = True
-                break
+            most = value + 0.1 * length * slope + 1e-13 * (1.0 + abs(value))
+            # Climbing takes most of the time, and most of what is too high is so from where the climbs start.
+            least = _at_least(table, n, p, share, y, tau, trial, beta, counts, v, count, trials[2], trial_weights)
+            if not least > most:
+                found = _orbits(
+                    table, n, p, trial, split, low, high, (counts[:count], v[:count]), window, strides, seen, trials
+                )
+                trial_value = _value(share, y, tau, trial, beta, trials[2], found, trial_weights)
+                if trial_value <= most:
+                    moved = True
+                    break
             length *= 0.4
         if not moved:
             break
