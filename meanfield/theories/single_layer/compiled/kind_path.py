@@ -20,7 +20,7 @@ from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.kind_master import best_readouts, split_factors
 from meanfield.theories.single_layer.compiled.newton_step import newton_step
 
-__all__ = ["all_fields", "highest_orbits", "orbit_fields", "smooth_stage"]
+__all__ = ["all_fields", "distinct", "highest_orbits", "orbit_fields", "smooth_stage"]
 
 _MOST = 600  # orbits at a time
 _WINDOW = 18.0  # of beta (H - max H), where orbits count
@@ -117,6 +117,34 @@ def all_fields(table, n, p, excess_norm, theta, counts, v, heights, slopes, widt
         heights[o], slopes[o], widths[o] = orbit_fields(
             table, n, p, excess_norm, theta, counts[o], v[o], columns[o], curvature[o]
         )
+
+
+@jit
+def distinct(counts, v, distance):
+    """Which orbits are there for the first time: others of the same counts are farther than `distance` (1 + |v|)."""
+    kept = np.empty(counts.shape[0], np.int64)
+    count = 0
+    for i in range(counts.shape[0]):
+        size = 0.0
+        for r in range(v.shape[1]):
+            size = max(size, abs(v[i, r]))
+        known = False
+        for j in kept[:count]:
+            same = True
+            for k in range(counts.shape[1]):
+                same = same and counts[i, k] == counts[j, k]
+            if not same:
+                continue
+            apart = 0.0
+            for r in range(v.shape[1]):
+                apart = max(apart, abs(v[i, r] - v[j, r]))
+            if not apart > distance * (1.0 + size):
+                known = True
+                break
+        if not known:
+            kept[count] = i
+            count += 1
+    return kept[:count].copy()
 
 
 @jit
