@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from meanfield import __version__
 from meanfield.numerics.jit import source_hash
 from meanfield.phases import raster
-from meanfield.posterior.registry import Theory, covering_theory
+from meanfield.posterior.registry import Theory, covering_theory, theory_of
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.theories.single_layer.theory import is_limit, is_limit_of
 from meanfield.theories.single_layer.transitions.extended import Control
-from meanfield.validation import FloatArray, plain_array, real_array, real_number
+from meanfield.validation import FloatArray, plain_array, real_array, real_number, temperature
 
 __all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
 
@@ -75,15 +75,23 @@ class Grid:
         self.axes, self.tau = axes, tau
         self.base = network, task
         self._made: dict[tuple[int, ...], Problem] = {}
+        self._checked = False
         self._limits: NDArray[np.bool_] | None = None  # of all problems, once each has been seen to be covered
         # Networks and tasks by the values that make them: along an axis of the one the other stays the same.
         self._networks: dict[tuple[object, ...], Network] = {}
         self._tasks: dict[tuple[object, ...], ClassTask] = {}
+        self._there: dict[tuple[object, ...], Any] = {}  # the same, and tau, by their places on their axes
         rest = tuple(name for name in axes if name not in _DIRECT)
         if rest:
             Control(network, task, tau, rest)  # refuses parameters that do not exist
         self._task_names = tuple(name for name in rest if name.startswith(_OF_TASK))
         self._network_names = tuple(name for name in rest if name != "tau" and name not in self._task_names)
+        of_network = {*self._network_names, *_OF_NETWORK}
+        self._axes_of = {
+            "network": [i for i, name in enumerate(axes) if name in of_network],
+            "task": [i for i, name in enumerate(axes) if name != "tau" and name not in of_network],
+            "tau": [i for i, name in enumerate(axes) if name == "tau"],
+        }
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,8 +101,19 @@ class Grid:
         """The problem at a position of the grid."""
         place = tuple(int(i) for i in at)
         if place not in self._made:
-            self._keep(place, self.problem_with(self._values(place)))
+            self._keep(place, self._problem_at(place) if self._limits is not None else self._covered(place)[0])
         return self._made[place]
+
+    def _problem_at(self, at: tuple[int, ...]) -> Problem:
+        """The problem there; a network, a task and tau are made once for each of their places on their own axes."""
+        return Problem(*(self._part(part, at) for part in self._axes_of))
+
+    def _part(self, part: str, at: Sequence[int]) -> Any:
+        where = (part, *[at[i] for i in self._axes_of[part]])
+        if where not in self._there:
+            make: dict[str, Any] = {"network": self._network, "task": self._task, "tau": self._tau}
+            self._there[where] = make[part](self._values(at))
+        return self._there[where]
 
     def _keep(self, place: tuple[int, ...], problem: Problem) -> None:
         if len(self._made) >= _KEPT:
@@ -105,7 +124,7 @@ class Grid:
         """Make each problem once, so that nothing is solved of a grid that no theory covers."""
         limits = np.empty(self.shape, dtype=np.bool_)
         for at in np.ndindex(self.shape):
-            problem, theory = self._covered(self._values(at))
+            problem, theory = self._covered(at)
             limits[at] = is_limit_of(theory, problem)
             self._keep(at, problem)
         self._limits = limits
@@ -116,30 +135,42 @@ class Grid:
 
     def sigma_a(self, at: Sequence[int]) -> float:
         """That of the network there, without a look at the rest of the problem."""
-        return self._network(self._values(at)).sigma_a
+        return float(self._part("network", at).sigma_a)
 
     def _values(self, at: Sequence[int]) -> dict[str, Any]:
         return {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_made": {}, "_networks": {}, "_tasks": {}}  # workers make their own problems
+        return {
+            **vars(self),
+            "_made": {},
+            "_networks": {},
+            "_tasks": {},
+            "_there": {},
+        }  # workers make their own problems
 
     def problem_with(self, values: dict[str, Any]) -> Problem:
         """The problem with these values of the parameters."""
-        if self._limits is None:
-            return self._covered(values)[0]
-        return Problem(self._network(values), self._task(values), self._tau(values))
-
-    def _covered(self, values: dict[str, Any]) -> tuple[Problem, Theory]:
-        """The problem with these values, and the theory that covers it."""
         problem = Problem(self._network(values), self._task(values), self._tau(values))
-        theory = covering_theory(*problem)
-        if not theory.sweeps:
-            raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
+        if self._limits is None:
+            self._sweeping(covering_theory(*problem))
+        return problem
+
+    def _covered(self, at: tuple[int, ...]) -> tuple[Problem, Theory]:
+        """The problem there, and the theory that covers it."""
+        problem = self._problem_at(at)
+        theory = theory_of(problem) if self._checked else covering_theory(*problem)
+        self._checked = True  # what networks and tasks are; tau is looked at where it is made
+        self._sweeping(theory)
         return problem, theory
 
+    @staticmethod
+    def _sweeping(theory: Theory) -> None:
+        if not theory.sweeps:
+            raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
+
     def _tau(self, values: dict[str, Any]) -> float:
-        return float(values["tau"]) if "tau" in values else self.tau
+        return temperature("tau", float(values["tau"]) if "tau" in values else self.tau)
 
     def _network(self, values: dict[str, Any]) -> Network:
         names = (*self._network_names, *(name for name in _OF_NETWORK if name in values))
