@@ -72,6 +72,7 @@ _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
 AIM = 1e-10  # of the residual
 _SLIGHT = 3e-8  # overlap of codes from which on rules around them need more nodes than they save
+_TABLES_GROW = 1e3  # P from which on tables of the class that is integrated out are what costs
 _MARGIN = 1e-2  # error of the lattice, relative to the residual that is aimed at
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
@@ -298,7 +299,8 @@ def _solve(
             with suppress(ConvergenceError):
                 t0, _, codes = _limit(problem)
         if t0 is not None and codes is not None and near_codes:
-            overlap = min(OVERLAP, _SLIGHT * np.sqrt(aim / AIM)) if marginal else OVERLAP
+            slight = _SLIGHT * np.sqrt(aim / AIM) * max(1.0, problem.n_samples / _TABLES_GROW)
+            overlap = min(OVERLAP, slight) if marginal else OVERLAP
             t0, clouds = solve_clouds(problem, t0, codes, aim, wanted, overlap)
             residual = np.inf if clouds is None else 2.0 * clouds.other + clouds.reached
             if clouds is not None and residual <= aim:
