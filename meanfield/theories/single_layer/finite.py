@@ -309,8 +309,8 @@ def _solve(
                 return _solution(problem, t0, clouds.sums, no_outliers(t0), parts, measured, basis, 0)
         if t0 is not None and marginal:
             t0, minimum = solve_marginal(problem, t0, aim)
-            if minimum is not None:
-                return _deferred(problem, minimum, basis, aim)
+            if minimum is not None and _has_codes(problem, t0, wanted):
+                return _deferred(problem, minimum, basis)
     t, outliers, steps = _start(problem, t0)
     n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
     if not lattice or problem.accuracy > wanted:
@@ -423,9 +423,19 @@ def _codes(
     }
 
 
-def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, aim: float) -> FiniteSolution:
+def _has_codes(problem: ReadoutIntegral, t: FloatArray, wanted: float) -> bool:
+    """Whether a lattice over all outputs is affordable, and how fine: codes are worked out on it when asked for."""
+    problem.accuracy = wanted
+    if t.shape[1] <= _ALWAYS_LATTICE:
+        return True
+    with suppress(NotIntegrable):
+        return _choose_accuracy(problem, t, wanted) > 0.0
+    return False
+
+
+def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray) -> FiniteSolution:
     """The solution with one class integrated out; codes are those of the lattice over all outputs, when asked for."""
-    t, m, accuracy = found.t, len(basis), max(ACCURACY, _MARGIN * aim)
+    t, m = found.t, len(basis)
     no_codes = np.empty((0, m))
     solved = FiniteSolution(
         t=t @ basis.T,
@@ -446,7 +456,7 @@ def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, aim: 
     )
 
     def codes() -> dict[str, Any]:
-        sums = problem.evaluate(t, accuracy, hessian=False)
+        sums = problem.evaluate(t, problem.accuracy, hessian=False)
         share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
         return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
 
