@@ -49,6 +49,7 @@ _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to t
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
 _SMALLEST_GAIN = 1e-12
 _MUCH = 1e-4  # multiplier, in units of the targets, of what surely counts
+_FAR = 1e4  # |a|^2 from which on a maximum is held against where its ray ends
 _RIM = 4e8  # |a|^2 from which on a code is an outlier on its way
 
 
@@ -123,6 +124,20 @@ def _insert(cuts, values, count, a, value, distance):
     return count + 1
 
 
+@jit
+def _rim_is_higher(table, p, t, s, a):
+    """Whether F is larger where the ray through the far readout `a` ends than at `a`: no code of its own is there.
+
+    F (n + |a|^2) = -|a|^2 (1 - Q) / 2 + R - s: with R below s, F rises all the way, in steps that rounding ends.
+    """
+    size = np.sum(a * a)
+    if size < _FAR:
+        return False
+    fields = np.empty(t.shape[0])
+    h = action_fields(table, p, t, a, fields, fields)
+    return h + 0.5 * size - growth_fields(table.growth_plus, table.growth_minus, p, t, a, fields, fields) < s
+
+
 @jit_apart(returns="Tuple((int64, int64, float64))")
 def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions, growths):
     """Local maxima of F above -_WINDOW: fills readouts, values and directions, growths.
@@ -149,7 +164,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
                 for r in range(m):
                     a[r] = worst[k, r] * min(2.0 * rest / push, _LOST)
                 value = _climb(table, p, t, s, soft, a)
-                if value > -_WINDOW:
+                if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
                     count = _insert(readouts, values, count, a, value, 1e-5)
                     largest = max(largest, value)
     for k in range(n_worst * RIDGE_RADII):
@@ -158,7 +173,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
             continue
         if ridge_start(table, p, t, u, k % RIDGE_RADII, a):
             value = _climb(table, p, t, s, soft, a)
-            if value > -_WINDOW:
+            if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
                 count = _insert(readouts, values, count, a, value, 1e-5)
                 largest = max(largest, value)
     for k in range(known.shape[0] + (1 << min(n_classes, 10))):
@@ -169,7 +184,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
         else:
             code_word_start(p, t, k - known.shape[0], low, high, a)
         value = _climb(table, p, t, s, soft, a)
-        if value > -_WINDOW:
+        if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
             count = _insert(readouts, values, count, a, value, 1e-5)
             largest = max(largest, value)
     return count, n_directions, largest
