@@ -1,8 +1,8 @@
 """From where a bundle method ends to a solution with cones of outliers and codes on ridges beside them (sigma_a = 1).
 
-What carries weight is sorted: cuts at finite readouts into ridges, directions into the spaces of the patterns of signs on
-which growth is the identity. `joint_newton` makes that exact, and W of each space becomes outliers again: rays inside of
-the cone of its signs.
+What carries weight is sorted: cuts at finite readouts into ridges, directions into the spaces on which growth is the
+identity, one for each pattern of signs. `joint_newton` makes that exact, and W of each space becomes outliers again: rays
+inside of the cone of its signs.
 """
 
 from __future__ import annotations
@@ -24,19 +24,24 @@ from meanfield.theories.single_layer.compiled.weights import weight_columns
 
 __all__ = ["solve_cones"]
 
-_NEAR, _HELD, _NEAR_HELD = 0.3, 5.0, 0.3  # cuts on one ridge: relative distance; kappa that is held, how far it may differ
+_NEAR, _HELD, _NEAR_HELD = 0.3, 5.0, 0.3  # cuts on one ridge: relative distance; kappa that is held, its distance
 _EDGE = 1e-5  # kappa, in units of the largest, whose sign is open
 _MOST_OPEN = 5  # such signs
 _SPACES = 64  # patterns that are looked at
 _INSIDE = 0.98  # part of a direction that lies in the space which it belongs to
 _LEAST_RAY = 1e-9  # multiplier from which on a direction counts, in units of the targets
 _LEAST_FACE = 1e-4  # the same of a face
+_LEAST_RIDGE = (1e-3, 1e-5)  # and of a ridge
+_FLAT, _ACCURATE = (10.0, 100.0), 1e-12  # growth this near to one, in units of the accuracy, is one
+_SAME_RAY = 1e-10  # part by which rays have to differ in what they make of y
+_CHANGES = 6  # of faces that turn out smaller
+_MOST_CLASSES = 60  # whose signs are bits of a number
 _RAYS = 48  # of each face
 _ANGLES = 16
 _OUTSIDE = 1e-12  # kappa on the other side that is rounding
 _VIOLATION = 2e-12  # as in `dual`
 _ESCAPED = 1e-6
-_WRONG = 1e-12  # residual of the equations for y, in units of the targets, with weights that are not negative
+_WRONG = 3e-11  # residual of the equations for y with weights that are not negative
 
 
 @jit_apart(returns=f"Tuple(({CUTS}))")
@@ -274,66 +279,101 @@ def _shared(table, p, y, tau, t, readouts, weights, rays, ray_weights):
         rest[i] = y[i // m, i % m] - tau * t[i // m, i % m]
         for k in range(n):
             rest[i] -= columns[i, k] * weights[k]
-    return nonnegative_least_squares(columns[:, n:].copy(), rest, ray_weights, table.stop)
+    of_rays = columns[:, n:].copy()
+    norm = nonnegative_least_squares(of_rays, rest, ray_weights, table.stop)
+    if not norm < np.inf or rays.shape[0] == 0:
+        return norm
+    # That solves normal equations; what they leave is made up for by the rays that it has taken.
+    left_over = rest - of_rays @ ray_weights
+    taken = of_rays.copy()
+    for j in range(rays.shape[0]):
+        if not ray_weights[j] > 0.0:
+            for i in range(n_classes * m):
+                taken[i, j] = 0.0
+    left, singular, right = np.linalg.svd(taken, False)
+    for k in range(singular.shape[0]):
+        if singular[k] > _SAME_RAY * singular[0]:
+            part = np.sum(left[:, k] * left_over) / singular[k]
+            for j in range(rays.shape[0]):
+                ray_weights[j] += part * right[k, j]
+    for j in range(rays.shape[0]):
+        ray_weights[j] = max(ray_weights[j], 0.0)
+    rest -= of_rays @ ray_weights
+    return np.sqrt(np.sum(rest * rest))
+
+
+@jit_apart(returns="none")
+def _diagonalised(frame, dim, form, turned, values):
+    """Turn the first `dim` columns of `frame` such that W = `form` (m, m) is diagonal; fills turned and values."""
+    m = frame.shape[0]
+    inner = np.zeros((dim, dim))
+    for i in range(dim):
+        for k in range(dim):
+            for r in range(m):
+                for q in range(m):
+                    inner[i, k] += frame[r, i] * form[r, q] * frame[q, k]
+    found, axes = np.linalg.eigh(inner)
+    copy_matrix(turned, frame)
+    copy_vector(values, found)
+    for r in range(m):
+        for i in range(dim):
+            turned[r, i] = 0.0
+            for k in range(dim):
+                turned[r, i] += frame[r, k] * axes[k, i]
 
 
 @jit_apart(returns=SOLUTION)
-def solve_cones(
-    table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, flat, least, search
+def _solution(
+    table, p, y, tau, low, high, t, s, readouts, weights, patterns, dims, frames, forms, directions, carried, search
 ):  # fmt: skip
-    """Solution from where the bundle method of `moving_cuts` is; returns as `active_set`.
-
-    multipliers (K + O,) of cuts (K, m) with their sizes, and of directions (O, m); `flat`: distance of growth from one
-    that counts as none; `least`: multiplier from which on a ridge counts.
-    """
+    """Solution with these readouts, faces and W (F, m, m) to start from; returns as `active_set`."""
     n_classes, m = t.shape
     none, no_weights = np.empty((0, m)), np.empty(0)
     failed = (False, t, none, no_weights, none, no_weights, s, 0, 0)
-    if n_classes > 60:
-        return failed
-    scale = max(np.max(np.abs(y)), 1e-9)
-    n_cuts = cuts.shape[0]
-    readouts, weights = _ridges(t, cuts, multipliers, sizes, least)
-    if readouts.shape[0] == 0:
-        return failed
-    weights /= np.sum(weights)
-    patterns, dims = np.zeros(_SPACES, np.int64), np.zeros(_SPACES, np.int64)
-    frames = np.zeros((_SPACES, m, m))
-    carried = multipliers[n_cuts:]
-    n_faces, forms = _faces(table, p, t, directions, carried, flat, scale, patterns, dims, frames)
-    growths, face_weights = np.empty((n_faces, n_classes)), np.zeros((n_faces, m))
-    for f in range(n_faces):
-        dim = dims[f]
-        for c in range(n_classes):
-            growths[f, c] = table.growth_plus if (patterns[f] >> c) & 1 else table.growth_minus
-        form = np.zeros((dim, dim))
-        for i in range(dim):
-            for k in range(dim):
-                for r in range(m):
-                    for q in range(m):
-                        form[i, k] += frames[f, r, i] * forms[f, r, q] * frames[f, q, k]
-        values, axes = np.linalg.eigh(form)
-        turned = np.zeros((m, dim))
-        for r in range(m):
-            for i in range(dim):
-                for k in range(dim):
-                    turned[r, i] += frames[f, r, k] * axes[k, i]
-        copy_matrix(frames[f], turned)
-        copy_vector(face_weights[f], values)
-    converged, s, t_nullity = joint_newton(
-        table, p, y, tau, t, s, readouts, weights, dims[:n_faces], growths, frames[:n_faces], face_weights
-    )
-    if not converged or np.min(weights) < 0.0:
-        return failed
+    n_faces = forms.shape[0]
+    start, start_weights, start_s, start_t = readouts.copy(), weights.copy(), s, t.copy()
     rays = np.empty((n_faces * _RAYS, m))
-    count = 0
-    for f in range(n_faces):
-        basis = np.ascontiguousarray(frames[f, :, : dims[f]].T)
-        count = _add_rays(t, patterns[f], basis, face_weights[f], directions, carried, rays, count)
-    outliers = rays[:count].copy()
-    outlier_weights = np.empty(count)
-    if not _shared(table, p, y, tau, t, readouts, weights, outliers, outlier_weights) < _WRONG * scale:
+    ray_weights = np.empty(rays.shape[0])
+    t_nullity, n_rays = 0, 0
+    for _ in range(_CHANGES):
+        growths, face_weights = np.empty((n_faces, n_classes)), np.zeros((n_faces, m))
+        turned = np.empty((n_faces, m, m))
+        for f in range(n_faces):
+            for c in range(n_classes):
+                growths[f, c] = table.growth_plus if (patterns[f] >> c) & 1 else table.growth_minus
+            _diagonalised(frames[f], dims[f], forms[f], turned[f], face_weights[f])
+        converged, s, t_nullity = joint_newton(
+            table, p, y, tau, t, s, readouts, weights, dims[:n_faces], growths, turned, face_weights
+        )
+        if not converged or np.min(weights) < 0.0:
+            return failed
+        n_rays = 0
+        for f in range(n_faces):
+            basis = np.ascontiguousarray(turned[f, :, : dims[f]].T)
+            n_rays = _add_rays(t, patterns[f], basis, face_weights[f], directions, carried, rays, n_rays)
+        norm = _shared(table, p, y, tau, t, readouts, weights, rays[:n_rays].copy(), ray_weights[:n_rays])
+        if norm < _WRONG:
+            break
+        # A direction of negative weight is no outlier: its space is smaller than it seemed.
+        least, worst_face = -_WRONG, -1
+        for f in range(n_faces):
+            if np.min(face_weights[f, : dims[f]]) < least:
+                least, worst_face = np.min(face_weights[f, : dims[f]]), f
+        if worst_face < 0:
+            return failed
+        dims[worst_face] -= 1  # its frame begins with what is nearest to growth one
+        if dims[worst_face] == 0:
+            n_faces -= 1
+            patterns[worst_face], dims[worst_face] = patterns[n_faces], dims[n_faces]
+            copy_matrix(frames[worst_face], frames[n_faces])
+            copy_matrix(forms[worst_face], forms[n_faces])
+        copy_matrix(t, start_t)
+        copy_matrix(readouts, start)
+        copy_vector(weights, start_weights)
+        s = start_s
+    else:
         return failed
+    outliers, outlier_weights = rays[:n_rays].copy(), ray_weights[:n_rays].copy()
     outliers, outlier_weights = _positive(outliers, outlier_weights)
     readouts, weights = _positive(readouts, weights)
     worst, worst_values = np.empty((64, m)), np.empty(64)
@@ -352,6 +392,45 @@ def solve_cones(
     searched[0] = count
     nullity = weight_nullity(table, p, t, readouts, outliers)
     return True, t, readouts, weights, outliers, outlier_weights, s, nullity, t_nullity
+
+
+@jit_apart(returns=SOLUTION)
+def solve_cones(table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search):
+    """Solution from where the bundle method of `moving_cuts` is; returns as `active_set`.
+
+    multipliers (K + O,) of cuts (K, m) with their sizes, and of directions (O, m); `off`: accuracy of the objective.
+    """
+    n_classes, m = t.shape
+    none, no_weights = np.empty((0, m)), np.empty(0)
+    solution = (False, t, none, no_weights, none, no_weights, s, 0, 0)
+    if n_classes > _MOST_CLASSES:
+        return solution
+    scale = max(np.max(np.abs(y)), 1e-9)
+    carried = multipliers[cuts.shape[0] :]
+    tried = np.zeros((len(_FLAT) * len(_LEAST_RIDGE), 3), np.int64)
+    for way in range(tried.shape[0]):
+        least = _LEAST_RIDGE[way % len(_LEAST_RIDGE)] * scale
+        readouts, weights = _ridges(t, cuts, multipliers, sizes, least)
+        if readouts.shape[0] == 0:
+            continue
+        weights /= np.sum(weights)
+        patterns, dims = np.zeros(_SPACES, np.int64), np.zeros(_SPACES, np.int64)
+        frames = np.zeros((_SPACES, m, m))
+        flat = _FLAT[way // len(_LEAST_RIDGE)] * max(off, _ACCURATE)
+        n_faces, forms = _faces(table, p, t, directions, carried, flat, scale, patterns, dims, frames)
+        tried[way, 0], tried[way, 1], tried[way, 2] = readouts.shape[0], n_faces, np.sum(dims[:n_faces])
+        again = False
+        for other in range(way):
+            again = again or np.all(tried[other] == tried[way])
+        if again:
+            continue
+        solution = _solution(
+            table, p, y, tau, low, high, t.copy(), s, readouts, weights, patterns, dims[:n_faces], frames[:n_faces],
+            forms, directions, carried, search,
+        )  # fmt: skip
+        if solution[0]:
+            break
+    return solution
 
 
 @jit

@@ -1,10 +1,10 @@
-"""Newton on order parameters, readouts, directions and weights at once, for codes on the ridges beside cones (sigma_a = 1).
+"""Newton on order parameters, readouts, directions and weights at once: codes on ridges beside cones (sigma_a = 1).
 
-Where growth A(t) = sum_c p_c g_c t_c t_c^T is the identity on a space of directions, outliers there have a weight that is
-a matrix, W = sum_o w_o u_o u_o^T, and the constraint is (A - 1) V = 0 for a basis V of that space. Codes far out at the
+Where growth A(t) = sum_c p_c g_c t_c t_c^T is the identity on a space of directions, the weight of outliers there is a
+matrix, W = sum_o w_o u_o u_o^T, and the constraint is (A - 1) V = 0 for a basis V of that space. Codes far out at the
 edges of its cone of signs push some directions of it below one, by 1e-10 to 1e-6 at |a| of 1e2 to 1e4: within that
-distance the maximum over directions, and where on its ridge a readout is highest, change by all they can. Equations with
-readouts and directions eliminated are linear on that scale only. With all of them as unknowns they are bilinear,
+distance the maximum over directions, and where on its ridge a readout is highest, change by all they can. Equations
+with readouts and directions eliminated are linear on that scale only. With all of them as unknowns they are bilinear,
 
     grad_a h(a; t) = 0,  h(a; t) = s,  (A - 1) V = 0,  sum P = 1,
     y_c = sum_k P_k a_k G'(a_k.t_c) + g_c W t_c + tau t_c,
@@ -49,7 +49,7 @@ def face_fields(growths, p, t, u, first, second):
 
 @jit_apart(returns="none")
 def _scaled(matrix, rows, columns):
-    """Scale rows and columns of `matrix` (in place) until the largest entries of both are near one; fills the scales."""
+    """Scale rows and columns of `matrix` (in place) until their largest entries are near one; fills the scales."""
     n, m = matrix.shape
     rows[:] = 1.0
     columns[:] = 1.0

@@ -50,8 +50,6 @@ _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to t
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
 _SMALLEST_GAIN = 1e-12
 _MUCH = 1e-4  # multiplier, in units of the targets, of what surely counts
-_FLAT_GROWTH, _FLAT_OFF = 10.0, 1e-12  # growth this near to one, in units of the predicted gain, is one
-_LEAST_RIDGE = (1e-3, 1e-5)  # multiplier from which on a ridge counts, in units of the targets
 _FAR = 1e4  # |a|^2 from which on a maximum is held against where its ray ends
 _RIM = 4e8  # |a|^2 from which on a code is an outlier on its way
 
@@ -427,13 +425,11 @@ def moving_cuts(table, p, y, tau, low, high, found):
         off = max(penalty * excess, abs(gain)) / (scale + abs(model))
         if number > 2 and off < next_try:
             next_try = _NEXT_TRY * off
-            for way in range(2):
-                solution = solve_cones(
-                    table, p, y, tau, low, high, t.copy(), s, cuts, sizes, directions, multipliers,
-                    _FLAT_GROWTH * max(off, _FLAT_OFF), _LEAST_RIDGE[way] * scale, search,
-                )  # fmt: skip
-                if solution[0]:
-                    return solution
+            solution = solve_cones(
+                table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search
+            )
+            if solution[0]:
+                return solution
             tried = -1
             for way in range(4):
                 if way < 2:  # maxima with the multipliers of the cuts near them, directions as few as possible at first
