@@ -1,8 +1,8 @@
 """From where a bundle method ends to a solution with cones of outliers and codes on ridges beside them (sigma_a = 1).
 
 What carries weight is sorted: cuts at finite readouts into ridges, directions into the spaces on which growth is the
-identity, one for each pattern of signs. `joint_newton` makes that exact, and W of each space becomes outliers again: rays
-inside of the cone of its signs.
+identity, one for each pattern of signs. `joint_newton` makes that exact, and W of each space becomes outliers again:
+rays inside of the cone of its signs.
 """
 
 from __future__ import annotations
@@ -279,10 +279,11 @@ def _shared(table, p, y, tau, t, readouts, weights, rays, ray_weights):
         rest[i] = y[i // m, i % m] - tau * t[i // m, i % m]
         for k in range(n):
             rest[i] -= columns[i, k] * weights[k]
+    if rays.shape[0] == 0:
+        return np.sqrt(np.sum(rest * rest))
     of_rays = columns[:, n:].copy()
-    norm = nonnegative_least_squares(of_rays, rest, ray_weights, table.stop)
-    if not norm < np.inf or rays.shape[0] == 0:
-        return norm
+    if nonnegative_least_squares(of_rays, rest, ray_weights, table.stop) == np.inf:
+        return np.inf
     # That solves normal equations; what they leave is made up for by the rays that it has taken.
     left_over = rest - of_rays @ ray_weights
     taken = of_rays.copy()

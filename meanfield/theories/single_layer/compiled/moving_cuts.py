@@ -425,9 +425,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
         off = max(penalty * excess, abs(gain)) / (scale + abs(model))
         if number > 2 and off < next_try:
             next_try = _NEXT_TRY * off
-            solution = solve_cones(
-                table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search
-            )
+            solution = solve_cones(table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search)
             if solution[0]:
                 return solution
             tried = -1

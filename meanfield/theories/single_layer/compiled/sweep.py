@@ -200,9 +200,11 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     directions_out, direction_weights_out = outliers
     n_classes, m = y_all.shape[1], y_all.shape[2]
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
-    # Where phi grows on one side and keeps a value on the other, codes sit far out.
+    # Where phi grows on one side and keeps a value on the other, or grows on both, but not equally, codes sit far out.
     dips = unbounded and (
-        (table.growth_minus == 0.0 and abs(infimum) > 0.0) or (table.growth_plus == 0.0 and abs(supremum) > 0.0)
+        (table.growth_minus == 0.0 and abs(infimum) > 0.0)
+        or (table.growth_plus == 0.0 and abs(supremum) > 0.0)
+        or 0.0 < min(table.growth_minus, table.growth_plus) < max(table.growth_minus, table.growth_plus)
     )
     searched = np.full(1, -1)
     search = np.empty((1024, m)), np.empty(1024), searched
