@@ -367,6 +367,21 @@ def _pool(rows, multipliers, new_rows):
 
 
 @jit_apart(returns=SOLUTION)
+def _refined(table, p, y, tau, low, high, soft, solution, search):
+    """A solution with directions as unknowns: the active set leaves them where their growth is almost flat."""
+    _, t, codes, weights, outliers, outlier_weights, s, _, _ = solution
+    if outliers.shape[0] == 0 or not min(table.growth_plus, table.growth_minus) > 0.0:
+        return solution
+    sizes = np.empty(codes.shape[0])
+    for k in range(codes.shape[0]):
+        sizes[k] = soft + np.sum(codes[k] * codes[k])
+    multipliers = np.concatenate((weights * sizes, outlier_weights))
+    found = search[0].copy(), search[1].copy(), search[2].copy()
+    refined = solve_cones(table, p, y, tau, low, high, t, s, codes, sizes, outliers, multipliers, 0.0, found)
+    return refined if refined[0] else solution
+
+
+@jit_apart(returns=SOLUTION)
 def moving_cuts(table, p, y, tau, low, high, found):
     """Solve from t = 0; `found` (n, m) are readouts known from before. Returns as `active_set`."""
     n_classes, m = y.shape
@@ -459,7 +474,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
                     table, p, y, tau, low, high, t.copy(), codes, code_weights, outliers, outlier_weights, search
                 )
                 if solution[0]:
-                    return solution
+                    return _refined(table, p, y, tau, low, high, soft, solution, search)
         if off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale):
             break
         directions = _pool(directions, multipliers[cuts.shape[0] :], rims)
