@@ -292,7 +292,7 @@ def relaxed_bound(
     """Upper bound of h(x) = -x^T prior x / 2 + sum_c p_c G(kappa_c) over a box; inf where no majorant is concave.
 
     slabs: the box has sides in kappa, low_k and high_k, that those in x do not imply. from_zero: products are those
-    of distances from zero instead of the nearer end, where signs are fixed: of use where the box is as wide as it is far.
+    of distances from zero instead of the nearer end, where signs are fixed: for boxes as wide as they are far.
     Where the bound is above `target` the box is cut (in place) to what may lie above it: a side with multiplier mu
     gains mu for a unit of width. gap (C,) is filled with about the most by which each class's majorant is off.
     products (2^C, C, C) and ready (2^C,) keep what `sign_products` has found, empty where that is not wanted; `matrix`
