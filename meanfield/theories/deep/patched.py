@@ -1,0 +1,323 @@
+"""Averages of a layer in which more fields couple the classes than lattices over all of them can take.
+
+Nodes are points v = (beta, eta) of conjugate fields b = R beta and preactivation fields h = H^(1/2) eta. The weight
+
+    w(v) = exp(-|v|^2 / 2) prod_c exp(n_c g_c(b_c, h_c)) / (2 pi)^(D/2)
+
+is a sum of peaks, one per code, each of nearly Gaussian shape: w = sum_k w p_k with the shares p_k of a mixture of
+Gaussians fitted to it, and every w p_k is summed over a lattice of its own, uniform where that Gaussian is round
+(THEORY.md, "More than three classes").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.class_tables import class_columns
+from meanfield.theories.deep.compiled.generated.site import ORDERS
+from meanfield.theories.deep.lattice import difference, keys
+from meanfield.theories.deep.maxima import Maxima
+from meanfield.theories.deep.packings import ball, node_lattice, steps
+from meanfield.theories.deep.peaks import Peaks, fitted
+from meanfield.theories.deep.products import Products
+from meanfield.theories.deep.rules import CHECK, Averages, Detail, NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.scattered import ScatteredSites
+from meanfield.theories.deep.sums import Totals, combined
+from meanfield.validation import FloatArray, IntArray
+
+__all__ = ["PatchedLayer"]
+
+_LIGHTEST = 20.0  # nats below the heaviest peak, from where on one is left out
+_CLIMBS, _STILL, _FLAT, _SAME = 30, 1e-8, 1e-3, 0.05
+_PIECE = 4096  # nodes at a time
+_STEEPEST = 1500.0  # of fields b
+_MOST_NODES = 1_500_000
+_NODES = {False: 60_000, True: 300_000}  # wanted at most of coarse rules, of others
+_FINER = 0.02
+_ROUGH_DEPTH = 20.0  # of coarse rules
+_COARSE, _FINE, _LEAST_REACH = 0.8, 1.1, 0.6  # of `node_lattice`, at most and at least
+_DEPTH = -11.0, 30.0  # nats that nodes may be lighter than the heaviest: constant, times the reach
+_MOVED, _WIDENED, _GREW = 0.35, 0.5, 1.5  # of a peak, in its own units, before nodes are found anew
+
+
+class _Nodes(NamedTuple):
+    """Points (N, D), ln of what each stands for (N,), the patch it belongs to, and the mixture."""
+
+    v: FloatArray
+    log_cell: FloatArray
+    patch: IntArray
+    peaks: Peaks
+
+
+class Site(NamedTuple):
+    """ln of the weight (N,), fields b and h (N, C), derivatives of g by class (orders, N)."""
+
+    log_weight: FloatArray
+    b: FloatArray
+    h: FloatArray
+    derived: list[FloatArray]
+
+
+@dataclass(eq=False)
+class PatchedLayer:
+    """One layer of given class sizes; keeps its nodes while the weight stays about where they are.
+
+    `reach`, `depth`: spacing and extent of the lattices, see `node_lattice`, and nats below the top; chosen so that the
+    number of nodes stays moderate.
+    """
+
+    phi: Activation
+    n: FloatArray
+    rule: Rule
+    last: bool = False
+    turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0)))
+    nodes: _Nodes | None = None
+    level: float | None = None  # reach of another rule, that this one has to be finer than
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.maxima = Maxima(self.phi, self.n)
+        self.reach = 0.0
+
+    # ---- the weight ------------------------------------------------------------------------------
+
+    def _frame(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
+        """Matrices that turn v into b and h: root (C, r) and the symmetric root of the covariance (C, C), or none."""
+        if not setting.covariance.any():
+            return setting.root, np.zeros((len(self.n), 0))
+        values, vectors = np.linalg.eigh(setting.covariance)
+        return setting.root, np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+    def _at(self, setting: Setting, v: FloatArray, highest: int = 0) -> Site:
+        """The weight at points, and derivatives of g there up to a total order."""
+        root, field_root = self._frame(setting)
+        r = root.shape[1]
+        b, h = v[:, :r] @ root.T + setting.shift, v[:, r:] @ field_root.T
+        low, high = activation_range(self.phi)
+        if np.abs(b).max() * (high - low) > _STEEPEST:
+            raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
+        log_weight, derived = -0.5 * (v**2).sum(axis=1) - 0.5 * v.shape[1] * math.log(2.0 * math.pi), []
+        for c, size in enumerate(self.n):
+            bounds = [(float(x[:, c].min()), float(x[:, c].max())) for x in (b, h)]
+            sites = ScatteredSites(self.phi, self.rule.z, float(setting.d[c]), float(setting.delta[c]), *bounds)
+            g, found = sites(b[:, c], h[:, c], highest)
+            log_weight = log_weight + size * g
+            derived.append(found)
+        return Site(log_weight, b, h, derived)
+
+    def _slopes(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """ln of the weight (N,), its gradient (N, D), and minus its second derivatives (N, D, D)."""
+        root, field_root = self._frame(setting)
+        size, r = len(self.n), root.shape[1]
+        both = np.zeros((2 * size, v.shape[1]))
+        both[:size, :r], both[size:, r:] = root, field_root
+        site = self._at(setting, v, 2)
+        b, h, bb, bh, hh = (
+            np.array([n * found[ORDERS.index(order)] for n, found in zip(self.n, site.derived)]).T
+            for order in ((1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+        )
+        second, at = np.zeros((len(v), 2 * size, 2 * size)), np.arange(size)
+        second[:, at, at], second[:, size + at, size + at] = bb, hh
+        second[:, at, size + at] = second[:, size + at, at] = bh
+        return site.log_weight, np.hstack([b, h]) @ both - v, np.eye(v.shape[1]) - both.T @ second @ both
+
+    # ---- nodes -----------------------------------------------------------------------------------
+
+    def _maxima(self, setting: Setting) -> Peaks:
+        """Laplace's mixture of all maxima of the weight that are not negligible."""
+        b, h = self.maxima.find(setting, _LIGHTEST, True)
+        root, field_root = self._frame(setting)
+        v = b @ np.linalg.pinv(root).T
+        if field_root.shape[1]:
+            v = np.hstack([v, h @ np.linalg.pinv(field_root).T])
+        for _ in range(_CLIMBS):
+            height, slope, curved = self._slopes(setting, v)
+            values, vectors = np.linalg.eigh(curved)
+            along = np.einsum("kji,kj->ki", vectors, slope) / np.maximum(np.abs(values), 0.05)
+            step = np.einsum("kij,kj->ki", vectors, along)
+            length = np.linalg.norm(step, axis=1, keepdims=True)
+            v = v + step * np.minimum(1.0, 1.0 / np.maximum(length, 1e-300))
+            if length.max() < _STILL:
+                break
+        height, slope, curved = self._slopes(setting, v)
+        good = (np.linalg.eigvalsh(curved)[:, 0] > _FLAT) & (np.abs(slope).max(axis=1) < 1e-3)
+        if not good.any():
+            raise NotCovered("no maximum of the weight of a layer's neurons was found")
+        kept: list[int] = []
+        for i in np.argsort(-height):
+            if good[i] and all(np.linalg.norm(v[i] - v[j]) > _SAME for j in kept):
+                kept.append(int(i))
+        log_share = height[kept] - 0.5 * np.linalg.slogdet(curved[kept])[1]
+        heavy = log_share > log_share.max() - _LIGHTEST
+        share = np.exp(log_share[heavy] - log_share.max())
+        at = np.array(kept)[heavy]
+        return Peaks(v[at], np.linalg.inv(curved[at]), share / share.sum())
+
+    def _levels(self) -> Iterator[tuple[float, float]]:
+        """Spacings and depths, the finest first."""
+        reach, least = (_COARSE if self.rule.depth < _ROUGH_DEPTH else _FINE), _LEAST_REACH
+        if self.level is not None:
+            reach = least = self.level + _FINER
+        while reach > least - 1e-9:
+            yield reach, _DEPTH[0] + _DEPTH[1] * reach
+            reach -= 0.05
+
+    def _level(self, peaks: Peaks) -> tuple[float, float]:
+        """The finest spacing and depth that a moderate number of nodes allows."""
+        size = peaks.mean.shape[1]
+        unit = math.pi ** (0.5 * size) / math.gamma(0.5 * size + 1.0)
+        level = (0.0, 0.0)
+        for level in self._levels():
+            volume = abs(float(np.linalg.det(node_lattice(size, level[0]))))
+            deep = np.maximum(2.0 * (level[1] + np.log(peaks.share / peaks.share.max())), 0.0)
+            if unit / volume * float((deep ** (0.5 * size)).sum()) < _NODES[self.rule.depth > _ROUGH_DEPTH]:
+                break
+        return level
+
+    def _build(self, setting: Setting) -> _Nodes:
+        """Lattices around all peaks, extended until their rims are negligible."""
+        peaks = fitted(lambda v: self._at(setting, v).log_weight, self._maxima(setting), math.exp(-_LIGHTEST))
+        reach, depth = self._level(peaks)
+        self.reach, size = reach, peaks.mean.shape[1]
+        basis, around = node_lattice(size, reach), steps(size)
+        rng = np.random.default_rng([self.seed, size])
+        log_unit = math.log(abs(float(np.linalg.det(basis))))
+        found: list[tuple[FloatArray, FloatArray]] = []
+        top = -math.inf
+        for k, root in enumerate(peaks.roots):
+            offset = rng.random(size)
+            turn = np.linalg.qr(rng.normal(size=(size, size)))[0] if self.seed else np.eye(size)
+            frame = basis @ turn @ root.T
+            log_cell = log_unit + float(np.log(np.diag(root)).sum())
+            deep = max(2.0 * (depth + math.log(peaks.share[k] / peaks.share.max())), 1.0)
+            new = ball(basis, math.sqrt(deep), offset)
+            v, cell, height = np.empty((0, size)), np.empty(0), np.empty(0)
+            seen = np.empty(0, dtype=np.int64)
+            total = 0
+            while len(new):
+                there = peaks.mean[k] + (new + offset) @ frame
+                cells = peaks.log_share(there, k) + log_cell
+                heights = self._at(setting, there).log_weight + cells
+                top = max(top, float(heights.max()))
+                v, cell, height = np.vstack([v, there]), np.append(cell, cells), np.append(height, heights)
+                total += len(new)
+                if total + sum(map(len, (one[0] for one in found))) > _MOST_NODES:
+                    raise NotCovered(f"a layer needs more than {_MOST_NODES} nodes")
+                seen = np.sort(np.append(seen, keys(new)), kind="stable")
+                heavy = new[heights > top - depth]
+                new = difference((heavy[:, None, :] + around).reshape(-1, size), seen) if len(heavy) else heavy
+            found.append((v, cell, height))
+        kept = [height > top - depth - 4.0 for _, _, height in found]
+        return _Nodes(
+            np.concatenate([v[good] for (v, _, _), good in zip(found, kept)]),
+            np.concatenate([cell[good] for (_, cell, _), good in zip(found, kept)]),
+            np.repeat(np.arange(len(found)), [int(good.sum()) for good in kept]),
+            peaks,
+        )
+
+    def as_fine(self, other: PatchedLayer) -> None:
+        """Lattices of another rule: those of the certificate are finer, and turned and shifted at random."""
+        if self.rule == CHECK:
+            self.level, self.seed = other.reach, other.seed + 1
+
+    def _settled(self, setting: Setting, nodes: _Nodes) -> bool:
+        """Whether the peaks are still about where the nodes are."""
+        if nodes.v.shape[1] != self._size(setting):
+            return False
+        log_weight = self._at(setting, nodes.v).log_weight + nodes.log_cell
+        weight = np.exp(log_weight - log_weight.max())
+        for k, root in enumerate(nodes.peaks.roots):
+            part = np.where(nodes.patch == k, weight, 0.0)
+            total = float(part.sum()) / float(weight.sum())
+            if abs(math.log(max(total, 1e-300) / nodes.peaks.share[k])) > _GREW and max(total, nodes.peaks.share[k]) > 1e-6:
+                return False
+            if total < 1e-6:
+                continue
+            apart = np.linalg.solve(root, (nodes.v - nodes.peaks.mean[k]).T)
+            mean = apart @ part / part.sum()
+            spread = (apart * part) @ apart.T / part.sum() - np.outer(mean, mean)
+            if np.linalg.norm(mean) > _MOVED or np.abs(np.linalg.eigvalsh(spread) - 1.0).max() > _WIDENED:
+                return False
+        return True
+
+    def _size(self, setting: Setting) -> int:
+        return int(setting.root.shape[1] + self._frame(setting)[1].shape[1])
+
+    # ---- averages --------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        setting: Setting,
+        *,
+        grow: bool = True,
+        detail: bool = False,
+        curvature: bool = False,
+        samples: bool = False,
+    ) -> tuple[Averages, Detail | None]:
+        """Averages of a layer; with `grow` nodes are found anew where peaks have moved, and `samples` needs
+        `curvature`."""
+        if self.nodes is None or (grow and not self._settled(setting, self.nodes)):
+            self.nodes = self._build(setting)
+        products = Products(len(self.n), curvature, self.last, bool(setting.covariance.any()), samples)
+        averages = self._summed(setting, self.nodes, products).averages(products)
+        return averages, self._detail(setting, self.nodes) if detail else None
+
+    def _summed(self, setting: Setting, nodes: _Nodes, products: Products) -> Totals:
+        """Sums of all products over nodes."""
+        r, columns = setting.root.shape[1], len(products.table)
+        top, plain = -math.inf, np.zeros(columns)
+        once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
+        for start in range(0, len(nodes.v), _PIECE):
+            part = slice(start, start + _PIECE)
+            site = self._at(setting, nodes.v[part], 4 if products.curvature else 2)
+            log_weight = site.log_weight + nodes.log_cell[part]
+            highest = float(log_weight.max())
+            if highest > top:
+                for total in (plain, once, twice):
+                    total *= math.exp(top - highest)
+                top = highest
+            terms = self._products(site, products, np.exp(log_weight - top))
+            plain += terms.sum(axis=1)
+            if products.by_readout:
+                beta = nodes.v[part, :r]
+                once += (terms @ beta).T
+                twice += ((beta[:, :, None] * beta[:, None, :]).reshape(len(beta), -1).T @ terms.T).reshape(twice.shape)
+        return Totals(top, plain, once, twice)
+
+    def _products(self, site: Site, products: Products, weight: FloatArray) -> FloatArray:
+        """(products, N) times the weight of nodes."""
+        columns = []
+        for c, found in enumerate(site.derived):
+            derivatives = dict(zip(ORDERS, found))
+            every = found if products.curvature else None
+            parts = class_columns(every, derivatives, site.h[:, c], float(self.n[c]), products.samples)
+            columns.append(np.ascontiguousarray(parts.T))
+        terms = np.empty((len(products.table), len(weight)))
+        for row, of_class in zip(terms, products.table):
+            row[:] = weight
+            for c in np.flatnonzero(of_class):
+                row *= columns[c][of_class[c]]
+        return terms
+
+    def _detail(self, setting: Setting, nodes: _Nodes) -> Detail:
+        site = self._at(setting, nodes.v, 2)
+        log_weight = site.log_weight + nodes.log_cell
+        share = np.exp(log_weight - log_weight.max())
+        mean, noise = (np.array([found[ORDERS.index(order)] for found in site.derived]).T for order in ((1, 0), (2, 0)))
+        beta = nodes.v[:, : setting.root.shape[1]]
+        return Detail(beta, share / share.sum(), site.log_weight, mean, mean**2, noise, site.h)
+
+    def tilted(
+        self, setting: Setting, copies: Sequence[tuple[float, FloatArray]], pattern: str | None = None
+    ) -> Averages:
+        """Averages of all kinds over a sum of weights, each as large as its number says and b shifted, at old nodes."""
+        assert self.nodes is not None and pattern is None
+        products = Products(len(self.n), True, self.last, bool(setting.covariance.any()), True)
+        moved = [(factor, setting._replace(shift=shift)) for factor, shift in copies]
+        return combined([(factor, self._summed(one, self.nodes, products)) for factor, one in moved]).averages(products)
