@@ -12,7 +12,7 @@ Gaussians fitted to it, and every w p_k is summed over a lattice of its own, uni
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,15 +21,14 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.class_tables import class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
-from meanfield.theories.deep.lattice import difference, keys
 from meanfield.theories.deep.maxima import Maxima
-from meanfield.theories.deep.packings import ball, node_lattice, steps
+from meanfield.theories.deep.patches import Cluster, Patch, clustered
 from meanfield.theories.deep.peaks import Peaks, fitted
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import CHECK, Averages, Detail, NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.sums import Totals, combined
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import FloatArray
 
 __all__ = ["PatchedLayer"]
 
@@ -38,20 +37,24 @@ _CLIMBS, _STILL, _FLAT, _SAME = 30, 1e-8, 1e-3, 0.05
 _PIECE = 4096  # nodes at a time
 _STEEPEST = 1500.0  # of fields b
 _MOST_NODES = 1_500_000
-_NODES = {False: 60_000, True: 300_000}  # wanted at most of coarse rules, of others
-_FINER = 0.02
+_NODES = {True: 60_000, False: 300_000}  # wanted at most of coarse rules, of others
 _ROUGH_DEPTH = 20.0  # of coarse rules
-_COARSE, _FINE, _LEAST_REACH = 0.8, 1.1, 0.6  # of `node_lattice`, at most and at least
-_DEPTH = -11.0, 30.0  # nats that nodes may be lighter than the heaviest: constant, times the reach
+_COARSE, _FINE, _LEAST_REACH, _FINER = 0.8, 1.1, 0.6, 0.02  # of `node_lattice`, at most, at least, and steps of it
+_MARGIN = 4.0  # nats
 _MOVED, _WIDENED, _GREW = 0.35, 0.5, 1.5  # of a peak, in its own units, before nodes are found anew
+_NEGLIGIBLE = 1e-6  # share of a peak that may do as it likes
+
+
+def _deep(reach: float) -> float:
+    """Nats that nodes may be lighter than the heaviest, such that they weigh what the spacing costs."""
+    return 30.0 * reach - 11.0
 
 
 class _Nodes(NamedTuple):
-    """Points (N, D), ln of what each stands for (N,), the patch it belongs to, and the mixture."""
+    """Points (N, D), ln of what each stands for (N,), and the mixture that they were found from."""
 
     v: FloatArray
     log_cell: FloatArray
-    patch: IntArray
     peaks: Peaks
 
 
@@ -159,65 +162,34 @@ class PatchedLayer:
         at = np.array(kept)[heavy]
         return Peaks(v[at], np.linalg.inv(curved[at]), share / share.sum())
 
-    def _levels(self) -> Iterator[tuple[float, float]]:
-        """Spacings and depths, the finest first."""
-        reach, least = (_COARSE if self.rule.depth < _ROUGH_DEPTH else _FINE), _LEAST_REACH
-        if self.level is not None:
+    def _level(self, clusters: list[Cluster]) -> tuple[float, float]:
+        """The finest spacing, and its depth in nats, that a moderate number of nodes allows."""
+        coarse = self.rule.depth < _ROUGH_DEPTH
+        reach = least = _COARSE if coarse else _FINE
+        if self.level is None:
+            least = _LEAST_REACH
+        else:
             reach = least = self.level + _FINER
-        while reach > least - 1e-9:
-            yield reach, _DEPTH[0] + _DEPTH[1] * reach
-            reach -= 0.05
-
-    def _level(self, peaks: Peaks) -> tuple[float, float]:
-        """The finest spacing and depth that a moderate number of nodes allows."""
-        size = peaks.mean.shape[1]
-        unit = math.pi ** (0.5 * size) / math.gamma(0.5 * size + 1.0)
-        level = (0.0, 0.0)
-        for level in self._levels():
-            volume = abs(float(np.linalg.det(node_lattice(size, level[0]))))
-            deep = np.maximum(2.0 * (level[1] + np.log(peaks.share / peaks.share.max())), 0.0)
-            if unit / volume * float((deep ** (0.5 * size)).sum()) < _NODES[self.rule.depth > _ROUGH_DEPTH]:
-                break
-        return level
+        while reach > least and sum(one.count(reach, _deep(reach)) for one in clusters) > _NODES[coarse]:
+            reach -= _FINER
+        return reach, _deep(reach)
 
     def _build(self, setting: Setting) -> _Nodes:
         """Lattices around all peaks, extended until their rims are negligible."""
         peaks = fitted(lambda v: self._at(setting, v).log_weight, self._maxima(setting), math.exp(-_LIGHTEST))
-        reach, depth = self._level(peaks)
-        self.reach, size = reach, peaks.mean.shape[1]
-        basis, around = node_lattice(size, reach), steps(size)
-        rng = np.random.default_rng([self.seed, size])
-        log_unit = math.log(abs(float(np.linalg.det(basis))))
-        found: list[tuple[FloatArray, FloatArray]] = []
-        top = -math.inf
-        for k, root in enumerate(peaks.roots):
-            offset = rng.random(size)
-            turn = np.linalg.qr(rng.normal(size=(size, size)))[0] if self.seed else np.eye(size)
-            frame = basis @ turn @ root.T
-            log_cell = log_unit + float(np.log(np.diag(root)).sum())
-            deep = max(2.0 * (depth + math.log(peaks.share[k] / peaks.share.max())), 1.0)
-            new = ball(basis, math.sqrt(deep), offset)
-            v, cell, height = np.empty((0, size)), np.empty(0), np.empty(0)
-            seen = np.empty(0, dtype=np.int64)
-            total = 0
-            while len(new):
-                there = peaks.mean[k] + (new + offset) @ frame
-                cells = peaks.log_share(there, k) + log_cell
-                heights = self._at(setting, there).log_weight + cells
-                top = max(top, float(heights.max()))
-                v, cell, height = np.vstack([v, there]), np.append(cell, cells), np.append(height, heights)
-                total += len(new)
-                if total + sum(map(len, (one[0] for one in found))) > _MOST_NODES:
-                    raise NotCovered(f"a layer needs more than {_MOST_NODES} nodes")
-                seen = np.sort(np.append(seen, keys(new)), kind="stable")
-                heavy = new[heights > top - depth]
-                new = difference((heavy[:, None, :] + around).reshape(-1, size), seen) if len(heavy) else heavy
-            found.append((v, cell, height))
-        kept = [height > top - depth - 4.0 for _, _, height in found]
+        clusters = clustered(peaks)
+        self.reach, depth = self._level(clusters)
+        rng = np.random.default_rng([self.seed, peaks.mean.shape[1]])
+        top, room, patches = -math.inf, _MOST_NODES, []
+        for cluster in clusters:
+            patch = Patch(cluster, self.reach, rng if self.seed else None)
+            top = patch.grow(lambda v: self._at(setting, v).log_weight, depth, top, room)
+            room -= len(patch.v)
+            patches.append(patch)
+        kept = [patch.height > top - depth - _MARGIN for patch in patches]
         return _Nodes(
-            np.concatenate([v[good] for (v, _, _), good in zip(found, kept)]),
-            np.concatenate([cell[good] for (_, cell, _), good in zip(found, kept)]),
-            np.repeat(np.arange(len(found)), [int(good.sum()) for good in kept]),
+            np.concatenate([patch.v[good] for patch, good in zip(patches, kept)]),
+            np.concatenate([patch.log_cell[good] for patch, good in zip(patches, kept)]),
             peaks,
         )
 
@@ -232,16 +204,16 @@ class PatchedLayer:
             return False
         log_weight = self._at(setting, nodes.v).log_weight + nodes.log_cell
         weight = np.exp(log_weight - log_weight.max())
+        parts = nodes.peaks.shares(nodes.v) * (weight / weight.sum())[:, None]
         for k, root in enumerate(nodes.peaks.roots):
-            part = np.where(nodes.patch == k, weight, 0.0)
-            total = float(part.sum()) / float(weight.sum())
-            if abs(math.log(max(total, 1e-300) / nodes.peaks.share[k])) > _GREW and max(total, nodes.peaks.share[k]) > 1e-6:
-                return False
-            if total < 1e-6:
+            total, before = float(parts[:, k].sum()), float(nodes.peaks.share[k])
+            if max(total, before) < _NEGLIGIBLE:
                 continue
+            if abs(math.log(max(total, 1e-300) / before)) > _GREW:
+                return False
             apart = np.linalg.solve(root, (nodes.v - nodes.peaks.mean[k]).T)
-            mean = apart @ part / part.sum()
-            spread = (apart * part) @ apart.T / part.sum() - np.outer(mean, mean)
+            mean = apart @ parts[:, k] / total
+            spread = (apart * parts[:, k]) @ apart.T / total - np.outer(mean, mean)
             if np.linalg.norm(mean) > _MOVED or np.abs(np.linalg.eigvalsh(spread) - 1.0).max() > _WIDENED:
                 return False
         return True

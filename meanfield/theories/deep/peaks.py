@@ -38,11 +38,11 @@ class Peaks(NamedTuple):
             found[:, k] = (np.linalg.solve(root, (v - mean).T) ** 2).sum(axis=0)
         return found
 
-    def log_share(self, v: FloatArray, member: int) -> FloatArray:
-        """(N,) ln of the part of the weight that belongs to one member."""
+    def shares(self, v: FloatArray) -> FloatArray:
+        """(N, k) the part of the weight at v that belongs to every member."""
         parts = self.log_parts(v)
-        top = parts.max(axis=1)
-        return np.asarray(parts[:, member] - top - np.log(np.exp(parts - top[:, None]).sum(axis=1)))
+        parts = np.exp(parts - parts.max(axis=1, keepdims=True))
+        return np.asarray(parts / parts.sum(axis=1, keepdims=True))
 
     @property
     def roots(self) -> FloatArray:
@@ -83,9 +83,7 @@ def fitted(log_weight: Callable[[FloatArray], FloatArray], peaks: Peaks, least: 
         log_ratio = log_weight(v) - log_density
         weight = np.exp(log_ratio - log_ratio.max())
         weight /= weight.sum()
-        parts = peaks.log_parts(v)
-        parts = np.exp(parts - parts.max(axis=1, keepdims=True))
-        parts *= (weight / parts.sum(axis=1))[:, None]
+        parts = peaks.shares(v) * weight[:, None]
         total = parts.sum(axis=0)
         enough = total**2 > _FEW * v.shape[1] * (parts**2).sum(axis=0)
         mean, covariance = peaks.mean.copy(), peaks.covariance.copy()
