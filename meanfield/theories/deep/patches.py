@@ -15,7 +15,7 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Cluster", "Patch", "clustered"]
 
-_OVERLAP = 5.0  # Bhattacharyya distance, below which two peaks are on one lattice
+_OVERLAP = 10.0  # Bhattacharyya distance, below which two peaks are on one lattice
 _AT_ONCE = 20_000  # nodes
 _NEAR = 3.0  # nats around the top of a peak, where its first nodes are
 

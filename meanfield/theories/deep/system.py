@@ -113,7 +113,7 @@ class System:
         self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
         lower, last = self.group.permuted(), self.group.turned()
         self.layers: list[Any] = [
-            _kind(p, layer)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
+            _kind(p)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
             for layer in range(p.depth)
         ]
         self.vectors = self.group.vector_basis()
@@ -371,11 +371,11 @@ class System:
         return float(phi - n @ (order.t * p.y).sum(axis=1) + 0.5 * p.tau * n @ (order.t**2).sum(axis=1))
 
 
-def _kind(problem: DeepProblem, layer: int) -> Any:
-    """How a layer is integrated."""
+def _kind(problem: DeepProblem) -> Any:
+    """How layers are integrated."""
     if problem.phi.parts == "gaussian":
         return LinearLayer
-    return PatchedLayer if layer > 0 and len(problem.n) > LATTICE_CLASSES else Layer
+    return PatchedLayer if len(problem.n) > LATTICE_CLASSES else Layer
 
 
 def _root(matrix: FloatArray) -> FloatArray:
