@@ -51,11 +51,13 @@ def _deep(reach: float) -> float:
 
 
 class _Nodes(NamedTuple):
-    """Points (N, D), ln of what each stands for (N,), and the mixture that they were found from."""
+    """Points (N, D), ln of what each stands for (N,), the part of each that belongs to every peak (N, k); where peaks
+    were."""
 
     v: FloatArray
     log_cell: FloatArray
-    peaks: Peaks
+    shares: FloatArray
+    moments: tuple[FloatArray, FloatArray, FloatArray]
 
 
 class Site(NamedTuple):
@@ -187,11 +189,10 @@ class PatchedLayer:
             room -= len(patch.v)
             patches.append(patch)
         kept = [patch.height > top - depth - _MARGIN for patch in patches]
-        return _Nodes(
-            np.concatenate([patch.v[good] for patch, good in zip(patches, kept)]),
-            np.concatenate([patch.log_cell[good] for patch, good in zip(patches, kept)]),
-            peaks,
-        )
+        v = np.concatenate([patch.v[good] for patch, good in zip(patches, kept)])
+        log_cell = np.concatenate([patch.log_cell[good] for patch, good in zip(patches, kept)])
+        nodes = _Nodes(v, log_cell, peaks.shares(v), (np.empty(0),) * 3)
+        return nodes._replace(moments=self._moments(setting, nodes))
 
     def as_fine(self, other: PatchedLayer) -> None:
         """Lattices of another rule: those of the certificate are finer, and turned and shifted at random."""
@@ -199,24 +200,33 @@ class PatchedLayer:
             self.level, self.seed = other.reach, other.seed + 1
 
     def _settled(self, setting: Setting, nodes: _Nodes) -> bool:
-        """Whether the peaks are still about where the nodes are."""
+        """Whether the peaks are still about where they were when the nodes were found."""
         if nodes.v.shape[1] != self._size(setting):
             return False
-        log_weight = self._at(setting, nodes.v).log_weight + nodes.log_cell
-        weight = np.exp(log_weight - log_weight.max())
-        parts = nodes.peaks.shares(nodes.v) * (weight / weight.sum())[:, None]
-        for k, root in enumerate(nodes.peaks.roots):
-            total, before = float(parts[:, k].sum()), float(nodes.peaks.share[k])
-            if max(total, before) < _NEGLIGIBLE:
-                continue
-            if abs(math.log(max(total, 1e-300) / before)) > _GREW:
+        share, mean, spread = self._moments(setting, nodes)
+        before, middle, root = nodes.moments[0], nodes.moments[1], np.linalg.cholesky(nodes.moments[2])
+        for k in np.flatnonzero(np.maximum(share, before) > _NEGLIGIBLE):
+            if abs(math.log(max(share[k], 1e-300) / max(before[k], 1e-300))) > _GREW:
                 return False
-            apart = np.linalg.solve(root, (nodes.v - nodes.peaks.mean[k]).T)
-            mean = apart @ parts[:, k] / total
-            spread = (apart * parts[:, k]) @ apart.T / total - np.outer(mean, mean)
-            if np.linalg.norm(mean) > _MOVED or np.abs(np.linalg.eigvalsh(spread) - 1.0).max() > _WIDENED:
+            inverse = np.linalg.inv(root[k])
+            wide = np.linalg.eigvalsh(inverse @ spread[k] @ inverse.T)
+            if np.linalg.norm(inverse @ (mean[k] - middle[k])) > _MOVED or np.abs(np.log(wide)).max() > _WIDENED:
                 return False
         return True
+
+    def _moments(self, setting: Setting, nodes: _Nodes) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Share, mean and covariance of the parts of the weight at nodes that belong to every peak."""
+        log_weight = self._at(setting, nodes.v).log_weight + nodes.log_cell
+        weight = np.exp(log_weight - log_weight.max())
+        parts = nodes.shares * (weight / weight.sum())[:, None]
+        share = parts.sum(axis=0)
+        size = nodes.v.shape[1]
+        mean, spread = np.zeros((len(share), size)), np.tile(np.eye(size), (len(share), 1, 1))
+        for k in np.flatnonzero(share > 0.1 * _NEGLIGIBLE):
+            mean[k] = parts[:, k] @ nodes.v / share[k]
+            apart = nodes.v - mean[k]
+            spread[k] = (apart.T * (parts[:, k] / share[k])) @ apart + 1e-9 * np.eye(size)
+        return share, mean, spread
 
     def _size(self, setting: Setting) -> int:
         return int(setting.root.shape[1] + self._frame(setting)[1].shape[1])
