@@ -12,7 +12,7 @@ from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch
+from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch, refined
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
@@ -37,6 +37,7 @@ _NO_CODES = "the branch with codes was not compared: "
 _UNKNOWN = "the branch without codes was not compared: "
 _ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
+_REFINEMENTS = 3  # of lattices that are too coarse
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
 
 Report = Callable[[str, int, float], None]
@@ -117,7 +118,7 @@ def solve_deep(
         warm = start is not None
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
-    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second, searched)
+    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress)
 
 
 def _searched(
@@ -260,6 +261,8 @@ def _posterior(
     rtol: float,
     second: bool,
     searched: tuple[str, ...],
+    tolerance: float,
+    report: Report | None,
 ) -> DeepPosterior:
     """Certificate, codes and arrays of all classes."""
     allowed = max(rtol, _VALLEY) if system.codes else rtol
@@ -269,6 +272,16 @@ def _posterior(
         again = newton(system, found.x, 1e-2 * found.residual, most=_LAST)
         if again.residual < found.residual:
             found, proof = again, _checked(system, again, second)
+    for _ in range(_REFINEMENTS):
+        if proof.error <= allowed and proof.residual <= allowed:
+            break
+        reached = refined(system, found, tolerance, report)
+        if reached is None:
+            break
+        better = _checked(*reached, second)
+        if not better.error < proof.error:
+            break
+        (system, found), proof = reached, better
     linear = system.problem.phi.parts == "gaussian"
     phi = system.free_energy(found.x, found.averages)
     residual, curvature = proof.residual, proof.curvature
