@@ -1,7 +1,8 @@
 """A way to a solution that does not lose itself: Phi grows with every step (THEORY.md, "Solving").
 
-Given conjugates k~, delta~ of the lower layers, kernels follow from below, K_l = F_l(k~_l; K_{l-1}), and t minimises Phi.
-What is left of the equations is k~ = G, the conjugates that the layers above ask for. There
+Given conjugates k~, delta~ of the lower layers, kernels follow from below, K_l = F_l(k~_l; K_{l-1}), and t minimises
+Phi. What is left of the equations is k~ = G, the conjugates that the layers above ask
+for. There
 
     dPhi = sum_l tr (G_l - K~_l) dK_l / 2,
 
@@ -68,9 +69,7 @@ def ascended(
         if error < tolerance:
             break
         while True:
-            moved = replace(
-                now.order, tilde=now.order.tilde + length * change, delta=now.order.delta + length * extra
-            )
+            moved = replace(now.order, tilde=now.order.tilde + length * change, delta=now.order.delta + length * extra)
             try:
                 there = _state(system, moved)
             except (NotCovered, np.linalg.LinAlgError):

@@ -17,7 +17,7 @@ from meanfield.theories.deep.newton import Found, chord, newton
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
-from meanfield.theories.deep.system import LATTICE_CLASSES, DeepProblem, Order, System
+from meanfield.theories.deep.system import DeepProblem, Order, System, patched
 from meanfield.validation import FloatArray
 
 __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch", "refined"]
@@ -58,7 +58,7 @@ def polish(
 
 
 def refined(system: System, found: Found, tolerance: float, report: Report | None) -> tuple[System, Found] | None:
-    """The same solution on finer lattices, where their spacing is a matter of choice; None if they take too many nodes."""
+    """The same solution on finer lattices of peaks; None if there are none, or they take too many nodes."""
     finer = system.at_rule(FINE)
     for own, layer in zip(system.layers, finer.layers):
         if not isinstance(own, PatchedLayer):
@@ -99,7 +99,7 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
             return system, again
         if found is None or again.residual < found[1].residual:
             found = system, again
-    if problem.depth == 2 and len(problem.n) > LATTICE_CLASSES:
+    if problem.depth == 2 and patched(problem):
         with contextlib.suppress(NotCovered):
             climbed_up = _from_ascent(problem, tolerance, report)
             if found is None or climbed_up[1].residual < found[1].residual:

@@ -62,8 +62,8 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     if kinds > LATTICE_CLASSES:
         if network.depth > 2:
             return (
-                f"deep nonlinear networks of more than two hidden layers are solved for up to {LATTICE_CLASSES} classes "
-                f"of different targets, got {kinds}; at n_samples = inf there is no such limit"
+                "deep nonlinear networks of more than two hidden layers are solved for up to "
+                f"{LATTICE_CLASSES} classes of different targets, got {kinds}; at n_samples = inf there is no such limit"
             )
         if kinds + task.n_outputs > _MOST_DIMENSIONS:
             return (

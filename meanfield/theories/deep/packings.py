@@ -47,12 +47,12 @@ def node_lattice(dimension: int, reach: float) -> FloatArray:
     A Gaussian of unit variance is summed with an error of about exp(-2 pi^2 reach^2); reach is 1 / spacing of a lattice
     of cubes.
     """
-    return np.asarray(_reduced(np.linalg.inv(reach * _packing(dimension)).T))
+    return np.asarray(_reduced(np.asarray(np.linalg.inv(reach * _packing(dimension)).T, dtype=float)))
 
 
 def _reduced(basis: FloatArray) -> FloatArray:
     """Another basis of the same lattice, of shorter rows, as far as pairs of them tell."""
-    basis = np.array(basis)
+    basis = np.array(basis, dtype=float)
     changed = True
     while changed:
         changed = False

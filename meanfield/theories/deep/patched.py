@@ -12,7 +12,7 @@ Gaussians fitted to it, and every w p_k is summed over a lattice of its own, uni
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,8 +27,8 @@ from meanfield.theories.deep.peaks import Peaks, fitted
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import CHECK, Averages, Detail, NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.scattered import ScatteredSites
-from meanfield.theories.deep.sums import Totals, combined
-from meanfield.validation import FloatArray
+from meanfield.theories.deep.sums import Totals
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["PatchedLayer"]
 
@@ -41,6 +41,7 @@ _NODES = {True: 30_000, False: 80_000}  # wanted at most of coarse rules, of oth
 _ROUGH_DEPTH = 20.0  # of coarse rules
 _COARSE, _FINE, _LEAST_REACH, _FINER = 0.8, 1.2, 0.6, 0.02  # of `node_lattice`, at most, at least, and steps of it
 _MARGIN = 4.0  # nats
+_COPIES, _NO_SHARE = 12, 1e-9  # per neuron that is drawn; share of the largest, that densities can do without
 _MOVED, _WIDENED, _GREW = 0.35, 0.5, 1.5  # of a peak, in its own units, before nodes are found anew
 _NEGLIGIBLE = 1e-6  # share of a peak that may do as it likes
 
@@ -58,9 +59,12 @@ class _Nodes(NamedTuple):
     log_cell: FloatArray
     shares: FloatArray
     moments: tuple[FloatArray, FloatArray, FloatArray]
+    patch: IntArray  # (N,) which of the following each is on
+    clusters: list[Cluster]
+    frames: list[FloatArray]  # edges (D, D) of their cells
 
 
-class Site(NamedTuple):
+class _Site(NamedTuple):
     """ln of the weight (N,), fields b and h (N, C), derivatives of g by class (orders, N)."""
 
     log_weight: FloatArray
@@ -99,7 +103,7 @@ class PatchedLayer:
         values, vectors = np.linalg.eigh(setting.covariance)
         return setting.root, np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
-    def _at(self, setting: Setting, v: FloatArray, highest: int = 0) -> Site:
+    def _at(self, setting: Setting, v: FloatArray, highest: int = 0) -> _Site:
         """The weight at points, and derivatives of g there up to a total order."""
         root, field_root = self._frame(setting)
         r = root.shape[1]
@@ -114,7 +118,7 @@ class PatchedLayer:
             g, found = sites(b[:, c], h[:, c], highest)
             log_weight = log_weight + size * g
             derived.append(found)
-        return Site(log_weight, b, h, derived)
+        return _Site(log_weight, b, h, derived)
 
     def _slopes(self, setting: Setting, v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """ln of the weight (N,), its gradient (N, D), and minus its second derivatives (N, D, D)."""
@@ -191,7 +195,9 @@ class PatchedLayer:
         kept = [patch.height > top - depth - _MARGIN for patch in patches]
         v = np.concatenate([patch.v[good] for patch, good in zip(patches, kept)])
         log_cell = np.concatenate([patch.log_cell[good] for patch, good in zip(patches, kept)])
-        nodes = _Nodes(v, log_cell, peaks.shares(v), (np.empty(0),) * 3)
+        of_node: IntArray = np.repeat(np.arange(len(kept)), [int(good.sum()) for good in kept])
+        frames = [one.frame for one in patches]
+        nodes = _Nodes(v, log_cell, peaks.shares(v), (np.empty(0),) * 3, of_node, clusters, frames)
         return nodes._replace(moments=self._moments(setting, nodes))
 
     def as_fine(self, other: PatchedLayer) -> None:
@@ -272,7 +278,7 @@ class PatchedLayer:
                 twice += ((beta[:, :, None] * beta[:, None, :]).reshape(len(beta), -1).T @ terms.T).reshape(twice.shape)
         return Totals(top, plain, once, twice)
 
-    def _products(self, site: Site, products: Products, weight: FloatArray) -> FloatArray:
+    def _products(self, site: _Site, products: Products, weight: FloatArray) -> FloatArray:
         """(products, N) times the weight of nodes."""
         columns = []
         for c, found in enumerate(site.derived):
@@ -283,7 +289,7 @@ class PatchedLayer:
         terms = np.empty((len(products.table), len(weight)))
         for row, of_class in zip(terms, products.table):
             row[:] = weight
-            for c in np.flatnonzero(of_class):
+            for c in np.flatnonzero(of_class).tolist():
                 row *= columns[c][of_class[c]]
         return terms
 
@@ -295,11 +301,59 @@ class PatchedLayer:
         beta = nodes.v[:, : setting.root.shape[1]]
         return Detail(beta, share / share.sum(), site.log_weight, mean, mean**2, noise, site.h)
 
-    def tilted(
-        self, setting: Setting, copies: Sequence[tuple[float, FloatArray]], pattern: str | None = None
-    ) -> Averages:
-        """Averages of all kinds over a sum of weights, each as large as its number says and b shifted, at old nodes."""
-        assert self.nodes is not None and pattern is None
-        products = Products(len(self.n), True, self.last, bool(setting.covariance.any()), True)
-        moved = [(factor, setting._replace(shift=shift)) for factor, shift in copies]
-        return combined([(factor, self._summed(one, self.nodes, products)) for factor, one in moved]).averages(products)
+    # ---- what a posterior asks -------------------------------------------------------------------
+
+    def preactivations(self, setting: Setting, share: FloatArray, c: int) -> Callable[[FloatArray], FloatArray]:
+        """z -> density of the preactivation on a sample of class c, nodes having these shares (N,)."""
+        assert self.nodes is not None
+        rows = np.flatnonzero(share > _NO_SHARE * share.max())
+        share, d, delta = share[rows], float(setting.d[c]), float(setting.delta[c])
+        root, field_root = self._frame(setting)
+        r = root.shape[1]
+        v = self.nodes.v[rows]
+        b, h = v[:, :r] @ root[c], v[:, r:] @ field_root[c] if field_root.shape[1] else np.zeros(len(v))
+        bounds = [(float(x.min()), float(x.max())) for x in (b, h)]
+        g = ScatteredSites(self.phi, self.rule.z, d, delta, *bounds)(b, h, 0)[0]
+
+        def density(z: FloatArray) -> FloatArray:
+            value = self.phi(z)
+            log_law = 0.5 * delta * value**2 - 0.5 * math.log(2.0 * math.pi * d)
+            found = np.zeros(len(z))
+            for start in range(0, len(b), _PIECE):
+                part = slice(start, start + _PIECE)
+                exponent = np.outer(b[part], value) - g[part, None] - 0.5 * (z - h[part, None]) ** 2 / d + log_law
+                found += share[part] @ np.exp(exponent)
+            return found
+
+        return density
+
+    def drawn(
+        self, setting: Setting, at: IntArray, rng: np.random.Generator
+    ) -> tuple[FloatArray, FloatArray, IntArray]:
+        """Neurons (b, h), each (k, C), from nodes `at` (k,) drawn by their shares, and the entry each came from.
+
+        The nodes are moved inside their cells and resampled in proportion to the exact weight there.
+        """
+        nodes = self.nodes
+        assert nodes is not None
+        count, base = len(at), np.repeat(at, _COPIES)
+        size = nodes.v.shape[1]
+        inside = (rng.random((len(base), size)) - 0.5)[:, None, :] @ np.array(nodes.frames)[nodes.patch[base]]
+        v = nodes.v[base] + inside[:, 0]
+        before, after = (
+            self._at(setting, where).log_weight + self._log_shares(nodes, where, nodes.patch[base])
+            for where in (nodes.v[base], v)
+        )
+        chance = np.exp(np.minimum(after - before, 30.0))
+        pick = np.sort(rng.choice(len(v), size=count, p=chance / chance.sum()))
+        root, field_root = self._frame(setting)
+        b = v[pick, : root.shape[1]] @ root.T
+        h = v[pick, root.shape[1] :] @ field_root.T if field_root.shape[1] else np.zeros_like(b)
+        return b, h, pick // _COPIES
+
+    def _log_shares(self, nodes: _Nodes, v: FloatArray, patch: IntArray) -> FloatArray:
+        """(N,) ln of the part of the weight at points that belongs to the patch of each."""
+        found = np.zeros(len(v))
+        for k, cluster in enumerate(nodes.clusters):
+            found[patch == k] = cluster.log_share(v[patch == k])
+        return found

@@ -62,7 +62,8 @@ def clustered(peaks: Peaks) -> list[Cluster]:
         precision = np.linalg.inv(peaks.covariance[rows[0]])
         for k in rows[1:]:
             precision = _above(precision, np.linalg.inv(peaks.covariance[k]))
-        found.append(Cluster(peaks, rows, np.linalg.cholesky(np.linalg.inv(precision))))
+        root = np.asarray(np.linalg.cholesky(np.linalg.inv(precision)), dtype=float)
+        found.append(Cluster(peaks, rows, root))
     return found
 
 

@@ -55,7 +55,7 @@ class Peaks(NamedTuple):
 
 
 def drawn(peaks: Peaks, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Scrambled Sobol points (2^count, D) of a mixture of Student's t that is wider than the peaks, ln of its density."""
+    """Scrambled Sobol points (2^count, D) of a mixture of Student's t, wider than the peaks, and ln of its density."""
     dimension = peaks.mean.shape[1]
     share = np.maximum(peaks.share, _LEAST)
     share = share / share.sum()

@@ -25,11 +25,12 @@ from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSoluti
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
-from meanfield.theories.deep.system import DeepProblem, Order, System
+from meanfield.theories.deep.system import LATTICE_CLASSES, DeepProblem, Order, System, patched
 from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["solve_deep"]
 
+_RTOL, _PATCHED = 1e-6, 1e-4  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _SAME_BRANCH = 1e-4
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
@@ -49,7 +50,7 @@ def solve_deep(
     tau: float = 0.0,
     *,
     warm_start: DeepPosterior | None = None,
-    rtol: float = 1e-6,
+    rtol: float | None = None,
     progress: Report | None = None,
     fractions: Mapping[str, float] | None = None,
     second: bool = True,
@@ -66,9 +67,10 @@ def solve_deep(
         N T.
     warm_start : DeepPosterior, optional
         Solution of a neighbouring problem with equally many classes, outputs and layers; a hint.
-    rtol : float
+    rtol : float, optional
         Wanted accuracy of the order parameters, relative to each block of them: of the residual of the saddle
-        equations, recomputed with an independent quadrature, and of the Newton step that this residual asks for.
+        equations, recomputed with an independent quadrature, and of the Newton step that this residual asks for. 1e-6 if
+        left out, for more than three classes of different targets 1e-4.
     progress : callable, optional
         Called with stage, step and residual.
     fractions : mapping of str to float, optional
@@ -99,6 +101,11 @@ def solve_deep(
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else _shares(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
+    if shares is not None and patched(problem):
+        raise ValueError(
+            f"shares of codes can be given for up to {LATTICE_CLASSES} classes of different targets; leave them out"
+        )
+    rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
     try:
@@ -118,7 +125,9 @@ def solve_deep(
         warm = start is not None
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
-    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress)
+    return _posterior(
+        network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress
+    )
 
 
 def _searched(

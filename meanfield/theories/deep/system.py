@@ -11,13 +11,13 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
-from meanfield.theories.deep.products import pairs_of
 from meanfield.theories.deep.patched import PatchedLayer
+from meanfield.theories.deep.products import pairs_of
 from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting, mixed
 from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
 from meanfield.validation import FloatArray
 
-__all__ = ["LATTICE_CLASSES", "DeepProblem", "Evaluation", "Order", "System"]
+__all__ = ["LATTICE_CLASSES", "DeepProblem", "Evaluation", "Order", "System", "patched"]
 
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
 
@@ -371,11 +371,16 @@ class System:
         return float(phi - n @ (order.t * p.y).sum(axis=1) + 0.5 * p.tau * n @ (order.t**2).sum(axis=1))
 
 
+def patched(problem: DeepProblem) -> bool:
+    """Whether the layers of a problem are integrated on lattices around peaks, and not on one of each layer."""
+    return problem.phi.parts != "gaussian" and len(np.unique(problem.y, axis=0)) > LATTICE_CLASSES
+
+
 def _kind(problem: DeepProblem) -> Any:
     """How layers are integrated."""
     if problem.phi.parts == "gaussian":
         return LinearLayer
-    return PatchedLayer if len(problem.n) > LATTICE_CLASSES else Layer
+    return PatchedLayer if patched(problem) else Layer
 
 
 def _root(matrix: FloatArray) -> FloatArray:
