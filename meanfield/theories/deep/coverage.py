@@ -63,7 +63,8 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         if network.depth > 2:
             return (
                 "deep nonlinear networks of more than two hidden layers are solved for up to "
-                f"{LATTICE_CLASSES} classes of different targets, got {kinds}; at n_samples = inf there is no such limit"
+                f"{LATTICE_CLASSES} classes of different targets, got {kinds}; at n_samples = inf there is no such "
+                "limit"
             )
         if kinds + task.n_outputs > _MOST_DIMENSIONS:
             return (

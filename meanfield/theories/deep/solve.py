@@ -37,6 +37,7 @@ _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadr
 _NO_CODES = "the branch with codes was not compared: "
 _UNKNOWN = "the branch without codes was not compared: "
 _ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
+_FOLLOWED = 6  # classes of different targets and outputs together, on lattices around peaks
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
 _REFINEMENTS = 3  # of lattices that are too coarse
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
@@ -69,8 +70,8 @@ def solve_deep(
         Solution of a neighbouring problem with equally many classes, outputs and layers; a hint.
     rtol : float, optional
         Wanted accuracy of the order parameters, relative to each block of them: of the residual of the saddle
-        equations, recomputed with an independent quadrature, and of the Newton step that this residual asks for. 1e-6 if
-        left out, for more than three classes of different targets 1e-4.
+        equations, recomputed with an independent quadrature, and of the Newton step that this residual asks for.
+        1e-6 if left out, for more than three classes of different targets 1e-4.
     progress : callable, optional
         Called with stage, step and residual.
     fractions : mapping of str to float, optional
@@ -222,6 +223,8 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
     NoBranch
         If it has ended.
     """
+    if patched(problem) and sum(problem.y.shape) > _FOLLOWED:
+        return f"{_UNKNOWN}it is not followed for so many classes and outputs"
     reason = "it was not found from the prior"
     if problem.tau > uncoded_onset(problem):
         try:
