@@ -203,7 +203,7 @@ class PatchedLayer:
     def as_fine(self, other: PatchedLayer) -> None:
         """Lattices of another rule: those of the certificate are finer, and turned and shifted at random."""
         if self.rule == CHECK:
-            self.level, self.seed = other.reach, other.seed + 1
+            self.level, self.seed = other.reach or None, other.seed + 1
 
     def _settled(self, setting: Setting, nodes: _Nodes) -> bool:
         """Whether the peaks are still about where they were when the nodes were found."""

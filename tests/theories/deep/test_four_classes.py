@@ -1,11 +1,13 @@
 """More than three classes of different targets: lattices around the peaks of a weight."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import meanfield as mf
+from meanfield.theories.deep import system as system_module
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.packings import ball, names, node_lattice
@@ -13,6 +15,8 @@ from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.rules import CHECK, FINE, Setting
 from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.site import site_derivatives, z_rule
+from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.system import Order, System
 
 NETWORK = mf.Network("sigmoid", depth=2)
 PHI = NETWORK.activation
@@ -51,7 +55,7 @@ def test_single_sites_at_scattered_fields():
 def three():
     """Layers of a task that one lattice takes as well."""
     task = mf.class_task([0.5, 0.3, 0.2], targets=[[1.0, 0.0], [0.0, 1.0], [-0.5, -0.7]], n_samples=120)
-    post = mf.solve(NETWORK, task, 0.1)
+    post = solve_deep(NETWORK, task, 0.1, competitors=False, second=False)
     return post._system, [post._system.setting(post._order, layer) for layer in (0, 1)]
 
 
@@ -75,14 +79,14 @@ def test_peaks_against_one_lattice(three, layer):
 
 
 @pytest.mark.statistical
-def test_four_classes_against_plain_monte_carlo(seed):
+def test_four_classes_against_plain_monte_carlo():
     """Averages over (a, h, z) drawn from the prior, each sample on its own: no class function, no peak, no lattice."""
     n = np.array([3, 2, 2, 1])
     root = np.array([[0.9, 0.2], [-0.7, 0.5], [0.3, -0.8], [0.1, 0.6]])
     mixing = np.random.default_rng(5).normal(size=(4, 4))
     setting = Setting(root, 0.1 * mixing @ mixing.T + 0.2, np.array([0.3, 0.4, 0.2, 0.5]), np.zeros(4))
     found, _ = PatchedLayer(PHI, n.astype(float), FINE, True).evaluate(setting, curvature=True)
-    rng, count = np.random.default_rng(seed), 400_000
+    rng, count = np.random.default_rng(3), 400_000
     beta = rng.normal(size=(count, 2))
     b = beta @ root.T
     h = rng.normal(size=(count, 4)) @ np.linalg.cholesky(setting.covariance).T
@@ -107,9 +111,25 @@ def test_four_classes_against_plain_monte_carlo(seed):
             close(first[c] * first[e], found.kernel[c, e])
 
 
+def test_two_classes_taken_for_four(monkeypatch):
+    """A class split in two of the same targets changes nothing; the kernel of the four is singular."""
+    task = mf.class_task(targets=[1.0, -1.0], n_samples=100)
+    two = solve_deep(NETWORK, task, 0.05, competitors=False, second=False)
+    monkeypatch.setattr(system_module, "patched", lambda problem: True)
+    problem, split = two._system.problem, np.array([0, 0, 1, 1])
+    system = System(replace(problem, n=np.array([20.0, 30.0, 35.0, 15.0]), y=problem.y[split]), distinct=True)
+    assert isinstance(system.layers[1], PatchedLayer)
+    o = two._order
+    both = np.ix_([0], split, split)
+    x = system.pack(Order(o.kernel[both], o.d[:, split], o.tilde[both], o.delta[:, split], o.t[split]))
+    found = system.evaluate(x)
+    assert np.abs(system.residual(x, found)).max() < 2e-5
+    assert system.free_energy(x, found) == pytest.approx(two.free_energy, abs=2e-5)
+
+
 @pytest.fixture(scope="module")
 def four():
-    return mf.solve(NETWORK, FOUR, 0.1)
+    return solve_deep(NETWORK, FOUR, 0.1, competitors=False)
 
 
 def test_four_classes_are_certified(four):
