@@ -30,7 +30,7 @@ from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["solve_deep"]
 
-_RTOL, _PATCHED = 1e-6, 1e-4  # of the order parameters, unless the user wants another
+_RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _SAME_BRANCH = 1e-4
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
@@ -71,7 +71,7 @@ def solve_deep(
     rtol : float, optional
         Wanted accuracy of the order parameters, relative to each block of them: of the residual of the saddle
         equations, recomputed with an independent quadrature, and of the Newton step that this residual asks for.
-        1e-6 if left out, for more than three classes of different targets 1e-4.
+        1e-6 if left out, for more than three classes of different targets 1e-3.
     progress : callable, optional
         Called with stage, step and residual.
     fractions : mapping of str to float, optional
