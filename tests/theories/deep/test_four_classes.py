@@ -145,7 +145,7 @@ def test_four_classes_are_certified(four):
 
 
 def test_phi_is_stationary_at_four_classes(four):
-    """Differences of Phi, on lattices of another rule, by every kind of order parameter; single terms change by tens."""
+    """Differences of Phi, on lattices of another rule, by every kind of order parameter."""
     system, x = four._system, four._system.pack(four._order)
     check = system.at_rule(CHECK)
     check.evaluate(x)
