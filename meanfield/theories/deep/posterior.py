@@ -250,11 +250,13 @@ class DeepPosterior(LayerDensities):
         Raises
         ------
         ValueError
-            For linear phi, at P = infinity and with given shares, where there are no such branches.
+            For linear phi, at P = infinity and with given shares, where there are no such branches, and for more than
+            three classes of different targets.
         """
         self._finite("a search for other solutions")
         if self.scheme == "analog" or self.solution.frozen:
             raise ValueError("only solutions of nonlinear networks at equilibrium have rivals.")
+        self._on_one_lattice("a search from many starts")
         problem = problem_of(self.network, self.task, self.tau)[0]
         found = other_solutions(problem, whole_number("starts", starts, at_least=0), new_generator("rng", rng))
         return tuple(branch for branch, _ in found)

@@ -144,20 +144,26 @@ def test_four_classes_are_certified(four):
     assert sum(code.weight for code in four.codes) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_phi_is_stationary_at_four_classes(four):
-    """Differences of Phi, on lattices of another rule, by every kind of order parameter."""
-    system, x = four._system, four._system.pack(four._order)
-    check = system.at_rule(CHECK)
-    check.evaluate(x)
-    scale, rng = system.scales(x), np.random.default_rng(1)
-    for _, _, at in system.blocks:
-        direction = np.zeros(len(x))
-        direction[at] = rng.normal(size=at.stop - at.start) * scale[at]
-        ends = []
-        for sign in (-1.0, 1.0):
-            moved = x + sign * 1e-4 * direction
-            ends.append(check.free_energy(moved, check.evaluate(moved, grow=False)))
-        assert abs(ends[1] - ends[0]) / 2e-4 < 2e-2
+@pytest.mark.parametrize("name", ["kernel", "d", "tilde", "delta", "t"])
+def test_phi_is_stationary_at_four_classes(four, name):
+    """Differences of Phi, on lattices of another rule, by one kind of order parameter, beside those of ln Z alone."""
+    system, order, step = four._system, four._order, 2e-4
+    check, value = system.at_rule(CHECK), getattr(order, name)
+    check.evaluate(system.pack(order))
+    rng = np.random.default_rng(1)
+    turn, factor = rng.normal(size=(4, 4)), rng.normal(size=value.shape)
+    phi, log_z = [], []
+    for sign in (-1.0, 1.0):
+        if value.ndim == 3:  # stays positive
+            frame = np.eye(4) + sign * step * turn
+            moved = (frame @ value[0] @ frame.T)[None]
+        else:
+            moved = value * (1.0 + sign * step * factor)
+        x = system.pack(replace(order, **{name: moved}))
+        found = check.evaluate(x, grow=False)
+        phi.append(check.free_energy(x, found))
+        log_z.append(np.array([one.log_z for one in (*found.lower, *found.top)]))
+    assert abs(phi[1] - phi[0]) < 1e-3 * np.abs(log_z[1] - log_z[0]).max()
 
 
 def test_neurons_of_four_classes(four):
@@ -189,6 +195,7 @@ def test_four_classes_saved_and_loaded(four, tmp_path):
     "ask",
     [
         lambda post: post.one_loop(),
+        lambda post: post.rivals(1),
         lambda post: post.readout_density([[0.0]]),
         lambda post: post.frozen({"1001": 0.5, "0110": 0.5}),
     ],
