@@ -12,13 +12,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from meanfield.theories.deep.ascent import ascended
 from meanfield.theories.deep.newton import Found, chord, newton
+from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
-from meanfield.theories.deep.system import DeepProblem, Order, System
+from meanfield.theories.deep.system import DeepProblem, Order, System, patched
 from meanfield.validation import FloatArray
 
-__all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch"]
+__all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch", "refined"]
 
 Report = Callable[[str, int, float], None]
 
@@ -30,6 +32,8 @@ _RUNG = 1.25  # times as many samples at a time
 _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
+_ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the rest
+_REFINED = 0.08  # by which the reach of lattices grows that are too coarse
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 
 
@@ -51,6 +55,25 @@ def polish(
     if found.residual <= tolerance:
         return system, found
     return system, newton(system, found.x, tolerance, most=most, progress=report)
+
+
+def refined(system: System, found: Found, tolerance: float, report: Report | None) -> tuple[System, Found] | None:
+    """The same solution on finer lattices of peaks; None if there are none, or they take too many nodes."""
+    finer = system.at_rule(FINE)
+    for own, layer in zip(system.layers, finer.layers):
+        if not isinstance(own, PatchedLayer):
+            return None
+        layer.level = own.reach + _REFINED
+    try:
+        curved = found.averages
+        if curved.top[0].curvature is None:
+            curved = system.evaluate(found.x, grow=False, curvature=True)
+        again = chord(finer, found.x, system.hessian(curved), tolerance, report)
+        if again.residual > tolerance:
+            again = newton(finer, again.x, tolerance, most=_FEW_STEPS, progress=report)
+    except NotCovered:
+        return None
+    return finer, again
 
 
 def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
@@ -76,6 +99,13 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
             return system, again
         if found is None or again.residual < found[1].residual:
             found = system, again
+    if problem.depth == 2 and patched(problem):
+        with contextlib.suppress(NotCovered):
+            climbed_up = _from_ascent(problem, tolerance, report)
+            if found is None or climbed_up[1].residual < found[1].residual:
+                found = climbed_up
+            if found[1].residual <= tolerance:
+                return found
     if problem.n_samples >= _FEWEST * len(problem.n):
         fewer = _with_samples(problem, 1.0 / 3.0)
         with contextlib.suppress(NotCovered):
@@ -173,6 +203,15 @@ def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, l
         return polish(system, newton(system, system.pack(order), _ROUGH, progress=report), tolerance, report)
     rough = newton(system, relax(system, order, critical=True, limit=limit), _ROUGH, progress=report)
     return polish(system, rough, tolerance, report)
+
+
+def _from_ascent(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    """From planted codes along the conjugates that are asked for, and Newton from where they are nearly right."""
+    system = System(problem, COARSE)
+    order = readout_minimum(system, planted(problem))[0]
+    start = system.unpack(relax(system, order, critical=True))
+    x = ascended(system, start, _ASCENDED, progress=report)
+    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 
 def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[System, Found]:

@@ -10,10 +10,11 @@ from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.system import LATTICE_CLASSES
 
 __all__ = ["refuses"]
 
-_MOST_CLASSES = 3
+_MOST_DIMENSIONS = 8  # of the fields of a layer of more than three classes
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
@@ -58,11 +59,19 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     if linear:
         return None
     kinds = len(np.unique(task.targets, axis=0))
-    if kinds > _MOST_CLASSES:
-        return (
-            f"deep nonlinear networks are solved for up to {_MOST_CLASSES} classes of different targets, got {kinds}; "
-            "at n_samples = inf there is no such limit"
-        )
+    if kinds > LATTICE_CLASSES:
+        if network.depth > 2:
+            return (
+                "deep nonlinear networks of more than two hidden layers are solved for up to "
+                f"{LATTICE_CLASSES} classes of different targets, got {kinds}; at n_samples = inf there is no such "
+                "limit"
+            )
+        if kinds + task.n_outputs > _MOST_DIMENSIONS:
+            return (
+                f"deep nonlinear networks of more than {LATTICE_CLASSES} classes are solved where classes of different "
+                f"targets and outputs are {_MOST_DIMENSIONS} together at most, got {kinds} and {task.n_outputs}; at "
+                "n_samples = inf there is no such limit"
+            )
     y, p = task.targets, task.fractions
     mirrored = [(c, e) for c in range(len(y)) for e in range(c) if (y[c] == -y[e]).all()]
     if phi.parity == "odd" and any(p[c] != p[e] for c, e in mirrored):

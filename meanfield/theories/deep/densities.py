@@ -9,6 +9,7 @@ import numpy as np
 
 from meanfield.activations.density import _pieces
 from meanfield.theories.deep.recomputed import RecomputedLayers
+from meanfield.theories.deep.system import patched
 from meanfield.validation import FloatArray, real_array
 
 __all__ = ["LayerDensities"]
@@ -25,7 +26,7 @@ class LayerDensities(RecomputedLayers):
         Raises
         ------
         ValueError
-            At P = infinity (a sum of deltas) and for a wrong shape.
+            At P = infinity (a sum of deltas), for more than three classes of different targets and for a wrong shape.
         """
         a = real_array("a", a)
         m = self.task.n_outputs
@@ -41,6 +42,7 @@ class LayerDensities(RecomputedLayers):
         self._finite("the readout posterior")
         if self.solution.frozen:
             raise ValueError("with given shares of the codes the readout has a density per code only; read .codes.")
+        self._on_one_lattice("the density of readouts")
         system, order, top = self._system, self._order, self.network.depth - 1
         scale = math.sqrt(system.problem.readout_variance)
         flat = a.reshape(-1, m) / scale
@@ -85,6 +87,8 @@ class LayerDensities(RecomputedLayers):
         detail, words = self._nodes(layer)
         chosen = np.ones(len(words), dtype=bool) if code is None else words == self._word(code, layer)
         share = np.where(chosen, detail.share, 0.0)
+        if patched(system.problem):
+            return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
         rows = np.argsort(-share)[:_MOST_NODES]
         rows = rows[share[rows] > 1e-12 * share.max()]
         share = share[rows] / share[rows].sum()

@@ -29,6 +29,7 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
+from meanfield.theories.deep.system import patched
 from meanfield.theories.deep.table import deep_table
 from meanfield.validation import FloatArray, read_only, whole_number
 from meanfield.validation import generator as new_generator
@@ -132,7 +133,10 @@ class DeepPosterior(LayerDensities):
         detail, words = self._nodes(layer)
         setting = system.setting(order, layer)
         pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
-        b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
+        if patched(system.problem):
+            b, h, row = system.layers[layer].drawn(setting, pick, generator)
+        else:
+            b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
         phi = self.network.activation
         z = np.empty((n, labels.size))
         for column, c in enumerate(self._index[labels]):
@@ -246,11 +250,13 @@ class DeepPosterior(LayerDensities):
         Raises
         ------
         ValueError
-            For linear phi, at P = infinity and with given shares, where there are no such branches.
+            For linear phi, at P = infinity and with given shares, where there are no such branches, and for more than
+            three classes of different targets.
         """
         self._finite("a search for other solutions")
         if self.scheme == "analog" or self.solution.frozen:
             raise ValueError("only solutions of nonlinear networks at equilibrium have rivals.")
+        self._on_one_lattice("a search from many starts")
         problem = problem_of(self.network, self.task, self.tau)[0]
         found = other_solutions(problem, whole_number("starts", starts, at_least=0), new_generator("rng", rng))
         return tuple(branch for branch, _ in found)
@@ -266,13 +272,14 @@ class DeepPosterior(LayerDensities):
         Raises
         ------
         ValueError
-            At P = infinity and for linear phi.
+            At P = infinity, for linear phi and for more than three classes of different targets.
         ConvergenceError
             If integrals beside the solution are outside of what the quadrature covers.
         """
         self._finite("a term of order 1/N")
         if self.scheme == "analog":
             raise ValueError("one_loop() is there for networks with codes; phi is linear.")
+        self._on_one_lattice("a term of order 1/N")
         try:
             return one_loop(self._system, self._order, self._index)
         except NotCovered as error:

@@ -15,7 +15,7 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import Detail
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.states import layer_nodes, states_of
-from meanfield.theories.deep.system import Order, System
+from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System, patched
 from meanfield.validation import FloatArray, IntArray, read_only, short
 
 __all__ = ["RecomputedLayers"]
@@ -120,6 +120,14 @@ class RecomputedLayers(SolvedPosterior):
     def _finite(self, what: str) -> None:
         if math.isinf(self.task.n_samples):
             raise ValueError(f"{what} is a sum of deltas at P = infinity; read .codes, or give a finite n_samples.")
+
+    def _on_one_lattice(self, what: str) -> None:
+        """Refuses what is worked out where a layer is integrated on one lattice."""
+        if patched(problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)[0]):
+            raise ValueError(
+                f"{what} is there for up to {LATTICE_CLASSES} classes of different targets; read .codes and .kernel(), "
+                "or draw neurons with .sample_neurons()."
+            )
 
     def _word(self, code: object, layer: int) -> str:
         """Pattern over the reduced classes of a code of a layer."""

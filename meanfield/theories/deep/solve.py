@@ -12,7 +12,7 @@ from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch
+from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch, refined
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
@@ -25,18 +25,21 @@ from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSoluti
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
-from meanfield.theories.deep.system import DeepProblem, Order, System
+from meanfield.theories.deep.system import LATTICE_CLASSES, DeepProblem, Order, System, patched
 from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["solve_deep"]
 
+_RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _SAME_BRANCH = 1e-4
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
 _NO_CODES = "the branch with codes was not compared: "
 _UNKNOWN = "the branch without codes was not compared: "
 _ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
+_FOLLOWED = 6  # classes of different targets and outputs together, on lattices around peaks
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
+_REFINEMENTS = 3  # of lattices that are too coarse
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
 
 Report = Callable[[str, int, float], None]
@@ -48,7 +51,7 @@ def solve_deep(
     tau: float = 0.0,
     *,
     warm_start: DeepPosterior | None = None,
-    rtol: float = 1e-6,
+    rtol: float | None = None,
     progress: Report | None = None,
     fractions: Mapping[str, float] | None = None,
     second: bool = True,
@@ -65,9 +68,10 @@ def solve_deep(
         N T.
     warm_start : DeepPosterior, optional
         Solution of a neighbouring problem with equally many classes, outputs and layers; a hint.
-    rtol : float
+    rtol : float, optional
         Wanted accuracy of the order parameters, relative to each block of them: of the residual of the saddle
         equations, recomputed with an independent quadrature, and of the Newton step that this residual asks for.
+        1e-6 if left out, for more than three classes of different targets 1e-3.
     progress : callable, optional
         Called with stage, step and residual.
     fractions : mapping of str to float, optional
@@ -98,6 +102,11 @@ def solve_deep(
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else _shares(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
+    if shares is not None and patched(problem):
+        raise ValueError(
+            f"shares of codes can be given for up to {LATTICE_CLASSES} classes of different targets; leave them out"
+        )
+    rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
     try:
@@ -117,7 +126,9 @@ def solve_deep(
         warm = start is not None
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
-    return _posterior(network, task, tau, index, system, found, branches, remark, rtol, second, searched)
+    return _posterior(
+        network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress
+    )
 
 
 def _searched(
@@ -212,6 +223,8 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
     NoBranch
         If it has ended.
     """
+    if patched(problem) and sum(problem.y.shape) > _FOLLOWED:
+        return f"{_UNKNOWN}it is not followed for so many classes and outputs"
     reason = "it was not found from the prior"
     if problem.tau > uncoded_onset(problem):
         try:
@@ -260,6 +273,8 @@ def _posterior(
     rtol: float,
     second: bool,
     searched: tuple[str, ...],
+    tolerance: float,
+    report: Report | None,
 ) -> DeepPosterior:
     """Certificate, codes and arrays of all classes."""
     allowed = max(rtol, _VALLEY) if system.codes else rtol
@@ -269,6 +284,16 @@ def _posterior(
         again = newton(system, found.x, 1e-2 * found.residual, most=_LAST)
         if again.residual < found.residual:
             found, proof = again, _checked(system, again, second)
+    for _ in range(_REFINEMENTS):
+        if proof.error <= allowed and proof.residual <= allowed:
+            break
+        reached = refined(system, found, tolerance, report)
+        if reached is None:
+            break
+        better = _checked(*reached, second)
+        if not better.error < proof.error:
+            break
+        (system, found), proof = reached, better
     linear = system.problem.phi.parts == "gaussian"
     phi = system.free_energy(found.x, found.averages)
     residual, curvature = proof.residual, proof.curvature

@@ -11,12 +11,15 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
+from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.products import pairs_of
 from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting, mixed
 from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
 from meanfield.validation import FloatArray
 
-__all__ = ["DeepProblem", "Evaluation", "Order", "System"]
+__all__ = ["LATTICE_CLASSES", "DeepProblem", "Evaluation", "Order", "System", "patched"]
+
+LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +111,9 @@ class System:
     def __post_init__(self) -> None:
         p = self.problem
         self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
-        kind = LinearLayer if p.phi.parts == "gaussian" else Layer
         lower, last = self.group.permuted(), self.group.turned()
         self.layers: list[Any] = [
-            kind(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
+            _kind(p)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
             for layer in range(p.depth)
         ]
         self.vectors = self.group.vector_basis()
@@ -130,7 +132,7 @@ class System:
         """The same equations with another quadrature, which starts from where this one has found its nodes."""
         other = replace(self, rule=rule)
         for own, layer in zip(self.layers, other.layers):
-            if isinstance(own, Layer):
+            if not isinstance(own, LinearLayer):
                 layer.as_fine(own)
         return other
 
@@ -367,6 +369,18 @@ class System:
             trace = float(n @ (tilde * kernel) @ n + n @ (d * np.diag(tilde) + delta * (np.diag(kernel) + d)))
             phi -= 0.5 * p.ratios[layer] * trace
         return float(phi - n @ (order.t * p.y).sum(axis=1) + 0.5 * p.tau * n @ (order.t**2).sum(axis=1))
+
+
+def patched(problem: DeepProblem) -> bool:
+    """Whether the layers of a problem are integrated on lattices around peaks, and not on one of each layer."""
+    return problem.phi.parts != "gaussian" and len(np.unique(problem.y, axis=0)) > LATTICE_CLASSES
+
+
+def _kind(problem: DeepProblem) -> Any:
+    """How layers are integrated."""
+    if problem.phi.parts == "gaussian":
+        return LinearLayer
+    return PatchedLayer if patched(problem) else Layer
 
 
 def _root(matrix: FloatArray) -> FloatArray:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["THEORY", "DeepTheory"]
 
-_RTOL = 1e-6  # of the order parameters, unless the user wants another
+_RTOL = 1e-6  # of the order parameters of rectifiers, unless the user wants another
 
 
 class DeepTheory:
@@ -50,14 +50,14 @@ class DeepTheory:
         from meanfield.theories.deep.relu import handover as relu
         from meanfield.theories.deep.relu.posterior import ReluPosterior
 
-        rtol, width, given = options.get("rtol") or _RTOL, options.get("width"), options.get("fractions")
+        rtol, width, given = options.get("rtol"), options.get("width"), options.get("fractions")
         if relu.covers(problem.network):
             if given is not None:
                 text = "fractions= is for bounded phi, whose codes share the neurons; rectifiers have outliers."
                 raise ValueError(text)
             start = warm_start if isinstance(warm_start, ReluPosterior) else None
             with _in_steps(progress) as report:
-                return relu.solve(problem, warm_start=start, rtol=rtol, width=width, progress=report)
+                return relu.solve(problem, warm_start=start, rtol=rtol or _RTOL, width=width, progress=report)
         if width is not None:
             raise ValueError("width= is for deep networks of rectifiers; other theories are those of infinite width.")
         return _solved(problem, progress, warm_start, rtol, None if given is None else _normalised(given))
@@ -66,7 +66,7 @@ class DeepTheory:
         """`DeepPosterior.frozen`."""
         given = dict(posterior._named_fractions(fractions))
         problem = Problem(posterior.network, posterior.task, posterior.tau)
-        found = _solved(problem, False, None, _RTOL, _normalised(given))
+        found = _solved(problem, False, None, None, _normalised(given))
         if found.status != "optimal":
             raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)
         return found
@@ -133,7 +133,11 @@ def _normalised(fractions: Mapping[str, float]) -> dict[str, float]:
 
 
 def _solved(
-    problem: Problem, progress: bool | None, warm_start: object, rtol: float, fractions: Mapping[str, float] | None
+    problem: Problem,
+    progress: bool | None,
+    warm_start: object,
+    rtol: float | None,
+    fractions: Mapping[str, float] | None,
 ) -> DeepPosterior:
     from meanfield.theories.deep.posterior import DeepPosterior
     from meanfield.theories.deep.solve import solve_deep

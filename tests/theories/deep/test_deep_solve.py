@@ -234,7 +234,7 @@ def test_linear_networks_at_finite_temperature():
         (mf.Network("softplus", 2), BINARY, "softplus is unbounded"),
         (mf.Network("tanh", 2), mf.class_task([0.6, 0.4], targets=[1, -1], n_samples=100), "tanh is odd"),
         (deep(2, scaling="lazy"), BINARY, "lazy networks do not learn"),
-        (deep(2), mf.class_task(n_classes=4, n_samples=100), "up to 3 classes"),
+        (deep(2), mf.class_task(n_classes=5, n_samples=100), "8 together at most, got 5 and 5"),
         (deep(2, readout_exponent=0.7), BINARY.with_(n_samples=math.inf), "readout exponents 1 and 1 / depth"),
         (deep(2), mf.data_task(np.eye(3), [[1.0], [0.0], [1.0]]), "class tasks only"),
     ],

@@ -1,0 +1,57 @@
+"""Deep networks of two layers on four classes of different targets: cost, certificate, random tasks.
+
+python benchmarks/deep_classes.py            # three tasks with classes of .4, .3, .2, .1
+python benchmarks/deep_classes.py random 4   # random fractions and targets
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+import meanfield as mf
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.theories.deep.solve import solve_deep
+
+_NETWORK = mf.Network("sigmoid", depth=2)
+_TASKS = {
+    "m = 1": [[1.0], [-0.4], [-1.0], [0.3]],
+    "m = 2": [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]],
+    "one-hot": np.eye(4).tolist(),
+}
+
+
+def report(name: str, task: mf.ClassTask, tau: float, competitors: bool) -> None:
+    """One line."""
+    start = time.process_time()
+    try:
+        post = solve_deep(_NETWORK, task, tau, competitors=competitors)
+    except ConvergenceError as error:
+        print(f"{name:28} {time.process_time() - start:6.1f} CPU s  {error}", flush=True)
+        return
+    proof = post.certificate
+    print(
+        f"{name:28} {time.process_time() - start:6.1f} CPU s  {post.status}  Phi = {post.free_energy:.7g}  residual "
+        f"{proof.residual:.0e}  order_error {proof.order_error:.0e}  curvatures {proof.inner_curvature:.0e} "
+        f"{proof.outer_curvature:.0e}  " + ", ".join(f"{c.label} {c.weight:.3f}" for c in post.codes[:4]),
+        flush=True,
+    )
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["random"]:
+        for seed in range(int(sys.argv[2])):
+            rng = np.random.default_rng(seed)
+            m = 1 + seed % 2
+            task = mf.class_task(rng.dirichlet(np.full(4, 4.0)), targets=rng.normal(size=(4, m)), n_samples=120)
+            report(f"random {seed}, m = {m}, P = 120", task, 0.1, False)
+        return
+    for name, targets in _TASKS.items():
+        task = mf.class_task([0.4, 0.3, 0.2, 0.1], targets=targets, n_samples=150)
+        report(f"{name}, P = 150", task, 0.1, True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The weight of a neuron as a sum of smooth peaks, one per local maximum: a Gaussian mixture, and the share of each of
+its members in every point (a partition of unity)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import chi2, qmc
+
+from meanfield.validation import FloatArray
+
+__all__ = ["Peaks", "fitted"]
+
+_ROUNDS, _POINTS = 3, 11  # of the fit; log2 of its points
+_TAIL, _WIDER, _LEAST = 8, 1.15, 0.02  # degrees of freedom, covariance and smallest share that points are drawn with
+_FEW = 8.0  # effective points per dimension from which on a member is fitted to them
+
+
+class Peaks(NamedTuple):
+    """Members of a mixture: mean (k, D), covariance (k, D, D) and share (k,)."""
+
+    mean: FloatArray
+    covariance: FloatArray
+    share: FloatArray
+
+    def log_parts(self, v: FloatArray) -> FloatArray:
+        """(N, k) ln of share times density of every member, up to a constant."""
+        return np.log(self.share) - 0.5 * self.squares(v) - self._log_volume
+
+    def squares(self, v: FloatArray) -> FloatArray:
+        """(N, k) squared distances in units of the standard deviations of every member."""
+        found = np.empty((len(v), len(self.share)))
+        for k, (mean, root) in enumerate(zip(self.mean, self.roots)):
+            found[:, k] = (np.linalg.solve(root, (v - mean).T) ** 2).sum(axis=0)
+        return found
+
+    def shares(self, v: FloatArray) -> FloatArray:
+        """(N, k) the part of the weight at v that belongs to every member."""
+        parts = self.log_parts(v)
+        parts = np.exp(parts - parts.max(axis=1, keepdims=True))
+        return np.asarray(parts / parts.sum(axis=1, keepdims=True))
+
+    @property
+    def roots(self) -> FloatArray:
+        """(k, D, D) Cholesky factors of the covariances."""
+        return np.asarray(np.linalg.cholesky(self.covariance))
+
+    @property
+    def _log_volume(self) -> FloatArray:
+        return np.asarray(0.5 * np.linalg.slogdet(self.covariance)[1])
+
+
+def drawn(peaks: Peaks, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Scrambled Sobol points (2^count, D) of a mixture of Student's t, wider than the peaks, and ln of its density."""
+    dimension = peaks.mean.shape[1]
+    share = np.maximum(peaks.share, _LEAST)
+    share = share / share.sum()
+    uniform = np.clip(qmc.Sobol(dimension + 1, seed=seed).random_base2(count), 1e-12, 1.0 - 1e-12)
+    ends = np.cumsum(share)
+    member = np.minimum(np.searchsorted(ends, uniform[:, -1]), len(share) - 1)
+    inside = np.clip((uniform[:, -1] - (ends - share)[member]) / share[member], 1e-9, 1.0 - 1e-9)
+    radius = np.sqrt(_WIDER * _TAIL / chi2.ppf(inside, _TAIL))
+    roots = peaks.roots
+    v = peaks.mean[member] + np.einsum("nij,nj->ni", roots[member], ndtri(uniform[:, :-1]) * radius[:, None])
+    shape = 0.5 * (_TAIL + dimension)
+    norm = math.lgamma(shape) - math.lgamma(0.5 * _TAIL) - 0.5 * dimension * math.log(_TAIL * math.pi * _WIDER)
+    parts = np.log(share) + norm - peaks._log_volume - shape * np.log1p(peaks.squares(v) / (_TAIL * _WIDER))
+    top = parts.max(axis=1)
+    return v, np.asarray(top + np.log(np.exp(parts - top[:, None]).sum(axis=1)))
+
+
+def fitted(log_weight: Callable[[FloatArray], FloatArray], peaks: Peaks, least: float) -> Peaks:
+    """The mixture with the means, covariances and shares that its members have under a weight, by importance sampling.
+
+    Members of a share below `least` are left out.
+    """
+    for seed in range(_ROUNDS):
+        v, log_density = drawn(peaks, _POINTS, seed)
+        log_ratio = log_weight(v) - log_density
+        weight = np.exp(log_ratio - log_ratio.max())
+        weight /= weight.sum()
+        parts = peaks.shares(v) * weight[:, None]
+        total = parts.sum(axis=0)
+        enough = total**2 > _FEW * v.shape[1] * (parts**2).sum(axis=0)
+        mean, covariance = peaks.mean.copy(), peaks.covariance.copy()
+        for k in np.flatnonzero(enough):
+            mean[k] = parts[:, k] @ v / total[k]
+            apart = v - mean[k]
+            covariance[k] = (apart.T * (parts[:, k] / total[k])) @ apart
+        share = np.maximum(total, 1e-300)
+        kept = share > least * share.max()
+        peaks = Peaks(mean[kept], covariance[kept], share[kept] / share[kept].sum())
+    return peaks

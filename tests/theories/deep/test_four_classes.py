@@ -1,0 +1,213 @@
+"""More than three classes of different targets: lattices around the peaks of a weight."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.theories.deep import system as system_module
+from meanfield.theories.deep.coverage import refuses
+from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.packings import ball, names, node_lattice
+from meanfield.theories.deep.patched import PatchedLayer
+from meanfield.theories.deep.rules import CHECK, FINE, Setting
+from meanfield.theories.deep.scattered import ScatteredSites
+from meanfield.theories.deep.site import site_derivatives, z_rule
+from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.system import Order, System
+
+NETWORK = mf.Network("sigmoid", depth=2)
+PHI = NETWORK.activation
+FOUR = mf.class_task([0.4, 0.3, 0.2, 0.1], targets=[[1.0], [-0.4], [-1.0], [0.3]], n_samples=100)
+
+
+@pytest.mark.parametrize("size", range(1, 11))
+def test_lattices_integrate_gaussians(size):
+    basis = node_lattice(size, 1.0)
+    dual = np.linalg.inv(basis).T
+    shortest = np.linalg.norm(ball(dual, 1.3, np.zeros(size)) @ dual, axis=1)
+    assert np.sort(shortest)[1] == pytest.approx(1.0)
+    if size < 6:
+        offset = np.linspace(0.1, 0.7, size)
+        v = (ball(basis, 6.0, offset) + offset) @ basis
+        total = math.exp(-0.5 * size * math.log(2 * math.pi)) * np.exp(-0.5 * (v**2).sum(axis=1)).sum()
+        assert total * abs(np.linalg.det(basis)) == pytest.approx(1.0, abs=2e-6)
+        assert np.sort(np.linalg.norm(v, axis=1))[0] < 1.5
+    index = np.random.default_rng(0).integers(-10, 11, size=(500, size))
+    assert len(np.unique(names(index))) == len(np.unique(index, axis=0))
+
+
+def test_single_sites_at_scattered_fields():
+    rng = np.random.default_rng(0)
+    b, h = 3.0 * rng.normal(size=40), rng.normal(size=40)
+    bounds = (b.min(), b.max()), (h.min(), h.max())
+    g, found = ScatteredSites(PHI, 0.4, 0.08, -0.3, *bounds)(b, h, 4)
+    nodes = z_rule(PHI, 0.08, *bounds[1], 0.4, np.abs(b).max())
+    exact, table = site_derivatives(nodes, b, h, 0.08, -0.3, 4)
+    at = np.arange(40)
+    np.testing.assert_allclose(g, exact[at, at], atol=1e-12)
+    np.testing.assert_allclose(found, table[:, at, at], rtol=1e-7, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Layers of a task that one lattice takes as well."""
+    task = mf.class_task([0.5, 0.3, 0.2], targets=[[1.0, 0.0], [0.0, 1.0], [-0.5, -0.7]], n_samples=120)
+    post = solve_deep(NETWORK, task, 0.1, competitors=False, second=False)
+    return post._system, [post._system.setting(post._order, layer) for layer in (0, 1)]
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_peaks_against_one_lattice(three, layer):
+    system, settings = three
+    n = system.problem.n
+    exact, _ = Layer(PHI, n, FINE, layer == 1).evaluate(settings[layer], curvature=True)
+    own = PatchedLayer(PHI, n, FINE, layer == 1)
+    other = PatchedLayer(PHI, n, CHECK, layer == 1)
+    for patched in (own, other):
+        found, _ = patched.evaluate(settings[layer], curvature=True)
+        assert found.log_z == pytest.approx(exact.log_z, abs=1e-5)
+        for name in ("kernel", "d", "tilde", "delta"):
+            value = getattr(exact, name)
+            np.testing.assert_allclose(getattr(found, name), value, atol=2e-5 * max(np.abs(value).max(), 1e-12))
+        unit = np.sqrt(np.diag(exact.curvature))
+        np.testing.assert_allclose(found.curvature, exact.curvature, atol=2e-4 * np.outer(unit, unit).max())
+        other.as_fine(own)
+    assert other.reach > own.reach
+
+
+@pytest.mark.statistical
+def test_four_classes_against_plain_monte_carlo():
+    """Averages over (a, h, z) drawn from the prior, each sample on its own: no class function, no peak, no lattice."""
+    n = np.array([3, 2, 2, 1])
+    root = np.array([[0.9, 0.2], [-0.7, 0.5], [0.3, -0.8], [0.1, 0.6]])
+    mixing = np.random.default_rng(5).normal(size=(4, 4))
+    setting = Setting(root, 0.1 * mixing @ mixing.T + 0.2, np.array([0.3, 0.4, 0.2, 0.5]), np.zeros(4))
+    found, _ = PatchedLayer(PHI, n.astype(float), FINE, True).evaluate(setting, curvature=True)
+    rng, count = np.random.default_rng(3), 400_000
+    beta = rng.normal(size=(count, 2))
+    b = beta @ root.T
+    h = rng.normal(size=(count, 4)) @ np.linalg.cholesky(setting.covariance).T
+    exponent, first, other = np.zeros(count), [], []
+    for c, size in enumerate(n):
+        phi = PHI(h[:, c, None] + math.sqrt(setting.d[c]) * rng.normal(size=(count, size)))
+        exponent += b[:, c] * phi.sum(axis=1)
+        first.append(phi[:, 0])
+        other.append(phi[:, -1])
+    weight = np.exp(exponent)
+
+    def close(value, mean):
+        error = np.std(weight * (value - mean)) / math.sqrt(count) / weight.mean()
+        assert abs((weight * value).mean() / weight.mean() - mean) < 5.0 * error
+
+    assert abs(np.log(weight.mean()) - found.log_z) < 5.0 * weight.std() / weight.mean() / math.sqrt(count)
+    for c in range(4):
+        if n[c] > 1:
+            close(first[c] * other[c], found.kernel[c, c])
+        close(first[c] ** 2, found.kernel[c, c] + found.d[c])
+        for e in range(c):
+            close(first[c] * first[e], found.kernel[c, e])
+
+
+def test_two_classes_taken_for_four(monkeypatch):
+    """A class split in two of the same targets changes nothing; the kernel of the four is singular."""
+    task = mf.class_task(targets=[1.0, -1.0], n_samples=100)
+    two = solve_deep(NETWORK, task, 0.05, competitors=False, second=False)
+    monkeypatch.setattr(system_module, "patched", lambda problem: True)
+    problem, split = two._system.problem, np.array([0, 0, 1, 1])
+    system = System(replace(problem, n=np.array([20.0, 30.0, 35.0, 15.0]), y=problem.y[split]), distinct=True)
+    assert isinstance(system.layers[1], PatchedLayer)
+    o = two._order
+    both = np.ix_([0], split, split)
+    x = system.pack(Order(o.kernel[both], o.d[:, split], o.tilde[both], o.delta[:, split], o.t[split]))
+    found = system.evaluate(x)
+    assert np.abs(system.residual(x, found)).max() < 2e-5
+    assert system.free_energy(x, found) == pytest.approx(two.free_energy, abs=2e-5)
+
+
+@pytest.fixture(scope="module")
+def four():
+    return solve_deep(NETWORK, FOUR, 0.1, competitors=False)
+
+
+def test_four_classes_are_certified(four):
+    proof = four.certificate
+    assert four.status == "optimal"
+    assert proof.order_error < 1e-5
+    assert proof.inner_curvature > 0.0 > proof.outer_curvature
+    n, s, o = 100.0 * np.array(FOUR.fractions), 0.01, four.solution
+    np.testing.assert_allclose(
+        s * (o.kernel[-1] @ (n[:, None] * o.t) + o.d[-1][:, None] * o.t) + 0.1 * o.t, FOUR.targets, atol=1e-7
+    )
+    assert sum(code.weight for code in four.codes) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kernel", "d", "tilde", "delta", "t"])
+def test_phi_is_stationary_at_four_classes(four, name):
+    """Differences of Phi, on lattices of another rule, by one kind of order parameter, beside those of ln Z alone."""
+    system, order, step = four._system, four._order, 2e-4
+    check, value = system.at_rule(CHECK), getattr(order, name)
+    check.evaluate(system.pack(order))
+    rng = np.random.default_rng(1)
+    turn, factor = rng.normal(size=(4, 4)), rng.normal(size=value.shape)
+    phi, log_z = [], []
+    for sign in (-1.0, 1.0):
+        if value.ndim == 3:  # stays positive
+            frame = np.eye(4) + sign * step * turn
+            moved = (frame @ value[0] @ frame.T)[None]
+        else:
+            moved = value * (1.0 + sign * step * factor)
+        x = system.pack(replace(order, **{name: moved}))
+        found = check.evaluate(x, grow=False)
+        phi.append(check.free_energy(x, found))
+        log_z.append(np.array([one.log_z for one in (*found.lower, *found.top)]))
+    assert abs(phi[1] - phi[0]) < 1e-3 * np.abs(log_z[1] - log_z[0]).max()
+
+
+def test_neurons_of_four_classes(four):
+    """Means over drawn neurons of both layers against the kernels of the theory, within five standard errors."""
+    for layer in (1, 2):
+        neurons = four.sample_neurons(1500, rng=layer, samples_per_class=2, layer=layer)
+        activation, kernel = neurons.activations, four.solution.kernel[layer - 1]
+        for one, other in ((0, 1), (2, 3), (4, 5), (0, 2), (0, 4), (0, 6), (2, 4), (4, 6)):
+            product = activation[:, one] * activation[:, other]
+            error = product.std() / math.sqrt(len(product))
+            assert abs(product.mean() - kernel[neurons.labels[one], neurons.labels[other]]) < 5.0 * error
+
+
+def test_densities_of_four_classes(four):
+    z = np.linspace(-9.0, 9.0, 721)
+    for layer in (1, 2):
+        density = four.preactivation_density(None, 2, z, layer=layer)
+        assert density.sum() * (z[1] - z[0]) == pytest.approx(1.0, abs=1e-4)
+        square = four.solution.kernel[layer - 1][2, 2] + four.solution.d[layer - 1][2]
+        assert (density * PHI(z) ** 2).sum() * (z[1] - z[0]) == pytest.approx(square, rel=1e-4)
+
+
+def test_four_classes_saved_and_loaded(four, tmp_path):
+    again = mf.load(four.save(tmp_path / "four.npz"))
+    np.testing.assert_array_equal(again.solution.kernel, four.solution.kernel)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda post: post.one_loop(),
+        lambda post: post.rivals(1),
+        lambda post: post.readout_density([[0.0]]),
+        lambda post: post.frozen({"1001": 0.5, "0110": 0.5}),
+    ],
+)
+def test_what_four_classes_do_not_have_is_refused(four, ask):
+    with pytest.raises(ValueError, match="up to 3 classes of different targets"):
+        ask(four)
+
+
+def test_which_tasks_of_many_classes_are_refused():
+    eye = mf.class_task(n_classes=5, n_samples=100)
+    assert "8 together at most, got 5 and 5" in refuses(NETWORK, eye, 0.1)
+    assert "more than two hidden layers" in refuses(mf.Network("sigmoid", depth=3), FOUR, 0.1)
+    assert refuses(NETWORK, FOUR, 0.1) is None
+    assert refuses(NETWORK, mf.class_task(n_classes=4, n_samples=100), 0.1) is None
