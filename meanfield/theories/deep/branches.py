@@ -191,7 +191,8 @@ def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[Sy
     else:
         below = _followed_down(problem)
         order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
-    return system, newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
+    x = relax(system, order, kernels=True)
+    return system, newton(system, x, _ROUGH, most=12, patience=3, progress=report)
 
 
 def _followed_down(problem: DeepProblem) -> list[FloatArray]:

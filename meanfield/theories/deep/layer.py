@@ -24,7 +24,7 @@ from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, difference, keys, unique
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, LayerNodes, TooCoarse
-from meanfield.theories.deep.products import Products
+from meanfield.theories.deep.products import Products, products_of
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows
 from meanfield.theories.deep.rules import (
     Averages,
@@ -420,7 +420,8 @@ class Layer(LayerNodes):
         self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
         often = self._often(index) if whole and not detail else np.ones(len(index))
-        products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples)
+        kind = len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples
+        products = Products(*kind) if detail else products_of(*kind)
         nodes = products.with_nodes() if detail else {}
         found = self._summed(view, products, index, often, whole, detail)
         averages = found.averages(products)
@@ -470,7 +471,7 @@ class Layer(LayerNodes):
         those of all neurons or of one code."""
         index = self.index if pattern is None else self.regions[pattern]
         often, beta, fields = np.ones(len(index)), self._nodes(index), self._prepared(setting)[0]
-        products = Products(len(self.n), True, self.last, bool(setting.covariance.any()), True)
+        products = products_of(len(self.n), True, self.last, bool(setting.covariance.any()), True)
         parts = []
         for factor, shift in copies:
             moved = setting._replace(shift=shift)
