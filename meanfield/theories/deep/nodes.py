@@ -205,7 +205,8 @@ class LayerNodes:
             for e in np.flatnonzero(view.fields.kind == c):
                 order = np.argsort(start[e], kind="stable")
                 rows, first = np.unique(start[e][order], return_index=True)
-                most[rows] = np.maximum(most[rows], np.maximum.reduceat(share[order], first))
+                read = share if view.fields.plane is None else view.fields.plane.highest(share, int(e))
+                most[rows] = np.maximum(most[rows], np.maximum.reduceat(read[order], first))
             factor = min(factor, spare(table.log_v, table.known, most, allowed))
         if not math.isfinite(factor):
             return
