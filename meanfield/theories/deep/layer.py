@@ -447,7 +447,8 @@ class Layer(LayerNodes):
         top = float((log_weight + cells).max())
         if whole and known and self.visits & (self.visits - 1) == 0:
             self._fit_rows(view, beta, known[0] + (cells[:, None] - top))
-        if whole and len(view.fields.alpha) > MANY_VALUES and view.fields.plane is None:
+        fitted = len(view.fields.alpha) > MANY_VALUES or self.axis is not None
+        if whole and fitted and view.fields.plane is None:
             stride = math.ceil(len(beta) / _SOME)
             some = known[0][::stride] if known else self._terms(view, beta[::stride])
             self._fit_axis(some + cells[::stride, None], top, view.fields)
