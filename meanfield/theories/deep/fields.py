@@ -287,12 +287,13 @@ def _plane_fields(
     spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
     step = rule.alpha / np.sqrt(precision)
-    lines = [
-        np.arange(math.ceil(low / size - rule.offset), math.floor(high / size - rule.offset) + 1)
-        for low, high, size in zip(centre.min(axis=0) - reach, centre.max(axis=0) + reach, step)
-    ]
-    if len(lines[0]) * len(lines[1]) > _MOST_PAIRS:
+    low, high = centre.min(axis=0) - reach, centre.max(axis=0) + reach
+    if not float(np.prod((high - low) / step + 1.0)) <= _MOST_PAIRS:
         raise NotCovered("two fields that the classes of a layer share need too fine a lattice")
+    lines = [
+        np.arange(math.ceil(first / size - rule.offset), math.floor(last / size - rule.offset) + 1)
+        for first, last, size in zip(low, high, step)
+    ]
     place = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
     edge = np.zeros(place.shape[:2], dtype=bool)
     edge[[0, -1]] = edge[:, [0, -1]] = True
@@ -303,7 +304,10 @@ def _plane_fields(
     classes, values, stencils = [], [], []
     for c, region in enumerate(regions):
         middle, shared = own_field[c], float(np.linalg.norm(u[c] @ axes * spread))
-        rows = even_rows(float(middle.min()), float(middle.max()), _VALUES * rule.rows * math.sqrt(width[c]))
+        apart = _VALUES * rule.rows * math.sqrt(width[c])
+        if not float(np.ptp(middle)) <= _MOST_FIELDS * apart:
+            raise NotCovered("two fields that the classes of a layer share are too broad for the width of a class")
+        rows = even_rows(float(middle.min()), float(middle.max()), max(apart, 1e-12))
         values.append(rows)
         stencils.append(rows.stencil(middle))
         if variance[c] < _PINNED * own[c]:
