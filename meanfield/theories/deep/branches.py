@@ -31,6 +31,7 @@ _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at 
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
+_QUICK = 4  # steps in which kernels that followed by themselves are corrected
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 
 
@@ -212,8 +213,10 @@ def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[Sy
     else:
         below = _followed_down(problem)
         order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
-    x = relax(system, order, kernels=True)
-    return system, newton(system, x, _ROUGH, most=12, patience=3, progress=report)
+    found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
+    if found.residual > _ROUGH:  # near the end of the branch, or where steps creep
+        found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
+    return system, found
 
 
 def _followed_down(problem: DeepProblem) -> list[FloatArray]:

@@ -172,7 +172,7 @@ class Fields:
             return weights
         found, share = np.zeros((len(weights), self.columns(c))), self.plane.share[c]
         for k in range(share.shape[1]):
-            np.add.at(found, (slice(None), self.plane.first[c] + k), weights * share[:, k])
+            np.add.at(found.T, self.plane.first[c] + k, (weights * share[:, k]).T)
         return found
 
     def scattered(self, at: IntArray, rng: np.random.Generator) -> FloatArray:

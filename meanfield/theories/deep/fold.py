@@ -145,6 +145,8 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
         following = None
         while following is None:
             following = _moved(point, step, _ON_THE_WAY, before)
+            if following is None and before is not point:
+                following = _moved(point, step, _ROUGH)  # along the tangent
             if following is None:
                 step = most = 0.5 * step
                 if step < 1e-3:
@@ -216,8 +218,10 @@ def _point(x: FloatArray, log_tau: float, system: System, averages: Evaluation |
     return _Point(x, log_tau, system, averages, tangent)
 
 
-def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) -> _Point | None:
-    """The solution with the conjugate's size of x; None if Newton does not get there."""
+def _corrected(
+    x: FloatArray, log_tau: float, system: System, tolerance: float, shrinks: float = math.inf
+) -> _Point | None:
+    """The solution with the conjugate's size of x; None if Newton does not get there, or far off not by this factor."""
     row, smallest = _border(system, x), math.inf
     for count in range(_CORRECTIONS):
         system = _with_tau(system, math.exp(log_tau))
@@ -225,7 +229,7 @@ def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) 
         error = float(np.abs(system.residual(x, averages)).max())
         if error <= tolerance:
             return _point(x, log_tau, system, averages)
-        if not error < 10.0 * smallest or (error > _HOPELESS and (count >= _SURE or error > _SHRINKS * smallest)):
+        if not error < 10.0 * smallest or (error > _HOPELESS and (count >= _SURE or error > shrinks * smallest)):
             return None
         smallest = min(smallest, error)
         scale = system.scales(x)
@@ -241,11 +245,11 @@ def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) 
 
 def _moved(point: _Point, step: float, tolerance: float, before: _Point | None = None) -> _Point | None:
     """The point where the conjugate is larger by this share; from the polynomial through another point, if given."""
-    guess = np.append(point.x, point.log_tau) + step * point.tangent
+    guess, shrinks = np.append(point.x, point.log_tau) + step * point.tangent, math.inf
     if before is not None and before is not point:
-        guess = _between(before, point, math.log1p(step))
+        guess, shrinks = _between(before, point, math.log1p(step)), _SHRINKS
     try:
-        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance)
+        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks)
     except (NotCovered, np.linalg.LinAlgError):
         return None
 
