@@ -51,15 +51,16 @@ CASES = {
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
-    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200), None),
+    "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
     "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200, 400), None),
 }  # fmt: skip
 AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers whose saddle at finite width ends above N = 1e4
 KINKED = {"warmup": 150, "thin": 1, "length": 0.8, "target_acceptance": 0.8}
 KINKED_CHAINS = {  # chains and draws by depth and N
     2: {100: (4, 1000), 200: (4, 800), 400: (2, 400)},
-    3: {100: (4, 500), 200: (4, 400)},
+    3: {100: (4, 500), 200: (4, 400), 400: (1, 150)},
 }
+STANDS_OUT = 1.75  # class means of a first-layer neuron that differ by more: between the tail of the bulk and outliers
 WIDE = {"draws": 120, "thin": 3}  # at N >= 400
 OPTIONS = {"draws": 250, "thin": 4, "chains": 2, "target_acceptance": 0.85}
 WARMUP = {True: 1000, False: 300}  # of annealed and of planted chains
@@ -139,6 +140,9 @@ def at_infinity(name, post, chains):
         trend = mf.finite_size_trend(given, order=order)
         print(f"{name}, order {order}\n{trend.table()}")
         lines.append(f"{line_of(name, trend)} order {order} |")
+    for n, one in chains.items():
+        counts = np.round(standing_out(one), 2).tolist()
+        print(f"N = {n}: neurons of layer 1 that condensed, by chain and the class they are on: {counts}")
     found = {n: class_averages(one) for n, one in chains.items()}
     print("| | theory | " + " | ".join(f"N = {n}" for n in found) + " | " + " | ".join(map(fit_name, fits)) + " |")
     for key, wanted in class_averages(post).items():
@@ -148,6 +152,14 @@ def at_infinity(name, post, chains):
             cells.append(f"{limit:.4f}({error:.4f}), {(limit - wanted) / error:+.1f}")
         print(f"| {key} | {wanted:.5f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def standing_out(chains):
+    """(chains, C) mean number of first-layer neurons on one class beyond all others by `STANDS_OUT`."""
+    means = chains.lower_activation[:, :, 0]  # (chains, draws, N, C)
+    others = [np.delete(means, c, axis=3).max(axis=3) for c in range(means.shape[3])]
+    beyond = [means[..., c] - other > STANDS_OUT for c, other in enumerate(others)]
+    return np.moveaxis(np.array(beyond), 0, -1).sum(axis=2).mean(axis=1)
 
 
 def fit_name(fit):

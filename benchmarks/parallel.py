@@ -5,7 +5,8 @@ times tell little on a shared machine, so that the CPU seconds of this process a
 costs here is its overhead, while the points are solved elsewhere. Where the system tells (Linux, pools of processes),
 so are those of the warm workers, and the ratio of the CPU seconds of the serial sweep to those that each of the
 processors has to spend: the speed-up of an idle machine with as many processors as workers, as far as it is a matter of
-work.
+work. "Overhead" is what calling process and workers spend beyond the serial sweep, as a share of it; dask's processes
+work while they wait, so that theirs grows with the wall time, that is, with what else the machine does.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def executors(kind: str, workers: int) -> Iterator[Any]:
 def worker_seconds(executor: Any) -> float:
     """CPU seconds that the processes of a pool have used so far; NaN where that cannot be known."""
     pids = list(getattr(executor, "_processes", None) or ())
+    cluster = getattr(getattr(executor, "_client", None), "cluster", None)
+    if cluster is not None:  # of dask: each worker is kept by a nanny
+        pids = [worker.process.pid for worker in cluster.workers.values()]
     if not pids or not Path("/proc/self/stat").exists():
         return float("nan")
     return float(sum(map(processor_seconds, pids)))
@@ -80,7 +84,8 @@ def measure(points: int, chosen: Sequence[str] = EXECUTORS) -> list[dict[str, An
             rows.append({
                 "executor": kind, "workers": workers, "points": reference.size, "wall / s": f"{wall:.2f}",
                 "CPU of this process / s": f"{cpu:.2f}", "of the workers / s": f"{theirs:.2f}",
-                "speed-up by work": f"{serial * workers / (theirs + cpu):.2f}", "same bits": same,
+                "speed-up by work": f"{serial * workers / (theirs + cpu):.2f}",
+                "overhead": f"{(cpu + theirs) / serial - 1.0:.1%}", "same bits": same,
             })  # fmt: skip
             print(", ".join(f"{key}: {value}" for key, value in rows[-1].items()), flush=True)
     return rows

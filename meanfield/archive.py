@@ -105,7 +105,7 @@ def output_path(path: str | os.PathLike[str], suffix: str) -> Path:
 
     Raises
     ------
-    IsADirectoryError, FileNotFoundError
+    IsADirectoryError, NotADirectoryError, FileNotFoundError
     """
     target = file_path("path", path)
     if target.is_dir() or not target.name:
@@ -116,6 +116,8 @@ def output_path(path: str | os.PathLike[str], suffix: str) -> Path:
         target = target.with_name(target.name + suffix)
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder; give the name of a file.")
+    if not target.parent.is_dir() and target.parent.exists():
+        raise NotADirectoryError(f"{target.parent} is a file, so nothing can be written in it.")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first.")
     return target

@@ -268,7 +268,7 @@ def short(value: object) -> str:
     try:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**60:
             return f"an integer of {value.bit_length()} bits"
-        text = repr(value)
+        text = " ".join(repr(value).split())  # on one line: arrays have many
     except Exception:  # a user's object may do anything
         text = f"an {type(value).__name__} that cannot be shown"
     return text if len(text) <= 80 else text[:77] + "..."

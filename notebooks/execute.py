@@ -53,7 +53,9 @@ def cleaned(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode
 def small(picture: str) -> str:
     """A picture, in base 64, with few colours."""
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        rgb = image.convert("RGB")
+        # By coverage: by counts (median cut) the maps take all colours, and lines get those of others.
+        few = rgb.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     written = io.BytesIO()
     few.save(written, format="png", optimize=True)
     return base64.b64encode(written.getvalue()).decode()

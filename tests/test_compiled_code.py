@@ -270,6 +270,8 @@ def test_functions_return_what_is_said_of_them(capfd):
         "code_path": ("code_path", "flood", "_descend", "_sharpen"),
         "basic_codes": ("basic_codes", "_reduced"),
         "moving_cuts": ("moving_cuts", "_maxima", "_metric"),
+        "cones": ("solve_cones", "_solution", "_faces", "_ridges"),
+        "joint_newton": ("joint_newton", "_scaled", "_turned"),
         "relaxation": ("relaxed_bound", "sign_products"),
         "outlier": ("worst_directions",),
         "bounds": ("growth_bound", "confined_radius"),

@@ -122,6 +122,51 @@ def test_interactive_refusals(plane, task):
         mf.sweep(mf.Network("sigmoid"), task, fractions=rows, progress=False).plot(interactive=True)
 
 
+@pytest.mark.parametrize("value", ["a", None, float("nan"), [0.2]])
+def test_a_point_is_made_of_numbers(plane, value):
+    with pytest.raises(ValueError, match="off must be a real number"):
+        plane.plot(interactive=True).select(value, 1.0)
+
+
+def test_interactive_is_true_or_false(plane):
+    with pytest.raises(ValueError, match="interactive must be True or False"):
+        plane.plot(interactive="yes")
+
+
+@pytest.fixture(scope="module")
+def endless(task):
+    """A plane that ends at P = infinity."""
+    axes = {"off": np.linspace(0, 0.4, 3), "n_samples": [100, 200, np.inf]}
+    return mf.sweep(mf.Network("sigmoid"), task, 0.05, progress=False, **axes)
+
+
+def test_infinity_has_a_place_on_the_axis(endless):
+    explorer = endless.plot(interactive=True)
+    axes = explorer.figure.axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()][-1] == r"$\infty$"
+    click(explorer, 0.2, 390.0)
+    assert explorer.values["n_samples"] == np.inf
+    expected = mf.solve(mf.Network("sigmoid"), endless.task.with_(off=explorer.values["off"]), tau=0.05)
+    assert explorer.posterior.objective == pytest.approx(expected.objective, abs=1e-10)
+    for key, value in (("down", 200.0), ("down", 100.0), ("up", 200.0), ("up", np.inf), ("up", np.inf)):
+        explorer.figure.canvas.callbacks.process(
+            "key_press_event", KeyEvent("key_press_event", explorer.figure.canvas, key)
+        )
+        assert explorer.values["n_samples"] == value
+        assert explorer.posterior is not None
+    click(explorer, 0.2, 150.0)
+    assert explorer.values["n_samples"] == pytest.approx(150.0, abs=1.0)
+    row = endless.row(0, 1).plot()
+    assert [tick.get_text() for tick in row.get_xticklabels()][-1] == r"$\infty$"
+
+
+@pytest.mark.parametrize("axes", [{"off": [0.2]}, {"off": [0.2], "sigma_a": [1.0]}])
+def test_a_single_point_has_an_axis_too(task, axes):
+    explorer = mf.sweep(mf.Network("sigmoid"), task, progress=False, **axes).plot(interactive=True)
+    click(explorer, *([0.2, 1.0][: len(axes)]))
+    assert explorer.values == pytest.approx({name: value[0] for name, value in axes.items()}, abs=5e-3)
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +197,9 @@ def test_page_refusals(plane, line, hotter, tmp_path, monkeypatch):
         plane.to_html(tmp_path / "x", line)
     with pytest.raises(ValueError, match="exactly one parameter"):
         plane.to_html(tmp_path / "x", plane)
+    for stranger in ("other", None, [plane], plane.posterior((0, 0))):
+        with pytest.raises(ValueError, match="made of PhaseDiagrams"):
+            plane.to_html(tmp_path / "x", stranger)
     other = mf.sweep(mf.Network("sigmoid", sigma_w=2.0), plane.task, 0.1, progress=False, **plane.axes)
     with pytest.raises(ValueError, match="got tau, sigma_w"):
         plane.to_html(tmp_path / "x", other)
@@ -270,6 +318,18 @@ def test_a_click_in_a_browser_shows_the_numbers_of_that_cell(browser, plane, hot
         "return Array.from(Bokeh.documents[0].get_model_by_name('image').data.image[0]).filter(Number.isFinite).length"
     )
     assert filled >= 294
+    assert not shown.errors()
+
+
+def test_infinity_in_a_browser(browser, endless, tmp_path):
+    shown = browser(endless.to_html(tmp_path / "endless.html"))
+    shown.click(0.2, 390.0)
+    check(shown.rows(), endless.posterior((1, 2)))
+    assert "P = ∞" in shown.table
+    labels = "Bokeh.documents[0].get_model_by_name('plane').left[0].major_label_overrides"
+    assert shown.driver.execute_script(f"return Array.from({labels}.values())") == ["∞"]
+    shown.click(0.4, 110.0)
+    check(shown.rows(), endless.posterior((2, 0)))
     assert not shown.errors()
 
 

@@ -117,7 +117,7 @@ def test_the_other_rule_measures_what_the_first_is_off_by(separated):
     problem, t, frames, weight = separated
     log_share, first, shell = ball_sums(problem, t, frames, weight, 1e-12)
     exact = problem.evaluate(t, 1e-13)
-    coarse = cloud_sums(problem, t, frames, [hermite_rule(3, 3)] * len(frames))
+    coarse = cloud_sums(problem, t, frames, (hermite_rule(3, 3),) * len(frames))
     off = np.abs(coarse.first - first).max()
     assert off > 1e-6
     for a, row in zip(frames.mode, first, strict=True):
@@ -131,7 +131,7 @@ def test_the_other_rule_measures_what_the_first_is_off_by(separated):
 def test_rules_too_coarse_are_not_certified_by_themselves(monkeypatch):
     """Where the first rules are off, what they claim is not: the lattice takes over."""
     monkeypatch.setattr(
-        finite_clouds, "choose_rules", lambda _, t, frames, *__: [hermite_rule(t.shape[1], 4)] * len(frames)
+        finite_clouds, "choose_rules", lambda _, t, frames, *__: (hermite_rule(t.shape[1], 4),) * len(frames)
     )
     claims = []
     known = finite.solve_clouds

@@ -2,8 +2,9 @@
 
 At P = infinity with one hidden layer boundaries are sharp. The first place of the raster that no curve explains gives a
 transition, located between two neighbouring points, and from there the boundary is followed both ways; this repeats
-until nothing is left, so that islands which no row or column crosses twice are found as well. Elsewhere (finite P, deep
-networks) see `level_curves`. Ends that lie together are meeting points: cusps, triple points, ends of mergers.
+until nothing is left, so that islands which no row or column crosses twice are found as well; those that no point hits
+are looked for (`islands`). Elsewhere (finite P, deep networks) see `level_curves`. Ends that lie together are meeting
+points: cusps, triple points, ends of mergers.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any, cast
 import numpy as np
 from scipy.spatial import KDTree
 
+from meanfield.phases.islands import hidden_islands
 from meanfield.phases.level_curves import LevelCurve, level_curves
 from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.swept import Swept
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.acceptance import Transition
 from meanfield.theories.single_layer.transitions.boundary import MEETING, Boundary, trace_boundary
@@ -158,14 +161,16 @@ class _Explained:
                 known = self.crossed[i] and (max_solves > 0 or differ[i] <= self.crossing[i])
                 if not known and (max_solves == 0 or tries < _TRIES):
                     tries += 1
-                    self._explain(edges[i], max_solves)
+                    self._trace(_line(diagram, edges[i]), max_solves)
+        for leg in hidden_islands(diagram):
+            self._trace(leg, _SOLVES[-1])
         self.open = [_ends(diagram, edges[i]) for i in easy if not self.crossed[i]]
 
-    def _explain(self, edge: _Edge, max_solves: int) -> None:
-        """Trace what happens on an edge."""
+    def _trace(self, line: Swept, max_solves: int) -> None:
+        """Follow what happens between two points that share the value of one parameter."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # what is left unexplained is counted
-            located = transitions_along(_line(self.diagram, edge), max_solves=max_solves)
+            located = transitions_along(line, max_solves=max_solves)
         for transition in located:
             if self._known(transition):
                 continue

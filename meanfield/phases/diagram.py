@@ -117,7 +117,9 @@ class PhaseDiagram(PhaseNames):
     def _solved(self, values: Mapping[str, float], as_swept: bool) -> SolvedPosterior:
         distance = np.zeros(self.shape)
         for i, (name, axis) in enumerate(self.axes.items()):
-            away = np.abs(axis - values[name]).reshape(len(axis), -1).max(1) / (np.ptp(axis) or 1.0)
+            # A number of samples may be infinite: at no distance from itself, and far from all others.
+            away = np.where(axis == values[name], 0.0, np.abs(axis - np.nan_to_num(values[name], posinf=1e300)))
+            away = away.reshape(len(axis), -1).max(1) / (np.ptp(axis[np.isfinite(axis)]) or 1.0)
             distance = distance + away.reshape([-1 if j == i else 1 for j in range(len(self.shape))])
         distance[~self.certified] = np.inf
         nearest = int(np.argmin(distance))
@@ -151,9 +153,10 @@ class PhaseDiagram(PhaseNames):
         """Phase boundaries of a diagram with two axes: curves, the points where they meet, and what they leave open.
 
         At P = infinity with one hidden layer each boundary is followed by continuation, every point of it with its own
-        certificate (`Boundary`), from wherever the raster changes its phase, islands included. At finite P, and in deep
-        networks, codes come and go smoothly: there a curve is where a code begins to have more than one neuron in a
-        thousand, found between neighbouring points of the raster (`LevelCurve`).
+        certificate (`Boundary`), from wherever the raster changes its phase, and from islands between its points, as
+        far as codes on them foretell these (phases/THEORY.md, "Planes"). At finite P, and in deep networks, codes come
+        and go smoothly: there a curve is where a code begins to have more than one neuron in a thousand, found between
+        neighbouring points of the raster (`LevelCurve`).
 
         Raises
         ------
@@ -179,7 +182,7 @@ class PhaseDiagram(PhaseNames):
         `interactive`: a figure of its own in which a click solves that point and draws it, in any interactive backend;
         returns the `meanfield.plot.explore.Explorer`, which has to be kept.
         """
-        if interactive:
+        if flag("interactive", interactive):
             if ax is not None:
                 raise ValueError("an interactive diagram has a figure of its own; leave ax out.")
             return drawn("explore.explore", self)

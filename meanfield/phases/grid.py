@@ -76,14 +76,17 @@ class Grid:
         self.base = network, task
         self._made: dict[tuple[int, ...], Problem] = {}
         self._limits: NDArray[np.bool_] | None = None  # of all problems, once each has been seen to be covered
-        # Networks and tasks by the values that make them: along an axis of the one the other stays the same.
-        self._networks: dict[tuple[object, ...], Network] = {}
-        self._tasks: dict[tuple[object, ...], ClassTask] = {}
+        # By their places along the axes that make them: along those of the one the other stays the same.
+        self._networks: dict[tuple[int, ...], Network] = {}
+        self._tasks: dict[tuple[int, ...], ClassTask] = {}
         rest = tuple(name for name in axes if name not in _DIRECT)
         if rest:
             Control(network, task, tau, rest)  # refuses parameters that do not exist
         self._task_names = tuple(name for name in rest if name.startswith(_OF_TASK))
         self._network_names = tuple(name for name in rest if name != "tau" and name not in self._task_names)
+        of_network = (*self._network_names, *_OF_NETWORK)
+        self._network_axes = tuple(i for i, name in enumerate(axes) if name in of_network)
+        self._task_axes = tuple(i for i, name in enumerate(axes) if name not in (*of_network, "tau"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,9 +94,12 @@ class Grid:
 
     def problem(self, at: Sequence[int]) -> Problem:
         """The problem at a position of the grid."""
-        place = tuple(int(i) for i in at)
+        place = tuple(map(int, at))
         if place not in self._made:
-            self._keep(place, self.problem_with(self._values(place)))
+            problem = self._at(place)
+            if self._limits is None:
+                _covering(problem)
+            self._keep(place, problem)
         return self._made[place]
 
     def _keep(self, place: tuple[int, ...], problem: Problem) -> None:
@@ -105,8 +111,8 @@ class Grid:
         """Make each problem once, so that nothing is solved of a grid that no theory covers."""
         limits = np.empty(self.shape, dtype=np.bool_)
         for at in np.ndindex(self.shape):
-            problem, theory = self._covered(self._values(at))
-            limits[at] = is_limit_of(theory, problem)
+            problem = self._at(at)
+            limits[at] = is_limit_of(_covering(problem), problem)
             self._keep(at, problem)
         self._limits = limits
 
@@ -116,7 +122,7 @@ class Grid:
 
     def sigma_a(self, at: Sequence[int]) -> float:
         """That of the network there, without a look at the rest of the problem."""
-        return self._network(self._values(at)).sigma_a
+        return self._network_at(tuple(map(int, at))).sigma_a
 
     def _values(self, at: Sequence[int]) -> dict[str, Any]:
         return {name: values[i] for (name, values), i in zip(self.axes.items(), at, strict=True)}
@@ -126,46 +132,54 @@ class Grid:
 
     def problem_with(self, values: dict[str, Any]) -> Problem:
         """The problem with these values of the parameters."""
-        if self._limits is None:
-            return self._covered(values)[0]
-        return Problem(self._network(values), self._task(values), self._tau(values))
-
-    def _covered(self, values: dict[str, Any]) -> tuple[Problem, Theory]:
-        """The problem with these values, and the theory that covers it."""
         problem = Problem(self._network(values), self._task(values), self._tau(values))
-        theory = covering_theory(*problem)
-        if not theory.sweeps:
-            raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
-        return problem, theory
+        _covering(problem)
+        return problem
+
+    def _at(self, place: tuple[int, ...]) -> Problem:
+        key = tuple([place[i] for i in self._task_axes])
+        if key not in self._tasks:
+            self._tasks[key] = self._task(self._values(place))
+        return Problem(self._network_at(place), self._tasks[key], self._tau_at(place))
+
+    def _network_at(self, place: tuple[int, ...]) -> Network:
+        key = tuple([place[i] for i in self._network_axes])
+        if key not in self._networks:
+            self._networks[key] = self._network(self._values(place))
+        return self._networks[key]
+
+    def _tau_at(self, place: tuple[int, ...]) -> float:
+        return self._tau(self._values(place)) if "tau" in self.axes else self.tau
 
     def _tau(self, values: dict[str, Any]) -> float:
         return float(values["tau"]) if "tau" in values else self.tau
 
     def _network(self, values: dict[str, Any]) -> Network:
-        names = (*self._network_names, *(name for name in _OF_NETWORK if name in values))
-        key = tuple(tuple(values[name]) if name in _BY_LAYER else float(values[name]) for name in names)
-        if key not in self._networks:
-            base, task = self.base
-            control = Control(base, task, self.tau, self._network_names)
-            network = control.physical([values[name] for name in self._network_names])[0]
-            kinds: dict[str, Any] = {"depth": int, "readout_exponent": float} | dict.fromkeys(_BY_LAYER, tuple)
-            direct = {name: kinds[name](values[name]) for name in _OF_NETWORK if name in values}
-            self._networks[key] = network.with_(**direct) if direct else network
-        return self._networks[key]
+        base, task = self.base
+        control = Control(base, task, self.tau, self._network_names)
+        network = control.physical([values[name] for name in self._network_names])[0]
+        kinds: dict[str, Any] = {"depth": int, "readout_exponent": float} | dict.fromkeys(_BY_LAYER, tuple)
+        direct = {name: kinds[name](values[name]) for name in _OF_NETWORK if name in values}
+        return network.with_(**direct) if direct else network
 
     def _task(self, values: dict[str, Any]) -> ClassTask:
+        network, base = self.base
+        control = Control(network, base, self.tau, self._task_names)
+        task = control.physical([values[name] for name in self._task_names])[1]
         direct = {name: values[name] for name in _DIRECT if name in values and name not in _OF_NETWORK}
-        key = (*(float(values[name]) for name in self._task_names), *(np.array(v).tobytes() for v in direct.values()))
-        if key not in self._tasks:
-            network, base = self.base
-            control = Control(network, base, self.tau, self._task_names)
-            task = control.physical([values[name] for name in self._task_names])[1]
-            self._tasks[key] = task.with_(**direct) if direct else task
-        return self._tasks[key]
+        return task.with_(**direct) if direct else task
 
     def problems(self) -> Iterator[Problem]:
         """All problems, first axis outermost."""
         return (self.problem(at) for at in np.ndindex(self.shape))
+
+
+def _covering(problem: Problem) -> Theory:
+    """The theory of a point; ValueError where there is none, or none that sweeps."""
+    theory = covering_theory(*problem)
+    if not theory.sweeps:
+        raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
+    return theory
 
 
 def chunks(shape: tuple[int, ...], size: int) -> Iterator[list[tuple[int, ...]]]:

@@ -14,7 +14,19 @@ from scipy.ndimage import distance_transform_edt, label
 
 from meanfield.phases.curves import line_quantities, orbits
 from meanfield.plot.class_tasks import plot_activation_map
-from meanfield.plot.style import PALETTE, axes_or_new, line_styles, panel_letter, side_legend, styled, symbol, tint
+from meanfield.plot.style import (
+    PALETTE,
+    axes_or_new,
+    line_styles,
+    mark_infinity,
+    on_paper,
+    panel_letter,
+    side_legend,
+    span,
+    styled,
+    symbol,
+    tint,
+)
 from meanfield.theories.deep.transitions import CodeTransition
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.validation import BoolArray, FloatArray
@@ -48,13 +60,15 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     if len(diagram.axes) != 1:
         raise ValueError(f"weights are drawn over one parameter, not over {list(diagram.axes)}; use plot_phases.")
     ax = axes_or_new(ax, (5.0, 2.6))
-    (name, values), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
+    (name, swept), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
+    values = on_paper(swept)
     regular = ~_isolated(~diagram.unique)
     quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
     quantities = {key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0}
     for style, (labels, quantity) in zip(line_styles(), orbits(quantities), strict=False):
         ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
-    ax.set_xlim(values.min(), values.max())
+    ax.set_xlim(*span(values))
+    mark_infinity(ax.xaxis, swept)
     ax.set_ylim(0, None)
     ax.set_xlabel(symbol(name))
     ax.set_ylabel(diagram.division.quantity)
@@ -79,7 +93,8 @@ def plot_phases(
             f"phases are drawn in a plane, the diagram has the axes {list(diagram.axes)}; use plot_weights."
         )
     ax = axes_or_new(ax, (5.2, 2.9))
-    (x_name, x), (y_name, y) = diagram.axes.items()
+    x_name, y_name = diagram.axes
+    x, y = map(on_paper, diagram.axes.values())
     phase, curves = np.asarray(diagram.phase).T, list(boundaries)
     shown = [i for i in range(len(diagram.phase_labels)) if (phase == i).any()]
     tints = [tint(PALETTE[j % len(PALETTE)], 0.35 + 0.25 * (j // len(PALETTE))) for j in range(len(shown))]
@@ -89,7 +104,7 @@ def plot_phases(
     for j, i in enumerate(shown):
         region = phase == i
         image[region, :3] = tints[j]
-        if not curves and not region.all():
+        if not curves and not region.all() and min(region.shape) > 1:
             ax.contour(x, y, region, levels=[0.5], colors="0.15", linewidths=0.5)
         row, column, roomy = _middle(region)
         ax.text(x[column], y[row], panel_letter(j), fontsize="large" if roomy else "x-small", **_BOLD, va="center")
@@ -111,14 +126,16 @@ def plot_phases(
     if (phase < 0).any():
         ax.patch.set(hatch="////", edgecolor="0.6")
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////", label="not certified"))
-    ax.set_xlim(x.min(), x.max())
-    ax.set_ylim(y.min(), y.max())
+    ax.set_xlim(*span(x))
+    ax.set_ylim(*span(y))
     side_legend(ax, "codes", handles=handles)
     ax.set_xlabel(symbol(x_name))
     ax.set_ylabel(symbol(y_name))
     for name, values, set_scale in ((x_name, x, ax.set_xscale), (y_name, y, ax.set_yscale)):
         if name == "n_samples" and values.min() > 0 and values.max() > 20 * values.min():
             set_scale("log")
+    mark_infinity(ax.xaxis, diagram.axes[x_name])
+    mark_infinity(ax.yaxis, diagram.axes[y_name])
     return ax
 
 

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure, SubFigure
 
 from meanfield.plot.class_tasks import plot_activation_map, plot_readout_posterior
 from meanfield.plot.diagrams import plot_phases, plot_weights
-from meanfield.plot.style import styled, symbol
+from meanfield.plot.style import on_paper, styled, symbol
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import NotAvailable
+from meanfield.validation import FloatArray, real_number
 
 if TYPE_CHECKING:
     from matplotlib.backend_bases import KeyEvent, MouseEvent
@@ -70,11 +71,20 @@ class Explorer:
 
     @styled
     def select(self, *values: float) -> Posterior | None:
-        """Solve and draw the point with these values of the axes, in order; returns its posterior, None if it fails."""
+        """Solve and draw the point with these values of the axes, in order; returns its posterior, None if it fails.
+
+        Raises
+        ------
+        ValueError
+            Unless there is a number for each axis.
+        """
         names = list(self.diagram.axes)
         if len(values) != len(names):
             raise ValueError(f"give a value for each of {', '.join(names)}, got {len(values)}.")
-        self.values = dict(zip(names, map(float, values), strict=True))
+        self.values = {
+            name: real_number(name, value, infinite=name == "n_samples")
+            for name, value in zip(names, values, strict=True)
+        }
         begin, failure = time.perf_counter(), ""
         try:
             self.posterior = self.diagram.solve(**self.values)
@@ -84,7 +94,7 @@ class Explorer:
         return self.posterior
 
     def _draw(self, milliseconds: float, failure: str) -> None:
-        at = list(self.values.values())
+        at = [float(on_paper(np.append(self.diagram.axes[n], v))[-1]) for n, v in self.values.items()]
         if self._rule is not None:
             self._rule.set_xdata([at[0], at[0]])
         elif self._marker is not None:
@@ -107,7 +117,8 @@ class Explorer:
 
     def _clicked(self, event: MouseEvent) -> None:
         if event.inaxes is self._plane and event.xdata is not None and event.ydata is not None and _free(self.figure):
-            self.select(*(event.xdata, event.ydata)[: len(self.diagram.axes)])
+            places = zip(self.diagram.axes.values(), (event.xdata, event.ydata))
+            self.select(*(_value_at(axis, float(place)) for axis, place in places))
 
     def _key(self, event: KeyEvent) -> None:
         step = _STEPS.get(str(event.key))
@@ -116,7 +127,7 @@ class Explorer:
         moved = []
         for (name, axis), by in zip(self.diagram.axes.items(), step):
             order = np.sort(axis)
-            i = int(np.argmin(np.abs(order - self.values[name]))) + by
+            i = int(np.argmin(np.abs(on_paper(order) - on_paper(np.append(order, self.values[name]))[-1]))) + by
             moved.append(float(order[min(max(i, 0), order.size - 1)]) if by else self.values[name])
         self.select(*moved)
 
@@ -130,6 +141,13 @@ def explore(diagram: PhaseDiagram) -> Explorer:
         For an axis of whole vectors of fractions.
     """
     return Explorer(diagram)
+
+
+def _value_at(axis: FloatArray, place: float) -> float:
+    """What a place on an axis stands for: infinity, where that is among its values and drawn nearby."""
+    if np.isfinite(axis).all() or place < 1.5 * float(np.max(axis[np.isfinite(axis)], initial=0.5)):
+        return place
+    return float("inf")
 
 
 def _free(figure: Figure) -> bool:

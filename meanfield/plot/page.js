@@ -7,10 +7,11 @@ const get = (name) => data[name].data.x;
 if (cb_obj.event_name === "tap") {
   const nearest = (values, v) => values.reduce((best, value, i) =>
     Math.abs(value - v) < Math.abs(values[best] - v) ? i : best, 0);
-  const i = nearest(facts.axes[0], cb_obj.x);
-  const j = n_y > 1 ? nearest(facts.axes[1], cb_obj.y) : 0;
+  const [x, y] = facts.places;  // infinity has one, too
+  const i = nearest(x, cb_obj.x);
+  const j = n_y > 1 ? nearest(y, cb_obj.y) : 0;
   facts.chosen = i * n_y + j;
-  marker.data = {x: [facts.axes[0][i]], y: [n_y > 1 ? facts.axes[1][j] : NaN]};
+  marker.data = {x: [x[i]], y: [n_y > 1 ? y[j] : NaN]};
 } else {
   slider.title = `${facts.slider_name} = ${Number(facts.slider[layer].toPrecision(5))}`;
   const phase = Array.from({length: n_points}, (_, i) => get("phase")[layer * n_points + i]);
@@ -23,7 +24,8 @@ if (facts.chosen !== undefined) {
   const [m, C, K] = [facts.m, facts.classes.length, facts.n_codes];
   const where = facts.names.map((name, axis) => {
     const index = axis === 0 ? Math.floor(facts.chosen / n_y) : facts.chosen % n_y;
-    return `${name} = ${Number(facts.axes[axis][index].toPrecision(6))}`;
+    const value = facts.axes[axis][index];
+    return `${name} = ${Number.isFinite(value) ? Number(value.toPrecision(6)) : "∞"}`;
   });
   if (slider !== null) where.push(`${facts.slider_name} = ${Number(facts.slider[layer].toPrecision(6))}`);
   const phase = get("phase")[at];

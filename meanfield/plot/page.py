@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,9 @@ from matplotlib.colors import to_hex
 
 from meanfield.archive import output_path
 from meanfield.phases.curves import line_quantities
-from meanfield.plot.style import MAP, PALETTE, tint
+from meanfield.plot.style import MAP, PALETTE, on_paper, tint
 from meanfield.posterior.division import Part
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import FloatArray, IntArray, short
 
 if TYPE_CHECKING:
     from meanfield.phases.diagram import PhaseDiagram
@@ -54,6 +55,7 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
         "names": [_plain(name) for name in first.axes], "classes": list(first.task.class_names),
         "m": first.task.n_outputs, "n_codes": int(arrays["weight"].shape[2]), "n_neurons": _N_NEURONS,
         "axes": [np.asarray(axis).tolist() for axis in first.axes.values()], "slider": slider_values.tolist(),
+        "places": [on_paper(axis).tolist() for axis in first.axes.values()],
         "slider_name": _plain(slider_name) if slider_name else "", "messages": [layer["messages"] for layer in layers],
         "palette": list(PALETTE),
     }  # fmt: skip
@@ -79,7 +81,7 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
         below.append(slider)
     plane.js_on_event("tap", show)
     title = f"{first.network.activation.name}: {len(phases)} phases"
-    head = Div(text=f"<b>{title}</b><br>{_said(first)}", width=520)
+    head = Div(text=f"<b>{html.escape(title)}</b><br>{_said(first)}", width=520)
     page = row(column(head, plane, *below), column(table, row(readouts, maps)))
     written.write_text(file_html(page, INLINE, title), encoding="utf-8")
     return written
@@ -101,6 +103,8 @@ def _said(diagram: PhaseDiagram) -> str:
 def _third(diagrams: Sequence[PhaseDiagram]) -> tuple[str, FloatArray]:
     """Name and values of the parameter in which the diagrams differ."""
     first = diagrams[0]
+    if strangers := [other for other in diagrams if not isinstance(other, type(first))]:
+        raise ValueError(f"a page is made of PhaseDiagrams, got {short(strangers[0])}; others follow one by one.")
     for diagram in diagrams:
         same = list(diagram.axes) == list(first.axes) and all(
             np.array_equal(diagram.axes[name], axis) for name, axis in first.axes.items()
@@ -200,7 +204,7 @@ def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases
     from bokeh.models import ColumnDataSource, CustomJSHover, HoverTool, Range1d
     from bokeh.plotting import figure
 
-    names, axes = list(diagram.axes), [np.asarray(axis) for axis in diagram.axes.values()]
+    names, axes = list(diagram.axes), [on_paper(axis) for axis in diagram.axes.values()]
     plane = figure(
         width=540, height=440, tools="pan,wheel_zoom,box_zoom,reset,save,tap", toolbar_location="above",
         x_axis_label=_plain(names[0]), name="plane",
@@ -248,6 +252,10 @@ def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases
             renderers=[quads], tooltips=[("phase", "@phase{custom}"), ("at", "$x, $y")], formatters={"@phase": named}
         )
     )
+    for shown, swept, places in zip((plane.xaxis, plane.yaxis), diagram.axes.values(), axes):
+        if not np.isfinite(swept).all():
+            shown.ticker = sorted(set(places.tolist()))
+            shown.major_label_overrides = {float(places[np.isinf(swept)][0]): "∞"}
     plane.grid.visible = flat
     plane.x_range.start, plane.x_range.end = float(x[0].min()), float(x[1].max())
     plane.y_range.start, plane.y_range.end = float(np.min(bottom)), float(np.max(top_edge))

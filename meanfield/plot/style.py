@@ -21,6 +21,7 @@ from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
@@ -31,10 +32,13 @@ __all__ = [
     "axes_or_new",
     "group_centres",
     "line_styles",
+    "mark_infinity",
+    "on_paper",
     "panel_letter",
     "reading_order",
     "save_figure",
     "side_legend",
+    "span",
     "styled",
     "symbol",
     "tint",
@@ -117,6 +121,28 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def line_styles(skip: int = 0) -> list[dict[str, Any]]:
     """Colours of the palette, repeated with other dashes."""
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
+
+
+def on_paper(values: FloatArray) -> FloatArray:
+    """Where the values of a parameter are drawn: an infinite one (P) at twice the largest finite one."""
+    finite = values[np.isfinite(values)]
+    return np.where(np.isinf(values), 2.0 * float(np.max(finite, initial=0.5)), values)
+
+
+def mark_infinity(axis: Axis, values: FloatArray) -> None:
+    """Say where on an axis infinity is, if it is among the values."""
+    if np.isfinite(values).all():
+        return
+    last = float(np.max(values[np.isfinite(values)], initial=0.5))
+    low, high = sorted(axis.get_view_interval())
+    ticks = [float(tick) for tick in axis.get_majorticklocs() if low <= tick <= min(last, high)]
+    axis.set_ticks([*ticks, 2.0 * last], labels=[*(f"{tick:g}" for tick in ticks), r"$\infty$"])
+
+
+def span(values: FloatArray) -> tuple[float, float]:
+    """Limits of an axis: least and largest value; around a single one some room."""
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
 def group_centres(edges: ArrayLike, size: int) -> FloatArray:

@@ -199,6 +199,8 @@ def compare(
     unknown_tau = math.isnan(draws.tau)
     if unknown_tau:
         draws = replace(draws, tau=float(posterior.tau))
+    if isinstance(statistics, str):
+        raise ValueError(f"statistics must be a list of names, got {statistics!r}; give [{statistics!r}].")
     groups = tuple(STATISTICS if statistics is None else statistics)
     unknown = sorted(set(groups) - set(STATISTICS))
     if unknown or not groups:

@@ -25,6 +25,7 @@ __all__ = ["PARAMETERIZATIONS", "Observed", "observe"]
 PARAMETERIZATIONS = ("theory", "ntk", "standard")
 # Class tasks stand for orthogonal inputs of |x|^2 = N_0; beyond this overlap, in units of |x|^2, it is said.
 _OVERLAP = 0.1
+_ROUNDING = 1e-3  # of 1 + |bound|: by which activations in half precision may leave the range of phi
 
 Parameterization = Literal["theory", "ntk", "standard"]
 
@@ -193,7 +194,7 @@ def observe(
     tau : float, optional
         N T, see `theory_parameters`; needed for order parameters, else that of the theory is taken in a comparison.
     readouts : (m, N) or (N, m) array
-        Weights of the last layer: PyTorch's shape or the theory's.
+        Weights of the last layer: PyTorch's shape or the theory's; with one output also (N,).
     weights : sequence of L arrays, optional
         W_1 (N, N_0), W_2 (N, N), ... as PyTorch stores them, (out, in). Either these or `activations`.
     activations : (N, P) array or list of such, optional
@@ -218,14 +219,14 @@ def observe(
     ------
     ValueError
         For shapes that do not fit each other or the task, classes with other fractions than the task's, NaN, readouts
-        of which it cannot be told whether they are (m, N) or (N, m).
+        of which it cannot be told whether they are (m, N) or (N, m), activations that phi does not take.
 
     Examples
     --------
     >>> import meanfield as mf
     >>> rng = np.random.default_rng(0)
     >>> task = mf.class_task(fractions=[0.5, 0.25, 0.25], n_samples=8)
-    >>> phi, v = rng.normal(size=(50, 8)), rng.normal(size=(3, 50))
+    >>> phi, v = np.tanh(rng.normal(size=(50, 8))), rng.normal(size=(3, 50))
     >>> seen = mf.observe(mf.Network("tanh"), task, readouts=v, activations=phi)
     >>> seen.width, seen.residual.shape
     (50, (1, 1, 8, 3))
@@ -285,14 +286,19 @@ def _samples(task: ClassTask | DataTask, labels: object) -> tuple[NDArray[np.int
         which = np.repeat(np.arange(task.n_classes), sizes.astype(int))
         return which, task.n_classes, read_only(task.targets[which])
     given = real_array("labels", labels)
+    if given.ndim == 1 and given.size != round(task.n_samples):
+        raise ValueError(f"labels has {given.size} entries, but the task has {task.n_samples:g} samples.")
     if given.ndim != 1 or (given != np.rint(given)).any() or given.min() < 0 or given.max() >= task.n_classes:
         raise ValueError(f"labels must be (P,) integers from 0 to {task.n_classes - 1}, got {short(labels)}.")
     which = given.astype(np.intp)
     found = np.bincount(which, minlength=task.n_classes)
     if np.abs(found - wanted).max() > 1e-6:
+        given_fractions = f"fractions={(found / found.sum()).round(6).tolist()}, n_samples={found.sum()}"
+        missing = ", ".join(task.class_names[c] for c in np.flatnonzero(found == 0))
+        advice = f"no sample is of class {missing}" if missing else f"give class_task({given_fractions})"
         raise ValueError(
-            f"the labels have {found.tolist()} samples per class, but the task has {wanted.round(4).tolist()}; give "
-            f"class_task(fractions={(found / found.sum()).round(6).tolist()}, n_samples={found.sum()})."
+            f"the labels have {found.tolist()} samples per class, but the task has {wanted.round(4).tolist()}; "
+            f"{advice}."
         )
     return which, task.n_classes, read_only(task.targets[which])
 
@@ -333,10 +339,10 @@ def _stacked(name: str, value: object, ndim: int) -> FloatArray:
 
 def _forward(network: Network, weights: object, seen: FloatArray, parameterization: str) -> list[FloatArray]:
     if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence) or len(weights) != network.depth:
-        raise ValueError(
-            f"weights must be a list of {network.depth} arrays, one per hidden layer, got "
-            f"{len(weights) if isinstance(weights, Sequence) else short(weights)}."
-        )
+        shape = np.shape(weights) if hasattr(weights, "__array__") else ()
+        found = f"one array of shape {shape}" if shape else short(weights)
+        found = f"{len(weights)}" if isinstance(weights, (list, tuple)) else found
+        raise ValueError(f"weights must be a list of {network.depth} arrays, one per hidden layer, got {found}.")
     layers: list[FloatArray] = []
     below = seen.T  # (N_in, P)
     for number, value in enumerate(weights, 1):
@@ -369,7 +375,20 @@ def _given(network: Network, activations: object, n_samples: int) -> list[FloatA
                 f"activations must have shape (N, P) with P = {n_samples}, neurons in rows, for every layer and "
                 f"snapshot, got {[layer.shape for layer in layers]}."
             )
+        _check_range(network, phi)
     return layers
+
+
+def _check_range(network: Network, phi: FloatArray) -> None:
+    """ValueError for activations that phi never takes: those before it was applied, or of another nonlinearity."""
+    activation = network.activation
+    low, high = activation.infimum, activation.supremum
+    below, above = (bound - sign * _ROUNDING * (1.0 + abs(bound)) for bound, sign in ((low, 1.0), (high, -1.0)))
+    if phi.min() < below or phi.max() > above:
+        raise ValueError(
+            f"activations lie between {phi.min():.4g} and {phi.max():.4g}, but {activation.name} between {low:.4g} and "
+            f"{high:.4g}: give phi(z), not z, and the nonlinearity that the networks have."
+        )
 
 
 def _readouts(value: object, shape: tuple[int, ...]) -> FloatArray:

@@ -264,7 +264,9 @@ def as_draws(chains: object, *, whole: bool = False) -> Draws:
         raise ValueError("no chains given; sample some with mf.sample(network, task, width, tau).")
     for run in runs:
         if not all(hasattr(run, name) for name in ("network", "task", "width", "tau", "labels", "readout")):
-            raise ValueError(f"chains must be what mf.sample returned, or a list of such, got {short(run)}.")
+            raise ValueError(
+                f"chains must be what mf.sample or mf.observe returned, or a list of such, got {short(run)}."
+            )
     first = runs[0]
     for run in runs[1:]:
         for name in ("network", "task", "width", "tau"):

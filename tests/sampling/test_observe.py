@@ -76,6 +76,40 @@ def test_samples_in_any_order(chains, task):
     np.testing.assert_allclose(seen.residual, straight.residual[:, :, order], atol=1e-13)
 
 
+class Tensor:
+    """As PyTorch has them: no array before it is detached from its graph."""
+
+    def __init__(self, values, attached=True):
+        self.values, self.attached = np.asarray(values, dtype=np.float32), attached
+
+    def detach(self):
+        return Tensor(self.values, attached=False)
+
+    def cpu(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        if self.attached:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return np.asarray(self.values, dtype=dtype)
+
+
+def test_a_pair_of_tensors_is_compared_with_the_theory_in_ten_lines():
+    rng = np.random.default_rng(0)
+    x = math.sqrt(18) * np.linalg.qr(rng.normal(size=(18, P)))[0].T
+    first, second = Tensor(rng.normal(size=(N, 18))), Tensor(rng.normal(size=(3, N)))
+    # What a user writes:
+    task = mf.class_task(fractions=FRACTIONS, off=0.5, n_samples=P)
+    network = mf.Network("sigmoid")
+    seen = mf.observe(network, task, TAU, weights=[first], readouts=second, inputs=Tensor(x))
+    found = mf.compare(mf.solve(network, task, tau=TAU), seen)
+    assert not found.passed()  # random weights were not trained
+    assert "one network" in found.table()
+    z = first.values.astype(float) @ x.T.astype(np.float32) / math.sqrt(18)
+    expected = mf.Network("sigmoid").activation(z).T @ second.values.T / N
+    np.testing.assert_allclose(seen.outputs[0, 0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_parameterizations_are_the_same_network(depth):
     rng = np.random.default_rng(0)
@@ -100,7 +134,7 @@ def test_parameterizations_are_the_same_network(depth):
 
 def test_lazy_scaling_has_its_own_factor(task):
     rng = np.random.default_rng(1)
-    phi, v = rng.normal(size=(N, P)), rng.normal(size=(3, N))
+    phi, v = np.tanh(rng.normal(size=(N, P))), rng.normal(size=(3, N))
     lazy = mf.observe(mf.Network("tanh", scaling="lazy"), task, readouts=v, activations=phi, parameterization="ntk")
     np.testing.assert_allclose(lazy.readout[0, 0], v.T, atol=1e-14)
     np.testing.assert_allclose(lazy.outputs[0, 0], (v @ phi).T / math.sqrt(N), atol=1e-13)
@@ -252,7 +286,19 @@ BAD = {
     "no inputs": ({"readouts": READOUT, "weights": [np.ones((N, 7))]}, "give inputs="),
     "inputs with activations": ({"readouts": READOUT, "activations": PHI, "inputs": X}, "goes with weights="),
     "weights of another size": ({"readouts": READOUT, "weights": [np.ones((N, 6))], "inputs": X}, r"\(N, 7\)"),
-    "one array as weights": ({"readouts": READOUT, "weights": np.ones((N, 7)), "inputs": X}, "list of 1"),
+    "one array as weights": (
+        {"readouts": READOUT, "weights": np.ones((N, 7)), "inputs": X},
+        r"list of 1 .* one array of shape \(24, 7\)",
+    ),
+    "z for phi(z)": ({"readouts": READOUT, "activations": 3.0 * PHI}, r"give phi\(z\), not z"),
+    "labels of other samples": (
+        {"readouts": READOUT, "activations": PHI, "labels": [0] * 5},
+        "5 entries, .* 16 samples",
+    ),
+    "a class without samples": (
+        {"readouts": READOUT, "activations": PHI, "labels": [0, 1] * 8},
+        "no sample is of class 3",
+    ),
     "too many layers": ({"readouts": READOUT, "activations": [PHI, PHI]}, "depth 1"),
     "parameterization": ({"readouts": READOUT, "activations": PHI, "parameterization": "muP"}, "one of"),
     "labels out of range": ({"readouts": READOUT, "activations": PHI, "labels": [3] * P}, "from 0 to 2"),
@@ -278,6 +324,12 @@ def test_more_refusals(task):
         mf.observe(mf.Network("tanh"), task, readouts=np.ones((3, 3)), activations=np.ones((3, P)))
     seen = mf.observe(mf.Network("tanh"), task, readouts=READOUT, weights=[np.ones((N, 7))], inputs=X)
     assert "overlap" in repr(seen)
+    with pytest.raises(ValueError, match="give phi"):
+        mf.observe(mf.Network("relu"), task, readouts=READOUT, activations=-PHI)
+    half = (PHI * (1 + 2e-4)).astype(np.float16)
+    assert mf.observe(mf.Network("tanh"), task, readouts=READOUT, activations=half).width == N
+    with pytest.raises(ValueError, match=r"give \['kernel'\]"):
+        mf.compare(mf.solve(mf.Network("tanh"), task, tau=0.1), seen, statistics="kernel")
 
 
 def test_a_code_of_one_network_only_has_a_fraction_but_no_error(task):

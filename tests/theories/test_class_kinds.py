@@ -287,3 +287,26 @@ def test_soft_maximum_tends_to_the_maximum():
         top = heights.max()
         value = reduced_task.linear(theta) + top + np.log(np.exp(beta * (heights - top)).sum()) / beta
         assert -1e-9 <= value - found.objective <= np.log(len(counts)) / beta + 1e-9
+
+
+def test_readouts_that_do_not_climb_bound_the_soft_maximum_from_below():
+    """What a line search rejects before it climbs is too high indeed, and nothing is lost where nothing moves."""
+    task = one_hot([6, 5], off=0.5)
+    kinds, found = reduced(task)
+    _phi, ((table, _, _), (low, high, _, _)) = site()
+    share, beta, count = KindTask(kinds, table, 0.0, low, high).share, 50.0, len(found.v)
+    scratch = np.empty(count), np.empty(count)
+
+    def least(theta):
+        given = table, kinds.n, kinds.p, share, kinds.y, 0.0, theta, beta, found.counts, found.v, count
+        return kind_path._at_least(*given, *scratch)
+
+    def climbed(theta):
+        top = KindTask(kinds, table, 0.0, low, high).readouts(theta, found.counts, found.v).heights
+        linear = -np.sum(share[:, None] * theta * kinds.y)
+        return linear + top.max() + np.log(np.exp(beta * (top - top.max())).sum()) / beta
+
+    assert least(found.theta) == pytest.approx(climbed(found.theta), abs=1e-12)
+    for size in (1e-3, 0.1, 1.0):
+        moved = found.theta * (1.0 + size * np.random.default_rng(3).normal(size=found.theta.shape))
+        assert least(moved) < climbed(moved)

@@ -117,7 +117,7 @@ def test_curvature_range_holds_and_shrinks_with_the_interval(name):
         assert widths[2] <= widths[1] <= widths[0]
 
 
-def relaxed(phi, p, t, low, high, level, products=True):
+def relaxed(phi, p, t, low, high, level, products=True, from_zero=False):
     """Bound of h over a box of kappa (as many classes as outputs), and the box that is left."""
     p, t = np.array(p, dtype=float), np.array(t, dtype=float)
     table, bounds, _ = limit.compiled_tables(phi, 1.0)
@@ -139,6 +139,7 @@ def relaxed(phi, p, t, low, high, level, products=True):
         low,
         high,
         False,
+        from_zero,
         level,
         *kept,
         np.empty(n),
@@ -172,7 +173,7 @@ def test_relaxation_bounds_h_and_cuts_only_what_lies_below(name):
             kappa = low + (high - low) * rng.uniform(size=(400, 3))
             h = action_at(phi, p, t, kappa)
             level = float(np.quantile(h, 0.9))
-            value, box = relaxed(phi, p, t, low, high, level)
+            value, box = relaxed(phi, p, t, low, high, level, from_zero=bool(rng.integers(2)))
             assert value >= h.max() - 1e-9 * (1.0 + abs(h.max()))
             finite += value < np.inf
             above = kappa[h > level + 1e-9]

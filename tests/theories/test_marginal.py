@@ -87,6 +87,17 @@ def test_solutions_are_those_of_the_lattice(off, n_samples, by_lattice):
         assert post.notes == expected.notes
 
 
+@pytest.mark.parametrize(("n_classes", "n_samples"), [(5, 20.0), (4, 12.0), (3, 5.0)])
+def test_five_outputs_and_a_few_samples(n_classes, n_samples, by_lattice):
+    """The start at few samples is not t = 0, where the t_c are dependent."""
+    task = mf.class_task(n_classes=n_classes, off=0.5, n_samples=n_samples)
+    found, expected = mf.solve(SIGMOID, task, 0.02), by_lattice(SIGMOID, task, 0.02)
+    assert is_pending(found.solution)
+    error = found.certificate.kkt_residual + expected.certificate.kkt_residual
+    assert error < 1e-7
+    np.testing.assert_allclose(found.solution.t, expected.solution.t, atol=error / 0.02, rtol=0)
+
+
 def test_steps_of_the_smoothed_class_are_not_lost():
     """Where one branch of x takes over from another within an interval, L' jumps by P p_j."""
     task = one_hot(0.5, 1000.0)

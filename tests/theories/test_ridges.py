@@ -31,6 +31,26 @@ TASKS = {
         "leaky_relu", 0.938, 0.05, (0.564, 0.107, 0.187, 0.142),
         [[-1.81, 1.53, 0.61], [1.76, -0.73, 0.24], [0.28, -1.44, 0.22], [0.42, -0.27, -0.60]],
     ),
+    # growth falls short of one by 1e-9 on one of two directions, held down by a code at 3,000
+    "leaky_relu, one ridge": (
+        "leaky_relu", 2.974, 0.0, (0.059, 0.652, 0.289), [[-1.98, 1.18, 1.64], [-1.71, 0.64, -1.79], [0.33, 0.5, 0.35]],
+    ),
+    # by 1e-10 and 6e-9, two such codes
+    "leaky_relu, two ridges": (
+        "leaky_relu", 0.342, 0.0, (0.181, 0.182, 0.498, 0.139),
+        [[0.7, 1.76, -1.07], [-0.39, -0.9, -1.79], [0.49, 0.51, 2.0], [0.4, -0.42, 1.6]],
+    ),
+    # two kappa held at once, two spaces of two directions
+    "leaky_relu, planes": (
+        "leaky_relu", 0.376, 0.0, (0.392, 0.147, 0.075, 0.18, 0.206),
+        [[0.11, 1.41, -1.28, -0.1, 0.33], [1.08, 1.76, 0.2, 1.69, -0.65], [1.06, 1.05, 0.21, -1.3, -0.46],
+         [-0.84, 1.87, 0.58, 1.64, -0.82], [-0.28, 0.27, -0.58, -0.17, 0.4]],
+    ),
+    # the proof needs boxes along rays at which growth is one
+    "leaky_relu, flat rays": (
+        "leaky_relu", 2.554, 0.05, (0.192, 0.204, 0.1, 0.153, 0.351),
+        [[1.49, -0.89, -0.37], [0.03, 1.88, -0.94], [0.64, 1.04, -1.41], [1.48, 0.02, 1.83], [1.56, 1.79, -1.27]],
+    ),
     "elu, more classes than outputs": (
         ELU, 1.846, 0.0, (0.466, 0.167, 0.367), [[1.20, 1.92], [1.92, 1.90], [1.80, 1.71]],
     ),
@@ -110,11 +130,12 @@ def bracket(rectifier, task, solution, tau, sigma_a):
     return primal, best + linear, ((rectifier.growth(rays @ t.T) * (rays @ t.T)) @ p).max()
 
 
-@pytest.mark.parametrize(("name", "slope"), [("relu", 0.0), ("leaky_relu", 0.01)])
-def test_rectifiers_at_the_edges_of_cones(name, slope):
+@pytest.mark.parametrize("name", [name for name in TASKS if "relu" in name])
+def test_rectifiers_at_the_edges_of_cones(name):
     post = solved(name)
     assert post.status == "optimal"
-    primal, dual, growth = bracket(Rectifier(slope), post.task, post.solution, post.tau, post.network.sigma_a)
+    rectifier = Rectifier(0.0 if name == "relu" else 0.01)
+    primal, dual, growth = bracket(rectifier, post.task, post.solution, post.tau, post.network.sigma_a)
     assert growth <= 1.0 + 1e-9  # J is finite
     assert primal - 1e-9 <= post.objective <= dual + 1e-9
     assert dual - primal < 2e-8

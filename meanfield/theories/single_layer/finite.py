@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -60,7 +61,7 @@ from meanfield.theories.single_layer.readout_integral import (
     Sums,
 )
 from meanfield.theories.single_layer.solution import heaviest_first
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, read_only
 
 __all__ = ["AIM", "MAX_LATTICE_DIMENSION", "TOLERANCE", "finite_solve"]
 
@@ -71,6 +72,7 @@ _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
 AIM = 1e-10  # of the residual
 _SLIGHT = 3e-8  # overlap of codes from which on rules around them need more nodes than they save
+_TABLES_GROW = 1e3  # P from which on tables of the class that is integrated out are what costs
 _MARGIN = 1e-2  # error of the lattice, relative to the residual that is aimed at
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _REFINEMENTS = (1.0, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.06)  # finer lattices, tried where the first is too coarse
@@ -228,16 +230,13 @@ def finite_solve(
     """
     if method not in ("auto", "lattice", "laplace"):
         raise ValueError(f"method must be 'auto', 'lattice' or 'laplace', got {method!r}.")
-    # J is invariant under reflections that leave every y_c in place, and convex: t_c lies in the span of the y_c.
-    _, size, axes = np.linalg.svd(y)
-    rank = int(np.sum(size > 1e-13 * size[0]))
-    if rank == 0:
+    basis = _span(y.tobytes(), y.shape[1])
+    if basis.shape[1] == 0:
         return _trivial(y, n_samples)
-    basis = np.eye(rank) if rank == y.shape[1] else axes[:rank].T  # (m, rank)
     start = None if t0 is None else np.ascontiguousarray(t0 @ basis)
     codes = None if codes0 is None else Codes(np.ascontiguousarray(codes0.readout @ basis), codes0.weight)
     failures: list[ConvergenceError] = []
-    for kind in _methods(rank, n_samples) if method == "auto" else [method]:
+    for kind in _methods(basis.shape[1], n_samples) if method == "auto" else [method]:
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
         for isolated in (True, False) if problem.unbounded and kind == "lattice" else (problem.unbounded,):
             if isolated != problem.isolated:  # the second attempt
@@ -248,6 +247,17 @@ def finite_solve(
             except (ConvergenceError, np.linalg.LinAlgError) as error:
                 failures.append(_in_words(error, problem))
     raise _best(failures)
+
+
+@lru_cache(maxsize=16)
+def _span(targets: bytes, m: int) -> FloatArray:
+    """Orthonormal basis (m, rank), as columns, of the span of the targets, which are given row by row.
+
+    J is invariant under reflections that leave every y_c in place, and convex: t_c lies in that span.
+    """
+    _, size, axes = np.linalg.svd(np.frombuffer(targets).reshape(-1, m))
+    rank = int(np.sum(size > 1e-13 * size[0]))
+    return read_only(np.eye(m) if rank == m else np.ascontiguousarray(axes[:rank].T))
 
 
 def _methods(rank: int, n_samples: float) -> list[str]:
@@ -282,22 +292,25 @@ def _solve(
     """`finite_solve` with one method, in the span of the targets (columns of `basis`)."""
     lattice = problem.method == "lattice"
     wanted = max(ACCURACY, _MARGIN * aim)
-    if lattice and not problem.unbounded and problem.y.shape[1] <= MAX_CLOUD_DIMENSION:
-        if t0 is None and problem.n_samples > _FEW_SAMPLES:
+    near_codes = problem.y.shape[1] <= MAX_CLOUD_DIMENSION
+    marginal = lattice and is_marginal(problem)
+    if marginal or (lattice and not problem.unbounded and near_codes):
+        if t0 is None and (marginal or problem.n_samples > _FEW_SAMPLES):
             with suppress(ConvergenceError):
                 t0, _, codes = _limit(problem)
-        if t0 is not None and codes is not None:
-            overlap = min(OVERLAP, _SLIGHT * np.sqrt(aim / AIM)) if is_marginal(problem) else OVERLAP
+        if t0 is not None and codes is not None and near_codes:
+            slight = _SLIGHT * np.sqrt(aim / AIM) * max(1.0, problem.n_samples / _TABLES_GROW)
+            overlap = min(OVERLAP, slight) if marginal else OVERLAP
             t0, clouds = solve_clouds(problem, t0, codes, aim, wanted, overlap)
             residual = np.inf if clouds is None else 2.0 * clouds.other + clouds.reached
             if clouds is not None and residual <= aim:
                 parts = clouds.weight, clouds.sums.maxima, *clouds.sums.detail
                 measured = residual, clouds.error, clouds.n_nodes
                 return _solution(problem, t0, clouds.sums, no_outliers(t0), parts, measured, basis, 0)
-        if t0 is not None and is_marginal(problem):
-            t0, marginal = solve_marginal(problem, t0, aim)
-            if marginal is not None:
-                return _deferred(problem, marginal, basis, aim)
+        if t0 is not None and marginal:
+            t0, minimum = solve_marginal(problem, t0, aim)
+            if minimum is not None and _has_codes(problem, t0, wanted):
+                return _deferred(problem, minimum, basis)
     t, outliers, steps = _start(problem, t0)
     n_nodes = _choose_accuracy(problem, t, wanted) if lattice else 0.0
     if not lattice or problem.accuracy > wanted:
@@ -410,9 +423,19 @@ def _codes(
     }
 
 
-def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, aim: float) -> FiniteSolution:
+def _has_codes(problem: ReadoutIntegral, t: FloatArray, wanted: float) -> bool:
+    """Whether a lattice over all outputs is affordable, and how fine: codes are worked out on it when asked for."""
+    problem.accuracy = wanted
+    if t.shape[1] <= _ALWAYS_LATTICE:
+        return True
+    with suppress(NotIntegrable):
+        return _choose_accuracy(problem, t, wanted) > 0.0
+    return False
+
+
+def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray) -> FiniteSolution:
     """The solution with one class integrated out; codes are those of the lattice over all outputs, when asked for."""
-    t, m, accuracy = found.t, len(basis), max(ACCURACY, _MARGIN * aim)
+    t, m = found.t, len(basis)
     no_codes = np.empty((0, m))
     solved = FiniteSolution(
         t=t @ basis.T,
@@ -433,7 +456,7 @@ def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray, aim: 
     )
 
     def codes() -> dict[str, Any]:
-        sums = problem.evaluate(t, accuracy, hessian=False)
+        sums = problem.evaluate(t, problem.accuracy, hessian=False)
         share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
         return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
 

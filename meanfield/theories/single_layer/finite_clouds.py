@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.limits import check_time
+from meanfield.theories.single_layer.compiled.cloud import closest
 from meanfield.theories.single_layer.finite_check import extra_starts, stationarity
 from meanfield.theories.single_layer.finite_newton import jacobian, no_outliers, stepped
 from meanfield.theories.single_layer.readout_clouds import (
@@ -25,9 +26,10 @@ from meanfield.theories.single_layer.readout_clouds import (
     framed,
     hermite_rule,
     overlapping,
+    violations,
 )
 from meanfield.theories.single_layer.readout_integral import ReadoutIntegral, Sums
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["MAX_CLOUD_DIMENSION", "Clouds", "Codes", "solve_clouds"]
 
@@ -71,8 +73,8 @@ def solve_clouds(
         t, weight, frames, rules, sums, reached = solved
         found, height = problem.maxima(t, extra_starts(problem, t))
         seeds = found[problem.n_samples * (height - height[0]) > 2.0 - problem.window(0.1 * accuracy)]
-        new = [i for i, a in enumerate(seeds) if not _known(a, frames.mode)]
-        if new:
+        new = np.flatnonzero(_unknown(seeds, frames.mode))
+        if new.size:
             heaviest = int(np.argmax(weight))
             excess = problem.n_samples * (height[new] - frames.height[heaviest])
             weights = np.append(weight, weight[heaviest] * np.exp(np.clip(excess, np.log(_LIGHTEST), 0.0)))
@@ -82,33 +84,32 @@ def solve_clouds(
     return t, None
 
 
-def _known(a: FloatArray, modes: FloatArray) -> bool:
-    return bool((np.abs(modes - a).max(axis=1) < _SAME * (1.0 + np.abs(a).max())).any())
+def _unknown(readouts: FloatArray, modes: FloatArray) -> BoolArray:
+    """Which of the readouts (n, m) are none of the modes (K, m)."""
+    distance = np.abs(readouts[:, None] - modes).max(axis=2).min(axis=1)
+    return np.asarray(~(distance < _SAME * (1.0 + np.abs(readouts).max(axis=1))))
 
 
 def _newton(
     problem: ReadoutIntegral, t: FloatArray, codes: Codes, enough: float, accuracy: float, overlap: float
-) -> tuple[FloatArray, FloatArray, Frames, list[Rule], Sums, float] | FloatArray | None:
+) -> tuple[FloatArray, FloatArray, Frames, tuple[Rule, ...], Sums, float] | FloatArray | None:
     """t, weights, frames, rules, sums and residual; t alone where no rules do but the fewest nodes, None without it."""
-    none = no_outliers(t)
     frames = framed(problem, t, codes.readout)
     if frames is None:
         return None
     frames, weight = _merged(frames, codes.weight)
     if overlapping(problem, t, frames, weight, overlap):
         return None
-    rules: list[Rule] | None = None
+    rules: tuple[Rule, ...] | None = None
     inverse: np.ndarray | None = None
     within, before = np.empty((0, 0)), np.inf
     for _ in range(_MAX_STEPS):
         check_time()
         if rules is None:  # on the way: the fewest nodes, with the Hessian
-            sums = cloud_sums(problem, t, frames, [hermite_rule(t.shape[1], ORDERS[0])] * len(frames), weight)
+            sums = cloud_sums(problem, t, frames, (hermite_rule(t.shape[1], ORDERS[0]),) * len(frames), weight)
         else:
             sums = cloud_sums(problem, t, frames, rules)
-        gradient = problem.gradient(t, sums, weight, none)
-        mismatch = problem.mismatch(sums, weight)
-        error = max(problem.residual(gradient), problem.share_error(sums, weight))
+        error, violation = violations(problem, t, sums, weight)
         if rules is not None and error <= enough:
             return t, weight, frames, rules, replace(sums, within=within), error
         if not error < (2.0 if rules is None else 0.5) * before:
@@ -121,7 +122,7 @@ def _newton(
             except np.linalg.LinAlgError:
                 return None
         assert inverse is not None
-        step = -inverse @ np.concatenate([gradient, mismatch, [0.0]])
+        step = -inverse @ violation
         change = step[: t.size].reshape(t.shape)
         if not np.abs(change).max() <= _FAR * (1.0 + np.abs(t).max()):
             return None
@@ -130,7 +131,7 @@ def _newton(
         if not kept.all():
             weight, inverse = weight[kept] / weight[kept].sum(), None
         moved = framed(problem, t, frames.mode[kept])
-        if moved is None or (len(moved) > 1 and _closest(moved.mode) < _SAME):
+        if moved is None or closest(moved.mode) < _SAME:
             return None
         frames = moved
         if rules is None and error < _NEAR and inverse is not None:
@@ -142,30 +143,25 @@ def _newton(
     return None
 
 
-def _closest(modes: FloatArray) -> float:
-    """Smallest distance of two maxima, relative to 1 + |a|."""
-    distance = np.abs(modes[:, None] - modes).max(axis=2) + np.diag(np.full(len(modes), np.inf))
-    return float(distance.min() / (1.0 + np.abs(modes).max()))
-
-
 def _merged(frames: Frames, weight: FloatArray) -> tuple[Frames, FloatArray]:
     """Each maximum once, with all its weight."""
-    kept: list[int] = []
-    total: list[float] = []
-    for i, a in enumerate(frames.mode):
-        same = [n for n, j in enumerate(kept) if _known(a, frames.mode[j : j + 1])]
-        if same:
-            total[same[0]] += weight[i]
-        else:
-            kept.append(i)
-            total.append(weight[i])
-    chosen = {name: array[kept] for name, array in vars(frames).items()}
-    shares = np.maximum(total, _LIGHTEST)
-    return Frames(**chosen), shares / shares.sum()
+    if closest(frames.mode) < _SAME:
+        kept: list[int] = []
+        total: list[float] = []
+        for i, a in enumerate(frames.mode):
+            same = [n for n, j in enumerate(kept) if not _unknown(a[None], frames.mode[j : j + 1])[0]]
+            if same:
+                total[same[0]] += weight[i]
+            else:
+                kept.append(i)
+                total.append(weight[i])
+        frames, weight = Frames(**{name: array[kept] for name, array in vars(frames).items()}), np.array(total)
+    shares = np.maximum(weight, _LIGHTEST)
+    return frames, shares / shares.sum()
 
 
 def _checked(
-    problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, frames: Frames, rules: list[Rule], sums: Sums,
+    problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, frames: Frames, rules: tuple[Rule, ...], sums: Sums,
     reached: float, accuracy: float,
 ) -> Clouds | None:  # fmt: skip
     """Held against lattices in balls around the codes, with G evaluated directly."""

@@ -17,7 +17,7 @@ from meanfield.validation import FloatArray
 __all__ = ["MAX_MARGINAL_SAMPLES", "Minimum", "is_marginal", "solve_marginal"]
 
 MAX_MARGINAL_SAMPLES = 2e4  # beyond, an error of 1e-16 in t is felt in the shares of codes, which are no unknowns here
-_OUTPUTS = 2, 4
+_OUTPUTS = 2, 5
 _ROUGH = 1e-6  # accuracy of the lattice on the way: what costs are calls, not nodes
 _NEAR = 1e-3  # residual up to which that is the way
 _MARGIN = 0.05  # error of the lattice, relative to the residual that is aimed at

@@ -90,17 +90,8 @@ class Orbits:
 
     def distinct(self, distance: float = 1e-6) -> Orbits:
         """One of each, in the order of first appearance."""
-        if len(set(map(tuple, self.counts.tolist()))) == len(self.v):
-            return self
-        kept: list[int] = []
-        same_counts: dict[tuple[float, ...], list[int]] = {}
-        for i, key in enumerate(map(tuple, self.counts.tolist())):
-            others = same_counts.setdefault(key, [])
-            reach = distance * (1.0 + np.abs(self.v[i]).max(initial=0.0)) if others else 0.0
-            if all(np.abs(self.v[i] - self.v[j]).max(initial=0.0) > reach for j in others):
-                others.append(i)
-                kept.append(i)
-        return self.take(kept)
+        kept = kind_path.distinct(self.counts, self.v, distance)
+        return self if len(kept) == len(self.v) else self.take(kept)
 
 
 def heights_of(task: KindTask, theta: FloatArray, codes: Orbits) -> FloatArray:

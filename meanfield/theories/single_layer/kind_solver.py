@@ -403,6 +403,7 @@ def _select(task: KindTask, theta: FloatArray, codes: Orbits, given: FloatArray)
     multiplier, best = np.zeros(len(columns)), math.inf
     step = np.zeros(len(columns))
     weights: Any = given
+    least, idle = math.inf, 0
     for _ in range(200):
         exponent = log_width + (multiplier + step) @ centred
         top = float(exponent.max())
@@ -410,11 +411,15 @@ def _select(task: KindTask, theta: FloatArray, codes: Orbits, given: FloatArray)
         if value > best + 1e-12 * (1.0 + abs(best)):
             step = 0.25 * step
             continue
+        gains = value < best - 1e-13 * (1.0 + abs(best))
         best, multiplier = value, multiplier + step
         weights = np.asarray(np.exp(exponent - top))
         weights = np.asarray(weights / weights.sum())
         gradient = centred @ weights
-        if np.abs(gradient).max(initial=0.0) < 1e-15:
+        size = float(np.abs(gradient).max(initial=0.0))
+        idle = 0 if gains or size < 0.9 * least else idle + 1
+        least = min(least, size)
+        if size < 1e-15 or idle > 3:  # rounding
             break
         hessian = (centred * weights) @ centred.T - np.outer(gradient, gradient)
         step = -np.linalg.lstsq(hessian, gradient, rcond=1e-13)[0]

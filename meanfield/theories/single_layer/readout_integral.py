@@ -254,7 +254,7 @@ class ReadoutIntegral:
 
     def residual(self, gradient: FloatArray) -> float:
         """max_c |y_c - <a G'(a.t_c)> - sum_o ... - tau t_c|."""
-        return float(np.max(np.abs(gradient) / np.repeat(self.p, self.y.shape[1])))
+        return float((np.abs(gradient.reshape(self.y.shape)) / self.p[:, None]).max())
 
     def mismatch(self, sums: Sums, weight: FloatArray) -> FloatArray:
         """(ln I_k - ln P_k) / P minus its mean: zero if the weights P_k are the shares of the regions."""

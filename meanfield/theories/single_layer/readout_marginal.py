@@ -16,20 +16,18 @@ import numpy as np
 from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_basis, unlike_shift
 from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.compiled.marginal import marginal_value
-from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
-from meanfield.theories.single_layer.compiled.product import product_sums
-from meanfield.theories.single_layer.compiled.stretch import LANES, ROOM
+from meanfield.theories.single_layer.compiled.product import product_range, product_value
 from meanfield.theories.single_layer.finite_check import extra_starts
 from meanfield.theories.single_layer.readout_integral import NotIntegrable, ReadoutIntegral
 from meanfield.theories.single_layer.readout_nodes import direct_samples
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, read_only
 
 __all__ = ["Marginal", "Value"]
 
 _BEYOND = 20.0  # what is farther than this beyond the window, in units of P h, is not looked at
 _SEEDS = 8.0  # P (h_max - h) beyond the window up to which maxima are seeds: their widths differ
-_MAX_NODES = 1_000_000
-_MAX_PRODUCT_NODES = 3_000_000  # of all outputs
+_MAX_NODES = 5_000_000
+_MAX_PRODUCT_NODES = 100_000_000  # of all outputs
 _ROUGH = 1e-7  # accuracy from which on L is on wide intervals
 _WIDTH, _WIDE = 0.7, 2.0  # of the intervals of L, in those of the quick table of G
 
@@ -46,6 +44,11 @@ class Value(NamedTuple):
 @lru_cache(maxsize=16)
 def _inverse(d: int) -> FloatArray:
     return np.asarray(np.linalg.inv(unit_basis(d)), dtype=np.float64)
+
+
+@lru_cache(maxsize=64)
+def _lengths(d: int, accuracy: float, n_samples: float) -> FloatArray:
+    return read_only(np.array([aliasing_length(n, 0.5 * accuracy, n_samples) for n in (d, 1)]))
 
 
 class Marginal:
@@ -76,8 +79,7 @@ class Marginal:
 
     def lengths(self, accuracy: float) -> FloatArray:
         """Of the lattice of b and of the steps of x, each for half of the accuracy."""
-        d, n_samples = len(self.problem.p) - 1, self.problem.n_samples
-        return self.refinement * np.array([aliasing_length(n, 0.5 * accuracy, n_samples) for n in (d, 1)])
+        return self.refinement * _lengths(len(self.problem.p) - 1, accuracy, self.problem.n_samples)
 
     def aliasing(self, accuracy: float) -> float:
         """Relative error of the sum: that over b and that over x."""
@@ -116,37 +118,21 @@ class Marginal:
         problem, d = self.problem, len(t) - 1
         self.look_for_maxima(t, accuracy, extra_starts(problem, t))
         shift, x_shift, lengths = unlike_shift(d), float(unlike_shift(1)[0]), self.lengths(accuracy)
-        f = framed(
-            problem.p, t, *problem.range, problem.n_samples, 1, unit_basis(d), _inverse(d), lengths, shift, x_shift,
-            self._radius(accuracy),
-        )  # fmt: skip
-        shape = box_shape(f, LANES)
-        if shape[0] == 0:
+        lattice = unit_basis(d), _inverse(d), lengths, shift, x_shift
+        radius = self._radius(accuracy)
+        fits, low, high = product_range(problem.p, t, *problem.range, problem.n_samples, *lattice, radius)
+        if not fits:
             raise NotIntegrable("the box around the readout posterior is too large.")
-        # All fields in the box, and in a block around it.
-        gains = np.vstack([f.fields, f.along]) @ f.basis.T
-        ends = np.stack([f.low - 2.0, f.low + f.size + LANES + 2.0])[:, None] * gains
-        low, high = ends.min(axis=0).sum(axis=1), ends.max(axis=0).sum(axis=1)
-        x_low, x_high = (f.x_first + x_shift) * f.x_step, (f.x_first + f.n_x + ROOM) * f.x_step
-        kappa_low, kappa_high = low[-1] + f.gain * x_low, high[-1] + f.gain * x_high
-        n_kappa = LANES * math.ceil((kappa_high - kappa_low) / (f.gain * f.x_step * LANES))
-        kappa_high = kappa_low + (n_kappa + LANES) * f.gain * f.x_step
         samples = direct_samples(problem.single_site)
-        grid = samples.cover(min(low[:-1].min(), kappa_low), max(high[:-1].max(), kappa_high))
+        grid = samples.cover(low, high)
         if grid is None:
             raise NotIntegrable("|kappa| is beyond direct samples.")
         check_time()
-        first = np.zeros(t.shape)
-        n_nodes, mass = product_sums(
-            grid[1], samples.step, grid[0], f.shares, f.fields, problem.p[f.j], f.gain, problem.n_samples, self.level,
-            f.along, f.basis, f.low, shape, shift, nearest(f, _inverse(d), lengths[0], shift, self.seeds), x_low,
-            f.x_step, f.n_x, kappa_low, n_kappa, problem.window(accuracy), _MAX_PRODUCT_NODES, first,
+        gradient = np.empty(t.size)
+        n_nodes, objective = product_value(
+            grid[1], samples.step, grid[0], problem.p, problem.y, problem.tau, problem.n_samples, *problem.range, t,
+            self.seeds, self.level, *lattice, problem.window(accuracy), radius, _MAX_PRODUCT_NODES, gradient,
         )  # fmt: skip
-        if n_nodes <= 0 or not mass > 0.0:
+        if n_nodes <= 0 or not math.isfinite(objective):
             raise NotIntegrable("the readout posterior covers too many nodes.")
-        slope = np.empty_like(first)
-        slope[[*f.others, f.j]] = first @ np.column_stack([f.plane, f.u]).T / mass
-        gradient = slope + problem.p[:, None] * (problem.tau * t - problem.y)
-        cell = f.volume + math.log(f.x_step) + 0.5 * len(t) * math.log(problem.n_samples / (2.0 * math.pi))
-        objective = problem.linear(t) + self.level + (math.log(mass) + cell) / problem.n_samples
-        return Value(objective, gradient.ravel(), np.empty((0, 0)), n_nodes)
+        return Value(objective, gradient, np.empty((0, 0)), n_nodes)

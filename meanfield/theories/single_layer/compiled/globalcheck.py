@@ -45,6 +45,7 @@ _THIN = 1e-13  # relative width of a side that is not split
 _LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
 _FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
 _FEW_FRAMED, _ALONG_AXES = 4_000, 100_000  # boxes of each kind before the other is tried
+_FAR_OUT = 1e3  # kappa beyond which boxes are as wide as they are far, where phi is homogeneous
 _EASY = 300  # boxes after which majorants are worth their price
 
 
@@ -331,8 +332,9 @@ def branch_and_bound(
                 continue
         relaxed = np.inf
         if boxes > _EASY:
+            far = straight and max(np.max(high_k), -np.min(low_k)) > _FAR_OUT
             relaxed = relaxed_bound(
-                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed,
+                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far,
                 level + tolerance, products, ready, gap, matrix, middle_matrix,
             )  # fmt: skip
         if relaxed <= level + tolerance:

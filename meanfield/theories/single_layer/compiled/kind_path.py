@@ -20,7 +20,7 @@ from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.kind_master import best_readouts, split_factors
 from meanfield.theories.single_layer.compiled.newton_step import newton_step
 
-__all__ = ["all_fields", "highest_orbits", "orbit_fields", "smooth_stage"]
+__all__ = ["all_fields", "distinct", "highest_orbits", "orbit_fields", "smooth_stage"]
 
 _MOST = 600  # orbits at a time
 _WINDOW = 18.0  # of beta (H - max H), where orbits count
@@ -117,6 +117,34 @@ def all_fields(table, n, p, excess_norm, theta, counts, v, heights, slopes, widt
         heights[o], slopes[o], widths[o] = orbit_fields(
             table, n, p, excess_norm, theta, counts[o], v[o], columns[o], curvature[o]
         )
+
+
+@jit
+def distinct(counts, v, distance):
+    """Which orbits are there for the first time: others of the same counts are farther than `distance` (1 + |v|)."""
+    kept = np.empty(counts.shape[0], np.int64)
+    count = 0
+    for i in range(counts.shape[0]):
+        size = 0.0
+        for r in range(v.shape[1]):
+            size = max(size, abs(v[i, r]))
+        known = False
+        for j in kept[:count]:
+            same = True
+            for k in range(counts.shape[1]):
+                same = same and counts[i, k] == counts[j, k]
+            if not same:
+                continue
+            apart = 0.0
+            for r in range(v.shape[1]):
+                apart = max(apart, abs(v[i, r] - v[j, r]))
+            if not apart > distance * (1.0 + size):
+                known = True
+                break
+        if not known:
+            kept[count] = i
+            count += 1
+    return kept[:count].copy()
 
 
 @jit
@@ -233,6 +261,27 @@ def _value(share, y, tau, theta, beta, heights, count, weights):
 
 
 @jit
+def _at_least(table, n, p, share, y, tau, theta, beta, counts, v, count, heights, weights):
+    """J_beta with the readouts of known orbits as they are: no more than with those that are maxima at this theta."""
+    n_kinds, d = theta.shape
+    for o in range(count):
+        heights[o] = 0.0
+        for k in range(n_kinds):
+            factors = split_factors(n[k], counts[o, k])
+            mean = 0.0
+            for r in range(d - 1):
+                mean += v[o, r] * theta[k, r]
+            for b in range(2):
+                number = counts[o, k] if b == 1 else n[k] - counts[o, k]
+                if number > 0.0:
+                    g0, _, _ = cumulant2(table, mean + factors[b] * v[o, d - 1 + k] * theta[k, d - 1])
+                    heights[o] += p[k] * number * g0
+        for i in range(v.shape[1]):
+            heights[o] -= 0.5 * v[o, i] * v[o, i]
+    return _value(share, y, tau, theta, beta, heights, count, weights)
+
+
+@jit
 def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, theta, beta, known, strides):
     """Minimise J_beta from `theta` (overwritten); known = (counts, v) of orbits to begin with.
 
@@ -297,18 +346,22 @@ def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, th
         if not -slope * beta > _DECREMENT:
             break
         length = min(1.0, (1.0 + np.max(np.abs(theta))) / np.max(np.abs(step)))
-        moved = False
+        moved, found, trial_value = False, 0, value
         for _ in range(30):
             for k in range(n_kinds):
                 for r in range(d):
                     trial[k, r] = theta[k, r] + length * step[k * d + r]
-            found = _orbits(
-                table, n, p, trial, split, low, high, (counts[:count], v[:count]), window, strides, seen, trials
-            )
-            trial_value = _value(share, y, tau, trial, beta, trials[2], found, trial_weights)
-            if trial_value <= value + 0.1 * length * slope + 1e-13 * (1.0 + abs(value)):
-                moved = True
-                break
+            most = value + 0.1 * length * slope + 1e-13 * (1.0 + abs(value))
+            # Climbing takes most of the time, and most of what is too high is so from where the climbs start.
+            least = _at_least(table, n, p, share, y, tau, trial, beta, counts, v, count, trials[2], trial_weights)
+            if not least > most:
+                found = _orbits(
+                    table, n, p, trial, split, low, high, (counts[:count], v[:count]), window, strides, seen, trials
+                )
+                trial_value = _value(share, y, tau, trial, beta, trials[2], found, trial_weights)
+                if trial_value <= most:
+                    moved = True
+                    break
             length *= 0.4
         if not moved:
             break

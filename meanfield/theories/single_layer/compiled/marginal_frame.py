@@ -16,7 +16,7 @@ from meanfield.numerics.jit import jit
 __all__ = ["Framed", "box_shape", "framed", "nearest"]
 
 _LEAST_GAIN = 1e-2
-_MAX_BLOCKS = 20_000_000
+_MAX_BLOCKS = 40_000_000
 _MAX_ALONG = 4000
 _FARTHEST = 1e8
 

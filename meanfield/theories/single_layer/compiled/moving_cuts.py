@@ -24,6 +24,7 @@ from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, code_word_start, linear_push
+from meanfield.theories.single_layer.compiled.cones import solve_cones
 from meanfield.theories.single_layer.compiled.dual import active_set
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, action_hessian, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_jacobian
@@ -49,6 +50,7 @@ _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to t
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
 _SMALLEST_GAIN = 1e-12
 _MUCH = 1e-4  # multiplier, in units of the targets, of what surely counts
+_FAR = 1e4  # |a|^2 from which on a maximum is held against where its ray ends
 _RIM = 4e8  # |a|^2 from which on a code is an outlier on its way
 
 
@@ -123,6 +125,20 @@ def _insert(cuts, values, count, a, value, distance):
     return count + 1
 
 
+@jit
+def _rim_is_higher(table, p, t, s, a):
+    """Whether F is larger where the ray through the far readout `a` ends than at `a`: no code of its own is there.
+
+    F (n + |a|^2) = -|a|^2 (1 - Q) / 2 + R - s: with R below s, F rises all the way, in steps that rounding ends.
+    """
+    size = np.sum(a * a)
+    if size < _FAR:
+        return False
+    fields = np.empty(t.shape[0])
+    h = action_fields(table, p, t, a, fields, fields)
+    return h + 0.5 * size - growth_fields(table.growth_plus, table.growth_minus, p, t, a, fields, fields) < s
+
+
 @jit_apart(returns="Tuple((int64, int64, float64))")
 def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions, growths):
     """Local maxima of F above -_WINDOW: fills readouts, values and directions, growths.
@@ -149,7 +165,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
                 for r in range(m):
                     a[r] = worst[k, r] * min(2.0 * rest / push, _LOST)
                 value = _climb(table, p, t, s, soft, a)
-                if value > -_WINDOW:
+                if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
                     count = _insert(readouts, values, count, a, value, 1e-5)
                     largest = max(largest, value)
     for k in range(n_worst * RIDGE_RADII):
@@ -158,7 +174,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
             continue
         if ridge_start(table, p, t, u, k % RIDGE_RADII, a):
             value = _climb(table, p, t, s, soft, a)
-            if value > -_WINDOW:
+            if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
                 count = _insert(readouts, values, count, a, value, 1e-5)
                 largest = max(largest, value)
     for k in range(known.shape[0] + (1 << min(n_classes, 10))):
@@ -169,7 +185,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
         else:
             code_word_start(p, t, k - known.shape[0], low, high, a)
         value = _climb(table, p, t, s, soft, a)
-        if value > -_WINDOW:
+        if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
             count = _insert(readouts, values, count, a, value, 1e-5)
             largest = max(largest, value)
     return count, n_directions, largest
@@ -351,6 +367,21 @@ def _pool(rows, multipliers, new_rows):
 
 
 @jit_apart(returns=SOLUTION)
+def _refined(table, p, y, tau, low, high, soft, solution, search):
+    """A solution with directions as unknowns: the active set leaves them where their growth is almost flat."""
+    _, t, codes, weights, outliers, outlier_weights, s, _, _ = solution
+    if outliers.shape[0] == 0 or not min(table.growth_plus, table.growth_minus) > 0.0:
+        return solution
+    sizes = np.empty(codes.shape[0])
+    for k in range(codes.shape[0]):
+        sizes[k] = soft + np.sum(codes[k] * codes[k])
+    multipliers = np.concatenate((weights * sizes, outlier_weights))
+    found = search[0].copy(), search[1].copy(), search[2].copy()
+    refined = solve_cones(table, p, y, tau, low, high, t, s, codes, sizes, outliers, multipliers, 0.0, found)
+    return refined if refined[0] else solution
+
+
+@jit_apart(returns=SOLUTION)
 def moving_cuts(table, p, y, tau, low, high, found):
     """Solve from t = 0; `found` (n, m) are readouts known from before. Returns as `active_set`."""
     n_classes, m = y.shape
@@ -409,6 +440,9 @@ def moving_cuts(table, p, y, tau, low, high, found):
         off = max(penalty * excess, abs(gain)) / (scale + abs(model))
         if number > 2 and off < next_try:
             next_try = _NEXT_TRY * off
+            solution = solve_cones(table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search)
+            if solution[0]:
+                return solution
             tried = -1
             for way in range(4):
                 if way < 2:  # maxima with the multipliers of the cuts near them, directions as few as possible at first
@@ -440,7 +474,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
                     table, p, y, tau, low, high, t.copy(), codes, code_weights, outliers, outlier_weights, search
                 )
                 if solution[0]:
-                    return solution
+                    return _refined(table, p, y, tau, low, high, soft, solution, search)
         if off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale):
             break
         directions = _pool(directions, multipliers[cuts.shape[0] :], rims)

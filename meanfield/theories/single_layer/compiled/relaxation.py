@@ -23,7 +23,7 @@ from meanfield.theories.single_layer.compiled.bounds import curvature_range, psi
 __all__ = ["PRODUCT_CLASSES", "relaxed_bound", "sign_products"]
 
 PRODUCT_CLASSES = 12  # up to so many classes products are added: 2^C patterns of signs
-_SWEEPS = 24  # of coordinate descent
+_SWEEPS, _COORDINATES = 24, 4  # of coordinate descent; after so many, sides that are met are solved for together
 _FAR = 1e6  # a wider interval has no chord
 _RIM = 1e3  # beyond which a side may reach along a direction of an outlier
 _STIFFEST = 1e6  # curvature of a majorant in units of 1 / kappa^2, for rounding
@@ -228,14 +228,71 @@ def _without_rims(p, prior, to_kappa, slope, high_x, low_x, matrix, free):
         matrix[i, i] = prior[i, i]
 
 
+@jit
+def _solve_sides(along, to_kappa, low_x, high_x, low_k, high_k, multiplier, x):
+    """Multipliers and x (in place) such that all sides with a multiplier are met, or the first of them is given up.
+
+    Coordinate descent crawls where the form is nearly flat: far out, along rays of outliers.
+    """
+    d = x.shape[0]
+    sides = multiplier.shape[0]
+    met = np.empty(sides, np.int64)
+    n = 0
+    for k in range(sides):
+        if multiplier[k] != 0.0 and n < d:
+            met[n] = k
+            n += 1
+    for _ in range(d):
+        if n == 0:
+            return
+        matrix = np.empty((n, n))
+        step = np.empty(n)
+        for i in range(n):
+            k = met[i]
+            place = 0.0
+            for j in range(d):
+                place += (1.0 if j == k else 0.0) * x[j] if k < d else to_kappa[k - d, j] * x[j]
+            if k < d:
+                step[i] = place - (high_x[k] if multiplier[k] > 0.0 else low_x[k])
+            else:
+                step[i] = place - (high_k[k - d] if multiplier[k] > 0.0 else low_k[k - d])
+            for q in range(n):
+                matrix[i, q] = 0.0
+                for j in range(d):
+                    matrix[i, q] += (
+                        (1.0 if j == k else 0.0) * along[met[q], j]
+                        if k < d
+                        else (to_kappa[k - d, j] * along[met[q], j])
+                    )
+        if not cholesky(matrix):
+            return
+        cholesky_solve(matrix, step)
+        length, last = 1.0, -1
+        for i in range(n):
+            k = met[i]
+            if (multiplier[k] + step[i]) * multiplier[k] < 0.0 and -multiplier[k] / step[i] < length:
+                length, last = -multiplier[k] / step[i], i
+        for i in range(n):
+            multiplier[met[i]] += length * step[i]
+            for j in range(d):
+                x[j] -= length * step[i] * along[met[i], j]
+        if last < 0:
+            return
+        multiplier[met[last]] = 0.0
+        n -= 1
+        for i in range(last, n):
+            met[i] = met[i + 1]
+
+
 @jit_apart(returns="float64")
 def relaxed_bound(
-    table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, slabs, target, products, ready, gap,
-    matrix, inverse,
+    table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, slabs, from_zero, target, products, ready,
+    gap, matrix, inverse,
 ):  # fmt: skip
     """Upper bound of h(x) = -x^T prior x / 2 + sum_c p_c G(kappa_c) over a box; inf where no majorant is concave.
 
-    slabs: the box has sides in kappa, low_k and high_k, that those in x do not imply.
+    slabs: the box has sides in kappa, low_k and high_k, that those in x do not imply. from_zero: products are those
+    of distances from zero instead of the nearer end, where signs are fixed: for boxes as wide as they are far.
     Where the bound is above `target` the box is cut (in place) to what may lie above it: a side with multiplier mu
     gains mu for a unit of width. gap (C,) is filled with about the most by which each class's majorant is off.
     products (2^C, C, C) and ready (2^C,) keep what `sign_products` has found, empty where that is not wanted; `matrix`
@@ -287,6 +344,10 @@ def relaxed_bound(
         free[:] = False
         if not _inverse(matrix, 0.5 * shift, prior, inverse):
             return np.inf
+        if from_zero:
+            for c in range(n_classes):
+                if low_k[c] >= 0.0 or high_k[c] <= 0.0:
+                    anchor[c] = 0.0
     for i in range(d):
         matrix[i, i] += shift * prior[i, i]
     constant += 0.5 * shift * size
@@ -300,7 +361,8 @@ def relaxed_bound(
             if share != 0.0:
                 pull -= share * anchor[e]
                 constant += 0.5 * share * anchor[c] * anchor[e]
-                gap[c] += 0.5 * abs(share) * (high_k[c] - low_k[c]) * (high_k[e] - low_k[e]) / p[c]
+                if anchor[c] != 0.0 and anchor[e] != 0.0:
+                    gap[c] += 0.5 * abs(share) * (high_k[c] - low_k[c]) * (high_k[e] - low_k[e]) / p[c]
         for i in range(d):
             linear[i] += pull * to_kappa[c, i]
     # Sides of x, then those of kappa where they are not the same.
@@ -326,8 +388,10 @@ def relaxed_bound(
         for j in range(d):
             x[i] += inverse[i, j] * linear[j]
     value = np.inf
-    for _ in range(_SWEEPS):
+    for sweep in range(_SWEEPS):
         change = 0.0
+        if sweep >= _COORDINATES:
+            _solve_sides(along, to_kappa, low_x, high_x, low_k, high_k, multiplier, x)
         for k in range(sides):
             if not stiff[k] > 0.0 or blind[k]:
                 continue
@@ -357,7 +421,7 @@ def relaxed_bound(
         value += 1e-15 * abs(constant)
         if value <= target:
             return value
-        if change <= 1e-3 * (value - target):
+        if sweep > _COORDINATES and change <= 1e-3 * (value - target):
             break
     for k in range(sides):
         if multiplier[k] != 0.0:

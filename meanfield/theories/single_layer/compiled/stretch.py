@@ -6,8 +6,6 @@ node by node. They are fastest where the number of nodes is a multiple of `LANES
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from meanfield.numerics.jit import jit
@@ -43,27 +41,29 @@ def padded(n):
 
 @jit
 def exponentials(value, n, result):
-    """result[i] = e^value[i], to 3e-16, for i < n; where value is not a number, 0. Writes whole lanes."""
-    for block in range(0, n, LANES):
-        for i in range(block, block + LANES):
-            x = value[i] if value[i] > _LOWEST else _LOWEST
-            x = x if x < _HIGHEST else _HIGHEST
-            k = math.floor(x * _LOG2E + 0.5)
-            r = x - k * _LN2 - k * _LN2_REST
-            q = 1.0 / 479001600.0
-            q = q * r + 1.0 / 39916800.0
-            q = q * r + 1.0 / 3628800.0
-            q = q * r + 1.0 / 362880.0
-            q = q * r + 1.0 / 40320.0
-            q = q * r + 1.0 / 5040.0
-            q = q * r + 1.0 / 720.0
-            q = q * r + 1.0 / 120.0
-            q = q * r + 1.0 / 24.0
-            q = q * r + 1.0 / 6.0
-            q = q * r + 0.5
-            q = q * r + 1.0
-            q = q * r + 1.0
-            result[i] = q * _POWERS[np.int32(k) + _LEAST]
+    """result[i] = e^value[i], to 3e-16, for i < n; where value is not a number, 0. Writes whole lanes.
+
+    No integer of this loop can be negative, and its floor is no integer: else it would not vectorise.
+    """
+    for i in range(padded(n)):
+        x = value[i] if value[i] > _LOWEST else _LOWEST
+        x = x if x < _HIGHEST else _HIGHEST
+        k = np.floor(x * _LOG2E + 0.5)
+        r = x - k * _LN2 - k * _LN2_REST
+        q = 1.0 / 479001600.0
+        q = q * r + 1.0 / 39916800.0
+        q = q * r + 1.0 / 3628800.0
+        q = q * r + 1.0 / 362880.0
+        q = q * r + 1.0 / 40320.0
+        q = q * r + 1.0 / 5040.0
+        q = q * r + 1.0 / 720.0
+        q = q * r + 1.0 / 120.0
+        q = q * r + 1.0 / 24.0
+        q = q * r + 1.0 / 6.0
+        q = q * r + 0.5
+        q = q * r + 1.0
+        q = q * r + 1.0
+        result[i] = q * _POWERS[np.uint32(np.int32(k) + _LEAST)]
 
 
 @jit
@@ -181,11 +181,11 @@ def direct_site(sample, spacing, origin, n_samples, p, kappa, n, value, slope):
         weight = n_samples * p[c]
         for i in range(n):
             x = kappa[c, i] * inverse
-            whole = math.floor(x)
+            whole = np.floor(x)
             x -= whole
             place = whole - origin
             place = place if place > 0.0 else 0.0
-            j = np.int32(place if place < last else last)
+            j = np.uint32(np.int32(place if place < last else last))
             b0, b1, b2 = sample[j, 0], spacing * sample[j, 1], 0.5 * spacing * spacing * sample[j, 2]
             # G = b0 + x b1 + x^2 b2 + x^3 (b3 + b4 (x - 1) + b5 (x - 1)^2), matched at both ends.
             b3 = sample[j + 1, 0] - b0 - b1 - b2

@@ -63,7 +63,7 @@ _WARM, _SCRATCH, _PATH, _TAU = range(4)
 RESIDUAL_LIMIT = 1e-10
 GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
-_MAX_ROUNDS = 300
+_MAX_ROUNDS, _FEW_ROUNDS = 300, 24
 _MANY_CLASSES, _MANY_UNKNOWNS = 6, 40  # from which on the central path goes first
 _FIRST_CHUNK = 6  # rounds of the bundle method before candidates are looked at
 _MAX_REFINEMENTS = 8  # with readouts that branch and bound has found
@@ -79,8 +79,8 @@ def _nothing(n_classes, m):
 
 
 @jit_apart(returns=f"Tuple(({SOLUTION}, int64, int64))")
-def _bundled(table, p, y, tau, low, high, origin, solution, search):
-    """The bundle method from order parameters `origin`, `active_set` now and then with the cuts that carry weight.
+def _bundled(table, p, y, tau, low, high, origin, solution, most, search):
+    """At most so many rounds of the bundle method from `origin`, `active_set` now and then with cuts that carry weight.
 
     `solution` is what was found before. Returns (solution, rounds, rounds between two looks at the end).
     """
@@ -91,7 +91,7 @@ def _bundled(table, p, y, tau, low, high, origin, solution, search):
     used = 0
     converged = 0
     chunk = _FIRST_CHUNK
-    while used < _MAX_ROUNDS and not exhausted(table.stop, 1):
+    while used < most and not exhausted(table.stop, 1):
         state, best, predicted, more = bundle_rounds(table, p, y, tau, low, high, state, 1e-12, chunk)
         used += more
         chunk = 3 if used < 60 else 12
@@ -204,6 +204,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
     dips = unbounded and (
         (table.growth_minus == 0.0 and abs(infimum) > 0.0) or (table.growth_plus == 0.0 and abs(supremum) > 0.0)
     )
+    # Where it grows on both, but not equally, they often do: the bundle method from scratch is given up early.
+    skewed = 0.0 < min(table.growth_minus, table.growth_plus) < max(table.growth_minus, table.growth_plus)
     searched = np.full(1, -1)
     search = np.empty((1024, m)), np.empty(1024), searched
     where = np.empty(m)
@@ -271,7 +273,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 failures += 1
                 if failures > 3:
                     break
-                solution, used, chunk = _bundled(table, p, y, tau_now, low, high, origin, solution, search)
+                most = _FEW_ROUNDS if skewed and stage == _SCRATCH else _MAX_ROUNDS
+                solution, used, chunk = _bundled(table, p, y, tau_now, low, high, origin, solution, most, search)
                 rounds += used
             refinements = 0
             budget = min(max_boxes, _FEW_BOXES)
@@ -296,7 +299,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 # The box that could not be decided may hold a better readout that the ascents have missed.
                 height, _ = ascend(table, p, t, where)
                 if not (height > s + _GLOBAL_TOLERANCE * (1.0 + abs(s)) and np.max(np.abs(where)) < 1e5):
-                    if budget == max_boxes:
+                    if budget == max_boxes or (skewed and stage == _SCRATCH and max_boxes > 0):
                         break
                     budget = max_boxes
                     continue
