@@ -34,6 +34,8 @@ _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at 
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
 _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the rest
 _REFINED = 0.08  # by which the reach of lattices grows that are too coarse
+_MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
+_QUICK = 4  # steps in which kernels that followed by themselves are corrected
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 
 
@@ -111,7 +113,7 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
         with contextlib.suppress(NotCovered):
             lower, start = coding_branch(fewer, tolerance, report)
             if start.residual <= tolerance:
-                continued = _continued(problem, lower.unpack(start.x), tolerance, report)
+                continued = _continued(fewer, problem, lower.unpack(start.x), tolerance, report)
                 if found is None or continued[1].residual < found[1].residual:
                     return continued
     if found is None:
@@ -187,13 +189,33 @@ def _ratio(two: FloatArray, one: FloatArray) -> FloatArray:
     return np.where(np.isfinite(found) & (found > 0.1) & (found < 10.0), found, 1.0)
 
 
-def _continued(problem: DeepProblem, order: Order, tolerance: float, report: Report | None) -> tuple[System, Found]:
-    """The same branch at three times the samples of `order`."""
-    moved = Order(order.kernel, order.d, order.tilde / 3.0, order.delta, order.t / 3.0 ** (1.0 - problem.exponent))
-    system = System(problem, COARSE)
-    moved = readout_minimum(system, moved)[0]
-    rough = newton(system, system.pack(moved), _ROUGH, progress=report)
-    return polish(system, rough, tolerance, report)
+def _continued(
+    fewer: DeepProblem, problem: DeepProblem, order: Order, tolerance: float, report: Report | None
+) -> tuple[System, Found]:
+    """The same branch at more samples than those of `order`: at once, or where that fails in smaller steps."""
+    samples, factor = fewer.n_samples, problem.n_samples / fewer.n_samples
+    while True:
+        factor = min(factor, problem.n_samples / samples)
+        last = samples * factor > 0.999 * problem.n_samples
+        there = problem if last else _with_samples(problem, samples * factor / problem.n_samples)
+        moved = replace(order, tilde=order.tilde / factor, t=order.t / factor ** (1.0 - problem.exponent))
+        system = System(there, COARSE)
+        try:
+            moved = readout_minimum(system, moved)[0]
+            rough = newton(system, system.pack(moved), _ROUGH, most=_MOST_UPWARDS, patience=4, progress=report)
+        except (NotCovered, np.linalg.LinAlgError):
+            rough = None
+        reached = rough is not None and rough.residual <= _ROUGH
+        if rough is not None and ((last and reached) or (not reached and factor < _FINEST)):
+            if not last:
+                raise NotCovered(f"the branch with codes was lost at {there.n_samples:.4g} samples, followed upwards")
+            return polish(system, rough, tolerance, report)
+        if rough is None and factor < _FINEST:
+            raise NotCovered(f"the branch with codes was lost at {there.n_samples:.4g} samples, followed upwards")
+        if rough is not None and reached:
+            samples, order = there.n_samples, system.unpack(rough.x)
+        else:
+            factor = math.sqrt(factor)
 
 
 def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, limit: bool) -> tuple[System, Found]:
@@ -230,7 +252,10 @@ def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[Sy
     else:
         below = _followed_down(problem)
         order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
-    return system, newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
+    found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
+    if found.residual > _ROUGH:  # near the end of the branch, or where steps creep
+        found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
+    return system, found
 
 
 def _followed_down(problem: DeepProblem) -> list[FloatArray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -96,6 +97,7 @@ class Chart:
         return np.where(self.flips, 0.5 if offset else 0.0, offset)
 
 
+@cache
 def unit_chart(r: int) -> Chart:
     """beta itself."""
     return Chart(np.eye(r), (Axis(),) * r, np.zeros(r, dtype=bool))

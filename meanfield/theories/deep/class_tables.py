@@ -76,7 +76,7 @@ class ClassTable:
     fields: Fields
     index: int  # of the class
     sites: SingleSites
-    log_v: FloatArray  # (rows, alpha) ln of the weight of the class, where it was computed
+    log_v: FloatArray  # (rows, alpha, or values of a plane) ln of the weight of the class, where it was computed
     done: BoolArray
     coarse: IntArray  # columns that are computed for all rows that are `done`
     begin: IntArray  # (rows,) columns from here
@@ -99,7 +99,7 @@ class ClassTable:
         if count > _MOST_ROWS or max(abs(low), abs(high)) * (supremum - infimum) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
         sites = SingleSites(phi, rule, float(setting.d[c]), float(setting.delta[c]), fields.h[c], (low, high))
-        n_alpha = len(fields.alpha)
+        n_alpha = fields.columns(c)
         log_v = np.zeros((count, n_alpha))
         every = n_alpha <= _FEW or rows.points == 1 or fields.plane is not None
         coarse = np.unique(np.append(np.arange(0, n_alpha, 1 if every else _STRIDE), n_alpha - 1))
@@ -114,12 +114,12 @@ class ClassTable:
     @property
     def sparse(self) -> bool:
         """Whether most values of the shared field are computed only where nodes need them."""
-        return len(self.coarse) < len(self.fields.alpha)
+        return len(self.coarse) < self.log_v.shape[1]
 
     @property
     def known(self) -> BoolArray:
         """(rows, alpha) where `log_v` was computed, and is a number."""
-        column = np.arange(len(self.fields.alpha))
+        column = np.arange(self.log_v.shape[1])
         found = (column >= self.begin[:, None]) & (column < self.end[:, None])
         found[:, self.coarse] = True
         return np.asarray(found & self.done[:, None] & np.isfinite(self.log_v))
@@ -183,7 +183,7 @@ class ClassTable:
         """Fills `log_v` where the stencils read it, from column begin (N,) to column end (N,)."""
         rows = self.rows.needed(start)
         at = np.searchsorted(rows, start)
-        low, high = np.full(len(rows), len(self.fields.alpha)), np.zeros(len(rows), dtype=np.int64)
+        low, high = np.full(len(rows), self.log_v.shape[1]), np.zeros(len(rows), dtype=np.int64)
         for i in range(self.rows.points):  # rows of one stencil are neighbours in `rows` as well
             np.minimum.at(low, at + i, begin)
             np.maximum.at(high, at + i, end)
@@ -212,7 +212,7 @@ class ClassTable:
             derivatives = {ORDERS[order]: row for order, row in zip(wanted, found)}
             h = np.tile(self.fields.h[self.index][inside], len(rows))
             parts = class_columns(found if curvature else None, derivatives, h, self.n, samples)
-            span, log_v = (self.begin[rows], self.end[rows]), np.empty((len(rows), len(self.fields.alpha)))
+            span, log_v = (self.begin[rows], self.end[rows]), np.empty((len(rows), self.log_v.shape[1]))
             self._contract(g, slice(None), span, log_v, inside, (parts.reshape(*g.shape, -1), place[rows], out))
 
     def _derivatives(self, rows: IntArray, wanted: list[int]) -> tuple[FloatArray, FloatArray, slice]:
@@ -236,14 +236,7 @@ class ClassTable:
     def _reach(self, g: FloatArray, rows: IntArray) -> slice:
         """The h that count at rows (k,) with g (k, h)."""
         c, fields = self.index, self.fields
-        centre, first, last = fields.centre[c], fields.first[c], fields.last[c]
-        begin, end = self.begin[rows], self.end[rows]
-        if fields.plane is not None:  # all columns are there, in no order
-            if fields.precision[c] == 0.0:
-                return slice(0, len(fields.h[c]))
-            ends = [int(np.argmin(centre)), int(np.argmax(centre))]
-            centre, first, last = centre[ends], first[ends], last[ends]
-            begin, end = np.zeros_like(begin), np.full_like(end, 2)
         return slice(*reach(
-            g, self.n, fields.log_prior[c], fields.h[c], centre, fields.precision[c], first, last, begin, end,
+            g, self.n, fields.log_prior[c], fields.h[c], fields.centre[c], fields.precision[c], fields.first[c],
+            fields.last[c], self.begin[rows], self.end[rows],
         ))  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
+from meanfield.theories.deep.rows import Rows, even_rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_table, z_rule
 from meanfield.validation import FloatArray, IntArray
@@ -23,6 +24,7 @@ _MOST_PAIRS = 20_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
 _SMOOTH, _STRONG = 0.5, 4.0
+_VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
@@ -102,10 +104,26 @@ def _rank_one(off: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """Lattice of two shared fields: the edges of a cell (2, 2), and which nodes are at the rim."""
+    """Lattice of two shared fields, of which a class has the sum u . alpha alone: it is tabulated over values of that.
+
+    cell (2, 2): edges of a cell; rim: nodes at the ends; own (C, nodes): u . alpha of every class; first (C, nodes) and
+    share (C, nodes, points): with which tables are read there; values: those of the tables of every class.
+    """
 
     cell: FloatArray
     rim: IntArray
+    own: FloatArray
+    first: IntArray
+    share: FloatArray
+    values: list[Rows]
+
+    def highest(self, weights: FloatArray, c: int) -> FloatArray:
+        """(N, values) the largest weight of the pairs that a value is closest below."""
+        found, at = np.zeros((len(weights), len(self.values[c].b))), self.first[c] + self.share.shape[2] // 2 - 1
+        order = np.argsort(at, kind="stable")
+        columns, begin = np.unique(at[order], return_index=True)
+        found[:, columns] = np.maximum.reduceat(weights[:, order], begin, axis=1)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +131,7 @@ class Fields:
     """Quadrature of the fields h of a layer for one setting; lists have an entry per class.
 
     The weight of h = h[c][k] given alpha[j] is exp(log_prior[c][k] - precision[c] (h - centre[c][j])^2 / 2) for
-    first[c][j] <= k < last[c][j].
+    first[c][j] <= k < last[c][j]; with two shared fields j counts the values of `plane`.
     """
 
     alpha: FloatArray
@@ -135,6 +153,27 @@ class Fields:
     def rim(self) -> IntArray:
         """Nodes at the ends of the lattice of the shared field."""
         return np.array([0, len(self.alpha) - 1]) if self.plane is None else self.plane.rim
+
+    def columns(self, c: int) -> int:
+        """How many values of what it shares a class is tabulated at."""
+        return len(self.first[c])
+
+    def column(self, at: IntArray, c: int) -> tuple[IntArray, FloatArray]:
+        """The column of a class next to nodes `at` (k,) of the shared fields, and how far h is beyond it there."""
+        if self.plane is None:
+            return at, np.zeros(len(at))
+        values, own = self.plane.values[c].b, self.plane.own[c][at]
+        nearest = np.clip(np.round((own - values[0]) / (values[1] - values[0])).astype(np.int64), 0, len(values) - 1)
+        return nearest, own - values[nearest]
+
+    def by_column(self, weights: FloatArray, c: int) -> FloatArray:
+        """(N, columns) weights of the columns of a class from those of shared fields (N, nodes)."""
+        if self.plane is None:
+            return weights
+        found, share = np.zeros((len(weights), self.columns(c))), self.plane.share[c]
+        for k in range(share.shape[1]):
+            np.add.at(found.T, self.plane.first[c] + k, (weights * share[:, k]).T)
+        return found
 
     def scattered(self, at: IntArray, rng: np.random.Generator) -> FloatArray:
         """(k, C) moves of the centres for shared fields drawn from the cells of nodes `at` (k,)."""
@@ -248,28 +287,37 @@ def _plane_fields(
     spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
     step = rule.alpha / np.sqrt(precision)
-    lines = [
-        np.arange(math.ceil(low / size - rule.offset), math.floor(high / size - rule.offset) + 1)
-        for low, high, size in zip(centre.min(axis=0) - reach, centre.max(axis=0) + reach, step)
-    ]
-    if len(lines[0]) * len(lines[1]) > _MOST_PAIRS:
+    low, high = centre.min(axis=0) - reach, centre.max(axis=0) + reach
+    if not float(np.prod((high - low) / step + 1.0)) <= _MOST_PAIRS:
         raise NotCovered("two fields that the classes of a layer share need too fine a lattice")
+    lines = [
+        np.arange(math.ceil(first / size - rule.offset), math.floor(last / size - rule.offset) + 1)
+        for first, last, size in zip(low, high, step)
+    ]
     place = np.stack(np.meshgrid(*lines, indexing="ij"), -1)
     edge = np.zeros(place.shape[:2], dtype=bool)
     edge[[0, -1]] = edge[:, [0, -1]] = True
     place = (place.reshape(-1, 2) + rule.offset) * step
     alpha = place @ axes.T
     log_alpha = -0.5 * (alpha**2).sum(axis=1) + np.log(step / math.sqrt(2 * math.pi)).sum()
-    classes = []
+    own_field = u @ alpha.T
+    classes, values, stencils = [], [], []
     for c, region in enumerate(regions):
-        middle, shared = alpha @ u[c], float(np.linalg.norm(u[c] @ axes * spread))
+        middle, shared = own_field[c], float(np.linalg.norm(u[c] @ axes * spread))
+        apart = _VALUES * rule.rows * math.sqrt(width[c])
+        if not float(np.ptp(middle)) <= _MOST_FIELDS * apart:
+            raise NotCovered("two fields that the classes of a layer share are too broad for the width of a class")
+        rows = even_rows(float(middle.min()), float(middle.max()), max(apart, 1e-12))
+        values.append(rows)
+        stencils.append(rows.stencil(middle))
         if variance[c] < _PINNED * own[c]:
-            classes.append(_following(middle, float(variance[c])))
+            classes.append(_following(rows.b, float(variance[c])))
         else:
             stiffest = max(least[c][1], region.stiffness)
-            classes.append(_lattice(rule, middle, float(variance[c]), stiffest, h[:, c], shared, region.force))
+            classes.append(_lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    plane = Plane((axes * step).T, np.flatnonzero(edge.ravel()))
+    starts, shares = (np.array(one) for one in zip(*stencils))
+    plane = Plane((axes * step).T, np.flatnonzero(edge.ravel()), own_field, starts, shares, values)
     every = np.arange(len(alpha), dtype=float)
     return Fields(
         every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, Axis(), math.inf,

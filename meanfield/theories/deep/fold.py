@@ -33,8 +33,9 @@ _ABOVE = 3.2  # times the tau at which a linear readout makes layers unstable, w
 _FAR = 0.3  # of ln tau below the fold, where its place need not be known well
 _STEPS = 80
 _CORRECTIONS = 12
-_SURE, _HOPELESS = 4, 0.02  # corrections after which the residual has to be below that
-_ROUGH, _EXACT = 1e-5, 1e-9  # residuals on the way, and at the end
+# Corrections after which the residual has to be below that; so large, it has to shrink by this with every one.
+_SURE, _HOPELESS, _SHRINKS = 4, 0.02, 0.8
+_ON_THE_WAY, _ROUGH, _EXACT = 1e-4, 1e-5, 1e-9  # residuals of the points that are passed, near the fold, and at the end
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
 _CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
 
@@ -143,7 +144,9 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
             return
         following = None
         while following is None:
-            following = _moved(point, step)
+            following = _moved(point, step, _ON_THE_WAY, before)
+            if following is None and before is not point:
+                following = _moved(point, step, _ROUGH)  # along the tangent
             if following is None:
                 step = most = 0.5 * step
                 if step < 1e-3:
@@ -215,8 +218,10 @@ def _point(x: FloatArray, log_tau: float, system: System, averages: Evaluation |
     return _Point(x, log_tau, system, averages, tangent)
 
 
-def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) -> _Point | None:
-    """The solution with the conjugate's size of x; None if Newton does not get there."""
+def _corrected(
+    x: FloatArray, log_tau: float, system: System, tolerance: float, shrinks: float = math.inf
+) -> _Point | None:
+    """The solution with the conjugate's size of x; None if Newton does not get there, or far off not by this factor."""
     row, smallest = _border(system, x), math.inf
     for count in range(_CORRECTIONS):
         system = _with_tau(system, math.exp(log_tau))
@@ -224,7 +229,7 @@ def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) 
         error = float(np.abs(system.residual(x, averages)).max())
         if error <= tolerance:
             return _point(x, log_tau, system, averages)
-        if not error < 10.0 * smallest or (count >= _SURE and error > _HOPELESS):
+        if not error < 10.0 * smallest or (error > _HOPELESS and (count >= _SURE or error > shrinks * smallest)):
             return None
         smallest = min(smallest, error)
         scale = system.scales(x)
@@ -238,14 +243,26 @@ def _corrected(x: FloatArray, log_tau: float, system: System, tolerance: float) 
     return None
 
 
-def _moved(point: _Point, step: float, tolerance: float = _ROUGH) -> _Point | None:
-    """The point where the conjugate is larger by this share."""
+def _moved(point: _Point, step: float, tolerance: float, before: _Point | None = None) -> _Point | None:
+    """The point where the conjugate is larger by this share; from the polynomial through another point, if given."""
+    guess, shrinks = np.append(point.x, point.log_tau) + step * point.tangent, math.inf
+    if before is not None and before is not point:
+        guess, shrinks = _between(before, point, math.log1p(step)), _SHRINKS
     try:
-        return _corrected(
-            point.x + step * point.tangent[:-1], point.log_tau + step * point.slope, point.system, tolerance
-        )
+        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks)
     except (NotCovered, np.linalg.LinAlgError):
         return None
+
+
+def _between(one: _Point, two: _Point, further: float) -> FloatArray:
+    """(x, ln tau) where the ln of the conjugate's size is larger than that of `two` by this: of third order, with the
+    directions of the branch at both points."""
+    whole = math.log(_size(two) / _size(one))
+    s = 1.0 + further / whole
+    first, last = np.append(one.x, one.log_tau), np.append(two.x, two.log_tau)
+    change = last - first
+    start, end = whole * one.tangent - change, change - whole * two.tangent
+    return np.asarray(first + s * change + s * (1.0 - s) * ((1.0 - s) * start + s * end))
 
 
 def _with_tau(system: System, tau: float) -> System:
@@ -265,9 +282,11 @@ def _at_rule(point: _Point, rule: Rule) -> _Point:
 
 
 def _near_fold(point: _Point, beyond: _Point) -> _Point | None:
-    """A point near the fold between two others, from the slopes of tau there; None if it was not reached."""
-    whole = _size(beyond) / _size(point) - 1.0
-    return _moved(point, whole * point.slope / (point.slope - beyond.slope))
+    """A point near the fold between two others, from tau and its slopes there; None if it was not reached."""
+    whole = math.log(_size(beyond) / _size(point))
+    share = np.linspace(0.0, 1.0, 101)
+    lowest = int(np.argmin([_between(point, beyond, (one - 1.0) * whole)[-1] for one in share]))
+    return _moved(beyond, math.expm1((share[lowest] - 1.0) * whole), _ROUGH, point)
 
 
 def _flattest(point: _Point, beyond: _Point, tolerance: float = _EXACT, flat: float = _FLAT) -> _Point:
@@ -306,7 +325,7 @@ def _soft(point: _Point) -> float:
 def _described(point: _Point) -> BranchEnd:
     check = point.system.at_rule(CHECK)
     residual = float(np.abs(check.residual(point.x, check.evaluate(point.x))).max())
-    beside = [_moved(point, step) for step in (-0.03, 0.03)]
+    beside = [_moved(point, step, _ROUGH) for step in (-0.03, 0.03)]
     if any(one is None for one in beside):
         raise NoBranch("its end could not be looked at from both sides")
     before, behind = (_soft(one) for one in beside if one is not None)

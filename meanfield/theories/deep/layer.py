@@ -19,12 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from meanfield.theories.deep.class_tables import ClassTable
-from meanfield.theories.deep.compiled.kernels import add_log, field_law, log_sum, prior_terms
+from meanfield.theories.deep.compiled.kernels import add_log, add_log_plane, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
-from meanfield.theories.deep.lattice import HALF, difference, keys, unique
+from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, LayerNodes, TooCoarse
-from meanfield.theories.deep.products import Products
+from meanfield.theories.deep.products import Products, products_of
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows
 from meanfield.theories.deep.rules import (
     Averages,
@@ -128,8 +128,12 @@ class Layer(LayerNodes):
         else:
             begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
         total = prior_terms(outer, view.fields.log_alpha, begin, end)
+        plane = view.fields.plane
         for c in range(len(self.n)):
-            add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
+            if plane is None:
+                add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
+            else:
+                add_log_plane(start[c], weight[c], view.table(c).log_v, plane.first[c], plane.share[c], total)
         return np.asarray(total)
 
     def _window(self, view: View, outer: FloatArray, start: IntArray, weight: FloatArray) -> tuple[IntArray, IntArray]:
@@ -198,7 +202,7 @@ class Layer(LayerNodes):
         return self._log_weight(self._covering(setting, beta), beta)
 
     def _joint(self, view: View, beta: FloatArray, c: int, share: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Weights of h_c at nodes (N, h) whose shared fields have the weights (N, alpha), and g_c there."""
+        """Weights of h_c at nodes (N, h) where columns of the class have the weights (N, columns), and g_c there."""
         fields = view.fields
         g = view.table(c).at(beta @ view.setting.root[c])
         joint = np.empty_like(g)
@@ -213,7 +217,7 @@ class Layer(LayerNodes):
         view = self._covering(setting, beta)
         total = self._terms(view, beta)
         share = np.exp(total - total.max(axis=1, keepdims=True))
-        joint, g = self._joint(view, beta, c, share / share.sum(axis=1, keepdims=True))
+        joint, g = self._joint(view, beta, c, view.fields.by_column(share / share.sum(axis=1, keepdims=True), c))
         return view.fields.h[c], joint, g
 
     def draw(
@@ -241,13 +245,14 @@ class Layer(LayerNodes):
         fields = view.fields
         total = self._terms(view, chosen)
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
-        one = np.zeros_like(total)
-        one[np.arange(count), alpha] = 1.0
         move = fields.scattered(alpha, rng)
         for c in range(len(self.n)):
+            at, beyond = fields.column(alpha, c)
+            one = np.zeros((count, fields.columns(c)))
+            one[np.arange(count), at] = 1.0
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
             offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else move[:, c]
-            h[:, c] = fields.h[c][row] + offset
+            h[:, c] = fields.h[c][row] + offset + beyond
         return b, h, pick // copies
 
     # ---- averages --------------------------------------------------------------------------------
@@ -393,7 +398,7 @@ class Layer(LayerNodes):
         r = setting.root.shape[1]
         seeds = self._nearest(modes)
         index = self._representatives(np.vstack([self.index.reshape(-1, r), seeds]))
-        near, far = (_cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
+        near, far = (cross(r, steps) for steps in (1, _LEAP if r < 3 else 1))
         reach = _ROOM * (self._nodes(index).max(axis=0) - self._nodes(index).min(axis=0)).max()
         reach = max(8.0 if len(index) <= len(seeds) else 3.0, reach if len(self.heights) == 0 else 0.1 * reach)
         view = self._view(setting, fields, *self._bounds(setting, self._nodes(index), reach))
@@ -420,7 +425,8 @@ class Layer(LayerNodes):
         self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
     ) -> tuple[Averages, Detail | None]:
         often = self._often(index) if whole and not detail else np.ones(len(index))
-        products = Products(len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples)
+        kind = len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples
+        products = Products(*kind) if detail else products_of(*kind)
         nodes = products.with_nodes() if detail else {}
         found = self._summed(view, products, index, often, whole, detail)
         averages = found.averages(products)
@@ -441,7 +447,8 @@ class Layer(LayerNodes):
         top = float((log_weight + cells).max())
         if whole and known and self.visits & (self.visits - 1) == 0:
             self._fit_rows(view, beta, known[0] + (cells[:, None] - top))
-        if whole and len(view.fields.alpha) > MANY_VALUES and view.fields.plane is None:
+        fitted = len(view.fields.alpha) > MANY_VALUES or self.axis is not None
+        if whole and fitted and view.fields.plane is None:
             stride = math.ceil(len(beta) / _SOME)
             some = known[0][::stride] if known else self._terms(view, beta[::stride])
             self._fit_axis(some + cells[::stride, None], top, view.fields)
@@ -470,7 +477,7 @@ class Layer(LayerNodes):
         those of all neurons or of one code."""
         index = self.index if pattern is None else self.regions[pattern]
         often, beta, fields = np.ones(len(index)), self._nodes(index), self._prepared(setting)[0]
-        products = Products(len(self.n), True, self.last, bool(setting.covariance.any()), True)
+        products = products_of(len(self.n), True, self.last, bool(setting.covariance.any()), True)
         parts = []
         for factor, shift in copies:
             moved = setting._replace(shift=shift)
@@ -483,13 +490,6 @@ def _log_sum(terms: FloatArray) -> FloatArray:
     """ln of the sum over the shared field; nothing far out, where no field h of the lattice is."""
     found = log_sum(terms)
     return np.where(np.isnan(found), -math.inf, found)
-
-
-def _cross(r: int, most: int) -> IntArray:
-    """Steps from a node to those that are up to `most` single steps away."""
-    cube = np.array(list(itertools.product(range(-most, most + 1), repeat=r)), dtype=np.int64)
-    size = np.abs(cube).sum(axis=1)
-    return np.asarray(cube[(size > 0) & (size <= most)])
 
 
 def _pick(weights: FloatArray, rng: np.random.Generator) -> IntArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ _PATIENCE = 12
 _RISE = 1.2  # of the norm of the residual that a step may cause
 _NEAR = 0.05  # residual from which t needs no minimisation of its own
 _SETTLED = 1e-2  # nats of Phi that t may be off
+_LEAST = 1e-5  # eigenvalues that had become negative, in units of the largest
 _CHORDS, _CLOSE, _HELPS = 4, 1e-3, 0.05  # steps with a given matrix, from where on, and what each has to gain
 
 
@@ -60,8 +61,13 @@ def newton(
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
         reached = None
-        for _ in range(5):
-            candidate = x + length * move * scale
+        # Kernels of nearly rank one have to be kept positive.
+        for shorter in (*(0.4**k for k in range(5)), -1.0, -0.4, -0.16):
+            if shorter < 0.0 and reached is not None:
+                break
+            candidate = x + abs(shorter) * length * move * scale
+            if shorter < 0.0:
+                candidate = _positive(system, candidate)
             if _admissible(system, candidate):
                 try:
                     trial = system.evaluate(candidate, curvature=True)
@@ -77,7 +83,6 @@ def newton(
                         reached = candidate, trial, there, size
                     if size < _RISE * float(np.linalg.norm(residual)):
                         break
-            length *= 0.4
         if reached is None:
             break
         x, averages, residual, _ = reached
@@ -134,6 +139,18 @@ def _settled(system: System, x: FloatArray, averages: Evaluation) -> tuple[Float
     """x with t at the minimum of Phi for the other unknowns."""
     order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12)
     return system.pack(order), Evaluation(averages.lower, top)
+
+
+def _positive(system: System, x: FloatArray) -> FloatArray:
+    """x with the negative eigenvalues of kernels and conjugates small and positive."""
+    order = system.unpack(x)
+    return system.pack(replace(order, kernel=_raised(order.kernel), tilde=_raised(order.tilde)))
+
+
+def _raised(matrices: FloatArray) -> FloatArray:
+    values, vectors = np.linalg.eigh(matrices)
+    least = _LEAST * np.maximum(values[:, -1:], 0.0)
+    return np.asarray((vectors * np.maximum(values, least)[:, None, :]) @ vectors.transpose(0, 2, 1))
 
 
 def _admissible(system: System, x: FloatArray) -> bool:

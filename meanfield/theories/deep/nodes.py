@@ -174,10 +174,12 @@ class LayerNodes:
         """
         axis, step = fields.axis, self.rule.alpha
         probes = term_probes(terms, top, self.rule.depth + BEYOND, axis, axis.inverse(fields.alpha), step)
-        if len(probes.x) < MANY_VALUES:
+        if len(probes.x) < MANY_VALUES and self.axis is None:
             return
         coarse = too_coarse(probes)
-        if coarse or self._due("values", len(fields.alpha)):
+        if len(probes.x) < MANY_VALUES:  # a fitted lattice, whose weight has moved: it is kept or given up
+            self.axis = None if coarse else self.axis
+        elif coarse or self._due("values", len(fields.alpha)):
             found = fitted_axis(probes, False, fields.smooth)
             if coarse or saved(probes, found) > self._gain:
                 self.axis = found
@@ -194,7 +196,7 @@ class LayerNodes:
             If they were too far apart.
         """
         start, _ = view.stencils(beta)
-        share, factor = np.exp(np.minimum(terms, 0.0)), math.inf
+        share, factor, wider = np.exp(np.minimum(terms, 0.0)), math.inf, math.inf
         # An error of order POINTS, which each rule may have according to its own distance of rows.
         rounding = _ROUNDING[0] if self.rule.depth > _ROUGH_DEPTH else _ROUNDING[1]
         allowed = _READ * (self.rule.rows / FINE.rows) ** POINTS + rounding * float(self.n.max())
@@ -205,11 +207,16 @@ class LayerNodes:
             for e in np.flatnonzero(view.fields.kind == c):
                 order = np.argsort(start[e], kind="stable")
                 rows, first = np.unique(start[e][order], return_index=True)
-                most[rows] = np.maximum(most[rows], np.maximum.reduceat(share[order], first))
-            factor = min(factor, spare(table.log_v, table.known, most, allowed))
+                read = share if view.fields.plane is None else view.fields.plane.highest(share, int(e))
+                most[rows] = np.maximum(most[rows], np.maximum.reduceat(read[order], first))
+            found = spare(table.log_v, table.known, most, allowed)
+            # Rows inside a short range are closer than `wider` says.
+            unit = self.rule.rows * float(np.linalg.norm(view.setting.root[c]))
+            used = float(table.rows.b[1] - table.rows.b[0]) / max(unit, 1e-300)
+            factor, wider = min(factor, found), min(wider, min(0.9 * found, _WIDEN) * used)
         if not math.isfinite(factor):
             return
-        self.wider = min(max(min(0.9 * factor, _WIDEN) * self.wider, 1.0), _WIDEST)
+        self.wider = min(max(wider, 1.0), _WIDEST)
         if factor < _MISREAD and self.refits < REFITS and self.rule.depth > _ROUGH_DEPTH:
             self.refits += 1
             raise TooCoarse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from meanfield.theories.deep.compiled.generated.site import KEYS, SAMPLE_KEYS
 from meanfield.theories.deep.rules import SampleCurvature
 from meanfield.validation import FloatArray
 
-__all__ = ["Products", "added", "pairs_of"]
+__all__ = ["Products", "added", "pairs_of", "products_of"]
 
 _COLUMN = {key: i for i, key in enumerate(KEYS)}
 _NAMES = [*MEANS, "field"]
@@ -23,6 +24,12 @@ _Operator = dict[int, tuple[int, int, int, int]]
 def pairs_of(n_classes: int) -> list[tuple[int, int]]:
     """Entries of a symmetric matrix on and above the diagonal."""
     return [(c, e) for c in range(n_classes) for e in range(c, n_classes)]
+
+
+@cache
+def products_of(n_classes: int, curvature: bool, last: bool, fields: bool, samples: bool) -> Products:
+    """`Products`, made once and shared: not to be changed by `with_nodes`."""
+    return Products(n_classes, curvature, last, fields, samples)
 
 
 def added(first: _Operator, second: _Operator) -> _Operator:

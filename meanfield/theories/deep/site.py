@@ -17,6 +17,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
+from meanfield.theories.deep.rules import NotCovered
 from meanfield.validation import FloatArray
 
 __all__ = ["Site", "SiteNodes", "site_derivatives", "site_table", "site_values", "z_rule"]
@@ -24,6 +25,7 @@ __all__ = ["Site", "SiteNodes", "site_derivatives", "site_table", "site_values",
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
 _TINY = 1e-290
+_MOST_NODES = 100_000
 _SMOOTH = 0.33  # of the width of the step that phi makes: what its strip of analyticity allows
 
 
@@ -51,6 +53,11 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
     A uniform lattice of spacing step * (width of the tilted law) where phi is analytic (its error falls like
     exp(-2 pi^2 / step^2) for a Gaussian, and with the width of the strip of analyticity), Gauss-Legendre panels between
     kinks elsewhere.
+
+    Raises
+    ------
+    NotCovered
+        If d is so small that there would be too many of them.
     """
     narrow, reach = math.sqrt(d), _REACH * math.sqrt(d)
     if phi.bounded:
@@ -61,7 +68,9 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
     low, high = h_low - reach, h_high + reach
     kinks = [k for k in phi.kinks if low < k < high]
     if not kinks:
-        count = math.ceil((high - low) / (step * min(narrow, _SMOOTH * _width(phi))))
+        count = math.ceil(min((high - low) / (step * min(narrow, _SMOOTH * _width(phi))), 2.0 * _MOST_NODES))
+        if count > _MOST_NODES:
+            raise NotCovered("the noise of a layer is too weak for the quadrature over its preactivations")
         z = low + (high - low) / count * (np.arange(count) + 0.5)
         weight = np.full(count, (high - low) / count)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -176,9 +176,15 @@ def uncoded(problem: DeepProblem) -> Order:
     ones = np.ones((n_classes, n_classes))
     kernel = np.array([c * ones + 1e-3 * np.eye(n_classes) for c in common[:-1]]).reshape(-1, n_classes, n_classes)
     d = np.array([np.full(n_classes, x) for x in own[:-1]]).reshape(-1, n_classes)
-    matrix = problem.readout_variance * (common[-1] * ones * problem.n + own[-1] * np.eye(n_classes))
-    t = np.linalg.solve(matrix + problem.tau * np.eye(n_classes), problem.y)
+    t = _prior_readout(problem, common[-1], own[-1], problem.tau)
     return Order(kernel, d, np.zeros((depth - 1, n_classes, n_classes)), np.zeros((depth - 1, n_classes)), t)
+
+
+def _prior_readout(problem: DeepProblem, common: float, own: float, tau: float) -> FloatArray:
+    """t (C, m) for the top layer's kernel under the prior."""
+    n_classes = len(problem.n)
+    matrix = problem.readout_variance * (common * np.ones((n_classes, n_classes)) * problem.n + own * np.eye(n_classes))
+    return np.asarray(np.linalg.solve(matrix + tau * np.eye(n_classes), problem.y))
 
 
 def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float:
@@ -193,27 +199,47 @@ def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float
 
 def linear_instability(problem: DeepProblem) -> float:
     """`instability` for a readout that is linear, with the kernels of the prior: <g_h g_h^T> = s t t^T <phi'>^2."""
+    return _linear_instability(problem)(problem.tau)
+
+
+def _linear_instability(problem: DeepProblem) -> Callable[[float], float]:
+    """The same by tau, on which the kernels of the prior do not depend."""
     common, own, _ = prior_kernels(problem)
     h, noise = math.sqrt(problem.scales[-1] * common[-2]) * _HERMITE[0], math.sqrt(problem.scales[-1] * own[-2])
     slope = problem.phi(h[:, None] + noise * _HERMITE[0]) * _HERMITE[0] @ _HERMITE[1] / _HERMITE[1].sum() / noise
-    order = uncoded(problem)
-    return instability(problem, order.d[-1], problem.readout_variance * _gauss(slope**2) * order.t @ order.t.T)
+    gain, d = problem.readout_variance * _gauss(slope**2), np.full(len(problem.n), own[-2])
+
+    def at(tau: float) -> float:
+        t = _prior_readout(problem, common[-1], own[-1], tau)
+        return instability(problem, d, gain * t @ t.T)
+
+    return at
 
 
 def uncoded_onset(problem: DeepProblem) -> float:
     """tau at which `linear_instability` is 1; 0 if there is none."""
 
+    largest = _linear_instability(problem)
+
     def excess(log_tau: float) -> float:
-        return linear_instability(replace(problem, tau=math.exp(log_tau))) - 1.0
+        return largest(math.exp(log_tau)) - 1.0
 
     low, high = math.log(1e-12), math.log(1e6)
     return math.exp(brentq(excess, low, high, rtol=1e-3)) if excess(low) > 0.0 > excess(high) else 0.0
 
 
-def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False, limit: bool = False) -> FloatArray:
+def relax(
+    system: System,
+    order: Order,
+    sweeps: int = 4,
+    critical: bool = False,
+    limit: bool = False,
+    kernels: bool = False,
+) -> FloatArray:
     """Coordinates after a downward pass for the conjugates, and half-steps of d and delta.
 
     With `limit`, where d is known well enough, a pass less and no half-steps of d, and the first layer has its kernel.
+    With `kernels` there are half-steps of the kernels as well, which a branch near the prior follows by itself.
     """
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
@@ -231,8 +257,10 @@ def relax(system: System, order: Order, sweeps: int = 4, critical: bool = False,
                     tilde[0] = _critical(problem, tilde[0], limit)
                 new = problem.push[layer - 1] * found.delta
                 delta[layer - 1] = new if sweep == 0 or limit else 0.5 * (delta[layer - 1] + new)
-            if layer < problem.depth - 1 and sweep > 0 and not limit:
+            if layer < problem.depth - 1 and (sweep > 0 or kernels) and not limit:
                 d[layer] = 0.5 * (d[layer] + found.d)
+            if layer < problem.depth - 1 and kernels:
+                kernel[layer] = 0.5 * (kernel[layer] + found.kernel)
     found_order = Order(kernel, d, tilde, delta, order.t)
     if critical and limit:
         _with_kernel(system, found_order)

@@ -10,7 +10,7 @@ import numpy as np
 
 from meanfield.theories.deep.class_tables import MEANS, SQUARES, ClassTable
 from meanfield.theories.deep.compiled.generated.site import SAMPLE_KEYS
-from meanfield.theories.deep.compiled.kernels import accumulate
+from meanfield.theories.deep.compiled.kernels import accumulate, accumulate_plane
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
@@ -68,7 +68,11 @@ class Sums:
     def per_node(self, start: IntArray, weight: FloatArray, terms: FloatArray, top: float, depth: float) -> FloatArray:
         """(N, products) of the nodes whose terms (N, alpha) these are, in units of exp(top)."""
         out, products = np.empty((len(terms), len(self.products.table))), self.products.table
-        accumulate(start, weight, self.kind, self.place, self.means, terms, top, depth + BEYOND, products, out)
+        plane, given = self.view.fields.plane, (start, weight, self.kind, self.place, self.means)
+        if plane is None:
+            accumulate(*given, terms, top, depth + BEYOND, products, out)
+        else:
+            accumulate_plane(*given, plane.first, plane.share, terms, top, depth + BEYOND, products, out)
         return out
 
 

@@ -12,7 +12,10 @@ import numpy as np
 
 from meanfield.numerics.jit import jit
 
-__all__ = ["POINTS", "accumulate", "add_log", "contract", "field_law", "lagrange", "log_sum", "prior_terms", "reach"]
+__all__ = [
+    "POINTS", "accumulate", "accumulate_plane", "add_log", "add_log_plane", "contract", "field_law", "lagrange",
+    "log_sum", "prior_terms", "reach",
+]  # fmt: skip
 
 POINTS = 10  # of the interpolation between equally spaced rows
 _NEGLIGIBLE = 42.0
@@ -140,7 +143,7 @@ def field_law(g, n, log_prior, h, centre, precision, first, last, share, joint):
     for i in range(len(g)):
         joint[i, :] = 0.0
         for j in range(len(centre)):
-            if share[i, j] < 1e-18:
+            if abs(share[i, j]) < 1e-18:
                 continue
             top = -np.inf
             for k in range(first[j], last[j]):
@@ -191,6 +194,24 @@ def add_log(start, weight, log_v, begin, end, total):
 
 
 @jit
+def add_log_plane(start, weight, log_v, first, share, total):
+    """`add_log` for two shared fields: columns of log_v are values of what a class has of them, which pair j reads from
+    column first[j] on with the weights share[j]."""
+    line = np.empty(log_v.shape[1])
+    for i in range(len(start)):
+        line[:] = 0.0
+        for k in range(weight.shape[1]):
+            x, row = weight[i, k], log_v[start[i] + k]
+            for j in range(len(line)):
+                line[j] += x * row[j]
+        for j in range(total.shape[1]):
+            value, at = 0.0, first[j]
+            for k in range(share.shape[1]):
+                value += share[j, k] * line[at + k]
+            total[i, j] += value
+
+
+@jit
 def log_sum(total):
     """ln sum exp over the columns of total."""
     out = np.empty(len(total))
@@ -235,6 +256,50 @@ def accumulate(start, weight, kind, place, means, total, top, depth, products, o
                         row[k] += x * one[k] + y * two[k]
                 if points % 2 == 1:
                     x, one = weight[c, i, points - 1], means[table[first + points - 1] + j]
+                    for k in range(n_part):
+                        row[k] += x * one[k]
+            for p in range(len(products)):
+                value = w
+                for c in range(n_class):
+                    if products[p, c] > 0:
+                        value *= mean[c, products[p, c]]
+                out[i, p] += value
+
+
+@jit
+def accumulate_plane(start, weight, kind, place, means, first, share, total, top, depth, products, out):
+    """`accumulate` for two shared fields: pair j of them reads a class from its columns first[c, j] + k, with the
+    weights share[c, j, k]."""
+    n_class, points, n_part = len(start), weight.shape[2], means.shape[1]
+    n_pair, wide = first.shape[1], share.shape[2]
+    mean = np.empty((n_class, n_part))
+    low, high = np.empty(n_class, dtype=np.int64), np.empty(n_class, dtype=np.int64)
+    lines = np.empty((n_class, first.max() + wide, n_part))
+    for i in range(start.shape[1]):
+        out[i, :] = 0.0
+        low[:], high[:] = first.max(), -1
+        for j in range(n_pair):
+            if total[i, j] >= top - depth:
+                for c in range(n_class):
+                    low[c], high[c] = min(low[c], first[c, j]), max(high[c], first[c, j] + wide)
+        for c in range(n_class):
+            table, lowest = place[kind[c]], start[c, i]
+            for column in range(low[c], high[c]):
+                row = lines[c, column]
+                row[:] = 0.0
+                for r in range(points):
+                    x, one = weight[c, i, r], means[table[lowest + r] + column]
+                    for k in range(n_part):
+                        row[k] += x * one[k]
+        for j in range(n_pair):
+            if total[i, j] < top - depth:
+                continue
+            w = math.exp(total[i, j] - top)
+            for c in range(n_class):
+                row = mean[c]
+                row[:] = 0.0
+                for r in range(wide):
+                    x, one = share[c, j, r], lines[c, first[c, j] + r]
                     for k in range(n_part):
                         row[k] += x * one[k]
             for p in range(len(products)):
