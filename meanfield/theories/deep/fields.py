@@ -25,6 +25,7 @@ _MANY = 120  # values of the shared field, above which its spacing is that of th
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
 _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
+_CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
 _BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
@@ -304,7 +305,9 @@ def _plane_fields(
     classes, values, stencils = [], [], []
     for c, region in enumerate(regions):
         middle, shared = own_field[c], float(np.linalg.norm(u[c] @ axes * spread))
-        apart = _VALUES * rule.rows * math.sqrt(width[c])
+        # Of a class without stiffness the width is no bound: what it has is smooth on the scale of phi's own noise.
+        apart = min(_VALUES * rule.rows * math.sqrt(width[c]), _CLOSE * math.sqrt(setting.d[c]))
+        apart = min(apart, float(np.ptp(middle)) / _FEWEST_VALUES)
         if not float(np.ptp(middle)) <= _MOST_FIELDS * apart:
             raise NotCovered("two fields that the classes of a layer share are too broad for the width of a class")
         rows = even_rows(float(middle.min()), float(middle.max()), max(apart, 1e-12))

@@ -7,7 +7,7 @@ import meanfield as mf
 from meanfield.theories.deep import fields
 from meanfield.theories.deep.fields import shared_field, shared_plane
 from meanfield.theories.deep.layer import Layer
-from meanfield.theories.deep.rules import CHECK, FINE, NotCovered, Setting
+from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
 
 PHI = mf.Network("sigmoid", 2).activation
 # Classes on a line: the middle one is closer to both others than these are to each other.
@@ -120,3 +120,34 @@ def test_odd_activations_have_no_common_part_to_start_from(phi):
     turned = mf.class_task(fractions=p, targets=-np.array(y), n_samples=100)
     other = mf.solve(one.network, turned, tau=0.1)
     np.testing.assert_allclose(other.solution.kernel, one.solution.kernel, rtol=1e-9, atol=1e-12)
+
+
+def test_a_class_without_stiffness_is_tabulated_where_its_nodes_are(monkeypatch):
+    """The branch without codes of three one-hot classes: the third class answers its field by less than no force."""
+    n = np.array([1501.4, 1522.8, 655.8])
+    kernel = np.array(
+        [
+            [0.25497266, 0.25523995, 0.24175962],
+            [0.25523995, 0.25550855, 0.24201113],
+            [0.24175962, 0.24201113, 0.22934929],
+        ]
+    )
+    t = np.array([[2.632, -1.640, -0.748], [-1.618, 2.610, -0.748], [-1.612, -1.633, 3.503]])
+    given = Setting(np.sqrt(6.114e-4) * t, kernel, np.array([0.10448803, 0.10447159, 0.10472216]), np.zeros(3))
+    planes, made = [], fields._plane_fields
+
+    def kept(*given):
+        planes.append(made(*given).plane)
+        return made(*given)
+
+    monkeypatch.setattr(fields, "_plane_fields", kept)
+    found, _ = Layer(PHI, n, COARSE).evaluate(given, curvature=True)
+    for plane in planes:
+        for rows, own in zip(plane.values, plane.own, strict=True):
+            assert np.ptp(rows.b) < 3.0 * np.ptp(own)
+    monkeypatch.setattr(fields, "_CLOSE", 0.05)
+    monkeypatch.setattr(fields, "_VALUES", 0.25)
+    finer, _ = Layer(PHI, n, COARSE).evaluate(given, curvature=True)
+    assert found.log_z == pytest.approx(finer.log_z, abs=1e-8)
+    for name in ("kernel", "d", "tilde", "delta", "curvature"):
+        np.testing.assert_allclose(getattr(found, name), getattr(finer, name), rtol=1e-6, atol=1e-7)
