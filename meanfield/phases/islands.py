@@ -22,7 +22,9 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.phases.points import Plane
 from meanfield.phases.raster import solution_at
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.division import ByCode
 from meanfield.posterior.posterior import Posterior
+from meanfield.posterior.registry import division_of
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
@@ -93,7 +95,8 @@ def hidden_islands(diagram: Plane) -> Iterator[Leg]:
     For codes (bounded phi) of up to five classes; what has outliers is not looked at.
     """
     few = diagram.task.n_classes <= _MOST_CLASSES
-    if diagram.network.activation.parts != "codes" or not few or min(diagram.shape) < 3:
+    by_code = isinstance(division_of(diagram.network, diagram.task), ByCode)
+    if not by_code or not few or min(diagram.shape) < 3:
         return
     look = _Look(diagram)
     for place in look.starts():

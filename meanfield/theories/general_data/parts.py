@@ -74,7 +74,16 @@ def codes_of(network: Network, task: DataTask, solution: GeneralSolution) -> tup
 
 
 def outliers_of(network: Network, task: DataTask, solution: GeneralSolution) -> tuple[DataOutlier, ...]:
-    """Outliers of a `GeneralSolution`, heaviest first."""
+    """Outliers of a `GeneralSolution`, heaviest first; those of equal weight (six digits) by the classes they are on."""
+
+    def rank(outlier: DataOutlier) -> tuple[float, list[bool]]:
+        return -float(f"{outlier.weight:.6g}"), [letter != "1" for letter in outlier.pattern if task.n_classes]
+
+    return tuple(sorted(solved_outliers(network, task, solution), key=rank))
+
+
+def solved_outliers(network: Network, task: DataTask, solution: GeneralSolution) -> list[DataOutlier]:
+    """The same in the order of the solution."""
     left, right = network.activation.slopes
     found: list[DataOutlier] = []
     for direction, weight, w in zip(solution.outlier_direction, solution.outlier_weight, solution.outlier_w):
@@ -86,7 +95,7 @@ def outliers_of(network: Network, task: DataTask, solution: GeneralSolution) -> 
         readout = math.sqrt(weight) * direction
         classes = read_only(_by_class(task, z)), read_only(mean)
         found.append(DataOutlier(pattern, float(weight), read_only(readout), *classes, read_only(phi)))
-    return tuple(sorted(found, key=lambda outlier: -outlier.weight))
+    return found
 
 
 def _by_class(task: DataTask, values: FloatArray) -> FloatArray:

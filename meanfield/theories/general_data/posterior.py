@@ -18,7 +18,14 @@ from meanfield.posterior.table import data_table
 from meanfield.theories.general_data.exact.examine import Examined
 from meanfield.theories.general_data.exact.particles import ParticleSolution, frozen_particles
 from meanfield.theories.general_data.exact.predictor import ParticlePredictor
-from meanfield.theories.general_data.parts import DataCode, DataOutlier, codes_of, outliers_of, parts_table
+from meanfield.theories.general_data.parts import (
+    DataCode,
+    DataOutlier,
+    codes_of,
+    outliers_of,
+    parts_table,
+    solved_outliers,
+)
 from meanfield.theories.general_data.predictor import GeneralPredictor
 from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, real_number
@@ -214,7 +221,5 @@ class GeneralDataPosterior(DataPosterior):
     @property
     def _part_names(self) -> tuple[str, ...]:
         names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
-        order = np.argsort(-self.solution.outlier_weight, kind="stable")  # that of `outliers`
-        rank = np.argsort(order)
-        names += [f"outlier {self.outliers[i].label}" for i in rank]
+        names += [f"outlier {one.label}" for one in solved_outliers(self.network, self.task, self.solution)]
         return tuple(names)
