@@ -74,7 +74,7 @@ def codes_of(network: Network, task: DataTask, solution: GeneralSolution) -> tup
 
 
 def outliers_of(network: Network, task: DataTask, solution: GeneralSolution) -> tuple[DataOutlier, ...]:
-    """Outliers of a `GeneralSolution`, heaviest first; those of equal weight (six digits) by the classes they are on."""
+    """Outliers of a `GeneralSolution`, heaviest first; equal ones (six digits) by the classes they are on."""
 
     def rank(outlier: DataOutlier) -> tuple[float, list[bool]]:
         return -float(f"{outlier.weight:.6g}"), [letter != "1" for letter in outlier.pattern if task.n_classes]
