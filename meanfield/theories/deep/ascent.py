@@ -1,8 +1,7 @@
 """A way to a solution that does not lose itself: Phi grows with every step (THEORY.md, "Solving").
 
 Given conjugates k~, delta~ of the lower layers, kernels follow from below, K_l = F_l(k~_l; K_{l-1}), and t minimises
-Phi. What is left of the equations is k~ = G, the conjugates that the layers above ask
-for. There
+Phi. What is left of the equations is k~ = G, the conjugates that the layers above ask for. There
 
     dPhi = sum_l tr (G_l - K~_l) dK_l / 2,
 

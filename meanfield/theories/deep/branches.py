@@ -206,16 +206,14 @@ def _continued(
         except (NotCovered, np.linalg.LinAlgError):
             rough = None
         reached = rough is not None and rough.residual <= _ROUGH
-        if rough is not None and ((last and reached) or (not reached and factor < _FINEST)):
-            if not last:
-                raise NotCovered(f"the branch with codes was lost at {there.n_samples:.4g} samples, followed upwards")
-            return polish(system, rough, tolerance, report)
-        if rough is None and factor < _FINEST:
-            raise NotCovered(f"the branch with codes was lost at {there.n_samples:.4g} samples, followed upwards")
-        if rough is not None and reached:
-            samples, order = there.n_samples, system.unpack(rough.x)
-        else:
+        if not reached and factor >= _FINEST:
             factor = math.sqrt(factor)
+        elif rough is None or not (reached or last):
+            raise NotCovered(f"the branch with codes was lost at {there.n_samples:.4g} samples, followed upwards")
+        elif last:
+            return polish(system, rough, tolerance, report)
+        else:
+            samples, order = there.n_samples, system.unpack(rough.x)
 
 
 def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, limit: bool) -> tuple[System, Found]:

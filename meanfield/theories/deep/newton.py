@@ -19,6 +19,8 @@ _PATIENCE = 12
 _RISE = 1.2  # of the norm of the residual that a step may cause
 _NEAR = 0.05  # residual from which t needs no minimisation of its own
 _SETTLED = 1e-2  # nats of Phi that t may be off
+# Shares of a step that are tried; then, as kernels of nearly rank one may be negative at all of them, with these raised
+_LENGTHS = (*((0.4**k, False) for k in range(5)), *((0.4**k, True) for k in range(3)))
 _LEAST = 1e-5  # eigenvalues that had become negative, in units of the largest
 _CHORDS, _CLOSE, _HELPS = 4, 1e-3, 0.05  # steps with a given matrix, from where on, and what each has to gain
 
@@ -61,12 +63,11 @@ def newton(
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
         reached = None
-        # Kernels of nearly rank one have to be kept positive.
-        for shorter in (*(0.4**k for k in range(5)), -1.0, -0.4, -0.16):
-            if shorter < 0.0 and reached is not None:
+        for share, raised in _LENGTHS:
+            if raised and reached is not None:
                 break
-            candidate = x + abs(shorter) * length * move * scale
-            if shorter < 0.0:
+            candidate = x + share * length * move * scale
+            if raised:
                 candidate = _positive(system, candidate)
             if _admissible(system, candidate):
                 try:

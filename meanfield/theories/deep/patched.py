@@ -23,7 +23,7 @@ from meanfield.theories.deep.class_tables import class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.patches import Cluster, Patch, clustered
-from meanfield.theories.deep.peaks import Peaks, fitted
+from meanfield.theories.deep.peaks import Peaks, fitted, moments
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import CHECK, Averages, Detail, NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.scattered import ScatteredSites
@@ -229,9 +229,8 @@ class PatchedLayer:
         size = nodes.v.shape[1]
         mean, spread = np.zeros((len(share), size)), np.tile(np.eye(size), (len(share), 1, 1))
         for k in np.flatnonzero(share > 0.1 * _NEGLIGIBLE):
-            mean[k] = parts[:, k] @ nodes.v / share[k]
-            apart = nodes.v - mean[k]
-            spread[k] = (apart.T * (parts[:, k] / share[k])) @ apart + 1e-9 * np.eye(size)
+            mean[k], covariance = moments(nodes.v, parts[:, k], share[k])
+            spread[k] = covariance + 1e-9 * np.eye(size)
         return share, mean, spread
 
     def _size(self, setting: Setting) -> int:

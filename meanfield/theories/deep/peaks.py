@@ -13,7 +13,7 @@ from scipy.stats import chi2, qmc
 
 from meanfield.validation import FloatArray
 
-__all__ = ["Peaks", "fitted"]
+__all__ = ["Peaks", "fitted", "moments"]
 
 _ROUNDS, _POINTS = 3, 11  # of the fit; log2 of its points
 _TAIL, _WIDER, _LEAST = 8, 1.15, 0.02  # degrees of freedom, covariance and smallest share that points are drawn with
@@ -73,6 +73,13 @@ def drawn(peaks: Peaks, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
     return v, np.asarray(top + np.log(np.exp(parts - top[:, None]).sum(axis=1)))
 
 
+def moments(v: FloatArray, part: FloatArray, total: float) -> tuple[FloatArray, FloatArray]:
+    """Mean (D,) and covariance (D, D) of points with these weights (N,), whose sum is `total`."""
+    mean = part @ v / total
+    apart = v - mean
+    return mean, (apart.T * (part / total)) @ apart
+
+
 def fitted(log_weight: Callable[[FloatArray], FloatArray], peaks: Peaks, least: float) -> Peaks:
     """The mixture with the means, covariances and shares that its members have under a weight, by importance sampling.
 
@@ -88,9 +95,7 @@ def fitted(log_weight: Callable[[FloatArray], FloatArray], peaks: Peaks, least: 
         enough = total**2 > _FEW * v.shape[1] * (parts**2).sum(axis=0)
         mean, covariance = peaks.mean.copy(), peaks.covariance.copy()
         for k in np.flatnonzero(enough):
-            mean[k] = parts[:, k] @ v / total[k]
-            apart = v - mean[k]
-            covariance[k] = (apart.T * (parts[:, k] / total[k])) @ apart
+            mean[k], covariance[k] = moments(v, parts[:, k], total[k])
         share = np.maximum(total, 1e-300)
         kept = share > least * share.max()
         peaks = Peaks(mean[kept], covariance[kept], share[kept] / share[kept].sum())

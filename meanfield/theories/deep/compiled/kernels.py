@@ -228,6 +228,17 @@ def log_sum(total):
 
 
 @jit
+def _add_products(w, mean, products, out):
+    """Add w times the products of the class means (C, columns) that are named in products (products, C)."""
+    for p in range(len(products)):
+        value = w
+        for c in range(len(mean)):
+            if products[p, c] > 0:
+                value *= mean[c, products[p, c]]
+        out[p] += value
+
+
+@jit
 def accumulate(start, weight, kind, place, means, total, top, depth, products, out):
     """Sums over alpha of exp(total - top) times products of class means, per node, in out (nodes, products).
 
@@ -258,12 +269,7 @@ def accumulate(start, weight, kind, place, means, total, top, depth, products, o
                     x, one = weight[c, i, points - 1], means[table[first + points - 1] + j]
                     for k in range(n_part):
                         row[k] += x * one[k]
-            for p in range(len(products)):
-                value = w
-                for c in range(n_class):
-                    if products[p, c] > 0:
-                        value *= mean[c, products[p, c]]
-                out[i, p] += value
+            _add_products(w, mean, products, out[i])
 
 
 @jit
@@ -302,9 +308,4 @@ def accumulate_plane(start, weight, kind, place, means, first, share, total, top
                     x, one = share[c, j, r], lines[c, first[c, j] + r]
                     for k in range(n_part):
                         row[k] += x * one[k]
-            for p in range(len(products)):
-                value = w
-                for c in range(n_class):
-                    if products[p, c] > 0:
-                        value *= mean[c, products[p, c]]
-                out[i, p] += value
+            _add_products(w, mean, products, out[i])

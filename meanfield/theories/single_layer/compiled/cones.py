@@ -15,8 +15,9 @@ from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import nonnegative_least_squares
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
+from meanfield.theories.single_layer.compiled.dual import carrying
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
-from meanfield.theories.single_layer.compiled.joint_newton import joint_newton
+from meanfield.theories.single_layer.compiled.joint_newton import combine_columns, joint_newton
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.returned import CUTS, SOLUTION
 from meanfield.theories.single_layer.compiled.ridges import climb_ridges, highest_maximum
@@ -42,6 +43,7 @@ _OUTSIDE = 1e-12  # kappa on the other side that is rounding
 _VIOLATION = 2e-12  # as in `dual`
 _ESCAPED = 1e-6
 _WRONG = 3e-11  # residual of the equations for y with weights that are not negative
+_WEIGHTLESS = 1e-13  # up to which a weight is none
 
 
 @jit_apart(returns=f"Tuple(({CUTS}))")
@@ -205,6 +207,16 @@ def _add_ray(t, pattern, u, rays, count):
     return count
 
 
+@jit
+def _project(basis, direction, u):
+    """Fill u with the part of a direction that lies in the span of orthonormal rows."""
+    u[:] = 0.0
+    for i in range(basis.shape[0]):
+        part = np.sum(basis[i] * direction)
+        for r in range(basis.shape[1]):
+            u[r] += part * basis[i, r]
+
+
 @jit_apart(returns="int64")
 def _add_rays(t, pattern, basis, weights, directions, multipliers, rays, count):
     """Rays in the cone of these signs of which W = sum_i weights_i basis_i basis_i^T may be made; returns the count."""
@@ -230,11 +242,7 @@ def _add_rays(t, pattern, basis, weights, directions, multipliers, rays, count):
     for k in np.argsort(-multipliers):
         if not multipliers[k] > 0.0:
             break
-        u[:] = 0.0
-        for i in range(dim):
-            part = np.sum(basis[i] * directions[k])
-            for r in range(m):
-                u[r] += part * basis[i, r]
+        _project(basis, directions[k], u)
         if np.sum(u * u) > _INSIDE**2 and _inside(t, pattern, u) <= _EDGE:
             for r in range(m):
                 middle[r] += multipliers[k] * u[r]
@@ -248,11 +256,7 @@ def _add_rays(t, pattern, basis, weights, directions, multipliers, rays, count):
     for k in np.argsort(-multipliers):
         if not multipliers[k] > 0.0 or count == rays.shape[0]:
             break
-        u[:] = 0.0
-        for i in range(dim):
-            part = np.sum(basis[i] * directions[k])
-            for r in range(m):
-                u[r] += part * basis[i, r]
+        _project(basis, directions[k], u)
         if not np.sum(u * u) > _INSIDE**2 or _inside(t, pattern, u) > _EDGE:
             continue
         share = 0.0
@@ -316,11 +320,7 @@ def _diagonalised(frame, dim, form, turned, values):
     found, axes = np.linalg.eigh(inner)
     copy_matrix(turned, frame)
     copy_vector(values, found)
-    for r in range(m):
-        for i in range(dim):
-            turned[r, i] = 0.0
-            for k in range(dim):
-                turned[r, i] += frame[r, k] * axes[k, i]
+    combine_columns(frame, axes, turned)
 
 
 @jit_apart(returns=SOLUTION)
@@ -374,9 +374,8 @@ def _solution(
         s = start_s
     else:
         return failed
-    outliers, outlier_weights = rays[:n_rays].copy(), ray_weights[:n_rays].copy()
-    outliers, outlier_weights = _positive(outliers, outlier_weights)
-    readouts, weights = _positive(readouts, weights)
+    outliers, outlier_weights = carrying(rays[:n_rays].copy(), ray_weights[:n_rays].copy(), _WEIGHTLESS)
+    readouts, weights = carrying(readouts, weights, _WEIGHTLESS)
     worst, worst_values = np.empty((64, m)), np.empty(64)
     n_worst, _, _ = worst_directions(table, p, t, 1.0 + _VIOLATION, worst, worst_values)
     if n_worst > 0:
@@ -432,16 +431,3 @@ def solve_cones(table, p, y, tau, low, high, t, s, cuts, sizes, directions, mult
         if solution[0]:
             break
     return solution
-
-
-@jit
-def _positive(rows, values):
-    """Rows whose values are positive, and these."""
-    count = 0
-    kept, kept_values = np.empty(rows.shape), np.empty(rows.shape[0])
-    for k in range(rows.shape[0]):
-        if values[k] > 1e-13:
-            copy_vector(kept[count], rows[k])
-            kept_values[count] = values[k]
-            count += 1
-    return kept[:count].copy(), kept_values[:count].copy()

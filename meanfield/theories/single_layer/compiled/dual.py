@@ -56,7 +56,7 @@ def _distinct_codes(table, p, t, readouts, weights, distance, climb):
 
 
 @jit_apart(returns=f"Tuple(({CUTS}))")
-def _carrying(rows, values, least):
+def carrying(rows, values, least):
     """Rows whose values are above `least`, and these values."""
     count = 0
     for value in values:
@@ -220,8 +220,8 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
             select_weights(table, p, t, touching, touching_weights)
             readouts = touching
             weights = touching_weights
-        readouts, weights = _carrying(readouts, weights, 1e-13)
-        directions, direction_weights = _carrying(directions, direction_weights, 1e-13)
+        readouts, weights = carrying(readouts, weights, 1e-13)
+        directions, direction_weights = carrying(directions, direction_weights, 1e-13)
         directions, direction_weights = _distinct_directions(directions, direction_weights, 1e-6)
         if _pushed(table, p, t, directions):
             break
@@ -247,7 +247,7 @@ def _stands(table, p, t, a):
 def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
     t, cuts, cut_weights, directions, direction_weights, _ = state
-    readouts, weights = _carrying(cuts, cut_weights, 2e-3 / cut_weights.shape[0])
+    readouts, weights = carrying(cuts, cut_weights, 2e-3 / cut_weights.shape[0])
     readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-5, True)
     if table.growth_plus > 0.0 or table.growth_minus > 0.0:
         steep = np.full(readouts.shape[0], -1.0)
@@ -257,8 +257,8 @@ def candidates(table, p, state, distance):
                 steep[k] = weights[k]
                 standing += 1
         if standing > 0:
-            readouts, weights = _carrying(readouts, steep, -0.5)
+            readouts, weights = carrying(readouts, steep, -0.5)
             weights /= np.sum(weights)
-    directions, direction_weights = _carrying(directions, direction_weights, 1e-6)
+    directions, direction_weights = carrying(directions, direction_weights, 1e-6)
     directions, direction_weights = _distinct_directions(directions, direction_weights, distance)
     return readouts, weights, directions, direction_weights

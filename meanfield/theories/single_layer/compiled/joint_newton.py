@@ -27,7 +27,7 @@ from meanfield.theories.single_layer.compiled.generated.stationarity import (
 )
 from meanfield.theories.single_layer.compiled.kkt import height_unit, room_for_derivatives
 
-__all__ = ["face_fields", "joint_newton"]
+__all__ = ["combine_columns", "face_fields", "joint_newton"]
 
 _STEPS = 15
 _LARGEST = 300  # unknowns, of which a singular value decomposition is asked for
@@ -103,6 +103,17 @@ def _free(singular, right, n):
     return count
 
 
+@jit
+def combine_columns(frame, axes, result):
+    """The first columns of `result` become those of `frame` (m, m) times `axes` (dim, dim)."""
+    dim = axes.shape[0]
+    for r in range(frame.shape[0]):
+        for i in range(dim):
+            result[r, i] = 0.0
+            for k in range(dim):
+                result[r, i] += frame[r, k] * axes[k, i]
+
+
 @jit_apart(returns="none")
 def _turned(frame, dim, weights, off_diagonal, move):
     """Move the basis of a face, the first `dim` columns of `frame` (m, m), by `move` (m, dim), in place.
@@ -130,12 +141,8 @@ def _turned(frame, dim, weights, off_diagonal, move):
                     turned[i, j] += to[i, k] * form[k, q] * to[j, q]
     values, axes = np.linalg.eigh(turned)
     copy_matrix(frame, ortho)
-    for i in range(dim):
-        weights[i] = values[i]
-        for r in range(m):
-            frame[r, i] = 0.0
-            for k in range(dim):
-                frame[r, i] += ortho[r, k] * axes[k, i]
+    copy_vector(weights, values)
+    combine_columns(ortho, axes, frame)
 
 
 @jit_apart(returns="Tuple((boolean, float64, int64))")
