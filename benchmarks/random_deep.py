@@ -17,15 +17,13 @@ the solver (`tests/deep_oracles.py`): wrong is an equation violated by more than
 from __future__ import annotations
 
 import argparse
-import os
-import pickle
-import signal
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from children import in_child
 
 import meanfield as mf
 
@@ -70,36 +68,24 @@ def words(network, task, tau):
 
 def solved(problem, seconds):
     """(outcome, text, CPU seconds, solution) of a process that ends after so many seconds."""
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(receiving)
-        signal.signal(signal.SIGPROF, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        start, solution = time.process_time(), None
-        try:
-            post = mf.solve(*problem, progress=False)
-            solution, proof = post.solution, post.certificate
-            outcome, text = "certified", f"residual {proof.residual:.0e}; " + "; ".join(solution.notes)
-        except mf.ConvergenceError as error:
-            outcome, text = "no solution", str(error)
-        except ValueError as error:
-            outcome, text = "refused", str(error)
-        except Exception as error:
-            outcome, text = "OTHER", f"{type(error).__name__}: {error}"
-        took = time.process_time() - start
-        try:
-            data = pickle.dumps((outcome, text, took, solution))
-        except Exception:
-            data = pickle.dumps((outcome, text, took, None))
-        with os.fdopen(sending, "wb") as pipe:
-            pipe.write(data)
-        os._exit(0)
-    os.close(sending)
-    with os.fdopen(receiving, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(child, 0)
-    return pickle.loads(data) if data else ("stopped", "", seconds, None)
+    return in_child(lambda: outcome_of(problem), seconds) or ("stopped", "", seconds, None)
+
+
+def outcome_of(problem):
+    """The same, without a limit."""
+    start, solution = time.process_time(), None
+    try:
+        post = mf.solve(*problem, progress=False)
+        solution, proof = post.solution, post.certificate
+        outcome, text = "certified", f"residual {proof.residual:.0e}; " + "; ".join(solution.notes)
+    except mf.ConvergenceError as error:
+        outcome, text = "no solution", str(error)
+    except ValueError as error:
+        outcome, text = "refused", str(error)
+    except Exception as error:  # counted as a fault, whatever it is
+        outcome, text = "OTHER", f"{type(error).__name__}: {error}"
+    took = time.process_time() - start
+    return outcome, text, took, None if problem[0].activation.name == "relu" else solution
 
 
 def main():

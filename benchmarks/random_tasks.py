@@ -17,9 +17,6 @@ for GELU it misses the far maxima of h and ends below the value that the primal 
 from __future__ import annotations
 
 import argparse
-import os
-import pickle
-import signal
 import sys
 import time
 from pathlib import Path
@@ -27,6 +24,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import sympy as sp
+from children import in_child
 
 import meanfield as mf
 
@@ -122,24 +120,18 @@ def solved(problem, seconds, apart):
 _LOADED = set()
 
 
+def _told(solve):
+    """Status and certificate, or what went wrong."""
+    try:
+        post = solve()
+    except Exception as error:  # every failure is counted
+        return f"{type(error).__name__}: {error}", None
+    return str(post.status), vars(post.certificate)
+
+
 def child_result(solve, seconds):
     """Status and certificate from a child process that ends after so many seconds, whatever it does."""
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # of CPU time
-        try:
-            post = solve()
-            found = str(post.status), vars(post.certificate)
-        except Exception as error:
-            found = f"{type(error).__name__}: {error}", None
-        os.write(sending, pickle.dumps(found))
-        os._exit(0)
-    os.close(sending)
-    with os.fdopen(receiving, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(child, 0)
-    status, proof = pickle.loads(data) if data else ("stopped", None)
+    status, proof = in_child(lambda: _told(solve), seconds) or ("stopped", None)
     nothing = dict.fromkeys(("kkt_residual", "duality_gap", "bound_gap", "boxes"), np.nan)
     return SimpleNamespace(status=status, certificate=SimpleNamespace(**(proof or nothing)))
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from ellipse import PROBLEM, excess
 
 import meanfield as mf
-from meanfield.activations.cumulant import cumulant
 from meanfield.phases.boundaries import _at, _crossings, _edges, _sorted_phase
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.transitions.boundary import trace_boundary
@@ -101,19 +101,10 @@ def test_codes_that_merge_end_where_they_would_jump():
     assert all(point.quartic < 0 for point in merger.points)
 
 
-ISLAND = mf.Network("tanh"), mf.class_task(fractions=[0.5, 0.25, 0.25], targets=[0.5, 0.4, 0.9]), 0.3
-
-
-def excess(first, second):
-    """phi odd, one output: no neuron responds where sum_c p_c y_c^2 < tau^2 / (sigma_a^2 E phi^2), an ellipse."""
-    level = 0.3**2 / cumulant(ISLAND[0].activation, 1.0).direct(np.zeros(1))[2][0]
-    return 0.5 * first**2 + 0.25 * second**2 + 0.25 * 0.9**2 - level
-
-
 @pytest.mark.parametrize("shift", [0.1, 0.08])
 def test_an_island_between_the_rows_of_the_raster_is_closed(shift):
     axis = np.linspace(-1.05, 0.95, 5)  # in cells of 1/2 the island is 0.46 and 0.64 wide: one point is in it
-    plane = mf.sweep(*ISLAND, target_1=axis, target_2=axis + shift, progress=False)
+    plane = mf.sweep(*PROBLEM, target_1=axis, target_2=axis + shift, progress=False)
     assert (plane.phase == plane.phase[2, 2]).sum() == 1
     found = plane.boundaries()
     assert found.unexplained == ()
@@ -130,7 +121,7 @@ def test_an_island_between_the_rows_of_the_raster_is_closed(shift):
 
 def test_the_island_on_a_fine_raster():
     axes = {"target_1": np.linspace(-0.4, 0.4, 15), "target_2": np.linspace(-0.5, 0.5, 15)}
-    plane = mf.sweep(*ISLAND, **axes, progress=False)
+    plane = mf.sweep(*PROBLEM, **axes, progress=False)
     assert plane.certified.all()
     inside = np.array(plane.phase_labels)[plane.phase] == "0-0-0"
     expected = excess(*np.meshgrid(*axes.values(), indexing="ij"))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from ellipse import PROBLEM, excess
 from scipy.optimize import minimize
 
 import meanfield as mf
@@ -11,19 +12,11 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.phases.islands import hidden_islands, margins
 from meanfield.problem.problem import Problem
 
-QUIET = mf.Network("tanh"), mf.class_task(fractions=[0.5, 0.25, 0.25], targets=[0.5, 0.4, 0.9]), 0.3
-
-
-def excess(first, second):
-    """phases/THEORY.md, "Known limits": no neuron responds where this is negative."""
-    level = 0.3**2 / cumulant(QUIET[0].activation, 1.0).direct(np.zeros(1))[2][0]
-    return 0.5 * first**2 + 0.25 * second**2 + 0.25 * 0.9**2 - level
-
 
 @pytest.mark.parametrize("shift", [0.0, 0.07])
 def test_an_island_between_all_points_of_the_raster(shift):
     axis = np.linspace(-1.25, 1.25, 6)  # in cells of 1/2 the ellipse is 0.46 and 0.64 wide
-    plane = mf.sweep(*QUIET, target_1=axis, target_2=axis + shift, progress=False)
+    plane = mf.sweep(*PROBLEM, target_1=axis, target_2=axis + shift, progress=False)
     assert (excess(*np.meshgrid(*plane.axes.values(), indexing="ij")) > 0).all()
     found = plane.boundaries()
     (island,) = [curve for curve in found if not curve.crossover]
