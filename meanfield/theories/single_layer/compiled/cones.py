@@ -36,6 +36,7 @@ _LEAST_RIDGE = (1e-3, 1e-5)  # and of a ridge
 _FLAT, _ACCURATE = (10.0, 100.0), 1e-12  # growth this near to one, in units of the accuracy, is one
 _SAME_RAY = 1e-10  # part by which rays have to differ in what they make of y
 _CHANGES = 12  # of faces that turn out smaller
+_LIGHT = 0.1  # weight of a ray, in units of the largest, that may be left of another on its way
 _MOST_CLASSES = 60  # whose signs are bits of a number
 _RAYS = 48  # of each face
 _ANGLES = 16
@@ -355,7 +356,7 @@ def _with_less(dims, frames, forms, patterns, n_faces, face_weights, converged):
     """Take a direction from a face (all in place); returns the number of faces, -1 where there is nothing to take.
 
     One of negative weight is no outlier: its space is smaller than it seemed. Where Newton's method has gone astray, the
-    one that carried least before.
+    one that carried least before, in units of what its face carried; then rays that carried little.
     """
     least, worst = -_WRONG, -1
     if converged:
@@ -363,16 +364,20 @@ def _with_less(dims, frames, forms, patterns, n_faces, face_weights, converged):
             if np.min(face_weights[f, : dims[f]]) < least:
                 least, worst = np.min(face_weights[f, : dims[f]]), f
     if worst < 0:
-        least = np.inf
+        least, apart, lightest, heaviest = np.inf, -1, np.inf, 0.0
         for f in range(n_faces):
-            if dims[f] == 1:
-                continue
             turned, values = np.empty(frames[f].shape), np.empty(dims[f])
             _diagonalised(frames[f], dims[f], forms[f], turned, values)
-            if values[0] / values[dims[f] - 1] < least:
-                least, worst = values[0] / values[dims[f] - 1], f
-    if worst < 0:
-        return -1
+            total = np.sum(values)
+            heaviest = max(heaviest, total)
+            if total < lightest:
+                lightest, apart = total, f
+            if dims[f] > 1 and values[0] < least * total:
+                least, worst = values[0] / total, f
+        if worst < 0:  # there are rays only
+            if not lightest < _LIGHT * heaviest:
+                return -1
+            worst = apart
     dim = dims[worst] - 1
     if dim > 0:
         turned, values = np.empty(frames[worst].shape), np.empty(dim + 1)
