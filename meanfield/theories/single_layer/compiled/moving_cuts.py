@@ -41,7 +41,7 @@ from meanfield.theories.single_layer.compiled.ridges import (
 
 __all__ = ["moving_cuts"]
 
-_ROUNDS = 80
+_ROUNDS = 160
 _WINDOW = 0.05  # of F below zero, where maxima become cuts
 _MOST = 64  # new readouts in a round
 _CARRIED = 1e-9  # multiplier from which on a cut is kept
@@ -51,6 +51,7 @@ _FLAT = 1e-9  # least curvature of F, in units of 1 / (n + |a|^2)
 _WATCHED = 0.7  # growth from which on a direction is looked at
 _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to the active set as one; of directions
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
+_CLOSE, _NEXT_TRY_CLOSE = 1e-7, 0.1  # the same where spaces of growth one come apart
 _SMALLEST_GAIN = 1e-12
 _MUCH = 1e-4  # multiplier, in units of the targets, of what surely counts
 _FAR = 1e4  # |a|^2 from which on a maximum is held against where its ray ends
@@ -439,9 +440,9 @@ def moving_cuts(table, p, y, tau, low, high, found):
         else:
             rho = max(rho / 3.0, 1e-5)
         off = max(penalty * excess, abs(gain)) / (scale + abs(model))
-        done = off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale)
+        done = off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale) or number == _ROUNDS - 1
         if number > 2 and (off < next_try or (done and off < last_try)):
-            next_try, last_try = _NEXT_TRY * off, off
+            next_try, last_try = (_NEXT_TRY if off > _CLOSE else _NEXT_TRY_CLOSE) * off, off
             state = cuts, sizes, carried, maxima, weights
             rest = multipliers[cuts.shape[0] :]
             solution = _candidate(
