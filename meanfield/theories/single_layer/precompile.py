@@ -90,7 +90,7 @@ def calls_of_diagrams() -> list[tuple[Any, tuple[Any, ...], bool]]:
     """The same of what a sweep and its transitions need besides, and whether Python calls it."""
     x, rows, cube, s = np.zeros(2), np.zeros((2, 2)), np.zeros((2, 2, 2)), 1.0
     table, bounds = calls()[0][1][:2]
-    where = True, s, cube, np.zeros(2, bool), x, rows, rows
+    where = True, True, s, cube, np.zeros(2, bool), x, rows, rows  # sides of readouts, products from zero
     return [
         (relaxed_bound, (table, bounds, x, rows, rows, x, x, x, x, x, *where), False),
         (stationarity.mean_activations, (x, x, rows, x, rows, rows), True),
