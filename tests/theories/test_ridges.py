@@ -141,6 +141,28 @@ def test_rectifiers_at_the_edges_of_cones(name):
     assert dual - primal < 2e-8
 
 
+@pytest.mark.parametrize("name", ["leaky_relu, two ridges", "leaky_relu, planes"])
+def test_last_digits_do_not_decide(name):
+    """Targets that are off by their rounding, outputs that are turned, classes in another order: one solution."""
+    phi, sigma_a, tau, p, y = TASKS[name]
+    p, y = np.array(p), np.array(y)
+    network = mf.Network(phi, sigma_a=sigma_a)
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(6):
+        order, turn = np.arange(len(p)), np.eye(y.shape[1])
+        if number % 3 == 1:
+            turn = np.linalg.qr(rng.normal(size=turn.shape))[0]
+        elif number % 3 == 2:
+            order = rng.permutation(len(p))
+        targets = (y * (1.0 + 1e-15 * rng.normal(size=y.shape)))[order] @ turn
+        task = mf.class_task(fractions=p[order], targets=targets)
+        post = mf.solve(network, task, tau=tau)
+        assert post.status == "optimal"
+        found.append((post.solution.t @ turn.T)[np.argsort(order)])
+    assert np.ptp(found, axis=0).max() < 1e-9 * np.abs(found).max()
+
+
 @pytest.mark.parametrize("name", [name for name in TASKS if "relu" not in name])
 def test_cones_and_far_codes_of_other_activations(name):
     """Stationary, and no readout of random ascents is better: own quadrature."""

@@ -35,7 +35,8 @@ _LEAST_FACE = 1e-4  # the same of a face
 _LEAST_RIDGE = (1e-3, 1e-5)  # and of a ridge
 _FLAT, _ACCURATE = (10.0, 100.0), 1e-12  # growth this near to one, in units of the accuracy, is one
 _SAME_RAY = 1e-10  # part by which rays have to differ in what they make of y
-_CHANGES = 6  # of faces that turn out smaller
+_CHANGES = 12  # of faces that turn out smaller
+_LIGHT = 0.1  # weight of a ray, in units of the largest, that may be left of another on its way
 _MOST_CLASSES = 60  # whose signs are bits of a number
 _RAYS = 48  # of each face
 _ANGLES = 16
@@ -271,6 +272,47 @@ def _add_rays(t, pattern, basis, weights, directions, multipliers, rays, count):
     return count
 
 
+@jit_apart(returns="none")
+def _exactly_shared(columns, target, weights):
+    """Go on from weights that solve normal equations: the same active set, with shortest solutions of the columns."""
+    n_rows, n = columns.shape
+    taken = weights > 0.0
+    for _ in range(2 * n_rows + 10):
+        rest = target - columns @ weights
+        used = np.zeros((n_rows, n))
+        for j in range(n):
+            if taken[j]:
+                for i in range(n_rows):
+                    used[i, j] = columns[i, j]
+        left, singular, right = np.linalg.svd(used, False)
+        change = np.zeros(n)
+        for k in range(singular.shape[0]):
+            if singular[k] > _SAME_RAY * singular[0]:
+                part = np.sum(left[:, k] * rest) / singular[k]
+                for j in range(n):
+                    if taken[j]:
+                        change[j] += part * right[k, j]
+        step, first = 1.0, -1
+        for j in range(n):
+            if taken[j] and weights[j] + step * change[j] < 0.0:
+                step, first = -weights[j] / change[j], j
+        for j in range(n):
+            weights[j] = max(weights[j] + step * change[j], 0.0)
+        if first >= 0:
+            weights[first] = 0.0
+            taken[first] = False
+            continue
+        rest = target - columns @ weights
+        best, most = -1, 1e-15 * np.sqrt(np.sum(target * target))
+        for j in range(n):
+            gain = np.sum(columns[:, j] * rest)
+            if not taken[j] and gain > most:
+                best, most = j, gain
+        if best < 0:
+            break
+        taken[best] = True
+
+
 @jit_apart(returns="float64")
 def _shared(table, p, y, tau, t, readouts, weights, rays, ray_weights):
     """Weights of rays, not negative, that make up for what the codes leave of y; returns the residual norm."""
@@ -288,21 +330,7 @@ def _shared(table, p, y, tau, t, readouts, weights, rays, ray_weights):
     of_rays = columns[:, n:].copy()
     if nonnegative_least_squares(of_rays, rest, ray_weights, table.stop) == np.inf:
         return np.inf
-    # That solves normal equations; what they leave is made up for by the rays that it has taken.
-    left_over = rest - of_rays @ ray_weights
-    taken = of_rays.copy()
-    for j in range(rays.shape[0]):
-        if not ray_weights[j] > 0.0:
-            for i in range(n_classes * m):
-                taken[i, j] = 0.0
-    left, singular, right = np.linalg.svd(taken, False)
-    for k in range(singular.shape[0]):
-        if singular[k] > _SAME_RAY * singular[0]:
-            part = np.sum(left[:, k] * left_over) / singular[k]
-            for j in range(rays.shape[0]):
-                ray_weights[j] += part * right[k, j]
-    for j in range(rays.shape[0]):
-        ray_weights[j] = max(ray_weights[j], 0.0)
+    _exactly_shared(of_rays, rest, ray_weights)
     rest -= of_rays @ ray_weights
     return np.sqrt(np.sum(rest * rest))
 
@@ -321,6 +349,49 @@ def _diagonalised(frame, dim, form, turned, values):
     copy_matrix(turned, frame)
     copy_vector(values, found)
     combine_columns(frame, axes, turned)
+
+
+@jit_apart(returns="int64")
+def _with_less(dims, frames, forms, patterns, n_faces, face_weights, converged):
+    """Take a direction from a face (all in place); returns the number of faces, -1 where there is nothing to take.
+
+    One of negative weight is no outlier: its space is smaller than it seemed. Where Newton's method has gone astray, the
+    one that carried least before, in units of what its face carried; then rays that carried little.
+    """
+    least, worst = -_WRONG, -1
+    if converged:
+        for f in range(n_faces):
+            if np.min(face_weights[f, : dims[f]]) < least:
+                least, worst = np.min(face_weights[f, : dims[f]]), f
+    if worst < 0:
+        least, apart, lightest, heaviest = np.inf, -1, np.inf, 0.0
+        for f in range(n_faces):
+            turned, values = np.empty(frames[f].shape), np.empty(dims[f])
+            _diagonalised(frames[f], dims[f], forms[f], turned, values)
+            total = np.sum(values)
+            heaviest = max(heaviest, total)
+            if total < lightest:
+                lightest, apart = total, f
+            if dims[f] > 1 and values[0] < least * total:
+                least, worst = values[0] / total, f
+        if worst < 0:  # there are rays only
+            if not lightest < _LIGHT * heaviest:
+                return -1
+            worst = apart
+    dim = dims[worst] - 1
+    if dim > 0:
+        turned, values = np.empty(frames[worst].shape), np.empty(dim + 1)
+        _diagonalised(frames[worst], dim + 1, forms[worst], turned, values)
+        for i in range(dim + 1):  # the lightest goes last
+            for r in range(turned.shape[0]):
+                frames[worst, r, i] = turned[r, dim - i]
+        dims[worst] = dim
+        return n_faces
+    n_faces -= 1
+    patterns[worst], dims[worst] = patterns[n_faces], dims[n_faces]
+    copy_matrix(frames[worst], frames[n_faces])
+    copy_matrix(forms[worst], forms[n_faces])
+    return n_faces
 
 
 @jit_apart(returns=SOLUTION)
@@ -346,28 +417,17 @@ def _solution(
         converged, s, t_nullity = joint_newton(
             table, p, y, tau, t, s, readouts, weights, dims[:n_faces], growths, turned, face_weights
         )
-        if not converged or np.min(weights) < 0.0:
-            return failed
         n_rays = 0
-        for f in range(n_faces):
-            basis = np.ascontiguousarray(turned[f, :, : dims[f]].T)
-            n_rays = _add_rays(t, patterns[f], basis, face_weights[f], directions, carried, rays, n_rays)
-        norm = _shared(table, p, y, tau, t, readouts, weights, rays[:n_rays].copy(), ray_weights[:n_rays])
-        if norm < _WRONG:
-            break
-        # A direction of negative weight is no outlier: its space is smaller than it seemed.
-        least, worst_face = -_WRONG, -1
-        for f in range(n_faces):
-            if np.min(face_weights[f, : dims[f]]) < least:
-                least, worst_face = np.min(face_weights[f, : dims[f]]), f
-        if worst_face < 0:
+        if converged and np.min(weights) >= 0.0:
+            for f in range(n_faces):
+                basis = np.ascontiguousarray(turned[f, :, : dims[f]].T)
+                n_rays = _add_rays(t, patterns[f], basis, face_weights[f], directions, carried, rays, n_rays)
+            norm = _shared(table, p, y, tau, t, readouts, weights, rays[:n_rays].copy(), ray_weights[:n_rays])
+            if norm < _WRONG:
+                break
+        n_faces = _with_less(dims, frames, forms, patterns, n_faces, face_weights, converged)
+        if n_faces < 0:
             return failed
-        dims[worst_face] -= 1  # its frame begins with what is nearest to growth one
-        if dims[worst_face] == 0:
-            n_faces -= 1
-            patterns[worst_face], dims[worst_face] = patterns[n_faces], dims[n_faces]
-            copy_matrix(frames[worst_face], frames[n_faces])
-            copy_matrix(forms[worst_face], forms[n_faces])
         copy_matrix(t, start_t)
         copy_matrix(readouts, start)
         copy_vector(weights, start_weights)

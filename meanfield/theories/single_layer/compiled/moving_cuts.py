@@ -402,7 +402,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
     violation = 0.0
     cuts = np.concatenate((np.zeros((1, m)), found))
     directions = none.copy()
-    rho, penalty, next_try = max(1.0, 1.0 / scale), 0.0, _FIRST_TRY
+    rho, penalty, next_try, last_try = max(1.0, 1.0 / scale), 0.0, _FIRST_TRY, np.inf
     for number in range(_ROUNDS):
         table.stop[4] += 1
         if exhausted(table.stop, 1):
@@ -438,8 +438,9 @@ def moving_cuts(table, p, y, tau, low, high, found):
         else:
             rho = max(rho / 3.0, 1e-5)
         off = max(penalty * excess, abs(gain)) / (scale + abs(model))
-        if number > 2 and off < next_try:
-            next_try = _NEXT_TRY * off
+        done = off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale)
+        if number > 2 and (off < next_try or (done and off < last_try)):
+            next_try, last_try = _NEXT_TRY * off, off
             solution = solve_cones(table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search)
             if solution[0]:
                 return solution
@@ -475,7 +476,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
                 )
                 if solution[0]:
                     return _refined(table, p, y, tau, low, high, soft, solution, search)
-        if off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale):
+        if done:
             break
         directions = _pool(directions, multipliers[cuts.shape[0] :], rims)
         cuts = _pool(cuts, carried, maxima)
