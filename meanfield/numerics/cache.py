@@ -118,7 +118,7 @@ def _rarely_collecting() -> Iterator[None]:
     """A tenth of a compilation is Python's search for circles among millions of small objects that are in use."""
     thresholds = gc.get_threshold()
     if thresholds[0] > 0:
-        gc.set_threshold(max(thresholds[0], 50_000), *thresholds[1:])
+        gc.set_threshold(max(thresholds[0], 500_000), *thresholds[1:])
     try:
         yield
     finally:

@@ -28,8 +28,9 @@ try:
 
     _template_of = _Dispatcher.get_call_template
     _used = (
-        _Flags.no_compile, _Flags.no_cpython_wrapper, _Flags.no_cfunc_wrapper, _Dispatcher.add_overload,
-        _FunctionCompiler._customize_flags, CompileResult._reduce, CompileResult._find_referenced_environments,
+        _Flags.no_compile, _Flags.no_cpython_wrapper, _Flags.no_cfunc_wrapper, _Flags.options, _Flags.values,
+        _Flags()._values, _Dispatcher.add_overload, _FunctionCompiler._customize_flags, CompileResult._reduce,
+        CompileResult._find_referenced_environments,
     )  # fmt: skip
 except (ImportError, AttributeError):  # another Numba
     _AVAILABLE = False
@@ -125,9 +126,12 @@ def in_two_forms(dispatcher: Any) -> Callable[[Any, bool], object]:
 
 
 def reduced(result: Any, called: bool) -> tuple[Any, ...]:
-    """What is kept of a function on disk: machine code only if it is `called`, through a pointer or from Python."""
+    """What is kept of a function on disk: machine code only if it is `called`, through a pointer or from Python.
+
+    Not its lines with the types of all variables, whose writing takes as long as an optimisation.
+    """
     if not isinstance(result.entry_point, Inside):
-        return tuple(result._reduce())
+        return tuple(result._replace(type_annotation="")._reduce())
     library, description = result.library, result.fndesc
     library._ensure_finalized()
     if called:
@@ -135,14 +139,13 @@ def reduced(result: Any, called: bool) -> tuple[Any, ...]:
     else:
         kept = library.name, "bitcode", library._get_module_for_linking().as_bitcode()
     description.typemap = description.calltypes = None  # as in `CompileResult._reduce`
-    environments, types = tuple(result._find_referenced_environments()), str(result.type_annotation)
-    return kept, description, result.environment, result.signature, types, result.reload_init, environments
+    environments = tuple(result._find_referenced_environments())
+    return kept, description, result.environment, result.signature, result.reload_init, environments
 
 
 def read_inside(
-    context: Any, kept: Any, description: Any, environment: Any, signature: Any, types: Any, reload_init: Any,
-    environments: Any,
-) -> Any:  # fmt: skip
+    context: Any, kept: Any, description: Any, environment: Any, signature: Any, reload_init: Any, environments: Any
+) -> Any:
     """The form for compiled callers, from what `reduced` says of it."""
     for function in reload_init:
         function()
@@ -157,7 +160,7 @@ def read_inside(
         environment=environment,
         entry_point=Inside(),
         fndesc=description,
-        type_annotation=types,
+        type_annotation="",
         signature=signature,
         objectmode=False,
         lifted=(),
@@ -177,5 +180,12 @@ def _get_call_template(dispatcher: Any, arguments: Any, keywords: Any) -> Any:
         return _template_of(dispatcher, arguments, keywords)
 
 
+def _values(flags: Any) -> dict[str, Any]:
+    """In place of `TargetConfig.values`: what all compiled functions are looked up by, without a call for each flag."""
+    return {**_DEFAULTS, **flags._values}
+
+
 if _AVAILABLE:
+    _DEFAULTS = {name: option.default for name, option in _Flags.options.items()}
+    _Flags.values = _values  # type: ignore[method-assign]
     _Dispatcher.get_call_template = _get_call_template  # type: ignore[method-assign, assignment]

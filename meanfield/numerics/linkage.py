@@ -23,7 +23,7 @@ from typing import Any
 from numba.core.compiler_lock import global_compiler_lock
 
 try:
-    from llvmlite.binding import FunctionPassManager, Linkage
+    from llvmlite.binding import Linkage, ModulePassManager, create_new_module_pass_manager
     from numba.core.codegen import JITCodeLibrary as _Library
     from numba.core.codegen import JITCPUCodegen as _Codegen
     from numba.core.environment import lookup_environment
@@ -34,9 +34,8 @@ try:
     _address = _Library.get_pointer_to_function
     _machine_code = _Library._get_compiled_object
     _used = (
-        _Library._finalize_dynamic_globals, _Codegen._module_pass_manager, _Codegen._function_pass_manager,
-        FunctionPassManager.add_sroa_pass, FunctionPassManager.add_simplify_cfg_pass,
-        FunctionPassManager.add_instruction_combine_pass,
+        _Library._finalize_dynamic_globals, _Codegen._pass_builder, ModulePassManager.add_sroa_pass,
+        ModulePassManager.add_simplify_cfg_pass, ModulePassManager.add_instruction_combine_pass,
     )  # fmt: skip
 except (ImportError, AttributeError):  # another Numba
     AVAILABLE = False
@@ -66,23 +65,19 @@ def _simplify_functions(library: Any, module: Any) -> None:
     if not _users:
         return _simplify(library, module)
     module.data_layout = library._codegen._data_layout
-    for function in module.functions:
-        if not function.is_declaration:
-            passes, builder = library._codegen._function_pass_manager(opt=0)
-            passes.add_sroa_pass()
-            passes.add_simplify_cfg_pass()
-            passes.add_instruction_combine_pass()
-            passes.add_simplify_cfg_pass()
-            passes.run(function, builder)
+    builder = library._codegen._pass_builder(opt=0)
+    passes = create_new_module_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.run(module, builder)
 
 
-def _optimize_for_linking(library: Any) -> None:
-    """The first half of what Numba does with a module: references are counted less often."""
+def _optimize_linked(library: Any) -> None:
+    """What Numba does with every module waits until it is known that the module is translated."""
     if not _users:
         return _optimize(library)
-    cheap = {"opt": library._codegen._opt_level, "loop_vectorize": library._codegen._loopvect, "slp_vectorize": False}
-    passes, builder = library._codegen._module_pass_manager(**cheap, cost="cheap")
-    passes.run(library._final_module, builder)
 
 
 def _finish(library: Any) -> None:
@@ -101,8 +96,7 @@ def _translate(library: Any) -> None:
         return
     library._waits = False
     _keep_copies_inside(library)
-    passes, builder = library._codegen._module_pass_manager()
-    passes.run(library._final_module, builder)
+    _optimize(library)
     library._dynamic_globals.clear()  # found again
     _finalize(library)
     for variable in library._final_module.global_variables:
@@ -140,7 +134,7 @@ def _translated(library: Any) -> bytes:
 if AVAILABLE:
     # Numba has no hooks between these steps: the methods are replaced.
     _Library._optimize_functions = _simplify_functions  # type: ignore[method-assign]
-    _Library._optimize_final_module = _optimize_for_linking  # type: ignore[method-assign]
+    _Library._optimize_final_module = _optimize_linked  # type: ignore[method-assign]
     _Library._finalize_final_module = _finish  # type: ignore[method-assign]
     _Library.get_pointer_to_function = _address_of  # type: ignore[method-assign]
     _Library._get_compiled_object = _translated  # type: ignore[method-assign]
