@@ -279,16 +279,15 @@ def test_what_only_compiled_code_calls_has_no_wrapper_until_python_calls():
             function(np.empty(0))
 
 
-def test_claims_are_waited_for_while_their_process_lives(tmp_path, monkeypatch):
+def test_claims_are_waited_for_while_their_process_lives(tmp_path):
     path = tmp_path / "code.nbc"
     claims.begin(path)
-    assert not list(tmp_path.iterdir())  # announced only where that is wanted
+    assert not list(tmp_path.iterdir())  # announced only to a partner
     program = "import sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as other:
-        monkeypatch.setattr(claims, "_announces", True)
-        claims.begin(path)
-        with claims.waiting_for(other):
-            assert not claims.wait_for(path)  # of another process
+        with claims.sharing_with(other.pid, other.poll):
+            claims.begin(path)
+            assert not claims.wait_for(path)  # of this process
             (claim,) = tmp_path.iterdir()
             claim.write_text(str(other.pid))
             threading.Timer(0.2, claims.end, [path]).start()

@@ -1,46 +1,42 @@
 """Two processes that fill one cache: what one has begun to compile the other waits for, instead of doing the same.
 
-The process that announces leaves a small file with its number beside the file to come, while it is at work. Only the
-one that started it waits, and no longer than it lives.
+Either leaves a small file with its number beside the file to come, while it is at work. The other one waits, and no
+longer than its partner lives. They cannot wait for each other: each would compile what the other's function calls, and
+compiled functions do not call each other in circles.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["announce", "begin", "end", "wait_for", "waiting_for"]
+__all__ = ["begin", "end", "sharing_with", "wait_for"]
 
 _ENDING = ".claim"
 _PATIENCE = 60.0  # seconds; nothing takes as long
-_announces = False
-_other: subprocess.Popen[bytes] | None = None
-
-
-def announce() -> None:
-    """From now on, this process says what it compiles."""
-    global _announces
-    _announces = True
+_partner: tuple[int, Callable[[], object]] | None = None
 
 
 @contextlib.contextmanager
-def waiting_for(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """While this lasts, wait for what another process has announced."""
-    global _other
-    before, _other = _other, process
+def sharing_with(number: int, ended: Callable[[], object]) -> Iterator[None]:
+    """While this lasts, say what is compiled and wait for what the process of that number has begun.
+
+    ended: returns None while that process lives.
+    """
+    global _partner
+    before, _partner = _partner, (number, ended)
     try:
         yield
     finally:
-        _other = before
+        _partner = before
 
 
 def begin(path: Path) -> None:
-    """Announce a file, if that is wanted."""
-    if _announces:
+    """Announce a file, if there is a partner."""
+    if _partner is not None:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_suffix(_ENDING).write_text(str(os.getpid()))
@@ -48,7 +44,7 @@ def begin(path: Path) -> None:
 
 def end(path: Path) -> None:
     """An announced file is there, or cannot be written."""
-    if _announces:
+    if _partner is not None:
         with contextlib.suppress(OSError):
             path.with_suffix(_ENDING).unlink()
 
@@ -56,9 +52,9 @@ def end(path: Path) -> None:
 def wait_for(path: Path) -> bool:
     """Wait until an announced file is there, or will not come; returns False where none was announced."""
     start, waited = time.monotonic(), False
-    while _other is not None and _other.poll() is None and time.monotonic() < start + _PATIENCE:
+    while _partner is not None and _partner[1]() is None and time.monotonic() < start + _PATIENCE:
         try:
-            if path.with_suffix(_ENDING).read_text() != str(_other.pid):
+            if path.with_suffix(_ENDING).read_text() != str(_partner[0]):
                 break  # of a process that was killed, or is about to be written
         except OSError:
             break

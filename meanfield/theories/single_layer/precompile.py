@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.numerics.budget import new_stop
-from meanfield.numerics.claims import waiting_for
+from meanfield.numerics.claims import sharing_with
 from meanfield.numerics.cumulant_table import Direct, Table
 from meanfield.numerics.jit import cache_directory, compile_for, source_hash
 from meanfield.numerics.linalg import solve_symmetric
@@ -34,7 +34,16 @@ from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.relaxation import relaxed_bound
 from meanfield.theories.single_layer.compiled.ridges import climb_ridges
 
-__all__ = ["SWITCH", "beside", "calls", "calls_of_diagrams", "is_compiled", "precompile", "precompile_diagrams"]
+__all__ = [
+    "SWITCH",
+    "beside",
+    "calls",
+    "calls_of_diagrams",
+    "is_compiled",
+    "precompile",
+    "precompile_beside",
+    "precompile_diagrams",
+]
 
 SWITCH = "MEANFIELD_PRECOMPILE"  # 0: no second process
 _PROGRAM = """\
@@ -43,14 +52,8 @@ def follow():
     sys.stdin.buffer.read()  # until the other process closes it, or is gone
     os._exit(1)
 threading.Thread(target=follow, daemon=True).start()
-from meanfield.numerics.claims import announce
-announce()
-from meanfield.theories.single_layer.precompile import precompile
-precompile()
-"""
-_DIAGRAMS = """\
-from meanfield.theories.single_layer.precompile import precompile_diagrams
-precompile_diagrams()
+from meanfield.theories.single_layer.precompile import precompile_beside
+precompile_beside(int(sys.argv[1]), diagrams=bool(int(sys.argv[2])))
 """
 _asked = False
 
@@ -64,7 +67,10 @@ def is_compiled() -> bool:
 
 
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:
-    """The big functions of a first solve, the last ones first, and arguments of the types they are called with."""
+    """The big functions of a first solve, and arguments of the types they are called with.
+
+    The last ones first, the longest before them: so the other process, when it gets there, has small ones to wait for.
+    """
     x, rows, matrix, index = np.zeros(2), np.zeros((2, 2)), np.zeros((2, 2)), 1
     cube, s = np.zeros((2, 2, 2)), 1.0
     table = Table(cube, x, x, s, s, s, s, index, s, s, s, x, new_stop())
@@ -74,13 +80,13 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     search = rows, x, np.zeros(1, np.int64)
     return [
         (branch_and_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, True, x)),
+        (kkt_newton, (table, x, rows, s, rows, *codes, index)),
         (global_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, x)),
         (second_order, (table, bounds, x, rows, matrix, x, x, x, x, s, x, matrix, matrix, matrix)),
         (certify, (direct, s, s, x, rows, s, rows, *codes)),
         (weight_nullity, (table, x, rows, rows, rows)),
         (climb_ridges, (table, x, rows, rows, x, index)),
         (solve_symmetric, (matrix, x)),
-        (kkt_newton, (table, x, rows, s, rows, *codes, index)),
         (active_set, (table, x, rows, s, s, s, rows, *codes, search)),
         (solve_master, (table, x, rows, s, s, rows, rows, x, rows, matrix, s, rows, x, s)),
     ]
@@ -120,6 +126,14 @@ def precompile_diagrams() -> None:
         compile_for(function, *arguments, from_python=from_python)
 
 
+def precompile_beside(number: int, diagrams: bool) -> None:
+    """The work of a process beside the one of that number, with which it ends."""
+    with sharing_with(number, lambda: None):
+        precompile()
+        if diagrams:
+            precompile_diagrams()
+
+
 @contextmanager
 def beside(diagrams: bool = False) -> Iterator[None]:
     """While this process compiles what it needs first, another one compiles a part that it needs last.
@@ -128,13 +142,13 @@ def beside(diagrams: bool = False) -> Iterator[None]:
     goes on with what sweeps and transitions need.
     """
     global _asked
-    helper = None if _asked or not _helps() else _start(_PROGRAM + _DIAGRAMS * diagrams)
+    helper = None if _asked or not _helps() else _start(diagrams)
     _asked = True
     if helper is None:
         yield
         return
     try:
-        with waiting_for(helper):
+        with sharing_with(helper.pid, helper.poll):
             yield
     finally:
         helper.terminate()
@@ -153,11 +167,12 @@ def _helps() -> bool:
     return python and processors > 1 and folder is not None and os.access(folder, os.W_OK)
 
 
-def _start(program: str) -> subprocess.Popen[bytes] | None:
+def _start(diagrams: bool) -> subprocess.Popen[bytes] | None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with suppress(OSError):
         return subprocess.Popen(
-            [sys.executable, "-c", program], env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            [sys.executable, "-c", _PROGRAM, str(os.getpid()), str(int(diagrams))], env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )  # fmt: skip
     return None
