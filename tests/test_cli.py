@@ -278,6 +278,14 @@ def test_precompiled_signatures_are_those_that_are_used():
     assert precompile.is_compiled()
 
 
+def test_precompiled_signatures_of_diagrams_are_those_that_are_used(tmp_path):
+    """By the first command of README, for which they are chosen."""
+    assert run("phase-diagram", "--output", tmp_path) == 0
+    before = [len(function.overloads) for function, *_ in precompile.calls_of_diagrams()]
+    precompile.precompile_diagrams()
+    assert [len(function.overloads) for function, *_ in precompile.calls_of_diagrams()] == before
+
+
 class TestBeside:
     """The second process: where it is started, and that it ends with the first."""
 

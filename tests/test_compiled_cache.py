@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 from llvmlite.binding import Linkage
 
-from meanfield.numerics import cache
+from meanfield.numerics import cache, claims
+from meanfield.numerics.inside import Inside
+from meanfield.numerics.jit import jit, jit_apart
 
 
 def double(x):
@@ -216,23 +218,86 @@ def test_processes_name_their_functions_differently():
     assert min(distances) > 1e6  # functions that a process may compile
 
 
-def two_smallest(x):
-    return np.sort(x)[0] + np.sort(2.0 * x)[1]
+def ends_of_many(x):
+    found = 0.0
+    for y in (x, 2.0 * x, 3.0 * x):
+        found += np.sort(y)[0] - np.sort(-y)[-1] + np.sort(y + 1.0)[1] + np.sort(y - 1.0)[2]
+    return found + np.sort(x)[0] + np.sort(2.0 * x)[1] - np.sort(-x)[0]
 
 
 def test_callers_call_their_own_copies_of_callees(tmp_path):
     """Symbols of linked callees were weak: the copy that a process had loaded first served all callers."""
-    dispatcher = cache.keep_on_disk(numba.njit(two_smallest), tmp_path)
-    assert dispatcher(np.array([3.0, 1.0, 2.0])) == 5.0
+    dispatcher = cache.keep_on_disk(numba.njit(ends_of_many), tmp_path)
+    assert dispatcher(np.array([3.0, 1.0, 2.0])) == 50.0
     (compiled,) = dispatcher.overloads.values()
     defined = list(compiled.library.get_defined_functions())
-    copies = [one for one in defined if "quicksort" in one.name]
+    copies = [one for one in defined if "np_sort" in one.name]
     assert copies  # not inlined, or there would be nothing to see
     assert all(one.linkage == Linkage.internal for one in copies)
     assert not [one.name for one in defined if one.linkage not in (Linkage.internal, Linkage.external)]
-    again = cache.keep_on_disk(numba.njit(two_smallest), tmp_path)
-    assert again(np.array([3.0, 1.0, 2.0])) == 5.0
+    again = cache.keep_on_disk(numba.njit(ends_of_many), tmp_path)
+    assert again(np.array([3.0, 1.0, 2.0])) == 50.0
     assert hits(again) == 1
+
+
+@jit
+def _linked(x):
+    if x.size == 0:
+        raise ValueError("nothing")
+    return np.sort(x)[-1]
+
+
+@jit_apart
+def _called(x):
+    return 2.0 * _linked(x)
+
+
+@jit_apart(from_python=True)
+def _called_by_both(x):
+    return 3.0 * _linked(x)
+
+
+@jit
+def _caller(x):
+    return _linked(x) + _called(x) + _called_by_both(x)
+
+
+def test_what_only_compiled_code_calls_has_no_wrapper_until_python_calls():
+    x, whole = np.array([1.0, 3.0, 2.0]), []
+    for function in (_linked, _called, _called_by_both, _caller):
+        function._cache.flush()
+    assert _caller(x) == 18.0
+    for function in (_linked, _called, _called_by_both, _caller):
+        (form,) = function.overloads.values()
+        whole.append(not isinstance(form.entry_point, Inside))
+    assert whole == [False, False, True, True]
+    (linked,) = _linked.overloads.values()
+    assert linked.library._waits  # for a translation that nobody has asked for
+    assert (_linked(x), _called(x), _called_by_both(x), _caller(x)) == (3.0, 6.0, 9.0, 18.0)
+    for function in (_linked, _caller):
+        with pytest.raises(ValueError, match="nothing"):
+            function(np.empty(0))
+
+
+def test_claims_are_waited_for_while_their_process_lives(tmp_path):
+    path = tmp_path / "code.nbc"
+    claims.begin(path)
+    assert not list(tmp_path.iterdir())  # announced only to a partner
+    program = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as other:
+        with claims.sharing_with(other.pid, other.poll):
+            claims.begin(path)
+            assert not claims.wait_for(path)  # of this process
+            (claim,) = tmp_path.iterdir()
+            claim.write_text(str(other.pid))
+            threading.Timer(0.2, claims.end, [path]).start()
+            assert claims.wait_for(path)
+            assert not claim.exists()
+            claim.write_text(str(other.pid))
+            threading.Timer(0.2, other.stdin.close).start()
+            assert claims.wait_for(path)  # the process has ended
+        claim.write_text(str(other.pid))
+        assert not claims.wait_for(path)
 
 
 def test_other_versions_of_numba_compile_in_memory(tmp_path, monkeypatch):

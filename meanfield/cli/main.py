@@ -269,7 +269,7 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     folder = folder_for(options.output)
     from meanfield.theories.single_layer.precompile import beside
 
-    with beside(), _workers(options.workers) as executor:
+    with beside(diagrams=True), _workers(options.workers) as executor:
         shared = partial(sweep, executor=executor, checkpoint=options.checkpoint)
         values: dict[str, Any] = {"tau": tau, **dict(axes)}
         diagram = shared(network, task, **values)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from meanfield.numerics.inside import asked_by_compiled_code
 from meanfield.numerics.limits import aside
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def behind_barrier(dispatcher: Dispatcher, returns: str | None = None) -> Dispat
         return keys[arguments]
 
     _callees[name] = dispatcher
+    if hasattr(dispatcher._cache, "called"):
+        dispatcher._cache.called = True
     dispatcher.get_overload = get_overload
     if returns is not None:
         _, _returned[name] = normalize_signature(f"{returns}()")
@@ -174,7 +177,8 @@ def _interrupt_main() -> None:
 def _find(request: bytes) -> int:
     module, function, arguments = pickle.loads(request)
     dispatcher = _callees[module, function]
-    dispatcher.compile(arguments)
+    with asked_by_compiled_code():
+        dispatcher.compile(arguments)
     result = dispatcher.overloads[arguments]
     found = result.signature.return_type
     said = _returned.get((module, function), found)

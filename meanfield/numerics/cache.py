@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING
 
 from numba.core.compiler_lock import global_compiler_lock
 
+from meanfield.numerics import claims
+from meanfield.numerics.inside import in_two_forms, is_asked_by_compiled_code, making_inside, read_inside, reduced
 from meanfield.numerics.limits import aside
 from meanfield.numerics.linkage import own_copies
 
@@ -99,13 +101,14 @@ def keep_on_disk(dispatcher: Dispatcher, folder: Path | None) -> Dispatcher:
 
 def _compile_aside(dispatcher: Dispatcher) -> None:
     """Let a dispatcher compile in a thread: in callbacks of LLVM Ctrl-C would be lost, and leave code half made."""
-    compile_here = dispatcher.compile
+    compile_here = in_two_forms(dispatcher)
 
     def compile_(signature: Signature) -> object:
+        inside = is_asked_by_compiled_code() and not getattr(dispatcher._cache, "one_form", False)
         if global_compiler_lock.is_locked():  # by this thread, which compiles a caller
-            return compile_here(signature)
+            return compile_here(signature, inside)
         with own_copies(), _rarely_collecting():
-            return aside(lambda: compile_here(signature))
+            return aside(lambda: compile_here(signature, inside))
 
     dispatcher.compile = compile_
 
@@ -115,7 +118,7 @@ def _rarely_collecting() -> Iterator[None]:
     """A tenth of a compilation is Python's search for circles among millions of small objects that are in use."""
     thresholds = gc.get_threshold()
     if thresholds[0] > 0:
-        gc.set_threshold(max(thresholds[0], 50_000), *thresholds[1:])
+        gc.set_threshold(max(thresholds[0], 500_000), *thresholds[1:])
     try:
         yield
     finally:
@@ -153,6 +156,8 @@ class KernelCache(FunctionCache):
         code = function.__code__
         name = f"{Path(code.co_filename).stem}.{function.__name__}"
         self._stem = f"{name}-{code.co_firstlineno}.{sys.implementation.cache_tag}"
+        self.called = False  # by compiled code through a pointer
+        self.one_form = False  # for compiled code and Python
         self.enable()
 
     @property
@@ -171,14 +176,20 @@ class KernelCache(FunctionCache):
         """File of a signature on this processor."""
         if self._folder is None:
             return None
-        words = re.sub(r" at 0x[0-9a-f]+", "", repr((sig, codegen.magic_tuple())))  # of functions that are arguments
+        words = repr((sig, codegen.magic_tuple(), making_inside()))
+        words = re.sub(r" at 0x[0-9a-f]+", "", words)  # of functions that are arguments
         name = hashlib.sha256(words.encode()).hexdigest()[:16]
         return self._folder / f"{self._stem}.{name}.nbc"
 
     def load_overload(self, sig: Signature, target_context: BaseContext) -> object:
         """Machine code of a signature, or None where there is none that can be used, and has to be compiled."""
         found = self.read(sig, target_context)
+        path = self.file(sig, target_context.codegen())
+        if found is None and path is not None and claims.wait_for(path):
+            found = self.read(sig, target_context)
         if found is None:
+            if path is not None:
+                claims.begin(path)
             begin_compiling(self._py_func.__name__)
         return found
 
@@ -197,7 +208,9 @@ class KernelCache(FunctionCache):
             return None  # damaged: compiled again and replaced
         try:
             key, payload = pickle.loads(data[_DIGEST:])
-            return CompileResult._rebuild(target_context, *payload) if key == self._index_key(sig, codegen) else None
+            if key != self._index_key(sig, codegen):
+                return None
+            return (read_inside if making_inside() else CompileResult._rebuild)(target_context, *payload)
         except Exception:  # written by a package whose classes have moved since
             return None
 
@@ -209,12 +222,13 @@ class KernelCache(FunctionCache):
         path = self.file(sig, data.codegen)
         if path is None:
             return tell(None, "there is no home directory")
-        content = dumps((self._index_key(sig, data.codegen), data._reduce()))
+        content = dumps((self._index_key(sig, data.codegen), reduced(data, self.called)))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, hashlib.sha256(content).digest() + content)
         except OSError as error:
             tell(path.parent, error)
+        claims.end(path)
 
 
 def begin_compiling(name: str) -> None:

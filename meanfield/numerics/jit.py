@@ -13,6 +13,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from numba import types
 
 from meanfield.numerics.barrier import behind_barrier
 from meanfield.numerics.cache import cache_home, count_from_anywhere, keep_on_disk
+from meanfield.numerics.inside import asked_by_compiled_code
 
 __all__ = ["cache_directory", "compile_for", "jit", "jit_apart", "source_hash"]
 
@@ -80,22 +82,28 @@ def _ignore_literals(dispatcher: Any) -> None:
 
     def get_call_template(arguments: Any, keywords: Any) -> Any:
         plain = {name: types.unliteral(kind) for name, kind in keywords.items()}
-        return template_of([types.unliteral(kind) for kind in arguments], plain)
+        with asked_by_compiled_code():
+            return template_of([types.unliteral(kind) for kind in arguments], plain)
 
     dispatcher.get_call_template = get_call_template
 
 
-def jit_apart(function: Any = None, *, returns: str | None = None) -> Any:
+def jit_apart(function: Any = None, *, returns: str | None = None, from_python: bool = False) -> Any:
     """`jit` for big functions: callers call through a pointer instead of compiling it again.
 
-    With `returns`, the type of what it returns in Numba's words, it is not compiled before it is called.
+    With `returns`, the type of what it returns in Numba's words, it is not compiled before it is called. What Python
+    calls as well, `from_python`, has one form for both.
     """
     if function is None:
-        return functools.partial(jit_apart, returns=returns)
-    return behind_barrier(jit(function), returns)
+        return functools.partial(jit_apart, returns=returns, from_python=from_python)
+    compiled = jit(function)
+    if from_python and hasattr(compiled, "_cache"):
+        compiled._cache.one_form = True
+    return behind_barrier(compiled, returns)
 
 
-def compile_for(function: Any, *arguments: Any) -> None:
+def compile_for(function: Any, *arguments: Any, from_python: bool = False) -> None:
     """Compile a function for arguments of these types, or read it where that has been done; it is not called."""
     if hasattr(function, "compile"):  # else compilation is switched off
-        function.compile(tuple(numba.typeof(argument) for argument in arguments))
+        with nullcontext() if from_python else asked_by_compiled_code():
+            function.compile(tuple(numba.typeof(argument) for argument in arguments))

@@ -1,7 +1,8 @@
 """Compiles what a first solve of a class task needs last, in a process beside the one that solves.
 
-The two meet in the cache of compiled code. The second process is given types only, and ends with the first one; where
-there is one processor, no cache that can be written, or MEANFIELD_PRECOMPILE=0, there is none.
+The two meet in the cache of compiled code, and the first process waits for what the second one has begun. The second
+process is given types only, and ends with the first one; where there is one processor, no cache that can be written, or
+MEANFIELD_PRECOMPILE=0, there is none.
 """
 
 from __future__ import annotations
@@ -18,17 +19,31 @@ from typing import Any
 import numpy as np
 
 from meanfield.numerics.budget import new_stop
+from meanfield.numerics.claims import sharing_with
 from meanfield.numerics.cumulant_table import Direct, Table
 from meanfield.numerics.jit import cache_directory, compile_for, source_hash
+from meanfield.numerics.linalg import solve_symmetric
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import Bounds, second_order
 from meanfield.theories.single_layer.compiled.certificate import certify, weight_nullity
 from meanfield.theories.single_layer.compiled.dual import active_set
+from meanfield.theories.single_layer.compiled.generated import action, stationarity
 from meanfield.theories.single_layer.compiled.globalcheck import branch_and_bound, global_bound
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
 from meanfield.theories.single_layer.compiled.master import solve_master
+from meanfield.theories.single_layer.compiled.relaxation import relaxed_bound
+from meanfield.theories.single_layer.compiled.ridges import climb_ridges
 
-__all__ = ["SWITCH", "beside", "calls", "is_compiled", "precompile"]
+__all__ = [
+    "SWITCH",
+    "beside",
+    "calls",
+    "calls_of_diagrams",
+    "is_compiled",
+    "precompile",
+    "precompile_beside",
+    "precompile_diagrams",
+]
 
 SWITCH = "MEANFIELD_PRECOMPILE"  # 0: no second process
 _PROGRAM = """\
@@ -37,8 +52,8 @@ def follow():
     sys.stdin.buffer.read()  # until the other process closes it, or is gone
     os._exit(1)
 threading.Thread(target=follow, daemon=True).start()
-from meanfield.theories.single_layer.precompile import precompile
-precompile()
+from meanfield.theories.single_layer.precompile import precompile_beside
+precompile_beside(int(sys.argv[1]), diagrams=bool(int(sys.argv[2])))
 """
 _asked = False
 
@@ -52,9 +67,11 @@ def is_compiled() -> bool:
 
 
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:
-    """The big functions of a first solve, the last ones first, and arguments of the types they are called with."""
+    """The big functions of a first solve, and arguments of the types they are called with.
+
+    The last ones first, the longest before them: so the other process, when it gets there, has small ones to wait for.
+    """
     x, rows, matrix, index = np.zeros(2), np.zeros((2, 2)), np.zeros((2, 2)), 1
-    strided = np.zeros((4, 4))[::2, ::2]
     cube, s = np.zeros((2, 2, 2)), 1.0
     table = Table(cube, x, x, s, s, s, s, index, s, s, s, x, new_stop())
     bounds = Bounds(*[matrix] * 6)
@@ -63,13 +80,37 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     search = rows, x, np.zeros(1, np.int64)
     return [
         (branch_and_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, True, x)),
+        (kkt_newton, (table, x, rows, s, rows, *codes, index)),
         (global_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, x)),
-        (second_order, (table, bounds, x, rows, strided, x, x, x, x, s, x, matrix, matrix, matrix)),
+        (second_order, (table, bounds, x, rows, matrix, x, x, x, x, s, x, matrix, matrix, matrix)),
         (certify, (direct, s, s, x, rows, s, rows, *codes)),
         (weight_nullity, (table, x, rows, rows, rows)),
-        (kkt_newton, (table, x, rows, s, rows, *codes, index)),
+        (climb_ridges, (table, x, rows, rows, x, index)),
+        (solve_symmetric, (matrix, x)),
         (active_set, (table, x, rows, s, s, s, rows, *codes, search)),
         (solve_master, (table, x, rows, s, s, rows, rows, x, rows, matrix, s, rows, x, s)),
+    ]
+
+
+def calls_of_diagrams() -> list[tuple[Any, tuple[Any, ...], bool]]:
+    """The same of what a sweep and its transitions need besides, and whether Python calls it."""
+    x, rows, cube, s = np.zeros(2), np.zeros((2, 2)), np.zeros((2, 2, 2)), 1.0
+    table, bounds = calls()[0][1][:2]
+    where = True, True, s, cube, np.zeros(2, bool), x, rows, rows  # sides of readouts, products from zero
+    return [
+        (relaxed_bound, (table, bounds, x, rows, rows, x, x, x, x, x, *where), False),
+        (stationarity.mean_activations, (x, x, rows, x, rows, rows), True),
+        (stationarity.cubic_along, (x, x, rows, x, x, x, rows, x, x), True),
+        (stationarity.curvature_along, (x, x, rows, x, x, x, cube, rows), True),
+        (stationarity.minus_hessian, (x, rows, rows), True),
+        (stationarity.linear_part, (x, rows, s, rows), True),
+        (stationarity.neuron_change, (rows, rows, x, rows, rows, x, x, rows, rows, rows, x, rows), True),
+        (stationarity.output_by_weights, (rows, x, rows, cube), True),
+        (stationarity.output_by_readouts, (rows, rows, rows, rows, x, x, np.zeros((2, 2, 2, 2))), True),
+        (stationarity.neuron_jacobian, (rows, rows, x, rows, rows, x, np.zeros((2, 2, 2, 2)), cube, cube, cube), True),
+        (stationarity.order_residual, (rows, s, rows, rows), True),
+        (stationarity.neuron_residual, (rows, x, rows, rows, x, rows, rows), True),
+        (action.action_fields4, (table, x, rows, x, x, x, x, x, x), True),
     ]
 
 
@@ -79,21 +120,39 @@ def precompile() -> None:
         compile_for(function, *arguments)
 
 
+def precompile_diagrams() -> None:
+    """Compile what sweeps and transitions need besides."""
+    for function, arguments, from_python in calls_of_diagrams():
+        compile_for(function, *arguments, from_python=from_python)
+
+
+def precompile_beside(number: int, diagrams: bool) -> None:
+    """The work of a process beside the one of that number, with which it ends."""
+    with sharing_with(number, lambda: None):
+        precompile()
+        if diagrams:
+            precompile_diagrams()
+
+
 @contextmanager
-def beside() -> Iterator[None]:
+def beside(diagrams: bool = False) -> Iterator[None]:
     """While this process compiles what it needs first, another one compiles a part that it needs last.
 
-    Once in a process, and not where that has been compiled already.
+    Once in a process, and not where that has been compiled already. Where `diagrams` are to be made, the other process
+    goes on with what sweeps and transitions need.
     """
     global _asked
-    helper = None if _asked or not _helps() else _start()
+    helper = None if _asked or not _helps() else _start(diagrams)
     _asked = True
-    try:
+    if helper is None:
         yield
+        return
+    try:
+        with sharing_with(helper.pid, helper.poll):
+            yield
     finally:
-        if helper is not None:
-            helper.terminate()
-            helper.communicate()
+        helper.terminate()
+        helper.communicate()
 
 
 def _helps() -> bool:
@@ -108,11 +167,12 @@ def _helps() -> bool:
     return python and processors > 1 and folder is not None and os.access(folder, os.W_OK)
 
 
-def _start() -> subprocess.Popen[bytes] | None:
+def _start(diagrams: bool) -> subprocess.Popen[bytes] | None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with suppress(OSError):
         return subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            [sys.executable, "-c", _PROGRAM, str(os.getpid()), str(int(diagrams))], env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )  # fmt: skip
     return None

@@ -216,7 +216,7 @@ def _climb_and_merge(table, p, t, a, maxima, heights, count):
     return merge_maximum(maxima, heights, count, a, h, 1e-6)
 
 
-@jit_apart(returns="int64")
+@jit_apart(returns="int64", from_python=True)
 def find_maxima(table, p, t, low, high, starts, on_ridges, maxima, heights):
     """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number.
 

@@ -16,7 +16,7 @@ from meanfield.theories.single_layer.compiled.weights import weight_columns
 __all__ = ["certify", "weight_nullity"]
 
 
-@jit_apart(returns="UniTuple(float64, 4)")
+@jit_apart(returns="UniTuple(float64, 4)", from_python=True)
 def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, directions, direction_weights):
     """Residual of every stationarity equation and the duality gap, G by `direct2`; returns (residual, gap, J, s).
 
@@ -71,7 +71,7 @@ def certify(direct, growth_plus, growth_minus, p, y, tau, t, readouts, weights, 
     return residual, abs(objective - primal) + charge, objective, s
 
 
-@jit_apart(returns="int64")
+@jit_apart(returns="int64", from_python=True)
 def weight_nullity(table, p, t, readouts, directions):
     """Dimension of the family of optimal weights: codes and outliers minus the rank of their contributions."""
     n_classes, m = t.shape

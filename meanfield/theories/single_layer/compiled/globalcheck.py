@@ -92,7 +92,7 @@ def _highest_centre(table, p, t, lows, highs, to_readout, where):
             copy_vector(where, trial)
 
 
-@jit_apart(returns="Tuple((boolean, float64, int64))")
+@jit_apart(returns="Tuple((boolean, float64, int64))", from_python=True)
 def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, where):
     """Try to prove h(a; t) <= level + tolerance for all a; `known` (n, m) are maxima with h <= level.
 
