@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import meanfield as mf
+from meanfield.phases import work as work_module
 from meanfield.phases.grid import Grid
 from meanfield.phases.work import SweepWork
 
@@ -34,15 +35,32 @@ def alone():
     return mf.sweep(*PROBLEM, **AXES)
 
 
-def test_a_segment_is_sent_as_bytes_that_do_not_grow_with_its_points(alone):
-    """Executors that look into their arguments find one object; problems are made where they are solved."""
-    work, executor = SweepWork(Grid(*PROBLEM, 0.0, AXES), None), Recorder()
+@pytest.mark.parametrize("n_samples", [np.inf, 100.0])
+def test_segments_are_sent_as_bytes_and_little_of_them(n_samples):
+    """Executors that look into their arguments find one object: numbers where points are quick, else places."""
+    task, axes = PROBLEM[1].with_(n_samples=n_samples), AXES if np.isinf(n_samples) else {"off": AXES["off"]}
+    alone = mf.sweep(PROBLEM[0], task, **axes)
+    work, executor = SweepWork(Grid(PROBLEM[0], task, 0.0, axes), None), Recorder()
     work.on_pool(executor)
-    assert len(executor.sent) == len(work.segments) > 1
+    assert 1 < len(executor.sent) <= len(work.segments)
     assert all(isinstance(pickle.loads(job)[0], bytes) for job in executor.sent)
-    assert max(map(len, executor.sent)) < 40 * max(map(len, work.segments))  # bytes per point
+    sizes = len(pickle.dumps(work.grid)) + 200 * np.array([len(points) for points in work.segments])
+    assert sum(map(len, executor.sent)) < sizes.sum()
     points = work.joined()
     np.testing.assert_array_equal(points.column("objective"), alone.points.column("objective"))
+
+
+def test_quick_segments_go_out_a_few_at_a_time_and_those_that_are_stopped_come_back(alone, monkeypatch):
+    monkeypatch.setattr(work_module, "segment_size", lambda problem: 20)
+    work, executor = SweepWork(Grid(*PROBLEM, 0.0, AXES), None), Recorder()
+    work.on_pool(executor)
+    assert len(executor.sent) <= len(work.segments) // 2 == 20
+    monkeypatch.setattr(work_module, "_POOL_SLICE", 0.0)
+    stopped, slow = SweepWork(Grid(*PROBLEM, 0.0, AXES), None), Recorder()
+    stopped.on_pool(slow)
+    assert len(slow.sent) >= len(stopped.segments)
+    for name, array in work.joined().arrays().items():
+        np.testing.assert_array_equal(array, stopped.joined().arrays()[name], err_msg=name)
 
 
 def test_loky_gives_the_same_bits(alone):

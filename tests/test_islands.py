@@ -62,6 +62,41 @@ def test_a_wedge_that_the_border_cuts_between_two_points():
         assert [any(code.pattern == "100" for code in post.codes) for post in beside] == [False, True]
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.07])
+def test_an_island_without_outliers(shift):
+    """ReLU, one output, targets near zero: the bulk does it alone. Other phases meet around the island."""
+    network, task = mf.Network("relu"), mf.class_task(fractions=[0.3, 0.3, 0.4], targets=[0.5, 0.4, 0.02])
+    axis = np.linspace(-1.0, 1.0, 6)  # cells of 0.4; the island is about 0.15 wide
+    plane = mf.sweep(network, task, 0.02, target_1=axis, target_2=axis + shift, progress=False)
+    assert (plane.points.column("n_outliers") > 0).all()
+    legs = list(hidden_islands(plane))
+    assert len(legs) == 4
+    curves = plane.boundaries()
+    for leg in legs:
+        (other,) = leg.fixed
+
+        def alone(value, leg=leg):
+            values = {**leg.fixed, leg.name: value}
+            there = task.with_(targets=[values["target_1"], values["target_2"], 0.02])
+            return not len(mf.solve(network, there, 0.02).solution.outlier_weight)
+
+        inside, outside = leg.axes[leg.name]
+        assert alone(inside)
+        assert not alone(outside)
+        while abs(outside - inside) > 1e-5:
+            middle = 0.5 * (inside + outside)
+            inside, outside = (middle, outside) if alone(middle) else (inside, middle)
+        k = list(plane.axes).index(leg.name)
+        crossings = []
+        for curve in curves:
+            places = curve.fine(64)
+            before, after = places[:-1, 1 - k] - leg.fixed[other], places[1:, 1 - k] - leg.fixed[other]
+            for i in np.flatnonzero(before * after <= 0.0):
+                share = before[i] / (before[i] - after[i])
+                crossings.append(places[i, k] + share * (places[i + 1, k] - places[i, k]))
+        assert np.abs(np.array(crossings) - inside).min() < 3e-5
+
+
 def test_rasters_without_islands_have_none():
     task = mf.class_task(fractions=[0.5, 0.25, 0.25])
     axes = {"off": np.linspace(0.05, 0.45, 6), "sigma_a": np.linspace(0.95, 1.05, 6)}

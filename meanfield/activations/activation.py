@@ -178,7 +178,10 @@ class Activation:
     @property
     def formula(self) -> sp.Expr:
         """phi as a SymPy expression of `symbol` and of symbols for its parameters."""
-        return _expression(self.name, self._source, self._items)[0]
+        if self._source[0] is not None:
+            return self._source[0]
+        z, symbols = _symbols("", self._items)
+        return _builtin_formula(self.name, z, tuple(symbols.items()))
 
     @property
     def kinks(self) -> tuple[float, ...]:
@@ -422,8 +425,13 @@ def _expression(
     z, symbols = _symbols(source[1], items)
     values = {symbols[key]: sp.Rational(repr(value)) for key, value in items}
     if source[0] is None:
-        return definition(name).expression(z, **symbols), z, values
+        return _builtin_formula(name, z, tuple(symbols.items())), z, values
     return source[0], z, values
+
+
+@lru_cache(maxsize=64)
+def _builtin_formula(name: str, z: sp.Symbol, symbols: tuple[tuple[str, sp.Symbol], ...]) -> sp.Expr:
+    return definition(name).expression(z, **dict(symbols))
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +57,23 @@ class Cumulant:
     def __init__(self, activation: Activation, k: float) -> None:
         self.activation = activation
         self.k = k
-        direct = _pieces(activation, k) if activation.piecewise_linear else _rule(activation, k)
-        self.table, self.direct_data, self.error, self.error_high = _tabulate(direct, activation)
+        self.direct_data = _pieces(activation, k) if activation.piecewise_linear else _rule(activation, k)
+
+    @cached_property
+    def _tabulated(self) -> tuple[compiled.Table, float, float]:
+        return _tabulate(self.direct_data, self.activation)
+
+    @property
+    def table(self) -> compiled.Table:
+        return self._tabulated[0]
+
+    @property
+    def error(self) -> float:
+        return self._tabulated[1]
+
+    @property
+    def error_high(self) -> float:
+        return self._tabulated[2]
 
     def __repr__(self) -> str:
         reach = self.table.kappa_max
@@ -109,8 +124,11 @@ def _cumulant(activation: Activation, k: float) -> Cumulant:
     return Cumulant(activation, k)
 
 
-def cumulant(activation: Activation, k: float = 1.0) -> Cumulant:
+def cumulant(activation: Activation, k: float = 1.0, *, tabulate: bool = True) -> Cumulant:
     """`Cumulant` of a nonlinearity at preactivation variance k; the last 64 are remembered.
+
+    `tabulate`: make the table at once, not when it is first asked for (which it may never be at a place that is only
+    passed on the way to another one).
 
     Raises
     ------
@@ -120,7 +138,10 @@ def cumulant(activation: Activation, k: float = 1.0) -> Cumulant:
     k = float(k)
     if not (k > 0.0 and math.isfinite(k)):
         raise ValueError(f"the preactivation variance k = sigma_w**2 must be positive and finite, got {k}")
-    return _cumulant(activation, k)
+    found = _cumulant(activation, k)
+    if tabulate:
+        _ = found.table
+    return found
 
 
 def _growths(sigma_minus: float, sigma_plus: float) -> tuple[float, float]:
@@ -190,9 +211,8 @@ def _rule(activation: Activation, k: float) -> compiled.Direct:
             half_kappas = np.union1d(half_kappas, np.arange(0.0, min(rough, steepest * kappa_max), 2.0)[1:] / steepest)
         kappas = np.concatenate([[0.0], half_kappas, -half_kappas])
         exponent = np.multiply.outer(kappas, value) - 0.5 * grid * grid
-        inside = exponent > exponent.max(axis=1)[:, None] - 50.0
-        left = grid[inside.any(axis=0).argmax()]
-        right = grid[len(grid) - 1 - inside.any(axis=0)[::-1].argmax()]
+        inside = np.flatnonzero((exponent > exponent.max(axis=1)[:, None] - 50.0).any(axis=0))
+        left, right = grid[inside[0]], grid[inside[-1]]
         panels = None
         if left > low + 1e-9 and right < high - 1e-9:
             edges = _first_edges(max(left - 1.0, low), min(right + 1.0, high), kinks)
@@ -287,7 +307,7 @@ def _edges(x_max: float, per_unit: float, per_log: float) -> tuple[Array, int, i
     return np.concatenate([np.linspace(0.0, x_uniform, n_uniform + 1), beyond]), n_uniform, n_geometric
 
 
-def _tabulate(direct: compiled.Direct, activation: Activation) -> tuple[compiled.Table, compiled.Direct, float, float]:
+def _tabulate(direct: compiled.Direct, activation: Activation) -> tuple[compiled.Table, float, float]:
     """Table with intervals halved until it agrees with the direct evaluation."""
     scale = math.sqrt(compiled.direct4(direct, 0.0)[2])
     if scale < 1e-140:
@@ -349,4 +369,4 @@ def _tabulate(direct: compiled.Direct, activation: Activation) -> tuple[compiled
         kappa_max=float(edges[-1]),
         line=np.concatenate([lines[-1][::-1], lines[1]]),
     )
-    return table, direct, float(errors[:, :3].max()), float(errors[:, 3:].max())
+    return table, float(errors[:, :3].max()), float(errors[:, 3:].max())

@@ -57,7 +57,12 @@ def cumulant_change(single_site: Cumulant, name: str, kappa: Array) -> Array:
         If phi jumps at a place that has no formula in its parameters.
     """
     at = np.asarray(kappa, dtype=float)
-    return np.stack([_at_one(single_site, name, float(x)) for x in at.ravel()], axis=1).reshape(4, *at.shape)
+    flat = at.ravel()
+    if single_site.direct_data.slope.size:
+        found = np.concatenate([_by_pieces(single_site, name, flat[i : i + 1]) for i in range(flat.size)], axis=1)
+    else:
+        found = _by_panels(single_site, name, flat)
+    return found.reshape(4, *at.shape)
 
 
 def growth_change(activation: Activation, name: str, k: float) -> tuple[float, float]:
@@ -92,44 +97,58 @@ def _asymptotic_slope(function: Function, sign: int) -> float:
     return float(sign * (far - near) / _FAR)
 
 
-def _at_one(single_site: Cumulant, name: str, kappa: float) -> Array:
-    activation, k = single_site.activation, single_site.k
+def _by_panels(single_site: Cumulant, name: str, kappa: Array) -> Array:
+    """(4, n) at n kappa, from the nodes of the fixed rule."""
     direct = single_site.direct_data
-    z, log_weight = _piece_nodes(direct, kappa) if direct.slope.size else _panel_nodes(direct, kappa)
-    psi = activation(math.sqrt(k) * z)
-    top = float(log_weight.max())
-    weight = np.exp(log_weight - top)
-    total = float(weight.sum())
-    weight /= total
+    z = (direct.centre[:, None] + direct.half[:, None] * NODE).ravel()
+    log = -0.5 * z * z + (direct.log_half[:, None] + _LOG_WEIGHT).ravel() - 0.5 * math.log(2.0 * math.pi)
+    psi = direct.value.ravel()
+    tilted = np.multiply.outer(kappa, psi) + log
+    kept = (tilted > tilted.max(axis=1, initial=-math.inf)[:, None] - _REACH).any(axis=0)
+    return _derivatives(single_site, name, kappa, z[kept], psi[kept], tilted[:, kept])
+
+
+def _by_pieces(single_site: Cumulant, name: str, kappa: Array) -> Array:
+    """(4, 1) at one kappa, of a piecewise linear phi."""
+    z, log_weight = _piece_nodes(single_site.direct_data, float(kappa[0]))
+    psi = single_site.activation(math.sqrt(single_site.k) * z)
+    return _derivatives(single_site, name, kappa, z, psi, log_weight[None])
+
+
+def _derivatives(single_site: Cumulant, name: str, kappa: Array, z: Array, psi: Array, log_weight: Array) -> Array:
+    """(4, n) at n kappa, from nodes z (j,), psi there, and ln of the weight times the tilted density, (n, j)."""
+    activation, k = single_site.activation, single_site.k
+    top = log_weight.max(axis=1, initial=-math.inf)
+    weight = np.exp(log_weight - top[:, None])
+    total = weight.sum(axis=1)
+    weight /= total[:, None]
     moved = (z * z - 1.0) / (2.0 * k) if name == "k" else _by_parameter(activation, name)(math.sqrt(k) * z)
-    mean = float(weight @ psi)
-    x, y = psi - mean, moved - weight @ moved
-    variance = float(weight @ (x * x))
-    covariance = float(weight @ (y * x))
-    f = np.array([weight @ moved, covariance, weight @ (y * x * x), weight @ (y * x**3) - 3.0 * covariance * variance])
+    mean, mean_moved = weight @ psi, weight @ moved
+    x = psi - mean[:, None]
+    weighted = weight * x
+    variance = np.sum(weighted * x, axis=1)
+    y = moved - mean_moved[:, None]
+    covariance = np.sum(weighted * y, axis=1)
+    weighted *= x
+    bend = np.sum(weighted * y, axis=1)
+    weighted *= x
+    third = np.sum(weighted, axis=1)
+    f = np.array([mean_moved, covariance, bend, np.sum(weighted * y, axis=1) - 3.0 * covariance * variance])
     if name == "k":
         return f
-    change = kappa * f + np.arange(4) * np.append(0.0, f[:3])
+    change = kappa * f
+    change[1:] += np.arange(1.0, 4.0)[:, None] * f[:3]
     for place, speed, sides in _jumps(activation, name):
-        third = float(weight @ x**3)
-        log_density = -0.5 * place * place / k - 0.5 * math.log(2.0 * math.pi) - top - math.log(total)
+        log_density = -0.5 * place * place / k - 0.5 * math.log(2.0 * math.pi) - top - np.log(total)
         for value, sign in zip(sides, (1.0, -1.0)):
             d = value - mean
-            powers = np.array([1.0, d, d * d - variance, d**3 - 3.0 * d * variance - third])
-            change += sign * speed / math.sqrt(k) * math.exp(log_density + kappa * value) * powers
+            powers = np.array([np.ones_like(d), d, d * d - variance, d**3 - 3.0 * d * variance - third])
+            change += sign * speed / math.sqrt(k) * np.exp(log_density + kappa * value) * powers
     return change
 
 
-def _panel_nodes(direct: Direct, kappa: float) -> tuple[Array, Array]:
-    """Nodes z of the fixed rule and ln of (their weight times the tilted density), not normalised."""
-    z = direct.centre[:, None] + direct.half[:, None] * NODE
-    log = kappa * direct.value - 0.5 * z * z + direct.log_half[:, None] + _LOG_WEIGHT - 0.5 * math.log(2.0 * math.pi)
-    kept = log > log.max() - _REACH
-    return z[kept], log[kept]
-
-
 def _piece_nodes(direct: Direct, kappa: float) -> tuple[Array, Array]:
-    """As `_panel_nodes` for linear pieces: panels around the mode of the tilted law within each piece."""
+    """Nodes z and ln of (their weight times the tilted density), for linear pieces: panels around the mode in each."""
     lower, upper, beta = direct.lower, direct.upper, direct.slope
     mode = np.clip(kappa * beta, lower, upper)
     pull = mode - kappa * beta

@@ -96,14 +96,14 @@ def _largest(value: Function, kinks: tuple[float, ...]) -> float:
     reach = np.sinh(np.linspace(-9.0, 9.0, 601))  # up to 4e3, spacing 0.03 at the centre
     grid = np.unique((centres[:, None] + reach).ravel())
     values = value(grid)
-    best = -math.inf
     # Several starts: the largest value of the grid need not lie next to the largest maximum.
-    for i in np.argsort(values)[:-6:-1]:
-        z = grid[max(i - 1, 0) : i + 2]
-        for _ in range(12):
-            fine = np.linspace(z[0], z[-1], 21)
-            inside = value(fine)
-            j = int(np.argmax(inside))
-            best = max(best, float(inside[j]))
-            z = fine[max(j - 1, 0) : j + 2]
+    starts = np.argsort(values)[:-6:-1]
+    left, right = grid[np.maximum(starts - 1, 0)], grid[np.minimum(starts + 1, grid.size - 1)]
+    best, row = -math.inf, np.arange(starts.size)
+    for _ in range(12):
+        fine = np.linspace(left, right, 21, axis=1)
+        inside = value(fine.ravel()).reshape(fine.shape)
+        j = np.argmax(inside, axis=1)
+        best = max(best, float(inside[row, j].max()))
+        left, right = fine[row, np.maximum(j - 1, 0)], fine[row, np.minimum(j + 1, 20)]
     return best

@@ -2,16 +2,19 @@
 
 Inside a phase some smooth functions of the two parameters are positive, and each vanishes where the phase ends: by how
 much the highest maximum of h that is no code stays below the level, the least weight of a code, the least squared
-distance of two codes (they merge), and how firm the softest code is (it splits). An island that no point of the raster
+distance of two codes (they merge), and how firm the softest code is (it splits). Of outliers
+it is asked whether there are any: the weight of all of them, and how far the first one is from entering, are continuous
+through phases that differ by who drives them. An island that no point of the raster
 hits lies around a minimum of one of them. Points of the raster that are lowest among their neighbours, and so low that
 the minimum may pass zero within a cell (a parabola along each axis says so), are starts from which it is followed
-downhill through further certified solutions. One with another number of codes lies in an island.
+downhill through further certified solutions. One with another number of codes, or
+without outliers where there were some, lies in an island.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -22,19 +25,20 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.phases.points import Plane
 from meanfield.phases.raster import solution_at
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.posterior.division import ByCode
+from meanfield.posterior.division import ByCode, WithOutliers
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.registry import division_of
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
+from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.limit import compiled_tables, phi_range
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
-__all__ = ["Leg", "hidden_islands", "margins"]
+__all__ = ["Leg", "hidden_islands", "margins", "outlier_margins"]
 
 _PRESENT = 1e-9  # weight of a code that is there
 _APART = 1e-3  # readouts nearer than this are one, in units of sigma_a
@@ -92,11 +96,11 @@ class Leg:
 def hidden_islands(diagram: Plane) -> Iterator[Leg]:
     """Ways out of islands that no point of the raster hits, up to four of each.
 
-    For codes (bounded phi) of up to five classes; what has outliers is not looked at.
+    Of up to five classes: islands with other codes, and such with or without outliers.
     """
     few = diagram.task.n_classes <= _MOST_CLASSES
-    by_code = isinstance(division_of(diagram.network, diagram.task), ByCode)
-    if not by_code or not few or min(diagram.shape) < 3:
+    divided = isinstance(division_of(diagram.network, diagram.task), (ByCode, WithOutliers))
+    if not divided or not few or min(diagram.shape) < 3:
         return
     look = _Look(diagram)
     for place in look.starts():
@@ -121,6 +125,22 @@ def margins(problem: Problem, solution: Solution) -> tuple[int, FloatArray]:
     return len(a), np.array([gap, weight.min(), apart, -bends.max()])
 
 
+def outlier_margins(problem: Problem, solution: Solution) -> tuple[int, FloatArray]:
+    """Whether there are outliers, the weight of all of them, and how far the first one is from entering.
+
+    That is 1 less the largest growth sum_c p_c g(t_c.u) along a direction u; infinite where there are outliers, or
+    where the largest one is not known. As in `margins` in units sigma_a = 1.
+    """
+    network, sigma_a = problem.network, problem.network.sigma_a
+    weight = float(solution.outlier_weight.sum()) / sigma_a**2
+    if weight > _PRESENT:
+        return 1, np.array([weight, math.inf])
+    t = np.ascontiguousarray(solution.t * sigma_a)
+    table, none = compiled_tables(network.activation, network.k)[0], np.empty((0, t.shape[1]))
+    _, growth, exact = worst_directions(table, problem.class_task.fractions, t, math.inf, none, np.empty(0))
+    return 0, np.array([math.inf, 1.0 - growth if exact else math.inf])
+
+
 class _InAnIsland(Exception):
     """Ends a search: the solution has another number of codes."""
 
@@ -140,14 +160,16 @@ class _Look:
         self.orders = [np.argsort(axis)[::stride] for axis in diagram.axes.values()]
         self.axes = [axis[order] for axis, order in zip(diagram.axes.values(), self.orders)]
         shape = tuple(len(axis) for axis in self.axes)
-        self.n_codes: IntArray = np.full(shape, -1)
-        self.margin = np.full((4, *shape), np.inf)
+        by_code = isinstance(division_of(diagram.network, diagram.task), ByCode)
+        self.margins: Callable[[Problem, Solution], tuple[int, FloatArray]] = margins if by_code else outlier_margins
+        self.kind: IntArray = np.full(shape, -1)  # number of codes, or whether there are outliers
+        self.margin = np.full((4 if by_code else 2, *shape), np.inf)
         for at in np.ndindex(shape):
             flat = self._flat(at)
             if diagram.certified.flat[flat]:
                 problem = diagram.problem(flat)
                 solution = solution_at(diagram.points, flat, problem.class_task, problem.tau)
-                self.n_codes[at], self.margin[(slice(None), *at)] = margins(problem, solution)
+                self.kind[at], self.margin[(slice(None), *at)] = self.margins(problem, solution)
 
     def _place(self, at: tuple[int, ...]) -> tuple[int, ...]:
         """Position on the raster of the diagram."""
@@ -160,7 +182,7 @@ class _Look:
         """Function and place, those whose minimum is the likeliest to pass zero first."""
         for which in range(len(self.margin)):
             found = []
-            for at in np.ndindex(self.n_codes.shape):
+            for at in np.ndindex(self.kind.shape):
                 share = self._share(which, (at[0], at[1]))
                 if share <= _REACH:
                     found.append((share, (at[0], at[1])))
@@ -171,7 +193,7 @@ class _Look:
         values = self.margin[which]
         around = tuple(slice(max(i - 1, 0), i + 2) for i in at)
         here = values[at]
-        alike = self.n_codes[at] >= 0 and (self.n_codes[around] == self.n_codes[at]).all()
+        alike = self.kind[at] >= 0 and (self.kind[around] == self.kind[at]).all()
         if not alike or not _NOTHING < here < math.inf or here > values[around].min():
             return math.inf
         falls = 0.0
@@ -200,8 +222,8 @@ class _Look:
                 return math.inf
             assert isinstance(posterior, SingleNeuronPosterior)
             problem = Problem(posterior.network, posterior.task, posterior.tau)
-            count, found = margins(problem, posterior.solution)
-            if count != self.n_codes[at]:
+            kind, found = self.margins(problem, posterior.solution)
+            if kind != self.kind[at]:
                 met.append((place, posterior))
                 raise _InAnIsland
             evaluated.append(float(found[which]))

@@ -32,6 +32,10 @@ _NOTHING = 1e-30
 _ALIKE = 3e-3  # of the ranges: curves of one orbit, each enclosed on its own
 _FAR = 12.0
 _ENOUGH = 0.05  # of ln(share)
+_NEAR, _THROUGH = 3.5, 4  # places that a guess is made from: cells they may be away, how many
+_APART = 0.1  # cells across an edge by which they differ at least
+_BESIDE = 0.1  # by which a guess may miss its edge
+_FARTHEST = 0.15  # of an edge: guesses that are less certain are none
 
 
 @dataclass(frozen=True)
@@ -133,10 +137,12 @@ def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[
     }
     crossings: _Crossings = {}
     open_edges: list[_Open] = []
+    known = _Known()
     for axis in (0, 1):
         if names[axis] in _WHOLE:
             continue
-        for place in nodes:
+        # Line by line; every other one first, and those between two of them last, so that guesses are interpolated.
+        for place in sorted(nodes, key=lambda at: (at[1 - axis] % 2, at[1 - axis], at[axis])):
             there = (place[0] + 1, place[1]) if axis == 0 else (place[0], place[1] + 1)
             one, other = nodes[place], nodes.get(there)
             if one is None or other is None or not np.isfinite(axes[axis][there[axis]]):
@@ -150,15 +156,55 @@ def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[
                 if beyond is not None and np.isfinite(axes[axis][at[axis]]):
                     edge.around[float(axes[axis][at[axis]])] = beyond
             for code in sorted(edge.changing()):
-                found = edge.enclosed(code)
+                found = edge.enclosed(code, *known.guess(code, (*place, axis)))
                 if found is None:
                     low, high = ({**fixed, names[axis]: end} for end in ends)
                     open_edges.append((low, high))
                     continue
+                known.add(code, (*place, axis), (found - ends[0]) / (ends[1] - ends[0]))
                 where = np.empty(2)
                 where[axis], where[1 - axis] = found, fixed[names[1 - axis]]
                 crossings.setdefault(code, {})[*place, axis] = where
     return crossings, open_edges
+
+
+class _Known:
+    """Places found so far, in cells of the raster: curves through them foretell further ones."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, list[tuple[float, float]]] = {}
+
+    def add(self, code: str, place: _Place, share: float) -> None:
+        """On an edge of the raster, `share` of the way along it."""
+        i, j, axis = place
+        self.places.setdefault(code, []).append((i + share, float(j)) if axis == 0 else (float(i), j + share))
+
+    def guess(self, code: str, place: _Place) -> tuple[float, float]:
+        """Where on an edge, as a share of it, and about how far from there at most; (nan, nan) if little is known.
+
+        Neville's polynomial through the nearest places, with its last correction.
+        """
+        axis, start = place[2], float(place[place[2]])
+        near = np.array(self.places.get(code, []), dtype=float).reshape(-1, 2)
+        along, across = near[:, axis] - start, near[:, 1 - axis] - place[1 - axis]
+        distance = np.hypot(along - 0.5, across)
+        x, y = list[float](), list[float]()
+        for k in np.argsort(distance):
+            if distance[k] > _NEAR or len(x) == _THROUGH:
+                break
+            if all(abs(across[k] - other) > _APART for other in x):
+                x.append(float(across[k]))
+                y.append(float(along[k]))
+        if len(x) < 2:
+            return math.nan, math.nan
+        last = math.nan
+        for order in range(1, len(x)):
+            last = y[0]
+            y = [(x[i + order] * y[i] - x[i] * y[i + 1]) / (x[i + order] - x[i]) for i in range(len(y) - 1)]
+        error = abs(y[0] - last)
+        if error > _FARTHEST or not -_BESIDE <= y[0] <= 1.0 + _BESIDE:
+            return math.nan, math.nan
+        return min(max(y[0], 0.0), 1.0), error
 
 
 class _Shares:
@@ -214,12 +260,16 @@ class _Edge:
         )
         return low ^ high
 
-    def enclosed(self, code: str) -> float | None:
+    def enclosed(self, code: str, guess: float = math.nan, error: float = math.nan) -> float | None:
         """Where a code comes to be present: regula falsi on ln(share / least), halving where that does not help.
 
+        Where a code ends with a jump of its share, as codes that become one do, both sides of `guess` (a share of the
+        edge, like its `error`) are tried first.
         Codes of one orbit change together: what was solved for one of them encloses the others.
         """
-        width = ACCURACY * (max(self.solved) - min(self.solved))
+        first, length = min(self.solved), max(self.solved) - min(self.solved)
+        width, guess = ACCURACY * length, first + guess * length
+        reach = max(0.9 * width, error * length)
         for step in range(_SOLVES):
             places = sorted(self.solved)
             signs = [self._excess(place, code) > 0.0 for place in places]
@@ -240,6 +290,11 @@ class _Edge:
             elif guesses:
                 share = (sum(guesses) / len(guesses) - left) / (right - left)
             middle = left + min(max(share, 0.02), 0.98) * (right - left)
+            while not known and reach < 0.5 * (right - left):
+                if inside := [x for x in (guess - reach, guess + reach) if left < x < right]:
+                    middle = inside[0]
+                    break
+                reach *= 3.0
             try:
                 self.solved[middle] = self.shares.solved({**self.fixed, self.name: middle})
             except (ConvergenceError, ValueError):

@@ -7,7 +7,6 @@ a sweep was interrupted or on who solved what.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,10 +36,9 @@ from meanfield.theories.single_layer.limit import (
 )
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.solution import Solution
-from meanfield.theories.single_layer.theory import is_limit
 from meanfield.validation import FloatArray
 
-__all__ = ["TEXTS", "PointArrays", "Problem", "physical", "posterior_at", "solution_at", "solve_segment"]
+__all__ = ["TEXTS", "LimitTasks", "PointArrays", "Problem", "physical", "posterior_at", "solution_at", "solve_segment"]
 
 TEXTS = ("message", "packed", "note")  # of `PointArrays`
 _PENDING = -1.0  # status of a point that has not been solved yet
@@ -126,18 +124,45 @@ def solution_at(points: PointArrays, i: int, task: ClassTask, tau: float) -> Sol
     )
 
 
+@dataclass(frozen=True, eq=False)
+class LimitTasks:
+    """N problems at P = infinity with one hidden layer, as the compiled loop takes them: little to be sent."""
+
+    sigma_a: FloatArray  # (N,)
+    p: FloatArray  # (N, C)
+    y: FloatArray  # (N, C, m), in units sigma_a = 1, as all that follows
+    tau: FloatArray  # (N,)
+    runs: tuple[tuple[int, Activation, float], ...]  # of problems that share G: where one ends, phi, k
+
+    def __len__(self) -> int:
+        return len(self.tau)
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> LimitTasks:
+        """Those of problems of which `is_limit` is true."""
+        sigma_a = np.array([q.network.sigma_a for q in problems])
+        sites = [(q.network.activation, q.network.k) for q in problems]
+        ends = [i for i in range(1, len(sites)) if sites[i] != sites[i - 1]]
+        return cls(
+            sigma_a,
+            np.array([q.class_task.fractions for q in problems]),
+            np.array([q.task.targets for q in problems]) / sigma_a[:, None, None],
+            np.array([q.tau for q in problems]) / sigma_a**2,
+            tuple((end, *sites[end - 1]) for end in (*ends, len(sites))),
+        )
+
+
 def solve_segment(
-    problems: Sequence[Problem], parent: Sequence[int], before: PointArrays | None, seconds: float = math.inf,
-    limit: bool | None = None,
-) -> PointArrays:  # fmt: skip
+    problems: Sequence[Problem] | LimitTasks, parent: Sequence[int], before: PointArrays | None, seconds: float
+) -> PointArrays:
     """Solve the points of a segment that come after those in `before`, until the time is up (one at least).
 
     Point i is warm-started from parent[i] < i, or from scratch if that is negative. Never raises for points that fail:
-    their status and message say so. The result is raw: see `physical`. `limit`: whether all are at P = infinity, with
-    one hidden layer, so that one compiled loop solves them; if it is known.
+    their status and message say so. The result of `LimitTasks` is raw: see `physical`.
     """
-    limit = all(is_limit(problem) for problem in problems) if limit is None else limit
-    return (_compiled if limit else _one_by_one)(problems, parent, before, seconds)
+    if isinstance(problems, LimitTasks):
+        return _compiled(problems, parent, before, seconds)
+    return _one_by_one(problems, parent, before, seconds)
 
 
 def physical(raw: PointArrays, sigma_a: FloatArray) -> PointArrays:
@@ -161,19 +186,13 @@ def physical(raw: PointArrays, sigma_a: FloatArray) -> PointArrays:
 # ---- P -> infinity -------------------------------------------------------------------------------------------------
 
 
-def _compiled(
-    problems: Sequence[Problem], parent: Sequence[int], before: PointArrays | None, seconds: float
-) -> PointArrays:
-    n_points, done = len(problems), 0 if before is None else len(before)
-    n_classes, m = problems[0].task.targets.shape
-    room = code_room(n_classes, m)
-    sigma_a = np.array([q.network.sigma_a for q in problems])
-    p = np.array([q.class_task.fractions for q in problems])
-    y = np.array([q.task.targets for q in problems]) / sigma_a[:, None, None]
-    tau = np.array([q.tau for q in problems]) / sigma_a**2
+def _compiled(tasks: LimitTasks, parent: Sequence[int], before: PointArrays | None, seconds: float) -> PointArrays:
+    n_points, n_classes, m = tasks.y.shape
+    done, room = 0 if before is None else len(before), code_room(n_classes, m)
     t = np.zeros((n_points, n_classes, m))
-    readout, weight = np.full((n_points, room, m), np.nan), np.zeros((n_points, room))
-    direction, outlier = np.full((n_points, room, m), np.nan), np.zeros((n_points, room))
+    # There is room for many more than a point uses: memory that nobody touches costs nothing.
+    readout, weight = np.empty((n_points, room, m)), np.zeros((n_points, room))
+    direction, outlier = np.empty((n_points, room, m)), np.zeros((n_points, room))
     numbers = np.zeros((n_points, len(loop.NUMBERS)))
     numbers[:, 0] = _PENDING
     messages = [""] * n_points
@@ -182,20 +201,16 @@ def _compiled(
         t[:done], numbers[:done] = before.t, before.numbers
         readout[:done, :k], weight[:done, :k] = before.readout, before.weight
         direction[:done, :o], outlier[:done, :o] = before.outlier_direction, before.outlier_weight
-    sites: list[tuple[Activation, float]] = [(q.network.activation, q.network.k) for q in problems]
     start, reached, limit = 0, done, time.monotonic() + seconds
-    while start < n_points and (reached == done or time.monotonic() < limit):  # one call per run of points that share G
-        stop = start + 1
-        while stop < n_points and sites[stop] == sites[start]:
-            stop += 1
+    for stop, activation, k_site in tasks.runs:  # one call per run of points that share G
         parents = np.array(parent, dtype=np.int64)
         parents[parents < start] = -1
         while reached < stop and (reached == done or time.monotonic() < limit):
             try:
-                site = compiled_tables(*sites[start]), phi_range(*sites[start])
+                site = compiled_tables(activation, k_site), phi_range(activation, k_site)
                 reached = solve_points(
-                    site, (p, y, tau), parents, MAX_BOXES, reached, stop, (readout, weight), (direction, outlier), t,
-                    numbers, limit - time.monotonic(),
+                    site, (tasks.p, tasks.y, tasks.tau), parents, MAX_BOXES, reached, stop, (readout, weight),
+                    (direction, outlier), t, numbers, limit - time.monotonic(),
                 )  # fmt: skip
             except Exception as error:  # a point that fails does not take the others with it
                 reached += int(np.argmax(np.isin(numbers[reached:stop, 0], (_PENDING, loop.STOPPED))))
@@ -205,18 +220,26 @@ def _compiled(
                 reached += 1
         start = stop
     new = slice(done, reached)
-    k, o = int(numbers[new, 1].max()), int(numbers[new, 2].max())
+    codes = _used(readout[new], weight[new], numbers[new, 1])
+    outliers = _used(direction[new], outlier[new], numbers[new, 2])
     return PointArrays(
         t=t[new],
-        readout=readout[new, :k],
-        weight=weight[new, :k],
-        outlier_direction=direction[new, :o],
-        outlier_weight=outlier[new, :o],
+        readout=codes[0],
+        weight=codes[1],
+        outlier_direction=outliers[0],
+        outlier_weight=outliers[1],
         covariance=np.empty((reached - done, 0, m, m)),
         gaussian_covariance=np.full((reached - done, m, m), np.nan),
         numbers=numbers[new],
         message=np.array(messages[new]) if any(messages[new]) else None,
     )
+
+
+def _used(rows: FloatArray, weights: FloatArray, count: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Slots that some point uses, without what is left in those that a point does not use."""
+    used = np.arange(int(count.max())) < count[:, None]
+    n = used.shape[1]
+    return np.where(used[..., None], rows[:, :n], np.nan), np.where(used, weights[:, :n], 0.0)
 
 
 def _failed(status: int) -> FloatArray:

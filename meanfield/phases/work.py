@@ -15,7 +15,7 @@ import numpy as np
 from meanfield.numerics.limits import stop_everything
 from meanfield.phases.checkpoint import Checkpoint, Piece
 from meanfield.phases.grid import Grid, chunks, fingerprint, parents, segment_size
-from meanfield.phases.raster import PointArrays, Problem, physical, solve_segment
+from meanfield.phases.raster import LimitTasks, PointArrays, Problem, physical, solve_segment
 from meanfield.validation import file_path
 
 __all__ = ["SweepWork"]
@@ -24,7 +24,7 @@ _SAVE_EVERY = 3.0  # seconds between files of a checkpoint: what is lost at most
 _SLICE = 1.0  # seconds of work of this process before it looks at the clock
 _POOL_SLICE = 2.0
 _AHEAD = 64  # jobs handed to an executor at a time
-_JOBS = 4 * max(2, os.cpu_count() or 2)  # of quick segments, in all: some executors take 10 ms for each
+_TOGETHER = 4  # quick segments in a job, about, a third of a second or more: some executors take 5 ms for each job
 
 
 @lru_cache(maxsize=2)
@@ -34,21 +34,27 @@ def _grid(pickled: bytes) -> Grid:
     return grid
 
 
-_Segment = tuple[list[tuple[int, ...]], PointArrays | None, bool]  # its points, what is known of them, is it a limit
+_Problems = LimitTasks | tuple[bytes, list[tuple[int, ...]]]  # of a segment; or the grid, and its points there
+_Segment = tuple[_Problems, list[int], PointArrays | None]  # problems, parents, what is known of them
 
 
 def _solve_pickled(job: bytes) -> list[PointArrays]:
     """A slice of the work on some segments of a grid; of the last ones nothing, where time is over."""
-    pickled, segments = pickle.loads(job)
-    grid, end = _grid(pickled), time.monotonic() + _POOL_SLICE
+    segments: list[_Segment] = pickle.loads(job)
+    end = time.monotonic() + _POOL_SLICE
     solved: list[PointArrays] = []
-    for points, known, limit in segments:
+    for sent, parent, known in segments:
         left = end - time.monotonic()
         if solved and left <= 0.0:
             break
-        problems = [grid.problem(at) for at in points]
-        solved.append(solve_segment(problems, parents(points), known, left, limit))
+        problems = sent if isinstance(sent, LimitTasks) else [_grid(sent[0]).problem(at) for at in sent[1]]
+        solved.append(solve_segment(problems, parent, known, left))
     return solved
+
+
+def _shared_out(numbers: list[int], parts: int) -> list[list[int]]:
+    """In as many parts, of about the same work as far as neighbours are alike; none is empty."""
+    return [numbers[i::parts] for i in range(min(parts, len(numbers)))]
 
 
 class SweepWork:
@@ -73,6 +79,10 @@ class SweepWork:
     def problems(self, number: int) -> list[Problem]:
         return [self.grid.problem(at) for at in self.segments[number]]
 
+    def limit_tasks(self, number: int) -> LimitTasks | None:
+        """The segment as the compiled loop takes it; None if it does not."""
+        return LimitTasks.of(self.problems(number)) if self.is_limit(number) else None
+
     def is_limit(self, number: int) -> bool:
         """Whether the compiled loop solves this segment."""
         if number not in self.limits:
@@ -90,23 +100,29 @@ class SweepWork:
 
     def here(self) -> None:
         for number in range(len(self.segments)):
-            problems, parent, limit = self.problems(number), parents(self.segments[number]), self.is_limit(number)
+            problems = self.limit_tasks(number) or self.problems(number)
+            parent = parents(self.segments[number])
             while not self.finished(number):
-                self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE, limit))
+                self._take(number, solve_segment(problems, parent, self.known.get(number), _SLICE))
 
     def on_pool(self, executor: Executor) -> None:
         """Slices of all segments on the executor, some at a time; taken, and written, as they finish."""
-        grid = pickle.dumps(self.grid)
+        grid, processors = pickle.dumps(self.grid), os.cpu_count() or 1
         todo = [number for number in range(len(self.segments)) if not self.finished(number)]
-        together = max(1, len(todo) // _JOBS) if all(map(self.is_limit, todo)) else 1
-        waiting = deque(todo[i : i + together] for i in range(0, len(todo), together))
+        jobs = len(todo)
+        if all(map(self.is_limit, todo)):
+            jobs = max(1, round(jobs / (_TOGETHER * processors))) * processors
+        waiting = deque(_shared_out(todo, jobs))
         running: dict[Future[list[PointArrays]], list[int]] = {}
 
         def submit(numbers: list[int]) -> None:
             # As bytes: some executors look through all they are given for futures of theirs, which takes longer than
-            # solving; and the problems themselves are made where they are solved.
-            segments: list[_Segment] = [(self.segments[n], self.known.get(n), self.is_limit(n)) for n in numbers]
-            running[executor.submit(_solve_pickled, pickle.dumps((grid, segments)))] = numbers
+            # solving. Where points are quick, making their problems once more would be felt; else they are made there.
+            segments: list[_Segment] = []
+            for n in numbers:
+                sent = self.limit_tasks(n) or (grid, self.segments[n])
+                segments.append((sent, parents(self.segments[n]), self.known.get(n)))
+            running[executor.submit(_solve_pickled, pickle.dumps(segments))] = numbers
 
         try:
             while waiting or running:
@@ -116,8 +132,8 @@ class SweepWork:
                     numbers = running.pop(future)
                     for number, points in zip(numbers, future.result(), strict=False):
                         self._take(number, points)
-                    if rest := [number for number in numbers if not self.finished(number)]:
-                        waiting.appendleft(rest)
+                    rest = [number for number in numbers if not self.finished(number)]
+                    waiting.extendleft(_shared_out(rest, 1 if waiting else 2))  # what is left last is slow: share it
                 self._save_if_due()
         except BaseException:
             for future in running:

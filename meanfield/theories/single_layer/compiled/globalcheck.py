@@ -40,7 +40,9 @@ __all__ = ["branch_and_bound", "exchangeable", "global_bound"]
 
 _FAR = 1e9  # stands for infinity in kappa
 _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contracted
-_MAX_STACK = 8192
+# Boxes that wait, per side: the last one is looked at first, and each split halves one of its sides (above _THIN of at
+# most 2 _FAR; roots of large ends come first). A large array that is made for every task costs page faults.
+_STACK_PER_SIDE = 96
 _THIN = 1e-13  # relative width of a side that is not split
 _LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
 _FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
@@ -171,8 +173,8 @@ def branch_and_bound(
         for c in range(n_classes):
             known_x[k, c] = np.sum(known[k] * t[c])
     follower = exchangeable(p, t)
-    lows = np.empty((_MAX_STACK, sides))
-    highs = np.empty((_MAX_STACK, sides))
+    lows = np.empty((_STACK_PER_SIDE * sides + 3, sides))
+    highs = np.empty((_STACK_PER_SIDE * sides + 3, sides))
     for i in range(sides):
         low = 0.0
         high = 0.0
@@ -417,7 +419,7 @@ def branch_and_bound(
             if score > best_score:
                 best_score = score
                 best = i
-        if boxes >= max_boxes or stack + 3 > _MAX_STACK or best < 0:
+        if boxes >= max_boxes or stack + 3 > lows.shape[0] or best < 0:
             _highest_centre(table, p, t, lows[: stack + 1], highs[: stack + 1], to_readout, where)
             return False, bound - level, boxes
         low = low_s[best]

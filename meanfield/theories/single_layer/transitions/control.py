@@ -22,13 +22,17 @@ _TARGET = "target_"
 
 
 class ScaledTask(NamedTuple):
-    """A task in units sigma_a = 1."""
+    """A task in units sigma_a = 1.
+
+    `passing`: G changes with a control parameter, so that it is wanted at a few kappa only and no table pays.
+    """
 
     cumulant: Cumulant
     p: FloatArray
     y: FloatArray
     tau: float
     sigma_a: float
+    passing: bool = False
 
     @property
     def activation(self) -> Activation:
@@ -135,8 +139,9 @@ class Control:
         if key not in self._last:
             network, task, tau = self._set(key)
             sigma_a = network.sigma_a
-            table = cumulant(network.activation, network.k)
-            scaled = ScaledTask(table, np.array(task.fractions), task.targets / sigma_a, tau / sigma_a**2, sigma_a)
+            moves = any(n == "sigma_w" or n in network.activation.parameters for n in self.names)
+            g, p = cumulant(network.activation, network.k, tabulate=not moves), np.array(task.fractions)
+            scaled = ScaledTask(g, p, task.targets / sigma_a, tau / sigma_a**2, sigma_a, moves)
             self._last.clear()
             self._last[key] = (network, task, tau), scaled
         return self._last[key]

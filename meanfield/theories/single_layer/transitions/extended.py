@@ -18,6 +18,7 @@ import numpy as np
 
 from meanfield.theories.single_layer.compiled.generated import stationarity as generated
 from meanfield.theories.single_layer.compiled.generated.action import action_fields4
+from meanfield.theories.single_layer.compiled.passing import direct_fields
 from meanfield.theories.single_layer.transitions.control import Change, Control, ScaledTask
 from meanfield.validation import FloatArray
 
@@ -93,12 +94,16 @@ class CodeState:
         return np.asarray(self.a @ self.t.T)
 
     def fields(self, problem: ScaledTask) -> CodeFields:
-        """G from the table, and its derivatives."""
+        """G and its derivatives, see `neuron_fields`."""
         return neuron_fields(problem, self.t, self.a)
 
 
 def neuron_fields(problem: ScaledTask, t: FloatArray, a: FloatArray) -> CodeFields:
-    """Fields of neurons with readouts a (n, m), G from the table."""
+    """Fields of neurons with readouts a (n, m); G from the table, or without one for a task that is passed."""
+    if problem.passing:
+        kappa = a @ t.T
+        f = problem.p * direct_fields(problem.cumulant.direct_data, kappa.ravel()).reshape(5, *kappa.shape)
+        return CodeFields(f[0].sum(axis=1) - 0.5 * np.sum(a * a, axis=1), f)
     f = np.empty((5, len(a), len(t)))
     height = [action_fields4(problem.cumulant.table, problem.p, t, a[j], *f[:, j]) for j in range(len(a))]
     return CodeFields(np.array(height), f)
