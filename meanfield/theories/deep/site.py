@@ -20,11 +20,13 @@ from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, der
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.validation import FloatArray
 
-__all__ = ["Site", "SiteNodes", "site_derivatives", "site_table", "site_values", "z_rule"]
+__all__ = ["Site", "SiteNodes", "noisy_means", "site_derivatives", "site_table", "site_values", "z_rule"]
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
+_PLAIN = 0.45  # spacing where nothing is tilted
+_HERMITE = np.polynomial.hermite_e.hermegauss(80)
 _TINY = 1e-290
 _MOST_NODES = 100_000
 _SMOOTH = 0.33  # of the width of the step that phi makes: what its strip of analyticity allows
@@ -80,7 +82,8 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
         slope = _slope(phi)
         widest = 8.0 * step * (narrow if phi.piecewise_linear or not slope else min(narrow, _width(phi)))
         # At a kink: the slope of the tilt, or that of a Gaussian as far away as the tilt outweighs.
-        decay = max(tilt * slope + math.sqrt(2.0 * tilt * (phi.supremum - phi.infimum) / d), 1e-300)
+        far = math.sqrt(2.0 * tilt * (phi.supremum - phi.infimum) / d) if tilt > 0.0 else 0.0
+        decay = max(tilt * slope + far, 1e-300)
         bounds = _graded([low, *kinks, high], widest, _DECAYS / decay)
         half = 0.5 * np.diff(bounds)
         z = ((bounds[1:] + bounds[:-1]) / 2 + half * x[:, None]).T.ravel()
@@ -89,7 +92,7 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
 
 
 def _graded(edges: list[float], widest: float, narrowest: float) -> FloatArray:
-    """Ends of panels between these edges: `widest` at most, and towards every edge smaller, by halves, to `narrowest`."""
+    """Ends of panels between these edges: `widest` at most, and towards every edge halved down to `narrowest`."""
     found = [np.array(edges)]
     for left, right in pairwise(edges):
         count = max(1, math.ceil((right - left) / widest))
@@ -97,6 +100,21 @@ def _graded(edges: list[float], widest: float, narrowest: float) -> FloatArray:
         near = size * 0.5 ** np.arange(1, 1 + max(0, math.ceil(math.log2(size / narrowest))))
         found += [left + size * np.arange(1, count), left + near, right - near]
     return np.unique(np.concatenate(found))
+
+
+def noisy_means(phi: Activation, h: FloatArray, d: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean of phi(z), its derivative by h, and mean of phi(z)^2, z ~ N(h, d), arrays like h."""
+    if phi.kinks:
+        if phi.bounded and phi.piecewise_linear:  # constant beyond
+            h = np.clip(h, phi.kinks[0] - _REACH * math.sqrt(d), phi.kinks[-1] + _REACH * math.sqrt(d))
+        nodes = z_rule(phi, d, float(h.min()), float(h.max()), _PLAIN)
+        xi, value = (nodes.z - h[..., None]) / math.sqrt(d), nodes.phi
+        weight = nodes.weight * np.exp(-0.5 * xi * xi) / math.sqrt(2.0 * math.pi * d)
+    else:
+        xi, weight = _HERMITE[0], _HERMITE[1] / _HERMITE[1].sum()
+        value = phi(h[..., None] + math.sqrt(d) * xi)
+    mean, square = (value * weight).sum(axis=-1), (value**2 * weight).sum(axis=-1)
+    return mean, (value * xi * weight).sum(axis=-1) / math.sqrt(d), square
 
 
 @lru_cache(maxsize=64)
