@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import OutOfTime, seconds_left, time_limit
 from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
@@ -33,6 +34,7 @@ __all__ = ["solve_deep"]
 _RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _SAME_BRANCH = 1e-4
+_SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
 _NO_CODES = "the branch with codes was not compared: "
 _UNKNOWN = "the branch without codes was not compared: "
@@ -182,8 +184,10 @@ def _compete(
     A warm start may have led to either of them.
     """
     certain = found.residual <= tolerance
+    left = seconds_left()
     try:
-        reached = _rival(problem, certain, report)
+        with time_limit(left * (_SHARE if certain else 1.0) if math.isfinite(left) else None):
+            reached = _rival(problem, certain, report)
         if isinstance(reached, str):
             return system, found, [], reached
         rival, other = reached
@@ -193,6 +197,10 @@ def _compete(
                 return system, found, [Branch("uncoded", against, other.residual)], ""
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(rival, other, tolerance, report)
+    except OutOfTime:
+        if not certain:
+            raise
+        return system, found, [], f"{_UNKNOWN}there was no time left to follow it"
     except NoBranch as error:
         return system, found, [], f"{_ENDED}{error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
@@ -321,6 +329,8 @@ def _posterior(
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
         "global optimality over the kernels is not proven"
         if good
+        else f"the independent quadrature could not be done: {proof.reason}"
+        if proof.reason
         else f"residual {residual:.1e} by an independent quadrature, which leaves an error of {proof.error:.1e} of the "
         f"order parameters, wanted {allowed:.1e}: start from a neighbouring problem with warm_start, or ask for less "
         "with rtol"
@@ -373,6 +383,7 @@ class _Proof(NamedTuple):
     phi_error: float
     errors: tuple[OrderError, ...]
     curvature: SecondOrder
+    reason: str = ""  # why it says nothing
 
     @property
     def error(self) -> float:
@@ -386,8 +397,8 @@ def _checked(system: System, found: Found, second: bool) -> _Proof:
     phi = system.free_energy(found.x, found.averages)
     try:
         again = check.evaluate(found.x, curvature=True)
-    except NotCovered:
-        return _Proof(math.inf, math.inf, (), unknown)
+    except NotCovered as error:
+        return _Proof(math.inf, math.inf, (), unknown, str(error))
     residual = float(np.abs(check.residual(found.x, again)).max())
     error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
 from meanfield.theories.deep.patched import PatchedLayer
@@ -233,7 +234,8 @@ class System:
         return self.averages_at(self.setting(order, layer), layer, **options)
 
     def averages_at(self, setting: Setting, layer: int, **options: bool) -> list[Averages]:
-        """The same for a layer that is given something else."""
+        """The same for a layer that is given something else. Raises `OutOfTime` at the time limit of the context."""
+        check_time()
         if self.codes and layer == self.problem.depth - 1:
             found = self.layers[layer].evaluate_codes(setting, self.codes, **options)
             return [self._symmetric(averages) for averages, _ in found]
