@@ -28,7 +28,7 @@ from meanfield.validation import FloatArray
 __all__ = ["BranchEnd", "Fold", "uncoded_at", "uncoded_end"]
 
 _HIGHER = 1.6  # factor between the tau at which the branch is looked for
-_MOST_STARTS = 24
+_MOST_STARTS, _EASY = 24, 6  # starts, and of these those that are left for the next where they are not easy
 _GROWTH, _FASTER, _MOST_GROWTH = 0.2, 1.4, 0.5  # of the conjugate, per step: at first, how it changes, at most
 _ABOVE = 3.2  # times the tau at which a linear readout makes layers unstable, where the branch is nearly the prior
 _FAR = 0.3  # of ln tau below the fold, where its place need not be known well
@@ -158,9 +158,9 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
 
 def _start(problem: DeepProblem) -> _Point:
     tau = problem.tau if problem.tau > 0.0 else 1e-3
-    for _ in range(_MOST_STARTS):
+    for count in range(_MOST_STARTS):
         try:
-            system, found = prior_branch(replace(problem, tau=tau))
+            system, found = prior_branch(replace(problem, tau=tau), patient=count >= _EASY)
         except (NoBranch, NotCovered, np.linalg.LinAlgError):
             tau *= _HIGHER
             continue

@@ -18,12 +18,14 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
 from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
 __all__ = ["Site", "SiteNodes", "noisy_means", "site_derivatives", "site_table", "site_values", "z_rule"]
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
+_EXPONENTIAL = 8  # multiplications that it takes
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
 _PLAIN = 0.45  # spacing where nothing is tilted
 _HERMITE = np.polynomial.hermite_e.hermegauss(80)
@@ -142,6 +144,7 @@ def _factors(
     nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """What the integral over z consists of: ln of a scale (n_b, 1), the tilt (n_b, n_z), xi and its law (n_z, n_h)."""
+    spend(float(len(nodes.z)) * (_EXPONENTIAL * (len(b) + len(h)) + len(h) * (_EXPONENTIAL + len(b))))
     xi = (nodes.z[:, None] - h) / math.sqrt(d)
     gauss = np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]
     exponent = b[:, None] * nodes.phi + 0.5 * delta * nodes.phi**2

@@ -27,12 +27,14 @@ from meanfield.theories.deep.stability import SecondOrder, order_errors, second_
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import LATTICE_CLASSES, DeepProblem, Order, System, patched
+from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["solve_deep"]
 
 _RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
+_WORK, _TIMES = 4e9, 4.0  # multiplications in finding another branch, some ten seconds, or as often those of the first
 _SAME_BRANCH = 1e-4
 _SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
@@ -112,12 +114,13 @@ def solve_deep(
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
     try:
-        if problem.phi.parts == "gaussian":
-            system, found = _linear_branch(problem, tolerance, progress)
-        elif shares is not None:
-            system, found = frozen_branch(problem, shares, tolerance, progress, start)
-        else:
-            system, found = _from_start(problem, start, tolerance, progress)
+        with counted() as work:
+            if problem.phi.parts == "gaussian":
+                system, found = _linear_branch(problem, tolerance, progress)
+            elif shares is not None:
+                system, found = frozen_branch(problem, shares, tolerance, progress, start)
+            else:
+                system, found = _from_start(problem, start, tolerance, progress)
     except UnstableCode as error:
         raise UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern) from error
     except NotCovered as error:
@@ -126,7 +129,8 @@ def solve_deep(
     remark = ""
     if competitors and shares is None and problem.phi.parts != "gaussian":
         warm = start is not None
-        system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
+        most = max(_WORK, _TIMES * work.done)
+        system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
     return _posterior(
         network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress
@@ -177,16 +181,23 @@ def _linear_branch(problem: DeepProblem, tolerance: float, report: Report | None
 
 
 def _compete(
-    problem: DeepProblem, system: System, found: Found, tolerance: float, report: Report | None, warm: bool
+    problem: DeepProblem,
+    system: System,
+    found: Found,
+    tolerance: float,
+    report: Report | None,
+    warm: bool,
+    most: float,
 ) -> tuple[System, Found, list[Branch], str]:
     """The better of two branches, the other one, and what has to be said if there is no other.
 
-    A warm start may have led to either of them.
+    A warm start may have led to either of them. Where there is a solution `most` is the work in finding another.
     """
     certain = found.residual <= tolerance
     left = seconds_left()
     try:
-        with time_limit(left * (_SHARE if certain else 1.0) if math.isfinite(left) else None):
+        limit = left * (_SHARE if certain else 1.0) if math.isfinite(left) else None
+        with time_limit(limit), counted(most if certain else math.inf):
             reached = _rival(problem, certain, report)
         if isinstance(reached, str):
             return system, found, [], reached
@@ -201,6 +212,8 @@ def _compete(
         if not certain:
             raise
         return system, found, [], f"{_UNKNOWN}there was no time left to follow it"
+    except OutOfWork:
+        return system, found, [], f"{_UNKNOWN}it was given up after much more work than the one with codes took"
     except NoBranch as error:
         return system, found, [], f"{_ENDED}{error}"
     except (NotCovered, np.linalg.LinAlgError) as error:

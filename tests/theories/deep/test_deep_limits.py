@@ -15,6 +15,7 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import COARSE, NotCovered, Setting
 from meanfield.theories.deep.start import planted
 from meanfield.theories.deep.system import System
+from meanfield.theories.deep.work import OutOfWork, counted, spend
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 
@@ -35,6 +36,23 @@ def test_without_time_for_the_other_branch_there_is_an_answer_that_says_so(monke
     post = mf.solve(mf.Network("sigmoid", 2), BINARY, tau=0.05, max_seconds=600)
     assert post.status == "optimal"
     assert any("no time left" in note for note in post.solution.notes)
+
+
+def test_without_work_for_the_other_branch_there_is_an_answer_that_says_so(monkeypatch):
+    monkeypatch.setattr(solve, "_WORK", 1e6)
+    monkeypatch.setattr(solve, "_TIMES", 0.01)
+    post = mf.solve(mf.Network("sigmoid", 2), BINARY, tau=0.05)
+    assert post.status == "optimal"
+    assert any("given up after" in note for note in post.solution.notes)
+
+
+def test_work_is_counted_inside_alone():
+    with counted() as outer:
+        spend(3.0)
+        with pytest.raises(OutOfWork), counted(2.0):
+            spend(2.5)
+    spend(1.0)
+    assert outer.done == 3.0
 
 
 def test_the_fold_of_few_samples():
