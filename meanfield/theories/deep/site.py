@@ -25,7 +25,7 @@ __all__ = ["Site", "SiteNodes", "noisy_means", "site_derivatives", "site_table",
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
-_EXPONENTIAL = 8  # multiplications that it takes
+_EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
 _PLAIN = 0.45  # spacing where nothing is tilted
 _HERMITE = np.polynomial.hermite_e.hermegauss(80)

@@ -34,7 +34,7 @@ __all__ = ["solve_deep"]
 
 _RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
-_WORK, _TIMES = 4e9, 4.0  # multiplications in finding another branch, some ten seconds, or as often those of the first
+_WORK, _TIMES = 1e10, 4.0  # multiplications in finding another branch, some ten seconds, or as often those of the first
 _SAME_BRANCH = 1e-4
 _SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
