@@ -35,6 +35,7 @@ _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
 _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the rest
 _REFINED = 0.08  # by which the reach of lattices grows that are too coarse
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
+_NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
 _QUICK = 4  # steps in which kernels that followed by themselves are corrected
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 
@@ -234,8 +235,10 @@ def _from_ascent(problem: DeepProblem, tolerance: float, report: Report | None) 
     return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 
-def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[System, Found]:
+def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bool = True) -> tuple[System, Found]:
     """The branch without codes, from Gaussian process kernels, at the coarse quadrature.
+
+    Unless `patient`, Newton is not tried again where kernels that followed by themselves were not nearly right.
 
     Raises
     ------
@@ -251,7 +254,9 @@ def prior_branch(problem: DeepProblem, report: Report | None = None) -> tuple[Sy
         below = _followed_down(problem)
         order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
     found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
-    if found.residual > _ROUGH:  # near the end of the branch, or where steps creep
+    if found.residual > _ROUGH and (
+        patient or found.residual < _NEARLY
+    ):  # near the end of the branch, or where steps creep
         found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
     return system, found
 

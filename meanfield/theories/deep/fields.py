@@ -19,8 +19,8 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 
-_MOST_FIELDS = 60_000
-_MOST_PAIRS = 20_000  # values of two shared fields
+_MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
+_MOST_PAIRS = 40_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
 _SMOOTH, _STRONG = 0.5, 4.0
@@ -247,6 +247,8 @@ def fields_of(
         smooth, axis = proven, None
     axis = Axis(0.0, step / rule.alpha) if axis is None else axis
     first, last = axis.inverse(np.array([low, high])) / rule.alpha - rule.offset
+    if not last - first <= _MOST_SHARED:
+        raise NotCovered("the field that the classes of a layer share needs too fine a lattice")
     place = rule.alpha * (np.arange(math.ceil(first), math.floor(last) + 1) + rule.offset)
     alpha = axis.at(place)
     log_alpha = -0.5 * alpha**2 + np.log(axis.slope(place) * (rule.alpha / math.sqrt(2 * math.pi)))

@@ -9,6 +9,7 @@ too.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Iterator
@@ -27,11 +28,11 @@ from meanfield.validation import FloatArray
 __all__ = ["BranchEnd", "Fold", "uncoded_at", "uncoded_end"]
 
 _HIGHER = 1.6  # factor between the tau at which the branch is looked for
-_MOST_STARTS = 24
+_MOST_STARTS, _EASY = 24, 6  # starts, and of these those that are left for the next where they are not easy
 _GROWTH, _FASTER, _MOST_GROWTH = 0.2, 1.4, 0.5  # of the conjugate, per step: at first, how it changes, at most
 _ABOVE = 3.2  # times the tau at which a linear readout makes layers unstable, where the branch is nearly the prior
 _FAR = 0.3  # of ln tau below the fold, where its place need not be known well
-_STEPS = 80
+_STEPS, _FLATTENED = 80, 30  # along the branch, and to the fold between two of its points
 _CORRECTIONS = 12
 # Corrections after which the residual has to be below that; so large, it has to shrink by this with every one.
 _SURE, _HOPELESS, _SHRINKS = 4, 0.02, 0.8
@@ -157,9 +158,9 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
 
 def _start(problem: DeepProblem) -> _Point:
     tau = problem.tau if problem.tau > 0.0 else 1e-3
-    for _ in range(_MOST_STARTS):
+    for count in range(_MOST_STARTS):
         try:
-            system, found = prior_branch(replace(problem, tau=tau))
+            system, found = prior_branch(replace(problem, tau=tau), patient=count >= _EASY)
         except (NoBranch, NotCovered, np.linalg.LinAlgError):
             tau *= _HIGHER
             continue
@@ -224,6 +225,8 @@ def _corrected(
     """The solution with the conjugate's size of x; None if Newton does not get there, or far off not by this factor."""
     row, smallest = _border(system, x), math.inf
     for count in range(_CORRECTIONS):
+        if not (system.unpack(x).d > 0.0).all():
+            return None
         system = _with_tau(system, math.exp(log_tau))
         averages = system.evaluate(x, curvature=True)
         error = float(np.abs(system.residual(x, averages)).max())
@@ -238,8 +241,6 @@ def _corrected(
         largest = max(float(np.abs(move[:-1] / scale).max()), abs(float(move[-1])))
         move *= min(1.0, 0.3 / max(largest, 1e-300))
         x, log_tau = x + move[:-1], log_tau + float(move[-1])
-        if not (system.unpack(x).d > 0.0).all():
-            return None
     return None
 
 
@@ -290,21 +291,27 @@ def _near_fold(point: _Point, beyond: _Point) -> _Point | None:
 
 
 def _flattest(point: _Point, beyond: _Point, tolerance: float = _EXACT, flat: float = _FLAT) -> _Point:
-    """Where tau has its minimum, from the point before it: secants on its exact slope."""
-    slopes = [(0.0, point.slope), (1.0, beyond.slope)]  # by the share of the step between them
-    whole = _size(beyond) / _size(point) - 1.0
-    here = point
-    for _ in range(20):
+    """Where tau has its minimum, between two points: regula falsi (Illinois) on its exact slope, from the cubics."""
+    ends, slopes, here, last = [point, beyond], [point.slope, beyond.slope], point, None
+    for _ in range(_FLATTENED):
         if abs(here.slope) <= flat:
             return here
-        (a, fa), (b, fb) = slopes[-2:]
-        at = b - fb * (b - a) / (fb - fa) if fb != fa else 0.5 * (a + b)
-        target = (1.0 + whole * at) * _size(point)
-        moved = _moved(here, target / _size(here) - 1.0, tolerance)
+        share = slopes[0] / (slopes[0] - slopes[1])
+        whole = math.log(_size(ends[1]) / _size(ends[0]))
+        moved = None
+        for part in (share, 0.5 * share, 0.5 + 0.5 * share):
+            guess = _between(*ends, (part - 1.0) * whole)
+            with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
+                moved = _corrected(guess[:-1], float(guess[-1]), here.system, tolerance)
+            if moved is not None:
+                break
         if moved is None:
             break
         here = moved
-        slopes.append((at, here.slope))
+        side = int(here.slope >= 0.0)
+        if side == last:
+            slopes[1 - side] *= 0.5
+        ends[side], slopes[side], last = here, here.slope, side
     raise NoBranch(f"its end near tau = {math.exp(here.log_tau):.4g} was not located")
 
 

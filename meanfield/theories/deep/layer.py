@@ -35,20 +35,20 @@ from meanfield.theories.deep.rules import (
     code_words,
 )
 from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined
+from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
 
 _MAX_NODES = 400_000
-_BLOCK = 2_000_000  # numbers per temporary array
+_BLOCK, _PER_TERM = 2_000_000, 8.0  # numbers per temporary array, multiplications of a term
 _MOST_STRETCH = 30.0
 _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
 _SOME = 150  # nodes that spacings along the shared field are fitted to
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
-_EDGE = 2.0  # nats that the ends of the lattice of the shared field may be heavier than the lightest node
-_LIGHT = 0.8  # of all nats, from where on nodes that are missed for it do not count
+_EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
 _ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
 
 
@@ -120,6 +120,7 @@ class Layer(LayerNodes):
     def _terms(self, view: View, beta: FloatArray) -> FloatArray:
         """(N, alpha) ln of the weight of lattice nodes and shared fields; -inf where it is known to be negligible."""
         start, weight = view.stencils(beta)
+        spend(_PER_TERM * len(self.n) * float(len(beta)) * len(view.fields.alpha))
         outer = -0.5 * (beta**2).sum(axis=1)
         for c, table in view.tables.items():
             table.prepare(start[view.fields.kind == c].ravel())

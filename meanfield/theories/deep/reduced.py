@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares, minimize
 
+from meanfield.theories.deep.site import noisy_means
 from meanfield.theories.deep.start import prior_kernels, saturated_weights
 from meanfield.theories.deep.system import DeepProblem
 from meanfield.validation import FloatArray
 
 __all__ = ["Reduced", "reduced_solve"]
 
-_HERMITE = np.polynomial.hermite_e.hermegauss(80)
 _MOST_SETS = 30
 _HIGHER = 1e-9  # in E, of a code that was left out
 _SMALL = 1e-12
@@ -82,11 +82,8 @@ class _Reduction:
 
     def mean(self, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean of phi at common fields h, its derivative, and variance."""
-        x, weight = _HERMITE
-        phi = self.problem.phi(h[..., None] + self.spread * x)
-        weight = weight / weight.sum()
-        mean = phi @ weight
-        return mean, (phi * x) @ weight / self.spread, phi**2 @ weight - mean**2
+        mean, slope, square = noisy_means(self.problem.phi, h, self.spread**2)
+        return mean, slope, square - mean**2
 
     def root_field(self, h: FloatArray) -> FloatArray:
         """w (n, C)."""

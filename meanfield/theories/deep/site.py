@@ -18,12 +18,17 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
 from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
-__all__ = ["Site", "SiteNodes", "site_derivatives", "site_table", "site_values", "z_rule"]
+__all__ = ["Site", "SiteNodes", "noisy_means", "site_derivatives", "site_table", "site_values", "z_rule"]
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
+_EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
+_DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
+_PLAIN = 0.45  # spacing where nothing is tilted
+_HERMITE = np.polynomial.hermite_e.hermegauss(80)
 _TINY = 1e-290
 _MOST_NODES = 100_000
 _SMOOTH = 0.33  # of the width of the step that phi makes: what its strip of analyticity allows
@@ -52,7 +57,7 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
 
     A uniform lattice of spacing step * (width of the tilted law) where phi is analytic (its error falls like
     exp(-2 pi^2 / step^2) for a Gaussian, and with the width of the strip of analyticity), Gauss-Legendre panels between
-    kinks elsewhere.
+    kinks elsewhere. Where phi is linear there the tilt makes the law no narrower, but may let it end steeply at a kink.
 
     Raises
     ------
@@ -64,7 +69,8 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
         # The tilt moves z by at most d b phi', and no further than where it outweighs the Gaussian.
         span = phi.supremum - phi.infimum
         reach = min(reach + d * tilt * span / _width(phi), math.sqrt(d * (_REACH**2 + 2.0 * tilt * span)))
-        narrow = 1.0 / math.sqrt(1.0 / d + 0.6 * tilt * span / _width(phi) ** 2)
+        if not phi.piecewise_linear:
+            narrow = 1.0 / math.sqrt(1.0 / d + 0.6 * tilt * span / _width(phi) ** 2)
     low, high = h_low - reach, h_high + reach
     kinks = [k for k in phi.kinks if low < k < high]
     if not kinks:
@@ -75,16 +81,53 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
         weight = np.full(count, (high - low) / count)
     else:
         x, w = np.polynomial.legendre.leggauss(_PANEL_NODES)
-        edges = [low, *kinks, high]
-        zs, ws = [], []
-        for left, right in pairwise(edges):
-            panels = max(1, math.ceil((right - left) / (8.0 * step * min(narrow, _width(phi)))))
-            bounds = np.linspace(left, right, panels + 1)
-            half = 0.5 * np.diff(bounds)
-            zs.append(((bounds[1:] + bounds[:-1]) / 2 + half * x[:, None]).T.ravel())
-            ws.append((half * w[:, None]).T.ravel())
-        z, weight = np.concatenate(zs), np.concatenate(ws).astype(float)
+        slope = _slope(phi)
+        widest = 8.0 * step * (narrow if phi.piecewise_linear or not slope else min(narrow, _width(phi)))
+        # At a kink: the slope of the tilt, or that of a Gaussian as far away as the tilt outweighs.
+        far = math.sqrt(2.0 * tilt * (phi.supremum - phi.infimum) / d) if tilt > 0.0 else 0.0
+        decay = max(tilt * slope + far, 1e-300)
+        bounds = _graded([low, *kinks, high], widest, _DECAYS / decay)
+        half = 0.5 * np.diff(bounds)
+        z = ((bounds[1:] + bounds[:-1]) / 2 + half * x[:, None]).T.ravel()
+        weight = (half * w[:, None]).T.ravel()
     return SiteNodes(np.asarray(z, dtype=float), np.asarray(weight, dtype=float), phi(z))
+
+
+def _graded(edges: list[float], widest: float, narrowest: float) -> FloatArray:
+    """Ends of panels between these edges: `widest` at most, and towards every edge halved down to `narrowest`."""
+    found = [np.array(edges)]
+    for left, right in pairwise(edges):
+        count = max(1, math.ceil((right - left) / widest))
+        size = (right - left) / count
+        near = size * 0.5 ** np.arange(1, 1 + max(0, math.ceil(math.log2(size / narrowest))))
+        found += [left + size * np.arange(1, count), left + near, right - near]
+    return np.unique(np.concatenate(found))
+
+
+def noisy_means(phi: Activation, h: FloatArray, d: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean of phi(z), its derivative by h, and mean of phi(z)^2, z ~ N(h, d), arrays like h."""
+    if phi.kinks:
+        if phi.bounded and phi.piecewise_linear:  # constant beyond
+            h = np.clip(h, phi.kinks[0] - _REACH * math.sqrt(d), phi.kinks[-1] + _REACH * math.sqrt(d))
+        nodes = z_rule(phi, d, float(h.min()), float(h.max()), _PLAIN)
+        xi, value = (nodes.z - h[..., None]) / math.sqrt(d), nodes.phi
+        weight = nodes.weight * np.exp(-0.5 * xi * xi) / math.sqrt(2.0 * math.pi * d)
+    else:
+        xi, weight = _HERMITE[0], _HERMITE[1] / _HERMITE[1].sum()
+        value = phi(h[..., None] + math.sqrt(d) * xi)
+    mean, square = (value * weight).sum(axis=-1), (value**2 * weight).sum(axis=-1)
+    return mean, (value * xi * weight).sum(axis=-1) / math.sqrt(d), square
+
+
+@lru_cache(maxsize=64)
+def _slope(phi: Activation) -> float:
+    """Largest slope of phi between its kinks, where it may jump."""
+    z = np.linspace(-30.0, 30.0, 24001)
+    slopes = np.abs(np.diff(phi(z))) / (z[1] - z[0])
+    jumps = np.searchsorted(z, phi.kinks)
+    for cells in (jumps - 1, jumps, jumps - 2):
+        slopes[cells[(cells >= 0) & (cells < len(slopes))]] = 0.0
+    return float(slopes.max())
 
 
 @lru_cache(maxsize=64)
@@ -101,6 +144,7 @@ def _factors(
     nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """What the integral over z consists of: ln of a scale (n_b, 1), the tilt (n_b, n_z), xi and its law (n_z, n_h)."""
+    spend(float(len(nodes.z)) * (_EXPONENTIAL * (len(b) + len(h)) + len(h) * (_EXPONENTIAL + len(b))))
     xi = (nodes.z[:, None] - h) / math.sqrt(d)
     gauss = np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]
     exponent = b[:, None] * nodes.phi + 0.5 * delta * nodes.phi**2

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.limits import OutOfTime, seconds_left, time_limit
 from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
@@ -26,13 +27,16 @@ from meanfield.theories.deep.stability import SecondOrder, order_errors, second_
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import LATTICE_CLASSES, DeepProblem, Order, System, patched
+from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray, IntArray, real_number
 
 __all__ = ["solve_deep"]
 
 _RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
+_WORK, _TIMES = 1e10, 4.0  # multiplications in finding another branch, some ten seconds, or as often those of the first
 _SAME_BRANCH = 1e-4
+_SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
 _NO_CODES = "the branch with codes was not compared: "
 _UNKNOWN = "the branch without codes was not compared: "
@@ -110,12 +114,13 @@ def solve_deep(
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
     try:
-        if problem.phi.parts == "gaussian":
-            system, found = _linear_branch(problem, tolerance, progress)
-        elif shares is not None:
-            system, found = frozen_branch(problem, shares, tolerance, progress, start)
-        else:
-            system, found = _from_start(problem, start, tolerance, progress)
+        with counted() as work:
+            if problem.phi.parts == "gaussian":
+                system, found = _linear_branch(problem, tolerance, progress)
+            elif shares is not None:
+                system, found = frozen_branch(problem, shares, tolerance, progress, start)
+            else:
+                system, found = _from_start(problem, start, tolerance, progress)
     except UnstableCode as error:
         raise UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern) from error
     except NotCovered as error:
@@ -124,7 +129,8 @@ def solve_deep(
     remark = ""
     if competitors and shares is None and problem.phi.parts != "gaussian":
         warm = start is not None
-        system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm)
+        most = max(_WORK, _TIMES * work.done)
+        system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
     return _posterior(
         network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress
@@ -175,15 +181,24 @@ def _linear_branch(problem: DeepProblem, tolerance: float, report: Report | None
 
 
 def _compete(
-    problem: DeepProblem, system: System, found: Found, tolerance: float, report: Report | None, warm: bool
+    problem: DeepProblem,
+    system: System,
+    found: Found,
+    tolerance: float,
+    report: Report | None,
+    warm: bool,
+    most: float,
 ) -> tuple[System, Found, list[Branch], str]:
     """The better of two branches, the other one, and what has to be said if there is no other.
 
-    A warm start may have led to either of them.
+    A warm start may have led to either of them. Where there is a solution `most` is the work in finding another.
     """
     certain = found.residual <= tolerance
+    left = seconds_left()
     try:
-        reached = _rival(problem, certain, report)
+        limit = left * (_SHARE if certain else 1.0) if math.isfinite(left) else None
+        with time_limit(limit), counted(most if certain else math.inf):
+            reached = _rival(problem, certain, report)
         if isinstance(reached, str):
             return system, found, [], reached
         rival, other = reached
@@ -193,6 +208,12 @@ def _compete(
                 return system, found, [Branch("uncoded", against, other.residual)], ""
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(rival, other, tolerance, report)
+    except OutOfTime:
+        if not certain:
+            raise
+        return system, found, [], f"{_UNKNOWN}there was no time left to follow it"
+    except OutOfWork:
+        return system, found, [], f"{_UNKNOWN}it was given up after much more work than the one with codes took"
     except NoBranch as error:
         return system, found, [], f"{_ENDED}{error}"
     except (NotCovered, np.linalg.LinAlgError) as error:
@@ -321,6 +342,8 @@ def _posterior(
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
         "global optimality over the kernels is not proven"
         if good
+        else f"the independent quadrature could not be done: {proof.reason}"
+        if proof.reason
         else f"residual {residual:.1e} by an independent quadrature, which leaves an error of {proof.error:.1e} of the "
         f"order parameters, wanted {allowed:.1e}: start from a neighbouring problem with warm_start, or ask for less "
         "with rtol"
@@ -373,6 +396,7 @@ class _Proof(NamedTuple):
     phi_error: float
     errors: tuple[OrderError, ...]
     curvature: SecondOrder
+    reason: str = ""  # why it says nothing
 
     @property
     def error(self) -> float:
@@ -386,8 +410,8 @@ def _checked(system: System, found: Found, second: bool) -> _Proof:
     phi = system.free_energy(found.x, found.averages)
     try:
         again = check.evaluate(found.x, curvature=True)
-    except NotCovered:
-        return _Proof(math.inf, math.inf, (), unknown)
+    except NotCovered as error:
+        return _Proof(math.inf, math.inf, (), unknown, str(error))
     residual = float(np.abs(check.residual(found.x, again)).max())
     error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from meanfield.theories.deep.rules import Averages
+from meanfield.theories.deep.site import noisy_means
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
 
@@ -45,14 +46,10 @@ def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatAr
     q, d = 0.0, problem.k
     for scale in (*problem.scales, 1.0):
         h = math.sqrt(q) * x
-        phi = problem.phi(h[:, None] + math.sqrt(d) * x)
-        mean = phi @ _HERMITE[1] / _HERMITE[1].sum()
-        square = phi**2 @ _HERMITE[1] / _HERMITE[1].sum()
+        mean, _, square = noisy_means(problem.phi, h, d)
         common.append(_gauss(mean**2))
         own.append(_gauss(square - mean**2))
-        field = np.linspace(-3.0, 3.0, 61)
-        slope = problem.phi(field[:, None] + math.sqrt(d) * x) * x / math.sqrt(d)
-        gain.append(float(np.abs(slope @ _HERMITE[1] / _HERMITE[1].sum()).max()))
+        gain.append(float(np.abs(noisy_means(problem.phi, np.linspace(-3.0, 3.0, 61), d)[1]).max()))
         q, d = scale * common[-1], scale * own[-1]
     return np.array(common), np.array(own), np.array(gain)
 
@@ -102,10 +99,9 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
     gains = np.array([own[0] if layer == 0 else gain[layer] ** 2 for layer in range(depth - 1)])
     gamma = np.cumprod(gains)
     d_top, last = (own[depth - 2], problem.scales[-1]) if depth > 1 else (problem.k, 1.0)
-    x = _HERMITE[0]
 
     def mean_activation(h: float) -> float:
-        return _gauss(problem.phi(h + math.sqrt(last * d_top) * x))
+        return float(noisy_means(problem.phi, np.array([h]), last * d_top)[0][0])
 
     def readout(h: float) -> FloatArray:
         soft = middle + sign * (mean_activation(h) - mean_activation(-h)) / 2.0
@@ -160,13 +156,9 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
 
 def _at_largest_gain(problem: DeepProblem, below: float) -> tuple[float, float]:
     """Squared mean and variance of phi where a constant field makes the gain largest, for noise of variance `below`."""
-    noise = math.sqrt(below) * _HERMITE[0]
-    field = np.linspace(-3.0, 3.0, 61)
-    phi = problem.phi(field[:, None] + noise)
-    weight = _HERMITE[1] / _HERMITE[1].sum()
-    best = int(np.argmax(np.abs((phi * noise) @ weight)))
-    mean = float(phi[best] @ weight)
-    return mean**2, float(phi[best] ** 2 @ weight) - mean**2
+    mean, slope, square = noisy_means(problem.phi, np.linspace(-3.0, 3.0, 61), below)
+    best = int(np.argmax(np.abs(slope)))
+    return float(mean[best]) ** 2, float(square[best] - mean[best] ** 2)
 
 
 def uncoded(problem: DeepProblem) -> Order:
@@ -205,8 +197,8 @@ def linear_instability(problem: DeepProblem) -> float:
 def _linear_instability(problem: DeepProblem) -> Callable[[float], float]:
     """The same by tau, on which the kernels of the prior do not depend."""
     common, own, _ = prior_kernels(problem)
-    h, noise = math.sqrt(problem.scales[-1] * common[-2]) * _HERMITE[0], math.sqrt(problem.scales[-1] * own[-2])
-    slope = problem.phi(h[:, None] + noise * _HERMITE[0]) * _HERMITE[0] @ _HERMITE[1] / _HERMITE[1].sum() / noise
+    h = math.sqrt(problem.scales[-1] * common[-2]) * _HERMITE[0]
+    slope = noisy_means(problem.phi, h, problem.scales[-1] * own[-2])[1]
     gain, d = problem.readout_variance * _gauss(slope**2), np.full(len(problem.n), own[-2])
 
     def at(tau: float) -> float:

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.products import pairs_of
 from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting, mixed
 from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
+from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
 __all__ = ["LATTICE_CLASSES", "DeepProblem", "Evaluation", "Order", "System", "patched"]
 
+_EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
 
 
@@ -233,7 +236,9 @@ class System:
         return self.averages_at(self.setting(order, layer), layer, **options)
 
     def averages_at(self, setting: Setting, layer: int, **options: bool) -> list[Averages]:
-        """The same for a layer that is given something else."""
+        """The same for a layer that is given something else. Raises `OutOfTime` at the time limit of the context."""
+        check_time()
+        spend(_EVALUATION)
         if self.codes and layer == self.problem.depth - 1:
             found = self.layers[layer].evaluate_codes(setting, self.codes, **options)
             return [self._symmetric(averages) for averages, _ in found]

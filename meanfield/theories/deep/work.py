@@ -1,0 +1,43 @@
+"""How much a part of a solve may integrate: counted, so that the outcome is the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+__all__ = ["OutOfWork", "Work", "counted", "spend"]
+
+
+class OutOfWork(RuntimeError):
+    """What was allowed is spent."""
+
+
+class Work:
+    """Numbers computed so far, and how many there may be."""
+
+    def __init__(self, most: float) -> None:
+        self.done, self.most = 0.0, most
+
+
+_NOW: ContextVar[Work | None] = ContextVar("_NOW", default=None)
+
+
+@contextmanager
+def counted(most: float = float("inf")) -> Iterator[Work]:
+    """Counts what is spent inside; `spend` raises `OutOfWork` there when it is more than `most`."""
+    work = Work(most)
+    before = _NOW.set(work)
+    try:
+        yield work
+    finally:
+        _NOW.reset(before)
+
+
+def spend(amount: float) -> None:
+    """So many numbers are about to be computed."""
+    work = _NOW.get()
+    if work is not None:
+        work.done += amount
+        if work.done > work.most:
+            raise OutOfWork("the work that was allowed is spent")

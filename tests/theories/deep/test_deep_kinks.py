@@ -1,0 +1,72 @@
+"""Activations with kinks and jumps in deep networks: the quadrature over z, kernels of the prior, the limit."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.special import log_ndtr
+from scipy.stats import norm
+
+import meanfield as mf
+from meanfield.theories.deep.rules import CHECK, FINE
+from meanfield.theories.deep.site import noisy_means, site_derivatives, site_values, z_rule
+
+B = np.linspace(-700.0, 700.0, 15)
+H = np.linspace(-4.0, 4.0, 17)
+
+
+@pytest.mark.parametrize("rule", [FINE, CHECK])
+@pytest.mark.parametrize("d", [0.01, 0.3, 2.0])
+@pytest.mark.parametrize("delta", [0.0, -1.0])
+def test_site_of_a_step_is_its_closed_form(rule, d, delta):
+    """g = ln(Phi(-x) + exp(b + delta / 2) Phi(x)), x = h / sqrt(d); a jump asks for no narrow panels elsewhere."""
+    x = np.linspace(-30.0, 30.0, 17)
+    h = math.sqrt(d) * x
+    nodes = z_rule(mf.activation("step"), d, h[0], h[-1], rule.z, 700.0)
+    assert len(nodes.z) < 2500  # panels of 0.0025 made 428,448 of them at d = 0.01 and |h| < 4
+    wanted = np.logaddexp(log_ndtr(-x), B[:, None] + 0.5 * delta + log_ndtr(x))
+    assert np.abs(site_values(nodes, B, h, d, delta) - wanted).max() < 1e-12 * 700.0
+
+
+@pytest.mark.parametrize("name", ["step", "hard_tanh", "hard_sigmoid"])
+def test_site_under_strong_fields(name):
+    """Panels that are graded towards kinks against many uniform ones."""
+    phi, d = mf.activation(name), 0.3
+    edges = np.unique(np.concatenate([np.linspace(-30.0, 30.0, 6001), phi.kinks]))
+    x, w = np.polynomial.legendre.leggauss(8)
+    half = 0.5 * np.diff(edges)
+    z = (0.5 * (edges[1:] + edges[:-1]) + half * x[:, None]).ravel()
+    fine = type(z_rule(phi, d, -1.0, 1.0, 0.4))(z, (half * w[:, None]).ravel(), phi(z))
+    nodes = z_rule(phi, d, H[0], H[-1], FINE.z, 700.0)
+    for one, other in zip(site_derivatives(nodes, B, H, d, -0.5, 2), site_derivatives(fine, B, H, d, -0.5, 2)):
+        assert np.abs(one - other)[:3].max() < 1e-9
+
+
+def test_kernels_of_the_prior_of_a_step():
+    """Layer 1: correlation 0, 1/4. Layer 2: correlation 1/2, 1/4 + asin(1/2) / 2 pi = 1/3."""
+    task = mf.class_task(targets=[1, -1], n_samples=math.inf)
+    solution = mf.solve(mf.Network("step", 3), task, tau=0.1).solution
+    assert solution.kernel[:2, 0, 1] == pytest.approx([1 / 4, 1 / 3], abs=1e-10)
+    assert solution.d[:2, 0] == pytest.approx([1 / 4, 1 / 6], abs=1e-10)
+
+
+def _weighted(z, phi, power, mean, deviation):
+    return float(phi(z)) ** power * norm.pdf(z, mean, deviation)
+
+
+def test_means_of_a_noisy_hard_tanh():
+    phi, d, h = mf.activation("hard_tanh"), 0.52, np.array([-3.0, 0.2, 1.1])
+    for found, power in zip(noisy_means(phi, h, d)[::2], (1, 2)):
+        for value, at in zip(found, h):
+            wanted = quad(_weighted, -9, 9, args=(phi, power, at, math.sqrt(d)), points=[-1, 1])[0]
+            assert value == pytest.approx(wanted, abs=1e-9)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("name", ["hard_tanh", "hard_sigmoid", "step"])
+def test_limit_of_activations_with_kinks(name, depth):
+    """The limit of many samples at the exponent 1 / L, whose exponent looked higher at other codes for hard tanh."""
+    task = mf.class_task(targets=[1, -1], n_samples=math.inf)
+    post = mf.solve(mf.Network(name, depth, readout_exponent=1 / depth), task, tau=0.1)
+    assert post.status == "optimal"

@@ -1,0 +1,88 @@
+"""Deep solves that used to break: at their time limit, near folds of few samples, and where lattices grow."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.numerics.limits import OutOfTime, time_limit
+from meanfield.theories.deep import solve
+from meanfield.theories.deep.charts import Axis
+from meanfield.theories.deep.fields import fields_of
+from meanfield.theories.deep.fold import uncoded_end
+from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import COARSE, NotCovered, Setting
+from meanfield.theories.deep.start import planted
+from meanfield.theories.deep.system import System
+from meanfield.theories.deep.work import OutOfWork, counted, spend
+
+BINARY = mf.class_task(targets=[1, -1], n_samples=100)
+
+
+def test_every_layer_looks_at_the_clock():
+    problem, _ = problem_of(mf.Network("sigmoid", 2), BINARY, 0.1)
+    system, order = System(problem, COARSE), planted(problem)
+    with time_limit(1e-9), pytest.raises(OutOfTime):
+        system.averages(order, 1)
+
+
+def test_without_time_for_the_other_branch_there_is_an_answer_that_says_so(monkeypatch):
+    def never(*arguments):
+        with time_limit(1e-9):
+            System(arguments[0], COARSE).averages(planted(arguments[0]), 1)
+
+    monkeypatch.setattr(solve, "_rival", never)
+    post = mf.solve(mf.Network("sigmoid", 2), BINARY, tau=0.05, max_seconds=600)
+    assert post.status == "optimal"
+    assert any("no time left" in note for note in post.solution.notes)
+
+
+def test_without_work_for_the_other_branch_there_is_an_answer_that_says_so(monkeypatch):
+    monkeypatch.setattr(solve, "_WORK", 1e6)
+    monkeypatch.setattr(solve, "_TIMES", 0.01)
+    post = mf.solve(mf.Network("sigmoid", 2), BINARY, tau=0.05)
+    assert post.status == "optimal"
+    assert any("given up after" in note for note in post.solution.notes)
+
+
+def test_work_is_counted_inside_alone():
+    with counted() as outer:
+        spend(3.0)
+        with pytest.raises(OutOfWork), counted(2.0):
+            spend(2.5)
+    spend(1.0)
+    assert outer.done == 3.0
+
+
+def test_the_fold_of_few_samples():
+    """P = 20 at the exponent 1/2: extrapolated beyond the fold, d was negative, and secants lost its place."""
+    network, task = mf.Network("sigmoid", 2, readout_exponent=0.5), BINARY.with_(n_samples=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        post = mf.solve(network, task, tau=0.5)
+        end = uncoded_end(problem_of(network, task, 0.5)[0])
+    assert post.status == "optimal"
+    assert "fold at tau = 0.545" in post.certificate.searched[1].replace("0.5449", "0.545")
+    assert end.tau == pytest.approx(0.54499, abs=2e-4)
+    assert end.residual < 1e-8
+    assert abs(end.eigenvalue) < 1e-6 < abs(end.before)
+    assert end.before * end.behind < 0.0
+
+
+def test_two_shared_fields_of_many_samples():
+    """tanh with one output: the kernel has an eigenvalue of 5e-3 and one of 2e-9, and the finest rule needs 21,000
+    pairs of shared fields."""
+    task = mf.class_task(targets=[0.91302763, -0.88276968, -0.52719861], n_samples=66119)
+    network = mf.Network("tanh", 2, sigma_a=0.7, sigma_w=0.8, readout_exponent=0.5)
+    post = mf.solve(network, task, tau=0.0724)
+    assert post.status == "optimal"
+    assert np.linalg.matrix_rank(post.solution.kernel[0], tol=1e-4 * np.trace(post.solution.kernel[0])) == 1
+
+
+def test_too_fine_a_lattice_of_the_shared_field_is_said():
+    problem, _ = problem_of(mf.Network("sigmoid", 2), BINARY, 0.1)
+    setting = Setting(np.eye(2), np.array([[0.3, 0.2], [0.2, 0.3]]), np.full(2, 0.02), np.zeros(2))
+    none = np.zeros((1, 2))
+    with pytest.raises(NotCovered, match="too fine a lattice"):
+        fields_of(problem.phi, problem.n, COARSE, setting, none, none, (none[0], none[0]), axis=Axis(0.0, 1e-9))
