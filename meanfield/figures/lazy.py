@@ -55,7 +55,8 @@ def draw(name: str, scale: Scale) -> Drawing:
                 said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {trend.max_z:.2f}")
             draw_kernel_matrix(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
             neurons = replace(network_of(chains), class_names=("+", "−"))
-            draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))
+            coded = (phi, scaling) == ("sigmoid", "non-lazy")  # neurons by code, others by activity
+            draw_activations(map_ax, neurons, None if coded else strongest(neurons, _SHOWN if phi == "relu" else n))
             block = posterior.kernel().block
             contrast.append(float((block[0, 0] - block[0, 1]) / np.mean(np.abs(posterior.kernel().block_diagonal))))
         row[0].set_ylabel(phi)
