@@ -14,7 +14,15 @@ import meanfield as mf
 from meanfield.cli.main import main
 from meanfield.figures import FIGURES, Drawing, Scale, digits, draw, runs, three_layers
 from meanfield.figures.gallery import FULL_SECONDS
-from meanfield.figures.panels import draw_readouts, marginal, network_of, strongest
+from meanfield.figures.panels import (
+    draw_activations,
+    draw_kernel_matrix,
+    draw_readouts,
+    marginal,
+    mean_kernel,
+    network_of,
+    strongest,
+)
 from meanfield.figures.runs import Runs, effort, sampled, solved
 from meanfield.sampling import hmc
 
@@ -74,6 +82,35 @@ def test_a_sampled_network_is_named_by_its_codes(chains):
     np.testing.assert_array_equal(neurons.activations, chains.activations()[0])
     power = (neurons.activations**2).mean(axis=1)
     assert power[strongest(neurons, 3)].tolist() == sorted(power.tolist(), reverse=True)[:3]
+
+
+def test_neurons_are_shown_by_code_and_signs_upright(chains):
+    neurons = network_of(chains)
+    by_code, by_activity = (plt.figure().add_subplot() for _ in range(2))
+    draw_activations(by_code, neurons)
+    draw_activations(by_activity, neurons, strongest(neurons, 5))
+    rows = np.argsort(-neurons.code, kind="stable")
+    columns = np.argsort(neurons.labels, kind="stable")
+    np.testing.assert_array_equal(by_code.images[0].get_array(), neurons.activations[np.ix_(rows, columns)])
+    assert by_activity.images[0].get_array().shape[0] == 5
+    borders = np.unique(neurons.code).size - 1
+    assert len(by_code.lines) - len(by_activity.lines) == borders
+    for names, turn in ((("+", "−"), 0), (("1", "2"), 90)):
+        ax = plt.figure().add_subplot()
+        draw_kernel_matrix(ax, mean_kernel(chains), chains.labels % 2, names)
+        assert [label.get_rotation() for label in ax.get_yticklabels()] == [turn, turn]
+
+
+def test_what_remains_is_a_line_through_two_widths_and_a_parabola_through_three(posterior):
+    made = [
+        mf.sample(posterior.network, posterior.task, n, 0.1, rng=n, start=posterior, draws=20, warmup=10, chains=2)
+        for n in (16, 24, 32)
+    ]
+    compared = [mf.compare(posterior, one) for one in made]
+    assert "a line in 1/N through N = 16, 24:" in Runs(tuple(made[:2]), tuple(compared[:2])).said
+    parabola = Runs(tuple(made), tuple(compared))
+    assert parabola.trend.order == 2
+    assert "a parabola in 1/N through N = 16, 24, 32: max |z| = " in parabola.said
 
 
 def test_a_panel_of_readouts(posterior, chains):

@@ -1,7 +1,7 @@
 """Pictures: what they show, that labels do not collide, and that the user's settings are left alone."""
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from types import SimpleNamespace
 
 import matplotlib
@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 
 import meanfield as mf
 from meanfield import plot
+from meanfield.plot.style import code_color, code_styles, line_styles
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.division import ByCode
 from meanfield.problem.class_task import class_task
@@ -367,3 +368,32 @@ def test_palette_can_be_told_apart_with_dichromatic_vision():
     for matrix in (np.eye(3), protan, deutan):
         for one, other in combinations(plot.PALETTE, 2):
             assert np.linalg.norm(simulated(one, matrix) - simulated(other, matrix)) > 0.12
+
+
+def test_a_code_has_one_colour_in_every_picture(redundant, sparse):
+    colors = {code_color("-".join(pattern)) for pattern in product("01", repeat=3)}
+    assert len(colors) == 8
+    assert None not in colors
+    assert code_color("outlier 1-0-0") == code_color("1-0-0, 0-0-1") == code_color("1-0-0")
+    assert code_color("1-1") == code_color("1-1-1")
+    assert code_color("1-0-0-1") is code_color("output 1") is code_color("(1, 2)") is None
+    curves = {line.get_label(): line.get_color() for line in plot.plot_weights(Line()).lines}
+    for drawn in (redundant, sparse):
+        for line in plot.plot_readout_posterior(drawn).lines:
+            name = line.get_label().partition(" (")[0]
+            if code_color(name):
+                assert line.get_color() == code_color(name)
+                assert curves.get(name, line.get_color()) == line.get_color()
+    ticks = [text for text in plot.plot_activation_map(redundant).texts if code_color(text.get_text())]
+    assert len(ticks) == 4
+    for text in ticks:
+        assert text.arrow_patch.get_edgecolor()[:3] == to_rgb(code_color(text.get_text()))
+
+
+def test_more_codes_than_colours_have_the_styles_in_order():
+    styles = code_styles(["1-0-0-0", "0-1-0-0"])
+    assert styles == line_styles()[:2]
+    twice = code_styles(["1-1", "1-1", "bulk"])
+    assert [style["linestyle"] for style in twice] == ["-", "--", "-"]
+    assert twice[0]["color"] == twice[1]["color"] != twice[2]["color"]
+    assert len(code_styles(map(str, range(100)))) == 100

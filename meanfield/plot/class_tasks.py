@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.collections import PathCollection
@@ -14,14 +14,16 @@ from meanfield.plot.style import (
     MAP,
     PALETTE,
     axes_or_new,
+    code_color,
+    code_styles,
     group_centres,
-    line_styles,
     reading_order,
     side_legend,
     styled,
 )
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
@@ -66,7 +68,8 @@ def plot_activation_map(
 ) -> Axes:
     """Activations of drawn neurons: rows are neurons sorted by code, columns inputs sorted by class.
 
-    A posterior is drawn from first (100 neurons of `layer`, seed 0). `colors` marks the groups, by name, at the side.
+    A posterior is drawn from first (100 neurons of `layer`, seed 0). Marks at the side have the colours of
+    the codes, or by name those of `colors`.
     """
     where: dict[str, int] = {} if layer == -1 else {"layer": layer}
     neurons = drawn if isinstance(drawn, Neurons) else drawn.sample_neurons(100, rng=0, **where)
@@ -94,7 +97,7 @@ def plot_activation_map(
     )
     names = [names[c] for c in np.unique(code)]
     centres = group_centres(code_edges, rows.size)
-    _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, "0.4") for name in names])
+    _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, code_color(name) or "0.4") for name in names])
     ax.tick_params(length=0)
     ax.set_xlabel("inputs")
     ax.set_ylabel("neurons", labelpad=12 + 4.4 * max(len(name) for name in names))
@@ -139,6 +142,15 @@ def draw_kernel(task: ClassTask | DataTask, kernel: Kernel, ax: Axes, n_samples:
     return ax
 
 
+def _styled_codes(posterior: Posterior) -> list[tuple[dict[str, Any], Code, str]]:
+    names = posterior.division.names(posterior)
+    return list(zip(code_styles(names), posterior.codes, names, strict=True))
+
+
+def _styled_outliers(posterior: Posterior) -> list[tuple[dict[str, Any], Outlier]]:
+    return list(zip(code_styles(outlier.label for outlier in posterior.outliers), posterior.outliers, strict=True))
+
+
 def _readout_line(posterior: Posterior, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
     humps = [(mean, variance) for _, mean, variance in posterior.division.gaussians(posterior) if variance is not None]
@@ -149,11 +161,11 @@ def _readout_line(posterior: Posterior, ax: Axes) -> None:
         ax.set_ylabel("density $P(a)$")
     else:
         ax.set_ylabel(r"weight $P_\gamma$")
-        for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
+        for style, code, name in _styled_codes(posterior):
             ax.plot([code.readout[0]] * 2, [0, code.weight], **style)
             ax.plot(code.readout[0], code.weight, "o", color=style["color"], label=name)
         ax.margins(x=0.15)
-    for style, outlier in zip(line_styles(max(1, len(posterior.codes))), posterior.outliers, strict=False):
+    for style, outlier in _styled_outliers(posterior):
         name = rf"outlier {outlier.label}, $\bar a$"
         ax.plot(outlier.readout[0], 0, "D", color=style["color"], label=name, clip_on=False)
     ax.set_ylim(0, None)
@@ -164,7 +176,7 @@ def _readout_line(posterior: Posterior, ax: Axes) -> None:
 def _readout_components(posterior: Posterior, ax: Axes) -> None:
     r = np.arange(1, posterior.task.n_outputs + 1)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
-    for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
+    for style, code, name in _styled_codes(posterior):
         ax.plot(
             r, code.readout, marker="o", markersize=3 + 4 * math.sqrt(code.weight), linewidth=0.8 + 2 * code.weight,
             color=style["color"], label=f"{name} ({code.weight:.3f})",
@@ -173,7 +185,7 @@ def _readout_components(posterior: Posterior, ax: Axes) -> None:
             ax.errorbar(
                 r, code.readout, np.sqrt(np.diag(code.covariance)), fmt="none", ecolor=style["color"], capsize=2
             )
-    for style, outlier in zip(line_styles(len(posterior.codes)), posterior.outliers, strict=False):
+    for style, outlier in _styled_outliers(posterior):
         name = f"outlier {outlier.label} ({outlier.weight:.3f})"
         ax.plot(r, outlier.readout, "D--", markersize=4, linewidth=1.2, color=style["color"], label=name)
     ax.set_xticks(r)
@@ -191,12 +203,12 @@ def _readout_plane(posterior: Posterior, ax: Axes, outputs: tuple[int, int]) -> 
             if covariance is not None:
                 _ellipses(ax, mean[pair], covariance[np.ix_(pair, pair)], PALETTE[0])
                 ax.plot(*mean[pair], "+", color="0.3")
-    for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
+    for style, code, name in _styled_codes(posterior):
         x, y = code.readout[pair]
         if code.covariance is not None:
             _ellipses(ax, code.readout[pair], code.covariance[np.ix_(pair, pair)], style["color"])
         ax.scatter(x, y, s=400 * code.weight, color=style["color"], alpha=0.8, label=f"{name} ({code.weight:.3f})")
-    for style, outlier in zip(line_styles(len(posterior.codes)), posterior.outliers, strict=False):
+    for style, outlier in _styled_outliers(posterior):
         name = f"outlier {outlier.label} ({outlier.weight:.3f})"
         x, y = outlier.readout[pair]
         ax.scatter(x, y, s=36, marker="D", color=style["color"], label=name)

@@ -17,7 +17,8 @@ from meanfield.plot.class_tasks import plot_activation_map
 from meanfield.plot.style import (
     PALETTE,
     axes_or_new,
-    line_styles,
+    code_color,
+    code_styles,
     mark_infinity,
     on_paper,
     panel_letter,
@@ -65,7 +66,8 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     regular = ~_isolated(~diagram.unique)
     quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
     quantities = {key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0}
-    for style, (labels, quantity) in zip(line_styles(), orbits(quantities), strict=False):
+    curves = orbits(quantities)
+    for style, (labels, quantity) in zip(code_styles(names[0] for names, _ in curves), curves, strict=True):
         ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
     ax.set_xlim(*span(values))
     mark_infinity(ax.xaxis, swept)
@@ -159,8 +161,7 @@ def figure_phase_diagram(
     upper, lower = halves
     top = plot_weights(diagram, upper.subplots())
     maps = np.atleast_1d(lower.subplots(1, len(posteriors)))
-    curves = zip(line_styles(), orbits(line_quantities(diagram)), strict=False)
-    colors = {name: style["color"] for style, (names, _) in curves for name in names}
+    colors = {name: code_color(names[0]) or "0.4" for names, _ in orbits(line_quantities(diagram)) for name in names}
     for i, (ax, (value, posterior)) in enumerate(zip(maps, sorted(posteriors.items()), strict=True)):
         neurons = posterior.sample_neurons(100, rng=np.random.default_rng([seed, i]))
         plot_activation_map(neurons, ax, colorbar=i == len(posteriors) - 1, colors=colors)
