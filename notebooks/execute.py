@@ -17,7 +17,7 @@ from PIL import Image
 
 FOLDER = Path(__file__).parent
 TIMEOUT = 900  # seconds per cell; the first cells compile
-COLOURS = 128  # of a picture: a third of the bytes of true colour, and no difference to be seen
+COLOURS = 256  # of a picture: a third of the bytes of true colour, and no difference to be seen
 # Pictures that are legible at small size; set where a reader of the notebook does not see it.
 PREAMBLE = "%config InlineBackend.print_figure_kwargs = {'dpi': 100, 'bbox_inches': 'tight'}"
 

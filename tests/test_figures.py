@@ -54,6 +54,10 @@ def test_every_name_has_a_module_that_draws():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="there is no figure 'fig9'; there are fig1"):
         draw("fig9")
+    with pytest.raises(ValueError, match=r"there is no figure \['fig1'\]"):
+        draw(["fig1"])
+    with pytest.raises(ValueError, match=r"scale must be a Scale, of meanfield\.figures, got 'full'"):
+        draw("drift", "full")
 
 
 @pytest.mark.parametrize("output", [0, 1])

@@ -1,5 +1,6 @@
 """Pictures: what they show, that labels do not collide, and that the user's settings are left alone."""
 
+import re
 from dataclasses import dataclass
 from itertools import combinations, product
 from types import SimpleNamespace
@@ -319,6 +320,40 @@ def test_the_composite_figure_is_legible_and_saved(redundant, tmp_path):
     paths = plot.save_figure(figure, tmp_path / "figure")
     assert [p.read_bytes()[:4] for p in paths] == [b"%PDF", b"\x89PNG"]
     assert figure.number not in plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda post: plot.plot_activation_map(post, layer=3), "layer must be an integer 1..1"),
+        (lambda post: plot.plot_activation_map(post, layer="x"), "layer must be an integer 1..1"),
+        (lambda post: plot.plot_activation_map(post, 3), "ax must be an Axes or None, got 3"),
+        (lambda post: plot.plot_activation_map(post, colors=["red"]), "colors must be a Mapping or None"),
+        (lambda post: plot.plot_kernel(post, n_samples=0), "n_samples must be an integer >= 1, got 0"),
+        (lambda post: plot.plot_kernel(post, n_samples="a"), "n_samples must be an integer >= 1, got 'a'"),
+        (lambda post: plot.plot_kernel(post, n_samples=10**6), "n_samples must be an integer <= 10000"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=3), "outputs must be two of the 3 outputs"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=(0,)), "outputs must be two of the 3 outputs"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=(0, 5)), "outputs must be an integer <= 2"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=("a", 1)), "outputs must be an integer >= 0"),
+        (lambda post: plot.plot_phases(Plane(), boundaries=3), "boundaries must be an Iterable, got 3"),
+        (lambda post: plot.plot_phases(Plane(), boundaries=[1]), "boundaries must be those of the diagram"),
+        (lambda post: plot.figure_phase_diagram(Line(), {}), "posteriors must have at least one"),
+        (lambda post: plot.figure_phase_diagram(Line(), {"a": post}), "the value of off of a posterior must be a real"),
+        (lambda post: plot.figure_phase_diagram(Line(), {0.1: 3}), "each of posteriors must be a Posterior"),
+        (lambda post: plot.figure_phase_diagram(Line(), {0.1: post}, seed=-1), "seed must be None, an integer >= 0"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_line(redundant, call, said):
+    with pytest.raises(ValueError, match="^" + re.escape(said)) as caught:
+        call(redundant)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_figure_is_not_saved_to_a_folder_that_is_not_there(redundant, tmp_path):
+    figure = plot.plot_kernel(redundant).figure
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist; make it first"):
+        plot.save_figure(figure, tmp_path / "nowhere" / "figure")
 
 
 # ---- manners ---------------------------------------------------------------------------------------------

@@ -27,13 +27,16 @@ from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
-from meanfield.validation import FloatArray
+from meanfield.problem.layers import layer_index
+from meanfield.validation import FloatArray, short, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 __all__ = ["plot_activation_map", "plot_kernel", "plot_readout_posterior"]
+
+_MOST_INPUTS = 10_000  # in a picture of a kernel: a matrix of 800 MB
 
 
 @styled
@@ -46,8 +49,10 @@ def plot_readout_posterior(
     components a_1, ..., a_m, as thick as its weight; outliers dashed, in units of sqrt(N). Two outputs, a Gaussian, or
     `outputs` given: the plane of two components, codes as discs of area proportional to weight.
     """
-    ax = axes_or_new(ax, (3.4, 2.6))
     m = posterior.task.n_outputs
+    if outputs is not None:
+        outputs = _pair(outputs, m)
+    ax = axes_or_new(ax, (3.4, 2.6))
     if m == 1:
         _readout_line(posterior, ax)
     elif outputs is not None or m == 2 or not posterior.codes:
@@ -71,8 +76,12 @@ def plot_activation_map(
     A posterior is drawn from first (100 neurons of `layer`, seed 0). Marks at the side have the colours of
     the codes, or by name those of `colors`.
     """
-    where: dict[str, int] = {} if layer == -1 else {"layer": layer}
-    neurons = drawn if isinstance(drawn, Neurons) else drawn.sample_neurons(100, rng=0, **where)
+    if isinstance(drawn, Neurons):
+        neurons = drawn
+    else:
+        depth = drawn.network.depth
+        last = layer_index(layer, depth) == depth - 1
+        neurons = drawn.sample_neurons(100, rng=0, **({} if last else {"layer": layer}))
     ax = axes_or_new(ax, (3.4, 2.8))
     columns = np.argsort(neurons.labels, kind="stable")
     names = sorted(neurons.part_names, key=reading_order)
@@ -113,6 +122,7 @@ def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int 
 
     On class tasks in proportion to the fractions; on data the first training inputs of every class, in proportion.
     """
+    n_samples = whole_number("n_samples", n_samples, at_least=1, at_most=_MOST_INPUTS)
     return draw_kernel(posterior.task, posterior.kernel(layer=layer), axes_or_new(ax, (3.0, 2.5)), n_samples)
 
 
@@ -140,6 +150,15 @@ def draw_kernel(task: ClassTask | DataTask, kernel: Kernel, ax: Axes, n_samples:
     bar = ax.figure.colorbar(image, ax=ax, pad=0.03)
     bar.set_label(r"kernel $K_{\mu\nu}$")
     return ax
+
+
+def _pair(outputs: object, m: int) -> tuple[int, int]:
+    """Two of m outputs, counted from 0."""
+    given = tuple(outputs) if isinstance(outputs, (tuple, list, np.ndarray)) else ()
+    if len(given) != 2:
+        raise ValueError(f"outputs must be two of the {m} outputs, counted from 0, e.g. (0, 1), got {short(outputs)}.")
+    first, second = (whole_number("outputs", r, at_least=0, at_most=m - 1) for r in given)
+    return first, second
 
 
 def _styled_codes(posterior: Posterior) -> list[tuple[dict[str, Any], Code, str]]:

@@ -28,9 +28,10 @@ from meanfield.plot.style import (
     symbol,
     tint,
 )
+from meanfield.posterior.posterior import Posterior
 from meanfield.theories.deep.transitions import CodeTransition
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.validation import BoolArray, FloatArray
+from meanfield.validation import BoolArray, FloatArray, generator, instance, real_number, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,6 +99,9 @@ def plot_phases(
     x_name, y_name = diagram.axes
     x, y = map(on_paper, diagram.axes.values())
     phase, curves = np.asarray(diagram.phase).T, list(boundaries)
+    for curve in curves:
+        if not callable(getattr(curve, "fine", None)):
+            raise ValueError(f"boundaries must be those of the diagram, diagram.boundaries(), got {short(curve)}.")
     shown = [i for i in range(len(diagram.phase_labels)) if (phase == i).any()]
     tints = [tint(PALETTE[j % len(PALETTE)], 0.35 + 0.25 * (j // len(PALETTE))) for j in range(len(shown))]
     image = np.ones((*phase.shape, 4))
@@ -156,6 +160,12 @@ def figure_phase_diagram(
         Of the drawn neurons.
     """
     name = next(iter(diagram.axes))
+    generator("seed", seed)
+    if not posteriors:
+        raise ValueError("posteriors must have at least one, by the value of the parameter; plot_weights needs none.")
+    for value, posterior in posteriors.items():
+        real_number(f"the value of {name} of a posterior", value, infinite=True)
+        instance("each of posteriors", posterior, Posterior, "what mf.solve returned")
     figure = plt.figure(figsize=(7.0, 4.4), layout="constrained")
     halves = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=(1.1, 1.0)))
     upper, lower = halves

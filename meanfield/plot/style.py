@@ -100,6 +100,8 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 @styled
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.pdf and `stem`.png, close the figure, and return the two paths."""
+    if not stem.parent.is_dir():
+        raise FileNotFoundError(f"the folder {stem.parent} does not exist; make it first.")
     written = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png")]
     fonts = logging.getLogger("fontTools")  # chatters about time stamps in fonts that matplotlib ships
     level = fonts.level
