@@ -9,6 +9,7 @@ import io
 import os
 import re
 import sys
+from itertools import chain
 from pathlib import Path
 
 import nbformat
@@ -50,14 +51,23 @@ def cleaned(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode
     return output
 
 
+def few_colours(image: Image.Image) -> Image.Image:
+    """The picture with `COLOURS` colours."""
+    rgb = image.convert("RGB")
+    counted = sorted(rgb.getcolors(rgb.width * rgb.height), reverse=True)
+    often = [color for _, color in counted[: COLOURS // 4]]  # background, lines and text: exactly
+    # The rest by coverage: by counts (median cut) the maps take all colours, and lines get those of others.
+    spread = rgb.quantize(COLOURS - len(often), Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*chain(*often), *spread[: 3 * (COLOURS - len(often))]])
+    return rgb.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
 def small(picture: str) -> str:
     """A picture, in base 64, with few colours."""
-    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
-        rgb = image.convert("RGB")
-        # By coverage: by counts (median cut) the maps take all colours, and lines get those of others.
-        few = rgb.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     written = io.BytesIO()
-    few.save(written, format="png", optimize=True)
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+        few_colours(image).save(written, format="png", optimize=True)
     return base64.b64encode(written.getvalue()).decode()
 
 

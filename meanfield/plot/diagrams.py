@@ -19,6 +19,7 @@ from meanfield.plot.style import (
     axes_or_new,
     code_color,
     code_styles,
+    curve_name,
     mark_infinity,
     on_paper,
     panel_letter,
@@ -68,7 +69,7 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
     quantities = {key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0}
     curves = orbits(quantities)
-    for style, (labels, quantity) in zip(code_styles(names[0] for names, _ in curves), curves, strict=True):
+    for style, (labels, quantity) in zip(code_styles(curve_name(names) for names, _ in curves), curves, strict=True):
         ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
     ax.set_xlim(*span(values))
     mark_infinity(ax.xaxis, swept)
@@ -127,7 +128,10 @@ def plot_phases(
             ax.plot(*place, marker="o", color="0.15", markersize=3)
             at = np.array(place) / (np.ptp(x), np.ptp(y))
             if all((np.abs(at - other) > _NAME).any() for other in named):  # names must not lie over each other
-                ax.annotate(point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small")
+                ax.annotate(
+                    point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small",
+                    path_effects=_BOLD["path_effects"],
+                )  # fmt: skip
                 named.append(at)
     if (phase < 0).any():
         ax.patch.set(hatch="////", edgecolor="0.6")
@@ -171,7 +175,9 @@ def figure_phase_diagram(
     upper, lower = halves
     top = plot_weights(diagram, upper.subplots())
     maps = np.atleast_1d(lower.subplots(1, len(posteriors)))
-    colors = {name: code_color(names[0]) or "0.4" for names, _ in orbits(line_quantities(diagram)) for name in names}
+    colors = {
+        name: code_color(curve_name(names)) or "0.4" for names, _ in orbits(line_quantities(diagram)) for name in names
+    }
     for i, (ax, (value, posterior)) in enumerate(zip(maps, sorted(posteriors.items()), strict=True)):
         neurons = posterior.sample_neurons(100, rng=np.random.default_rng([seed, i]))
         plot_activation_map(neurons, ax, colorbar=i == len(posteriors) - 1, colors=colors)

@@ -33,6 +33,7 @@ __all__ = [
     "axes_or_new",
     "code_color",
     "code_styles",
+    "curve_name",
     "group_centres",
     "line_styles",
     "mark_infinity",
@@ -51,7 +52,7 @@ __all__ = [
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MAP = "cividis"
 _DASHES = ("-", "--", "-.", ":")
-_OF_CODES = tuple(PALETTE[k] for k in (0, 1, 2, 3, 5, 4, 7, 6))  # of up to three classes: 1-1-1, 1-1-0, ..., 0-0-0
+_OF_CODES = (*PALETTE[:6], PALETTE[7], PALETTE[6])  # of up to three classes: 1-1-1, 1-1-0, ..., 0-0-0
 _CODE = re.compile(r"(?:outlier )?([01](?:-[01]){0,2})(?![-\d])")
 _GREY = "0.4"
 _STYLE: Any = {
@@ -135,6 +136,11 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def line_styles(skip: int = 0) -> list[dict[str, Any]]:
     """Colours of the palette, repeated with other dashes."""
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
+
+
+def curve_name(names: Iterable[str]) -> str:
+    """Of codes that share a curve the one whose colour it has: the first in reading order."""
+    return min(names, key=reading_order)
 
 
 def code_color(name: str) -> str | None:
