@@ -65,10 +65,7 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax, (5.0, 2.6))
     (name, swept), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
     values = on_paper(swept)
-    regular = ~_isolated(~diagram.unique)
-    quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
-    quantities = {key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0}
-    curves = orbits(quantities)
+    regular, curves = regular_curves(diagram)
     for style, (labels, quantity) in zip(code_styles(curve_name(names) for names, _ in curves), curves, strict=True):
         ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
     ax.set_xlim(*span(values))
@@ -81,6 +78,13 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     side_legend(ax, diagram.division.key)
     return ax
+
+
+def regular_curves(diagram: PhaseDiagram) -> tuple[BoolArray, list[tuple[list[str], FloatArray]]]:
+    """Where curves are drawn, all but isolated points with non-unique weights, and names and values of them there."""
+    regular = ~_isolated(~diagram.unique)
+    quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
+    return regular, orbits({key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0})
 
 
 @styled

@@ -13,8 +13,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from meanfield.archive import output_path
-from meanfield.phases.curves import line_quantities
-from meanfield.plot.style import MAP, PALETTE, code_styles, on_paper, tint
+from meanfield.plot.diagrams import regular_curves
+from meanfield.plot.style import MAP, PALETTE, code_styles, curve_name, on_paper, tint
 from meanfield.posterior.division import Part
 from meanfield.validation import FloatArray, IntArray, short
 
@@ -215,10 +215,11 @@ def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases
         plane.yaxis.axis_label = diagram.division.said
         low, high = [0.0], [1.0]
         top = 0.0
-        curves = line_quantities(diagram)
-        for style, (name, values) in zip(code_styles(curves), curves.items(), strict=True):
-            order, color = np.argsort(axes[0]), to_hex(style["color"])
-            plane.line(axes[0][order], values[order], color=color, line_width=2, legend_label=name)
+        regular, curves = regular_curves(diagram)
+        order, at = np.argsort(axes[0][regular]), axes[0][regular]
+        for style, (codes, values) in zip(code_styles(curve_name(one) for one, _ in curves), curves, strict=True):
+            color = to_hex(style["color"])
+            plane.line(at[order], values[order], color=color, line_width=2, legend_label=", ".join(codes))
             top = max(top, float(np.nanmax(values, initial=0.0)))
         high = [1.05 * top or 1.0]
         plane.legend.label_text_font_size = "8pt"
