@@ -9,12 +9,13 @@ import io
 import os
 import re
 import sys
-from itertools import chain
 from pathlib import Path
 
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from PIL import Image
+from scipy.spatial import cKDTree
 
 FOLDER = Path(__file__).parent
 TIMEOUT = 900  # seconds per cell; the first cells compile
@@ -54,13 +55,15 @@ def cleaned(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode
 def few_colours(image: Image.Image) -> Image.Image:
     """The picture with `COLOURS` colours."""
     rgb = image.convert("RGB")
-    counted = sorted(rgb.getcolors(rgb.width * rgb.height), reverse=True)
-    often = [color for _, color in counted[: COLOURS // 4]]  # background, lines and text: exactly
+    colors, place, count = np.unique(np.array(rgb).reshape(-1, 3), axis=0, return_inverse=True, return_counts=True)
+    often = colors[np.argsort(-count)[: COLOURS // 4]]  # background, lines and text: exactly
     # The rest by coverage: by counts (median cut) the maps take all colours, and lines get those of others.
     spread = rgb.quantize(COLOURS - len(often), Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette()
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([*chain(*often), *spread[: 3 * (COLOURS - len(often))]])
-    return rgb.quantize(palette=palette, dither=Image.Dither.NONE)
+    palette = np.concatenate([often, np.reshape(spread, (-1, 3))[: COLOURS - len(often)]]).astype(np.uint8)
+    nearest = cKDTree(palette).query(colors)[1].astype(np.uint8)
+    few = Image.fromarray(nearest[place.ravel()].reshape(rgb.height, rgb.width))
+    few.putpalette(palette.tobytes())
+    return few
 
 
 def small(picture: str) -> str:
