@@ -143,6 +143,8 @@ def test_the_command_draws_and_reports(tmp_path, capsys, monkeypatch):
     assert main(["figures", "--only", "fig9", "--output", str(tmp_path)]) == 2
     assert "there is no figure 'fig9'" in capsys.readouterr().err
     assert main(["figures", "--seed", "-1", "--output", str(tmp_path)]) == 2
+    assert main(["figures", "--data", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
 
 
 def test_another_nonlinearity_is_for_the_figure_that_takes_one(tmp_path, capsys, monkeypatch):

@@ -340,6 +340,7 @@ def test_the_composite_figure_is_legible_and_saved(redundant, tmp_path):
         (lambda post: plot.plot_phases(Plane(), boundaries=[1]), "boundaries must be those of the diagram"),
         (lambda post: plot.figure_phase_diagram(Line(), {}), "posteriors must have at least one"),
         (lambda post: plot.figure_phase_diagram(Line(), {"a": post}), "the value of off of a posterior must be a real"),
+        (lambda post: plot.figure_phase_diagram(Line(), {7: post}), "activation maps are drawn at values of off from"),
         (lambda post: plot.figure_phase_diagram(Line(), {0.1: 3}), "each of posteriors must be a Posterior"),
         (lambda post: plot.figure_phase_diagram(Line(), {0.1: post}, seed=-1), "seed must be None, an integer >= 0"),
     ],

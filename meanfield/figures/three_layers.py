@@ -13,7 +13,7 @@ from meanfield.figures.runs import Runs, effort, sampled, solved
 from meanfield.plot.style import phi_name, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
-from meanfield.sampling.compare import Comparison, compare
+from meanfield.sampling.compare import Comparison
 from meanfield.solve import solve
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ def _sigmoid(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     how = effort(scale, draws=(40, 100), warmup=(80, 150), thin=2, chains=(2, 4))
     # The deviations of 126 statistics at full size need 1/N^2, and so a third width.
     runs = sampled(posterior, (n // 4, n // 2, n) if scale.full else (n // 2, n), scale, how, rounds=1)
-    near = compare(posterior, runs.widest, one_loop=True)
-    own = f"theory with its term of order 1/N: max |z| = {near.max_z:.2f} over {len(near.tested)} statistics at N = {n}"
-    return posterior, runs, [runs.said, own]
+    return posterior, runs, [runs.said]
 
 
 def _rectifier(scale: Scale) -> tuple[Posterior, Runs, list[str]]:

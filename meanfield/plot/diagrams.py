@@ -172,7 +172,10 @@ def figure_phase_diagram(
     if not posteriors:
         raise ValueError("posteriors must have at least one, by the value of the parameter; plot_weights needs none.")
     for value, posterior in posteriors.items():
-        real_number(f"the value of {name} of a posterior", value, infinite=True)
+        at = real_number(f"the value of {name} of a posterior", value, infinite=True)
+        low, high = diagram.axes[name].min(), diagram.axes[name].max()
+        if not low <= at <= high:
+            raise ValueError(f"activation maps are drawn at values of {name} from {low:g} to {high:g}, got {at:g}.")
         instance("each of posteriors", posterior, Posterior, "what mf.solve returned")
     figure = plt.figure(figsize=(7.0, 4.4), layout="constrained")
     halves = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=(1.1, 1.0)))
