@@ -23,6 +23,9 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+import meanfield
+from meanfield.plot import PALETTE
+
 FOLDER = Path(__file__).parent
 # Name -> what is measured.
 PARTS = {
@@ -52,8 +55,8 @@ def header() -> str:
         lines = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
         model = lines[0].split(":", 1)[1].strip() if lines else model
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
-    versions = []
-    for package in ("meanfield", "numpy", "scipy", "sympy", "numba", "joblib", "distributed"):
+    versions = [f"meanfield {meanfield.__version__}"]
+    for package in ("numpy", "scipy", "sympy", "numba", "joblib", "distributed"):
         try:
             versions.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
@@ -84,11 +87,13 @@ def suite(name: str, pictures: Path) -> str:
         rows = json.loads(found.read_text(encoding="utf-8"))["benchmarks"]
     if not rows:
         return f"Nothing was measured:\n\n```\n{done.stdout[-800:]}\n```\n"
-    names = [row["name"].removeprefix("test_").replace("_", " ") for row in rows]
+    names = [row["name"].removeprefix("test_").replace("_", " ").replace("[", ": ").rstrip("]") for row in rows]
     best = [row["stats"]["min"] for row in rows]
     figure, ax = plt.subplots(figsize=(6.0, 0.5 + 0.28 * len(rows)), layout="constrained")
-    ax.barh(names[::-1], best[::-1], color="#3b6fa0")
-    ax.set(xscale="log", xlabel="seconds (best)")
+    ax.barh(names[::-1], best[::-1], color=PALETTE[0])
+    ax.set(xscale="log", xlabel="time (best of all rounds) / s")
+    ax.margins(y=0.01)
+    ax.spines[["top", "right"]].set_visible(False)
     picture = pictures / f"{name}.png"
     figure.savefig(picture, dpi=120)
     plt.close(figure)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from execute import few_colours
 from PIL import Image
 
 import meanfield as mf
@@ -11,7 +12,6 @@ from meanfield import plot
 
 FOLDER = Path(__file__).parent / "pictures"
 DPI = 200  # of figures 4 to 7 inches wide: sharp at half size
-COLOURS = 128  # a third of the bytes of true colour, and no difference to be seen
 
 
 def phase_diagram():
@@ -34,7 +34,7 @@ def main(folder):
         path = folder / f"{draw.__name__.replace('_', '-')}.png"
         draw().savefig(path, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
         with Image.open(path) as image:
-            few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            few = few_colours(image)
         few.save(path, optimize=True)
         print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 

@@ -14,7 +14,15 @@ import meanfield as mf
 from meanfield.cli.main import main
 from meanfield.figures import FIGURES, Drawing, Scale, digits, draw, runs, three_layers
 from meanfield.figures.gallery import FULL_SECONDS
-from meanfield.figures.panels import draw_readouts, marginal, network_of, strongest
+from meanfield.figures.panels import (
+    draw_activations,
+    draw_kernel_matrix,
+    draw_readouts,
+    marginal,
+    mean_kernel,
+    network_of,
+    strongest,
+)
 from meanfield.figures.runs import Runs, effort, sampled, solved
 from meanfield.sampling import hmc
 
@@ -46,6 +54,10 @@ def test_every_name_has_a_module_that_draws():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="there is no figure 'fig9'; there are fig1"):
         draw("fig9")
+    with pytest.raises(ValueError, match=r"there is no figure \['fig1'\]"):
+        draw(["fig1"])
+    with pytest.raises(ValueError, match=r"scale must be a Scale, of meanfield\.figures, got 'full'"):
+        draw("drift", "full")
 
 
 @pytest.mark.parametrize("output", [0, 1])
@@ -76,6 +88,35 @@ def test_a_sampled_network_is_named_by_its_codes(chains):
     assert power[strongest(neurons, 3)].tolist() == sorted(power.tolist(), reverse=True)[:3]
 
 
+def test_neurons_are_shown_by_code_and_signs_upright(chains):
+    neurons = network_of(chains)
+    by_code, by_activity = (plt.figure().add_subplot() for _ in range(2))
+    draw_activations(by_code, neurons)
+    draw_activations(by_activity, neurons, strongest(neurons, 5))
+    rows = np.argsort(-neurons.code, kind="stable")
+    columns = np.argsort(neurons.labels, kind="stable")
+    np.testing.assert_array_equal(by_code.images[0].get_array(), neurons.activations[np.ix_(rows, columns)])
+    assert by_activity.images[0].get_array().shape[0] == 5
+    borders = np.unique(neurons.code).size - 1
+    assert len(by_code.lines) - len(by_activity.lines) == borders
+    for names, turn in ((("+", "−"), 0), (("1", "2"), 90)):
+        ax = plt.figure().add_subplot()
+        draw_kernel_matrix(ax, mean_kernel(chains), chains.labels % 2, names)
+        assert [label.get_rotation() for label in ax.get_yticklabels()] == [turn, turn]
+
+
+def test_what_remains_is_a_line_through_two_widths_and_a_parabola_through_three(posterior):
+    made = [
+        mf.sample(posterior.network, posterior.task, n, 0.1, rng=n, start=posterior, draws=20, warmup=10, chains=2)
+        for n in (16, 24, 32)
+    ]
+    compared = [mf.compare(posterior, one) for one in made]
+    assert "a line in 1/N through N = 16, 24:" in Runs(tuple(made[:2]), tuple(compared[:2])).said
+    parabola = Runs(tuple(made), tuple(compared))
+    assert parabola.trend.order == 2
+    assert "a parabola in 1/N through N = 16, 24, 32: max |z| = " in parabola.said
+
+
 def test_a_panel_of_readouts(posterior, chains):
     ax = plt.figure().add_subplot()
     draw_readouts(ax, chains.readout[..., 0].ravel(), posterior, 0)
@@ -102,6 +143,8 @@ def test_the_command_draws_and_reports(tmp_path, capsys, monkeypatch):
     assert main(["figures", "--only", "fig9", "--output", str(tmp_path)]) == 2
     assert "there is no figure 'fig9'" in capsys.readouterr().err
     assert main(["figures", "--seed", "-1", "--output", str(tmp_path)]) == 2
+    assert main(["figures", "--data", str(tmp_path / "nowhere"), "--output", str(tmp_path)]) == 2
+    assert "nowhere is no folder" in capsys.readouterr().err
 
 
 def test_another_nonlinearity_is_for_the_figure_that_takes_one(tmp_path, capsys, monkeypatch):

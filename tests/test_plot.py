@@ -1,7 +1,8 @@
 """Pictures: what they show, that labels do not collide, and that the user's settings are left alone."""
 
+import re
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from types import SimpleNamespace
 
 import matplotlib
@@ -15,6 +16,7 @@ from matplotlib.colors import to_rgb
 
 import meanfield as mf
 from meanfield import plot
+from meanfield.plot.style import code_color, code_styles, line_styles
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.division import ByCode
 from meanfield.problem.class_task import class_task
@@ -320,6 +322,41 @@ def test_the_composite_figure_is_legible_and_saved(redundant, tmp_path):
     assert figure.number not in plt.get_fignums()
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda post: plot.plot_activation_map(post, layer=3), "layer must be an integer 1..1"),
+        (lambda post: plot.plot_activation_map(post, layer="x"), "layer must be an integer 1..1"),
+        (lambda post: plot.plot_activation_map(post, 3), "ax must be an Axes or None, got 3"),
+        (lambda post: plot.plot_activation_map(post, colors=["red"]), "colors must be a Mapping or None"),
+        (lambda post: plot.plot_kernel(post, n_samples=0), "n_samples must be an integer >= 1, got 0"),
+        (lambda post: plot.plot_kernel(post, n_samples="a"), "n_samples must be an integer >= 1, got 'a'"),
+        (lambda post: plot.plot_kernel(post, n_samples=10**6), "n_samples must be an integer <= 10000"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=3), "outputs must be two of the 3 outputs"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=(0,)), "outputs must be two of the 3 outputs"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=(0, 5)), "outputs must be an integer <= 2"),
+        (lambda post: plot.plot_readout_posterior(post, outputs=("a", 1)), "outputs must be an integer >= 0"),
+        (lambda post: plot.plot_phases(Plane(), boundaries=3), "boundaries must be an Iterable, got 3"),
+        (lambda post: plot.plot_phases(Plane(), boundaries=[1]), "boundaries must be those of the diagram"),
+        (lambda post: plot.figure_phase_diagram(Line(), {}), "posteriors must have at least one"),
+        (lambda post: plot.figure_phase_diagram(Line(), {"a": post}), "the value of off of a posterior must be a real"),
+        (lambda post: plot.figure_phase_diagram(Line(), {7: post}), "activation maps are drawn at values of off from"),
+        (lambda post: plot.figure_phase_diagram(Line(), {0.1: 3}), "each of posteriors must be a Posterior"),
+        (lambda post: plot.figure_phase_diagram(Line(), {0.1: post}, seed=-1), "seed must be None, an integer >= 0"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_line(redundant, call, said):
+    with pytest.raises(ValueError, match="^" + re.escape(said)) as caught:
+        call(redundant)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_figure_is_not_saved_to_a_folder_that_is_not_there(redundant, tmp_path):
+    figure = plot.plot_kernel(redundant).figure
+    with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist; make it first"):
+        plot.save_figure(figure, tmp_path / "nowhere" / "figure")
+
+
 # ---- manners ---------------------------------------------------------------------------------------------
 
 
@@ -367,3 +404,32 @@ def test_palette_can_be_told_apart_with_dichromatic_vision():
     for matrix in (np.eye(3), protan, deutan):
         for one, other in combinations(plot.PALETTE, 2):
             assert np.linalg.norm(simulated(one, matrix) - simulated(other, matrix)) > 0.12
+
+
+def test_a_code_has_one_colour_in_every_picture(redundant, sparse):
+    colors = {code_color("-".join(pattern)) for pattern in product("01", repeat=3)}
+    assert len(colors) == 8
+    assert None not in colors
+    assert code_color("outlier 1-0-0") == code_color("1-0-0, 0-0-1") == code_color("1-0-0")
+    assert code_color("1-1") == code_color("1-1-1")
+    assert code_color("1-0-0-1") is code_color("output 1") is code_color("(1, 2)") is None
+    curves = {line.get_label(): line.get_color() for line in plot.plot_weights(Line()).lines}
+    for drawn in (redundant, sparse):
+        for line in plot.plot_readout_posterior(drawn).lines:
+            name = line.get_label().partition(" (")[0]
+            if code_color(name):
+                assert line.get_color() == code_color(name)
+                assert curves.get(name, line.get_color()) == line.get_color()
+    ticks = [text for text in plot.plot_activation_map(redundant).texts if code_color(text.get_text())]
+    assert len(ticks) == 4
+    for text in ticks:
+        assert text.arrow_patch.get_edgecolor()[:3] == to_rgb(code_color(text.get_text()))
+
+
+def test_more_codes_than_colours_have_the_styles_in_order():
+    styles = code_styles(["1-0-0-0", "0-1-0-0"])
+    assert styles == line_styles()[:2]
+    twice = code_styles(["1-1", "1-1", "bulk"])
+    assert [style["linestyle"] for style in twice] == ["-", "--", "-"]
+    assert twice[0]["color"] == twice[1]["color"] != twice[2]["color"]
+    assert len(code_styles(map(str, range(100)))) == 100

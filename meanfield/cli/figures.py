@@ -49,6 +49,8 @@ def _run(options: argparse.Namespace) -> None:
     activation = None if options.activation is None else activation_named(options.activation)
     if options.seed < 0:
         raise ValueError(f"--seed must be at least 0, got {options.seed}.")
+    if options.data is not None and not options.data.is_dir():
+        raise ValueError(f"--data {options.data} is no folder; give that of the files of MNIST, or leave it out.")
     folder = folder_for(options.output)
     kept = folder / _KEPT if options.full else None
     for k, name in enumerate(names):

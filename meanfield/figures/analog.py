@@ -10,6 +10,7 @@ from meanfield.figures.panels import (
     draw_activations,
     draw_kernel_matrix,
     draw_readouts,
+    legend_above,
     letters,
     mean_kernel,
     network_of,
@@ -41,7 +42,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     for i, color in zip(range(2), PALETTE, strict=False):
         axes[1, 0].plot(a[0, :, i, 0], a[0, :, i, 1], ".", markersize=2, color=color, label=f"neuron {i + 1}")
     axes[1, 0].set(xlabel="readout $a_1$", ylabel="readout $a_2$")
-    axes[1, 0].legend(frameon=False)
+    legend_above(axes[1, 0])
     for column, (layer, found) in enumerate(zip((-2, -1), neurons, strict=True), 1):
         draw_activations(axes[0, column], found, strongest(found, n))
         draw_kernel_matrix(axes[1, column], mean_kernel(chains, layer), chains.labels, chains.task.class_names)

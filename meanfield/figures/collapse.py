@@ -40,7 +40,7 @@ def draw(name: str, scale: Scale) -> Drawing:
     figure, axes = plt.subplots(1, 4, figsize=(9.2, 2.4), layout="constrained")
     said = []
     for k, (ax, title) in enumerate(zip(axes, _MEASURES, strict=True)):
-        for source, shift, color in (("theory", -0.2, "0.75"), ("sampled", 0.2, PALETTE[0])):
+        for source, shift, color in (("theory", -0.2, PALETTE[0]), ("sampled", 0.2, "0.75")):
             rows = [values[scheme, source][:, k] for scheme in SCHEMES.values()]
             mean = [float(v.mean()) for v in rows]
             error = [float(v.std(ddof=1) / np.sqrt(v.size)) for v in rows]

@@ -18,6 +18,7 @@ from meanfield.figures.panels import (
     draw_activations,
     draw_kernel_matrix,
     draw_readouts,
+    legend_above,
     letters,
     mean_kernel,
     network_of,
@@ -71,10 +72,11 @@ def draw(name: str, scale: Scale) -> Drawing:
     axes[1, 0].plot(x, witness[order, 0], ".", markersize=2.5, color="0.6", label="sampled")
     axes[1, 0].plot(x, theory[order, 0], color=PALETTE[0], linewidth=0.8, label="theory")
     axes[1, 0].set(xlabel="test inputs by class", ylabel="mean predictor of class 0")
-    axes[1, 0].legend(frameon=False)
+    legend_above(axes[1, 0])
     axes[1, 1].plot(theory.ravel(), witness.ravel(), ".", markersize=2, color="0.5")
     axes[1, 1].axline((0, 0), slope=1, color=PALETTE[0], linewidth=0.8)
     axes[1, 1].set(xlabel="predictor, theory", ylabel="predictor, sampled")
+    axes[1, 1].spines[["top", "right"]].set_visible(False)
     kernel = posterior.kernel(layer=2).matrix()
     draw_kernel_matrix(axes[1, 3], kernel, chains.labels, task.class_names)
     axes[1, 3].set_title("kernel, layer 2, theory")
@@ -136,9 +138,11 @@ def _errors(ax: Axes, errors: dict[str, dict[str, float]], chains: Chains, test:
     bars = {"sampled": [float(square[..., member].mean()) for member in of_class.T]}
     bars |= {key: list(found.values()) for key, found in errors.items()}
     for i, (key, values) in enumerate(bars.items()):
-        ax.bar(np.arange(classes.size) + 0.2 * (i - 1.5), values, 0.19, color=PALETTE[i], label=key)
+        color = ("0.75", PALETTE[0], PALETTE[4], PALETTE[1])[i]
+        ax.bar(np.arange(classes.size) + 0.2 * (i - 1.5), values, 0.19, color=color, label=key)
     ax.set_xticks(range(classes.size), [str(c) for c in classes])
     top = max(max(values) for values in bars.values())
     ax.set(xlabel="class", ylabel="generalisation error", ylim=(0, 1.5 * top))  # room for the legend
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=2, handlelength=1.0, handletextpad=0.4, columnspacing=0.8, loc="upper right")
+    ax.spines[["top", "right"]].set_visible(False)
     return [f"generalisation error, {key}: " + ", ".join(f"{v:.4f}" for v in values) for key, values in bars.items()]

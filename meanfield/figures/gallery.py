@@ -123,9 +123,13 @@ def draw(name: str, scale: Scale | None = None) -> Drawing:
     Raises
     ------
     ValueError
-        For a name that is none of them, and for a nonlinearity in a figure that is about others.
+        For a name that is none of them, a scale that is no `Scale`, and for a nonlinearity in a figure that is about
+        others.
     """
-    scale = scale or Scale()
+    from meanfield.validation import instance  # late: the command's help needs no NumPy
+
+    scale = Scale() if scale is None else scale
+    instance("scale", scale, Scale, "of meanfield.figures")
     chosen([name], scale.activation)
     module = importlib.import_module(f"meanfield.figures.{FIGURES[name][0]}")
     drawing: Drawing = module.draw(name, scale)
@@ -137,7 +141,7 @@ def chosen(names: Sequence[str] | None, activation: object = None) -> list[str]:
     from meanfield.validation import short  # late: the command's help needs no NumPy
 
     for name in names or ():
-        if name not in FIGURES:
+        if not isinstance(name, str) or name not in FIGURES:
             raise ValueError(f"there is no figure {short(name)}; there are {', '.join(FIGURES)}.")
     found = list(dict.fromkeys(names)) if names else list(FIGURES)
     fixed = [name for name in found if name not in ANY_ACTIVATION]

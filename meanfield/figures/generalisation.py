@@ -16,7 +16,7 @@ from meanfield.datasets.images import ImageSet
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import letters
 from meanfield.figures.runs import Effort, effort, networks, solved
-from meanfield.plot.style import PALETTE, styled
+from meanfield.plot.style import PALETTE, phi_name, styled
 from meanfield.posterior.generalization import Generalization
 from meanfield.posterior.status import Status
 from meanfield.problem.data_task import DataTask
@@ -67,12 +67,12 @@ def draw(name: str, scale: Scale) -> Drawing:
             found["sampled"] = _sampled(network, tau, n, task, test, how, scale)
             process = solve(Network(phi, scaling="lazy"), task)
             found["GP"] = _of(process.generalization_error(test.images, test.labels))
-            rows[f"{data}\n{phi}"] = found
+            rows[f"{data}\n{phi_name(phi)}"] = found
             cells = ", ".join(f"{key} {one.error:.3f} ({one.accuracy:.3f})" for key, one in found.items())
             said.append(f"{data}, {phi}, P = {len(train)}, N = {n}: error (accuracy): {cells}; chance 0.333")
     widths = [0.6 + 0.9 * len(rows), 0.6 + 0.9 * len(rows), 3.0]
     figure, axes = plt.subplots(
-        1, 3, figsize=(2.6 + sum(widths), 2.8), layout="constrained", gridspec_kw={"width_ratios": widths}
+        1, 3, figsize=(3.6 + sum(widths), 2.8), layout="constrained", gridspec_kw={"width_ratios": widths}
     )
     for ax, what in zip(axes, _Found._fields):
         for shift, (key, color) in enumerate(zip(("theory", "sampled", "GP"), (PALETTE[0], "0.75", PALETTE[1]))):
@@ -118,8 +118,8 @@ def _from_few(ax: Axes, data: str, images: ImageSet, n: int, how: Effort, scale:
                 if draw_ == 0:
                     sampled.append(_sampled(network, tau, n, task, test, how, scale).error)
         x = 3 * np.array(_FEW)
-        ax.errorbar(x, theory[0].mean(1), _scatter(theory[0]), color=color, label=phi)
-        ax.errorbar(x, lazy.mean(1), _scatter(lazy), color=color, linestyle=":", label=f"{phi}, GP")
+        ax.errorbar(x, theory[0].mean(1), _scatter(theory[0]), color=color, label=phi_name(phi))
+        ax.errorbar(x, lazy.mean(1), _scatter(lazy), color=color, linestyle=":", label=f"{phi_name(phi)}, GP")
         ax.plot(x, sampled, "o", markersize=3, color=color, fillstyle="none")
         ax.plot(x, theory[0, :, 0], "x", markersize=3, color=color)
         less, rows = lazy - theory[0], zip(x, theory[0], lazy, theory[1], sampled, strict=True)
@@ -135,7 +135,7 @@ def _from_few(ax: Axes, data: str, images: ImageSet, n: int, how: Effort, scale:
     ax.plot([], [], "o", markersize=3, color="0.4", fillstyle="none", label="sampled, one draw")
     ax.plot([], [], "x", markersize=3, color="0.4", label="its theory")
     ax.set(xlabel="number of images", ylabel="generalisation error", ylim=(0, None))
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.spines[["top", "right"]].set_visible(False)
     return said
 

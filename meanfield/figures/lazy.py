@@ -10,7 +10,7 @@ import numpy as np
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel_matrix, letters, mean_kernel, network_of, strongest
 from meanfield.figures.runs import effort, sampled
-from meanfield.plot.style import styled
+from meanfield.plot.style import phi_name, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.data_task import data_task
 from meanfield.problem.network import Network
@@ -55,10 +55,11 @@ def draw(name: str, scale: Scale) -> Drawing:
                 said.append(f"{phi}, {scaling}: 1/N extrapolated, max |z| = {trend.max_z:.2f}")
             draw_kernel_matrix(kernel_ax, mean_kernel(chains), chains.labels, ["+", "−"])
             neurons = replace(network_of(chains), class_names=("+", "−"))
-            draw_activations(map_ax, neurons, strongest(neurons, _SHOWN if phi == "relu" else n))
+            coded = (phi, scaling) == ("sigmoid", "non-lazy")  # neurons by code, others by activity
+            draw_activations(map_ax, neurons, None if coded else strongest(neurons, _SHOWN if phi == "relu" else n))
             block = posterior.kernel().block
             contrast.append(float((block[0, 0] - block[0, 1]) / np.mean(np.abs(posterior.kernel().block_diagonal))))
-        row[0].set_ylabel(phi)
+        row[0].set_ylabel(phi_name(phi))
         said.append(
             f"{phi}: kernel within minus between classes, relative to the diagonal: lazy {contrast[0]:.3f}, "
             f"non-lazy {contrast[1]:.3f} (theory)"

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from meanfield.posterior.posterior import Posterior
     from meanfield.sampling.chains import Chains
 
-__all__ = ["draw_kernel_matrix", "draw_readouts", "letters", "marginal", "mean_kernel", "network_of", "strongest"]
+__all__ = [
+    "draw_activations",
+    "draw_kernel_matrix",
+    "draw_readouts",
+    "legend_above",
+    "letters",
+    "marginal",
+    "mean_kernel",
+    "network_of",
+    "strongest",
+]
 
 
 def network_of(chains: Chains, *, chain: int = 0, layer: int = -1) -> Neurons:
@@ -51,7 +61,8 @@ def draw_kernel_matrix(
         ax.axhline(edge, color="white", linewidth=0.6)
     centres = group_centres(edges, labels.size)
     ax.set_xticks(centres, names)
-    ax.set_yticks(centres, names, rotation=90, va="center")
+    upright = all(len(name) == 1 and not name.isalnum() for name in names)  # "-" would be "|"
+    ax.set_yticks(centres, names, rotation=0 if upright else 90, va="center")
     ax.tick_params(length=0)
     if colorbar:
         ax.figure.colorbar(image, ax=ax, pad=0.03)
@@ -60,6 +71,7 @@ def draw_kernel_matrix(
 def draw_activations(ax: Axes, neurons: Neurons, rows: NDArray[np.intp] | None = None) -> None:
     """Activations of neurons, by code unless rows are given, on inputs sorted by class."""
     columns = np.argsort(neurons.labels, kind="stable")
+    by_code = rows is None
     if rows is None:
         rows = np.argsort(-neurons.code, kind="stable")
     image = neurons.activations[np.ix_(rows, columns)]
@@ -70,6 +82,9 @@ def draw_activations(ax: Axes, neurons: Neurons, rows: NDArray[np.intp] | None =
     edges = np.flatnonzero(np.diff(neurons.labels[columns])) + 0.5
     for edge in edges:
         ax.axvline(edge, color="white", linewidth=0.6)
+    if by_code:
+        for edge in np.flatnonzero(np.diff(neurons.code[rows])) + 0.5:
+            ax.axhline(edge, color="white", linewidth=0.6)
     ax.set_xticks(group_centres(edges, columns.size), neurons.class_names)
     ax.set_yticks([])
     ax.tick_params(length=0)
@@ -101,6 +116,15 @@ def draw_readouts(ax: Axes, values: FloatArray, posterior: Posterior, output: in
     ax.plot(grid, marginal(posterior, output, grid), color=PALETTE[0], label="theory")
     ax.set_xlabel(f"readout $a_{output + 1}$")
     ax.set_ylabel("density")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def legend_above(ax: Axes) -> None:
+    """Beside the letter of the panel, where no point can be; the upper and right edge go."""
+    ax.legend(
+        frameon=False, loc="lower right", bbox_to_anchor=(1.02, 0.98), ncols=4, markerscale=2, handletextpad=0.3,
+        handlelength=1.2, columnspacing=1.0, borderaxespad=0.0,
+    )  # fmt: skip
     ax.spines[["top", "right"]].set_visible(False)
 
 

@@ -12,12 +12,13 @@ from meanfield.figures.panels import (
     draw_activations,
     draw_kernel_matrix,
     draw_readouts,
+    legend_above,
     letters,
     mean_kernel,
     network_of,
 )
 from meanfield.figures.runs import effort, sampled
-from meanfield.plot.style import PALETTE, styled
+from meanfield.plot.style import PALETTE, code_color, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.solve import solve
@@ -44,17 +45,18 @@ def draw(name: str, scale: Scale) -> Drawing:
     draw_readouts(axes[0, 0], chains.readout[..., 0].ravel(), posterior, 0)
     axes[0, 0].legend(frameon=False)
     words = posterior.division.words(chains.class_activation, network)
-    for pattern, color in zip(("110", "101"), PALETTE, strict=False):  # neurons whose code is clear, one of each
+    for pattern in ("110", "101"):  # neurons whose code is clear, one of each
+        color, label = code_color("-".join(pattern)), "-".join(pattern)
         same = np.flatnonzero((words[0] == int(pattern, 2)).all(axis=0))
         for i in same[:1]:
-            axes[0, 1].plot(*chains.readout[0, :, i, :2].T, ".", markersize=2, color=color, label="-".join(pattern))
+            axes[0, 1].plot(*chains.readout[0, :, i, :2].T, ".", markersize=2, color=color, label=label)
     axes[0, 1].set(xlabel="readout $a_1$", ylabel="readout $a_2$")
-    axes[0, 1].legend(frameon=False)
+    legend_above(axes[0, 1])
     for c, color in zip(range(3), PALETTE, strict=False):
         axes[0, 2].hist(chains.readout[..., c].ravel(), bins=60, density=True, histtype="step", color=color,
                         label=f"$a_{c + 1}$")  # fmt: skip
     axes[0, 2].set(xlabel="readouts", ylabel="density")
-    axes[0, 2].legend(frameon=False)
+    legend_above(axes[0, 2])
     draw_activations(axes[1, 0], network_of(chains))
     axes[1, 0].set_title("activations")
     _activation_of_code(axes[1, 1], posterior, chains)
@@ -74,3 +76,4 @@ def _activation_of_code(ax: Axes, posterior: Posterior, chains: Chains) -> None:
     ax.hist(values, bins=50, range=(0, 1), density=True, color="0.8")
     ax.plot(grid, posterior.activation_density("110", 0, grid), color=PALETTE[0])
     ax.set(xlabel="activation of 1-1-0 neurons on class 1", ylabel="density", ylim=(0, None))
+    ax.spines[["top", "right"]].set_visible(False)

@@ -54,14 +54,19 @@ class Runs:
 
     @property
     def trend(self) -> Trend:
-        """What remains as N -> infinity."""
-        return finite_size_trend(self.comparisons)
+        """What remains as N -> infinity: a line in 1/N through two widths, a parabola through three."""
+        return finite_size_trend(self.comparisons, order=min(len(self.comparisons) - 1, 2))
 
     @property
     def said(self) -> str:
         """That in words."""
         trend = self.trend
-        return f"1/N extrapolated: max |z| = {trend.max_z:.2f} over {len(trend.rows)} statistics"
+        curve = "line" if trend.order == 1 else "parabola"
+        widths = ", ".join(map(str, trend.widths))
+        return (
+            f"extrapolated by a {curve} in 1/N through N = {widths}: max |z| = {trend.max_z:.2f} over "
+            f"{len(trend.rows)} statistics"
+        )
 
 
 class Effort(TypedDict):
@@ -117,19 +122,21 @@ def sampled(
     start: object = None,
     inputs: object = None,
     length: float = 1.5,
+    rounds: int | None = None,
 ) -> Runs:
     """Chains of these widths at the problem of a posterior, started from it unless told otherwise.
 
-    At full size rounds of draws follow each other until four in five errors have thirty degrees of freedom, `ROUNDS` at
-    most.
+    At full size rounds of draws follow each other until four in five errors have thirty degrees of freedom, `rounds` at
+    most (`ROUNDS` if None).
     """
+    most = (ROUNDS if rounds is None else rounds) if scale.full else 1
     start = posterior if start is None else start
     problem = posterior.network, posterior.task
     chains, comparisons = [], []
     for width in widths:
         found = networks(*problem, width, posterior.tau, scale, how, start=start, inputs=inputs, length=length)
         compared = compare(posterior, found, inputs=inputs)
-        for k in range(1, ROUNDS if scale.full else 1):
+        for k in range(1, most):
             share = _sure(compared)
             if share >= _SHARE:
                 break

@@ -10,7 +10,7 @@ import numpy as np
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel_matrix, letters, mean_kernel, network_of, strongest
 from meanfield.figures.runs import effort, sampled
-from meanfield.plot.style import PALETTE, styled
+from meanfield.plot.style import code_color, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.solve import solve
@@ -31,13 +31,20 @@ def draw(name: str, scale: Scale) -> Drawing:
     figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.8), layout="constrained")
     a = chains.readout[:, -1]
     axes[0, 0].plot(a[..., 0].ravel(), a[..., 1].ravel(), ".", markersize=3, color="0.6", label="neurons")
-    for outlier, color in zip(posterior.outliers, PALETTE, strict=False):
+    for outlier in posterior.outliers:
         x, y = math.sqrt(n) * outlier.readout[:2]
         axes[0, 0].plot(
-            x, y, "D", markersize=5, color=color, fillstyle="none", label=f"theory, outlier {outlier.label}"
+            x,
+            y,
+            "D",
+            markersize=5,
+            color=code_color(outlier.label),
+            fillstyle="none",
+            label=f"theory, outlier {outlier.label}",
         )
     axes[0, 0].set(xlabel="readout $a_1$", ylabel="readout $a_2$")
     axes[0, 0].legend(frameon=False)
+    axes[0, 0].spines[["top", "right"]].set_visible(False)
     neurons = network_of(chains)
     draw_activations(axes[0, 1], neurons, strongest(neurons, _SHOWN))
     axes[0, 1].set_title(f"the {_SHOWN} most active neurons")

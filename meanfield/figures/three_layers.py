@@ -10,7 +10,7 @@ import numpy as np
 from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, draw_kernel_matrix, letters, mean_kernel, network_of, strongest
 from meanfield.figures.runs import Runs, effort, sampled, solved
-from meanfield.plot.style import styled
+from meanfield.plot.style import phi_name, styled
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
 from meanfield.sampling.compare import Comparison
@@ -29,14 +29,14 @@ _SHOWN = 30  # neurons of rectifiers
 @styled
 def draw(name: str, scale: Scale) -> Drawing:
     """Activations and kernels of every layer; of a kernel the upper half is the theory's, the lower one is sampled."""
-    figure, axes = plt.subplots(3, 2 * DEPTH, figsize=(13.0, 6.0), layout="constrained")
+    figure, axes = plt.subplots(3, 2 * DEPTH, figsize=(11.0, 5.2), layout="constrained")
     comparisons: list[Comparison] = []
     said: list[str] = []
     for row, phi in zip(axes, ("linear", "sigmoid", "relu"), strict=True):
         posterior, runs, note = {"linear": _linear, "sigmoid": _sigmoid, "relu": _rectifier}[phi](scale)
         comparisons += runs.comparisons
         chains = runs.widest
-        row[0].set_ylabel(phi)
+        row[0].set_ylabel(phi_name(phi))
         for layer in range(1, DEPTH + 1):
             neurons = network_of(chains, layer=layer - DEPTH - 1)
             shown = None if phi == "sigmoid" else strongest(neurons, _SHOWN if phi == "relu" else chains.width)
@@ -70,17 +70,23 @@ def _sigmoid(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(100, 200))
     posterior = solved(scale, network, task, 1e-3, fractions=FROZEN, progress=False)
     how = effort(scale, draws=(40, 100), warmup=(80, 150), thin=2, chains=(2, 4))
-    runs = sampled(posterior, (n // 2, n), scale, how)
+    # The deviations of 126 statistics at full size need 1/N^2, and so a third width.
+    runs = sampled(posterior, (n // 4, n // 2, n) if scale.full else (n // 2, n), scale, how, rounds=1)
     return posterior, runs, [runs.said]
 
 
 def _rectifier(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
-    """The theory is that of N = infinity; chains start from it."""
-    n = scale.size(160, 200)
+    """The theory is that of N = infinity; chains start from it.
+
+    Neurons of the first layer condense one after the other as N grows (P = 100: none at N = 100, one at 200, one of
+    each class at 400, as at N = infinity): below N = 200 deviations are no trend in 1/N. As a chain at N = 200 keeps
+    the class of that one neuron, errors are the scatter of chains, and further rounds of draws would tell nothing.
+    """
+    n = scale.size(160, 400)
     network, task = Network("relu", depth=DEPTH), class_task(targets=[1.0, -1.0], n_samples=scale.size(80, 100))
     posterior = solved(scale, network, task, 0.05, progress=False)
-    how = effort(scale, draws=(80, 400), warmup=(60, 200), thin=1, chains=(2, 4))
-    runs = sampled(posterior, (n // 2, n), scale, how, length=0.8 if scale.full else 1.5)
+    how = effort(scale, draws=(80, 80), warmup=(60, 80), thin=1, chains=(2, 4))
+    runs = sampled(posterior, (n // 2, n), scale, how, length=0.8 if scale.full else 1.5, rounds=1)
     return posterior, runs, [runs.said]
 
 

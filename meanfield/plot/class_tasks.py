@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.collections import PathCollection
@@ -14,24 +14,29 @@ from meanfield.plot.style import (
     MAP,
     PALETTE,
     axes_or_new,
+    code_color,
+    code_styles,
     group_centres,
-    line_styles,
     reading_order,
     side_legend,
     styled,
 )
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
+from meanfield.posterior.parts import Code, Outlier
 from meanfield.posterior.posterior import Posterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
-from meanfield.validation import FloatArray
+from meanfield.problem.layers import layer_index
+from meanfield.validation import FloatArray, short, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 __all__ = ["plot_activation_map", "plot_kernel", "plot_readout_posterior"]
+
+_MOST_INPUTS = 10_000  # in a picture of a kernel: a matrix of 800 MB
 
 
 @styled
@@ -44,8 +49,10 @@ def plot_readout_posterior(
     components a_1, ..., a_m, as thick as its weight; outliers dashed, in units of sqrt(N). Two outputs, a Gaussian, or
     `outputs` given: the plane of two components, codes as discs of area proportional to weight.
     """
-    ax = axes_or_new(ax, (3.4, 2.6))
     m = posterior.task.n_outputs
+    if outputs is not None:
+        outputs = _pair(outputs, m)
+    ax = axes_or_new(ax, (3.4, 2.6))
     if m == 1:
         _readout_line(posterior, ax)
     elif outputs is not None or m == 2 or not posterior.codes:
@@ -66,10 +73,15 @@ def plot_activation_map(
 ) -> Axes:
     """Activations of drawn neurons: rows are neurons sorted by code, columns inputs sorted by class.
 
-    A posterior is drawn from first (100 neurons of `layer`, seed 0). `colors` marks the groups, by name, at the side.
+    A posterior is drawn from first (100 neurons of `layer`, seed 0). Marks at the side have the colours of
+    the codes, or by name those of `colors`.
     """
-    where: dict[str, int] = {} if layer == -1 else {"layer": layer}
-    neurons = drawn if isinstance(drawn, Neurons) else drawn.sample_neurons(100, rng=0, **where)
+    if isinstance(drawn, Neurons):
+        neurons = drawn
+    else:
+        depth = drawn.network.depth
+        last = layer_index(layer, depth) == depth - 1
+        neurons = drawn.sample_neurons(100, rng=0, **({} if last else {"layer": layer}))
     ax = axes_or_new(ax, (3.4, 2.8))
     columns = np.argsort(neurons.labels, kind="stable")
     names = sorted(neurons.part_names, key=reading_order)
@@ -94,7 +106,7 @@ def plot_activation_map(
     )
     names = [names[c] for c in np.unique(code)]
     centres = group_centres(code_edges, rows.size)
-    _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, "0.4") for name in names])
+    _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, code_color(name) or "0.4") for name in names])
     ax.tick_params(length=0)
     ax.set_xlabel("inputs")
     ax.set_ylabel("neurons", labelpad=12 + 4.4 * max(len(name) for name in names))
@@ -110,6 +122,7 @@ def plot_kernel(posterior: Posterior, ax: Axes | None = None, *, n_samples: int 
 
     On class tasks in proportion to the fractions; on data the first training inputs of every class, in proportion.
     """
+    n_samples = whole_number("n_samples", n_samples, at_least=1, at_most=_MOST_INPUTS)
     return draw_kernel(posterior.task, posterior.kernel(layer=layer), axes_or_new(ax, (3.0, 2.5)), n_samples)
 
 
@@ -139,6 +152,24 @@ def draw_kernel(task: ClassTask | DataTask, kernel: Kernel, ax: Axes, n_samples:
     return ax
 
 
+def _pair(outputs: object, m: int) -> tuple[int, int]:
+    """Two of m outputs, counted from 0."""
+    given = tuple(outputs) if isinstance(outputs, (tuple, list, np.ndarray)) else ()
+    if len(given) != 2:
+        raise ValueError(f"outputs must be two of the {m} outputs, counted from 0, e.g. (0, 1), got {short(outputs)}.")
+    first, second = (whole_number("outputs", r, at_least=0, at_most=m - 1) for r in given)
+    return first, second
+
+
+def _styled_codes(posterior: Posterior) -> list[tuple[dict[str, Any], Code, str]]:
+    names = posterior.division.names(posterior)
+    return list(zip(code_styles(names), posterior.codes, names, strict=True))
+
+
+def _styled_outliers(posterior: Posterior) -> list[tuple[dict[str, Any], Outlier]]:
+    return list(zip(code_styles(outlier.label for outlier in posterior.outliers), posterior.outliers, strict=True))
+
+
 def _readout_line(posterior: Posterior, ax: Axes) -> None:
     ax.set_xlabel("readout $a$")
     humps = [(mean, variance) for _, mean, variance in posterior.division.gaussians(posterior) if variance is not None]
@@ -149,11 +180,11 @@ def _readout_line(posterior: Posterior, ax: Axes) -> None:
         ax.set_ylabel("density $P(a)$")
     else:
         ax.set_ylabel(r"weight $P_\gamma$")
-        for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
+        for style, code, name in _styled_codes(posterior):
             ax.plot([code.readout[0]] * 2, [0, code.weight], **style)
             ax.plot(code.readout[0], code.weight, "o", color=style["color"], label=name)
         ax.margins(x=0.15)
-    for style, outlier in zip(line_styles(max(1, len(posterior.codes))), posterior.outliers, strict=False):
+    for style, outlier in _styled_outliers(posterior):
         name = rf"outlier {outlier.label}, $\bar a$"
         ax.plot(outlier.readout[0], 0, "D", color=style["color"], label=name, clip_on=False)
     ax.set_ylim(0, None)
@@ -164,7 +195,7 @@ def _readout_line(posterior: Posterior, ax: Axes) -> None:
 def _readout_components(posterior: Posterior, ax: Axes) -> None:
     r = np.arange(1, posterior.task.n_outputs + 1)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
-    for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
+    for style, code, name in _styled_codes(posterior):
         ax.plot(
             r, code.readout, marker="o", markersize=3 + 4 * math.sqrt(code.weight), linewidth=0.8 + 2 * code.weight,
             color=style["color"], label=f"{name} ({code.weight:.3f})",
@@ -173,7 +204,7 @@ def _readout_components(posterior: Posterior, ax: Axes) -> None:
             ax.errorbar(
                 r, code.readout, np.sqrt(np.diag(code.covariance)), fmt="none", ecolor=style["color"], capsize=2
             )
-    for style, outlier in zip(line_styles(len(posterior.codes)), posterior.outliers, strict=False):
+    for style, outlier in _styled_outliers(posterior):
         name = f"outlier {outlier.label} ({outlier.weight:.3f})"
         ax.plot(r, outlier.readout, "D--", markersize=4, linewidth=1.2, color=style["color"], label=name)
     ax.set_xticks(r)
@@ -191,12 +222,12 @@ def _readout_plane(posterior: Posterior, ax: Axes, outputs: tuple[int, int]) -> 
             if covariance is not None:
                 _ellipses(ax, mean[pair], covariance[np.ix_(pair, pair)], PALETTE[0])
                 ax.plot(*mean[pair], "+", color="0.3")
-    for style, code, name in zip(line_styles(), posterior.codes, posterior.division.names(posterior), strict=False):
+    for style, code, name in _styled_codes(posterior):
         x, y = code.readout[pair]
         if code.covariance is not None:
             _ellipses(ax, code.readout[pair], code.covariance[np.ix_(pair, pair)], style["color"])
         ax.scatter(x, y, s=400 * code.weight, color=style["color"], alpha=0.8, label=f"{name} ({code.weight:.3f})")
-    for style, outlier in zip(line_styles(len(posterior.codes)), posterior.outliers, strict=False):
+    for style, outlier in _styled_outliers(posterior):
         name = f"outlier {outlier.label} ({outlier.weight:.3f})"
         x, y = outlier.readout[pair]
         ax.scatter(x, y, s=36, marker="D", color=style["color"], label=name)

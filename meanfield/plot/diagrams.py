@@ -17,7 +17,9 @@ from meanfield.plot.class_tasks import plot_activation_map
 from meanfield.plot.style import (
     PALETTE,
     axes_or_new,
-    line_styles,
+    code_color,
+    code_styles,
+    curve_name,
     mark_infinity,
     on_paper,
     panel_letter,
@@ -27,9 +29,10 @@ from meanfield.plot.style import (
     symbol,
     tint,
 )
+from meanfield.posterior.posterior import Posterior
 from meanfield.theories.deep.transitions import CodeTransition
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
-from meanfield.validation import BoolArray, FloatArray
+from meanfield.validation import BoolArray, FloatArray, generator, instance, real_number, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,10 +65,8 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax, (5.0, 2.6))
     (name, swept), transitions = next(iter(diagram.axes.items())), list(diagram.transitions())
     values = on_paper(swept)
-    regular = ~_isolated(~diagram.unique)
-    quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
-    quantities = {key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0}
-    for style, (labels, quantity) in zip(line_styles(), orbits(quantities), strict=False):
+    regular, curves = regular_curves(diagram)
+    for style, (labels, quantity) in zip(code_styles(curve_name(names) for names, _ in curves), curves, strict=True):
         ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
     ax.set_xlim(*span(values))
     mark_infinity(ax.xaxis, swept)
@@ -77,6 +78,13 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     side_legend(ax, diagram.division.key)
     return ax
+
+
+def regular_curves(diagram: PhaseDiagram) -> tuple[BoolArray, list[tuple[list[str], FloatArray]]]:
+    """Where curves are drawn, all but isolated points with non-unique weights, and names and values of them there."""
+    regular = ~_isolated(~diagram.unique)
+    quantities = {key: quantity[regular] for key, quantity in line_quantities(diagram).items()}
+    return regular, orbits({key: quantity for key, quantity in quantities.items() if np.nanmax(quantity) > 0})
 
 
 @styled
@@ -96,6 +104,9 @@ def plot_phases(
     x_name, y_name = diagram.axes
     x, y = map(on_paper, diagram.axes.values())
     phase, curves = np.asarray(diagram.phase).T, list(boundaries)
+    for curve in curves:
+        if not callable(getattr(curve, "fine", None)):
+            raise ValueError(f"boundaries must be those of the diagram, diagram.boundaries(), got {short(curve)}.")
     shown = [i for i in range(len(diagram.phase_labels)) if (phase == i).any()]
     tints = [tint(PALETTE[j % len(PALETTE)], 0.35 + 0.25 * (j // len(PALETTE))) for j in range(len(shown))]
     image = np.ones((*phase.shape, 4))
@@ -121,7 +132,10 @@ def plot_phases(
             ax.plot(*place, marker="o", color="0.15", markersize=3)
             at = np.array(place) / (np.ptp(x), np.ptp(y))
             if all((np.abs(at - other) > _NAME).any() for other in named):  # names must not lie over each other
-                ax.annotate(point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small")
+                ax.annotate(
+                    point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small",
+                    path_effects=_BOLD["path_effects"],
+                )  # fmt: skip
                 named.append(at)
     if (phase < 0).any():
         ax.patch.set(hatch="////", edgecolor="0.6")
@@ -154,13 +168,23 @@ def figure_phase_diagram(
         Of the drawn neurons.
     """
     name = next(iter(diagram.axes))
+    generator("seed", seed)
+    if not posteriors:
+        raise ValueError("posteriors must have at least one, by the value of the parameter; plot_weights needs none.")
+    for value, posterior in posteriors.items():
+        at = real_number(f"the value of {name} of a posterior", value, infinite=True)
+        low, high = diagram.axes[name].min(), diagram.axes[name].max()
+        if not low <= at <= high:
+            raise ValueError(f"activation maps are drawn at values of {name} from {low:g} to {high:g}, got {at:g}.")
+        instance("each of posteriors", posterior, Posterior, "what mf.solve returned")
     figure = plt.figure(figsize=(7.0, 4.4), layout="constrained")
     halves = cast("tuple[SubFigure, SubFigure]", figure.subfigures(2, 1, height_ratios=(1.1, 1.0)))
     upper, lower = halves
     top = plot_weights(diagram, upper.subplots())
     maps = np.atleast_1d(lower.subplots(1, len(posteriors)))
-    curves = zip(line_styles(), orbits(line_quantities(diagram)), strict=False)
-    colors = {name: style["color"] for style, (names, _) in curves for name in names}
+    colors = {
+        name: code_color(curve_name(names)) or "0.4" for names, _ in orbits(line_quantities(diagram)) for name in names
+    }
     for i, (ax, (value, posterior)) in enumerate(zip(maps, sorted(posteriors.items()), strict=True)):
         neurons = posterior.sample_neurons(100, rng=np.random.default_rng([seed, i]))
         plot_activation_map(neurons, ax, colorbar=i == len(posteriors) - 1, colors=colors)

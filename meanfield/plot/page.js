@@ -34,7 +34,7 @@ if (facts.chosen !== undefined) {
     const label = get("label")[at * K + k];
     if (label < 0) continue;
     const slice = (name, size) => Array.from(get(name).slice((at * K + k) * size, (at * K + k + 1) * size));
-    rows.push({label: facts.patterns[label], weight: get("weight")[at * K + k],
+    rows.push({label: facts.patterns[label], color: facts.palette[label], weight: get("weight")[at * K + k],
                readout: slice("readout", m), activation: slice("activation", C)});
   }
   rows.sort((a, b) => b.weight - a.weight);
@@ -42,7 +42,6 @@ if (facts.chosen !== undefined) {
     table.text = `<p><b>${escape(where.join(", "))}</b>: not certified</p>` +
       `<p>${escape(facts.messages[layer][facts.chosen] ?? "")}</p>`;
   } else {
-    const color = (k) => facts.palette[k % facts.palette.length];
     const cell = (value) => `<td style="text-align:right;padding:0 .5em">${value}</td>`;
     const number = (value) => Number.isFinite(value) ? value.toFixed(4) : "";
     const [objective, residual, gap] = [0, 1, 2].map((i) => get("numbers")[at * 3 + i]);
@@ -51,7 +50,7 @@ if (facts.chosen !== undefined) {
     table.text = `<p><b>${escape(where.join(", "))}</b>: ${escape(facts.phases[phase])}<br>` +
       `min J = ${objective.toPrecision(9)}, residual ${residual.toExponential(1)}, gap ${gap.toExponential(1)}</p>` +
       `<table><tr>${head.map((name) => `<th style="padding:0 .5em">${name}</th>`).join("")}</tr>` +
-      rows.map((row, k) => `<tr><td><span style="color:${color(k)}">■</span> ${escape(row.label)}</td>${cell(row.weight.toFixed(6))}` +
+      rows.map((row) => `<tr><td><span style="color:${row.color}">■</span> ${escape(row.label)}</td>${cell(row.weight.toFixed(6))}` +
         [...row.readout, ...row.activation].map((v) => cell(number(v))).join("") + "</tr>").join("") + "</table>";
   }
   const outputs = Array.from({length: m}, (_, r) => r + 1);
@@ -59,7 +58,7 @@ if (facts.chosen !== undefined) {
     x: rows.map(() => m > 1 ? outputs : [0.75, 1.25]),
     y: rows.map((row) => m > 1 ? row.readout : [row.readout[0], row.readout[0]]),
     size: rows.map((row) => 1.5 + 5 * Math.min(1, row.weight)),
-    color: rows.map((_, k) => facts.palette[k % facts.palette.length]),
+    color: rows.map((row) => row.color),
     label: rows.map((row) => row.label),
   };
   const pixels = image.data.image[0];  // an array with a shape: filled anew, not replaced

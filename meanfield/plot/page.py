@@ -13,8 +13,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from meanfield.archive import output_path
-from meanfield.phases.curves import line_quantities
-from meanfield.plot.style import MAP, PALETTE, on_paper, tint
+from meanfield.plot.diagrams import regular_curves
+from meanfield.plot.style import MAP, PALETTE, code_styles, curve_name, on_paper, tint
 from meanfield.posterior.division import Part
 from meanfield.validation import FloatArray, IntArray, short
 
@@ -57,7 +57,7 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
         "axes": [np.asarray(axis).tolist() for axis in first.axes.values()], "slider": slider_values.tolist(),
         "places": [on_paper(axis).tolist() for axis in first.axes.values()],
         "slider_name": _plain(slider_name) if slider_name else "", "messages": [layer["messages"] for layer in layers],
-        "palette": list(PALETTE),
+        "palette": [to_hex(style["color"]) for style in code_styles(patterns)],
     }  # fmt: skip
     plane, cells = _plane(first, arrays["phase"][0], colors, phases)
     readouts, lines = _readouts(facts)
@@ -215,10 +215,11 @@ def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases
         plane.yaxis.axis_label = diagram.division.said
         low, high = [0.0], [1.0]
         top = 0.0
-        for j, (name, values) in enumerate(line_quantities(diagram).items()):
-            order = np.argsort(axes[0])
-            color = PALETTE[j % len(PALETTE)]
-            plane.line(axes[0][order], values[order], color=color, line_width=2, legend_label=name)
+        regular, curves = regular_curves(diagram)
+        order, at = np.argsort(axes[0][regular]), axes[0][regular]
+        for style, (codes, values) in zip(code_styles(curve_name(one) for one, _ in curves), curves, strict=True):
+            color = to_hex(style["color"])
+            plane.line(at[order], values[order], color=color, line_width=2, legend_label=", ".join(codes))
             top = max(top, float(np.nanmax(values, initial=0.0)))
         high = [1.05 * top or 1.0]
         plane.legend.label_text_font_size = "8pt"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 
-from meanfield.plot.style import MAP, PALETTE, axes_or_new, styled
+from meanfield.plot.style import MAP, PALETTE, axes_or_new, code_styles, phi_name, styled
 from meanfield.posterior.posterior import Posterior
 from meanfield.sampling.compare import LIMIT, STATISTICS, Comparison
 from meanfield.validation import FloatArray
@@ -47,7 +47,8 @@ def figure_comparison(comparison: Comparison) -> Figure:
         ax.set_title(letter, loc="left", fontweight="bold")
     draws = comparison.draws
     figure.suptitle(
-        f"{draws.network.activation.name}: $N = {draws.width}$, $P = {draws.labels.size}$, $\\tau = {draws.tau:g}$",
+        f"{phi_name(draws.network.activation.name)}: "
+        f"$N = {draws.width}$, $P = {draws.labels.size}$, $\\tau = {draws.tau:g}$",
         fontsize=9,
     )
     return figure
@@ -106,9 +107,10 @@ def plot_readouts(comparison: Comparison, ax: Axes | None = None, *, outputs: tu
     readout = draws.readout.reshape(-1, draws.readout.shape[-1]) / unit
     words = division.told_apart(draws.words).ravel()
     pair = (0, 0) if readout.shape[1] == 1 else outputs or (0, 1)
-    for i, word in enumerate(division.shown(words)):
-        color = PALETTE[i % len(PALETTE)]
-        label = division.legend(word, n_classes)
+    shown = division.shown(words)
+    labels = [division.legend(word, n_classes) for word in shown]
+    for word, label, style in zip(shown, labels, code_styles(labels), strict=True):
+        color = style["color"]
         own = readout[words == word]
         if pair[0] == pair[1]:
             edges = np.linspace(readout.min(), readout.max(), 81).tolist()
@@ -165,7 +167,7 @@ def figure_trend(trend: Trend) -> Figure:
     for ax, letter in ((left, "a"), (right, "b")):
         ax.set_title(letter, loc="left", fontweight="bold")
         ax.spines[["top", "right"]].set_visible(False)
-    name = trend.comparisons[0].draws.network.activation.name
+    name = phi_name(trend.comparisons[0].draws.network.activation.name)
     figure.suptitle(f"{name}: $\\tau = {trend.comparisons[0].draws.tau:g}$", fontsize=9)
     return figure
 
@@ -230,7 +232,7 @@ def figure_drift(drifts: Sequence[Drift]) -> Figure:
             ax.set_yticks([])
             ax.set_xlabel("class")
             ax.tick_params(length=0)
-        first.set_ylabel(f"{drift.name}\n{order.size} neurons by first code")
+        first.set_ylabel(f"{phi_name(drift.name)}\n{order.size} neurons by first code")
         bar = figure.colorbar(image, ax=last, pad=0.03)
         bar.set_label("mean activation")
         curve.errorbar(drift.lags, drift.overlap, drift.overlap_error, color=PALETTE[0], linewidth=1.2, capsize=0)

@@ -6,7 +6,8 @@ Colours are those of Okabe and Ito, told apart by all common kinds of colour vis
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -30,11 +31,15 @@ __all__ = [
     "MAP",
     "PALETTE",
     "axes_or_new",
+    "code_color",
+    "code_styles",
+    "curve_name",
     "group_centres",
     "line_styles",
     "mark_infinity",
     "on_paper",
     "panel_letter",
+    "phi_name",
     "reading_order",
     "save_figure",
     "side_legend",
@@ -47,6 +52,9 @@ __all__ = [
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MAP = "cividis"
 _DASHES = ("-", "--", "-.", ":")
+_OF_CODES = tuple(PALETTE[k] for k in (2, 1, 3, 5, 0, 4, 7, 6))  # of up to three classes: 1-1-1, 1-1-0, ..., 0-0-0
+_CODE = re.compile(r"(?:outlier )?([01](?:-[01]){0,2})(?![-\d])")
+_GREY = "0.4"
 _STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -93,6 +101,8 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
 @styled
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.pdf and `stem`.png, close the figure, and return the two paths."""
+    if not stem.parent.is_dir():
+        raise FileNotFoundError(f"the folder {stem.parent} does not exist; make it first.")
     written = [stem.with_name(stem.name + suffix) for suffix in (".pdf", ".png")]
     fonts = logging.getLogger("fontTools")  # chatters about time stamps in fonts that matplotlib ships
     level = fonts.level
@@ -112,6 +122,11 @@ def symbol(name: str) -> str:
     return _SYMBOLS.get(name, name)
 
 
+def phi_name(phi: str) -> str:
+    """The name of a nonlinearity as texts write it."""
+    return phi.replace("relu", "ReLU").replace("_", " ")
+
+
 def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     if ax is not None:
         return ax
@@ -121,6 +136,42 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def line_styles(skip: int = 0) -> list[dict[str, Any]]:
     """Colours of the palette, repeated with other dashes."""
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
+
+
+def curve_name(names: Iterable[str]) -> str:
+    """Of codes that share a curve the one whose colour it has: the first in reading order."""
+    return min(names, key=reading_order)
+
+
+def code_color(name: str) -> str | None:
+    """The colour of a code of up to three classes ("1-1-0", "outlier 1-0-0") in every picture, and of the bulk.
+
+    None for other names. Of several codes, "1-0-1, 1-1-0", that of the first.
+    """
+    if name == "bulk":
+        return _GREY
+    found = _CODE.match(name)
+    if found is None:
+        return None
+    pattern = found[1].replace("-", "")
+    return _OF_CODES[(1 << len(pattern)) - 1 - int(pattern, 2)]
+
+
+def code_styles(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Colours and dashes of curves of codes: `code_color`, and for names without one those of `line_styles` in order.
+
+    A colour that is used again has other dashes.
+    """
+    plain, used = line_styles(), dict[str, int]()
+    styles = []
+    for k, name in enumerate(names):
+        color = code_color(name)
+        if color is None:
+            styles.append(plain[k % len(plain)])
+            continue
+        used[color] = used.get(color, -1) + 1
+        styles.append({"color": color, "linestyle": _DASHES[used[color] % len(_DASHES)]})
+    return styles
 
 
 def on_paper(values: FloatArray) -> FloatArray:
