@@ -172,8 +172,9 @@ def _compiled(
     y = np.array([q.task.targets for q in problems]) / sigma_a[:, None, None]
     tau = np.array([q.tau for q in problems]) / sigma_a**2
     t = np.zeros((n_points, n_classes, m))
-    readout, weight = np.full((n_points, room, m), np.nan), np.zeros((n_points, room))
-    direction, outlier = np.full((n_points, room, m), np.nan), np.zeros((n_points, room))
+    # Of the room that points have they fill a hundredth: what is not written to costs nothing.
+    readout, weight = np.empty((n_points, room, m)), np.zeros((n_points, room))
+    direction, outlier = np.empty((n_points, room, m)), np.zeros((n_points, room))
     numbers = np.zeros((n_points, len(loop.NUMBERS)))
     numbers[:, 0] = _PENDING
     messages = [""] * n_points
@@ -205,18 +206,28 @@ def _compiled(
                 reached += 1
         start = stop
     new = slice(done, reached)
-    k, o = int(numbers[new, 1].max()), int(numbers[new, 2].max())
+    readout, weight = _filled(readout[new], weight[new], numbers[new, 1])
+    direction, outlier = _filled(direction[new], outlier[new], numbers[new, 2])
     return PointArrays(
         t=t[new],
-        readout=readout[new, :k],
-        weight=weight[new, :k],
-        outlier_direction=direction[new, :o],
-        outlier_weight=outlier[new, :o],
+        readout=readout,
+        weight=weight,
+        outlier_direction=direction,
+        outlier_weight=outlier,
         covariance=np.empty((reached - done, 0, m, m)),
         gaussian_covariance=np.full((reached - done, m, m), np.nan),
         numbers=numbers[new],
         message=np.array(messages[new]) if any(messages[new]) else None,
     )
+
+
+def _filled(rows: FloatArray, weights: FloatArray, counts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """As many slots of rows (N, K, m) and weights (N, K) as the largest of counts (N,); NaN and 0 in unused ones."""
+    most = int(counts.max())
+    rows, weights = rows[:, :most].copy(), weights[:, :most].copy()
+    unused = np.arange(most) >= counts[:, None]
+    rows[unused], weights[unused] = np.nan, 0.0
+    return rows, weights
 
 
 def _failed(status: int) -> FloatArray:
