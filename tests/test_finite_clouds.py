@@ -7,10 +7,11 @@ import pytest
 
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
+from meanfield.numerics.exponentials import exponentials
 from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.theories.single_layer import finite, finite_clouds
 from meanfield.theories.single_layer.compiled.quick import cumulants
-from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, direct_site, exponentials, single_site
+from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, direct_site, single_site
 from meanfield.theories.single_layer.finite_check import stationarity
 from meanfield.theories.single_layer.finite_newton import no_outliers
 from meanfield.theories.single_layer.readout_clouds import (

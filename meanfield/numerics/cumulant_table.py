@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.budget import new_stop
+from meanfield.numerics.exponentials import exponentials
 from meanfield.numerics.jit import jit, jit_apart
 
 __all__ = [
@@ -84,17 +85,17 @@ def cumulant2(table, kappa):
     reach = min(max(kappa, -table.kappa_max), table.kappa_max)
     i = interval_index(table, reach)
     u = (reach - table.centre[i]) * table.inverse[i]
-    c = table.coefficients[i]
     # Even and odd powers apart: two short chains of operations instead of a long one. The number of powers is even.
+    # Coefficients are read in place: a view of them would be counted as a reference at every call.
     w = u * u
     e0 = e1 = e2 = o0 = o1 = o2 = 0.0
-    for j in range(c.shape[1] - 2, -1, -2):
-        e0 = e0 * w + c[0, j]
-        o0 = o0 * w + c[0, j + 1]
-        e1 = e1 * w + c[1, j]
-        o1 = o1 * w + c[1, j + 1]
-        e2 = e2 * w + c[2, j]
-        o2 = o2 * w + c[2, j + 1]
+    for j in range(table.coefficients.shape[2] - 2, -1, -2):
+        e0 = e0 * w + table.coefficients[i, 0, j]
+        o0 = o0 * w + table.coefficients[i, 0, j + 1]
+        e1 = e1 * w + table.coefficients[i, 1, j]
+        o1 = o1 * w + table.coefficients[i, 1, j + 1]
+        e2 = e2 * w + table.coefficients[i, 2, j]
+        o2 = o2 * w + table.coefficients[i, 2, j + 1]
     g0, g1, g2 = e0 + u * o0, e1 + u * o1, e2 + u * o2
     g0 += g1 * (kappa - reach)
     line = table.line[i]
@@ -239,20 +240,22 @@ def _remainder4(direct, kappa, growth, line, log_term, value):
     largest = -np.inf
     for i in range(n):
         largest = max(largest, log_term[i])
+    for i in range(n):
+        log_term[i] -= largest
+    weight = np.empty(n)  # a multiple of `_ORDER`; apart from log_term, or the loop of exponentials would not vectorise
+    exponentials(log_term, n, weight)
     total = 0.0
     first = 0.0
     for i in range(n):
-        weight = math.exp(log_term[i] - largest)
-        log_term[i] = weight
-        total += weight
-        first += weight * value[i]
+        total += weight[i]
+        first += weight[i] * value[i]
     mean = first / total
     second = 0.0
     third = 0.0
     fourth = 0.0
     for i in range(n):
         x = value[i] - mean
-        w = log_term[i] * x * x
+        w = weight[i] * x * x
         second += w
         third += w * x
         fourth += w * x * x

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from meanfield import __version__
 from meanfield.numerics.jit import source_hash
 from meanfield.phases import raster
-from meanfield.posterior.registry import Theory, covering_theory
+from meanfield.posterior.registry import Theory, theory_of
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.problem.problem import Problem
 from meanfield.theories.single_layer.theory import is_limit, is_limit_of
 from meanfield.theories.single_layer.transitions.extended import Control
-from meanfield.validation import FloatArray, plain_array, real_array, real_number
+from meanfield.validation import FloatArray, plain_array, real_array, real_number, temperature
 
 __all__ = ["Grid", "checked_axes", "chunks", "fingerprint", "parents", "segment_size"]
 
@@ -72,7 +72,7 @@ class Grid:
     """
 
     def __init__(self, network: Network, task: ClassTask, tau: float, axes: dict[str, FloatArray]) -> None:
-        self.axes, self.tau = axes, tau
+        self.axes, self.tau = axes, temperature("tau", tau)
         self.base = network, task
         self._made: dict[tuple[int, ...], Problem] = {}
         self._limits: NDArray[np.bool_] | None = None  # of all problems, once each has been seen to be covered
@@ -152,7 +152,7 @@ class Grid:
         return self._tau(self._values(place)) if "tau" in self.axes else self.tau
 
     def _tau(self, values: dict[str, Any]) -> float:
-        return float(values["tau"]) if "tau" in values else self.tau
+        return temperature("tau", values["tau"]) if "tau" in values else self.tau
 
     def _network(self, values: dict[str, Any]) -> Network:
         base, task = self.base
@@ -176,7 +176,7 @@ class Grid:
 
 def _covering(problem: Problem) -> Theory:
     """The theory of a point; ValueError where there is none, or none that sweeps."""
-    theory = covering_theory(*problem)
+    theory = theory_of(problem)
     if not theory.sweeps:
         raise ValueError(f"sweep covers class tasks, not {theory.answers}; call solve point by point.")
     return theory

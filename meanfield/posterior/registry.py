@@ -41,6 +41,7 @@ __all__ = [
     "sweep_accuracy",
     "theories",
     "theory_named",
+    "theory_of",
 ]
 
 ROOMS = (
@@ -171,14 +172,24 @@ def covering_theory(network: object, task: object, tau: object) -> Theory:
     ValueError
         If the arguments are no problem, or no theory covers it; lists the theories with their reasons.
     """
-    problem = checked_problem(network, task, tau)
+    return theory_of(checked_problem(network, task, tau))
+
+
+def theory_of(problem: Problem) -> Theory:
+    """`covering_theory` of a problem whose parts have been checked.
+
+    Raises
+    ------
+    ValueError
+        If no theory covers it; lists the theories with their reasons.
+    """
     reasons: dict[str, list[str]] = {}
     for theory in theories():
         reason = theory.refuses(problem)
         if reason is None:
             return theory
         reasons.setdefault(reason, []).append(theory.answers)
-    kind = "class task" if isinstance(task, ClassTask) else "data task"
+    kind = "class task" if isinstance(problem.task, ClassTask) else "data task"
     listed = "; ".join(f"{reason} ({' and '.join(answers)})" for reason, answers in reasons.items())
     raise ValueError(f"no theory covers this network on a {kind} at tau = {problem.tau:g}: {listed}.")
 

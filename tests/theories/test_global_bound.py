@@ -12,6 +12,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.theories.single_layer import limit
 from meanfield.theories.single_layer.compiled import ascent, globalcheck, outlier, relaxation
 from meanfield.theories.single_layer.compiled.bounds import asymptotic_lines, curvature_range
+from meanfield.theories.single_layer.compiled.chords import chord_bound
 
 
 def bound(name, p, t, level, tolerance=1e-10, max_boxes=200_000):
@@ -94,6 +95,38 @@ def test_unbounded_without_growth(formula):
     p = np.array([0.5, 0.3, 0.2])
     assert bound(phi, p, t, 0.0)[0]
     assert not bound(phi, p, t, -1e-6)[0]
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "erf", "log"])
+def test_chords_bound_h_to_second_order_in_the_width_of_a_box(name):
+    """Over random boxes, against readouts inside; around a stationary point what is too much falls with the square."""
+    import sympy as sp
+
+    z, rng = sp.Symbol("z", real=True), np.random.default_rng(5)
+    phi = mf.Activation(sp.log(1 + z**2), z) if name == "log" else mf.activation(name)
+    single = cumulant(phi, 1.0)
+    scratch = np.empty(3), np.empty(3)
+    for _ in range(40):
+        p, t = rng.dirichlet(np.ones(3)), rng.normal(size=(3, 3)) * rng.choice([1.0, 10.0])
+
+        def h(kappa, p=p, t=t):
+            a = np.linalg.solve(t, kappa.T).T
+            return single.direct(kappa)[0] @ p - 0.5 * (a**2).sum(axis=-1)
+
+        a = rng.normal(size=3)
+        for _ in range(2000):
+            a = (p * single.direct(t @ a)[1]) @ t
+        excess, unit = [], rng.uniform(0.5, 1.0, 3)
+        for width in (10.0, 1.0, 0.1, 0.01):
+            sides = width * unit
+            low = t @ a + (rng.normal(size=3) * width if width > 0.5 else -0.5 * sides)
+            high = low + sides
+            corners = single.direct(low)[0], single.direct(high)[0]
+            most = chord_bound(p, t @ t.T, low, high, *corners, *scratch)
+            inside = rng.uniform(low, high, (500, 3))
+            assert most >= h(inside).max() - 1e-12 * (1.0 + abs(most))
+            excess.append(most - h((t @ a)[None])[0])
+        assert excess[3] < 0.02 * excess[2] + 1e-12
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "step", "relu", "gelu"])

@@ -57,7 +57,9 @@ class KindTask:
         v = np.zeros((len(counts), self.kinds.y.shape[1] - 1 + self.kinds.n_kinds)) if v is None else v.copy()
         heights = np.empty(len(counts))
         kinds = self.kinds
-        kind_master.best_readouts(self.table, kinds.n, kinds.p, theta, counts, v, heights, self.low, self.high, fresh)
+        kind_master.best_readouts(
+            self.table, kinds.n, kinds.p, theta, counts, v, heights, self.low, self.high, fresh, True
+        )
         return Orbits(counts, v, heights)
 
     def cuts(self, codes: Orbits) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -219,19 +219,12 @@ def _basic(task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray
         free = right[int(np.sum(singular > task.dependent * singular[0])) :].T  # (kept, directions), orthonormal
         if not free.size:
             break
-        while free.shape[1] > 0:
-            along = free @ ((heights[kept] - heights[kept].max()) @ free)
-            if np.abs(along).max() <= 1e-14 * (1.0 + np.abs(heights).max()):
-                along = free[:, 0]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                reach = np.where(along < 0.0, weights[kept] / -along, np.inf)
-            gone = int(np.argmin(reach))
-            weights[kept] = np.maximum(weights[kept] + reach[gone] * along, 0.0)
-            # What is left are the directions that do not change the one that is gone.
-            mirror = free[gone].copy()
-            mirror[0] += math.copysign(float(np.linalg.norm(mirror)), mirror[0])
-            free = free - np.outer(free @ mirror, mirror) * (2.0 / (mirror @ mirror))
-            free, kept = np.delete(free[:, 1:], gone, axis=0), np.delete(kept, gone)
+        share = weights[kept]
+        left = kind_path.basic_weights(np.ascontiguousarray(free), heights[kept], share)
+        if left.all():
+            break
+        weights[kept] = share
+        kept = kept[left]
     return codes.take(kept), weights[kept]
 
 

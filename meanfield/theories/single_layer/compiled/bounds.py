@@ -156,13 +156,16 @@ def psi_and_mean(table, kappa, lines):
     reach = min(max(kappa, -table.kappa_max), table.kappa_max)
     i = interval_index(table, reach)
     u = (reach - table.centre[i]) * table.inverse[i]
-    c = table.coefficients[i]
-    n = c.shape[1]
-    r0 = c[0, n - 1]
-    r1 = c[1, n - 1]
-    for j in range(n - 2, -1, -1):
-        r0 = r0 * u + c[0, j]
-        r1 = r1 * u + c[1, j]
+    w = u * u
+    r0 = r1 = o0 = o1 = 0.0
+    # Read in place, even and odd powers apart: as in `cumulant2`.
+    for j in range(table.coefficients.shape[2] - 2, -1, -2):
+        r0 = r0 * w + table.coefficients[i, 0, j]
+        o0 = o0 * w + table.coefficients[i, 0, j + 1]
+        r1 = r1 * w + table.coefficients[i, 1, j]
+        o1 = o1 * w + table.coefficients[i, 1, j + 1]
+    r0 += u * o0
+    r1 += u * o1
     growth = table.growth_plus if kappa > 0.0 else table.growth_minus
     # R = r0 + line * kappa: the line halves in psi.
     psi = r0 + 0.5 * table.line[i] * reach - 0.5 * reach * r1

@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.cumulant_table import cumulant2
+from meanfield.numerics.exponentials import exponentials
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import ascend
-from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, direct_site, exponentials, single_site
+from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, direct_site, single_site
 
 __all__ = ["balls", "choose", "closest", "clouds", "frames", "judge", "overlap"]
 

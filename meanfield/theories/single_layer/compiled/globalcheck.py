@@ -32,6 +32,7 @@ from meanfield.theories.single_layer.compiled.bounds import (
     remainder_maximum,
     second_order,
 )
+from meanfield.theories.single_layer.compiled.chords import chord_bound
 from meanfield.theories.single_layer.compiled.frames import class_frames, narrowest_frame, tie
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
@@ -173,6 +174,7 @@ def branch_and_bound(
         for c in range(n_classes):
             known_x[k, c] = np.sum(known[k] * t[c])
     follower = exchangeable(p, t)
+    inner = t @ t.T
     lows = np.empty((_STACK_PER_SIDE * sides + 3, sides))
     highs = np.empty((_STACK_PER_SIDE * sides + 3, sides))
     for i in range(sides):
@@ -207,6 +209,10 @@ def branch_and_bound(
     high_k = np.empty(n_classes)
     low_q = np.empty(n_classes)
     high_q = np.empty(n_classes)
+    low_g = np.empty(n_classes)
+    high_g = np.empty(n_classes)
+    slope = np.empty(n_classes)
+    field = np.empty(n_classes)
     spread = np.empty(n_classes)
     curvature = np.empty(n_classes)
     gap = np.empty(n_classes)
@@ -257,12 +263,16 @@ def branch_and_bound(
                     low_q[c] = max(infimum, -_FAR)
                 if high > table.kappa_max and table.growth_plus == 0.0:
                     high_q[c] = min(supremum, _FAR)
-                psi = max(psi_low, psi_high)
-                first = interval_index(table, low)
-                last = interval_index(table, high)
-                width = high - low
-                narrow = psi + 0.0625 * width * width * range_maximum(bounds.bend, first, last)
-                bound += p[c] * min(narrow, max(range_maximum(bounds.psi, first, last), psi))
+                if not unbounded:
+                    low_g[c] = r_low
+                    high_g[c] = r_high
+                if unbounded or boxes > _EASY:
+                    psi = max(psi_low, psi_high)
+                    first = interval_index(table, low)
+                    last = interval_index(table, high)
+                    width = high - low
+                    narrow = psi + 0.0625 * width * width * range_maximum(bounds.bend, first, last)
+                    bound += p[c] * min(narrow, max(range_maximum(bounds.psi, first, last), psi))
                 if unbounded:
                     r_low -= (lines[0] if low < 0.0 else lines[1]) * low
                     r_high -= (lines[0] if high < 0.0 else lines[1]) * high
@@ -271,6 +281,9 @@ def branch_and_bound(
                     spread[c] = min(r_top - min(r_low, r_high), (high_q[c] - low_q[c]) * width)
             if straight:
                 bound = min(bound, second)
+            if not unbounded:
+                chords = chord_bound(p, inner, low_k, high_k, low_g, high_g, slope, field)
+                bound = chords if boxes <= _EASY else min(bound, chords)
             if bound <= level + tolerance:
                 done = True
                 break

@@ -16,14 +16,18 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.ascent import ascend
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 
 __all__ = ["best_readouts", "cumulant_values", "kind_master", "part_vectors", "split_factors"]
 
 _MAX_ITERATIONS = 60
+_MAX_CLIMB = 12
+_GAIN = 1e-12  # of the last step of a climb, after which there is nothing left to gain
 
 
 @jit
@@ -58,11 +62,42 @@ def part_vectors(n, p, counts, v, z, weight):
 
 
 @jit
-def best_readouts(table, n, p, theta, counts, v, heights, low, high, fresh):
+def _climb(table, p, t, a):
+    """Newton's steps of a readout (in place) until the last has gained next to nothing; returns (ok, h).
+
+    What that step gains is known without a look at its end. Not ok where h does not bend down, or a step leads down.
+    """
+    m = a.shape[0]
+    grad, step, trial = np.empty(m), np.empty(m), np.empty(m)
+    factor = np.empty((m, m))
+    h = action_hessian(table, p, t, a, grad, factor)
+    for _ in range(_MAX_CLIMB):
+        if not cholesky(factor):
+            return False, h
+        copy_vector(step, grad)
+        cholesky_solve(factor, step)
+        gain = 0.0
+        for r in range(m):
+            gain += 0.5 * step[r] * grad[r]
+            trial[r] = a[r] + step[r]
+        if gain <= _GAIN * (1.0 + abs(h)):
+            copy_vector(a, trial)
+            return True, h + gain
+        higher = action_hessian(table, p, t, trial, grad, factor)
+        if not higher > h:
+            return False, h
+        h = higher
+        copy_vector(a, trial)
+    return False, h
+
+
+@jit
+def best_readouts(table, n, p, theta, counts, v, heights, low, high, fresh, fine):
     """Local maxima of h with given counts (N, K), from v (N, d - 1 + K) or, if `fresh`, from their code words.
 
-    Overwrites v and fills heights (N,). Counts are put in order: the upper part has the larger kappa, and parts that
-    are not different are one, the upper where kappa > 0.
+    Overwrites v and fills heights (N,). Without `fine` v is the maximum to some 1e-8 only, less than heights show.
+    Counts are put in order: the upper part has the larger kappa, and parts that are not different are one, the upper
+    where kappa > 0.
     """
     n_kinds, d = theta.shape
     parts = np.empty(2 * n_kinds)
@@ -84,7 +119,11 @@ def best_readouts(table, n, p, theta, counts, v, heights, low, high, fresh):
                 for k in range(n_kinds):
                     for b in range(2):
                         a[r] += parts[2 * k + b] * (high if b == 1 else low) * t[2 * k + b, r]
-        heights[i], _ = ascend(table, parts, t, a)
+        known = False
+        if not fine:
+            known, heights[i] = _climb(table, parts, t, a)
+        if not known:
+            heights[i], _ = ascend(table, parts, t, a)
         for k in range(n_kinds):
             split = a[d - 1 + k] * theta[k, d - 1]
             if abs(split) <= 1e-9 * (1.0 + np.max(np.abs(a))):

@@ -10,6 +10,8 @@ by a flood fill over counts, from those of the step before; while beta is small,
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
@@ -20,7 +22,7 @@ from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.kind_master import best_readouts, split_factors
 from meanfield.theories.single_layer.compiled.newton_step import newton_step
 
-__all__ = ["all_fields", "distinct", "highest_orbits", "orbit_fields", "smooth_stage"]
+__all__ = ["all_fields", "basic_weights", "distinct", "highest_orbits", "orbit_fields", "smooth_stage"]
 
 _MOST = 600  # orbits at a time
 _WINDOW = 18.0  # of beta (H - max H), where orbits count
@@ -148,6 +150,67 @@ def distinct(counts, v, distance):
 
 
 @jit
+def basic_weights(free, heights, weights):
+    """Which of N orbits are left, and, in place, their weights, after changes along `free` (N, D), orthonormal columns.
+
+    They go uphill in sum_o w_o h_o until the weight of an orbit is gone; then on in what does not change that one.
+    """
+    n, directions = free.shape
+    left = np.ones(n, np.bool_)
+    slope, along = np.empty(directions), np.empty(n)
+    while directions > 0:
+        top, size = -np.inf, 0.0
+        for i in range(n):
+            if left[i]:
+                top, size = max(top, heights[i]), max(size, abs(heights[i]))
+        for j in range(directions):
+            slope[j] = 0.0
+        for i in range(n):
+            if left[i]:
+                for j in range(directions):
+                    slope[j] += (heights[i] - top) * free[i, j]
+        steepest = 0.0
+        for i in range(n):
+            along[i] = 0.0
+            if left[i]:
+                for j in range(directions):
+                    along[i] += free[i, j] * slope[j]
+                steepest = max(steepest, abs(along[i]))
+        gone, reach = -1, np.inf
+        for i in range(n):
+            if left[i]:
+                if steepest <= 1e-14 * (1.0 + size):
+                    along[i] = free[i, 0]
+                if along[i] < 0.0 and weights[i] < -reach * along[i]:
+                    gone, reach = i, -weights[i] / along[i]
+        if gone < 0:
+            break
+        for i in range(n):
+            if left[i]:
+                weights[i] = max(weights[i] + reach * along[i], 0.0)
+        left[gone] = False
+        # What is left are the directions that do not change the one that is gone: a reflection makes them all but one.
+        norm = 0.0
+        for j in range(directions):
+            slope[j] = free[gone, j]
+            norm += slope[j] * slope[j]
+        slope[0] += math.copysign(math.sqrt(norm), slope[0])
+        norm = 0.0
+        for j in range(directions):
+            norm += slope[j] * slope[j]
+        for i in range(n):
+            if left[i]:
+                product = 0.0
+                for j in range(directions):
+                    product += free[i, j] * slope[j]
+                product *= 2.0 / norm
+                for j in range(1, directions):
+                    free[i, j - 1] = free[i, j] - product * slope[j]
+        directions -= 1
+    return left
+
+
+@jit
 def _key(n, counts):
     key = 0
     for k in range(n.shape[0]):
@@ -156,10 +219,11 @@ def _key(n, counts):
 
 
 @jit
-def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits):
+def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits, fine):
     """Fill orbits = (counts, v, heights) with the maxima within `window` of the highest; returns their number.
 
-    known = (counts, v) are climbed from where they are, neighbours at the distance `strides` from their code words.
+    known = (counts, v) are climbed from where they are, neighbours at the distance `strides` from their code words;
+    `fine` as in `best_readouts`.
     """
     counts, v, heights = orbits
     n_kinds = n.shape[0]
@@ -175,7 +239,7 @@ def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, 
             break
         copy_vector(row[0], known[0][i])
         copy_vector(readout[0], known[1][i])
-        best_readouts(table, n, p, theta, row, readout, height, low, high, False)
+        best_readouts(table, n, p, theta, row, readout, height, low, high, False, fine)
         key = _key(n, row[0])
         if seen[key]:
             continue
@@ -206,7 +270,7 @@ def _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, 
                 if seen[key]:
                     continue
                 seen[key] = True
-                best_readouts(table, n, p, theta, row, readout, height, low, high, True)
+                best_readouts(table, n, p, theta, row, readout, height, low, high, True, fine)
                 found = _key(n, row[0])
                 if found != key and seen[found]:
                     continue
@@ -237,7 +301,7 @@ def highest_orbits(table, n, p, theta, split, low, high, known, window, strides)
     seen = np.empty(total, np.bool_)
     room = known[0].shape[0] + _MOST
     orbits = np.empty((room, n_kinds)), np.empty((room, known[1].shape[1])), np.empty(room)
-    count = _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits)
+    count = _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits, True)
     return orbits[0][:count].copy(), orbits[1][:count].copy(), orbits[2][:count].copy()
 
 
@@ -309,7 +373,7 @@ def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, th
     step = np.empty(size)
     excess = np.empty(n_kinds)
     trial = np.empty((n_kinds, d))
-    count = _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits)
+    count = _orbits(table, n, p, theta, split, low, high, known, window, strides, seen, orbits, False)
     value = _value(share, y, tau, theta, beta, heights, count, weights)
     ok = value < np.inf
     for _ in range(_STEPS if ok else 0):
@@ -356,8 +420,9 @@ def smooth_stage(table, n, p, share, excess_factor, y, tau, split, low, high, th
             least = _at_least(table, n, p, share, y, tau, trial, beta, counts, v, count, trials[2], trial_weights)
             if not least > most:
                 found = _orbits(
-                    table, n, p, trial, split, low, high, (counts[:count], v[:count]), window, strides, seen, trials
-                )
+                    table, n, p, trial, split, low, high, (counts[:count], v[:count]), window, strides, seen, trials,
+                    False,
+                )  # fmt: skip
                 trial_value = _value(share, y, tau, trial, beta, trials[2], found, trial_weights)
                 if trial_value <= most:
                     moved = True

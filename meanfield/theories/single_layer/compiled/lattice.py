@@ -18,17 +18,15 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.exponentials import LANES, exponentials, padded
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.stretch import (
-    LANES,
     ROOM,
     along,
     anywhere,
     direct_site,
-    exponentials,
     line_fields,
     line_through,
-    padded,
     single_site,
 )
 

@@ -19,10 +19,11 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.exponentials import exponentials, padded
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.marginal_blocks import push, push_seed, start_of
 from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
-from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, exponentials, padded, single_site
+from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, single_site
 
 __all__ = ["BLOCK", "marginal_value"]
 

@@ -9,10 +9,11 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.exponentials import LANES, exponentials
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.marginal_blocks import push, push_seed, start_of
 from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
-from meanfield.theories.single_layer.compiled.stretch import LANES, ROOM, direct_site, exponentials
+from meanfield.theories.single_layer.compiled.stretch import ROOM, direct_site
 
 __all__ = ["product_range", "product_value"]
 
