@@ -353,6 +353,9 @@ def frozen_branch(
         If one of the codes is not locally stable.
     """
     system = System(problem, COARSE, fractions)
-    x = relax(system, planted(problem, fractions) if order is None else order, critical=order is None)
-    rough = newton(system, x, _ROUGH, progress=report)
+    start = relax(system, planted(problem, fractions) if order is None else order, critical=order is None)
+    rough = newton(system, start, _ROUGH, progress=report)
+    if rough.residual > _ROUGH and patched(problem):
+        x = ascended(system, system.unpack(start), _ASCENDED, progress=report)
+        rough = newton(system, x, _ROUGH, progress=report)
     return polish(system, rough, tolerance, report, 40)
