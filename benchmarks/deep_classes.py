@@ -1,7 +1,7 @@
 """Deep networks on four classes of different targets: cost, certificate, random tasks.
 
 python benchmarks/deep_classes.py                  # two layers: three tasks with classes of .4, .3, .2, .1
-python benchmarks/deep_classes.py layers 3 "m = 1" # one of them on three layers
+python benchmarks/deep_classes.py layers 3 "m = 1"  # one of them on three layers
 python benchmarks/deep_classes.py random 4         # random fractions and targets
 """
 
