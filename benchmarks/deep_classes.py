@@ -1,7 +1,8 @@
-"""Deep networks of two layers on four classes of different targets: cost, certificate, random tasks.
+"""Deep networks on four classes of different targets: cost, certificate, random tasks.
 
-python benchmarks/deep_classes.py            # three tasks with classes of .4, .3, .2, .1
-python benchmarks/deep_classes.py random 4   # random fractions and targets
+python benchmarks/deep_classes.py                  # two layers: three tasks with classes of .4, .3, .2, .1
+python benchmarks/deep_classes.py layers 3 "m = 1"  # one of them on three layers
+python benchmarks/deep_classes.py random 4         # random fractions and targets
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _TASKS = {
 }
 
 
-def report(name: str, task: mf.ClassTask, tau: float, competitors: bool) -> None:
+def report(name: str, task: mf.ClassTask, tau: float, competitors: bool, depth: int = 2) -> None:
     """One line."""
     start = time.process_time()
     try:
-        post = solve_deep(_NETWORK, task, tau, competitors=competitors)
+        post = solve_deep(_NETWORK.with_(depth=depth), task, tau, competitors=competitors)
     except ConvergenceError as error:
         print(f"{name:28} {time.process_time() - start:6.1f} CPU s  {error}", flush=True)
         return
@@ -36,6 +37,8 @@ def report(name: str, task: mf.ClassTask, tau: float, competitors: bool) -> None
         f"{name:28} {time.process_time() - start:6.1f} CPU s  {post.status}  Phi = {post.free_energy:.7g}  residual "
         f"{proof.residual:.0e}  order_error {proof.order_error:.0e}  curvatures {proof.inner_curvature:.0e} "
         f"{proof.outer_curvature:.0e}  " + ", ".join(f"{c.label} {c.weight:.3f}" for c in post.codes[:4]),
+        *(part for part in proof.searched if competitors),
+        sep="\n  ",
         flush=True,
     )
 
@@ -48,9 +51,13 @@ def main() -> None:
             task = mf.class_task(rng.dirichlet(np.full(4, 4.0)), targets=rng.normal(size=(4, m)), n_samples=120)
             report(f"random {seed}, m = {m}, P = 120", task, 0.1, False)
         return
+    layered = sys.argv[1:2] == ["layers"]
+    depth = int(sys.argv[2]) if layered else 2
     for name, targets in _TASKS.items():
+        if sys.argv[3:] and name not in sys.argv[3:]:
+            continue
         task = mf.class_task([0.4, 0.3, 0.2, 0.1], targets=targets, n_samples=150)
-        report(f"{name}, P = 150", task, 0.1, True)
+        report(f"{name}, L = {depth}, P = 150", task, 0.1, True, depth)
 
 
 if __name__ == "__main__":

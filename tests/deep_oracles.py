@@ -254,5 +254,40 @@ def deep_residual(network, task, tau, solution, seed=0, **options):
     return rows.mean(axis=0), rows.std(axis=0, ddof=1) / np.sqrt(len(rows)), share
 
 
+def plain_averages(phi, n, setting, count, seed=0):
+    """Means over (b, h, z) drawn from the prior of a layer, each sample on its own: no class function, peak or lattice.
+
+    b = root beta, h ~ N(0, covariance), z_mu ~ N(h_c, d_c) for n_c samples of class c; neurons weighted with
+    exp(sum_mu b_c phi(z_mu) + delta_c phi(z_mu)^2 / 2). Two dictionaries, of means and of their standard errors:
+    "log_z", and by ("kernel", c, e) and ("square", c) <phi phi'> of two samples and <phi^2> of one.
+    """
+    rng, n_classes = np.random.default_rng(seed), len(n)
+    b = rng.normal(size=(count, setting.root.shape[1])) @ setting.root.T
+    h = rng.normal(size=(count, n_classes)) @ _root(setting.covariance).T
+    exponent, first, last = np.zeros(count), [], []
+    for c, size in enumerate(n):
+        value = phi(h[:, c, None] + np.sqrt(setting.d[c]) * rng.normal(size=(count, size)))
+        exponent += b[:, c] * value.sum(axis=1) + 0.5 * setting.delta[c] * (value**2).sum(axis=1)
+        first.append(value[:, 0])
+        last.append(value[:, -1])
+    weight = np.exp(exponent - exponent.max())
+    mean, error = {}, {}
+    mean["log_z"] = exponent.max() + np.log(weight.mean())
+    error["log_z"] = weight.std() / weight.mean() / np.sqrt(count)
+    weight /= weight.sum()
+
+    def note(key, value):
+        mean[key] = weight @ value
+        error[key] = np.sqrt((weight**2) @ (value - mean[key]) ** 2)
+
+    for c in range(n_classes):
+        note(("square", c), first[c] ** 2)
+        if n[c] > 1:
+            note(("kernel", c, c), first[c] * last[c])
+        for e in range(c):
+            note(("kernel", c, e), first[c] * first[e])
+    return mean, error
+
+
 def _relative(found, given, floor):
     return (found - given).ravel() / max(np.abs(given).max(), floor)

@@ -17,7 +17,7 @@ from meanfield.theories.deep.newton import Found, chord, newton
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
-from meanfield.theories.deep.system import DeepProblem, Order, System, patched
+from meanfield.theories.deep.system import MOST_FIELDS, DeepProblem, Order, System, fields_of_layers, patched
 from meanfield.validation import FloatArray
 
 __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch", "refined"]
@@ -80,7 +80,8 @@ def refined(system: System, found: Found, tolerance: float, report: Report | Non
 
 
 def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
-    """The branch with codes: from the planted starts, else from a third of the samples, where these are better.
+    """The branch with codes: from the planted starts; where Newton's method loses it from a third of the samples and
+    by an ascent, which comes first on lattices around peaks. Of unconverged ones the best.
 
     Raises
     ------
@@ -102,24 +103,28 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
             return system, again
         if found is None or again.residual < found[1].residual:
             found = system, again
-    if problem.depth == 2 and patched(problem):
-        with contextlib.suppress(NotCovered):
-            climbed_up = _from_ascent(problem, tolerance, report)
-            if found is None or climbed_up[1].residual < found[1].residual:
-                found = climbed_up
+    ways = (_from_fewer, _from_ascent)
+    for way in reversed(ways) if patched(problem) else ways:
+        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
+            reached = way(problem, tolerance, report)
+            if found is None or reached[1].residual < found[1].residual:
+                found = reached
             if found[1].residual <= tolerance:
                 return found
-    if problem.n_samples >= _FEWEST * len(problem.n):
-        fewer = _with_samples(problem, 1.0 / 3.0)
-        with contextlib.suppress(NotCovered):
-            lower, start = coding_branch(fewer, tolerance, report)
-            if start.residual <= tolerance:
-                continued = _continued(fewer, problem, lower.unpack(start.x), tolerance, report)
-                if found is None or continued[1].residual < found[1].residual:
-                    return continued
     if found is None:
         raise error
     return found
+
+
+def _from_fewer(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    """From a third of the samples."""
+    if problem.n_samples < _FEWEST * len(problem.n):
+        raise NotCovered("a third of so few samples is no start")
+    fewer = _with_samples(problem, 1.0 / 3.0)
+    lower, start = coding_branch(fewer, tolerance, report)
+    if start.residual > tolerance:
+        raise NotCovered(f"the branch with codes was not found at {fewer.n_samples:.4g} samples")
+    return _continued(fewer, problem, lower.unpack(start.x), tolerance, report)
 
 
 def _with_samples(problem: DeepProblem, factor: float) -> DeepProblem:
@@ -227,12 +232,22 @@ def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, l
 
 
 def _from_ascent(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
-    """From planted codes along the conjugates that are asked for, and Newton from where they are nearly right."""
-    system = System(problem, COARSE)
+    """From planted codes along the conjugates that are asked for, and Newton from where they are nearly right.
+
+    The way there is on lattices around peaks, which bear layers far from any solution; one lattice takes over where it
+    does.
+    """
+    if problem.depth == 1 or fields_of_layers(problem) > MOST_FIELDS:
+        raise NotCovered("the fields of a layer are too many for lattices around peaks")
+    system = System(problem, COARSE, peaks=True)
     order = readout_minimum(system, planted(problem))[0]
     start = system.unpack(relax(system, order, critical=True))
     x = ascended(system, start, _ASCENDED, progress=report)
-    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
+    found = newton(system, x, _ROUGH, progress=report)
+    if not patched(problem):
+        order, system = system.unpack(found.x), System(problem, COARSE)
+        found = newton(system, system.pack(order), _ROUGH, progress=report)
+    return polish(system, found, tolerance, report)
 
 
 def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bool = True) -> tuple[System, Found]:
@@ -343,6 +358,9 @@ def frozen_branch(
         If one of the codes is not locally stable.
     """
     system = System(problem, COARSE, fractions)
-    x = relax(system, planted(problem, fractions) if order is None else order, critical=order is None)
-    rough = newton(system, x, _ROUGH, progress=report)
+    start = relax(system, planted(problem, fractions) if order is None else order, critical=order is None)
+    rough = newton(system, start, _ROUGH, progress=report)
+    if rough.residual > _ROUGH and patched(problem):
+        x = ascended(system, system.unpack(start), _ASCENDED, progress=report)
+        rough = newton(system, x, _ROUGH, progress=report)
     return polish(system, rough, tolerance, report, 40)

@@ -10,11 +10,9 @@ from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.system import LATTICE_CLASSES
+from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS
 
 __all__ = ["refuses"]
-
-_MOST_DIMENSIONS = 8  # of the fields of a layer of more than three classes
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
@@ -60,16 +58,16 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         return None
     kinds = len(np.unique(task.targets, axis=0))
     if kinds > LATTICE_CLASSES:
-        if network.depth > 2:
+        if network.depth > 2 and 2 * kinds > MOST_FIELDS:
             return (
                 "deep nonlinear networks of more than two hidden layers are solved for up to "
-                f"{LATTICE_CLASSES} classes of different targets, got {kinds}; at n_samples = inf there is no such "
+                f"{MOST_FIELDS // 2} classes of different targets, got {kinds}; at n_samples = inf there is no such "
                 "limit"
             )
-        if kinds + task.n_outputs > _MOST_DIMENSIONS:
+        if kinds + task.n_outputs > MOST_FIELDS:
             return (
                 f"deep nonlinear networks of more than {LATTICE_CLASSES} classes are solved where classes of different "
-                f"targets and outputs are {_MOST_DIMENSIONS} together at most, got {kinds} and {task.n_outputs}; at "
+                f"targets and outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}; at "
                 "n_samples = inf there is no such limit"
             )
     y, p = task.targets, task.fractions

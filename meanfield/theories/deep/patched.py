@@ -25,14 +25,24 @@ from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.patches import Cluster, Patch, clustered
 from meanfield.theories.deep.peaks import Peaks, fitted, moments
 from meanfield.theories.deep.products import Products
-from meanfield.theories.deep.rules import CHECK, Averages, Detail, NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.rules import (
+    CHECK,
+    Averages,
+    Detail,
+    NotCovered,
+    Rule,
+    Setting,
+    UnstableCode,
+    activation_range,
+    code_words,
+)
 from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.sums import Totals
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["PatchedLayer"]
 
-_LIGHTEST = 20.0  # nats below the heaviest peak, from where on one is left out
+_LIGHTEST, _ANY = 20.0, 300.0  # nats below the heaviest peak, from where on one is left out; of given codes
 _CLIMBS, _STILL, _FLAT, _SAME = 30, 1e-8, 1e-3, 0.05
 _PIECE = 4096  # nodes at a time
 _STEEPEST = 1500.0  # of fields b
@@ -73,6 +83,18 @@ class _Site(NamedTuple):
     derived: list[FloatArray]
 
 
+def _joined(parts: list[_Nodes]) -> _Nodes:
+    """All nodes of several codes; without the moments of peaks."""
+    first = np.cumsum([0] + [len(part.clusters) for part in parts])
+    return _Nodes(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("v", "log_cell", "shares")),
+        (np.empty(0),) * 3,
+        np.concatenate([part.patch + at for part, at in zip(parts, first)]),
+        [cluster for part in parts for cluster in part.clusters],
+        [frame for part in parts for frame in part.frames],
+    )
+
+
 @dataclass(eq=False)
 class PatchedLayer:
     """One layer of given class sizes; keeps its nodes while the weight stays about where they are.
@@ -87,6 +109,7 @@ class PatchedLayer:
     last: bool = False
     turns: FloatArray = field(default_factory=lambda: np.empty((0, 0, 0)))
     nodes: _Nodes | None = None
+    regions: dict[str, _Nodes] = field(default_factory=dict)  # of given codes
     level: float | None = None  # reach of another rule, that this one has to be finer than
     seed: int = 0
 
@@ -138,9 +161,9 @@ class PatchedLayer:
 
     # ---- nodes -----------------------------------------------------------------------------------
 
-    def _maxima(self, setting: Setting) -> Peaks:
-        """Laplace's mixture of all maxima of the weight that are not negligible."""
-        b, h = self.maxima.find(setting, _LIGHTEST, True)
+    def _maxima(self, setting: Setting, lightest: float) -> Peaks:
+        """Laplace's mixture of all maxima of the weight that are not lighter than the heaviest by so many nats."""
+        b, h = self.maxima.find(setting, lightest, True)
         root, field_root = self._frame(setting)
         v = b @ np.linalg.pinv(root).T
         if field_root.shape[1]:
@@ -163,13 +186,13 @@ class PatchedLayer:
             if good[i] and all(np.linalg.norm(v[i] - v[j]) > _SAME for j in kept):
                 kept.append(int(i))
         log_share = height[kept] - 0.5 * np.linalg.slogdet(curved[kept])[1]
-        heavy = log_share > log_share.max() - _LIGHTEST
+        heavy = log_share > log_share.max() - lightest
         share = np.exp(log_share[heavy] - log_share.max())
         at = np.array(kept)[heavy]
         return Peaks(v[at], np.linalg.inv(curved[at]), share / share.sum())
 
-    def _level(self, clusters: list[Cluster]) -> tuple[float, float]:
-        """The finest spacing, and its depth in nats, that a moderate number of nodes allows."""
+    def _level(self, clusters: list[Cluster]) -> float:
+        """The finest spacing that a moderate number of nodes allows."""
         coarse = self.rule.depth < _ROUGH_DEPTH
         reach = least = _COARSE if coarse else _FINE
         if self.level is None:
@@ -178,13 +201,35 @@ class PatchedLayer:
             reach = least = self.level + _FINER
         while reach > least and sum(one.count(reach, _deep(reach)) for one in clusters) > _NODES[coarse]:
             reach -= _FINER
-        return reach, _deep(reach)
+        return reach
+
+    def _peaks(self, setting: Setting, lightest: float) -> Peaks:
+        """The mixture that shares the weight among its peaks."""
+        maxima = self._maxima(setting, lightest)
+        return fitted(lambda v: self._at(setting, v).log_weight, maxima, math.exp(-lightest))
 
     def _build(self, setting: Setting) -> _Nodes:
-        """Lattices around all peaks, extended until their rims are negligible."""
-        peaks = fitted(lambda v: self._at(setting, v).log_weight, self._maxima(setting), math.exp(-_LIGHTEST))
-        clusters = clustered(peaks)
-        self.reach, depth = self._level(clusters)
+        """Lattices around all peaks."""
+        peaks = self._peaks(setting, _LIGHTEST)
+        clusters = clustered(peaks, np.arange(len(peaks.share)))
+        self.reach = self._level(clusters)
+        return self._lattices(setting, clusters)
+
+    def _build_codes(self, setting: Setting, patterns: tuple[str, ...]) -> dict[str, _Nodes]:
+        """Lattices around the peaks of each code, however light it is: of what is theirs of the weight."""
+        peaks = self._peaks(setting, _ANY)
+        site = self._at(setting, peaks.mean, 2)
+        words = code_words(self.phi, np.array([found[ORDERS.index((1, 0))] for found in site.derived]).T)
+        for pattern in patterns:
+            if pattern not in words:
+                raise UnstableCode(pattern)
+        clusters = {pattern: clustered(peaks, np.flatnonzero(words == pattern)) for pattern in patterns}
+        self.reach = self._level([one for of_code in clusters.values() for one in of_code])
+        return {pattern: self._lattices(setting, of_code) for pattern, of_code in clusters.items()}
+
+    def _lattices(self, setting: Setting, clusters: list[Cluster]) -> _Nodes:
+        """Nodes of all clusters, extended until their rims are negligible."""
+        peaks, depth = clusters[0].peaks, _deep(self.reach)
         rng = np.random.default_rng([self.seed, peaks.mean.shape[1]])
         top, room, patches = -math.inf, _MOST_NODES, []
         for cluster in clusters:
@@ -254,6 +299,38 @@ class PatchedLayer:
         products = Products(len(self.n), curvature, self.last, bool(setting.covariance.any()), samples)
         averages = self._summed(setting, self.nodes, products).averages(products)
         return averages, self._detail(setting, self.nodes) if detail else None
+
+    def evaluate_codes(
+        self,
+        setting: Setting,
+        patterns: tuple[str, ...],
+        *,
+        grow: bool = True,
+        detail: bool = False,
+        curvature: bool = False,
+        samples: bool = False,
+    ) -> list[tuple[Averages, Detail | None]]:
+        """Averages over the neurons of each code alone: over the part of the weight that belongs to peaks of its
+        pattern.
+
+        Raises
+        ------
+        UnstableCode
+            If there is no peak with that pattern.
+        """
+        known = all(pattern in self.regions for pattern in patterns)
+        if not known or (grow and not all(self._settled(setting, self.regions[pattern]) for pattern in patterns)):
+            self.regions = self._build_codes(setting, patterns)
+        products = Products(len(self.n), curvature, self.last, bool(setting.covariance.any()), samples)
+        chosen = [self.regions[pattern] for pattern in patterns]
+        self.nodes = _joined(chosen)
+        return [
+            (
+                self._summed(setting, nodes, products).averages(products),
+                self._detail(setting, nodes) if detail else None,
+            )
+            for nodes in chosen
+        ]
 
     def _summed(self, setting: Setting, nodes: _Nodes, products: Products) -> Totals:
         """Sums of all products over nodes."""

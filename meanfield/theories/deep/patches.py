@@ -22,11 +22,13 @@ _NEAR = 3.0  # nats around the top of a peak, where its first nodes are
 
 @dataclass(frozen=True, eq=False)
 class Cluster:
-    """Some of the peaks of a mixture, and a root (D, D) of a covariance that is narrower than all of theirs."""
+    """Some of the peaks of a mixture, a root (D, D) of a covariance that is narrower than all of theirs, and the share
+    of the heaviest peak of the sum that they are in."""
 
     peaks: Peaks
     members: IntArray
     root: FloatArray
+    highest: float
 
     def count(self, reach: float, depth: float) -> float:
         """About how many nodes a lattice needs."""
@@ -34,7 +36,7 @@ class Cluster:
         unit = math.pi ** (0.5 * size) / math.gamma(0.5 * size + 1.0)
         cell = abs(float(np.linalg.det(node_lattice(size, reach)) * np.linalg.det(self.root)))
         share, volume = self.peaks.share, np.prod(np.diagonal(self.peaks.roots, axis1=1, axis2=2), axis=1)
-        deep = np.maximum(2.0 * (depth + np.log(share / share.max())), 0.0)
+        deep = np.maximum(2.0 * (depth + np.log(share / self.highest)), 0.0)
         return float((unit / cell * volume * deep ** (0.5 * size))[self.members].sum())
 
     def log_share(self, v: FloatArray) -> FloatArray:
@@ -44,13 +46,13 @@ class Cluster:
         return np.asarray(np.log(np.maximum(self.peaks.shares(v)[:, self.members].sum(axis=1), 1e-300)))
 
 
-def clustered(peaks: Peaks) -> list[Cluster]:
-    """Clusters of peaks that overlap: no share of one of them changes where there is weight.
+def clustered(peaks: Peaks, among: IntArray) -> list[Cluster]:
+    """Clusters of peaks that overlap, of those `among` all: no share of one of them changes where there is weight.
 
     Its lattice is as fine as the narrowest peak asks for along every direction.
     """
-    count = len(peaks.share)
-    left, found = set(range(count)), []
+    left, found = set(among.tolist()), []
+    highest = float(peaks.share[among].max())
     distance = _distances(peaks)
     while left:
         members, new = set(), {min(left)}
@@ -63,7 +65,7 @@ def clustered(peaks: Peaks) -> list[Cluster]:
         for k in rows[1:]:
             precision = _above(precision, np.linalg.inv(peaks.covariance[k]))
         root = np.asarray(np.linalg.cholesky(np.linalg.inv(precision)), dtype=float)
-        found.append(Cluster(peaks, rows, root))
+        found.append(Cluster(peaks, rows, root, highest))
     return found
 
 

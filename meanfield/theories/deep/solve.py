@@ -26,7 +26,7 @@ from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSoluti
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
-from meanfield.theories.deep.system import LATTICE_CLASSES, DeepProblem, Order, System, patched
+from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray, IntArray, real_number
 
@@ -41,7 +41,7 @@ _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadr
 _NO_CODES = "the branch with codes was not compared: "
 _UNKNOWN = "the branch without codes was not compared: "
 _ENDED = "there is no branch without codes that continues the prior, the only one looked for: "
-_FOLLOWED = 6  # classes of different targets and outputs together, on lattices around peaks
+_FOLLOWED = 6  # fields of a layer, on lattices around peaks
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
 _REFINEMENTS = 3  # of lattices that are too coarse
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
@@ -106,10 +106,6 @@ def solve_deep(
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else _shares(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
-    if shares is not None and patched(problem):
-        raise ValueError(
-            f"shares of codes can be given for up to {LATTICE_CLASSES} classes of different targets; leave them out"
-        )
     rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
@@ -244,8 +240,8 @@ def _rival(problem: DeepProblem, certain: bool, report: Report | None) -> tuple[
     NoBranch
         If it has ended.
     """
-    if patched(problem) and sum(problem.y.shape) > _FOLLOWED:
-        return f"{_UNKNOWN}it is not followed for so many classes and outputs"
+    if patched(problem) and fields_of_layers(problem) > _FOLLOWED:
+        return f"{_UNKNOWN}it is not followed for so many classes, outputs or layers"
     reason = "it was not found from the prior"
     if problem.tau > uncoded_onset(problem):
         try:

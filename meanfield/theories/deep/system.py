@@ -19,10 +19,13 @@ from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
 from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
-__all__ = ["LATTICE_CLASSES", "DeepProblem", "Evaluation", "Order", "System", "patched"]
+__all__ = [
+    "LATTICE_CLASSES", "MOST_FIELDS", "DeepProblem", "Evaluation", "Order", "System", "fields_of_layers", "patched",
+]  # fmt: skip
 
 _EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
+MOST_FIELDS = 8  # of a layer, up to which there are lattices around peaks
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +105,14 @@ class System:
 
     `fractions` (code pattern -> share of the top layer's neurons) gives the weights of the codes instead of letting
     them follow from ln Z. `distinct`: every class has coordinates of its own, whatever the symmetry of the
-    task, and t in all directions.
+    task, and t in all directions. `peaks`: on lattices around peaks also where one lattice would do (`patched`).
     """
 
     problem: DeepProblem
     rule: Rule = FINE
     fractions: dict[str, float] | None = None
     distinct: bool = False
+    peaks: bool = False
     group: Symmetry = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +120,7 @@ class System:
         self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
         lower, last = self.group.permuted(), self.group.turned()
         self.layers: list[Any] = [
-            _kind(p)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
+            _kind(p, self.peaks)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
             for layer in range(p.depth)
         ]
         self.vectors = self.group.vector_basis()
@@ -381,11 +385,17 @@ def patched(problem: DeepProblem) -> bool:
     return problem.phi.parts != "gaussian" and len(np.unique(problem.y, axis=0)) > LATTICE_CLASSES
 
 
-def _kind(problem: DeepProblem) -> Any:
+def fields_of_layers(problem: DeepProblem) -> int:
+    """Fields of the layer that has most of them: one of every class below it, and outputs or conjugates of its own."""
+    n_classes, m = problem.y.shape
+    return n_classes + max(m, n_classes if problem.depth > 2 else 0)
+
+
+def _kind(problem: DeepProblem, peaks: bool) -> Any:
     """How layers are integrated."""
     if problem.phi.parts == "gaussian":
         return LinearLayer
-    return PatchedLayer if patched(problem) else Layer
+    return PatchedLayer if peaks or patched(problem) else Layer
 
 
 def _root(matrix: FloatArray) -> FloatArray:

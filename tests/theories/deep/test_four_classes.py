@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from deep_oracles import plain_averages
 
 import meanfield as mf
-from meanfield.theories.deep import system as system_module
+from meanfield.posterior.certificate import UnstableFractions
+from meanfield.theories.deep import patched as patched_module
+from meanfield.theories.deep import solve as solve_module
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.packings import ball, names, node_lattice
@@ -18,7 +21,7 @@ from meanfield.theories.deep.site import site_derivatives, z_rule
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import Order, System
 
-NETWORK = mf.Network("sigmoid", depth=2)
+NETWORK, THREE = mf.Network("sigmoid", depth=2), mf.Network("sigmoid", depth=3)
 PHI = NETWORK.activation
 FOUR = mf.class_task([0.4, 0.3, 0.2, 0.1], targets=[[1.0], [-0.4], [-1.0], [0.3]], n_samples=100)
 
@@ -78,46 +81,33 @@ def test_peaks_against_one_lattice(three, layer):
     assert other.reach > own.reach
 
 
+LAST = np.array([[0.9, 0.2], [-0.7, 0.5], [0.3, -0.8], [0.1, 0.6]])
+MIDDLE = np.hstack([LAST, [[0.3, 0.1], [0.2, -0.4], [-0.1, 0.3], [0.5, 0.2]]])
+
+
 @pytest.mark.statistical
-def test_four_classes_against_plain_monte_carlo():
-    """Averages over (a, h, z) drawn from the prior, each sample on its own: no class function, no peak, no lattice."""
-    n = np.array([3, 2, 2, 1])
-    root = np.array([[0.9, 0.2], [-0.7, 0.5], [0.3, -0.8], [0.1, 0.6]])
+@pytest.mark.parametrize("root", [LAST, MIDDLE], ids=["last", "middle"])
+def test_four_classes_against_plain_monte_carlo(root):
+    """A middle layer has a conjugate field of every class, correlated fields h, and delta."""
+    last, n = root is LAST, np.array([3, 2, 2, 1])
     mixing = np.random.default_rng(5).normal(size=(4, 4))
-    setting = Setting(root, 0.1 * mixing @ mixing.T + 0.2, np.array([0.3, 0.4, 0.2, 0.5]), np.zeros(4))
-    found, _ = PatchedLayer(PHI, n.astype(float), FINE, True).evaluate(setting, curvature=True)
-    rng, count = np.random.default_rng(3), 400_000
-    beta = rng.normal(size=(count, 2))
-    b = beta @ root.T
-    h = rng.normal(size=(count, 4)) @ np.linalg.cholesky(setting.covariance).T
-    exponent, first, other = np.zeros(count), [], []
-    for c, size in enumerate(n):
-        phi = PHI(h[:, c, None] + math.sqrt(setting.d[c]) * rng.normal(size=(count, size)))
-        exponent += b[:, c] * phi.sum(axis=1)
-        first.append(phi[:, 0])
-        other.append(phi[:, -1])
-    weight = np.exp(exponent)
-
-    def close(value, mean):
-        error = np.std(weight * (value - mean)) / math.sqrt(count) / weight.mean()
-        assert abs((weight * value).mean() / weight.mean() - mean) < 5.0 * error
-
-    assert abs(np.log(weight.mean()) - found.log_z) < 5.0 * weight.std() / weight.mean() / math.sqrt(count)
-    for c in range(4):
-        if n[c] > 1:
-            close(first[c] * other[c], found.kernel[c, c])
-        close(first[c] ** 2, found.kernel[c, c] + found.d[c])
-        for e in range(c):
-            close(first[c] * first[e], found.kernel[c, e])
+    delta = np.zeros(4) if last else np.array([-0.4, 0.3, -0.2, 0.5])
+    setting = Setting(root, 0.1 * mixing @ mixing.T + 0.2, np.array([0.3, 0.4, 0.2, 0.5]), delta)
+    found, _ = PatchedLayer(PHI, n.astype(float), FINE, last).evaluate(setting, curvature=True)
+    mean, error = plain_averages(PHI, n, setting, 400_000, seed=3)
+    assert abs(mean.pop("log_z") - found.log_z) < 5.0 * error["log_z"]
+    for (name, *at), value in mean.items():
+        own = found.kernel[*at] if name == "kernel" else found.kernel[at[0], at[0]] + found.d[at[0]]
+        assert abs(value - own) < 5.0 * error[name, *at]
 
 
-def test_two_classes_taken_for_four(monkeypatch):
+def test_two_classes_taken_for_four():
     """A class split in two of the same targets changes nothing; the kernel of the four is singular."""
     task = mf.class_task(targets=[1.0, -1.0], n_samples=100)
     two = solve_deep(NETWORK, task, 0.05, competitors=False, second=False)
-    monkeypatch.setattr(system_module, "patched", lambda problem: True)
     problem, split = two._system.problem, np.array([0, 0, 1, 1])
-    system = System(replace(problem, n=np.array([20.0, 30.0, 35.0, 15.0]), y=problem.y[split]), distinct=True)
+    other = replace(problem, n=np.array([20.0, 30.0, 35.0, 15.0]), y=problem.y[split])
+    system = System(other, distinct=True, peaks=True)
     assert isinstance(system.layers[1], PatchedLayer)
     o = two._order
     both = np.ix_([0], split, split)
@@ -166,6 +156,47 @@ def test_phi_is_stationary_at_four_classes(four, name):
     assert abs(phi[1] - phi[0]) < 1e-3 * np.abs(log_z[1] - log_z[0]).max()
 
 
+def test_given_shares_of_four_classes(four):
+    """At the shares of equilibrium the answer is that of equilibrium; a code that is no peak has no neurons.
+
+    The readout is negative on one of the two peaks, and on the codes that differ on the fourth class alone.
+    """
+    first = sum(code.weight for code in four.codes if code.readout[0] > 0.0)
+    given = four.frozen({"1001": first, "0110": 1.0 - first})
+    for name in ("kernel", "d", "tilde", "t"):
+        value = getattr(four.solution, name)
+        np.testing.assert_allclose(getattr(given.solution, name), value, atol=2e-4 * np.abs(value).max())
+    assert given.free_energy == pytest.approx(four.free_energy, abs=1e-3)
+    neurons = given.sample_neurons(400, rng=0, samples_per_class=1)
+    assert 0.4 < np.mean(neurons.readouts[:, 0] > 0.0) < 0.8
+    with pytest.raises(UnstableFractions, match="no neuron is locally stable with code 1000"):
+        four.frozen({"1001": 0.5, "0110": 0.4, "1000": 0.1})
+
+
+def test_lattices_are_refined_until_the_error_is_what_was_asked_for(four, monkeypatch):
+    """A solution on few nodes, of a certificate that asks for more than these give."""
+    monkeypatch.setitem(patched_module._NODES, False, 3000)
+    reaches, refined = [], solve_module.refined
+
+    def watched(system, found, *options):
+        reached = refined(system, found, *options)
+        reaches.append([max(layer.reach for layer in one.layers) for one in (system, reached[0])])
+        return reached
+
+    monkeypatch.setattr(solve_module, "refined", watched)
+    options = {"warm_start": four, "competitors": False, "second": False}
+    rough = solve_deep(NETWORK, FOUR, 0.1, rtol=1.0, **options)
+    wanted = 0.1 * rough.certificate.order_error
+    assert not reaches
+    finer = solve_deep(NETWORK, FOUR, 0.1, rtol=wanted, **options)
+    assert reaches
+    assert all(after > before for before, after in reaches)
+    assert finer.status == "optimal"
+    assert finer.certificate.order_error <= wanted
+    apart = [np.abs(one.solution.kernel - four.solution.kernel).max() for one in (rough, finer)]
+    assert apart[1] < 0.3 * apart[0]
+
+
 def test_neurons_of_four_classes(four):
     """Means over drawn neurons of both layers against the kernels of the theory, within five standard errors."""
     for layer in (1, 2):
@@ -197,7 +228,6 @@ def test_four_classes_saved_and_loaded(four, tmp_path):
         lambda post: post.one_loop(),
         lambda post: post.rivals(1),
         lambda post: post.readout_density([[0.0]]),
-        lambda post: post.frozen({"1001": 0.5, "0110": 0.5}),
     ],
 )
 def test_what_four_classes_do_not_have_is_refused(four, ask):
@@ -208,6 +238,8 @@ def test_what_four_classes_do_not_have_is_refused(four, ask):
 def test_which_tasks_of_many_classes_are_refused():
     eye = mf.class_task(n_classes=5, n_samples=100)
     assert "8 together at most, got 5 and 5" in refuses(NETWORK, eye, 0.1)
-    assert "more than two hidden layers" in refuses(mf.Network("sigmoid", depth=3), FOUR, 0.1)
-    assert refuses(NETWORK, FOUR, 0.1) is None
+    five = mf.class_task(targets=[[1.0], [-0.4], [-1.0], [0.3], [0.0]], n_samples=100)
+    assert refuses(NETWORK, five, 0.1) is None
+    assert "up to 4 classes of different targets, got 5" in refuses(THREE, five, 0.1)
+    assert refuses(THREE, FOUR, 0.1) is None
     assert refuses(NETWORK, mf.class_task(n_classes=4, n_samples=100), 0.1) is None
