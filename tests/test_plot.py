@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 
 import meanfield as mf
 from meanfield import plot
+from meanfield.plot.diagrams import _side
 from meanfield.plot.style import code_color, code_styles, line_styles
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.division import ByCode
@@ -349,6 +350,19 @@ def test_wrong_arguments_are_refused_in_a_line(redundant, call, said):
     with pytest.raises(ValueError, match="^" + re.escape(said)) as caught:
         call(redundant)
     assert "\n" not in str(caught.value)
+
+
+def test_letters_of_phases_stay_inside_of_the_plane():
+    ax = plot.plot_phases(Plane())
+    ax.figure.canvas.draw()
+    frame = ax.get_window_extent()
+    letters = [text for text in ax.texts if text.get_fontweight() == "bold"]
+    assert len(letters) > 1
+    for text in letters:
+        box = text.get_window_extent()
+        assert frame.x0 - 1 <= box.x0 <= box.x1 <= frame.x1 + 1
+    assert [_side(place, 4, "left", "right") for place in (0, 1, 3)] == ["left", "center", "right"]
+    assert _side(0, 1, "left", "right") == "center"
 
 
 def test_a_figure_is_not_saved_to_a_folder_that_is_not_there(redundant, tmp_path):

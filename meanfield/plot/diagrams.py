@@ -118,7 +118,8 @@ def plot_phases(
         if not curves and not region.all() and min(region.shape) > 1:
             ax.contour(x, y, region, levels=[0.5], colors="0.15", linewidths=0.5)
         row, column, roomy = _middle(region)
-        ax.text(x[column], y[row], panel_letter(j), fontsize="large" if roomy else "x-small", **_BOLD, va="center")
+        inside = {"ha": _side(column, x.size, "left", "right"), "va": _side(row, y.size, "bottom", "top")}
+        ax.text(x[column], y[row], panel_letter(j), fontsize="large" if roomy else "x-small", **(_BOLD | inside))
         label = f"{panel_letter(j)}: {diagram.phase_labels[i]}"
         handles.append(Patch(facecolor=tints[j], edgecolor="0.3", linewidth=0.5, label=label))
     ax.pcolormesh(x, y, image, shading="nearest", rasterized=True)
@@ -235,6 +236,13 @@ def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
             text, (centre, 1), (0, 2 + 9 * level), xycoords="axes fraction", textcoords="offset points",
             ha="center", va="bottom", fontsize="small", color=color,
         )  # fmt: skip
+
+
+def _side(place: int, size: int, first: str, last: str) -> str:
+    """Alignment of a letter that stays inside of the axes."""
+    if size == 1 or 0 < place < size - 1:
+        return "center"
+    return first if place == 0 else last
 
 
 def _middle(region: BoolArray) -> tuple[int, int, bool]:
