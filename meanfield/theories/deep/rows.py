@@ -67,8 +67,8 @@ def spare(table: FloatArray, known: BoolArray, share: FloatArray, allowed: float
     """How many times further apart rows may be, so that the error of what is read, times its share, is as allowed.
 
     table, known (where it has values) and share are (rows, columns), the last by the first row of a stencil. NaN if
-    there are too few rows, or none that counts. From differences of every, of every second and of every fourth row: those of close ones may
-    be rounding.
+    there are too few rows, or none that counts. From differences of every, of every second and of every fourth row:
+    those of close ones may be rounding.
     """
     best = math.nan
     heavy = np.argwhere(share > _HEAVY * share.max())
