@@ -292,7 +292,7 @@ def _near_fold(point: _Point, beyond: _Point) -> _Point | None:
 
 def _flattest(point: _Point, beyond: _Point, tolerance: float = _EXACT, flat: float = _FLAT) -> _Point:
     """Where tau has its minimum, between two points: regula falsi (Illinois) on its exact slope, from the cubics."""
-    ends, slopes, here, last = [point, beyond], [point.slope, beyond.slope], point, None
+    ends, slopes, here, last = [point, beyond], [point.slope, beyond.slope], point, -1
     for _ in range(_FLATTENED):
         if abs(here.slope) <= flat:
             return here
@@ -300,7 +300,7 @@ def _flattest(point: _Point, beyond: _Point, tolerance: float = _EXACT, flat: fl
         whole = math.log(_size(ends[1]) / _size(ends[0]))
         moved = None
         for part in (share, 0.5 * share, 0.5 + 0.5 * share):
-            guess = _between(*ends, (part - 1.0) * whole)
+            guess = _between(ends[0], ends[1], (part - 1.0) * whole)
             with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
                 moved = _corrected(guess[:-1], float(guess[-1]), here.system, tolerance)
             if moved is not None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares, minimize
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.site import noisy_means
 from meanfield.theories.deep.start import prior_kernels, saturated_weights
 from meanfield.theories.deep.system import DeepProblem
@@ -82,6 +83,7 @@ class _Reduction:
 
     def mean(self, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean of phi at common fields h, its derivative, and variance."""
+        check_time()
         mean, slope, square = noisy_means(self.problem.phi, h, self.spread**2)
         return mean, slope, square - mean**2
 

@@ -67,10 +67,13 @@ def spare(table: FloatArray, known: BoolArray, share: FloatArray, allowed: float
     """How many times further apart rows may be, so that the error of what is read, times its share, is as allowed.
 
     table, known (where it has values) and share are (rows, columns), the last by the first row of a stencil. NaN if
-    there are too few rows. From differences of every, of every second and of every fourth row: those of close ones may
-    be rounding.
+    there are too few rows, or none that counts. From differences of every, of every second and of every fourth row:
+    those of close ones may be rounding.
     """
     best = math.nan
+    heavy = np.argwhere(share > _HEAVY * share.max())
+    if not len(heavy):  # all shares are below what a number can be
+        return best
     for stride in (1, 2, 4):
         count = len(table) - POINTS * stride
         if count <= 0:
@@ -82,7 +85,6 @@ def spare(table: FloatArray, known: BoolArray, share: FloatArray, allowed: float
         change = np.where(known, table, 0.0)
         for _ in range(POINTS):
             change = change[stride:] - change[:-stride]
-        heavy = np.argwhere(share > _HEAVY * share.max())
         at = np.clip(heavy[:, 0] - first, 0, count - 1)
         if stride > 1 and not whole[at, heavy[:, 1]].mean() * (at == heavy[:, 0] - first).mean() > _MOST:
             break

@@ -34,7 +34,7 @@ __all__ = ["solve_deep"]
 
 _RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
-_WORK, _TIMES = 1e10, 4.0  # multiplications in finding another branch, some ten seconds, or as often those of the first
+_WORK, _TIMES = 3e10, 4.0  # multiplications in finding another branch, 10 to 30 s, or as often those of the first
 _SAME_BRANCH = 1e-4
 _SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
@@ -406,8 +406,8 @@ def _checked(system: System, found: Found, second: bool) -> _Proof:
     phi = system.free_energy(found.x, found.averages)
     try:
         again = check.evaluate(found.x, curvature=True)
-    except NotCovered as error:
-        return _Proof(math.inf, math.inf, (), unknown, str(error))
+    except NotCovered as reason:
+        return _Proof(math.inf, math.inf, (), unknown, str(reason))
     residual = float(np.abs(check.residual(found.x, again)).max())
     error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
     try:

@@ -12,6 +12,7 @@ from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.fields import fields_of
 from meanfield.theories.deep.fold import uncoded_end
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rows import spare
 from meanfield.theories.deep.rules import COARSE, NotCovered, Setting
 from meanfield.theories.deep.start import planted
 from meanfield.theories.deep.system import System
@@ -78,6 +79,12 @@ def test_two_shared_fields_of_many_samples():
     post = mf.solve(network, task, tau=0.0724)
     assert post.status == "optimal"
     assert np.linalg.matrix_rank(post.solution.kernel[0], tol=1e-4 * np.trace(post.solution.kernel[0])) == 1
+
+
+def test_rows_of_no_weight_say_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(spare(np.ones((40, 2)), np.ones((40, 2), dtype=bool), np.zeros((40, 2)), 1e-9))
 
 
 def test_too_fine_a_lattice_of_the_shared_field_is_said():
