@@ -59,7 +59,7 @@ else:
 __all__ = ["KernelCache", "cache_home", "count_from_anywhere", "keep_on_disk"]
 
 _DIGEST = hashlib.sha256().digest_size
-# Optimised before they are linked, too: loops of the sampler take 1.4 times as long otherwise, others were not measured.
+# Optimised before they are linked, too: the sampler takes 1.4 times as long otherwise, the others were not measured.
 _IN_FULL = ("meanfield.sampling", "meanfield.geometry", "meanfield.theories.deep")
 _told = False
 _compiling: list[str] = []  # functions whose code is being made: callers wait for their callees
