@@ -51,6 +51,11 @@ TASKS = {
         "leaky_relu", 2.554, 0.05, (0.192, 0.204, 0.1, 0.153, 0.351),
         [[1.49, -0.89, -0.37], [0.03, 1.88, -0.94], [0.64, 1.04, -1.41], [1.48, 0.02, 1.83], [1.56, 1.79, -1.27]],
     ),
+    # at the edge of a face of growth one a readout at 1,100, from which ascents of the cone keep away
+    "leaky_relu, beyond a face": (
+        "leaky_relu", 2.047, 0.05, (0.4, 0.258, 0.05, 0.159, 0.133),
+        [[1.04, -1.71, -0.94], [1.25, -0.12, -0.19], [1.87, -0.72, -1.83], [-0.43, -1.39, -1.67], [0.27, 1.81, 0.32]],
+    ),
     "elu, more classes than outputs": (
         ELU, 1.846, 0.0, (0.466, 0.167, 0.367), [[1.20, 1.92], [1.92, 1.90], [1.80, 1.71]],
     ),
@@ -255,6 +260,23 @@ def test_ridges_lead_to_what_is_held_at_an_edge():
     alone = (p[1] * rectifier(grid * t[1, 1] ** 2)[0] - 0.5 * (grid * t[1, 1]) ** 2).argmax()
     best = kappa[heights[:count].argmax()]
     assert best[1] == pytest.approx(grid[alone] * t[1, 1] ** 2, abs=2e-5)
+
+
+def test_a_readout_above_the_level_at_the_edge_of_a_face():
+    """Q = 1 on a plane at whose edge kappa_3 = 0 the level is below p_3 R: found, and above the level; not else."""
+    phi = mf.activation("leaky_relu")
+    table = limit.compiled_tables(phi, 1.0)[0]._replace(stop=new_stop())
+    p = np.array([0.3, 0.3, 0.4])
+    t = np.array([[0.3**-0.5, 0.0, 0.0], [0.0, 0.3**-0.5, 0.0], [-0.02, 0.02, 0.3]])
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]
+    t = t @ turn
+    t /= np.sqrt(outlier.worst_directions(table, p, t, np.inf, np.empty((0, 3)), np.empty(0))[1])
+    rectifier, where = Rectifier(0.01), np.empty(3)
+    for level, found in ((0.02, True), (0.14, False)):  # R is below 0.136
+        assert ridges.edge_above(table, p, t, level, 1.0, where) == found
+        if found:
+            height = rectifier(t @ where)[0] @ p - 0.5 * where @ where
+            assert height > level
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu"])

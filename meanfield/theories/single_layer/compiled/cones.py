@@ -355,8 +355,8 @@ def _diagonalised(frame, dim, form, turned, values):
 def _with_less(dims, frames, forms, patterns, n_faces, face_weights, converged):
     """Take a direction from a face (all in place); returns the number of faces, -1 where there is nothing to take.
 
-    One of negative weight is no outlier: its space is smaller than it seemed. Where Newton's method has gone astray, the
-    one that carried least before, in units of what its face carried; then rays that carried little.
+    One of negative weight is no outlier: its space is smaller than it seemed. Where Newton's method has gone astray,
+    the one that carried least before, in units of what its face carried; then rays that carried little.
     """
     least, worst = -_WRONG, -1
     if converged:

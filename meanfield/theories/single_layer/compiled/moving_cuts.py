@@ -22,23 +22,26 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
-from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, code_word_start, linear_push
 from meanfield.theories.single_layer.compiled.cones import solve_cones
 from meanfield.theories.single_layer.compiled.dual import active_set
-from meanfield.theories.single_layer.compiled.generated.action import action_fields, action_hessian, growth_fields
+from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_jacobian
 from meanfield.theories.single_layer.compiled.kkt import direction_step, room_for_derivatives
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.returned import SOLUTION
-from meanfield.theories.single_layer.compiled.ridges import RIDGE_RADII, ridge_start
+from meanfield.theories.single_layer.compiled.ridges import (
+    LOST,
+    RIDGE_RADII,
+    climb_half_sphere,
+    edge_above,
+    ridge_start,
+)
 
 __all__ = ["moving_cuts"]
 
-_ROUNDS = 80
-_CLIMB_STEPS, _TRIALS = 60, 30
-_LOST = 1e6  # beyond, a readout is an outlier
+_ROUNDS = 160
 _WINDOW = 0.05  # of F below zero, where maxima become cuts
 _MOST = 64  # new readouts in a round
 _CARRIED = 1e-9  # multiplier from which on a cut is kept
@@ -48,63 +51,11 @@ _FLAT = 1e-9  # least curvature of F, in units of 1 / (n + |a|^2)
 _WATCHED = 0.7  # growth from which on a direction is looked at
 _MERGED, _MERGED_AT_FIRST = 1e-3, 0.05  # relative distance of cuts that go to the active set as one; of directions
 _FIRST_TRY, _NEXT_TRY = 1e-5, 1e-2  # predicted gain at which the active set is tried, and by how much less again
+_CLOSE, _NEXT_TRY_CLOSE = 1e-7, 0.1  # the same where spaces of growth one come apart
 _SMALLEST_GAIN = 1e-12
 _MUCH = 1e-4  # multiplier, in units of the targets, of what surely counts
 _FAR = 1e4  # |a|^2 from which on a maximum is held against where its ray ends
 _RIM = 4e8  # |a|^2 from which on a code is an outlier on its way
-
-
-@jit
-def _climb(table, p, t, s, soft, a):
-    """Move `a` (in place) to a local maximum of F; returns F, or -1 where the readout runs away."""
-    m = a.shape[0]
-    grad = np.empty(m)
-    hess = np.empty((m, m))
-    factor = np.empty((m, m))
-    trial = np.empty(m)
-    step = np.empty(m)
-    h = action_hessian(table, p, t, a, grad, hess)
-    value = (h - s) / (soft + np.sum(a * a))
-    for _ in range(_CLIMB_STEPS):
-        if exhausted(table.stop, 1 + t.shape[0] * (16 + m * m) // 64):
-            break
-        for r in range(m):
-            grad[r] -= 2.0 * value * a[r]
-            hess[r, r] += 2.0 * value
-            step[r] = grad[r]
-        copy_matrix(factor, hess)
-        if cholesky(factor):
-            cholesky_solve(factor, step)
-        else:
-            curvatures, axes = np.linalg.eigh(hess)
-            step[:] = 0.0
-            for i in range(m):
-                along = 0.0
-                for r in range(m):
-                    along += axes[r, i] * grad[r]
-                along /= max(abs(curvatures[i]), 1e-13)
-                for r in range(m):
-                    step[r] += along * axes[r, i]
-        length = min(1.0, (1.0 + np.sqrt(np.sum(a * a))) / max(np.sqrt(np.sum(step * step)), 1e-300))
-        if length * np.max(np.abs(step)) <= 1e-13 * (1.0 + np.max(np.abs(a))):
-            break
-        moved = False
-        for _ in range(_TRIALS):
-            for r in range(m):
-                trial[r] = a[r] + length * step[r]
-            h = action_hessian(table, p, t, trial, grad, hess)
-            new = (h - s) / (soft + np.sum(trial * trial))
-            if new >= value - 1e-16:
-                moved = True
-                break
-            length *= 0.3
-        if not moved:
-            break
-        copy_vector(a, trial)
-        value = new
-        if np.max(np.abs(a)) > _LOST:
-            return -1.0
-    return value
 
 
 @jit
@@ -163,8 +114,8 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
             for part in range(3):
                 rest = max(s, 1e-3 * min(soft, 1.0)) * (0.2 if part == 0 else 1.0) + (0.5 if part == 2 else 0.0)
                 for r in range(m):
-                    a[r] = worst[k, r] * min(2.0 * rest / push, _LOST)
-                value = _climb(table, p, t, s, soft, a)
+                    a[r] = worst[k, r] * min(2.0 * rest / push, LOST)
+                value = climb_half_sphere(table, p, t, s, soft, a)
                 if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
                     count = _insert(readouts, values, count, a, value, 1e-5)
                     largest = max(largest, value)
@@ -173,7 +124,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
         if worst_values[k // RIDGE_RADII] < 1.0 - 2.0 * _WINDOW:
             continue
         if ridge_start(table, p, t, u, k % RIDGE_RADII, a):
-            value = _climb(table, p, t, s, soft, a)
+            value = climb_half_sphere(table, p, t, s, soft, a)
             if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
                 count = _insert(readouts, values, count, a, value, 1e-5)
                 largest = max(largest, value)
@@ -184,7 +135,7 @@ def _maxima(table, p, t, s, soft, low, high, known, readouts, values, directions
             copy_vector(a, known[k])
         else:
             code_word_start(p, t, k - known.shape[0], low, high, a)
-        value = _climb(table, p, t, s, soft, a)
+        value = climb_half_sphere(table, p, t, s, soft, a)
         if value > -_WINDOW and not _rim_is_higher(table, p, t, s, a):
             count = _insert(readouts, values, count, a, value, 1e-5)
             largest = max(largest, value)
@@ -382,6 +333,55 @@ def _refined(table, p, y, tau, low, high, soft, solution, search):
 
 
 @jit_apart(returns=SOLUTION)
+def _candidate(
+    table, p, y, tau, low, high, t, s, soft, off, state, directions, way_multipliers, rims, rim_weights, search
+):  # fmt: skip
+    """Solution from where the bundle method is, by cones or by an active set; returns as `active_set`.
+
+    state = (cuts, their sizes and multipliers, maxima, their multipliers); directions and rims with their multipliers.
+    """
+    cuts, sizes, carried, maxima, weights = state
+    scale = max(np.max(np.abs(y)), 1e-9)
+    ones = np.ones(max(rims.shape[0], directions.shape[0]))
+    multipliers = np.concatenate((carried, way_multipliers))
+    solution = solve_cones(table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search)
+    if solution[0]:
+        return solution
+    tried = -1
+    for way in range(4):
+        if way < 2:  # maxima with the multipliers of the cuts near them, directions as few as possible at first
+            spread = np.empty(maxima.shape[0])
+            for k in range(maxima.shape[0]):
+                spread[k] = soft + np.sum(maxima[k] * maxima[k])
+            codes, code_weights = _merged(maxima, weights, spread, 1e-7 * scale, _MERGED)
+            apart = _MERGED if way == 1 else _MERGED_AT_FIRST
+            outliers, outlier_weights = _merged(rims, rim_weights, ones, 1e-6 * scale, apart)
+            if way == 1 and outliers.shape[0] == tried:
+                continue
+            tried = outliers.shape[0]
+        else:  # the cuts themselves, all or those that carry much: a cone of outliers needs many
+            least = 1e-7 * scale if way == 2 else _MUCH * scale
+            codes, code_weights = _merged(cuts, carried, sizes, least, _MERGED)
+            least = 1e-6 * scale if way == 2 else _MUCH * scale
+            outliers, outlier_weights = _merged(directions, way_multipliers, ones, least, _MERGED)
+            if way == 3 and codes.shape[0] + outliers.shape[0] == tried:
+                continue
+            tried = codes.shape[0] + outliers.shape[0]
+            codes, code_weights, outliers, outlier_weights = _far_as_directions(
+                codes, code_weights, outliers, outlier_weights
+            )
+        if codes.shape[0] == 0:
+            continue
+        code_weights /= np.sum(code_weights)
+        solution = active_set(
+            table, p, y, tau, low, high, t.copy(), codes, code_weights, outliers, outlier_weights, search
+        )
+        if solution[0]:
+            return _refined(table, p, y, tau, low, high, soft, solution, search)
+    return solution
+
+
+@jit_apart(returns=SOLUTION)
 def moving_cuts(table, p, y, tau, low, high, found):
     """Solve from t = 0; `found` (n, m) are readouts known from before. Returns as `active_set`."""
     n_classes, m = y.shape
@@ -390,6 +390,8 @@ def moving_cuts(table, p, y, tau, low, high, found):
     no_weights = np.empty(0)
     search = np.empty((1024, m)), np.empty(1024), np.empty(1, np.int64)
     solution = (False, np.zeros((n_classes, m)), none, no_weights, none, no_weights, 0.0, 0, 0)
+    failed, missed = solution, np.empty(m)
+    two_sided = min(table.growth_plus, table.growth_minus) > 0.0
     readouts = np.empty((_MOST, m))
     values = np.empty(_MOST)
     ways = np.empty((_MOST, m))
@@ -438,44 +440,22 @@ def moving_cuts(table, p, y, tau, low, high, found):
         else:
             rho = max(rho / 3.0, 1e-5)
         off = max(penalty * excess, abs(gain)) / (scale + abs(model))
-        done = off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale)
+        done = off < _SMALLEST_GAIN or (excess <= 0.0 and gain < 1e-13 * scale) or number == _ROUNDS - 1
         if number > 2 and (off < next_try or (done and off < last_try)):
-            next_try, last_try = _NEXT_TRY * off, off
-            solution = solve_cones(table, p, y, tau, low, high, t, s, cuts, sizes, directions, multipliers, off, search)
-            if solution[0]:
+            next_try, last_try = (_NEXT_TRY if off > _CLOSE else _NEXT_TRY_CLOSE) * off, off
+            state = cuts, sizes, carried, maxima, weights
+            rest = multipliers[cuts.shape[0] :]
+            solution = _candidate(
+                table, p, y, tau, low, high, t, s, soft, off, state, directions, rest, rims, way_weights, search
+            )
+            if solution[0] and not (two_sided and edge_above(table, p, solution[1], solution[6], soft, missed)):
                 return solution
-            tried = -1
-            for way in range(4):
-                if way < 2:  # maxima with the multipliers of the cuts near them, directions as few as possible at first
-                    spread = np.empty(count)
-                    for k in range(count):
-                        spread[k] = soft + np.sum(maxima[k] * maxima[k])
-                    codes, code_weights = _merged(maxima, weights, spread, 1e-7 * scale, _MERGED)
-                    apart = _MERGED if way == 1 else _MERGED_AT_FIRST
-                    outliers, outlier_weights = _merged(rims, way_weights, np.ones(n_ways), 1e-6 * scale, apart)
-                    if way == 1 and outliers.shape[0] == tried:
-                        continue
-                    tried = outliers.shape[0]
-                else:  # the cuts themselves, all or those that carry much: a cone of outliers needs many
-                    least = 1e-7 * scale if way == 2 else _MUCH * scale
-                    codes, code_weights = _merged(cuts, carried, sizes, least, _MERGED)
-                    rest = multipliers[cuts.shape[0] :]
-                    least = 1e-6 * scale if way == 2 else _MUCH * scale
-                    outliers, outlier_weights = _merged(directions, rest, np.ones(rest.shape[0]), least, _MERGED)
-                    if way == 3 and codes.shape[0] + outliers.shape[0] == tried:
-                        continue
-                    tried = codes.shape[0] + outliers.shape[0]
-                    codes, code_weights, outliers, outlier_weights = _far_as_directions(
-                        codes, code_weights, outliers, outlier_weights
-                    )
-                if codes.shape[0] == 0:
-                    continue
-                code_weights /= np.sum(code_weights)
-                solution = active_set(
-                    table, p, y, tau, low, high, t.copy(), codes, code_weights, outliers, outlier_weights, search
-                )
-                if solution[0]:
-                    return _refined(table, p, y, tau, low, high, soft, solution, search)
+            if solution[0]:  # a readout far out that no ascent has led to
+                solution = failed
+                next_try, last_try = off, np.inf
+                found = np.concatenate((found, missed.copy().reshape((1, m))))
+                maxima = np.concatenate((maxima, missed.copy().reshape((1, m))))
+                violation = max(violation, climb_half_sphere(table, p, centre, centre_s, soft, missed))
         if done:
             break
         directions = _pool(directions, multipliers[cuts.shape[0] :], rims)

@@ -10,18 +10,60 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_matrix, copy_vector
+from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.ascent import ascend, merge_maximum
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian, growth_fields
+from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
-__all__ = ["HEIGHT_ROUNDING", "RIDGE_RADII", "climb_ridges", "highest_maximum", "ridge_start"]
+__all__ = [
+    "HEIGHT_ROUNDING",
+    "LOST",
+    "RIDGE_RADII",
+    "climb_half_sphere",
+    "climb_ridges",
+    "edge_above",
+    "highest_maximum",
+    "ridge_start",
+]
 
 RIDGE_RADII = 3  # starts along each direction
 _SMALL = 0.05  # kappa below this, in units of the largest, may be held
 _RIDGE = 0.98  # growth from which on a direction is a ridge
 HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
+_CLIMB_STEPS, _TRIALS = 60, 30
+LOST = 1e6  # beyond, a readout is an outlier
+_FACE, _EDGE_RADII = 1e-3, 8  # growth this near to one belongs to a face; starts along each of its edges
+_MOST_R = 1.3  # largest R of a rectifier, in units of that where a class is put to hold it
+_ABOVE = 1e-8  # of h, relative, from which on a readout is above the level
 _FAR_OUT = 1e5  # a readout beyond this has run away, in units of sigma_a
+
+
+@jit
+def _hold(table, t, held, a):
+    """Move `a` (in place) by t_c of the classes `held` to where R of a rectifier is largest for these; False if not."""
+    n = held.shape[0]
+    gram = np.empty((n, n))
+    rest = np.empty(n)
+    side = 1.0 if table.growth_plus >= table.growth_minus else -1.0
+    trace = 0.0
+    for i in range(n):
+        rest[i] = side * 0.5 / table.scale - np.sum(t[held[i]] * a)
+        for j in range(n):
+            gram[i, j] = np.sum(t[held[i]] * t[held[j]])
+        trace += gram[i, i]
+    for i in range(n):
+        gram[i, i] += 1e-6 * trace
+    if not cholesky(gram):
+        return False
+    cholesky_solve(gram, rest)
+    for i in range(n):
+        for r in range(t.shape[1]):
+            a[r] += rest[i] * t[held[i], r]
+    return True
 
 
 @jit
@@ -50,24 +92,63 @@ def ridge_start(table, p, t, u, number, a):
             n += 1
     if n == 0:
         return number == 0
-    gram = np.empty((n, n))
-    rest = np.empty(n)
-    side = 1.0 if table.growth_plus >= table.growth_minus else -1.0
-    trace = 0.0
-    for i in range(n):
-        rest[i] = side * 0.5 / table.scale - reach * kappa[held[i]]
-        for j in range(n):
-            gram[i, j] = np.sum(t[held[i]] * t[held[j]])
-        trace += gram[i, i]
-    for i in range(n):
-        gram[i, i] += 1e-6 * trace
-    if not cholesky(gram):
-        return False
-    cholesky_solve(gram, rest)
-    for i in range(n):
+    return _hold(table, t, held[:n], a)
+
+
+@jit
+def climb_half_sphere(table, p, t, s, soft, a):
+    """Move `a` (in place) to a local maximum of F = (h - s) / (soft + |a|^2), of `moving_cuts`.
+
+    Returns F, or -1 where the readout runs away.
+    """
+    m = a.shape[0]
+    grad = np.empty(m)
+    hess = np.empty((m, m))
+    factor = np.empty((m, m))
+    trial = np.empty(m)
+    step = np.empty(m)
+    h = action_hessian(table, p, t, a, grad, hess)
+    value = (h - s) / (soft + np.sum(a * a))
+    for _ in range(_CLIMB_STEPS):
+        if exhausted(table.stop, 1 + t.shape[0] * (16 + m * m) // 64):
+            break
         for r in range(m):
-            a[r] += rest[i] * t[held[i], r]
-    return True
+            grad[r] -= 2.0 * value * a[r]
+            hess[r, r] += 2.0 * value
+            step[r] = grad[r]
+        copy_matrix(factor, hess)
+        if cholesky(factor):
+            cholesky_solve(factor, step)
+        else:
+            curvatures, axes = np.linalg.eigh(hess)
+            step[:] = 0.0
+            for i in range(m):
+                along = 0.0
+                for r in range(m):
+                    along += axes[r, i] * grad[r]
+                along /= max(abs(curvatures[i]), 1e-13)
+                for r in range(m):
+                    step[r] += along * axes[r, i]
+        length = min(1.0, (1.0 + np.sqrt(np.sum(a * a))) / max(np.sqrt(np.sum(step * step)), 1e-300))
+        if length * np.max(np.abs(step)) <= 1e-13 * (1.0 + np.max(np.abs(a))):
+            break
+        moved = False
+        for _ in range(_TRIALS):
+            for r in range(m):
+                trial[r] = a[r] + length * step[r]
+            h = action_hessian(table, p, t, trial, grad, hess)
+            new = (h - s) / (soft + np.sum(trial * trial))
+            if new >= value - 1e-16:
+                moved = True
+                break
+            length *= 0.3
+        if not moved:
+            break
+        copy_vector(a, trial)
+        value = new
+        if np.max(np.abs(a)) > LOST:
+            return -1.0
+    return value
 
 
 @jit
@@ -105,3 +186,104 @@ def climb_ridges(table, p, t, maxima, heights, count):
             else:
                 escaped = max(escaped, h - 4.0 * HEIGHT_ROUNDING * np.sum(a * a))
     return count, escaped
+
+
+@jit
+def _edge(table, p, t, u, held, flat, v):
+    """Fill `v` with the unit vector nearest to `u` on the face of u, where kappa of the classes `held` vanishes.
+
+    The face: directions on which growth with the signs of u is one to within `flat`. False where there is none.
+    """
+    n_classes, m = t.shape
+    n = held.shape[0]
+    second = np.empty(n_classes)
+    for c in range(n_classes):
+        second[c] = p[c] * (table.growth_plus if np.sum(t[c] * u) > 0.0 else table.growth_minus)
+    minus = np.empty((m, m))
+    minus_hessian(second, t, minus)
+    gaps, axes = np.linalg.eigh(minus)
+    within = np.zeros((m, m))
+    dim = 0
+    for i in range(m):
+        if abs(gaps[i]) < flat:
+            dim += 1
+            for r in range(m):
+                for q in range(m):
+                    within[r, q] += axes[r, i] * axes[q, i]
+    if dim <= n:
+        return False
+    normals = np.ascontiguousarray(t[held[0]]).reshape((1, m)) @ within
+    for i in range(1, n):
+        normals = np.concatenate((normals, np.ascontiguousarray(t[held[i]]).reshape((1, m)) @ within))
+    singular, right = np.linalg.svd(normals, False)[1:]
+    if not singular[n - 1] > 1e-6 * singular[0]:
+        return False
+    for r in range(m):
+        v[r] = 0.0
+        for q in range(m):
+            v[r] += within[r, q] * u[q]
+    for i in range(n):
+        part = np.sum(right[i] * v)
+        for r in range(m):
+            v[r] -= part * right[i, r]
+    length = np.sqrt(np.sum(v * v))
+    if not length > 1e-6:
+        return False
+    v /= length
+    return True
+
+
+@jit_apart(returns="boolean")
+def edge_above(table, p, t, s, soft, where):
+    """Look for a readout above the level s far out along the edges of faces of growth one; fills `where` (m,) with it.
+
+    At most two classes are held where R is largest; starts are up to where all others are in their limits.
+    """
+    n_classes, m = t.shape
+    directions, values = np.empty((64, m)), np.empty(64)
+    n, _, _ = worst_directions(table, p, t, 1.0 - _FACE, directions, values)
+    fields = np.empty(n_classes)
+    v, a = np.empty(m), np.empty(m)
+    edges = np.empty((64, m))
+    hold = 0.5 / table.scale
+    held_r = _MOST_R * (cumulant2(table, hold)[0] - 0.5 * max(table.growth_plus, table.growth_minus) * hold * hold)
+    highest = 0.0
+    for pair in range(n_classes * n_classes):
+        c, d = pair // n_classes, pair % n_classes
+        if d > c or not held_r * (p[c] + (p[d] if d < c else 0.0)) > s:
+            continue
+        held = np.array([c, d]) if d < c else np.array([c])
+        count = 0
+        for i in range(n):
+            u = directions[i]
+            longest = 1e-300
+            for k in range(n_classes):
+                longest = max(longest, abs(np.sum(t[k] * u)))
+            if not _edge(table, p, t, u, held, _FACE, v):
+                largest = 0.0
+                for k in held:
+                    largest = max(largest, abs(np.sum(t[k] * u)))
+                if largest > _SMALL * longest or held.shape[0] >= m:
+                    continue
+                copy_vector(v, u)
+            elif 2.0 * growth_fields(table.growth_plus, table.growth_minus, p, t, v, fields, fields) < 1.0 - _FACE:
+                continue
+            before = count
+            count = merge_maximum(edges, values, count, v, 0.0, 1e-6)
+            if count == before:
+                continue
+            reach = 5.0 / (table.scale * longest)
+            for _ in range(_EDGE_RADII):
+                if exhausted(table.stop, 1):
+                    return False
+                for r in range(m):
+                    a[r] = reach * v[r]
+                reach *= 5.0
+                if not _hold(table, t, held, a):
+                    break
+                value = climb_half_sphere(table, p, t, s, soft, a)
+                size = soft + np.sum(a * a)
+                if value > highest and value * size > _ABOVE * (1.0 + abs(s)) + 4.0 * HEIGHT_ROUNDING * size:
+                    highest = value
+                    copy_vector(where, a)
+    return highest > 0.0
