@@ -42,27 +42,36 @@ except (ImportError, AttributeError):  # another Numba
 else:
     AVAILABLE = True
 
-__all__ = ["AVAILABLE", "own_copies"]
+__all__ = ["AVAILABLE", "is_light", "own_copies"]
 
+_light = 0  # compilations whose parts are simplified only
 _users = 0  # compilations that want it; other users of Numba get what they are used to
 _RECURSION = ".numba.unresolved$"  # beginning of symbols that stand for functions which call themselves
 _ENVIRONMENT = "_ZN08NumbaEnv"
 
 
 @contextlib.contextmanager
-def own_copies() -> Iterator[None]:
-    """While this lasts, libraries wait with their translation, and keep copies of what is linked into them inside."""
-    global _users
-    _users += 1
+def own_copies(light: bool = True) -> Iterator[None]:
+    """While this lasts, libraries keep copies of what is linked into them inside, and wait with their translation.
+
+    Where it is not made `light`, functions are optimised and translated at every level, as Numba does.
+    """
+    global _users, _light
+    _users, _light = _users + 1, _light + light
     try:
         yield
     finally:
-        _users -= 1
+        _users, _light = _users - 1, _light - light
+
+
+def is_light() -> bool:
+    """Whether what is compiled now is optimised and translated only if it is asked for."""
+    return _light > 0
 
 
 def _simplify_functions(library: Any, module: Any) -> None:
     """Before linking: variables out of memory, blocks joined. All passes come again when everything is linked."""
-    if not _users:
+    if not _light:
         return _simplify(library, module)
     module.data_layout = library._codegen._data_layout
     builder = library._codegen._pass_builder(opt=0)
@@ -76,7 +85,7 @@ def _simplify_functions(library: Any, module: Any) -> None:
 
 def _optimize_linked(library: Any) -> None:
     """What Numba does with every module waits until it is known that the module is translated."""
-    if not _users:
+    if not _light:
         return _optimize(library)
 
 
@@ -86,17 +95,20 @@ def _finish(library: Any) -> None:
         return _finalize(library)
     library._finalize_dynamic_globals()
     library._finalized = library._waits = True
-    if any(variable.name.startswith(_RECURSION) for variable in library._final_module.global_variables):
+    if not _light:
+        _translate(library, optimized=True)
+    elif any(variable.name.startswith(_RECURSION) for variable in library._final_module.global_variables):
         _translate(library)
 
 
-def _translate(library: Any) -> None:
+def _translate(library: Any, optimized: bool = False) -> None:
     """The second half, once: all optimisations, and machine code."""
     if not getattr(library, "_waits", False):
         return
     library._waits = False
     _keep_copies_inside(library)
-    _optimize(library)
+    if not optimized:
+        _optimize(library)
     library._dynamic_globals.clear()  # found again
     _finalize(library)
     for variable in library._final_module.global_variables:
