@@ -40,6 +40,7 @@ def four(targets):
 ALL_THREE = {"110": 0.265, "101": 0.265, "011": 0.265, "111": 0.205}
 SINGLES = {"100": 0.24, "010": 0.14, "001": 0.14, "110": 0.16, "101": 0.16, "011": 0.16}
 PAIRS = {"110": 0.33, "101": 0.33, "011": 0.28, "100": 0.06}
+THREE_CODES = {"0110": 0.411, "1100": 0.339, "1001": 0.25}  # as at equilibrium
 # name: network, task, tau, widths, start
 CASES = {
     "L2-C2": (TWO, BINARY, 0.01, (100, 200, 400), "annealed"),
@@ -55,8 +56,7 @@ CASES = {
     "L2-C3-half": (
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
-    "L2-C4-m1": (TWO, four([[1.0], [-0.4], [-1.0], [0.3]]), 0.1, (100, 200), None),
-    "L2-C4-m2": (TWO, four([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]]), 0.1, (100, 200), None),
+    "L2-C4-m2": (TWO, four([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]]), 0.1, (100, 200), THREE_CODES),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
     "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
     "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200, 400), None),

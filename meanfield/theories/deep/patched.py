@@ -87,7 +87,9 @@ def _joined(parts: list[_Nodes]) -> _Nodes:
     """All nodes of several codes; without the moments of peaks."""
     first = np.cumsum([0] + [len(part.clusters) for part in parts])
     return _Nodes(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("v", "log_cell", "shares")),
+        np.concatenate([part.v for part in parts]),
+        np.concatenate([part.log_cell for part in parts]),
+        np.concatenate([part.shares for part in parts]),
         (np.empty(0),) * 3,
         np.concatenate([part.patch + at for part, at in zip(parts, first)]),
         [cluster for part in parts for cluster in part.clusters],
