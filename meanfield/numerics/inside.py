@@ -126,12 +126,9 @@ def in_two_forms(dispatcher: Any) -> Callable[[Any, bool], object]:
 
 
 def reduced(result: Any, called: bool) -> tuple[Any, ...]:
-    """What is kept of a function on disk: machine code only if it is `called`, through a pointer or from Python.
-
-    Not its lines with the types of all variables, whose writing takes as long as an optimisation.
-    """
+    """What is kept of a function on disk: machine code only if it is `called`, through a pointer or from Python."""
     if not isinstance(result.entry_point, Inside):
-        return tuple(result._replace(type_annotation="")._reduce())
+        return tuple(result._reduce())
     library, description = result.library, result.fndesc
     library._ensure_finalized()
     if called:
@@ -139,13 +136,14 @@ def reduced(result: Any, called: bool) -> tuple[Any, ...]:
     else:
         kept = library.name, "bitcode", library._get_module_for_linking().as_bitcode()
     description.typemap = description.calltypes = None  # as in `CompileResult._reduce`
-    environments = tuple(result._find_referenced_environments())
-    return kept, description, result.environment, result.signature, result.reload_init, environments
+    environments, types = tuple(result._find_referenced_environments()), str(result.type_annotation)
+    return kept, description, result.environment, result.signature, types, result.reload_init, environments
 
 
 def read_inside(
-    context: Any, kept: Any, description: Any, environment: Any, signature: Any, reload_init: Any, environments: Any
-) -> Any:
+    context: Any, kept: Any, description: Any, environment: Any, signature: Any, types: Any, reload_init: Any,
+    environments: Any,
+) -> Any:  # fmt: skip
     """The form for compiled callers, from what `reduced` says of it."""
     for function in reload_init:
         function()
@@ -160,7 +158,7 @@ def read_inside(
         environment=environment,
         entry_point=Inside(),
         fndesc=description,
-        type_annotation="",
+        type_annotation=types,
         signature=signature,
         objectmode=False,
         lifted=(),
