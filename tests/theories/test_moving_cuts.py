@@ -72,7 +72,7 @@ def test_metric_is_the_curvature_that_moving_maxima_add():
     t, s, soft = 0.8 * y + 0.1 * rng.normal(size=y.shape), 0.05, 1.3
     t *= 0.9 / np.sqrt(max(1e-9, np.linalg.eigvalsh((p[:, None] * t).T @ t)[-1]))
     a = p @ (t * high) / 2
-    value = moving_cuts._climb(table, p, t, s, soft, a)
+    value = moving_cuts.climb_half_sphere(table, p, t, s, soft, a)
     assert value > -1.0
 
     def fixed(t, s):
@@ -81,7 +81,7 @@ def test_metric_is_the_curvature_that_moving_maxima_add():
 
     def highest(t, s):
         b = a.copy()
-        return moving_cuts._climb(table, p, t, s, soft, b)
+        return moving_cuts.climb_half_sphere(table, p, t, s, soft, b)
 
     n = y.size + 1
     metric = np.empty((n, n))

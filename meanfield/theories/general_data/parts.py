@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -74,16 +74,7 @@ def codes_of(network: Network, task: DataTask, solution: GeneralSolution) -> tup
 
 
 def outliers_of(network: Network, task: DataTask, solution: GeneralSolution) -> tuple[DataOutlier, ...]:
-    """Outliers of a `GeneralSolution`, heaviest first; equal ones (six digits) by the classes they are on."""
-
-    def rank(outlier: DataOutlier) -> tuple[float, list[bool]]:
-        return -float(f"{outlier.weight:.6g}"), [letter != "1" for letter in outlier.pattern if task.n_classes]
-
-    return tuple(sorted(solved_outliers(network, task, solution), key=rank))
-
-
-def solved_outliers(network: Network, task: DataTask, solution: GeneralSolution) -> list[DataOutlier]:
-    """The same in the order of the solution."""
+    """Outliers of a `GeneralSolution`, in its order."""
     left, right = network.activation.slopes
     found: list[DataOutlier] = []
     for direction, weight, w in zip(solution.outlier_direction, solution.outlier_weight, solution.outlier_w):
@@ -95,7 +86,24 @@ def solved_outliers(network: Network, task: DataTask, solution: GeneralSolution)
         readout = math.sqrt(weight) * direction
         classes = read_only(_by_class(task, z)), read_only(mean)
         found.append(DataOutlier(pattern, float(weight), read_only(readout), *classes, read_only(phi)))
-    return found
+    return tuple(found)
+
+
+def ranked(network: Network, task: DataTask, solution: GeneralSolution) -> GeneralSolution:
+    """The same solution with its outliers heaviest first; equal ones (six digits) by the classes they are on."""
+
+    def rank(at: int) -> tuple[float, list[bool]]:
+        outlier = found[at]
+        return -float(f"{outlier.weight:.6g}"), [letter != "1" for letter in outlier.pattern if task.n_classes]
+
+    found = outliers_of(network, task, solution)
+    order = sorted(range(len(found)), key=rank)
+    if order == list(range(len(found))):
+        return solution
+    names = ["outlier_direction", "outlier_weight", "outlier_w"]
+    names += [name for name in ("outlier_pattern",) if hasattr(solution, name)]
+    changes: dict[str, Any] = {name: getattr(solution, name)[order] for name in names}
+    return replace(solution, **changes)
 
 
 def _by_class(task: DataTask, values: FloatArray) -> FloatArray:

@@ -24,7 +24,7 @@ from meanfield.theories.general_data.parts import (
     codes_of,
     outliers_of,
     parts_table,
-    solved_outliers,
+    ranked,
 )
 from meanfield.theories.general_data.predictor import GeneralPredictor
 from meanfield.theories.general_data.solution import GeneralSolution
@@ -52,10 +52,13 @@ class MeasuredError(NamedTuple):
 class GeneralDataPosterior(DataPosterior):
     """Codes, a bulk and outliers on data, from expectation propagation inside the convex dual."""
 
-    solution: GeneralSolution
+    solution: GeneralSolution  # outliers in the order of `ranked`
 
     theory: ClassVar[str] = "general_data"
     kind: ClassVar[str] = "general"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "solution", ranked(self.network, self.task, self.solution))
 
     @property
     def scheme(self) -> str:
@@ -221,5 +224,5 @@ class GeneralDataPosterior(DataPosterior):
     @property
     def _part_names(self) -> tuple[str, ...]:
         names = ["bulk"] if self.scheme == "sparse" else [code.label for code in self.codes]
-        names += [f"outlier {one.label}" for one in solved_outliers(self.network, self.task, self.solution)]
+        names += [f"outlier {one.label}" for one in self.outliers]
         return tuple(names)

@@ -209,8 +209,13 @@ def test_pictures_of_layers(frozen, chains):
     with pytest.raises(ValueError, match="same depth"):
         plot.figure_layers(frozen, shallow)
     single = mf.solve(mf.Network("sigmoid"), BINARY)
-    for draw in (plot.figure_layers, plot.plot_sharpening, lambda one: plot.plot_sharpening({"one": one})):
-        with pytest.raises(ValueError, match="of every layer: give posteriors of deep networks or Chains, got"):
+    of_layers = "of every layer: give posteriors of deep networks or Chains, got"
+    for draw, message in (
+        (plot.figure_layers, of_layers),
+        (plot.plot_sharpening, "posteriors must be a Chains or DeepPosterior or Mapping, got"),
+        (lambda one: plot.plot_sharpening({"one": one}), of_layers),
+    ):
+        with pytest.raises(ValueError, match=message):
             draw(single)
     plt.close("all")
 
