@@ -67,9 +67,10 @@ def _sigmoid(scale: Scale) -> tuple[Posterior, Runs, list[str]]:
     """Prior of the readout 1/P, at the fractions of codes of the published network; chains start there."""
     n = scale.size(100, 200)
     network = Network("sigmoid", depth=DEPTH, readout_exponent=1.0)
-    task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(100, 200))
+    # Two small widths make a line: terms of order (P / N)^2 must be small.
+    task = class_task([0.5, 0.25, 0.25], off=-0.5, n_samples=scale.size(48, 200))
     posterior = solved(scale, network, task, 1e-3, fractions=FROZEN, progress=False)
-    how = effort(scale, draws=(40, 100), warmup=(80, 150), thin=2, chains=(2, 4))
+    how = effort(scale, draws=(40, 100), warmup=(80, 150), thin=2, chains=(4, 4))
     # The deviations of 126 statistics at full size need 1/N^2, and so a third width.
     runs = sampled(posterior, (n // 4, n // 2, n) if scale.full else (n // 2, n), scale, how, rounds=1)
     return posterior, runs, [runs.said]
