@@ -7,8 +7,8 @@ serial sweep to those that each of the processors has to spend: the speed-up of 
 as workers, as far as it is a matter of work. "Overhead" is what calling process and workers spend beyond the serial
 sweep, as a share of it, the start of workers and their loading of compiled code aside, which come once. dask's
 processes work while there is nothing to do, so that theirs grows with the wall time, that is, with what else the
-does: what they use when idle is measured before, and "overhead per sweep" is without that. Sweeps on an executor
-alternate with serial ones, of which the thread is counted that solves; numbers are medians.
+machine does: what they use when idle is measured before, and "overhead per sweep" is without that. Sweeps on an
+executor alternate with serial ones, of which the thread is counted that solves; numbers are medians.
 """
 
 from __future__ import annotations

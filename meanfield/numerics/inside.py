@@ -23,7 +23,7 @@ try:
     from numba.core.compiler import CompileResult, compile_result
     from numba.core.compiler import Flags as _Flags
     from numba.core.dispatcher import Dispatcher as _Dispatcher
-    from numba.core.dispatcher import _FunctionCompiler  # type: ignore[attr-defined]
+    from numba.core.dispatcher import _FunctionCompiler  # type: ignore[attr-defined]  # private, but there
     from numba.core.sigutils import normalize_signature
 
     _template_of = _Dispatcher.get_call_template
@@ -184,6 +184,7 @@ def _values(flags: Any) -> dict[str, Any]:
 
 
 if _AVAILABLE:
+    # Numba lets neither be chosen: the methods are replaced, which is what mypy is told to let pass.
     _DEFAULTS = {name: option.default for name, option in _Flags.options.items()}
     _Flags.values = _values  # type: ignore[method-assign]
     _Dispatcher.get_call_template = _get_call_template  # type: ignore[method-assign, assignment]

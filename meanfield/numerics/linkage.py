@@ -144,7 +144,7 @@ def _translated(library: Any) -> bytes:
 
 
 if AVAILABLE:
-    # Numba has no hooks between these steps: the methods are replaced.
+    # Numba has no hooks between these steps: the methods are replaced, which is what mypy is told to let pass.
     _Library._optimize_functions = _simplify_functions  # type: ignore[method-assign]
     _Library._optimize_final_module = _optimize_linked  # type: ignore[method-assign]
     _Library._finalize_final_module = _finish  # type: ignore[method-assign]

@@ -2,13 +2,12 @@
 
 Inside a phase some smooth functions of the two parameters are positive, and each vanishes where the phase ends: by how
 much the highest maximum of h that is no code stays below the level, the least weight of a code, the least squared
-distance of two codes (they merge), and how firm the softest code is (it splits). Of outliers
-it is asked whether there are any: the weight of all of them, and how far the first one is from entering, are continuous
-through phases that differ by who drives them. An island that no point of the raster
-hits lies around a minimum of one of them. Points of the raster that are lowest among their neighbours, and so low that
-the minimum may pass zero within a cell (a parabola along each axis says so), are starts from which it is followed
-downhill through further certified solutions. One with another number of codes, or
-without outliers where there were some, lies in an island.
+distance of two codes (they merge), and how firm the softest code is (it splits). Of outliers it is asked whether there
+are any: the weight of all of them, and how far the first one is from entering, are continuous through phases that
+differ by who drives them. An island that no point of the raster hits lies around a minimum of one of them. Points of
+the raster that are lowest among their neighbours, and so low that the minimum may pass zero within a cell (a parabola
+along each axis says so), are starts from which it is followed downhill through further certified solutions. One with
+another number of codes, or without outliers where there were some, lies in an island.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.patches import Ellipse
 
 from meanfield.plot.style import (
+    GREY,
     MAP,
     PALETTE,
     axes_or_new,
@@ -106,7 +107,7 @@ def plot_activation_map(
     )
     names = [names[c] for c in np.unique(code)]
     centres = group_centres(code_edges, rows.size)
-    _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, code_color(name) or "0.4") for name in names])
+    _side_labels(ax, centres, names, rows.size, [(colors or {}).get(name, code_color(name) or GREY) for name in names])
     ax.tick_params(length=0)
     ax.set_xlabel("inputs")
     ax.set_ylabel("neurons", labelpad=12 + 4.4 * max(len(name) for name in names))
@@ -275,5 +276,5 @@ def _side_labels(ax: Axes, centres: FloatArray, names: Sequence[str], size: int,
         ax.annotate(
             name, (-0.5, centre), (-10, (centre - place) * height / size), textcoords="offset points",
             ha="right", va="center", fontsize="small", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.5 if color == "0.4" else 2, "color": color, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5 if color == GREY else 2, "color": color, "shrinkB": 0},
         )  # fmt: skip

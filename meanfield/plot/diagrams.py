@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt, label
 from meanfield.phases.curves import line_quantities, orbits
 from meanfield.plot.class_tasks import plot_activation_map
 from meanfield.plot.style import (
+    GREY,
     PALETTE,
     axes_or_new,
     code_color,
@@ -184,7 +185,7 @@ def figure_phase_diagram(
     top = plot_weights(diagram, upper.subplots())
     maps = np.atleast_1d(lower.subplots(1, len(posteriors)))
     colors = {
-        name: code_color(curve_name(names)) or "0.4" for names, _ in orbits(line_quantities(diagram)) for name in names
+        name: code_color(curve_name(names)) or GREY for names, _ in orbits(line_quantities(diagram)) for name in names
     }
     for i, (ax, (value, posterior)) in enumerate(zip(maps, sorted(posteriors.items()), strict=True)):
         neurons = posterior.sample_neurons(100, rng=np.random.default_rng([seed, i]))

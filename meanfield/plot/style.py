@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "GREY",
     "MAP",
     "PALETTE",
     "axes_or_new",
@@ -54,7 +55,7 @@ MAP = "cividis"
 _DASHES = ("-", "--", "-.", ":")
 _OF_CODES = tuple(PALETTE[k] for k in (2, 1, 3, 5, 0, 4, 7, 6))  # of up to three classes: 1-1-1, 1-1-0, ..., 0-0-0
 _CODE = re.compile(r"(?:outlier )?([01](?:-[01]){0,2})(?![-\d])")
-_GREY = "0.4"
+GREY = "0.4"  # of what is no code
 _STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -133,9 +134,9 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def line_styles(skip: int = 0) -> list[dict[str, Any]]:
+def line_styles() -> list[dict[str, Any]]:
     """Colours of the palette, repeated with other dashes."""
-    return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE][skip:]
+    return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE]
 
 
 def curve_name(names: Iterable[str]) -> str:
@@ -149,7 +150,7 @@ def code_color(name: str) -> str | None:
     None for other names. Of several codes, "1-0-1, 1-1-0", that of the first.
     """
     if name == "bulk":
-        return _GREY
+        return GREY
     found = _CODE.match(name)
     if found is None:
         return None

@@ -269,9 +269,7 @@ def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bo
         below = _followed_down(problem)
         order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
     found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
-    if found.residual > _ROUGH and (
-        patient or found.residual < _NEARLY
-    ):  # near the end of the branch, or where steps creep
+    if found.residual > _ROUGH and (patient or found.residual < _NEARLY):  # near its end, or where steps creep
         found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
     return system, found
 

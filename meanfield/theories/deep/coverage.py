@@ -10,7 +10,7 @@ from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS
+from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_of
 
 __all__ = ["refuses"]
 
@@ -56,7 +56,7 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         return None
     if linear:
         return None
-    kinds = len(np.unique(task.targets, axis=0))
+    kinds = kinds_of(task.targets)
     if kinds > LATTICE_CLASSES:
         if network.depth > 2 and (2 * kinds > MOST_FIELDS or task.n_outputs > 1):
             return (

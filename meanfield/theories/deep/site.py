@@ -21,14 +21,14 @@ from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
-__all__ = ["Site", "SiteNodes", "noisy_means", "site_derivatives", "site_table", "site_values", "z_rule"]
+__all__ = ["HERMITE", "Site", "SiteNodes", "noisy_means", "site_derivatives", "site_table", "site_values", "z_rule"]
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
 _EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
 _PLAIN = 0.45  # spacing where nothing is tilted
-_HERMITE = np.polynomial.hermite_e.hermegauss(80)
+HERMITE = np.polynomial.hermite_e.hermegauss(80)
 _TINY = 1e-290
 _MOST_NODES = 100_000
 _SMOOTH = 0.33  # of the width of the step that phi makes: what its strip of analyticity allows
@@ -113,7 +113,7 @@ def noisy_means(phi: Activation, h: FloatArray, d: float) -> tuple[FloatArray, F
         xi, value = (nodes.z - h[..., None]) / math.sqrt(d), nodes.phi
         weight = nodes.weight * np.exp(-0.5 * xi * xi) / math.sqrt(2.0 * math.pi * d)
     else:
-        xi, weight = _HERMITE[0], _HERMITE[1] / _HERMITE[1].sum()
+        xi, weight = HERMITE[0], HERMITE[1] / HERMITE[1].sum()
         value = phi(h[..., None] + math.sqrt(d) * xi)
     mean, square = (value * weight).sum(axis=-1), (value**2 * weight).sum(axis=-1)
     return mean, (value * xi * weight).sum(axis=-1) / math.sqrt(d), square

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from meanfield.theories.deep.rules import Averages
-from meanfield.theories.deep.site import noisy_means
+from meanfield.theories.deep.site import HERMITE, noisy_means
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
 
@@ -32,16 +32,15 @@ __all__ = [
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
 _LIMIT_SWEEPS, _SECANTS, _NEAR_KERNEL = 2, 4, 0.03
 _LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
-_HERMITE = np.polynomial.hermite_e.hermegauss(80)
 
 
 def _gauss(values: FloatArray) -> float:
-    return float(values @ _HERMITE[1] / _HERMITE[1].sum())
+    return float(values @ HERMITE[1] / HERMITE[1].sum())
 
 
 def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Of every layer under the prior: common part of the kernel, d, and the largest gain over constant fields."""
-    x = _HERMITE[0]
+    x = HERMITE[0]
     common, own, gain = [], [], []
     q, d = 0.0, problem.k
     for scale in (*problem.scales, 1.0):
@@ -197,7 +196,7 @@ def linear_instability(problem: DeepProblem) -> float:
 def _linear_instability(problem: DeepProblem) -> Callable[[float], float]:
     """The same by tau, on which the kernels of the prior do not depend."""
     common, own, _ = prior_kernels(problem)
-    h = math.sqrt(problem.scales[-1] * common[-2]) * _HERMITE[0]
+    h = math.sqrt(problem.scales[-1] * common[-2]) * HERMITE[0]
     slope = noisy_means(problem.phi, h, problem.scales[-1] * own[-2])[1]
     gain, d = problem.readout_variance * _gauss(slope**2), np.full(len(problem.n), own[-2])
 

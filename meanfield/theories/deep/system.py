@@ -20,7 +20,8 @@ from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
 __all__ = [
-    "LATTICE_CLASSES", "MOST_FIELDS", "DeepProblem", "Evaluation", "Order", "System", "fields_of_layers", "patched",
+    "LATTICE_CLASSES", "MOST_FIELDS", "DeepProblem", "Evaluation", "Order", "System", "fields_of_layers", "kinds_of",
+    "patched",
 ]  # fmt: skip
 
 _EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
@@ -382,7 +383,12 @@ class System:
 
 def patched(problem: DeepProblem) -> bool:
     """Whether the layers of a problem are integrated on lattices around peaks, and not on one of each layer."""
-    return problem.phi.parts != "gaussian" and len(np.unique(problem.y, axis=0)) > LATTICE_CLASSES
+    return problem.phi.parts != "gaussian" and kinds_of(problem.y) > LATTICE_CLASSES
+
+
+def kinds_of(targets: FloatArray) -> int:
+    """Number of classes whose targets (C, m) differ."""
+    return len(np.unique(targets, axis=0))
 
 
 def fields_of_layers(problem: DeepProblem) -> int:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from meanfield.archive import Arrays, Header
 from meanfield.numerics.limits import check_time
 from meanfield.posterior.certificate import ConvergenceError
@@ -66,11 +64,11 @@ class DeepTheory:
 
     def frozen(self, posterior: DeepPosterior, fractions: object) -> DeepPosterior:
         """`DeepPosterior.frozen`; planted starts of more than three classes are too far from some solutions."""
-        from meanfield.theories.deep.system import LATTICE_CLASSES
+        from meanfield.theories.deep.system import LATTICE_CLASSES, kinds_of
 
         given = dict(posterior._named_fractions(fractions))
         problem = Problem(posterior.network, posterior.task, posterior.tau)
-        start = posterior if len(np.unique(posterior.task.targets, axis=0)) > LATTICE_CLASSES else None
+        start = posterior if kinds_of(posterior.task.targets) > LATTICE_CLASSES else None
         found = _solved(problem, False, start, None, _normalised(given))
         if found.status != "optimal":
             raise ConvergenceError(f"no certified solution at these fractions of the codes: {found.message}.", found)

@@ -96,13 +96,12 @@ def ranked(network: Network, task: DataTask, solution: GeneralSolution) -> Gener
         outlier = found[at]
         return -float(f"{outlier.weight:.6g}"), [letter != "1" for letter in outlier.pattern if task.n_classes]
 
+    if len(solution.outlier_weight) < 2:
+        return solution
     found = outliers_of(network, task, solution)
     order = sorted(range(len(found)), key=rank)
-    if order == list(range(len(found))):
-        return solution
-    names = ["outlier_direction", "outlier_weight", "outlier_w"]
-    names += [name for name in ("outlier_pattern",) if hasattr(solution, name)]
-    changes: dict[str, Any] = {name: getattr(solution, name)[order] for name in names}
+    names = ("outlier_direction", "outlier_weight", "outlier_w", "outlier_pattern")
+    changes: dict[str, Any] = {name: getattr(solution, name)[order] for name in names if hasattr(solution, name)}
     return replace(solution, **changes)
 
 

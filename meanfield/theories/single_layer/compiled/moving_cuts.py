@@ -37,6 +37,7 @@ from meanfield.theories.single_layer.compiled.ridges import (
     climb_half_sphere,
     edge_above,
     ridge_start,
+    softness,
 )
 
 __all__ = ["moving_cuts"]
@@ -421,7 +422,7 @@ def moving_cuts(table, p, y, tau, low, high, found):
             break
         carried = multipliers[: cuts.shape[0]]
         known = _pool(cuts, carried, found)
-        soft = scale + 2.0 * max(s, 0.0)
+        soft = softness(y, s)
         count, n_ways, largest = _maxima(table, p, t, s, soft, low, high, known, readouts, values, ways, growths)
         penalty = max(penalty, 1.5 * np.sum(multipliers))
         excess = max(largest, 0.0)

@@ -28,6 +28,7 @@ __all__ = [
     "edge_above",
     "highest_maximum",
     "ridge_start",
+    "softness",
 ]
 
 RIDGE_RADII = 3  # starts along each direction
@@ -93,6 +94,12 @@ def ridge_start(table, p, t, u, number, a):
     if n == 0:
         return number == 0
     return _hold(table, t, held[:n], a)
+
+
+@jit
+def softness(y, s):
+    """What is added to |a|^2 in F of `moving_cuts`, at a level s."""
+    return max(np.max(np.abs(y)), 1e-9) + 2.0 * max(s, 0.0)
 
 
 @jit

@@ -20,7 +20,7 @@ from meanfield.theories.single_layer.compiled.globalcheck import global_bound
 from meanfield.theories.single_layer.compiled.moving_cuts import moving_cuts
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.returned import SOLUTION
-from meanfield.theories.single_layer.compiled.ridges import climb_ridges, edge_above, highest_maximum
+from meanfield.theories.single_layer.compiled.ridges import climb_ridges, edge_above, highest_maximum, softness
 
 __all__ = [
     "CONVERGED",
@@ -300,8 +300,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 height, _ = ascend(table, p, t, where)
                 above = height > s + _GLOBAL_TOLERANCE * (1.0 + abs(s)) and np.max(np.abs(where)) < 1e5
                 if not above and unbounded:
-                    soft = np.max(np.abs(y)) + 2.0 * max(s, 0.0)
-                    above = edge_above(table, p, t, s, soft, where)
+                    above = edge_above(table, p, t, s, softness(y, s), where)
                 if not above:
                     if budget == max_boxes or (skewed and stage == _SCRATCH and max_boxes > 0):
                         break
