@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["figure_phase_diagram", "plot_phases", "plot_weights"]
 
+_AT = 1e-4  # of the range: a transition that close to a point is what happens there
 _NAME = (0.3, 0.05)  # size of the name of a point, in those of the plane
 _BOLD: dict[str, Any] = {
     "ha": "center",
@@ -75,7 +76,9 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(symbol(name))
     ax.set_ylabel(diagram.division.quantity)
     lines = [(t.value, t.label, "0.45" if t.crossover else "0.2", ":" if t.crossover else "-") for t in transitions]
-    _mark(ax, lines + [(value, "not unique", "0.45", "--") for value in values[~regular]])
+    known = np.array([t.value for t in transitions])
+    open_ = [x for x in values[~regular] if not (np.abs(known - x) < _AT * np.ptp(values)).any()]
+    _mark(ax, lines + [(x, "not unique", "0.45", "--") for x in open_])
     ax.spines[["top", "right"]].set_visible(False)
     side_legend(ax, diagram.division.key)
     return ax
