@@ -55,6 +55,7 @@ _BOLD: dict[str, Any] = {
     "fontweight": "bold",
     "path_effects": [withStroke(linewidth=2, foreground="white")],
 }
+_LINE: dict[str, Any] = {"arrowstyle": "-", "color": "0.15", "linewidth": 0.5, "shrinkA": 0.0, "shrinkB": 0.0}
 
 
 @styled
@@ -146,7 +147,7 @@ def plot_phases(
             set_scale("log")
     mark_infinity(ax.xaxis, diagram.axes[x_name])
     mark_infinity(ax.yaxis, diagram.axes[y_name])
-    texts = _Texts(ax)
+    texts = _Texts(ax, [(point.parameters[x_name], point.parameters[y_name]) for point in points])
     for letter, region in sorted(letters, key=lambda one: -np.count_nonzero(one[1])):
         row, column, roomy = _middle(region)
         texts.letter(letter, (x[column], y[row]), roomy)
@@ -247,13 +248,14 @@ def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
 class _Texts:
     """Letters of phases and names of points in a plane, placed one after the other where they lie over no other."""
 
-    def __init__(self, ax: Axes) -> None:
+    def __init__(self, ax: Axes, dots: Iterable[tuple[float, float]]) -> None:
         self.ax = ax
         extent, inch = ax.get_window_extent(), ax.figure.dpi
         self.size = (
             np.array([extent.width, extent.height]) / inch * 72 * _LEGEND
         )  # points, once the legend has its room
         self.taken: list[tuple[FloatArray, FloatArray]] = []  # middles and half sizes
+        self.taken += [(self._at(dot), np.full(2, 1.5)) for dot in dots]
 
     def letter(self, text: str, place: tuple[float, float], roomy: bool) -> None:
         """At its place, or beside it with a line that leads there."""
@@ -264,25 +266,22 @@ class _Texts:
         shift = self._free(at, half, rings)
         shift = rings[0] if shift is None else shift
         beside = bool(shift.any())
-        line = {"arrowstyle": "-", "color": "0.15", "linewidth": 0.5, "shrinkA": 0.0, "shrinkB": 0.0}
         self.ax.annotate(
             text, place, tuple(at + shift - self._at(place)), textcoords="offset points", va="center",
-            fontsize="large" if roomy else "x-small", arrowprops=line if beside else None, **_BOLD,
+            fontsize="large" if roomy else "x-small", arrowprops=_LINE if beside else None, **_BOLD,
         )  # fmt: skip
         self.taken.append((at + shift, half))
 
     def name(self, text: str, place: tuple[float, float]) -> None:
-        """On one of the four sides of a point; left out where none is free."""
+        """Beside a point, or a little further with a line that leads there; left out where no side is free."""
         at, half = self._at(place), np.array([1.7 * len(text), 3.5])
-        sides = [
-            np.array([right, up]) * (half + 2.0)
-            for right, up in itertools.chain(itertools.product((1, -1), (1, -1)), ((1, 0), (-1, 0)))
-        ]
+        ways = [*itertools.product((1, -1), (1, -1)), (1, 0), (-1, 0)]
+        sides = [np.array(way) * (half + gap) for gap in (2.0, 9.0) for way in ways]
         shift = self._free(at, half, sides)
         if shift is not None:
             self.ax.annotate(
                 text, place, tuple(shift), textcoords="offset points", ha="center", va="center", fontsize="x-small",
-                path_effects=_BOLD["path_effects"],
+                path_effects=_BOLD["path_effects"], arrowprops=_LINE if (np.abs(shift) > half + 3.0).any() else None,
             )  # fmt: skip
             self.taken.append((at + shift, half))
 
