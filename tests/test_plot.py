@@ -259,7 +259,7 @@ def test_names_of_close_points_do_not_lie_over_each_other():
     ax = plot.plot_phases(diagram, boundaries=Curves())
     named = [text.get_text() for text in ax.texts if len(text.get_text()) > 1]
     assert {"cusp", "triple point", "corner"} == set(named)
-    assert named.count("triple point") < 5
+    assert 1 < named.count("triple point") < 9
     assert sum(line.get_marker() == "o" for line in ax.lines) == 11
     assert_legible(ax)
     plt.close(ax.figure)
