@@ -224,6 +224,12 @@ const place = view.el.getBoundingClientRect(), frame = view.frame.bbox;
 return [place.left + frame.left, place.top + frame.top, frame.width, frame.height,
         model.x_range.start, model.x_range.end, model.y_range.start, model.y_range.end];
 """
+ROOM = """
+const model = Bokeh.documents[0].get_model_by_name("map");
+const find = (view) => view.model === model ? view : (view.child_views ?? []).map(find).find((x) => x) ?? null;
+const view = [...Bokeh.index.roots].map(find).find((x) => x);
+return view.el.getBoundingClientRect().width - view.frame.bbox.right;
+"""
 
 
 class Browser:
@@ -318,6 +324,7 @@ def test_a_click_in_a_browser_shows_the_numbers_of_that_cell(browser, plane, hot
         "return Array.from(Bokeh.documents[0].get_model_by_name('image').data.image[0]).filter(Number.isFinite).length"
     )
     assert filled >= 294
+    assert shown.driver.execute_script(ROOM) >= 45  # numbers of the scale are not cut
     assert not shown.errors()
 
 
