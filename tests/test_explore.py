@@ -167,6 +167,16 @@ def test_a_single_point_has_an_axis_too(task, axes):
     assert explorer.values == pytest.approx({name: value[0] for name, value in axes.items()}, abs=5e-3)
 
 
+@pytest.mark.parametrize("axes", [{"off": [0.0, 0.3]}, {"depth": [1, 2, 3], "off": [0.0, 0.3]}])
+def test_codes_of_deep_networks_at_infinity_are_drawn(task, axes):
+    explorer = mf.sweep(mf.Network("sigmoid", depth=2), task, 0.02, progress=False, **axes).plot(interactive=True)
+    click(explorer, *([2, 0.2][-len(axes) :]))
+    assert explorer.posterior.status == "optimal"
+    image = next(ax for ax in explorer.figure.axes if ax.images)
+    assert image.images[0].get_array().shape == (100, 3)
+    assert [t.get_text() for t in image.get_yticklabels()] == [code.label for code in explorer.posterior.codes]
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
