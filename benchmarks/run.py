@@ -1,7 +1,8 @@
 """Runs the benchmarks and writes benchmarks/PAGE.md with its pictures: ``python benchmarks/run.py [--only NAME ...]``.
 
-The page is machine-written, with date, machine and versions at every part; `--only` replaces parts and leaves the others as
-they are. benchmarks/RESULTS.md is what was found out with single measurements, by hand. `--quick` takes small planes and sweeps.
+The page is machine-written, with date, machine and versions at every part; `--only` replaces parts and leaves the
+others as they are. benchmarks/RESULTS.md is what was found out with single measurements, by hand. `--quick` takes
+small planes and sweeps.
 """
 
 from __future__ import annotations
