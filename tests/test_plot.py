@@ -280,6 +280,14 @@ def test_letters_of_small_phases_have_places_of_their_own():
     plt.close(ax.figure)
 
 
+def test_depth_has_whole_numbers():
+    task = class_task(fractions=(0.5, 0.25, 0.25))
+    ax = plot.plot_phases(mf.sweep(Network("sigmoid"), task, depth=[1, 2, 3], off=[0.0, 0.4]))
+    ticks = ax.get_xticks()
+    assert np.array_equal(ticks, np.rint(ticks))
+    plt.close(ax.figure)
+
+
 def test_phases_have_letters_inside_and_codes_beside():
     ax = plot.plot_phases(Plane())
     diagram = Plane()

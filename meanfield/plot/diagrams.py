@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import SubFigure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import distance_transform_edt, label
 
 from meanfield.phases.curves import line_quantities, orbits
@@ -145,8 +146,10 @@ def plot_phases(
     for name, values, set_scale in ((x_name, x, ax.set_xscale), (y_name, y, ax.set_yscale)):
         if name == "n_samples" and values.min() > 0 and values.max() > 20 * values.min():
             set_scale("log")
-    mark_infinity(ax.xaxis, diagram.axes[x_name])
-    mark_infinity(ax.yaxis, diagram.axes[y_name])
+    for name, axis in ((x_name, ax.xaxis), (y_name, ax.yaxis)):
+        if name == "depth":
+            axis.set_major_locator(MaxNLocator(integer=True))
+        mark_infinity(axis, diagram.axes[name])
     texts = _Texts(ax, [(point.parameters[x_name], point.parameters[y_name]) for point in points])
     for letter, region in sorted(letters, key=lambda one: -np.count_nonzero(one[1])):
         row, column, roomy = _middle(region)
