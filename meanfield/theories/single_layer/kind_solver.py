@@ -20,6 +20,7 @@ from meanfield.numerics.budget import new_stop
 from meanfield.numerics.limits import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds
 from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_master, kind_path
+from meanfield.theories.single_layer.compiled.code_program import interior
 from meanfield.theories.single_layer.kind_orbits import (
     KindTask,
     Orbits,
@@ -44,7 +45,11 @@ _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
 _REFINEMENTS = 20  # with codes that branch and bound has found
 _FEW_COUNTS, _MOST_COUNTS = 12, 2e6  # choices of counts that are too few for a path, and that it keeps a mark for
-_STAGES, _FIRST_STAGE, _FACTOR = 24, 4, 4.0  # of beta; from which on Newton's method is tried
+_STAGES, _FACTOR = 5, 4.0  # of beta
+_WINDOW = 72.0  # over the last beta: orbits that are looked at beyond
+_PROGRAMMES, _SETTLED = 20, 1e-13  # quadratic programmes, and what the last gains
+_STRONG, _RATIOS = 1e-7, (1e4, 1.0, 1e-4)  # weight that counts, also in relation to slack
+_DAMPING, _MOST_DAMPING = 1e-3, 1e6  # in the way of long steps
 _FEW_ORBITS = 60  # of weight, below which the path looks at more counts
 _DEPENDENT = 1e-6, 1e-9  # see `KindTask.dependent`: on the path, in turns
 _ROUNDING = 1e-13  # of contributions
@@ -183,7 +188,8 @@ def _followed(task: KindTask) -> _Point | None:
     codes = task.readouts(theta, list(grid))
     beta = 3.0 / (float(np.abs(kinds.y).max()) + 1e-9)
     factor = kinds.n / np.maximum(kinds.n - 1.0, 1.0)
-    for stage in range(_STAGES):
+    weights = np.empty(0)
+    for _ in range(_STAGES):
         ok, counts, v, heights, weights = kind_path.smooth_stage(
             task.table, kinds.n, kinds.p, task.share, factor, kinds.y, task.tau, kinds.split, task.low, task.high,
             theta, beta, (codes.counts, codes.v), strides,
@@ -192,17 +198,63 @@ def _followed(task: KindTask) -> _Point | None:
         if not ok:
             return None
         codes = Orbits(counts, v, heights)
-        strong = np.flatnonzero(weights > 1e-6)
-        if stage >= _FIRST_STAGE:
-            task.starts, task.dependent = counts[strong], _DEPENDENT[stage % 2]
-            basic, share = _basic(task, theta, codes.take(strong), weights[strong])
-            found = _active_set(task, theta, basic, share)
-            if found is not None:
-                return found
-        if len(strong) < _FEW_ORBITS:
+        if np.sum(weights > 1e-6) < _FEW_ORBITS:
             strides = np.maximum(strides // 2.0, 1.0)
         beta *= _FACTOR
+    theta, codes, weights, slack = _settled(task, theta, codes, weights, _WINDOW / beta)
+    for ratio in _RATIOS:
+        strong = weights > ratio * slack
+        task.starts = codes.counts[strong]
+        for task.dependent in _DEPENDENT:
+            found = _active_set(task, theta, *_basic(task, theta, codes.take(strong), weights[strong]))
+            if found is not None:
+                return found
     return None
+
+
+def _settled(
+    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float
+) -> tuple[FloatArray, Orbits, FloatArray, FloatArray]:
+    """Newton's steps in which nearly equal orbits are sorted out by a quadratic programme (`compiled.code_program`).
+
+    Returns (theta, codes, weights, slack); orbits within `window` of the highest are looked at.
+    """
+    kinds = task.kinds
+    free = np.flatnonzero(kinds.free)
+    value, damping = task.linear(theta) + float(codes.heights.max()), 0.0
+    share = np.repeat(task.share, theta.shape[1])[free]
+    slack = np.zeros(len(weights))
+    for _ in range(_PROGRAMMES):
+        fields = fields_of(task, theta, codes)
+        columns = np.ascontiguousarray(fields.columns.reshape(len(fields.h), -1)[:, free])
+        strong = weights > _STRONG
+        curvature = np.tensordot(weights[strong], fields.curvature[strong], 1)[np.ix_(free, free)]
+        slope = share * (kinds.y - task.tau * theta).ravel()[free]
+        while True:
+            matrix = np.ascontiguousarray(curvature + np.diag((task.tau + damping) * share))
+            weights, slack, step = weights.copy(), np.empty(len(weights)), np.empty(len(free))
+            s = interior(task.table, matrix, slope, fields.h, columns, weights, slack, step)
+            gain = float(fields.h.max() - s + slope @ step - 0.5 * step @ matrix @ step)
+            if not gain > _SETTLED * (1.0 + abs(value)) or damping > _MOST_DAMPING:
+                return theta, codes, weights, slack
+            trial = theta.copy()
+            trial.ravel()[free] += step
+            found = Orbits(
+                *kind_path.highest_orbits(
+                    task.table, kinds.n, kinds.p, trial, kinds.split, task.low, task.high, (codes.counts, codes.v),
+                    window, np.ones(kinds.n_kinds),
+                )
+            )  # fmt: skip
+            trial_value = task.linear(trial) + float(found.heights.max())
+            if trial_value <= value - 0.1 * gain + 1e-13 * (1.0 + abs(value)):
+                break
+            damping = max(10.0 * damping, _DAMPING)
+        check_time()
+        damping = 0.1 * damping if damping > _DAMPING else 0.0
+        known = {tuple(counts): weight for counts, weight in zip(codes.counts.tolist(), weights, strict=True)}
+        weights = np.array([known.get(tuple(counts), 0.0) for counts in found.counts.tolist()])
+        theta, codes, value = trial, found, trial_value
+    return theta, codes, weights, np.append(slack, np.zeros(len(weights)))[: len(weights)]
 
 
 def _basic(task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray) -> tuple[Orbits, FloatArray]:

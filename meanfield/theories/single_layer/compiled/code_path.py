@@ -41,7 +41,8 @@ _ROUNDING = 1e-13  # of J
 _DECREMENT = 0.02  # Newton's estimate of J_beta above its minimum, in units of 1 / beta, at which a stage ends
 _REGULAR = 1e-3  # r
 _STAGES, _FACTOR = 5, 4.0  # of beta
-_PROGRAMMES, _SETTLED, _DAMPING = 20, 1e-13, 1e-3  # quadratic programmes, what they gain at the end, in the way of a long step
+_PROGRAMMES, _SETTLED, _DAMPING = 20, 1e-13, 1e-3  # quadratic programmes, what the last gains, in the way of long steps
+_RATIOS = (1e4, 1.0, 1e-4)  # of weight to slack, from which on a code is handed to the active set: rounding blurs that
 
 
 @jit
@@ -409,10 +410,12 @@ def code_path(table, p, y, tau, low, high):
     count = _settle(table, p, y, tau, low, high, _FACTOR * _WINDOW / beta, t, slots, now, trials, count, slack)
     if count == 0:
         return solution
-    for ratio in (1e4, 1.0):
+    before = 0
+    for ratio in _RATIOS:
         strong = np.nonzero(weights[:count] > ratio * slack[:count])[0]
-        if strong.shape[0] == 0:
+        if strong.shape[0] == before:
             continue
+        before = strong.shape[0]
         rows, share = readouts[strong].copy(), weights[strong].copy()
         for all_of_them in (True, False):
             if all_of_them and strong.shape[0] > n_classes * m + 1:

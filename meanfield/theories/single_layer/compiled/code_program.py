@@ -6,8 +6,8 @@ t, b = p_c (y_c - tau t_c) and M = sum_k w_k d^2 H_k / dt^2 + tau p, J is near t
 
     min over (x, s):  s - b.x + x.M x / 2    subject to    s >= H_k + g_k.x    for all k,
 
-whose multipliers are the weights. Turning readouts and order parameters together leaves all H_k as they are: along these
-directions, of which there are up to m (m - 1) / 2, there is no constraint, and they are eliminated.
+whose multipliers are the weights. Turning readouts and order parameters together leaves all H_k as they are: along
+these directions, of which there are up to m (m - 1) / 2, there is no constraint, and they are eliminated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit, jit_apart
 
-__all__ = ["solve_programme"]
+__all__ = ["interior", "solve_programme"]
 
 _MOST_STEPS = 60
 _LEAST = 1e-22  # mean of weight times slack at which what carries weight is told from what does not
@@ -83,8 +83,8 @@ def _frame(t):
     return rows[:left].copy(), rows[left:].copy()
 
 
-@jit_apart(returns="float64")
-def _interior(table, matrix, slope, heights, columns, weights, slack, x):
+@jit_apart(returns="float64", from_python=True)
+def interior(table, matrix, slope, heights, columns, weights, slack, x):
     """Mehrotra's method for the programme of `matrix` (r, r), slope b (r,), heights (K,), columns g_k (K, r).
 
     Fills weights (K,), which come in as a guess, slack (K,) and x (r,); returns s.
@@ -205,7 +205,7 @@ def solve_programme(table, t, matrix, slope, heights, columns, weights, slack, s
     inner -= cross @ back.T
     reduced = columns @ free.T
     x = np.empty(n_free)
-    s = _interior(table, inner, inner_slope, heights, reduced, weights, slack, x)
+    s = interior(table, inner, inner_slope, heights, reduced, weights, slack, x)
     other = away - x @ back
     step[:] = x @ free + other @ turning
     return np.max(heights) - s + np.sum(slope * step) - 0.5 * np.sum(step * (matrix @ step))
