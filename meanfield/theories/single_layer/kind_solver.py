@@ -45,11 +45,11 @@ _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
 _REFINEMENTS = 20  # with codes that branch and bound has found
 _FEW_COUNTS, _MOST_COUNTS = 12, 2e6  # choices of counts that are too few for a path, and that it keeps a mark for
-_STAGES, _FACTOR = 5, 4.0  # of beta
-_WINDOW = 72.0  # over the last beta: orbits that are looked at beyond
+_STAGES, _FIRST_STAGE, _FACTOR = 24, 4, 4.0  # of beta; from which on Newton's method is tried
+_WINDOW = 18.0  # over the last beta: orbits that are looked at beyond
 _PROGRAMMES, _SETTLED = 20, 1e-13  # quadratic programmes, and what the last gains
 _STRONG, _RATIOS = 1e-7, (1e4, 1.0, 1e-4)  # weight that counts, also in relation to slack
-_DAMPING, _MOST_DAMPING = 1e-3, 1e6  # in the way of long steps
+_DAMPING = 1e-3  # in the way of long steps
 _FEW_ORBITS = 60  # of weight, below which the path looks at more counts
 _DEPENDENT = 1e-6, 1e-9  # see `KindTask.dependent`: on the path, in turns
 _ROUNDING = 1e-13  # of contributions
@@ -186,10 +186,11 @@ def _followed(task: KindTask) -> _Point | None:
     theta, strides = np.zeros(kinds.y.shape), np.maximum(n // 4, 1.0)
     grid = product(*(sorted({0.0, a // 4, a // 2, a - a // 4, a}) for a in n))
     codes = task.readouts(theta, list(grid))
-    beta = 3.0 / (float(np.abs(kinds.y).max()) + 1e-9)
+    # Heights differ by how far targets are apart, whatever they have in common.
+    apart = kinds.y - np.append(task.share @ kinds.y[:, :-1] / task.share.sum(), 0.0)
+    beta = 3.0 / (float(np.sqrt((apart**2).sum(axis=1)).max()) + 1e-9)
     factor = kinds.n / np.maximum(kinds.n - 1.0, 1.0)
-    weights = np.empty(0)
-    for _ in range(_STAGES):
+    for stage in range(_STAGES):
         ok, counts, v, heights, weights = kind_path.smooth_stage(
             task.table, kinds.n, kinds.p, task.share, factor, kinds.y, task.tau, kinds.split, task.low, task.high,
             theta, beta, (codes.counts, codes.v), strides,
@@ -198,14 +199,29 @@ def _followed(task: KindTask) -> _Point | None:
         if not ok:
             return None
         codes = Orbits(counts, v, heights)
-        if np.sum(weights > 1e-6) < _FEW_ORBITS:
+        strong = np.flatnonzero(weights > 1e-6)
+        if stage >= _FIRST_STAGE:
+            task.starts, task.dependent = counts[strong], _DEPENDENT[stage % 2]
+            basic, share = _basic(task, theta, codes.take(strong), weights[strong])
+            found = _active_set(task, theta, basic, share)
+            if found is None and stage == _FIRST_STAGE:  # which orbits carry weight cannot be seen from the path yet
+                found = _told_apart(task, *_settled(task, theta, codes, weights, _WINDOW / (_FACTOR * beta)))
+            if found is not None:
+                return found
+        if len(strong) < _FEW_ORBITS:
             strides = np.maximum(strides // 2.0, 1.0)
         beta *= _FACTOR
-    theta, codes, weights, slack = _settled(task, theta, codes, weights, _WINDOW / beta)
+    return None
+
+
+def _told_apart(
+    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, slack: FloatArray
+) -> _Point | None:
+    """The active set of orbits whose weight is not small beside their slack."""
     for ratio in _RATIOS:
         strong = weights > ratio * slack
-        task.starts = codes.counts[strong]
-        for task.dependent in _DEPENDENT:
+        if strong.any():
+            task.starts = codes.counts[strong]
             found = _active_set(task, theta, *_basic(task, theta, codes.take(strong), weights[strong]))
             if found is not None:
                 return found
@@ -230,30 +246,37 @@ def _settled(
         strong = weights > _STRONG
         curvature = np.tensordot(weights[strong], fields.curvature[strong], 1)[np.ix_(free, free)]
         slope = share * (kinds.y - task.tau * theta).ravel()[free]
-        while True:
-            matrix = np.ascontiguousarray(curvature + np.diag((task.tau + damping) * share))
-            weights, slack, step = weights.copy(), np.empty(len(weights)), np.empty(len(free))
-            s = interior(task.table, matrix, slope, fields.h, columns, weights, slack, step)
-            gain = float(fields.h.max() - s + slope @ step - 0.5 * step @ matrix @ step)
-            if not gain > _SETTLED * (1.0 + abs(value)) or damping > _MOST_DAMPING:
-                return theta, codes, weights, slack
-            trial = theta.copy()
-            trial.ravel()[free] += step
-            found = Orbits(
-                *kind_path.highest_orbits(
-                    task.table, kinds.n, kinds.p, trial, kinds.split, task.low, task.high, (codes.counts, codes.v),
-                    window, np.ones(kinds.n_kinds),
-                )
-            )  # fmt: skip
-            trial_value = task.linear(trial) + float(found.heights.max())
-            if trial_value <= value - 0.1 * gain + 1e-13 * (1.0 + abs(value)):
-                break
-            damping = max(10.0 * damping, _DAMPING)
+        matrix = np.ascontiguousarray(curvature + np.diag((task.tau + damping) * share))
+        weights, slack, step = weights.copy(), np.empty(len(weights)), np.empty(len(free))
+        s = interior(task.table, matrix, slope, fields.h, columns, weights, slack, step)
+        gain = float(fields.h.max() - s + slope @ step - 0.5 * step @ matrix @ step)
+        if not gain > _SETTLED * (1.0 + abs(value)):
+            break
+        trial = theta.copy()
+        trial.ravel()[free] += step
+        near = codes.take(slack < window)
+        found = Orbits(
+            *kind_path.highest_orbits(
+                task.table, kinds.n, kinds.p, trial, kinds.split, task.low, task.high, (near.counts, near.v),
+                window, np.ones(kinds.n_kinds),
+            )
+        )  # fmt: skip
         check_time()
-        damping = 0.1 * damping if damping > _DAMPING else 0.0
+        trial_value = task.linear(trial) + float(found.heights.max())
         known = {tuple(counts): weight for counts, weight in zip(codes.counts.tolist(), weights, strict=True)}
-        weights = np.array([known.get(tuple(counts), 0.0) for counts in found.counts.tolist()])
-        theta, codes, value = trial, found, trial_value
+        if trial_value <= value - 0.1 * gain + 1e-13 * (1.0 + abs(value)):
+            damping = 0.1 * damping if damping > _DAMPING else 0.0
+            weights = np.array([known.get(tuple(counts), 0.0) for counts in found.counts.tolist()])
+            theta, codes, value = trial, found, trial_value
+            continue
+        # Orbits that the programme did not know are in the way, or the step is too long.
+        fresh = found.take([i for i, counts in enumerate(found.counts.tolist()) if tuple(counts) not in known])
+        if len(fresh.v):
+            codes = codes + task.readouts(theta, fresh.counts, fresh.v)
+            value = task.linear(theta) + float(codes.heights.max())
+            weights = _padded(weights, len(codes.v))
+        else:
+            damping = max(10.0 * damping, _DAMPING)
     return theta, codes, weights, np.append(slack, np.zeros(len(weights)))[: len(weights)]
 
 
