@@ -45,11 +45,11 @@ _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
 _REFINEMENTS = 20  # with codes that branch and bound has found
 _FEW_COUNTS, _MOST_COUNTS = 12, 2e6  # choices of counts that are too few for a path, and that it keeps a mark for
-_STAGES, _FIRST_STAGE, _FACTOR = 24, 4, 4.0  # of beta; from which on Newton's method is tried
-_WINDOW = 18.0  # over the last beta: orbits that are looked at beyond
+_STAGES, _FIRST_STAGE, _FACTOR = 24, 3, 4.0  # of beta; from which on Newton's method is tried
+_WINDOW = 4.0  # over the last beta: orbits that are looked at beyond
 _PROGRAMMES, _SETTLED = 20, 1e-13  # quadratic programmes, and what the last gains
 _STRONG, _RATIOS = 1e-7, (1e4, 1.0, 1e-4)  # weight that counts, also in relation to slack
-_DAMPING = 1e-3  # in the way of long steps
+_DAMPING, _CROWD = 1e-3, 4  # in the way of long steps; orbits for each equation that are too many
 _FEW_ORBITS = 60  # of weight, below which the path looks at more counts
 _DEPENDENT = 1e-6, 1e-9  # see `KindTask.dependent`: on the path, in turns
 _ROUNDING = 1e-13  # of contributions
@@ -186,9 +186,9 @@ def _followed(task: KindTask) -> _Point | None:
     theta, strides = np.zeros(kinds.y.shape), np.maximum(n // 4, 1.0)
     grid = product(*(sorted({0.0, a // 4, a // 2, a - a // 4, a}) for a in n))
     codes = task.readouts(theta, list(grid))
-    # Heights differ by how far targets are apart, whatever they have in common.
+    # Heights differ by how far targets are apart, readouts grow with what they have in common.
     apart = kinds.y - np.append(task.share @ kinds.y[:, :-1] / task.share.sum(), 0.0)
-    beta = 3.0 / (float(np.sqrt((apart**2).sum(axis=1)).max()) + 1e-9)
+    beta = 3.0 / (math.sqrt(float(np.abs(kinds.y).max()) * float(np.abs(apart).max())) + 1e-9)
     factor = kinds.n / np.maximum(kinds.n - 1.0, 1.0)
     for stage in range(_STAGES):
         ok, counts, v, heights, weights = kind_path.smooth_stage(
@@ -202,10 +202,11 @@ def _followed(task: KindTask) -> _Point | None:
         strong = np.flatnonzero(weights > 1e-6)
         if stage >= _FIRST_STAGE:
             task.starts, task.dependent = counts[strong], _DEPENDENT[stage % 2]
-            basic, share = _basic(task, theta, codes.take(strong), weights[strong])
-            found = _active_set(task, theta, basic, share)
-            if found is None and stage == _FIRST_STAGE:  # which orbits carry weight cannot be seen from the path yet
-                found = _told_apart(task, *_settled(task, theta, codes, weights, _WINDOW / (_FACTOR * beta)))
+            if stage == _FIRST_STAGE:  # which orbits carry weight cannot be seen from the path yet
+                found = _told_apart(task, theta, codes, weights, _WINDOW / (_FACTOR * beta))
+            else:
+                basic, share = _basic(task, theta, codes.take(strong), weights[strong])
+                found = _active_set(task, theta, basic, share)
             if found is not None:
                 return found
         if len(strong) < _FEW_ORBITS:
@@ -215,9 +216,13 @@ def _followed(task: KindTask) -> _Point | None:
 
 
 def _told_apart(
-    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, slack: FloatArray
+    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float
 ) -> _Point | None:
-    """The active set of orbits whose weight is not small beside their slack."""
+    """The active set of the orbits whose weight `_settled` finds not to be small beside their slack."""
+    settled = _settled(task, theta, codes, weights, window)
+    if settled is None:
+        return None
+    theta, codes, weights, slack = settled
     for ratio in _RATIOS:
         strong = weights > ratio * slack
         if strong.any():
@@ -230,10 +235,11 @@ def _told_apart(
 
 def _settled(
     task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float
-) -> tuple[FloatArray, Orbits, FloatArray, FloatArray]:
+) -> tuple[FloatArray, Orbits, FloatArray, FloatArray] | None:
     """Newton's steps in which nearly equal orbits are sorted out by a quadratic programme (`compiled.code_program`).
 
-    Returns (theta, codes, weights, slack); orbits within `window` of the highest are looked at.
+    Returns (theta, codes, weights, slack); orbits within `window` of the highest are looked at. None where many more
+    orbits than are needed touch the level, which the path sees as well, or where numbers run out.
     """
     kinds = task.kinds
     free = np.flatnonzero(kinds.free)
@@ -250,8 +256,12 @@ def _settled(
         weights, slack, step = weights.copy(), np.empty(len(weights)), np.empty(len(free))
         s = interior(task.table, matrix, slope, fields.h, columns, weights, slack, step)
         gain = float(fields.h.max() - s + slope @ step - 0.5 * step @ matrix @ step)
-        if not gain > _SETTLED * (1.0 + abs(value)):
-            break
+        if np.sum(weights > _RATIOS[0] * slack) > _CROWD * (len(free) + 1):
+            return None
+        if gain <= _SETTLED * (1.0 + abs(value)):
+            return theta, codes, weights, slack
+        if not np.isfinite(step).all():
+            return None
         trial = theta.copy()
         trial.ravel()[free] += step
         near = codes.take(slack < window)
@@ -262,7 +272,7 @@ def _settled(
             )
         )  # fmt: skip
         check_time()
-        trial_value = task.linear(trial) + float(found.heights.max())
+        trial_value = task.linear(trial) + float(found.heights.max()) if len(found.v) else math.inf
         known = {tuple(counts): weight for counts, weight in zip(codes.counts.tolist(), weights, strict=True)}
         if trial_value <= value - 0.1 * gain + 1e-13 * (1.0 + abs(value)):
             damping = 0.1 * damping if damping > _DAMPING else 0.0
@@ -277,7 +287,7 @@ def _settled(
             weights = _padded(weights, len(codes.v))
         else:
             damping = max(10.0 * damping, _DAMPING)
-    return theta, codes, weights, np.append(slack, np.zeros(len(weights)))[: len(weights)]
+    return None
 
 
 def _basic(task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray) -> tuple[Orbits, FloatArray]:
