@@ -45,7 +45,7 @@ _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
 _REFINEMENTS = 20  # with codes that branch and bound has found
 _FEW_COUNTS, _MOST_COUNTS = 12, 2e6  # choices of counts that are too few for a path, and that it keeps a mark for
-_STAGES, _FIRST_STAGE, _FACTOR = 24, 3, 4.0  # of beta; from which on Newton's method is tried
+_STAGES, _FEW_STAGES, _FIRST_STAGE, _FACTOR = 24, 7, 3, 4.0  # of beta; from which on Newton's method is tried
 _WINDOW = 4.0  # over the last beta: orbits that are looked at beyond
 _PROGRAMMES, _SETTLED = 20, 1e-13  # quadratic programmes, and what the last gains
 _STRONG, _RATIOS = 1e-7, (1e4, 1.0, 1e-4)  # weight that counts, also in relation to slack
@@ -183,14 +183,21 @@ def _followed(task: KindTask) -> _Point | None:
     n = np.where(kinds.split, kinds.n, 0.0)
     if not _FEW_COUNTS < float(np.prod(n + 1.0)) <= _MOST_COUNTS or kinds.n_kinds == 1:
         return None
+    # Heights differ by how far targets are apart, readouts grow with what they have in common.
+    apart = kinds.y - np.append(task.share @ kinds.y[:, :-1] / task.share.sum(), 0.0)
+    whole = float(np.abs(kinds.y).max()) + 1e-9
+    found = _path(task, n, 3.0 / math.sqrt(whole * (float(np.abs(apart).max()) + 1e-9)), _FEW_STAGES)
+    return found if found is not None else _path(task, n, 3.0 / whole, _STAGES)
+
+
+def _path(task: KindTask, n: FloatArray, beta: float, stages: int) -> _Point | None:
+    """The end of a path that starts at `beta`; `n` (K,): classes of kinds that are split, else zero."""
+    kinds = task.kinds
     theta, strides = np.zeros(kinds.y.shape), np.maximum(n // 4, 1.0)
     grid = product(*(sorted({0.0, a // 4, a // 2, a - a // 4, a}) for a in n))
     codes = task.readouts(theta, list(grid))
-    # Heights differ by how far targets are apart, readouts grow with what they have in common.
-    apart = kinds.y - np.append(task.share @ kinds.y[:, :-1] / task.share.sum(), 0.0)
-    beta = 3.0 / (math.sqrt(float(np.abs(kinds.y).max()) * float(np.abs(apart).max())) + 1e-9)
     factor = kinds.n / np.maximum(kinds.n - 1.0, 1.0)
-    for stage in range(_STAGES):
+    for stage in range(stages):
         ok, counts, v, heights, weights = kind_path.smooth_stage(
             task.table, kinds.n, kinds.p, task.share, factor, kinds.y, task.tau, kinds.split, task.low, task.high,
             theta, beta, (codes.counts, codes.v), strides,
@@ -391,7 +398,7 @@ def _active_set(task: KindTask, theta: FloatArray, codes: Orbits, weights: Float
             if task.dependent > 0.0:
                 codes, weights = _basic(task, theta, codes, weights)
             continue
-        touching = (codes + maxima.take(maxima.heights >= level - 1e-10 * (1.0 + abs(level)))).distinct()
+        touching = (codes + maxima.take(np.abs(maxima.heights - level) <= _tolerance(level))).distinct()
         if len(touching.v) > len(codes.v) or nullity_of(task, theta, codes):
             given = np.concatenate([weights, np.zeros(len(touching.v) - len(weights))])
             selected = _select(task, theta, touching, given)
@@ -401,6 +408,12 @@ def _active_set(task: KindTask, theta: FloatArray, codes: Orbits, weights: Float
         codes, weights = codes.take(keep), weights[keep]
         return _Point(theta, codes, weights, nullity_of(task, theta, codes))
     return None
+
+
+def _tolerance(level: float) -> float:
+    """By how much heights may differ and count as equal: a part of the residual, where rounding allows it."""
+    size = 1.0 + abs(level)
+    return min(_VIOLATION * size, max(0.25 * _GOOD, 4e-14 * size))
 
 
 def _newton(
