@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit, jit_apart
 
 __all__ = ["interior", "solve_programme"]
@@ -116,14 +117,14 @@ def interior(table, matrix, slope, heights, columns, weights, slack, x):
         mu = np.sum(weights * slack) / total
         if mu < _LEAST:
             break
-        along[:] = columns @ x
-        residual[:] = slope - matrix @ x - weights @ columns
+        copy_vector(along, columns @ x)
+        copy_vector(residual, slope - matrix @ x - weights @ columns)
         lacking = 1.0 - np.sum(weights)
         for k in range(total):
             infeasible[k] = heights[k] - top + along[k] - s + slack[k]
             ratio[k] = weights[k] / slack[k]
         stiff = np.sum(ratio)
-        mean[:] = (ratio @ columns) / stiff
+        copy_vector(mean, (ratio @ columns) / stiff)
         for i in range(n):
             for j in range(n):
                 normal[i, j] = matrix[i, j]
@@ -147,10 +148,10 @@ def interior(table, matrix, slope, heights, columns, weights, slack, x):
                     target += step_weight[k] * step_slack[k]
                 push[k] = ratio[k] * infeasible[k] - target / slack[k]
             lift = (np.sum(push) - lacking) / stiff
-            rhs[:] = residual - push @ columns + (stiff * lift) * mean
+            copy_vector(rhs, residual - push @ columns + (stiff * lift) * mean)
             _solve(normal, rhs)
             change = lift + np.sum(mean * rhs)
-            along[:] = columns @ rhs
+            copy_vector(along, columns @ rhs)
             length_slack, length_weight = 1.0, 1.0
             for k in range(total):
                 step_slack[k] = change - along[k] - infeasible[k]
@@ -201,11 +202,11 @@ def solve_programme(table, t, matrix, slope, heights, columns, weights, slack, s
     for i in range(n_free):
         line = cross[i].copy()
         _solve(stiff, line)
-        back[i] = line
+        copy_vector(back[i], line)
     inner -= cross @ back.T
     reduced = columns @ free.T
     x = np.empty(n_free)
     s = interior(table, inner, inner_slope, heights, reduced, weights, slack, x)
     other = away - x @ back
-    step[:] = x @ free + other @ turning
+    copy_vector(step, x @ free + other @ turning)
     return np.max(heights) - s + np.sum(slope * step) - 0.5 * np.sum(step * (matrix @ step))
