@@ -267,7 +267,8 @@ def test_functions_return_what_is_said_of_them(capfd):
 @pytest.mark.parametrize(
     ("module", "names"),
     {
-        "code_path": ("code_path", "flood", "_descend", "_sharpen"),
+        "code_path": ("code_path", "flood", "_descend", "_settle"),
+        "code_program": ("interior", "solve_programme", "_frame"),
         "basic_codes": ("basic_codes", "_reduced"),
         "moving_cuts": ("moving_cuts", "_maxima", "_metric"),
         "cones": ("solve_cones", "_solution", "_faces", "_ridges"),

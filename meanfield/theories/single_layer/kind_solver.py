@@ -20,6 +20,7 @@ from meanfield.numerics.budget import new_stop
 from meanfield.numerics.limits import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds
 from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_master, kind_path
+from meanfield.theories.single_layer.compiled.code_program import interior
 from meanfield.theories.single_layer.kind_orbits import (
     KindTask,
     Orbits,
@@ -44,7 +45,11 @@ _GLOBAL_TOLERANCE = 1e-9
 _STEPS = 40
 _REFINEMENTS = 20  # with codes that branch and bound has found
 _FEW_COUNTS, _MOST_COUNTS = 12, 2e6  # choices of counts that are too few for a path, and that it keeps a mark for
-_STAGES, _FIRST_STAGE, _FACTOR = 24, 4, 4.0  # of beta; from which on Newton's method is tried
+_STAGES, _FEW_STAGES, _FIRST_STAGE, _FACTOR = 24, 7, 3, 4.0  # of beta; from which on Newton's method is tried
+_WINDOW = 4.0  # over the last beta: orbits that are looked at beyond
+_PROGRAMMES, _SETTLED = 20, 1e-13  # quadratic programmes, and what the last gains
+_STRONG, _RATIOS = 1e-7, (1e4, 1.0, 1e-4)  # weight that counts, also in relation to slack
+_DAMPING, _CROWD = 1e-3, 4  # in the way of long steps; orbits for each equation that are too many
 _FEW_ORBITS = 60  # of weight, below which the path looks at more counts
 _DEPENDENT = 1e-6, 1e-9  # see `KindTask.dependent`: on the path, in turns
 _ROUNDING = 1e-13  # of contributions
@@ -178,12 +183,21 @@ def _followed(task: KindTask) -> _Point | None:
     n = np.where(kinds.split, kinds.n, 0.0)
     if not _FEW_COUNTS < float(np.prod(n + 1.0)) <= _MOST_COUNTS or kinds.n_kinds == 1:
         return None
+    # Heights differ by how far targets are apart, readouts grow with what they have in common.
+    apart = kinds.y - np.append(task.share @ kinds.y[:, :-1] / task.share.sum(), 0.0)
+    whole = float(np.abs(kinds.y).max()) + 1e-9
+    found = _path(task, n, 3.0 / math.sqrt(whole * (float(np.abs(apart).max()) + 1e-9)), _FEW_STAGES)
+    return found if found is not None else _path(task, n, 3.0 / whole, _STAGES)
+
+
+def _path(task: KindTask, n: FloatArray, beta: float, stages: int) -> _Point | None:
+    """The end of a path that starts at `beta`; `n` (K,): classes of kinds that are split, else zero."""
+    kinds = task.kinds
     theta, strides = np.zeros(kinds.y.shape), np.maximum(n // 4, 1.0)
     grid = product(*(sorted({0.0, a // 4, a // 2, a - a // 4, a}) for a in n))
     codes = task.readouts(theta, list(grid))
-    beta = 3.0 / (float(np.abs(kinds.y).max()) + 1e-9)
     factor = kinds.n / np.maximum(kinds.n - 1.0, 1.0)
-    for stage in range(_STAGES):
+    for stage in range(stages):
         ok, counts, v, heights, weights = kind_path.smooth_stage(
             task.table, kinds.n, kinds.p, task.share, factor, kinds.y, task.tau, kinds.split, task.low, task.high,
             theta, beta, (codes.counts, codes.v), strides,
@@ -195,13 +209,91 @@ def _followed(task: KindTask) -> _Point | None:
         strong = np.flatnonzero(weights > 1e-6)
         if stage >= _FIRST_STAGE:
             task.starts, task.dependent = counts[strong], _DEPENDENT[stage % 2]
-            basic, share = _basic(task, theta, codes.take(strong), weights[strong])
-            found = _active_set(task, theta, basic, share)
+            if stage == _FIRST_STAGE:  # which orbits carry weight cannot be seen from the path yet
+                found = _told_apart(task, theta, codes, weights, _WINDOW / (_FACTOR * beta))
+            else:
+                basic, share = _basic(task, theta, codes.take(strong), weights[strong])
+                found = _active_set(task, theta, basic, share)
             if found is not None:
                 return found
         if len(strong) < _FEW_ORBITS:
             strides = np.maximum(strides // 2.0, 1.0)
         beta *= _FACTOR
+    return None
+
+
+def _told_apart(
+    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float
+) -> _Point | None:
+    """The active set of the orbits whose weight `_settled` finds not to be small beside their slack."""
+    settled = _settled(task, theta, codes, weights, window)
+    if settled is None:
+        return None
+    theta, codes, weights, slack = settled
+    for ratio in _RATIOS:
+        strong = weights > ratio * slack
+        if strong.any():
+            task.starts = codes.counts[strong]
+            found = _active_set(task, theta, *_basic(task, theta, codes.take(strong), weights[strong]))
+            if found is not None:
+                return found
+    return None
+
+
+def _settled(
+    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float
+) -> tuple[FloatArray, Orbits, FloatArray, FloatArray] | None:
+    """Newton's steps in which nearly equal orbits are sorted out by a quadratic programme (`compiled.code_program`).
+
+    Returns (theta, codes, weights, slack); orbits within `window` of the highest are looked at. None where many more
+    orbits than are needed touch the level, which the path sees as well, or where numbers run out.
+    """
+    kinds = task.kinds
+    free = np.flatnonzero(kinds.free)
+    value, damping = task.linear(theta) + float(codes.heights.max()), 0.0
+    share = np.repeat(task.share, theta.shape[1])[free]
+    slack = np.zeros(len(weights))
+    for _ in range(_PROGRAMMES):
+        fields = fields_of(task, theta, codes)
+        columns = np.ascontiguousarray(fields.columns.reshape(len(fields.h), -1)[:, free])
+        strong = weights > _STRONG
+        curvature = np.tensordot(weights[strong], fields.curvature[strong], 1)[np.ix_(free, free)]
+        slope = share * (kinds.y - task.tau * theta).ravel()[free]
+        matrix = np.ascontiguousarray(curvature + np.diag((task.tau + damping) * share))
+        weights, slack, step = weights.copy(), np.empty(len(weights)), np.empty(len(free))
+        s = interior(task.table, matrix, slope, fields.h, columns, weights, slack, step)
+        gain = float(fields.h.max() - s + slope @ step - 0.5 * step @ matrix @ step)
+        if np.sum(weights > _RATIOS[0] * slack) > _CROWD * (len(free) + 1):
+            return None
+        if gain <= _SETTLED * (1.0 + abs(value)):
+            return theta, codes, weights, slack
+        if not np.isfinite(step).all():
+            return None
+        trial = theta.copy()
+        trial.ravel()[free] += step
+        near = codes.take(slack < window)
+        found = Orbits(
+            *kind_path.highest_orbits(
+                task.table, kinds.n, kinds.p, trial, kinds.split, task.low, task.high, (near.counts, near.v),
+                window, np.ones(kinds.n_kinds),
+            )
+        )  # fmt: skip
+        check_time()
+        trial_value = task.linear(trial) + float(found.heights.max()) if len(found.v) else math.inf
+        known = {tuple(counts): weight for counts, weight in zip(codes.counts.tolist(), weights, strict=True)}
+        if trial_value <= value - 0.1 * gain + 1e-13 * (1.0 + abs(value)):
+            damping = 0.1 * damping if damping > _DAMPING else 0.0
+            weights = np.array([known.get(tuple(counts), 0.0) for counts in found.counts.tolist()])
+            theta, codes, value = trial, found, trial_value
+            continue
+        # Orbits that the programme did not know are in the way, or the step is too long.
+        fresh = found.take([i for i, counts in enumerate(found.counts.tolist()) if tuple(counts) not in known])
+        if len(fresh.v):
+            codes = codes + task.readouts(theta, fresh.counts, fresh.v)
+            value = task.linear(theta) + float(codes.heights.max())
+            weights = _padded(weights, len(codes.v))
+        else:
+            damping = max(10.0 * damping, _DAMPING)
     return None
 
 
@@ -306,7 +398,7 @@ def _active_set(task: KindTask, theta: FloatArray, codes: Orbits, weights: Float
             if task.dependent > 0.0:
                 codes, weights = _basic(task, theta, codes, weights)
             continue
-        touching = (codes + maxima.take(maxima.heights >= level - 1e-10 * (1.0 + abs(level)))).distinct()
+        touching = (codes + maxima.take(np.abs(maxima.heights - level) <= _tolerance(level))).distinct()
         if len(touching.v) > len(codes.v) or nullity_of(task, theta, codes):
             given = np.concatenate([weights, np.zeros(len(touching.v) - len(weights))])
             selected = _select(task, theta, touching, given)
@@ -316,6 +408,12 @@ def _active_set(task: KindTask, theta: FloatArray, codes: Orbits, weights: Float
         codes, weights = codes.take(keep), weights[keep]
         return _Point(theta, codes, weights, nullity_of(task, theta, codes))
     return None
+
+
+def _tolerance(level: float) -> float:
+    """By how much heights may differ and count as equal: a part of the residual, where rounding allows it."""
+    size = 1.0 + abs(level)
+    return min(_VIOLATION * size, max(0.25 * _GOOD, 4e-14 * size))
 
 
 def _newton(

@@ -20,6 +20,7 @@ from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import ascend, code_word_start
 from meanfield.theories.single_layer.compiled.basic_codes import basic_codes
+from meanfield.theories.single_layer.compiled.code_program import solve_programme
 from meanfield.theories.single_layer.compiled.dual import active_set
 from meanfield.theories.single_layer.compiled.generated.action import action_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, minus_hessian, neuron_jacobian
@@ -28,20 +29,20 @@ from meanfield.theories.single_layer.compiled.returned import SOLUTION
 
 __all__ = ["code_path", "flood"]
 
-_MOST = 2048  # codes at a time
-_SLOTS = 1 << 16  # of the hash table of words, half of which may be filled
+_MOST = 1 << 14  # codes at a time
+_SLOTS = 1 << 17  # of the hash table of words, half of which may be filled
 _HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products wrap around
 _WINDOW = 18.0  # of beta (H - max H), where codes count
 _LIGHT = 1e-10  # weight below which a code is left out of the Hessian
-_STRONG = 1e-6  # weight from which on a code is handed to the active set
+_STRONG = 1e-7  # and out of that of the quadratic programme
 _ROW_CODES = 16  # whose contributions to the Hessian are added up at a time
 _STEPS, _TRIALS = 30, 12
 _ROUNDING = 1e-13  # of J
 _DECREMENT = 0.02  # Newton's estimate of J_beta above its minimum, in units of 1 / beta, at which a stage ends
 _REGULAR = 1e-3  # r
-_OFF, _LONGEST = 0.1, 3.0  # of logarithms of weights: what counts as solved, and the longest step
-_STAGES, _FIRST_STAGE, _FACTOR = 21, 5, 4.0  # of beta; from which on weights are unknowns, and the active set is tried
-_SPARE, _PATIENCE = 2, 5  # dependent codes that the active set is tried with, and stages after which it is with any
+_STAGES, _FACTOR = 5, 4.0  # of beta
+_PROGRAMMES, _SETTLED, _DAMPING = 20, 1e-13, 1e-3  # quadratic programmes, what the last gains, in the way of long steps
+_RATIOS = (1e4, 1.0, 1e-4)  # of weight to slack, from which on a code is handed to the active set: rounding blurs that
 
 
 @jit
@@ -295,66 +296,98 @@ def _descend(table, p, y, tau, low, high, beta, t, known, slots, now, trials):
     return count
 
 
-@jit_apart(returns="none")
-def _sharpen(table, p, y, tau, beta, t, readouts, weights, count):
-    """Newton's method on t and the weights of given codes together, towards the minimum of J_beta.
+@jit
+def _fields(table, p, t, readouts, count, columns):
+    """Fill columns (K, C m) with the gradients of the heights of codes in t."""
+    n_classes, m = t.shape
+    first, second = np.empty(n_classes), np.empty(n_classes)
+    for k in range(count):
+        action_fields(table, p, t, readouts[k], first, second)
+        for i in range(n_classes * m):
+            columns[k, i] = first[i // m] * readouts[k, i % m]
 
-    e^{beta H} at a t that is off by a little says nothing of the weights where beta is large; as unknowns they move
-    slowly. `t`, `readouts` and `weights` are overwritten.
+
+@jit
+def _taken_over(words, weights, count, found_words, found_weights, found):
+    """Weights of the codes that are still there, in the same order; those of new ones are zero."""
+    at = 0
+    for k in range(found):
+        ahead = at
+        while ahead < count and words[ahead] != found_words[k]:
+            ahead += 1
+        found_weights[k] = weights[ahead] if ahead < count else 0.0
+        if ahead < count:
+            at = ahead + 1
+
+
+@jit_apart(returns="int64")
+def _settle(table, p, y, tau, low, high, window, t, slots, now, trials, count, slack):
+    """Newton's steps in which codes nearly as high as each other are sorted out by a quadratic programme.
+
+    `t` (C, m) and now = (words, readouts, heights, weights), as in `_descend`, are overwritten, slack (K,) is filled.
+    Returns the number of codes, 0 where it fails.
     """
     n_classes, m = t.shape
     n = n_classes * m
-    matrix, factor = np.empty((n, n)), np.empty((n, n))
-    gradient, step = np.empty(n), np.empty(n)
-    columns = np.empty((count, n))
-    rise = np.empty(count)
-    first, second = np.empty(n_classes), np.empty(n_classes)
-    for _ in range(_STEPS):
-        if exhausted(table.stop, 1 + count + n * n * n // 3000):
-            return
-        middle = 0.0
+    words, readouts, heights, weights = now
+    trial_words, trial_readouts, trial_heights, trial_weights = trials
+    matrix, gradient = np.empty((n, n)), np.empty(n)
+    slope, step = np.empty(n), np.empty(n)
+    strong = np.empty(_MOST)
+    damping = 0.0
+    value = linear_part(p, y, tau, t) + np.max(heights[:count])
+    for _ in range(_PROGRAMMES):
+        columns = np.empty((count, n))
+        _fields(table, p, t, readouts, count, columns)
         for k in range(count):
-            ascend(table, p, t, readouts[k])
-            h = action_fields(table, p, t, readouts[k], first, second)
-            weights[k] = max(weights[k], 1e-300)
-            rise[k] = beta * h - np.log(weights[k])
-            middle += weights[k] * rise[k]
-            for i in range(n):
-                columns[k, i] = first[i // m] * readouts[k, i % m]
-        if not _newton_system(table, p, y, tau, beta, t, readouts, weights, count, matrix, gradient):
-            return
-        mean = weights[:count] @ columns
-        off = 0.0
-        for k in range(count):
-            rise[k] -= middle
-            off = max(off, abs(rise[k]) * min(1.0, 1e3 * weights[k]))
-            if weights[k] > _LIGHT:
-                for i in range(n):
-                    gradient[i] += weights[k] * rise[k] * (columns[k, i] - mean[i])
-        newton_step(matrix, gradient, factor, step)
-        if not np.isfinite(np.sum(step)):
-            return
-        if off < _OFF and -np.sum(step * gradient) * beta < _DECREMENT:
-            return
-        largest = 0.0
-        for k in range(count):
-            for i in range(n):
-                rise[k] += beta * (columns[k, i] - mean[i]) * step[i]
-            largest = max(largest, abs(rise[k]) if weights[k] > _STRONG else 0.0)
-        length = min(1.0, _LONGEST / max(largest, 1e-300), (1.0 + np.max(np.abs(t))) / np.max(np.abs(step)))
+            strong[k] = weights[k] if weights[k] > _STRONG else 0.0
+        if not _newton_system(table, p, y, tau, 0.0, t, readouts, strong, count, matrix, gradient):
+            return 0
         for i in range(n):
-            t[i // m, i % m] += length * step[i]
-        total = 0.0
+            slope[i] = p[i // m] * (y[i // m, i % m] - tau * t[i // m, i % m])
+        moved = False
+        gain = np.inf
+        found = 0
+        trial_value = value
+        trial = t.copy()
+        for _ in range(_TRIALS):
+            for i in range(n):
+                matrix[i, i] += damping * p[i // m]
+            gain = solve_programme(
+                table, t, matrix, slope, heights[:count], columns, weights[:count], slack[:count], step
+            )
+            if exhausted(table.stop, 1) or not np.isfinite(np.sum(step)):
+                return 0
+            if gain <= _SETTLED * (1.0 + abs(value)):
+                break
+            for i in range(n):
+                trial[i // m, i % m] = t[i // m, i % m] + step[i]
+            found = flood(
+                table, p, trial, low, high, readouts[:count], window, slots, trial_words, trial_readouts, trial_heights
+            )
+            if found > 0:
+                trial_value = linear_part(p, y, tau, trial) + np.max(trial_heights[:found])
+                moved = trial_value <= value - 0.1 * gain + _ROUNDING * (1.0 + abs(value))
+            if moved:
+                break
+            damping = max(10.0 * damping, _DAMPING)
+        if not moved:
+            return count
+        damping *= 0.1
+        if damping < _DAMPING:
+            damping = 0.0
+        _taken_over(words, weights, count, trial_words, trial_weights, found)
+        copy_matrix(t, trial)
+        value, count = trial_value, found
         for k in range(count):
-            weights[k] *= np.exp(min(max(length * rise[k], -_LONGEST), _LONGEST))
-            total += weights[k]
-        for k in range(count):
-            weights[k] /= total
+            words[k], heights[k], weights[k] = trial_words[k], trial_heights[k], trial_weights[k]
+            copy_vector(readouts[k], trial_readouts[k])
+    return count
 
 
 @jit_apart(returns=SOLUTION)
 def code_path(table, p, y, tau, low, high):
-    """Follow the central path from t = 0. Returns as `active_set`."""
+    """Follow the central path from t = 0, then sort codes out. Returns as `active_set`."""
     n_classes, m = y.shape
     slots = np.empty(_SLOTS, np.int64)
     now = np.empty(_MOST, np.int64), np.empty((_MOST, m)), np.empty(_MOST), np.empty(_MOST)
@@ -367,25 +400,32 @@ def code_path(table, p, y, tau, low, high):
     t = np.zeros((n_classes, m))
     beta = 3.0 / (np.max(np.abs(y)) + 1e-9)
     count = 0
-    for stage in range(_STAGES):
-        tau_now = tau + _REGULAR / beta
-        if stage < _FIRST_STAGE:
-            known = readouts[:count].copy()
-            count = _descend(table, p, y, tau_now, low, high, beta, t, known, slots, now, trials)
-        else:
-            _sharpen(table, p, y, tau_now, beta, t, readouts, weights, count)
+    for _ in range(_STAGES):
+        known = readouts[:count].copy()
+        count = _descend(table, p, y, tau + _REGULAR / beta, low, high, beta, t, known, slots, now, trials)
         if count == 0 or exhausted(table.stop, 1):
-            break
-        if stage >= _FIRST_STAGE:
-            strong = np.nonzero(weights[:count] > _STRONG)[0]
-            kept, share = basic_codes(table, p, t, readouts[strong].copy(), weights[strong].copy())
-            # While many are left that others can stand in for, which of them stay is not yet known.
-            if strong.shape[0] <= kept.shape[0] + _SPARE or stage % _PATIENCE == 0:
-                solution = active_set(
-                    table, p, y, tau, low, high, t.copy(), readouts[strong[kept]].copy(), share / np.sum(share),
-                    none, no_weights, search,
-                )  # fmt: skip
-                if solution[0]:
-                    break
+            return solution
         beta *= _FACTOR
+    slack = np.empty(_MOST)
+    count = _settle(table, p, y, tau, low, high, _FACTOR * _WINDOW / beta, t, slots, now, trials, count, slack)
+    if count == 0:
+        return solution
+    before = 0
+    for ratio in _RATIOS:
+        strong = np.nonzero(weights[:count] > ratio * slack[:count])[0]
+        if strong.shape[0] == before:
+            continue
+        before = strong.shape[0]
+        rows, share = readouts[strong].copy(), weights[strong].copy()
+        for all_of_them in (True, False):
+            if all_of_them and strong.shape[0] > n_classes * m + 1:
+                continue
+            if not all_of_them:
+                kept, share = basic_codes(table, p, t, rows, share)
+                rows = rows[kept].copy()
+            solution = active_set(
+                table, p, y, tau, low, high, t.copy(), rows.copy(), share / np.sum(share), none, no_weights, search
+            )
+            if solution[0] or exhausted(table.stop, 1):
+                return solution
     return solution
