@@ -33,7 +33,7 @@ from meanfield.theories.single_layer.compiled.bounds import (
     second_order,
 )
 from meanfield.theories.single_layer.compiled.chords import chord_bound
-from meanfield.theories.single_layer.compiled.frames import class_frames, narrowest_frame, tie
+from meanfield.theories.single_layer.compiled.frames import ROUNDING, class_frames, narrowest_frame, tie
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
 
@@ -161,7 +161,9 @@ def branch_and_bound(
         to_readout = np.ascontiguousarray(axes * (1.0 / singular[:d])) @ np.ascontiguousarray(left[:, :d].T)
         to_kappa = frames.to_kappa[0]
         prior = frames.prior[0]
+        rounding = frames.rounding[0]
     else:
+        rounding = ROUNDING
         to_kappa = t @ axes
         from_activation = np.ascontiguousarray(to_kappa.T)
         prior = np.eye(d)
@@ -334,6 +336,7 @@ def branch_and_bound(
             frame = narrowest_frame(frames, low_s, high_s)
             to_kappa = frames.to_kappa[frame]
             prior = frames.prior[frame]
+            rounding = frames.rounding[frame]
         for i in range(d):
             side = frames.classes[frame, i] if over_kappa else i
             low_x[i] = low_s[side]
@@ -361,6 +364,7 @@ def branch_and_bound(
             p,
             to_kappa,
             prior,
+            rounding,
             low_x,
             high_x,
             low_k,
