@@ -170,9 +170,9 @@ def main():
             network, task, tau = problem
             print(
                 f"{i} {name}: C, m = {task.n_classes}, {task.n_outputs}, sigma_a = {network.sigma_a:.3g}, tau = {tau}, "
-                f"{seconds:.1f} s ({clock:.1f} of a clock): {post.status}, residual {post.certificate.kkt_residual:.1e}, gap "
-                f"{post.certificate.duality_gap:.1e}, bound_gap {post.certificate.bound_gap:.1e}, "
-                f"{post.certificate.boxes:.0f} boxes",
+                f"{seconds:.1f} s ({clock:.1f} of a clock): {post.status}, "
+                f"residual {post.certificate.kkt_residual:.1e}, gap {post.certificate.duality_gap:.1e}, "
+                f"bound_gap {post.certificate.bound_gap:.1e}, {post.certificate.boxes:.0f} boxes",
                 flush=True,
             )
         if checked < options.verify and post.status == "optimal" and name != "linear":

@@ -19,11 +19,11 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.cumulant_table import cumulant2, interval_index
 from meanfield.numerics.jit import jit, jit_apart
-from meanfield.numerics.linalg import cholesky
+from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.bounds import (
     BARREN,
     CONTRACTED,
-    asymptotic_lines,
+    HEIGHT_ROUNDING,
     confined_radius,
     curvature_range,
     growth_bound,
@@ -34,8 +34,10 @@ from meanfield.theories.single_layer.compiled.bounds import (
 )
 from meanfield.theories.single_layer.compiled.chords import chord_bound
 from meanfield.theories.single_layer.compiled.frames import ROUNDING, class_frames, narrowest_frame, tie
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
+from meanfield.theories.single_layer.compiled.tails import asymptotic_lines, slope_errors
 
 __all__ = ["branch_and_bound", "exchangeable", "global_bound"]
 
@@ -193,6 +195,7 @@ def branch_and_bound(
         lows[0, i] = max(low - 1e-9 * (1.0 + abs(low)), -_FAR)
         highs[0, i] = min(high + 1e-9 * (1.0 + abs(high)), _FAR)
     lines = asymptotic_lines(table, infimum, supremum)
+    errors = slope_errors(table, infimum, supremum)
     if infimum == -np.inf or supremum == np.inf:
         ball = confined_radius(table, p, t, confinement, infimum, supremum)
         for i in range(sides):
@@ -222,6 +225,8 @@ def branch_and_bound(
     products = np.zeros((patterns, n_classes, n_classes))
     ready = np.zeros(patterns, np.bool_)
     hess = np.empty((m, m))
+    slopes = np.empty(m)
+    uphill = np.empty(m)
     gradient = np.empty(d)
     matrix = np.empty((d, d))
     middle_matrix = np.empty((d, d))
@@ -239,6 +244,7 @@ def branch_and_bound(
         for turn in range(12):
             bound = 0.0
             second = 0.0
+            lost = False  # beyond the table, where that says nothing
             if framed and turn < 2:
                 for f in range(frames.volume.shape[0]):
                     if not tie(frames.classes[f], frames.to_kappa[f], low_s, high_s):
@@ -265,6 +271,8 @@ def branch_and_bound(
                     low_q[c] = max(infimum, -_FAR)
                 if high > table.kappa_max and table.growth_plus == 0.0:
                     high_q[c] = min(supremum, _FAR)
+                lost = lost or (high > table.kappa_max and errors[1] == np.inf)
+                lost = lost or (low < -table.kappa_max and errors[0] == np.inf)
                 if not unbounded:
                     low_g[c] = r_low
                     high_g[c] = r_high
@@ -283,7 +291,9 @@ def branch_and_bound(
                     spread[c] = min(r_top - min(r_low, r_high), (high_q[c] - low_q[c]) * width)
             if straight:
                 bound = min(bound, second)
-            if not unbounded:
+            if lost:
+                bound = second = np.inf
+            elif not unbounded:
                 chords = chord_bound(p, inner, low_k, high_k, low_g, high_g, slope, field)
                 bound = chords if boxes <= _EASY else min(bound, chords)
             if bound <= level + tolerance:
@@ -349,7 +359,7 @@ def branch_and_bound(
                 excess = max(excess, second - level)
                 continue
         relaxed = np.inf
-        if boxes > _EASY:
+        if boxes > _EASY and not lost:
             far = straight and max(np.max(high_k), -np.min(low_k)) > _FAR_OUT
             relaxed = relaxed_bound(
                 table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far,
@@ -365,6 +375,7 @@ def branch_and_bound(
             to_kappa,
             prior,
             rounding,
+            errors,
             low_x,
             high_x,
             low_k,
@@ -378,8 +389,10 @@ def branch_and_bound(
         if verdict == BARREN:
             excess = max(excess, tolerance)
             continue
-        # Strictly concave around a known maximum: that maximum is the largest value in the box.
+        # Strictly concave around a known maximum: nothing in the box is higher, but for what a slope there may give.
         for k in range(known.shape[0]):
+            if done:
+                break
             inside = True
             for c in range(n_classes):
                 margin = 1e-9 * (1.0 + abs(known_x[k, c]))
@@ -387,14 +400,21 @@ def branch_and_bound(
                     inside = False
                     break
             if inside:
+                rest = 0.0
                 for c in range(n_classes):
                     middle = 0.5 * (low_k[c] + high_k[c])
-                    _, most = curvature_range(table, bounds, low_k[c], high_k[c], cumulant2(table, middle)[2])
+                    curved = cumulant2(table, middle)[2]
+                    _, most = curvature_range(table, bounds, low_k[c], high_k[c], middle, curved)
                     curvature[c] = p[c] * most
+                    if abs(known_x[k, c]) > table.kappa_max:
+                        rest += p[c] * errors[1 if known_x[k, c] > 0.0 else 0] * abs(known_x[k, c])
+                height = action_hessian(table, p, t, known[k], slopes, hess)
                 minus_hessian(curvature, t, hess)
-                if cholesky(hess):
-                    done = True
-                break
+                if rest <= 0.1 * tolerance and cholesky(hess):
+                    copy_vector(uphill, slopes)
+                    cholesky_solve(hess, uphill)
+                    height += 0.5 * np.sum(slopes * uphill)
+                    done = height <= level + tolerance + HEIGHT_ROUNDING * np.sum(known[k] * known[k])
         if done:
             excess = max(excess, 0.0)
             continue
