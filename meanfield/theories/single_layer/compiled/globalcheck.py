@@ -50,6 +50,7 @@ _THIN = 1e-13  # relative width of a side that is not split
 _LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
 _FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
 _FEW_FRAMED, _ALONG_AXES = 4_000, 100_000  # boxes of each kind before the other is tried
+_EQUAL = 1e-13  # relative difference of classes that count as exchangeable
 _FAR_OUT = 1e3  # kappa beyond which boxes are as wide as they are far, where phi is homogeneous
 _EASY = 300  # boxes after which majorants are worth their price
 
@@ -58,22 +59,25 @@ _EASY = 300  # boxes after which majorants are worth their price
 def exchangeable(p, t):
     """For each class the next one equivalent to it (equal p, and t t^T unchanged by swapping the two), or -1.
 
-    h depends on t through t t^T alone, so swapping equivalent classes maps maxima onto maxima.
+    h depends on t through t t^T alone, so swapping equivalent classes maps maxima onto maxima. Returns (next ones,
+    the largest relative difference that was let pass: of the rounding of t).
     """
     n_classes = p.shape[0]
     gram = t @ t.T
-    tolerance = 1e-10 * (1e-300 + np.max(np.abs(gram)))
+    unit = 1e-300 + np.max(np.abs(gram))
     follower = np.full(n_classes, -1)
+    asymmetry = 0.0
     for c in range(n_classes):
         for d in range(c + 1, n_classes):
-            same = abs(p[c] - p[d]) <= 1e-12 and abs(gram[c, c] - gram[d, d]) <= tolerance
+            difference = max(abs(p[c] - p[d]) / p[c], abs(gram[c, c] - gram[d, d]) / unit)
             for e in range(n_classes):
-                if e not in (c, d) and abs(gram[c, e] - gram[d, e]) > tolerance:
-                    same = False
-            if same:
+                if e not in (c, d):
+                    difference = max(difference, abs(gram[c, e] - gram[d, e]) / unit)
+            if difference <= _EQUAL:
                 follower[c] = d
+                asymmetry = max(asymmetry, difference)
                 break
-    return follower
+    return follower, asymmetry
 
 
 @jit_apart(returns="none")
@@ -177,7 +181,9 @@ def branch_and_bound(
     for k in range(known.shape[0]):
         for c in range(n_classes):
             known_x[k, c] = np.sum(known[k] * t[c])
-    follower = exchangeable(p, t)
+    # A maximum on the plane of two such classes may lie a little beside it: searches allow for that.
+    follower, asymmetry = exchangeable(p, t)
+    slack = _SLACK + 4.0 * asymmetry
     inner = t @ t.T
     lows = np.empty((_STACK_PER_SIDE * sides + 3, sides))
     highs = np.empty((_STACK_PER_SIDE * sides + 3, sides))
@@ -323,7 +329,7 @@ def branch_and_bound(
                     low += min(a, b)
                     high += max(a, b)
                     size += max(abs(a), abs(b))
-                margin = _SLACK * (1.0 + size)
+                margin = slack * (1.0 + size)
                 low -= margin
                 high += margin
                 width = high_s[i] - low_s[i]
@@ -374,7 +380,7 @@ def branch_and_bound(
             p,
             to_kappa,
             prior,
-            rounding,
+            rounding + 4.0 * asymmetry,
             errors,
             low_x,
             high_x,
