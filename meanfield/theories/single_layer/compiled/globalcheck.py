@@ -33,6 +33,7 @@ from meanfield.theories.single_layer.compiled.bounds import (
     second_order,
 )
 from meanfield.theories.single_layer.compiled.chords import chord_bound
+from meanfield.theories.single_layer.compiled.far import far_bound
 from meanfield.theories.single_layer.compiled.frames import ROUNDING, class_frames, narrowest_frame, tie
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
@@ -371,6 +372,9 @@ def branch_and_bound(
                 table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far,
                 level + tolerance, products, ready, gap, matrix, middle_matrix,
             )  # fmt: skip
+            if far and relaxed > level + tolerance:
+                target = level + tolerance
+                relaxed = min(relaxed, far_bound(table, bounds, p, t, lines, low_k, high_k, target, relaxed, gap))
         if relaxed <= level + tolerance:
             excess = max(excess, relaxed - level)
             continue
