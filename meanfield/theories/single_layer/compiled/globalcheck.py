@@ -50,9 +50,10 @@ _STACK_PER_SIDE = 96
 _THIN = 1e-13  # relative width of a side that is not split
 _LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
 _FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
-_FEW_FRAMED, _ALONG_AXES = 4_000, 100_000  # boxes of each kind before the other is tried
+_FEW_FRAMED, _ALONG_AXES = 12_000, 100_000  # boxes of each kind before the other is tried
 _EQUAL = 1e-13  # relative difference of classes that count as exchangeable
 _FAR_OUT = 1e3  # kappa beyond which boxes are as wide as they are far, where phi is homogeneous
+_ROUNDING = 1e-13  # relative error of inverses of t t^T, up to which forms far out are trusted
 _EASY = 300  # boxes after which majorants are worth their price
 
 
@@ -217,6 +218,9 @@ def branch_and_bound(
     high_s = np.empty(sides)
     low_x = np.empty(d)
     high_x = np.empty(d)
+    low_y = np.empty(d)
+    high_y = np.empty(d)
+    room = np.empty(n_classes)
     low_k = np.empty(n_classes)
     high_k = np.empty(n_classes)
     low_q = np.empty(n_classes)
@@ -358,7 +362,8 @@ def branch_and_bound(
             side = frames.classes[frame, i] if over_kappa else i
             low_x[i] = low_s[side]
             high_x[i] = high_s[side]
-        if unbounded:
+        exact = rounding <= _ROUNDING
+        if unbounded and exact:
             second += growth_bound(
                 table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, middle_matrix, gradient
             )
@@ -366,7 +371,7 @@ def branch_and_bound(
                 excess = max(excess, second - level)
                 continue
         relaxed = np.inf
-        if boxes > _EASY and not lost:
+        if boxes > _EASY and exact and not lost:
             far = straight and max(np.max(high_k), -np.min(low_k)) > _FAR_OUT
             relaxed = relaxed_bound(
                 table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far,
@@ -375,27 +380,24 @@ def branch_and_bound(
             if far and relaxed > level + tolerance:
                 target = level + tolerance
                 relaxed = min(relaxed, far_bound(table, bounds, p, t, lines, low_k, high_k, target, relaxed, gap))
+                # The dual may crawl in one frame and not in another.
+                for f in range(frames.volume.shape[0] if framed else 0):
+                    if relaxed <= target or frames.rounding[f] > _ROUNDING:
+                        continue
+                    for i in range(d):
+                        low_y[i], high_y[i] = low_k[frames.classes[f, i]], high_k[frames.classes[f, i]]
+                    other = relaxed_bound(
+                        table, bounds, p, frames.to_kappa[f], frames.prior[f], lines, low_y, high_y, low_k, high_k,
+                        True, far, target, products, ready, room, matrix, middle_matrix,
+                    )  # fmt: skip
+                    relaxed = min(relaxed, other)
         if relaxed <= level + tolerance:
             excess = max(excess, relaxed - level)
             continue
         verdict = second_order(
-            table,
-            bounds,
-            p,
-            to_kappa,
-            prior,
-            rounding + 4.0 * asymmetry,
-            errors,
-            low_x,
-            high_x,
-            low_k,
-            high_k,
-            level + tolerance,
-            gradient,
-            matrix,
-            middle_matrix,
-            radius,
-        )
+            table, bounds, p, to_kappa, prior, rounding + 4.0 * asymmetry, errors, low_x, high_x, low_k, high_k,
+            level + tolerance, gradient, matrix, middle_matrix, radius,
+        )  # fmt: skip
         if verdict == BARREN:
             excess = max(excess, tolerance)
             continue
