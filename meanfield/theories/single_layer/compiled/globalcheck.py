@@ -53,7 +53,9 @@ _FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
 _FEW_FRAMED, _ALONG_AXES = 12_000, 100_000  # boxes of each kind before the other is tried
 _EQUAL = 1e-13  # relative difference of classes that count as exchangeable
 _FAR_OUT = 1e3  # kappa beyond which boxes are as wide as they are far, where phi is homogeneous
-_ROUNDING = 1e-13  # relative error of inverses of t t^T, up to which forms far out are trusted
+# Relative error of inverses of t t^T, from which on forms are charged for it; the latter where phi is homogeneous: its
+# rays reach to infinity, forms vanish along them, and are not known better than t.
+_ROUNDING, _ROUNDING_STRAIGHT = 1e-14, 4e-14
 _EASY = 300  # boxes after which majorants are worth their price
 
 
@@ -362,36 +364,41 @@ def branch_and_bound(
             side = frames.classes[frame, i] if over_kappa else i
             low_x[i] = low_s[side]
             high_x[i] = high_s[side]
-        exact = rounding <= _ROUNDING
-        if unbounded and exact:
+        aim = level + tolerance
+        if rounding > (_ROUNDING_STRAIGHT if straight else _ROUNDING):
+            for i in range(d):
+                for j in range(d):
+                    sizes = max(high_x[i], -low_x[i]) * max(high_x[j], -low_x[j])
+                    middle = 0.25 * (low_x[i] + high_x[i]) * (low_x[j] + high_x[j])
+                    aim -= 0.5 * ROUNDING * abs(prior[i, j]) * sizes + rounding * prior[i, j] * middle
+        if unbounded:
             second += growth_bound(
                 table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, middle_matrix, gradient
             )
-            if second <= level + tolerance:
+            if second <= aim:
                 excess = max(excess, second - level)
                 continue
         relaxed = np.inf
-        if boxes > _EASY and exact and not lost:
+        if boxes > _EASY and not lost:
             far = straight and max(np.max(high_k), -np.min(low_k)) > _FAR_OUT
             relaxed = relaxed_bound(
                 table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far,
-                level + tolerance, products, ready, gap, matrix, middle_matrix,
+                aim, products, ready, gap, matrix, middle_matrix,
             )  # fmt: skip
-            if far and relaxed > level + tolerance:
-                target = level + tolerance
-                relaxed = min(relaxed, far_bound(table, bounds, p, t, lines, low_k, high_k, target, relaxed, gap))
+            if far and relaxed > aim:
+                relaxed = min(relaxed, far_bound(table, bounds, p, t, lines, low_k, high_k, aim, relaxed, gap))
                 # The dual may crawl in one frame and not in another.
                 for f in range(frames.volume.shape[0] if framed else 0):
-                    if relaxed <= target or frames.rounding[f] > _ROUNDING:
+                    if relaxed <= aim or frames.rounding[f] > _ROUNDING_STRAIGHT:
                         continue
                     for i in range(d):
                         low_y[i], high_y[i] = low_k[frames.classes[f, i]], high_k[frames.classes[f, i]]
                     other = relaxed_bound(
                         table, bounds, p, frames.to_kappa[f], frames.prior[f], lines, low_y, high_y, low_k, high_k,
-                        True, far, target, products, ready, room, matrix, middle_matrix,
+                        True, far, aim, products, ready, room, matrix, middle_matrix,
                     )  # fmt: skip
                     relaxed = min(relaxed, other)
-        if relaxed <= level + tolerance:
+        if relaxed <= aim:
             excess = max(excess, relaxed - level)
             continue
         verdict = second_order(
