@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit_apart
 from meanfield.theories.single_layer.compiled.returned import CUTS
 
@@ -39,7 +40,7 @@ def analog_candidate(table, p, y, tau):
             for r in range(m):
                 t[c, r] += size * left[c, i] * right[i, r] / np.sqrt(p[c])
         if weight > 0.0:
-            directions[outliers] = right[i]
+            copy_vector(directions[outliers], right[i])
             weights[outliers] = weight
             outliers += 1
     return t, directions[:outliers].copy(), weights[:outliers].copy()

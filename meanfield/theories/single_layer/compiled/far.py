@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.bounds import psi_and_mean, remainder_maximum
@@ -87,7 +88,7 @@ def far_bound(table, bounds, p, t, lines, low_k, high_k, target, best, gap):
         along[:] = 0.0
         along[k] = 1.0
         cholesky_solve(spread, along)
-        prior[k] = along
+        copy_vector(prior[k], along)
     room = np.empty(n)
     value = relaxed_bound(
         table, bounds, weight, np.eye(n), prior, lines, low.copy(), high.copy(), low, high, False, False,
