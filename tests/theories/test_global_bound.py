@@ -11,8 +11,9 @@ import meanfield as mf
 from meanfield.activations.cumulant import cumulant
 from meanfield.theories.single_layer import limit
 from meanfield.theories.single_layer.compiled import ascent, globalcheck, outlier, relaxation
-from meanfield.theories.single_layer.compiled.bounds import asymptotic_lines, curvature_range
+from meanfield.theories.single_layer.compiled.bounds import curvature_range
 from meanfield.theories.single_layer.compiled.chords import chord_bound
+from meanfield.theories.single_layer.compiled.tails import asymptotic_lines
 
 
 def bound(name, p, t, level, tolerance=1e-10, max_boxes=200_000):
@@ -142,7 +143,7 @@ def test_curvature_range_holds_and_shrinks_with_the_interval(name):
         for half in (0.5, 5e-3, 5e-5):
             inside = centre + half * np.append(rng.uniform(-1.0, 1.0, 20), [-1.0, 1.0])
             exact = np.asarray(direct(inside)[2])
-            least, most = curvature_range(table, bounds, centre - half, centre + half, second)
+            least, most = curvature_range(table, bounds, centre - half, centre + half, centre, second)
             assert least - 1e-9 <= exact.min() <= exact.max() <= most + 1e-9
             widths.append(most - least)
         assert widths[2] < 2e-4

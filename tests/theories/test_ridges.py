@@ -13,7 +13,7 @@ from scipy.special import log_ndtr
 import meanfield as mf
 from meanfield.numerics.budget import new_stop
 from meanfield.theories.single_layer import limit
-from meanfield.theories.single_layer.compiled import frames, globalcheck, outlier, ridges
+from meanfield.theories.single_layer.compiled import far, frames, globalcheck, outlier, ridges
 from meanfield.theories.single_layer.compiled.bounds import growth_bound, remainder_maximum
 
 Z = sp.Symbol("z", real=True)
@@ -55,6 +55,18 @@ TASKS = {
     "leaky_relu, beyond a face": (
         "leaky_relu", 2.047, 0.05, (0.4, 0.258, 0.05, 0.159, 0.133),
         [[1.04, -1.71, -0.94], [1.25, -0.12, -0.19], [1.87, -0.72, -1.83], [-0.43, -1.39, -1.67], [0.27, 1.81, 0.32]],
+    ),
+    # of one class that is held at 1 and one that is between 10^3 and 10^4, along a ray that is no coordinate
+    "leaky_relu, along a ray": (
+        "leaky_relu", 2.924, 0.05, (0.066, 0.051, 0.208, 0.577, 0.098),
+        [[-0.453, 1.432, -0.77, -0.61], [-1.238, 1.838, 1.215, -0.15], [-0.943, 1.864, -0.413, -1.157],
+         [-0.301, 0.876, 1.083, -1.564], [1.784, 0.698, -1.75, 1.35]],
+    ),
+    # R of one class is above the level by 5e-5, and growth falls short of one by 1e-9 to 1e-7
+    "leaky_relu, nearly rays": (
+        "leaky_relu", 1.873, 0.0, (0.242, 0.252, 0.217, 0.058, 0.231),
+        [[1.682, -0.978, -1.344, 1.585], [-1.185, -1.112, 1.221, 1.864], [1.378, 0.067, -0.498, 1.954],
+         [0.944, 0.516, -1.955, -1.219], [-1.946, 1.628, -1.054, -1.316]],
     ),
     "elu, more classes than outputs": (
         ELU, 1.846, 0.0, (0.466, 0.167, 0.367), [[1.20, 1.92], [1.92, 1.90], [1.80, 1.71]],
@@ -308,6 +320,43 @@ def test_bounds_of_remainder_and_growth_hold(name):
     value = growth_bound(table, p, np.eye(3), prior, np.zeros(2), low, high, low, high, *scratch)
     assert form.max() <= value + 1e-9
     assert value < form.max() + 0.05
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
+def test_far_boxes_are_bounded_by_the_fields_that_stay_small(name):
+    """A ray with Q = 1 and two fields that vanish along it: over random boxes far out nothing exceeds the bound."""
+    phi = mf.activation(name)
+    table, bounds, _ = limit.compiled_tables(phi, 1.0)
+    rectifier = Rectifier(0.01 if name == "leaky_relu" else 0.0)
+    rng = np.random.default_rng(6)
+    bounded = close = 0
+    for _ in range(40):
+        p = rng.dirichlet(np.full(4, 4.0))
+        t = rng.normal(size=(4, 3))
+        t[:, 0] = 0.0
+        t[:2, 0] = 1.0 / np.sqrt(p[0] + p[1])  # the ray is the first axis, and no class is along it
+        t[:2, 1:] -= p[:2] @ t[:2, 1:] / p[:2].sum()
+        t[:, 1:] *= rng.uniform(0.3, 0.9)
+        radius, width = 10 ** rng.uniform(4, 7), rng.uniform(0.05, 2.0)
+        centre = rng.normal(size=2)
+        a = np.concatenate(
+            [radius * rng.uniform(0.5, 1.0, (2000, 1)), centre + rng.uniform(-width, width, (2000, 2))], 1
+        )
+        kappa = a @ t.T
+        value, _ = rectifier(kappa)
+        height = value @ p - 0.5 * (a**2).sum(1)
+        gap = np.zeros(4)
+        low, high = kappa.min(0), kappa.max(0)
+        lines = np.zeros(2)
+        found = far.far_bound(table, bounds, p, t, lines, low, high, height.max() + 1.0, np.inf, gap)
+        rounding = 4e-16 * radius**2
+        if found < np.inf:
+            bounded += 1
+            assert found >= height.max() - 1e-9 - rounding
+            close += found < height.max() + width
+            assert (gap[:2] == 0.0).all()
+    assert bounded > 20
+    assert close > 10
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "gelu"])

@@ -82,7 +82,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (branch_and_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, True, x)),
         (kkt_newton, (table, x, rows, s, rows, *codes, index)),
         (global_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, x)),
-        (second_order, (table, bounds, x, rows, matrix, x, x, x, x, s, x, matrix, matrix, matrix)),
+        (second_order, (table, bounds, x, rows, matrix, s, x, x, x, x, x, s, x, matrix, matrix, matrix)),
         (certify, (direct, s, s, x, rows, s, rows, *codes)),
         (weight_nullity, (table, x, rows, rows, rows)),
         (climb_ridges, (table, x, rows, rows, x, index)),

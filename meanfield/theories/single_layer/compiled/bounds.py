@@ -14,12 +14,13 @@ from meanfield.numerics.copies import copy_matrix
 from meanfield.numerics.cumulant_table import cumulant2, interval_index
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.theories.single_layer.compiled.tails import asymptotic_lines
 
 __all__ = [
     "BARREN",
     "CONTRACTED",
+    "HEIGHT_ROUNDING",
     "Bounds",
-    "asymptotic_lines",
     "confined_radius",
     "curvature_range",
     "growth_bound",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 
+HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
 # What an expansion says of a box: nothing; that nothing is above the target; a smaller box.
 OPEN, BARREN, CONTRACTED = range(3)
 
@@ -44,26 +46,6 @@ class Bounds(NamedTuple):
     flatness: np.ndarray  # max of -G''
     steepness: np.ndarray  # max of |G'''|
     remainder: np.ndarray  # max of R = G - growth kappa^2 / 2, less its asymptotic line
-
-
-@jit
-def asymptotic_lines(table, infimum, supremum):
-    """Slopes of R at -inf and +inf: the extreme value of phi where G grows linearly, else 0 or an offset of phi."""
-    lines = np.zeros(2)
-    for side in range(2):
-        growth = table.growth_plus if side == 1 else table.growth_minus
-        extreme = supremum if side == 1 else infimum
-        if growth == 0.0 and abs(extreme) < np.inf:
-            lines[side] = extreme
-        else:
-            i = 2 * table.n_half - 1 if side == 1 else 0
-            slope = table.line[i]
-            u = 1.0 if side == 1 else -1.0
-            for j in range(table.coefficients.shape[2]):
-                slope += table.coefficients[i, 1, j] * u**j
-            if abs(slope) > 1e-6:
-                lines[side] = slope
-    return lines
 
 
 @jit
@@ -205,50 +187,76 @@ def remainder_maximum(table, bounds, low, high, rest_low, rest_high):
 
 
 @jit
-def curvature_range(table, bounds, low, high, centre):
-    """Range of G'' on an interval, from that of the table's intervals and from `centre` = G'' in its middle."""
+def curvature_range(table, bounds, low, high, place, second):
+    """Range of G'' on an interval, from that of the table's intervals and from `second` = G'' at `place` inside."""
     first = interval_index(table, low)
     last = interval_index(table, high)
     least = -range_maximum(bounds.flatness, first, last)
     most = range_maximum(bounds.curvature, first, last)
     if low >= -table.kappa_max and high <= table.kappa_max:
-        change = range_maximum(bounds.steepness, first, last) * 0.5 * (high - low) + 1e-13
-        least = max(least, centre - change)
-        most = min(most, centre + change)
+        change = range_maximum(bounds.steepness, first, last) * max(high - place, place - low) + 1e-13
+        least = max(least, second - change)
+        most = min(most, second + change)
+    if low < -table.kappa_max:  # G'' tends to the growth
+        least, most = min(least, table.growth_minus), max(most, table.growth_minus)
+    if high > table.kappa_max:
+        least, most = min(least, table.growth_plus), max(most, table.growth_plus)
     return least, most
 
 
 @jit_apart(returns="int64")
 def second_order(
-    table, bounds, p, to_kappa, prior, low_x, high_x, low_k, high_k, target, gradient, upper, middle, radius
-):
+    table, bounds, p, to_kappa, prior, rounding, errors, low_x, high_x, low_k, high_k, target, gradient, upper, middle,
+    radius,
+):  # fmt: skip
     """What an expansion at the centre of a box says: BARREN if h <= target on it or no stationary point is inside.
 
     With G'' in [gamma_-, gamma_+] per class, h(x) = -x^T prior x / 2 + sum_c p_c G(kappa_c) lies below its second-order
     expansion with gamma_+: over the box, and where that is concave also over all x. Its gradient lies within the
     mean-value form; multiplied by the inverse of the Hessian at the centre this contracts the box (in place) also along
-    almost flat directions. CONTRACTED if that was worth it. Arrays from `gradient` on are scratch.
+    almost flat directions. CONTRACTED if that was worth it. `rounding`: relative error of to_kappa and prior, which are
+    large where classes are nearly dependent; `errors`: of `slope_errors`. Arrays from `gradient` on are scratch.
     """
     d, n_classes = low_x.shape[0], p.shape[0]
     for i in range(d):
         if high_x[i] - low_x[i] > 1e4:
             return OPEN
     value = 0.0
+    error = 0.0
+    margin = np.empty(d)
     for i in range(d):
         gradient[i] = 0.0
+        margin[i] = 0.0
         for j in range(d):
-            gradient[i] -= prior[i, j] * 0.5 * (low_x[j] + high_x[j])
+            term = prior[i, j] * 0.5 * (low_x[j] + high_x[j])
+            gradient[i] -= term
+            margin[i] += abs(term)
             upper[i, j] = -prior[i, j]
             middle[i, j] = -prior[i, j]
             radius[i, j] = 0.0
         value += 0.25 * gradient[i] * (low_x[i] + high_x[i])
+        error += 0.25 * margin[i] * abs(low_x[i] + high_x[i])
+    declared = HEIGHT_ROUNDING * -2.0 * value  # of |a|^2
     for c in range(n_classes):
         kappa = 0.0
+        size = 0.0
         for i in range(d):
-            kappa += to_kappa[c, i] * 0.5 * (low_x[i] + high_x[i])
+            term = to_kappa[c, i] * 0.5 * (low_x[i] + high_x[i])
+            kappa += term
+            size += abs(term)
         g0, g1, g2 = cumulant2(table, kappa)
         value += p[c] * g0
-        least, most = curvature_range(table, bounds, low_k[c], high_k[c], g2)
+        error += p[c] * abs(g1) * size
+        beyond = 0.0
+        if abs(kappa) > table.kappa_max:
+            beyond = errors[1 if kappa > 0.0 else 0]
+            if beyond == np.inf:
+                return OPEN
+            value += p[c] * beyond * (abs(kappa) - table.kappa_max)
+        for i in range(d):
+            margin[i] += p[c] * (abs(g1) + g2 * size + beyond / rounding) * abs(to_kappa[c, i])
+        # With sides in other fields than those of the frame the centre need not be inside: the way from there counts.
+        least, most = curvature_range(table, bounds, min(low_k[c], kappa), max(high_k[c], kappa), kappa, g2)
         top = p[c] * most
         half_gap = 0.5 * p[c] * (most - least)
         for i in range(d):
@@ -258,9 +266,11 @@ def second_order(
                 upper[i, j] += top * product
                 middle[i, j] += (top - half_gap) * product
                 radius[i, j] += half_gap * abs(product)
+    value += max(rounding * error - declared, 0.0)
     quadratic = 0.0
     slope = 0.0
     for i in range(d):
+        margin[i] = 1e-12 + rounding * margin[i]
         reach = 0.0
         row = 0.0
         half_i = 0.5 * (high_x[i] - low_x[i])
@@ -268,7 +278,7 @@ def second_order(
             half = 0.5 * (high_x[j] - low_x[j])
             reach += (abs(middle[i, j]) + radius[i, j]) * half
             row += upper[i, j] * half if i == j else abs(upper[i, j]) * half
-        if abs(gradient[i]) > reach * (1.0 + 1e-12) + 1e-12:
+        if abs(gradient[i]) > reach * (1.0 + 1e-12) + margin[i]:
             return BARREN
         slope += abs(gradient[i]) * half_i
         quadratic += 0.5 * half_i * max(row, 0.0)  # Gershgorin, scaled by the widths
@@ -300,7 +310,7 @@ def second_order(
             row = 0.0
             for k in range(d):
                 row += radius[j, k] * 0.5 * (high_x[k] - low_x[k])
-            reach += abs(inverse[i, j]) * (row + 1e-13 * (1.0 + abs(gradient[j])))
+            reach += abs(inverse[i, j]) * (row + margin[j] + 1e-13 * abs(gradient[j]))
             centre -= inverse[i, j] * gradient[j]
             size += abs(inverse[i, j] * gradient[j])
         reach = reach * (1.0 + 1e-9) + 1e-12 * (1.0 + size)

@@ -9,12 +9,13 @@ from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
+from meanfield.theories.single_layer.compiled.bounds import HEIGHT_ROUNDING
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.compiled.returned import CUTS, SOLUTION
-from meanfield.theories.single_layer.compiled.ridges import HEIGHT_ROUNDING, climb_ridges, highest_maximum
+from meanfield.theories.single_layer.compiled.ridges import climb_ridges, highest_maximum
 from meanfield.theories.single_layer.compiled.weights import feasible_weights, select_weights
 
 __all__ = ["MOST_SPARE", "active_set", "candidates"]

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit, jit_apart
-from meanfield.numerics.linalg import cholesky, cholesky_solve
 
-__all__ = ["Frames", "class_frames", "narrowest_frame", "tie"]
+__all__ = ["ROUNDING", "Frames", "class_frames", "narrowest_frame", "tie"]
 
+ROUNDING = 4e-16  # of numbers that are computed from t, relative
 _LEAST = 1e-3  # volume of the unit vectors of the classes of a frame
 _SLACK = 1e-12  # relative slack of kappa that is computed from the frame
 
@@ -28,6 +29,7 @@ class Frames(NamedTuple):
     to_kappa: np.ndarray  # (F, C, d)
     prior: np.ndarray  # (F, d, d)
     volume: np.ndarray  # (F,) ln |det T_B|
+    rounding: np.ndarray  # (F,) relative error of `prior` and `to_kappa`
 
 
 @jit_apart
@@ -38,10 +40,10 @@ def class_frames(t, d):
     for members in range(1 << n_classes):
         total += _size(members) == d
     frames = Frames(
-        np.zeros((total, d), np.int64), np.empty((total, n_classes, d)), np.empty((total, d, d)), np.empty(total)
-    )
-    gram = np.empty((d, d))
-    column = np.empty(d)
+        np.zeros((total, d), np.int64), np.empty((total, n_classes, d)), np.empty((total, d, d)), np.empty(total),
+        np.empty(total),
+    )  # fmt: skip
+    rows = np.empty((d, t.shape[1]))
     count = 0
     for members in range(1 << n_classes):
         if _size(members) != d:
@@ -51,40 +53,39 @@ def class_frames(t, d):
         for c in range(n_classes):
             if (members >> c) & 1:
                 classes[i] = c
+                copy_vector(rows[i], t[c])
                 i += 1
-        shape = 0.0
-        for i in range(d):
-            for j in range(d):
-                gram[i, j] = np.sum(t[classes[i]] * t[classes[j]])
-            if not gram[i, i] > 0.0:
-                shape = -np.inf
-                break
-            shape -= 0.5 * np.log(gram[i, i])
-        if shape == -np.inf or not cholesky(gram):
+        # Not from T_B T_B^T, whose inverse loses twice as many digits.
+        left, singular, right = np.linalg.svd(rows, False)
+        if not singular[d - 1] > 0.0:
             continue
         volume = 0.0
+        shape = 0.0
         for i in range(d):
-            volume += np.log(gram[i, i])
+            volume += np.log(singular[i])
+            shape -= 0.5 * np.log(np.sum(rows[i] * rows[i]))
         if not volume + shape > np.log(_LEAST):
             continue
         frames.volume[count] = volume
+        frames.rounding[count] = ROUNDING * singular[0] / singular[d - 1]
+        frames.prior[count] = 0.0
         for i in range(d):
             for j in range(d):
-                column[j] = 1.0 if i == j else 0.0
-            cholesky_solve(gram, column)
-            for j in range(d):
-                frames.prior[count, i, j] = column[j]
+                for k in range(d):
+                    frames.prior[count, i, j] += left[i, k] / singular[k] * left[j, k] / singular[k]
         for c in range(n_classes):
             for i in range(d):
-                column[i] = np.sum(t[classes[i]] * t[c])
-            cholesky_solve(gram, column)
-            for i in range(d):
-                frames.to_kappa[count, c, i] = column[i]
+                frames.to_kappa[count, c, i] = 0.0
+                for k in range(d):
+                    frames.to_kappa[count, c, i] += np.sum(right[k] * t[c]) / singular[k] * left[i, k]
         for i in range(d):
             for j in range(d):
                 frames.to_kappa[count, classes[i], j] = 1.0 if i == j else 0.0
         count += 1
-    return Frames(frames.classes[:count], frames.to_kappa[:count], frames.prior[:count], frames.volume[:count])
+    return Frames(
+        frames.classes[:count], frames.to_kappa[:count], frames.prior[:count], frames.volume[:count],
+        frames.rounding[:count],
+    )  # fmt: skip
 
 
 @jit

@@ -19,11 +19,11 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.cumulant_table import cumulant2, interval_index
 from meanfield.numerics.jit import jit, jit_apart
-from meanfield.numerics.linalg import cholesky
+from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.bounds import (
     BARREN,
     CONTRACTED,
-    asymptotic_lines,
+    HEIGHT_ROUNDING,
     confined_radius,
     curvature_range,
     growth_bound,
@@ -33,9 +33,12 @@ from meanfield.theories.single_layer.compiled.bounds import (
     second_order,
 )
 from meanfield.theories.single_layer.compiled.chords import chord_bound
-from meanfield.theories.single_layer.compiled.frames import class_frames, narrowest_frame, tie
+from meanfield.theories.single_layer.compiled.far import far_bound
+from meanfield.theories.single_layer.compiled.frames import ROUNDING, class_frames, narrowest_frame, tie
+from meanfield.theories.single_layer.compiled.generated.action import action_hessian
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
+from meanfield.theories.single_layer.compiled.tails import asymptotic_lines, slope_errors
 
 __all__ = ["branch_and_bound", "exchangeable", "global_bound"]
 
@@ -47,8 +50,12 @@ _STACK_PER_SIDE = 96
 _THIN = 1e-13  # relative width of a side that is not split
 _LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
 _FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
-_FEW_FRAMED, _ALONG_AXES = 4_000, 100_000  # boxes of each kind before the other is tried
+_FEW_FRAMED, _ALONG_AXES = 12_000, 100_000  # boxes of each kind before the other is tried
+_EQUAL = 1e-13  # relative difference of classes that count as exchangeable
 _FAR_OUT = 1e3  # kappa beyond which boxes are as wide as they are far, where phi is homogeneous
+# Relative error of inverses of t t^T, from which on forms are charged for it; the latter where phi is homogeneous: its
+# rays reach to infinity, forms vanish along them, and are not known better than t.
+_ROUNDING, _ROUNDING_STRAIGHT = 1e-14, 4e-14
 _EASY = 300  # boxes after which majorants are worth their price
 
 
@@ -56,22 +63,25 @@ _EASY = 300  # boxes after which majorants are worth their price
 def exchangeable(p, t):
     """For each class the next one equivalent to it (equal p, and t t^T unchanged by swapping the two), or -1.
 
-    h depends on t through t t^T alone, so swapping equivalent classes maps maxima onto maxima.
+    h depends on t through t t^T alone, so swapping equivalent classes maps maxima onto maxima. Returns (next ones,
+    the largest relative difference that was let pass: of the rounding of t).
     """
     n_classes = p.shape[0]
     gram = t @ t.T
-    tolerance = 1e-10 * (1e-300 + np.max(np.abs(gram)))
+    unit = 1e-300 + np.max(np.abs(gram))
     follower = np.full(n_classes, -1)
+    asymmetry = 0.0
     for c in range(n_classes):
         for d in range(c + 1, n_classes):
-            same = abs(p[c] - p[d]) <= 1e-12 and abs(gram[c, c] - gram[d, d]) <= tolerance
+            difference = max(abs(p[c] - p[d]) / p[c], abs(gram[c, c] - gram[d, d]) / unit)
             for e in range(n_classes):
-                if e not in (c, d) and abs(gram[c, e] - gram[d, e]) > tolerance:
-                    same = False
-            if same:
+                if e not in (c, d):
+                    difference = max(difference, abs(gram[c, e] - gram[d, e]) / unit)
+            if difference <= _EQUAL:
                 follower[c] = d
+                asymmetry = max(asymmetry, difference)
                 break
-    return follower
+    return follower, asymmetry
 
 
 @jit_apart(returns="none")
@@ -161,7 +171,9 @@ def branch_and_bound(
         to_readout = np.ascontiguousarray(axes * (1.0 / singular[:d])) @ np.ascontiguousarray(left[:, :d].T)
         to_kappa = frames.to_kappa[0]
         prior = frames.prior[0]
+        rounding = frames.rounding[0]
     else:
+        rounding = ROUNDING
         to_kappa = t @ axes
         from_activation = np.ascontiguousarray(to_kappa.T)
         prior = np.eye(d)
@@ -173,7 +185,9 @@ def branch_and_bound(
     for k in range(known.shape[0]):
         for c in range(n_classes):
             known_x[k, c] = np.sum(known[k] * t[c])
-    follower = exchangeable(p, t)
+    # A maximum on the plane of two such classes may lie a little beside it: searches allow for that.
+    follower, asymmetry = exchangeable(p, t)
+    slack = _SLACK + 4.0 * asymmetry
     inner = t @ t.T
     lows = np.empty((_STACK_PER_SIDE * sides + 3, sides))
     highs = np.empty((_STACK_PER_SIDE * sides + 3, sides))
@@ -191,6 +205,7 @@ def branch_and_bound(
         lows[0, i] = max(low - 1e-9 * (1.0 + abs(low)), -_FAR)
         highs[0, i] = min(high + 1e-9 * (1.0 + abs(high)), _FAR)
     lines = asymptotic_lines(table, infimum, supremum)
+    errors = slope_errors(table, infimum, supremum)
     if infimum == -np.inf or supremum == np.inf:
         ball = confined_radius(table, p, t, confinement, infimum, supremum)
         for i in range(sides):
@@ -205,6 +220,9 @@ def branch_and_bound(
     high_s = np.empty(sides)
     low_x = np.empty(d)
     high_x = np.empty(d)
+    low_y = np.empty(d)
+    high_y = np.empty(d)
+    room = np.empty(n_classes)
     low_k = np.empty(n_classes)
     high_k = np.empty(n_classes)
     low_q = np.empty(n_classes)
@@ -220,6 +238,8 @@ def branch_and_bound(
     products = np.zeros((patterns, n_classes, n_classes))
     ready = np.zeros(patterns, np.bool_)
     hess = np.empty((m, m))
+    slopes = np.empty(m)
+    uphill = np.empty(m)
     gradient = np.empty(d)
     matrix = np.empty((d, d))
     middle_matrix = np.empty((d, d))
@@ -237,6 +257,7 @@ def branch_and_bound(
         for turn in range(12):
             bound = 0.0
             second = 0.0
+            lost = False  # beyond the table, where that says nothing
             if framed and turn < 2:
                 for f in range(frames.volume.shape[0]):
                     if not tie(frames.classes[f], frames.to_kappa[f], low_s, high_s):
@@ -263,6 +284,8 @@ def branch_and_bound(
                     low_q[c] = max(infimum, -_FAR)
                 if high > table.kappa_max and table.growth_plus == 0.0:
                     high_q[c] = min(supremum, _FAR)
+                lost = lost or (high > table.kappa_max and errors[1] == np.inf)
+                lost = lost or (low < -table.kappa_max and errors[0] == np.inf)
                 if not unbounded:
                     low_g[c] = r_low
                     high_g[c] = r_high
@@ -281,7 +304,9 @@ def branch_and_bound(
                     spread[c] = min(r_top - min(r_low, r_high), (high_q[c] - low_q[c]) * width)
             if straight:
                 bound = min(bound, second)
-            if not unbounded:
+            if lost:
+                bound = second = np.inf
+            elif not unbounded:
                 chords = chord_bound(p, inner, low_k, high_k, low_g, high_g, slope, field)
                 bound = chords if boxes <= _EASY else min(bound, chords)
             if bound <= level + tolerance:
@@ -311,7 +336,7 @@ def branch_and_bound(
                     low += min(a, b)
                     high += max(a, b)
                     size += max(abs(a), abs(b))
-                margin = _SLACK * (1.0 + size)
+                margin = slack * (1.0 + size)
                 low -= margin
                 high += margin
                 width = high_s[i] - low_s[i]
@@ -334,48 +359,59 @@ def branch_and_bound(
             frame = narrowest_frame(frames, low_s, high_s)
             to_kappa = frames.to_kappa[frame]
             prior = frames.prior[frame]
+            rounding = frames.rounding[frame]
         for i in range(d):
             side = frames.classes[frame, i] if over_kappa else i
             low_x[i] = low_s[side]
             high_x[i] = high_s[side]
+        aim = level + tolerance
+        if rounding > (_ROUNDING_STRAIGHT if straight else _ROUNDING):
+            for i in range(d):
+                for j in range(d):
+                    sizes = max(high_x[i], -low_x[i]) * max(high_x[j], -low_x[j])
+                    middle = 0.25 * (low_x[i] + high_x[i]) * (low_x[j] + high_x[j])
+                    aim -= 0.5 * ROUNDING * abs(prior[i, j]) * sizes + rounding * prior[i, j] * middle
         if unbounded:
             second += growth_bound(
                 table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, middle_matrix, gradient
             )
-            if second <= level + tolerance:
+            if second <= aim:
                 excess = max(excess, second - level)
                 continue
         relaxed = np.inf
-        if boxes > _EASY:
+        if boxes > _EASY and not lost:
             far = straight and max(np.max(high_k), -np.min(low_k)) > _FAR_OUT
             relaxed = relaxed_bound(
                 table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far,
-                level + tolerance, products, ready, gap, matrix, middle_matrix,
+                aim, products, ready, gap, matrix, middle_matrix,
             )  # fmt: skip
-        if relaxed <= level + tolerance:
+            if far and relaxed > aim:
+                relaxed = min(relaxed, far_bound(table, bounds, p, t, lines, low_k, high_k, aim, relaxed, gap))
+                # The dual may crawl in one frame and not in another.
+                for f in range(frames.volume.shape[0] if framed else 0):
+                    if relaxed <= aim or frames.rounding[f] > _ROUNDING_STRAIGHT:
+                        continue
+                    for i in range(d):
+                        low_y[i], high_y[i] = low_k[frames.classes[f, i]], high_k[frames.classes[f, i]]
+                    other = relaxed_bound(
+                        table, bounds, p, frames.to_kappa[f], frames.prior[f], lines, low_y, high_y, low_k, high_k,
+                        True, far, aim, products, ready, room, matrix, middle_matrix,
+                    )  # fmt: skip
+                    relaxed = min(relaxed, other)
+        if relaxed <= aim:
             excess = max(excess, relaxed - level)
             continue
         verdict = second_order(
-            table,
-            bounds,
-            p,
-            to_kappa,
-            prior,
-            low_x,
-            high_x,
-            low_k,
-            high_k,
-            level + tolerance,
-            gradient,
-            matrix,
-            middle_matrix,
-            radius,
-        )
+            table, bounds, p, to_kappa, prior, rounding + 4.0 * asymmetry, errors, low_x, high_x, low_k, high_k,
+            level + tolerance, gradient, matrix, middle_matrix, radius,
+        )  # fmt: skip
         if verdict == BARREN:
             excess = max(excess, tolerance)
             continue
-        # Strictly concave around a known maximum: that maximum is the largest value in the box.
+        # Strictly concave around a known maximum: nothing in the box is higher, but for what a slope there may give.
         for k in range(known.shape[0]):
+            if done:
+                break
             inside = True
             for c in range(n_classes):
                 margin = 1e-9 * (1.0 + abs(known_x[k, c]))
@@ -383,14 +419,21 @@ def branch_and_bound(
                     inside = False
                     break
             if inside:
+                rest = 0.0
                 for c in range(n_classes):
                     middle = 0.5 * (low_k[c] + high_k[c])
-                    _, most = curvature_range(table, bounds, low_k[c], high_k[c], cumulant2(table, middle)[2])
+                    curved = cumulant2(table, middle)[2]
+                    _, most = curvature_range(table, bounds, low_k[c], high_k[c], middle, curved)
                     curvature[c] = p[c] * most
+                    if abs(known_x[k, c]) > table.kappa_max:
+                        rest += p[c] * errors[1 if known_x[k, c] > 0.0 else 0] * abs(known_x[k, c])
+                height = action_hessian(table, p, t, known[k], slopes, hess)
                 minus_hessian(curvature, t, hess)
-                if cholesky(hess):
-                    done = True
-                break
+                if rest <= 0.1 * tolerance and cholesky(hess):
+                    copy_vector(uphill, slopes)
+                    cholesky_solve(hess, uphill)
+                    height += 0.5 * np.sum(slopes * uphill)
+                    done = height <= level + tolerance + HEIGHT_ROUNDING * np.sum(known[k] * known[k])
         if done:
             excess = max(excess, 0.0)
             continue

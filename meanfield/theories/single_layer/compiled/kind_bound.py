@@ -106,7 +106,8 @@ def _top_of_psi(table, bounds, lines, low, high):
 @jit
 def _response(bounds, table, slope, low, high):
     """Range of d G' / d nu = G'' / F' on a branch, (-inf, inf) next to a fold."""
-    smallest, largest = curvature_range(table, bounds, low, high, cumulant2(table, 0.5 * (low + high))[2])
+    middle = 0.5 * (low + high)
+    smallest, largest = curvature_range(table, bounds, low, high, middle, cumulant2(table, middle)[2])
     smallest = max(smallest, 0.0)
     if 1.0 - slope * largest > 0.0:
         return smallest / (1.0 - slope * smallest), largest / (1.0 - slope * largest)

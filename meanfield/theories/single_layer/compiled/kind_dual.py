@@ -205,7 +205,8 @@ def _piece(table, p, rho, n, j, m, ends, split):
 @jit
 def _highest_curvature(table, bounds, left, right):
     """Upper bound of G'' on an interval."""
-    return curvature_range(table, bounds, left, right, cumulant2(table, 0.5 * (left + right))[2])[1]
+    middle = 0.5 * (left + right)
+    return curvature_range(table, bounds, left, right, middle, cumulant2(table, middle)[2])[1]
 
 
 @jit

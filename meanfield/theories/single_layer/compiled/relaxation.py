@@ -173,7 +173,8 @@ def _majorant(table, bounds, p, lines, low_k, high_k, frozen, weight, slope, gap
         off = np.inf
         least = 0.0
         if inside:
-            least, most = curvature_range(table, bounds, low, high, cumulant2(table, 0.5 * (low + high))[2])
+            middle = 0.5 * (low + high)
+            least, most = curvature_range(table, bounds, low, high, middle, cumulant2(table, middle)[2])
             least = min(max(least, 0.0), growth)
             off = 0.125 * width * width * max(most - least, 0.0)
             if frozen > 0.0 and p[c] * off < frozen:

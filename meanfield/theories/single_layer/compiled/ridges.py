@@ -15,12 +15,12 @@ from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.ascent import ascend, merge_maximum
+from meanfield.theories.single_layer.compiled.bounds import HEIGHT_ROUNDING
 from meanfield.theories.single_layer.compiled.generated.action import action_hessian, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 
 __all__ = [
-    "HEIGHT_ROUNDING",
     "LOST",
     "RIDGE_RADII",
     "climb_half_sphere",
@@ -34,7 +34,6 @@ __all__ = [
 RIDGE_RADII = 3  # starts along each direction
 _SMALL = 0.05  # kappa below this, in units of the largest, may be held
 _RIDGE = 0.98  # growth from which on a direction is a ridge
-HEIGHT_ROUNDING = 1e-15  # of h, in units of |a|^2
 _CLIMB_STEPS, _TRIALS = 60, 30
 LOST = 1e6  # beyond, a readout is an outlier
 _FACE, _EDGE_RADII = 1e-3, 8  # growth this near to one belongs to a face; starts along each of its edges

@@ -11,6 +11,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
+from meanfield.theories.single_layer.compiled.analog import analog_candidate
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
 from meanfield.theories.single_layer.compiled.certificate import certify
@@ -258,6 +259,9 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 solution = _nothing(n_classes, m)
                 if stage == _TAU:
                     steps = _TAU_STEPS
+                elif table.growth_plus == table.growth_minus > 0.0:
+                    t, directions, direction_weights = analog_candidate(table, p, y, tau)
+                    solution = (True, t, np.zeros((1, m)), np.ones(1), directions, direction_weights, 0.0, 0, 0)
             for step in range(steps):
                 if exhausted(stop, 1):
                     break
@@ -270,6 +274,8 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     )  # fmt: skip
                 if solution[0] or stage == _WARM:
                     continue
+                if stage == _SCRATCH:
+                    origin = np.zeros((n_classes, m))
                 failures += 1
                 if failures > 3:
                     break
