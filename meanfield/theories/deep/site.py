@@ -181,7 +181,9 @@ def _width(phi: Activation) -> float:
         return math.inf
     z = np.linspace(-30.0, 30.0, 24001)
     slope = float(np.abs(np.diff(phi(z))).max()) / (z[1] - z[0])
-    return (phi.supremum - phi.infimum) / slope
+    far = np.geomspace(30.0, 1e5, 4000)
+    beyond = float(np.abs(phi.derivative(np.concatenate([-far, far]))).max())
+    return (phi.supremum - phi.infimum) / max(slope, beyond, 1e-300)
 
 
 def _factors(

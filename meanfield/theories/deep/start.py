@@ -77,8 +77,9 @@ def _largest_gain(problem: DeepProblem, d: float) -> float:
     def gain(h: FloatArray) -> FloatArray:
         return np.abs(noisy_means(problem.phi, h, d)[1])
 
-    h, step = np.linspace(-12.0, 12.0, 241), 0.1
-    while step > 1e-9:  # narrowed around the best of a grid
+    step = 0.1 * max(1.0, math.sqrt(d))
+    h, least = step * np.arange(-120, 121), 1e-8 * step
+    while step > least:  # narrowed around the best of a grid
         best = h[int(np.argmax(gain(h)))]
         h, step = best + step * np.linspace(-1.0, 1.0, 21), 0.1 * step
     return float(gain(h).max())

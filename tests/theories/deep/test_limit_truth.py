@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import sympy as sp
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import expit
 
@@ -97,3 +98,24 @@ def test_three_classes_of_an_odd_activation():
     assert post.free_energy == pytest.approx(-best.fun, abs=1e-7)
     assert post.solution.weight == pytest.approx([1 / 8] * 8, abs=1e-8)
     assert np.abs(post.solution.readout) == pytest.approx(best.x, abs=1e-4)
+
+
+def test_what_looks_odd_near_zero_only_is_refused():
+    """A step at z = 200 is constant up to there; the reduced problem is for phi that are odd around their middle."""
+    z = sp.Symbol("z", real=True)
+    step = mf.Activation(sp.Heaviside(z - 200, sp.Rational(1, 2)), z, name="far_step")
+    with pytest.raises(ValueError, match="odd, up to a constant"):
+        limit(mf.Network(step, 2, sigma_w=200.0, readout_exponent=0.5), [1, -1])
+
+
+def test_the_law_of_an_activation_has_all_of_its_weight():
+    """phi(z) = z / sqrt(1 + z^2) comes from |z| up to 40 where sigma_w = 4; what lay beyond 12 was left out."""
+    z = sp.Symbol("z", real=True)
+    phi = mf.Activation(z / sp.sqrt(1 + z**2), z, name="algebraic")
+    post = mf.solve(mf.Network(phi, 2, sigma_w=4.0), mf.class_task(targets=[1, -1], n_samples=80), 0.1)
+    angle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 40001)[1:-1]
+    value = np.sin(angle)
+    for layer in (1, 2):
+        density = post.activation_density(None, 0, value, layer=layer) * np.cos(angle) * (angle[1] - angle[0])
+        assert density.sum() == pytest.approx(1.0, abs=1e-5)
+        assert density @ value**2 == pytest.approx(post.kernel(layer).diagonal[0], abs=1e-5)
