@@ -78,7 +78,8 @@ def _largest_gain(problem: DeepProblem, d: float) -> float:
         return np.abs(noisy_means(problem.phi, h, d)[1])
 
     step = 0.1 * max(1.0, math.sqrt(d))
-    h, least = step * np.arange(-120, 121), 1e-8 * step
+    h: FloatArray = step * np.arange(-120.0, 121.0)
+    least = 1e-8 * step
     while step > least:  # narrowed around the best of a grid
         best = h[int(np.argmax(gain(h)))]
         h, step = best + step * np.linspace(-1.0, 1.0, 21), 0.1 * step
