@@ -82,5 +82,5 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
 
 
 def _odd_around_its_middle(phi: Activation) -> bool:
-    z = np.linspace(0.0, 12.0, 97)
+    z = np.concatenate([np.linspace(0.0, 12.0, 97), np.geomspace(12.0, 1e5, 400)])
     return bool(np.abs(phi(z) + phi(-z) - 2.0 * float(phi(0.0))).max() < 1e-12)

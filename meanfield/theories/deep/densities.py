@@ -69,8 +69,8 @@ class LayerDensities(RecomputedLayers):
         """Density of the activation phi(z), as `preactivation_density`."""
         value = real_array("grid", grid)
         density, phi = self._density(code, cls, self._layer(layer) - 1), self.network.activation
-        total = np.zeros(value.shape)
-        for piece in _pieces(phi, -12.0, 12.0):
+        total, reach = np.zeros(value.shape), self._reach(cls, self._layer(layer) - 1)
+        for piece in _pieces(phi, -reach, reach):
             if piece.flat:
                 continue
             inside = (value > min(piece.ends)) & (value < max(piece.ends))
@@ -78,6 +78,16 @@ class LayerDensities(RecomputedLayers):
             with np.errstate(divide="ignore"):
                 total[inside] += density(z) / np.abs(phi.derivative(z))
         return total
+
+    def _reach(self, cls: int | str, layer: int) -> float:
+        """|z| beyond which there is no weight: of a Gaussian of the prior's size, tilted by fields b and delta~."""
+        setting, c = self._system.setting(self._order, layer), int(self._index[self._find_class(cls)])
+        phi, root = self.network.activation, setting.root[c]
+        largest = max(abs(phi.infimum), abs(phi.supremum))
+        field = float(np.abs(self._nodes(layer)[0].beta @ root).max())
+        gain = 2.0 * field * largest + abs(float(setting.delta[c])) * largest**2
+        shared = 0.0 if layer == 0 else float(setting.covariance[c, c])
+        return math.sqrt(float(setting.d[c])) * math.sqrt(80.0 + 2.0 * gain) + 12.0 * math.sqrt(shared)
 
     def _density(self, code: object, cls: int | str, layer: int) -> Callable[[FloatArray], FloatArray]:
         """z -> density of z for class `cls` under a code."""

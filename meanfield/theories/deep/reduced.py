@@ -2,6 +2,7 @@
 
     max over kappa of  -R(kappa) + min over t [ max over (a, h) E - sum_c p_c t_c.y_c ]
     E(a, h) = -|a|^2 / 2 sigma_a^2 + sum_c p_c (a.t_c) phibar(h_c) - w^T X^+ w / 2,    w = sqrt(p) (h - p.h)
+    (for odd phi w = sqrt(p) h: its prior has no field that classes share, and to share one costs as much as any)
     R = (L - 1)/2 tr (X / Gamma)^(1/(L-1)),    X = sqrt(p) kappa sqrt(p)
 
 t stands for P^(1 - 1/L) t, phibar for the mean activation at a common field. Codes gamma are the global maximisers
@@ -10,8 +11,9 @@ of E. With their weights X = (Gamma H^(L-1))^(1/L), H = sum_gamma P_gamma w w^T.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import least_squares, minimize
@@ -26,7 +28,9 @@ __all__ = ["Reduced", "reduced_solve"]
 
 _MOST_SETS = 30
 _HIGHER = 1e-9  # in E, of a code that was left out
+_FEW_STEPS = 40
 _SMALL = 1e-12
+_WORTH = 1e-4  # residual below which a set of codes is looked at for others
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +70,18 @@ class Reduced:
 
 def reduced_solve(problem: DeepProblem) -> Reduced:
     """Solve the reduced problem of a problem whose n are the fractions p_c, at any tau."""
-    return _Reduction(problem).solve()
+    reduction = _Reduction(problem)
+    found = reduction.solve()
+    return _with_mirror_images(found) if reduction.odd else found
+
+
+def _with_mirror_images(found: Reduced) -> Reduced:
+    """The codes (a, h) and (-a, -h), which are equally good, with equal weights: the limit of finite P."""
+    field, activation, readout = (np.concatenate([x, -x]) for x in (found.field, found.activation, found.readout))
+    weight, variance = np.tile(0.5 * found.weight, 2), np.tile(found.variance, (2, 1))
+    return replace(
+        found, field=field, activation=activation, variance=variance, weight=weight, readout=readout
+    )  # fmt: skip
 
 
 class _Reduction:
@@ -80,16 +95,19 @@ class _Reduction:
         self.gamma = scale * float(self.gammas[-1])  # of the fields of the last layer
         self.spread = math.sqrt(scale * own[depth - 2])
         self.middle = 0.5 * (problem.phi.infimum + problem.phi.supremum)
+        # Of odd phi (a, h) and (-a, -h) are equally good: one of both stands for them, with half the weight each.
+        self.odd = problem.phi.parity == "odd"
+        shared = np.zeros_like(self.p) if self.odd else self.p
+        self.field_root = (np.eye(len(shared)) - shared[:, None]) * self.root_p  # w = h field_root
 
     def mean(self, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean of phi at common fields h, its derivative, and variance."""
         check_time()
-        mean, slope, square = noisy_means(self.problem.phi, h, self.spread**2)
-        return mean, slope, square - mean**2
+        return noisy_means(self.problem.phi, h, self.spread**2)
 
     def root_field(self, h: FloatArray) -> FloatArray:
         """w (n, C)."""
-        return np.asarray((h - (h @ self.p)[:, None]) * self.root_p)
+        return np.asarray(h @ self.field_root)
 
     def stiffness(self, h: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
         """X and its pseudo-inverse."""
@@ -108,8 +126,7 @@ class _Reduction:
         a = self.problem.readout_variance * (mean * self.p) @ t
         force = w @ inverse
         energy = 0.5 * (a**2).sum(axis=1) / self.problem.readout_variance - 0.5 * (force * w).sum(axis=1)
-        pull = force * self.root_p
-        return energy, (a @ t.T) * self.p * slope - pull + pull.sum(axis=1)[:, None] * self.p, a
+        return energy, (a @ t.T) * self.p * slope - force @ self.field_root.T, a
 
     def conditions(self, u: FloatArray, count: int) -> FloatArray:
         """Stationary fields, equal E, outputs, weights."""
@@ -128,54 +145,81 @@ class _Reduction:
         return t, rest[: count * n_classes].reshape(count, n_classes), rest[count * n_classes :]
 
     def solve(self) -> Reduced:
-        """Active-set iteration over code patterns, each set by least squares."""
+        """Active-set iteration over code patterns, each set by least squares; then sets of one and two codes.
+
+        R is concave in X for L > 2 and codes may span few directions, so that several sets may satisfy all conditions:
+        the solution of the highest value is returned.
+        """
         words, weight = saturated_weights(self.problem)
-        low, high = self.problem.phi.infimum, self.problem.phi.supremum
+        if self.odd:  # the mirror image of word i is word -1 - i
+            words, weight = words[: len(words) // 2], 2.0 * weight[: len(weight) // 2]
         active = [i for i in range(len(words)) if weight[i] > 0.02]
         tried: set[tuple[int, ...]] = set()
-        best: Reduced | None = None
+        found: list[Reduced] = []
         for _ in range(_MOST_SETS):
             tried.add(tuple(active))
-            signs = np.sign(words[active] - self.middle)
-            share = weight[active] / weight[active].sum()
-            soft = self.middle + 0.35 * (high - low) * signs
-            matrix = self.problem.readout_variance * (soft.T * share) @ soft
-            u = np.linalg.lstsq(matrix, self.problem.y, rcond=1e-10)[0]
-            start = np.concatenate([(u / self.p[:, None]).ravel(), 1.1 * signs.ravel(), share])
-            found = least_squares(
-                self.conditions, start, args=(len(active),), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=400
-            )
-            result, other = self.report(found.x, len(active), float(np.abs(found.fun).max()), words)
-            if best is None or (result.residual < 1e-8, -max(result.excess, 0.0)) > (
-                best.residual < 1e-8, -max(best.excess, 0.0)
-            ):  # fmt: skip
-                best = result
-            if result.residual < 1e-8 and result.weight.min() > -1e-9 and result.excess < _HIGHER:
-                return result
+            result, other = self.at(active, words, weight)
+            found.append(result)
             following = [i for i, q in zip(active, result.weight) if q > 1e-9]
             if other is not None and other not in following:
                 following = sorted([*following, other])
             if tuple(following) in tried or not following:
                 break
             active = following
-        assert best is not None
-        return best
+        least = int(np.linalg.matrix_rank(self.problem.y))  # fewer codes cannot make these targets
+        few = [chosen for size in (1, 2) if size >= least for chosen in itertools.combinations(range(len(words)), size)]
+        for chosen in few[:_MOST_SETS]:
+            if chosen not in tried:
+                found.append(self.at(list(chosen), words, weight, _FEW_STEPS)[0])
+        good = [result for result in found if self.solves(result)]
+        return max(good, key=lambda r: r.objective) if good else min(found, key=lambda r: (r.residual, r.excess))
+
+    def solves(self, result: Reduced) -> bool:
+        """Whether all conditions hold."""
+        return result.residual < 1e-8 and float(result.weight.min()) > -1e-9 and result.excess < _HIGHER
+
+    def at(
+        self, active: list[int], words: FloatArray, weight: FloatArray, steps: int = 400
+    ) -> tuple[Reduced, int | None]:
+        """Where least squares end for a set of codes, as `report` has it."""
+        low, high = self.problem.phi.infimum, self.problem.phi.supremum
+        signs = np.sign(words[active] - self.middle)
+        share = np.maximum(weight[active], 1e-3) / np.maximum(weight[active], 1e-3).sum()
+        soft = self.middle + 0.35 * (high - low) * signs
+        matrix = self.problem.readout_variance * (soft.T * share) @ soft
+        u = np.linalg.lstsq(matrix, self.problem.y, rcond=1e-10)[0]
+        start = np.concatenate([(u / self.p[:, None]).ravel(), 1.1 * signs.ravel(), share])
+        end = least_squares(
+            self.conditions, start, args=(len(active),), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=steps
+        )
+        return self.report(end.x, len(active), float(np.abs(end.fun).max()), words)
 
     def report(self, u: FloatArray, count: int, residual: float, words: FloatArray) -> tuple[Reduced, int | None]:
-        """The solution of a set of codes, and the pattern of a higher maximum of E, if there is one."""
+        """The solution of a set of codes, and the pattern of a higher maximum of E, if there is one.
+
+        Fields outside of what the codes span cost an infinite amount to first order (R^(1/L) of a new direction): E is
+        maximised over those inside, and over a field that all classes share where the prior has one.
+        """
         t, h, weight = self.split(u, count)
         x, inverse = self.stiffness(h, weight)
         energy, _, a = self.energy(t, h, inverse)
+        values, vectors = np.linalg.eigh(x)
+        basis = (vectors[:, values > _SMALL * values[-1]] / self.root_p[:, None]).T
+        if not self.odd:
+            basis = np.concatenate([basis, np.ones((1, len(self.p)))])
+
+        def lost(v: FloatArray) -> tuple[float, FloatArray]:
+            value, slope, _ = self.energy(t, (v @ basis)[None], inverse)
+            return -float(value[0]), -(basis @ slope[0])
+
         top, other = -math.inf, None
-        for i, word in enumerate(words):
+        for i, word in enumerate(words if residual < _WORTH else ()):
             for size in (0.5, 1.5):
-                where = size * np.sign(word - self.middle)
-                at = minimize(
-                    lambda z: tuple(-part[0] for part in self.energy(t, z[None], inverse)[:2]), where, jac=True
-                )
+                where = np.linalg.lstsq(basis.T, size * np.sign(word - self.middle), rcond=None)[0]
+                at = minimize(lost, where, jac=True)
                 if -at.fun > top:
                     top, other = float(-at.fun), i
-        excess = top - float(energy.max())
+        excess = top - float(energy.max()) if residual < _WORTH else math.inf
         mean, _, variance = self.mean(h)
         values, vectors = np.linalg.eigh(x / self.gamma)
         depth, lower = self.problem.depth, []

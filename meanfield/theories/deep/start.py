@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import brentq
 
-from meanfield.theories.deep.rules import Averages
-from meanfield.theories.deep.site import HERMITE, noisy_means
+from meanfield.activations.activation import Activation
+from meanfield.theories.deep.rules import Averages, NotCovered
+from meanfield.theories.deep.site import noise_lattice, noisy_means, unit_lattice
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
 
@@ -31,26 +32,58 @@ __all__ = [
 # cases of two classes, at L = 2 and more.
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
 _LIMIT_SWEEPS, _SECANTS, _NEAR_KERNEL = 2, 4, 0.03
+_FAR, _MOST_SHARED = 8.6, 20_000  # standard deviations of a shared field; its values
 _LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
 
 
-def _gauss(values: FloatArray) -> float:
-    return float(values @ HERMITE[1] / HERMITE[1].sum())
+def _shared(phi: Activation, q: float, d: float) -> tuple[FloatArray, FloatArray]:
+    """Values of a field h ~ N(0, q) and weights, for functions of it that phi and noise of variance d make smooth."""
+    if q <= 0.0:
+        return np.zeros(1), np.ones(1)
+    count = 2.0 * _FAR / (0.4 * min(1.0, math.sqrt(d / q)))  # in the last of many layers d is far below q
+    if not phi.kinks:
+        x, weight = noise_lattice(phi, float(q), count)
+    elif count > _MOST_SHARED:
+        raise NotCovered(
+            "the noise of a layer is too weak beside the field that its samples share, for a phi with kinks"
+        )
+    else:
+        x, weight = unit_lattice(math.ceil(count))
+    return math.sqrt(q) * x, weight
 
 
 def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Of every layer under the prior: common part of the kernel, d, and the largest gain over constant fields."""
-    x = HERMITE[0]
+    """Of every layer under the prior: common part of the kernel, d, and the largest gain over constant fields.
+
+    Those of odd phi vanish, as the common part does, which is 0 and not rounding (1e-33, and a Gaussian of that width).
+    """
     common, own, gain = [], [], []
     q, d = 0.0, problem.k
     for scale in (*problem.scales, 1.0):
-        h = math.sqrt(q) * x
-        mean, _, square = noisy_means(problem.phi, h, d)
-        common.append(_gauss(mean**2))
-        own.append(_gauss(square - mean**2))
-        gain.append(float(np.abs(noisy_means(problem.phi, np.linspace(-3.0, 3.0, 61), d)[1]).max()))
+        h, weight = _shared(problem.phi, q, d)
+        mean, _, variance = noisy_means(problem.phi, h, d)
+        common.append(0.0 if problem.phi.parity == "odd" else float(weight @ mean**2))
+        own.append(float(weight @ variance))
+        gain.append(_largest_gain(problem, d))
         q, d = scale * common[-1], scale * own[-1]
     return np.array(common), np.array(own), np.array(gain)
+
+
+def _largest_gain(problem: DeepProblem, d: float) -> float:
+    """Largest |d <phi> / dh| over constant fields h, for noise of variance d."""
+    if problem.phi.parity == "odd":
+        return float(np.abs(noisy_means(problem.phi, np.zeros(1), d)[1][0]))
+
+    def gain(h: FloatArray) -> FloatArray:
+        return np.abs(noisy_means(problem.phi, h, d)[1])
+
+    step = 0.1 * max(1.0, math.sqrt(d))
+    h: FloatArray = step * np.arange(-120.0, 121.0)
+    least = 1e-8 * step
+    while step > least:  # narrowed around the best of a grid
+        best = h[int(np.argmax(gain(h)))]
+        h, step = best + step * np.linspace(-1.0, 1.0, 21), 0.1 * step
+    return float(gain(h).max())
 
 
 def _apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArray:
@@ -155,9 +188,9 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
 
 def _at_largest_gain(problem: DeepProblem, below: float) -> tuple[float, float]:
     """Squared mean and variance of phi where a constant field makes the gain largest, for noise of variance `below`."""
-    mean, slope, square = noisy_means(problem.phi, np.linspace(-3.0, 3.0, 61), below)
+    mean, slope, variance = noisy_means(problem.phi, np.linspace(-3.0, 3.0, 61), below)
     best = int(np.argmax(np.abs(slope)))
-    return float(mean[best]) ** 2, float(square[best] - mean[best] ** 2)
+    return float(mean[best]) ** 2, float(variance[best])
 
 
 def uncoded(problem: DeepProblem) -> Order:
@@ -196,9 +229,10 @@ def linear_instability(problem: DeepProblem) -> float:
 def _linear_instability(problem: DeepProblem) -> Callable[[float], float]:
     """The same by tau, on which the kernels of the prior do not depend."""
     common, own, _ = prior_kernels(problem)
-    h = math.sqrt(problem.scales[-1] * common[-2]) * HERMITE[0]
-    slope = noisy_means(problem.phi, h, problem.scales[-1] * own[-2])[1]
-    gain, d = problem.readout_variance * _gauss(slope**2), np.full(len(problem.n), own[-2])
+    noise = problem.scales[-1] * own[-2]
+    h, weight = _shared(problem.phi, problem.scales[-1] * common[-2], noise)
+    slope = noisy_means(problem.phi, h, noise)[1]
+    gain, d = problem.readout_variance * float(weight @ slope**2), np.full(len(problem.n), own[-2])
 
     def at(tau: float) -> float:
         t = _prior_readout(problem, common[-1], own[-1], tau)

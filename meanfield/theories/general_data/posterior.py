@@ -15,6 +15,7 @@ from meanfield.posterior.data_posterior import DataPosterior
 from meanfield.posterior.parts import by_pattern
 from meanfield.posterior.status import Status
 from meanfield.posterior.table import data_table
+from meanfield.theories.general_data.exact.check import RMS, scale_of
 from meanfield.theories.general_data.exact.examine import Examined
 from meanfield.theories.general_data.exact.particles import ParticleSolution, frozen_particles
 from meanfield.theories.general_data.exact.predictor import ParticlePredictor
@@ -31,6 +32,9 @@ from meanfield.theories.general_data.solution import GeneralSolution
 from meanfield.validation import FloatArray, real_number
 
 __all__ = ["GeneralDataPosterior", "MeasuredError"]
+
+_MOST_COMPARED = 200  # training inputs on which predictors are held against the solution
+_FAR_OFF = 0.05  # difference there, in units of the largest target, that is worth a word
 
 
 class MeasuredError(NamedTuple):
@@ -126,6 +130,25 @@ class GeneralDataPosterior(DataPosterior):
         mean = self.predictions if X is None else self._predictor.mean(new)
         difference = np.zeros_like(mean) if known is self._predictor else mean - known.mean(new)
         return MeasuredError(difference, known.noise(new))
+
+    def predictor_shortcoming(self) -> str | None:
+        """What is to be said where `predict(X)` misses the solution's own outputs on training inputs; None elsewhere.
+
+        Expectation propagation matches moments on training inputs, and its Gaussians are what new inputs see: where
+        they are a bad image of the neurons, outputs on new inputs are off however well those of training are known.
+        """
+        if self.status != Status.OPTIMAL or isinstance(self.solution, ParticleSolution):
+            return None
+        rows = slice(0, _MOST_COMPARED)
+        off = np.abs(self._predictor.mean(np.asarray(self.task.inputs)[rows]) - self.predictions[rows])
+        scale, root = scale_of(self.task.targets), float(np.sqrt(np.mean(off**2)))
+        if root <= RMS * scale and float(off.max()) <= _FAR_OFF * scale:
+            return None
+        return (
+            f"outputs on new inputs are less well known: on training inputs predict(X) differs from predictions by "
+            f"{root:.1g} (root mean square) and up to {off.max():.1g}; refine=True corrects it, prediction_error(X) "
+            "measures it"
+        )
 
     def kernel_error(self, X: object = None, X2: object = None) -> MeasuredError:
         """How well `kernel(X, X2)` is known, as `prediction_error` says it of outputs; (n, n') arrays."""

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["THEORY", "GeneralDataTheory"]
 
+_FEW = 60  # unknowns up to which a predictor that misses the solution's own outputs is corrected
+
 
 class GeneralDataTheory:
     """Expectation propagation inside the convex dual, for nonlinear networks with one hidden layer."""
@@ -77,19 +79,22 @@ class GeneralDataTheory:
 
         def work() -> Examined:
             with time_limit(seconds, kept), one_blas_thread():
-                return examine(_solved(network, task, tau, warm, progress, refine), task.labels, refine)
+                solution = _solved(network, task, tau, warm, progress, refine)
+                found = examine(solution, task.labels, refine)
+                if refine is None and solution.t.size <= _FEW and posterior(found).predictor_shortcoming() is not None:
+                    better = examine(solution, task.labels, True)
+                    return better if better.status == Status.OPTIMAL else found
+                return found
 
-        verdict = interruptible(work)
-        return GeneralDataPosterior(
-            network,
-            task,
-            tau,
-            verdict.solution,
-            certificate_of(verdict),
-            verdict.status,
-            verdict.message,
-            (*verdict.notes, *_notes(verdict.solution)),
-        )
+        def posterior(verdict: Examined) -> GeneralDataPosterior:
+            proof, notes = certificate_of(verdict), (*verdict.notes, *_notes(verdict.solution))
+            return GeneralDataPosterior(
+                network, task, tau, verdict.solution, proof, verdict.status, verdict.message, notes
+            )
+
+        found = posterior(interruptible(work))
+        shortcoming = found.predictor_shortcoming()
+        return found if shortcoming is None else replace(found, notes=(*found.notes, shortcoming))
 
     def equations(self, network: Network, task: ClassTask | DataTask | None) -> DataEquations | None:
         from meanfield.symbolic.theories import general_data

@@ -1,0 +1,121 @@
+"""P = infinity held against plain quadrature and one-dimensional problems: steep phi, odd phi, many layers."""
+
+import math
+
+import numpy as np
+import pytest
+import sympy as sp
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import expit
+
+import meanfield as mf
+
+X, W = np.polynomial.legendre.leggauss(1200)
+X, W = 9.0 * X, 9.0 * W * np.exp(-40.5 * X * X) / math.sqrt(2.0 * math.pi)  # of N(0, 1)
+PHI = {"tanh": np.tanh, "logistic": expit}
+
+
+def limit(network, targets, fractions=None):
+    return mf.solve(network, mf.class_task(fractions=fractions, targets=targets, n_samples=math.inf), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "scales", "gain"),
+    [("tanh", (5.0, 5.0), 1.0), ("tanh", (1.0, 1.0, 1.0), 8.0), ("logistic", (3.0, 20.0, 20.0), 1.0)],
+)
+def test_kernels_of_the_prior_of_steep_activations(name, scales, gain):
+    """80 Hermite nodes left 1e-2 of them, certified."""
+    network = mf.Network(
+        mf.activation(name, gain=gain), len(scales), sigma_w=scales[0], layer_sigmas=scales[1:], readout_exponent=1.0
+    )
+    found = limit(network, [1, -1]).solution
+    common, whole = 0.0, scales[0] ** 2  # of preactivations
+    for layer, scale in enumerate(scales[1:]):
+        z = math.sqrt(common) * X[:, None] + math.sqrt(whole - common) * X
+        mean, square = (PHI[name](gain * z) ** n @ W for n in (1, 2))
+        wanted = W @ mean**2, W @ square
+        kernel = found.kernel[layer, 0, 1]
+        assert (kernel, kernel + found.d[layer, 0]) == pytest.approx(wanted, abs=1e-9)
+        common, whole = scale**2 * wanted[0], scale**2 * wanted[1]
+
+
+def test_what_is_left_of_differences_after_many_layers():
+    """d falls by sigma_w^2 <phi'>^2 per layer, 1e-15 of the kernel in the end: no difference of squares."""
+    found = limit(mf.Network("logistic", 14), [1, -1]).solution
+    h = math.sqrt(found.kernel[11, 0, 1]) * X
+    slope = W @ (expit(h) * expit(-h)) ** 2
+    assert 0.0 < found.d[12, 0] < 1e-14
+    assert found.d[12, 0] / found.d[11, 0] == pytest.approx(slope, rel=1e-6)
+
+
+def mean_tanh(h, d):
+    return W @ np.tanh(h + math.sqrt(d) * X)
+
+
+def field_of(mean, noise):
+    return brentq(lambda x: mean_tanh(x, noise) - mean, -20.0, 20.0)
+
+
+def reduced_scales(depth):
+    """Noise of the last layer, and Gamma, of tanh under the prior."""
+    noise, gamma = 1.0, 1.0
+    for layer in range(depth - 1):
+        slope = W @ np.cosh(math.sqrt(noise) * X) ** -2.0
+        noise = W @ np.tanh(math.sqrt(noise) * X) ** 2
+        gamma *= noise if layer == 0 else slope**2
+    return noise, gamma
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("y", [(1.0, -1.0), (1.0, -0.4), (1.0, 0.8)])
+def test_odd_activations_share_no_field_for_nothing(depth, y):
+    """Two classes, one output: a neuron and its mirror image; minimise a^2 / 2 + L/2 (sum_c p_c h_c^2 / Gamma)^(1/L)
+    over a, with a phibar(h_c) = y_c. A common field of all classes does not exist under the prior of an odd phi."""
+    noise, gamma = reduced_scales(depth)
+    p = np.array([0.3, 0.7])
+
+    def cost(a):
+        h = np.array([field_of(target / a, noise) for target in y])
+        return 0.5 * a**2 + 0.5 * depth * (p @ h**2 / gamma) ** (1.0 / depth)
+
+    best = minimize_scalar(cost, bounds=(1.01, 6.0), method="bounded", options={"xatol": 1e-7})
+    post = limit(mf.Network("tanh", depth, readout_exponent=1 / depth), list(y), p)
+    assert post.free_energy == pytest.approx(-best.fun, abs=1e-7)
+    assert np.abs(post.solution.readout).ravel() == pytest.approx([best.x, best.x], abs=1e-4)
+    assert post.solution.weight == pytest.approx([0.5, 0.5])
+
+
+def test_three_classes_of_an_odd_activation():
+    """One-hot: all eight signs are equally frequent, and H = p h^2 in every direction."""
+    noise, gamma = reduced_scales(2)
+
+    def cost(a):
+        h = field_of(1.0 / a, noise)
+        return 1.5 * a**2 + 3.0 * math.sqrt(h**2 / 3.0 / gamma)
+
+    best = minimize_scalar(cost, bounds=(1.01, 6.0), method="bounded", options={"xatol": 1e-7})
+    post = limit(mf.Network("tanh", 2, readout_exponent=0.5), np.eye(3))
+    assert post.free_energy == pytest.approx(-best.fun, abs=1e-7)
+    assert post.solution.weight == pytest.approx([1 / 8] * 8, abs=1e-8)
+    assert np.abs(post.solution.readout) == pytest.approx(best.x, abs=1e-4)
+
+
+def test_what_looks_odd_near_zero_only_is_refused():
+    """A step at z = 200 is constant up to there; the reduced problem is for phi that are odd around their middle."""
+    z = sp.Symbol("z", real=True)
+    step = mf.Activation(sp.Heaviside(z - 200, sp.Rational(1, 2)), z, name="far_step")
+    with pytest.raises(ValueError, match="odd, up to a constant"):
+        limit(mf.Network(step, 2, sigma_w=200.0, readout_exponent=0.5), [1, -1])
+
+
+def test_the_law_of_an_activation_has_all_of_its_weight():
+    """phi(z) = z / sqrt(1 + z^2) comes from |z| up to 40 where sigma_w = 4; what lay beyond 12 was left out."""
+    z = sp.Symbol("z", real=True)
+    phi = mf.Activation(z / sp.sqrt(1 + z**2), z, name="algebraic")
+    post = mf.solve(mf.Network(phi, 2, sigma_w=4.0), mf.class_task(targets=[1, -1], n_samples=80), 0.1)
+    angle = np.linspace(-0.5 * np.pi, 0.5 * np.pi, 40001)[1:-1]
+    value = np.sin(angle)
+    for layer in (1, 2):
+        density = post.activation_density(None, 0, value, layer=layer) * np.cos(angle) * (angle[1] - angle[0])
+        assert density.sum() == pytest.approx(1.0, abs=1e-5)
+        assert density @ value**2 == pytest.approx(post.kernel(layer).diagonal[0], abs=1e-5)
