@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -267,7 +268,7 @@ def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bo
         order, _ = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
     else:
         below = _followed_down(problem)
-        order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
+        order = _learned(problem, chain(below, (start(problem).t for start in (uncoded, planted))))
     found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
     if found.residual > _ROUGH and (patient or found.residual < _NEARLY):  # near its end, or where steps creep
         found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
@@ -290,11 +291,11 @@ def _followed_down(problem: DeepProblem) -> list[FloatArray]:
         if there.tau <= problem.tau:
             break
         with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
-            t = [_learned(there, *t, uncoded(there).t).t]
+            t = [_learned(there, [*t, uncoded(there).t]).t]
     return t
 
 
-def _learned(problem: DeepProblem, *starts: FloatArray) -> Order:
+def _learned(problem: DeepProblem, starts: Iterable[FloatArray]) -> Order:
     """The kernels of the prior with t at its minimum, from the first of several t that leads there.
 
     Raises

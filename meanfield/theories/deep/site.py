@@ -25,6 +25,7 @@ __all__ = ["HERMITE", "Site", "SiteNodes", "noisy_means", "site_derivatives", "s
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
+_PRODUCT = 0.4  # what a multiplication of a matrix product counts where these are most of it
 _EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
 _PLAIN = 0.45  # spacing where nothing is tilted
@@ -174,6 +175,7 @@ def site_derivatives(
         by_xi.append(by_xi[-1] * xi)
     total = np.maximum(tilt @ gauss, _TINY)
     moments = np.zeros((len(MOMENTS), total.size))
+    spend(_PRODUCT * len(MOMENTS) * float(len(nodes.z)) * total.size)
     for row, (i, j) in zip(moments, MOMENTS):
         if i + j <= highest:
             row[:] = ((by_phi[i] @ by_xi[j]) / total).ravel()
