@@ -25,7 +25,7 @@ __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "p
 
 Report = Callable[[str, int, float], None]
 
-_ROUGH = 5e-5  # residual at the coarse quadrature
+_ROUGH, _ASTRAY = 5e-5, 0.1  # residual at the coarse quadrature, and from which on it is no start
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
@@ -50,8 +50,11 @@ def polish(
 ) -> tuple[System, Found]:
     """Newton at the fine quadrature, from a solution at the coarse one and its lattices.
 
-    Its second derivatives are good enough for the few steps from there, where it is one.
+    Its second derivatives are good enough for the few steps from there, where it is one. Where Newton ended far from
+    any solution the fine quadrature leads to none either, and the coarse ones are handed back.
     """
+    if rough.residual > _ASTRAY:
+        return coarse, rough
     system = coarse.at_rule(FINE)
     if rough.residual > _ROUGH:
         return system, newton(system, rough.x, tolerance, most=most, progress=report)

@@ -101,22 +101,23 @@ class _Reduction:
         inverse = np.where(kept, 1.0 / np.where(kept, x, 1.0), 0.0)
         return np.asarray((vectors * x) @ vectors.T), np.asarray((vectors * inverse) @ vectors.T)
 
-    def energy(self, t: FloatArray, h: FloatArray, inverse: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """E at the best a, its gradient by h, and a, for rows of h."""
+    def energy(
+        self, t: FloatArray, h: FloatArray, inverse: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """E at the best a, its gradient by h, a, and mean activations, for rows of h."""
         mean, slope, _ = self.mean(h)
         w = self.root_field(h)
         a = self.problem.readout_variance * (mean * self.p) @ t
         force = w @ inverse
         energy = 0.5 * (a**2).sum(axis=1) / self.problem.readout_variance - 0.5 * (force * w).sum(axis=1)
         pull = force * self.root_p
-        return energy, (a @ t.T) * self.p * slope - pull + pull.sum(axis=1)[:, None] * self.p, a
+        return energy, (a @ t.T) * self.p * slope - pull + pull.sum(axis=1)[:, None] * self.p, a, mean
 
     def conditions(self, u: FloatArray, count: int) -> FloatArray:
         """Stationary fields, equal E, outputs, weights."""
         t, h, weight = self.split(u, count)
         _, inverse = self.stiffness(h, weight)
-        energy, gradient, a = self.energy(t, h, inverse)
-        mean = self.mean(h)[0]
+        energy, gradient, a, mean = self.energy(t, h, inverse)
         outputs = (mean.T * weight) @ a - self.problem.y
         return np.concatenate(
             [gradient.ravel(), energy[1:] - energy[0], outputs.ravel(), [weight.sum() - 1.0]]
@@ -165,7 +166,7 @@ class _Reduction:
         """The solution of a set of codes, and the pattern of a higher maximum of E, if there is one."""
         t, h, weight = self.split(u, count)
         x, inverse = self.stiffness(h, weight)
-        energy, _, a = self.energy(t, h, inverse)
+        energy, _, a, _ = self.energy(t, h, inverse)
         top, other = -math.inf, None
         for i, word in enumerate(words):
             for size in (0.5, 1.5):

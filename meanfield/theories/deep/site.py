@@ -14,8 +14,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
+from meanfield.activations.facts import Pieces
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.work import spend
@@ -107,9 +109,9 @@ def _graded(edges: list[float], widest: float, narrowest: float) -> FloatArray:
 
 def noisy_means(phi: Activation, h: FloatArray, d: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Mean of phi(z), its derivative by h, and mean of phi(z)^2, z ~ N(h, d), arrays like h."""
+    if phi.pieces is not None:
+        return _piecewise_means(phi.pieces, h, d)
     if phi.kinks:
-        if phi.bounded and phi.piecewise_linear:  # constant beyond
-            h = np.clip(h, phi.kinks[0] - _REACH * math.sqrt(d), phi.kinks[-1] + _REACH * math.sqrt(d))
         nodes = z_rule(phi, d, float(h.min()), float(h.max()), _PLAIN)
         xi, value = (nodes.z - h[..., None]) / math.sqrt(d), nodes.phi
         weight = nodes.weight * np.exp(-0.5 * xi * xi) / math.sqrt(2.0 * math.pi * d)
@@ -118,6 +120,28 @@ def noisy_means(phi: Activation, h: FloatArray, d: float) -> tuple[FloatArray, F
         value = phi(h[..., None] + math.sqrt(d) * xi)
     mean, square = (value * weight).sum(axis=-1), (value**2 * weight).sum(axis=-1)
     return mean, (value * xi * weight).sum(axis=-1) / math.sqrt(d), square
+
+
+def _piecewise_means(pieces: Pieces, h: FloatArray, d: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The same for a piecewise linear phi, in closed form: moments of the Gaussian between breaks."""
+    root, breaks = math.sqrt(d), np.array(pieces.breaks)
+    at = (breaks - h[..., None]) / root
+    density = np.exp(-0.5 * at * at) / math.sqrt(2.0 * math.pi)
+    none = np.zeros((*h.shape, 1))
+    below = np.concatenate([none, ndtr(at), none + 1.0], axis=-1)
+    above = np.concatenate([none + 1.0, ndtr(-at), none], axis=-1)
+    # Differences of the smaller ones.
+    inside = np.where(below[..., 1:] < 0.5, below[..., 1:] - below[..., :-1], above[..., :-1] - above[..., 1:])
+    ends, moments = (np.concatenate([none, x, none], axis=-1) for x in (density, at * density))
+    first = root * (ends[..., :-1] - ends[..., 1:])  # of z - h, and (z - h)^2 / d
+    second = inside + moments[..., :-1] - moments[..., 1:]
+    slopes = np.array(pieces.slopes)
+    middle = np.array(pieces.intercepts) + slopes * h[..., None]  # phi(h), were all of it this piece
+    jumps = np.diff(pieces.intercepts) + np.diff(slopes) * breaks
+    mean = (middle * inside + slopes * first).sum(axis=-1)
+    slope = (slopes * inside).sum(axis=-1) + (jumps * density).sum(axis=-1) / root
+    square = (middle**2 * inside + 2.0 * middle * slopes * first + slopes**2 * d * second).sum(axis=-1)
+    return mean, slope, square
 
 
 @lru_cache(maxsize=64)

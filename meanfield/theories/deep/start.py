@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import brentq
 
+from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.rules import Averages
 from meanfield.theories.deep.site import HERMITE, noisy_means
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
@@ -71,6 +72,7 @@ def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArr
     s = problem.readout_variance * problem.n_samples
     weight = np.full(len(words), 1.0 / len(words))
     for _ in range(sweeps):
+        check_time()
         m = (words.T * weight) @ words
         u = np.linalg.solve(s * m + np.diag(max(problem.tau, 1e-6) / p), problem.y)
         weight = weight * np.linalg.norm(words @ u, axis=1)

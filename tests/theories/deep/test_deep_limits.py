@@ -47,13 +47,15 @@ def test_without_work_for_the_other_branch_there_is_an_answer_that_says_so(monke
     assert any("given up after" in note for note in post.solution.notes)
 
 
-def test_work_is_counted_inside_alone():
+def test_work_inside_counts_for_what_is_around_it():
     with counted() as outer:
         spend(3.0)
         with pytest.raises(OutOfWork), counted(2.0):
             spend(2.5)
     spend(1.0)
-    assert outer.done == 3.0
+    assert outer.done == 5.5
+    with pytest.raises(OutOfWork), counted(2.0), counted(5.0):  # the limit around it holds inside
+        spend(2.5)
 
 
 def test_the_fold_of_few_samples():
