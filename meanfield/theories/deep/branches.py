@@ -51,9 +51,10 @@ def polish(
     """Newton at the fine quadrature, from a solution at the coarse one and its lattices.
 
     Its second derivatives are good enough for the few steps from there, where it is one. Where Newton ended far from
-    any solution the fine quadrature leads to none either, and the coarse ones are handed back.
+    any solution the fine quadrature leads to none either, and the coarse ones are handed back; not so for given codes
+    and lattices around peaks, whose coarse equations are rough themselves.
     """
-    if rough.residual > _ASTRAY:
+    if rough.residual > _ASTRAY and not coarse.codes and not patched(coarse.problem):
         return coarse, rough
     system = coarse.at_rule(FINE)
     if rough.residual > _ROUGH:
