@@ -26,6 +26,7 @@ __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "p
 Report = Callable[[str, int, float], None]
 
 _ROUGH, _ASTRAY = 5e-5, 0.1  # residual at the coarse quadrature, and from which on it is no start
+_GOOD = 1e-6  # residual that is asked for of a solution that is only a start
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
@@ -126,8 +127,8 @@ def _from_fewer(problem: DeepProblem, tolerance: float, report: Report | None) -
     if problem.n_samples < _FEWEST * len(problem.n):
         raise NotCovered("a third of so few samples is no start")
     fewer = _with_samples(problem, 1.0 / 3.0)
-    lower, start = coding_branch(fewer, tolerance, report)
-    if start.residual > tolerance:
+    lower, start = coding_branch(fewer, max(tolerance, _GOOD), report)
+    if start.residual > _ROUGH:
         raise NotCovered(f"the branch with codes was not found at {fewer.n_samples:.4g} samples")
     return _continued(fewer, problem, lower.unpack(start.x), tolerance, report)
 
