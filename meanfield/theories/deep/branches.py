@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -24,7 +25,8 @@ __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "p
 
 Report = Callable[[str, int, float], None]
 
-_ROUGH = 5e-5  # residual at the coarse quadrature
+_ROUGH, _ASTRAY = 5e-5, 0.1  # residual at the coarse quadrature, and from which on it is no start
+_GOOD = 1e-6  # residual that is asked for of a solution that is only a start
 _FEWEST = 60.0  # samples per class, below which there is no other start
 _MANY = 3000.0  # samples, from which on the start is that of the limit first
 _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from fewer
@@ -49,8 +51,12 @@ def polish(
 ) -> tuple[System, Found]:
     """Newton at the fine quadrature, from a solution at the coarse one and its lattices.
 
-    Its second derivatives are good enough for the few steps from there, where it is one.
+    Its second derivatives are good enough for the few steps from there, where it is one. Where Newton ended far from
+    any solution the fine quadrature leads to none either, and the coarse ones are handed back; not so for given codes
+    and lattices around peaks, whose coarse equations are rough themselves.
     """
+    if rough.residual > _ASTRAY and not coarse.codes and not patched(coarse.problem):
+        return coarse, rough
     system = coarse.at_rule(FINE)
     if rough.residual > _ROUGH:
         return system, newton(system, rough.x, tolerance, most=most, progress=report)
@@ -121,8 +127,8 @@ def _from_fewer(problem: DeepProblem, tolerance: float, report: Report | None) -
     if problem.n_samples < _FEWEST * len(problem.n):
         raise NotCovered("a third of so few samples is no start")
     fewer = _with_samples(problem, 1.0 / 3.0)
-    lower, start = coding_branch(fewer, tolerance, report)
-    if start.residual > tolerance:
+    lower, start = coding_branch(fewer, max(tolerance, _GOOD), report)
+    if start.residual > _ROUGH:
         raise NotCovered(f"the branch with codes was not found at {fewer.n_samples:.4g} samples")
     return _continued(fewer, problem, lower.unpack(start.x), tolerance, report)
 
@@ -267,7 +273,7 @@ def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bo
         order, _ = readout_minimum(system, replace(uncoded(problem), t=planted(problem).t))
     else:
         below = _followed_down(problem)
-        order = _learned(problem, *below, uncoded(problem).t, planted(problem).t)
+        order = _learned(problem, chain(below, (start(problem).t for start in (uncoded, planted))))
     found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
     if found.residual > _ROUGH and (patient or found.residual < _NEARLY):  # near its end, or where steps creep
         found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
@@ -290,11 +296,11 @@ def _followed_down(problem: DeepProblem) -> list[FloatArray]:
         if there.tau <= problem.tau:
             break
         with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
-            t = [_learned(there, *t, uncoded(there).t).t]
+            t = [_learned(there, [*t, uncoded(there).t]).t]
     return t
 
 
-def _learned(problem: DeepProblem, *starts: FloatArray) -> Order:
+def _learned(problem: DeepProblem, starts: Iterable[FloatArray]) -> Order:
     """The kernels of the prior with t at its minimum, from the first of several t that leads there.
 
     Raises

@@ -29,7 +29,8 @@ __all__ = ["BranchEnd", "Fold", "uncoded_at", "uncoded_end"]
 
 _HIGHER = 1.6  # factor between the tau at which the branch is looked for
 _MOST_STARTS, _EASY = 24, 6  # starts, and of these those that are left for the next where they are not easy
-_GROWTH, _FASTER, _MOST_GROWTH = 0.2, 1.4, 0.5  # of the conjugate, per step: at first, how it changes, at most
+_GROWTH, _FASTER, _MOST_GROWTH = 0.2, 1.7, 0.7  # of the conjugate, per step: at first, how it changes, at most
+_SHARE, _LEAST = 0.5, 0.15  # of the way to where the slope of tau would vanish; the least step, which ends behind it
 _ABOVE = 3.2  # times the tau at which a linear readout makes layers unstable, where the branch is nearly the prior
 _FAR = 0.3  # of ln tau below the fold, where its place need not be known well
 _STEPS, _FLATTENED = 80, 30  # along the branch, and to the fold between two of its points
@@ -152,8 +153,16 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
                 step = most = 0.5 * step
                 if step < 1e-3:
                     raise NoBranch(f"it was lost at tau = {math.exp(point.log_tau):.4g}")
-        before, point, step = point, following, min(_FASTER * step, most)
+        before, point, step = point, following, min(_FASTER * step, most, _to_fold(point, following))
     raise NoBranch(f"it was followed to tau = {math.exp(point.log_tau):.3g} and does not turn back")
+
+
+def _to_fold(one: _Point, two: _Point) -> float:
+    """Relative growth of the conjugate from `two` over half of the way to the fold, were tau a parabola from there."""
+    whole, rise = math.log(_size(two) / _size(one)), two.slope - one.slope
+    if not rise > 0.0 > two.slope:
+        return math.inf
+    return max(math.expm1(_SHARE * -two.slope * whole / rise), _LEAST)
 
 
 def _start(problem: DeepProblem) -> _Point:

@@ -18,6 +18,7 @@ _STILL, _SETTLED = 1e-4, 1e-13  # relative change, at which maxima are found wel
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
 _RESTART = 12  # maxima are looked for afresh every so many settings
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
+_POWERS = _X[:, None] ** np.arange(3)
 
 
 @dataclass(eq=False)
@@ -93,10 +94,10 @@ class Maxima:
         phi = self.phi(h[:, :, None] + root * _X)
         exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
         weight = np.exp(exponent - exponent.max(axis=2, keepdims=True))
-        weight /= weight.sum(axis=2, keepdims=True)
-        first = (weight * _X).sum(axis=2)
-        second = (weight * _X * _X).sum(axis=2) - first**2
-        return (weight * phi).sum(axis=2), first / root[:, 0], np.maximum(1.0 - second, 0.0) / setting.d
+        total, first, second = np.moveaxis(weight @ _POWERS, 2, 0)
+        first, second = first / total, second / total
+        mean = np.einsum("kcx,kcx->kc", weight, phi) / total
+        return mean, first / root[:, 0], np.maximum(1.0 - second + first**2, 0.0) / setting.d
 
 
 def _distinct(b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -10,6 +10,7 @@ import numpy as np
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.start import readout_minimum
 from meanfield.theories.deep.system import Evaluation, System
+from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
 __all__ = ["Found", "chord", "direction", "newton"]
@@ -20,7 +21,9 @@ _RISE = 1.2  # of the norm of the residual that a step may cause
 _NEAR = 0.05  # residual from which t needs no minimisation of its own
 _SETTLED = 1e-2  # nats of Phi that t may be off
 # Shares of a step that are tried; then, as kernels of nearly rank one may be negative at all of them, with these raised
-_LENGTHS = (*((0.4**k, False) for k in range(5)), *((0.4**k, True) for k in range(3)))
+_RAISED = 5  # how many of the first kind there are
+_LENGTHS = (*((0.4**k, False) for k in range(_RAISED)), *((0.4**k, True) for k in range(3)))
+_DEAR, _LITTLE = 8.0, 3e8  # times the work so far, or that, up to which a step is tried
 _LEAST = 1e-5  # eigenvalues that had become negative, in units of the largest
 _CHORDS, _CLOSE, _HELPS = 4, 1e-3, 0.05  # steps with a given matrix, from where on, and what each has to gain
 
@@ -29,7 +32,7 @@ _CHORDS, _CLOSE, _HELPS = 4, 1e-3, 0.05  # steps with a given matrix, from where
 class Found:
     """Where Newton ended: x, largest residual in units of the blocks, averages there, steps.
 
-    The averages have no curvature where the matrix of another quadrature was good enough.
+    The averages have no curvature where the start was good enough for the matrix of another quadrature.
     """
 
     x: FloatArray
@@ -49,21 +52,25 @@ def newton(
 ) -> Found:
     """Solve the equations from x, in at most `most` steps of which `patience` in a row bring no progress.
 
-    A step is shortened so that no block changes by more than 30 % of its size, and d stays positive. Weights of codes
-    follow t exponentially; far from the solution t is therefore minimised over after every step, a convex problem.
+    A step is shortened so that no block changes by more than 30 % of its size, and d stays positive; after a much
+    shorter one whole steps are not tried at once, and none whose integrals take much more work than those before.
+    Weights of codes follow t exponentially; far from the solution t is therefore minimised over after every step, a
+    convex problem.
     """
-    averages = system.evaluate(x, curvature=True)
+    with counted() as usual:
+        averages = system.evaluate(x, curvature=True)
+    most_work = max(usual.done, _LITTLE)
     residual = system.residual(x, averages)
     error = float(np.abs(residual).max())
     best = Found(x, error, averages, 0)
-    worse = count = 0
+    worse = count = first = short = 0
     while error > tolerance and count < most and worse <= patience and np.isfinite(error):
         count += 1
         move = direction(system, x, averages, system.hessian(averages))
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
         reached = None
-        for share, raised in _LENGTHS:
+        for share, raised in _LENGTHS[first:]:
             if raised and reached is not None:
                 break
             candidate = x + share * length * move * scale
@@ -71,22 +78,25 @@ def newton(
                 candidate = _positive(system, candidate)
             if _admissible(system, candidate):
                 try:
-                    trial = system.evaluate(candidate, curvature=True)
-                    there = system.residual(candidate, trial)
-                    if float(np.abs(there).max()) > _NEAR and system.problem.depth > 1:
-                        candidate, trial = _settled(system, candidate, trial)
+                    with counted(_DEAR * most_work) as work:
+                        trial = system.evaluate(candidate, curvature=True)
                         there = system.residual(candidate, trial)
-                except (NotCovered, np.linalg.LinAlgError):
+                        if float(np.abs(there).max()) > _NEAR and system.problem.depth > 1:
+                            candidate, trial = _settled(system, candidate, trial)
+                            there = system.residual(candidate, trial)
+                except (NotCovered, OutOfWork, np.linalg.LinAlgError):
                     pass
                 else:
+                    most_work = max(most_work, work.done)
                     size = float(np.linalg.norm(there))
                     if reached is None or size < reached[3]:
-                        reached = candidate, trial, there, size
+                        reached, short = (candidate, trial, there, size), _LENGTHS.index((share, raised))
                     if size < _RISE * float(np.linalg.norm(residual)):
                         break
         if reached is None:
             break
         x, averages, residual, _ = reached
+        first = short - 1 if 1 < short < _RAISED else 0
         error = float(np.abs(residual).max())
         worse = worse + 1 if error >= best.residual else 0
         if progress is not None:
@@ -105,7 +115,8 @@ def chord(
 ) -> Found:
     """Steps with one and the same matrix of second derivatives, that of a close solution, as long as they help.
 
-    For starts that are nearly solutions: without derivatives an evaluation takes about half the time.
+    For starts that are nearly solutions. Their own averages come without curvature; where a step leads to, which is the
+    solution most times, they are with it, which the second-order check needs.
     """
     averages = system.evaluate(x)
     best = Found(x, float(np.abs(system.residual(x, averages)).max()), averages, 0)
@@ -115,7 +126,7 @@ def chord(
         x = best.x + direction(system, best.x, best.averages, matrix) * system.scales(best.x)
         if not _admissible(system, x):
             break
-        averages = system.evaluate(x)
+        averages = system.evaluate(x, curvature=True)
         error = float(np.abs(system.residual(x, averages)).max())
         if progress is not None:
             progress("chord", count, error)
@@ -138,7 +149,7 @@ def direction(system: System, x: FloatArray, averages: Evaluation, matrix: Float
 
 def _settled(system: System, x: FloatArray, averages: Evaluation) -> tuple[FloatArray, Evaluation]:
     """x with t at the minimum of Phi for the other unknowns."""
-    order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12)
+    order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12, averages.top)
     return system.pack(order), Evaluation(averages.lower, top)
 
 

@@ -119,21 +119,22 @@ class _Reduction:
         inverse = np.where(kept, 1.0 / np.where(kept, x, 1.0), 0.0)
         return np.asarray((vectors * x) @ vectors.T), np.asarray((vectors * inverse) @ vectors.T)
 
-    def energy(self, t: FloatArray, h: FloatArray, inverse: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """E at the best a, its gradient by h, and a, for rows of h."""
+    def energy(
+        self, t: FloatArray, h: FloatArray, inverse: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """E at the best a, its gradient by h, a, and mean activations, for rows of h."""
         mean, slope, _ = self.mean(h)
         w = self.root_field(h)
         a = self.problem.readout_variance * (mean * self.p) @ t
         force = w @ inverse
         energy = 0.5 * (a**2).sum(axis=1) / self.problem.readout_variance - 0.5 * (force * w).sum(axis=1)
-        return energy, (a @ t.T) * self.p * slope - force @ self.field_root.T, a
+        return energy, (a @ t.T) * self.p * slope - force @ self.field_root.T, a, mean
 
     def conditions(self, u: FloatArray, count: int) -> FloatArray:
         """Stationary fields, equal E, outputs, weights."""
         t, h, weight = self.split(u, count)
         _, inverse = self.stiffness(h, weight)
-        energy, gradient, a = self.energy(t, h, inverse)
-        mean = self.mean(h)[0]
+        energy, gradient, a, mean = self.energy(t, h, inverse)
         outputs = (mean.T * weight) @ a - self.problem.y
         return np.concatenate(
             [gradient.ravel(), energy[1:] - energy[0], outputs.ravel(), [weight.sum() - 1.0]]
@@ -202,14 +203,14 @@ class _Reduction:
         """
         t, h, weight = self.split(u, count)
         x, inverse = self.stiffness(h, weight)
-        energy, _, a = self.energy(t, h, inverse)
+        energy, _, a, _ = self.energy(t, h, inverse)
         values, vectors = np.linalg.eigh(x)
         basis = (vectors[:, values > _SMALL * values[-1]] / self.root_p[:, None]).T
         if not self.odd:
             basis = np.concatenate([basis, np.ones((1, len(self.p)))])
 
         def lost(v: FloatArray) -> tuple[float, FloatArray]:
-            value, slope, _ = self.energy(t, (v @ basis)[None], inverse)
+            value, slope, *_ = self.energy(t, (v @ basis)[None], inverse)
             return -float(value[0]), -(basis @ slope[0])
 
         top, other = -math.inf, None

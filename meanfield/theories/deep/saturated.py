@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray
 
 __all__ = ["Saturated", "saturated_solve"]
@@ -99,6 +100,7 @@ def _climb(
     """Weights by P <- P |sum_c S_c u_c|, which never raises F."""
     noise = np.diag(tau / p)
     for sweep in range(sweeps):
+        check_time()
         matrix = s * (words.T * weight) @ words + noise
         u = np.linalg.lstsq(matrix, y, rcond=1e-13)[0]
         length = np.linalg.norm(words @ u, axis=1)
@@ -123,6 +125,7 @@ def _newton(
         level = float(length.max()) ** 2
         chosen = words[active]
         for _ in range(30):
+            check_time()
             total = chosen @ u
             misfit = y - s * (chosen.T * q) @ total - tau * u / p[:, None]
             slack = (total**2).sum(axis=1) - level
@@ -173,6 +176,7 @@ def _spread_out(words: FloatArray, weight: FloatArray, u: FloatArray) -> tuple[F
     best = weight[active]
     multiplier = np.zeros(len(rows))
     for _ in range(200):
+        check_time()
         q = np.exp(np.clip(rows.T @ multiplier - 1.0, -60.0, 60.0))
         error = target - rows @ q
         if np.abs(error).max() < 1e-13:

@@ -16,10 +16,16 @@ from meanfield.validation import FloatArray
 
 __all__ = ["SingleSites"]
 
+_FEW = 200  # points, up to which there is a table in any case
+
 
 @dataclass(eq=False)
 class SingleSites:
-    """g(b, h) and its derivatives: by interpolation between Chebyshev points in b, or directly."""
+    """g(b, h) and its derivatives: by interpolation between Chebyshev points in b, or directly.
+
+    A broad interval of b takes thousands of points, where few b may be asked for: these are integrated directly until
+    there have been as many.
+    """
 
     phi: Activation
     rule: Rule
@@ -28,6 +34,7 @@ class SingleSites:
     h: FloatArray
     bounds: tuple[float, float]  # of b
     derived: dict[int, FloatArray] = field(default_factory=dict)  # by the highest order
+    asked: dict[int, int] = field(default_factory=dict)  # how many b without a table, by the highest order
 
     @cached_property
     def _chebyshev(self) -> tuple[FloatArray, FloatArray]:
@@ -79,9 +86,21 @@ class SingleSites:
 
     def interpolated(self, b: FloatArray) -> FloatArray:
         """g (N, h) at b (N,) and all h."""
+        if self._directly(0, len(b)):
+            return self.values(b, slice(None))
         return np.asarray(self._weights(b) @ self._table)
+
+    def _directly(self, highest: int, count: int) -> bool:
+        """Whether so many b more are to be integrated rather than read from a table."""
+        size = len(self._chebyshev[0])
+        if size <= _FEW or highest in self.derived or (highest == 0 and "_table" in self.__dict__):
+            return False
+        self.asked[highest] = self.asked.get(highest, 0) + count
+        return self.asked[highest] <= size
 
     def interpolated_derivatives(self, b: FloatArray, inside: slice, wanted: list[int]) -> FloatArray:
         """(wanted, N h) derivatives at b (N,) and h[inside]."""
         highest = max(sum(ORDERS[order]) for order in wanted)
+        if self._directly(highest, len(b)):
+            return self.derivatives(b, inside, highest)[1][wanted].reshape(len(wanted), -1)
         return (self._weights(b) @ self._derived(highest)[wanted][:, :, inside]).reshape(len(wanted), -1)

@@ -14,8 +14,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
+from meanfield.activations.facts import Pieces
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.work import spend
@@ -35,6 +37,7 @@ __all__ = [
 
 _REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
+_PRODUCT = 0.4  # what a multiplication of a matrix product counts where these are most of it
 _EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
 _PLAIN = 0.45  # spacing where nothing is tilted
@@ -122,9 +125,9 @@ def noisy_means(phi: Activation, h: FloatArray, d: float) -> tuple[FloatArray, F
     NotCovered
         If phi is so steep on the scale of the noise that the means would need too many nodes.
     """
+    if phi.pieces is not None:
+        return _piecewise_means(phi.pieces, h, d)
     if phi.kinks:
-        if phi.bounded and phi.piecewise_linear:  # constant beyond
-            h = np.clip(h, phi.kinks[0] - _REACH * math.sqrt(d), phi.kinks[-1] + _REACH * math.sqrt(d))
         nodes = z_rule(phi, d, float(h.min()), float(h.max()), _PLAIN)
         xi, value = (nodes.z - h[..., None]) / math.sqrt(d), nodes.phi
         weight = nodes.weight * np.exp(-0.5 * xi * xi) / math.sqrt(2.0 * math.pi * d)
@@ -161,6 +164,29 @@ def noise_lattice(phi: Activation, d: float, enough: float = math.inf) -> tuple[
             return xi, weight
         before, count = found, 2 * count
     raise NotCovered("phi is too steep on the scale of the noise of a layer: its scale sigma_w, or the gain, is large")
+
+
+def _piecewise_means(pieces: Pieces, h: FloatArray, d: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The same for a piecewise linear phi, in closed form: moments of the Gaussian between breaks."""
+    root, breaks = math.sqrt(d), np.array(pieces.breaks)
+    at = (breaks - h[..., None]) / root
+    density = np.exp(-0.5 * at * at) / math.sqrt(2.0 * math.pi)
+    none = np.zeros((*h.shape, 1))
+    below = np.concatenate([none, ndtr(at), none + 1.0], axis=-1)
+    above = np.concatenate([none + 1.0, ndtr(-at), none], axis=-1)
+    # Differences of the smaller ones.
+    inside = np.where(below[..., 1:] < 0.5, below[..., 1:] - below[..., :-1], above[..., :-1] - above[..., 1:])
+    ends, moments = (np.concatenate([none, x, none], axis=-1) for x in (density, at * density))
+    first = root * (ends[..., :-1] - ends[..., 1:])  # of z - h, and (z - h)^2 / d
+    second = inside + moments[..., :-1] - moments[..., 1:]
+    slopes = np.array(pieces.slopes)
+    middle = np.array(pieces.intercepts) + slopes * h[..., None]  # phi(h), were all of it this piece
+    jumps = np.diff(pieces.intercepts) + np.diff(slopes) * breaks
+    mean = (middle * inside + slopes * first).sum(axis=-1)
+    slope = (slopes * inside).sum(axis=-1) + (jumps * density).sum(axis=-1) / root
+    off = middle - mean[..., None]
+    variance = (off**2 * inside + 2.0 * off * slopes * first + slopes**2 * d * second).sum(axis=-1)
+    return mean, slope, variance
 
 
 @lru_cache(maxsize=64)
@@ -220,6 +246,7 @@ def site_derivatives(
         by_xi.append(by_xi[-1] * xi)
     total = np.maximum(tilt @ gauss, _TINY)
     moments = np.zeros((len(MOMENTS), total.size))
+    spend(_PRODUCT * len(MOMENTS) * float(len(nodes.z)) * total.size)
     for row, (i, j) in zip(moments, MOMENTS):
         if i + j <= highest:
             row[:] = ((by_phi[i] @ by_xi[j]) / total).ravel()

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from meanfield.activations.activation import Activation
+from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.rules import Averages, NotCovered
 from meanfield.theories.deep.site import noise_lattice, noisy_means, unit_lattice
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
@@ -104,6 +105,7 @@ def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArr
     s = problem.readout_variance * problem.n_samples
     weight = np.full(len(words), 1.0 / len(words))
     for _ in range(sweeps):
+        check_time()
         m = (words.T * weight) @ words
         u = np.linalg.solve(s * m + np.diag(max(problem.tau, 1e-6) / p), problem.y)
         weight = weight * np.linalg.norm(words @ u, axis=1)
@@ -132,30 +134,34 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
     gamma = np.cumprod(gains)
     d_top, last = (own[depth - 2], problem.scales[-1]) if depth > 1 else (problem.k, 1.0)
 
-    def mean_activation(h: float) -> float:
-        return float(noisy_means(problem.phi, np.array([h]), last * d_top)[0][0])
+    def responses(h: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Half of what mean activations at fields h and -h differ by, and their slope at h."""
+        mean = noisy_means(problem.phi, np.array([h, -h, h + 1e-3, h - 1e-3]), last * d_top)[0]
+        return (mean[0] - mean[1]) / 2.0, (mean[2] - mean[3]) / 2e-3
 
-    def readout(h: float) -> FloatArray:
-        soft = middle + sign * (mean_activation(h) - mean_activation(-h)) / 2.0
+    def readout(half: float) -> tuple[FloatArray, FloatArray]:
+        soft = middle + sign * half
         matrix = problem.readout_variance * ((soft.T * weight) @ soft * n + 1e-3 * np.eye(n_classes))
-        return np.asarray(np.linalg.solve(matrix + problem.tau * np.eye(n_classes), problem.y))
+        return soft, np.asarray(np.linalg.solve(matrix + problem.tau * np.eye(n_classes), problem.y))
 
-    def slope(h: float) -> float:
-        t = readout(h)
-        soft = middle + sign * (mean_activation(h) - mean_activation(-h)) / 2.0
+    def excess(h: float, half: float, rise: float) -> float:
+        soft, t = readout(half)
         a = problem.readout_variance * (soft * n) @ t
         b = float(weight @ np.abs(a @ t.T) @ p)
-        rise = (mean_activation(h + 1e-3) - mean_activation(h - 1e-3)) / 2e-3
         return math.log(max(p_total * b * rise, 1e-300)) - math.log(
             ((h * h) * p_total / gamma[-1]) ** (1.0 / depth) / h
         )
 
+    def at(h: float) -> float:
+        half, rise = responses(np.array([h]))
+        return excess(h, float(half[0]), float(rise[0]))
+
     h = 1.0
     if depth > 1:
         grid = np.linspace(0.4, 8.0, 77)
-        values = np.array([slope(x) for x in grid])
+        values = np.array([excess(*one) for one in zip(grid, *responses(grid))])
         crossing = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
-        h = brentq(slope, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0
+        h = brentq(at, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0
     field = h * sign
     centred = field - (field @ p)[:, None] if problem.phi.parity != "odd" else field  # as `_apart`
     root = np.sqrt(p)
@@ -182,7 +188,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         np.array(d).reshape(-1, n_classes),
         np.zeros((depth - 1, n_classes, n_classes)),
         np.full((depth - 1, n_classes), -0.3),
-        1.03 * readout(h),
+        1.03 * readout(float(responses(np.array([h]))[0][0]))[1],
     )
 
 
@@ -321,20 +327,23 @@ def _with_kernel(system: System, order: Order) -> None:
 
 
 def readout_minimum(
-    system: System, order: Order, tolerance: float = 1e-4, most: int = 60
+    system: System, order: Order, tolerance: float = 1e-4, most: int = 60, known: list[Averages] | None = None
 ) -> tuple[Order, list[Averages]]:
     """The order parameters with t at the minimum of Phi for these kernels, and the top layer's averages there.
 
-    A convex problem, by damped Newton with its exact Hessian; codes get about their weights.
+    A convex problem, by damped Newton with its exact Hessian; codes get about their weights. `known`: the top layer's
+    averages at `order`, with curvature.
     """
     problem, basis = system.problem, system.outputs
     top, n = problem.depth - 1, problem.n
     gram = problem.tau * np.einsum("iab,jab,a->ij", basis, basis, n)
     x = np.einsum("iab,ab->i", basis, order.t)
 
-    def look(x: FloatArray) -> tuple[float, FloatArray, FloatArray, list[Averages]]:
+    def look(
+        x: FloatArray, parts: list[Averages] | None = None
+    ) -> tuple[float, FloatArray, FloatArray, list[Averages]]:
         now = replace(order, t=np.tensordot(x, basis, 1))
-        parts = system.averages(now, top, curvature=True)
+        parts = system.averages(now, top, curvature=True) if parts is None else parts
         whole = system.combined(Evaluation([], parts))[-1]
         value = whole.log_z - float(n @ (now.t * problem.y).sum(axis=1))
         value += 0.5 * problem.tau * float(n @ (now.t**2).sum(axis=1))
@@ -346,7 +355,7 @@ def readout_minimum(
         curved = problem.readout_variance * flat @ whole.curvature[:size, :size] @ flat.T
         return value, slope, curved + gram, parts
 
-    value, slope, curvature, parts = look(x)
+    value, slope, curvature, parts = look(x, known)
     for _ in range(most):
         step = -np.linalg.solve(curvature, slope)
         longest = 0.3 * float(np.abs(x).max())

@@ -25,13 +25,19 @@ _NOW: ContextVar[Work | None] = ContextVar("_NOW", default=None)
 
 @contextmanager
 def counted(most: float = float("inf")) -> Iterator[Work]:
-    """Counts what is spent inside; `spend` raises `OutOfWork` there when it is more than `most`."""
-    work = Work(most)
+    """Counts what is spent inside; `spend` raises `OutOfWork` there when it is more than `most`.
+
+    It counts for what is around it as well, whose own limit holds inside.
+    """
+    outer = _NOW.get()
+    work = Work(most if outer is None else min(most, outer.most - outer.done))
     before = _NOW.set(work)
     try:
         yield work
     finally:
         _NOW.reset(before)
+        if outer is not None:
+            outer.done += work.done
 
 
 def spend(amount: float) -> None:

@@ -1,5 +1,6 @@
 """Activations with kinks and jumps in deep networks: the quadrature over z, kernels of the prior, the limit."""
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,9 @@ from scipy.special import log_ndtr
 from scipy.stats import norm
 
 import meanfield as mf
+from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.rules import CHECK, FINE
+from meanfield.theories.deep.single_sites import SingleSites
 from meanfield.theories.deep.site import noisy_means, site_derivatives, site_values, z_rule
 
 B = np.linspace(-700.0, 700.0, 15)
@@ -71,3 +74,46 @@ def test_limit_of_activations_with_kinks(name, depth):
     task = mf.class_task(targets=[1, -1], n_samples=math.inf)
     post = mf.solve(mf.Network(name, depth, readout_exponent=1 / depth), task, tau=0.1)
     assert post.status == "optimal"
+
+
+@pytest.mark.parametrize("name", ["step", "hard_tanh", "hard_sigmoid", "relu"])
+@pytest.mark.parametrize("d", [1e-3, 0.3, 2.0])
+def test_noisy_means_of_a_piecewise_linear_phi_are_integrals(name, d):
+    phi, root = mf.activation(name), math.sqrt(d)
+    h = np.array([-7.0, -0.4, 0.0, 1.0, 2.5, 9.0])
+    x, w = np.polynomial.legendre.leggauss(12)
+    for i, centre in enumerate(h):
+        ends = [centre - 12.0 * root, *(k for k in phi.kinks if abs(k - centre) < 12.0 * root), centre + 12.0 * root]
+        edges = np.unique(np.concatenate([np.linspace(a, b, 100) for a, b in itertools.pairwise(ends)]))
+        half = 0.5 * np.diff(edges)
+        z = (0.5 * (edges[1:] + edges[:-1]) + half * x[:, None]).ravel()
+        law = (half * w[:, None]).ravel() * norm.pdf(z, centre, root)
+        mean = law @ phi(z)
+        wanted = (mean, law @ (phi(z) * (z - centre)) / d, law @ (phi(z) - mean) ** 2)
+        for found, integral in zip(noisy_means(phi, h, d), wanted):
+            assert abs(found[i] - integral) < 1e-12 * max(1.0, abs(integral))
+
+
+def test_hard_tanh_at_infinity_with_three_classes():
+    """Means of phi were sums over panels: 20 s were not enough."""
+    post = mf.solve(mf.Network("hard_tanh", 2, readout_exponent=0.5), mf.class_task(n_classes=3), 0.1)
+    assert post.status == "optimal"
+    weight, activation, readout = (getattr(post.solution, name) for name in ("weight", "activation", "readout"))
+    assert np.abs((activation.T * weight) @ readout - np.eye(3)).max() < 1e-8
+
+
+def test_a_broad_interval_is_integrated_where_it_is_read():
+    """Thousands of points for a few b: a table of them took ten seconds."""
+    phi, h = mf.activation("sigmoid"), np.linspace(-2.0, 2.0, 9)
+    asked, table = (SingleSites(phi, FINE, 0.01, 0.0, h, (-640.0, 640.0)) for _ in range(2))
+    b = np.linspace(-600.0, 600.0, 7)
+    found, derived = asked.interpolated(b), asked.interpolated_derivatives(b, slice(2, 8), [0, 1])
+    assert "_table" not in asked.__dict__
+    assert not asked.derived
+    highest = max(sum(ORDERS[order]) for order in (0, 1))
+    table.asked.update({0: 10**6, highest: 10**6})
+    assert np.abs(found - table.interpolated(b)).max() < 1e-9 * np.abs(found).max()
+    other = table.interpolated_derivatives(b, slice(2, 8), [0, 1])
+    assert np.abs(derived - other).max() < 1e-9 * np.abs(other).max()
+    assert "_table" in table.__dict__
+    assert highest in table.derived

@@ -7,14 +7,15 @@ import pytest
 
 import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
-from meanfield.theories.deep import solve
+from meanfield.theories.deep import saturated, solve
 from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.fields import fields_of
 from meanfield.theories.deep.fold import uncoded_end
+from meanfield.theories.deep.newton import newton
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rows import spare
 from meanfield.theories.deep.rules import COARSE, NotCovered, Setting
-from meanfield.theories.deep.start import planted
+from meanfield.theories.deep.start import planted, readout_minimum, relax
 from meanfield.theories.deep.system import System
 from meanfield.theories.deep.work import OutOfWork, counted, spend
 
@@ -26,6 +27,40 @@ def test_every_layer_looks_at_the_clock():
     system, order = System(problem, COARSE), planted(problem)
     with time_limit(1e-9), pytest.raises(OutOfTime):
         system.averages(order, 1)
+
+
+@pytest.mark.parametrize("name", ["_climb", "_newton", "_spread_out"])
+def test_the_saturated_limit_looks_at_the_clock(name):
+    words, p, y = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.full(2, 0.5), np.eye(2)
+    weight, last = np.full(3, 1.0 / 3.0), (p, y, 0.1, 1.0)
+    arguments = {
+        "_climb": (words, weight, *last, 5), "_newton": (words, weight, *last),
+        "_spread_out": (np.ones((3, 2)), weight, np.eye(2)),
+    }  # fmt: skip
+    with time_limit(1e-9), pytest.raises(OutOfTime):
+        getattr(saturated, name)(*arguments[name])
+
+
+def test_a_step_whose_integrals_take_much_more_work_is_not_taken(monkeypatch):
+    """Where fields of trial steps are very strong a single one took minutes."""
+    problem, _ = problem_of(mf.Network("sigmoid", 2), BINARY, 0.1)
+    system = System(problem, COARSE)
+    start = relax(system, readout_minimum(system, planted(problem))[0], critical=True)
+    wanted = newton(system, start, 1e-6)
+    assert wanted.residual < 1e-6
+    usual, calls = system.evaluate, []
+
+    def dear(x, **options):
+        calls.append(x)
+        if len(calls) == 2:  # the first whole step
+            spend(1e12)
+        return usual(x, **options)
+
+    monkeypatch.setattr(system, "evaluate", dear)
+    found = newton(system, start, 1e-6)
+    assert found.residual < 1e-6
+    assert np.abs(found.x - wanted.x).max() < 1e-5 * np.abs(wanted.x).max()
+    assert np.abs(calls[2] - start).max() < 0.5 * np.abs(calls[1] - start).max()
 
 
 def test_without_time_for_the_other_branch_there_is_an_answer_that_says_so(monkeypatch):
@@ -47,13 +82,15 @@ def test_without_work_for_the_other_branch_there_is_an_answer_that_says_so(monke
     assert any("given up after" in note for note in post.solution.notes)
 
 
-def test_work_is_counted_inside_alone():
+def test_work_inside_counts_for_what_is_around_it():
     with counted() as outer:
         spend(3.0)
         with pytest.raises(OutOfWork), counted(2.0):
             spend(2.5)
     spend(1.0)
-    assert outer.done == 3.0
+    assert outer.done == 5.5
+    with pytest.raises(OutOfWork), counted(2.0), counted(5.0):  # the limit around it holds inside
+        spend(2.5)
 
 
 def test_the_fold_of_few_samples():

@@ -8,7 +8,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.deep import class_tables, layer, start
+from meanfield.theories.deep import class_tables, fold, layer, start
 from meanfield.theories.deep.branches import NoBranch, coding_branch, prior_branch
 from meanfield.theories.deep.fold import uncoded_at
 from meanfield.theories.deep.reduction import problem_of
@@ -152,3 +152,12 @@ def test_coarse_fold_is_the_fine_one():
     fold = uncoded_at(problem)
     assert fold.tau == pytest.approx(0.2726655, rel=1e-5)
     assert fold.free_energy == pytest.approx(-183.19216, rel=1e-5)
+
+
+def test_steps_towards_the_fold_end_behind_it(monkeypatch):
+    """Half of the way at a time would never get there."""
+    points, usual = [], fold._corrected
+    monkeypatch.setattr(fold, "_corrected", lambda *given: points.append(usual(*given)) or points[-1])
+    uncoded_at(problem_of(mf.Network("sigmoid", 2), BINARY, 0.25)[0])
+    assert len(points) < 12
+    assert any(point.slope > 0.05 for point in points if point is not None)
