@@ -6,7 +6,7 @@ import pytest
 import meanfield as mf
 from meanfield.activations.cumulant import cumulant
 from meanfield.theories.single_layer import limit
-from meanfield.theories.single_layer.compiled import ascent, basic_codes, code_path
+from meanfield.theories.single_layer.compiled import ascent, basic_codes, code_path, code_program
 
 
 def fractions_of(n_classes, seed):
@@ -33,7 +33,13 @@ def trained_output(name, solution):
 @pytest.mark.parametrize(
     ("name", "n_classes", "off", "objective"),
     # Objectives of the shorter ones by the bundle method, which proves them too.
-    [("sigmoid", 7, 0.0, -13.64184946), ("sigmoid", 10, 0.0, -19.62857813), ("tanh", 8, 0.0, None)],
+    [
+        ("sigmoid", 6, -1.0, -42.27555755),
+        ("sigmoid", 7, 0.0, -13.64184946),
+        ("sigmoid", 8, 0.0, -15.46853996),
+        ("sigmoid", 10, 0.0, -19.62857813),
+        ("tanh", 8, 0.0, None),
+    ],
 )
 def test_different_classes(name, n_classes, off, objective):
     task = mf.class_task(fractions=fractions_of(n_classes, 100 * n_classes), off=off)
@@ -106,3 +112,28 @@ def test_a_sweep_has_room_for_crowds_of_codes():
         assert len(solution.weight) == 256
         assert solution.weight.sum() == pytest.approx(1.0, abs=1e-12)
         assert trained_output("tanh", solution) == pytest.approx(task.targets, abs=1e-9)
+
+
+def test_programme_meets_its_conditions_of_optimality():
+    """Weights and slacks are complementary, constraints hold, and directions of turning are free."""
+    rng = np.random.default_rng(11)
+    table, _, _ = tables("sigmoid")
+    n_classes, m, total = 4, 3, 60
+    t = rng.normal(size=(n_classes, m))
+    readouts, first = rng.normal(size=(total, m)), rng.uniform(0.1, 0.9, (total, n_classes))
+    readouts[:] = first @ t  # as maxima have it: then turning changes no height
+    columns = np.einsum("kc,kr->kcr", first, readouts).reshape(total, -1)
+    heights = 3.0 + 1e-3 * rng.normal(size=total)
+    half = rng.normal(size=(n_classes * m, n_classes * m))
+    matrix = half @ half.T + np.eye(n_classes * m)
+    slope = columns.T @ rng.dirichlet(np.ones(total)) + 0.1 * rng.normal(size=n_classes * m)
+    weights, slack, step = np.ones(total), np.empty(total), np.empty(n_classes * m)
+    gain = code_program.solve_programme(table, t, matrix, slope, heights, columns, weights, slack, step)
+    assert gain > 0.0
+    assert weights.min() >= 0.0
+    assert slack.min() >= 0.0
+    assert weights.sum() == pytest.approx(1.0, abs=1e-9)
+    assert matrix @ step + columns.T @ weights == pytest.approx(slope, abs=1e-9)
+    level = heights.max() - gain + slope @ step - 0.5 * step @ matrix @ step
+    assert heights + columns @ step + slack == pytest.approx(np.full(total, level), abs=1e-9)
+    assert np.abs(weights * slack).max() < 1e-15

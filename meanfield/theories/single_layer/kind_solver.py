@@ -222,9 +222,7 @@ def _path(task: KindTask, n: FloatArray, beta: float, stages: int) -> _Point | N
     return None
 
 
-def _told_apart(
-    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float
-) -> _Point | None:
+def _told_apart(task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float) -> _Point | None:
     """The active set of the orbits whose weight `_settled` finds not to be small beside their slack."""
     settled = _settled(task, theta, codes, weights, window)
     if settled is None:

@@ -163,9 +163,7 @@ def interior(table, matrix, slope, heights, columns, weights, slack, x):
             if stage == 0:
                 after = 0.0
                 for k in range(total):
-                    after += (weights[k] + length_weight * step_weight[k]) * (
-                        slack[k] + length_slack * step_slack[k]
-                    )
+                    after += (weights[k] + length_weight * step_weight[k]) * (slack[k] + length_slack * step_slack[k])
                 centring = min(max((after / (total * mu)) ** 3, 1e-4), 0.9)
             length = min(length_slack, length_weight)
         if not np.isfinite(length * change):
