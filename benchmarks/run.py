@@ -1,7 +1,8 @@
 """Runs the benchmarks and writes benchmarks/PAGE.md with its pictures: ``python benchmarks/run.py [--only NAME ...]``.
 
-The page is machine-written, with machine and versions in its header; benchmarks/RESULTS.md is what was found out with
-single measurements, by hand. `--quick` takes small planes and sweeps.
+The page is machine-written, with date, machine and versions at every part; `--only` replaces parts and leaves the
+others as they are. benchmarks/RESULTS.md is what was found out with single measurements, by hand. `--quick` takes
+small planes and sweeps.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -45,10 +47,11 @@ SCRIPTS = {
     "finite": (["--diagram", "100"], ["--diagram", "16"]),
     "general": (["--large"], []),
 }
+TITLE = "# Benchmarks\n\nMachine-written by `python benchmarks/run.py`; findings by hand are in RESULTS.md.\n"
 
 
-def header() -> str:
-    """Machine and versions."""
+def stamp() -> str:
+    """Date, machine, its load and versions."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -62,10 +65,16 @@ def header() -> str:
         except metadata.PackageNotFoundError:
             continue
     return (
-        "# Benchmarks\n\nMachine-written by `python benchmarks/run.py`; findings by hand are in RESULTS.md.\n\n"
         f"{time.strftime('%Y-%m-%d')}, {platform.system()} on {model}, {os.cpu_count()} processors, load {load} at the "
-        f"start; Python {platform.python_version()}, {', '.join(versions)}.\n"
+        f"start; Python {platform.python_version()}, {', '.join(versions)}."
     )
+
+
+def kept(page: Path) -> dict[str, str]:
+    """The parts of a page that is there already, by name."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    pieces = re.split(r"^(?=## \w+: )", text, flags=re.MULTILINE)[1:]
+    return {piece[3 : piece.index(":")]: piece.rstrip() + "\n" for piece in pieces}
 
 
 def script(name: str, quick: bool) -> str:
@@ -149,11 +158,12 @@ def main() -> None:
     options = parser.parse_args()
     pictures = options.output / "page"
     pictures.mkdir(parents=True, exist_ok=True)
-    text = header()
+    page = options.output / "PAGE.md"
+    parts = kept(page)
     for name in options.only or PARTS:
-        begin = time.monotonic()
-        text += f"\n## {name}: {PARTS[name]}\n\n{part(name, options.quick, pictures)}"
-        (options.output / "PAGE.md").write_text(text, encoding="utf-8")
+        begin, when = time.monotonic(), stamp()
+        parts[name] = f"## {name}: {PARTS[name]}\n\n{when}\n\n{part(name, options.quick, pictures)}"
+        page.write_text("\n".join([TITLE, *(parts[key] for key in PARTS if key in parts)]), encoding="utf-8")
         print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
 
 

@@ -1,4 +1,7 @@
-"""Plots by name: results have a ``plot`` method without depending on the plots, which depend on them."""
+"""Plots by name: results have a ``plot`` method without depending on the plots, which depend on them.
+
+And what every picture begins with: arguments that are checked, fonts and colours.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,32 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 from meanfield.validation import short
 
-__all__ = ["check_arguments", "drawn"]
+__all__ = ["PALETTE", "check_arguments", "drawn", "styled"]
+
+# Those of Okabe and Ito, told apart by all common kinds of colour vision.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+_STYLE: dict[str, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.4,
+    "figure.dpi": 150,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # text stays text
+}
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 _ABSTRACT = {"Mapping": Mapping, "Iterable": Iterable}  # kinds that classes have without having the name
 _INSIDE = re.compile(r"\b(Mapping|Iterable)\[[^\[\]]*\]")  # what they hold
@@ -21,6 +44,23 @@ def drawn(name: str, *args: object, **options: object) -> Any:
     """What the function of that name in the plot package returns; Matplotlib is loaded only then."""
     module, function = name.rsplit(".", 1)
     return getattr(importlib.import_module(f"meanfield.plot.{module}"), function)(*args, **options)
+
+
+def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Run `function` with arguments checked and the style of this module, and leave the user's settings alone."""
+
+    @wraps(function)
+    def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        check_arguments(function, args, kwargs)
+        settings = importlib.import_module("matplotlib").rcParams  # by name: results know this module, not Matplotlib
+        before = {name: settings[name] for name in _STYLE}  # rc_context would undo what a notebook sets
+        settings.update(_STYLE)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            settings.update(before)
+
+    return inner
 
 
 def check_arguments(function: Callable[..., object], args: tuple[object, ...], options: dict[str, object]) -> None:

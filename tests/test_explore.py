@@ -167,6 +167,16 @@ def test_a_single_point_has_an_axis_too(task, axes):
     assert explorer.values == pytest.approx({name: value[0] for name, value in axes.items()}, abs=5e-3)
 
 
+@pytest.mark.parametrize("axes", [{"off": [0.0, 0.3]}, {"depth": [1, 2, 3], "off": [0.0, 0.3]}])
+def test_codes_of_deep_networks_at_infinity_are_drawn(task, axes):
+    explorer = mf.sweep(mf.Network("sigmoid", depth=2), task, 0.02, progress=False, **axes).plot(interactive=True)
+    click(explorer, *([2, 0.2][-len(axes) :]))
+    assert explorer.posterior.status == "optimal"
+    image = next(ax for ax in explorer.figure.axes if ax.images)
+    assert image.images[0].get_array().shape == (100, 3)
+    assert [t.get_text() for t in image.get_yticklabels()] == [code.label for code in explorer.posterior.codes]
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +233,12 @@ const view = [...Bokeh.index.roots].map(find).find((x) => x);
 const place = view.el.getBoundingClientRect(), frame = view.frame.bbox;
 return [place.left + frame.left, place.top + frame.top, frame.width, frame.height,
         model.x_range.start, model.x_range.end, model.y_range.start, model.y_range.end];
+"""
+ROOM = """
+const model = Bokeh.documents[0].get_model_by_name("map");
+const find = (view) => view.model === model ? view : (view.child_views ?? []).map(find).find((x) => x) ?? null;
+const view = [...Bokeh.index.roots].map(find).find((x) => x);
+return view.el.getBoundingClientRect().width - view.frame.bbox.right;
 """
 
 
@@ -318,6 +334,7 @@ def test_a_click_in_a_browser_shows_the_numbers_of_that_cell(browser, plane, hot
         "return Array.from(Bokeh.documents[0].get_model_by_name('image').data.image[0]).filter(Number.isFinite).length"
     )
     assert filled >= 294
+    assert shown.driver.execute_script(ROOM) >= 45  # numbers of the scale are not cut
     assert not shown.errors()
 
 

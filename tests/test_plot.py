@@ -16,7 +16,6 @@ from matplotlib.colors import to_rgb
 
 import meanfield as mf
 from meanfield import plot
-from meanfield.plot.diagrams import _side
 from meanfield.plot.style import code_color, code_styles, line_styles
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.division import ByCode
@@ -249,19 +248,43 @@ def test_transitions_are_solid_and_crossovers_dotted_and_labels_do_not_collide()
 
 
 def test_names_of_close_points_do_not_lie_over_each_other():
-    """Every meeting point has its dot; of those in one place the first has its name."""
+    """Every meeting point has its dot; of those in one place as many have their names as have room around them."""
+    places = [("cusp", 0.2, 0.05), *(("triple point", 0.2 + 0.001 * k, 0.051) for k in range(9)), ("corner", 0.2, 0.09)]
 
     class Curves(list):
-        points = tuple(
-            SimpleNamespace(kind=kind, parameters={"off": off, "tau": tau})
-            for kind, off, tau in [("cusp", 0.2, 0.05), ("triple point", 0.22, 0.051), ("4-fold point", 0.2, 0.09)]
-        )
+        points = tuple(SimpleNamespace(kind=kind, parameters={"off": off, "tau": tau}) for kind, off, tau in places)
 
     task = class_task(fractions=(0.5, 0.25, 0.25))
     diagram = mf.sweep(Network("sigmoid"), task, off=np.linspace(0, 0.5, 4), tau=np.linspace(0.01, 0.1, 3))
     ax = plot.plot_phases(diagram, boundaries=Curves())
-    assert {text.get_text() for text in ax.texts} & {"cusp", "triple point", "4-fold point"} == {"cusp", "4-fold point"}
-    assert sum(line.get_marker() == "o" for line in ax.lines) == 3
+    named = [text.get_text() for text in ax.texts if len(text.get_text()) > 1]
+    assert {"cusp", "triple point", "corner"} == set(named)
+    assert 1 < named.count("triple point") < 9
+    assert sum(line.get_marker() == "o" for line in ax.lines) == 11
+    assert_legible(ax)
+    plt.close(ax.figure)
+
+
+def test_letters_of_small_phases_have_places_of_their_own():
+    """Around the triple points of the sigmoid over temperature there are a dozen phases, most of them narrow."""
+    task = class_task(fractions=(0.5, 0.25, 0.25))
+    diagram = mf.sweep(Network("sigmoid"), task, off=np.linspace(-1, 0.95, 40), tau=np.linspace(0, 0.3, 40))
+    ax = plot.plot_phases(diagram)
+    letters = {text.get_text(): text for text in ax.texts}
+    assert len(letters) == len(diagram.phase_labels) > 8
+    for k, (letter, text) in enumerate(sorted(letters.items())):
+        i, j = (int(np.argmin(np.abs(axis - v))) for axis, v in zip(diagram.axes.values(), text.xy, strict=True))
+        assert diagram.phase[i, j] == k, letter  # where the letter is, or the line from it leads
+    assert any(text.arrow_patch is not None for text in letters.values())
+    assert_legible(ax)
+    plt.close(ax.figure)
+
+
+def test_depth_has_whole_numbers():
+    task = class_task(fractions=(0.5, 0.25, 0.25))
+    ax = plot.plot_phases(mf.sweep(Network("sigmoid"), task, depth=[1, 2, 3], off=[0.0, 0.4]))
+    ticks = ax.get_xticks()
+    assert np.array_equal(ticks, np.rint(ticks))
     plt.close(ax.figure)
 
 
@@ -270,8 +293,8 @@ def test_phases_have_letters_inside_and_codes_beside():
     diagram = Plane()
     names = [t.get_text() for t in ax.get_legend().get_texts()]
     assert names == ["A: 1-1-1, pairs", "B: pairs", "C: pairs, 1-0-0", "not certified"]
-    for text, phase in zip(ax.texts, (0, 2, 3), strict=True):
-        x, y = text.get_position()
+    for text, phase in zip(sorted(ax.texts, key=lambda text: text.get_text()), (0, 2, 3), strict=True):
+        x, y = text.xy
         i, j = (int(np.argmin(np.abs(axis - v))) for axis, v in zip(diagram.axes.values(), (x, y), strict=True))
         assert diagram.phase[i, j] == phase
     assert_legible(ax)
@@ -361,8 +384,6 @@ def test_letters_of_phases_stay_inside_of_the_plane():
     for text in letters:
         box = text.get_window_extent()
         assert frame.x0 - 1 <= box.x0 <= box.x1 <= frame.x1 + 1
-    assert [_side(place, 4, "left", "right") for place in (0, 1, 3)] == ["left", "center", "right"]
-    assert _side(0, 1, "left", "right") == "center"
 
 
 def test_a_figure_is_not_saved_to_a_folder_that_is_not_there(redundant, tmp_path):

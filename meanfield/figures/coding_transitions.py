@@ -12,7 +12,7 @@ from meanfield.figures.gallery import Drawing, Scale
 from meanfield.figures.panels import draw_activations, network_of
 from meanfield.figures.runs import effort, sampled
 from meanfield.phases.diagram import sweep
-from meanfield.plot.diagrams import plot_weights
+from meanfield.plot.diagrams import mark_map, plot_weights
 from meanfield.plot.style import styled, symbol
 from meanfield.problem.class_task import class_task
 from meanfield.problem.network import Network
@@ -43,7 +43,7 @@ def draw(name: str, scale: Scale) -> Drawing:
         said.append(f"y_- = {off:g}, {runs.said}")
         draw_activations(ax, network_of(runs.widest))
         ax.set_title(f"{letter}:  {symbol('off')} = ${off:g}$")
-        top.plot(off, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
+        mark_map(top, off, letter)
     lower.supylabel("sampled neurons by code", fontsize="medium")
     said += [f"{found.label} at y_- = {found.value:.10f}" for found in diagram.transitions() if not found.crossover]
     return Drawing(name, figure, tuple(comparisons), tuple(said))

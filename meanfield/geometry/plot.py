@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import wraps
-from typing import TYPE_CHECKING, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from meanfield.drawing import check_arguments
+from meanfield.drawing import PALETTE, styled
 from meanfield.geometry.clouds import as_clouds
 from meanfield.geometry.descriptors import AnchorPoints, Glue
 from meanfield.geometry.simulation import SimulatedCapacity
@@ -39,26 +38,22 @@ LABELS = {
 }
 
 
-_Drawing = TypeVar("_Drawing", bound=Callable[..., object])
-
-
-def _checked(function: _Drawing) -> _Drawing:
-    """`function` with its arguments checked."""
-
-    @wraps(function)
-    def inner(*args: object, **options: object) -> object:
-        check_arguments(function, args, options)
-        return function(*args, **options)
-
-    return cast(_Drawing, inner)
+_SIZE = (3.6, 2.6)
+_MARKERS = "osD^"  # of manifolds beyond the colours of the palette
 
 
 def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
+    if ax is None:
+        import matplotlib.pyplot as plt
 
-    return plt.subplots(layout="constrained")[1]
+        ax = plt.subplots(figsize=_SIZE, layout="constrained")[1]
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _next_color(ax: Axes) -> str:
+    """That of the next curve with error bars, so that several calls on the same axes can be told apart."""
+    return PALETTE[len(ax.containers) % len(PALETTE)]
 
 
 def _positions(path: Trajectory, ax: Axes) -> np.ndarray:
@@ -72,7 +67,7 @@ def _positions(path: Trajectory, ax: Axes) -> np.ndarray:
     return positions
 
 
-@_checked
+@styled
 def plot_radius_dimension(
     results: object, ax: Axes | None = None, *, utility: float | None = None, label: str | None = None
 ) -> Axes:
@@ -112,10 +107,11 @@ def plot_radius_dimension(
         marks = list(range(len(items)))
     level = float(np.mean(factor)) if utility is None else float(utility)
     ax.errorbar(
-        radius, dimension, yerr=errors[1], xerr=errors[0], marker="o", ms=4, ls="-" if joined else "", label=label
-    )
+        radius, dimension, yerr=errors[1], xerr=errors[0], marker="o", ms=3.5, ls="-" if joined else "", label=label,
+        color=_next_color(ax), elinewidth=0.8,
+    )  # fmt: skip
     for mark, note in zip(marks, notes):
-        ax.annotate(note, (radius[mark], dimension[mark]), xytext=(6, 6), textcoords="offset points", fontsize=8)
+        ax.annotate(note, (radius[mark], dimension[mark]), xytext=(6, 6), textcoords="offset points", fontsize="small")
     ax.margins(0.2)
     ax.autoscale_view()
     (left, x1), (bottom, y1) = ax.get_xlim(), ax.get_ylim()
@@ -128,7 +124,7 @@ def plot_radius_dimension(
     contours = ax.contour(
         grid_x, grid_y, surface, levels=np.geomspace(low, high, 6), colors="0.7", linewidths=0.8, zorder=0
     )
-    ax.clabel(contours, fmt="%.3g", fontsize=7)
+    ax.clabel(contours, fmt="%.3g", fontsize="x-small")
     ax.locator_params(nbins=6)
     ax.set(
         xlim=(x0, x1),
@@ -138,11 +134,11 @@ def plot_radius_dimension(
         title=f"contours: capacity at utility {level:.2g}",
     )
     if label:
-        ax.legend()
+        ax.legend(frameon=False)
     return ax
 
 
-@_checked
+@styled
 def plot_trajectory(
     path: Trajectory, columns: str | Sequence[str] = "capacity", ax: Axes | None = None, *, relative: bool = False
 ) -> Axes:
@@ -175,16 +171,17 @@ def plot_trajectory(
             ms=3,
             capsize=2,
             label=LABELS.get(name, name),
+            color=_next_color(ax),
         )
     if len(names) == 1 and not relative:
         ax.set_ylabel(LABELS.get(names[0], names[0]))
     else:
-        ax.legend()
+        ax.legend(frameon=False)
         ax.set_ylabel("relative to the first value" if relative else "value")
     return ax
 
 
-@_checked
+@styled
 def plot_factors(path: Trajectory, ax: Axes | None = None) -> Axes:
     """Capacity and its three factors over the parameter, relative to the first value, on a logarithmic axis.
 
@@ -203,17 +200,17 @@ def plot_factors(path: Trajectory, ax: Axes | None = None) -> Axes:
         if index == 0:
             line.set(color="black", linewidth=2.0)
         else:
-            line.set(linewidth=1.2, marker="o", markersize=3)
+            line.set(color=PALETTE[index - 1], linewidth=1.2, marker="o", markersize=3)
     ax.axhline(1.0, color="0.8", lw=0.8, zorder=0)
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("{x:g}")
     ax.set_ylabel("relative to the first value")
-    ax.legend()
+    ax.legend(frameon=False)
     return ax
 
 
-@_checked
+@styled
 def plot_anchors(
     anchors: AnchorPoints, manifolds: object = None, ax: Axes | None = None, *, directions: ArrayLike | None = None
 ) -> Axes:
@@ -251,21 +248,21 @@ def plot_anchors(
             raise ValueError(f"directions must have shape (2, {neurons}), got {plane.shape}")
     clouds = None if manifolds is None else as_clouds(manifolds)
     for index, name in enumerate(anchors.names):
-        color = f"C{index % 10}"
+        color, marker = PALETTE[index % 8], _MARKERS[index // 8 % 4]
         if clouds is not None:
             points = clouds.points[clouds.block(index)] @ plane.T
-            ax.scatter(points[:, 0], points[:, 1], s=4, color=color, alpha=0.2, linewidths=0)
+            ax.scatter(points[:, 0], points[:, 1], s=4, color=color, marker=marker, alpha=0.2, linewidths=0)
         flat = anchors.anchors[:, index] @ plane.T
-        ax.scatter(flat[:, 0], flat[:, 1], s=10, color=color, alpha=0.7, linewidths=0, label=name)
-        ax.plot(*(centers[index] @ plane.T), marker="X", ms=9, color=color, mec="black", ls="")
-    ax.plot(0.0, 0.0, "+", color="black", ms=12)
+        ax.scatter(flat[:, 0], flat[:, 1], s=8, color=color, marker=marker, alpha=0.7, linewidths=0, label=name)
+        ax.plot(*(centers[index] @ plane.T), marker="X", ms=7, color=color, mec="black", mew=0.6, ls="")
+    ax.plot(0.0, 0.0, "+", color="black", ms=9)
     ax.set_aspect("equal", adjustable="datalim")
     ax.set(xlabel="first direction of the anchors", ylabel="second direction")
-    ax.legend(fontsize=7, ncols=2 if len(anchors.names) > 6 else 1)
+    ax.legend(frameon=False, ncols=2 if len(anchors.names) > 6 else 1)
     return ax
 
 
-@_checked
+@styled
 def plot_alignment(result: Glue | ArrayLike, ax: Axes | None = None, *, names: Sequence[str] | None = None) -> Axes:
     """Matrix of the cosines between anchor centres (or of any cosines), from -1 to 1."""
     ax = _axes(ax)
@@ -283,25 +280,24 @@ def plot_alignment(result: Glue | ArrayLike, ax: Axes | None = None, *, names: S
     return ax
 
 
-@_checked
+@styled
 def plot_separability(result: SimulatedCapacity, ax: Axes | None = None, *, label: str | None = None) -> Axes:
     """Probability that n random projections separate a dichotomy; critical dimension with two standard errors."""
     ax = _axes(ax)
     finite = result.n_crit[np.isfinite(result.n_crit)]
     grid = np.arange(max(0, int(finite.min()) - 2), int(finite.max()) + 3)
-    (line,) = ax.step(grid, result.separability(grid), where="post", label=label)
+    color = PALETTE[len(ax.patches) % len(PALETTE)]  # each call leaves one span
+    ax.step(grid, result.separability(grid), where="post", label=label, color=color)
     error = 2.0 * result.standard_errors["critical_dimension"]
-    ax.axvspan(
-        result.critical_dimension - error, result.critical_dimension + error, color=line.get_color(), alpha=0.2, lw=0
-    )
-    ax.axvline(result.critical_dimension, color=line.get_color(), ls="--", lw=0.8)
+    ax.axvspan(result.critical_dimension - error, result.critical_dimension + error, color=color, alpha=0.2, lw=0)
+    ax.axvline(result.critical_dimension, color=color, ls="--", lw=0.8)
     ax.set(xlabel="number of random projections $n$", ylabel="probability of separability", ylim=(-0.02, 1.02))
     if label:
-        ax.legend()
+        ax.legend(frameon=False)
     return ax
 
 
-@_checked
+@styled
 def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: object = None) -> tuple[Axes, Axes, Axes]:
     """A figure of one analysis: radius and dimension, alignments of the centres, anchor points.
 
@@ -312,7 +308,7 @@ def plot_summary(result: Glue, anchors: AnchorPoints, manifolds: object = None) 
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(10.0, 3.0), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     plot_radius_dimension(result, ax=left)
     plot_alignment(result, ax=middle)

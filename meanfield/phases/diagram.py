@@ -154,9 +154,11 @@ class PhaseDiagram(PhaseNames):
 
         At P = infinity with one hidden layer each boundary is followed by continuation, every point of it with its own
         certificate (`Boundary`), from wherever the raster changes its phase, and from islands between its points, as
-        far as codes on them foretell these (phases/THEORY.md, "Planes"). At finite P, and in deep networks, codes come
-        and go smoothly: there a curve is where a code begins to have more than one neuron in a thousand, found between
-        neighbouring points of the raster (`LevelCurve`).
+        far as codes on them foretell these (phases/THEORY.md, "Planes"). Not found are islands that no point of the
+        raster hits with more than five classes, within a cell of another boundary, and between two phases that both
+        have outliers: one point inside is always enough, so a finer raster finds them. At finite P, and in deep
+        networks, codes come and go smoothly: there a curve is where a code begins to have more than one neuron in a
+        thousand, found between neighbouring points of the raster (`LevelCurve`).
 
         Raises
         ------

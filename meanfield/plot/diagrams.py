@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +12,7 @@ import numpy as np
 from matplotlib.figure import SubFigure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import distance_transform_edt, label
 
 from meanfield.phases.curves import line_quantities, orbits
@@ -46,12 +49,14 @@ if TYPE_CHECKING:
 
 __all__ = ["figure_phase_diagram", "plot_phases", "plot_weights"]
 
-_NAME = (0.3, 0.05)  # size of the name of a point, in those of the plane
+_AT = 1e-4  # of the range: a transition that close to a point is what happens there
+_LEGEND = (0.6, 0.85)  # what a legend and labels leave of width and height of axes, about
 _BOLD: dict[str, Any] = {
     "ha": "center",
     "fontweight": "bold",
     "path_effects": [withStroke(linewidth=2, foreground="white")],
 }
+_LINE: dict[str, Any] = {"arrowstyle": "-", "color": "0.15", "linewidth": 0.5, "shrinkA": 0.0, "shrinkB": 0.0}
 
 
 @styled
@@ -75,7 +80,9 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(symbol(name))
     ax.set_ylabel(diagram.division.quantity)
     lines = [(t.value, t.label, "0.45" if t.crossover else "0.2", ":" if t.crossover else "-") for t in transitions]
-    _mark(ax, lines + [(value, "not unique", "0.45", "--") for value in values[~regular]])
+    known = np.array([t.value for t in transitions])
+    open_ = [x for x in values[~regular] if not (np.abs(known - x) < _AT * np.ptp(values)).any()]
+    _mark(ax, lines + [(x, "not unique", "0.45", "--") for x in open_])
     ax.spines[["top", "right"]].set_visible(False)
     side_legend(ax, diagram.division.key)
     return ax
@@ -112,33 +119,22 @@ def plot_phases(
     tints = [tint(PALETTE[j % len(PALETTE)], 0.35 + 0.25 * (j // len(PALETTE))) for j in range(len(shown))]
     image = np.ones((*phase.shape, 4))
     image[phase < 0, 3] = 0.0  # the hatching shows through
-    handles = []
+    handles, letters = [], []
     for j, i in enumerate(shown):
         region = phase == i
         image[region, :3] = tints[j]
         if not curves and not region.all() and min(region.shape) > 1:
             ax.contour(x, y, region, levels=[0.5], colors="0.15", linewidths=0.5)
-        row, column, roomy = _middle(region)
-        inside = {"ha": _side(column, x.size, "left", "right"), "va": _side(row, y.size, "bottom", "top")}
-        ax.text(x[column], y[row], panel_letter(j), fontsize="large" if roomy else "x-small", **(_BOLD | inside))
+        letters.append((panel_letter(j), region))
         label = f"{panel_letter(j)}: {diagram.phase_labels[i]}"
         handles.append(Patch(facecolor=tints[j], edgecolor="0.3", linewidth=0.5, label=label))
     ax.pcolormesh(x, y, image, shading="nearest", rasterized=True)
     for curve in curves:
         dash = "--" if curve.kind == "share" else ":" if curve.crossover else "-"
         ax.plot(*curve.fine().T, color="0.15", linewidth=0.8, linestyle=dash)
-    named: list[np.ndarray] = []
-    for point in getattr(boundaries, "points", ()):
-        if point.kind not in ("crossovers", "end"):
-            place = (point.parameters[x_name], point.parameters[y_name])
-            ax.plot(*place, marker="o", color="0.15", markersize=3)
-            at = np.array(place) / (np.ptp(x), np.ptp(y))
-            if all((np.abs(at - other) > _NAME).any() for other in named):  # names must not lie over each other
-                ax.annotate(
-                    point.kind, place, (3, 3), textcoords="offset points", fontsize="x-small",
-                    path_effects=_BOLD["path_effects"],
-                )  # fmt: skip
-                named.append(at)
+    points = [point for point in getattr(boundaries, "points", ()) if point.kind not in ("crossovers", "end")]
+    for point in points:
+        ax.plot(point.parameters[x_name], point.parameters[y_name], marker="o", color="0.15", markersize=3)
     if (phase < 0).any():
         ax.patch.set(hatch="////", edgecolor="0.6")
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////", label="not certified"))
@@ -150,8 +146,16 @@ def plot_phases(
     for name, values, set_scale in ((x_name, x, ax.set_xscale), (y_name, y, ax.set_yscale)):
         if name == "n_samples" and values.min() > 0 and values.max() > 20 * values.min():
             set_scale("log")
-    mark_infinity(ax.xaxis, diagram.axes[x_name])
-    mark_infinity(ax.yaxis, diagram.axes[y_name])
+    for name, axis in ((x_name, ax.xaxis), (y_name, ax.yaxis)):
+        if name == "depth":
+            axis.set_major_locator(MaxNLocator(integer=True))
+        mark_infinity(axis, diagram.axes[name])
+    texts = _Texts(ax, [(point.parameters[x_name], point.parameters[y_name]) for point in points])
+    for letter, region in sorted(letters, key=lambda one: -np.count_nonzero(one[1])):
+        row, column, roomy = _middle(region)
+        texts.letter(letter, (x[column], y[row]), roomy)
+    for point in points:
+        texts.name(point.kind, (point.parameters[x_name], point.parameters[y_name]))
     return ax
 
 
@@ -194,10 +198,15 @@ def figure_phase_diagram(
         ax.set_xticks(ax.get_xticks(), list(neurons.class_names))
         ax.set_xlabel("inputs by class")
         ax.set_ylabel("")
-        top.plot(value, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
-        top.annotate(panel_letter(i), (value, 0), (0, 4), textcoords="offset points", zorder=6, **_BOLD)
+        mark_map(top, value, panel_letter(i))
     lower.supylabel("neurons by code", fontsize="medium")
     return figure
+
+
+def mark_map(ax: Axes, value: float, letter: str) -> None:
+    """Where on the axis of weights the map with this letter is."""
+    ax.plot(value, 0, marker="^", color="0.15", markersize=4, clip_on=False, zorder=5)
+    ax.annotate(letter, (value, 0), (0, 4), textcoords="offset points", zorder=6, **_BOLD)
 
 
 def _isolated(flags: BoolArray) -> BoolArray:
@@ -239,11 +248,58 @@ def _mark(ax: Axes, lines: Sequence[tuple[float, str, str, str]]) -> None:
         )  # fmt: skip
 
 
-def _side(place: int, size: int, first: str, last: str) -> str:
-    """Alignment of a letter that stays inside of the axes."""
-    if size == 1 or 0 < place < size - 1:
-        return "center"
-    return first if place == 0 else last
+class _Texts:
+    """Letters of phases and names of points in a plane, placed one after the other where they lie over no other."""
+
+    def __init__(self, ax: Axes, dots: Iterable[tuple[float, float]]) -> None:
+        self.ax = ax
+        extent, inch = ax.get_window_extent(), ax.figure.dpi
+        self.size = (
+            np.array([extent.width, extent.height]) / inch * 72 * _LEGEND
+        )  # points, once the legend has its room
+        self.taken: list[tuple[FloatArray, FloatArray]] = []  # middles and half sizes
+        self.taken += [(self._at(dot), np.full(2, 1.5)) for dot in dots]
+
+    def letter(self, text: str, place: tuple[float, float], roomy: bool) -> None:
+        """At its place, or beside it with a line that leads there."""
+        at, half = self._at(place), np.array([4.5, 5.0]) if roomy else np.array([3.5, 4.0])
+        at = np.clip(at, half, self.size - half)
+        turns = [np.array([math.cos(angle), math.sin(angle)]) for angle in np.arange(16) * math.pi / 8]
+        rings = [0.0 * turns[0], *(radius * turn for radius in (14.0, 22.0, 32.0, 44.0) for turn in turns)]
+        shift = self._free(at, half, rings)
+        shift = rings[0] if shift is None else shift
+        beside = bool(shift.any())
+        self.ax.annotate(
+            text, place, tuple(at + shift - self._at(place)), textcoords="offset points", va="center",
+            fontsize="large" if roomy else "x-small", arrowprops=_LINE if beside else None, **_BOLD,
+        )  # fmt: skip
+        self.taken.append((at + shift, half))
+
+    def name(self, text: str, place: tuple[float, float]) -> None:
+        """Beside a point, or a little further with a line that leads there; left out where no side is free."""
+        at, half = self._at(place), np.array([1.7 * len(text), 3.5])
+        ways = [*itertools.product((1, -1), (1, -1)), (1, 0), (-1, 0)]
+        sides = [np.array(way) * (half + gap) for gap in (2.0, 9.0) for way in ways]
+        shift = self._free(at, half, sides)
+        if shift is not None:
+            self.ax.annotate(
+                text, place, tuple(shift), textcoords="offset points", ha="center", va="center", fontsize="x-small",
+                path_effects=_BOLD["path_effects"], arrowprops=_LINE if (np.abs(shift) > half + 3.0).any() else None,
+            )  # fmt: skip
+            self.taken.append((at + shift, half))
+
+    def _at(self, place: tuple[float, float]) -> FloatArray:
+        """In points from the corner, on any scale of the axes."""
+        return np.asarray((self.ax.transScale + self.ax.transLimits).transform(place)) * self.size
+
+    def _free(self, at: FloatArray, half: FloatArray, shifts: Sequence[FloatArray]) -> FloatArray | None:
+        """The first of some shifts by which a text is inside the axes and over no other."""
+        for shift in shifts:
+            middle = at + shift
+            inside = (middle >= half - 0.5).all() and (middle <= self.size - half + 0.5).all()
+            if inside and all((np.abs(middle - other) > half + own).any() for other, own in self.taken):
+                return shift
+        return None
 
 
 def _middle(region: BoolArray) -> tuple[int, int, bool]:

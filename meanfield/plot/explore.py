@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -12,12 +13,14 @@ from matplotlib.figure import Figure, SubFigure
 
 from meanfield.plot.class_tasks import plot_activation_map, plot_readout_posterior
 from meanfield.plot.diagrams import plot_phases, plot_weights
-from meanfield.plot.style import on_paper, styled, symbol
+from meanfield.plot.style import MAP, on_paper, styled, symbol
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import NotAvailable
+from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.validation import FloatArray, real_number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.backend_bases import KeyEvent, MouseEvent
 
     from meanfield.phases.diagram import PhaseDiagram
@@ -105,12 +108,13 @@ class Explorer:
             self._side.text(0.02, 0.95, f"{title}\n\n{_wrapped(failure)}", va="top", fontsize="small")
         else:
             top, bottom = self._side.subplots(2, 1, height_ratios=(1.0, 1.2))
-            try:
-                plot_readout_posterior(self.posterior, top)
-                plot_activation_map(self.posterior.sample_neurons(_N_NEURONS, rng=0), bottom)
-            except NotAvailable as error:
-                bottom.text(0.0, 0.9, _wrapped(str(error)), va="top", fontsize="small")
-                bottom.axis("off")
+            for ax, plot in ((top, plot_readout_posterior), (bottom, _plot_neurons)):
+                try:
+                    plot(self.posterior, ax)
+                except (NotAvailable, ValueError) as error:  # a picture less, not a click that fails
+                    ax.clear()
+                    ax.text(0.0, 0.9, _wrapped(str(error)), va="top", fontsize="small")
+                    ax.axis("off")
             head = f"{title}:  {self.posterior.status}"
             self._side.suptitle(f"{head}, {milliseconds:.1f} ms", fontsize="medium")
         self.figure.canvas.draw_idle()
@@ -141,6 +145,25 @@ def explore(diagram: PhaseDiagram) -> Explorer:
         For an axis of whole vectors of fractions.
     """
     return Explorer(diagram)
+
+
+def _plot_neurons(posterior: Posterior, ax: Axes) -> Axes:
+    """Activations of drawn neurons; of deep networks at P = infinity, where no preactivations are left, by code."""
+    if not isinstance(posterior, DeepPosterior) or math.isfinite(posterior.task.n_samples):
+        return plot_activation_map(posterior.sample_neurons(_N_NEURONS, rng=0), ax)
+    names = posterior.task.class_names
+    shares = np.rint(_N_NEURONS * np.cumsum([code.weight for code in posterior.codes])).astype(int)
+    rows = np.repeat([code.activation for code in posterior.codes], np.diff(shares, prepend=0), axis=0)
+    image = ax.imshow(rows, aspect="auto", interpolation="nearest", cmap=MAP)
+    for edge in shares[:-1]:
+        ax.axhline(edge - 0.5, color="white", linewidth=0.8)
+    middles = 0.5 * (shares + np.append(0, shares[:-1])) - 0.5
+    ax.set_yticks(middles, [code.label for code in posterior.codes])
+    ax.set_xticks(range(len(names)), [f"class {name}" for name in names])
+    ax.tick_params(length=0)
+    ax.set_ylabel("neurons")
+    ax.figure.colorbar(image, ax=ax, pad=0.02, label=r"mean activation $\phi(z)$")
+    return ax
 
 
 def _value_at(axis: FloatArray, place: float) -> float:

@@ -296,6 +296,7 @@ def _map(facts: dict[str, Any]) -> tuple[Any, Any]:
     panel = figure(
         width=290, height=300, title="mean activations", toolbar_location=None, x_range=(0, n_classes),
         y_range=(_N_NEURONS, 0), x_axis_label="class", y_axis_label="neurons by code", name="map",
+        min_border_right=60,  # the scale has no numbers yet when room is made for it
     )  # fmt: skip
     image = ColumnDataSource({"image": [np.full((_N_NEURONS, n_classes), np.nan, dtype=np.float32)]}, name="image")
     mapper = LinearColorMapper(palette=[to_hex(colormaps[MAP](v)) for v in np.linspace(0, 1, 64)], nan_color="#eeeeee")

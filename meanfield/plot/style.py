@@ -1,23 +1,22 @@
-"""What all pictures share: fonts, colours, axes, legends, names of parameters.
+"""What all pictures share: colours of codes, axes, legends, names of parameters (fonts: `meanfield.drawing`).
 
-Colours are those of Okabe and Ito, told apart by all common kinds of colour vision; maps use cividis.
+Maps use cividis, which all common kinds of colour vision tell apart.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike
 
-from meanfield.drawing import check_arguments
+from meanfield.drawing import PALETTE, styled
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -50,27 +49,11 @@ __all__ = [
     "tint",
 ]
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 MAP = "cividis"
 _DASHES = ("-", "--", "-.", ":")
 _OF_CODES = tuple(PALETTE[k] for k in (2, 1, 3, 5, 0, 4, 7, 6))  # of up to three classes: 1-1-1, 1-1-0, ..., 0-0-0
 _CODE = re.compile(r"(?:outlier )?([01](?:-[01]){0,2})(?![-\d])")
 GREY = "0.4"  # of what is no code
-_STYLE: Any = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.4,
-    "figure.dpi": 150,
-    "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # text stays text
-}
 _SYMBOLS = {
     "off": "$y_{-}$",
     "on": "$y_{+}$",
@@ -79,24 +62,6 @@ _SYMBOLS = {
     "tau": r"$\tau$",
     "n_samples": "$P$",
 }
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
-
-
-def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Run `function` with the style of this module, and leave the user's settings alone."""
-
-    @wraps(function)
-    def inner(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-        check_arguments(function, args, kwargs)
-        before = {name: plt.rcParams[name] for name in _STYLE}  # rc_context would undo what a notebook sets
-        plt.rcParams.update(_STYLE)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            plt.rcParams.update(before)
-
-    return inner
 
 
 @styled

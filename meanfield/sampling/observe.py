@@ -201,8 +201,9 @@ def observe(
         phi(z) on the training samples, of the last layer or of the last few, in order.
     inputs : (P, N_0) array, optional
         What the networks saw, with `weights`: needed for a class task; by default `task.inputs` of a data task.
-    labels : (P,) integers, optional
-        Class 0 ... C-1 of every sample, needed for a class task unless its samples come class by class.
+    labels : (P,) integers or names of classes, optional
+        Class 0 ... C-1 of every sample, or its name in `task.class_names`; needed for a class task unless its samples
+        come class by class.
     parameterization : {"theory", "ntk", "standard"}
         "theory": z = W x / sqrt(N_in) and f = (1/N) sum_i a_i phi_i. "ntk": f = N^-1/2 sum_i v_i phi_i, z as before.
         "standard": z = W x and f = sum_i v_i phi_i, without any factors (PyTorch's Linear).
@@ -285,15 +286,17 @@ def _samples(task: ClassTask | DataTask, labels: object) -> tuple[NDArray[np.int
             raise ValueError(f"the classes have {wanted.round(4).tolist()} samples; give labels= of every sample.")
         which = np.repeat(np.arange(task.n_classes), sizes.astype(int))
         return which, task.n_classes, read_only(task.targets[which])
-    given = real_array("labels", labels)
+    given = real_array("labels", _numbered(task, labels))
     if given.ndim == 1 and given.size != round(task.n_samples):
         raise ValueError(f"labels has {given.size} entries, but the task has {task.n_samples:g} samples.")
     if given.ndim != 1 or (given != np.rint(given)).any() or given.min() < 0 or given.max() >= task.n_classes:
-        raise ValueError(f"labels must be (P,) integers from 0 to {task.n_classes - 1}, got {short(labels)}.")
+        raise ValueError(
+            f"labels must be (P,) integers from 0 to {task.n_classes - 1}, or names of classes, got {short(labels)}."
+        )
     which = given.astype(np.intp)
     found = np.bincount(which, minlength=task.n_classes)
     if np.abs(found - wanted).max() > 1e-6:
-        given_fractions = f"fractions={(found / found.sum()).round(6).tolist()}, n_samples={found.sum()}"
+        given_fractions = f"fractions=np.array({found.tolist()}) / {found.sum()}, n_samples={found.sum()}"
         missing = ", ".join(task.class_names[c] for c in np.flatnonzero(found == 0))
         advice = f"no sample is of class {missing}" if missing else f"give class_task({given_fractions})"
         raise ValueError(
@@ -301,6 +304,20 @@ def _samples(task: ClassTask | DataTask, labels: object) -> tuple[NDArray[np.int
             f"{advice}."
         )
     return which, task.n_classes, read_only(task.targets[which])
+
+
+def _numbered(task: ClassTask, labels: object) -> object:
+    """Labels with the numbers of classes for their names, numbers as they are."""
+    given = plain_array("labels", labels)
+    if given.ndim != 1 or not given.size or not all(isinstance(label, str) for label in given.tolist()):
+        return labels
+    number = {name: c for c, name in enumerate(task.class_names)}
+    if strange := sorted(set(given.tolist()) - set(number)):
+        raise ValueError(
+            f"labels must be names of classes, {', '.join(task.class_names)}, or their numbers from 0; got "
+            f"{short(strange[0])}. Names of your own: class_task(..., class_names=[...])."
+        )
+    return np.array([number[label] for label in given.tolist()])
 
 
 def _seen(task: ClassTask | DataTask, inputs: object, n_samples: int, notes: list[str]) -> FloatArray:

@@ -6,8 +6,10 @@ import pytest
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from legible import assert_legible
 
 from meanfield import geometry
+from meanfield.plot import PALETTE
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +84,21 @@ def test_alignment_and_separability(clouds):
     simulated = geometry.simulated_capacity(clouds, n_draws=20, seed=7)
     ax = geometry.plot_separability(simulated, label="spheres")
     assert ax.lines[0].get_ydata()[-1] == 1.0
+
+
+def test_pictures_have_the_style_of_the_house(path):
+    before = dict(plt.rcParams)
+    for draw in (geometry.plot_trajectory, geometry.plot_factors, geometry.plot_radius_dimension):
+        ax = draw(path)
+        assert not ax.spines["top"].get_visible()
+        assert {line.get_color() for line in ax.lines} <= {*PALETTE, "black", "0.8"}
+        assert ax.xaxis.label.get_size() == 8.0
+        assert_legible(ax)
+    assert dict(plt.rcParams) == before
+
+
+def test_calls_on_the_same_axes_have_colours_of_their_own(path):
+    ax = plt.subplots()[1]
+    geometry.plot_radius_dimension(path, ax=ax, label="one")
+    geometry.plot_radius_dimension(path, ax=ax, label="other")
+    assert [container[0].get_color() for container in ax.containers] == list(PALETTE[:2])

@@ -302,7 +302,11 @@ BAD = {
     "too many layers": ({"readouts": READOUT, "activations": [PHI, PHI]}, "depth 1"),
     "parameterization": ({"readouts": READOUT, "activations": PHI, "parameterization": "muP"}, "one of"),
     "labels out of range": ({"readouts": READOUT, "activations": PHI, "labels": [3] * P}, "from 0 to 2"),
-    "other fractions": ({"readouts": READOUT, "activations": PHI, "labels": [0, 1, 2, 2] * 4}, r"\[0.25, 0.25, 0.5\]"),
+    "unknown names": (
+        {"readouts": READOUT, "activations": PHI, "labels": ["cat"] * P},
+        r"names of classes, 1, 2, 3, or their numbers from 0; got 'cat'.*class_names=",
+    ),
+    "other fractions": ({"readouts": READOUT, "activations": PHI, "labels": [0, 1, 2, 2] * 4}, r"\[4, 4, 8\]\) / 16"),
     "text": ({"readouts": "a", "activations": PHI}, "real numbers"),
     "tau": ({"readouts": READOUT, "activations": PHI, "tau": -1}, "tau"),
 }
@@ -313,6 +317,29 @@ def test_bad_inputs_are_refused_in_words(task, name):
     given, words = BAD[name]
     with pytest.raises(ValueError, match=words):
         mf.observe(mf.Network("tanh"), task, **given)
+
+
+def test_the_advice_about_fractions_can_be_followed():
+    """Also where they are thirds."""
+    options = {"readouts": np.ones((3, N)), "activations": np.zeros((N, 24)), "labels": np.repeat([0, 1, 2], 8)}
+    with pytest.raises(ValueError, match=r"give class_task\(") as caught:
+        mf.observe(mf.Network("tanh"), mf.class_task(FRACTIONS, n_samples=24), **options)
+    advised = eval("mf." + str(caught.value).partition("give ")[2].rstrip("."), {"mf": mf, "np": np})
+    assert mf.observe(mf.Network("tanh"), advised, **options).width == N
+
+
+def test_labels_may_be_names_of_classes(task):
+    named = task.with_(class_names=("cat", "dog", "cow"))
+    words = np.array(named.class_names)[np.repeat([2, 0, 1], np.rint(P * np.array(FRACTIONS)[[2, 0, 1]]).astype(int))]
+    phi = np.random.default_rng(0).uniform(-1, 1, (N, P))
+    options = {"readouts": READOUT, "activations": phi}
+    seen = mf.observe(mf.Network("tanh"), named, labels=words, **options)
+    index = [named.class_names.index(word) for word in words]
+    assert seen.labels.tolist() == index
+    assert np.array_equal(
+        mf.observe(mf.Network("tanh"), named, labels=words.tolist(), **options).class_activation,
+        mf.observe(mf.Network("tanh"), named, labels=index, **options).class_activation,
+    )
 
 
 def test_more_refusals(task):

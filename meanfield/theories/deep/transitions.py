@@ -216,7 +216,7 @@ def _joined(found: list[CodeTransition], name: str, near: float) -> list[CodeTra
         width = last.width + one.width + one.value - last.value
         change = _change(name, last.value, last.before, one.after, width)
         passing = sorted(set(last.codes) & set(one.codes))
-        point = [f"{'-'.join(code)} at this point only" for code in passing]
+        point = [", ".join("-".join(code) for code in passing) + " at this point only"] if passing else []
         label = ", ".join([*([change.label] if change.codes else []), *point])
         codes = (*change.codes, *passing)
         value = 0.5 * (last.value + one.value)

@@ -189,7 +189,24 @@ def test_a_degenerate_point_is_told():
     assert found.value == pytest.approx(-0.5, abs=1e-6)
     assert 0.0 < found.width < 1e-5
     assert found.before == found.after == ("011", "101", "110")
-    assert "at this point only" in found.label
+    assert found.label == "0-0-1, 0-1-0, 1-0-0 at this point only"
+    assert diagram.unique.tolist() == [True, False, True]
+    certificate = mf.solve(NETWORK, ONE_HOT.with_(off=-0.5)).certificate
+    assert (certificate.unique, certificate.nullity) == (False, 1)
+    ax = diagram.plot()  # curves pass the point by
+    assert all(-0.5 not in line.get_xdata() for line in ax.lines if len(line.get_xdata()) > 2)
+    assert [text.get_text() for text in ax.texts] == [found.label]
+    plt.close("all")
+
+
+def test_a_sweep_passes_to_the_branch_without_codes():
+    """Where a point starts from the one before, which is held to its certificate."""
+    task = mf.class_task(targets=[1, -1], n_samples=100)
+    tau = [0.42, 0.44, 0.46, 0.5]
+    diagram = mf.sweep(mf.Network("sigmoid", depth=2), task, tau=tau, progress=False)
+    assert diagram.certified.all()
+    alone = mf.solve(mf.Network("sigmoid", depth=2), task, tau=0.46)
+    assert diagram.objective[2] == pytest.approx(alone.objective, abs=1e-8)
 
 
 def test_pictures_of_layers(frozen, chains):

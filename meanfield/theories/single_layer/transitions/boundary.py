@@ -41,6 +41,7 @@ _CLOSE = 0.2
 _FOLD = 1e-6  # of a step: accuracy of a fold's place along the curve, squared in the parameter that turns
 _CORRECTIONS = 15  # Newton steps; a corrector that needs more has a step that is too long
 _REACH = 3.0  # steps within which a meeting point belongs to this end
+_NEAR_END = 0.01  # so close to a located end comes the last point before it: the direction there is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +130,7 @@ class _Point:
     unknowns: FloatArray
     tangent: FloatArray
     transition: Transition
+    last: bool = False  # located with a second condition, so that the tangent is not that of the curve here
 
 
 def trace_boundary(
@@ -207,7 +209,11 @@ def _cubics(points: list[_Point], per_step: int) -> FloatArray:
             length * here.tangent[-2:] / scale[-2:],
             length * there.tangent[-2:] / _scale(there.unknowns)[-2:],
         )
-        if max(np.linalg.norm(leaving), np.linalg.norm(arriving)) > 3.0 * chord:  # a sharp turn: no cubic follows it
+        if there.last:  # a parabola: only one of the two directions is known
+            leaving = here.tangent[-2:] / scale[-2:]
+            leaving = leaving * (chord / max(float(np.linalg.norm(leaving)), 1e-300))
+            arriving = 2.0 * (end - start) - leaving
+        elif max(np.linalg.norm(leaving), np.linalg.norm(arriving)) > 3.0 * chord:  # a sharp turn: no cubic follows it
             leaving = arriving = end - start
         h = (2 * u**3 - 3 * u**2 + 1) * start + (u**3 - 2 * u**2 + u) * leaving
         places.extend(h + (3 * u**2 - 2 * u**3) * end + (u**3 - u**2) * arriving)
@@ -281,8 +287,15 @@ class _Tracer:
         """Points from `start` along its tangent, and why they end."""
         points = [start]
         length = self.step
+        end: _Point | None = None  # once located, points come closer to it
+        reason = ""
         while len(points) < self.max_points:
             last = points[-1]
+            if end is not None:
+                apart = self._apart(last, end)
+                if apart <= _NEAR_END:
+                    break
+                length = min(length, 0.5 * apart)
             try:
                 unknowns, residual = self.advance(last, length)
                 if leaving := self._outside(unknowns):
@@ -292,14 +305,15 @@ class _Tracer:
                 if point.tangent @ last.tangent < _ALIGNED:
                     raise ConvergenceError("the curve bends too sharply for this step.")
             except ConvergenceError as error:
-                if isinstance(error.result, Transition) and (
-                    end := self._meeting(last, unknowns, length, error.result)
-                ):
-                    return [*points, end], f"{MEETING}: {error}"
+                if end is None and isinstance(error.result, Transition):
+                    end = self._meeting(last, unknowns, length, error.result)
+                    reason = f"{MEETING}: {error}"
                 length *= 0.5
                 if length >= _SHORTEST and (length >= _SHORTEST_CLOSE or not self._approach(last)):
                     continue
-                return points, str(error)
+                if end is None:
+                    return points, str(error)
+                break
             if cusp := self._cusp(last, point):
                 return [*points, _Point(unknowns, last.tangent, cusp)], "cusp"
             points.append(point)
@@ -308,7 +322,11 @@ class _Tracer:
             predicted = last.unknowns + length * last.tangent / _scale(last.unknowns)
             error_size = np.abs((unknowns - predicted) * _scale(last.unknowns)).max()
             length = min(length * (1.5 if error_size < 0.05 * length else 0.8), self.longest)
-        return points, f"{self.max_points} points"
+        return (points, f"{self.max_points} points") if end is None else ([*points, end], reason)
+
+    def _apart(self, here: _Point, there: _Point) -> float:
+        """Distance of two points in the parameters, relative to 1 + |value|."""
+        return float(np.abs((there.unknowns - here.unknowns)[-2:] * _scale(here.unknowns)[-2:]).max())
 
     def _meeting(self, last: _Point, beyond: FloatArray, length: float, refused: Transition) -> _Point | None:
         """The end of the curve, where a second condition holds; None if that is not what ends it."""
@@ -319,10 +337,8 @@ class _Tracer:
             return None
         values = np.array([transition.parameters[name] for name in self.names])
         unknowns = np.append(beyond[:-2], values)
-        apart = np.abs((values - last.unknowns[-2:]) * _scale(last.unknowns)[-2:]).max()
-        return (
-            None if apart > _REACH * length or self._outside(unknowns) else _Point(unknowns, last.tangent, transition)
-        )
+        end = _Point(unknowns, last.tangent, transition, last=True)
+        return None if self._apart(last, end) > _REACH * length or self._outside(unknowns) else end
 
     def _end_of_mergers(self, last: _Point, length: float) -> _Point | None:
         """Where the quartic coefficient of a merger vanishes: beyond, codes leave at a distance before they merge."""
