@@ -20,7 +20,6 @@ from meanfield.numerics.budget import new_stop
 from meanfield.numerics.limits import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds
 from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_master, kind_path
-from meanfield.theories.single_layer.compiled.code_program import interior
 from meanfield.theories.single_layer.kind_orbits import (
     KindTask,
     Orbits,
@@ -32,6 +31,7 @@ from meanfield.theories.single_layer.kind_orbits import (
     nullity_of,
     search,
 )
+from meanfield.theories.single_layer.kind_programme import RATIOS, padded, settled
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["KindSolution", "solve_kinds"]
@@ -47,9 +47,6 @@ _REFINEMENTS = 20  # with codes that branch and bound has found
 _FEW_COUNTS, _MOST_COUNTS = 12, 2e6  # choices of counts that are too few for a path, and that it keeps a mark for
 _STAGES, _FEW_STAGES, _FIRST_STAGE, _FACTOR = 24, 7, 3, 4.0  # of beta; from which on Newton's method is tried
 _WINDOW = 4.0  # over the last beta: orbits that are looked at beyond
-_PROGRAMMES, _SETTLED = 20, 1e-13  # quadratic programmes, and what the last gains
-_STRONG, _RATIOS = 1e-7, (1e4, 1.0, 1e-4)  # weight that counts, also in relation to slack
-_DAMPING, _CROWD = 1e-3, 4  # in the way of long steps; orbits for each equation that are too many
 _FEW_ORBITS = 60  # of weight, below which the path looks at more counts
 _DEPENDENT = 1e-6, 1e-9  # see `KindTask.dependent`: on the path, in turns
 _ROUNDING = 1e-13  # of contributions
@@ -123,9 +120,9 @@ def _solve(
         task.starts = np.concatenate([task.starts, missed.counts])
         # Where Newton's method fails with these, cuts go on from here.
         theta, codes = followed.theta.copy(), (followed.codes + missed.take(slice(_NEW_CUTS))).distinct()
-        multipliers, best = _padded(followed.weights, len(codes.v)), task.linear(theta) + float(missed.heights[0])
+        multipliers, best = padded(followed.weights, len(codes.v)), task.linear(theta) + float(missed.heights[0])
         together = (followed.codes + missed).distinct()
-        weights = _padded(followed.weights, len(together.v))
+        weights = padded(followed.weights, len(together.v))
         followed = _active_set(task, theta, *_basic(task, theta, together, weights))
     task.dependent = KindTask.dependent
     idle = np.zeros(len(codes.v))
@@ -149,7 +146,7 @@ def _solve(
         gain = best - model if best < math.inf else math.inf
         serious = best == math.inf or value < best - 0.1 * gain
         codes = (kept + maxima.take(slice(_NEW_CUTS))).distinct(1e-9)
-        multipliers, idle = _padded(kept_weights, len(codes.v)), _padded(idle, len(codes.v))
+        multipliers, idle = padded(kept_weights, len(codes.v)), padded(idle, len(codes.v))
         if serious:
             theta, best, rho = trial, value, min(4.0 * rho, 1e8)
         else:
@@ -172,7 +169,7 @@ def _solve(
                 task.starts = np.concatenate([task.starts, better.counts[:1]])
                 theta, rho = solution.theta, 1.0
                 codes = (found.codes + better.take(slice(_NEW_CUTS))).distinct()
-                multipliers, idle = _padded(found.weights, len(codes.v)), np.zeros(len(codes.v))
+                multipliers, idle = padded(found.weights, len(codes.v)), np.zeros(len(codes.v))
                 best, predicted = task.linear(theta) + float(better.heights[0]), math.inf
     return None
 
@@ -223,75 +220,18 @@ def _path(task: KindTask, n: FloatArray, beta: float, stages: int) -> _Point | N
 
 
 def _told_apart(task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float) -> _Point | None:
-    """The active set of the orbits whose weight `_settled` finds not to be small beside their slack."""
-    settled = _settled(task, theta, codes, weights, window)
-    if settled is None:
+    """The active set of the orbits whose weight `settled` finds not to be small beside their slack."""
+    end = settled(task, theta, codes, weights, window)
+    if end is None:
         return None
-    theta, codes, weights, slack = settled
-    for ratio in _RATIOS:
+    theta, codes, weights, slack = end
+    for ratio in RATIOS:
         strong = weights > ratio * slack
         if strong.any():
             task.starts = codes.counts[strong]
             found = _active_set(task, theta, *_basic(task, theta, codes.take(strong), weights[strong]))
             if found is not None:
                 return found
-    return None
-
-
-def _settled(
-    task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray, window: float
-) -> tuple[FloatArray, Orbits, FloatArray, FloatArray] | None:
-    """Newton's steps in which nearly equal orbits are sorted out by a quadratic programme (`compiled.code_program`).
-
-    Returns (theta, codes, weights, slack); orbits within `window` of the highest are looked at. None where many more
-    orbits than are needed touch the level, which the path sees as well, or where numbers run out.
-    """
-    kinds = task.kinds
-    free = np.flatnonzero(kinds.free)
-    value, damping = task.linear(theta) + float(codes.heights.max()), 0.0
-    share = np.repeat(task.share, theta.shape[1])[free]
-    slack = np.zeros(len(weights))
-    for _ in range(_PROGRAMMES):
-        fields = fields_of(task, theta, codes)
-        columns = np.ascontiguousarray(fields.columns.reshape(len(fields.h), -1)[:, free])
-        strong = weights > _STRONG
-        curvature = np.tensordot(weights[strong], fields.curvature[strong], 1)[np.ix_(free, free)]
-        slope = share * (kinds.y - task.tau * theta).ravel()[free]
-        matrix = np.ascontiguousarray(curvature + np.diag((task.tau + damping) * share))
-        weights, slack, step = weights.copy(), np.empty(len(weights)), np.empty(len(free))
-        s = interior(task.table, matrix, slope, fields.h, columns, weights, slack, step)
-        gain = float(fields.h.max() - s + slope @ step - 0.5 * step @ matrix @ step)
-        if np.sum(weights > _RATIOS[0] * slack) > _CROWD * (len(free) + 1):
-            return None
-        if gain <= _SETTLED * (1.0 + abs(value)):
-            return theta, codes, weights, slack
-        if not np.isfinite(step).all():
-            return None
-        trial = theta.copy()
-        trial.ravel()[free] += step
-        near = codes.take(slack < window)
-        found = Orbits(
-            *kind_path.highest_orbits(
-                task.table, kinds.n, kinds.p, trial, kinds.split, task.low, task.high, (near.counts, near.v),
-                window, np.ones(kinds.n_kinds),
-            )
-        )  # fmt: skip
-        check_time()
-        trial_value = task.linear(trial) + float(found.heights.max()) if len(found.v) else math.inf
-        known = {tuple(counts): weight for counts, weight in zip(codes.counts.tolist(), weights, strict=True)}
-        if trial_value <= value - 0.1 * gain + 1e-13 * (1.0 + abs(value)):
-            damping = 0.1 * damping if damping > _DAMPING else 0.0
-            weights = np.array([known.get(tuple(counts), 0.0) for counts in found.counts.tolist()])
-            theta, codes, value = trial, found, trial_value
-            continue
-        # Orbits that the programme did not know are in the way, or the step is too long.
-        fresh = found.take([i for i, counts in enumerate(found.counts.tolist()) if tuple(counts) not in known])
-        if len(fresh.v):
-            codes = codes + task.readouts(theta, fresh.counts, fresh.v)
-            value = task.linear(theta) + float(codes.heights.max())
-            weights = _padded(weights, len(codes.v))
-        else:
-            damping = max(10.0 * damping, _DAMPING)
     return None
 
 
@@ -316,11 +256,6 @@ def _basic(task: KindTask, theta: FloatArray, codes: Orbits, weights: FloatArray
         weights[kept] = share
         kept = kept[left]
     return codes.take(kept), weights[kept]
-
-
-def _padded(values: FloatArray, size: int) -> FloatArray:
-    """Zeros for what has been added."""
-    return np.concatenate([values, np.zeros(size - len(values))])
 
 
 def _better(task: KindTask, solution: KindSolution, counts: FloatArray) -> Orbits:
@@ -392,7 +327,7 @@ def _active_set(task: KindTask, theta: FloatArray, codes: Orbits, weights: Float
             codes = (codes + entering).distinct()
             if len(codes.v) == count:
                 return None
-            weights = _padded(weights, len(codes.v))
+            weights = padded(weights, len(codes.v))
             if task.dependent > 0.0:
                 codes, weights = _basic(task, theta, codes, weights)
             continue
