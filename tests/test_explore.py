@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -177,6 +178,24 @@ def test_codes_of_deep_networks_at_infinity_are_drawn(task, axes):
     assert [t.get_text() for t in image.get_yticklabels()] == [code.label for code in explorer.posterior.codes]
 
 
+def test_many_codes_leave_room_for_their_picture():
+    """Twenty codes of six classes: their legend was longer than the panel, of which nothing was left."""
+    task = mf.class_task(n_classes=6)
+    explorer = mf.sweep(mf.Network("sigmoid"), task, off=[-0.2, 0.0, 0.2], progress=False).plot(interactive=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        click(explorer, 0.0)
+        explorer.figure.canvas.draw()
+    curves = [text.get_text() for text in explorer.figure.axes[0].get_legend().get_texts()]
+    assert max(map(len, curves)) < 60
+    panel = next(ax for ax in explorer.figure.axes if ax.get_ylabel() == "readout $a_r$")
+    names = [text.get_text() for text in panel.get_legend().get_texts()]
+    codes = explorer.posterior.codes
+    assert len(codes) > 9
+    assert names[0] == f"{codes[0].label} ({codes[0].weight:.3f})"
+    assert names[-1] == f"and {len(codes) - 8} more"
+
+
 # ---- the page ------------------------------------------------------------------------------------------------------
 
 
@@ -185,6 +204,7 @@ def test_the_page_is_one_file_that_fetches_nothing(plane, tmp_path):
     assert path == tmp_path / "plane.html"
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"<script[^>]* src=|<link[^>]* href=|@import", text)
+    assert all(label in text for label in plane.phase_labels)
     assert len(text) < 2.5e6
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_activation_map", "plot_kernel", "plot_readout_posterior"]
 
+_MOST_NAMED = 8  # codes of a legend, heaviest first
 _MOST_INPUTS = 10_000  # in a picture of a kernel: a matrix of 800 MB
 
 
@@ -213,7 +214,7 @@ def _readout_components(posterior: Posterior, ax: Axes) -> None:
     ax.set_xlabel("output $r$")
     ax.set_ylabel(r"readout $a_r$ (outliers: $\bar a_r$)" if posterior.outliers else "readout $a_r$")
     ax.spines[["top", "right"]].set_visible(False)
-    side_legend(ax, "code (weight)")
+    side_legend(ax, "code (weight)", most=_MOST_NAMED)
 
 
 def _readout_plane(posterior: Posterior, ax: Axes, outputs: tuple[int, int]) -> None:
@@ -240,9 +241,9 @@ def _readout_plane(posterior: Posterior, ax: Axes, outputs: tuple[int, int]) -> 
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.15)
     if posterior.codes or posterior.outliers:
-        for handle in side_legend(ax, "code (weight)").legend_handles:
-            assert isinstance(handle, PathCollection)
-            handle.set_sizes([30])
+        for handle in side_legend(ax, "code (weight)", most=_MOST_NAMED).legend_handles:
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([30])
 
 
 def _ellipses(ax: Axes, centre: FloatArray, covariance: FloatArray, color: str) -> None:

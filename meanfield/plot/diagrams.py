@@ -28,6 +28,7 @@ from meanfield.plot.style import (
     on_paper,
     panel_letter,
     side_legend,
+    some_of,
     span,
     styled,
     symbol,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["figure_phase_diagram", "plot_phases", "plot_weights"]
 
 _AT = 1e-4  # of the range: a transition that close to a point is what happens there
+_MOST_NAMED = 2  # codes that share a curve
 _LEGEND = (0.6, 0.85)  # what a legend and labels leave of width and height of axes, about
 _BOLD: dict[str, Any] = {
     "ha": "center",
@@ -73,7 +75,11 @@ def plot_weights(diagram: PhaseDiagram, ax: Axes | None = None) -> Axes:
     values = on_paper(swept)
     regular, curves = regular_curves(diagram)
     for style, (labels, quantity) in zip(code_styles(curve_name(names) for names, _ in curves), curves, strict=True):
-        ax.plot(*_with_end_points(values[regular], quantity, labels, transitions), label=", ".join(labels), **style)
+        ax.plot(
+            *_with_end_points(values[regular], quantity, labels, transitions),
+            label=some_of(labels, _MOST_NAMED),
+            **style,
+        )
     ax.set_xlim(*span(values))
     mark_infinity(ax.xaxis, swept)
     ax.set_ylim(0, None)
@@ -126,7 +132,7 @@ def plot_phases(
         if not curves and not region.all() and min(region.shape) > 1:
             ax.contour(x, y, region, levels=[0.5], colors="0.15", linewidths=0.5)
         letters.append((panel_letter(j), region))
-        label = f"{panel_letter(j)}: {diagram.phase_labels[i]}"
+        label = f"{panel_letter(j)}: {some_of(diagram.phase_labels[i].split(', '), 7)}"
         handles.append(Patch(facecolor=tints[j], edgecolor="0.3", linewidth=0.5, label=label))
     ax.pcolormesh(x, y, image, shading="nearest", rasterized=True)
     for curve in curves:

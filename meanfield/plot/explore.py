@@ -57,7 +57,7 @@ class Explorer:
         left, self._side = panels
         line = len(diagram.axes) == 1
         self._plane = (plot_weights if line else plot_phases)(diagram, left.subplots())
-        self._plane.set_title("click, or step with the arrow keys", fontsize="medium", color="0.4")
+        left.suptitle("click, or step with the arrow keys", fontsize="medium", color="0.4")
         marker: dict[str, Any] = {
             "marker": "o",
             "markersize": 7,

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 
 from meanfield.archive import output_path
 from meanfield.plot.diagrams import regular_curves
-from meanfield.plot.style import MAP, PALETTE, code_styles, curve_name, on_paper, tint
+from meanfield.plot.style import MAP, PALETTE, code_styles, curve_name, on_paper, some_of, tint
 from meanfield.posterior.division import Part
 from meanfield.validation import FloatArray, IntArray, short
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["write_page"]
 
 _PLAIN = {"off": "y₋", "on": "y₊", "sigma_a": "σₐ", "sigma_w": "σ_w", "tau": "τ", "n_samples": "P"}
+_MOST_NAMED = 30  # phases below the plane
 _N_NEURONS = 100  # rows of the activation map
 _FAILED = "#ffffff"
 _SCRIPT = Path(__file__).with_name("page.js")
@@ -82,7 +83,8 @@ def write_page(diagrams: Sequence[PhaseDiagram], path: str | os.PathLike[str]) -
     plane.js_on_event("tap", show)
     title = f"{first.network.activation.name}: {len(phases)} phases"
     head = Div(text=f"<b>{html.escape(title)}</b><br>{_said(first)}", width=520)
-    page = row(column(head, plane, *below), column(table, row(readouts, maps)))
+    legend = Div(text=_legend(phases, colors), width=560, name="legend")
+    page = row(column(head, plane, *below, legend), column(table, row(readouts, maps)))
     written.write_text(file_html(page, INLINE, title), encoding="utf-8")
     return written
 
@@ -98,6 +100,17 @@ def _said(diagram: PhaseDiagram) -> str:
         f"τ = {diagram.tau:g}, P = {diagram.task.n_samples:g} where they are not swept; "
         f"{int(np.sum(diagram.certified))} of {diagram.certified.size} points certified"
     )
+
+
+def _legend(phases: Sequence[str], colors: Sequence[str]) -> str:
+    """Colours of the phases, in the order of their numbers."""
+    square = (
+        '<span style="display:inline-block;width:0.8em;height:0.8em;background:{};border:1px solid #555"></span> {}'
+    )
+    short_names = [some_of(name.split(", "), 12) for name in phases]
+    shown = [square.format(color, html.escape(name)) for name, color in zip(short_names, colors, strict=True)]
+    rest = len(shown) - _MOST_NAMED
+    return "<br>".join([*shown[:_MOST_NAMED], *([f"and {rest} more"] if rest > 0 else [])])
 
 
 def _third(diagrams: Sequence[PhaseDiagram]) -> tuple[str, FloatArray]:
@@ -219,7 +232,7 @@ def _plane(diagram: PhaseDiagram, phase: IntArray, colors: Sequence[str], phases
         order, at = np.argsort(axes[0][regular]), axes[0][regular]
         for style, (codes, values) in zip(code_styles(curve_name(one) for one, _ in curves), curves, strict=True):
             color = to_hex(style["color"])
-            plane.line(at[order], values[order], color=color, line_width=2, legend_label=", ".join(codes))
+            plane.line(at[order], values[order], color=color, line_width=2, legend_label=some_of(codes, 2))
             top = max(top, float(np.nanmax(values, initial=0.0)))
         high = [1.05 * top or 1.0]
         plane.legend.label_text_font_size = "8pt"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from meanfield.drawing import PALETTE, styled
@@ -43,6 +44,7 @@ __all__ = [
     "reading_order",
     "save_figure",
     "side_legend",
+    "some_of",
     "span",
     "styled",
     "symbol",
@@ -102,6 +104,12 @@ def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def line_styles() -> list[dict[str, Any]]:
     """Colours of the palette, repeated with other dashes."""
     return [{"color": color, "linestyle": dash} for dash in _DASHES for color in PALETTE]
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """Names with commas; of more than there is room for the first, and how many others there are."""
+    left = len(names) - most
+    return ", ".join(names) if left <= 1 else f"{', '.join(names[:most])} and {left} more"
 
 
 def curve_name(names: Iterable[str]) -> str:
@@ -167,9 +175,13 @@ def group_centres(edges: ArrayLike, size: int) -> FloatArray:
     return 0.5 * (bounds[1:] + bounds[:-1])
 
 
-def side_legend(ax: Axes, title: str, **options: Any) -> Legend:
+def side_legend(ax: Axes, title: str, handles: Sequence[Any] | None = None, most: int | None = None) -> Legend:
+    """A legend right of the axes; with `most`, of so many names and the number of the others."""
+    shown = list(ax.get_legend_handles_labels()[0] if handles is None else handles)
+    if most is not None and (left := len(shown) - most) > 1:
+        shown = [*shown[:most], Line2D([], [], linestyle="none", label=f"and {left} more")]
     return ax.legend(
-        title=title, frameon=False, alignment="left", loc="center left", bbox_to_anchor=(1.01, 0.5), **options
+        handles=shown, title=title, frameon=False, alignment="left", loc="center left", bbox_to_anchor=(1.01, 0.5)
     )
 
 

@@ -213,6 +213,8 @@ def _unchecked(
 
 
 def _listed(names: list[str]) -> str:
+    if len(names) > 6:  # `Transition.codes` has them all
+        names = [*names[:3], f"{len(names) - 3} more"]
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
