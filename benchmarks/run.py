@@ -32,9 +32,11 @@ FOLDER = Path(__file__).parent
 # Name -> what is measured.
 PARTS = {
     "solve": "class tasks: against a generic formulation, and by classes, outputs and samples",
+    "first": "the first solve on an empty cache",
     "deep": "deep networks: by depth",
     "finite": "finite numbers of samples",
     "general": "tasks on images: by N_0, P and particles",
+    "against": "class tasks: against sampling the network",
     "sampling": "sampled networks: gradients and effective samples",
     "geometry": "manifold capacity: against an interior-point method, and by size",
     "planes": "boundaries of planes, against their raster",
@@ -42,10 +44,12 @@ PARTS = {
 }
 
 # Those that print a text of their own, with arguments and those of --quick; others are suites of pytest-benchmark.
-SCRIPTS = {
-    "deep": ([], []),
-    "finite": (["--diagram", "100"], ["--diagram", "16"]),
-    "general": (["--large"], []),
+SCRIPTS: dict[str, tuple[str, list[str], list[str]]] = {
+    "first": ("first_solve", ["--table", "0"], ["--table", "0"]),
+    "deep": ("bench_deep", [], []),
+    "finite": ("bench_finite", ["--diagram", "100"], ["--diagram", "16"]),
+    "general": ("bench_general", ["--large"], []),
+    "against": ("bench_against_sampling", [], ["--draws", "50"]),
 }
 TITLE = "# Benchmarks\n\nMachine-written by `python benchmarks/run.py`; findings by hand are in RESULTS.md.\n"
 
@@ -79,7 +83,8 @@ def kept(page: Path) -> dict[str, str]:
 
 def script(name: str, quick: bool) -> str:
     """What a script prints."""
-    command = [sys.executable, str(FOLDER / f"bench_{name}.py"), *SCRIPTS[name][quick]]
+    file, *arguments = SCRIPTS[name]
+    command = [sys.executable, str(FOLDER / f"{file}.py"), *arguments[quick]]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     failed = f"Ended with status {done.returncode}:\n\n```\n{done.stderr[-800:]}\n```\n\n" if done.returncode else ""
     return f"{failed}```\n{done.stdout.rstrip()}\n```\n"
