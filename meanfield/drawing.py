@@ -10,11 +10,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from meanfield.validation import short
 
-__all__ = ["PALETTE", "check_arguments", "drawn", "styled"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["PALETTE", "axes_or_new", "check_arguments", "drawn", "styled"]
 
 # Those of Okabe and Ito, told apart by all common kinds of colour vision.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -61,6 +64,14 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
             settings.update(before)
 
     return inner
+
+
+def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """`ax`, or the axes of a new figure."""
+    if ax is not None:
+        return ax
+    new: Axes = importlib.import_module("matplotlib.pyplot").subplots(figsize=size, layout="constrained")[1]
+    return new
 
 
 def check_arguments(function: Callable[..., object], args: tuple[object, ...], options: dict[str, object]) -> None:

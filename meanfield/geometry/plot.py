@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from meanfield.drawing import PALETTE, styled
+from meanfield.drawing import PALETTE, axes_or_new, styled
 from meanfield.geometry.clouds import as_clouds
 from meanfield.geometry.descriptors import AnchorPoints, Glue
 from meanfield.geometry.simulation import SimulatedCapacity
@@ -43,10 +43,7 @@ _MARKERS = "osD^"  # of manifolds beyond the colours of the palette
 
 
 def _axes(ax: Axes | None) -> Axes:
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        ax = plt.subplots(figsize=_SIZE, layout="constrained")[1]
+    ax = axes_or_new(ax, _SIZE)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from meanfield.drawing import PALETTE, styled
+from meanfield.drawing import PALETTE, axes_or_new, styled
 from meanfield.validation import FloatArray
 
 if TYPE_CHECKING:
@@ -93,12 +93,6 @@ def symbol(name: str) -> str:
 def phi_name(phi: str) -> str:
     """The name of a nonlinearity as texts write it."""
     return phi.replace("relu", "ReLU").replace("_", " ")
-
-
-def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    if ax is not None:
-        return ax
-    return plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def line_styles() -> list[dict[str, Any]]:

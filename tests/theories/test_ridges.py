@@ -291,12 +291,16 @@ def test_a_readout_above_the_level_at_the_edge_of_a_face():
             assert height > level
 
 
+def of_rectifier(name):
+    """Table and bounds of G as they are compiled, and G in closed form."""
+    table, bounds, _ = limit.compiled_tables(mf.activation(name), 1.0)
+    return table, bounds, Rectifier(0.01 if name == "leaky_relu" else 0.0)
+
+
 @pytest.mark.parametrize("name", ["relu", "leaky_relu"])
 def test_bounds_of_remainder_and_growth_hold(name):
     """R on an interval lies below its bound; the bound over a box with one side to infinity, too."""
-    phi = mf.activation(name)
-    table, bounds, _ = limit.compiled_tables(phi, 1.0)
-    rectifier = Rectifier(0.01 if name == "leaky_relu" else 0.0)
+    table, bounds, rectifier = of_rectifier(name)
     rng = np.random.default_rng(4)
 
     def rest(kappa):
@@ -325,9 +329,7 @@ def test_bounds_of_remainder_and_growth_hold(name):
 @pytest.mark.parametrize("name", ["relu", "leaky_relu"])
 def test_far_boxes_are_bounded_by_the_fields_that_stay_small(name):
     """A ray with Q = 1 and two fields that vanish along it: over random boxes far out nothing exceeds the bound."""
-    phi = mf.activation(name)
-    table, bounds, _ = limit.compiled_tables(phi, 1.0)
-    rectifier = Rectifier(0.01 if name == "leaky_relu" else 0.0)
+    table, bounds, rectifier = of_rectifier(name)
     rng = np.random.default_rng(6)
     bounded = close = 0
     for _ in range(40):
@@ -348,7 +350,9 @@ def test_far_boxes_are_bounded_by_the_fields_that_stay_small(name):
         gap = np.zeros(4)
         low, high = kappa.min(0), kappa.max(0)
         lines = np.zeros(2)
-        found = far.far_bound(table, bounds, p, t, lines, low, high, height.max() + 1.0, np.inf, gap)
+        found = far.far_bound(
+            table, bounds, p, t, np.linalg.svd(t, False)[1][-1], lines, low, high, height.max() + 1.0, np.inf, gap
+        )
         rounding = 4e-16 * radius**2
         if found < np.inf:
             bounded += 1

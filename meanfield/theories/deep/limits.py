@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -117,10 +116,8 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
         activation_variance=np.zeros_like(found.words),
         patterns=tuple("".join("1" if x > middle else "0" for x in word) for word in found.words),
         second_readout=np.einsum("g,gi,gj->ij", found.weight, found.readout, found.readout),
-        certificate=replace(
-            DeepCertificate.of(found.residual, found.residual, 0.0, duality_gap=found.gap),
-            unique=found.nullity == 0,
-            nullity=found.nullity,
+        certificate=DeepCertificate.of(
+            found.residual, found.residual, 0.0, duality_gap=found.gap, nullity=found.nullity
         ),
         status=Status.OPTIMAL if good else Status.DUALITY_GAP,
         message="a convex problem, certified by its duality gap" if good else f"duality gap {found.gap:.1e}",

@@ -24,6 +24,7 @@ from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
 __all__ = [
+    "REACH",
     "Site",
     "SiteNodes",
     "noise_lattice",
@@ -35,7 +36,7 @@ __all__ = [
     "z_rule",
 ]
 
-_REACH = 8.6  # standard deviations of z beyond h: exp(-37)
+REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
 _PRODUCT = 0.4  # what a multiplication of a matrix product counts where these are most of it
 _EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
@@ -77,11 +78,11 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
     NotCovered
         If d is so small that there would be too many of them.
     """
-    narrow, reach = math.sqrt(d), _REACH * math.sqrt(d)
+    narrow, reach = math.sqrt(d), REACH * math.sqrt(d)
     if phi.bounded:
         # The tilt moves z by at most d b phi', and no further than where it outweighs the Gaussian.
         span = phi.supremum - phi.infimum
-        reach = min(reach + d * tilt * span / _width(phi), math.sqrt(d * (_REACH**2 + 2.0 * tilt * span)))
+        reach = min(reach + d * tilt * span / _width(phi), math.sqrt(d * (REACH**2 + 2.0 * tilt * span)))
         if not phi.piecewise_linear:
             narrow = 1.0 / math.sqrt(1.0 / d + 0.6 * tilt * span / _width(phi) ** 2)
     low, high = h_low - reach, h_high + reach
@@ -141,7 +142,7 @@ def noisy_means(phi: Activation, h: FloatArray, d: float) -> tuple[FloatArray, F
 
 def unit_lattice(count: int) -> tuple[FloatArray, FloatArray]:
     """`count` values of a standard normal variable and their weights."""
-    x = 2.0 * _REACH / count * (np.arange(count) + 0.5) - _REACH
+    x = 2.0 * REACH / count * (np.arange(count) + 0.5) - REACH
     weight = np.exp(-0.5 * x * x)
     return np.asarray(x, dtype=float), np.asarray(weight / weight.sum(), dtype=float)
 

@@ -95,14 +95,16 @@ class DeepCertificate(Certificate):
         branches: tuple[Branch, ...] = (),
         order_errors: tuple[OrderError, ...] = (),
         searched: tuple[str, ...] = (),
+        nullity: int = 0,
     ) -> DeepCertificate:
-        """Global optimality is proven by a duality gap only; weights of codes are taken as unique."""
+        """Global optimality is proven by a duality gap only; weights of codes are unique unless `nullity` is given."""
         return cls(
             residual,
             duality_gap,
             math.nan,
             math.isfinite(duality_gap),
-            True,
+            nullity == 0,
+            nullity=nullity,
             solver_residual=solver_residual,
             quadrature_error=quadrature_error,
             inner_curvature=inner_curvature,

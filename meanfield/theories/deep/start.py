@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.rules import Averages, NotCovered
-from meanfield.theories.deep.site import noise_lattice, noisy_means, unit_lattice
+from meanfield.theories.deep.site import REACH, noise_lattice, noisy_means, unit_lattice
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
 
@@ -33,7 +33,7 @@ __all__ = [
 # cases of two classes, at L = 2 and more.
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
 _LIMIT_SWEEPS, _SECANTS, _NEAR_KERNEL = 2, 4, 0.03
-_FAR, _MOST_SHARED = 8.6, 20_000  # standard deviations of a shared field; its values
+_MOST_SHARED = 20_000  # values of a shared field
 _LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
 
 
@@ -41,7 +41,7 @@ def _shared(phi: Activation, q: float, d: float) -> tuple[FloatArray, FloatArray
     """Values of a field h ~ N(0, q) and weights, for functions of it that phi and noise of variance d make smooth."""
     if q <= 0.0:
         return np.zeros(1), np.ones(1)
-    count = 2.0 * _FAR / (0.4 * min(1.0, math.sqrt(d / q)))  # in the last of many layers d is far below q
+    count = 2.0 * REACH / (0.4 * min(1.0, math.sqrt(d / q)))  # in the last of many layers d is far below q
     if not phi.kinks:
         x, weight = noise_lattice(phi, float(q), count)
     elif count > _MOST_SHARED:

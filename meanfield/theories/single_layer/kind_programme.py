@@ -12,15 +12,13 @@ import numpy as np
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.compiled import kind_path
-from meanfield.theories.single_layer.compiled.code_program import interior
+from meanfield.theories.single_layer.compiled.code_program import DAMPING, PROGRAMMES, RATIOS, SETTLED, STRONG, interior
 from meanfield.theories.single_layer.kind_orbits import KindTask, Orbits, fields_of
 from meanfield.validation import FloatArray
 
-__all__ = ["RATIOS", "padded", "settled"]
+__all__ = ["padded", "settled"]
 
-_PROGRAMMES, _SETTLED = 20, 1e-13  # quadratic programmes, and what the last gains
-_STRONG, RATIOS = 1e-7, (1e4, 1.0, 1e-4)  # weight that counts, also in relation to slack
-_DAMPING, _CROWD = 1e-3, 4  # in the way of long steps; orbits for each equation that are too many
+_CROWD = 4  # orbits for each equation that are too many
 
 
 def settled(
@@ -36,10 +34,10 @@ def settled(
     value, damping = task.linear(theta) + float(codes.heights.max()), 0.0
     share = np.repeat(task.share, theta.shape[1])[free]
     slack = np.zeros(len(weights))
-    for _ in range(_PROGRAMMES):
+    for _ in range(PROGRAMMES):
         fields = fields_of(task, theta, codes)
         columns = np.ascontiguousarray(fields.columns.reshape(len(fields.h), -1)[:, free])
-        strong = weights > _STRONG
+        strong = weights > STRONG
         curvature = np.tensordot(weights[strong], fields.curvature[strong], 1)[np.ix_(free, free)]
         slope = share * (kinds.y - task.tau * theta).ravel()[free]
         matrix = np.ascontiguousarray(curvature + np.diag((task.tau + damping) * share))
@@ -48,7 +46,7 @@ def settled(
         gain = float(fields.h.max() - s + slope @ step - 0.5 * step @ matrix @ step)
         if np.sum(weights > RATIOS[0] * slack) > _CROWD * (len(free) + 1):
             return None
-        if gain <= _SETTLED * (1.0 + abs(value)):
+        if gain <= SETTLED * (1.0 + abs(value)):
             return theta, codes, weights, slack
         if not np.isfinite(step).all():
             return None
@@ -65,7 +63,7 @@ def settled(
         trial_value = task.linear(trial) + float(found.heights.max()) if len(found.v) else math.inf
         known = {tuple(counts): weight for counts, weight in zip(codes.counts.tolist(), weights, strict=True)}
         if trial_value <= value - 0.1 * gain + 1e-13 * (1.0 + abs(value)):
-            damping = 0.1 * damping if damping > _DAMPING else 0.0
+            damping = 0.1 * damping if damping > DAMPING else 0.0
             weights = np.array([known.get(tuple(counts), 0.0) for counts in found.counts.tolist()])
             theta, codes, value = trial, found, trial_value
             continue
@@ -76,7 +74,7 @@ def settled(
             value = task.linear(theta) + float(codes.heights.max())
             weights = padded(weights, len(codes.v))
         else:
-            damping = max(10.0 * damping, _DAMPING)
+            damping = max(10.0 * damping, DAMPING)
     return None
 
 

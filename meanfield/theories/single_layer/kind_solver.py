@@ -20,6 +20,7 @@ from meanfield.numerics.budget import new_stop
 from meanfield.numerics.limits import call_in_thread, check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds
 from meanfield.theories.single_layer.compiled import kind_bound, kind_dual, kind_master, kind_path
+from meanfield.theories.single_layer.compiled.code_program import RATIOS
 from meanfield.theories.single_layer.kind_orbits import (
     KindTask,
     Orbits,
@@ -31,7 +32,7 @@ from meanfield.theories.single_layer.kind_orbits import (
     nullity_of,
     search,
 )
-from meanfield.theories.single_layer.kind_programme import RATIOS, padded, settled
+from meanfield.theories.single_layer.kind_programme import padded, settled
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["KindSolution", "solve_kinds"]

@@ -22,6 +22,7 @@ __all__ = [
     "HEIGHT_ROUNDING",
     "Bounds",
     "confined_radius",
+    "curvature_over",
     "curvature_range",
     "growth_bound",
     "interval_bounds",
@@ -202,6 +203,13 @@ def curvature_range(table, bounds, low, high, place, second):
     if high > table.kappa_max:
         least, most = min(least, table.growth_plus), max(most, table.growth_plus)
     return least, most
+
+
+@jit
+def curvature_over(table, bounds, low, high):
+    """`curvature_range` from G'' in the middle of the interval."""
+    middle = 0.5 * (low + high)
+    return curvature_range(table, bounds, low, high, middle, cumulant2(table, middle)[2])
 
 
 @jit_apart(returns="int64")

@@ -20,7 +20,14 @@ from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import ascend, code_word_start
 from meanfield.theories.single_layer.compiled.basic_codes import basic_codes
-from meanfield.theories.single_layer.compiled.code_program import solve_programme
+from meanfield.theories.single_layer.compiled.code_program import (
+    DAMPING,
+    PROGRAMMES,
+    RATIOS,
+    SETTLED,
+    STRONG,
+    solve_programme,
+)
 from meanfield.theories.single_layer.compiled.dual import active_set
 from meanfield.theories.single_layer.compiled.generated.action import action_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, minus_hessian, neuron_jacobian
@@ -34,15 +41,12 @@ _SLOTS = 1 << 17  # of the hash table of words, half of which may be filled
 _HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products wrap around
 _WINDOW = 18.0  # of beta (H - max H), where codes count
 _LIGHT = 1e-10  # weight below which a code is left out of the Hessian
-_STRONG = 1e-7  # and out of that of the quadratic programme
 _ROW_CODES = 16  # whose contributions to the Hessian are added up at a time
 _STEPS, _TRIALS = 30, 12
 _ROUNDING = 1e-13  # of J
 _DECREMENT = 0.02  # Newton's estimate of J_beta above its minimum, in units of 1 / beta, at which a stage ends
 _REGULAR = 1e-3  # r
 _STAGES, _FACTOR = 5, 4.0  # of beta
-_PROGRAMMES, _SETTLED, _DAMPING = 20, 1e-13, 1e-3  # quadratic programmes, what the last gains, in the way of long steps
-_RATIOS = (1e4, 1.0, 1e-4)  # of weight to slack, from which on a code is handed to the active set: rounding blurs that
 
 
 @jit
@@ -336,11 +340,11 @@ def _settle(table, p, y, tau, low, high, window, t, slots, now, trials, count, s
     strong = np.empty(_MOST)
     damping = 0.0
     value = linear_part(p, y, tau, t) + np.max(heights[:count])
-    for _ in range(_PROGRAMMES):
+    for _ in range(PROGRAMMES):
         columns = np.empty((count, n))
         _fields(table, p, t, readouts, count, columns)
         for k in range(count):
-            strong[k] = weights[k] if weights[k] > _STRONG else 0.0
+            strong[k] = weights[k] if weights[k] > STRONG else 0.0
         if not _newton_system(table, p, y, tau, 0.0, t, readouts, strong, count, matrix, gradient):
             return 0
         for i in range(n):
@@ -358,7 +362,7 @@ def _settle(table, p, y, tau, low, high, window, t, slots, now, trials, count, s
             )
             if exhausted(table.stop, 1) or not np.isfinite(np.sum(step)):
                 return 0
-            if gain <= _SETTLED * (1.0 + abs(value)):
+            if gain <= SETTLED * (1.0 + abs(value)):
                 break
             for i in range(n):
                 trial[i // m, i % m] = t[i // m, i % m] + step[i]
@@ -370,11 +374,11 @@ def _settle(table, p, y, tau, low, high, window, t, slots, now, trials, count, s
                 moved = trial_value <= value - 0.1 * gain + _ROUNDING * (1.0 + abs(value))
             if moved:
                 break
-            damping = max(10.0 * damping, _DAMPING)
+            damping = max(10.0 * damping, DAMPING)
         if not moved:
             return count
         damping *= 0.1
-        if damping < _DAMPING:
+        if damping < DAMPING:
             damping = 0.0
         _taken_over(words, weights, count, trial_words, trial_weights, found)
         copy_matrix(t, trial)
@@ -411,7 +415,7 @@ def code_path(table, p, y, tau, low, high):
     if count == 0:
         return solution
     before = 0
-    for ratio in _RATIOS:
+    for ratio in RATIOS:
         strong = np.nonzero(weights[:count] > ratio * slack[:count])[0]
         if strong.shape[0] == before:
             continue

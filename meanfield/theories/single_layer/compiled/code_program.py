@@ -17,8 +17,14 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.linalg import cholesky_solve
 
-__all__ = ["interior", "solve_programme"]
+__all__ = ["DAMPING", "PROGRAMMES", "RATIOS", "SETTLED", "STRONG", "interior", "solve_programme"]
+
+# Of Newton's steps with such programmes, over codes (`code_path`) and over orbits of codes (`kind_programme`):
+PROGRAMMES, SETTLED, DAMPING = 20, 1e-13, 1e-3  # how many, what the last gains, in the way of long steps
+STRONG = 1e-7  # weight from which on a code counts in M
+RATIOS = (1e4, 1.0, 1e-4)  # of weight to slack, from which on a code is handed to the active set: rounding blurs that
 
 _MOST_STEPS = 60
 _LEAST = 1e-22  # mean of weight times slack at which what carries weight is told from what does not
@@ -44,22 +50,6 @@ def _factorise(matrix):
             for i in range(j):
                 value -= matrix[row, i] * matrix[j, i]
             matrix[row, j] = value / pivot
-
-
-@jit
-def _solve(factor, vector):
-    n = factor.shape[0]
-    for i in range(n):
-        value = vector[i]
-        for j in range(i):
-            value -= factor[i, j] * vector[j]
-        vector[i] = value / factor[i, i]
-    for k in range(n):
-        i = n - 1 - k
-        value = vector[i]
-        for j in range(i + 1, n):
-            value -= factor[j, i] * vector[j]
-        vector[i] = value / factor[i, i]
 
 
 @jit_apart(returns="Tuple((float64[:, ::1], float64[:, ::1]))")
@@ -149,7 +139,7 @@ def interior(table, matrix, slope, heights, columns, weights, slack, x):
                 push[k] = ratio[k] * infeasible[k] - target / slack[k]
             lift = (np.sum(push) - lacking) / stiff
             copy_vector(rhs, residual - push @ columns + (stiff * lift) * mean)
-            _solve(normal, rhs)
+            cholesky_solve(normal, rhs)
             change = lift + np.sum(mean * rhs)
             copy_vector(along, columns @ rhs)
             length_slack, length_weight = 1.0, 1.0
@@ -194,12 +184,12 @@ def solve_programme(table, t, matrix, slope, heights, columns, weights, slack, s
         stiff[i, i] += 1e-13
     _factorise(stiff)
     away = turning @ slope
-    _solve(stiff, away)
+    cholesky_solve(stiff, away)
     inner_slope -= cross @ away
     back = np.empty((n_free, n_turning))
     for i in range(n_free):
         line = cross[i].copy()
-        _solve(stiff, line)
+        cholesky_solve(stiff, line)
         copy_vector(back[i], line)
     inner -= cross @ back.T
     reduced = columns @ free.T

@@ -26,10 +26,10 @@ _DRIFT = 1e-6  # change of kappa_S along a ray through the box, relative, which 
 
 
 @jit_apart(returns="float64")
-def far_bound(table, bounds, p, t, lines, low_k, high_k, target, best, gap):
+def far_bound(table, bounds, p, t, least, lines, low_k, high_k, target, best, gap):
     """Upper bound of h over a box of fields far out; inf where it has none.
 
-    gap (C,) as in `relaxed_bound`, filled where the bound is better than `best`.
+    least: smallest singular value of t; gap (C,) as in `relaxed_bound`, filled where the bound is better than `best`.
     """
     n_classes, m = t.shape
     largest = 0.0
@@ -61,7 +61,7 @@ def far_bound(table, bounds, p, t, lines, low_k, high_k, target, best, gap):
     spread = np.zeros((n, n))
     along = np.empty(n)
     drift = np.zeros(n)
-    reach = np.sqrt(n_classes) * largest / max(np.min(np.linalg.svd(t, False)[1]), 1e-300)  # of |a| in the box
+    reach = np.sqrt(n_classes) * largest / max(least, 1e-300)  # of |a| in the box
     for i in range(m):
         for k in range(n):
             along[k] = 0.0

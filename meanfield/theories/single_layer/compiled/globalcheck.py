@@ -25,7 +25,7 @@ from meanfield.theories.single_layer.compiled.bounds import (
     CONTRACTED,
     HEIGHT_ROUNDING,
     confined_radius,
-    curvature_range,
+    curvature_over,
     growth_bound,
     psi_and_mean,
     range_maximum,
@@ -386,7 +386,9 @@ def branch_and_bound(
                 aim, products, ready, gap, matrix, middle_matrix,
             )  # fmt: skip
             if far and relaxed > aim:
-                relaxed = min(relaxed, far_bound(table, bounds, p, t, lines, low_k, high_k, aim, relaxed, gap))
+                relaxed = min(
+                    relaxed, far_bound(table, bounds, p, t, singular[-1], lines, low_k, high_k, aim, relaxed, gap)
+                )
                 # The dual may crawl in one frame and not in another.
                 for f in range(frames.volume.shape[0] if framed else 0):
                     if relaxed <= aim or frames.rounding[f] > _ROUNDING_STRAIGHT:
@@ -421,10 +423,7 @@ def branch_and_bound(
             if inside:
                 rest = 0.0
                 for c in range(n_classes):
-                    middle = 0.5 * (low_k[c] + high_k[c])
-                    curved = cumulant2(table, middle)[2]
-                    _, most = curvature_range(table, bounds, low_k[c], high_k[c], middle, curved)
-                    curvature[c] = p[c] * most
+                    curvature[c] = p[c] * curvature_over(table, bounds, low_k[c], high_k[c])[1]
                     if abs(known_x[k, c]) > table.kappa_max:
                         rest += p[c] * errors[1 if known_x[k, c] > 0.0 else 0] * abs(known_x[k, c])
                 height = action_hessian(table, p, t, known[k], slopes, hess)

@@ -27,7 +27,7 @@ from meanfield.numerics.cumulant_table import cumulant2, interval_index
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.bounds import (
     asymptotic_lines,
-    curvature_range,
+    curvature_over,
     psi_and_mean,
     range_maximum,
 )
@@ -106,8 +106,7 @@ def _top_of_psi(table, bounds, lines, low, high):
 @jit
 def _response(bounds, table, slope, low, high):
     """Range of d G' / d nu = G'' / F' on a branch, (-inf, inf) next to a fold."""
-    middle = 0.5 * (low + high)
-    smallest, largest = curvature_range(table, bounds, low, high, middle, cumulant2(table, middle)[2])
+    smallest, largest = curvature_over(table, bounds, low, high)
     smallest = max(smallest, 0.0)
     if 1.0 - slope * largest > 0.0:
         return smallest / (1.0 - slope * smallest), largest / (1.0 - slope * largest)

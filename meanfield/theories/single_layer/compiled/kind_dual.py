@@ -32,7 +32,7 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit
 from meanfield.numerics.linalg import cholesky, cholesky_solve
-from meanfield.theories.single_layer.compiled.bounds import curvature_range
+from meanfield.theories.single_layer.compiled.bounds import curvature_over
 from meanfield.theories.single_layer.compiled.kind_bound import folds
 
 __all__ = ["kind_dual"]
@@ -205,8 +205,7 @@ def _piece(table, p, rho, n, j, m, ends, split):
 @jit
 def _highest_curvature(table, bounds, left, right):
     """Upper bound of G'' on an interval."""
-    middle = 0.5 * (left + right)
-    return curvature_range(table, bounds, left, right, middle, cumulant2(table, middle)[2])[1]
+    return curvature_over(table, bounds, left, right)[1]
 
 
 @jit

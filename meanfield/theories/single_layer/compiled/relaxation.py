@@ -15,10 +15,9 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
-from meanfield.theories.single_layer.compiled.bounds import curvature_range, psi_and_mean, remainder_maximum
+from meanfield.theories.single_layer.compiled.bounds import curvature_over, psi_and_mean, remainder_maximum
 
 __all__ = ["PRODUCT_CLASSES", "relaxed_bound", "sign_products"]
 
@@ -173,8 +172,7 @@ def _majorant(table, bounds, p, lines, low_k, high_k, frozen, weight, slope, gap
         off = np.inf
         least = 0.0
         if inside:
-            middle = 0.5 * (low + high)
-            least, most = curvature_range(table, bounds, low, high, middle, cumulant2(table, middle)[2])
+            least, most = curvature_over(table, bounds, low, high)
             least = min(max(least, 0.0), growth)
             off = 0.125 * width * width * max(most - least, 0.0)
             if frozen > 0.0 and p[c] * off < frozen:
