@@ -10,12 +10,9 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from meanfield.validation import short
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = ["PALETTE", "axes_or_new", "check_arguments", "drawn", "styled"]
 
@@ -66,12 +63,11 @@ def styled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Res
     return inner
 
 
-def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """`ax`, or the axes of a new figure."""
+def axes_or_new(ax: Any, size: tuple[float, float]) -> Any:
+    """`ax`, or where that is None the axes of a new figure."""
     if ax is not None:
         return ax
-    new: Axes = importlib.import_module("matplotlib.pyplot").subplots(figsize=size, layout="constrained")[1]
-    return new
+    return importlib.import_module("matplotlib.pyplot").subplots(figsize=size, layout="constrained")[1]
 
 
 def check_arguments(function: Callable[..., object], args: tuple[object, ...], options: dict[str, object]) -> None:
