@@ -19,8 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from meanfield.theories.deep.class_tables import ClassTable
-from meanfield.theories.deep.compiled.kernels import add_log, add_log_plane, field_law, log_sum, prior_terms
-from meanfield.theories.deep.fields import Fields, fields_of
+from meanfield.theories.deep.compiled.kernels import (
+    add_log,
+    field_law,
+    log_sum,
+    plane_terms,
+    prior_terms,
+    table_lines,
+)
+from meanfield.theories.deep.fields import Fields, Plane, fields_of
 from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
 from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, LayerNodes, TooCoarse
@@ -36,7 +43,7 @@ from meanfield.theories.deep.rules import (
 )
 from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined
 from meanfield.theories.deep.work import spend
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Layer"]
 
@@ -49,6 +56,7 @@ _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
 _EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
+_WIDE = 4  # of the plane of two shared fields one node in so many along each axis is looked at first
 _ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
 
 
@@ -120,22 +128,51 @@ class Layer(LayerNodes):
     def _terms(self, view: View, beta: FloatArray) -> FloatArray:
         """(N, alpha) ln of the weight of lattice nodes and shared fields; -inf where it is known to be negligible."""
         start, weight = view.stencils(beta)
-        spend(_PER_TERM * len(self.n) * float(len(beta)) * len(view.fields.alpha))
         outer = -0.5 * (beta**2).sum(axis=1)
         for c, table in view.tables.items():
             table.prepare(start[view.fields.kind == c].ravel())
+        if view.fields.plane is not None:
+            return self._plane_terms(view, view.fields.plane, outer, start, weight)
+        spend(_PER_TERM * len(self.n) * float(len(beta)) * len(view.fields.alpha))
         if view.table(0).sparse:
             begin, end = self._window(view, outer, start, weight)
         else:
             begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
         total = prior_terms(outer, view.fields.log_alpha, begin, end)
-        plane = view.fields.plane
         for c in range(len(self.n)):
-            if plane is None:
-                add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
-            else:
-                add_log_plane(start[c], weight[c], view.table(c).log_v, plane.first[c], plane.share[c], total)
+            add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
         return np.asarray(total)
+
+    def _plane_terms(
+        self, view: View, plane: Plane, outer: FloatArray, start: IntArray, weight: FloatArray
+    ) -> FloatArray:
+        """The same for two shared fields: a node needs a window of the plane, found on a wider grid of it."""
+        widths = [table.shape[1] for table in (view.table(c).log_v for c in range(len(self.n)))]
+        ends = np.cumsum([0, *widths])
+        lines = np.empty((len(outer), ends[-1]))
+        for c in range(len(self.n)):
+            table_lines(start[c], weight[c], view.table(c).log_v, lines[:, ends[c] : ends[c + 1]])
+        first = plane.first + ends[:-1, None]
+        log_alpha = view.fields.log_alpha
+        rows, columns = (np.unique(np.append(np.arange(0, size, _WIDE), size - 1)) for size in plane.shape)
+        some = (rows[:, None] * plane.shape[1] + columns).ravel()
+        whole = np.tile([0, len(rows), 0, len(columns)], (len(outer), 1))
+        rough = np.empty((len(outer), len(some)))
+        plane_terms(lines, first[:, some], plane.share[:, some], outer, log_alpha[some], len(columns), whole, rough)
+        counts = self._counts(view, rough).reshape(-1, len(rows), len(columns))
+        window = np.column_stack([*_between(counts.any(axis=2), rows), *_between(counts.any(axis=1), columns)])
+        number = float(((window[:, 1] - window[:, 0]) * (window[:, 3] - window[:, 2])).sum())
+        spend(_PER_TERM * len(self.n) * (number + rough.size))
+        total = np.empty((len(outer), len(log_alpha)))
+        plane_terms(lines, first, plane.share, outer, log_alpha, plane.shape[1], window, total)
+        return total
+
+    def _counts(self, view: View, rough: FloatArray) -> BoolArray:
+        """Which of some terms (N, k) of nodes are heavy enough that those around them count."""
+        # Of a node that is lighter than the lightest that counts the highest term is enough.
+        view.highest = max(view.highest, float(rough.max()))
+        enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - BEYOND - _ROUGH)
+        return np.asarray(rough >= enough[:, None])
 
     def _window(self, view: View, outer: FloatArray, start: IntArray, weight: FloatArray) -> tuple[IntArray, IntArray]:
         """First and last shared field + 1 that count for every node (N,), from those that all rows have."""
@@ -145,14 +182,7 @@ class Layer(LayerNodes):
         some = {c: np.ascontiguousarray(table.log_v[:, columns]) for c, table in view.tables.items()}
         for c in range(len(self.n)):
             add_log(start[c], weight[c], some[int(view.fields.kind[c])], none, whole, rough)
-        # Of a node that is lighter than the lightest that counts the highest term is enough.
-        view.highest = max(view.highest, float(rough.max()))
-        enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - BEYOND - _ROUGH)
-        counts = rough >= enough[:, None]
-        # Between the last column that counts and the next one there may be more.
-        begin = columns[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
-        last = np.minimum(len(columns) - np.argmax(counts[:, ::-1], axis=1), len(columns) - 1)
-        end = columns[last] + 1
+        begin, end = _between(self._counts(view, rough), columns)
         for c in range(len(self.n)):
             view.table(c).refine(start[c], begin, end)
         return begin, end
@@ -485,6 +515,14 @@ class Layer(LayerNodes):
             view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
             parts.append((factor, self._summed(view, products, index, often, False)))
         return combined(parts).averages(products)
+
+
+def _between(counts: BoolArray, at: IntArray) -> tuple[IntArray, IntArray]:
+    """From where to where + 1 a line is needed of which the places `at` (k,) were looked at and count (N, k) or not:
+    between the last one that counts and the next one there may be more."""
+    begin = at[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
+    last = np.minimum(len(at) - np.argmax(counts[:, ::-1], axis=1), len(at) - 1)
+    return begin, at[last] + 1
 
 
 def _log_sum(terms: FloatArray) -> FloatArray:

@@ -13,8 +13,8 @@ import numpy as np
 from meanfield.numerics.jit import jit
 
 __all__ = [
-    "POINTS", "accumulate", "accumulate_plane", "add_log", "add_log_plane", "contract", "field_law", "lagrange",
-    "log_sum", "prior_terms", "reach",
+    "POINTS", "accumulate", "accumulate_plane", "add_log", "contract", "field_law", "lagrange", "log_sum",
+    "plane_terms", "prior_terms", "reach", "table_lines",
 ]  # fmt: skip
 
 POINTS = 10  # of the interpolation between equally spaced rows
@@ -194,21 +194,35 @@ def add_log(start, weight, log_v, begin, end, total):
 
 
 @jit
-def add_log_plane(start, weight, log_v, first, share, total):
-    """`add_log` for two shared fields: columns of log_v are values of what a class has of them, which pair j reads from
-    column first[j] on with the weights share[j]."""
-    line = np.empty(log_v.shape[1])
+def table_lines(start, weight, log_v, lines):
+    """log_v (rows, columns), read with the stencils of the nodes, in lines (nodes, columns)."""
     for i in range(len(start)):
+        line = lines[i]
         line[:] = 0.0
         for k in range(weight.shape[1]):
             x, row = weight[i, k], log_v[start[i] + k]
             for j in range(len(line)):
                 line[j] += x * row[j]
-        for j in range(total.shape[1]):
-            value, at = 0.0, first[j]
-            for k in range(share.shape[1]):
-                value += share[j, k] * line[at + k]
-            total[i, j] += value
+
+
+@jit
+def plane_terms(lines, first, share, outer, log_alpha, wide, window, total):
+    """Terms total (nodes, pairs) for two shared fields, where pairs are a grid of rows of `wide` columns: from
+    window[i, 0] to window[i, 1] of its rows and window[i, 2] to window[i, 3] of its columns, -inf elsewhere.
+
+    Pair j reads class c from lines[i, first[c, j]] on with the weights share[c, j].
+    """
+    for i in range(len(outer)):
+        line = lines[i]
+        total[i, :] = -np.inf
+        for row in range(window[i, 0], window[i, 1]):
+            for j in range(row * wide + window[i, 2], row * wide + window[i, 3]):
+                value = outer[i] + log_alpha[j]
+                for c in range(len(first)):
+                    at = first[c, j]
+                    for k in range(share.shape[2]):
+                        value += share[c, j, k] * line[at + k]
+                total[i, j] = value
 
 
 @jit
