@@ -16,8 +16,9 @@ import numpy as np
 from meanfield.theories.deep.ascent import ascended
 from meanfield.theories.deep.newton import Found, chord, newton
 from meanfield.theories.deep.patched import PatchedLayer
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
-from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
+from meanfield.theories.deep.start import instability, planted, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import MOST_FIELDS, DeepProblem, Order, System, fields_of_layers, patched
 from meanfield.validation import FloatArray
 

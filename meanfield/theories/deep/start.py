@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import brentq
 
 from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.rules import Averages, NotCovered
+from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.site import REACH, noise_lattice, noisy_means, unit_lattice
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
@@ -22,7 +21,6 @@ __all__ = [
     "linear_instability",
     "planted",
     "prior_kernels",
-    "readout_minimum",
     "relax",
     "saturated_weights",
     "uncoded",
@@ -324,56 +322,6 @@ def _with_kernel(system: System, order: Order) -> None:
             (one, before), (two, after) = tried[-2:]
             slope = min((after - before) / (two - one), -0.2) if two != one else slope
         gap = min(gap + max(-1.5, min(1.5, -miss / slope)), -0.05)
-
-
-def readout_minimum(
-    system: System, order: Order, tolerance: float = 1e-4, most: int = 60, known: list[Averages] | None = None
-) -> tuple[Order, list[Averages]]:
-    """The order parameters with t at the minimum of Phi for these kernels, and the top layer's averages there.
-
-    A convex problem, by damped Newton with its exact Hessian; codes get about their weights. `known`: the top layer's
-    averages at `order`, with curvature.
-    """
-    problem, basis = system.problem, system.outputs
-    top, n = problem.depth - 1, problem.n
-    gram = problem.tau * np.einsum("iab,jab,a->ij", basis, basis, n)
-    x = np.einsum("iab,ab->i", basis, order.t)
-
-    def look(
-        x: FloatArray, parts: list[Averages] | None = None
-    ) -> tuple[float, FloatArray, FloatArray, list[Averages]]:
-        now = replace(order, t=np.tensordot(x, basis, 1))
-        parts = system.averages(now, top, curvature=True) if parts is None else parts
-        whole = system.combined(Evaluation([], parts))[-1]
-        value = whole.log_z - float(n @ (now.t * problem.y).sum(axis=1))
-        value += 0.5 * problem.tau * float(n @ (now.t**2).sum(axis=1))
-        stiffness = problem.readout_variance * (whole.kernel * n + np.diag(whole.d)) + problem.tau * np.eye(len(n))
-        slope = np.einsum("iab,ab,a->i", basis, stiffness @ now.t - problem.y, n)
-        assert whole.curvature is not None
-        flat = basis.reshape(len(basis), -1)
-        size = flat.shape[1]
-        curved = problem.readout_variance * flat @ whole.curvature[:size, :size] @ flat.T
-        return value, slope, curved + gram, parts
-
-    value, slope, curvature, parts = look(x, known)
-    for _ in range(most):
-        step = -np.linalg.solve(curvature, slope)
-        longest = 0.3 * float(np.abs(x).max())
-        step *= min(1.0, longest / float(np.abs(step).max()))
-        descent = float(slope @ step)
-        if -descent < tolerance:
-            break
-        length = 1.0
-        while length > 1e-3:
-            new = look(x + length * step)
-            if new[0] <= value + 1e-3 * length * descent:
-                break
-            length *= 0.4
-        else:
-            break
-        x = x + length * step
-        value, slope, curvature, parts = new
-    return replace(order, t=np.tensordot(x, basis, 1)), parts
 
 
 def _critical(problem: DeepProblem, tilde: FloatArray, limit: bool) -> FloatArray:

@@ -259,8 +259,20 @@ class System:
         g = self.group
         return Averages(
             found.log_z, g.matrices(found.kernel), g.vectors(found.d), g.matrices(found.tilde), g.vectors(found.delta),
-            found.curvature, found.samples,
+            found.curvature, found.samples, self._codes(found.codes) if found.codes else {},
         )  # fmt: skip
+
+    def _codes(self, parts: dict[str, Averages]) -> dict[str, Averages]:
+        """Averages of codes, those that the symmetry exchanges put together: in its coordinates their slopes agree."""
+        found: dict[str, Averages] = {}
+        for orbit in self.group.patterns(list(parts)):
+            members = [parts[word] for word in orbit if word in parts]
+            log_z = np.array([one.log_z for one in members])
+            share = np.exp(log_z - log_z.max())
+            whole = mixed(list(zip(share / share.sum(), members)))
+            total = float(log_z.max() + math.log(share.sum()))
+            found[orbit[0]] = self._symmetric(replace(whole, log_z=total))
+        return found
 
     def readout_order(self, top: Averages) -> FloatArray:
         """t = (s [K_L diag(n) + diag(d_L)] + tau)^{-1} y."""
