@@ -339,7 +339,8 @@ class Layer(LayerTerms):
                 kept.append(out)
         codes = {word: Totals(top, found[0], found[1], found[2]) for word, found in moments.items()}
         whole_sum = combined([(1.0, one) for one in codes.values()])
-        return replace(whole_sum, rows=tuple(kept), log_weight=log_weight, codes=codes if coded else {})
+        codes = {word: one for word, one in codes.items() if coded and one.plain[products.one] > 0.0}
+        return replace(whole_sum, rows=tuple(kept), log_weight=log_weight, codes=codes)
 
     def _words(self, out: FloatArray, products: Products) -> np.ndarray:
         """(N,) code words of nodes with the sums of products `out`: what most of their neurons do."""

@@ -30,7 +30,8 @@ __all__ = [
 # 1 - n k~ d at most the first, falling beyond P of the second like P to minus the third: cautious, and as in solved
 # cases of two classes, at L = 2 and more.
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
-_LIMIT_SWEEPS, _SECANTS, _NEAR_KERNEL = 2, 4, 0.03
+_LIMIT_SWEEPS, _CORRECTIONS, _NEAR_KERNEL = 2, 6, 0.03
+_AT_ONCE, _STABLE = (math.exp(-1.5), math.exp(1.5)), 1.0 - 1e-6  # factors of a kernel in one step; n k~ d at most
 _MOST_SHARED = 20_000  # values of a shared field
 _LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
 
@@ -297,31 +298,44 @@ def relax(
 
 
 def _with_kernel(system: System, order: Order) -> None:
-    """Scales the conjugate of the first layer until that has the kernel that it is meant to have, as far as classes
-    differ: secants for the distance from its instability.
+    """Moves the conjugate of the first layer until that has the kernel that it is meant to have, as far as classes
+    differ.
+
+    While the layer is linear, its fields b have the precision k~^-1 - n d and the kernel is d b b^T d: what is missing
+    of the inverse of that is added to k~^-1. So near to the instability the form of k~ matters as much as its size.
     """
-    problem, wanted, tilde = system.problem, order.kernel[0], order.tilde[0].copy()
+    problem, wanted = system.problem, order.kernel[0].copy()
     n = problem.n
     centred = _apart(problem, np.ones(len(n)), n)
-    root = np.sqrt(n * order.d[0])
-    size = float(np.linalg.eigvalsh(tilde * np.outer(root, root))[-1])
-
-    def apart(kernel: FloatArray) -> float:
-        return math.log(max(float(np.trace(centred @ kernel @ centred.T)), 1e-300))
-
-    tried: list[tuple[float, float]] = []
-    gap = math.log(max(1.0 - size, 1e-3))
-    for _ in range(_SECANTS):
-        order.tilde[0] = tilde * (1.0 - math.exp(gap)) / size
-        miss = apart(system.averages(order, 0)[0].kernel) - apart(wanted)
-        tried.append((gap, miss))
-        if abs(miss) < _NEAR_KERNEL:
+    span = np.linalg.svd(centred)[0][:, : np.linalg.matrix_rank(centred)]
+    onto = centred.T @ span
+    goal = onto.T @ wanted @ onto
+    best, least = order.tilde[0].copy(), math.inf
+    for _ in range(_CORRECTIONS):
+        now = onto.T @ system.averages(order, 0)[0].kernel @ onto
+        try:
+            root = np.linalg.cholesky(now)
+            values, vectors = np.linalg.eigh(np.linalg.solve(root, np.linalg.solve(root, goal).T))
+            miss = float(np.abs(np.log(values)).max()) if values[0] > 0.0 else math.inf
+            if miss < least:
+                best, least = order.tilde[0].copy(), miss
+            if miss < _NEAR_KERNEL:
+                break
+            back = np.linalg.solve(root.T, vectors)
+            missing = (back * (1.0 / np.clip(values, *_AT_ONCE) - 1.0)) @ back.T
+            slope = order.d[0][:, None] * onto
+            moved = np.linalg.inv(np.linalg.inv(order.tilde[0]) + slope @ missing @ slope.T)
+        except np.linalg.LinAlgError:
             break
-        slope = -1.0  # as long as the layer is linear
-        if len(tried) > 1:
-            (one, before), (two, after) = tried[-2:]
-            slope = min((after - before) / (two - one), -0.2) if two != one else slope
-        gap = min(gap + max(-1.5, min(1.5, -miss / slope)), -0.05)
+        order.tilde[0] = _below(0.5 * (moved + moved.T), n * order.d[0])
+    order.tilde[0] = best
+
+
+def _below(tilde: FloatArray, stiffness: FloatArray) -> FloatArray:
+    """A conjugate with n k~ d positive and below its instability at 1."""
+    root = np.sqrt(stiffness)
+    values, vectors = np.linalg.eigh(tilde * np.outer(root, root))
+    return np.asarray((vectors * np.clip(values, 1e-6, _STABLE)) @ vectors.T / np.outer(root, root))
 
 
 def _critical(problem: DeepProblem, tilde: FloatArray, limit: bool) -> FloatArray:
