@@ -158,7 +158,7 @@ class Layer(LayerTerms):
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
-            for _ in range(REFITS if r == 2 and self.crowded and not self.regions else 0):
+            for _ in range(REFITS if r in (2, 3) and self.crowded and not self.regions else 0):
                 if not self._refitted(setting):
                     break
                 fields, modes = self._prepared(setting)
