@@ -16,9 +16,9 @@ from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["BEYOND", "Sums", "Totals", "View", "combined", "tilts"]
+__all__ = ["BEYOND", "PAIRS_BEYOND", "Sums", "Totals", "View", "combined", "tilts"]
 
-BEYOND = 9.0  # nats below the lightest node that counts, for single terms
+BEYOND, PAIRS_BEYOND = 9.0, 4.0  # nats below the lightest node that counts, for single terms, and those of a plane
 
 
 @dataclass(eq=False)
@@ -72,7 +72,7 @@ class Sums:
         if plane is None:
             accumulate(*given, terms, top, depth + BEYOND, products, out)
         else:
-            accumulate_plane(*given, plane.first, plane.share, terms, top, depth + BEYOND, products, out)
+            accumulate_plane(*given, plane.first, plane.share, terms, top, depth + PAIRS_BEYOND, products, out)
         return out
 
 

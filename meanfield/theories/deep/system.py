@@ -26,6 +26,7 @@ __all__ = [
 
 _EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
+_MIRROR = str.maketrans("01", "10")
 MOST_FIELDS = 8  # of a layer, up to which there are lattices around peaks
 
 
@@ -120,6 +121,8 @@ class System:
         p = self.problem
         self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
         lower, last = self.group.permuted(), self.group.turned()
+        if p.phi.parity == "odd":  # every neuron has a mirror image (-b, -h)
+            lower, last = (np.concatenate([turns, -turns]) for turns in (lower, last))
         self.layers: list[Any] = [
             _kind(p, self.peaks)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
             for layer in range(p.depth)
@@ -265,8 +268,9 @@ class System:
     def _codes(self, parts: dict[str, Averages]) -> dict[str, Averages]:
         """Averages of codes, those that the symmetry exchanges put together: in its coordinates their slopes agree."""
         found: dict[str, Averages] = {}
-        for orbit in self.group.patterns(list(parts)):
-            members = [parts[word] for word in orbit if word in parts]
+        mirrored = {word: word.translate(_MIRROR) if self.problem.phi.parity == "odd" else word for word in parts}
+        for orbit in self.group.patterns(sorted({max(one, two) for one, two in mirrored.items()})):
+            members = [parts[word] for word, other in mirrored.items() if word in orbit or other in orbit]
             log_z = np.array([one.log_z for one in members])
             share = np.exp(log_z - log_z.max())
             whole = mixed(list(zip(share / share.sum(), members)))

@@ -14,7 +14,7 @@ from meanfield.theories.deep.fields import Fields, Plane
 from meanfield.theories.deep.nodes import LayerNodes
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows
 from meanfield.theories.deep.rules import Setting
-from meanfield.theories.deep.sums import BEYOND, View
+from meanfield.theories.deep.sums import BEYOND, PAIRS_BEYOND, View
 from meanfield.theories.deep.work import spend
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
@@ -24,7 +24,7 @@ BLOCK, _PER_TERM = 2_000_000, 8.0  # numbers per temporary array, multiplication
 _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
 _EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
 _WIDE = 4  # of the plane of two shared fields one node in so many along each axis is looked at first
-_ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
+_ROUGH, _PAIRS_ROUGH = 6.0, 3.0  # nats that single terms are uncertain by where shared fields are looked at here and there
 
 
 class Narrow(Exception):
@@ -106,7 +106,7 @@ class LayerTerms(LayerNodes):
         whole = np.tile([0, len(rows), 0, len(columns)], (len(outer), 1))
         rough = np.empty((len(outer), len(some)))
         plane_terms(lines, first[:, some], plane.share[:, some], outer, log_alpha[some], len(columns), whole, rough)
-        counts = self._counts(view, rough).reshape(-1, len(rows), len(columns))
+        counts = self._counts(view, rough, PAIRS_BEYOND + _PAIRS_ROUGH).reshape(-1, len(rows), len(columns))
         along, across = np.asarray(counts.any(axis=2)), np.asarray(counts.any(axis=1))
         window = np.column_stack([*_between(along, rows), *_between(across, columns)])
         number = float(((window[:, 1] - window[:, 0]) * (window[:, 3] - window[:, 2])).sum())
@@ -115,11 +115,11 @@ class LayerTerms(LayerNodes):
         plane_terms(lines, first, plane.share, outer, log_alpha, plane.shape[1], window, total)
         return total
 
-    def _counts(self, view: View, rough: FloatArray) -> BoolArray:
-        """Which of some terms (N, k) of nodes are heavy enough that those around them count."""
+    def _counts(self, view: View, rough: FloatArray, beyond: float) -> BoolArray:
+        """Which of some terms (N, k) of nodes are heavy enough that those around them count, so many nats `beyond` its nodes."""
         # Of a node that is lighter than the lightest that counts the highest term is enough.
         view.highest = max(view.highest, float(rough.max()))
-        enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - BEYOND - _ROUGH)
+        enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - beyond)
         found: BoolArray = rough >= enough[:, None]
         return found
 
@@ -131,7 +131,7 @@ class LayerTerms(LayerNodes):
         some = {c: np.ascontiguousarray(table.log_v[:, columns]) for c, table in view.tables.items()}
         for c in range(len(self.n)):
             add_log(start[c], weight[c], some[int(view.fields.kind[c])], none, whole, rough)
-        begin, end = _between(self._counts(view, rough), columns)
+        begin, end = _between(self._counts(view, rough, BEYOND + _ROUGH), columns)
         for c in range(len(self.n)):
             view.table(c).refine(start[c], begin, end)
         return begin, end

@@ -219,9 +219,10 @@ def plane_terms(lines, first, share, outer, log_alpha, wide, window, total):
             for j in range(row * wide + window[i, 2], row * wide + window[i, 3]):
                 value = outer[i] + log_alpha[j]
                 for c in range(len(first)):
-                    at = first[c, j]
-                    for k in range(share.shape[2]):
-                        value += share[c, j, k] * line[at + k]
+                    at, part = first[c, j], 0.0
+                    for k in range(POINTS):  # a constant: unrolled
+                        part += share[c, j, k] * line[at + k]
+                    value += part
                 total[i, j] = value
 
 
@@ -243,12 +244,18 @@ def log_sum(total):
 
 @jit
 def _add_products(w, mean, products, out):
-    """Add w times the products of the class means (C, columns) that are named in products (products, C)."""
+    """Add w times the products of the class means (C, columns) that are named in products (products, C).
+
+    The first column is 1, and multiplied as the others are: branches take longer.
+    """
+    if len(mean) == 3:
+        for p in range(len(products)):
+            out[p] += w * mean[0, products[p, 0]] * mean[1, products[p, 1]] * mean[2, products[p, 2]]
+        return
     for p in range(len(products)):
         value = w
         for c in range(len(mean)):
-            if products[p, c] > 0:
-                value *= mean[c, products[p, c]]
+            value *= mean[c, products[p, c]]
         out[p] += value
 
 
@@ -318,8 +325,9 @@ def accumulate_plane(start, weight, kind, place, means, first, share, total, top
             for c in range(n_class):
                 row = mean[c]
                 row[:] = 0.0
-                for r in range(wide):
+                for r in range(0, wide, 2):
                     x, one = share[c, j, r], lines[c, first[c, j] + r]
+                    y, two = share[c, j, r + 1], lines[c, first[c, j] + r + 1]
                     for k in range(n_part):
-                        row[k] += x * one[k]
+                        row[k] += x * one[k] + y * two[k]
             _add_products(w, mean, products, out[i])
