@@ -3,8 +3,8 @@
 With many samples ln Z is nearly the largest of the ln Z_gamma of the codes, each a smooth function of t, and has a kink
 wherever two of them are equal, as they are at the minimum: t decides weights when it moves by 1/P. Newton's method with
 the second derivatives of ln Z sees a kink only where it stands on it; here the ln Z_gamma are expanded to second order
-and steps minimise the convex model that these make up. Codes without weight at the point reached keep the expansion of
-where they were last met.
+and steps minimise the convex model that these make up. Codes without weight at the point reached are taken from their
+maxima, where they have one, else as they were last met.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.deep.rules import Averages
+from meanfield.theories.deep.rules import Averages, NotCovered, code_words
 from meanfield.theories.deep.system import Evaluation, Order, System
 from meanfield.validation import FloatArray
 
@@ -23,7 +23,7 @@ __all__ = ["readout_minimum"]
 
 _LONGEST = 0.3  # of a step, in units of the largest coordinate
 _ARMIJO, _SHORTER, _SHORTEST = 1e-3, 0.4, 1e-3
-_UNSEEN = 5.0  # nats beyond the depth of the nodes by which a code that was not met is below the others
+_LOOKS = 15  # how often a step is looked for anew, as codes were met on the way
 _SMOOTHING, _STEPS = 4.0, 12  # of the kinks of a model: by how much less at a time, and steps of Newton at each
 
 
@@ -43,12 +43,15 @@ class _Code(NamedTuple):
 
 
 class _Met(NamedTuple):
-    """Phi at some t as far as it depends on it, its slope and second derivatives, its codes, averages of the top."""
+    """Phi at some t as far as it depends on it, its slope and second derivatives; its codes, the words of those that
+    have weight, what the others have at most; averages of the top."""
 
     value: float
     slope: FloatArray
     curvature: FloatArray
     codes: dict[str, _Code]
+    seen: frozenset[str]
+    ceiling: float
     top: list[Averages]
 
 
@@ -66,33 +69,34 @@ def readout_minimum(
     codes = dict(now.codes)
     for _ in range(most):
         full, expected = _step(x, now, codes, gram)
-        if expected > -0.5 * tolerance:
-            break
-        length = 1.0
-        while True:
-            there = _met(system, order, x + length * full, gram)
+        length, looks = 1.0, 0
+        while expected < -0.5 * tolerance and length > _SHORTEST:
+            looks += 1
+            try:
+                there = _met(system, order, x + length * full, gram)
+            except NotCovered:
+                length *= _SHORTER
+                continue
             if there.value <= now.value + _ARMIJO * length * expected:
                 break
-            missed = {word: code for word, code in there.codes.items() if word not in now.codes}
-            unknown = [word for word in missed if word not in codes or codes[word] is not missed[word]]
-            if unknown and length == 1.0 and float(np.abs(full).max()) > _SHORTEST * float(np.abs(x).max()):
-                codes |= missed
+            # What was met there tells of a kink on the way, else that way is too long.
+            missed = {word: code for word, code in there.codes.items() if word not in now.seen and word in there.seen}
+            if looks < _LOOKS and missed:
+                codes |= {word: _below(code, x, now.ceiling) for word, code in missed.items()}
                 full, expected = _step(x, now, codes, gram)
-                if expected > -0.5 * tolerance:
-                    break
-                length = _SHORTER  # a second time the way is shortened, whatever is met
-                continue
-            length *= _SHORTER
-            if length < _SHORTEST:
-                break
-        if not there.value <= now.value + _ARMIJO * length * expected:
+                length = 1.0
+            else:
+                length *= _SHORTER
+        else:
             break
         x, now = x + length * full, there
-        codes = _kept(codes, now, x, system.layers[-1].rule.depth)
+        codes = {word: _below(code, x, now.ceiling) for word, code in codes.items()} | now.codes
     return replace(order, t=np.tensordot(x, basis, 1)), now.top
 
 
-def _met(system: System, order: Order, x: FloatArray, gram: FloatArray, known: list[Averages] | None = None) -> _Met:
+def _met(
+    system: System, order: Order, x: FloatArray, gram: FloatArray, known: list[Averages] | None = None
+) -> _Met:
     """What the top layer has at coordinates x of t."""
     problem, basis, n = system.problem, system.outputs, system.problem.n
     now = replace(order, t=np.tensordot(x, basis, 1))
@@ -111,18 +115,50 @@ def _met(system: System, order: Order, x: FloatArray, gram: FloatArray, known: l
     outside = np.einsum("iab,ab,a->i", basis, problem.y, n)
     value = whole.log_z - float(x @ outside) + 0.5 * float(x @ gram @ x)
     codes = {word: _Code(x, part.log_z, *derivatives(part)) for word, part in whole.codes.items()}
-    return _Met(value, slope - outside + gram @ x, curvature + gram, codes, top)
+    seen, ceiling = frozenset(codes), math.inf
+    if codes:
+        ceiling = max(code.value for code in codes.values()) - system.layers[-1].rule.depth
+        guessed = _guessed(system, now, x)
+        highest = max(codes, key=lambda word: codes[word].value)
+        shift = codes[highest].value - guessed[highest].value if highest in guessed else 0.0
+        for word, code in guessed.items():
+            if word not in codes:
+                codes[word] = _below(code._replace(value=code.value + shift), x, ceiling)
+    return _Met(value, slope - outside + gram @ x, curvature + gram, codes, seen, ceiling, top)
 
 
-def _kept(codes: dict[str, _Code], now: _Met, x: FloatArray, depth: float) -> dict[str, _Code]:
-    """Expansions of the codes that were met at x, and of those that were not the old ones, as low as they must be."""
-    if not now.codes:
-        return {}
-    highest, kept = max(code.value for code in now.codes.values()) - depth - _UNSEEN, dict(now.codes)
-    for word, code in codes.items():
-        if word not in kept:
-            kept[word] = code._replace(value=code.value + min(0.0, highest - code.there(x)[0]))
-    return kept
+def _guessed(system: System, order: Order, x: FloatArray) -> dict[str, _Code]:
+    """Codes as their maxima have them, activations fixed: ln Z_gamma = s |sum_c n_c m_c t_c|^2 / 2 and what is left."""
+    problem, basis, n = system.problem, system.outputs, system.problem.n
+    setting = system.setting(order, problem.depth - 1)
+    found: dict[str, list[tuple[float, FloatArray, FloatArray]]] = {}
+    values, means = system.layers[-1].maxima.heights(setting)
+    for word, value, mean in zip(code_words(problem.phi, means), values, means):
+        force = np.einsum("iaq,a,a->iq", basis, n, mean)
+        readout = problem.readout_variance * (n * mean) @ order.t
+        curved = problem.readout_variance * force @ force.T
+        found.setdefault(system.word_of(str(word)), []).append((float(value), force @ readout, curved))
+    codes = {}
+    for word, members in found.items():
+        heights = np.array([one[0] for one in members])
+        share = np.exp(heights - heights.max())
+        slope, curvature = (
+            np.asarray(np.tensordot(share / share.sum(), np.array([one[i] for one in members]), 1)) for i in (1, 2)
+        )
+        codes[word] = _Code(x, float(heights.max() + math.log(share.sum())), slope, curvature)
+    return codes
+
+
+def _below(code: _Code, x: FloatArray, ceiling: float) -> _Code:
+    """A code that weighs less than `ceiling` at x: it curves less on the way, as its tangent is a lower bound."""
+    over = code.there(x)[0] - ceiling
+    if over <= 0.0:
+        return code
+    move = x - code.at
+    bent = 0.5 * float(move @ code.curvature @ move)
+    kept = max(0.0, 1.0 - over / bent) if bent > 0.0 else 1.0
+    less = code._replace(curvature=kept * code.curvature)
+    return less._replace(value=less.value - max(0.0, less.there(x)[0] - ceiling))
 
 
 def _step(x: FloatArray, now: _Met, codes: dict[str, _Code], gram: FloatArray) -> tuple[FloatArray, float]:

@@ -12,6 +12,7 @@ from scipy.optimize import brentq
 from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.shape import apart, with_kernel
 from meanfield.theories.deep.site import REACH, noise_lattice, noisy_means, unit_lattice
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
@@ -30,8 +31,7 @@ __all__ = [
 # 1 - n k~ d at most the first, falling beyond P of the second like P to minus the third: cautious, and as in solved
 # cases of two classes, at L = 2 and more.
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
-_LIMIT_SWEEPS, _CORRECTIONS, _NEAR_KERNEL = 2, 6, 0.03
-_AT_ONCE, _STABLE = (math.exp(-1.5), math.exp(1.5)), 1.0 - 1e-6  # factors of a kernel in one step; n k~ d at most
+_LIMIT_SWEEPS = 2
 _MOST_SHARED = 20_000  # values of a shared field
 _LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
 
@@ -84,15 +84,6 @@ def _largest_gain(problem: DeepProblem, d: float) -> float:
         best = h[int(np.argmax(gain(h)))]
         h, step = best + step * np.linspace(-1.0, 1.0, 21), 0.1 * step
     return float(gain(h).max())
-
-
-def _apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArray:
-    """Projection (C, C) on what tells classes apart: off `one`, which costs nothing as the prior has it, along `other`.
-
-    Under the prior of an odd phi classes have nothing in common.
-    """
-    whole = np.eye(len(one))
-    return whole if problem.phi.parity == "odd" else whole - np.outer(one, other) / float(one @ other)
 
 
 def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArray, FloatArray]:
@@ -162,7 +153,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         crossing = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
         h = brentq(at, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0
     field = h * sign
-    centred = field - (field @ p)[:, None] if problem.phi.parity != "odd" else field  # as `_apart`
+    centred = field - (field @ p)[:, None] if problem.phi.parity != "odd" else field  # as `apart`
     root = np.sqrt(p)
     spread = (centred.T * weight) @ centred * np.outer(root, root)
     eta, vectors = np.linalg.eigh(spread)
@@ -222,7 +213,7 @@ def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float
     d (C,) is that of the layer, tilde (C, C) the <g_h g_h^T> of the top.
     """
     root = np.sqrt(problem.n * d)
-    centred = _apart(problem, root, root)
+    centred = apart(problem, root, root)
     return float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
 
 
@@ -293,49 +284,8 @@ def relax(
                 kernel[layer] = 0.5 * (kernel[layer] + found.kernel)
     found_order = Order(kernel, d, tilde, delta, order.t)
     if critical and limit:
-        _with_kernel(system, found_order)
+        with_kernel(system, found_order)
     return system.pack(found_order)
-
-
-def _with_kernel(system: System, order: Order) -> None:
-    """Moves the conjugate of the first layer until that has the kernel that it is meant to have, as far as classes
-    differ.
-
-    While the layer is linear, its fields b have the precision k~^-1 - n d and the kernel is d b b^T d: what is missing
-    of the inverse of that is added to k~^-1. So near to the instability the form of k~ matters as much as its size.
-    """
-    problem, wanted = system.problem, order.kernel[0].copy()
-    n = problem.n
-    centred = _apart(problem, np.ones(len(n)), n)
-    span = np.linalg.svd(centred)[0][:, : np.linalg.matrix_rank(centred)]
-    onto = centred.T @ span
-    goal = onto.T @ wanted @ onto
-    best, least = order.tilde[0].copy(), math.inf
-    for _ in range(_CORRECTIONS):
-        now = onto.T @ system.averages(order, 0)[0].kernel @ onto
-        try:
-            root = np.linalg.cholesky(now)
-            values, vectors = np.linalg.eigh(np.linalg.solve(root, np.linalg.solve(root, goal).T))
-            miss = float(np.abs(np.log(values)).max()) if values[0] > 0.0 else math.inf
-            if miss < least:
-                best, least = order.tilde[0].copy(), miss
-            if miss < _NEAR_KERNEL:
-                break
-            back = np.linalg.solve(root.T, vectors)
-            missing = (back * (1.0 / np.clip(values, *_AT_ONCE) - 1.0)) @ back.T
-            slope = order.d[0][:, None] * onto
-            moved = np.linalg.inv(np.linalg.inv(order.tilde[0]) + slope @ missing @ slope.T)
-        except np.linalg.LinAlgError:
-            break
-        order.tilde[0] = _below(0.5 * (moved + moved.T), n * order.d[0])
-    order.tilde[0] = best
-
-
-def _below(tilde: FloatArray, stiffness: FloatArray) -> FloatArray:
-    """A conjugate with n k~ d positive and below its instability at 1."""
-    root = np.sqrt(stiffness)
-    values, vectors = np.linalg.eigh(tilde * np.outer(root, root))
-    return np.asarray((vectors * np.clip(values, 1e-6, _STABLE)) @ vectors.T / np.outer(root, root))
 
 
 def _critical(problem: DeepProblem, tilde: FloatArray, limit: bool) -> FloatArray:

@@ -265,17 +265,23 @@ class System:
             found.curvature, found.samples, self._codes(found.codes) if found.codes else {},
         )  # fmt: skip
 
+    def word_of(self, word: str) -> str:
+        """The one code word that stands for all that the symmetry makes of this one."""
+        mirror = word.translate(_MIRROR) if self.problem.phi.parity == "odd" else word
+        return max(orbit[0] for orbit in self.group.patterns([word, mirror]))
+
     def _codes(self, parts: dict[str, Averages]) -> dict[str, Averages]:
         """Averages of codes, those that the symmetry exchanges put together: in its coordinates their slopes agree."""
         found: dict[str, Averages] = {}
-        mirrored = {word: word.translate(_MIRROR) if self.problem.phi.parity == "odd" else word for word in parts}
-        for orbit in self.group.patterns(sorted({max(one, two) for one, two in mirrored.items()})):
-            members = [parts[word] for word, other in mirrored.items() if word in orbit or other in orbit]
+        orbits: dict[str, list[Averages]] = {}
+        for word, part in parts.items():
+            orbits.setdefault(self.word_of(word), []).append(part)
+        for word, members in orbits.items():
             log_z = np.array([one.log_z for one in members])
             share = np.exp(log_z - log_z.max())
             whole = mixed(list(zip(share / share.sum(), members)))
             total = float(log_z.max() + math.log(share.sum()))
-            found[orbit[0]] = self._symmetric(replace(whole, log_z=total))
+            found[word] = self._symmetric(replace(whole, log_z=total))
         return found
 
     def readout_order(self, top: Averages) -> FloatArray:

@@ -24,7 +24,7 @@ BLOCK, _PER_TERM = 2_000_000, 8.0  # numbers per temporary array, multiplication
 _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
 _EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
 _WIDE = 4  # of the plane of two shared fields one node in so many along each axis is looked at first
-_ROUGH, _PAIRS_ROUGH = 6.0, 3.0  # nats that single terms are uncertain by where shared fields are looked at here and there
+_ROUGH, _PAIRS_ROUGH = 6.0, 3.0  # nats that terms are uncertain by where shared fields are looked at here and there
 
 
 class Narrow(Exception):
@@ -116,7 +116,8 @@ class LayerTerms(LayerNodes):
         return total
 
     def _counts(self, view: View, rough: FloatArray, beyond: float) -> BoolArray:
-        """Which of some terms (N, k) of nodes are heavy enough that those around them count, so many nats `beyond` its nodes."""
+        """Which of some terms (N, k) of nodes are heavy enough, so many nats `beyond` nodes, for those around to count.
+        """
         # Of a node that is lighter than the lightest that counts the highest term is enough.
         view.highest = max(view.highest, float(rough.max()))
         enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - beyond)
