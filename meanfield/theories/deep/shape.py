@@ -6,12 +6,14 @@ above have (`shaped`), and the conjugate from the kernel (`with_kernel`).
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 
 import numpy as np
 
 from meanfield.theories.deep.readout import readout_minimum
+from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
@@ -47,29 +49,42 @@ def shaped(system: System, x: FloatArray) -> FloatArray:
     """Coordinates x of two layers with the kernel that its own codes ask for, and t and conjugates that go with it.
 
     Codes have fields h that hardly depend on the kernel K of the first layer: the conjugate asked for is that of forces
-    K^-1 h. K is moved until it is the one that goes with K.
+    K^-1 h. K is moved until it is the one that goes with K. Where nothing tells classes apart, or integrals cannot be
+    done any more, it stays as it is.
     """
+    change = math.inf
+    for _ in range(_SHAPES):
+        if change < _ALIKE:
+            break
+        try:
+            x, change = _reshaped(system, x)
+        except (NotCovered, np.linalg.LinAlgError):
+            return x
+    with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
+        x = system.pack(readout_minimum(system, system.unpack(x))[0])
+    return x
+
+
+def _reshaped(system: System, x: FloatArray) -> tuple[FloatArray, float]:
+    """One such move, and the largest change of ln of the kernel that was wanted."""
     problem, order = system.problem, system.unpack(x)
     span = _span(problem)
     onto, weights = _onto(problem, span), problem.n[:, None] * span
-    for _ in range(_SHAPES):
-        order, top = readout_minimum(system, order)
-        asked = weights.T @ (problem.push[0] * top[0].tilde) @ weights
-        own, kernel = weights.T @ order.tilde[0] @ weights, onto.T @ order.kernel[0] @ onto
-        root, back = _roots(own)
-        wanted = back @ _roots(root @ kernel @ asked @ kernel @ root)[0] @ back
-        low, rise = np.linalg.cholesky(kernel), 0.0
-        values, vectors = np.linalg.eigh(np.linalg.solve(low, np.linalg.solve(low, wanted).T))
-        rise = float(np.abs(np.log(np.maximum(values, 1e-300))).max())
-        moved = low @ vectors
-        change = span @ ((moved * np.clip(values, *_AT_ONCE)) @ moved.T - kernel) @ span.T
-        d = np.maximum(order.d[0] - _LEARNED * np.diag(change), 0.5 * order.d[0])
-        order = replace(order, kernel=(order.kernel[0] + change)[None], d=d[None])
-        order.delta[0] = problem.push[0] * top[0].delta
-        with_kernel(system, order)
-        if rise < _ALIKE:
-            break
-    return system.pack(readout_minimum(system, order)[0])
+    order, top = readout_minimum(system, order)
+    asked = weights.T @ (problem.push[0] * top[0].tilde) @ weights
+    own, kernel = weights.T @ order.tilde[0] @ weights, onto.T @ order.kernel[0] @ onto
+    low = np.linalg.cholesky(kernel)
+    root, back = _roots(own)
+    wanted = back @ _roots(root @ kernel @ asked @ kernel @ root)[0] @ back
+    values, vectors = np.linalg.eigh(np.linalg.solve(low, np.linalg.solve(low, wanted).T))
+    rise = float(np.abs(np.log(np.maximum(values, 1e-300))).max())
+    moved = low @ vectors
+    change = span @ ((moved * np.clip(values, *_AT_ONCE)) @ moved.T - kernel) @ span.T
+    d = np.maximum(order.d[0] - _LEARNED * np.diag(change), 0.5 * order.d[0])
+    delta = problem.push[0] * top[0].delta
+    order = replace(order, kernel=(order.kernel[0] + change)[None], d=d[None], delta=delta[None])
+    with_kernel(system, order)
+    return system.pack(order), rise
 
 
 def _roots(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
