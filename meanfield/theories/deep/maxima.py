@@ -16,7 +16,8 @@ __all__ = ["Maxima"]
 _STRIDE = 0.6
 _STILL, _SETTLED = 1e-4, 1e-13  # relative change, at which maxima are found well enough, and exactly
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
-_RESTART, _FEW = 12, 2  # maxima are looked for afresh every so many settings; always of more classes: codes come back
+_RESTART = 12  # maxima are looked for afresh every so many settings,
+_FEW, _APART = 2, 1000.0  # and at each of more classes and samples: codes come back, and no lattice reaches them
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
 _POWERS = _X[:, None] ** np.arange(3)
 
@@ -38,7 +39,8 @@ class Maxima:
         """
         n_classes = len(self.n)
         b_cov = setting.root @ setting.root.T
-        if self.known is not None and n_classes <= _FEW and self.visits % _RESTART:
+        apart = n_classes > _FEW and float(self.n.sum()) > _APART
+        if self.known is not None and not apart and self.visits % _RESTART:
             (b, h), sweeps = self.known, 20
         else:
             (b, h), sweeps = self._starts(setting, b_cov), 60
