@@ -6,19 +6,26 @@ K (K + 1) order parameters of K kinds, and the integral over the readout is one 
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.theories.single_layer.class_kinds import ClassKinds, class_kinds
+from meanfield.theories.single_layer.deferred import pending
+from meanfield.theories.single_layer.exchange_codes import exchange_codes
+from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
+from meanfield.theories.single_layer.kind_orbits import KindTask
 from meanfield.theories.single_layer.readout_exchange import MAX_OUTER, ExchangeIntegral, Value, range_of
 from meanfield.theories.single_layer.readout_integral import ACCURACY, COARSE, NotIntegrable
 from meanfield.validation import FloatArray
 
-__all__ = ["MIN_OUTPUTS", "Reduced", "exchangeable", "reduced_order_parameters", "solve_exchange"]
+__all__ = ["MIN_OUTPUTS", "Reduced", "exchange_solve", "exchangeable", "reduced_order_parameters", "solve_exchange"]
 
 MIN_OUTPUTS = 5  # dimensions that targets span, from which on this is faster than lattices over all of them
+_MAX_SAMPLES = 1e6  # beyond, P h has lost its digits
+_MOST_COUNTS = 1000  # choices of upper classes whose readouts are looked at for the highest
 _MARGIN = 1e-2  # error of the sums, relative to the residual that is aimed at
 _START = 8.0  # samples at which t is found from anywhere
 _FACTOR = 4.0  # of P from rung to rung
@@ -53,9 +60,58 @@ class Reduced(NamedTuple):
         return 0.5 * float(gradient @ np.linalg.solve(self.value.hessian, gradient))
 
 
-def exchangeable(p: FloatArray, y: FloatArray) -> ClassKinds | None:
-    """Kinds of classes where these are few and the span of the targets is large; None elsewhere."""
-    if len(p) <= MAX_OUTER:
+def exchange_solve(
+    single_site: Cumulant, p: FloatArray, y: FloatArray, tau: float, n_samples: float, t0: FloatArray | None, aim: float
+) -> FiniteSolution | None:
+    """`finite.finite_solve` where classes can be exchanged; None where that is not so, or grids would be too large."""
+    kinds = exchangeable(single_site, p, y)
+    if kinds is None or n_samples > _MAX_SAMPLES:
+        return None
+    try:
+        found = solve_exchange(single_site, kinds, tau, n_samples, t0, aim)
+    except (NotIntegrable, np.linalg.LinAlgError):
+        return None
+    m = y.shape[1]
+    none = np.empty((0, m))
+    solved = FiniteSolution(
+        t=kinds.order_parameters(found.theta),
+        objective=found.value.objective,
+        level=_level(found),
+        weight=np.empty(0),
+        mode=none,
+        mean=none,
+        covariance=np.empty((0, m, m)),
+        outlier_direction=none,
+        outlier_weight=np.empty(0),
+        residual=found.residual,
+        decrement=found.decrement,
+        integration_error=found.error,
+        method="exchange",
+        n_nodes=found.n_nodes,
+        iterations=found.steps,
+    )
+    accuracy = max(ACCURACY, _MARGIN * aim)
+    return pending(
+        DeferredSolution, solved, lambda: exchange_codes(found.integral, found.theta, found.value.outer, accuracy)
+    )
+
+
+def _level(found: Reduced) -> float:
+    """max_a h(a; t), over code words of all counts or, where these are many, of a grid."""
+    integral, kinds = found.integral, found.integral.kinds
+    task = KindTask(kinds, integral.single_site.table, integral.tau, integral.low, integral.high)
+    stride = 1
+    while True:
+        axes = [sorted({*range(0, int(n), stride), int(n)}) if n > 1 else [0] for n in integral.n]
+        if np.prod([float(len(axis)) for axis in axes]) <= _MOST_COUNTS:
+            return float(task.readouts(found.theta, list(product(*axes))).heights.max())
+        stride *= 2
+
+
+def exchangeable(single_site: Cumulant, p: FloatArray, y: FloatArray) -> ClassKinds | None:
+    """Kinds of classes where phi is bounded, kinds are few and the span of the targets is large; None elsewhere."""
+    table = single_site.table
+    if min(y.shape) < MIN_OUTPUTS or table.growth_plus > 0 or table.growth_minus > 0:
         return None
     kinds = class_kinds(p, y)
     return kinds if len(kinds.basis) <= MAX_OUTER and kinds.span >= MIN_OUTPUTS else None
