@@ -105,8 +105,8 @@ def _parts_of(
         one, none = np.ones((1, n_nodes)), np.zeros((1, n_nodes, 2))
         return _Parts(np.zeros(1, np.int64), one, none, none, none, none[:, :, 0]), 0.0
     rho = float(integral.kinds.overlaps(theta)[1][k])
-    grid = integral.grid(theta, k, accuracy, 0.0)
-    samples = integral.samples(grid.low - grid.step, grid.low + (grid.size + 1) * grid.step, False)
+    samples, grid = integral.site(theta, k, accuracy, direct=False, shifted=False)
+    assert grid is not None
     kappa = grid.low + grid.step * np.arange(grid.size)
     place = np.clip(np.rint(kappa / samples.spacing).astype(np.int64) - samples.origin, 0, len(samples.values) - 1)
     bend = samples.values[place, 2]
@@ -131,8 +131,8 @@ def _parts_of(
         compiled.split_kind(*arguments, cut, first, table)
         counts = np.arange(n + 1)
     values = _interpolated(table, s - first)  # (J, M, MOMENTS)
-    top = values[:, :, 0].max(axis=0)
-    share = np.exp(values[:, :, 0] - top)
+    share = np.exp(values[:, :, 0] - values[:, :, 0].max(axis=0))
+    values[share == 0.0] = 0.0
     share /= share.sum(axis=0)
     some = (share @ w) > 0.1 * _MIN_WEIGHT
     counts, share, values = counts[some], share[some], values[some]
@@ -151,21 +151,33 @@ def _together(table: FloatArray, n: int, total: FloatArray) -> FloatArray:
     mass = share.sum(axis=0)
     whole = np.zeros((1, *table.shape[1:]))
     whole[0, :, 0] = top + np.log(mass)
-    whole[0, :, 1], whole[0, :, 2] = total, total**2
-    whole[0, :, 3] = ((table[:, :, 3] + table[:, :, 4]) * share).sum(axis=0) / mass
+    whole[0, :, 1] = total
+    # Of all classes: sum kappa^2 of both parts less that of a mean field common to all.
+    for j in range(n + 1):
+        upper, lower = table[j, :, 1], total - table[j, :, 1]
+        squares = table[j, :, 3] + table[j, :, 4] + (upper**2 + table[j, :, 2]) / max(j, 1)
+        squares += (lower**2 + table[j, :, 2]) / max(n - j, 1)
+        whole[0, :, 3] += share[j] / mass * np.maximum(squares - total**2 / n, 0.0)
     return whole
 
 
 def _interpolated(table: FloatArray, at: FloatArray) -> FloatArray:
-    """Cubic interpolation (J, M, .) of rows (J, n, .) at places between nodes: logarithms of Gaussians are quadratic."""
+    """Cubic interpolation (J, M, .) of rows (J, n, .) at places between nodes: logarithms of Gaussians are quadratic.
+
+    Linear beside places that no classes can have, and nothing there.
+    """
     j = np.floor(at).astype(np.int64)
     u = at - j
-    weights = np.stack(
+    cubic = np.stack(
         [-u * (u - 1) * (u - 2) / 6, (u + 1) * (u - 1) * (u - 2) / 2, -(u + 1) * u * (u - 2) / 2, (u + 1) * u * (u - 1) / 6]
     )  # (4, M)
-    finite = np.maximum(table[:, :, 0], -1e8)
-    table = np.concatenate([finite[:, :, None], table[:, :, 1:]], axis=2)
-    return np.asarray(sum(weights[i][None, :, None] * table[:, j + i - 1] for i in range(4)))
+    linear = np.stack([np.zeros_like(u), 1.0 - u, u, np.zeros_like(u)])
+    there = np.isfinite(table[:, :, 0])
+    near = np.stack([there[:, j + i - 1] for i in range(4)])  # (4, J, M)
+    weights = np.where(near.all(axis=0), cubic[:, None], linear[:, None])
+    table = np.where(there[:, :, None], table, 0.0)
+    result = sum(weights[i][:, :, None] * table[:, j + i - 1] for i in range(4))
+    return np.where((near[1] & near[2])[:, :, None], result, -np.inf)
 
 
 def _moments(
@@ -174,29 +186,22 @@ def _moments(
     shape = (*share.shape, 2)
     mean, square, pair = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     between = np.zeros(share.shape)
-    upper, upper2 = values[:, :, 1], values[:, :, 2]
-    lower = n * field - upper
-    lower2 = (n * field) ** 2 - 2.0 * n * field * upper + upper2
-    mixed = n * field * upper - upper2
+    variance, spreads = np.maximum(values[:, :, 2], 0.0), np.maximum(values[:, :, 4:2:-1], 0.0)
+    sums = n * field - values[:, :, 1], values[:, :, 1]
     for i, j in enumerate(counts):
         sizes = n - int(j), int(j)
-        own = []
-        for side, (size, total, total2, squares) in enumerate(
-            zip(sizes, (lower[i], upper[i]), (lower2[i], upper2[i]), (values[i, :, 4], values[i, :, 3]), strict=True)
-        ):
+        away = np.zeros((2, len(field)))
+        for side, size in enumerate(sizes):
             if size == 0:
-                own.append(field)
                 continue
-            average = total / size
-            own.append(average)
-            mean[i, :, side] = (average - field) / r
-            square[i, :, side] = (squares / size - 2.0 * field * average + field**2) / r**2
+            away[side] = sums[side][i] / size - field
+            common = variance[i] / size**2 + away[side] ** 2
+            mean[i, :, side] = away[side] / r
+            square[i, :, side] = (spreads[i, :, side] / size + common) / r**2
             if size > 1:
-                product_mean = (total2 - squares) / (size * (size - 1))
-                pair[i, :, side] = (product_mean - 2.0 * field * average + field**2) / r**2
+                pair[i, :, side] = (common - spreads[i, :, side] / (size * (size - 1))) / r**2
         if min(sizes) > 0:
-            product_mean = mixed[i] / (sizes[0] * sizes[1])
-            between[i] = (product_mean - field * (own[0] + own[1]) + field**2) / r**2
+            between[i] = (away[0] * away[1] - variance[i] / (sizes[0] * sizes[1])) / r**2
     return _Parts(counts, share, mean, square, pair, between)
 
 

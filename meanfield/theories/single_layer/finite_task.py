@@ -108,9 +108,15 @@ def solve_finite(
 
 
 def _notes(found: FiniteSolution) -> tuple[str, ...]:
-    if found.beside_cuts < _BESIDE:
-        return ()
-    return (
-        f"codes overlap, {found.beside_cuts:.1%} of the neurons lie beside a cut between two: whose they are is a "
-        "convention, and weights of codes are accurate to 1e-3 only; t, kernels and outputs do not depend on it",
-    )
+    notes = []
+    if found.kind is not None:
+        notes.append(
+            "codes that differ by permutations of exchangeable classes are too many to list; one of each orbit is "
+            "reported, with the weight of all"
+        )
+    if found.beside_cuts >= _BESIDE:
+        notes.append(
+            f"codes overlap, {found.beside_cuts:.2%} of the neurons lie beside a cut between two: whose they are is a "
+            "convention, and weights of codes are accurate to 1e-3 only; t, kernels and outputs do not depend on it"
+        )
+    return tuple(notes)

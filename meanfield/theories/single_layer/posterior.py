@@ -178,7 +178,7 @@ class SingleNeuronPosterior(ClassKernels):
         Raises
         ------
         NotAvailable
-            For phi that are not bounded, whose readouts have no codes to be frozen.
+            For phi that are not bounded, whose readouts have no codes to be frozen, and where codes are orbits.
         ValueError
             At P = infinity, and for fractions that do not fit.
         ConvergenceError
@@ -302,6 +302,8 @@ def _frozen(posterior: SingleNeuronPosterior, fractions: object, counts: object)
             "at P = infinity codes have no width and their fractions no theory of their own; solve the task with a "
             "finite n_samples."
         )
+    if posterior.solution.kind is not None:
+        posterior._refuse("a solution at given fractions of the codes", "codes are orbits of exchangeable classes")
     sizes = task.fractions * task.n_samples if counts is None else counts
     return _at(posterior, CodeAverages(posterior, sizes), fractions)
 

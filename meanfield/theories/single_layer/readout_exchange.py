@@ -29,7 +29,7 @@ from meanfield.theories.single_layer.readout_integral import NotIntegrable
 from meanfield.theories.single_layer.readout_nodes import direct_samples
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["MAX_OUTER", "ExchangeIntegral", "Grid", "Outer", "Value"]
+__all__ = ["MAX_OUTER", "ExchangeIntegral", "Grid", "Outer", "Value", "range_of"]
 
 MAX_OUTER = 3  # dimensions of a_0
 _MAX_GRID = 40_000  # nodes of the sum of all kappa of a kind
@@ -202,16 +202,23 @@ class ExchangeIntegral:
     def _table(
         self, theta: FloatArray, k: int, accuracy: float, n_moments: int, direct: bool, shifted: bool, rho: float
     ) -> tuple[Samples, Grid | None, Any]:
-        n = int(self.n[k])
-        if n == 1:
-            reach = self._field_reach(theta, k, accuracy)
-            return self.samples(-reach, reach, direct), None, None
-        grid = self.grid(theta, k, accuracy, 0.37 if shifted else 0.0)
-        samples = self.samples(grid.low - grid.step, grid.low + (grid.size + 1) * grid.step, direct)
+        samples, grid = self.site(theta, k, accuracy, direct=direct, shifted=shifted)
+        if grid is None:
+            return samples, None, None
         others = compiled.others_of(
-            *samples, self.n_samples, self.p[k], n, 1.0 / rho, grid.low, grid.step, grid.size, n_moments
+            *samples, self.n_samples, self.p[k], int(self.n[k]), 1.0 / rho, grid.low, grid.step, grid.size, n_moments
         )
         return samples, grid, others
+
+    def site(
+        self, theta: FloatArray, k: int, accuracy: float, *, direct: bool, shifted: bool
+    ) -> tuple[Samples, Grid | None]:
+        """Samples of G for a class of kind k, and the grid of kappa; none where the class is alone."""
+        if self.n[k] == 1:
+            reach = self._field_reach(theta, k, accuracy)
+            return self.samples(-reach, reach, direct), None
+        grid = self.grid(theta, k, accuracy, 0.37 if shifted else 0.0)
+        return self.samples(grid.low - grid.step, grid.low + (grid.size + 1) * grid.step, direct), grid
 
     def _field_reach(self, theta: FloatArray, k: int, accuracy: float) -> float:
         """Bound of |a_0.tau_k|, margin included."""

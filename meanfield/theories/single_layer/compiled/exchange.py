@@ -20,10 +20,20 @@ from meanfield.numerics.exponentials import LANES, exponentials, padded
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.stretch import ROOM, direct_site
 
-__all__ = ["COLUMNS", "alone_values", "convolved", "kind_values", "others_of", "powers", "single_class"]
+__all__ = ["COLUMNS", "alone_values", "convolved", "kind_activity", "kind_values", "others_of", "powers", "single_class"]
 
 COLUMNS = 6  # of `kind_values`
 _FAINT = -42.0  # ln of what is left out of a sum, relative to its largest term
+
+
+@jit
+def _bend(sample, place):
+    """G'' at a place between samples, by a cubic through four of them."""
+    j = min(max(int(math.floor(place)), 1), sample.shape[0] - 3)
+    u = place - j
+    lower = -u * (u - 1.0) * (u - 2.0) / 6.0 * sample[j - 1, 2] + 0.5 * (u + 1.0) * (u - 1.0) * (u - 2.0) * sample[j, 2]
+    upper = -0.5 * (u + 1.0) * u * (u - 2.0) * sample[j + 1, 2] + (u + 1.0) * u * (u - 1.0) / 6.0 * sample[j + 2, 2]
+    return lower + upper
 
 
 @jit
@@ -33,7 +43,6 @@ def single_class(sample, spacing, origin, n_samples, p, inverse_rho, low, step, 
     `inverse_rho` = 0: of e^{P p G} alone.
     """
     kappa, g, slope, share = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.full(1, p)
-    last = sample.shape[0] - 2
     pull = n_samples * inverse_rho
     for begin in range(0, value.shape[0], ROOM):
         count = min(ROOM, value.shape[0] - begin)
@@ -47,11 +56,7 @@ def single_class(sample, spacing, origin, n_samples, p, inverse_rho, low, step, 
         for i in range(count if first.shape[0] > 0 else 0):
             x = kappa[0, i]
             first[begin + i] = n_samples * p * slope[0, i] - pull * x
-            place = x / spacing
-            j = min(max(int(math.floor(place) - origin), 0), last)
-            place -= j + origin
-            curvature = sample[j, 2] + place * (sample[j + 1, 2] - sample[j, 2])
-            second[begin + i] = n_samples * p * curvature - pull
+            second[begin + i] = n_samples * p * _bend(sample, x / spacing - origin) - pull
 
 
 @jit
@@ -224,3 +229,54 @@ def kind_values(
         values[k, 2] = n * n * bend / total + pull * n
         values[k, 4] = -0.5 * (n - 1) / inverse_rho**2 + 0.25 * n_samples * n_samples * fourth / total
         values[k, 5] = -0.5 * n_samples * n * mixed / total  # <2 kappa> = 2 m of the one left cancels n m
+
+
+@jit
+def kind_activity(
+    sample, spacing, origin, n_samples, p, n, inverse_rho, low, step, size, mean_field, values
+):  # fmt: skip
+    """<A>, <A^2> of A = sum_c G'_c over the n classes of a kind, sum_c <G'_c^2> and sum_c <G''_c>, at each mean field."""
+    pull = n_samples * inverse_rho
+    if n == 1:
+        value, first, second = np.empty(1), np.empty(1), np.empty(1)
+        for k in range(mean_field.shape[0]):
+            single_class(sample, spacing, origin, n_samples, p, 0.0, mean_field[k], step, value, first, second)
+            g = first[0] / (n_samples * p)
+            values[k, 0], values[k, 1], values[k, 2], values[k, 3] = g, g * g, g * g, second[0] / (n_samples * p)
+        return
+    one, value, first, second = np.empty((3, size)), np.empty(size), np.empty(size), np.empty(size)
+    single_class(sample, spacing, origin, n_samples, p, inverse_rho, low, step, one[0], first, second)
+    for i in range(size):
+        g = (first[i] + pull * (low + i * step)) / (n_samples * p)
+        one[1, i], one[2, i] = g, g * g
+    others = np.empty((3, (n - 1) * (size - 1) + 1))
+    powers(one, n - 1, 2, others)
+    last = others.shape[1] - 1
+    w = np.empty(size)
+    for k in range(mean_field.shape[0]):
+        i0 = min(last, int(math.floor(n * (mean_field[k] - low) / step)))
+        i1 = max(0, i0 - size + 1)
+        count = i0 - i1 + 1
+        values[k, :] = 0.0
+        if count <= 0:
+            continue
+        start = n * mean_field[k] - (n - 1) * low - i0 * step
+        single_class(
+            sample, spacing, origin, n_samples, p, inverse_rho, start, step, value[:count], first[:count],
+            second[:count],
+        )  # fmt: skip
+        top = -np.inf
+        for i in range(count):
+            top = max(top, value[i] + others[0, i0 - i])
+        total = 0.0
+        for i in range(count):
+            w[i] = math.exp(value[i] + others[0, i0 - i] - top)
+            total += w[i]
+        for i in range(count):
+            weight = w[i] / total
+            g = (first[i] + pull * (start + i * step)) / (n_samples * p)
+            a = others[1, i0 - i]
+            values[k, 0] += weight * (a + g)
+            values[k, 1] += weight * (others[2, i0 - i] + 2.0 * a * g + g * g)
+            values[k, 2] += weight * n * g * g
+            values[k, 3] += weight * n * (second[i] + pull) / (n_samples * p)

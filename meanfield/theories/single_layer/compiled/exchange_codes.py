@@ -12,7 +12,7 @@ from meanfield.theories.single_layer.compiled.exchange import convolved, single_
 
 __all__ = ["MOMENTS", "split_kind"]
 
-MOMENTS = 5  # ln of the share, <s>, <s^2>, <Q> of the upper and of the lower part
+MOMENTS = 5  # ln of the share, mean and variance of s, and what either part has of sum (kappa - mean of the part)^2
 _FAINT = -42.0
 
 
@@ -35,8 +35,7 @@ def split_kind(
 ):  # fmt: skip
     """ln of what choices of j of n classes in the upper part, nodes `cut` ... of the grid, add to f^{*n}, and moments.
 
-    result (n + 1, n_s, MOMENTS), at sums of kappa n low + (first + i) step: s is the sum of kappa of the upper part, Q of
-    kappa^2 of either part.
+    result (n + 1, n_s, MOMENTS), at sums of kappa n low + (first + i) step; s is the sum of kappa of the upper part.
     """
     f, none = np.empty((2, size)), np.empty(0)
     single_class(sample, spacing, origin, n_samples, p, inverse_rho, low, step, f[0], none, none)
@@ -69,16 +68,19 @@ def split_kind(
             for q in range(count):
                 exponent[q] = max(exponent[q] - top, 10.0 * _FAINT)
             exponentials(exponent, count, w)
-            total, s1, s2, q1, q2 = 0.0, 0.0, 0.0, 0.0, 0.0
+            total, mean, variance, upper_spread, lower_spread = 0.0, 0.0, 0.0, 0.0, 0.0
+            for q in range(count):
+                total += w[q]
+                mean += w[q] * (base + (begin + q) * step)
+            mean /= total
+            whole = n * low + (first + i) * step
             for q in range(count):
                 s = base + (begin + q) * step
-                total += w[q]
-                s1 += w[q] * s
-                s2 += w[q] * s * s
-                q1 += w[q] * one[1, begin + q]
-                q2 += w[q] * other[1, start + q]
+                variance += w[q] * (s - mean) ** 2
+                upper_spread += w[q] * max(0.0, one[1, begin + q] - s * s / max(j, 1))
+                lower_spread += w[q] * max(0.0, other[1, start + q] - (whole - s) ** 2 / max(n - j, 1))
             result[j, i, 0] = ways + top + math.log(total)
-            result[j, i, 1] = s1 / total
-            result[j, i, 2] = s2 / total
-            result[j, i, 3] = q1 / total
-            result[j, i, 4] = q2 / total
+            result[j, i, 1] = mean
+            result[j, i, 2] = variance / total
+            result[j, i, 3] = upper_spread / total
+            result[j, i, 4] = lower_spread / total
