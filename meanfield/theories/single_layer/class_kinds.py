@@ -144,7 +144,7 @@ class ClassKinds:
         return np.asarray(weights @ inside), second
 
     def averaged_covariance(self, covariance: FloatArray) -> FloatArray:
-        """(m, m) matrix of the readout, averaged over permutations within kinds; outside of the span it is left alone."""
+        """(m, m) matrix of the readout, averaged over permutations within kinds; left alone outside of the span."""
         inside = self.basis.T @ self.basis
         outside = np.eye(len(covariance)) - inside
         averaged = inside @ covariance @ inside

@@ -1,4 +1,4 @@
-"""Averages over the readout posterior of a task with exchangeable classes at finite P, from its order parameters alone."""
+"""Averages over the readout posterior of a task with exchangeable classes at finite P, from order parameters alone."""
 
 from __future__ import annotations
 

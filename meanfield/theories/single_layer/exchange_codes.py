@@ -1,8 +1,8 @@
-"""Codes of a task with exchangeable classes at finite P: neurons by how many classes of each kind are active (sigma_a = 1).
+"""Codes of a task with exchangeable classes at finite P: neurons by how many classes of each kind are active.
 
-A class is in the upper part where kappa_c lies above the steepest point of G', where two maxima of h are apart if there are
-two. The integral of `readout_exchange` splits into orbits of codes exactly; where codes overlap, whose a neuron is remains a
-convention.
+A class is in the upper part where kappa_c lies above the steepest point of G', which separates two maxima of h if there
+are two. The integral of `readout_exchange` splits into orbits of codes exactly; where codes overlap, whose a neuron is
+remains a convention (sigma_a = 1).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _FAINT = 1e-16  # weight of nodes of a_0 that codes do without
 class _Parts:
     """One kind at all nodes of a_0 (M,): the share of each count, and moments of x_c = (kappa_c - m) / r of both parts.
 
-    Arrays over counts and nodes (J, M): share; mean of x in the lower and the upper part (.., 2); mean of x^2, of x x' within
-    a part (.., 2), and of x x' between parts.
+    Arrays over counts and nodes (J, M): share; mean of x in the lower and the upper part (.., 2); mean of x^2, of x x'
+    within a part (.., 2), and of x x' between parts.
     """
 
     counts: NDArray[np.int64]
@@ -45,7 +45,7 @@ class _Parts:
 
 
 def exchange_codes(integral: ExchangeIntegral, theta: FloatArray, outer: Outer, accuracy: float) -> dict[str, Any]:
-    """Weight, mean, covariance of codes in the space of all outputs, `kind` where they are orbits, and `beside_cuts`."""
+    """Weight, mean, covariance of codes in the space of all outputs, `kind` where they are orbits, `beside_cuts`."""
     kinds = integral.kinds
     w = np.exp(outer.exponent - outer.exponent.max())
     kept = w > _FAINT
@@ -76,10 +76,10 @@ def exchange_codes(integral: ExchangeIntegral, theta: FloatArray, outer: Outer, 
             weights.append(share / size if listed else share)
             means.append(average)
             covariances.append(covariance)
-    weight, mean = np.array(weights), np.array(means)
-    order = heaviest_first(weight, mean)
+    total, mean = np.array(weights), np.array(means)
+    order = heaviest_first(total, mean)
     return {
-        "weight": weight[order] / weight.sum(),
+        "weight": total[order] / total.sum(),
         "mode": mean[order],
         "mean": mean[order],
         "covariance": np.array(covariances)[order],
@@ -120,8 +120,8 @@ def _parts_of(
         cut = min(max(cut, 1), grid.size - 1)
     field = a @ theta[k, :-1]
     s = (n * field - n * grid.low) / grid.step
-    first = int(math.floor(s.min())) - 2
-    table = np.empty((n + 1, int(math.ceil(s.max())) + 3 - first, compiled.MOMENTS))
+    first = math.floor(s.min()) - 2
+    table = np.empty((n + 1, math.ceil(s.max()) + 3 - first, compiled.MOMENTS))
     arguments = *samples, integral.n_samples, integral.p[k], n, 1.0 / rho, grid.low, grid.step, grid.size
     if cut == 0:
         compiled.split_kind(*arguments, 1, first, table)
@@ -168,9 +168,8 @@ def _interpolated(table: FloatArray, at: FloatArray) -> FloatArray:
     """
     j = np.floor(at).astype(np.int64)
     u = at - j
-    cubic = np.stack(
-        [-u * (u - 1) * (u - 2) / 6, (u + 1) * (u - 1) * (u - 2) / 2, -(u + 1) * u * (u - 2) / 2, (u + 1) * u * (u - 1) / 6]
-    )  # (4, M)
+    v, w = u + 1.0, u - 1.0
+    cubic = np.stack([-u * w * (u - 2) / 6, v * w * (u - 2) / 2, -v * u * (u - 2) / 2, v * u * w / 6])  # (4, M)
     linear = np.stack([np.zeros_like(u), 1.0 - u, u, np.zeros_like(u)])
     there = np.isfinite(table[:, :, 0])
     near = np.stack([there[:, j + i - 1] for i in range(4)])  # (4, J, M)
@@ -205,9 +204,7 @@ def _moments(
     return _Parts(counts, share, mean, square, pair, between)
 
 
-def _beside(
-    part: _Parts, cut: float, width: float, field: FloatArray, r: float, n: int, w: FloatArray
-) -> float:
+def _beside(part: _Parts, cut: float, width: float, field: FloatArray, r: float, n: int, w: FloatArray) -> float:
     """Share of neurons with a class within `width` of the cut, classes of a part taken as Gaussian."""
     x, step = (cut - field) / r, width / r
     total = 0.0

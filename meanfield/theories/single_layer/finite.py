@@ -214,8 +214,9 @@ def finite_solve(
     codes0 : Codes, optional
         Codes of that solution.
     method : {"auto", "lattice", "laplace"}
-        "auto": where classes can be exchanged and targets span five dimensions or more, `finite_exchange`; else the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions
-        the lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
+        "auto": where classes can be exchanged and targets span five dimensions or more, sums over exchangeable classes;
+        else the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions the
+        lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
     aim : float
         Residual for which the lattice is made as fine as it has to be, while that is affordable.
     tolerance : float

@@ -1,7 +1,7 @@
 """Finite P where classes can be exchanged: Newton's method on J in the order parameters of kinds (sigma_a = 1).
 
-J is convex, so that its minimum over all t has the symmetry of the task and is found among symmetric t. There are at most
-K (K + 1) order parameters of K kinds, and the integral over the readout is one over the mean fields of the kinds.
+J is convex, so that its minimum over all t has the symmetry of the task and is found among symmetric t. There are at
+most K (K + 1) order parameters of K kinds, and the integral over the readout is one over the mean fields of the kinds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.exchange_codes import exchange_codes
 from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
 from meanfield.theories.single_layer.kind_orbits import KindTask
-from meanfield.theories.single_layer.readout_exchange import MAX_OUTER, ExchangeIntegral, Value, range_of
+from meanfield.theories.single_layer.readout_exchange import MAX_KINDS, ExchangeIntegral, Value, range_of
 from meanfield.theories.single_layer.readout_integral import ACCURACY, COARSE, NotIntegrable
 from meanfield.validation import FloatArray
 
@@ -114,7 +114,7 @@ def exchangeable(single_site: Cumulant, p: FloatArray, y: FloatArray) -> ClassKi
     if min(y.shape) < MIN_OUTPUTS or table.growth_plus > 0 or table.growth_minus > 0:
         return None
     kinds = class_kinds(p, y)
-    return kinds if len(kinds.basis) <= MAX_OUTER and kinds.span >= MIN_OUTPUTS else None
+    return kinds if kinds.n_kinds <= MAX_KINDS and kinds.span >= MIN_OUTPUTS else None
 
 
 def reduced_order_parameters(kinds: ClassKinds, t: FloatArray) -> FloatArray:
@@ -233,10 +233,8 @@ def _newton_step(integral: ExchangeIntegral, theta: FloatArray, value: Value) ->
     return np.asarray(step)
 
 
-def _polished(
-    integral: ExchangeIntegral, theta: FloatArray, accuracy: float, aim: float, steps: int
-) -> Reduced:
-    """Newton's method with the final sums, and the residual by sums that are finer and shifted, with G unlike theirs."""
+def _polished(integral: ExchangeIntegral, theta: FloatArray, accuracy: float, aim: float, steps: int) -> Reduced:
+    """Newton's method with the final sums, and the residual by finer and shifted ones with a G unlike theirs."""
     enough = 3e-2 * aim
     value = integral.value(theta, accuracy)
     residual = integral.residual(value.gradient)

@@ -38,8 +38,9 @@ def solve_finite(
     codes = None
     known = warm.solution if warm is not None and isinstance(warm.solution, Solution) else None
     # Codes that overlap so much that nobody has asked for them yet are no start.
-    wanted = known is not None and exchangeable(single_site, task.fractions, task.targets) is None
-    if wanted and not (is_pending(known) and task.n_samples <= MAX_MARGINAL_SAMPLES) and known.kind is None:
+    if known is not None and exchangeable(single_site, task.fractions, task.targets) is not None:
+        known = None  # nor do these sums need any
+    if known is not None and not (is_pending(known) and task.n_samples <= MAX_MARGINAL_SAMPLES) and known.kind is None:
         codes = Codes(known.readout / sigma_a, known.weight)
     failure = None
     try:

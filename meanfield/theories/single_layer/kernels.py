@@ -26,8 +26,8 @@ class ClassKernels(Densities):
 
         K_mu,nu = sum_gamma P_gamma G'_c G'_c' + sum_o phi(zbar_oc) phi(zbar_oc') for two samples, with G'' added on the
         diagonal; for the analog scheme, where G' is affine, its mean square over a ~ N(0, U). At finite P the sum over
-        codes is the average over P(a): on a lattice for m <= 4, exact where classes can be exchanged, else with codes taken
-        as Gaussian.
+        codes is the average over P(a): on a lattice for m <= 4, exact where classes can be exchanged, else with codes
+        taken as Gaussian.
         """
         self._layer(layer)
         t = self.solution.t

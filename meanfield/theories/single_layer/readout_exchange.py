@@ -4,8 +4,9 @@ With t_c = tau_k + r_k u_c and a = a_0 + sum_k b_k (`class_kinds`) the integral 
 
     int da_0 (P / 2 pi)^{d/2} e^{-P |a_0|^2 / 2} prod_k R_k(a_0.tau_k),
 
-where R_k is all that tells classes of kind k apart (`compiled.exchange`). a_0 has as many dimensions as the mean targets of
-the kinds span, whatever the number of classes.
+where R_k is all that tells classes of kind k apart (`compiled.exchange`). a_0 has as many dimensions as the mean
+targets of the kinds span, whatever the number of classes. Where these are as many as kinds, one of them is integrated
+on a grid of one mean field, as in `readout_marginal`.
 """
 
 from __future__ import annotations
@@ -24,16 +25,20 @@ from meanfield.numerics.lattice_basis import aliasing, aliasing_length, unit_bas
 from meanfield.numerics.limits import check_time
 from meanfield.theories.single_layer.class_kinds import ClassKinds
 from meanfield.theories.single_layer.compiled import exchange as compiled
+from meanfield.theories.single_layer.compiled import exchange_line as compiled_line
 from meanfield.theories.single_layer.compiled.quick import cumulants
 from meanfield.theories.single_layer.readout_integral import NotIntegrable
 from meanfield.theories.single_layer.readout_nodes import direct_samples
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["MAX_OUTER", "ExchangeIntegral", "Grid", "Outer", "Value", "range_of"]
+__all__ = ["MAX_KINDS", "ExchangeIntegral", "Grid", "Outer", "Value", "range_of"]
 
-MAX_OUTER = 3  # dimensions of a_0
+MAX_KINDS = 3  # and dimensions of a_0
 _MAX_GRID = 40_000  # nodes of the sum of all kappa of a kind
 _MAX_NODES = 400_000  # of a_0
+_MOST_DIRECT = 2  # dimensions of a_0 without such a grid
+_MAX_LINE = 100_000  # of one mean field
+_MAX_PAIRS = 1_500_000  # of a_0 where one direction of it is on a grid of a mean field
 _STRIDE = 4  # nodes of a block of a_0, along each axis
 _SLACK = 4.0  # of ln of the integrand from a node to the nearest corner of a block, in units of dimensions
 
@@ -46,13 +51,21 @@ class Samples(NamedTuple):
     origin: int
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Of one kappa of a kind: low, low + step, ..."""
+class Grid(NamedTuple):
+    """Of one kappa or one mean field of a kind: low, low + step, ..."""
 
     low: float
     step: float
     size: int
+
+
+class _Line(NamedTuple):
+    """The mean field of a kind along a unit vector that is orthogonal to the tau of all others."""
+
+    kind: int
+    axis: FloatArray  # (d,)
+    gain: float
+    grid: Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +130,10 @@ class ExchangeIntegral:
         """
         overlap, rho = self.kinds.overlaps(theta)
         n = float(self.n[k])
-        step = self.refinement * math.pi * math.sqrt(
-            2.0 * rho[k] * (n - 1.0) / (n * self.n_samples * math.log(2.0 * n / accuracy))
+        step = (
+            self.refinement
+            * math.pi
+            * math.sqrt(2.0 * rho[k] * (n - 1.0) / (n * self.n_samples * math.log(2.0 * n / accuracy)))
         )
         if not step > 0.0:
             raise NotIntegrable("classes are not told apart at a trial step.")
@@ -130,7 +145,7 @@ class ExchangeIntegral:
         size = (high - low) / step + 2.0
         if not size * n < _MAX_GRID:
             raise NotIntegrable(
-                f"the posterior at P = {self.asked:g} would need {size * n:.0e} nodes for the {n:.0f} classes of a kind."
+                f"the posterior at P = {self.asked:g} would need {size * n:.0e} nodes for {n:.0f} classes of a kind."
             )
         first = math.floor(low / step)
         return Grid((first + shift) * step, step, int(size) + 1)
@@ -158,8 +173,15 @@ class ExchangeIntegral:
         kinds, n_kinds, d = self.kinds, self.kinds.n_kinds, self.dimension
         rho = kinds.overlaps(theta)[1]
         tables = [self._table(theta, k, accuracy, n_moments, direct, shifted, rho[k]) for k in range(n_kinds)]
-        lattice = self._lattice(theta, accuracy, shifted)
-        outer = lattice(lambda a: self._integrand(theta, a, tables, rho, n_moments))
+        line = self._line(theta, accuracy, shifted) if d == n_kinds > 1 else None
+        if line is not None:
+            outer = self._along_lines(line, theta, tables, rho, accuracy, n_moments, shifted)
+        else:
+            if d > _MOST_DIRECT:
+                raise NotIntegrable("the mean fields of the kinds cover too many nodes.")
+            every = list(range(n_kinds))
+            lattice = self._lattice(np.eye(d), theta, accuracy, shifted)
+            outer = lattice(lambda a: self._integrand(theta, a, every, tables, rho, n_moments))
         top = float(outer.exponent.max())
         w = np.exp(outer.exponent - top)
         mass = float(w.sum())
@@ -228,41 +250,121 @@ class ExchangeIntegral:
         return reach + 3.0 * _width(accuracy) * float(np.linalg.norm(tau[k])) / math.sqrt(self.n_samples)
 
     def _integrand(
-        self, theta: FloatArray, a: FloatArray, tables: list[Any], rho: FloatArray, n_moments: int
+        self, theta: FloatArray, a: FloatArray, some: list[int], tables: list[Any], rho: FloatArray, n_moments: int
     ) -> tuple[FloatArray, FloatArray]:
-        """ln of the integrand (M,) at a_0 (M, d) without (P / 2 pi)^{d/2}, and what each kind gives to it."""
+        """ln of the integrand (M,) of some kinds at a_0 (M, d), without (P / 2 pi)^{d/2}, and what each gives to it."""
         exponent = -0.5 * self.n_samples * np.sum(a * a, axis=1)
-        values = np.zeros((self.kinds.n_kinds, len(a), compiled.COLUMNS))
-        for k, (samples, grid, others) in enumerate(tables):
-            field = np.ascontiguousarray(a @ theta[k, :-1])
-            if grid is None:
-                compiled.alone_values(*samples, self.n_samples, self.p[k], field, values[k])
-            else:
-                compiled.kind_values(
-                    *samples, self.n_samples, self.p[k], int(self.n[k]), 1.0 / rho[k], grid.low, grid.step, grid.size,
-                    n_moments, others, field, values[k],
-                )  # fmt: skip
-            exponent += values[k, :, 0]
+        values = np.zeros((len(some), len(a), compiled.COLUMNS))
+        for row, k in enumerate(some):
+            self._kind(np.ascontiguousarray(a @ theta[k, :-1]), k, tables[k], rho[k], n_moments, values[row])
+            exponent += values[row, :, 0]
         beyond = ~np.isfinite(exponent)  # where the grids end
         exponent[beyond] = -np.inf
         values[:, beyond] = 0.0
         return exponent, values
 
-    def _lattice(self, theta: FloatArray, accuracy: float, shifted: bool) -> Any:
-        """A function that sums an integrand up over a lattice of a_0."""
-        d, n_samples = self.dimension, self.n_samples
+    def _kind(self, field: FloatArray, k: int, table: Any, rho: float, n_moments: int, values: FloatArray) -> None:
+        samples, grid, others = table
+        if grid is None:
+            compiled.alone_values(*samples, self.n_samples, self.p[k], field, values)
+        else:
+            compiled.kind_values(
+                *samples, self.n_samples, self.p[k], int(self.n[k]), 1.0 / rho, grid.low, grid.step, grid.size,
+                n_moments, others, field, values,
+            )  # fmt: skip
+
+    def _line(self, theta: FloatArray, accuracy: float, shifted: bool) -> _Line | None:
+        """The kind whose mean field has the shortest grid, or the second one if `shifted`; None where all are long."""
+        try:
+            dual = np.linalg.inv(theta[:, :-1]).T  # rows: orthogonal to all other tau
+        except np.linalg.LinAlgError:
+            return None
+        found = []
+        for k, row in enumerate(dual):
+            gain = 1.0 / float(np.linalg.norm(row))
+            step = gain * self.refinement * aliasing_length(1, 0.5 * accuracy, self.n_samples)
+            low, high = self._fields(theta, k, accuracy)
+            size = (high - low) / step + 2.0
+            if size < _MAX_LINE:
+                found.append(_Line(k, row * gain, gain, Grid(low + (0.37 if shifted else 0.0) * step, step, int(size))))
+        found.sort(key=lambda line: line.grid.size)
+        return found[min(int(shifted), len(found) - 1)] if found else None
+
+    def _along_lines(
+        self, along: _Line, theta: FloatArray, tables: list[Any], rho: FloatArray, accuracy: float, n_moments: int,
+        shifted: bool,
+    ) -> Outer:  # fmt: skip
+        """As many dimensions as kinds: one of them on a grid of the mean field of one kind, the others on a lattice."""
+        tau, n_samples = theta[:, :-1], self.n_samples
+        line, u, gain, (low, step, count) = along.kind, along.axis, along.gain, along.grid
+        some = [k for k in range(len(tau)) if k != line]
+        plane = np.linalg.svd(u[None])[2][1:]  # (d - 1, d)
+        fields: FloatArray = low + step * np.arange(count, dtype=float)
+        centres, margin = self.share[line] * gain * np.array([self.low, self.high]), _width(accuracy)
+        reach = (
+            float(centres.min()) - margin / math.sqrt(n_samples),
+            float(centres.max()) + margin / math.sqrt(n_samples),
+        )
+        line_values = np.zeros((count, compiled.COLUMNS))
+        self._kind(fields, line, tables[line], rho[line], n_moments, line_values)
+        action = np.where(np.isfinite(line_values[:, 0]), line_values[:, 0], -1e300)
+        line_values[~np.isfinite(line_values[:, 0])] = 0.0
+
+        def integrand(beta: FloatArray) -> tuple[FloatArray, FloatArray]:
+            b = beta @ plane
+            exponent, values = self._integrand(theta, b, some, tables, rho, n_moments)
+            total = np.empty(len(b))
+            compiled_line.line_totals(b @ tau[line], action, low, step, gain, n_samples, *reach, total)
+            return exponent + total, np.concatenate(
+                [values, np.repeat(exponent[None, :, None], compiled.COLUMNS, axis=2)]
+            )
+
+        coarse = self._lattice(plane, theta, 0.5 * accuracy, shifted)(integrand)
+        b, exponent = coarse.a @ plane, coarse.values[-1, :, 0]
+        least = float(coarse.exponent.max()) - 0.5 * _width(accuracy) ** 2 - 12.0
+        high_enough = coarse.exponent > least
+        b, exponent = b[high_enough], np.ascontiguousarray(exponent[high_enough])
+        arguments = b @ tau[line], exponent, action, low, step, gain, n_samples, *reach, least
+        none = np.empty(0, np.int64)
+        size = compiled_line.line_pairs(*arguments, none, none, np.empty(0))
+        if size > _MAX_PAIRS:
+            raise NotIntegrable("the mean fields of the kinds cover too many nodes.")
+        rows, columns, value = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size)
+        compiled_line.line_pairs(*arguments, rows, columns, value)
+        x = (fields[columns] - (b @ tau[line])[rows]) / gain
+        values = np.empty((len(tau), size, compiled.COLUMNS))
+        values[line] = line_values[columns]
+        for row, k in enumerate(some):
+            values[k] = coarse.values[row][high_enough][rows]
+        log_cell = coarse.log_cell + math.log(step / gain * math.sqrt(n_samples / (2.0 * math.pi)))
+        return Outer(b[rows] + x[:, None] * u, value, values, log_cell)
+
+    def _fields(self, theta: FloatArray, k: int, accuracy: float) -> tuple[float, float]:
+        """Range of the mean field of a kind that holds all but `accuracy` of it."""
+        gains = self.share * (theta[:, :-1] @ theta[k, :-1])
+        reach = np.sort(np.outer(gains, [self.low, self.high]), axis=1).sum(axis=0)
+        margin = _width(accuracy) * float(np.linalg.norm(theta[k, :-1])) / math.sqrt(self.n_samples)
+        return float(reach[0]) - margin, float(reach[1]) + margin
+
+    def _lattice(self, plane: FloatArray, theta: FloatArray, accuracy: float, shifted: bool) -> Any:
+        """A function that sums an integrand up over a lattice of a_0, in coordinates along the rows of `plane`."""
+        d, n_samples = len(plane), self.n_samples
         if d == 0:
             zero = np.zeros((1, 0))
-            return lambda integrand: Outer(zero, *integrand(zero), 0.0)
+            return lambda integrand: _outer(zero, integrand(zero), 0.0)
         basis = self.refinement * aliasing_length(d, accuracy, n_samples) * unit_basis(d)
         shift = (unlike_shift(d) if shifted else np.zeros(d)) @ basis
         margin = _width(accuracy) / math.sqrt(n_samples)
-        gains = self.share[:, None, None] * theta[:, :-1, None] * np.array([self.low, self.high])
+        gains = self.share[:, None, None] * (theta[:, :-1] @ plane.T)[:, :, None] * np.array([self.low, self.high])
         reach = np.sort(gains, axis=2).sum(axis=0)
         low, high = reach[:, 0] - margin, reach[:, 1] + margin
         log_cell = float(np.linalg.slogdet(basis)[1]) + 0.5 * d * math.log(n_samples / (2.0 * math.pi))
         window = 0.5 * _width(accuracy) ** 2
         return lambda integrand: _summed(integrand, basis, shift, low, high, window, log_cell)
+
+
+def _outer(a: FloatArray, found: tuple[FloatArray, FloatArray], log_cell: float) -> Outer:
+    return Outer(a, found[0], found[1], log_cell)
 
 
 def _summed(
@@ -279,7 +381,7 @@ def _summed(
     first, last = np.floor(index.min(axis=0)).astype(np.int64), np.ceil(index.max(axis=0)).astype(np.int64)
     if d == 1:
         a = np.arange(first[0], last[0] + 1)[:, None] * basis[0] + shift
-        return Outer(a, *integrand(a), log_cell)
+        return _outer(a, integrand(a), log_cell)
     shape = (last - first) // _STRIDE + 1
     if not float(np.prod(shape.astype(float))) < _MAX_NODES:
         raise NotIntegrable("the mean fields of the kinds cover too many nodes.")

@@ -3,11 +3,12 @@
 For n classes of a kind with fraction p each, rho = |t_c|^2 - t_c.t_c' and mean field m (sigma_a = 1),
 
     R(m) = int_{mean x = 0} dx (P / 2 pi rho)^{(n-1)/2} prod_c e^{-P x_c^2 / 2 rho + P p G(m + x_c)}
-         = n^{1/2} (P / 2 pi rho)^{(n-1)/2} e^{P n m^2 / 2 rho} f^{*n}(n m),   f(kappa) = e^{-P kappa^2 / 2 rho + P p G(kappa)},
+         = n^{1/2} (P / 2 pi rho)^{(n-1)/2} e^{P n m^2 / 2 rho} f^{*n}(n m),
+    f(kappa) = e^{-P kappa^2 / 2 rho + P p G(kappa)},
 
-with f^{*n} the n-fold convolution of a positive function: sums on a grid of kappa, whose error is that of Poisson summation,
-and in which nothing cancels. Derivatives by rho are moments of the sum of kappa^2, which go through convolutions.
-All functions are kept as logarithms.
+with f^{*n} the n-fold convolution of a positive function: sums on a grid of kappa, whose error is that of Poisson
+summation, and in which nothing cancels. Derivatives by rho are moments of the sum of kappa^2, which go through
+convolutions. All functions are kept as logarithms.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from meanfield.numerics.exponentials import LANES, exponentials, padded
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.stretch import ROOM, direct_site
 
-__all__ = ["COLUMNS", "alone_values", "convolved", "kind_activity", "kind_values", "others_of", "powers", "single_class"]
+__all__ = [
+    "COLUMNS",
+    "alone_values",
+    "convolved",
+    "kind_activity",
+    "kind_values",
+    "others_of",
+    "powers",
+    "single_class",
+]
 
 COLUMNS = 6  # of `kind_values`
 _FAINT = -42.0  # ln of what is left out of a sum, relative to its largest term
@@ -29,7 +39,7 @@ _FAINT = -42.0  # ln of what is left out of a sum, relative to its largest term
 @jit
 def _bend(sample, place):
     """G'' at a place between samples, by a cubic through four of them."""
-    j = min(max(int(math.floor(place)), 1), sample.shape[0] - 3)
+    j = min(max(math.floor(place), 1), sample.shape[0] - 3)
     u = place - j
     lower = -u * (u - 1.0) * (u - 2.0) / 6.0 * sample[j - 1, 2] + 0.5 * (u + 1.0) * (u - 1.0) * (u - 2.0) * sample[j, 2]
     upper = -0.5 * (u + 1.0) * u * (u - 2.0) * sample[j + 1, 2] + (u + 1.0) * u * (u - 1.0) / 6.0 * sample[j + 2, 2]
@@ -166,10 +176,11 @@ def alone_values(sample, spacing, origin, n_samples, p, mean_field, values):
 def kind_values(
     sample, spacing, origin, n_samples, p, n, inverse_rho, low, step, size, n_moments, backwards, mean_field, values
 ):  # fmt: skip
-    """ln R at each mean field (M,) and, with two moments, its derivatives by m, m m, lambda, lambda lambda, lambda m, where
-    lambda = 1 / rho; with one moment those by m and lambda only. `values` (M, COLUMNS).
+    """ln R at each mean field (M,) and, with two moments, its derivatives by m, m m, lambda, lambda lambda, lambda m,
+    where lambda = 1 / rho; with one moment those by m and lambda only. `values` (M, COLUMNS).
 
-    `backwards` is what `others_of` returns; the class that is left is where the mean field leaves it. NaN beyond the grid.
+    `backwards` is what `others_of` returns; the class that is left is where the mean field leaves it. NaN beyond the
+    grid.
     """
     pull = n_samples * inverse_rho
     base = 0.5 * math.log(n) + 0.5 * (n - 1) * math.log(pull / (2.0 * math.pi)) + (n - 1) * math.log(step)
@@ -180,7 +191,7 @@ def kind_values(
         m = mean_field[k]
         # Others at (n - 1) low + i step, i = last .. 0, the one left at n m minus that.
         place = (n * (m - low)) / step
-        i0 = min(last, int(math.floor(place)))  # the one left at a non-negative place
+        i0 = min(last, math.floor(place))  # the one left at a non-negative place
         i1 = max(0, i0 - size + 1)
         count = i0 - i1 + 1
         if count <= 0:
@@ -235,7 +246,7 @@ def kind_values(
 def kind_activity(
     sample, spacing, origin, n_samples, p, n, inverse_rho, low, step, size, mean_field, values
 ):  # fmt: skip
-    """<A>, <A^2> of A = sum_c G'_c over the n classes of a kind, sum_c <G'_c^2> and sum_c <G''_c>, at each mean field."""
+    """<A>, <A^2> of A = sum_c G'_c over the n classes of a kind, sum_c <G'_c^2>, sum_c <G''_c>, at each mean field."""
     pull = n_samples * inverse_rho
     if n == 1:
         value, first, second = np.empty(1), np.empty(1), np.empty(1)
@@ -254,7 +265,7 @@ def kind_activity(
     last = others.shape[1] - 1
     w = np.empty(size)
     for k in range(mean_field.shape[0]):
-        i0 = min(last, int(math.floor(n * (mean_field[k] - low) / step)))
+        i0 = min(last, math.floor(n * (mean_field[k] - low) / step))
         i1 = max(0, i0 - size + 1)
         count = i0 - i1 + 1
         values[k, :] = 0.0
