@@ -425,6 +425,7 @@ def _codes(
         "mode": mode[order] @ basis.T,
         "mean": mean[order] @ basis.T,
         "covariance": basis @ covariance[order] @ basis.T + outside,
+        "kind": None,
     }
 
 
