@@ -179,9 +179,9 @@ def test_orbits_by_gibbs_sampling(groups, off):
             output, moment, kept = output + mean.T @ a, moment + mean.T @ mean, kept + len(a)
     np.testing.assert_allclose(output / kept, y - tau * t, atol=0.02)
     np.testing.assert_allclose(moment / kept, posterior.kernel().block, atol=0.01)
-    draws = posterior.sample_neurons(20_000, rng=2).readouts
-    np.testing.assert_allclose(draws.T @ draws / len(draws), (a.T @ a) / len(a), atol=0.25)
-    np.testing.assert_allclose(np.cov(draws.T), posterior.readout_covariance, atol=0.05)
+    draws = posterior.sample_neurons(2500, rng=2, samples_per_class=1).readouts
+    np.testing.assert_allclose(draws.T @ draws / len(draws), (a.T @ a) / len(a), atol=0.3)
+    np.testing.assert_allclose(np.cov(draws.T), posterior.readout_covariance, atol=0.15)
 
 
 def test_codes_of_many_classes_answer_what_codes_answer(tmp_path):
