@@ -13,7 +13,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled import exchange as compiled
 from meanfield.theories.single_layer.finite_exchange import exchangeable, reduced_order_parameters
 from meanfield.theories.single_layer.readout_exchange import ExchangeIntegral, range_of
-from meanfield.theories.single_layer.readout_integral import NotIntegrable
+from meanfield.theories.single_layer.readout_integral import NotIntegrable, OutOfBudget
 from meanfield.theories.single_layer.solution import Solution
 from meanfield.validation import FloatArray
 
@@ -49,7 +49,7 @@ def exchange_averages(network: Network, task: ClassTask, solution: Solution) -> 
     try:
         value = integral.value(theta, _ACCURACY, 1)
         means, squares, own, curvature = _activities(integral, theta, value.outer.a)
-    except NotIntegrable:
+    except (NotIntegrable, OutOfBudget):
         return None
     w = np.exp(value.outer.exponent - value.outer.exponent.max())
     w /= w.sum()

@@ -18,7 +18,7 @@ from meanfield.theories.single_layer.exchange_codes import exchange_codes
 from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
 from meanfield.theories.single_layer.kind_orbits import KindTask
 from meanfield.theories.single_layer.readout_exchange import MAX_KINDS, ExchangeIntegral, Value, range_of
-from meanfield.theories.single_layer.readout_integral import ACCURACY, COARSE, NotIntegrable
+from meanfield.theories.single_layer.readout_integral import ACCURACY, COARSE, NotIntegrable, OutOfBudget
 from meanfield.validation import FloatArray
 
 __all__ = ["MIN_OUTPUTS", "Reduced", "exchange_solve", "exchangeable", "reduced_order_parameters", "solve_exchange"]
@@ -63,13 +63,13 @@ class Reduced(NamedTuple):
 def exchange_solve(
     single_site: Cumulant, p: FloatArray, y: FloatArray, tau: float, n_samples: float, t0: FloatArray | None, aim: float
 ) -> FiniteSolution | None:
-    """`finite.finite_solve` where classes can be exchanged; None where that is not so, or grids would be too large."""
+    """`finite.finite_solve` where classes can be exchanged; None where that is not so, or sums would take too long."""
     kinds = exchangeable(single_site, p, y)
     if kinds is None or n_samples > _MAX_SAMPLES:
         return None
     try:
         found = solve_exchange(single_site, kinds, tau, n_samples, t0, aim)
-    except (NotIntegrable, np.linalg.LinAlgError):
+    except (NotIntegrable, OutOfBudget, np.linalg.LinAlgError):
         return None
     m = y.shape[1]
     none = np.empty((0, m))

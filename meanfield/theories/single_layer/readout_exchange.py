@@ -27,7 +27,7 @@ from meanfield.theories.single_layer.class_kinds import ClassKinds
 from meanfield.theories.single_layer.compiled import exchange as compiled
 from meanfield.theories.single_layer.compiled import exchange_line as compiled_line
 from meanfield.theories.single_layer.compiled.quick import cumulants
-from meanfield.theories.single_layer.readout_integral import NotIntegrable
+from meanfield.theories.single_layer.readout_integral import NotIntegrable, OutOfBudget
 from meanfield.theories.single_layer.readout_nodes import direct_samples
 from meanfield.validation import FloatArray, IntArray
 
@@ -39,6 +39,8 @@ _MAX_NODES = 400_000  # of a_0
 _MOST_DIRECT = 2  # dimensions of a_0 without such a grid
 _MAX_LINE = 100_000  # of one mean field
 _MAX_PAIRS = 1_500_000  # of a_0 where one direction of it is on a grid of a mean field
+_BUDGET = 1.2e10  # half nanoseconds, about, of all sums of one solve
+_AT_A_NODE = 10.0  # of one class at one node, where G is evaluated, in these units
 _STRIDE = 4  # nodes of a block of a_0, along each axis
 _SLACK = 4.0  # of ln of the integrand from a node to the nearest corner of a block, in units of dimensions
 
@@ -104,6 +106,7 @@ class ExchangeIntegral:
         self.p = np.where(kinds.split, kinds.p, self.share)
         self.dimension = len(kinds.basis)
         self.refinement = 1.0
+        self.work = 0.0
 
     def linear(self, theta: FloatArray) -> float:
         """-sum_c p_c t_c.y_c + tau/2 sum_c p_c |t_c|^2."""
@@ -227,10 +230,16 @@ class ExchangeIntegral:
         samples, grid = self.site(theta, k, accuracy, direct=direct, shifted=shifted)
         if grid is None:
             return samples, None, None
+        self._spend(0.5 * (float(self.n[k]) * grid.size) ** 2)
         others = compiled.others_of(
             *samples, self.n_samples, self.p[k], int(self.n[k]), 1.0 / rho, grid.low, grid.step, grid.size, n_moments
         )
         return samples, grid, others
+
+    def _spend(self, work: float) -> None:
+        self.work += work
+        if self.work > _BUDGET:
+            raise OutOfBudget(f"at P = {self.asked:g} sums over exchangeable classes take too long.")
 
     def site(
         self, theta: FloatArray, k: int, accuracy: float, *, direct: bool, shifted: bool
@@ -265,6 +274,8 @@ class ExchangeIntegral:
 
     def _kind(self, field: FloatArray, k: int, table: Any, rho: float, n_moments: int, values: FloatArray) -> None:
         samples, grid, others = table
+        self._spend(_AT_A_NODE * field.size * (1.0 if grid is None else grid.size))
+        check_time()
         if grid is None:
             compiled.alone_values(*samples, self.n_samples, self.p[k], field, values)
         else:
@@ -314,6 +325,7 @@ class ExchangeIntegral:
             b = beta @ plane
             exponent, values = self._integrand(theta, b, some, tables, rho, n_moments)
             total = np.empty(len(b))
+            self._spend(4.0 * len(b) * min(count, gain * (reach[1] - reach[0]) / step + 1.0))
             compiled_line.line_totals(b @ tau[line], action, low, step, gain, n_samples, *reach, total)
             return exponent + total, np.concatenate(
                 [values, np.repeat(exponent[None, :, None], compiled.COLUMNS, axis=2)]

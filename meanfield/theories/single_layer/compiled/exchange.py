@@ -107,7 +107,7 @@ def _block_top(f, begin, g, start):
 def convolved(f, g, n_moments, result):
     """Rows ln (f * g), <Q>, <Q^2> (1 + n_moments, n_f + n_g - 1) of functions with rows ln f, <Q>, <Q^2>.
 
-    Blocks whose largest terms are too small to count are passed over: functions are narrow where there are many samples.
+    Blocks whose largest terms are too small to count are passed over: with many samples functions are narrow.
     """
     n_f, n_g = f.shape[1], g.shape[1]
     backwards = np.empty((g.shape[0], n_g))
