@@ -7,6 +7,9 @@ by 0.005. Agreement of t, to the sum of the certified residuals over tau, is ass
 are those of the processor, medians over the rounds; "codes" is what asking for the codes takes beyond the solve, where
 they do not come with it. `--diagram N` also sweeps N x N points over (n_samples, off) and (tau, off) with the version
 at hand.
+
+`--many` solves one-hot tasks of many exchangeable classes (sigmoid, tau = 0.02) from scratch and from y_- smaller by
+0.005, in one group of equal classes and in groups of different fractions; and asks for the codes.
 """
 
 from __future__ import annotations
@@ -105,13 +108,55 @@ def diagrams(size: int, low: float, high: float) -> None:
         )
 
 
+MANY = ((5,), (6,), (8,), (10,), (12,), (20,), (4, 2), (5, 5), (1, 6), (4, 3, 3), (10, 5, 5))
+MANY_SAMPLES = (20.0, 50.0, 100.0, 1e3, 1e4, 1e5)
+
+
+def many() -> None:
+    import meanfield as mf
+
+    network = mf.Network("sigmoid")
+    print("classes   y_-   P       residual  error    ms scratch  warm  codes")
+    for groups in MANY:
+        fractions = np.concatenate([np.full(n, 1.0 + 0.5 * i) for i, n in enumerate(groups)])
+        for off in (-0.1, 0.0, 0.5) if len(groups) == 1 else (-0.1, 0.3):
+            for n in MANY_SAMPLES if len(groups) == 1 else MANY_SAMPLES[:-1]:
+                tasks = [
+                    mf.class_task(fractions=fractions / fractions.sum(), off=y, n_samples=n) for y in (off - 0.005, off)
+                ]
+                try:
+                    start = mf.solve(network, tasks[0], 0.02, max_seconds=120.0)  # compiles, too
+                    begin = time.process_time()
+                    post = mf.solve(network, tasks[1], 0.02, max_seconds=120.0)
+                    scratch = time.process_time() - begin
+                    warm = mf.solve(network, tasks[1], 0.02, warm_start=start, max_seconds=120.0)
+                    used = time.process_time() - begin - scratch
+                except mf.ConvergenceError as error:
+                    print(f"{groups!s:9s} {off:4g}  {n:<7g} {str(error)[:90]}", flush=True)
+                    continue
+                bound = post.certificate.kkt_residual + warm.certificate.kkt_residual
+                assert np.abs(post.solution.t - warm.solution.t).max() <= bound / 0.02 + 1e-9
+                begin = time.process_time()
+                count = len(post.codes)
+                codes = time.process_time() - begin
+                print(
+                    f"{groups!s:9s} {off:4g}  {n:<7g} {post.certificate.kkt_residual:.0e}     "
+                    f"{post.certificate.bound_gap:.0e}  {1e3 * scratch:9.0f} {1e3 * used:6.0f}  "
+                    f"{1e3 * codes:.0f} ({count})",
+                    flush=True,
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--diagram", type=int, default=0)
     parser.add_argument("--off", nargs=2, type=float, default=(-0.4, 0.8), help="range of y_- in the diagrams")
+    parser.add_argument("--many", action="store_true", help="many exchangeable classes")
     options = parser.parse_args()
+    if options.many:
+        many()
     if options.against:
         compare(options.against, options.rounds)
     if options.diagram:

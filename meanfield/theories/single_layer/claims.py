@@ -9,6 +9,7 @@ import numpy as np
 from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.claims import check_covariances, check_weights, same
 from meanfield.theories.single_layer.class_kinds import class_kinds, kinds_of
+from meanfield.theories.single_layer.exchange_averages import exchange_averages
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import real_number
@@ -96,10 +97,16 @@ def _check_equations(posterior: SingleNeuronPosterior) -> None:
         same("t", (weight[:, None] * first).T @ readouts + outliers + s.tau * t, y, _NEARLY, scale)
         same("mean readout", weight @ readouts, s.weight @ s.readout, 0.01, float(np.abs(readouts).max()))
         return
+    exchange = exchange_averages(network, task, s)
+    if exchange is not None:
+        same("t", exchange.residual, 0.0, _NEARLY, scale)
+        same("objective", exchange.objective, s.objective, _NEARLY, max(1.0, abs(s.objective)))
     output = np.zeros_like(t)
     for code in posterior.codes:  # <a phi> = <a> <phi> + Cov(a) t <G''> for a Gaussian cloud
         spread = code.activation_variance[:, None] * (t @ np.asarray(code.covariance))
         output = output + code.weight * (np.outer(code.activation, code.readout) + spread)
+    if s.kind is not None:
+        output = class_kinds(p, y).averaged_output(output)
     same("t", output + outliers + s.tau * t, y, 5 * _ROUGHLY, scale)
     least = -p @ (t * y).sum(axis=1) + 0.5 * s.tau * p @ (t**2).sum(axis=1) + s.level
     spare = 5.0 * task.n_outputs * math.log1p(task.n_samples) / task.n_samples + _ROUGHLY

@@ -143,6 +143,18 @@ class ClassKinds:
             second = second + power / self.n[k] * u.T @ u
         return np.asarray(weights @ inside), second
 
+    def averaged_covariance(self, covariance: FloatArray) -> FloatArray:
+        """(m, m) matrix of the readout, averaged over permutations within kinds; left alone outside of the span."""
+        inside = self.basis.T @ self.basis
+        outside = np.eye(len(covariance)) - inside
+        averaged = inside @ covariance @ inside
+        for k in np.flatnonzero(self.split):
+            u = self.simplex[self.kind == k]
+            plane = (self.n[k] - 1.0) / self.n[k] * u.T @ u  # a projector
+            averaged = averaged + float(np.sum(plane * covariance)) / (self.n[k] - 1.0) * plane
+            outside = outside - plane
+        return np.asarray(averaged + outside @ covariance @ outside)
+
     def averaged_output(self, output: FloatArray) -> FloatArray:
         """(C, m) output of a readout, averaged over permutations within kinds."""
         averaged = np.empty(output.shape)
@@ -155,11 +167,11 @@ class ClassKinds:
 
     def shuffled(self, readouts: FloatArray, generator: np.random.Generator) -> FloatArray:
         """Readouts (n, m), each with the classes of every kind permuted at random."""
-        result = readouts @ self.basis.T @ self.basis
+        result = readouts.copy()
         for k in np.flatnonzero(self.split):
             u = self.simplex[self.kind == k]
-            fields = generator.permuted(readouts @ u.T, axis=1)
-            result = result + (self.n[k] - 1.0) / self.n[k] * fields @ u
+            fields = readouts @ u.T
+            result += (self.n[k] - 1.0) / self.n[k] * (generator.permuted(fields, axis=1) - fields) @ u
         return np.asarray(result)
 
     def members(self, counts: FloatArray) -> list[NDArray[np.bool_]]:

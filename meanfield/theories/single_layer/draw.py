@@ -32,11 +32,11 @@ def draw(posterior: Densities, n: object, rng: object, samples_per_class: object
         names = [c.label for c in posterior.codes] if posterior.scheme != "sparse" else ["bulk"]
         code = np.sort(generator.choice(len(names), size=n, p=solution.weight / solution.weight.sum()))
         readouts = solution.readout[code].copy()
-        if solution.kind is not None:
-            readouts = class_kinds(task.fractions, task.targets).shuffled(readouts, generator)
         if solution.covariance is not None:
             root = np.stack([symmetric_root(covariance) for covariance in solution.covariance])
             readouts += np.einsum("ni,nij->nj", generator.standard_normal(readouts.shape), root[code])
+        if solution.kind is not None:
+            readouts = class_kinds(task.fractions, task.targets).shuffled(readouts, generator)
         for index, outlier in enumerate(outliers):  # the last neurons become the outliers
             row = n - len(outliers) + index
             code[row], readouts[row] = len(names) + index, np.sqrt(n) * outlier.readout

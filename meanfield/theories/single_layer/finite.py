@@ -38,6 +38,7 @@ from meanfield.theories.single_layer.finite_check import (
     lattice_residual,
 )
 from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
+from meanfield.theories.single_layer.finite_exchange import exchange_solve
 from meanfield.theories.single_layer.finite_marginal import Minimum, is_marginal, solve_marginal
 from meanfield.theories.single_layer.finite_newton import (
     approach,
@@ -213,8 +214,9 @@ def finite_solve(
     codes0 : Codes, optional
         Codes of that solution.
     method : {"auto", "lattice", "laplace"}
-        "auto": the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions
-        the lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
+        "auto": where classes can be exchanged and targets span five dimensions or more, sums over exchangeable classes;
+        else the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions the
+        lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
     aim : float
         Residual for which the lattice is made as fine as it has to be, while that is affordable.
     tolerance : float
@@ -233,6 +235,9 @@ def finite_solve(
     basis = _span(y.tobytes(), y.shape[1])
     if basis.shape[1] == 0:
         return _trivial(y, n_samples)
+    exchanged = exchange_solve(single_site, p, y, tau, n_samples, t0, aim) if method == "auto" else None
+    if exchanged is not None and exchanged.residual <= tolerance:
+        return exchanged
     start = None if t0 is None else np.ascontiguousarray(t0 @ basis)
     codes = None if codes0 is None else Codes(np.ascontiguousarray(codes0.readout @ basis), codes0.weight)
     failures: list[ConvergenceError] = []
@@ -420,6 +425,7 @@ def _codes(
         "mode": mode[order] @ basis.T,
         "mean": mean[order] @ basis.T,
         "covariance": basis @ covariance[order] @ basis.T + outside,
+        "kind": None,
     }
 
 

@@ -40,10 +40,12 @@ class FiniteSolution:
         Relative error of the readout integral: Poisson bound or difference of two lattices, whichever is larger;
         for Laplace's method the square of its correction of order 1/P.
     method : str
-        "lattice" or "laplace".
+        "lattice", "laplace", or "exchange": sums over exchangeable classes.
     n_nodes, iterations : int
     beside_cuts : float
         Share of the readouts that lie within a cell of the lattice of a cut between two codes.
+    kind : (C,) array or None
+        Where codes are orbits of exchangeable classes: the kind of every class.
     """
 
     t: FloatArray
@@ -62,6 +64,7 @@ class FiniteSolution:
     n_nodes: int
     iterations: int
     beside_cuts: float = 0.0
+    kind: FloatArray | None = None
 
 
 class DeferredSolution(FiniteSolution):
@@ -72,6 +75,7 @@ class DeferredSolution(FiniteSolution):
     mean: Any = Later()
     covariance: Any = Later()
     beside_cuts: Any = Later()
+    kind: Any = Later()
 
     def __reduce__(self) -> tuple[type[FiniteSolution], tuple[object, ...]]:
         return whole(FiniteSolution, self)

@@ -13,6 +13,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.single_layer.deferred import is_pending, pending
 from meanfield.theories.single_layer.finite import AIM, TOLERANCE, finite_solve
 from meanfield.theories.single_layer.finite_clouds import Codes
+from meanfield.theories.single_layer.finite_exchange import exchangeable
 from meanfield.theories.single_layer.finite_marginal import MAX_MARGINAL_SAMPLES
 from meanfield.theories.single_layer.finite_solution import FiniteSolution
 from meanfield.theories.single_layer.solution import DeferredSolution, Solution
@@ -20,6 +21,7 @@ from meanfield.validation import read_only
 
 __all__ = ["solve_finite"]
 
+_HOW = {"lattice": "lattice", "laplace": "Laplace's method", "exchange": "sums over exchangeable classes"}
 _BESIDE = 1e-4  # share of the neurons beside cuts from which on weights of codes are not known as well as all else
 
 
@@ -36,7 +38,9 @@ def solve_finite(
     codes = None
     known = warm.solution if warm is not None and isinstance(warm.solution, Solution) else None
     # Codes that overlap so much that nobody has asked for them yet are no start.
-    if known is not None and known.kind is None and not (is_pending(known) and task.n_samples <= MAX_MARGINAL_SAMPLES):
+    if known is not None and exchangeable(single_site, task.fractions, task.targets) is not None:
+        known = None  # nor do these sums need any
+    if known is not None and not (is_pending(known) and task.n_samples <= MAX_MARGINAL_SAMPLES) and known.kind is None:
         codes = Codes(known.readout / sigma_a, known.weight)
     failure = None
     try:
@@ -66,7 +70,7 @@ def solve_finite(
         global_check=failure is None,
         unique=True,
     )
-    how = "lattice" if found.method == "lattice" else "Laplace's method"
+    how = _HOW[found.method]
     later = is_pending(found)
     no_codes = np.empty((0, task.n_outputs))
     solution = Solution(
@@ -85,6 +89,7 @@ def solve_finite(
         if failure is None
         else str(failure),
         notes=() if later else _notes(found),
+        kind=None if later else found.kind,
         n_samples=task.n_samples,
         tau=tau,
     )
@@ -97,15 +102,22 @@ def solve_finite(
             "weight": read_only(found.weight),
             "covariance": read_only(found.covariance * sigma_a**2),
             "notes": _notes(found),
+            "kind": None if found.kind is None else read_only(found.kind),
         }
 
     return pending(DeferredSolution, solution, codes_of)
 
 
 def _notes(found: FiniteSolution) -> tuple[str, ...]:
-    if found.beside_cuts < _BESIDE:
-        return ()
-    return (
-        f"codes overlap, {found.beside_cuts:.1%} of the neurons lie beside a cut between two: whose they are is a "
-        "convention, and weights of codes are accurate to 1e-3 only; t, kernels and outputs do not depend on it",
-    )
+    notes = []
+    if found.kind is not None:
+        notes.append(
+            "codes that differ by permutations of exchangeable classes are too many to list; one of each orbit is "
+            "reported, with the weight of all"
+        )
+    if found.beside_cuts >= _BESIDE:
+        notes.append(
+            f"codes overlap, {found.beside_cuts:.2%} of the neurons lie beside a cut between two: whose they are is a "
+            "convention, and weights of codes are accurate to 1e-3 only; t, kernels and outputs do not depend on it"
+        )
+    return tuple(notes)

@@ -82,10 +82,10 @@ class SingleNeuronPosterior(ClassKernels):
         return tuple(self._code(*parts) for parts in zip(s.weight, s.readout, covariance, strict=True))
 
     def _code(self, weight: float, readout: FloatArray, covariance: FloatArray | None) -> Code:
-        kappa = self._kappa(readout)
+        fields = kappa = self._kappa(readout)
         if covariance is not None:  # (C, q): kappa_c is Gaussian around a_gamma.t_c
             t = self.solution.t
-            kappa = kappa[:, None] + np.sqrt(np.einsum("ci,ij,cj->c", t, covariance, t))[:, None] * HERMITE_X
+            kappa = fields[:, None] + np.sqrt(np.einsum("ci,ij,cj->c", t, covariance, t))[:, None] * HERMITE_X
             covariance = read_only(covariance)
         _, first, second = self._cumulant.direct(kappa)
         if covariance is not None:
@@ -97,7 +97,7 @@ class SingleNeuronPosterior(ClassKernels):
         kinds = self._kinds
         if kinds is None:
             return Code(*parts)
-        return OrbitCode(*parts, kind=kinds.kind, count=orbit_size(kinds.kind, kappa))
+        return OrbitCode(*parts, kind=kinds.kind, count=orbit_size(kinds.kind, fields))
 
     @property
     def bulk(self) -> Code | None:
@@ -131,6 +131,8 @@ class SingleNeuronPosterior(ClassKernels):
             return s.gaussian_covariance
         if self._kinds is not None:
             mean, second = self._kinds.moments(s.readout, s.weight)
+            if s.covariance is not None:
+                second = second + self._kinds.averaged_covariance(np.einsum("n,nij->ij", s.weight, s.covariance))
             return read_only(second - np.outer(mean, mean))
         centred = s.readout - s.weight @ s.readout
         total = np.einsum("n,ni,nj->ij", s.weight, centred, centred)
@@ -176,7 +178,7 @@ class SingleNeuronPosterior(ClassKernels):
         Raises
         ------
         NotAvailable
-            For phi that are not bounded, whose readouts have no codes to be frozen.
+            For phi that are not bounded, whose readouts have no codes to be frozen, and where codes are orbits.
         ValueError
             At P = infinity, and for fractions that do not fit.
         ConvergenceError
@@ -300,6 +302,8 @@ def _frozen(posterior: SingleNeuronPosterior, fractions: object, counts: object)
             "at P = infinity codes have no width and their fractions no theory of their own; solve the task with a "
             "finite n_samples."
         )
+    if posterior.solution.kind is not None:
+        posterior._refuse("a solution at given fractions of the codes", "codes are orbits of exchangeable classes")
     sizes = task.fractions * task.n_samples if counts is None else counts
     return _at(posterior, CodeAverages(posterior, sizes), fractions)
 

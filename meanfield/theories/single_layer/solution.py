@@ -108,6 +108,7 @@ class DeferredSolution(Solution):
     weight: Any = Later()
     covariance: Any = Later()
     notes: Any = Later()
+    kind: Any = Later()
 
     def __reduce__(self) -> tuple[type[Solution], tuple[object, ...]]:
         return whole(Solution, self)
