@@ -71,6 +71,7 @@ _LAPLACE_MIN_SAMPLES = 1e3  # below, Laplace's method is not worth trying
 _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
 AIM = 1e-10  # of the residual
+_OF_TARGETS = 1e-4  # of the largest target: the largest residual where targets are small
 _SLIGHT = 3e-8  # overlap of codes from which on rules around them need more nodes than they save
 _TABLES_GROW = 1e3  # P from which on tables of the class that is integrated out are what costs
 _MARGIN = 1e-2  # error of the lattice, relative to the residual that is aimed at
@@ -218,7 +219,7 @@ def finite_solve(
     aim : float
         Residual for which the lattice is made as fine as it has to be, while that is affordable.
     tolerance : float
-        Largest residual accepted.
+        Largest residual accepted; 1e-4 of the largest target where that is less.
 
     Raises
     ------
@@ -233,6 +234,8 @@ def finite_solve(
     basis = _span(y.tobytes(), y.shape[1])
     if basis.shape[1] == 0:
         return _trivial(y, n_samples)
+    tolerance = min(tolerance, _OF_TARGETS * float(np.abs(y).max()))
+    aim = min(aim, 0.1 * tolerance)
     start = None if t0 is None else np.ascontiguousarray(t0 @ basis)
     codes = None if codes0 is None else Codes(np.ascontiguousarray(codes0.readout @ basis), codes0.weight)
     failures: list[ConvergenceError] = []
