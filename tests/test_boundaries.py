@@ -223,3 +223,14 @@ def test_segments_that_cross_edges():
     assert _crossings(line, edges).tolist() == [True, False, False]
     assert not _crossings(line[:1], edges).any()
     assert math.isfinite(line.sum())
+
+
+def test_curves_where_weights_are_not_unique_say_whether_they_jump():
+    """Codes of tanh come with their complements: weights are selected, and those of 0-0-0 and 1-1-1 vanish linearly."""
+    axes = {"off": np.linspace(-0.9, -0.6, 4), "sigma_a": np.linspace(0.8, 1.2, 4)}
+    found = mf.sweep(mf.Network("tanh"), mf.class_task([0.5, 0.3, 0.2]), **axes).boundaries()
+    (row,) = found.table()
+    assert not found[0].continuous  # not proven
+    assert row["continuous"]
+    assert row["jump"] < 1e-5
+    assert ", 0 discontinuous;" in repr(found)

@@ -41,6 +41,7 @@ _TOGETHER = 5e-3  # of the ranges: ends that lie closer meet
 _LONGEST = 0.12  # step along a curve, relative to 1 + |value|
 _SAME = 1e-6
 _BESIDE = 1e-3  # of the ranges: where both sides of a boundary that may jump are looked at
+_NO_JUMP = 1e-4  # of a weight, extrapolated linearly from both sides
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,22 @@ class Boundaries(Sequence[Boundary | LevelCurve]):
             {
                 "label": curve.label,
                 "kind": curve.kind,
-                "continuous": curve.continuous,
+                "continuous": not jumps,
                 "jump": jump,
                 "from": tuple(map(float, curve.curve[0])),
                 "to": tuple(map(float, curve.curve[-1])),
             }
-            for curve, jump in zip(self.curves, self.jumps, strict=True)
+            for curve, jump, jumps in zip(self.curves, self.jumps, self._discontinuous(), strict=True)
         ]
+
+    def _discontinuous(self) -> list[bool]:
+        """Which curves jump: where solutions on a curve are not unique, those beside it tell."""
+        return [not (c.continuous or jump <= _NO_JUMP) for c, jump in zip(self.curves, self.jumps, strict=True)]
 
     def __repr__(self) -> str:
         points = ", ".join(sorted({point.kind for point in self.points})) or "none"
         return (
-            f"<Boundaries: {len(self)} curves, {sum(not curve.continuous for curve in self.curves)} discontinuous; "
+            f"<Boundaries: {len(self)} curves, {sum(self._discontinuous())} discontinuous; "
             f"meeting points: {points}; {len(self.unexplained)} places unexplained>"
         )
 
