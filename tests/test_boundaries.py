@@ -26,8 +26,8 @@ def test_the_cusp_is_a_meeting_point(cusp_plane):
     (cusp,) = [point for point in found.points if point.kind == "cusp"]
     assert cusp.parameters == pytest.approx({"off": 0.771578712608, "sigma_a": 1.705095081546}, abs=1e-10)
     assert {found[i].label.split()[0] for i in cusp.curves} == {"0-1-1", "1-1-1"}
-    assert len(found) == 5
-    assert sum(curve.crossover for curve in found) == 1
+    assert sum(not curve.crossover for curve in found) == 4
+    assert sum(curve.crossover for curve in found) == 2
     assert "cusp" in repr(found)
 
 
@@ -223,3 +223,26 @@ def test_segments_that_cross_edges():
     assert _crossings(line, edges).tolist() == [True, False, False]
     assert not _crossings(line[:1], edges).any()
     assert math.isfinite(line.sum())
+
+
+def test_curves_where_weights_are_not_unique_say_whether_they_jump():
+    """Codes of tanh come with their complements: weights are selected, and those of 0-0-0 and 1-1-1 vanish linearly."""
+    axes = {"off": np.linspace(-0.9, -0.6, 4), "sigma_a": np.linspace(0.8, 1.2, 4)}
+    found = mf.sweep(mf.Network("tanh"), mf.class_task([0.5, 0.3, 0.2]), **axes).boundaries()
+    (row,) = found.table()
+    assert not found[0].continuous  # not proven
+    assert row["continuous"]
+    assert row["jump"] < 1e-5
+    assert ", 0 discontinuous;" in repr(found)
+
+
+def test_curves_that_begin_where_others_end_are_found():
+    """A raster of 12 x 12 sees none of the four boundaries between tau = 0.113 and 0.121; a sweep along a line does."""
+    axes = {"off": np.linspace(-0.3, 0.9, 12), "tau": np.linspace(0.0, 0.3, 12)}
+    found = mf.sweep(mf.Network("sigmoid"), TASK, **axes).boundaries()
+    line = mf.sweep(mf.Network("sigmoid"), TASK, tau=0.1151, off=np.linspace(-0.3, 0.9, 300))
+    crossings = [p.parameters["off"] for curve in found if not curve.crossover for p in curve.at("tau", 0.1151)]
+    places = [transition.value for transition in line.transitions() if not transition.crossover]
+    np.testing.assert_allclose(sorted(crossings), sorted(places), atol=1e-9)
+    assert len(places) == 6
+    assert all(len(point.curves) >= 3 for point in found.points if point.kind != "crossovers")

@@ -139,6 +139,14 @@ class Clouds:
                 f"within {OVERLAP_TOLERANCE:.0e} count as the same; a large common offset goes with center=True)"
             )
 
+    def with_tied_rays(self) -> list[str]:
+        """Manifolds with two points that differ by a positive factor."""
+        tied = []
+        for name, part in zip(self.names, self.separate()):
+            if _shared_ray(part, np.linalg.norm(part, axis=1), np.arange(len(part))) is not None:
+                tied.append(name)
+        return tied
+
     def warn_if_unequal(self) -> None:
         if self.sizes.max() > 2 * self.sizes.min():
             warnings.warn(
@@ -150,7 +158,7 @@ class Clouds:
 
 
 def _shared_ray(points: Array, norms: Array, owner: NDArray[np.int64]) -> tuple[int, int] | None:
-    """Find two points of different manifolds on the same ray, through a sorted random projection of unit vectors."""
+    """Find two points of different owners on the same ray, through a sorted random projection of unit vectors."""
     kept = np.flatnonzero(norms > 0.0)
     unit = points[kept] / norms[kept, None]
     direction = np.random.default_rng(STREAM_TAG).standard_normal(points.shape[1])

@@ -363,6 +363,12 @@ def _describe(solved: Solved, options: dict[str, object], *, stacklevel: int = 3
 
 
 def _cautions(result: Glue, solved: Solved) -> Iterator[str]:
+    if tied := solved.problem.clouds.with_tied_rays():
+        yield (
+            f"points of manifold {tied[0]!r} differ by a positive factor only: which of them is the anchor is open, so "
+            "dimension, radius, utility and alignments depend on the order of the points (the capacity does not). Keep "
+            "one point of every ray"
+        )
     P, rank = result.n_manifolds, result.rank
     error = result.standard_errors["capacity"]
     if result.fraction_inseparable > 0:

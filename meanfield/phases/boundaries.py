@@ -19,7 +19,8 @@ from typing import Any, cast
 import numpy as np
 from scipy.spatial import KDTree
 
-from meanfield.phases.islands import hidden_islands
+from meanfield.phases.ends import legs_around
+from meanfield.phases.islands import Leg, hidden_islands
 from meanfield.phases.level_curves import LevelCurve, level_curves
 from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
@@ -41,6 +42,8 @@ _TOGETHER = 5e-3  # of the ranges: ends that lie closer meet
 _LONGEST = 0.12  # step along a curve, relative to 1 + |value|
 _SAME = 1e-6
 _BESIDE = 1e-3  # of the ranges: where both sides of a boundary that may jump are looked at
+_GENERATIONS = 3  # of curves that start at the ends of those before
+_NO_JUMP = 1e-4  # of a weight, extrapolated linearly from both sides
 
 
 @dataclass(frozen=True)
@@ -94,18 +97,22 @@ class Boundaries(Sequence[Boundary | LevelCurve]):
             {
                 "label": curve.label,
                 "kind": curve.kind,
-                "continuous": curve.continuous,
+                "continuous": not jumps,
                 "jump": jump,
                 "from": tuple(map(float, curve.curve[0])),
                 "to": tuple(map(float, curve.curve[-1])),
             }
-            for curve, jump in zip(self.curves, self.jumps, strict=True)
+            for curve, jump, jumps in zip(self.curves, self.jumps, self._discontinuous(), strict=True)
         ]
+
+    def _discontinuous(self) -> list[bool]:
+        """Which curves jump: where solutions on a curve are not unique, those beside it tell."""
+        return [not (c.continuous or jump <= _NO_JUMP) for c, jump in zip(self.curves, self.jumps, strict=True)]
 
     def __repr__(self) -> str:
         points = ", ".join(sorted({point.kind for point in self.points})) or "none"
         return (
-            f"<Boundaries: {len(self)} curves, {sum(not curve.continuous for curve in self.curves)} discontinuous; "
+            f"<Boundaries: {len(self)} curves, {sum(self._discontinuous())} discontinuous; "
             f"meeting points: {points}; {len(self.unexplained)} places unexplained>"
         )
 
@@ -144,6 +151,7 @@ class _Explained:
     def __init__(self, diagram: Plane) -> None:
         self.diagram = diagram
         self.curves: list[Boundary] = []
+        self.lines: list[FloatArray] = []  # their places in cells
         self.open: list[tuple[dict[str, float], dict[str, float]]] = []
         self.limits = {name: (float(axis.min()), float(axis.max())) for name, axis in diagram.axes.items()}
         phase = _sorted_phase(diagram)
@@ -164,6 +172,7 @@ class _Explained:
                     self._trace(_line(diagram, edges[i]), max_solves)
         for leg in hidden_islands(diagram):
             self._trace(leg, _SOLVES[-1])
+        self._around_ends()
         self.open = [_ends(diagram, edges[i]) for i in easy if not self.crossed[i]]
 
     def _trace(self, line: Swept, max_solves: int) -> None:
@@ -181,11 +190,36 @@ class _Explained:
             except (ConvergenceError, ValueError):
                 continue
             self.curves.append(curve)
+            self.lines.append(self._cells(curve.fine(16)))
             crossed = _crossings(self._cells(curve.fine()), self.ends)
             self.crossed |= crossed
             own = {code for point in curve.points for code in point.codes}
             for i in np.flatnonzero(crossed):
                 self.crossing[i] |= own
+
+    def _around_ends(self) -> None:
+        """Follow what else starts where curves end."""
+        if self.diagram.network.activation.parts != "codes":
+            return
+        seen: list[FloatArray] = []
+        for _ in range(_GENERATIONS):
+            for point in _meeting_points(self.diagram, tuple(self.curves)):
+                place = np.array([point.parameters[name] for name in self.diagram.axes])
+                near = any(np.abs(self._cells(place[None]) - self._cells(old[None])).max() < 0.01 for old in seen)
+                if near or point.kind == "crossovers":
+                    continue
+                seen.append(place)
+                for leg, codes in legs_around(self.diagram, place):
+                    if not self._told(leg, codes):
+                        self._trace(leg, _SOLVES[-1])
+
+    def _told(self, leg: Leg, codes: set[str]) -> bool:
+        """Whether curves that cross a leg tell of all codes that change along it."""
+        names = tuple(self.diagram.axes)
+        places = [[{**leg.fixed, leg.name: value}[name] for name in names] for value, _ in leg.ends]
+        edge = self._cells(np.array(places))[None]
+        crossing = [c for c, line in zip(self.curves, self.lines) if _crossings(line, edge)[0]]
+        return codes <= {code for curve in crossing for code in curve.points[len(curve.points) // 2].codes}
 
     def _known(self, transition: Transition) -> bool:
         """Whether a curve of this kind passes here."""

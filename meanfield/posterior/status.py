@@ -33,7 +33,8 @@ class Status(StrEnum):
     RESIDUAL = (
         "residual too large",
         "the stationarity residual, recomputed without the solver's tables, is beyond its tolerance; use larger "
-        "sigma_a or smaller targets, or start from a neighbouring solution (warm_start=)",
+        "sigma_a or smaller targets (larger ones where they are tiny), or start from a neighbouring solution "
+        "(warm_start=)",
     )
     DUALITY_GAP = (
         "duality gap too large",

@@ -200,3 +200,12 @@ def test_replica_radius_is_linear_in_the_extent():
     assert np.allclose(values[2:], values[-1], rtol=2e-6)
     with pytest.raises(ValueError, match="too few digits"):
         g.replica_capacity(CENTERS + 1e-11 * NOISE, n_probes=50, seed=5)
+
+
+def test_points_on_one_ray_are_told():
+    """Which of them is the anchor is open: descriptors depend on the order of the points, the capacity does not."""
+    tied = np.concatenate((CLOUDS, 2.0 * CLOUDS[:, :2]), axis=1)
+    with pytest.warns(UserWarning, match="differ by a positive factor only"):
+        one, other = glue(tied), glue(tied[:, ::-1])
+    assert one["capacity"] == pytest.approx(other["capacity"], rel=1e-9)
+    assert one["capacity"] == pytest.approx(glue(CLOUDS)["capacity"], rel=1e-9)

@@ -90,7 +90,9 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
         np.array(task.fractions), np.array(task.targets), tau, network.sigma_a, phi.infimum, phi.supremum
     )
     scale = max(1.0, abs(found.objective))
-    good = abs(found.gap) <= 1e-8 * scale and found.residual <= 1e-8 * max(1.0, float(np.abs(task.targets).max()))
+    largest = float(np.abs(task.targets).max())
+    accepted = min(1e-8 * max(1.0, largest), 1e-4 * largest)  # tiny targets have to be met, too
+    good = abs(found.gap) <= 1e-8 * scale and found.residual <= accepted
     common, own, _ = prior_kernels(deep_problem(network, task, tau))
     n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
     top = (found.words.T * found.weight) @ found.words

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["THEORY", "LinearTheory"]
 
+_LOST = "rounding errors: inputs are nearly dependent; give tau > 0, or remove some"
+_LOST_AT_TAU = (
+    "rounding errors: tau is so small that t, the residual over tau, has lost its digits; set tau = 0 where targets "
+    "can be fitted, or give a larger tau"
+)
 _TOLERANCE = 1e-8  # on data: of residual and duality gap, relative to the largest target
 _CLASS_RESIDUAL, _CLASS_GAP = 1e-10, 1e-8  # on class tasks
 
@@ -162,6 +167,6 @@ def _on_data(network: Network, task: DataTask, tau: float) -> LinearDataPosterio
         found,
         Certificate(found.residual, found.duality_gap, 0.0, certified, unique),
         Status.OPTIMAL if certified else Status.RESIDUAL,
-        "closed form" if certified else "rounding errors: inputs are nearly dependent; give tau > 0, or remove some",
+        "closed form" if certified else _LOST_AT_TAU if tau > 0.0 else _LOST,
         (*notes, *offset_notes(task)),
     )

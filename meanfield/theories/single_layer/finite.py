@@ -72,6 +72,7 @@ _LAPLACE_MIN_SAMPLES = 1e3  # below, Laplace's method is not worth trying
 _ALWAYS_LATTICE = 4  # outputs up to which the lattice is cheap
 _FEW_SAMPLES = 30.0  # up to here t = 0 is as good a start as P -> infinity
 AIM = 1e-10  # of the residual
+_OF_TARGETS = 1e-4  # of the largest target: the largest residual where targets are small
 _SLIGHT = 3e-8  # overlap of codes from which on rules around them need more nodes than they save
 _TABLES_GROW = 1e3  # P from which on tables of the class that is integrated out are what costs
 _MARGIN = 1e-2  # error of the lattice, relative to the residual that is aimed at
@@ -220,7 +221,7 @@ def finite_solve(
     aim : float
         Residual for which the lattice is made as fine as it has to be, while that is affordable.
     tolerance : float
-        Largest residual accepted.
+        Largest residual accepted; 1e-4 of the largest target where that is less.
 
     Raises
     ------
@@ -235,6 +236,8 @@ def finite_solve(
     basis = _span(y.tobytes(), y.shape[1])
     if basis.shape[1] == 0:
         return _trivial(y, n_samples)
+    tolerance = min(tolerance, _OF_TARGETS * float(np.abs(y).max()))
+    aim = min(aim, 0.1 * tolerance)
     exchanged = exchange_solve(single_site, p, y, tau, n_samples, t0, aim) if method == "auto" else None
     if exchanged is not None and exchanged.residual <= tolerance:
         return exchanged

@@ -281,7 +281,8 @@ def solve_reduced(network: Network, task: ClassTask, tau: float, max_boxes: int)
     status = Status.NOT_CONVERGED
     if point is not None:
         status = Status.OPTIMAL if point.proved else Status.NOT_GLOBAL
-        if not point.residual * max(1.0, network.sigma_a) <= sweep.RESIDUAL_LIMIT:
+        small = sweep.RELATIVE_RESIDUAL * float(np.abs(task.targets).max()) / network.sigma_a
+        if not (point.residual * max(1.0, network.sigma_a) <= sweep.RESIDUAL_LIMIT and point.residual <= small):
             status = Status.RESIDUAL
         elif not point.gap <= sweep.GAP_LIMIT * max(1.0, abs(point.objective)):
             status = Status.DUALITY_GAP

@@ -20,7 +20,8 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Measured", "Sampler", "first_sample", "scale_of"]
 
-RMS, LARGEST = 0.003, 0.01  # of the outputs, in units of the largest target (at least 1)
+RMS, LARGEST = 0.003, 0.01  # of the outputs, in units of `scale_of` the targets
+_UNIT_AT_MOST = 30.0
 _RMS_NOISE, _LARGEST_NOISE = 0.0015, 0.004  # standard errors beyond which more points are drawn
 _SIGMAS = 3.0
 _LEAST_EFFECTIVE, _LEAST_SHARE = 400.0, 0.02  # number of points, and their share of all, that a measurement needs
@@ -85,8 +86,12 @@ def first_sample(samples: int) -> int:
 
 
 def scale_of(targets: FloatArray) -> float:
-    """Unit of tolerances: the largest target, 1 at least."""
-    return max(1.0, float(np.abs(targets).max()))
+    """Unit of errors of outputs: the largest target y; where y < 1 the one of sampling, 1, but not above 30 y.
+
+    So an error is never accepted beyond a tenth of the targets, however small they are.
+    """
+    largest = float(np.abs(targets).max())
+    return max(largest, min(1.0, _UNIT_AT_MOST * largest)) or 1.0
 
 
 class Sampler:

@@ -36,7 +36,7 @@ __all__ = ["BulkSampler", "OutlierParticles"]
 
 _STARTS, _FEW = 100, 8  # of the search for maxima of q
 _TOLERANCE = 1e-8
-_ARRIVED = 1e-6  # error of a minimum that counts
+_ARRIVED = 1e-6  # error of a minimum that counts; both in units of the largest target below one
 _RIDGES = 0.8  # of the limit of q: maxima that may be ridges of the bulk
 _MOST_RIDGES = 40
 _WIDEST = 0.1  # least precision across a ridge
@@ -160,14 +160,21 @@ class BulkSampler(Sampler):
 
     def minimise(self, sample: Sample, t: FloatArray, least_effective: float = 0.0) -> tuple[FloatArray, At, bool]:
         dual = self._programme(sample, least_effective)
+        unit = min(1.0, float(np.abs(self.solution.targets).max()) or 1.0)
         known = follow(self.solution.features, t, dual.slopes, self._found(dual, t, _FEW))
         state = dual.minimise(
-            t, self.rng, _TOLERANCE, labels=self.labels, n_final=_STARTS, known=known, report=lambda state: check_time()
+            t,
+            self.rng,
+            _TOLERANCE * unit,
+            labels=self.labels,
+            n_final=_STARTS,
+            known=known,
+            report=lambda state: check_time(),
         )
         if state is None:
             return t, self.dual.at(sample, t), False
         self.state, self.maxima = state, state.maxima
-        return state.t, state.bulk.at, state.error <= _ARRIVED
+        return state.t, state.bulk.at, state.error <= _ARRIVED * unit
 
     def scout(self, t: FloatArray) -> None:
         """Add the ridges along the maxima of q that the proposal does not reach."""

@@ -31,6 +31,7 @@ __all__ = [
     "NOT_CONVERGED",
     "NOT_GLOBAL",
     "NUMBERS",
+    "RELATIVE_RESIDUAL",
     "RESIDUAL",
     "RESIDUAL_LIMIT",
     "STOPPED",
@@ -62,6 +63,7 @@ NUMBERS = (
 _WARM, _SCRATCH, _PATH, _TAU = range(4)
 
 RESIDUAL_LIMIT = 1e-10
+RELATIVE_RESIDUAL = 1e-4  # of the largest target: of targets of 1e-10 the first alone would leave nothing
 GAP_LIMIT = 1e-8
 _GLOBAL_TOLERANCE = 1e-9
 _MAX_ROUNDS, _FEW_ROUNDS = 300, 24
@@ -293,7 +295,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     direct, table.growth_plus, table.growth_minus, p, y, tau, t, readouts, weights, directions,
                     direction_weights,
                 )  # fmt: skip
-                if not residual <= RESIDUAL_LIMIT:
+                if not residual <= min(RESIDUAL_LIMIT, RELATIVE_RESIDUAL * np.max(np.abs(y))):
                     status = RESIDUAL
                 elif not gap <= GAP_LIMIT * max(1.0, abs(objective)):
                     status = DUALITY_GAP

@@ -96,10 +96,11 @@ class Transition:
 
     @property
     def continuous(self) -> bool:
-        """Whether codes, weights and order parameters are the same on both sides.
+        """Whether codes, weights and order parameters are proven to be the same on both sides.
 
         The optimal solutions at neighbouring parameters tend to optimal solutions of this point (phases/THEORY.md,
-        "Planes"); where that is unique there is no jump.
+        "Planes"); where that is unique there is no jump. Where it is not, a jump is not excluded, but the weights
+        that are selected may go on without one, as they do where codes come with their complements (odd phi).
         """
         return self.solution.certificate.nullity == 0 and self.singular_value > 0.0
 
