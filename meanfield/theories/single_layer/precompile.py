@@ -30,7 +30,7 @@ from meanfield.theories.single_layer.compiled.frames import Frames
 from meanfield.theories.single_layer.compiled.generated import action, stationarity
 from meanfield.theories.single_layer.compiled.globalcheck import branch_and_bound, global_bound
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
-from meanfield.theories.single_layer.compiled.majorants import majorised, peaked, ranges
+from meanfield.theories.single_layer.compiled.majorants import majorised, peaked
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.relaxation import relaxed_bound
 from meanfield.theories.single_layer.compiled.weights import select_weights
@@ -102,7 +102,6 @@ def calls_of_diagrams() -> list[tuple[Any, tuple[Any, ...], bool]]:
     scratch = cube, np.zeros(2, bool), x, rows, rows, x
     return [
         (action.action_fields4, (table, x, rows, x, x, x, x, x, x), True),
-        (ranges, (table, bounds, x, x, *box, x, x, x, x), False),
         (
             majorised,
             (table, bounds, x, rows, s, frames, rows, rows, s, x, *box, True, True, True, s, s, *scratch),

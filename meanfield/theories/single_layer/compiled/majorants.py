@@ -6,7 +6,7 @@ import numpy as np
 
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.cumulant_table import interval_index
-from meanfield.numerics.jit import jit_apart
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.bounds import (
     HEIGHT_ROUNDING,
@@ -29,7 +29,7 @@ ROUNDING_STRAIGHT = 4e-14
 _FAR_OUT = 1e3  # kappa beyond which boxes are as wide as they are far, where phi is homogeneous
 
 
-@jit_apart(returns="UniTuple(float64, 2)")
+@jit
 def ranges(table, bounds, p, lines, low_k, high_k, psi, low_q, high_q, low_r, high_r, spread):
     """Bounds of sum_c p_c psi and, where phi is unbounded, of sum_c p_c R over a box of kappa, from range maxima.
 
