@@ -3,11 +3,12 @@
     python benchmarks/first_solve.py                # three classes, sigmoid, y_- = 1/2
     python benchmarks/first_solve.py --show 200     # the whole table
     python benchmarks/first_solve.py --table 0      # no table: only the solve as a whole
+    python benchmarks/first_solve.py --others       # the first solves of data, at finite P, and the sampler instead
 
 The table: CPU seconds of one process, the callees' not counted. "types" is inference and what precedes it, "IR" the
 writing of LLVM's code, "LLVM" its optimisation and translation; "n" counts the signatures of a function. Then the solve
 without Numba's events: alone, and with the second process that `precompile.beside` starts where there are two
-processors. Every run is a fresh process, with a cache that is thrown away.
+processors. `--others`: alone. Every run is a fresh process, with a cache of its own that is thrown away.
 """
 
 from __future__ import annotations
@@ -83,6 +84,25 @@ def listen(times):
 
     for name in ("finalize", "_optimize_functions", "add_ir_module"):
         setattr(CPUCodeLibrary, name, as_llvm(getattr(CPUCodeLibrary, name)))
+    listen_to_translation(times)
+
+
+def listen_to_translation(times):
+    """What is translated late, when its machine code is asked for, is counted to the function of that name."""
+    from meanfield.numerics import linkage
+
+    translate = linkage._translate
+
+    def timed(library, optimized=False):
+        function = library.name
+        names = [name for name in times.compiled if name.rpartition(".")[2] == function]
+        times.begin(names[0] if names else function, LLVM)
+        try:
+            return translate(library, optimized)
+        finally:
+            times.end()
+
+    linkage._translate = timed
 
 
 def measure(show):
@@ -119,6 +139,31 @@ mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0
 """
 
 
+_DATA = """\
+import numpy as np, meanfield as mf
+X, labels = np.random.default_rng(0).normal(size=(8, 6)), np.arange(8) % 2
+"""
+OTHERS = {
+    "finite P": """\
+import meanfield as mf
+mf.solve(mf.Network("sigmoid"), mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.5, n_samples=200), tau=0.01)
+""",
+    "data, 8 samples, sigmoid": _DATA
+    + """\
+mf.solve(mf.Network("sigmoid"), mf.data_task(X, labels=labels), tau=0.1, on_failure="return")
+""",
+    "data, 8 samples, ReLU": _DATA
+    + """\
+mf.solve(mf.Network("relu"), mf.data_task(X, labels=labels), tau=0.3, on_failure="return")
+""",
+    "sampler": """\
+import meanfield as mf
+task = mf.class_task(n_classes=3, n_samples=30)
+mf.sample(mf.Network("sigmoid"), task, 30, 0.1, draws=2, warmup=2, chains=1)
+""",
+}
+
+
 def fresh(command, title, beside):
     """Run a program on an empty cache; says what it took, its children included."""
     with tempfile.TemporaryDirectory() as folder:
@@ -139,10 +184,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--show", type=int, default=60, help="rows of the table")
     parser.add_argument("--table", type=int, default=1, help="0: none")
+    parser.add_argument("--others", action="store_true", help="data, finite P and the sampler instead")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
         measure(options.show)
+        return
+    if options.others:
+        for name, program in OTHERS.items():
+            fresh(["-c", program], name, beside=False)
         return
     if options.table:
         fresh([__file__, "--here", "--show", str(options.show)], "with the table", beside=False)

@@ -264,12 +264,12 @@ def _phase_diagram(options: argparse.Namespace) -> None:
     axes = [axis_from(item) for item in options.sweep or [_DEFAULT_LINE]]
     if len({name for name, _ in axes}) != len(axes) or len(axes) > 2:
         raise ValueError("--sweep may be given once or twice, with different parameters.")
-    from meanfield.phases.diagram import sweep
-
     folder = folder_for(options.output)
     from meanfield.theories.single_layer.precompile import beside
 
     with beside(diagrams=True), _workers(options.workers) as executor:
+        from meanfield.phases.diagram import sweep
+
         shared = partial(sweep, executor=executor, checkpoint=options.checkpoint)
         values: dict[str, Any] = {"tau": tau, **dict(axes)}
         diagram = shared(network, task, **values)

@@ -61,7 +61,9 @@ __all__ = ["KernelCache", "cache_home", "count_from_anywhere", "keep_on_disk"]
 _DIGEST = hashlib.sha256().digest_size
 # Optimised before they are linked, too: the sampler takes 1.4 times as long otherwise, the others were not measured.
 _IN_FULL = ("meanfield.sampling", "meanfield.geometry", "meanfield.theories.deep")
+_ENOUGH = 1_500_000  # objects, with which a process takes half a gigabyte
 _told = False
+_left = 0  # objects made by compilations since the last search among them
 _compiling: list[str] = []  # functions whose code is being made: callers wait for their callees
 
 
@@ -118,13 +120,25 @@ def _compile_aside(dispatcher: Dispatcher) -> None:
 
 @contextlib.contextmanager
 def _rarely_collecting() -> Iterator[None]:
-    """A tenth of a compilation is Python's search for circles among millions of small objects that are in use."""
+    """A tenth of a compilation is Python's search for circles among millions of small objects that are in use.
+
+    What is left in the end counts as old: the search among all that is new would come at once otherwise. It comes when
+    there are `_ENOUGH` of them.
+    """
+    global _left
     thresholds = gc.get_threshold()
     if thresholds[0] > 0:
         gc.set_threshold(max(thresholds[0], 500_000), *thresholds[1:])
     try:
         yield
     finally:
+        if thresholds[0] > 0 and gc.get_freeze_count() == 0:  # else the user has put objects aside, to stay there
+            _left += gc.get_count()[0]
+            if _left > _ENOUGH:
+                gc.collect()
+                _left = 0
+            gc.freeze()
+            gc.unfreeze()
         gc.set_threshold(*thresholds)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.jit import jit, jit_apart
 
-__all__ = ["cholesky", "cholesky_solve", "cholesky_until", "largest_eigenvalue_below", "solve_symmetric"]
+__all__ = ["cholesky", "cholesky_solve", "cholesky_until", "largest_eigenvalue_below", "solve_symmetric", "thin_svd"]
 
 _RELATIVE_RANK = 1e-11  # singular values below this fraction of the largest count as zero
 
@@ -140,10 +140,16 @@ def solve_symmetric(matrix, vector):
 
     Gaussian elimination with partial pivoting on a copy; where a pivot is tiny, the solution of least norm.
     """
-    n = matrix.shape[0]
     x = vector.copy()
     if _eliminate(matrix.copy(), x, 1e-9):
         return x, 0
+    return _of_least_norm(matrix, vector)
+
+
+@jit_apart(returns="Tuple((float64[::1], int64))")
+def _of_least_norm(matrix, vector):
+    """The solution of least norm of a symmetric system, and its nullity."""
+    n = matrix.shape[0]
     values, vectors = np.linalg.eigh(matrix)
     cut = _RELATIVE_RANK * np.max(np.abs(values))
     solution = np.zeros(n)
@@ -223,3 +229,9 @@ def nonnegative_least_squares(matrix, rhs, solution, stop):
             value += matrix[row, j] * solution[j]
         norm += value * value
     return np.sqrt(norm)
+
+
+@jit_apart(returns="Tuple((float64[::1, :], float64[::1], float64[::1, :]))")
+def thin_svd(matrix):
+    """U, the singular values and V^T, without what they have beyond the rank that a matrix of this shape can have."""
+    return np.linalg.svd(matrix, False)

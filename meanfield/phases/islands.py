@@ -111,7 +111,7 @@ def margins(problem: Problem, solution: Solution) -> tuple[int, FloatArray]:
     network, sigma_a = problem.network, problem.network.sigma_a
     present = solution.weight > _PRESENT
     t, a, weight = solution.t * sigma_a, solution.readout[present] / sigma_a, solution.weight[present]
-    p = problem.class_task.fractions
+    p = problem.class_task.fractions.copy()  # may be written to, as everywhere else: one compiled form for all
     table = compiled_tables(network.activation, network.k)[0]
     low, high, _, _ = phi_range(network.activation, network.k)
     maxima, height = np.empty((256, t.shape[1])), np.empty(256)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import chi2, qmc
 
 from meanfield.validation import FloatArray
 
@@ -56,6 +55,8 @@ class Peaks(NamedTuple):
 
 def drawn(peaks: Peaks, count: int, seed: int) -> tuple[FloatArray, FloatArray]:
     """Scrambled Sobol points (2^count, D) of a mixture of Student's t, wider than the peaks, and ln of its density."""
+    from scipy.stats import chi2, qmc  # takes longer to load than all else that a sweep of class tasks does
+
     dimension = peaks.mean.shape[1]
     share = np.maximum(peaks.share, _LEAST)
     share = share / share.sum()

@@ -22,17 +22,18 @@ from meanfield.numerics.budget import new_stop
 from meanfield.numerics.claims import sharing_with
 from meanfield.numerics.cumulant_table import Direct, Table
 from meanfield.numerics.jit import cache_directory, compile_for, source_hash
-from meanfield.numerics.linalg import solve_symmetric
 from meanfield.theories.single_layer.compiled import sweep
 from meanfield.theories.single_layer.compiled.bounds import Bounds, second_order
 from meanfield.theories.single_layer.compiled.certificate import certify, weight_nullity
 from meanfield.theories.single_layer.compiled.dual import active_set
+from meanfield.theories.single_layer.compiled.frames import Frames
 from meanfield.theories.single_layer.compiled.generated import action, stationarity
 from meanfield.theories.single_layer.compiled.globalcheck import branch_and_bound, global_bound
 from meanfield.theories.single_layer.compiled.kkt import kkt_newton
+from meanfield.theories.single_layer.compiled.majorants import majorised, peaked
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.relaxation import relaxed_bound
-from meanfield.theories.single_layer.compiled.ridges import climb_ridges
+from meanfield.theories.single_layer.compiled.weights import select_weights
 
 __all__ = [
     "SWITCH",
@@ -69,7 +70,7 @@ def is_compiled() -> bool:
 def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     """The big functions of a first solve, and arguments of the types they are called with.
 
-    The last ones first, the longest before them: so the other process, when it gets there, has small ones to wait for.
+    The longest, in the order in which they are called: the one that solves has the small ones between them.
     """
     x, rows, matrix, index = np.zeros(2), np.zeros((2, 2)), np.zeros((2, 2)), 1
     cube, s = np.zeros((2, 2, 2)), 1.0
@@ -79,26 +80,35 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     codes = rows, x, rows, x  # readouts and weights, directions and weights
     search = rows, x, np.zeros(1, np.int64)
     return [
-        (branch_and_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, True, x)),
+        (solve_master, (table, x, rows, s, s, rows, rows, x, rows, matrix, s, rows, x, s)),
         (kkt_newton, (table, x, rows, s, rows, *codes, index)),
-        (global_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, x)),
+        (branch_and_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, True, x)),
         (second_order, (table, bounds, x, rows, matrix, s, x, x, x, x, x, s, x, matrix, matrix, matrix)),
         (certify, (direct, s, s, x, rows, s, rows, *codes)),
         (weight_nullity, (table, x, rows, rows, rows)),
-        (climb_ridges, (table, x, rows, rows, x, index)),
-        (solve_symmetric, (matrix, x)),
+        (global_bound, (table, bounds, x, rows, s, rows, s, s, s, index, s, x)),
+        (peaked, (table, bounds, x, rows, x, x, x, x, x, s, s, x, x, matrix, x)),
         (active_set, (table, x, rows, s, s, s, rows, *codes, search)),
-        (solve_master, (table, x, rows, s, s, rows, rows, x, rows, matrix, s, rows, x, s)),
     ]
 
 
 def calls_of_diagrams() -> list[tuple[Any, tuple[Any, ...], bool]]:
     """The same of what a sweep and its transitions need besides, and whether Python calls it."""
     x, rows, cube, s = np.zeros(2), np.zeros((2, 2)), np.zeros((2, 2, 2)), 1.0
-    table, bounds = calls()[0][1][:2]
+    table, bounds = next(arguments[:2] for function, arguments in calls() if function is branch_and_bound)
     where = True, True, s, cube, np.zeros(2, bool), x, rows, rows  # sides of readouts, products from zero
+    frames = Frames(np.zeros((2, 2), np.int64), cube, cube, x, x)
+    box = x, x, x, x  # ends of its sides, and of kappa
+    scratch = cube, np.zeros(2, bool), x, rows, rows, x
     return [
+        (action.action_fields4, (table, x, rows, x, x, x, x, x, x), True),
+        (
+            majorised,
+            (table, bounds, x, rows, s, frames, rows, rows, s, x, *box, True, True, True, s, s, *scratch),
+            False,
+        ),
         (relaxed_bound, (table, bounds, x, rows, rows, x, x, x, x, x, *where), False),
+        (select_weights, (table, x, rows, rows, x), False),
         (stationarity.mean_activations, (x, x, rows, x, rows, rows), True),
         (stationarity.cubic_along, (x, x, rows, x, x, x, rows, x, x), True),
         (stationarity.curvature_along, (x, x, rows, x, x, x, cube, rows), True),
@@ -110,7 +120,6 @@ def calls_of_diagrams() -> list[tuple[Any, tuple[Any, ...], bool]]:
         (stationarity.neuron_jacobian, (rows, rows, x, rows, rows, x, np.zeros((2, 2, 2, 2)), cube, cube, cube), True),
         (stationarity.order_residual, (rows, s, rows, rows), True),
         (stationarity.neuron_residual, (rows, x, rows, rows, x, rows, rows), True),
-        (action.action_fields4, (table, x, rows, x, x, x, x, x, x), True),
     ]
 
 

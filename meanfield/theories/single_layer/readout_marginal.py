@@ -106,7 +106,7 @@ class Marginal:
             unit_basis(d), _inverse(d), self.lengths(accuracy), problem.window(accuracy), self._radius(accuracy), width,
             _MAX_NODES, hessian, gradient, matrix,
         )  # fmt: skip
-        if n_nodes <= 0 or not (math.isfinite(objective) and np.isfinite(gradient).all() and np.isfinite(matrix).all()):
+        if n_nodes <= 0 or not math.isfinite(objective + gradient.sum() + matrix.sum()):
             raise NotIntegrable(f"at P = {problem.asked:g} the readout posterior of a trial step is out of reach.")
         return Value(objective, gradient, matrix, n_nodes)
 

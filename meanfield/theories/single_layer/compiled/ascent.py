@@ -216,6 +216,36 @@ def _climb_and_merge(table, p, t, a, maxima, heights, count):
     return merge_maximum(maxima, heights, count, a, h, 1e-6)
 
 
+@jit_apart(returns="int64")
+def _from_far(table, p, t, on_ridges, maxima, heights, count):
+    """The starts of `find_maxima` far out, where phi is unbounded; returns the number of maxima."""
+    n_classes, m = t.shape
+    a = np.empty(m)
+    least, most = min(table.growth_plus, table.growth_minus), max(table.growth_plus, table.growth_minus)
+    ridges = on_ridges and 0.0 < least < most
+    for c in range(2 * n_classes):
+        norm = np.sqrt(np.sum(t[c // 2] * t[c // 2]))
+        if norm == 0.0:
+            continue
+        u = t[c // 2] / (norm if c % 2 == 0 else -norm)
+        confinement = 1.0 - climb_direction(table, p, t, u)
+        push = linear_push(table, p, t, u)
+        if push > NO_PUSH and confinement > 0.0:
+            copy_vector(a, u * min(push / confinement, 1e6))
+            count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+        elif ridges:
+            # The steeper side masks the other one up to here: R rises along the ridge, against the confinement.
+            longest = 1e-300
+            for d in range(n_classes):
+                longest = max(longest, abs(np.sum(t[d] * u)))
+            reach = np.sqrt(most / least) / (table.scale * longest)
+            for _ in range(_RADII):
+                copy_vector(a, u * min(reach, 0.5 * _FAR_OUT))
+                count = _climb_and_merge(table, p, t, a, maxima, heights, count)
+                reach *= 3.0
+    return count
+
+
 @jit_apart(returns="int64", from_python=True)
 def find_maxima(table, p, t, low, high, starts, on_ridges, maxima, heights):
     """Local maxima of h from `starts` (n, m), all code words (up to 2^12) and the origin; returns their number.
@@ -230,8 +260,6 @@ def find_maxima(table, p, t, low, high, starts, on_ridges, maxima, heights):
             break
         copy_vector(a, starts[i])
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
-    least, most = min(table.growth_plus, table.growth_minus), max(table.growth_plus, table.growth_minus)
-    ridges = on_ridges and 0.0 < least < most
     words = 1 << min(n_classes, 12)
     for word in range(words):
         if exhausted(table.stop, 1):
@@ -239,25 +267,6 @@ def find_maxima(table, p, t, low, high, starts, on_ridges, maxima, heights):
         code_word_start(p, t, word, low, high, a)
         count = _climb_and_merge(table, p, t, a, maxima, heights, count)
     if table.growth_plus > 0.0 or table.growth_minus > 0.0:
-        for c in range(2 * n_classes):
-            norm = np.sqrt(np.sum(t[c // 2] * t[c // 2]))
-            if norm == 0.0:
-                continue
-            u = t[c // 2] / (norm if c % 2 == 0 else -norm)
-            confinement = 1.0 - climb_direction(table, p, t, u)
-            push = linear_push(table, p, t, u)
-            if push > NO_PUSH and confinement > 0.0:
-                copy_vector(a, u * min(push / confinement, 1e6))
-                count = _climb_and_merge(table, p, t, a, maxima, heights, count)
-            elif ridges:
-                # The steeper side masks the other one up to here: R rises along the ridge, against the confinement.
-                longest = 1e-300
-                for d in range(n_classes):
-                    longest = max(longest, abs(np.sum(t[d] * u)))
-                reach = np.sqrt(most / least) / (table.scale * longest)
-                for _ in range(_RADII):
-                    copy_vector(a, u * min(reach, 0.5 * _FAR_OUT))
-                    count = _climb_and_merge(table, p, t, a, maxima, heights, count)
-                    reach *= 3.0
+        count = _from_far(table, p, t, on_ridges, maxima, heights, count)
     code_word_start(p, t, 0, 0.5 * (low + high), high, a)
     return _climb_and_merge(table, p, t, a, maxima, heights, count)

@@ -223,7 +223,7 @@ def second_order(
     expansion with gamma_+: over the box, and where that is concave also over all x. Its gradient lies within the
     mean-value form; multiplied by the inverse of the Hessian at the centre this contracts the box (in place) also along
     almost flat directions. CONTRACTED if that was worth it. `rounding`: relative error of to_kappa and prior, which are
-    large where classes are nearly dependent; `errors`: of `slope_errors`. Arrays from `gradient` on are scratch.
+    large where classes are nearly dependent; `errors`: of `tails`. Arrays from `gradient` on are scratch.
     """
     d, n_classes = low_x.shape[0], p.shape[0]
     for i in range(d):

@@ -7,17 +7,57 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit_apart
+from meanfield.numerics.order import largest_first
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
 from meanfield.theories.single_layer.compiled.master import solve_master
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
-from meanfield.theories.single_layer.compiled.returned import STATE
+from meanfield.theories.single_layer.compiled.returned import CUTS, STATE
 
 __all__ = ["bundle_rounds"]
 
 _NEW_CUTS = (
     12  # at most so many new readouts, and half as many directions, a round: degenerate phases offer a continuum
 )
+
+
+@jit_apart(returns="int64")
+def _scaled_back(table, p, t, worst, worst_values):
+    """Scale t (in place) to where J is finite; fills the `worst` directions and their values, returns their number.
+
+    Where G also grows linearly J diverges at the boundary: t stays inside, where h is of order one far out.
+    """
+    n_worst, q_max, _ = worst_directions(table, p, t, 1.0 - 1e-7, worst, worst_values)
+    confined = 1.0
+    for i in range(n_worst):
+        push = linear_push(table, p, t, worst[i])
+        if push > NO_PUSH:
+            confined = min(confined, 1.0 - min(0.5, 0.5 * push * push))
+            worst_values[i] = -1.0
+    if q_max > confined:
+        t *= np.sqrt(confined / q_max)
+    return n_worst
+
+
+@jit_apart(returns=f"Tuple(({CUTS}))")
+def _new_directions(directions, weights, worst, worst_values):
+    """The directions that carry weight, and the best of the `worst` ones; returns (directions, weights)."""
+    n_old, m = directions.shape
+    pool = np.empty((n_old + _NEW_CUTS // 2, m))
+    pool_weights = np.empty(n_old + _NEW_CUTS // 2)
+    size = 0
+    for k in range(n_old):
+        if weights[k] > 1e-8:
+            copy_vector(pool[size], directions[k])
+            pool_weights[size] = weights[k]
+            size += 1
+    added = 0
+    for i in largest_first(worst_values):
+        if added < _NEW_CUTS // 2 and worst_values[i] > 0.0:
+            before = size
+            size = merge_maximum(pool, pool_weights, size, worst[i], 0.0, 1e-10)
+            added += size - before
+    return pool[:size].copy(), pool_weights[:size].copy()
 
 
 @jit_apart(returns=f"Tuple(({STATE}, float64, float64, int64))")
@@ -58,16 +98,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
         # New directions first; then t is scaled back to where J is finite.
         n_worst = 0
         if unbounded:
-            n_worst, q_max, _ = worst_directions(table, p, t, 1.0 - 1e-7, worst, worst_values)
-            # Where G also grows linearly J diverges at the boundary: stay inside, where h is of order one far out.
-            confined = 1.0
-            for i in range(n_worst):
-                push = linear_push(table, p, t, worst[i])
-                if push > NO_PUSH:
-                    confined = min(confined, 1.0 - min(0.5, 0.5 * push * push))
-                    worst_values[i] = -1.0
-            if q_max > confined:
-                t *= np.sqrt(confined / q_max)
+            n_worst = _scaled_back(table, p, t, worst, worst_values)
         active = 0
         for k in range(n_cuts):
             if weights[k] > 1e-7:
@@ -84,7 +115,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
         gain = best - model if best < np.inf else np.inf
         serious = value < best - 0.1 * gain or best == np.inf
         # Keep the cuts that carry weight, add the best new ones.
-        order = np.argsort(-heights[:count])
+        order = largest_first(heights[:count])
         pool = np.empty((active + _NEW_CUTS, m))
         pool_weights = np.empty(active + _NEW_CUTS)
         size = 0
@@ -112,24 +143,7 @@ def bundle_rounds(table, p, y, tau, low, high, state, tolerance, max_rounds):
         cuts = pool[:size].copy()
         cut_weights = pool_weights[:size].copy()
         if unbounded:
-            n_old = directions.shape[0]
-            pool = np.empty((n_old + _NEW_CUTS // 2, m))
-            pool_weights = np.empty(n_old + _NEW_CUTS // 2)
-            size = 0
-            for k in range(n_old):
-                if weights[n_cuts + k] > 1e-8:
-                    copy_vector(pool[size], directions[k])
-                    pool_weights[size] = weights[n_cuts + k]
-                    size += 1
-            order = np.argsort(-worst_values[:n_worst])
-            added = 0
-            for i in range(n_worst):
-                if added < _NEW_CUTS // 2 and worst_values[order[i]] > 0.0:
-                    before = size
-                    size = merge_maximum(pool, pool_weights, size, worst[order[i]], 0.0, 1e-10)
-                    added += size - before
-            directions = pool[:size].copy()
-            direction_weights = pool_weights[:size].copy()
+            directions, direction_weights = _new_directions(directions, weights[n_cuts:], worst, worst_values[:n_worst])
         if serious:
             t_best = t
             best = value

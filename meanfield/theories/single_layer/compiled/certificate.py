@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.jit import jit_apart
+from meanfield.numerics.linalg import thin_svd
 from meanfield.theories.single_layer.compiled.generated.action import action_direct, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part, neuron_residual, order_residual
 from meanfield.theories.single_layer.compiled.kkt import height_unit
@@ -84,7 +85,7 @@ def weight_nullity(table, p, t, readouts, directions):
         if norm > 0.0:
             for i in range(columns.shape[0]):
                 columns[i, k] /= norm
-    singular = np.linalg.svd(columns, False)[1]
+    singular = thin_svd(columns)[1]
     rank = 0
     for value in singular:
         if value > 1e-7 * singular[0]:

@@ -13,6 +13,7 @@ from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import nonnegative_least_squares
+from meanfield.numerics.order import largest_first
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, find_maxima, linear_push
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
 from meanfield.theories.single_layer.compiled.dual import carrying
@@ -55,7 +56,7 @@ def _ridges(t, cuts, multipliers, sizes, least):
     carried = np.zeros(n_cuts)
     total = np.zeros(n_cuts)
     count = 0
-    for k in np.argsort(-multipliers[:n_cuts]):
+    for k in largest_first(multipliers[:n_cuts]):
         if not multipliers[k] > 1e-3 * least:
             break
         found = -1
@@ -131,7 +132,7 @@ def _faces(table, p, t, directions, multipliers, flat, scale, patterns, dims, fr
     masses = np.zeros(_SPACES)
     kappa = np.empty(n_classes)
     for turn in range(2):  # those whose signs are plain come first
-        for k in np.argsort(-multipliers):
+        for k in largest_first(multipliers):
             u = directions[k]
             if not multipliers[k] > _LEAST_RAY * scale or exhausted(table.stop, 1):
                 break
@@ -240,7 +241,7 @@ def _add_rays(t, pattern, basis, weights, directions, multipliers, rays, count):
     # The edges of a plane cone, and the directions of the bundle method as far inside as they have to be.
     middle = np.zeros(m)
     u = np.empty(m)
-    for k in np.argsort(-multipliers):
+    for k in largest_first(multipliers):
         if not multipliers[k] > 0.0:
             break
         _project(basis, directions[k], u)
@@ -254,7 +255,7 @@ def _add_rays(t, pattern, basis, weights, directions, multipliers, rays, count):
     length = np.sqrt(np.sum(middle * middle))
     if not length > 0.0 or _inside(t, pattern, middle) > 0.0:
         return count
-    for k in np.argsort(-multipliers):
+    for k in largest_first(multipliers):
         if not multipliers[k] > 0.0 or count == rays.shape[0]:
             break
         _project(basis, directions[k], u)

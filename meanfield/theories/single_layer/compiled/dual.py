@@ -6,8 +6,9 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
-from meanfield.numerics.jit import jit_apart
+from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
+from meanfield.numerics.order import largest_first
 from meanfield.theories.single_layer.compiled.ascent import NO_PUSH, ascend, find_maxima, linear_push, merge_maximum
 from meanfield.theories.single_layer.compiled.bounds import HEIGHT_ROUNDING
 from meanfield.theories.single_layer.compiled.certificate import weight_nullity
@@ -25,6 +26,7 @@ _VIOLATION = 2e-12  # relative excess of h over s at which a readout counts as v
 _TOUCHING = 1e-10  # the same below s for one that counts as touching, where codes far out are known to fewer digits
 MOST_SPARE = 512  # codes beyond those that are needed, up to which weights are selected among all of them
 _ESCAPED = 1e-6  # excess of h of a readout that runs away, which rounding may feign
+_SETTLED, _CHANGED, _STUCK = range(3)  # whether codes and directions may stay, have changed, or would have to
 _FLAT = 1e-9  # curvature of h below which a cut lies on a ridge towards infinity, in units of sigma_a
 
 
@@ -77,7 +79,7 @@ def _distinct_directions(directions, weights, distance):
     merged = np.empty(directions.shape)
     total = np.zeros(directions.shape[0])
     count = 0
-    for k in np.argsort(-weights):
+    for k in largest_first(weights):
         found = -1
         for i in range(count):
             if np.max(np.abs(merged[i] - directions[k])) <= distance:
@@ -126,6 +128,40 @@ def _pushed(table, p, t, directions):
     return most > NO_PUSH
 
 
+@jit_apart(returns=f"Tuple((int64, {CUTS}, {CUTS}))")
+def _without_negative(table, p, y, tau, t, readouts, weights, directions, direction_weights, nullity):
+    """Other weights where these are not unique, or without the code or direction whose weight is least.
+
+    Returns (_SETTLED, _CHANGED or _STUCK, readouts, weights, directions, direction_weights).
+    """
+    if nullity > 0:
+        trial = weights.copy()
+        trial_direction = direction_weights.copy()
+        norm = feasible_weights(table, p, y, tau, t, readouts, trial, directions, trial_direction)
+        if norm < 1e-12:
+            return _SETTLED, readouts, trial, directions, trial_direction
+    lowest_direction = np.min(direction_weights) if direction_weights.shape[0] > 0 else 0.0
+    verdict = _CHANGED
+    if np.min(weights) < lowest_direction and weights.shape[0] > 1:
+        readouts, weights = _without(readouts, weights, np.argmin(weights))
+    elif lowest_direction < -1e-13:
+        directions, direction_weights = _without(directions, direction_weights, np.argmin(direction_weights))
+    else:
+        verdict = _STUCK
+    return verdict, readouts, weights, directions, direction_weights
+
+
+@jit_apart(returns=f"Tuple((int64, {CUTS}))")
+def _with_worst(table, p, t, directions, direction_weights, worst, worst_values):
+    """The directions along which J is infinite, as well; returns (a verdict, directions, their weights)."""
+    n_worst, _q_max, _exact = worst_directions(table, p, t, 1.0 + _VIOLATION, worst, worst_values)
+    if n_worst > 0 and linear_push(table, p, t, worst[0]) > NO_PUSH:
+        return _STUCK, directions, direction_weights  # no outlier can hold t back
+    for i in range(min(n_worst, 8)):
+        directions, direction_weights = _with(directions, direction_weights, worst[i], 0.0)
+    return _CHANGED if n_worst > 0 else _SETTLED, directions, direction_weights
+
+
 @jit_apart(returns=SOLUTION)
 def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, direction_weights, search):
     """Newton with codes and directions entering (h > s, Q > 1) and leaving (weight < 0).
@@ -156,38 +192,23 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
         readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-7, False)
         if readouts.shape[0] < before:
             continue
-        lowest = np.min(weights)
         lowest_direction = np.min(direction_weights) if direction_weights.shape[0] > 0 else 0.0
-        if min(lowest, lowest_direction) < -1e-13:
-            changed = False
-            if nullity > 0:
-                trial = weights.copy()
-                trial_direction = direction_weights.copy()
-                norm = feasible_weights(table, p, y, tau, t, readouts, trial, directions, trial_direction)
-                if norm < 1e-12:
-                    weights = trial
-                    direction_weights = trial_direction
-                    changed = True
-            if not changed:
-                if lowest < lowest_direction and weights.shape[0] > 1:
-                    readouts, weights = _without(readouts, weights, np.argmin(weights))
-                elif lowest_direction < -1e-13:
-                    directions, direction_weights = _without(
-                        directions, direction_weights, np.argmin(direction_weights)
-                    )
-                else:
-                    break
+        if min(np.min(weights), lowest_direction) < -1e-13:
+            verdict, readouts, weights, directions, direction_weights = _without_negative(
+                table, p, y, tau, t, readouts, weights, directions, direction_weights, nullity
+            )
+            if verdict == _STUCK:
+                break
+            if verdict == _CHANGED:
                 continue
-        added = False
         if unbounded:
-            n_worst, _q_max, _exact = worst_directions(table, p, t, 1.0 + _VIOLATION, worst, worst_values)
-            if n_worst > 0 and linear_push(table, p, t, worst[0]) > NO_PUSH:
-                break  # J is infinite here, and no outlier can hold t back
-            for i in range(min(n_worst, 8)):
-                directions, direction_weights = _with(directions, direction_weights, worst[i], 0.0)
-                added = True
-        if added:
-            continue
+            verdict, directions, direction_weights = _with_worst(
+                table, p, t, directions, direction_weights, worst, worst_values
+            )
+            if verdict == _STUCK:
+                break
+            if verdict == _CHANGED:
+                continue
         count = find_maxima(table, p, t, low, high, readouts, True, maxima, heights)
         count, escaped = climb_ridges(table, p, t, maxima, heights, count)
         if escaped > s + _VIOLATION * (1.0 + abs(s)) + _ESCAPED:
@@ -232,7 +253,7 @@ def active_set(table, p, y, tau, low, high, t, readouts, weights, directions, di
     return False, t, readouts, weights, directions, direction_weights, s, 0, 0
 
 
-@jit_apart(returns="boolean")
+@jit
 def _stands(table, p, t, a):
     """Whether h bends down at `a` in all directions: on the ridge of an outlier it does not, and no code is there."""
     m = a.shape[0]
@@ -244,6 +265,21 @@ def _stands(table, p, t, a):
     return cholesky(hess)
 
 
+@jit_apart(returns=f"Tuple(({CUTS}))")
+def _standing(table, p, t, readouts, weights):
+    """Readouts that `_stands`, with weights that add up to one; all where there are none."""
+    steep = np.full(readouts.shape[0], -1.0)
+    standing = 0
+    for k in range(readouts.shape[0]):
+        if _stands(table, p, t, readouts[k]):
+            steep[k] = weights[k]
+            standing += 1
+    if standing > 0:
+        readouts, weights = carrying(readouts, steep, -0.5)
+        weights /= np.sum(weights)
+    return readouts, weights
+
+
 @jit_apart(returns=f"Tuple(({CUTS}, {CUTS}))")
 def candidates(table, p, state, distance):
     """Codes and directions that carry weight in a state of the bundle method, ready for `active_set`."""
@@ -251,15 +287,7 @@ def candidates(table, p, state, distance):
     readouts, weights = carrying(cuts, cut_weights, 2e-3 / cut_weights.shape[0])
     readouts, weights = _distinct_codes(table, p, t, readouts, weights, 1e-5, True)
     if table.growth_plus > 0.0 or table.growth_minus > 0.0:
-        steep = np.full(readouts.shape[0], -1.0)
-        standing = 0
-        for k in range(readouts.shape[0]):
-            if _stands(table, p, t, readouts[k]):
-                steep[k] = weights[k]
-                standing += 1
-        if standing > 0:
-            readouts, weights = carrying(readouts, steep, -0.5)
-            weights /= np.sum(weights)
+        readouts, weights = _standing(table, p, t, readouts, weights)
     directions, direction_weights = carrying(directions, direction_weights, 1e-6)
     directions, direction_weights = _distinct_directions(directions, direction_weights, distance)
     return readouts, weights, directions, direction_weights

@@ -14,10 +14,12 @@ import numpy as np
 
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.linalg import thin_svd
 
-__all__ = ["ROUNDING", "Frames", "class_frames", "narrowest_frame", "tie"]
+__all__ = ["ROUNDING", "STRAIGHT", "Frames", "coordinates", "narrowest_frame", "rank", "tied"]
 
 ROUNDING = 4e-16  # of numbers that are computed from t, relative
+STRAIGHT = 1e-3  # of singular values of t from which on kappa are coordinates
 _LEAST = 1e-3  # volume of the unit vectors of the classes of a frame
 _SLACK = 1e-12  # relative slack of kappa that is computed from the frame
 
@@ -33,7 +35,7 @@ class Frames(NamedTuple):
 
 
 @jit_apart
-def class_frames(t, d):
+def _class_frames(t, d):
     """All frames of d classes whose directions are not nearly dependent; none (F = 0) where there is no such."""
     n_classes = t.shape[0]
     total = 0
@@ -56,7 +58,7 @@ def class_frames(t, d):
                 copy_vector(rows[i], t[c])
                 i += 1
         # Not from T_B T_B^T, whose inverse loses twice as many digits.
-        left, singular, right = np.linalg.svd(rows, False)
+        left, singular, right = thin_svd(rows)
         if not singular[d - 1] > 0.0:
             continue
         volume = 0.0
@@ -115,7 +117,7 @@ def narrowest_frame(frames, low_k, high_k):
 
 
 @jit
-def tie(classes, to_kappa, low_k, high_k):
+def _tie(classes, to_kappa, low_k, high_k):
     """Contract a box of kappa (in place) to kappa = to_kappa kappa_B of one frame; False where nothing is left."""
     d = classes.shape[0]
     for c in range(to_kappa.shape[0]):
@@ -135,3 +137,50 @@ def tie(classes, to_kappa, low_k, high_k):
         if low_k[c] > high_k[c]:
             return False
     return True
+
+
+@jit_apart(returns="boolean")
+def tied(frames, low_k, high_k):
+    """`_tie` by all frames in turn."""
+    done = 0
+    while done < frames.volume.shape[0] and _tie(frames.classes[done], frames.to_kappa[done], low_k, high_k):
+        done += 1
+    return done == frames.volume.shape[0]
+
+
+@jit
+def rank(singular):
+    rank = 0
+    for value in singular:
+        if value > 1e-13 * singular[0]:
+            rank += 1
+    return rank
+
+
+@jit_apart
+def coordinates(p, t, gram, framed):
+    """Sides of the boxes of `branch_and_bound`: (d, the least singular value of t, frames, kappa of a side, form of
+    |a|^2, its relative error, readout of a side, from q_c to a side). There are no frames where sides are along axes.
+    """
+    n_classes = t.shape[0]
+    left, singular, right = thin_svd(t)
+    d = rank(singular)
+    axes = np.ascontiguousarray(right[:d].T)
+    over_kappa = framed or (d == n_classes and singular[d - 1] > STRAIGHT * singular[0])
+    frames = _class_frames(t, d if over_kappa else n_classes + 1)
+    if frames.volume.shape[0] > 0:
+        from_activation = gram.copy()
+        to_readout = np.ascontiguousarray(axes * (1.0 / singular[:d])) @ np.ascontiguousarray(left[:, :d].T)
+        to_kappa = frames.to_kappa[0]
+        prior = frames.prior[0]
+        rounding = frames.rounding[0]
+    else:
+        rounding = ROUNDING
+        to_kappa = t @ axes
+        from_activation = np.ascontiguousarray(to_kappa.T)
+        prior = np.eye(d)
+        to_readout = axes
+    for i in range(from_activation.shape[0]):
+        for c in range(n_classes):
+            from_activation[i, c] *= p[c]
+    return d, singular[-1], frames, to_kappa, prior, rounding, to_readout, from_activation

@@ -17,28 +17,21 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_vector
-from meanfield.numerics.cumulant_table import cumulant2, interval_index
+from meanfield.numerics.cumulant_table import cumulant2
 from meanfield.numerics.jit import jit, jit_apart
-from meanfield.numerics.linalg import cholesky, cholesky_solve
+from meanfield.numerics.linalg import thin_svd
 from meanfield.theories.single_layer.compiled.bounds import (
     BARREN,
     CONTRACTED,
-    HEIGHT_ROUNDING,
     confined_radius,
-    curvature_over,
-    growth_bound,
     psi_and_mean,
-    range_maximum,
-    remainder_maximum,
     second_order,
 )
 from meanfield.theories.single_layer.compiled.chords import chord_bound
-from meanfield.theories.single_layer.compiled.far import far_bound
-from meanfield.theories.single_layer.compiled.frames import ROUNDING, class_frames, narrowest_frame, tie
-from meanfield.theories.single_layer.compiled.generated.action import action_hessian
-from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
-from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES, relaxed_bound
-from meanfield.theories.single_layer.compiled.tails import asymptotic_lines, slope_errors
+from meanfield.theories.single_layer.compiled.frames import STRAIGHT, coordinates, narrowest_frame, rank, tied
+from meanfield.theories.single_layer.compiled.majorants import ROUNDING_STRAIGHT, majorised, peaked, ranges
+from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES
+from meanfield.theories.single_layer.compiled.tails import tails
 
 __all__ = ["branch_and_bound", "exchangeable", "global_bound"]
 
@@ -48,26 +41,21 @@ _SLACK = 1e-12  # relative slack given to the tabulated G' when boxes are contra
 # most 2 _FAR; roots of large ends come first). A large array that is made for every task costs page faults.
 _STACK_PER_SIDE = 96
 _THIN = 1e-13  # relative width of a side that is not split
-_LEAST_RATIO = 1e-3  # of singular values of t from which on kappa are coordinates
 _FRAMED_CLASSES = 8  # up to so many classes all sets of them are looked at
 _FEW_FRAMED, _ALONG_AXES = 12_000, 100_000  # boxes of each kind before the other is tried
 _EQUAL = 1e-13  # relative difference of classes that count as exchangeable
-_FAR_OUT = 1e3  # kappa beyond which boxes are as wide as they are far, where phi is homogeneous
-# Relative error of inverses of t t^T, from which on forms are charged for it; the latter where phi is homogeneous: its
-# rays reach to infinity, forms vanish along them, and are not known better than t.
-_ROUNDING, _ROUNDING_STRAIGHT = 1e-14, 4e-14
+_ROUNDING = 1e-14  # relative error of inverses of t t^T, from which on forms are charged for it
 _EASY = 300  # boxes after which majorants are worth their price
 
 
 @jit
-def exchangeable(p, t):
-    """For each class the next one equivalent to it (equal p, and t t^T unchanged by swapping the two), or -1.
+def exchangeable(p, gram):
+    """For each class the next one equivalent to it (equal p, and gram = t t^T unchanged by swapping the two), or -1.
 
     h depends on t through t t^T alone, so swapping equivalent classes maps maxima onto maxima. Returns (next ones,
     the largest relative difference that was let pass: of the rounding of t).
     """
     n_classes = p.shape[0]
-    gram = t @ t.T
     unit = 1e-300 + np.max(np.abs(gram))
     follower = np.full(n_classes, -1)
     asymmetry = 0.0
@@ -113,11 +101,11 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     `excess` is the largest proven bound minus level, or that of the box that could not be decided; `where` (m,) is
     filled with the highest centre of a box that is left.
     """
-    singular = np.linalg.svd(t, False)[1]
-    d = _rank(singular)
+    singular = thin_svd(t)[1]
+    d = rank(singular)
     if d == 0:
         return level >= -tolerance, max(-level, 0.0), 0
-    straight = singular[d - 1] > _LEAST_RATIO * singular[0]
+    straight = singular[d - 1] > STRAIGHT * singular[0]
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
     several = unbounded and straight and 1 < d < t.shape[0] <= _FRAMED_CLASSES
     excess = np.inf
@@ -138,15 +126,6 @@ def global_bound(table, bounds, p, t, level, known, infimum, supremum, tolerance
     return False, excess, total
 
 
-@jit
-def _rank(singular):
-    rank = 0
-    for value in singular:
-        if value > 1e-13 * singular[0]:
-            rank += 1
-    return rank
-
-
 @jit_apart(returns="Tuple((boolean, float64, int64))")
 def branch_and_bound(
     table, bounds, p, t, level, known, infimum, supremum, tolerance, max_boxes, confinement, framed, where
@@ -157,38 +136,19 @@ def branch_and_bound(
     along the principal axes of t, or `framed`: in all kappa, each box being looked at in a frame of its own.
     """
     n_classes, m = t.shape
-    left, singular, right = np.linalg.svd(t, False)
     unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
-    d = _rank(singular)
-    axes = np.ascontiguousarray(right[:d].T)
-    over_kappa = framed or (d == n_classes and singular[d - 1] > _LEAST_RATIO * singular[0])
-    frames = class_frames(t, d if over_kappa else n_classes + 1)
-    over_kappa = over_kappa and frames.volume.shape[0] > 0
+    inner = t @ t.T
+    d, least, frames, to_kappa, prior, rounding, to_readout, from_activation = coordinates(p, t, inner, framed)
+    over_kappa = frames.volume.shape[0] > 0
     framed = framed and over_kappa
-    sides = n_classes if over_kappa else d
-    if over_kappa:
-        from_activation = t @ t.T
-        to_readout = np.ascontiguousarray(axes * (1.0 / singular[:d])) @ np.ascontiguousarray(left[:, :d].T)
-        to_kappa = frames.to_kappa[0]
-        prior = frames.prior[0]
-        rounding = frames.rounding[0]
-    else:
-        rounding = ROUNDING
-        to_kappa = t @ axes
-        from_activation = np.ascontiguousarray(to_kappa.T)
-        prior = np.eye(d)
-        to_readout = axes
-    for i in range(sides):
-        for c in range(n_classes):
-            from_activation[i, c] *= p[c]
+    sides = from_activation.shape[0]
     known_x = np.empty((known.shape[0], n_classes))
     for k in range(known.shape[0]):
         for c in range(n_classes):
             known_x[k, c] = np.sum(known[k] * t[c])
     # A maximum on the plane of two such classes may lie a little beside it: searches allow for that.
-    follower, asymmetry = exchangeable(p, t)
+    follower, asymmetry = exchangeable(p, inner)
     slack = _SLACK + 4.0 * asymmetry
-    inner = t @ t.T
     lows = np.empty((_STACK_PER_SIDE * sides + 3, sides))
     highs = np.empty((_STACK_PER_SIDE * sides + 3, sides))
     for i in range(sides):
@@ -204,8 +164,7 @@ def branch_and_bound(
                 high += factor * max(infimum, -_FAR)
         lows[0, i] = max(low - 1e-9 * (1.0 + abs(low)), -_FAR)
         highs[0, i] = min(high + 1e-9 * (1.0 + abs(high)), _FAR)
-    lines = asymptotic_lines(table, infimum, supremum)
-    errors = slope_errors(table, infimum, supremum)
+    lines, errors = tails(table, infimum, supremum)
     if infimum == -np.inf or supremum == np.inf:
         ball = confined_radius(table, p, t, confinement, infimum, supremum)
         for i in range(sides):
@@ -220,15 +179,13 @@ def branch_and_bound(
     high_s = np.empty(sides)
     low_x = np.empty(d)
     high_x = np.empty(d)
-    low_y = np.empty(d)
-    high_y = np.empty(d)
-    room = np.empty(n_classes)
     low_k = np.empty(n_classes)
     high_k = np.empty(n_classes)
     low_q = np.empty(n_classes)
     high_q = np.empty(n_classes)
-    low_g = np.empty(n_classes)
-    high_g = np.empty(n_classes)
+    psi = np.empty(n_classes)
+    low_r = np.empty(n_classes)
+    high_r = np.empty(n_classes)
     slope = np.empty(n_classes)
     field = np.empty(n_classes)
     spread = np.empty(n_classes)
@@ -258,13 +215,9 @@ def branch_and_bound(
             bound = 0.0
             second = 0.0
             lost = False  # beyond the table, where that says nothing
-            if framed and turn < 2:
-                for f in range(frames.volume.shape[0]):
-                    if not tie(frames.classes[f], frames.to_kappa[f], low_s, high_s):
-                        empty = True
-                        break
-                if empty:
-                    break
+            if framed and turn < 2 and not tied(frames, low_s, high_s):
+                empty = True
+                break
             for c in range(n_classes):
                 if over_kappa:
                     low = low_s[c]
@@ -286,28 +239,19 @@ def branch_and_bound(
                     high_q[c] = min(supremum, _FAR)
                 lost = lost or (high > table.kappa_max and errors[1] == np.inf)
                 lost = lost or (low < -table.kappa_max and errors[0] == np.inf)
-                if not unbounded:
-                    low_g[c] = r_low
-                    high_g[c] = r_high
-                if unbounded or boxes > _EASY:
-                    psi = max(psi_low, psi_high)
-                    first = interval_index(table, low)
-                    last = interval_index(table, high)
-                    width = high - low
-                    narrow = psi + 0.0625 * width * width * range_maximum(bounds.bend, first, last)
-                    bound += p[c] * min(narrow, max(range_maximum(bounds.psi, first, last), psi))
-                if unbounded:
-                    r_low -= (lines[0] if low < 0.0 else lines[1]) * low
-                    r_high -= (lines[0] if high < 0.0 else lines[1]) * high
-                    r_top = remainder_maximum(table, bounds, low, high, r_low, r_high)
-                    second += p[c] * r_top
-                    spread[c] = min(r_top - min(r_low, r_high), (high_q[c] - low_q[c]) * width)
+                low_r[c] = r_low
+                high_r[c] = r_high
+                psi[c] = max(psi_low, psi_high)
+            if unbounded or boxes > _EASY:
+                bound, second = ranges(
+                    table, bounds, p, lines, low_k, high_k, psi, low_q, high_q, low_r, high_r, spread
+                )
             if straight:
                 bound = min(bound, second)
             if lost:
                 bound = second = np.inf
             elif not unbounded:
-                chords = chord_bound(p, inner, low_k, high_k, low_g, high_g, slope, field)
+                chords = chord_bound(p, inner, low_k, high_k, low_r, high_r, slope, field)
                 bound = chords if boxes <= _EASY else min(bound, chords)
             if bound <= level + tolerance:
                 done = True
@@ -365,41 +309,17 @@ def branch_and_bound(
             low_x[i] = low_s[side]
             high_x[i] = high_s[side]
         aim = level + tolerance
-        if rounding > (_ROUNDING_STRAIGHT if straight else _ROUNDING):
-            for i in range(d):
-                for j in range(d):
-                    sizes = max(high_x[i], -low_x[i]) * max(high_x[j], -low_x[j])
-                    middle = 0.25 * (low_x[i] + high_x[i]) * (low_x[j] + high_x[j])
-                    aim -= 0.5 * ROUNDING * abs(prior[i, j]) * sizes + rounding * prior[i, j] * middle
-        if unbounded:
-            second += growth_bound(
-                table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, middle_matrix, gradient
-            )
-            if second <= aim:
+        charged = rounding > (ROUNDING_STRAIGHT if straight else _ROUNDING)
+        relaxed = np.inf
+        if charged or unbounded or boxes > _EASY:
+            aim, second, relaxed = majorised(
+                table, bounds, p, t, least, frames, to_kappa, prior, rounding if charged else 0.0, lines, low_x, high_x,
+                low_k, high_k, framed, straight, boxes > _EASY and not lost, aim, second, products, ready, gap, matrix,
+                middle_matrix, gradient,
+            )  # fmt: skip
+            if unbounded and second <= aim:
                 excess = max(excess, second - level)
                 continue
-        relaxed = np.inf
-        if boxes > _EASY and not lost:
-            far = straight and max(np.max(high_k), -np.min(low_k)) > _FAR_OUT
-            relaxed = relaxed_bound(
-                table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far,
-                aim, products, ready, gap, matrix, middle_matrix,
-            )  # fmt: skip
-            if far and relaxed > aim:
-                relaxed = min(
-                    relaxed, far_bound(table, bounds, p, t, singular[-1], lines, low_k, high_k, aim, relaxed, gap)
-                )
-                # The dual may crawl in one frame and not in another.
-                for f in range(frames.volume.shape[0] if framed else 0):
-                    if relaxed <= aim or frames.rounding[f] > _ROUNDING_STRAIGHT:
-                        continue
-                    for i in range(d):
-                        low_y[i], high_y[i] = low_k[frames.classes[f, i]], high_k[frames.classes[f, i]]
-                    other = relaxed_bound(
-                        table, bounds, p, frames.to_kappa[f], frames.prior[f], lines, low_y, high_y, low_k, high_k,
-                        True, far, aim, products, ready, room, matrix, middle_matrix,
-                    )  # fmt: skip
-                    relaxed = min(relaxed, other)
         if relaxed <= aim:
             excess = max(excess, relaxed - level)
             continue
@@ -421,18 +341,10 @@ def branch_and_bound(
                     inside = False
                     break
             if inside:
-                rest = 0.0
-                for c in range(n_classes):
-                    curvature[c] = p[c] * curvature_over(table, bounds, low_k[c], high_k[c])[1]
-                    if abs(known_x[k, c]) > table.kappa_max:
-                        rest += p[c] * errors[1 if known_x[k, c] > 0.0 else 0] * abs(known_x[k, c])
-                height = action_hessian(table, p, t, known[k], slopes, hess)
-                minus_hessian(curvature, t, hess)
-                if rest <= 0.1 * tolerance and cholesky(hess):
-                    copy_vector(uphill, slopes)
-                    cholesky_solve(hess, uphill)
-                    height += 0.5 * np.sum(slopes * uphill)
-                    done = height <= level + tolerance + HEIGHT_ROUNDING * np.sum(known[k] * known[k])
+                done = peaked(
+                    table, bounds, p, t, known[k], known_x[k], low_k, high_k, errors, level, tolerance, curvature,
+                    slopes, hess, uphill,
+                )  # fmt: skip
         if done:
             excess = max(excess, 0.0)
             continue

@@ -181,6 +181,13 @@ def _joint_step(drift, response, solution):
     return step
 
 
+@jit_apart(returns="none")
+def _turn_jointly(directions, drift, responses, solution):
+    """`_joint_step` of all directions (in place)."""
+    for k in range(directions.shape[0]):
+        _turn(directions[k], _joint_step(drift[k], responses[k], solution))
+
+
 @jit_apart(returns="float64")
 def _add_directions(
     table, p, t, directions, direction_weights, joint, n_codes, matrix, rhs, same_class, responses, drift
@@ -214,6 +221,34 @@ def _add_directions(
 def height_unit(a):
     """The unit in which h(a; t) = s is looked at: its terms of order |a|^2 cancel, and are rounded."""
     return max(np.sum(a * a) / _FAR_OUT, 1.0)
+
+
+@jit_apart(returns="none")
+def _copy_point(target, source):
+    """Copy (t, readouts, weights, directions, direction_weights)."""
+    copy_matrix(target[0], source[0])
+    copy_matrix(target[1], source[1])
+    copy_vector(target[2], source[2])
+    copy_matrix(target[3], source[3])
+    copy_vector(target[4], source[4])
+
+
+@jit_apart(returns="none")
+def _shorter(point, before, unit, length, solution):
+    """Make a point, as in `_copy_point`, that of a shorter step from the one before, whose readouts it takes."""
+    t, readouts, weights, directions, direction_weights = point
+    t_before, readouts_before, weights_before, directions_before, direction_weights_before = before
+    m, n_codes = t.shape[1], readouts.shape[0]
+    n = t.shape[0] * m
+    copy_matrix(directions, directions_before)
+    copy_matrix(readouts, readouts_before)
+    for i in range(n):
+        t[i // m, i % m] = t_before[i // m, i % m] + length * solution[i]
+    for k in range(n_codes):
+        weights[k] = weights_before[k] + length * (solution[n + k] / unit[k] - weights_before[k])
+    for k in range(directions.shape[0]):
+        change = solution[n + n_codes + k] - direction_weights_before[k]
+        direction_weights[k] = direction_weights_before[k] + length * change
 
 
 @jit_apart(returns="Tuple((boolean, float64, float64, int64))")
@@ -321,35 +356,19 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             reductions += 1
             if steps == 0 or reductions > 12:
                 return False, s, np.inf, 0
-            copy_matrix(directions, directions_before)
-            copy_matrix(readouts, readouts_before)
             length *= 0.25
-            for i in range(n):
-                t[i // m, i % m] = t_before[i // m, i % m] + length * solution[i]
-            for k in range(n_codes):
-                weights[k] = weights_before[k] + length * (solution[n + k] / unit[k] - weights_before[k])
-            for k in range(n_out):
-                change = solution[n + n_codes + k] - direction_weights_before[k]
-                direction_weights[k] = direction_weights_before[k] + length * change
+            point = t, readouts, weights, directions, direction_weights
+            before = t_before, readouts_before, weights_before, directions_before, direction_weights_before
+            _shorter(point, before, unit, length, solution)
             continue
         steps += 1
         if exhausted(table.stop, size * size * size // 5000):
             return False, s, np.inf, 0
         if n_out > 0:
             off = _add_directions(
-                table,
-                p,
-                t,
-                directions,
-                direction_weights,
-                joint,
-                n_codes,
-                matrix,
-                rhs,
-                same_class,
-                responses_out,
+                table, p, t, directions, direction_weights, joint, n_codes, matrix, rhs, same_class, responses_out,
                 drift_out,
-            )
+            )  # fmt: skip
             residual = max(residual, off)
         rhs[size - 1] = -1.0
         order_residual(y, tau, t, order)
@@ -378,11 +397,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             if residual < least:
                 least = residual
                 best = level, nullity
-                copy_matrix(t_best, t)
-                copy_matrix(readouts_best, readouts)
-                copy_vector(weights_best, weights)
-                copy_matrix(directions_best, directions)
-                copy_vector(direction_weights_best, direction_weights)
+                point_best = t_best, readouts_best, weights_best, directions_best, direction_weights_best
+                _copy_point(point_best, (t, readouts, weights, directions, direction_weights))
             if small >= _WANDERING and residual <= 2.0 * least:
                 return True, level, residual, nullity
         previous = residual
@@ -398,11 +414,8 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
             change = max(change, abs(solution[i]))
             largest = max(largest, abs(t[i // m, i % m]))
         length = min(1.0, largest / max(change, 1e-300))
-        copy_matrix(t_before, t)
-        copy_matrix(readouts_before, readouts)
-        copy_vector(weights_before, weights)
-        copy_matrix(directions_before, directions)
-        copy_vector(direction_weights_before, direction_weights)
+        point_before = t_before, readouts_before, weights_before, directions_before, direction_weights_before
+        _copy_point(point_before, (t, readouts, weights, directions, direction_weights))
         for i in range(n):
             t[i // m, i % m] += length * solution[i]
         joint = joint or (residual <= _JOINT and length == 1.0)
@@ -415,14 +428,11 @@ def kkt_newton(table, p, y, tau, t, readouts, weights, directions, direction_wei
                 move = _joint_step(drift[k], responses[k], solution)
                 for r in range(m):
                     readouts[k, r] += move[r]
-            for k in range(n_out):
-                _turn(directions[k], _joint_step(drift_out[k], responses_out[k], solution))
+            if n_out > 0:
+                _turn_jointly(directions, drift_out, responses_out, solution)
         s = solution[size - 1]
     if least <= _ROUNDING:
-        copy_matrix(t, t_best)
-        copy_matrix(readouts, readouts_best)
-        copy_vector(weights, weights_best)
-        copy_matrix(directions, directions_best)
-        copy_vector(direction_weights, direction_weights_best)
+        point_best = t_best, readouts_best, weights_best, directions_best, direction_weights_best
+        _copy_point((t, readouts, weights, directions, direction_weights), point_best)
         return True, best[0], least, best[1]
     return False, s, previous, nullity

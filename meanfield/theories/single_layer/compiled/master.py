@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.budget import exhausted
-from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.jit import jit_apart
 from meanfield.numerics.linalg import cholesky_solve, cholesky_until
 from meanfield.theories.single_layer.compiled.generated.action import action_fields, growth_fields
 from meanfield.theories.single_layer.compiled.generated.stationarity import linear_part
@@ -24,7 +24,7 @@ __all__ = ["solve_master"]
 _MAX_ITERATIONS = 60
 
 
-@jit
+@jit_apart(returns="none")
 def _cut_fields(table, p, t, cuts, unit, directions, value, first, second):
     """Values of all cuts and directions, their first and second fields, cuts in units of their sizes."""
     n_cuts = cuts.shape[0]

@@ -166,16 +166,22 @@ def highest_maximum(maxima, heights, count):
     return top
 
 
-@jit_apart(returns="Tuple((int64, float64))")
+@jit
 def climb_ridges(table, p, t, maxima, heights, count):
     """Add the maxima of h that ridges lead to; returns (their number, the largest h of a readout that runs away).
 
     The latter is reduced by what the cancellation of terms of order |a|^2 may feign.
     """
+    if table.growth_plus == 0.0 and table.growth_minus == 0.0:
+        return count, -np.inf
+    return _along_ridges(table, p, t, maxima, heights, count)
+
+
+@jit_apart(returns="Tuple((int64, float64))")
+def _along_ridges(table, p, t, maxima, heights, count):
+    """`climb_ridges`, where there are some."""
     m = t.shape[1]
     escaped = -np.inf
-    if table.growth_plus == 0.0 and table.growth_minus == 0.0:
-        return count, escaped
     directions = np.empty((64, m))
     values = np.empty(64)
     n, _, _ = worst_directions(table, p, t, _RIDGE, directions, values)

@@ -11,6 +11,7 @@ import numpy as np
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
 from meanfield.numerics.jit import jit, jit_apart
+from meanfield.numerics.order import largest_first
 from meanfield.theories.single_layer.compiled.analog import analog_candidate
 from meanfield.theories.single_layer.compiled.ascent import ascend, find_maxima
 from meanfield.theories.single_layer.compiled.bundle import bundle_rounds
@@ -111,6 +112,13 @@ def _bundled(table, p, y, tau, low, high, origin, solution, most, search):
     return solution, used, chunk
 
 
+@jit_apart(returns="Tuple((float64, boolean))")
+def _confinement(table, p, t):
+    """Q(t), and whether it is exact."""
+    _, worst, exact = worst_directions(table, p, t, np.inf, np.empty((0, t.shape[1])), np.empty(0))
+    return worst, exact
+
+
 @jit_apart(returns="Tuple((boolean, float64, int64))")
 def _proved(tables, phi_range, p, solution, max_boxes, where, search):
     """Whether no readout is higher than the codes, by how much one may be, and boxes; `where` as in `global_bound`."""
@@ -127,7 +135,7 @@ def _proved(tables, phi_range, p, solution, max_boxes, where, search):
     worst = 0.0
     exact = True
     if unbounded:
-        _, worst, exact = worst_directions(table, p, t, np.inf, np.empty((0, t.shape[1])), np.empty(0))
+        worst, exact = _confinement(table, p, t)
     confinement = 1.0 - worst if exact else 0.0
     proved, excess, boxes = global_bound(
         table, bounds, p, t, s, maxima[:count], infimum, supremum, tolerance, max_boxes, confinement, where
@@ -174,12 +182,51 @@ def _with_readout(table, p, y, tau, low, high, solution, where, chunk, search):
 def _put_heaviest(rows_out, weights_out, rows, weights):
     """Copy rows and weights, heaviest first, as many as there is room for; returns their number."""
     n = 0
-    for k in np.argsort(-weights):
+    for k in largest_first(weights):
         if n < weights_out.shape[0]:
             copy_vector(rows_out[n], rows[k])
             weights_out[n] = weights[k]
             n += 1
     return n
+
+
+@jit_apart(returns=SOLUTION)
+def _that_of(j, codes, outliers, t, numbers):
+    """The solution of task j, from what `sweep_points` has filled."""
+    n, o = int(numbers[j, 1]), int(numbers[j, 2])
+    readouts, weights = codes[0][j, :n].copy(), codes[1][j, :n].copy()
+    directions, direction_weights = outliers[0][j, :o].copy(), outliers[1][j, :o].copy()
+    solved, unique = numbers[j, 0] == CONVERGED, np.int64(0)
+    return solved, t[j].copy(), readouts, weights, directions, direction_weights, 0.0, unique, unique
+
+
+@jit_apart(returns=SOLUTION)
+def _by_path(table, p, y, tau, low, high):
+    """From scratch, by a central path, or cuts that move where phi is unbounded."""
+    if table.growth_plus > 0.0 or table.growth_minus > 0.0:
+        return moving_cuts(table, p, y, tau, low, high, np.empty((0, y.shape[1])))
+    return code_path(table, p, y, tau, low, high)
+
+
+@jit_apart(returns=SOLUTION)
+def _analog(table, p, y, tau):
+    """The solution of the linear network of the same growth, with a code at zero."""
+    t, directions, direction_weights = analog_candidate(table, p, y, tau)
+    solved, unique = t.shape[0] > 0, np.int64(0)  # neither is a literal, as is said of what is returned
+    return solved, t, np.zeros((1, y.shape[1])), np.ones(1), directions, direction_weights, 0.0, unique, unique
+
+
+@jit_apart(returns="boolean")
+def _above(table, p, y, t, s, where):
+    """Whether a readout is above the level s, by a climb from `where` (m,), which is filled with it.
+
+    The box that could not be decided may hold one that the ascents have missed.
+    """
+    height, _ = ascend(table, p, t, where)
+    if height > s + _GLOBAL_TOLERANCE * (1.0 + abs(s)) and np.max(np.abs(where)) < 1e5:
+        return True
+    unbounded = table.growth_plus > 0.0 or table.growth_minus > 0.0
+    return unbounded and edge_above(table, p, t, s, softness(y, s), where)
 
 
 @jit
@@ -227,19 +274,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
         solution = _nothing(n_classes, m)
         if 0 <= j < i and numbers[j, 0] == CONVERGED:
             stage = _WARM
-            n = int(numbers[j, 1])
-            o = int(numbers[j, 2])
-            solution = (
-                True,
-                t_out[j].copy(),
-                readouts_out[j, :n].copy(),
-                weights_out[j, :n].copy(),
-                directions_out[j, :o].copy(),
-                direction_weights_out[j, :o].copy(),
-                0.0,
-                0,
-                0,
-            )
+            solution = _that_of(j, codes, outliers, t_out, numbers)
         rounds = 0
         status = NOT_CONVERGED
         residual = gap = objective = excess = np.inf
@@ -251,10 +286,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
             steps = 1
             failures = 0
             if stage == _PATH:
-                if unbounded:
-                    solution = moving_cuts(table, p, y, tau, low, high, np.empty((0, m)))
-                else:
-                    solution = code_path(table, p, y, tau, low, high)
+                solution = _by_path(table, p, y, tau, low, high)
                 searched[0] = -1
                 steps = 0
             elif stage != _WARM:
@@ -262,8 +294,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                 if stage == _TAU:
                     steps = _TAU_STEPS
                 elif table.growth_plus == table.growth_minus > 0.0:
-                    t, directions, direction_weights = analog_candidate(table, p, y, tau)
-                    solution = (True, t, np.zeros((1, m)), np.ones(1), directions, direction_weights, 0.0, 0, 0)
+                    solution = _analog(table, p, y, tau)
             for step in range(steps):
                 if exhausted(stop, 1):
                     break
@@ -304,12 +335,7 @@ def sweep_points(tables, tasks, phi_range, parent, max_boxes, first, last, codes
                     status = CONVERGED if proved else NOT_GLOBAL
                 if status != NOT_GLOBAL or refinements == _MAX_REFINEMENTS or exhausted(stop, 1):
                     break
-                # The box that could not be decided may hold a better readout that the ascents have missed.
-                height, _ = ascend(table, p, t, where)
-                above = height > s + _GLOBAL_TOLERANCE * (1.0 + abs(s)) and np.max(np.abs(where)) < 1e5
-                if not above and unbounded:
-                    above = edge_above(table, p, t, s, softness(y, s), where)
-                if not above:
+                if not _above(table, p, y, t, s, where):
                     if budget == max_boxes or (skewed and stage == _SCRATCH and max_boxes > 0):
                         break
                     budget = max_boxes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from meanfield.numerics.cumulant_table import cumulant2
-from meanfield.numerics.jit import jit
+from meanfield.numerics.jit import jit, jit_apart
 
-__all__ = ["asymptotic_lines", "slope_errors"]
+__all__ = ["asymptotic_lines", "tails"]
 
 
 @jit
@@ -31,7 +31,7 @@ def asymptotic_lines(table, infimum, supremum):
 
 
 @jit
-def slope_errors(table, infimum, supremum):
+def _slope_errors(table, infimum, supremum):
     """By how much R' may differ from that at the end of the table beyond it, on either side; inf: by anything.
 
     Between the end and the extreme value of phi, where G grows linearly; where phi is unbounded and G does not grow
@@ -51,3 +51,9 @@ def slope_errors(table, infimum, supremum):
             rest = 2.0 * abs(edge * (g2 - growth))
             errors[side] = rest if rest > 1e-6 else 0.0
     return errors
+
+
+@jit_apart(returns="UniTuple(float64[::1], 2)")
+def tails(table, infimum, supremum):
+    """`asymptotic_lines` and `_slope_errors`."""
+    return asymptotic_lines(table, infimum, supremum), _slope_errors(table, infimum, supremum)
