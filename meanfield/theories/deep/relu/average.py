@@ -13,7 +13,7 @@ from meanfield.theories.deep.relu.compiled.flood import flood
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
 
-__all__ = ["CHECK", "COARSE", "FINE", "WALL", "ReluAverages", "ReluRule", "bulk", "slab"]
+__all__ = ["CHECK", "COARSE", "FINE", "ROUGH", "WALL", "ReluAverages", "ReluRule", "bulk", "slab"]
 
 WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
 _REACH = {0: 0, 1: 4000, 2: 700, 3: 200}
@@ -40,6 +40,8 @@ class ReluRule(NamedTuple):
     far: float
 
 
+# For the way to a solution.
+ROUGH = ReluRule(1.4, 1.4, 1.4, 0.7, 0.0, 20.0, 18.0, 60.0)
 COARSE = ReluRule(1.15, 1.15, 1.15, 0.5, 0.0, 22.0, 18.0, 80.0)
 FINE = ReluRule(0.92, 0.92, 0.92, 1.0 / 3.0, 0.0, 36.0, 30.0, 90.0)
 CHECK = ReluRule(0.81, 0.83, 0.79, 0.29, 0.37, 38.0, 33.0, 105.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,8 @@ class ReluProblem:
         sigma^2 of the weights above it.
     width : float
         N; infinite for the limit.
+    exponent : float
+        beta of s = sigma_a^2 / P^beta.
     """
 
     depth: int
@@ -57,10 +59,16 @@ class ReluProblem:
     k: float
     scale: float
     width: float = math.inf
+    exponent: float = 1.0
 
     @property
     def n_samples(self) -> float:
         return float(self.n.sum())
+
+    def at(self, n_samples: float) -> ReluProblem:
+        """With other numbers of samples in the same proportions."""
+        ratio = n_samples / self.n_samples
+        return replace(self, n=ratio * self.n, readout_variance=self.readout_variance / ratio**self.exponent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +145,10 @@ class ReluSystem:
             rows.append(mean.ravel() / len(self.symmetry.permutations))
         _, size, basis = np.linalg.svd(np.array(rows), full_matrices=False)
         return np.asarray(basis[size > 1e-9].reshape(-1, len(words), q))
+
+    def forget(self) -> None:
+        """A memory of its own, for a problem whose averages are others."""
+        self._memory = OrderedDict()
 
     # ---- vectors ---------------------------------------------------------------------------------
 
@@ -241,7 +253,11 @@ class ReluSystem:
 
     def mapped(self, x: FloatArray, rule: ReluRule) -> ReluOrder:
         """Right-hand sides of the equations in the place of the order parameters; t holds t + (f + tau t - y)."""
-        problem, order = self.problem, self.unpack(x)
+        return self.images(self.unpack(x), rule)
+
+    def images(self, order: ReluOrder, rule: ReluRule) -> ReluOrder:
+        """The same for order parameters."""
+        problem = self.problem
         depth = problem.depth
         layers = [self.layer(order, layer, rule) for layer in range(depth)]
         root_s = math.sqrt(problem.readout_variance)

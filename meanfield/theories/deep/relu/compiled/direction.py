@@ -106,7 +106,8 @@ def condense(root, beta, n, d, delta, inverse, fields, out):
 
 @jit
 def climb(root, beta, n, d, delta, inverse, fields, steps, out):
-    """The largest gain met on the way beta -> R^T (n ghat_b) / |.| from the unit vector `beta`, which is moved in place;
+    """The largest gain met on the way beta -> R^T (n ghat_b) / |.| from the unit vector `beta`, moved in place.
+
     `out` is that of the last direction."""
     n_classes, q = root.shape
     push = np.empty(q)

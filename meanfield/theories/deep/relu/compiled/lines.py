@@ -50,7 +50,7 @@ def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
             h = (middle / spread + n * narrow * b / d) / slope if slope > 0.0 else middle
         if not abs(h) < 1e9 * spacing:
             return False
-        index = int(round(h / spacing))
+        index = round(h / spacing)
         value = _log_weight(sites, index, (index + shift) * spacing, b, middle, spread, n, d, delta)
         if math.isnan(value):
             if guess == 2:  # only a guess
