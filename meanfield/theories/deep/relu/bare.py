@@ -22,6 +22,7 @@ __all__ = ["BareSystem", "above", "every_word", "word_of"]
 _MOST_GAIN = 1.002  # of what does not condense
 _MOST_COMMON = 0.9999  # of the code of all classes, which never condenses: its bulk is Gaussian
 _MOST_TRIAL = 1.3  # of an outlier, on the way
+_INDEFINITE = 0.1  # part of a conjugate kernel that is taken as zero on the way
 _GUARD = 25  # steps of the ascents that look for divergence
 
 
@@ -106,6 +107,10 @@ class BareSystem:
             target = target if layer < 0 else target[layer]
             target += np.tensordot(x[at : at + len(basis)] * unit, basis, 1).reshape(target.shape)
             at += len(basis)
+        for tilde in order.tilde:
+            value, vector = np.linalg.eigh(tilde)
+            if -_INDEFINITE * value[-1] < value[0] < 0.0:  # what it should be is positive
+                tilde[:] = (vector * np.maximum(value, 0.0)) @ vector.T
         return order
 
     def _guard(self, order: ReluOrder, layer: int) -> None:
