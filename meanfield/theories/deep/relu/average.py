@@ -23,6 +23,8 @@ _MOST_NODES = 4_000_000
 _FIRST_HALVES = 200, 400  # of the tables of class averages: middle and lattice of h, in steps; doubled where too small
 _MOST_PLACES = 50_000
 _MARGIN = 12
+_BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
+_UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
 
 class ReluRule(NamedTuple):
@@ -89,7 +91,23 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
         size = np.linalg.norm(walls, axis=1)[:, None]
         at = np.full_like(size, rule.far) if far else np.minimum(size, _INSIDE * _REACH[q] * rule.beta)
         ends = np.hstack([walls / size, at, np.full_like(size, WALL)])
-    return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)
+    if rule != ROUGH:
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)
+    axes = _strong_axes(setting)
+    if axes.shape[1] == q:
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)
+    turned = np.hstack([ends[:, :q] @ axes, ends[:, q:]])
+    found = _average(setting, np.zeros(len(setting.n)), np.ascontiguousarray(setting.root @ axes), turned, rule)
+    rest = np.eye(q) - axes @ axes.T
+    return found._replace(beta_b=axes @ found.beta_b, beta_beta=axes @ found.beta_beta @ axes.T + rest)
+
+
+def _strong_axes(setting: ReluSetting) -> FloatArray:
+    """(q, k) orthonormal directions of beta that neurons notice; in the others they keep their prior."""
+    pull = setting.n[:, None] * setting.root
+    strength = pull.T @ setting.covariance @ pull + setting.root.T @ ((setting.n * setting.d)[:, None] * setting.root)
+    value, vector = np.linalg.eigh(strength)
+    return np.ascontiguousarray(vector[:, value > min(_UNNOTICED, 0.5 * value[-1])])
 
 
 def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages:
@@ -110,6 +128,8 @@ def _average(
     setting.check()
     n_classes, q = root.shape
     u, spread = setting.shared
+    if rule == ROUGH and u.shape[1]:  # what single samples blur anyway
+        spread = np.maximum(spread, _BLUR * setting.d / setting.n)
     u, lines = _axes(setting, u, spread, rule)
     kind = _kinds(setting, origin, root, u, spread)
     reach, half_m, half_h = _FIRST_REACH[q], *_FIRST_HALVES

@@ -249,8 +249,12 @@ class _Walk:
         source = (system.pack(there) - point.x - base) / small
         by_x, by_mu = point.jacobian[:, :-1], point.jacobian[:, -1]
         a, b = np.linalg.solve(by_x, -by_mu), np.linalg.solve(by_x, source)
-        for square in _BORN:
-            change = ((1.0 - gain) + slope[:-1] @ b * square) / float(slope[:-1] @ a + slope[-1])
+        by_end = float(slope[:-1] @ a + slope[-1])
+        at_end = ((self.end - point.mu) * by_end - (1.0 - gain)) / float(slope[:-1] @ b)
+        for square in (at_end, *_BORN):
+            change = ((1.0 - gain) + slope[:-1] @ b * square) / by_end
+            if not 0.0 < square <= max(_BORN) or point.mu + change > self.end + 1e-9:
+                continue
             if not abs(change) < 0.5:
                 continue
             moved = _with(system_order(system, point.x + change * a - square * b, order), layer, units, math.sqrt(square))

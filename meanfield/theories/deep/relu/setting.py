@@ -13,6 +13,7 @@ from meanfield.validation import FloatArray
 __all__ = ["BulkDiverges", "ReluSetting", "factor", "two_factors"]
 
 _TINY = 1e-13
+_FLOOR = 1e-9  # of a variance: fields that are nearly functions of each other
 
 
 class BulkDiverges(ValueError):
@@ -76,13 +77,14 @@ def two_factors(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
         If the covariance is not positive, or not of three classes.
     """
     value, vector = np.linalg.eigh(covariance)
-    if len(covariance) != 3 or value[0] <= _TINY * value[-1]:
+    if len(covariance) != 3 or value[0] <= -_TINY * value[-1]:
         raise BulkDiverges("the fields of the classes have no positive covariance.")
+    value = np.maximum(value, _TINY * value[-1])
     alone = 1.0 / np.diag((vector / value) @ vector.T)
-    scaled = covariance / np.sqrt(np.outer(alone, alone))
-    value, vector = np.linalg.eigh(scaled)
-    u = np.sqrt(alone)[:, None] * vector[:, 1:] * np.sqrt(value[1:] - value[0])
-    return u, value[0] * alone
+    least = np.linalg.eigvalsh(covariance / np.sqrt(np.outer(alone, alone)))[0]
+    spread = np.maximum(least * alone, _FLOOR * np.diag(covariance))
+    value, vector = np.linalg.eigh(covariance - np.diag(spread))
+    return vector[:, 1:] * np.sqrt(np.maximum(value[1:], 0.0)), spread
 
 
 def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
