@@ -17,13 +17,13 @@ from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["BareSystem", "above", "every_word", "word_of"]
+__all__ = ["DIFFERENCE", "BareSystem", "above", "every_word", "word_of"]
 
 _MOST_GAIN = 1.002  # of what does not condense
 _MOST_COMMON = 0.9999  # of the code of all classes, which never condenses: its bulk is Gaussian
 _MOST_TRIAL = 1.3  # of an outlier, on the way
 _INDEFINITE = 0.1  # part of a conjugate kernel that is taken as zero on the way
-_DIFFERENCE = 3e-4  # of the unknowns: rough lattices are smooth to 1e-5
+DIFFERENCE = 3e-4  # of the unknowns: rough lattices are smooth to 1e-5
 _GUARD = 25  # steps of the ascents that look for divergence
 
 
@@ -135,7 +135,7 @@ class BareSystem:
         columns = []
         scale = self.scale(x)
         for i in range(len(x)):
-            step = _DIFFERENCE * scale[i]
+            step = DIFFERENCE * scale[i]
             moved = x.copy()
             moved[i] += step
             try:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import ROUGH
-from meanfield.theories.deep.relu.bare import BareSystem, above, every_word, word_of
+from meanfield.theories.deep.relu.bare import DIFFERENCE, BareSystem, above, every_word, word_of
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import prior_kernels
@@ -26,13 +26,14 @@ __all__ = ["BranchLost", "followed"]
 
 _CLOSE = 1e-3  # residual on the way
 _CORRECTIONS = 10
+_BIRTH = 6
 _LONGEST, _SHORTEST = 1.0, 2e-4  # step along the branch, in relative changes
 _MOST_STEPS = 120
 _NEAR = 0.96  # gain from which a code is looked at
 _CERTAIN = 0.01  # and within which of 1 it becomes an outlier
 _ASCENT = 200
 _SHORT = 0.04  # length below which an outlier has vanished
-_BORN = (0.06, 0.015, 0.2)  # squared lengths that are tried
+_BORN = (0.04, 0.01, 0.12)  # squared lengths that are tried
 _FIRST_GAIN = 0.7
 
 Report = Callable[[float], None]
@@ -131,7 +132,7 @@ class _Walk:
 
     def jacobian(self, system: BareSystem, x: FloatArray, mu: float, r: FloatArray) -> FloatArray:
         """(k, k + 1)."""
-        step = 1e-4
+        step = DIFFERENCE
         other = system.moved(self.family(mu + step))
         try:
             by_mu = (other.residual(x, ROUGH) - r) / step
@@ -225,9 +226,9 @@ class _Walk:
         found = []
         for i in range(len(point.x)):
             x = point.x.copy()
-            x[i] += 1e-5 * scale[i]
-            found.append((gain(x, point.mu) - base) / (1e-5 * scale[i]))
-        return np.array([*found, (gain(point.x, point.mu + 1e-4) - base) / 1e-4])
+            x[i] += DIFFERENCE * scale[i]
+            found.append((gain(x, point.mu) - base) / (DIFFERENCE * scale[i]))
+        return np.array([*found, (gain(point.x, point.mu + DIFFERENCE) - base) / DIFFERENCE])
 
     def born(self, point: _Point, layer: int, o: int, gain: float, slope: FloatArray) -> _Point | None:
         """The solution beside `point` with one more code, and those of its orbit, as outliers."""
@@ -253,28 +254,39 @@ class _Walk:
         at_end = ((self.end - point.mu) * by_end - (1.0 - gain)) / float(slope[:-1] @ b)
         for square in (at_end, *_BORN):
             change = ((1.0 - gain) + slope[:-1] @ b * square) / by_end
-            if not 0.0 < square <= max(_BORN) or point.mu + change > self.end + 1e-9:
+            if not 0.0 < square <= max(_BORN) or not abs(change) < 1.0:
                 continue
-            if not abs(change) < 0.5:
-                continue
-            moved = _with(system_order(system, point.x + change * a - square * b, order), layer, units, math.sqrt(square))
-            found = self.corrected(more, more.pack(moved), point.mu + change, None, None)
-            if found is not None and self.without(found) is None:
+            start = system_order(system, point.x + change * a - square * b, order)
+            x = more.pack(_with(start, layer, units, math.sqrt(square)))
+            held = None
+            if square != at_end:  # at this length, whatever mu is
+                held = np.append(_outlier_only(more, x, layer, o) * more.scale(x), 0.0)
+                held /= np.linalg.norm(held)
+            found = self.corrected(more, x, point.mu + change, held, None, _BIRTH)
+            if found is not None and found.mu <= self.end + 1e-9 and self.without(found) is None:
                 return found
         return None
 
     def without(self, point: _Point) -> tuple[BoolArray, ReluOrder] | None:
-        """Outliers that are left, where some have vanished or become others."""
+        """Outliers that are left, and under their words, where some have vanished or changed their code."""
         system, order = point.system, point.order
         present, changed = system.present.copy(), False
         for layer in range(system.problem.depth):
             setting, outliers = system.full.setting(order, layer), order.outliers(layer)
+            moved = {}
             for o, word in enumerate(system.words):
                 if not present[layer, o]:
                     continue
-                if np.linalg.norm(outliers[o]) < _SHORT or word_of(condensed(setting, outliers[o])) != word:
-                    present[layer, o], changed = False, True
-                    outliers[o] = 0.0
+                now = word_of(condensed(setting, outliers[o]))
+                if now == word and np.linalg.norm(outliers[o]) >= _SHORT:
+                    continue
+                if now != word and now in system.words and not system.present[layer, system.words.index(now)]:
+                    moved[system.words.index(now)] = outliers[o].copy()  # a class has joined or left
+                present[layer, o], changed = False, True
+                outliers[o] = 0.0
+            for o, beta in moved.items():
+                present[layer, o] = True
+                outliers[o] = beta
         return (present, order) if changed else None
 
     # ---- the walk --------------------------------------------------------------------------------
@@ -311,7 +323,7 @@ class _Walk:
                 elif gain > 1.0 or 0.0 < room < 1.2 * step * rise:
                     following = self.born(point, layer, o, gain, slope)
                     if following is not None and following.mu <= self.end + 1e-9:
-                        forwards = _growing(following, layer, o)
+                        forwards = np.append(_outlier_only(following.system, following.x, layer, o), 0.0)
                         point, step = following, min(step, 0.2)
                         continue
             z = np.append(point.x, point.mu) + step * scale * along
@@ -348,12 +360,13 @@ class _Walk:
         raise BranchLost(f"the branch is long: {point.mu:.4g} of {self.end:.4g}.")
 
 
-def _growing(point: _Point, layer: int, o: int) -> FloatArray:
-    """The direction in which an outlier grows."""
-    order = point.order
-    only = replace(order, tilde=0 * order.tilde, delta=0 * order.delta, t=0 * order.t, lower=0 * order.lower, top=0 * order.top)
-    only.outliers(layer)[o] = order.outliers(layer)[o]
-    return np.append(point.system.pack(only), 0.0)
+def _outlier_only(system: BareSystem, x: FloatArray, layer: int, o: int) -> FloatArray:
+    """The unknowns with all but one outlier (of each orbit) set to zero: the direction in which it grows."""
+    order = system.bare(x)
+    one = order.outliers(layer)[o].copy()
+    only = ReluOrder(*(0.0 * getattr(order, f.name) for f in fields(order)))
+    only.outliers(layer)[o] = one
+    return system.pack(only)
 
 
 def _with(order: ReluOrder, layer: int, units: dict[int, FloatArray], length: float) -> ReluOrder:
