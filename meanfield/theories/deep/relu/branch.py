@@ -73,7 +73,9 @@ def followed(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArr
     point = _Walk(lambda mu: replace(first, y=math.exp(mu) * first.y), 0.0, report).walk(system, x, mu)
     if samples < problem.n_samples:
         system, mu = point.system, math.log(samples)
-        point = _Walk(lambda mu: problem.at(math.exp(mu)), math.log(problem.n_samples), report).walk(system, point.x, mu)
+        point = _Walk(lambda mu: problem.at(math.exp(mu)), math.log(problem.n_samples), report).walk(
+            system, point.x, mu
+        )
     return point.system.moved(problem), point.x
 
 
@@ -251,18 +253,21 @@ class _Walk:
         by_x, by_mu = point.jacobian[:, :-1], point.jacobian[:, -1]
         a, b = np.linalg.solve(by_x, -by_mu), np.linalg.solve(by_x, source)
         by_end = float(slope[:-1] @ a + slope[-1])
-        at_end = ((self.end - point.mu) * by_end - (1.0 - gain)) / float(slope[:-1] @ b)
+        rate = float(slope[:-1] @ b)
+        if by_end == 0.0 or rate == 0.0:
+            return None
+        at_end = ((self.end - point.mu) * by_end - (1.0 - gain)) / rate
         for square in (at_end, *_BORN):
-            change = ((1.0 - gain) + slope[:-1] @ b * square) / by_end
+            change = ((1.0 - gain) + rate * square) / by_end
             if not 0.0 < square <= max(_BORN) or not abs(change) < 1.0:
                 continue
-            start = system_order(system, point.x + change * a - square * b, order)
+            start = _order_of(system, point.x + change * a - square * b, order)
             x = more.pack(_with(start, layer, units, math.sqrt(square)))
             held = None
             if square != at_end:  # at this length, whatever mu is
                 held = np.append(_outlier_only(more, x, layer, o) * more.scale(x), 0.0)
                 held /= np.linalg.norm(held)
-            found = self.corrected(more, x, point.mu + change, held, None, _BIRTH)
+            found = self.corrected(more, x, float(point.mu + change), held, None, _BIRTH)
             if found is not None and found.mu <= self.end + 1e-9 and self.without(found) is None:
                 return found
         return None
@@ -302,7 +307,7 @@ class _Walk:
         if point is None:
             raise BranchLost("the start of the branch is none.")
         forwards = np.append(np.zeros(len(point.x)), 1.0)
-        step = 0.3
+        step, refused = 0.3, math.inf
         for _ in range(_MOST_STEPS):
             check_time()
             along = self.tangent(point)
@@ -320,8 +325,11 @@ class _Walk:
                 room = 1.0 - gain
                 if _CERTAIN < room < 1.2 * step * rise:
                     step = (room - 0.5 * _CERTAIN) / rise
-                elif gain > 1.0 or 0.0 < room < 1.2 * step * rise:
+                elif gain > 1.0 or 0.0 < room < min(1.2 * step * rise, 0.5 * refused):
                     following = self.born(point, layer, o, gain, slope)
+                    refused = max(room, 0.0) if following is None else math.inf
+                    if following is None and rise > 0.0 < room:  # its gain does not reach 1 as it seems
+                        step = min(step, 0.7 * room / rise)
                     if following is not None and following.mu <= self.end + 1e-9:
                         forwards = np.append(_outlier_only(following.system, following.x, layer, o), 0.0)
                         point, step = following, min(step, 0.2)
@@ -333,7 +341,10 @@ class _Walk:
             following = self.corrected(
                 point.system, z[:-1], float(z[-1]), None if at_end else along / np.linalg.norm(along), point.jacobian
             )
-            if following is not None and np.abs(np.append(following.x - point.x, following.mu - point.mu) / scale).max() > 3.0 * step + 0.02:
+            if (
+                following is not None
+                and np.abs(np.append(following.x - point.x, following.mu - point.mu) / scale).max() > 3.0 * step + 0.02
+            ):
                 following = None  # another branch
             if following is None:
                 step *= 0.5
@@ -377,6 +388,6 @@ def _with(order: ReluOrder, layer: int, units: dict[int, FloatArray], length: fl
     return order
 
 
-def system_order(system: BareSystem, x: FloatArray, fallback: ReluOrder) -> ReluOrder:
+def _order_of(system: BareSystem, x: FloatArray, fallback: ReluOrder) -> ReluOrder:
     """Order parameters without their kernels, which are those of `fallback`."""
     return replace(system.bare(x), kernel=fallback.kernel, d=fallback.d)

@@ -19,7 +19,7 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep.relu.average import COARSE, FINE
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.setting import BulkDiverges
-from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.validation import FloatArray
 
 __all__ = ["branch_end", "narrowed"]

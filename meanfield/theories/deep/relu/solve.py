@@ -30,7 +30,7 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["solve_relu"]
 
 _CONDENSED = 0.75  # part of the targets that the outliers carry, in the planted start
-_PLANTED_STEPS = 12
+_STEPS, _NEARER = 4, 0.75  # of Newton, and what they must reduce the residual to, or a start is given up
 _MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
@@ -130,14 +130,17 @@ def _limit(
     ConvergenceError
     """
     best, lost, fallback = math.inf, "", None
-    ways: list[Callable[[], tuple[ReluSystem, FloatArray]]] = [lambda: _planted(problem), lambda: _along(problem, report)]
+    ways: list[Callable[[], tuple[ReluSystem, FloatArray]]] = [
+        lambda: _planted(problem),
+        lambda: _along(problem, report),
+    ]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         given = warm_start.solution
         ways.insert(0, lambda: _warm(problem, given, span))
     for way in ways:
         try:
             system, x = way()
-            x, size, jacobian = newton(system, x, COARSE, 1e-5, _PLANTED_STEPS, report)
+            x, size, jacobian = _hopeful(system, x, report)
             missing = size <= 1e-5 and _missing(system, x)
             if size <= 1e-5 and not missing:
                 x, size, rule = _refined(system, x, jacobian, report)
@@ -162,6 +165,19 @@ def _limit(
     )
 
 
+def _hopeful(
+    system: ReluSystem, x: FloatArray, report: Callable[[float], None]
+) -> tuple[FloatArray, float, FloatArray | None]:
+    """Newton on coarse lattices for as long as it comes nearer."""
+    size, jacobian = float(np.linalg.norm(system.residual(x, COARSE))), None
+    for _ in range(10):
+        before = size
+        x, size, jacobian = newton(system, x, COARSE, 1e-5, _STEPS, report, jacobian)
+        if size <= 1e-5 or size > _NEARER * before:
+            break
+    return x, size, jacobian
+
+
 def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
     """One outlier per class and layer, where they carry much of the targets; those of t = 0 are none."""
     n_classes = len(problem.n)
@@ -174,7 +190,7 @@ def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[ReluS
     """The end of the branch from a network that hardly learns, with the codes that are outliers somewhere."""
     bare, x = followed(problem, report)
     order, present = bare.order(x, ROUGH), bare.present
-    used = present.any(axis=0)
+    used = np.asarray(present.any(axis=0))
     if not used.any():
         used = np.array([word.count("1") == 1 for word in bare.words])
     words = tuple(word for word, kept in zip(bare.words, used) if kept)
