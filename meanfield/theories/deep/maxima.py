@@ -16,7 +16,7 @@ __all__ = ["Maxima"]
 _STRIDE = 0.6
 _STILL, _SETTLED = 1e-4, 1e-13  # relative change, at which maxima are found well enough, and exactly
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
-_RESTART = 12  # maxima are looked for afresh every so many settings
+_RESTART, _FEW = 12, 2  # maxima are looked for afresh every so many settings; always of more classes: codes come back
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
 _POWERS = _X[:, None] ** np.arange(3)
 
@@ -38,10 +38,12 @@ class Maxima:
         """
         n_classes = len(self.n)
         b_cov = setting.root @ setting.root.T
-        if self.known is not None and self.visits % _RESTART:
+        if self.known is not None and n_classes <= _FEW and self.visits % _RESTART:
             (b, h), sweeps = self.known, 20
         else:
             (b, h), sweeps = self._starts(setting, b_cov), 60
+            if self.known is not None:
+                b, h = np.vstack([b, self.known[0]]), np.vstack([h, self.known[1]])
         sweeps, still = (60, _SETTLED) if exact else (sweeps, _STILL)
         self.visits += 1
         for _ in range(sweeps):
@@ -61,6 +63,17 @@ class Maxima:
         return self.known if every else self._relevant(setting, *self.known, depth)
 
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
+        value = self._heights(setting, b, h)
+        kept = value > value.max() - depth - _UNSURE
+        return b[kept], h[kept]
+
+    def heights(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
+        """ln of the weight (k,) at the maxima that are known, and <phi> (k, C) there."""
+        assert self.known is not None
+        return self._heights(setting, *self.known), self.tilted(setting, *self.known)[0]
+
+    def _heights(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
+        """(k,) ln of the weight at pairs of b and h (k, C)."""
         beta = b @ np.linalg.pinv(setting.root).T
         value = -0.5 * (beta**2).sum(axis=1)
         if setting.covariance.any():
@@ -70,9 +83,7 @@ class Maxima:
         exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
         top = exponent.max(axis=2)
         g = top + np.log(np.exp(exponent - top[:, :, None]).sum(axis=2))
-        value = value + g @ self.n
-        kept = value > value.max() - depth - _UNSURE
-        return b[kept], h[kept]
+        return np.asarray(value + g @ self.n)
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
         n_classes = len(self.n)
