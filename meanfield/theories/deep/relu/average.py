@@ -13,14 +13,18 @@ from meanfield.theories.deep.relu.compiled.flood import flood
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
 
-__all__ = ["CHECK", "COARSE", "FINE", "WALL", "ReluAverages", "ReluRule", "bulk", "slab"]
+__all__ = ["CHECK", "COARSE", "FINE", "ROUGH", "WALL", "ReluAverages", "ReluRule", "bulk", "slab"]
 
 WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
-_REACH = {0: 0, 1: 20000, 2: 700, 3: 200}
+_REACH = {0: 0, 1: 4000, 2: 700, 3: 200}
+_FIRST_REACH = {0: 0, 1: 125, 2: 90, 3: 100}
 _INSIDE = 0.8  # of that reach: where the bulk ends at the latest at finite N
 _MOST_NODES = 4_000_000
-_FIRST_REACH, _FIRST_WIDE = 80, 250  # of the table of class averages, in steps; doubled where they are too small
+_FIRST_HALVES = 200, 400  # of the tables of class averages: middle and lattice of h, in steps; doubled where too small
+_MOST_PLACES = 50_000
 _MARGIN = 12
+_BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
+_UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
 
 class ReluRule(NamedTuple):
@@ -38,6 +42,8 @@ class ReluRule(NamedTuple):
     far: float
 
 
+# For the way to a solution.
+ROUGH = ReluRule(1.4, 1.4, 1.4, 0.7, 0.0, 20.0, 18.0, 60.0)
 COARSE = ReluRule(1.15, 1.15, 1.15, 0.5, 0.0, 22.0, 18.0, 80.0)
 FINE = ReluRule(0.92, 0.92, 0.92, 1.0 / 3.0, 0.0, 36.0, 30.0, 90.0)
 CHECK = ReluRule(0.81, 0.83, 0.79, 0.29, 0.37, 38.0, 33.0, 105.0)
@@ -85,7 +91,23 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
         size = np.linalg.norm(walls, axis=1)[:, None]
         at = np.full_like(size, rule.far) if far else np.minimum(size, _INSIDE * _REACH[q] * rule.beta)
         ends = np.hstack([walls / size, at, np.full_like(size, WALL)])
-    return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, tabled=q > 1)
+    if rule != ROUGH:
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)
+    axes = _strong_axes(setting)
+    if axes.shape[1] == q:
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)
+    turned = np.hstack([ends[:, :q] @ axes, ends[:, q:]])
+    found = _average(setting, np.zeros(len(setting.n)), np.ascontiguousarray(setting.root @ axes), turned, rule)
+    rest = np.eye(q) - axes @ axes.T
+    return found._replace(beta_b=axes @ found.beta_b, beta_beta=axes @ found.beta_beta @ axes.T + rest)
+
+
+def _strong_axes(setting: ReluSetting) -> FloatArray:
+    """(q, k) orthonormal directions of beta that neurons notice; in the others they keep their prior."""
+    pull = setting.n[:, None] * setting.root
+    strength = pull.T @ setting.covariance @ pull + setting.root.T @ ((setting.n * setting.d)[:, None] * setting.root)
+    value, vector = np.linalg.eigh(strength)
+    return np.ascontiguousarray(vector[:, value > min(_UNNOTICED, 0.5 * value[-1])])
 
 
 def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages:
@@ -101,32 +123,35 @@ def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages
 
 
 def _average(
-    setting: ReluSetting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: ReluRule, tabled: bool = False
+    setting: ReluSetting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: ReluRule
 ) -> ReluAverages:
     setting.check()
     n_classes, q = root.shape
     u, spread = setting.shared
-    kind, count = np.full(n_classes, -1, dtype=np.int64), 0
-    if tabled and setting.has_fields:
-        kind, count = _kinds(setting, root, u, spread)
-    reach, wide = (_FIRST_REACH, _FIRST_WIDE) if count else (_REACH[q], 0)
+    if rule == ROUGH and u.shape[1]:  # what single samples blur anyway
+        spread = np.maximum(spread, _BLUR * setting.d / setting.n)
+    u, lines = _axes(setting, u, spread, rule)
+    kind = _kinds(setting, origin, root, u, spread)
+    reach, half_m, half_h = _FIRST_REACH[q], *_FIRST_HALVES
     while True:
-        n_b = 2 * math.ceil(1.2 * reach / rule.table) + 2 * _MARGIN if count else 1
-        tables = np.full((max(count, 1), n_b, 2 * wide + 1, 7), np.nan)
+        half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
         total, log_z, status, nodes = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
-            kind, tables, reach, ends, np.array(rule), _MOST_NODES,
+            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES,
         )  # fmt: skip
-        if status != 1 or reach >= _REACH[q]:
+        if status == 1 and reach < _REACH[q]:
+            reach = min(2 * reach, _REACH[q])
+        elif status == 4 and half_h < _MOST_PLACES:
+            half_m, half_h = 2 * half_m, 2 * half_h
+        else:
             break
-        reach, wide = min(2 * reach, _REACH[q]), 2 * wide
-    if not math.isfinite(float(total.sum())):
+    if status == 5 or not np.isfinite(total).all():
         raise BulkDiverges("the weight of a neuron grows along an outlier.")
-    if status == 3 or math.isnan(log_z):
-        if status in (1, 2):
-            raise BulkDiverges("the bulk does not end: it is not separated from the outliers.")
+    if status == 2:
+        raise BulkDiverges("the bulk does not end: it is not separated from the outliers.")
+    if status == 3 or (status == 0 and math.isnan(log_z)):
         raise BulkDiverges("the weight of a neuron is not a number.")
-    if status == 1:
+    if status in (1, 4):
         raise BulkDiverges("the bulk reaches the edge of the lattice.")
     value = total / total[0]
     at = np.cumsum([1, n_classes, n_classes**2, n_classes, n_classes**2, n_classes, q * n_classes, q * q])
@@ -138,14 +163,30 @@ def _average(
     )  # fmt: skip
 
 
-def _kinds(setting: ReluSetting, root: FloatArray, u: FloatArray, spread: FloatArray) -> tuple[NDArray[np.int64], int]:
-    """Classes with the same averages read the same table."""
-    rows = np.column_stack([setting.n, setting.d, setting.delta, u, spread, np.linalg.norm(root, axis=1)])
+def _axes(setting: ReluSetting, u: FloatArray, spread: FloatArray, rule: ReluRule) -> tuple[FloatArray, FloatArray]:
+    """Shared fields along the axes of their precision, and the spacing along each."""
+    if not u.shape[1]:
+        return u, np.zeros(0)
+    blurred = u / np.sqrt(spread + setting.d / setting.n)[:, None]
+    precision, turn = np.linalg.eigh(np.eye(u.shape[1]) + blurred.T @ blurred)
+    return np.ascontiguousarray(u @ turn), rule.alpha / np.sqrt(precision)
+
+
+def _kinds(
+    setting: ReluSetting, origin: FloatArray, root: FloatArray, u: FloatArray, spread: FloatArray
+) -> NDArray[np.int64]:
+    """Classes with the same averages, in the same places, read the same table."""
+    n_classes, q = root.shape
+    rows = np.column_stack([setting.n, setting.d, setting.delta, spread, np.linalg.norm(root, axis=1), origin])
+    if q <= 1:
+        rows = np.column_stack([rows, root])
+    if u.shape[1] == 1:
+        rows = np.column_stack([rows, u])
     known: list[FloatArray] = []
-    kind = np.zeros(len(rows), dtype=np.int64)
+    kind = np.zeros(n_classes, dtype=np.int64)
     for c, row in enumerate(rows):
         same = [i for i, other in enumerate(known) if np.abs(row - other).max() <= 1e-12 * np.abs(row).max()]
         if not same:
             known.append(row)
         kind[c] = same[0] if same else len(known) - 1
-    return kind, len(known)
+    return kind

@@ -19,7 +19,7 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep.relu.average import COARSE, FINE
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.setting import BulkDiverges
-from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.validation import FloatArray
 
 __all__ = ["branch_end", "narrowed"]
@@ -59,8 +59,8 @@ class _End:
 class _Branch:
     """The equations of one problem with ln N as one more unknown, on coarse lattices."""
 
-    def __init__(self, problem: ReluProblem, words: tuple[str, ...], scale: FloatArray) -> None:
-        self.problem, self.words, self.scale = problem, words, scale
+    def __init__(self, system: ReluSystem, scale: FloatArray) -> None:
+        self.problem, self.words, self.present, self.scale = system.problem, system.words, system.present, scale
         self._systems: dict[float, ReluSystem] = {}
 
     def system(self, log_width: float) -> ReluSystem:
@@ -68,7 +68,9 @@ class _Branch:
         if log_width not in self._systems:
             if len(self._systems) > 2:
                 self._systems.clear()
-            self._systems[log_width] = ReluSystem(replace(self.problem, width=math.exp(log_width)), self.words)
+            self._systems[log_width] = ReluSystem(
+                replace(self.problem, width=math.exp(log_width)), self.words, self.present
+            )
         return self._systems[log_width]
 
     def residual(self, z: FloatArray) -> FloatArray:
@@ -168,7 +170,7 @@ def _branch(system: ReluSystem, x: FloatArray) -> _Branch:
     """Relative changes count alike, those of outliers too: the length of one is what runs into the fold."""
     size = np.abs(x)
     scale = np.append(np.maximum(size, _SMALL * size.mean()), 1.0)
-    return _Branch(system.problem, system.words, scale)
+    return _Branch(system, scale)
 
 
 def branch_end(system: ReluSystem, x: FloatArray, report: Report = lambda size: None) -> float:
@@ -202,7 +204,7 @@ def narrowed(system: ReluSystem, x: FloatArray, width: float, report: Report) ->
         behind = end.point  # near it N is a parabola
         left = 1.0 - math.sqrt(math.log(width / behind.width) / max(before.z[-1] - behind.z[-1], 1e-12))
     x = (before.z + left * (behind.z - before.z))[:-1]
-    system = ReluSystem(replace(system.problem, width=width), system.words)
+    system = ReluSystem(replace(system.problem, width=width), system.words, system.present)
     try:
         x, size, jacobian = newton(system, x, COARSE, _CLOSE, 15, report)
         z = np.append(x, math.log(width))

@@ -8,15 +8,15 @@ Given b the maximum over h is one of 3^C linear systems.
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.theories.deep.relu.compiled.direction import climb, condense
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import FloatArray
 
-__all__ = ["Condensed", "condensed", "worst_direction"]
+__all__ = ["Condensed", "climbed", "condensed", "worst_direction"]
 
 _RANDOM_DIRECTIONS = 2000
 _CLIMB = 200
@@ -45,43 +45,22 @@ class Condensed(NamedTuple):
 
 def condensed(setting: ReluSetting, beta: FloatArray) -> Condensed:
     """Maximum over h at given beta; gain = inf where the on-branch is unbounded."""
-    n, d, delta = setting.n, setting.d, setting.delta
-    b = setting.root @ beta
-    narrow = d / (1.0 - delta * d)
-    if not setting.has_fields:
-        activation = np.maximum(narrow * b, 0.0)
-        return Condensed(float(n @ (activation**2 / narrow)), np.zeros(len(b)), activation, np.zeros(len(b)))
-    inverse = setting.inverse
-    best: Condensed | None = None
-    for pieces in _pieces(len(b)):
-        on, kink = pieces == 0, pieces == 1
-        curvature = np.where(on, n * delta * narrow / d, np.where(kink, -n / d, 0.0))
-        matrix = inverse - np.diag(curvature)
-        force = np.where(on, n * narrow * b / d, 0.0)
-        if on.any() and np.linalg.eigvalsh(matrix)[0] <= 0.0:
-            return Condensed(np.inf, np.zeros(len(b)), np.zeros(len(b)), np.zeros(len(b)))
-        h = np.linalg.solve(matrix, force)
-        found = _at(setting, b, h, narrow)
-        if best is None or found.gain > best.gain:
-            best = found
-    assert best is not None
-    return best
+    out = np.zeros((3, len(setting.n)))
+    gain = condense(setting.root, np.asarray(beta, dtype=float), *_numbers(setting), out)
+    return Condensed(gain, *out)
 
 
-def _pieces(n_classes: int) -> FloatArray:
-    return np.array(list(itertools.product(range(3), repeat=n_classes)))
+def climbed(setting: ReluSetting, beta: FloatArray, steps: int = _CLIMB) -> tuple[FloatArray, Condensed, float]:
+    """Where the ascent from a direction ends, what condenses there, and the largest gain on the way."""
+    beta = beta / np.linalg.norm(beta)
+    out = np.zeros((3, len(setting.n)))
+    worst = climb(setting.root, beta, *_numbers(setting), steps, out)
+    return beta, condensed(setting, beta), worst
 
 
-def _at(setting: ReluSetting, b: FloatArray, h: FloatArray, narrow: FloatArray) -> Condensed:
-    d = setting.d
-    mu = narrow * (b + h / d)
-    off = -(np.maximum(h, 0.0) ** 2) / (2.0 * d)
-    value = mu**2 / (2.0 * narrow) - h**2 / (2.0 * d)
-    on = (mu > 0.0) & (value > off)
-    activation = np.where(on, mu, 0.0)
-    z = np.where(on, mu, np.minimum(h, 0.0))
-    total = float(setting.n @ np.where(on, value, off)) - 0.5 * float(h @ setting.inverse @ h)
-    return Condensed(2.0 * total, h, activation, (z - h) / d)
+def _numbers(setting: ReluSetting) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, bool]:
+    inverse = setting.inverse if setting.has_fields else np.zeros_like(setting.covariance)
+    return setting.n, setting.d, setting.delta, inverse, setting.has_fields
 
 
 def worst_direction(setting: ReluSetting) -> float:
@@ -109,12 +88,5 @@ def worst_direction(setting: ReluSetting) -> float:
         if any(float(beta @ other) > 0.97 for other in kept):
             continue
         kept.append(beta)
-        for _ in range(_CLIMB):
-            found = condensed(setting, beta)
-            worst = max(worst, found.gain)
-            push = setting.root.T @ (setting.n * found.activation)
-            size = float(np.linalg.norm(push))
-            if not 0.0 < size < np.inf or np.linalg.norm(push / size - beta) < 1e-12:
-                break
-            beta = push / size
+        worst = max(worst, climbed(setting, beta)[2])
     return float(worst)

@@ -22,4 +22,7 @@ def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluPro
     span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
     y = found.y @ span
     scale = found.scales[0] if found.scales else 1.0  # one layer has none above it
-    return ReluProblem(found.depth, found.n, y, tau, found.readout_variance, found.k, scale), index, span
+    problem = ReluProblem(
+        found.depth, found.n, y, tau, found.readout_variance, found.k, scale, exponent=network.beta
+    )  # fmt: skip
+    return problem, index, span

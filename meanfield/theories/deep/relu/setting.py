@@ -10,9 +10,10 @@ import numpy as np
 
 from meanfield.validation import FloatArray
 
-__all__ = ["BulkDiverges", "ReluSetting", "factor"]
+__all__ = ["BulkDiverges", "ReluSetting", "factor", "two_factors"]
 
 _TINY = 1e-13
+_FLOOR = 1e-9  # of a variance: fields that are nearly functions of each other
 
 
 class BulkDiverges(ValueError):
@@ -50,13 +51,40 @@ class ReluSetting:
 
     @cached_property
     def shared(self) -> tuple[FloatArray, FloatArray]:
-        """u and D with covariance = diag(D) + u u^T."""
-        return factor(self.covariance) if self.has_fields else (np.zeros(len(self.n)), np.zeros(len(self.n)))
+        """U (C, p) and D with covariance = diag(D) + U U^T; p = 0 where there are no fields."""
+        if not self.has_fields:
+            return np.zeros((len(self.n), 0)), np.zeros(len(self.n))
+        try:
+            u, spread = factor(self.covariance)
+            return u[:, None], spread
+        except BulkDiverges:
+            return two_factors(self.covariance)
 
     def check(self) -> None:
         """Refuse what has no integral."""
         if not (np.isfinite(self.root).all() and (self.d > 0.0).all() and (self.delta * self.d < 1.0).all()):
             raise BulkDiverges("a variance is not positive, or delta~ d >= 1.")
+
+
+def two_factors(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """U (3, 2) and D > 0 with covariance = diag(D) + U U^T, which three classes always have.
+
+    D is in proportion to the variance of each field given the others, as large as it can be.
+
+    Raises
+    ------
+    BulkDiverges
+        If the covariance is not positive, or not of three classes.
+    """
+    value, vector = np.linalg.eigh(covariance)
+    if len(covariance) != 3 or value[0] <= -_TINY * value[-1]:
+        raise BulkDiverges("the fields of the classes have no positive covariance.")
+    value = np.maximum(value, _TINY * value[-1])
+    alone = 1.0 / np.diag((vector / value) @ vector.T)
+    least = np.linalg.eigvalsh(covariance / np.sqrt(np.outer(alone, alone)))[0]
+    spread = np.maximum(least * alone, _FLOOR * np.diag(covariance))
+    value, vector = np.linalg.eigh(covariance - np.diag(spread))
+    return vector[:, 1:] * np.sqrt(np.maximum(value[1:], 0.0)), spread
 
 
 def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -12,7 +12,8 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, ReluRule
+from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, ROUGH, ReluRule
+from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -22,13 +23,15 @@ from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.stability import second_order
 from meanfield.theories.deep.relu.start import chain_start
-from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["solve_relu"]
 
-_CONDENSED = (0.75, 0.6, 0.9, 0.45)  # part of the targets that the outliers carry, in the starts
+_CONDENSED = 0.75  # part of the targets that the outliers carry, in the planted start
+_STEPS, _NEARER = 4, 0.75  # of Newton, and what they must reduce the residual to, or a start is given up
+_MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
 _GONE = 1e-6  # whitened length of an outlier below which there is none
@@ -65,16 +68,13 @@ def solve_relu(
         If no start leads to a solution.
     """
     problem, index, span = relu_problem(network, task, tau)
-    n_classes = len(problem.n)
-    words = tuple("".join("1" if c == o else "0" for c in range(n_classes)) for o in range(n_classes))
-    system = ReluSystem(problem, words)
     steps = iter(range(10**9))
 
     def report(size: float) -> None:
         if progress is not None:
             progress("Newton", next(steps), size)
 
-    x, rule = _limit(system, warm_start, span, report)
+    system, x, rule = _limit(problem, warm_start, span, report)
     worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
     try:
         curvature = second_order(system, x, COARSE)
@@ -121,43 +121,102 @@ def _refined(
 
 
 def _limit(
-    system: ReluSystem, warm_start: ReluPosterior | None, span: FloatArray, report: Callable[[float], None]
-) -> tuple[FloatArray, ReluRule]:
-    """Unknowns at N = infinity, and the lattices that they need."""
-    problem, best = system.problem, math.inf
-    starts: list[float | ReluPosterior] = list(_CONDENSED)
+    problem: ReluProblem, warm_start: ReluPosterior | None, span: FloatArray, report: Callable[[float], None]
+) -> tuple[ReluSystem, FloatArray, ReluRule]:
+    """Equations with their outliers, unknowns at N = infinity, and the lattices that they need.
+
+    Raises
+    ------
+    ConvergenceError
+    """
+    best, lost, fallback = math.inf, "", None
+    ways: list[Callable[[], tuple[ReluSystem, FloatArray]]] = [
+        lambda: _planted(problem),
+        lambda: _along(problem, report),
+    ]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
-        starts.insert(0, warm_start)
-    for start in starts:
+        given = warm_start.solution
+        ways.insert(0, lambda: _warm(problem, given, span))
+    for way in ways:
         try:
-            if isinstance(start, float):
-                x = system.pack(chain_start(problem, system.words, start))
-            else:
-                x = system.pack(_reduced_order(start.solution, system, span))
-            x, size, jacobian = newton(system, x, COARSE, 1e-5, 40, report)
-            if size > 1e-5:
-                best = min(best, size)
-                continue
-            x, size, rule = _refined(system, x, jacobian, report)
+            system, x = way()
+            x, size, jacobian = _hopeful(system, x, report)
+            missing = size <= 1e-5 and _missing(system, x)
+            if size <= 1e-5 and not missing:
+                x, size, rule = _refined(system, x, jacobian, report)
+                if size <= 1e-7:
+                    return system, x, rule
+            if missing and fallback is None:
+                fallback = system, x, jacobian
+            best = min(best, size)
+        except BranchLost as error:
+            lost = f" ({error})"
         except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError):
             continue
-        best = min(best, size)
+    if fallback is not None:  # its certificate says that a code is missing
+        system, x, jacobian = fallback
+        x, size, rule = _refined(system, x, jacobian, report)
         if size <= 1e-7:
-            return x, rule
+            return system, x, rule
     raise ConvergenceError(
-        f"no start led to a solution with one outlier per class and layer (smallest residual {best:.1e}); targets that "
-        "single out the classes, a larger n_samples, or warm_start= with the solution of a similar task may help."
+        "no solution was found: neither that with one outlier per class and layer, nor along the branch from a network "
+        f"that hardly learns{lost}; smallest residual {best:.1e}. Another n_samples or tau, or warm_start= with the "
+        "solution of a similar task, may help."
     )
+
+
+def _hopeful(
+    system: ReluSystem, x: FloatArray, report: Callable[[float], None]
+) -> tuple[FloatArray, float, FloatArray | None]:
+    """Newton on coarse lattices for as long as it comes nearer."""
+    size, jacobian = float(np.linalg.norm(system.residual(x, COARSE))), None
+    for _ in range(10):
+        before = size
+        x, size, jacobian = newton(system, x, COARSE, 1e-5, _STEPS, report, jacobian)
+        if size <= 1e-5 or size > _NEARER * before:
+            break
+    return x, size, jacobian
+
+
+def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
+    """One outlier per class and layer, where they carry much of the targets; those of t = 0 are none."""
+    n_classes = len(problem.n)
+    words = tuple("".join("1" if c == o else "0" for c in range(n_classes)) for o in range(n_classes))
+    system = ReluSystem(problem, words)
+    return system, system.pack(chain_start(problem, words, _CONDENSED))
+
+
+def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[ReluSystem, FloatArray]:
+    """The end of the branch from a network that hardly learns, with the codes that are outliers somewhere."""
+    bare, x = followed(problem, report)
+    order, present = bare.order(x, ROUGH), bare.present
+    used = np.asarray(present.any(axis=0))
+    if not used.any():
+        used = np.array([word.count("1") == 1 for word in bare.words])
+    words = tuple(word for word, kept in zip(bare.words, used) if kept)
+    order = replace(order, lower=order.lower[:, used], top=order.top[used])
+    system = ReluSystem(problem, words, present[:, used])
+    return system, system.pack(order)
+
+
+def _warm(problem: ReluProblem, given: ReluSolution, span: FloatArray) -> tuple[ReluSystem, FloatArray]:
+    """From a solution of a similar task, with its outliers."""
+    if given.t.shape[0] != len(problem.n) or len(given.kernel) != problem.depth:
+        raise ValueError("the warm start has other classes or another depth.")
+    system = ReluSystem(problem, given.patterns)
+    return system, system.pack(_reduced_order(given, system, span))
+
+
+def _missing(system: ReluSystem, x: FloatArray) -> bool:
+    """Whether some code condenses that is no outlier."""
+    order = system.unpack(x)
+    return max(worst_direction(system.setting(order, i)) for i in range(system.problem.depth)) > 1.0 + _MISSING
 
 
 def _reduced_order(s: ReluSolution, system: ReluSystem, span: FloatArray) -> ReluOrder:
     """Order parameters of a solution of a similar task, with equally many classes of different targets."""
     order = ReluOrder(s.kernel[:-1], s.d[:-1], s.tilde, s.delta, s.t @ span, np.zeros(0), np.zeros(0))
     n_classes = len(system.problem.n)
-    if len(s.kernel) != system.problem.depth:
-        raise ValueError("the warm start has another depth.")
-    if s.t.shape[0] != n_classes or len(s.patterns) != len(system.words):
-        raise ValueError("the warm start has other classes.")
     outliers = []
     for layer in range(system.problem.depth):
         setting = system.setting(order, layer)

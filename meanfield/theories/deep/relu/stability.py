@@ -54,7 +54,7 @@ def gradient(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
         else:
             slope = getattr(found, name) - getattr(order, name)
             slope = slope if layer < 0 else slope[layer]
-        parts.append(unit * (basis.reshape(len(basis), -1) @ slope.ravel()))
+        parts.append(unit * (basis.reshape(len(basis), slope.size) @ slope.ravel()))
     return np.concatenate(parts)
 
 

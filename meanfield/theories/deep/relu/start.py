@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize
 
-from meanfield.theories.deep.relu.outlier import Condensed, condensed
+from meanfield.theories.deep.relu.outlier import Condensed, climbed
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["chain_start"]
 
@@ -93,7 +93,7 @@ def _other_codes(setting: ReluSetting, words: tuple[str, ...]) -> float:
         on = np.array([letter == "1" for letter in word])
         if not on.any():
             continue
-        _, found = _climbed(setting, setting.root.T @ np.where(on, setting.n, 0.0))
+        _, found = _climbed(setting, on)
         if not np.isfinite(found.gain):
             return 2.0
         if "".join("1" if value > 0.0 else "0" for value in found.activation) in words:
@@ -111,7 +111,7 @@ def _scaled(system: ReluSystem, order: ReluOrder, layer: int, lengths: FloatArra
         gains = np.ones(len(setting.n))
         for o, word in enumerate(system.words):
             on = np.array([letter == "1" for letter in word])
-            beta, found = _climbed(setting, setting.root.T @ np.where(on, setting.n, 0.0))
+            beta, found = _climbed(setting, on)
             gains[on] *= found.gain
             size = math.sqrt(float(lengths[on, layer].sum()) / max(float((found.activation**2).sum()), 1e-300))
             outliers[o] = size * beta
@@ -125,19 +125,12 @@ def _scaled(system: ReluSystem, order: ReluOrder, layer: int, lengths: FloatArra
     return order
 
 
-def _climbed(setting: ReluSetting, beta: FloatArray) -> tuple[FloatArray, Condensed]:
-    """The direction of largest gain above `beta`."""
-    size = float(np.linalg.norm(beta))
-    if size <= 1e-12:  # opposite classes: nothing drives both
-        beta, size = np.eye(len(beta))[0], 1.0
-    beta = beta / size
-    for _ in range(_CLIMB):
-        push = setting.root.T @ (setting.n * condensed(setting, beta).activation)
-        size = float(np.linalg.norm(push))
-        if not 0.0 < size < np.inf:
-            break
-        beta = push / size
-    return beta, condensed(setting, beta)
+def _climbed(setting: ReluSetting, on: BoolArray) -> tuple[FloatArray, Condensed]:
+    """The direction of largest gain above that of some classes."""
+    beta = setting.root.T @ np.where(on, setting.n, 0.0)
+    if np.linalg.norm(beta) <= 1e-12:  # opposite classes: nothing drives both
+        beta = np.eye(len(beta))[0]
+    return climbed(setting, beta, _CLIMB)[:2]
 
 
 def _shown(problem: ReluProblem, word: str, lengths: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from meanfield.theories.deep.relu.average import ReluAverages, ReluRule, bulk, s
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["Layered", "ReluOrder", "ReluProblem", "ReluSystem"]
 
@@ -47,6 +47,8 @@ class ReluProblem:
         sigma^2 of the weights above it.
     width : float
         N; infinite for the limit.
+    exponent : float
+        beta of s = sigma_a^2 / P^beta.
     """
 
     depth: int
@@ -57,10 +59,16 @@ class ReluProblem:
     k: float
     scale: float
     width: float = math.inf
+    exponent: float = 1.0
 
     @property
     def n_samples(self) -> float:
         return float(self.n.sum())
+
+    def at(self, n_samples: float) -> ReluProblem:
+        """With other numbers of samples in the same proportions."""
+        ratio = n_samples / self.n_samples
+        return replace(self, n=ratio * self.n, readout_variance=self.readout_variance / ratio**self.exponent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +106,15 @@ class Layered(NamedTuple):
 
 
 class ReluSystem:
-    """Residuals and their Jacobian for a problem and a set of code words, one outlier per word and layer."""
+    """Residuals and their Jacobian for a problem and a set of code words, one outlier per word and layer.
 
-    def __init__(self, problem: ReluProblem, words: tuple[str, ...]) -> None:
+    `present` (L, o) says which of them there are, all where it is None; the others are no unknowns.
+    """
+
+    def __init__(self, problem: ReluProblem, words: tuple[str, ...], present: BoolArray | None = None) -> None:
         self.problem = problem
         self.words = words
+        self.present = np.ones((problem.depth, len(words)), dtype=bool) if present is None else present
         self.symmetry: Symmetry = symmetry(problem.n, problem.y)
         self._memory: OrderedDict[object, Layered] = OrderedDict()
         n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
@@ -113,18 +125,18 @@ class ReluSystem:
         for layer in range(n_lower):
             blocks += [("kernel", layer, matrices, 1.0), ("d", layer, vectors[:, 0], 1.0)]
             blocks += [("tilde", layer, matrices, 1.0 / p), ("delta", layer, vectors[:, 0], 1.0 / p)]
-            blocks += [("lower", layer, self._outlier_basis(n_classes, False), 1.0)]
+            blocks += [("lower", layer, self._outlier_basis(n_classes, False, self.present[layer]), 1.0)]
         blocks += [("t", -1, self.symmetry.output_basis(problem.y), 1.0)]
-        blocks += [("top", -1, self._outlier_basis(q, True), 1.0)]
+        blocks += [("top", -1, self._outlier_basis(q, True, self.present[-1]), 1.0)]
         self.blocks = blocks
 
-    def _outlier_basis(self, q: int, top: bool) -> FloatArray:
+    def _outlier_basis(self, q: int, top: bool, present: BoolArray) -> FloatArray:
         """(k, o, q) orthonormal arrays of outliers that the symmetry maps into each other."""
         words = self.words
-        if not words:
-            return np.zeros((0, 0, q))
+        if not present.any():
+            return np.zeros((0, len(words), q))
         rows = []
-        for unit in np.eye(len(words) * q).reshape(-1, len(words), q):
+        for unit in np.eye(len(words) * q).reshape(-1, len(words), q)[np.repeat(present, q)]:
             mean = np.zeros((len(words), q))
             for permutation, rotation in zip(self.symmetry.permutations, self.symmetry.rotations):
                 for o, word in enumerate(words):
@@ -134,6 +146,10 @@ class ReluSystem:
         _, size, basis = np.linalg.svd(np.array(rows), full_matrices=False)
         return np.asarray(basis[size > 1e-9].reshape(-1, len(words), q))
 
+    def forget(self) -> None:
+        """A memory of its own, for a problem whose averages are others."""
+        self._memory = OrderedDict()
+
     # ---- vectors ---------------------------------------------------------------------------------
 
     def pack(self, order: ReluOrder) -> FloatArray:
@@ -142,7 +158,7 @@ class ReluSystem:
         for name, layer, basis, unit in self.blocks:
             value = getattr(order, name)
             value = value if layer < 0 else value[layer]
-            flat = basis.reshape(len(basis), -1)
+            flat = basis.reshape(len(basis), value.size)
             parts.append(flat @ value.ravel() / (flat**2).sum(axis=1) / unit)
         return np.concatenate(parts)
 
@@ -237,7 +253,11 @@ class ReluSystem:
 
     def mapped(self, x: FloatArray, rule: ReluRule) -> ReluOrder:
         """Right-hand sides of the equations in the place of the order parameters; t holds t + (f + tau t - y)."""
-        problem, order = self.problem, self.unpack(x)
+        return self.images(self.unpack(x), rule)
+
+    def images(self, order: ReluOrder, rule: ReluRule) -> ReluOrder:
+        """The same for order parameters."""
+        problem = self.problem
         depth = problem.depth
         layers = [self.layer(order, layer, rule) for layer in range(depth)]
         root_s = math.sqrt(problem.readout_variance)
@@ -282,7 +302,7 @@ class ReluSystem:
         """By differences: an unknown enters the averages of one layer only, the others are remembered."""
         columns = []
         for i in range(len(x)):
-            step = 2e-6 * max(abs(float(x[i])), 1e-2)
+            step = 1e-5 * max(abs(float(x[i])), 1e-2)
             moved = x.copy()
             moved[i] += step
             columns.append((self.residual(moved, rule) - start) / step)

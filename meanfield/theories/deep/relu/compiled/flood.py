@@ -1,8 +1,8 @@
-"""The average over the fields of a neuron: a lattice in the conjugate fields, a line in the shared field.
+"""The average over the fields of a neuron: one lattice in the conjugate fields and in what the classes' fields share.
 
 The weight is a positive mixture of unit Gaussians in the whitened conjugate fields and, given them, of Gaussians of
-precision 1 + sum u^2 / D in the shared field: the error of both lattices is that of Poisson summation, in the bulk and
-in its long tails along the outliers alike. Nodes are found by flooding from the origin.
+precision 1 + U^T (D + d / n)^-1 U in the shared fields: the error of the lattice is that of Poisson summation, in the
+bulk and in its long tails along the outliers alike. Nodes are found by flooding from the highest near the origin.
 """
 
 from __future__ import annotations
@@ -13,42 +13,71 @@ import numpy as np
 
 from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit
-from meanfield.theories.deep.relu.compiled.site import class_average
+from meanfield.theories.deep.relu.compiled.lines import class_average
+from meanfield.theories.deep.relu.compiled.site import site
 
 __all__ = ["flood"]
 
-_POINTS = 10  # of the interpolation in b
+_POINTS = 10  # of an interpolation
+_GROWN = 60.0  # ln of what an integral that has an end never has
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @jit
-def _fetch(table, i, j, alpha, b, n, d, delta, u, spread, rule, out):
-    """Entry (i, j) of a table of class averages, computed when it is first asked for."""
-    if math.isnan(table[i, j, 0]):
-        class_average(b, u * alpha, spread, n, d, delta, rule[1], rule[4], rule[5], out)
-        for k in range(7):
-            table[i, j, k] = out[k]
+def _lagrange(part, points, out):
+    """Weights of the nodes 0 ... points - 1 at points // 2 - 1 + part; of one node: 1."""
+    if points == 1:
+        out[0] = 1.0
+        return
+    for i in range(points):
+        product = 1.0
+        for l in range(points):
+            if l != i:
+                product *= (part + (points // 2 - 1) - l) / (i - l)
+        out[i] = product
 
 
 @jit
-def flood(origin, root, n, d, delta, u, spread, kind, tables, reach, walls, rule, most):
-    """Averages of all classes over gamma (lattice) and alpha (line).
+def _new(keys, code):
+    """Whether a code was not yet among the keys, where it is then."""
+    mask = keys.size - 1
+    at = ((code * 0x9E3779B97F4A7C1) >> 20) & mask
+    while keys[at] >= 0:
+        if keys[at] == code:
+            return False
+        at = (at + 1) & mask
+    keys[at] = code
+    return True
+
+
+@jit
+def _twice(values):
+    grown = np.empty(2 * values.size, dtype=np.int64)
+    copy_vector(grown, values)
+    return grown
+
+
+@jit
+def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls, rule, most):
+    """Averages of all classes over gamma and alpha.
 
     Parameters
     ----------
     origin, root : (C,), (C, q) array
         b = origin + root gamma, gamma ~ N(0, 1).
-    n, d, delta, u, spread : (C,) arrays
-        h_c ~ N(u_c alpha, spread_c), alpha ~ N(0, 1); no fields h if all of u and spread vanish.
+    n, d, delta, spread : (C,) arrays
+    u, lines : (C, p), (p,) array
+        h_c ~ N(u_c alpha, spread_c), alpha ~ N(0, 1) of steps `lines`; no fields h where p = 0.
     kind : (C,) integer array
-        Which of the tables a class reads; -1: none, its averages are computed where they are needed.
-    tables : (kinds, n_b, n_alpha, 7) array of NaN
+        Which table of class averages a class reads: those of a kind have the same.
     reach : int
-        Half-width of the lattice, in steps.
+        Half-width of the lattice in gamma, in steps.
+    sizes : (3,) integer array
+        Half-widths of the tables in b, in the middle of h, and of the lattices of h.
     walls : (o, q + 2) array
         Smooth cuts: direction, position and width of each.
-    rule : (7,) array
-        Steps (gamma, h, alpha), steps per table entry, shift of the lattices, depth of the inner and of the outer cut.
+    rule : (8,) array
+        `average.ReluRule`.
     most : int
         Nodes before the integral is given up.
 
@@ -59,193 +88,224 @@ def flood(origin, root, n, d, delta, u, spread, kind, tables, reach, walls, rule
     log_z : float
         ln of the integral.
     status : int
-        0; 1 edge of the lattice met, 2 too many nodes, 3 not a number.
+        0; 1 edge of the lattice met, 2 too many nodes, 3 not a number, 4 edge of a table, 5 grown to more than the
+        maximum near the origin by far.
     nodes : int
     """
     n_classes, q = root.shape
-    shared = False
-    precision = 1.0
-    for c in range(n_classes):
-        if spread[c] > 0.0:
-            shared = True
-            precision += u[c] ** 2 / spread[c]
+    p = lines.size
+    dims = q + p
     step, shift, cut = rule[0], rule[4], rule[6]
-    line = rule[2] / math.sqrt(precision) if shared else 1.0
-    width = 2 * reach + 1
-    seen = np.zeros(width**q, dtype=np.bool_)
+    kinds = 0
+    for c in range(n_classes):
+        kinds = max(kinds, kind[c] + 1)
+    if p == 0:
+        kinds = 0
+    half_b, half_m, half_h = sizes[0], sizes[1], sizes[2]
+    rows, columns, places = 2 * half_b + 1, 2 * half_m + 1, 2 * half_h + 1
+    table = np.empty((max(kinds, 1), rows if p else 1, columns if p else 1, 7))
+    known = np.zeros((max(kinds, 1), rows if p else 1, columns if p else 1), dtype=np.bool_)
+    sites = np.empty((max(kinds, 1), rows if p else 1, 5, places if p else 1))
+    opened = np.zeros((max(kinds, 1), rows if p else 1), dtype=np.bool_)
+    points_b, points_m = 1 if q <= 1 else _POINTS, 1 if p <= 1 else _POINTS
+    unit_b, unit_m = np.ones(n_classes), np.ones(n_classes)
+    for c in range(n_classes):
+        if p:
+            unit_b[c] = 1.0 if q <= 1 else rule[3] * rule[0] * max(math.sqrt((root[c] ** 2).sum()), 1e-300)
+            unit_m[c] = rule[3] * rule[1] * math.sqrt(spread[c] + d[c] / n[c])
+    width = np.empty(dims, dtype=np.int64)
+    stride = np.empty(dims, dtype=np.int64)
+    edge = np.empty(dims, dtype=np.int64)
+    total_stride, centre = 1, 0
+    for k in range(dims - 1, -1, -1):
+        edge[k] = reach if k < q else half_m if p == 1 else 20 * half_m
+        width[k] = 2 * edge[k] + 1
+        stride[k] = total_stride
+        centre += edge[k] * total_stride
+        total_stride *= width[k]
+    keys = np.full(1 << 12, -1, dtype=np.int64)
     stack = np.empty(4096, dtype=np.int64)
-    modes = np.empty(4096, dtype=np.int64)
-    centre = 0
-    for _ in range(q):
-        centre = centre * width + reach
-    stack[0], modes[0], held = centre, 0, 1
-    seen[centre] = True
     size = 1 + 3 * n_classes + 2 * n_classes**2 + q * n_classes + q * q
     total = np.zeros(size)
-    node = np.zeros(size)
-    gamma = np.zeros(q)
-    place = np.zeros(q, dtype=np.int64)
-    b = np.zeros(n_classes)
+    field = np.zeros(dims)
+    place = np.zeros(dims, dtype=np.int64)
     value = np.zeros((n_classes, 7))
-    out = np.zeros(7)
-    base = np.zeros(n_classes, dtype=np.int64)
-    exact = np.zeros(n_classes, dtype=np.bool_)
-    lagrange = np.zeros((n_classes, _POINTS))
-    half_b = tables.shape[1] // 2
-    half_alpha = tables.shape[2] // 2
-    reference, best, status, count = math.nan, -math.inf, 0, 0
-    while held > 0:
-        held -= 1
-        code, mode = stack[held], modes[held]
+    weights_b, weights_m = np.zeros((n_classes, _POINTS)), np.zeros(_POINTS)
+    base_b = np.zeros(n_classes, dtype=np.int64)
+    last = np.full(max(q, 1), 1 << 60, dtype=np.int64)
+    outer = 0.0
+    reference, best, status, count, taken, held = math.nan, -math.inf, 0, 0, 0, 0
+    # First the way up from the origin, then the flood.
+    climbing, here, tried, height_here = True, centre, 0, -math.inf
+    while True:
+        if climbing:
+            if tried == 0:
+                code = here
+            else:
+                code = here + (stride[(tried - 1) // 2] if tried % 2 else -stride[(tried - 1) // 2])
+        else:
+            if held == 0:
+                break
+            held -= 1
+            code = stack[held]
         count += 1
         if count > most:
             return total, math.nan, 2, count
-        rest = code
-        for k in range(q - 1, -1, -1):
-            place[k] = rest % width - reach
-            rest //= width
-            gamma[k] = (place[k] + shift) * step
-        outer = 0.0
-        for k in range(q):
-            outer -= 0.5 * gamma[k] ** 2
-        for o in range(walls.shape[0]):
-            along = -walls[o, q]
+        rest, moved = code, False
+        for k in range(dims):
+            place[k] = rest // stride[k] - edge[k]
+            rest = rest % stride[k]
+            field[k] = (place[k] + shift) * (step if k < q else lines[k - q])
+            if k < q and place[k] != last[k]:
+                last[k], moved = place[k], True
+        if q == 0 and count == 1:
+            moved = True
+        if moved:
+            outer = 0.0
             for k in range(q):
-                along += walls[o, k] * gamma[k]
-            along /= walls[o, q + 1] * math.sqrt(2.0)
-            outer += math.log(0.5 * math.erfc(along)) if along < 20.0 else -math.inf
-        if outer == -math.inf:
-            continue
-        for c in range(n_classes):
-            b[c] = origin[c]
-            for k in range(q):
-                b[c] += root[c, k] * gamma[k]
-            if kind[c] >= 0:
-                unit = rule[3] * rule[0] * math.sqrt((root[c] ** 2).sum())
-                x = b[c] / unit
-                whole = math.floor(x)
-                part = x - whole
-                base[c] = int(whole) + half_b - (_POINTS // 2 - 1)
-                if base[c] < 0 or base[c] + _POINTS > tables.shape[1]:
-                    return total, math.nan, 1, count
-                exact[c] = False
-                for i in range(_POINTS):
-                    product = 1.0
-                    for l in range(_POINTS):
-                        if l != i:
-                            product *= (part + (_POINTS // 2 - 1) - l) / (i - l)
-                    lagrange[c, i] = product
-        # The line in alpha: climb to its maximum, then both sides down to the cut.
-        node[:] = 0.0
-        top, start, phase, j, direction = -math.inf, mode, 0, mode, 1
-        log_node = -math.inf
-        while True:
-            alpha = (j + shift) * line if shared else 0.0
-            height = outer - 0.5 * alpha * alpha if shared else outer
+                outer -= 0.5 * field[k] ** 2
+            for o in range(walls.shape[0]):
+                along = -walls[o, q]
+                for k in range(q):
+                    along += walls[o, k] * field[k]
+                along /= walls[o, q + 1] * math.sqrt(2.0)
+                outer += math.log(0.5 * math.erfc(along)) if along < 20.0 else -math.inf
             for c in range(n_classes):
-                if kind[c] < 0:
-                    class_average(
-                        b[c], u[c] * alpha, spread[c], n[c], d[c], delta[c], rule[1], shift, rule[5], value[c]
-                    )
+                b = origin[c]
+                for k in range(q):
+                    b += root[c, k] * field[k]
+                if p == 0:
+                    value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(b, 0.0, d[c], delta[c])
+                    value[c, 0] *= n[c]
+                    value[c, 2], value[c, 5] = value[c, 1] ** 2, value[c, 4] ** 2
+                elif q <= 1:
+                    base_b[c] = (place[0] if q else 0) + half_b
+                    weights_b[c, 0] = 1.0
                 else:
-                    column = j + half_alpha
-                    if column < 0 or column >= tables.shape[2]:
-                        return total, math.nan, 1, count
-                    unit = rule[3] * rule[0] * math.sqrt((root[c] ** 2).sum())
+                    steps = (b - origin[c]) / unit_b[c]
+                    whole = math.floor(steps)
+                    base_b[c] = int(whole) + half_b - (_POINTS // 2 - 1)
+                    _lagrange(steps - whole, _POINTS, weights_b[c])
+        height = outer
+        for k in range(q, dims):
+            height -= 0.5 * field[k] ** 2
+        if height > -math.inf:
+            for c in range(n_classes):
+                if p:
+                    middle = 0.0
+                    for j in range(p):
+                        middle += u[c, j] * field[q + j]
+                    if p == 1:
+                        base_m = place[q] + half_m
+                        weights_m[0] = 1.0
+                    else:
+                        whole = math.floor(middle / unit_m[c])
+                        base_m = int(whole) + half_m - (_POINTS // 2 - 1)
+                        _lagrange(middle / unit_m[c] - whole, _POINTS, weights_m)
+                    if base_b[c] < 0 or base_b[c] + points_b > rows or base_m < 0 or base_m + points_m > columns:
+                        return total, math.nan, 4, count
                     for k in range(7):
                         value[c, k] = 0.0
-                    table = tables[kind[c]]
-                    for i in range(_POINTS):
-                        row = base[c] + i
-                        _fetch(
-                            table, row, column, alpha, (row - half_b) * unit, n[c], d[c], delta[c], u[c], spread[c],
-                            rule, out,
-                        )  # fmt: skip
-                        for k in range(7):
-                            value[c, k] += lagrange[c, i] * table[row, column, k]
+                    for i in range(points_b):
+                        row = base_b[c] + i
+                        for j in range(points_m):
+                            column = base_m + j
+                            if not known[kind[c], row, column]:
+                                if q <= 1:
+                                    b = origin[c] + (root[c, 0] * field[0] if q else 0.0)
+                                else:
+                                    b = origin[c] + (row - half_b) * unit_b[c]
+                                if not opened[kind[c], row]:
+                                    opened[kind[c], row] = True
+                                    for k in range(places):
+                                        sites[kind[c], row, 0, k] = math.nan
+                                at = middle if p == 1 else (column - half_m) * unit_m[c]
+                                if not class_average(
+                                    sites[kind[c], row], b, at, spread[c], n[c], d[c], delta[c], rule[1], shift,
+                                    rule[5], table[kind[c], row, column],
+                                ):  # fmt: skip
+                                    return total, math.nan, 4, count
+                                known[kind[c], row, column] = True
+                            weight = weights_b[c, i] * weights_m[j]
+                            for k in range(7):
+                                value[c, k] += weight * table[kind[c], row, column, k]
                 height += value[c, 0]
-            if math.isnan(height):
-                return total, math.nan, 3, count
-            if phase == 0:  # climbing
-                if height > top:
-                    top, start = height, j
-                    if shared:
-                        j += direction
-                        continue
-                elif direction == 1 and start == mode:
-                    direction, j = -1, mode - 1
-                    continue
-                phase, direction, j = 1, 1, start
-                if shared:
-                    continue
-            if math.isnan(reference):
-                reference = top
-            weight = math.exp(height - reference)
-            keep = height > max(best, top) - cut - 4.0
-            if keep:
-                node[0] += weight
-                at = 1
-                for c in range(n_classes):
-                    node[at + c] += weight * value[c, 1]
-                at += n_classes
-                for c in range(n_classes):
-                    for e in range(n_classes):
-                        both = value[c, 2] if c == e else value[c, 1] * value[e, 1]
-                        node[at + c * n_classes + e] += weight * both
-                at += n_classes**2
-                for c in range(n_classes):
-                    node[at + c] += weight * value[c, 3]
-                at += n_classes
-                for c in range(n_classes):
-                    for e in range(n_classes):
-                        both = value[c, 5] if c == e else value[c, 4] * value[e, 4]
-                        node[at + c * n_classes + e] += weight * both
-                at += n_classes**2
-                for c in range(n_classes):
-                    node[at + c] += weight * value[c, 6]
-            if not shared:
-                break
-            if keep:
-                j += direction
-            elif direction == 1:
-                direction, j = -1, start - 1
+        if math.isnan(height):
+            return total, math.nan, 3, count
+        if climbing:
+            if tried == 0 or height > height_here:
+                if height > height_here:
+                    height_here, here = height, code
+                tried = 1
+                if dims == 0:
+                    tried = 2 * dims + 1
             else:
-                break
-        if node[0] > 0.0:
-            log_node = reference + math.log(node[0])
-        if log_node > best:
-            best = log_node
-        at = 1 + 3 * n_classes + 2 * n_classes**2
+                tried += 1
+            inside = True
+            for k in range(dims):
+                inside = inside and abs(here // stride[k] % width[k] - edge[k]) < edge[k]
+            if not inside:
+                return total, math.nan, 1 if p == 0 else 4, count
+            if tried > 2 * dims:
+                climbing, best, reference = False, height_here, height_here
+                stack[0], held, taken = here, 1, 1
+                _new(keys, here)
+            continue
+        if height > best:
+            best = height
+            if best > reference + _GROWN:
+                return total, math.nan, 5, count
+        if not height > best - cut:
+            continue
+        weight = math.exp(height - reference)
+        total[0] += weight
+        at = 1
+        for c in range(n_classes):
+            total[at + c] += weight * value[c, 1]
+        at += n_classes
+        for c in range(n_classes):
+            for e in range(n_classes):
+                total[at] += weight * (value[c, 2] if c == e else value[c, 1] * value[e, 1])
+                at += 1
+        for c in range(n_classes):
+            total[at + c] += weight * value[c, 3]
+        at += n_classes
+        for c in range(n_classes):
+            for e in range(n_classes):
+                total[at] += weight * (value[c, 5] if c == e else value[c, 4] * value[e, 4])
+                at += 1
+        for c in range(n_classes):
+            total[at + c] += weight * value[c, 6]
+        at += n_classes
         for k in range(q):
             for c in range(n_classes):
-                node[at + k * n_classes + c] = gamma[k] * node[1 + c]
-        at += q * n_classes
+                total[at] += weight * field[k] * value[c, 1]
+                at += 1
         for k in range(q):
             for l in range(q):
-                node[at + k * q + l] = gamma[k] * gamma[l] * node[0]
-        total += node
-        if log_node < best - cut:
-            continue
-        stride = 1
-        for k in range(q - 1, -1, -1):
+                total[at] += weight * field[k] * field[l]
+                at += 1
+        for k in range(dims):
             for sign in (-1, 1):
-                if abs(place[k] + sign) > reach:
+                if abs(place[k] + sign) > edge[k]:
+                    if k >= q:
+                        return total, math.nan, 4, count
                     status = 1
                     continue
-                neighbour = code + sign * stride
-                if not seen[neighbour]:
-                    seen[neighbour] = True
+                neighbour = code + sign * stride[k]
+                if _new(keys, neighbour):
+                    taken += 1
+                    if 2 * taken > keys.size:
+                        old = keys
+                        keys = np.full(2 * old.size, -1, dtype=np.int64)
+                        for i in range(old.size):
+                            if old[i] >= 0:
+                                _new(keys, old[i])
                     if held == stack.size:
-                        grown = np.empty(2 * held, dtype=np.int64)
-                        copy_vector(grown, stack)
-                        stack = grown
-                        wider = np.empty(2 * held, dtype=np.int64)
-                        copy_vector(wider, modes)
-                        modes = wider
-                    stack[held], modes[held] = neighbour, start
+                        stack = _twice(stack)
+                    stack[held] = neighbour
                     held += 1
-            stride *= width
     log_z = reference + math.log(total[0]) + q * (math.log(step) - _LOG_SQRT_2PI)
-    if shared:
-        log_z += math.log(line) - _LOG_SQRT_2PI
+    for j in range(p):
+        log_z += math.log(lines[j]) - _LOG_SQRT_2PI
     return total, log_z, status, count

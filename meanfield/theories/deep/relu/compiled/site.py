@@ -11,7 +11,7 @@ import math
 
 from meanfield.numerics.jit import jit
 
-__all__ = ["class_average", "site"]
+__all__ = ["site"]
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _FAR = 5.0  # from here the tail is a continued fraction, whose terms do not cancel
@@ -68,68 +68,3 @@ def site(b: float, h: float, d: float, delta: float) -> tuple[float, float, floa
     g_bb = on * (var_on + off * z_on * z_on)
     variance = on * var_on + off * var_off + on * off * (z_on - z_off) ** 2
     return g, mean, g_bb, (mean + off * z_off - h) / d, (variance - d) / (d * d)
-
-
-@jit
-def _log_weight(h: float, b: float, middle: float, spread: float, n: float, d: float, delta: float) -> float:
-    return n * site(b, h, d, delta)[0] - 0.5 * (h - middle) ** 2 / spread
-
-
-@jit
-def class_average(b, middle, spread, n, d, delta, step, shift, cut, out):
-    """Averages over a class's own field h ~ N(middle, spread) with weight exp(n g(b, h)), into `out` (7,).
-
-    ln of the integral, then g_b, g_b^2, g_bb, g_h, g_h^2, g_hh. exp(n g) is a mixture of Gaussians of precision n / d
-    in h, so a lattice of `step` standard deviations has the error of Poisson summation.
-    """
-    if spread <= 0.0:
-        g, gb, gbb, gh, ghh = site(b, middle, d, delta)
-        out[0], out[1], out[2], out[3], out[4], out[5], out[6] = n * g, gb, gb * gb, gbb, gh, gh * gh, ghh
-        return
-    spacing = step / math.sqrt(1.0 / spread + n / d)
-    narrow = d / (1.0 - delta * d)
-    best, start = -math.inf, 0
-    for guess in range(3):
-        if guess == 0:
-            h = middle
-        elif guess == 1:
-            h = middle * d / (d + n * spread)
-        else:
-            slope = 1.0 / spread - n * (narrow / d - 1.0) / d
-            h = (middle / spread + n * narrow * b / d) / slope if slope > 0.0 else middle
-        index = round(h / spacing)
-        value = _log_weight((index + shift) * spacing, b, middle, spread, n, d, delta)
-        if value > best:
-            best, start = value, index
-    stride = 16
-    while stride >= 1:
-        moved = False
-        for sign in (-1, 1):
-            while True:
-                value = _log_weight((start + sign * stride + shift) * spacing, b, middle, spread, n, d, delta)
-                if not value > best:
-                    break
-                best, start, moved = value, start + sign * stride, True
-        if not moved:
-            stride //= 4
-    total, s1, s2, s3, s4, s5, s6 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    for direction in (1, -1):
-        index = start if direction == 1 else start - 1
-        while True:
-            h = (index + shift) * spacing
-            g, gb, gbb, gh, ghh = site(b, h, d, delta)
-            value = n * g - 0.5 * (h - middle) ** 2 / spread - best
-            if not value > -cut:
-                break
-            w = math.exp(value)
-            total += w
-            s1 += w * gb
-            s2 += w * gb * gb
-            s3 += w * gbb
-            s4 += w * gh
-            s5 += w * gh * gh
-            s6 += w * ghh
-            index += direction
-    out[0] = best + math.log(total * spacing) - 0.5 * math.log(spread) - _HALF_LOG_2PI
-    out[1], out[2], out[3] = s1 / total, s2 / total, s3 / total
-    out[4], out[5], out[6] = s4 / total, s5 / total, s6 / total

@@ -1,0 +1,165 @@
+"""The saddle equations with the kernels eliminated, for following a branch (relu/THEORY.md, "Following a branch").
+
+Given the conjugates, t and the outliers, the kernels of all layers are averages, taken from the first layer upwards:
+they are covariances of classes by construction, however near to each other the classes are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from copy import copy
+
+import numpy as np
+
+from meanfield.theories.deep.relu.average import ReluRule
+from meanfield.theories.deep.relu.outlier import Condensed, climbed
+from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
+from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
+from meanfield.validation import BoolArray, FloatArray
+
+__all__ = ["DIFFERENCE", "BareSystem", "above", "every_word", "word_of"]
+
+_MOST_GAIN = 1.002  # of what does not condense
+_MOST_COMMON = 0.9999  # of the code of all classes, which never condenses: its bulk is Gaussian
+_MOST_TRIAL = 1.3  # of an outlier, on the way
+_INDEFINITE = 0.1  # part of a conjugate kernel that is taken as zero on the way
+DIFFERENCE = 3e-4  # of the unknowns: rough lattices are smooth to 1e-5
+_GUARD = 25  # steps of the ascents that look for divergence
+
+
+def every_word(n_classes: int) -> tuple[str, ...]:
+    """All codes that can condense: some classes but not all, because off-classes end the bulk."""
+    words = ("".join(word) for word in itertools.product("01", repeat=n_classes))
+    return tuple(word for word in words if 0 < word.count("1") < n_classes)
+
+
+def word_of(found: Condensed) -> str:
+    """The classes on which a condensed neuron is active."""
+    return "".join("1" if value > 0.0 else "0" for value in found.activation)
+
+
+def above(setting: ReluSetting, word: str, steps: int) -> tuple[FloatArray, Condensed]:
+    """Direction and neuron at which the ascent ends that starts at a word."""
+    on = np.array([letter == "1" for letter in word])
+    beta = setting.root.T @ np.where(on, setting.n, 0.0)
+    if np.linalg.norm(beta) <= 1e-12:  # opposite classes: nothing drives both
+        beta = np.eye(len(beta))[0]
+    return climbed(setting, beta, steps)[:2]
+
+
+class BareSystem:
+    """Residuals in the unknowns other than kernels; `full` has all equations."""
+
+    def __init__(self, problem: ReluProblem, words: tuple[str, ...], present: BoolArray) -> None:
+        self.full = ReluSystem(problem, words, present)
+        self.problem, self.words, self.present = problem, words, present
+        self.blocks = [block for block in self.full.blocks if block[0] not in ("kernel", "d")]
+
+    def pack(self, order: ReluOrder) -> FloatArray:
+        parts = []
+        for name, layer, basis, unit in self.blocks:
+            value = getattr(order, name)
+            value = value if layer < 0 else value[layer]
+            flat = basis.reshape(len(basis), value.size)
+            parts.append(flat @ value.ravel() / (flat**2).sum(axis=1) / unit)
+        return np.concatenate(parts)
+
+    def scale(self, x: FloatArray) -> FloatArray:
+        """What changes of the unknowns are measured in; delta~ may pass through zero and has that of k~."""
+        found, at, conjugate = [], 0, 0.0
+        for name, _, basis, _ in self.blocks:
+            size = np.abs(x[at : at + len(basis)])
+            at += len(basis)
+            if not len(size):
+                continue
+            least = 0.3 * max(float(np.sqrt((size**2).mean())), 1e-12)
+            if name == "tilde":
+                conjugate = least
+            found.append(np.maximum(size, max(least, conjugate) if name == "delta" else least))
+        return np.concatenate(found)
+
+    def order(self, x: FloatArray, rule: ReluRule) -> ReluOrder:
+        """All order parameters: kernels from what is below them.
+
+        Raises
+        ------
+        BulkDiverges
+        """
+        order, n_lower = self.bare(x), self.problem.depth - 1
+        for layer in range(self.problem.depth):
+            self._guard(order, layer)
+            if layer < n_lower:
+                found = self.full.layer(order, layer, rule)
+                order.kernel[layer], order.d[layer] = found.b_b, found.bb
+        return order
+
+    def bare(self, x: FloatArray) -> ReluOrder:
+        """Order parameters without their kernels."""
+        n_lower, n_classes, q = self.problem.depth - 1, *self.problem.y.shape
+        o = len(self.words)
+        order = ReluOrder(
+            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)),
+            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)), np.zeros((n_classes, q)),
+            np.zeros((n_lower, o, n_classes)), np.zeros((o, q)),
+        )  # fmt: skip
+        at = 0
+        for name, layer, basis, unit in self.blocks:
+            target = getattr(order, name)
+            target = target if layer < 0 else target[layer]
+            target += np.tensordot(x[at : at + len(basis)] * unit, basis, 1).reshape(target.shape)
+            at += len(basis)
+        for tilde in order.tilde:
+            value, vector = np.linalg.eigh(tilde)
+            if -_INDEFINITE * value[-1] < value[0] < 0.0:  # what it should be is positive
+                tilde[:] = (vector * np.maximum(value, 0.0)) @ vector.T
+        return order
+
+    def _guard(self, order: ReluOrder, layer: int) -> None:
+        """Refuse what diverges before it is integrated."""
+        setting = self.full.setting(order, layer)
+        setting.check()
+        for word in (*self.words, "1" * len(setting.n)):
+            _, found = above(setting, word, _GUARD)
+            name, most = word_of(found), _MOST_GAIN
+            if "0" not in name:
+                most = _MOST_COMMON
+            elif name in self.words and self.present[layer, self.words.index(name)]:
+                most = _MOST_TRIAL
+            if not found.gain < most:
+                raise BulkDiverges(f"a code that is none of the outliers has a gain of {found.gain:.4g}.")
+
+    def residual(self, x: FloatArray, rule: ReluRule) -> FloatArray:
+        return np.asarray(self.pack(self.full.images(self.order(x, rule), rule)) - x)
+
+    def jacobian(self, x: FloatArray, rule: ReluRule, start: FloatArray) -> FloatArray:
+        columns = []
+        scale = self.scale(x)
+        for i in range(len(x)):
+            step = DIFFERENCE * scale[i]
+            moved = x.copy()
+            moved[i] += step
+            try:
+                columns.append((self.residual(moved, rule) - start) / step)
+            except BulkDiverges:
+                moved[i] -= 2.0 * step
+                columns.append((start - self.residual(moved, rule)) / step)
+        return np.array(columns).T
+
+    def moved(self, problem: ReluProblem) -> BareSystem:
+        """The same unknowns of another problem with equally many classes and outputs, and the same symmetry."""
+        other, full = copy(self), copy(self.full)
+        full.problem = other.problem = problem
+        if problem.readout_variance != self.problem.readout_variance or (problem.n != self.problem.n).any():
+            full.forget()
+        other.full = full
+        return other
+
+    def error(self, x: FloatArray, r: FloatArray) -> float:
+        """Largest residual in units of the unknowns, of t in those of the targets."""
+        unit = self.scale(x)
+        at = 0
+        for name, _, basis, _ in self.blocks:
+            if name == "t":
+                unit[at : at + len(basis)] = np.abs(self.problem.y).max()
+            at += len(basis)
+        return float(np.abs(r / unit).max())
