@@ -342,7 +342,7 @@ class Layer(LayerNodes):
     ) -> list[tuple[Averages, Detail | None]]:
         fields, beta = self._prepared(setting)
         assert self.maxima.known is not None
-        words = code_words(self.phi, self.maxima.tilted(setting, *self.maxima.known)[0])
+        words = code_words(self.phi, self.maxima.tilted(setting, *self.maxima.known))
         results = []
         for pattern in patterns:
             rows = np.flatnonzero(words == pattern)

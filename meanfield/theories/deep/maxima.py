@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.rules import Setting, activation_range
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["Maxima"]
 
 _STRIDE = 0.6
 _STILL, _SETTLED = 1e-4, 1e-13  # relative change, at which maxima are found well enough, and exactly
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
-_RESTART = 12  # maxima are looked for afresh every so many settings
-_X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
-_POWERS = _X[:, None] ** np.arange(3)
+_RESTART = 12  # maxima are looked for afresh every so many settings,
+_MOVED = 0.15  # or when covariances or d have changed by so much
+_X = np.linspace(-7.0, 7.0, 43)  # enough for maxima, of a phi without kinks
+_PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
+_FALLEN = 1e-9  # relative: rounding of the weight
+
+
+class _Site(NamedTuple):
+    """g and, under its law of xi, the means of phi and xi and the variance of xi; each (k, C)."""
+
+    g: FloatArray
+    mean: FloatArray
+    first: FloatArray
+    variance: FloatArray
 
 
 @dataclass(eq=False)
@@ -29,75 +42,138 @@ class Maxima:
     n: FloatArray
     known: tuple[FloatArray, FloatArray] | None = None
     visits: int = 0
+    started: Setting | None = None  # where they were last looked for afresh
 
     def find(self, setting: Setting, depth: float, every: bool, exact: bool = False) -> tuple[FloatArray, FloatArray]:
         """Local maxima (b, h), each (k, C), of the weight reached from all sign patterns of b, and 0.
 
-        b <- R R^T n g_b never lowers the weight; h moves by Newton steps. Unless `every`, those are left out that lie
-        too low to matter at that depth. With `exact` they do not depend on where the search began.
+        g(b, h) + h^2 / 2 d is convex, so that b <- R R^T n g_b and, S the covariance of h,
+        (S^-1 + n / d) h <- n <z> / d never lower the weight. The latter is slow: steps of Newton's method are taken
+        where they do not lower it either. Unless `every`, those are left out that lie too low to matter at that depth.
+        With `exact` they do not depend on where the search began.
         """
-        n_classes = len(self.n)
-        b_cov = setting.root @ setting.root.T
-        if self.known is not None and self.visits % _RESTART:
-            (b, h), sweeps = self.known, 20
-        else:
-            (b, h), sweeps = self._starts(setting, b_cov), 60
-        sweeps, still = (60, _SETTLED) if exact else (sweeps, _STILL)
-        self.visits += 1
+        b, h = self._from(setting)
+        sweeps, still = (60, _SETTLED) if exact else (40, _STILL)
+        root, n = setting.root, self.n
+        beta, u = b @ np.linalg.pinv(root).T, h @ np.linalg.pinv(setting.covariance, hermitian=True)
+        b, h = beta @ root.T, u @ setting.covariance
+        value = np.full(len(b), -np.inf)
+        careful = np.zeros(len(b), dtype=bool)
+        now: tuple[FloatArray, ...] = (beta, u, b, h)
         for _ in range(sweeps):
-            before = b, h
-            mean, force, stiffness = self.tilted(setting, b, h)
-            b = (mean * self.n) @ b_cov
-            if setting.covariance.any():
-                # Newton in h: (1 - H n g_hh) dh = H n g_h - h, shortened.
-                matrix = np.eye(n_classes) + setting.covariance * (self.n * stiffness)[:, None, :]
-                wanted = (force * self.n) @ setting.covariance - h
-                full = np.linalg.solve(matrix, wanted[:, :, None])[:, :, 0]
-                h = h + full * np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
-            if all(np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip((b, h), before)):
+            beta, u, b, h = now
+            site = self._site(setting, b, h)
+            new = -0.5 * (beta**2).sum(axis=1) - 0.5 * (u * h).sum(axis=1) + site.g @ n
+            fell = new < value - _FALLEN * np.abs(value)
+            if fell.any():  # back to where they were, and the slow step
+                pick = fell[:, None]
+                beta, u, b, h = (np.where(pick, old, there) for old, there in zip(before, (beta, u, b, h)))
+                site = _Site(*(np.where(pick, old, there) for old, there in zip(seen, site)))
+            value, careful = np.where(fell, value, new), fell
+            before, seen = (beta, u, b, h), site
+            now = self._moved(setting, site, u, h, careful)
+            if not fell.any() and all(
+                np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip(now[2:], (b, h))
+            ):
                 break
         # All are kept: one that is too low now may be the highest of the next setting.
         self.known = _distinct(b, h)
         return self.known if every else self._relevant(setting, *self.known, depth)
+
+    def _moved(
+        self, setting: Setting, site: _Site, u: FloatArray, h: FloatArray, careful: BoolArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """The next beta and u, b = R beta and h = S u: the step of Newton's method in h, the slow one if `careful`."""
+        n, root, covariance = self.n, setting.root, setting.covariance
+        beta = (site.mean * n) @ root
+        b = beta @ root.T
+        if not covariance.any():
+            return beta, u, b, h
+        unit = np.eye(len(n))
+        force = n * site.first / np.sqrt(setting.d)
+        stiffness = n * np.maximum(1.0 - site.variance, 0.0) / setting.d
+        # Newton in h: (1 + S n (-g_hh)) dh = S n g_h - h, shortened.
+        full = _solved(unit + covariance * stiffness[:, None, :], force @ covariance - h)
+        share = np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
+        quick = u + share * (force - u - stiffness * full)
+        if careful.any():
+            tight = n / setting.d
+            pull = tight * (h + np.sqrt(setting.d) * site.first)
+            slow = pull - tight * np.linalg.solve(unit + covariance * tight, covariance @ pull.T).T
+            quick = np.where(careful[:, None], slow, quick)
+        return beta, quick, b, quick @ covariance
+
+    def _from(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
+        """Where the search begins: maxima of the setting before, and afresh."""
+        last, self.visits = self.started, self.visits + 1
+        if self.known is not None and last is not None and self.visits % _RESTART and not _differ(last, setting):
+            return self.known
+        self.started = setting
+        fresh = self._starts(setting, setting.root @ setting.root.T)
+        if self.known is None:
+            return fresh
+        b, h = (np.vstack(pair) for pair in zip(self.known, fresh))
+        return b, h
 
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
         beta = b @ np.linalg.pinv(setting.root).T
         value = -0.5 * (beta**2).sum(axis=1)
         if setting.covariance.any():
             value = value - 0.5 * ((h @ np.linalg.pinv(setting.covariance, hermitian=True)) * h).sum(axis=1)
-        root = np.sqrt(setting.d)[:, None]
-        phi = self.phi(h[:, :, None] + root * _X)
-        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
-        top = exponent.max(axis=2)
-        g = top + np.log(np.exp(exponent - top[:, :, None]).sum(axis=2))
-        value = value + g @ self.n
+        value = value + self._site(setting, b, h).g @ self.n
         kept = value > value.max() - depth - _UNSURE
         return b[kept], h[kept]
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Codes with saturated fields, the same about the middle of the range, codes with fields of their own to come,
+        and 0."""
         n_classes = len(self.n)
         low, high = activation_range(self.phi)
         middle = 0.5 * (low + high)
         patterns = np.array(list(itertools.product((low, high), repeat=min(n_classes, 8))))
         if n_classes > 8:
             patterns = np.vstack([np.where(np.eye(n_classes, dtype=bool), a, b) for a, b in ((low, high), (high, low))])
-        patterns = np.vstack([patterns, patterns - middle, np.zeros((1, n_classes))])
-        b = (patterns * self.n) @ b_cov
-        h = np.zeros_like(b)
-        if setting.covariance.any():
-            h = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(b)
-        return b, h
+        field = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(patterns - middle)
+        none = np.zeros((1, n_classes))
+        b = np.vstack([patterns, patterns - middle, patterns, none])
+        return (b * self.n) @ b_cov, np.vstack([field, field, 0.0 * field, none])
 
-    def tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """<phi>, g_h and max(0, -g_hh) at pairs of b and h (k, C)."""
+    def _site(self, setting: Setting, b: FloatArray, h: FloatArray) -> _Site:
+        """At pairs of b and h (k, C)."""
         root = np.sqrt(setting.d)[:, None]
-        phi = self.phi(h[:, :, None] + root * _X)
-        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
-        weight = np.exp(exponent - exponent.max(axis=2, keepdims=True))
-        total, first, second = np.moveaxis(weight @ _POWERS, 2, 0)
-        first, second = first / total, second / total
-        mean = np.einsum("kcx,kcx->kc", weight, phi) / total
-        return mean, first / root[:, 0], np.maximum(1.0 - second + first**2, 0.0) / setting.d
+        if self.phi.kinks:
+            ends = np.clip((np.array(self.phi.kinks) - h[:, :, None]) / root, _X[0], _X[-1])
+            edge = np.full((*h.shape, 1), _X[-1])
+            edges = np.concatenate([-edge, np.sort(ends, axis=2), edge], axis=2)
+            half = 0.5 * np.diff(edges, axis=2)[..., None]
+            x = ((edges[..., :-1] + edges[..., 1:])[..., None] * 0.5 + half * _PANEL).reshape(*h.shape, -1)
+            measure = (half * _PANEL_WEIGHTS).reshape(*h.shape, -1)
+        else:
+            x = np.broadcast_to(_X, (*h.shape, len(_X)))
+            measure = np.full(len(_X), _X[1] - _X[0])
+        phi = self.phi(h[:, :, None] + root * x)
+        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * x * x
+        top = exponent.max(axis=2)
+        weight = measure * np.exp(exponent - top[:, :, None])
+        total = weight.sum(axis=2)
+        mean, first, second = ((weight * one).sum(axis=2) / total for one in (phi, x, x * x))
+        return _Site(top + np.log(total) - 0.5 * math.log(2.0 * math.pi), mean, first, second - first**2)
+
+    def tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
+        """<phi> at pairs of b and h (k, C)."""
+        return self._site(setting, b, h).mean
+
+
+def _differ(one: Setting, other: Setting) -> bool:
+    """Whether maxima of one setting may be none of the other, or the other way round."""
+    pairs = ((a.root @ a.root.T, a.covariance, a.d) for a in (one, other))
+    return any(
+        a.shape != b.shape or np.abs(a - b).max() > _MOVED * np.abs(b).max() for a, b in zip(*pairs)
+    )
+
+
+def _solved(matrices: FloatArray, right: FloatArray) -> FloatArray:
+    return np.asarray(np.linalg.solve(matrices, right[:, :, None])[:, :, 0])
 
 
 def _distinct(b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
