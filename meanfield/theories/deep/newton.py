@@ -171,6 +171,6 @@ def _admissible(system: System, x: FloatArray) -> bool:
         return False
     for matrix in (*order.kernel, *order.tilde):
         values = np.linalg.eigvalsh(matrix)
-        if values[0] < -1e-3 * values[-1]:
+        if values[0] < -1e-3 * values[-1] or values[-1] <= 0.0:
             return False
     return True
