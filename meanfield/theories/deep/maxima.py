@@ -58,20 +58,20 @@ class Maxima:
         beta, u = b @ np.linalg.pinv(root).T, h @ np.linalg.pinv(setting.covariance, hermitian=True)
         b, h = beta @ root.T, u @ setting.covariance
         value = np.full(len(b), -np.inf)
-        careful = np.zeros(len(b), dtype=bool)
-        now: tuple[FloatArray, ...] = (beta, u, b, h)
-        for _ in range(sweeps):
+        now = before = (beta, u, b, h)
+        seen = self._site(setting, b, h)
+        for sweep in range(sweeps):
             beta, u, b, h = now
-            site = self._site(setting, b, h)
+            site = self._site(setting, b, h) if sweep else seen
             new = -0.5 * (beta**2).sum(axis=1) - 0.5 * (u * h).sum(axis=1) + site.g @ n
             fell = new < value - _FALLEN * np.abs(value)
             if fell.any():  # back to where they were, and the slow step
                 pick = fell[:, None]
                 beta, u, b, h = (np.where(pick, old, there) for old, there in zip(before, (beta, u, b, h)))
                 site = _Site(*(np.where(pick, old, there) for old, there in zip(seen, site)))
-            value, careful = np.where(fell, value, new), fell
+            value = np.where(fell, value, new)
             before, seen = (beta, u, b, h), site
-            now = self._moved(setting, site, u, h, careful)
+            now = self._moved(setting, site, u, h, fell)
             if not fell.any() and all(
                 np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip(now[2:], (b, h))
             ):
@@ -167,9 +167,7 @@ class Maxima:
 def _differ(one: Setting, other: Setting) -> bool:
     """Whether maxima of one setting may be none of the other, or the other way round."""
     pairs = ((a.root @ a.root.T, a.covariance, a.d) for a in (one, other))
-    return any(
-        a.shape != b.shape or np.abs(a - b).max() > _MOVED * np.abs(b).max() for a, b in zip(*pairs)
-    )
+    return any(a.shape != b.shape or np.abs(a - b).max() > _MOVED * np.abs(b).max() for a, b in zip(*pairs))
 
 
 def _solved(matrices: FloatArray, right: FloatArray) -> FloatArray:

@@ -18,6 +18,9 @@ from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, Syste
 from meanfield.validation import FloatArray
 
 __all__ = [
+    "LOOSE",
+    "MOST_LOOSE",
+    "apart",
     "instability",
     "linear_instability",
     "planted",
@@ -34,7 +37,7 @@ __all__ = [
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
 _LIMIT_SWEEPS, _SECANTS, _NEAR_KERNEL = 2, 4, 0.03
 _MOST_SHARED = 20_000  # values of a shared field
-_LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
+LOOSE, MOST_LOOSE = 0.02, 1e-4  # part of what tells classes apart on the diagonal of a planted kernel, and at most
 
 
 def _shared(phi: Activation, q: float, d: float) -> tuple[FloatArray, FloatArray]:
@@ -87,7 +90,7 @@ def _largest_gain(problem: DeepProblem, d: float) -> float:
     return float(gain(h).max())
 
 
-def _apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArray:
+def apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArray:
     """Projection (C, C) on what tells classes apart: off `one`, which costs nothing as the prior has it, along `other`.
 
     Under the prior of an odd phi classes have nothing in common.
@@ -163,7 +166,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         crossing = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
         h = brentq(at, grid[crossing[-1]], grid[crossing[-1] + 1]) if len(crossing) else 1.0
     field = h * sign
-    centred = field - (field @ p)[:, None] if problem.phi.parity != "odd" else field  # as `_apart`
+    centred = field - (field @ p)[:, None] if problem.phi.parity != "odd" else field  # as `apart`
     root = np.sqrt(p)
     spread = (centred.T * weight) @ centred * np.outer(root, root)
     eta, vectors = np.linalg.eigh(spread)
@@ -181,7 +184,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
             if limit:
                 level, free = _at_largest_gain(problem, problem.scales[layer - 1] * own[layer - 1])
                 share = 0.13
-        kernel.append(level + kappa + min(1e-4, _LOOSE * float(np.trace(kappa)) / n_classes) * np.eye(n_classes))
+        kernel.append(level + kappa + min(MOST_LOOSE, LOOSE * float(np.trace(kappa)) / n_classes) * np.eye(n_classes))
         d.append(np.maximum(free - share * np.diag(kappa), 0.4 * free))
     return Order(
         np.array(kernel).reshape(-1, n_classes, n_classes),
@@ -223,7 +226,7 @@ def instability(problem: DeepProblem, d: FloatArray, tilde: FloatArray) -> float
     d (C,) is that of the layer, tilde (C, C) the <g_h g_h^T> of the top.
     """
     root = np.sqrt(problem.n * d)
-    centred = _apart(problem, root, root)
+    centred = apart(problem, root, root)
     return float(np.linalg.eigvalsh(centred @ (problem.push[-1] * tilde * np.outer(root, root)) @ centred)[-1])
 
 
@@ -266,11 +269,13 @@ def relax(
     critical: bool = False,
     limit: bool = False,
     kernels: bool = False,
+    first: FloatArray | None = None,
 ) -> FloatArray:
     """Coordinates after a downward pass for the conjugates, and half-steps of d and delta.
 
     With `limit`, where d is known well enough, a pass less and no half-steps of d, and the first layer has its kernel.
-    With `kernels` there are half-steps of the kernels as well, which a branch near the prior follows by itself.
+    Its conjugate is `first` (C, C), or with `critical` that asked for, scaled. With `kernels` there are half-steps of
+    the kernels as well, which a branch near the prior follows by itself.
     """
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
@@ -284,7 +289,9 @@ def relax(
             found = system.combined(Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
             if layer > 0:
                 tilde[layer - 1] = problem.push[layer - 1] * found.tilde
-                if critical and layer == 1:
+                if layer == 1 and first is not None:
+                    tilde[0] = first
+                elif critical and layer == 1:
                     tilde[0] = _critical(problem, tilde[0], limit)
                 new = problem.push[layer - 1] * found.delta
                 delta[layer - 1] = new if sweep == 0 or limit else 0.5 * (delta[layer - 1] + new)
@@ -293,7 +300,7 @@ def relax(
             if layer < problem.depth - 1 and kernels:
                 kernel[layer] = 0.5 * (kernel[layer] + found.kernel)
     found_order = Order(kernel, d, tilde, delta, order.t)
-    if critical and limit:
+    if limit and (critical or first is not None):
         _with_kernel(system, found_order)
     return system.pack(found_order)
 
@@ -304,18 +311,18 @@ def _with_kernel(system: System, order: Order) -> None:
     """
     problem, wanted, tilde = system.problem, order.kernel[0], order.tilde[0].copy()
     n = problem.n
-    centred = _apart(problem, np.ones(len(n)), n)
+    centred = apart(problem, np.ones(len(n)), n)
     root = np.sqrt(n * order.d[0])
     size = float(np.linalg.eigvalsh(tilde * np.outer(root, root))[-1])
 
-    def apart(kernel: FloatArray) -> float:
+    def size_of(kernel: FloatArray) -> float:
         return math.log(max(float(np.trace(centred @ kernel @ centred.T)), 1e-300))
 
     tried: list[tuple[float, float]] = []
     gap = math.log(max(1.0 - size, 1e-3))
     for _ in range(_SECANTS):
         order.tilde[0] = tilde * (1.0 - math.exp(gap)) / size
-        miss = apart(system.averages(order, 0)[0].kernel) - apart(wanted)
+        miss = size_of(system.averages(order, 0)[0].kernel) - size_of(wanted)
         tried.append((gap, miss))
         if abs(miss) < _NEAR_KERNEL:
             break
