@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -104,15 +105,15 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     many = problem.n_samples > _MANY
     plants = (many, not many) if problem.depth > 2 or many else (many,)
     ways: list[Callable[[], tuple[System, Found]]] = [
-        lambda limit=limit: _from_plant(problem, tolerance, report, limit) for limit in plants
+        partial(_from_plant, problem, tolerance, report, limit) for limit in plants
     ]
     if has_limit(problem) and not patched(problem):
-        ways.insert(0, lambda: _from_limit(problem, tolerance, report))
-    others = [lambda: _from_fewer(problem, tolerance, report), lambda: _from_ascent(problem, tolerance, report)]
+        ways.insert(0, partial(_from_limit, problem, tolerance, report))
+    others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
         others.reverse()
     elif problem.depth > 1:
-        others.insert(0, lambda: _from_climb(problem, tolerance, report))
+        others.insert(0, partial(_from_climb, problem, tolerance, report))
     found: tuple[System, Found] | None = None
     error = NotCovered("no start was found from which the quadrature of all layers can be done")
     with counted(_WORK) as work:

@@ -22,7 +22,6 @@ from meanfield.theories.deep.class_tables import ClassTable
 from meanfield.theories.deep.compiled.kernels import add_log, add_log_plane, field_law, log_sum, prior_terms
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
-from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, LayerNodes, TooCoarse
 from meanfield.theories.deep.products import Products, products_of
 from meanfield.theories.deep.rows import Rows, even_rows, given_rows
@@ -42,7 +41,6 @@ __all__ = ["Layer"]
 
 _MAX_NODES = 400_000
 _BLOCK, _PER_TERM = 2_000_000, 8.0  # numbers per temporary array, multiplications of a term
-_MOST_STRETCH = 30.0
 _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
 _SOME = 150  # nodes that spacings along the shared field are fitted to
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
@@ -63,9 +61,6 @@ class _Narrow(Exception):
 @dataclass(eq=False)
 class Layer(LayerNodes):
     """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next."""
-
-    def __post_init__(self) -> None:
-        self.maxima = Maxima(self.phi, self.n)
 
     # ---- tables ----------------------------------------------------------------------------------
 
@@ -110,7 +105,7 @@ class Layer(LayerNodes):
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
             known = self._bounds(setting, self._nodes(self._everywhere(self.index)), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
-        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis)
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis, self.far)
         return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
@@ -278,11 +273,6 @@ class Layer(LayerNodes):
             except TooCoarse:
                 grow = False
 
-    def _stretch(self) -> None:
-        self.stretch *= 1.5
-        if self.stretch > _MOST_STRETCH:
-            raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
-
     def _evaluate(
         self, setting: Setting, grow: bool, detail: bool, curvature: bool, samples: bool
     ) -> tuple[Averages, Detail | None]:
@@ -293,6 +283,9 @@ class Layer(LayerNodes):
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
+            if self._farther(setting, fields.h):
+                fields, modes = self._prepared(setting)
+                view = self._grow(setting, fields, modes)
             for _ in range(REFITS if r == 2 and self.crowded and not self.regions else 0):
                 if not self._refitted(setting):
                     break

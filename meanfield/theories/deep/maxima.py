@@ -52,11 +52,23 @@ class Maxima:
         where they do not lower it either. Unless `every`, those are left out that lie too low to matter at that depth.
         With `exact` they do not depend on where the search began.
         """
-        b, h = self._from(setting)
         sweeps, still = (60, _SETTLED) if exact else (40, _STILL)
+        b, h = self._followed(setting, *self._from(setting), sweeps, still)
+        # All are kept: one that is too low now may be the highest of the next setting.
+        self.known = _distinct(b, h)
+        return self.known if every else self._relevant(setting, *self.known, depth)
+
+    def fields(self, setting: Setting, b: FloatArray) -> FloatArray:
+        """Maxima in h at given b (k, C), reached from h = 0."""
+        return self._followed(setting, b, np.zeros_like(b), 20, 1e-2, hold=True)[1]
+
+    def _followed(
+        self, setting: Setting, b: FloatArray, h: FloatArray, sweeps: int, still: float, hold: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
+        """Where steps that never lower the weight lead from b and h; with `hold` b stays as it is."""
         root, n = setting.root, self.n
         beta, u = b @ np.linalg.pinv(root).T, h @ np.linalg.pinv(setting.covariance, hermitian=True)
-        b, h = beta @ root.T, u @ setting.covariance
+        b, h = b if hold else beta @ root.T, u @ setting.covariance
         value = np.full(len(b), -np.inf)
         now = before = (beta, u, b, h)
         seen = self._site(setting, b, h)
@@ -72,13 +84,13 @@ class Maxima:
             value = np.where(fell, value, new)
             before, seen = (beta, u, b, h), site
             now = self._moved(setting, site, u, h, fell)
+            if hold:
+                now = (beta, now[1], b, now[3])
             if not fell.any() and all(
                 np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip(now[2:], (b, h))
             ):
                 break
-        # All are kept: one that is too low now may be the highest of the next setting.
-        self.known = _distinct(b, h)
-        return self.known if every else self._relevant(setting, *self.known, depth)
+        return b, h
 
     def _moved(
         self, setting: Setting, site: _Site, u: FloatArray, h: FloatArray, careful: BoolArray
