@@ -21,6 +21,7 @@ _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
 _RESTART = 12  # maxima are looked for afresh every so many settings,
 _MOVED = 0.15  # or when covariances or d have changed by so much
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima, of a phi without kinks
+_POWERS, _NORM = _X[:, None] ** np.arange(3), 0.5 * math.log(2.0 * math.pi)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
 _FALLEN = 1e-9  # relative: rounding of the weight
 
@@ -52,15 +53,16 @@ class Maxima:
         where they do not lower it either. Unless `every`, those are left out that lie too low to matter at that depth.
         With `exact` they do not depend on where the search began.
         """
-        sweeps, still = (60, _SETTLED) if exact else (40, _STILL)
-        b, h = self._followed(setting, *self._from(setting), sweeps, still)
+        start, afresh = self._from(setting)
+        sweeps, still = (60, _SETTLED) if exact else (40 if afresh else 20, _STILL)
+        b, h = self._followed(setting, *start, sweeps, still)
         # All are kept: one that is too low now may be the highest of the next setting.
         self.known = _distinct(b, h)
         return self.known if every else self._relevant(setting, *self.known, depth)
 
     def fields(self, setting: Setting, b: FloatArray) -> FloatArray:
         """Maxima in h at given b (k, C), reached from h = 0."""
-        return self._followed(setting, b, np.zeros_like(b), 20, 1e-2, hold=True)[1]
+        return self._followed(setting, b, np.zeros_like(b), 8, 3e-2, hold=True)[1]
 
     def _followed(
         self, setting: Setting, b: FloatArray, h: FloatArray, sweeps: int, still: float, hold: bool = False
@@ -115,17 +117,17 @@ class Maxima:
             quick = np.where(careful[:, None], slow, quick)
         return beta, quick, b, quick @ covariance
 
-    def _from(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
-        """Where the search begins: maxima of the setting before, and afresh."""
+    def _from(self, setting: Setting) -> tuple[tuple[FloatArray, FloatArray], bool]:
+        """Where the search begins: maxima of the setting before, and whether afresh as well."""
         last, self.visits = self.started, self.visits + 1
         if self.known is not None and last is not None and self.visits % _RESTART and not _differ(last, setting):
-            return self.known
+            return self.known, False
         self.started = setting
         fresh = self._starts(setting, setting.root @ setting.root.T)
         if self.known is None:
-            return fresh
+            return fresh, True
         b, h = (np.vstack(pair) for pair in zip(self.known, fresh))
-        return b, h
+        return (b, h), True
 
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
         beta = b @ np.linalg.pinv(setting.root).T
@@ -153,23 +155,27 @@ class Maxima:
     def _site(self, setting: Setting, b: FloatArray, h: FloatArray) -> _Site:
         """At pairs of b and h (k, C)."""
         root = np.sqrt(setting.d)[:, None]
-        if self.phi.kinks:
-            ends = np.clip((np.array(self.phi.kinks) - h[:, :, None]) / root, _X[0], _X[-1])
-            edge = np.full((*h.shape, 1), _X[-1])
-            edges = np.concatenate([-edge, np.sort(ends, axis=2), edge], axis=2)
-            half = 0.5 * np.diff(edges, axis=2)[..., None]
-            x = ((edges[..., :-1] + edges[..., 1:])[..., None] * 0.5 + half * _PANEL).reshape(*h.shape, -1)
-            measure = (half * _PANEL_WEIGHTS).reshape(*h.shape, -1)
-        else:
-            x = np.broadcast_to(_X, (*h.shape, len(_X)))
-            measure = np.full(len(_X), _X[1] - _X[0])
+        if not self.phi.kinks:
+            phi = self.phi(h[:, :, None] + root * _X)
+            exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
+            top = exponent.max(axis=2)
+            weight = np.exp(exponent - top[:, :, None])
+            total, first, second = np.moveaxis(weight @ _POWERS, 2, 0)
+            total, first, second = total * (_X[1] - _X[0]), first / total, second / total
+            mean = np.einsum("kcx,kcx->kc", weight, phi) * (_X[1] - _X[0]) / total
+            return _Site(top + np.log(total) - _NORM, mean, first, second - first**2)
+        ends = np.clip((np.array(self.phi.kinks) - h[:, :, None]) / root, _X[0], _X[-1])
+        edge = np.full((*h.shape, 1), _X[-1])
+        edges = np.concatenate([-edge, np.sort(ends, axis=2), edge], axis=2)
+        half = 0.5 * np.diff(edges, axis=2)[..., None]
+        x = ((edges[..., :-1] + edges[..., 1:])[..., None] * 0.5 + half * _PANEL).reshape(*h.shape, -1)
         phi = self.phi(h[:, :, None] + root * x)
         exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * x * x
         top = exponent.max(axis=2)
-        weight = measure * np.exp(exponent - top[:, :, None])
+        weight = (half * _PANEL_WEIGHTS).reshape(*h.shape, -1) * np.exp(exponent - top[:, :, None])
         total = weight.sum(axis=2)
         mean, first, second = ((weight * one).sum(axis=2) / total for one in (phi, x, x * x))
-        return _Site(top + np.log(total) - 0.5 * math.log(2.0 * math.pi), mean, first, second - first**2)
+        return _Site(top + np.log(total) - _NORM, mean, first, second - first**2)
 
     def tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
         """<phi> at pairs of b and h (k, C)."""
