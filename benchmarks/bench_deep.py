@@ -17,10 +17,10 @@ from scipy.optimize import root
 import meanfield as mf
 from meanfield.theories.deep.branches import coding_branch
 from meanfield.theories.deep.newton import newton
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import FINE
 from meanfield.theories.deep.solve import solve_deep
-from meanfield.theories.deep.start import readout_minimum
 from meanfield.theories.deep.system import System
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)

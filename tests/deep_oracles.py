@@ -104,9 +104,14 @@ class Weight:
         """Where damped Newton ends, (k, size), those within 35 of the highest, with covariances (k, size, size)."""
         ends = (self.phi.infimum, self.phi.supremum) if self.phi.bounded else (-1.0, 1.0)
         words = np.array(list(itertools.product(ends, repeat=len(self.n))))
-        x = np.zeros((len(words) + 1 + count, self.size))
+        x = np.zeros((2 * len(words) + 1 + count, self.size))
         x[: len(words), : self.r] = (words * self.n) @ self.root
-        x[len(words) + 1 :] = rng.normal(size=(count, self.size)) * rng.choice([1.0, 4.0, 16.0], (count, 1))
+        if self.spread.shape[1]:  # and with fields h on the side of b
+            again = x[len(words) : 2 * len(words)]
+            again[:, : self.r] = x[: len(words), : self.r]
+            wanted = 2.0 * np.sqrt((self.spread**2).sum(axis=1)) * np.sign(again[:, : self.r] @ self.root.T)
+            again[:, self.r :] = np.linalg.lstsq(self.spread, wanted.T, rcond=None)[0].T
+        x[2 * len(words) + 1 :] = rng.normal(size=(count, self.size)) * rng.choice([1.0, 4.0, 16.0], (count, 1))
         damping = np.full(len(x), 1.0)
         value, gradient, hessian = self.slopes(x)
         for _ in range(steps):

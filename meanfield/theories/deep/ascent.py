@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from meanfield.theories.deep.newton import raised
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.rules import Averages, NotCovered
-from meanfield.theories.deep.start import readout_minimum
 from meanfield.theories.deep.system import Evaluation, Order, System
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray

@@ -18,8 +18,10 @@ from meanfield.theories.deep.ascent import ascended, climbed_up
 from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limit_order
 from meanfield.theories.deep.newton import Found, chord, newton
 from meanfield.theories.deep.patched import PatchedLayer
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
-from meanfield.theories.deep.start import instability, planted, readout_minimum, relax, uncoded, uncoded_onset
+from meanfield.theories.deep.shape import shaped
+from meanfield.theories.deep.start import instability, planted, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import MOST_FIELDS, DeepProblem, Order, System, fields_of_layers, patched
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
@@ -249,8 +251,10 @@ def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, l
     order = readout_minimum(system, planted(problem, limit=limit))[0]
     if problem.depth == 1:
         return polish(system, newton(system, system.pack(order), _ROUGH, progress=report), tolerance, report)
-    rough = newton(system, relax(system, order, critical=True, limit=limit), _ROUGH, progress=report)
-    return polish(system, rough, tolerance, report)
+    x = relax(system, order, critical=True, limit=limit)
+    if limit and problem.depth == 2 and len(problem.n) > 2:
+        x = shaped(system, x)
+    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 
 def _from_limit(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:

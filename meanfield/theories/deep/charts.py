@@ -7,6 +7,7 @@ pace sqrt(1 + ((x - centre) / scale)^2), and a sum over a uniform lattice in v c
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cache
@@ -125,7 +126,7 @@ def _relief(depth: FloatArray) -> FloatArray:
 
 
 def node_probes(index: IntArray, heights: FloatArray, v: FloatArray, chart: Chart, step: float) -> Probes | None:
-    """At lattice nodes with indices (N, 2) all whose neighbours are there: precisions are (k, 2, 2), by beta.
+    """At lattice nodes with indices (N, r) all whose neighbours are there: precisions are (k, r, r), by beta.
 
     heights (N,) are those of the integrand over v.
     """
@@ -133,21 +134,24 @@ def node_probes(index: IntArray, heights: FloatArray, v: FloatArray, chart: Char
     order = np.argsort(names)
     ordered = names[order]
 
-    def at(shift: tuple[int, int]) -> FloatArray:
-        wanted = keys(index + np.array(shift))
+    def at(shift: IntArray) -> FloatArray:
+        wanted = keys(index + shift)
         place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
         return np.where(ordered[place] == wanted, heights[order[place]], np.nan)
 
-    one, two, both = (
-        2.0 * heights - at(shift) - at((-shift[0], -shift[1])) for shift in ((1, 0), (0, 1), (1, 1))
-    )  # fmt: skip
-    known = np.isfinite(one) & np.isfinite(two) & np.isfinite(both)
+    r = index.shape[1]
+    steps, pairs = np.eye(r, dtype=np.int64), list(itertools.combinations(range(r), 2))
+    single = [2.0 * heights - at(one) - at(-one) for one in steps]
+    both = [2.0 * heights - at(steps[i] + steps[j]) - at(-steps[i] - steps[j]) for i, j in pairs]
+    known = np.isfinite(np.array(single + both)).all(axis=0)
     if known.sum() < _FEWEST:
         return None
     slope = step * np.column_stack([axis.slope(v[known, i]) for i, axis in enumerate(chart.axes)])
-    second = np.empty((len(slope), 2, 2))
-    second[:, 0, 0], second[:, 1, 1] = one[known], two[known]
-    second[:, 0, 1] = second[:, 1, 0] = 0.5 * (both - one - two)[known]
+    second = np.empty((len(slope), r, r))
+    for i in range(r):
+        second[:, i, i] = single[i][known]
+    for (i, j), mixed in zip(pairs, both):
+        second[:, i, j] = second[:, j, i] = 0.5 * (mixed - single[i] - single[j])[known]
     second /= slope[:, :, None] * slope[:, None, :]
     precision = chart.frame.T @ second @ chart.frame
     return Probes(chart.beta(v[known]), precision, heights.max() - heights[known], slope / step)
@@ -188,26 +192,27 @@ def fitted_axis(probes: Probes, centred: bool, most: float) -> Axis:
 
 
 def fitted_chart(probes: Probes, turns: FloatArray, most: float) -> Chart:
-    """The chart of two axes with fewest nodes that is fine enough at all probes (precisions (k, 2, 2)).
+    """The chart with fewest nodes that is fine enough at all probes (precisions (k, r, r)).
 
-    Along the principal axes of the mean precision; turns (g, 2, 2) that mix them leave only a lattice of squares.
+    Along the principal axes of the mean precision; turns (g, r, r) that mix them leave only a lattice of cubes.
     """
-    turns = turns if len(turns) else np.eye(2)[None]
+    r = probes.x.shape[1]
+    turns = turns if len(turns) else np.eye(r)[None]
     mean = probes.precision.mean(axis=0)
-    symmetric = sum((turn + turn.T for turn in turns), np.zeros((2, 2)))
-    mean = sum((turn.T @ mean @ turn for turn in turns), np.zeros((2, 2))) / len(turns)
+    symmetric = sum((turn + turn.T for turn in turns), np.zeros((r, r)))
+    mean = sum((turn.T @ mean @ turn for turn in turns), np.zeros((r, r))) / len(turns)
     frame = np.linalg.eigh(mean + 1e-3 * symmetric)[1].T
     turned = frame @ turns @ frame.T
-    mixed = bool(np.abs(turned[:, [0, 1], [1, 0]]).max() > 1e-9)
-    flips = np.array([(turned[:, i, i] < 0.0).any() for i in range(2)])
+    mixed = bool((np.abs(turned) * (1.0 - np.eye(r))).max() > 1e-9)
+    flips = np.array([(turned[:, i, i] < 0.0).any() for i in range(r)])
     if mixed:
         largest = np.linalg.eigvalsh(probes.precision)[:, -1]
         widest = min(float(np.sqrt(_relief(probes.depth) / np.maximum(largest, _FLATTEST)).min()), most)
-        return Chart(np.eye(2), (Axis(0.0, widest),) * 2, np.zeros(2, dtype=bool))
+        return Chart(np.eye(r), (Axis(0.0, widest),) * r, np.zeros(r, dtype=bool))
     x, along = probes.x @ frame.T, frame @ probes.precision @ frame.T
     axes = tuple(
         fitted_axis(Probes(x[:, i], along[:, i, i], probes.depth, probes.spacing.prod(axis=1)), bool(flips[i]), most)
-        for i in range(2)
+        for i in range(r)
     )
     return Chart(frame, axes, flips)
 

@@ -109,11 +109,13 @@ def _rank_one(off: FloatArray) -> FloatArray:
 class Plane:
     """Lattice of two shared fields, of which a class has the sum u . alpha alone: it is tabulated over values of that.
 
-    cell (2, 2): edges of a cell; rim: nodes at the ends; own (C, nodes): u . alpha of every class; first (C, nodes) and
-    share (C, nodes, points): with which tables are read there; values: those of the tables of every class.
+    cell (2, 2): edges of a cell; shape: of the grid of nodes; rim: nodes at its ends; own (C, nodes): u . alpha of
+    every class; first (C, nodes) and share (C, nodes, points): with which tables are read there; values: those of the
+    tables of every class.
     """
 
     cell: FloatArray
+    shape: tuple[int, int]
     rim: IntArray
     own: FloatArray
     first: IntArray
@@ -333,7 +335,8 @@ def _plane_fields(
             )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
-    plane = Plane((axes * step).T, np.flatnonzero(edge.ravel()), own_field, starts, shares, values)
+    shape, rim = (len(lines[0]), len(lines[1])), np.flatnonzero(edge.ravel())
+    plane = Plane((axes * step).T, shape, rim, own_field, starts, shares, values)
     every = np.arange(len(alpha), dtype=float)
     return Fields(
         every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, Axis(), math.inf,

@@ -13,89 +13,33 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from meanfield.theories.deep.class_tables import ClassTable
-from meanfield.theories.deep.compiled.kernels import add_log, add_log_plane, field_law, log_sum, prior_terms
+from meanfield.theories.deep.compiled.kernels import field_law
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
-from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, LayerNodes, TooCoarse
+from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, TooCoarse
 from meanfield.theories.deep.products import Products, products_of
-from meanfield.theories.deep.rows import Rows, even_rows, given_rows
-from meanfield.theories.deep.rules import (
-    Averages,
-    Detail,
-    NotCovered,
-    Setting,
-    UnstableCode,
-    code_words,
-)
-from meanfield.theories.deep.sums import BEYOND, Sums, Totals, View, combined
-from meanfield.theories.deep.work import spend
+from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, UnstableCode, code_words
+from meanfield.theories.deep.sums import Sums, Totals, View, combined
+from meanfield.theories.deep.terms import BLOCK, LayerTerms, Narrow
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Layer"]
 
 _MAX_NODES = 400_000
-_BLOCK, _PER_TERM = 2_000_000, 8.0  # numbers per temporary array, multiplications of a term
-_ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
 _SOME = 150  # nodes that spacings along the shared field are fitted to
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
-_EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
-_ROUGH = 6.0  # nats that single terms are uncertain by where the shared field is looked at here and there
-
-
-class _Narrow(Exception):
-    """The lattice of the shared field does not cover its weight; `heavy`: nodes may have been missed."""
-
-    def __init__(self, heavy: bool) -> None:
-        super().__init__()
-        self.heavy = heavy
 
 
 @dataclass(eq=False)
-class Layer(LayerNodes):
+class Layer(LayerTerms):
     """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next."""
-
-    # ---- tables ----------------------------------------------------------------------------------
-
-    def _view(self, setting: Setting, fields: Fields, low: FloatArray, high: FloatArray, between: bool = False) -> View:
-        """Tables that cover b between the bounds, at nodes of the lattice, and with `between` everywhere."""
-        low, high = low.copy(), high.copy()
-        for c in set(fields.kind.tolist()):
-            like = fields.kind == c
-            low[like], high[like] = low[like].min(), high[like].max()
-        kinds = sorted(set(fields.kind.tolist()))
-        if setting.root.shape[1] == 1 and not between:
-            rows = {c: self._own_rows(setting, np.flatnonzero(fields.kind == c), low[c], high[c]) for c in kinds}
-        else:
-            rows = {}
-            for c in kinds:
-                unit = math.sqrt(float(setting.root[c] @ setting.root[c]))
-                step = unit * self.rule.rows
-                step = max(step, min(step * self.wider, float(high[c] - low[c]) / _ROWS_INSIDE), 1e-12)
-                rows[c] = even_rows(float(low[c]), float(high[c]), step)
-        tables = {c: self._table(setting, fields, c, rows[c]) for c in kinds}
-        return View(setting, fields, tables, low, high)
-
-    def _table(self, setting: Setting, fields: Fields, c: int, rows: Rows) -> ClassTable:
-        return ClassTable.build(self.phi, float(self.n[c]), self.rule, setting, fields, c, rows)
-
-    def _own_rows(self, setting: Setting, like: IntArray, low: float, high: float) -> Rows:
-        """Those of the lattice nodes themselves, of one conjugate field, for classes of one kind."""
-        step = self.rule.beta
-        found = [np.zeros(1)]
-        units = step * setting.root[like, 0]
-        for unit in units[units != 0.0]:
-            first, last = sorted((low / unit, high / unit))
-            index = np.arange(math.floor(first) - 2, math.ceil(last) + 3)
-            found.append(unit * (index + self.rule.offset))
-        return given_rows(np.concatenate(found), 1e-9 * float(np.abs(units).max()))
 
     def _prepared(self, setting: Setting, exact: bool = False) -> tuple[Fields, FloatArray]:
         """Fields, and the maxima in beta; with `exact` the same whatever was asked before."""
@@ -111,85 +55,6 @@ class Layer(LayerNodes):
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
         fields = self._prepared(setting, exact=True)[0]
         return self._view(setting, fields, *self._bounds(setting, beta, 0.0), between=True)
-
-    def _terms(self, view: View, beta: FloatArray) -> FloatArray:
-        """(N, alpha) ln of the weight of lattice nodes and shared fields; -inf where it is known to be negligible."""
-        start, weight = view.stencils(beta)
-        spend(_PER_TERM * len(self.n) * float(len(beta)) * len(view.fields.alpha))
-        outer = -0.5 * (beta**2).sum(axis=1)
-        for c, table in view.tables.items():
-            table.prepare(start[view.fields.kind == c].ravel())
-        if view.table(0).sparse:
-            begin, end = self._window(view, outer, start, weight)
-        else:
-            begin, end = np.zeros(len(beta), dtype=np.int64), np.full(len(beta), len(view.fields.alpha))
-        total = prior_terms(outer, view.fields.log_alpha, begin, end)
-        plane = view.fields.plane
-        for c in range(len(self.n)):
-            if plane is None:
-                add_log(start[c], weight[c], view.table(c).log_v, begin, end, total)
-            else:
-                add_log_plane(start[c], weight[c], view.table(c).log_v, plane.first[c], plane.share[c], total)
-        return np.asarray(total)
-
-    def _window(self, view: View, outer: FloatArray, start: IntArray, weight: FloatArray) -> tuple[IntArray, IntArray]:
-        """First and last shared field + 1 that count for every node (N,), from those that all rows have."""
-        columns = view.table(0).coarse
-        rough = outer[:, None] + view.fields.log_alpha[columns]
-        none, whole = np.zeros(len(outer), dtype=np.int64), np.full(len(outer), len(columns))
-        some = {c: np.ascontiguousarray(table.log_v[:, columns]) for c, table in view.tables.items()}
-        for c in range(len(self.n)):
-            add_log(start[c], weight[c], some[int(view.fields.kind[c])], none, whole, rough)
-        # Of a node that is lighter than the lightest that counts the highest term is enough.
-        view.highest = max(view.highest, float(rough.max()))
-        enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - BEYOND - _ROUGH)
-        counts = rough >= enough[:, None]
-        # Between the last column that counts and the next one there may be more.
-        begin = columns[np.maximum(np.argmax(counts, axis=1) - 1, 0)]
-        last = np.minimum(len(columns) - np.argmax(counts[:, ::-1], axis=1), len(columns) - 1)
-        end = columns[last] + 1
-        for c in range(len(self.n)):
-            view.table(c).refine(start[c], begin, end)
-        return begin, end
-
-    def _log_weight(self, view: View, beta: FloatArray) -> FloatArray:
-        """(N,) ln of the weight of lattice nodes, fields summed over."""
-        return np.concatenate([_log_sum(terms) for terms in self._blocks(view, beta)])
-
-    def _blocks(self, view: View, beta: FloatArray) -> Iterator[FloatArray]:
-        size = max(16, _BLOCK // len(view.fields.alpha))
-        for i in range(0, len(beta), size):
-            yield self._terms(view, beta[i : i + size])
-
-    def _covered(self, view: View, beta: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
-        """ln of the weight of all lattice nodes, and its terms (N, alpha) if these are not too many to keep.
-
-        Raises
-        ------
-        _Narrow
-            If more than a negligible part of it is at an end of the lattice of the shared field.
-        """
-        found, ends, kept = [], -math.inf, []
-        for terms in self._blocks(view, beta):
-            found.append(_log_sum(terms))
-            ends = max(ends, float(terms[:, view.fields.rim].max()))
-            kept.append(terms)
-            if len(beta) > len(terms):
-                kept.clear()
-        weight = np.concatenate(found)
-        ends -= float(weight.max())
-        if len(view.fields.alpha) > 1 and ends > _EDGE - self.rule.depth:
-            raise _Narrow(ends > -_LIGHT * self.rule.depth)
-        return weight, kept
-
-    def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
-        b = beta @ setting.root.T + setting.shift
-        extra = margin * np.sqrt((setting.root**2).sum(axis=1)) + 1e-9
-        return b.min(axis=0) - extra, b.max(axis=0) + extra
-
-    def _reached(self, view: View, beta: FloatArray) -> bool:
-        low, high = self._bounds(view.setting, beta, 0.0)
-        return bool((low >= view.low).all() and (high <= view.high).all())
 
     # ---- what a posterior asks -------------------------------------------------------------------
 
@@ -267,7 +132,7 @@ class Layer(LayerNodes):
         while True:
             try:
                 return self._evaluate(setting, grow, detail, curvature, samples)
-            except _Narrow as narrow:
+            except Narrow as narrow:
                 self._stretch()
                 grow = grow and narrow.heavy
             except TooCoarse:
@@ -286,7 +151,7 @@ class Layer(LayerNodes):
             if self._farther(setting, fields.h):
                 fields, modes = self._prepared(setting)
                 view = self._grow(setting, fields, modes)
-            for _ in range(REFITS if r == 2 and self.crowded and not self.regions else 0):
+            for _ in range(REFITS if r in (2, 3) and self.crowded and not self.regions else 0):
                 if not self._refitted(setting):
                     break
                 fields, modes = self._prepared(setting)
@@ -321,7 +186,7 @@ class Layer(LayerNodes):
         while True:
             try:
                 return self._evaluate_codes(setting, patterns, grow, detail, curvature, samples)
-            except _Narrow:
+            except Narrow:
                 self._stretch()
 
     def _evaluate_codes(
@@ -435,7 +300,7 @@ class Layer(LayerNodes):
         self, view: View, products: Products, index: IntArray, often: FloatArray, whole: bool, detail: bool = False
     ) -> Totals:
         """Sums of all products over nodes, each of which counts `often`."""
-        beta, r, columns = self._nodes(index), index.shape[1], len(products.table)
+        beta, columns = self._nodes(index), len(products.table)
         log_weight, known = self._covered(view, beta)
         cells = self._log_cells(index)
         top = float((log_weight + cells).max())
@@ -448,21 +313,33 @@ class Layer(LayerNodes):
             self._fit_axis(some + cells[::stride, None], top, view.fields)
         start, weight = view.stencils(beta)
         sums = Sums(view, products, start)
-        once, twice = np.zeros((r, columns)), np.zeros((r, r, columns))
-        kept, totals = [], np.zeros(columns)
-        size = max(16, _BLOCK // max(len(view.fields.alpha), columns))
+        coded = whole and products.by_readout
+        moments: dict[str, list[FloatArray]] = {}
+        kept = []
+        size = max(16, BLOCK // max(len(view.fields.alpha), columns))
         for i in range(0, len(beta), size):
             part = slice(i, i + size)
             at, terms = beta[part], known[0][part] if known else self._terms(view, beta[part])
             terms = terms + cells[part, None]
             out = sums.per_node(start[:, part], weight[:, part], terms, top, self.rule.depth) * often[part, None]
-            totals += out.sum(axis=0)
-            if products.by_readout:
-                once += at.T @ out
-                twice += ((at[:, :, None] * at[:, None, :]).reshape(len(at), -1).T @ out).reshape(twice.shape)
+            words = self._words(out, products) if coded else np.full(len(out), "")
+            for word in np.unique(words):
+                of_code = slice(None) if (words == word).all() else words == word
+                here = products.moments(at[of_code], out[of_code])
+                before = moments.get(str(word))
+                moments[str(word)] = here if before is None else [one + two for one, two in zip(before, here)]
             if detail:
                 kept.append(out)
-        return Totals(top, totals, once, twice, tuple(kept), log_weight)
+        codes = {word: Totals(top, found[0], found[1], found[2]) for word, found in moments.items()}
+        whole_sum = combined([(1.0, one) for one in codes.values()])
+        codes = {word: one for word, one in codes.items() if coded and one.plain[products.one] > 0.0}
+        return replace(whole_sum, rows=tuple(kept), log_weight=log_weight, codes=codes)
+
+    def _words(self, out: FloatArray, products: Products) -> np.ndarray:
+        """(N,) code words of nodes with the sums of products `out`: what most of their neurons do."""
+        n_classes = len(self.n)
+        force = out[:, products.slopes[:n_classes]] / np.maximum(out[:, products.one], 1e-300)[:, None]
+        return code_words(self.phi, force / self.n)
 
     def tilted(
         self, setting: Setting, copies: Sequence[tuple[float, FloatArray]], pattern: str | None = None
@@ -478,12 +355,6 @@ class Layer(LayerNodes):
             view = self._view(moved, fields, *self._bounds(moved, beta, 0.0), between=True)
             parts.append((factor, self._summed(view, products, index, often, False)))
         return combined(parts).averages(products)
-
-
-def _log_sum(terms: FloatArray) -> FloatArray:
-    """ln of the sum over the shared field; nothing far out, where no field h of the lattice is."""
-    found = log_sum(terms)
-    return np.where(np.isnan(found), -math.inf, found)
 
 
 def _pick(weights: FloatArray, rng: np.random.Generator) -> IntArray:

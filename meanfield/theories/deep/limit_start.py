@@ -12,7 +12,8 @@ import numpy as np
 
 from meanfield.theories.deep.reduced import reduced_solve
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.start import LOOSE, MOST_LOOSE, apart, prior_kernels
+from meanfield.theories.deep.shape import apart
+from meanfield.theories.deep.start import LOOSE, MOST_LOOSE, prior_kernels
 from meanfield.theories.deep.system import DeepProblem, Order
 from meanfield.validation import FloatArray
 

@@ -18,8 +18,9 @@ __all__ = ["Maxima"]
 _STRIDE = 0.6
 _STILL, _SETTLED = 1e-4, 1e-13  # relative change, at which maxima are found well enough, and exactly
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
-_RESTART = 12  # maxima are looked for afresh every so many settings,
-_MOVED = 0.15  # or when covariances or d have changed by so much
+# Maxima are looked for afresh every so many settings, when covariances or d have changed by so much, and always of more
+# classes: codes come back.
+_RESTART, _MOVED, _FEW = 12, 0.15, 2
 _X = np.linspace(-7.0, 7.0, 43)  # enough for maxima, of a phi without kinks
 _POWERS, _NORM = _X[:, None] ** np.arange(3), 0.5 * math.log(2.0 * math.pi)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
@@ -120,7 +121,8 @@ class Maxima:
     def _from(self, setting: Setting) -> tuple[tuple[FloatArray, FloatArray], bool]:
         """Where the search begins: maxima of the setting before, and whether afresh as well."""
         last, self.visits = self.started, self.visits + 1
-        if self.known is not None and last is not None and self.visits % _RESTART and not _differ(last, setting):
+        few = len(self.n) <= _FEW and self.visits % _RESTART > 0
+        if self.known is not None and few and not _differ(last, setting):
             return self.known, False
         self.started = setting
         fresh = self._starts(setting, setting.root @ setting.root.T)
@@ -130,13 +132,22 @@ class Maxima:
         return (b, h), True
 
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
+        value = self._heights(setting, b, h)
+        kept = value > value.max() - depth - _UNSURE
+        return b[kept], h[kept]
+
+    def heights(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
+        """ln of the weight (k,) at the maxima that are known, and <phi> (k, C) there."""
+        assert self.known is not None
+        return self._heights(setting, *self.known), self.tilted(setting, *self.known)
+
+    def _heights(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
+        """(k,) ln of the weight at pairs of b and h (k, C)."""
         beta = b @ np.linalg.pinv(setting.root).T
         value = -0.5 * (beta**2).sum(axis=1)
         if setting.covariance.any():
             value = value - 0.5 * ((h @ np.linalg.pinv(setting.covariance, hermitian=True)) * h).sum(axis=1)
-        value = value + self._site(setting, b, h).g @ self.n
-        kept = value > value.max() - depth - _UNSURE
-        return b[kept], h[kept]
+        return np.asarray(value + self._site(setting, b, h).g @ self.n)
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Codes with saturated fields, the same about the middle of the range, codes with fields of their own to come,
@@ -182,8 +193,10 @@ class Maxima:
         return self._site(setting, b, h).mean
 
 
-def _differ(one: Setting, other: Setting) -> bool:
+def _differ(one: Setting | None, other: Setting) -> bool:
     """Whether maxima of one setting may be none of the other, or the other way round."""
+    if one is None:
+        return True
     pairs = ((a.root @ a.root.T, a.covariance, a.d) for a in (one, other))
     return any(a.shape != b.shape or np.abs(a - b).max() > _MOVED * np.abs(b).max() for a, b in zip(*pairs))
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.start import readout_minimum
 from meanfield.theories.deep.system import Evaluation, System
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray

@@ -162,8 +162,9 @@ class LayerNodes:
 
     def _refitted(self, setting: Setting) -> bool:
         """Fits the lattice to the curvature of the weight at its nodes; whether it was changed."""
-        chart = self._chart(2)
-        images = [self.index @ turn.T + shift for turn, shift in self._images(2)]
+        r = self.index.shape[1]
+        chart = self._chart(r)
+        images = [self.index @ turn.T + shift for turn, shift in self._images(r)]
         index = np.vstack(images)
         first = np.unique(keys(index), return_index=True)[1]
         index, heights = index[first], np.tile(self.heights, len(images))[first]
@@ -173,7 +174,7 @@ class LayerNodes:
         # exp(g) has zeros at imaginary b.
         low, high = activation_range(self.phi)
         most = max(1.0, _ZEROS / ((high - low) * float(np.linalg.norm(setting.root, axis=1).max())))
-        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (2, 2) else np.eye(2)[None], most)
+        found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None], most)
         if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
             return False
         nodes = self._nodes(self._everywhere(self.index))

@@ -155,6 +155,15 @@ class Products:
             square = front + len(SAMPLE_KEYS) + list(SQUARES).index((low, high))
             self.two_classes[c, e, x, y] = self._row({c: square} if c == e else {c: at, e: at})
 
+    def moments(self, beta: FloatArray, out: FloatArray) -> list[FloatArray]:
+        """Sums over nodes beta (N, r) of all products `out` (N, products), of beta times them and of beta beta^T times
+        them where derivatives are `by_readout`, else zeros."""
+        r, total = beta.shape[1], out.sum(axis=0)
+        if not self.by_readout:
+            return [total, np.zeros((r, len(total))), np.zeros((r, r, len(total)))]
+        pairs = (beta[:, :, None] * beta[:, None, :]).reshape(len(beta), -1)
+        return [total, beta.T @ out, (pairs.T @ out).reshape(r, r, -1)]
+
     def by_sample(self, total: FloatArray, by_readout: tuple[FloatArray, FloatArray] | None) -> SampleCurvature:
         """Second derivatives of ln Z by perturbations that tell samples apart; arguments as `second_derivatives`."""
         one = total[self.one_class]

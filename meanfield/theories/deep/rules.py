@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -89,7 +89,8 @@ class Averages:
 
     `curvature`, where asked for: second derivatives of ln Z by the entries of k~ on and above the diagonal (by t in the
     last layer), by delta, and then, in layers with fields h, by the entries of their covariance and d. `samples`
-    likewise.
+    likewise. `codes`, of a last layer with curvature: the same over the neurons of each code, by the word of one of
+    those that a symmetry of the task exchanges.
     """
 
     log_z: float
@@ -99,6 +100,7 @@ class Averages:
     delta: FloatArray
     curvature: FloatArray | None = None
     samples: SampleCurvature | None = None
+    codes: dict[str, Averages] = field(default_factory=dict)
 
 
 def mixed(parts: Sequence[tuple[float, Averages]]) -> Averages:

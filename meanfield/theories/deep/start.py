@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import brentq
 
 from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.rules import Averages, NotCovered
+from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.shape import apart, with_kernel
 from meanfield.theories.deep.site import REACH, noise_lattice, noisy_means, unit_lattice
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
@@ -20,12 +20,10 @@ from meanfield.validation import FloatArray
 __all__ = [
     "LOOSE",
     "MOST_LOOSE",
-    "apart",
     "instability",
     "linear_instability",
     "planted",
     "prior_kernels",
-    "readout_minimum",
     "relax",
     "saturated_weights",
     "uncoded",
@@ -35,7 +33,7 @@ __all__ = [
 # 1 - n k~ d at most the first, falling beyond P of the second like P to minus the third: cautious, and as in solved
 # cases of two classes, at L = 2 and more.
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
-_LIMIT_SWEEPS, _SECANTS, _NEAR_KERNEL = 2, 4, 0.03
+_LIMIT_SWEEPS = 2
 _MOST_SHARED = 20_000  # values of a shared field
 LOOSE, MOST_LOOSE = 0.02, 1e-4  # part of what tells classes apart on the diagonal of a planted kernel, and at most
 
@@ -88,15 +86,6 @@ def _largest_gain(problem: DeepProblem, d: float) -> float:
         best = h[int(np.argmax(gain(h)))]
         h, step = best + step * np.linspace(-1.0, 1.0, 21), 0.1 * step
     return float(gain(h).max())
-
-
-def apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArray:
-    """Projection (C, C) on what tells classes apart: off `one`, which costs nothing as the prior has it, along `other`.
-
-    Under the prior of an odd phi classes have nothing in common.
-    """
-    whole = np.eye(len(one))
-    return whole if problem.phi.parity == "odd" else whole - np.outer(one, other) / float(one @ other)
 
 
 def saturated_weights(problem: DeepProblem, sweeps: int = 400) -> tuple[FloatArray, FloatArray]:
@@ -273,8 +262,8 @@ def relax(
 ) -> FloatArray:
     """Coordinates after a downward pass for the conjugates, and half-steps of d and delta.
 
-    With `limit`, where d is known well enough, a pass less and no half-steps of d, and the first layer has its kernel.
-    Its conjugate is `first` (C, C), or with `critical` that asked for, scaled. With `kernels` there are half-steps of
+    With `limit`, where d is known well enough, a pass less and no half-steps of d, and with `critical` the first
+    layer has its kernel. `first` (C, C): its conjugate, if it is known. With `kernels` there are half-steps of
     the kernels as well, which a branch near the prior follows by itself.
     """
     problem = system.problem
@@ -300,87 +289,9 @@ def relax(
             if layer < problem.depth - 1 and kernels:
                 kernel[layer] = 0.5 * (kernel[layer] + found.kernel)
     found_order = Order(kernel, d, tilde, delta, order.t)
-    if limit and (critical or first is not None):
-        _with_kernel(system, found_order)
+    if critical and limit:
+        with_kernel(system, found_order)
     return system.pack(found_order)
-
-
-def _with_kernel(system: System, order: Order) -> None:
-    """Scales the conjugate of the first layer until that has the kernel that it is meant to have, as far as classes
-    differ: secants for the distance from its instability.
-    """
-    problem, wanted, tilde = system.problem, order.kernel[0], order.tilde[0].copy()
-    n = problem.n
-    centred = apart(problem, np.ones(len(n)), n)
-    root = np.sqrt(n * order.d[0])
-    size = float(np.linalg.eigvalsh(tilde * np.outer(root, root))[-1])
-
-    def size_of(kernel: FloatArray) -> float:
-        return math.log(max(float(np.trace(centred @ kernel @ centred.T)), 1e-300))
-
-    tried: list[tuple[float, float]] = []
-    gap = math.log(max(1.0 - size, 1e-3))
-    for _ in range(_SECANTS):
-        order.tilde[0] = tilde * (1.0 - math.exp(gap)) / size
-        miss = size_of(system.averages(order, 0)[0].kernel) - size_of(wanted)
-        tried.append((gap, miss))
-        if abs(miss) < _NEAR_KERNEL:
-            break
-        slope = -1.0  # as long as the layer is linear
-        if len(tried) > 1:
-            (one, before), (two, after) = tried[-2:]
-            slope = min((after - before) / (two - one), -0.2) if two != one else slope
-        gap = min(gap + max(-1.5, min(1.5, -miss / slope)), -0.05)
-
-
-def readout_minimum(
-    system: System, order: Order, tolerance: float = 1e-4, most: int = 60, known: list[Averages] | None = None
-) -> tuple[Order, list[Averages]]:
-    """The order parameters with t at the minimum of Phi for these kernels, and the top layer's averages there.
-
-    A convex problem, by damped Newton with its exact Hessian; codes get about their weights. `known`: the top layer's
-    averages at `order`, with curvature.
-    """
-    problem, basis = system.problem, system.outputs
-    top, n = problem.depth - 1, problem.n
-    gram = problem.tau * np.einsum("iab,jab,a->ij", basis, basis, n)
-    x = np.einsum("iab,ab->i", basis, order.t)
-
-    def look(
-        x: FloatArray, parts: list[Averages] | None = None
-    ) -> tuple[float, FloatArray, FloatArray, list[Averages]]:
-        now = replace(order, t=np.tensordot(x, basis, 1))
-        parts = system.averages(now, top, curvature=True) if parts is None else parts
-        whole = system.combined(Evaluation([], parts))[-1]
-        value = whole.log_z - float(n @ (now.t * problem.y).sum(axis=1))
-        value += 0.5 * problem.tau * float(n @ (now.t**2).sum(axis=1))
-        stiffness = problem.readout_variance * (whole.kernel * n + np.diag(whole.d)) + problem.tau * np.eye(len(n))
-        slope = np.einsum("iab,ab,a->i", basis, stiffness @ now.t - problem.y, n)
-        assert whole.curvature is not None
-        flat = basis.reshape(len(basis), -1)
-        size = flat.shape[1]
-        curved = problem.readout_variance * flat @ whole.curvature[:size, :size] @ flat.T
-        return value, slope, curved + gram, parts
-
-    value, slope, curvature, parts = look(x, known)
-    for _ in range(most):
-        step = -np.linalg.solve(curvature, slope)
-        longest = 0.3 * float(np.abs(x).max())
-        step *= min(1.0, longest / float(np.abs(step).max()))
-        descent = float(slope @ step)
-        if -descent < tolerance:
-            break
-        length = 1.0
-        while length > 1e-3:
-            new = look(x + length * step)
-            if new[0] <= value + 1e-3 * length * descent:
-                break
-            length *= 0.4
-        else:
-            break
-        x = x + length * step
-        value, slope, curvature, parts = new
-    return replace(order, t=np.tensordot(x, basis, 1)), parts
 
 
 def _critical(problem: DeepProblem, tilde: FloatArray, limit: bool) -> FloatArray:

@@ -16,9 +16,9 @@ from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["BEYOND", "Sums", "Totals", "View", "combined", "tilts"]
+__all__ = ["BEYOND", "PAIRS_BEYOND", "Sums", "Totals", "View", "combined", "tilts"]
 
-BEYOND = 9.0  # nats below the lightest node that counts, for single terms
+BEYOND, PAIRS_BEYOND = 9.0, 4.0  # nats below the lightest node that counts, for single terms, and those of a plane
 
 
 @dataclass(eq=False)
@@ -72,7 +72,7 @@ class Sums:
         if plane is None:
             accumulate(*given, terms, top, depth + BEYOND, products, out)
         else:
-            accumulate_plane(*given, plane.first, plane.share, terms, top, depth + BEYOND, products, out)
+            accumulate_plane(*given, plane.first, plane.share, terms, top, depth + PAIRS_BEYOND, products, out)
         return out
 
 
@@ -80,7 +80,7 @@ class Sums:
 class Totals:
     """Sums over nodes of all products (products,), of beta times them (r, products) and of beta beta^T times them, in
     units of exp(top); where asked for, ln of the weight of every node and its own products (N, products), in
-    pieces."""
+    pieces; those of the nodes of every code."""
 
     top: float
     plain: FloatArray
@@ -88,6 +88,7 @@ class Totals:
     twice: FloatArray
     rows: tuple[FloatArray, ...] = ()
     log_weight: FloatArray = field(default_factory=lambda: np.empty(0))
+    codes: dict[str, Totals] = field(default_factory=dict)
 
     def averages(self, products: Products) -> Averages:
         """Averages, and what else `products` has."""
@@ -98,7 +99,8 @@ class Totals:
         samples = products.by_sample(total, by_readout) if products.samples else None
         part = {name: total[rows] for name, rows in products.averages.items()}
         log_z = self.top + math.log(norm)
-        return Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second, samples)
+        codes = {word: some.averages(products) for word, some in self.codes.items()}
+        return Averages(log_z, part["kernel"], part["d"], part["tilde"], part["delta"], second, samples, codes)
 
 
 def combined(parts: list[tuple[float, Totals]]) -> Totals:

@@ -26,6 +26,7 @@ __all__ = [
 
 _EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
+_MIRROR = str.maketrans("01", "10")
 MOST_FIELDS = 8  # of a layer, up to which there are lattices around peaks
 
 
@@ -120,6 +121,8 @@ class System:
         p = self.problem
         self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
         lower, last = self.group.permuted(), self.group.turned()
+        if p.phi.parity == "odd":  # every neuron has a mirror image (-b, -h)
+            lower, last = (np.concatenate([turns, -turns]) for turns in (lower, last))
         self.layers: list[Any] = [
             _kind(p, self.peaks)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
             for layer in range(p.depth)
@@ -259,8 +262,27 @@ class System:
         g = self.group
         return Averages(
             found.log_z, g.matrices(found.kernel), g.vectors(found.d), g.matrices(found.tilde), g.vectors(found.delta),
-            found.curvature, found.samples,
+            found.curvature, found.samples, self._codes(found.codes) if found.codes else {},
         )  # fmt: skip
+
+    def word_of(self, word: str) -> str:
+        """The one code word that stands for all that the symmetry makes of this one."""
+        mirror = word.translate(_MIRROR) if self.problem.phi.parity == "odd" else word
+        return max(orbit[0] for orbit in self.group.patterns([word, mirror]))
+
+    def _codes(self, parts: dict[str, Averages]) -> dict[str, Averages]:
+        """Averages of codes, those that the symmetry exchanges put together: in its coordinates their slopes agree."""
+        found: dict[str, Averages] = {}
+        orbits: dict[str, list[Averages]] = {}
+        for word, part in parts.items():
+            orbits.setdefault(self.word_of(word), []).append(part)
+        for word, members in orbits.items():
+            log_z = np.array([one.log_z for one in members])
+            share = np.exp(log_z - log_z.max())
+            whole = mixed(list(zip(share / share.sum(), members)))
+            total = float(log_z.max() + math.log(share.sum()))
+            found[word] = self._symmetric(replace(whole, log_z=total))
+        return found
 
     def readout_order(self, top: Averages) -> FloatArray:
         """t = (s [K_L diag(n) + diag(d_L)] + tau)^{-1} y."""

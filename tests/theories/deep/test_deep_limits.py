@@ -12,10 +12,11 @@ from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.fields import fields_of
 from meanfield.theories.deep.fold import uncoded_end
 from meanfield.theories.deep.newton import newton
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rows import spare
 from meanfield.theories.deep.rules import COARSE, NotCovered, Setting
-from meanfield.theories.deep.start import planted, readout_minimum, relax
+from meanfield.theories.deep.start import planted, relax
 from meanfield.theories.deep.system import System
 from meanfield.theories.deep.work import OutOfWork, counted, spend
 

@@ -11,6 +11,7 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep import class_tables, fold, layer, start
 from meanfield.theories.deep.branches import NoBranch, coding_branch, prior_branch
 from meanfield.theories.deep.fold import uncoded_at
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, COARSE, FINE
 from meanfield.theories.deep.site import site_values, z_rule
@@ -135,7 +136,7 @@ def test_onset_is_that_of_a_linear_readout(depth):
     assert start.linear_instability(replace(problem, tau=onset)) == pytest.approx(1.0, rel=0.02)
     # At a large tau the readout is linear, and both are the same.
     there = replace(problem, tau=30.0 * onset)
-    order, parts = start.readout_minimum(System(there, FINE), start.uncoded(there))
+    order, parts = readout_minimum(System(there, FINE), start.uncoded(there))
     weak = start.instability(there, order.d[-1], parts[0].tilde)
     assert weak == pytest.approx(start.linear_instability(there), rel=0.05)
 

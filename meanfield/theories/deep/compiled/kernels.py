@@ -13,8 +13,8 @@ import numpy as np
 from meanfield.numerics.jit import jit
 
 __all__ = [
-    "POINTS", "accumulate", "accumulate_plane", "add_log", "add_log_plane", "contract", "field_law", "lagrange",
-    "log_sum", "prior_terms", "reach",
+    "POINTS", "accumulate", "accumulate_plane", "add_log", "contract", "field_law", "lagrange", "log_sum",
+    "plane_terms", "prior_terms", "reach", "table_lines",
 ]  # fmt: skip
 
 POINTS = 10  # of the interpolation between equally spaced rows
@@ -194,21 +194,36 @@ def add_log(start, weight, log_v, begin, end, total):
 
 
 @jit
-def add_log_plane(start, weight, log_v, first, share, total):
-    """`add_log` for two shared fields: columns of log_v are values of what a class has of them, which pair j reads from
-    column first[j] on with the weights share[j]."""
-    line = np.empty(log_v.shape[1])
+def table_lines(start, weight, log_v, lines):
+    """log_v (rows, columns), read with the stencils of the nodes, in lines (nodes, columns)."""
     for i in range(len(start)):
+        line = lines[i]
         line[:] = 0.0
         for k in range(weight.shape[1]):
             x, row = weight[i, k], log_v[start[i] + k]
             for j in range(len(line)):
                 line[j] += x * row[j]
-        for j in range(total.shape[1]):
-            value, at = 0.0, first[j]
-            for k in range(share.shape[1]):
-                value += share[j, k] * line[at + k]
-            total[i, j] += value
+
+
+@jit
+def plane_terms(lines, first, share, outer, log_alpha, wide, window, total):
+    """Terms total (nodes, pairs) for two shared fields, where pairs are a grid of rows of `wide` columns: from
+    window[i, 0] to window[i, 1] of its rows and window[i, 2] to window[i, 3] of its columns, -inf elsewhere.
+
+    Pair j reads class c from lines[i, first[c, j]] on with the weights share[c, j].
+    """
+    for i in range(len(outer)):
+        line = lines[i]
+        total[i, :] = -np.inf
+        for row in range(window[i, 0], window[i, 1]):
+            for j in range(row * wide + window[i, 2], row * wide + window[i, 3]):
+                value = outer[i] + log_alpha[j]
+                for c in range(len(first)):
+                    at, part = first[c, j], 0.0
+                    for k in range(POINTS):  # a constant: unrolled
+                        part += share[c, j, k] * line[at + k]
+                    value += part
+                total[i, j] = value
 
 
 @jit
@@ -229,12 +244,18 @@ def log_sum(total):
 
 @jit
 def _add_products(w, mean, products, out):
-    """Add w times the products of the class means (C, columns) that are named in products (products, C)."""
+    """Add w times the products of the class means (C, columns) that are named in products (products, C).
+
+    The first column is 1, and multiplied as the others are: branches take longer.
+    """
+    if len(mean) == 3:
+        for p in range(len(products)):
+            out[p] += w * mean[0, products[p, 0]] * mean[1, products[p, 1]] * mean[2, products[p, 2]]
+        return
     for p in range(len(products)):
         value = w
         for c in range(len(mean)):
-            if products[p, c] > 0:
-                value *= mean[c, products[p, c]]
+            value *= mean[c, products[p, c]]
         out[p] += value
 
 
@@ -304,8 +325,9 @@ def accumulate_plane(start, weight, kind, place, means, first, share, total, top
             for c in range(n_class):
                 row = mean[c]
                 row[:] = 0.0
-                for r in range(wide):
+                for r in range(0, wide, 2):
                     x, one = share[c, j, r], lines[c, first[c, j] + r]
+                    y, two = share[c, j, r + 1], lines[c, first[c, j] + r + 1]
                     for k in range(n_part):
-                        row[k] += x * one[k]
+                        row[k] += x * one[k] + y * two[k]
             _add_products(w, mean, products, out[i])
