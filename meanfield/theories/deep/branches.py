@@ -45,7 +45,7 @@ _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how 
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
 _QUICK = 4  # steps in which kernels that followed by themselves are corrected
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
-_WORK, _ONE_WAY = 1.2e11, 6e10  # multiplications (30 to 60 s) in finding the codes, and from one start
+_WORK, _ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
 _SPENT = 0.98  # part of them after which no other start is tried
 _UPHILL = 0.03  # residual from which Newton takes over from the climb
 
