@@ -9,11 +9,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import numpy as np
 
-from meanfield.theories.deep.ascent import ascended
+from meanfield.theories.deep.ascent import ascended, climbed_up
+from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limit_order
 from meanfield.theories.deep.newton import Found, chord, newton
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.readout import readout_minimum
@@ -21,6 +23,7 @@ from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.shape import shaped
 from meanfield.theories.deep.start import instability, planted, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import MOST_FIELDS, DeepProblem, Order, System, fields_of_layers, patched
+from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
 __all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch", "refined"]
@@ -42,6 +45,9 @@ _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how 
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
 _QUICK = 4  # steps in which kernels that followed by themselves are corrected
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
+_WORK, _ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
+_SPENT = 0.98  # part of them after which no other start is tried
+_UPHILL = 0.03  # residual from which Newton takes over from the climb
 
 
 class NoBranch(ValueError):
@@ -98,23 +104,33 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     """
     if problem.depth > 2 and problem.n_samples > _CLIMB:
         return climbed(problem, tolerance, report)
+    many = problem.n_samples > _MANY
+    plants = (many, not many) if problem.depth > 2 or many else (many,)
+    ways: list[Callable[[], tuple[System, Found]]] = [
+        partial(_from_plant, problem, tolerance, report, limit) for limit in plants
+    ]
+    if has_limit(problem) and not patched(problem):
+        ways.insert(0, partial(_from_limit, problem, tolerance, report))
+    others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
+    if patched(problem):
+        others.reverse()
+    elif problem.depth > 1:
+        others.insert(0, partial(_from_climb, problem, tolerance, report))
     found: tuple[System, Found] | None = None
     error = NotCovered("no start was found from which the quadrature of all layers can be done")
-    many = problem.n_samples > _MANY
-    for limit in (many, not many) if problem.depth > 2 or many else (many,):
-        try:
-            system, again = _from_plant(problem, tolerance, report, limit)
-        except NotCovered as problem_of_start:
-            error = problem_of_start
-            continue
-        if again.residual <= tolerance:
-            return system, again
-        if found is None or again.residual < found[1].residual:
-            found = system, again
-    ways = (_from_fewer, _from_ascent)
-    for way in reversed(ways) if patched(problem) else ways:
-        with contextlib.suppress(NotCovered, np.linalg.LinAlgError):
-            reached = way(problem, tolerance, report)
+    with counted(_WORK) as work:
+        for way in ways + others:
+            try:
+                with counted(_ONE_WAY):
+                    reached = way()
+            except OutOfWork:
+                if work.done < _SPENT * work.most:
+                    continue
+                error = NotCovered("codes were not found in the work that is allowed for it")
+                break
+            except (NotCovered, np.linalg.LinAlgError) as reason:
+                error = reason if isinstance(reason, NotCovered) else error
+                continue
             if found is None or reached[1].residual < found[1].residual:
                 found = reached
             if found[1].residual <= tolerance:
@@ -238,6 +254,23 @@ def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, l
     x = relax(system, order, critical=True, limit=limit)
     if limit and problem.depth == 2 and len(problem.n) > 2:
         x = shaped(system, x)
+    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
+
+
+def _from_limit(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    """From the limit of many samples at the exponent 1 / L."""
+    system = System(problem, COARSE)
+    order = readout_minimum(system, limit_order(problem))[0]
+    x = relax(system, order, limit=True, first=first_conjugate(problem, order))
+    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
+
+
+def _from_climb(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    """From planted codes upwards along Phi, with its second derivatives."""
+    system = System(problem, COARSE)
+    limit = problem.n_samples > _MANY
+    order = readout_minimum(system, planted(problem, limit=limit))[0]
+    x = climbed_up(system, system.unpack(relax(system, order, critical=True, limit=limit)), _UPHILL, progress=report)
     return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.rows import Rows, even_rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_table, z_rule
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 
@@ -27,6 +28,7 @@ _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
 _BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
+_AROUND = 4.0  # widths around the fields of nodes at the ends
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
@@ -203,12 +205,14 @@ def fields_of(
     bounds: tuple[FloatArray, FloatArray],
     stretch: float = 1.0,
     axis: Axis | None = None,
+    far: tuple[FloatArray, FloatArray] | None = None,
 ) -> Fields:
     """Lattices that cover the neighbourhood of the maxima (b, h), that of the shared field `stretch` times as wide.
 
     The weight is a mixture of Gaussians in the shared field, which bounds its curvature. Where that bound asks for many
     nodes the curvature is computed, over the conjugate fields within `bounds`: many samples make the bound useless.
     `axis`: spacings along the shared field that were fitted to its weight, instead of those of the bound.
+    `far`: smallest and largest h (C,) of nodes far from the maxima, where lattices of h may not end.
     """
     n_classes = len(n)
     one, none, whole = np.zeros(1), np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
@@ -221,7 +225,7 @@ def fields_of(
     try:
         variance, u = shared_field(setting.covariance)
     except NotCovered:
-        return _plane_fields(phi, n, rule, setting, b, h, bounds, stretch)
+        return _plane_fields(phi, n, rule, setting, b, h, bounds, stretch, far)
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
@@ -263,7 +267,11 @@ def fields_of(
             region = regions[c]
             stiffest = stiffness[c][1] if region is None else max(stiffness[c][1], region.stiffness)
             force = None if region is None else region.force
-            classes.append(_lattice(rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force))
+            classes.append(
+                _lattice(
+                    rule, u[c] * alpha, float(variance[c]), stiffest, at, abs(u[c]) * spread, force, _ends(far, like[c])
+                )
+            )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth)
 
@@ -277,6 +285,7 @@ def _plane_fields(
     h: FloatArray,
     bounds: tuple[FloatArray, FloatArray],
     stretch: float,
+    far: tuple[FloatArray, FloatArray] | None,
 ) -> Fields:
     """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
     variance, u = shared_plane(setting.covariance)
@@ -321,7 +330,9 @@ def _plane_fields(
             classes.append(_following(rows.b, float(variance[c])))
         else:
             stiffest = max(least[c][1], region.stiffness)
-            classes.append(_lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force))
+            classes.append(
+                _lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force, _ends(far, [c]))
+            )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
     shape, rim = (len(lines[0]), len(lines[1])), np.flatnonzero(edge.ravel())
@@ -363,6 +374,7 @@ def _lattice(
     h: FloatArray,
     shared: float,
     force: tuple[float, float] | None,
+    far: tuple[float, float],
 ) -> _Own:
     """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends.
 
@@ -372,7 +384,7 @@ def _lattice(
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
-    low, high = h.min() - reach, h.max() + reach
+    low, high = min(h.min() - reach, far[0] - _AROUND * width), max(h.max() + reach, far[1] + _AROUND * width)
     step = rule.h * width * (1.0 if force is None else _BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
@@ -387,6 +399,11 @@ def _lattice(
         first = np.minimum(first, len(grid) - 1)
         last = np.maximum(last, first + 1)
     return grid, log_prior, centre, 1.0 / variance, first, last, step
+
+
+def _ends(far: tuple[FloatArray, FloatArray] | None, classes: Sequence[int] | BoolArray) -> tuple[float, float]:
+    """Smallest and largest h of `far` among these classes."""
+    return (math.inf, -math.inf) if far is None else (float(far[0][classes].min()), float(far[1][classes].max()))
 
 
 def _region(

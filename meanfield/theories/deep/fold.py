@@ -31,6 +31,7 @@ _HIGHER = 1.6  # factor between the tau at which the branch is looked for
 _MOST_STARTS, _EASY = 24, 6  # starts, and of these those that are left for the next where they are not easy
 _GROWTH, _FASTER, _MOST_GROWTH = 0.2, 1.7, 0.7  # of the conjugate, per step: at first, how it changes, at most
 _SHARE, _LEAST = 0.5, 0.15  # of the way to where the slope of tau would vanish; the least step, which ends behind it
+_FARTHEST = 30.0  # ln of the longest
 _ABOVE = 3.2  # times the tau at which a linear readout makes layers unstable, where the branch is nearly the prior
 _FAR = 0.3  # of ln tau below the fold, where its place need not be known well
 _STEPS, _FLATTENED = 80, 30  # along the branch, and to the fold between two of its points
@@ -162,7 +163,7 @@ def _to_fold(one: _Point, two: _Point) -> float:
     whole, rise = math.log(_size(two) / _size(one)), two.slope - one.slope
     if not rise > 0.0 > two.slope:
         return math.inf
-    return max(math.expm1(_SHARE * -two.slope * whole / rise), _LEAST)
+    return max(math.expm1(min(_SHARE * -two.slope * whole / rise, _FARTHEST)), _LEAST)
 
 
 def _start(problem: DeepProblem) -> _Point:

@@ -21,7 +21,6 @@ import numpy as np
 from meanfield.theories.deep.compiled.kernels import field_law
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
-from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, TooCoarse
 from meanfield.theories.deep.products import Products, products_of
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, UnstableCode, code_words
@@ -32,7 +31,6 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["Layer"]
 
 _MAX_NODES = 400_000
-_MOST_STRETCH = 30.0
 _SOME = 150  # nodes that spacings along the shared field are fitted to
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
@@ -43,9 +41,6 @@ _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, b
 class Layer(LayerTerms):
     """One layer of given class sizes; keeps the lattice nodes that matter from one evaluation to the next."""
 
-    def __post_init__(self) -> None:
-        self.maxima = Maxima(self.phi, self.n)
-
     def _prepared(self, setting: Setting, exact: bool = False) -> tuple[Fields, FloatArray]:
         """Fields, and the maxima in beta; with `exact` the same whatever was asked before."""
         b, h = self.maxima.find(setting, self.rule.depth, bool(self.regions), exact)
@@ -54,7 +49,7 @@ class Layer(LayerTerms):
         if len(self.index) and self.index.shape[1] == setting.root.shape[1]:
             known = self._bounds(setting, self._nodes(self._everywhere(self.index)), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
-        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis)
+        fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis, self.far)
         return fields, b @ np.linalg.pinv(setting.root).T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
@@ -143,11 +138,6 @@ class Layer(LayerTerms):
             except TooCoarse:
                 grow = False
 
-    def _stretch(self) -> None:
-        self.stretch *= 1.5
-        if self.stretch > _MOST_STRETCH:
-            raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
-
     def _evaluate(
         self, setting: Setting, grow: bool, detail: bool, curvature: bool, samples: bool
     ) -> tuple[Averages, Detail | None]:
@@ -158,6 +148,9 @@ class Layer(LayerTerms):
             grow = True
         if grow:
             view = self._grow(setting, fields, modes)
+            if self._farther(setting, fields.h):
+                fields, modes = self._prepared(setting)
+                view = self._grow(setting, fields, modes)
             for _ in range(REFITS if r in (2, 3) and self.crowded and not self.regions else 0):
                 if not self._refitted(setting):
                     break
@@ -207,7 +200,7 @@ class Layer(LayerTerms):
     ) -> list[tuple[Averages, Detail | None]]:
         fields, beta = self._prepared(setting)
         assert self.maxima.known is not None
-        words = code_words(self.phi, self.maxima.tilted(setting, *self.maxima.known)[0])
+        words = code_words(self.phi, self.maxima.tilted(setting, *self.maxima.known))
         results = []
         for pattern in patterns:
             rows = np.flatnonzero(words == pattern)

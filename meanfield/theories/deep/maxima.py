@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.rules import Setting, activation_range
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["Maxima"]
 
 _STRIDE = 0.6
 _STILL, _SETTLED = 1e-4, 1e-13  # relative change, at which maxima are found well enough, and exactly
 _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
-_RESTART = 12  # maxima are looked for afresh every so many settings,
-_FEW, _APART = 2, 1000.0  # and at each of more classes and samples: codes come back, and no lattice reaches them
-_X = np.linspace(-7.0, 7.0, 43)  # enough for maxima
-_POWERS = _X[:, None] ** np.arange(3)
+# Maxima are looked for afresh every so many settings, when covariances or d have changed by so much, and always of more
+# classes and samples: codes come back, and no lattice reaches them.
+_RESTART, _MOVED = 12, 0.15
+_FEW, _APART = 2, 1000.0
+_X = np.linspace(-7.0, 7.0, 43)  # enough for maxima, of a phi without kinks
+_POWERS, _NORM = _X[:, None] ** np.arange(3), 0.5 * math.log(2.0 * math.pi)
+_PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
+_FALLEN = 1e-9  # relative: rounding of the weight
+
+
+class _Site(NamedTuple):
+    """g and, under its law of xi, the means of phi and xi and the variance of xi; each (k, C)."""
+
+    g: FloatArray
+    mean: FloatArray
+    first: FloatArray
+    variance: FloatArray
 
 
 @dataclass(eq=False)
@@ -30,39 +45,92 @@ class Maxima:
     n: FloatArray
     known: tuple[FloatArray, FloatArray] | None = None
     visits: int = 0
+    started: Setting | None = None  # where they were last looked for afresh
 
     def find(self, setting: Setting, depth: float, every: bool, exact: bool = False) -> tuple[FloatArray, FloatArray]:
         """Local maxima (b, h), each (k, C), of the weight reached from all sign patterns of b, and 0.
 
-        b <- R R^T n g_b never lowers the weight; h moves by Newton steps. Unless `every`, those are left out that lie
-        too low to matter at that depth. With `exact` they do not depend on where the search began.
+        g(b, h) + h^2 / 2 d is convex, so that b <- R R^T n g_b and, S the covariance of h,
+        (S^-1 + n / d) h <- n <z> / d never lower the weight. The latter is slow: steps of Newton's method are taken
+        where they do not lower it either. Unless `every`, those are left out that lie too low to matter at that depth.
+        With `exact` they do not depend on where the search began.
         """
-        n_classes = len(self.n)
-        b_cov = setting.root @ setting.root.T
-        apart = n_classes > _FEW and float(self.n.sum()) > _APART
-        if self.known is not None and not apart and self.visits % _RESTART:
-            (b, h), sweeps = self.known, 20
-        else:
-            (b, h), sweeps = self._starts(setting, b_cov), 60
-            if self.known is not None:
-                b, h = np.vstack([b, self.known[0]]), np.vstack([h, self.known[1]])
-        sweeps, still = (60, _SETTLED) if exact else (sweeps, _STILL)
-        self.visits += 1
-        for _ in range(sweeps):
-            before = b, h
-            mean, force, stiffness = self.tilted(setting, b, h)
-            b = (mean * self.n) @ b_cov
-            if setting.covariance.any():
-                # Newton in h: (1 - H n g_hh) dh = H n g_h - h, shortened.
-                matrix = np.eye(n_classes) + setting.covariance * (self.n * stiffness)[:, None, :]
-                wanted = (force * self.n) @ setting.covariance - h
-                full = np.linalg.solve(matrix, wanted[:, :, None])[:, :, 0]
-                h = h + full * np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
-            if all(np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip((b, h), before)):
-                break
+        start, afresh = self._from(setting)
+        sweeps, still = (60, _SETTLED) if exact else (40 if afresh else 20, _STILL)
+        b, h = self._followed(setting, *start, sweeps, still)
         # All are kept: one that is too low now may be the highest of the next setting.
         self.known = _distinct(b, h)
         return self.known if every else self._relevant(setting, *self.known, depth)
+
+    def fields(self, setting: Setting, b: FloatArray) -> FloatArray:
+        """Maxima in h at given b (k, C), reached from h = 0."""
+        return self._followed(setting, b, np.zeros_like(b), 8, 3e-2, hold=True)[1]
+
+    def _followed(
+        self, setting: Setting, b: FloatArray, h: FloatArray, sweeps: int, still: float, hold: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
+        """Where steps that never lower the weight lead from b and h; with `hold` b stays as it is."""
+        root, n = setting.root, self.n
+        beta, u = b @ np.linalg.pinv(root).T, h @ np.linalg.pinv(setting.covariance, hermitian=True)
+        b, h = b if hold else beta @ root.T, u @ setting.covariance
+        value = np.full(len(b), -np.inf)
+        now = before = (beta, u, b, h)
+        seen = self._site(setting, b, h)
+        for sweep in range(sweeps):
+            beta, u, b, h = now
+            site = self._site(setting, b, h) if sweep else seen
+            new = -0.5 * (beta**2).sum(axis=1) - 0.5 * (u * h).sum(axis=1) + site.g @ n
+            fell = new < value - _FALLEN * np.abs(value)
+            if fell.any():  # back to where they were, and the slow step
+                pick = fell[:, None]
+                beta, u, b, h = (np.where(pick, old, there) for old, there in zip(before, (beta, u, b, h)))
+                site = _Site(*(np.where(pick, old, there) for old, there in zip(seen, site)))
+            value = np.where(fell, value, new)
+            before, seen = (beta, u, b, h), site
+            now = self._moved(setting, site, u, h, fell)
+            if hold:
+                now = (beta, now[1], b, now[3])
+            if not fell.any() and all(
+                np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip(now[2:], (b, h))
+            ):
+                break
+        return b, h
+
+    def _moved(
+        self, setting: Setting, site: _Site, u: FloatArray, h: FloatArray, careful: BoolArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """The next beta and u, b = R beta and h = S u: the step of Newton's method in h, the slow one if `careful`."""
+        n, root, covariance = self.n, setting.root, setting.covariance
+        beta = (site.mean * n) @ root
+        b = beta @ root.T
+        if not covariance.any():
+            return beta, u, b, h
+        unit = np.eye(len(n))
+        force = n * site.first / np.sqrt(setting.d)
+        stiffness = n * np.maximum(1.0 - site.variance, 0.0) / setting.d
+        # Newton in h: (1 + S n (-g_hh)) dh = S n g_h - h, shortened.
+        full = _solved(unit + covariance * stiffness[:, None, :], force @ covariance - h)
+        share = np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
+        quick = u + share * (force - u - stiffness * full)
+        if careful.any():
+            tight = n / setting.d
+            pull = tight * (h + np.sqrt(setting.d) * site.first)
+            slow = pull - tight * np.linalg.solve(unit + covariance * tight, covariance @ pull.T).T
+            quick = np.where(careful[:, None], slow, quick)
+        return beta, quick, b, quick @ covariance
+
+    def _from(self, setting: Setting) -> tuple[tuple[FloatArray, FloatArray], bool]:
+        """Where the search begins: maxima of the setting before, and whether afresh as well."""
+        last, self.visits = self.started, self.visits + 1
+        few = (len(self.n) <= _FEW or float(self.n.sum()) <= _APART) and self.visits % _RESTART > 0
+        if self.known is not None and few and not _differ(last, setting):
+            return self.known, False
+        self.started = setting
+        fresh = self._starts(setting, setting.root @ setting.root.T)
+        if self.known is None:
+            return fresh, True
+        b, h = (np.vstack(pair) for pair in zip(self.known, fresh))
+        return (b, h), True
 
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
         value = self._heights(setting, b, h)
@@ -72,7 +140,7 @@ class Maxima:
     def heights(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
         """ln of the weight (k,) at the maxima that are known, and <phi> (k, C) there."""
         assert self.known is not None
-        return self._heights(setting, *self.known), self.tilted(setting, *self.known)[0]
+        return self._heights(setting, *self.known), self.tilted(setting, *self.known)
 
     def _heights(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
         """(k,) ln of the weight at pairs of b and h (k, C)."""
@@ -80,37 +148,62 @@ class Maxima:
         value = -0.5 * (beta**2).sum(axis=1)
         if setting.covariance.any():
             value = value - 0.5 * ((h @ np.linalg.pinv(setting.covariance, hermitian=True)) * h).sum(axis=1)
-        root = np.sqrt(setting.d)[:, None]
-        phi = self.phi(h[:, :, None] + root * _X)
-        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
-        top = exponent.max(axis=2)
-        g = top + np.log(np.exp(exponent - top[:, :, None]).sum(axis=2))
-        return np.asarray(value + g @ self.n)
+        return np.asarray(value + self._site(setting, b, h).g @ self.n)
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Codes with saturated fields, the same about the middle of the range, codes with fields of their own to come,
+        and 0."""
         n_classes = len(self.n)
         low, high = activation_range(self.phi)
         middle = 0.5 * (low + high)
         patterns = np.array(list(itertools.product((low, high), repeat=min(n_classes, 8))))
         if n_classes > 8:
             patterns = np.vstack([np.where(np.eye(n_classes, dtype=bool), a, b) for a, b in ((low, high), (high, low))])
-        patterns = np.vstack([patterns, patterns - middle, np.zeros((1, n_classes))])
-        b = (patterns * self.n) @ b_cov
-        h = np.zeros_like(b)
-        if setting.covariance.any():
-            h = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(b)
-        return b, h
+        field = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(patterns - middle)
+        none = np.zeros((1, n_classes))
+        b = np.vstack([patterns, patterns - middle, patterns, none])
+        return (b * self.n) @ b_cov, np.vstack([field, field, 0.0 * field, none])
 
-    def tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """<phi>, g_h and max(0, -g_hh) at pairs of b and h (k, C)."""
+    def _site(self, setting: Setting, b: FloatArray, h: FloatArray) -> _Site:
+        """At pairs of b and h (k, C)."""
         root = np.sqrt(setting.d)[:, None]
-        phi = self.phi(h[:, :, None] + root * _X)
-        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
-        weight = np.exp(exponent - exponent.max(axis=2, keepdims=True))
-        total, first, second = np.moveaxis(weight @ _POWERS, 2, 0)
-        first, second = first / total, second / total
-        mean = np.einsum("kcx,kcx->kc", weight, phi) / total
-        return mean, first / root[:, 0], np.maximum(1.0 - second + first**2, 0.0) / setting.d
+        if not self.phi.kinks:
+            phi = self.phi(h[:, :, None] + root * _X)
+            exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
+            top = exponent.max(axis=2)
+            weight = np.exp(exponent - top[:, :, None])
+            total, first, second = np.moveaxis(weight @ _POWERS, 2, 0)
+            total, first, second = total * (_X[1] - _X[0]), first / total, second / total
+            mean = np.einsum("kcx,kcx->kc", weight, phi) * (_X[1] - _X[0]) / total
+            return _Site(top + np.log(total) - _NORM, mean, first, second - first**2)
+        ends = np.clip((np.array(self.phi.kinks) - h[:, :, None]) / root, _X[0], _X[-1])
+        edge = np.full((*h.shape, 1), _X[-1])
+        edges = np.concatenate([-edge, np.sort(ends, axis=2), edge], axis=2)
+        half = 0.5 * np.diff(edges, axis=2)[..., None]
+        x = ((edges[..., :-1] + edges[..., 1:])[..., None] * 0.5 + half * _PANEL).reshape(*h.shape, -1)
+        phi = self.phi(h[:, :, None] + root * x)
+        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * x * x
+        top = exponent.max(axis=2)
+        weight = (half * _PANEL_WEIGHTS).reshape(*h.shape, -1) * np.exp(exponent - top[:, :, None])
+        total = weight.sum(axis=2)
+        mean, first, second = ((weight * one).sum(axis=2) / total for one in (phi, x, x * x))
+        return _Site(top + np.log(total) - _NORM, mean, first, second - first**2)
+
+    def tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
+        """<phi> at pairs of b and h (k, C)."""
+        return self._site(setting, b, h).mean
+
+
+def _differ(one: Setting | None, other: Setting) -> bool:
+    """Whether maxima of one setting may be none of the other, or the other way round."""
+    if one is None:
+        return True
+    pairs = ((a.root @ a.root.T, a.covariance, a.d) for a in (one, other))
+    return any(a.shape != b.shape or np.abs(a - b).max() > _MOVED * np.abs(b).max() for a, b in zip(*pairs))
+
+
+def _solved(matrices: FloatArray, right: FloatArray) -> FloatArray:
+    return np.asarray(np.linalg.solve(matrices, right[:, :, None])[:, :, 0])
 
 
 def _distinct(b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -13,7 +13,7 @@ from meanfield.theories.deep.system import Evaluation, System
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
-__all__ = ["Found", "chord", "direction", "newton"]
+__all__ = ["Found", "chord", "direction", "newton", "raised"]
 
 _CAP = 0.3  # largest change of a block in one step, of its size
 _PATIENCE = 12
@@ -156,10 +156,11 @@ def _settled(system: System, x: FloatArray, averages: Evaluation) -> tuple[Float
 def _positive(system: System, x: FloatArray) -> FloatArray:
     """x with the negative eigenvalues of kernels and conjugates small and positive."""
     order = system.unpack(x)
-    return system.pack(replace(order, kernel=_raised(order.kernel), tilde=_raised(order.tilde)))
+    return system.pack(replace(order, kernel=raised(order.kernel), tilde=raised(order.tilde)))
 
 
-def _raised(matrices: FloatArray) -> FloatArray:
+def raised(matrices: FloatArray) -> FloatArray:
+    """Matrices (k, C, C) with their negative eigenvalues small and positive."""
     values, vectors = np.linalg.eigh(matrices)
     least = _LEAST * np.maximum(values[:, -1:], 0.0)
     return np.asarray((vectors * np.maximum(values, least)[:, None, :]) @ vectors.transpose(0, 2, 1))
@@ -171,6 +172,6 @@ def _admissible(system: System, x: FloatArray) -> bool:
         return False
     for matrix in (*order.kernel, *order.tilde):
         values = np.linalg.eigvalsh(matrix)
-        if values[0] < -1e-3 * values[-1]:
+        if values[0] < -1e-3 * values[-1] or values[-1] <= 0.0:
             return False
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,8 +23,9 @@ from meanfield.theories.deep.charts import (
 from meanfield.theories.deep.compiled.kernels import POINTS
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.lattice import keys, unique
+from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.rows import spare
-from meanfield.theories.deep.rules import FINE, Rule, Setting, activation_range
+from meanfield.theories.deep.rules import FINE, NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.sums import BEYOND, View
 from meanfield.validation import FloatArray, IntArray
 
@@ -44,6 +46,9 @@ class TooCoarse(Exception):
     """The lattice of the shared field, or that of rows, is too coarse, and was replaced."""
 
 
+_MOST_STRETCH = 30.0  # times wider than at first
+
+
 @dataclass(eq=False)
 class LayerNodes:
     """The lattices of a layer: of its conjugate fields, of the shared field, and of the rows of its tables.
@@ -60,6 +65,7 @@ class LayerNodes:
     index: IntArray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
     regions: dict[str, IntArray] = field(default_factory=dict)
     stretch: float = 1.0  # of the lattice of the shared field, as far as it was needed
+    far: tuple[FloatArray, FloatArray] | None = None  # smallest and largest h (C,) of the nodes at the ends
     chart: Chart | None = None  # coordinates of the lattice; None: beta itself
     axis: Axis | None = None  # of the shared field; None: equal spacings by its proven bound
     wider: float = 1.0  # times that rows of class tables may be apart than they would be for few samples
@@ -67,6 +73,10 @@ class LayerNodes:
     tried: dict[str, int] = field(default_factory=dict)  # sizes of the lattices that were last fitted
     visits: int = 0  # evaluations
     heights: FloatArray = field(default_factory=lambda: np.empty(0))  # ln of the integrand at the nodes
+    maxima: Maxima = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.maxima = Maxima(self.phi, self.n)
 
     @property
     def crowded(self) -> bool:
@@ -102,6 +112,25 @@ class LayerNodes:
         if len(other.index) and not other.regions:
             nodes = other._nodes(other._everywhere(other.index))
             self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
+
+    def _stretch(self) -> None:
+        self.stretch *= 1.5
+        if self.stretch > _MOST_STRETCH:
+            raise NotCovered("the field that the classes of a layer share is too broad for the quadrature")
+
+    def _farther(self, setting: Setting, grids: Sequence[FloatArray]) -> bool:
+        """Whether nodes at the ends have their fields h beyond the lattices of these; `far` has them then.
+
+        A soft layer has one maximum, and nodes far from it whose fields are strong.
+        """
+        if not setting.covariance.any():
+            return False
+        nodes = self._nodes(self._everywhere(self.index))
+        b = nodes @ setting.root.T + setting.shift
+        ends = np.unique([end(x) for end in (np.argmin, np.argmax) for x in (*b.T, *nodes.T)])
+        h = self.maxima.fields(setting, b[ends])
+        self.far = h.min(axis=0), h.max(axis=0)
+        return any(low < grid[0] or grid[-1] < high for grid, low, high in zip(grids, *self.far))
 
     def _images(self, r: int) -> list[tuple[IntArray, IntArray]]:
         """(turn, shift) of the symmetries that the lattice has: index -> index @ turn.T + shift."""

@@ -44,6 +44,7 @@ _ENDED = "there is no branch without codes that continues the prior, the only on
 _FOLLOWED = 6  # fields of a layer, on lattices around peaks
 _LAST, _NEARLY = 4, 1e-3  # more steps for soft directions; residual up to which there is a second-order check
 _REFINEMENTS = 3  # of lattices that are too coarse
+_ASTRAY = 0.1  # residual that is no solution by any quadrature
 _NEAR = 1e-2  # and up to which it is worth a try where nothing else was found
 
 Report = Callable[[str, int, float], None]
@@ -125,7 +126,7 @@ def solve_deep(
     remark = ""
     if competitors and shares is None and problem.phi.parts != "gaussian":
         warm = start is not None
-        most = max(_WORK, _TIMES * work.done)
+        most = max(_WORK, _TIMES * work.done) if found.residual <= tolerance else _WORK
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
     return _posterior(
@@ -193,7 +194,7 @@ def _compete(
     left = seconds_left()
     try:
         limit = left * (_SHARE if certain else 1.0) if math.isfinite(left) else None
-        with time_limit(limit), counted(most if certain else math.inf):
+        with time_limit(limit), counted(most):
             reached = _rival(problem, certain, report)
         if isinstance(reached, str):
             return system, found, [], reached
@@ -402,7 +403,11 @@ class _Proof(NamedTuple):
 
 def _checked(system: System, found: Found, second: bool) -> _Proof:
     """Residual, error of Phi and of the order parameters, and curvatures."""
-    check, unknown = system.at_rule(CHECK), SecondOrder(math.nan, math.nan, math.nan)
+    unknown = SecondOrder(math.nan, math.nan, math.nan)
+    if found.residual > _ASTRAY and not system.codes:  # fields can be so strong there that it takes minutes
+        reason = f"from all starts Newton's method ended at a residual of {found.residual:.1g} or more"
+        return _Proof(math.inf, math.inf, (), unknown, f"it was not tried, as {reason}")
+    check = system.at_rule(CHECK)
     phi = system.free_energy(found.x, found.averages)
     try:
         again = check.evaluate(found.x, curvature=True)

@@ -18,6 +18,8 @@ from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, Syste
 from meanfield.validation import FloatArray
 
 __all__ = [
+    "LOOSE",
+    "MOST_LOOSE",
     "instability",
     "linear_instability",
     "planted",
@@ -33,7 +35,7 @@ __all__ = [
 _CAUTIOUS, _GAP = (0.2, 2000.0, 0.45), {2: (0.2, 214.0, 0.45), 3: (0.1, 100.0, 0.5)}
 _LIMIT_SWEEPS = 2
 _MOST_SHARED = 20_000  # values of a shared field
-_LOOSE = 0.02  # part of what tells classes apart that is added to the diagonal of a planted kernel, 1e-4 at most
+LOOSE, MOST_LOOSE = 0.02, 1e-4  # part of what tells classes apart on the diagonal of a planted kernel, and at most
 
 
 def _shared(phi: Activation, q: float, d: float) -> tuple[FloatArray, FloatArray]:
@@ -171,7 +173,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
             if limit:
                 level, free = _at_largest_gain(problem, problem.scales[layer - 1] * own[layer - 1])
                 share = 0.13
-        kernel.append(level + kappa + min(1e-4, _LOOSE * float(np.trace(kappa)) / n_classes) * np.eye(n_classes))
+        kernel.append(level + kappa + min(MOST_LOOSE, LOOSE * float(np.trace(kappa)) / n_classes) * np.eye(n_classes))
         d.append(np.maximum(free - share * np.diag(kappa), 0.4 * free))
     return Order(
         np.array(kernel).reshape(-1, n_classes, n_classes),
@@ -256,11 +258,13 @@ def relax(
     critical: bool = False,
     limit: bool = False,
     kernels: bool = False,
+    first: FloatArray | None = None,
 ) -> FloatArray:
     """Coordinates after a downward pass for the conjugates, and half-steps of d and delta.
 
-    With `limit`, where d is known well enough, a pass less and no half-steps of d, and the first layer has its kernel.
-    With `kernels` there are half-steps of the kernels as well, which a branch near the prior follows by itself.
+    With `limit`, where d is known well enough, a pass less and no half-steps of d, and with `critical` the first
+    layer has its kernel. `first` (C, C): its conjugate, if it is known. With `kernels` there are half-steps of
+    the kernels as well, which a branch near the prior follows by itself.
     """
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
@@ -274,7 +278,9 @@ def relax(
             found = system.combined(Evaluation([], parts))[0] if len(parts) > 1 else parts[0]
             if layer > 0:
                 tilde[layer - 1] = problem.push[layer - 1] * found.tilde
-                if critical and layer == 1:
+                if layer == 1 and first is not None:
+                    tilde[0] = first
+                elif critical and layer == 1:
                     tilde[0] = _critical(problem, tilde[0], limit)
                 new = problem.push[layer - 1] * found.delta
                 delta[layer - 1] = new if sweep == 0 or limit else 0.5 * (delta[layer - 1] + new)

@@ -14,7 +14,7 @@ from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.products import pairs_of
-from meanfield.theories.deep.rules import FINE, Averages, Detail, Rule, Setting, mixed
+from meanfield.theories.deep.rules import FINE, Averages, Detail, NotCovered, Rule, Setting, mixed
 from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
 from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
@@ -356,12 +356,14 @@ class System:
         return self.hessian_of(self.combined(found))
 
     def hessian_of(self, layers: list[Averages]) -> FloatArray:
-        """The same from averages of every layer, codes put together."""
+        """The same from averages of every layer, codes put together. Raises `NotCovered` where a kernel vanished."""
         p, total = self.problem, self._coupling()
         for layer, averages in enumerate(layers):
             second = averages.curvature
             assert second is not None
             columns, scaled = self.placement(layer)
+            if len(second) != len(scaled):
+                raise NotCovered("the kernel of a layer vanished on the way, and with it the fields of the next one")
             total[np.ix_(columns, columns)] += p.ratios[layer] * scaled.T @ second @ scaled
         at = self.blocks[-1][2]
         total[at, at] += p.tau * np.einsum("iab,jab,a->ij", self.outputs, self.outputs, p.n)

@@ -1,0 +1,104 @@
+"""Three layers far from what planted codes expect: codes that a layer must not miss, fields that lattices must reach,
+starts from the limit of many samples, and an end in words."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import meanfield as mf
+from meanfield.posterior.certificate import ConvergenceError
+from meanfield.theories.deep import branches
+from meanfield.theories.deep.layer import Layer
+from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limit_order
+from meanfield.theories.deep.newton import _admissible
+from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
+from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.system import Order, System
+from tests.deep_oracles import Weight, layer_means
+
+SIZES = np.array([2870.49063, 2013.50937])
+TARGETS = np.array([[-0.3289958865, -0.3924100105], [-0.2880126350, 0.0111051351]])  # random task 68
+
+
+def step_setting(t):
+    """The last layer of a network of steps that has learned, random task 24."""
+    root = np.sqrt(1.5**2 / SIZES.sum()) * np.array(t)
+    covariance = np.array([[0.248, 0.24571], [0.24571, 0.24355]])
+    return Setting(root, covariance, np.array([0.00703, 0.01505]), np.zeros(2))
+
+
+@pytest.mark.parametrize("rule", [COARSE, FINE])
+def test_a_layer_finds_codes_that_it_has_not_seen_before(rule):
+    """t moved as the minimisation over it moved it; the code 11, the highest at first, is thousands of nats below."""
+    phi = mf.Network("step", 2).activation
+    layer = Layer(phi, SIZES, rule, True)
+    for t in (
+        [[1.4038, -0.40763], [-0.58112, 2.00120]],
+        [[1.56315, -0.57662], [-0.82126, 2.22580]],
+        [[1.80219, -0.83011], [-1.18148, 2.56270]],
+    ):
+        found = layer.evaluate(step_setting(t))[0]
+    last = step_setting(t)
+    afresh = Layer(phi, SIZES, rule, True).evaluate(last)[0]
+    weight = Weight(phi, SIZES, last.root, np.linalg.cholesky(last.covariance), last.d, last.delta)
+    means, _ = layer_means(weight, np.random.default_rng(0), scramblings=2, power=10)
+    sampled = np.mean([one[0] for one in means])
+    assert sampled > 6000.0
+    assert found.log_z == pytest.approx(sampled, abs=0.1)
+    assert afresh.log_z == pytest.approx(found.log_z, abs=1e-3)
+
+
+def hard_tanh_problem():
+    """Random task 68."""
+    network = mf.Network("hard_tanh", 3, readout_exponent=1.0 / 3.0)
+    fractions = np.array([46530.81948, 35581.18052]) / 82112.0
+    return network, mf.class_task(fractions=fractions / fractions.sum(), targets=TARGETS, n_samples=82112), 0.022
+
+
+def test_lattices_of_fields_reach_those_of_soft_neurons_far_from_the_maxima():
+    """ln Z of the middle layer was 1e-3 too small where h ended at the fields of the maxima; Sobol points: -8.94228."""
+    phi, n = mf.Network("hard_tanh", 2).activation, np.array([46530.81948, 35581.18052])
+    tilde = np.array([[0.13821400814514267, -0.028219837293906026], [-0.028219837293906026, 0.26369189130181786]])
+    values, vectors = np.linalg.eigh(tilde / n.sum())
+    covariance = np.array([[0.00039, 5.8e-05], [5.8e-05, 0.000336]])
+    setting = Setting(
+        (vectors * np.sqrt(values)) @ vectors.T, covariance, np.array([0.5157, 0.51575]), np.array([-0.00088, -0.00072])
+    )  # fmt: skip
+    fine, check = (Layer(phi, n, rule).evaluate(setting)[0] for rule in (FINE, CHECK))
+    assert fine.log_z == pytest.approx(check.log_z, abs=1e-8)
+    np.testing.assert_allclose(fine.tilde, check.tilde, rtol=1e-7)
+    np.testing.assert_allclose(fine.kernel, check.kernel, rtol=1e-7)
+
+
+def test_many_samples_at_the_exponent_one_over_depth_start_from_their_limit():
+    network, task, tau = hard_tanh_problem()
+    problem, _ = problem_of(network, task, tau, merge=True)
+    assert has_limit(problem)
+    assert not has_limit(replace(problem, exponent=1.0))
+    solution = solve_deep(network, task, tau, competitors=False, second=False).solution
+    assert solution.status == "optimal"
+    assert solution.free_energy == pytest.approx(-112.190187822, abs=1e-6)
+    order = limit_order(problem)
+    np.testing.assert_allclose(solution.t, order.t, rtol=0.05, atol=0.02 * np.abs(order.t).max())
+    np.testing.assert_allclose(solution.kernel[1], order.kernel[1], atol=0.03 * order.kernel[1].max())
+    n_tilde_d = np.linalg.eigvals(first_conjugate(problem, order) * problem.n * order.d[0])
+    assert np.all((n_tilde_d > 0.9) & (n_tilde_d < 1.0))
+
+
+def test_a_kernel_without_any_positive_part_is_no_step():
+    network, task, tau = hard_tanh_problem()
+    problem, _ = problem_of(network, task, tau, merge=True)
+    system, order = System(problem, COARSE), limit_order(problem)
+    good = Order(order.kernel, order.d, np.array([np.eye(2), np.eye(2)]), order.delta, order.t)
+    assert _admissible(system, system.pack(good))
+    assert not _admissible(system, system.pack(replace(good, kernel=-1e-9 * good.kernel)))
+    assert not _admissible(system, system.pack(replace(good, kernel=0.0 * good.kernel)))
+
+
+def test_the_search_for_codes_ends_in_words(monkeypatch):
+    monkeypatch.setattr(branches, "_WORK", 1e7)
+    task = mf.class_task(targets=[1.0, -1.0], n_samples=100)
+    with pytest.raises(ConvergenceError, match="codes were not found in the work that is allowed"):
+        mf.solve(mf.Network("sigmoid", 3), task, 0.01)
