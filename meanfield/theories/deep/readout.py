@@ -94,7 +94,9 @@ def readout_minimum(
     return replace(order, t=np.tensordot(x, basis, 1)), now.top
 
 
-def _met(system: System, order: Order, x: FloatArray, gram: FloatArray, known: list[Averages] | None = None) -> _Met:
+def _met(
+    system: System, order: Order, x: FloatArray, gram: FloatArray, known: list[Averages] | None = None
+) -> _Met:
     """What the top layer has at coordinates x of t."""
     problem, basis, n = system.problem, system.outputs, system.problem.n
     now = replace(order, t=np.tensordot(x, basis, 1))

@@ -116,7 +116,8 @@ class LayerTerms(LayerNodes):
         return total
 
     def _counts(self, view: View, rough: FloatArray, beyond: float) -> BoolArray:
-        """Which of some terms (N, k) of nodes are heavy enough, so many nats `beyond` nodes, for those around to count."""
+        """Which of some terms (N, k) of nodes are heavy enough, so many nats `beyond` nodes, for those around to count.
+        """
         # Of a node that is lighter than the lightest that counts the highest term is enough.
         view.highest = max(view.highest, float(rough.max()))
         enough = np.minimum(rough.max(axis=1), view.highest - self.rule.depth - beyond)
