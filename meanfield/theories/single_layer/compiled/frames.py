@@ -16,7 +16,9 @@ from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import thin_svd
 
-__all__ = ["ROUNDING", "STRAIGHT", "Frames", "coordinates", "narrowest_frame", "rank", "tied"]
+__all__ = [
+    "ROUNDING", "STRAIGHT", "Frames", "class_frames", "coordinates", "narrowest_frame", "rank", "tie", "tied",
+]  # fmt: skip
 
 ROUNDING = 4e-16  # of numbers that are computed from t, relative
 STRAIGHT = 1e-3  # of singular values of t from which on kappa are coordinates
@@ -35,7 +37,7 @@ class Frames(NamedTuple):
 
 
 @jit_apart
-def _class_frames(t, d):
+def class_frames(t, d):
     """All frames of d classes whose directions are not nearly dependent; none (F = 0) where there is no such."""
     n_classes = t.shape[0]
     total = 0
@@ -117,7 +119,7 @@ def narrowest_frame(frames, low_k, high_k):
 
 
 @jit
-def _tie(classes, to_kappa, low_k, high_k):
+def tie(classes, to_kappa, low_k, high_k):
     """Contract a box of kappa (in place) to kappa = to_kappa kappa_B of one frame; False where nothing is left."""
     d = classes.shape[0]
     for c in range(to_kappa.shape[0]):
@@ -141,9 +143,9 @@ def _tie(classes, to_kappa, low_k, high_k):
 
 @jit_apart(returns="boolean")
 def tied(frames, low_k, high_k):
-    """`_tie` by all frames in turn."""
+    """`tie` by all frames in turn."""
     done = 0
-    while done < frames.volume.shape[0] and _tie(frames.classes[done], frames.to_kappa[done], low_k, high_k):
+    while done < frames.volume.shape[0] and tie(frames.classes[done], frames.to_kappa[done], low_k, high_k):
         done += 1
     return done == frames.volume.shape[0]
 
@@ -167,7 +169,7 @@ def coordinates(p, t, gram, framed):
     d = rank(singular)
     axes = np.ascontiguousarray(right[:d].T)
     over_kappa = framed or (d == n_classes and singular[d - 1] > STRAIGHT * singular[0])
-    frames = _class_frames(t, d if over_kappa else n_classes + 1)
+    frames = class_frames(t, d if over_kappa else n_classes + 1)
     if frames.volume.shape[0] > 0:
         from_activation = gram.copy()
         to_readout = np.ascontiguousarray(axes * (1.0 / singular[:d])) @ np.ascontiguousarray(left[:, :d].T)
