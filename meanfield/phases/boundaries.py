@@ -24,6 +24,8 @@ from meanfield.phases.islands import Leg, hidden_islands
 from meanfield.phases.level_curves import LevelCurve, level_curves
 from meanfield.phases.points import Plane
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.posterior.division import ByCode
+from meanfield.posterior.registry import division_of
 from meanfield.posterior.swept import Swept
 from meanfield.theories.single_layer.theory import is_limit
 from meanfield.theories.single_layer.transitions.acceptance import Transition
@@ -199,7 +201,7 @@ class _Explained:
 
     def _around_ends(self) -> None:
         """Follow what else starts where curves end."""
-        if self.diagram.network.activation.parts != "codes":
+        if not isinstance(division_of(self.diagram.network, self.diagram.task), ByCode):
             return
         seen: list[FloatArray] = []
         for _ in range(_GENERATIONS):

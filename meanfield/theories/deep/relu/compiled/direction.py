@@ -65,7 +65,9 @@ def condense(root, beta, n, d, delta, inverse, fields, out):
         total *= 3
     for code in range(total):
         rest, some_on = code, False
-        matrix[:] = inverse
+        for c in range(n_classes):
+            for e in range(n_classes):
+                matrix[c, e] = inverse[c, e]
         for c in range(n_classes):
             piece = rest % 3
             rest //= 3
