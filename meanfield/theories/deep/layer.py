@@ -200,12 +200,14 @@ class Layer(LayerTerms):
     ) -> list[tuple[Averages, Detail | None]]:
         fields, beta = self._prepared(setting)
         assert self.maxima.known is not None
-        words = code_words(self.phi, self.maxima.tilted(setting, *self.maxima.known))
+        heights, mean = self.maxima.heights(setting)
+        words = code_words(self.phi, mean)
         results = []
         for pattern in patterns:
             rows = np.flatnonzero(words == pattern)
             if not len(rows):
                 raise UnstableCode(pattern)
+            rows = rows[heights[rows] > heights[rows].max() - self.rule.depth]  # others have no weight
             seeds = self._nearest(beta[rows])
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):

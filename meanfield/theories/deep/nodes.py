@@ -31,8 +31,7 @@ from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["MANY_VALUES", "REFITS", "LayerNodes", "TooCoarse"]
 
-_MANY_NODES, _MORE = 100, 10  # from which on lattices are fitted to the weight, and times as many of one field more
-MANY_VALUES = 40  # of the shared field, likewise
+_MANY_NODES, MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
 _ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
 _GAIN = 1.15, 2.0  # of fine and of coarse rules
 REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
@@ -81,7 +80,7 @@ class LayerNodes:
     @property
     def crowded(self) -> bool:
         """Whether there are so many nodes that a lattice fitted to the weight pays."""
-        return len(self.index) > _MANY_NODES * _MORE ** (self.index.shape[1] - 2)
+        return len(self.index) > _MANY_NODES
 
     def _chart(self, r: int) -> Chart:
         return unit_chart(r) if self.chart is None or len(self.chart.axes) != r else self.chart
