@@ -36,6 +36,9 @@ _TOLERANCE = 1e-9
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
 _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
+_NOT_COMPARED = (
+    "other solutions were not looked for: past a first-order transition one with other codes and larger Phi may exist"
+)
 
 
 def solve_relu(
@@ -244,9 +247,12 @@ def _solution(
         z = np.where(layer.activation > 0.0, layer.activation, np.minimum(h, 0.0))
         preactivation.append(z[:, index])
     notes = [
-        f"no neuron condenses in layer {i + 1}: its codes are the tail of the bulk"
-        for i in range(problem.depth)
-        if np.abs(order.outliers(i)).max() < _GONE
+        _NOT_COMPARED,
+        *(
+            f"no neuron condenses in layer {i + 1}: its codes are the tail of the bulk"
+            for i in range(problem.depth)
+            if np.abs(order.outliers(i)).max() < _GONE
+        ),
     ]
     if not (math.isnan(proof.outer_curvature) or proof.inner_curvature > 0.0 > proof.outer_curvature):
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
