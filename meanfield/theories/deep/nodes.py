@@ -32,6 +32,7 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["MANY_VALUES", "REFITS", "LayerNodes", "TooCoarse"]
 
 _MANY_NODES, MANY_VALUES = 100, 40  # from which on lattices, and values of the shared field, are fitted to the weight
+_NO_REACH = 1e-9  # of b along the directions of beta: the weight is that of the prior
 _ZEROS = 0.3  # spacing of b in units of the range of phi, up to which weights are as smooth as their curvature says
 _GAIN = 1.15, 2.0  # of fine and of coarse rules
 REFITS, _GROWN = 3, 1.25  # times in a row; and again where a lattice has so many times more nodes
@@ -173,7 +174,8 @@ class LayerNodes:
             return False
         # exp(g) has zeros at imaginary b.
         low, high = activation_range(self.phi)
-        most = max(1.0, _ZEROS / ((high - low) * float(np.linalg.norm(setting.root, axis=1).max())))
+        reach = (high - low) * float(np.linalg.norm(setting.root, axis=1).max())
+        most = max(1.0, _ZEROS / max(reach, _NO_REACH))
         found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None], most)
         if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
             return False
