@@ -76,8 +76,10 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
     Raises
     ------
     NotCovered
-        If d is so small that there would be too many of them.
+        If d is so small that there would be too many of them, or vanishes.
     """
+    if tilt > 0.0 and not d > 0.0:
+        raise NotCovered("the noise of a layer vanishes on the way to a solution")
     narrow, reach = math.sqrt(d), REACH * math.sqrt(d)
     if phi.bounded:
         # The tilt moves z by at most d b phi', and no further than where it outweighs the Gaussian.

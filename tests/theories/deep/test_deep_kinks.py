@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import ORDERS
-from meanfield.theories.deep.rules import CHECK, FINE
+from meanfield.theories.deep.rules import CHECK, FINE, NotCovered
 from meanfield.theories.deep.single_sites import SingleSites
 from meanfield.theories.deep.site import noisy_means, site_derivatives, site_values, z_rule
 
@@ -117,3 +117,9 @@ def test_a_broad_interval_is_integrated_where_it_is_read():
     assert np.abs(derived - other).max() < 1e-9 * np.abs(other).max()
     assert "_table" in table.__dict__
     assert highest in table.derived
+
+
+@pytest.mark.parametrize("name", ["step", "sigmoid", "hard_tanh"])
+def test_noise_that_vanishes_is_said(name):
+    with pytest.raises(NotCovered, match="vanishes"):
+        z_rule(mf.activation(name), 0.0, -1.0, 1.0, 0.5, 1.0)
