@@ -12,7 +12,7 @@ import numpy as np
 
 from meanfield.theories.deep.reduced import reduced_solve
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.shape import apart
+from meanfield.theories.deep.shape import LEARNED, centring
 from meanfield.theories.deep.start import LOOSE, MOST_LOOSE, prior_kernels
 from meanfield.theories.deep.system import DeepProblem, Order
 from meanfield.validation import FloatArray
@@ -20,7 +20,6 @@ from meanfield.validation import FloatArray
 __all__ = ["first_conjugate", "has_limit", "limit_order"]
 
 _TRUE = 1e-6  # residual up to which the reduced problem is solved
-_LEARNED = 0.73  # part of what a layer learns that it takes from d: <phi^2> hardly changes
 
 
 def has_limit(problem: DeepProblem) -> bool:
@@ -53,7 +52,7 @@ def limit_order(problem: DeepProblem) -> Order:
         learned = samples ** ((layer + 1) / depth - 1.0) * kappa
         loose = min(MOST_LOOSE, LOOSE * float(np.trace(learned)) / n_classes)
         kernel.append(common[layer] + learned + loose * np.eye(n_classes))
-        d.append(np.maximum(own[layer] - _LEARNED * np.diag(learned), 0.4 * own[layer]))
+        d.append(np.maximum(own[layer] - LEARNED * np.diag(learned), 0.4 * own[layer]))
     none = np.zeros((depth - 1, n_classes))
     t = samples ** (1.0 / depth - 1.0) * found.t
     return Order(np.array(kernel), np.array(d), np.zeros_like(np.array(kernel)), none, t)
@@ -66,7 +65,7 @@ def first_conjugate(problem: DeepProblem, order: Order) -> FloatArray:
     n k~ n = (d / n)^-1 - (K' + d / n)^-1: in a direction in which that is X times d / n, n k~ d = X / (1 + X).
     """
     root = np.sqrt(order.d[0] / problem.n)
-    centred = apart(problem, np.ones(len(problem.n)), problem.n)
+    centred = centring(problem)
     beyond = centred @ order.kernel[0] @ centred.T
     values, vectors = np.linalg.eigh(beyond / np.outer(root, root))
     response = np.maximum(values, 0.0) / (1.0 + np.maximum(values, 0.0))

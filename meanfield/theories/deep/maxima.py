@@ -133,22 +133,23 @@ class Maxima:
         return (b, h), True
 
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
-        value = self._heights(setting, b, h)
+        value, _ = self._heights(setting, b, h)
         kept = value > value.max() - depth - _UNSURE
         return b[kept], h[kept]
 
     def heights(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
         """ln of the weight (k,) at the maxima that are known, and <phi> (k, C) there."""
         assert self.known is not None
-        return self._heights(setting, *self.known), self.tilted(setting, *self.known)
+        return self._heights(setting, *self.known)
 
-    def _heights(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
-        """(k,) ln of the weight at pairs of b and h (k, C)."""
+    def _heights(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """ln of the weight (k,) at pairs of b and h (k, C), and <phi> (k, C) there."""
         beta = b @ np.linalg.pinv(setting.root).T
         value = -0.5 * (beta**2).sum(axis=1)
         if setting.covariance.any():
             value = value - 0.5 * ((h @ np.linalg.pinv(setting.covariance, hermitian=True)) * h).sum(axis=1)
-        return np.asarray(value + self._site(setting, b, h).g @ self.n)
+        site = self._site(setting, b, h)
+        return np.asarray(value + site.g @ self.n), site.mean
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Codes with saturated fields, the same about the middle of the range, codes with fields of their own to come,
@@ -188,10 +189,6 @@ class Maxima:
         total = weight.sum(axis=2)
         mean, first, second = ((weight * one).sum(axis=2) / total for one in (phi, x, x * x))
         return _Site(top + np.log(total) - _NORM, mean, first, second - first**2)
-
-    def tilted(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
-        """<phi> at pairs of b and h (k, C)."""
-        return self._site(setting, b, h).mean
 
 
 def _differ(one: Setting | None, other: Setting) -> bool:

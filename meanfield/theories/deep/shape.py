@@ -17,12 +17,12 @@ from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.system import DeepProblem, Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["apart", "shaped", "with_kernel"]
+__all__ = ["LEARNED", "apart", "centring", "shaped", "with_kernel"]
 
 _CORRECTIONS, _NEAR_KERNEL = 6, 0.03
 _AT_ONCE, _STABLE = (math.exp(-1.5), math.exp(1.5)), 1.0 - 1e-6  # factors of a kernel in one step; n k~ d at most
 _SHAPES, _ALIKE = 4, 0.1  # how often the form is corrected, and up to which change of it
-_LEARNED = 0.73  # part of a kernel that d is smaller by
+LEARNED = 0.73  # part of what a layer learns that it takes from d: <phi^2> hardly changes
 
 
 def apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArray:
@@ -34,15 +34,20 @@ def apart(problem: DeepProblem, one: FloatArray, other: FloatArray) -> FloatArra
     return whole if problem.phi.parity == "odd" else whole - np.outer(one, other) / float(one @ other)
 
 
+def centring(problem: DeepProblem) -> FloatArray:
+    """`apart` (C, C) of fields, whose means over samples classes have in common."""
+    return apart(problem, np.ones(len(problem.n)), problem.n)
+
+
 def _span(problem: DeepProblem) -> FloatArray:
     """Orthonormal columns (C, k) that span what tells classes apart."""
-    centred = apart(problem, np.ones(len(problem.n)), problem.n)
+    centred = centring(problem)
     return np.asarray(np.linalg.svd(centred)[0][:, : np.linalg.matrix_rank(centred)])
 
 
 def _onto(problem: DeepProblem, span: FloatArray) -> FloatArray:
     """(C, k) whose transpose gives the coordinates along `span` of fields (C,)."""
-    return np.asarray(apart(problem, np.ones(len(problem.n)), problem.n).T @ span)
+    return np.asarray(centring(problem).T @ span)
 
 
 def shaped(system: System, x: FloatArray) -> FloatArray:
@@ -80,7 +85,7 @@ def _reshaped(system: System, x: FloatArray) -> tuple[FloatArray, float]:
     rise = float(np.abs(np.log(np.maximum(values, 1e-300))).max())
     moved = low @ vectors
     change = span @ ((moved * np.clip(values, *_AT_ONCE)) @ moved.T - kernel) @ span.T
-    d = np.maximum(order.d[0] - _LEARNED * np.diag(change), 0.5 * order.d[0])
+    d = np.maximum(order.d[0] - LEARNED * np.diag(change), 0.5 * order.d[0])
     delta = problem.push[0] * top[0].delta
     order = replace(order, kernel=(order.kernel[0] + change)[None], d=d[None], delta=delta[None])
     with_kernel(system, order)

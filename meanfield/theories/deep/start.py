@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.rules import NotCovered
-from meanfield.theories.deep.shape import apart, with_kernel
+from meanfield.theories.deep.shape import LEARNED, apart, with_kernel
 from meanfield.theories.deep.site import REACH, noise_lattice, noisy_means, unit_lattice
 from meanfield.theories.deep.system import DeepProblem, Evaluation, Order, System
 from meanfield.validation import FloatArray
@@ -165,7 +165,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         size = (eta * p_total / gamma[-1]) ** ((layer + 1) / depth)
         kappa = (vectors * (gamma[layer] * size / p_total)) @ vectors.T / np.outer(root, root)
         # <phi^2> = K + d hardly changes while a layer learns.
-        level, free, share = common[layer], own[layer], 0.73 if limit else 0.8
+        level, free, share = common[layer], own[layer], LEARNED if limit else 0.8
         if layer > 0:
             # The formula is that of a linear layer; phi saturates. Of the prior's neurons those of largest gain learn.
             span = problem.phi.supremum - problem.phi.infimum

@@ -15,6 +15,7 @@ from meanfield.symbolic import rectifiers as derived
 from meanfield.symbolic.deep import LayerAverage
 from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, bulk
 from meanfield.theories.deep.relu.compiled.site import site
+from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.narrow import branch_end, narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -23,7 +24,7 @@ from meanfield.theories.deep.relu.setting import ReluSetting, factor
 from meanfield.theories.deep.relu.solve import _reduced_order
 from meanfield.theories.deep.relu.stability import gradient
 from meanfield.theories.deep.relu.start import chain_start
-from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.theories.deep.relu.system import ReluSystem
 
 TASK = mf.class_task(targets=[1, -1], n_samples=100)
 TWO = mf.Network("relu", depth=2)

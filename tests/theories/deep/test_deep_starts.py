@@ -46,8 +46,8 @@ def test_a_layer_finds_codes_that_it_has_not_seen_before(rule):
     means, _ = layer_means(weight, np.random.default_rng(0), scramblings=2, power=10)
     sampled = np.mean([one[0] for one in means])
     assert sampled > 6000.0
-    assert found.log_z == pytest.approx(sampled, abs=0.1)
-    assert afresh.log_z == pytest.approx(found.log_z, abs=1e-3)
+    assert found.log_z == pytest.approx(sampled, abs=0.1)  # of 6,000 that were missing; few Sobol points
+    assert afresh.log_z == pytest.approx(found.log_z, abs=1e-3)  # other nodes of the same lattices, coarse ones too
 
 
 def hard_tanh_problem():
@@ -80,7 +80,7 @@ def test_many_samples_at_the_exponent_one_over_depth_start_from_their_limit():
     solution = solve_deep(network, task, tau, competitors=False, second=False).solution
     assert solution.status == "optimal"
     assert solution.free_energy == pytest.approx(-112.190187822, abs=1e-6)
-    order = limit_order(problem)
+    order = limit_order(problem)  # what it leaves out is of relative order P^(-1/3) = 0.02
     np.testing.assert_allclose(solution.t, order.t, rtol=0.05, atol=0.02 * np.abs(order.t).max())
     np.testing.assert_allclose(solution.kernel[1], order.kernel[1], atol=0.03 * order.kernel[1].max())
     n_tilde_d = np.linalg.eigvals(first_conjugate(problem, order) * problem.n * order.d[0])

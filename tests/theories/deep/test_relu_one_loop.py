@@ -12,9 +12,10 @@ import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS
 from meanfield.theories.deep.relu.average import FINE
 from meanfield.theories.deep.relu.compiled.site import site
+from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.moments import sample_derivatives, sample_moments
 from meanfield.theories.deep.relu.one_loop import ReluLoop
-from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
+from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 
 TWO, TASK, TAU = mf.Network("relu", 2), mf.class_task(targets=[1, -1], n_samples=100), 0.05
 

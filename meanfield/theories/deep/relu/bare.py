@@ -12,12 +12,13 @@ from copy import copy
 import numpy as np
 
 from meanfield.theories.deep.relu.average import ReluRule
-from meanfield.theories.deep.relu.outlier import Condensed, climbed
-from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
-from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
+from meanfield.theories.deep.relu.coordinates import ReluOrder, add_blocks, packed
+from meanfield.theories.deep.relu.outlier import above
+from meanfield.theories.deep.relu.setting import BulkDiverges
+from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["DIFFERENCE", "BareSystem", "above", "every_word", "word_of"]
+__all__ = ["DIFFERENCE", "BareSystem", "every_word"]
 
 _MOST_GAIN = 1.002  # of what does not condense
 _MOST_COMMON = 0.9999  # of the code of all classes, which never condenses: its bulk is Gaussian
@@ -33,20 +34,6 @@ def every_word(n_classes: int) -> tuple[str, ...]:
     return tuple(word for word in words if 0 < word.count("1") < n_classes)
 
 
-def word_of(found: Condensed) -> str:
-    """The classes on which a condensed neuron is active."""
-    return "".join("1" if value > 0.0 else "0" for value in found.activation)
-
-
-def above(setting: ReluSetting, word: str, steps: int) -> tuple[FloatArray, Condensed]:
-    """Direction and neuron at which the ascent ends that starts at a word."""
-    on = np.array([letter == "1" for letter in word])
-    beta = setting.root.T @ np.where(on, setting.n, 0.0)
-    if np.linalg.norm(beta) <= 1e-12:  # opposite classes: nothing drives both
-        beta = np.eye(len(beta))[0]
-    return climbed(setting, beta, steps)[:2]
-
-
 class BareSystem:
     """Residuals in the unknowns other than kernels; `full` has all equations."""
 
@@ -56,13 +43,7 @@ class BareSystem:
         self.blocks = [block for block in self.full.blocks if block[0] not in ("kernel", "d")]
 
     def pack(self, order: ReluOrder) -> FloatArray:
-        parts = []
-        for name, layer, basis, unit in self.blocks:
-            value = getattr(order, name)
-            value = value if layer < 0 else value[layer]
-            flat = basis.reshape(len(basis), value.size)
-            parts.append(flat @ value.ravel() / (flat**2).sum(axis=1) / unit)
-        return np.concatenate(parts)
+        return packed(self.blocks, order)
 
     def scale(self, x: FloatArray) -> FloatArray:
         """What changes of the unknowns are measured in; delta~ may pass through zero and has that of k~."""
@@ -95,19 +76,8 @@ class BareSystem:
 
     def bare(self, x: FloatArray) -> ReluOrder:
         """Order parameters without their kernels."""
-        n_lower, n_classes, q = self.problem.depth - 1, *self.problem.y.shape
-        o = len(self.words)
-        order = ReluOrder(
-            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)),
-            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)), np.zeros((n_classes, q)),
-            np.zeros((n_lower, o, n_classes)), np.zeros((o, q)),
-        )  # fmt: skip
-        at = 0
-        for name, layer, basis, unit in self.blocks:
-            target = getattr(order, name)
-            target = target if layer < 0 else target[layer]
-            target += np.tensordot(x[at : at + len(basis)] * unit, basis, 1).reshape(target.shape)
-            at += len(basis)
+        order = self.problem.nothing(len(self.words))
+        add_blocks(self.blocks, x, order)
         for tilde in order.tilde:
             value, vector = np.linalg.eigh(tilde)
             if -_INDEFINITE * value[-1] < value[0] < 0.0:  # what it should be is positive
@@ -120,7 +90,7 @@ class BareSystem:
         setting.check()
         for word in (*self.words, "1" * len(setting.n)):
             _, found = above(setting, word, _GUARD)
-            name, most = word_of(found), _MOST_GAIN
+            name, most = found.word, _MOST_GAIN
             if "0" not in name:
                 most = _MOST_COMMON
             elif name in self.words and self.present[layer, self.words.index(name)]:

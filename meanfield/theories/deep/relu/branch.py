@@ -15,15 +15,17 @@ import numpy as np
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import ROUGH
-from meanfield.theories.deep.relu.bare import DIFFERENCE, BareSystem, above, every_word, word_of
-from meanfield.theories.deep.relu.outlier import condensed
+from meanfield.theories.deep.relu.bare import DIFFERENCE, BareSystem, every_word
+from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import prior_kernels
-from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem
+from meanfield.theories.deep.relu.system import ReluProblem
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["BranchLost", "followed"]
 
+_MODERATE, _MODERATE_CLASS = 220.0, 60.0  # samples, and of the smallest class, at which targets are scaled
 _CLOSE = 1e-3  # residual on the way
 _CORRECTIONS = 10
 _BIRTH = 6
@@ -31,7 +33,6 @@ _LONGEST, _SHORTEST = 1.0, 2e-4  # step along the branch, in relative changes
 _MOST_STEPS = 120
 _NEAR = 0.96  # gain from which a code is looked at
 _CERTAIN = 0.01  # and within which of 1 it becomes an outlier
-_ASCENT = 200
 _SHORT = 0.04  # length below which an outlier has vanished
 _BORN = (0.04, 0.01, 0.12)  # squared lengths that are tried
 _FIRST_GAIN = 0.7
@@ -79,12 +80,9 @@ def followed(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArr
     return point.system.moved(problem), point.x
 
 
-_MODERATE, _MODERATE_CLASS = 220.0, 60.0  # samples, and of the smallest class, at which targets are scaled
-
-
 def _lazy(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray, float]:
     """Where the targets are so small that no code is near to condensing, and ln of their scale."""
-    depth, (n_classes, q), n, s = problem.depth, problem.y.shape, problem.n, problem.readout_variance
+    depth, n_classes, n, s = problem.depth, len(problem.n), problem.n, problem.readout_variance
     words = every_word(n_classes)
     prior = prior_kernels(problem)
     kernel = np.array([np.full((n_classes, n_classes), k) + 0.03 * k * np.eye(n_classes) for k, _ in prior])
@@ -96,10 +94,7 @@ def _lazy(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray,
         check_time()
         scale *= 0.7
         system = BareSystem(replace(problem, y=scale * problem.y), words, np.zeros((depth, o), dtype=bool))
-        order = ReluOrder(
-            kernel[:-1].copy(), d[:-1].copy(), np.zeros((depth - 1, n_classes, n_classes)),
-            np.zeros((depth - 1, n_classes)), scale * unit, np.zeros((depth - 1, o, n_classes)), np.zeros((o, q)),
-        )  # fmt: skip
+        order = replace(problem.nothing(o), kernel=kernel[:-1].copy(), d=d[:-1].copy(), t=scale * unit)
         try:
             for layer in range(depth - 1, -1, -1):
                 if _largest_gain(system, order, layer) > _FIRST_GAIN:
@@ -121,7 +116,7 @@ def _lazy(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray,
 def _largest_gain(system: BareSystem, order: ReluOrder, layer: int) -> float:
     setting = system.full.setting(order, layer)
     words = (*system.words, "1" * len(setting.n))
-    return max(above(setting, word, _ASCENT)[1].gain for word in words)
+    return max(above(setting, word)[1].gain for word in words)
 
 
 class _Walk:
@@ -211,8 +206,8 @@ class _Walk:
             for o, word in enumerate(system.words):
                 if system.present[layer, o]:
                     continue
-                _, found = above(setting, word, _ASCENT)
-                if word_of(found) == word and (best is None or found.gain > best[0]):
+                _, found = above(setting, word)
+                if found.word == word and (best is None or found.gain > best[0]):
                     best = found.gain, layer, o
         return best
 
@@ -241,7 +236,7 @@ class _Walk:
         present[layer, list(orbit)] = True
         more = BareSystem(system.problem, system.words, present)
         setting = system.full.setting(order, layer)
-        units = {word: above(setting, system.words[word], _ASCENT)[0] for word in orbit}
+        units = {word: above(setting, system.words[word])[0] for word in orbit}
         base = system.residual(point.x, ROUGH)
         small = 1e-4
         try:
@@ -282,7 +277,7 @@ class _Walk:
             for o, word in enumerate(system.words):
                 if not present[layer, o]:
                     continue
-                now = word_of(condensed(setting, outliers[o]))
+                now = condensed(setting, outliers[o]).word
                 if now == word and np.linalg.norm(outliers[o]) >= _SHORT:
                     continue
                 if now != word and now in system.words and not system.present[layer, system.words.index(now)]:
@@ -319,7 +314,7 @@ class _Walk:
             near = self.nearest(point)
             if near is not None and near[0] > _NEAR:
                 gain, layer, o = near
-                beta = above(point.system.full.setting(point.order, layer), point.system.words[o], _ASCENT)[0]
+                beta = above(point.system.full.setting(point.order, layer), point.system.words[o])[0]
                 slope = self.slope(point, layer, beta)
                 rise = float((slope * scale) @ along)
                 room = 1.0 - gain

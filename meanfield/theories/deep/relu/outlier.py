@@ -8,15 +8,16 @@ Given b the maximum over h is one of 3^C linear systems.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.theories.deep.relu.compiled.direction import climb, condense
 from meanfield.theories.deep.relu.setting import ReluSetting
-from meanfield.validation import FloatArray
+from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["Condensed", "climbed", "condensed", "worst_direction"]
+__all__ = ["Condensed", "above", "classes_on", "climbed", "condensed", "worst_direction"]
 
 _RANDOM_DIRECTIONS = 2000
 _CLIMB = 200
@@ -42,6 +43,16 @@ class Condensed(NamedTuple):
     activation: FloatArray
     force: FloatArray
 
+    @property
+    def word(self) -> str:
+        """The code word of the classes on which it is active."""
+        return "".join("1" if value > 0.0 else "0" for value in self.activation)
+
+
+def classes_on(word: Iterable[str]) -> BoolArray:
+    """(C,) which classes a code word is active on."""
+    return np.array([letter == "1" for letter in word])
+
 
 def condensed(setting: ReluSetting, beta: FloatArray) -> Condensed:
     """Maximum over h at given beta; gain = inf where the on-branch is unbounded."""
@@ -56,6 +67,14 @@ def climbed(setting: ReluSetting, beta: FloatArray, steps: int = _CLIMB) -> tupl
     out = np.zeros((3, len(setting.n)))
     worst = climb(setting.root, beta, *_numbers(setting), steps, out)
     return beta, condensed(setting, beta), worst
+
+
+def above(setting: ReluSetting, word: Iterable[str], steps: int = _CLIMB) -> tuple[FloatArray, Condensed]:
+    """Direction and neuron at which the ascent ends that starts at a code word."""
+    beta = setting.root.T @ np.where(classes_on(word), setting.n, 0.0)
+    if np.linalg.norm(beta) <= 1e-12:  # opposite classes: nothing drives both
+        beta = np.eye(len(beta))[0]
+    return climbed(setting, beta, steps)[:2]
 
 
 def _numbers(setting: ReluSetting) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, bool]:

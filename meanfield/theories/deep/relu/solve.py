@@ -14,6 +14,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, ROUGH, ReluRule
 from meanfield.theories.deep.relu.branch import BranchLost, followed
+from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -23,7 +24,7 @@ from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.stability import second_order
 from meanfield.theories.deep.relu.start import chain_start
-from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
+from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray, IntArray
 

@@ -16,7 +16,8 @@ import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
 from meanfield.theories.deep.relu.average import ReluRule
-from meanfield.theories.deep.relu.system import ReluOrder, ReluSystem
+from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray
 

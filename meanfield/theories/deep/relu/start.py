@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize
 
-from meanfield.theories.deep.relu.outlier import Condensed, climbed
+from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.outlier import above, classes_on
 from meanfield.theories.deep.relu.setting import ReluSetting
-from meanfield.theories.deep.relu.system import ReluOrder, ReluProblem, ReluSystem
-from meanfield.validation import BoolArray, FloatArray
+from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.validation import FloatArray
 
 __all__ = ["chain_start"]
 
@@ -90,13 +91,12 @@ def _other_codes(setting: ReluSetting, words: tuple[str, ...]) -> float:
     """Largest gain of a code that is none of `words`, and 2 where one of them is not stable."""
     worst = 0.0
     for word in itertools.product("01", repeat=len(setting.n)):
-        on = np.array([letter == "1" for letter in word])
-        if not on.any():
+        if "1" not in word:
             continue
-        _, found = _climbed(setting, on)
+        _, found = above(setting, word, _CLIMB)
         if not np.isfinite(found.gain):
             return 2.0
-        if "".join("1" if value > 0.0 else "0" for value in found.activation) in words:
+        if found.word in words:
             worst = max(worst, 2.0 if found.gain > 1.0 + 1e-6 else 0.0)
         else:
             worst = max(worst, found.gain)
@@ -110,8 +110,8 @@ def _scaled(system: ReluSystem, order: ReluOrder, layer: int, lengths: FloatArra
         setting = system.setting(order, layer)
         gains = np.ones(len(setting.n))
         for o, word in enumerate(system.words):
-            on = np.array([letter == "1" for letter in word])
-            beta, found = _climbed(setting, on)
+            on = classes_on(word)
+            beta, found = above(setting, word, _CLIMB)
             gains[on] *= found.gain
             size = math.sqrt(float(lengths[on, layer].sum()) / max(float((found.activation**2).sum()), 1e-300))
             outliers[o] = size * beta
@@ -125,17 +125,9 @@ def _scaled(system: ReluSystem, order: ReluOrder, layer: int, lengths: FloatArra
     return order
 
 
-def _climbed(setting: ReluSetting, on: BoolArray) -> tuple[FloatArray, Condensed]:
-    """The direction of largest gain above that of some classes."""
-    beta = setting.root.T @ np.where(on, setting.n, 0.0)
-    if np.linalg.norm(beta) <= 1e-12:  # opposite classes: nothing drives both
-        beta = np.eye(len(beta))[0]
-    return climbed(setting, beta, _CLIMB)[:2]
-
-
 def _shown(problem: ReluProblem, word: str, lengths: FloatArray) -> FloatArray:
     """n_c times the activation of the outlier of a word."""
-    on = np.array([letter == "1" for letter in word])
+    on = classes_on(word)
     return np.asarray(np.where(on, problem.n * np.sqrt(lengths), 0.0))
 
 

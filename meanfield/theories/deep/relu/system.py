@@ -15,12 +15,13 @@ import numpy as np
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import ReluAverages, ReluRule, bulk, slab
+from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, packed
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["Layered", "ReluOrder", "ReluProblem", "ReluSystem"]
+__all__ = ["Layered", "ReluProblem", "ReluSystem"]
 
 _SHORT = 0.1  # whitened length of an outlier from which its error counts as relative
 _GONE = 1e-6  # and below which there is none
@@ -70,23 +71,14 @@ class ReluProblem:
         ratio = n_samples / self.n_samples
         return replace(self, n=ratio * self.n, readout_variance=self.readout_variance / ratio**self.exponent)
 
-
-@dataclass(frozen=True, eq=False)
-class ReluOrder:
-    """Order parameters: kernel (L-1, C, C), d (L-1, C), tilde (L-1, C, C), delta (L-1, C), t (C, q), and the outliers:
-    lower (L-1, o, C) and top (o, q), whitened, in units of sqrt(N)."""
-
-    kernel: FloatArray
-    d: FloatArray
-    tilde: FloatArray
-    delta: FloatArray
-    t: FloatArray
-    lower: FloatArray
-    top: FloatArray
-
-    def outliers(self, layer: int) -> FloatArray:
-        """(o, q) outliers of a layer, from 0."""
-        return self.top if layer == len(self.kernel) else self.lower[layer]
+    def nothing(self, n_words: int) -> ReluOrder:
+        """Order parameters that are zero, with places for so many outliers of a layer."""
+        n_lower, n_classes, q = self.depth - 1, *self.y.shape
+        return ReluOrder(
+            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)),
+            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)), np.zeros((n_classes, q)),
+            np.zeros((n_lower, n_words, n_classes)), np.zeros((n_words, q)),
+        )  # fmt: skip
 
 
 class Layered(NamedTuple):
@@ -120,7 +112,7 @@ class ReluSystem:
         n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
         matrices = self.symmetry.matrix_basis()
         vectors = self.symmetry.vector_basis()[:, None]
-        blocks: list[tuple[str, int, FloatArray, float]] = []
+        blocks: list[Block] = []
         p = problem.n_samples
         for layer in range(n_lower):
             blocks += [("kernel", layer, matrices, 1.0), ("d", layer, vectors[:, 0], 1.0)]
@@ -154,30 +146,11 @@ class ReluSystem:
 
     def pack(self, order: ReluOrder) -> FloatArray:
         """The vector of unknowns: coordinates of every block in its (orthogonal) basis."""
-        parts = []
-        for name, layer, basis, unit in self.blocks:
-            value = getattr(order, name)
-            value = value if layer < 0 else value[layer]
-            flat = basis.reshape(len(basis), value.size)
-            parts.append(flat @ value.ravel() / (flat**2).sum(axis=1) / unit)
-        return np.concatenate(parts)
+        return packed(self.blocks, order)
 
     def unpack(self, x: FloatArray) -> ReluOrder:
-        problem = self.problem
-        n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
-        o = len(self.words)
-        order = ReluOrder(
-            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)),
-            np.zeros((n_lower, n_classes, n_classes)), np.zeros((n_lower, n_classes)), np.zeros((n_classes, q)),
-            np.zeros((n_lower, o, n_classes)), np.zeros((o, q)),
-        )  # fmt: skip
-        at = 0
-        for name, layer, basis, unit in self.blocks:
-            coordinates = x[at : at + len(basis)] * unit
-            at += len(basis)
-            target = getattr(order, name)
-            target = target if layer < 0 else target[layer]
-            target += np.tensordot(coordinates, basis, 1).reshape(target.shape)
+        order = self.problem.nothing(len(self.words))
+        add_blocks(self.blocks, x, order)
         return order
 
     # ---- layers ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 
 from meanfield.numerics.budget import exhausted
 from meanfield.numerics.copies import copy_matrix, copy_vector
+from meanfield.numerics.hash_set import enter
 from meanfield.numerics.jit import jit, jit_apart
 from meanfield.numerics.linalg import cholesky
 from meanfield.theories.single_layer.compiled.ascent import ascend, code_word_start
@@ -38,7 +39,6 @@ __all__ = ["code_path", "flood"]
 
 _MOST = 1 << 14  # codes at a time
 _SLOTS = 1 << 17  # of the hash table of words, half of which may be filled
-_HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products wrap around
 _WINDOW = 18.0  # of beta (H - max H), where codes count
 _LIGHT = 1e-10  # weight below which a code is left out of the Hessian
 _ROW_CODES = 16  # whose contributions to the Hessian are added up at a time
@@ -47,20 +47,6 @@ _ROUNDING = 1e-13  # of J
 _DECREMENT = 0.02  # Newton's estimate of J_beta above its minimum, in units of 1 / beta, at which a stage ends
 _REGULAR = 1e-3  # r
 _STAGES, _FACTOR = 5, 4.0  # of beta
-
-
-@jit
-def _enter(slots, word):
-    """Whether `word` was not yet in the hash table; it is then."""
-    mask = slots.shape[0] - 1
-    code = word * _HASH_FACTOR
-    slot = (code ^ (code >> 29)) & mask
-    while slots[slot] >= 0:
-        if slots[slot] == word:
-            return False
-        slot = (slot + 1) & mask
-    slots[slot] = word
-    return True
 
 
 @jit
@@ -112,7 +98,7 @@ def flood(table, p, t, low, high, known, window, slots, words, readouts, heights
         if h == -np.inf:
             continue
         word = _word(first, p, low, high)
-        if not _enter(slots, word):
+        if not enter(slots, word):
             continue
         entered += 1
         words[count] = word
@@ -133,7 +119,7 @@ def flood(table, p, t, low, high, known, window, slots, words, readouts, heights
                             continue
                         word = words[head] ^ ((1 << c) | (1 << d))
                     full = count == words.shape[0] or 2 * (entered + 2) > slots.shape[0]
-                    if full or exhausted(table.stop, 1) or not _enter(slots, word):
+                    if full or exhausted(table.stop, 1) or not enter(slots, word):
                         continue
                     entered += 1
                     copy_vector(a, readouts[head])
@@ -147,7 +133,7 @@ def flood(table, p, t, low, high, known, window, slots, words, readouts, heights
                         continue
                     found = _word(first, p, low, high)
                     if found != word:
-                        if not _enter(slots, found):
+                        if not enter(slots, found):
                             continue
                         entered += 1
                     words[count] = found

@@ -19,7 +19,7 @@ import numpy as np
 
 from meanfield.numerics.exponentials import LANES, exponentials, padded
 from meanfield.numerics.jit import jit
-from meanfield.theories.single_layer.compiled.stretch import ROOM, direct_site
+from meanfield.theories.single_layer.compiled.stretch import direct_line
 
 __all__ = [
     "COLUMNS",
@@ -53,21 +53,14 @@ def single_class(sample, spacing, origin, n_samples, p, inverse_rho, low, step, 
 
     `inverse_rho` = 0: of e^{P p G} alone.
     """
-    kappa, g, slope, share = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.full(1, p)
-    pull = n_samples * inverse_rho
-    for begin in range(0, value.shape[0], ROOM):
-        count = min(ROOM, value.shape[0] - begin)
-        for i in range(count):
-            kappa[0, i] = low + (begin + i) * step
-            g[i] = 0.0
-        direct_site(sample, spacing, origin, n_samples, share, kappa, count, g, slope)
-        for i in range(count):
-            x = kappa[0, i]
-            value[begin + i] = g[i] - 0.5 * pull * x * x
-        for i in range(count if first.shape[0] > 0 else 0):
-            x = kappa[0, i]
-            first[begin + i] = n_samples * p * slope[0, i] - pull * x
-            second[begin + i] = n_samples * p * _bend(sample, x / spacing - origin) - pull
+    slope, pull = np.empty(value.shape[0]), n_samples * inverse_rho
+    direct_line(sample, spacing, origin, n_samples, p, low, step, value, slope)
+    for i in range(value.shape[0]):
+        x = low + i * step
+        value[i] -= 0.5 * pull * x * x
+        if first.shape[0] > 0:
+            first[i] = n_samples * p * slope[i] - pull * x
+            second[i] = n_samples * p * _bend(sample, x / spacing - origin) - pull
 
 
 @jit

@@ -19,6 +19,7 @@ import math
 import numpy as np
 
 from meanfield.numerics.exponentials import LANES, exponentials, padded
+from meanfield.numerics.hash_set import HASH_FACTOR
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.stretch import (
     ROOM,
@@ -48,7 +49,6 @@ __all__ = [
     "slopes",
 ]
 
-_HASH_FACTOR = -7046029254386353131  # 2^64 / golden ratio, as int64: products wrap around
 CURSOR = 6  # entries: nodes, runs, next run to expand, next seed, regions closed, whether the open one has nodes
 # Columns of `runs`: where its nodes begin, their number, region, next run on the same line (or -1), the stretch around
 # it about which all is known, and the integers n (m,) of its first node.
@@ -62,7 +62,7 @@ def find_line(slots, runs, key):
     """Slot of the line through `key` (m,), along the first basis vector, or the empty slot where it belongs."""
     code = 0
     for r in range(1, key.shape[0]):
-        code = (code ^ key[r]) * _HASH_FACTOR
+        code = (code ^ key[r]) * HASH_FACTOR
         code ^= code >> 29
     mask = slots.shape[0] - 1
     slot = code & mask

@@ -13,23 +13,9 @@ from meanfield.numerics.exponentials import LANES, exponentials
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.marginal_blocks import push, push_seed, start_of
 from meanfield.theories.single_layer.compiled.marginal_frame import box_shape, framed, nearest
-from meanfield.theories.single_layer.compiled.stretch import ROOM, direct_site
+from meanfield.theories.single_layer.compiled.stretch import ROOM, direct_line, direct_site
 
 __all__ = ["product_range", "product_value"]
-
-
-@jit
-def _grid(sample, spacing, origin, n_samples, share, low, step, action, slope):
-    """P p_j G (n,) and G' (n,) at low, low + step, ..., from direct samples."""
-    kappa, value, rise, only = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.full(1, share)
-    for begin in range(0, action.shape[0], ROOM):
-        count = min(ROOM, action.shape[0] - begin)
-        for i in range(count):
-            kappa[0, i] = low + (begin + i) * step
-            value[i] = 0.0
-        direct_site(sample, spacing, origin, n_samples, only, kappa, count, value, rise)
-        for i in range(count):
-            action[begin + i], slope[begin + i] = value[i], rise[0, i]
 
 
 @jit
@@ -75,7 +61,7 @@ def product_sums(
     value, w = np.empty(LANES * LANES), np.empty(LANES * LANES)  # of some cells, whose exponentials are taken together
     lines, cells, starts = np.empty(LANES, np.int64), np.empty(LANES, np.int64), np.empty(LANES)
     action, rising = np.empty(n_kappa + LANES), np.empty(n_kappa + LANES)
-    _grid(sample, spacing, origin, n_samples, share, kappa_low, gain * x_step, action, rising)
+    direct_line(sample, spacing, origin, n_samples, share, kappa_low, gain * x_step, action, rising)
     length, half, least = LANES * x_step, 0.5 * n_samples, math.exp(-window)
     mass, n_nodes, n_stack = 0.0, 0, 0
     for k in range(seeds.shape[0]):

@@ -15,6 +15,7 @@ __all__ = [
     "ROOM",
     "along",
     "anywhere",
+    "direct_line",
     "direct_site",
     "line_through",
     "single_site",
@@ -153,6 +154,20 @@ def direct_site(sample, spacing, origin, n_samples, p, kappa, n, value, slope):
             cubic = b3 + u * (b4 + u * b5)
             value[i] += weight * (b0 + x * (b1 + x * (b2 + x * cubic)))
             slope[c, i] = (b1 + x * (2.0 * b2 + x * (3.0 * cubic + x * (b4 + 2.0 * u * b5)))) * inverse
+
+
+@jit
+def direct_line(sample, spacing, origin, n_samples, share, low, step, action, slope):
+    """P p_j G (n,) and G' (n,) at low, low + step, ..., from direct samples."""
+    kappa, value, rise, only = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.full(1, share)
+    for begin in range(0, action.shape[0], ROOM):
+        count = min(ROOM, action.shape[0] - begin)
+        for i in range(count):
+            kappa[0, i] = low + (begin + i) * step
+            value[i] = 0.0
+        direct_site(sample, spacing, origin, n_samples, only, kappa, count, value, rise)
+        for i in range(count):
+            action[begin + i], slope[begin + i] = value[i], rise[0, i]
 
 
 @jit

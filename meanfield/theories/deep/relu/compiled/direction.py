@@ -7,36 +7,9 @@ import math
 import numpy as np
 
 from meanfield.numerics.jit import jit
+from meanfield.numerics.linalg import cholesky, cholesky_solve
 
 __all__ = ["climb", "condense"]
-
-
-@jit
-def _solved(matrix, force, h):
-    """h with matrix h = force by Cholesky, in place; False where the matrix is not positive."""
-    size = len(force)
-    for i in range(size):
-        for j in range(i + 1):
-            value = matrix[i, j]
-            for k in range(j):
-                value -= matrix[i, k] * matrix[j, k]
-            if i == j:
-                if not value > 0.0:
-                    return False
-                matrix[i, i] = math.sqrt(value)
-            else:
-                matrix[i, j] = value / matrix[j, j]
-    for i in range(size):
-        value = force[i]
-        for k in range(i):
-            value -= matrix[i, k] * h[k]
-        h[i] = value / matrix[i, i]
-    for i in range(size - 1, -1, -1):
-        value = h[i]
-        for k in range(i + 1, size):
-            value -= matrix[k, i] * h[k]
-        h[i] = value / matrix[i, i]
-    return True
 
 
 @jit
@@ -59,7 +32,7 @@ def condense(root, beta, n, d, delta, inverse, fields, out):
             gain += n[c] * out[1, c] ** 2 / narrow
         return gain
     best = -math.inf
-    matrix, force, h = np.empty((n_classes, n_classes)), np.empty(n_classes), np.empty(n_classes)
+    matrix, h = np.empty((n_classes, n_classes)), np.empty(n_classes)
     total = 1
     for _ in range(n_classes):
         total *= 3
@@ -72,18 +45,19 @@ def condense(root, beta, n, d, delta, inverse, fields, out):
             piece = rest % 3
             rest //= 3
             narrow = d[c] / (1.0 - delta[c] * d[c])
-            force[c] = 0.0
+            h[c] = 0.0
             if piece == 0:
                 some_on = True
                 matrix[c, c] -= n[c] * delta[c] * narrow / d[c]
-                force[c] = n[c] * narrow * b[c] / d[c]
+                h[c] = n[c] * narrow * b[c] / d[c]
             elif piece == 1:
                 matrix[c, c] += n[c] / d[c]
-        if not _solved(matrix, force, h):
+        if not cholesky(matrix):
             if some_on:
                 out[:] = 0.0
                 return math.inf
             continue
+        cholesky_solve(matrix, h)
         gain = 0.0
         for c in range(n_classes):
             for e in range(n_classes):

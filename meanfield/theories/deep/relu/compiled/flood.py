@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from meanfield.numerics.copies import copy_vector
+from meanfield.numerics.hash_set import enter
 from meanfield.numerics.jit import jit
 from meanfield.theories.deep.relu.compiled.lines import class_average
 from meanfield.theories.deep.relu.compiled.site import site
@@ -35,19 +36,6 @@ def _lagrange(part, points, out):
             if l != i:
                 product *= (part + (points // 2 - 1) - l) / (i - l)
         out[i] = product
-
-
-@jit
-def _new(keys, code):
-    """Whether a code was not yet among the keys, where it is then."""
-    mask = keys.size - 1
-    at = ((code * 0x9E3779B97F4A7C1) >> 20) & mask
-    while keys[at] >= 0:
-        if keys[at] == code:
-            return False
-        at = (at + 1) & mask
-    keys[at] = code
-    return True
 
 
 @jit
@@ -249,7 +237,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
             if tried > 2 * dims:
                 climbing, best, reference = False, height_here, height_here
                 stack[0], held, taken = here, 1, 1
-                _new(keys, here)
+                enter(keys, here)
             continue
         if height > best:
             best = height
@@ -293,14 +281,14 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                     status = 1
                     continue
                 neighbour = code + sign * stride[k]
-                if _new(keys, neighbour):
+                if enter(keys, neighbour):
                     taken += 1
                     if 2 * taken > keys.size:
                         old = keys
                         keys = np.full(2 * old.size, -1, dtype=np.int64)
                         for i in range(old.size):
                             if old[i] >= 0:
-                                _new(keys, old[i])
+                                enter(keys, old[i])
                     if held == stack.size:
                         stack = _twice(stack)
                     stack[held] = neighbour
