@@ -19,6 +19,7 @@ from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limi
 from meanfield.theories.deep.newton import Found, chord, newton
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.readout import readout_minimum
+from meanfield.theories.deep.response import responding
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.shape import shaped
 from meanfield.theories.deep.start import instability, planted, relax, uncoded, uncoded_onset
@@ -47,7 +48,7 @@ _QUICK = 4  # steps in which kernels that followed by themselves are corrected
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 _WORK, _ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
 _SPENT = 0.98  # part of them after which no other start is tried
-_UPHILL = 0.03  # residual from which Newton takes over from the climb
+_UPHILL, _NEARLY_UP = 0.03, 0.1  # residual from which Newton takes over from the climb, and from one that began close
 
 
 class NoBranch(ValueError):
@@ -111,6 +112,8 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     ]
     if has_limit(problem) and not patched(problem):
         ways.insert(0, partial(_from_limit, problem, tolerance, report))
+    if problem.depth > 2 and len(problem.n) > 2 and not patched(problem):
+        ways.insert(0, partial(_from_response, problem, tolerance, report))
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
         others.reverse()
@@ -262,6 +265,13 @@ def _from_limit(problem: DeepProblem, tolerance: float, report: Report | None) -
     system = System(problem, COARSE)
     order = readout_minimum(system, limit_order(problem))[0]
     x = relax(system, order, limit=True, first=first_conjugate(problem, order))
+    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
+
+
+def _from_response(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    """Upwards along Phi from where every layer has the kernel that planted codes ask for."""
+    system = System(problem, COARSE)
+    x = climbed_up(system, responding(system), _NEARLY_UP, progress=report)
     return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 

@@ -190,6 +190,10 @@ class System:
         parts += [float((order.t * row).sum()) for row in self.outputs]
         return np.array(parts)
 
+    def matrix_coordinates(self, matrix: FloatArray) -> FloatArray:
+        """Coordinates of one kernel or conjugate (C, C), which is made symmetric."""
+        return np.array([float((matrix * row).sum() / row.sum()) for row in self.matrices])
+
     def unpack(self, x: FloatArray) -> Order:
         """Order parameters of coordinates."""
         n_classes = len(self.problem.n)
