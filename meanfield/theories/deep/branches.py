@@ -21,7 +21,6 @@ from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.response import responding
 from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
-from meanfield.theories.deep.shape import shaped
 from meanfield.theories.deep.start import instability, planted, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import MOST_FIELDS, DeepProblem, Order, System, fields_of_layers, patched
 from meanfield.theories.deep.work import OutOfWork, counted
@@ -112,7 +111,7 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     ]
     if has_limit(problem) and not patched(problem):
         ways.insert(0, partial(_from_limit, problem, tolerance, report))
-    if problem.depth > 2 and len(problem.n) > 2 and not patched(problem):
+    if (problem.depth > 2 or (many and problem.depth == 2)) and len(problem.n) > 2 and not patched(problem):
         ways.insert(0, partial(_from_response, problem, tolerance, report))
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
@@ -255,8 +254,6 @@ def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, l
     if problem.depth == 1:
         return polish(system, newton(system, system.pack(order), _ROUGH, progress=report), tolerance, report)
     x = relax(system, order, critical=True, limit=limit)
-    if limit and problem.depth == 2 and len(problem.n) > 2:
-        x = shaped(system, x)
     return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 

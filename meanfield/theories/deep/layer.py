@@ -279,6 +279,8 @@ class Layer(LayerTerms):
             steps = far if len(alive) < _FEW_NODES else near
             new = difference(self._representatives((alive[:, None, :] + steps).reshape(-1, r)), seen)
         kept = weight > weight.max() - rule.depth - 4.0
+        if not kept.any():
+            raise NotCovered("the weight of a layer is no number at any of its nodes")
         self.index, self.heights = known[kept], weight[kept]
         return view
 

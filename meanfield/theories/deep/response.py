@@ -23,8 +23,11 @@ from meanfield.validation import FloatArray
 
 __all__ = ["responding"]
 
-_SHAPES, _ALIKE, _RANK = 5, 0.1, 1e-4  # corrections of the form, down to which change, and least part of the largest
-_AT_ONCE = 1.5  # largest change of ln of a kernel at a time
+_SHAPES, _ALIKE, _RANK = 5, 0.1, 1e-8  # corrections of the form, down to which change, and least part of the largest
+_AT_ONCE = (
+    -6.0,
+    1.5,
+)  # of ln of a kernel: directions that codes hardly use are orders of magnitude smaller than planted
 _RESPONSES = np.geomspace(1e-4, 1e8, 3000)  # x_1 in units of d_1
 _MOST, _EXACT, _FAILED = 14, 0.03, 1.0  # steps to a conjugate; decrements at which it is found, and lost
 _ARMIJO, _SHORTER, _SHORTEST = 1e-3, 0.4, 1e-3
@@ -69,12 +72,11 @@ def responding(system: System) -> Order:
     order = _shaped(system, frame, planted(problem))
     order, top = readout_minimum(system, order)
     found = top[0]
-    gains = prior_kernels(problem)[2]
+    _, own, gains = prior_kernels(problem)
     tilde, delta = order.tilde.copy(), order.delta.copy()
     for layer in range(problem.depth - 2, -1, -1):
         tilde[layer], delta[layer] = problem.push[layer] * found.tilde, problem.push[layer] * found.delta
-        noise = frame.diagonal(order.d[layer])
-        before = noise
+        before = noise = own[layer] * np.eye(frame.apart.shape[1])  # of the prior: on the stable side
         if layer > 0:
             gain = problem.scales[layer - 1] * gains[layer] ** 2
             before = gain * frame.kernel(order.kernel[layer - 1]) + noise
@@ -104,7 +106,7 @@ def _shaped(system: System, frame: _Frame, order: Order) -> Order:
         values, vectors = np.linalg.eigh(np.linalg.solve(low, np.linalg.solve(low, wanted).T))
         rise = np.log(np.maximum(values, 1e-300))
         moved = low @ vectors
-        new = (moved * np.exp(np.clip(rise, -_AT_ONCE, _AT_ONCE))) @ moved.T
+        new = (moved * np.exp(np.clip(rise, *_AT_ONCE))) @ moved.T
         sizes, axes = np.linalg.eigh(new)
         new = (axes * np.maximum(sizes, _RANK * sizes[-1])) @ axes.T
         kernels, d = order.kernel.copy(), order.d.copy()
@@ -113,7 +115,7 @@ def _shaped(system: System, frame: _Frame, order: Order) -> Order:
             kernels[layer] += change
             d[layer] = np.clip(d[layer] - LEARNED * np.diag(change), 0.4 * own[layer], own[layer])
         order = replace(order, kernel=kernels, d=d)
-        heavy = np.linalg.norm(moved, axis=0) ** 2 > 10.0 * _RANK * sizes[-1]
+        heavy = np.linalg.norm(moved, axis=0) ** 2 > 1e-3 * sizes[-1]
         if np.abs(rise[heavy]).max() < _ALIKE:
             break
     return order
