@@ -48,6 +48,7 @@ _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 _WORK, _ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
 _SPENT = 0.98  # part of them after which no other start is tried
 _UPHILL, _NEARLY_UP = 0.03, 0.1  # residual from which Newton takes over from the climb, and from one that began close
+_LONG = 100  # steps of the latter at most: neurons of steps change their ways slowly
 
 
 class NoBranch(ValueError):
@@ -268,7 +269,7 @@ def _from_limit(problem: DeepProblem, tolerance: float, report: Report | None) -
 def _from_response(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
     """Upwards along Phi from where every layer has the kernel that planted codes ask for."""
     system = System(problem, COARSE)
-    x = climbed_up(system, responding(system), _NEARLY_UP, progress=report)
+    x = climbed_up(system, responding(system), _NEARLY_UP, _LONG, progress=report)
     return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 

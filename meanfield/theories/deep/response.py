@@ -30,6 +30,7 @@ _AT_ONCE = (
 )  # of ln of a kernel: directions that codes hardly use are orders of magnitude smaller than planted
 _RESPONSES = np.geomspace(1e-4, 1e8, 3000)  # x_1 in units of d_1
 _MOST, _EXACT, _FAILED = 14, 0.03, 1.0  # steps to a conjugate; decrements at which it is found, and lost
+_QUIET = 3.0  # nats by which delta may prefer neurons whose activations do not vary, at first
 _ARMIJO, _SHORTER, _SHORTEST = 1e-3, 0.4, 1e-3
 
 
@@ -75,7 +76,8 @@ def responding(system: System) -> Order:
     _, own, gains = prior_kernels(problem)
     tilde, delta = order.tilde.copy(), order.delta.copy()
     for layer in range(problem.depth - 2, -1, -1):
-        tilde[layer], delta[layer] = problem.push[layer] * found.tilde, problem.push[layer] * found.delta
+        tilde[layer] = problem.push[layer] * found.tilde
+        delta[layer] = np.maximum(problem.push[layer] * found.delta, -2.0 * _QUIET / (problem.n_samples * own[layer]))
         before = noise = own[layer] * np.eye(frame.apart.shape[1])  # of the prior: on the stable side
         if layer > 0:
             gain = problem.scales[layer - 1] * gains[layer] ** 2
