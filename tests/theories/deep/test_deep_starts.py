@@ -102,3 +102,25 @@ def test_the_search_for_codes_ends_in_words(monkeypatch):
     task = mf.class_task(targets=[1.0, -1.0], n_samples=100)
     with pytest.raises(ConvergenceError, match="codes were not found in the work that is allowed"):
         mf.solve(mf.Network("sigmoid", 3), task, 0.01)
+
+
+@pytest.mark.parametrize("rule", [COARSE, FINE])
+def test_lattices_of_fields_resolve_what_lies_between_flat_maxima(rule):
+    """A saturated class is flat at its maxima and four times as stiff between them: lattices by the maxima alone left
+    1e-3 of ln Z, other ones at every evaluation, and tens of the sum of all conjugates, at least -1 / (K + d / P)."""
+    network = mf.Network("hard_sigmoid", 3, sigma_a=0.7, sigma_w=0.8, readout_exponent=1 / 3)
+    task = mf.class_task(targets=[[1.0, -0.47], [-0.47, 1.0]], n_samples=29683)
+    problem, _ = problem_of(network, task, 0.011)
+    order = replace(limit_order(problem), t=np.array([[0.0088715, -0.0044103], [-0.0044103, 0.0088715]]))
+
+    def together(found):
+        return problem.push[-1] * (problem.n @ found.tilde @ problem.n + problem.n @ found.delta)
+
+    exact = System(problem, CHECK).averages(order, 2)[0]
+    least = -1.0 / (order.kernel[1].mean() + order.d[1, 0] / problem.n_samples)
+    assert least < together(exact) < 0.99 * least
+    system = System(problem, rule)
+    for _ in range(3):
+        found = system.averages(order, 2)[0]
+        assert abs(found.log_z - exact.log_z) < (3e-4 if rule is COARSE else 1e-7)
+        assert abs(together(found) - together(exact)) < (1.0 if rule is COARSE else 1e-3)
