@@ -23,8 +23,8 @@ __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
 _MOST_PAIRS = 40_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
-# Where curvatures are looked for; standard deviations beyond the maxima, and where they are of the own field alone.
-_GRID_B, _GRID_H, _BEYOND, _NEAR = 17, 33, 3.0, 1.0
+_GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
+_PLACES = 13  # beside a maximum
 _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
@@ -267,8 +267,8 @@ def fields_of(
             at = h[:, like[c]]
             region = regions[c]
             if region is None:
-                near = _region(phi, n, setting, c, (b.min(axis=0), b.max(axis=0)), at, _NEAR)
-                stiffest = _between(stiffness[c][1], near.stiffness, float(variance[c]))
+                near = b[:, like[c]].ravel(), at.ravel()
+                stiffest = _around(phi, n, setting, c, near, rule.depth, float(variance[c]), stiffness[c][1])
             else:
                 stiffest = max(stiffness[c][1], region.stiffness)
             force = None if region is None else region.force
@@ -418,11 +418,10 @@ def _region(
     c: int,
     bounds: tuple[FloatArray, FloatArray],
     h: FloatArray,
-    beyond: float = _BEYOND,
 ) -> _Region:
-    """On a grid over the bounds of b, and over h up to so many standard deviations beyond the maxima."""
+    """On a grid over the bounds of b, and over h around the maxima."""
     d, size = float(setting.d[c]), float(n[c])
-    reach = beyond * math.sqrt(float(setting.covariance[c, c]))
+    reach = _BEYOND * math.sqrt(float(setting.covariance[c, c]))
     b_grid = np.linspace(float(bounds[0][c]), float(bounds[1][c]), _GRID_B)
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
     nodes = z_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
@@ -431,9 +430,27 @@ def _region(
     return _Region(max(size * float(-site.hh.min()), 0.0), force)
 
 
-def _between(at_maxima: float, around: float, variance: float) -> float:
-    """The stiffness that spacings of h go by: maxima of saturated classes are flat, and the way there is not."""
-    return max(at_maxima, (1.0 / variance + around) / _BOUNDED**2 - 1.0 / variance)
+def _around(
+    phi: Activation,
+    n: FloatArray,
+    setting: Setting,
+    c: int,
+    maxima: tuple[FloatArray, FloatArray],
+    depth: float,
+    variance: float,
+    stiffest: float,
+) -> float:
+    """The stiffness that spacings of h go by: at maxima (b, h) of saturated classes it is small, `stiffest` at most,
+    and larger beside them, where there is weight as well."""
+    b, h = maxima
+    width = 1.0 / math.sqrt(1.0 / variance + stiffest)
+    places = h[:, None] + math.sqrt(2.0 * depth) * width * np.linspace(-1.0, 1.0, _PLACES)
+    d = float(setting.d[c])
+    nodes = z_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
+    site = site_table(nodes, b, places.ravel(), d, float(setting.delta[c]))
+    every = np.arange(len(b))
+    beside = max(0.0, float(-n[c] * site.hh.reshape(len(b), len(b), _PLACES)[every, every].min()))
+    return max(stiffest, (1.0 / variance + beside) / _BOUNDED**2 - 1.0 / variance)
 
 
 def _stiffness(

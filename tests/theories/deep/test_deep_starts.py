@@ -107,8 +107,8 @@ def test_the_search_for_codes_ends_in_words(monkeypatch):
 
 
 @pytest.mark.parametrize("rule", [COARSE, FINE])
-def test_lattices_of_fields_resolve_what_lies_between_flat_maxima(rule):
-    """A saturated class is flat at its maxima and four times as stiff between them: lattices by the maxima alone left
+def test_lattices_of_fields_resolve_what_lies_beside_flat_maxima(rule):
+    """A saturated class is flat at its maxima and four times as stiff beside them: lattices by the maxima alone left
     1e-3 of ln Z, other ones at every evaluation, and tens of the sum of all conjugates, at least -1 / (K + d / P)."""
     network = mf.Network("hard_sigmoid", 3, sigma_a=0.7, sigma_w=0.8, readout_exponent=1 / 3)
     task = mf.class_task(targets=[[1.0, -0.47], [-0.47, 1.0]], n_samples=29683)
