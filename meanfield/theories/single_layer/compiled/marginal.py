@@ -32,6 +32,7 @@ BLOCK = 16  # nodes of a line that are visited together
 _OUT = -1e300
 _MAX_INTERVALS = 20_000
 _CHUNK = 16  # intervals of L that are made together
+_ROUNDING = 1e-6  # of places in the table, in intervals
 _FAINT = -40.0  # ln of what is left out of the integral over x
 
 
@@ -87,7 +88,8 @@ def _smoothed(quick, n_samples, p, gain, low, high, spacing, of_s, of_x, first, 
         for i in range(count):
             action[begin + i] = value[i]
     made = np.zeros((n + _CHUNK - 1) // _CHUNK, np.uint8)
-    return _Smoothed(np.empty((n, 8)), made, action, low, spacing, gain, of_s, of_x, first, n_x)
+    # Nodes outside of the table look at the first interval: nothing there may be no number.
+    return _Smoothed(np.zeros((n, 8)), made, action, low, spacing, gain, of_s, of_x, first, n_x)
 
 
 @jit
@@ -143,7 +145,8 @@ def _make(smooth, n_samples, chunk):
 def _made_between(smooth, n_samples, inverse, one, other):
     """Make what is missing of L between two values of s."""
     last = smooth.coefficients.shape[0] - 1
-    low, high = (min(one, other) - smooth.low) * inverse, (max(one, other) - smooth.low) * inverse
+    low = (min(one, other) - smooth.low) * inverse - _ROUNDING
+    high = (max(one, other) - smooth.low) * inverse + _ROUNDING
     for chunk in range(int(min(max(low, 0.0), last)) // _CHUNK, int(min(max(high, 0.0), last)) // _CHUNK + 1):
         if smooth.made[chunk] == 0:
             _make(smooth, n_samples, chunk)
