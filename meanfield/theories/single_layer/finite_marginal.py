@@ -18,7 +18,7 @@ __all__ = ["MAX_MARGINAL_SAMPLES", "Minimum", "is_marginal", "solve_marginal"]
 
 MAX_MARGINAL_SAMPLES = 2e4  # beyond, an error of 1e-16 in t is felt in the shares of codes, which are no unknowns here
 _OUTPUTS = 2, 5
-_ROUGH = 1e-6  # accuracy of the lattice on the way: what costs are calls, not nodes
+_FIRST, _ROUGH = 1e-4, 1e-6  # accuracies of the lattice at the start, which is not near, and on the way
 _NEAR = 2.5e-3  # residual up to which that is the way
 _MARGIN = 0.05  # error of the lattice, relative to the residual that is aimed at
 _MAX_COARSE, _MAX_FINE = 40, 6
@@ -73,7 +73,7 @@ def _approach(marginal: Marginal, t: FloatArray) -> tuple[FloatArray, int]:
     """t where the residual of the coarse lattice is small, by Newton's method with a line search; number of steps."""
     problem = marginal.problem
     marginal.look_for_maxima(t, _ROUGH)
-    value = marginal.value(t, _ROUGH, True)
+    value = marginal.value(t, _FIRST, True)
     for step in range(_MAX_COARSE):
         residual = problem.residual(value.gradient)
         if residual <= _NEAR:

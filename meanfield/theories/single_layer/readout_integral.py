@@ -114,9 +114,10 @@ class ReadoutIntegral:
     ) -> tuple[FloatArray, FloatArray]:
         """Local maxima of h, highest first, from the last ones and the 0/1 and -1/+1 patterns of the classes.
 
-        `on_the_way`: without the second patterns where there are last ones.
+        `on_the_way`: without the second patterns where there are last ones, or phi is bounded.
         """
-        starts = [self.starts] if on_the_way and len(self.starts) else [self.starts, self.patterns @ t]
+        few = on_the_way and (len(self.starts) or not self.unbounded)
+        starts = [self.starts] if few else [self.starts, self.patterns @ t]
         if extra is not None:
             starts.append(extra)
         found = np.empty((_MAX_MAXIMA, t.shape[1]))

@@ -176,27 +176,41 @@ def _smooth_site(smooth, low, inverse, s, value, slope):
 
 
 @jit
-def _add_weighted(w, z0, z1, z2, beta, row, sums):
-    """Add sums of w z0 beta_r beta_q (r >= q), w z1 beta_r and w z2 to a row of sums, in the order of a triangle."""
-    d, n = beta.shape
+def _weighted_squares(w, beta, squares):
+    """Fill squares (s, n) with w beta_r beta_q (r >= q), w beta_r and w, in the order of a triangle."""
+    d = beta.shape[0]
     j = 0
     for r in range(d):
         for q in range(r + 1):
-            total = 0.0
-            for i in range(n):
-                total += w[i] * z0[i] * beta[r, i] * beta[q, i]
-            sums[row, j] += total
+            for i in range(BLOCK):
+                squares[j, i] = w[i] * beta[r, i] * beta[q, i]
             j += 1
     for r in range(d):
-        total = 0.0
-        for i in range(n):
-            total += w[i] * z1[i] * beta[r, i]
-        sums[row, j] += total
+        for i in range(BLOCK):
+            squares[j, i] = w[i] * beta[r, i]
         j += 1
+    for i in range(BLOCK):
+        squares[j, i] = w[i]
+
+
+@jit
+def _add_weighted(squares, z0, z1, z2, d, row, sums):
+    """Add sums of z0, z1 and z2 times the squares that have no, one and two factors x to a row of sums (., s)."""
+    last = squares.shape[0] - 1
+    for j in range(last - d):
+        total = 0.0
+        for i in range(BLOCK):
+            total += z0[i] * squares[j, i]
+        sums[row, j] += total
+    for j in range(last - d, last):
+        total = 0.0
+        for i in range(BLOCK):
+            total += z1[i] * squares[j, i]
+        sums[row, j] += total
     total = 0.0
-    for i in range(n):
-        total += w[i] * z2[i]
-    sums[row, j] += total
+    for i in range(BLOCK):
+        total += z2[i] * squares[last, i]
+    sums[row, last] += total
 
 
 @jit
@@ -225,7 +239,7 @@ def _marginal_sums(
     curvature = np.empty((n_other if with_second else 0, BLOCK))
     s, value, w = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     moved = np.empty((4, BLOCK))
-    z0, z1, z2 = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    z0, z1, z2, squares = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty((second.shape[1], BLOCK))
     one = smooth.gain / n_samples
     coefficients, s_low, s_inverse = smooth.coefficients, smooth.low, 1.0 / (smooth.of_s * smooth.spacing)
     half = 0.5 * n_samples
@@ -306,6 +320,7 @@ def _marginal_sums(
             first[n_other, d] += one / n_samples * total
             if not with_second:
                 continue
+            _weighted_squares(w, beta, squares)
             row = 0
             for c in range(n_other):
                 for e in range(c + 1):
@@ -314,20 +329,20 @@ def _marginal_sums(
                         z0[i] = n_samples * slope[c, i] * slope[e, i] + scale * curvature[c, i]
                         z1[i] = z0[i] * one * moved[0, i]
                         z2[i] = z0[i] * (1.0 / n_samples + one * one * moved[1, i])
-                    _add_weighted(w, z0, z1, z2, beta, row, second)
+                    _add_weighted(squares, z0, z1, z2, d, row, second)
                     row += 1
             for e in range(n_other):
                 for i in range(BLOCK):
                     z0[i] = slope[e, i] * moved[0, i]
                     z1[i] = slope[e, i] * one * moved[1, i]
                     z2[i] = slope[e, i] * (moved[0, i] / n_samples + one * one * moved[2, i])
-                _add_weighted(w, z0, z1, z2, beta, row, second)
+                _add_weighted(squares, z0, z1, z2, d, row, second)
                 row += 1
             for i in range(BLOCK):
                 z0[i] = moved[1, i] / n_samples
                 z1[i] = one * moved[2, i] / n_samples
                 z2[i] = (moved[1, i] / n_samples + one * one * moved[3, i]) / n_samples
-            _add_weighted(w, z0, z1, z2, beta, row, second)
+            _add_weighted(squares, z0, z1, z2, d, row, second)
     return n_nodes, top, mass
 
 
