@@ -87,7 +87,8 @@ def _smoothed(quick, n_samples, p, gain, low, high, spacing, of_s, of_x, first, 
             anywhere(quick, n_samples, share, kappa, count, value, slope, none)
         for i in range(count):
             action[begin + i] = value[i]
-    made = np.zeros((n + _CHUNK - 1) // _CHUNK, np.uint8)
+    chunks = (n + _CHUNK - 1) // _CHUNK
+    made = np.zeros(chunks, np.uint8)
     # Nodes outside of the table look at the first interval: nothing there may be no number.
     return _Smoothed(np.zeros((n, 8)), made, action, low, spacing, gain, of_s, of_x, first, n_x)
 
