@@ -8,13 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from meanfield.activations.density import _pieces
-from meanfield.theories.deep.recomputed import RecomputedLayers
+from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
 from meanfield.theories.deep.system import patched
 from meanfield.validation import FloatArray, real_array
 
 __all__ = ["LayerDensities"]
-
-_MOST_NODES = 3000  # of one density
 
 
 class LayerDensities(RecomputedLayers):
@@ -99,7 +97,7 @@ class LayerDensities(RecomputedLayers):
         share = np.where(chosen, detail.share, 0.0)
         if patched(system.problem):
             return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
-        rows = np.argsort(-share)[:_MOST_NODES]
+        rows = np.argsort(-share)[:MOST_NODES]
         rows = rows[share[rows] > 1e-12 * share.max()]
         share = share[rows] / share[rows].sum()
         setting = system.setting(order, layer)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.compiled.kernels import field_law
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
@@ -73,13 +74,34 @@ class Layer(LayerTerms):
         )  # fmt: skip
         return joint / joint.sum(axis=1, keepdims=True), g
 
+    def _class_law(self, view: View, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
+        total = self._terms(view, beta)
+        share = np.exp(total - total.max(axis=1, keepdims=True))
+        return self._joint(view, beta, c, view.fields.by_column(share / share.sum(axis=1, keepdims=True), c))
+
     def class_law(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray, np.ndarray]:
         """Nodes of h_c (n_h,), and at nodes beta (N, r): weights over them (N, n_h) and g_c there (N, n_h)."""
         view = self._covering(setting, beta)
-        total = self._terms(view, beta)
-        share = np.exp(total - total.max(axis=1, keepdims=True))
-        joint, g = self._joint(view, beta, c, view.fields.by_column(share / share.sum(axis=1, keepdims=True), c))
+        joint, g = self._class_law(view, beta, c)
         return view.fields.h[c], joint, g
+
+    def class_means(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
+        """At nodes beta (N, r): weights over the nodes of h_c (N, n_h) and <phi> given both fields there."""
+        view = self._covering(setting, beta)
+        joint, _ = self._class_law(view, beta, c)
+        order, b = ORDERS.index((1, 0)), beta @ setting.root[c]
+        return joint, view.table(c).sites.interpolated_derivatives(b, slice(None), [order]).reshape(joint.shape)
+
+    def totals(self, setting: Setting, products: Products, pattern: str | None = None) -> Totals:
+        """Sums of products over old nodes, those of all neurons or of one code."""
+        index = self._everywhere(self.index) if pattern is None else self.regions[pattern]
+        while True:
+            fields, beta = self._prepared(setting)[0], self._nodes(index)
+            view = self._view(setting, fields, *self._bounds(setting, beta, 0.0))
+            try:
+                return self._summed(view, products, index, np.ones(len(index)), False)
+            except Narrow:
+                self._stretch()
 
     def draw(
         self, setting: Setting, beta: FloatArray, rng: np.random.Generator
