@@ -233,11 +233,11 @@ class Layer(LayerTerms):
             seeds = self._nearest(beta[rows])
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):
-                view, self.regions[pattern] = self._basin(view, seeds)
+                view, self.regions[pattern] = self._basin(view, seeds, pattern)
             results.append(self._average(view, self.regions[pattern], detail, curvature, False, samples))
         return results
 
-    def _basin(self, view: View, seeds: IntArray) -> tuple[View, IntArray]:
+    def _basin(self, view: View, seeds: IntArray, pattern: str) -> tuple[View, IntArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -246,7 +246,7 @@ class Layer(LayerTerms):
         for _ in range(40):
             around = unique((at[:, None, :] + cube).reshape(-1, r))
             if not self._reached(view, self._nodes(around)):
-                raise NotCovered("a code's maximum moved out of reach")
+                raise NotCovered(f"the maximum of code {pattern} moved out of reach; it may not be locally stable")
             best = around[np.argmax(self._log_weight(view, self._nodes(around)))]
             if len(at) == 1 and (best == at[0]).all():
                 break
