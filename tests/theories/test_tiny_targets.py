@@ -54,8 +54,27 @@ def test_classes_at_finite_p(size):
 
 
 def test_saturated_last_layer():
-    with pytest.raises(mf.ConvergenceError):  # was certified with a residual of a third of the targets
+    # Was certified with a residual of a third of the targets; the gap is closed.
+    with pytest.raises(mf.ConvergenceError, match=r"residual .* of targets up to 1.0e-10"):
         mf.solve(mf.Network("sigmoid", depth=2), mf.class_task([0.6, 0.4], targets=[1e-10, -4e-11]), tau=0.01)
+
+
+@pytest.mark.parametrize("size", [1e-13, 1e-15, 1e-30])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_deep_at_finite_p(name, size):
+    """At 1e-30 a refusal was "Maximum allowed size exceeded", and below 1e-12 t was right to 1e-12 of sigma_a."""
+
+    def solved(size):
+        task = mf.class_task([0.6, 0.4], targets=np.array([1.0, -0.4]) * size, n_samples=60)
+        return mf.solve(mf.Network(name, depth=2), task, tau=0.05)
+
+    try:
+        post = solved(size)
+    except mf.ConvergenceError:
+        assert size < 1e-13
+        return
+    # Linear response, whatever the size: t / y tends to a limit.
+    np.testing.assert_allclose(post.solution.t / size, solved(1e-3).solution.t / 1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize("phi", ["sigmoid", "relu"])

@@ -92,7 +92,11 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     scale = max(1.0, abs(found.objective))
     largest = float(np.abs(task.targets).max())
     accepted = min(1e-8 * max(1.0, largest), 1e-4 * largest)  # tiny targets have to be met, too
-    good = abs(found.gap) <= 1e-8 * scale and found.residual <= accepted
+    closed = abs(found.gap) <= 1e-8 * scale
+    good = closed and found.residual <= accepted
+    failed = f"duality gap {found.gap:.1e}"
+    if closed:
+        failed = f"residual {found.residual:.1e} of targets up to {largest:.1e}, at most {accepted:.1e} is accepted"
     common, own, _ = prior_kernels(deep_problem(network, task, tau))
     n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
     top = (found.words.T * found.weight) @ found.words
@@ -121,8 +125,8 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
         certificate=DeepCertificate.of(
             found.residual, found.residual, 0.0, duality_gap=found.gap, nullity=found.nullity
         ),
-        status=Status.OPTIMAL if good else Status.DUALITY_GAP,
-        message="a convex problem, certified by its duality gap" if good else f"duality gap {found.gap:.1e}",
+        status=Status.OPTIMAL if good else Status.RESIDUAL if closed else Status.DUALITY_GAP,
+        message="a convex problem, certified by its duality gap" if good else failed,
         notes=tuple(notes),
         n_samples=math.inf,
         tau=tau,

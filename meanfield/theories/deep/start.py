@@ -122,9 +122,10 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         weight = np.array(list(fractions.values()))
     middle = 0.5 * (problem.phi.infimum + problem.phi.supremum)
     sign = np.sign(words - middle)
-    gains = np.array([own[0] if layer == 0 else gain[layer] ** 2 for layer in range(depth - 1)])
-    gamma = np.cumprod(gains)
     d_top, last = (own[depth - 2], problem.scales[-1]) if depth > 1 else (problem.k, 1.0)
+    gains = [own[0], *(scale * one**2 for scale, one in zip(problem.scales, gain[1 : depth - 1]))]
+    gamma = np.cumprod(gains)  # of the kernels
+    top = last * gamma[-1]  # of the fields of the last layer
 
     def responses(h: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Half of what mean activations at fields h and -h differ by, and their slope at h."""
@@ -140,9 +141,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
         soft, t = readout(half)
         a = problem.readout_variance * (soft * n) @ t
         b = float(weight @ np.abs(a @ t.T) @ p)
-        return math.log(max(p_total * b * rise, 1e-300)) - math.log(
-            ((h * h) * p_total / gamma[-1]) ** (1.0 / depth) / h
-        )
+        return math.log(max(p_total * b * rise, 1e-300)) - math.log(((h * h) * p_total / top) ** (1.0 / depth) / h)
 
     def at(h: float) -> float:
         half, rise = responses(np.array([h]))
@@ -162,7 +161,7 @@ def planted(problem: DeepProblem, fractions: Mapping[str, float] | None = None, 
     eta = np.maximum(eta, 0.0)
     kernel, d = [], []
     for layer in range(depth - 1):
-        size = (eta * p_total / gamma[-1]) ** ((layer + 1) / depth)
+        size = (eta * p_total / top) ** ((layer + 1) / depth)
         kappa = (vectors * (gamma[layer] * size / p_total)) @ vectors.T / np.outer(root, root)
         # <phi^2> = K + d hardly changes while a layer learns.
         level, free, share = common[layer], own[layer], LEARNED if limit else 0.8

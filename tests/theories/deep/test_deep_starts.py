@@ -12,10 +12,12 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.deep import branches, upwards
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limit_order
-from meanfield.theories.deep.newton import admissible
+from meanfield.theories.deep.newton import admissible, newton
+from meanfield.theories.deep.readout import readout_minimum
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
 from meanfield.theories.deep.solve import solve_deep
+from meanfield.theories.deep.start import planted, relax
 from meanfield.theories.deep.system import Order, System
 from meanfield.theories.deep.work import spend
 from tests.deep_oracles import Weight, layer_means
@@ -157,3 +159,14 @@ def test_counting_work_looks_at_the_clock():
     """A single evaluation far from any solution took minutes, and the time limit was seen after it."""
     with time_limit(0.0), pytest.raises(OutOfTime):
         spend(1.0)
+
+
+@pytest.mark.parametrize("sigma_w", [0.5, 2.0])
+def test_planted_kernels_know_the_weights_above_them(sigma_w):
+    """sigma_w^2 of the upper layers was missing in Gamma: Newton's method was lost (0.5), or took 13 steps (2)."""
+    network = mf.Network("sigmoid", 3, sigma_w=sigma_w, readout_exponent=1.0)
+    problem, _ = problem_of(network, mf.class_task(targets=[1.0, -0.5], n_samples=5000), 0.02)
+    system = System(problem, COARSE)
+    order = readout_minimum(system, planted(problem, limit=True))[0]
+    found = newton(system, relax(system, order, critical=True, limit=True), 5e-5, most=10)
+    assert found.residual <= 5e-5
