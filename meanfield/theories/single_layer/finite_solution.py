@@ -32,8 +32,8 @@ class FiniteSolution:
     outlier_weight : (o,) array
     residual : float
         max_c |y_c - <a G'(a.t_c)> - sum_o w_o u_o g'(t_c.u_o)/2 - tau t_c| and, where codes are separated, violation
-        of P_gamma = exp(P (l_gamma - s)) in units of l; recomputed with `direct` on another, finer lattice, plus the
-        difference of the two lattices; for Laplace's method plus the effect of the order in 1/P left out.
+        of P_gamma = exp(P (l_gamma - s)) in units of l; recomputed with `direct` on another lattice, no coarser, plus
+        the difference of the two lattices; for Laplace's method plus the effect of the order in 1/P left out.
     decrement : float
         Newton estimate of J(t) - min J.
     integration_error : float

@@ -111,7 +111,7 @@ class Marginal:
         return Value(objective, gradient, matrix, n_nodes)
 
     def checked(self, t: FloatArray, accuracy: float) -> Value:
-        """J and its gradient from direct evaluations of G, node by node on other and finer lattices.
+        """J and its gradient from direct evaluations of G, node by node on other lattices.
 
         Another class than in `value` has a lattice of its own; maxima of h are searched again, from more starts.
         """
