@@ -133,6 +133,31 @@ def test_a_sweep_over_depth_meets_two_theories():
         mf.sweep(NETWORK, BINARY, 0.01, depth=[1.5], progress=False)
 
 
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        ("readout_exponent", [0.9, 1.0]),
+        ("sigma_w", [0.9, 1.0]),
+        ("n_samples", [100, math.inf]),
+        ("sigma_a", [0.9, 1.0]),
+    ],
+)
+def test_sweeps_over_what_makes_a_network(axis, values, monkeypatch):
+    """The last point is that of its own solve."""
+    from meanfield.theories.deep import solve as module
+
+    def none(*_):
+        raise module.NotCovered("not looked for")
+
+    monkeypatch.setattr(module, "prior_branch", none)
+    diagram = mf.sweep(NETWORK, BINARY, 0.02, **{axis: values}, progress=False)
+    assert diagram.certified.all()
+    assert diagram.phase_labels == ("0-1, 1-0",)
+    task = BINARY.with_(n_samples=values[-1]) if axis == "n_samples" else BINARY
+    assert diagram.objective[-1] == pytest.approx(mf.solve(NETWORK, task, 0.02).objective, rel=1e-9)
+    assert diagram.objective[0] != pytest.approx(diagram.objective[-1], rel=1e-3)
+
+
 def test_points_are_checked_as_they_are_restored():
     diagram = mf.sweep(NETWORK, BINARY, tau=[0.01], sigma_a=[1.0], progress=False)
     assert diagram.shape == (1, 1)
