@@ -482,7 +482,7 @@ def test_a_second_code_of_the_bulk_is_not_passed_over():
     network = mf.Network(mf.activation("leaky_relu", slope=0.69))
     targets = [[0.526], [-1.162], [0.619], [0.031]]
     task = mf.class_task(fractions=[0.272, 0.493, 0.188, 0.047], targets=targets)
-    diagram = mf.sweep(network, task, 0.02, sigma_w=[1.2, 1.8])
+    diagram = mf.sweep(network, task, 0.02, sigma_w=[1.1, 1.8])
     assert [len(diagram.posterior(i).codes) for i in (0, 1)] == [1, 2]
-    with pytest.warns(RuntimeWarning, match="between sigma_w = 1.4"):
+    with pytest.warns(RuntimeWarning, match="between sigma_w = 1.2"):
         assert diagram.transitions() == ()
