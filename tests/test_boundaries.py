@@ -264,3 +264,10 @@ def test_pairs_that_share_outliers_are_told_from_all_that_do():
     assert point.parameters["off"] == pytest.approx(2 / (np.pi * np.sqrt(3)), abs=1e-3)
     row = mf.sweep(mf.Network("relu"), task.with_(fractions=[0.2, 0.4, 0.4]), off=[0.2, 0.37, 0.5])
     assert at == pytest.approx([transition.value for transition in row.transitions()], abs=1e-9)
+
+
+def test_one_outlier_of_all_classes_is_told_from_a_cone():
+    """ReLU, three classes: one outlier that all drive, and a cone of them, share the same classes."""
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25])
+    line = mf.sweep(mf.Network("relu"), task, 0.1, off=[0.7, 0.82, 0.87])
+    assert line.phase_labels == tuple(f"bulk, outliers 1+2+3{few}" for few in ("", " (2 alone)", " (1 alone)"))

@@ -103,7 +103,8 @@ class PhaseNames(GridOfPoints):
     def _sharing(self, i: int) -> list[str]:
         """Which classes drive outliers, joined by + where outliers are shared: the zeros of sum_o z_oc z_oc'.
 
-        Joined are classes of which any two share some; 1+2, 1+3 is another phase than 1+2+3.
+        Joined are classes of which any two share some; 1+2, 1+3 is another phase than 1+2+3, and so is 1+2+3 with fewer
+        outliers than span a cone, 1+2+3 (1 alone).
         """
         weight = self.points.outlier_weight[i]
         keep = weight > _PRESENT
@@ -116,8 +117,14 @@ class PhaseNames(GridOfPoints):
         zbar = np.where(kappa > 0, on_plus, on_minus) * kappa
         overlap = np.abs(zbar.T * weight[keep]) @ np.abs(zbar)
         linked = overlap > _SHARED * overlap.max()
-        labels = self.task.class_names
-        return sorted("+".join(labels[c] for c in sorted(group)) for group in _sets_of_linked(linked))
+        labels, m = self.task.class_names, self.task.n_outputs
+        found = []
+        for group in _sets_of_linked(linked):
+            inside = sorted(group)
+            rank = int(np.linalg.matrix_rank(overlap[np.ix_(inside, inside)], tol=_SHARED * overlap.max()))
+            few = f" ({rank} alone)" if rank < min(len(inside), m) else ""
+            found.append("+".join(labels[c] for c in inside) + few)
+        return sorted(found)
 
     @property
     def phase_labels(self) -> tuple[str, ...]:
