@@ -246,3 +246,28 @@ def test_curves_that_begin_where_others_end_are_found():
     np.testing.assert_allclose(sorted(crossings), sorted(places), atol=1e-9)
     assert len(places) == 6
     assert all(len(point.curves) >= 3 for point in found.points if point.kind != "crossovers")
+
+
+def test_pairs_that_share_outliers_are_told_from_all_that_do():
+    """ReLU over the share of class 1: classes 1+2, 1+3 share outliers before 2+3 do where it is small; J'' jumps there.
+
+    At equal shares all curves meet, at y_- = 2 / (pi sqrt(3)).
+    """
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25])
+    plane = mf.sweep(mf.Network("relu"), task, off=np.linspace(0.2, 0.5, 9), fraction_1=np.linspace(0.1, 0.6, 9))
+    assert {"bulk, outliers 1+2, 1+3", "bulk, outliers 1+2+3"} <= set(plane.phase_labels)
+    found = plane.boundaries()
+    assert (len(found), found.unexplained) == (4, ())
+    at = sorted(point.value for curve in found for point in curve.at("fraction_1", 0.2))
+    assert len(at) == 2
+    (point,) = found.points
+    assert point.parameters["off"] == pytest.approx(2 / (np.pi * np.sqrt(3)), abs=1e-3)
+    row = mf.sweep(mf.Network("relu"), task.with_(fractions=[0.2, 0.4, 0.4]), off=[0.2, 0.37, 0.5])
+    assert at == pytest.approx([transition.value for transition in row.transitions()], abs=1e-9)
+
+
+def test_one_outlier_of_all_classes_is_told_from_a_cone():
+    """ReLU, three classes: one outlier that all drive, and a cone of them, share the same classes."""
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25])
+    line = mf.sweep(mf.Network("relu"), task, 0.1, off=[0.7, 0.82, 0.87])
+    assert line.phase_labels == tuple(f"bulk, outliers 1+2+3{few}" for few in ("", " (2 alone)", " (1 alone)"))

@@ -475,3 +475,14 @@ def test_outliers_along_parameters_of_phi_and_sigma_w():
     diagram = mf.sweep(mf.Network("relu"), mf.class_task(targets=[1.0, 0.3]), sigma_w=[1.2, 1.45])
     (found,) = diagram.transitions()
     assert (found.kind, found.value) == ("driven", pytest.approx(0.3 * np.pi * np.sqrt(2.0), abs=1e-12))
+
+
+def test_a_second_code_of_the_bulk_is_not_passed_over():
+    """Leaky ReLU, one outlier all along: no type of transition is known for it, which has to be said."""
+    network = mf.Network(mf.activation("leaky_relu", slope=0.69))
+    targets = [[0.526], [-1.162], [0.619], [0.031]]
+    task = mf.class_task(fractions=[0.272, 0.493, 0.188, 0.047], targets=targets)
+    diagram = mf.sweep(network, task, 0.02, sigma_w=[1.1, 1.8])
+    assert [len(diagram.posterior(i).codes) for i in (0, 1)] == [1, 2]
+    with pytest.warns(RuntimeWarning, match="between sigma_w = 1.2"):
+        assert diagram.transitions() == ()

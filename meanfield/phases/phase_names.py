@@ -16,7 +16,7 @@ from meanfield.posterior.registry import division_of
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
 from meanfield.theories.single_layer.theory import is_limit
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["PhaseNames"]
 
@@ -101,7 +101,11 @@ class PhaseNames(GridOfPoints):
         return self.division.phase_name(counted, len(present), self._sharing(i))
 
     def _sharing(self, i: int) -> list[str]:
-        """Which classes drive outliers, joined by + where outliers are shared: the zeros of sum_o z_oc z_oc'."""
+        """Which classes drive outliers, joined by + where outliers are shared: the zeros of sum_o z_oc z_oc'.
+
+        Joined are classes of which any two share some; 1+2, 1+3 is another phase than 1+2+3, and so is 1+2+3 with fewer
+        outliers than span a cone, 1+2+3 (1 alone).
+        """
         weight = self.points.outlier_weight[i]
         keep = weight > _PRESENT
         if not keep.any():
@@ -113,15 +117,14 @@ class PhaseNames(GridOfPoints):
         zbar = np.where(kappa > 0, on_plus, on_minus) * kappa
         overlap = np.abs(zbar.T * weight[keep]) @ np.abs(zbar)
         linked = overlap > _SHARED * overlap.max()
-        groups: list[set[int]] = []
-        for c in np.flatnonzero(np.diag(linked)):
-            joined = {int(c)} | {int(d) for d in np.flatnonzero(linked[c])}
-            for group in [g for g in groups if g & joined]:
-                joined |= group
-                groups.remove(group)
-            groups.append(joined)
-        labels = self.task.class_names
-        return sorted("+".join(labels[c] for c in sorted(group)) for group in groups)
+        labels, m = self.task.class_names, self.task.n_outputs
+        found = []
+        for group in _sets_of_linked(linked):
+            inside = sorted(group)
+            rank = int(np.linalg.matrix_rank(overlap[np.ix_(inside, inside)], tol=_SHARED * overlap.max()))
+            few = f" ({rank} alone)" if rank < min(len(inside), m) else ""
+            found.append("+".join(labels[c] for c in inside) + few)
+        return sorted(found)
 
     @property
     def phase_labels(self) -> tuple[str, ...]:
@@ -145,3 +148,14 @@ def _labels(network: Network, kappa: FloatArray) -> list[str]:
 
     mean = cumulant(network.activation, network.k).direct(kappa)[1]
     return [code_pattern(network, row) for row in mean]
+
+
+def _sets_of_linked(linked: BoolArray) -> list[frozenset[int]]:
+    """The largest sets of classes any two of which are linked; classes not linked to themselves are in none."""
+    sets: list[frozenset[int]] = []
+    for c in np.flatnonzero(np.diag(linked)).tolist():
+        near = {d for d in range(c) if linked[c, d]}
+        grown = [group & near | {c} for group in sets] + [frozenset({c})]
+        sets = [group for group in sets if not group <= near] + grown
+        sets = [one for one in dict.fromkeys(sets) if not any(one < other for other in sets)]
+    return sets

@@ -21,14 +21,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.special import ndtr
+from scipy.special import logsumexp, ndtr
 
 from meanfield.activations.cumulant import cumulant
 from meanfield.numerics.symmetric import symmetric_root
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.parts import activity_threshold
 from meanfield.theories.single_layer.densities import Densities
-from meanfield.theories.single_layer.readout_lattice import readout_lattice
+from meanfield.theories.single_layer.readout_lattice import log_integral, readout_lattice
 from meanfield.validation import FloatArray
 
 __all__ = ["MIN_MASS", "CodeAverages", "NetworkMoments"]
@@ -38,6 +38,7 @@ _GRID = 4000  # nodes of the splines of G, G', G''
 _STEPS = 30
 _HALVINGS = 30
 _TOLERANCE = 1e-10
+_ASCENT, _CLOSE = 2000, 1e-9  # steps to a maximum of h, and how near counts
 
 
 class NetworkMoments(NamedTuple):
@@ -59,6 +60,7 @@ class _Sides(NamedTuple):
     site_mean: FloatArray  # G', G'' (n, C)
     site_variance: FloatArray
     log_weight: FloatArray  # (n,), 0 at most: only ratios count
+    shift: float  # what was taken from it
 
 
 class CodeAverages:
@@ -85,6 +87,7 @@ class CodeAverages:
         self.middle = activity_threshold(network)
         self.cumulant = cumulant(network.activation, network.k)
         self.readouts, weight = _nodes(posterior)
+        self._level = log_integral(task, posterior.solution)  # (1/P) ln Z at its t
         self._reach = (math.inf, -math.inf)
         self._base = np.log(weight) - self.n_samples * self._cumulants(self.t)[0] @ self.fractions
         start = self._sides(self.t)
@@ -121,6 +124,34 @@ class CodeAverages:
             f"the theory at these fractions of the codes did not converge (misfit {np.abs(misfit).max():.1e}); they "
             "may be too far from equilibrium (compare samples with fractions='equilibrium')."
         )
+
+    def dual(self, t: FloatArray, shares: FloatArray) -> float:
+        """J_p(t) at the fractions (2^C,) of the codes."""
+        sides, classes = self._sides(t), np.arange(len(t))
+        value = self._level + sides.shift / self.n_samples
+        known = self.known(shares)
+        for word in known.tolist():
+            log_weight = self._log_weight(sides, (word >> classes[::-1]) & 1)
+            value += shares[word] / shares[known].sum() * float(logsumexp(log_weight)) / self.n_samples
+        return float(value + self.fractions @ (0.5 * self.tau * t**2 - t * self.targets).sum(axis=1))
+
+    def violation(self, t: FloatArray, shares: FloatArray) -> float:
+        """Largest violation of y_c = sum_g p_g <a M_c>_g + tau t_c, by direct evaluations of G."""
+        return float(np.abs(self._output(self._sides(t, direct=True), shares) + self.tau * t - self.targets).max())
+
+    def known(self, shares: FloatArray) -> NDArray[np.intp]:
+        """Words of the codes that have neurons and a theory."""
+        return np.flatnonzero((shares > 0) & (self.shares > MIN_MASS))
+
+    def leaving(self, t: FloatArray, readout: FloatArray, sigma_a: float, word: int) -> bool:
+        """Whether steepest ascent of h, from a readout, leads to a maximum that shows another code."""
+        for _ in range(_ASCENT):
+            new = sigma_a**2 * (self.fractions * self.cumulant.direct(t @ readout)[1]) @ t
+            moved, readout = float(np.abs(new - readout).max()), new
+            if moved <= _CLOSE * (1.0 + float(np.abs(new).max())):
+                break
+        shown = self.cumulant.direct(t @ readout)[1] > self.middle
+        return int(shown @ (1 << np.arange(len(t))[::-1])) != word
 
     def _misfit(self, sides: _Sides, shares: FloatArray, t: FloatArray) -> FloatArray:
         return self._output(sides, shares) + self.tau * t - self.targets - self._offset
@@ -172,8 +203,8 @@ class CodeAverages:
             self._spline = CubicSpline(grid, np.stack(self.cumulant.direct(grid), axis=1))
         return tuple(np.moveaxis(self._spline(kappa), -1, 0))
 
-    def _sides(self, t: FloatArray) -> _Sides:
-        g0, mu, site = self._cumulants(t)
+    def _sides(self, t: FloatArray, direct: bool = False) -> _Sides:
+        g0, mu, site = self.cumulant.direct(self.readouts @ t.T) if direct else self._cumulants(t)
         sd = np.sqrt(np.maximum(site, 1e-300) / self.counts)
         theta = (mu - self.middle) / sd
         sign = np.array([-1.0, 1.0])[:, None, None]
@@ -181,7 +212,8 @@ class CodeAverages:
         excess = sign * sd * np.exp(-0.5 * theta**2) / math.sqrt(2 * math.pi) / probability
         second = mu**2 + sd**2 + (mu + self.middle) * excess
         log_weight = self._base + self.n_samples * g0 @ self.fractions
-        return _Sides(probability, mu + excess, second, mu, site, log_weight - log_weight.max())
+        shift = float(log_weight.max())
+        return _Sides(probability, mu + excess, second, mu, site, log_weight - shift, shift)
 
     def _word(self, sides: _Sides, word: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Weights (n,) of a code, of sum 1, and E[M | code], E[M^2 | code] (n, C)."""
@@ -205,8 +237,7 @@ class CodeAverages:
     def _mixture(self, sides: _Sides, shares: FloatArray) -> list[tuple[float, FloatArray, FloatArray, FloatArray]]:
         """(share, normalised node weights, E[M], E[M^2]) of all codes that occur; shares renormalised."""
         # What a code weighs at other t is no matter: its fraction is given, and nodes only tell how it is distributed.
-        known = np.flatnonzero((shares > 0) & (self.shares > MIN_MASS))
-        found = [(float(shares[word]), *self._word(sides, int(word))) for word in known.tolist()]
+        found = [(float(shares[word]), *self._word(sides, int(word))) for word in self.known(shares).tolist()]
         norm = sum(share for share, *_ in found) or 1.0
         return [(share / norm, weight, first, second) for share, weight, first, second in found]
 

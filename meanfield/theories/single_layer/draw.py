@@ -30,10 +30,13 @@ def draw(posterior: Densities, n: object, rng: object, samples_per_class: object
         readouts = generator.standard_normal((n, task.n_outputs)) @ symmetric_root(solution.gaussian_covariance)
     else:
         names = [c.label for c in posterior.codes] if posterior.scheme != "sparse" else ["bulk"]
-        code = np.sort(generator.choice(len(names), size=n, p=solution.weight / solution.weight.sum()))
-        readouts = solution.readout[code].copy()
-        if solution.covariance is not None:
-            root = np.stack([symmetric_root(covariance) for covariance in solution.covariance])
+        codes = posterior.codes  # at given fractions those of the solution are of equilibrium
+        share = np.array([c.weight for c in codes])
+        code = np.sort(generator.choice(len(names), size=n, p=share / share.sum()))
+        readouts = np.stack([c.readout for c in codes])[code]
+        spread = [c.covariance for c in codes if c.covariance is not None]
+        if spread:
+            root = np.stack([symmetric_root(covariance) for covariance in spread])
             readouts += np.einsum("ni,nij->nj", generator.standard_normal(readouts.shape), root[code])
         if solution.kind is not None:
             readouts = class_kinds(task.fractions, task.targets).shuffled(readouts, generator)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from meanfield.archive import write_archive
-from meanfield.posterior.certificate import Certificate
+from meanfield.posterior.certificate import Certificate, ConvergenceError
 from meanfield.posterior.division import pattern_of
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons
@@ -26,7 +26,9 @@ from meanfield.theories.single_layer.kernels import ClassKernels
 from meanfield.theories.single_layer.orbit_code import OrbitCode
 from meanfield.theories.single_layer.solution import Solution, pack_solution
 from meanfield.theories.single_layer.table import posterior_table
-from meanfield.validation import FloatArray, read_only
+from meanfield.validation import FloatArray, read_only, real_array
+
+_MOST_MISSING = 0.02  # of the neurons, with codes of which there is no theory
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,11 +237,15 @@ class SingleNeuronPosterior(ClassKernels):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to an ``.npz`` file (no pickle inside); returns its path."""
-        header, arrays = pack_solution(self.solution)
+        header, arrays = self._packed()
         header = {"network": self.network.to_dict(), "task": self.task.to_dict(), "solution": header}
         return write_archive(path, "posterior", header, arrays)
 
     # ---- helpers ---------------------------------------------------------------------------------
+
+    def _packed(self) -> tuple[dict[str, object], dict[str, FloatArray]]:
+        """Header and arrays of a file."""
+        return pack_solution(self.solution)
 
     def _kappa(self, readout: FloatArray) -> FloatArray:
         return np.asarray(self.solution.t @ readout)
@@ -249,15 +255,22 @@ class SingleNeuronPosterior(ClassKernels):
 class FrozenPosterior(SingleNeuronPosterior):
     """The posterior of a class task whose neurons are assigned to codes by their mean activations, as in samples.
 
+    Densities and drawn neurons take the readouts of a code as Gaussian; that its samples show it is in `codes` and
+    `kernel` only.
+
     Attributes
     ----------
     averages : CodeAverages
     shares : (2^C,) array
         Fractions of the code words: frozen ones, or those of equilibrium.
+    given : bool
+        Whether they are frozen ones.
     """
 
     averages: CodeAverages
     shares: FloatArray
+
+    given: bool = True
 
     @cached_property
     def _moments(self) -> NetworkMoments:
@@ -286,6 +299,56 @@ class FrozenPosterior(SingleNeuronPosterior):
         """(m, m) covariance of the readout over all neurons."""
         return read_only(self._moments.moment - np.outer(self._moments.mean, self._moments.mean))
 
+    @property
+    def order_parameters(self) -> dict[str, object]:
+        """t (C, m), and readout and weight of the codes at these fractions."""
+        codes = self.codes
+        readout, weight = np.array([code.readout for code in codes]), np.array([code.weight for code in codes])
+        return {"t": self.solution.t, "readout": readout, "weight": weight}
+
+    @cached_property
+    def objective(self) -> float:
+        """min J_p(t), the dual at these fractions (see `meanfield.theories.single_layer.code_averages`)."""
+        return self.averages.dual(self.solution.t, self.shares)
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """Stationarity at these fractions, recomputed without splines; J_p is convex, so that it is its minimum."""
+        residual = self.averages.violation(self.solution.t, self.shares)
+        return Certificate(residual, math.nan, math.nan, global_check=True, unique=True)
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Codes that their neurons would leave, as they are not locally stable at these fractions."""
+        t, sigma_a = self.solution.t, self.network.sigma_a
+        codes = [code for code in self.codes if code.weight > 0.0]
+        leaving = [c.label for c in codes if self.averages.leaving(t, c.readout, sigma_a, int(c.pattern, 2))]
+        if not leaving:
+            return ()
+        return (
+            f"not locally stable at these fractions: {', '.join(leaving)}; their neurons lie beside the cut to another "
+            "code and would leave, so that sampled networks do not stay there",
+        )
+
+    def readout_density(self, a: object) -> FloatArray:
+        """Refused: at given fractions each code has a density of its own."""
+        self._refuse("the density of the readout", "fractions of codes are given; read mean and covariance of .codes")
+
+    def table(self) -> str:
+        """The posterior as a printed table."""
+        proof = [
+            f"fractions of the codes are given; min J_p = {self.objective:.10g}   ({self.status})",
+            f"certificate: residual {self.certificate.kkt_residual:.1e}, global minimum of a convex J_p",
+            *(f"note: {note}" for note in self.notes),
+        ]
+        return posterior_table(self, proof if self.given else None)
+
+    def _packed(self) -> tuple[dict[str, object], dict[str, FloatArray]]:
+        """The posterior at equilibrium, fractions and numbers of samples: all else follows when it is read."""
+        header, arrays = pack_solution(replace(self.solution, t=self.averages.t))
+        header["frozen"] = self.given
+        return header, arrays | {"shares": self.shares, "counts": self.averages.counts}
+
     def kernel(self, layer: int = -1) -> Kernel:
         """Posterior kernel at these fractions; samples of a class share the mean activation that tells its code."""
         self._layer(layer)
@@ -312,9 +375,41 @@ def _at(posterior: SingleNeuronPosterior, averages: CodeAverages, fractions: obj
     shares, t = averages.shares, averages.t
     if fractions is not None:
         shares = _shares(posterior, fractions)
+        missing = 1.0 - shares[averages.known(shares)].sum()
+        if missing > _MOST_MISSING:
+            raise ConvergenceError(
+                f"{missing:.3g} of the neurons are given codes that none has at equilibrium, and that have no theory."
+            )
         t = averages.given(shares)
+    return _frozen_at(posterior, averages, t, shares, fractions is not None)
+
+
+def _frozen_at(
+    posterior: SingleNeuronPosterior, averages: CodeAverages, t: FloatArray, shares: FloatArray, given: bool
+) -> FrozenPosterior:
     solution = replace(posterior.solution, t=t)
-    return FrozenPosterior(posterior.network, posterior.task, posterior.tau, solution, averages, shares)
+    return FrozenPosterior(posterior.network, posterior.task, posterior.tau, solution, averages, shares, given)
+
+
+def frozen_from(posterior: SingleNeuronPosterior, given: bool, shares: object, counts: object) -> FrozenPosterior:
+    """What `FrozenPosterior.save` wrote, solved again from its posterior at equilibrium.
+
+    Raises
+    ------
+    ValueError
+        For shares and numbers of samples that do not fit.
+    ConvergenceError
+        If there is no solution.
+    """
+    if posterior.scheme != "redundant" or math.isinf(posterior.task.n_samples) or posterior.solution.kind is not None:
+        raise ValueError("its codes have no fractions that could be given.")
+    averages = CodeAverages(posterior, posterior._counts(counts))
+    fractions = real_array("shares", shares)
+    if fractions.shape != averages.shares.shape or (fractions < 0.0).any() or abs(fractions.sum() - 1.0) > 1e-9:
+        raise ValueError(f"its shares are no {averages.shares.size} fractions of the codes.")
+    if not given:
+        return _frozen_at(posterior, averages, averages.t, averages.shares, given)
+    return _frozen_at(posterior, averages, averages.given(fractions), fractions, given)
 
 
 def _shares(posterior: SingleNeuronPosterior, fractions: object) -> FloatArray:

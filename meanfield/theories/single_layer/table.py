@@ -11,14 +11,14 @@ from meanfield.validation import FloatArray
 _WIDEST = 12  # outputs plus classes that fit on a line of a terminal
 
 
-def posterior_table(posterior: Densities) -> str:
-    """Task, parts of the posterior, objective and certificate, a few lines each."""
+def posterior_table(posterior: Densities, proof: list[str] | None = None) -> str:
+    """Task, parts of the posterior, objective and certificate, a few lines each; `proof` in place of the last."""
     lines = [*_heading(posterior), ""]
     if posterior.scheme == "analog":
         lines += ["readouts ~ N(0, U), U ="] + ["  " + _numbers(row) for row in posterior.readout_covariance]
     else:
         lines += _parts(posterior)
-    return "\n".join([*lines, "", *_proof(posterior)])
+    return "\n".join([*lines, "", *(_proof(posterior) if proof is None else proof)])
 
 
 def _heading(posterior: Densities) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from meanfield.archive import Arrays, Header
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.posterior import Posterior
 from meanfield.posterior.registry import Options, Theory, check_theory, covering_theory
 from meanfield.problem.class_task import ClassTask
@@ -67,16 +70,25 @@ class SingleLayerTheory:
 
     def load(self, header: Header, arrays: Arrays) -> SingleNeuronPosterior:
         from meanfield.theories.single_layer.claims import check_posterior
-        from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
+        from meanfield.theories.single_layer.posterior import SingleNeuronPosterior, frozen_from
         from meanfield.theories.single_layer.solution import unpack_solution
 
-        solution = unpack_solution(entry(header, "solution", dict), arrays)
+        told = entry(header, "solution", dict)
+        given = entry(told, "frozen", bool) if "frozen" in told else None
+        told = {name: value for name, value in told.items() if name != "frozen"}
+        fractions = [arrays.pop(name, np.empty(0)) for name in ("shares", "counts")] if given is not None else []
+        solution = unpack_solution(told, arrays)
         network = Network.from_dict(entry(header, "network", dict))
         task = ClassTask.from_dict(entry(header, "task", dict))
         check_theory(self.name, network, task, solution.tau)
         found = SingleNeuronPosterior(network, task, solution.tau, solution)
         check_posterior(found)
-        return found
+        if given is None:
+            return found
+        try:
+            return frozen_from(found, given, *fractions)
+        except ConvergenceError as error:
+            raise ValueError(f"it has no solution at its fractions of the codes: {error}") from error
 
 
 THEORY = SingleLayerTheory()

@@ -18,6 +18,7 @@ __all__ = ["Proposal", "outlier_proposals", "outlier_signature"]
 Proposal = tuple[str, bool, tuple[int, ...], tuple[tuple[int, int], ...]]
 
 _DRIVEN = 1e-6  # relative: classes that drive an outlier
+_PRESENT = 1e-9  # weight of a code that is part of the bulk
 _CARRIES = 1e-7  # relative weight of an outlier
 _ALIKE = 1e-4  # directions closer than this are one outlier
 _NEARLY = 4  # classes, nearest to driving an outlier, that are tried
@@ -53,8 +54,13 @@ def _cone(post: SingleNeuronPosterior) -> set[tuple[int, int]] | None:
     return None if tight is None or (g_minus > 0 and len(tight) < every) else tight
 
 
-def outlier_signature(post: SingleNeuronPosterior) -> object:
-    """What a phase with outliers is: how many there are and who drives them, or which constraints span a cone of them.
+def outlier_signature(post: SingleNeuronPosterior) -> tuple[int, object]:
+    """What a phase with outliers is: how many codes the bulk consists of, and what tells its outliers from others."""
+    return int(np.sum(post.solution.weight > _PRESENT)), _of_outliers(post)
+
+
+def _of_outliers(post: SingleNeuronPosterior) -> object:
+    """How many outliers there are and who drives them, or which constraints span a cone of them.
 
     In a cone that is not described by norms and angles the decomposition into outliers is not unique: "degenerate".
     """
@@ -81,7 +87,7 @@ def outlier_proposals(left: SingleNeuronPosterior, right: SingleNeuronPosterior)
             yield from (("cone", at_left, (), changed) for at_left, *_ in sides)
             yield from (("cone", at_left, (), (pair,)) for pair in changed for at_left, *_ in sides)
     for at_left, here, there in sides:
-        if outlier_signature(here) == "degenerate":
+        if _of_outliers(here) == "degenerate":
             continue
         u, kappa, place = _outliers(here)
         v, other_kappa, _ = _outliers(there)
