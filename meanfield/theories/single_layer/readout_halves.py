@@ -1,0 +1,407 @@
+"""The readout integral of many different classes: two halves of them that meet in pairs of coordinates (sigma_a = 1).
+
+The integral over the readout depends on the Gram matrix T = t t^T alone: with kappa ~ N(0, T / P) it is the average of
+prod_c f_c(kappa_c), f_c = e^{P p_c G}. Let the classes be in two halves, and u_i, v_i principal vectors of the spans of
+their t_c: orthonormal in each half, u_i . v_j = rho_i delta_ij. In x_i = u_i . a and y_i = v_i . a
+
+    int da e^{-P |a|^2 / 2} prod_c f_c = int dx dy A(x) B(y) prod_i e^{-P (x_i^2 - 2 rho_i x_i y_i + y_i^2) / 2 (1 - rho_i^2)},
+
+whose kernel is a product: a sum over n^d nodes takes 2 n^{d/2} evaluations and d/2 products with n x n matrices. It is
+a positive measure convolved with N(0, [[1, rho], [rho, 1]] / P): the error of product grids is that of Poisson's sums.
+Directions that both spans share (rho = 1, more classes than outputs) have one coordinate, and those that only one half
+has (rho = 0) are summed over at once.
+
+    d ln Z / dT_ce = Q_ce / 2P,  Q_ce = <d_c d_e prod f / prod f>,
+
+so that slope and Hessian of J need products of derivatives of the f_c, of two and four in all, and no moments of a.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import combinations, combinations_with_replacement, permutations
+from operator import itemgetter
+
+import numpy as np
+
+from meanfield.numerics.limits import check_time
+from meanfield.theories.single_layer.compiled.halves import half_sums
+from meanfield.theories.single_layer.finite_check import extra_starts
+from meanfield.theories.single_layer.readout_integral import NotIntegrable, OutOfBudget, ReadoutIntegral
+from meanfield.theories.single_layer.readout_marginal import Value
+from meanfield.theories.single_layer.readout_nodes import direct_samples
+from meanfield.validation import FloatArray, IntArray
+
+__all__ = ["Grids", "Half", "Halves", "transformed"]
+
+_PILOT = 3e-2  # error of the sum that says where the posterior is
+_BESIDE = 1e-3  # share of a coordinate's ends that are left out, relative to the accuracy
+_MAX_NODES = 4e7  # of one half
+_MAX_NUMBERS = 4e7  # that one half keeps: products at nodes
+_LEAST = 1e-14  # share of a coordinate beyond what codes can reach
+_SHIFT = 0.37  # of the grids that judge, in steps
+_UNDERFLOW = 640.0  # ln of the halves' maxima over the integral, beyond which nodes that matter could be lost
+_BUDGET = 9e9  # about nanoseconds, of all sums of one solve
+_SLICE = 2e5  # nodes between two looks at the clock
+_DEPENDENT = 1e-12
+_SHARED = 1e-9  # 1 - rho^2 below which spans share a direction up to rounding, or are too close
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """Classes (n,) of one half and its directions (d, m): shared ones first, then pairs, then its own."""
+
+    classes: IntArray
+    axes: FloatArray
+    n_kept: int  # shared and paired
+
+
+@dataclass(frozen=True, eq=False)
+class Grids:
+    """Two halves and their product grids at one t.
+
+    rho, sine (k,) are those of the shared and paired directions; offset (k,) is a typical x - y, which both halves are
+    tilted by. low, step (d,) and size (d,) of either half.
+    """
+
+    halves: tuple[Half, Half]
+    rho: FloatArray
+    sine: FloatArray
+    offset: FloatArray
+    low: tuple[FloatArray, FloatArray]
+    step: tuple[FloatArray, FloatArray]
+    size: tuple[IntArray, IntArray]
+
+    def tilt(self, side: int) -> FloatArray:
+        """(d,) slope of the exponent of a half over P, of what is taken out of the kernel."""
+        tilt = np.zeros(len(self.low[side]))
+        pair = self.sine > 0.0
+        tilt[: pair.size][pair] = (-1.0, 1.0)[side] * (self.rho * self.offset)[pair] / self.sine[pair] ** 2
+        return tilt
+
+    def curvature(self, side: int) -> FloatArray:
+        curvature = np.ones(len(self.low[side]))
+        curvature[: self.rho.size] = 1.0 / (1.0 + self.rho)
+        return curvature
+
+    def log_measure(self, n_samples: float) -> float:
+        """ln of what multiplies the sum of both halves and the kernel."""
+        pair = self.sine > 0.0
+        total = 0.5 * n_samples * float(np.sum((self.rho * self.offset**2)[pair] / self.sine[pair] ** 2))
+        total -= float(np.log(self.sine[pair]).sum())
+        both = np.concatenate([self.step[0], self.step[1][: pair.size][pair], self.step[1][pair.size :]])
+        return total + float(np.log(both).sum()) + 0.5 * both.size * math.log(n_samples / (2.0 * math.pi))
+
+    def kernels(self, n_samples: float) -> list[FloatArray | None]:
+        """(n_x, n_y) of each pair; None where both halves share the coordinate."""
+        found: list[FloatArray | None] = []
+        for i, sine in enumerate(self.sine):
+            if sine == 0.0:
+                found.append(None)
+                continue
+            x, y = (self.low[s][i] + self.step[s][i] * np.arange(self.size[s][i]) for s in (0, 1))
+            gap = np.subtract.outer(x, y) - self.offset[i]
+            found.append(np.exp(-0.5 * n_samples * self.rho[i] / sine**2 * gap * gap))
+        return found
+
+
+def transformed(values: FloatArray, kernels: list[FloatArray | None], back: bool = False) -> FloatArray:
+    """(M, n_y1, n_y2, ...) of values (M, n_x1, n_x2, ...), or the other way."""
+    for i, kernel in enumerate(kernels):
+        if kernel is None:
+            continue
+        matrix = kernel if back else kernel.T
+        shape = values.shape
+        post = math.prod(shape[i + 2 :])
+        flat = values.reshape(math.prod(shape[: i + 1]), shape[i + 1], post)
+        moved = flat[:, :, 0] @ matrix.T if post == 1 else np.matmul(matrix, flat)
+        values = moved.reshape(*shape[: i + 1], len(matrix), *shape[i + 2 :])
+        check_time()
+    return values
+
+
+class Halves:
+    """J of a task with bounded phi, by sums over two halves of its classes; see `readout_marginal.Marginal`.
+
+    Attributes
+    ----------
+    refinement : float
+        Grids are finer by this factor than their accuracy demands.
+    level : float
+        Maximum of h, and `seeds` all its maxima that carry weight, at the t where they were last looked for.
+    """
+
+    def __init__(self, problem: ReadoutIntegral) -> None:
+        self.problem = problem
+        self.refinement = 1.0
+        self.level = np.nan
+        self.seeds = np.empty((0, problem.y.shape[1]))
+        self.work = 0.0
+
+    def look_for_maxima(self, t: FloatArray, accuracy: float, extra: FloatArray | None = None) -> None:
+        """Maxima of h from the last ones, the code words, and from `extra` and all signs where these are given."""
+        problem = self.problem
+        maxima, height = problem.maxima(t, extra, on_the_way=extra is None)
+        if len(height) == 0 or not math.isfinite(height[0]):
+            raise NotIntegrable(f"at P = {problem.asked:g} the readout posterior has no maximum at a trial step.")
+        self.level = float(height[0])
+        self.seeds = maxima[problem.n_samples * (height - height[0]) > -problem.window(accuracy)]
+
+    def aliasing(self, accuracy: float) -> float:
+        """Relative error of the sum: the shortest vectors of the dual of its grid, two for each direction."""
+        m = self.problem.y.shape[1]
+        q = math.exp(-math.log(2.0 * m / accuracy) / self.refinement**2)
+        return 2.0 * m * q / (1.0 - 10.0 * q)
+
+    def spacing(self, accuracy: float) -> float:
+        """Of a direction that is not paired."""
+        problem = self.problem
+        m = problem.y.shape[1]
+        return self.refinement * math.pi * math.sqrt(2.0 / (problem.n_samples * math.log(2.0 * m / accuracy)))
+
+    def value(self, t: FloatArray, accuracy: float, hessian: bool) -> Value:
+        """J at t with its derivatives.
+
+        Raises
+        ------
+        NotIntegrable
+            If the grids would be too large, or the posterior too far from both halves.
+        """
+        return self._value(t, self.grids(t, accuracy), 4 if hessian else 2, direct=False)
+
+    def checked(self, t: FloatArray, accuracy: float) -> Value:
+        """J and its gradient with other halves, other and finer grids, and direct evaluations of G and G' alone.
+
+        Maxima of h are searched again, from more starts.
+        """
+        self.look_for_maxima(t, accuracy, extra_starts(self.problem, t))
+        return self._value(t, self.grids(t, accuracy, 1, _SHIFT), 2, direct=True)
+
+    def grids(self, t: FloatArray, accuracy: float, rank: int = 0, shift: float = 0.0) -> Grids:
+        """Halves that need the fewest nodes (`rank` 0), the second fewest (1), and where the posterior is on them."""
+        span, found = len(_basis(t)), []
+        for left, right in _choices(len(t)):
+            paired = self._paired(t, left, right, span)
+            if paired is not None:
+                found.append((sum(float(np.prod(size.astype(float))) for size in paired.size), paired))
+        if len(found) <= rank:
+            raise NotIntegrable("no two halves of the classes are far enough from each other.")
+        found.sort(key=itemgetter(0))
+        return self._cut(t, found[rank][1], accuracy, shift)
+
+    def _paired(self, t: FloatArray, left: IntArray, right: IntArray, span: int) -> Grids | None:
+        """Coarse grids over all that a readout can be; None where the halves' spans are too close."""
+        problem = self.problem
+        bases = [_basis(t[left]), _basis(t[right])]
+        u, rho, v = np.linalg.svd(bases[0] @ bases[1].T)
+        n_shared, k = len(bases[0]) + len(bases[1]) - span, len(rho)
+        u, v, rho = u.T @ bases[0], v @ bases[1], np.minimum(rho, 1.0)
+        sine = np.linalg.norm(u[:k] - rho[:, None] * v[:k], axis=1)
+        if not 0 <= n_shared <= k or (sine[n_shared:] ** 2 < _SHARED).any():
+            return None
+        sine[:n_shared], rho[:n_shared], v[:n_shared] = 0.0, 1.0, u[:n_shared]
+        narrow = np.where(sine > 0.0, np.minimum(1.0, math.sqrt(2.0) * sine / np.sqrt(1.0 + rho)), 1.0)
+        margin = math.sqrt(2.0 * problem.window(_LEAST) / problem.n_samples)
+        lows, steps, sizes = [], [], []
+        for axes in (u, v):
+            step = np.full(len(axes), self.spacing(_PILOT))
+            step[:k] *= narrow
+            gains = problem.p[:, None] * (t @ axes.T)
+            ends = np.sort(np.stack([problem.range[0] * gains, problem.range[1] * gains]), axis=0).sum(axis=1)
+            lows.append(ends[0] - margin)
+            sizes.append(np.ceil((ends[1] - ends[0] + 2.0 * margin) / step).astype(np.int64) + 1)
+            steps.append(step)
+        apart = self.seeds @ (u[:k] - v[:k]).T
+        offset = 0.5 * (apart.min(axis=0) + apart.max(axis=0))
+        halves = Half(left, u, k), Half(right, v, k)
+        return Grids(halves, rho, sine, offset, (lows[0], lows[1]), (steps[0], steps[1]), (sizes[0], sizes[1]))
+
+    def _cut(self, t: FloatArray, pilot: Grids, accuracy: float, shift: float) -> Grids:
+        """Finer grids, without ends of coordinates that hold next to nothing."""
+        sums, _ = self._sums(t, pilot, 0, pilot.size, None)
+        kernels, k = pilot.kernels(self.problem.n_samples), pilot.rho.size
+        values = [part[0].reshape(size) for part, size in zip(sums, pilot.size, strict=True)]
+        kept = [value.sum(axis=tuple(range(k, value.ndim))) for value in values]
+        across = transformed(kept[1][None], kernels, back=True)[0], transformed(kept[0][None], kernels)[0]
+        ratio = self.spacing(accuracy) / self.spacing(_PILOT)
+        ends = []
+        for side, value in enumerate(values):
+            value *= np.expand_dims(across[side], tuple(range(k, value.ndim)))
+            total = float(value.sum())
+            if not total > math.exp(-_UNDERFLOW):
+                raise NotIntegrable("the readout posterior is too far from both halves of the classes.")
+            inside = []
+            for i in range(value.ndim):
+                along = value.sum(axis=tuple(r for r in range(value.ndim) if r != i))
+                heavy = np.flatnonzero(along > _BESIDE * accuracy * total)
+                inside.append((heavy[0] - 1, heavy[-1] + 1))
+            ends.append(pilot.low[side] + pilot.step[side] * np.array(inside).reshape(-1, 2).T)
+        shared = np.flatnonzero(pilot.sine == 0.0)  # one grid for both
+        for which, best in ((0, np.minimum), (1, np.maximum)):
+            ends[0][which, shared] = ends[1][which, shared] = best(ends[0][which, shared], ends[1][which, shared])
+        step = pilot.step[0] * ratio, pilot.step[1] * ratio
+        low = ends[0][0] - shift * step[0], ends[1][0] - shift * step[1]
+        size = [np.ceil((end[1] - end[0]) / one).astype(np.int64) + 2 for end, one in zip(ends, step, strict=True)]
+        return replace(pilot, low=low, step=step, size=(size[0], size[1]))
+
+    def _sums(
+        self, t: FloatArray, grids: Grids, order: int, kept: tuple[IntArray, ...], samples: tuple[FloatArray, float, int] | None
+    ) -> tuple[list[FloatArray], float]:
+        """Products of derivatives (M, N) of each half at its nodes, and ln of what they are relative to.
+
+        `kept`: the sizes of those coordinates that are not summed over.
+        """
+        problem = self.problem
+        found, level = [], 0.0
+        sample, spacing, origin = samples or (np.empty((0, 3)), 1.0, 0)
+        for side, half in enumerate(grids.halves):
+            n_nodes, n_lines = float(np.prod(grids.size[side].astype(float))), math.prod(kept[side][:-1].tolist())
+            tables = _products(len(half.classes), order)
+            n_products, n_sums = len(tables[0]), n_lines * int(kept[side][-1])
+            if n_nodes > _MAX_NODES or n_products * float(n_sums) > _MAX_NUMBERS:
+                raise NotIntegrable(
+                    f"at P = {problem.asked:g} half of the classes would need {n_nodes:.0e} nodes (largest |t| "
+                    f"{np.abs(t).max():.2g}); a larger tau makes the readout posterior narrower."
+                )
+            self._spend(n_nodes * (4.0 + 4.0 * len(half.classes) + n_products))
+            sums, tops = np.empty((n_products, n_sums)), np.empty(n_sums)
+            fields = np.ascontiguousarray(t[half.classes] @ half.axes.T)
+            stride = max(1, int(_SLICE * n_lines / n_nodes))
+            for begin in range(0, n_lines, stride):
+                check_time()
+                half_sums(
+                    problem.quick, sample, spacing, origin, problem.n_samples, problem.p[half.classes], fields,
+                    grids.low[side], grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side),
+                    len(kept[side]), begin, min(begin + stride, n_lines), *tables, sums, tops,
+                )  # fmt: skip
+            top = float(tops.max())
+            sums *= np.exp(tops - top)
+            found.append(sums)
+            level += top
+        return found, level
+
+    def _spend(self, nanoseconds: float) -> None:
+        self.work += nanoseconds
+        if self.work > _BUDGET:
+            raise OutOfBudget(f"at P = {self.problem.asked:g} the sums over halves of the classes take too long.")
+
+    def _value(self, t: FloatArray, grids: Grids, order: int, *, direct: bool) -> Value:
+        problem, n_samples = self.problem, self.problem.n_samples
+        samples = None
+        if direct:
+            cover = direct_samples(problem.single_site)
+            grid = cover.cover(*_field_range(t, grids))
+            if grid is None:
+                raise NotIntegrable("|kappa| is beyond direct samples.")
+            samples = grid[1], cover.step, grid[0]
+        k = grids.rho.size
+        kept = grids.size[0][:k], grids.size[1][:k]
+        (left, right), level = self._sums(t, grids, order, kept, samples)
+        sizes = [len(half.classes) for half in grids.halves]
+        degrees = [np.array([len(word) for word in _words(n, order)]) for n in sizes]
+        kernels = grids.kernels(n_samples)
+        half = order // 2
+        count = int((degrees[0] <= half).sum()), int((degrees[1] < half).sum())
+        flops = sum(float(n * left.shape[1] * kept[1].max()) for n in count) * 2.0 * k
+        self._spend(0.08 * flops)
+        over = transformed(left[: count[0]].reshape(-1, *kept[0]), kernels).reshape(count[0], -1)
+        back = transformed(right[: count[1]].reshape(-1, *kept[1]), kernels, back=True).reshape(count[1], -1)
+        sums = np.zeros((len(left), len(right)))
+        for i in range(order + 1):
+            for j in range(order + 1 - i):
+                if (i + j) % 2:
+                    continue
+                rows, columns = np.flatnonzero(degrees[0] == i), np.flatnonzero(degrees[1] == j)
+                one, other = (over[rows], right[columns]) if i <= half else (left[rows], back[columns])
+                sums[np.ix_(rows, columns)] = one @ other.T
+        mass = float(sums[0, 0])
+        if not mass > math.exp(-_UNDERFLOW):
+            raise NotIntegrable("the readout posterior is too far from both halves of the classes.")
+        log_z = level + math.log(mass) + grids.log_measure(n_samples)
+        sums = sums.ravel() / mass
+        order_of = np.concatenate([half.classes for half in grids.halves])
+        place = np.argsort(order_of)
+        pairs = sums[_places(sizes[0], sizes[1], order, 2)][np.ix_(place, place)]
+        if direct:  # of kappa d/dkappa instead of second derivatives: <kappa_c d_c> = sum_e T_ce Q_ce / P
+            gram, own = t @ t.T, np.diag(pairs).copy()
+            np.fill_diagonal(pairs, 0.0)
+            own = (n_samples * own - (gram * pairs).sum(axis=1)) / np.maximum(np.diag(gram), 1e-300)
+            np.fill_diagonal(pairs, own)
+        pairs /= n_samples**2
+        p, m = problem.p, t.shape[1]
+        gradient = (p[:, None] * (problem.tau * t - problem.y) + pairs @ t).ravel()
+        matrix = np.empty((0, 0))
+        if order == 4:
+            fours = sums[_places(sizes[0], sizes[1], order, 4)][np.ix_(place, place, place, place)] / n_samples**4
+            fours -= np.multiply.outer(pairs, pairs)
+            blocks = n_samples * np.einsum("cegh,er,hs->crgs", fours, t, t, optimize=True)
+            for r in range(m):
+                blocks[:, r, :, r] += pairs + np.diag(problem.tau * p)
+            matrix = blocks.reshape(t.size, t.size)
+        objective = problem.linear(t) + log_z / n_samples
+        if not math.isfinite(objective + gradient.sum() + matrix.sum()):
+            raise NotIntegrable(f"at P = {problem.asked:g} the readout posterior of a trial step is out of reach.")
+        n_nodes = sum(int(np.prod(size)) for size in grids.size)
+        return Value(objective, gradient, matrix, n_nodes)
+
+
+def _basis(t: FloatArray) -> FloatArray:
+    """Orthonormal rows that span those of t."""
+    _, size, axes = np.linalg.svd(t, full_matrices=False)
+    return np.asarray(axes[size > _DEPENDENT * size[0]])
+
+
+def _field_range(t: FloatArray, grids: Grids) -> tuple[float, float]:
+    """Smallest and largest kappa of the corners of the grids."""
+    low, high = np.inf, -np.inf
+    for half, first, step, size in zip(grids.halves, grids.low, grids.step, grids.size, strict=True):
+        fields = t[half.classes] @ half.axes.T
+        ends = np.sort(np.stack([fields * first, fields * (first + step * size)]), axis=0).sum(axis=2)
+        low, high = min(low, float(ends[0].min())), max(high, float(ends[1].max()))
+    return low, high
+
+
+@lru_cache(maxsize=8)
+def _choices(n_classes: int) -> list[tuple[IntArray, IntArray]]:
+    """Each way to split the classes into two halves, the smaller one first."""
+    found = []
+    for left in combinations(range(n_classes), n_classes // 2):
+        right = tuple(c for c in range(n_classes) if c not in left)
+        if len(left) < len(right) or left < right:
+            found.append((np.array(left), np.array(right)))
+    return found
+
+
+@lru_cache(maxsize=32)
+def _words(n_classes: int, order: int) -> tuple[tuple[int, ...], ...]:
+    """Products of up to `order` derivatives, by the classes they are of, shortest first."""
+    return tuple(word for n in range(order + 1) for word in combinations_with_replacement(range(n_classes), n))
+
+
+@lru_cache(maxsize=32)
+def _products(n_classes: int, order: int) -> tuple[IntArray, IntArray, IntArray]:
+    """For each word, which one it is without its last class, this class, and how often it is there."""
+    words = _words(n_classes, order)
+    place = {word: i for i, word in enumerate(words)}
+    parent, which, power = np.zeros((3, len(words)), np.int64)
+    for i, word in enumerate(words[1:], 1):
+        which[i], power[i] = word[-1], word.count(word[-1])
+        parent[i] = place[word[: -power[i]]]
+    return parent, which, power
+
+
+@lru_cache(maxsize=32)
+def _places(n_left: int, n_right: int, order: int, degree: int) -> IntArray:
+    """(C,) * degree: where the sum of the derivatives by these classes (left ones first) is among all pairs of words."""
+    n = n_left + n_right
+    left = {word: i for i, word in enumerate(_words(n_left, order))}
+    right = {word: i for i, word in enumerate(_words(n_right, order))}
+    places = np.empty((n,) * degree, dtype=np.int64)
+    for word in combinations_with_replacement(range(n), degree):
+        one = tuple(c for c in word if c < n_left)
+        other = tuple(c - n_left for c in word if c >= n_left)
+        for turned in set(permutations(word)):
+            places[turned] = left[one] * len(right) + right[other]
+    return places
