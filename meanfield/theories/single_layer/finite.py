@@ -39,6 +39,7 @@ from meanfield.theories.single_layer.finite_check import (
 )
 from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
 from meanfield.theories.single_layer.finite_exchange import exchange_solve
+from meanfield.theories.single_layer.finite_halves import halves_solve
 from meanfield.theories.single_layer.finite_marginal import Minimum, is_marginal, solve_marginal
 from meanfield.theories.single_layer.finite_newton import (
     approach,
@@ -216,8 +217,8 @@ def finite_solve(
         Codes of that solution.
     method : {"auto", "lattice", "laplace"}
         "auto": where classes can be exchanged and targets span five dimensions or more, sums over exchangeable classes;
-        else the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions the
-        lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
+        else the lattice where the targets span at most four dimensions (and P <= 1e6), beyond Laplace's method where it
+        is accurate enough, then sums over two halves of the classes, then, up to six dimensions, the lattice.
     aim : float
         Residual for which the lattice is made as fine as it has to be, while that is affordable.
     tolerance : float
@@ -245,6 +246,11 @@ def finite_solve(
     codes = None if codes0 is None else Codes(np.ascontiguousarray(codes0.readout @ basis), codes0.weight)
     failures: list[ConvergenceError] = []
     for kind in _methods(basis.shape[1], n_samples) if method == "auto" else [method]:
+        if kind == "halves":
+            halved = halves_solve(single_site, p, y @ basis, tau, n_samples, start, basis, aim, tolerance)
+            if halved is not None:
+                return halved
+            continue
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
         for isolated in (True, False) if problem.unbounded and kind == "lattice" else (problem.unbounded,):
             if isolated != problem.isolated:  # the second attempt
@@ -270,11 +276,14 @@ def _span(targets: bytes, m: int) -> FloatArray:
 
 def _methods(rank: int, n_samples: float) -> list[str]:
     """What to try, in this order."""
-    if rank > MAX_LATTICE_DIMENSION or n_samples > _LATTICE_MAX_SAMPLES:
-        return ["laplace"]
-    if rank <= _ALWAYS_LATTICE or n_samples < _LAPLACE_MIN_SAMPLES:
+    if rank <= _ALWAYS_LATTICE and n_samples <= _LATTICE_MAX_SAMPLES:
         return ["lattice"]
-    return ["laplace", "lattice"]
+    sums = [] if n_samples > _LATTICE_MAX_SAMPLES else ["halves"]
+    if rank <= MAX_LATTICE_DIMENSION and sums:
+        sums.append("lattice")
+    if n_samples < _LAPLACE_MIN_SAMPLES:
+        return sums if rank <= MAX_LATTICE_DIMENSION else [*sums, "laplace"]
+    return ["laplace", *sums]
 
 
 def _in_words(error: Exception, problem: ReadoutIntegral) -> ConvergenceError:

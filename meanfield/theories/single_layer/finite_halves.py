@@ -6,14 +6,20 @@ answer is None, and the lattice over all outputs takes over.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from meanfield.activations.cumulant import Cumulant
+from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_marginal import Minimum, approach
+from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
+from meanfield.theories.single_layer.halves_codes import halves_codes
 from meanfield.theories.single_layer.readout_halves import Halves
 from meanfield.theories.single_layer.readout_integral import ACCURACY, COARSE, NotIntegrable, OutOfBudget, ReadoutIntegral
 from meanfield.validation import FloatArray
 
-__all__ = ["is_halved", "solve_halves"]
+__all__ = ["halves_solve", "is_halved", "solve_halves"]
 
 MIN_OUTPUTS, _MAX_CLASSES = 5, 9
 _MAX_SAMPLES = 2e4  # as where one class is integrated out: weights of codes are no unknowns
@@ -102,3 +108,47 @@ def _polished(halves: Halves, t: FloatArray, aim: float, accuracy: float, steps:
     other = problem.residual(again.gradient)
     numbers = decrement, residual, other, error, value.n_nodes, steps
     return Minimum(t, value.objective, halves.level, *numbers)
+
+
+def halves_solve(
+    single_site: Cumulant, p: FloatArray, y: FloatArray, tau: float, n_samples: float, t0: FloatArray | None,
+    basis: FloatArray, aim: float, tolerance: float,
+) -> FiniteSolution | None:  # fmt: skip
+    """`finite.finite_solve` in the span of the targets (columns of `basis`), where two halves of the classes do."""
+    problem = ReadoutIntegral(single_site, p, y, tau, n_samples, "lattice")
+    if not is_halved(problem):
+        return None
+    found = solve_halves(problem, t0, aim, tolerance)
+    if found is None:
+        return None
+    m = len(basis)
+    none = np.empty((0, m))
+    solved = FiniteSolution(
+        t=found.t @ basis.T,
+        objective=found.objective,
+        level=found.level,
+        weight=np.empty(0),
+        mode=none,
+        mean=none,
+        covariance=np.empty((0, m, m)),
+        outlier_direction=none,
+        outlier_weight=np.empty(0),
+        residual=_residual(found),
+        decrement=found.decrement,
+        integration_error=found.error,
+        method="halves",
+        n_nodes=found.n_nodes,
+        iterations=found.steps,
+    )
+
+    def codes() -> dict[str, Any]:
+        halves = Halves(problem)
+        halves.look_for_maxima(found.t, ACCURACY)
+        own = halves_codes(halves, found.t)
+        outside = (np.eye(m) - basis @ basis.T) / n_samples
+        return {
+            **own, "mode": own["mode"] @ basis.T, "mean": own["mean"] @ basis.T, "kind": None,
+            "covariance": basis @ own["covariance"] @ basis.T + outside,
+        }  # fmt: skip
+
+    return pending(DeferredSolution, solved, codes)

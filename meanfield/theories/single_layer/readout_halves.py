@@ -23,14 +23,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, combinations_with_replacement, permutations
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.single_layer.compiled.halves import half_sums
+from meanfield.theories.single_layer.compiled.halves import code_sums, half_sums
 from meanfield.theories.single_layer.finite_check import extra_starts
 from meanfield.theories.single_layer.readout_integral import NotIntegrable, OutOfBudget, ReadoutIntegral
-from meanfield.theories.single_layer.readout_marginal import Value
 from meanfield.theories.single_layer.readout_nodes import direct_samples
 from meanfield.validation import FloatArray, IntArray
 
@@ -47,6 +47,16 @@ _BUDGET = 9e9  # about nanoseconds, of all sums of one solve
 _SLICE = 2e5  # nodes between two looks at the clock
 _DEPENDENT = 1e-12
 _SHARED = 1e-9  # 1 - rho^2 below which spans share a direction up to rounding, or are too close
+
+
+class PairedValue(NamedTuple):
+    """J at one t, with its gradient (C m,) and Hessian (C m, C m), empty where it was not asked for, and Q / P^2."""
+
+    objective: float
+    gradient: FloatArray
+    hessian: FloatArray
+    n_nodes: int
+    pairs: FloatArray  # (C, C)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +171,7 @@ class Halves:
         m = problem.y.shape[1]
         return self.refinement * math.pi * math.sqrt(2.0 / (problem.n_samples * math.log(2.0 * m / accuracy)))
 
-    def value(self, t: FloatArray, accuracy: float, hessian: bool) -> Value:
+    def value(self, t: FloatArray, accuracy: float, hessian: bool) -> PairedValue:
         """J at t with its derivatives.
 
         Raises
@@ -169,9 +179,9 @@ class Halves:
         NotIntegrable
             If the grids would be too large, or the posterior too far from both halves.
         """
-        return self._value(t, self.grids(t, accuracy), 4 if hessian else 2, direct=False)
+        return self._value(t, self.grids(t, accuracy), 4 if hessian else 2)
 
-    def checked(self, t: FloatArray, accuracy: float) -> Value:
+    def checked(self, t: FloatArray, accuracy: float) -> PairedValue:
         """J and its gradient with other halves, other and finer grids, and direct evaluations of G and G' alone.
 
         Maxima of h are searched again, from more starts.
@@ -220,7 +230,7 @@ class Halves:
 
     def _cut(self, t: FloatArray, pilot: Grids, accuracy: float, shift: float) -> Grids:
         """Finer grids, without ends of coordinates that hold next to nothing."""
-        sums, _ = self._sums(t, pilot, 0, pilot.size, None)
+        sums, _ = self._sums(t, pilot, 0, pilot.size)
         kernels, k = pilot.kernels(self.problem.n_samples), pilot.rho.size
         values = [part[0].reshape(size) for part, size in zip(sums, pilot.size, strict=True)]
         kept = [value.sum(axis=tuple(range(k, value.ndim))) for value in values]
@@ -247,14 +257,16 @@ class Halves:
         return replace(pilot, low=low, step=step, size=(size[0], size[1]))
 
     def _sums(
-        self, t: FloatArray, grids: Grids, order: int, kept: tuple[IntArray, ...], samples: tuple[FloatArray, float, int] | None
-    ) -> tuple[list[FloatArray], float]:
+        self, t: FloatArray, grids: Grids, order: int, kept: tuple[IntArray, ...],
+        samples: tuple[FloatArray, float, int] | None = None, squares: bool = False,
+    ) -> tuple[list[FloatArray], tuple[float, float]]:  # fmt: skip
         """Products of derivatives (M, N) of each half at its nodes, and ln of what they are relative to.
 
-        `kept`: the sizes of those coordinates that are not summed over.
+        `kept`: the sizes of those coordinates that are not summed over; `squares`: of first derivatives, in the place
+        of second ones.
         """
         problem = self.problem
-        found, level = [], 0.0
+        found, levels = [], []
         sample, spacing, origin = samples or (np.empty((0, 3)), 1.0, 0)
         for side, half in enumerate(grids.halves):
             n_nodes, n_lines = float(np.prod(grids.size[side].astype(float))), math.prod(kept[side][:-1].tolist())
@@ -274,20 +286,61 @@ class Halves:
                 half_sums(
                     problem.quick, sample, spacing, origin, problem.n_samples, problem.p[half.classes], fields,
                     grids.low[side], grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side),
-                    len(kept[side]), begin, min(begin + stride, n_lines), *tables, sums, tops,
+                    len(kept[side]), begin, min(begin + stride, n_lines), *tables, squares, sums, tops,
                 )  # fmt: skip
             top = float(tops.max())
             sums *= np.exp(tops - top)
             found.append(sums)
-            level += top
-        return found, level
+            levels.append(top)
+        return found, (levels[0], levels[1])
+
+    def patterns(
+        self, t: FloatArray, grids: Grids, cut: FloatArray
+    ) -> tuple[list[FloatArray], float]:
+        """Moments of the coordinates of each half, split by which of its classes are above their cuts (C,): (2^n,
+        1 + d + d (d + 1) / 2, N), and the share of neurons within a cell of a cut. See `compiled.halves.code_sums`.
+        """
+        problem, k = self.problem, grids.rho.size
+        kept = grids.size[0][:k], grids.size[1][:k]
+        whole, levels = self._sums(t, grids, 0, kept)
+        found, near = [], []
+        for side, half in enumerate(grids.halves):
+            d, n, count = len(grids.low[side]), len(half.classes), whole[side].shape[1]
+            fields = np.ascontiguousarray(t[half.classes] @ half.axes.T)
+            sums, beside = np.empty((2**n, 1 + d + d * (d + 1) // 2, count)), np.empty(count)
+            stride = max(1, int(_SLICE * count / np.prod(grids.size[side].astype(float))))
+            for begin in range(0, count, stride):
+                check_time()
+                code_sums(
+                    problem.quick, problem.n_samples, problem.p[half.classes], fields, grids.low[side],
+                    grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side), k, begin,
+                    min(begin + stride, count), cut[half.classes], 0.5 * np.abs(fields) @ grids.step[side],
+                    levels[side], sums, beside,
+                )  # fmt: skip
+            found.append(sums)
+            near.append(beside)
+        kernels = grids.kernels(problem.n_samples)
+        across = transformed(whole[0].reshape(1, *kept[0]), kernels).ravel()
+        back = transformed(whole[1].reshape(1, *kept[1]), kernels, back=True).ravel()
+        return found, float((near[0] @ back + near[1] @ across) / (whole[1][0] @ across))
 
     def _spend(self, nanoseconds: float) -> None:
         self.work += nanoseconds
         if self.work > _BUDGET:
             raise OutOfBudget(f"at P = {self.problem.asked:g} the sums over halves of the classes take too long.")
 
-    def _value(self, t: FloatArray, grids: Grids, order: int, *, direct: bool) -> Value:
+    def averages(self, t: FloatArray, accuracy: float) -> tuple[PairedValue, FloatArray, FloatArray]:
+        """J and its gradient, <G'_c G'_e> (C, C) and <G''_c> (C,)."""
+        grids = self.grids(t, accuracy)
+        value = self._value(t, grids, 2)
+        p, n_samples = self.problem.p, self.problem.n_samples
+        squared = self._value(t, grids, 2, squares=True).pairs / np.outer(p, p)
+        bend = n_samples * np.diag(value.pairs / np.outer(p, p) - squared) * p
+        return value, squared, bend
+
+    def _value(
+        self, t: FloatArray, grids: Grids, order: int, *, direct: bool = False, squares: bool = False
+    ) -> PairedValue:
         problem, n_samples = self.problem, self.problem.n_samples
         samples = None
         if direct:
@@ -298,7 +351,7 @@ class Halves:
             samples = grid[1], cover.step, grid[0]
         k = grids.rho.size
         kept = grids.size[0][:k], grids.size[1][:k]
-        (left, right), level = self._sums(t, grids, order, kept, samples)
+        (left, right), levels = self._sums(t, grids, order, kept, samples, squares)
         sizes = [len(half.classes) for half in grids.halves]
         degrees = [np.array([len(word) for word in _words(n, order)]) for n in sizes]
         kernels = grids.kernels(n_samples)
@@ -319,7 +372,7 @@ class Halves:
         mass = float(sums[0, 0])
         if not mass > math.exp(-_UNDERFLOW):
             raise NotIntegrable("the readout posterior is too far from both halves of the classes.")
-        log_z = level + math.log(mass) + grids.log_measure(n_samples)
+        log_z = sum(levels) + math.log(mass) + grids.log_measure(n_samples)
         sums = sums.ravel() / mass
         order_of = np.concatenate([half.classes for half in grids.halves])
         place = np.argsort(order_of)
@@ -344,7 +397,7 @@ class Halves:
         if not math.isfinite(objective + gradient.sum() + matrix.sum()):
             raise NotIntegrable(f"at P = {problem.asked:g} the readout posterior of a trial step is out of reach.")
         n_nodes = sum(int(np.prod(size)) for size in grids.size)
-        return Value(objective, gradient, matrix, n_nodes)
+        return PairedValue(objective, gradient, matrix, n_nodes, pairs)
 
 
 def _basis(t: FloatArray) -> FloatArray:

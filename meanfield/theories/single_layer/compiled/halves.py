@@ -72,7 +72,7 @@ def _coordinates(index, size, first, last, low, step, x):
 @jit
 def half_sums(
     quick, sample, spacing, origin, n_samples, p, fields, low, step, size, curvature, tilt, kept, begin, end, parent,
-    which, power, sums, tops,
+    which, power, squares, sums, tops,
 ):  # fmt: skip
     """Fill sums (M, N) with products of derivatives of the f_c at the nodes of the first `kept` coordinates, relative to
     e^tops (N,), summed over the nodes of the others. Of the nodes those of lines `begin` ... `end` - 1 along the last
@@ -81,7 +81,7 @@ def half_sums(
     p (n,), fields (n, d): kappa_c = fields[c] . x, x = low + step * (0 ... size - 1). The exponent is
     P (sum_c p_c G(kappa_c) - sum_i curvature_i x_i^2 / 2 + tilt . x). Product k > 0 is number parent[k] < k times the
     derivative of f over f of order power[k] of class which[k]; number 0 is one. Where there are samples, G is
-    interpolated between them, and kappa d/dkappa stands for a second derivative.
+    interpolated between them, and kappa d/dkappa stands for a second derivative; with `squares` that of the first one.
     """
     n_classes, d = fields.shape
     n_products = parent.shape[0]
@@ -132,7 +132,7 @@ def half_sums(
                         if highest > 0:
                             for i in range(n):
                                 derivative[c, 1, i] = l[0, i]
-                                derivative[c, 2, i] = l[1, i] + l[0, i] * l[0, i]
+                                derivative[c, 2, i] = (0.0 if squares else l[1, i]) + l[0, i] * l[0, i]
                         if highest > 2:
                             for i in range(n):
                                 square = l[0, i] * l[0, i]
@@ -177,54 +177,50 @@ def code_sums(
     quick, n_samples, p, fields, low, step, size, curvature, tilt, kept, begin, end, cut, width, top, sums, beside
 ):  # fmt: skip
     """Fill sums (2^n, 1 + d + d (d + 1) / 2, N) with e^{exponent - top} times 1, x_i, x_i x_j (i >= j) of each pattern
-    of upper classes, and add to beside (2,) what lies within a width of a cut, and all. See `half_sums`.
+    of upper classes, and beside (N,) with what lies within a width of a cut. See `half_sums`.
 
     A class is upper where kappa_c is above its cut (n,); within `width` (n,) of it the node is shared.
     """
     n_classes, d = fields.shape
-    last = kept - 1
     n_free = 1
     for r in range(kept, d):
         n_free *= size[r]
     n_patterns = 1 << n_classes
     x, part = np.empty(d), np.empty(n_patterns)
-    for line in range(begin, end):
-        _coordinates(line, size, 0, last, low, step, x)
-        for i in range(size[last]):
-            at = line * size[last] + i
-            x[last] = low[last] + step[last] * i
+    for at in range(begin, end):
+        _coordinates(at, size, 0, kept, low, step, x)
+        beside[at] = 0.0
+        for s in range(n_patterns):
+            for k in range(sums.shape[1]):
+                sums[s, k, at] = 0.0
+        for free in range(n_free):
+            _coordinates(free, size, kept, d, low, step, x)
+            value, near = -top, 0.0
+            for r in range(d):
+                value += n_samples * x[r] * (tilt[r] - 0.5 * curvature[r] * x[r])
             for s in range(n_patterns):
-                for k in range(sums.shape[1]):
-                    sums[s, k, at] = 0.0
-            for free in range(n_free):
-                _coordinates(free, size, kept, d, low, step, x)
-                value = -top
+                part[s] = 1.0
+            for c in range(n_classes):
+                kappa = 0.0
                 for r in range(d):
-                    value += n_samples * x[r] * (tilt[r] - 0.5 * curvature[r] * x[r])
+                    kappa += fields[c, r] * x[r]
+                value += n_samples * p[c] * quick2(quick, kappa)[0]
+                upper = min(max(0.5 + 0.5 * (kappa - cut[c]) / width[c], 0.0), 1.0)
+                near = max(near, 1.0 if 0.0 < upper < 1.0 else 0.0)
                 for s in range(n_patterns):
-                    part[s] = 1.0
-                near = 0.0
-                for c in range(n_classes):
-                    kappa = 0.0
-                    for r in range(d):
-                        kappa += fields[c, r] * x[r]
-                    value += n_samples * p[c] * quick2(quick, kappa)[0]
-                    upper = min(max(0.5 + 0.5 * (kappa - cut[c]) / width[c], 0.0), 1.0)
-                    near = max(near, 1.0 if 0.0 < upper < 1.0 else 0.0)
-                    for s in range(n_patterns):
-                        part[s] *= upper if (s >> c) & 1 else 1.0 - upper
-                w = np.exp(value)
-                for s in range(n_patterns):
-                    here = part[s] * w
-                    if here == 0.0:
-                        continue
-                    sums[s, 0, at] += here
-                    k = 1
-                    for r in range(d):
-                        sums[s, k, at] += here * x[r]
+                    part[s] *= upper if (s >> c) & 1 else 1.0 - upper
+            w = np.exp(value)
+            beside[at] += near * w
+            for s in range(n_patterns):
+                here = part[s] * w
+                if here == 0.0:
+                    continue
+                sums[s, 0, at] += here
+                k = 1
+                for r in range(d):
+                    sums[s, k, at] += here * x[r]
+                    k += 1
+                for r in range(d):
+                    for q in range(r + 1):
+                        sums[s, k, at] += here * x[r] * x[q]
                         k += 1
-                    for r in range(d):
-                        for q in range(r + 1):
-                            sums[s, k, at] += here * x[r] * x[q]
-                            k += 1
-                beside[at] += near * w
