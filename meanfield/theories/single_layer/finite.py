@@ -29,7 +29,6 @@ import numpy as np
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.lattice_basis import MAX_LATTICE_DIMENSION
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.single_layer.compiled.sweep import NOT_CONVERGED, RESIDUAL
 from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_check import (
     laplace_error,
@@ -39,7 +38,7 @@ from meanfield.theories.single_layer.finite_check import (
 )
 from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
 from meanfield.theories.single_layer.finite_exchange import exchange_solve
-from meanfield.theories.single_layer.finite_halves import halves_solve
+from meanfield.theories.single_layer.finite_halves import halves_solve, is_halved
 from meanfield.theories.single_layer.finite_marginal import Minimum, is_marginal, solve_marginal
 from meanfield.theories.single_layer.finite_newton import (
     approach,
@@ -51,7 +50,7 @@ from meanfield.theories.single_layer.finite_newton import (
 )
 from meanfield.theories.single_layer.finite_outliers import minimise_with_outliers
 from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
-from meanfield.theories.single_layer.limit import limit_point
+from meanfield.theories.single_layer.finite_start import limit_start, rungs
 from meanfield.theories.single_layer.readout_clouds import OVERLAP
 from meanfield.theories.single_layer.readout_integral import (
     ACCURACY,
@@ -91,10 +90,10 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
     target = problem.n_samples
     total = 0
     if t0 is None and problem.method == "laplace":
-        t0 = _limit(problem)[0]
+        t0 = limit_start(problem)[0]
     elif t0 is None and target > _FEW_SAMPLES:
         with suppress(ConvergenceError):
-            t0 = _limit(problem)[0]
+            t0 = limit_start(problem)[0]
     if t0 is not None:
         try:
             if problem.method == "lattice":
@@ -112,7 +111,7 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
     else:
         assert t0 is not None
         t, start, factor = t0, max(1e6, target), 4.0
-    for n_samples in _rungs(target, start, factor):
+    for n_samples in rungs(target, start, factor):
         problem.n_samples = n_samples
         t, residual, steps = minimise(problem, t, COARSE, 1e-5 if n_samples == target else 1e-2)
         total += steps
@@ -122,35 +121,15 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
     return t, total
 
 
-def _rungs(target: float, start: float, factor: float) -> list[float]:
-    """P from about `start` to `target` in steps of 1 / factor."""
-    rungs = [target]
-    while (start - rungs[-1]) * (factor - 1.0) > 0:
-        rungs.append(factor * rungs[-1])
-    return rungs[::-1]
-
-
-def _limit(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers, Codes]:
-    """t, outliers and codes of P -> infinity."""
-    site = problem.single_site
-    point = limit_point(site.activation, site.k, problem.p, problem.y, problem.tau, max_boxes=0)
-    if point.status in (NOT_CONVERGED, RESIDUAL) or not np.isfinite(point.t).all():
-        raise ConvergenceError(
-            "the solution at P -> infinity, from which this P is approached, was not found; a larger tau is easier, "
-            "and warm_start takes the solution of a similar task."
-        )
-    return point.t, Outliers(point.directions, point.direction_weights), Codes(point.readouts, point.weights)
-
-
 def _descend_with_outliers(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers, int]:
     """From P -> infinity down to P: at large P the bulk is sharp and the outliers are those of the limit."""
     target = problem.n_samples
-    t, outliers, _ = _limit(problem)
-    rungs = _rungs(target, max(1e4, target), 4.0)
-    for n_samples in rungs:
+    t, outliers, _ = limit_start(problem)
+    steps = rungs(target, max(1e4, target), 4.0)
+    for n_samples in steps:
         problem.n_samples = n_samples
         _, t, _, outliers, _ = minimise_with_outliers(problem, t, outliers, COARSE)
-    return t, outliers, len(rungs)
+    return t, outliers, len(steps)
 
 
 def _start(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray, Outliers, int]:
@@ -247,7 +226,9 @@ def finite_solve(
     failures: list[ConvergenceError] = []
     for kind in _methods(basis.shape[1], n_samples) if method == "auto" else [method]:
         if kind == "halves":
-            halved = halves_solve(single_site, p, y @ basis, tau, n_samples, start, basis, aim, tolerance)
+            halved = _halved(
+                ReadoutIntegral(single_site, p, y @ basis, tau, n_samples, "lattice"), start, basis, aim, tolerance
+            )
             if halved is not None:
                 return halved
             continue
@@ -261,6 +242,18 @@ def finite_solve(
             except (ConvergenceError, np.linalg.LinAlgError) as error:
                 failures.append(_in_words(error, problem))
     raise _best(failures)
+
+
+def _halved(
+    problem: ReadoutIntegral, t0: FloatArray | None, basis: FloatArray, aim: float, tolerance: float
+) -> FiniteSolution | None:
+    """The solution by sums over halves of the classes, where these do."""
+    if not is_halved(problem):
+        return None
+    if t0 is None:
+        with suppress(ConvergenceError):
+            t0 = limit_start(problem)[0]
+    return halves_solve(problem, t0, basis, aim, tolerance)
 
 
 @lru_cache(maxsize=16)
@@ -314,7 +307,7 @@ def _solve(
     if marginal or (lattice and not problem.unbounded and near_codes):
         if t0 is None and (marginal or problem.n_samples > _FEW_SAMPLES):
             with suppress(ConvergenceError):
-                t0, _, codes = _limit(problem)
+                t0, _, codes = limit_start(problem)
         if t0 is not None and codes is not None and near_codes:
             slight = _SLIGHT * np.sqrt(aim / AIM) * max(1.0, problem.n_samples / _TABLES_GROW)
             overlap = min(OVERLAP, slight) if marginal else OVERLAP

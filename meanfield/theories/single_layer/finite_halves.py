@@ -10,13 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from meanfield.activations.cumulant import Cumulant
 from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_marginal import Minimum, approach
 from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
+from meanfield.theories.single_layer.finite_start import rungs
 from meanfield.theories.single_layer.halves_codes import halves_codes
 from meanfield.theories.single_layer.readout_halves import Halves
-from meanfield.theories.single_layer.readout_integral import ACCURACY, COARSE, NotIntegrable, OutOfBudget, ReadoutIntegral
+from meanfield.theories.single_layer.readout_integral import (
+    ACCURACY,
+    COARSE,
+    NotIntegrable,
+    OutOfBudget,
+    ReadoutIntegral,
+)
 from meanfield.validation import FloatArray
 
 __all__ = ["halves_solve", "is_halved", "solve_halves"]
@@ -26,7 +32,7 @@ _MAX_SAMPLES = 2e4  # as where one class is integrated out: weights of codes are
 _ROUGH = 1e-3  # accuracy of the sums on the way
 _NEAR = 1e-2  # residual up to which that is the way
 _START = 8.0  # samples at which t is found from anywhere
-_FACTOR = 4.0  # of P from rung to rung
+_FACTOR = 0.25  # of P from rung to rung
 _MARGIN = 0.05  # error of the sums, relative to the residual that is aimed at
 _ENOUGH = 0.1  # residual of the sums themselves, relative to that
 _MAX_CHORDS = 12
@@ -72,12 +78,9 @@ def _start(halves: Halves, t0: FloatArray | None) -> tuple[FloatArray, int]:
             return approach(halves, t0, _ROUGH, _NEAR)
         except (NotIntegrable, np.linalg.LinAlgError):
             problem.starts = problem.starts[:0]
-    rungs = [target]
-    while rungs[-1] > _START:
-        rungs.append(rungs[-1] / _FACTOR)
     t, total = problem.y.copy(), 0
     try:
-        for problem.n_samples in rungs[::-1]:
+        for problem.n_samples in rungs(target, _START, _FACTOR):
             t, steps = approach(halves, t, _ROUGH, _NEAR)
             total += steps
     finally:
@@ -111,13 +114,9 @@ def _polished(halves: Halves, t: FloatArray, aim: float, accuracy: float, steps:
 
 
 def halves_solve(
-    single_site: Cumulant, p: FloatArray, y: FloatArray, tau: float, n_samples: float, t0: FloatArray | None,
-    basis: FloatArray, aim: float, tolerance: float,
-) -> FiniteSolution | None:  # fmt: skip
-    """`finite.finite_solve` in the span of the targets (columns of `basis`), where two halves of the classes do."""
-    problem = ReadoutIntegral(single_site, p, y, tau, n_samples, "lattice")
-    if not is_halved(problem):
-        return None
+    problem: ReadoutIntegral, t0: FloatArray | None, basis: FloatArray, aim: float, tolerance: float
+) -> FiniteSolution | None:
+    """`finite.finite_solve` in the span of the targets (columns of `basis`), or None."""
     found = solve_halves(problem, t0, aim, tolerance)
     if found is None:
         return None
@@ -145,7 +144,7 @@ def halves_solve(
         halves = Halves(problem)
         halves.look_for_maxima(found.t, ACCURACY)
         own = halves_codes(halves, found.t)
-        outside = (np.eye(m) - basis @ basis.T) / n_samples
+        outside = (np.eye(m) - basis @ basis.T) / problem.n_samples
         return {
             **own, "mode": own["mode"] @ basis.T, "mean": own["mean"] @ basis.T, "kind": None,
             "covariance": basis @ own["covariance"] @ basis.T + outside,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meanfield.theories.single_layer.readout_halves import Halves
+from meanfield.theories.single_layer.readout_halves import Halves, PairedValue
 from meanfield.theories.single_layer.readout_integral import ACCURACY, NotIntegrable, ReadoutIntegral
 from meanfield.theories.single_layer.readout_marginal import Marginal, Value
 from meanfield.validation import FloatArray
@@ -104,7 +104,7 @@ def approach(
     raise NotIntegrable("the coarse lattice does not lead to a minimum.")
 
 
-def _newton_step(problem: ReadoutIntegral, t: FloatArray, value: Value) -> FloatArray:
+def _newton_step(problem: ReadoutIntegral, t: FloatArray, value: Value | PairedValue) -> FloatArray:
     step = np.linalg.solve(value.hessian, value.gradient).reshape(t.shape)
     longest = 30.0 * (1.0 + np.abs(problem.y).max() + np.abs(t).max())
     return np.asarray(t - step * min(1.0, longest / max(np.abs(step).max(), 1e-300)))

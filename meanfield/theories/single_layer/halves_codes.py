@@ -1,7 +1,7 @@
 """Codes of a task with many different classes at finite P, from sums over two halves of the classes (sigma_a = 1).
 
-Neurons are told apart by which kappa_c lie above the steepest point of G'; patterns from whose mean the ascent of h leads
-to the same maximum are one code. Where codes overlap, whose a neuron is remains a convention.
+Neurons are told apart by which kappa_c lie above the steepest point of G'; patterns from whose mean the ascent of h
+leads to the same maximum are one code. Where codes overlap, whose a neuron is remains a convention.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 from meanfield.activations.cumulant import Cumulant
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.quick import cumulants
-from meanfield.theories.single_layer.readout_halves import Grids, Halves, transformed
+from meanfield.theories.single_layer.halves_grids import Grids, transformed, unsmoothed
+from meanfield.theories.single_layer.readout_halves import Halves
 from meanfield.theories.single_layer.readout_integral import NotIntegrable
 from meanfield.theories.single_layer.solution import heaviest_first
 from meanfield.validation import FloatArray
@@ -30,7 +31,7 @@ def halves_codes(halves: Halves, t: FloatArray) -> dict[str, Any]:
     """Weight, mode, mean, covariance of codes in the space of t, heaviest first, and `beside_cuts`."""
     problem = halves.problem
     for accuracy in _ACCURACIES:
-        grids = halves.grids(t, accuracy)
+        grids = halves.grids(unsmoothed(t), accuracy)
         if accuracy == _ACCURACIES[-1] or _numbers(grids) < _MAX_NUMBERS:
             break
     if _numbers(grids) > 4.0 * _MAX_NUMBERS:
@@ -84,7 +85,7 @@ def _moments(grids: Grids, parts: list[FloatArray], n_samples: float) -> tuple[F
     sums = (left @ right.T).reshape(*parts[0].shape[:2], *parts[1].shape[:2])  # left pattern, moment, right pattern, ..
     sums /= sums[:, 0, :, 0].sum()
     axes, n_left = [half.axes for half in grids.halves], len(grids.halves[0].axes)
-    own = np.flatnonzero(np.append(grids.sine > 0.0, np.ones(len(axes[1]) - k, dtype=bool)))  # not shared
+    own = np.flatnonzero(np.append(grids.sine > 0.0, np.ones(len(axes[1]) - k, dtype=bool))).tolist()  # not shared
     inverse = np.linalg.inv(np.vstack([axes[0], axes[1][own]]))
     m, weight = len(inverse), sums[:, 0, :, 0].ravel()
     first = np.empty((weight.size, m))

@@ -4,12 +4,15 @@ The integral over the readout depends on the Gram matrix T = t t^T alone: with k
 prod_c f_c(kappa_c), f_c = e^{P p_c G}. Let the classes be in two halves, and u_i, v_i principal vectors of the spans of
 their t_c: orthonormal in each half, u_i . v_j = rho_i delta_ij. In x_i = u_i . a and y_i = v_i . a
 
-    int da e^{-P |a|^2 / 2} prod_c f_c = int dx dy A(x) B(y) prod_i e^{-P (x_i^2 - 2 rho_i x_i y_i + y_i^2) / 2 (1 - rho_i^2)},
+    int da e^{-P |a|^2 / 2} prod_c f_c
+        = int dx dy A(x) B(y) prod_i e^{-P (x_i^2 - 2 rho_i x_i y_i + y_i^2) / 2 (1 - rho_i^2)},
 
 whose kernel is a product: a sum over n^d nodes takes 2 n^{d/2} evaluations and d/2 products with n x n matrices. It is
 a positive measure convolved with N(0, [[1, rho], [rho, 1]] / P): the error of product grids is that of Poisson's sums.
-Directions that both spans share (rho = 1, more classes than outputs) have one coordinate, and those that only one half
-has (rho = 0) are summed over at once.
+Directions that both spans share (rho = 1) have one coordinate, and those that only one half has (rho = 0) are summed
+over at once. With T = t' t'^T + D the average over kappa is one over N(0, t' t'^T / P) of what D makes of each f_c, a
+table: D is chosen such that t' has one dimension less than t, so that a direction in which the t_c are nearly dependent,
+and halves nearly parallel, becomes a shared one.
 
     d ln Z / dT_ce = Q_ce / 2P,  Q_ce = <d_c d_e prod f / prod f>,
 
@@ -19,33 +22,45 @@ so that slope and Hessian of J need products of derivatives of the f_c, of two a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from itertools import combinations, combinations_with_replacement, permutations
+from itertools import combinations_with_replacement, permutations
 from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.single_layer.compiled.halves import code_sums, half_sums
+from meanfield.theories.single_layer.compiled.halves import code_sums, half_sums, smooth_tables
+from meanfield.theories.single_layer.compiled.quick import cumulants
 from meanfield.theories.single_layer.finite_check import extra_starts
-from meanfield.theories.single_layer.readout_integral import NotIntegrable, OutOfBudget, ReadoutIntegral
+from meanfield.theories.single_layer.halves_grids import (
+    Grids,
+    Half,
+    Smoothed,
+    choices,
+    field_ranges,
+    smoothed,
+    span_of,
+    transformed,
+)
+from meanfield.theories.single_layer.readout_integral import COARSE, NotIntegrable, OutOfBudget, ReadoutIntegral
 from meanfield.theories.single_layer.readout_nodes import direct_samples
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Grids", "Half", "Halves", "transformed"]
+__all__ = ["Halves", "PairedValue"]
 
 _PILOT = 3e-2  # error of the sum that says where the posterior is
 _BESIDE = 1e-3  # share of a coordinate's ends that are left out, relative to the accuracy
 _MAX_NODES = 4e7  # of one half
 _MAX_NUMBERS = 4e7  # that one half keeps: products at nodes
+_WIDTH, _WIDE, _WIDEST, _NARROW = 0.7, 2.0, 4.0, 0.25  # of intervals of L, in those of the quick table of G
+_MAX_INTERVALS = 100_000
 _LEAST = 1e-14  # share of a coordinate beyond what codes can reach
 _SHIFT = 0.37  # of the grids that judge, in steps
 _UNDERFLOW = 640.0  # ln of the halves' maxima over the integral, beyond which nodes that matter could be lost
 _BUDGET = 9e9  # about nanoseconds, of all sums of one solve
 _SLICE = 2e5  # nodes between two looks at the clock
-_DEPENDENT = 1e-12
 _SHARED = 1e-9  # 1 - rho^2 below which spans share a direction up to rounding, or are too close
 
 
@@ -57,79 +72,6 @@ class PairedValue(NamedTuple):
     hessian: FloatArray
     n_nodes: int
     pairs: FloatArray  # (C, C)
-
-
-@dataclass(frozen=True, eq=False)
-class Half:
-    """Classes (n,) of one half and its directions (d, m): shared ones first, then pairs, then its own."""
-
-    classes: IntArray
-    axes: FloatArray
-    n_kept: int  # shared and paired
-
-
-@dataclass(frozen=True, eq=False)
-class Grids:
-    """Two halves and their product grids at one t.
-
-    rho, sine (k,) are those of the shared and paired directions; offset (k,) is a typical x - y, which both halves are
-    tilted by. low, step (d,) and size (d,) of either half.
-    """
-
-    halves: tuple[Half, Half]
-    rho: FloatArray
-    sine: FloatArray
-    offset: FloatArray
-    low: tuple[FloatArray, FloatArray]
-    step: tuple[FloatArray, FloatArray]
-    size: tuple[IntArray, IntArray]
-
-    def tilt(self, side: int) -> FloatArray:
-        """(d,) slope of the exponent of a half over P, of what is taken out of the kernel."""
-        tilt = np.zeros(len(self.low[side]))
-        pair = self.sine > 0.0
-        tilt[: pair.size][pair] = (-1.0, 1.0)[side] * (self.rho * self.offset)[pair] / self.sine[pair] ** 2
-        return tilt
-
-    def curvature(self, side: int) -> FloatArray:
-        curvature = np.ones(len(self.low[side]))
-        curvature[: self.rho.size] = 1.0 / (1.0 + self.rho)
-        return curvature
-
-    def log_measure(self, n_samples: float) -> float:
-        """ln of what multiplies the sum of both halves and the kernel."""
-        pair = self.sine > 0.0
-        total = 0.5 * n_samples * float(np.sum((self.rho * self.offset**2)[pair] / self.sine[pair] ** 2))
-        total -= float(np.log(self.sine[pair]).sum())
-        both = np.concatenate([self.step[0], self.step[1][: pair.size][pair], self.step[1][pair.size :]])
-        return total + float(np.log(both).sum()) + 0.5 * both.size * math.log(n_samples / (2.0 * math.pi))
-
-    def kernels(self, n_samples: float) -> list[FloatArray | None]:
-        """(n_x, n_y) of each pair; None where both halves share the coordinate."""
-        found: list[FloatArray | None] = []
-        for i, sine in enumerate(self.sine):
-            if sine == 0.0:
-                found.append(None)
-                continue
-            x, y = (self.low[s][i] + self.step[s][i] * np.arange(self.size[s][i]) for s in (0, 1))
-            gap = np.subtract.outer(x, y) - self.offset[i]
-            found.append(np.exp(-0.5 * n_samples * self.rho[i] / sine**2 * gap * gap))
-        return found
-
-
-def transformed(values: FloatArray, kernels: list[FloatArray | None], back: bool = False) -> FloatArray:
-    """(M, n_y1, n_y2, ...) of values (M, n_x1, n_x2, ...), or the other way."""
-    for i, kernel in enumerate(kernels):
-        if kernel is None:
-            continue
-        matrix = kernel if back else kernel.T
-        shape = values.shape
-        post = math.prod(shape[i + 2 :])
-        flat = values.reshape(math.prod(shape[: i + 1]), shape[i + 1], post)
-        moved = flat[:, :, 0] @ matrix.T if post == 1 else np.matmul(matrix, flat)
-        values = moved.reshape(*shape[: i + 1], len(matrix), *shape[i + 2 :])
-        check_time()
-    return values
 
 
 class Halves:
@@ -146,7 +88,7 @@ class Halves:
     def __init__(self, problem: ReadoutIntegral) -> None:
         self.problem = problem
         self.refinement = 1.0
-        self.level = np.nan
+        self.level, self.at = np.nan, problem.y
         self.seeds = np.empty((0, problem.y.shape[1]))
         self.work = 0.0
 
@@ -156,7 +98,7 @@ class Halves:
         maxima, height = problem.maxima(t, extra, on_the_way=extra is None)
         if len(height) == 0 or not math.isfinite(height[0]):
             raise NotIntegrable(f"at P = {problem.asked:g} the readout posterior has no maximum at a trial step.")
-        self.level = float(height[0])
+        self.level, self.at = float(height[0]), t
         self.seeds = maxima[problem.n_samples * (height - height[0]) > -problem.window(accuracy)]
 
     def aliasing(self, accuracy: float) -> float:
@@ -179,32 +121,46 @@ class Halves:
         NotIntegrable
             If the grids would be too large, or the posterior too far from both halves.
         """
-        return self._value(t, self.grids(t, accuracy), 4 if hessian else 2)
+        width = _WIDE if accuracy >= COARSE else _WIDTH
+        return self._value(t, self.grids(smoothed(t), accuracy), 4 if hessian else 2, width)
 
     def checked(self, t: FloatArray, accuracy: float) -> PairedValue:
-        """J and its gradient with other halves, other and finer grids, and direct evaluations of G and G' alone.
+        """J and its gradient with other halves, smoothed otherwise, finer grids, and direct evaluations of G.
 
-        Maxima of h are searched again, from more starts.
+        Maxima of h are searched again, from more starts; no second derivatives are needed.
         """
         self.look_for_maxima(t, accuracy, extra_starts(self.problem, t))
-        return self._value(t, self.grids(t, accuracy, 1, _SHIFT), 2, direct=True)
+        grids = self.grids(smoothed(t, other=True), accuracy, 1, _SHIFT)
+        return self._value(t, grids, 2, _NARROW, second=1)
 
-    def grids(self, t: FloatArray, accuracy: float, rank: int = 0, shift: float = 0.0) -> Grids:
+    def averages(self, t: FloatArray, accuracy: float) -> tuple[PairedValue, FloatArray, FloatArray]:
+        """J and its gradient, <G'_c G'_e> (C, C) and <G''_c> (C,)."""
+        grids = self.grids(smoothed(t), accuracy)
+        value = self._value(t, grids, 2, _WIDTH)
+        p, n_samples = self.problem.p, self.problem.n_samples
+        bend = np.diag(self._value(t, grids, 2, _NARROW, second=2).pairs) / p * n_samples
+        return value, (value.pairs - np.diag(bend * p / n_samples)) / np.outer(p, p), bend
+
+    def grids(self, task: Smoothed, accuracy: float, rank: int = 0, shift: float = 0.0) -> Grids:
         """Halves that need the fewest nodes (`rank` 0), the second fewest (1), and where the posterior is on them."""
-        span, found = len(_basis(t)), []
-        for left, right in _choices(len(t)):
-            paired = self._paired(t, left, right, span)
+        problem, found = self.problem, []
+        span = len(span_of(task.t))
+        # p_c G' at the maxima of h.
+        rise = cumulants(problem.table, (self.seeds @ self.at.T).ravel())[:, 1].reshape(len(self.seeds), -1)
+        rise *= problem.p
+        for left, right in choices(len(task.t)):
+            paired = self._paired(task, left, right, span, rise)
             if paired is not None:
                 found.append((sum(float(np.prod(size.astype(float))) for size in paired.size), paired))
         if len(found) <= rank:
             raise NotIntegrable("no two halves of the classes are far enough from each other.")
         found.sort(key=itemgetter(0))
-        return self._cut(t, found[rank][1], accuracy, shift)
+        return self._cut(found[rank][1], accuracy, shift)
 
-    def _paired(self, t: FloatArray, left: IntArray, right: IntArray, span: int) -> Grids | None:
+    def _paired(self, task: Smoothed, left: IntArray, right: IntArray, span: int, rise: FloatArray) -> Grids | None:
         """Coarse grids over all that a readout can be; None where the halves' spans are too close."""
-        problem = self.problem
-        bases = [_basis(t[left]), _basis(t[right])]
+        problem, t = self.problem, task.t
+        bases = [span_of(t[left]), span_of(t[right])]
         u, rho, v = np.linalg.svd(bases[0] @ bases[1].T)
         n_shared, k = len(bases[0]) + len(bases[1]) - span, len(rho)
         u, v, rho = u.T @ bases[0], v @ bases[1], np.minimum(rho, 1.0)
@@ -223,14 +179,16 @@ class Halves:
             lows.append(ends[0] - margin)
             sizes.append(np.ceil((ends[1] - ends[0] + 2.0 * margin) / step).astype(np.int64) + 1)
             steps.append(step)
-        apart = self.seeds @ (u[:k] - v[:k]).T
+        pull = rise[:, left] @ t[left], rise[:, right] @ t[right]
+        apart = (pull[0] + pull[1]) @ (u[:k] - v[:k]).T
+        apart[:, :n_shared] = 0.5 * (pull[0] - pull[1]) @ u[:n_shared].T
         offset = 0.5 * (apart.min(axis=0) + apart.max(axis=0))
         halves = Half(left, u, k), Half(right, v, k)
-        return Grids(halves, rho, sine, offset, (lows[0], lows[1]), (steps[0], steps[1]), (sizes[0], sizes[1]))
+        return Grids(task, halves, rho, sine, offset, (lows[0], lows[1]), (steps[0], steps[1]), (sizes[0], sizes[1]))
 
-    def _cut(self, t: FloatArray, pilot: Grids, accuracy: float, shift: float) -> Grids:
+    def _cut(self, pilot: Grids, accuracy: float, shift: float) -> Grids:
         """Finer grids, without ends of coordinates that hold next to nothing."""
-        sums, _ = self._sums(t, pilot, 0, pilot.size)
+        sums, _ = self._sums(pilot, 0, pilot.size, _WIDEST)
         kernels, k = pilot.kernels(self.problem.n_samples), pilot.rho.size
         values = [part[0].reshape(size) for part, size in zip(sums, pilot.size, strict=True)]
         kept = [value.sum(axis=tuple(range(k, value.ndim))) for value in values]
@@ -256,53 +214,90 @@ class Halves:
         size = [np.ceil((end[1] - end[0]) / one).astype(np.int64) + 2 for end, one in zip(ends, step, strict=True)]
         return replace(pilot, low=low, step=step, size=(size[0], size[1]))
 
-    def _sums(
-        self, t: FloatArray, grids: Grids, order: int, kept: tuple[IntArray, ...],
-        samples: tuple[FloatArray, float, int] | None = None, squares: bool = False,
-    ) -> tuple[list[FloatArray], tuple[float, float]]:  # fmt: skip
-        """Products of derivatives (M, N) of each half at its nodes, and ln of what they are relative to.
-
-        `kept`: the sizes of those coordinates that are not summed over; `squares`: of first derivatives, in the place
-        of second ones.
-        """
+    def _tables(self, grids: Grids, width: float, direct: bool) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+        """L of every class, averages of P p G'', where tables begin (C,) and the width of their intervals."""
         problem = self.problem
+        low, high = field_ranges(grids)
+        step = width / problem.quick.inverse
+        size = math.ceil(float((high - low).max()) / step) + 6
+        low = low - 2.0 * step
+        if size > _MAX_INTERVALS:
+            raise NotIntegrable("kappa is out of reach.")
+        sample, spacing, origin = np.empty((0, 3)), 1.0, 0
+        if direct:
+            cover = direct_samples(problem.single_site)
+            reach = (
+                math.sqrt(float(grids.smoothed.variance.max()))
+                * (20.0 / math.sqrt(problem.n_samples) + 2.0 * float(np.abs(problem.range).max() * problem.p.max()))
+                * math.sqrt(max(1.0, float(grids.smoothed.variance.max())))
+            )
+            covered = cover.cover(float(low.min()) - reach, float(low.max()) + step * size + reach)
+            if covered is None:
+                raise NotIntegrable("|kappa| is beyond direct samples.")
+            origin, sample = covered
+            spacing = cover.step
+        tables, bends = np.empty((low.size, size, 8)), np.empty((low.size, size + 1))
+        self._spend(40.0 * low.size * size * 25)
+        for c in range(low.size):
+            check_time()
+            smooth_tables(
+                problem.quick, sample, spacing, origin, problem.n_samples, problem.p[c : c + 1],
+                grids.smoothed.variance[c : c + 1], low[c : c + 1], float(np.abs(problem.range).max()), step,
+                tables[c : c + 1], bends[c : c + 1],
+            )  # fmt: skip
+        return tables, bends, low, step
+
+    def _sums(
+        self, grids: Grids, order: int, kept: tuple[IntArray, ...], width: float, second: int = 0
+    ) -> tuple[list[FloatArray], float]:
+        """Products of derivatives (M, N) of each half at its nodes, and ln of what both together are relative to: for
+        each node of the directions that are shared, the halves have their largest value set to one and its weight goes
+        to the second.
+
+        `kept`: the sizes of those coordinates that are not summed over; `width`: of the intervals of tables, in those
+        of the quick table; `second`: see `compiled.halves.half_sums`, where 1 asks for direct evaluations of G.
+        """
+        problem, t = self.problem, grids.smoothed.t
         found, levels = [], []
-        sample, spacing, origin = samples or (np.empty((0, 3)), 1.0, 0)
         for side, half in enumerate(grids.halves):
-            n_nodes, n_lines = float(np.prod(grids.size[side].astype(float))), math.prod(kept[side][:-1].tolist())
-            tables = _products(len(half.classes), order)
-            n_products, n_sums = len(tables[0]), n_lines * int(kept[side][-1])
+            n_nodes, n_sums = float(np.prod(grids.size[side].astype(float))), math.prod(kept[side].tolist())
+            n_products = len(_words(len(half.classes), order))
             if n_nodes > _MAX_NODES or n_products * float(n_sums) > _MAX_NUMBERS:
                 raise NotIntegrable(
                     f"at P = {problem.asked:g} half of the classes would need {n_nodes:.0e} nodes (largest |t| "
                     f"{np.abs(t).max():.2g}); a larger tau makes the readout posterior narrower."
                 )
             self._spend(n_nodes * (4.0 + 4.0 * len(half.classes) + n_products))
-            sums, tops = np.empty((n_products, n_sums)), np.empty(n_sums)
-            fields = np.ascontiguousarray(t[half.classes] @ half.axes.T)
-            stride = max(1, int(_SLICE * n_lines / n_nodes))
+        tables, bends, low, step = self._tables(grids, width, second == 1)
+        n_apart = math.prod(kept[0][: int(np.sum(grids.sine == 0.0))].tolist())
+        for side, half in enumerate(grids.halves):
+            own, words = half.classes, _products(len(half.classes), order)
+            n_lines, n_sums = math.prod(kept[side][:-1].tolist()), math.prod(kept[side].tolist())
+            sums, tops = np.empty((len(words[0]), n_sums)), np.empty(n_sums)
+            fields = np.ascontiguousarray(t[own] @ half.axes.T)
+            stride = max(1, int(_SLICE * n_lines / np.prod(grids.size[side].astype(float))))
             for begin in range(0, n_lines, stride):
                 check_time()
                 half_sums(
-                    problem.quick, sample, spacing, origin, problem.n_samples, problem.p[half.classes], fields,
-                    grids.low[side], grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side),
-                    len(kept[side]), begin, min(begin + stride, n_lines), *tables, squares, sums, tops,
+                    tables[own], bends[own], low[own], step, problem.n_samples, fields, grids.low[side],
+                    grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side), len(kept[side]),
+                    begin, min(begin + stride, n_lines), *words, second, sums, tops,
                 )  # fmt: skip
-            top = float(tops.max())
-            sums *= np.exp(tops - top)
+            top = tops.reshape(n_apart, -1).max(axis=1)
+            sums *= np.exp(tops - np.repeat(top, n_sums // n_apart))
             found.append(sums)
             levels.append(top)
-        return found, (levels[0], levels[1])
+        level = levels[0] + levels[1]
+        found[1] *= np.repeat(np.exp(level - level.max()), found[1].shape[1] // n_apart)
+        return found, float(level.max())
 
-    def patterns(
-        self, t: FloatArray, grids: Grids, cut: FloatArray
-    ) -> tuple[list[FloatArray], float]:
+    def patterns(self, t: FloatArray, grids: Grids, cut: FloatArray) -> tuple[list[FloatArray], float]:
         """Moments of the coordinates of each half, split by which of its classes are above their cuts (C,): (2^n,
         1 + d + d (d + 1) / 2, N), and the share of neurons within a cell of a cut. See `compiled.halves.code_sums`.
         """
         problem, k = self.problem, grids.rho.size
         kept = grids.size[0][:k], grids.size[1][:k]
-        whole, levels = self._sums(t, grids, 0, kept)
+        whole, _ = self._sums(grids, 0, kept, _WIDTH)
         found, near = [], []
         for side, half in enumerate(grids.halves):
             d, n, count = len(grids.low[side]), len(half.classes), whole[side].shape[1]
@@ -315,7 +310,7 @@ class Halves:
                     problem.quick, problem.n_samples, problem.p[half.classes], fields, grids.low[side],
                     grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side), k, begin,
                     min(begin + stride, count), cut[half.classes], 0.5 * np.abs(fields) @ grids.step[side],
-                    levels[side], sums, beside,
+                    whole[side][0], sums, beside,
                 )  # fmt: skip
             found.append(sums)
             near.append(beside)
@@ -329,29 +324,11 @@ class Halves:
         if self.work > _BUDGET:
             raise OutOfBudget(f"at P = {self.problem.asked:g} the sums over halves of the classes take too long.")
 
-    def averages(self, t: FloatArray, accuracy: float) -> tuple[PairedValue, FloatArray, FloatArray]:
-        """J and its gradient, <G'_c G'_e> (C, C) and <G''_c> (C,)."""
-        grids = self.grids(t, accuracy)
-        value = self._value(t, grids, 2)
-        p, n_samples = self.problem.p, self.problem.n_samples
-        squared = self._value(t, grids, 2, squares=True).pairs / np.outer(p, p)
-        bend = n_samples * np.diag(value.pairs / np.outer(p, p) - squared) * p
-        return value, squared, bend
-
-    def _value(
-        self, t: FloatArray, grids: Grids, order: int, *, direct: bool = False, squares: bool = False
-    ) -> PairedValue:
+    def _value(self, t: FloatArray, grids: Grids, order: int, width: float, second: int = 0) -> PairedValue:
         problem, n_samples = self.problem, self.problem.n_samples
-        samples = None
-        if direct:
-            cover = direct_samples(problem.single_site)
-            grid = cover.cover(*_field_range(t, grids))
-            if grid is None:
-                raise NotIntegrable("|kappa| is beyond direct samples.")
-            samples = grid[1], cover.step, grid[0]
         k = grids.rho.size
         kept = grids.size[0][:k], grids.size[1][:k]
-        (left, right), levels = self._sums(t, grids, order, kept, samples, squares)
+        (left, right), level = self._sums(grids, order, kept, width, second)
         sizes = [len(half.classes) for half in grids.halves]
         degrees = [np.array([len(word) for word in _words(n, order)]) for n in sizes]
         kernels = grids.kernels(n_samples)
@@ -372,13 +349,13 @@ class Halves:
         mass = float(sums[0, 0])
         if not mass > math.exp(-_UNDERFLOW):
             raise NotIntegrable("the readout posterior is too far from both halves of the classes.")
-        log_z = sum(levels) + math.log(mass) + grids.log_measure(n_samples)
+        log_z = level + math.log(mass) + grids.log_measure(n_samples)
         sums = sums.ravel() / mass
         order_of = np.concatenate([half.classes for half in grids.halves])
         place = np.argsort(order_of)
         pairs = sums[_places(sizes[0], sizes[1], order, 2)][np.ix_(place, place)]
-        if direct:  # of kappa d/dkappa instead of second derivatives: <kappa_c d_c> = sum_e T_ce Q_ce / P
-            gram, own = t @ t.T, np.diag(pairs).copy()
+        if second == 1:  # of kappa d/dkappa instead of second derivatives: <kappa_c d_c> = sum_e T_ce Q_ce / P
+            gram, own = grids.smoothed.t @ grids.smoothed.t.T, np.diag(pairs).copy()
             np.fill_diagonal(pairs, 0.0)
             own = (n_samples * own - (gram * pairs).sum(axis=1)) / np.maximum(np.diag(gram), 1e-300)
             np.fill_diagonal(pairs, own)
@@ -398,33 +375,6 @@ class Halves:
             raise NotIntegrable(f"at P = {problem.asked:g} the readout posterior of a trial step is out of reach.")
         n_nodes = sum(int(np.prod(size)) for size in grids.size)
         return PairedValue(objective, gradient, matrix, n_nodes, pairs)
-
-
-def _basis(t: FloatArray) -> FloatArray:
-    """Orthonormal rows that span those of t."""
-    _, size, axes = np.linalg.svd(t, full_matrices=False)
-    return np.asarray(axes[size > _DEPENDENT * size[0]])
-
-
-def _field_range(t: FloatArray, grids: Grids) -> tuple[float, float]:
-    """Smallest and largest kappa of the corners of the grids."""
-    low, high = np.inf, -np.inf
-    for half, first, step, size in zip(grids.halves, grids.low, grids.step, grids.size, strict=True):
-        fields = t[half.classes] @ half.axes.T
-        ends = np.sort(np.stack([fields * first, fields * (first + step * size)]), axis=0).sum(axis=2)
-        low, high = min(low, float(ends[0].min())), max(high, float(ends[1].max()))
-    return low, high
-
-
-@lru_cache(maxsize=8)
-def _choices(n_classes: int) -> list[tuple[IntArray, IntArray]]:
-    """Each way to split the classes into two halves, the smaller one first."""
-    found = []
-    for left in combinations(range(n_classes), n_classes // 2):
-        right = tuple(c for c in range(n_classes) if c not in left)
-        if len(left) < len(right) or left < right:
-            found.append((np.array(left), np.array(right)))
-    return found
 
 
 @lru_cache(maxsize=32)
@@ -447,7 +397,7 @@ def _products(n_classes: int, order: int) -> tuple[IntArray, IntArray, IntArray]
 
 @lru_cache(maxsize=32)
 def _places(n_left: int, n_right: int, order: int, degree: int) -> IntArray:
-    """(C,) * degree: where the sum of the derivatives by these classes (left ones first) is among all pairs of words."""
+    """(C,) * degree: where the sum of derivatives by these classes (left ones first) is among all pairs of words."""
     n = n_left + n_right
     left = {word: i for i, word in enumerate(_words(n_left, order))}
     right = {word: i for i, word in enumerate(_words(n_right, order))}
