@@ -13,7 +13,7 @@ import numpy as np
 from meanfield.activations.cumulant import Cumulant
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.quick import cumulants
-from meanfield.theories.single_layer.halves_grids import Grids, transformed, unsmoothed
+from meanfield.theories.single_layer.halves_grids import Grids, smoothed, transformed
 from meanfield.theories.single_layer.readout_halves import Halves
 from meanfield.theories.single_layer.readout_integral import NotIntegrable
 from meanfield.theories.single_layer.solution import heaviest_first
@@ -24,6 +24,7 @@ __all__ = ["halves_codes"]
 _MIN_WEIGHT = 1e-8  # lighter codes are not reported
 _ACCURACIES = 1e-8, 1e-6, 1e-4
 _MAX_NUMBERS = 2.5e7  # moments at all nodes
+_FLAT = 1e-7  # singular value of t, relative to the largest, below which a direction is not felt
 _SAME = 1e-5  # distance up to which two maxima are one, relative to 1 + |a|
 
 
@@ -31,13 +32,13 @@ def halves_codes(halves: Halves, t: FloatArray) -> dict[str, Any]:
     """Weight, mode, mean, covariance of codes in the space of t, heaviest first, and `beside_cuts`."""
     problem = halves.problem
     for accuracy in _ACCURACIES:
-        grids = halves.grids(unsmoothed(t), accuracy)
+        grids = halves.grids(smoothed(t), accuracy)
         if accuracy == _ACCURACIES[-1] or _numbers(grids) < _MAX_NUMBERS:
             break
     if _numbers(grids) > 4.0 * _MAX_NUMBERS:
         raise NotIntegrable("codes would take too many nodes.")
-    parts, beside = halves.patterns(t, grids, np.full(len(t), _steepest(problem.single_site)))
-    weight, first, second = _moments(grids, parts, problem.n_samples)
+    parts, beside = halves.patterns(grids, np.full(len(t), _steepest(problem.single_site)))
+    weight, first, second = _moments(grids, parts, t, problem.n_samples)
     kept = weight > _MIN_WEIGHT
     weight, first, second = weight[kept], first[kept], second[kept]
     found: list[FloatArray] = []
@@ -63,7 +64,9 @@ def halves_codes(halves: Halves, t: FloatArray) -> dict[str, Any]:
 def _numbers(grids: Grids) -> float:
     k = grids.rho.size
     return max(
-        2.0 ** len(half.classes) * (1 + len(size) * (len(size) + 3) / 2) * float(np.prod(size[:k].astype(float)))
+        2.0 ** len(half.classes)
+        * (1 + len(half.classes) * (len(half.classes) + 3) / 2)
+        * float(np.prod(size[:k].astype(float)))
         for half, size in zip(grids.halves, grids.size, strict=True)
     )
 
@@ -77,33 +80,35 @@ def _steepest(single_site: Cumulant) -> float:
     return float(flat[np.argmin(np.abs(flat))])
 
 
-def _moments(grids: Grids, parts: list[FloatArray], n_samples: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _moments(
+    grids: Grids, parts: list[FloatArray], t: FloatArray, n_samples: float
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Weight (K,) of each pattern of all classes, and its integrals of a (K, m) and a a^T (K, m, m)."""
-    k = grids.rho.size
+    k, counts = grids.rho.size, [len(half.classes) for half in grids.halves]
     left, right = (part.reshape(-1, part.shape[2]) for part in parts)
     left = transformed(left.reshape(-1, *grids.size[0][:k]), grids.kernels(n_samples)).reshape(len(left), -1)
     sums = (left @ right.T).reshape(*parts[0].shape[:2], *parts[1].shape[:2])  # left pattern, moment, right pattern, ..
     sums /= sums[:, 0, :, 0].sum()
-    axes, n_left = [half.axes for half in grids.halves], len(grids.halves[0].axes)
-    own = np.flatnonzero(np.append(grids.sine > 0.0, np.ones(len(axes[1]) - k, dtype=bool))).tolist()  # not shared
-    inverse = np.linalg.inv(np.vstack([axes[0], axes[1][own]]))
-    m, weight = len(inverse), sums[:, 0, :, 0].ravel()
-    first = np.empty((weight.size, m))
-    second = np.empty((weight.size, m, m))
-    for i in range(n_left):
-        first[:, i] = sums[:, 1 + i, :, 0].ravel()
+    n, weight = sum(counts), sums[:, 0, :, 0].ravel()
+    first, second = np.empty((weight.size, n)), np.empty((weight.size, n, n))
+    for i in range(n):
+        one, own = i < counts[0], i if i < counts[0] else i - counts[0]
+        first[:, i] = (sums[:, 1 + own, :, 0] if one else sums[:, 0, :, 1 + own]).ravel()
         for j in range(i + 1):
-            second[:, i, j] = second[:, j, i] = sums[:, _square(n_left, i, j), :, 0].ravel()
-        for place, j in enumerate(own, n_left):
-            second[:, i, place] = second[:, place, i] = sums[:, 1 + i, :, 1 + j].ravel()
-    for at, i in enumerate(own):
-        first[:, n_left + at] = sums[:, 0, :, 1 + i].ravel()
-        for place, j in enumerate(own[: at + 1]):
-            pair = sums[:, 0, :, _square(len(axes[1]), i, j)].ravel()
-            second[:, n_left + at, n_left + place] = second[:, n_left + place, n_left + at] = pair
-    return weight, first @ inverse.T, inverse @ second @ inverse.T
+            if one:
+                pair = sums[:, _square(counts[0], i, j), :, 0]
+            elif j >= counts[0]:
+                pair = sums[:, 0, :, _square(counts[1], own, j - counts[0])]
+            else:
+                pair = sums[:, 1 + j, :, 1 + own]
+            second[:, i, j] = second[:, j, i] = pair.ravel()
+    order = np.concatenate([half.classes for half in grids.halves])
+    inverse = np.linalg.pinv(t[order], rcond=_FLAT)
+    # Along what no kappa_c feels readouts keep their prior.
+    outside = (np.eye(t.shape[1]) - inverse @ t[order]) / n_samples
+    return weight, first @ inverse.T, inverse @ second @ inverse.T + weight[:, None, None] * outside
 
 
 def _square(d: int, i: int, j: int) -> int:
-    """Where x_i x_j (i >= j) is among the moments."""
+    """Where kappa_i kappa_j (i >= j) is among the moments."""
     return 1 + d + i * (i + 1) // 2 + j

@@ -16,7 +16,7 @@ import numpy as np
 from meanfield.numerics.limits import check_time
 from meanfield.validation import FloatArray, IntArray
 
-__all__ = ["Grids", "Half", "Smoothed", "choices", "field_ranges", "smoothed", "span_of", "transformed", "unsmoothed"]
+__all__ = ["Grids", "Half", "Smoothed", "choices", "field_ranges", "smoothed", "span_of", "transformed"]
 
 _DEPENDENT = 1e-12
 
@@ -126,10 +126,6 @@ def smoothed(t: FloatArray, other: bool = False) -> Smoothed:
         variance = np.where(np.arange(n_classes) == np.argmax(alone), alone, 0.0)
     values, vectors = np.linalg.eigh(gram - np.diag(variance))
     return Smoothed(vectors[:, 1:] * np.sqrt(np.maximum(values[1:], 0.0)), variance)
-
-
-def unsmoothed(t: FloatArray) -> Smoothed:
-    return Smoothed(t, np.zeros(len(t)))
 
 
 def field_ranges(grids: Grids) -> tuple[FloatArray, FloatArray]:

@@ -11,8 +11,8 @@ whose kernel is a product: a sum over n^d nodes takes 2 n^{d/2} evaluations and 
 a positive measure convolved with N(0, [[1, rho], [rho, 1]] / P): the error of product grids is that of Poisson's sums.
 Directions that both spans share (rho = 1) have one coordinate, and those that only one half has (rho = 0) are summed
 over at once. With T = t' t'^T + D the average over kappa is one over N(0, t' t'^T / P) of what D makes of each f_c, a
-table: D is chosen such that t' has one dimension less than t, so that a direction in which the t_c are nearly dependent,
-and halves nearly parallel, becomes a shared one.
+table: D is chosen such that t' has one dimension less than t, so that a direction in which the t_c are nearly
+dependent, and halves nearly parallel, becomes a shared one.
 
     d ln Z / dT_ce = Q_ce / 2P,  Q_ce = <d_c d_e prod f / prod f>,
 
@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.single_layer.compiled.halves import code_sums, half_sums, smooth_tables
+from meanfield.theories.single_layer.compiled.halves import code_sums, half_sums, smooth_tables, split_tables
 from meanfield.theories.single_layer.compiled.quick import cumulants
 from meanfield.theories.single_layer.finite_check import extra_starts
 from meanfield.theories.single_layer.halves_grids import (
@@ -226,11 +226,9 @@ class Halves:
         sample, spacing, origin = np.empty((0, 3)), 1.0, 0
         if direct:
             cover = direct_samples(problem.single_site)
-            reach = (
-                math.sqrt(float(grids.smoothed.variance.max()))
-                * (20.0 / math.sqrt(problem.n_samples) + 2.0 * float(np.abs(problem.range).max() * problem.p.max()))
-                * math.sqrt(max(1.0, float(grids.smoothed.variance.max())))
-            )
+            variance = float(grids.smoothed.variance.max())
+            reach = variance * float(np.abs(problem.range).max() * problem.p.max())
+            reach += 10.0 * math.sqrt(variance / problem.n_samples)
             covered = cover.cover(float(low.min()) - reach, float(low.max()) + step * size + reach)
             if covered is None:
                 raise NotIntegrable("|kappa| is beyond direct samples.")
@@ -291,25 +289,31 @@ class Halves:
         found[1] *= np.repeat(np.exp(level - level.max()), found[1].shape[1] // n_apart)
         return found, float(level.max())
 
-    def patterns(self, t: FloatArray, grids: Grids, cut: FloatArray) -> tuple[list[FloatArray], float]:
-        """Moments of the coordinates of each half, split by which of its classes are above their cuts (C,): (2^n,
-        1 + d + d (d + 1) / 2, N), and the share of neurons within a cell of a cut. See `compiled.halves.code_sums`.
+    def patterns(self, grids: Grids, cut: FloatArray) -> tuple[list[FloatArray], float]:
+        """Moments of the kappa_c of each half, split by which of its classes are above their cuts (C,): (2^n,
+        1 + n + n (n + 1) / 2, N), and the share of neurons near a cut. See `compiled.halves.code_sums`.
         """
         problem, k = self.problem, grids.rho.size
         kept = grids.size[0][:k], grids.size[1][:k]
         whole, _ = self._sums(grids, 0, kept, _WIDTH)
-        found, near = [], []
+        tables, _, low, step = self._tables(grids, _NARROW, False)
+        variance, found, near = grids.smoothed.variance, [], []
         for side, half in enumerate(grids.halves):
-            d, n, count = len(grids.low[side]), len(half.classes), whole[side].shape[1]
-            fields = np.ascontiguousarray(t[half.classes] @ half.axes.T)
-            sums, beside = np.empty((2**n, 1 + d + d * (d + 1) // 2, count)), np.empty(count)
-            stride = max(1, int(_SLICE * count / np.prod(grids.size[side].astype(float))))
+            own, n, count = half.classes, len(half.classes), whole[side].shape[1]
+            fields = np.ascontiguousarray(grids.smoothed.t[own] @ half.axes.T)
+            splits = np.empty((n, tables.shape[1] + 1, 7))
+            check_time()
+            split_tables(
+                problem.quick, problem.n_samples, problem.p[own], variance[own], low[own],
+                float(np.abs(problem.range).max()), step, cut[own], 0.5 * np.abs(fields) @ grids.step[side], splits,
+            )  # fmt: skip
+            sums, beside = np.empty((2**n, 1 + n + n * (n + 1) // 2, count)), np.empty(count)
+            stride = max(1, int(0.1 * _SLICE * count / np.prod(grids.size[side].astype(float))))
             for begin in range(0, count, stride):
                 check_time()
                 code_sums(
-                    problem.quick, problem.n_samples, problem.p[half.classes], fields, grids.low[side],
-                    grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side), k, begin,
-                    min(begin + stride, count), cut[half.classes], 0.5 * np.abs(fields) @ grids.step[side],
+                    tables[own], splits, low[own], step, problem.n_samples, fields, grids.low[side], grids.step[side],
+                    grids.size[side], grids.curvature(side), grids.tilt(side), k, begin, min(begin + stride, count),
                     whole[side][0], sums, beside,
                 )  # fmt: skip
             found.append(sums)

@@ -16,10 +16,11 @@ from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.quick import quick2
 from meanfield.theories.single_layer.compiled.stretch import ROOM
 
-__all__ = ["code_sums", "half_sums", "smooth_tables"]
+__all__ = ["code_sums", "half_sums", "smooth_tables", "split_tables"]
 
 _SPACING = 0.78  # of nodes, in standard deviations: an error of 1e-14
 _MARGIN = 8.0
+_FINE = 0.13  # the same where codes are cut
 
 
 def _hermite(order: int) -> np.ndarray:
@@ -284,20 +285,57 @@ def half_sums(
 
 
 @jit
-def code_sums(
-    quick, n_samples, p, fields, low, step, size, curvature, tilt, kept, begin, end, cut, width, total, sums, beside
-):  # fmt: skip
-    """Fill sums (2^n, 1 + d + d (d + 1) / 2, N) with averages of 1, x_i, x_i x_j (i >= j), split by patterns of upper
-    classes and times `total` (N,), and beside (N,) with what lies within a width of a cut. See `half_sums`.
+def split_tables(quick, n_samples, p, variance, low, largest, step, cut, width, splits):
+    """Fill splits (n, points, 7), at low + step * (0, 1, ...), with averages under the tilted law of kappa = m + x (see
+    `smooth_tables`) of 1, kappa, kappa^2 below the cut of a class, the same above, and the share within `width` of it.
 
-    A class is upper where kappa_c is above its cut (n,); within `width` (n,) of it the node is shared.
+    Within `width` (n,) of a cut (n,) a neuron is shared.
+    """
+    for c in range(p.shape[0]):
+        sigma = math.sqrt(variance[c] / n_samples)
+        reach = math.sqrt(variance[c] * n_samples) * p[c] * largest
+        n_x = 0 if variance[c] == 0.0 else int((reach + _MARGIN) / _FINE) + 1
+        w = np.empty(2 * n_x + 1)
+        for i in range(splits.shape[1]):
+            m = low[c] + step * i
+            top, total = -np.inf, 0.0
+            for k in range(2 * n_x + 1):
+                x = (k - n_x) * _FINE
+                w[k] = n_samples * p[c] * quick2(quick, m + sigma * x)[0] - 0.5 * x * x
+                top = max(top, w[k])
+            for k in range(7):
+                splits[c, i, k] = 0.0
+            for k in range(2 * n_x + 1):
+                here = math.exp(w[k] - top)
+                kappa = m + sigma * (k - n_x) * _FINE
+                upper = min(max(0.5 + 0.5 * (kappa - cut[c]) / width[c], 0.0), 1.0)
+                total += here
+                for side in range(2):
+                    part = here * (upper if side == 1 else 1.0 - upper)
+                    splits[c, i, 3 * side] += part
+                    splits[c, i, 3 * side + 1] += part * kappa
+                    splits[c, i, 3 * side + 2] += part * kappa * kappa
+                splits[c, i, 6] += here if 0.0 < upper < 1.0 else 0.0
+            for k in range(7):
+                splits[c, i, k] /= total
+
+
+@jit
+def code_sums(
+    tables, splits, table_low, table_step, n_samples, fields, low, step, size, curvature, tilt, kept, begin, end, total,
+    sums, beside,
+):  # fmt: skip
+    """Fill sums (2^n, 1 + n + n (n + 1) / 2, N) with averages of 1, kappa_c, kappa_c kappa_e (c >= e), split by
+    patterns of upper classes and times `total` (N,), and beside (N,) with the part within a width of a cut. See
+    `half_sums` and `split_tables`.
     """
     n_classes, d = fields.shape
     n_free = 1
     for r in range(kept, d):
         n_free *= size[r]
     n_patterns, n_moments = 1 << n_classes, sums.shape[1]
-    x, part, moment = np.empty(d), np.empty(n_patterns), np.ones(n_moments)
+    x, moment, split, value = np.empty(d), np.empty(n_moments), np.empty((n_classes, 7)), np.empty(1)
+    place, derivative = np.empty(1), np.empty((4, 1))
     for at in range(begin, end):
         _coordinates(at, size, 0, kept, low, step, x)
         beside[at] = 0.0
@@ -305,35 +343,47 @@ def code_sums(
         top, mass = -np.inf, 0.0
         for free in range(n_free):
             _coordinates(free, size, kept, d, low, step, x)
-            value, near = 0.0, 0.0
+            value[0], near = 0.0, 0.0
             for r in range(d):
-                value += n_samples * x[r] * (tilt[r] - 0.5 * curvature[r] * x[r])
-            part[:] = 1.0
+                value[0] += n_samples * x[r] * (tilt[r] - 0.5 * curvature[r] * x[r])
             for c in range(n_classes):
-                kappa = 0.0
+                place[0] = -table_low[c]
                 for r in range(d):
-                    kappa += fields[c, r] * x[r]
-                value += n_samples * p[c] * quick2(quick, kappa)[0]
-                upper = min(max(0.5 + 0.5 * (kappa - cut[c]) / width[c], 0.0), 1.0)
-                near = max(near, 1.0 if 0.0 < upper < 1.0 else 0.0)
-                for s in range(n_patterns):
-                    part[s] *= upper if (s >> c) & 1 else 1.0 - upper
-            if value > top:
-                scale = math.exp(top - value)
+                    place[0] += fields[c, r] * x[r]
+                place[0] /= table_step
+                _site(tables, c, place, 1, value, False, derivative)
+                j = int(place[0])
+                u = place[0] - j
+                for k in range(7):
+                    split[c, k] = (1.0 - u) * splits[c, j, k] + u * splits[c, j + 1, k]
+                near = max(near, split[c, 6])
+            if value[0] > top:
+                scale = math.exp(top - value[0])
                 mass *= scale
                 beside[at] *= scale
                 sums[:, :, at] *= scale
-                top = value
-            w = math.exp(value - top)
-            mass += w
-            beside[at] += near * w
-            for r in range(d):
-                moment[1 + r] = x[r]
-                for q in range(r + 1):
-                    moment[1 + d + r * (r + 1) // 2 + q] = x[r] * x[q]
+                top = value[0]
+            weight = math.exp(value[0] - top)
+            mass += weight
+            beside[at] += near * weight
             for s in range(n_patterns):
-                if part[s] > 0.0:
-                    for k in range(n_moments):
-                        sums[s, k, at] += w * part[s] * moment[k]
-        sums[:, :, at] *= total[at] / mass
+                part = weight
+                for c in range(n_classes):
+                    part *= split[c, 3 * ((s >> c) & 1)]
+                if part < 1e-30 * weight:
+                    continue
+                moment[0] = 1.0
+                for c in range(n_classes):
+                    k = 3 * ((s >> c) & 1)
+                    moment[1 + c] = split[c, k + 1] / split[c, k]
+                for c in range(n_classes):
+                    k, row = 3 * ((s >> c) & 1), 1 + n_classes + c * (c + 1) // 2
+                    for e in range(c):
+                        moment[row + e] = moment[1 + c] * moment[1 + e]
+                    moment[row + c] = split[c, k + 2] / split[c, k]
+                for k in range(n_moments):
+                    sums[s, k, at] += part * moment[k]
+        for s in range(n_patterns):
+            for k in range(n_moments):
+                sums[s, k, at] *= total[at] / mass
         beside[at] *= total[at] / mass
