@@ -49,6 +49,7 @@ def is_halved(problem: ReadoutIntegral) -> bool:
 def solve_halves(problem: ReadoutIntegral, t0: FloatArray | None, aim: float, tolerance: float) -> Minimum | None:
     """Minimise J, from t0 where that is near; None where this does not lead to a residual below the tolerance."""
     halves, accuracy = Halves(problem), max(ACCURACY, _MARGIN * aim)
+    halves.finest = accuracy
     best: Minimum | None = None
     try:
         t, steps = _start(halves, t0)

@@ -1,4 +1,4 @@
-"""Averages over the readout posterior of a task with many different classes at finite P, from order parameters alone."""
+"""Averages over the readout posterior with many different classes at finite P, from order parameters alone."""
 
 from __future__ import annotations
 

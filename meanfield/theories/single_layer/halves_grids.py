@@ -42,7 +42,8 @@ class Grids:
     """Two halves and their product grids at one t.
 
     rho, sine (k,) are those of the shared and paired directions; offset (k,), which both halves are tilted by, is a
-    typical x - y or, where the direction is shared, half of a typical difference of the slopes of both exponents.
+    typical x - y or, where the direction is shared, half of a typical difference of the slopes of both exponents;
+    spread (k,) is how far from it those of the maxima of h are.
     low, step (d,) and size (d,) are those of either half.
     """
 
@@ -51,6 +52,7 @@ class Grids:
     rho: FloatArray
     sine: FloatArray
     offset: FloatArray
+    spread: FloatArray
     low: tuple[FloatArray, FloatArray]
     step: tuple[FloatArray, FloatArray]
     size: tuple[IntArray, IntArray]
@@ -66,6 +68,11 @@ class Grids:
         curvature = np.ones(len(self.low[side]))
         curvature[: self.rho.size] = 1.0 / (1.0 + self.rho)
         return curvature
+
+    def largest_gap(self, n_samples: float) -> float:
+        """Bound of -ln of the kernel at the maxima of h."""
+        pair = self.sine > 0.0
+        return 0.5 * n_samples * float(np.sum((self.rho * self.spread**2)[pair] / self.sine[pair] ** 2))
 
     def log_measure(self, n_samples: float) -> float:
         """ln of what multiplies the sum of both halves and the kernel."""

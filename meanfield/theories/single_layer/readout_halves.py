@@ -44,7 +44,13 @@ from meanfield.theories.single_layer.halves_grids import (
     span_of,
     transformed,
 )
-from meanfield.theories.single_layer.readout_integral import COARSE, NotIntegrable, OutOfBudget, ReadoutIntegral
+from meanfield.theories.single_layer.readout_integral import (
+    ACCURACY,
+    COARSE,
+    NotIntegrable,
+    OutOfBudget,
+    ReadoutIntegral,
+)
 from meanfield.theories.single_layer.readout_nodes import direct_samples
 from meanfield.validation import FloatArray, IntArray
 
@@ -58,6 +64,7 @@ _WIDTH, _WIDE, _WIDEST, _NARROW = 0.7, 2.0, 4.0, 0.25  # of intervals of L, in t
 _MAX_INTERVALS = 100_000
 _LEAST = 1e-14  # share of a coordinate beyond what codes can reach
 _SHIFT = 0.37  # of the grids that judge, in steps
+_FAR = 250.0  # -ln of the kernel at a maximum of h, beyond which halves are the last choice
 _UNDERFLOW = 640.0  # ln of the halves' maxima over the integral, beyond which nodes that matter could be lost
 _BUDGET = 9e9  # about nanoseconds, of all sums of one solve
 _SLICE = 2e5  # nodes between two looks at the clock
@@ -81,6 +88,8 @@ class Halves:
     ----------
     refinement : float
         Grids are finer by this factor than their accuracy demands.
+    finest : float
+        Accuracy that slopes will be asked for: where that is out of reach, `value` says so at once.
     level : float
         Maximum of h, and `seeds` all its maxima that carry weight, at the t where they were last looked for.
     """
@@ -91,6 +100,7 @@ class Halves:
         self.level, self.at = np.nan, problem.y
         self.seeds = np.empty((0, problem.y.shape[1]))
         self.work = 0.0
+        self.finest = ACCURACY
 
     def look_for_maxima(self, t: FloatArray, accuracy: float, extra: FloatArray | None = None) -> None:
         """Maxima of h from the last ones, the code words, and from `extra` and all signs where these are given."""
@@ -121,8 +131,9 @@ class Halves:
         NotIntegrable
             If the grids would be too large, or the posterior too far from both halves.
         """
-        width = _WIDE if accuracy >= COARSE else _WIDTH
-        return self._value(t, self.grids(smoothed(t), accuracy), 4 if hessian else 2, width)
+        width, grids = _WIDE if accuracy >= COARSE else _WIDTH, self.grids(smoothed(t), accuracy)
+        self._affordable(grids, self.spacing(accuracy) / self.spacing(min(accuracy, self.finest)))
+        return self._value(t, grids, 4 if hessian else 2, width)
 
     def checked(self, t: FloatArray, accuracy: float) -> PairedValue:
         """J and its gradient with other halves, smoothed otherwise, finer grids, and direct evaluations of G.
@@ -151,11 +162,12 @@ class Halves:
         for left, right in choices(len(task.t)):
             paired = self._paired(task, left, right, span, rise)
             if paired is not None:
-                found.append((sum(float(np.prod(size.astype(float))) for size in paired.size), paired))
+                far = paired.largest_gap(problem.n_samples) > _FAR
+                found.append((far, sum(float(np.prod(size.astype(float))) for size in paired.size), paired))
         if len(found) <= rank:
             raise NotIntegrable("no two halves of the classes are far enough from each other.")
-        found.sort(key=itemgetter(0))
-        return self._cut(found[rank][1], accuracy, shift)
+        found.sort(key=itemgetter(0, 1))
+        return self._cut(found[rank][2], accuracy, shift)
 
     def _paired(self, task: Smoothed, left: IntArray, right: IntArray, span: int, rise: FloatArray) -> Grids | None:
         """Coarse grids over all that a readout can be; None where the halves' spans are too close."""
@@ -182,9 +194,19 @@ class Halves:
         pull = rise[:, left] @ t[left], rise[:, right] @ t[right]
         apart = (pull[0] + pull[1]) @ (u[:k] - v[:k]).T
         apart[:, :n_shared] = 0.5 * (pull[0] - pull[1]) @ u[:n_shared].T
-        offset = 0.5 * (apart.min(axis=0) + apart.max(axis=0))
+        low, high = apart.min(axis=0), apart.max(axis=0)
         halves = Half(left, u, k), Half(right, v, k)
-        return Grids(task, halves, rho, sine, offset, (lows[0], lows[1]), (steps[0], steps[1]), (sizes[0], sizes[1]))
+        return Grids(
+            task,
+            halves,
+            rho,
+            sine,
+            0.5 * (low + high),
+            0.5 * (high - low),
+            (lows[0], lows[1]),
+            (steps[0], steps[1]),
+            (sizes[0], sizes[1]),
+        )
 
     def _cut(self, pilot: Grids, accuracy: float, shift: float) -> Grids:
         """Finer grids, without ends of coordinates that hold next to nothing."""
@@ -260,11 +282,8 @@ class Halves:
         for side, half in enumerate(grids.halves):
             n_nodes, n_sums = float(np.prod(grids.size[side].astype(float))), math.prod(kept[side].tolist())
             n_products = len(_words(len(half.classes), order))
-            if n_nodes > _MAX_NODES or n_products * float(n_sums) > _MAX_NUMBERS:
-                raise NotIntegrable(
-                    f"at P = {problem.asked:g} half of the classes would need {n_nodes:.0e} nodes (largest |t| "
-                    f"{np.abs(t).max():.2g}); a larger tau makes the readout posterior narrower."
-                )
+            if n_nodes > _MAX_NODES or n_products * float(n_sums) > 2.0 * _MAX_NUMBERS:
+                raise NotIntegrable(f"at P = {problem.asked:g} half of the classes would need {n_nodes:.0e} nodes.")
             self._spend(n_nodes * (4.0 + 4.0 * len(half.classes) + n_products))
         tables, bends, low, step = self._tables(grids, width, second == 1)
         n_apart = math.prod(kept[0][: int(np.sum(grids.sine == 0.0))].tolist())
@@ -322,6 +341,20 @@ class Halves:
         across = transformed(whole[0].reshape(1, *kept[0]), kernels).ravel()
         back = transformed(whole[1].reshape(1, *kept[1]), kernels, back=True).ravel()
         return found, float((near[0] @ back + near[1] @ across) / (whole[1][0] @ across))
+
+    def _affordable(self, grids: Grids, finer: float) -> None:
+        """Raise where slopes on grids that are finer by a factor would take too many numbers: it is soon known."""
+        for half, size in zip(grids.halves, grids.size, strict=True):
+            kept = float(np.prod(size[: grids.rho.size].astype(float))) * finer**grids.rho.size
+            nodes, numbers = (
+                float(np.prod(size.astype(float))) * finer**size.size,
+                kept * len(_words(half.classes.size, 2)),
+            )
+            if nodes > _MAX_NODES or numbers > _MAX_NUMBERS:
+                raise NotIntegrable(
+                    f"at P = {self.problem.asked:g} half of the classes would need {nodes:.0e} nodes (largest |t| "
+                    f"{np.abs(self.at).max():.2g}); a larger tau makes the readout posterior narrower."
+                )
 
     def _spend(self, nanoseconds: float) -> None:
         self.work += nanoseconds

@@ -286,8 +286,9 @@ def half_sums(
 
 @jit
 def split_tables(quick, n_samples, p, variance, low, largest, step, cut, width, splits):
-    """Fill splits (n, points, 7), at low + step * (0, 1, ...), with averages under the tilted law of kappa = m + x (see
-    `smooth_tables`) of 1, kappa, kappa^2 below the cut of a class, the same above, and the share within `width` of it.
+    """Fill splits (n, points, 7), at m = low + step * (0, 1, ...), with averages under the tilted law of x (see
+    `smooth_tables`) of 1, x, x^2 where kappa = m + x is below the cut of a class, the same above, and the share within
+    `width` of it.
 
     Within `width` (n,) of a cut (n,) a neuron is shared.
     """
@@ -313,8 +314,8 @@ def split_tables(quick, n_samples, p, variance, low, largest, step, cut, width, 
                 for side in range(2):
                     part = here * (upper if side == 1 else 1.0 - upper)
                     splits[c, i, 3 * side] += part
-                    splits[c, i, 3 * side + 1] += part * kappa
-                    splits[c, i, 3 * side + 2] += part * kappa * kappa
+                    splits[c, i, 3 * side + 1] += part * (kappa - m)
+                    splits[c, i, 3 * side + 2] += part * (kappa - m) ** 2
                 splits[c, i, 6] += here if 0.0 < upper < 1.0 else 0.0
             for k in range(7):
                 splits[c, i, k] /= total
@@ -335,7 +336,7 @@ def code_sums(
         n_free *= size[r]
     n_patterns, n_moments = 1 << n_classes, sums.shape[1]
     x, moment, split, value = np.empty(d), np.empty(n_moments), np.empty((n_classes, 7)), np.empty(1)
-    place, derivative = np.empty(1), np.empty((4, 1))
+    place, derivative, field = np.empty(1), np.empty((4, 1)), np.empty(n_classes)
     for at in range(begin, end):
         _coordinates(at, size, 0, kept, low, step, x)
         beside[at] = 0.0
@@ -347,10 +348,10 @@ def code_sums(
             for r in range(d):
                 value[0] += n_samples * x[r] * (tilt[r] - 0.5 * curvature[r] * x[r])
             for c in range(n_classes):
-                place[0] = -table_low[c]
+                field[c] = 0.0
                 for r in range(d):
-                    place[0] += fields[c, r] * x[r]
-                place[0] /= table_step
+                    field[c] += fields[c, r] * x[r]
+                place[0] = (field[c] - table_low[c]) / table_step
                 _site(tables, c, place, 1, value, False, derivative)
                 j = int(place[0])
                 u = place[0] - j
@@ -375,12 +376,12 @@ def code_sums(
                 moment[0] = 1.0
                 for c in range(n_classes):
                     k = 3 * ((s >> c) & 1)
-                    moment[1 + c] = split[c, k + 1] / split[c, k]
+                    moment[1 + c] = field[c] + split[c, k + 1] / split[c, k]
                 for c in range(n_classes):
                     k, row = 3 * ((s >> c) & 1), 1 + n_classes + c * (c + 1) // 2
                     for e in range(c):
                         moment[row + e] = moment[1 + c] * moment[1 + e]
-                    moment[row + c] = split[c, k + 2] / split[c, k]
+                    moment[row + c] = field[c] * (2.0 * moment[1 + c] - field[c]) + split[c, k + 2] / split[c, k]
                 for k in range(n_moments):
                     sums[s, k, at] += part * moment[k]
         for s in range(n_patterns):
