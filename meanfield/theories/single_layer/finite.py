@@ -225,14 +225,11 @@ def finite_solve(
     codes = None if codes0 is None else Codes(np.ascontiguousarray(codes0.readout @ basis), codes0.weight)
     failures: list[ConvergenceError] = []
     for kind in _methods(basis.shape[1], n_samples) if method == "auto" else [method]:
-        if kind == "halves":
-            halved = _halved(
-                ReadoutIntegral(single_site, p, y @ basis, tau, n_samples, "lattice"), start, basis, aim, tolerance
-            )
-            if halved is not None:
-                return halved
-            continue
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
+        if kind == "halves" and not is_halved(problem):
+            continue
+        if kind == "laplace" and failures:  # so few samples that it is only where nothing else is to be tried
+            break
         for isolated in (True, False) if problem.unbounded and kind == "lattice" else (problem.unbounded,):
             if isolated != problem.isolated:  # the second attempt
                 problem = ReadoutIntegral(single_site, p, problem.y, tau, n_samples, kind)
@@ -242,18 +239,6 @@ def finite_solve(
             except (ConvergenceError, np.linalg.LinAlgError) as error:
                 failures.append(_in_words(error, problem))
     raise _best(failures)
-
-
-def _halved(
-    problem: ReadoutIntegral, t0: FloatArray | None, basis: FloatArray, aim: float, tolerance: float
-) -> FiniteSolution | None:
-    """The solution by sums over halves of the classes, where these do."""
-    if not is_halved(problem):
-        return None
-    if t0 is None:
-        with suppress(ConvergenceError):
-            t0 = limit_start(problem)[0]
-    return halves_solve(problem, t0, basis, aim, tolerance)
 
 
 @lru_cache(maxsize=16)
@@ -300,6 +285,11 @@ def _solve(
     tolerance: float,
 ) -> FiniteSolution:
     """`finite_solve` with one method, in the span of the targets (columns of `basis`)."""
+    if problem.method == "halves":
+        if t0 is None:
+            with suppress(ConvergenceError):
+                t0 = limit_start(problem)[0]
+        return halves_solve(problem, t0, basis, aim, tolerance)
     lattice = problem.method == "lattice"
     wanted = max(ACCURACY, _MARGIN * aim)
     near_codes = problem.y.shape[1] <= MAX_CLOUD_DIMENSION

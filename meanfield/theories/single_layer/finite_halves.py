@@ -1,7 +1,7 @@
 """Finite P with many different classes: Newton's method on J with sums over two halves of the classes (sigma_a = 1).
 
-Slopes are those of fine grids, the Hessian that of coarse ones nearby. Wherever anything is out of the ordinary the
-answer is None, and the lattice over all outputs takes over.
+Slopes are those of fine grids, the Hessian that of coarse ones nearby. Where that does not do, up to six dimensions
+the lattice over all outputs takes over.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_marginal import Minimum, approach
 from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
@@ -46,8 +47,14 @@ def is_halved(problem: ReadoutIntegral) -> bool:
     return few and m >= MIN_OUTPUTS and n_classes < 2 * m and not problem.unbounded
 
 
-def solve_halves(problem: ReadoutIntegral, t0: FloatArray | None, aim: float, tolerance: float) -> Minimum | None:
-    """Minimise J, from t0 where that is near; None where this does not lead to a residual below the tolerance."""
+def solve_halves(problem: ReadoutIntegral, t0: FloatArray | None, aim: float, tolerance: float) -> Minimum:
+    """Minimise J, from t0 where that is near.
+
+    Raises
+    ------
+    ConvergenceError
+        Where this does not lead to a residual below the tolerance.
+    """
     halves, accuracy = Halves(problem), max(ACCURACY, _MARGIN * aim)
     halves.finest = accuracy
     best: Minimum | None = None
@@ -61,9 +68,16 @@ def solve_halves(problem: ReadoutIntegral, t0: FloatArray | None, aim: float, to
             t, steps = found.t, found.steps
             if _residual(best) <= aim or (_residual(best) <= tolerance and not better):
                 break
-    except (NotIntegrable, OutOfBudget, np.linalg.LinAlgError):
-        pass
-    return best if best is not None and _residual(best) <= tolerance else None
+    except (NotIntegrable, OutOfBudget, np.linalg.LinAlgError) as error:
+        if best is None:
+            raise ConvergenceError(str(error)) from error
+    assert best is not None
+    if _residual(best) > tolerance:
+        raise ConvergenceError(
+            f"at P = {problem.asked:g} the stationarity residual, recomputed with other halves of the classes, is "
+            f"{_residual(best):.1e}, above {tolerance:.0e}. A larger P or a larger tau makes the integral easier."
+        )
+    return best
 
 
 def _residual(found: Minimum) -> float:
@@ -116,11 +130,9 @@ def _polished(halves: Halves, t: FloatArray, aim: float, accuracy: float, steps:
 
 def halves_solve(
     problem: ReadoutIntegral, t0: FloatArray | None, basis: FloatArray, aim: float, tolerance: float
-) -> FiniteSolution | None:
-    """`finite.finite_solve` in the span of the targets (columns of `basis`), or None."""
+) -> FiniteSolution:
+    """`finite.finite_solve` in the span of the targets (columns of `basis`)."""
     found = solve_halves(problem, t0, aim, tolerance)
-    if found is None:
-        return None
     m = len(basis)
     none = np.empty((0, m))
     solved = FiniteSolution(
