@@ -5,8 +5,9 @@ See `meanfield.theories.single_layer.readout_halves`.
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from meanfield.validation import FloatArray, IntArray
 __all__ = ["Grids", "Half", "Smoothed", "choices", "field_ranges", "smoothed", "span_of", "transformed"]
 
 _DEPENDENT = 1e-12
+_ROUNDING = 1e-14  # eigenvalue of t t^T, relative to the largest, which is as good as none
 
 
 class Smoothed(NamedTuple):
@@ -68,6 +70,20 @@ class Grids:
         curvature = np.ones(len(self.low[side]))
         curvature[: self.rho.size] = 1.0 / (1.0 + self.rho)
         return curvature
+
+    def slabs(self, n: int) -> list[Grids]:
+        """n parts along the first direction, if both halves share it."""
+        if n == 1 or self.sine[0] > 0.0:
+            return [self]
+        ends = np.linspace(0, self.size[0][0], min(n, self.size[0][0]) + 1).astype(np.int64)
+        found = []
+        for first, last in itertools.pairwise(ends.tolist()):
+            low, size = [one.copy() for one in self.low], [one.copy() for one in self.size]
+            for side in (0, 1):
+                low[side][0] += first * self.step[side][0]
+                size[side][0] = last - first
+            found.append(replace(self, low=(low[0], low[1]), size=(size[0], size[1])))
+        return found
 
     def largest_gap(self, n_samples: float) -> float:
         """Bound of -ln of the kernel at the maxima of h."""
@@ -125,8 +141,10 @@ def smoothed(t: FloatArray, other: bool = False) -> Smoothed:
     n_classes = len(t)
     gram = t @ t.T
     values = np.linalg.eigvalsh(gram)
-    if not values[0] > _DEPENDENT * values[-1]:
-        return Smoothed(t, np.zeros(n_classes))
+    if not values[0] > _ROUNDING * values[-1]:
+        _, size, axes = np.linalg.svd(t, full_matrices=False)
+        axes = axes[size**2 > _ROUNDING * size[0] ** 2]
+        return Smoothed(t @ axes.T @ axes, np.zeros(n_classes))
     variance = np.full(n_classes, values[0])
     if other:
         alone = 1.0 / np.diag(np.linalg.inv(gram))

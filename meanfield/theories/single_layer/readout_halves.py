@@ -59,14 +59,16 @@ __all__ = ["Halves", "PairedValue"]
 _PILOT = 3e-2  # error of the sum that says where the posterior is
 _BESIDE = 1e-3  # share of a coordinate's ends that are left out, relative to the accuracy
 _MAX_NODES = 4e7  # of one half
-_MAX_NUMBERS = 4e7  # that one half keeps: products at nodes
+_MAX_NUMBERS, _AT_ONCE = 4e7, 1e7  # products at nodes that one half keeps; if it can be done in parts
+_AT_A_NODE = 20.0  # of one class at one node, about nanoseconds
+_SLOPES = 5.0  # slopes on the finest grids that a solve takes, about
 _WIDTH, _WIDE, _WIDEST, _NARROW = 0.7, 2.0, 4.0, 0.25  # of intervals of L, in those of the quick table of G
 _MAX_INTERVALS = 100_000
 _LEAST = 1e-14  # share of a coordinate beyond what codes can reach
 _SHIFT = 0.37  # of the grids that judge, in steps
 _FAR = 250.0  # -ln of the kernel at a maximum of h, beyond which halves are the last choice
 _UNDERFLOW = 640.0  # ln of the halves' maxima over the integral, beyond which nodes that matter could be lost
-_BUDGET = 9e9  # about nanoseconds, of all sums of one solve
+_BUDGET = 7e9  # about nanoseconds, of all sums of one solve
 _SLICE = 2e5  # nodes between two looks at the clock
 _SHARED = 1e-9  # 1 - rho^2 below which spans share a direction up to rounding, or are too close
 
@@ -79,6 +81,15 @@ class PairedValue(NamedTuple):
     hessian: FloatArray
     n_nodes: int
     pairs: FloatArray  # (C, C)
+
+
+class _Tables(NamedTuple):
+    """L (C, n, 8) and averages of P p G'' (C, n + 1) on intervals of width `step` from low (C,) on."""
+
+    values: FloatArray
+    bends: FloatArray
+    low: FloatArray
+    step: float
 
 
 class Halves:
@@ -210,7 +221,7 @@ class Halves:
 
     def _cut(self, pilot: Grids, accuracy: float, shift: float) -> Grids:
         """Finer grids, without ends of coordinates that hold next to nothing."""
-        sums, _ = self._sums(pilot, 0, pilot.size, _WIDEST)
+        sums, _ = self._sums(pilot, 0, pilot.size, self._tables(pilot, _WIDEST))
         kernels, k = pilot.kernels(self.problem.n_samples), pilot.rho.size
         values = [part[0].reshape(size) for part, size in zip(sums, pilot.size, strict=True)]
         kept = [value.sum(axis=tuple(range(k, value.ndim))) for value in values]
@@ -236,8 +247,8 @@ class Halves:
         size = [np.ceil((end[1] - end[0]) / one).astype(np.int64) + 2 for end, one in zip(ends, step, strict=True)]
         return replace(pilot, low=low, step=step, size=(size[0], size[1]))
 
-    def _tables(self, grids: Grids, width: float, direct: bool) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-        """L of every class, averages of P p G'', where tables begin (C,) and the width of their intervals."""
+    def _tables(self, grids: Grids, width: float, direct: bool = False) -> _Tables:
+        """L of every class, on intervals of `width` times those of the quick table, or by direct evaluations of G."""
         problem = self.problem
         low, high = field_ranges(grids)
         step = width / problem.quick.inverse
@@ -265,27 +276,24 @@ class Halves:
                 grids.smoothed.variance[c : c + 1], low[c : c + 1], float(np.abs(problem.range).max()), step,
                 tables[c : c + 1], bends[c : c + 1],
             )  # fmt: skip
-        return tables, bends, low, step
+        return _Tables(tables, bends, low, step)
 
     def _sums(
-        self, grids: Grids, order: int, kept: tuple[IntArray, ...], width: float, second: int = 0
+        self, grids: Grids, order: int, kept: tuple[IntArray, ...], tables: _Tables, second: int = 0
     ) -> tuple[list[FloatArray], float]:
         """Products of derivatives (M, N) of each half at its nodes, and ln of what both together are relative to: for
         each node of the directions that are shared, the halves have their largest value set to one and its weight goes
         to the second.
 
-        `kept`: the sizes of those coordinates that are not summed over; `width`: of the intervals of tables, in those
-        of the quick table; `second`: see `compiled.halves.half_sums`, where 1 asks for direct evaluations of G.
+        `kept`: the sizes of those coordinates that are not summed over; `second`: see `compiled.halves.half_sums`.
         """
         problem, t = self.problem, grids.smoothed.t
         found, levels = [], []
         for side, half in enumerate(grids.halves):
-            n_nodes, n_sums = float(np.prod(grids.size[side].astype(float))), math.prod(kept[side].tolist())
-            n_products = len(_words(len(half.classes), order))
-            if n_nodes > _MAX_NODES or n_products * float(n_sums) > 2.0 * _MAX_NUMBERS:
+            n_nodes, n_products = float(np.prod(grids.size[side].astype(float))), len(_words(len(half.classes), order))
+            if n_nodes > _MAX_NODES or n_products * float(np.prod(kept[side].astype(float))) > 2.0 * _MAX_NUMBERS:
                 raise NotIntegrable(f"at P = {problem.asked:g} half of the classes would need {n_nodes:.0e} nodes.")
             self._spend(n_nodes * (4.0 + 4.0 * len(half.classes) + n_products))
-        tables, bends, low, step = self._tables(grids, width, second == 1)
         n_apart = math.prod(kept[0][: int(np.sum(grids.sine == 0.0))].tolist())
         for side, half in enumerate(grids.halves):
             own, words = half.classes, _products(len(half.classes), order)
@@ -296,8 +304,9 @@ class Halves:
             for begin in range(0, n_lines, stride):
                 check_time()
                 half_sums(
-                    tables[own], bends[own], low[own], step, problem.n_samples, fields, grids.low[side],
-                    grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side), len(kept[side]),
+                    tables.values[own], tables.bends[own], tables.low[own], tables.step, problem.n_samples, fields,
+                    grids.low[side], grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side),
+                    len(kept[side]),
                     begin, min(begin + stride, n_lines), *words, second, sums, tops,
                 )  # fmt: skip
             top = tops.reshape(n_apart, -1).max(axis=1)
@@ -314,26 +323,27 @@ class Halves:
         """
         problem, k = self.problem, grids.rho.size
         kept = grids.size[0][:k], grids.size[1][:k]
-        whole, _ = self._sums(grids, 0, kept, _WIDTH)
-        tables, _, low, step = self._tables(grids, _NARROW, False)
+        tables = self._tables(grids, _NARROW)
+        whole, _ = self._sums(grids, 0, kept, tables)
         variance, found, near = grids.smoothed.variance, [], []
         for side, half in enumerate(grids.halves):
             own, n, count = half.classes, len(half.classes), whole[side].shape[1]
             fields = np.ascontiguousarray(grids.smoothed.t[own] @ half.axes.T)
-            splits = np.empty((n, tables.shape[1] + 1, 7))
+            splits = np.empty((n, tables.values.shape[1] + 1, 7))
             check_time()
             split_tables(
-                problem.quick, problem.n_samples, problem.p[own], variance[own], low[own],
-                float(np.abs(problem.range).max()), step, cut[own], 0.5 * np.abs(fields) @ grids.step[side], splits,
+                problem.quick, problem.n_samples, problem.p[own], variance[own], tables.low[own],
+                float(np.abs(problem.range).max()), tables.step, cut[own], 0.5 * np.abs(fields) @ grids.step[side],
+                splits,
             )  # fmt: skip
             sums, beside = np.empty((2**n, 1 + n + n * (n + 1) // 2, count)), np.empty(count)
             stride = max(1, int(0.1 * _SLICE * count / np.prod(grids.size[side].astype(float))))
             for begin in range(0, count, stride):
                 check_time()
                 code_sums(
-                    tables[own], splits, low[own], step, problem.n_samples, fields, grids.low[side], grids.step[side],
-                    grids.size[side], grids.curvature(side), grids.tilt(side), k, begin, min(begin + stride, count),
-                    whole[side][0], sums, beside,
+                    tables.values[own], splits, tables.low[own], tables.step, problem.n_samples, fields,
+                    grids.low[side], grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side), k,
+                    begin, min(begin + stride, count), whole[side][0], sums, beside,
                 )  # fmt: skip
             found.append(sums)
             near.append(beside)
@@ -342,19 +352,44 @@ class Halves:
         back = transformed(whole[1].reshape(1, *kept[1]), kernels, back=True).ravel()
         return found, float((near[0] @ back + near[1] @ across) / (whole[1][0] @ across))
 
+    def _pairs(self, grids: Grids, order: int, tables: _Tables, second: int) -> tuple[FloatArray, float]:
+        """Sums of all pairs of products of derivatives of even degree, and ln of what they are relative to."""
+        k = grids.rho.size
+        kept = grids.size[0][:k], grids.size[1][:k]
+        (left, right), level = self._sums(grids, order, kept, tables, second)
+        degrees = [np.array([len(word) for word in _words(len(half.classes), order)]) for half in grids.halves]
+        kernels = grids.kernels(self.problem.n_samples)
+        half = order // 2
+        count = int((degrees[0] <= half).sum()), int((degrees[1] < half).sum())
+        self._spend(0.16 * k * sum(float(n * left.shape[1] * kept[1].max()) for n in count))
+        over = transformed(left[: count[0]].reshape(-1, *kept[0]), kernels).reshape(count[0], -1)
+        back = transformed(right[: count[1]].reshape(-1, *kept[1]), kernels, back=True).reshape(count[1], -1)
+        sums = np.zeros((len(left), len(right)))
+        for i in range(order + 1):
+            for j in range(i % 2, order + 1 - i, 2):
+                rows, columns = np.flatnonzero(degrees[0] == i), np.flatnonzero(degrees[1] == j)
+                one, other = (over[rows], right[columns]) if i <= half else (left[rows], back[columns])
+                sums[np.ix_(rows, columns)] = one @ other.T
+        return sums, level
+
+    def _numbers(self, grids: Grids, order: int, finer: float = 1.0) -> list[float]:
+        """Products at nodes that each half keeps, on grids that are finer by a factor."""
+        k = grids.rho.size
+        return [
+            len(_words(len(half.classes), order)) * finer**k * float(np.prod(size[:k].astype(float)))
+            for half, size in zip(grids.halves, grids.size, strict=True)
+        ]
+
     def _affordable(self, grids: Grids, finer: float) -> None:
-        """Raise where slopes on grids that are finer by a factor would take too many numbers: it is soon known."""
-        for half, size in zip(grids.halves, grids.size, strict=True):
-            kept = float(np.prod(size[: grids.rho.size].astype(float))) * finer**grids.rho.size
-            nodes, numbers = (
-                float(np.prod(size.astype(float))) * finer**size.size,
-                kept * len(_words(half.classes.size, 2)),
+        """Raise where slopes on grids that are finer by a factor would take too long: it is soon known."""
+        nodes = [float(np.prod(size.astype(float))) * finer**size.size for size in grids.size]
+        cost = sum(n * _AT_A_NODE * len(half.classes) for n, half in zip(nodes, grids.halves, strict=True))
+        at_once = max(self._numbers(grids, 2, finer)) / (finer * grids.size[0][0] if grids.sine[0] == 0.0 else 1.0)
+        if max(nodes) > _MAX_NODES or at_once > _MAX_NUMBERS or self.work + _SLOPES * cost > _BUDGET:
+            raise NotIntegrable(
+                f"at P = {self.problem.asked:g} half of the classes would need {max(nodes):.0e} nodes (largest |t| "
+                f"{np.abs(self.at).max():.2g}); a larger tau makes the readout posterior narrower."
             )
-            if nodes > _MAX_NODES or numbers > _MAX_NUMBERS:
-                raise NotIntegrable(
-                    f"at P = {self.problem.asked:g} half of the classes would need {nodes:.0e} nodes (largest |t| "
-                    f"{np.abs(self.at).max():.2g}); a larger tau makes the readout posterior narrower."
-                )
 
     def _spend(self, nanoseconds: float) -> None:
         self.work += nanoseconds
@@ -363,26 +398,14 @@ class Halves:
 
     def _value(self, t: FloatArray, grids: Grids, order: int, width: float, second: int = 0) -> PairedValue:
         problem, n_samples = self.problem, self.problem.n_samples
-        k = grids.rho.size
-        kept = grids.size[0][:k], grids.size[1][:k]
-        (left, right), level = self._sums(grids, order, kept, width, second)
         sizes = [len(half.classes) for half in grids.halves]
-        degrees = [np.array([len(word) for word in _words(n, order)]) for n in sizes]
-        kernels = grids.kernels(n_samples)
-        half = order // 2
-        count = int((degrees[0] <= half).sum()), int((degrees[1] < half).sum())
-        flops = sum(float(n * left.shape[1] * kept[1].max()) for n in count) * 2.0 * k
-        self._spend(0.08 * flops)
-        over = transformed(left[: count[0]].reshape(-1, *kept[0]), kernels).reshape(count[0], -1)
-        back = transformed(right[: count[1]].reshape(-1, *kept[1]), kernels, back=True).reshape(count[1], -1)
-        sums = np.zeros((len(left), len(right)))
-        for i in range(order + 1):
-            for j in range(order + 1 - i):
-                if (i + j) % 2:
-                    continue
-                rows, columns = np.flatnonzero(degrees[0] == i), np.flatnonzero(degrees[1] == j)
-                one, other = (over[rows], right[columns]) if i <= half else (left[rows], back[columns])
-                sums[np.ix_(rows, columns)] = one @ other.T
+        numbers = max(self._numbers(grids, order))
+        tables = self._tables(grids, width, second == 1)
+        sums, level = np.zeros((len(_words(sizes[0], order)), len(_words(sizes[1], order)))), -np.inf
+        for slab in grids.slabs(math.ceil(numbers / _AT_ONCE)):
+            part, here = self._pairs(slab, order, tables, second)
+            top = max(level, here)
+            sums, level = sums * math.exp(level - top) + part * math.exp(here - top), top
         mass = float(sums[0, 0])
         if not mass > math.exp(-_UNDERFLOW):
             raise NotIntegrable("the readout posterior is too far from both halves of the classes.")
