@@ -37,6 +37,7 @@ _FACTOR = 0.25  # of P from rung to rung
 _MARGIN = 0.05  # error of the sums, relative to the residual that is aimed at
 _ENOUGH = 0.1  # residual of the sums themselves, relative to that
 _MAX_CHORDS = 12
+_HESSIANS = COARSE, 1e-6, 1e-8, 1e-8  # accuracy of Hessians: a better one where steps gain little
 _REFINEMENTS = (1.0, 0.75, 0.5)
 
 
@@ -107,7 +108,8 @@ def _polished(halves: Halves, t: FloatArray, aim: float, accuracy: float, steps:
     """Steps with the slope of fine sums and a Hessian of coarse ones, then other halves and other grids."""
     problem = halves.problem
     halves.look_for_maxima(t, accuracy)
-    inverse = np.linalg.inv(halves.value(t, COARSE, True).hessian)
+    finer = iter(_HESSIANS)
+    inverse = np.linalg.inv(halves.value(t, next(finer), True).hessian)
     value = halves.value(t, accuracy, False)
     residual = problem.residual(value.gradient)
     for _ in range(_MAX_CHORDS):
@@ -117,9 +119,14 @@ def _polished(halves: Halves, t: FloatArray, aim: float, accuracy: float, steps:
         trial = t - (inverse @ value.gradient).reshape(t.shape)
         new = halves.value(trial, accuracy, False)
         error = problem.residual(new.gradient)
-        if not error < 0.5 * residual:
-            break
-        t, value, residual = trial, new, error
+        slow = not error < 0.1 * residual
+        if error < residual:
+            t, value, residual = trial, new, error
+        if slow and residual > _ENOUGH * aim:
+            hessian = next(finer, 0.0)
+            if hessian == 0.0:
+                break
+            inverse = np.linalg.inv(halves.value(t, hessian, True).hessian)
     again = halves.checked(t, 0.1 * accuracy)
     error = max(halves.aliasing(accuracy), problem.n_samples * abs(again.objective - value.objective))
     decrement = 0.5 * float(value.gradient @ inverse @ value.gradient)

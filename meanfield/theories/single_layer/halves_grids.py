@@ -136,7 +136,8 @@ def smoothed(t: FloatArray, other: bool = False) -> Smoothed:
     """t and no variance where the t_c are dependent; else t' with one dimension less: all classes are smoothed by the
     least eigenvalue of t t^T or, with `other`, one of them by as much as its kappa_c has beside all others.
 
-    Halves of t' share a direction, where those of t would be nearly parallel in one if t is nearly dependent.
+    Least eigenvalues that are equal go together. Halves of t' share a direction, where those of t would be nearly
+    parallel in one if t is nearly dependent.
     """
     n_classes = len(t)
     gram = t @ t.T
@@ -150,7 +151,9 @@ def smoothed(t: FloatArray, other: bool = False) -> Smoothed:
         alone = 1.0 / np.diag(np.linalg.inv(gram))
         variance = np.where(np.arange(n_classes) == np.argmax(alone), alone, 0.0)
     values, vectors = np.linalg.eigh(gram - np.diag(variance))
-    return Smoothed(vectors[:, 1:] * np.sqrt(np.maximum(values[1:], 0.0)), variance)
+    kept = values > _ROUNDING * values[-1]
+    kept[0] = False
+    return Smoothed(vectors[:, kept] * np.sqrt(values[kept]), variance)
 
 
 def field_ranges(grids: Grids) -> tuple[FloatArray, FloatArray]:

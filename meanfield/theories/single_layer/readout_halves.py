@@ -70,6 +70,7 @@ _FAR = 250.0  # -ln of the kernel at a maximum of h, beyond which halves are the
 _UNDERFLOW = 640.0  # ln of the halves' maxima over the integral, beyond which nodes that matter could be lost
 _BUDGET = 7e9  # about nanoseconds, of all sums of one solve
 _SLICE = 2e5  # nodes between two looks at the clock
+_SAME = 1e-12  # 1 - rho^2 of directions that are shared, at most
 _SHARED = 1e-9  # 1 - rho^2 below which spans share a direction up to rounding, or are too close
 
 
@@ -143,13 +144,15 @@ class Halves:
             If the grids would be too large, or the posterior too far from both halves.
         """
         width, grids = _WIDE if accuracy >= COARSE else _WIDTH, self.grids(smoothed(t), accuracy)
-        self._affordable(grids, self.spacing(accuracy) / self.spacing(min(accuracy, self.finest)))
+        if accuracy > self.finest:
+            self._affordable(grids, self.spacing(accuracy) / self.spacing(self.finest))
         return self._value(t, grids, 4 if hessian else 2, width)
 
     def checked(self, t: FloatArray, accuracy: float) -> PairedValue:
         """J and its gradient with other halves, smoothed otherwise, finer grids, and direct evaluations of G.
 
-        Maxima of h are searched again, from more starts; no second derivatives are needed.
+        Maxima of h are searched again, from more starts; second derivatives are needed of the one class only that is
+        smoothed.
         """
         self.look_for_maxima(t, accuracy, extra_starts(self.problem, t))
         grids = self.grids(smoothed(t, other=True), accuracy, 1, _SHIFT)
@@ -188,7 +191,7 @@ class Halves:
         n_shared, k = len(bases[0]) + len(bases[1]) - span, len(rho)
         u, v, rho = u.T @ bases[0], v @ bases[1], np.minimum(rho, 1.0)
         sine = np.linalg.norm(u[:k] - rho[:, None] * v[:k], axis=1)
-        if not 0 <= n_shared <= k or (sine[n_shared:] ** 2 < _SHARED).any():
+        if not 0 <= n_shared <= k or (sine[n_shared:] ** 2 < _SHARED).any() or (sine[:n_shared] ** 2 > _SAME).any():
             return None
         sine[:n_shared], rho[:n_shared], v[:n_shared] = 0.0, 1.0, u[:n_shared]
         narrow = np.where(sine > 0.0, np.minimum(1.0, math.sqrt(2.0) * sine / np.sqrt(1.0 + rho)), 1.0)
@@ -294,6 +297,8 @@ class Halves:
             if n_nodes > _MAX_NODES or n_products * float(np.prod(kept[side].astype(float))) > 2.0 * _MAX_NUMBERS:
                 raise NotIntegrable(f"at P = {problem.asked:g} half of the classes would need {n_nodes:.0e} nodes.")
             self._spend(n_nodes * (4.0 + 4.0 * len(half.classes) + n_products))
+        # A class that is smoothed may have no kappa_c of its own left.
+        instead = np.where((second == 1) & (grids.smoothed.variance > 0.0), 0, second)
         n_apart = math.prod(kept[0][: int(np.sum(grids.sine == 0.0))].tolist())
         for side, half in enumerate(grids.halves):
             own, words = half.classes, _products(len(half.classes), order)
@@ -307,7 +312,7 @@ class Halves:
                     tables.values[own], tables.bends[own], tables.low[own], tables.step, problem.n_samples, fields,
                     grids.low[side], grids.step[side], grids.size[side], grids.curvature(side), grids.tilt(side),
                     len(kept[side]),
-                    begin, min(begin + stride, n_lines), *words, second, sums, tops,
+                    begin, min(begin + stride, n_lines), *words, instead[own], sums, tops,
                 )  # fmt: skip
             top = tops.reshape(n_apart, -1).max(axis=1)
             sums *= np.exp(tops - np.repeat(top, n_sums // n_apart))
@@ -385,7 +390,7 @@ class Halves:
         nodes = [float(np.prod(size.astype(float))) * finer**size.size for size in grids.size]
         cost = sum(n * _AT_A_NODE * len(half.classes) for n, half in zip(nodes, grids.halves, strict=True))
         at_once = max(self._numbers(grids, 2, finer)) / (finer * grids.size[0][0] if grids.sine[0] == 0.0 else 1.0)
-        if max(nodes) > _MAX_NODES or at_once > _MAX_NUMBERS or self.work + _SLOPES * cost > _BUDGET:
+        if max(nodes) > _MAX_NODES or at_once > _MAX_NUMBERS or _SLOPES * cost > _BUDGET:
             raise NotIntegrable(
                 f"at P = {self.problem.asked:g} half of the classes would need {max(nodes):.0e} nodes (largest |t| "
                 f"{np.abs(self.at).max():.2g}); a larger tau makes the readout posterior narrower."
@@ -417,8 +422,8 @@ class Halves:
         if second == 1:  # of kappa d/dkappa instead of second derivatives: <kappa_c d_c> = sum_e T_ce Q_ce / P
             gram, own = grids.smoothed.t @ grids.smoothed.t.T, np.diag(pairs).copy()
             np.fill_diagonal(pairs, 0.0)
-            own = (n_samples * own - (gram * pairs).sum(axis=1)) / np.maximum(np.diag(gram), 1e-300)
-            np.fill_diagonal(pairs, own)
+            other = (n_samples * own - (gram * pairs).sum(axis=1)) / np.maximum(np.diag(gram), 1e-300)
+            np.fill_diagonal(pairs, np.where(grids.smoothed.variance > 0.0, own, other))
         pairs /= n_samples**2
         p, m = problem.p, t.shape[1]
         gradient = (p[:, None] * (problem.tau * t - problem.y) + pairs @ t).ravel()

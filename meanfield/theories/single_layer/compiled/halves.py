@@ -194,7 +194,7 @@ def half_sums(
     fields (n, d): kappa_c = fields[c] . x, x = low + step * (0 ... size - 1). The exponent is sum_c L_c(kappa_c) plus
     P (-sum_i curvature_i x_i^2 / 2 + tilt . x), with L_c of `smooth_tables`. Product k > 0 is number parent[k] < k
     times the derivative of f = e^L over f of order power[k] of class which[k]; number 0 is one. What stands for a
-    second derivative: itself (`second` 0), kappa d/dkappa (1), or the average of P p G'' (2).
+    second derivative: itself (`second[c]` 0), kappa d/dkappa (1), or the average of P p G'' (2).
     """
     n_classes, d = fields.shape
     n_products = parent.shape[0]
@@ -238,9 +238,9 @@ def half_sums(
                         for i in range(n):
                             first = l[0, i] * inverse
                             derivative[c, 1, i] = first
-                            if second == 0:
+                            if second[c] == 0:
                                 derivative[c, 2, i] = l[1, i] * (inverse * inverse) + first * first
-                            elif second == 1:
+                            elif second[c] == 1:
                                 derivative[c, 2, i] = (place[i] * table_step + table_low[c]) * first
                             else:
                                 derivative[c, 2, i] = _between(bends, c, place[i])
