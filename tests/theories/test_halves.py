@@ -119,7 +119,7 @@ def test_classes_that_are_nearly_dependent(distance):
 def test_what_is_smoothed_is_the_gram_matrix():
     t = task_of(6, 6, 5)[2]
     for other in (False, True):
-        task = smoothed(t, other)
+        task = smoothed(t, other=other)
         assert task.t.shape == (6, 5)
         assert (task.variance >= 0.0).all()
         assert task.variance.any()

@@ -32,7 +32,7 @@ def halves_codes(halves: Halves, t: FloatArray) -> dict[str, Any]:
     """Weight, mode, mean, covariance of codes in the space of t, heaviest first, and `beside_cuts`."""
     problem = halves.problem
     for accuracy in _ACCURACIES:
-        grids = halves.grids(smoothed(t), accuracy)
+        grids = halves.grids(smoothed(t, halves.most), accuracy)
         if accuracy == _ACCURACIES[-1] or _numbers(grids) < _MAX_NUMBERS:
             break
     if _numbers(grids) > 4.0 * _MAX_NUMBERS:

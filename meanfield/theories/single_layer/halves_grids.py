@@ -132,12 +132,12 @@ def span_of(t: FloatArray) -> FloatArray:
     return np.asarray(axes[size > _DEPENDENT * size[0]])
 
 
-def smoothed(t: FloatArray, other: bool = False) -> Smoothed:
+def smoothed(t: FloatArray, most: float = np.inf, other: bool = False) -> Smoothed:
     """t and no variance where the t_c are dependent; else t' with one dimension less: all classes are smoothed by the
     least eigenvalue of t t^T or, with `other`, one of them by as much as its kappa_c has beside all others.
 
     Least eigenvalues that are equal go together. Halves of t' share a direction, where those of t would be nearly
-    parallel in one if t is nearly dependent.
+    parallel in one if t is nearly dependent. Where the variance would be more than `most`, it is none.
     """
     n_classes = len(t)
     gram = t @ t.T
@@ -149,7 +149,9 @@ def smoothed(t: FloatArray, other: bool = False) -> Smoothed:
     variance = np.full(n_classes, values[0])
     if other:
         alone = 1.0 / np.diag(np.linalg.inv(gram))
-        variance = np.where(np.arange(n_classes) == np.argmax(alone), alone, 0.0)
+        variance = np.where(np.arange(n_classes) == np.argmin(alone), alone, 0.0)
+    if variance.max() > most:
+        return Smoothed(t, np.zeros(n_classes))
     values, vectors = np.linalg.eigh(gram - np.diag(variance))
     kept = values > _ROUNDING * values[-1]
     kept[0] = False

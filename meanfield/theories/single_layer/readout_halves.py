@@ -62,7 +62,8 @@ _MAX_NODES = 4e7  # of one half
 _MAX_NUMBERS, _AT_ONCE = 4e7, 1e7  # products at nodes that one half keeps; if it can be done in parts
 _AT_A_NODE = 20.0  # of one class at one node, about nanoseconds
 _SLOPES = 5.0  # slopes on the finest grids that a solve takes, about
-_WIDTH, _WIDE, _WIDEST, _NARROW = 0.7, 2.0, 4.0, 0.25  # of intervals of L, in those of the quick table of G
+_WIDTH, _WIDE, _WIDEST, _NARROW = 0.3, 2.0, 4.0, 0.25  # of intervals of L, in those of the quick table of G
+_SMOOTH = 0.3  # variance of a class times p G'' up to which it is smoothed
 _MAX_INTERVALS = 100_000
 _LEAST = 1e-14  # share of a coordinate beyond what codes can reach
 _SHIFT = 0.37  # of the grids that judge, in steps
@@ -111,6 +112,10 @@ class Halves:
         self.refinement = 1.0
         self.level, self.at = np.nan, problem.y
         self.seeds = np.empty((0, problem.y.shape[1]))
+        # Beyond, one class may have two maxima, and its table a bend that is sharp at large P.
+        reach = 30.0 * problem.table.scale
+        bend = cumulants(problem.table, np.linspace(-reach, reach, 1001))[:, 2].max()
+        self.most = _SMOOTH / float(problem.p.max() * bend)
         self.work = 0.0
         self.finest = ACCURACY
 
@@ -143,7 +148,7 @@ class Halves:
         NotIntegrable
             If the grids would be too large, or the posterior too far from both halves.
         """
-        width, grids = _WIDE if accuracy >= COARSE else _WIDTH, self.grids(smoothed(t), accuracy)
+        width, grids = _WIDE if accuracy >= COARSE else _WIDTH, self.grids(smoothed(t, self.most), accuracy)
         if accuracy > self.finest:
             self._affordable(grids, self.spacing(accuracy) / self.spacing(self.finest))
         return self._value(t, grids, 4 if hessian else 2, width)
@@ -155,12 +160,12 @@ class Halves:
         smoothed.
         """
         self.look_for_maxima(t, accuracy, extra_starts(self.problem, t))
-        grids = self.grids(smoothed(t, other=True), accuracy, 1, _SHIFT)
+        grids = self.grids(smoothed(t, self.most, other=True), accuracy, 1, _SHIFT)
         return self._value(t, grids, 2, _NARROW, second=1)
 
     def averages(self, t: FloatArray, accuracy: float) -> tuple[PairedValue, FloatArray, FloatArray]:
         """J and its gradient, <G'_c G'_e> (C, C) and <G''_c> (C,)."""
-        grids = self.grids(smoothed(t), accuracy)
+        grids = self.grids(smoothed(t, self.most), accuracy)
         value = self._value(t, grids, 2, _WIDTH)
         p, n_samples = self.problem.p, self.problem.n_samples
         bend = np.diag(self._value(t, grids, 2, _NARROW, second=2).pairs) / p * n_samples
