@@ -10,6 +10,7 @@ from meanfield.activations.cumulant import cumulant
 from meanfield.posterior.claims import check_covariances, check_weights, same
 from meanfield.theories.single_layer.class_kinds import class_kinds, kinds_of
 from meanfield.theories.single_layer.exchange_averages import exchange_averages
+from meanfield.theories.single_layer.halves_averages import halves_averages
 from meanfield.theories.single_layer.posterior import SingleNeuronPosterior
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import real_number
@@ -97,10 +98,10 @@ def _check_equations(posterior: SingleNeuronPosterior) -> None:
         same("t", (weight[:, None] * first).T @ readouts + outliers + s.tau * t, y, _NEARLY, scale)
         same("mean readout", weight @ readouts, s.weight @ s.readout, 0.01, float(np.abs(readouts).max()))
         return
-    exchange = exchange_averages(network, task, s)
-    if exchange is not None:
-        same("t", exchange.residual, 0.0, _NEARLY, scale)
-        same("objective", exchange.objective, s.objective, _NEARLY, max(1.0, abs(s.objective)))
+    averages = exchange_averages(network, task, s) or halves_averages(network, task, s)
+    if averages is not None:
+        same("t", averages.residual, 0.0, _NEARLY, scale)
+        same("objective", averages.objective, s.objective, _NEARLY, max(1.0, abs(s.objective)))
     output = np.zeros_like(t)
     for code in posterior.codes:  # <a phi> = <a> <phi> + Cov(a) t <G''> for a Gaussian cloud
         spread = code.activation_variance[:, None] * (t @ np.asarray(code.covariance))

@@ -29,7 +29,6 @@ import numpy as np
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.lattice_basis import MAX_LATTICE_DIMENSION
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.single_layer.compiled.sweep import NOT_CONVERGED, RESIDUAL
 from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_check import (
     laplace_error,
@@ -39,6 +38,7 @@ from meanfield.theories.single_layer.finite_check import (
 )
 from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
 from meanfield.theories.single_layer.finite_exchange import exchange_solve
+from meanfield.theories.single_layer.finite_halves import halves_solve, is_halved
 from meanfield.theories.single_layer.finite_marginal import Minimum, is_marginal, solve_marginal
 from meanfield.theories.single_layer.finite_newton import (
     approach,
@@ -50,7 +50,7 @@ from meanfield.theories.single_layer.finite_newton import (
 )
 from meanfield.theories.single_layer.finite_outliers import minimise_with_outliers
 from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
-from meanfield.theories.single_layer.limit import limit_point
+from meanfield.theories.single_layer.finite_start import limit_start, rungs
 from meanfield.theories.single_layer.readout_clouds import OVERLAP
 from meanfield.theories.single_layer.readout_integral import (
     ACCURACY,
@@ -90,10 +90,10 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
     target = problem.n_samples
     total = 0
     if t0 is None and problem.method == "laplace":
-        t0 = _limit(problem)[0]
+        t0 = limit_start(problem)[0]
     elif t0 is None and target > _FEW_SAMPLES:
         with suppress(ConvergenceError):
-            t0 = _limit(problem)[0]
+            t0 = limit_start(problem)[0]
     if t0 is not None:
         try:
             if problem.method == "lattice":
@@ -111,7 +111,7 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
     else:
         assert t0 is not None
         t, start, factor = t0, max(1e6, target), 4.0
-    for n_samples in _rungs(target, start, factor):
+    for n_samples in rungs(target, start, factor):
         problem.n_samples = n_samples
         t, residual, steps = minimise(problem, t, COARSE, 1e-5 if n_samples == target else 1e-2)
         total += steps
@@ -121,35 +121,15 @@ def _descend(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArra
     return t, total
 
 
-def _rungs(target: float, start: float, factor: float) -> list[float]:
-    """P from about `start` to `target` in steps of 1 / factor."""
-    rungs = [target]
-    while (start - rungs[-1]) * (factor - 1.0) > 0:
-        rungs.append(factor * rungs[-1])
-    return rungs[::-1]
-
-
-def _limit(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers, Codes]:
-    """t, outliers and codes of P -> infinity."""
-    site = problem.single_site
-    point = limit_point(site.activation, site.k, problem.p, problem.y, problem.tau, max_boxes=0)
-    if point.status in (NOT_CONVERGED, RESIDUAL) or not np.isfinite(point.t).all():
-        raise ConvergenceError(
-            "the solution at P -> infinity, from which this P is approached, was not found; a larger tau is easier, "
-            "and warm_start takes the solution of a similar task."
-        )
-    return point.t, Outliers(point.directions, point.direction_weights), Codes(point.readouts, point.weights)
-
-
 def _descend_with_outliers(problem: ReadoutIntegral) -> tuple[FloatArray, Outliers, int]:
     """From P -> infinity down to P: at large P the bulk is sharp and the outliers are those of the limit."""
     target = problem.n_samples
-    t, outliers, _ = _limit(problem)
-    rungs = _rungs(target, max(1e4, target), 4.0)
-    for n_samples in rungs:
+    t, outliers, _ = limit_start(problem)
+    steps = rungs(target, max(1e4, target), 4.0)
+    for n_samples in steps:
         problem.n_samples = n_samples
         _, t, _, outliers, _ = minimise_with_outliers(problem, t, outliers, COARSE)
-    return t, outliers, len(rungs)
+    return t, outliers, len(steps)
 
 
 def _start(problem: ReadoutIntegral, t0: FloatArray | None) -> tuple[FloatArray, Outliers, int]:
@@ -216,8 +196,8 @@ def finite_solve(
         Codes of that solution.
     method : {"auto", "lattice", "laplace"}
         "auto": where classes can be exchanged and targets span five dimensions or more, sums over exchangeable classes;
-        else the lattice where the targets span at most four dimensions (and P <= 1e6), for five and six dimensions the
-        lattice where Laplace's method is not accurate enough, Laplace's method otherwise.
+        else the lattice where the targets span at most four dimensions (and P <= 1e6), beyond Laplace's method where it
+        is accurate enough, then sums over two halves of the classes, then, up to six dimensions, the lattice.
     aim : float
         Residual for which the lattice is made as fine as it has to be, while that is affordable.
     tolerance : float
@@ -246,6 +226,10 @@ def finite_solve(
     failures: list[ConvergenceError] = []
     for kind in _methods(basis.shape[1], n_samples) if method == "auto" else [method]:
         problem = ReadoutIntegral(single_site, p, np.ascontiguousarray(y @ basis), tau, n_samples, kind)
+        if kind == "halves" and not is_halved(problem):
+            continue
+        if kind == "laplace" and failures:  # so few samples that it is only where nothing else is to be tried
+            break
         for isolated in (True, False) if problem.unbounded and kind == "lattice" else (problem.unbounded,):
             if isolated != problem.isolated:  # the second attempt
                 problem = ReadoutIntegral(single_site, p, problem.y, tau, n_samples, kind)
@@ -270,11 +254,14 @@ def _span(targets: bytes, m: int) -> FloatArray:
 
 def _methods(rank: int, n_samples: float) -> list[str]:
     """What to try, in this order."""
-    if rank > MAX_LATTICE_DIMENSION or n_samples > _LATTICE_MAX_SAMPLES:
-        return ["laplace"]
-    if rank <= _ALWAYS_LATTICE or n_samples < _LAPLACE_MIN_SAMPLES:
+    if rank <= _ALWAYS_LATTICE and n_samples <= _LATTICE_MAX_SAMPLES:
         return ["lattice"]
-    return ["laplace", "lattice"]
+    sums = [] if n_samples > _LATTICE_MAX_SAMPLES else ["halves"]
+    if rank <= MAX_LATTICE_DIMENSION and sums:
+        sums.append("lattice")
+    if n_samples < _LAPLACE_MIN_SAMPLES:
+        return sums if rank <= MAX_LATTICE_DIMENSION else [*sums, "laplace"]
+    return ["laplace", *sums]
 
 
 def _in_words(error: Exception, problem: ReadoutIntegral) -> ConvergenceError:
@@ -298,6 +285,11 @@ def _solve(
     tolerance: float,
 ) -> FiniteSolution:
     """`finite_solve` with one method, in the span of the targets (columns of `basis`)."""
+    if problem.method == "halves":
+        if t0 is None:
+            with suppress(ConvergenceError):
+                t0 = limit_start(problem)[0]
+        return halves_solve(problem, t0, basis, aim, tolerance)
     lattice = problem.method == "lattice"
     wanted = max(ACCURACY, _MARGIN * aim)
     near_codes = problem.y.shape[1] <= MAX_CLOUD_DIMENSION
@@ -305,7 +297,7 @@ def _solve(
     if marginal or (lattice and not problem.unbounded and near_codes):
         if t0 is None and (marginal or problem.n_samples > _FEW_SAMPLES):
             with suppress(ConvergenceError):
-                t0, _, codes = _limit(problem)
+                t0, _, codes = limit_start(problem)
         if t0 is not None and codes is not None and near_codes:
             slight = _SLIGHT * np.sqrt(aim / AIM) * max(1.0, problem.n_samples / _TABLES_GROW)
             overlap = min(OVERLAP, slight) if marginal else OVERLAP

@@ -16,6 +16,7 @@ from meanfield.theories.single_layer.class_kinds import ClassKinds, class_kinds
 from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.exchange_codes import exchange_codes
 from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
+from meanfield.theories.single_layer.finite_start import rungs
 from meanfield.theories.single_layer.kind_orbits import KindTask
 from meanfield.theories.single_layer.readout_exchange import MAX_KINDS, ExchangeIntegral, Value, range_of
 from meanfield.theories.single_layer.readout_integral import ACCURACY, COARSE, NotIntegrable, OutOfBudget
@@ -28,7 +29,7 @@ _MAX_SAMPLES = 1e6  # beyond, P h has lost its digits
 _MOST_COUNTS = 1000  # choices of upper classes whose readouts are looked at for the highest
 _MARGIN = 1e-2  # error of the sums, relative to the residual that is aimed at
 _START = 8.0  # samples at which t is found from anywhere
-_FACTOR = 4.0  # of P from rung to rung
+_FACTOR = 0.25  # of P from rung to rung
 _ROUGH = 1e-3  # residual on the way
 _MAX_STEPS = 80
 _REFINEMENTS = (1.0, 0.8, 0.6, 0.4, 0.25, 0.15)  # where a p_c P is not an integer
@@ -172,12 +173,9 @@ def _start(integral: ExchangeIntegral, t0: FloatArray | None) -> tuple[FloatArra
                     return theta, steps
             except NotIntegrable:
                 pass
-    rungs = [target]
-    while rungs[-1] > _START:
-        rungs.append(rungs[-1] / _FACTOR)
     theta, total = kinds.y.copy(), 0
     try:
-        for integral.n_samples in rungs[::-1]:
+        for integral.n_samples in rungs(target, _START, _FACTOR):
             theta, residual, steps = _minimise(integral, theta, COARSE, _ROUGH)
             total += steps
     finally:

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meanfield.theories.single_layer.readout_halves import Halves, PairedValue
 from meanfield.theories.single_layer.readout_integral import ACCURACY, NotIntegrable, ReadoutIntegral
 from meanfield.theories.single_layer.readout_marginal import Marginal, Value
 from meanfield.validation import FloatArray
 
-__all__ = ["MAX_MARGINAL_SAMPLES", "Minimum", "is_marginal", "solve_marginal"]
+__all__ = ["MAX_MARGINAL_SAMPLES", "Minimum", "approach", "is_marginal", "solve_marginal"]
 
 MAX_MARGINAL_SAMPLES = 2e4  # beyond, an error of 1e-16 in t is felt in the shares of codes, which are no unknowns here
 _OUTPUTS = 2, 5
@@ -53,7 +54,7 @@ def solve_marginal(problem: ReadoutIntegral, t: FloatArray, aim: float) -> tuple
     """Minimise J from t; None, and the best t so far, where this does not lead to a residual below the aim."""
     marginal, accuracy = Marginal(problem), max(ACCURACY, _MARGIN * aim)
     try:
-        t, steps = _approach(marginal, t)
+        t, steps = approach(marginal, t)
         for marginal.refinement in _REFINEMENTS:
             t, objective, inverse, reached, more = _newton(marginal, t, _ENOUGH * aim, accuracy)
             steps += more
@@ -69,14 +70,16 @@ def solve_marginal(problem: ReadoutIntegral, t: FloatArray, aim: float) -> tuple
     return t, None
 
 
-def _approach(marginal: Marginal, t: FloatArray) -> tuple[FloatArray, int]:
+def approach(
+    marginal: Marginal | Halves, t: FloatArray, rough: float = _ROUGH, near: float = _NEAR
+) -> tuple[FloatArray, int]:
     """t where the residual of the coarse lattice is small, by Newton's method with a line search; number of steps."""
     problem = marginal.problem
-    marginal.look_for_maxima(t, _ROUGH)
-    value = marginal.value(t, _FIRST, True)
+    marginal.look_for_maxima(t, rough)
+    value = marginal.value(t, max(_FIRST, rough), True)
     for step in range(_MAX_COARSE):
         residual = problem.residual(value.gradient)
-        if residual <= _NEAR:
+        if residual <= near:
             return _newton_step(problem, t, value), step
         trial = _newton_step(problem, t, value)
         slope = float(value.gradient @ (trial - t).ravel())
@@ -85,8 +88,8 @@ def _approach(marginal: Marginal, t: FloatArray) -> tuple[FloatArray, int]:
             moved = t + length * (trial - t)
             try:
                 if np.abs(moved - t).max() > _LONG * (1.0 + np.abs(t).max()):
-                    marginal.look_for_maxima(moved, _ROUGH)
-                new = marginal.value(moved, _ROUGH, True)
+                    marginal.look_for_maxima(moved, rough)
+                new = marginal.value(moved, rough, True)
             except NotIntegrable:
                 new = None
             # Values carry the error of the integral, gradients less of it.
@@ -102,7 +105,7 @@ def _approach(marginal: Marginal, t: FloatArray) -> tuple[FloatArray, int]:
     raise NotIntegrable("the coarse lattice does not lead to a minimum.")
 
 
-def _newton_step(problem: ReadoutIntegral, t: FloatArray, value: Value) -> FloatArray:
+def _newton_step(problem: ReadoutIntegral, t: FloatArray, value: Value | PairedValue) -> FloatArray:
     step = np.linalg.solve(value.hessian, value.gradient).reshape(t.shape)
     longest = 30.0 * (1.0 + np.abs(problem.y).max() + np.abs(t).max())
     return np.asarray(t - step * min(1.0, longest / max(np.abs(step).max(), 1e-300)))

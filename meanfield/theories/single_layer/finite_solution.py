@@ -40,7 +40,7 @@ class FiniteSolution:
         Relative error of the readout integral: Poisson bound or difference of two lattices, whichever is larger;
         for Laplace's method the square of its correction of order 1/P.
     method : str
-        "lattice", "laplace", or "exchange": sums over exchangeable classes.
+        "lattice", "laplace", "exchange": sums over exchangeable classes, "halves": over two halves of the classes.
     n_nodes, iterations : int
     beside_cuts : float
         Share of the readouts that lie within a cell of the lattice of a cut between two codes.

@@ -21,7 +21,12 @@ from meanfield.validation import read_only
 
 __all__ = ["solve_finite"]
 
-_HOW = {"lattice": "lattice", "laplace": "Laplace's method", "exchange": "sums over exchangeable classes"}
+_HOW = {
+    "lattice": "lattice",
+    "laplace": "Laplace's method",
+    "exchange": "sums over exchangeable classes",
+    "halves": "sums over two halves of the classes",
+}
 _BESIDE = 1e-4  # share of the neurons beside cuts from which on weights of codes are not known as well as all else
 
 

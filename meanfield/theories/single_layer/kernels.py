@@ -12,6 +12,7 @@ from meanfield.posterior.parts import Code
 from meanfield.theories.single_layer.class_kinds import ClassKinds, averaged_over_orbits, class_kinds
 from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X, Densities
 from meanfield.theories.single_layer.exchange_averages import exchange_averages
+from meanfield.theories.single_layer.halves_averages import halves_averages
 from meanfield.theories.single_layer.readout_lattice import readout_lattice
 from meanfield.validation import FloatArray, read_only
 
@@ -26,8 +27,8 @@ class ClassKernels(Densities):
 
         K_mu,nu = sum_gamma P_gamma G'_c G'_c' + sum_o phi(zbar_oc) phi(zbar_oc') for two samples, with G'' added on the
         diagonal; for the analog scheme, where G' is affine, its mean square over a ~ N(0, U). At finite P the sum over
-        codes is the average over P(a): on a lattice for m <= 4, exact where classes can be exchanged, else with codes
-        taken as Gaussian.
+        codes is the average over P(a): on a lattice for m <= 4, exact where classes can be exchanged or halves of
+        them are summed over, else with codes taken as Gaussian.
         """
         self._layer(layer)
         t = self.solution.t
@@ -35,9 +36,10 @@ class ClassKernels(Densities):
             _, mean, slope = (float(g[0]) for g in self._cumulant.direct(np.zeros(1)))
             block = mean**2 + slope**2 * t @ self.solution.gaussian_covariance @ t.T
             return Kernel(read_only(block), read_only(np.diag(block) + slope))
-        exchange = exchange_averages(self.network, self.task, self.solution)
-        if exchange is not None:
-            return Kernel(read_only(exchange.block), read_only(exchange.diagonal))
+        given = self.network, self.task, self.solution
+        averages = exchange_averages(*given) or halves_averages(*given)
+        if averages is not None:
+            return Kernel(read_only(averages.block), read_only(averages.diagonal))
         lattice = readout_lattice(self.network, self.task, self.solution)
         if lattice is not None:
             readouts, weight = lattice

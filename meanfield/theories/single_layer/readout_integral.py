@@ -27,7 +27,7 @@ __all__ = ["ACCURACY", "COARSE", "NotIntegrable", "OutOfBudget", "Outliers", "Re
 COARSE = 1e-4  # relative error of the integral on the way
 ACCURACY = 1e-12  # of the final lattice, and of its cut tail, where that is affordable
 _MAX_NODES = 5_000_000
-_NODE_BUDGET = 25_000_000  # of all lattices of one solve
+_NODE_BUDGET = 25_000_000, 6_000_000  # of all lattices of one solve, in up to five dimensions and in six
 # Up to four dimensions, for trial steps, and for an isolated bulk, where the tail never ends: give up earlier
 _MAX_COARSE_NODES = 400_000
 _CONFINED = 1.0 - 1e-7  # sum_c p_c g(t_c.u) beyond this leaves the integral no width to be summed over
@@ -155,9 +155,10 @@ class ReadoutIntegral:
         basis = self.basis(accuracy)
         nodes = fill(self.quick, self.p, t, self.n_samples, basis, shift, seeds, height[0], window, limit, summed)
         self.visited += len(nodes)
-        if self.visited > _NODE_BUDGET:
+        budget = _NODE_BUDGET[m > 5]
+        if self.visited > budget:
             raise OutOfBudget(
-                f"at P = {self.asked:g} the readout integral in {m} dimensions took more than {_NODE_BUDGET:.0e} "
+                f"at P = {self.asked:g} the readout integral in {m} dimensions took more than {budget:.0e} "
                 "lattice nodes; a larger P or a larger tau makes the readout posterior narrower."
             )
         if self.isolated and not nodes.complete:
