@@ -12,7 +12,7 @@ from copy import copy
 import numpy as np
 
 from meanfield.theories.deep.relu.average import ReluRule
-from meanfield.theories.deep.relu.coordinates import ReluOrder, add_blocks, packed
+from meanfield.theories.deep.relu.coordinates import ReluOrder, add_blocks, directions, packed, packed_changes
 from meanfield.theories.deep.relu.outlier import above
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
@@ -101,19 +101,11 @@ class BareSystem:
     def residual(self, x: FloatArray, rule: ReluRule) -> FloatArray:
         return np.asarray(self.pack(self.full.images(self.order(x, rule), rule)) - x)
 
-    def jacobian(self, x: FloatArray, rule: ReluRule, start: FloatArray) -> FloatArray:
-        columns = []
-        scale = self.scale(x)
-        for i in range(len(x)):
-            step = DIFFERENCE * scale[i]
-            moved = x.copy()
-            moved[i] += step
-            try:
-                columns.append((self.residual(moved, rule) - start) / step)
-            except BulkDiverges:
-                moved[i] -= 2.0 * step
-                columns.append((start - self.residual(moved, rule)) / step)
-        return np.array(columns).T
+    def jacobian(self, x: FloatArray, rule: ReluRule) -> FloatArray:
+        """Derivatives of the residual."""
+        order = self.order(x, rule)
+        moved = self.full.change(order, directions(self.blocks, order), rule, averaged=True)
+        return np.asarray(packed_changes(self.blocks, moved) - np.eye(len(x)))
 
     def moved(self, problem: ReluProblem) -> BareSystem:
         """The same unknowns of another problem with equally many classes and outputs, and the same symmetry."""

@@ -26,9 +26,13 @@ from meanfield.validation import BoolArray, FloatArray
 __all__ = ["BranchLost", "followed"]
 
 _MODERATE, _MODERATE_CLASS = 220.0, 60.0  # samples, and of the smallest class, at which targets are scaled
-_CLOSE = 1e-3  # residual on the way
+_CLOSE = 3e-4  # residual on the way
 _CORRECTIONS = 10
+_SLOW = 0.3  # part of the error that three corrections must not leave
+_FEW, _MANY = 3, 6  # corrections after which the next step is longer, and shorter
 _BIRTH = 6
+_BACK = 0.4  # of a step: the last chord is at least as long, or it is not extrapolated
+_TURNED = 0.3  # cosine of the angle between two directions that are
 _LONGEST, _SHORTEST = 1.0, 2e-4  # step along the branch, in relative changes
 _MOST_STEPS = 120
 _NEAR = 0.96  # gain from which a code is looked at
@@ -36,6 +40,7 @@ _CERTAIN = 0.01  # and within which of 1 it becomes an outlier
 _SHORT = 0.04  # length below which an outlier has vanished
 _BORN = (0.04, 0.01, 0.12)  # squared lengths that are tried
 _FIRST_GAIN = 0.7
+_STEP = 3e-5  # of differences by mu: longer ones are not linear where a gain is near 1, shorter ones see the cuts
 
 Report = Callable[[float], None]
 Family = Callable[[float], ReluProblem]
@@ -51,6 +56,7 @@ class _Point:
     x: FloatArray
     mu: float
     jacobian: FloatArray  # by x and mu
+    corrections: int = 0
 
     @property
     def order(self) -> ReluOrder:
@@ -128,15 +134,17 @@ class _Walk:
     # ---- points ----------------------------------------------------------------------------------
 
     def jacobian(self, system: BareSystem, x: FloatArray, mu: float, r: FloatArray) -> FloatArray:
-        """(k, k + 1)."""
-        step = DIFFERENCE
-        other = system.moved(self.family(mu + step))
-        try:
-            by_mu = (other.residual(x, ROUGH) - r) / step
-        except BulkDiverges:
-            other = system.moved(self.family(mu - step))
-            by_mu = (r - other.residual(x, ROUGH)) / step
-        return np.column_stack([system.jacobian(x, ROUGH, r), by_mu])
+        """(k, k + 1): by the unknowns, and by mu as a difference."""
+        ends = []
+        for sign in (1.0, -1.0):
+            try:
+                ends.append((sign, system.moved(self.family(mu + sign * _STEP)).residual(x, ROUGH)))
+            except BulkDiverges:
+                ends.append((0.0, r))
+        (first, above), (second, below) = ends
+        if first == second:
+            raise BulkDiverges("nothing converges beside this point.")
+        return np.column_stack([system.jacobian(x, ROUGH), (above - below) / ((first - second) * _STEP)])
 
     def corrected(
         self, system: BareSystem, x: FloatArray, mu: float, along: FloatArray | None, jacobian: FloatArray | None,
@@ -147,13 +155,18 @@ class _Walk:
             system = system.moved(self.family(mu))
             r = system.residual(x, ROUGH)
             error, fresh = system.error(x, r), False
-            for _ in range(most):
+            before = math.inf
+            for count in range(most):
                 self.report(error)
                 if error <= _CLOSE:
                     if not fresh:
                         jacobian = self.jacobian(system, x, mu, r)
                     assert jacobian is not None
-                    return _Point(system, x, mu, jacobian)
+                    return _Point(system, x, mu, jacobian, count)
+                if along is not None and count % 3 == 2:
+                    if error > _SLOW * before:
+                        return None
+                    before = error
                 if jacobian is None:
                     jacobian, fresh = self.jacobian(system, x, mu, r), True
                 scale = np.append(system.scale(x), 1.0)
@@ -302,7 +315,7 @@ class _Walk:
         if point is None:
             raise BranchLost("the start of the branch is none.")
         forwards = np.append(np.zeros(len(point.x)), 1.0)
-        step, refused = 0.3, math.inf
+        step, refused, past = 0.3, math.inf, None
         for _ in range(_MOST_STEPS):
             check_time()
             along = self.tangent(point)
@@ -327,12 +340,12 @@ class _Walk:
                         step = min(step, 0.7 * room / rise)
                     if following is not None and following.mu <= self.end + 1e-9:
                         forwards = np.append(_outlier_only(following.system, following.x, layer, o), 0.0)
-                        point, step = following, min(step, 0.2)
+                        point, step, past = following, min(step, 0.2), None
                         continue
-            z = np.append(point.x, point.mu) + step * scale * along
+            z = _ahead(past, point, scale, along, step)
             at_end = z[-1] >= self.end
             if at_end:
-                z[-1] = self.end
+                z = _at(past, point, scale, along, self.end)
             following = self.corrected(
                 point.system, z[:-1], float(z[-1]), None if at_end else along / np.linalg.norm(along), point.jacobian
             )
@@ -355,15 +368,55 @@ class _Walk:
                     step *= 0.5
                     continue
                 forwards = np.append(np.zeros(len(found.x)), 1.0)
-                point = found
+                point, past = found, None
                 continue
-            forwards = along
-            point, step = following, min(1.5 * step, _LONGEST)
+            forwards, past = along, _Past(np.append(point.x, point.mu), scale * along)
+            factor = 1.6 if following.corrections <= _FEW else 1.0 if following.corrections <= _MANY else 0.7
+            point, step = following, min(factor * step, _LONGEST)
             if point.mu >= self.end - 1e-12:
                 near = self.nearest(point)
                 if near is None or near[0] < 1.0 + 1e-4:
                     return point
         raise BranchLost(f"the branch is long: {point.mu:.4g} of {self.end:.4g}.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Past:
+    """The point before the last, and the direction of the branch there: (x, mu)."""
+
+    z: FloatArray
+    slope: FloatArray
+
+
+def _ahead(past: _Past | None, point: _Point, scale: FloatArray, along: FloatArray, step: float) -> FloatArray:
+    """(x, mu) one step further: on the cubic through the last two points with their directions, if there are two.
+
+    Its parameter is the component along the last direction, which corrections keep.
+    """
+    here, slope = np.append(point.x, point.mu), scale * along
+    unit = along / scale / float(along @ along)
+    linear = here + step * slope
+    if past is None:
+        return linear
+    length, speed = float(unit @ (here - past.z)), float(unit @ past.slope)
+    if not (length > _BACK * step and speed > _TURNED):
+        return linear
+    part = step / length  # of the last chord, beyond its end
+    rest = here - past.z - length * slope
+    bend = length * (past.slope / speed - slope)
+    square, cube = bend - 3.0 * rest, bend - 2.0 * rest
+    return np.asarray(linear + part**2 * square + part**3 * cube)
+
+
+def _at(past: _Past | None, point: _Point, scale: FloatArray, along: FloatArray, end: float) -> FloatArray:
+    """(x, end), about where the branch is there."""
+    low, high = 0.0, max(end - point.mu, 1e-9) / along[-1] * 1.5
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        z = _ahead(past, point, scale, along, middle)
+        low, high = (middle, high) if z[-1] < end else (low, middle)
+    z[-1] = end
+    return z
 
 
 def _outlier_only(system: BareSystem, x: FloatArray, layer: int, o: int) -> FloatArray:
