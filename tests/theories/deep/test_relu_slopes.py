@@ -7,8 +7,9 @@ import meanfield as mf
 from meanfield.theories.deep.relu.average import FINE, ROUGH
 from meanfield.theories.deep.relu.bare import BareSystem
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site, site_slopes
-from meanfield.theories.deep.relu.outlier import above
+from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.slopes import gain_change, setting_change
 from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluSystem
 
@@ -101,8 +102,18 @@ def test_with_kernels_eliminated_it_is_the_total_derivative(name):
     order = somewhere(problem, words)
     bare = BareSystem(problem, words, present)
     x = bare.pack(order)
-    wanted = bare.jacobian(x, FINE)
+    wanted, moved = bare.jacobian(x, FINE)
     agrees(wanted, differences(lambda z: bare.residual(z, FINE), x), x)
     size = np.maximum(np.abs(x), 1e-2)
-    closeness = np.linalg.solve(bare.jacobian(x, ROUGH) * size, wanted * size) - np.eye(len(x))
+    closeness = np.linalg.solve(bare.jacobian(x, ROUGH)[0] * size, wanted * size) - np.eye(len(x))
     assert np.linalg.norm(closeness, 2) < 0.1  # what the rough lattices of a branch are good for
+    layer = problem.depth - 1
+
+    def gain(z):
+        setting = bare.full.setting(bare.order(z, FINE), layer)
+        return condensed(setting, above(setting, "10")[0]).gain
+
+    setting = bare.full.setting(bare.order(x, FINE), layer)
+    change = setting_change(bare.order(x, FINE), moved, layer, problem.readout_variance, problem.scale)
+    found = gain_change(setting, above(setting, "10")[0], change)
+    np.testing.assert_allclose(found, differences(lambda z: np.array([gain(z)]), x)[0], rtol=1e-4, atol=1e-6)

@@ -105,7 +105,7 @@ def bulk_slopes(setting: ReluSetting, rule: ReluRule, walls: FloatArray) -> Bulk
 
 def averages_of(value: FloatArray, n_classes: int, q: int) -> ReluAverages:
     """Changes (..., k) of `flood`'s sums as those of averages."""
-    return ReluAverages(math.nan, *_parts(value, n_classes, q), 0)
+    return _divided(value, n_classes, q, math.nan, 0)
 
 
 def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> ReluAverages:
@@ -193,7 +193,7 @@ def _average(
     if status in (1, 4):
         raise BulkDiverges("the bulk reaches the edge of the lattice.")
     value = total / total[0]
-    found = ReluAverages(log_z, *_parts(value, n_classes, q), nodes)
+    found = _divided(value, n_classes, q, log_z, nodes)
     if not slopes:
         return found, None
     changes /= total[0]
@@ -201,11 +201,13 @@ def _average(
     return found, BulkSlopes(u, spread, *(changes[i:j] - changes[i:j, :1] * value for i, j in pairwise(at)))
 
 
-def _parts(value: FloatArray, n_classes: int, q: int) -> list[FloatArray]:
-    """What `flood` sums, one after the other: (...) arrays of the last axis of `value`, from <g_b> to <beta beta^T>."""
+def _divided(value: FloatArray, n_classes: int, q: int, log_z: float, nodes: int) -> ReluAverages:
+    """What `flood` sums along the last axis of `value`, one average after the other."""
     shapes = [(n_classes,), (n_classes, n_classes)] * 2 + [(n_classes,), (q, n_classes), (q, q)]
     at = np.cumsum([1, *(math.prod(shape) for shape in shapes)])
-    return [value[..., i:j].reshape(*value.shape[:-1], *shape) for (i, j), shape in zip(pairwise(at), shapes)]
+    parts = [value[..., i:j].reshape(*value.shape[:-1], *shape) for (i, j), shape in zip(pairwise(at), shapes)]
+    b, b_b, bb, h_h, hh, beta_b, beta_beta = parts
+    return ReluAverages(log_z, b, b_b, bb, h_h, hh, beta_b, beta_beta, nodes)
 
 
 def _axes(setting: ReluSetting, u: FloatArray, spread: FloatArray, rule: ReluRule) -> tuple[FloatArray, FloatArray]:

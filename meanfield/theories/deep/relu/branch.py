@@ -15,10 +15,11 @@ import numpy as np
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import ROUGH
-from meanfield.theories.deep.relu.bare import DIFFERENCE, BareSystem, every_word
-from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.bare import BareSystem, every_word
+from meanfield.theories.deep.relu.coordinates import ReluOrder, add_blocks
 from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges
+from meanfield.theories.deep.relu.slopes import gain_change, setting_change
 from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluProblem
 from meanfield.validation import BoolArray, FloatArray
@@ -56,6 +57,7 @@ class _Point:
     x: FloatArray
     mu: float
     jacobian: FloatArray  # by x and mu
+    moved: ReluOrder  # derivatives of the order parameters by x
     corrections: int = 0
 
     @property
@@ -133,18 +135,25 @@ class _Walk:
 
     # ---- points ----------------------------------------------------------------------------------
 
-    def jacobian(self, system: BareSystem, x: FloatArray, mu: float, r: FloatArray) -> FloatArray:
-        """(k, k + 1): by the unknowns, and by mu as a difference."""
+    def by_mu(
+        self, system: BareSystem, mu: float, value: Callable[[BareSystem], FloatArray], here: FloatArray
+    ) -> FloatArray:
+        """Derivative of what is `here` at mu."""
         ends = []
         for sign in (1.0, -1.0):
             try:
-                ends.append((sign, system.moved(self.family(mu + sign * _STEP)).residual(x, ROUGH)))
+                ends.append((sign, value(system.moved(self.family(mu + sign * _STEP)))))
             except BulkDiverges:
-                ends.append((0.0, r))
-        (first, above), (second, below) = ends
+                ends.append((0.0, here))
+        (first, high), (second, low) = ends
         if first == second:
             raise BulkDiverges("nothing converges beside this point.")
-        return np.column_stack([system.jacobian(x, ROUGH), (above - below) / ((first - second) * _STEP)])
+        return np.asarray((high - low) / ((first - second) * _STEP))
+
+    def jacobian(self, system: BareSystem, x: FloatArray, mu: float, r: FloatArray) -> tuple[FloatArray, ReluOrder]:
+        """(k, k + 1) derivatives of the residual by the unknowns and mu, and those of the order parameters."""
+        found, moved = system.jacobian(x, ROUGH)
+        return np.column_stack([found, self.by_mu(system, mu, lambda other: other.residual(x, ROUGH), r)]), moved
 
     def corrected(
         self, system: BareSystem, x: FloatArray, mu: float, along: FloatArray | None, jacobian: FloatArray | None,
@@ -155,30 +164,31 @@ class _Walk:
             system = system.moved(self.family(mu))
             r = system.residual(x, ROUGH)
             error, fresh = system.error(x, r), False
-            before = math.inf
+            before, moved = math.inf, None
             for count in range(most):
                 self.report(error)
                 if error <= _CLOSE:
                     if not fresh:
-                        jacobian = self.jacobian(system, x, mu, r)
+                        jacobian, moved = self.jacobian(system, x, mu, r)
                     assert jacobian is not None
-                    return _Point(system, x, mu, jacobian, count)
+                    assert moved is not None
+                    return _Point(system, x, mu, jacobian, moved, count)
                 if along is not None and count % 3 == 2:
                     if error > _SLOW * before:
                         return None
                     before = error
                 if jacobian is None:
-                    jacobian, fresh = self.jacobian(system, x, mu, r), True
+                    (jacobian, moved), fresh = self.jacobian(system, x, mu, r), True
                 scale = np.append(system.scale(x), 1.0)
                 row = np.eye(len(scale))[-1] if along is None else along
                 change = scale * np.linalg.solve(np.vstack([jacobian * scale, row]), np.append(-r, 0.0))
                 part, found = min(1.0, 0.5 / float(np.abs(change / scale).max())), None
                 for _ in range(5):
                     try:
-                        moved, new_mu = x + part * change[:-1], mu + part * change[-1]
+                        next_x, new_mu = x + part * change[:-1], mu + part * change[-1]
                         new = system.moved(self.family(new_mu)) if along is not None else system
-                        new_r = new.residual(moved, ROUGH)
-                        new_error = new.error(moved, new_r)
+                        new_r = new.residual(next_x, ROUGH)
+                        new_error = new.error(next_x, new_r)
                         if new_error < (1.0 - 0.05 * part) * error:
                             found = new_error
                             break
@@ -190,14 +200,14 @@ class _Walk:
                         return None
                     jacobian = None
                     continue
-                step = np.append(moved - x, new_mu - mu)
+                step = np.append(next_x - x, new_mu - mu)
                 if part < 1.0 or found > 0.3 * error:
                     jacobian = None
                 else:
                     jacobian = jacobian + np.outer(new_r - r - jacobian @ step, step / scale**2) / float(
                         (step / scale) @ (step / scale)
                     )
-                system, x, mu, r, error, fresh = new, moved, new_mu, new_r, found, False
+                system, x, mu, r, error, fresh = new, next_x, new_mu, new_r, found, False
         except (BulkDiverges, np.linalg.LinAlgError):
             pass
         return None
@@ -226,19 +236,16 @@ class _Walk:
 
     def slope(self, point: _Point, layer: int, beta: FloatArray) -> FloatArray:
         """Derivatives of a gain by x and mu at the direction beta, which is stationary."""
-        system = point.system
+        system, order = point.system, point.order
+        problem = system.problem
+        setting = system.full.setting(order, layer)
+        change = setting_change(order, point.moved, layer, problem.readout_variance, problem.scale)
 
-        def gain(x: FloatArray, mu: float) -> float:
-            moved = system.moved(self.family(mu))
-            return condensed(moved.full.setting(moved.order(x, ROUGH), layer), beta).gain
+        def gain(other: BareSystem) -> FloatArray:
+            return np.array(condensed(other.full.setting(other.order(point.x, ROUGH), layer), beta).gain)
 
-        base, scale = gain(point.x, point.mu), system.scale(point.x)
-        found = []
-        for i in range(len(point.x)):
-            x = point.x.copy()
-            x[i] += DIFFERENCE * scale[i]
-            found.append((gain(x, point.mu) - base) / (DIFFERENCE * scale[i]))
-        return np.array([*found, (gain(point.x, point.mu + DIFFERENCE) - base) / DIFFERENCE])
+        by_mu = self.by_mu(system, point.mu, gain, np.array(condensed(setting, beta).gain))
+        return np.append(gain_change(setting, beta, change), by_mu)
 
     def born(self, point: _Point, layer: int, o: int, gain: float, slope: FloatArray) -> _Point | None:
         """The solution beside `point` with one more code, and those of its orbit, as outliers."""
@@ -280,10 +287,10 @@ class _Walk:
                 return found
         return None
 
-    def without(self, point: _Point) -> tuple[BoolArray, ReluOrder] | None:
+    def without(self, point: _Point) -> _Left | None:
         """Outliers that are left, and under their words, where some have vanished or changed their code."""
         system, order = point.system, point.order
-        present, changed = system.present.copy(), False
+        present, renamed, vanished = system.present.copy(), [], []
         for layer in range(system.problem.depth):
             setting, outliers = system.full.setting(order, layer), order.outliers(layer)
             moved = {}
@@ -295,12 +302,30 @@ class _Walk:
                     continue
                 if now != word and now in system.words and not system.present[layer, system.words.index(now)]:
                     moved[system.words.index(now)] = outliers[o].copy()  # a class has joined or left
-                present[layer, o], changed = False, True
+                    renamed.append((layer, o, system.words.index(now)))
+                else:
+                    vanished.append((layer, o))
+                present[layer, o] = False
                 outliers[o] = 0.0
             for o, beta in moved.items():
                 present[layer, o] = True
                 outliers[o] = beta
-        return (present, order) if changed else None
+        return _Left(present, order, tuple(renamed), tuple(vanished)) if renamed or vanished else None
+
+    def onwards(self, left: _Left, before: BareSystem, along: FloatArray, point: _Point) -> FloatArray:
+        """Which way the branch goes on at `point`, behind the place where outliers vanished or changed their words.
+
+        The gain of one that has vanished falls there; otherwise all goes on as it did, `along` in the unknowns before.
+        """
+        for layer, o in left.vanished:
+            beta = above(point.system.full.setting(point.order, layer), point.system.words[o])[0]
+            slope = self.slope(point, layer, beta)
+            return np.asarray(-slope * np.append(point.system.scale(point.x), 1.0))
+        change = before.problem.nothing(len(before.words))
+        add_blocks(before.blocks, along[:-1], change)
+        for layer, o, now in left.renamed:
+            change.outliers(layer)[now], change.outliers(layer)[o] = change.outliers(layer)[o].copy(), 0.0
+        return np.append(point.system.pack(change), along[-1]) / np.append(point.system.scale(point.x), 1.0)
 
     # ---- the walk --------------------------------------------------------------------------------
 
@@ -361,13 +386,12 @@ class _Walk:
                 continue
             left = self.without(following)
             if left is not None:
-                present, order = left
-                fewer = BareSystem(following.system.problem, following.system.words, present)
-                found = self.corrected(fewer, fewer.pack(order), following.mu, None, None)
+                fewer = BareSystem(following.system.problem, following.system.words, left.present)
+                found = self.corrected(fewer, fewer.pack(left.order), following.mu, None, None)
                 if found is None:
                     step *= 0.5
                     continue
-                forwards = np.append(np.zeros(len(found.x)), 1.0)
+                forwards = self.onwards(left, following.system, scale * along, found)
                 point, past = found, None
                 continue
             forwards, past = along, _Past(np.append(point.x, point.mu), scale * along)
@@ -378,6 +402,16 @@ class _Walk:
                 if near is None or near[0] < 1.0 + 1e-4:
                     return point
         raise BranchLost(f"the branch is long: {point.mu:.4g} of {self.end:.4g}.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Left:
+    """Outliers that are present, the order parameters with them, (layer, old, new word) and (layer, word) of others."""
+
+    present: BoolArray
+    order: ReluOrder
+    renamed: tuple[tuple[int, int, int], ...]
+    vanished: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import FloatArray
 
-__all__ = ["LayerChange", "condensed_change", "layer_change", "setting_change"]
+__all__ = ["LayerChange", "condensed_change", "gain_change", "layer_change", "setting_change"]
 
 _FLAT = 1e-7  # of the largest root of a conjugate kernel: in a direction with less it does not change the root
 _RCOND = 1e-14
@@ -135,3 +135,15 @@ def condensed_change(
     h = np.linalg.solve(matrix, (weighted @ start[..., None]))[..., 0]
     activation = np.where(on, narrow * (b + h / d), 0.0)
     return activation.imag / _TINY_STEP, (slope * h + start).imag / _TINY_STEP
+
+
+def gain_change(setting: ReluSetting, beta: FloatArray, change: SettingChange) -> FloatArray:
+    """(P,) changes of the gain of a direction that is stationary: those at its own h, which is a maximum."""
+    found = condensed(setting, beta)
+    pulled, n = setting.n * found.force, setting.n
+    return np.asarray(
+        np.einsum("c,pce,e->p", pulled, change.covariance, pulled)
+        + 2.0 * (n * found.activation) @ (change.root @ beta).T
+        + change.d @ (n * found.force**2)
+        + change.delta @ (n * found.activation**2)
+    )
