@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from meanfield.numerics.limits import OutOfTime, check_time, stop_word
+from meanfield.theories.deep.relu.allowance import spend
 from meanfield.theories.deep.relu.compiled.flood import flood
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
@@ -177,7 +179,12 @@ def _average(
         total, log_z, status, nodes = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
             lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES, changes,
+            stop_word(),
         )  # fmt: skip
+        spend(nodes * (n_classes * (10 if q > 1 else 1) * (10 if p > 1 else 1) * (6 if slopes else 1) + 10))
+        if status == 6:
+            check_time()
+            raise OutOfTime("stopped from outside")
         if status == 1 and reach < _REACH[q]:
             reach = min(2 * reach, _REACH[q])
         elif status == 4 and half_h < _MOST_PLACES:

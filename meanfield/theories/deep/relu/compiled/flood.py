@@ -47,7 +47,7 @@ def _twice(values):
 
 
 @jit
-def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls, rule, most, slopes):
+def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls, rule, most, slopes, stop):
     """Averages of all classes over gamma and alpha.
 
     Parameters
@@ -71,6 +71,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         Nodes before the integral is given up.
     slopes : (k, ...) array
         Where k > 0: derivatives of the sums are added to it (`operators.changes`).
+    stop : (1,) integer array
+        Set from outside to end at once (`numerics.limits.stop_word`).
 
     Returns
     -------
@@ -80,7 +82,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         ln of the integral.
     status : int
         0; 1 edge of the lattice met, 2 too many nodes, 3 not a number, 4 edge of a table, 5 grown to more than the
-        maximum near the origin by far.
+        maximum near the origin by far, 6 stopped.
     nodes : int
     """
     n_classes, q = root.shape
@@ -144,6 +146,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         count += 1
         if count > most:
             return total, math.nan, 2, count
+        if count & 127 == 0 and stop[0] != 0:
+            return total, math.nan, 6, count
         rest, moved = code, False
         for k in range(dims):
             place[k] = rest // stride[k] - edge[k]
