@@ -29,6 +29,7 @@ _MODERATE, _MODERATE_CLASS = 220.0, 60.0  # samples, and of the smallest class, 
 _FIRST_GAIN = 0.7
 _BEYOND = 1.3  # of the targets: so far a branch is followed that may turn back to them
 _TURNED = 0.005  # of ln of the targets: a branch that goes back by as much has turned
+_BRANCH = "the branch from targets that are hardly learned"
 _SHARE = 1.0  # of the work done: what may be done for another solution
 
 
@@ -87,7 +88,9 @@ def followed(problem: ReluProblem, report: Report) -> Course:
     if turns.found:
         searched = _crossed(turns.found, samples)
     else:
-        searched = f"the branch from targets that are hardly learned does not turn back on its way to {_BEYOND:g} times"
+        searched = (
+            f"the branch from targets that are hardly learned does not turn back on its way to {_BEYOND:g} times these"
+        )
     work = _SHARE * (spent() - before)
     try:
         others = _beyond(first, last, forwards, turns, report, spent() + work)
@@ -97,7 +100,7 @@ def followed(problem: ReluProblem, report: Report) -> Course:
             searched = _crossed(turns.found, samples)
     except (BranchLost, TooMuchWork) as error:
         if not turns.found:
-            searched = "the branch from targets that are hardly learned does not turn back on its way to these targets"
+            searched = f"{_BRANCH} does not turn back on its way to these targets"
         reason = str(error) or TooMuchWork.WORDS
         searched += f"; beyond them it was not followed to its end ({reason})"
     return Course(ends, tuple(math.exp(mu) for mu in turns.found), searched)
@@ -106,8 +109,8 @@ def followed(problem: ReluProblem, report: Report) -> Course:
 def _crossed(folds: list[float], samples: float) -> str:
     places = ", ".join(f"{math.exp(mu):.3g}" for mu in folds)
     return (
-        f"the branch from targets that are hardly learned turns back in first-order transitions, at {places} of these "
-        f"targets (at {samples:.4g} samples): between two such places both solutions exist"
+        f"{_BRANCH} turns back in first-order transitions, near {places} of these targets (at {samples:.4g} samples): "
+        "between two such places both solutions exist"
     )
 
 
@@ -121,14 +124,15 @@ def _targets(problem: ReluProblem, end: float, report: Report) -> Walk:
 
 def _walked(way: Walk, system: BareSystem, x: FloatArray, mu: float, turns: _Turns) -> tuple[Point, FloatArray]:
     """The end of a walk, and the direction there."""
-    point = way.start(system, x, mu)
-    forwards = np.append(np.zeros(len(point.x)), 1.0)
+    last = way.start(system, x, mu)
+    direction = np.append(np.zeros(len(last.x)), 1.0)
     try:
-        for point, forwards in way.points(point):
+        for point, forwards in way.points(last):
+            last, direction = point, forwards
             turns.note(point.mu)
     except TooMuchWork:
-        raise BranchLost(f"{TooMuchWork.WORDS}, at {way.place(point.mu)}") from None
-    return point, forwards
+        raise BranchLost(f"{TooMuchWork.WORDS}, at {way.place(last.mu)}") from None
+    return last, direction
 
 
 def _grown(problem: ReluProblem, point: Point, report: Report) -> tuple[BareSystem, FloatArray]:

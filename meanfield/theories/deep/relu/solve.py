@@ -165,27 +165,28 @@ def _limit(
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         given = warm_start.solution
         ways.insert(0, ("the warm start", lambda: ([_warm(problem, given, span)], _NOT_COMPARED)))
-    with allowance(_WORK if math.isinf(seconds_left()) else math.inf):
-        for name, way in ways:
-            found, why = [], ""
-            try:
+    work = _WORK if math.isinf(seconds_left()) else math.inf
+    for name, way in ways:
+        found, why = [], ""
+        try:
+            with allowance(work):
                 starts, searched = way()
                 for system, x in starts:
                     one, why = _solved(system, x, report)
                     if one is not None:
                         found.append(replace(one, searched=searched))
-            except BranchLost as error:
-                why = str(error)
-            except TooMuchWork:
-                why = TooMuchWork.WORDS
-            except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError) as error:
-                why = str(error).rstrip(".")
-            whole = [one for one in found if not one.missing]
-            if whole:
-                return _best(whole)
-            if found and fallback is None:
-                fallback = found[0]
-            lost.append(f"{name} ({why})")
+        except BranchLost as error:
+            why = str(error)
+        except TooMuchWork:
+            why = TooMuchWork.WORDS
+        except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError) as error:
+            why = str(error).rstrip(".")
+        whole = [one for one in found if not one.missing]
+        if whole:
+            return _best(whole)
+        if found and fallback is None:
+            fallback = found[0]
+        lost.append(f"{name} ({why})")
     if fallback is not None:  # its certificate says that a code is missing
         return fallback
     raise ConvergenceError(
