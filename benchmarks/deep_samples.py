@@ -56,6 +56,8 @@ CASES = {
     "L2-C3-half": (
         TWO.with_(readout_exponent=1 / 2), mf.class_task(n_classes=3, n_samples=99), 0.05, (100, 200), None,
     ),
+    "L2-C3-y0.5-half": (TWO.with_(readout_exponent=1 / 2), unequal(0.5), 0.05, (100, 200), None),
+    "L3-C3-third": (THREE.with_(readout_exponent=1 / 3), unequal(0.0), 0.05, (100, 200), None),
     "L2-C4-m2": (TWO, four([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]]), 0.1, (100, 200), THREE_CODES),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
     "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),

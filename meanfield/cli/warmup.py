@@ -32,6 +32,10 @@ OTHERS = {
     "data": _DATA + "mf.solve(mf.Network('sigmoid'), task, tau=0.3, on_failure='return')",
     "data, unbounded": _DATA + "mf.solve(mf.Network('relu'), task, tau=0.3, on_failure='return')",
     "lazy kernels": _DATA + "mf.solve(mf.Network('tanh', scaling='lazy'), task, tau=0.3)",
+    "deep networks": "import meanfield as mf\n"
+    "mf.solve(mf.Network('sigmoid', depth=3), mf.class_task(targets=[1, -1], n_samples=40), tau=0.1)",
+    "deep rectifiers": "import meanfield as mf\n"
+    "mf.solve(mf.Network('relu', depth=2), mf.class_task(targets=[1, -1], n_samples=100), tau=0.05)",
     "sampling": "import meanfield as mf\n"
     "mf.sample(mf.Network('sigmoid'), mf.class_task(n_classes=2, n_samples=10), 10, 0.1, draws=2, warmup=2, chains=1)",
     "geometry": "import numpy as np, meanfield as mf\n"
@@ -43,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """The subcommand."""
     parser = commands.add_parser(
         "warmup", help="compile once, in processes side by side, so that first calls do not have to",
-        description="Compile what class tasks need; with --all also tasks on data, finite P, sampling and geometry.",
+        description="Compile what class tasks need; with --all finite P, data, deep networks, sampling, geometry, too.",
     )  # fmt: skip
     parser.add_argument("--all", action="store_true", help="everything, not only what class tasks need")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes side by side; default: 2")

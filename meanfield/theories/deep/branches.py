@@ -23,6 +23,7 @@ from meanfield.theories.deep.rules import COARSE, FINE, NotCovered
 from meanfield.theories.deep.shape import shaped
 from meanfield.theories.deep.start import instability, planted, relax, uncoded, uncoded_onset
 from meanfield.theories.deep.system import MOST_FIELDS, DeepProblem, Order, System, fields_of_layers, patched
+from meanfield.theories.deep.upwards import from_few, with_samples
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
@@ -94,8 +95,9 @@ def refined(system: System, found: Found, tolerance: float, report: Report | Non
 
 
 def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
-    """The branch with codes: from the planted starts; where Newton's method loses it from a third of the samples and
-    by an ascent, which comes first on lattices around peaks. Of unconverged ones the best.
+    """The branch with codes: from the planted starts; where Newton's method loses it from few samples upwards, by a
+    climb, from a third of the samples and by an ascent, which comes first on lattices around peaks. Of unconverged
+    ones the best.
 
     Raises
     ------
@@ -111,6 +113,8 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     ]
     if has_limit(problem) and not patched(problem):
         ways.insert(0, partial(_from_limit, problem, tolerance, report))
+    if problem.depth > 2 and not patched(problem):
+        ways.insert(len(ways) - 1, partial(_from_few, problem, tolerance, report))
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
         others.reverse()
@@ -140,21 +144,20 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     return found
 
 
+def _from_few(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    """From so few samples that everything is soft, in many steps."""
+    return polish(*from_few(problem, _ROUGH, report), tolerance, report)
+
+
 def _from_fewer(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
     """From a third of the samples."""
     if problem.n_samples < _FEWEST * len(problem.n):
         raise NotCovered("a third of so few samples is no start")
-    fewer = _with_samples(problem, 1.0 / 3.0)
+    fewer = with_samples(problem, 1.0 / 3.0)
     lower, start = coding_branch(fewer, max(tolerance, _GOOD), report)
     if start.residual > _ROUGH:
         raise NotCovered(f"the branch with codes was not found at {fewer.n_samples:.4g} samples")
     return _continued(fewer, problem, lower.unpack(start.x), tolerance, report)
-
-
-def _with_samples(problem: DeepProblem, factor: float) -> DeepProblem:
-    """The same task with so many times the samples."""
-    variance = problem.readout_variance / factor**problem.exponent
-    return replace(problem, n=problem.n * factor, readout_variance=variance)
 
 
 def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None) -> tuple[System, Found]:
@@ -176,7 +179,7 @@ def climbed(problem: DeepProblem, tolerance: float, report: Report | None = None
     steps = math.ceil(math.log(problem.n_samples / _CLIMB) / math.log(_RUNG))
     orders: list[Order] = []
     for k in range(steps + 1, -1, -1):
-        rung = _with_samples(problem, _RUNG**-k)
+        rung = with_samples(problem, _RUNG**-k)
         system, found = _rung(rung, _extrapolated(*orders[-2:]) if len(orders) > 1 else None, report)
         if found.residual > _LOST:
             raise NotCovered(
@@ -227,7 +230,7 @@ def _continued(
     while True:
         factor = min(factor, problem.n_samples / samples)
         last = samples * factor > 0.999 * problem.n_samples
-        there = problem if last else _with_samples(problem, samples * factor / problem.n_samples)
+        there = problem if last else with_samples(problem, samples * factor / problem.n_samples)
         moved = replace(order, tilde=order.tilde / factor, t=order.t / factor ** (1.0 - problem.exponent))
         system = System(there, COARSE)
         try:

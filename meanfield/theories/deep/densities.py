@@ -8,13 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from meanfield.activations.density import _pieces
-from meanfield.theories.deep.recomputed import RecomputedLayers
+from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
 from meanfield.theories.deep.system import patched
-from meanfield.validation import FloatArray, real_array
+from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
-
-_MOST_NODES = 3000  # of one density
 
 
 class LayerDensities(RecomputedLayers):
@@ -96,10 +94,12 @@ class LayerDensities(RecomputedLayers):
         c = int(self._index[self._find_class(cls)])
         detail, words = self._nodes(layer)
         chosen = np.ones(len(words), dtype=bool) if code is None else words == self._word(code, layer)
+        if not chosen.any():
+            raise ValueError(f"the code {short(code)} is too light for a density: its few neurons are on its border.")
         share = np.where(chosen, detail.share, 0.0)
         if patched(system.problem):
             return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
-        rows = np.argsort(-share)[:_MOST_NODES]
+        rows = np.argsort(-share)[:MOST_NODES]
         rows = rows[share[rows] > 1e-12 * share.max()]
         share = share[rows] / share[rows].sum()
         setting = system.setting(order, layer)

@@ -24,6 +24,7 @@ _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
 _MOST_PAIRS = 40_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
+_PLACES = 13  # beside a maximum
 _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
@@ -265,7 +266,11 @@ def fields_of(
         else:
             at = h[:, like[c]]
             region = regions[c]
-            stiffest = stiffness[c][1] if region is None else max(stiffness[c][1], region.stiffness)
+            if region is None:
+                near = b[:, like[c]].ravel(), at.ravel()
+                stiffest = _around(phi, n, setting, c, near, rule.depth, float(variance[c]), stiffness[c][1])
+            else:
+                stiffest = max(stiffness[c][1], region.stiffness)
             force = None if region is None else region.force
             classes.append(
                 _lattice(
@@ -423,6 +428,29 @@ def _region(
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
     force = size * float(site.h.min()), size * float(site.h.max())
     return _Region(max(size * float(-site.hh.min()), 0.0), force)
+
+
+def _around(
+    phi: Activation,
+    n: FloatArray,
+    setting: Setting,
+    c: int,
+    maxima: tuple[FloatArray, FloatArray],
+    depth: float,
+    variance: float,
+    stiffest: float,
+) -> float:
+    """The stiffness that spacings of h go by: at maxima (b, h) of saturated classes it is small, `stiffest` at most,
+    and larger beside them, where there is weight as well."""
+    b, h = maxima
+    width = 1.0 / math.sqrt(1.0 / variance + stiffest)
+    places = h[:, None] + math.sqrt(2.0 * depth) * width * np.linspace(-1.0, 1.0, _PLACES)
+    d = float(setting.d[c])
+    nodes = z_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
+    site = site_table(nodes, b, places.ravel(), d, float(setting.delta[c]))
+    every = np.arange(len(b))
+    beside = max(0.0, float(-n[c] * site.hh.reshape(len(b), len(b), _PLACES)[every, every].min()))
+    return max(stiffest, (1.0 / variance + beside) / _BOUNDED**2 - 1.0 / variance)
 
 
 def _stiffness(

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.compiled.kernels import field_law
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
@@ -73,13 +74,34 @@ class Layer(LayerTerms):
         )  # fmt: skip
         return joint / joint.sum(axis=1, keepdims=True), g
 
+    def _class_law(self, view: View, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
+        total = self._terms(view, beta)
+        share = np.exp(total - total.max(axis=1, keepdims=True))
+        return self._joint(view, beta, c, view.fields.by_column(share / share.sum(axis=1, keepdims=True), c))
+
     def class_law(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray, np.ndarray]:
         """Nodes of h_c (n_h,), and at nodes beta (N, r): weights over them (N, n_h) and g_c there (N, n_h)."""
         view = self._covering(setting, beta)
-        total = self._terms(view, beta)
-        share = np.exp(total - total.max(axis=1, keepdims=True))
-        joint, g = self._joint(view, beta, c, view.fields.by_column(share / share.sum(axis=1, keepdims=True), c))
+        joint, g = self._class_law(view, beta, c)
         return view.fields.h[c], joint, g
+
+    def class_means(self, setting: Setting, beta: FloatArray, c: int) -> tuple[FloatArray, FloatArray]:
+        """At nodes beta (N, r): weights over the nodes of h_c (N, n_h) and <phi> given both fields there."""
+        view = self._covering(setting, beta)
+        joint, _ = self._class_law(view, beta, c)
+        order, b = ORDERS.index((1, 0)), beta @ setting.root[c]
+        return joint, view.table(c).sites.interpolated_derivatives(b, slice(None), [order]).reshape(joint.shape)
+
+    def totals(self, setting: Setting, products: Products, pattern: str | None = None) -> Totals:
+        """Sums of products over old nodes, those of all neurons or of one code."""
+        index = self._everywhere(self.index) if pattern is None else self.regions[pattern]
+        while True:
+            fields, beta = self._prepared(setting)[0], self._nodes(index)
+            view = self._view(setting, fields, *self._bounds(setting, beta, 0.0))
+            try:
+                return self._summed(view, products, index, np.ones(len(index)), False)
+            except Narrow:
+                self._stretch()
 
     def draw(
         self, setting: Setting, beta: FloatArray, rng: np.random.Generator
@@ -211,11 +233,11 @@ class Layer(LayerTerms):
             seeds = self._nearest(beta[rows])
             view = self._view(setting, fields, *self._bounds(setting, self._nodes(seeds), 14.0))
             if grow or not len(self.regions[pattern]):
-                view, self.regions[pattern] = self._basin(view, seeds)
+                view, self.regions[pattern] = self._basin(view, seeds, pattern)
             results.append(self._average(view, self.regions[pattern], detail, curvature, False, samples))
         return results
 
-    def _basin(self, view: View, seeds: IntArray) -> tuple[View, IntArray]:
+    def _basin(self, view: View, seeds: IntArray, pattern: str) -> tuple[View, IntArray]:
         """Nodes reached from a maximum without ever climbing, down to the depth that counts."""
         r = view.setting.root.shape[1]
         # Along the axes alone a ridge across them would look like a climb.
@@ -224,7 +246,7 @@ class Layer(LayerTerms):
         for _ in range(40):
             around = unique((at[:, None, :] + cube).reshape(-1, r))
             if not self._reached(view, self._nodes(around)):
-                raise NotCovered("a code's maximum moved out of reach")
+                raise NotCovered(f"the maximum of code {pattern} moved out of reach; it may not be locally stable")
             best = around[np.argmax(self._log_weight(view, self._nodes(around)))]
             if len(at) == 1 and (best == at[0]).all():
                 break

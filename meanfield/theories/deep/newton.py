@@ -13,7 +13,7 @@ from meanfield.theories.deep.system import Evaluation, System
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
-__all__ = ["Found", "chord", "direction", "newton", "raised"]
+__all__ = ["Found", "admissible", "chord", "direction", "newton", "raised"]
 
 _CAP = 0.3  # largest change of a block in one step, of its size
 _PATIENCE = 12
@@ -76,7 +76,7 @@ def newton(
             candidate = x + share * length * move * scale
             if raised:
                 candidate = _positive(system, candidate)
-            if _admissible(system, candidate):
+            if admissible(system, candidate):
                 try:
                     with counted(_DEAR * most_work) as work:
                         trial = system.evaluate(candidate, curvature=True)
@@ -124,7 +124,7 @@ def chord(
         if not tolerance < best.residual < _CLOSE:
             break
         x = best.x + direction(system, best.x, best.averages, matrix) * system.scales(best.x)
-        if not _admissible(system, x):
+        if not admissible(system, x):
             break
         averages = system.evaluate(x, curvature=True)
         error = float(np.abs(system.residual(x, averages)).max())
@@ -166,7 +166,8 @@ def raised(matrices: FloatArray) -> FloatArray:
     return np.asarray((vectors * np.maximum(values, least)[:, None, :]) @ vectors.transpose(0, 2, 1))
 
 
-def _admissible(system: System, x: FloatArray) -> bool:
+def admissible(system: System, x: FloatArray) -> bool:
+    """Whether d is positive, and kernels and conjugates nearly so."""
     order = system.unpack(x)
     if not (order.d > 0.0).all():
         return False

@@ -381,6 +381,12 @@ class PatchedLayer:
 
     # ---- what a posterior asks -------------------------------------------------------------------
 
+    def totals(self, setting: Setting, products: Products, pattern: str | None = None) -> Totals:
+        """Sums of products over old nodes, those of all neurons or of one code."""
+        nodes = self.nodes if pattern is None else self.regions[pattern]
+        assert nodes is not None
+        return self._summed(setting, nodes, products)
+
     def preactivations(self, setting: Setting, share: FloatArray, c: int) -> Callable[[FloatArray], FloatArray]:
         """z -> density of the preactivation on a sample of class c, nodes having these shares (N,)."""
         assert self.nodes is not None

@@ -13,7 +13,7 @@ from meanfield.theories.deep.compiled.generated.site import KEYS, SAMPLE_KEYS
 from meanfield.theories.deep.rules import SampleCurvature
 from meanfield.validation import FloatArray
 
-__all__ = ["Products", "added", "pairs_of", "products_of"]
+__all__ = ["MeanMoments", "Products", "added", "pairs_of", "products_of"]
 
 _COLUMN = {key: i for i, key in enumerate(KEYS)}
 _NAMES = [*MEANS, "field"]
@@ -197,3 +197,22 @@ class Products:
         all_slopes = np.append(t_slope, slope[rest])
         second = np.block([[t_t, t_rest], [t_rest.T, plain[rest, rest]]])
         return np.asarray(second - np.outer(all_slopes, all_slopes))
+
+
+class MeanMoments(Products):
+    """Rows of e^(-n g) d_b^i e^(n g) = <S^i>, S the sum of phi over the samples of a class: `powers` (5, 5, C, C) are
+    those of S_c^i S_e^j, i + j <= 4, for two different classes (0 elsewhere)."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__(n_classes, curvature=True, last=False, fields=False)
+
+    def __post_init__(self) -> None:
+        self.offset = len(KEYS)
+        self.one = self._row({})
+        self.powers = np.zeros((5, 5, self.n_classes, self.n_classes), dtype=np.int64)
+        for c, e in itertools.permutations(range(self.n_classes), 2):
+            for i, j in itertools.product(range(5), repeat=2):
+                if i + j <= 4:
+                    keys = {c: (i, 0, 0, 0), e: (j, 0, 0, 0)}
+                    self.powers[i, j, c, e] = self._derivative({a: key for a, key in keys.items() if any(key)})
+        self._finish()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from meanfield.theories.deep.products import MeanMoments
 from meanfield.theories.deep.rules import Detail, code_words
 from meanfield.theories.deep.system import Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["States", "layer_nodes", "states_of", "top_states"]
+__all__ = ["States", "layer_nodes", "mean_kurtosis", "states_of", "top_states"]
 
 _LIGHTEST = 1e-8
 
@@ -88,6 +90,30 @@ def states_of(detail: Detail, words: FloatArray) -> States:
         np.array(variance),
         (detail.beta.T * detail.share) @ detail.beta,
     )
+
+
+def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
+    """(C, C) kurtosis over neurons of the difference of the means of phi over the samples of two classes; NaN on the
+    diagonal. Nodes of the layer are those of `layer_nodes`, which has to come first."""
+    setting, n = system.setting(order, layer), system.problem.n
+    products, over = MeanMoments(len(n)), system.layers[layer]
+    shares: list[tuple[float, str | None]] = [(1.0, None)]
+    if system.codes and layer == system.problem.depth - 1:
+        assert system.fractions is not None
+        shares = [(share, word) for orbit, share in zip(system.members, system.given) for word in orbit]
+    moments = np.zeros((5, 5, len(n), len(n)))
+    for share, word in shares:
+        total = over.totals(setting, products, word).plain
+        moments += share / total[products.one] * total[products.powers]
+    power = np.arange(5)
+    moments /= n[:, None] ** power[:, None, None, None] * n ** power[:, None, None]
+    # Of the difference, about 0 and then about its mean.
+    about = [sum(math.comb(k, j) * (-1.0) ** j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
+    mean = about[1]
+    second = about[2] - mean**2
+    fourth = about[4] - 4.0 * mean * about[3] + 6.0 * mean**2 * about[2] - 3.0 * mean**4
+    np.fill_diagonal(second, np.nan)
+    return np.asarray(fourth / second**2)
 
 
 def top_states(system: System, order: Order) -> States:

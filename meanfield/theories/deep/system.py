@@ -208,8 +208,10 @@ class System:
 
     def scales(self, x: FloatArray) -> FloatArray:
         """Size of the block that each coordinate belongs to: the unit of its residual and of its step."""
-        scale = np.empty(len(x))
-        floor = {"kernel": 1e-3, "d": 1e-6, "tilde": 1.0 / self.problem.n_samples, "delta": 0.02, "t": 1e-12}
+        p, scale = self.problem, np.empty(len(x))
+        # Targets are met in units of themselves, however small they are.
+        least = 1e-3 * float(np.abs(p.y).max()) / (p.readout_variance * p.n_samples + p.tau)
+        floor = {"kernel": 1e-3, "d": 1e-6, "tilde": 1.0 / p.n_samples, "delta": 0.02, "t": least or 1e-12}
         for name, _, at in self.blocks:
             scale[at] = max(float(np.abs(x[at]).max()), floor[name])
         return scale

@@ -22,6 +22,7 @@ __all__ = ["BLOCK", "LayerTerms", "Narrow"]
 
 BLOCK, _PER_TERM = 2_000_000, 8.0  # numbers per temporary array, multiplications of a term
 _ROWS_INSIDE = 24.0  # rows in the range of a table, at least, so that those around it do not lie far out
+_ROUNDED = 1e-9  # of the standard deviation of b under the prior, by which bounds are wider than their nodes
 _EDGE, _LIGHT = 2.0, 0.8  # nats that ends may be heavier than the lightest node; share from which missed ones are light
 _WIDE = 4  # of the plane of two shared fields one node in so many along each axis is looked at first
 _ROUGH, _PAIRS_ROUGH = 6.0, 3.0  # nats that terms are uncertain by where shared fields are looked at here and there
@@ -168,7 +169,7 @@ class LayerTerms(LayerNodes):
 
     def _bounds(self, setting: Setting, beta: FloatArray, margin: float) -> tuple[FloatArray, FloatArray]:
         b = beta @ setting.root.T + setting.shift
-        extra = margin * np.sqrt((setting.root**2).sum(axis=1)) + 1e-9
+        extra = (margin + _ROUNDED) * np.sqrt((setting.root**2).sum(axis=1))
         return b.min(axis=0) - extra, b.max(axis=0) + extra
 
     def _reached(self, view: View, beta: FloatArray) -> bool:

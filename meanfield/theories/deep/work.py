@@ -1,10 +1,15 @@
-"""How much a part of a solve may integrate: counted, so that the outcome is the same on every machine."""
+"""How much a part of a solve may integrate: counted, so that the outcome is the same on every machine.
+
+Whoever counts looks at the clock as well: a single evaluation far from any solution can take long.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from meanfield.numerics.limits import check_time
 
 __all__ = ["OutOfWork", "Work", "counted", "spend"]
 
@@ -41,7 +46,8 @@ def counted(most: float = float("inf")) -> Iterator[Work]:
 
 
 def spend(amount: float) -> None:
-    """So many numbers are about to be computed."""
+    """So many numbers are about to be computed. Raises `OutOfTime` at the time limit of the context."""
+    check_time()
     work = _NOW.get()
     if work is not None:
         work.done += amount

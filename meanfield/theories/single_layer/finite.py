@@ -42,8 +42,8 @@ from meanfield.theories.single_layer.finite_exchange import exchange_solve
 from meanfield.theories.single_layer.finite_marginal import Minimum, is_marginal, solve_marginal
 from meanfield.theories.single_layer.finite_newton import (
     approach,
+    decrement,
     minimise,
-    newton_step,
     no_outliers,
     polish,
     settle,
@@ -399,7 +399,6 @@ def _solution(
 ) -> FiniteSolution:
     """The solution in the space of all outputs; `parts`: weight, mode, mean and covariance of each code."""
     residual, error, n_nodes = measured
-    _, slope = newton_step(problem, t, sums, outliers)
     return FiniteSolution(
         t=t @ basis.T,
         objective=sums.objective,
@@ -408,7 +407,7 @@ def _solution(
         outlier_direction=outliers.direction @ basis.T,
         outlier_weight=outliers.weight,
         residual=residual,
-        decrement=-0.5 * slope,
+        decrement=decrement(problem, t, sums, outliers),
         integration_error=error,
         method=problem.method,
         n_nodes=n_nodes,

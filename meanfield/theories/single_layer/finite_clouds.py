@@ -39,7 +39,7 @@ _MAX_ROUNDS = 3  # of codes that the check finds and the solution lacks
 _SAME = 1e-5  # distance up to which two maxima are one, relative to 1 + |a|
 _LIGHTEST = 1e-8  # weight with which a code starts that was not known
 _GONE = -50.0  # ln of the weight below which a code is left out
-_NEAR = 1e-3  # error of the first rules at which those that are good enough take over
+_NEAR = 1e-4  # error of the first rules at which those that are good enough take over
 _FAR = 0.5  # change of t in one step, relative to 1 + |t|, beyond which the start was not near
 
 

@@ -18,12 +18,13 @@ __all__ = ["MAX_MARGINAL_SAMPLES", "Minimum", "is_marginal", "solve_marginal"]
 
 MAX_MARGINAL_SAMPLES = 2e4  # beyond, an error of 1e-16 in t is felt in the shares of codes, which are no unknowns here
 _OUTPUTS = 2, 5
-_ROUGH = 1e-6  # accuracy of the lattice on the way: what costs are calls, not nodes
+_FIRST, _ROUGH = 1e-4, 1e-6  # accuracies of the lattice at the start, which is not near, and on the way
 _NEAR = 2.5e-3  # residual up to which that is the way
 _MARGIN = 0.05  # error of the lattice, relative to the residual that is aimed at
 _MAX_COARSE, _MAX_FINE = 40, 6
 _REFINEMENTS = (1.0, 0.75, 0.5)
 _ENOUGH = 0.1  # residual of the lattice itself, relative to that
+_SQUARED = 3.0  # the residual after a step of Newton's method, over its square before
 _LONG = 0.03  # change of t in one step, relative to 1 + |t|, beyond which maxima of h are looked for again
 
 
@@ -54,15 +55,15 @@ def solve_marginal(problem: ReadoutIntegral, t: FloatArray, aim: float) -> tuple
     try:
         t, steps = _approach(marginal, t)
         for marginal.refinement in _REFINEMENTS:
-            t, value, inverse, reached, more = _newton(marginal, t, _ENOUGH * aim, accuracy)
+            t, objective, inverse, reached, more = _newton(marginal, t, _ENOUGH * aim, accuracy)
             steps += more
-            again = marginal.checked(t, 0.1 * accuracy)
+            again = marginal.checked(t, accuracy)
             other = problem.residual(again.gradient)
             if 2.0 * other + reached <= aim:
-                error = max(marginal.aliasing(accuracy), problem.n_samples * abs(again.objective - value.objective))
-                decrement = 0.5 * float(value.gradient @ inverse @ value.gradient)
+                error = max(marginal.aliasing(accuracy), problem.n_samples * abs(again.objective - objective))
+                decrement = 0.5 * float(again.gradient @ inverse @ again.gradient)
                 numbers = decrement, reached, other, error, again.n_nodes, steps
-                return t, Minimum(t, value.objective, marginal.level, *numbers)
+                return t, Minimum(t, objective, marginal.level, *numbers)
     except (NotIntegrable, np.linalg.LinAlgError):
         pass
     return t, None
@@ -72,7 +73,7 @@ def _approach(marginal: Marginal, t: FloatArray) -> tuple[FloatArray, int]:
     """t where the residual of the coarse lattice is small, by Newton's method with a line search; number of steps."""
     problem = marginal.problem
     marginal.look_for_maxima(t, _ROUGH)
-    value = marginal.value(t, _ROUGH, True)
+    value = marginal.value(t, _FIRST, True)
     for step in range(_MAX_COARSE):
         residual = problem.residual(value.gradient)
         if residual <= _NEAR:
@@ -109,8 +110,12 @@ def _newton_step(problem: ReadoutIntegral, t: FloatArray, value: Value) -> Float
 
 def _newton(
     marginal: Marginal, t: FloatArray, enough: float, accuracy: float
-) -> tuple[FloatArray, Value, FloatArray, float, int]:
-    """t, J there, inverse of a Hessian nearby, residual and number of steps, on the fine lattice."""
+) -> tuple[FloatArray, float, FloatArray, float, int]:
+    """t, J there, inverse of a Hessian nearby, residual and number of steps, on the fine lattice.
+
+    A last step after which the residual is far below `enough`, since it becomes its square, is not looked at: the other
+    rule does that, and J is that of the parabola. The residual is 0 then, which is what the step is made for.
+    """
     problem = marginal.problem
     value = marginal.value(t, accuracy, True)
     inverse: FloatArray = np.asarray(np.linalg.inv(value.hessian), dtype=np.float64)
@@ -118,10 +123,13 @@ def _newton(
     steps = 0
     while residual > enough and steps < _MAX_FINE:
         steps += 1
-        trial = best - (inverse @ value.gradient).reshape(t.shape)
+        step = inverse @ value.gradient
+        trial = best - step.reshape(t.shape)
+        if steps == 1 and _SQUARED * residual * residual <= enough:
+            return trial, value.objective - 0.5 * float(value.gradient @ step), inverse, 0.0, steps
         new = marginal.value(trial, accuracy, False)
         error = problem.residual(new.gradient)
         if not error < 0.5 * residual:
             break
         best, value, residual = trial, new, error
-    return best, value, inverse, residual, steps
+    return best, value.objective, inverse, residual, steps

@@ -20,6 +20,7 @@ from meanfield.validation import FloatArray
 
 __all__ = [
     "approach",
+    "decrement",
     "hessian_of",
     "jacobian",
     "minimise",
@@ -56,6 +57,16 @@ def newton_step(problem: ReadoutIntegral, t: FloatArray, sums: Sums, outliers: O
         shift = max(4.0 * shift, 1e-12 * values[-1])
         step = -vectors @ (along / (values + shift))
     return (step / scale).reshape(t.shape), float(gradient @ step)
+
+
+def decrement(problem: ReadoutIntegral, t: FloatArray, sums: Sums, outliers: Outliers) -> float:
+    """Newton's estimate of J(t) - min J."""
+    gradient = problem.gradient(t, sums, sums.weight, outliers)
+    try:
+        below = 0.5 * float(gradient @ np.linalg.solve(hessian_of(problem, sums), gradient))
+    except np.linalg.LinAlgError:
+        below = np.nan
+    return below if below >= 0.0 else -0.5 * newton_step(problem, t, sums, outliers)[1]
 
 
 def minimise(

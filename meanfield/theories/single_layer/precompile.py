@@ -99,12 +99,12 @@ def calls_of_diagrams() -> list[tuple[Any, tuple[Any, ...], bool]]:
     where = True, True, s, cube, np.zeros(2, bool), x, rows, rows  # sides of readouts, products from zero
     frames = Frames(np.zeros((2, 2), np.int64), cube, cube, x, x)
     box = x, x, x, x  # ends of its sides, and of kappa
-    scratch = cube, np.zeros(2, bool), x, rows, rows, x
+    scratch = cube, np.zeros(2, bool), x, rows, rows
     return [
         (action.action_fields4, (table, x, rows, x, x, x, x, x, x), True),
         (
             majorised,
-            (table, bounds, x, rows, s, frames, rows, rows, s, x, *box, True, True, True, s, s, *scratch),
+            (table, bounds, x, rows, s, frames, rows, rows, x, *box, True, True, s, *scratch),
             False,
         ),
         (relaxed_bound, (table, bounds, x, rows, rows, x, x, x, x, x, *where), False),

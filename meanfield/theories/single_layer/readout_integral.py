@@ -18,6 +18,7 @@ from meanfield.posterior.certificate import ConvergenceError
 from meanfield.theories.single_layer.compiled.ascent import find_maxima
 from meanfield.theories.single_layer.compiled.laplace import laplace
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
+from meanfield.theories.single_layer.compiled.together import maxima_together
 from meanfield.theories.single_layer.readout_nodes import Nodes, fill, moments, quick_table, shares, slopes
 from meanfield.validation import FloatArray
 
@@ -113,16 +114,20 @@ class ReadoutIntegral:
     ) -> tuple[FloatArray, FloatArray]:
         """Local maxima of h, highest first, from the last ones and the 0/1 and -1/+1 patterns of the classes.
 
-        `on_the_way`: without the second patterns where there are last ones.
+        `on_the_way`: without the second patterns where there are last ones, or phi is bounded.
         """
-        starts = [self.starts] if on_the_way and len(self.starts) else [self.starts, self.patterns @ t]
+        few = on_the_way and (len(self.starts) or not self.unbounded)
+        starts = [self.starts] if few else [self.starts, self.patterns @ t]
         if extra is not None:
             starts.append(extra)
         found = np.empty((_MAX_MAXIMA, t.shape[1]))
         height = np.empty(_MAX_MAXIMA)
-        # Ridges lead along outlier directions: what is there belongs to the tail.
-        on_ridges = not self.isolated
-        count = find_maxima(self.table, self.p, t, *self.range, np.concatenate(starts), on_ridges, found, height)
+        where = self.p, t, *self.range, np.concatenate(starts)
+        if self.unbounded:
+            # Ridges lead along outlier directions: what is there belongs to the tail.
+            count = find_maxima(self.table, *where, not self.isolated, found, height)
+        else:
+            count = maxima_together(self.table, self.quick, *where, found, height)
         order = np.argsort(-height[:count], kind="stable")
         self.starts = found[order]
         return found[order], height[order]

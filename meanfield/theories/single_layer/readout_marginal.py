@@ -29,7 +29,7 @@ _SEEDS = 8.0  # P (h_max - h) beyond the window up to which maxima are seeds: th
 _MAX_NODES = 5_000_000
 _MAX_PRODUCT_NODES = 100_000_000  # of all outputs
 _ROUGH = 1e-7  # accuracy from which on L is on wide intervals
-_WIDTH, _WIDE = 0.7, 2.0  # of the intervals of L, in those of the quick table of G
+_WIDTH, _WIDE = 0.5, 2.0  # of the intervals of L, in those of the quick table of G
 
 
 class Value(NamedTuple):

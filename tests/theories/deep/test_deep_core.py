@@ -196,6 +196,9 @@ def test_linear_networks_satisfy_the_closed_form(depth, n, y, k, scale, gain):
 
 
 def test_linear_numbers():
+    kernel, _, t = linear_order(np.array([50.0, 50.0]), TWO, 100.0**-0.5, 1.0, (1.0,), 1.0)
+    assert kernel[0, 0, 0] == pytest.approx(0.09345, abs=5e-6)
+    assert t[0, 0] == pytest.approx(0.0934, abs=5e-5)
     kernel, _, t = linear_order(np.array([50.0, 50.0]), TWO, 100.0 ** (-1 / 3), 1.0, (1.0, 1.0), 1.0)
     assert kernel[:, 0, 0] == pytest.approx([0.03913, 0.23141], abs=1e-5)
     assert t[0, 0] == pytest.approx(0.0391, abs=1e-4)
@@ -274,11 +277,16 @@ def test_newton_reports_where_it_stops():
     ("off", "objective", "patterns"),
     [
         (-1.0, -12.375, "011 101 110"),
+        (-0.75, -9.28125, "011 101 110"),
         (-0.5, -6.75, "001 010 011 100 101 110"),
+        (-0.25, -4.78125, "011 101 110"),
         (0.0, -3.375, "011 101 110"),
         (0.2, -2.655, "011 101 110"),
+        (0.35, -2.350606, "011 101 110 111"),
         (0.4, -2.278420, "011 101 110 111"),
+        (0.5, -2.137426, "011 101 110 111"),
         (0.7, -1.868947, "011 101 110 111"),
+        (0.9, -1.618479, "011 101 110 111"),
     ],
 )
 @pytest.mark.parametrize("fractions", [(0.5, 0.25, 0.25), (1 / 3, 1 / 3, 1 / 3)])
@@ -291,6 +299,12 @@ def test_saturated_dual_of_three_classes(off, objective, patterns, fractions):
     words = sorted("".join(str(int(x)) for x in word) for word in found.words)
     assert words == patterns.split()
     assert found.nullity == (off == -0.5)
+    # pairs have a = x (1, 1, 2 r)
+    pair = found.readout[["".join(str(int(x)) for x in word) for word in found.words].index("110")]
+    if off < 3.5 - 10**0.5:
+        np.testing.assert_allclose(pair, [1.5, 1.5, 1.5 * (2 * off - 1)], atol=1e-9)
+    else:
+        assert pair[2] / pair[0] == pytest.approx(2 * (3 - 10**0.5), abs=1e-9)
 
 
 def test_saturated_weights_and_transitions():
@@ -303,7 +317,7 @@ def test_saturated_weights_and_transitions():
         names = ["".join(str(int(x)) for x in word) for word in found.words]
         return dict(zip(names, found.weight)), found
 
-    for off, weight in ((0.35, 0.0148), (0.5, 0.2053), (0.9, 0.8173)):
+    for off, weight in ((0.35, 0.0148), (0.4, 0.0763), (0.5, 0.2053), (0.7, 0.4901), (0.9, 0.8173)):
         assert codes(off, 0.0)[0]["111"] == pytest.approx(weight, abs=5e-5)
     assert "100" not in codes(0.0, 0.032)[0]
     assert "100" in codes(0.0, 0.033)[0]

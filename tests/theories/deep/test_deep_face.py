@@ -182,6 +182,25 @@ def test_transitions_of_the_saturated_codes():
     plt.close("all")
 
 
+@pytest.mark.parametrize(
+    ("off", "taus", "places"),
+    [
+        # 0.0322 in the table; 0.032133 by the primal problem over pairs in NumPy, too
+        (
+            0.0,
+            [0.01, 0.1, 0.6, 2.0, 3.0],
+            {"1-0-0 enters": 0.03213, "1-1-1 enters": 0.480, "1-0-1 leaves, 1-1-0 leaves": 2.81},
+        ),
+        (0.5, [0.01, 0.12, 0.18, 0.25], {"0-1-1 leaves": 0.161, "1-0-1 leaves, 1-1-0 leaves": 0.194}),
+    ],
+)
+def test_transitions_of_the_saturated_codes_in_tau(off, taus, places):
+    diagram = mf.sweep(mf.Network("sigmoid", depth=2), ONE_HOT.with_(off=off), tau=taus, progress=False)
+    found = {transition.label: transition.value for transition in diagram.transitions()}
+    for label, place in places.items():
+        assert found[label] == pytest.approx(place, abs=5.1 * 10.0 ** -(len(str(place).split(".")[1]) + 1)), found
+
+
 def test_a_degenerate_point_is_told():
     """At y_- = -1/2 complements tie; beside it only pairs have weight."""
     diagram = mf.sweep(NETWORK, ONE_HOT, 0.0, off=[-0.6, -0.5, -0.4], progress=False)

@@ -5,6 +5,7 @@ nodes in xi, and the coupling of both classes by two matrix products, so that th
 layer is exact up to its grids.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -137,3 +138,51 @@ def test_order_parameters_solve_the_equations_on_plain_grids(depth, exponent, ta
     for k, e, conjugate, own in zip(s.kernel, s.d, s.tilde, s.delta, strict=False):
         value -= n**2 * (conjugate * k).sum() / 2 + n * (e[0] * conjugate[0, 0] + own[0] * (k[0, 0] + e[0]))
     assert value == pytest.approx(post.free_energy, rel=RTOL)
+
+
+def mean_moments(phi, b, h, d, delta, n):
+    """ln of the weight of a class, <phi>, and <m^k>, k = 1 .. 4, of the mean m of phi over its n samples, on a grid."""
+    value = phi(h[:, None] + math.sqrt(d) * _XI)
+    exponent = b[:, None, None] * value + 0.5 * delta * value**2
+    top = exponent.max(axis=2)
+    w = np.exp(exponent - top[:, :, None]) * _WEIGHT
+    z = w.sum(axis=2)
+    w /= z[:, :, None]
+    one = (w * value).sum(axis=2)
+    apart = value - one[:, :, None]
+    two, three, four = ((w * apart**k).sum(axis=2) for k in (2, 3, 4))
+    two, three, four = two / n, three / n**2, (four - 3 * two**2) / n**3
+    moments = [one, one**2 + two, one**3 + 3 * one * two + three]
+    moments.append(one**4 + 6 * one**2 * two + 3 * two**2 + 4 * one * three + four)
+    return n * (top + np.log(z / _WEIGHT.sum())), one, moments
+
+
+def weighted(e, outer, inner, x, y):
+    """Average of a function x of one class and y of the other, each of weight e."""
+    return pair(e * x, e * y, outer, inner) / pair(e, e, outer, inner)
+
+
+@pytest.mark.parametrize(("exponent", "tau"), [(1.0, 0.01), (1 / 3, 0.05)])
+def test_sharpness_of_layers_on_plain_grids(exponent, tau):
+    """Kurtosis of differences of class means, with the fields and samples that they have in common and apart."""
+    post = solve_deep(mf.Network("sigmoid", 3, readout_exponent=exponent), BINARY, tau, second=False, competitors=False)
+    s, phi, n = post.solution, post.network.activation, 50.0
+    for layer, spacing in ((1, 0.3), (2, 0.5)):
+        tilde, delta = s.tilde[layer - 1], float(s.delta[layer - 1][0])
+        step, reach = spacing * math.sqrt(np.linalg.eigvalsh(tilde)[0]), 7.5 * math.sqrt(tilde[0, 0]) + n * tilde[0, 0]
+        b = np.arange(-reach, reach + step, step)
+        h, inner, d = np.zeros(1), np.ones((1, 1)), 1.0
+        if layer == 2:
+            width, d = math.sqrt(s.kernel[0][0, 0]), float(s.d[0][0])
+            h = np.arange(-6.5 * width, 6.5 * width, 0.06)
+            inner = gaussian(h, s.kernel[0])
+        log_weight, mean, m = mean_moments(phi, b, h, d, delta, n)
+        e, outer, one = np.exp(log_weight - log_weight.max()), gaussian(b, tilde), np.ones_like(log_weight)
+        average = functools.partial(weighted, e, outer, inner)
+        second = 2 * average(m[1], one) - 2 * average(m[0], m[0])
+        fourth = 2 * average(m[3], one) - 8 * average(m[2], m[0]) + 6 * average(m[1], m[1])
+        found = post.separation(layer)
+        assert found["kurtosis"][0, 1] == pytest.approx(fourth / second**2, rel=1e-6)
+        for key, kind in (("on", mean > 0.5), ("off", mean <= 0.5)):
+            wanted = average(mean * kind, one) / average(one * kind, one)
+            assert found[key][0] == pytest.approx(wanted, abs=3e-3 if layer == 1 else 1e-3)  # a line through lattices

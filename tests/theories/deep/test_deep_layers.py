@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import sympy as sp
 
 import meanfield as mf
 from meanfield.cli.main import main
@@ -43,6 +44,21 @@ def test_printed_equations_are_those_that_are_solved(post):
             assert inside.args[1] == layer + 1
             factor = float(printed.coeff(inside).subs(numbers))
             np.testing.assert_allclose(factor * averaged, solved, rtol=1e-6)
+    for layer in (1, 2, 3):  # and those of the kernels
+        here = system.averages(order, layer - 1)[0]
+        rows_here = {"K": (here.kernel, s.kernel), "d": (here.d, s.d)} if layer < 3 else {}
+        for name, (averaged, solved) in rows_here.items():
+            printed = rows[array_of(name, layer)[(c, e) if name == "K" else c]]
+            assert printed in {LayerAverage(sp.IndexedBase("g_b")[c] * sp.IndexedBase("g_b")[e], sp.Integer(layer)),
+                               LayerAverage(sp.IndexedBase("g_bb")[c], sp.Integer(layer))}  # fmt: skip
+            np.testing.assert_allclose(averaged, solved[layer - 1], rtol=1e-6)
+    outputs = [row.rhs for row in found.stationarity if str(row.lhs).startswith("y")]
+    assert len(outputs) == 1
+    # y = s (<g_bb> t + sum_e <g_b g_b> n t) + tau t, term by term as it is printed
+    n, variance = TASK.n_samples * np.asarray(TASK.fractions), NETWORK.sigma_a**2 / TASK.n_samples**NETWORK.beta
+    value = variance * ((here.kernel * n) @ s.t + here.d[:, None] * s.t) + TAU * s.t
+    np.testing.assert_allclose(value, TASK.targets, rtol=1e-6)
+    assert {str(x) for x in outputs[0].free_symbols} >= {"s", "tau"}
     text = found.latex()
     assert r"\tfrac{N_{\ell}}{N_{L}}" in text
     assert r"\sigma_w" not in text

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize
 
 import meanfield as mf
 from meanfield.symbolic import deep as derived
@@ -134,7 +134,7 @@ def test_equations_of_deep_networks():
 # ---- linear ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("depth", [2, 5])
+@pytest.mark.parametrize("depth", [2, 3, 4, 5])
 def test_linear_networks_equal_the_closed_form(depth):
     n, y = np.array([60.0, 25.0, 15.0]), np.eye(3) - 0.3
     task = mf.class_task(n / 100, targets=y, n_samples=100)
@@ -258,6 +258,21 @@ def test_reduced_problem_of_three_classes():
     assert found.kappa[0, 0, 0] - found.kappa[0, 0, 1] == pytest.approx(0.74977, abs=1e-5)
     assert found.weight == pytest.approx([1 / 3] * 3)
     assert found.excess < 1e-12  # no other code is as high
+    # 2.4600 of the pairs, 2.1921 of single classes: maxima over readout and common fields, by a generic method
+    x, w = np.polynomial.hermite_e.hermegauss(60)
+    w, inverse = w / w.sum(), np.linalg.pinv(found.kappa[0])
+    first = SIGMOID(x)
+    spread = math.sqrt(w @ first**2 - (w @ first) ** 2)
+
+    def height(at):
+        a, h = at[:3], at[3:] - at[3:].mean()
+        mean = SIGMOID(at[3:, None] + spread * x) @ w
+        return -0.5 * a @ a + (found.t @ a) @ mean / 3 - 0.5 * h @ inverse @ h
+
+    for start, energy in (([1.7, 1.7, -1.9, 1.0, 1.0, -1.0], 2.4600), ([2.6, -0.8, -0.8, 1.0, -1.0, -1.0], 2.1921)):
+        best = minimize(lambda at: -height(at), start, method="BFGS", options={"gtol": 1e-9})
+        assert -best.fun == pytest.approx(energy, abs=6e-5)
+        assert list(best.x[3:] > 0) == list(np.array(start[3:]) > 0)
 
 
 def test_reduced_problem_balances_by_scales_of_the_weights():
@@ -333,6 +348,26 @@ def test_odd_activations_with_opposite_targets():
     order = Order(s.kernel[:1, :1, :1], s.d[:1, :1], s.tilde[:, :1, :1], s.delta[:, :1], s.t[:1])
     x = system.pack(order)
     assert np.abs(system.residual(x, system.evaluate(x))).max() < 1e-6
+
+
+@pytest.mark.parametrize("exponent", [1.0, 1 / 3])
+def test_large_tau_is_the_prior(exponent):
+    """t -> 0: the recursion of the Gaussian process, here by Gauss-Hermite nodes, and no conjugate fields."""
+    post = solve_deep(
+        mf.Network("sigmoid", 3, readout_exponent=exponent), mf.class_task(targets=[1, -1], n_samples=50), 1e6
+    )
+    assert post.status == "optimal"
+    s, (x, w) = post.solution, np.polynomial.hermite_e.hermegauss(80)
+    w = w / w.sum()
+    shared, own = 0.0, 1.0
+    for layer in range(3):
+        given = SIGMOID(math.sqrt(shared) * x[:, None] + math.sqrt(own) * x) @ w
+        square = SIGMOID(math.sqrt(shared) * x[:, None] + math.sqrt(own) * x) ** 2 @ w
+        shared, own = w @ given**2, w @ square - w @ given**2
+        np.testing.assert_allclose(s.kernel[layer], shared, rtol=1e-6)
+        np.testing.assert_allclose(s.d[layer], own, rtol=1e-6 if layer < 2 else 1e-5)  # d_3 is 1 % of the kernel
+    assert np.abs(s.tilde).max() < 1e-9
+    assert np.abs(s.delta).max() < 1e-5
 
 
 def test_uncoded_solution_where_codes_are_lost():

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 import meanfield as mf
+from meanfield.numerics.limits import OutOfTime, time_limit
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.deep import branches
+from meanfield.theories.deep import branches, upwards
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.limit_start import first_conjugate, has_limit, limit_order
-from meanfield.theories.deep.newton import _admissible
+from meanfield.theories.deep.newton import admissible
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, COARSE, FINE, Setting
+from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import Order, System
+from meanfield.theories.deep.work import spend
 from tests.deep_oracles import Weight, layer_means
 
 SIZES = np.array([2870.49063, 2013.50937])
@@ -92,9 +94,9 @@ def test_a_kernel_without_any_positive_part_is_no_step():
     problem, _ = problem_of(network, task, tau, merge=True)
     system, order = System(problem, COARSE), limit_order(problem)
     good = Order(order.kernel, order.d, np.array([np.eye(2), np.eye(2)]), order.delta, order.t)
-    assert _admissible(system, system.pack(good))
-    assert not _admissible(system, system.pack(replace(good, kernel=-1e-9 * good.kernel)))
-    assert not _admissible(system, system.pack(replace(good, kernel=0.0 * good.kernel)))
+    assert admissible(system, system.pack(good))
+    assert not admissible(system, system.pack(replace(good, kernel=-1e-9 * good.kernel)))
+    assert not admissible(system, system.pack(replace(good, kernel=0.0 * good.kernel)))
 
 
 def test_the_search_for_codes_ends_in_words(monkeypatch):
@@ -102,3 +104,56 @@ def test_the_search_for_codes_ends_in_words(monkeypatch):
     task = mf.class_task(targets=[1.0, -1.0], n_samples=100)
     with pytest.raises(ConvergenceError, match="codes were not found in the work that is allowed"):
         mf.solve(mf.Network("sigmoid", 3), task, 0.01)
+
+
+@pytest.mark.parametrize("rule", [COARSE, FINE])
+def test_lattices_of_fields_resolve_what_lies_beside_flat_maxima(rule):
+    """A saturated class is flat at its maxima and four times as stiff beside them: lattices by the maxima alone left
+    1e-3 of ln Z, other ones at every evaluation, and tens of the sum of all conjugates, at least -1 / (K + d / P)."""
+    network = mf.Network("hard_sigmoid", 3, sigma_a=0.7, sigma_w=0.8, readout_exponent=1 / 3)
+    task = mf.class_task(targets=[[1.0, -0.47], [-0.47, 1.0]], n_samples=29683)
+    problem, _ = problem_of(network, task, 0.011)
+    order = replace(limit_order(problem), t=np.array([[0.0088715, -0.0044103], [-0.0044103, 0.0088715]]))
+
+    def together(found):
+        return problem.push[-1] * (problem.n @ found.tilde @ problem.n + problem.n @ found.delta)
+
+    exact = System(problem, CHECK).averages(order, 2)[0]
+    least = -1.0 / (order.kernel[1].mean() + order.d[1, 0] / problem.n_samples)
+    assert least < together(exact) < 0.99 * least
+    system = System(problem, rule)
+    for _ in range(3):
+        found = system.averages(order, 2)[0]
+        assert abs(found.log_z - exact.log_z) < (3e-4 if rule is COARSE else 1e-7)
+        assert abs(together(found) - together(exact)) < (1.0 if rule is COARSE else 1e-3)
+
+
+def test_codes_that_planted_starts_do_not_lead_to_are_followed_from_few_samples():
+    """Targets that hardly tell classes apart: Newton's method is lost from all planted starts at P = 1,456."""
+    network = mf.Network("logistic", 3, sigma_a=1.5, sigma_w=0.8, readout_exponent=1.0)
+    task = mf.class_task(targets=[[1.0, 0.61], [0.61, 1.0]], n_samples=1456)
+    problem, _ = problem_of(network, task, 0.0017)
+    system, found = upwards.from_few(problem, 5e-5)
+    assert system.problem.n_samples == pytest.approx(1456)
+    assert found.residual <= 5e-5
+    system, found = branches.polish(system, found, 1e-8, None)
+    assert found.residual <= 1e-8
+    assert system.free_energy(found.x, found.averages) == pytest.approx(-1221.5080514, abs=1e-6)
+    kernel = system.unpack(found.x).kernel
+    assert (kernel[:, 0, 0] - kernel[:, 0, 1]).min() > 5e-3  # codes
+
+
+def test_too_few_samples_and_branches_without_codes_are_no_start():
+    network = mf.Network("sigmoid", 3)
+    problem, _ = problem_of(network, mf.class_task(targets=[1.0, -1.0], n_samples=40), 0.01)
+    with pytest.raises(NotCovered, match="few samples"):
+        upwards.from_few(problem, 5e-5)
+    problem, _ = problem_of(network, mf.class_task(targets=[1.0, -1.0], n_samples=1000), 50.0)
+    with pytest.raises(NotCovered, match="not found at 100 samples"):
+        upwards.from_few(problem, 5e-5)
+
+
+def test_counting_work_looks_at_the_clock():
+    """A single evaluation far from any solution took minutes, and the time limit was seen after it."""
+    with time_limit(0.0), pytest.raises(OutOfTime):
+        spend(1.0)

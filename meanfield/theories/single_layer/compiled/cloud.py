@@ -19,6 +19,8 @@ from meanfield.theories.single_layer.compiled.stretch import ROOM, anywhere, dir
 
 __all__ = ["balls", "choose", "closest", "clouds", "frames", "judge", "overlap"]
 
+_FORESEEN = 10.0  # times a change that is only expected has to be allowed
+
 
 @jit
 def frames(table, p, t, n_samples, modes, height, factor, inverse, log_size):
@@ -149,25 +151,28 @@ def choose(
     """Fill chosen (K,) with numbers of rules; False where a code has none.
 
     Rules are tried in turn, the first `n_first`, then the others, until the integral changes by less than is allowed
-    from one to the next: the one before is taken. `changes`: beyond them a rule does not converge. Those in `widest`
-    (R,) are taken themselves where they change it by `nearly` times as much. Codes of small share may be off by more.
+    from one to the next: the one before is taken. Of the first, one is taken itself where changes shrink so fast that
+    the next would be far below that; what holds the solution against another rule would tell. `changes`: beyond them a
+    rule does not converge. Those in `widest` (R,) are taken themselves where they change it by `nearly` times as much.
+    Codes of small share may be off by more.
     """
     for k in range(modes.shape[0]):
         allowed = max(accuracy / min(1.0, 2.0 * share[k]), rounding * n_samples)
         chosen[k] = -1
         for way in range(2):
-            before = np.nan
+            before, changed = np.nan, np.nan
             first, last = (0, n_first) if way == 0 else (n_first, ends.shape[0])
             for rule in range(first, last):
                 begin = ends[rule - 1] if rule > 0 else 0
                 mass = _mass(quick, p, t, n_samples, height[k], modes[k], factor[k], z, weight, begin, ends[rule])
                 change = abs(mass / before - 1.0)
-                before = mass
+                next_change = change * change / changed if way == 0 and change < changed else np.inf
+                before, changed = mass, change
                 if rule > first and not share[k] * change < changes[rule - first]:
                     return False
                 if change <= allowed:
                     chosen[k] = rule - 1
-                elif widest[rule] and change <= nearly * allowed:
+                elif (widest[rule] and change <= nearly * allowed) or _FORESEEN * next_change <= allowed:
                     chosen[k] = rule
                 if chosen[k] >= 0:
                     break

@@ -17,6 +17,7 @@ import math
 
 import numpy as np
 
+from meanfield.numerics.copies import copy_matrix
 from meanfield.numerics.exponentials import LANES, exponentials, padded
 from meanfield.numerics.jit import jit
 from meanfield.theories.single_layer.compiled.stretch import direct_line
@@ -166,7 +167,7 @@ def powers(f, n, n_moments, result):
             longer = np.empty((1 + n_moments, 2 * exponent * (size - 1) + 1))
             convolved(power, power, n_moments, longer)
             power, exponent = longer, 2 * exponent
-    result[:, :] = so_far
+    copy_matrix(result, so_far)
 
 
 @jit

@@ -24,12 +24,13 @@ from meanfield.theories.single_layer.compiled.bounds import (
     BARREN,
     CONTRACTED,
     confined_radius,
+    growth_bound,
     psi_and_mean,
     second_order,
 )
 from meanfield.theories.single_layer.compiled.chords import chord_bound
 from meanfield.theories.single_layer.compiled.frames import STRAIGHT, coordinates, narrowest_frame, rank, tied
-from meanfield.theories.single_layer.compiled.majorants import ROUNDING_STRAIGHT, majorised, peaked, ranges
+from meanfield.theories.single_layer.compiled.majorants import ROUNDING_STRAIGHT, charged_aim, majorised, peaked, ranges
 from meanfield.theories.single_layer.compiled.relaxation import PRODUCT_CLASSES
 from meanfield.theories.single_layer.compiled.tails import tails
 
@@ -311,15 +312,20 @@ def branch_and_bound(
         aim = level + tolerance
         charged = rounding > (ROUNDING_STRAIGHT if straight else _ROUNDING)
         relaxed = np.inf
-        if charged or unbounded or boxes > _EASY:
-            aim, second, relaxed = majorised(
-                table, bounds, p, t, least, frames, to_kappa, prior, rounding if charged else 0.0, lines, low_x, high_x,
-                low_k, high_k, framed, straight, boxes > _EASY and not lost, aim, second, products, ready, gap, matrix,
-                middle_matrix, gradient,
-            )  # fmt: skip
-            if unbounded and second <= aim:
+        if charged:
+            aim = charged_aim(aim, prior, rounding, low_x, high_x)
+        if unbounded:
+            second += growth_bound(
+                table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, middle_matrix, gradient
+            )
+            if second <= aim:
                 excess = max(excess, second - level)
                 continue
+        if boxes > _EASY and not lost:
+            relaxed = majorised(
+                table, bounds, p, t, least, frames, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed,
+                straight, aim, products, ready, gap, matrix, middle_matrix,
+            )  # fmt: skip
         if relaxed <= aim:
             excess = max(excess, relaxed - level)
             continue

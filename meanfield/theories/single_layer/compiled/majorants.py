@@ -11,7 +11,6 @@ from meanfield.numerics.linalg import cholesky, cholesky_solve
 from meanfield.theories.single_layer.compiled.bounds import (
     HEIGHT_ROUNDING,
     curvature_over,
-    growth_bound,
     range_maximum,
     remainder_maximum,
 )
@@ -21,7 +20,7 @@ from meanfield.theories.single_layer.compiled.generated.action import action_hes
 from meanfield.theories.single_layer.compiled.generated.stationarity import minus_hessian
 from meanfield.theories.single_layer.compiled.relaxation import relaxed_bound
 
-__all__ = ["ROUNDING_STRAIGHT", "majorised", "peaked", "ranges"]
+__all__ = ["ROUNDING_STRAIGHT", "charged_aim", "majorised", "peaked", "ranges"]
 
 # Relative error of the form of |a|^2 from which on it is charged for where phi is homogeneous: its rays reach to
 # infinity, forms vanish along them, and are not known better than t.
@@ -55,36 +54,35 @@ def ranges(table, bounds, p, lines, low_k, high_k, psi, low_q, high_q, low_r, hi
     return bound, second
 
 
-@jit_apart(returns="UniTuple(float64, 3)")
-def majorised(
-    table, bounds, p, t, least, frames, to_kappa, prior, rounding, lines, low_x, high_x, low_k, high_k, framed,
-    straight, relax, aim, second, products, ready, gap, matrix, other_matrix, vector,
-):  # fmt: skip
-    """Majorants of h over a box, which few tasks need; returns (aim, second, relaxed).
+@jit_apart(returns="float64")
+def charged_aim(aim, prior, rounding, low_x, high_x):
+    """The aim less what rounding of the form `prior` may feign over a box."""
+    d = low_x.shape[0]
+    for i in range(d):
+        for j in range(d):
+            sizes = max(high_x[i], -low_x[i]) * max(high_x[j], -low_x[j])
+            middle = 0.25 * (low_x[i] + high_x[i]) * (low_x[j] + high_x[j])
+            aim -= 0.5 * ROUNDING * abs(prior[i, j]) * sizes + rounding * prior[i, j] * middle
+    return aim
 
-    aim: less what rounding may feign. second: with what prior and growth add, where phi is unbounded. relaxed: of
-    `relaxed_bound`, if it is asked for (`relax`) and needed, else inf. Arrays from `matrix` on are scratch.
+
+@jit_apart(returns="float64")
+def majorised(
+    table, bounds, p, t, least, frames, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, straight, aim,
+    products, ready, gap, matrix, other_matrix,
+):  # fmt: skip
+    """Concave majorant of h over a box, which few tasks need: `relaxed_bound`, in other frames and far out, too.
+
+    `matrix` and `other_matrix` are scratch.
     """
     d, n_classes = low_x.shape[0], p.shape[0]
-    if rounding > 0.0:
-        for i in range(d):
-            for j in range(d):
-                sizes = max(high_x[i], -low_x[i]) * max(high_x[j], -low_x[j])
-                middle = 0.25 * (low_x[i] + high_x[i]) * (low_x[j] + high_x[j])
-                aim -= 0.5 * ROUNDING * abs(prior[i, j]) * sizes + rounding * prior[i, j] * middle
-    if table.growth_plus > 0.0 or table.growth_minus > 0.0:
-        second += growth_bound(table, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, other_matrix, vector)
-        if second <= aim:
-            return aim, second, np.inf
-    if not relax:
-        return aim, second, np.inf
     far = straight and max(np.max(high_k), -np.min(low_k)) > _FAR_OUT
     relaxed = relaxed_bound(
         table, bounds, p, to_kappa, prior, lines, low_x, high_x, low_k, high_k, framed, far, aim, products, ready, gap,
         matrix, other_matrix,
     )  # fmt: skip
     if not (far and relaxed > aim):
-        return aim, second, relaxed
+        return relaxed
     relaxed = min(relaxed, far_bound(table, bounds, p, t, least, lines, low_k, high_k, aim, relaxed, gap))
     # The dual may crawl in one frame and not in another.
     low_y, high_y, room = np.empty(d), np.empty(d), np.empty(n_classes)
@@ -98,7 +96,7 @@ def majorised(
             products, ready, room, matrix, other_matrix,
         )  # fmt: skip
         relaxed = min(relaxed, other)
-    return aim, second, relaxed
+    return relaxed
 
 
 @jit_apart(returns="boolean")

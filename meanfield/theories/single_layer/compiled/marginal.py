@@ -16,6 +16,7 @@ Nodes are visited by blocks of neighbours on a line, from those that hold maxima
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,8 @@ __all__ = ["BLOCK", "marginal_value"]
 BLOCK = 16  # nodes of a line that are visited together
 _OUT = -1e300
 _MAX_INTERVALS = 20_000
+_CHUNK = 16  # intervals of L that are made together
+_ROUNDING = 1e-6  # of places in the table, in intervals
 _FAINT = -40.0  # ln of what is left out of the integral over x
 
 
@@ -46,14 +49,28 @@ def _hermite() -> np.ndarray:
 _HERMITE = _hermite()
 
 
-@jit
-def _smoothed(quick, n_samples, p, gain, low, spacing, of_s, of_x, first, n_x, coefficients):
-    """Fill coefficients (n, 8) of L on intervals of width `of_s` * spacing from s = `low` on.
+class _Smoothed(NamedTuple):
+    """L on n intervals of width `of_s` * spacing from s = `low` on, made by chunks where it is asked for.
 
     Nodes x lie at (first + k) h, k < n_x, with h = `of_x` * spacing / gain, so that all kappa are on one grid.
     """
-    n = coefficients.shape[0]
-    step = of_x * spacing / gain
+
+    coefficients: np.ndarray  # (n, 8), of powers of u, |u| <= 1/2
+    made: np.ndarray  # (chunks,) 1 where that was done
+    action: np.ndarray  # P p_j G on the grid of kappa
+    low: float
+    spacing: float
+    gain: float
+    of_s: int
+    of_x: int
+    first: int
+    n_x: int
+
+
+@jit
+def _smoothed(quick, n_samples, p, gain, low, high, spacing, of_s, of_x, first, n_x):
+    """L between `low` and `high`: nothing of it is made yet but the grid of kappa."""
+    n = math.ceil((high - low) / (of_s * spacing)) + 1
     size = padded(n * of_s + (n_x - 1) * of_x + 1)
     action = np.empty(size)
     kappa, value, slope, none = np.empty((1, ROOM)), np.empty(ROOM), np.empty((1, ROOM)), np.empty((0, 0))
@@ -70,15 +87,27 @@ def _smoothed(quick, n_samples, p, gain, low, spacing, of_s, of_x, first, n_x, c
             anywhere(quick, n_samples, share, kappa, count, value, slope, none)
         for i in range(count):
             action[begin + i] = value[i]
-    width = of_s * spacing
-    scale = n_samples * width / gain
+    chunks = (n + _CHUNK - 1) // _CHUNK
+    made = np.zeros(chunks, np.uint8)
+    # Nodes outside of the table look at the first interval: nothing there may be no number.
+    return _Smoothed(np.zeros((n, 8)), made, action, low, spacing, gain, of_s, of_x, first, n_x)
+
+
+@jit
+def _make(smooth, n_samples, chunk):
+    """Fill the coefficients of a chunk of intervals."""
+    action, coefficients, of_s, of_x, n_x = smooth.action, smooth.coefficients, smooth.of_s, smooth.of_x, smooth.n_x
+    step = of_x * smooth.spacing / smooth.gain
+    scale = n_samples * of_s * smooth.spacing / smooth.gain
     cell = math.log(step * math.sqrt(n_samples / (2.0 * math.pi)))
     w, exponent, ends = np.empty(padded(n_x)), np.empty(padded(n_x)), np.empty((2, 4))
+    smooth.made[chunk] = 1
+    begin_of, end_of = chunk * _CHUNK, min((chunk + 1) * _CHUNK, coefficients.shape[0])
     kept = 0  # what carries weight moves up with s, since G is convex
-    for i in range(n + 1):
+    for i in range(begin_of, end_of + 1):
         top = -np.inf
         for k in range(kept, n_x):
-            x = (first + k) * step
+            x = (smooth.first + k) * step
             exponent[k - kept] = action[i * of_s + k * of_x] - 0.5 * n_samples * x * x
             top = max(top, exponent[k - kept])
         begin, end = kept, n_x
@@ -100,10 +129,10 @@ def _smoothed(quick, n_samples, p, gain, low, spacing, of_s, of_x, first, n_x, c
             s2 += w[k] * x * x
             s3 += w[k] * x * x * x
         ends[1, 0] = top + math.log(s0) + cell
-        ends[1, 1] = scale * (first + begin + mean) * step
+        ends[1, 1] = scale * (smooth.first + begin + mean) * step
         ends[1, 2] = scale * scale * (s2 / s0 * step * step - 1.0 / n_samples)
         ends[1, 3] = (scale * step) ** 3 * s3 / s0
-        if i > 0:
+        if i > begin_of:
             for power in range(8):
                 total = 0.0
                 for order in range(4):
@@ -111,6 +140,17 @@ def _smoothed(quick, n_samples, p, gain, low, spacing, of_s, of_x, first, n_x, c
                 coefficients[i - 1, power] = total
         for order in range(4):
             ends[0, order] = ends[1, order]
+
+
+@jit
+def _made_between(smooth, n_samples, inverse, one, other):
+    """Make what is missing of L between two values of s."""
+    last = smooth.coefficients.shape[0] - 1
+    low = (min(one, other) - smooth.low) * inverse - _ROUNDING
+    high = (max(one, other) - smooth.low) * inverse + _ROUNDING
+    for chunk in range(int(min(max(low, 0.0), last)) // _CHUNK, int(min(max(high, 0.0), last)) // _CHUNK + 1):
+        if smooth.made[chunk] == 0:
+            _make(smooth, n_samples, chunk)
 
 
 @jit
@@ -137,38 +177,51 @@ def _smooth_site(smooth, low, inverse, s, value, slope):
 
 
 @jit
-def _add_weighted(w, z0, z1, z2, beta, row, sums):
-    """Add sums of w z0 beta_r beta_q (r >= q), w z1 beta_r and w z2 to a row of sums, in the order of a triangle."""
-    d, n = beta.shape
+def _weighted_squares(w, beta, squares):
+    """Fill squares (s, n) with w beta_r beta_q (r >= q), w beta_r and w, in the order of a triangle."""
+    d = beta.shape[0]
     j = 0
     for r in range(d):
         for q in range(r + 1):
-            total = 0.0
-            for i in range(n):
-                total += w[i] * z0[i] * beta[r, i] * beta[q, i]
-            sums[row, j] += total
+            for i in range(BLOCK):
+                squares[j, i] = w[i] * beta[r, i] * beta[q, i]
             j += 1
     for r in range(d):
-        total = 0.0
-        for i in range(n):
-            total += w[i] * z1[i] * beta[r, i]
-        sums[row, j] += total
+        for i in range(BLOCK):
+            squares[j, i] = w[i] * beta[r, i]
         j += 1
+    for i in range(BLOCK):
+        squares[j, i] = w[i]
+
+
+@jit
+def _add_weighted(squares, z0, z1, z2, d, row, sums):
+    """Add sums of z0, z1 and z2 times the squares that have no, one and two factors x to a row of sums (., s)."""
+    last = squares.shape[0] - 1
+    for j in range(last - d):
+        total = 0.0
+        for i in range(BLOCK):
+            total += z0[i] * squares[j, i]
+        sums[row, j] += total
+    for j in range(last - d, last):
+        total = 0.0
+        for i in range(BLOCK):
+            total += z1[i] * squares[j, i]
+        sums[row, j] += total
     total = 0.0
-    for i in range(n):
-        total += w[i] * z2[i]
-    sums[row, j] += total
+    for i in range(BLOCK):
+        total += z2[i] * squares[last, i]
+    sums[row, last] += total
 
 
 @jit
 def _marginal_sums(
-    quick, p, t, n_samples, gain, smooth, s_low, s_inverse, along, basis, low, shape, seeds, window, limit, first,
-    second,
+    quick, p, t, n_samples, smooth, along, basis, low, shape, seeds, window, limit, first, second,
 ):  # fmt: skip
     """Sums over the lattice of e^{P h} integrated over x, in the coordinates (b, x): number of nodes, top, their sum.
 
-    p (C - 1,) and t (C - 1, d) are of the other classes, `along` (d,) is t_j, all in coordinates of b; L is in `smooth`
-    on intervals from `s_low` on. Lattice: basis (d, d), from the integers `low` (d,) on; `shape` (d,) counts blocks
+    p (C - 1,) and t (C - 1, d) are of the other classes, `along` (d,) is t_j, all in coordinates of b; `smooth` is L.
+    Lattice: basis (d, d), from the integers `low` (d,) on; `shape` (d,) counts blocks
     first, then lines. seeds (n, d) are nodes near maxima.
 
     With e^{P h} relative to its top, adds sums of p_c G'_c a to first (C, d + 1), with class j last, and to second,
@@ -187,8 +240,9 @@ def _marginal_sums(
     curvature = np.empty((n_other if with_second else 0, BLOCK))
     s, value, w = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     moved = np.empty((4, BLOCK))
-    z0, z1, z2 = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
-    one = gain / n_samples
+    z0, z1, z2, squares = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty((second.shape[1], BLOCK))
+    one = smooth.gain / n_samples
+    coefficients, s_low, s_inverse = smooth.coefficients, smooth.low, 1.0 / (smooth.of_s * smooth.spacing)
     half = 0.5 * n_samples
     top, mass, n_nodes = -np.inf, 0.0, 0
     for phase in range(2):  # the top is that of the blocks of the seeds
@@ -218,7 +272,8 @@ def _marginal_sums(
                 quick.coefficients, quick.inverse, quick.half, n_samples, p, kappa, BLOCK, value, slope, curvature
             ):
                 anywhere(quick, n_samples, p, kappa, BLOCK, value, slope, curvature)
-            _smooth_site(smooth, s_low, s_inverse, s, value, moved)
+            _made_between(smooth, n_samples, s_inverse, s[0], s[BLOCK - 1])
+            _smooth_site(coefficients, s_low, s_inverse, s, value, moved)
             if phase == 0:
                 for i in range(BLOCK):
                     top = max(top, value[i])
@@ -266,6 +321,7 @@ def _marginal_sums(
             first[n_other, d] += one / n_samples * total
             if not with_second:
                 continue
+            _weighted_squares(w, beta, squares)
             row = 0
             for c in range(n_other):
                 for e in range(c + 1):
@@ -274,20 +330,20 @@ def _marginal_sums(
                         z0[i] = n_samples * slope[c, i] * slope[e, i] + scale * curvature[c, i]
                         z1[i] = z0[i] * one * moved[0, i]
                         z2[i] = z0[i] * (1.0 / n_samples + one * one * moved[1, i])
-                    _add_weighted(w, z0, z1, z2, beta, row, second)
+                    _add_weighted(squares, z0, z1, z2, d, row, second)
                     row += 1
             for e in range(n_other):
                 for i in range(BLOCK):
                     z0[i] = slope[e, i] * moved[0, i]
                     z1[i] = slope[e, i] * one * moved[1, i]
                     z2[i] = slope[e, i] * (moved[0, i] / n_samples + one * one * moved[2, i])
-                _add_weighted(w, z0, z1, z2, beta, row, second)
+                _add_weighted(squares, z0, z1, z2, d, row, second)
                 row += 1
             for i in range(BLOCK):
                 z0[i] = moved[1, i] / n_samples
                 z1[i] = one * moved[2, i] / n_samples
                 z2[i] = (moved[1, i] / n_samples + one * one * moved[3, i]) / n_samples
-            _add_weighted(w, z0, z1, z2, beta, row, second)
+            _add_weighted(squares, z0, z1, z2, d, row, second)
     return n_nodes, top, mass
 
 
@@ -314,19 +370,16 @@ def marginal_value(
     of_x = max(1, math.ceil(moved / width))
     of_s = max(1, int(width * of_x / moved))
     spacing = moved / of_x
-    wide = of_s * spacing
-    n = (f.s_high - f.s_low) / wide
-    if not n < _MAX_INTERVALS:
+    if not f.s_high - f.s_low < _MAX_INTERVALS * of_s * spacing:
         return 0, np.nan
-    smooth = np.empty((math.ceil(n) + 1, 8))
-    _smoothed(quick, n_samples, p[f.j], f.gain, f.s_low, spacing, of_s, of_x, f.x_first, f.n_x, smooth)
+    smooth = _smoothed(quick, n_samples, p[f.j], f.gain, f.s_low, f.s_high, spacing, of_s, of_x, f.x_first, f.n_x)
     seeds = nearest(f, inverse, lengths[0], zero, maxima)
     first = np.zeros((n_classes, m))
     pairs = n_classes * (n_classes + 1) // 2
     second = np.zeros((pairs if hessian else 0, m * (m + 1) // 2))
     n_nodes, top, mass = _marginal_sums(
-        quick, f.shares, f.fields, n_samples, f.gain, smooth, f.s_low, 1.0 / wide, f.along, f.basis, f.low, shape,
-        seeds, window, limit, first, second,
+        quick, f.shares, f.fields, n_samples, smooth, f.along, f.basis, f.low, shape, seeds, window, limit, first,
+        second,
     )  # fmt: skip
     if n_nodes <= 0 or not mass > 0.0:
         return 0, np.nan
