@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import log_ndtr
+from relu_oracles import plain_site
 
 import meanfield as mf
 from meanfield.theories.deep.relu.average import COARSE, FINE, bulk
@@ -22,27 +22,6 @@ TAU = 0.66
 @pytest.fixture(scope="module")
 def solved():
     return mf.solve(NETWORK, TASK, TAU)
-
-
-def plain_site(b, h, d, delta):
-    """g and its first derivatives by b and h, and the second ones, from two truncated Gaussians."""
-    narrow = d / (1.0 - delta * d)
-    mu = narrow * (b + h / d)
-    on = 0.5 * np.log(narrow / d) + 0.5 * mu**2 / narrow - 0.5 * h**2 / d + log_ndtr(mu / math.sqrt(narrow))
-    off = log_ndtr(-h / math.sqrt(d))
-    g = np.logaddexp(on, off)
-    share = np.exp(on - g)
-
-    def half(x):  # mean and mean square of N(x, 1) above zero
-        ratio = np.exp(-0.5 * x**2 - 0.5 * math.log(2 * math.pi) - log_ndtr(x))
-        return x + ratio, x**2 + 1.0 + x * ratio
-
-    first, second = half(mu / math.sqrt(narrow))
-    z_on, zz_on = math.sqrt(narrow) * first, narrow * second
-    first, second = half(-h / math.sqrt(d))
-    z, zz = share * z_on - (1 - share) * math.sqrt(d) * first, share * zz_on + (1 - share) * d * second
-    mean = share * z_on
-    return g, mean, share * zz_on - mean**2, (z - h) / d, (zz - z**2 - d) / d**2
 
 
 def plain_bulk(setting, step, reach):

@@ -9,11 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from meanfield.numerics.limits import OutOfTime, check_time, stop_word
+from meanfield.theories.deep.relu.allowance import spend
 from meanfield.theories.deep.relu.compiled.flood import flood
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
 
-__all__ = ["CHECK", "COARSE", "FINE", "ROUGH", "WALL", "ReluAverages", "ReluRule", "bulk", "slab"]
+__all__ = [
+    "CHECK", "COARSE", "FINE", "ROUGH", "WALL", "BulkSlopes", "ReluAverages", "ReluRule", "averages_of", "bulk",
+    "bulk_slopes", "slab",
+]  # fmt: skip
 
 WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
 _REACH = {0: 0, 1: 4000, 2: 700, 3: 200}
@@ -78,28 +83,60 @@ class ReluAverages(NamedTuple):
     nodes: int
 
 
+class BulkSlopes(NamedTuple):
+    """Derivatives of the averages over the bulk by what they depend on; covariance = diag(spread) + u u^T.
+
+    The last axis of each is that of `flood`'s sums: `averages_of` divides it.
+    """
+
+    u: FloatArray
+    spread: FloatArray
+    by_root: FloatArray  # (C q, ..)
+    by_u: FloatArray  # (C p, ..)
+    by_spread: FloatArray  # (C, ..), or none
+    by_d: FloatArray
+    by_delta: FloatArray
+
+
+def bulk_slopes(setting: ReluSetting, rule: ReluRule, walls: FloatArray) -> BulkSlopes:
+    """Derivatives of what `bulk` returns at N = infinity, the end of the bulk as it is."""
+    found = _average(setting, np.zeros(len(setting.n)), setting.root, _ends(setting, rule, walls, True), rule, True)[1]
+    assert found is not None
+    return found
+
+
+def averages_of(value: FloatArray, n_classes: int, q: int) -> ReluAverages:
+    """Changes (..., k) of `flood`'s sums as those of averages."""
+    return _divided(value, n_classes, q, math.nan, 0)
+
+
 def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> ReluAverages:
     """Over the neurons of the bulk; `walls` (o, q) holds the outliers that end it at finite N.
 
     With `far` (N = infinity) they only give the directions in which it is ended at `rule.far`. Outliers beyond the
     lattice end it inside: what is lost differs from rule to rule, so that the certificate sees it.
     """
-    q = setting.root.shape[1]
-    ends = np.zeros((0, q + 2))
-    walls = walls[np.linalg.norm(walls, axis=1) > 0.0]
-    if len(walls):
-        size = np.linalg.norm(walls, axis=1)[:, None]
-        at = np.full_like(size, rule.far) if far else np.minimum(size, _INSIDE * _REACH[q] * rule.beta)
-        ends = np.hstack([walls / size, at, np.full_like(size, WALL)])
+    q, ends = setting.root.shape[1], _ends(setting, rule, walls, far)
     if rule != ROUGH:
-        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)[0]
     axes = _strong_axes(setting)
     if axes.shape[1] == q:
-        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)[0]
     turned = np.hstack([ends[:, :q] @ axes, ends[:, q:]])
-    found = _average(setting, np.zeros(len(setting.n)), np.ascontiguousarray(setting.root @ axes), turned, rule)
+    found = _average(setting, np.zeros(len(setting.n)), np.ascontiguousarray(setting.root @ axes), turned, rule)[0]
     rest = np.eye(q) - axes @ axes.T
     return found._replace(beta_b=axes @ found.beta_b, beta_beta=axes @ found.beta_beta @ axes.T + rest)
+
+
+def _ends(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> FloatArray:
+    """(o, q + 2) direction, position and width of the end of the bulk along each outlier."""
+    q = setting.root.shape[1]
+    walls = walls[np.linalg.norm(walls, axis=1) > 0.0]
+    if not len(walls):
+        return np.zeros((0, q + 2))
+    size = np.linalg.norm(walls, axis=1)[:, None]
+    at = np.full_like(size, rule.far) if far else np.minimum(size, _INSIDE * _REACH[q] * rule.beta)
+    return np.hstack([walls / size, at, np.full_like(size, WALL)])
 
 
 def _strong_axes(setting: ReluSetting) -> FloatArray:
@@ -118,13 +155,13 @@ def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages
     size = float(np.linalg.norm(beta))
     unit = beta / size
     across = np.linalg.svd(unit[None])[2][1:].T
-    found = _average(setting, setting.root @ beta, setting.root @ across, np.zeros((0, across.shape[1] + 2)), rule)
+    found = _average(setting, setting.root @ beta, setting.root @ across, np.zeros((0, across.shape[1] + 2)), rule)[0]
     return found._replace(log_z=found.log_z - 0.5 * size**2 - 0.5 * math.log(2.0 * math.pi))
 
 
 def _average(
-    setting: ReluSetting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: ReluRule
-) -> ReluAverages:
+    setting: ReluSetting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: ReluRule, slopes: bool = False
+) -> tuple[ReluAverages, BulkSlopes | None]:
     setting.check()
     n_classes, q = root.shape
     u, spread = setting.shared
@@ -133,12 +170,21 @@ def _average(
     u, lines = _axes(setting, u, spread, rule)
     kind = _kinds(setting, origin, root, u, spread)
     reach, half_m, half_h = _FIRST_REACH[q], *_FIRST_HALVES
+    p = u.shape[1]
+    size = 1 + 3 * n_classes + 2 * n_classes**2 + q * n_classes + q * q
+    changes = np.zeros(((q + p + (3 if p else 2)) * n_classes if slopes else 0, size))
     while True:
+        changes[:] = 0.0
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
         total, log_z, status, nodes = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
-            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES,
+            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES, changes,
+            stop_word(),
         )  # fmt: skip
+        spend(nodes * (n_classes * (10 if q > 1 else 1) * (10 if p > 1 else 1) * (6 if slopes else 1) + 10))
+        if status == 6:
+            check_time()
+            raise OutOfTime("stopped from outside")
         if status == 1 and reach < _REACH[q]:
             reach = min(2 * reach, _REACH[q])
         elif status == 4 and half_h < _MOST_PLACES:
@@ -154,13 +200,21 @@ def _average(
     if status in (1, 4):
         raise BulkDiverges("the bulk reaches the edge of the lattice.")
     value = total / total[0]
-    at = np.cumsum([1, n_classes, n_classes**2, n_classes, n_classes**2, n_classes, q * n_classes, q * q])
-    part = [value[i:j] for i, j in pairwise(at)]
-    square = (n_classes, n_classes)
-    return ReluAverages(
-        log_z, part[0], part[1].reshape(square), part[2], part[3].reshape(square), part[4],
-        part[5].reshape(q, n_classes), part[6].reshape(q, q), nodes,
-    )  # fmt: skip
+    found = _divided(value, n_classes, q, log_z, nodes)
+    if not slopes:
+        return found, None
+    changes /= total[0]
+    at = np.cumsum([0, n_classes * q, n_classes * p, n_classes if p else 0, n_classes, n_classes])
+    return found, BulkSlopes(u, spread, *(changes[i:j] - changes[i:j, :1] * value for i, j in pairwise(at)))
+
+
+def _divided(value: FloatArray, n_classes: int, q: int, log_z: float, nodes: int) -> ReluAverages:
+    """What `flood` sums along the last axis of `value`, one average after the other."""
+    shapes = [(n_classes,), (n_classes, n_classes)] * 2 + [(n_classes,), (q, n_classes), (q, q)]
+    at = np.cumsum([1, *(math.prod(shape) for shape in shapes)])
+    parts = [value[..., i:j].reshape(*value.shape[:-1], *shape) for (i, j), shape in zip(pairwise(at), shapes)]
+    b, b_b, bb, h_h, hh, beta_b, beta_beta = parts
+    return ReluAverages(log_z, b, b_b, bb, h_h, hh, beta_b, beta_beta, nodes)
 
 
 def _axes(setting: ReluSetting, u: FloatArray, spread: FloatArray, rule: ReluRule) -> tuple[FloatArray, FloatArray]:

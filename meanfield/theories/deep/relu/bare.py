@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import itertools
 from copy import copy
+from dataclasses import replace
 
 import numpy as np
 
 from meanfield.theories.deep.relu.average import ReluRule
-from meanfield.theories.deep.relu.coordinates import ReluOrder, add_blocks, packed
+from meanfield.theories.deep.relu.coordinates import ReluOrder, add_blocks, directions, packed, packed_changes
 from meanfield.theories.deep.relu.outlier import above
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["DIFFERENCE", "BareSystem", "every_word"]
+__all__ = ["BareSystem", "every_word"]
 
 _MOST_GAIN = 1.002  # of what does not condense
 _MOST_COMMON = 0.9999  # of the code of all classes, which never condenses: its bulk is Gaussian
 _MOST_TRIAL = 1.3  # of an outlier, on the way
 _INDEFINITE = 0.1  # part of a conjugate kernel that is taken as zero on the way
-DIFFERENCE = 3e-4  # of the unknowns: rough lattices are smooth to 1e-5
 _GUARD = 25  # steps of the ascents that look for divergence
 
 
@@ -101,19 +101,13 @@ class BareSystem:
     def residual(self, x: FloatArray, rule: ReluRule) -> FloatArray:
         return np.asarray(self.pack(self.full.images(self.order(x, rule), rule)) - x)
 
-    def jacobian(self, x: FloatArray, rule: ReluRule, start: FloatArray) -> FloatArray:
-        columns = []
-        scale = self.scale(x)
-        for i in range(len(x)):
-            step = DIFFERENCE * scale[i]
-            moved = x.copy()
-            moved[i] += step
-            try:
-                columns.append((self.residual(moved, rule) - start) / step)
-            except BulkDiverges:
-                moved[i] -= 2.0 * step
-                columns.append((start - self.residual(moved, rule)) / step)
-        return np.array(columns).T
+    def jacobian(self, x: FloatArray, rule: ReluRule) -> tuple[FloatArray, ReluOrder]:
+        """Derivatives of the residual, and of all order parameters along a first axis, by the unknowns."""
+        order = self.order(x, rule)
+        moved = directions(self.blocks, order)
+        found = self.full.change(order, moved, rule, averaged=True)
+        jacobian = np.asarray(packed_changes(self.blocks, found) - np.eye(len(x)))
+        return jacobian, replace(moved, kernel=found.kernel, d=found.d)
 
     def moved(self, problem: ReluProblem) -> BareSystem:
         """The same unknowns of another problem with equally many classes and outputs, and the same symmetry."""

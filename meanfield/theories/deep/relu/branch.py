@@ -1,64 +1,74 @@
 """A branch of saddles followed from a network that hardly learns (relu/THEORY.md, "Following a branch").
 
 Targets are scaled from near zero, where no neuron condenses, to their size, at a moderate number of samples, and the
-number of samples to its own after that. The branch is followed by its arc length, because it may turn back (a
-first-order transition). A code condenses where its gain reaches 1, and is no outlier any more where its length is zero.
+number of samples to its own after that. Where the branch turns back on its way it may reach the targets several times.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from meanfield.numerics.limits import check_time
+from meanfield.theories.deep.relu.allowance import TooMuchWork, spent
 from meanfield.theories.deep.relu.average import ROUGH
-from meanfield.theories.deep.relu.bare import DIFFERENCE, BareSystem, every_word
+from meanfield.theories.deep.relu.bare import BareSystem, every_word
 from meanfield.theories.deep.relu.coordinates import ReluOrder
-from meanfield.theories.deep.relu.outlier import above, condensed
+from meanfield.theories.deep.relu.outlier import above
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluProblem
-from meanfield.validation import BoolArray, FloatArray
+from meanfield.theories.deep.relu.walk import BranchLost, Point, Report, Walk
+from meanfield.validation import FloatArray
 
-__all__ = ["BranchLost", "followed"]
+__all__ = ["BranchLost", "Course", "followed"]
 
 _MODERATE, _MODERATE_CLASS = 220.0, 60.0  # samples, and of the smallest class, at which targets are scaled
-_CLOSE = 1e-3  # residual on the way
-_CORRECTIONS = 10
-_BIRTH = 6
-_LONGEST, _SHORTEST = 1.0, 2e-4  # step along the branch, in relative changes
-_MOST_STEPS = 120
-_NEAR = 0.96  # gain from which a code is looked at
-_CERTAIN = 0.01  # and within which of 1 it becomes an outlier
-_SHORT = 0.04  # length below which an outlier has vanished
-_BORN = (0.04, 0.01, 0.12)  # squared lengths that are tried
 _FIRST_GAIN = 0.7
-
-Report = Callable[[float], None]
-Family = Callable[[float], ReluProblem]
-
-
-class BranchLost(ValueError):
-    """The branch could not be followed to its end."""
+_BEYOND = 1.3  # of the targets: so far a branch is followed that may turn back to them
+_TURNED = 0.005  # of ln of the targets: a branch that goes back by as much has turned
+_BRANCH = "the branch from targets that are hardly learned"
+_SHARE = 1.0  # of the work done: what may be done for another solution
 
 
 @dataclass(frozen=True, eq=False)
-class _Point:
-    system: BareSystem
-    x: FloatArray
-    mu: float
-    jacobian: FloatArray  # by x and mu
+class Course:
+    """What a branch has led to.
 
-    @property
-    def order(self) -> ReluOrder:
-        return self.system.order(self.x, ROUGH)
+    Attributes
+    ----------
+    ends : list of (BareSystem, array)
+        Solutions, from the first to the last along the branch.
+    folds : tuple of float
+        Targets, in units of their own, at which it has turned: up, back, up ...
+    searched : str
+        How other solutions were looked for.
+    """
+
+    ends: list[tuple[BareSystem, FloatArray]]
+    folds: tuple[float, ...]
+    searched: str
 
 
-def followed(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray]:
-    """Equations with their outliers, and the solution, at the end of the branch.
+class _Turns:
+    """Where the parameter of a branch has had its extremes."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+        self._extreme, self._sign = -math.inf, 1.0
+
+    def note(self, mu: float) -> None:
+        if self._sign * (mu - self._extreme) > 0.0:
+            self._extreme = mu
+        elif self._sign * (self._extreme - mu) > _TURNED:
+            self.found.append(self._extreme)
+            self._extreme, self._sign = mu, -self._sign
+
+
+def followed(problem: ReluProblem, report: Report) -> Course:
+    """Where the branch leads to.
 
     Raises
     ------
@@ -70,14 +80,86 @@ def followed(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArr
     if problem.n_samples < 1.3 * samples:
         samples = problem.n_samples
     first = problem.at(samples)
-    system, x, mu = _lazy(first, report)
-    point = _Walk(lambda mu: replace(first, y=math.exp(mu) * first.y), 0.0, report).walk(system, x, mu)
-    if samples < problem.n_samples:
-        system, mu = point.system, math.log(samples)
-        point = _Walk(lambda mu: problem.at(math.exp(mu)), math.log(problem.n_samples), report).walk(
-            system, point.x, mu
+    turns = _Turns()
+    way = _targets(first, 0.0, report)
+    before = spent()
+    last, forwards = _walked(way, *_lazy(first, report), turns)
+    ends = [_grown(problem, last, report)]
+    if turns.found:
+        searched = _crossed(turns.found, samples)
+    else:
+        searched = (
+            f"the branch from targets that are hardly learned does not turn back on its way to {_BEYOND:g} times these"
         )
+    work = _SHARE * (spent() - before)
+    try:
+        others = _beyond(first, last, forwards, turns, report, spent() + work)
+        for other in others:
+            ends.append(_grown(problem, other, report))
+        if others:
+            searched = _crossed(turns.found, samples)
+    except (BranchLost, TooMuchWork) as error:
+        if not turns.found:
+            searched = f"{_BRANCH} does not turn back on its way to these targets"
+        reason = str(error) or TooMuchWork.WORDS
+        searched += f"; beyond them it was not followed to its end ({reason})"
+    return Course(ends, tuple(math.exp(mu) for mu in turns.found), searched)
+
+
+def _crossed(folds: list[float], samples: float) -> str:
+    places = ", ".join(f"{math.exp(mu):.3g}" for mu in folds)
+    return (
+        f"{_BRANCH} turns back in first-order transitions, near {places} of these targets (at {samples:.4g} samples): "
+        "between two such places both solutions exist"
+    )
+
+
+def _targets(problem: ReluProblem, end: float, report: Report) -> Walk:
+    """Along ln of the scale of the targets."""
+    return Walk(
+        lambda mu: replace(problem, y=math.exp(mu) * problem.y), end, report,
+        lambda mu: f"{math.exp(mu):.3g} of the targets ({problem.n_samples:.4g} samples)",
+    )  # fmt: skip
+
+
+def _walked(way: Walk, system: BareSystem, x: FloatArray, mu: float, turns: _Turns) -> tuple[Point, FloatArray]:
+    """The end of a walk, and the direction there."""
+    last = way.start(system, x, mu)
+    direction = np.append(np.zeros(len(last.x)), 1.0)
+    try:
+        for point, forwards in way.points(last):
+            last, direction = point, forwards
+            turns.note(point.mu)
+    except TooMuchWork:
+        raise BranchLost(f"{TooMuchWork.WORDS}, at {way.place(last.mu)}") from None
+    return last, direction
+
+
+def _grown(problem: ReluProblem, point: Point, report: Report) -> tuple[BareSystem, FloatArray]:
+    """The solution at the problem's own number of samples, from that at another."""
+    samples = point.system.problem.n_samples
+    if samples < problem.n_samples:
+        end = math.log(problem.n_samples)
+        way = Walk(lambda mu: problem.at(math.exp(mu)), end, report, lambda mu: f"{math.exp(mu):.4g} samples")
+        point, _ = _walked(way, point.system, point.x, math.log(samples), _Turns())
     return point.system.moved(problem), point.x
+
+
+def _beyond(
+    problem: ReluProblem, point: Point, forwards: FloatArray, turns: _Turns, report: Report, most: float
+) -> list[Point]:
+    """Solutions at the targets that the branch comes to again, upwards, before it reaches more than them."""
+    found, before, way, back = [], point, _targets(problem, math.log(_BEYOND), report), _targets(problem, 0.0, report)
+    for other, _ in way.points(point, forwards):
+        if spent() > most:
+            raise TooMuchWork
+        turns.note(other.mu)
+        if before.mu < 0.0 <= other.mu:
+            # The rest of the way to the targets themselves, from the last point below them.
+            last, _ = _walked(back, before.system, before.x, before.mu, _Turns())
+            found.append(last)
+        before = other
+    return found
 
 
 def _lazy(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray, float]:
@@ -104,285 +186,15 @@ def _lazy(problem: ReluProblem, report: Report) -> tuple[BareSystem, FloatArray,
                     order.tilde[layer - 1] = problem.scale * found.h_h
                     order.delta[layer - 1] = problem.scale * found.hh
             x = system.pack(order)
-            walk = _Walk(lambda mu: replace(problem, y=math.exp(mu) * problem.y), 0.0, report)
-            point = walk.corrected(system, x, math.log(scale), None, None, 25)
+            point = _targets(problem, 0.0, report).corrected(system, x, math.log(scale), None, None, 25)
             if point is not None:
                 return point.system, point.x, point.mu
         except BulkDiverges:
             pass
-    raise BranchLost("no start where nothing condenses.")
+    raise BranchLost("there are no targets so small that nothing condenses")
 
 
 def _largest_gain(system: BareSystem, order: ReluOrder, layer: int) -> float:
     setting = system.full.setting(order, layer)
     words = (*system.words, "1" * len(setting.n))
     return max(above(setting, word)[1].gain for word in words)
-
-
-class _Walk:
-    """Along one family of problems, to its parameter `end`."""
-
-    def __init__(self, family: Family, end: float, report: Report) -> None:
-        self.family, self.end, self.report = family, end, report
-
-    # ---- points ----------------------------------------------------------------------------------
-
-    def jacobian(self, system: BareSystem, x: FloatArray, mu: float, r: FloatArray) -> FloatArray:
-        """(k, k + 1)."""
-        step = DIFFERENCE
-        other = system.moved(self.family(mu + step))
-        try:
-            by_mu = (other.residual(x, ROUGH) - r) / step
-        except BulkDiverges:
-            other = system.moved(self.family(mu - step))
-            by_mu = (r - other.residual(x, ROUGH)) / step
-        return np.column_stack([system.jacobian(x, ROUGH, r), by_mu])
-
-    def corrected(
-        self, system: BareSystem, x: FloatArray, mu: float, along: FloatArray | None, jacobian: FloatArray | None,
-        most: int = _CORRECTIONS,
-    ) -> _Point | None:  # fmt: skip
-        """Newton at fixed mu, or across the direction `along`; None where it does not end at a solution."""
-        try:
-            system = system.moved(self.family(mu))
-            r = system.residual(x, ROUGH)
-            error, fresh = system.error(x, r), False
-            for _ in range(most):
-                self.report(error)
-                if error <= _CLOSE:
-                    if not fresh:
-                        jacobian = self.jacobian(system, x, mu, r)
-                    assert jacobian is not None
-                    return _Point(system, x, mu, jacobian)
-                if jacobian is None:
-                    jacobian, fresh = self.jacobian(system, x, mu, r), True
-                scale = np.append(system.scale(x), 1.0)
-                row = np.eye(len(scale))[-1] if along is None else along
-                change = scale * np.linalg.solve(np.vstack([jacobian * scale, row]), np.append(-r, 0.0))
-                part, found = min(1.0, 0.5 / float(np.abs(change / scale).max())), None
-                for _ in range(5):
-                    try:
-                        moved, new_mu = x + part * change[:-1], mu + part * change[-1]
-                        new = system.moved(self.family(new_mu)) if along is not None else system
-                        new_r = new.residual(moved, ROUGH)
-                        new_error = new.error(moved, new_r)
-                        if new_error < (1.0 - 0.05 * part) * error:
-                            found = new_error
-                            break
-                    except BulkDiverges:
-                        pass
-                    part *= 0.5
-                if found is None:
-                    if fresh:
-                        return None
-                    jacobian = None
-                    continue
-                step = np.append(moved - x, new_mu - mu)
-                if part < 1.0 or found > 0.3 * error:
-                    jacobian = None
-                else:
-                    jacobian = jacobian + np.outer(new_r - r - jacobian @ step, step / scale**2) / float(
-                        (step / scale) @ (step / scale)
-                    )
-                system, x, mu, r, error, fresh = new, moved, new_mu, new_r, found, False
-        except (BulkDiverges, np.linalg.LinAlgError):
-            pass
-        return None
-
-    def tangent(self, point: _Point) -> FloatArray:
-        """Unit direction of the branch in scaled unknowns, of either sign."""
-        scale = np.append(point.system.scale(point.x), 1.0)
-        found = np.linalg.svd(point.jacobian * scale)[2][-1]
-        return np.asarray(found / np.abs(found).max())
-
-    # ---- outliers --------------------------------------------------------------------------------
-
-    def nearest(self, point: _Point) -> tuple[float, int, int] | None:
-        """(gain, layer, word) of the absent code of the largest gain."""
-        system, order = point.system, point.order
-        best = None
-        for layer in range(system.problem.depth):
-            setting = system.full.setting(order, layer)
-            for o, word in enumerate(system.words):
-                if system.present[layer, o]:
-                    continue
-                _, found = above(setting, word)
-                if found.word == word and (best is None or found.gain > best[0]):
-                    best = found.gain, layer, o
-        return best
-
-    def slope(self, point: _Point, layer: int, beta: FloatArray) -> FloatArray:
-        """Derivatives of a gain by x and mu at the direction beta, which is stationary."""
-        system = point.system
-
-        def gain(x: FloatArray, mu: float) -> float:
-            moved = system.moved(self.family(mu))
-            return condensed(moved.full.setting(moved.order(x, ROUGH), layer), beta).gain
-
-        base, scale = gain(point.x, point.mu), system.scale(point.x)
-        found = []
-        for i in range(len(point.x)):
-            x = point.x.copy()
-            x[i] += DIFFERENCE * scale[i]
-            found.append((gain(x, point.mu) - base) / (DIFFERENCE * scale[i]))
-        return np.array([*found, (gain(point.x, point.mu + DIFFERENCE) - base) / DIFFERENCE])
-
-    def born(self, point: _Point, layer: int, o: int, gain: float, slope: FloatArray) -> _Point | None:
-        """The solution beside `point` with one more code, and those of its orbit, as outliers."""
-        system, order = point.system, point.order
-        group = system.full.symmetry.permutations
-        orbit = {system.words.index("".join(system.words[o][i] for i in p)) for p in group}
-        present = system.present.copy()
-        present[layer, list(orbit)] = True
-        more = BareSystem(system.problem, system.words, present)
-        setting = system.full.setting(order, layer)
-        units = {word: above(setting, system.words[word])[0] for word in orbit}
-        base = system.residual(point.x, ROUGH)
-        small = 1e-4
-        try:
-            small_one = more.pack(_with(order, layer, units, math.sqrt(small)))
-            there = more.full.images(more.order(small_one, ROUGH), ROUGH)
-        except BulkDiverges:
-            return None
-        source = (system.pack(there) - point.x - base) / small
-        by_x, by_mu = point.jacobian[:, :-1], point.jacobian[:, -1]
-        a, b = np.linalg.solve(by_x, -by_mu), np.linalg.solve(by_x, source)
-        by_end = float(slope[:-1] @ a + slope[-1])
-        rate = float(slope[:-1] @ b)
-        if by_end == 0.0 or rate == 0.0:
-            return None
-        at_end = ((self.end - point.mu) * by_end - (1.0 - gain)) / rate
-        for square in (at_end, *_BORN):
-            change = ((1.0 - gain) + rate * square) / by_end
-            if not 0.0 < square <= max(_BORN) or not abs(change) < 1.0:
-                continue
-            start = _order_of(system, point.x + change * a - square * b, order)
-            x = more.pack(_with(start, layer, units, math.sqrt(square)))
-            held = None
-            if square != at_end:  # at this length, whatever mu is
-                held = np.append(_outlier_only(more, x, layer, o) * more.scale(x), 0.0)
-                held /= np.linalg.norm(held)
-            found = self.corrected(more, x, float(point.mu + change), held, None, _BIRTH)
-            if found is not None and found.mu <= self.end + 1e-9 and self.without(found) is None:
-                return found
-        return None
-
-    def without(self, point: _Point) -> tuple[BoolArray, ReluOrder] | None:
-        """Outliers that are left, and under their words, where some have vanished or changed their code."""
-        system, order = point.system, point.order
-        present, changed = system.present.copy(), False
-        for layer in range(system.problem.depth):
-            setting, outliers = system.full.setting(order, layer), order.outliers(layer)
-            moved = {}
-            for o, word in enumerate(system.words):
-                if not present[layer, o]:
-                    continue
-                now = condensed(setting, outliers[o]).word
-                if now == word and np.linalg.norm(outliers[o]) >= _SHORT:
-                    continue
-                if now != word and now in system.words and not system.present[layer, system.words.index(now)]:
-                    moved[system.words.index(now)] = outliers[o].copy()  # a class has joined or left
-                present[layer, o], changed = False, True
-                outliers[o] = 0.0
-            for o, beta in moved.items():
-                present[layer, o] = True
-                outliers[o] = beta
-        return (present, order) if changed else None
-
-    # ---- the walk --------------------------------------------------------------------------------
-
-    def walk(self, system: BareSystem, x: FloatArray, mu: float) -> _Point:
-        """The solution at the end.
-
-        Raises
-        ------
-        BranchLost
-        """
-        point = self.corrected(system, x, mu, None, None)
-        if point is None:
-            raise BranchLost("the start of the branch is none.")
-        forwards = np.append(np.zeros(len(point.x)), 1.0)
-        step, refused = 0.3, math.inf
-        for _ in range(_MOST_STEPS):
-            check_time()
-            along = self.tangent(point)
-            along = along * np.sign(along @ forwards)
-            scale = np.append(point.system.scale(point.x), 1.0)
-            if along[-1] > 0.0:  # do not step over the end
-                step = min(step, max(self.end - point.mu, 1e-9) / along[-1] * 1.001)
-            following = None
-            near = self.nearest(point)
-            if near is not None and near[0] > _NEAR:
-                gain, layer, o = near
-                beta = above(point.system.full.setting(point.order, layer), point.system.words[o])[0]
-                slope = self.slope(point, layer, beta)
-                rise = float((slope * scale) @ along)
-                room = 1.0 - gain
-                if _CERTAIN < room < 1.2 * step * rise:
-                    step = (room - 0.5 * _CERTAIN) / rise
-                elif gain > 1.0 or 0.0 < room < min(1.2 * step * rise, 0.5 * refused):
-                    following = self.born(point, layer, o, gain, slope)
-                    refused = max(room, 0.0) if following is None else math.inf
-                    if following is None and rise > 0.0 < room:  # its gain does not reach 1 as it seems
-                        step = min(step, 0.7 * room / rise)
-                    if following is not None and following.mu <= self.end + 1e-9:
-                        forwards = np.append(_outlier_only(following.system, following.x, layer, o), 0.0)
-                        point, step = following, min(step, 0.2)
-                        continue
-            z = np.append(point.x, point.mu) + step * scale * along
-            at_end = z[-1] >= self.end
-            if at_end:
-                z[-1] = self.end
-            following = self.corrected(
-                point.system, z[:-1], float(z[-1]), None if at_end else along / np.linalg.norm(along), point.jacobian
-            )
-            if (
-                following is not None
-                and np.abs(np.append(following.x - point.x, following.mu - point.mu) / scale).max() > 3.0 * step + 0.02
-            ):
-                following = None  # another branch
-            if following is None:
-                step *= 0.5
-                if step < _SHORTEST:
-                    raise BranchLost(f"the branch was lost at {point.mu:.4g} of {self.end:.4g}.")
-                continue
-            left = self.without(following)
-            if left is not None:
-                present, order = left
-                fewer = BareSystem(following.system.problem, following.system.words, present)
-                found = self.corrected(fewer, fewer.pack(order), following.mu, None, None)
-                if found is None:
-                    step *= 0.5
-                    continue
-                forwards = np.append(np.zeros(len(found.x)), 1.0)
-                point = found
-                continue
-            forwards = along
-            point, step = following, min(1.5 * step, _LONGEST)
-            if point.mu >= self.end - 1e-12:
-                near = self.nearest(point)
-                if near is None or near[0] < 1.0 + 1e-4:
-                    return point
-        raise BranchLost(f"the branch is long: {point.mu:.4g} of {self.end:.4g}.")
-
-
-def _outlier_only(system: BareSystem, x: FloatArray, layer: int, o: int) -> FloatArray:
-    """The unknowns with all but one outlier (of each orbit) set to zero: the direction in which it grows."""
-    order = system.bare(x)
-    one = order.outliers(layer)[o].copy()
-    only = ReluOrder(*(0.0 * getattr(order, f.name) for f in fields(order)))
-    only.outliers(layer)[o] = one
-    return system.pack(only)
-
-
-def _with(order: ReluOrder, layer: int, units: dict[int, FloatArray], length: float) -> ReluOrder:
-    """With outliers of one layer set."""
-    order = replace(order, lower=order.lower.copy(), top=order.top.copy())
-    for o, unit in units.items():
-        order.outliers(layer)[o] = length * unit
-    return order
-
-
-def _order_of(system: BareSystem, x: FloatArray, fallback: ReluOrder) -> ReluOrder:
-    """Order parameters without their kernels, which are those of `fallback`."""
-    return replace(system.bare(x), kernel=fallback.kernel, d=fallback.d)

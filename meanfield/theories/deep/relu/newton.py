@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from meanfield.theories.deep.relu.average import COARSE, ReluRule
+from meanfield.theories.deep.relu.average import COARSE, ROUGH, ReluRule
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.validation import FloatArray
@@ -29,7 +30,7 @@ def newton(
 ) -> tuple[FloatArray, float, FloatArray | None]:
     """Unknowns, the norm of their residual, below `tolerance` or not, and the Jacobian that Newton ended with.
 
-    The Jacobian is that of coarse lattices, whatever the rule: it has to be right to a few per cent only. It may be
+    The Jacobian is that of coarser lattices, whatever the rule: it has to be right to a few per cent only. It may be
     given, from a problem nearby.
 
     Raises
@@ -45,7 +46,11 @@ def newton(
         if size <= tolerance:
             break
         if jacobian is None:
-            jacobian, fresh = system.jacobian(x, COARSE, r if rule == COARSE else system.residual(x, COARSE)), True
+            if math.isinf(system.problem.width):
+                jacobian = system.jacobian(x, ROUGH, r)
+            else:
+                jacobian = system.jacobian(x, COARSE, r if rule == COARSE else system.residual(x, COARSE))
+            fresh = True
         step = np.asarray(np.linalg.lstsq(jacobian, -r, rcond=1e-12)[0], dtype=float)
         scale = min(1.0, _MOST_CHANGE / float(np.max(np.abs(step) / (np.abs(x) + 0.1 * np.abs(x).mean()))))
         found = _shorter(system, x, rule, scale * step, size)

@@ -12,6 +12,7 @@ from meanfield.archive import Arrays, Header
 from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.claims import certificate_from, numbers, real_arrays
 from meanfield.posterior.status import Status
+from meanfield.theories.deep.solution import Branch
 from meanfield.validation import FloatArray, entry, read_only
 
 __all__ = ["ReluCertificate", "ReluSolution"]
@@ -42,6 +43,10 @@ class ReluCertificate(Certificate):
         respect the symmetry; at finite N of the solution at N = infinity. NaN if not computed.
     curvature_error : float
         Largest antisymmetric part of the Hessian, relative to its diagonal: it is computed by differences.
+    branches : tuple of Branch
+        Other solutions that were found; the one with the largest Phi is reported. At N = infinity.
+    searched : tuple of str
+        How other solutions were looked for.
     """
 
     solver_residual: float = math.nan
@@ -49,6 +54,8 @@ class ReluCertificate(Certificate):
     inner_curvature: float = math.nan
     outer_curvature: float = math.nan
     curvature_error: float = math.nan
+    branches: tuple[Branch, ...] = ()
+    searched: tuple[str, ...] = ()
 
     @property
     def residual(self) -> float:
@@ -144,9 +151,16 @@ class ReluSolution:
         for name in ("inner_curvature", "outer_curvature", "curvature_error"):  # files may be older than them
             own[name] = proof.pop(name) if isinstance(proof.get(name), float) else math.nan
             proof.pop(name, None)
+        try:
+            branches = tuple(Branch(**branch) for branch in proof.pop("branches", ()))
+        except TypeError as error:
+            raise ValueError(f"its other solutions are none: {error}.") from None
+        searched = tuple(str(way) for way in proof.pop("searched", ()))
         values: dict[str, Any] = {name: value for name, value in header.items() if name != "rectifier"}
         values |= {
-            "certificate": ReluCertificate(**vars(certificate_from(proof, status)), **own),
+            "certificate": ReluCertificate(
+                **vars(certificate_from(proof, status)), **own, branches=branches, searched=searched
+            ),
             "message": entry(header, "message", str),
             "notes": tuple(str(note) for note in entry(header, "notes", list)),
             "patterns": tuple(str(word) for word in entry(header, "patterns", list)),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from meanfield.numerics.limits import seconds_left
 from meanfield.posterior.certificate import ConvergenceError
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, ROUGH, ReluRule
 from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.coordinates import ReluOrder
@@ -25,6 +28,7 @@ from meanfield.theories.deep.relu.solution import ReluCertificate, ReluSolution
 from meanfield.theories.deep.relu.stability import second_order
 from meanfield.theories.deep.relu.start import chain_start
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.theories.deep.solution import Branch
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray, IntArray
 
@@ -37,6 +41,8 @@ _TOLERANCE = 1e-9
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
 _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
+_WORK = 2e9  # that the search for a solution may do, where no max_seconds is given: 15 to 80 CPU s
+_SAME = 1e-7  # of Phi: two solutions that are one
 _NOT_COMPARED = (
     "other solutions were not looked for: past a first-order transition one with other codes and larger Phi may exist"
 )
@@ -78,7 +84,8 @@ def solve_relu(
         if progress is not None:
             progress("Newton", next(steps), size)
 
-    system, x, rule = _limit(problem, warm_start, span, report)
+    limit = _limit(problem, warm_start, span, report)
+    system, x, rule = limit.system, limit.x, limit.rule
     worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
     try:
         curvature = second_order(system, x, COARSE)
@@ -98,6 +105,7 @@ def solve_relu(
         residual, math.nan, worst - 1.0, passed, True, solver_residual=solver,
         quadrature_error=abs(phi - free_energy) / max(1.0, abs(free_energy)),
         inner_curvature=curvature.inner, outer_curvature=curvature.outer, curvature_error=curvature.error,
+        branches=limit.others, searched=(limit.searched,),
     )  # fmt: skip
     status, message = Status.OPTIMAL, ""
     if not residual <= rtol:
@@ -124,49 +132,99 @@ def _refined(
         rule = rule._replace(far=2.0 * rule.far)
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Equations with their outliers, unknowns, the lattices that they need; a code may be missing."""
+
+    system: ReluSystem
+    x: FloatArray
+    rule: ReluRule
+    missing: bool = False
+    others: tuple[Branch, ...] = ()
+    searched: str = _NOT_COMPARED
+
+    @cached_property
+    def free_energy(self) -> float:
+        return self.system.free_energy(self.x, self.rule)
+
+
 def _limit(
     problem: ReluProblem, warm_start: ReluPosterior | None, span: FloatArray, report: Callable[[float], None]
-) -> tuple[ReluSystem, FloatArray, ReluRule]:
-    """Equations with their outliers, unknowns at N = infinity, and the lattices that they need.
+) -> _Found:
+    """The solution at N = infinity.
 
     Raises
     ------
     ConvergenceError
     """
-    best, lost, fallback = math.inf, "", None
-    ways: list[Callable[[], tuple[ReluSystem, FloatArray]]] = [
-        lambda: _planted(problem),
-        lambda: _along(problem, report),
+    lost, fallback = [], None
+    ways: list[tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]] = [
+        ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED)),
+        ("the branch from a network that hardly learns", lambda: _along(problem, report)),
     ]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         given = warm_start.solution
-        ways.insert(0, lambda: _warm(problem, given, span))
-    for way in ways:
+        ways.insert(0, ("the warm start", lambda: ([_warm(problem, given, span)], _NOT_COMPARED)))
+    work = _WORK if math.isinf(seconds_left()) else math.inf
+    for name, way in ways:
+        found, why = [], ""
         try:
-            system, x = way()
-            x, size, jacobian = _hopeful(system, x, report)
-            missing = size <= 1e-5 and _missing(system, x)
-            if size <= 1e-5 and not missing:
-                x, size, rule = _refined(system, x, jacobian, report)
-                if size <= 1e-7:
-                    return system, x, rule
-            if missing and fallback is None:
-                fallback = system, x, jacobian
-            best = min(best, size)
+            with allowance(work):
+                starts, searched = way()
+                for system, x in starts:
+                    one, why = _solved(system, x, report)
+                    if one is not None:
+                        found.append(replace(one, searched=searched))
         except BranchLost as error:
-            lost = f" ({error})"
-        except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError):
-            continue
+            why = str(error)
+        except TooMuchWork:
+            why = TooMuchWork.WORDS
+        except (BulkDiverges, np.linalg.LinAlgError, ValueError, OverflowError) as error:
+            why = str(error).rstrip(".")
+        whole = [one for one in found if not one.missing]
+        if whole:
+            return _best(whole)
+        if found and fallback is None:
+            fallback = found[0]
+        lost.append(f"{name} ({why})")
     if fallback is not None:  # its certificate says that a code is missing
-        system, x, jacobian = fallback
-        x, size, rule = _refined(system, x, jacobian, report)
-        if size <= 1e-7:
-            return system, x, rule
+        return fallback
     raise ConvergenceError(
-        "no solution was found: neither that with one outlier per class and layer, nor along the branch from a network "
-        f"that hardly learns{lost}; smallest residual {best:.1e}. Another n_samples or tau, or warm_start= with the "
-        "solution of a similar task, may help."
+        f"no solution was found, by none of these ways: {'; '.join(lost)}. Another n_samples or tau, or warm_start= "
+        "with the solution of a similar task, may help."
     )
+
+
+def _solved(system: ReluSystem, x: FloatArray, report: Callable[[float], None]) -> tuple[_Found | None, str]:
+    """The solution that Newton reaches from a start, or why there is none."""
+    x, size, jacobian = _hopeful(system, x, report)
+    if size > 1e-5:
+        return None, f"Newton ended at a residual of {size:.1e}"
+    missing = _missing(system, x)
+    x, size, rule = _refined(system, x, jacobian, report)
+    if size > 1e-7:
+        return None, f"Newton ended at a residual of {size:.1e} on fine lattices"
+    return _Found(system, x, rule, missing), "a code condenses that is no outlier" if missing else ""
+
+
+def _best(found: list[_Found]) -> _Found:
+    """The one of the largest Phi, and the others."""
+    best = max(found, key=lambda one: one.free_energy)
+    others = []
+    for one in found:
+        apart = abs(one.free_energy - best.free_energy) > _SAME * max(1.0, abs(best.free_energy))
+        if one is not best and apart:
+            others.append(Branch(_outliers_in_words(one), one.free_energy, one.system.error(one.x, one.rule)))
+    return replace(best, others=tuple(others))
+
+
+def _outliers_in_words(found: _Found) -> str:
+    """Which codes condense, layer by layer."""
+    order, parts = found.system.unpack(found.x), []
+    for layer in range(found.system.problem.depth):
+        there = np.linalg.norm(order.outliers(layer), axis=1) > _GONE
+        parts.append(", ".join("-".join(w) for w, kept in zip(found.system.words, there) if kept) or "none")
+    return "outliers " + " / ".join(parts)
 
 
 def _hopeful(
@@ -190,17 +248,20 @@ def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
     return system, system.pack(chain_start(problem, words, _CONDENSED))
 
 
-def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[ReluSystem, FloatArray]:
-    """The end of the branch from a network that hardly learns, with the codes that are outliers somewhere."""
-    bare, x = followed(problem, report)
-    order, present = bare.order(x, ROUGH), bare.present
-    used = np.asarray(present.any(axis=0))
-    if not used.any():
-        used = np.array([word.count("1") == 1 for word in bare.words])
-    words = tuple(word for word, kept in zip(bare.words, used) if kept)
-    order = replace(order, lower=order.lower[:, used], top=order.top[used])
-    system = ReluSystem(problem, words, present[:, used])
-    return system, system.pack(order)
+def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
+    """Ends of the branch from a network that hardly learns, with the codes that are outliers somewhere."""
+    course = followed(problem, report)
+    found = []
+    for bare, x in course.ends:
+        order, present = bare.order(x, ROUGH), bare.present
+        used = np.asarray(present.any(axis=0))
+        if not used.any():
+            used = np.array([word.count("1") == 1 for word in bare.words])
+        words = tuple(word for word, kept in zip(bare.words, used) if kept)
+        order = replace(order, lower=order.lower[:, used], top=order.top[used])
+        system = ReluSystem(problem, words, present[:, used])
+        found.append((system, system.pack(order)))
+    return found, course.searched
 
 
 def _warm(problem: ReluProblem, given: ReluSolution, span: FloatArray) -> tuple[ReluSystem, FloatArray]:
@@ -248,7 +309,8 @@ def _solution(
         z = np.where(layer.activation > 0.0, layer.activation, np.minimum(h, 0.0))
         preactivation.append(z[:, index])
     notes = [
-        _NOT_COMPARED,
+        *(f"another solution has Phi = {one.free_energy:.7g}: {one.name}" for one in proof.branches),
+        *proof.searched,
         *(
             f"no neuron condenses in layer {i + 1}: its codes are the tail of the bulk"
             for i in range(problem.depth)

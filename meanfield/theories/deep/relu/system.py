@@ -15,9 +15,10 @@ import numpy as np
 
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import ReluAverages, ReluRule, bulk, slab
-from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, packed
+from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, directions, packed, packed_changes
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
+from meanfield.theories.deep.relu.slopes import layer_change, setting_change
 from meanfield.theories.deep.symmetry import Symmetry, symmetry
 from meanfield.validation import BoolArray, FloatArray
 
@@ -271,8 +272,35 @@ class ReluSystem:
             worst = max(worst, float(np.abs(want - have).max() / max(size, 1e-300)))
         return worst
 
+    def change(self, order: ReluOrder, moved: ReluOrder, rule: ReluRule, averaged: bool) -> ReluOrder:
+        """Changes of `images` at N = infinity, `moved` having an axis of changes of order parameters before the others.
+
+        With `averaged` kernels are those of the layers below, whatever `moved` says of them.
+        """
+        problem, depth = self.problem, self.problem.depth
+        kernel, d, lower = moved.kernel.copy(), moved.d.copy(), np.zeros_like(moved.lower)
+        tilde, delta, top, output = np.zeros_like(kernel), np.zeros_like(d), moved.top, moved.t
+        for layer in range(depth):
+            check_time()
+            seen = replace(moved, kernel=kernel, d=d) if averaged else moved
+            way = setting_change(order, seen, layer, problem.readout_variance, problem.scale)
+            here = moved.top if layer == depth - 1 else moved.lower[:, layer]
+            found = layer_change(self.setting(order, layer), order.outliers(layer), way, here, rule)
+            if layer:
+                tilde[:, layer - 1], delta[:, layer - 1] = problem.scale * found.h_h, problem.scale * found.hh
+            if layer < depth - 1:
+                kernel[:, layer], d[:, layer], lower[:, layer] = found.b_b, found.bb, found.push
+            else:
+                top, output = found.push, found.beta_b.transpose(0, 2, 1)
+        t = (1.0 + problem.tau) * moved.t + math.sqrt(problem.readout_variance) * output
+        return ReluOrder(kernel, d, tilde, delta, t, lower, top)
+
     def jacobian(self, x: FloatArray, rule: ReluRule, start: FloatArray) -> FloatArray:
-        """By differences: an unknown enters the averages of one layer only, the others are remembered."""
+        """Derivatives of the residual; at finite N by differences, averages of other layers being remembered."""
+        if math.isinf(self.problem.width):
+            order = self.unpack(x)
+            found = self.change(order, directions(self.blocks, order), rule, averaged=False)
+            return packed_changes(self.blocks, found) - np.eye(len(x))
         columns = []
         for i in range(len(x)):
             step = 1e-5 * max(abs(float(x[i])), 1e-2)

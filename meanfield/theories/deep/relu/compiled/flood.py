@@ -15,7 +15,8 @@ from meanfield.numerics.copies import copy_vector
 from meanfield.numerics.hash_set import enter
 from meanfield.numerics.jit import jit
 from meanfield.theories.deep.relu.compiled.lines import class_average
-from meanfield.theories.deep.relu.compiled.site import site
+from meanfield.theories.deep.relu.compiled.operators import N_OPERATED, changes, operated
+from meanfield.theories.deep.relu.compiled.site import N_SITE, N_SLOPES, site, site_slopes
 
 __all__ = ["flood"]
 
@@ -46,7 +47,7 @@ def _twice(values):
 
 
 @jit
-def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls, rule, most):
+def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls, rule, most, slopes, stop):
     """Averages of all classes over gamma and alpha.
 
     Parameters
@@ -68,6 +69,10 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         `average.ReluRule`.
     most : int
         Nodes before the integral is given up.
+    slopes : (k, ...) array
+        Where k > 0: derivatives of the sums are added to it (`operators.changes`).
+    stop : (1,) integer array
+        Set from outside to end at once (`numerics.limits.stop_word`).
 
     Returns
     -------
@@ -77,7 +82,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         ln of the integral.
     status : int
         0; 1 edge of the lattice met, 2 too many nodes, 3 not a number, 4 edge of a table, 5 grown to more than the
-        maximum near the origin by far.
+        maximum near the origin by far, 6 stopped.
     nodes : int
     """
     n_classes, q = root.shape
@@ -91,9 +96,11 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         kinds = 0
     half_b, half_m, half_h = sizes[0], sizes[1], sizes[2]
     rows, columns, places = 2 * half_b + 1, 2 * half_m + 1, 2 * half_h + 1
-    table = np.empty((max(kinds, 1), rows if p else 1, columns if p else 1, 7))
+    sloped = slopes.shape[0] > 0
+    depth = N_OPERATED if sloped else 7
+    table = np.empty((max(kinds, 1), rows if p else 1, columns if p else 1, depth))
     known = np.zeros((max(kinds, 1), rows if p else 1, columns if p else 1), dtype=np.bool_)
-    sites = np.empty((max(kinds, 1), rows if p else 1, 5, places if p else 1))
+    sites = np.empty((max(kinds, 1), rows if p else 1, N_SLOPES if sloped else N_SITE, places if p else 1))
     opened = np.zeros((max(kinds, 1), rows if p else 1), dtype=np.bool_)
     points_b, points_m = 1 if q <= 1 else _POINTS, 1 if p <= 1 else _POINTS
     unit_b, unit_m = np.ones(n_classes), np.ones(n_classes)
@@ -117,7 +124,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     total = np.zeros(size)
     field = np.zeros(dims)
     place = np.zeros(dims, dtype=np.int64)
-    value = np.zeros((n_classes, 7))
+    value, one = np.zeros((n_classes, depth)), np.zeros(N_SLOPES)
     weights_b, weights_m = np.zeros((n_classes, _POINTS)), np.zeros(_POINTS)
     base_b = np.zeros(n_classes, dtype=np.int64)
     last = np.full(max(q, 1), 1 << 60, dtype=np.int64)
@@ -139,6 +146,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         count += 1
         if count > most:
             return total, math.nan, 2, count
+        if count & 127 == 0 and stop[0] != 0:
+            return total, math.nan, 6, count
         rest, moved = code, False
         for k in range(dims):
             place[k] = rest // stride[k] - edge[k]
@@ -165,6 +174,10 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                 if p == 0:
                     value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(b, 0.0, d[c], delta[c])
                     value[c, 0] *= n[c]
+                    if sloped:
+                        site_slopes(b, 0.0, d[c], delta[c], one)
+                        value[c, 7:] = 0.0
+                        operated(one, 1.0, 0.0, 0.0, 0.0, n[c], d[c], value[c])
                     value[c, 2], value[c, 5] = value[c, 1] ** 2, value[c, 4] ** 2
                 elif q <= 1:
                     base_b[c] = (place[0] if q else 0) + half_b
@@ -192,7 +205,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                         _lagrange(middle / unit_m[c] - whole, _POINTS, weights_m)
                     if base_b[c] < 0 or base_b[c] + points_b > rows or base_m < 0 or base_m + points_m > columns:
                         return total, math.nan, 4, count
-                    for k in range(7):
+                    for k in range(depth):
                         value[c, k] = 0.0
                     for i in range(points_b):
                         row = base_b[c] + i
@@ -215,7 +228,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                                     return total, math.nan, 4, count
                                 known[kind[c], row, column] = True
                             weight = weights_b[c, i] * weights_m[j]
-                            for k in range(7):
+                            for k in range(depth):
                                 value[c, k] += weight * table[kind[c], row, column, k]
                 height += value[c, 0]
         if math.isnan(height):
@@ -246,6 +259,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         if not height > best - cut:
             continue
         weight = math.exp(height - reference)
+        if sloped:
+            changes(slopes, weight, value, field, q)
         total[0] += weight
         at = 1
         for c in range(n_classes):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 from meanfield.numerics.jit import jit
-from meanfield.theories.deep.relu.compiled.site import site
+from meanfield.theories.deep.relu.compiled.operators import operated
+from meanfield.theories.deep.relu.compiled.site import site, site_slopes
 
 __all__ = ["class_average"]
 
@@ -24,17 +25,22 @@ def _log_weight(sites, index, h, b, middle, spread, n, d, delta):
         return math.nan
     at = index + half
     if math.isnan(sites[0, at]):
-        g, gb, gbb, gh, ghh = site(b, h, d, delta)
-        sites[0, at], sites[1, at], sites[2, at], sites[3, at], sites[4, at] = n * g, gb, gbb, gh, ghh
+        if sites.shape[0] > 5:
+            site_slopes(b, h, d, delta, sites[:, at])
+            sites[0, at] *= n
+        else:
+            g, gb, gbb, gh, ghh = site(b, h, d, delta)
+            sites[0, at], sites[1, at], sites[2, at], sites[3, at], sites[4, at] = n * g, gb, gbb, gh, ghh
     return sites[0, at] - 0.5 * (h - middle) ** 2 / spread
 
 
 @jit
 def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
-    """Averages over h ~ N(middle, spread) with weight exp(n g(b, h)), into `out` (7,); False if `sites` has too few.
+    """Averages over h ~ N(middle, spread) with weight exp(n g(b, h)), into `out`; False if `sites` has too few.
 
-    ln of the integral, then g_b, g_b^2, g_bb, g_h, g_h^2, g_hh. `sites` (5, k) is that of this b; NaN where not yet
-    computed. There may be two maxima, where the class is on and off: all that are found are integrated.
+    ln of the integral, then g_b, g_b^2, g_bb, g_h, g_h^2, g_hh; with more than these seven places in `out` their
+    derivatives (`operators.operated`), for which `sites` has higher ones. `sites` (5 or 13, k) is that of this b; NaN
+    where not yet computed. There may be two maxima, where the class is on and off: all that are found are integrated.
     """
     spacing = step / math.sqrt(1.0 / spread + n / d)
     narrow = d / (1.0 - delta * d)
@@ -80,6 +86,9 @@ def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
             best = value
     half = sites.shape[1] // 2
     total, s1, s2, s3, s4, s5, s6 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    slopes = out.size > 7
+    for k in range(7, out.size):
+        out[k] = 0.0
     # Intervals that are summed already: of the peaks, from the left to the right.
     low, high = min(first, second, other), max(first, second, other)
     centre = first + second + other - low - high
@@ -106,10 +115,14 @@ def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
                 s4 += w * gh
                 s5 += w * gh * gh
                 s6 += w * sites[4, at]
+                if slopes:
+                    operated(sites[:, at], w, h, middle, spread, n, d, out)
                 index += direction
             if direction == 1:
                 end = max(end, index)
     out[0] = best + math.log(total * spacing) - 0.5 * math.log(spread) - _HALF_LOG_2PI
     out[1], out[2], out[3] = s1 / total, s2 / total, s3 / total
     out[4], out[5], out[6] = s4 / total, s5 / total, s6 / total
+    for k in range(7, out.size):
+        out[k] /= total
     return True

@@ -1,0 +1,99 @@
+"""Deep rectifiers whose codes are found along a branch: equations integrated again by NumPy alone, rivals, limits."""
+
+import numpy as np
+import pytest
+from relu_oracles import two_layer_violations
+
+import meanfield as mf
+from meanfield.numerics.limits import OutOfTime, time_limit
+from meanfield.theories.deep.relu import solve as solving
+from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance, spend, spent
+from meanfield.theories.deep.relu.average import FINE, ROUGH, bulk
+from meanfield.theories.deep.relu.branch import _Turns
+from meanfield.theories.deep.relu.reduction import relu_problem
+from meanfield.theories.deep.relu.setting import ReluSetting
+
+# Numbers 35, 8 and 17 of benchmarks/random_deep.py at seed 0, and their outliers of both layers.
+TASKS = {
+    "two outputs, unequal sizes": (
+        mf.Network("relu", 2, sigma_a=1.0, sigma_w=1.25),
+        mf.class_task(targets=[[-0.6209, 0.2625], [-0.06432, -0.1253]], n_samples=239),
+        0.0053,
+        ({"10"}, {"10"}),
+    ),
+    "three classes, one output": (
+        mf.Network("relu", 2, sigma_a=1.0, sigma_w=1.0, readout_exponent=1.0),
+        mf.class_task(targets=[[-0.845], [-0.03953], [0.06972]], n_samples=3008),
+        0.00529,
+        ({"001", "110"}, {"011", "110"}),
+    ),
+    "three outputs, many samples": (
+        mf.Network("relu", 2, sigma_a=1.5, sigma_w=0.8),
+        mf.class_task(targets=[[-0.6706, 0.5076, -0.1084], [-0.3616, 0.6716, -0.8682]], n_samples=3106),
+        0.0594,
+        ({"01", "10"}, set()),
+    ),
+}
+SMALL = mf.class_task(targets=[[0.95, 0.608], [0.608, 0.95]], n_samples=220)
+NETWORK = mf.Network("relu", 2, sigma_w=0.8)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_solutions_solve_the_equations_of_another_integration(name):
+    network, task, tau, codes = TASKS[name]
+    post = mf.solve(network, task, tau)
+    assert post.status == "optimal"
+    problem, index, span = relu_problem(network, task, tau)
+    np.testing.assert_array_equal(index, np.arange(task.n_classes))
+    found = two_layer_violations(problem, span, post.solution)
+    assert max(found.values()) < 1e-6, found
+    for field, wanted in zip(post.solution.outlier_field, codes):
+        there = {word for word, b in zip(post.solution.patterns, field) if np.abs(b).max() > 1e-6}
+        assert there == wanted
+
+
+def test_past_a_first_order_transition_both_solutions_are_compared(tmp_path):
+    """These targets are learned in a transition below them; the solution that has not learned goes on beyond."""
+    post = mf.solve(NETWORK, SMALL, 0.66)
+    assert post.status == "optimal"
+    (other,) = post.certificate.branches
+    assert other.name == "outliers none / none"
+    assert other.residual < 1e-7
+    assert other.free_energy < post.solution.free_energy - 0.01
+    assert "first-order" in post.certificate.searched[0]
+    back = mf.load(post.save(tmp_path / "both")).certificate
+    assert back.branches == post.certificate.branches
+    assert back.searched == post.certificate.searched
+
+
+def test_a_search_without_end_is_given_up_in_words(monkeypatch):
+    monkeypatch.setattr(solving, "_WORK", 3e7)
+    with pytest.raises(mf.ConvergenceError, match=r"as much work as is allowed .* of the targets"):
+        mf.solve(NETWORK, SMALL, 0.66)
+
+
+def test_work_is_counted_inside_an_allowance_only():
+    spend(1e30)
+    with allowance(10.0):
+        spend(4.0)
+        assert spent() == 4.0
+        with pytest.raises(TooMuchWork):
+            spend(7.0)
+
+
+def test_one_integral_obeys_the_time_limit():
+    root = 0.002 * np.eye(3)
+    setting = ReluSetting(
+        root, np.full(3, 300.0), np.full(3, 0.3), np.zeros(3), 0.2 * np.ones((3, 3)) + 0.1 * np.eye(3)
+    )
+    bulk(setting, ROUGH, np.zeros((0, 3)), True)  # compiled
+    finest = FINE._replace(beta=0.2, alpha=0.2)
+    with time_limit(0.3), pytest.raises(OutOfTime):
+        bulk(setting, finest, np.zeros((0, 3)), True)
+
+
+def test_turns_of_a_parameter():
+    turns = _Turns()
+    for mu in (-1.0, 0.0, 0.1, 0.099, 0.11, 0.05, -0.2, -0.1, 0.3):
+        turns.note(mu)
+    assert turns.found == [0.11, -0.2]
