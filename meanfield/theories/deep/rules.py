@@ -15,6 +15,7 @@ __all__ = [
     "CHECK",
     "COARSE",
     "FINE",
+    "JUDGE",
     "Averages",
     "Detail",
     "NotCovered",
@@ -55,6 +56,7 @@ class Rule(NamedTuple):
 COARSE = Rule(1.25, 1.15, 0.95, 0.6, 13.0, 0.0, 0.8)
 FINE = Rule(0.92, 0.9, 0.62, 0.45, 27.0, 0.0, 0.3)
 CHECK = Rule(0.8, 0.78, 0.5, 0.37, 31.0, 0.37, 0.25)
+JUDGE = Rule(0.7, 0.68, 0.45, 0.33, 33.0, 0.21, 0.22)  # of CHECK, where it and FINE differ
 
 
 class Setting(NamedTuple):

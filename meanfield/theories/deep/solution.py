@@ -59,8 +59,9 @@ class DeepCertificate(Certificate):
     order_error : float
         Largest error of the order parameters, each relative to the largest of its kind and layer: Newton's step from
         the reported ones, with residual and exact Jacobian of the other quadrature. Where Phi is nearly flat in some
-        direction this is much larger than the residual. Certified answers have it below `rtol` as well. NaN where it
-        was not computed: at P = infinity.
+        direction this is much larger than the residual. Of K and d of the last layer, which are no unknowns: what that
+        step changes in them, and their distance between two quadratures. Certified answers have it below `rtol` as
+        well. NaN where it was not computed: at P = infinity.
     order_errors : tuple of OrderError
         The same for every kind of order parameters of every layer.
     duality_gap : float

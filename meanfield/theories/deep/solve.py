@@ -21,9 +21,9 @@ from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK, NotCovered, UnstableCode
+from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
-from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
+from meanfield.theories.deep.stability import SecondOrder, last_kernel_errors, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
@@ -296,19 +296,19 @@ def _posterior(
 ) -> DeepPosterior:
     """Certificate, codes and arrays of all classes."""
     allowed = max(rtol, _VALLEY) if system.codes else rtol
-    proof = _checked(system, found, second)
+    proof = _checked(system, found, second, allowed)
     if not proof.error <= allowed and proof.residual <= allowed and not system.codes:
         # The equations hold, and leave a soft direction open.
         again = newton(system, found.x, 1e-2 * found.residual, most=_LAST)
         if again.residual < found.residual:
-            found, proof = again, _checked(system, again, second)
+            found, proof = again, _checked(system, again, second, allowed)
     for _ in range(_REFINEMENTS):
         if proof.error <= allowed and proof.residual <= allowed:
             break
         reached = refined(system, found, tolerance, report)
         if reached is None:
             break
-        better = _checked(*reached, second)
+        better = _checked(*reached, second, allowed)
         if not better.error < proof.error:
             break
         (system, found), proof = reached, better
@@ -346,7 +346,7 @@ def _posterior(
         "with rtol"
     )
     order = system.unpack(found.x)
-    top = system.combined(found.averages)[-1]
+    top = proof.top or system.combined(found.averages)[-1]
     states = top_states(system, order) if not linear else None
     lower = found.averages.lower
     kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
@@ -394,6 +394,7 @@ class _Proof(NamedTuple):
     errors: tuple[OrderError, ...]
     curvature: SecondOrder
     reason: str = ""  # why it says nothing
+    top: Averages | None = None  # of the last layer, whose K and d the solution has
 
     @property
     def error(self) -> float:
@@ -401,7 +402,7 @@ class _Proof(NamedTuple):
         return max((error.value for error in self.errors), default=math.inf)
 
 
-def _checked(system: System, found: Found, second: bool) -> _Proof:
+def _checked(system: System, found: Found, second: bool, allowed: float) -> _Proof:
     """Residual, error of Phi and of the order parameters, and curvatures."""
     unknown = SecondOrder(math.nan, math.nan, math.nan)
     if found.residual > _ASTRAY and not system.codes:  # fields can be so strong there that it takes minutes
@@ -417,12 +418,14 @@ def _checked(system: System, found: Found, second: bool) -> _Proof:
     error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
     try:
         errors = order_errors(check, found.x, again)
+        errors += last_kernel_errors(check, found.x, again, found.averages, allowed)
+        top = check.combined(again)[-1]
         if not second or residual >= _NEARLY:
-            return _Proof(residual, error, errors, unknown)
+            return _Proof(residual, error, errors, unknown, top=top)
         curved = found.averages
         if curved.top[0].curvature is None:
             curved = system.evaluate(found.x, grow=False, curvature=True)
-        return _Proof(residual, error, errors, second_order(system, curved, check.hessian(again)))
+        return _Proof(residual, error, errors, second_order(system, curved, check.hessian(again)), top=top)
     except np.linalg.LinAlgError:
         return _Proof(residual, error, (), unknown)
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from meanfield.theories.deep.newton import direction
+from meanfield.theories.deep.rules import JUDGE, Averages
 from meanfield.theories.deep.solution import OrderError
-from meanfield.theories.deep.system import Evaluation, System
+from meanfield.theories.deep.system import Evaluation, System, patched
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["SecondOrder", "order_errors", "second_order", "signs"]
+__all__ = ["SecondOrder", "last_kernel_errors", "order_errors", "second_order", "signs"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,31 @@ def order_errors(system: System, x: FloatArray, found: Evaluation) -> tuple[Orde
     """
     move = np.abs(direction(system, x, found, system.hessian(found)))
     return tuple(OrderError(name, layer + 1, float(move[at].max())) for name, layer, at in system.blocks)
+
+
+def last_kernel_errors(
+    check: System, x: FloatArray, found: Evaluation, by_solver: Evaluation, allowed: float
+) -> tuple[OrderError, ...]:
+    """Errors of K and d of the last layer, which are no unknowns, by the check's averages `found` at x.
+
+    What the step of Newton's method from x would change in them, and the quadrature: their distance from those of the
+    solver, or, where that is more than `allowed`, from those of a finer quadrature than the check's.
+    """
+    depth = check.problem.depth
+    given = check.combined(found)[-1]
+
+    def gap(other: Averages) -> FloatArray:
+        pairs = ((given.kernel, other.kernel), (given.d, other.d))
+        return np.array([np.abs(a - b).max() / max(float(np.abs(a).max()), 1e-12) for a, b in pairs])
+
+    def top(system: System, at: FloatArray) -> Averages:
+        last = system.averages(system.unpack(at), depth - 1)
+        return system.combined(Evaluation(found.lower, last))[-1]
+
+    error = gap(check.combined(by_solver)[-1])
+    if error.max() > allowed and not patched(check.problem):
+        error = gap(top(check.at_rule(JUDGE), x))
+    step = direction(check, x, found, check.hessian(found))
+    if np.abs(step).max() <= allowed:  # others are no answers, and may end where nothing can be integrated
+        error = error + gap(top(check, x + step * check.scales(x)))
+    return tuple(OrderError(name, depth, float(value)) for name, value in zip(("kernel", "d"), error))

@@ -7,10 +7,10 @@ import meanfield as mf
 from meanfield.posterior.status import Status
 from meanfield.theories.deep.branches import coding_branch
 from meanfield.theories.deep.reduction import problem_of
-from meanfield.theories.deep.rules import CHECK
+from meanfield.theories.deep.rules import CHECK, Rule
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.stability import order_errors
-from meanfield.theories.deep.system import System
+from meanfield.theories.deep.system import Order, System
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 
@@ -68,3 +68,23 @@ def test_it_is_printed_and_kept_in_files(tmp_path):
     again = mf.load(post.save(tmp_path / "deep.npz")).certificate
     assert again.order_errors == proof.order_errors
     assert again.softest == proof.softest
+
+
+@pytest.mark.parametrize("tau", [1e6, 0.05])
+def test_error_of_the_last_kernel_is_in_the_certificate(tau):
+    """At tau = 1e6 the solver's own quadrature has d of the last layer 5e-6 off, that of the certificate has not."""
+    post = solve_deep(mf.Network("sigmoid", 3), BINARY, tau)
+    s, proof = post.solution, post.certificate
+    errors = {error.name: error.value for error in proof.order_errors if error.layer == 3}
+    problem, index = problem_of(post.network, BINARY, tau)
+    system = System(problem, Rule(0.6, 0.55, 0.4, 0.3, 34.0, 0.2, 0.2))
+    first = [int(np.flatnonzero(index == kind)[0]) for kind in range(len(problem.n))]
+    kernel, tilde = (values[:, first][:, :, first] for values in (s.kernel[:-1], s.tilde))
+    order = Order(kernel, s.d[:-1, first], tilde, s.delta[:, first], s.t[first])
+    x = system.pack(order)
+    top = system.combined(system.evaluate(x))[-1]
+    kernel, d = top.kernel[np.ix_(index, index)], top.d[index]
+    assert post.status == "optimal"
+    assert np.abs(s.kernel[-1] - kernel).max() <= 1.5 * errors["kernel"] * kernel.max() + 1e-14
+    assert np.abs(s.d[-1] - d).max() <= (1.5 * errors["d"] + 1e-13) * d.max()
+    assert max(errors.values()) <= proof.order_error < 1e-6
