@@ -8,7 +8,8 @@ every equation, and its own equations.
 
 Not derived: the derivatives of g that compiled code evaluates (truncated moments, with a continued fraction in the
 tails, ``relu/compiled/site.py``); the Jacobian, of derivatives of g up to the fourth under the integrals
-(``relu/compiled/operators.py``), which a test holds to differences; the equations at finite N, in which outliers have the exact g (deep/relu/THEORY.md, "Finite width").
+(``relu/compiled/operators.py``), which a test holds to differences; the equations at finite N, in which outliers have
+the exact g (deep/relu/THEORY.md, "Finite width").
 """
 
 from __future__ import annotations
