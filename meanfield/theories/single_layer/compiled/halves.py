@@ -340,7 +340,9 @@ def code_sums(
     for at in range(begin, end):
         _coordinates(at, size, 0, kept, low, step, x)
         beside[at] = 0.0
-        sums[:, :, at] = 0.0
+        for s in range(n_patterns):
+            for k in range(n_moments):
+                sums[s, k, at] = 0.0
         top, mass = -np.inf, 0.0
         for free in range(n_free):
             _coordinates(free, size, kept, d, low, step, x)
@@ -362,7 +364,9 @@ def code_sums(
                 scale = math.exp(top - value[0])
                 mass *= scale
                 beside[at] *= scale
-                sums[:, :, at] *= scale
+                for s in range(n_patterns):
+                    for k in range(n_moments):
+                        sums[s, k, at] *= scale
                 top = value[0]
             weight = math.exp(value[0] - top)
             mass += weight
