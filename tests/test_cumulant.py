@@ -196,6 +196,18 @@ def test_known_values():
     assert cumulant4(cumulant(activation("linear")).table, 7.0) == pytest.approx((24.5, 7.0, 1.0, 0.0, 0.0), abs=1e-13)
 
 
+@pytest.mark.parametrize("k", [1.0, 1.69, 0.3])
+@pytest.mark.parametrize("slope", [0.0, 0.14, 0.3, 0.38, 0.46, -0.22])
+def test_nothing_is_left_of_a_homogeneous_function_far_out(slope, k):
+    """R = G - growth kappa^2 / 2 is smaller than any number there; rounding of slope^2 times kappa^2 is not."""
+    table = cumulant(activation("leaky_relu", slope=slope), k).table
+    for i in np.flatnonzero(np.abs(table.centre) > 200.0 / np.sqrt(k)):
+        if table.growth_minus > 0.0 or table.centre[i] > 0.0:  # of ReLU R falls without end on the other side
+            u = np.linspace(-1.0, 1.0, 5)
+            rest = np.polyval(table.coefficients[i, 0][::-1], u)
+            assert np.abs(rest + table.line[i] * (table.centre[i] + u / table.inverse[i])).max() < 4e-15
+
+
 def test_beyond_the_reach():
     one = cumulant(activation("softplus"))
     reach = one.table.kappa_max

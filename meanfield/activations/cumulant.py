@@ -145,8 +145,9 @@ def cumulant(activation: Activation, k: float = 1.0, *, tabulate: bool = True) -
 
 
 def _growths(sigma_minus: float, sigma_plus: float) -> tuple[float, float]:
-    """Growth of G for kappa -> +inf and -inf."""
-    return max(0.0, sigma_plus, -sigma_minus) ** 2, max(0.0, -sigma_plus, sigma_minus) ** 2
+    """Growth of G for kappa -> +inf and -inf: products, which are rounded correctly (powers need not be)."""
+    plus, minus = max(0.0, sigma_plus, -sigma_minus), max(0.0, -sigma_plus, sigma_minus)
+    return plus * plus, minus * minus
 
 
 def _pieces(activation: Activation, k: float) -> compiled.Direct:

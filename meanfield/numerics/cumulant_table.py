@@ -146,6 +146,16 @@ class Direct(NamedTuple):
     kappa_max: float  # |kappa| beyond which the rule does not reach (inf for linear pieces)
 
 
+@jit
+def _beyond_growth(slope, growth):
+    """slope**2 - growth, which is zero where growth is the rounded square of this slope.
+
+    Left to the compiler it may be the rounding error of the square (a product and a difference become one operation),
+    which kappa**2 / 2 of 1e12 multiplies: R would tend to infinity. In binary the root of a rounded square is exact.
+    """
+    return 0.0 if abs(slope) == math.sqrt(growth) else slope * slope - growth
+
+
 @jit_apart(returns="int64")
 def _piece_terms(direct, kappa, growth, line, log_term, value):
     """Log terms and values (minus line + growth * kappa) of E exp(kappa (psi - line) - growth kappa**2 / 2)."""
@@ -156,8 +166,9 @@ def _piece_terms(direct, kappa, growth, line, log_term, value):
         z0 = min(max(kappa * beta, lower), upper)
         pull = z0 - kappa * beta
         if pull == 0.0:
-            base = kappa * alpha + 0.5 * kappa * kappa * (beta * beta - growth)
-            value0 = alpha + kappa * (beta * beta - growth)
+            beyond = _beyond_growth(beta, growth)
+            base = kappa * alpha + 0.5 * kappa * kappa * beyond
+            value0 = alpha + kappa * beyond
         else:
             base = kappa * (alpha + beta * z0) - 0.5 * z0 * z0 - 0.5 * growth * kappa * kappa
             value0 = alpha + beta * z0 - growth * kappa
@@ -189,7 +200,7 @@ def _panel_terms(direct, kappa, growth, line, log_term, value):
             low, high = direct.remainder_range[i, 0], direct.remainder_range[i, 1]
             off = middle - kappa * sigma
             gap = max(abs(off) - half, 0.0)
-            shift = 0.5 * kappa * kappa * (sigma * sigma - growth)
+            shift = 0.5 * kappa * kappa * _beyond_growth(sigma, growth)
             here = kappa * (direct.remainder[i, _ORDER // 2] - line) - 0.5 * off * off + shift
         else:
             low, high = direct.value_range[i, 0], direct.value_range[i, 1]
@@ -206,8 +217,9 @@ def _panel_terms(direct, kappa, growth, line, log_term, value):
         base = direct.log_half[i] - _LOG_ROOT_2PI
         middle, half = direct.centre[i], direct.half[i]
         if kappa * sigma * middle > 0.0:
-            shift = 0.5 * kappa * kappa * (sigma * sigma - growth)
-            offset = kappa * (sigma * sigma - growth)
+            beyond = _beyond_growth(sigma, growth)
+            shift = 0.5 * kappa * kappa * beyond
+            offset = kappa * beyond
             for j in range(_ORDER):
                 x = (middle - kappa * sigma) + half * NODE[j]
                 rest = direct.remainder[i, j] - line
@@ -271,8 +283,8 @@ def _asymptotic_line(direct, kappa):
     already: the rest of the integral falls further behind as |kappa| grows, since psi is smaller there.
     """
     growth = direct.growth_plus if kappa > 0.0 else direct.growth_minus
-    right = direct.sigma_plus * kappa > 0.0 and direct.sigma_plus**2 == growth
-    left = direct.sigma_minus * kappa < 0.0 and direct.sigma_minus**2 == growth
+    right = direct.sigma_plus * kappa > 0.0 and _beyond_growth(direct.sigma_plus, growth) == 0.0
+    left = direct.sigma_minus * kappa < 0.0 and _beyond_growth(direct.sigma_minus, growth) == 0.0
     if not growth > 0.0 or left == right or direct.log_half.size == 0:
         return np.nan
     last = 0

@@ -85,6 +85,19 @@ def test_flat_ridge(name):
     assert not bound(name, p, t, -1e-4)[0]
 
 
+@pytest.mark.parametrize("slope", [0.14, 0.18, 0.22, 0.3, 0.38, 0.42, 0.46, 0.54])
+def test_rays_that_tie_with_the_bulk_on_both_sides(slope):
+    """Outliers on both sides of two classes: h(0) = 0 = h at infinity, which rounding of slope^2 must not decide."""
+    phi, target = mf.activation("leaky_relu", slope=slope), 0.3
+    t = math.sqrt(2.0 / (1.0 + slope**2))
+    assert bound(phi, [0.5, 0.5], [[t], [-t]], 0.0)[:2] == (True, pytest.approx(0.0, abs=1e-10))
+    assert not bound(phi, [0.5, 0.5], [[t], [-t]], -1e-8, max_boxes=2_000)[0]
+    post = mf.solve(mf.Network(phi), mf.class_task(fractions=[0.5, 0.5], targets=[1, -target]))
+    assert post.certificate.boxes < 300
+    assert post.objective == pytest.approx(-0.5 * t * (1 + target), abs=1e-12)  # -sum_c p_c y_c t_c
+    assert sorted(np.sign(o.readout[0]) for o in post.outliers) == [-1.0, 1.0]
+
+
 @pytest.mark.parametrize("formula", ["asinh", "sqrt"])
 def test_unbounded_without_growth(formula):
     """The ball that replaces a range of phi: the level of the best readout is proven, one below is not."""
