@@ -15,7 +15,7 @@ import numpy as np
 from meanfield.theories.deep.newton import direction
 from meanfield.theories.deep.rules import JUDGE, Averages
 from meanfield.theories.deep.solution import OrderError
-from meanfield.theories.deep.system import Evaluation, System, patched
+from meanfield.theories.deep.system import SMALL, Evaluation, System, patched
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["SecondOrder", "last_kernel_errors", "order_errors", "second_order", "signs"]
@@ -100,8 +100,8 @@ def last_kernel_errors(
     given = check.combined(found)[-1]
 
     def gap(other: Averages) -> FloatArray:
-        pairs = ((given.kernel, other.kernel), (given.d, other.d))
-        return np.array([np.abs(a - b).max() / max(float(np.abs(a).max()), 1e-12) for a, b in pairs])
+        sets = ((given.kernel, other.kernel, SMALL["kernel"]), (given.d, other.d, SMALL["d"]))
+        return np.array([np.abs(a - b).max() / max(float(np.abs(a).max()), least) for a, b, least in sets])
 
     def top(system: System, at: FloatArray) -> Averages:
         last = system.averages(system.unpack(at), depth - 1)

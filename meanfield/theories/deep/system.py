@@ -20,13 +20,17 @@ from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
 __all__ = [
-    "LATTICE_CLASSES", "MOST_FIELDS", "DeepProblem", "Evaluation", "Order", "System", "fields_of_layers", "kinds_of",
-    "patched",
+    "LATTICE_CLASSES", "MOST_FIELDS", "SMALL", "DeepProblem", "Evaluation", "Order", "System", "fields_of_layers",
+    "kinds_of", "patched",
 ]  # fmt: skip
 
 _EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
 _MIRROR = str.maketrans("01", "10")
+SMALL = {
+    "kernel": 1e-3,
+    "d": 1e-6,
+}  # what smaller ones are measured by: those of odd phi may vanish
 MOST_FIELDS = 8  # of a layer, up to which there are lattices around peaks
 
 
@@ -215,7 +219,7 @@ class System:
         p, scale = self.problem, np.empty(len(x))
         # Targets are met in units of themselves, however small they are.
         least = 1e-3 * float(np.abs(p.y).max()) / (p.readout_variance * p.n_samples + p.tau)
-        floor = {"kernel": 1e-3, "d": 1e-6, "tilde": 1.0 / p.n_samples, "delta": 0.02, "t": least or 1e-12}
+        floor = SMALL | {"tilde": 1.0 / p.n_samples, "delta": 0.02, "t": least or 1e-12}
         for name, _, at in self.blocks:
             scale[at] = max(float(np.abs(x[at]).max()), floor[name])
         return scale
