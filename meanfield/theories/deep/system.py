@@ -27,10 +27,7 @@ __all__ = [
 _EVALUATION = 1e6  # multiplications that take as long as what an evaluation does besides
 LATTICE_CLASSES = 3  # of different targets, up to which a layer with fields h is integrated on one lattice
 _MIRROR = str.maketrans("01", "10")
-SMALL = {
-    "kernel": 1e-3,
-    "d": 1e-6,
-}  # what smaller ones are measured by: those of odd phi may vanish
+SMALL = {"kernel": 1e-3, "d": 1e-6}  # what smaller ones are measured by: those of odd phi may vanish
 MOST_FIELDS = 8  # of a layer, up to which there are lattices around peaks
 
 
