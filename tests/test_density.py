@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from meanfield.activations import density
@@ -30,6 +30,7 @@ def test_the_support_holds_the_density_and_its_moments(phi, kappa, k):
 
 
 @given(PHIS, st.lists(KAPPAS, min_size=1, max_size=5), VARIANCES)
+@example(activation("hard_tanh"), [39.75], 3.0)  # 3.1e-5 off while the distribution was linear within cells
 @settings(deadline=None)
 def test_quantiles_invert_the_distribution_function(phi, kappas, k):
     u = np.tile(np.linspace(0.01, 0.99, 15), (len(kappas), 1))
@@ -43,7 +44,7 @@ def test_quantiles_invert_the_distribution_function(phi, kappas, k):
             half = 0.5 * np.diff(cuts)[:, None]
             nodes = cuts[:-1, None] + half * (1 + x)
             below = (half * w * density.preactivation_density(phi, k, kappa, nodes)).sum()
-            assert below == pytest.approx(level, abs=3e-5)
+            assert below == pytest.approx(level, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", names())

@@ -17,7 +17,7 @@ from meanfield.activations.activation import Activation
 from meanfield.activations.cumulant import cumulant
 from meanfield.validation import FloatArray
 
-_CELLS = 4096  # the distribution function is exact at the cell edges and linear in between: error below 3e-5
+_CELLS = 4096  # the density is linear in each: the distribution function is off by less than 1e-6
 _DEPTH = 45.0  # the support kept: where ln q is within 45 of its maximum (outside lies less than 1e-18)
 _GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(2)
 
@@ -39,7 +39,7 @@ def preactivation_quantile(phi: Activation, k: float, kappa: FloatArray, u: Floa
         last = int(np.searchsorted(distinct, distinct[first] + 1.0))
         grid = _grid(phi, *_hull(support(phi, k, x) for x in distinct[[first, last - 1]]))
         for i in range(first, last):
-            z[rows[i]] = np.interp(u[rows[i]], _distribution(grid, k, distinct[i]), grid.edges)
+            z[rows[i]] = _inverse(grid, k, distinct[i], u[rows[i]])
         first = last
     return z
 
@@ -114,10 +114,34 @@ def _grid(phi: Activation, low: float, high: float) -> _Grid:
 
 def _distribution(grid: _Grid, k: float, kappa: float) -> FloatArray:
     """Distribution function of q at the edges of the grid."""
+    return _integrated(_masses(grid, k, kappa))
+
+
+def _masses(grid: _Grid, k: float, kappa: float) -> FloatArray:
+    """The mass at each node (n, q), in units of the largest density."""
     log_weight = kappa * grid.phi - grid.z**2 / (2 * k)
-    mass = (grid.weight * np.exp(log_weight - log_weight.max())).sum(axis=1)
-    distribution = np.concatenate([[0.0], np.cumsum(mass)])
-    return distribution / distribution[-1]
+    return np.asarray(grid.weight * np.exp(log_weight - log_weight.max()))
+
+
+def _integrated(masses: FloatArray) -> FloatArray:
+    distribution = np.concatenate([[0.0], np.cumsum(masses.sum(axis=1))])
+    return np.asarray(distribution / distribution[-1])
+
+
+def _inverse(grid: _Grid, k: float, kappa: float, u: FloatArray) -> FloatArray:
+    """z at which the distribution function of q is u, with the linear density through both nodes of each cell."""
+    masses = _masses(grid, k, kappa)
+    distribution = _integrated(masses)
+    cell = np.clip(np.searchsorted(distribution, u, side="right") - 1, 0, len(masses) - 1)
+    left, right = masses[cell, 0], masses[cell, 1]
+    inside = np.maximum(distribution[cell + 1] - distribution[cell], 1e-300)
+    part = np.clip((u - distribution[cell]) / inside, 0.0, 1.0)
+    # The distribution within a cell is s + r (s^2 - s) / 2, s from 0 to 1; |r| < 2 where it rises.
+    slope = math.sqrt(12.0) * (right - left) / np.maximum(left + right, 1e-300)
+    half = 0.5 * np.clip(slope, -2.0, 2.0)
+    root = np.sqrt(np.maximum((1.0 - half) ** 2 + 4.0 * half * part, 0.0))
+    s = 2.0 * part / np.maximum(1.0 - half + root, 1e-300)
+    return np.asarray(grid.edges[cell] + np.minimum(s, 1.0) * (grid.edges[cell + 1] - grid.edges[cell]))
 
 
 def _hull(intervals: Iterable[tuple[float, float]]) -> tuple[float, float]:

@@ -61,7 +61,8 @@ class DeepCertificate(Certificate):
         the reported ones, with residual and exact Jacobian of the other quadrature. Where Phi is nearly flat in some
         direction this is much larger than the residual. Of K and d of the last layer, which are no unknowns: what that
         step changes in them, and their distance between two quadratures. Certified answers have it below `rtol` as
-        well. NaN where it was not computed: at P = infinity.
+        well; at given shares of codes below 1e-4, and that of d of the last layer below 1e-2, as neurons between two
+        codes count for neither. NaN where it was not computed: at P = infinity.
     order_errors : tuple of OrderError
         The same for every kind of order parameters of every layer.
     duality_gap : float

@@ -34,6 +34,7 @@ __all__ = ["solve_deep"]
 
 _RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants another
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
+_VALLEY_D = 1e-2  # the same of d of the last layer, a small part of the only equation that it is in, that of t
 _WORK, _TIMES = 3e10, 4.0  # multiplications in finding another branch, 10 to 30 s, or as often those of the first
 _SAME_BRANCH = 1e-4
 _SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
@@ -395,11 +396,14 @@ class _Proof(NamedTuple):
     curvature: SecondOrder
     reason: str = ""  # why it says nothing
     top: Averages | None = None  # of the last layer, whose K and d the solution has
+    given: bool = False  # shares
 
     @property
     def error(self) -> float:
-        """Largest of `errors`; infinite if they are not known."""
-        return max((error.value for error in self.errors), default=math.inf)
+        """Largest of `errors`; infinite if they are not known. At given shares the last d counts less."""
+        last = max((error.layer for error in self.errors), default=0)
+        parts = {(last, "d"): _VALLEY / _VALLEY_D} if self.given else {}
+        return max((parts.get((error.layer, error.name), 1.0) * error.value for error in self.errors), default=math.inf)
 
 
 def _checked(system: System, found: Found, second: bool, allowed: float) -> _Proof:
@@ -421,11 +425,12 @@ def _checked(system: System, found: Found, second: bool, allowed: float) -> _Pro
         errors += last_kernel_errors(check, found.x, again, found.averages, allowed)
         top = check.combined(again)[-1]
         if not second or residual >= _NEARLY:
-            return _Proof(residual, error, errors, unknown, top=top)
+            return _Proof(residual, error, errors, unknown, top=top, given=bool(system.codes))
         curved = found.averages
         if curved.top[0].curvature is None:
             curved = system.evaluate(found.x, grow=False, curvature=True)
-        return _Proof(residual, error, errors, second_order(system, curved, check.hessian(again)), top=top)
+        curvatures = second_order(system, curved, check.hessian(again))
+        return _Proof(residual, error, errors, curvatures, top=top, given=bool(system.codes))
     except np.linalg.LinAlgError:
         return _Proof(residual, error, (), unknown)
 
