@@ -6,16 +6,22 @@
 One-hot targets; the classes of the i-th group have a fraction proportional to 1 + i/2. `--different`: classes of random
 fractions (a Dirichlet distribution, 0.3 / C at least), with one-hot targets and with random ones of 1, 3 and C outputs.
 CPU time of the best of three solves; of two where classes are different, each with a limit of `--seconds`.
+`--generic`: equal classes, as ratio to a generic SciPy exchange method timed in between, after both agree.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
 import meanfield as mf
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from independent import SingleSite, exchange
 
 
 def task_of(groups, off):
@@ -53,6 +59,23 @@ def different(options):
                     )
 
 
+def generic(n_classes, rounds=2):
+    """The ratio; the exchange method takes 50 s for four classes and minutes for more."""
+    network, task = mf.Network("sigmoid"), task_of([n_classes], 0.0)
+    single = SingleSite(network.activation, 1.0, reach=9.0, panels_per_unit=1)
+    objective = mf.solve(network, task).objective
+    for _ in range(rounds):
+        start = time.process_time()
+        j, _ = exchange(single, task.fractions, task.targets, 0.0)
+        middle = time.process_time()
+        assert abs(j - objective) < 1e-6
+        for _ in range(100):
+            mf.solve(network, task)
+        ours = (time.process_time() - middle) / 100
+        ratio = (middle - start) / ours
+        print(f"C = {n_classes}: {1e3 * ours:.2f} ms, generic {middle - start:.1f} s, ratio {ratio:.0f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="*", default=["6", "12", "24", "100"])
@@ -61,7 +84,10 @@ def main():
     parser.add_argument("--activations", nargs="+", default=["sigmoid", "tanh", "erf"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--generic", nargs="*", type=int, default=[], help="numbers of equal classes")
     options = parser.parse_args()
+    for n_classes in options.generic:
+        generic(n_classes)
     different(options)
     if not options.groups:
         return
