@@ -23,7 +23,7 @@ from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
-from meanfield.theories.deep.stability import SecondOrder, last_kernel_errors, order_errors, second_order
+from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
@@ -421,8 +421,7 @@ def _checked(system: System, found: Found, second: bool, allowed: float) -> _Pro
     residual = float(np.abs(check.residual(found.x, again)).max())
     error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
     try:
-        errors = order_errors(check, found.x, again)
-        errors += last_kernel_errors(check, found.x, again, found.averages, allowed)
+        errors = order_errors(check, found.x, again, found.averages, allowed)
         top = check.combined(again)[-1]
         if not second or residual >= _NEARLY:
             return _Proof(residual, error, errors, unknown, top=top, given=bool(system.codes))

@@ -18,7 +18,7 @@ from meanfield.theories.deep.solution import OrderError
 from meanfield.theories.deep.system import SMALL, Evaluation, System, patched
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["SecondOrder", "last_kernel_errors", "order_errors", "second_order", "signs"]
+__all__ = ["SecondOrder", "order_errors", "second_order", "signs"]
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,28 @@ def _size(hessian: FloatArray) -> FloatArray:
     return np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
 
 
-def order_errors(system: System, x: FloatArray, found: Evaluation) -> tuple[OrderError, ...]:
+def order_errors(
+    system: System, x: FloatArray, found: Evaluation, by_solver: Evaluation | None = None, allowed: float = 0.0
+) -> tuple[OrderError, ...]:
     """How far the order parameters x are from where they solve the equations of a system: the step of Newton's method.
 
     `found`: averages there with curvature. Along a soft direction, in which Phi is nearly flat, a small residual leaves
-    a large error.
+    a large error. With the averages of the solver's own quadrature, K and d of the last layer, which are no unknowns,
+    are there as well: what the step changes in them, and the distance of both quadratures, or, where that is more than
+    `allowed`, from those of a finer one.
     """
-    move = np.abs(direction(system, x, found, system.hessian(found)))
-    return tuple(OrderError(name, layer + 1, float(move[at].max())) for name, layer, at in system.blocks)
+    step = direction(system, x, found, system.hessian(found))
+    errors = [OrderError(name, layer + 1, float(np.abs(step[at]).max())) for name, layer, at in system.blocks]
+    if by_solver is not None:
+        values = _last_kernel_errors(system, x, step, found, by_solver, allowed)
+        errors += [OrderError(name, system.problem.depth, float(v)) for name, v in zip(("kernel", "d"), values)]
+    return tuple(errors)
 
 
-def last_kernel_errors(
-    check: System, x: FloatArray, found: Evaluation, by_solver: Evaluation, allowed: float
-) -> tuple[OrderError, ...]:
-    """Errors of K and d of the last layer, which are no unknowns, by the check's averages `found` at x.
-
-    What the step of Newton's method from x would change in them, and the quadrature: their distance from those of the
-    solver, or, where that is more than `allowed`, from those of a finer quadrature than the check's.
-    """
-    depth = check.problem.depth
+def _last_kernel_errors(
+    check: System, x: FloatArray, step: FloatArray, found: Evaluation, by_solver: Evaluation, allowed: float
+) -> FloatArray:
+    """Errors (2,) of K and d of the last layer, relative to the largest."""
     given = check.combined(found)[-1]
 
     def gap(other: Averages) -> FloatArray:
@@ -104,13 +107,12 @@ def last_kernel_errors(
         return np.array([np.abs(a - b).max() / max(float(np.abs(a).max()), least) for a, b, least in sets])
 
     def top(system: System, at: FloatArray) -> Averages:
-        last = system.averages(system.unpack(at), depth - 1)
+        last = system.averages(system.unpack(at), system.problem.depth - 1)
         return system.combined(Evaluation(found.lower, last))[-1]
 
     error = gap(check.combined(by_solver)[-1])
     if error.max() > allowed and not patched(check.problem):
         error = gap(top(check.at_rule(JUDGE), x))
-    step = direction(check, x, found, check.hessian(found))
     if np.abs(step).max() <= allowed:  # others are no answers, and may end where nothing can be integrated
         error = error + gap(top(check, x + step * check.scales(x)))
-    return tuple(OrderError(name, depth, float(value)) for name, value in zip(("kernel", "d"), error))
+    return error

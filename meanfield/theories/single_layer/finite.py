@@ -29,7 +29,6 @@ import numpy as np
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.lattice_basis import MAX_LATTICE_DIMENSION
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_check import (
     laplace_error,
     laplace_residual,
@@ -49,7 +48,7 @@ from meanfield.theories.single_layer.finite_newton import (
     settle,
 )
 from meanfield.theories.single_layer.finite_outliers import minimise_with_outliers
-from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
+from meanfield.theories.single_layer.finite_solution import FiniteSolution, deferred
 from meanfield.theories.single_layer.finite_start import limit_start, rungs
 from meanfield.theories.single_layer.readout_clouds import OVERLAP
 from meanfield.theories.single_layer.readout_integral import (
@@ -435,18 +434,18 @@ def _has_codes(problem: ReadoutIntegral, t: FloatArray, wanted: float) -> bool:
 
 def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray) -> FiniteSolution:
     """The solution with one class integrated out; codes are those of the lattice over all outputs, when asked for."""
-    t, m = found.t, len(basis)
-    no_codes = np.empty((0, m))
-    solved = FiniteSolution(
-        t=t @ basis.T,
+    t = found.t
+
+    def codes() -> dict[str, Any]:
+        sums = problem.evaluate(t, problem.accuracy, hessian=False)
+        share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
+        return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
+
+    return deferred(
+        t @ basis.T,
+        codes,
         objective=found.objective,
         level=found.level,
-        weight=np.empty(0),
-        mode=no_codes,
-        mean=no_codes,
-        covariance=np.empty((0, m, m)),
-        outlier_direction=no_codes,
-        outlier_weight=np.empty(0),
         residual=2.0 * found.other + found.reached,
         decrement=found.decrement,
         integration_error=found.error,
@@ -454,13 +453,6 @@ def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray) -> Fi
         n_nodes=found.n_nodes,
         iterations=found.steps,
     )
-
-    def codes() -> dict[str, Any]:
-        sums = problem.evaluate(t, problem.accuracy, hessian=False)
-        share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
-        return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
-
-    return pending(DeferredSolution, solved, codes)
 
 
 def _trivial(y: FloatArray, n_samples: float) -> FiniteSolution:

@@ -13,9 +13,8 @@ import numpy as np
 
 from meanfield.activations.cumulant import Cumulant
 from meanfield.theories.single_layer.class_kinds import ClassKinds, class_kinds
-from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.exchange_codes import exchange_codes
-from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
+from meanfield.theories.single_layer.finite_solution import FiniteSolution, deferred
 from meanfield.theories.single_layer.finite_start import rungs
 from meanfield.theories.single_layer.kind_orbits import KindTask
 from meanfield.theories.single_layer.readout_exchange import MAX_KINDS, ExchangeIntegral, Value, range_of
@@ -72,28 +71,18 @@ def exchange_solve(
         found = solve_exchange(single_site, kinds, tau, n_samples, t0, aim)
     except (NotIntegrable, OutOfBudget, np.linalg.LinAlgError):
         return None
-    m = y.shape[1]
-    none = np.empty((0, m))
-    solved = FiniteSolution(
-        t=kinds.order_parameters(found.theta),
+    accuracy = max(ACCURACY, _MARGIN * aim)
+    return deferred(
+        kinds.order_parameters(found.theta),
+        lambda: exchange_codes(found.integral, found.theta, found.value.outer, accuracy),
         objective=found.value.objective,
         level=_level(found),
-        weight=np.empty(0),
-        mode=none,
-        mean=none,
-        covariance=np.empty((0, m, m)),
-        outlier_direction=none,
-        outlier_weight=np.empty(0),
         residual=found.residual,
         decrement=found.decrement,
         integration_error=found.error,
         method="exchange",
         n_nodes=found.n_nodes,
         iterations=found.steps,
-    )
-    accuracy = max(ACCURACY, _MARGIN * aim)
-    return pending(
-        DeferredSolution, solved, lambda: exchange_codes(found.integral, found.theta, found.value.outer, accuracy)
     )
 
 

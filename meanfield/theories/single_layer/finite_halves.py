@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from meanfield.posterior.certificate import ConvergenceError
-from meanfield.theories.single_layer.deferred import pending
 from meanfield.theories.single_layer.finite_marginal import Minimum, approach
-from meanfield.theories.single_layer.finite_solution import DeferredSolution, FiniteSolution
+from meanfield.theories.single_layer.finite_solution import FiniteSolution, deferred
 from meanfield.theories.single_layer.finite_start import rungs
 from meanfield.theories.single_layer.halves_codes import halves_codes
 from meanfield.theories.single_layer.readout_halves import Halves
@@ -141,24 +140,6 @@ def halves_solve(
     """`finite.finite_solve` in the span of the targets (columns of `basis`)."""
     found = solve_halves(problem, t0, aim, tolerance)
     m = len(basis)
-    none = np.empty((0, m))
-    solved = FiniteSolution(
-        t=found.t @ basis.T,
-        objective=found.objective,
-        level=found.level,
-        weight=np.empty(0),
-        mode=none,
-        mean=none,
-        covariance=np.empty((0, m, m)),
-        outlier_direction=none,
-        outlier_weight=np.empty(0),
-        residual=_residual(found),
-        decrement=found.decrement,
-        integration_error=found.error,
-        method="halves",
-        n_nodes=found.n_nodes,
-        iterations=found.steps,
-    )
 
     def codes() -> dict[str, Any]:
         halves = Halves(problem)
@@ -170,4 +151,15 @@ def halves_solve(
             "covariance": basis @ own["covariance"] @ basis.T + outside,
         }  # fmt: skip
 
-    return pending(DeferredSolution, solved, codes)
+    return deferred(
+        found.t @ basis.T,
+        codes,
+        objective=found.objective,
+        level=found.level,
+        residual=_residual(found),
+        decrement=found.decrement,
+        integration_error=found.error,
+        method="halves",
+        n_nodes=found.n_nodes,
+        iterations=found.steps,
+    )

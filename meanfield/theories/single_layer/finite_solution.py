@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from meanfield.theories.single_layer.deferred import Later, whole
+import numpy as np
+
+from meanfield.theories.single_layer.deferred import Later, pending, whole
 from meanfield.validation import FloatArray
 
-__all__ = ["DeferredSolution", "FiniteSolution"]
+__all__ = ["DeferredSolution", "FiniteSolution", "deferred"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,3 +82,21 @@ class DeferredSolution(FiniteSolution):
 
     def __reduce__(self) -> tuple[type[FiniteSolution], tuple[object, ...]]:
         return whole(FiniteSolution, self)
+
+
+def deferred(t: FloatArray, codes: Callable[[], dict[str, Any]], **numbers: Any) -> FiniteSolution:
+    """A solution of bounded phi, its order parameters t (C, m) and `numbers` known, with codes from `codes` when they
+    are asked for."""
+    m = t.shape[1]
+    none = np.empty((0, m))
+    solved = FiniteSolution(
+        t=t,
+        weight=np.empty(0),
+        mode=none,
+        mean=none,
+        covariance=np.empty((0, m, m)),
+        outlier_direction=none,
+        outlier_weight=np.empty(0),
+        **numbers,
+    )
+    return pending(DeferredSolution, solved, codes)
