@@ -176,11 +176,12 @@ def _average(
     while True:
         changes[:] = 0.0
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
-        total, log_z, status, nodes = flood(
+        total, log_z, status, counts = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
             lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES, changes,
             stop_word(),
         )  # fmt: skip
+        nodes = int(counts[0])
         spend(nodes * (n_classes * (10 if q > 1 else 1) * (10 if p > 1 else 1) * (6 if slopes else 1) + 10))
         if status == 6:
             check_time()

@@ -2,7 +2,8 @@
 
 The weight is a positive mixture of unit Gaussians in the whitened conjugate fields and, given them, of Gaussians of
 precision 1 + U^T (D + d / n)^-1 U in the shared fields: the error of the lattice is that of Poisson summation, in the
-bulk and in its long tails along the outliers alike. Nodes are found by flooding from the highest near the origin.
+bulk and in its long tails along the outliers alike. Its nodes lie on lines along the last shared field; lines are found
+by flooding from the highest near the origin.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import math
 import numpy as np
 
 from meanfield.numerics.copies import copy_vector
-from meanfield.numerics.hash_set import enter
+from meanfield.numerics.hash_set import HASH_FACTOR
 from meanfield.numerics.jit import jit
-from meanfield.theories.deep.relu.compiled.lines import class_average
-from meanfield.theories.deep.relu.compiled.operators import N_OPERATED, changes, operated
+from meanfield.theories.deep.relu.compiled.nodes import along_line, interpolation
+from meanfield.theories.deep.relu.compiled.operators import N_LOCAL, N_OPERATED, flushed, operated
 from meanfield.theories.deep.relu.compiled.site import N_SITE, N_SLOPES, site, site_slopes
 
 __all__ = ["flood"]
@@ -26,24 +27,36 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @jit
-def _lagrange(part, points, out):
-    """Weights of the nodes 0 ... points - 1 at points // 2 - 1 + part; of one node: 1."""
-    if points == 1:
-        out[0] = 1.0
-        return
-    for i in range(points):
-        product = 1.0
-        for l in range(points):
-            if l != i:
-                product *= (part + (points // 2 - 1) - l) / (i - l)
-        out[i] = product
-
-
-@jit
 def _twice(values):
     grown = np.empty(2 * values.size, dtype=np.int64)
     copy_vector(grown, values)
     return grown
+
+
+@jit
+def _slot(keys, number):
+    """Where a number >= 0 is in a hash table, or the free place that it takes."""
+    mask = keys.size - 1
+    code = number * HASH_FACTOR
+    slot = (code ^ (code >> 29)) & mask
+    while keys[slot] >= 0 and keys[slot] != number:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@jit
+def _outer(field, q, walls):
+    """ln of the prior of the conjugate fields and of the cuts."""
+    outer = 0.0
+    for k in range(q):
+        outer -= 0.5 * field[k] ** 2
+    for o in range(walls.shape[0]):
+        along = -walls[o, q]
+        for k in range(q):
+            along += walls[o, k] * field[k]
+        along /= walls[o, q + 1] * math.sqrt(2.0)
+        outer += math.log(0.5 * math.erfc(along)) if along < 20.0 else -math.inf
+    return outer
 
 
 @jit
@@ -70,7 +83,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     most : int
         Nodes before the integral is given up.
     slopes : (k, ...) array
-        Where k > 0: derivatives of the sums are added to it (`operators.changes`).
+        Where k > 0: derivatives of the sums are added to it (`operators.flushed`).
     stop : (1,) integer array
         Set from outside to end at once (`numerics.limits.stop_word`).
 
@@ -83,11 +96,12 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     status : int
         0; 1 edge of the lattice met, 2 too many nodes, 3 not a number, 4 edge of a table, 5 grown to more than the
         maximum near the origin by far, 6 stopped.
-    nodes : int
+    counts : (3,) integer array
+        Nodes, class averages and columns of the tables that were computed.
     """
     n_classes, q = root.shape
     p = lines.size
-    dims = q + p
+    dims = q + max(p - 1, 0)  # of the lattice of lines
     step, shift, cut = rule[0], rule[4], rule[6]
     kinds = 0
     for c in range(n_classes):
@@ -98,217 +112,197 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     rows, columns, places = 2 * half_b + 1, 2 * half_m + 1, 2 * half_h + 1
     sloped = slopes.shape[0] > 0
     depth = N_OPERATED if sloped else 7
-    table = np.empty((max(kinds, 1), rows if p else 1, columns if p else 1, depth))
-    known = np.zeros((max(kinds, 1), rows if p else 1, columns if p else 1), dtype=np.bool_)
+    table = np.empty((max(kinds, 1), columns if p else 1, rows if p else 1, depth))
+    known = np.zeros((max(kinds, 1), columns if p else 1, rows if p else 1), dtype=np.bool_)
     sites = np.empty((max(kinds, 1), rows if p else 1, N_SLOPES if sloped else N_SITE, places if p else 1))
     opened = np.zeros((max(kinds, 1), rows if p else 1), dtype=np.bool_)
-    points_b, points_m = 1 if q <= 1 else _POINTS, 1 if p <= 1 else _POINTS
+    # Columns of the tables at one place b of each class, and the place for which they are.
+    mixed = np.empty((n_classes, columns if p else 1, depth))
+    stamp = np.zeros((n_classes, columns if p else 1), dtype=np.int64)
     unit_b, unit_m = np.ones(n_classes), np.ones(n_classes)
     for c in range(n_classes):
         if p:
             unit_b[c] = 1.0 if q <= 1 else rule[3] * rule[0] * max(math.sqrt((root[c] ** 2).sum()), 1e-300)
             unit_m[c] = rule[3] * rule[1] * math.sqrt(spread[c] + d[c] / n[c])
-    width = np.empty(dims, dtype=np.int64)
     stride = np.empty(dims, dtype=np.int64)
     edge = np.empty(dims, dtype=np.int64)
     total_stride, centre = 1, 0
     for k in range(dims - 1, -1, -1):
-        edge[k] = reach if k < q else half_m if p == 1 else 20 * half_m
-        width[k] = 2 * edge[k] + 1
+        edge[k] = reach if k < q else 20 * half_m
         stride[k] = total_stride
         centre += edge[k] * total_stride
-        total_stride *= width[k]
-    keys = np.full(1 << 12, -1, dtype=np.int64)
-    stack = np.empty(4096, dtype=np.int64)
-    size = 1 + 3 * n_classes + 2 * n_classes**2 + q * n_classes + q * q
-    total = np.zeros(size)
-    field = np.zeros(dims)
+        total_stride *= 2 * edge[k] + 1
+    longest = 0 if p == 0 else half_m if p == 1 else 20 * half_m
+    # Lines and what is done of each; those to come, of the same conjugate fields and of others.
+    keys = np.full(1 << 10, -1, dtype=np.int64)
+    low, high = np.zeros(keys.size, dtype=np.int64), np.zeros(keys.size, dtype=np.int64)
+    near, far = np.empty(3 * 64, dtype=np.int64), np.empty(3 * 4096, dtype=np.int64)
+    base = 1 + 3 * n_classes + 2 * n_classes**2
+    total = np.zeros(base + q * n_classes + q * q)
+    local, changed = np.zeros(base), np.zeros((N_LOCAL * n_classes if sloped else 0, base))
+    field, shared = np.zeros(dims), np.zeros(n_classes)
     place = np.zeros(dims, dtype=np.int64)
     value, one = np.zeros((n_classes, depth)), np.zeros(N_SLOPES)
-    weights_b, weights_m = np.zeros((n_classes, _POINTS)), np.zeros(_POINTS)
-    base_b = np.zeros(n_classes, dtype=np.int64)
+    weights_b, b = np.ones((n_classes, _POINTS if q > 1 else 1)), np.zeros(n_classes)
+    weights_m, base_b = np.ones(_POINTS if p > 1 else 1), np.zeros(n_classes, dtype=np.int64)
     last = np.full(max(q, 1), 1 << 60, dtype=np.int64)
-    outer = 0.0
-    reference, best, status, count, taken, held = math.nan, -math.inf, 0, 0, 0, 0
-    # First the way up from the origin, then the flood.
-    climbing, here, tried, height_here = True, centre, 0, -math.inf
+    # Nodes, averages, columns; the run; and of the last piece of a line its end and what is above the cut.
+    counts, ends = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
+    outer, run, taken, n_near, n_far, passes = 0.0, 0, 0, 0, 0, 0
+    reference, best = math.nan, -math.inf
+    # First the way up from the origin, node by node, then the flood.
+    climbing, here, at_here, tried, height_here = True, centre, 0, 0, -math.inf
     while True:
+        first, final = 0, 0
         if climbing:
-            if tried == 0:
-                code = here
-            else:
-                code = here + (stride[(tried - 1) // 2] if tried % 2 else -stride[(tried - 1) // 2])
+            code, first = here, at_here
+            if tried > 2 * dims:
+                first += 1 if tried % 2 else -1
+            elif tried > 0:
+                code += stride[(tried - 1) // 2] if tried % 2 else -stride[(tried - 1) // 2]
+            final = first
+        elif n_near > 0:
+            n_near -= 3
+            code, first, final = near[n_near], near[n_near + 1], near[n_near + 2]
+        elif n_far > 0:
+            n_far -= 3
+            code, first, final = far[n_far], far[n_far + 1], far[n_far + 2]
         else:
-            if held == 0:
-                break
-            held -= 1
-            code = stack[held]
-        count += 1
-        if count > most:
-            return total, math.nan, 2, count
-        if count & 127 == 0 and stop[0] != 0:
-            return total, math.nan, 6, count
-        rest, moved = code, False
+            break
+        slot, new = 0, True
+        if not climbing:
+            slot = _slot(keys, code)
+            new = keys[slot] < 0
+            if not new and low[slot] <= first and final <= high[slot]:
+                continue
+        passes += 1
+        if counts[0] > most:
+            return total, math.nan, 2, counts
+        if passes & 15 == 0 and stop[0] != 0:
+            return total, math.nan, 6, counts
+        rest, moved = code, run == 0
         for k in range(dims):
             place[k] = rest // stride[k] - edge[k]
             rest = rest % stride[k]
             field[k] = (place[k] + shift) * (step if k < q else lines[k - q])
             if k < q and place[k] != last[k]:
                 last[k], moved = place[k], True
-        if q == 0 and count == 1:
-            moved = True
         if moved:
-            outer = 0.0
-            for k in range(q):
-                outer -= 0.5 * field[k] ** 2
-            for o in range(walls.shape[0]):
-                along = -walls[o, q]
-                for k in range(q):
-                    along += walls[o, k] * field[k]
-                along /= walls[o, q + 1] * math.sqrt(2.0)
-                outer += math.log(0.5 * math.erfc(along)) if along < 20.0 else -math.inf
+            run += 1
+            outer = _outer(field, q, walls)
             for c in range(n_classes):
-                b = origin[c]
+                b[c] = origin[c]
                 for k in range(q):
-                    b += root[c, k] * field[k]
+                    b[c] += root[c, k] * field[k]
                 if p == 0:
-                    value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(b, 0.0, d[c], delta[c])
+                    value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(b[c], 0.0, d[c], delta[c])
                     value[c, 0] *= n[c]
                     if sloped:
-                        site_slopes(b, 0.0, d[c], delta[c], one)
+                        site_slopes(b[c], 0.0, d[c], delta[c], one)
                         value[c, 7:] = 0.0
                         operated(one, 1.0, 0.0, 0.0, 0.0, n[c], d[c], value[c])
                     value[c, 2], value[c, 5] = value[c, 1] ** 2, value[c, 4] ** 2
                 elif q <= 1:
                     base_b[c] = (place[0] if q else 0) + half_b
-                    weights_b[c, 0] = 1.0
                 else:
-                    steps = (b - origin[c]) / unit_b[c]
+                    steps = (b[c] - origin[c]) / unit_b[c]
                     whole = math.floor(steps)
                     base_b[c] = int(whole) + half_b - (_POINTS // 2 - 1)
-                    _lagrange(steps - whole, _POINTS, weights_b[c])
-        height = outer
+                    interpolation(steps - whole, weights_b[c])
+                if p and (base_b[c] < 0 or base_b[c] + weights_b.shape[1] > rows):
+                    return total, math.nan, 4, counts
+        start = outer
         for k in range(q, dims):
-            height -= 0.5 * field[k] ** 2
-        if height > -math.inf:
-            for c in range(n_classes):
-                if p:
-                    middle = 0.0
-                    for j in range(p):
-                        middle += u[c, j] * field[q + j]
-                    if p == 1:
-                        base_m = place[q] + half_m
-                        weights_m[0] = 1.0
-                    else:
-                        whole = math.floor(middle / unit_m[c])
-                        base_m = int(whole) + half_m - (_POINTS // 2 - 1)
-                        _lagrange(middle / unit_m[c] - whole, _POINTS, weights_m)
-                    if base_b[c] < 0 or base_b[c] + points_b > rows or base_m < 0 or base_m + points_m > columns:
-                        return total, math.nan, 4, count
-                    for k in range(depth):
-                        value[c, k] = 0.0
-                    for i in range(points_b):
-                        row = base_b[c] + i
-                        for j in range(points_m):
-                            column = base_m + j
-                            if not known[kind[c], row, column]:
-                                if q <= 1:
-                                    b = origin[c] + (root[c, 0] * field[0] if q else 0.0)
-                                else:
-                                    b = origin[c] + (row - half_b) * unit_b[c]
-                                if not opened[kind[c], row]:
-                                    opened[kind[c], row] = True
-                                    for k in range(places):
-                                        sites[kind[c], row, 0, k] = math.nan
-                                at = middle if p == 1 else (column - half_m) * unit_m[c]
-                                if not class_average(
-                                    sites[kind[c], row], b, at, spread[c], n[c], d[c], delta[c], rule[1], shift,
-                                    rule[5], table[kind[c], row, column],
-                                ):  # fmt: skip
-                                    return total, math.nan, 4, count
-                                known[kind[c], row, column] = True
-                            weight = weights_b[c, i] * weights_m[j]
-                            for k in range(depth):
-                                value[c, k] += weight * table[kind[c], row, column, k]
-                height += value[c, 0]
-        if math.isnan(height):
-            return total, math.nan, 3, count
+            start -= 0.5 * field[k] ** 2
+        for c in range(n_classes):
+            shared[c] = 0.0
+            for k in range(q, dims):
+                shared[c] += u[c, k - q] * field[k]
         if climbing:
+            ends[0], ends[1], ends[2] = first, 1 << 60, -(1 << 60)
+            height = start
+            if start > -math.inf:
+                height, status = along_line(
+                    first, 1, final, -math.inf, -1.0, math.nan, start, run, origin, b, base_b, weights_b, shared, u,
+                    spread, n, d, delta, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
+                    sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
+                )  # fmt: skip
+                if status != 0:
+                    return total, math.nan, status, counts
             if tried == 0 or height > height_here:
-                if height > height_here:
-                    height_here, here = height, code
-                tried = 1
-                if dims == 0:
-                    tried = 2 * dims + 1
-            else:
-                tried += 1
-            inside = True
-            for k in range(dims):
-                inside = inside and abs(here // stride[k] % width[k] - edge[k]) < edge[k]
-            if not inside:
-                return total, math.nan, 1 if p == 0 else 4, count
-            if tried > 2 * dims:
+                height_here, here, at_here, tried = height, code, first, 0
+                for k in range(dims):
+                    if abs(place[k]) >= edge[k]:
+                        return total, math.nan, 1 if p == 0 else 4, counts
+                if abs(first) >= longest > 0:
+                    return total, math.nan, 4, counts
+            tried += 1
+            if tried > 2 * (dims + (1 if p else 0)):
                 climbing, best, reference = False, height_here, height_here
-                stack[0], held, taken = here, 1, 1
-                enter(keys, here)
+                far[0], far[1], far[2], n_far = here, at_here, at_here, 3
             continue
-        if height > best:
-            best = height
-            if best > reference + _GROWN:
-                return total, math.nan, 5, count
-        if not height > best - cut:
+        if new:
+            keys[slot], low[slot], high[slot] = code, first, first - 1
+            taken += 1
+        # Upwards from the first or behind what is done, then downwards; each on while it is above the cut.
+        lowest, highest = 1 << 60, -(1 << 60)
+        if start > -math.inf:
+            local[:] = 0.0
+            changed[:] = 0.0
+            for sign in (1, -1):
+                if sign == 1 and (new or final > high[slot]):
+                    begin, least = high[slot] + 1, final
+                elif sign == -1 and (new or first < low[slot]):
+                    begin, least = low[slot] - 1, min(first, low[slot])
+                else:
+                    continue
+                ends[0], ends[1], ends[2] = begin - sign, 1 << 60, -(1 << 60)
+                best, status = along_line(
+                    begin, sign, least, best, cut, reference, start, run, origin, b, base_b, weights_b, shared, u,
+                    spread, n, d, delta, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
+                    sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
+                )  # fmt: skip
+                if status != 0:
+                    return total, math.nan, status, counts
+                if best > reference + _GROWN:
+                    return total, math.nan, 5, counts
+                if sign == 1:
+                    high[slot] = ends[0]
+                else:
+                    low[slot] = ends[0]
+                lowest, highest = min(lowest, ends[1]), max(highest, ends[2])
+        else:
+            low[slot], high[slot] = min(low[slot], first), max(high[slot], final)
+        if lowest > highest:
             continue
-        weight = math.exp(height - reference)
-        if sloped:
-            changes(slopes, weight, value, field, q)
-        total[0] += weight
-        at = 1
-        for c in range(n_classes):
-            total[at + c] += weight * value[c, 1]
-        at += n_classes
-        for c in range(n_classes):
-            for e in range(n_classes):
-                total[at] += weight * (value[c, 2] if c == e else value[c, 1] * value[e, 1])
-                at += 1
-        for c in range(n_classes):
-            total[at + c] += weight * value[c, 3]
-        at += n_classes
-        for c in range(n_classes):
-            for e in range(n_classes):
-                total[at] += weight * (value[c, 5] if c == e else value[c, 4] * value[e, 4])
-                at += 1
-        for c in range(n_classes):
-            total[at + c] += weight * value[c, 6]
-        at += n_classes
-        for k in range(q):
-            for c in range(n_classes):
-                total[at] += weight * field[k] * value[c, 1]
-                at += 1
-        for k in range(q):
-            for l in range(q):
-                total[at] += weight * field[k] * field[l]
-                at += 1
+        flushed(total, slopes, local, changed, field, q, p)
         for k in range(dims):
             for sign in (-1, 1):
                 if abs(place[k] + sign) > edge[k]:
-                    if k >= q:
-                        return total, math.nan, 4, count
-                    status = 1
-                    continue
+                    return total, math.nan, 4 if k >= q else 1, counts
                 neighbour = code + sign * stride[k]
-                if enter(keys, neighbour):
-                    taken += 1
-                    if 2 * taken > keys.size:
-                        old = keys
-                        keys = np.full(2 * old.size, -1, dtype=np.int64)
-                        for i in range(old.size):
-                            if old[i] >= 0:
-                                enter(keys, old[i])
-                    if held == stack.size:
-                        stack = _twice(stack)
-                    stack[held] = neighbour
-                    held += 1
+                slot = _slot(keys, neighbour)
+                if keys[slot] >= 0 and low[slot] <= lowest and highest <= high[slot]:
+                    continue
+                if k >= q:
+                    if n_near + 3 > near.size:
+                        near = _twice(near)
+                    near[n_near], near[n_near + 1], near[n_near + 2] = neighbour, lowest, highest
+                    n_near += 3
+                else:
+                    if n_far + 3 > far.size:
+                        far = _twice(far)
+                    far[n_far], far[n_far + 1], far[n_far + 2] = neighbour, lowest, highest
+                    n_far += 3
+        if 2 * taken > keys.size:
+            old, old_low, old_high = keys, low, high
+            keys = np.full(2 * old.size, -1, dtype=np.int64)
+            low, high = np.zeros(keys.size, dtype=np.int64), np.zeros(keys.size, dtype=np.int64)
+            for i in range(old.size):
+                if old[i] >= 0:
+                    slot = _slot(keys, old[i])
+                    keys[slot], low[slot], high[slot] = old[i], old_low[i], old_high[i]
     log_z = reference + math.log(total[0]) + q * (math.log(step) - _LOG_SQRT_2PI)
     for j in range(p):
         log_z += math.log(lines[j]) - _LOG_SQRT_2PI
-    return total, log_z, status, count
+    return total, log_z, 0, counts

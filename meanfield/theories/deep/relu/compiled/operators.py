@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from meanfield.numerics.jit import jit
 
-__all__ = ["BY_B", "BY_D", "BY_DELTA", "BY_MIDDLE", "BY_SPREAD", "N_OPERATED", "changes", "operated"]
+__all__ = [
+    "BY_B", "BY_D", "BY_DELTA", "BY_MIDDLE", "BY_SPREAD", "N_LOCAL", "N_OPERATED", "averaged", "changes", "flushed",
+    "operated",
+]  # fmt: skip
 
 BY_B, BY_MIDDLE, BY_SPREAD, BY_D, BY_DELTA = 7, 14, 21, 28, 35  # where each begins in what `operated` adds to
 N_OPERATED = 42
+# Of a class, along a line of the lattice: by b, the middle of h, the same times the field along the line, the variance
+# of h, d and delta.
+LOCAL_B, LOCAL_MIDDLE, LOCAL_ALONG, LOCAL_SPREAD, LOCAL_D, LOCAL_DELTA, N_LOCAL = 0, 1, 2, 3, 4, 5, 6
 
 
 @jit
@@ -64,70 +70,127 @@ def operated(site, w, h, middle, spread, n, d, out):
 
 
 @jit
-def changes(out, weight, value, field, q):
-    """Adds to `out` what a node adds to the derivatives of all averages.
+def changes(out, weight, value, alpha, p):
+    """Adds to `out` what a node adds to the derivatives of the sums of its line.
 
     Parameters
     ----------
-    out : (k, 1 + ...) array
-        By root (C, q), u (C, p), spread (C,) where p > 0, d, delta, in this order; along the second axis the weight and
-        what `flood` sums, without gamma gamma^T.
+    out : (C 6, 1 + ...) array
+        By what one class depends on, `LOCAL_...`; along the second axis the weight and what `averaged` sums.
     weight : float
     value : (C, 42) array
         Averages of each class and their derivatives.
-    field : (q + p,) array
-    q : int
+    alpha : float
+        The field along the line.
+    p : int
+        Shared fields.
     """
     n_classes = value.shape[0]
-    dims = field.size
-    row = 0
-    for kind in range(dims + 3):
-        if kind == dims and dims == q:
-            continue  # no fields h, hence no variance of them
-        at = BY_B if kind < q else BY_MIDDLE
-        if kind >= dims:
-            at = BY_SPREAD if kind == dims else BY_D if kind == dims + 1 else BY_DELTA
-        w = weight * (field[kind] if kind < dims else 1.0)
-        for own in range(n_classes):
-            # Parameters of one field are `n_fields` apart.
-            line = own * q + kind if kind < q else n_classes * q + own * (dims - q) + kind - q
-            if kind >= dims:
-                line = n_classes * dims + row * n_classes + own
+    for own in range(n_classes):
+        for local in range(N_LOCAL):
+            w, at = weight, BY_B
+            if local == LOCAL_D:
+                at = BY_D
+            elif local == LOCAL_DELTA:
+                at = BY_DELTA
+            elif local > LOCAL_B:
+                if p == 0 or (local == LOCAL_MIDDLE and p == 1):
+                    continue
+                at = BY_SPREAD if local == LOCAL_SPREAD else BY_MIDDLE
+                if local == LOCAL_ALONG:
+                    w *= alpha
+            line = own * N_LOCAL + local
             r = w * value[own, at]
             out[line, 0] += r
             k = 1
-            for c in range(n_classes):
-                out[line, k] += w * value[own, at + 1] if c == own else r * value[c, 1]
-                k += 1
-            k = _pairs(out, line, k, w, r, value, own, at, 1)
-            for c in range(n_classes):
-                out[line, k] += w * value[own, at + 3] if c == own else r * value[c, 3]
-                k += 1
-            k = _pairs(out, line, k, w, r, value, own, at, 4)
-            for c in range(n_classes):
-                out[line, k] += w * value[own, at + 6] if c == own else r * value[c, 6]
-                k += 1
-            for j in range(q):
+            for i in (1, 4):  # g_b and g_h: itself, products of two classes, and its own derivative
+                if i == 1:
+                    for c in range(n_classes):
+                        out[line, k] += w * value[own, at + 1] if c == own else r * value[c, 1]
+                        k += 1
                 for c in range(n_classes):
-                    out[line, k] += field[j] * (w * value[own, at + 1] if c == own else r * value[c, 1])
+                    for e in range(n_classes):
+                        if c == e:
+                            out[line, k] += w * value[own, at + i + 1] if c == own else r * value[c, i + 1]
+                        elif c == own:
+                            out[line, k] += w * value[own, at + i] * value[e, i]
+                        elif e == own:
+                            out[line, k] += w * value[own, at + i] * value[c, i]
+                        else:
+                            out[line, k] += r * value[c, i] * value[e, i]
+                        k += 1
+                for c in range(n_classes):
+                    out[line, k] += w * value[own, at + i + 2] if c == own else r * value[c, i + 2]
                     k += 1
-        if kind >= dims:
+
+
+@jit
+def averaged(out, weight, value):
+    """Adds what a node adds to the sums of the weight and, with it, of g_b, g_b g_b^T, g_bb, g_h g_h^T, g_hh."""
+    n_classes = value.shape[0]
+    out[0] += weight
+    at = 1
+    for c in range(n_classes):
+        out[at + c] += weight * value[c, 1]
+    at += n_classes
+    for c in range(n_classes):
+        for e in range(n_classes):
+            out[at] += weight * (value[c, 2] if c == e else value[c, 1] * value[e, 1])
+            at += 1
+    for c in range(n_classes):
+        out[at + c] += weight * value[c, 3]
+    at += n_classes
+    for c in range(n_classes):
+        for e in range(n_classes):
+            out[at] += weight * (value[c, 5] if c == e else value[c, 4] * value[e, 4])
+            at += 1
+    for c in range(n_classes):
+        out[at + c] += weight * value[c, 6]
+
+
+@jit
+def flushed(total, slopes, local, changed, field, q, p):
+    """Adds the sums of a line, and their derivatives, to those of `flood`; `field` has all fields but that along it.
+
+    Rows of `slopes`: by root (C, q), u (C, p), spread (C,) where p > 0, d, delta.
+    """
+    base = local.size
+    n_classes = (total.size - base - q * q) // q if q else changed.shape[0] // N_LOCAL
+    _row(total, local, 1.0, field, n_classes, q)
+    at = base + q * n_classes
+    for k in range(q):
+        for l in range(q):
+            total[at] += local[0] * field[k] * field[l]
+            at += 1
+    if slopes.shape[0] == 0:
+        return
+    row = 0
+    for own in range(n_classes):
+        for k in range(q):
+            _row(slopes[row], changed[own * N_LOCAL + LOCAL_B], field[k], field, n_classes, q)
+            row += 1
+    for own in range(n_classes):
+        for k in range(p):
+            if k == p - 1:
+                _row(slopes[row], changed[own * N_LOCAL + LOCAL_ALONG], 1.0, field, n_classes, q)
+            else:
+                _row(slopes[row], changed[own * N_LOCAL + LOCAL_MIDDLE], field[q + k], field, n_classes, q)
+            row += 1
+    for local_row in (LOCAL_SPREAD, LOCAL_D, LOCAL_DELTA):
+        if local_row == LOCAL_SPREAD and p == 0:
+            continue
+        for own in range(n_classes):
+            _row(slopes[row], changed[own * N_LOCAL + local_row], 1.0, field, n_classes, q)
             row += 1
 
 
 @jit
-def _pairs(out, line, k, w, r, value, own, at, i):
-    """The same for products of two classes, of quantity i, whose square is i + 1; the next place."""
-    n_classes = value.shape[0]
-    for c in range(n_classes):
-        for e in range(n_classes):
-            if c == e:
-                out[line, k] += w * value[own, at + i + 1] if c == own else r * value[c, i + 1]
-            elif c == own:
-                out[line, k] += w * value[own, at + i] * value[e, i]
-            elif e == own:
-                out[line, k] += w * value[own, at + i] * value[c, i]
-            else:
-                out[line, k] += r * value[c, i] * value[e, i]
-            k += 1
-    return k
+def _row(out, line, factor, field, n_classes, q):
+    """Adds the sums of a line and, from those of g_b, of gamma g_b^T."""
+    for k in range(line.size):
+        out[k] += factor * line[k]
+    at = line.size
+    for j in range(q):
+        for c in range(n_classes):
+            out[at] += factor * field[j] * line[1 + c]
+            at += 1

@@ -1,0 +1,160 @@
+"""Nodes of one line of the lattice, along the last field that the classes share: what they add to the averages.
+
+A line has one place b for each class. There the table of class averages is interpolated once for each column, whatever
+the number of nodes and of lines that read it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from meanfield.numerics.jit import jit
+from meanfield.theories.deep.relu.compiled.lines import class_average
+from meanfield.theories.deep.relu.compiled.operators import averaged, changes
+
+__all__ = ["along_line", "interpolation"]
+
+_POINTS = 10  # of an interpolation
+
+
+@jit
+def interpolation(part, out):
+    """Weights of the nodes 0 ... points - 1 at points // 2 - 1 + part; of one node: 1."""
+    points = out.size
+    if points == 1:
+        out[0] = 1.0
+        return
+    at = part + (points // 2 - 1)
+    # Products of the distances to all nodes before and behind; (-1)^(points - 1 - i) i! (points - 1 - i)! below.
+    product = 1.0
+    for i in range(points):
+        out[i] = product
+        product *= at - i
+    product = 1.0
+    for i in range(points - 1, -1, -1):
+        out[i] *= product
+        product *= at - i
+    below = 1.0
+    for i in range(1, points):
+        below *= -i
+    for i in range(points):
+        out[i] /= below
+        below *= -(i + 1.0) / (points - 1.0 - i) if i < points - 1 else 1.0
+
+
+@jit
+def _cell(own, column, row, at, middle, spread, n, d, delta, rule, table, sites, opened):
+    """One entry of the table of a class; False at the edge of its lattice of h."""
+    if not opened[own, row]:
+        opened[own, row] = True
+        for k in range(sites.shape[3]):
+            sites[own, row, 0, k] = math.nan
+    return class_average(
+        sites[own, row], at, middle, spread, n, d, delta, rule[1], rule[4], rule[5], table[own, column, row]
+    )
+
+
+@jit
+def along_line(
+    index, sign, least, best, cut, reference, start, run, origin, b, base_b, weights_b, shared, u, spread, n, d, delta,
+    lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known, sites, opened, mixed, stamp,
+    weights_m, value, local, changed, counts, ends,
+):  # fmt: skip
+    """Nodes from `index` in steps of `sign` to `least`, and on while their weight is above the cut; `start` is ln of
+    the weight of all of them.
+
+    What they add goes to `local` and `changed` (`operators.changes`); with cut < 0 only the first is looked at. The last
+    node goes to ends[0], the lowest and highest above the cut to the rest, as far as they are beyond.
+
+    Returns
+    -------
+    best : float
+        ln of the largest weight so far.
+    status : int
+        That of `flood`.
+    """
+    n_classes, p = u.shape
+    columns = mixed.shape[1]
+    depth, points, across = value.shape[1], weights_b.shape[1], _POINTS if p > 1 else 1
+    while True:
+        if abs(index) > longest:
+            if p == 0:  # there is one node
+                return best, 0
+            return best, 4
+        alpha, height = 0.0, start
+        if p:
+            alpha = (index + rule[4]) * lines[p - 1]
+            height -= 0.5 * alpha * alpha
+        for c in range(n_classes):
+            if p:
+                middle, first = shared[c] + u[c, p - 1] * alpha, index + half_m
+                if p > 1:
+                    whole = math.floor(middle / unit_m[c])
+                    first = int(whole) + half_m - (_POINTS // 2 - 1)
+                    if first < 0 or first + _POINTS > columns:
+                        return best, 4
+                    interpolation(middle / unit_m[c] - whole, weights_m)
+                for j in range(across):
+                    column = first + j
+                    if stamp[c, column] == run:
+                        continue
+                    own = kind[c]
+                    for i in range(points):
+                        row = base_b[c] + i
+                        if not known[own, column, row]:
+                            if not _cell(
+                                own, column, row, b[c] if points == 1 else origin[c] + (row - half_b) * unit_b[c],
+                                middle if p == 1 else (column - half_m) * unit_m[c], spread[c], n[c], d[c], delta[c],
+                                rule, table, sites, opened,
+                            ):  # fmt: skip
+                                return best, 4
+                            known[own, column, row] = True
+                            counts[1] += 1
+                    if depth == 7:
+                        for k in range(7):
+                            total = 0.0
+                            for i in range(points):
+                                total += weights_b[c, i] * table[own, column, base_b[c] + i, k]
+                            mixed[c, column, k] = total
+                    else:  # along the last axis, which is the longer here
+                        for k in range(depth):
+                            mixed[c, column, k] = 0.0
+                        for i in range(points):
+                            weight = weights_b[c, i]
+                            for k in range(depth):
+                                mixed[c, column, k] += weight * table[own, column, base_b[c] + i, k]
+                    stamp[c, column] = run
+                    counts[2] += 1
+                if depth == 7:
+                    for k in range(7):
+                        total = 0.0
+                        for j in range(across):
+                            total += weights_m[j] * mixed[c, first + j, k]
+                        value[c, k] = total
+                else:
+                    for k in range(depth):
+                        value[c, k] = 0.0
+                    for j in range(across):
+                        weight = weights_m[j]
+                        for k in range(depth):
+                            value[c, k] += weight * mixed[c, first + j, k]
+            height += value[c, 0]
+        counts[0] += 1
+        if math.isnan(height):
+            return best, 3
+        if cut < 0.0:
+            return height, 0
+        best = max(best, height)
+        if height > best - cut:
+            ends[1], ends[2] = min(ends[1], index), max(ends[2], index)
+            weight = math.exp(height - reference)
+            averaged(local, weight, value)
+            if changed.shape[0]:
+                changes(changed, weight, value, alpha, p)
+        elif sign * (index - least) >= 0:
+            ends[0] = index
+            return best, 0
+        ends[0] = index
+        index += sign
+        if p == 0:
+            return best, 0
