@@ -22,7 +22,7 @@ class TooMuchWork(Exception):
 def allowance(work: float) -> Iterator[None]:
     """`spend` raises inside once so much work is done; infinite: never.
 
-    A unit is the evaluation of one class at one node, 0.7 to 5e-8 CPU seconds.
+    A unit is about a nanosecond of one core (`average`), whatever the clock says.
     """
     before = _DONE.set([0.0, work])
     try:

@@ -24,10 +24,14 @@ WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard devia
 _REACH = {0: 0, 1: 4000, 2: 700, 3: 200}
 _FIRST_REACH = {0: 0, 1: 125, 2: 90, 3: 100}
 _INSIDE = 0.8  # of that reach: where the bulk ends at the latest at finite N
-_MOST_NODES = 4_000_000
+_MOST_NODES = 4_000_000, 40_000_000  # on the way, and on fine lattices
+# Nanoseconds on one core of 2023: of an average, of one class at a node and of an entry of the tables, without and with
+# derivatives.
+_CALL, _NODE, _CELL = 1e5, (200.0, 640.0), (1700.0, 4400.0)
 _FIRST_HALVES = 200, 400  # of the tables of class averages: middle and lattice of h, in steps; doubled where too small
 _MOST_PLACES = 50_000
 _MARGIN = 12
+_ON_THE_WAY = 20.0  # ln of the weight up to which lattices are cut there
 _BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
 _UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
@@ -178,11 +182,11 @@ def _average(
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
         total, log_z, status, counts = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
-            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES, changes,
+            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES[rule.cut > _ON_THE_WAY], changes,
             stop_word(),
         )  # fmt: skip
         nodes = int(counts[0])
-        spend(nodes * (n_classes * (10 if q > 1 else 1) * (10 if p > 1 else 1) * (6 if slopes else 1) + 10))
+        spend(_CALL + n_classes * nodes * _NODE[slopes] + int(counts[1]) * _CELL[slopes])
         if status == 6:
             check_time()
             raise OutOfTime("stopped from outside")

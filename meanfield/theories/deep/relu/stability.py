@@ -12,11 +12,14 @@ kernels of that minimum: the bordered Hessian of a constrained problem.
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
 from meanfield.theories.deep.relu.average import ReluRule
-from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.coordinates import ReluOrder, directions
+from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.system import ReluSystem
 from meanfield.theories.deep.stability import SecondOrder
 from meanfield.validation import FloatArray
@@ -33,7 +36,14 @@ _NOT_A_MAXIMUM = 1e-3  # and one that is no error of the differences
 
 def gradient(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
     """d Lambda / dx at N = infinity: what the equations are violated by, in the metric of Phi."""
-    order, found, n = system.unpack(x), system.mapped(x, rule), system.problem.n
+    order, found = system.unpack(x), system.mapped(x, rule)
+    apart = ReluOrder(*(getattr(found, f.name) - getattr(order, f.name) for f in fields(order)))
+    return _in_metric(system, apart) + _at_fixed_outliers(system, order)
+
+
+def _in_metric(system: ReluSystem, apart: ReluOrder) -> FloatArray:
+    """Differences between both sides of the equations, each with the derivative of Phi that it stands for."""
+    n = system.problem.n
     partner = {
         "kernel": ("tilde", "delta"),
         "d": ("tilde", "delta"),
@@ -43,56 +53,68 @@ def gradient(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
     parts = []
     for name, layer, basis, unit in system.blocks:
         if name in partner:
-            block, own = (getattr(found, p)[layer] - getattr(order, p)[layer] for p in partner[name])
+            block, own = (getattr(apart, p)[layer] for p in partner[name])
             if name in ("kernel", "tilde"):
                 slope = 0.5 * (np.outer(n, n) * block + np.diag(n * own))
-                if name == "tilde":
-                    slope = slope + _at_fixed_outliers(system, order, layer, rule)
             else:
                 slope = 0.5 * n * (np.diag(block) + own)
         elif name == "t":
-            slope = n[:, None] * (found.t - order.t)
+            slope = n[:, None] * apart.t
         else:
-            slope = getattr(found, name) - getattr(order, name)
+            slope = getattr(apart, name)
             slope = slope if layer < 0 else slope[layer]
         parts.append(unit * (basis.reshape(len(basis), slope.size) @ slope.ravel()))
     return np.concatenate(parts)
 
 
-def _at_fixed_outliers(system: ReluSystem, order: ReluOrder, layer: int, rule: ReluRule) -> FloatArray:
+def _at_fixed_outliers(system: ReluSystem, order: ReluOrder) -> FloatArray:
     """d (sum_o Ehat) / dk~ at given beta, less what it is at stationary ones, (n ghat_b) (n ghat_b)^T / 2.
 
     b = R beta with R the symmetric root of k~: <n ghat_b beta^T, dR> with R dR + dR R = dk~ is <X, dk~> with
     R X + X R the symmetric part of n ghat_b beta^T.
     """
-    outliers, root = order.outliers(layer), system.setting(order, layer).root
-    pushed = system.problem.n * system.layer(order, layer, rule).activation
-    mixed = pushed.T @ outliers
-    if not mixed.any():
-        return np.zeros_like(mixed)
-    return np.asarray(solve_continuous_lyapunov(root, 0.5 * (mixed + mixed.T)) - 0.5 * pushed.T @ pushed)
+    parts = []
+    for name, layer, basis, unit in system.blocks:
+        slope = np.zeros(basis.shape[1:])
+        if name == "tilde":
+            setting, outliers = system.setting(order, layer), order.outliers(layer)
+            pushed = np.array([setting.n * condensed(setting, beta).activation for beta in outliers])
+            mixed = pushed.reshape(len(outliers), len(setting.n)).T @ outliers
+            if mixed.any():
+                slope = solve_continuous_lyapunov(setting.root, 0.5 * (mixed + mixed.T)) - 0.5 * pushed.T @ pushed
+        parts.append(unit * (basis.reshape(len(basis), slope.size) @ slope.ravel()))
+    return np.concatenate(parts)
+
+
+def _hessian(system: ReluSystem, x: FloatArray, rule: ReluRule) -> FloatArray:
+    """Derivatives of `gradient`: those under the integrals, and of what has no integral by differences."""
+    order = system.unpack(x)
+    moved = directions(system.blocks, order)
+    found = system.change(order, moved, rule, averaged=False)
+    columns = []
+    for i in range(len(x)):
+        apart = ReluOrder(*(getattr(found, f.name)[i] - getattr(moved, f.name)[i] for f in fields(order)))
+        step = _STEP * max(abs(float(x[i])), 1e-2)
+        ends = []
+        for sign in (1.0, -1.0):
+            beside = x.copy()
+            beside[i] += sign * step
+            ends.append(_at_fixed_outliers(system, system.unpack(beside)))
+        columns.append(_in_metric(system, apart) + (ends[0] - ends[1]) / (2.0 * step))
+    return np.array(columns)
 
 
 def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrder:
     """Signs of the curvature of Phi at a solution at N = infinity, the inner one in the directions that keep Ehat = 0.
 
-    Its error is the largest antisymmetric part of the Hessian, which is computed by differences.
+    Its error is the largest antisymmetric part of the Hessian.
 
     Raises
     ------
     BulkDiverges
         If the averages cannot be computed beside the solution.
     """
-    columns = []
-    for i in range(len(x)):
-        step = _STEP * max(abs(float(x[i])), 1e-2)
-        ends = []
-        for sign in (1.0, -1.0):
-            moved = x.copy()
-            moved[i] += sign * step
-            ends.append(gradient(system, moved, rule))
-        columns.append((ends[0] - ends[1]) / (2.0 * step))
-    hessian = np.array(columns)
+    hessian = _hessian(system, x, rule)
     names = np.repeat([name for name, *_ in system.blocks], [len(basis) for _, _, basis, _ in system.blocks])
     outlier = np.isin(names, _OUTLIERS)
     outer = np.flatnonzero(np.isin(names, _OUTER))
