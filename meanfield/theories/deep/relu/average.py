@@ -16,8 +16,8 @@ from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
 
 __all__ = [
-    "CHECK", "COARSE", "FINE", "ROUGH", "WALL", "BulkSlopes", "ReluAverages", "ReluRule", "averages_of", "bulk",
-    "bulk_slopes", "slab",
+    "CHECK", "CHECK_WIDE", "COARSE", "FINE", "FINE_WIDE", "ROUGH", "WALL", "BulkSlopes", "ReluAverages", "ReluRule",
+    "averages_of", "bulk", "bulk_slopes", "slab",
 ]  # fmt: skip
 
 WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
@@ -30,6 +30,7 @@ _MOST_NODES = 4_000_000, 40_000_000  # on the way, and on fine lattices
 _CALL, _NODE, _CELL = 1e5, (200.0, 640.0), (1700.0, 4400.0)
 _FIRST_HALVES = 200, 400  # of the tables of class averages: middle and lattice of h, in steps; doubled where too small
 _MOST_PLACES = 50_000
+_ROOM = 1.3  # of the first tables, beyond what the prior needs
 _MARGIN = 12
 _ON_THE_WAY = 20.0  # ln of the weight up to which lattices are cut there
 _BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
@@ -56,6 +57,9 @@ ROUGH = ReluRule(1.4, 1.4, 1.4, 0.7, 0.0, 20.0, 18.0, 60.0)
 COARSE = ReluRule(1.15, 1.15, 1.15, 0.5, 0.0, 22.0, 18.0, 80.0)
 FINE = ReluRule(0.92, 0.92, 0.92, 1.0 / 3.0, 0.0, 36.0, 30.0, 90.0)
 CHECK = ReluRule(0.81, 0.83, 0.79, 0.29, 0.37, 38.0, 33.0, 105.0)
+# The same for lattices of four and five dimensions.
+FINE_WIDE = ReluRule(1.02, 1.05, 1.02, 0.36, 0.0, 28.0, 26.0, 90.0)
+CHECK_WIDE = ReluRule(0.94, 1.0, 0.93, 0.32, 0.37, 31.0, 28.0, 105.0)
 
 
 class ReluAverages(NamedTuple):
@@ -173,17 +177,17 @@ def _average(
         spread = np.maximum(spread, _BLUR * setting.d / setting.n)
     u, lines = _axes(setting, u, spread, rule)
     kind = _kinds(setting, origin, root, u, spread)
-    reach, half_m, half_h = _FIRST_REACH[q], *_FIRST_HALVES
     p = u.shape[1]
+    reach, half_m, half_h = _FIRST_REACH[q], *_first_halves(setting, u, spread, lines, rule)
     size = 1 + 3 * n_classes + 2 * n_classes**2 + q * n_classes + q * q
     changes = np.zeros(((q + p + (3 if p else 2)) * n_classes if slopes else 0, size))
+    most = _MOST_NODES[rule.cut > _ON_THE_WAY]
     while True:
         changes[:] = 0.0
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
         total, log_z, status, counts = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
-            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), _MOST_NODES[rule.cut > _ON_THE_WAY], changes,
-            stop_word(),
+            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), most, changes, stop_word(),
         )  # fmt: skip
         nodes = int(counts[0])
         spend(_CALL + n_classes * nodes * _NODE[slopes] + int(counts[1]) * _CELL[slopes])
@@ -220,6 +224,23 @@ def _divided(value: FloatArray, n_classes: int, q: int, log_z: float, nodes: int
     parts = [value[..., i:j].reshape(*value.shape[:-1], *shape) for (i, j), shape in zip(pairwise(at), shapes)]
     b, b_b, bb, h_h, hh, beta_b, beta_beta = parts
     return ReluAverages(log_z, b, b_b, bb, h_h, hh, beta_b, beta_beta, nodes)
+
+
+def _first_halves(
+    setting: ReluSetting, u: FloatArray, spread: FloatArray, lines: FloatArray, rule: ReluRule
+) -> tuple[int, int]:
+    """Of the tables: what the prior of the fields h needs, and room for what moves them."""
+    half_m, half_h = _FIRST_HALVES
+    if not len(lines):
+        return half_m, half_h
+    far = _ROOM * math.sqrt(2.0 * rule.cut)
+    if len(lines) == 1:
+        steps = far / float(lines[0])
+    else:
+        size = np.sqrt((u**2).sum(axis=1)) / np.sqrt(spread + setting.d / setting.n)
+        steps = far * float(size.max()) / (rule.table * rule.h)
+    places = far * np.sqrt(np.diag(setting.covariance) * (1.0 / spread + setting.n / setting.d)) / rule.h
+    return min(max(half_m, int(steps)), _MOST_PLACES), min(max(half_h, int(places.max())), _MOST_PLACES)
 
 
 def _axes(setting: ReluSetting, u: FloatArray, spread: FloatArray, rule: ReluRule) -> tuple[FloatArray, FloatArray]:

@@ -17,7 +17,7 @@ from meanfield.theories.deep.relu.compiled.direction import climb, condense
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["Condensed", "above", "classes_on", "climbed", "condensed", "worst_direction"]
+__all__ = ["Condensed", "above", "classes_on", "climbed", "condensed", "summits", "worst_direction"]
 
 _RANDOM_DIRECTIONS = 2000
 _CLIMB = 200
@@ -83,7 +83,12 @@ def _numbers(setting: ReluSetting) -> tuple[FloatArray, FloatArray, FloatArray, 
 
 
 def worst_direction(setting: ReluSetting) -> float:
-    """Largest gain over all unit beta: Ehat <= 0 in all directions where it is at most 1.
+    """Largest gain over all unit beta: Ehat <= 0 in all directions where it is at most 1."""
+    return max(gain for _, gain in summits(setting))
+
+
+def summits(setting: ReluSetting) -> list[tuple[FloatArray, float]]:
+    """Where ascents of the gain end, and the largest that each has met.
 
     gain(beta) is a maximum of squares of linear functions of beta, so that beta -> R^T (n ghat_b) / |.| never lowers
     it; it is started from a lattice of directions in one and two dimensions, from random ones beyond.
@@ -98,8 +103,8 @@ def worst_direction(setting: ReluSetting) -> float:
         starts = np.random.Generator(np.random.PCG64(7)).standard_normal((_RANDOM_DIRECTIONS, q))
         starts /= np.linalg.norm(starts, axis=1)[:, None]
     scored = sorted(((condensed(setting, beta).gain, tuple(beta)) for beta in starts), reverse=True)
-    worst = scored[0][0]
     kept: list[FloatArray] = []
+    found = [(np.array(scored[0][1]), float(scored[0][0]))]
     for _, start in scored:
         beta = np.array(start)
         if len(kept) >= 24:
@@ -107,5 +112,6 @@ def worst_direction(setting: ReluSetting) -> float:
         if any(float(beta @ other) > 0.97 for other in kept):
             continue
         kept.append(beta)
-        worst = max(worst, climbed(setting, beta)[2])
-    return float(worst)
+        end, _, worst = climbed(setting, beta)
+        found.append((end, float(worst)))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,9 +16,10 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
-from meanfield.theories.deep.relu.average import CHECK, COARSE, FINE, ROUGH, ReluRule
+from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FINE, FINE_WIDE, ROUGH, ReluRule
 from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -38,6 +40,7 @@ _CONDENSED = 0.75  # part of the targets that the outliers carry, in the planted
 _STEPS, _NEARER = 4, 0.75  # of Newton, and what they must reduce the residual to, or a start is given up
 _MISSING = 1e-5  # gain beyond 1 of a code that is no outlier
 _TOLERANCE = 1e-9
+_WIDE = 4  # dimensions of a lattice from which its spacings are wider
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
 _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
@@ -74,26 +77,42 @@ def solve_relu(
 
     Raises
     ------
+    ValueError
+        If the samples of a class are too few for N = infinity.
     ConvergenceError
         If no start leads to a solution.
     """
     problem, index, span = relu_problem(network, task, tau)
+    least = float(problem.n.min())
+    few = least < LEAST_SAMPLES
+    if few and width is None:
+        raise ValueError(
+            "in deep networks of rectifiers bulk and outliers are separated at infinite width only from "
+            f"{LEAST_SAMPLES} samples per class on, got {least:.4g}; width= gives the saddle at a finite one."
+        )
     steps = iter(range(10**9))
 
     def report(size: float) -> None:
         if progress is not None:
             progress("Newton", next(steps), size)
 
-    limit = _limit(problem, warm_start, span, report)
+    enough = START_SAMPLES / least * problem.n_samples
+    limit = _limit(problem.at(enough) if few else problem, None if few else warm_start, span, report)
     system, x, rule = limit.system, limit.x, limit.rule
-    worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
-    try:
-        curvature = second_order(system, x, COARSE)
-    except (BulkDiverges, np.linalg.LinAlgError):
-        curvature = SecondOrder(math.nan, math.nan, math.nan)
+    curvature, searched = SecondOrder(math.nan, math.nan, math.nan), (limit.searched,)
+    if not few:
+        worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
+        with suppress(BulkDiverges, np.linalg.LinAlgError):
+            curvature = second_order(system, x, COARSE)
     if width is not None:
         system, x = narrowed(system, x, width, report)
-    check = CHECK._replace(far=CHECK.far / FINE.far * rule.far)
+    if few:
+        system, x = fewer(system, x, problem.n_samples, report)
+        separated(system, x)
+        worst = other_codes(system, x)
+        searched += (f"followed from {enough:.4g} samples, where there is a limit of infinite width, at this width",)
+    check = CHECK if rule.beta == FINE.beta else CHECK_WIDE
+    check = check._replace(far=check.far / FINE.far * rule.far)
     solver = system.error(x, rule)
     try:
         residual, phi = system.error(x, check), system.free_energy(x, check)
@@ -105,7 +124,7 @@ def solve_relu(
         residual, math.nan, worst - 1.0, passed, True, solver_residual=solver,
         quadrature_error=abs(phi - free_energy) / max(1.0, abs(free_energy)),
         inner_curvature=curvature.inner, outer_curvature=curvature.outer, curvature_error=curvature.error,
-        branches=limit.others, searched=(limit.searched,),
+        branches=limit.others, searched=searched,
     )  # fmt: skip
     status, message = Status.OPTIMAL, ""
     if not residual <= rtol:
@@ -121,7 +140,9 @@ def _refined(
     system: ReluSystem, x: FloatArray, jacobian: FloatArray | None, report: Callable[[float], None]
 ) -> tuple[FloatArray, float, ReluRule]:
     """Newton on fine lattices, further out until nothing of the bulk is left beyond."""
-    rule = FINE
+    settings = [system.setting(system.unpack(x), i) for i in range(system.problem.depth)]
+    dimensions = max(setting.root.shape[1] + setting.shared[0].shape[1] for setting in settings)
+    rule = FINE if dimensions < _WIDE else FINE_WIDE
     while True:
         x, size, jacobian = newton(system, x, rule, _TOLERANCE, 15, report, jacobian)
         if size > 1e-7 or rule.far >= _FARTHEST:

@@ -63,8 +63,8 @@ def along_line(
     """Nodes from `index` in steps of `sign` to `least`, and on while their weight is above the cut; `start` is ln of
     the weight of all of them.
 
-    What they add goes to `local` and `changed` (`operators.changes`); with cut < 0 only the first is looked at. The last
-    node goes to ends[0], the lowest and highest above the cut to the rest, as far as they are beyond.
+    What they add goes to `local` and `changed` (`operators.changes`); with cut < 0 only the first is looked at. The
+    last node goes to ends[0], the lowest and highest above the cut to the rest, as far as they are beyond.
 
     Returns
     -------
