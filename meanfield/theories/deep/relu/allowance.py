@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["TooMuchWork", "allowance", "spend", "spent"]
+__all__ = ["TooMuchWork", "allowance", "spend", "spent", "unspent"]
 
 _DONE: ContextVar[list[float]] = ContextVar("_DONE")  # work that is done, and that may be
 
@@ -34,6 +34,12 @@ def allowance(work: float) -> Iterator[None]:
 def spent() -> float:
     """Work done inside the innermost `allowance`."""
     return _DONE.get([0.0, math.inf])[0]
+
+
+def unspent() -> float:
+    """Work that may still be done inside it."""
+    done, most = _DONE.get([0.0, math.inf])
+    return most - done
 
 
 def spend(work: float) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from meanfield.numerics.limits import check_time
-from meanfield.theories.deep.relu.allowance import TooMuchWork, spent
+from meanfield.theories.deep.relu.allowance import TooMuchWork, spent, unspent
 from meanfield.theories.deep.relu.average import ROUGH
 from meanfield.theories.deep.relu.bare import BareSystem, every_word
 from meanfield.theories.deep.relu.coordinates import ReluOrder
@@ -31,6 +31,7 @@ _BEYOND = 1.3  # of the targets: so far a branch is followed that may turn back 
 _TURNED = 0.005  # of ln of the targets: a branch that goes back by as much has turned
 _BRANCH = "the branch from targets that are hardly learned"
 _SHARE = 1.0  # of the work done: what may be done for another solution
+_LEFT = 0.5  # and of what is still allowed: Newton's method on fine lattices comes afterwards
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ def followed(problem: ReluProblem, report: Report) -> Course:
         searched = (
             f"the branch from targets that are hardly learned does not turn back on its way to {_BEYOND:g} times these"
         )
-    work = _SHARE * (spent() - before)
+    work = min(_SHARE * (spent() - before), _LEFT * unspent())
     try:
         others = _beyond(first, last, forwards, turns, report, spent() + work)
         for other in others:

@@ -44,7 +44,7 @@ _WIDE = 4  # dimensions of a lattice from which its spacings are wider
 _FARTHEST = 700.0  # end of the bulk, in standard deviations of the prior
 _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
-_WORK = 5e10  # that one way to a solution may take, where no max_seconds is given: about 50 CPU s
+_WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
 _SAME = 1e-7  # of Phi: two solutions that are one
 _NOT_COMPARED = (
     "other solutions were not looked for: past a first-order transition one with other codes and larger Phi may exist"
