@@ -10,6 +10,7 @@ from scipy.special import log_ndtr
 
 import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS
+from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.average import FINE
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.coordinates import ReluOrder
@@ -51,7 +52,7 @@ def test_derivatives_of_the_single_site_function(b, h):
 
     g, found = at(b, h)
     own = [g, found[1, 0], found[2, 0], found[0, 1], found[0, 2]]
-    np.testing.assert_allclose(own, site(b, h, d, delta), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(own, site(b, h, d, delta, RECTIFIER.numbers), rtol=1e-10, atol=1e-11)
     for i, j in ORDERS:
         for step, lower in (((e, 0.0), (i - 1, j)), ((0.0, e), (i, j - 1))):
             if lower not in ORDERS:

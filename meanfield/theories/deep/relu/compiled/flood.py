@@ -47,7 +47,7 @@ def _twice(values):
 
 
 @jit
-def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls, rule, most, slopes, stop):
+def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, walls, seeds, rule, most, slopes, stop):
     """Averages of all classes over gamma and alpha.
 
     Parameters
@@ -55,6 +55,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     origin, root : (C,), (C, q) array
         b = origin + root gamma, gamma ~ N(0, 1).
     n, d, delta, spread : (C,) arrays
+    phi : (k,) array
+        `Nonlinearity.numbers`.
     u, lines : (C, p), (p,) array
         h_c ~ N(u_c alpha, spread_c), alpha ~ N(0, 1) of steps `lines`; no fields h where p = 0.
     kind : (C,) integer array
@@ -65,6 +67,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         Half-widths of the tables in b, in the middle of h, and of the lattices of h.
     walls : (o, q + 2) array
         Smooth cuts: direction, position and width of each.
+    seeds : (k, q + p) array
+        Fields from which the flood begins, too, where the weight there is not negligible.
     rule : (8,) array
         `average.ReluRule`.
     most : int
@@ -130,10 +134,20 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     last = np.full(max(q, 1), 1 << 60, dtype=np.int64)
     outer = 0.0
     reference, best, status, count, taken, held = math.nan, -math.inf, 0, 0, 0, 0
-    # First the way up from the origin, then the flood.
+    # First the way up from the origin, then a look at the seeds, then the flood.
     climbing, here, tried, height_here = True, centre, 0, -math.inf
+    sown, heights, codes = 0, np.empty(seeds.shape[0]), np.empty(seeds.shape[0], dtype=np.int64)
     while True:
-        if climbing:
+        sowing = not climbing and sown < seeds.shape[0]
+        if sowing:
+            code = 0
+            for k in range(dims):
+                steps = round(seeds[sown, k] / (step if k < q else lines[k - q]) - shift)
+                if abs(steps) >= edge[k]:
+                    return total, math.nan, 1 if k < q else 4, count
+                code += (steps + edge[k]) * stride[k]
+            codes[sown] = code
+        elif climbing:
             if tried == 0:
                 code = here
             else:
@@ -172,10 +186,10 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                 for k in range(q):
                     b += root[c, k] * field[k]
                 if p == 0:
-                    value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(b, 0.0, d[c], delta[c])
+                    value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(b, 0.0, d[c], delta[c], phi)
                     value[c, 0] *= n[c]
                     if sloped:
-                        site_slopes(b, 0.0, d[c], delta[c], one)
+                        site_slopes(b, 0.0, d[c], delta[c], phi, one)
                         value[c, 7:] = 0.0
                         operated(one, 1.0, 0.0, 0.0, 0.0, n[c], d[c], value[c])
                     value[c, 2], value[c, 5] = value[c, 1] ** 2, value[c, 4] ** 2
@@ -222,8 +236,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                                         sites[kind[c], row, 0, k] = math.nan
                                 at = middle if p == 1 else (column - half_m) * unit_m[c]
                                 if not class_average(
-                                    sites[kind[c], row], b, at, spread[c], n[c], d[c], delta[c], rule[1], shift,
-                                    rule[5], table[kind[c], row, column],
+                                    sites[kind[c], row], b, at, spread[c], n[c], d[c], delta[c], phi, rule[1],
+                                    shift, rule[5], table[kind[c], row, column],
                                 ):  # fmt: skip
                                     return total, math.nan, 4, count
                                 known[kind[c], row, column] = True
@@ -251,6 +265,19 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                 climbing, best, reference = False, height_here, height_here
                 stack[0], held, taken = here, 1, 1
                 enter(keys, here)
+            continue
+        if sowing:
+            heights[sown] = height
+            best = max(best, height)
+            sown += 1
+            if sown == seeds.shape[0]:
+                for i in range(sown):
+                    if heights[i] > best - cut and enter(keys, codes[i]):
+                        stack[held] = codes[i]
+                        held += 1
+                        taken += 1
+                if best > reference + _GROWN:
+                    return total, math.nan, 5, count
             continue
         if height > best:
             best = height
