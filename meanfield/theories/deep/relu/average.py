@@ -27,6 +27,7 @@ _FIRST_REACH = {0: 0, 1: 125, 2: 90, 3: 100}
 _FIELDLESS_REACH = 200_000  # the same where there are no fields h, and no tables
 _INSIDE = 0.8  # of that reach: where the bulk ends at the latest at finite N
 _MOST_NODES = 4_000_000
+_MOST_ON_THE_WAY = 300_000  # with modes far from the origin, which most steps do not need
 _FIRST_HALVES = 200, 400  # of the tables of class averages: middle and lattice of h, in steps; doubled where too small
 _MOST_PLACES = 50_000
 _MARGIN = 12
@@ -185,6 +186,7 @@ def _average(
     seeds = np.zeros((0, q + p))
     if remote is not None and len(remote[0]):
         seeds = np.hstack([remote[0], remote[1] @ setting.inverse @ u]) if p else np.ascontiguousarray(remote[0])
+    most = _MOST_NODES if remote is None or rule not in (ROUGH, COARSE) else _MOST_ON_THE_WAY
     farthest = _REACH[q] if p else _FIELDLESS_REACH
     while True:
         changes[:] = 0.0
@@ -192,7 +194,7 @@ def _average(
         total, log_z, status, nodes = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta,
             setting.phi.numbers, u, spread, lines, kind, reach, np.array([half_b, half_m, half_h]), ends, seeds,
-            np.array(rule), _MOST_NODES, changes, stop_word(),
+            np.array(rule), most, changes, stop_word(),
         )  # fmt: skip
         spend(nodes * (n_classes * (10 if q > 1 else 1) * (10 if p > 1 else 1) * (6 if slopes else 1) + 10))
         if status == 6:

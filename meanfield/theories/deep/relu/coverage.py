@@ -10,19 +10,17 @@ from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
 
-__all__ = ["is_rectifier", "refuses"]
+__all__ = ["covers", "refuses"]
 
 _MOST_CLASSES = 3
 _LEAST_SAMPLES = 36  # of a class: below, 2^-n is not negligible and bulk and outliers are one
-_POINTS = np.array([-30.0, -2.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 7.0, 40.0])
 
 
-def is_rectifier(phi: Activation) -> bool:
-    """Whether phi(z) = max(z, 0)."""
-    if phi.bounded or tuple(phi.kinks) != (0.0,):
-        return False
-    return bool((np.asarray(phi(_POINTS)) == np.maximum(_POINTS, 0.0)).all())
+def covers(phi: Activation) -> bool:
+    """Whether phi is unbounded and of a kind that this theory has."""
+    return phi.parts == "outliers" and nonlinearity_of(phi) is not None
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
@@ -43,8 +41,9 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         )
     if (np.abs(targets).max(axis=1) == 0.0).any():
         return "deep networks of rectifiers are solved where every class has a target other than zero"
+    phi = nonlinearity_of(network.activation)
     least = np.bincount(inverse.ravel(), weights=task.fractions).min() * task.n_samples
-    if least < _LEAST_SAMPLES:
+    if least < _LEAST_SAMPLES and phi is not None and phi.rectifies:
         return (
             f"in deep networks of rectifiers bulk and outliers are separated only from {_LEAST_SAMPLES} samples per "
             f"class on, got {least:.4g}"

@@ -1,4 +1,4 @@
-"""What the room of deep networks hands to the theory of rectifiers: activations phi(z) = max(z, 0)."""
+"""What the room of deep networks hands to the theory of rectifiers: unbounded activations."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Report = Callable[[str, int, float], None]
 
 
 def covers(network: Network) -> bool:
-    """Whether the network is one of rectifiers in two and more layers."""
-    from meanfield.theories.deep.relu.coverage import is_rectifier
+    """Whether the network is one of rectifiers, or of another unbounded phi like them, in two and more layers."""
+    from meanfield.theories.deep.relu import coverage
 
-    return network.depth > 1 and is_rectifier(network.activation)
+    return network.depth > 1 and coverage.covers(network.activation)
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:

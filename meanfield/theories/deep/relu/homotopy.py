@@ -17,6 +17,7 @@ from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.relu.average import COARSE, ROUGH
 from meanfield.theories.deep.relu.coordinates import ReluOrder
+from meanfield.theories.deep.relu.distant import ended
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import above
 from meanfield.theories.deep.relu.setting import BulkDiverges
@@ -135,9 +136,11 @@ def _solved(system: ReluSystem, order: ReluOrder, at: float, report: Report) -> 
 
 
 def _missing(system: ReluSystem, order: ReluOrder) -> bool:
-    """Whether a code condenses that is no outlier: lattices end before the weight grows along its ray."""
+    """Whether a code condenses that is no outlier, or cannot: lattices end before the weight grows along its ray."""
     for layer in range(system.problem.depth):
         setting = system.setting(order, layer)
+        if not all(ended(setting, beta) for beta in order.outliers(layer) if beta.any()):
+            return True
         if any(above(setting, word)[1].gain > 1.0 + _ROUNDING for word in (*system.words, "1" * len(setting.n))):
             return True
     return False

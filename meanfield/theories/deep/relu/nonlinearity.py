@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -42,6 +42,16 @@ class Nonlinearity:
         """The steeper of r_- and r_+."""
         return max(self.slopes, key=abs)
 
+    @cached_property
+    def bend(self) -> float:
+        """The largest distance of phi from r_- z below zero and r_+ z above."""
+        if len(self.numbers) == 2:
+            return 0.0
+        half = (len(self.numbers) - TABLE - 1) // 2
+        z = self.numbers[4] * np.arange(-half, half + 1)
+        low, high = self.slopes
+        return float(np.abs(self.numbers[TABLE:] - np.where(z > 0.0, high, low) * z).max())
+
     def __call__(self, z: FloatArray) -> FloatArray:
         """phi(z)."""
         if len(self.numbers) == 2:
@@ -63,13 +73,35 @@ class Nonlinearity:
             both = variance / (2.0 * math.pi) * (math.sqrt(1.0 - rho * rho) + rho * (math.pi - math.acos(rho)))
             # phi = (r_+ - r_-) max(z, 0) + r_- z
             return (high - low) ** 2 * both + high * low * covariance, 0.5 * (high**2 + low**2) * variance
-        x = np.linspace(-9.0, 9.0, _NODES)
-        weight = np.exp(-0.5 * x * x)
-        weight /= weight.sum()
+        x, weight = _normal()
         own = math.sqrt(max(variance - covariance, 0.0))
         given = self(math.sqrt(covariance) * x[:, None] + own * x) @ weight
         return float(weight @ given**2), float(weight @ self(math.sqrt(variance) * x) ** 2)
 
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether classes that a neuron is not driven by end the bulk along its ray, in the first layer, too.
+
+        Their samples would have phi = 0 there, and nothing lower: phi vanishes on one side and is positive elsewhere.
+        """
+        if len(self.numbers) == 2:
+            return self.slopes[0] == 0.0 < self.slopes[1]
+        return self.slopes[0] == 0.0 == self.numbers[2] and self.slopes[1] > 0.0 and not (self.numbers[TABLE:] < 0.0).any()
+
+    def least(self, ratio: float) -> float:
+        """The minimum of phi(z) - ratio z over z; r_- <= ratio <= r_+."""
+        if len(self.numbers) == 2:
+            return 0.0
+        half = (len(self.numbers) - TABLE - 1) // 2
+        return float((self.numbers[TABLE:] - ratio * self.numbers[4] * np.arange(-half, half + 1)).min())
+
+    def mean(self, variance: float) -> float:
+        """<phi(z)> under the prior."""
+        if len(self.numbers) == 2:
+            return (self.slopes[1] - self.slopes[0]) * math.sqrt(variance / (2.0 * math.pi))
+        x, weight = _normal()
+        return float(weight @ self(math.sqrt(variance) * x))
 
     def mixed(self, part: float) -> Nonlinearity:
         """part phi(z) + (1 - part) r z, r the steeper of both slopes."""
@@ -85,6 +117,13 @@ class Nonlinearity:
 
 
 RECTIFIER = Nonlinearity(np.array([0.0, 1.0]))
+
+
+def _normal() -> tuple[FloatArray, FloatArray]:
+    """Values of a standard normal variable and their weights."""
+    x = np.linspace(-9.0, 9.0, _NODES)
+    weight = np.exp(-0.5 * x * x)
+    return x, weight / weight.sum()
 
 
 @lru_cache(maxsize=64)

@@ -80,7 +80,7 @@ class ReluPosterior(SolvedPosterior):
         layer = self._layer(layer)
         s, top = self.solution, layer == self.network.depth - 1
         mean = s.bulk_activation[layer]
-        prior = math.sqrt(self.network.k / (2.0 * math.pi))
+        prior = self._reduced[0].phi.mean(self.network.k)
         variance = np.maximum(np.diag(s.bulk_kernel[layer]) + s.d[layer] - mean**2, 0.0)
         return Code(
             "".join("1" if value > prior else "0" for value in mean), 1.0,
