@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from meanfield.numerics.limits import OutOfTime, check_time, stop_word
 from meanfield.theories.deep.relu.allowance import spend
 from meanfield.theories.deep.relu.compiled.flood import flood
+from meanfield.theories.deep.relu.compiled.site import N_SLOPES
 from meanfield.theories.deep.relu.distant import distant
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
@@ -31,6 +32,7 @@ _MOST_ON_THE_WAY = 300_000  # with modes far from the origin, which most steps d
 _FIRST_HALVES = 200, 400  # of the tables of class averages: middle and lattice of h, in steps; doubled where too small
 _MOST_PLACES = 50_000
 _MARGIN = 12
+_MOST_SITES = 1_000_000_000  # numbers of the tables of sites, of which few are touched
 _BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
 _UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
@@ -191,6 +193,8 @@ def _average(
     while True:
         changes[:] = 0.0
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
+        if p and (kind.max() + 1) * (2 * half_b + 1) * (2 * half_h + 1) * N_SLOPES > _MOST_SITES:
+            raise BulkDiverges("the bulk reaches too far for the lattice of its fields.")
         total, log_z, status, nodes = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta,
             setting.phi.numbers, u, spread, lines, kind, reach, np.array([half_b, half_m, half_h]), ends, seeds,

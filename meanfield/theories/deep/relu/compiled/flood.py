@@ -217,7 +217,9 @@ def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, 
                         whole = math.floor(middle / unit_m[c])
                         base_m = int(whole) + half_m - (_POINTS // 2 - 1)
                         _lagrange(middle / unit_m[c] - whole, _POINTS, weights_m)
-                    if base_b[c] < 0 or base_b[c] + points_b > rows or base_m < 0 or base_m + points_m > columns:
+                    if base_b[c] < 0 or base_b[c] + points_b > rows:
+                        return total, math.nan, 1, count
+                    if base_m < 0 or base_m + points_m > columns:
                         return total, math.nan, 4, count
                     for k in range(depth):
                         value[c, k] = 0.0
