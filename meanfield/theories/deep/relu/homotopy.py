@@ -34,6 +34,7 @@ _NEAR = 0.9  # gain from which a code may become an outlier
 _BORN = (0.5, 0.2)  # whitened lengths that are tried
 _DIFFERENCE, _FARTHEST = 1e-4, 0.05  # of lambda: of its differences, and a step of Newton where a code condenses
 _ROUNDING = 1e-5  # of the gain of an outlier on the way
+_KEPT = 0.3  # of the smallest eigenvalue of a conjugate, over a step
 _SHORT = 0.02  # length below which an outlier has vanished
 
 Report = Callable[[float], None]
@@ -153,7 +154,11 @@ def _next(problem: ReluProblem, place: _Place, at: float, report: Report) -> _Pl
         slope = _slope(problem, place, x)
     except (BulkDiverges, np.linalg.LinAlgError):
         return None
-    found = _solved(system, system.unpack(x + (at - place.at) * slope), at, report)
+    order = system.unpack(x + (at - place.at) * slope)
+    for tilde, old in zip(order.tilde, place.order.tilde):  # positive, however near to zero it is in some direction
+        value, vector = np.linalg.eigh(tilde)
+        tilde[:] = (vector * np.maximum(value, _KEPT * np.linalg.eigvalsh(old)[0])) @ vector.T
+    found = _solved(system, order, at, report)
     if found is not None:
         gone = _vanished(found)
         return found if gone is None else _solved(gone, found.order, at, report)

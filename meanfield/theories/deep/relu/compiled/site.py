@@ -27,6 +27,7 @@ _TABLE = 6  # where the values of a table begin
 _SPACING = 0.5  # of the lattice of z, in widths of the law
 _WIDEST = 0.3  # and over the bend of phi
 _REACH = 9.2  # half of the lattice beyond the means of the asymptotic laws, in widths
+_SEARCH = 6  # stride of the search for the largest weight
 _CUT = 44.0  # ln of the weight below which nodes of z are left out
 
 
@@ -111,7 +112,7 @@ def site(b: float, h: float, d: float, delta: float, phi) -> tuple[float, float,
     if not delta * d * max(low * low, high * high) < 1.0:
         return math.nan, math.nan, math.nan, math.nan, math.nan
     if phi.size > 2:
-        found = _lattice_moments(b, h, d, delta, phi)
+        found = _lattice_moments(b, h, d, delta, phi, False)
         g, mean, middle, m20, m02 = found[0], found[1], found[2], found[3], found[5]
         return g, mean, m20, (middle - h) / d, (m02 - d) / (d * d)
     g, on, off, width_on, first_on, second_on, width_off, first_off, second_off = _halves(b, h, d, delta, phi)
@@ -135,7 +136,7 @@ def site_slopes(b: float, h: float, d: float, delta: float, phi, out):
         out[:] = math.nan
         return
     if phi.size > 2:
-        found = _lattice_moments(b, h, d, delta, phi)
+        found = _lattice_moments(b, h, d, delta, phi, True)
         g, mean, middle, m20, m11, m02, m30, m21, m12, m03, m40, m22, m04 = found
     else:
         g, on, off, width_on, first_on, _, width_off, first_off, _ = _halves(b, h, d, delta, phi)
@@ -190,8 +191,8 @@ def _value(phi, index: int) -> float:
 
 
 @jit
-def _lattice_moments(b: float, h: float, d: float, delta: float, phi):
-    """g, means of phi and z, and their central moments 20, 11, 02, 30, 21, 12, 03, 40, 22, 04 by a lattice of z.
+def _lattice_moments(b: float, h: float, d: float, delta: float, phi, higher: bool):
+    """g, means of phi and z, and their central moments 20, 11, 02 and, if asked for, 30, 21, 12, 03, 40, 22, 04.
 
     The law is a Gaussian but for the bend of phi, which makes it narrower by b phi'' and delta (phi phi')' at most.
     """
@@ -209,7 +210,7 @@ def _lattice_moments(b: float, h: float, d: float, delta: float, phi):
     stride = max(1, int(min(_SPACING / math.sqrt(stiff), _WIDEST / max(phi[5], 0.25)) / step))
     first, last = int(math.floor(low / step)), int(math.ceil(high / step))
     best, at = -math.inf, first
-    for index in range(first, last + 1, stride):
+    for index in range(first, last + 1, _SEARCH * stride):  # the unit of weights need not be the largest
         y, z = _value(phi, index), index * step - h
         height = b * y + 0.5 * delta * y * y - 0.5 * z * z / d
         if height > best:
@@ -230,6 +231,8 @@ def _lattice_moments(b: float, h: float, d: float, delta: float, phi):
         s[3] += w * yy
         s[4] += w * y * x
         s[5] += w * xx
+        if not higher:
+            continue
         s[6] += w * yy * y
         s[7] += w * yy * x
         s[8] += w * y * xx
