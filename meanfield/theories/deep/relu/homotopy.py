@@ -162,9 +162,13 @@ def _next(problem: ReluProblem, place: _Place, at: float, report: Report) -> _Pl
     if found is not None:
         gone = _vanished(found)
         return found if gone is None else _solved(gone, found.order, at, report)
+    tried = set()
     for layer, word, beta in _candidates(place):
+        if (layer, word) in tried:
+            continue
         group = place.system.symmetry.permutations
         orbit = {"".join(word[i] for i in p) for p in group}
+        tried |= {(layer, name) for name in orbit}
         present = place.system.present.copy()
         outliers = place.order.outliers(layer)
         units = {}
@@ -263,7 +267,9 @@ def _candidates(place: _Place) -> list[tuple[int, str, FloatArray]]:
             beta, one = above(setting, word)
             z = one.h + setting.d * one.force
             kink = np.abs(z) <= 1e-9 * np.abs(z).max()
-            if place.system.present[layer, o] or one.word != word or not kink.any() or not one.gain > _NEAR:
+            if place.system.present[layer, o] or one.word != word or not one.gain > _NEAR:
+                continue
+            if not (kink.any() and ended(setting, beta)):
                 continue
             if any(float(beta @ other) > 1.0 - 1e-6 for other in known):
                 continue

@@ -12,6 +12,8 @@ kernels of that minimum: the bordered Hessian of a constrained problem.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.linalg import solve_continuous_lyapunov
 
@@ -25,7 +27,8 @@ __all__ = ["gradient", "second_order"]
 
 _OUTER = ("kernel", "d")
 _OUTLIERS = ("lower", "top")
-_STEP = 1e-4  # of the differences, of an unknown
+_STEP, _SHORTER = 1e-4, (1e-6, 1e-7)  # of the differences, of an unknown
+_CERTAIN, _UNCERTAIN = 0.01, 0.1  # antisymmetric parts: a shorter step is tried, and nothing is said
 _GONE = 1e-6  # coordinate of an outlier below which there is none
 _RIGID = 1e-8  # curvature along an outlier that counts as none
 _NOT_A_MAXIMUM = 1e-3  # and one that is no error of the differences
@@ -83,9 +86,18 @@ def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrd
     BulkDiverges
         If the averages cannot be computed beside the solution.
     """
+    found = _with_steps(system, x, rule, _STEP)
+    for step in _SHORTER:  # gains near 1 are not linear over long ones
+        if not found.error > _CERTAIN:
+            break
+        found = min(found, _with_steps(system, x, rule, step), key=lambda one: one.error)
+    return found if found.error <= _UNCERTAIN else SecondOrder(math.nan, math.nan, found.error)
+
+
+def _with_steps(system: ReluSystem, x: FloatArray, rule: ReluRule, relative: float) -> SecondOrder:
     columns = []
     for i in range(len(x)):
-        step = _STEP * max(abs(float(x[i])), 1e-2)
+        step = relative * max(abs(float(x[i])), 1e-2)
         ends = []
         for sign in (1.0, -1.0):
             moved = x.copy()
