@@ -336,8 +336,11 @@ def test_one_shared_field():
     covariance = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, 0.08], [0.2, 0.08, 0.6]])
     u, spread = factor(covariance)
     np.testing.assert_allclose(np.outer(u, u) + np.diag(spread), covariance, atol=1e-15)
+    opposite = np.array([[1.0, -0.1], [-0.1, 2.0]])  # of two classes u may have both signs
+    u, spread = factor(opposite)
+    np.testing.assert_allclose(np.outer(u, u) + np.diag(spread), opposite, atol=1e-15)
     with pytest.raises(ValueError, match="positively"):
-        factor(np.array([[1.0, -0.1], [-0.1, 1.0]]))
+        factor(np.where(np.eye(3) > 0, 1.0, -0.1))
 
 
 # ---- what is printed --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which activations and problems the theory of deep rectifier networks covers."""
+"""Which unbounded activations, and which problems, the theory of deep rectifier networks covers."""
 
 from __future__ import annotations
 

@@ -37,8 +37,15 @@ def solve(
     problem: Problem, *, warm_start: ReluPosterior | None, rtol: float, width: float | None, progress: Report
 ) -> ReluPosterior:
     """`solve_relu`."""
+    from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
     from meanfield.theories.deep.relu.solve import solve_relu
 
+    phi = nonlinearity_of(problem.network.activation)
+    if width is not None and not (phi is not None and phi.rectifies):
+        raise ValueError(
+            f"width= is for deep networks of rectifiers, whose neurons condense in every layer; those of "
+            f"{problem.network.activation.name} have modes at finite distances, which hold no whole number of neurons."
+        )
     network, task, tau = problem.network, problem.class_task, problem.tau
     return solve_relu(network, task, tau, warm_start=warm_start, rtol=rtol, width=width, progress=progress)
 
