@@ -38,10 +38,10 @@ def _first_layer(phi, tilde, n, d, delta, step, cut):
     """Averages over b ~ N(0, tilde): g_b g_b^T, g_bb, ln of the integral."""
     value, axes = np.linalg.eigh(tilde)
     root = axes * np.sqrt(value)
-    reach = 12.0
+    reach = 100.0  # modes may be far away, with nothing between them and the origin
     while True:
         axis = step * np.arange(-round(reach / step), round(reach / step) + 1)
-        across = axis[np.abs(axis) < 12.0 + 0.2 * reach]
+        across = axis[np.abs(axis) < 0.5 * reach]
         beta = np.stack(np.meshgrid(across, axis, indexing="ij"), -1).reshape(-1, 2)  # the stronger is the second
         b = beta @ root.T
         sites = [site_by_table(phi, b[:, c], d, delta[c]) for c in range(2)]
