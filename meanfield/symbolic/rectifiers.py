@@ -151,7 +151,8 @@ def _field(name: str, layer: Layer) -> sp.IndexedBase:
 def _site_definitions(rectifier: bool) -> tuple[sp.Eq, ...]:
     """g and ghat: in closed form, or by the slopes r_- and r_+ of any other phi at infinity."""
     if not rectifier:
-        law = r"\ln \left\langle e^{b \varphi(z) + \tilde{\delta} \varphi(z)^2 / 2} \right\rangle_{z \sim \mathcal{N}(h, d)}"
+        law = r"\ln \left\langle e^{b \varphi(z) + \tilde{\delta} \varphi(z)^2 / 2} \right\rangle"
+        law += r"_{z \sim \mathcal{N}(h, d)}"
         ends = r"r_{+} \max(z, 0) + r_{-} \min(z, 0), \quad r_{\pm} = \lim_{z \to \pm \infty} \varphi(z) / z"
         largest = (
             r"\max_{z} \left[ b \varphi_{\infty}(z) + \tfrac{1}{2} \tilde{\delta} \varphi_{\infty}(z)^2"

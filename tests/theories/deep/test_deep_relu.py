@@ -351,7 +351,9 @@ def test_the_derived_single_site_functions_are_those_that_run(b, h, d, delta):
     narrow, mu, _ = derived.completed_square()
     at = {derived.b: b, derived.h: h, derived.d: d, derived.delta: delta}
     shown = {derived._NARROW: narrow, derived._MU: mu}
-    assert float(derived.site_function().subs(shown).subs(at)) == pytest.approx(site(b, h, d, delta, RECTIFIER.numbers)[0], abs=1e-13)
+    assert float(derived.site_function().subs(shown).subs(at)) == pytest.approx(
+        site(b, h, d, delta, RECTIFIER.numbers)[0], abs=1e-13
+    )
     z = np.linspace(-6.0, 12.0, 180_001)
     best = np.max(b * np.maximum(z, 0) + delta * np.maximum(z, 0) ** 2 / 2 - (z - h) ** 2 / (2 * d))
     assert float(derived.condensed_site().subs(shown).subs(at)) == pytest.approx(best, abs=1e-7)

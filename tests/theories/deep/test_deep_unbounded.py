@@ -1,4 +1,4 @@
-"""Deep networks of unbounded activations other than max(z, 0): reference values, limits, plain grids, what is refused."""
+"""Deep networks of unbounded activations other than max(z, 0): values, limits, plain grids, what is refused."""
 
 import itertools
 import math
@@ -45,7 +45,9 @@ def softplus():
 
 
 @pytest.mark.parametrize("phi", [leaky(0.3), mf.activation("softplus"), mf.activation("gelu")])
-@pytest.mark.parametrize(("b", "h", "d", "delta"), [(0.7, -0.3, 0.4, -0.5), (-2.0, 0.9, 0.2, 0.3), (3.0, -4.0, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("b", "h", "d", "delta"), [(0.7, -0.3, 0.4, -0.5), (-2.0, 0.9, 0.2, 0.3), (3.0, -4.0, 1.0, 0.0)]
+)
 def test_the_single_site_function_is_its_integral(phi, b, h, d, delta):
     def integral(f):
         def weight(z):
@@ -86,7 +88,9 @@ def test_prior_moments_are_those_of_an_integral():
         inner = np.asarray(phi(math.sqrt(0.5) * x[:, None] + math.sqrt(0.8) * x)) @ w
         np.testing.assert_allclose(both, w @ inner**2, rtol=2e-3)  # of a kink Hermite nodes are no better
         np.testing.assert_allclose(whole, w @ np.asarray(phi(math.sqrt(1.3) * x)) ** 2, rtol=2e-3)
-    assert RECTIFIER.second_moments(1.3, 0.5) == pytest.approx(nonlinearity_of(mf.activation("relu")).second_moments(1.3, 0.5))
+    assert RECTIFIER.second_moments(1.3, 0.5) == pytest.approx(
+        nonlinearity_of(mf.activation("relu")).second_moments(1.3, 0.5)
+    )
 
 
 # ---- solutions --------------------------------------------------------------------------------------
@@ -147,9 +151,9 @@ def test_softplus_condenses_in_every_layer(softplus):
 
 
 def test_a_gain_other_than_one_is_a_scale():
-    """phi = g max(z, 0): K_l and d_l get g^2 each, which sigma_a / g undoes in one layer and sigma_w / g in the others."""
+    """phi = g max(z, 0): sigma_w / g in every layer gives back the same kernels."""
     one = solved("relu")
-    two = mf.solve(mf.Network(mf.activation("relu", gain=2.0), 2, sigma_w=0.5, sigma_a=1.0), TASK, 0.05)
+    two = mf.solve(mf.Network(mf.activation("relu", gain=2.0), 2, sigma_w=0.5), TASK, 0.05)
     np.testing.assert_allclose(two.solution.kernel, one.solution.kernel, rtol=1e-6)
 
 

@@ -10,11 +10,11 @@ from scipy.special import log_ndtr
 
 import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS
-from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.average import FINE
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.moments import sample_derivatives, sample_moments
+from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.one_loop import ReluLoop
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 

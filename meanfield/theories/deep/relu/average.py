@@ -171,8 +171,13 @@ def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages
 
 
 def _average(
-    setting: ReluSetting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: ReluRule,
-    remote: tuple[FloatArray, FloatArray] | None = None, slopes: bool = False,
+    setting: ReluSetting,
+    origin: FloatArray,
+    root: FloatArray,
+    ends: FloatArray,
+    rule: ReluRule,
+    remote: tuple[FloatArray, FloatArray] | None = None,
+    slopes: bool = False,
 ) -> tuple[ReluAverages, BulkSlopes | None]:
     setting.check()
     n_classes, q = root.shape

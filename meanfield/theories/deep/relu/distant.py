@@ -26,8 +26,7 @@ def distant(setting: ReluSetting, outliers: FloatArray, cut: float) -> tuple[Flo
 
     Between that and the origin the weight may be below exp(-cut). For a rectifier there is none: None.
     """
-    low, high = setting.phi.slopes
-    if low == 0.0 and len(setting.phi.numbers) == 2:
+    if setting.phi.slopes[0] == 0.0 and len(setting.phi.numbers) == 2:
         return None
     q = setting.root.shape[1]
     known = [beta / np.linalg.norm(beta) for beta in outliers if np.linalg.norm(beta) > 0.0]

@@ -7,7 +7,6 @@ form, and nothing condenses.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -197,9 +196,7 @@ def _slope(problem: ReluProblem, place: _Place, x: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.solve(place.system.jacobian(x, ROUGH, r), -by_at))
 
 
-def _born(
-    problem: ReluProblem, place: _Place, present: BoolArray, o: int, layer: int, report: Report
-) -> _Place | None:
+def _born(problem: ReluProblem, place: _Place, present: BoolArray, o: int, layer: int, report: Report) -> _Place | None:
     """The solution with one more code whose outlier o has the length that it has in `place`, whatever lambda it is at.
 
     At fixed lambda Newton would fall back to no length beside the place where the code condenses.

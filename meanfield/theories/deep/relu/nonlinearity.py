@@ -78,7 +78,6 @@ class Nonlinearity:
         given = self(math.sqrt(covariance) * x[:, None] + own * x) @ weight
         return float(weight @ given**2), float(weight @ self(math.sqrt(variance) * x) ** 2)
 
-
     @property
     def rectifies(self) -> bool:
         """Whether classes that a neuron is not driven by end the bulk along its ray, in the first layer, too.
@@ -87,7 +86,9 @@ class Nonlinearity:
         """
         if len(self.numbers) == 2:
             return self.slopes[0] == 0.0 < self.slopes[1]
-        return self.slopes[0] == 0.0 == self.numbers[2] and self.slopes[1] > 0.0 and not (self.numbers[TABLE:] < 0.0).any()
+        return (
+            self.slopes[0] == 0.0 == self.numbers[2] and self.slopes[1] > 0.0 and not (self.numbers[TABLE:] < 0.0).any()
+        )
 
     def least(self, ratio: float) -> float:
         """The minimum of phi(z) - ratio z over z; r_- <= ratio <= r_+."""

@@ -202,8 +202,8 @@ class ReluPosterior(SolvedPosterior):
         """
         if not self._reduced[0].phi.rectifies:
             raise NotAvailable(
-                f"neurons of deep networks of {self.network.activation.name} are not drawn: those far from the origin are "
-                "behind a barrier. Kernels, outputs and readouts are there."
+                f"neurons of deep networks of {self.network.activation.name} are not drawn: those far from the origin "
+                "are behind a barrier. Kernels, outputs and readouts are there."
             )
         layer, n = self._layer(layer), positive_count("n", n)
         s, task = self.solution, self.task

@@ -65,7 +65,11 @@ class ReluSetting:
 
     def check(self) -> None:
         """Refuse what has no integral."""
-        if not (np.isfinite(self.root).all() and (self.d > 0.0).all() and (self.phi.slope**2 * self.delta * self.d < 1.0).all()):
+        if not (
+            np.isfinite(self.root).all()
+            and (self.d > 0.0).all()
+            and (self.phi.slope**2 * self.delta * self.d < 1.0).all()
+        ):
             raise BulkDiverges("a variance is not positive, or delta~ slope^2 d >= 1.")
 
 

@@ -208,7 +208,7 @@ def _lattice_moments(b: float, h: float, d: float, delta: float, phi, higher: bo
     high += _REACH * width
     stiff = 1.0 / d + abs(b) * phi[5] + max(0.0, -delta) * (largest * largest + phi[5])
     stride = max(1, int(min(_SPACING / math.sqrt(stiff), _WIDEST / max(phi[5], 0.25)) / step))
-    first, last = int(math.floor(low / step)), int(math.ceil(high / step))
+    first, last = math.floor(low / step), math.ceil(high / step)
     best, at = -math.inf, first
     for index in range(first, last + 1, _SEARCH * stride):  # the unit of weights need not be the largest
         y, z = _value(phi, index), index * step - h
@@ -252,5 +252,7 @@ def _lattice_moments(b: float, h: float, d: float, delta: float, phi, higher: bo
     m12 = s[8] - p * s[5] - 2.0 * q * s[4] + 2.0 * p * q * q
     m40 = s[10] - 4.0 * p * s[6] + 6.0 * p * p * s[3] - 3.0 * p**4
     m04 = s[12] - 4.0 * q * s[9] + 6.0 * q * q * s[5] - 3.0 * q**4
-    m22 = s[11] - 2.0 * q * s[7] - 2.0 * p * s[8] + q * q * s[3] + p * p * s[5] + 4.0 * p * q * s[4] - 3.0 * (p * q) ** 2
+    m22 = (
+        s[11] - 2.0 * q * s[7] - 2.0 * p * s[8] + q * q * s[3] + p * p * s[5] + 4.0 * p * q * s[4] - 3.0 * (p * q) ** 2
+    )
     return g, y_at + p, z_at + q, m20, m11, m02, m30, m21, m12, m03, m40, m22, m04
