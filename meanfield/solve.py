@@ -111,7 +111,7 @@ def solve(
         Whether to correct expectation propagation on samples of the exact single-neuron posterior (nonlinear networks
         on data); by default where its measured error is too large.
     width : float, optional
-        Deep networks of rectifiers: number N of neurons per layer of the finite-N saddle, 100 to 1e5; by default
+        Deep networks of rectifiers (ReLU, softplus): number N of neurons per layer of the finite-N saddle; by default
         N = infinity. ConvergenceError where its branch has ended. Refused by all other theories, which are those of
         infinite width.
     fractions : mapping of code pattern to number, optional

@@ -148,8 +148,31 @@ def _field(name: str, layer: Layer) -> sp.IndexedBase:
     return sp.IndexedBase(sp.Symbol(rf"{{\bar{{{name}}}^{{({layer})}}}}"))
 
 
-def _definitions() -> tuple[sp.Eq, ...]:
+def _site_definitions(rectifier: bool) -> tuple[sp.Eq, ...]:
+    """g and ghat: in closed form, or by the slopes r_- and r_+ of any other phi at infinity."""
+    if not rectifier:
+        law = r"\ln \left\langle e^{b \varphi(z) + \tilde{\delta} \varphi(z)^2 / 2} \right\rangle"
+        law += r"_{z \sim \mathcal{N}(h, d)}"
+        ends = r"r_{+} \max(z, 0) + r_{-} \min(z, 0), \quad r_{\pm} = \lim_{z \to \pm \infty} \varphi(z) / z"
+        largest = (
+            r"\max_{z} \left[ b \varphi_{\infty}(z) + \tfrac{1}{2} \tilde{\delta} \varphi_{\infty}(z)^2"
+            r" - (z - h)^2 / 2 d \right]"
+        )
+        return (
+            equation("g(b, h)", written(law)),
+            equation(r"\varphi_{\infty}(z)", written(ends)),
+            equation(r"\hat{g}(b, h)", written(largest)),
+        )
     narrow, mu, _ = completed_square()
+    return (
+        equation(_NARROW, narrow),
+        equation(_MU, _NARROW * sp.expand(mu / narrow)),
+        equation("g(b, h)", site_function()),
+        equation(r"\hat{g}(b, h)", condensed_site()),
+    )
+
+
+def _definitions(rectifier: bool) -> tuple[sp.Eq, ...]:
     energy = (
         r"-\tfrac{1}{2} b^{\top} \tilde{k}_{\ell}^{-1} b - \tfrac{1}{2} h^{\top} (\sigma_w^2 \bar{K}_{\ell-1})^{-1} h"
         r" + \sum_{c} n_{c} \hat{g}_{c}(b_{c}, h_{c})"
@@ -163,16 +186,13 @@ def _definitions() -> tuple[sp.Eq, ...]:
         equation(r"Z_{\ell}", written(rf"{weight}_{{{gaussian_b}, \; {gaussian_h}}}")),
         equation(r"b^{(L)}_{c}", written(r"a \cdot t_{c}, \quad a \sim \mathcal{N}(0, s)")),
         equation("d", written(r"\sigma_w^2 d_{\ell - 1, c}")),
-        equation(_NARROW, narrow),
-        equation(_MU, _NARROW * sp.expand(mu / narrow)),
-        equation("g(b, h)", site_function()),
-        equation(r"\hat{g}(b, h)", condensed_site()),
+        *_site_definitions(rectifier),
         equation(r"\hat{E}_{\ell}(b, h)", written(energy)),
     )
 
 
-def rectifier_equations(depth: int | None = None) -> DeepEquations:
-    """Equations of rectifiers in `depth` hidden layers, or in any number."""
+def rectifier_equations(depth: int | None = None, *, rectifier: bool = True) -> DeepEquations:
+    """Equations of rectifiers, or of another unbounded phi, in `depth` hidden layers, or in any number."""
     layers: list[Layer] = list(range(1, depth)) if depth else [written(r"\ell")]
     upper: list[Layer] = list(range(2, depth + 1)) if depth else [written(r"\ell + 1")]
     last: Layer = depth or L
@@ -202,7 +222,7 @@ def rectifier_equations(depth: int | None = None) -> DeepEquations:
     output += sp.Sum(_field("a", last)[o, q] * slope[o, c], (o, 1, n_out))
     rows.append(equation(Y[c, q], output + TAU * T[c, q]))
     bound = sp.Le(written(r"\hat{E}_{\ell}(b, h)"), sp.Integer(0), evaluate=False)
-    return DeepEquations(depth, saddle_action(), _definitions(), tuple(rows), (), (bound,))
+    return DeepEquations(depth, saddle_action(), _definitions(rectifier), tuple(rows), (), (bound,))
 
 
 def _field_of_class(kernel: sp.IndexedBase, layer: Layer) -> sp.Expr:

@@ -82,7 +82,8 @@ class DeepTheory:
         if network.scaling != "non-lazy" or network.depth == 1 or not isinstance(task, ClassTask | None):
             return None
         if relu.covers(network):
-            return rectifier_equations(network.depth) if network.uniform else None
+            plain = network.activation.pieces is not None and network.activation.slopes == (0.0, 1.0)
+            return rectifier_equations(network.depth, rectifier=plain) if network.uniform else None
         layered = not network.uniform
         return None if network.activation.parts == "outliers" else deep_equations(network.depth, layered=layered)
 

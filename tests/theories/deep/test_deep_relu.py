@@ -18,6 +18,7 @@ from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.narrow import branch_end, narrowed
 from meanfield.theories.deep.relu.newton import newton
+from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.setting import ReluSetting, factor
@@ -60,7 +61,7 @@ def test_the_single_site_function_is_its_integral(b, h, d, delta):
     mean, square = (integral(lambda z, k=k: max(z, 0.0) ** k) / z for k in (1, 2))
     first, second = (integral(lambda z, k=k: z**k) / z for k in (1, 2))
     expected = [math.log(z), mean, square - mean**2, (first - h) / d, (second - first**2 - d) / d**2]
-    np.testing.assert_allclose(site(b, h, d, delta), expected, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(site(b, h, d, delta, RECTIFIER.numbers), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("b", "h"), [(-40.0, -3.0), (-9.0, 0.5), (-2.0, -30.0), (5.0, 60.0), (-1.9, -1.6)])
@@ -68,7 +69,7 @@ def test_far_tails_keep_their_digits(b, h):
     d, delta, e = 0.4, -0.5, 1e-4
 
     def g(x, y):
-        return site(x, y, d, delta)
+        return site(x, y, d, delta, RECTIFIER.numbers)
 
     _, gb, gbb, gh, ghh = g(b, h)
     slopes = [(g(b + e, h)[i] - g(b - e, h)[i]) / (2 * e) for i in (0, 1)]
@@ -335,8 +336,11 @@ def test_one_shared_field():
     covariance = np.array([[0.5, 0.1, 0.2], [0.1, 0.4, 0.08], [0.2, 0.08, 0.6]])
     u, spread = factor(covariance)
     np.testing.assert_allclose(np.outer(u, u) + np.diag(spread), covariance, atol=1e-15)
+    opposite = np.array([[1.0, -0.1], [-0.1, 2.0]])  # of two classes u may have both signs
+    u, spread = factor(opposite)
+    np.testing.assert_allclose(np.outer(u, u) + np.diag(spread), opposite, atol=1e-15)
     with pytest.raises(ValueError, match="positively"):
-        factor(np.array([[1.0, -0.1], [-0.1, 1.0]]))
+        factor(np.where(np.eye(3) > 0, 1.0, -0.1))
 
 
 # ---- what is printed --------------------------------------------------------------------------------
@@ -347,7 +351,9 @@ def test_the_derived_single_site_functions_are_those_that_run(b, h, d, delta):
     narrow, mu, _ = derived.completed_square()
     at = {derived.b: b, derived.h: h, derived.d: d, derived.delta: delta}
     shown = {derived._NARROW: narrow, derived._MU: mu}
-    assert float(derived.site_function().subs(shown).subs(at)) == pytest.approx(site(b, h, d, delta)[0], abs=1e-13)
+    assert float(derived.site_function().subs(shown).subs(at)) == pytest.approx(
+        site(b, h, d, delta, RECTIFIER.numbers)[0], abs=1e-13
+    )
     z = np.linspace(-6.0, 12.0, 180_001)
     best = np.max(b * np.maximum(z, 0) + delta * np.maximum(z, 0) ** 2 / 2 - (z - h) ** 2 / (2 * d))
     assert float(derived.condensed_site().subs(shown).subs(at)) == pytest.approx(best, abs=1e-7)

@@ -14,6 +14,7 @@ from meanfield.theories.deep.relu.average import FINE
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.moments import sample_derivatives, sample_moments
+from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.one_loop import ReluLoop
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 
@@ -51,7 +52,7 @@ def test_derivatives_of_the_single_site_function(b, h):
 
     g, found = at(b, h)
     own = [g, found[1, 0], found[2, 0], found[0, 1], found[0, 2]]
-    np.testing.assert_allclose(own, site(b, h, d, delta), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(own, site(b, h, d, delta, RECTIFIER.numbers), rtol=1e-10, atol=1e-11)
     for i, j in ORDERS:
         for step, lower in (((e, 0.0), (i - 1, j)), ((0.0, e), (i, j - 1))):
             if lower not in ORDERS:

@@ -7,6 +7,7 @@ import meanfield as mf
 from meanfield.theories.deep.relu.average import FINE, ROUGH
 from meanfield.theories.deep.relu.bare import BareSystem
 from meanfield.theories.deep.relu.compiled.site import N_SLOPES, site, site_slopes
+from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.outlier import above, condensed
 from meanfield.theories.deep.relu.reduction import relu_problem
 from meanfield.theories.deep.relu.slopes import gain_change, setting_change
@@ -36,15 +37,15 @@ def agrees(found, wanted, x):
 )
 def test_higher_derivatives_of_one_site_are_differences_of_lower_ones(b, h, d, delta):
     out = np.zeros(N_SLOPES)
-    site_slopes(b, h, d, delta, out)
-    np.testing.assert_allclose(out[:5], site(b, h, d, delta), rtol=1e-9, atol=1e-9)
+    site_slopes(b, h, d, delta, RECTIFIER.numbers, out)
+    np.testing.assert_allclose(out[:5], site(b, h, d, delta, RECTIFIER.numbers), rtol=1e-9, atol=1e-9)
     step = 1e-4
 
     def around(i, by_h):
         ends = []
         for sign in (1.0, -1.0):
             other = np.zeros(N_SLOPES)
-            site_slopes(b + sign * step * (not by_h), h + sign * step * by_h, d, delta, other)
+            site_slopes(b + sign * step * (not by_h), h + sign * step * by_h, d, delta, RECTIFIER.numbers, other)
             ends.append(other[i])
         return (ends[0] - ends[1]) / (2.0 * step)
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from meanfield.numerics.limits import OutOfTime, check_time, stop_word
 from meanfield.theories.deep.relu.allowance import spend
 from meanfield.theories.deep.relu.compiled.flood import flood
+from meanfield.theories.deep.relu.compiled.site import N_SLOPES
+from meanfield.theories.deep.relu.distant import distant
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.validation import FloatArray
 
@@ -23,16 +25,19 @@ __all__ = [
 WALL = 1.3  # width of the smooth end of the bulk at finite N, in standard deviations of the prior
 _REACH = {0: 0, 1: 4000, 2: 700, 3: 200}
 _FIRST_REACH = {0: 0, 1: 125, 2: 90, 3: 100}
+_FIELDLESS_REACH = 200_000  # the same where there are no fields h, and no tables
 _INSIDE = 0.8  # of that reach: where the bulk ends at the latest at finite N
 _MOST_NODES = 4_000_000, 40_000_000  # on the way, and on fine lattices
 # Nanoseconds on one core of 2023: of an average, of one class at a node and of an entry of the tables, without and with
 # derivatives.
 _CALL, _NODE, _CELL = 1e5, (200.0, 640.0), (1700.0, 4400.0)
+_MOST_ON_THE_WAY = 300_000  # with modes far from the origin, which most steps do not need
 _FIRST_HALVES = 200, 400  # of the tables of class averages: middle and lattice of h, in steps; doubled where too small
 _MOST_PLACES = 50_000
 _ROOM = 1.3  # of the first tables, beyond what the prior needs
 _MARGIN = 12
 _ON_THE_WAY = 20.0  # ln of the weight up to which lattices are cut there
+_MOST_SITES = 1_000_000_000  # numbers of the tables of sites, of which few are touched
 _BLUR = 1e-3  # of d / n: smallest variance of a class field on rough lattices
 _UNNOTICED = 1e-5  # gain of a direction that rough lattices leave out
 
@@ -108,7 +113,9 @@ class BulkSlopes(NamedTuple):
 
 def bulk_slopes(setting: ReluSetting, rule: ReluRule, walls: FloatArray) -> BulkSlopes:
     """Derivatives of what `bulk` returns at N = infinity, the end of the bulk as it is."""
-    found = _average(setting, np.zeros(len(setting.n)), setting.root, _ends(setting, rule, walls, True), rule, True)[1]
+    remote = distant(setting, walls, rule.cut)
+    ends = _ends(setting, rule, walls, True)
+    found = _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, remote, True)[1]
     assert found is not None
     return found
 
@@ -125,13 +132,17 @@ def bulk(setting: ReluSetting, rule: ReluRule, walls: FloatArray, far: bool) -> 
     lattice end it inside: what is lost differs from rule to rule, so that the certificate sees it.
     """
     q, ends = setting.root.shape[1], _ends(setting, rule, walls, far)
+    remote = distant(setting, walls, rule.cut) if far else None
     if rule != ROUGH:
-        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)[0]
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, remote)[0]
     axes = _strong_axes(setting)
     if axes.shape[1] == q:
-        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule)[0]
+        return _average(setting, np.zeros(len(setting.n)), setting.root, ends, rule, remote)[0]
     turned = np.hstack([ends[:, :q] @ axes, ends[:, q:]])
-    found = _average(setting, np.zeros(len(setting.n)), np.ascontiguousarray(setting.root @ axes), turned, rule)[0]
+    if remote is not None:
+        remote = remote[0] @ axes, remote[1]
+    root = np.ascontiguousarray(setting.root @ axes)
+    found = _average(setting, np.zeros(len(setting.n)), root, turned, rule, remote)[0]
     rest = np.eye(q) - axes @ axes.T
     return found._replace(beta_b=axes @ found.beta_b, beta_beta=axes @ found.beta_beta @ axes.T + rest)
 
@@ -168,7 +179,13 @@ def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages
 
 
 def _average(
-    setting: ReluSetting, origin: FloatArray, root: FloatArray, ends: FloatArray, rule: ReluRule, slopes: bool = False
+    setting: ReluSetting,
+    origin: FloatArray,
+    root: FloatArray,
+    ends: FloatArray,
+    rule: ReluRule,
+    remote: tuple[FloatArray, FloatArray] | None = None,
+    slopes: bool = False,
 ) -> tuple[ReluAverages, BulkSlopes | None]:
     setting.check()
     n_classes, q = root.shape
@@ -182,20 +199,29 @@ def _average(
     size = 1 + 3 * n_classes + 2 * n_classes**2 + q * n_classes + q * q
     changes = np.zeros(((q + p + (3 if p else 2)) * n_classes if slopes else 0, size))
     most = _MOST_NODES[rule.cut > _ON_THE_WAY]
+    seeds = np.zeros((0, q + p))
+    if remote is not None and len(remote[0]):
+        seeds = np.hstack([remote[0], remote[1] @ setting.inverse @ u]) if p else np.ascontiguousarray(remote[0])
+    if remote is not None and rule in (ROUGH, COARSE):
+        most = _MOST_ON_THE_WAY
+    farthest = _REACH[q] if p else _FIELDLESS_REACH
     while True:
         changes[:] = 0.0
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
+        if p and (kind.max() + 1) * (2 * half_b + 1) * (2 * half_h + 1) * N_SLOPES > _MOST_SITES:
+            raise BulkDiverges("the bulk reaches too far for the lattice of its fields.")
         total, log_z, status, counts = flood(
-            np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta, u, spread,
-            lines, kind, reach, np.array([half_b, half_m, half_h]), ends, np.array(rule), most, changes, stop_word(),
+            np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta,
+            setting.phi.numbers, u, spread, lines, kind, reach, np.array([half_b, half_m, half_h]), ends, seeds,
+            np.array(rule), most, changes, stop_word(),
         )  # fmt: skip
         nodes = int(counts[0])
         spend(_CALL + n_classes * nodes * _NODE[slopes] + int(counts[1]) * _CELL[slopes])
         if status == 6:
             check_time()
             raise OutOfTime("stopped from outside")
-        if status == 1 and reach < _REACH[q]:
-            reach = min(2 * reach, _REACH[q])
+        if status == 1 and reach < farthest:
+            reach = min(2 * reach, farthest)
         elif status == 4 and half_h < _MOST_PLACES:
             half_m, half_h = 2 * half_m, 2 * half_h
         else:

@@ -1,4 +1,4 @@
-"""Which activations and problems the theory of deep rectifier networks covers."""
+"""Which unbounded activations, and which problems, the theory of deep rectifier networks covers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
 
-__all__ = ["is_rectifier", "refuses"]
+__all__ = ["covers", "refuses"]
 
 _MOST_CLASSES = 3
-_POINTS = np.array([-30.0, -2.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 1.0, 7.0, 40.0])
 
 
-def is_rectifier(phi: Activation) -> bool:
-    """Whether phi(z) = max(z, 0)."""
-    if phi.bounded or tuple(phi.kinks) != (0.0,):
-        return False
-    return bool((np.asarray(phi(_POINTS)) == np.maximum(_POINTS, 0.0)).all())
+def covers(phi: Activation) -> bool:
+    """Whether phi is unbounded and of a kind that this theory has."""
+    return phi.parts == "outliers" and nonlinearity_of(phi) is not None
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:

@@ -5,27 +5,55 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_ndtr, ndtri_exp
 
+from meanfield.theories.deep.relu.nonlinearity import Nonlinearity
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.validation import FloatArray
 
 __all__ = ["draw_bulk", "draw_site"]
 
 _SWEEPS = 200
+_CELLS, _REACH = 1500, 8.0  # of a lattice of z, and its ends in standard deviations beyond the means
 
 
 def draw_site(
-    b: FloatArray, h: FloatArray, d: float, delta: float, generator: np.random.Generator, size: int
+    phi: Nonlinearity, b: FloatArray, h: FloatArray, d: float, delta: float, generator: np.random.Generator, size: int
 ) -> FloatArray:
     """(n, size) preactivations under exp(b phi(z) + delta phi(z)^2 / 2) N(z; h, d) for each of n pairs b, h."""
-    narrow = d / (1.0 - delta * d)
-    mu = narrow * (b + h / d)
-    x_on, x_off = mu / np.sqrt(narrow), -h / np.sqrt(d)
-    log_on = 0.5 * np.log(narrow / d) + 0.5 * x_on**2 - 0.5 * h**2 / d + log_ndtr(x_on)
-    on = 1.0 / (1.0 + np.exp(np.clip(log_ndtr(x_off) - log_on, -700.0, 700.0)))
+    if len(phi.numbers) > 2:
+        return _from_lattice(phi, b, h, d, delta, generator, size)
+    log_weight, found = [], []
     log_u = np.log(generator.random((len(b), size)))
-    above = mu[:, None] - np.sqrt(narrow) * ndtri_exp(log_u + log_ndtr(x_on)[:, None])
-    below = h[:, None] + np.sqrt(d) * ndtri_exp(log_u + log_ndtr(x_off)[:, None])
-    return np.asarray(np.where(generator.random((len(b), size)) < on[:, None], np.maximum(above, 0.0), below))
+    for r, sign in ((phi.slopes[1], 1.0), (phi.slopes[0], -1.0)):
+        narrow = d / (1.0 - delta * r * r * d)
+        mu = narrow * (r * b + h / d)
+        log_mass = log_ndtr(sign * mu / np.sqrt(narrow))
+        log_weight.append(0.5 * np.log(narrow / d) + 0.5 * mu**2 / narrow - 0.5 * h**2 / d + log_mass)
+        beyond = np.sqrt(narrow) * ndtri_exp(log_u + log_mass[:, None])
+        found.append(mu[:, None] - sign * beyond)
+    on = 1.0 / (1.0 + np.exp(np.clip(log_weight[1] - log_weight[0], -700.0, 700.0)))
+    above, below = np.maximum(found[0], 0.0), np.minimum(found[1], 0.0)
+    return np.asarray(np.where(generator.random((len(b), size)) < on[:, None], above, below))
+
+
+def _from_lattice(
+    phi: Nonlinearity, b: FloatArray, h: FloatArray, d: float, delta: float, generator: np.random.Generator, size: int
+) -> FloatArray:
+    """The same for a phi without closed forms: a place of a lattice of z, and a uniform one in its cell."""
+    ends = np.array([h, *(d / (1.0 - delta * r * r * d) * (r * b + h / d) for r in phi.slopes)])
+    reach = _REACH * np.sqrt(max(d, *(d / (1.0 - delta * r * r * d) for r in phi.slopes)))
+    low, high = ends.min(axis=0) - reach, ends.max(axis=0) + reach
+    found = np.empty((len(b), size))
+    for part in np.array_split(np.arange(len(b)), max(1, len(b) * _CELLS // 2_000_000)):
+        cell = (high[part] - low[part]) / _CELLS
+        z = low[part, None] + cell[:, None] * (np.arange(_CELLS) + 0.5)
+        y = phi(z)
+        height = b[part, None] * y + 0.5 * delta * y**2 - 0.5 * (z - h[part, None]) ** 2 / d
+        law = np.cumsum(np.exp(height - height.max(axis=1, keepdims=True)), axis=1)
+        law /= law[:, -1:]
+        uniform = generator.random((len(part), size))
+        place = np.array([np.searchsorted(row, u) for row, u in zip(law, uniform)])
+        found[part] = low[part, None] + cell[:, None] * (place + generator.random(place.shape))
+    return found
 
 
 def draw_bulk(setting: ReluSetting, count: int, generator: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -45,8 +73,9 @@ def draw_bulk(setting: ReluSetting, count: int, generator: np.random.Generator) 
         b = beta @ setting.root.T
         total, first = np.empty((count, n_classes)), np.empty((count, n_classes))
         for c in range(n_classes):
-            z = draw_site(b[:, c], h[:, c], float(setting.d[c]), float(setting.delta[c]), generator, int(n[c]))
-            total[:, c], first[:, c] = np.maximum(z, 0.0).sum(axis=1), z.sum(axis=1)
+            d, delta = float(setting.d[c]), float(setting.delta[c])
+            z = draw_site(setting.phi, b[:, c], h[:, c], d, delta, generator, int(n[c]))
+            total[:, c], first[:, c] = setting.phi(z).sum(axis=1), z.sum(axis=1)
         beta = total @ setting.root + generator.standard_normal((count, q))
         if fields is not None:
             precision, root = fields

@@ -1,4 +1,4 @@
-"""What the room of deep networks hands to the theory of rectifiers: activations phi(z) = max(z, 0)."""
+"""What the room of deep networks hands to the theory of rectifiers: unbounded activations."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Report = Callable[[str, int, float], None]
 
 
 def covers(network: Network) -> bool:
-    """Whether the network is one of rectifiers in two and more layers."""
-    from meanfield.theories.deep.relu.coverage import is_rectifier
+    """Whether the network is one of rectifiers, or of another unbounded phi like them, in two and more layers."""
+    from meanfield.theories.deep.relu import coverage
 
-    return network.depth > 1 and is_rectifier(network.activation)
+    return network.depth > 1 and coverage.covers(network.activation)
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
@@ -37,8 +37,15 @@ def solve(
     problem: Problem, *, warm_start: ReluPosterior | None, rtol: float, width: float | None, progress: Report
 ) -> ReluPosterior:
     """`solve_relu`."""
+    from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
     from meanfield.theories.deep.relu.solve import solve_relu
 
+    phi = nonlinearity_of(problem.network.activation)
+    if width is not None and not (phi is not None and phi.rectifies):
+        raise ValueError(
+            f"width= is for deep networks of rectifiers, whose neurons condense in every layer; those of "
+            f"{problem.network.activation.name} have modes at finite distances, which hold no whole number of neurons."
+        )
     network, task, tau = problem.network, problem.class_task, problem.tau
     return solve_relu(network, task, tau, warm_start=warm_start, rtol=rtol, width=width, progress=progress)
 

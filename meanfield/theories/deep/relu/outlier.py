@@ -77,9 +77,9 @@ def above(setting: ReluSetting, word: Iterable[str], steps: int = _CLIMB) -> tup
     return climbed(setting, beta, steps)[:2]
 
 
-def _numbers(setting: ReluSetting) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, bool]:
+def _numbers(setting: ReluSetting) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, bool]:
     inverse = setting.inverse if setting.has_fields else np.zeros_like(setting.covariance)
-    return setting.n, setting.d, setting.delta, inverse, setting.has_fields
+    return setting.n, setting.d, setting.delta, setting.phi.numbers[:2], inverse, setting.has_fields
 
 
 def worst_direction(setting: ReluSetting) -> float:

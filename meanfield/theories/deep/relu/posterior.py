@@ -17,7 +17,7 @@ from meanfield.posterior.finite_width import OneLoop
 from meanfield.posterior.kernel import Kernel
 from meanfield.posterior.neurons import Neurons, positive_count, sample_counts
 from meanfield.posterior.parts import Code, Outlier
-from meanfield.posterior.posterior import SolvedPosterior
+from meanfield.posterior.posterior import NotAvailable, SolvedPosterior
 from meanfield.posterior.table import number_row
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.layers import layer_index
@@ -80,7 +80,7 @@ class ReluPosterior(SolvedPosterior):
         layer = self._layer(layer)
         s, top = self.solution, layer == self.network.depth - 1
         mean = s.bulk_activation[layer]
-        prior = math.sqrt(self.network.k / (2.0 * math.pi))
+        prior = self._reduced[0].phi.mean(self.network.k)
         variance = np.maximum(np.diag(s.bulk_kernel[layer]) + s.d[layer] - mean**2, 0.0)
         return Code(
             "".join("1" if value > prior else "0" for value in mean), 1.0,
@@ -163,6 +163,8 @@ class ReluPosterior(SolvedPosterior):
                 "one_loop() of rectifiers is that of a given width, as outliers are single neurons: solve with width=N."
             )
         problem, index, span = self._reduced
+        if len(problem.phi.numbers) > 2 or problem.phi.slopes != (0.0, 1.0):
+            raise ValueError("one_loop() of unbounded activations is there for max(z, 0) only.")
         if len(problem.n) != 2 or problem.depth > 2:
             raise ValueError(
                 "one_loop() of deep rectifiers is there for two classes of different targets and two layers."
@@ -195,8 +197,14 @@ class ReluPosterior(SolvedPosterior):
     ) -> Neurons:
         """Draw `n` neurons of a layer, outliers among them, with their responses to a few training samples.
 
-        Neurons of layers below the last have no readout: `readouts` then has shape (n, 0).
+        Neurons of layers below the last have no readout: `readouts` then has shape (n, 0). NotAvailable where phi is
+        no rectifier (leaky ReLU, GELU): their bulk has modes far from the origin.
         """
+        if not self._reduced[0].phi.rectifies:
+            raise NotAvailable(
+                f"neurons of deep networks of {self.network.activation.name} are not drawn: those far from the origin "
+                "are behind a barrier. Kernels, outputs and readouts are there."
+            )
         layer, n = self._layer(layer), positive_count("n", n)
         s, task = self.solution, self.task
         present = self._present(layer)
@@ -216,7 +224,9 @@ class ReluPosterior(SolvedPosterior):
         for c in range(task.n_classes):
             at = labels == c
             r = int(index[c])
-            z[:, at] = draw_site(b[:, c], h[:, c], setting.d[r], setting.delta[r], generator, int(at.sum()))
+            z[:, at] = draw_site(
+                setting.phi, b[:, c], h[:, c], setting.d[r], setting.delta[r], generator, int(at.sum())
+            )
         top = layer == self.network.depth - 1
         readouts = np.empty((n, 0))
         if top:

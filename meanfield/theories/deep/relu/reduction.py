@@ -7,6 +7,7 @@ import numpy as np
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.relu.nonlinearity import nonlinearity_of
 from meanfield.theories.deep.relu.system import ReluProblem
 from meanfield.validation import FloatArray, IntArray
 
@@ -22,7 +23,10 @@ def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluPro
     span = span * np.sign(span[np.abs(span).argmax(axis=0), np.arange(span.shape[1])])
     y = found.y @ span
     scale = found.scales[0] if found.scales else 1.0  # one layer has none above it
+    phi = nonlinearity_of(network.activation)
+    if phi is None:
+        raise ValueError(f"{network.activation.name} is not covered.")
     problem = ReluProblem(
-        found.depth, found.n, y, tau, found.readout_variance, found.k, scale, exponent=network.beta
+        found.depth, found.n, y, tau, found.readout_variance, found.k, scale, exponent=network.beta, phi=phi
     )  # fmt: skip
     return problem, index, span

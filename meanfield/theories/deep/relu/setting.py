@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, Nonlinearity
 from meanfield.validation import FloatArray
 
 __all__ = ["BulkDiverges", "ReluSetting", "factor", "two_factors"]
@@ -32,6 +33,7 @@ class ReluSetting:
         Samples, variance of a preactivation around its class's common part, conjugate delta~.
     covariance : (C, C) array
         Of the common parts h; zero in the first layer.
+    phi : Nonlinearity
     """
 
     root: FloatArray
@@ -39,6 +41,7 @@ class ReluSetting:
     d: FloatArray
     delta: FloatArray
     covariance: FloatArray
+    phi: Nonlinearity = RECTIFIER
 
     @cached_property
     def has_fields(self) -> bool:
@@ -62,8 +65,12 @@ class ReluSetting:
 
     def check(self) -> None:
         """Refuse what has no integral."""
-        if not (np.isfinite(self.root).all() and (self.d > 0.0).all() and (self.delta * self.d < 1.0).all()):
-            raise BulkDiverges("a variance is not positive, or delta~ d >= 1.")
+        if not (
+            np.isfinite(self.root).all()
+            and (self.d > 0.0).all()
+            and (self.phi.slope**2 * self.delta * self.d < 1.0).all()
+        ):
+            raise BulkDiverges("a variance is not positive, or delta~ slope^2 d >= 1.")
 
 
 def two_factors(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -100,11 +107,12 @@ def factor(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
     diagonal = np.diag(covariance)
     if n == 1:
         u = np.zeros(1)
-    elif off.min() <= 0.0:
-        raise BulkDiverges("the common parts of two classes are not positively correlated.")
     elif n == 2:
         ratio = math.sqrt(diagonal[0] / diagonal[1])
-        u = np.sqrt(covariance[0, 1] * np.array([ratio, 1.0 / ratio]))
+        u = np.sqrt(abs(covariance[0, 1]) * np.array([ratio, 1.0 / ratio]))
+        u[1] = math.copysign(u[1], covariance[0, 1])
+    elif off.min() <= 0.0:
+        raise BulkDiverges("the common parts of two classes are not positively correlated.")
     else:
         u = np.array(
             [

@@ -17,6 +17,7 @@ __all__ = ["LayerChange", "condensed_change", "gain_change", "layer_change", "se
 
 _FLAT = 1e-7  # of the largest root of a conjugate kernel: in a direction with less it does not change the root
 _RCOND = 1e-14
+_AT_KINK = 1e-12  # of h, what z may be there
 _TINY_STEP = 1e-30  # of the complex steps
 
 
@@ -121,19 +122,21 @@ def condensed_change(
     There h = K n ghat_h is one linear system, with complex steps instead of derivatives.
     """
     found = condensed(setting, beta)
-    on = found.activation > 0.0
-    kink = ~on & (found.h > 0.0)
+    low, high = setting.phi.slopes
+    z = found.h + setting.d * found.force
+    slope_of_phi = np.where(z > 0.0, high, low)
+    kink = np.abs(z) <= _AT_KINK * np.abs(found.h)
     step = 1j * _TINY_STEP
     root, d, delta = setting.root + step * change.root, setting.d + step * change.d, setting.delta + step * change.delta
     covariance = setting.covariance + step * change.covariance
     b = np.einsum("pcq,pq->pc", root, beta + step * moved)
-    narrow = d / (1.0 - delta * d)
-    slope = np.where(on, (narrow / d - 1.0) / d, np.where(kink, -1.0 / d, 0.0))  # force = slope h + start
-    start = np.where(on, narrow * b / d, 0.0)
+    narrow = d / (1.0 - delta * slope_of_phi**2 * d)
+    slope = np.where(kink, -1.0 / d, (narrow / d - 1.0) / d)  # force = slope h + start
+    start = np.where(kink, 0.0, narrow * slope_of_phi * b / d)
     weighted = covariance * setting.n
     matrix = np.eye(len(d[0])) - weighted * slope[:, None, :]
     h = np.linalg.solve(matrix, (weighted @ start[..., None]))[..., 0]
-    activation = np.where(on, narrow * (b + h / d), 0.0)
+    activation = np.where(kink, 0.0, slope_of_phi * narrow * (slope_of_phi * b + h / d))
     return activation.imag / _TINY_STEP, (slope * h + start).imag / _TINY_STEP
 
 

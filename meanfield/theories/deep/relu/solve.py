@@ -20,6 +20,7 @@ from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FINE
 from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
+from meanfield.theories.deep.relu.homotopy import from_linear
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -84,7 +85,7 @@ def solve_relu(
     """
     problem, index, span = relu_problem(network, task, tau)
     least = float(problem.n.min())
-    few = least < LEAST_SAMPLES
+    few = problem.phi.rectifies and least < LEAST_SAMPLES
     if few and width is None:
         raise ValueError(
             "in deep networks of rectifiers bulk and outliers are separated at infinite width only from "
@@ -99,7 +100,8 @@ def solve_relu(
     enough = START_SAMPLES / least * problem.n_samples
     limit = _limit(problem.at(enough) if few else problem, None if few else warm_start, span, report)
     system, x, rule = limit.system, limit.x, limit.rule
-    curvature, searched = SecondOrder(math.nan, math.nan, math.nan), (limit.searched,)
+    curvature = SecondOrder(math.nan, math.nan, math.nan)
+    searched: tuple[str, ...] = (limit.searched,)
     if not few:
         worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
         with suppress(BulkDiverges, np.linalg.LinAlgError):
@@ -179,10 +181,14 @@ def _limit(
     ConvergenceError
     """
     lost, fallback = [], None
-    ways: list[tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]] = [
-        ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED)),
-        ("the branch from a network that hardly learns", lambda: _along(problem, report)),
-    ]
+    ways: list[tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]] = []
+    if problem.phi.rectifies:
+        ways = [
+            ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED)),
+            ("the branch from a network that hardly learns", lambda: _along(problem, report)),
+        ]
+    else:
+        ways = [("the branch from a linear network", lambda: ([from_linear(problem, report)], _NOT_COMPARED))]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
         given = warm_start.solution
         ways.insert(0, ("the warm start", lambda: ([_warm(problem, given, span)], _NOT_COMPARED)))
@@ -326,8 +332,9 @@ def _solution(
     mean = root_s * settings[-1].root.T @ (problem.n * top.inner.b)
     preactivation = []
     for setting, layer, i in zip(settings, layers, range(problem.depth)):
-        h = np.array([condensed(setting, beta).h for beta in order.outliers(i)])
-        z = np.where(layer.activation > 0.0, layer.activation, np.minimum(h, 0.0))
+        parts = [condensed(setting, beta) for beta in order.outliers(i)]
+        z = np.array([part.h + setting.d * part.force for part in parts])
+        z = np.where(layer.activation > 0.0, layer.activation / problem.phi.slopes[1], np.where(z > 0.0, 0.0, z))
         preactivation.append(z[:, index])
     notes = [
         *(f"another solution has Phi = {one.free_energy:.7g}: {one.name}" for one in proof.branches),

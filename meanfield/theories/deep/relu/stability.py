@@ -12,6 +12,7 @@ kernels of that minimum: the bordered Hessian of a constrained problem.
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = ["gradient", "second_order"]
 _OUTER = ("kernel", "d")
 _OUTLIERS = ("lower", "top")
 _STEP = 1e-4  # of the differences, of an unknown
+_UNCERTAIN = 0.1  # antisymmetric part from which on nothing is said
 _GONE = 1e-6  # coordinate of an outlier below which there is none
 _RIGID = 1e-8  # curvature along an outlier that counts as none
 _NOT_A_MAXIMUM = 1e-3  # and one that is no error of the differences
@@ -132,6 +134,8 @@ def second_order(system: ReluSystem, x: FloatArray, rule: ReluRule) -> SecondOrd
     schur = unit[np.ix_(outer, outer)] - mixed.T @ np.linalg.solve(unit[np.ix_(both, both)], mixed)
     high = np.linalg.eigvalsh(0.5 * (schur + schur.T))
     own, coupling = unit[np.ix_(inner, inner)], unit[np.ix_(inner, held)]
+    if not error <= _UNCERTAIN:
+        return SecondOrder(math.nan, math.nan, error)
     least = _constrained(own, coupling, unit[np.ix_(held, held)])
     return SecondOrder(least, float(high[-1] / np.abs(high).max()), error)
 

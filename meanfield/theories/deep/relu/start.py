@@ -27,10 +27,9 @@ def prior_kernels(problem: ReluProblem) -> list[tuple[float, float]]:
     """Kernel between samples, and what the diagonal has beyond, of every layer under the prior."""
     variance, covariance, found = problem.k, 0.0, []
     for _ in range(problem.depth):
-        rho = covariance / variance
-        off = variance / (2.0 * math.pi) * (math.sqrt(1.0 - rho * rho) + rho * (math.pi - math.acos(rho)))
-        found.append((off, 0.5 * variance - off))
-        variance, covariance = problem.scale * 0.5 * variance, problem.scale * off
+        off, whole = problem.phi.second_moments(variance, covariance)
+        found.append((off, whole - off))
+        variance, covariance = problem.scale * whole, problem.scale * off
     return found
 
 

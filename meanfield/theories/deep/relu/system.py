@@ -16,6 +16,7 @@ import numpy as np
 from meanfield.numerics.limits import check_time
 from meanfield.theories.deep.relu.average import ReluAverages, ReluRule, bulk, slab
 from meanfield.theories.deep.relu.coordinates import Block, ReluOrder, add_blocks, directions, packed, packed_changes
+from meanfield.theories.deep.relu.nonlinearity import RECTIFIER, Nonlinearity
 from meanfield.theories.deep.relu.outlier import condensed
 from meanfield.theories.deep.relu.setting import BulkDiverges, ReluSetting
 from meanfield.theories.deep.relu.slopes import layer_change, setting_change
@@ -51,6 +52,7 @@ class ReluProblem:
         N; infinite for the limit.
     exponent : float
         beta of s = sigma_a^2 / P^beta.
+    phi : Nonlinearity
     """
 
     depth: int
@@ -62,6 +64,7 @@ class ReluProblem:
     scale: float
     width: float = math.inf
     exponent: float = 1.0
+    phi: Nonlinearity = RECTIFIER
 
     @property
     def n_samples(self) -> float:
@@ -167,9 +170,10 @@ class ReluSystem:
                 raise BulkDiverges("a conjugate kernel is not positive.")
             root, delta = (vector * np.sqrt(np.maximum(value, 0.0))) @ vector.T, order.delta[layer]
         if layer == 0:
-            return ReluSetting(root, problem.n, np.full(n_classes, problem.k), delta, np.zeros((n_classes, n_classes)))
-        below = layer - 1
-        return ReluSetting(root, problem.n, problem.scale * order.d[below], delta, problem.scale * order.kernel[below])
+            d, covariance = np.full(n_classes, problem.k), np.zeros((n_classes, n_classes))
+        else:
+            d, covariance = problem.scale * order.d[layer - 1], problem.scale * order.kernel[layer - 1]
+        return ReluSetting(root, problem.n, d, delta, covariance, problem.phi)
 
     def layer(self, order: ReluOrder, layer: int, rule: ReluRule) -> Layered:
         """Averages of a layer, bulk and outliers together."""

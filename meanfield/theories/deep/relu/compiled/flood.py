@@ -60,7 +60,7 @@ def _outer(field, q, walls):
 
 
 @jit
-def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls, rule, most, slopes, stop):
+def flood(origin, root, n, d, delta, phi, u, spread, lines, kind, reach, sizes, walls, seeds, rule, most, slopes, stop):
     """Averages of all classes over gamma and alpha.
 
     Parameters
@@ -68,6 +68,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     origin, root : (C,), (C, q) array
         b = origin + root gamma, gamma ~ N(0, 1).
     n, d, delta, spread : (C,) arrays
+    phi : (k,) array
+        `Nonlinearity.numbers`.
     u, lines : (C, p), (p,) array
         h_c ~ N(u_c alpha, spread_c), alpha ~ N(0, 1) of steps `lines`; no fields h where p = 0.
     kind : (C,) integer array
@@ -78,6 +80,8 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         Half-widths of the tables in b, in the middle of h, and of the lattices of h.
     walls : (o, q + 2) array
         Smooth cuts: direction, position and width of each.
+    seeds : (k, q + p) array
+        Fields from which the flood begins, too, where the weight there is not negligible.
     rule : (8,) array
         `average.ReluRule`.
     most : int
@@ -150,11 +154,24 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
     counts, ends = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
     outer, run, taken, n_near, n_far, passes = 0.0, 0, 0, 0, 0, 0
     reference, best = math.nan, -math.inf
-    # First the way up from the origin, node by node, then the flood.
+    # First the way up from the origin, node by node, then a look at the seeds, then the flood.
     climbing, here, at_here, tried, height_here = True, centre, 0, 0, -math.inf
+    sown, heights, codes = 0, np.empty(seeds.shape[0]), np.empty((seeds.shape[0], 2), dtype=np.int64)
     while True:
         first, final = 0, 0
-        if climbing:
+        sowing = not climbing and sown < seeds.shape[0]
+        if sowing:
+            code = 0
+            for k in range(q + p):
+                steps = round(seeds[sown, k] / (step if k < q else lines[k - q]) - shift)
+                if k == dims:  # along the line
+                    first = steps
+                elif abs(steps) >= edge[k]:
+                    return total, math.nan, 1 if k < q else 4, counts
+                else:
+                    code += (steps + edge[k]) * stride[k]
+            codes[sown, 0], codes[sown, 1], final = code, first, first
+        elif climbing:
             code, first = here, at_here
             if tried > 2 * dims:
                 first += 1 if tried % 2 else -1
@@ -170,7 +187,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
         else:
             break
         slot, new = 0, True
-        if not climbing:
+        if not climbing and not sowing:
             slot = _slot(keys, code)
             new = keys[slot] < 0
             if not new and low[slot] <= first and final <= high[slot]:
@@ -195,10 +212,12 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                 for k in range(q):
                     b[c] += root[c, k] * field[k]
                 if p == 0:
-                    value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(b[c], 0.0, d[c], delta[c])
+                    value[c, 0], value[c, 1], value[c, 3], value[c, 4], value[c, 6] = site(
+                        b[c], 0.0, d[c], delta[c], phi
+                    )
                     value[c, 0] *= n[c]
                     if sloped:
-                        site_slopes(b[c], 0.0, d[c], delta[c], one)
+                        site_slopes(b[c], 0.0, d[c], delta[c], phi, one)
                         value[c, 7:] = 0.0
                         operated(one, 1.0, 0.0, 0.0, 0.0, n[c], d[c], value[c])
                     value[c, 2], value[c, 5] = value[c, 1] ** 2, value[c, 4] ** 2
@@ -210,7 +229,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                     base_b[c] = int(whole) + half_b - (_POINTS // 2 - 1)
                     interpolation(steps - whole, weights_b[c])
                 if p and (base_b[c] < 0 or base_b[c] + weights_b.shape[1] > rows):
-                    return total, math.nan, 4, counts
+                    return total, math.nan, 1, counts
         start = outer
         for k in range(q, dims):
             start -= 0.5 * field[k] ** 2
@@ -218,17 +237,31 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
             shared[c] = 0.0
             for k in range(q, dims):
                 shared[c] += u[c, k - q] * field[k]
-        if climbing:
+        if climbing or sowing:
             ends[0], ends[1], ends[2] = first, 1 << 60, -(1 << 60)
             height = start
             if start > -math.inf:
                 height, status = along_line(
                     first, 1, final, -math.inf, -1.0, math.nan, start, run, origin, b, base_b, weights_b, shared, u,
-                    spread, n, d, delta, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
+                    spread, n, d, delta, phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
                     sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
                 )  # fmt: skip
                 if status != 0:
                     return total, math.nan, status, counts
+            if sowing:
+                heights[sown] = height
+                best = max(best, height)
+                sown += 1
+                if sown == seeds.shape[0]:
+                    if best > reference + _GROWN:
+                        return total, math.nan, 5, counts
+                    for i in range(sown):
+                        if heights[i] > best - cut:
+                            if n_far + 3 > far.size:
+                                far = _twice(far)
+                            far[n_far], far[n_far + 1], far[n_far + 2] = codes[i, 0], codes[i, 1], codes[i, 1]
+                            n_far += 3
+                continue
             if tried == 0 or height > height_here:
                 height_here, here, at_here, tried = height, code, first, 0
                 for k in range(dims):
@@ -259,7 +292,7 @@ def flood(origin, root, n, d, delta, u, spread, lines, kind, reach, sizes, walls
                 ends[0], ends[1], ends[2] = begin - sign, 1 << 60, -(1 << 60)
                 best, status = along_line(
                     begin, sign, least, best, cut, reference, start, run, origin, b, base_b, weights_b, shared, u,
-                    spread, n, d, delta, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
+                    spread, n, d, delta, phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known,
                     sites, opened, mixed, stamp, weights_m, value, local, changed, counts, ends,
                 )  # fmt: skip
                 if status != 0:

@@ -18,7 +18,7 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @jit
-def _log_weight(sites, index, h, b, middle, spread, n, d, delta):
+def _log_weight(sites, index, h, b, middle, spread, n, d, delta, phi):
     """ln of the integrand at a place of the lattice; NaN beyond its end."""
     half = sites.shape[1] // 2
     if abs(index) > half:
@@ -26,16 +26,16 @@ def _log_weight(sites, index, h, b, middle, spread, n, d, delta):
     at = index + half
     if math.isnan(sites[0, at]):
         if sites.shape[0] > 5:
-            site_slopes(b, h, d, delta, sites[:, at])
+            site_slopes(b, h, d, delta, phi, sites[:, at])
             sites[0, at] *= n
         else:
-            g, gb, gbb, gh, ghh = site(b, h, d, delta)
+            g, gb, gbb, gh, ghh = site(b, h, d, delta, phi)
             sites[0, at], sites[1, at], sites[2, at], sites[3, at], sites[4, at] = n * g, gb, gbb, gh, ghh
     return sites[0, at] - 0.5 * (h - middle) ** 2 / spread
 
 
 @jit
-def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
+def class_average(sites, b, middle, spread, n, d, delta, phi, step, shift, cut, out):
     """Averages over h ~ N(middle, spread) with weight exp(n g(b, h)), into `out`; False if `sites` has too few.
 
     ln of the integral, then g_b, g_b^2, g_bb, g_h, g_h^2, g_hh; with more than these seven places in `out` their
@@ -43,21 +43,23 @@ def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
     where not yet computed. There may be two maxima, where the class is on and off: all that are found are integrated.
     """
     spacing = step / math.sqrt(1.0 / spread + n / d)
-    narrow = d / (1.0 - delta * d)
     best, first, second = -math.inf, 0, 0
     other = 0
     for guess in range(3):
-        if guess == 0:
-            h = middle
-        elif guess == 1:
+        if guess == 1:
             h = middle * d / (d + n * spread)
         else:
-            slope = 1.0 / spread - n * (narrow / d - 1.0) / d
-            h = (middle / spread + n * narrow * b / d) / slope if slope > 0.0 else middle
+            r = phi[0] if guess == 0 else phi[1]
+            h = middle
+            if r != 0.0:
+                narrow = d / (1.0 - delta * r * r * d)
+                slope = 1.0 / spread - n * (narrow / d - 1.0) / d
+                if slope > 0.0:
+                    h = (middle / spread + n * narrow * r * b / d) / slope
         if not abs(h) < 1e9 * spacing:
             return False
         index = round(h / spacing)
-        value = _log_weight(sites, index, (index + shift) * spacing, b, middle, spread, n, d, delta)
+        value = _log_weight(sites, index, (index + shift) * spacing, b, middle, spread, n, d, delta, phi)
         if math.isnan(value):
             if guess == 2:  # only a guess
                 continue
@@ -68,7 +70,7 @@ def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
             for sign in (-1, 1):
                 while True:
                     at = index + sign * stride
-                    new = _log_weight(sites, at, (at + shift) * spacing, b, middle, spread, n, d, delta)
+                    new = _log_weight(sites, at, (at + shift) * spacing, b, middle, spread, n, d, delta, phi)
                     if math.isnan(new):
                         return False
                     if not new > value:
@@ -100,7 +102,7 @@ def class_average(sites, b, middle, spread, n, d, delta, step, shift, cut, out):
             index = peak if direction == 1 else peak - 1
             while index > end or direction == 1:
                 h = (index + shift) * spacing
-                value = _log_weight(sites, index, h, b, middle, spread, n, d, delta)
+                value = _log_weight(sites, index, h, b, middle, spread, n, d, delta, phi)
                 if math.isnan(value):
                     return False
                 if not value - best > -cut:

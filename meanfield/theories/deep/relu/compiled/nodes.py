@@ -43,21 +43,21 @@ def interpolation(part, out):
 
 
 @jit
-def _cell(own, column, row, at, middle, spread, n, d, delta, rule, table, sites, opened):
+def _cell(own, column, row, at, middle, spread, n, d, delta, phi, rule, table, sites, opened):
     """One entry of the table of a class; False at the edge of its lattice of h."""
     if not opened[own, row]:
         opened[own, row] = True
         for k in range(sites.shape[3]):
             sites[own, row, 0, k] = math.nan
     return class_average(
-        sites[own, row], at, middle, spread, n, d, delta, rule[1], rule[4], rule[5], table[own, column, row]
+        sites[own, row], at, middle, spread, n, d, delta, phi, rule[1], rule[4], rule[5], table[own, column, row]
     )
 
 
 @jit
 def along_line(
     index, sign, least, best, cut, reference, start, run, origin, b, base_b, weights_b, shared, u, spread, n, d, delta,
-    lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known, sites, opened, mixed, stamp,
+    phi, lines, kind, unit_b, unit_m, half_b, half_m, longest, rule, table, known, sites, opened, mixed, stamp,
     weights_m, value, local, changed, counts, ends,
 ):  # fmt: skip
     """Nodes from `index` in steps of `sign` to `least`, and on while their weight is above the cut; `start` is ln of
@@ -105,7 +105,7 @@ def along_line(
                             if not _cell(
                                 own, column, row, b[c] if points == 1 else origin[c] + (row - half_b) * unit_b[c],
                                 middle if p == 1 else (column - half_m) * unit_m[c], spread[c], n[c], d[c], delta[c],
-                                rule, table, sites, opened,
+                                phi, rule, table, sites, opened,
                             ):  # fmt: skip
                                 return best, 4
                             known[own, column, row] = True
