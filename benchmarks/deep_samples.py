@@ -62,6 +62,8 @@ CASES = {
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
     "relu-L2-m2": (RELU, mf.class_task(targets=[[1.0, 0.2], [-1.0, 0.3]], n_samples=120), 0.05, (200, 400), None),
     "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
+    "leaky-L2-C2": (mf.Network(mf.activation("leaky_relu", slope=0.3), 2), BINARY, 0.05, (100, 200), "annealed"),
+    "gelu-L2-C2": (mf.Network("gelu", 2), BINARY, 0.05, (100, 200), "annealed"),
     "relu-L2-C3": (RELU, mf.class_task(n_classes=3, n_samples=120), 0.05, (100, 200, 400), None),
 }  # fmt: skip
 AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers whose saddle at finite width ends above N = 1e4
@@ -121,7 +123,8 @@ def compared(name, folder):
     widths = [n for n in CASES[name][3] if (folder / f"{name}-N{n}.npz").exists()]
     if name in AT_INFINITY:
         return None, at_infinity(name, post, {n: sampled(name, n, folder) for n in widths})
-    fractions = "sampled" if start is not None else "equilibrium"
+    bounded = CASES[name][0].activation.bounded  # others have no codes that freeze
+    fractions = "sampled" if start is not None and bounded else "equilibrium"
     comparisons = [mf.compare(post, sampled(name, n, folder), fractions=fractions) for n in widths]
     trend = mf.finite_size_trend(comparisons)
     return trend, line_of(name, trend)
