@@ -128,9 +128,7 @@ def _on(problem: ReadoutIntegral, t: FloatArray, sums: Sums, nodes: Nodes, scale
     # Two lattice maxima can belong to one maximum of h, on a ridge that runs across the axes.
     modes = np.empty((0, t.shape[1]))
     code = np.empty(roots.size, dtype=np.int64)
-    aside = (
-        _ASIDE * (1.0 + np.sqrt(np.arange(len(nodes.basis)))) @ nodes.basis
-    )  # a node may be on a saddle
+    aside = _ASIDE * (1.0 + np.sqrt(np.arange(len(nodes.basis)))) @ nodes.basis  # a node may be on a saddle
     for i, start in zip(tops, nodes.at(tops) + aside, strict=True):
         ascend(problem.table, problem.p, t, start)
         known = np.flatnonzero(_is_one(modes, start))
