@@ -289,11 +289,12 @@ DIFFERENT = {
 
 
 # What integrations that share nothing with the solver find for numbers of `DIFFERENT`, given the order parameters
-# around them, and their errors. First layers of three classes: a grid along the axes of k~ (two spacings and the edges of the
-# grid say the error). Second ones: scrambled Sobol points (`deep_oracles.layer_means`, 8 x 2^14), standard errors.
-# Two classes are integrated anew by the test below; "third" and the kurtosis of "L3 100": `test_deep_independent.py`.
-# Everything else is the solver's own value: t and <a^2> of given shares (equations hold by Sobol points to what is
-# said there), t of "half y1/2" and "L3 y-1/2 warmer", shares of "half y1/2", d of the second layer, "half 99" and "half 396".
+# around them, and their errors. First layers of three classes: a grid along the axes of k~ (two spacings and the edges
+# of the grid say the error). Second ones: scrambled Sobol points (`deep_oracles.layer_means`, 8 x 2^14), with their
+# standard errors. Two classes are integrated anew by the test below; "third" and the kurtosis of "L3 100" in
+# `test_deep_independent.py`. Everything else is the solver's own value: t and <a^2> of given shares (equations hold by
+# Sobol points to what is said there), t of "half y1/2" and "L3 y-1/2 warmer", shares of "half y1/2", d of the second
+# layer, "half 99" and "half 396".
 RECOMPUTED = {
     ("half y0", "K1 11"): (0.2869614299, 2e-9),
     ("L2 y-1/2", "K1 22"): (0.3156624100, 2e-9),
