@@ -35,7 +35,7 @@ _SLICE = 5_000  # nodes between two looks at the clock
 _ALIKE = 1e-5  # distance up to which two maxima are one, relative to 1 + |a|
 _ASIDE = 1e-3  # of a cell
 _CLEAR = 1e-4  # share of neurons beside a cut below which one lattice is enough
-_STEADY = 3e-4  # change of the weights from which on runs are brought closer
+_STEADY = 1e-3  # change of the weights from which on runs are brought closer
 _MAX_NODES = 3_000_000  # of all lattices together
 _EXACT = 1e-6  # error of the weights with one output, where there is nothing across a run
 
