@@ -27,7 +27,7 @@ class Code:
         a_gamma.
     activation, activation_variance : (C,) arrays
         Mean G'(a_gamma.t_c) and variance G''(a_gamma.t_c) of the activation on a sample of class c; at finite P with
-        the spread of the readout around a_gamma included, taken as Gaussian.
+        the spread of the readout around a_gamma included (taken as Gaussian where there are several codes).
     covariance : (m, m) array or None
         Covariance of the readout around a_gamma; None for P = infinity, where it vanishes.
     """

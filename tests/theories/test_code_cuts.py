@@ -82,3 +82,33 @@ def test_the_cut_is_that_of_h_in_any_coordinates():
     for one, other in zip(plain, turned, strict=True):
         assert one.weight == pytest.approx(other.weight, abs=5e-4)
         np.testing.assert_allclose(one.readout @ rotation, other.readout, atol=3e-3)
+
+
+@pytest.mark.parametrize(("gain", "n_samples"), [(0.75, 12), (1.0, 30)])
+def test_classes_that_do_not_know_of_each_other(gain, n_samples):
+    """Odd phi and one output per class: readouts are independent and every sign is as likely, so that codes are equal.
+
+    Where a run passed two cuts, one of them where next to nothing is, what lay beyond it was given to the code before:
+    weights of .119 to .131, readouts 5 % off.
+    """
+    targets = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]
+    task = mf.class_task(fractions=[0.3, 0.2, 0.15, 0.35], targets=targets, n_samples=n_samples)
+    post = mf.solve(mf.Network("tanh", sigma_w=gain), task, 0.01)
+    assert len(post.codes) == 8
+    size = np.abs([code.readout for code in post.codes])
+    for code in post.codes:
+        assert code.weight == pytest.approx(0.125, abs=1e-5)
+    np.testing.assert_allclose(size, np.broadcast_to(size.mean(axis=0), size.shape), rtol=1e-4)
+    # The moment that does not depend on the cut: <a a> = sum_gamma P_gamma (a a + covariance).
+    second = sum(code.weight * (np.outer(code.readout, code.readout) + code.covariance) for code in post.codes)
+    np.testing.assert_allclose(second, post.readout_covariance, atol=1e-9)
+
+
+def test_a_saddle_is_no_code():
+    """A node of the lattice at a = 0, the saddle between a code and its complement, had counted as one, of .4 %."""
+    targets = [[0.02842224, 0.54671299], [-0.73645409, -0.16290995], [-0.48211931, 0.59884621]]
+    task = mf.class_task(fractions=[0.1278, 0.41982242, 0.45237758], targets=targets, n_samples=600)
+    one, other = mf.solve(mf.Network("hard_tanh"), task, 0.33737307).codes
+    assert {one.pattern, other.pattern} == {"000", "111"}
+    assert one.weight == pytest.approx(0.5, abs=3e-4)
+    np.testing.assert_allclose(one.readout, -other.readout, atol=2e-3)

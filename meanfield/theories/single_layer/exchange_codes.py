@@ -84,6 +84,7 @@ def exchange_codes(integral: ExchangeIntegral, theta: FloatArray, outer: Outer, 
         "mean": mean[order],
         "covariance": np.array(covariances)[order],
         "beside_cuts": beside,
+        "weight_error": 1e-3,
         "kind": None if listed else kinds.kind.astype(float),
     }
 

@@ -29,10 +29,10 @@ import numpy as np
 from meanfield.activations.cumulant import Cumulant
 from meanfield.numerics.lattice_basis import MAX_LATTICE_DIMENSION
 from meanfield.posterior.certificate import ConvergenceError
+from meanfield.theories.single_layer.code_cuts import lattice_codes
 from meanfield.theories.single_layer.finite_check import (
     laplace_error,
     laplace_residual,
-    lattice_codes,
     lattice_residual,
 )
 from meanfield.theories.single_layer.finite_clouds import MAX_CLOUD_DIMENSION, Codes, solve_clouds
@@ -349,7 +349,8 @@ def _polished(
     problem: ReadoutIntegral, t: FloatArray, outliers: Outliers, basis: FloatArray, aim: float
 ) -> tuple[FloatArray, Outliers, int, FiniteSolution]:
     """Solution on the final lattice (or by Laplace's method), with its codes and its independent check."""
-    accuracy, n_samples, steps, beside = problem.accuracy, problem.n_samples, 0, 0.0
+    accuracy, n_samples, steps = problem.accuracy, problem.n_samples, 0
+    beside = weight_error = 0.0
     if problem.isolated:
         reached, t, weight, outliers, sums = minimise_with_outliers(problem, t, outliers, accuracy)
     else:
@@ -368,14 +369,14 @@ def _polished(
         residual += laplace_error(problem, t, weight, sums)
         error, n_nodes = float(np.max(correction**2 * (weight > _MIN_WEIGHT))), len(mean)
     else:
-        share, mode, mean, covariance, beside = lattice_codes(problem, t, weight, sums)
+        share, mode, mean, covariance, beside, weight_error = lattice_codes(problem, t, weight, sums)
         other, objective = lattice_residual(problem, t, weight, outliers, sums)
         residual = 2.0 * other + reached  # |other| plus at least the difference of the two lattices
         error = max(problem.aliasing(), n_samples * abs(objective - sums.objective))
         n_nodes = len(sums.detail)
     parts, measured = (share, mode, mean, covariance), (residual, error, n_nodes)
     found = _solution(problem, t, sums, outliers, parts, measured, basis, steps)
-    return t, outliers, steps, replace(found, beside_cuts=beside)
+    return t, outliers, steps, replace(found, beside_cuts=beside, weight_error=weight_error)
 
 
 def _solution(
@@ -438,8 +439,9 @@ def _deferred(problem: ReadoutIntegral, found: Minimum, basis: FloatArray) -> Fi
 
     def codes() -> dict[str, Any]:
         sums = problem.evaluate(t, problem.accuracy, hessian=False)
-        share, mode, mean, covariance, beside = lattice_codes(problem, t, sums.weight, sums)
-        return {**_codes(problem, (share, mode, mean, covariance), basis), "beside_cuts": beside}
+        share, mode, mean, covariance, beside, error = lattice_codes(problem, t, sums.weight, sums)
+        parts = _codes(problem, (share, mode, mean, covariance), basis)
+        return {**parts, "beside_cuts": beside, "weight_error": error}
 
     return deferred(
         t @ basis.T,

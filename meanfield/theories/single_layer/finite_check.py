@@ -1,4 +1,4 @@
-"""Codes of a finite-P solution, and its stationarity recomputed without the table (sigma_a = 1)."""
+"""Stationarity of a finite-P solution recomputed without the table (sigma_a = 1)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ import numpy as np
 
 from meanfield.numerics.lattice_basis import unlike_shift
 from meanfield.numerics.limits import check_time
-from meanfield.theories.single_layer.code_cuts import moments_of_codes
 from meanfield.theories.single_layer.compiled.ascent import ascend
 from meanfield.theories.single_layer.compiled.laplace import laplace
-from meanfield.theories.single_layer.compiled.lattice import basin_roots
 from meanfield.theories.single_layer.compiled.outlier import worst_directions
 from meanfield.theories.single_layer.readout_integral import ACCURACY, Outliers, ReadoutIntegral, Sums
-from meanfield.theories.single_layer.readout_nodes import Nodes, common_regions, direct_samples
+from meanfield.theories.single_layer.readout_nodes import common_regions, direct_samples
 from meanfield.validation import FloatArray
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "extra_starts",
     "laplace_error",
     "laplace_residual",
-    "lattice_codes",
     "lattice_residual",
     "outlier_residual",
     "stationarity",
@@ -32,31 +29,6 @@ __all__ = [
 _EXTRA_STARTS = 64
 
 Direct = Callable[[FloatArray], tuple[FloatArray, FloatArray, FloatArray]]
-
-
-def lattice_codes(
-    problem: ReadoutIntegral, t: FloatArray, weight: FloatArray, sums: Sums
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, float]:
-    """Weight, mode, mean, covariance of the basin of every local maximum of h; the share that is beside a cut.
-
-    Where codes overlap, what is whose is a convention: see `meanfield.theories.single_layer.code_cuts`.
-    """
-    nodes: Nodes = sums.detail
-    roots = basin_roots(nodes.exponent, nodes.runs, nodes.slots)
-    tops = np.flatnonzero(roots == np.arange(roots.size))
-    # Two lattice maxima can belong to one maximum of h, on a ridge that runs across the axes.
-    modes: list[FloatArray] = []
-    code = np.empty(roots.size, dtype=np.int64)
-    for i, start in zip(tops, nodes.at(tops), strict=True):
-        ascend(problem.table, problem.p, t, start)
-        known = [j for j, mode in enumerate(modes) if np.abs(mode - start).max() < 1e-5 * (1.0 + np.abs(start).max())]
-        code[i] = known[0] if known else len(modes)
-        if not known:
-            modes.append(start)
-    found = np.array(modes)
-    scale = weight / np.exp(sums.log_share - nodes.log_cell(problem.n_samples) - problem.n_samples * sums.level)
-    total, mean, covariance, beside = moments_of_codes(problem, t, sums, scale, found, code[roots])
-    return total, found, mean, covariance, beside
 
 
 def lattice_residual(

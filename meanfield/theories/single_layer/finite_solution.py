@@ -47,6 +47,8 @@ class FiniteSolution:
     n_nodes, iterations : int
     beside_cuts : float
         Share of the readouts that lie within a cell of the lattice of a cut between two codes.
+    weight_error : float
+        What `weight` is known to where codes overlap: measured on the lattice over all outputs.
     kind : (C,) array or None
         Where codes are orbits of exchangeable classes: the kind of every class.
     """
@@ -67,6 +69,7 @@ class FiniteSolution:
     n_nodes: int
     iterations: int
     beside_cuts: float = 0.0
+    weight_error: float = 1e-3
     kind: FloatArray | None = None
 
 
@@ -78,6 +81,7 @@ class DeferredSolution(FiniteSolution):
     mean: Any = Later()
     covariance: Any = Later()
     beside_cuts: Any = Later()
+    weight_error: Any = Later()
     kind: Any = Later()
 
     def __reduce__(self) -> tuple[type[FiniteSolution], tuple[object, ...]]:

@@ -123,6 +123,7 @@ def _notes(found: FiniteSolution) -> tuple[str, ...]:
     if found.beside_cuts >= _BESIDE:
         notes.append(
             f"codes overlap, {found.beside_cuts:.2%} of the neurons lie beside a cut between two: whose they are is a "
-            "convention, and weights of codes are accurate to 1e-3 only; t, kernels and outputs do not depend on it"
+            f"convention, and weights of codes are accurate to {found.weight_error:.0e} only; t, kernels and outputs "
+            "do not depend on it"
         )
     return tuple(notes)

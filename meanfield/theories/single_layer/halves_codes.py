@@ -57,7 +57,7 @@ def halves_codes(halves: Halves, t: FloatArray) -> dict[str, Any]:
     order = heaviest_first(total, np.array(found))
     return {
         "weight": total[order] / total.sum(), "mode": np.array(found)[order], "mean": mean[order],
-        "covariance": spread[order], "beside_cuts": beside,
+        "covariance": spread[order], "beside_cuts": beside, "weight_error": 1e-3,
     }  # fmt: skip
 
 

@@ -20,7 +20,6 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.class_kinds import orbit_size
 from meanfield.theories.single_layer.code_averages import MIN_MASS, CodeAverages, NetworkMoments
-from meanfield.theories.single_layer.densities import HERMITE_W, HERMITE_X
 from meanfield.theories.single_layer.draw import draw
 from meanfield.theories.single_layer.kernels import ClassKernels
 from meanfield.theories.single_layer.orbit_code import OrbitCode
@@ -84,16 +83,17 @@ class SingleNeuronPosterior(ClassKernels):
         return tuple(self._code(*parts) for parts in zip(s.weight, s.readout, covariance, strict=True))
 
     def _code(self, weight: float, readout: FloatArray, covariance: FloatArray | None) -> Code:
-        fields = kappa = self._kappa(readout)
-        if covariance is not None:  # (C, q): kappa_c is Gaussian around a_gamma.t_c
-            t = self.solution.t
-            kappa = fields[:, None] + np.sqrt(np.einsum("ci,ij,cj->c", t, covariance, t))[:, None] * HERMITE_X
+        fields = self._kappa(readout)
+        if covariance is None:
+            _, first, second = self._cumulant.direct(fields)
+        else:
+            first, second = np.empty_like(fields), np.empty_like(fields)
+            for c, law in enumerate(self._laws(readout, covariance, alone=self.solution.weight.size == 1)):
+                share, kappa = np.array(law).T
+                _, mean, variance = self._cumulant.direct(kappa)
+                first[c] = share @ mean
+                second[c] = share @ (variance + (mean - first[c]) ** 2)
             covariance = read_only(covariance)
-        _, first, second = self._cumulant.direct(kappa)
-        if covariance is not None:
-            mean = first @ HERMITE_W
-            second = (second + (first - mean[:, None]) ** 2) @ HERMITE_W
-            first = mean
         pattern = code_pattern(self.network, first)
         parts = pattern, float(weight), read_only(readout), read_only(first), read_only(second), covariance
         kinds = self._kinds

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from deep_grids import two_layers
 
 import meanfield as mf
 from meanfield.theories.deep.solve import solve_deep
@@ -287,6 +288,29 @@ DIFFERENT = {
 }
 
 
+# What integrations that share nothing with the solver find for numbers of `DIFFERENT`, given the order parameters
+# around them, and their errors. First layers of three classes: a grid along the axes of k~ (two spacings and the edges
+# of the grid say the error). Second ones: scrambled Sobol points (`deep_oracles.layer_means`, 8 x 2^14), with their
+# standard errors. Two classes are integrated anew by the test below; "third" and the kurtosis of "L3 100" in
+# `test_deep_independent.py`. Everything else is the solver's own value: t and <a^2> of given shares (equations hold by
+# Sobol points to what is said there), t of "half y1/2" and "L3 y-1/2 warmer", shares of "half y1/2", d of the second
+# layer, "half 99" and "half 396".
+RECOMPUTED = {
+    ("half y0", "K1 11"): (0.2869614299, 2e-9),
+    ("L2 y-1/2", "K1 22"): (0.3156624100, 2e-9),
+    ("L2 y-1/2", "K1 23"): (0.2105202115, 2e-9),
+    ("L2 y-1/2", "d1 2"): (0.0492428948, 2e-9),
+    ("L2 chain", "K1 22"): (0.314205714, 1e-8),
+    ("L3 wider chain", "K1 22"): (0.2759449, 1e-6),
+    ("L3 wider chain", "K1 23"): (0.2348273, 1e-6),
+    ("half y1/2", "K2 11"): (0.609660, 2e-4),
+    ("half y1/2", "K2 12"): (0.513042, 2e-4),
+    ("half y1/2", "K2 22"): (0.608809, 2e-4),
+    ("half y1/2", "K2 23"): (0.509937, 1e-4),
+    ("L3 y-1/2", "K2 11"): (0.400881, 6e-4),
+}
+
+
 def field_mean(post, pattern):
     """<h> (C,) of a code of the last layer: K n <g_h>, from <z> = <h> + d <g_h>."""
     s, n = post.solution, post.task.n_samples * np.asarray(post.task.fractions)
@@ -367,7 +391,26 @@ def test_reference_numbers(case):
             assert own is None or got == pytest.approx(own, rel=3e-6), f"{source}: {name} = {got:.8g}"
 
 
+@pytest.mark.parametrize("case", ["half tau 0.1", "L2 1600", "L2 6400"])
+def test_numbers_found_here_on_plain_grids(case):
+    """Numbers of two layers and two classes that differ from the source: all equations hold on plain grids.
+
+    Other spacings change what the grids say by 1e-10; `quantity` has the deviation of h from a density, 3e-6 off.
+    """
+    network, task, tau, _ = CASES[case]
+    post = solve_deep(network, task, tau, rtol=1e-8, second=False, competitors=False)
+    own, violation = two_layers(post)
+    assert violation < 1e-7
+    assert own["Phi"] == pytest.approx(post.free_energy, rel=1e-9)
+    names = {name for at, name in DIFFERENT if at == case}
+    assert names <= own.keys()
+    for name in names:
+        assert DIFFERENT[case, name] == pytest.approx(own[name], rel=4e-6)
+
+
 def test_rows_have_cases():
     named = {(row[1], name) for row in ROWS for name in row[2].split(", ")}
     assert set(DIFFERENT) <= named
+    for key, (own, error) in RECOMPUTED.items():
+        assert abs(DIFFERENT[key] - own) < 3.0 * error + 5e-9, key  # eight digits are written out there
     assert {row[1] for row in ROWS} == set(CASES)

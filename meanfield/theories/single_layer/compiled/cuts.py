@@ -130,10 +130,10 @@ def _cuts(table, p, t, start, step, exponent, factor, least, label, modes, near,
     a = np.empty(m)
     for i in range(label.shape[0] - 1):
         mass = factor * max(math.exp(exponent[i]), math.exp(exponent[i + 1]))
-        if label[i] == label[i + 1] or mass < least:
+        if label[i] == label[i + 1]:
             continue
         low, high = float(i), float(i + 1)
-        for _ in range(_FINEST):
+        for _ in range(_FINEST if mass >= least else 0):  # where nothing is, the middle is near enough
             middle = 0.5 * (low + high)
             for r in range(m):
                 a[r] = start[r] + middle * step[r]
