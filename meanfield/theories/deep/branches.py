@@ -44,7 +44,7 @@ _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the 
 _REFINED = 0.08  # by which the reach of lattices grows that are too coarse
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
-_QUICK = 4  # steps in which kernels that followed by themselves are corrected
+_QUICK, _TOO_FAR = 4, 0.5  # steps in which kernels that followed by themselves are corrected, and from where it is none
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 _WORK, _ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
 _SPENT = 0.98  # part of them after which no other start is tried
@@ -53,7 +53,15 @@ _LONG = 100  # steps of the latter at most: neurons of steps change their ways s
 
 
 class NoBranch(ValueError):
-    """There is no solution that continues the prior; the text says why."""
+    """There is no solution that continues the prior; the text says why.
+
+    instability : float
+        n k~ d in the layer below the top, if that is why.
+    """
+
+    def __init__(self, text: str, instability: float = 0.0) -> None:
+        super().__init__(text)
+        self.instability = instability
 
 
 def polish(
@@ -307,7 +315,8 @@ def _from_ascent(problem: DeepProblem, tolerance: float, report: Report | None) 
 def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bool = True) -> tuple[System, Found]:
     """The branch without codes, from Gaussian process kernels, at the coarse quadrature.
 
-    Unless `patient`, Newton is not tried again where kernels that followed by themselves were not nearly right.
+    Unless `patient`, Newton is not tried where kernels that followed by themselves are far from right, and not again
+    where it did not make them nearly so.
 
     Raises
     ------
@@ -322,7 +331,9 @@ def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bo
     else:
         below = _followed_down(problem)
         order = _learned(problem, chain(below, (start(problem).t for start in (uncoded, planted))))
-    found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
+    far = math.inf if patient else _TOO_FAR
+    x = relax(system, order, kernels=True)
+    found = newton(system, x, _ROUGH, most=_QUICK, patience=3, hopeless=far, progress=report)
     if found.residual > _ROUGH and (patient or found.residual < _NEARLY):  # near its end, or where steps creep
         found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
     return system, found
@@ -391,7 +402,8 @@ def _still_stable(problem: DeepProblem, order: Order) -> None:
     if largest > 1.0:
         raise NoBranch(
             f"with the kernels of the prior n k~ d = {largest:.3g} > 1 in layer {problem.depth - 1} at "
-            f"tau = {problem.tau:.3g}, so that Phi grows with what tells the classes apart there"
+            f"tau = {problem.tau:.3g}, so that Phi grows with what tells the classes apart there",
+            largest,
         )
 
 
