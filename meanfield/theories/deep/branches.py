@@ -27,7 +27,17 @@ from meanfield.theories.deep.upwards import from_few, with_samples
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
-__all__ = ["NoBranch", "Way", "climbed", "coding_and_starts", "coding_branch", "frozen_branch", "polish", "prior_branch", "refined"]
+__all__ = [
+    "NoBranch",
+    "Way",
+    "climbed",
+    "coding_and_starts",
+    "coding_branch",
+    "frozen_branch",
+    "polish",
+    "prior_branch",
+    "refined",
+]
 
 Report = Callable[[str, int, float], None]
 Way = Callable[[], tuple[System, Found]]

@@ -281,7 +281,9 @@ def fields_of(
                 )
             )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth, steepest)
+    return Fields(
+        alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth, steepest
+    )
 
 
 def _plane_fields(

@@ -140,8 +140,8 @@ def solve_deep(
         warm = start is not None
         most = max(_WORK, _TIMES * work.done) if found.residual <= tolerance else _WORK
         if not warm and found.residual <= tolerance:
-            again = second_start(problem, system, found, starts, work.done, tolerance, progress)
-        system, found, others = highest(again, system, found)
+            again = second_start(problem, system, found, starts, work.done, progress)
+        system, found, others = highest(again, system, found, tolerance, progress)
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
         branches = branches + others
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
@@ -158,7 +158,9 @@ def _searched(
         return ()
     if given:
         return ("codes with the given shares",)
-    first = "the solution that a warm start led to" if warm else f"codes planted from the limit of many samples; {again}"
+    first = (
+        "the solution that a warm start led to" if warm else f"codes planted from the limit of many samples; {again}"
+    )
     if not competitors:
         return (first,)
     second = "the branch without codes that continues the prior"
