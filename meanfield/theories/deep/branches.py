@@ -129,8 +129,8 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
 
 def coding_and_starts(
     problem: DeepProblem, tolerance: float, report: Report | None = None
-) -> tuple[System, Found, list[Way]]:
-    """The same, and the starts at the coarse quadrature that were not needed."""
+) -> tuple[System, Found, list[Way] | None]:
+    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none."""
     if problem.depth > 2 and problem.n_samples > _CLIMB:
         return *climbed(problem, tolerance, report), []
     many = problem.n_samples > _MANY
@@ -166,10 +166,10 @@ def coding_and_starts(
             if found is None or reached[1].residual < found[1].residual:
                 found = reached
             if found[1].residual <= tolerance:
-                return *found, starts[tried:]
+                return *found, starts[1:] if tried == 1 else None
     if found is None:
         raise error
-    return *found, []
+    return *found, None
 
 
 def _polished(start: Way, tolerance: float, report: Report | None) -> tuple[System, Found]:

@@ -36,10 +36,11 @@ class Second(NamedTuple):
     other: tuple[System, Found] | None = None
 
 
-def second_start(
-    problem: DeepProblem, system: System, found: Found, starts: list[Way], work: float, report: Report | None
-) -> Second:
-    """Other starts than the one that led to `found` by so much work, until one leads to a solution."""
+def second_start(problem: DeepProblem, system: System, found: Found, starts: list[Way] | None, work: float) -> Second:
+    """Other starts than the one that led to `found` by so much work, until one leads to a solution; None where others
+    were tried before it."""
+    if starts is None:
+        return Second("other starts led to none")
     if problem.n_samples < _MANY or not starts or patched(problem):
         return Second("one start only")
     left = seconds_left()

@@ -121,7 +121,7 @@ def solve_deep(
     rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
-    starts: list[Way] = []
+    starts: list[Way] | None = []
     try:
         with counted() as work:
             if problem.phi.parts == "gaussian":
@@ -140,7 +140,7 @@ def solve_deep(
         warm = start is not None
         most = max(_WORK, _TIMES * work.done) if found.residual <= tolerance else _WORK
         if not warm and found.residual <= tolerance:
-            again = second_start(problem, system, found, starts, work.done, progress)
+            again = second_start(problem, system, found, starts, work.done)
         system, found, others = highest(again, system, found, tolerance, progress)
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
         branches = branches + others
@@ -176,7 +176,7 @@ def _searched(
 
 def _from_start(
     problem: DeepProblem, start: Order | None, tolerance: float, report: Report | None
-) -> tuple[System, Found, list[Way]]:
+) -> tuple[System, Found, list[Way] | None]:
     if start is not None:
         system = System(problem)
         found = newton(system, system.pack(start), tolerance, progress=report, most=20)
