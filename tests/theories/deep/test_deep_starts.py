@@ -107,7 +107,7 @@ def test_codes_of_weak_targets_are_hardly_saturated_in_the_limit_of_many_samples
     def phi(z):
         return np.clip(z, -1.0, 1.0)
 
-    # One code: X = (Gamma |w|^4)^(1/3) along w = sqrt(p) h, and t_c = h_c / (X a phibar'(h_c)) as fields are stationary.
+    # One code: X = (Gamma |w|^4)^(1/3) along w = sqrt(p) h; fields are stationary at t_c = h_c / (X a phibar'(h_c)).
     first = mean(lambda z: phi(z) ** 2, scale)
     second = mean(lambda z: phi(z) ** 2, scale * first)
     gain = mean(lambda z: np.abs(z) < 1.0, scale * first)
