@@ -38,7 +38,6 @@ _STEPS, _FLATTENED = 80, 30  # along the branch, and to the fold between two of 
 _CORRECTIONS = 12
 # Corrections after which the residual has to be below that; so large, it has to shrink by this with every one.
 _SURE, _HOPELESS, _SHRINKS = 4, 0.02, 0.8
-_TANGENT = 0.1  # growth up to which the tangent is tried where the cubic fails
 _KINK = 0.5  # residual of a guess beyond which a code has weight that had none
 _ON_THE_WAY, _ROUGH, _EXACT = 1e-4, 1e-5, 1e-9  # residuals of the points that are passed, near the fold, and at the end
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
@@ -151,7 +150,7 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
         while following is None:
             with contextlib.suppress(_Kink):
                 following = _moved(point, step, _ON_THE_WAY, before, _KINK)
-                if following is None and before is not point and step < _TANGENT:
+                if following is None and before is not point:
                     following = _moved(point, step, _ROUGH)  # along the tangent
             if following is None:
                 step = most = 0.5 * step
