@@ -27,9 +27,20 @@ from meanfield.theories.deep.upwards import from_few, with_samples
 from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
-__all__ = ["NoBranch", "climbed", "coding_branch", "frozen_branch", "polish", "prior_branch", "refined"]
+__all__ = [
+    "NoBranch",
+    "Way",
+    "climbed",
+    "coding_and_starts",
+    "coding_branch",
+    "frozen_branch",
+    "polish",
+    "prior_branch",
+    "refined",
+]
 
 Report = Callable[[str, int, float], None]
+Way = Callable[[], tuple[System, Found]]
 
 _ROUGH, _ASTRAY = 5e-5, 0.1  # residual at the coarse quadrature, and from which on it is no start
 _GOOD = 1e-6  # residual that is asked for of a solution that is only a start
@@ -44,7 +55,7 @@ _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the 
 _REFINED = 0.08  # by which the reach of lattices grows that are too coarse
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
-_QUICK = 4  # steps in which kernels that followed by themselves are corrected
+_QUICK, _TOO_FAR = 4, 0.5  # steps in which kernels that followed by themselves are corrected, and from where it is none
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 _WORK, _ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
 _SPENT = 0.98  # part of them after which no other start is tried
@@ -53,7 +64,15 @@ _LONG = 100  # steps of the latter at most: neurons of steps change their ways s
 
 
 class NoBranch(ValueError):
-    """There is no solution that continues the prior; the text says why."""
+    """There is no solution that continues the prior; the text says why.
+
+    instability : float
+        n k~ d in the layer below the top, if that is why.
+    """
+
+    def __init__(self, text: str, instability: float = 0.0) -> None:
+        super().__init__(text)
+        self.instability = instability
 
 
 def polish(
@@ -105,28 +124,34 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
     NotCovered
         If the integrals cannot be done on the way.
     """
+    return coding_and_starts(problem, tolerance, report)[:2]
+
+
+def coding_and_starts(
+    problem: DeepProblem, tolerance: float, report: Report | None = None
+) -> tuple[System, Found, list[Way] | None]:
+    """The same, and the starts at the coarse quadrature that were not needed; None where some before led to none."""
     if problem.depth > 2 and problem.n_samples > _CLIMB:
-        return climbed(problem, tolerance, report)
+        return *climbed(problem, tolerance, report), []
     many = problem.n_samples > _MANY
     plants = (many, not many) if problem.depth > 2 or many else (many,)
-    ways: list[Callable[[], tuple[System, Found]]] = [
-        partial(_from_plant, problem, tolerance, report, limit) for limit in plants
-    ]
+    starts: list[Way] = [partial(_from_plant, problem, report, limit) for limit in plants]
     if has_limit(problem) and not patched(problem):
-        ways.insert(0, partial(_from_limit, problem, tolerance, report))
+        starts.insert(0, partial(_from_limit, problem, report))
     if problem.depth > 2 and not patched(problem):
-        ways.insert(len(ways) - 1, partial(_from_few, problem, tolerance, report))
+        starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
     if (problem.depth > 2 or (many and problem.depth == 2)) and len(problem.n) > 2 and not patched(problem):
-        ways.insert(0, partial(_from_response, problem, tolerance, report))
+        starts.insert(0, partial(_from_response, problem, report))
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
         others.reverse()
     elif problem.depth > 1:
         others.insert(0, partial(_from_climb, problem, tolerance, report))
+    ways: list[Way] = [*(partial(_polished, start, tolerance, report) for start in starts), *others]
     found: tuple[System, Found] | None = None
     error = NotCovered("no start was found from which the quadrature of all layers can be done")
     with counted(_WORK) as work:
-        for way in ways + others:
+        for tried, way in enumerate(ways, 1):
             try:
                 with counted(_ONE_WAY):
                     reached = way()
@@ -141,15 +166,14 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
             if found is None or reached[1].residual < found[1].residual:
                 found = reached
             if found[1].residual <= tolerance:
-                return found
+                return *found, starts[1:] if tried == 1 else None
     if found is None:
         raise error
-    return found
+    return *found, None
 
 
-def _from_few(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
-    """From so few samples that everything is soft, in many steps."""
-    return polish(*from_few(problem, _ROUGH, report), tolerance, report)
+def _polished(start: Way, tolerance: float, report: Report | None) -> tuple[System, Found]:
+    return polish(*start(), tolerance, report)
 
 
 def _from_fewer(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
@@ -252,28 +276,26 @@ def _continued(
             samples, order = there.n_samples, system.unpack(rough.x)
 
 
-def _from_plant(problem: DeepProblem, tolerance: float, report: Report | None, limit: bool) -> tuple[System, Found]:
+def _from_plant(problem: DeepProblem, report: Report | None, limit: bool) -> tuple[System, Found]:
     system = System(problem, COARSE)
     order = readout_minimum(system, planted(problem, limit=limit))[0]
-    if problem.depth == 1:
-        return polish(system, newton(system, system.pack(order), _ROUGH, progress=report), tolerance, report)
-    x = relax(system, order, critical=True, limit=limit)
-    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
+    x = system.pack(order) if problem.depth == 1 else relax(system, order, critical=True, limit=limit)
+    return system, newton(system, x, _ROUGH, progress=report)
 
 
-def _from_limit(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+def _from_limit(problem: DeepProblem, report: Report | None) -> tuple[System, Found]:
     """From the limit of many samples at the exponent 1 / L."""
     system = System(problem, COARSE)
     order = readout_minimum(system, limit_order(problem))[0]
     x = relax(system, order, limit=True, first=first_conjugate(problem, order))
-    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
+    return system, newton(system, x, _ROUGH, progress=report)
 
 
-def _from_response(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
+def _from_response(problem: DeepProblem, report: Report | None) -> tuple[System, Found]:
     """Upwards along Phi from where every layer has the kernel that planted codes ask for."""
     system = System(problem, COARSE)
     x = climbed_up(system, responding(system), _NEARLY_UP, _LONG, progress=report)
-    return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
+    return system, newton(system, x, _ROUGH, progress=report)
 
 
 def _from_climb(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
@@ -307,7 +329,8 @@ def _from_ascent(problem: DeepProblem, tolerance: float, report: Report | None) 
 def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bool = True) -> tuple[System, Found]:
     """The branch without codes, from Gaussian process kernels, at the coarse quadrature.
 
-    Unless `patient`, Newton is not tried again where kernels that followed by themselves were not nearly right.
+    Unless `patient`, Newton is not tried where kernels that followed by themselves are far from right, and not again
+    where it did not make them nearly so.
 
     Raises
     ------
@@ -322,7 +345,9 @@ def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bo
     else:
         below = _followed_down(problem)
         order = _learned(problem, chain(below, (start(problem).t for start in (uncoded, planted))))
-    found = newton(system, relax(system, order, kernels=True), _ROUGH, most=_QUICK, patience=3, progress=report)
+    far = math.inf if patient else _TOO_FAR
+    x = relax(system, order, kernels=True)
+    found = newton(system, x, _ROUGH, most=_QUICK, patience=3, hopeless=far, progress=report)
     if found.residual > _ROUGH and (patient or found.residual < _NEARLY):  # near its end, or where steps creep
         found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
     return system, found
@@ -391,7 +416,8 @@ def _still_stable(problem: DeepProblem, order: Order) -> None:
     if largest > 1.0:
         raise NoBranch(
             f"with the kernels of the prior n k~ d = {largest:.3g} > 1 in layer {problem.depth - 1} at "
-            f"tau = {problem.tau:.3g}, so that Phi grows with what tells the classes apart there"
+            f"tau = {problem.tau:.3g}, so that Phi grows with what tells the classes apart there",
+            largest,
         )
 
 

@@ -25,6 +25,7 @@ _MOST_PAIRS = 40_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
 _PLACES = 13  # beside a maximum
+_MISSED = 4.0  # times that curvatures may be larger between the places where they were looked for
 _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
@@ -153,6 +154,7 @@ class Fields:
     kind: IntArray  # (C,) first class that is like this one
     axis: Axis  # that the lattice of alpha is uniform along
     smooth: float  # spacing of alpha up to which the weight is as smooth as its curvature says
+    steepest: float  # bound of the precision of the weight along alpha
     plane: Plane | None = None  # of two shared fields, of which `alpha` only counts the nodes
 
     @property
@@ -222,7 +224,8 @@ def fields_of(
         kind = _kinds(n, setting, np.zeros(n_classes), np.zeros(n_classes))
         firsts, lasts = [none] * n_classes, [whole] * n_classes
         zeros = [0.0] * n_classes
-        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, Axis(), math.inf)
+        ends = Axis(), math.inf, math.inf
+        return Fields(one, one, copies, copies, copies, zeros, firsts, lasts, zeros, one, kind, *ends)
     try:
         variance, u = shared_field(setting.covariance)
     except NotCovered:
@@ -235,7 +238,7 @@ def fields_of(
     precision = 1.0 + float(np.sum(u * u / (variance + own)))  # in u alpha it is one of variance + own
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
     prior_precision = 1.0 + float(np.sum(u * u / safe))
-    step = rule.alpha / math.sqrt(precision)
+    step, steepest = rule.alpha / math.sqrt(precision), precision
     centre = (h @ (u / safe)) / prior_precision  # mean of alpha given h
     spread = stretch * (1.0 / math.sqrt(prior_precision) + 1.0 / math.sqrt(held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
@@ -246,7 +249,7 @@ def fields_of(
             regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]])
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
-        step = rule.alpha / math.sqrt(precision)
+        step, steepest = rule.alpha / math.sqrt(precision), min(steepest, _MISSED * precision)
     # phi(h) is smooth on the scale of sqrt(d), its law under strong fields b is not.
     proven, (infimum, supremum) = step / rule.alpha, activation_range(phi)
     smooth = max(_SMOOTH * float((np.sqrt(setting.d) / np.maximum(np.abs(u), 1e-300)).min()), proven)
@@ -278,7 +281,9 @@ def fields_of(
                 )
             )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
-    return Fields(alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth)
+    return Fields(
+        alpha, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, axis, smooth, steepest
+    )
 
 
 def _plane_fields(
@@ -345,7 +350,7 @@ def _plane_fields(
     every = np.arange(len(alpha), dtype=float)
     return Fields(
         every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, Axis(), math.inf,
-        plane,
+        math.inf, plane,
     )  # fmt: skip
 
 

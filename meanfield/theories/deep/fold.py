@@ -38,6 +38,7 @@ _STEPS, _FLATTENED = 80, 30  # along the branch, and to the fold between two of 
 _CORRECTIONS = 12
 # Corrections after which the residual has to be below that; so large, it has to shrink by this with every one.
 _SURE, _HOPELESS, _SHRINKS = 4, 0.02, 0.8
+_KINK = 0.5  # residual of a guess beyond which a code has weight that had none
 _ON_THE_WAY, _ROUGH, _EXACT = 1e-4, 1e-5, 1e-9  # residuals of the points that are passed, near the fold, and at the end
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
 _CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
@@ -147,9 +148,10 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
             return
         following = None
         while following is None:
-            following = _moved(point, step, _ON_THE_WAY, before)
-            if following is None and before is not point:
-                following = _moved(point, step, _ROUGH)  # along the tangent
+            with contextlib.suppress(_Kink):
+                following = _moved(point, step, _ON_THE_WAY, before, _KINK)
+                if following is None and before is not point:
+                    following = _moved(point, step, _ROUGH)  # along the tangent
             if following is None:
                 step = most = 0.5 * step
                 if step < 1e-3:
@@ -171,8 +173,8 @@ def _start(problem: DeepProblem) -> _Point:
     for count in range(_MOST_STARTS):
         try:
             system, found = prior_branch(replace(problem, tau=tau), patient=count >= _EASY)
-        except (NoBranch, NotCovered, np.linalg.LinAlgError):
-            tau *= _HIGHER
+        except (NoBranch, NotCovered, np.linalg.LinAlgError) as error:
+            tau *= max(_HIGHER, error.instability) if isinstance(error, NoBranch) else _HIGHER
             continue
         if found.residual <= 1e-4:
             point = _point(found.x, math.log(tau), system)
@@ -229,10 +231,25 @@ def _point(x: FloatArray, log_tau: float, system: System, averages: Evaluation |
     return _Point(x, log_tau, system, averages, tangent)
 
 
+class _Kink(Exception):
+    """A guess is beyond where a code gains weight within 1 / P: the branch bends there, and has to be met closer by."""
+
+
 def _corrected(
-    x: FloatArray, log_tau: float, system: System, tolerance: float, shrinks: float = math.inf
+    x: FloatArray,
+    log_tau: float,
+    system: System,
+    tolerance: float,
+    shrinks: float = math.inf,
+    first: float = math.inf,
 ) -> _Point | None:
-    """The solution with the conjugate's size of x; None if Newton does not get there, or far off not by this factor."""
+    """The solution with the conjugate's size of x; None if Newton does not get there, or far off not by this factor.
+
+    Raises
+    ------
+    _Kink
+        If the residual at x is beyond `first`.
+    """
     row, smallest = _border(system, x), math.inf
     for count in range(_CORRECTIONS):
         if not (system.unpack(x).d > 0.0).all():
@@ -242,6 +259,8 @@ def _corrected(
         error = float(np.abs(system.residual(x, averages)).max())
         if error <= tolerance:
             return _point(x, log_tau, system, averages)
+        if count == 0 and error > first:
+            raise _Kink
         if not error < 10.0 * smallest or (error > _HOPELESS and (count >= _SURE or error > shrinks * smallest)):
             return None
         smallest = min(smallest, error)
@@ -254,13 +273,18 @@ def _corrected(
     return None
 
 
-def _moved(point: _Point, step: float, tolerance: float, before: _Point | None = None) -> _Point | None:
-    """The point where the conjugate is larger by this share; from the polynomial through another point, if given."""
+def _moved(
+    point: _Point, step: float, tolerance: float, before: _Point | None = None, first: float = math.inf
+) -> _Point | None:
+    """The point where the conjugate is larger by this share; from the polynomial through another point, if given, whose
+    residual may be `first` at most (`_Kink`)."""
     guess, shrinks = np.append(point.x, point.log_tau) + step * point.tangent, math.inf
     if before is not None and before is not point:
         guess, shrinks = _between(before, point, math.log1p(step)), _SHRINKS
+    else:
+        first = math.inf
     try:
-        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks)
+        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks, first)
     except (NotCovered, np.linalg.LinAlgError):
         return None
 

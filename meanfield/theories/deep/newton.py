@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -48,12 +49,14 @@ def newton(
     *,
     most: int = 40,
     patience: int = _PATIENCE,
+    hopeless: float = math.inf,
     progress: Callable[[str, int, float], None] | None = None,
 ) -> Found:
     """Solve the equations from x, in at most `most` steps of which `patience` in a row bring no progress.
 
     A step is shortened so that no block changes by more than 30 % of its size, and d stays positive; after a much
     shorter one whole steps are not tried at once, and none whose integrals take much more work than those before.
+    Starts of a residual of `hopeless` and more are left as they are.
     Weights of codes follow t exponentially; far from the solution t is therefore minimised over after every step, a
     convex problem.
     """
@@ -64,6 +67,7 @@ def newton(
     error = float(np.abs(residual).max())
     best = Found(x, error, averages, 0)
     worse = count = first = short = 0
+    most = most if error < hopeless else 0
     while error > tolerance and count < most and worse <= patience and np.isfinite(error):
         count += 1
         move = direction(system, x, averages, system.hessian(averages))

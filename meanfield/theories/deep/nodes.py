@@ -206,6 +206,8 @@ class LayerNodes:
         """
         axis, step = fields.axis, self.rule.alpha
         probes = term_probes(terms, top, self.rule.depth + BEYOND, axis, axis.inverse(fields.alpha), step)
+        # Rounding, which second differences of close values blow up, may ask for any spacing; the bound ends that.
+        probes = probes._replace(precision=np.minimum(probes.precision, fields.steepest))
         if len(probes.x) < MANY_VALUES and self.axis is None:
             return
         coarse = too_coarse(probes)

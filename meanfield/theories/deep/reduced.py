@@ -29,6 +29,10 @@ __all__ = ["Reduced", "reduced_solve"]
 _MOST_SETS = 30
 _HIGHER = 1e-9  # in E, of a code that was left out
 _FEW_STEPS = 40
+# Fields of a code, and its activations in units of the range of phi, that least squares begin with: targets that are
+# small beside sigma_a need codes that are hardly saturated, and are lost from strong ones.
+_STARTS = ((1.1, 0.35), (0.3, 0.15), (1.1, 0.15))
+_SOLVED = 1e-8
 _SMALL = 1e-12
 _WORTH = 1e-4  # residual below which a set of codes is looked at for others
 
@@ -177,23 +181,31 @@ class _Reduction:
 
     def solves(self, result: Reduced) -> bool:
         """Whether all conditions hold."""
-        return result.residual < 1e-8 and float(result.weight.min()) > -1e-9 and result.excess < _HIGHER
+        return result.residual < _SOLVED and float(result.weight.min()) > -1e-9 and result.excess < _HIGHER
 
     def at(
         self, active: list[int], words: FloatArray, weight: FloatArray, steps: int = 400
     ) -> tuple[Reduced, int | None]:
-        """Where least squares end for a set of codes, as `report` has it."""
+        """Where least squares end for a set of codes, as `report` has it: from the first start that leads to a
+        solution, else from the one that comes closest."""
         low, high = self.problem.phi.infimum, self.problem.phi.supremum
         signs = np.sign(words[active] - self.middle)
         share = np.maximum(weight[active], 1e-3) / np.maximum(weight[active], 1e-3).sum()
-        soft = self.middle + 0.35 * (high - low) * signs
-        matrix = self.problem.readout_variance * (soft.T * share) @ soft
-        u = np.linalg.lstsq(matrix, self.problem.y, rcond=1e-10)[0]
-        start = np.concatenate([(u / self.p[:, None]).ravel(), 1.1 * signs.ravel(), share])
-        end = least_squares(
-            self.conditions, start, args=(len(active),), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=steps
-        )
-        return self.report(end.x, len(active), float(np.abs(end.fun).max()), words)
+        best, least = np.empty(0), math.inf
+        for size, half in _STARTS:
+            soft = self.middle + half * (high - low) * signs
+            matrix = self.problem.readout_variance * (soft.T * share) @ soft
+            u = np.linalg.lstsq(matrix, self.problem.y, rcond=1e-10)[0]
+            start = np.concatenate([(u / self.p[:, None]).ravel(), size * signs.ravel(), share])
+            end = least_squares(
+                self.conditions, start, args=(len(active),), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=steps
+            )
+            residual, steps = float(np.abs(end.fun).max()), min(steps, _FEW_STEPS)
+            if residual < least:
+                best, least = end.x, residual
+            if least < _SOLVED:
+                break
+        return self.report(best, len(active), least, words)
 
     def report(self, u: FloatArray, count: int, residual: float, words: FloatArray) -> tuple[Reduced, int | None]:
         """The solution of a set of codes, and the pattern of a higher maximum of E, if there is one.

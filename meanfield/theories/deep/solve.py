@@ -13,7 +13,16 @@ from meanfield.posterior.certificate import ConvergenceError, UnstableFractions
 from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
-from meanfield.theories.deep.branches import NoBranch, coding_branch, frozen_branch, polish, prior_branch, refined
+from meanfield.theories.deep.branches import (
+    NoBranch,
+    Way,
+    coding_and_starts,
+    coding_branch,
+    frozen_branch,
+    polish,
+    prior_branch,
+    refined,
+)
 from meanfield.theories.deep.coverage import refuses
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
@@ -22,6 +31,7 @@ from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
+from meanfield.theories.deep.second_start import Second, highest, second_start
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
@@ -111,6 +121,7 @@ def solve_deep(
     rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
+    starts: list[Way] | None = []
     try:
         with counted() as work:
             if problem.phi.parts == "gaussian":
@@ -118,54 +129,60 @@ def solve_deep(
             elif shares is not None:
                 system, found = frozen_branch(problem, shares, tolerance, progress, start)
             else:
-                system, found = _from_start(problem, start, tolerance, progress)
+                system, found, starts = _from_start(problem, start, tolerance, progress)
     except UnstableCode as error:
         raise UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern) from error
     except NotCovered as error:
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []
-    remark = ""
+    remark, again = "", Second("one start only")
     if competitors and shares is None and problem.phi.parts != "gaussian":
         warm = start is not None
         most = max(_WORK, _TIMES * work.done) if found.residual <= tolerance else _WORK
+        if not warm and found.residual <= tolerance:
+            again = second_start(problem, system, found, starts, work.done)
+        system, found, others = highest(again, system, found, tolerance, progress)
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
-    searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark)
+        branches = branches + others
+    searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
     return _posterior(
         network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress
     )
 
 
 def _searched(
-    competitors: bool, warm: bool, given: bool, problem: DeepProblem, branches: list[Branch], remark: str
+    competitors: bool, warm: bool, given: bool, problem: DeepProblem, branches: list[Branch], remark: str, again: str
 ) -> tuple[str, ...]:
     """Where solutions were looked for, in words."""
     if problem.phi.parts == "gaussian":
         return ()
     if given:
         return ("codes with the given shares",)
-    first = "the solution that a warm start led to" if warm else "codes planted from the limit of many samples"
+    first = (
+        "the solution that a warm start led to" if warm else f"codes planted from the limit of many samples; {again}"
+    )
     if not competitors:
         return (first,)
     second = "the branch without codes that continues the prior"
     if any(branch.name == "uncoded" for branch in branches):
         return first, f"{second}: found"
     if remark.startswith(_NO_CODES):
-        return f"{first}: not compared, {remark.removeprefix(_NO_CODES)}", f"{second}: the answer"
+        return f"{first.split(';')[0]}: not compared, {remark.removeprefix(_NO_CODES)}", f"{second}: the answer"
     if any(branch.name == "coding" for branch in branches):
-        return f"{first}: found", f"{second}: the answer"
+        return first.replace(";", ": found;"), f"{second}: the answer"
     outcome = remark.removeprefix(_ENDED).replace(_UNKNOWN, "not compared, ") or "the same solution"
     return first, f"{second}: {outcome}"
 
 
 def _from_start(
     problem: DeepProblem, start: Order | None, tolerance: float, report: Report | None
-) -> tuple[System, Found]:
+) -> tuple[System, Found, list[Way] | None]:
     if start is not None:
         system = System(problem)
         found = newton(system, system.pack(start), tolerance, progress=report, most=20)
         if found.residual <= tolerance:
-            return system, found
-    return coding_branch(problem, tolerance, report)
+            return system, found, []
+    return coding_and_starts(problem, tolerance, report)
 
 
 def _linear_branch(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
@@ -317,9 +334,10 @@ def _posterior(
     phi = system.free_energy(found.x, found.averages)
     residual, curvature = proof.residual, proof.curvature
     notes = [remark] if remark else []
-    if branches:
-        other = branches[0]
-        notes.append(f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}")
+    notes += [
+        f"another solution was found, {other.name}: Phi = {other.free_energy:.6g} against {phi:.6g}"
+        for other in branches
+    ]
     if not math.isnan(curvature.outer) and not curvature.passed:
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
     good = residual <= allowed and proof.error <= allowed

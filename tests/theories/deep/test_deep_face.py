@@ -181,7 +181,7 @@ def test_points_that_fail_say_why():
     with pytest.MonkeyPatch.context() as patch:
         from meanfield.theories.deep import solve as module
 
-        patch.setattr(module, "coding_branch", lambda *_: (_ for _ in ()).throw(module.NotCovered("no such luck")))
+        patch.setattr(module, "coding_and_starts", lambda *_: (_ for _ in ()).throw(module.NotCovered("no such luck")))
         diagram = mf.sweep(NETWORK, BINARY, tau=[0.01, 0.02], progress=False)
     assert diagram.status.tolist() == ["not converged"] * 2
     assert "no such luck" in diagram.messages[0]

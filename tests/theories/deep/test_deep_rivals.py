@@ -128,7 +128,7 @@ def test_many_starts_find_both_branches_and_no_other(tau, exists, tmp_path):
     assert found[0].free_energy == pytest.approx(post.free_energy, rel=1e-9)
     assert all(branch.residual < 1e-7 for branch in found)
     searched = post.certificate.searched
-    assert searched[0] == "codes planted from the limit of many samples"
+    assert searched[0] == "codes planted from the limit of many samples; one start only"
     assert ("found" if exists else "it ends in a fold at tau = 0.272") in searched[1]
     assert f"searched: {searched[1]}" in post.table()
     assert mf.load(post.save(tmp_path / "deep.npz")).certificate.searched == searched

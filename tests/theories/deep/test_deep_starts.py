@@ -91,6 +91,37 @@ def test_many_samples_at_the_exponent_one_over_depth_start_from_their_limit():
     assert np.all((n_tilde_d > 0.9) & (n_tilde_d < 1.0))
 
 
+def test_codes_of_weak_targets_are_hardly_saturated_in_the_limit_of_many_samples():
+    """Random task 86: starts with strong fields lost them, and no planted start led to the codes at P = 742,423."""
+    p, y, s, scale = np.array([0.46185558, 0.53814442]), np.array([-0.4296923, 0.51874252]), 1.5**2, 0.64
+    network = mf.Network("hard_tanh", 3, sigma_a=1.5, sigma_w=0.8, readout_exponent=1.0 / 3.0)
+    post = mf.solve(network, mf.class_task(fractions=p, targets=y, n_samples=np.inf), 0.14)
+    assert post.status == "optimal"
+    assert len(post.solution.weight) == 2  # the code and its mirror image
+
+    def mean(f, variance, around=0.0):
+        z = around + np.sqrt(variance) * np.linspace(-9, 9, 200_001)
+        weight = np.exp(-0.5 * (z - around) ** 2 / variance)
+        return float((weight * f(z)).sum() / weight.sum())
+
+    def phi(z):
+        return np.clip(z, -1.0, 1.0)
+
+    # One code: X = (Gamma |w|^4)^(1/3) along w = sqrt(p) h; fields are stationary at t_c = h_c / (X a phibar'(h_c)).
+    first = mean(lambda z: phi(z) ** 2, scale)
+    second = mean(lambda z: phi(z) ** 2, scale * first)
+    gain = mean(lambda z: np.abs(z) < 1.0, scale * first)
+    code = int(np.argmax(post.solution.activation @ y))
+    a, activation = post.solution.readout[code, 0], post.solution.activation[code]
+    h = np.array([-0.30315, 0.36774])
+    np.testing.assert_allclose(activation, [mean(phi, scale * second, one) for one in h], atol=2e-5)
+    np.testing.assert_allclose(a * activation, y, rtol=1e-8)
+    slope = np.array([mean(lambda z: np.abs(z) < 1.0, scale * second, one) for one in h])
+    stiffness = (scale**2 * first * gain**2 * float(p @ h**2) ** 2) ** (1.0 / 3.0)
+    t = h / (stiffness * a * slope)
+    assert a == pytest.approx(s * float((p * activation) @ t), rel=2e-4)
+
+
 def test_a_kernel_without_any_positive_part_is_no_step():
     network, task, tau = hard_tanh_problem()
     problem, _ = problem_of(network, task, tau, merge=True)

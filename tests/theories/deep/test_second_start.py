@@ -1,0 +1,49 @@
+"""A second start for the codes of many samples: which solutions it finds, and what is said of it."""
+
+import numpy as np
+
+import meanfield as mf
+from meanfield.theories.deep.branches import coding_and_starts
+from meanfield.theories.deep.fold import uncoded_at
+from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.second_start import Second, highest, second_start
+
+NETWORK = mf.Network("sigmoid", 2)
+
+
+def test_few_samples_have_one_start_and_many_a_second_one():
+    few = mf.solve(NETWORK, mf.class_task(targets=[1, -1], n_samples=100), 0.3)
+    assert "one start only" in few.certificate.searched[0]
+    many = mf.solve(NETWORK, mf.class_task(targets=[1, -1], n_samples=4000), 0.3)
+    assert "a second start leads to the same solution" in many.certificate.searched[0]
+    assert all(branch.name != "other codes" for branch in many.certificate.branches)
+
+
+def test_another_solution_is_reported_and_the_larger_phi_wins():
+    problem, _ = problem_of(NETWORK, mf.class_task(targets=[1, -1], n_samples=4000), 0.4)
+    system, codes, starts = coding_and_starts(problem, 1e-8)
+    rival, other = uncoded_at(problem)  # stands for the other solution: that of smaller Phi here or not
+    second = second_start(problem, system, codes, [lambda: (rival, other)], 1e9)
+    assert second.outcome == "a second start leads to another solution"
+    phi = system.free_energy(codes.x, codes.averages), rival.free_energy(other.x, other.averages)
+    best, end, (lower,) = highest(second, system, codes, 1e-8, None)
+    np.testing.assert_allclose(best.free_energy(end.x, end.averages), max(phi), rtol=1e-6)
+    np.testing.assert_allclose(lower.free_energy, min(phi), rtol=1e-6)
+    swapped = Second("", (system, codes))
+    best, end, (lower,) = highest(swapped, rival, other, 1e-8, None)
+    np.testing.assert_allclose(best.free_energy(end.x, end.averages), max(phi), rtol=1e-6)
+    assert starts
+
+
+def test_starts_that_lead_nowhere_are_said():
+    problem, _ = problem_of(NETWORK, mf.class_task(targets=[1, -1], n_samples=4000), 0.01)
+    system, codes, starts = coding_and_starts(problem, 1e-8)
+
+    def fails():
+        raise NotCovered("no such luck")
+
+    assert second_start(problem, system, codes, [fails], 1e9).outcome == "no other start led to a solution"
+    assert second_start(problem, system, codes, None, 1e9).outcome == "other starts led to none"
+    found = second_start(problem, system, codes, starts, 1e9)
+    assert found == Second("a second start leads to the same solution")
