@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -49,17 +50,19 @@ def newton(
     most: int = 40,
     patience: int = _PATIENCE,
     progress: Callable[[str, int, float], None] | None = None,
+    known: Evaluation | None = None,
 ) -> Found:
     """Solve the equations from x, in at most `most` steps of which `patience` in a row bring no progress.
 
     A step is shortened so that no block changes by more than 30 % of its size, and d stays positive; after a much
     shorter one whole steps are not tried at once, and none whose integrals take much more work than those before.
     Weights of codes follow t exponentially; far from the solution t is therefore minimised over after every step, a
-    convex problem.
+    convex problem. `known`: the averages at x, which are used if they come with curvature.
     """
     with counted() as usual:
-        averages = system.evaluate(x, curvature=True)
-    most_work = max(usual.done, _LITTLE)
+        curved = known is not None and known.top[0].curvature is not None
+        averages = known if known is not None and curved else system.evaluate(x, curvature=True)
+    most_work = 0.0 if curved else max(usual.done, _LITTLE)  # of one evaluation, once it is known
     residual = system.residual(x, averages)
     error = float(np.abs(residual).max())
     best = Found(x, error, averages, 0)
@@ -78,7 +81,7 @@ def newton(
                 candidate = _positive(system, candidate)
             if admissible(system, candidate):
                 try:
-                    with counted(_DEAR * most_work) as work:
+                    with counted(_DEAR * most_work or math.inf) as work:
                         trial = system.evaluate(candidate, curvature=True)
                         there = system.residual(candidate, trial)
                         if float(np.abs(there).max()) > _NEAR and system.problem.depth > 1:
@@ -87,7 +90,7 @@ def newton(
                 except (NotCovered, OutOfWork, np.linalg.LinAlgError):
                     pass
                 else:
-                    most_work = max(most_work, work.done)
+                    most_work = max(most_work, work.done, _LITTLE)
                     size = float(np.linalg.norm(there))
                     if reached is None or size < reached[3]:
                         reached, short = (candidate, trial, there, size), _LENGTHS.index((share, raised))
