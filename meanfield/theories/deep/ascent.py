@@ -54,7 +54,7 @@ def _state(system: System, order: Order, curvature: bool = False) -> _State:
     for layer in range(p.depth - 1):
         layers.append(system.averages(replace(order, kernel=kernel, d=d), layer, curvature=curvature)[0])
         kernel[layer], d[layer] = layers[-1].kernel, layers[-1].d
-    there, top = readout_minimum(system, replace(order, kernel=kernel, d=d), _EXACT, 20)
+    there, top = readout_minimum(system, replace(order, kernel=kernel, d=d), _EXACT, 20, None, curvature)
     found = Evaluation(layers, top)
     above = system.combined(found)[1:]
     tilde = np.array([push * one.tilde for push, one in zip(p.push, above)])

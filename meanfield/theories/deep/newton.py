@@ -152,7 +152,7 @@ def direction(system: System, x: FloatArray, averages: Evaluation, matrix: Float
 
 def _settled(system: System, x: FloatArray, averages: Evaluation) -> tuple[FloatArray, Evaluation]:
     """x with t at the minimum of Phi for the other unknowns."""
-    order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12, averages.top)
+    order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12, averages.top, True)
     return system.pack(order), Evaluation(averages.lower, top)
 
 
