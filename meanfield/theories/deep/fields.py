@@ -335,8 +335,9 @@ def _plane_fields(
             classes.append(_following(rows.b, float(variance[c])))
         else:
             stiffest = max(least[c][1], region.stiffness)
+            ends = _ends(far, [c])
             classes.append(
-                _lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force, _ends(far, [c]))
+                _lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force, ends, every=True)
             )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
@@ -380,16 +381,20 @@ def _lattice(
     shared: float,
     force: tuple[float, float] | None,
     far: tuple[float, float],
+    every: bool = False,
 ) -> _Own:
     """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends.
 
     Where the force of the class on h is known to stay within bounds, only the h that it can reach from the shared field
-    take part.
+    take part. With `every` it does so from all values: it is read between them, and would be cut off at an end.
     """
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
     low, high = min(h.min() - reach, far[0] - _AROUND * width), max(h.max() + reach, far[1] + _AROUND * width)
+    if every and force is not None:
+        low = min(low, float(centre.min()) + variance * force[0] - alone)
+        high = max(high, float(centre.max()) + variance * force[1] + alone)
     step = rule.h * width * (1.0 if force is None else _BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
