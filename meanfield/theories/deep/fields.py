@@ -15,7 +15,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.rows import Rows, even_rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
-from meanfield.theories.deep.site import site_table, z_rule
+from meanfield.theories.deep.site import site_rule, site_table
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
@@ -429,7 +429,7 @@ def _region(
     reach = _BEYOND * math.sqrt(float(setting.covariance[c, c]))
     b_grid = np.linspace(float(bounds[0][c]), float(bounds[1][c]), _GRID_B)
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
-    nodes = z_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
+    nodes = site_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
     force = size * float(site.h.min()), size * float(site.h.max())
     return _Region(max(size * float(-site.hh.min()), 0.0), force)
@@ -451,7 +451,7 @@ def _around(
     width = 1.0 / math.sqrt(1.0 / variance + stiffest)
     places = h[:, None] + math.sqrt(2.0 * depth) * width * np.linspace(-1.0, 1.0, _PLACES)
     d = float(setting.d[c])
-    nodes = z_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
+    nodes = site_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
     site = site_table(nodes, b, places.ravel(), d, float(setting.delta[c]))
     every = np.arange(len(b))
     beside = max(0.0, float(-n[c] * site.hh.reshape(len(b), len(b), _PLACES)[every, every].min()))
@@ -463,7 +463,7 @@ def _stiffness(
 ) -> tuple[float, float]:
     """Smallest (at least 0) and largest -n g_hh at the maxima, the curvature of the weight of class c in h."""
     d = float(setting.d[c])
-    nodes = z_rule(phi, d, float(h.min()), float(h.max()), 0.6, float(np.abs(b).max()))
+    nodes = site_rule(phi, d, float(h.min()), float(h.max()), 0.6, float(np.abs(b).max()))
     site = site_table(nodes, b, h, d, float(setting.delta[c]))
     curvature = np.maximum(-n[c] * np.diag(site.hh), 0.0)
     return float(curvature.min()), float(curvature.max())
