@@ -10,7 +10,7 @@ and dK is a positive form of dK~, so that Phi grows along G - K~, and k~ stays p
 With second derivatives the way is shorter. With conjugates and t at their values for given kernels Phi has the second
 derivatives H_KK - A by these, A = H_Kw H_ww^-1 H_wK, w the conjugates and t. Along the eigenvectors of that in units of
 A the step is that of Newton's method where it leads up, and that of dK~ = G - K~ (curvature 1 in these units) where Phi
-is convex.
+is convex, shorter where it is more so than that: there the whole step leads too far.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _state(system: System, order: Order, curvature: bool = False) -> _State:
     for layer in range(p.depth - 1):
         layers.append(system.averages(replace(order, kernel=kernel, d=d), layer, curvature=curvature)[0])
         kernel[layer], d[layer] = layers[-1].kernel, layers[-1].d
-    there, top = readout_minimum(system, replace(order, kernel=kernel, d=d), _EXACT, 20)
+    there, top = readout_minimum(system, replace(order, kernel=kernel, d=d), _EXACT, 20, None, curvature)
     found = Evaluation(layers, top)
     above = system.combined(found)[1:]
     tilde = np.array([push * one.tilde for push, one in zip(p.push, above)])
@@ -160,7 +160,8 @@ def _upwards(system: System, x: FloatArray, averages: Evaluation) -> FloatArray:
     root = vectors / np.sqrt(np.maximum(values, _SINGULAR * values[-1])) / unit[:, None]
     curvature, turned = np.linalg.eigh(np.eye(len(unit)) - root.T @ hessian[np.ix_(kernels, kernels)] @ root)
     along = root @ turned
-    step = (slope[kernels] @ along) / np.where(curvature > 0.0, np.maximum(curvature, _FLATTEST), 1.0)
+    bent = np.where(curvature > 0.0, np.maximum(curvature, _FLATTEST), np.maximum(1.0, -curvature))
+    step = (slope[kernels] @ along) / bent
     move = np.empty(len(x))
     move[kernels] = along @ step
     move[~kernels] = -(follows @ move[kernels]) / size

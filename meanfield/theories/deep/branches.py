@@ -82,17 +82,19 @@ def polish(
 
     Its second derivatives are good enough for the few steps from there, where it is one. Where Newton ended far from
     any solution the fine quadrature leads to none either, and the coarse ones are handed back; not so for given codes
-    and lattices around peaks, whose coarse equations are rough themselves.
+    and lattices around peaks, whose coarse equations are rough themselves. What is allowed for finding a solution is
+    no limit once there is one.
     """
     if rough.residual > _ASTRAY and not coarse.codes and not patched(coarse.problem):
         return coarse, rough
     system = coarse.at_rule(FINE)
     if rough.residual > _ROUGH:
         return system, newton(system, rough.x, tolerance, most=most, progress=report)
-    found = chord(system, rough.x, coarse.hessian(rough.averages), tolerance, report)
-    if found.residual <= tolerance:
-        return system, found
-    return system, newton(system, found.x, tolerance, most=most, progress=report)
+    with counted(_ONE_WAY, beyond=True):
+        found = chord(system, rough.x, coarse.hessian(rough.averages), tolerance, report)
+        if found.residual > tolerance:
+            found = newton(system, found.x, tolerance, most=most, progress=report, known=found.averages)
+    return system, found
 
 
 def refined(system: System, found: Found, tolerance: float, report: Report | None) -> tuple[System, Found] | None:

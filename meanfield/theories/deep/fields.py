@@ -15,7 +15,7 @@ from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.rows import Rows, even_rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
-from meanfield.theories.deep.site import site_table, z_rule
+from meanfield.theories.deep.site import site_rule, site_table
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
@@ -340,8 +340,9 @@ def _plane_fields(
             classes.append(_following(rows.b, float(variance[c])))
         else:
             stiffest = max(least[c][1], region.stiffness)
+            ends = _ends(far, [c])
             classes.append(
-                _lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force, _ends(far, [c]))
+                _lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force, ends, every=True)
             )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
@@ -385,16 +386,20 @@ def _lattice(
     shared: float,
     force: tuple[float, float] | None,
     far: tuple[float, float],
+    every: bool = False,
 ) -> _Own:
     """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends.
 
     Where the force of the class on h is known to stay within bounds, only the h that it can reach from the shared field
-    take part.
+    take part. With `every` it does so from all values: it is read between them, and would be cut off at an end.
     """
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
     low, high = min(h.min() - reach, far[0] - _AROUND * width), max(h.max() + reach, far[1] + _AROUND * width)
+    if every and force is not None:
+        low = min(low, float(centre.min()) + variance * force[0] - alone)
+        high = max(high, float(centre.max()) + variance * force[1] + alone)
     step = rule.h * width * (1.0 if force is None else _BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
@@ -429,7 +434,7 @@ def _region(
     reach = _BEYOND * math.sqrt(float(setting.covariance[c, c]))
     b_grid = np.linspace(float(bounds[0][c]), float(bounds[1][c]), _GRID_B)
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
-    nodes = z_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
+    nodes = site_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
     force = size * float(site.h.min()), size * float(site.h.max())
     return _Region(max(size * float(-site.hh.min()), 0.0), force)
@@ -451,7 +456,7 @@ def _around(
     width = 1.0 / math.sqrt(1.0 / variance + stiffest)
     places = h[:, None] + math.sqrt(2.0 * depth) * width * np.linspace(-1.0, 1.0, _PLACES)
     d = float(setting.d[c])
-    nodes = z_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
+    nodes = site_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
     site = site_table(nodes, b, places.ravel(), d, float(setting.delta[c]))
     every = np.arange(len(b))
     beside = max(0.0, float(-n[c] * site.hh.reshape(len(b), len(b), _PLACES)[every, every].min()))
@@ -463,7 +468,7 @@ def _stiffness(
 ) -> tuple[float, float]:
     """Smallest (at least 0) and largest -n g_hh at the maxima, the curvature of the weight of class c in h."""
     d = float(setting.d[c])
-    nodes = z_rule(phi, d, float(h.min()), float(h.max()), 0.6, float(np.abs(b).max()))
+    nodes = site_rule(phi, d, float(h.min()), float(h.max()), 0.6, float(np.abs(b).max()))
     site = site_table(nodes, b, h, d, float(setting.delta[c]))
     curvature = np.maximum(-n[c] * np.diag(site.hh), 0.0)
     return float(curvature.min()), float(curvature.max())

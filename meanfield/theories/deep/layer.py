@@ -23,7 +23,7 @@ from meanfield.theories.deep.compiled.kernels import field_law
 from meanfield.theories.deep.fields import Fields, fields_of
 from meanfield.theories.deep.lattice import HALF, cross, difference, keys, unique
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, TooCoarse
-from meanfield.theories.deep.products import Products, products_of
+from meanfield.theories.deep.products import Products, ReadoutProducts, products_of
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, UnstableCode, code_words
 from meanfield.theories.deep.sums import Sums, Totals, View, combined
 from meanfield.theories.deep.terms import BLOCK, LayerTerms, Narrow
@@ -146,10 +146,11 @@ class Layer(LayerTerms):
         *,
         grow: bool = True,
         detail: bool = False,
-        curvature: bool = False,
+        curvature: bool | str = False,
         samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
-        """Averages of a layer; with `grow` nodes are brought up to date first, and `samples` needs `curvature`."""
+        """Averages of a layer; with `grow` nodes are brought up to date first. `samples` needs `curvature`, that of a
+        last layer by "t" alone where that is said, for half the work."""
         self.refits, self.visits = 0, self.visits + 1
         while True:
             try:
@@ -161,7 +162,7 @@ class Layer(LayerTerms):
                 grow = False
 
     def _evaluate(
-        self, setting: Setting, grow: bool, detail: bool, curvature: bool, samples: bool
+        self, setting: Setting, grow: bool, detail: bool, curvature: bool | str, samples: bool
     ) -> tuple[Averages, Detail | None]:
         fields, modes = self._prepared(setting)
         r = setting.root.shape[1]
@@ -193,7 +194,7 @@ class Layer(LayerTerms):
         *,
         grow: bool = True,
         detail: bool = False,
-        curvature: bool = False,
+        curvature: bool | str = False,
         samples: bool = False,
     ) -> list[tuple[Averages, Detail | None]]:
         """Averages over the neurons of each code alone: those below the local maximum of the weight with its pattern.
@@ -217,7 +218,7 @@ class Layer(LayerTerms):
         patterns: tuple[str, ...],
         grow: bool,
         detail: bool,
-        curvature: bool,
+        curvature: bool | str,
         samples: bool,
     ) -> list[tuple[Averages, Detail | None]]:
         fields, beta = self._prepared(setting)
@@ -307,11 +308,19 @@ class Layer(LayerTerms):
         return view
 
     def _average(
-        self, view: View, index: IntArray, detail: bool, curvature: bool, whole: bool = True, samples: bool = False
+        self,
+        view: View,
+        index: IntArray,
+        detail: bool,
+        curvature: bool | str,
+        whole: bool = True,
+        samples: bool = False,
     ) -> tuple[Averages, Detail | None]:
         often = self._often(index) if whole and not detail else np.ones(len(index))
-        kind = len(self.n), curvature, self.last, bool(view.setting.covariance.any()), samples
+        kind = len(self.n), bool(curvature), self.last, bool(view.setting.covariance.any()), samples
         products = Products(*kind) if detail else products_of(*kind)
+        if curvature == "t" and not (detail or samples):
+            products = ReadoutProducts(self.n)
         nodes = products.with_nodes() if detail else {}
         found = self._summed(view, products, index, often, whole, detail)
         averages = found.averages(products)
@@ -363,9 +372,7 @@ class Layer(LayerTerms):
 
     def _words(self, out: FloatArray, products: Products) -> np.ndarray:
         """(N,) code words of nodes with the sums of products `out`: what most of their neurons do."""
-        n_classes = len(self.n)
-        force = out[:, products.slopes[:n_classes]] / np.maximum(out[:, products.one], 1e-300)[:, None]
-        return code_words(self.phi, force / self.n)
+        return code_words(self.phi, products.activation(out, self.n))
 
     def tilted(
         self, setting: Setting, copies: Sequence[tuple[float, FloatArray]], pattern: str | None = None

@@ -51,6 +51,7 @@ def newton(
     patience: int = _PATIENCE,
     hopeless: float = math.inf,
     progress: Callable[[str, int, float], None] | None = None,
+    known: Evaluation | None = None,
 ) -> Found:
     """Solve the equations from x, in at most `most` steps of which `patience` in a row bring no progress.
 
@@ -58,11 +59,12 @@ def newton(
     shorter one whole steps are not tried at once, and none whose integrals take much more work than those before.
     Starts of a residual of `hopeless` and more are left as they are.
     Weights of codes follow t exponentially; far from the solution t is therefore minimised over after every step, a
-    convex problem.
+    convex problem. `known`: the averages at x, which are used if they come with curvature.
     """
     with counted() as usual:
-        averages = system.evaluate(x, curvature=True)
-    most_work = max(usual.done, _LITTLE)
+        curved = known is not None and known.top[0].curvature is not None
+        averages = known if known is not None and curved else system.evaluate(x, curvature=True)
+    most_work = 0.0 if curved else max(usual.done, _LITTLE)  # of one evaluation, once it is known
     residual = system.residual(x, averages)
     error = float(np.abs(residual).max())
     best = Found(x, error, averages, 0)
@@ -82,7 +84,7 @@ def newton(
                 candidate = _positive(system, candidate)
             if admissible(system, candidate):
                 try:
-                    with counted(_DEAR * most_work) as work:
+                    with counted(_DEAR * most_work or math.inf) as work:
                         trial = system.evaluate(candidate, curvature=True)
                         there = system.residual(candidate, trial)
                         if float(np.abs(there).max()) > _NEAR and system.problem.depth > 1:
@@ -91,7 +93,7 @@ def newton(
                 except (NotCovered, OutOfWork, np.linalg.LinAlgError):
                     pass
                 else:
-                    most_work = max(most_work, work.done)
+                    most_work = max(most_work, work.done, _LITTLE)
                     size = float(np.linalg.norm(there))
                     if reached is None or size < reached[3]:
                         reached, short = (candidate, trial, there, size), _LENGTHS.index((share, raised))
@@ -153,7 +155,7 @@ def direction(system: System, x: FloatArray, averages: Evaluation, matrix: Float
 
 def _settled(system: System, x: FloatArray, averages: Evaluation) -> tuple[FloatArray, Evaluation]:
     """x with t at the minimum of Phi for the other unknowns."""
-    order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12, averages.top)
+    order, top = readout_minimum(system, system.unpack(x), _SETTLED, 12, averages.top, True)
     return system.pack(order), Evaluation(averages.lower, top)
 
 

@@ -13,7 +13,7 @@ from meanfield.theories.deep.compiled.generated.site import KEYS, SAMPLE_KEYS
 from meanfield.theories.deep.rules import SampleCurvature
 from meanfield.validation import FloatArray
 
-__all__ = ["MeanMoments", "Products", "added", "pairs_of", "products_of"]
+__all__ = ["MeanMoments", "Products", "ReadoutProducts", "added", "pairs_of", "products_of"]
 
 _COLUMN = {key: i for i, key in enumerate(KEYS)}
 _NAMES = [*MEANS, "field"]
@@ -87,6 +87,11 @@ class Products:
         found = {name: self._singles(column) for name, column in names.items()}
         self._finish()
         return found
+
+    def activation(self, out: FloatArray, n: FloatArray) -> FloatArray:
+        """(N, C) mean of phi over the neurons of nodes with sums of products `out` (N, products), in a last layer."""
+        force = out[:, self.slopes[: self.n_classes]] / np.maximum(out[:, self.one], 1e-300)[:, None]
+        return np.asarray(force / n)
 
     def _row(self, columns: dict[int, int]) -> int:
         key = tuple(columns.get(c, 0) for c in range(self.n_classes))
@@ -197,6 +202,34 @@ class Products:
         all_slopes = np.append(t_slope, slope[rest])
         second = np.block([[t_t, t_rest], [t_rest.T, plain[rest, rest]]])
         return np.asarray(second - np.outer(all_slopes, all_slopes))
+
+
+class ReadoutProducts(Products):
+    """Rows of the averages of a last layer, whose second derivatives are those by t alone, of t[c, r] class by class:
+    n_c n_e <a a^T g_b g_b> and, in the same class, n_c <a a^T g_bb>. No other derivatives of g are needed."""
+
+    def __init__(self, sizes: FloatArray) -> None:
+        super().__init__(len(sizes), curvature=False, last=True, fields=True)
+        self.sizes = sizes
+        self.firsts = self._singles("b")
+        self._finish()
+
+    @property
+    def by_readout(self) -> bool:
+        return True
+
+    def activation(self, out: FloatArray, n: FloatArray) -> FloatArray:
+        return np.asarray(out[:, self.firsts] / np.maximum(out[:, self.one], 1e-300)[:, None])
+
+    def second_derivatives(self, total: FloatArray, by_readout: tuple[FloatArray, FloatArray] | None) -> FloatArray:
+        assert by_readout is not None
+        once, twice = by_readout
+        n, size = self.sizes, self.n_classes * len(once)
+        slope = (n * once[:, self.firsts]).T.ravel()
+        both = np.outer(n, n) * twice[:, :, self.averages["kernel"]]
+        classes = range(self.n_classes)
+        both[:, :, classes, classes] += n * twice[:, :, self.averages["d"]]
+        return np.asarray(both.transpose(2, 0, 3, 1).reshape(size, size) - np.outer(slope, slope))
 
 
 class MeanMoments(Products):

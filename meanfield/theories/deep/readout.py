@@ -23,6 +23,7 @@ __all__ = ["readout_minimum"]
 
 _LONGEST = 0.3  # of a step, in units of the largest coordinate
 _ARMIJO, _SHORTER, _SHORTEST = 1e-3, 0.4, 1e-3
+_LAST = 1.0  # nats: where a step promises less it may be the last one
 _LOOKS = 15  # how often a step is looked for anew, as codes were met on the way
 _SMOOTHING, _STEPS = 4.0, 12  # of the kinks of a model: by how much less at a time, and steps of Newton at each
 
@@ -56,16 +57,22 @@ class _Met(NamedTuple):
 
 
 def readout_minimum(
-    system: System, order: Order, tolerance: float = 1e-4, most: int = 60, known: list[Averages] | None = None
+    system: System,
+    order: Order,
+    tolerance: float = 1e-4,
+    most: int = 60,
+    known: list[Averages] | None = None,
+    curvature: bool = False,
 ) -> tuple[Order, list[Averages]]:
     """The order parameters with t at the minimum of Phi for these kernels, and the top layer's averages there.
 
     To within `tolerance` nats, in at most `most` steps. `known`: the top layer's averages at `order`, with curvature.
+    The averages have second derivatives by t alone, and all of them with `curvature`.
     """
     problem, basis = system.problem, system.outputs
     gram = problem.tau * np.einsum("iab,jab,a->ij", basis, basis, problem.n)
     x = np.einsum("iab,ab->i", basis, order.t)
-    now = _met(system, order, x, gram, known)
+    now, whole = _met(system, order, x, gram, known), known is not None
     codes = dict(now.codes)
     for _ in range(most):
         full, expected = _step(x, now, codes, gram)
@@ -73,7 +80,8 @@ def readout_minimum(
         while expected < -0.5 * tolerance and length > _SHORTEST:
             looks += 1
             try:
-                there = _met(system, order, x + length * full, gram)
+                last = curvature and expected > -_LAST
+                there = _met(system, order, x + length * full, gram, whole=last)
             except NotCovered:
                 length *= _SHORTER
                 continue
@@ -89,17 +97,26 @@ def readout_minimum(
                 length *= _SHORTER
         else:
             break
-        x, now = x + length * full, there
+        x, now, whole = x + length * full, there, last
         codes = {word: _below(code, x, now.ceiling) for word, code in codes.items()} | now.codes
+    if curvature and not whole:
+        now = _met(system, order, x, gram, whole=True)
     return replace(order, t=np.tensordot(x, basis, 1)), now.top
 
 
-def _met(system: System, order: Order, x: FloatArray, gram: FloatArray, known: list[Averages] | None = None) -> _Met:
-    """What the top layer has at coordinates x of t."""
+def _met(
+    system: System,
+    order: Order,
+    x: FloatArray,
+    gram: FloatArray,
+    known: list[Averages] | None = None,
+    whole: bool = False,
+) -> _Met:
+    """What the top layer has at coordinates x of t; its averages have second derivatives by t, or all (`whole`)."""
     problem, basis, n = system.problem, system.outputs, system.problem.n
     now = replace(order, t=np.tensordot(x, basis, 1))
-    top = system.averages(now, problem.depth - 1, curvature=True) if known is None else known
-    whole = system.combined(Evaluation([], top))[-1]
+    top = system.averages(now, problem.depth - 1, curvature=True if whole else "t") if known is None else known
+    every = system.combined(Evaluation([], top))[-1]
     flat = basis.reshape(len(basis), -1)
     size = flat.shape[1]
 
@@ -109,10 +126,10 @@ def _met(system: System, order: Order, x: FloatArray, gram: FloatArray, known: l
         curved = problem.readout_variance * flat @ part.curvature[:size, :size] @ flat.T
         return np.einsum("iab,ab,a->i", basis, force, n), curved
 
-    slope, curvature = derivatives(whole)
+    slope, curvature = derivatives(every)
     outside = np.einsum("iab,ab,a->i", basis, problem.y, n)
-    value = whole.log_z - float(x @ outside) + 0.5 * float(x @ gram @ x)
-    codes = {word: _Code(x, part.log_z, *derivatives(part)) for word, part in whole.codes.items()}
+    value = every.log_z - float(x @ outside) + 0.5 * float(x @ gram @ x)
+    codes = {word: _Code(x, part.log_z, *derivatives(part)) for word, part in every.codes.items()}
     seen, ceiling = frozenset(codes), math.inf
     if codes:
         ceiling = max(code.value for code in codes.values()) - system.layers[-1].rule.depth

@@ -11,7 +11,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.rules import Rule, activation_range
-from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_values, z_rule
+from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_rule, site_values
 from meanfield.validation import FloatArray
 
 __all__ = ["SingleSites"]
@@ -51,7 +51,7 @@ class SingleSites:
         return 0.5 * (low + high) + half * np.cos(theta), np.asarray(sign * np.sin(theta))
 
     def _z(self, h: FloatArray, b: FloatArray) -> SiteNodes:
-        return z_rule(self.phi, self.d, float(h.min()), float(h.max()), self.rule.z, float(np.abs(b).max()))
+        return site_rule(self.phi, self.d, float(h.min()), float(h.max()), self.rule.z, float(np.abs(b).max()))
 
     @cached_property
     def _table(self) -> FloatArray:

@@ -30,6 +30,7 @@ __all__ = [
     "noise_lattice",
     "noisy_means",
     "site_derivatives",
+    "site_rule",
     "site_table",
     "site_values",
     "unit_lattice",
@@ -39,6 +40,7 @@ __all__ = [
 REACH = 8.6  # standard deviations of z beyond h: exp(-37)
 _PANEL_NODES = 24
 _PRODUCT = 0.4  # what a multiplication of a matrix product counts where these are most of it
+_DERIVED = 100.0  # multiplications of the derivatives of g at one pair of b and h, where moments cost nothing
 _EXPONENTIAL = 40  # multiplications of a matrix product that it takes as long as
 _DECAYS = 24.0  # powers of e by which the law may fall over the panel next to a kink
 _PLAIN = 0.45  # spacing where nothing is tilted
@@ -59,11 +61,29 @@ class Site(NamedTuple):
 
 
 class SiteNodes(NamedTuple):
-    """Quadrature over z: points, weights, phi there."""
+    """Quadrature over z: points, weights, phi there. With `breaks` (k,) phi is constant between them: there is a point
+    in each of the k + 1 intervals, over which the moments of the noise are closed forms."""
 
     z: FloatArray
     weight: FloatArray
     phi: FloatArray
+    breaks: FloatArray | None = None
+
+
+def site_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, tilt: float = 0.0) -> SiteNodes:
+    """What g is integrated with: `z_rule`, or the intervals of a phi that is constant between its jumps, which needs
+    no quadrature, however little noise there is.
+
+    Raises
+    ------
+    NotCovered
+        As `z_rule`; of a phi with jumps alone only if d vanishes.
+    """
+    if phi.pieces is None or any(phi.pieces.slopes) or not d > 0.0:
+        return z_rule(phi, d, h_low, h_high, step, tilt)
+    breaks = np.array(phi.pieces.breaks, dtype=float)
+    inside = np.concatenate([[breaks[0] - 1.0], 0.5 * (breaks[1:] + breaks[:-1]), [breaks[-1] + 1.0]])
+    return SiteNodes(inside, np.ones(len(inside)), np.array(phi.pieces.intercepts, dtype=float), breaks)
 
 
 def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, tilt: float = 0.0) -> SiteNodes:
@@ -216,21 +236,45 @@ def _width(phi: Activation) -> float:
 
 
 def _factors(
-    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """What the integral over z consists of: ln of a scale (n_b, 1), the tilt (n_b, n_z), xi and its law (n_z, n_h)."""
+    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float, highest: int = 0
+) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
+    """What the integral over z consists of: ln of a scale (n_b, 1), the tilt (n_b, n_z), and the law of xi times its
+    powers up to `highest`, each (n_z, n_h)."""
     spend(float(len(nodes.z)) * (_EXPONENTIAL * (len(b) + len(h)) + len(h) * (_EXPONENTIAL + len(b))))
-    xi = (nodes.z[:, None] - h) / math.sqrt(d)
-    gauss = np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]
+    if nodes.breaks is None:
+        xi = (nodes.z[:, None] - h) / math.sqrt(d)
+        law = [np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]]
+        for _ in range(highest):
+            law.append(law[-1] * xi)
+    else:
+        law = _interval_moments((nodes.breaks[:, None] - h) / math.sqrt(d), highest)
     exponent = b[:, None] * nodes.phi + 0.5 * delta * nodes.phi**2
     top = exponent.max(axis=1, keepdims=True)
-    return top, np.exp(exponent - top), xi, gauss
+    return top, np.exp(exponent - top), law
+
+
+def _interval_moments(ends: FloatArray, highest: int) -> list[FloatArray]:
+    """Moments 0 ... `highest` of a standard normal variable over the intervals that ends (k, n) make, each (k + 1, n).
+
+    M_j = (j - 1) M_{j-2} + a^{j-1} N(a) - b^{j-1} N(b) over a ... b, from the half-line where they are smaller.
+    """
+    density = np.exp(-0.5 * ends * ends) / math.sqrt(2.0 * math.pi)
+    above, below = [ndtr(-ends)], [ndtr(ends)]
+    for j in range(1, highest + 1):
+        edge = ends ** (j - 1) * density
+        for half, sign in ((above, 1.0), (below, -1.0)):
+            half.append(sign * edge + ((j - 1) * half[j - 2] if j > 1 else 0.0))
+    found = []
+    for up, down in zip(above, below):
+        between = np.where(ends[:-1] > 0.0, up[:-1] - up[1:], down[1:] - down[:-1])
+        found.append(np.concatenate([down[:1], between, up[-1:]]))
+    return found
 
 
 def site_values(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> FloatArray:
     """g (n_b, n_h) at all pairs of b and h."""
-    top, tilt, _, gauss = _factors(nodes, b, h, d, delta)
-    return np.asarray(top + np.log(np.maximum(tilt @ gauss, _TINY)))
+    top, tilt, law = _factors(nodes, b, h, d, delta)
+    return np.asarray(top + np.log(np.maximum(tilt @ law[0], _TINY)))
 
 
 def site_derivatives(
@@ -240,19 +284,20 @@ def site_derivatives(
 
     Derivatives of a higher total order than `highest` are not meaningful.
     """
-    top, tilt, xi, gauss = _factors(nodes, b, h, d, delta)
+    most = min(highest, max(max(order) for order in MOMENTS))
+    top, tilt, law = _factors(nodes, b, h, d, delta, most)
     middle = 0.5 * (nodes.phi.max() + nodes.phi.min())
     phi = nodes.phi - middle
-    by_phi, by_xi = [tilt], [gauss]
-    for _ in range(min(highest, max(max(order) for order in MOMENTS))):
+    by_phi = [tilt]
+    for _ in range(most):
         by_phi.append(by_phi[-1] * phi)
-        by_xi.append(by_xi[-1] * xi)
-    total = np.maximum(tilt @ gauss, _TINY)
+    total = np.maximum(tilt @ law[0], _TINY)
     moments = np.zeros((len(MOMENTS), total.size))
-    spend(_PRODUCT * len(MOMENTS) * float(len(nodes.z)) * total.size)
+    each = _PRODUCT * len(MOMENTS) * len(nodes.z)
+    spend((each if nodes.breaks is None else each + _DERIVED) * float(total.size))
     for row, (i, j) in zip(moments, MOMENTS):
         if i + j <= highest:
-            row[:] = ((by_phi[i] @ by_xi[j]) / total).ravel()
+            row[:] = ((by_phi[i] @ law[j]) / total).ravel()
     found = np.empty((len(ORDERS), total.size))
     derivatives(moments, math.sqrt(d), found)
     found[ORDERS.index((1, 0))] += middle

@@ -95,7 +95,8 @@ class Totals:
         norm = float(self.plain[products.one])
         total = self.plain / norm
         by_readout = (self.once / norm, self.twice / norm) if products.by_readout else None
-        second = products.second_derivatives(total, by_readout) if products.curvature else None
+        curved = products.curvature or products.by_readout
+        second = products.second_derivatives(total, by_readout) if curved else None
         samples = products.by_sample(total, by_readout) if products.samples else None
         part = {name: total[rows] for name, rows in products.averages.items()}
         log_z = self.top + math.log(norm)

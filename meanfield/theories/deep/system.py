@@ -244,13 +244,14 @@ class System:
         return total
 
     def averages(
-        self, order: Order, layer: int, *, grow: bool = True, curvature: bool = False, samples: bool = False
+        self, order: Order, layer: int, *, grow: bool = True, curvature: bool | str = False, samples: bool = False
     ) -> list[Averages]:
-        """Averages of one layer, made symmetric; one per code in the top layer of given codes."""
-        options = {"grow": grow, "curvature": curvature} | ({"samples": True} if samples else {})
+        """Averages of one layer, made symmetric; one per code in the top layer of given codes. `curvature`: second
+        derivatives as well, those of the top by "t" alone where that is said."""
+        options: dict[str, bool | str] = {"grow": grow, "curvature": curvature} | ({"samples": True} if samples else {})
         return self.averages_at(self.setting(order, layer), layer, **options)
 
-    def averages_at(self, setting: Setting, layer: int, **options: bool) -> list[Averages]:
+    def averages_at(self, setting: Setting, layer: int, **options: bool | str) -> list[Averages]:
         """The same for a layer that is given something else. Raises `OutOfTime` at the time limit of the context."""
         check_time()
         spend(_EVALUATION)

@@ -29,13 +29,13 @@ _NOW: ContextVar[Work | None] = ContextVar("_NOW", default=None)
 
 
 @contextmanager
-def counted(most: float = float("inf")) -> Iterator[Work]:
+def counted(most: float = float("inf"), beyond: bool = False) -> Iterator[Work]:
     """Counts what is spent inside; `spend` raises `OutOfWork` there when it is more than `most`.
 
-    It counts for what is around it as well, whose own limit holds inside.
+    It counts for what is around it as well, whose own limit holds inside unless this may go `beyond` it.
     """
     outer = _NOW.get()
-    work = Work(most if outer is None else min(most, outer.most - outer.done))
+    work = Work(most if outer is None or beyond else min(most, outer.most - outer.done))
     before = _NOW.set(work)
     try:
         yield work

@@ -13,7 +13,7 @@ import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.rules import CHECK, FINE, NotCovered
 from meanfield.theories.deep.single_sites import SingleSites
-from meanfield.theories.deep.site import noisy_means, site_derivatives, site_values, z_rule
+from meanfield.theories.deep.site import SiteNodes, noisy_means, site_derivatives, site_rule, site_values, z_rule
 
 B = np.linspace(-700.0, 700.0, 15)
 H = np.linspace(-4.0, 4.0, 17)
@@ -30,6 +30,31 @@ def test_site_of_a_step_is_its_closed_form(rule, d, delta):
     assert len(nodes.z) < 2500  # panels of 0.0025 made 428,448 of them at d = 0.01 and |h| < 4
     wanted = np.logaddexp(log_ndtr(-x), B[:, None] + 0.5 * delta + log_ndtr(x))
     assert np.abs(site_values(nodes, B, h, d, delta) - wanted).max() < 1e-12 * 700.0
+
+
+@pytest.mark.parametrize("d", [1e-3, 0.2])
+def test_site_of_intervals_is_that_of_many_panels(d):
+    """phi that is constant between three jumps, and g with its derivatives from moments over the intervals alone."""
+    breaks, values = np.array([-0.5, 0.7, 0.8]), np.array([-1.0, 0.2, 1.0, 0.5])
+    b, h = np.linspace(-20.0, 20.0, 11), np.linspace(-1.5, 1.5, 61)
+    edges = np.unique(np.concatenate([np.linspace(-1.5 - 9.0 * d**0.5, 1.5 + 9.0 * d**0.5, 800), breaks]))
+    x, w = np.polynomial.legendre.leggauss(12)
+    half = 0.5 * np.diff(edges)
+    z = ((edges[1:] + edges[:-1]) / 2 + half * x[:, None]).T.ravel()
+    panels = SiteNodes(z, (half * w[:, None]).T.ravel(), values[np.searchsorted(breaks, z)])
+    intervals = SiteNodes(np.array([-1.0, 0.1, 0.75, 1.0]), np.ones(4), values, breaks)
+    one, two = (site_derivatives(nodes, b, h, d, -0.7) for nodes in (panels, intervals))
+    assert np.abs(one[0] - two[0]).max() < 1e-11
+    for first, second in zip(one[1], two[1]):
+        assert np.abs(first - second).max() < 1e-10 * np.abs(first).max()
+
+
+def test_a_step_needs_no_nodes_however_little_noise_there_is():
+    step = mf.activation("step")
+    assert len(site_rule(step, 1e-9, -5.0, 5.0, 0.4, 50.0).z) == 2
+    with pytest.raises(NotCovered):
+        site_rule(step, 0.0, -5.0, 5.0, 0.4, 50.0)
+    assert site_rule(mf.activation("hard_tanh"), 0.1, -5.0, 5.0, 0.4, 50.0).breaks is None
 
 
 @pytest.mark.parametrize("name", ["step", "hard_tanh", "hard_sigmoid"])

@@ -10,6 +10,7 @@ import pytest
 import meanfield as mf
 from meanfield.numerics.limits import OutOfTime, time_limit
 from meanfield.theories.deep import branches, saturated, solve
+from meanfield.theories.deep.branches import polish
 from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.fields import fields_of
 from meanfield.theories.deep.fold import uncoded_end
@@ -94,6 +95,34 @@ def test_work_inside_counts_for_what_is_around_it():
     assert outer.done == 5.5
     with pytest.raises(OutOfWork), counted(2.0), counted(5.0):  # the limit around it holds inside
         spend(2.5)
+    with counted(2.0) as outer:
+        with counted(5.0, beyond=True):  # but for the last steps of a solution that was found
+            spend(4.0)
+        assert outer.done == 4.0
+        with pytest.raises(OutOfWork):
+            spend(0.1)
+
+
+def test_a_solution_that_took_all_the_work_is_polished():
+    """Task 3 of the random ones lost its codes so: what was allowed was spent two steps of Newton before the end."""
+    problem, _ = problem_of(mf.Network("sigmoid", 2), BINARY, 0.1)
+    system = System(problem, COARSE)
+    start = relax(system, readout_minimum(system, planted(problem))[0], critical=True)
+    rough = newton(system, start, 5e-5)
+    with counted(1.0):
+        assert polish(system, rough, 1e-9, None)[1].residual < 1e-9
+
+
+def test_newton_takes_averages_that_are_known(monkeypatch):
+    problem, _ = problem_of(mf.Network("sigmoid", 2), BINARY, 0.1)
+    system = System(problem, COARSE)
+    x = relax(system, readout_minimum(system, planted(problem))[0], critical=True)
+    averages, seen = system.evaluate(x, curvature=True), []
+    usual = system.evaluate
+    monkeypatch.setattr(system, "evaluate", lambda *given, **options: (seen.append(1), usual(*given, **options))[1])
+    assert newton(system, x, 1e9, known=averages).averages is averages
+    assert not seen
+    assert newton(system, x, 1e-7, known=averages).residual < 1e-7
 
 
 def test_the_fold_of_few_samples():

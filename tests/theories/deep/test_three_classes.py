@@ -46,6 +46,30 @@ def test_codes_exchange_their_neurons_in_few_steps(network, task, tau, monkeypat
     assert len(top.codes) > 1
 
 
+@pytest.mark.parametrize("task", [GENERAL, mf.class_task(targets=[1, -1], n_samples=100)])
+def test_second_derivatives_by_t_alone_are_those_of_all(task):
+    problem, _ = problem_of(SIGMOID, task, 2e-3)
+    order = planted(problem)
+    all_of_them, by_t = (System(problem, FINE).averages(order, 1, curvature=kind)[0] for kind in (True, "t"))
+    size = problem.y.size
+    for one, other in ((all_of_them, by_t), *((all_of_them.codes[word], code) for word, code in by_t.codes.items())):
+        wanted = one.curvature[:size, :size]
+        assert np.abs(other.curvature - wanted).max() < 1e-7 * np.abs(wanted).max()
+        assert np.abs(other.kernel - one.kernel).max() < 1e-9
+    assert list(by_t.codes) == list(all_of_them.codes)
+
+
+def test_averages_at_the_readout_have_all_second_derivatives_where_asked():
+    problem, _ = problem_of(SIGMOID, GENERAL, 2e-3)
+    sizes = []
+    for curvature in (False, True):
+        system = System(problem, COARSE)
+        order, (top,) = readout_minimum(system, planted(problem), curvature=curvature)
+        sizes.append(len(top.curvature))
+    assert sizes[0] == problem.y.size < sizes[1] == len(system.placement(1)[1])
+    assert np.abs(top.kernel - system.averages(order, 1)[0].kernel).max() < 1e-6
+
+
 def test_codes_add_up_to_all_neurons():
     problem, _ = problem_of(SIGMOID, GENERAL, 2e-3)
     _, (top,) = readout_minimum(System(problem, COARSE), planted(problem, limit=True))
