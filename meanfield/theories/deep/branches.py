@@ -116,7 +116,7 @@ def coding_branch(problem: DeepProblem, tolerance: float, report: Report | None 
         ways.insert(0, partial(_from_limit, problem, tolerance, report))
     if problem.depth > 2 and not patched(problem):
         ways.insert(len(ways) - 1, partial(_from_few, problem, tolerance, report))
-    if (problem.depth > 2 or (many and problem.depth == 2)) and len(problem.n) > 2 and not patched(problem):
+    if (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2)) and len(problem.n) > 2:
         ways.insert(0, partial(_from_response, problem, tolerance, report))
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
@@ -270,9 +270,16 @@ def _from_limit(problem: DeepProblem, tolerance: float, report: Report | None) -
 
 
 def _from_response(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
-    """Upwards along Phi from where every layer has the kernel that planted codes ask for."""
+    """Upwards along Phi from where every layer has the kernel that planted codes ask for.
+
+    On lattices around peaks, which are found anew in every step of the climb, at once by Newton's method.
+    """
     system = System(problem, COARSE)
-    x = climbed_up(system, responding(system), _NEARLY_UP, _LONG, progress=report)
+    order = responding(system)
+    if patched(problem):
+        x = system.pack(order)
+    else:
+        x = climbed_up(system, order, _NEARLY_UP, _LONG, progress=report)
     return polish(system, newton(system, x, _ROUGH, progress=report), tolerance, report)
 
 
