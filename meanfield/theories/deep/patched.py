@@ -334,6 +334,14 @@ class PatchedLayer:
             for nodes in chosen
         ]
 
+    def at_cut(self, setting: Setting, pattern: str) -> float:
+        """The part of a code's neurons that another one could have as well: where peaks of both overlap."""
+        nodes = self.regions[pattern]
+        own = nodes.shares[:, np.concatenate([cluster.members for cluster in nodes.clusters])].sum(axis=1)
+        log_weight = self._at(setting, nodes.v).log_weight + nodes.log_cell
+        weight = np.exp(log_weight - log_weight.max())
+        return float(weight @ np.maximum(1.0 - own, 0.0) / weight.sum())
+
     def _summed(self, setting: Setting, nodes: _Nodes, products: Products) -> Totals:
         """Sums of all products over nodes."""
         r, columns = setting.root.shape[1], len(products.table)
