@@ -41,7 +41,9 @@ _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at 
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
 _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the rest
-_REFINED = 0.08  # by which the reach of lattices grows that are too coarse
+# By which the reach of lattices grows that are too coarse, in up to so many dimensions; less in more, where nodes grow as
+# its power.
+_REFINED, _DIMENSIONS = 0.08, 4.0
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
 _QUICK = 4  # steps in which kernels that followed by themselves are corrected
@@ -82,7 +84,8 @@ def refined(system: System, found: Found, tolerance: float, report: Report | Non
     for own, layer in zip(system.layers, finer.layers):
         if not isinstance(own, PatchedLayer):
             return None
-        layer.level = own.reach + _REFINED
+        size = own.nodes.v.shape[1] if own.nodes is not None else _DIMENSIONS
+        layer.level = own.reach + _REFINED * min(1.0, _DIMENSIONS / size)
     try:
         curved = found.averages
         if curved.top[0].curvature is None:
