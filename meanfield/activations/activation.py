@@ -279,6 +279,8 @@ class Activation:
             return _evaluate_source(self._code[order], at, order, self._source, self._items)
         with np.errstate(all="ignore"):
             values = DERIVED[self.name][0][order](at, **self.parameters)
+        if getattr(values, "shape", None) == at.shape and values.dtype == float and values.flags.owndata:
+            return values if values is not at else at.copy()
         return np.array(np.broadcast_to(values, at.shape), dtype=float)
 
 

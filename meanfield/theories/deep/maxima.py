@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from meanfield.activations.activation import Activation
+from meanfield.theories.deep.compiled.ascent_steps import next_fields, pair_sites
 from meanfield.theories.deep.rules import Setting, activation_range
 from meanfield.validation import BoolArray, FloatArray
 
@@ -22,19 +21,11 @@ _UNSURE = 15.0  # nats: maxima are found roughly, and their widths differ
 # classes and samples: codes come back, and no lattice reaches them.
 _RESTART, _MOVED = 12, 0.15
 _FEW, _APART = 2, 1000.0
-_X = np.linspace(-7.0, 7.0, 43)  # enough for maxima, of a phi without kinks
-_POWERS, _NORM = _X[:, None] ** np.arange(3), 0.5 * math.log(2.0 * math.pi)
+_REACH = 7.0
+_X = np.linspace(-_REACH, _REACH, 43)[None, None]  # enough for maxima, of a phi without kinks
+_X_WEIGHTS = np.full_like(_X, 2.0 * _REACH / 42.0)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
 _FALLEN = 1e-9  # relative: rounding of the weight
-
-
-class _Site(NamedTuple):
-    """g and, under its law of xi, the means of phi and xi and the variance of xi; each (k, C)."""
-
-    g: FloatArray
-    mean: FloatArray
-    first: FloatArray
-    variance: FloatArray
 
 
 @dataclass(eq=False)
@@ -46,6 +37,7 @@ class Maxima:
     known: tuple[FloatArray, FloatArray] | None = None
     visits: int = 0
     started: Setting | None = None  # where they were last looked for afresh
+    inverses: tuple[Setting, FloatArray, FloatArray] | None = None  # of the setting met last
 
     def find(self, setting: Setting, depth: float, every: bool, exact: bool = False) -> tuple[FloatArray, FloatArray]:
         """Local maxima (b, h), each (k, C), of the weight reached from all sign patterns of b, and 0.
@@ -71,7 +63,8 @@ class Maxima:
     ) -> tuple[FloatArray, FloatArray]:
         """Where steps that never lower the weight lead from b and h; with `hold` b stays as it is."""
         root, n = setting.root, self.n
-        beta, u = b @ np.linalg.pinv(root).T, h @ np.linalg.pinv(setting.covariance, hermitian=True)
+        of_root, of_covariance = self._inverses(setting)
+        beta, u = b @ of_root.T, h @ of_covariance
         b, h = b if hold else beta @ root.T, u @ setting.covariance
         value = np.full(len(b), -np.inf)
         now = before = (beta, u, b, h)
@@ -79,12 +72,12 @@ class Maxima:
         for sweep in range(sweeps):
             beta, u, b, h = now
             site = self._site(setting, b, h) if sweep else seen
-            new = -0.5 * (beta**2).sum(axis=1) - 0.5 * (u * h).sum(axis=1) + site.g @ n
+            new = -0.5 * (beta**2).sum(axis=1) - 0.5 * (u * h).sum(axis=1) + site[0] @ n
             fell = new < value - _FALLEN * np.abs(value)
             if fell.any():  # back to where they were, and the slow step
                 pick = fell[:, None]
                 beta, u, b, h = (np.where(pick, old, there) for old, there in zip(before, (beta, u, b, h)))
-                site = _Site(*(np.where(pick, old, there) for old, there in zip(seen, site)))
+                site = np.where(pick, seen, site)
             value = np.where(fell, value, new)
             before, seen = (beta, u, b, h), site
             now = self._moved(setting, site, u, h, fell)
@@ -97,27 +90,19 @@ class Maxima:
         return b, h
 
     def _moved(
-        self, setting: Setting, site: _Site, u: FloatArray, h: FloatArray, careful: BoolArray
+        self, setting: Setting, site: FloatArray, u: FloatArray, h: FloatArray, careful: BoolArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """The next beta and u, b = R beta and h = S u: the step of Newton's method in h, the slow one if `careful`."""
-        n, root, covariance = self.n, setting.root, setting.covariance
-        beta = (site.mean * n) @ root
+        root, covariance = setting.root, setting.covariance
+        beta = (site[1] * self.n) @ root
         b = beta @ root.T
         if not covariance.any():
             return beta, u, b, h
-        unit = np.eye(len(n))
-        force = n * site.first / np.sqrt(setting.d)
-        stiffness = n * np.maximum(1.0 - site.variance, 0.0) / setting.d
-        # Newton in h: (1 + S n (-g_hh)) dh = S n g_h - h, shortened.
-        full = _solved(unit + covariance * stiffness[:, None, :], force @ covariance - h)
-        share = np.minimum(1.0, _STRIDE / np.maximum(np.abs(full).max(axis=1, keepdims=True), 1e-12))
-        quick = u + share * (force - u - stiffness * full)
-        if careful.any():
-            tight = n / setting.d
-            pull = tight * (h + np.sqrt(setting.d) * site.first)
-            slow = pull - tight * np.linalg.solve(unit + covariance * tight, covariance @ pull.T).T
-            quick = np.where(careful[:, None], slow, quick)
-        return beta, quick, b, quick @ covariance
+        u = np.array(u, order="C")
+        next_fields(
+            np.ascontiguousarray(covariance), self.n, np.ascontiguousarray(setting.d), site, u, careful, _STRIDE
+        )
+        return beta, u, b, u @ covariance
 
     def _from(self, setting: Setting) -> tuple[tuple[FloatArray, FloatArray], bool]:
         """Where the search begins: maxima of the setting before, and whether afresh as well."""
@@ -132,6 +117,14 @@ class Maxima:
         b, h = (np.vstack(pair) for pair in zip(self.known, fresh))
         return (b, h), True
 
+    def _inverses(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
+        """Of the root of b's covariance and of the covariance of h."""
+        if self.inverses is None or self.inverses[0] is not setting:
+            of_root = np.asarray(np.linalg.pinv(setting.root))
+            of_covariance = np.asarray(np.linalg.pinv(setting.covariance, hermitian=True))
+            self.inverses = (setting, of_root, of_covariance)
+        return self.inverses[1], self.inverses[2]
+
     def _relevant(self, setting: Setting, b: FloatArray, h: FloatArray, depth: float) -> tuple[FloatArray, FloatArray]:
         value, _ = self._heights(setting, b, h)
         kept = value > value.max() - depth - _UNSURE
@@ -144,12 +137,10 @@ class Maxima:
 
     def _heights(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
         """ln of the weight (k,) at pairs of b and h (k, C), and <phi> (k, C) there."""
-        beta = b @ np.linalg.pinv(setting.root).T
-        value = -0.5 * (beta**2).sum(axis=1)
-        if setting.covariance.any():
-            value = value - 0.5 * ((h @ np.linalg.pinv(setting.covariance, hermitian=True)) * h).sum(axis=1)
+        of_root, of_covariance = self._inverses(setting)
+        value = -0.5 * ((b @ of_root.T) ** 2).sum(axis=1) - 0.5 * ((h @ of_covariance) * h).sum(axis=1)
         site = self._site(setting, b, h)
-        return np.asarray(value + site.g @ self.n), site.mean
+        return np.asarray(value + site[0] @ self.n), site[1]
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Codes with saturated fields, the same about the middle of the range, codes with fields of their own to come,
@@ -165,30 +156,28 @@ class Maxima:
         b = np.vstack([patterns, patterns - middle, patterns, none])
         return (b * self.n) @ b_cov, np.vstack([field, field, 0.0 * field, none])
 
-    def _site(self, setting: Setting, b: FloatArray, h: FloatArray) -> _Site:
-        """At pairs of b and h (k, C)."""
+    def _site(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
+        """g, <phi>, <xi> and var xi (4, k, C) at pairs of b and h (k, C)."""
         root = np.sqrt(setting.d)[:, None]
-        if not self.phi.kinks:
-            phi = self.phi(h[:, :, None] + root * _X)
-            exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * _X * _X
-            top = exponent.max(axis=2)
-            weight = np.exp(exponent - top[:, :, None])
-            total, first, second = np.moveaxis(weight @ _POWERS, 2, 0)
-            total, first, second = total * (_X[1] - _X[0]), first / total, second / total
-            mean = np.einsum("kcx,kcx->kc", weight, phi) * (_X[1] - _X[0]) / total
-            return _Site(top + np.log(total) - _NORM, mean, first, second - first**2)
-        ends = np.clip((np.array(self.phi.kinks) - h[:, :, None]) / root, _X[0], _X[-1])
-        edge = np.full((*h.shape, 1), _X[-1])
-        edges = np.concatenate([-edge, np.sort(ends, axis=2), edge], axis=2)
-        half = 0.5 * np.diff(edges, axis=2)[..., None]
-        x = ((edges[..., :-1] + edges[..., 1:])[..., None] * 0.5 + half * _PANEL).reshape(*h.shape, -1)
-        phi = self.phi(h[:, :, None] + root * x)
-        exponent = b[:, :, None] * phi + 0.5 * setting.delta[:, None] * phi**2 - 0.5 * x * x
-        top = exponent.max(axis=2)
-        weight = (half * _PANEL_WEIGHTS).reshape(*h.shape, -1) * np.exp(exponent - top[:, :, None])
-        total = weight.sum(axis=2)
-        mean, first, second = ((weight * one).sum(axis=2) / total for one in (phi, x, x * x))
-        return _Site(top + np.log(total) - _NORM, mean, first, second - first**2)
+        if self.phi.kinks:
+            ends = np.clip((np.array(self.phi.kinks) - h[:, :, None]) / root, -_REACH, _REACH)
+            edge = np.full((*h.shape, 1), _REACH)
+            edges = np.concatenate([-edge, np.sort(ends, axis=2), edge], axis=2)
+            half = 0.5 * np.diff(edges, axis=2)[..., None]
+            x = ((edges[..., :-1] + edges[..., 1:])[..., None] * 0.5 + half * _PANEL).reshape(*h.shape, -1)
+            weight = (half * _PANEL_WEIGHTS).reshape(*h.shape, -1)
+        else:
+            x, weight = _X, _X_WEIGHTS
+        found = np.empty((4, *h.shape))
+        pair_sites(
+            self.phi(h[:, :, None] + root * x),
+            x,
+            weight,
+            np.ascontiguousarray(b),
+            np.ascontiguousarray(setting.delta),
+            found,
+        )
+        return found
 
 
 def _differ(one: Setting | None, other: Setting) -> bool:
@@ -197,10 +186,6 @@ def _differ(one: Setting | None, other: Setting) -> bool:
         return True
     pairs = ((a.root @ a.root.T, a.covariance, a.d) for a in (one, other))
     return any(a.shape != b.shape or np.abs(a - b).max() > _MOVED * np.abs(b).max() for a, b in zip(*pairs))
-
-
-def _solved(matrices: FloatArray, right: FloatArray) -> FloatArray:
-    return np.asarray(np.linalg.solve(matrices, right[:, :, None])[:, :, 0])
 
 
 def _distinct(b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -143,4 +143,5 @@ def activation_range(phi: Activation) -> tuple[float, float]:
 def code_words(phi: Activation, mean: FloatArray) -> FloatArray:
     """(k,) patterns of mean activations (k, C): "1" above the midpoint of the range of phi."""
     low, high = activation_range(phi)
-    return np.array(["".join("1" if x > 0.5 * (low + high) else "0" for x in row) for row in mean])
+    letters = np.where(np.ascontiguousarray(mean) > 0.5 * (low + high), "1", "0")
+    return letters.view(f"<U{mean.shape[1]}")[:, 0]
