@@ -85,7 +85,7 @@ def refined(system: System, found: Found, tolerance: float, report: Report | Non
         if not isinstance(own, PatchedLayer):
             return None
         size = own.nodes.v.shape[1] if own.nodes is not None else _DIMENSIONS
-        layer.level = own.reach + _REFINED * min(1.0, _DIMENSIONS / size)
+        layer.level = own.reach + _REFINED * min(1.0, _DIMENSIONS / size) ** 2
     try:
         curved = found.averages
         if curved.top[0].curvature is None:

@@ -16,7 +16,8 @@ from meanfield.validation import FloatArray
 __all__ = ["Peaks", "fitted", "moments"]
 
 _ROUNDS, _MOST_ROUNDS, _POINTS = 3, 15, 11  # of the fit, good ones and all; log2 of its points
-_TEMPERS, _EFFECTIVE = (1.0, 0.5, 0.25, 0.12, 0.06), 0.08  # powers of the weight of points; part of them that counts
+_TEMPERS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.01, 0.003, 0.001)  # powers of the weight of points
+_EFFECTIVE = 0.08  # part of the points that has to count
 _TAIL, _WIDER, _LEAST = 8, 1.15, 0.02  # degrees of freedom, covariance and smallest share that points are drawn with
 _FEW = 8.0  # effective points per dimension from which on a member is fitted to them
 
