@@ -52,7 +52,9 @@ _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at 
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
 _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the rest
-_REFINED = 0.08  # by which the reach of lattices grows that are too coarse
+# By which the reach of lattices grows that are too coarse, in up to so many dimensions; less in more, where nodes grow as
+# its power.
+_REFINED, _DIMENSIONS = 0.08, 4.0
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
 _QUICK, _TOO_FAR = 4, 0.5  # steps in which kernels that followed by themselves are corrected, and from where it is none
@@ -103,7 +105,8 @@ def refined(system: System, found: Found, tolerance: float, report: Report | Non
     for own, layer in zip(system.layers, finer.layers):
         if not isinstance(own, PatchedLayer):
             return None
-        layer.level = own.reach + _REFINED
+        size = own.nodes.v.shape[1] if own.nodes is not None else _DIMENSIONS
+        layer.level = own.reach + _REFINED * min(1.0, _DIMENSIONS / size) ** 2
     try:
         curved = found.averages
         if curved.top[0].curvature is None:
@@ -142,7 +145,7 @@ def coding_and_starts(
         starts.insert(0, partial(_from_limit, problem, report))
     if problem.depth > 2 and not patched(problem):
         starts.insert(len(starts) - 1, partial(from_few, problem, _ROUGH, report))
-    if (problem.depth > 2 or (many and problem.depth == 2)) and len(problem.n) > 2 and not patched(problem):
+    if (problem.depth > 2 or (many and not patched(problem) and problem.depth == 2)) and len(problem.n) > 2:
         starts.insert(0, partial(_from_response, problem, report))
     others = [partial(way, problem, tolerance, report) for way in (_from_fewer, _from_ascent)]
     if patched(problem):
@@ -294,9 +297,16 @@ def _from_limit(problem: DeepProblem, report: Report | None) -> tuple[System, Fo
 
 
 def _from_response(problem: DeepProblem, report: Report | None) -> tuple[System, Found]:
-    """Upwards along Phi from where every layer has the kernel that planted codes ask for."""
+    """Upwards along Phi from where every layer has the kernel that planted codes ask for.
+
+    On lattices around peaks, which are found anew in every step of the climb, at once by Newton's method.
+    """
     system = System(problem, COARSE)
-    x = climbed_up(system, responding(system), _NEARLY_UP, _LONG, progress=report)
+    order = responding(system)
+    if patched(problem):
+        x = system.pack(order)
+    else:
+        x = climbed_up(system, order, _NEARLY_UP, _LONG, progress=report)
     return system, newton(system, x, _ROUGH, progress=report)
 
 

@@ -59,11 +59,11 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         return None
     kinds = kinds_of(task.targets)
     if kinds > LATTICE_CLASSES:
-        if network.depth > 2 and (2 * kinds > MOST_FIELDS or task.n_outputs > 1):
+        if network.depth > 2 and 2 * kinds > MOST_FIELDS:
             return (
                 "deep nonlinear networks of more than two hidden layers are solved for up to "
-                f"{LATTICE_CLASSES} classes of different targets, with one output for {MOST_FIELDS // 2}, got {kinds} "
-                f"and {task.n_outputs}; at n_samples = inf there is no such limit"
+                f"{MOST_FIELDS // 2} classes of different targets, whose middle layers have a field and a conjugate of "
+                f"every class, got {kinds}; at n_samples = inf there is no such limit"
             )
         if kinds + task.n_outputs > MOST_FIELDS:
             return (

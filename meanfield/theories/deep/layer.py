@@ -276,6 +276,23 @@ class Layer(LayerTerms):
                 raise NotCovered(f"a code needs more than {_MAX_NODES} lattice nodes")
         return view, np.concatenate(kept)
 
+    def at_cut(self, setting: Setting, pattern: str) -> float:
+        """The part of a code's neurons that are on nodes next to ones of another basin, about a standard deviation of
+        the prior of readouts wide."""
+        index = self.regions[pattern]
+        r = index.shape[1]
+        cube = np.array(list(itertools.product((-1, 0, 1), repeat=r)), dtype=np.int64)
+        around = (index[:, None, :] + cube).reshape(-1, r)
+        outside = difference(around, np.sort(keys(index)))
+        bounds = self._bounds(setting, self._nodes(np.vstack([index, outside])), 1.0)
+        view = self._view(setting, self._prepared(setting)[0], *bounds)
+        own, other = (self._log_weight(view, self._nodes(at)) for at in (index, outside))
+        top = float(own.max())
+        beyond = outside[other > top - self.rule.depth - 2.0]  # not left out as light (`_basin`)
+        beside = np.isin(keys(around), keys(beyond)).reshape(len(index), -1).any(axis=1)
+        share = np.exp(own - top)
+        return float(share[beside].sum() / share.sum())
+
     def _grow(self, setting: Setting, fields: Fields, modes: FloatArray) -> View:
         """Flood the lattice from the modes and the old nodes until its rim is negligible."""
         rule = self.rule

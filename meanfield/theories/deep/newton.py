@@ -27,6 +27,7 @@ _LENGTHS = (*((0.4**k, False) for k in range(_RAISED)), *((0.4**k, True) for k i
 _DEAR, _LITTLE = 8.0, 3e8  # times the work so far, or that, up to which a step is tried
 _LEAST = 1e-5  # eigenvalues that had become negative, in units of the largest
 _CHORDS, _CLOSE, _HELPS = 4, 1e-3, 0.05  # steps with a given matrix, from where on, and what each has to gain
+_SLOW, _LINEAR = 0.15, 1e-2  # part of a residual that whole steps leave, from which on they are linear, and where
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,8 @@ def newton(
     A step is shortened so that no block changes by more than 30 % of its size, and d stays positive; after a much
     shorter one whole steps are not tried at once, and none whose integrals take much more work than those before.
     Starts of a residual of `hopeless` and more are left as they are.
+    Lattices around peaks leave errors in second derivatives that slow it down along soft directions: where whole steps
+    gain little the matrix is made to agree with the last of them.
     Weights of codes follow t exponentially; far from the solution t is therefore minimised over after every step, a
     convex problem. `known`: the averages at x, which are used if they come with curvature.
     """
@@ -70,11 +73,16 @@ def newton(
     best = Found(x, error, averages, 0)
     worse = count = first = short = 0
     most = most if error < hopeless else 0
+    last: FloatArray | None = None  # change of x by a whole step that gained little
     while error > tolerance and count < most and worse <= patience and np.isfinite(error):
         count += 1
-        move = direction(system, x, averages, system.hessian(averages))
+        matrix = system.hessian(averages)
+        if last is not None:
+            matrix = _agreeing(system, matrix, x, last, system.gradient(x, averages) - slope)
+        move = direction(system, x, averages, matrix)
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
+        slope = system.gradient(x, averages)
         reached = None
         for share, raised in _LENGTHS[first:]:
             if raised and reached is not None:
@@ -101,8 +109,11 @@ def newton(
                         break
         if reached is None:
             break
+        step = reached[0] - x
         x, averages, residual, _ = reached
         first = short - 1 if 1 < short < _RAISED else 0
+        slow = short == 0 and length == 1.0 and float(np.abs(residual).max()) > _SLOW * error
+        last = step if slow and error < _LINEAR else None
         error = float(np.abs(residual).max())
         worse = worse + 1 if error >= best.residual else 0
         if progress is not None:
@@ -110,6 +121,18 @@ def newton(
         if error < best.residual:
             best = Found(x, error, averages, count)
     return Found(best.x, best.residual, best.averages, count)
+
+
+def _agreeing(system: System, matrix: FloatArray, x: FloatArray, step: FloatArray, change: FloatArray) -> FloatArray:
+    """The symmetric matrix nearest to a given one, in units of the blocks, that takes a step to the change of the
+    gradient along it (Powell's symmetric update)."""
+    scale = system.scales(x)
+    scaled, move = matrix * np.outer(scale, scale), step / scale
+    square = float(move @ move)
+    missing = change * scale - scaled @ move
+    cross = np.outer(missing, move) / square
+    scaled = scaled + cross + cross.T - float(missing @ move) / square**2 * np.outer(move, move)
+    return np.asarray(scaled / np.outer(scale, scale))
 
 
 def chord(

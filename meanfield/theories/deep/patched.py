@@ -46,7 +46,7 @@ _LIGHTEST, _ANY = 20.0, 300.0  # nats below the heaviest peak, from where on one
 _CLIMBS, _STILL, _FLAT, _SAME = 30, 1e-8, 1e-3, 0.05
 _PIECE = 4096  # nodes at a time
 _STEEPEST = 1500.0  # of fields b
-_MOST_NODES = 1_500_000
+_MOST_NODES = 3_000_000
 _NODES = {True: 30_000, False: 80_000}  # wanted at most of coarse rules, of others
 _ROUGH_DEPTH = 20.0  # of coarse rules
 _COARSE, _FINE, _LEAST_REACH, _FINER = 0.8, 1.2, 0.6, 0.02  # of `node_lattice`, at most, at least, and steps of it
@@ -333,6 +333,14 @@ class PatchedLayer:
             )
             for nodes in chosen
         ]
+
+    def at_cut(self, setting: Setting, pattern: str) -> float:
+        """The part of a code's neurons that another one could have as well: where peaks of both overlap."""
+        nodes = self.regions[pattern]
+        own = nodes.shares[:, np.concatenate([cluster.members for cluster in nodes.clusters])].sum(axis=1)
+        log_weight = self._at(setting, nodes.v).log_weight + nodes.log_cell
+        weight = np.exp(log_weight - log_weight.max())
+        return float(weight @ np.maximum(1.0 - own, 0.0) / weight.sum())
 
     def _summed(self, setting: Setting, nodes: _Nodes, products: Products) -> Totals:
         """Sums of all products over nodes."""

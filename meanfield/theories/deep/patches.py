@@ -136,7 +136,8 @@ class Patch:
             while len(new):
                 called, first = np.unique(names(new), return_index=True)
                 fresh = ~np.isin(called, seen, assume_unique=True)
-                new, seen = new[first[fresh]], np.union1d(seen, called)
+                new = new[first[fresh]]
+                seen = np.sort(np.concatenate([seen, called[fresh]]), kind="stable")  # merges two sorted ones
                 if len(self.v) + len(new) > most:
                     raise NotCovered("a layer needs too many nodes")
                 v = self.origin + (new + self.offset) @ self.frame

@@ -10,11 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from meanfield.theories.deep.rules import NotCovered
 from meanfield.validation import FloatArray
 
 __all__ = ["Peaks", "fitted", "moments"]
 
-_ROUNDS, _POINTS = 3, 11  # of the fit; log2 of its points
+_ROUNDS, _MOST_ROUNDS, _POINTS = 3, 15, 11  # of the fit, good ones and all; log2 of its points
+_TEMPERS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03, 0.01, 0.003, 0.001)  # powers of the weight of points
+_EFFECTIVE = 0.08  # part of the points that has to count
 _TAIL, _WIDER, _LEAST = 8, 1.15, 0.02  # degrees of freedom, covariance and smallest share that points are drawn with
 _FEW = 8.0  # effective points per dimension from which on a member is fitted to them
 
@@ -84,13 +87,23 @@ def moments(v: FloatArray, part: FloatArray, total: float) -> tuple[FloatArray, 
 def fitted(log_weight: Callable[[FloatArray], FloatArray], peaks: Peaks, least: float) -> Peaks:
     """The mixture with the means, covariances and shares that its members have under a weight, by importance sampling.
 
-    Members of a share below `least` are left out.
+    Where few of the points have weight, as the mixture is much too wide or too narrow, it is fitted to a weight between
+    both at first. Members of a share below `least` are left out.
+
+    Raises
+    ------
+    NotCovered
+        If no mixture is found from which a fair part of the points counts.
     """
-    for seed in range(_ROUNDS):
+    good = 0
+    for seed in range(_MOST_ROUNDS):
         v, log_density = drawn(peaks, _POINTS, seed)
         log_ratio = log_weight(v) - log_density
-        weight = np.exp(log_ratio - log_ratio.max())
-        weight /= weight.sum()
+        for temper in _TEMPERS:
+            weight = np.exp(temper * (log_ratio - log_ratio.max()))
+            weight /= weight.sum()
+            if (weight**2).sum() * _EFFECTIVE * len(weight) < 1.0:
+                break
         parts = peaks.shares(v) * weight[:, None]
         total = parts.sum(axis=0)
         enough = total**2 > _FEW * v.shape[1] * (parts**2).sum(axis=0)
@@ -100,4 +113,7 @@ def fitted(log_weight: Callable[[FloatArray], FloatArray], peaks: Peaks, least: 
         share = np.maximum(total, 1e-300)
         kept = share > least * share.max()
         peaks = Peaks(mean[kept], covariance[kept], share[kept] / share[kept].sum())
-    return peaks
+        good += temper == 1.0
+        if good == _ROUNDS:
+            return peaks
+    raise NotCovered("the peaks of the weight of a layer's neurons were not found to be nearly Gaussian")

@@ -179,7 +179,8 @@ class DeepPosterior(LayerDensities):
 
         A neuron with readout a has the field b_c = a.t_c on class c, which has to keep the sign of the code (positive
         where it is active). At b_c = 0 the neuron changes its code; given fractions are admissible only while this is
-        positive for every code that has neurons.
+        positive for every code that has neurons. Where it is small at given fractions `certificate.cuts` has the part
+        of the code's neurons that are at the cut to another one; above 1e-3 `solution.notes` says so.
         """
         if self.scheme == "analog":
             return {}

@@ -12,7 +12,7 @@ from meanfield.posterior.certificate import Certificate
 from meanfield.posterior.status import Status
 from meanfield.validation import FloatArray, read_only
 
-__all__ = ["Branch", "DeepCertificate", "DeepSolution", "OrderError"]
+__all__ = ["Branch", "CodeCut", "DeepCertificate", "DeepSolution", "OrderError"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,14 @@ class OrderError:
     name: str
     layer: int
     value: float
+
+
+@dataclass(frozen=True)
+class CodeCut:
+    """The part of the neurons of a code (`pattern`) of given share that are where it is cut from another code."""
+
+    pattern: str
+    share: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,10 @@ class DeepCertificate(Certificate):
     searched : tuple of str
         Where solutions were looked for, and with what outcome; others are not excluded (`DeepPosterior.rivals` looks
         for more).
+    cuts : tuple of CodeCut
+        At given shares of codes: the part of each code's neurons that are within about a standard deviation of the
+        prior of readouts from where its basin ends and another begins. The answer depends on where the cut is about as
+        much, which a quadrature that cuts at the same place does not show. Largest close to an instability of the code.
     """
 
     solver_residual: float = math.nan
@@ -83,6 +95,7 @@ class DeepCertificate(Certificate):
     order_error: float = math.nan
     order_errors: tuple[OrderError, ...] = ()
     searched: tuple[str, ...] = ()
+    cuts: tuple[CodeCut, ...] = ()
 
     @classmethod
     def of(
@@ -98,6 +111,7 @@ class DeepCertificate(Certificate):
         order_errors: tuple[OrderError, ...] = (),
         searched: tuple[str, ...] = (),
         nullity: int = 0,
+        cuts: tuple[CodeCut, ...] = (),
     ) -> DeepCertificate:
         """Global optimality is proven by a duality gap only; weights of codes are unique unless `nullity` is given."""
         return cls(
@@ -116,6 +130,7 @@ class DeepCertificate(Certificate):
             order_error=max((error.value for error in order_errors), default=math.nan),
             order_errors=order_errors,
             searched=searched,
+            cuts=cuts,
         )
 
     @property
@@ -209,6 +224,7 @@ class DeepSolution:
         proof["branches"] = tuple(Branch(**branch) for branch in proof["branches"])
         proof["searched"] = tuple(proof.get("searched", ()))
         proof["order_errors"] = tuple(OrderError(**error) for error in proof.get("order_errors", ()))
+        proof["cuts"] = tuple(CodeCut(**cut) for cut in proof.get("cuts", ()))
         values: dict = {
             **header,
             "certificate": DeepCertificate(**proof),

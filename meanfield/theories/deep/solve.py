@@ -24,6 +24,7 @@ from meanfield.theories.deep.branches import (
     refined,
 )
 from meanfield.theories.deep.coverage import refuses
+from meanfield.theories.deep.cuts import code_cuts, said_of_cuts
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
@@ -340,6 +341,9 @@ def _posterior(
     ]
     if not math.isnan(curvature.outer) and not curvature.passed:
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
+    order = system.unpack(found.x)
+    cuts = code_cuts(system, order)
+    notes += said_of_cuts(cuts)
     good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
@@ -353,6 +357,7 @@ def _posterior(
         tuple(branches),
         proof.errors,
         searched,
+        cuts=cuts,
     )
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
@@ -364,7 +369,6 @@ def _posterior(
         f"order parameters, wanted {allowed:.1e}: start from a neighbouring problem with warm_start, or ask for less "
         "with rtol"
     )
-    order = system.unpack(found.x)
     top = proof.top or system.combined(found.averages)[-1]
     states = top_states(system, order) if not linear else None
     lower = found.averages.lower

@@ -2,13 +2,17 @@
 ascent on lattices around peaks where there are three."""
 
 from dataclasses import replace
+from math import gamma
 
 import numpy as np
 import pytest
 
 import meanfield as mf
 from meanfield.theories.deep import branches
+from meanfield.theories.deep.newton import _agreeing
 from meanfield.theories.deep.patched import PatchedLayer
+from meanfield.theories.deep.peaks import Peaks, fitted
+from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import CHECK, NotCovered
 from meanfield.theories.deep.solve import solve_deep
 from meanfield.theories.deep.system import Order, System
@@ -87,3 +91,45 @@ def test_three_classes_by_ascent(monkeypatch):
     for name in ("kernel", "d", "tilde", "t"):
         value = getattr(expected.solution, name)
         np.testing.assert_allclose(getattr(found.solution, name), value, atol=1e-7 * np.abs(value).max())
+
+
+def test_two_outputs_on_three_layers():
+    """Kernels that the codes ask for are the start, as planted ones lead nowhere."""
+    targets = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]]
+    task = mf.class_task([0.4, 0.3, 0.2, 0.1], targets=targets, n_samples=150)
+    post = solve_deep(THREE, task, 0.1, competitors=False)
+    proof, o = post.certificate, post.solution
+    assert post.status == "optimal"
+    assert proof.order_error < 1e-3
+    assert proof.inner_curvature > 0.0 > proof.outer_curvature
+    n, s = 150.0 * np.array(task.fractions), 1.0 / 150.0
+    outputs = s * (o.kernel[-1] @ (n[:, None] * o.t) + o.d[-1][:, None] * o.t) + 0.1 * o.t
+    np.testing.assert_allclose(outputs, task.targets, atol=1e-6)
+    assert post.free_energy == pytest.approx(-360.243, abs=2e-3)
+
+
+def test_peaks_that_begin_far_too_wide():
+    """Curvature at a flat maximum says little of how wide the weight is: exp(-x^4 / 4) along three axes of eight."""
+    flat = np.arange(8) < 3
+
+    def log_weight(v):
+        return -0.25 * (v[:, flat] ** 4).sum(axis=1) - 0.5 * (v[:, ~flat] ** 2).sum(axis=1)
+
+    begin = Peaks(np.zeros((1, 8)), np.diag(np.where(flat, 12.0**2, 1.0))[None], np.ones(1))
+    found = fitted(log_weight, begin, 1e-9)
+    second = 2.0 * gamma(0.75) / gamma(0.25)
+    np.testing.assert_allclose(np.diag(found.covariance[0]), np.where(flat, second, 1.0), rtol=0.25)
+    with pytest.raises(NotCovered, match="nearly Gaussian"):
+        fitted(lambda v: -1e6 * np.abs(np.sin(1e6 * v)).sum(axis=1), begin, 1e-9)
+
+
+def test_steps_agree_with_a_matrix_after_powells_update():
+    problem = problem_of(TWO, mf.class_task(targets=[1.0, -1.0], n_samples=50), 0.1)[0]
+    system = System(problem)
+    rng = np.random.default_rng(0)
+    x, step, change = (rng.normal(size=system.size) for _ in range(3))
+    matrix = rng.normal(size=(system.size, system.size))
+    matrix = matrix + matrix.T
+    found = _agreeing(system, matrix, x, step, change)
+    np.testing.assert_allclose(found, found.T, rtol=1e-9, atol=1e-12 * np.abs(found).max())
+    np.testing.assert_allclose(found @ step, change, rtol=1e-6, atol=1e-9 * np.abs(matrix @ step).max())

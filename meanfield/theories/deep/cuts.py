@@ -1,0 +1,39 @@
+"""Neurons between two codes: how many there are where given shares of codes cut one from the other.
+
+At given shares every code has the neurons of its own basin. Far from an instability the valley between two basins is
+empty; close to it the answer depends on where the cut is.
+"""
+
+from __future__ import annotations
+
+from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.solution import CodeCut
+from meanfield.theories.deep.system import Order, System
+
+__all__ = ["code_cuts", "said_of_cuts"]
+
+_MANY = 1e-3  # share of a code's neurons at its cut, from which on it is said
+
+
+def code_cuts(system: System, order: Order) -> tuple[CodeCut, ...]:
+    """Of every code of given shares, the part of its neurons that are at its cut; none at equilibrium."""
+    if not system.codes:
+        return ()
+    top = system.problem.depth - 1
+    setting = system.setting(order, top)
+    try:
+        shares = [system.layers[top].at_cut(setting, code) for code in system.codes]
+    except NotCovered:  # of no solution
+        return ()
+    return tuple(CodeCut(word, share) for orbit, share in zip(system.members, shares) for word in orbit)
+
+
+def said_of_cuts(cuts: tuple[CodeCut, ...]) -> list[str]:
+    """A note if many neurons are at a cut, else none."""
+    many = [f"{100.0 * cut.share:.2g} % of {cut.pattern}" for cut in cuts if cut.share > _MANY]
+    if not many:
+        return []
+    return [
+        f"close to an instability: of the neurons of a code these are where it is cut from another, {', '.join(many)}; "
+        "the answer depends on where the cut is about as much"
+    ]
