@@ -74,15 +74,16 @@ def newton(
     worse = count = first = short = 0
     most = most if error < hopeless else 0
     last: FloatArray | None = None  # change of x by a whole step that gained little
+    before = np.zeros_like(x)  # the gradient where it began
     while error > tolerance and count < most and worse <= patience and np.isfinite(error):
         count += 1
         matrix = system.hessian(averages)
         if last is not None:
-            matrix = _agreeing(system, matrix, x, last, system.gradient(x, averages) - slope)
+            matrix = _agreeing(system, matrix, x, last, system.gradient(x, averages) - before)
         move = direction(system, x, averages, matrix)
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
-        slope = system.gradient(x, averages)
+        before = system.gradient(x, averages)
         reached = None
         for share, raised in _LENGTHS[first:]:
             if raised and reached is not None:
