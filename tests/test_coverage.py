@@ -22,7 +22,7 @@ DATA = mf.data_task(X, Y=Y)
 CONFLICT = mf.data_task(np.vstack([X[:5], X[:1]]), Y=Y)
 
 CLASS_REFUSALS = {
-    "depth 7": (mf.Network("relu", depth=7), 0.1, "networks of depth 7 are not available"),
+    "depth 7": (mf.Network(sp.Abs(Z - 1) + sp.Abs(Z), depth=7), 0.1, "networks of depth 7 are not available"),
     "two kinks, depth 2": (mf.Network(sp.Abs(Z - 1) + sp.Abs(Z), depth=2), 0.0, "neurons may condense in every layer"),
     "lazy": (mf.Network("tanh", scaling="lazy"), 0.0, "lazy networks are solved on data only"),
     "affine": (mf.Network(AFFINE), 0.0, r"affine with an offset, phi\(0\) = 0.5"),

@@ -303,7 +303,6 @@ def test_the_tail_of_the_bulk_is_not_held_against_outliers(limit):
 def test_what_has_no_answer_is_refused(limit, tmp_path):
     for network, task, word in (
         (TWO, TASK.with_(n_samples=math.inf), "finite n_samples"),
-        (TWO, TASK.with_(n_samples=20), "36 samples per class"),
         (TWO, mf.class_task(n_classes=4, n_samples=400), "up to 3 classes"),
         (TWO, mf.class_task(targets=[1, 0], n_samples=100), "other than zero"),
     ):

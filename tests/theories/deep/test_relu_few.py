@@ -32,7 +32,7 @@ def test_numbers_of_the_discrete_saddle(n_samples, carried, square):
 
 
 def test_too_few_samples_are_refused_in_words():
-    with pytest.raises(ValueError, match=r"36 samples per class.*width="):
+    with pytest.raises(mf.ConvergenceError, match=r"36 samples per class.*width="):
         mf.solve(NETWORK, task(60), 0.05, progress=False)
 
 

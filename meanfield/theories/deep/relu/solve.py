@@ -78,16 +78,14 @@ def solve_relu(
 
     Raises
     ------
-    ValueError
-        If the samples of a class are too few for N = infinity.
     ConvergenceError
-        If no start leads to a solution.
+        If no start leads to a solution, or the samples of a class are too few for N = infinity.
     """
     problem, index, span = relu_problem(network, task, tau)
     least = float(problem.n.min())
     few = problem.phi.rectifies and least < LEAST_SAMPLES
     if few and width is None:
-        raise ValueError(
+        raise ConvergenceError(
             "in deep networks of rectifiers bulk and outliers are separated at infinite width only from "
             f"{LEAST_SAMPLES} samples per class on, got {least:.4g}; width= gives the saddle at a finite one."
         )
