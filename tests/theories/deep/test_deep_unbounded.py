@@ -221,6 +221,15 @@ def test_an_outlier_without_an_end_is_refused():
 # ---- what is not there ------------------------------------------------------------------------------
 
 
+def test_tables_say_what_was_computed(leaky_third, softplus):
+    """The second order has its numbers, and there is no heading of outliers where nothing condenses."""
+    for post, condenses in ((leaky_third, False), (softplus, True)):
+        text = post.table()
+        assert f"{post.certificate.inner_curvature:.1e}, largest over kernels" in text
+        assert post.certificate.inner_curvature > 0.0 > post.certificate.outer_curvature
+        assert ("outliers in units" in text) == condenses
+
+
 def test_what_is_not_there_is_refused_in_words(leaky_third, softplus):
     with pytest.raises(ValueError, match="modes at finite distances"):
         solved(leaky(0.3), width=400)

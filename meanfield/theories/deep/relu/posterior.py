@@ -292,17 +292,25 @@ class ReluPosterior(SolvedPosterior):
                 name = f"layer {layer + 1}" if c == 0 else ""
                 rows = f"{number_row(s.kernel[layer][c])} | {number_row(s.bulk_kernel[layer][c])}"
                 lines.append(f"{name:<8} {label[:8]:<8} {rows} | {s.d[layer][c]:9.5f}")
-        lines += ["", "outliers in units of sqrt(N) (readout, below the last layer the conjugate field | activation)"]
-        for layer in range(network.depth):
-            for o in self.layer_outliers(layer + 1):
-                lines.append(f"layer {layer + 1}  {o.label} {number_row(o.readout)} | {number_row(o.activation)}")
+        outliers = [(layer, o) for layer in range(1, network.depth + 1) for o in self.layer_outliers(layer)]
+        if outliers:
+            head = "outliers in units of sqrt(N) (readout, below the last layer the conjugate field | activation)"
+            lines += ["", head]
+        for layer, o in outliers:
+            lines.append(f"layer {layer}  {o.label} {number_row(o.readout)} | {number_row(o.activation)}")
         proof = self.certificate
         lines += ["", f"Phi = {self.free_energy:.10g}   ({self.status})"]
         lines.append(
             f"certificate: residual {proof.residual:.1e} by independent lattices (solver {proof.solver_residual:.1e}), "
             f"largest Ehat {proof.bound_gap:.1e}"
         )
-        lines.append("second order not computed: outliers are constraints on Phi")
+        if math.isnan(proof.inner_curvature):
+            lines.append("second order not computed")
+        else:
+            lines.append(
+                "second order, outliers being constraints on Phi: smallest curvature over conjugates and t "
+                f"{proof.inner_curvature:.1e}, largest over kernels {proof.outer_curvature:.1e}"
+            )
         if self.message and self.status != "optimal":
             lines.append(self.message)
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
