@@ -145,6 +145,8 @@ def solve_deep(
         system, found, others = highest(again, system, found, tolerance, progress)
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
         branches = branches + others
+        if starts is None and not warm and not branches and not remark and found.residual <= tolerance:
+            remark = f"{_NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
     return _posterior(
         network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress
@@ -347,18 +349,9 @@ def _posterior(
     good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
-        residual,
-        found.residual,
-        proof.phi_error,
-        curvature.inner,
-        curvature.outer,
-        curvature.error,
-        math.nan,
-        tuple(branches),
-        proof.errors,
-        searched,
-        cuts=cuts,
-    )
+        residual, found.residual, proof.phi_error, curvature.inner, curvature.outer, curvature.error, math.nan,
+        tuple(branches), proof.errors, searched, cuts=cuts,
+    )  # fmt: skip
     message = (
         "saddle equations hold by an independent quadrature; among the solutions found this one has the largest Phi, "
         "global optimality over the kernels is not proven"
