@@ -41,8 +41,8 @@ _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at 
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
 _HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
 _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the rest
-# By which the reach of lattices grows that are too coarse, in up to so many dimensions; less in more, where nodes grow as
-# its power.
+# By which the reach of lattices grows that are too coarse, in up to so many dimensions; less in more, as nodes are its
+# power.
 _REFINED, _DIMENSIONS = 0.08, 4.0
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case

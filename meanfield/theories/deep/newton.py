@@ -67,16 +67,15 @@ def newton(
     error = float(np.abs(residual).max())
     best = Found(x, error, averages, 0)
     worse = count = first = short = 0
-    last: FloatArray | None = None  # change of x by a whole step that gained little
+    last: tuple[FloatArray, FloatArray] | None = None  # a whole step that gained little, and the gradient before it
     while error > tolerance and count < most and worse <= patience and np.isfinite(error):
         count += 1
-        matrix = system.hessian(averages)
+        matrix, slope = system.hessian(averages), system.gradient(x, averages)
         if last is not None:
-            matrix = _agreeing(system, matrix, x, last, system.gradient(x, averages) - slope)
+            matrix = _agreeing(system, matrix, x, last[0], slope - last[1])
         move = direction(system, x, averages, matrix)
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
-        slope = system.gradient(x, averages)
         reached = None
         for share, raised in _LENGTHS[first:]:
             if raised and reached is not None:
@@ -107,7 +106,7 @@ def newton(
         x, averages, residual, _ = reached
         first = short - 1 if 1 < short < _RAISED else 0
         slow = short == 0 and length == 1.0 and float(np.abs(residual).max()) > _SLOW * error
-        last = step if slow and error < _LINEAR else None
+        last = (step, slope) if slow and error < _LINEAR else None
         error = float(np.abs(residual).max())
         worse = worse + 1 if error >= best.residual else 0
         if progress is not None:
@@ -117,9 +116,7 @@ def newton(
     return Found(best.x, best.residual, best.averages, count)
 
 
-def _agreeing(
-    system: System, matrix: FloatArray, x: FloatArray, step: FloatArray, change: FloatArray
-) -> FloatArray:
+def _agreeing(system: System, matrix: FloatArray, x: FloatArray, step: FloatArray, change: FloatArray) -> FloatArray:
     """The symmetric matrix nearest to a given one, in units of the blocks, that takes a step to the change of the
     gradient along it (Powell's symmetric update)."""
     scale = system.scales(x)
