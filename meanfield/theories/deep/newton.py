@@ -73,17 +73,15 @@ def newton(
     best = Found(x, error, averages, 0)
     worse = count = first = short = 0
     most = most if error < hopeless else 0
-    last: FloatArray | None = None  # change of x by a whole step that gained little
-    before = np.zeros_like(x)  # the gradient where it began
+    last: tuple[FloatArray, FloatArray] | None = None  # a whole step that gained little, and the gradient before it
     while error > tolerance and count < most and worse <= patience and np.isfinite(error):
         count += 1
-        matrix = system.hessian(averages)
+        matrix, slope = system.hessian(averages), system.gradient(x, averages)
         if last is not None:
-            matrix = _agreeing(system, matrix, x, last, system.gradient(x, averages) - before)
+            matrix = _agreeing(system, matrix, x, last[0], slope - last[1])
         move = direction(system, x, averages, matrix)
         length = min(1.0, _CAP / max(float(np.abs(move).max()), 1e-300))
         scale = system.scales(x)
-        before = system.gradient(x, averages)
         reached = None
         for share, raised in _LENGTHS[first:]:
             if raised and reached is not None:
@@ -114,7 +112,7 @@ def newton(
         x, averages, residual, _ = reached
         first = short - 1 if 1 < short < _RAISED else 0
         slow = short == 0 and length == 1.0 and float(np.abs(residual).max()) > _SLOW * error
-        last = step if slow and error < _LINEAR else None
+        last = (step, slope) if slow and error < _LINEAR else None
         error = float(np.abs(residual).max())
         worse = worse + 1 if error >= best.residual else 0
         if progress is not None:

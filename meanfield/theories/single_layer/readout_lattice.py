@@ -51,7 +51,8 @@ def readout_lattice(
         nodes = fill(quick, task.fractions, t, n_samples, basis, np.zeros(m), seeds, solution.level, window, most)
         if not nodes.complete:
             return None
-        weight = np.exp(nodes.exponent + excess + nodes.log_cell(n_samples))
+        # A file may claim what makes the excess anything: no density is above e^700 of its level.
+        weight = np.exp(np.minimum(nodes.exponent + excess + nodes.log_cell(n_samples), 700.0))
         if abs(weight.sum() - 1) < tolerance and weight.sum() > 0.0:
             return nodes.position * network.sigma_a, weight / weight.sum()
     return None

@@ -128,7 +128,7 @@ def test_equations_of_deep_networks():
         assert rf"\bar{{K}}^{{({layer})}}" in text
     assert r"\right\rangle_{3}" in text
     with pytest.raises(ValueError, match="depth 2"):
-        mf.equations(mf.Network("softplus", 2))
+        mf.equations(mf.Network(sp.Abs(sp.Symbol("z") - 1) + sp.Abs(sp.Symbol("z")), 2))
 
 
 # ---- linear ---------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def _average(
     while True:
         changes[:] = 0.0
         half_b = reach if q <= 1 else math.ceil(1.2 * reach / rule.table) + _MARGIN
-        if p and (kind.max() + 1) * (2 * half_b + 1) * (2 * half_h + 1) * N_SLOPES > _MOST_SITES:
+        if remote is not None and p and (kind.max() + 1) * (2 * half_b + 1) * (2 * half_h + 1) * N_SLOPES > _MOST_SITES:
             raise BulkDiverges("the bulk reaches too far for the lattice of its fields.")
         total, log_z, status, counts = flood(
             np.ascontiguousarray(origin), np.ascontiguousarray(root), setting.n, setting.d, setting.delta,
