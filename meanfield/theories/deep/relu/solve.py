@@ -99,7 +99,8 @@ def solve_relu(
     enough = START_SAMPLES / least * problem.n_samples
     limit = _limit(problem.at(enough) if few else problem, None if few else warm_start, span, report)
     system, x, rule = limit.system, limit.x, limit.rule
-    curvature, searched = SecondOrder(math.nan, math.nan, math.nan), (limit.searched,)
+    curvature = SecondOrder(math.nan, math.nan, math.nan)
+    searched: tuple[str, ...] = (limit.searched,)
     if not few:
         worst = max(worst_direction(system.setting(system.unpack(x), i)) for i in range(problem.depth))
         with suppress(BulkDiverges, np.linalg.LinAlgError):
