@@ -2,7 +2,7 @@
 
 At N = infinity the bulk keeps a density of 2^-n along a ray of the first layer, n being the samples that are off there,
 and never ends. At a finite N it ends at the outlier, and the saddle is well defined where that density is below that of
-one neuron: the barrier exceeds ln N (relu/THEORY.md, "Few samples").
+one neuron: the barrier exceeds ln N (relu/THEORY.md, "Finite width").
 """
 
 from __future__ import annotations
