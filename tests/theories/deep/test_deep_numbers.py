@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import sympy
 from scipy.optimize import brentq, minimize
 
 import meanfield as mf
@@ -128,7 +129,7 @@ def test_equations_of_deep_networks():
         assert rf"\bar{{K}}^{{({layer})}}" in text
     assert r"\right\rangle_{3}" in text
     with pytest.raises(ValueError, match="depth 2"):
-        mf.equations(mf.Network(sp.Abs(sp.Symbol("z") - 1) + sp.Abs(sp.Symbol("z")), 2))
+        mf.equations(mf.Network(sympy.Abs(sympy.Symbol("z") - 1) + sympy.Abs(sympy.Symbol("z")), 2))
 
 
 # ---- linear ---------------------------------------------------------------------------------------
