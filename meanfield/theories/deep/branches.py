@@ -28,6 +28,7 @@ from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
 __all__ = [
+    "ONE_WAY",
     "NoBranch",
     "Way",
     "climbed",
@@ -59,7 +60,7 @@ _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how 
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
 _QUICK, _TOO_FAR = 4, 0.5  # steps in which kernels that followed by themselves are corrected, and from where it is none
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
-_WORK, _ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
+_WORK, ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
 _SPENT = 0.98  # part of them after which no other start is tried
 _UPHILL, _NEARLY_UP = 0.03, 0.1  # residual from which Newton takes over from the climb, and from one that began close
 _LONG = 100  # steps of the latter at most: neurons of steps change their ways slowly
@@ -92,7 +93,7 @@ def polish(
     system = coarse.at_rule(FINE)
     if rough.residual > _ROUGH:
         return system, newton(system, rough.x, tolerance, most=most, progress=report)
-    with counted(_ONE_WAY, beyond=True):
+    with counted(ONE_WAY, beyond=True):
         found = chord(system, rough.x, coarse.hessian(rough.averages), tolerance, report)
         if found.residual > tolerance:
             found = newton(system, found.x, tolerance, most=most, progress=report, known=found.averages)
@@ -158,7 +159,7 @@ def coding_and_starts(
     with counted(_WORK) as work:
         for tried, way in enumerate(ways, 1):
             try:
-                with counted(_ONE_WAY):
+                with counted(ONE_WAY):
                     reached = way()
             except OutOfWork:
                 if work.done < _SPENT * work.most:

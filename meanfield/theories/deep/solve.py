@@ -14,6 +14,7 @@ from meanfield.posterior.status import Status
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import (
+    ONE_WAY,
     NoBranch,
     Way,
     coding_and_starts,
@@ -146,6 +147,11 @@ def solve_deep(
         system, found, branches, remark = _compete(problem, system, found, tolerance, progress, warm, most)
         branches = branches + others
         if starts is None and not warm and not branches and not remark and found.residual <= tolerance:
+            if work.done > ONE_WAY:
+                raise ConvergenceError(
+                    "codes were not found in the work that is allowed for it, only the solution without codes "
+                    f"(Phi = {system.free_energy(found.x, found.averages):.6g})."
+                )
             remark = f"{_NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
     return _posterior(

@@ -1,8 +1,10 @@
 """A second start for the codes of many samples: which solutions it finds, and what is said of it."""
 
 import numpy as np
+import pytest
 
 import meanfield as mf
+from meanfield.theories.deep import solve
 from meanfield.theories.deep.branches import coding_and_starts
 from meanfield.theories.deep.fold import uncoded_at
 from meanfield.theories.deep.reduction import problem_of
@@ -47,3 +49,15 @@ def test_starts_that_lead_nowhere_are_said():
     assert second_start(problem, system, codes, None, 1e9).outcome == "other starts led to none"
     found = second_start(problem, system, codes, starts, 1e9)
     assert found == Second("a second start leads to the same solution")
+
+
+def test_codes_that_were_given_up_are_no_answer_without_codes(monkeypatch):
+    """Where starts were lost that is said; where one was left for its work, the branch without codes does not stand in
+    for codes (hard sigmoid, sigma_w = .1: Phi = -5,000, with codes about -1,900)."""
+    network, task = mf.Network("hard_tanh", 2, readout_exponent=0.5), mf.class_task(targets=[1, -1], n_samples=100)
+    post = mf.solve(network, task, 5.0)
+    assert post.status == "optimal"
+    assert any("first starts for it were lost" in note for note in post.notes)
+    monkeypatch.setattr(solve, "ONE_WAY", 0.0)
+    with pytest.raises(mf.ConvergenceError, match=r"only the solution without codes \(Phi = -9\.9"):
+        mf.solve(network, task, 5.0)
