@@ -111,9 +111,9 @@ def solve(
         Whether to correct expectation propagation on samples of the exact single-neuron posterior (nonlinear networks
         on data); by default where its measured error is too large.
     width : float, optional
-        Deep networks of rectifiers (ReLU, softplus): number N of neurons per layer of the finite-N saddle; by default
-        N = infinity. ConvergenceError where its branch has ended. Refused by all other theories, which are those of
-        infinite width.
+        Deep networks of rectifiers (ReLU, softplus): number N of neurons per layer of the finite-N saddle, 100 to 1e5;
+        by default N = infinity. ConvergenceError where its branch has ended. Refused by all other theories, which are
+        those of infinite width.
     fractions : mapping of code pattern to number, optional
         Class tasks at finite P, bounded phi: shares of the neurons in each code, normalised, as sampled networks freeze
         them; those of equilibrium by default. The same as `Posterior.frozen` of the solution at equilibrium, but in

@@ -9,27 +9,28 @@ import math
 
 import numpy as np
 
-_XI, _WEIGHT = np.polynomial.hermite_e.hermegauss(48)
+_NODES = np.polynomial.hermite_e.hermegauss(48)  # of the noise
 _LAST = 1e-40  # of the largest summand
 
 
-def _site(phi, b, h, d, delta):
-    """g, g_b, g_bb, g_h, g_hh on the grid (b, h)."""
-    value = phi(h[:, None] + math.sqrt(d) * _XI)
+def tilted(phi, b, h, d, delta, nodes=_NODES):
+    """g on the grid (b, h), and there the law of xi over its nodes and the values of phi (h, xi)."""
+    xi, weight = nodes
+    value = phi(h[:, None] + math.sqrt(d) * xi)
     exponent = b[:, None, None] * value + 0.5 * delta * value**2
     top = exponent.max(axis=2)
-    w = np.exp(exponent - top[:, :, None]) * _WEIGHT
+    w = np.exp(exponent - top[:, :, None]) * weight
     z = w.sum(axis=2)
     w /= z[:, :, None]
-    mean, xi = (w * value).sum(axis=2), (w * _XI).sum(axis=2)
+    return top + np.log(z / weight.sum()), w, value
+
+
+def site(phi, b, h, d, delta, nodes=_NODES):
+    """g, g_b, g_bb, g_h, g_hh on the grid (b, h)."""
+    g, w, value = tilted(phi, b, h, d, delta, nodes)
+    mean, xi = (w * value).sum(axis=2), (w * nodes[0]).sum(axis=2)
     variance = (w * value**2).sum(axis=2) - mean**2
-    return (
-        top + np.log(z / _WEIGHT.sum()),
-        mean,
-        variance,
-        xi / math.sqrt(d),
-        ((w * _XI**2).sum(axis=2) - xi**2 - 1) / d,
-    )
+    return g, mean, variance, xi / math.sqrt(d), ((w * nodes[0] ** 2).sum(axis=2) - xi**2 - 1.0) / d
 
 
 def _even(reach, spacing):
@@ -41,7 +42,7 @@ def first_layer(phi, n, tilde, delta):
     """ln Z and the kernel (11, 12), where h = 0 and d = 1."""
     spacing = 0.6 * math.sqrt(np.linalg.eigvalsh(tilde)[0])
     b = _even(7.5 * math.sqrt(tilde[0, 0]) + n * abs(tilde[0, 0] - tilde[0, 1]) + 0.3, spacing)
-    g, mean, *_ = (part[:, 0] for part in _site(phi, b, np.zeros(1), 1.0, delta))
+    g, mean, *_ = (part[:, 0] for part in site(phi, b, np.zeros(1), 1.0, delta))
     inverse = np.linalg.inv(tilde)
     square = inverse[0, 0] * (b[:, None] ** 2 + b**2) + 2.0 * inverse[0, 1] * b[:, None] * b
     log = n * (g[:, None] + g) - 0.5 * square
@@ -61,7 +62,7 @@ def upper_layer(phi, n, left, log_weight, kernel, d, delta=0.0, fine=0.7):
     spacing = min(0.07, 0.7 * fine * math.sqrt(apart), 1.2 * fine / math.sqrt(n))
     h = _even(min(6.5 * math.sqrt(kernel[0, 0]), 3.6) if apart < 0.05 else 6.5 * math.sqrt(kernel[0, 0]), spacing)
     inner = np.exp((h[:, None] + h) ** 2 / 4.0 * (1.0 / apart - 1.0 / along))
-    g = _site(phi, left, h, d, delta)
+    g = site(phi, left, h, d, delta)
     low = n * g[0] - h**2 / (2.0 * apart)
     peak = low.max(axis=1)
     e = np.exp(low - peak[:, None])

@@ -167,18 +167,18 @@ def _searched(
         return ()
     if given:
         return ("codes with the given shares",)
-    first = (
-        "the solution that a warm start led to" if warm else f"codes planted from the limit of many samples; {again}"
-    )
+    start = "the solution that a warm start led to" if warm else "codes planted from the limit of many samples"
+    others = "" if warm else f"; {again}"
+    first = start + others
     if not competitors:
         return (first,)
     second = "the branch without codes that continues the prior"
     if any(branch.name == "uncoded" for branch in branches):
         return first, f"{second}: found"
     if remark.startswith(_NO_CODES):
-        return f"{first.split(';')[0]}: not compared, {remark.removeprefix(_NO_CODES)}", f"{second}: the answer"
+        return f"{start}: not compared, {remark.removeprefix(_NO_CODES)}", f"{second}: the answer"
     if any(branch.name == "coding" for branch in branches):
-        return first.replace(";", ": found;"), f"{second}: the answer"
+        return f"{start}: found{others}", f"{second}: the answer"
     outcome = remark.removeprefix(_ENDED).replace(_UNKNOWN, "not compared, ") or "the same solution"
     return first, f"{second}: {outcome}"
 

@@ -8,6 +8,7 @@ layer is exact up to its grids.
 import functools
 import math
 
+import deep_grids
 import numpy as np
 import pytest
 
@@ -16,21 +17,8 @@ from meanfield.theories.deep.solve import solve_deep
 
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
 RTOL = 1e-6
-_XI, _WEIGHT = np.polynomial.hermite_e.hermegauss(64)
-
-
-def site(phi, b, h, d, delta):
-    """g, g_b, g_bb, g_h, g_hh on the grid (b, h)."""
-    value = phi(h[:, None] + math.sqrt(d) * _XI)  # (h, xi)
-    exponent = b[:, None, None] * value + 0.5 * delta * value**2
-    top = exponent.max(axis=2)
-    w = np.exp(exponent - top[:, :, None]) * _WEIGHT
-    z = w.sum(axis=2)
-    w /= z[:, :, None]
-    mean, xi = (w * value).sum(axis=2), (w * _XI).sum(axis=2)
-    g = top + np.log(z / _WEIGHT.sum())
-    variance = (w * value**2).sum(axis=2) - mean**2
-    return g, mean, variance, xi / math.sqrt(d), ((w * _XI**2).sum(axis=2) - xi**2 - 1.0) / d
+NODES = np.polynomial.hermite_e.hermegauss(64)
+site = functools.partial(deep_grids.site, nodes=NODES)
 
 
 def gaussian(grid, covariance):
@@ -142,19 +130,14 @@ def test_order_parameters_solve_the_equations_on_plain_grids(depth, exponent, ta
 
 def mean_moments(phi, b, h, d, delta, n):
     """ln of the weight of a class, <phi>, and <m^k>, k = 1 .. 4, of the mean m of phi over its n samples, on a grid."""
-    value = phi(h[:, None] + math.sqrt(d) * _XI)
-    exponent = b[:, None, None] * value + 0.5 * delta * value**2
-    top = exponent.max(axis=2)
-    w = np.exp(exponent - top[:, :, None]) * _WEIGHT
-    z = w.sum(axis=2)
-    w /= z[:, :, None]
+    g, w, value = deep_grids.tilted(phi, b, h, d, delta, NODES)
     one = (w * value).sum(axis=2)
     apart = value - one[:, :, None]
     two, three, four = ((w * apart**k).sum(axis=2) for k in (2, 3, 4))
     two, three, four = two / n, three / n**2, (four - 3 * two**2) / n**3
     moments = [one, one**2 + two, one**3 + 3 * one * two + three]
     moments.append(one**4 + 6 * one**2 * two + 3 * two**2 + 4 * one * three + four)
-    return n * (top + np.log(z / _WEIGHT.sum())), one, moments
+    return n * g, one, moments
 
 
 def weighted(e, outer, inner, x, y):

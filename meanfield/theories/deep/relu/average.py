@@ -198,12 +198,11 @@ def _average(
     reach, half_m, half_h = _FIRST_REACH[q], *_first_halves(setting, u, spread, lines, rule)
     size = 1 + 3 * n_classes + 2 * n_classes**2 + q * n_classes + q * q
     changes = np.zeros(((q + p + (3 if p else 2)) * n_classes if slopes else 0, size))
-    most = _MOST_NODES[rule.cut > _ON_THE_WAY]
+    fine = rule.cut > _ON_THE_WAY
+    most = _MOST_NODES[fine] if fine or remote is None else _MOST_ON_THE_WAY
     seeds = np.zeros((0, q + p))
     if remote is not None and len(remote[0]):
         seeds = np.hstack([remote[0], remote[1] @ setting.inverse @ u]) if p else np.ascontiguousarray(remote[0])
-    if remote is not None and rule in (ROUGH, COARSE):
-        most = _MOST_ON_THE_WAY
     farthest = _REACH[q] if p else _FIELDLESS_REACH
     while True:
         changes[:] = 0.0

@@ -26,7 +26,7 @@ def distant(setting: ReluSetting, outliers: FloatArray, cut: float) -> tuple[Flo
 
     Between that and the origin the weight may be below exp(-cut). For a rectifier there is none: None.
     """
-    if setting.phi.slopes[0] == 0.0 and len(setting.phi.numbers) == 2:
+    if setting.phi.slopes[0] == 0.0 and not setting.phi.tabulated:
         return None
     q = setting.root.shape[1]
     known = [beta / np.linalg.norm(beta) for beta in outliers if np.linalg.norm(beta) > 0.0]
@@ -60,14 +60,14 @@ def ended(setting: ReluSetting, beta: FloatArray) -> bool:
     z = found.h + setting.d * found.force
     low, high = phi.slopes
     kink = np.abs(z) <= _AT_KINK * np.abs(z).max()
-    if phi.rectifies and len(phi.numbers) == 2:
+    if phi.rectifies and not phi.tabulated:
         return True
     linear = 0.0
     for c, n in enumerate(setting.n):
         if kink[c]:
             ratio = min(max(-found.h[c] / (setting.d[c] * b[c]) if b[c] != 0.0 else 0.0, low), high)
             linear += n * abs(b[c]) * -phi.least(ratio)
-        elif len(phi.numbers) > 2:
+        elif phi.tabulated:
             drive = b[c] + setting.delta[c] * found.activation[c]
             linear += n * drive * phi.numbers[2 if z[c] < 0.0 else 3]
     if abs(linear) > _NO_SLOPE * float(setting.n @ np.abs(b)):

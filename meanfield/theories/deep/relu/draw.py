@@ -19,7 +19,7 @@ def draw_site(
     phi: Nonlinearity, b: FloatArray, h: FloatArray, d: float, delta: float, generator: np.random.Generator, size: int
 ) -> FloatArray:
     """(n, size) preactivations under exp(b phi(z) + delta phi(z)^2 / 2) N(z; h, d) for each of n pairs b, h."""
-    if len(phi.numbers) > 2:
+    if phi.tabulated:
         return _from_lattice(phi, b, h, d, delta, generator, size)
     log_weight, found = [], []
     log_u = np.log(generator.random((len(b), size)))

@@ -7,7 +7,6 @@ form, and nothing condenses.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,9 +21,10 @@ from meanfield.theories.deep.relu.outlier import above
 from meanfield.theories.deep.relu.setting import BulkDiverges
 from meanfield.theories.deep.relu.start import prior_kernels
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
+from meanfield.theories.deep.relu.walk import BranchLost, Report
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["PathLost", "from_linear"]
+__all__ = ["from_linear"]
 
 _FIRST, _STEP, _SHORTEST, _LONGEST = 0.1, 0.1, 2e-3, 0.2  # of lambda
 _CLOSE = 1e-5  # residual on the way
@@ -35,12 +35,6 @@ _DIFFERENCE, _FARTHEST = 1e-4, 0.05  # of lambda: of its differences, and a step
 _ROUNDING = 1e-5  # of the gain of an outlier on the way
 _KEPT = 0.3  # of the smallest eigenvalue of a conjugate, over a step
 _SHORT = 0.02  # length below which an outlier has vanished
-
-Report = Callable[[float], None]
-
-
-class PathLost(ValueError):
-    """The solution could not be followed from the linear network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +53,7 @@ def from_linear(problem: ReluProblem, report: Report) -> tuple[ReluSystem, Float
 
     Raises
     ------
-    PathLost
+    BranchLost
     """
     n_classes = len(problem.n)
     words = tuple(
@@ -73,7 +67,7 @@ def from_linear(problem: ReluProblem, report: Report) -> tuple[ReluSystem, Float
         if place is not None:
             break
     if place is None:
-        raise PathLost("no solution was found beside that of the linear network")
+        raise BranchLost("no solution was found beside that of the linear network")
     step = _STEP
     while place.at < 1.0:
         check_time()
@@ -82,7 +76,7 @@ def from_linear(problem: ReluProblem, report: Report) -> tuple[ReluSystem, Float
         if following is None:
             step *= 0.5
             if step < _SHORTEST:
-                raise PathLost(f"the branch from the linear network was lost at {place.at:.3g} of the way to phi")
+                raise BranchLost(f"the branch from the linear network was lost at {place.at:.3g} of the way to phi")
             continue
         place, step = following, min(1.5 * step, _LONGEST)
     return _without(place)

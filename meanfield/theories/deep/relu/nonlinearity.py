@@ -38,6 +38,17 @@ class Nonlinearity:
     part: float = 1.0
 
     @property
+    def tabulated(self) -> bool:
+        """Whether phi is more than its slopes on both sides of 0."""
+        return len(self.numbers) > 2
+
+    @property
+    def _places(self) -> FloatArray:
+        """The z of the table."""
+        half = (len(self.numbers) - TABLE - 1) // 2
+        return np.asarray(self.numbers[4] * np.arange(-half, half + 1))
+
+    @property
     def slope(self) -> float:
         """The steeper of r_- and r_+."""
         return max(self.slopes, key=abs)
@@ -45,16 +56,15 @@ class Nonlinearity:
     @cached_property
     def bend(self) -> float:
         """The largest distance of phi from r_- z below zero and r_+ z above."""
-        if len(self.numbers) == 2:
+        if not self.tabulated:
             return 0.0
-        half = (len(self.numbers) - TABLE - 1) // 2
-        z = self.numbers[4] * np.arange(-half, half + 1)
+        z = self._places
         low, high = self.slopes
         return float(np.abs(self.numbers[TABLE:] - np.where(z > 0.0, high, low) * z).max())
 
     def __call__(self, z: FloatArray) -> FloatArray:
         """phi(z)."""
-        if len(self.numbers) == 2:
+        if not self.tabulated:
             return np.asarray(np.where(z > 0.0, self.numbers[1] * z, self.numbers[0] * z))
         assert self.phi is not None
         linear = max(self.phi.slopes, key=abs) * z
@@ -67,7 +77,7 @@ class Nonlinearity:
 
     def second_moments(self, variance: float, covariance: float) -> tuple[float, float]:
         """<phi(z) phi(z')> and <phi(z)^2> of two Gaussian preactivations of mean zero."""
-        if len(self.numbers) == 2:
+        if not self.tabulated:
             low, high = self.slopes
             rho = covariance / variance
             both = variance / (2.0 * math.pi) * (math.sqrt(1.0 - rho * rho) + rho * (math.pi - math.acos(rho)))
@@ -84,7 +94,7 @@ class Nonlinearity:
 
         Their samples would have phi = 0 there, and nothing lower: phi vanishes on one side and is positive elsewhere.
         """
-        if len(self.numbers) == 2:
+        if not self.tabulated:
             return self.slopes[0] == 0.0 < self.slopes[1]
         return (
             self.slopes[0] == 0.0 == self.numbers[2] and self.slopes[1] > 0.0 and not (self.numbers[TABLE:] < 0.0).any()
@@ -92,14 +102,13 @@ class Nonlinearity:
 
     def least(self, ratio: float) -> float:
         """The minimum of phi(z) - ratio z over z; r_- <= ratio <= r_+."""
-        if len(self.numbers) == 2:
+        if not self.tabulated:
             return 0.0
-        half = (len(self.numbers) - TABLE - 1) // 2
-        return float((self.numbers[TABLE:] - ratio * self.numbers[4] * np.arange(-half, half + 1)).min())
+        return float((self.numbers[TABLE:] - ratio * self._places).min())
 
     def mean(self, variance: float) -> float:
         """<phi(z)> under the prior."""
-        if len(self.numbers) == 2:
+        if not self.tabulated:
             return (self.slopes[1] - self.slopes[0]) * math.sqrt(variance / (2.0 * math.pi))
         x, weight = _normal()
         return float(weight @ self(math.sqrt(variance) * x))
@@ -110,10 +119,9 @@ class Nonlinearity:
             return self
         numbers, r = part * self.numbers, (1.0 - part) * self.slope
         numbers[:2] += r
-        if len(numbers) > 2:
+        if self.tabulated:
             numbers[4] = self.numbers[4]
-            half = (len(numbers) - TABLE - 1) // 2
-            numbers[TABLE:] += r * numbers[4] * np.arange(-half, half + 1)
+            numbers[TABLE:] += r * self._places
         return Nonlinearity(numbers, self.phi, part)
 
 

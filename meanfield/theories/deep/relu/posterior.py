@@ -163,7 +163,7 @@ class ReluPosterior(SolvedPosterior):
                 "one_loop() of rectifiers is that of a given width, as outliers are single neurons: solve with width=N."
             )
         problem, index, span = self._reduced
-        if len(problem.phi.numbers) > 2 or problem.phi.slopes != (0.0, 1.0):
+        if problem.phi.tabulated or problem.phi.slopes != (0.0, 1.0):
             raise ValueError("one_loop() of unbounded activations is there for max(z, 0) only.")
         if len(problem.n) != 2 or problem.depth > 2:
             raise ValueError(

@@ -129,23 +129,17 @@ def averaged(out, weight, value):
     """Adds what a node adds to the sums of the weight and, with it, of g_b, g_b g_b^T, g_bb, g_h g_h^T, g_hh."""
     n_classes = value.shape[0]
     out[0] += weight
-    at = 1
     for c in range(n_classes):
-        out[at + c] += weight * value[c, 1]
-    at += n_classes
-    for c in range(n_classes):
-        for e in range(n_classes):
-            out[at] += weight * (value[c, 2] if c == e else value[c, 1] * value[e, 1])
+        out[1 + c] += weight * value[c, 1]
+    at = 1 + n_classes
+    for i in (1, 4):  # g_b and g_h: products of two classes, and its own derivative
+        for c in range(n_classes):
+            for e in range(n_classes):
+                out[at] += weight * (value[c, i + 1] if c == e else value[c, i] * value[e, i])
+                at += 1
+        for c in range(n_classes):
+            out[at] += weight * value[c, i + 2]
             at += 1
-    for c in range(n_classes):
-        out[at + c] += weight * value[c, 3]
-    at += n_classes
-    for c in range(n_classes):
-        for e in range(n_classes):
-            out[at] += weight * (value[c, 5] if c == e else value[c, 4] * value[e, 4])
-            at += 1
-    for c in range(n_classes):
-        out[at + c] += weight * value[c, 6]
 
 
 @jit
