@@ -13,6 +13,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.charts import Axis
+from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.rows import Rows, even_rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import site_rule, site_table
@@ -340,9 +341,14 @@ def _plane_fields(
             classes.append(_following(rows.b, float(variance[c])))
         else:
             stiffest = max(least[c][1], region.stiffness)
-            ends = _ends(far, [c])
+            v = float(variance[c])
+            beyond = [v * force + sign * _tail(rule, v) for force, sign in zip(region.force, (-1.0, 1.0))]
+            centres, site = (float(middle.min()), float(middle.max())), (float(setting.d[c]), float(setting.delta[c]))
+            most = centres[0] + beyond[0], centres[1] + beyond[1]
+            strong = float(bounds[0][c]), float(bounds[1][c])
+            held = extent(phi, float(n[c]), site, strong, centres, v, rule.depth, region.stiffness, most)
             classes.append(
-                _lattice(rule, rows.b, float(variance[c]), stiffest, h[:, c], shared, region.force, ends, every=True)
+                _lattice(rule, rows.b, v, stiffest, h[:, c], shared, region.force, _ends(far, [c]), held)
             )
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
@@ -386,20 +392,19 @@ def _lattice(
     shared: float,
     force: tuple[float, float] | None,
     far: tuple[float, float],
-    every: bool = False,
+    held: tuple[float, float] = (math.inf, -math.inf),
 ) -> _Own:
     """A lattice in h for all values of the shared field, which spreads h by `shared`; far from the maxima it ends.
 
     Where the force of the class on h is known to stay within bounds, only the h that it can reach from the shared field
-    take part. With `every` it does so from all values: it is read between them, and would be cut off at an end.
+    take part. The lattice is one between the ends `held` at least: where it is read between values of the shared field
+    it would be cut off at the outermost ones.
     """
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
     reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
-    low, high = min(h.min() - reach, far[0] - _AROUND * width), max(h.max() + reach, far[1] + _AROUND * width)
-    if every and force is not None:
-        low = min(low, float(centre.min()) + variance * force[0] - alone)
-        high = max(high, float(centre.max()) + variance * force[1] + alone)
+    low = min(h.min() - reach, far[0] - _AROUND * width, held[0])
+    high = max(h.max() + reach, far[1] + _AROUND * width, held[1])
     step = rule.h * width * (1.0 if force is None else _BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
@@ -414,6 +419,11 @@ def _lattice(
         first = np.minimum(first, len(grid) - 1)
         last = np.maximum(last, first + 1)
     return grid, log_prior, centre, 1.0 / variance, first, last, step
+
+
+def _tail(rule: Rule, variance: float) -> float:
+    """How far a Gaussian of this variance reaches."""
+    return 1.3 * math.sqrt(2.0 * rule.depth * variance)
 
 
 def _ends(far: tuple[FloatArray, FloatArray] | None, classes: Sequence[int] | BoolArray) -> tuple[float, float]:
