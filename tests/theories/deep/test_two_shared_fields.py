@@ -5,9 +5,11 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep import fields
+from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.fields import shared_field, shared_plane
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
+from meanfield.theories.deep.site import site_rule, site_values
 
 PHI = mf.Network("sigmoid", 2).activation
 # Classes on a line: the middle one is closer to both others than these are to each other.
@@ -167,3 +169,34 @@ def test_lattices_of_fields_reach_all_values_that_are_read_between():
     found = [Layer(phi, n, rule).evaluate(there)[0] for rule in (COARSE, COARSE._replace(beta=1.1, rows=0.5))]
     assert abs(found[0].log_z - found[1].log_z) < 1e-4
     assert np.abs(found[0].kernel - found[1].kernel).max() < 1e-4 * np.abs(found[1].kernel).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "d", "variance", "b"),
+    [
+        ("hard_tanh", 50_000.0, 0.25, 0.02, (5.5, 7.0)),
+        ("erf", 1260.0, 0.06, 0.14, (0.3, 5.4)),
+        ("sigmoid", 30.0, 0.08, 0.05, (-2.0, 3.0)),
+    ],
+)
+def test_a_class_reaches_as_far_as_it_has_weight(name, n, d, variance, b):
+    """Ends of the field against a fine grid: the force at its largest would carry it 200 to 10,000 times as far."""
+    phi = mf.Network(name, 2).activation
+    centres, depth = (-2.0, 1.5), 30.0
+    wide = np.linspace(-12.0, 12.0, 24_001)
+    values = site_rule(phi, d, -12.0, 12.0, 0.45, max(np.abs(b)))
+    fields_b = np.linspace(*b, 7)
+    g = n * site_values(values, fields_b, wide, d, 0.0)
+    force = (np.diff(g, axis=1) / (wide[1] - wide[0])).min(), (np.diff(g, axis=1) / (wide[1] - wide[0])).max()
+    stiffest = float(-np.diff(g, 2, axis=1).min() / (wide[1] - wide[0]) ** 2)
+    tail = 1.3 * np.sqrt(2.0 * depth * variance)
+    most = centres[0] + variance * force[0] - tail, centres[1] + variance * force[1] + tail
+    low, high = extent(phi, n, (d, 0.0), b, centres, variance, depth, stiffest, most)
+    inside = []
+    for centre in centres:
+        weight = g - (wide - centre) ** 2 / (2.0 * variance)
+        inside.append(wide[(weight >= weight.max(axis=1, keepdims=True) - depth).any(axis=0)])
+    true_low, true_high = inside[0].min(), inside[1].max()
+    assert low <= true_low
+    assert high >= true_high
+    assert high - low < max(true_high, centres[1]) - min(true_low, centres[0]) + 2.0 * tail
