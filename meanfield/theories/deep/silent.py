@@ -2,12 +2,13 @@
 
 A phi that is 0 on one side of 0 and constant on the other one has phi(lambda z) = phi(z): the last layer knows ratios
 within K_{L-1} alone. Neurons of layer L - 1 that are 0 on all samples then cost nothing but their own rarity: with a
-share of others that vanishes, and codes as sharp as they like (d = 0), Phi tends to
+share of others that vanishes, which do the same on all samples of a class (d = 0), Phi tends to
 
-    ln p_0 + min over t of [max_S ln (exp(E_S) + exp(E_S')) / 2 - sum_c n_c t_c.y_c + (tau/2) sum_c n_c |t_c|^2]
+    ln p_0 + max_w min_t [ln sum_S w_S (exp(E_S) + exp(E_S')) / 2 - sum_c n_c t_c.y_c + (tau/2) sum_c n_c |t_c|^2]
 
-with E_S = s |sum_c S_c n_c t_c|^2 / 2, S' the complement of the code word S, and p_0 the probability that a neuron of
-layer L - 1 is 0 on all P samples under the prior. No kernel K_{L-1} gives more than the second term.
+with E_S = s |sum_c S_c n_c t_c|^2 / 2, S' the complement of the code word S, p_0 the probability that a neuron of layer
+L - 1 is 0 on all P samples under the prior, and w_S that Gaussian fields of covariance K = sum_S lambda_S S S^T,
+lambda >= 0, have the signs of S or S'. Whatever K_{L-1} is, the last layer gives no more than with free w.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from meanfield.validation import FloatArray
 
 __all__ = ["BRIEF", "Silent", "falls_silent", "quiet_solution", "silent_state"]
 
-_MOST_CLASSES = 3  # up to which the signs of Gaussian fields take any shares of complementary code words
+_MOST_CLASSES = 3  # up to which probabilities of signs are closed forms
 _FIELDS = np.linspace(-12.0, 12.0, 4001)
-BRIEF = 1e10  # multiplications (5 to 10 s) in finding a solution where Phi is known to be large without one
+BRIEF = 1.5e9  # multiplications (1 to 2 s) in finding a solution where Phi is known to be large without one
 _STEPS, _FLAT = 60, 1e-12  # of Newton's method; relative decrease
 
 
@@ -94,9 +95,10 @@ def silent_state(problem: DeepProblem) -> Silent | None:
 
 
 def _sharp_codes(problem: DeepProblem) -> float:
-    """max over shares of pairs of complementary code words, min over t, of the last layer's part of Phi without noise.
+    """max over w, min over t, of the last layer's part of Phi without noise, from below.
 
-    From below: with the multipliers w of the codes at the minimum over t of the largest, ln sum w exp(f) >= sum w f.
+    With the multipliers v of code words at the minimum over t of the largest f_S = ln (exp(E_S) + exp(E_S')) / 2,
+    ln sum w exp(f) >= sum v f - sum v ln (v / w).
     """
     (n_classes, m), n = problem.y.shape, problem.n
     low, high = problem.phi.infimum, problem.phi.supremum
@@ -149,20 +151,47 @@ def _sharp_codes(problem: DeepProblem) -> float:
     active = value > value.max() - 1e-3 * max(1.0, 1e-3 * abs(float(value.max())))
     scale = max(float(np.abs(rows).max()), 1e-300)
     multipliers, _ = nnls(np.vstack([rows[active].T, scale * np.ones(active.sum())]), np.append(wanted, scale))
-    w = np.zeros(len(pairs))
-    w[active] = multipliers / multipliers.sum()
+    v = np.zeros(len(pairs))
+    v[active] = multipliers / multipliers.sum()
 
     def below(t: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """sum w f and what is linear in t, with its slope and curvature."""
+        """sum v f and what is linear in t, with its slope and curvature."""
         value, share, sums = parts(t)
         own, slope = linear(t)
         each = s * np.einsum("kpc,kpr->kpcr", counts, sums).reshape(len(pairs), 2, -1)
         mean = np.einsum("kp,kpi->ki", share, each)
-        spread = np.einsum("k,kp,kpi,kpj->ij", w, share, each, each) - np.einsum("k,ki,kj->ij", w, mean, mean)
-        square = s * np.einsum("k,kp,kpc,kpe->ce", w, share, counts, counts) + problem.tau * np.diag(n)
-        return float(w @ value) + own, slope + w @ mean, spread + np.kron(square, np.eye(m))
+        spread = np.einsum("k,kp,kpi,kpj->ij", v, share, each, each) - np.einsum("k,ki,kj->ij", v, mean, mean)
+        square = s * np.einsum("k,kp,kpc,kpe->ce", v, share, counts, counts) + problem.tau * np.diag(n)
+        return float(v @ value) + own, slope + v @ mean, spread + np.kron(square, np.eye(m))
 
-    return _minimum(below, at(x))
+    return _minimum(below, at(x)) - _unlikely(v)
+
+
+def _unlikely(v: FloatArray) -> float:
+    """min over lambda of sum_S v_S ln (v_S / w_S), for shares v (2^(C - 1),) of pairs of complementary code words."""
+    n_classes = int(math.log2(len(v))) + 1
+    if n_classes == 1:
+        return 0.0
+    words = np.array(list(itertools.product((0.0, 1.0), repeat=n_classes)))[1:]
+    chosen = v > 0.0
+
+    def distance(x: FloatArray) -> float:
+        w = _signs((words.T * np.exp(x - x.max())) @ words)
+        return float(v[chosen] @ np.log(v[chosen] / np.maximum(w[chosen], 1e-300)))
+
+    found = [minimize(distance, start, method="L-BFGS-B").fun for start in (np.zeros(len(words)), -words.sum(axis=1))]
+    return float(min(found))
+
+
+def _signs(kernel: FloatArray) -> FloatArray:
+    """(2^(C - 1),) probabilities that Gaussian fields of this covariance (C, C), C = 2, 3, have the signs of a code
+    word whose first letter is 0, or of its complement; in the order of the words."""
+    size = np.sqrt(np.diag(kernel))
+    p = np.arccos(np.clip(kernel / np.outer(size, size), -1.0, 1.0)) / math.pi  # that two of them differ
+    if len(p) == 2:
+        return np.array([1.0 - p[0, 1], p[0, 1]])
+    one, two, three = p[0, 1], p[0, 2], p[1, 2]
+    return 0.5 * np.array([2.0 - one - two - three, two + three - one, one + three - two, one + two - three])
 
 
 def _minimum(function: Callable[[FloatArray], tuple[float, FloatArray, FloatArray]], t: FloatArray) -> float:
