@@ -248,7 +248,7 @@ def fields_of(
     regions: list[_Region | None] = [None] * n_classes
     if high - low > _MANY * step:
         for c in range(n_classes):
-            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]])
+            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]], abs(u[c]) * max(-low, high))
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step, steepest = rule.alpha / math.sqrt(precision), min(steepest, _MISSED * precision)
@@ -302,7 +302,8 @@ def _plane_fields(
     """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
     variance, u = shared_plane(setting.covariance)
     kind, own = _kinds(n, setting, variance, u), setting.d / n
-    regions = [_region(phi, n, setting, c, bounds, h) for c in range(len(n))]
+    farthest = np.abs(h).max(axis=0) + _BEYOND * np.sqrt(np.diag(setting.covariance))
+    regions = [_region(phi, n, setting, c, bounds, h, farthest[c]) for c in range(len(n))]
     width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
     precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
@@ -430,13 +431,15 @@ def _region(
     c: int,
     bounds: tuple[FloatArray, FloatArray],
     h: FloatArray,
+    farthest: float,
 ) -> _Region:
-    """On a grid over the bounds of b, and over h around the maxima."""
+    """On a grid over the bounds of b, and over h around the maxima and the kinks of phi up to the `farthest`."""
     d, size = float(setting.d[c]), float(n[c])
     reach = _BEYOND * math.sqrt(float(setting.covariance[c, c]))
     b_grid = np.linspace(float(bounds[0][c]), float(bounds[1][c]), _GRID_B)
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
-    h_grid = np.union1d(h_grid, _beside_kinks(phi, d, float(np.abs(b_grid).max()), float(h_grid[0]), float(h_grid[-1])))
+    low, high = min(-farthest, float(h_grid[0])), max(farthest, float(h_grid[-1]))
+    h_grid = np.union1d(h_grid, _beside_kinks(phi, d, float(np.abs(b_grid).max()), low, high))
     nodes = site_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
     force = size * float(site.h.min()), size * float(site.h.max())
