@@ -70,6 +70,11 @@ class Status(StrEnum):
         "the budget was used up before the certificate was complete; raise it, or start from a neighbouring solution "
         "(warm_start=)",
     )
+    NO_MAXIMUM = (
+        "no maximum",
+        "the objective is larger along a path that ends in no solution; the message says which path, and what has a "
+        "solution",
+    )
     FAILED = "failed", "the solver stopped with an error of its own; the message holds its words"
 
     @classmethod

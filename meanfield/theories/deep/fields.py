@@ -16,7 +16,7 @@ from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.rows import Rows, even_rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
-from meanfield.theories.deep.site import site_rule, site_table
+from meanfield.theories.deep.site import site_rule, site_table, slope_between
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
@@ -30,6 +30,8 @@ _MISSED = 4.0  # times that curvatures may be larger between the places where th
 _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
+_BESIDE_KINK = 0.5  # distance of places beside a kink of phi, in units of sqrt(d)
+_MOST_PLACES = 400  # in all, of a phi with many kinks
 _BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
 _AROUND = 4.0  # widths around the fields of nodes at the ends
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
@@ -247,7 +249,7 @@ def fields_of(
     regions: list[_Region | None] = [None] * n_classes
     if high - low > _MANY * step:
         for c in range(n_classes):
-            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]])
+            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]], abs(u[c]) * max(-low, high))
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step, steepest = rule.alpha / math.sqrt(precision), min(steepest, _MISSED * precision)
@@ -301,7 +303,8 @@ def _plane_fields(
     """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
     variance, u = shared_plane(setting.covariance)
     kind, own = _kinds(n, setting, variance, u), setting.d / n
-    regions = [_region(phi, n, setting, c, bounds, h) for c in range(len(n))]
+    farthest = np.abs(h).max(axis=0) + _BEYOND * np.sqrt(np.diag(setting.covariance))
+    regions = [_region(phi, n, setting, c, bounds, h, farthest[c]) for c in range(len(n))]
     width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
     precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
@@ -438,12 +441,15 @@ def _region(
     c: int,
     bounds: tuple[FloatArray, FloatArray],
     h: FloatArray,
+    farthest: float,
 ) -> _Region:
-    """On a grid over the bounds of b, and over h around the maxima."""
+    """On a grid over the bounds of b, and over h around the maxima and the kinks of phi up to the `farthest`."""
     d, size = float(setting.d[c]), float(n[c])
     reach = _BEYOND * math.sqrt(float(setting.covariance[c, c]))
     b_grid = np.linspace(float(bounds[0][c]), float(bounds[1][c]), _GRID_B)
     h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
+    low, high = min(-farthest, float(h_grid[0])), max(farthest, float(h_grid[-1]))
+    h_grid = np.union1d(h_grid, _beside_kinks(phi, d, float(np.abs(b_grid).max()), low, high))
     nodes = site_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
     site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
     force = size * float(site.h.min()), size * float(site.h.max())
@@ -461,16 +467,38 @@ def _around(
     stiffest: float,
 ) -> float:
     """The stiffness that spacings of h go by: at maxima (b, h) of saturated classes it is small, `stiffest` at most,
-    and larger beside them, where there is weight as well."""
+    and larger beside them, where there is weight as well.
+
+    With little noise it is large next to the kinks of phi alone, at which a saturated class has its maximum: there it
+    counts in full.
+    """
     b, h = maxima
     width = 1.0 / math.sqrt(1.0 / variance + stiffest)
-    places = h[:, None] + math.sqrt(2.0 * depth) * width * np.linspace(-1.0, 1.0, _PLACES)
+    reach = math.sqrt(2.0 * depth) * width
+    places = h[:, None] + reach * np.linspace(-1.0, 1.0, _PLACES)
     d = float(setting.d[c])
+    kinks = _beside_kinks(phi, d, float(np.abs(b).max()), float(places.min()), float(places.max()))
     nodes = site_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
-    site = site_table(nodes, b, places.ravel(), d, float(setting.delta[c]))
+    stiffness = -n[c] * site_table(nodes, b, np.append(places, kinks), d, float(setting.delta[c])).hh
     every = np.arange(len(b))
-    beside = max(0.0, float(-n[c] * site.hh.reshape(len(b), len(b), _PLACES)[every, every].min()))
-    return max(stiffest, (1.0 / variance + beside) / _BOUNDED**2 - 1.0 / variance)
+    beside = max(0.0, float(stiffness[:, : places.size].reshape(len(b), len(b), _PLACES)[every, every].max()))
+    near = np.abs(kinks - h[:, None]) < reach
+    at_kinks = float(stiffness[:, places.size :][near].max(initial=0.0))
+    return max(stiffest, at_kinks, (1.0 / variance + beside) / _BOUNDED**2 - 1.0 / variance)
+
+
+def _beside_kinks(phi: Activation, d: float, steepest: float, low: float, high: float) -> FloatArray:
+    """h between two ends at which g may bend with noise d and fields up to `steepest`: where the tilted law of z
+    passes a kink, or weighs the same on both sides of a jump."""
+    infimum, supremum = activation_range(phi)
+    beyond = 3.0 + min(math.sqrt(2.0 * steepest * (supremum - infimum)), steepest * math.sqrt(d) * slope_between(phi))
+    count = math.ceil(beyond / _BESIDE_KINK)
+    kinks = np.array([kink for kink in phi.kinks if low < kink < high])
+    if len(kinks) * (2 * count + 1) > _MOST_PLACES:
+        return np.linspace(low, high, _MOST_PLACES)
+    around = math.sqrt(d) * beyond / count * np.arange(-count, count + 1)
+    places = (kinks[:, None] + around).ravel()
+    return places[(places > low) & (places < high)]
 
 
 def _stiffness(

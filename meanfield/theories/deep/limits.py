@@ -12,6 +12,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.reduced import reduced_solve
 from meanfield.theories.deep.rules import code_words
 from meanfield.theories.deep.saturated import saturated_solve
+from meanfield.theories.deep.silent import falls_silent
 from meanfield.theories.deep.solution import DeepCertificate, DeepSolution
 from meanfield.theories.deep.start import prior_kernels
 from meanfield.theories.deep.system import DeepProblem
@@ -19,6 +20,7 @@ from meanfield.theories.deep.system import DeepProblem
 __all__ = ["deep_problem", "limit_solution"]
 
 _EXACT = 1e-8
+_SILENT = "Phi is larger where the neurons of layer {} of steps fall silent but for a share that vanishes, at ln P"
 
 
 def limit_solution(network: Network, task: ClassTask, tau: float) -> DeepSolution:
@@ -47,6 +49,7 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     scale = max(1.0, float(np.abs(task.targets).max()))
     good = found.residual <= _EXACT * scale and found.excess <= _EXACT and found.weight.min() > -_EXACT
     ones = np.ones((n_classes, n_classes))
+    silent = _falls_silent(problem)
     rate = f"P^(1/{network.depth})"
     last = found.kappa[-1]
     notes = (
@@ -70,9 +73,11 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
         patterns=tuple(code_words(network.activation, activation).tolist()),
         second_readout=np.einsum("g,gi,gj->ij", weight, readout, readout),
         certificate=DeepCertificate.of(found.residual, found.residual, max(found.excess, 0.0)),
-        status=Status.OPTIMAL if good else Status.RESIDUAL,
+        status=Status.NO_MAXIMUM if silent else Status.OPTIMAL if good else Status.RESIDUAL,
         message=(
-            "the conditions of the reduced problem hold, and no other maximum of the exponent is higher; global "
+            f"{_SILENT.format(lower)} and not {rate}; use readout_exponent=1, two layers, or a phi with a scale"
+            if silent
+            else "the conditions of the reduced problem hold, and no other maximum of the exponent is higher; global "
             "optimality over the kernels is not proven"
             if good
             else f"residual {found.residual:.1e}; the exponent is higher by {found.excess:.1e} at another code"
@@ -81,6 +86,10 @@ def _reduced(network: Network, task: ClassTask, tau: float) -> DeepSolution:
         n_samples=math.inf,
         tau=tau,
     )
+
+
+def _falls_silent(problem: DeepProblem) -> bool:
+    return problem.depth > 2 and falls_silent(problem.phi)
 
 
 def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
@@ -97,12 +106,15 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     failed = f"duality gap {found.gap:.1e}"
     if closed:
         failed = f"residual {found.residual:.1e} of targets up to {largest:.1e}, at most {accepted:.1e} is accepted"
-    common, own, _ = prior_kernels(deep_problem(network, task, tau))
+    problem = deep_problem(network, task, tau)
+    common, own, _ = prior_kernels(problem)
     n_classes, m, lower = task.n_classes, task.n_outputs, network.depth - 1
     top = (found.words.T * found.weight) @ found.words
     kernel = np.array([*(c * np.ones((n_classes, n_classes)) for c in common[:-1]), top])
     middle = 0.5 * (phi.infimum + phi.supremum)
     notes = ["the last layer is saturated; the class structure of the layers below vanishes in this limit"]
+    if _falls_silent(problem):
+        notes.append(f"{_SILENT.format(lower)}, beyond the order of P that decides on readouts: below them is the prior")
     if found.nullity:
         notes.append(
             f"the weights of the codes are not unique ({found.nullity} free); those of largest entropy were selected, "

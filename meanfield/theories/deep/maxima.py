@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -25,6 +26,7 @@ _REACH = 7.0
 _X = np.linspace(-_REACH, _REACH, 43)[None, None]  # enough for maxima, of a phi without kinks
 _X_WEIGHTS = np.full_like(_X, 2.0 * _REACH / 42.0)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
+_SATURATED, _FARTHER = 0.05, 1.5  # part of the range of phi; times that fields are larger that start by themselves
 _FALLEN = 1e-9  # relative: rounding of the weight
 
 
@@ -143,8 +145,8 @@ class Maxima:
         return np.asarray(value + site[0] @ self.n), site[1]
 
     def _starts(self, setting: Setting, b_cov: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Codes with saturated fields, the same about the middle of the range, codes with fields of their own to come,
-        and 0."""
+        """Codes with strong fields, the same about the middle of the range, codes with fields of their own to come,
+        and 0; where fields as strong as the covariance has them saturate nothing, codes with saturated ones as well."""
         n_classes = len(self.n)
         low, high = activation_range(self.phi)
         middle = 0.5 * (low + high)
@@ -154,7 +156,11 @@ class Maxima:
         field = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(patterns - middle)
         none = np.zeros((1, n_classes))
         b = np.vstack([patterns, patterns - middle, patterns, none])
-        return (b * self.n) @ b_cov, np.vstack([field, field, 0.0 * field, none])
+        h = np.vstack([field, field, 0.0 * field, none])
+        saturated = np.where(patterns > middle, *reversed(_saturating(self.phi)))
+        if (np.abs(saturated) > _FARTHER * np.abs(field)).all():
+            b, h = np.vstack([b, patterns]), np.vstack([h, saturated])
+        return (b * self.n) @ b_cov, h
 
     def _site(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
         """g, <phi>, <xi> and var xi (4, k, C) at pairs of b and h (k, C)."""
@@ -178,6 +184,17 @@ class Maxima:
             found,
         )
         return found
+
+
+@lru_cache(maxsize=64)
+def _saturating(phi: Activation) -> tuple[float, float]:
+    """z next to 0 at which phi is nearly as small, and nearly as large, as it becomes."""
+    z = np.linspace(-30.0, 30.0, 24001)
+    low, high = activation_range(phi)
+    share = (phi(z) - low) / (high - low)
+    ends = (z[share < _SATURATED], z[share > 1.0 - _SATURATED])
+    smallest, largest = (float(at[np.argmin(np.abs(at))]) if len(at) else 0.0 for at in ends)
+    return smallest, largest
 
 
 def _differ(one: Setting | None, other: Setting) -> bool:

@@ -9,6 +9,7 @@ integrated over z on one set of nodes for all h, so that a table of (b, h) is a 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from meanfield.activations.facts import Pieces
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS, derivatives
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.work import spend
-from meanfield.validation import FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = [
     "REACH",
@@ -33,6 +34,7 @@ __all__ = [
     "site_rule",
     "site_table",
     "site_values",
+    "slope_between",
     "unit_lattice",
     "z_rule",
 ]
@@ -47,6 +49,7 @@ _PLAIN = 0.45  # spacing where nothing is tilted
 _TINY = 1e-290
 _MOST_NODES = 100_000
 _MOST_NOISE = 50_000
+_WINDOWS = 3.0  # reaches of z that fields h have to spread over, from where on they are integrated in groups
 _SMOOTH = 0.33  # of the width of the step that phi makes: what its strip of analyticity allows
 
 
@@ -62,12 +65,14 @@ class Site(NamedTuple):
 
 class SiteNodes(NamedTuple):
     """Quadrature over z: points, weights, phi there. With `breaks` (k,) phi is constant between them: there is a point
-    in each of the k + 1 intervals, over which the moments of the noise are closed forms."""
+    in each of the k + 1 intervals, over which the moments of the noise are closed forms. Points further than `reach`
+    from h have no weight."""
 
     z: FloatArray
     weight: FloatArray
     phi: FloatArray
     breaks: FloatArray | None = None
+    reach: float = math.inf
 
 
 def site_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, tilt: float = 0.0) -> SiteNodes:
@@ -117,7 +122,7 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
         weight = np.full(count, (high - low) / count)
     else:
         x, w = np.polynomial.legendre.leggauss(_PANEL_NODES)
-        slope = _slope(phi)
+        slope = slope_between(phi)
         widest = 8.0 * step * (narrow if phi.piecewise_linear or not slope else min(narrow, _width(phi)))
         # At a kink: the slope of the tilt, or that of a Gaussian as far away as the tilt outweighs.
         far = math.sqrt(2.0 * tilt * (phi.supremum - phi.infimum) / d) if tilt > 0.0 else 0.0
@@ -126,7 +131,7 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
         half = 0.5 * np.diff(bounds)
         z = ((bounds[1:] + bounds[:-1]) / 2 + half * x[:, None]).T.ravel()
         weight = (half * w[:, None]).T.ravel()
-    return SiteNodes(np.asarray(z, dtype=float), np.asarray(weight, dtype=float), phi(z))
+    return SiteNodes(np.asarray(z, dtype=float), np.asarray(weight, dtype=float), phi(z), None, reach)
 
 
 def _graded(edges: list[float], widest: float, narrowest: float) -> FloatArray:
@@ -213,7 +218,7 @@ def _piecewise_means(pieces: Pieces, h: FloatArray, d: float) -> tuple[FloatArra
 
 
 @lru_cache(maxsize=64)
-def _slope(phi: Activation) -> float:
+def slope_between(phi: Activation) -> float:
     """Largest slope of phi between its kinks, where it may jump."""
     z = np.linspace(-30.0, 30.0, 24001)
     slopes = np.abs(np.diff(phi(z))) / (z[1] - z[0])
@@ -271,10 +276,29 @@ def _interval_moments(ends: FloatArray, highest: int) -> list[FloatArray]:
     return found
 
 
+def _windows(nodes: SiteNodes, h: FloatArray) -> Iterator[tuple[IntArray | slice, SiteNodes]]:
+    """Groups of h (n_h,), and the nodes that have weight at any of a group: few of all where there is little noise."""
+    if not float(np.ptp(h)) > _WINDOWS * nodes.reach:
+        yield slice(None), nodes
+        return
+    order = np.argsort(h, kind="stable")
+    ordered = h[order]
+    first = 0
+    while first < len(h):
+        last = int(np.searchsorted(ordered, ordered[first] + nodes.reach, side="right"))
+        low, high = np.searchsorted(nodes.z, [ordered[first] - nodes.reach, ordered[last - 1] + nodes.reach])
+        inside = slice(int(low), int(high))
+        yield order[first:last], SiteNodes(nodes.z[inside], nodes.weight[inside], nodes.phi[inside])
+        first = last
+
+
 def site_values(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> FloatArray:
     """g (n_b, n_h) at all pairs of b and h."""
-    top, tilt, law = _factors(nodes, b, h, d, delta)
-    return np.asarray(top + np.log(np.maximum(tilt @ law[0], _TINY)))
+    g = np.empty((len(b), len(h)))
+    for at, inside in _windows(nodes, h):
+        top, tilt, law = _factors(inside, b, h[at], d, delta)
+        g[:, at] = top + np.log(np.maximum(tilt @ law[0], _TINY))
+    return g
 
 
 def site_derivatives(
@@ -284,6 +308,16 @@ def site_derivatives(
 
     Derivatives of a higher total order than `highest` are not meaningful.
     """
+    g, found = np.empty((len(b), len(h))), np.empty((len(ORDERS), len(b), len(h)))
+    for at, inside in _windows(nodes, h):
+        g[:, at], found[:, :, at] = _derivatives(inside, b, h[at], d, delta, highest)
+    return g, found
+
+
+def _derivatives(
+    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float, highest: int
+) -> tuple[FloatArray, FloatArray]:
+    """The same with all nodes at all h."""
     most = min(highest, max(max(order) for order in MOMENTS))
     top, tilt, law = _factors(nodes, b, h, d, delta, most)
     middle = 0.5 * (nodes.phi.max() + nodes.phi.min())

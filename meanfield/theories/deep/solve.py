@@ -31,9 +31,10 @@ from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
-from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.reduction import code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
 from meanfield.theories.deep.second_start import Second, highest, second_start
+from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
 from meanfield.theories.deep.start import relax, uncoded_onset
@@ -118,12 +119,13 @@ def solve_deep(
         if fractions is not None:
             raise ValueError("shares of codes can be given at a finite n_samples only")
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
-    shares = None if fractions is None else _shares(fractions, task.n_classes)
+    shares = None if fractions is None else code_shares(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
     rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
     starts: list[Way] | None = []
+    silent = silent_state(problem) if shares is None else None
     try:
         with counted() as work:
             if problem.phi.parts == "gaussian":
@@ -131,16 +133,20 @@ def solve_deep(
             elif shares is not None:
                 system, found = frozen_branch(problem, shares, tolerance, progress, start)
             else:
-                system, found, starts = _from_start(problem, start, tolerance, progress)
+                system, found, starts = _from_start(problem, start, tolerance, progress, silent)
     except UnstableCode as error:
         raise UnstableFractions(f"{error}; leave it out of fractions, or change the shares.", error.pattern) from error
     except NotCovered as error:
+        if silent is not None and silent.likely:
+            raise ConvergenceError(f"no certified solution: {silent.words(None)}.") from error
         raise ConvergenceError(f"the integrals of a layer could not be done: {error}.") from error
     branches: list[Branch] = []
     remark, again = "", Second("one start only")
-    if competitors and shares is None and problem.phi.parts != "gaussian":
+    tried = silent is not None and silent.likely and found.residual > tolerance  # both branches
+    if competitors and shares is None and problem.phi.parts != "gaussian" and not tried:
         warm = start is not None
         most = max(_WORK, _TIMES * work.done) if found.residual <= tolerance else _WORK
+        most = BRIEF if silent is not None and silent.likely else most
         if not warm and found.residual <= tolerance:
             again = second_start(problem, system, found, starts, work.done)
         system, found, others = highest(again, system, found, tolerance, progress)
@@ -155,7 +161,7 @@ def solve_deep(
             remark = f"{_NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
     return _posterior(
-        network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress
+        network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress, silent
     )
 
 
@@ -184,14 +190,15 @@ def _searched(
 
 
 def _from_start(
-    problem: DeepProblem, start: Order | None, tolerance: float, report: Report | None
+    problem: DeepProblem, start: Order | None, tolerance: float, report: Report | None, silent: Silent | None
 ) -> tuple[System, Found, list[Way] | None]:
     if start is not None:
         system = System(problem)
         found = newton(system, system.pack(start), tolerance, progress=report, most=20)
         if found.residual <= tolerance:
             return system, found, []
-    return coding_and_starts(problem, tolerance, report)
+    search = quiet_solution if silent is not None and silent.likely else coding_and_starts
+    return search(problem, tolerance, report)
 
 
 def _linear_branch(problem: DeepProblem, tolerance: float, report: Report | None) -> tuple[System, Found]:
@@ -320,6 +327,7 @@ def _posterior(
     searched: tuple[str, ...],
     tolerance: float,
     report: Report | None,
+    silent: Silent | None,
 ) -> DeepPosterior:
     """Certificate, codes and arrays of all classes."""
     allowed = max(rtol, _VALLEY) if system.codes else rtol
@@ -368,6 +376,8 @@ def _posterior(
         f"order parameters, wanted {allowed:.1e}: start from a neighbouring problem with warm_start, or ask for less "
         "with rtol"
     )
+    if silent is not None and (silent.free_energy > phi if good else silent.likely):
+        status, message = Status.NO_MAXIMUM, silent.words(phi if good else None)
     top = proof.top or system.combined(found.averages)[-1]
     states = top_states(system, order) if not linear else None
     lower = found.averages.lower
@@ -480,19 +490,3 @@ def _warm(posterior: DeepPosterior | None, problem: DeepProblem, index: IntArray
         np.array(s.delta[:, first]),
         np.array(s.t[first]),
     )
-
-
-def _shares(fractions: Mapping[str, float], n_classes: int) -> dict[str, float]:
-    """Shares of codes, normalised patterns."""
-    shares: dict[str, float] = {}
-    for word, share in fractions.items():
-        pattern = str(word).replace("-", "")
-        if len(pattern) != n_classes or set(pattern) - {"0", "1"}:
-            raise ValueError(f"a code pattern has one 0 or 1 for each of the {n_classes} classes, got {word!r}.")
-        if pattern in shares:
-            raise ValueError(f"code {pattern} is given twice in fractions.")
-        shares[pattern] = real_number(f"the share of code {pattern}", share, above=0.0)
-    total = sum(shares.values())
-    if abs(total - 1.0) > 1e-8:
-        raise ValueError(f"the shares of the codes must sum to 1, got {total:.10g}.")
-    return {word: share / total for word, share in shares.items()}

@@ -67,8 +67,10 @@ class LayerTerms(LayerNodes):
         step = self.rule.beta
         found = [np.zeros(1)]
         units = step * setting.root[like, 0]
+        # Nodes are those of all classes: of one whose target is nearly 0 the bounds of b are those of the others.
+        most = max(abs(low), abs(high)) / max(float(np.abs(units).max()), 1e-300)
         for unit in units[units != 0.0]:
-            first, last = sorted((low / unit, high / unit))
+            first, last = np.clip(sorted((low / unit, high / unit)), -most, most)
             index = np.arange(math.floor(first) - 2, math.ceil(last) + 3)
             found.append(unit * (index + self.rule.offset))
         return given_rows(np.concatenate(found), 1e-9 * float(np.abs(units).max()))
