@@ -263,7 +263,7 @@ def relax(
 
     With `limit`, where d is known well enough, a pass less and no half-steps of d, and with `critical` the first
     layer has its kernel. `first` (C, C): its conjugate, if it is known. With `kernels` there are half-steps of
-    the kernels as well, which a branch near the prior follows by itself.
+    the kernels as well and whole ones of delta, which a branch near the prior follows by itself.
     """
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
@@ -282,7 +282,7 @@ def relax(
                 elif critical and layer == 1:
                     tilde[0] = _critical(problem, tilde[0], limit)
                 new = problem.push[layer - 1] * found.delta
-                delta[layer - 1] = new if sweep == 0 or limit else 0.5 * (delta[layer - 1] + new)
+                delta[layer - 1] = new if sweep == 0 or limit or kernels else 0.5 * (delta[layer - 1] + new)
             if layer < problem.depth - 1 and (sweep > 0 or kernels) and not limit:
                 d[layer] = 0.5 * (d[layer] + found.d)
             if layer < problem.depth - 1 and kernels:
