@@ -372,7 +372,7 @@ class System:
             columns, scaled = self.placement(layer)
             if len(second) != len(scaled):
                 raise NotCovered("the kernel of a layer vanished on the way, and with it the fields of the next one")
-            total[np.ix_(columns, columns)] += p.ratios[layer] * scaled.T @ second @ scaled
+            total[np.array(columns)[:, None], columns] += p.ratios[layer] * scaled.T @ second @ scaled
         at = self.blocks[-1][2]
         total[at, at] += p.tau * np.einsum("iab,jab,a->ij", self.outputs, self.outputs, p.n)
         return total
