@@ -132,14 +132,15 @@ def node_probes(index: IntArray, heights: FloatArray, v: FloatArray, chart: Char
     """
     names = keys(index)
     order = np.argsort(names)
-    ordered = names[order]
+    names, heights, v = names[order], heights[order], v[order]
+    r = index.shape[1]
+    origin = keys(np.zeros((1, r), dtype=np.int64))
 
     def at(shift: IntArray) -> FloatArray:
-        wanted = keys(index + shift)
-        place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-        return np.where(ordered[place] == wanted, heights[order[place]], np.nan)
+        wanted = names + (keys(shift[None]) - origin)  # names are linear in the index
+        place = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
+        return np.where(names[place] == wanted, heights[place], np.nan)
 
-    r = index.shape[1]
     steps, pairs = np.eye(r, dtype=np.int64), list(itertools.combinations(range(r), 2))
     single = [2.0 * heights - at(one) - at(-one) for one in steps]
     both = [2.0 * heights - at(steps[i] + steps[j]) - at(-steps[i] - steps[j]) for i, j in pairs]
