@@ -99,9 +99,9 @@ class Chart:
 
 
 @cache
-def unit_chart(r: int) -> Chart:
+def unit_chart(r: int, flips: bool = False) -> Chart:
     """beta itself."""
-    return Chart(np.eye(r), (Axis(),) * r, np.zeros(r, dtype=bool))
+    return Chart(np.eye(r), (Axis(),) * r, np.full(r, flips))
 
 
 class Probes(NamedTuple):
@@ -209,7 +209,7 @@ def fitted_chart(probes: Probes, turns: FloatArray, most: float) -> Chart:
     if mixed:
         largest = np.linalg.eigvalsh(probes.precision)[:, -1]
         widest = min(float(np.sqrt(_relief(probes.depth) / np.maximum(largest, _FLATTEST)).min()), most)
-        return Chart(np.eye(r), (Axis(0.0, widest),) * r, np.zeros(r, dtype=bool))
+        return Chart(np.eye(r), (Axis(0.0, widest),) * r, np.full(r, bool((turns < 0).any())))
     x, along = probes.x @ frame.T, frame @ probes.precision @ frame.T
     axes = tuple(
         fitted_axis(Probes(x[:, i], along[:, i, i], probes.depth, probes.spacing.prod(axis=1)), bool(flips[i]), most)

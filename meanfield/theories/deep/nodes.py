@@ -85,7 +85,9 @@ class LayerNodes:
         return len(self.index) > _MANY_NODES
 
     def _chart(self, r: int) -> Chart:
-        return unit_chart(r) if self.chart is None or len(self.chart.axes) != r else self.chart
+        if self.chart is None or len(self.chart.axes) != r:
+            return unit_chart(r, self.turns.shape[1:] == (r, r) and bool((self.turns < 0).any()))
+        return self.chart
 
     def _places(self, index: IntArray) -> FloatArray:
         """Lattice nodes in the coordinates of the chart."""
