@@ -332,11 +332,10 @@ def site_derivatives(
         total = np.maximum(means[0], _TINY) if j == 0 else total
         for row, i in rows:
             np.divide(means[i], total, out=moments[row])
-    moments = moments.reshape(len(MOMENTS), size)
     found = np.empty((len(ORDERS), size))
-    derivatives(moments, math.sqrt(d), found)
+    derivatives(moments.reshape(len(MOMENTS), size), math.sqrt(d), found)
     found[ORDERS.index((1, 0))] += middle
-    return top + np.log(total), found.reshape(len(ORDERS), *total.shape)
+    return top + np.log(total), found.reshape(len(ORDERS), len(b), len(h))
 
 
 def site_table(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> Site:

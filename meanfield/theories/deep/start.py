@@ -65,9 +65,7 @@ def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatAr
 
 
 @lru_cache(maxsize=256)
-def _prior_kernels(
-    phi: Activation, k: float, scales: tuple[float, ...]
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _prior_kernels(phi: Activation, k: float, scales: tuple[float, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The same for these variances: a solve asks for them a dozen times."""
     common, own, gain = [], [], []
     q, d = 0.0, k
