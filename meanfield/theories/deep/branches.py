@@ -51,7 +51,7 @@ _CLIMB = 1.2e7  # samples, from which on three and more layers are reached from 
 _RUNG = 1.25  # times as many samples at a time
 _FEW_STEPS, _LOST = 12, 1e-2  # steps of Newton on the way, and the residual at which it was lost
 # Times the tau of `uncoded_onset`: where else the branch without codes is looked at.
-_HIGHER = (4.0, 2.8, 2.0, 1.4, 1.0)
+_HIGHER = (2.8, 2.0, 1.4, 1.0)
 _ASCENDED = 0.1  # relative change of conjugates up to which Newton is left the rest
 # By which the reach of lattices grows that are too coarse, in up to so many dimensions; less in more, where nodes grow
 # as its power.
@@ -59,6 +59,7 @@ _REFINED, _DIMENSIONS = 0.08, 4.0
 _MOST_UPWARDS, _FINEST = 20, 1.1  # steps of Newton at more samples, and by how many times more at least
 _NEARLY = 0.05  # residual from which on Newton is worth more steps in any case
 _QUICK, _TOO_FAR = 4, 0.5  # steps in which kernels that followed by themselves are corrected, and from where it is none
+_FIRST, _CLOSE = 2, 0.2  # passes after which Newton is tried, and up to which residual at first; then as many more
 _LEARNED = 1e-2  # relative error of t up to which it is at its minimum
 _WORK, ONE_WAY = 9e10, 5e10  # multiplications (30 to 60 s) in finding the codes, and from one start
 _SPENT = 0.98  # part of them after which no other start is tried
@@ -358,9 +359,12 @@ def prior_branch(problem: DeepProblem, report: Report | None = None, patient: bo
     else:
         below = _followed_down(problem)
         order = _learned(problem, chain(below, (start(problem).t for start in (uncoded, planted))))
-    far = math.inf if patient else _TOO_FAR
-    x = relax(system, order, kernels=True)
-    found = newton(system, x, _ROUGH, most=_QUICK, patience=3, hopeless=far, progress=report)
+    x = relax(system, order, _FIRST, kernels=True)
+    found = newton(system, x, _ROUGH, most=_QUICK, patience=3, hopeless=_CLOSE, progress=report)
+    if found.residual > _ROUGH:
+        far = math.inf if patient else _TOO_FAR
+        x = relax(system, system.unpack(x), _FIRST, kernels=True)
+        found = newton(system, x, _ROUGH, most=_QUICK, patience=3, hopeless=far, progress=report)
     if found.residual > _ROUGH and (patient or found.residual < _NEARLY):  # near its end, or where steps creep
         found = newton(system, relax(system, order), _ROUGH, most=12, patience=3, progress=report)
     return system, found

@@ -99,9 +99,9 @@ class Chart:
 
 
 @cache
-def unit_chart(r: int) -> Chart:
+def unit_chart(r: int, flips: bool = False) -> Chart:
     """beta itself."""
-    return Chart(np.eye(r), (Axis(),) * r, np.zeros(r, dtype=bool))
+    return Chart(np.eye(r), (Axis(),) * r, np.full(r, flips))
 
 
 class Probes(NamedTuple):
@@ -132,14 +132,15 @@ def node_probes(index: IntArray, heights: FloatArray, v: FloatArray, chart: Char
     """
     names = keys(index)
     order = np.argsort(names)
-    ordered = names[order]
+    names, heights, v = names[order], heights[order], v[order]
+    r = index.shape[1]
+    origin = keys(np.zeros((1, r), dtype=np.int64))
 
     def at(shift: IntArray) -> FloatArray:
-        wanted = keys(index + shift)
-        place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-        return np.where(ordered[place] == wanted, heights[order[place]], np.nan)
+        wanted = names + (keys(shift[None]) - origin)  # names are linear in the index
+        place = np.minimum(np.searchsorted(names, wanted), len(names) - 1)
+        return np.where(names[place] == wanted, heights[place], np.nan)
 
-    r = index.shape[1]
     steps, pairs = np.eye(r, dtype=np.int64), list(itertools.combinations(range(r), 2))
     single = [2.0 * heights - at(one) - at(-one) for one in steps]
     both = [2.0 * heights - at(steps[i] + steps[j]) - at(-steps[i] - steps[j]) for i, j in pairs]
@@ -208,7 +209,7 @@ def fitted_chart(probes: Probes, turns: FloatArray, most: float) -> Chart:
     if mixed:
         largest = np.linalg.eigvalsh(probes.precision)[:, -1]
         widest = min(float(np.sqrt(_relief(probes.depth) / np.maximum(largest, _FLATTEST)).min()), most)
-        return Chart(np.eye(r), (Axis(0.0, widest),) * r, np.zeros(r, dtype=bool))
+        return Chart(np.eye(r), (Axis(0.0, widest),) * r, np.full(r, bool((turns < 0).any())))
     x, along = probes.x @ frame.T, frame @ probes.precision @ frame.T
     axes = tuple(
         fitted_axis(Probes(x[:, i], along[:, i, i], probes.depth, probes.spacing.prod(axis=1)), bool(flips[i]), most)

@@ -42,6 +42,7 @@ _FEW = 130  # values of the shared field that are all computed for every row
 _STRIDE = 6  # of more of them one in so many is computed, and the others where nodes need them
 _COARSE, _FAR = 4, 48.0  # which h a row needs is looked for at one in so many, down to so many nats
 _MANY_H = 160  # from how many on
+_TOGETHER = 64  # rows that are nodes of their own, up to which all are computed at once
 
 
 def class_columns(
@@ -98,7 +99,9 @@ class ClassTable:
         low, high, count = float(rows.b[0]), float(rows.b[-1]), len(rows.b)
         if count > _MOST_ROWS or max(abs(low), abs(high)) * (supremum - infimum) > _STEEPEST:
             raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
-        sites = SingleSites(phi, rule, float(setting.d[c]), float(setting.delta[c]), fields.h[c], (low, high))
+        together = rows.points == 1 and count <= _TOGETHER and len(fields.h[c]) < _MANY_H
+        noise = float(setting.d[c]), float(setting.delta[c])
+        sites = SingleSites(phi, rule, *noise, fields.h[c], (low, high), together=together)
         n_alpha = fields.columns(c)
         log_v = np.zeros((count, n_alpha))
         every = n_alpha <= _FEW or rows.points == 1 or fields.plane is not None
@@ -154,6 +157,8 @@ class ClassTable:
         missing = missing[~self.done[missing]]
         if not len(missing):
             return
+        if self.sites.together:
+            missing = np.arange(len(self.done))
         columns = self.coarse
         for rows in self._groups(missing, 512):
             b, inside = self.rows.b[rows], slice(None)
@@ -164,7 +169,7 @@ class ClassTable:
             found = np.empty((len(rows), len(columns)))
             span = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), len(columns))
             self._contract(g, columns, span, found, inside)
-            self.log_v[np.ix_(rows, columns)] = found
+            self.log_v[rows[:, None], columns] = found
         self.done[missing] = True
 
     def _needed_fields(self, b: FloatArray) -> slice:
@@ -229,6 +234,9 @@ class ClassTable:
 
     def _groups(self, at: IntArray, size: int) -> Iterator[IntArray]:
         """Neighbouring rows, not too many at once: they need about the same h."""
+        if self.sites.together:
+            yield at
+            return
         size = size if self.rows.points > 1 else _APART
         for run in np.split(at, np.flatnonzero(np.diff(at) > size) + 1):
             yield from (run[start : start + size] for start in range(0, len(run), size))

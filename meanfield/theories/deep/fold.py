@@ -40,6 +40,9 @@ _CORRECTIONS = 12
 _SURE, _HOPELESS, _SHRINKS = 4, 0.02, 0.8
 _KINK = 0.5  # residual of a guess beyond which a code has weight that had none
 _ON_THE_WAY, _ROUGH, _EXACT = 1e-4, 1e-5, 1e-9  # residuals of the points that are passed, near the fold, and at the end
+# Residual from which one step of Newton's method ends below the first of these, and slope of tau well before the fold:
+# such a point is passed without a look at its own averages.
+_ONE_STEP, _WELL_BEFORE = 0.02, -0.1
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
 _CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
 
@@ -80,7 +83,10 @@ class Fold(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """A solution and the direction of the branch there, d(x, ln tau) per relative change of the conjugate."""
+    """A solution and the direction of the branch there, d(x, ln tau) per relative change of the conjugate.
+
+    Averages and direction of one that is passed are those of the guess that a step led to it from.
+    """
 
     x: FloatArray
     log_tau: float
@@ -177,7 +183,7 @@ def _start(problem: DeepProblem) -> _Point:
             tau *= max(_HIGHER, error.instability) if isinstance(error, NoBranch) else _HIGHER
             continue
         if found.residual <= 1e-4:
-            point = _point(found.x, math.log(tau), system)
+            point = _point(found.x, math.log(tau), system, found.averages)
             if point.slope < 0.0:
                 return point
         tau *= _HIGHER
@@ -242,8 +248,11 @@ def _corrected(
     tolerance: float,
     shrinks: float = math.inf,
     first: float = math.inf,
+    passing: float = 0.0,
 ) -> _Point | None:
     """The solution with the conjugate's size of x; None if Newton does not get there, or far off not by this factor.
+
+    From residuals up to `passing` and well before the fold one step is the last.
 
     Raises
     ------
@@ -265,8 +274,12 @@ def _corrected(
             return None
         smallest = min(smallest, error)
         scale = system.scales(x)
-        right = np.append(-system.gradient(x, averages) * scale, 0.0)
-        move = _solve(_matrix(system, x, averages, scale), row, scale, right)
+        matrix, right = _matrix(system, x, averages, scale), np.append(-system.gradient(x, averages) * scale, 0.0)
+        move = _solve(matrix, row, scale, right)
+        if error <= passing:
+            tangent = _solve(matrix, row, scale, np.append(np.zeros(len(x)), 1.0))
+            if tangent[-1] < _WELL_BEFORE:
+                return _Point(x + move[:-1], log_tau + float(move[-1]), system, averages, tangent)
         largest = max(float(np.abs(move[:-1] / scale).max()), abs(float(move[-1])))
         move *= min(1.0, 0.3 / max(largest, 1e-300))
         x, log_tau = x + move[:-1], log_tau + float(move[-1])
@@ -283,8 +296,9 @@ def _moved(
         guess, shrinks = _between(before, point, math.log1p(step)), _SHRINKS
     else:
         first = math.inf
+    passing = _ONE_STEP if tolerance == _ON_THE_WAY else 0.0
     try:
-        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks, first)
+        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks, first, passing)
     except (NotCovered, np.linalg.LinAlgError):
         return None
 

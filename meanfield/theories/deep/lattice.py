@@ -15,19 +15,29 @@ HALF, _WIDTH = 1 << 15, 1 << 16  # indices lie within 32768 steps of the origin
 
 def keys(index: np.ndarray) -> FloatArray:
     """One integer per row of lattice indices."""
-    r = index.shape[1]
-    return np.asarray((index + HALF) @ (np.int64(_WIDTH) ** np.arange(r - 1, -1, -1, dtype=np.int64)))
+    names = index[:, 0] + HALF
+    for column in index.T[1:]:
+        names = names * _WIDTH + (column + HALF)
+    return np.asarray(names)
+
+
+def _once(names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct names, ascending, and the first place of each."""
+    order = np.argsort(names, kind="stable")
+    ordered = names[order]
+    new = np.ones(len(names), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new], order[new]
 
 
 def unique(index: np.ndarray) -> np.ndarray:
     """Distinct rows."""
-    _, first = np.unique(keys(index), return_index=True)
-    return index[first]
+    return index[_once(keys(index))[1]]
 
 
 def difference(candidates: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Rows of `candidates` whose keys are not among the sorted keys `known`, once each."""
-    names, first = np.unique(keys(candidates), return_index=True)
+    names, first = _once(keys(candidates))
     at = np.minimum(np.searchsorted(known, names), max(len(known) - 1, 0))
     fresh = known[at] != names if len(known) else np.ones(len(names), dtype=bool)
     return np.asarray(candidates[first[fresh]])

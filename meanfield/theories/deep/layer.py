@@ -51,7 +51,7 @@ class Layer(LayerTerms):
             known = self._bounds(setting, self._nodes(self._everywhere(self.index)), 0.0)
             low, high = np.minimum(low, known[0]), np.maximum(high, known[1])
         fields = fields_of(self.phi, self.n, self.rule, setting, b, h, (low, high), self.stretch, self.axis, self.far)
-        return fields, b @ np.linalg.pinv(setting.root).T
+        return fields, b @ self.maxima.inverses_of(setting)[0].T
 
     def _covering(self, setting: Setting, beta: FloatArray) -> View:
         fields = self._prepared(setting, exact=True)[0]

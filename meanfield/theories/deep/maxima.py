@@ -27,7 +27,10 @@ _X = np.linspace(-_REACH, _REACH, 43)[None, None]  # enough for maxima, of a phi
 _X_WEIGHTS = np.full_like(_X, 2.0 * _REACH / 42.0)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
 _SATURATED, _FARTHER = 0.05, 1.5  # part of the range of phi; times that fields are larger that start by themselves
-_FALLEN = 1e-9  # relative: rounding of the weight
+_FALLEN = 1e-9  # rounding of ln of the weight, relative where that is more than 1
+# Of the standard deviations under the prior: smaller b and h are 0 when it comes to their relative change, and maxima
+# that are closer than that are one.
+_NOTHING, _ONE = 0.1, 1e-3
 
 
 @dataclass(eq=False)
@@ -53,7 +56,7 @@ class Maxima:
         sweeps, still = (60, _SETTLED) if exact else (40 if afresh else 20, _STILL)
         b, h = self._followed(setting, *start, sweeps, still)
         # All are kept: one that is too low now may be the highest of the next setting.
-        self.known = _distinct(b, h)
+        self.known = _distinct(b, h, [_ONE * one for one in _spreads(setting)])
         return self.known if every else self._relevant(setting, *self.known, depth)
 
     def fields(self, setting: Setting, b: FloatArray) -> FloatArray:
@@ -65,17 +68,17 @@ class Maxima:
     ) -> tuple[FloatArray, FloatArray]:
         """Where steps that never lower the weight lead from b and h; with `hold` b stays as it is."""
         root, n = setting.root, self.n
-        of_root, of_covariance = self._inverses(setting)
+        of_root, of_covariance = self.inverses_of(setting)
         beta, u = b @ of_root.T, h @ of_covariance
         b, h = b if hold else beta @ root.T, u @ setting.covariance
-        value = np.full(len(b), -np.inf)
+        value, least = np.full(len(b), -np.inf), [_NOTHING * one.max() for one in _spreads(setting)]
         now = before = (beta, u, b, h)
         seen = self._site(setting, b, h)
         for sweep in range(sweeps):
             beta, u, b, h = now
             site = self._site(setting, b, h) if sweep else seen
             new = -0.5 * (beta**2).sum(axis=1) - 0.5 * (u * h).sum(axis=1) + site[0] @ n
-            fell = new < value - _FALLEN * np.abs(value)
+            fell = new < value - _FALLEN * np.maximum(np.abs(value), 1.0)
             if fell.any():  # back to where they were, and the slow step
                 pick = fell[:, None]
                 beta, u, b, h = (np.where(pick, old, there) for old, there in zip(before, (beta, u, b, h)))
@@ -86,7 +89,8 @@ class Maxima:
             if hold:
                 now = (beta, now[1], b, now[3])
             if not fell.any() and all(
-                np.abs(one - other).max() <= still * np.abs(one).max() for one, other in zip(now[2:], (b, h))
+                np.abs(one - other).max() <= still * max(np.abs(one).max(), size)
+                for one, other, size in zip(now[2:], (b, h), least)
             ):
                 break
         return b, h
@@ -119,7 +123,7 @@ class Maxima:
         b, h = (np.vstack(pair) for pair in zip(self.known, fresh))
         return (b, h), True
 
-    def _inverses(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
+    def inverses_of(self, setting: Setting) -> tuple[FloatArray, FloatArray]:
         """Of the root of b's covariance and of the covariance of h."""
         if self.inverses is None or self.inverses[0] is not setting:
             of_root = np.asarray(np.linalg.pinv(setting.root))
@@ -139,7 +143,7 @@ class Maxima:
 
     def _heights(self, setting: Setting, b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
         """ln of the weight (k,) at pairs of b and h (k, C), and <phi> (k, C) there."""
-        of_root, of_covariance = self._inverses(setting)
+        of_root, of_covariance = self.inverses_of(setting)
         value = -0.5 * ((b @ of_root.T) ** 2).sum(axis=1) - 0.5 * ((h @ of_covariance) * h).sum(axis=1)
         site = self._site(setting, b, h)
         return np.asarray(value + site[0] @ self.n), site[1]
@@ -205,12 +209,17 @@ def _differ(one: Setting | None, other: Setting) -> bool:
     return any(a.shape != b.shape or np.abs(a - b).max() > _MOVED * np.abs(b).max() for a, b in zip(*pairs))
 
 
-def _distinct(b: FloatArray, h: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Rows that differ from all earlier ones by more than 2 % of the spread."""
+def _spreads(setting: Setting) -> tuple[FloatArray, FloatArray]:
+    """Standard deviations of b and h (C,) under the prior."""
+    return np.sqrt((setting.root**2).sum(axis=1)), np.sqrt(np.maximum(np.diag(setting.covariance), 0.0))
+
+
+def _distinct(b: FloatArray, h: FloatArray, least: list[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """Rows that differ from all earlier ones by more than 2 % of the largest, and by more than `least` (2, C)."""
     both = np.hstack([b, h])
-    unit = np.maximum(np.abs(both).max(axis=0), 1e-12)
+    unit = np.maximum(np.maximum(0.02 * np.abs(both).max(axis=0), np.hstack(least)), 1e-14)
     kept: list[int] = []
     for i, row in enumerate(both):
-        if all(np.abs((row - both[j]) / unit).max() > 0.02 for j in kept):
+        if not kept or (np.abs((row - both[kept]) / unit).max(axis=1) > 1.0).all():
             kept.append(i)
     return b[kept], h[kept]

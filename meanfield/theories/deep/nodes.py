@@ -74,6 +74,7 @@ class LayerNodes:
     visits: int = 0  # evaluations
     heights: FloatArray = field(default_factory=lambda: np.empty(0))  # ln of the integrand at the nodes
     maxima: Maxima = field(init=False)
+    images: tuple[Chart, list[tuple[IntArray, IntArray]]] | None = None  # symmetries of the lattice of that chart
 
     def __post_init__(self) -> None:
         self.maxima = Maxima(self.phi, self.n)
@@ -84,7 +85,9 @@ class LayerNodes:
         return len(self.index) > _MANY_NODES
 
     def _chart(self, r: int) -> Chart:
-        return unit_chart(r) if self.chart is None or len(self.chart.axes) != r else self.chart
+        if self.chart is None or len(self.chart.axes) != r:
+            return unit_chart(r, self.turns.shape[1:] == (r, r) and bool((self.turns < 0).any()))
+        return self.chart
 
     def _places(self, index: IntArray) -> FloatArray:
         """Lattice nodes in the coordinates of the chart."""
@@ -137,11 +140,14 @@ class LayerNodes:
         if self.regions or not len(self.turns) or self.turns.shape[1] != r:
             return [(np.eye(r, dtype=np.int64), np.zeros(r, dtype=np.int64))]
         chart = self._chart(r)
+        if self.images is not None and self.images[0] is chart:
+            return self.images[1]
         turns: IntArray = np.round(chart.frame @ self.turns @ chart.frame.T).astype(np.int64)
         offset = chart.offset(self.rule.offset)
         shifts = offset @ turns.transpose(0, 2, 1) - offset
         kept = np.abs(shifts - np.round(shifts)).max(axis=1) < 1e-9
-        return list(zip(turns[kept], np.round(shifts[kept]).astype(np.int64)))
+        self.images = chart, list(zip(turns[kept], np.round(shifts[kept]).astype(np.int64)))
+        return self.images[1]
 
     def _representatives(self, index: IntArray) -> IntArray:
         """One node of every orbit, once each: the one of the largest name."""

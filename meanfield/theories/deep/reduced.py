@@ -34,6 +34,7 @@ _FEW_STEPS = 40
 _STARTS = ((1.1, 0.35), (0.3, 0.15), (1.1, 0.15))
 _SOLVED = 1e-8
 _SMALL = 1e-12
+_STEP = 1.5e-8  # of differences, relative to unknowns beyond 1
 _WORTH = 1e-4  # residual below which a set of codes is looked at for others
 
 
@@ -88,6 +89,11 @@ def _with_mirror_images(found: Reduced) -> Reduced:
     )  # fmt: skip
 
 
+def _turned(matrices: FloatArray) -> FloatArray:
+    """Transposes of matrices (..., j, k)."""
+    return np.swapaxes(matrices, -1, -2)
+
+
 class _Reduction:
     def __init__(self, problem: DeepProblem) -> None:
         self.problem, self.p = problem, problem.n / problem.n_samples
@@ -110,44 +116,55 @@ class _Reduction:
         return noisy_means(self.problem.phi, h, self.spread**2)
 
     def root_field(self, h: FloatArray) -> FloatArray:
-        """w (n, C)."""
+        """w (..., n, C)."""
         return np.asarray(h @ self.field_root)
 
     def stiffness(self, h: FloatArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """X and its pseudo-inverse."""
+        """X and its pseudo-inverse (..., C, C)."""
         w = self.root_field(h)
-        values, vectors = np.linalg.eigh((w.T * weight) @ w)
+        values, vectors = np.linalg.eigh((_turned(w) * weight[..., None, :]) @ w)
         depth = self.problem.depth
-        kept = values > _SMALL * values[-1]
+        kept = values > _SMALL * values[..., -1:]
         x = np.where(kept, (self.gamma * np.maximum(values, 0.0) ** (depth - 1)) ** (1.0 / depth), 0.0)
         inverse = np.where(kept, 1.0 / np.where(kept, x, 1.0), 0.0)
-        return np.asarray((vectors * x) @ vectors.T), np.asarray((vectors * inverse) @ vectors.T)
+        one, other = (np.asarray((vectors * size[..., None, :]) @ _turned(vectors)) for size in (x, inverse))
+        return one, other
 
     def energy(
         self, t: FloatArray, h: FloatArray, inverse: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """E at the best a, its gradient by h, a, and mean activations, for rows of h."""
+        """E at the best a, its gradient by h, a, and mean activations, for rows of h (..., n, C)."""
         mean, slope, _ = self.mean(h)
         w = self.root_field(h)
         a = self.problem.readout_variance * (mean * self.p) @ t
         force = w @ inverse
-        energy = 0.5 * (a**2).sum(axis=1) / self.problem.readout_variance - 0.5 * (force * w).sum(axis=1)
-        return energy, (a @ t.T) * self.p * slope - force @ self.field_root.T, a, mean
+        energy = 0.5 * (a**2).sum(axis=-1) / self.problem.readout_variance - 0.5 * (force * w).sum(axis=-1)
+        return energy, (a @ _turned(t)) * self.p * slope - force @ self.field_root.T, a, mean
 
     def conditions(self, u: FloatArray, count: int) -> FloatArray:
-        """Stationary fields, equal E, outputs, weights."""
+        """Stationary fields, equal E, outputs, weights, of every row of u (..., unknowns)."""
         t, h, weight = self.split(u, count)
         _, inverse = self.stiffness(h, weight)
         energy, gradient, a, mean = self.energy(t, h, inverse)
-        outputs = (mean.T * weight) @ a - self.problem.y
-        return np.concatenate(
-            [gradient.ravel(), energy[1:] - energy[0], outputs.ravel(), [weight.sum() - 1.0]]
-        )  # fmt: skip
+        outputs = (_turned(mean) * weight[..., None, :]) @ a - self.problem.y
+        first, flat = energy[..., :1], (*u.shape[:-1], -1)
+        total = weight.sum(axis=-1, keepdims=True)
+        parts = [gradient.reshape(flat), energy[..., 1:] - first, outputs.reshape(flat), total - 1.0]
+        return np.concatenate(parts, axis=-1)
+
+    def slopes(self, u: FloatArray, count: int) -> FloatArray:
+        """Derivatives of the conditions by u, from differences of all unknowns at once."""
+        step = np.where(u < 0.0, -_STEP, _STEP) * np.maximum(1.0, np.abs(u))
+        moved = u + np.diag(step)
+        step = np.diag(moved) - u
+        found = self.conditions(np.vstack([u, moved]), count)
+        return np.asarray((found[1:] - found[0]).T / step)
 
     def split(self, u: FloatArray, count: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         n_classes, m = self.problem.y.shape
-        t, rest = u[: n_classes * m].reshape(n_classes, m), u[n_classes * m :]
-        return t, rest[: count * n_classes].reshape(count, n_classes), rest[count * n_classes :]
+        t, rest = u[..., : n_classes * m], u[..., n_classes * m :]
+        h, weight = rest[..., : count * n_classes], rest[..., count * n_classes :]
+        return t.reshape(*u.shape[:-1], n_classes, m), h.reshape(*u.shape[:-1], count, n_classes), weight
 
     def solve(self) -> Reduced:
         """Active-set iteration over code patterns, each set by least squares; then sets of one and two codes.
@@ -198,8 +215,9 @@ class _Reduction:
             u = np.linalg.lstsq(matrix, self.problem.y, rcond=1e-10)[0]
             start = np.concatenate([(u / self.p[:, None]).ravel(), size * signs.ravel(), share])
             end = least_squares(
-                self.conditions, start, args=(len(active),), xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=steps
-            )
+                self.conditions, start, jac=self.slopes, args=(len(active),), xtol=1e-15, ftol=1e-15, gtol=1e-15,
+                max_nfev=steps,
+            )  # fmt: skip
             residual, steps = float(np.abs(end.fun).max()), min(steps, _FEW_STEPS)
             if residual < least:
                 best, least = end.x, residual

@@ -47,7 +47,11 @@ class Rows:
 
     def needed(self, start: IntArray) -> IntArray:
         """Rows that stencils read, ascending."""
-        return np.unique((np.unique(start)[:, None] + np.arange(self.points)).ravel())
+        read = np.zeros(len(self.b), dtype=bool)
+        read[start] = True
+        if self.points > 1:
+            read[np.flatnonzero(read)[:, None] + np.arange(self.points)] = True
+        return np.flatnonzero(read)
 
 
 def even_rows(low: float, high: float, step: float) -> Rows:

@@ -11,12 +11,13 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.rules import Rule, activation_range
-from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_rule, site_values
+from meanfield.theories.deep.site import SiteNodes, noise_law, site_derivatives, site_rule, site_values
 from meanfield.validation import FloatArray
 
 __all__ = ["SingleSites"]
 
 _FEW = 200  # points, up to which there is a table in any case
+_KEPT = 200_000  # numbers in a law of the noise, up to which it is kept
 
 
 @dataclass(eq=False)
@@ -35,6 +36,7 @@ class SingleSites:
     bounds: tuple[float, float]  # of b
     derived: dict[int, FloatArray] = field(default_factory=dict)  # by the highest order
     asked: dict[int, int] = field(default_factory=dict)  # how many b without a table, by the highest order
+    together: bool = False  # few b are asked for: one quadrature does for all of them
 
     @cached_property
     def _chebyshev(self) -> tuple[FloatArray, FloatArray]:
@@ -50,8 +52,21 @@ class SingleSites:
         sign = 1.0 - 2.0 * (np.arange(size) % 2)
         return 0.5 * (low + high) + half * np.cos(theta), np.asarray(sign * np.sin(theta))
 
-    def _z(self, h: FloatArray, b: FloatArray) -> SiteNodes:
-        return site_rule(self.phi, self.d, float(h.min()), float(h.max()), self.rule.z, float(np.abs(b).max()))
+    def _z(self, h: FloatArray, most: float) -> SiteNodes:
+        return site_rule(self.phi, self.d, float(h.min()), float(h.max()), self.rule.z, most)
+
+    @cached_property
+    def _every(self) -> tuple[SiteNodes, FloatArray | None]:
+        """Quadrature for all b of the interval and all h, and the law of the noise, unless that is too large to keep"""
+        nodes = self._z(self.h, float(np.abs(self.bounds).max()))
+        return nodes, noise_law(nodes, self.h, self.d) if len(nodes.z) * len(self.h) <= _KEPT else None
+
+    def _nodes(self, b: FloatArray, inside: slice) -> tuple[SiteNodes, FloatArray | None]:
+        """What g is integrated with at b (N,) and h[inside]."""
+        whole = inside.start in (None, 0) and inside.stop in (None, len(self.h)) and inside.step is None
+        if whole and (self.together or b is self._chebyshev[0]):
+            return self._every
+        return self._z(self.h[inside], float(np.abs(b).max())), None
 
     @cached_property
     def _table(self) -> FloatArray:
@@ -66,13 +81,13 @@ class SingleSites:
 
     def values(self, b: FloatArray, inside: slice) -> FloatArray:
         """g (N, h) at b (N,) and h[inside], integrated there."""
-        h = self.h[inside]
-        return site_values(self._z(h, b), b, h, self.d, self.delta)
+        nodes, law = self._nodes(b, inside)
+        return site_values(nodes, b, self.h[inside], self.d, self.delta, law)
 
     def derivatives(self, b: FloatArray, inside: slice, highest: int) -> tuple[FloatArray, FloatArray]:
         """g (N, h) and derivatives (orders, N, h) up to a total order, at b (N,) and h[inside], integrated there."""
-        h = self.h[inside]
-        return site_derivatives(self._z(h, b), b, h, self.d, self.delta, highest)
+        nodes, law = self._nodes(b, inside)
+        return site_derivatives(nodes, b, self.h[inside], self.d, self.delta, highest, law)
 
     def _weights(self, b: FloatArray) -> FloatArray:
         nodes, bary = self._chebyshev

@@ -29,6 +29,7 @@ __all__ = [
     "Site",
     "SiteNodes",
     "noise_lattice",
+    "noise_law",
     "noisy_means",
     "site_derivatives",
     "site_rule",
@@ -240,17 +241,36 @@ def _width(phi: Activation) -> float:
     return (phi.supremum - phi.infimum) / max(slope, beyond, 1e-300)
 
 
+def noise_law(nodes: SiteNodes, h: FloatArray, d: float) -> FloatArray | None:
+    """The law of z given h (n_z, n_h), which all b share; None over intervals, where it is not a matter of nodes, and
+    where h are so far apart that groups of them have nodes of their own."""
+    if nodes.breaks is not None or _spread(nodes, h):
+        return None
+    spend(_EXPONENTIAL * float(len(nodes.z)) * len(h))
+    xi = (nodes.z[:, None] - h) / math.sqrt(d)
+    return np.asarray(np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None])
+
+
 def _factors(
-    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float, highest: int = 0
+    nodes: SiteNodes,
+    b: FloatArray,
+    h: FloatArray,
+    d: float,
+    delta: float,
+    highest: int = 0,
+    known: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray, list[FloatArray]]:
     """What the integral over z consists of: ln of a scale (n_b, 1), the tilt (n_b, n_z), and the law of xi times its
-    powers up to `highest`, each (n_z, n_h)."""
-    spend(float(len(nodes.z)) * (_EXPONENTIAL * (len(b) + len(h)) + len(h) * (_EXPONENTIAL + len(b))))
+    powers up to `highest`, each (n_z, n_h). `known`: `noise_law`."""
+    spend(float(len(nodes.z)) * (_EXPONENTIAL * (len(b) + len(h)) + len(h) * len(b)))
     if nodes.breaks is None:
-        xi = (nodes.z[:, None] - h) / math.sqrt(d)
-        law = [np.exp(-0.5 * xi * xi) * (nodes.weight / math.sqrt(2.0 * math.pi * d))[:, None]]
-        for _ in range(highest):
-            law.append(law[-1] * xi)
+        first = noise_law(nodes, h, d) if known is None else known
+        assert first is not None
+        law = [first]
+        if highest > 0:
+            xi = (nodes.z[:, None] - h) / math.sqrt(d)
+            for _ in range(highest):
+                law.append(law[-1] * xi)
     else:
         law = _interval_moments((nodes.breaks[:, None] - h) / math.sqrt(d), highest)
     exponent = b[:, None] * nodes.phi + 0.5 * delta * nodes.phi**2
@@ -276,9 +296,13 @@ def _interval_moments(ends: FloatArray, highest: int) -> list[FloatArray]:
     return found
 
 
+def _spread(nodes: SiteNodes, h: FloatArray) -> bool:
+    return float(np.ptp(h)) > _WINDOWS * nodes.reach
+
+
 def _windows(nodes: SiteNodes, h: FloatArray) -> Iterator[tuple[IntArray | slice, SiteNodes]]:
     """Groups of h (n_h,), and the nodes that have weight at any of a group: few of all where there is little noise."""
-    if not float(np.ptp(h)) > _WINDOWS * nodes.reach:
+    if not _spread(nodes, h):
         yield slice(None), nodes
         return
     order = np.argsort(h, kind="stable")
@@ -292,50 +316,71 @@ def _windows(nodes: SiteNodes, h: FloatArray) -> Iterator[tuple[IntArray | slice
         first = last
 
 
-def site_values(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> FloatArray:
-    """g (n_b, n_h) at all pairs of b and h."""
+def site_values(
+    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float, law_of_noise: FloatArray | None = None
+) -> FloatArray:
+    """g (n_b, n_h) at all pairs of b and h, for a `noise_law` if it is known."""
     g = np.empty((len(b), len(h)))
     for at, inside in _windows(nodes, h):
-        top, tilt, law = _factors(inside, b, h[at], d, delta)
+        top, tilt, law = _factors(inside, b, h[at], d, delta, 0, law_of_noise)
         g[:, at] = top + np.log(np.maximum(tilt @ law[0], _TINY))
     return g
 
 
 def site_derivatives(
-    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float, highest: int = 4
+    nodes: SiteNodes,
+    b: FloatArray,
+    h: FloatArray,
+    d: float,
+    delta: float,
+    highest: int = 4,
+    law_of_noise: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
-    """g (n_b, n_h) and its derivatives (orders, n_b, n_h), in the order of ORDERS, at all pairs of b and h.
+    """g (n_b, n_h) and its derivatives (orders, n_b, n_h), in the order of ORDERS, at all pairs of b and h, for a
+    `noise_law` if it is known.
 
     Derivatives of a higher total order than `highest` are not meaningful.
     """
     g, found = np.empty((len(b), len(h))), np.empty((len(ORDERS), len(b), len(h)))
     for at, inside in _windows(nodes, h):
-        g[:, at], found[:, :, at] = _derivatives(inside, b, h[at], d, delta, highest)
+        g[:, at], found[:, :, at] = _derivatives(inside, b, h[at], d, delta, highest, law_of_noise)
     return g, found
 
 
 def _derivatives(
-    nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float, highest: int
+    nodes: SiteNodes,
+    b: FloatArray,
+    h: FloatArray,
+    d: float,
+    delta: float,
+    highest: int,
+    law_of_noise: FloatArray | None,
 ) -> tuple[FloatArray, FloatArray]:
     """The same with all nodes at all h."""
     most = min(highest, max(max(order) for order in MOMENTS))
-    top, tilt, law = _factors(nodes, b, h, d, delta, most)
+    top, tilt, law = _factors(nodes, b, h, d, delta, most, law_of_noise)
     middle = 0.5 * (nodes.phi.max() + nodes.phi.min())
     phi = nodes.phi - middle
-    by_phi = [tilt]
-    for _ in range(most):
-        by_phi.append(by_phi[-1] * phi)
-    total = np.maximum(tilt @ law[0], _TINY)
-    moments = np.zeros((len(MOMENTS), total.size))
+    by_phi = np.empty((most + 1, *tilt.shape))
+    by_phi[0] = tilt
+    for i in range(most):
+        np.multiply(by_phi[i], phi, out=by_phi[i + 1])
+    size = len(b) * len(h)
     each = _PRODUCT * len(MOMENTS) * len(nodes.z)
-    spend((each if nodes.breaks is None else each + _DERIVED) * float(total.size))
-    for row, (i, j) in zip(moments, MOMENTS):
-        if i + j <= highest:
-            row[:] = ((by_phi[i] @ law[j]) / total).ravel()
-    found = np.empty((len(ORDERS), total.size))
-    derivatives(moments, math.sqrt(d), found)
+    spend((each if nodes.breaks is None else each + _DERIVED) * float(size))
+    moments = np.zeros((len(MOMENTS), len(b), len(h)))
+    total = np.empty(0)
+    for j in range(most + 1):  # all powers of phi at once
+        rows = [(row, i) for row, (i, other) in enumerate(MOMENTS) if other == j and i + j <= highest]
+        count = 1 + max((i for _, i in rows), default=0)
+        means = (by_phi[:count].reshape(-1, tilt.shape[1]) @ law[j]).reshape(count, *moments.shape[1:])
+        total = np.maximum(means[0], _TINY) if j == 0 else total
+        for row, i in rows:
+            np.divide(means[i], total, out=moments[row])
+    found = np.empty((len(ORDERS), size))
+    derivatives(moments.reshape(len(MOMENTS), size), math.sqrt(d), found)
     found[ORDERS.index((1, 0))] += middle
-    return top + np.log(total), found.reshape(len(ORDERS), *total.shape)
+    return top + np.log(total), found.reshape(len(ORDERS), len(b), len(h))
 
 
 def site_table(nodes: SiteNodes, b: FloatArray, h: FloatArray, d: float, delta: float) -> Site:

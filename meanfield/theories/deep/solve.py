@@ -452,7 +452,7 @@ def _checked(system: System, found: Found, second: bool, allowed: float) -> _Pro
     residual = float(np.abs(check.residual(found.x, again)).max())
     error = abs(phi - check.free_energy(found.x, again)) / max(1.0, abs(phi))
     try:
-        errors = order_errors(check, found.x, again, found.averages, allowed)
+        errors = order_errors(check, found.x, again, (system, found.averages), allowed)
         top = check.combined(again)[-1]
         if not second or residual >= _NEARLY:
             return _Proof(residual, error, errors, unknown, top=top, given=bool(system.codes))

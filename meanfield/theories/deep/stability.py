@@ -79,30 +79,43 @@ def _size(hessian: FloatArray) -> FloatArray:
 
 
 def order_errors(
-    system: System, x: FloatArray, found: Evaluation, by_solver: Evaluation | None = None, allowed: float = 0.0
+    system: System,
+    x: FloatArray,
+    found: Evaluation,
+    solver: tuple[System, Evaluation] | None = None,
+    allowed: float = 0.0,
 ) -> tuple[OrderError, ...]:
     """How far the order parameters x are from where they solve the equations of a system: the step of Newton's method.
 
     `found`: averages there with curvature. Along a soft direction, in which Phi is nearly flat, a small residual leaves
-    a large error. With the averages of the solver's own quadrature, K and d of the last layer, which are no unknowns,
-    are there as well: what the step changes in them, and the distance of both quadratures, or, where that is more than
-    `allowed`, from those of a finer one.
+    a large error. With the equations of the `solver` and their averages, K and d of the last layer, which are no
+    unknowns, are there as well: what the step changes in them, and the distance of both quadratures, or, where that is
+    more than `allowed`, from those of a finer one.
     """
     step = direction(system, x, found, system.hessian(found))
     errors = [OrderError(name, layer + 1, float(np.abs(step[at]).max())) for name, layer, at in system.blocks]
-    if by_solver is not None:
-        values = _last_kernel_errors(system, x, step, found, by_solver, allowed)
+    if solver is not None:
+        values = _last_kernel_errors(system, x, step, found, solver, allowed)
         errors += [OrderError(name, system.problem.depth, float(v)) for name, v in zip(("kernel", "d"), values)]
     return tuple(errors)
 
 
 def _last_kernel_errors(
-    check: System, x: FloatArray, step: FloatArray, found: Evaluation, by_solver: Evaluation, allowed: float
+    check: System,
+    x: FloatArray,
+    step: FloatArray,
+    found: Evaluation,
+    solver: tuple[System, Evaluation],
+    allowed: float,
 ) -> FloatArray:
-    """Errors (2,) of K and d of the last layer, relative to the largest."""
-    given = check.combined(found)[-1]
+    """Errors (2,) of K and d of the last layer, relative to the largest.
 
-    def gap(other: Averages) -> FloatArray:
+    What the step changes is a difference at one quadrature: that of the solver, which has fewer nodes; lattices around
+    peaks are found anew for every x, and finer ones are nearer to each other.
+    """
+    given, own = check.combined(found)[-1], solver[0].combined(solver[1])[-1]
+
+    def gap(given: Averages, other: Averages) -> FloatArray:
         sets = ((given.kernel, other.kernel, SMALL["kernel"]), (given.d, other.d, SMALL["d"]))
         return np.array([np.abs(a - b).max() / max(float(np.abs(a).max()), least) for a, b, least in sets])
 
@@ -110,9 +123,10 @@ def _last_kernel_errors(
         last = system.averages(system.unpack(at), system.problem.depth - 1)
         return system.combined(Evaluation(found.lower, last))[-1]
 
-    error = gap(check.combined(by_solver)[-1])
+    error = gap(given, own)
     if error.max() > allowed and not patched(check.problem):
-        error = gap(top(check.at_rule(JUDGE), x))
+        error = gap(given, top(check.at_rule(JUDGE), x))
     if np.abs(step).max() <= allowed:  # others are no answers, and may end where nothing can be integrated
-        error = error + gap(top(check, x + step * check.scales(x)))
+        system, here = (check, given) if patched(check.problem) else (solver[0], own)
+        error = error + gap(here, top(system, x + step * check.scales(x)))
     return error

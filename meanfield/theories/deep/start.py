@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 from scipy.optimize import brentq
@@ -59,25 +60,32 @@ def prior_kernels(problem: DeepProblem) -> tuple[FloatArray, FloatArray, FloatAr
 
     Those of odd phi vanish, as the common part does, which is 0 and not rounding (1e-33, and a Gaussian of that width).
     """
+    common, own, gain = _prior_kernels(problem.phi, problem.k, tuple(problem.scales))
+    return common.copy(), own.copy(), gain.copy()
+
+
+@lru_cache(maxsize=256)
+def _prior_kernels(phi: Activation, k: float, scales: tuple[float, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The same for these variances: a solve asks for them a dozen times."""
     common, own, gain = [], [], []
-    q, d = 0.0, problem.k
-    for scale in (*problem.scales, 1.0):
-        h, weight = _shared(problem.phi, q, d)
-        mean, _, variance = noisy_means(problem.phi, h, d)
-        common.append(0.0 if problem.phi.parity == "odd" else float(weight @ mean**2))
+    q, d = 0.0, k
+    for scale in (*scales, 1.0):
+        h, weight = _shared(phi, q, d)
+        mean, _, variance = noisy_means(phi, h, d)
+        common.append(0.0 if phi.parity == "odd" else float(weight @ mean**2))
         own.append(float(weight @ variance))
-        gain.append(_largest_gain(problem, d))
+        gain.append(_largest_gain(phi, d))
         q, d = scale * common[-1], scale * own[-1]
     return np.array(common), np.array(own), np.array(gain)
 
 
-def _largest_gain(problem: DeepProblem, d: float) -> float:
+def _largest_gain(phi: Activation, d: float) -> float:
     """Largest |d <phi> / dh| over constant fields h, for noise of variance d."""
-    if problem.phi.parity == "odd":
-        return float(np.abs(noisy_means(problem.phi, np.zeros(1), d)[1][0]))
+    if phi.parity == "odd":
+        return float(np.abs(noisy_means(phi, np.zeros(1), d)[1][0]))
 
     def gain(h: FloatArray) -> FloatArray:
-        return np.abs(noisy_means(problem.phi, h, d)[1])
+        return np.abs(noisy_means(phi, h, d)[1])
 
     step = 0.1 * max(1.0, math.sqrt(d))
     h: FloatArray = step * np.arange(-120.0, 121.0)
@@ -263,7 +271,7 @@ def relax(
 
     With `limit`, where d is known well enough, a pass less and no half-steps of d, and with `critical` the first
     layer has its kernel. `first` (C, C): its conjugate, if it is known. With `kernels` there are half-steps of
-    the kernels as well, which a branch near the prior follows by itself.
+    the kernels as well and whole ones of delta, which a branch near the prior follows by itself.
     """
     problem = system.problem
     kernel, d = order.kernel.copy(), order.d.copy()
@@ -282,7 +290,7 @@ def relax(
                 elif critical and layer == 1:
                     tilde[0] = _critical(problem, tilde[0], limit)
                 new = problem.push[layer - 1] * found.delta
-                delta[layer - 1] = new if sweep == 0 or limit else 0.5 * (delta[layer - 1] + new)
+                delta[layer - 1] = new if sweep == 0 or limit or kernels else 0.5 * (delta[layer - 1] + new)
             if layer < problem.depth - 1 and (sweep > 0 or kernels) and not limit:
                 d[layer] = 0.5 * (d[layer] + found.d)
             if layer < problem.depth - 1 and kernels:

@@ -14,10 +14,12 @@ from meanfield.theories.deep.compiled.kernels import accumulate, accumulate_plan
 from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.products import Products
 from meanfield.theories.deep.rules import Averages, Setting
+from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["BEYOND", "PAIRS_BEYOND", "Sums", "Totals", "View", "combined", "tilts"]
 
+_PRODUCT = 0.4  # what a multiplication counts where a few of them are done at once
 BEYOND, PAIRS_BEYOND = 9.0, 4.0  # nats below the lightest node that counts, for single terms, and those of a plane
 
 
@@ -72,6 +74,9 @@ class Sums:
         if plane is None:
             accumulate(*given, terms, top, depth + BEYOND, products, out)
         else:
+            size, wide = self.means.shape[1], plane.share.shape[2]
+            one = size * wide * len(start) + products.size
+            spend(_PRODUCT * one * float(np.count_nonzero(terms >= top - depth - PAIRS_BEYOND)))
             accumulate_plane(*given, plane.first, plane.share, terms, top, depth + PAIRS_BEYOND, products, out)
         return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ class System:
 
     # ---- coordinates -----------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def blocks(self) -> list[tuple[str, int, slice]]:
         """(name, layer, coordinates) of every block of unknowns; layers count from 0."""
         found, at = [], 0
@@ -181,15 +182,12 @@ class System:
 
     def pack(self, order: Order) -> FloatArray:
         """Coordinates of order parameters, which are made symmetric."""
-        parts = []
-        for layer in range(self.problem.depth - 1):
-            for name, basis in (
-                ("kernel", self.matrices), ("d", self.vectors), ("tilde", self.matrices), ("delta", self.vectors)
-            ):  # fmt: skip
-                value = getattr(order, name)[layer]
-                parts += [float((value * row).sum() / row.sum()) for row in basis]
-        parts += [float((order.t * row).sum()) for row in self.outputs]
-        return np.array(parts)
+        lower, matrices = self.problem.depth - 1, self.matrices.reshape(len(self.matrices), -1)
+        share, alone = (basis / basis.sum(axis=1, keepdims=True) for basis in (matrices, self.vectors))
+        kernel, tilde = (value.reshape(lower, share.shape[1]) @ share.T for value in (order.kernel, order.tilde))
+        parts = [kernel, order.d @ alone.T, tilde, order.delta @ alone.T]
+        t = self.outputs.reshape(len(self.outputs), -1) @ order.t.ravel()
+        return np.append(np.hstack(parts).ravel(), t)
 
     def matrix_coordinates(self, matrix: FloatArray) -> FloatArray:
         """Coordinates of one kernel or conjugate (C, C), which is made symmetric."""
@@ -197,19 +195,14 @@ class System:
 
     def unpack(self, x: FloatArray) -> Order:
         """Order parameters of coordinates."""
-        n_classes = len(self.problem.n)
-        lower = self.problem.depth - 1
-        kernel, tilde = np.zeros((lower, n_classes, n_classes)), np.zeros((lower, n_classes, n_classes))
-        d, delta = np.zeros((lower, n_classes)), np.zeros((lower, n_classes))
-        t = np.zeros_like(self.problem.y)
-        arrays = {"kernel": kernel, "d": d, "tilde": tilde, "delta": delta}
-        for name, layer, at in self.blocks:
-            if name == "t":
-                t = np.tensordot(x[at], self.outputs, 1)
-            else:
-                basis = self.matrices if name in ("kernel", "tilde") else self.vectors
-                arrays[name][layer] = np.tensordot(x[at], basis, 1)
-        return Order(kernel, d, tilde, delta, t)
+        n_classes, lower = len(self.problem.n), self.problem.depth - 1
+        k, v = len(self.matrices), len(self.vectors)
+        rest = x[: 2 * lower * (k + v)].reshape(lower, 2, k + v)
+        matrices = rest[:, :, :k] @ self.matrices.reshape(k, -1)
+        kernel, tilde = matrices.reshape(lower, 2, n_classes, n_classes).transpose(1, 0, 2, 3).copy()
+        d, delta = (rest[:, :, k:] @ self.vectors).transpose(1, 0, 2).copy()
+        t = x[2 * lower * (k + v) :] @ self.outputs.reshape(len(self.outputs), -1)
+        return Order(kernel, d, tilde, delta, t.reshape(self.problem.y.shape))
 
     def scales(self, x: FloatArray) -> FloatArray:
         """Size of the block that each coordinate belongs to: the unit of its residual and of its step."""
@@ -239,7 +232,7 @@ class System:
     @property
     def free(self) -> FloatArray:
         """Second derivatives of Phi without neurons, with tau = 1."""
-        total, at = self._coupling(), self.blocks[-1][2]
+        total, at = self._coupling.copy(), self.blocks[-1][2]
         total[at, at] += np.einsum("iab,jab,a->ij", self.outputs, self.outputs, self.problem.n)
         return total
 
@@ -332,7 +325,7 @@ class System:
     def metric(self, found: Evaluation) -> FloatArray:
         """The matrix that turns F(x) - x into the gradient of Phi."""
         p = self.problem
-        matrix = -self._coupling()
+        matrix = -self._coupling
         top = self.combined(found)[-1]
         stiffness = p.readout_variance * (top.kernel * p.n + np.diag(top.d)) + p.tau * np.eye(len(p.n))
         rows = self.blocks[-1][2]
@@ -340,6 +333,7 @@ class System:
         matrix[rows, rows] = [[-float((one * other).sum()) for other in weighted] for one in self.outputs]
         return matrix
 
+    @cached_property
     def _coupling(self) -> FloatArray:
         """Second derivatives of -1/2 sum_l (N_l / N_L) tr K~_l K_l, a bilinear form of kernels and conjugates."""
         n, total = self.problem.n, np.zeros((self.size, self.size))
@@ -365,14 +359,14 @@ class System:
 
     def hessian_of(self, layers: list[Averages]) -> FloatArray:
         """The same from averages of every layer, codes put together. Raises `NotCovered` where a kernel vanished."""
-        p, total = self.problem, self._coupling()
+        p, total = self.problem, self._coupling.copy()
         for layer, averages in enumerate(layers):
             second = averages.curvature
             assert second is not None
             columns, scaled = self.placement(layer)
             if len(second) != len(scaled):
                 raise NotCovered("the kernel of a layer vanished on the way, and with it the fields of the next one")
-            total[np.ix_(columns, columns)] += p.ratios[layer] * scaled.T @ second @ scaled
+            total[np.array(columns)[:, None], columns] += p.ratios[layer] * scaled.T @ second @ scaled
         at = self.blocks[-1][2]
         total[at, at] += p.tau * np.einsum("iab,jab,a->ij", self.outputs, self.outputs, p.n)
         return total

@@ -64,7 +64,7 @@ class LayerTerms(LayerNodes):
 
     def _own_rows(self, setting: Setting, like: IntArray, low: float, high: float) -> Rows:
         """Those of the lattice nodes themselves, of one conjugate field, for classes of one kind."""
-        step = self.rule.beta
+        step, offset = self.rule.beta, float(self._chart(1).offset(self.rule.offset)[0])
         found = [np.zeros(1)]
         units = step * setting.root[like, 0]
         # Nodes are those of all classes: of one whose target is nearly 0 the bounds of b are those of the others.
@@ -72,7 +72,7 @@ class LayerTerms(LayerNodes):
         for unit in units[units != 0.0]:
             first, last = np.clip(sorted((low / unit, high / unit)), -most, most)
             index = np.arange(math.floor(first) - 2, math.ceil(last) + 3)
-            found.append(unit * (index + self.rule.offset))
+            found.append(unit * (index + offset))
         return given_rows(np.concatenate(found), 1e-9 * float(np.abs(units).max()))
 
     def _terms(self, view: View, beta: FloatArray) -> FloatArray:
