@@ -4,9 +4,9 @@ At finite P everything is smooth. A code counts as present where it has more tha
 `PhaseDiagram.phase`, and its curve is where its share passes that value; two codes that become one, or a label that
 flips, are curves as well. Each point lies on an edge of the raster, between two certified points. Parabolas of
 ln(share) through these two and the next one on either side have to meet zero within `ACCURACY` of a cell of each other;
-as long as they do not, further certified solutions enclose the point. At P = infinity codes enter and leave with weight zero,
-which is extrapolated from the side that has them. Along whole-numbered parameters (depth) nothing
-lies between two points: there curves join the places found at each value.
+as long as they do not, further certified solutions enclose the point. At P = infinity codes enter and leave with weight
+zero, which is extrapolated from the side that has them. Along whole-numbered parameters (depth) nothing lies between
+two points: there curves join the places found at each value.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
+from meanfield.theories.deep.states import layer_intervals
 from meanfield.theories.deep.system import patched
 from meanfield.theories.deep.table import deep_table
 from meanfield.validation import FloatArray, read_only, whole_number
@@ -148,9 +149,12 @@ class DeepPosterior(LayerDensities):
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
             z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
-        label = {word: "-".join(word[c] for c in self._index) for word in words.tolist()}
+        own, cut = words[pick[row]], layer_intervals(system, order, layer, detail, words)
+        if cut is not None:  # neurons at a node may lie on both sides of a cut
+            own = cut[1].at(b @ np.linalg.pinv(setting.root)[0])
+        label = {word: "-".join(word[c] for c in self._index) for word in own.tolist()}
         full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
-        part = np.array([full.index(label[word]) for word in words[pick[row]]], dtype=np.intp)
+        part = np.array([full.index(label[word]) for word in own], dtype=np.intp)
         readouts = np.empty((n, 0))
         if layer == self.network.depth - 1:
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts

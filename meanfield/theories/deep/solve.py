@@ -25,7 +25,7 @@ from meanfield.theories.deep.branches import (
     refined,
 )
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.cuts import code_cuts, said_of_cuts
+from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_nodes
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
@@ -351,7 +351,8 @@ def _posterior(
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
     order = system.unpack(found.x)
     cuts = code_cuts(system, order)
-    notes += said_of_cuts(cuts)
+    states = top_states(system, order) if not linear else None
+    notes += said_of_cuts(cuts) + said_of_nodes(0.0 if states is None else states.beside)
     good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
@@ -369,7 +370,6 @@ def _posterior(
         "with rtol"
     )
     top = proof.top or system.combined(found.averages)[-1]
-    states = top_states(system, order) if not linear else None
     lower = found.averages.lower
     kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
     m = task.n_outputs

@@ -325,7 +325,7 @@ def test_a_branch_that_ends_beyond_its_transition(monkeypatch):
     assert found.value == pytest.approx(0.629012865, abs=1e-8)
     assert "Phi = -79.425379" in found.label
     monkeypatch.setattr(first_order, "newton", lambda system, x, *_, **__: Found(x, 1.0, None, 0))
-    with pytest.warns(RuntimeWarning, match=r"between tau = 0\.62 and 0\.75 .* not located: the coding branch was lost"):
+    with pytest.warns(RuntimeWarning, match=r"between tau = 0\.62 and 0\.75 .* the coding branch was lost"):
         assert diagram.transitions() == ()
 
 
