@@ -4,8 +4,9 @@ At finite P everything is smooth. A code counts as present where it has more tha
 `PhaseDiagram.phase`, and its curve is where its share passes that value; two codes that become one, or a label that
 flips, are curves as well. Each point lies on an edge of the raster, between two certified points. Parabolas of
 ln(share) through these two and the next one on either side have to meet zero within `ACCURACY` of a cell of each other;
-as long as they do not, further certified solutions enclose the point. Along whole-numbered parameters (depth) nothing
-lies between two points: there curves join the places found at each value.
+as long as they do not, further certified solutions enclose the point. At P = infinity codes enter and leave with weight
+zero, which is extrapolated from the side that has them. Along whole-numbered parameters (depth) nothing lies between
+two points: there curves join the places found at each value.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _NOTHING = 1e-30
 _ALIKE = 3e-3  # of the ranges: curves of one orbit, each enclosed on its own
 _FAR = 12.0
 _ENOUGH = 0.05  # of ln(share)
+_AGREE = 0.1  # of the accuracy, by which line and parabola through weights may differ
+_BEFORE = 0.9  # of the way to where they vanish
 _NEAR, _THROUGH = 3.5, 4  # places that a guess is made from: cells they may be away, how many
 _APART = 0.1  # cells across an edge by which they differ at least
 _BESIDE = 0.1  # by which a guess may miss its edge
@@ -96,7 +99,7 @@ def level_curves(diagram: Plane) -> tuple[list[LevelCurve], list[_Open]]:
     if sharp and any(whole):
         crossings, open_edges = _by_rows(diagram, whole.index(True)), []
     else:
-        crossings, open_edges = _by_edges(diagram, names)
+        crossings, open_edges = _by_edges(diagram, names, sharp)
     found: list[LevelCurve] = []
     for code, places in sorted(crossings.items()):
         joined = _along_rows(places, whole.index(True)) if any(whole) else _through_cells(places)
@@ -125,7 +128,7 @@ def _by_rows(diagram: Plane, whole: int) -> _Crossings:
     return crossings
 
 
-def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[_Open]]:
+def _by_edges(diagram: Plane, names: tuple[str, str], sharp: bool) -> tuple[_Crossings, list[_Open]]:
     """On every edge of the raster whose ends have different codes, where these come or go."""
     orders = [np.argsort(axis) for axis in diagram.axes.values()]
     axes = [axis[order] for axis, order in zip(diagram.axes.values(), orders)]
@@ -156,7 +159,8 @@ def _by_edges(diagram: Plane, names: tuple[str, str]) -> tuple[_Crossings, list[
                 if beyond is not None and np.isfinite(axes[axis][at[axis]]):
                     edge.around[float(axes[axis][at[axis]])] = beyond
             for code in sorted(edge.changing()):
-                found = edge.enclosed(code, *known.guess(code, (*place, axis)))
+                guess = known.guess(code, (*place, axis))
+                found = edge.vanishing(code) if sharp else edge.enclosed(code, *guess)
                 if found is None:
                     low, high = ({**fixed, names[axis]: end} for end in ends)
                     open_edges.append((low, high))
@@ -212,7 +216,7 @@ class _Shares:
 
     def __init__(self, diagram: Plane) -> None:
         self.diagram = diagram
-        self.least = diagram.present(0)
+        self.least = max(diagram.present(i) for i in range(diagram.certified.size))
         self.certified = np.asarray(diagram.certified)
 
     def at_node(self, place: tuple[int, int]) -> dict[str, float] | None:
@@ -300,6 +304,51 @@ class _Edge:
             except (ConvergenceError, ValueError):
                 return None
         return 0.5 * (left + right)
+
+    def vanishing(self, code: str) -> float | None:
+        """Where the weight of a code becomes zero: extrapolated from the nearest places that have it.
+
+        Line and parabola have to agree; as long as they do not, the weight is solved for beside the parabola's zero.
+        """
+        width = ACCURACY * (max(self.solved) - min(self.solved))
+        for step in range(_SOLVES):
+            places = sorted(self.solved)
+            signs = [self._excess(place, code) > 0.0 for place in places]
+            k = next(k for k in range(len(places) - 1) if signs[k] != signs[k + 1])
+            there, gone = (places[k + 1], places[k]) if signs[k + 1] else (places[k], places[k + 1])
+            line, parabola = self._zeros(code, there, gone)
+            best = line if math.isnan(parabola) else parabola
+            near = abs(gone - there)
+            if near <= width or near * abs(line - parabola) <= _AGREE * width:
+                break
+            share = 0.5 if math.isnan(best) or step % 3 == 2 else _BEFORE * best
+            middle = there + min(max(share, 0.02), 0.98) * (gone - there)
+            try:
+                self.solved[middle] = self.shares.solved({**self.fixed, self.name: middle})
+            except (ConvergenceError, ValueError):
+                return None
+        return there + (0.5 if math.isnan(best) else best) * (gone - there)
+
+    def _zeros(self, code: str, there: float, gone: float) -> tuple[float, float]:
+        """Where line and parabola through weights on the side of `there` vanish, as shares of the way to `gone`.
+
+        NaN where that is not between the two.
+        """
+        known = {**self.around, **self.solved}
+        side = sorted((place - there) / (gone - there) for place in known)
+        away, weights = list[float](), list[float]()
+        for x in reversed([x for x in side if x <= 0.0]):
+            weight = known[min(known, key=lambda place: abs((place - there) / (gone - there) - x))].get(code, 0.0)
+            if len(away) == 3 or not self.shares.excess(weight) > 0.0:
+                break
+            away.append(x)
+            weights.append(weight)
+        found = []
+        for order in (1, 2):
+            roots = np.roots(np.polyfit(away[: order + 1], weights[: order + 1], order)) if len(away) > order else []
+            inside = [float(root.real) for root in roots if abs(root.imag) < 1e-9 and 0.0 <= root.real <= 1.0]
+            found.append(min(inside, default=math.nan))
+        return found[0], found[1]
 
     def _by_parabolas(self, code: str, left: float, right: float) -> list[float]:
         """Zeros of the parabolas through both ends of a bracket and the next known place on either side of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -15,14 +16,13 @@ from meanfield.posterior.parts import code_pattern
 from meanfield.posterior.registry import division_of
 from meanfield.problem.network import Network
 from meanfield.theories.single_layer.compiled.sweep import CONVERGED
-from meanfield.theories.single_layer.theory import is_limit
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["PhaseNames"]
 
 _PRESENT = 1e-9  # weight above which a code is part of the phase
 _SHARED = 1e-7  # overlap of two classes in the outliers, relative to the largest, from which they share some
-_PRESENT_SOFT = 1e-3  # the same at finite P, where every code has some neurons, and in deep networks
+_PRESENT_SOFT = 1e-3  # the same at finite P, where every code has some neurons
 
 
 class PhaseNames(GridOfPoints):
@@ -30,8 +30,7 @@ class PhaseNames(GridOfPoints):
 
     def present(self, i: int) -> float:
         """Weight above which a code is part of the phase at point i: any at P = infinity, a thousandth elsewhere."""
-        soft = has_kept(self.points.packed, i) or not is_limit(self.problem(i))
-        return _PRESENT_SOFT if soft else _PRESENT
+        return _PRESENT_SOFT if math.isfinite(self.problem(i).task.n_samples) else _PRESENT
 
     @cached_property
     def patterns(self) -> list[tuple[str, ...]]:

@@ -56,6 +56,16 @@ def test_three_outputs(n_samples, tau, off, expected):
         assert found[pattern] == pytest.approx(weight, abs=8e-4)
 
 
+def test_a_flat_maximum_without_a_node_of_its_own():
+    """Code 100 was missing, and its neurons given to one of two codes that exchange of classes makes alike."""
+    task = mf.class_task(fractions=[0.5, 0.25, 0.25], off=0.26, n_samples=40)
+    found = {code.pattern: code.weight for code in mf.solve(mf.Network("step"), task, 0.1).codes}
+    expected = {"011": 0.3940, "110": 0.2986, "101": 0.2986, "100": 0.0088}  # a grid as above
+    assert found.keys() == expected.keys()
+    for pattern, weight in expected.items():
+        assert found[pattern] == pytest.approx(weight, abs=8e-4)
+
+
 @pytest.mark.parametrize("n_samples", [50, 100, 500])
 @pytest.mark.parametrize("tau", [0.01, 0.05, 0.1, 0.2])
 def test_exchange_of_classes(n_samples, tau):

@@ -10,9 +10,9 @@ from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import CodeCut
 from meanfield.theories.deep.system import Order, System
 
-__all__ = ["code_cuts", "said_of_cuts"]
+__all__ = ["code_cuts", "said_of_cuts", "said_of_nodes"]
 
-_MANY = 1e-3  # share of a code's neurons at its cut, from which on it is said
+_MANY = 1e-3  # share of a code's neurons at its cut, or of all between two codes, from which on it is said
 
 
 def code_cuts(system: System, order: Order) -> tuple[CodeCut, ...]:
@@ -36,4 +36,14 @@ def said_of_cuts(cuts: tuple[CodeCut, ...]) -> list[str]:
     return [
         f"close to an instability: of the neurons of a code these are where it is cut from another, {', '.join(many)}; "
         "the answer depends on where the cut is about as much"
+    ]
+
+
+def said_of_nodes(beside: float) -> list[str]:
+    """A note if many neurons are at nodes beside another code, else none."""
+    if beside <= _MANY:
+        return []
+    return [
+        f"codes overlap: {100.0 * beside:.2g} % of the neurons are at nodes beside those of another code, and weights, "
+        "readouts and activations of codes are that uncertain; t, kernels and outputs do not depend on it"
     ]

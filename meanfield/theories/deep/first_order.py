@@ -1,7 +1,8 @@
 """Where the branch with codes and the one that continues the prior change places, at finite P.
 
 Both are solutions of the saddle equations on either side, and the one with the larger Phi is reported: a first-order
-transition is where both Phi are equal. Each branch is followed from the side on which it was found.
+transition is where both Phi are equal. Each branch is followed from the side on which it was found, and may end beyond
+the transition.
 """
 
 from __future__ import annotations
@@ -55,30 +56,42 @@ class Crossing:
     residual: float
 
 
-def branch_of(posterior: Any) -> str:
-    """ "coding" where the last kernel tells classes apart, else "uncoded"."""
-    kernel = posterior.solution.kernel[-1]
+class _Lost(ConvergenceError):
+    """A branch could not be followed."""
+
+    def __init__(self, message: str, branch: _Branch) -> None:
+        super().__init__(message)
+        self.branch = branch
+
+
+def branch_of(kernel: FloatArray) -> str:
+    """ "coding" where the last kernel (C, C) tells classes apart, else "uncoded"."""
     apart = float(np.ptp(np.where(np.eye(len(kernel), dtype=bool), kernel.mean(), kernel)))
     apart = max(apart, float(np.abs(np.diag(kernel)[:, None] - kernel).max()))
     return "coding" if apart > _APART * float(np.abs(np.diag(kernel)).max()) else "uncoded"
 
 
-def crossings(diagram: Swept, name: str, values: FloatArray) -> list[Crossing]:
+def crossings(diagram: Swept, name: str, values: FloatArray) -> tuple[list[Crossing], list[str]]:
     """All first-order transitions between neighbouring certified points of a sweep, in order.
 
-    Raises
-    ------
-    ConvergenceError
-        If a branch could not be followed to the transition.
+    And, in words, between which points another branch is reported but no transition was located.
     """
     good = [int(i) for i in np.argsort(values) if diagram.certified[i]]
-    found = []
+    found, lost = [], []
     for left, right in itertools.pairwise(good):
-        ends = diagram.posterior(left), diagram.posterior(right)
-        before, after = map(branch_of, ends)
-        if before != after:
-            found.append(_crossing(diagram, name, (float(values[left]), float(values[right])), ends, before))
-    return found
+        posteriors: Any = diagram.posterior(left), diagram.posterior(right)
+        before, after = (branch_of(posterior.solution.kernel[-1]) for posterior in posteriors)
+        if before == after:
+            continue
+        ends = float(values[left]), float(values[right])
+        try:
+            found.append(_crossing(diagram, name, ends, posteriors, before))
+        except ConvergenceError as error:
+            lost.append(
+                f"between {name} = {ends[0]:.8g} and {ends[1]:.8g} the reported branch changes, but the transition was "
+                f"not located: {error}"
+            )
+    return found, lost
 
 
 def _uncertainty(known: list[tuple[float, float]]) -> float:
@@ -92,12 +105,13 @@ def _uncertainty(known: list[tuple[float, float]]) -> float:
 class _Branch:
     """A branch, followed from the last place at which it was solved."""
 
-    def __init__(self, problem_at: Callable[[float], Problem], where: float, order: Order) -> None:
+    def __init__(self, problem_at: Callable[[float], Problem], where: float, order: Order, kind: str) -> None:
         self.problem_at, self.where, self.order = problem_at, where, order
+        self.kind = kind
         self.residual = math.nan
 
     def phi(self, x: float, check: bool = False) -> float:
-        """Phi at x, reached in steps that are halved where Newton does not converge."""
+        """Phi at x, reached in steps that are halved where Newton does not converge, or on the other branch."""
         step, shortest = x - self.where, _SHORTEST * abs(x - self.where)
         while True:
             target = x if abs(x - self.where) <= abs(step) else self.where + step
@@ -106,12 +120,14 @@ class _Branch:
                 system = System(problem_of(problem.network, problem.class_task, problem.tau)[0])
                 solved = newton(system, system.pack(self.order), _EXACT, most=15)
                 reached = solved.residual <= _EXACT
+                reached = reached and branch_of(system.combined(solved.averages)[-1].kernel) == self.kind
             except (NotCovered, np.linalg.LinAlgError):
                 reached = False
             if not reached:
                 step *= 0.5
                 if not abs(step) > shortest:
-                    raise ConvergenceError(f"a branch was lost at {target:.6g} on the way to {x:.6g}.")
+                    text = f"the {self.kind} branch was lost at {target:.6g} on the way to {x:.6g}."
+                    raise _Lost(text, self)
                 continue
             self.where, self.order = target, system.unpack(solved.x)
             if target == x:
@@ -122,13 +138,20 @@ class _Branch:
 
 
 def _crossing(diagram: Swept, name: str, ends: tuple[float, float], posteriors: Any, before: str) -> Crossing:
-    """By secants, kept inside the bracket."""
+    """By secants, kept inside the bracket.
+
+    A branch that ends on the way to a place leaves the part of the bracket up to there: the transition is where both
+    branches exist, and is looked for at that end next.
+    """
 
     def problem_at(x: float) -> Problem:
         return diagram.problem_with({name: x})
 
     low, high = ends
-    one, two = (_Branch(problem_at, x, post._order) for x, post in zip(ends, posteriors, strict=True))
+    one, two = (
+        _Branch(problem_at, x, post._order, branch_of(post.solution.kernel[-1]))
+        for x, post in zip(ends, posteriors, strict=True)
+    )
 
     def lead(x: float) -> float:
         """Phi of the branch from below beyond that of the other; positive below the transition."""
@@ -136,8 +159,17 @@ def _crossing(diagram: Swept, name: str, ends: tuple[float, float], posteriors: 
 
     x, width = 0.5 * (low + high), high - low
     known: list[tuple[float, float]] = []
+    ended: tuple[float, _Lost] | None = None  # a branch, at the last place where it was solved
     for _ in range(_STEPS):
-        value = lead(x)
+        try:
+            value = lead(x)
+        except _Lost as error:
+            if ended is not None:
+                raise
+            ended, x = (error.branch.where, error), error.branch.where
+            continue
+        if ended is not None and x == ended[0] and (value > 0.0) == (ended[1].branch is one):
+            raise _Lost(f"{ended[1]} Its Phi is the larger one up to there.", ended[1].branch)
         known.append((x, value))
         low, high = (x, high) if value > 0.0 else (low, x)
         size = abs(one.phi(x))

@@ -27,7 +27,7 @@ from meanfield.theories.deep.fold import BranchEnd, uncoded_end
 from meanfield.theories.deep.one_loop import one_loop
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
-from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.rules import NotCovered, code_words
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
 from meanfield.theories.deep.system import patched
 from meanfield.theories.deep.table import deep_table
@@ -138,19 +138,23 @@ class DeepPosterior(LayerDensities):
         else:
             b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
         phi = self.network.activation
-        z = np.empty((n, labels.size))
+        z, active = np.empty((n, labels.size)), np.empty(b.shape)
         for column, c in enumerate(self._index[labels]):
             x = h[:, c, None] + math.sqrt(setting.d[c]) * _DRAW
             value = phi(x)
             exponent = b[:, c, None] * value + 0.5 * setting.delta[c] * value**2 - 0.5 * _DRAW**2
             total = np.cumsum(np.exp(exponent - exponent.max(axis=1, keepdims=True)), axis=1)
+            active[:, c] = (np.diff(total, axis=1, prepend=0.0) * value).sum(axis=1) / total[:, -1]
             level = generator.random((n, 1)) * total[:, -1:]
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
             z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
-        label = {word: "-".join(word[c] for c in self._index) for word in words.tolist()}
+        own = words[pick[row]]
+        if not (system.codes and layer == self.network.depth - 1):  # neurons at a node may lie on both sides of a cut
+            own = code_words(phi, active)
+        label = {word: "-".join(word[c] for c in self._index) for word in own.tolist()}
         full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
-        part = np.array([full.index(label[word]) for word in words[pick[row]]], dtype=np.intp)
+        part = np.array([full.index(label[word]) for word in own], dtype=np.intp)
         readouts = np.empty((n, 0))
         if layer == self.network.depth - 1:
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts

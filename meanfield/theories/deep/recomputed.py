@@ -14,7 +14,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import Detail
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.states import layer_nodes, mean_kurtosis, states_of
+from meanfield.theories.deep.states import layer_nodes, layer_states, mean_kurtosis
 from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System, patched
 from meanfield.validation import FloatArray, IntArray, read_only, short
 
@@ -41,7 +41,7 @@ class RecomputedLayers(SolvedPosterior):
         if layer == self.network.depth - 1:
             return self.codes
         detail, words = self._nodes(layer)
-        states = states_of(detail, words)
+        states = layer_states(self._system, self._order, layer, detail, words)
         root = self._system.setting(self._order, layer).root
         at = self._index
         return tuple(

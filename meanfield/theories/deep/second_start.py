@@ -20,10 +20,11 @@ from meanfield.theories.deep.solution import Branch
 from meanfield.theories.deep.system import DeepProblem, System, patched
 from meanfield.theories.deep.work import OutOfWork, counted
 
-__all__ = ["Second", "highest", "second_start"]
+__all__ = ["COARSE", "Second", "highest", "one_solution", "second_start"]
 
 _MANY = 1000.0  # samples, below which one start is all
 _TIMES, _LEAST, _MOST = 2.0, 1e9, 8e9  # times the work of the first start, and multiplications at least and at most
+COARSE = 1e-4  # of Phi, up to which the coarse quadrature leaves open which of two is the larger one
 _SAME = 1e-2  # difference of order parameters, in units of their blocks, of one solution at both quadratures
 _SHARE = 0.3  # of the time that is left
 _FOUND = 5e-5  # residual of a solution at the coarse quadrature
@@ -56,7 +57,7 @@ def second_start(problem: DeepProblem, system: System, found: Found, starts: lis
                     continue
                 if other[1].residual > _FOUND:
                     continue
-                if _apart(system, found, other[1]) < _SAME:
+                if one_solution(system, found, other[1]):
                     return Second("a second start leads to the same solution")
                 return Second("a second start leads to another solution", other)
     except (OutOfWork, OutOfTime):
@@ -72,7 +73,7 @@ def highest(
         return system, found, []
     rival, end = second.other
     phi, against = system.free_energy(found.x, found.averages), rival.free_energy(end.x, end.averages)
-    if against > phi:
+    if against > phi - COARSE * max(1.0, abs(phi)):
         try:
             fine, other = polish(rival, end, tolerance, report)
         except (NotCovered, OutOfTime, np.linalg.LinAlgError):
@@ -84,6 +85,6 @@ def highest(
     return system, found, [Branch("other codes", against, end.residual)]
 
 
-def _apart(system: System, found: Found, other: Found) -> float:
-    """Largest difference of order parameters in units of their blocks."""
-    return float(np.abs((found.x - other.x) / system.scales(found.x)).max())
+def one_solution(system: System, found: Found, other: Found) -> bool:
+    """Whether order parameters agree, in units of their blocks, as one solution does at both quadratures."""
+    return float(np.abs((found.x - other.x) / system.scales(found.x)).max()) < _SAME

@@ -25,7 +25,7 @@ from meanfield.theories.deep.branches import (
     refined,
 )
 from meanfield.theories.deep.coverage import refuses
-from meanfield.theories.deep.cuts import code_cuts, said_of_cuts
+from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_nodes
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
@@ -33,7 +33,7 @@ from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.reduction import code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
-from meanfield.theories.deep.second_start import Second, highest, second_start
+from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, second_start
 from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution, OrderError
 from meanfield.theories.deep.stability import SecondOrder, order_errors, second_order
@@ -49,7 +49,7 @@ _RTOL, _PATCHED = 1e-6, 1e-3  # of the order parameters, unless the user wants a
 _VALLEY = 1e-4  # what the boundary between codes of given shares leaves undetermined
 _VALLEY_D = 1e-2  # the same of d of the last layer, a small part of the only equation that it is in, that of t
 _WORK, _TIMES = 3e10, 4.0  # multiplications in finding another branch, 10 to 30 s, or as often those of the first
-_SAME_BRANCH = 1e-4
+_EQUAL = 1e-7  # of Phi: two solutions that are one
 _SHARE = 0.6  # of the time that is left, for another branch; the rest is for the certificate
 _FOUND = 1e-4  # residual up to which a rival is a solution, at the coarse quadrature
 _NO_CODES = "the branch with codes was not compared: "
@@ -234,9 +234,9 @@ def _compete(
             return system, found, [], reached
         rival, other = reached
         phi, against = (s.free_energy(f.x, f.averages) for s, f in ((system, found), (rival, other)))
-        if certain and against < phi:
-            if against <= phi - _SAME_BRANCH * max(1.0, abs(phi)):
-                return system, found, [Branch("uncoded", against, other.residual)], ""
+        if certain and against <= phi - COARSE * max(1.0, abs(phi)):
+            return system, found, [Branch("uncoded", against, other.residual)], ""
+        if certain and against < phi and one_solution(system, found, other):
             return _against_codes(problem, system, found, tolerance, report) if warm else (system, found, [], "")
         rival, other = polish(rival, other, tolerance, report)
     except OutOfTime:
@@ -252,7 +252,7 @@ def _compete(
     against = rival.free_energy(other.x, other.averages)
     if other.residual > tolerance:
         return system, found, [], f"{_UNKNOWN}Newton ended at a residual of {other.residual:.0e}"
-    if abs(phi - against) <= 1e-7 * max(1.0, abs(phi)):
+    if abs(phi - against) <= _EQUAL * max(1.0, abs(phi)):
         if warm and certain:
             return _against_codes(problem, system, found, tolerance, report)
         return (system, found, [], "") if certain else (rival, other, [], "")
@@ -306,7 +306,7 @@ def _against_codes(
     phi, against = system.free_energy(found.x, found.averages), rival.free_energy(other.x, other.averages)
     if other.residual > tolerance:
         return system, found, [], f"{_NO_CODES}Newton ended at a residual of {other.residual:.0e}"
-    if abs(phi - against) <= _SAME_BRANCH * max(1.0, abs(phi)):
+    if abs(phi - against) <= _EQUAL * max(1.0, abs(phi)):
         return system, found, [], ""
     if against > phi:
         return rival, other, [Branch("uncoded", phi, found.residual)], ""
@@ -359,7 +359,8 @@ def _posterior(
         notes.append("the second-order check failed: not a maximum over the kernels of the minimum over conjugates")
     order = system.unpack(found.x)
     cuts = code_cuts(system, order)
-    notes += said_of_cuts(cuts)
+    states = top_states(system, order) if not linear else None
+    notes += said_of_cuts(cuts) + said_of_nodes(0.0 if states is None else states.beside)
     good = residual <= allowed and proof.error <= allowed
     status = Status.OPTIMAL if good else Status.RESIDUAL
     certificate = DeepCertificate.of(
@@ -379,7 +380,6 @@ def _posterior(
     if silent is not None and (silent.free_energy > phi if good else silent.likely):
         status, message = Status.NO_MAXIMUM, silent.words(phi if good else None)
     top = proof.top or system.combined(found.averages)[-1]
-    states = top_states(system, order) if not linear else None
     lower = found.averages.lower
     kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
     m = task.n_outputs

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from meanfield.theories.deep.products import MeanMoments
 from meanfield.theories.deep.rules import Detail, code_words
-from meanfield.theories.deep.system import Order, System
+from meanfield.theories.deep.system import Order, System, patched
+from meanfield.theories.deep.words import OfWord, laws_of_words
 from meanfield.validation import FloatArray
 
-__all__ = ["States", "layer_nodes", "mean_kurtosis", "states_of", "top_states"]
+__all__ = ["States", "layer_nodes", "layer_states", "mean_kurtosis", "top_states"]
 
 _LIGHTEST = 1e-8
+_CLEAR = 1e-7  # share of the nodes beside a cut, below which whole nodes do
+_NOTHING = 1e-10  # share of a node that does not count
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,8 @@ class States:
         Mean of the activation on a sample of each class, and its variance over neurons and samples.
     second_beta : (r, r) array
         <beta beta^T> over all neurons.
+    beside : float
+        Part of the neurons that are at a node beside one of another code, and may have that one.
     """
 
     patterns: tuple[str, ...]
@@ -40,6 +47,7 @@ class States:
     activation: FloatArray
     variance: FloatArray
     second_beta: FloatArray
+    beside: float = 0.0
 
 
 def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, FloatArray]:
@@ -66,19 +74,24 @@ def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, Float
 
 def states_of(detail: Detail, words: FloatArray) -> States:
     """Averages over the nodes of each pattern."""
+    return _states(detail, {
+        word: OfWord((words == word).astype(float), detail.activation, detail.activation_square + detail.noise)
+        for word in sorted(set(words.tolist()))
+    })  # fmt: skip
+
+
+def _states(detail: Detail, laws: Mapping[str, OfWord]) -> States:
+    """Averages over the neurons of each pattern."""
     rows = []
-    for word in sorted(set(words.tolist())):
-        chosen = words == word
-        total = float(detail.share[chosen].sum())
+    for word, law in laws.items():
+        part = detail.share * law.part
+        total = float(part.sum())
         if total < _LIGHTEST:
             continue
-        w = detail.share[chosen] / total
-        beta = detail.beta[chosen]
-        mean = w @ beta
-        activation = w @ detail.activation[chosen]
-        square = w @ (detail.activation_square[chosen] + detail.noise[chosen])
-        covariance = (beta.T * w) @ beta - np.outer(mean, mean)
-        rows.append((word, total, mean, covariance, activation, square - activation**2))
+        w = part / total
+        mean, activation = w @ detail.beta, (w[:, None] * law.activation).sum(axis=0)
+        covariance = (detail.beta.T * w) @ detail.beta - np.outer(mean, mean)
+        rows.append((word, total, mean, covariance, activation, w @ law.square - activation**2))
     rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
     words_, share, beta, covariance, activation, variance = zip(*rows)
     return States(
@@ -90,6 +103,38 @@ def states_of(detail: Detail, words: FloatArray) -> States:
         np.array(variance),
         (detail.beta.T * detail.share) @ detail.beta,
     )
+
+
+def layer_states(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> States:
+    """Codes of a layer from its `layer_nodes`.
+
+    Where neurons are near a cut whole nodes do not tell how many are on either side of it (without codes a third of
+    them is in the node at zero field), and fields h decide it, too: `laws_of_words`.
+    """
+    states = states_of(detail, words)
+    if system.codes and layer == system.problem.depth - 1:  # given, each in its own basin
+        return states
+    states = replace(states, beside=_beside(detail, words))
+    setting = system.setting(order, layer)
+    if states.beside < _CLEAR or not setting.covariance.any() or patched(system.problem):
+        return states
+    if detail.beta.shape[1] == 1:
+        detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
+    heavy = detail.share > _NOTHING
+    detail = Detail(*(getattr(detail, part.name)[heavy] for part in fields(detail)))
+    laws = laws_of_words(system.problem.phi, system.problem.n, setting, detail)
+    return states if laws is None else _states(detail, laws)
+
+
+def _beside(detail: Detail, words: FloatArray) -> float:
+    """Share of the nodes one of whose nearest neighbours has another word."""
+    heavy = np.flatnonzero(detail.share > _NOTHING)
+    many = min(2 * detail.beta.shape[1] + 1, len(heavy))
+    if many < 2:
+        return 0.0
+    _, near = cKDTree(detail.beta[heavy]).query(detail.beta[heavy], k=many)
+    own = words[heavy]
+    return float(detail.share[heavy][(own[near] != own[:, None]).any(axis=1)].sum())
 
 
 def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
@@ -118,4 +163,5 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
 
 def top_states(system: System, order: Order) -> States:
     """Codes of the last layer."""
-    return states_of(*layer_nodes(system, order, system.problem.depth - 1))
+    top = system.problem.depth - 1
+    return layer_states(system, order, top, *layer_nodes(system, order, top))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +77,13 @@ class CodeTransition:
 def transitions_along(diagram: Swept) -> tuple[CodeTransition, ...]:
     """Changes of the code set along a sweep of one parameter, sorted by position; at finite P first-order ones.
 
-    Two changes of the same codes between two neighbouring points of the sweep, there and back, are missed.
+    Two changes of the same codes between two neighbouring points of the sweep, there and back, are missed. Where a
+    branch could not be followed to a first-order transition, a RuntimeWarning says between which points.
 
     Raises
     ------
     ValueError
         For two axes, for a parameter that is no number, and for rectifiers.
-    ConvergenceError
-        If a branch could not be followed to a first-order transition.
     """
     if len(diagram.axes) != 1:
         raise ValueError(f"transitions are located along one parameter, the diagram has {list(diagram.axes)}.")
@@ -110,7 +110,10 @@ def _first_order(diagram: Swept, name: str, values: FloatArray) -> tuple[CodeTra
     if any(network.activation.parts != "codes" for network, _, _ in diagram.problems()):
         raise ValueError("first-order transitions are located for bounded activations.")
     found = []
-    for crossing in crossings(diagram, name, values):
+    located, lost = crossings(diagram, name, values)
+    for text in lost:
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+    for crossing in located:
         sides = {"coding": ("coding",), "uncoded": ()}
         after = "uncoded" if crossing.before == "coding" else "coding"
         label = (

@@ -96,6 +96,7 @@ def lattice_codes(
         error = codes.change(before)
         if error < _STEADY:
             break
+    codes = _Codes(*(part[codes.weight > 0.0] for part in codes))
     mean = codes.first / codes.weight[:, None]
     covariance = codes.second / codes.weight[:, None, None] - mean[:, :, None] * mean[:, None, :]
     return codes.weight, codes.mode, mean, covariance, beside, error
@@ -125,17 +126,22 @@ def _on(problem: ReadoutIntegral, t: FloatArray, sums: Sums, nodes: Nodes, scale
     """Codes on one lattice, and the share beside a cut."""
     roots = basin_roots(nodes.exponent, nodes.runs, nodes.slots)
     tops = np.flatnonzero(roots == np.arange(roots.size))
-    # Two lattice maxima can belong to one maximum of h, on a ridge that runs across the axes.
+    # Two lattice maxima can belong to one maximum of h, on a ridge that runs across the axes; one that is flat may have
+    # no lattice maximum.
     modes = np.empty((0, t.shape[1]))
+    aside = _ASIDE * (1.0 + np.sqrt(np.arange(len(nodes.basis)))) @ nodes.basis  # a start may be on a saddle
     code = np.empty(roots.size, dtype=np.int64)
-    aside = _ASIDE * (1.0 + np.sqrt(np.arange(len(nodes.basis)))) @ nodes.basis  # a node may be on a saddle
-    for i, start in zip(tops, nodes.at(tops) + aside, strict=True):
+    for i, start in zip([*tops, *[-1] * len(sums.maxima)], np.vstack([nodes.at(tops), sums.maxima]) + aside):
         ascend(problem.table, problem.p, t, start)
         known = np.flatnonzero(_is_one(modes, start))
-        code[i] = known[0] if known.size else len(modes)
         if not known.size:
             modes = np.vstack([modes, start])
-    total, mean, covariance, beside = moments_of_codes(problem, t, nodes, sums.level, scale, modes, code[roots])
+        if i >= 0:
+            code[i] = known[0] if known.size else len(modes) - 1
+    label = code[roots]
+    for k in set(range(len(modes))).difference(code[tops]):
+        label[np.argmin(np.abs(nodes.at(np.arange(len(nodes))) - modes[k]).max(axis=1))] = k
+    total, mean, covariance, beside = moments_of_codes(problem, t, nodes, sums.level, scale, modes, label)
     second = covariance + mean[:, :, None] * mean[:, None, :]
     return _Codes(modes, total, total[:, None] * mean, total[:, None, None] * second), beside
 

@@ -14,6 +14,8 @@ from meanfield import plot
 from meanfield.posterior.certificate import UnstableFractions
 from meanfield.sampling.expected import expected
 from meanfield.sampling.statistics import as_draws, observables
+from meanfield.theories.deep import first_order
+from meanfield.theories.deep.newton import Found
 
 NETWORK = mf.Network("sigmoid", depth=2)
 BINARY = mf.class_task(targets=[1, -1], n_samples=100)
@@ -304,12 +306,27 @@ def test_codes_are_lost_in_a_first_order_transition(depth, taus, place, phi):
     assert found.width < 1e-8
     assert f"Phi = {phi}" in found.label
     names = []
-    for tau in (found.value - 3e-4, found.value + 3e-4):
+    for tau in (found.value - 1e-5, found.value + 1e-5):  # Phi of both agree to 1e-5
         post = mf.solve(mf.Network("sigmoid", depth), BINARY, tau)
         (rival,) = post.certificate.branches
-        assert 0.0 < post.free_energy - rival.free_energy < 0.1
+        assert 0.0 < post.free_energy - rival.free_energy < 0.01
         names.append(rival.name)
     assert names == ["uncoded", "coding"]
+
+
+def test_a_branch_that_ends_beyond_its_transition(monkeypatch):
+    """Codes end at tau = 0.682, and are followed from 0.62 to 0.685 first; the value is that of solves on both sides.
+
+    Where nothing can be followed that is said, with the interval, and the rest of the sweep is still looked through.
+    """
+    diagram = mf.sweep(mf.Network("sigmoid", 2, readout_exponent=0.8), BINARY, tau=[0.62, 0.75], progress=False)
+    monkeypatch.setattr(first_order, "_SHORTEST", 0.1)
+    (found,) = diagram.transitions()
+    assert found.value == pytest.approx(0.629012865, abs=1e-8)
+    assert "Phi = -79.425379" in found.label
+    monkeypatch.setattr(first_order, "newton", lambda system, x, *_, **__: Found(x, 1.0, None, 0))
+    with pytest.warns(RuntimeWarning, match=r"between tau = 0\.62 and 0\.75 .* the coding branch was lost"):
+        assert diagram.transitions() == ()
 
 
 def test_picture_of_branches():
