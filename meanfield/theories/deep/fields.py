@@ -346,10 +346,10 @@ def _plane_fields(
             stiffest = max(least[c][1], region.stiffness)
             v = float(variance[c])
             beyond = [v * force + sign * _tail(rule, v) for force, sign in zip(region.force, (-1.0, 1.0))]
-            centres, site = (float(middle.min()), float(middle.max())), (float(setting.d[c]), float(setting.delta[c]))
-            most = centres[0] + beyond[0], centres[1] + beyond[1]
+            ends_of, site = (float(middle.min()), float(middle.max())), (float(setting.d[c]), float(setting.delta[c]))
+            most = ends_of[0] + beyond[0], ends_of[1] + beyond[1]
             strong = float(bounds[0][c]), float(bounds[1][c])
-            held = extent(phi, float(n[c]), site, strong, centres, v, rule.depth, region.stiffness, most)
+            held = extent(phi, float(n[c]), site, strong, ends_of, v, rule.depth, region.stiffness, most)
             classes.append(
                 _lattice(rule, rows.b, v, stiffest, h[:, c], shared, region.force, _ends(far, [c]), held)
             )
