@@ -1,4 +1,4 @@
-"""Little noise beside the kinks of phi: small weights, whose layers saturate where z is many standard deviations out."""
+"""Little noise beside the kinks of phi: small weights, whose layers saturate many standard deviations out."""
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from meanfield.theories.deep.solve import solve_deep
 
 N = np.array([50.0, 50.0])
 HARD = mf.activation("hard_sigmoid")
+
+
 # Last layers of two layers, y = +-1, P = 100, tau = .01, near the solutions at sigma_w = .1 and .13.
 def _last(readout, common, own, d):
     kernel = np.full((2, 2), common) + own * np.eye(2)
@@ -77,7 +79,8 @@ def test_codes_of_weak_fields_are_found_from_saturated_ones():
     heights = maxima.heights(SOFT)[0]
     best = np.argmax(heights)
     assert heights[best] > 1.5
-    assert (np.abs(h[best]) > 0.9).all() and (np.abs(b[best]) > 30.0).all()
+    assert (np.abs(h[best]) > 0.9).all()
+    assert (np.abs(b[best]) > 30.0).all()
 
 
 def test_windows_of_z_change_nothing():

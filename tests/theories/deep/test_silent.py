@@ -1,4 +1,4 @@
-"""Steps whose layers fall silent: Phi on finite sums and a plain grid, the state it tends to, and what is said of it."""
+"""Steps whose layers fall silent: Phi by finite sums and a plain grid, the state it tends to, and what is said."""
 
 import math
 
@@ -86,7 +86,7 @@ def last_layer(between, d, count):
 
 
 def test_phi_grows_towards_the_silent_state():
-    """Along kernels of layer 2 whose d falls, each of the scale at which Phi is largest, by plain sums: -17.729, -17.264
+    """Along kernels of layer 2 whose d falls, each of the scale at which Phi is largest, by plain sums: -17.73, -17.26
     and by the law sqrt(d) -17.06 at d = 0, where the solver's solution has -17.899."""
 
     def at(d, count):
