@@ -114,7 +114,9 @@ def _saturated(network: Network, task: ClassTask, tau: float) -> DeepSolution:
     middle = 0.5 * (phi.infimum + phi.supremum)
     notes = ["the last layer is saturated; the class structure of the layers below vanishes in this limit"]
     if _falls_silent(problem):
-        notes.append(f"{_SILENT.format(lower)}, beyond the order of P that decides on readouts: below them is the prior")
+        notes.append(
+            f"{_SILENT.format(lower)}, beyond the order of P that decides on readouts: below them is the prior"
+        )
     if found.nullity:
         notes.append(
             f"the weights of the codes are not unique ({found.nullity} free); those of largest entropy were selected, "

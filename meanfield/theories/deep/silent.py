@@ -212,7 +212,7 @@ def _minimum(function: Callable[[FloatArray], tuple[float, FloatArray, FloatArra
 def quiet_solution(
     problem: DeepProblem, tolerance: float, report: Callable[[str, int, float], None] | None
 ) -> tuple[System, Found, list[Way] | None]:
-    """A solution of three and more layers of steps, looked for briefly: with codes, or the one that continues the prior.
+    """A solution of three or more layers of steps, looked for briefly: with codes, or that which continues the prior.
 
     Raises
     ------

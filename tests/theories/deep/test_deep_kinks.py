@@ -92,8 +92,7 @@ def test_means_of_a_noisy_hard_tanh():
             assert value == pytest.approx(wanted, abs=1e-9)
 
 
-@pytest.mark.parametrize("depth", [2, 3])
-@pytest.mark.parametrize("name", ["hard_tanh", "hard_sigmoid", "step"])
+@pytest.mark.parametrize(("name", "depth"), [*itertools.product(("hard_tanh", "hard_sigmoid"), (2, 3)), ("step", 2)])
 def test_limit_of_activations_with_kinks(name, depth):
     """The limit of many samples at the exponent 1 / L, whose exponent looked higher at other codes for hard tanh."""
     task = mf.class_task(targets=[1, -1], n_samples=math.inf)
