@@ -345,7 +345,8 @@ class _Edge:
             weights.append(weight)
         found = []
         for order in (1, 2):
-            roots = np.roots(np.polyfit(away[: order + 1], weights[: order + 1], order)) if len(away) > order else []
+            known_enough = len(away) > order
+            roots = np.roots(np.polyfit(away[: order + 1], weights[: order + 1], order)) if known_enough else np.empty(0)
             inside = [float(root.real) for root in roots if abs(root.imag) < 1e-9 and 0.0 <= root.real <= 1.0]
             found.append(min(inside, default=math.nan))
         return found[0], found[1]

@@ -25,6 +25,7 @@ from meanfield.theories.deep.lattice import HALF, cross, difference, keys, uniqu
 from meanfield.theories.deep.nodes import MANY_VALUES, REFITS, TooCoarse
 from meanfield.theories.deep.products import Products, ReadoutProducts, products_of
 from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Setting, UnstableCode, code_words
+from meanfield.theories.deep.scattered import ScatteredSites
 from meanfield.theories.deep.sums import Sums, Totals, View, combined
 from meanfield.theories.deep.terms import BLOCK, LayerTerms, Narrow
 from meanfield.validation import FloatArray, IntArray
@@ -36,6 +37,7 @@ _SOME = 150  # nodes that spacings along the shared field are fitted to
 _ROOM = 0.4  # of their extent that nodes of another rule are expected to spread further
 _LEAP, _FEW_NODES = 3, 100  # steps at a time by which so few nodes grow
 _USUAL = 5.0  # standard deviations of the conjugate fields around the maxima, before nodes are known
+_COPIES = 12  # places in its cell that a drawn neuron is resampled from
 
 
 @dataclass(eq=False)
@@ -110,7 +112,7 @@ class Layer(LayerTerms):
 
         The nodes are moved inside their cells and resampled in proportion to the exact weight there; then h given b.
         """
-        count, copies = len(beta), 12
+        count, copies = len(beta), _COPIES
         chart = self._chart(beta.shape[1])
         place = np.repeat(chart.inverse(beta), copies, axis=0)
         inside = place + self.rule.beta * (rng.random(place.shape) - 0.5)
@@ -128,7 +130,7 @@ class Layer(LayerTerms):
         fields = view.fields
         total = self._terms(view, chosen)
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
-        move = fields.scattered(alpha, rng)
+        move = fields.scattered(alpha, rng) if fields.plane is not None else np.zeros_like(h)
         for c in range(len(self.n)):
             at, beyond = fields.column(alpha, c)
             one = np.zeros((count, fields.columns(c)))
@@ -136,7 +138,34 @@ class Layer(LayerTerms):
             row = _pick(self._joint(view, chosen, c, one)[0], rng)
             offset = fields.step[c] * (rng.random(count) - 0.5) if fields.step[c] else move[:, c]
             h[:, c] = fields.h[c][row] + offset + beyond
+        if fields.plane is None:
+            again, h = self._between(setting, fields, alpha, b, h, rng)
+            b, pick = b[again], pick[again]
         return b, h, pick // copies
+
+    def _between(
+        self, setting: Setting, fields: Fields, at: IntArray, b: FloatArray, h: FloatArray, rng: np.random.Generator
+    ) -> tuple[IntArray, FloatArray]:
+        """Which neurons (b, h), whose shared field is on nodes `at`, are drawn again between these, and their h.
+
+        Moving h_c by u_c times what alpha moves by leaves N(h; u alpha, D) as it is. Where D is small against the cells
+        of alpha the fields h would be a comb without that, and neurons that respond to some classes only too many.
+        """
+        cells = np.gradient(fields.alpha)[at] if len(fields.alpha) > 1 else np.zeros(len(at))
+        move = cells[:, None] * (rng.random((len(at), _COPIES)) - 0.5)
+        log = -move * (fields.alpha[at, None] + 0.5 * move)
+        moved = h[:, None, :] + move[:, :, None] * fields.shared
+        for c, size in enumerate(self.n):
+            low, high = float(moved[:, :, c].min()), float(moved[:, :, c].max())
+            ends = float(b[:, c].min()), float(b[:, c].max())
+            step, d, delta = self.rule.z, float(setting.d[c]), float(setting.delta[c])
+            site = ScatteredSites(self.phi, step, d, delta, ends, (low, high))
+            base = site(b[:, c], np.clip(h[:, c], low, high), 0)[0]
+            g = site(np.repeat(b[:, c], _COPIES), moved[:, :, c].ravel(), 0)[0]
+            log += size * (g.reshape(log.shape) - base[:, None])
+        chance = np.exp(np.minimum(log, 30.0)).ravel()
+        pick = np.sort(rng.choice(chance.size, size=len(at), p=chance / chance.sum()))
+        return pick // _COPIES, moved.reshape(-1, moved.shape[2])[pick]
 
     # ---- averages --------------------------------------------------------------------------------
 

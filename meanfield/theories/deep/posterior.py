@@ -139,12 +139,15 @@ class DeepPosterior(LayerDensities):
             b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
         phi = self.network.activation
         z, active = np.empty((n, labels.size)), np.empty(b.shape)
+        last = -1
         for column, c in enumerate(self._index[labels]):
-            x = h[:, c, None] + math.sqrt(setting.d[c]) * _DRAW
-            value = phi(x)
-            exponent = b[:, c, None] * value + 0.5 * setting.delta[c] * value**2 - 0.5 * _DRAW**2
-            total = np.cumsum(np.exp(exponent - exponent.max(axis=1, keepdims=True)), axis=1)
-            active[:, c] = (np.diff(total, axis=1, prepend=0.0) * value).sum(axis=1) / total[:, -1]
+            if c != last:  # samples of a class follow each other
+                last, x = c, h[:, c, None] + math.sqrt(setting.d[c]) * _DRAW
+                value = phi(x)
+                exponent = b[:, c, None] * value + 0.5 * setting.delta[c] * value**2 - 0.5 * _DRAW**2
+                law = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+                total = np.cumsum(law, axis=1)
+                active[:, c] = (law * value).sum(axis=1) / total[:, -1]
             level = generator.random((n, 1)) * total[:, -1:]
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])

@@ -89,9 +89,9 @@ def _states(detail: Detail, laws: Mapping[str, OfWord]) -> States:
         if total < _LIGHTEST:
             continue
         w = part / total
-        mean, activation = w @ detail.beta, (w[:, None] * law.activation).sum(axis=0)
-        covariance = (detail.beta.T * w) @ detail.beta - np.outer(mean, mean)
-        rows.append((word, total, mean, covariance, activation, w @ law.square - activation**2))
+        mean, active = w @ detail.beta, w @ law.activation
+        spread = (detail.beta.T * w) @ detail.beta - np.outer(mean, mean)
+        rows.append((word, total, mean, spread, active, w @ law.square - active**2))
     rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
     words_, share, beta, covariance, activation, variance = zip(*rows)
     return States(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
+from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.fields import shared_field
@@ -49,14 +50,15 @@ class _Class(NamedTuple):
 def laws_of_words(phi: Activation, n: FloatArray, setting: Setting, detail: Detail) -> dict[str, OfWord] | None:
     """By word, at the nodes of a layer with fields h; None where classes share more than one field, or grids that are
     fine enough are too large."""
+    b = detail.beta @ setting.root.T
     try:
         own, shared = shared_field(setting.covariance)
+        curvatures = _curvatures(phi, setting, b)
     except NotCovered:
         return None
-    b = detail.beta @ setting.root.T
     low, high = activation_range(phi)
     stiff = n * (high - low) ** 2 / setting.d  # of exp(n g) in h: -g_hh is at most about that
-    stiff = np.minimum(stiff, n * np.abs(_curvatures(phi, setting, b)))
+    stiff = np.minimum(stiff, n * curvatures)
     along = _STEP / math.sqrt(1.0 + float((shared**2 * stiff / (1.0 + own * stiff)).sum()))
     # Two classes are cut at nearly the same alpha: told apart by their own fields only, which have to be wider.
     apart = math.sqrt(float(own.min())) / max(float(np.abs(shared).max()), 1e-300)
@@ -108,9 +110,12 @@ def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray) -> tuple[F
     reach = _REACH * math.sqrt(float(setting.covariance[c, c])) * 1.5
     h = np.linspace(-reach, reach, 2 * math.ceil(reach / (_TABLE * math.sqrt(noise))) + 1)
     rule = site_rule(phi, noise, float(h[0]), float(h[-1]), 0.45, float(np.abs(b).max()))
-    if rule.breaks is not None:
-        raise NotCovered("phi is constant between its jumps")
-    normal = np.exp(-0.5 * (rule.z - h[:, None]) ** 2 / noise) * rule.weight / math.sqrt(2.0 * math.pi * noise)
+    if rule.breaks is None:
+        normal = np.exp(-0.5 * (rule.z - h[:, None]) ** 2 / noise) * rule.weight / math.sqrt(2.0 * math.pi * noise)
+    else:
+        ones = np.ones((len(h), 1))
+        below = ndtr((rule.breaks - h[:, None]) / math.sqrt(noise))
+        normal = np.diff(np.hstack([0.0 * ones, below, ones]), axis=1)
     exponent = rule.phi[:, None] * b + 0.5 * setting.delta[c] * rule.phi[:, None] ** 2
     top = exponent.max(axis=0)
     tilt = np.exp(exponent - top)
