@@ -9,7 +9,6 @@ import numpy as np
 
 from meanfield.activations.density import _pieces
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
-from meanfield.theories.deep.system import patched
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
@@ -97,7 +96,7 @@ class LayerDensities(RecomputedLayers):
         if not chosen.any():
             raise ValueError(f"the code {short(code)} is too light for a density: its few neurons are on its border.")
         share = np.where(chosen, detail.share, 0.0)
-        if patched(system.problem):
+        if system.around_peaks:
             return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
         rows = np.argsort(-share)[:MOST_NODES]
         rows = rows[share[rows] > 1e-12 * share.max()]

@@ -81,6 +81,19 @@ class Numbers(NamedTuple):
         return self.wide > 0.0 or self.common != 0.0
 
 
+class Orbit(NamedTuple):
+    """Neurons that are active on so many classes, whichever: their share, and of an inactive and an active class the mean
+    (2,) of b, b^2, phi and phi^2 of a sample, and of two classes that of b b' (2, 2)."""
+
+    active: int
+    share: float
+    field: FloatArray
+    square: FloatArray
+    product: FloatArray
+    activation: FloatArray
+    activation_square: FloatArray
+
+
 class _Lattice(NamedTuple):
     """b (B,), h (H,) and their steps; alpha (A,), its step, and for each of them which h and ln of their weights."""
 
@@ -290,6 +303,14 @@ class ExchangeLayer:
     def _site(self, s: Numbers, lattice: _Lattice) -> FloatArray:
         return site_values(self._nodes(s, lattice), lattice.b, lattice.h, s.d, s.delta)
 
+    def _columns(self, s: Numbers, lattice: _Lattice, highest: int) -> FloatArray:
+        """(B, H, columns) functions of one class (`class_columns`), with derivatives of g up to a total order."""
+        _, derived = site_derivatives(self._nodes(s, lattice), lattice.b, lattice.h, s.d, s.delta, highest)
+        flat = derived.reshape(len(ORDERS), -1)
+        shape = (len(lattice.b), len(lattice.h))
+        every_h = np.broadcast_to(lattice.h, shape).ravel()
+        return class_columns(flat, dict(zip(ORDERS, flat)), every_h, s.n, False).reshape(*shape, -1)
+
     # ---- averages --------------------------------------------------------------------------------
 
     def evaluate(
@@ -314,13 +335,8 @@ class ExchangeLayer:
         algebra = (curvature_algebra if curvature else averages_algebra)(s.fields)
         coded = self.last and bool(curvature)
         factor, column = class_coefficients(algebra)
-        nodes = self._nodes(s, lattice)
-        exact, derived = site_derivatives(nodes, lattice.b, lattice.h, s.d, s.delta, 4 if curvature else 2)
-        flat = derived.reshape(len(ORDERS), -1)
-        shape = (len(lattice.b), len(lattice.h))
-        every_h = np.broadcast_to(lattice.h, shape).ravel()
-        columns = class_columns(flat, dict(zip(ORDERS, flat)), every_h, s.n, False).reshape(*shape, -1)
-        parts = self._parts(s, lattice, g, theta, columns, coded)
+        columns = self._columns(s, lattice, 4 if curvature else 2)
+        parts = self._parts(s, lattice, g, theta, columns, coded, len(KEYS) + list(MEANS).index("b"))
         top, totals = self._totals(s, lattice, theta, algebra, ((log, factor * v[..., column]) for log, v in parts))
         whole = self._averages(setting, s, algebra, top, totals.sum(axis=0), bool(curvature))
         if coded:
@@ -330,13 +346,49 @@ class ExchangeLayer:
             whole = replace(whole, codes=codes)
         return whole, None
 
+    def orbits(self, setting: Setting) -> list[Orbit]:
+        """Neurons by how many classes they are active on."""
+        s, lattice, g, theta = self._prepared(setting)
+        algebra = word_algebra()
+        names = [KEYS.index((0, 0, 0, 0)), *(len(KEYS) + list(MEANS).index(name) for name in ("b", "b2", "bb"))]
+        columns = self._columns(s, lattice, 2)[..., names]
+        b, index = lattice.b, algebra.index
+
+        def coefficients(v: FloatArray) -> FloatArray:
+            found = np.zeros((2, len(b), len(algebra.monomials)), dtype=v.dtype)
+            found[..., 0] = v[..., 0]
+            for part in (0, 1):
+                one = {"field": b * v[part, :, 0], "square": b**2 * v[part, :, 0], "phi": v[part, :, 1],
+                       "phi_square": v[part, :, 2] + v[part, :, 3]}  # fmt: skip
+                for name, value in one.items():
+                    found[part, :, index(**{f"{name}{part}": 1})] = value
+            return found
+
+        parts = self._parts(s, lattice, g, theta, columns, True, 1)
+        _, totals = self._totals(s, lattice, theta, algebra, ((log, coefficients(v)) for log, v in parts))
+        found = []
+        for k, total in enumerate(totals):
+            if not total[0] > 0.0:
+                continue
+            number, mean = np.array([s.count - k, k]), total / total[0]
+            single = {name: np.array([mean[index(**{f"{name}{part}": 1})] for part in "01"]) / np.maximum(number, 1)
+                      for name in ("field", "square", "phi", "phi_square")}  # fmt: skip
+            both = mean[index(field0=1, field1=1)] / max(number[0] * number[1], 1)
+            same = [2.0 * mean[index(**{f"field{part}": 2})] / max(m * (m - 1), 1) for part, m in zip("01", number)]
+            product = np.array([[same[0], both], [both, same[1]]])
+            found.append(
+                Orbit(k, float(total[0]), single["field"], single["square"], product, single["phi"], single["phi_square"])
+            )
+        return found
+
     def _parts(
-        self, s: Numbers, lattice: _Lattice, g: FloatArray, theta: FloatArray, columns: FloatArray, split: bool
+        self, s: Numbers, lattice: _Lattice, g: FloatArray, theta: FloatArray, columns: FloatArray, split: bool, at: int
     ) -> Iterator[tuple[float, FloatArray]]:
         """For every alpha the weight of a class times its class functions (parts, B, K), in units of exp(ln of a scale):
-        two parts where that is to be `split`, of rows where phi is below and above its midpoint."""
+        two parts where that is to be `split`, of rows where phi, whose mean is in column `at`, is below and above its
+        midpoint."""
         prior = -0.5 * lattice.b**2 / s.kappa + math.log(lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
-        middle, at = 0.5 * sum(activation_range(self.phi)), len(KEYS) + list(MEANS).index("b")
+        middle = 0.5 * sum(activation_range(self.phi))
         for i in range(len(lattice.alpha)):
             near, law = lattice.law(i)
             terms = s.n * g[:, near] + law + (prior - theta[i] * lattice.b)[:, None]

@@ -96,7 +96,9 @@ def curvature_algebra(fields: bool) -> Algebra:
 
 @cache
 def word_algebra() -> Algebra:
-    """For means of single classes and pairs of them, active (1) or not (0): field b, its square, phi and phi^2."""
+    """For means of single classes, active (1) or not (0), and of pairs: field b, its square, phi and phi^2.
+
+    A class has no square of the field: what comes with it are pairs of different classes."""
     singles: list[Monomial] = [{f"{name}{part}": 1} for name in ("square", "phi", "phi_square") for part in "01"]
     return _algebra([*singles, {"field0": 2}, {"field1": 2}, {"field0": 1, "field1": 1}])
 

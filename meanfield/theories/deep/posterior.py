@@ -29,7 +29,6 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
-from meanfield.theories.deep.system import patched
 from meanfield.theories.deep.table import deep_table
 from meanfield.validation import FloatArray, read_only, whole_number
 from meanfield.validation import generator as new_generator
@@ -133,7 +132,7 @@ class DeepPosterior(LayerDensities):
         detail, words = self._nodes(layer)
         setting = system.setting(order, layer)
         pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
-        if patched(system.problem):
+        if system.around_peaks:
             b, h, row = system.layers[layer].drawn(setting, pick, generator)
         else:
             b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)

@@ -15,7 +15,7 @@ from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import Detail
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.states import layer_nodes, mean_kurtosis, states_of
-from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System, patched
+from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System, kinds_of
 from meanfield.validation import FloatArray, IntArray, read_only, short
 
 __all__ = ["MOST_NODES", "RecomputedLayers"]
@@ -73,7 +73,7 @@ class RecomputedLayers(SolvedPosterior):
         """Mean of <phi> over neurons where it is above and below the midpoint."""
         setting = self._system.setting(self._order, layer)
         share, mean = detail.share[:, None], detail.activation[:, c, None]
-        if setting.covariance.any() and not patched(self._system.problem):
+        if setting.covariance.any() and not self._system.around_peaks:
             rows = np.argsort(-detail.share)[:MOST_NODES]
             joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
             share = share[rows] * joint
@@ -130,7 +130,7 @@ class RecomputedLayers(SolvedPosterior):
 
     def _on_one_lattice(self, what: str) -> None:
         """Refuses what is worked out where a layer is integrated on one lattice."""
-        if patched(problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)[0]):
+        if self.scheme == "redundant" and kinds_of(np.array(self.task.targets)) > LATTICE_CLASSES:
             raise ValueError(
                 f"{what} is there for up to {LATTICE_CLASSES} classes of different targets; read .codes and .kernel(), "
                 "or draw neurons with .sample_neurons()."

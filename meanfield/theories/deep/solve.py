@@ -120,7 +120,7 @@ def solve_deep(
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else _shares(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
-    rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
+    rtol = (_PATCHED if patched(problem, shares is not None) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
     starts: list[Way] | None = []

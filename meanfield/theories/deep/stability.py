@@ -15,7 +15,7 @@ import numpy as np
 from meanfield.theories.deep.newton import direction
 from meanfield.theories.deep.rules import JUDGE, Averages
 from meanfield.theories.deep.solution import OrderError
-from meanfield.theories.deep.system import SMALL, Evaluation, System, patched
+from meanfield.theories.deep.system import SMALL, Evaluation, System
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["SecondOrder", "order_errors", "second_order", "signs"]
@@ -111,7 +111,7 @@ def _last_kernel_errors(
         return system.combined(Evaluation(found.lower, last))[-1]
 
     error = gap(check.combined(by_solver)[-1])
-    if error.max() > allowed and not patched(check.problem):
+    if error.max() > allowed and not check.around_peaks:
         error = gap(top(check.at_rule(JUDGE), x))
     if np.abs(step).max() <= allowed:  # others are no answers, and may end where nothing can be integrated
         error = error + gap(top(check, x + step * check.scales(x)))

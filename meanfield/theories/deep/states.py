@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from meanfield.theories.deep.rules import Detail, code_words
 from meanfield.theories.deep.system import Order, System
 from meanfield.validation import FloatArray
 
-__all__ = ["States", "layer_nodes", "mean_kurtosis", "states_of", "top_states"]
+__all__ = ["States", "exchanged", "layer_nodes", "mean_kurtosis", "states_of", "top_states"]
 
 _LIGHTEST = 1e-8
 
@@ -116,6 +117,32 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
     return np.asarray(fourth / second**2)
 
 
+def exchanged(system: System, order: Order, layer: int) -> States:
+    """The groups of a layer of exchangeable classes, which are sums over orbits of code words."""
+    setting = system.setting(order, layer)
+    count, inverse = len(setting.root), np.linalg.pinv(setting.root)
+    free = np.eye(len(inverse)) - inverse @ setting.root
+    rows, second = [], free.copy()
+    for orbit in system.layers[layer].orbits(setting):
+        for chosen in itertools.combinations(range(count), orbit.active):
+            part = np.isin(np.arange(count), chosen).astype(int)
+            mean, pairs = orbit.field[part], orbit.product[part][:, part]
+            np.fill_diagonal(pairs, orbit.square[part])
+            share = orbit.share / math.comb(count, orbit.active)
+            second += share * inverse @ pairs @ inverse.T
+            beta = inverse @ mean
+            covariance = inverse @ (pairs - np.outer(mean, mean)) @ inverse.T + free
+            activation = orbit.activation[part]
+            word = "".join(map(str, part))
+            rows.append((word, share, beta, covariance, activation, orbit.activation_square[part] - activation**2))
+    rows = [row for row in rows if row[1] >= _LIGHTEST]
+    rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
+    words, *values = zip(*rows)
+    return States(tuple(words), *(np.array(value) for value in values), second)
+
+
 def top_states(system: System, order: Order) -> States:
     """Codes of the last layer."""
+    if system.exchanged:
+        return exchanged(system, order, system.problem.depth - 1)
     return states_of(*layer_nodes(system, order, system.problem.depth - 1))
