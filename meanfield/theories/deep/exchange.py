@@ -98,8 +98,8 @@ class ExchangeLayer:
         algebra = (curvature_algebra if curvature else averages_algebra)(nodes.numbers.fields)
         coded = self.last and bool(curvature)
         factor, column = class_coefficients(algebra)
-        parts = self._parts(nodes, nodes.columns(4 if curvature else 2), coded, _PHI)
-        top, totals = self._totals(nodes, algebra, ((log, factor * v[..., column]) for log, v in parts))
+        parts = self.parts(nodes, nodes.columns(4 if curvature else 2), coded, _PHI)
+        top, totals = self.totals(nodes, algebra, ((log, factor * v[..., column]) for log, v in parts))
         whole = self._averages(setting, nodes, algebra, top, totals.sum(axis=0), bool(curvature))
         if coded:
             words = ["1" * k + "0" * (nodes.count - k) for k in range(nodes.count + 1)]
@@ -108,7 +108,7 @@ class ExchangeLayer:
             whole = replace(whole, codes=codes)
         return whole, None
 
-    def _parts(
+    def parts(
         self, nodes: ExchangeNodes, columns: FloatArray, split: bool, at: int
     ) -> Iterator[tuple[float, FloatArray]]:
         """For every alpha the weight of a class times its class functions (parts, B, K), in units of exp(ln of a scale):
@@ -124,7 +124,7 @@ class ExchangeLayer:
             else:
                 yield top, v[None]
 
-    def _totals(
+    def totals(
         self, nodes: ExchangeNodes, algebra: Algebra, classes: Iterable[tuple[float, FloatArray]]
     ) -> tuple[float, FloatArray]:
         """ln Z, and in units of Z the coefficients (parts, M) of the product over classes, by how many of them are in
@@ -233,8 +233,8 @@ class ExchangeLayer:
                     found[part, :, index(**{f"{name}{part}": 1})] = value
             return found
 
-        parts = self._parts(nodes, nodes.columns(2)[..., names], True, 1)
-        _, totals = self._totals(nodes, algebra, ((log, coefficients(v)) for log, v in parts))
+        parts = self.parts(nodes, nodes.columns(2)[..., names], True, 1)
+        _, totals = self.totals(nodes, algebra, ((log, coefficients(v)) for log, v in parts))
         found = []
         for k, total in enumerate(totals):
             if not total[0] > 0.0:

@@ -148,10 +148,14 @@ class ExchangeNodes:
                 found[i], part[i] = scale + np.log(abs(of_b.sum())), scale + np.log(np.abs(of_b))
         return found, part
 
+    def sites(self) -> SiteNodes:
+        """Nodes of the integral over z."""
+        return _sites(self.phi, self.rule, self.numbers, self.lattice)
+
     def columns(self, highest: int) -> FloatArray:
         """(B, H, columns) functions of one class (`class_columns`), with derivatives of g up to a total order."""
         s, b, h = self.numbers, self.lattice.b, self.lattice.h
-        _, derived = site_derivatives(_sites(self.phi, self.rule, s, self.lattice), b, h, s.d, s.delta, highest)
+        _, derived = site_derivatives(self.sites(), b, h, s.d, s.delta, highest)
         flat = derived.reshape(len(ORDERS), -1)
         every_h = np.broadcast_to(h, (len(b), len(h))).ravel()
         return class_columns(flat, dict(zip(ORDERS, flat)), every_h, s.n, False).reshape(len(b), len(h), -1)

@@ -19,6 +19,7 @@ from meanfield.theories.deep.compiled.generated.site import KEYS
 from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["MARKS", "OPERATORS", "Algebra", "averages_algebra", "class_coefficients", "curvature_algebra",
+    "moment_algebra",
            "word_algebra"]  # fmt: skip
 
 OPERATORS = ("b", "delta", "h", "d")  # e: variances of b and h, and what d/ddelta, d/dd belong to
@@ -101,6 +102,13 @@ def word_algebra() -> Algebra:
     A class has no square of the field: what comes with it are pairs of different classes."""
     singles: list[Monomial] = [{f"{name}{part}": 1} for name in ("square", "phi", "phi_square") for part in "01"]
     return _algebra([*singles, {"field0": 2}, {"field1": 2}, {"field0": 1, "field1": 1}])
+
+
+@cache
+def moment_algebra() -> Algebra:
+    """For <S_c^i S_e^j> of two classes, i + j <= 4, S the sum of phi over samples; a class counts once."""
+    pairs: list[Monomial] = [{f"power{i}": 1, f"power{j}": 1} for i in range(1, 4) for j in range(i + 1, 5 - i)]
+    return _algebra([*pairs, {"power1": 2}, {"power2": 2}, {"power3": 1}, {"power4": 1}])
 
 
 def class_coefficients(algebra: Algebra) -> tuple[FloatArray, IntArray]:

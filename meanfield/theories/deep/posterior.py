@@ -23,6 +23,7 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch
 from meanfield.theories.deep.densities import LayerDensities
+from meanfield.theories.deep.exchange_neurons import drawn
 from meanfield.theories.deep.fold import BranchEnd, uncoded_end
 from meanfield.theories.deep.one_loop import one_loop
 from meanfield.theories.deep.reduction import problem_of
@@ -129,13 +130,18 @@ class DeepPosterior(LayerDensities):
         generator = new_generator("rng", rng)
         labels = np.repeat(np.arange(self.task.n_classes), sample_counts(self.task.fractions, samples_per_class))
         system, order = self._system, self._order
-        detail, words = self._nodes(layer)
         setting = system.setting(order, layer)
-        pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
-        if system.around_peaks:
-            b, h, row = system.layers[layer].drawn(setting, pick, generator)
+        if self._exchanged:
+            b, h, of_neuron = drawn(system.layers[layer], setting, n, generator)
+            every = of_neuron
         else:
-            b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
+            detail, words = self._nodes(layer)
+            pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
+            if system.around_peaks:
+                b, h, row = system.layers[layer].drawn(setting, pick, generator)
+            else:
+                b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
+            of_neuron, every = words[pick[row]].tolist(), words.tolist()
         phi = self.network.activation
         z = np.empty((n, labels.size))
         for column, c in enumerate(self._index[labels]):
@@ -147,9 +153,9 @@ class DeepPosterior(LayerDensities):
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
             z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
-        label = {word: "-".join(word[c] for c in self._index) for word in words.tolist()}
+        label = {word: "-".join(word[c] for c in self._index) for word in every}
         full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
-        part = np.array([full.index(label[word]) for word in words[pick[row]]], dtype=np.intp)
+        part = np.array([full.index(label[word]) for word in of_neuron], dtype=np.intp)
         readouts = np.empty((n, 0))
         if layer == self.network.depth - 1:
             readouts = b @ np.linalg.pinv(order.t).T if self.task.n_outputs else readouts

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meanfield.theories.deep.exchange_neurons import mean_powers
 from meanfield.theories.deep.products import MeanMoments
 from meanfield.theories.deep.rules import Detail, code_words
 from meanfield.theories.deep.system import Order, System
@@ -97,6 +98,10 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
     """(C, C) kurtosis over neurons of the difference of the means of phi over the samples of two classes; NaN on the
     diagonal. Nodes of the layer are those of `layer_nodes`, which has to come first."""
     setting, n = system.setting(order, layer), system.problem.n
+    if system.exchanged:
+        apart = mean_powers(system.layers[layer], setting)[:, :, None, None] * (1.0 - np.eye(len(n)))
+        apart[0, 0] = 1.0
+        return _kurtosis(apart, n)
     products, over = MeanMoments(len(n)), system.layers[layer]
     shares: list[tuple[float, str | None]] = [(1.0, None)]
     if system.codes and layer == system.problem.depth - 1:
@@ -106,8 +111,13 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
     for share, word in shares:
         total = over.totals(setting, products, word).plain
         moments += share / total[products.one] * total[products.powers]
+    return _kurtosis(moments, n)
+
+
+def _kurtosis(moments: FloatArray, n: FloatArray) -> FloatArray:
+    """(C, C) of the difference of S_c / n_c and S_e / n_e, from <S_c^i S_e^j> (5, 5, C, C) of different classes."""
     power = np.arange(5)
-    moments /= n[:, None] ** power[:, None, None, None] * n ** power[:, None, None]
+    moments = moments / (n[:, None] ** power[:, None, None, None] * n ** power[:, None, None])
     # Of the difference, about 0 and then about its mean.
     about = [sum(math.comb(k, j) * (-1.0) ** j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
     mean = about[1]
