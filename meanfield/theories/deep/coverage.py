@@ -15,7 +15,7 @@ from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_o
 
 __all__ = ["refuses"]
 
-MOST_ALIKE = 8  # classes that are exchangeable
+MOST_ALIKE = 10  # classes that are exchangeable
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
@@ -65,8 +65,8 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     if kinds > LATTICE_CLASSES and alike:
         if kinds > MOST_ALIKE:
             return (
-                f"deep nonlinear networks are solved for up to {MOST_ALIKE} classes that are exchangeable, got {kinds}; "
-                "at n_samples = inf there is no such limit"
+                f"deep nonlinear networks are solved for up to {MOST_ALIKE} classes that are exchangeable, got "
+                f"{kinds}; at n_samples = inf there is no such limit"
             )
     elif kinds > LATTICE_CLASSES:
         if network.depth > 2 and 2 * kinds > MOST_FIELDS:

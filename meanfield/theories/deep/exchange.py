@@ -1,4 +1,4 @@
-"""Averages of a layer whose classes are exchangeable: of equal size, with k~ and the covariance of h of two numbers each.
+"""Averages of a layer whose classes are exchangeable: of one size, with k~ and the covariance of h of two numbers each.
 
 With k~ = kappa 1 + omega 11^T and sigma^2 Kbar = D 1 + u 11^T
 
@@ -13,7 +13,7 @@ classes"). Derivatives go through convolutions as coefficients of polynomials (`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -44,8 +44,8 @@ _ONE, _PHI = KEYS.index((0, 0, 0, 0)), len(KEYS) + list(MEANS).index("b")  # col
 
 
 class Orbit(NamedTuple):
-    """Neurons that are active on so many classes, whichever: their share, and of an inactive and an active class the mean
-    (2,) of b, b^2, phi and phi^2 of a sample, and of two classes that of b b' (2, 2)."""
+    """Neurons that are active on so many classes, whichever: their share, and of an inactive and an active class the
+    mean (2,) of b, b^2, phi and phi^2 of a sample, and of two classes that of b b' (2, 2)."""
 
     active: int
     share: float
@@ -111,9 +111,9 @@ class ExchangeLayer:
     def parts(
         self, nodes: ExchangeNodes, columns: FloatArray, split: bool, at: int
     ) -> Iterator[tuple[float, FloatArray]]:
-        """For every alpha the weight of a class times its class functions (parts, B, K), in units of exp(ln of a scale):
-        two parts where that is to be `split`, of b where phi, whose mean is in column `at`, is below and above its
-        midpoint."""
+        """For every alpha the weight of a class times its class functions (parts, B, K), in units of exp(ln of a
+        scale): two parts where that is to be `split`, of b where phi, whose mean is in column `at`, is below and above
+        its midpoint."""
         middle = 0.5 * sum(activation_range(self.phi))
         for near, terms in nodes.terms():
             top = float(terms.real.max())
@@ -129,13 +129,12 @@ class ExchangeLayer:
     ) -> tuple[float, FloatArray]:
         """ln Z, and in units of Z the coefficients (parts, M) of the product over classes, by how many of them are in
         the second part; `classes` has the coefficients (parts, B, M) of one class for every alpha."""
-        low = np.flatnonzero(algebra.degree <= algebra.degree.max() // 2)
         found = []
         for i, (prior, (log, one)) in enumerate(zip(nodes.prior(), classes)):
             height, law = nodes.law(i, one[..., 0].sum(axis=0))
             first = np.ascontiguousarray(one.transpose(0, 2, 1))
             two = [power(first, k, algebra.products) for k in halves(nodes.count)]
-            found.append((prior + height + nodes.count * log, contracted(*two, law, algebra, low)))
+            found.append((prior + height + nodes.count * log, contracted(*two, law, algebra)))
         top = max(log for log, _ in found)
         scaled = np.array([math.exp(log - top) * total for log, total in found])
         total = scaled.sum(axis=0)
@@ -177,13 +176,13 @@ class ExchangeLayer:
             last = kind
         size = len(labels)
         slope, raw = np.empty(size), np.empty((size, size))
-        for i, (one, power) in enumerate(labels):
-            slope[i] = total[at(**{one: power})]
+        for i, (one, often) in enumerate(labels):
+            slope[i] = total[at(**{one: often})]
             for j, (two, other) in enumerate(labels):
                 if one == two:
-                    raw[i, j] = total[at(**{one: 2 * power})] * (2.0 if power == 1 else 6.0)
+                    raw[i, j] = total[at(**{one: 2 * often})] * (2.0 if often == 1 else 6.0)
                 else:
-                    raw[i, j] = total[at(**{one: power, two: other})]
+                    raw[i, j] = total[at(**{one: often, two: other})]
         second = raw - np.outer(slope, slope)
         # kappa = entry on the diagonal less one beside it, omega = the latter
         turn = np.eye(size)
@@ -213,7 +212,7 @@ class ExchangeLayer:
     def _by_root(setting: Setting) -> FloatArray:
         """(2, C r) what an entry of k~ on the diagonal, and one beside it, change by the entries of its root."""
         root = setting.root
-        count, r = root.shape
+        count = len(root)
         both = root.sum(axis=0) - root
         return np.array([2.0 * root.ravel() / count, 2.0 * both.ravel() / (count * (count - 1))])
 

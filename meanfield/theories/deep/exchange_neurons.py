@@ -1,4 +1,4 @@
-"""What a posterior asks of the neurons of a layer of exchangeable classes: laws of one class, powers of means, draws."""
+"""What a posterior asks of neurons of a layer of exchangeable classes: laws of one class, powers of means, draws."""
 
 from __future__ import annotations
 

@@ -101,7 +101,9 @@ class ExchangeNodes:
         if not self.numbers.fields:
             return np.zeros(1)
         at = self.lattice.alpha
-        return np.asarray(-0.5 * at**2 + math.log(self.lattice.alpha_step) - 0.5 * math.log(2.0 * math.pi))
+        found = -0.5 * at**2 + math.log(self.lattice.alpha_step) - 0.5 * math.log(2.0 * math.pi)
+        # The sum at -alpha is the complex conjugate of that at alpha, where alpha is imaginary.
+        return np.asarray(found + math.log(2.0) * (at > 0.0) if self.numbers.common < 0.0 else found)
 
     def terms(self) -> Iterator[tuple[slice, FloatArray]]:
         """For every alpha which h there are, and ln of the weight of one class (B, h)."""
@@ -226,7 +228,7 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
         heavy, rows = total > total.max() - cut, (part > total.max() - cut).any(axis=0)
         if not rows.any():
             raise NotCovered("the weight of a layer is no number at any of its nodes")
-        ends = (rows[0], rows[-1], s.common != 0.0 and heavy[0], s.common != 0.0 and heavy[-1], above < _NEGLIGIBLE)
+        ends = (rows[0], rows[-1], s.common > 0.0 and heavy[0], s.common != 0.0 and heavy[-1], above < _NEGLIGIBLE)
         if not any(ends):
             at = np.flatnonzero(rows)
             kept = slice(int(at[0]), int(at[-1]) + 1)
@@ -285,15 +287,19 @@ def _lattice(
     if not s.fields:
         none = np.zeros(1)
         return Lattice(nodes, of_b, none, none, 1.0, lambda i: (slice(0, 1), none))
-    at = of_alpha * (np.arange(math.floor(alpha[0] / of_alpha), math.ceil(alpha[1] / of_alpha) + 1) + rule.offset)
+    real = s.common >= 0.0
+    if real:
+        lowest, offset = math.floor(alpha[0] / of_alpha), rule.offset
+    else:
+        lowest, offset = 0, 0.5 * (rule.offset > 0.0)
+    at = of_alpha * (np.arange(lowest, math.ceil(alpha[1] / of_alpha) + 1) + offset)
     shift = math.sqrt(abs(s.common)) * at
-    if s.common >= 0.0 and s.wide < _NARROW * s.d / s.n:
+    if real and s.wide < _NARROW * s.d / s.n:
         x, weight = np.polynomial.hermite_e.hermegauss(_HERMITE if s.wide > 0.0 else 1)
         h = (shift[:, None] + math.sqrt(s.wide) * x).ravel()
         own = np.log(weight / weight.sum())
         return Lattice(nodes, of_b, h, at, of_alpha, lambda i: (slice(i * len(x), (i + 1) * len(x)), own))
     span = math.sqrt(s.wide) * math.sqrt(2.0 * (rule.depth + _MARGIN)) + s.wide * push
-    real = s.common >= 0.0
     low, high = (float(shift.min()), float(shift.max())) if real else (0.0, 0.0)
     h = of_h * (np.arange(math.floor((low - span) / of_h), math.ceil((high + span) / of_h) + 1) + rule.offset)
     if len(h) > _MOST_FIELDS or len(h) * len(nodes) > _MOST_PAIRS:

@@ -35,26 +35,23 @@ def _convolved(left: FloatArray, right: FloatArray, products: IntArray, same: bo
     return found
 
 
-def contracted(one: FloatArray, two: FloatArray, law: FloatArray, algebra: Algebra, low: IntArray) -> FloatArray:
+def contracted(one: FloatArray, two: FloatArray, law: FloatArray, algebra: Algebra) -> FloatArray:
     """(parts, M) sums over S of a weight `law` times the product of two polynomials, functions of parts of S."""
-    low_one, low_two = (through(law, a, b, low) for a, b in ((one, two), (two, one)))
-    parts, size = len(one) + len(two) - 1, one.shape[1]
-    total = np.zeros((parts, size), dtype=one.dtype)
-    left = np.einsum("ims,jls->imjl", one, low_two, optimize=True)
-    right = np.einsum("ils,jms->iljm", low_one, two, optimize=True)
+    low = algebra.low
+    left = np.tensordot(one, through(law, one, two, low, of_second=True), (2, 2))
+    right = np.tensordot(through(law, one, two, low), two, (2, 2))
     a, b, made = algebra.products.T
-    place = {int(m): k for k, m in enumerate(low)}
-    on_two = np.array([int(m) in place for m in b])
+    column, row = algebra.place[b], algebra.place[a]
+    total = np.zeros((len(one) + len(two) - 1, one.shape[1]), dtype=one.dtype)
     for i in range(len(one)):
         for j in range(len(two)):
-            column = np.array([place.get(int(m), 0) for m in b])
-            row = np.array([place.get(int(m), 0) for m in a])
-            value = np.where(on_two, left[i, a, j, column], right[i, row, j, b])
+            value = np.where(column >= 0, left[i, a, j, column], right[i, row, j, b])
             np.add.at(total[i + j], made, value)
     return total
 
 
-def through(law: FloatArray, one: FloatArray, two: FloatArray, low: IntArray) -> FloatArray:
-    """Monomials `low` of the first polynomial, summed over its part of S for every value of the other's."""
-    window = np.lib.stride_tricks.sliding_window_view(law, one.shape[2])
-    return np.matmul(one[:, low], np.ascontiguousarray(window[: two.shape[2]].T))
+def through(law: FloatArray, one: FloatArray, two: FloatArray, low: IntArray, *, of_second: bool = False) -> FloatArray:
+    """Monomials `low` of the first polynomial, summed over its part of S for every value of the other's; or
+    `of_second`."""
+    window = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(law, two.shape[2])[: one.shape[2]])
+    return np.asarray(np.matmul(two[:, low], window.T) if of_second else np.matmul(one[:, low], window))

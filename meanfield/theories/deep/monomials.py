@@ -1,8 +1,8 @@
 """Truncated polynomials over exchangeable classes: which coefficients of a product over classes are averages.
 
-A class contributes its weight times exp(x d_b + y d_h + sum_a e_a O_a) of its class functions, O the operators d_b^2 / 2,
-d_delta, d_h^2 / 2 and d_d: in the product over classes x^2 / 2 comes with <(sum_c d_b)^2>, and so on. Marks are functions
-of one class that are counted once.
+A class contributes its weight times exp(x d_b + y d_h + sum_a e_a O_a) of its class functions, O the operators
+d_b^2 / 2, d_delta, d_h^2 / 2 and d_d: in the product over classes x^2 / 2 comes with <(sum_c d_b)^2>, and so on. Marks
+are functions of one class that are counted once.
 """
 
 from __future__ import annotations
@@ -39,15 +39,18 @@ class Algebra:
     ----------
     monomials : list of tuple of (variable, exponent)
         The first is 1.
-    degree : (M,) array of int
-        Operators and marks count twice.
     products : (k, 3) array of int
         Monomials i, j and what they make.
+    low : (L,) array of int
+        Those of at most half of the highest degree, operators and marks counted twice: one of two factors is one.
+    place : (M,) array of int
+        Where in `low` each is; -1 elsewhere.
     """
 
     monomials: list[tuple[tuple[str, int], ...]]
-    degree: IntArray
     products: IntArray
+    low: IntArray
+    place: IntArray
 
     def index(self, **powers: int) -> int:
         """Place of a monomial."""
@@ -73,7 +76,11 @@ def _algebra(targets: list[Monomial]) -> Algebra:
         made = at.get(tuple(sorted(whole.items())))
         if made is not None:
             rows.append((i, j, made))
-    return Algebra(monomials, np.array([degree(one) for one in monomials]), np.array(rows, dtype=np.int64))
+    degrees = np.array([degree(one) for one in monomials])
+    low = np.flatnonzero(degrees <= degrees.max() // 2)
+    place = np.full(len(monomials), -1)
+    place[low] = np.arange(len(low))
+    return Algebra(monomials, np.array(rows, dtype=np.int64), low, place)
 
 
 @cache
