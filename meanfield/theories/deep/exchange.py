@@ -34,7 +34,7 @@ from meanfield.theories.deep.monomials import (
     word_algebra,
 )
 from meanfield.theories.deep.products import pairs_of
-from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting, activation_range
+from meanfield.theories.deep.rules import Averages, Detail, NotCovered, Rule, Setting
 from meanfield.validation import FloatArray
 
 __all__ = ["ExchangeLayer", "Orbit"]
@@ -114,15 +114,14 @@ class ExchangeLayer:
         """For every alpha the weight of a class times its class functions (parts, B, K), in units of exp(ln of a
         scale): two parts where that is to be `split`, of b where phi, whose mean is in column `at`, is below and above
         its midpoint."""
-        middle = 0.5 * sum(activation_range(self.phi))
+        up = None
         for near, terms in nodes.terms():
             top = float(terms.real.max())
             v = np.matmul(np.exp(terms - top)[:, None, :], columns[:, near])[:, 0]
             if split:
-                up = (v[:, at] / v[:, 0]).real > middle
-                yield top, np.stack([np.where(up[:, None], 0.0, v), np.where(up[:, None], v, 0.0)])
-            else:
-                yield top, v[None]
+                up = nodes.active(up, v[:, 0], v[:, at])
+                v = np.stack([np.where(up[:, None], 0.0, v), np.where(up[:, None], v, 0.0)])
+            yield top, nodes.spread(v if split else v[None])
 
     def totals(
         self, nodes: ExchangeNodes, algebra: Algebra, classes: Iterable[tuple[float, FloatArray]]

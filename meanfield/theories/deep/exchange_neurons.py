@@ -13,7 +13,7 @@ from meanfield.theories.deep.exchange import ExchangeLayer
 from meanfield.theories.deep.exchange_nodes import ExchangeNodes
 from meanfield.theories.deep.exchange_sums import power, through
 from meanfield.theories.deep.monomials import moment_algebra
-from meanfield.theories.deep.rules import Setting, activation_range
+from meanfield.theories.deep.rules import Setting
 from meanfield.theories.deep.site import site_derivatives
 from meanfield.validation import FloatArray
 
@@ -25,8 +25,8 @@ _AT_ONCE = 256
 
 
 class ClassLaw(NamedTuple):
-    """The law of the fields of one class at nodes: weight (2, C, B, H), by whether it is active and on how many of the
-    other classes the neuron is; b (B,), h (H,), g and mean of phi (B, H); d and delta of the class."""
+    """The law of the fields of one class at nodes: weight (2, C, R, H), by whether it is active and on how many of the
+    other classes the neuron is; b (R,), h (H,), g and mean of phi (R, H); d and delta of the class."""
 
     weight: FloatArray
     b: FloatArray
@@ -37,7 +37,7 @@ class ClassLaw(NamedTuple):
     delta: float
 
     def of(self, word: str | None, c: int) -> FloatArray:
-        """(B, H) the law of class c over neurons of a code, or of all."""
+        """(R, H) the law of class c over neurons of a code, or of all."""
         if word is None:
             return np.asarray(self.weight.sum(axis=(0, 1)) / self.weight.sum())
         own = int(word[c])
@@ -45,7 +45,7 @@ class ClassLaw(NamedTuple):
         return np.asarray(chosen / chosen.sum())
 
     def density(self, phi: Callable[[FloatArray], FloatArray], share: FloatArray) -> Callable[[FloatArray], FloatArray]:
-        """z -> density of the preactivation on a sample of the class, for a law (B, H)."""
+        """z -> density of the preactivation on a sample of the class, for a law (R, H)."""
         top = self.g.max(axis=1, keepdims=True)
         inside = share * np.exp(top - self.g)
 
@@ -70,9 +70,9 @@ class ClassLaw(NamedTuple):
 
 
 def _means(nodes: ExchangeNodes) -> FloatArray:
-    """(B, H) mean of phi at fields b and h."""
-    s, lattice = nodes.numbers, nodes.lattice
-    found = site_derivatives(nodes.sites(), lattice.b, lattice.h, s.d, s.delta, 1)[1]
+    """(R, H) mean of phi at fields b and h."""
+    s = nodes.numbers
+    found = site_derivatives(nodes.sites(), nodes.b, nodes.lattice.h, s.d, s.delta, 1)[1]
     return np.asarray(found[ORDERS.index((1, 0))])
 
 
@@ -80,16 +80,17 @@ def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
     """The law of the fields of one class."""
     nodes = layer.nodes(setting)
     lattice, count = nodes.lattice, nodes.count
-    mean, middle = _means(nodes), 0.5 * sum(activation_range(layer.phi))
-    total = np.zeros((2, count, *mean.shape))
-    scale = -math.inf
+    mean, up = _means(nodes), None
+    total, scale = np.zeros((2, count, *mean.shape)), -math.inf
     for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
         top = float(terms.real.max())
         weight = np.exp(terms - top)
         one = weight.sum(axis=1)
-        up = ((weight * mean[:, near]).sum(axis=1) / one).real > middle
-        parts = np.stack([np.where(up, 0.0, one), np.where(up, one, 0.0)])
-        height, rest = nodes.others(i, one, power(np.ascontiguousarray(parts[:, None]), count - 1, _PLAIN))
+        up = nodes.active(up, one, (weight * mean[:, near]).sum(axis=1))
+        parts = nodes.spread(np.stack([np.where(up, 0.0, one), np.where(up, one, 0.0)])[..., None])
+        whole = parts[..., 0].sum(axis=0)
+        height, rest = nodes.others(i, whole, power(np.ascontiguousarray(parts.transpose(0, 2, 1)), count - 1, _PLAIN))
+        rest = rest[:, nodes.rows]
         log = prior + height + count * top
         if log > scale:
             total *= math.exp(scale - log) if math.isfinite(scale) else 0.0
@@ -98,7 +99,7 @@ def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
         total[0][:, :, near] += np.where(up[:, None], 0.0, both)
         total[1][:, :, near] += np.where(up[:, None], both, 0.0)
     s = nodes.numbers
-    return ClassLaw(total, lattice.b, lattice.h, nodes.g, mean, s.d, s.delta)
+    return ClassLaw(total, nodes.b, lattice.h, nodes.g, mean, s.d, s.delta)
 
 
 def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
@@ -143,7 +144,7 @@ class _Draw:
 
     def __init__(self, layer: ExchangeLayer, setting: Setting) -> None:
         nodes = self.nodes = layer.nodes(setting)
-        mean, middle = _means(nodes), 0.5 * sum(activation_range(layer.phi))
+        mean, up = _means(nodes), None
         size, count = len(nodes.lattice.b), nodes.count
         self.near, self.weight, logs, ones, ups = [], [], [], [], []
         self.ahead: list[list[FloatArray]] = [[] for _ in range(count)]  # by classes to come: of sums so far
@@ -151,16 +152,18 @@ class _Draw:
             top = float(terms.real.max())
             weight = np.exp(terms - top)
             one = weight.sum(axis=1)
-            height, law = nodes.law(i, one)
+            up = nodes.active(up, one, (weight * mean[:, near]).sum(axis=1))
+            whole = nodes.spread(one[:, None])[:, 0]
+            height, law = nodes.law(i, whole)
             self.near.append(near)
             self.weight.append(weight)
             ones.append(one)
-            ups.append(((weight * mean[:, near]).sum(axis=1) / one).real > middle)
+            ups.append(up)
             logs.append(prior + height + count * top)
             self.ahead[0].append(law)
             for left in range(1, count):
                 sums = np.empty((1, 1, (count - left) * (size - 1) + 1))
-                self.ahead[left].append(through(law, power(one[None, None], left, _PLAIN), sums, _FIRST)[0, 0])
+                self.ahead[left].append(through(law, power(whole[None, None], left, _PLAIN), sums, _FIRST)[0, 0])
         self.one, self.up = np.array(ones), np.array(ups)
         self.rest = [np.array(some) for some in self.ahead]
         self.start = np.exp(np.array(logs) - max(logs))
@@ -173,7 +176,7 @@ class _Draw:
         for k in range(count):
             amplitude, total = self.start.astype(self.one.dtype), 0
             for c in range(classes):
-                rest = self.rest[classes - 1 - c][:, total : total + len(lattice.b)]
+                rest = self.rest[classes - 1 - c][:, total + self.nodes.rows]
                 at = _pick((amplitude @ (self.one * rest)).real, rng)
                 law = np.zeros(len(lattice.h))
                 for factor, near, weight in zip(amplitude * rest[:, at], self.near, self.weight):
@@ -184,8 +187,8 @@ class _Draw:
                     for near, weight in zip(self.near, self.weight)
                 ])  # fmt: skip
                 amplitude = amplitude / np.abs(amplitude).max()
-                total += at
-                b[k, c], h[k, c], chosen[c] = lattice.b[at], lattice.h[field], at
+                total += int(self.nodes.rows[at])
+                b[k, c], h[k, c], chosen[c] = self.nodes.b[at], lattice.h[field], at
             words.append("".join("1" if up else "0" for up in self.up[int(np.argmax(np.abs(amplitude))), chosen]))
         return b, h, words
 

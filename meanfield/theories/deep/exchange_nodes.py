@@ -21,14 +21,16 @@ from meanfield.theories.deep.maxima import Maxima
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.site import SiteNodes, site_derivatives, site_rule, site_values
 from meanfield.theories.deep.work import spend
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["ExchangeNodes", "Lattice", "Numbers", "OrbitMaxima", "nodes_of"]
 
 _MARGIN, _EDGE = 12.0, 4.0  # nats below the depth of the rule where lattices end at first, and of what is kept
 _NEGLIGIBLE = 40.0  # nats, of values of h
 _VANISHES = 1e-10  # of lambda in units of kappa: S = 0
-_MOST_NODES, _MOST_FIELDS, _MOST_PAIRS = 4000, 6000, 1_500_000
+_MOST_NODES, _MOST_FIELDS = 4000, 6000
+_MOST_GRID, _MOST_PAIRS = 8_000_000, 800_000  # pairs of b and h, and of those that have weight
+_PER_COLUMN = 4.0  # multiplications
 _STEEPEST = 1500.0
 _NARROW, _HERMITE = 0.25, 16  # D in units of d / n below which it has Hermite nodes, and how many
 _EXTENSIONS, _HIGHEST = 40, 690.0
@@ -79,7 +81,8 @@ class Lattice(NamedTuple):
 
 @dataclass(eq=False)
 class ExchangeNodes:
-    """The nodes of one setting: lattices, g (B, H) on them, and for every alpha the tilt theta (A,) of S.
+    """The nodes of one setting: lattices, which b have weight (R,), g (R, H) there, and for every alpha the tilt theta
+    (A,) of S.
 
     The weight of a class is taken times exp(-theta b), and what comes with S times exp(theta S).
     """
@@ -88,6 +91,7 @@ class ExchangeNodes:
     rule: Rule
     numbers: Numbers
     lattice: Lattice
+    rows: IntArray
     g: FloatArray
     theta: FloatArray
 
@@ -95,6 +99,25 @@ class ExchangeNodes:
     def count(self) -> int:
         """Classes."""
         return self.numbers.count
+
+    @property
+    def b(self) -> FloatArray:
+        """(R,)."""
+        return np.asarray(self.lattice.b[self.rows])
+
+    def spread(self, value: FloatArray) -> FloatArray:
+        """(..., R, k) at the b that have weight, on all (..., B, k)."""
+        found = np.zeros((*value.shape[:-2], len(self.lattice.b), value.shape[-1]), dtype=value.dtype)
+        found[..., self.rows, :] = value
+        return found
+
+    def active(self, known: BoolArray | None, one: FloatArray, phi: FloatArray) -> BoolArray:
+        """(R,) where the mean of phi is above its midpoint, from the weight (R,) and sum of phi (R,) at one value of
+        alpha; with an imaginary alpha, which is no field of neurons, as `known` from the first."""
+        if known is not None and self.numbers.common < 0.0:
+            return known
+        middle = 0.5 * sum(activation_range(self.phi))
+        return np.asarray((phi * np.conj(one)).real > middle * np.abs(one) ** 2)
 
     def prior(self) -> FloatArray:
         """(A,) ln of the weight of the nodes in alpha under their prior."""
@@ -106,8 +129,8 @@ class ExchangeNodes:
         return np.asarray(found + math.log(2.0) * (at > 0.0) if self.numbers.common < 0.0 else found)
 
     def terms(self) -> Iterator[tuple[slice, FloatArray]]:
-        """For every alpha which h there are, and ln of the weight of one class (B, h)."""
-        s, b = self.numbers, self.lattice.b
+        """For every alpha which h there are, and ln of the weight of one class (R, h)."""
+        s, b = self.numbers, self.b
         own = -0.5 * b**2 / s.kappa + math.log(self.lattice.step) - 0.5 * math.log(2.0 * math.pi * s.kappa)
         for i, theta in enumerate(self.theta):
             near, law = self.lattice.law(i)
@@ -155,8 +178,11 @@ class ExchangeNodes:
         return _sites(self.phi, self.rule, self.numbers, self.lattice)
 
     def columns(self, highest: int) -> FloatArray:
-        """(B, H, columns) functions of one class (`class_columns`), with derivatives of g up to a total order."""
-        s, b, h = self.numbers, self.lattice.b, self.lattice.h
+        """(R, H, columns) functions of one class (`class_columns`), with derivatives of g up to a total order."""
+        s, b, h = self.numbers, self.b, self.lattice.h
+        if len(b) * len(h) > _MOST_PAIRS:
+            raise NotCovered("the fields of a layer need too many lattice nodes")
+        spend(_PER_COLUMN * len(b) * len(h) * len(ORDERS))
         _, derived = site_derivatives(self.sites(), b, h, s.d, s.delta, highest)
         flat = derived.reshape(len(ORDERS), -1)
         every_h = np.broadcast_to(h, (len(b), len(h))).ravel()
@@ -223,7 +249,7 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
         log_v, above = _log_v(s, lattice, g)
         known = log_v if s.common >= 0.0 else log_v[[int(np.argmin(np.abs(lattice.alpha)))]]
         theta = np.broadcast_to(_tilts(phi, s, lattice.b, known), len(log_v))
-        nodes = ExchangeNodes(phi, rule, s, lattice, g, theta)
+        nodes = ExchangeNodes(phi, rule, s, lattice, np.arange(len(lattice.b)), g, theta)
         total, part = nodes.by_alpha(log_v)
         heavy, rows = total > total.max() - cut, (part > total.max() - cut).any(axis=0)
         if not rows.any():
@@ -233,7 +259,8 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
             at = np.flatnonzero(rows)
             kept = slice(int(at[0]), int(at[-1]) + 1)
             columns = np.flatnonzero(heavy)
-            return ExchangeNodes(phi, rule, s, _kept(lattice, kept, columns), g[kept], theta[columns])
+            lattice = _kept(lattice, kept, columns)
+            return ExchangeNodes(phi, rule, s, lattice, at - at[0], g[at], theta[columns])
         low, high = low - pad * ends[0], high + pad * ends[1]
         first, last = first - _FARTHER * ends[2], last + _FARTHER * ends[3]
         if ends[4]:
@@ -302,7 +329,7 @@ def _lattice(
     span = math.sqrt(s.wide) * math.sqrt(2.0 * (rule.depth + _MARGIN)) + s.wide * push
     low, high = (float(shift.min()), float(shift.max())) if real else (0.0, 0.0)
     h = of_h * (np.arange(math.floor((low - span) / of_h), math.ceil((high + span) / of_h) + 1) + rule.offset)
-    if len(h) > _MOST_FIELDS or len(h) * len(nodes) > _MOST_PAIRS:
+    if len(h) > _MOST_FIELDS or len(h) * len(nodes) > _MOST_GRID:
         raise NotCovered("the fields of a layer need too many lattice nodes")
     constant = math.log(of_h) - 0.5 * math.log(2.0 * math.pi * s.wide)
 
