@@ -13,7 +13,7 @@ from meanfield.problem.network import Network
 from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_of
 
-__all__ = ["refuses"]
+__all__ = ["refuses", "refuses_shares"]
 
 MOST_ALIKE = 10  # classes that are exchangeable
 
@@ -90,6 +90,17 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
             "depends on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
         )
     return None
+
+
+def refuses_shares(task: ClassTask) -> str | None:
+    """Why given shares of codes are not covered, in words; None if they are."""
+    kinds = kinds_of(task.targets)
+    if not kinds_alike(task) or kinds + task.n_outputs <= MOST_FIELDS:
+        return None
+    return (
+        "given shares of codes tell exchangeable classes apart; such are solved where classes of different targets and "
+        f"outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}"
+    )
 
 
 def kinds_alike(task: ClassTask) -> bool:

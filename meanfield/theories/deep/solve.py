@@ -24,7 +24,7 @@ from meanfield.theories.deep.branches import (
     prior_branch,
     refined,
 )
-from meanfield.theories.deep.coverage import refuses
+from meanfield.theories.deep.coverage import refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
@@ -111,7 +111,7 @@ def solve_deep(
         If no solution was reached at all, or a code of `fractions` is not locally stable.
     """
     tau = real_number("tau", tau, at_least=0.0)
-    reason = refuses(network, task, tau)
+    reason = refuses(network, task, tau) or (None if fractions is None else refuses_shares(task))
     if reason is not None:
         raise ValueError(reason)
     if math.isinf(task.n_samples):
