@@ -89,7 +89,7 @@ def polish(
     and lattices around peaks, whose coarse equations are rough themselves. What is allowed for finding a solution is
     no limit once there is one.
     """
-    if rough.residual > _ASTRAY and not coarse.codes and not patched(coarse.problem):
+    if rough.residual > _ASTRAY and not coarse.codes and not coarse.around_peaks:
         return coarse, rough
     system = coarse.at_rule(FINE)
     if rough.residual > _ROUGH:
@@ -455,7 +455,7 @@ def frozen_branch(
     system = System(problem, COARSE, fractions)
     start = relax(system, planted(problem, fractions) if order is None else order, critical=order is None)
     rough = newton(system, start, _ROUGH, progress=report)
-    if rough.residual > _ROUGH and patched(problem):
+    if rough.residual > _ROUGH and system.around_peaks:
         x = ascended(system, system.unpack(start), _ASCENDED, progress=report)
         rough = newton(system, x, _ROUGH, progress=report)
     return polish(system, rough, tolerance, report, 40)

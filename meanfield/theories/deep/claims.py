@@ -11,7 +11,6 @@ from meanfield.posterior.claims import check_covariances, check_weights, same
 from meanfield.theories.deep.limits import deep_problem
 from meanfield.theories.deep.posterior import DeepPosterior
 from meanfield.theories.deep.start import prior_kernels
-from meanfield.theories.deep.system import patched
 
 __all__ = ["check_deep"]
 
@@ -75,7 +74,7 @@ def _check_saddle(posterior: DeepPosterior) -> None:
     x = system.pack(posterior._order)
     found = system.evaluate(x)
     residual = float(np.abs(system.residual(x, found)).max())  # in units of the blocks, as the certificate has it
-    own, exact = _REFINED if patched(system.problem) else (1e-6, 1e-6)
+    own, exact = _REFINED if system.around_peaks else (1e-6, 1e-6)
     if not residual <= own + 10.0 * s.certificate.kkt_residual:
         raise ValueError(f"the saddle equations are violated by {residual:.1e}, its certificate says less.")
     same("free energy", system.free_energy(x, found), s.free_energy, exact, max(1.0, abs(s.free_energy)))

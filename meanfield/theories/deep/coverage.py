@@ -10,9 +10,12 @@ from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_of
 
-__all__ = ["refuses"]
+__all__ = ["refuses", "refuses_shares"]
+
+MOST_ALIKE = 10  # classes that are exchangeable
 
 
 def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | None:
@@ -58,7 +61,14 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
     if linear:
         return None
     kinds = kinds_of(task.targets)
-    if kinds > LATTICE_CLASSES:
+    alike = kinds_alike(task)
+    if kinds > LATTICE_CLASSES and alike:
+        if kinds > MOST_ALIKE:
+            return (
+                f"deep nonlinear networks are solved for up to {MOST_ALIKE} classes that are exchangeable, got "
+                f"{kinds}; at n_samples = inf there is no such limit"
+            )
+    elif kinds > LATTICE_CLASSES:
         if network.depth > 2 and 2 * kinds > MOST_FIELDS:
             return (
                 "deep nonlinear networks of more than two hidden layers are solved for up to "
@@ -80,6 +90,23 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
             "depends on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
         )
     return None
+
+
+def refuses_shares(task: ClassTask) -> str | None:
+    """Why given shares of codes are not covered, in words; None if they are."""
+    kinds = kinds_of(task.targets)
+    if not kinds_alike(task) or kinds + task.n_outputs <= MOST_FIELDS:
+        return None
+    return (
+        "given shares of codes tell exchangeable classes apart; such are solved where classes of different targets and "
+        f"outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}"
+    )
+
+
+def kinds_alike(task: ClassTask) -> bool:
+    """Whether classes of different targets are exchangeable, those of equal targets taken together."""
+    targets, index = np.unique(np.array(task.targets), axis=0, return_inverse=True)
+    return exchangeable(np.bincount(index.ravel(), weights=task.fractions), targets)
 
 
 def _odd_around_its_middle(phi: Activation) -> bool:

@@ -9,7 +9,6 @@ import numpy as np
 
 from meanfield.activations.density import _pieces
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
-from meanfield.theories.deep.system import patched
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
@@ -82,7 +81,10 @@ class LayerDensities(RecomputedLayers):
         setting, c = self._system.setting(self._order, layer), int(self._index[self._find_class(cls)])
         phi, root = self.network.activation, setting.root[c]
         largest = max(abs(phi.infimum), abs(phi.supremum))
-        field = float(np.abs(self._nodes(layer)[0].beta @ root).max())
+        if self._exchanged:
+            field = float(np.abs(self._class_law(layer).b).max())
+        else:
+            field = float(np.abs(self._nodes(layer)[0].beta @ root).max())
         gain = 2.0 * field * largest + abs(float(setting.delta[c])) * largest**2
         shared = 0.0 if layer == 0 else float(setting.covariance[c, c])
         return math.sqrt(float(setting.d[c])) * math.sqrt(80.0 + 2.0 * gain) + 12.0 * math.sqrt(shared)
@@ -92,12 +94,15 @@ class LayerDensities(RecomputedLayers):
         self._finite("the law of an activation")
         system, order = self._system, self._order
         c = int(self._index[self._find_class(cls)])
+        if self._exchanged:
+            law = self._class_law(layer)
+            return law.density(self.network.activation, law.of(None if code is None else self._word(code, layer), c))
         detail, words = self._nodes(layer)
         chosen = np.ones(len(words), dtype=bool) if code is None else words == self._word(code, layer)
         if not chosen.any():
             raise ValueError(f"the code {short(code)} is too light for a density: its few neurons are on its border.")
         share = np.where(chosen, detail.share, 0.0)
-        if patched(system.problem):
+        if system.around_peaks:
             return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
         rows = np.argsort(-share)[:MOST_NODES]
         rows = rows[share[rows] > 1e-12 * share.max()]

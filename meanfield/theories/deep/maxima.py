@@ -153,12 +153,18 @@ class Maxima:
         and 0; where fields as strong as the covariance has them saturate nothing, codes with saturated ones as well."""
         n_classes = len(self.n)
         low, high = activation_range(self.phi)
-        middle = 0.5 * (low + high)
         patterns = np.array(list(itertools.product((low, high), repeat=min(n_classes, 8))))
         if n_classes > 8:
             patterns = np.vstack([np.where(np.eye(n_classes, dtype=bool), a, b) for a, b in ((low, high), (high, low))])
+        return self._from_patterns(setting, b_cov, patterns)
+
+    def _from_patterns(
+        self, setting: Setting, b_cov: FloatArray, patterns: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """The same for these codes (k, C)."""
+        middle = 0.5 * sum(activation_range(self.phi))
         field = 2.0 * np.sqrt(np.diag(setting.covariance)) * np.sign(patterns - middle)
-        none = np.zeros((1, n_classes))
+        none = np.zeros((1, len(self.n)))
         b = np.vstack([patterns, patterns - middle, patterns, none])
         h = np.vstack([field, field, 0.0 * field, none])
         saturated = np.where(patterns > middle, *reversed(_saturating(self.phi)))

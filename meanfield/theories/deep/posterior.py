@@ -23,13 +23,13 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.branches import NoBranch
 from meanfield.theories.deep.densities import LayerDensities
+from meanfield.theories.deep.exchange_neurons import drawn
 from meanfield.theories.deep.fold import BranchEnd, uncoded_end
 from meanfield.theories.deep.one_loop import one_loop
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rivals import other_solutions
 from meanfield.theories.deep.rules import NotCovered, code_words
 from meanfield.theories.deep.solution import Branch, DeepCertificate, DeepSolution
-from meanfield.theories.deep.system import patched
 from meanfield.theories.deep.table import deep_table
 from meanfield.validation import FloatArray, read_only, whole_number
 from meanfield.validation import generator as new_generator
@@ -130,13 +130,18 @@ class DeepPosterior(LayerDensities):
         generator = new_generator("rng", rng)
         labels = np.repeat(np.arange(self.task.n_classes), sample_counts(self.task.fractions, samples_per_class))
         system, order = self._system, self._order
-        detail, words = self._nodes(layer)
         setting = system.setting(order, layer)
-        pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
-        if patched(system.problem):
-            b, h, row = system.layers[layer].drawn(setting, pick, generator)
+        if self._exchanged:
+            b, h, drawn_words = drawn(system.layers[layer], setting, n, generator)
+            own = np.asarray(drawn_words)
         else:
-            b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
+            detail, words = self._nodes(layer)
+            pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
+            if system.around_peaks:
+                b, h, row = system.layers[layer].drawn(setting, pick, generator)
+            else:
+                b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
+            own = words[pick[row]]
         phi = self.network.activation
         z, active = np.empty((n, labels.size)), np.empty(b.shape)
         last = -1
@@ -152,7 +157,6 @@ class DeepPosterior(LayerDensities):
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
             z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
-        own = words[pick[row]]
         if not (system.codes and layer == self.network.depth - 1):  # neurons at a node may lie on both sides of a cut
             own = code_words(phi, active)
         label = {word: "-".join(word[c] for c in self._index) for word in own.tolist()}

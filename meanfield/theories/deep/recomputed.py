@@ -11,11 +11,12 @@ from meanfield.posterior.parts import Code
 from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
 from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.rules import Detail
 from meanfield.theories.deep.solution import DeepSolution
-from meanfield.theories.deep.states import layer_nodes, layer_states, mean_kurtosis
-from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System, patched
+from meanfield.theories.deep.states import exchanged, layer_nodes, layer_states, mean_kurtosis
+from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System, kinds_of
 from meanfield.validation import FloatArray, IntArray, read_only, short
 
 __all__ = ["MOST_NODES", "RecomputedLayers"]
@@ -40,8 +41,10 @@ class RecomputedLayers(SolvedPosterior):
         layer = self._layer(layer) - 1
         if layer == self.network.depth - 1:
             return self.codes
-        detail, words = self._nodes(layer)
-        states = layer_states(self._system, self._order, layer, detail, words)
+        if self._exchanged:
+            states = exchanged(self._system, self._order, layer)
+        else:
+            states = layer_states(self._system, self._order, layer, *self._nodes(layer))
         root = self._system.setting(self._order, layer).root
         at = self._index
         return tuple(
@@ -62,9 +65,12 @@ class RecomputedLayers(SolvedPosterior):
         are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks.
         """
         layer = self._layer(layer) - 1
-        detail, _ = self._nodes(layer)
         at = self._index
-        on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
+        if self._exchanged:
+            on, off = (np.full(len(at), value) for value in self._class_law(layer).on_and_off(self._middle))
+        else:
+            detail, _ = self._nodes(layer)
+            on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
         with np.errstate(invalid="ignore", divide="ignore"):
             kurtosis = mean_kurtosis(self._system, self._order, layer)
         return {"on": on[at], "off": off[at], "kurtosis": kurtosis[np.ix_(at, at)]}
@@ -73,7 +79,7 @@ class RecomputedLayers(SolvedPosterior):
         """Mean of <phi> over neurons where it is above and below the midpoint."""
         setting = self._system.setting(self._order, layer)
         share, mean = detail.share[:, None], detail.activation[:, c, None]
-        if setting.covariance.any() and not patched(self._system.problem):
+        if setting.covariance.any() and not self._system.around_peaks:
             rows = np.argsort(-detail.share)[:MOST_NODES]
             joint, mean = self._system.layers[layer].class_means(setting, detail.beta[rows], c)
             share = share[rows] * joint
@@ -107,6 +113,23 @@ class RecomputedLayers(SolvedPosterior):
             s.delta[:, first], s.t[first],
         )  # fmt: skip
 
+    @property
+    def _exchanged(self) -> bool:
+        """Whether the neurons of a layer are known as those of exchangeable classes, not node by node."""
+        self._finite("the law of a layer's neurons")
+        return self._system.exchanged
+
+    @cached_property
+    def _laws(self) -> dict[int, ClassLaw]:
+        return {}
+
+    def _class_law(self, layer: int) -> ClassLaw:
+        """The law of the fields of one of exchangeable classes."""
+        if layer not in self._laws:
+            setting = self._system.setting(self._order, layer)
+            self._laws[layer] = class_law(self._system.layers[layer], setting)
+        return self._laws[layer]
+
     @cached_property
     def _kept(self) -> dict[int, tuple[Detail, FloatArray]]:
         return {}
@@ -130,7 +153,7 @@ class RecomputedLayers(SolvedPosterior):
 
     def _on_one_lattice(self, what: str) -> None:
         """Refuses what is worked out where a layer is integrated on one lattice."""
-        if patched(problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)[0]):
+        if self.scheme == "redundant" and kinds_of(np.array(self.task.targets)) > LATTICE_CLASSES:
             raise ValueError(
                 f"{what} is there for up to {LATTICE_CLASSES} classes of different targets; read .codes and .kernel(), "
                 "or draw neurons with .sample_neurons()."

@@ -24,7 +24,7 @@ from meanfield.theories.deep.branches import (
     prior_branch,
     refined,
 )
-from meanfield.theories.deep.coverage import refuses
+from meanfield.theories.deep.coverage import refuses, refuses_shares
 from meanfield.theories.deep.cuts import code_cuts, said_of_cuts, said_of_nodes
 from meanfield.theories.deep.fold import Fold, uncoded_at
 from meanfield.theories.deep.limits import limit_solution
@@ -112,7 +112,7 @@ def solve_deep(
         If no solution was reached at all, or a code of `fractions` is not locally stable.
     """
     tau = real_number("tau", tau, at_least=0.0)
-    reason = refuses(network, task, tau)
+    reason = refuses(network, task, tau) or (None if fractions is None else refuses_shares(task))
     if reason is not None:
         raise ValueError(reason)
     if math.isinf(task.n_samples):
@@ -121,7 +121,7 @@ def solve_deep(
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else code_shares(fractions, task.n_classes)
     problem, index = problem_of(network, task, tau, merge=shares is None)
-    rtol = (_PATCHED if patched(problem) else _RTOL) if rtol is None else rtol
+    rtol = (_PATCHED if patched(problem, shares is not None) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
     start = _warm(warm_start, problem, index, shares is not None)
     starts: list[Way] | None = []

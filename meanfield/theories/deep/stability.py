@@ -15,7 +15,7 @@ import numpy as np
 from meanfield.theories.deep.newton import direction
 from meanfield.theories.deep.rules import JUDGE, Averages
 from meanfield.theories.deep.solution import OrderError
-from meanfield.theories.deep.system import SMALL, Evaluation, System, patched
+from meanfield.theories.deep.system import SMALL, Evaluation, System
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["SecondOrder", "order_errors", "second_order", "signs"]
@@ -124,9 +124,9 @@ def _last_kernel_errors(
         return system.combined(Evaluation(found.lower, last))[-1]
 
     error = gap(given, own)
-    if error.max() > allowed and not patched(check.problem):
+    if error.max() > allowed and not check.around_peaks:
         error = gap(given, top(check.at_rule(JUDGE), x))
     if np.abs(step).max() <= allowed:  # others are no answers, and may end where nothing can be integrated
-        system, here = (check, given) if patched(check.problem) else (solver[0], own)
+        system, here = (check, given) if check.around_peaks else (solver[0], own)
         error = error + gap(here, top(system, x + step * check.scales(x)))
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -9,13 +10,14 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
+from meanfield.theories.deep.exchange_neurons import mean_powers
 from meanfield.theories.deep.products import MeanMoments
 from meanfield.theories.deep.rules import Detail, code_words
-from meanfield.theories.deep.system import Order, System, patched
+from meanfield.theories.deep.system import Order, System
 from meanfield.theories.deep.words import OfWord, laws_of_words
 from meanfield.validation import FloatArray
 
-__all__ = ["States", "layer_nodes", "layer_states", "mean_kurtosis", "top_states"]
+__all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis", "top_states"]
 
 _LIGHTEST = 1e-8
 _CLEAR = 1e-7  # share of the nodes beside a cut, below which whole nodes do
@@ -116,7 +118,7 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
         return states
     states = replace(states, beside=_beside(detail, words))
     setting = system.setting(order, layer)
-    if states.beside < _CLEAR or not setting.covariance.any() or patched(system.problem):
+    if states.beside < _CLEAR or not setting.covariance.any() or system.around_peaks:
         return states
     if detail.beta.shape[1] == 1:
         detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
@@ -141,6 +143,10 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
     """(C, C) kurtosis over neurons of the difference of the means of phi over the samples of two classes; NaN on the
     diagonal. Nodes of the layer are those of `layer_nodes`, which has to come first."""
     setting, n = system.setting(order, layer), system.problem.n
+    if system.exchanged:
+        apart = mean_powers(system.layers[layer], setting)[:, :, None, None] * (1.0 - np.eye(len(n)))
+        apart[0, 0] = 1.0
+        return _kurtosis(apart, n)
     products, over = MeanMoments(len(n)), system.layers[layer]
     shares: list[tuple[float, str | None]] = [(1.0, None)]
     if system.codes and layer == system.problem.depth - 1:
@@ -150,8 +156,13 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
     for share, word in shares:
         total = over.totals(setting, products, word).plain
         moments += share / total[products.one] * total[products.powers]
+    return _kurtosis(moments, n)
+
+
+def _kurtosis(moments: FloatArray, n: FloatArray) -> FloatArray:
+    """(C, C) of the difference of S_c / n_c and S_e / n_e, from <S_c^i S_e^j> (5, 5, C, C) of different classes."""
     power = np.arange(5)
-    moments /= n[:, None] ** power[:, None, None, None] * n ** power[:, None, None]
+    moments = moments / (n[:, None] ** power[:, None, None, None] * n ** power[:, None, None])
     # Of the difference, about 0 and then about its mean.
     about = [sum(math.comb(k, j) * (-1.0) ** j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
     mean = about[1]
@@ -161,7 +172,33 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
     return np.asarray(fourth / second**2)
 
 
+def exchanged(system: System, order: Order, layer: int) -> States:
+    """The groups of a layer of exchangeable classes, which are sums over orbits of code words."""
+    setting = system.setting(order, layer)
+    count, inverse = len(setting.root), np.linalg.pinv(setting.root)
+    free = np.eye(len(inverse)) - inverse @ setting.root
+    rows, second = [], free.copy()
+    for orbit in system.layers[layer].orbits(setting):
+        for chosen in itertools.combinations(range(count), orbit.active):
+            part = np.isin(np.arange(count), chosen).astype(int)
+            mean, pairs = orbit.field[part], orbit.product[part][:, part]
+            np.fill_diagonal(pairs, orbit.square[part])
+            share = orbit.share / math.comb(count, orbit.active)
+            second += share * inverse @ pairs @ inverse.T
+            beta = inverse @ mean
+            covariance = inverse @ (pairs - np.outer(mean, mean)) @ inverse.T + free
+            activation = orbit.activation[part]
+            word = "".join(map(str, part))
+            rows.append((word, share, beta, covariance, activation, orbit.activation_square[part] - activation**2))
+    rows = [row for row in rows if row[1] >= _LIGHTEST]
+    rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
+    words, *values = zip(*rows)
+    return States(tuple(words), *(np.array(value) for value in values), second)
+
+
 def top_states(system: System, order: Order) -> States:
     """Codes of the last layer."""
     top = system.problem.depth - 1
+    if system.exchanged:
+        return exchanged(system, order, top)
     return layer_states(system, order, top, *layer_nodes(system, order, top))

@@ -10,7 +10,7 @@ import numpy as np
 
 from meanfield.validation import FloatArray
 
-__all__ = ["Symmetry", "no_symmetry", "symmetry"]
+__all__ = ["AllPermutations", "Symmetry", "exchangeable", "no_symmetry", "symmetry"]
 
 _MOST_CLASSES = 7  # all permutations are tried up to here
 _SAME = 1e-12
@@ -101,6 +101,57 @@ class Symmetry:
                 rows.append(self.outputs(one).ravel())
         _, values, basis = np.linalg.svd(np.array(rows), full_matrices=False)
         return basis[values > 1e-9].reshape(-1, n, m)
+
+
+class AllPermutations(Symmetry):
+    """The group of all permutations of C classes, which are too many to list; `permutations` has the identity alone."""
+
+    def __init__(self, n_classes: int, n_outputs: int) -> None:
+        super().__init__(np.array([range(n_classes)]), np.eye(n_outputs)[None])
+
+    def matrices(self, value: FloatArray) -> FloatArray:
+        n = len(value)
+        own = float(np.trace(value)) / n
+        other = (float(value.sum()) - n * own) / (n * (n - 1))
+        return np.full((n, n), other) + (own - other) * np.eye(n)
+
+    def vectors(self, value: FloatArray) -> FloatArray:
+        return np.full(len(value), value.mean())
+
+    def orbits(self) -> list[FloatArray]:
+        return [np.arange(self.permutations.shape[1])[:, None]]
+
+    def patterns(self, words: list[str]) -> list[list[str]]:
+        found = []
+        for active in dict.fromkeys(word.count("1") for word in words):
+            n = self.permutations.shape[1]
+            chosen = itertools.combinations(range(n), active)
+            found.append(["".join("1" if c in one else "0" for c in range(n)) for one in chosen])
+        return found
+
+    def vector_basis(self) -> FloatArray:
+        return np.ones((1, self.permutations.shape[1]))
+
+    def matrix_basis(self) -> FloatArray:
+        one = np.eye(self.permutations.shape[1])
+        return np.array([one, 1.0 - one])
+
+    def output_basis(self, y: FloatArray) -> FloatArray:
+        """What turns with the targets are these less their mean, and the mean."""
+        mean = np.tile(y.mean(axis=0), (len(y), 1))
+        parts = (y - mean, mean)
+        size = max(float(np.linalg.norm(part)) for part in parts)
+        return np.array([part / np.linalg.norm(part) for part in parts if np.linalg.norm(part) > 1e-12 * size])
+
+
+def exchangeable(n: FloatArray, y: FloatArray) -> bool:
+    """Whether all classes are of one size, and every permutation of their targets (C, m) is a rotation."""
+    gram = y @ y.T
+    return bool(
+        len(n) > 1
+        and np.abs(n - n[0]).max() <= _SAME * n[0]
+        and np.abs(gram - AllPermutations(*y.shape).matrices(gram)).max() <= _SAME * np.abs(gram).max()
+    )
 
 
 def _permuted(word: str, permutation: FloatArray) -> str:

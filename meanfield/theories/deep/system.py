@@ -11,12 +11,13 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.numerics.limits import check_time
+from meanfield.theories.deep.exchange import ExchangeLayer
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.linear import LinearLayer
 from meanfield.theories.deep.patched import PatchedLayer
 from meanfield.theories.deep.products import pairs_of
 from meanfield.theories.deep.rules import FINE, Averages, Detail, NotCovered, Rule, Setting, mixed
-from meanfield.theories.deep.symmetry import Symmetry, no_symmetry, symmetry
+from meanfield.theories.deep.symmetry import AllPermutations, Symmetry, exchangeable, no_symmetry, symmetry
 from meanfield.theories.deep.work import spend
 from meanfield.validation import FloatArray
 
@@ -121,12 +122,16 @@ class System:
 
     def __post_init__(self) -> None:
         p = self.problem
-        self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
+        kind = _kind(p, self.peaks, self.distinct or self.fractions is not None)
+        if kind is ExchangeLayer:
+            self.group = AllPermutations(*p.y.shape)
+        else:
+            self.group = symmetry(p.n, p.y, self.fractions) if not self.distinct else no_symmetry(*p.y.shape)
         lower, last = self.group.permuted(), self.group.turned()
         if p.phi.parity == "odd":  # every neuron has a mirror image (-b, -h)
             lower, last = (np.concatenate([turns, -turns]) for turns in (lower, last))
         self.layers: list[Any] = [
-            _kind(p, self.peaks)(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
+            kind(p.phi, p.n, self.rule, layer == p.depth - 1, last if layer == p.depth - 1 else lower)
             for layer in range(p.depth)
         ]
         self.vectors = self.group.vector_basis()
@@ -148,6 +153,16 @@ class System:
             if not isinstance(own, LinearLayer):
                 layer.as_fine(own)
         return other
+
+    @property
+    def around_peaks(self) -> bool:
+        """Whether layers are integrated on lattices around peaks."""
+        return isinstance(self.layers[-1], PatchedLayer)
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether classes are exchangeable and layers are integrated as such."""
+        return isinstance(self.layers[-1], ExchangeLayer)
 
     # ---- coordinates -----------------------------------------------------------------------------
 
@@ -407,9 +422,10 @@ class System:
         return float(phi - n @ (order.t * p.y).sum(axis=1) + 0.5 * p.tau * n @ (order.t**2).sum(axis=1))
 
 
-def patched(problem: DeepProblem) -> bool:
-    """Whether the layers of a problem are integrated on lattices around peaks, and not on one of each layer."""
-    return problem.phi.parts != "gaussian" and kinds_of(problem.y) > LATTICE_CLASSES
+def patched(problem: DeepProblem, given: bool = False) -> bool:
+    """Whether the layers of a problem are integrated on lattices around peaks, and not on one of each layer; `given`:
+    at given shares of the codes."""
+    return problem.phi.parts != "gaussian" and _kind(problem, False, given) is PatchedLayer
 
 
 def kinds_of(targets: FloatArray) -> int:
@@ -423,11 +439,14 @@ def fields_of_layers(problem: DeepProblem) -> int:
     return n_classes + max(m, n_classes if problem.depth > 2 else 0)
 
 
-def _kind(problem: DeepProblem, peaks: bool) -> Any:
-    """How layers are integrated."""
+def _kind(problem: DeepProblem, peaks: bool, apart: bool) -> Any:
+    """How layers are integrated; `apart`: where classes are not to be exchanged."""
     if problem.phi.parts == "gaussian":
         return LinearLayer
-    return PatchedLayer if peaks or patched(problem) else Layer
+    if not peaks and kinds_of(problem.y) <= LATTICE_CLASSES:
+        return Layer
+    exchange = not (peaks or apart) and exchangeable(problem.n, problem.y)
+    return ExchangeLayer if exchange else PatchedLayer
 
 
 def _root(matrix: FloatArray) -> FloatArray:

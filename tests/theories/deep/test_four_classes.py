@@ -236,11 +236,12 @@ def test_what_four_classes_do_not_have_is_refused(four, ask):
 
 
 def test_which_tasks_of_many_classes_are_refused():
-    eye = mf.class_task(n_classes=5, n_samples=100)
+    eye = mf.class_task([0.2, 0.2, 0.2, 0.3, 0.1], targets=np.eye(5), n_samples=100)
     assert "8 together at most, got 5 and 5" in refuses(NETWORK, eye, 0.1)
     five = mf.class_task(targets=[[1.0], [-0.4], [-1.0], [0.3], [0.0]], n_samples=100)
     assert refuses(NETWORK, five, 0.1) is None
     assert "up to 4 classes of different targets" in refuses(THREE, five, 0.1)
     assert refuses(THREE, mf.class_task(n_classes=4, n_samples=100), 0.1) is None
     assert refuses(THREE, FOUR, 0.1) is None
+    assert refuses(NETWORK, mf.class_task(n_classes=5, n_samples=100), 0.1) is None
     assert refuses(NETWORK, mf.class_task(n_classes=4, n_samples=100), 0.1) is None

@@ -1,0 +1,199 @@
+"""What a posterior asks of neurons of a layer of exchangeable classes: laws of one class, powers of means, draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from meanfield.theories.deep.compiled.generated.site import KEYS, ORDERS
+from meanfield.theories.deep.exchange import ExchangeLayer
+from meanfield.theories.deep.exchange_nodes import ExchangeNodes
+from meanfield.theories.deep.exchange_sums import power, through
+from meanfield.theories.deep.monomials import moment_algebra
+from meanfield.theories.deep.rules import Setting
+from meanfield.theories.deep.site import site_derivatives
+from meanfield.validation import FloatArray
+
+__all__ = ["ClassLaw", "class_law", "drawn", "mean_powers"]
+
+_PLAIN, _FIRST = np.zeros((1, 3), dtype=np.int64), np.zeros(1, dtype=np.int64)
+_BATCHES = 4  # lattices, shifted at random, that neurons are drawn from
+_AT_ONCE = 256
+
+
+class ClassLaw(NamedTuple):
+    """The law of the fields of one class at nodes: weight (2, C, R, H), by whether it is active and on how many of the
+    other classes the neuron is; b (R,), h (H,), g and mean of phi (R, H); d and delta of the class."""
+
+    weight: FloatArray
+    b: FloatArray
+    h: FloatArray
+    g: FloatArray
+    mean: FloatArray
+    d: float
+    delta: float
+
+    def of(self, word: str | None, c: int) -> FloatArray:
+        """(R, H) the law of class c over neurons of a code, or of all."""
+        if word is None:
+            return np.asarray(self.weight.sum(axis=(0, 1)) / self.weight.sum())
+        own = int(word[c])
+        chosen = self.weight[own, word.count("1") - own]
+        return np.asarray(chosen / chosen.sum())
+
+    def density(self, phi: Callable[[FloatArray], FloatArray], share: FloatArray) -> Callable[[FloatArray], FloatArray]:
+        """z -> density of the preactivation on a sample of the class, for a law (R, H)."""
+        top = self.g.max(axis=1, keepdims=True)
+        inside = share * np.exp(top - self.g)
+
+        def density(z: FloatArray) -> FloatArray:
+            found = np.empty(len(z))
+            for start in range(0, len(z), _AT_ONCE):
+                at = z[start : start + _AT_ONCE]
+                gauss = np.exp(-0.5 * (at - self.h[:, None]) ** 2 / self.d) / math.sqrt(2.0 * math.pi * self.d)
+                value = phi(at)
+                tilt = np.exp(np.clip(self.b[:, None] * value + 0.5 * self.delta * value**2 - top, -700.0, 700.0))
+                found[start : start + _AT_ONCE] = ((inside @ gauss) * tilt).sum(axis=0)
+            return found
+
+        return density
+
+    def on_and_off(self, middle: float) -> tuple[float, float]:
+        """Mean of <phi> over neurons where it is above and below the midpoint."""
+        share, on = self.of(None, 0), self.mean > middle
+        with np.errstate(invalid="ignore"):
+            active, silent = ((share * self.mean * kind).sum() / (share * kind).sum() for kind in (on, ~on))
+        return float(active), float(silent)
+
+
+def _means(nodes: ExchangeNodes) -> FloatArray:
+    """(R, H) mean of phi at fields b and h."""
+    s = nodes.numbers
+    found = site_derivatives(nodes.sites(), nodes.b, nodes.lattice.h, s.d, s.delta, 1)[1]
+    return np.asarray(found[ORDERS.index((1, 0))])
+
+
+def class_law(layer: ExchangeLayer, setting: Setting) -> ClassLaw:
+    """The law of the fields of one class."""
+    nodes = layer.nodes(setting)
+    lattice, count = nodes.lattice, nodes.count
+    mean, up = _means(nodes), None
+    total, scale = np.zeros((2, count, *mean.shape)), -math.inf
+    for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
+        top = float(terms.real.max())
+        weight = np.exp(terms - top)
+        one = weight.sum(axis=1)
+        up = nodes.active(up, one, (weight * mean[:, near]).sum(axis=1))
+        parts = nodes.spread(np.stack([np.where(up, 0.0, one), np.where(up, one, 0.0)])[..., None])
+        whole = parts[..., 0].sum(axis=0)
+        height, rest = nodes.others(i, whole, power(np.ascontiguousarray(parts.transpose(0, 2, 1)), count - 1, _PLAIN))
+        rest = rest[:, nodes.rows]
+        log = prior + height + count * top
+        if log > scale:
+            total *= math.exp(scale - log) if math.isfinite(scale) else 0.0
+            scale = log
+        both = math.exp(log - scale) * (rest[:, :, None] * weight).real
+        total[0][:, :, near] += np.where(up[:, None], 0.0, both)
+        total[1][:, :, near] += np.where(up[:, None], both, 0.0)
+    s = nodes.numbers
+    return ClassLaw(total, nodes.b, lattice.h, nodes.g, mean, s.d, s.delta)
+
+
+def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
+    """(5, 5) <S_c^i S_e^j>, i + j <= 4, S the sum of phi over the samples of a class, for two classes."""
+    nodes, algebra = layer.nodes(setting), moment_algebra()
+    columns = [KEYS.index((i, 0, 0, 0)) for i in range(5)]
+    single = [0, *(algebra.index(**{f"power{i}": 1}) for i in range(1, 5))]
+
+    def coefficients(v: FloatArray) -> FloatArray:
+        found = np.zeros((1, v.shape[1], len(algebra.monomials)), dtype=v.dtype)
+        found[..., single] = v
+        return found
+
+    parts = layer.parts(nodes, nodes.columns(4)[..., columns], False, 1)
+    total = layer.totals(nodes, algebra, ((log, coefficients(v)) for log, v in parts))[1][0]
+    found, pairs = np.zeros((5, 5)), nodes.count * (nodes.count - 1)
+    found[0, 0] = 1.0
+    for i in range(1, 5):
+        found[i, 0] = found[0, i] = total[single[i]] / nodes.count
+        for j in range(1, 5 - i):
+            if i == j:
+                found[i, i] = 2.0 * total[algebra.index(**{f"power{i}": 2})] / pairs
+            else:
+                found[i, j] = total[algebra.index(**{f"power{i}": 1, f"power{j}": 1})] / pairs
+    return found
+
+
+def drawn(
+    layer: ExchangeLayer, setting: Setting, count: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, list[str]]:
+    """Neurons (b, h), each (count, C), and their code words, from lattices that are shifted at random."""
+    found = []
+    for size in np.diff(np.linspace(0, count, min(_BATCHES, count) + 1).astype(int)):
+        shifted = ExchangeLayer(layer.phi, layer.n, layer.rule._replace(offset=float(rng.random())), layer.last)
+        found.append(_Draw(shifted, setting).neurons(int(size), rng))
+    b, h, words = zip(*found)
+    return np.concatenate(b), np.concatenate(h), [word for some in words for word in some]
+
+
+class _Draw:
+    """One class after the other, each given those before: its b, then its h, alpha being summed over throughout."""
+
+    def __init__(self, layer: ExchangeLayer, setting: Setting) -> None:
+        nodes = self.nodes = layer.nodes(setting)
+        mean, up = _means(nodes), None
+        size, count = len(nodes.lattice.b), nodes.count
+        self.near, self.weight, logs, ones, ups = [], [], [], [], []
+        self.ahead: list[list[FloatArray]] = [[] for _ in range(count)]  # by classes to come: of sums so far
+        for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
+            top = float(terms.real.max())
+            weight = np.exp(terms - top)
+            one = weight.sum(axis=1)
+            up = nodes.active(up, one, (weight * mean[:, near]).sum(axis=1))
+            whole = nodes.spread(one[:, None])[:, 0]
+            height, law = nodes.law(i, whole)
+            self.near.append(near)
+            self.weight.append(weight)
+            ones.append(one)
+            ups.append(up)
+            logs.append(prior + height + count * top)
+            self.ahead[0].append(law)
+            for left in range(1, count):
+                sums = np.empty((1, 1, (count - left) * (size - 1) + 1))
+                self.ahead[left].append(through(law, power(whole[None, None], left, _PLAIN), sums, _FIRST)[0, 0])
+        self.one, self.up = np.array(ones), np.array(ups)
+        self.rest = [np.array(some) for some in self.ahead]
+        self.start = np.exp(np.array(logs) - max(logs))
+
+    def neurons(self, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, list[str]]:
+        """b and h (count, C), and code words."""
+        lattice, classes = self.nodes.lattice, self.nodes.count
+        b, h, words = np.empty((count, classes)), np.empty((count, classes)), []
+        chosen = np.empty(classes, dtype=np.int64)
+        for k in range(count):
+            amplitude, total = self.start.astype(self.one.dtype), 0
+            for c in range(classes):
+                rest = self.rest[classes - 1 - c][:, total + self.nodes.rows]
+                at = _pick((amplitude @ (self.one * rest)).real, rng)
+                law = np.zeros(len(lattice.h))
+                for factor, near, weight in zip(amplitude * rest[:, at], self.near, self.weight):
+                    law[near] += (factor * weight[at]).real
+                field = _pick(law, rng)
+                amplitude = amplitude * np.array([
+                    weight[at, field - near.start] if near.start <= field < near.stop else 0.0
+                    for near, weight in zip(self.near, self.weight)
+                ])  # fmt: skip
+                amplitude = amplitude / np.abs(amplitude).max()
+                total += int(self.nodes.rows[at])
+                b[k, c], h[k, c], chosen[c] = self.nodes.b[at], lattice.h[field], at
+            words.append("".join("1" if up else "0" for up in self.up[int(np.argmax(np.abs(amplitude))), chosen]))
+        return b, h, words
+
+
+def _pick(weight: FloatArray, rng: np.random.Generator) -> int:
+    """An index in proportion to weights, of which rounding may leave some below 0."""
+    total = np.cumsum(np.maximum(weight, 0.0))
+    return int(np.searchsorted(total, rng.random() * total[-1], side="right"))
