@@ -24,9 +24,13 @@ from meanfield.theories.deep.relu.system import ReluProblem
 from meanfield.theories.deep.relu.walk import BranchLost, Point, Report, Walk
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["ManySamples", "from_many_samples", "many_sample_starts"]
+__all__ = ["MINIMA_IN_WORDS", "ManySamples", "from_many_samples", "many_sample_starts"]
 
 _STARTS = 3
+MINIMA_IN_WORDS = (
+    f"begun at the minima that the action of many samples has from {_STARTS} random sets of outliers; solutions near "
+    "to none of them were not looked for"
+)
 _CORRECTIONS, _CHANGES = 25, 4  # of Newton, and of the set of outliers
 _CERTAIN = 2e-5  # gain beyond 1 of a code that condenses, on rough lattices
 _SAME = 1e-4  # of the action: two minima that are one

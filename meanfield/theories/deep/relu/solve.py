@@ -22,7 +22,7 @@ from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
 from meanfield.theories.deep.relu.homotopy import from_linear
-from meanfield.theories.deep.relu.many_samples import from_many_samples
+from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -50,7 +50,6 @@ _ROUNDING = 1e-7  # of Ehat <= 0
 _WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
 _SAME = 1e-7  # of Phi: two solutions that are one
 _MANY = 150  # samples of the smallest class from which the saddle of many samples is tried first
-_MANY_SEARCHED = "begun where the action of many samples, minimised from three random sets of outliers, has its minima"
 _NOT_COMPARED = (
     "other solutions were not looked for: past a first-order transition one with other codes and larger Phi may exist"
 )
@@ -185,10 +184,13 @@ def _limit(
     lost, fallback = [], None
     ways: list[tuple[str, Callable[[], tuple[list[tuple[ReluSystem, FloatArray]], str]]]] = []
     if problem.phi.rectifies:
-        planted = ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED))
-        many = ("the saddle of many samples", lambda: _many(problem, report))
-        ways = [many, planted] if problem.n.min() >= _MANY else [planted, many]
-        ways.append(("the branch from a network that hardly learns", lambda: _along(problem, report)))
+        ways = [
+            ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED)),
+            ("the branch from a network that hardly learns", lambda: _along(problem, report)),
+        ]
+        if not problem.phi.tabulated and problem.phi.slopes[1] == 1.0:
+            first = problem.n.min() >= _MANY
+            ways.insert(0 if first else 2, ("the saddle of many samples", lambda: _many(problem, report)))
     else:
         ways = [("the branch from a linear network", lambda: ([from_linear(problem, report)], _NOT_COMPARED))]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
@@ -286,7 +288,7 @@ def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[
 def _many(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
     """Solutions beside those of many samples."""
     found = [_as_outliers(problem, *end) for end in from_many_samples(problem, report)]
-    return found, f"{_MANY_SEARCHED}; {_NOT_COMPARED}"
+    return found, MINIMA_IN_WORDS
 
 
 def _as_outliers(problem: ReluProblem, bare: BareSystem, x: FloatArray) -> tuple[ReluSystem, FloatArray]:
