@@ -69,7 +69,7 @@ CASES = {
 AT_INFINITY = ("relu-L3-C2", "relu-L2-C3")  # rectifiers whose saddle at finite width ends above N = 1e4
 KINKED = {"warmup": 150, "thin": 1, "length": 0.8, "target_acceptance": 0.8}
 KINKED_CHAINS = {  # chains and draws by depth and N
-    2: {100: (4, 1000), 200: (4, 800), 400: (2, 400)},
+    2: {100: (4, 1000), 200: (4, 800), 400: (2, 400), 800: (2, 400)},
     3: {100: (4, 500), 200: (4, 400), 400: (1, 150)},
 }
 STANDS_OUT = 1.75  # class means of a first-layer neuron that differ by more: between the tail of the bulk and outliers
@@ -104,7 +104,7 @@ def sampled(name, width, folder):
     annealed = start == "annealed" and width < 400
     origin = start if annealed else theory(name, folder, width)
     options = OPTIONS | {"warmup": WARMUP[annealed], "start": origin, "rng": width, "progress": False}
-    if name in AT_INFINITY:
+    if network.activation.name == "relu":
         options |= KINKED | dict(zip(("chains", "draws"), KINKED_CHAINS[network.depth][width]))
     elif width >= 400:
         options |= WIDE

@@ -195,7 +195,8 @@ def _average(
     u, lines = _axes(setting, u, spread, rule)
     kind = _kinds(setting, origin, root, u, spread)
     p = u.shape[1]
-    reach, half_m, half_h = _FIRST_REACH[q], *_first_halves(setting, u, spread, lines, rule)
+    known = setting.sizes.get((rule, q))  # each that is too small costs what was found with it
+    reach, half_m, half_h = known or (_FIRST_REACH[q], *_first_halves(setting, u, spread, lines, rule))
     size = 1 + 3 * n_classes + 2 * n_classes**2 + q * n_classes + q * q
     changes = np.zeros(((q + p + (3 if p else 2)) * n_classes if slopes else 0, size))
     fine = rule.cut > _ON_THE_WAY
@@ -233,6 +234,7 @@ def _average(
         raise BulkDiverges("the weight of a neuron is not a number.")
     if status in (1, 4):
         raise BulkDiverges("the bulk reaches the edge of the lattice.")
+    setting.sizes[rule, q] = reach, half_m, half_h
     value = total / total[0]
     found = _divided(value, n_classes, q, log_z, nodes)
     if not slopes:

@@ -30,6 +30,7 @@ _FIRST, _STEP, _SHORTEST, _LONGEST = 0.1, 0.1, 2e-3, 0.2  # of lambda
 _CLOSE = 1e-5  # residual on the way
 _NEWTON = 12
 _NEAR = 0.9  # gain from which a code may become an outlier
+_FAR = 0.995  # gain from which a mode of the bulk that does not condense may be further away than lattices reach
 _BORN = (0.5, 0.2)  # whitened lengths that are tried
 _DIFFERENCE, _FARTHEST = 1e-4, 0.05  # of lambda: of its differences, and a step of Newton where a code condenses
 _ROUNDING = 1e-5  # of the gain of an outlier on the way
@@ -76,10 +77,25 @@ def from_linear(problem: ReluProblem, report: Report) -> tuple[ReluSystem, Float
         if following is None:
             step *= 0.5
             if step < _SHORTEST:
-                raise BranchLost(f"the branch from the linear network was lost at {place.at:.3g} of the way to phi")
+                where = f"the branch from the linear network was lost at {place.at:.3g} of the way to phi"
+                raise BranchLost(where + _far_mode(place))
             continue
         place, step = following, min(1.5 * step, _LONGEST)
     return _without(place)
+
+
+def _far_mode(place: _Place) -> str:
+    """In words: a code of the bulk that moves away, if there is one."""
+    for layer in range(place.system.problem.depth):
+        setting = place.system.setting(place.order, layer)
+        for word in place.system.words:
+            beta, found = above(setting, word)
+            if 1.0 > found.gain > _FAR and not ended(setting, beta):
+                return (
+                    f": in layer {layer + 1} the code {'-'.join(found.word)} is a mode of the bulk at a distance in "
+                    f"proportion to 1 / (1 - gain), and at a gain of {found.gain:.4f} it leaves the lattices"
+                )
+    return ""
 
 
 def _at(problem: ReluProblem, part: float) -> ReluProblem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,8 @@ class ReluSetting:
     covariance : (C, C) array
         Of the common parts h; zero in the first layer.
     phi : Nonlinearity
+    sizes : dict
+        Half-widths of lattice and tables that were large enough, by rule and number of conjugate fields.
     """
 
     root: FloatArray
@@ -42,6 +44,7 @@ class ReluSetting:
     delta: FloatArray
     covariance: FloatArray
     phi: Nonlinearity = RECTIFIER
+    sizes: dict[object, tuple[int, int, int]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def has_fields(self) -> bool:

@@ -17,10 +17,12 @@ from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.relu.allowance import TooMuchWork, allowance
 from meanfield.theories.deep.relu.average import CHECK, CHECK_WIDE, COARSE, FINE, FINE_WIDE, ROUGH, ReluRule
+from meanfield.theories.deep.relu.bare import BareSystem
 from meanfield.theories.deep.relu.branch import BranchLost, followed
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.few import LEAST_SAMPLES, START_SAMPLES, fewer, other_codes, separated
 from meanfield.theories.deep.relu.homotopy import from_linear
+from meanfield.theories.deep.relu.many_samples import MINIMA_IN_WORDS, from_many_samples
 from meanfield.theories.deep.relu.narrow import narrowed
 from meanfield.theories.deep.relu.newton import newton
 from meanfield.theories.deep.relu.outlier import condensed, worst_direction
@@ -47,6 +49,7 @@ _GONE = 1e-6  # whitened length of an outlier below which there is none
 _ROUNDING = 1e-7  # of Ehat <= 0
 _WORK = 8e10  # that one way to a solution may take, where no max_seconds is given: about 80 CPU s
 _SAME = 1e-7  # of Phi: two solutions that are one
+_MANY = 150  # samples of the smallest class from which the saddle of many samples is tried first
 _NOT_COMPARED = (
     "other solutions were not looked for: past a first-order transition one with other codes and larger Phi may exist"
 )
@@ -185,6 +188,9 @@ def _limit(
             ("one outlier per class and layer", lambda: ([_planted(problem)], _NOT_COMPARED)),
             ("the branch from a network that hardly learns", lambda: _along(problem, report)),
         ]
+        if not problem.phi.tabulated and problem.phi.slopes[1] == 1.0:
+            first = problem.n.min() >= _MANY
+            ways.insert(0 if first else 2, ("the saddle of many samples", lambda: _many(problem, report)))
     else:
         ways = [("the branch from a linear network", lambda: ([from_linear(problem, report)], _NOT_COMPARED))]
     if warm_start is not None and isinstance(warm_start, ReluPosterior):
@@ -276,17 +282,25 @@ def _planted(problem: ReluProblem) -> tuple[ReluSystem, FloatArray]:
 def _along(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
     """Ends of the branch from a network that hardly learns, with the codes that are outliers somewhere."""
     course = followed(problem, report)
-    found = []
-    for bare, x in course.ends:
-        order, present = bare.order(x, ROUGH), bare.present
-        used = np.asarray(present.any(axis=0))
-        if not used.any():
-            used = np.array([word.count("1") == 1 for word in bare.words])
-        words = tuple(word for word, kept in zip(bare.words, used) if kept)
-        order = replace(order, lower=order.lower[:, used], top=order.top[used])
-        system = ReluSystem(problem, words, present[:, used])
-        found.append((system, system.pack(order)))
-    return found, course.searched
+    return [_as_outliers(problem, *end) for end in course.ends], course.searched
+
+
+def _many(problem: ReluProblem, report: Callable[[float], None]) -> tuple[list[tuple[ReluSystem, FloatArray]], str]:
+    """Solutions beside those of many samples."""
+    found = [_as_outliers(problem, *end) for end in from_many_samples(problem, report)]
+    return found, MINIMA_IN_WORDS
+
+
+def _as_outliers(problem: ReluProblem, bare: BareSystem, x: FloatArray) -> tuple[ReluSystem, FloatArray]:
+    """All equations and unknowns, with the codes that are outliers somewhere."""
+    order, present = bare.order(x, ROUGH), bare.present
+    used = np.asarray(present.any(axis=0))
+    if not used.any():
+        used = np.array([word.count("1") == 1 for word in bare.words])
+    words = tuple(word for word, kept in zip(bare.words, used) if kept)
+    order = replace(order, lower=order.lower[:, used], top=order.top[used])
+    system = ReluSystem(problem, words, present[:, used])
+    return system, system.pack(order)
 
 
 def _warm(problem: ReluProblem, given: ReluSolution, span: FloatArray) -> tuple[ReluSystem, FloatArray]:

@@ -113,6 +113,7 @@ class ReluSystem:
         self.present = np.ones((problem.depth, len(words)), dtype=bool) if present is None else present
         self.symmetry: Symmetry = symmetry(problem.n, problem.y)
         self._memory: OrderedDict[object, Layered] = OrderedDict()
+        self._sizes: list[dict[object, tuple[int, int, int]]] = [{} for _ in range(problem.depth)]
         n_lower, n_classes, q = problem.depth - 1, *problem.y.shape
         matrices = self.symmetry.matrix_basis()
         vectors = self.symmetry.vector_basis()[:, None]
@@ -173,13 +174,15 @@ class ReluSystem:
             d, covariance = np.full(n_classes, problem.k), np.zeros((n_classes, n_classes))
         else:
             d, covariance = problem.scale * order.d[layer - 1], problem.scale * order.kernel[layer - 1]
-        return ReluSetting(root, problem.n, d, delta, covariance, problem.phi)
+        return ReluSetting(root, problem.n, d, delta, covariance, problem.phi, self._sizes[layer])
 
     def layer(self, order: ReluOrder, layer: int, rule: ReluRule) -> Layered:
         """Averages of a layer, bulk and outliers together."""
         setting, outliers = self.setting(order, layer), order.outliers(layer)
-        key = (layer, rule, *(a.tobytes() for a in (setting.root, setting.d, setting.delta, setting.covariance)))
-        key += (outliers.tobytes(),)
+        # Without outliers nothing says in which direction the bulk is to be ended.
+        named = rule if outliers.any() else rule._replace(far=0.0)
+        arrays = setting.root, setting.d, setting.delta, setting.covariance, outliers
+        key = (layer, named, *(a.tobytes() for a in arrays))
         if key in self._memory:
             self._memory.move_to_end(key)
             return self._memory[key]
