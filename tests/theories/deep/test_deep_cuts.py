@@ -48,7 +48,7 @@ def test_cuts_are_kept_in_files_and_absent_at_equilibrium(tmp_path):
 def test_codes_without_codes():
     """Words of neurons on the branch without codes, whose fields h decide, by plain Monte Carlo over (beta, h).
 
-    Of whole nodes one third was "00" for 0.48, and "11" or "00" by rounding; of drawn neurons 8 % had the code 10 or 01.
+    Of whole nodes a third was "00" for 0.48, and "11" or "00" by rounding; of drawn neurons 8 % had code 10 or 01.
     """
     task = mf.class_task([0.3, 0.7], targets=[1.0, -0.4], n_samples=100)
     post = mf.solve(NETWORK, task, 0.3)
