@@ -299,6 +299,8 @@ DIFFERENT = {
 # layer, "half 99" and "half 396".
 RECOMPUTED = {
     ("half y0", "K1 11"): (0.2869614299, 2e-9),
+    # a grid of (a, h_1, h_2), cells cut where a mean activation passes the midpoint
+    ("third 800", "a 10 1"): (2.566526016, 1e-7),
     ("L2 y-1/2", "K1 22"): (0.3156624100, 2e-9),
     ("L2 y-1/2", "K1 23"): (0.2105202115, 2e-9),
     ("L2 y-1/2", "d1 2"): (0.0492428948, 2e-9),
