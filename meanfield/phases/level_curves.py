@@ -346,7 +346,9 @@ class _Edge:
         found = []
         for order in (1, 2):
             known_enough = len(away) > order
-            roots = np.roots(np.polyfit(away[: order + 1], weights[: order + 1], order)) if known_enough else np.empty(0)
+            roots = (
+                np.roots(np.polyfit(away[: order + 1], weights[: order + 1], order)) if known_enough else np.empty(0)
+            )
             inside = [float(root.real) for root in roots if abs(root.imag) < 1e-9 and 0.0 <= root.real <= 1.0]
             found.append(min(inside, default=math.nan))
         return found[0], found[1]

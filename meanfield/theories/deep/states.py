@@ -21,6 +21,7 @@ __all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis"
 
 _LIGHTEST = 1e-8
 _CLEAR = 1e-7  # share of the nodes beside a cut, below which whole nodes do
+_LOOKED_AT = 4000  # nodes, the heaviest ones
 _NOTHING = 1e-10  # share of a node that does not count
 
 
@@ -129,8 +130,9 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
 
 
 def _beside(detail: Detail, words: FloatArray) -> float:
-    """Share of the nodes one of whose nearest neighbours has another word."""
-    heavy = np.flatnonzero(detail.share > _NOTHING)
+    """Share of the heaviest nodes one of whose nearest neighbours has another word."""
+    heavy = np.argsort(-detail.share)[:_LOOKED_AT]
+    heavy = heavy[detail.share[heavy] > _NOTHING]
     many = min(2 * detail.beta.shape[1] + 1, len(heavy))
     if many < 2:
         return 0.0

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from deep_oracles import Site
+from margins import below
 
 import meanfield as mf
 from meanfield.theories.deep.solve import solve_deep
@@ -40,3 +42,29 @@ def test_cuts_are_kept_in_files_and_absent_at_equilibrium(tmp_path):
     again = mf.load(given.save(tmp_path / "given.npz"))
     assert again.certificate.cuts == given.certificate.cuts
     assert {cut.pattern for cut in again.certificate.cuts} == {"10", "01"}
+
+
+@pytest.mark.statistical
+def test_codes_without_codes():
+    """Words of neurons on the branch without codes, whose fields h decide, by plain Monte Carlo over (beta, h).
+
+    Of whole nodes a third was "00" for 0.48, and "11" or "00" by rounding; of drawn neurons 8 % had code 10 or 01.
+    """
+    task = mf.class_task([0.3, 0.7], targets=[1.0, -0.4], n_samples=100)
+    post = mf.solve(NETWORK, task, 0.3)
+    system, rng, count = post._system, np.random.default_rng(0), 80_000
+    setting = system.setting(post._order, 1)
+    h = rng.normal(size=(count, 2)) @ np.linalg.cholesky(setting.covariance).T
+    b = rng.normal(size=(count, 1)) @ setting.root.T
+    found = [Site(system.problem.phi, setting.d[c], 0.0)(b[:, c], h[:, c]) for c in range(2)]
+    log = system.problem.n @ [one[0] for one in found]
+    weight, word = np.exp(log - log.max()), 2 * (found[0][1] > 0.5) + (found[1][1] > 0.5)
+    weight /= weight.sum()
+    shares = {code.pattern: code.weight for code in post.codes}
+    neurons = post.sample_neurons(4000, rng=0, samples_per_class=1)
+    drawn = dict(zip(neurons.part_names, np.bincount(neurons.code, minlength=4) / 4000))
+    for k in range(4):
+        own = float(weight[word == k].sum())
+        for value, size in ((shares[f"{k:02b}"], count), (drawn[f"{k // 2}-{k % 2}"], 4000)):
+            error = np.sqrt(own * (1.0 - own) * (1.0 / size + 1.0 / count)) + 2e-4
+            assert below(abs(value - own) / error, what=f"share of code {k:02b}")

@@ -329,6 +329,16 @@ def test_a_branch_that_ends_beyond_its_transition(monkeypatch):
         assert diagram.transitions() == ()
 
 
+def test_planes_of_many_samples_have_curves_where_weights_vanish():
+    """Code 111 enters at y_- = 7/2 - sqrt(10) at tau = 0; where it has one neuron in a thousand is 1.3e-3 beyond."""
+    diagram = mf.sweep(NETWORK, ONE_HOT, tau=[0.0, 0.05], off=np.linspace(0.2, 0.6, 5), progress=False)
+    (curve,) = diagram.boundaries()
+    places = {point.parameters["tau"]: point.parameters["off"] for point in curve.points}
+    assert places[0.0] == pytest.approx(3.5 - math.sqrt(10.0), abs=1e-5)
+    (transition,) = diagram.row(0, 1).transitions()
+    assert places[0.05] == pytest.approx(transition.value, abs=1e-5)
+
+
 def test_picture_of_branches():
     diagram = mf.sweep(NETWORK, BINARY, tau=[0.4], progress=False)
     (branch,) = diagram.posterior(0).certificate.branches
