@@ -261,9 +261,9 @@ def fields_of(
             region = regions[c]
             if region is None:
                 near = b[:, like[c]].ravel(), at.ravel()
-                place = float(variance[c]), abs(u[c]) * spread, _ends(far, like[c])
+                extent = float(variance[c]), float(abs(u[c]) * spread), _ends(far, like[c])
                 outer = np.array([bounds[0][c], bounds[1][c]])
-                stiffest = around(phi, n, setting, c, near, outer, rule.depth, place, stiffness[c][1])
+                stiffest = around(phi, n, setting, c, near, outer, rule.depth, extent, stiffness[c][1])
             else:
                 stiffest = max(stiffness[c][1], region.stiffness)
             force = None if region is None else region.force
@@ -395,7 +395,7 @@ def _lattice(
     step = rule.h * width * (1.0 if force is None else BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
-    grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
+    grid: FloatArray = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
     log_prior = np.full(len(grid), math.log(step) - 0.5 * math.log(2 * math.pi * variance))
     if force is None:
         first: IntArray = np.zeros(len(centre), dtype=np.int64)
