@@ -395,7 +395,8 @@ def _lattice(
     step = rule.h * width * (1.0 if force is None else BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
-    grid: FloatArray = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
+    index = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    grid = np.asarray(step * (index + rule.offset), dtype=float)
     log_prior = np.full(len(grid), math.log(step) - 0.5 * math.log(2 * math.pi * variance))
     if force is None:
         first: IntArray = np.zeros(len(centre), dtype=np.int64)
