@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from meanfield.theories.deep.charts import Axis
 from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.rows import Rows, even_rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
-from meanfield.theories.deep.site import site_rule, site_table, slope_between
+from meanfield.theories.deep.stiffness import BEYOND, BOUNDED, Region, around, reached, region_of, stiffness_of
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
@@ -24,16 +23,10 @@ __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
 _MOST_PAIRS = 40_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
-_GRID_B, _GRID_H, _BEYOND = 17, 33, 3.0  # where curvatures are looked for; standard deviations beyond the maxima
-_PLACES = 13  # beside a maximum
 _MISSED = 4.0  # times that curvatures may be larger between the places where they were looked for
 _SMOOTH, _STRONG = 0.5, 4.0
 _VALUES = 0.5  # spacing of what a class has of two shared fields, in units of that of rows
 _CLOSE, _FEWEST_VALUES = 0.2, 40  # and at most, in units of sqrt(d), and how many there are at least between the ends
-_BESIDE_KINK = 0.5  # distance of places beside a kink of phi, in units of sqrt(d)
-_MOST_PLACES = 400  # in all, of a phi with many kinks
-_BOUNDED = 1.3  # times wider steps of h do where the stiffness is a bound and not that at the maxima
-_AROUND = 4.0  # widths around the fields of nodes at the ends
 _PINNED = 0.02  # own variance in units of d / n, below which few Gauss-Hermite nodes do
 _HERMITE = np.polynomial.hermite_e.hermegauss(9)
 
@@ -194,13 +187,6 @@ class Fields:
         return np.asarray(np.outer(cells[at] * (rng.random(len(at)) - 0.5), self.shared))
 
 
-class _Region(NamedTuple):
-    """Over the b and h of a class that matter: largest -n g_hh, and the range of n g_h."""
-
-    stiffness: float
-    force: tuple[float, float]
-
-
 def fields_of(
     phi: Activation,
     n: FloatArray,
@@ -236,7 +222,9 @@ def fields_of(
     kind = _kinds(n, setting, variance, u)
     like = [kind == kind[c] for c in range(n_classes)]
     own = setting.d / n  # the weight is a mixture of Gaussians of this variance in h, but for N(h) itself
-    stiffness = [_stiffness(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)]
+    stiffness = [
+        stiffness_of(phi, n, setting, c, b[:, like[c]].ravel(), h[:, like[c]].ravel()) for c in range(n_classes)
+    ]
     held = 1.0 + float(sum(least * u[c] ** 2 for c, (least, _) in enumerate(stiffness)))
     precision = 1.0 + float(np.sum(u * u / (variance + own)))  # in u alpha it is one of variance + own
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
@@ -246,10 +234,10 @@ def fields_of(
     spread = stretch * (1.0 / math.sqrt(prior_precision) + 1.0 / math.sqrt(held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
     low, high = centre.min() - reach, centre.max() + reach
-    regions: list[_Region | None] = [None] * n_classes
+    regions: list[Region | None] = [None] * n_classes
     if high - low > _MANY * step:
         for c in range(n_classes):
-            regions[c] = _region(phi, n, setting, c, bounds, h[:, like[c]], abs(u[c]) * max(-low, high))
+            regions[c] = region_of(phi, n, setting, c, bounds, h[:, like[c]], abs(u[c]) * max(-low, high))
         width = [max(own[c], 1.0 / max(r.stiffness, 1e-300)) for c, r in enumerate(regions) if r is not None]
         precision = 1.0 + float(np.sum(u * u / (variance + np.array(width))))
         step, steepest = rule.alpha / math.sqrt(precision), min(steepest, _MISSED * precision)
@@ -274,7 +262,9 @@ def fields_of(
             region = regions[c]
             if region is None:
                 near = b[:, like[c]].ravel(), at.ravel()
-                stiffest = _around(phi, n, setting, c, near, rule.depth, float(variance[c]), stiffness[c][1])
+                extent = float(variance[c]), float(abs(u[c]) * spread), _ends(far, like[c])
+                outer = np.array([bounds[0][c], bounds[1][c]])
+                stiffest = around(phi, n, setting, c, near, outer, rule.depth, extent, stiffness[c][1])
             else:
                 stiffest = max(stiffness[c][1], region.stiffness)
             force = None if region is None else region.force
@@ -303,14 +293,14 @@ def _plane_fields(
     """The same with two shared fields, alpha ~ N(0, 1) in the plane, on a lattice along the axes of the curvature."""
     variance, u = shared_plane(setting.covariance)
     kind, own = _kinds(n, setting, variance, u), setting.d / n
-    farthest = np.abs(h).max(axis=0) + _BEYOND * np.sqrt(np.diag(setting.covariance))
-    regions = [_region(phi, n, setting, c, bounds, h, farthest[c]) for c in range(len(n))]
+    farthest = np.abs(h).max(axis=0) + BEYOND * np.sqrt(np.diag(setting.covariance))
+    regions = [region_of(phi, n, setting, c, bounds, h, farthest[c]) for c in range(len(n))]
     width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
     precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
     safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
     given = np.eye(2) + (u / safe[:, None]).T @ u
     centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
-    least = [_stiffness(phi, n, setting, c, b[:, c], h[:, c]) for c in range(len(n))]
+    least = [stiffness_of(phi, n, setting, c, b[:, c], h[:, c]) for c in range(len(n))]
     held = np.eye(2) + (u * np.array([one[0] for one in least])[:, None]).T @ u
     spread = stretch * sum(np.sqrt(np.diag(axes.T @ np.linalg.inv(matrix) @ axes)) for matrix in (given, held))
     reach = 1.2 * math.sqrt(2.0 * rule.depth) * spread
@@ -405,13 +395,13 @@ def _lattice(
     """
     width = 1.0 / math.sqrt(1.0 / variance + stiffness)
     alone = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance))
-    reach = 1.3 * math.sqrt(2.0 * rule.depth) * math.sqrt(min(9.0 * width**2, variance) + shared**2)
-    low = min(h.min() - reach, far[0] - _AROUND * width, held[0])
-    high = max(h.max() + reach, far[1] + _AROUND * width, held[1])
-    step = rule.h * width * (1.0 if force is None else _BOUNDED)
+    low, high = reached(h, variance, width, shared, rule.depth, far)
+    low, high = min(low, held[0]), max(high, held[1])
+    step = rule.h * width * (1.0 if force is None else BOUNDED)
     if high - low > _MOST_FIELDS * step:
         raise NotCovered("the kernel of a layer is nearly of rank one, its classes have no fields of their own")
-    grid = step * (np.arange(math.floor(low / step), math.ceil(high / step) + 1) + rule.offset)
+    index = np.arange(math.floor(low / step), math.ceil(high / step) + 1)
+    grid = np.asarray(step * (index + rule.offset), dtype=float)
     log_prior = np.full(len(grid), math.log(step) - 0.5 * math.log(2 * math.pi * variance))
     if force is None:
         first: IntArray = np.zeros(len(centre), dtype=np.int64)
@@ -432,81 +422,3 @@ def _tail(rule: Rule, variance: float) -> float:
 def _ends(far: tuple[FloatArray, FloatArray] | None, classes: Sequence[int] | BoolArray) -> tuple[float, float]:
     """Smallest and largest h of `far` among these classes."""
     return (math.inf, -math.inf) if far is None else (float(far[0][classes].min()), float(far[1][classes].max()))
-
-
-def _region(
-    phi: Activation,
-    n: FloatArray,
-    setting: Setting,
-    c: int,
-    bounds: tuple[FloatArray, FloatArray],
-    h: FloatArray,
-    farthest: float,
-) -> _Region:
-    """On a grid over the bounds of b, and over h around the maxima and the kinks of phi up to the `farthest`."""
-    d, size = float(setting.d[c]), float(n[c])
-    reach = _BEYOND * math.sqrt(float(setting.covariance[c, c]))
-    b_grid = np.linspace(float(bounds[0][c]), float(bounds[1][c]), _GRID_B)
-    h_grid = np.linspace(float(h.min()) - reach, float(h.max()) + reach, _GRID_H)
-    low, high = min(-farthest, float(h_grid[0])), max(farthest, float(h_grid[-1]))
-    h_grid = np.union1d(h_grid, _beside_kinks(phi, d, float(np.abs(b_grid).max()), low, high))
-    nodes = site_rule(phi, d, float(h_grid[0]), float(h_grid[-1]), 0.6, float(np.abs(b_grid).max()))
-    site = site_table(nodes, b_grid, h_grid, d, float(setting.delta[c]))
-    force = size * float(site.h.min()), size * float(site.h.max())
-    return _Region(max(size * float(-site.hh.min()), 0.0), force)
-
-
-def _around(
-    phi: Activation,
-    n: FloatArray,
-    setting: Setting,
-    c: int,
-    maxima: tuple[FloatArray, FloatArray],
-    depth: float,
-    variance: float,
-    stiffest: float,
-) -> float:
-    """The stiffness that spacings of h go by: at maxima (b, h) of saturated classes it is small, `stiffest` at most,
-    and larger beside them, where there is weight as well.
-
-    With little noise it is large next to the kinks of phi alone, at which a saturated class has its maximum: there it
-    counts in full.
-    """
-    b, h = maxima
-    width = 1.0 / math.sqrt(1.0 / variance + stiffest)
-    reach = math.sqrt(2.0 * depth) * width
-    places = h[:, None] + reach * np.linspace(-1.0, 1.0, _PLACES)
-    d = float(setting.d[c])
-    kinks = _beside_kinks(phi, d, float(np.abs(b).max()), float(places.min()), float(places.max()))
-    nodes = site_rule(phi, d, float(places.min()), float(places.max()), 0.6, float(np.abs(b).max()))
-    stiffness = -n[c] * site_table(nodes, b, np.append(places, kinks), d, float(setting.delta[c])).hh
-    every = np.arange(len(b))
-    beside = max(0.0, float(stiffness[:, : places.size].reshape(len(b), len(b), _PLACES)[every, every].max()))
-    near = np.abs(kinks - h[:, None]) < reach
-    at_kinks = float(stiffness[:, places.size :][near].max(initial=0.0))
-    return max(stiffest, at_kinks, (1.0 / variance + beside) / _BOUNDED**2 - 1.0 / variance)
-
-
-def _beside_kinks(phi: Activation, d: float, steepest: float, low: float, high: float) -> FloatArray:
-    """h between two ends at which g may bend with noise d and fields up to `steepest`: where the tilted law of z
-    passes a kink, or weighs the same on both sides of a jump."""
-    infimum, supremum = activation_range(phi)
-    beyond = 3.0 + min(math.sqrt(2.0 * steepest * (supremum - infimum)), steepest * math.sqrt(d) * slope_between(phi))
-    count = math.ceil(beyond / _BESIDE_KINK)
-    kinks = np.array([kink for kink in phi.kinks if low < kink < high])
-    if len(kinks) * (2 * count + 1) > _MOST_PLACES:
-        return np.linspace(low, high, _MOST_PLACES)
-    around = math.sqrt(d) * beyond / count * np.arange(-count, count + 1)
-    places = (kinks[:, None] + around).ravel()
-    return places[(places > low) & (places < high)]
-
-
-def _stiffness(
-    phi: Activation, n: FloatArray, setting: Setting, c: int, b: FloatArray, h: FloatArray
-) -> tuple[float, float]:
-    """Smallest (at least 0) and largest -n g_hh at the maxima, the curvature of the weight of class c in h."""
-    d = float(setting.d[c])
-    nodes = site_rule(phi, d, float(h.min()), float(h.max()), 0.6, float(np.abs(b).max()))
-    site = site_table(nodes, b, h, d, float(setting.delta[c]))
-    curvature = np.maximum(-n[c] * np.diag(site.hh), 0.0)
-    return float(curvature.min()), float(curvature.max())

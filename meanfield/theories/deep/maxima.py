@@ -11,7 +11,7 @@ import numpy as np
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.compiled.ascent_steps import next_fields, pair_sites
 from meanfield.theories.deep.rules import Setting, activation_range
-from meanfield.validation import BoolArray, FloatArray
+from meanfield.validation import FloatArray, IntArray
 
 __all__ = ["Maxima"]
 
@@ -27,6 +27,7 @@ _X = np.linspace(-_REACH, _REACH, 43)[None, None]  # enough for maxima, of a phi
 _X_WEIGHTS = np.full_like(_X, 2.0 * _REACH / 42.0)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
 _SATURATED, _FARTHER = 0.05, 1.5  # part of the range of phi; times that fields are larger that start by themselves
+_SHORTER, _SHARE = 2, 0.3  # how often steps are shortened, of a phi with kinks, and to what part
 _FALLEN = 1e-9  # rounding of ln of the weight, relative where that is more than 1
 # Of the standard deviations under the prior: smaller b and h are 0 when it comes to their relative change, and maxima
 # that are closer than that are one.
@@ -73,19 +74,20 @@ class Maxima:
         b, h = b if hold else beta @ root.T, u @ setting.covariance
         value, least = np.full(len(b), -np.inf), [_NOTHING * one.max() for one in _spreads(setting)]
         now = before = (beta, u, b, h)
-        seen = self._site(setting, b, h)
+        seen, falls = self._site(setting, b, h), np.zeros(len(b), dtype=np.int64)
         for sweep in range(sweeps):
             beta, u, b, h = now
             site = self._site(setting, b, h) if sweep else seen
             new = -0.5 * (beta**2).sum(axis=1) - 0.5 * (u * h).sum(axis=1) + site[0] @ n
             fell = new < value - _FALLEN * np.maximum(np.abs(value), 1.0)
-            if fell.any():  # back to where they were, and the slow step
+            falls = np.where(fell, falls + 1, 0)
+            if fell.any():  # back to where they were, and a shorter or the slow step
                 pick = fell[:, None]
                 beta, u, b, h = (np.where(pick, old, there) for old, there in zip(before, (beta, u, b, h)))
                 site = np.where(pick, seen, site)
             value = np.where(fell, value, new)
             before, seen = (beta, u, b, h), site
-            now = self._moved(setting, site, u, h, fell)
+            now = self._moved(setting, site, u, h, falls)
             if hold:
                 now = (beta, now[1], b, now[3])
             if not fell.any() and all(
@@ -96,18 +98,24 @@ class Maxima:
         return b, h
 
     def _moved(
-        self, setting: Setting, site: FloatArray, u: FloatArray, h: FloatArray, careful: BoolArray
+        self, setting: Setting, site: FloatArray, u: FloatArray, h: FloatArray, falls: IntArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """The next beta and u, b = R beta and h = S u: the step of Newton's method in h, the slow one if `careful`."""
+        """The next beta and u, b = R beta and h = S u: the step of Newton's method in h, the slow one after a fall.
+
+        With little noise the slow one is that, and Newton's step overshoots a kink: it is shortened twice first.
+        """
         root, covariance = setting.root, setting.covariance
         beta = (site[1] * self.n) @ root
         b = beta @ root.T
         if not covariance.any():
             return beta, u, b, h
-        u = np.array(u, order="C")
+        old, u = u, np.array(u, order="C")
+        careful = falls > (_SHORTER if self.phi.kinks else 0)
         next_fields(
             np.ascontiguousarray(covariance), self.n, np.ascontiguousarray(setting.d), site, u, careful, _STRIDE
         )
+        short = (falls > 0) & ~careful
+        u[short] = old[short] + _SHARE ** falls[short, None] * (u[short] - old[short])
         return beta, u, b, u @ covariance
 
     def _from(self, setting: Setting) -> tuple[tuple[FloatArray, FloatArray], bool]:

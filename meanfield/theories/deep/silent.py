@@ -125,7 +125,7 @@ def _sharp_codes(problem: DeepProblem) -> float:
         return value, (problem.tau * n[:, None] * t - weighted).ravel()
 
     whole = s * (0.25 * height**2) * (1.0 + np.eye(n_classes)) * n + problem.tau * np.eye(n_classes)
-    start = np.linalg.solve(whole, problem.y)
+    start = np.asarray(np.linalg.solve(whole, problem.y))
     unit = max(float(np.abs(start).max()), 1e-300)
 
     def at(x: FloatArray) -> FloatArray:
