@@ -23,6 +23,7 @@ from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.rules import CHECK, FINE, NotCovered, Rule
 from meanfield.theories.deep.start import uncoded_onset
 from meanfield.theories.deep.system import DeepProblem, Evaluation, System
+from meanfield.theories.deep.work import OutOfWork, counted
 from meanfield.validation import FloatArray
 
 __all__ = ["BranchEnd", "Fold", "uncoded_at", "uncoded_end"]
@@ -41,9 +42,10 @@ _SURE, _HOPELESS, _SHRINKS = 4, 0.02, 0.8
 _KINK = 0.5  # residual of a guess beyond which a code has weight that had none
 _ON_THE_WAY, _ROUGH, _EXACT = 1e-4, 1e-5, 1e-9  # residuals of the points that are passed, near the fold, and at the end
 # Residual from which one step of Newton's method ends below the first of these, and slope of tau well before the fold:
-# such a point is passed without a look at its own averages.
+# such a point is passed without a look at its own averages; where the next one is not reached from it, it is given up.
 _ONE_STEP, _WELL_BEFORE = 0.02, -0.1
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
+_DEAR, _LITTLE = 8.0, 3e8  # times the work of the step before, or that, up to which the next one is tried
 _CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
 
 
@@ -85,7 +87,7 @@ class Fold(NamedTuple):
 class _Point:
     """A solution and the direction of the branch there, d(x, ln tau) per relative change of the conjugate.
 
-    Averages and direction of one that is passed are those of the guess that a step led to it from.
+    Averages and direction of one that is `passed` are those of the guess that a step led to it from.
     """
 
     x: FloatArray
@@ -93,6 +95,8 @@ class _Point:
     system: System
     averages: Evaluation
     tangent: FloatArray
+    passed: bool = False
+    work: float = 0.0  # that it took to get there from the one before
 
     @property
     def slope(self) -> float:
@@ -130,7 +134,9 @@ def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | Fold:
         if point.log_tau <= wanted:
             share = (wanted - before.log_tau) / (point.log_tau - before.log_tau) if point is not before else 0.0
             system = _with_tau(point.system, problem.tau)
-            return system, newton(system, before.x + share * (point.x - before.x), _ROUGH)
+            found = newton(system, before.x + share * (point.x - before.x), _ROUGH)
+            if found.residual <= _ROUGH or not point.passed:
+                return system, found
     close = _near_fold(before, point)
     if close is not None and wanted < close.log_tau - _FAR:
         return Fold(math.exp(close.log_tau), close.system.free_energy(close.x, close.averages))
@@ -147,7 +153,8 @@ def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | Fold:
 
 def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
     """Neighbouring points of the branch, from a first one to the first behind the fold."""
-    before, step, most = point, _GROWTH, _MOST_GROWTH
+    before, step, most, passing = point, _GROWTH, _MOST_GROWTH, True
+    sure = before, point, step  # where the last point was that was looked at
     for _ in range(_STEPS):
         yield before, point
         if point.slope >= 0.0:
@@ -155,15 +162,31 @@ def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
         following = None
         while following is None:
             with contextlib.suppress(_Kink):
-                following = _moved(point, step, _ON_THE_WAY, before, _KINK)
+                following = _moved(point, step, _ON_THE_WAY, before, _KINK, passing)
                 if following is None and before is not point:
                     following = _moved(point, step, _ROUGH)  # along the tangent
-            if following is None:
+            if following is None and point.passed:
+                exact = _looked_at(point)
+                if exact is None:
+                    passing, (before, point, step) = False, sure
+                else:
+                    point = exact
+            elif following is None:
                 step = most = 0.5 * step
                 if step < 1e-3:
                     raise NoBranch(f"it was lost at tau = {math.exp(point.log_tau):.4g}")
         before, point, step = point, following, min(_FASTER * step, most, _to_fold(point, following))
+        sure = sure if point.passed else (before, point, step)
     raise NoBranch(f"it was followed to tau = {math.exp(point.log_tau):.3g} and does not turn back")
+
+
+def _looked_at(point: _Point) -> _Point | None:
+    """A point that was passed, with averages and direction of its own; None if no solution is close to it."""
+    try:
+        exact = _corrected(point.x, point.log_tau, point.system, _ON_THE_WAY)
+    except (NotCovered, np.linalg.LinAlgError):
+        return None
+    return exact if exact is not None and abs(exact.log_tau - point.log_tau) < _CLEAR and exact.slope < 0.0 else None
 
 
 def _to_fold(one: _Point, two: _Point) -> float:
@@ -248,11 +271,11 @@ def _corrected(
     tolerance: float,
     shrinks: float = math.inf,
     first: float = math.inf,
-    passing: float = 0.0,
+    passing: bool = False,
 ) -> _Point | None:
     """The solution with the conjugate's size of x; None if Newton does not get there, or far off not by this factor.
 
-    From residuals up to `passing` and well before the fold one step is the last.
+    With `passing` one step is the last, from a residual that is not large, and well before the fold.
 
     Raises
     ------
@@ -276,10 +299,10 @@ def _corrected(
         scale = system.scales(x)
         matrix, right = _matrix(system, x, averages, scale), np.append(-system.gradient(x, averages) * scale, 0.0)
         move = _solve(matrix, row, scale, right)
-        if error <= passing:
+        if passing and error <= _ONE_STEP:
             tangent = _solve(matrix, row, scale, np.append(np.zeros(len(x)), 1.0))
             if tangent[-1] < _WELL_BEFORE:
-                return _Point(x + move[:-1], log_tau + float(move[-1]), system, averages, tangent)
+                return _Point(x + move[:-1], log_tau + float(move[-1]), system, averages, tangent, True)
         largest = max(float(np.abs(move[:-1] / scale).max()), abs(float(move[-1])))
         move *= min(1.0, 0.3 / max(largest, 1e-300))
         x, log_tau = x + move[:-1], log_tau + float(move[-1])
@@ -287,7 +310,12 @@ def _corrected(
 
 
 def _moved(
-    point: _Point, step: float, tolerance: float, before: _Point | None = None, first: float = math.inf
+    point: _Point,
+    step: float,
+    tolerance: float,
+    before: _Point | None = None,
+    first: float = math.inf,
+    passing: bool = False,
 ) -> _Point | None:
     """The point where the conjugate is larger by this share; from the polynomial through another point, if given, whose
     residual may be `first` at most (`_Kink`)."""
@@ -296,11 +324,13 @@ def _moved(
         guess, shrinks = _between(before, point, math.log1p(step)), _SHRINKS
     else:
         first = math.inf
-    passing = _ONE_STEP if tolerance == _ON_THE_WAY else 0.0
+    most = _DEAR * max(point.work, _LITTLE) if point.work > 0.0 else math.inf
     try:
-        return _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks, first, passing)
-    except (NotCovered, np.linalg.LinAlgError):
+        with counted(most) as work:
+            found = _corrected(guess[:-1], float(guess[-1]), point.system, tolerance, shrinks, first, passing)
+    except (NotCovered, OutOfWork, np.linalg.LinAlgError):
         return None
+    return None if found is None else replace(found, work=work.done)
 
 
 def _between(one: _Point, two: _Point, further: float) -> FloatArray:
