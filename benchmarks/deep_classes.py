@@ -3,6 +3,7 @@
 python benchmarks/deep_classes.py                  # two layers: three tasks with classes of .4, .3, .2, .1
 python benchmarks/deep_classes.py layers 3 "m = 1"  # one of them on three layers
 python benchmarks/deep_classes.py random 4         # random fractions and targets
+python benchmarks/deep_classes.py alike            # four to ten exchangeable classes
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ _TASKS = {
 }
 
 
-def report(name: str, task: mf.ClassTask, tau: float, competitors: bool, depth: int = 2) -> None:
+_ALIKE = [
+    (4, 2, 100, 1.0), (4, 3, 100, 1.0), (4, 3, 1000, 1.0), (4, 2, 10_000, 1.0), (5, 2, 100, 1.0),
+    (8, 3, 160, 1.0 / 3.0), (10, 2, 200, 1.0), (10, 3, 200, 1.0),
+]  # fmt: skip
+
+
+def report(
+    name: str, task: mf.ClassTask, tau: float, competitors: bool, depth: int = 2, network: mf.Network | None = None
+) -> None:
     """One line."""
     start = time.process_time()
     try:
-        post = solve_deep(_NETWORK.with_(depth=depth), task, tau, competitors=competitors)
+        post = solve_deep(network or _NETWORK.with_(depth=depth), task, tau, competitors=competitors)
     except ConvergenceError as error:
         print(f"{name:28} {time.process_time() - start:6.1f} CPU s  {error}", flush=True)
         return
     proof = post.certificate
     print(
-        f"{name:28} {time.process_time() - start:6.1f} CPU s  {post.status}  Phi = {post.free_energy:.7g}  residual "
+        f"{name:28} {time.process_time() - start:6.1f} CPU s  {post.status}  Phi = {post.free_energy:.9g}  residual "
         f"{proof.residual:.0e}  order_error {proof.order_error:.0e}  curvatures {proof.inner_curvature:.0e} "
         f"{proof.outer_curvature:.0e}  " + ", ".join(f"{c.label} {c.weight:.3f}" for c in post.codes[:4]),
         *(part for part in proof.searched if competitors),
@@ -50,6 +59,12 @@ def main() -> None:
             m = 1 + seed % 2
             task = mf.class_task(rng.dirichlet(np.full(4, 4.0)), targets=rng.normal(size=(4, m)), n_samples=120)
             report(f"random {seed}, m = {m}, P = 120", task, 0.1, False)
+        return
+    if sys.argv[1:2] == ["alike"]:
+        for count, depth, samples, beta in _ALIKE:
+            network = _NETWORK.with_(depth=depth, readout_exponent=beta)
+            name = f"{count} one-hot, L = {depth}, P = {samples}"
+            report(name, mf.class_task(n_classes=count, n_samples=samples), 0.1, False, network=network)
         return
     layered = sys.argv[1:2] == ["layers"]
     depth = int(sys.argv[2]) if layered else 2

@@ -106,7 +106,7 @@ def refuses_shares(task: ClassTask) -> str | None:
 def kinds_alike(task: ClassTask) -> bool:
     """Whether classes of different targets are exchangeable, those of equal targets taken together."""
     targets, index = np.unique(np.array(task.targets), axis=0, return_inverse=True)
-    return exchangeable(np.bincount(index.ravel(), weights=task.fractions), targets)
+    return exchangeable(np.bincount(index.ravel(), weights=task.fractions).astype(float), targets)
 
 
 def _odd_around_its_middle(phi: Activation) -> bool:

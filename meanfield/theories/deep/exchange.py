@@ -132,8 +132,8 @@ class ExchangeLayer:
         for i, (prior, (log, one)) in enumerate(zip(nodes.prior(), classes)):
             height, law = nodes.law(i, one[..., 0].sum(axis=0))
             first = np.ascontiguousarray(one.transpose(0, 2, 1))
-            two = [power(first, k, algebra.products) for k in halves(nodes.count)]
-            found.append((prior + height + nodes.count * log, contracted(*two, law, algebra)))
+            one, two = (power(first, k, algebra.products) for k in halves(nodes.count))
+            found.append((prior + height + nodes.count * log, contracted(one, two, law, algebra)))
         top = max(log for log, _ in found)
         scaled = np.array([math.exp(log - top) * total for log, total in found])
         total = scaled.sum(axis=0)
@@ -148,7 +148,7 @@ class ExchangeLayer:
     ) -> Averages:
         """From the coefficients (M,) of all neurons or of those of one code."""
         share, s, at = total[0], nodes.numbers, algebra.index
-        count = s.count
+        count = s.classes
         total = total / share
 
         def matrix(mark: str, bent: str, shift: str) -> tuple[FloatArray, FloatArray]:

@@ -42,7 +42,7 @@ _FIRST = np.zeros(1, dtype=np.int64)
 class Numbers(NamedTuple):
     """What a layer of exchangeable classes is given: k~ = kappa + omega 11^T, covariance of h = wide + common 11^T."""
 
-    count: int
+    classes: int
     n: float
     kappa: float
     omega: float
@@ -54,14 +54,14 @@ class Numbers(NamedTuple):
     @property
     def shared(self) -> float:
         """lambda: the eigenvalue of k~ along what classes share."""
-        return max(self.kappa + self.count * self.omega, 0.0)
+        return max(self.kappa + self.classes * self.omega, 0.0)
 
     @property
     def gamma(self) -> float:
         """Precision of S beyond that of independent classes; infinite where S = 0."""
         if self.shared <= _VANISHES * self.kappa:
             return math.inf
-        return (1.0 / self.shared - 1.0 / self.kappa) / self.count
+        return (1.0 / self.shared - 1.0 / self.kappa) / self.classes
 
     @property
     def fields(self) -> bool:
@@ -98,7 +98,7 @@ class ExchangeNodes:
     @property
     def count(self) -> int:
         """Classes."""
-        return self.numbers.count
+        return self.numbers.classes
 
     @property
     def b(self) -> FloatArray:
@@ -139,16 +139,16 @@ class ExchangeNodes:
     def law(self, i: int, one: FloatArray) -> tuple[float, FloatArray]:
         """What comes with the values of S at an alpha, in units of exp(ln of a scale), for classes of weights (B,)."""
         s, lattice = self.numbers, self.lattice
-        sums = s.count * lattice.b[0] + lattice.step * np.arange(s.count * (len(lattice.b) - 1) + 1)
+        sums = s.classes * lattice.b[0] + lattice.step * np.arange(s.classes * (len(lattice.b) - 1) + 1)
         if math.isinf(s.gamma):
-            law = np.where(np.abs(sums) < 0.5 * lattice.step, math.sqrt(2.0 * math.pi * s.count * s.kappa), 0.0)
+            law = np.where(np.abs(sums) < 0.5 * lattice.step, math.sqrt(2.0 * math.pi * s.classes * s.kappa), 0.0)
             return 0.0, law / lattice.step
         law = self.theta[i] * sums - 0.5 * s.gamma * sums**2
         height = float(law.max())
         if s.gamma < 0.0:  # it grows towards ends that sums hardly reach
             with np.errstate(divide="ignore"):
                 reached = np.log(
-                    np.abs(np.convolve(*(power(one[None, None], k, _PLAIN)[0, 0] for k in halves(s.count))))
+                    np.abs(np.convolve(*(power(one[None, None], k, _PLAIN)[0, 0] for k in halves(s.classes))))
                 )
             height = float((law + reached).max())
         return height + 0.5 * math.log(s.kappa / s.shared), np.exp(np.minimum(law - height, _HIGHEST))
@@ -238,7 +238,7 @@ def nodes_of(phi: Activation, n: FloatArray, rule: Rule, maxima: Maxima, setting
     if s.fields:
         centre = np.zeros(1)
         if s.common > 0.0:
-            centre = math.sqrt(s.common) * h.sum(axis=1) / (s.wide + s.count * s.common)
+            centre = math.sqrt(s.common) * h.sum(axis=1) / (s.wide + s.classes * s.common)
         first, last = float(centre.min()) - _AROUND, float(centre.max()) + _AROUND
         away = h - math.sqrt(max(s.common, 0.0)) * centre[:, None]
         push = 1.5 * float(np.abs(away).max()) / s.wide if s.wide > 0.0 else 0.0
@@ -280,7 +280,7 @@ def _steps(s: Numbers, rule: Rule, far: float) -> tuple[float, float, float]:
     An imaginary alpha is the Fourier variable of sum_c h_c, whose period has to be beyond what that can be; `far`:
     largest h at a maximum.
     """
-    ones = np.arange(1, s.count + 1)
+    ones = np.arange(1, s.classes + 1)
     if math.isinf(s.gamma):
         ones = ones[:-1]
     least = float((ones * s.kappa + ones**2 * s.omega).min())  # sum of so many b
@@ -290,11 +290,11 @@ def _steps(s: Numbers, rule: Rule, far: float) -> tuple[float, float, float]:
     stiff = s.n / s.d
     of_h = rule.beta / math.sqrt(1.0 / s.wide + stiff) if s.wide > 0.0 else 1.0
     if s.common >= 0.0:
-        of_alpha = rule.alpha / math.sqrt(1.0 + s.count * s.common / (s.wide + 1.0 / stiff))
+        of_alpha = rule.alpha / math.sqrt(1.0 + s.classes * s.common / (s.wide + 1.0 / stiff))
     else:
         reach = math.sqrt(2.0 * rule.depth)
         unit = s.wide / math.sqrt(-s.common)
-        period = s.count * far + reach * (math.sqrt(s.count * s.wide) + unit)
+        period = s.classes * far + reach * (math.sqrt(s.classes * s.wide) + unit)
         of_alpha = min(rule.alpha, 2.0 * math.pi * unit / period)
     return rule.beta * math.sqrt(least), of_h, of_alpha
 
@@ -310,7 +310,7 @@ def _lattice(
         raise NotCovered(f"a layer needs more than {_MOST_NODES} lattice nodes in its conjugate field")
     if max(abs(index[0]), abs(index[-1])) * of_b * float(np.ptp(activation_range(phi))) > _STEEPEST:
         raise NotCovered("the conjugate fields of a layer are too strong for the quadrature")
-    nodes = of_b * (index + offset)
+    nodes = of_b * np.asarray(index + offset, dtype=float)
     if not s.fields:
         none = np.zeros(1)
         return Lattice(nodes, of_b, none, none, 1.0, lambda i: (slice(0, 1), none))
@@ -319,16 +319,18 @@ def _lattice(
         lowest, offset = math.floor(alpha[0] / of_alpha), rule.offset
     else:
         lowest, offset = 0, 0.5 * (rule.offset > 0.0)
-    at = of_alpha * (np.arange(lowest, math.ceil(alpha[1] / of_alpha) + 1) + offset)
+    at = of_alpha * np.asarray(np.arange(lowest, math.ceil(alpha[1] / of_alpha) + 1) + offset, dtype=float)
     shift = math.sqrt(abs(s.common)) * at
     if real and s.wide < _NARROW * s.d / s.n:
         x, weight = np.polynomial.hermite_e.hermegauss(_HERMITE if s.wide > 0.0 else 1)
-        h = (shift[:, None] + math.sqrt(s.wide) * x).ravel()
+        h: FloatArray = (shift[:, None] + math.sqrt(s.wide) * x).ravel()
         own = np.log(weight / weight.sum())
         return Lattice(nodes, of_b, h, at, of_alpha, lambda i: (slice(i * len(x), (i + 1) * len(x)), own))
     span = math.sqrt(s.wide) * math.sqrt(2.0 * (rule.depth + _MARGIN)) + s.wide * push
     low, high = (float(shift.min()), float(shift.max())) if real else (0.0, 0.0)
-    h = of_h * (np.arange(math.floor((low - span) / of_h), math.ceil((high + span) / of_h) + 1) + rule.offset)
+    h = np.asarray(
+        of_h * (np.arange(math.floor((low - span) / of_h), math.ceil((high + span) / of_h) + 1) + rule.offset)
+    )
     if len(h) > _MOST_FIELDS or len(h) * len(nodes) > _MOST_GRID:
         raise NotCovered("the fields of a layer need too many lattice nodes")
     constant = math.log(of_h) - 0.5 * math.log(2.0 * math.pi * s.wide)
@@ -363,7 +365,7 @@ def _tilts(phi: Activation, s: Numbers, b: FloatArray, log_v: FloatArray) -> Flo
     value = np.real(log_v)
     if s.gamma <= 0.0:  # at the maximum of a bound
         best = b[np.argmax(value + 0.5 * b**2 * (1.0 / s.kappa - 1.0 / s.shared), axis=1)]
-        return np.asarray(s.gamma * s.count * best)
+        return np.asarray(s.gamma * s.classes * best)
     low = np.full(len(value), -1.0) * (
         np.abs(b).max() / s.kappa + s.n * max(abs(end) for end in activation_range(phi)) + 1.0
     )
@@ -373,7 +375,7 @@ def _tilts(phi: Activation, s: Numbers, b: FloatArray, log_v: FloatArray) -> Flo
         tilted = value - theta[:, None] * b
         weight = np.exp(tilted - tilted.max(axis=1, keepdims=True))
         mean = (weight @ b) / weight.sum(axis=1)
-        above = s.count * mean > (0.0 if math.isinf(s.gamma) else theta / s.gamma)
+        above = s.classes * mean > (0.0 if math.isinf(s.gamma) else theta / s.gamma)
         low, high = np.where(above, theta, low), np.where(above, high, theta)
     return 0.5 * (low + high)
 

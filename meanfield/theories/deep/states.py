@@ -194,8 +194,11 @@ def exchanged(system: System, order: Order, layer: int) -> States:
             rows.append((word, share, beta, covariance, activation, orbit.activation_square[part] - activation**2))
     rows = [row for row in rows if row[1] >= _LIGHTEST]
     rows.sort(key=lambda row: (-round(row[1], 9), row[0]))
-    words, *values = zip(*rows)
-    return States(tuple(words), *(np.array(value) for value in values), second)
+    words, shares, betas, covariances, activations, variances = (list(column) for column in zip(*rows))
+    return States(
+        tuple(words), np.array(shares), np.array(betas), np.array(covariances), np.array(activations),
+        np.array(variances), second,
+    )  # fmt: skip
 
 
 def top_states(system: System, order: Order) -> States:

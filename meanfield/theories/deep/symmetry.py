@@ -119,7 +119,7 @@ class AllPermutations(Symmetry):
         return np.full(len(value), value.mean())
 
     def orbits(self) -> list[FloatArray]:
-        return [np.arange(self.permutations.shape[1])[:, None]]
+        return [np.array(range(self.permutations.shape[1]))[:, None]]
 
     def patterns(self, words: list[str]) -> list[list[str]]:
         found = []
