@@ -21,7 +21,7 @@ from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.outlier import above, classes_on, condensed
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluProblem
-from meanfield.theories.deep.relu.walk import BranchLost, Point, Report, Walk
+from meanfield.theories.deep.relu.walk import BranchLost, Point, Report, Walk, with_outliers
 from meanfield.validation import BoolArray, FloatArray
 
 __all__ = ["MINIMA_IN_WORDS", "ManySamples", "from_many_samples", "many_sample_starts"]
@@ -32,6 +32,7 @@ MINIMA_IN_WORDS = (
     "to none of them were not looked for"
 )
 _CORRECTIONS, _CHANGES = 25, 4  # of Newton, and of the set of outliers
+_BORN = (2.0, 0.2)  # squared lengths from which Newton starts with a code that condenses
 _CERTAIN = 2e-5  # gain beyond 1 of a code that condenses, on rough lattices
 _SAME = 1e-4  # of the action: two minima that are one
 _OFF = 2e-3  # of the activation on the class of the largest one: what is none
@@ -195,16 +196,30 @@ def _settled(system: BareSystem, x: FloatArray, report: Report) -> Point | None:
             system = BareSystem(problem, system.words, left.present)
             point = way.corrected(system, system.pack(left.order), 0.0, None, None, _CORRECTIONS)
         elif near is not None and near[0] > 1.0 + _CERTAIN:
-            gain, layer, o = near
-            beta = above(system.full.setting(point.order, layer), system.words[o])[0]
-            born = way.born(point, layer, o, gain, way.slope(point, layer, beta))
+            more = _with_code(point, near[1], near[2])
+            born = None
+            for square in _BORN:
+                start = with_outliers(point.order, near[1], more[1], math.sqrt(square))
+                born = way.corrected(more[0], more[0].pack(start), 0.0, None, None, _CORRECTIONS)
+                if born is not None:
+                    break
             if born is None:
-                return point  # Newton on finer lattices may say otherwise
-            system = born.system
-            point = born if born.mu == 0.0 else way.corrected(system, born.x, 0.0, None, None, _CORRECTIONS)
+                return point  # the certificate says that a code is missing
+            point = born
         else:
             return point
     return point
+
+
+def _with_code(point: Point, layer: int, o: int) -> tuple[BareSystem, dict[int, FloatArray]]:
+    """Equations with one more code, and those of its orbit, as outliers; and their directions."""
+    system = point.system
+    orbit = {system.words.index("".join(system.words[o][i] for i in p)) for p in system.full.symmetry.permutations}
+    present = system.present.copy()
+    present[layer, list(orbit)] = True
+    setting = system.full.setting(point.order, layer)
+    units = {word: above(setting, system.words[word])[0] for word in orbit}
+    return BareSystem(system.problem, system.words, present), units
 
 
 def many_sample_starts(problem: ReluProblem) -> list[tuple[BareSystem, FloatArray]]:

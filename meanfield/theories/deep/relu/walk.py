@@ -22,7 +22,7 @@ from meanfield.theories.deep.relu.slopes import gain_change, setting_change
 from meanfield.theories.deep.relu.system import ReluProblem
 from meanfield.validation import BoolArray, FloatArray
 
-__all__ = ["BranchLost", "Point", "Walk"]
+__all__ = ["BranchLost", "Point", "Walk", "with_outliers"]
 
 _CLOSE = 3e-4  # residual on the way
 _CORRECTIONS = 10
@@ -194,7 +194,7 @@ class Walk:
         base = system.residual(point.x, ROUGH)
         small = 1e-4
         try:
-            small_one = more.pack(_with(order, layer, units, math.sqrt(small)))
+            small_one = more.pack(with_outliers(order, layer, units, math.sqrt(small)))
             there = more.full.images(more.order(small_one, ROUGH), ROUGH)
         except BulkDiverges:
             return None
@@ -211,7 +211,7 @@ class Walk:
             if not 0.0 < square <= max(_BORN) or not abs(change) < 1.0:
                 continue
             start = _order_of(system, point.x + change * a - square * b, order)
-            x = more.pack(_with(start, layer, units, math.sqrt(square)))
+            x = more.pack(with_outliers(start, layer, units, math.sqrt(square)))
             held = None
             if square != at_end:  # at this length, whatever mu is
                 held = np.append(_outlier_only(more, x, layer, o) * more.scale(x), 0.0)
@@ -410,7 +410,7 @@ def _outlier_only(system: BareSystem, x: FloatArray, layer: int, o: int) -> Floa
     return system.pack(only)
 
 
-def _with(order: ReluOrder, layer: int, units: dict[int, FloatArray], length: float) -> ReluOrder:
+def with_outliers(order: ReluOrder, layer: int, units: dict[int, FloatArray], length: float) -> ReluOrder:
     """With outliers of one layer set."""
     order = replace(order, lower=order.lower.copy(), top=order.top.copy())
     for o, unit in units.items():
