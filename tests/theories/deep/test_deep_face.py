@@ -178,8 +178,8 @@ def test_points_are_checked_as_they_are_restored():
 
 def test_points_that_fail_say_why():
     """What no theory covers is refused before anything is solved; a point that fails is kept with its words."""
-    with pytest.raises(ValueError, match="8 together at most"):
-        mf.sweep(NETWORK, mf.class_task(n_classes=5, n_samples=100), 0.01, off=[0.0], progress=False)
+    with pytest.raises(ValueError, match="up to 10 classes that are exchangeable"):
+        mf.sweep(NETWORK, mf.class_task(n_classes=11, n_samples=100), 0.01, off=[0.0], progress=False)
     with pytest.MonkeyPatch.context() as patch:
         from meanfield.theories.deep import solve as module
 
