@@ -67,7 +67,7 @@ def test_past_a_first_order_transition_both_solutions_are_compared(tmp_path):
 
 
 def test_a_search_without_end_is_given_up_in_words(monkeypatch):
-    monkeypatch.setattr(solving, "_WORK", 1.5e8)
+    monkeypatch.setattr(solving, "_WORK", 4e8)
     with pytest.raises(mf.ConvergenceError, match=r"as much work as is allowed .* of the targets"):
         mf.solve(NETWORK, SMALL, 0.66)
 
