@@ -267,6 +267,7 @@ def _start(problem: ReluProblem, words: tuple[str, ...], order: ReluOrder) -> tu
             else:
                 given += np.outer(beta, beta)
         value, vector = np.linalg.eigh(given)  # the bulk has variance 1 / (1 - gain)
+        value = np.maximum(value, 0.0)
         part = np.where(value > _SHORT**2, np.sqrt(value / (1.0 + value)), 1.0)
         part /= math.sqrt(max(above(setting, word)[1].gain for word in (*names, "1" * n_classes)))
         turned = (vector * part) @ vector.T
