@@ -45,6 +45,7 @@ _ON_THE_WAY, _ROUGH, _EXACT = 1e-4, 1e-5, 1e-9  # residuals of the points that a
 # such a point is passed without a look at its own averages; where the next one is not reached from it, it is given up.
 _ONE_STEP, _WELL_BEFORE = 0.02, -0.1
 _FLAT, _ROUGHLY_FLAT = 1e-7, 1e-3  # d ln tau / d ln k~ at the fold
+_MANY = 1000.0  # samples, from which on codes come within a step, and no point is passed
 _DEAR, _LITTLE = 8.0, 3e8  # times the work of the step before, or that, up to which the next one is tried
 _CLEAR = 0.02  # difference of ln tau that does not need a fine quadrature
 
@@ -153,7 +154,8 @@ def uncoded_at(problem: DeepProblem) -> tuple[System, Found] | Fold:
 
 def _followed(point: _Point) -> Iterator[tuple[_Point, _Point]]:
     """Neighbouring points of the branch, from a first one to the first behind the fold."""
-    before, step, most, passing = point, _GROWTH, _MOST_GROWTH, True
+    before, step, most = point, _GROWTH, _MOST_GROWTH
+    passing = point.system.problem.n_samples < _MANY
     sure = before, point, step  # where the last point was that was looked at
     for _ in range(_STEPS):
         yield before, point

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import meanfield as mf
 from meanfield.theories.deep.charts import (
     Axis,
     Chart,
@@ -17,7 +18,9 @@ from meanfield.theories.deep.charts import (
     too_coarse,
     unit_chart,
 )
+from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rows import even_rows, spare
+from meanfield.theories.deep.rules import CHECK
 
 SWAP = np.array([np.eye(2), [[0.0, 1.0], [1.0, 0.0]]])
 
@@ -114,3 +117,13 @@ def test_rows_may_be_as_far_apart_as_a_table_is_smooth(frequency):
     assert factor > 1.2
     assert 0.1 * allowed < error(factor * step) < 3.0 * allowed
     assert math.isnan(spare(table[:8], known[:8], np.ones((8, 1)), allowed))
+
+
+def test_shifted_lattices_keep_mirror_images():
+    """Of an odd phi a neuron and its mirror image are one node at the certificate's lattices, too."""
+    mirror = np.array([[[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.0], [0.0, -1.0]]])
+    layer = Layer(mf.Network("tanh", 2).activation, np.array([50.0, 50.0]), CHECK, turns=mirror.astype(np.int64))
+    assert len(layer._images(2)) == 2
+    index = np.array([[0, 0], [-1, -1], [2, 1], [-3, -2]])
+    assert len(layer._representatives(index)) == 2
+    np.testing.assert_allclose(layer._nodes(index[:1]), -layer._nodes(index[1:2]))
