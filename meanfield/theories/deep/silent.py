@@ -1,4 +1,4 @@
-"""The state of step networks in which a layer falls silent, and Phi has no maximum (THEORY.md, "Silent layers of steps").
+"""Step networks in which a layer falls silent, and Phi has no maximum (THEORY.md, "Silent layers of steps").
 
 A phi that is 0 on one side of 0 and constant on the other one has phi(lambda z) = phi(z): the last layer knows ratios
 within K_{L-1} alone. Neurons of layer L - 1 that are 0 on all samples then cost nothing but their own rarity: with a

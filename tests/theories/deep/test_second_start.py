@@ -53,7 +53,7 @@ def test_starts_that_lead_nowhere_are_said():
 
 def test_codes_that_were_given_up_are_no_answer_without_codes(monkeypatch):
     """Where starts were lost that is said; where one was left for its work, the branch without codes does not stand in
-    for codes (hard sigmoid, sigma_w = .1: Phi = -5,000, with codes about -1,900)."""
+    for codes (hard sigmoid, sigma_w = .1: Phi = -5,000, with codes -1,675)."""
     network, task = mf.Network("hard_tanh", 2, readout_exponent=0.5), mf.class_task(targets=[1, -1], n_samples=100)
     post = mf.solve(network, task, 5.0)
     assert post.status == "optimal"
