@@ -12,9 +12,9 @@ from scipy.spatial import cKDTree
 
 from meanfield.theories.deep.exchange_neurons import mean_powers
 from meanfield.theories.deep.products import MeanMoments
-from meanfield.theories.deep.rules import Detail, code_words
+from meanfield.theories.deep.rules import Detail, NotCovered, code_words
 from meanfield.theories.deep.system import Order, System
-from meanfield.theories.deep.words import OfWord, laws_of_words
+from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray
 
 __all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis", "top_states"]
@@ -125,8 +125,11 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
         detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
     heavy = detail.share > _NOTHING
     detail = Detail(*(getattr(detail, part.name)[heavy] for part in fields(detail)))
-    laws = laws_of_words(system.problem.phi, system.problem.n, setting, detail)
-    return states if laws is None else _states(detail, laws)
+    try:
+        laws = WordLaw(system.problem.phi, system.problem.n, setting, detail.beta).of_words()
+    except NotCovered:
+        return states
+    return _states(detail, laws)
 
 
 def _beside(detail: Detail, words: FloatArray) -> float:
