@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -57,9 +58,10 @@ class _Line(NamedTuple):
 
 
 class _OnLine(NamedTuple):
-    """weight (2, N, H) below and above the midpoint, g_b and g_b^2 + g_bb (N, H)."""
+    """weight (2, N, H) below and above the midpoint, g, g_b and g_b^2 + g_bb (N, H)."""
 
     weight: FloatArray
+    g: FloatArray
     mean: FloatArray
     square: FloatArray
 
@@ -174,9 +176,10 @@ class WordLaw:
         low, high = activation_range(self.phi)
         excess = mean - 0.5 * (low + high)
         steep = np.abs(np.gradient(excess, line.h, axis=1))
-        wide = np.maximum(line.cell.max(), line.h[1] - line.h[0])
-        on = _above(excess, steep * wide, steep * (line.cell.min() if len(line.cell) > 1 else 0.0))
-        return _OnLine(weight * np.stack([1.0 - on, on]), mean, mean**2 + variance)
+        # Averaged over cells of alpha, of which the narrower side may be that of h instead, where it is wider.
+        across, along = sorted([*line.cell, float(line.h[1] - line.h[0])])[-2:]
+        on = _above(excess, steep * across, steep * along)
+        return _OnLine(weight * np.stack([1.0 - on, on]), g, mean, mean**2 + variance)
 
     def _read(self, c: int, weight: FloatArray) -> FloatArray:
         """(k, A, N) sums over own fields of (k, N, H), at nodes of alpha."""
@@ -188,7 +191,7 @@ class WordLaw:
         line, (k, a, n) = self.lines[c], others.shape
         return np.asarray((line.own.T @ (line.at.T @ others.swapaxes(0, 1).reshape(a, -1))).T.reshape(k, n, -1))
 
-    def _joint(self, rows: slice, classes: list[int], words: list[tuple[int, ...]]):
+    def _joint(self, rows: slice, classes: list[int], words: list[tuple[int, ...]]) -> Iterator[tuple[_OnLine, FloatArray]]:
         """For each of `classes`: weights (words, N, H) of its h and a word, and the class on its line."""
         lines = [self._on_line(c, rows) for c in range(len(self.n))]
         ones = [self._read(c, line.weight) for c, line in enumerate(lines)]
@@ -224,15 +227,15 @@ class WordLaw:
             "".join(map(str, word)): OfWord(part[i], mean[i], square[i]) for i, word in enumerate(words)
         }
 
-    def of_field(self, word: str, c: int) -> tuple[FloatArray, FloatArray]:
-        """h (H,) of class c and the weights of neurons with a word over it (N, H), which sum to their part."""
+    def of_field(self, word: str, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """h (H,) of class c, the weights over it of neurons with a word (N, H), which sum to their part, and g there."""
         words = list(itertools.product((0, 1), repeat=len(self.n)))
         chosen = words.index(tuple(map(int, word)))
-        found = np.empty((len(self.b), len(self.lines[c].h)))
+        found, g = (np.empty((len(self.b), len(self.lines[c].h))) for _ in range(2))
         for rows in self._blocks():
-            _, joint = next(iter(self._joint(rows, [c], words)))
-            found[rows] = joint[chosen] / joint.sum(axis=(0, 2))[:, None]
-        return self.lines[c].h, found
+            line, joint = next(iter(self._joint(rows, [c], words)))
+            found[rows], g[rows] = joint[chosen] / joint.sum(axis=(0, 2))[:, None], line.g
+        return self.lines[c].h, found, g
 
 
 def _stencils(first: np.ndarray, values: FloatArray, columns: int) -> csr_matrix:
