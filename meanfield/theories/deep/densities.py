@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from meanfield.activations.density import _pieces
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
 from meanfield.theories.deep.rules import NotCovered
 from meanfield.theories.deep.states import word_law
+from meanfield.theories.deep.words import WordLaw
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
@@ -111,16 +113,16 @@ class LayerDensities(RecomputedLayers):
                 raise ValueError(light)
             return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
         setting = system.setting(order, layer)
-        law = None
+        of_code: WordLaw | None = None
         if code is not None and not (system.codes and layer == system.problem.depth - 1):
-            try:
-                detail, law = word_law(system, order, layer, detail)
-            except NotCovered:  # words of nodes, see `certificate.cuts`
-                law = None
-        if law is not None:
-            h, joint, g = law.of_field(self._word(code, layer), c)
-            share, b = detail.share, law.b[:, c]
+            with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
+                detail, of_code = word_law(system, order, layer, detail)
+        if of_code is not None:
+            h, joint, g = of_code.of_field(self._word(code, layer), c)
+            share, b = detail.share, of_code.b[:, c]
             total = float(share @ joint.sum(axis=1))
+            if not total > 0.0:
+                raise ValueError(light)
             share = share / total
         else:
             if not chosen.any():

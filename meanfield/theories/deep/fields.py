@@ -345,9 +345,7 @@ def _plane_fields(
             most = ends_of[0] + beyond[0], ends_of[1] + beyond[1]
             strong = float(bounds[0][c]), float(bounds[1][c])
             held = extent(phi, float(n[c]), site, strong, ends_of, v, rule.depth, region.stiffness, most)
-            classes.append(
-                _lattice(rule, rows.b, v, stiffest, h[:, c], shared, region.force, _ends(far, [c]), held)
-            )
+            classes.append(_lattice(rule, rows.b, v, stiffest, h[:, c], shared, region.force, _ends(far, [c]), held))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
     shape, rim = (len(lines[0]), len(lines[1])), np.flatnonzero(edge.ravel())

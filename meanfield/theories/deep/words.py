@@ -30,9 +30,10 @@ _REACH, _LOOK = 7.5, (10.0, 20.0, 40.0)  # standard deviations of own fields, of
 _ROUGH, _DEPTH = 0.3, 20.0  # spacing of alpha there, and how many nats of its weight are kept
 _STEP = 0.35  # spacing of alpha in units of what it must resolve
 _CROSSING = 2e-3  # part of the area of the plane in one cell, where two classes may be cut at once
+_BLURRED = 0.15  # width of a cell in units of own fields, which it widens
 _COARSEST = 3.0  # times that spacing, where there are many nodes
 _TABLE = 0.25  # spacing of tables in h, in units of the noise
-_OWN, _FINE, _NARROWEST = 0.9, 0.02, 1e-3  # spacing of h in units of own and of all fields; least own one, of all
+_OWN, _FINE, _NARROWEST = 0.3, 0.02, 1e-3  # spacing of h in units of own and of all fields; least own one, of all
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 _MOST, _MOST_VALUES = 12_000_000, 20_000_000  # nodes times alpha, times values of h
 _AT_ONCE = 400_000
@@ -93,7 +94,7 @@ class WordLaw:
                 break
         else:
             raise NotCovered("fields that classes share are far from those of the prior")
-        step = self._steps(np.prod(box[1] - box[0]))
+        step = self._steps(float(np.prod(box[1] - box[0])))
         self._lattice(box, step)
 
     # ---- lattices --------------------------------------------------------------------------------
@@ -104,11 +105,9 @@ class WordLaw:
         smooth = _STEP / np.sqrt(1.0 + self.shared.T**2 @ weight)
         scale = np.maximum(np.abs(self.shared).max(axis=0), 1e-300)
         # A cell in which two classes are cut counts neurons as if these were independent.
-        across = math.sqrt(_CROSSING) * float(np.prod(scale)) ** (1.0 / len(scale)) if len(scale) > 1 else 0.0
-        if len(scale) == 1:
-            across = _CROSSING * float(scale[0])
-        across = max(across, _STEP * float(self.width.min()))
-        for wider in (1.0, _COARSEST ** 0.5, _COARSEST):
+        across = (_CROSSING * float(np.prod(scale))) ** (1.0 / len(scale))
+        across = max(across, _BLURRED * float(self.width.min()))
+        for wider in (1.0, _COARSEST**0.5, _COARSEST):
             step = np.minimum(smooth, wider * across / scale)
             if len(self.b) * area / float(np.prod(step)) <= _MOST:
                 return np.asarray(step)
@@ -128,7 +127,7 @@ class WordLaw:
         low, count = float(m.min()) - 2.0 * step, math.ceil(float(np.ptp(m)) / step) + 5
         if len(self.b) * (count + 2 * taps) > _MOST_VALUES:
             raise NotCovered("words need too fine a table of the fields of a class")
-        h = low + step * np.arange(-taps, count + taps)
+        h = np.asarray(low + step * np.arange(-taps, count + taps), dtype=float)
         gauss = np.exp(-0.5 * (step / width * np.arange(-taps, taps + 1)) ** 2)
         own = _stencils(np.arange(count), np.tile(gauss / gauss.sum(), (count, 1)), len(h))
         place = (m - low) / step
@@ -136,15 +135,14 @@ class WordLaw:
         x = place - first
         cubic = [-x * (x - 1) * (x - 2) / 6, (x + 1) * (x - 1) * (x - 2) / 2, -(x + 1) * x * (x - 2) / 2,
                  (x + 1) * x * (x - 1) / 6]  # fmt: skip
-        return _Line(h, _stencils(first - 1, np.array(cubic).T, count), own, np.abs(self.shared[c]) * cell)
+        at = _stencils(first - 1, np.array(cubic).T, count)
+        return _Line(h, at, own, np.asarray(np.abs(self.shared[c]) * cell, dtype=float))
 
     def _box(self, look: float) -> tuple[FloatArray, FloatArray]:
         """Where the weight of alpha is, at any node: looked for on a rough lattice."""
         k = self.shared.shape[1]
         reach = look * np.sqrt((self.shared**2).sum(axis=1) * k) + 1.1 * _REACH * self.width
-        self._sites = [
-            _tables(self.phi, self.setting, c, self.b[:, c], float(reach[c])) for c in range(len(self.n))
-        ]
+        self._sites = [_tables(self.phi, self.setting, c, self.b[:, c], float(reach[c])) for c in range(len(self.n))]
         low, high = activation_range(self.phi)
         curved = [_curvature(*site[:2]) for site in self._sites]
         self.stiff = self.n * np.minimum((high - low) ** 2 / self.setting.d, curved)
@@ -184,14 +182,18 @@ class WordLaw:
     def _read(self, c: int, weight: FloatArray) -> FloatArray:
         """(k, A, N) sums over own fields of (k, N, H), at nodes of alpha."""
         line, shape = self.lines[c], weight.shape
-        return np.asarray((line.at @ (line.own @ weight.reshape(-1, shape[2]).T)).T.reshape(*shape[:2], -1).swapaxes(1, 2))
+        return np.asarray(
+            (line.at @ (line.own @ weight.reshape(-1, shape[2]).T)).T.reshape(*shape[:2], -1).swapaxes(1, 2)
+        )
 
     def _of_fields(self, c: int, others: FloatArray) -> FloatArray:
         """(k, N, H) the transpose of `_read`."""
         line, (k, a, n) = self.lines[c], others.shape
         return np.asarray((line.own.T @ (line.at.T @ others.swapaxes(0, 1).reshape(a, -1))).T.reshape(k, n, -1))
 
-    def _joint(self, rows: slice, classes: list[int], words: list[tuple[int, ...]]) -> Iterator[tuple[_OnLine, FloatArray]]:
+    def _joint(
+        self, rows: slice, classes: list[int], words: list[tuple[int, ...]]
+    ) -> Iterator[tuple[_OnLine, FloatArray]]:
         """For each of `classes`: weights (words, N, H) of its h and a word, and the class on its line."""
         lines = [self._on_line(c, rows) for c in range(len(self.n))]
         ones = [self._read(c, line.weight) for c, line in enumerate(lines)]
@@ -223,12 +225,10 @@ class WordLaw:
         some = part > _NOTHING * total
         mean, square = (np.divide(one, part, out=np.zeros(shape), where=some) for one in (mean, square))
         part = np.where(some, part / total, 0.0).mean(axis=2)
-        return {
-            "".join(map(str, word)): OfWord(part[i], mean[i], square[i]) for i, word in enumerate(words)
-        }
+        return {"".join(map(str, word)): OfWord(part[i], mean[i], square[i]) for i, word in enumerate(words)}
 
     def of_field(self, word: str, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """h (H,) of class c, the weights over it of neurons with a word (N, H), which sum to their part, and g there."""
+        """h (H,) of class c, weights over it of neurons with a word (N, H), which sum to their part, and g there."""
         words = list(itertools.product((0, 1), repeat=len(self.n)))
         chosen = words.index(tuple(map(int, word)))
         found, g = (np.empty((len(self.b), len(self.lines[c].h))) for _ in range(2))
