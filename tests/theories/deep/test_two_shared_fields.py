@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 import meanfield as mf
-from meanfield.theories.deep import fields
+from meanfield.theories.deep import fields, words
 from meanfield.theories.deep.extent import extent
 from meanfield.theories.deep.fields import shared_field, shared_plane
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
 from meanfield.theories.deep.site import site_rule, site_values
+from meanfield.theories.deep.states import layer_states
 from meanfield.theories.deep.words import WordLaw
 
 PHI = mf.Network("sigmoid", 2).activation
@@ -257,3 +258,21 @@ def test_words_of_neurons_near_cuts():
     apart = drawn[:, 0] - drawn[:, 1]
     counts = np.histogram(apart, np.linspace(-0.2, 0.2, 21))[0]
     assert counts.min() > 0.4 * counts.max()  # no comb
+
+
+def test_words_that_are_not_known_are_bounded(solved, monkeypatch):
+    """Codes of whole nodes are off by less than what the states say; densities of all codes make that of all."""
+    system, order = solved._system, solved._order
+    known = layer_states(system, order, 1, *solved._nodes(1))
+    z = np.linspace(-2.0, 2.0, 21)
+    parts = [code.weight * solved.preactivation_density(code, 2, z) for code in solved.codes]
+    np.testing.assert_allclose(sum(parts), solved.preactivation_density(None, 2, z), atol=1e-5)
+    monkeypatch.setattr(words, "_MOST", 1)
+    found = layer_states(system, order, 1, *solved._nodes(1))
+    assert not known.unsure.any()
+    assert (found.unsure > 0.01).any()
+    shares = dict(zip(known.patterns, known.share))
+    open_ones = found.share @ found.unsure
+    for pattern, share in zip(found.patterns, found.share):
+        assert abs(shares[pattern] - share) <= open_ones
+    assert sum(share for pattern, share in shares.items() if pattern not in found.patterns) <= open_ones
