@@ -33,10 +33,11 @@ _CROSSING = 2e-3  # part of the area of the plane in one cell, where two classes
 _BLURRED = 0.15  # width of a cell in units of own fields, which it widens
 _COARSEST = 3.0  # times that spacing, where there are many nodes
 _TABLE = 0.25  # spacing of tables in h, in units of the noise
-_OWN, _FINE, _NARROWEST = 0.3, 0.02, 1e-3  # spacing of h in units of own and of all fields; least own one, of all
+_OWN, _FINE, _NARROWEST = 0.3, 0.06, 1e-3  # spacing of h in units of own and of all fields; least own one, of all
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 _MOST, _MOST_VALUES = 12_000_000, 20_000_000  # nodes times alpha, times values of h
 _AT_ONCE = 400_000
+_LOOKED_AT = 300  # nodes, the first of which are the heaviest, by which the extent of alpha is found
 _NOTHING = 1e-30  # part of the neurons of a node
 
 
@@ -50,11 +51,11 @@ class OfWord(NamedTuple):
 
 class _Line(NamedTuple):
     """A class on its line of h: h (H,); at (A, M) reads tables of m at nodes of alpha, own (M, H) sums own fields, of
-    which the table of m is made; cell: by how much m changes over a cell of alpha, along its axes."""
+    which the table of m is made, or is part of `at`; cell: by how much m changes over a cell of alpha, by axis."""
 
     h: FloatArray
     at: csr_matrix
-    own: csr_matrix
+    own: csr_matrix | None
     cell: FloatArray
 
 
@@ -136,7 +137,9 @@ class WordLaw:
         cubic = [-x * (x - 1) * (x - 2) / 6, (x + 1) * (x - 1) * (x - 2) / 2, -(x + 1) * x * (x - 2) / 2,
                  (x + 1) * x * (x - 1) / 6]  # fmt: skip
         at = _stencils(first - 1, np.array(cubic).T, count)
-        return _Line(h, at, own, np.asarray(np.abs(self.shared[c]) * cell, dtype=float))
+        if a_few := len(m) < count:  # of these alone
+            at = at @ own
+        return _Line(h, at, None if a_few else own, np.asarray(np.abs(self.shared[c]) * cell, dtype=float))
 
     def _box(self, look: float) -> tuple[FloatArray, FloatArray]:
         """Where the weight of alpha is, at any node: looked for on a rough lattice."""
@@ -148,7 +151,7 @@ class WordLaw:
         self.stiff = self.n * np.minimum((high - low) ** 2 / self.setting.d, curved)
         self._lattice((np.full(k, -look), np.full(k, look)), np.full(k, _ROUGH))
         counts = np.zeros(len(self.alpha), dtype=bool)
-        for rows in self._blocks():
+        for rows in self._blocks(_LOOKED_AT):
             found = self.prior[:, None].copy()
             for c in range(len(self.n)):
                 line = self._on_line(c, rows)
@@ -160,9 +163,9 @@ class WordLaw:
 
     # ---- sums ------------------------------------------------------------------------------------
 
-    def _blocks(self) -> list[slice]:
-        size = max(1, _AT_ONCE // len(self.alpha))
-        return [slice(i, i + size) for i in range(0, len(self.b), size)]
+    def _blocks(self, most: int = _MOST) -> list[slice]:
+        size, count = max(1, _AT_ONCE // len(self.alpha)), min(len(self.b), most)
+        return [slice(i, min(i + size, count)) for i in range(0, count, size)]
 
     def _on_line(self, c: int, rows: slice) -> _OnLine:
         (at, *tables), line = self._sites[c], self.lines[c]
@@ -182,14 +185,15 @@ class WordLaw:
     def _read(self, c: int, weight: FloatArray) -> FloatArray:
         """(k, A, N) sums over own fields of (k, N, H), at nodes of alpha."""
         line, shape = self.lines[c], weight.shape
-        return np.asarray(
-            (line.at @ (line.own @ weight.reshape(-1, shape[2]).T)).T.reshape(*shape[:2], -1).swapaxes(1, 2)
-        )
+        table = weight.reshape(-1, shape[2]).T
+        found = line.at @ (table if line.own is None else line.own @ table)
+        return np.asarray(found.T.reshape(*shape[:2], -1).swapaxes(1, 2))
 
     def _of_fields(self, c: int, others: FloatArray) -> FloatArray:
         """(k, N, H) the transpose of `_read`."""
         line, (k, a, n) = self.lines[c], others.shape
-        return np.asarray((line.own.T @ (line.at.T @ others.swapaxes(0, 1).reshape(a, -1))).T.reshape(k, n, -1))
+        found = line.at.T @ others.swapaxes(0, 1).reshape(a, -1)
+        return np.asarray((found if line.own is None else line.own.T @ found).T.reshape(k, n, -1))
 
     def _joint(
         self, rows: slice, classes: list[int], words: list[tuple[int, ...]]
