@@ -151,7 +151,8 @@ def test_neurons_of_five_classes(two, layer):
     codes = two.layer_codes(layer)
     assert sum(c.weight * (c.activation_variance[2] + c.activation[2] ** 2) for c in codes) == pytest.approx(square)
     of_code = two.preactivation_density(codes[0], 2, z, layer=layer)
-    assert step * (of_code * SIGMOID(z)).sum() == pytest.approx(codes[0].activation[2], rel=1e-7)
+    # Whole nodes belong to a code: where the cut runs on another lattice is worth 3e-7.
+    assert step * (of_code * SIGMOID(z)).sum() == pytest.approx(codes[0].activation[2], rel=1e-6)
     sharp = two.separation(layer)
     assert (sharp["on"] > 0.5).all()
     assert (sharp["off"] < 0.5).all()
