@@ -141,7 +141,7 @@ def _of_class(
 
 def _above(excess: FloatArray, across: FloatArray, along: FloatArray) -> FloatArray:
     """Part of a cell in which a linear function is positive: its value in the middle, and changes over both sides."""
-    wide = np.maximum(np.maximum(across, along), 1e-200)
+    wide = np.maximum(np.maximum(across, along), 1e-100)
     narrow = np.maximum(np.minimum(across, along), 1e-6 * wide)
     ends = [0.5 * np.maximum(excess + sign * 0.5 * (wide + other * narrow), 0.0) ** 2 for sign, other in _CORNERS]
     part = (ends[0] - ends[1] - ends[2] + ends[3]) / (wide * narrow)
