@@ -29,6 +29,7 @@ _TABLE = 0.25  # spacing of tables in h, in units of the noise
 _CLOSEST = 0.01  # values of alpha
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
 _MOST = 3_000_000  # values of a class: nodes times alpha times its own field
+_LARGEST = 30_000_000  # values of a table
 
 
 class OfWord(NamedTuple):
@@ -83,7 +84,9 @@ def laws_of_words(phi: Activation, n: FloatArray, setting: Setting, detail: Deta
                 rows.append((classes[c][kind][bit] * others).sum(axis=1))
             moments.append(np.array(rows).T)
         found["".join(map(str, word))] = OfWord(part, *moments)
-    total = sum(one.part for one in found.values())
+    total = np.sum([one.part for one in found.values()], axis=0)
+    if not (total > 0.0).all():  # classes whose weights do not overlap in numbers
+        return None
     return {
         word: OfWord(one.part / total, *(m / np.maximum(one.part, 1e-300)[:, None] for m in one[1:]))
         for word, one in found.items()
@@ -110,6 +113,8 @@ def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray) -> tuple[F
     reach = _REACH * math.sqrt(float(setting.covariance[c, c])) * 1.5
     h = np.linspace(-reach, reach, 2 * math.ceil(reach / (_TABLE * math.sqrt(noise))) + 1)
     rule = site_rule(phi, noise, float(h[0]), float(h[-1]), 0.45, float(np.abs(b).max()))
+    if len(h) * max(len(rule.z), len(b)) > _LARGEST:
+        raise NotCovered("tables of so little noise are too large")
     if rule.breaks is None:
         normal = np.exp(-0.5 * (rule.z - h[:, None]) ** 2 / noise) * rule.weight / math.sqrt(2.0 * math.pi * noise)
     else:
