@@ -44,6 +44,7 @@ def said_of_nodes(beside: float) -> list[str]:
     if beside <= _MANY:
         return []
     return [
-        f"codes overlap: {100.0 * beside:.2g} % of the neurons are at nodes beside those of another code, and weights, "
-        "readouts and activations of codes are that uncertain; t, kernels and outputs do not depend on it"
+        f"codes overlap: {100.0 * beside:.2g} % of the neurons are at nodes beside those of another code; weights, "
+        "readouts and activations of codes are those of whole nodes and may be wrong by twice that and more, take them "
+        "from drawn neurons; t, kernels and outputs do not depend on it"
     ]
