@@ -216,8 +216,9 @@ class _Shares:
 
     def __init__(self, diagram: Plane) -> None:
         self.diagram = diagram
-        self.least = max(diagram.present(i) for i in range(diagram.certified.size))
         self.certified = np.asarray(diagram.certified)
+        wide = self.certified.shape[1]  # P may be infinite at one end: what counts at all of them, one row and column
+        self.least = max(map(diagram.present, [*range(wide), *range(0, self.certified.size, wide)]))
 
     def at_node(self, place: tuple[int, int]) -> dict[str, float] | None:
         """None where the point is not certified."""
@@ -334,21 +335,18 @@ class _Edge:
 
         NaN where that is not between the two.
         """
-        known = {**self.around, **self.solved}
-        side = sorted((place - there) / (gone - there) for place in known)
+        known = {**self.around, **self.solved}.items()
+        side = sorted(((place - there) / (gone - there), shares.get(code, 0.0)) for place, shares in known)
         away, weights = list[float](), list[float]()
-        for x in reversed([x for x in side if x <= 0.0]):
-            weight = known[min(known, key=lambda place: abs((place - there) / (gone - there) - x))].get(code, 0.0)
+        for x, weight in reversed([one for one in side if one[0] <= 0.0]):
             if len(away) == 3 or not self.shares.excess(weight) > 0.0:
                 break
             away.append(x)
             weights.append(weight)
         found = []
         for order in (1, 2):
-            known_enough = len(away) > order
-            roots = (
-                np.roots(np.polyfit(away[: order + 1], weights[: order + 1], order)) if known_enough else np.empty(0)
-            )
+            enough = len(away) > order
+            roots = np.roots(np.polyfit(away[: order + 1], weights[: order + 1], order)) if enough else np.empty(0)
             inside = [float(root.real) for root in roots if abs(root.imag) < 1e-9 and 0.0 <= root.real <= 1.0]
             found.append(min(inside, default=math.nan))
         return found[0], found[1]

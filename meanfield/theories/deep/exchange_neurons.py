@@ -129,14 +129,14 @@ def mean_powers(layer: ExchangeLayer, setting: Setting) -> FloatArray:
 
 def drawn(
     layer: ExchangeLayer, setting: Setting, count: int, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray, list[str]]:
-    """Neurons (b, h), each (count, C), and their code words, from lattices that are shifted at random."""
+) -> tuple[FloatArray, FloatArray]:
+    """Neurons (b, h), each (count, C), from lattices that are shifted at random."""
     found = []
     for size in np.diff(np.linspace(0, count, min(_BATCHES, count) + 1).astype(int)):
         shifted = ExchangeLayer(layer.phi, layer.n, layer.rule._replace(offset=float(rng.random())), layer.last)
         found.append(_Draw(shifted, setting).neurons(int(size), rng))
-    b, h, words = zip(*found)
-    return np.concatenate(b), np.concatenate(h), [word for some in words for word in some]
+    b, h = zip(*found)
+    return np.concatenate(b), np.concatenate(h)
 
 
 class _Draw:
@@ -144,35 +144,31 @@ class _Draw:
 
     def __init__(self, layer: ExchangeLayer, setting: Setting) -> None:
         nodes = self.nodes = layer.nodes(setting)
-        mean, up = _means(nodes), None
         size, count = len(nodes.lattice.b), nodes.count
-        self.near, self.weight, logs, ones, ups = [], [], [], [], []
+        self.near, self.weight, logs, ones = [], [], [], []
         self.ahead: list[list[FloatArray]] = [[] for _ in range(count)]  # by classes to come: of sums so far
         for i, (prior, (near, terms)) in enumerate(zip(nodes.prior(), nodes.terms())):
             top = float(terms.real.max())
             weight = np.exp(terms - top)
             one = weight.sum(axis=1)
-            up = nodes.active(up, one, (weight * mean[:, near]).sum(axis=1))
             whole = nodes.spread(one[:, None])[:, 0]
             height, law = nodes.law(i, whole)
             self.near.append(near)
             self.weight.append(weight)
             ones.append(one)
-            ups.append(up)
             logs.append(prior + height + count * top)
             self.ahead[0].append(law)
             for left in range(1, count):
                 sums = np.empty((1, 1, (count - left) * (size - 1) + 1))
                 self.ahead[left].append(through(law, power(whole[None, None], left, _PLAIN), sums, _FIRST)[0, 0])
-        self.one, self.up = np.array(ones), np.array(ups)
+        self.one = np.array(ones)
         self.rest = [np.array(some) for some in self.ahead]
         self.start = np.exp(np.array(logs) - max(logs))
 
-    def neurons(self, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, list[str]]:
-        """b and h (count, C), and code words."""
+    def neurons(self, count: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """b and h (count, C)."""
         lattice, classes = self.nodes.lattice, self.nodes.count
-        b, h, words = np.empty((count, classes)), np.empty((count, classes)), []
-        chosen = np.empty(classes, dtype=np.int64)
+        b, h = np.empty((count, classes)), np.empty((count, classes))
         for k in range(count):
             amplitude, total = self.start.astype(self.one.dtype), 0
             for c in range(classes):
@@ -188,9 +184,8 @@ class _Draw:
                 ])  # fmt: skip
                 amplitude = amplitude / np.abs(amplitude).max()
                 total += int(self.nodes.rows[at])
-                b[k, c], h[k, c], chosen[c] = self.nodes.b[at], lattice.h[field], at
-            words.append("".join("1" if up else "0" for up in self.up[int(np.argmax(np.abs(amplitude))), chosen]))
-        return b, h, words
+                b[k, c], h[k, c] = self.nodes.b[at], lattice.h[field]
+        return b, h
 
 
 def _pick(weight: FloatArray, rng: np.random.Generator) -> int:

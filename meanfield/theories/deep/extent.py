@@ -8,6 +8,7 @@ import numpy as np
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.site import site_rule, site_values
+from meanfield.theories.deep.stiffness import Region
 
 __all__ = ["extent"]
 
@@ -23,33 +24,32 @@ def extent(
     centres: tuple[float, float],
     variance: float,
     depth: float,
-    stiffest: float,
-    most: tuple[float, float],
+    region: Region,
 ) -> tuple[float, float]:
     """Smallest and largest h with a weight N(h; m, variance) exp(n g(b, h)) of exp(-depth) of the highest or more.
 
     For all m between `centres` and b between two ends: for h > h' the ratio of the weights grows with m, so that the
-    ends are those of the outermost m. Between the h looked at ln of the weight is higher by (stiffest + 1 / variance)
-    times the square of their distance over 8 at most. A bound on the force n g_h alone is of no use where phi
-    saturates: the force ends long before what it could reach.
+    ends are those of the outermost m. Between the h looked at ln of the weight is higher by (stiffness + 1 / variance)
+    times the square of their distance over 8 at most. What the largest force n g_h could reach suffices, but is far
+    beyond them where phi saturates, and the force ends.
 
     site : d and delta of the class.
-    most : ends that are known to suffice.
+    region : bounds of stiffness and force.
     """
     d, delta = site
     fields = np.linspace(*b, _FIELDS_B)
     steepest = float(np.abs(fields).max())
-    count = int(np.clip(8.0 * math.sqrt(variance * stiffest), _FEWEST, _MOST))
+    count = int(np.clip(8.0 * math.sqrt(variance * region.stiffness), _FEWEST, _MOST))
     tail = _TAIL * math.sqrt(2.0 * depth * variance)
     ends = []
-    for sign, centre, limit in zip((-1.0, 1.0), centres, most):
-        reach, last = tail, count - 1
+    for sign, centre, force in zip((-1.0, 1.0), centres, region.force):
+        reach, limit = tail, centre + variance * force + sign * tail
         while True:
             outer = sign * min(sign * centre + reach, sign * limit)
             h = np.linspace(centre - sign * tail, outer, count)
             nodes = site_rule(phi, d, float(h.min()), float(h.max()), 0.6, steepest)
             weight = n * site_values(nodes, fields, h, d, delta) - (h - centre) ** 2 / (2.0 * variance)
-            between = (stiffest + 1.0 / variance) * (h[1] - h[0]) ** 2 / 8.0
+            between = (region.stiffness + 1.0 / variance) * (h[1] - h[0]) ** 2 / 8.0
             last = int(np.flatnonzero((weight >= weight.max(axis=1, keepdims=True) - depth - between).any(axis=0))[-1])
             if last < count - 1 or outer == limit:
                 break

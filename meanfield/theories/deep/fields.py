@@ -180,11 +180,10 @@ class Fields:
         return found
 
     def scattered(self, at: IntArray, rng: np.random.Generator) -> FloatArray:
-        """(k, C) moves of the centres for shared fields drawn from the cells of nodes `at` (k,)."""
-        if self.plane is not None:
-            return np.asarray((rng.random((len(at), 2)) - 0.5) @ self.plane.cell @ self.shared.T)
-        cells = np.gradient(self.alpha) if len(self.alpha) > 1 else np.zeros(1)
-        return np.asarray(np.outer(cells[at] * (rng.random(len(at)) - 0.5), self.shared))
+        """(k, C) moves of the centres for two shared fields drawn from the cells of nodes `at` (k,); none for one."""
+        if self.plane is None:
+            return np.zeros((len(at), len(self.shared)))
+        return np.asarray((rng.random((len(at), 2)) - 0.5) @ self.plane.cell @ self.shared.T)
 
 
 def fields_of(
@@ -262,9 +261,9 @@ def fields_of(
             region = regions[c]
             if region is None:
                 near = b[:, like[c]].ravel(), at.ravel()
-                extent = float(variance[c]), float(abs(u[c]) * spread), _ends(far, like[c])
+                span = float(variance[c]), float(abs(u[c]) * spread), _ends(far, like[c])
                 outer = np.array([bounds[0][c], bounds[1][c]])
-                stiffest = around(phi, n, setting, c, near, outer, rule.depth, extent, stiffness[c][1])
+                stiffest = around(phi, n, setting, c, near, outer, rule.depth, span, stiffness[c][1])
             else:
                 stiffest = max(stiffness[c][1], region.stiffness)
             force = None if region is None else region.force
@@ -334,12 +333,9 @@ def _plane_fields(
             classes.append(_following(rows.b, float(variance[c])))
         else:
             stiffest = max(least[c][1], region.stiffness)
-            v = float(variance[c])
-            beyond = [v * force + sign * _tail(rule, v) for force, sign in zip(region.force, (-1.0, 1.0))]
-            ends_of, site = (float(middle.min()), float(middle.max())), (float(setting.d[c]), float(setting.delta[c]))
-            most = ends_of[0] + beyond[0], ends_of[1] + beyond[1]
-            strong = float(bounds[0][c]), float(bounds[1][c])
-            held = extent(phi, float(n[c]), site, strong, ends_of, v, rule.depth, region.stiffness, most)
+            v, site = float(variance[c]), (float(setting.d[c]), float(setting.delta[c]))
+            strong, ends = (float(bounds[0][c]), float(bounds[1][c])), (float(middle.min()), float(middle.max()))
+            held = extent(phi, float(n[c]), site, strong, ends, v, rule.depth, region)
             classes.append(_lattice(rule, rows.b, v, stiffest, h[:, c], shared, region.force, _ends(far, [c]), held))
     grids, priors, centres, precisions, firsts, lasts, steps = map(list, zip(*classes))
     starts, shares = (np.array(one) for one in zip(*stencils))
@@ -410,11 +406,6 @@ def _lattice(
         first = np.minimum(first, len(grid) - 1)
         last = np.maximum(last, first + 1)
     return grid, log_prior, centre, 1.0 / variance, first, last, step
-
-
-def _tail(rule: Rule, variance: float) -> float:
-    """How far a Gaussian of this variance reaches."""
-    return 1.3 * math.sqrt(2.0 * rule.depth * variance)
 
 
 def _ends(far: tuple[FloatArray, FloatArray] | None, classes: Sequence[int] | BoolArray) -> tuple[float, float]:

@@ -130,7 +130,7 @@ class Layer(LayerTerms):
         fields = view.fields
         total = self._terms(view, chosen)
         alpha = _pick(np.exp(total - total.max(axis=1, keepdims=True)), rng)
-        move = fields.scattered(alpha, rng) if fields.plane is not None else np.zeros_like(h)
+        move = fields.scattered(alpha, rng)
         for c in range(len(self.n)):
             at, beyond = fields.column(alpha, c)
             one = np.zeros((count, fields.columns(c)))

@@ -132,8 +132,7 @@ class DeepPosterior(LayerDensities):
         system, order = self._system, self._order
         setting = system.setting(order, layer)
         if self._exchanged:
-            b, h, drawn_words = drawn(system.layers[layer], setting, n, generator)
-            own = np.asarray(drawn_words)
+            b, h = drawn(system.layers[layer], setting, n, generator)
         else:
             detail, words = self._nodes(layer)
             pick = np.sort(generator.choice(len(words), size=n, p=detail.share / detail.share.sum()))
@@ -141,7 +140,6 @@ class DeepPosterior(LayerDensities):
                 b, h, row = system.layers[layer].drawn(setting, pick, generator)
             else:
                 b, h, row = self._drawn(layer, detail.beta[pick], words[pick], generator)
-            own = words[pick[row]]
         phi = self.network.activation
         z, active = np.empty((n, labels.size)), np.empty(b.shape)
         last = -1
@@ -157,8 +155,8 @@ class DeepPosterior(LayerDensities):
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
             z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
-        if not (system.codes and layer == self.network.depth - 1):  # neurons at a node may lie on both sides of a cut
-            own = code_words(phi, active)
+        given = system.codes and layer == self.network.depth - 1
+        own = words[pick[row]] if given else code_words(phi, active)  # neurons of a node may be on both sides of a cut
         label = {word: "-".join(word[c] for c in self._index) for word in own.tolist()}
         full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
         part = np.array([full.index(label[word]) for word in own], dtype=np.intp)

@@ -68,17 +68,17 @@ def around(
     maxima: tuple[FloatArray, FloatArray],
     outer: FloatArray,
     depth: float,
-    extent: tuple[float, float, tuple[float, float]],
+    span: tuple[float, float, tuple[float, float]],
     stiffest: float,
 ) -> float:
     """The stiffness that spacings of h go by: at maxima (b, h) of saturated classes it is small, `stiffest` at most,
     and larger beside them, where there is weight as well.
 
     With little noise it is large next to the kinks of phi alone, at which a saturated class has its maximum: kinks that
-    the lattice reaches (`extent`: variance, spread by the shared field, far ends) count in full, at the `outer` b, too.
+    the lattice reaches (`span`: variance, spread by the shared field, far ends) count in full, at the `outer` b, too.
     """
     b, h = maxima
-    variance, shared, far = extent
+    variance, shared, far = span
     width = 1.0 / math.sqrt(1.0 / variance + stiffest)
     places = (h[:, None] + math.sqrt(2.0 * depth) * width * np.linspace(-1.0, 1.0, _PLACES)).ravel()
     d, count = float(setting.d[c]), len(b)

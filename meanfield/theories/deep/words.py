@@ -54,12 +54,12 @@ def laws_of_words(phi: Activation, n: FloatArray, setting: Setting, detail: Deta
     b = detail.beta @ setting.root.T
     try:
         own, shared = shared_field(setting.covariance)
-        curvatures = _curvatures(phi, setting, b)
+        tables = [_tables(phi, setting, c, b[:, c]) for c in range(len(n))]
     except NotCovered:
         return None
     low, high = activation_range(phi)
     stiff = n * (high - low) ** 2 / setting.d  # of exp(n g) in h: -g_hh is at most about that
-    stiff = np.minimum(stiff, n * curvatures)
+    stiff = np.minimum(stiff, n * np.array([_curvature(*table[:2]) for table in tables]))
     along = _STEP / math.sqrt(1.0 + float((shared**2 * stiff / (1.0 + own * stiff)).sum()))
     # Two classes are cut at nearly the same alpha: told apart by their own fields only, which have to be wider.
     apart = math.sqrt(float(own.min())) / max(float(np.abs(shared).max()), 1e-300)
@@ -68,7 +68,7 @@ def laws_of_words(phi: Activation, n: FloatArray, setting: Setting, detail: Deta
     if len(b) * len(alpha) * max(map(len, fields)) > _MOST:
         return None
     classes = [
-        _of_class(phi, setting, c, float(n[c]), b[:, c], float(shared[c]) * alpha, math.sqrt(max(own[c], 0.0)), x)
+        _of_class(phi, tables[c], float(n[c]), float(shared[c]) * alpha, math.sqrt(max(own[c], 0.0)), x)
         for c, x in enumerate(fields)
     ]
     gauss = np.exp(-0.5 * alpha**2)
@@ -98,13 +98,9 @@ def _lattice(step: float) -> FloatArray:
     return np.linspace(-_REACH, _REACH, 2 * count + 1)
 
 
-def _curvatures(phi: Activation, setting: Setting, b: FloatArray) -> FloatArray:
-    """(C,) largest -g_hh over fields h, at the nodes."""
-    found = []
-    for c in range(b.shape[1]):
-        h, g, _, _ = _tables(phi, setting, c, b[:, c])
-        found.append(max(float(-np.diff(g, 2, axis=0).min()), 0.0) / (h[1] - h[0]) ** 2)
-    return np.array(found)
+def _curvature(h: FloatArray, g: FloatArray) -> float:
+    """Largest -g_hh over fields h, at the nodes."""
+    return max(float(-np.diff(g, 2, axis=0).min()), 0.0) / float(h[1] - h[0]) ** 2
 
 
 def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -130,12 +126,12 @@ def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray) -> tuple[F
 
 
 def _of_class(
-    phi: Activation, setting: Setting, c: int, n: float, b: FloatArray, centre: FloatArray, width: float, x: FloatArray
+    phi: Activation, table: tuple[FloatArray, ...], n: float, centre: FloatArray, width: float, x: FloatArray
 ) -> _Class:
-    """Sums over h = centre + width x of N(x) exp(n g)."""
-    h, *tables = _tables(phi, setting, c, b)
+    """Sums over h = centre + width x of N(x) exp(n g), from `_tables`."""
+    h, *values = table
     at = np.clip(centre[:, None] + width * x, h[0], h[-1])
-    g, mean, variance = (np.moveaxis(CubicSpline(h, table)(at), 2, 0) for table in tables)  # (N, J, X)
+    g, mean, variance = (np.moveaxis(CubicSpline(h, value)(at), 2, 0) for value in values)  # (N, J, X)
     w = np.exp(n * (g - g.max(axis=(1, 2), keepdims=True)) - 0.5 * x**2)
     low, high = activation_range(phi)
     excess = mean - 0.5 * (low + high)

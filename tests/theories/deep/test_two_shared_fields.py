@@ -10,6 +10,7 @@ from meanfield.theories.deep.fields import shared_field, shared_plane
 from meanfield.theories.deep.layer import Layer
 from meanfield.theories.deep.rules import CHECK, COARSE, FINE, NotCovered, Setting
 from meanfield.theories.deep.site import site_rule, site_values
+from meanfield.theories.deep.stiffness import Region
 
 PHI = mf.Network("sigmoid", 2).activation
 # Classes on a line: the middle one is closer to both others than these are to each other.
@@ -190,8 +191,7 @@ def test_a_class_reaches_as_far_as_it_has_weight(name, n, d, variance, b):
     force = (np.diff(g, axis=1) / (wide[1] - wide[0])).min(), (np.diff(g, axis=1) / (wide[1] - wide[0])).max()
     stiffest = float(-np.diff(g, 2, axis=1).min() / (wide[1] - wide[0]) ** 2)
     tail = 1.3 * np.sqrt(2.0 * depth * variance)
-    most = centres[0] + variance * force[0] - tail, centres[1] + variance * force[1] + tail
-    low, high = extent(phi, n, (d, 0.0), b, centres, variance, depth, stiffest, most)
+    low, high = extent(phi, n, (d, 0.0), b, centres, variance, depth, Region(stiffest, force))
     inside = []
     for centre in centres:
         weight = g - (wide - centre) ** 2 / (2.0 * variance)
