@@ -20,6 +20,7 @@ from meanfield.theories.deep.fields import Fields
 from meanfield.theories.deep.rows import Rows
 from meanfield.theories.deep.rules import NotCovered, Rule, Setting, activation_range
 from meanfield.theories.deep.single_sites import SingleSites
+from meanfield.theories.deep.work import spend
 from meanfield.validation import BoolArray, FloatArray, IntArray
 
 __all__ = ["MEANS", "SQUARES", "ClassTable", "class_columns"]
@@ -36,6 +37,7 @@ MEANS = {
 SQUARES = {(0, 0): (2, 0), (0, 1): (1, 1), (1, 1): (0, 2)}  # and, after the sample functions, g_bb^2, g_bh^2, g_hh^2
 _STEEPEST = 1500.0  # nodes in b grow with it
 _ROWS, _AT_ONCE = 48, 4096  # rows at a time, and rows times values of h
+_SUMMED = 0.1  # multiplications of a matrix product that adding one number in `contract` takes as long as
 _APART = 8  # rows at a time that are as far apart as lattice nodes
 _MOST_ROWS = 1_000_000
 _FEW = 130  # values of the shared field that are all computed for every row
@@ -145,10 +147,14 @@ class ClassTable:
         if parts is None:
             parts = np.empty((*g.shape, 0)), np.zeros(len(g), dtype=np.int64), np.empty((0, 0))
         start, count = inside.start or 0, g.shape[1]
+        first = np.clip(fields.first[c][columns] - start, 0, count)
+        last = np.clip(fields.last[c][columns] - start, 0, count)
+        before = np.append(0, np.cumsum(last - first))  # values of h up to a column
+        pairs = float((before[span[1]] - before[np.minimum(*span)]).sum())
+        spend(_SUMMED * pairs * (1 + parts[0].shape[2]))
         contract(
             g, self.n, fields.log_prior[c][inside], fields.h[c][inside], fields.centre[c][columns], fields.precision[c],
-            np.clip(fields.first[c][columns] - start, 0, count), np.clip(fields.last[c][columns] - start, 0, count),
-            *span, parts[0], log_v, *parts[1:],
+            first, last, *span, parts[0], log_v, *parts[1:],
         )  # fmt: skip
 
     def prepare(self, start: IntArray) -> None:
@@ -195,15 +201,16 @@ class ClassTable:
         wanted = (low < self.begin[rows]) | (high > self.end[rows])
         missing, low, high = rows[wanted], low[wanted], high[wanted]
         new = self.end[missing] == 0
-        self.begin[missing] = np.where(new, low, np.minimum(low, self.begin[missing]))
-        self.end[missing] = np.maximum(high, self.end[missing])
+        low = np.where(new, low, np.minimum(low, self.begin[missing]))
+        high = np.maximum(high, self.end[missing])
         every = slice(None)
         for first in range(0, len(missing), 512):
-            rows = missing[first : first + 512]
+            some = slice(first, first + 512)
+            rows = missing[some]
             g = self.at(self.rows.b[rows])
             found = self.log_v[rows]
-            self._contract(g, every, (self.begin[rows], self.end[rows]), found)
-            self.log_v[rows] = found
+            self._contract(g, every, (low[some], high[some]), found)
+            self.log_v[rows], self.begin[rows], self.end[rows] = found, low[some], high[some]
 
     def means(self, at: IntArray, curvature: bool, samples: bool, place: IntArray, out: FloatArray) -> None:
         """Fills out[place[row] + alpha] for the rows `at`, which are `done`, and the alpha that they have.
