@@ -203,8 +203,8 @@ class Layer(LayerTerms):
             if self._farther(setting, fields.h):
                 fields, modes = self._prepared(setting)
                 view = self._grow(setting, fields, modes)
-            for _ in range(REFITS if r in (2, 3) and self.crowded and not self.regions else 0):
-                if not self._refitted(setting):
+            for _ in range(REFITS if r in (2, 3) and not self.regions else 0):
+                if not ((self.crowded or self.charted) and self._refitted(setting)):
                     break
                 fields, modes = self._prepared(setting)
                 view = self._grow(setting, fields, modes)

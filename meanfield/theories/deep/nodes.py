@@ -84,6 +84,11 @@ class LayerNodes:
         """Whether there are so many nodes that a lattice fitted to the weight pays."""
         return len(self.index) > _MANY_NODES
 
+    @property
+    def charted(self) -> bool:
+        """Whether the lattice is fitted to what the weight was: few nodes may be the sign that it has changed."""
+        return self.chart is not None and len(self.chart.axes) == self.index.shape[1]
+
     def _chart(self, r: int) -> Chart:
         if self.chart is None or len(self.chart.axes) != r:
             return unit_chart(r, self.turns.shape[1:] == (r, r) and bool((self.turns < 0).any()))
@@ -176,6 +181,8 @@ class LayerNodes:
         first = np.unique(keys(index), return_index=True)[1]
         index, heights = index[first], np.tile(self.heights, len(images))[first]
         probes = node_probes(index, heights, self._places(index), chart, self.rule.beta)
+        if probes is None and self.charted:  # too few nodes to tell
+            return self._on_chart(None)
         if probes is None or not (too_coarse(probes, chart) or self._due("nodes", len(self.index))):
             return False
         # exp(g) has zeros at imaginary b.
@@ -185,8 +192,12 @@ class LayerNodes:
         found = fitted_chart(probes, self.turns if self.turns.shape[1:] == (r, r) else np.eye(r)[None], most)
         if not (too_coarse(probes, chart) or saved(probes, found) > self._gain):
             return False
+        return self._on_chart(found)
+
+    def _on_chart(self, chart: Chart | None) -> bool:
+        """The nodes on another lattice; true."""
         nodes = self._nodes(self._everywhere(self.index))
-        self.chart = found
+        self.chart = chart
         self.index, self.heights = self._representatives(self._nearest(nodes)), np.empty(0)
         return True
 
