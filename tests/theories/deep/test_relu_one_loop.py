@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +201,34 @@ def test_observables_are_derivatives_by_sources(one_layer):
         size = 3e-4
         slope = (exact.value(x, source, size) - exact.value(x, source, -size)) / (2.0 * size)
         assert own[name] == pytest.approx(slope, rel=2e-3, abs=2e-4), name
+
+
+def test_outputs_without_targets_and_turned_outputs(one_layer):
+    """A second output whose targets vanish, in closed form and on the lattice of two outputs; and both turned."""
+    system, place = one_layer[0].system, one_layer[0].place
+    order = ReluOrder(
+        *(np.zeros((0, 2, 2)), np.zeros((0, 2))) * 2, place.order.t, np.zeros((0, 2, 2)),
+        np.array([[1.0], [-1.0]]) * place.size.T / math.sqrt(300.0),
+    )  # fmt: skip
+    closed = ReluLoop(system, order, unseen=1)
+    layers = closed.layers(closed.place)
+    slope, moving = closed.gradient(closed.pack(closed.place))
+    for angle in (0.0, 0.7):
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        # The symmetry of the task keeps t in the span of the targets, to which the second output belongs barely.
+        y = np.column_stack([system.problem.y[:, 0], [1e-9, -1e-9]]) @ turn
+        t, top = (np.pad(x, ((0, 0), (0, 1))) @ turn for x in (order.t, order.top))
+        loop = ReluLoop(ReluSystem(replace(system.problem, y=y), system.words), replace(order, t=t, top=top))
+        found = loop.layers(loop.place)
+        assert loop.value(found) == pytest.approx(closed.value(layers), abs=1e-7)
+        np.testing.assert_allclose(loop.explicit(found), closed.explicit(layers), atol=1e-6)
+        along, changed = loop.gradient(loop.pack(loop.place))
+        back = np.kron(np.eye(2), turn)
+        along[:4], changed[:4] = back @ along[:4], back @ changed[:4]
+        first = [0, 2, 4, 5]
+        np.testing.assert_allclose(along[first], slope, atol=1e-6)
+        np.testing.assert_allclose(changed[first], moving, atol=1e-6)
+        np.testing.assert_allclose(along[[1, 3]], 0.0, atol=1e-7)
 
 
 # ---- the saddle with outliers ----------------------------------------------------------------------------------------

@@ -88,21 +88,25 @@ class _Source:
 @dataclass(frozen=True, eq=False)
 class Found:
     """A layer: averages over all neurons, <|a|^2> / s, and of every outlier derivatives of ln W by r, once and twice,
-    and by r and what ln Z is differentiated by (operators,)."""
+    and by r and what ln Z is differentiated by (operators,); variance of readouts of outputs without targets."""
 
     averages: Averages
     square: float
     slope: FloatArray
     along: FloatArray
     mixed: FloatArray
+    unseen: float
 
 
 class ReluLoop:
-    """L as a function of order parameters and distances, at the lattice nodes of a saddle at finite N."""
+    """L as a function of order parameters and distances, at the lattice nodes of a saddle at finite N.
 
-    def __init__(self, system: ReluSystem, order: ReluOrder) -> None:
+    `unseen`: outputs without targets, beside those of the problem.
+    """
+
+    def __init__(self, system: ReluSystem, order: ReluOrder, unseen: int = 0) -> None:
         p = system.problem
-        self.width = p.width
+        self.system, self.width, self.unseen = system, p.width, unseen
         self.problem = DeepProblem(
             activation("relu"), p.depth, p.n, p.y, p.tau, p.readout_variance, k=p.k, scales=(p.scale,) * (p.depth - 1)
         )
@@ -193,6 +197,7 @@ class ReluLoop:
         total = self._total(nodes, beta @ root.T, beta, setting, products, tilde, bulk.reach)
         parts = [(share, total.averages(products))]
         square = share * float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one])
+        square += self.unseen / (1.0 - readout)
         slopes, along, crosses = [], [], []
         for ray, size in zip(self.rays[layer], place.size[layer][place.size[layer] > 0.0]):
             push = root @ ray.unit if top else ray.push
@@ -209,7 +214,8 @@ class ReluLoop:
             slopes.append(slope - (1.0 - readout) * size)
             along.append(twice - 1.0 + readout)
             crosses.append(cross)
-        return Found(mixed(parts), square, np.array(slopes), np.array(along), np.array(crosses))
+        variance = p.readout_variance / (1.0 - readout)
+        return Found(mixed(parts), square, np.array(slopes), np.array(along), np.array(crosses), variance)
 
     def _total(
         self, nodes: Nodes, b: FloatArray, beta: FloatArray, setting: ReluSetting, products: RayProducts,
@@ -236,7 +242,20 @@ class ReluLoop:
                 hessian[at, at], reference[at, at] = twice / self.width, -1.0 / self.width
                 at += 1
         outer = np.append(found[0].outer, np.ones(count, dtype=bool))
-        return [Sector("classes", 1.0, hessian, reference, outer), *found[1:]]
+        rest = self._without_targets(layers[-1]) if self.unseen else []
+        return [Sector("classes", 1.0, hessian, reference, outer), *found[1:], *rest]
+
+    def _without_targets(self, top: Found) -> list[Sector]:
+        """t of outputs whose mean is zero: they mix with nothing, <a^2 phi phi^T> = <a^2> <phi phi^T>."""
+        n, name = self.problem.n, "outputs without targets"
+        second = np.outer(n, n) * top.averages.kernel + np.diag(n * top.averages.d)
+        tau, inner = self.problem.tau, np.zeros(len(n), dtype=bool)
+        found = [Sector(name, float(self.unseen), tau * np.diag(n) + top.unseen * second, np.diag(n), inner)]
+        for c, size in enumerate(n):
+            one = np.array([[tau + top.unseen * top.averages.d[c]]])
+            multiplicity = self.unseen * (float(size) - 1.0)
+            found.append(Sector(f"samples of class {c}, {name}", multiplicity, one, np.eye(1), inner[:1]))
+        return found
 
     def value(self, layers: list[Found]) -> float:
         """L."""
@@ -356,7 +375,7 @@ def relu_one_loop(system: ReluSystem, order: ReluOrder, index: IntArray, span: F
     ------
     NotSmall
     """
-    loop = ReluLoop(system, order)
+    loop = ReluLoop(system, order, len(span) - span.shape[1])
     z, layers = loop.pack(loop.place), loop.layers(loop.place)
     slope, moving = loop.gradient(z)
     shift = np.asarray(-np.linalg.solve(loop.hessian(layers), slope))
