@@ -17,9 +17,9 @@ _EXACT = 1e-6
 def check_relu(posterior: ReluPosterior) -> None:
     """Refuse a solution that does not belong to its network and task; an uncertified one is held to shapes only.
 
-    Recomputed are y = (s [K_L diag(n) + diag(d_L)] + tau) t and the outputs as the sum of bulk and outliers. At finite N
-    the former holds up to the weight at the end of the bulk, and to what fluctuations of outliers along their rays would
-    add: 1 / N each to sum_c n_c t_c.y_c.
+    Recomputed are y = (s [K_L diag(n) + diag(d_L)] + tau) t and the outputs as the sum of bulk and outliers. At finite
+    N the former holds up to the weight at the end of the bulk and up to fluctuations of outliers along their rays,
+    which are not in a saddle: 1 / N each of sum_c n_c t_c.y_c.
 
     Raises
     ------

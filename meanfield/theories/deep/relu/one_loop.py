@@ -11,6 +11,7 @@ distances fluctuate: <(x, r)> = saddle - (Phi'')^-1 L' / N, L = -1/2 ln |det Phi
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ _SHIFT = 0.012  # of b: the weight of a class changes by so much
 _TILT = 2e-4  # of a weight, by a source
 _GONE = 1e-6  # whitened length of an outlier, in units of sqrt(N), below which there is none
 _LARGEST = 0.15  # part of the distance of an outlier that the term of order 1/N may move it by
+_KEPT = 64  # sums over nodes that are remembered
 _FARTHER = 1.3  # than the field of the farthest outlier: where weights are looked for,
 _BEYOND = 9.0  # and so many standard deviations
 
@@ -111,6 +113,7 @@ class ReluLoop:
             activation("relu"), p.depth, p.n, p.y, p.tau, p.readout_variance, k=p.k, scales=(p.scale,) * (p.depth - 1)
         )
         self.distinct, self.symmetric = System(self.problem, distinct=True), System(self.problem)
+        self._memory: OrderedDict[tuple[object, ...], Totals] = OrderedDict()
         self.bulks: list[_Bulk] = []
         self.rays: list[list[_Ray]] = []
         lengths = np.zeros((p.depth, len(system.words)))
@@ -224,7 +227,20 @@ class ReluLoop:
         copies = [(1.0, np.zeros(len(setting.n)))]
         if tilde.any():
             copies += tilts(tilde, _SHIFT / (setting.n * reach))
-        return combined([(factor, summed(nodes, b + shift, beta, setting, products)) for factor, shift in copies])
+        return combined([(factor, self._sums(nodes, b + shift, beta, setting, products)) for factor, shift in copies])
+
+    def _sums(
+        self, nodes: Nodes, b: FloatArray, beta: FloatArray, setting: ReluSetting, products: RayProducts
+    ) -> Totals:
+        """`summed`; the last ones are remembered, as sources of either sign and moved outliers ask for the same."""
+        arrays = nodes.log_prior, b, beta, setting.d, setting.delta, setting.covariance
+        key = len(products.table), *(a.tobytes() for a in arrays)
+        if key not in self._memory:
+            check_time()
+            self._memory[key] = summed(nodes, b, beta, setting, products)
+            if len(self._memory) > _KEPT:
+                self._memory.popitem(last=False)
+        return self._memory[key]
 
     # ---- L ---------------------------------------------------------------------------------------
 
