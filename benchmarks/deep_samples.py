@@ -6,7 +6,7 @@ Chains are kept in FOLDER and found there again, unfinished ones continued; with
 "annealed": cooled from the prior, nothing of the theory is used, and the theory is taken at the fractions of codes into
 which each chain froze; else chains start from neurons drawn from the theory at the fractions given here (None: at
 equilibrium). Chains of 400 and more neurons are shorter and never annealed. Rectifiers are compared with the saddle at
-their own width, or, where there is none, with N = infinity.
+their own width, without and with the term of order 1/N, or, where there is none, with N = infinity.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ CASES = {
     "L3-C3-third": (THREE.with_(readout_exponent=1 / 3), unequal(0.0), 0.05, (100, 200), None),
     "L2-C4-m2": (TWO, four([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.3], [0.2, -0.8]]), 0.1, (100, 200), THREE_CODES),
     "relu-L2-C2": (RELU, BINARY, 0.05, (400,), None),
-    "relu-L2-m2": (RELU, mf.class_task(targets=[[1.0, 0.2], [-1.0, 0.3]], n_samples=120), 0.05, (200, 400), None),
+    "relu-L2-m2": (RELU, mf.class_task(targets=[[1.0, 0.2], [-1.0, 0.3]], n_samples=120), 0.05, (200, 400, 800), None),
     "relu-L3-C2": (mf.Network("relu", 3), BINARY, 0.05, (100, 200, 400), None),
     "leaky-L2-C2": (mf.Network(mf.activation("leaky_relu", slope=0.3), 2), BINARY, 0.05, (100, 200), "annealed"),
     "gelu-L2-C2": (mf.Network("gelu", 2), BINARY, 0.05, (100, 200), "annealed"),
@@ -221,13 +221,19 @@ def extrapolated(by_width, order):
 
 
 def rectifiers(name, folder):
-    """Every width against the saddle at that width; the P/N term of the fluctuations is not in it."""
+    """Every width against the saddle at that width, and with the term of order 1/N where there is one."""
     lines, comparison = [], None
     for width in CASES[name][3]:
-        post = theory(name, folder, width)
-        comparison = mf.compare(post, sampled(name, width, folder))
-        print(comparison.table())
-        lines.append(f"| {name} | {width} | {len(comparison.tested)} | {comparison.max_z:.1f} |")
+        post, chains = theory(name, folder, width), sampled(name, width, folder)
+        for one_loop in (False, True):
+            try:
+                comparison = mf.compare(post, chains, one_loop=one_loop)
+            except mf.ConvergenceError as error:
+                print(f"{name}, N = {width}: {error}")
+                continue
+            print(comparison.table())
+            kind = "saddle and 1/N" if one_loop else "saddle"
+            lines.append(f"| {name} | {width} | {kind} | {len(comparison.tested)} | {comparison.max_z:.1f} |")
     return None, "\n".join(lines)
 
 

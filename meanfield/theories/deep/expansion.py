@@ -80,10 +80,9 @@ def assembled(
     kernel = np.append(change.kernel, top[:size].reshape(1, n_classes, n_classes), axis=0)
     d = np.append(change.d, top[None, size:-1], axis=0)
     own = np.array([one.kernel for one in layers])
-    unseen = problem.readout_variance * (len(span) - span.shape[1])  # <a^2> of outputs without targets
     limit = FiniteWidth(
         width, read_only(own[:, index][:, :, index]), read_only(np.array([one.d for one in layers])[:, index]),
-        read_only((problem.y - problem.tau * order.t)[index] @ span.T), float(observed[-1]) + unseen,
+        read_only((problem.y - problem.tau * order.t)[index] @ span.T), float(observed[-1]),
     )  # fmt: skip
     curvatures = {one.name: one.curvature for one in found if one.multiplicity > 0.0}
     t = change.t[index] @ span.T

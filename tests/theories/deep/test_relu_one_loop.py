@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from scipy.special import log_ndtr
 
 import meanfield as mf
 from meanfield.theories.deep.compiled.generated.site import MOMENTS, ORDERS
-from meanfield.theories.deep.relu.average import FINE
+from meanfield.theories.deep.relu.average import FINE, slab
 from meanfield.theories.deep.relu.compiled.site import site
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.moments import sample_derivatives, sample_moments
+from meanfield.theories.deep.relu.neurons import RayProducts, line, summed
 from meanfield.theories.deep.relu.nonlinearity import RECTIFIER
 from meanfield.theories.deep.relu.one_loop import ReluLoop
+from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.relu.system import ReluProblem, ReluSystem
 
 TWO, TASK, TAU = mf.Network("relu", 2), mf.class_task(targets=[1, -1], n_samples=100), 0.05
@@ -202,6 +205,55 @@ def test_observables_are_derivatives_by_sources(one_layer):
         assert own[name] == pytest.approx(slope, rel=2e-3, abs=2e-4), name
 
 
+def test_outputs_without_targets_and_turned_outputs(one_layer):
+    """A second output whose targets vanish, in closed form and on the lattice of two outputs; and both turned."""
+    system, place = one_layer[0].system, one_layer[0].place
+    order = ReluOrder(
+        *(np.zeros((0, 2, 2)), np.zeros((0, 2))) * 2, place.order.t, np.zeros((0, 2, 2)),
+        np.array([[1.0], [-1.0]]) * place.size.T / math.sqrt(300.0),
+    )  # fmt: skip
+    closed = ReluLoop(system, order, unseen=1)
+    layers = closed.layers(closed.place)
+    slope, moving = closed.gradient(closed.pack(closed.place))
+    for angle in (0.0, 0.7):
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        # The symmetry of the task keeps t in the span of the targets, to which the second output belongs barely.
+        y = np.column_stack([system.problem.y[:, 0], [1e-9, -1e-9]]) @ turn
+        t, top = (np.pad(x, ((0, 0), (0, 1))) @ turn for x in (order.t, order.top))
+        loop = ReluLoop(ReluSystem(replace(system.problem, y=y), system.words), replace(order, t=t, top=top))
+        found = loop.layers(loop.place)
+        assert loop.value(found) == pytest.approx(closed.value(layers), abs=1e-7)
+        np.testing.assert_allclose(loop.explicit(found), closed.explicit(layers), atol=1e-6)
+        along, changed = loop.gradient(loop.pack(loop.place))
+        back = np.kron(np.eye(2), turn)
+        along[:4], changed[:4] = back @ along[:4], back @ changed[:4]
+        first = [0, 2, 4, 5]
+        np.testing.assert_allclose(along[first], slope, atol=1e-6)
+        np.testing.assert_allclose(changed[first], moving, atol=1e-6)
+        np.testing.assert_allclose(along[[1, 3]], 0.0, atol=1e-7)
+
+
+def test_readouts_of_an_outlier_across_its_ray():
+    """Two outputs: <beta g_b> and <beta beta^T> across the ray, by parts and from matrices on the lattice of h."""
+    setting = ReluSetting(
+        np.array([[0.3, 0.05], [-0.25, 0.2]]), np.array([3.0, 2.0]), np.array([0.4, 0.3]), np.zeros(2),
+        np.array([[0.5, 0.2], [0.2, 0.4]]),
+    )  # fmt: skip
+    beta = np.array([6.0, 1.5])
+    found, unit = slab(setting, beta, FINE), beta / np.linalg.norm(beta)
+    across = np.array([[-unit[1]], [unit[0]]])
+    by_parts = setting.root.T @ (setting.n[:, None] * found.b_b + np.diag(found.bb))
+    np.testing.assert_allclose(found.beta_b, across @ across.T @ by_parts, atol=1e-8)
+    nodes = line(setting.root @ beta, setting.root @ across, setting, 40.0)
+    products = RayProducts(2, True, True, True, True)
+    b = setting.root @ beta + nodes.beta @ (setting.root @ across).T
+    total = summed(nodes, b, nodes.beta, setting, products)
+    twice = total.twice[0, 0, products.one] / total.plain[products.one]
+    np.testing.assert_allclose(found.beta_beta, twice * across @ across.T, atol=1e-8)
+    once = total.once[0, products.slopes[:2]] / total.plain[products.one] / setting.n
+    np.testing.assert_allclose(found.beta_b, across * once, atol=1e-8)
+
+
 # ---- the saddle with outliers ----------------------------------------------------------------------------------------
 
 
@@ -276,3 +328,11 @@ def test_where_there_is_no_term(limit, solved):
         narrow.one_loop()
     with pytest.raises(ValueError, match="at width 800, not 400"):
         solved.one_loop().at(400)
+
+
+def test_a_wide_network_is_read_from_its_file(solved, tmp_path):
+    back = mf.load(solved.save(tmp_path / "wide"))
+    np.testing.assert_array_equal(back.solution.t, solved.solution.t)
+    other = replace(solved.solution, t=1.002 * solved.solution.t)
+    with pytest.raises(ValueError, match="does not belong"):
+        mf.load(replace(solved, solution=other).save(tmp_path / "wrong"))

@@ -167,15 +167,18 @@ def _strong_axes(setting: ReluSetting) -> FloatArray:
 
 
 def slab(setting: ReluSetting, beta: FloatArray, rule: ReluRule) -> ReluAverages:
-    """Over the fields across the ray, at the distance |beta| along it; <beta ..> are left out.
+    """Over the fields across the ray, at the distance |beta| along it.
 
-    `log_z` is ln of the density of the weight along the ray.
+    `log_z` is ln of the density of the weight along the ray, <beta ..> are of the part of beta across it.
     """
     size = float(np.linalg.norm(beta))
     unit = beta / size
     across = np.linalg.svd(unit[None])[2][1:].T
     found = _average(setting, setting.root @ beta, setting.root @ across, np.zeros((0, across.shape[1] + 2)), rule)[0]
-    return found._replace(log_z=found.log_z - 0.5 * size**2 - 0.5 * math.log(2.0 * math.pi))
+    return found._replace(
+        log_z=found.log_z - 0.5 * size**2 - 0.5 * math.log(2.0 * math.pi),
+        beta_b=across @ found.beta_b, beta_beta=across @ found.beta_beta @ across.T,
+    )  # fmt: skip
 
 
 def _average(

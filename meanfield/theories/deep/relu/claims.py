@@ -17,8 +17,9 @@ _EXACT = 1e-6
 def check_relu(posterior: ReluPosterior) -> None:
     """Refuse a solution that does not belong to its network and task; an uncertified one is held to shapes only.
 
-    Recomputed are y = (s [K_L diag(n) + diag(d_L)] + tau) t (at finite N up to the weight at the end of the bulk) and
-    the outputs as the sum of bulk and outliers.
+    Recomputed are y = (s [K_L diag(n) + diag(d_L)] + tau) t and the outputs as the sum of bulk and outliers. At finite
+    N the former holds up to the weight at the end of the bulk and up to fluctuations of outliers along their rays,
+    which are not in a saddle: 1 / N each of sum_c n_c t_c.y_c.
 
     Raises
     ------
@@ -57,6 +58,9 @@ def check_relu(posterior: ReluPosterior) -> None:
     matrix = variance * (s.kernel[-1] * counts + np.diag(s.d[-1])) + s.tau * np.eye(n_classes)
     largest = float(np.abs(task.targets).max())
     end = 0.0 if math.isinf(s.width) else 1e3 * math.exp(-float(s.barrier.min()))
-    same("t", matrix @ s.t, task.targets, _EXACT + end, largest)
+    along = len(posterior.layer_outliers(depth)) / s.width
+    size = counts[:, None] * np.linalg.norm(s.t, axis=1, keepdims=True)
+    off = np.abs(matrix @ s.t - task.targets) - along / np.maximum(size, 1e-300)
+    same("t", np.maximum(off, 0.0), 0.0, _EXACT + end, largest)
     outputs = s.bulk_output + s.outlier_activation[-1].T @ s.outlier_readout
     same("outputs", outputs + s.tau * s.t, task.targets, _EXACT, largest)

@@ -17,7 +17,7 @@ from meanfield.theories.deep.class_tables import class_columns
 from meanfield.theories.deep.compiled.generated.site import ORDERS
 from meanfield.theories.deep.products import Products, added
 from meanfield.theories.deep.relu.average import WALL
-from meanfield.theories.deep.relu.moments import sample_derivatives, sample_moments
+from meanfield.theories.deep.relu.moments import sample_derivatives, sample_weight
 from meanfield.theories.deep.relu.setting import ReluSetting
 from meanfield.theories.deep.sums import Totals
 from meanfield.validation import FloatArray, IntArray
@@ -64,7 +64,7 @@ class Nodes:
         if not setting.has_fields:
             height = log_prior.copy()
             for c, n in enumerate(setting.n):
-                height += n * sample_moments(b[:, c], 0.0 * b[:, c], setting.d[c], setting.delta[c]).g
+                height += n * sample_weight(b[:, c], 0.0 * b[:, c], setting.d[c], setting.delta[c])
             counts = height > height.max() - _CUT
             return cls(beta[counts], log_prior[counts])
         stiffest = float(np.linalg.eigvalsh(setting.inverse + np.diag(setting.n / setting.d))[-1])
@@ -74,10 +74,7 @@ class Nodes:
         prior = -0.5 * (inverse[0, 0] * h[:, None] ** 2 + inverse[1, 1] * h**2) - inverse[0, 1] * h[:, None] * h
         top, windows = np.empty(len(b)), np.empty((len(b), 2, 2), dtype=np.int64)
         for i in range(len(b)):
-            g = [
-                n * sample_moments(np.full(len(h), b[i, c]), h, setting.d[c], setting.delta[c]).g
-                for c, n in enumerate(setting.n)
-            ]
+            g = [n * sample_weight(b[i, c], h, setting.d[c], setting.delta[c]) for c, n in enumerate(setting.n)]
             height = prior + g[0][:, None] + g[1]
             top[i] = height.max() + log_prior[i]
             inside = height > height.max() - _CUT - _LOSS

@@ -11,6 +11,7 @@ distances fluctuate: <(x, r)> = saddle - (Phi'')^-1 L' / N, L = -1/2 ln |det Phi
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,7 @@ _SHIFT = 0.012  # of b: the weight of a class changes by so much
 _TILT = 2e-4  # of a weight, by a source
 _GONE = 1e-6  # whitened length of an outlier, in units of sqrt(N), below which there is none
 _LARGEST = 0.15  # part of the distance of an outlier that the term of order 1/N may move it by
+_KEPT = 64  # sums over nodes that are remembered
 _FARTHER = 1.3  # than the field of the farthest outlier: where weights are looked for,
 _BEYOND = 9.0  # and so many standard deviations
 
@@ -88,25 +90,30 @@ class _Source:
 @dataclass(frozen=True, eq=False)
 class Found:
     """A layer: averages over all neurons, <|a|^2> / s, and of every outlier derivatives of ln W by r, once and twice,
-    and by r and what ln Z is differentiated by (operators,)."""
+    and by r and what ln Z is differentiated by (operators,); variance of readouts of outputs without targets."""
 
     averages: Averages
     square: float
     slope: FloatArray
     along: FloatArray
     mixed: FloatArray
+    unseen: float
 
 
 class ReluLoop:
-    """L as a function of order parameters and distances, at the lattice nodes of a saddle at finite N."""
+    """L as a function of order parameters and distances, at the lattice nodes of a saddle at finite N.
 
-    def __init__(self, system: ReluSystem, order: ReluOrder) -> None:
+    `unseen`: outputs without targets, beside those of the problem.
+    """
+
+    def __init__(self, system: ReluSystem, order: ReluOrder, unseen: int = 0) -> None:
         p = system.problem
-        self.width = p.width
+        self.system, self.width, self.unseen = system, p.width, unseen
         self.problem = DeepProblem(
             activation("relu"), p.depth, p.n, p.y, p.tau, p.readout_variance, k=p.k, scales=(p.scale,) * (p.depth - 1)
         )
         self.distinct, self.symmetric = System(self.problem, distinct=True), System(self.problem)
+        self._memory: OrderedDict[tuple[object, ...], Totals] = OrderedDict()
         self.bulks: list[_Bulk] = []
         self.rays: list[list[_Ray]] = []
         lengths = np.zeros((p.depth, len(system.words)))
@@ -193,6 +200,7 @@ class ReluLoop:
         total = self._total(nodes, beta @ root.T, beta, setting, products, tilde, bulk.reach)
         parts = [(share, total.averages(products))]
         square = share * float(np.trace(total.twice[:, :, products.one])) / float(total.plain[products.one])
+        square += self.unseen / (1.0 - readout)
         slopes, along, crosses = [], [], []
         for ray, size in zip(self.rays[layer], place.size[layer][place.size[layer] > 0.0]):
             push = root @ ray.unit if top else ray.push
@@ -209,7 +217,8 @@ class ReluLoop:
             slopes.append(slope - (1.0 - readout) * size)
             along.append(twice - 1.0 + readout)
             crosses.append(cross)
-        return Found(mixed(parts), square, np.array(slopes), np.array(along), np.array(crosses))
+        variance = p.readout_variance / (1.0 - readout)
+        return Found(mixed(parts), square, np.array(slopes), np.array(along), np.array(crosses), variance)
 
     def _total(
         self, nodes: Nodes, b: FloatArray, beta: FloatArray, setting: ReluSetting, products: RayProducts,
@@ -218,7 +227,20 @@ class ReluLoop:
         copies = [(1.0, np.zeros(len(setting.n)))]
         if tilde.any():
             copies += tilts(tilde, _SHIFT / (setting.n * reach))
-        return combined([(factor, summed(nodes, b + shift, beta, setting, products)) for factor, shift in copies])
+        return combined([(factor, self._sums(nodes, b + shift, beta, setting, products)) for factor, shift in copies])
+
+    def _sums(
+        self, nodes: Nodes, b: FloatArray, beta: FloatArray, setting: ReluSetting, products: RayProducts
+    ) -> Totals:
+        """`summed`; the last ones are remembered, as sources of either sign and moved outliers ask for the same."""
+        arrays = nodes.log_prior, b, beta, setting.d, setting.delta, setting.covariance
+        key = len(products.table), *(a.tobytes() for a in arrays)
+        if key not in self._memory:
+            check_time()
+            self._memory[key] = summed(nodes, b, beta, setting, products)
+            if len(self._memory) > _KEPT:
+                self._memory.popitem(last=False)
+        return self._memory[key]
 
     # ---- L ---------------------------------------------------------------------------------------
 
@@ -236,7 +258,20 @@ class ReluLoop:
                 hessian[at, at], reference[at, at] = twice / self.width, -1.0 / self.width
                 at += 1
         outer = np.append(found[0].outer, np.ones(count, dtype=bool))
-        return [Sector("classes", 1.0, hessian, reference, outer), *found[1:]]
+        rest = self._without_targets(layers[-1]) if self.unseen else []
+        return [Sector("classes", 1.0, hessian, reference, outer), *found[1:], *rest]
+
+    def _without_targets(self, top: Found) -> list[Sector]:
+        """t of outputs whose mean is zero: they mix with nothing, <a^2 phi phi^T> = <a^2> <phi phi^T>."""
+        n, name = self.problem.n, "outputs without targets"
+        second = np.outer(n, n) * top.averages.kernel + np.diag(n * top.averages.d)
+        tau, inner = self.problem.tau, np.zeros(len(n), dtype=bool)
+        found = [Sector(name, float(self.unseen), tau * np.diag(n) + top.unseen * second, np.diag(n), inner)]
+        for c, size in enumerate(n):
+            one = np.array([[tau + top.unseen * top.averages.d[c]]])
+            multiplicity = self.unseen * (float(size) - 1.0)
+            found.append(Sector(f"samples of class {c}, {name}", multiplicity, one, np.eye(1), inner[:1]))
+        return found
 
     def value(self, layers: list[Found]) -> float:
         """L."""
@@ -356,7 +391,7 @@ def relu_one_loop(system: ReluSystem, order: ReluOrder, index: IntArray, span: F
     ------
     NotSmall
     """
-    loop = ReluLoop(system, order)
+    loop = ReluLoop(system, order, len(span) - span.shape[1])
     z, layers = loop.pack(loop.place), loop.layers(loop.place)
     slope, moving = loop.gradient(z)
     shift = np.asarray(-np.linalg.solve(loop.hessian(layers), slope))

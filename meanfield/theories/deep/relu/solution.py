@@ -81,7 +81,7 @@ class ReluSolution:
     bulk_activation, bulk_readout, bulk_covariance : (L, C), (m,), (m, m) arrays
         Mean activation of the bulk on each class; mean and covariance of its readout.
     bulk_output : (C, m) array
-        Part of the outputs that the bulk makes.
+        Part of the outputs that the bulk makes, and at finite N fluctuations of outliers across their rays.
     outlier_field, outlier_activation, outlier_preactivation : (L, o, C) arrays
         Conjugate field b, activation and preactivation of the outliers, in units of sqrt(N).
     outlier_readout : (o, m) array

@@ -365,8 +365,6 @@ def _solution(
             f"at N = {problem.width:g} bulk and outliers are not separated (barrier {barrier.min():.1f} below ln N): "
             "one outlier per code and layer is a qualitative picture"
         )
-    condensed_here = int((np.linalg.norm(order.top, axis=1) > _GONE).sum())  # in the last layer there may be none
-    share = 1.0 - (0.0 if math.isinf(problem.width) else condensed_here / problem.width)
     return ReluSolution(
         kernel=np.array([layer.b_b[at] for layer in layers]), d=np.array([layer.bb[index] for layer in layers]),
         bulk_kernel=np.array([layer.inner.b_b[at] for layer in layers]),
@@ -374,7 +372,7 @@ def _solution(
         delta=order.delta[:, index], t=order.t[index] @ span.T, free_energy=system.free_energy(x, rule),
         bulk_activation=np.array([layer.inner.b[index] for layer in layers]), bulk_readout=span @ mean,
         bulk_covariance=rest + span @ (s * top.inner.beta_beta - np.outer(mean, mean)) @ span.T,
-        bulk_output=share * root_s * top.inner.beta_b.T[index] @ span.T,
+        bulk_output=root_s * (top.beta_b - order.top.T @ top.activation).T[index] @ span.T,
         outlier_field=np.array([(order.outliers(i) @ settings[i].root.T)[:, index] for i in range(problem.depth)]),
         outlier_activation=np.array([layer.activation[:, index] for layer in layers]),
         outlier_preactivation=np.array(preactivation), outlier_readout=root_s * order.top @ span.T, barrier=barrier,

@@ -224,8 +224,8 @@ class ReluSystem:
 
         return Layered(
             inner, activation, force, both("b_b"),
-            both("bb"), both("h_h"), both("hh"), share * inner.beta_b + outliers.T @ activation,
-            share * inner.beta_beta + outliers.T @ outliers,
+            both("bb"), both("h_h"), both("hh"), both("beta_b") + outliers.T @ activation,
+            both("beta_beta") + outliers.T @ outliers,
             share * inner.log_z + sum(part.log_z for part in parts) / width,
             min((inner.log_z - part.log_z for part in parts), default=math.inf),
         )  # fmt: skip
