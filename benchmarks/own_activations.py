@@ -2,11 +2,11 @@
 
     python benchmarks/own_activations.py --seconds 60 --check
 
-Activations as a newcomer writes them, two and three layers, targets (1, -1), (1, -.5), (1, 0, 0) and (1, 0, -1), P = 100 at
-tau = .05 and P = 1e4 at tau = .01, default readout exponent, equal classes. Every task is solved in a process of its own,
-which ends after `--seconds` of processor time; outcomes are those of `random_deep.py`. With `--check` certified answers of
-bounded phi are integrated again by Sobol points (`tests/deep_oracles.py`), those of unbounded phi, two layers and two
-classes, on plain grids (`tests/unbounded_oracles.py`: wrong from 1e-4 on).
+Activations as a newcomer writes them, two and three layers, targets (1, -1), (1, -.5), (1, 0, 0) and (1, 0, -1),
+P = 100 at tau = .05 and P = 1e4 at tau = .01, default readout exponent, equal classes. Every task is solved in a
+process of its own, which ends after `--seconds` of processor time; outcomes are those of `random_deep.py`. With
+`--check` certified answers of bounded phi are integrated again by Sobol points (`tests/deep_oracles.py`), those of
+unbounded phi, two layers and two classes, on plain grids (`tests/unbounded_oracles.py`: wrong from 1e-4 on).
 """
 
 from __future__ import annotations

@@ -92,9 +92,9 @@ def refuses_shares(network: Network, task: ClassTask) -> str | None:
     mirrored = [(c, e) for c in range(len(y)) for e in range(c) if (y[c] == -y[e]).all() and y[c].any()]
     if phi.parity == "odd" and phi.bounded and mirrored and (kinds > 2 or any(p[c] != p[e] for c, e in mirrored)):
         return (
-            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image; given shares of codes "
-            "tell them apart, which is available for two classes of equal size; use an activation with phi(0) != 0, "
-            "such as sigmoid"
+            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image; given shares of "
+            "codes tell them apart, which is available for two classes of equal size; use an activation with "
+            "phi(0) != 0, such as sigmoid"
         )
     if not kinds_alike(task) or kinds + task.n_outputs <= MOST_FIELDS:
         return None

@@ -96,8 +96,8 @@ class LayerDensities(RecomputedLayers):
         which = self._find_class(cls)
         c = int(self._members.index[which])
         if self._members.sign[which] < 0.0:  # the mirror image of the first class of its kind
-            density = self._density(code, int(self._members.first[c]), layer)
-            return lambda z: density(-z)
+            image = self._density(code, int(self._members.first[c]), layer)
+            return lambda z: image(-z)
         if self._exchanged:
             law = self._class_law(layer)
             return law.density(self.network.activation, law.of(None if code is None else self._word(code, layer), c))

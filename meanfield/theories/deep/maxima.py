@@ -28,9 +28,9 @@ _X = np.linspace(-_REACH, _REACH, 43)[None, None]  # enough for maxima, of a phi
 _X_WEIGHTS = np.full_like(_X, 2.0 * _REACH / 42.0)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
 _SATURATED, _FARTHER = 0.05, 1.5  # part of the range of phi; times that fields are larger that start by themselves
-# Of phi that rises and falls: the change between places .0025 apart that is none, classes up to which every one is tried
-# on either side of 0, and the other parts of the fields that are tried there.
-_RISES, _FEW_SIDES, _NEARER = 1e-12, 3, (0.3,)
+# Of phi that rises and falls: the change between places .0025 apart that is none, classes up to which each is tried on
+# either side of 0, and the other parts of the fields that are tried there.
+_RISES, _FEW_SIDES, _NEARER = 1e-12, 4, (0.3,)
 _SHORTER, _SHARE = 2, 0.3  # how often steps are shortened, of a phi with kinks, and to what part
 _FALLEN = 1e-9  # rounding of ln of the weight, relative where that is more than 1
 # Of the standard deviations under the prior: smaller b and h are 0 when it comes to their relative change, and maxima
@@ -65,7 +65,7 @@ class Maxima:
         return self.known if every else self._relevant(setting, *self.known, depth)
 
     def fields(self, setting: Setting, b: FloatArray) -> FloatArray:
-        """Maxima in h at given b (k, C), reached from h = 0; where phi rises and falls, from both sides of 0 as well."""
+        """Maxima in h at given b (k, C), reached from h = 0, and from both sides of it where phi rises and falls."""
         h = np.zeros_like(b)
         if _turns(self.phi):
             b, h = self._on_all_sides(b, np.tile(_spreads(setting)[1], (len(b), 1)), [0.0])
@@ -189,9 +189,7 @@ class Maxima:
             b, h = self._on_all_sides(b, h, _NEARER)
         return (b * self.n) @ b_cov, h
 
-    def _on_all_sides(
-        self, b: FloatArray, h: FloatArray, parts: Sequence[float]
-    ) -> tuple[FloatArray, FloatArray]:
+    def _on_all_sides(self, b: FloatArray, h: FloatArray, parts: Sequence[float]) -> tuple[FloatArray, FloatArray]:
         """Starts (k, C) with every class on either side of 0, or all on the same for many of them; and these with
         `parts` of their fields."""
         count = b.shape[1]

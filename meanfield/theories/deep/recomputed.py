@@ -68,7 +68,8 @@ class RecomputedLayers(SolvedPosterior):
         layer = self._layer(layer) - 1
         own = self._members
         if self._exchanged:
-            on, off = (np.full(len(self._system.problem.n), value) for value in self._class_law(layer).on_and_off(self._middle))
+            count = len(self._system.problem.n)
+            on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off(self._middle))
         else:
             detail, _ = self._nodes(layer)
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T

@@ -80,7 +80,8 @@ def problem_of(network: Network, task: ClassTask, tau: float, merge: bool = True
     s = network.readout_variance(task.n_samples)
     scales = tuple(sigma**2 for sigma in network.scales[1:])
     phi, depth = network.activation, network.depth
-    return DeepProblem(phi, depth, n, targets, tau, s, network.k, scales, network.beta, network.ratios), Members(index, sign)
+    problem = DeepProblem(phi, depth, n, targets, tau, s, network.k, scales, network.beta, network.ratios)
+    return problem, Members(index, sign)
 
 
 def _alike(targets: FloatArray, mirrored: bool) -> tuple[IntArray, FloatArray]:

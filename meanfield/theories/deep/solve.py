@@ -120,10 +120,10 @@ def solve_deep(
             raise ValueError("shares of codes can be given at a finite n_samples only")
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else code_shares(fractions, task.n_classes)
-    problem, members = problem_of(network, task, tau, merge=shares is None)
+    problem, alike = problem_of(network, task, tau, merge=shares is None)
     rtol = (_PATCHED if patched(problem, shares is not None) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
-    start = _warm(warm_start, problem, members, shares is not None)
+    start = _warm(warm_start, problem, alike, shares is not None)
     starts: list[Way] | None = []
     silent = silent_state(problem) if shares is None else None
     try:
@@ -161,7 +161,7 @@ def solve_deep(
             remark = f"{_NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
     return _posterior(
-        network, task, tau, members, system, found, branches, remark, rtol, second, searched, tolerance, progress, silent
+        network, task, tau, alike, system, found, branches, remark, rtol, second, searched, tolerance, progress, silent
     )
 
 
@@ -317,7 +317,7 @@ def _posterior(
     network: Network,
     task: ClassTask,
     tau: float,
-    members: Members,
+    alike: Members,
     system: System,
     found: Found,
     branches: list[Branch],
@@ -381,7 +381,7 @@ def _posterior(
         status, message = Status.NO_MAXIMUM, silent.words(phi if good else None)
     top = proof.top or system.combined(found.averages)[-1]
     lower = found.averages.lower
-    kernel = members.matrices(np.array([a.kernel for a in (*lower, top)]))
+    kernel = alike.matrices(np.array([a.kernel for a in (*lower, top)]))
     m = task.n_outputs
     s = system.problem.readout_variance
     if states is None:
@@ -395,15 +395,15 @@ def _posterior(
         second_readout = s * states.second_beta
         parts = {
             "readout": math.sqrt(s) * states.beta, "weight": states.share, "covariance": s * states.covariance,
-            "activation": members.means(states.activation), "activation_variance": members.variances(states.variance),
-            "patterns": tuple(members.word(word) for word in states.patterns),
+            "activation": alike.means(states.activation), "activation_variance": alike.variances(states.variance),
+            "patterns": tuple(alike.word(word) for word in states.patterns),
         }  # fmt: skip
     solution = DeepSolution(
         kernel=kernel,
-        d=members.variances(np.array([a.d for a in (*lower, top)])),
-        tilde=members.matrices(order.tilde),
-        delta=members.variances(order.delta),
-        t=members.outputs(order.t),
+        d=alike.variances(np.array([a.d for a in (*lower, top)])),
+        tilde=alike.matrices(order.tilde),
+        delta=alike.variances(order.delta),
+        t=alike.outputs(order.t),
         free_energy=phi,
         second_readout=second_readout,
         certificate=certificate,
@@ -474,14 +474,14 @@ def _linear_readout(system: System, order: Order) -> FloatArray:
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
 
 
-def _warm(posterior: DeepPosterior | None, problem: DeepProblem, members: Members, frozen: bool) -> Order | None:
+def _warm(posterior: DeepPosterior | None, problem: DeepProblem, alike: Members, frozen: bool) -> Order | None:
     """Order parameters to start from; None if the other problem has another shape."""
     if posterior is None or not isinstance(posterior, DeepPosterior):
         return None
     s = posterior.solution
-    if s.t.shape != (len(members.index), problem.y.shape[1]) or len(s.kernel) != problem.depth or math.isinf(s.n_samples):
+    if s.t.shape != (len(alike.index), problem.y.shape[1]) or len(s.kernel) != problem.depth or math.isinf(s.n_samples):
         return None
-    first = members.first
+    first = alike.first
     del frozen
     return Order(
         np.array(s.kernel[:-1][:, first][:, :, first]),

@@ -143,7 +143,8 @@ def _beside(detail: Detail, words: FloatArray) -> float:
 
 def mean_kurtosis(system: System, order: Order, layer: int) -> tuple[FloatArray, FloatArray]:
     """Twice (C, C), kurtosis over neurons of the difference and of the sum of the means of phi over the samples of two
-    classes; on the diagonal NaN, and that of the mean of a class. Nodes of the layer are those of `layer_nodes`, which has to come first."""
+    classes; on the diagonal NaN, and that of the mean of a class. Nodes of the layer are those of `layer_nodes`, which
+    has to come first."""
     setting, n = system.setting(order, layer), system.problem.n
     if system.exchanged:
         apart = mean_powers(system.layers[layer], setting)[:, :, None, None] * (1.0 - np.eye(len(n)))

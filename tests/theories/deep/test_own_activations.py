@@ -48,7 +48,8 @@ def test_a_ripple_is_resolved():
     """A residual of 1e-3 before: lattices of z went by the step alone."""
     phi = mf.Activation(sp.tanh(z) + sp.tanh(20 * z) / 20, z, name="ripple")
     post = mf.solve(mf.Network(phi, 2), mf.class_task(targets=[1, 0, 0], n_samples=100), 0.05)
-    assert post.status == "optimal" and post.certificate.residual < 1e-8
+    assert post.status == "optimal"
+    assert post.certificate.residual < 1e-8
 
 
 def test_opposite_targets_of_odd_phi_are_one_class(mirrored):
@@ -78,7 +79,8 @@ def test_neurons_of_mirror_images(mirrored, tmp_path):
     loop = mirrored.one_loop()
     np.testing.assert_allclose(loop.kernel[:, 0, 1], -loop.kernel[:, 2, 1], rtol=1e-9)
     apart = mirrored.separation(1)
-    assert 1.0 < apart["kurtosis"][0, 2] < 3.0 and apart["on"][0] == pytest.approx(-apart["off"][2])
+    assert 1.0 < apart["kurtosis"][0, 2] < 3.0
+    assert apart["on"][0] == pytest.approx(-apart["off"][2])
     again = mf.load(mirrored.save(tmp_path / "mirrored.npz"))
     np.testing.assert_array_equal(again.separation(1)["kurtosis"], apart["kurtosis"])
 
