@@ -10,6 +10,7 @@ from meanfield.activations.activation import Activation
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.data_task import DataTask
 from meanfield.problem.network import Network
+from meanfield.theories.deep.reduction import problem_of
 from meanfield.theories.deep.symmetry import exchangeable
 from meanfield.theories.deep.system import LATTICE_CLASSES, MOST_FIELDS, kinds_of
 
@@ -60,8 +61,8 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
         return None
     if linear:
         return None
-    kinds = kinds_of(task.targets)
-    alike = kinds_alike(task)
+    problem = problem_of(network, task, tau)[0]
+    kinds, alike = len(problem.n), exchangeable(problem.n, problem.y)
     if kinds > LATTICE_CLASSES and alike:
         if kinds > MOST_ALIKE:
             return (
@@ -81,20 +82,20 @@ def refuses(network: Network, task: ClassTask | DataTask, tau: float) -> str | N
                 f"targets and outputs are {MOST_FIELDS} together at most, got {kinds} and {task.n_outputs}; at "
                 "n_samples = inf there is no such limit"
             )
-    y, p = task.targets, task.fractions
-    mirrored = [(c, e) for c in range(len(y)) for e in range(c) if (y[c] == -y[e]).all()]
-    if phi.parity == "odd" and any(p[c] != p[e] for c, e in mirrored):
-        return (
-            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image and the kernels are "
-            "of rank one, which is available for classes of equal size only; give them equal fractions (the answer "
-            "depends on their sum alone), or use an activation with phi(0) != 0, such as sigmoid"
-        )
     return None
 
 
-def refuses_shares(task: ClassTask) -> str | None:
+def refuses_shares(network: Network, task: ClassTask) -> str | None:
     """Why given shares of codes are not covered, in words; None if they are."""
-    kinds = kinds_of(task.targets)
+    kinds, phi = kinds_of(task.targets), network.activation
+    y, p = task.targets, task.fractions
+    mirrored = [(c, e) for c in range(len(y)) for e in range(c) if (y[c] == -y[e]).all() and y[c].any()]
+    if phi.parity == "odd" and phi.bounded and mirrored and (kinds > 2 or any(p[c] != p[e] for c, e in mirrored)):
+        return (
+            f"{phi.name} is odd, so that classes of opposite targets are each other's mirror image; given shares of "
+            "codes tell them apart, which is available for two classes of equal size; use an activation with "
+            "phi(0) != 0, such as sigmoid"
+        )
     if not kinds_alike(task) or kinds + task.n_outputs <= MOST_FIELDS:
         return None
     return (

@@ -78,7 +78,7 @@ class LayerDensities(RecomputedLayers):
 
     def _reach(self, cls: int | str, layer: int) -> float:
         """|z| beyond which there is no weight: of a Gaussian of the prior's size, tilted by fields b and delta~."""
-        setting, c = self._system.setting(self._order, layer), int(self._index[self._find_class(cls)])
+        setting, c = self._system.setting(self._order, layer), int(self._members.index[self._find_class(cls)])
         phi, root = self.network.activation, setting.root[c]
         largest = max(abs(phi.infimum), abs(phi.supremum))
         if self._exchanged:
@@ -93,7 +93,11 @@ class LayerDensities(RecomputedLayers):
         """z -> density of z for class `cls` under a code."""
         self._finite("the law of an activation")
         system, order = self._system, self._order
-        c = int(self._index[self._find_class(cls)])
+        which = self._find_class(cls)
+        c = int(self._members.index[which])
+        if self._members.sign[which] < 0.0:  # the mirror image of the first class of its kind
+            image = self._density(code, int(self._members.first[c]), layer)
+            return lambda z: image(-z)
         if self._exchanged:
             law = self._class_law(layer)
             return law.density(self.network.activation, law.of(None if code is None else self._word(code, layer), c))

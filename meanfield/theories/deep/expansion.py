@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from meanfield.posterior.finite_width import FiniteWidth, OneLoop
+from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.rules import Averages
 from meanfield.theories.deep.sectors import Sector
 from meanfield.theories.deep.system import DeepProblem, Order, System
-from meanfield.validation import FloatArray, IntArray, read_only
+from meanfield.validation import FloatArray, read_only
 
 __all__ = ["assembled", "by_sources", "differences", "log_fluctuations"]
 
@@ -66,11 +67,11 @@ def assembled(
     observed: FloatArray,
     top: FloatArray,
     found: Sequence[Sector],
-    index: IntArray,
+    members: Members,
     span: FloatArray,
     width: float = math.inf,
 ) -> OneLoop:
-    """Coefficients for classes that are `index` of the problem's and outputs (m,) spanned by `span` (m, q).
+    """Coefficients for classes that are `members` of the problem's and outputs (m,) spanned by `span` (m, q).
 
     `observed` and `top`: kernel and d of the last layer and <|a|^2> at order parameters `order`, and their
     coefficients; `change`: those of the order parameters; `width`: that of the solution.
@@ -81,13 +82,13 @@ def assembled(
     d = np.append(change.d, top[None, size:-1], axis=0)
     own = np.array([one.kernel for one in layers])
     limit = FiniteWidth(
-        width, read_only(own[:, index][:, :, index]), read_only(np.array([one.d for one in layers])[:, index]),
-        read_only((problem.y - problem.tau * order.t)[index] @ span.T), float(observed[-1]),
+        width, read_only(members.matrices(own)), read_only(members.variances(np.array([one.d for one in layers]))),
+        read_only(members.outputs(problem.y - problem.tau * order.t) @ span.T), float(observed[-1]),
     )  # fmt: skip
     curvatures = {one.name: one.curvature for one in found if one.multiplicity > 0.0}
-    t = change.t[index] @ span.T
+    t = members.outputs(change.t) @ span.T
     return OneLoop(
-        read_only(kernel[:, index][:, :, index]), read_only(d[:, index]), read_only(-problem.tau * t), read_only(t),
+        read_only(members.matrices(kernel)), read_only(members.variances(d)), read_only(-problem.tau * t), read_only(t),
         float(top[-1]), log_fluctuations(found),
         {name: (signs.inner, signs.outer) for name, signs in curvatures.items()}, limit,
     )  # fmt: skip

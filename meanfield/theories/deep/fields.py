@@ -21,7 +21,7 @@ from meanfield.validation import BoolArray, FloatArray, IntArray
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 
 _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
-_MOST_PAIRS = 40_000  # values of two shared fields
+_MOST_PAIRS = 60_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _MISSED = 4.0  # times that curvatures may be larger between the places where they were looked for
 _SMOOTH, _STRONG = 0.5, 4.0
@@ -49,7 +49,8 @@ def shared_field(covariance: FloatArray) -> tuple[FloatArray, FloatArray]:
         o = h[0, 1]
         # u = (sqrt(|o| r), sign sqrt(|o| / r)) leaves D_1 = a - |o| r and D_2 = b - |o| / r: equal for this r.
         gap = (h[0, 0] - h[1, 1]) / (2.0 * abs(o))
-        r = gap + math.hypot(gap, 1.0)
+        r = abs(gap) + math.hypot(gap, 1.0)  # of the larger variance; 1 / r of the other one
+        r = r if gap >= 0.0 else 1.0 / r
         u = np.array([math.sqrt(abs(o) * r), math.copysign(math.sqrt(abs(o) / r), o)])
         return np.maximum(np.diag(h) - u * u, 0.0), u
     u = _rank_one(off)
@@ -226,7 +227,7 @@ def fields_of(
     ]
     held = 1.0 + float(sum(least * u[c] ** 2 for c, (least, _) in enumerate(stiffness)))
     precision = 1.0 + float(np.sum(u * u / (variance + own)))  # in u alpha it is one of variance + own
-    safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
+    safe = _safe(variance, setting.covariance)
     prior_precision = 1.0 + float(np.sum(u * u / safe))
     step, steepest = rule.alpha / math.sqrt(precision), precision
     centre = (h @ (u / safe)) / prior_precision  # mean of alpha given h
@@ -296,7 +297,7 @@ def _plane_fields(
     regions = [region_of(phi, n, setting, c, bounds, h, farthest[c]) for c in range(len(n))]
     width = variance + [max(own[c], 1.0 / max(region.stiffness, 1e-300)) for c, region in enumerate(regions)]
     precision, axes = np.linalg.eigh(np.eye(2) + (u / width[:, None]).T @ u)
-    safe = np.maximum(variance, 1e-10 * np.diag(setting.covariance))
+    safe = _safe(variance, setting.covariance)
     given = np.eye(2) + (u / safe[:, None]).T @ u
     centre = h @ (u / safe[:, None]) @ np.linalg.inv(given) @ axes
     least = [stiffness_of(phi, n, setting, c, b[:, c], h[:, c]) for c in range(len(n))]
@@ -346,6 +347,12 @@ def _plane_fields(
         every, log_alpha, grids, priors, centres, precisions, firsts, lasts, steps, u, kind, Axis(), math.inf,
         math.inf, plane,
     )  # fmt: skip
+
+
+def _safe(variance: FloatArray, covariance: FloatArray) -> FloatArray:
+    """Own variances (C,), with a floor for those of classes that have none beside what they share, or next to none."""
+    diagonal = np.diag(covariance)
+    return np.maximum(variance, np.maximum(1e-10 * diagonal, 1e-20 * diagonal.max()))
 
 
 def _kinds(n: FloatArray, setting: Setting, variance: FloatArray, u: FloatArray) -> IntArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,6 +28,9 @@ _X = np.linspace(-_REACH, _REACH, 43)[None, None]  # enough for maxima, of a phi
 _X_WEIGHTS = np.full_like(_X, 2.0 * _REACH / 42.0)
 _PANEL, _PANEL_WEIGHTS = np.polynomial.legendre.leggauss(32)  # between its kinks else
 _SATURATED, _FARTHER = 0.05, 1.5  # part of the range of phi; times that fields are larger that start by themselves
+# Of phi that rises and falls: the change between places .0025 apart that is none, classes up to which each is tried on
+# either side of 0, and the other parts of the fields that are tried there.
+_RISES, _FEW_SIDES, _NEARER = 1e-12, 4, (0.3,)
 _SHORTER, _SHARE = 2, 0.3  # how often steps are shortened, of a phi with kinks, and to what part
 _FALLEN = 1e-9  # rounding of ln of the weight, relative where that is more than 1
 # Of the standard deviations under the prior: smaller b and h are 0 when it comes to their relative change, and maxima
@@ -61,8 +65,11 @@ class Maxima:
         return self.known if every else self._relevant(setting, *self.known, depth)
 
     def fields(self, setting: Setting, b: FloatArray) -> FloatArray:
-        """Maxima in h at given b (k, C), reached from h = 0."""
-        return self._followed(setting, b, np.zeros_like(b), 8, 3e-2, hold=True)[1]
+        """Maxima in h at given b (k, C), reached from h = 0, and from both sides of it where phi rises and falls."""
+        h = np.zeros_like(b)
+        if _turns(self.phi):
+            b, h = self._on_all_sides(b, np.tile(_spreads(setting)[1], (len(b), 1)), [0.0])
+        return self._followed(setting, b, h, 8, 3e-2, hold=True)[1]
 
     def _followed(
         self, setting: Setting, b: FloatArray, h: FloatArray, sweeps: int, still: float, hold: bool = False
@@ -178,7 +185,20 @@ class Maxima:
         saturated = np.where(patterns > middle, *reversed(_saturating(self.phi)))
         if (np.abs(saturated) > _FARTHER * np.abs(field)).all():
             b, h = np.vstack([b, patterns]), np.vstack([h, saturated])
+        if _turns(self.phi):  # a class may be active at several fields
+            b, h = self._on_all_sides(b, h, _NEARER)
         return (b * self.n) @ b_cov, h
+
+    def _on_all_sides(self, b: FloatArray, h: FloatArray, parts: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+        """Starts (k, C) with every class on either side of 0, or all on the same for many of them; and these with
+        `parts` of their fields."""
+        count = b.shape[1]
+        some = count <= _FEW_SIDES
+        sides = np.array(list(itertools.product((1.0, -1.0), repeat=count)) if some else [[1.0], [-1.0]])
+        factors = np.vstack([part * sides for part in (1.0, *parts)])
+        fields = (factors[:, None] * h).reshape(-1, count)
+        both = np.unique(np.hstack([np.tile(b, (len(factors), 1)), fields]), axis=0)
+        return both[:, :count], both[:, count:]
 
     def _site(self, setting: Setting, b: FloatArray, h: FloatArray) -> FloatArray:
         """g, <phi>, <xi> and var xi (4, k, C) at pairs of b and h (k, C)."""
@@ -202,6 +222,14 @@ class Maxima:
             found,
         )
         return found
+
+
+@lru_cache(maxsize=64)
+def _turns(phi: Activation) -> bool:
+    """Whether phi rises and falls."""
+    value = phi(np.linspace(-30.0, 30.0, 24001))
+    change = np.diff(value) / max(float(np.ptp(value)), 1e-300)
+    return bool(change.min() < -_RISES and change.max() > _RISES)
 
 
 @lru_cache(maxsize=64)

@@ -13,11 +13,12 @@ import numpy as np
 
 from meanfield.posterior.finite_width import OneLoop
 from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
+from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.rules import Averages, Setting, activation_range
 from meanfield.theories.deep.sectors import sectors
 from meanfield.theories.deep.sums import tilts
 from meanfield.theories.deep.system import Evaluation, Order, System
-from meanfield.validation import FloatArray, IntArray
+from meanfield.validation import FloatArray
 
 __all__ = ["one_loop"]
 
@@ -107,8 +108,8 @@ class _Loop:
         return (high - low) / (2.0 * step)
 
 
-def one_loop(system: System, order: Order, index: IntArray) -> OneLoop:
-    """The term of order 1/N at a solution; arrays for classes that are `index` of the system's.
+def one_loop(system: System, order: Order, members: Members) -> OneLoop:
+    """The term of order 1/N at a solution; arrays for classes that are `members` of the system's.
 
     Observables of the last layer follow from L with sources, d<o>/dN^-1 = dL/dsource: at fixed order parameters, and
     with these, which move as their own means do.
@@ -132,4 +133,4 @@ def one_loop(system: System, order: Order, index: IntArray) -> OneLoop:
     top = loop.explicit(order, layers) + shift @ moving
     observed, found = loop.observed(order, layers[-1]), sectors(loop.distinct, layers)
     span = np.eye(p.y.shape[1])
-    return assembled(p, order, system.unpack(shift), layers, observed, top, found, index, span)
+    return assembled(p, order, system.unpack(shift), layers, observed, top, found, members, span)

@@ -143,7 +143,7 @@ class DeepPosterior(LayerDensities):
         phi = self.network.activation
         z, active = np.empty((n, labels.size)), np.empty(b.shape)
         last = -1
-        for column, c in enumerate(self._index[labels]):
+        for column, (c, sign) in enumerate(zip(self._members.index[labels], self._members.sign[labels])):
             if c != last:  # samples of a class follow each other
                 last, x = c, h[:, c, None] + math.sqrt(setting.d[c]) * _DRAW
                 value = phi(x)
@@ -154,10 +154,10 @@ class DeepPosterior(LayerDensities):
             level = generator.random((n, 1)) * total[:, -1:]
             at = (total < level).sum(axis=1)
             step = math.sqrt(setting.d[c]) * (_DRAW[1] - _DRAW[0])
-            z[:, column] = x[np.arange(n), at] + step * (generator.random(n) - 0.5)
+            z[:, column] = sign * (x[np.arange(n), at] + step * (generator.random(n) - 0.5))
         given = system.codes and layer == self.network.depth - 1
         own = words[pick[row]] if given else code_words(phi, active)  # neurons of a node may be on both sides of a cut
-        label = {word: "-".join(word[c] for c in self._index) for word in own.tolist()}
+        label = {word: "-".join(self._members.word(word)) for word in own.tolist()}
         full = list(dict.fromkeys([*(code.label for code in self.layer_codes(layer + 1)), *label.values()]))
         part = np.array([full.index(label[word]) for word in own], dtype=np.intp)
         readouts = np.empty((n, 0))
@@ -291,7 +291,7 @@ class DeepPosterior(LayerDensities):
             raise ValueError("one_loop() is there for networks with codes; phi is linear.")
         self._on_one_lattice("a term of order 1/N")
         try:
-            return one_loop(self._system, self._order, self._index)
+            return one_loop(self._system, self._order, self._members)
         except NotCovered as error:
             raise ConvergenceError(f"the term of order 1/N was not found: {error}.", self) from error
 

@@ -12,12 +12,12 @@ from meanfield.posterior.posterior import SolvedPosterior
 from meanfield.problem.class_task import ClassTask
 from meanfield.problem.network import Network
 from meanfield.theories.deep.exchange_neurons import ClassLaw, class_law
-from meanfield.theories.deep.reduction import problem_of
+from meanfield.theories.deep.reduction import Members, problem_of
 from meanfield.theories.deep.rules import Detail
 from meanfield.theories.deep.solution import DeepSolution
 from meanfield.theories.deep.states import exchanged, layer_nodes, layer_states, mean_kurtosis
-from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System, kinds_of
-from meanfield.validation import FloatArray, IntArray, read_only, short
+from meanfield.theories.deep.system import LATTICE_CLASSES, Order, System
+from meanfield.validation import FloatArray, read_only, short
 
 __all__ = ["MOST_NODES", "RecomputedLayers"]
 
@@ -46,12 +46,13 @@ class RecomputedLayers(SolvedPosterior):
         else:
             states = layer_states(self._system, self._order, layer, *self._nodes(layer))
         root = self._system.setting(self._order, layer).root
-        at = self._index
+        own = self._members
         return tuple(
             Code(
-                "".join(states.patterns[i][c] for c in at), float(states.share[i]),
-                read_only((root @ states.beta[i])[at]), read_only(states.activation[i][at]),
-                read_only(states.variance[i][at]), read_only((root @ states.covariance[i] @ root.T)[np.ix_(at, at)]),
+                own.word(states.patterns[i]), float(states.share[i]),
+                read_only(own.means(root @ states.beta[i])), read_only(own.means(states.activation[i])),
+                read_only(own.variances(states.variance[i])),
+                read_only(own.matrices(root @ states.covariance[i] @ root.T)),
             )
             for i in range(len(states.patterns))
         )  # fmt: skip
@@ -65,15 +66,18 @@ class RecomputedLayers(SolvedPosterior):
         are good to 1e-3 to 3e-3. The kurtosis is that of means over the n_c samples of each class, as in networks.
         """
         layer = self._layer(layer) - 1
-        at = self._index
+        own = self._members
         if self._exchanged:
-            on, off = (np.full(len(at), value) for value in self._class_law(layer).on_and_off(self._middle))
+            count = len(self._system.problem.n)
+            on, off = (np.full(count, value) for value in self._class_law(layer).on_and_off(self._middle))
         else:
             detail, _ = self._nodes(layer)
             on, off = np.array([self._on_and_off(layer, detail, c) for c in range(detail.activation.shape[1])]).T
         with np.errstate(invalid="ignore", divide="ignore"):
-            kurtosis = mean_kurtosis(self._system, self._order, layer)
-        return {"on": on[at], "off": off[at], "kurtosis": kurtosis[np.ix_(at, at)]}
+            apart, together = (k[..., own.index][own.index] for k in mean_kurtosis(self._system, self._order, layer))
+        on, off = own.variances(on), own.variances(off)  # of a mirror image -off and -on
+        on, off = np.where(own.sign > 0.0, on, -off), np.where(own.sign > 0.0, off, -on)
+        return {"on": on, "off": off, "kurtosis": np.where(own.signs > 0.0, apart, together)}
 
     def _on_and_off(self, layer: int, detail: Detail, c: int) -> tuple[float, float]:
         """Mean of <phi> over neurons where it is above and below the midpoint."""
@@ -89,25 +93,24 @@ class RecomputedLayers(SolvedPosterior):
         return float(active), float(silent)
 
     @cached_property
-    def _reduced(self) -> tuple[System, IntArray]:
-        problem, index = problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)
+    def _reduced(self) -> tuple[System, Members]:
+        problem, members = problem_of(self.network, self.task, self.tau, merge=not self.solution.frozen)
         shares = None
         if self.solution.frozen:
             shares = dict(zip(self.solution.patterns, self.solution.weight.tolist()))
-        return System(problem, fractions=shares), index
+        return System(problem, fractions=shares), members
 
     @property
     def _system(self) -> System:
         return self._reduced[0]
 
     @property
-    def _index(self) -> IntArray:
+    def _members(self) -> Members:
         return self._reduced[1]
 
     @cached_property
     def _order(self) -> Order:
-        s, index = self.solution, self._index
-        first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(index.max() + 1)])
+        s, first = self.solution, self._members.first
         return Order(
             s.kernel[:-1][:, first][:, :, first], s.d[:-1][:, first], s.tilde[:, first][:, :, first],
             s.delta[:, first], s.t[first],
@@ -153,7 +156,7 @@ class RecomputedLayers(SolvedPosterior):
 
     def _on_one_lattice(self, what: str) -> None:
         """Refuses what is worked out where a layer is integrated on one lattice."""
-        if self.scheme == "redundant" and kinds_of(np.array(self.task.targets)) > LATTICE_CLASSES:
+        if self.scheme == "redundant" and len(self._system.problem.n) > LATTICE_CLASSES:
             raise ValueError(
                 f"{what} is there for up to {LATTICE_CLASSES} classes of different targets; read .codes and .kernel(), "
                 "or draw neurons with .sample_neurons()."
@@ -171,5 +174,4 @@ class RecomputedLayers(SolvedPosterior):
             raise ValueError(
                 f"there is no code {short(code)} in layer {layer + 1}; there are {', '.join(c.pattern for c in known)}."
             )
-        first = [int(np.flatnonzero(self._index == c)[0]) for c in range(self._index.max() + 1)]
-        return "".join(pattern[c] for c in first)
+        return "".join(pattern[c] for c in self._members.first)

@@ -26,7 +26,10 @@ __all__ = [
     "activation_range",
     "code_words",
     "mixed",
+    "threshold",
 ]
+
+_AT_MIDPOINT = 1e-9  # of the range of phi
 
 
 class NotCovered(ValueError):
@@ -140,8 +143,14 @@ def activation_range(phi: Activation) -> tuple[float, float]:
     return (phi.infimum, phi.supremum) if phi.bounded else (-1.0, 1.0)
 
 
+def threshold(phi: Activation) -> float:
+    """The midpoint of the range of phi, above which a class is active, and so much more that rounding does not decide
+    where a class is at the midpoint in all neurons, as of odd phi one with the target 0."""
+    low, high = activation_range(phi)
+    return 0.5 * (low + high) + _AT_MIDPOINT * (high - low)
+
+
 def code_words(phi: Activation, mean: FloatArray) -> FloatArray:
     """(k,) patterns of mean activations (k, C): "1" above the midpoint of the range of phi."""
-    low, high = activation_range(phi)
-    letters = np.where(np.ascontiguousarray(mean) > 0.5 * (low + high), "1", "0")
+    letters = np.where(np.ascontiguousarray(mean) > threshold(phi), "1", "0")
     return letters.view(f"<U{mean.shape[1]}")[:, 0]

@@ -51,6 +51,7 @@ _TINY = 1e-290
 _MOST_NODES = 100_000
 _MOST_NOISE = 50_000
 _WINDOWS = 3.0  # reaches of z that fields h have to spread over, from where on they are integrated in groups
+_ALIASED, _ALIAS, _MOST_TRIED, _FINEST = 0.6, 1e-10, 40, 5e-4  # the coarsest `Rule.z`; part of the range of phi
 _SMOOTH = 0.33  # of the width of the step that phi makes: what its strip of analyticity allows
 
 
@@ -116,7 +117,7 @@ def z_rule(phi: Activation, d: float, h_low: float, h_high: float, step: float, 
     low, high = h_low - reach, h_high + reach
     kinks = [k for k in phi.kinks if low < k < high]
     if not kinks:
-        count = math.ceil(min((high - low) / (step * min(narrow, _SMOOTH * _width(phi))), 2.0 * _MOST_NODES))
+        count = math.ceil(min((high - low) / (step * min(narrow, _smooth(phi))), 2.0 * _MOST_NODES))
         if count > _MOST_NODES:
             raise NotCovered("the noise of a layer is too weak for the quadrature over its preactivations")
         z = low + (high - low) / count * (np.arange(count) + 0.5)
@@ -239,6 +240,30 @@ def _width(phi: Activation) -> float:
     far = np.geomspace(30.0, 1e5, 4000)
     beyond = float(np.abs(phi.derivative(np.concatenate([-far, far]))).max())
     return (phi.supremum - phi.infimum) / max(slope, beyond, 1e-300)
+
+
+@lru_cache(maxsize=64)
+def _smooth(phi: Activation) -> float:
+    """Spacing of lattices of z that phi asks for, in units of `Rule.z`: a part of the width of its step, and less where
+    its strip of analyticity is narrower than that (atan, a ripple on a step), found where lattices alias.
+
+    At a spacing q sums over one half of the nodes and over the other, of phi times Gaussians of width 3 q anywhere,
+    differ by what phi has at the frequency 2 pi / q.
+    """
+    spacing = _SMOOTH * _width(phi)
+    if not math.isfinite(spacing):
+        return spacing
+    for _ in range(_MOST_TRIED):
+        half = 0.5 * _ALIASED * spacing
+        if half < _FINEST:
+            break
+        x = half * np.arange(-math.ceil(30.0 / half), math.ceil(30.0 / half) + 1)
+        near = np.arange(-54, 55)  # nine widths
+        gauss = np.where(near % 2, -1.0, 1.0) * np.exp(-0.5 * (near / 6.0) ** 2) / (6.0 * math.sqrt(2.0 * math.pi))
+        if np.abs(np.convolve(phi(x), gauss, "valid")).max() <= _ALIAS * (phi.supremum - phi.infimum):
+            break
+        spacing *= 0.84
+    return spacing
 
 
 def noise_law(nodes: SiteNodes, h: FloatArray, d: float) -> FloatArray | None:

@@ -31,7 +31,7 @@ from meanfield.theories.deep.limits import limit_solution
 from meanfield.theories.deep.linear import linear_order
 from meanfield.theories.deep.newton import Found, newton
 from meanfield.theories.deep.posterior import DeepPosterior
-from meanfield.theories.deep.reduction import code_shares, problem_of
+from meanfield.theories.deep.reduction import Members, code_shares, problem_of
 from meanfield.theories.deep.rules import CHECK, Averages, NotCovered, UnstableCode
 from meanfield.theories.deep.second_start import COARSE, Second, highest, one_solution, second_start
 from meanfield.theories.deep.silent import BRIEF, Silent, quiet_solution, silent_state
@@ -41,7 +41,7 @@ from meanfield.theories.deep.start import relax, uncoded_onset
 from meanfield.theories.deep.states import top_states
 from meanfield.theories.deep.system import DeepProblem, Order, System, fields_of_layers, patched
 from meanfield.theories.deep.work import OutOfWork, counted
-from meanfield.validation import FloatArray, IntArray, real_number
+from meanfield.validation import FloatArray, real_number
 
 __all__ = ["solve_deep"]
 
@@ -112,7 +112,7 @@ def solve_deep(
         If no solution was reached at all, or a code of `fractions` is not locally stable.
     """
     tau = real_number("tau", tau, at_least=0.0)
-    reason = refuses(network, task, tau) or (None if fractions is None else refuses_shares(task))
+    reason = refuses(network, task, tau) or (None if fractions is None else refuses_shares(network, task))
     if reason is not None:
         raise ValueError(reason)
     if math.isinf(task.n_samples):
@@ -120,10 +120,10 @@ def solve_deep(
             raise ValueError("shares of codes can be given at a finite n_samples only")
         return DeepPosterior(network, task, tau, limit_solution(network, task, tau))
     shares = None if fractions is None else code_shares(fractions, task.n_classes)
-    problem, index = problem_of(network, task, tau, merge=shares is None)
+    problem, alike = problem_of(network, task, tau, merge=shares is None)
     rtol = (_PATCHED if patched(problem, shares is not None) else _RTOL) if rtol is None else rtol
     tolerance = max(1e-11, min(1e-8, 1e-2 * rtol))
-    start = _warm(warm_start, problem, index, shares is not None)
+    start = _warm(warm_start, problem, alike, shares is not None)
     starts: list[Way] | None = []
     silent = silent_state(problem) if shares is None else None
     try:
@@ -161,7 +161,7 @@ def solve_deep(
             remark = f"{_NO_CODES}the first starts for it were lost, and another one led to the solution without codes"
     searched = _searched(competitors, start is not None, shares is not None, problem, branches, remark, again.outcome)
     return _posterior(
-        network, task, tau, index, system, found, branches, remark, rtol, second, searched, tolerance, progress, silent
+        network, task, tau, alike, system, found, branches, remark, rtol, second, searched, tolerance, progress, silent
     )
 
 
@@ -317,7 +317,7 @@ def _posterior(
     network: Network,
     task: ClassTask,
     tau: float,
-    index: IntArray,
+    alike: Members,
     system: System,
     found: Found,
     branches: list[Branch],
@@ -381,7 +381,7 @@ def _posterior(
         status, message = Status.NO_MAXIMUM, silent.words(phi if good else None)
     top = proof.top or system.combined(found.averages)[-1]
     lower = found.averages.lower
-    kernel = np.array([a.kernel for a in (*lower, top)])[:, index][:, :, index]
+    kernel = alike.matrices(np.array([a.kernel for a in (*lower, top)]))
     m = task.n_outputs
     s = system.problem.readout_variance
     if states is None:
@@ -395,15 +395,15 @@ def _posterior(
         second_readout = s * states.second_beta
         parts = {
             "readout": math.sqrt(s) * states.beta, "weight": states.share, "covariance": s * states.covariance,
-            "activation": states.activation[:, index], "activation_variance": states.variance[:, index],
-            "patterns": tuple("".join(word[c] for c in index) for word in states.patterns),
+            "activation": alike.means(states.activation), "activation_variance": alike.variances(states.variance),
+            "patterns": tuple(alike.word(word) for word in states.patterns),
         }  # fmt: skip
     solution = DeepSolution(
         kernel=kernel,
-        d=np.array([a.d for a in (*lower, top)])[:, index],
-        tilde=order.tilde[:, index][:, :, index],
-        delta=order.delta[:, index],
-        t=order.t[index],
+        d=alike.variances(np.array([a.d for a in (*lower, top)])),
+        tilde=alike.matrices(order.tilde),
+        delta=alike.variances(order.delta),
+        t=alike.outputs(order.t),
         free_energy=phi,
         second_readout=second_readout,
         certificate=certificate,
@@ -474,14 +474,14 @@ def _linear_readout(system: System, order: Order) -> FloatArray:
     return np.asarray(p.readout_variance * np.eye(p.y.shape[1]) + p.readout_variance**2 * inside)
 
 
-def _warm(posterior: DeepPosterior | None, problem: DeepProblem, index: IntArray, frozen: bool) -> Order | None:
+def _warm(posterior: DeepPosterior | None, problem: DeepProblem, alike: Members, frozen: bool) -> Order | None:
     """Order parameters to start from; None if the other problem has another shape."""
     if posterior is None or not isinstance(posterior, DeepPosterior):
         return None
     s = posterior.solution
-    if s.t.shape != (len(index), problem.y.shape[1]) or len(s.kernel) != problem.depth or math.isinf(s.n_samples):
+    if s.t.shape != (len(alike.index), problem.y.shape[1]) or len(s.kernel) != problem.depth or math.isinf(s.n_samples):
         return None
-    first = np.array([int(np.flatnonzero(index == c)[0]) for c in range(len(problem.n))])
+    first = alike.first
     del frozen
     return Order(
         np.array(s.kernel[:-1][:, first][:, :, first]),

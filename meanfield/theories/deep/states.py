@@ -141,14 +141,15 @@ def _beside(detail: Detail, words: FloatArray) -> float:
     return float(detail.share[heavy][(own[near] != own[:, None]).any(axis=1)].sum())
 
 
-def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
-    """(C, C) kurtosis over neurons of the difference of the means of phi over the samples of two classes; NaN on the
-    diagonal. Nodes of the layer are those of `layer_nodes`, which has to come first."""
+def mean_kurtosis(system: System, order: Order, layer: int) -> tuple[FloatArray, FloatArray]:
+    """Twice (C, C), kurtosis over neurons of the difference and of the sum of the means of phi over the samples of two
+    classes; on the diagonal NaN, and that of the mean of a class. Nodes of the layer are those of `layer_nodes`, which
+    has to come first."""
     setting, n = system.setting(order, layer), system.problem.n
     if system.exchanged:
         apart = mean_powers(system.layers[layer], setting)[:, :, None, None] * (1.0 - np.eye(len(n)))
         apart[0, 0] = 1.0
-        return _kurtosis(apart, n)
+        return _kurtosis(apart, n, -1.0), _kurtosis(apart, n, 1.0)
     products, over = MeanMoments(len(n)), system.layers[layer]
     shares: list[tuple[float, str | None]] = [(1.0, None)]
     if system.codes and layer == system.problem.depth - 1:
@@ -158,19 +159,26 @@ def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
     for share, word in shares:
         total = over.totals(setting, products, word).plain
         moments += share / total[products.one] * total[products.powers]
-    return _kurtosis(moments, n)
+    return _kurtosis(moments, n, -1.0), _kurtosis(moments, n, 1.0)
 
 
-def _kurtosis(moments: FloatArray, n: FloatArray) -> FloatArray:
-    """(C, C) of the difference of S_c / n_c and S_e / n_e, from <S_c^i S_e^j> (5, 5, C, C) of different classes."""
+def _kurtosis(moments: FloatArray, n: FloatArray, sign: float) -> FloatArray:
+    """(C, C) of S_c / n_c + sign S_e / n_e, from <S_c^i S_e^j> (5, 5, C, C) of different classes."""
     power = np.arange(5)
     moments = moments / (n[:, None] ** power[:, None, None, None] * n ** power[:, None, None])
-    # Of the difference, about 0 and then about its mean.
-    about = [sum(math.comb(k, j) * (-1.0) ** j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
+    if sign > 0.0:  # a class and itself: twice its mean
+        other = (np.arange(len(n)) + 1) % len(n)
+        own = np.arange(len(n))
+        for k in range(5):
+            moments[k, :, own, own] = 0.0
+            moments[k, 0, own, own] = 1.0 * moments[k, 0, own, other]
+    # Of the sum, about 0 and then about its mean.
+    about = [sum(math.comb(k, j) * sign**j * moments[k - j, j] for j in range(k + 1)) for k in range(5)]
     mean = about[1]
     second = about[2] - mean**2
     fourth = about[4] - 4.0 * mean * about[3] + 6.0 * mean**2 * about[2] - 3.0 * mean**4
-    np.fill_diagonal(second, np.nan)
+    if sign < 0.0:
+        np.fill_diagonal(second, np.nan)
     return np.asarray(fourth / second**2)
 
 

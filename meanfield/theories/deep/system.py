@@ -455,7 +455,8 @@ def _root(matrix: FloatArray) -> FloatArray:
 
 
 def _clipped(matrix: FloatArray) -> FloatArray:
+    """The covariance next to a symmetric matrix; what has no variance, but for rounding, has no correlations."""
     values, vectors = np.linalg.eigh(matrix)
-    if values[0] >= 0.0:
-        return matrix
-    return np.asarray((vectors * np.maximum(values, 0.0)) @ vectors.T)
+    found = matrix if values[0] >= 0.0 else (vectors * np.maximum(values, 0.0)) @ vectors.T
+    some = np.diag(found) > 0.0
+    return np.asarray(found if some.all() else np.where(np.outer(some, some), found, 0.0))

@@ -17,7 +17,7 @@ from scipy.special import ndtr
 
 from meanfield.activations.activation import Activation
 from meanfield.theories.deep.fields import shared_field
-from meanfield.theories.deep.rules import Detail, NotCovered, Setting, activation_range
+from meanfield.theories.deep.rules import Detail, NotCovered, Setting, activation_range, threshold
 from meanfield.theories.deep.site import site_rule
 from meanfield.validation import FloatArray
 
@@ -28,6 +28,7 @@ _STEP = 0.2  # spacing of both, in standard deviations of what is left of them
 _TABLE = 0.25  # spacing of tables in h, in units of the noise
 _CLOSEST = 0.01  # values of alpha
 _CORNERS = ((1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0))
+_FEWEST = 4  # steps of a table on either side of 0, of a class whose field has next to no variance, too
 _MOST = 3_000_000  # values of a class: nodes times alpha times its own field
 _LARGEST = 30_000_000  # values of a table
 
@@ -106,8 +107,9 @@ def _curvature(h: FloatArray, g: FloatArray) -> float:
 def _tables(phi: Activation, setting: Setting, c: int, b: FloatArray) -> tuple[FloatArray, ...]:
     """h (H,), and there g, g_b, g_bb, (H, N)."""
     noise = float(setting.d[c])
-    reach = _REACH * math.sqrt(float(setting.covariance[c, c])) * 1.5
-    h = np.linspace(-reach, reach, 2 * math.ceil(reach / (_TABLE * math.sqrt(noise))) + 1)
+    step = _TABLE * math.sqrt(noise)
+    reach = max(_REACH * math.sqrt(float(setting.covariance[c, c])) * 1.5, _FEWEST * step)
+    h = np.linspace(-reach, reach, 2 * math.ceil(reach / step) + 1)
     rule = site_rule(phi, noise, float(h[0]), float(h[-1]), 0.45, float(np.abs(b).max()))
     if len(h) * max(len(rule.z), len(b)) > _LARGEST:
         raise NotCovered("tables of so little noise are too large")
@@ -133,8 +135,7 @@ def _of_class(
     at = np.clip(centre[:, None] + width * x, h[0], h[-1])
     g, mean, variance = (np.moveaxis(CubicSpline(h, value)(at), 2, 0) for value in values)  # (N, J, X)
     w = np.exp(n * (g - g.max(axis=(1, 2), keepdims=True)) - 0.5 * x**2)
-    low, high = activation_range(phi)
-    excess = mean - 0.5 * (low + high)
+    excess = mean - threshold(phi)
     on = _above(excess, *(np.abs(np.gradient(excess, axis=axis)) for axis in (1, 2)))
     parts = np.stack([w * (1.0 - on), w * on])
     return _Class(parts.sum(axis=3), (parts * mean).sum(axis=3), (parts * (mean**2 + variance)).sum(axis=3))

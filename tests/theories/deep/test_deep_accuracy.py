@@ -76,14 +76,14 @@ def test_error_of_the_last_kernel_is_in_the_certificate(tau):
     post = solve_deep(mf.Network("sigmoid", 3), BINARY, tau)
     s, proof = post.solution, post.certificate
     errors = {error.name: error.value for error in proof.order_errors if error.layer == 3}
-    problem, index = problem_of(post.network, BINARY, tau)
+    problem, members = problem_of(post.network, BINARY, tau)
     system = System(problem, Rule(0.6, 0.55, 0.4, 0.3, 34.0, 0.2, 0.2))
-    first = [int(np.flatnonzero(index == kind)[0]) for kind in range(len(problem.n))]
+    first = members.first
     kernel, tilde = (values[:, first][:, :, first] for values in (s.kernel[:-1], s.tilde))
     order = Order(kernel, s.d[:-1, first], tilde, s.delta[:, first], s.t[first])
     x = system.pack(order)
     top = system.combined(system.evaluate(x))[-1]
-    kernel, d = top.kernel[np.ix_(index, index)], top.d[index]
+    kernel, d = members.matrices(top.kernel), members.variances(top.d)
     assert post.status == "optimal"
     assert np.abs(s.kernel[-1] - kernel).max() <= 1.5 * errors["kernel"] * kernel.max() + 1e-14
     assert np.abs(s.d[-1] - d).max() <= (1.5 * errors["d"] + 1e-13) * d.max()

@@ -235,7 +235,6 @@ def test_linear_networks_at_finite_temperature():
     [
         (deep(1), BINARY, "one hidden layer has its own"),
         (mf.Network(mf.activation(sp.Abs(sp.Symbol("z", real=True) - 1)), 2), BINARY, "is unbounded"),
-        (mf.Network("tanh", 2), mf.class_task([0.6, 0.4], targets=[1, -1], n_samples=100), "tanh is odd"),
         (deep(2, scaling="lazy"), BINARY, "lazy networks do not learn"),
         (deep(2), mf.class_task([0.2, 0.2, 0.2, 0.3, 0.1], targets=np.eye(5), n_samples=100), "8 together at most"),
         (deep(2, readout_exponent=0.7), BINARY.with_(n_samples=math.inf), "readout exponents 1 and 1 / depth"),

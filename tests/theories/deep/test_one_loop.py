@@ -8,6 +8,7 @@ import pytest
 
 import meanfield as mf
 from meanfield.theories.deep.one_loop import one_loop
+from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.sectors import sectors
 from meanfield.theories.deep.system import DeepProblem, Order, System
 
@@ -144,7 +145,7 @@ def test_one_layer_against_all_samples_apart():
     for _ in range(60):
         t = 0.5 * t + 0.5 * system.readout_order(system.averages(Order(*[np.empty((0, 2))] * 4, t), 0)[0])
     empty = np.empty((0, 2, 2)), np.empty((0, 2))
-    loop = one_loop(system, Order(*empty, *empty, t), np.arange(2))
+    loop = one_loop(system, Order(*empty, *empty, t), Members(np.arange(2), np.ones(2)))
     exact, at, step = OneLayer(k, s), t[CLASSES, 0], 2e-3
     unit = step * np.eye(5)
 

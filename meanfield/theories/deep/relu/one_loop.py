@@ -20,6 +20,7 @@ from meanfield.activations.activation import activation
 from meanfield.numerics.limits import check_time
 from meanfield.posterior.finite_width import OneLoop
 from meanfield.theories.deep.expansion import assembled, by_sources, differences, log_fluctuations
+from meanfield.theories.deep.reduction import Members
 from meanfield.theories.deep.relu.coordinates import ReluOrder
 from meanfield.theories.deep.relu.neurons import Nodes, RayProducts, line, plane, summed
 from meanfield.theories.deep.relu.outlier import condensed
@@ -399,7 +400,8 @@ def relu_one_loop(system: ReluSystem, order: ReluOrder, index: IntArray, span: F
     _check_small(loop, change)
     top = loop.explicit(layers) + shift @ moving
     averages, observed = [one.averages for one in layers], loop.observed(layers[-1])
+    members = Members(index, np.ones(len(index)))
     return assembled(
-        loop.problem, loop.place.order, change.order, averages, observed, top, loop.sectors(layers), index, span,
+        loop.problem, loop.place.order, change.order, averages, observed, top, loop.sectors(layers), members, span,
         system.problem.width,
     )  # fmt: skip

@@ -16,7 +16,7 @@ __all__ = ["relu_problem"]
 
 def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluProblem, IntArray, FloatArray]:
     """The problem in numbers; which of its classes each class is; (m, q) orthonormal basis of the targets' span."""
-    found, index = problem_of(network, task, tau)
+    found, members = problem_of(network, task, tau)
     _, size, right = np.linalg.svd(found.y, full_matrices=False)
     span = right[size > 1e-12 * size[0]].T
     # Without loss of generality: the signs of the basis are those that make its largest entries positive.
@@ -29,4 +29,4 @@ def relu_problem(network: Network, task: ClassTask, tau: float) -> tuple[ReluPro
     problem = ReluProblem(
         found.depth, found.n, y, tau, found.readout_variance, found.k, scale, exponent=network.beta, phi=phi
     )  # fmt: skip
-    return problem, index, span
+    return problem, members.index, span
