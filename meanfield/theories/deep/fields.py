@@ -21,7 +21,7 @@ from meanfield.validation import BoolArray, FloatArray, IntArray
 __all__ = ["Fields", "Plane", "fields_of", "shared_field", "shared_plane"]
 
 _MOST_FIELDS, _MOST_SHARED = 60_000, 400_000
-_MOST_PAIRS = 60_000  # values of two shared fields
+_MOST_PAIRS = 250_000  # values of two shared fields
 _MANY = 120  # values of the shared field, above which its spacing is that of the curvature found and not the bound
 _MISSED = 4.0  # times that curvatures may be larger between the places where they were looked for
 _SMOOTH, _STRONG = 0.5, 4.0
