@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -9,6 +10,9 @@ import numpy as np
 
 from meanfield.activations.density import _pieces
 from meanfield.theories.deep.recomputed import MOST_NODES, RecomputedLayers
+from meanfield.theories.deep.rules import NotCovered
+from meanfield.theories.deep.states import word_law
+from meanfield.theories.deep.words import WordLaw
 from meanfield.validation import FloatArray, real_array, short
 
 __all__ = ["LayerDensities"]
@@ -50,6 +54,9 @@ class LayerDensities(RecomputedLayers):
 
     def preactivation_density(self, code: object, cls: int | str, grid: object, layer: int = -1) -> FloatArray:
         """Density of the preactivation on a training sample of class `cls` over the neurons of a code (None: all).
+
+        Neurons have the codes of `codes` and `sample_neurons`; where these are those of whole nodes (`certificate.cuts`
+        then has which part may have another), or shares are given, so is the density.
 
         Parameters
         ----------
@@ -99,18 +106,33 @@ class LayerDensities(RecomputedLayers):
             return law.density(self.network.activation, law.of(None if code is None else self._word(code, layer), c))
         detail, words = self._nodes(layer)
         chosen = np.ones(len(words), dtype=bool) if code is None else words == self._word(code, layer)
-        if not chosen.any():
-            raise ValueError(f"the code {short(code)} is too light for a density: its few neurons are on its border.")
         share = np.where(chosen, detail.share, 0.0)
+        light = f"the code {short(code)} is too light for a density: its few neurons are on its border."
         if system.around_peaks:
+            if not chosen.any():
+                raise ValueError(light)
             return system.layers[layer].preactivations(system.setting(order, layer), share / share.sum(), c)
-        rows = np.argsort(-share)[:MOST_NODES]
-        rows = rows[share[rows] > 1e-12 * share.max()]
-        share = share[rows] / share[rows].sum()
         setting = system.setting(order, layer)
-        beta = detail.beta[rows]
-        h, joint, g = system.layers[layer].class_law(setting, beta, c)
-        b = beta @ setting.root[c]
+        of_code: WordLaw | None = None
+        if code is not None and not (system.codes and layer == system.problem.depth - 1):
+            with contextlib.suppress(NotCovered):  # then words of nodes, see `certificate.cuts`
+                detail, of_code = word_law(system, order, layer, detail)
+        if of_code is not None:
+            h, joint, g = of_code.of_field(self._word(code, layer), c)
+            share, b = detail.share, of_code.b[:, c]
+            total = float(share @ joint.sum(axis=1))
+            if not total > 0.0:
+                raise ValueError(light)
+            share = share / total
+        else:
+            if not chosen.any():
+                raise ValueError(light)
+            rows = np.argsort(-share)[:MOST_NODES]
+            rows = rows[share[rows] > 1e-12 * share.max()]
+            share = share[rows] / share[rows].sum()
+            beta = detail.beta[rows]
+            h, joint, g = system.layers[layer].class_law(setting, beta, c)
+            b = beta @ setting.root[c]
         d, delta = float(setting.d[c]), float(setting.delta[c])
         phi = self.network.activation
 

@@ -12,17 +12,19 @@ from scipy.spatial import cKDTree
 
 from meanfield.theories.deep.exchange_neurons import mean_powers
 from meanfield.theories.deep.products import MeanMoments
-from meanfield.theories.deep.rules import Detail, code_words
+from meanfield.theories.deep.rules import Detail, NotCovered, Setting, activation_range, code_words
 from meanfield.theories.deep.system import Order, System
-from meanfield.theories.deep.words import OfWord, laws_of_words
+from meanfield.theories.deep.words import OfWord, WordLaw
 from meanfield.validation import FloatArray
 
-__all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis", "top_states"]
+__all__ = ["States", "exchanged", "layer_nodes", "layer_states", "mean_kurtosis", "top_states", "word_law"]
 
 _LIGHTEST = 1e-8
-_CLEAR = 1e-7  # share of the nodes beside a cut, below which whole nodes do
+_CLEAR = 1e-7  # share of the neurons that may have another word than their node, below which whole nodes do
 _LOOKED_AT = 4000  # nodes, the heaviest ones
-_NOTHING = 1e-10  # share of a node that does not count
+_NOTHING, _FEW, _LIGHT = 1e-10, 1000, 1e-6  # share of a node that does not count; of all that do not, of more nodes
+_DRAWN = 2000  # neurons
+_NOISE = np.linspace(-6.5, 6.5, 131)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +41,8 @@ class States:
         Mean of the activation on a sample of each class, and its variance over neurons and samples.
     second_beta : (r, r) array
         <beta beta^T> over all neurons.
-    beside : float
-        Part of the neurons that are at a node beside one of another code, and may have that one.
+    unsure : (n,) array
+        Part of the neurons of each that may have another code; 0 where the law of words is known.
     """
 
     patterns: tuple[str, ...]
@@ -50,7 +52,7 @@ class States:
     activation: FloatArray
     variance: FloatArray
     second_beta: FloatArray
-    beside: float = 0.0
+    unsure: FloatArray
 
 
 def layer_nodes(system: System, order: Order, layer: int) -> tuple[Detail, FloatArray]:
@@ -105,6 +107,7 @@ def _states(detail: Detail, laws: Mapping[str, OfWord]) -> States:
         np.array(activation),
         np.array(variance),
         (detail.beta.T * detail.share) @ detail.beta,
+        np.zeros(len(share)),
     )
 
 
@@ -112,33 +115,97 @@ def layer_states(system: System, order: Order, layer: int, detail: Detail, words
     """Codes of a layer from its `layer_nodes`.
 
     Where neurons are near a cut whole nodes do not tell how many are on either side of it (without codes a third of
-    them is in the node at zero field), and fields h decide it, too: `laws_of_words`.
+    them is in the node at zero field), and fields h decide it, too: `WordLaw`.
     """
     states = states_of(detail, words)
     if system.codes and layer == system.problem.depth - 1:  # given, each in its own basin
         return states
-    states = replace(states, beside=_beside(detail, words))
-    setting = system.setting(order, layer)
-    if states.beside < _CLEAR or not setting.covariance.any() or system.around_peaks:
+    part = _unsure(system, order, layer, detail, words) * detail.share
+    if part.sum() < _CLEAR:
         return states
-    if detail.beta.shape[1] == 1:
-        detail = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
-    heavy = detail.share > _NOTHING
-    detail = Detail(*(getattr(detail, part.name)[heavy] for part in fields(detail)))
-    laws = laws_of_words(system.problem.phi, system.problem.n, setting, detail)
-    return states if laws is None else _states(detail, laws)
+    fine = detail
+    if detail.beta.shape[1] == 1 and system.setting(order, layer).covariance.any() and not system.around_peaks:
+        fine = system.at_rule(system.rule._replace(beta=0.5 * system.rule.beta)).detail(order, layer)
+    try:
+        some, law = word_law(system, order, layer, fine)
+        return _states(some, law.of_words())
+    except NotCovered:
+        own = [float(part[words == word].sum()) for word in states.patterns]
+        return replace(states, unsure=np.minimum(np.array(own) / states.share, 1.0))
 
 
-def _beside(detail: Detail, words: FloatArray) -> float:
-    """Share of the heaviest nodes one of whose nearest neighbours has another word."""
+def word_law(system: System, order: Order, layer: int, detail: Detail) -> tuple[Detail, WordLaw]:
+    """The law of words, at those nodes of a layer that count.
+
+    Raises
+    ------
+    NotCovered
+        In a layer without fields h, in one that is integrated around peaks, and by `WordLaw`.
+    """
+    setting = system.setting(order, layer)
+    if not setting.covariance.any() or system.around_peaks:
+        raise NotCovered("the law of words is that of a lattice in b, for layers with fields h")
+    heavy = np.argsort(-detail.share)
+    heavy = heavy[detail.share[heavy] > _NOTHING]
+    if len(heavy) > _FEW:
+        missed = 1.0 - np.cumsum(detail.share[heavy])
+        heavy = heavy[: max(_FEW, int(np.searchsorted(-missed, -_LIGHT)))]
+    some = Detail(*(getattr(detail, part.name)[heavy] for part in fields(detail)))
+    return some, WordLaw(system.problem.phi, system.problem.n, setting, some.beta)
+
+
+def _unsure(system: System, order: Order, layer: int, detail: Detail, words: FloatArray) -> FloatArray:
+    """(N,) part of the neurons of every node that may have another word than the node."""
+    setting, over = system.setting(order, layer), system.layers[layer]
+    if system.around_peaks:
+        return _drawn_apart(system, setting, layer, detail, words)
+    if not setting.covariance.any():
+        return _beside(detail, words)
+    found = _beside(detail, words)
+    rows = np.argsort(-detail.share)[:_LOOKED_AT]
+    low, high = activation_range(system.problem.phi)
+    apart = np.zeros(len(rows))
+    try:
+        for c in range(len(system.problem.n)):
+            joint, mean = over.class_means(setting, detail.beta[rows], c)
+            on = np.array([word[c] == "1" for word in words[rows]])
+            apart += np.where((mean > 0.5 * (low + high)) != on[:, None], joint, 0.0).sum(axis=1)
+    except NotCovered:
+        return np.ones(len(words))
+    found[rows] = np.minimum(found[rows] + apart, 1.0)
+    return found
+
+
+def _drawn_apart(system: System, setting: Setting, layer: int, detail: Detail, words: FloatArray) -> FloatArray:
+    """The same, the part by word, of neurons that are drawn."""
+    phi, rng = system.problem.phi, np.random.default_rng(0)
+    pick = np.sort(rng.choice(len(words), size=_DRAWN, p=detail.share / detail.share.sum()))
+    b, h, row = system.layers[layer].drawn(setting, pick, rng)
+    mean = np.empty_like(b)
+    for c in range(b.shape[1]):
+        x = h[:, c, None] + math.sqrt(setting.d[c]) * _NOISE
+        exponent = b[:, c, None] * phi(x) + 0.5 * setting.delta[c] * phi(x) ** 2 - 0.5 * _NOISE**2
+        weight = np.exp(exponent - exponent.max(axis=1, keepdims=True))
+        mean[:, c] = (weight * phi(x)).sum(axis=1) / weight.sum(axis=1)
+    own, found = words[pick[row]], np.ones(len(words))
+    apart = code_words(phi, mean) != own
+    for word in set(own.tolist()):
+        found[words == word] = apart[own == word].mean()
+    return found
+
+
+def _beside(detail: Detail, words: FloatArray) -> FloatArray:
+    """(N,) whether one of a node's nearest neighbours, among the heaviest, has another word."""
+    found = np.zeros(len(words))
     heavy = np.argsort(-detail.share)[:_LOOKED_AT]
     heavy = heavy[detail.share[heavy] > _NOTHING]
     many = min(2 * detail.beta.shape[1] + 1, len(heavy))
     if many < 2:
-        return 0.0
+        return found
     _, near = cKDTree(detail.beta[heavy]).query(detail.beta[heavy], k=many)
     own = words[heavy]
-    return float(detail.share[heavy][(own[near] != own[:, None]).any(axis=1)].sum())
+    found[heavy] = (own[near] != own[:, None]).any(axis=1)
+    return found
 
 
 def mean_kurtosis(system: System, order: Order, layer: int) -> FloatArray:
@@ -197,7 +264,7 @@ def exchanged(system: System, order: Order, layer: int) -> States:
     words, shares, betas, covariances, activations, variances = (list(column) for column in zip(*rows))
     return States(
         tuple(words), np.array(shares), np.array(betas), np.array(covariances), np.array(activations),
-        np.array(variances), second,
+        np.array(variances), second, np.zeros(len(words)),
     )  # fmt: skip
 
 
